@@ -1,0 +1,72 @@
+"""Run Mixture-of-Experts models larger than memory in a notebook, and watch where they route.
+
+    import outlier_jupyter
+    engine = outlier_jupyter.load("demo", cache_gb=0.002)
+    run = engine.generate("What is an expert?")
+
+In a notebook: `%load_ext outlier_jupyter`, then `%outlier --help`.
+
+This module is a door: it imports nothing heavy until a name is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .engine import Engine as Engine
+    from .errors import Interrupted as Interrupted
+    from .errors import OutlierError as OutlierError
+    from .loading import load as load
+    from .run import Run as Run
+    from .run import Step as Step
+    from .trace import Trace as Trace
+
+_HOMES = {
+    "Engine": ".engine",
+    "Interrupted": ".errors",
+    "OutlierError": ".errors",
+    "Run": ".run",
+    "Step": ".run",
+    "Trace": ".trace",
+    "load": ".loading",
+}
+
+__all__ = [
+    "Engine",
+    "Interrupted",
+    "OutlierError",
+    "Run",
+    "Step",
+    "Trace",
+    "__version__",
+    "load",
+    "load_ipython_extension",
+    "unload_ipython_extension",
+]
+
+__version__ = version("outlier-jupyter")
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """`%load_ext outlier_jupyter`: add the `%outlier` magics, silently."""
+    import_module(".notebook.magics", __name__).register(shell)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """`%unload_ext outlier_jupyter`: close the engine and restore what was there before."""
+    import_module(".notebook.magics", __name__).unregister(shell)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

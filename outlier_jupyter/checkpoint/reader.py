@@ -1,0 +1,202 @@
+"""Positional reads of byte ranges into memory the caller gives: the only disk IO there is.
+
+Three readers behind one interface. All are safe to call from many threads at once, and none
+holds the interpreter's lock while the disk works. What the bytes are is not known here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import ReadFailed
+from .layout import ByteRange
+
+PAGE = 4096
+"""O_DIRECT wants offset, length and address in multiples of the device's block; 4 KiB serves all."""
+F_NOCACHE = 48
+"""macOS's fcntl command to keep a file's reads out of the page cache (<sys/fcntl.h>)."""
+
+
+class Reader(Protocol):
+    """Reads a range into a view of the same length.
+
+    Attributes:
+        name: what serves the reads in truth: `pread`, `direct` or `mmap`.
+        note: why that is not what was asked for; "" when it is.
+    """
+
+    name: str
+    note: str
+
+    def read(self, where: ByteRange, into: memoryview) -> None:
+        """Fill `into` with the bytes at `where`.
+
+        Raises:
+            ReadFailed: the system refused, or the file ends before the range does.
+        """
+
+    def close(self) -> None:
+        """Close every file. Reads under way must have ended."""
+
+
+class PreadReader:
+    """Plain positional reads, through the page cache."""
+
+    name = "pread"
+
+    def __init__(self, files: Iterable[Path], flags: int = 0, note: str = "") -> None:
+        self.note = note
+        self._descriptors: dict[Path, int] = {}
+        try:
+            for file in files:
+                self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC | flags)
+        except OSError:
+            self.close()
+            raise
+
+    def read(self, where: ByteRange, into: memoryview) -> None:
+        _fill(self._descriptors[where.file], where, into)
+
+    def close(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+
+class DirectReader(PreadReader):
+    """Reads past the page cache: the time of a read is the disk's.
+
+    On Linux O_DIRECT takes only aligned ranges and memory; what is not aligned is read as its
+    aligned surroundings into a buffer of the thread's own, and copied. macOS (F_NOCACHE) asks
+    for no alignment; that path has never been run by us.
+    """
+
+    name = "direct"
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        super().__init__(files, getattr(os, "O_DIRECT", 0))
+        self._buffers = threading.local()
+        self._aligned_only = hasattr(os, "O_DIRECT")
+        if sys.platform == "darwin":
+            for descriptor in self._descriptors.values():
+                fcntl.fcntl(descriptor, F_NOCACHE, 1)
+
+    def read(self, where: ByteRange, into: memoryview) -> None:
+        if not self._aligned_only or _aligned(where, into):
+            super().read(where, into)
+            return
+        begin = where.offset - where.offset % PAGE
+        end = -(-(where.offset + where.nbytes) // PAGE) * PAGE
+        buffer = self._buffer(end - begin)
+        first = where.offset - begin
+        surroundings = ByteRange(where.file, begin, end - begin)
+        _fill(self._descriptors[where.file], surroundings, buffer, enough=first + where.nbytes)
+        np.copyto(np.frombuffer(into, np.uint8), np.frombuffer(buffer, np.uint8)[first:][: where.nbytes])
+
+    def _buffer(self, nbytes: int) -> memoryview:
+        """Page-aligned memory of this thread, at least `nbytes` long, kept for the next read."""
+        held: mmap.mmap | None = getattr(self._buffers, "memory", None)
+        if held is None or len(held) < nbytes:
+            held = self._buffers.memory = mmap.mmap(-1, nbytes)
+        return memoryview(held)[:nbytes]
+
+
+class MmapReader:
+    """Copies out of a memory map: each first touch is a page fault. Kept to be compared with."""
+
+    name = "mmap"
+    note = ""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._maps: dict[Path, mmap.mmap] = {}
+        for file in files:
+            with file.open("rb") as stream:
+                self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def read(self, where: ByteRange, into: memoryview) -> None:
+        source = np.frombuffer(self._maps[where.file], np.uint8, where.nbytes, where.offset)
+        np.copyto(np.frombuffer(into, np.uint8), source)
+
+    def close(self) -> None:
+        for mapped in self._maps.values():
+            mapped.close()
+        self._maps.clear()
+
+
+def open_reader(kind: str, files: Iterable[Path]) -> Reader:
+    """Open `files` with the reader named `kind`: pread, direct or mmap.
+
+    Where the file system refuses direct reads, a pread reader comes back whose `note` says so.
+
+    Raises:
+        ReadFailed: a file cannot be opened.
+    """
+    files = list(files)
+    makers: dict[str, Callable[[list[Path]], Reader]] = {
+        "pread": PreadReader, "direct": _direct_or_pread, "mmap": MmapReader
+    }  # fmt: skip
+    try:
+        return makers[kind](files)
+    except OSError as error:
+        raise ReadFailed(
+            f"{error.filename or files[0]} cannot be opened: {error.strerror or error}"
+        ) from error
+
+
+def _direct_or_pread(files: list[Path]) -> Reader:
+    try:
+        reader = DirectReader(files)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return _refused(files, "opening")
+    try:
+        # Some file systems take the flag when opening and refuse the read.
+        reader.read(ByteRange(files[0], 0, PAGE // 2), memoryview(bytearray(PAGE // 2)))
+    except ReadFailed as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EINVAL:
+            return reader  # shorter than a page, say: not the file system's refusal
+        reader.close()
+        return _refused(files, "reading")
+    return reader
+
+
+def _refused(files: list[Path], when: str) -> Reader:
+    return PreadReader(
+        files, note=f"the file system refused direct reads ({when}); reads go through the page cache"
+    )
+
+
+def _fill(descriptor: int, where: ByteRange, into: memoryview, enough: int | None = None) -> None:
+    """preadv until `enough` bytes (default: all) have come; short reads are legal and continued."""
+    wanted = where.nbytes if enough is None else enough
+    done = 0
+    while done < wanted:
+        try:
+            count = os.preadv(descriptor, [into[done:]], where.offset + done)
+        except OSError as error:
+            raise ReadFailed(
+                f"reading {where.nbytes} bytes at {where.offset} of {where.file} failed: "
+                f"{error.strerror or error}; check the disk and run again"
+            ) from error
+        if count == 0:
+            raise ReadFailed(
+                f"{where.file} ends at byte {where.offset + done}, {wanted - done} bytes before an "
+                "expert does: the file was cut after the model was loaded; restore it"
+            )
+        done += count
+
+
+def _aligned(where: ByteRange, into: memoryview) -> bool:
+    address = np.frombuffer(into, np.uint8).ctypes.data
+    return where.offset % PAGE == 0 and where.nbytes % PAGE == 0 and address % PAGE == 0

@@ -1,0 +1,154 @@
+"""One run under way: the path of one token, from ids to logits to the next id and its text.
+
+The loop is mlx-lm's own order of work (prefill in chunks, the prompt's last token by itself,
+then one token at a time) without its look-ahead: mlx-lm has the next step computed before it
+hands out a token, which a paged model would pay with experts read for a token nobody wants.
+Sampler, penalties, KV cache and detokenizer are mlx-lm's. Who pages and who watches is not
+known here: the model is called, events are emitted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_lm.sample_utils import make_logits_processors, make_sampler
+
+from .events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced, Weighed
+from .interrupt import interrupt_sets
+from .options import GenerateOptions
+from .paging import RouterTap, Stopped
+from .run import Step
+from .trace.recorder import Recorder
+from .transcript import Transcript
+
+CLEAR_EVERY = 256
+"""MLX's freed buffers are given back every so many tokens, as mlx-lm does."""
+
+
+class Decoding:
+    """Generates from `prompt` (ids the KV cache `kv` does not hold yet) until done or stopped.
+
+    Attributes:
+        read: ids the model has read, and so the KV cache holds, in this run.
+        generated: ids sampled so far.
+        transcript: the text so far.
+        finish_reason: "" until the run has come to its own end.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        prompt: list[int],
+        kv: list[Any],
+        asked: GenerateOptions,
+        *,
+        transcript: Transcript,
+        ends: set[int],
+        recorder: Recorder,
+        tap: RouterTap,
+        emit: Callable[[Event], None],
+        stop: threading.Event,
+        clock: Callable[[], int],
+    ) -> None:
+        self.read: list[int] = []
+        self.generated: list[int] = []
+        self.transcript = transcript
+        self.finish_reason = ""
+        self._model = model
+        self._prompt = prompt
+        self._kv = kv
+        self._asked = asked
+        self._ends = ends
+        self._recorder = recorder
+        self._tap = tap
+        self._emit = emit
+        self._stop = stop
+        self._clock = clock
+        self._sample = make_sampler(
+            asked.temperature, top_p=asked.top_p, min_p=asked.min_p, top_k=asked.sample_top_k
+        )
+        penalty = asked.repetition_penalty if asked.repetition_penalty != 1.0 else None
+        self._processors = make_logits_processors(None, penalty, asked.repetition_context)
+        if asked.seed is not None:
+            mx.random.seed(asked.seed)
+
+    def steps(self) -> Iterator[Step]:
+        """Yield each generated token.
+
+        Raises:
+            Stopped: `stop` was set; what was generated before stays in the attributes.
+        """
+        token: int | None = None
+        while not self.finish_reason:
+            with interrupt_sets(self._stop):
+                token = self._prefill() if token is None else self._call(DECODE, [token])
+                step = self._take(token)
+            yield step
+            if self._stop.is_set():
+                raise Stopped
+
+    def _prefill(self) -> int:
+        """Read the prompt, and sample the first token from its last."""
+        rest = self._prompt
+        while len(rest) > 1:
+            size = min(self._asked.prefill_chunk, len(rest) - 1)
+            self._call(PREFILL, rest[:size], sample=False)
+            mx.clear_cache()
+            rest = rest[size:]
+        return self._call(PREFILL, rest)
+
+    def _call(self, phase: int, tokens: list[int], sample: bool = True) -> int:
+        """One forward pass over `tokens`; the id sampled after the last, or -1 without `sample`."""
+        if self._stop.is_set():
+            raise Stopped
+        begin = self._clock()
+        self._emit(CallStarted(phase, np.array(tokens, np.int32), begin))
+        logits = self._model(mx.array(tokens)[None], cache=self._kv)
+        forward = self._clock()
+        if sample:
+            produced = int(self._next(tokens, logits[:, -1, :]).item())
+        else:
+            mx.eval([layer.state for layer in self._kv])
+            produced = -1
+        end = self._clock()
+        self.read += tokens
+        for layer, weights in self._tap.drain():
+            self._emit(Weighed(layer, weights))
+        self._emit(StepDone(produced, end - begin, end - forward))
+        return produced
+
+    def _next(self, tokens: list[int], logits: mx.array) -> mx.array:
+        """Penalties and sampler, as mlx-lm's `generate_step` applies them: logits [1, vocabulary]."""
+        for process in self._processors:
+            logits = process(mx.array(self.read + tokens), logits)
+        return self._sample(logits - mx.logsumexp(logits, keepdims=True))
+
+    def _take(self, token: int) -> Step:
+        """Book one token: its text, and whether the run ends with it."""
+        self.generated.append(token)
+        text = "" if token in self._ends else self.transcript.add(token)
+        if token in self._ends or self.transcript.stopped:
+            self.finish_reason = "stop"
+        elif len(self.generated) == self._asked.max_tokens:
+            self.finish_reason = "length"
+        if self.finish_reason:
+            text += self.transcript.finish()
+        if text:
+            self._emit(TextProduced(text))
+        if len(self.generated) % CLEAR_EVERY == 0:
+            mx.clear_cache()
+        seen = self._recorder
+        return Step(
+            token=token,
+            text=text,
+            ns=seen.call_ns,
+            hits=seen.call_hits,
+            misses=seen.call_misses,
+            nbytes=seen.call_nbytes,
+            finish_reason=self.finish_reason or None,
+        )

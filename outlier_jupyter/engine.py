@@ -1,0 +1,323 @@
+"""The engine: a loaded model whose experts are on disk, asked for text and for its state.
+
+`load` in `loading.py` makes one; `decoding.py` is the path of one token; `paging/` brings the
+experts into RAM. Here is what lies around a run: encoding the prompt, the KV cache it starts
+from, one run at a time, who listens, and what is kept when it ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from types import TracebackType
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+from mlx.utils import tree_flatten
+from mlx_lm.generate import wired_limit
+from mlx_lm.models.cache import (
+    LRUPromptCache,
+    can_trim_prompt_cache,
+    make_prompt_cache,
+    trim_prompt_cache,
+)
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from .checkpoint import Reader
+from .decoding import Decoding
+from .errors import EngineBusy, EngineClosed, Interrupted, OptionError
+from .events import Event, PromptEncoded, RunDone, Sink
+from .options import GenerateOptions, LoadOptions, make
+from .paging import Installed, Stopped
+from .run import Run, Step
+from .trace import TraceInfo
+from .trace.recorder import Recorder
+from .transcript import Transcript
+
+log = logging.getLogger(__name__)
+
+Prompt = str | Sequence[dict[str, str]]
+"""A text, or a conversation as chat templates take it: [{"role": …, "content": …}, …]."""
+
+KV_CACHES_KEPT = 4
+"""Conversations whose KV cache is kept for `reuse_kv`; the least recently used one goes first."""
+FORESEEN_STEPS = 4096
+"""The recorder makes room for at most this many generated tokens ahead; it grows beyond."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where an engine stands: what is loaded, and how much of it sits in RAM."""
+
+    model: str
+    layers: int
+    experts: int
+    slots: int
+    resident: int
+    bank_nbytes: int
+    experts_nbytes: int
+    dense_nbytes: int
+    reader: str
+    reader_note: str
+    kernels: str
+    top_k: int | None
+    changed_output: str
+
+
+class Engine:
+    """A loaded model. Made by `outlier_jupyter.load`; close it, or use it as a context manager.
+
+    Attributes:
+        model: mlx-lm's module with its switch modules swapped; call it as any of mlx-lm's.
+        tokenizer: mlx-lm's tokenizer.
+        config: the model's config.json.
+        info: what every trace of this engine says about model, slots and reader.
+        last_run: the newest run, also when it was interrupted or failed; None before the first.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        tokenizer: TokenizerWrapper,
+        config: dict[str, Any],
+        info: TraceInfo,
+        options: LoadOptions,
+        installed: Installed,
+        reader: Reader,
+        executor: ThreadPoolExecutor,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.info = info
+        self.options = options
+        self.last_run: Run | None = None
+        self._installed = installed
+        self._reader = reader
+        self._executor = executor
+        self._clock = clock
+        self._sinks: list[Sink] = []
+        self._listening: list[Sink] = []
+        self._stop = threading.Event()
+        self._busy = threading.Lock()
+        self._kept_kv = LRUPromptCache(max_size=KV_CACHES_KEPT)
+        self.closed = False
+        for pager in installed.pagers:
+            pager.stop = self._stop
+            pager.sink = self._emit
+
+    def generate(self, prompt: Prompt, **options: Any) -> Run:
+        """Generate text and return the finished `Run`.
+
+        Args:
+            prompt: a text (put into the model's chat template unless `raw=True`) or messages.
+            **options: the fields of `GenerateOptions`.
+
+        Raises:
+            Interrupted: stopped by the user; `.run` holds what was made.
+            OptionError, EngineBusy, EngineClosed, ReadFailed: nothing is lost, ask again.
+        """
+        for _ in self.stream(prompt, **options):
+            pass
+        assert self.last_run is not None
+        return self.last_run
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Step]:
+        """Yield one `Step` per generated token; the `Run` is then in `last_run`.
+
+        Arguments and errors are those of `generate`. Leaving the loop early ends the run as
+        interrupted.
+        """
+        if self.closed:
+            raise EngineClosed("this engine was closed: load the model again")
+        asked = make(GenerateOptions, options)
+        return self._run(*self._encode(prompt, asked), asked)
+
+    def stop(self) -> None:
+        """Stop the run under way before its next layer; callable from any thread."""
+        if self._busy.locked():
+            self._stop.set()
+
+    def subscribe(self, sink: Sink) -> Callable[[], None]:
+        """Have `sink` called with every event of later runs; call what is returned to end that.
+
+        A sink is called on the decode thread and should take microseconds. One that raises is
+        dropped and logged; decoding goes on.
+        """
+        self._sinks.append(sink)
+
+        def unsubscribe() -> None:
+            if sink in self._sinks:
+                self._sinks.remove(sink)
+
+        return unsubscribe
+
+    def status(self) -> Status:
+        """Where the engine stands now."""
+        switches = self._installed.switches
+        return Status(
+            model=self.info.model,
+            layers=len(switches),
+            experts=sum(switch.experts for switch in switches),
+            slots=self._installed.slots,
+            resident=len(self.resident()),
+            bank_nbytes=self._installed.bank_nbytes,
+            experts_nbytes=sum(s.experts * s.expert_nbytes for s in switches),
+            dense_nbytes=sum(v.nbytes for _, v in tree_flatten(self.model.parameters())),
+            reader=self._reader.name,
+            reader_note=self._reader.note,
+            kernels=self.info.kernels,
+            top_k=self.options.top_k or self.info.native_top_k,
+            changed_output=self.info.changed_output,
+        )
+
+    def close(self) -> None:
+        """Free the slots and close the files. A run under way is stopped first."""
+        self.stop()
+        with self._busy:
+            self.closed = True
+            self._executor.shutdown()
+            self._reader.close()
+            for pager in self._installed.pagers:
+                pager.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self._installed.slots} expert slots"
+        return f"Engine({self.info.model!r}, {state}, reads: {self._reader.name})"
+
+    def resident(self) -> npt.NDArray[np.int16]:
+        """The (layer, expert) pairs in a slot now: int16 [n, 2]."""
+        keys = [key for pager in self._installed.pagers for key in pager.table]
+        return np.array(keys, np.int16).reshape(-1, 2)
+
+    def _encode(self, prompt: Prompt, asked: GenerateOptions) -> tuple[str, list[int]]:
+        """The text the model reads, and its ids, by mlx-lm's tokenizer and chat template."""
+        plain = isinstance(prompt, str) and (asked.raw or not self.tokenizer.has_chat_template)
+        if plain:
+            text = str(prompt)
+            starts = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+            tokens = self.tokenizer.encode(text, add_special_tokens=not starts)
+        else:
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+            if asked.system is not None:
+                messages.insert(0, {"role": "system", "content": asked.system})
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+            tokens = self.tokenizer.encode(text, add_special_tokens=False)
+        if not tokens or not prompt:
+            raise OptionError("the prompt is empty: give at least one character")
+        return text, list(tokens)
+
+    def _run(self, text: str, tokens: list[int], asked: GenerateOptions) -> Iterator[Step]:
+        if not self._busy.acquire(blocking=False):
+            raise EngineBusy("another run is under way on this engine: stop it or wait for its end")
+        try:
+            self._stop.clear()
+            kv, rest = self._kv_cache(tokens, asked)
+            foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
+            recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
+            self._listening = [recorder, *self._sinks]
+            decoding = self._decoding(rest, kv, asked, recorder)
+            self._emit(PromptEncoded(np.array(rest, np.int32), len(tokens) - len(rest)))
+            yield from self._watched(decoding, text, tokens, kv, asked, recorder)
+        finally:
+            self._listening = []
+            self._busy.release()
+
+    def _watched(
+        self,
+        decoding: Decoding,
+        text: str,
+        tokens: list[int],
+        kv: list[Any],
+        asked: GenerateOptions,
+        recorder: Recorder,
+    ) -> Iterator[Step]:
+        """Yield the run's steps, and keep what it made however it ends."""
+
+        def keep(reason: str) -> Run:
+            decoding.transcript.finish()
+            self._emit(RunDone(reason))
+            info = replace(self.info, options=asdict(self.options) | asdict(asked))
+            self.last_run = Run(
+                prompt=text,
+                text=decoding.transcript.text,
+                tokens=np.array(decoding.generated, np.int32),
+                finish_reason=reason,
+                trace=recorder.trace(info),
+            )
+            return self.last_run
+
+        try:
+            with wired_limit(self.model):
+                yield from decoding.steps()
+        except (Stopped, KeyboardInterrupt):
+            raise Interrupted(keep("interrupted")) from None
+        except GeneratorExit:
+            keep("interrupted")
+            raise
+        except BaseException:
+            keep("error")
+            raise
+        keep(decoding.finish_reason)
+        if asked.reuse_kv:
+            mx.eval([layer.state for layer in kv])  # so that another thread may go on from it
+            held = tokens[:reused] + decoding.read
+            self._kept_kv.insert_cache(self.info.model, held, kv)
+
+    def _decoding(
+        self, rest: list[int], kv: list[Any], asked: GenerateOptions, recorder: Recorder
+    ) -> Decoding:
+        return Decoding(
+            self.model,
+            rest,
+            kv,
+            asked,
+            transcript=Transcript(self.tokenizer.detokenizer, asked.stop),
+            ends=set(self.tokenizer.eos_token_ids),
+            recorder=recorder,
+            tap=self._installed.tap,
+            emit=self._emit,
+            stop=self._stop,
+            clock=self._clock,
+        )
+
+    def _kv_cache(self, tokens: list[int], asked: GenerateOptions) -> tuple[list[Any], list[int]]:
+        """The KV cache to start from and the ids it lacks, at least one."""
+        if asked.reuse_kv:
+            kv, rest = self._kept_kv.fetch_nearest_cache(self.info.model, tokens)
+            if kv is not None and not rest and can_trim_prompt_cache(kv):
+                trim_prompt_cache(kv, 1)
+                rest = tokens[-1:]
+            if kv is not None and rest:
+                return kv, rest
+        return make_prompt_cache(self.model), tokens
+
+    def _emit(self, event: Event) -> None:
+        for sink in tuple(self._listening):
+            try:
+                sink(event)
+            except Exception:
+                self._listening.remove(sink)
+                log.exception("%r raised on %s and is not called again", sink, type(event).__name__)

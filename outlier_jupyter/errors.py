@@ -1,0 +1,69 @@
+"""Every error this package raises on purpose, in one tree.
+
+    OutlierError
+    ├── OptionError            an option has a value that cannot be used (also a ValueError)
+    ├── ModelNotFound          no such folder, file or Hugging Face id
+    ├── CheckpointError        the bytes on disk are not what their headers promise
+    │   └── ReadFailed         the operating system refused or cut short a read
+    ├── UnsupportedModel       the experts of this model cannot be paged
+    ├── EngineClosed           the engine was closed and cannot run any more
+    └── EngineBusy             another run holds the engine
+
+    Interrupted (a KeyboardInterrupt): a run was stopped; `.run` holds what it had made.
+
+A message says what was seen, what was wanted and what to do next, in one sentence or two.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+class OutlierError(Exception):
+    """The root: catch this to catch everything this package raises on purpose."""
+
+
+class OptionError(OutlierError, ValueError):
+    """An option has a value that cannot be used."""
+
+
+class ModelNotFound(OutlierError):
+    """The model named is neither `demo`, nor a folder, nor a repository that can be had."""
+
+
+class CheckpointError(OutlierError):
+    """The checkpoint's bytes are missing, truncated or not what their headers promise."""
+
+
+class ReadFailed(CheckpointError):
+    """A read of expert weights failed; the engine stays usable and can be asked again."""
+
+
+class UnsupportedModel(OutlierError):
+    """The model's experts are laid out in a way this package cannot page."""
+
+
+class EngineClosed(OutlierError):
+    """The engine was closed; load the model again."""
+
+
+class EngineBusy(OutlierError):
+    """A second run was asked for while one is under way."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped by the user; `run` holds the tokens, text and trace made until then.
+
+    It is a KeyboardInterrupt, so that a notebook's "Run All" stops where the user stopped it.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(f"stopped after {run.generated} tokens; the partial run is kept")
+        self.run = run
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython's hook: one line in the cell instead of a stack of internals."""
+        return [f"Interrupted: {self}"]

@@ -1,0 +1,116 @@
+"""What happens on the decode path, as frozen records.
+
+The pager and the engine emit these to one sink, in the order in which things happened; the
+recorder, the live view and the tests listen. Nothing here knows who listens. Times are
+nanoseconds of the engine's clock (`time.perf_counter_ns` unless a test passes its own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+PREFILL = 0
+DECODE = 1
+
+
+class PromptEncoded(NamedTuple):
+    """The prompt's token ids are known; `reused` of them already sit in the KV cache."""
+
+    tokens: npt.NDArray[np.int32]
+    reused: int
+
+
+class CallStarted(NamedTuple):
+    """One call of the model begins, over `tokens` (all of a prefill chunk, or one token)."""
+
+    phase: int
+    tokens: npt.NDArray[np.int32]
+    start_ns: int
+
+
+class Routed(NamedTuple):
+    """A layer's router chose: `experts` and `hits` are [tokens, k], in the router's order.
+
+    A hit is an expert that was resident before any expert of this layer's call was read.
+    """
+
+    layer: int
+    experts: npt.NDArray[np.int32]
+    hits: npt.NDArray[np.bool_]
+    route_ns: int
+    lookup_ns: int
+
+
+class Evicted(NamedTuple):
+    """An expert left its slot, to make room for another."""
+
+    layer: int
+    expert: int
+    slot: int
+    by_layer: int
+    by_expert: int
+
+
+class PagedIn(NamedTuple):
+    """An expert was read into its slot: `nbytes` of weights, in `ns` from `start_ns`."""
+
+    layer: int
+    expert: int
+    slot: int
+    nbytes: int
+    start_ns: int
+    ns: int
+
+
+class Waited(NamedTuple):
+    """The decode thread waited `ns` for all reads of one layer, and `install_ns` to commit them."""
+
+    layer: int
+    ns: int
+    install_ns: int
+
+
+class Weighed(NamedTuple):
+    """The weights the model gave the chosen experts of a layer: float32 [tokens, k]."""
+
+    layer: int
+    weights: npt.NDArray[np.float32]
+
+
+class StepDone(NamedTuple):
+    """One call of the model ended: `produced` is the token sampled from it, or -1 in prefill."""
+
+    produced: int
+    ns: int
+    sample_ns: int
+
+
+class TextProduced(NamedTuple):
+    """The detokenizer let go of some text (tokens and text do not align one to one)."""
+
+    text: str
+
+
+class RunDone(NamedTuple):
+    """The run ended: `stop` (end of turn or stop word), `length`, `interrupted` or `error`."""
+
+    finish_reason: str
+
+
+Event: TypeAlias = (
+    PromptEncoded
+    | CallStarted
+    | Routed
+    | Evicted
+    | PagedIn
+    | Waited
+    | Weighed
+    | StepDone
+    | TextProduced
+    | RunDone
+)
+Sink: TypeAlias = Callable[[Event], None]

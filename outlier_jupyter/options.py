@@ -1,0 +1,131 @@
+"""What can be asked of the engine: one field, one option, wherever it is asked from.
+
+The Python API, the magic's flags and the command line are all made from the fields of these
+two frozen dataclasses, so a name, a default, a help text and a check exist once. A flag is the
+field's name with dashes. This module knows nothing of who parses or who obeys.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
+
+from .errors import OptionError
+
+READERS = ("pread", "direct", "mmap")
+KERNELS = ("auto", "mlx")
+
+Options = TypeVar("Options", "LoadOptions", "GenerateOptions")
+
+
+def option(default: Any, help: str, **rules: Any) -> Any:
+    """A dataclass field with its help text and its rules: `low`, `above`, `high`, `choices`."""
+    return field(default=default, metadata={"help": help, **rules})
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded; the fields are the keyword arguments of `load`."""
+
+    cache_gb: float = option(
+        8.0, "GB (10^9 bytes) of RAM for expert weights; attention and the rest come on top", above=0
+    )
+    cache_experts: int | None = option(
+        None, "hold exactly this many experts in RAM, instead of --cache-gb", low=1
+    )
+    top_k: int | None = option(
+        None, "experts per token, instead of the model's own number: this changes the output", low=1
+    )
+    reader: str = option(
+        "pread",
+        "how experts are read: pread, direct (past the page cache) or mmap (to compare)",
+        choices=READERS,
+    )
+    kernels: str = option(
+        "auto", "who multiplies: mlx forces MLX's own kernels, auto the fastest", choices=KERNELS
+    )
+    read_threads: int = option(4, "how many reads are under way at once", low=1, high=256)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How text is generated; the fields are the keyword arguments of `Engine.generate`."""
+
+    max_tokens: int = option(256, "stop after this many generated tokens", low=1)
+    temperature: float = option(0.0, "sampling temperature; 0 takes the likeliest token", low=0)
+    top_p: float = option(1.0, "sample from the likeliest tokens of this total probability", low=0, high=1)
+    min_p: float = option(0.0, "leave out tokens below this share of the likeliest one", low=0, high=1)
+    sample_top_k: int = option(0, "sample from this many likeliest tokens; 0 means all", low=0)
+    repetition_penalty: float = option(1.0, "divide the logits of recent tokens by this", above=0)
+    repetition_context: int = option(20, "how many recent tokens are penalised", low=1)
+    seed: int | None = option(None, "make sampling repeat itself", low=0)
+    stop: tuple[str, ...] = option((), "stop before this text; may be given more than once")
+    system: str | None = option(None, "a system message before the prompt")
+    raw: bool = option(False, "continue the prompt as plain text, without the chat template")
+    prefill_chunk: int = option(2048, "prompt tokens per forward pass", low=1)
+    reuse_kv: bool = option(False, "reuse the KV cache of earlier runs for a shared beginning")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def make(kind: type[Options], given: dict[str, Any]) -> Options:
+    """Build `kind` from keyword arguments; an unknown name is refused with the nearest known one.
+
+    Raises:
+        OptionError: unknown name, wrong type, or a value outside its rule.
+    """
+    known = [f.name for f in fields(kind)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise OptionError(f"there is no option {name!r}; {hint}")
+    return kind(**given)
+
+
+def check(options: LoadOptions | GenerateOptions) -> None:
+    """Hold every field against its type and its rules.
+
+    Raises:
+        OptionError: naming the option, what was seen and what was wanted.
+    """
+    for spec in fields(options):
+        value = getattr(options, spec.name)
+        if value is None and "None" in str(spec.type):
+            continue
+        _check_type(spec, value)
+        _check_rules(spec, value)
+
+
+def _check_type(spec: Field[Any], value: object) -> None:
+    wanted = str(spec.type).split(" |")[0]
+    accepts: dict[str, tuple[type, ...]] = {
+        "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "tuple[str, ...]": (tuple,)
+    }
+    right = isinstance(value, accepts[wanted])
+    if isinstance(value, bool) and wanted != "bool":
+        right = False
+    if not right:
+        kind = {"tuple[str, ...]": "a tuple of strings"}.get(wanted, f"a value of type {wanted}")
+        raise OptionError(f"{spec.name}={value!r} cannot be used: give {kind}")
+
+
+def _check_rules(spec: Field[Any], value: Any) -> None:
+    rules = spec.metadata
+    if "choices" in rules and value not in rules["choices"]:
+        near = difflib.get_close_matches(str(value), rules["choices"], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise OptionError(
+            f"{spec.name}={value!r} is unknown: choose {', '.join(rules['choices'])}{hint}"
+        )
+    if "low" in rules and not value >= rules["low"]:
+        raise OptionError(f"{spec.name}={value!r} is too small: give {rules['low']} or more")
+    if "above" in rules and not value > rules["above"]:
+        raise OptionError(f"{spec.name}={value!r} cannot be used: give more than {rules['above']}")
+    if "high" in rules and not value <= rules["high"]:
+        raise OptionError(f"{spec.name}={value!r} is too large: give {rules['high']} or less")

@@ -1,0 +1,172 @@
+"""Finds the switch modules of a lazily loaded model, by type, and puts paged ones in their place.
+
+Run before anything of the model is evaluated: MLX's lazy loads of the expert tensors are then
+dropped unread. Which tensors of the checkpoint belong to a switch is decided here, by name, and
+held against the dtype and shape the model itself expects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
+
+from ..checkpoint import Checkpoint, ExpertPart, Reader
+from ..errors import OptionError, UnsupportedModel
+from ..residency import SlotTable
+from .pager import Pager
+from .slots import make_bank, part_matches
+from .switch import PagedSwitch
+from .weights import RouterTap
+
+Geometry = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""What experts must share to share a bank: (name, dtype, shape) of each of their tensors."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One MoE layer as found: its path in the model, its module, and its experts on disk."""
+
+    path: str
+    module: nn.Module
+    parts: tuple[ExpertPart, ...]
+
+    @property
+    def experts(self) -> int:
+        """How many experts the layer has."""
+        return self.parts[0].experts
+
+    @property
+    def expert_nbytes(self) -> int:
+        """Bytes of one expert."""
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def geometry(self) -> Geometry:
+        return tuple((part.name, part.dtype, part.shape) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The paged layers of a model, in the model's order, and the pagers that serve them."""
+
+    switches: tuple[Switch, ...]
+    pagers: tuple[Pager, ...]
+    tap: RouterTap
+
+    @property
+    def slots(self) -> int:
+        """Experts that fit in RAM at once, over all pagers."""
+        return sum(pager.table.capacity for pager in self.pagers)
+
+    @property
+    def bank_nbytes(self) -> int:
+        """Bytes the slots take."""
+        return sum(pager.bank.expert_nbytes * pager.bank.slots for pager in self.pagers)
+
+
+def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
+    """Every switch of the model with its experts' tensors; empty for a dense model.
+
+    Raises:
+        UnsupportedModel: a switch whose tensors are not in the checkpoint as the model holds them.
+    """
+    found = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, SwitchGLU | SwitchMLP)
+    ]
+    found.sort(key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])])
+    return tuple(Switch(path, module, _parts(path, module, checkpoint)) for path, module in found)
+
+
+def install(
+    model: nn.Module,
+    switches: Sequence[Switch],
+    slots: dict[Geometry, int],
+    reader: Reader,
+    executor: Executor,
+    clock: Callable[[], int],
+) -> Installed:
+    """Put a `PagedSwitch` in place of each of `switches`, sharing a bank per geometry."""
+    tap = RouterTap()
+    pagers: dict[Geometry, Pager] = {}
+    for geometry, count in slots.items():
+        members = {i: s.parts for i, s in enumerate(switches) if s.geometry == geometry}
+        bank = make_bank(next(iter(members.values())), count)
+        pagers[geometry] = Pager(members, bank, SlotTable(count), reader, executor, clock)
+    for layer, switch in enumerate(switches):
+        pager = pagers[switch.geometry]
+        for name, array in pager.bank.arrays.items():
+            module, _, parameter = name.rpartition(".")
+            child = switch.module[module] if module else switch.module
+            child[parameter] = array
+        _replace(model, switch.path, PagedSwitch(switch.module, layer, switch.experts, pager, tap))
+    return Installed(tuple(switches), tuple(pagers.values()), tap)
+
+
+def share_slots(
+    switches: Sequence[Switch], cache_gb: float, cache_experts: int | None
+) -> dict[Geometry, int]:
+    """How many slots each geometry gets, in proportion to its experts.
+
+    Raises:
+        OptionError: the cache is too small for a single expert.
+    """
+    total = sum(s.experts * s.expert_nbytes for s in switches)
+    held = sum(s.experts for s in switches)
+    share = cache_experts / held if cache_experts is not None else cache_gb * 1e9 / max(total, 1)
+    slots: dict[Geometry, int] = {}
+    for switch in switches:
+        slots[switch.geometry] = slots.get(switch.geometry, 0) + switch.experts
+    for geometry, experts in slots.items():
+        slots[geometry] = min(experts, int(experts * share + 1e-9))
+        if slots[geometry] < 1:
+            least = total / experts / 1e9
+            raise OptionError(
+                f"the cache is too small for even one expert: give cache_gb={least * 1.01:.2g} or "
+                "more, best enough for the experts of a token in all layers"
+            )
+    return slots
+
+
+def _parts(path: str, module: nn.Module, checkpoint: Checkpoint) -> tuple[ExpertPart, ...]:
+    parts = []
+    for name, array in tree_flatten(module.parameters()):
+        part = _locate(path, name, array.shape[0], checkpoint)
+        if part is None:
+            raise UnsupportedModel(
+                f"{path}.{name} is in no shard of {checkpoint.folder}: this checkpoint names its "
+                "experts in a way that cannot be paged yet; convert it with `mlx_lm.convert`"
+            )
+        if not part_matches(part, array):
+            raise UnsupportedModel(
+                f"{path}.{name} is {part.dtype} {[part.experts, *part.shape]} on disk, but the model "
+                f"wants {array.dtype} {list(array.shape)}: convert it with `mlx_lm.convert`"
+            )
+        parts.append(part)
+    return tuple(parts)
+
+
+def _locate(path: str, name: str, experts: int, checkpoint: Checkpoint) -> ExpertPart | None:
+    """The experts' tensor as MLX stacks it, or as Hugging Face's one tensor per expert."""
+    block = path.rpartition(".")[0]
+    singles = [f"{block}.experts.{expert}.{name}" for expert in range(experts)]
+    return checkpoint.stacked(name, f"{path}.{name}") or checkpoint.single(name, singles)
+
+
+def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+    *parents, last = path.split(".")
+    at: nn.Module | list[nn.Module] | dict[str, nn.Module] = model
+    for step in parents:
+        at = at[int(step)] if isinstance(at, list) else at[step]
+    if isinstance(at, list):
+        at[int(last)] = new
+    else:
+        at[last] = new
+

@@ -1,0 +1,132 @@
+"""From the ids a router chose to the slots their experts sit in: plan, read, commit, tell.
+
+One pager serves all layers whose experts have the same geometry. It decides nothing about who
+leaves (residency does) and knows nothing about what the experts compute.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, wait
+
+from ..checkpoint import ExpertPart, Reader
+from ..errors import EngineClosed
+from ..events import Event, Evicted, PagedIn, Sink, Waited
+from ..residency import ExpertKey, Placement, SlotTable
+from .slots import SlotBank
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and does so between two layers. Never leaves the engine."""
+
+
+class Pager:
+    """Brings experts into slots.
+
+    Args:
+        parts: MoE layer → the tensors of its experts on disk.
+        bank, table: the memory and the booking of the same number of slots.
+        reader: reads byte ranges; called on the executor's threads.
+        clock: nanoseconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        parts: dict[int, Sequence[ExpertPart]],
+        bank: SlotBank,
+        table: SlotTable,
+        reader: Reader,
+        executor: Executor,
+        clock: Callable[[], int],
+    ) -> None:
+        self.bank = bank
+        self.table = table
+        self.clock = clock
+        self.stop = threading.Event()
+        self.closed = False
+        self.sink: Sink = _nobody
+        self._parts = parts
+        self._reader = reader
+        self._executor = executor
+
+    def close(self) -> None:
+        """Refuse all further requests; the reader may be closed after this."""
+        self.closed = True
+
+    def tell(self, event: Event) -> None:
+        """Hand one event to whoever listens."""
+        self.sink(event)
+
+    def acquire(self, keys: Sequence[ExpertKey]) -> dict[ExpertKey, int]:
+        """Make `keys` resident, at most as many as there are slots, and say where they sit.
+
+        The bank must be settled. Whatever goes wrong, every slot is held or free again.
+
+        Raises:
+            ReadFailed: an expert could not be read; those that could stay resident.
+            EngineClosed: the readers are gone.
+        """
+        if self.closed:
+            raise EngineClosed("this model's engine was closed: load the model again")
+        plan = self.table.reserve(keys)
+        slots = dict(plan.hits)
+        if plan.placements:
+            self._fetch(plan.placements)
+            slots.update((placement.key, placement.slot) for placement in plan.placements)
+        return slots
+
+    def _fetch(self, placements: Sequence[Placement]) -> None:
+        begin = self.clock()
+        reads = [self._executor.submit(self._read, placement) for placement in placements]
+        try:
+            wait(reads)
+        finally:
+            # Also after a KeyboardInterrupt: a thread may still write into a booked slot, so
+            # wait for all of them before any slot changes hands.
+            wait(reads)
+            waited = self.clock()
+            installed = self._install(placements, reads)
+        self._tell_fetched(placements, reads, waited - begin, installed - waited)
+        for read in reads:
+            read.result()  # raises the first failure, if any
+
+    def _read(self, placement: Placement) -> tuple[int, int, int]:
+        """On a reader thread: (bytes, start, nanoseconds) of one expert's tensors."""
+        start = self.clock()
+        nbytes = 0
+        for part in self._parts[placement.key.layer]:
+            into = self.bank.row(part.name, placement.slot)
+            self._reader.read(part.at(placement.key.expert), into)
+            nbytes += part.nbytes
+        return nbytes, start, self.clock() - start
+
+    def _install(self, placements: Sequence[Placement], reads: Sequence[Future[object]]) -> int:
+        good = [read.exception() is None for read in reads]
+        self.bank.commit([p.slot for p, ok in zip(placements, good, strict=True) if ok])
+        for placement, ok in zip(placements, good, strict=True):
+            if ok:
+                self.table.commit(placement)
+            else:
+                self.table.release(placement)
+        return self.clock()
+
+    def _tell_fetched(
+        self,
+        placements: Sequence[Placement],
+        reads: Sequence[Future[tuple[int, int, int]]],
+        wait_ns: int,
+        install_ns: int,
+    ) -> None:
+        for placement, read in zip(placements, reads, strict=True):
+            (layer, expert), slot, evicted = placement
+            if evicted is not None:
+                self.tell(Evicted(*evicted, slot, layer, expert))
+            if read.exception() is None:
+                nbytes, start, ns = read.result()
+                self.tell(PagedIn(layer, expert, slot, nbytes, start, ns))
+        self.tell(Waited(placements[0].key.layer, wait_ns, install_ns))
+
+
+def _nobody(event: Event) -> None:
+    """The sink between runs."""

@@ -1,0 +1,112 @@
+"""The bank: one stable MLX array per expert tensor, with a row per slot, written in place.
+
+`gather_qmm` over this bank with slot ids gives the same bits as over the model's own stacked
+tensor with expert ids, so nothing is ever built per token. Which expert sits in which row is
+the residency table's knowledge, not the bank's.
+
+MLX does not know of a write that happens behind its back. The rule that keeps this sound: an
+array computed from the bank is announced with `reading`, and `settle` evaluates all that were
+announced; the pager settles before anything is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from ..checkpoint.layout import ITEM_BYTES, ExpertPart
+
+MLX_DTYPES = {
+    "U8": mx.uint8, "U16": mx.uint16, "U32": mx.uint32, "U64": mx.uint64,
+    "I8": mx.int8, "I16": mx.int16, "I32": mx.int32, "I64": mx.int64,
+    "F16": mx.float16, "BF16": mx.bfloat16, "F32": mx.float32, "BOOL": mx.bool_,
+    "F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8,
+}  # fmt: skip
+"""safetensors' dtypes as MLX loads them (MLX holds 8-bit floats as bytes)."""
+
+
+class SlotBank:
+    """Rows for `slots` experts of one geometry, given by the `parts` of any of their layers.
+
+    Attributes:
+        arrays: part name → array [slots, *shape of one expert's tensor].
+        expert_nbytes: bytes of one row over all parts.
+    """
+
+    def __init__(self, parts: Sequence[ExpertPart], slots: int) -> None:
+        self.slots = slots
+        self.expert_nbytes = sum(part.nbytes for part in parts)
+        self.arrays = {
+            part.name: mx.zeros((slots, *part.shape), MLX_DTYPES[part.dtype]) for part in parts
+        }
+        mx.eval(list(self.arrays.values()))
+        self._row_nbytes = {part.name: part.nbytes for part in parts}
+        self._views = {name: memoryview(array).cast("B") for name, array in self.arrays.items()}
+        self._unsettled: list[mx.array] = []
+
+    def row(self, name: str, slot: int) -> memoryview:
+        """The bytes of part `name` in `slot`, to be read into."""
+        nbytes = self._row_nbytes[name]
+        return self._views[name][slot * nbytes : (slot + 1) * nbytes]
+
+    def commit(self, slots: Sequence[int]) -> None:
+        """The rows of `slots` were filled; here they are the arrays' own memory already."""
+
+    def reading(self, array: mx.array) -> None:
+        """`array` was computed from the bank and may not have been evaluated yet."""
+        self._unsettled.append(array)
+
+    def settle(self, *others: mx.array) -> None:
+        """Evaluate `others` and all that was announced: the bank may be written after this.
+
+        In a forward pass the announced arrays are ancestors of the next layer's ids, so that
+        evaluating both together adds nothing to what the ids ask for.
+        """
+        mx.eval(*others, *self._unsettled)
+        self._unsettled.clear()
+
+
+class StagedSlotBank(SlotBank):
+    """For devices whose arrays the host cannot write: rows are staged, then copied by MLX.
+
+    Serves CUDA, where it has not been run by us; on the CPU the tests run it.
+    """
+
+    def __init__(self, parts: Sequence[ExpertPart], slots: int) -> None:
+        self._parts = {part.name: part for part in parts}
+        self._staged: dict[tuple[str, int], np.ndarray] = {}
+        super().__init__(parts, slots)
+        self._views.clear()
+
+    def row(self, name: str, slot: int) -> memoryview:
+        staged = np.empty(self._row_nbytes[name], np.uint8)
+        self._staged[name, slot] = staged
+        return memoryview(staged)
+
+    def commit(self, slots: Sequence[int]) -> None:
+        for name, part in self._parts.items():
+            for slot in slots:
+                rows = mx.array(self._staged.pop((name, slot)))
+                # A view needs its bytes along the last axis; a row of no length has none.
+                row = rows.view(MLX_DTYPES[part.dtype]).reshape(part.shape)
+                self.arrays[name][slot] = row
+        mx.eval(list(self.arrays.values()))
+        self._staged.clear()
+
+
+def make_bank(parts: Sequence[ExpertPart], slots: int) -> SlotBank:
+    """The bank for this machine's default device."""
+    cuda = getattr(mx, "cuda", None)
+    if cuda is not None and cuda.is_available():
+        return StagedSlotBank(parts, slots)
+    return SlotBank(parts, slots)
+
+
+def part_matches(part: ExpertPart, array: mx.array) -> bool:
+    """Whether `array`, [experts, …] in the model, has the dtype and shape the part has on disk."""
+    same_shape = tuple(array.shape) == (part.experts, *part.shape)
+    nbytes = part.experts * math.prod(part.shape) * ITEM_BYTES[part.dtype]
+    return same_shape and array.dtype == MLX_DTYPES[part.dtype] and array.nbytes == nbytes

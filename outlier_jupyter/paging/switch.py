@@ -1,0 +1,124 @@
+"""The module that stands in for mlx-lm's SwitchGLU or SwitchMLP.
+
+It learns the router's ids (the one synchronisation per MoE layer), has the pager make those
+experts resident, and lets the original module compute over the bank with slot ids in place of
+expert ids. Activation, expert biases and the sorting of long prompts are therefore mlx-lm's own.
+
+A prompt may need more distinct experts than there are slots. Then the tokens are taken expert
+by expert, in as many passes as it needs; the arithmetic of a row does not change with it.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+from mlx_lm.models.switch_layers import SwitchGLU
+
+from ..events import Routed
+from ..residency import ExpertKey
+from .pager import Pager, Stopped
+from .weights import RouterTap
+
+SORT_FROM = 64
+"""mlx-lm sorts tokens by expert, and says so to its kernels, from this many (token, expert) pairs."""
+
+
+class PagedSwitch(nn.Module):
+    """Called as the switch it replaces: x [..., width], indices [..., k] → [..., k, width]."""
+
+    def __init__(self, inner: nn.Module, layer: int, experts: int, pager: Pager, tap: RouterTap):
+        super().__init__()
+        # Underscores keep the bank out of `parameters()`: it is shared by all layers, and what
+        # walks the model's parameters (MLX's wired limit, a save) must not count it per layer.
+        self._inner = inner
+        self._layer = layer
+        self._experts = experts
+        self._pager = pager
+        self._tap = tap
+
+    def __getattr__(self, name: str) -> object:
+        """What a model hangs on its switch, beside the projections, stays reachable."""
+        if name.startswith("_") or name not in self._inner:
+            return super().__getattr__(name)
+        return getattr(self._inner, name)
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        pager = self._pager
+        if pager.stop.is_set():
+            raise Stopped
+        begin = pager.clock()
+        pager.bank.settle(indices)
+        ids = np.array(indices, copy=True).astype(np.int64)
+        routed = pager.clock()
+        keys = [ExpertKey(self._layer, expert) for expert in np.unique(ids).tolist()]
+        self._tell_routed(ids, keys, begin, routed)
+        parts = pager.table.split(keys)
+        if len(parts) == 1:
+            slots = self._slots(pager.acquire(keys))
+            output = self._inner(x, mx.array(slots[ids]))
+            pager.bank.reading(output)
+        else:
+            output = self._in_passes(x, ids, parts)
+        return self._tap.watch(output, self._layer)
+
+    def _tell_routed(
+        self, ids: npt.NDArray[np.int64], keys: list[ExpertKey], begin: int, routed: int
+    ) -> None:
+        held = np.zeros(self._experts, bool)
+        held[[key.expert for key in keys if key in self._pager.table]] = True
+        experts = ids.reshape(-1, ids.shape[-1])
+        self._pager.tell(
+            Routed(
+                layer=self._layer,
+                experts=experts.astype(np.int32),
+                hits=held[experts],
+                route_ns=routed - begin,
+                lookup_ns=self._pager.clock() - routed,
+            )
+        )
+
+    def _slots(self, slot_of: dict[ExpertKey, int]) -> npt.NDArray[np.uint32]:
+        """Expert id → slot, as an array to index with ids."""
+        slots = np.zeros(self._experts, np.uint32)
+        slots[[key.expert for key in slot_of]] = list(slot_of.values())
+        return slots
+
+    def _in_passes(
+        self, x: mx.array, ids: npt.NDArray[np.int64], parts: list[tuple[ExpertKey, ...]]
+    ) -> mx.array:
+        """Compute expert by expert, one part of the experts after the other."""
+        k = ids.shape[-1]
+        pairs = ids.ravel()
+        rows = x.reshape(-1, 1, x.shape[-1])
+        outputs, order = [], []
+        for part in parts:
+            # What the last pass computes must be done before its slots are written again.
+            self._pager.bank.settle()
+            slots = self._slots(self._pager.acquire(part))
+            mine = np.flatnonzero(np.isin(pairs, [key.expert for key in part]))
+            mine = mine[np.argsort(slots[pairs[mine]], kind="stable")]
+            output = self._compute(
+                rows[mx.array((mine // k).astype(np.uint32))],
+                mx.array(slots[pairs[mine]]),
+                sorted_indices=len(pairs) >= SORT_FROM,
+            )
+            self._pager.bank.reading(output)
+            outputs.append(output)
+            order.append(mine)
+        back = np.argsort(np.concatenate(order)).astype(np.uint32)
+        output = mx.concatenate(outputs)[mx.array(back)]
+        self._pager.bank.reading(output)
+        return output.reshape(*ids.shape, output.shape[-1])
+
+    def _compute(self, rows: mx.array, slots: mx.array, sorted_indices: bool) -> mx.array:
+        """The original's arithmetic on rows [n, 1, width], one expert each, as sorted tokens get it."""
+        inner = self._inner
+        if isinstance(inner, SwitchGLU):
+            up = inner.up_proj(rows, slots, sorted_indices=sorted_indices)
+            gate = inner.gate_proj(rows, slots, sorted_indices=sorted_indices)
+            hidden = inner.activation(up, gate)
+            return inner.down_proj(hidden, slots, sorted_indices=sorted_indices)
+        hidden = inner.activation(inner.fc1(rows, slots, sorted_indices=sorted_indices))
+        return inner.fc2(hidden, slots, sorted_indices=sorted_indices)

@@ -1,0 +1,108 @@
+"""The table of slots: which expert sits in which slot, and what must move for the next call.
+
+A slot is always in exactly one of three states: free, reserved (being read into) or held. The
+table decides and books; it reads nothing itself, so a read that fails only hands its slot back.
+
+Asking is done for all experts of one (call, layer) at once: hits are those held before any of
+them is read, and none of those asked for is a victim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .policies import LRU, ExpertKey, Policy
+
+
+class Placement(NamedTuple):
+    """`key` is to be read into `slot`, which `evicted` (if any) has left."""
+
+    key: ExpertKey
+    slot: int
+    evicted: ExpertKey | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one request needs: the slots of those held, and where the others are to go."""
+
+    hits: dict[ExpertKey, int]
+    placements: tuple[Placement, ...]
+
+
+class SlotTable:
+    """`capacity` slots, all free at first."""
+
+    def __init__(self, capacity: int, policy: Policy | None = None) -> None:
+        if capacity < 1:
+            raise ValueError(f"a table of {capacity} slots holds nothing: give 1 or more")
+        self.capacity = capacity
+        self._policy = policy or LRU()
+        self._slot_of: dict[ExpertKey, int] = {}
+        self._free = list(range(capacity - 1, -1, -1))
+        self._reserved: set[int] = set()
+
+    def __len__(self) -> int:
+        """How many experts are held."""
+        return len(self._slot_of)
+
+    def __contains__(self, key: ExpertKey) -> bool:
+        return key in self._slot_of
+
+    def __iter__(self) -> Iterator[ExpertKey]:
+        """The held experts, in the order in which they came."""
+        return iter(self._slot_of)
+
+    def split(self, keys: Sequence[ExpertKey]) -> list[tuple[ExpertKey, ...]]:
+        """Cut a request into parts that fit the slots, those held first, so that they still hit."""
+        ordered = sorted(keys, key=lambda key: key not in self._slot_of)
+        return [
+            tuple(ordered[start : start + self.capacity])
+            for start in range(0, len(ordered), self.capacity)
+        ]
+
+    def reserve(self, keys: Iterable[ExpertKey]) -> Plan:
+        """Book slots for distinct `keys`: touch those held, evict for the others.
+
+        Every placement must be followed by `commit` or `release`.
+
+        Raises:
+            ValueError: more keys than slots; use `split` first. Nothing has changed then.
+        """
+        wanted = dict.fromkeys(keys)
+        if len(wanted) > self.capacity - len(self._reserved):
+            raise ValueError(f"{len(wanted)} experts at once do not fit {self.capacity} slots")
+        hits = {key: self._slot_of[key] for key in wanted if key in self._slot_of}
+        for key in hits:
+            self._policy.touch(key)
+        missing = [key for key in wanted if key not in hits]
+        return Plan(hits, tuple(self._place(key, wanted.keys()) for key in missing))
+
+    def _place(self, key: ExpertKey, keep: Set[ExpertKey]) -> Placement:
+        evicted = None
+        if self._free:
+            slot = self._free.pop()
+        else:
+            evicted = self._policy.victim(keep)
+            self._policy.remove(evicted)
+            slot = self._slot_of.pop(evicted)
+        self._reserved.add(slot)
+        return Placement(key, slot, evicted)
+
+    def commit(self, placement: Placement) -> None:
+        """The read is done: `placement.key` is held from now on."""
+        self._reserved.remove(placement.slot)
+        self._slot_of[placement.key] = placement.slot
+        self._policy.add(placement.key)
+
+    def release(self, placement: Placement) -> None:
+        """The read failed: the slot is free again (what was evicted for it stays gone)."""
+        self._reserved.remove(placement.slot)
+        self._free.append(placement.slot)
+
+    def check(self) -> None:
+        """Assert that every slot is in exactly one state; for tests."""
+        states = [*self._free, *self._reserved, *self._slot_of.values()]
+        assert sorted(states) == list(range(self.capacity)), f"slots lost or shared: {states}"

@@ -1,0 +1,96 @@
+"""What a run leaves behind: its text, its trace, why it ended, and how to look at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .trace import Trace
+from .trace.measures import Summary, summarise
+
+if TYPE_CHECKING:
+    from .notebook.figures import Figures
+
+
+@dataclass(frozen=True)
+class Step:
+    """One generated token, as `Engine.stream` yields it.
+
+    Attributes:
+        token: its id.
+        text: the text the detokenizer let go of with it; may be empty.
+        ns: wall time of the model call that produced it, in nanoseconds.
+        hits, misses: of that call, over all MoE layers.
+        nbytes: bytes of expert weights read for it.
+        finish_reason: None, or on the last step why the run ended.
+    """
+
+    token: int
+    text: str
+    ns: int
+    hits: int
+    misses: int
+    nbytes: int
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished, or interrupted, generation.
+
+    Attributes:
+        prompt: the text that was encoded, after the chat template.
+        text: what was generated, without the text of a stop word.
+        tokens: int32 [generated], the ids generated, an end-of-turn token included.
+        finish_reason: `stop`, `length` or `interrupted`.
+        trace: what happened, step by step.
+    """
+
+    prompt: str
+    text: str
+    tokens: npt.NDArray[np.int32]
+    finish_reason: str
+    trace: Trace
+    _brief: list[bool] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def generated(self) -> int:
+        """How many tokens were generated."""
+        return len(self.tokens)
+
+    @property
+    def figures(self) -> Figures:
+        """Plotly figures: `.routing()`, `.residency()`, `.latency()`."""
+        from .notebook.figures import Figures
+
+        return Figures(self.trace)
+
+    def summary(self) -> Summary:
+        """The headline numbers."""
+        return summarise(self.trace)
+
+    def brief_once(self) -> Run:
+        """Make the next rich display one line: the magic has just shown the whole picture."""
+        self._brief[:] = [True]
+        return self
+
+    def __repr__(self) -> str:
+        from .notebook.static_view import one_line
+
+        return f"Run({one_line(self.trace, self.finish_reason, self.generated)})"
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> dict[str, str | bytes]:
+        if self._brief:
+            self._brief.clear()
+            return {"text/plain": repr(self)}
+        from .notebook.static_view import mimebundle
+
+        return dict(mimebundle(self))

@@ -1,0 +1,165 @@
+"""Fakes and small real things for tests, ours and those of whoever builds on this package.
+
+`tiny_checkpoint` writes a real safetensors folder that mlx-lm loads, with random weights;
+`FakeClock` counts; `FaultyReader` fails on command. Nothing here is imported by the package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_lm.utils import _get_classes as classes_of
+from mlx_lm.utils import save_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from .checkpoint import ByteRange, Reader
+from .errors import ReadFailed
+from .events import Event
+
+TINY_CONFIG: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "intermediate_size": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 64,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 260,
+    "rope_theta": 10_000.0,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 4096,
+    "norm_topk_prob": True,
+}
+"""A qwen3_moe of 3 layers with 8 experts, top-2, width 64."""
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_checkpoint(
+    folder: Path,
+    *,
+    bits: int | None = 4,
+    group_size: int = 32,
+    dtype: mx.Dtype = mx.float32,
+    shards: int = 1,
+    seed: int = 0,
+    **config: Any,
+) -> Path:
+    """Write a model with random weights and a byte-level tokenizer to `folder`, and return it.
+
+    Args:
+        bits, group_size: affine quantisation; `bits=None` leaves the weights in `dtype`.
+        shards: how many safetensors files the tensors are dealt to.
+        seed: of the weights.
+        **config: changes to `TINY_CONFIG`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = TINY_CONFIG | config
+    mx.random.seed(seed)
+    model_class, args_class = classes_of(settings)
+    model = model_class(args_class.from_dict(settings))
+    model.set_dtype(dtype)
+    if bits is not None:
+        settings["quantization"] = {"group_size": group_size, "bits": bits}
+        nn.quantize(model, group_size, bits)
+    mx.eval(model.parameters())
+    if shards == 1:
+        save_model(folder, model)
+    else:
+        _save_shards(folder, dict(tree_flatten(model.parameters())), shards)
+    (folder / "config.json").write_text(json.dumps(settings))
+    _byte_tokenizer(folder)
+    return folder
+
+
+def _save_shards(folder: Path, tensors: dict[str, mx.array], shards: int) -> None:
+    names = sorted(tensors)
+    for index in range(shards):
+        mine = {name: tensors[name] for name in names[index::shards]}
+        mx.save_safetensors(str(folder / f"model-{index:05d}.safetensors"), mine)
+
+
+def _byte_tokenizer(folder: Path) -> None:
+    """One token per byte, and three special ones: begin and end of a turn, end of text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: index for index, character in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": "<|im_end|>",
+                "chat_template": CHAT_TEMPLATE,
+            }
+        )
+    )
+
+
+@dataclass
+class FakeClock:
+    """A clock that moves only when told, or by `tick` nanoseconds at every look."""
+
+    now: int = 0
+    tick: int = 0
+
+    def __call__(self) -> int:
+        self.now += self.tick
+        return self.now
+
+
+@dataclass
+class EventLog:
+    """A sink that keeps every event in order."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    def kinds(self) -> list[str]:
+        """The names of the events' types, in order."""
+        return [type(event).__name__ for event in self.events]
+
+
+class FaultyReader:
+    """Passes reads on to a real reader, except where `fails(range)` says otherwise."""
+
+    def __init__(self, reader: Reader, fails: Callable[[ByteRange], bool]) -> None:
+        self.name = reader.name
+        self.note = reader.note
+        self.fails = fails
+        self.reads = 0
+        self._reader = reader
+
+    def read(self, where: ByteRange, into: memoryview) -> None:
+        """Fail with a ReadFailed, after having spoilt the memory as a torn read would, or read."""
+        self.reads += 1
+        if self.fails(where):
+            np.frombuffer(into, np.uint8)[:] = 0xA5
+            raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
+        self._reader.read(where, into)
+
+    def close(self) -> None:
+        """Close the real reader."""
+        self._reader.close()

@@ -1,0 +1,227 @@
+"""Pure folds over a `Trace`: counts, rates, quantiles. No plotting, no IO.
+
+Every function takes a whole trace and returns arrays or a small frozen record, so that a
+figure, a table and the command line all show the same number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..events import DECODE, PREFILL
+from .trace import Trace
+
+QUANTILES = (0.5, 0.95, 1.0)
+"""p50, p95 and max: the quantiles of read latency shown everywhere."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The headline numbers of a run. Rates are NaN where nothing was counted."""
+
+    prompt_tokens: int
+    decoded_steps: int
+    prefill_seconds: float
+    decode_seconds: float
+    tokens_per_second: float
+    lookups: int
+    hits: int
+    hit_rate: float
+    decode_hit_rate: float
+    reads: int
+    bytes_read: int
+    read_p50_ms: float
+    read_p95_ms: float
+    read_max_ms: float
+
+
+def widest(trace: Trace) -> int:
+    """The largest number of experts in any layer; 0 for a dense model."""
+    return max(trace.info.experts_per_layer, default=0)
+
+
+def frequency(trace: Trace, phase: int | None = None) -> npt.NDArray[np.int64]:
+    """How often each expert was chosen: int64 [layers, experts], over all steps or one phase."""
+    experts = trace.experts if phase is None else trace.experts[trace.phase == phase]
+    counts = np.zeros((trace.layers, widest(trace)), np.int64)
+    for layer in range(trace.layers):
+        chosen = experts[:, layer].ravel()
+        counts[layer] = np.bincount(chosen[chosen >= 0], minlength=counts.shape[1])
+    return counts
+
+
+def hits_per_step(trace: Trace) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Hits and misses of each step over all its layers: two int64 [steps]."""
+    asked = (trace.experts >= 0).sum(axis=(1, 2))
+    hits = (trace.hits & (trace.experts >= 0)).sum(axis=(1, 2))
+    return hits.astype(np.int64), (asked - hits).astype(np.int64)
+
+
+def bytes_per_step(trace: Trace) -> npt.NDArray[np.int64]:
+    """Bytes of expert weights read for each step: int64 [steps]."""
+    totals = np.zeros(trace.steps, np.int64)
+    np.add.at(totals, trace.reads["step"], trace.reads["nbytes"])
+    return totals
+
+
+def read_latency_per_step(trace: Trace) -> npt.NDArray[np.float64]:
+    """Read latency in ms of each step's reads at `QUANTILES`: float64 [steps, 3], NaN if none."""
+    out = np.full((trace.steps, len(QUANTILES)), np.nan)
+    order = np.argsort(trace.reads["step"], kind="stable")
+    steps = trace.reads["step"][order]
+    latencies = trace.reads["ns"][order] / 1e6
+    found, starts = np.unique(steps, return_index=True)
+    for step, group in zip(found, np.split(latencies, starts[1:]), strict=True):
+        out[step] = quantiles(group)
+    return out
+
+
+def quantiles(values_ms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """`values_ms` at `QUANTILES`, by NumPy's linear rule; NaN when there are none."""
+    if not len(values_ms):
+        return np.full(len(QUANTILES), np.nan)
+    return np.asarray(np.quantile(values_ms, QUANTILES), np.float64)
+
+
+def residency(trace: Trace, step: int | None = None) -> npt.NDArray[np.bool_]:
+    """Which experts sat in a slot after `step` (default: at the end): bool [layers, experts]."""
+    last = trace.steps - 1 if step is None else step
+    resident = np.zeros((trace.layers, widest(trace)), bool)
+    resident[trace.resident_at_start[:, 0], trace.resident_at_start[:, 1]] = True
+    balance = resident.astype(np.int64)
+    read = trace.reads[trace.reads["step"] <= last]
+    gone = trace.evictions[trace.evictions["step"] <= last]
+    np.add.at(balance, (read["layer"], read["expert"]), 1)
+    np.subtract.at(balance, (gone["layer"], gone["expert"]), 1)
+    return balance > 0
+
+
+def resident_count_per_step(trace: Trace) -> npt.NDArray[np.int64]:
+    """How many experts sat in a slot after each step: int64 [steps]."""
+    change = np.zeros(trace.steps, np.int64)
+    np.add.at(change, trace.reads["step"], 1)
+    np.subtract.at(change, trace.evictions["step"], 1)
+    return len(trace.resident_at_start) + np.cumsum(change)
+
+
+def bytes_per_token(trace: Trace) -> npt.NDArray[np.float64]:
+    """Bytes read per step, a prefill call's shared equally among its steps: float64 [steps].
+
+    All reads of a call carry its first step, so that plain sums show a prefill as one spike.
+    """
+    per_step = bytes_per_step(trace)
+    _, starts, call_of = _calls(trace)
+    if not trace.steps:
+        return np.zeros(0)
+    lengths = np.diff(np.append(starts, trace.steps))
+    return np.asarray((np.add.reduceat(per_step, starts) / lengths)[call_of], np.float64)
+
+
+def prefill_spans(trace: Trace) -> list[tuple[int, int]]:
+    """The stretches of steps that were prefill, as (first, one past the last)."""
+    edges = np.flatnonzero(np.diff(np.pad(trace.phase == PREFILL, 1).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A run over its steps, in bins of `size` steps (1 unless the run is long).
+
+    Attributes:
+        size: steps per bin; the last bin may hold fewer.
+        first: int64 [bins], the first step of each bin.
+        steps: int64 [bins], how many steps it holds.
+        hits, misses: float64 [bins], the mean per step.
+        nbytes: float64 [bins], the mean of `bytes_per_token`.
+        latency_ms: float64 [bins, 3], `QUANTILES` over all reads of the calls the bin touches;
+            NaN where there were none.
+    """
+
+    size: int
+    first: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.float64]
+    misses: npt.NDArray[np.float64]
+    nbytes: npt.NDArray[np.float64]
+    latency_ms: npt.NDArray[np.float64]
+
+
+def timeline(trace: Trace, limit: int = 2000) -> Timeline:
+    """Hits, misses, bytes and read latency over the steps, in at most `limit` equal bins."""
+    size = max(1, -(-trace.steps // limit))
+    first = np.arange(0, trace.steps, size, dtype=np.int64)
+    steps = np.diff(np.append(first, trace.steps)).astype(np.int64)
+
+    def mean(values: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if not len(first):
+            return np.zeros(0)
+        return np.asarray(np.add.reduceat(values, first) / steps, np.float64)
+
+    hits, misses = hits_per_step(trace)
+    return Timeline(
+        size=size,
+        first=first,
+        steps=steps,
+        hits=mean(hits),
+        misses=mean(misses),
+        nbytes=mean(bytes_per_token(trace)),
+        latency_ms=_latency_of_bins(trace, first, first + steps),
+    )
+
+
+def _latency_of_bins(
+    trace: Trace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """`QUANTILES` of the reads of all calls that share a step with [first, end) of each bin."""
+    out = np.full((len(first), len(QUANTILES)), np.nan)
+    order = np.argsort(trace.reads["step"], kind="stable")
+    read_step, latency = trace.reads["step"][order], trace.reads["ns"][order] / 1e6
+    _, starts, call_of = _calls(trace)
+    ends = np.append(starts[1:], trace.steps)
+    # Long prefill calls span many bins: the same reads are measured once.
+    known: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
+    for i, (a, b) in enumerate(zip(first, end, strict=True)):
+        low, high = np.searchsorted(read_step, (starts[call_of[a]], ends[call_of[b - 1]]))
+        key = (int(low), int(high))
+        if key not in known:
+            known[key] = quantiles(latency[low:high])
+        out[i] = known[key]
+    return out
+
+
+def _calls(
+    trace: Trace,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The calls seen in the steps: their rows, their first steps, and each step's place."""
+    return np.unique(trace.call, return_index=True, return_inverse=True)
+
+
+def summarise(trace: Trace) -> Summary:
+    """The headline numbers. Tokens per second counts decode calls and their time only."""
+    hits, misses = hits_per_step(trace)
+    decode = trace.phase == DECODE
+    seconds = {p: float(trace.step_ns[trace.phase == p].sum()) / 1e9 for p in (PREFILL, DECODE)}
+    p50, p95, top = quantiles(trace.reads["ns"] / 1e6)
+    return Summary(
+        prompt_tokens=int((~decode).sum()),
+        decoded_steps=int(decode.sum()),
+        prefill_seconds=seconds[PREFILL],
+        decode_seconds=seconds[DECODE],
+        tokens_per_second=_ratio(float(decode.sum()), seconds[DECODE]),
+        lookups=int(hits.sum() + misses.sum()),
+        hits=int(hits.sum()),
+        hit_rate=_ratio(float(hits.sum()), float(hits.sum() + misses.sum())),
+        decode_hit_rate=_ratio(float(hits[decode].sum()), float((hits + misses)[decode].sum())),
+        reads=len(trace.reads),
+        bytes_read=int(trace.reads["nbytes"].sum()),
+        read_p50_ms=float(p50),
+        read_p95_ms=float(p95),
+        read_max_ms=float(top),
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")

@@ -1,0 +1,126 @@
+"""A finished recording: plain arrays and what they are of. It knows nothing of how it was made.
+
+A *step* is one token read by the model, in prefill as in decode; a *call* is one forward pass
+(a prefill chunk of many steps, or one decode step). Layers count the MoE layers only, from 0,
+in the model's order; `info.layer_names` says which modules they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+READ = np.dtype(
+    [
+        ("step", np.int32),
+        ("layer", np.int16),
+        ("expert", np.int16),
+        ("nbytes", np.int64),
+        ("start_ns", np.int64),
+        ("ns", np.int64),
+    ]
+)
+"""One expert read from disk. `step` is the first step of the call that routed to it."""
+
+EVICTION = np.dtype(
+    [
+        ("step", np.int32),
+        ("layer", np.int16),
+        ("expert", np.int16),
+        ("by_layer", np.int16),
+        ("by_expert", np.int16),
+    ]
+)
+"""One expert that lost its slot to (by_layer, by_expert)."""
+
+CALL = np.dtype(
+    [
+        ("phase", np.uint8),
+        ("first_step", np.int32),
+        ("steps", np.int32),
+        ("start_ns", np.int64),
+        ("ns", np.int64),
+        ("route_ns", np.int64),
+        ("lookup_ns", np.int64),
+        ("read_wait_ns", np.int64),
+        ("install_ns", np.int64),
+        ("sample_ns", np.int64),
+    ]
+)
+"""One forward pass and where its time went, in nanoseconds.
+
+`route_ns` is the time until the routers' ids left the device: dense compute, attention and the
+experts of the layer before, all of which that evaluation brings about. `sample_ns` is the last
+layer's experts, the output head and the sampler. What the parts leave of `ns` is Python.
+"""
+
+
+@dataclass(frozen=True)
+class TraceInfo:
+    """What was run, on what, and how: everything needed to read the arrays of a `Trace`."""
+
+    model: str = ""
+    layer_names: tuple[str, ...] = ()
+    experts_per_layer: tuple[int, ...] = ()
+    expert_nbytes: tuple[int, ...] = ()
+    native_top_k: int | None = None
+    slots: int = 0
+    reader: str = ""
+    reader_note: str = ""
+    kernels: str = ""
+    options: dict[str, object] = field(default_factory=dict)
+    changed_output: str = ""
+    """Why the output differs from the model's own ("" when it does not): a `top_k` override."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one run did, step by step. See the module for *step*, *call* and *layer*.
+
+    Attributes:
+        tokens: int32 [steps], the token read in each step.
+        produced: int32 [steps], the token sampled after it, or -1 where none was.
+        phase: uint8 [steps], 0 prefill, 1 decode.
+        call: int32 [steps], the row of `calls` this step belongs to.
+        step_ns: int64 [steps], wall time; the steps of a prefill call share its time equally.
+        experts: int16 [steps, layers, k], the router's ids in its order; -1 where a layer has
+            a smaller k than the widest or the call was cut short.
+        weights: float32 [steps, layers, k], what the model multiplied each expert's output by;
+            NaN where that could not be seen.
+        hits: bool [steps, layers, k], resident before the call's reads at that layer.
+        reads, evictions, calls: structured, see `READ`, `EVICTION`, `CALL`.
+        resident_at_start: int16 [n, 2], the (layer, expert) pairs in a slot when the run began.
+        info: what was run, on what, and how.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    produced: npt.NDArray[np.int32]
+    phase: npt.NDArray[np.uint8]
+    call: npt.NDArray[np.int32]
+    step_ns: npt.NDArray[np.int64]
+    experts: npt.NDArray[np.int16]
+    weights: npt.NDArray[np.float32]
+    hits: npt.NDArray[np.bool_]
+    reads: npt.NDArray[np.void]
+    evictions: npt.NDArray[np.void]
+    calls: npt.NDArray[np.void]
+    resident_at_start: npt.NDArray[np.int16]
+    info: TraceInfo
+
+    @property
+    def steps(self) -> int:
+        """How many tokens the model read."""
+        return len(self.tokens)
+
+    @property
+    def layers(self) -> int:
+        """How many MoE layers were recorded; 0 for a dense model."""
+        return self.experts.shape[1]
+
+    def __repr__(self) -> str:
+        return (
+            f"Trace(model={self.info.model!r}, steps={self.steps}, layers={self.layers}, "
+            f"k={self.experts.shape[2]}, reads={len(self.reads)}, reader={self.info.reader!r})"
+        )
