@@ -30,9 +30,9 @@ class PagedSwitch(nn.Module):
 
     def __init__(self, inner: nn.Module, layer: int, experts: int, pager: Pager, tap: RouterTap):
         super().__init__()
-        # Underscores keep the bank out of `parameters()`: it is shared by all layers, and what
-        # walks the model's parameters (MLX's wired limit, a save) must not count it per layer.
-        self._inner = inner
+        # Kept outside the module's own dictionary, or the bank, which all layers share, would be
+        # counted once per layer by whatever walks the model (MLX's wired limit, a save).
+        object.__setattr__(self, "_inner", inner)
         self._layer = layer
         self._experts = experts
         self._pager = pager
@@ -40,8 +40,8 @@ class PagedSwitch(nn.Module):
 
     def __getattr__(self, name: str) -> object:
         """What a model hangs on its switch, beside the projections, stays reachable."""
-        if name.startswith("_") or name not in self._inner:
-            return super().__getattr__(name)
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self._inner, name)
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:

@@ -1,0 +1,124 @@
+"""The flags of `%outlier`, made from the option dataclasses; parsing is argparse's.
+
+A mistake becomes an `OptionError` with one line and, where a known name is near, a suggestion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+import types
+import typing
+from dataclasses import fields
+from typing import Any, NoReturn
+
+from ..errors import OptionError
+from ..options import GenerateOptions, LoadOptions
+
+COMMANDS = {
+    "load": "load a model: demo, a folder, or a Hugging Face id",
+    "unload": "close the engine and free its memory",
+    "status": "what is loaded, and how much of it sits in RAM",
+}
+
+
+class HelpAsked(Exception):  # noqa: N818 - not an error
+    """`--help` was among the arguments; the text to show is the message."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises in place of leaving the process."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, **settings)
+        self.formatter_class = lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=96)
+        self.add_argument("-h", "--help", action=_Help, help="show this text")
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"{self.prog}: {message}{self._suggestion(message)}; see {self.prog} --help")
+
+    def _suggestion(self, message: str) -> str:
+        """The known flags nearest to the unknown ones the message names."""
+        known = list(self._option_string_actions)
+        seen = [word for word in message.replace("=", " ").split() if word.startswith("-")]
+        near = [match for word in seen for match in difflib.get_close_matches(word, known, 1)]
+        return f"; did you mean {', '.join(near)}?" if near and "unrecognized" in message else ""
+
+
+class _Help(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
+        raise HelpAsked(parser.format_help())
+
+
+def cell_parser() -> argparse.ArgumentParser:
+    """Flags of `%%outlier`, whose cell is the prompt."""
+    parser = _Parser(
+        prog="%%outlier",
+        description="Run the cell's text as a prompt and watch where it routes.",
+    )
+    parser.add_argument("-o", "--output", metavar="NAME", help="store the Run in this variable")
+    _add_fields(parser, GenerateOptions)
+    return parser
+
+
+def load_parser() -> argparse.ArgumentParser:
+    """Flags of `%outlier load`."""
+    parser = _Parser(prog="%outlier load", description="Load a model with its experts on disk.")
+    parser.add_argument("model", help=COMMANDS["load"].partition(": ")[2])
+    parser.add_argument("-o", "--output", metavar="NAME", help="store the Engine in this variable")
+    _add_fields(parser, LoadOptions)
+    return parser
+
+
+def bare_parser(command: str) -> argparse.ArgumentParser:
+    """A command without flags of its own."""
+    return _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
+
+
+def help_text() -> str:
+    """What `%outlier --help` and `%outlier?` show."""
+    width = max(map(len, COMMANDS)) + 2
+    commands = "\n".join(f"  %outlier {name:<{width}}{text}" for name, text in COMMANDS.items())
+    return (
+        "Run Mixture-of-Experts models whose experts stay on disk, and watch where they route.\n\n"
+        f"{commands}\n  %%outlier [flags]{'':<{width - 8}}run the cell's text as a prompt\n\n"
+        f"{load_parser().format_help()}\n{cell_parser().format_help()}"
+    )
+
+
+def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
+    """The arguments that were given in `line`; what was left out is left out.
+
+    Raises:
+        OptionError: one line about what cannot be understood.
+        HelpAsked: `--help` was given.
+    """
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise OptionError(f"{parser.prog}: {error}: close the quotes in {line!r}") from error
+    given = vars(parser.parse_args(words))
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
+
+
+def _add_fields(parser: argparse.ArgumentParser, kind: type[LoadOptions | GenerateOptions]) -> None:
+    """One flag per field; its default stays the dataclass's, so absent flags are absent."""
+    hints = typing.get_type_hints(kind)
+    for spec in fields(kind):
+        flag = "--" + spec.name.replace("_", "-")
+        text = spec.metadata["help"] + ("" if spec.default in (None, (), False) else f" ({spec.default})")
+        text = text.replace("%", "%%")
+        wanted = hints[spec.name]
+        if isinstance(wanted, types.UnionType):
+            wanted = next(option for option in typing.get_args(wanted) if option is not type(None))
+        if wanted is bool:
+            parser.add_argument(flag, action="store_true", default=None, help=text)
+        elif typing.get_origin(wanted) is tuple:
+            parser.add_argument(flag, action="append", metavar="TEXT", help=text)
+        else:
+            metavar = "|".join(spec.metadata.get("choices", ())) or wanted.__name__.upper()
+            parser.add_argument(flag, type=wanted, metavar=metavar, help=text)

@@ -1,0 +1,155 @@
+"""The widget that shows a run while it goes on: frames go out, Stop and resync come in.
+
+`LiveView` is the Python half. Each frame becomes one custom message with one binary buffer; the
+state as a whole goes into the `snapshot` trait now and then, so that a page that was reloaded, or
+that lost a message, has something to start from. It knows neither the engine nor MLX: it is given
+frames, and tells through `stop_requested` and `on_stop` that somebody pressed Stop.
+
+What the browser does with all this is in `js/src`; `static/` holds it built.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import anywidget
+import traitlets
+
+from .frames import Frame, History, encode
+
+STATIC = pathlib.Path(__file__).parent / "static"
+
+SAVE_EVERY_S = 4.0
+SAVE_BYTES_PER_S = 100_000
+"""How often the snapshot is written while a run goes on: at most so often, so much."""
+
+WAITING = "waiting"
+RUNNING = "running"
+
+
+class LiveView(anywidget.AnyWidget):
+    """Text, routing, residency and read latency of one run, live.
+
+    Pass `push` to a `Feed` as its callback; call `finish` when the run has ended. Works without
+    a kernel too: nothing is sent then, and the snapshot can still be read.
+
+    Args:
+        info: what the header says; see `INFO`. Missing entries are left out of the view.
+        on_stop: called when Stop comes as a message, on the thread that handles messages; it
+            may set flags only. `stop_requested` is set as well.
+        clock: seconds that never go back.
+    """
+
+    INFO: Final = (
+        "model",
+        "reader",
+        "reader_note",
+        "slots",
+        "layers",
+        "experts",
+        "expert_nbytes",
+        "changed_output",
+        "cache",
+        "prompt",
+    )
+
+    _esm = STATIC / "live.js"
+    _css = STATIC / "live.css"
+
+    info = traitlets.Dict().tag(sync=True)
+    status = traitlets.Unicode(WAITING).tag(sync=True)
+    snapshot = traitlets.Bytes(b"").tag(sync=True)
+    kernel_id = traitlets.Unicode("").tag(sync=True)
+    view_id = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(
+        self,
+        *,
+        info: Mapping[str, object] | None = None,
+        on_stop: Callable[[], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **traits: Any,
+    ) -> None:
+        # Set before the base class opens the comm: a message may come as soon as it is open.
+        self.on_stop = on_stop
+        self.stop_requested = threading.Event()
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._history = History()
+        self._save_at = clock() + SAVE_EVERY_S
+        traits.setdefault("kernel_id", kernel_id())
+        super().__init__(info=dict(info or {}), view_id=uuid.uuid4().hex, **traits)
+        self.on_msg(self._receive)
+
+    def push(self, frame: Frame) -> None:
+        """Send one frame: one message, one buffer. Called on the decode thread."""
+        with self._lock:
+            self._history.add(frame)
+            if self.status == WAITING:
+                self.status = RUNNING
+            self._send(frame)
+            now = self._clock()
+            if now >= self._save_at and not frame.final:
+                self._save_at = now + max(SAVE_EVERY_S, self._save() / SAVE_BYTES_PER_S)
+
+    def finish(self, reason: str, frame: Frame | None = None) -> None:
+        """The run is over: write the last snapshot and say why it ended.
+
+        Args:
+            reason: `stop`, `length`, `interrupted` or `error`.
+            frame: the whole state, as `Feed.snapshot` gives it; without it, what was pushed.
+        """
+        with self._lock:
+            if frame is not None:
+                self._history.add(frame)
+            with self.hold_sync():  # one message for both
+                self._save()
+                self.status = reason
+
+    def _save(self) -> int:
+        """Write the snapshot trait; returns its size in bytes."""
+        whole = self._history.snapshot()
+        if whole is not None:
+            self.snapshot = encode(whole)
+        return len(self.snapshot)
+
+    def _send(self, frame: Frame) -> None:
+        self.send({"type": "frame"}, [encode(frame)])
+
+    def _receive(self, _: object, content: object, buffers: Sequence[object]) -> None:
+        """A message from a view. It may come on another thread than the run's."""
+        kind = content.get("type") if isinstance(content, dict) else None
+        if kind == "resync":
+            with self._lock:
+                whole = self._history.snapshot()
+                if whole is not None:
+                    self._send(whole)
+        elif kind == "stop":
+            self.stop_requested.set()
+            if self.on_stop is not None:
+                self.on_stop()
+
+    def __repr__(self) -> str:
+        model = self.info.get("model", "")
+        return f"LiveView(model={model!r}, status={self.status!r})"
+
+
+def kernel_id() -> str:
+    """The id under which a Jupyter server knows this kernel, or "" where there is none.
+
+    It is the name of the connection file the server made. The view's Stop button needs it to
+    interrupt a cell, which no message to the kernel can do while the cell is running.
+    """
+    app = sys.modules.get("ipykernel.kernelapp")  # not imported: without it this is no kernel
+    if app is None or not app.IPKernelApp.initialized():
+        return ""
+    name = pathlib.Path(str(app.IPKernelApp.instance().connection_file)).stem
+    found = re.fullmatch(r"kernel-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", name)
+    return found.group(1) if found else ""

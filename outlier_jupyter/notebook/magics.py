@@ -1,0 +1,159 @@
+"""`%outlier` and `%%outlier`: the engine, driven cell by cell.
+
+The magics parse, ask the engine and show what comes of it; they compute nothing. A run's result
+is the cell's value. While it runs the cell shows the live view; when it ends that is replaced,
+in the same output, by a view that needs no kernel, so that a saved notebook still shows it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_cell_magic, magics_class
+from IPython.display import display
+
+from ..engine import Engine
+from ..errors import Interrupted, OptionError, OutlierError
+from ..loading import load
+from ..run import Run
+from .arguments import (
+    COMMANDS,
+    HelpAsked,
+    bare_parser,
+    cell_parser,
+    help_text,
+    load_parser,
+    parse,
+)
+from .static_view import mimebundle
+
+Shown = Callable[[Run], None]
+
+
+@magics_class
+class OutlierMagics(Magics):
+    """The magics of one shell, and the engine they share."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self.engine: Engine | None = None
+
+    @line_cell_magic
+    def outlier(self, line: str, cell: str | None = None) -> object:
+        """Replaced by `help_text()` when the extension is loaded."""
+        try:
+            if cell is not None:
+                return self._prompt(line, cell)
+            command, _, rest = line.strip().partition(" ")
+            return self._command(command, rest)
+        except HelpAsked as asked:
+            sys.stdout.write(str(asked))
+            return None
+
+    def _command(self, command: str, rest: str) -> object:
+        if command in ("", "help", "-h", "--help"):
+            raise HelpAsked(help_text())
+        if command not in COMMANDS:
+            raise OptionError(
+                f"%outlier {command} is not a command: give {', '.join(COMMANDS)}, or put the prompt "
+                "in a %%outlier cell"
+            )
+        if command == "load":
+            return self._load(parse(load_parser(), rest))
+        parse(bare_parser(command), rest)
+        if command == "unload":
+            return self._unload()
+        sys.stdout.write(str(self._loaded().status()) + "\n")
+        return None
+
+    def _load(self, given: dict[str, Any]) -> Engine:
+        output = given.pop("output", None)
+        engine = load(given.pop("model"), **given)
+        self._unload()
+        self.engine = engine
+        self._store(output, engine)
+        return engine
+
+    def _unload(self) -> None:
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.close()
+
+    def _prompt(self, line: str, cell: str) -> Run:
+        given = parse(cell_parser(), line)
+        output = given.pop("output", None)
+        engine = self._loaded()
+        run_and_show = self._in_notebook if hasattr(self.shell, "kernel") else self._in_terminal
+        try:
+            run = run_and_show(engine, cell.strip("\n"), given)
+        except Interrupted as stop:
+            self._store(output, stop.run)
+            raise
+        self._store(output, run)
+        return run.brief_once()
+
+    def _in_notebook(self, engine: Engine, prompt: str, given: dict[str, Any]) -> Run:
+        """Show the live view while the run lasts, and the static one in its place afterwards."""
+        from .watch import watch
+
+        with watch(engine, prompt) as view:
+            output = display(view, display_id=True)
+            try:
+                run = engine.generate(prompt, **given)
+            except BaseException:
+                failed = engine.last_run
+                if view.watched and failed is not None:
+                    view.finish(failed.finish_reason)
+                    output.update(dict(mimebundle(failed)), raw=True)
+                raise
+            view.finish(run.finish_reason)
+            output.update(dict(mimebundle(run)), raw=True)
+        return run
+
+    def _in_terminal(self, engine: Engine, prompt: str, given: dict[str, Any]) -> Run:
+        """Stream the text."""
+        for step in engine.stream(prompt, **given):
+            sys.stdout.write(step.text)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        assert engine.last_run is not None
+        return engine.last_run
+
+    def _loaded(self) -> Engine:
+        if self.engine is None or self.engine.closed:
+            raise OutlierError("no model is loaded: run `%outlier load demo` first")
+        return self.engine
+
+    def _store(self, name: str | None, value: object) -> None:
+        if name is None:
+            return
+        if not name.isidentifier():
+            raise OptionError(f"-o {name!r} is not a variable's name: give one such as `run`")
+        self.shell.user_ns[name] = value
+
+
+def register(shell: InteractiveShell) -> None:
+    """Add the magics to `shell`, remembering what stood under their name."""
+    OutlierMagics.outlier.__doc__ = help_text()
+    magics = OutlierMagics(shell)
+    table = shell.magics_manager.magics
+    magics.replaced = {kind: table[kind].get("outlier") for kind in ("line", "cell")}
+    shell.register_magics(magics)
+
+
+def unregister(shell: InteractiveShell) -> None:
+    """Close the engine and put back what stood under the magics' name."""
+    table = shell.magics_manager.magics
+    magics = getattr(table["line"].get("outlier"), "__self__", None)
+    if not isinstance(magics, OutlierMagics):
+        return
+    magics._unload()
+    for kind, before in magics.replaced.items():
+        if before is None:
+            table[kind].pop("outlier", None)
+        else:
+            table[kind]["outlier"] = before
+    shell.magics_manager.registry.pop("OutlierMagics", None)

@@ -1,0 +1,107 @@
+"""The colours of every after-the-run picture, in one place. It knows no plotting library.
+
+Counts use cividis, which keeps its order for colour-blind readers and in grey print. Hits are
+blue and misses orange, a pair that stays apart in every common form of colour blindness. No
+colour stands alone: the plots add an order, a dash pattern or a label to each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+CIVIDIS = (
+    (0, 34, 78),
+    (18, 53, 112),
+    (59, 73, 108),
+    (87, 93, 109),
+    (112, 113, 115),
+    (138, 134, 120),
+    (165, 156, 116),
+    (195, 179, 105),
+    (225, 204, 85),
+    (254, 232, 56),
+)
+"""Cividis (Nuñez, Anderton, Renslow 2018) at ten even places, 0 to 255 per channel."""
+
+RESIDENT = (74, 134, 196)
+"""An expert that sits in RAM: one blue that can be read on white and on near-black."""
+
+NEUTRAL = (128, 128, 128, 46)
+"""RGBA of a cell with nothing to tell (never chosen, on SSD): a veil over either theme."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """One value per role a mark can play; the field names are the roles."""
+
+    surface: str
+    frame: str
+    ink: str
+    muted: str
+    grid: str
+    band: str
+    empty: str
+    resident: str
+    hit: str
+    miss: str
+    p50: str
+    p95: str
+    top: str
+    warn: str
+
+
+LIGHT = Theme(
+    surface="#ffffff",
+    frame="#dfe3e8",
+    ink="#1f2328",
+    muted="#59636e",
+    grid="#e9ecef",
+    band="#e9edf3",
+    empty="#e8e8e8",
+    resident="#4a86c4",
+    hit="#3b76b4",
+    miss="#e08214",
+    p50="#00826b",
+    p95="#a3478f",
+    top="#7d8590",
+    warn="#9a5b00",
+)
+DARK = Theme(
+    surface="#16181c",
+    frame="#30353c",
+    ink="#e6e8eb",
+    muted="#a2aab4",
+    grid="#2a2e35",
+    band="#262b33",
+    empty="#34363a",
+    resident="#4a86c4",
+    hit="#5a9bdc",
+    miss="#f0993e",
+    p50="#35c0a2",
+    p95="#d987c6",
+    top="#8b949e",
+    warn="#f0b35a",
+)
+
+
+def ramp(levels: int) -> npt.NDArray[np.uint8]:
+    """Cividis at `levels` even places, dark to bright: uint8 [levels, 3]."""
+    stops = np.asarray(CIVIDIS, float)
+    at = np.linspace(0, len(stops) - 1, levels)
+    columns = [np.interp(at, np.arange(len(stops)), stops[:, c]) for c in range(3)]
+    return np.stack(columns, axis=1).round().astype(np.uint8)
+
+
+def colorscale(first: str, stops: int = 24) -> list[tuple[float, str]]:
+    """The (position, colour) pairs plotly asks for: `first` at 0, then cividis by square root.
+
+    A few experts are chosen far more often than the rest; by the plain count all the others
+    would be one dark blue.
+    """
+    pairs = [(0.0, first), (1e-9, first)]
+    for i, (r, g, b) in enumerate(ramp(stops)):
+        pairs.append((max(2e-9, (i / (stops - 1)) ** 2), f"rgb({r},{g},{b})"))
+    return pairs

@@ -1,0 +1,111 @@
+"""Headers become byte ranges, and what does not fit its file is refused."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from outlier_jupyter.checkpoint import Checkpoint
+from outlier_jupyter.checkpoint.layout import read_header
+from outlier_jupyter.errors import CheckpointError
+
+DTYPES = st.sampled_from([np.uint8, np.int16, np.float16, np.uint32, np.float32, np.int64])
+SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)
+
+
+@settings(max_examples=50, deadline=None)
+@given(tensors=st.dictionaries(st.from_regex(r"[a-z]{1,8}(\.[a-z]{1,8})?", fullmatch=True),
+                               st.tuples(DTYPES, SHAPES), min_size=1, max_size=6))
+def test_every_range_holds_the_bytes_the_safetensors_library_wrote(tensors, tmp_path_factory):
+    """For any tensors the library writes, the bytes at each range are that tensor's bytes."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.integers(0, 100, shape).astype(dtype) for name, (dtype, shape) in tensors.items()
+    }
+    file = tmp_path_factory.mktemp("layout") / "model.safetensors"
+    save_file(arrays, file)
+    content = file.read_bytes()
+    spans = read_header(file)
+    assert spans.keys() == arrays.keys()
+    for name, array in arrays.items():
+        where = spans[name].bytes
+        assert content[where.offset : where.offset + where.nbytes] == array.tobytes()
+        assert spans[name].shape == array.shape
+
+
+def test_an_expert_of_a_stacked_tensor_is_its_row(tmp_path):
+    """`at(e)` of a stacked part is row e; an expert that is not there is an IndexError."""
+    stacked = np.arange(4 * 6, dtype=np.float32).reshape(4, 2, 3)
+    save_file({"mlp.up": stacked}, tmp_path / "model.safetensors")
+    part = Checkpoint(tmp_path).stacked("up", "mlp.up")
+    assert part.experts == 4 and part.shape == (2, 3)
+    content = part.at(0).file.read_bytes()
+    for expert in range(4):
+        _, offset, nbytes = part.at(expert)
+        assert content[offset : offset + nbytes] == stacked[expert].tobytes()
+    with pytest.raises(IndexError, match="0 to 3, not 4"):
+        part.at(4)
+
+
+def test_experts_in_tensors_of_their_own_make_the_same_part(tmp_path):
+    """One tensor per expert, even over several shards, is addressed as a stacked one is."""
+    rows = [np.full((2, 3), expert, np.float32) for expert in range(3)]
+    save_file({"e.0.w": rows[0], "e.2.w": rows[2]}, tmp_path / "model-1.safetensors")
+    save_file({"e.1.w": rows[1]}, tmp_path / "model-2.safetensors")
+    checkpoint = Checkpoint(tmp_path)
+    part = checkpoint.single("w", [f"e.{expert}.w" for expert in range(3)])
+    for expert, row in enumerate(rows):
+        file, offset, nbytes = part.at(expert)
+        assert file.read_bytes()[offset : offset + nbytes] == row.tobytes()
+    assert checkpoint.single("w", ["e.0.w", "e.9.w"]) is None
+
+
+def test_experts_that_differ_cannot_share_slots(tmp_path):
+    """Experts of different shapes behind one name are refused with what was seen."""
+    save_file({"e.0.w": np.zeros(2, np.float32), "e.1.w": np.zeros(3, np.float32)},
+              tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="differ in dtype or shape"):
+        Checkpoint(tmp_path).single("w", ["e.0.w", "e.1.w"])
+
+
+def damaged(name: str, file: Path) -> None:
+    """Write one kind of broken safetensors file."""
+    header = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    if name == "short":
+        file.write_bytes(b"\x01\x02")
+        return
+    if name == "dtype":
+        header["w"]["dtype"] = "F3"
+    if name == "offsets":
+        header["w"]["data_offsets"] = [0, 4]
+    if name == "negative":
+        header["w"] |= {"shape": [-2], "data_offsets": [8, 0]}
+    if name == "malformed":
+        del header["w"]["shape"]
+    text = b"{nonsense" if name == "json" else json.dumps(header).encode()
+    data = b"" if name == "truncated" else bytes(8)
+    length = 10**9 if name == "length" else len(text)
+    file.write_bytes(struct.pack("<Q", length) + text + data)
+
+
+@pytest.mark.parametrize(
+    "name", ["short", "dtype", "offsets", "negative", "malformed", "json", "truncated", "length"]
+)
+def test_a_damaged_file_is_refused_by_name(name, tmp_path):
+    """Each kind of damage is a CheckpointError that names the file."""
+    damaged(name, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        Checkpoint(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    """A folder with no model*.safetensors says what it should hold."""
+    with pytest.raises(CheckpointError, match="holds no model"):
+        Checkpoint(tmp_path)

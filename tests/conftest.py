@@ -1,0 +1,30 @@
+"""What tests share: tiny checkpoints on disk, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from outlier_jupyter.testing import tiny_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a tiny checkpoint, once for each set of settings."""
+    made: dict[str, Path] = {}
+
+    def make(**settings: object) -> Path:
+        key = repr(sorted(settings.items(), key=str))
+        if key not in made:
+            made[key] = tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model", **settings)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint_of: Callable[..., Path]) -> Path:
+    """A qwen3_moe of 3 layers × 8 experts, top-2, 4-bit."""
+    return checkpoint_of()

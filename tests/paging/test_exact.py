@@ -1,0 +1,147 @@
+"""Paged logits are mlx-lm's unpaged logits, bit for bit, whatever fits in RAM."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm import load as load_unpaged
+from mlx_lm.models.cache import make_prompt_cache
+
+import outlier_jupyter
+from outlier_jupyter.options import READERS
+from outlier_jupyter.paging import slots as slots_module
+from outlier_jupyter.paging.slots import StagedSlotBank
+
+PROMPT_LENGTHS = (1, 7, 33, 130)
+CACHES = (2, 3, 8, 24)
+"""Slots for 3 layers × 8 experts, top-2: one layer's token, odd, a layer's worth, everything."""
+
+
+def logits(model, tokens: list[int], decoded: int = 6) -> np.ndarray:
+    """Logits of a prefill and of some decode steps with fixed tokens: [1 + decoded, vocabulary]."""
+    cache = make_prompt_cache(model)
+    rows = [model(mx.array([tokens]), cache=cache)[0, -1]]
+    rows += [model(mx.array([[11 * step + 3]]), cache=cache)[0, -1] for step in range(decoded)]
+    return np.stack([np.array(row.astype(mx.float32)) for row in rows])
+
+
+def prompt(length: int) -> list[int]:
+    return np.random.default_rng(length).integers(0, 256, length).tolist()
+
+
+@pytest.mark.parametrize("slots", CACHES)
+@pytest.mark.parametrize("bits", [4, 8, None])
+def test_logits_are_those_of_the_unpaged_model(slots, bits, checkpoint_of):
+    """Prefill of 1 to 130 tokens and decode are bit-identical at every cache size and format."""
+    folder = checkpoint_of(bits=bits)
+    reference, _ = load_unpaged(str(folder))
+    with outlier_jupyter.load(folder, cache_experts=slots) as engine:
+        for length in PROMPT_LENGTHS:
+            expected = logits(reference, prompt(length))
+            assert np.array_equal(logits(engine.model, prompt(length)), expected)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_half_precision_is_exact_too(dtype, checkpoint_of):
+    """Quantised models computing in bf16 and fp16 keep their bits.
+
+    (Unquantised experts in half precision cannot run on the CPU, paged or not: MLX's gather_mm
+    takes only float32 there.)
+    """
+    folder = checkpoint_of(dtype=dtype)
+    reference, _ = load_unpaged(str(folder))
+    with outlier_jupyter.load(folder, cache_experts=3) as engine:
+        expected = logits(reference, prompt(70), 3)
+        assert np.array_equal(logits(engine.model, prompt(70), 3), expected)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_gives_the_same_bits(reader, checkpoint_of):
+    """pread, direct and mmap fill the slots alike, over several shards."""
+    folder = checkpoint_of(shards=3)
+    reference, _ = load_unpaged(str(folder))
+    with outlier_jupyter.load(folder, cache_experts=5, reader=reader) as engine:
+        assert np.array_equal(logits(engine.model, prompt(40)), logits(reference, prompt(40)))
+
+
+def test_staged_slots_give_the_same_bits(tiny, monkeypatch):
+    """The bank for devices without a host view (CUDA's path) is exact, here on the CPU."""
+    monkeypatch.setattr(slots_module, "SlotBank", StagedSlotBank)
+    reference, _ = load_unpaged(str(tiny))
+    with outlier_jupyter.load(tiny, cache_experts=3) as engine:
+        assert isinstance(engine._installed.pagers[0].bank, StagedSlotBank)
+        assert np.array_equal(logits(engine.model, prompt(70)), logits(reference, prompt(70)))
+
+
+def test_two_calls_before_one_evaluation_do_not_share_a_slot(tiny):
+    """The fence: a slot that an unevaluated output still reads is not overwritten.
+
+    Two forward passes are built before either is evaluated, with too few slots for both.
+    Without the fence the first would compute with the second's experts.
+    """
+    reference, _ = load_unpaged(str(tiny))
+    first, second = mx.array([prompt(3)]), mx.array([prompt(5)])
+    expected = [np.array(reference(tokens)) for tokens in (first, second)]
+    with outlier_jupyter.load(tiny, cache_experts=2) as engine:
+        lazy = [engine.model(first), engine.model(second)]
+        mx.eval(lazy)
+    for got, want in zip(lazy, expected, strict=True):
+        assert np.array_equal(np.array(got), want)
+
+
+def test_without_the_fence_the_race_is_real(tiny, monkeypatch):
+    """The same two passes with the fence taken out do go wrong: the test above can fail."""
+    monkeypatch.setattr(slots_module.SlotBank, "reading", lambda self, array: None)
+    reference, _ = load_unpaged(str(tiny))
+    first, second = mx.array([prompt(3)]), mx.array([prompt(5)])
+    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
+        lazy = [engine.model(first), engine.model(second)]
+        mx.eval(lazy)
+    assert not np.array_equal(np.array(lazy[0]), np.array(reference(first)))
+
+
+def test_experts_are_never_loaded_as_whole_tensors(tiny):
+    """After loading, MLX holds the dense weights and the slots, and not the experts."""
+    before = mx.get_active_memory()
+    with outlier_jupyter.load(tiny, cache_experts=2) as engine:
+        status = engine.status()
+        held = mx.get_active_memory() - before
+        assert status.resident == 0
+        assert status.bank_nbytes == 2 * engine.info.expert_nbytes[0]
+        assert status.dense_nbytes + status.bank_nbytes <= held < status.experts_nbytes
+        names = [name for name, _ in engine.model.named_modules()]
+        assert not any("gate_proj" in name for name in names)
+
+
+def test_the_weights_recorded_are_those_the_model_applied(tiny):
+    """Recorded ids and weights equal those recomputed from the unpaged model's routers."""
+    reference, _ = load_unpaged(str(tiny))
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    for layer in reference.layers:
+        layer.mlp = _Spy(layer.mlp, seen)
+    with outlier_jupyter.load(tiny, cache_experts=4) as engine:
+        trace = engine.generate("exact", max_tokens=5, raw=True).trace
+    cache = make_prompt_cache(reference)
+    for step, token in enumerate(trace.tokens.tolist()):
+        seen.clear()
+        mx.eval(reference(mx.array([[token]]), cache=cache))
+        for layer, (ids, weights) in enumerate(seen):
+            assert np.array_equal(trace.experts[step, layer], ids)
+            assert np.allclose(trace.weights[step, layer], weights, rtol=2e-6)
+
+
+class _Spy:
+    """Stands for a MoE block and recomputes what its router chose, from the block's own gate."""
+
+    def __init__(self, block, seen):
+        self.block, self.seen = block, seen
+
+    def __call__(self, x):
+        gates = mx.softmax(self.block.gate(x), axis=-1, precise=True)
+        k = self.block.top_k
+        ids = mx.argpartition(gates, kth=-k, axis=-1)[..., -k:]
+        scores = mx.take_along_axis(gates, ids, axis=-1)
+        scores = scores / mx.sum(scores, axis=-1, keepdims=True)
+        self.seen.append((np.array(ids)[0, 0], np.array(scores)[0, 0]))
+        return self.block(x)

@@ -1,0 +1,101 @@
+"""Whatever happens to a read, every slot stays whole and the engine can be asked again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mlx_lm import load as load_unpaged
+
+import outlier_jupyter
+from outlier_jupyter.errors import EngineClosed, OptionError, ReadFailed, UnsupportedModel
+from outlier_jupyter.residency import ExpertKey
+from outlier_jupyter.testing import EventLog, FaultyReader
+from tests.paging.test_exact import logits, prompt
+
+
+@pytest.fixture
+def engine(tiny):
+    with outlier_jupyter.load(tiny, cache_experts=6) as engine:
+        yield engine
+
+
+def test_what_is_acquired_is_what_the_file_holds(engine):
+    """Every byte of every tensor in a slot equals the checkpoint's."""
+    pager = engine._installed.pagers[0]
+    keys = [ExpertKey(1, 3), ExpertKey(2, 7), ExpertKey(0, 0)]
+    for key, slot in pager.acquire(keys).items():
+        for part in engine._installed.switches[key.layer].parts:
+            file, offset, nbytes = part.at(key.expert)
+            assert bytes(pager.bank.row(part.name, slot)) == file.read_bytes()[offset:][:nbytes]
+
+
+def test_misses_are_read_and_hits_are_not(engine):
+    """The second asking for the same experts reads nothing."""
+    pager = engine._installed.pagers[0]
+    log = pager.sink = EventLog()
+    keys = [ExpertKey(0, 1), ExpertKey(0, 2)]
+    pager.acquire(keys)
+    assert log.kinds() == ["PagedIn", "PagedIn", "Waited"]
+    log.events.clear()
+    pager.acquire(keys)
+    assert log.kinds() == []
+
+
+def test_a_failed_read_frees_its_slot_and_the_next_asking_succeeds(engine):
+    """One expert's read fails: the others stay resident, nothing leaks, and a retry works."""
+    pager = engine._installed.pagers[0]
+    bad = engine._installed.switches[0].parts[0].at(2)
+    pager._reader = FaultyReader(pager._reader, lambda where: where == bad)
+    with pytest.raises(ReadFailed, match="made to fail"):
+        pager.acquire([ExpertKey(0, expert) for expert in range(4)])
+    pager.table.check()
+    assert set(pager.table) == {(0, 0), (0, 1), (0, 3)}
+    pager._reader.fails = lambda where: False
+    assert len(pager.acquire([ExpertKey(0, expert) for expert in range(4)])) == 4
+
+
+def test_a_run_that_fails_half_way_leaves_the_engine_exact(engine, tiny):
+    """After a read error in mid-run the partial run is kept and the next logits are exact."""
+    pager = engine._installed.pagers[0]
+    reader = pager._reader
+    faulty = FaultyReader(reader, lambda where: faulty.reads > 200)
+    pager._reader = faulty
+    with pytest.raises(ReadFailed):
+        engine.generate("fail in the middle", max_tokens=100)
+    assert engine.last_run.finish_reason == "error"
+    assert engine.last_run.trace.steps > 0
+    pager._reader = reader
+    reference, _ = load_unpaged(str(tiny))
+    assert np.array_equal(logits(engine.model, prompt(40)), logits(reference, prompt(40)))
+
+
+def test_a_closed_engine_says_so(tiny):
+    """Asking a closed engine, or calling its model, is one clear error."""
+    engine = outlier_jupyter.load(tiny, cache_experts=6)
+    engine.close()
+    with pytest.raises(EngineClosed, match="load the model again"):
+        engine.generate("too late")
+    with pytest.raises(EngineClosed, match="load the model again"):
+        engine.model(__import__("mlx.core").core.array([[1, 2]]))
+
+
+def test_a_cache_too_small_for_one_expert_is_refused_with_the_least_that_works(tiny):
+    """The message names a cache_gb, and that cache_gb works."""
+    with pytest.raises(OptionError, match="too small for even one expert") as refused:
+        outlier_jupyter.load(tiny, cache_gb=1e-9)
+    least = float(str(refused.value).split("cache_gb=")[1].split()[0])
+    outlier_jupyter.load(tiny, cache_gb=least).close()
+
+
+def test_a_checkpoint_without_the_experts_names_the_tensor(tiny, tmp_path):
+    """A model whose expert tensors carry other names is refused, with the first missing one."""
+    from safetensors.numpy import load_file, save_file
+
+    for file in tiny.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    save_file({n: t for n, t in tensors.items() if "switch_mlp" not in n},
+              tmp_path / "model-0.safetensors")
+    with pytest.raises((UnsupportedModel, ValueError), match="switch_mlp"):
+        outlier_jupyter.load(tmp_path)

@@ -1,0 +1,83 @@
+"""Slots are never lost or shared, and LRU is what it says, for any sequence of requests."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from outlier_jupyter.residency import ExpertKey, SlotTable
+
+KEYS = st.builds(ExpertKey, st.integers(0, 2), st.integers(0, 5))
+REQUESTS = st.lists(st.lists(KEYS, min_size=1, max_size=4, unique=True), max_size=40)
+
+
+def serve(table: SlotTable, keys, fail=frozenset()):
+    """Reserve, then commit or release as a pager does; returns the plan."""
+    plan = table.reserve(keys)
+    for placement in plan.placements:
+        (table.release if placement.key in fail else table.commit)(placement)
+    return plan
+
+
+@settings(deadline=None)
+@given(requests=REQUESTS, capacity=st.integers(4, 12), fail=st.sets(KEYS, max_size=4))
+def test_every_slot_is_always_in_one_state(requests, capacity, fail):
+    """Whatever is asked for and whichever reads fail, no slot is lost and none is shared."""
+    table = SlotTable(capacity)
+    for keys in requests:
+        plan = serve(table, keys, fail)
+        table.check()
+        assert set(plan.hits) | {p.key for p in plan.placements} == set(keys)
+        assert all((key in table) == (key not in fail or key in plan.hits) for key in keys)
+
+
+@settings(deadline=None)
+@given(requests=REQUESTS, capacity=st.integers(4, 12))
+def test_lru_evicts_what_was_asked_for_longest_ago(requests, capacity):
+    """Against a plain ordered dictionary: the same hits and the same victims, in order."""
+    table, order = SlotTable(capacity), OrderedDict()
+    for keys in requests:
+        plan = serve(table, keys)
+        hits = [key for key in keys if key in order]
+        assert list(plan.hits) == hits
+        for key in hits:
+            order.move_to_end(key)
+        victims = []
+        for key in (key for key in keys if key not in hits):
+            if len(order) == capacity:
+                victim = next(held for held in order if held not in keys)
+                del order[victim]
+                victims.append(victim)
+            order[key] = None
+        assert [p.evicted for p in plan.placements if p.evicted] == victims
+
+
+@settings(deadline=None)
+@given(held=st.lists(KEYS, max_size=4, unique=True), keys=st.lists(KEYS, min_size=1, unique=True))
+def test_a_request_is_cut_into_parts_that_fit_with_the_held_first(held, keys):
+    """Parts hold every key once, fit the slots, and no key that is held waits for a later part."""
+    table = SlotTable(4)
+    serve(table, held)
+    parts = table.split(keys)
+    assert sorted(key for part in parts for key in part) == sorted(keys)
+    assert all(len(part) <= 4 for part in parts)
+    assert not any(key in table for part in parts[1:] for key in part)
+
+
+def test_more_keys_than_slots_change_nothing():
+    """Asking for too much at once is refused before anything is evicted."""
+    table = SlotTable(2)
+    serve(table, [ExpertKey(0, 0), ExpertKey(0, 1)])
+    with pytest.raises(ValueError, match="3 experts at once do not fit 2 slots"):
+        table.reserve([ExpertKey(1, expert) for expert in range(3)])
+    table.check()
+    assert list(table) == [(0, 0), (0, 1)]
+
+
+def test_a_table_needs_a_slot():
+    """No slots, no table."""
+    with pytest.raises(ValueError, match="give 1 or more"):
+        SlotTable(0)
