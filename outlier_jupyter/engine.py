@@ -240,19 +240,17 @@ class Engine:
             self._listening = [recorder, *self._sinks]
             decoding = self._decoding(rest, kv, asked, recorder)
             self._emit(PromptEncoded(np.array(rest, np.int32), len(tokens) - len(rest)))
-            yield from self._watched(decoding, text, tokens, kv, asked, recorder)
+            yield from self._watched(decoding, recorder, text, asked)
+            if asked.reuse_kv:
+                mx.eval([layer.state for layer in kv])  # so that any thread may go on from it
+                held = tokens[: len(tokens) - len(rest)] + decoding.read
+                self._kept_kv.insert_cache(self.info.model, held, kv)
         finally:
             self._listening = []
             self._busy.release()
 
     def _watched(
-        self,
-        decoding: Decoding,
-        text: str,
-        tokens: list[int],
-        kv: list[Any],
-        asked: GenerateOptions,
-        recorder: Recorder,
+        self, decoding: Decoding, recorder: Recorder, text: str, asked: GenerateOptions
     ) -> Iterator[Step]:
         """Yield the run's steps, and keep what it made however it ends."""
 
@@ -281,10 +279,6 @@ class Engine:
             keep("error")
             raise
         keep(decoding.finish_reason)
-        if asked.reuse_kv:
-            mx.eval([layer.state for layer in kv])  # so that another thread may go on from it
-            held = tokens[:reused] + decoding.read
-            self._kept_kv.insert_cache(self.info.model, held, kv)
 
     def _decoding(
         self, rest: list[int], kv: list[Any], asked: GenerateOptions, recorder: Recorder

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 class OutlierError(Exception):
     """The root: catch this to catch everything this package raises on purpose."""
 
+    def _render_traceback_(self) -> list[str]:
+        """IPython's hook: the sentence in the cell instead of a stack of internals."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class OptionError(OutlierError, ValueError):
     """An option has a value that cannot be used."""

@@ -48,6 +48,7 @@ class Switch:
 
     @property
     def geometry(self) -> Geometry:
+        """What experts must share to share a bank."""
         return tuple((part.name, part.dtype, part.shape) for part in self.parts)
 
 

@@ -1,0 +1,137 @@
+"""The house's rules, checked from the code itself: who imports whom, how large things are."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import outlier_jupyter
+
+ROOT = Path(outlier_jupyter.__file__).parent
+FILES = sorted(path for path in ROOT.rglob("*.py"))
+
+BASE = {"errors", "options", "events"}
+MAY_IMPORT = {
+    "errors": set(),
+    "options": {"errors"},
+    "events": set(),
+    "interrupt": set(),
+    "transcript": set(),
+    "checkpoint": BASE,
+    "residency": BASE,
+    "paging": BASE | {"checkpoint", "residency"},
+    "trace": BASE | {"residency"},
+    "run": BASE | {"trace"},
+    "decoding": BASE | {"interrupt", "paging", "run", "trace", "transcript"},
+    "engine": BASE | {"checkpoint", "decoding", "paging", "run", "trace", "transcript"},
+    "loading": BASE | {"checkpoint", "engine", "paging", "trace"},
+    "notebook": BASE | {"engine", "loading", "run", "trace"},
+    "testing": BASE | {"checkpoint"},
+}
+"""Room → the rooms it may import when it is itself imported. `__init__` is the door: it imports late."""
+
+ONLY_IN = {
+    "mlx": {"paging", "engine", "decoding", "loading", "testing"},
+    "mlx_lm": {"paging", "engine", "decoding", "loading", "testing"},
+    "IPython": {"notebook"},
+    "anywidget": {"notebook"},
+    "traitlets": {"notebook"},
+    "plotly": {"notebook"},
+    "mmap": {"checkpoint"},
+    "fcntl": {"checkpoint"},
+}
+LATE = {"run": {"notebook"}}
+"""A Run shows itself: the one import up the house, made when somebody looks."""
+
+
+def room(path: Path) -> str:
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path: Path, late: bool):
+    """The modules a file imports, ours as `.room`, at its top level or (late) inside functions."""
+    tree = ast.parse(path.read_text())
+    inside = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    typing_only = {
+        n
+        for i in ast.walk(tree)
+        if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.unparse(i.test)
+        for n in ast.walk(i)
+    }
+    depth = len(path.relative_to(ROOT).parts)
+    for node in ast.walk(tree):
+        if node in typing_only or (node in inside) != late:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0:
+                yield node.module.split(".")[0]
+            elif node.level == depth and node.module:
+                yield "." + node.module.split(".")[0]
+            elif node.level == depth:
+                yield from ("." + alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_imports_only_what_it_may(path):
+    """Each file's imports stay within what the house allows its room."""
+    if path == ROOT / "__init__.py":
+        return
+    here = room(path)
+    for late in (False, True):
+        for name in imports(path, late):
+            if name.startswith(".") and name[1:] != here:
+                allowed = MAY_IMPORT[here] | (LATE.get(here, set()) if late else set())
+                assert name[1:] in allowed, f"{here} imports {name[1:]}"
+            elif name in ONLY_IN:
+                assert here in ONLY_IN[name], f"{name} is imported in {here}"
+
+
+def test_the_door_imports_nothing_heavy():
+    """`import outlier_jupyter` loads none of MLX, IPython, anywidget and plotly."""
+    heavy = ("mlx", "IPython", "anywidget", "plotly", "numpy")
+    code = f"import sys, outlier_jupyter; print([m for m in {heavy!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_name_at_the_door_opens():
+    """All of `__all__` exists, and an unknown name is an AttributeError."""
+    for name in outlier_jupyter.__all__:
+        assert getattr(outlier_jupyter, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        outlier_jupyter.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_functions_and_classes_stay_small(path):
+    """A file about 400 lines at most, a function 60, a class 250; each says what it is for."""
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert text.count("\n") <= 400
+    assert ast.get_docstring(tree), "a module opens with a paragraph that says what it does"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+        if isinstance(node, ast.ClassDef):
+            assert node.end_lineno - node.lineno < 250, node.name
+
+
+def test_every_public_name_says_what_it_is():
+    """Public functions, classes and methods have docstrings, unless a protocol's says it for them."""
+    missing = []
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        inherited = {"read", "close", "add", "touch", "remove", "victim", "row", "commit",
+                     "add_token", "finalize", "error"}  # fmt: skip
+        for node in [*tree.body, *(m for c in tree.body if isinstance(c, ast.ClassDef) for m in c.body)]:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                if not ast.get_docstring(node) and node.name not in inherited:
+                    missing.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert not missing
