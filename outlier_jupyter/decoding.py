@@ -111,7 +111,8 @@ class Decoding:
         logits = self._model(mx.array(tokens)[None], cache=self._kv)
         forward = self._clock()
         if sample:
-            produced = int(self._next(tokens, logits[:, -1, :]).item())
+            token: Any = self._next(tokens, logits[:, -1, :]).item()
+            produced = int(token)
         else:
             mx.eval([layer.state for layer in self._kv])
             produced = -1
@@ -123,10 +124,11 @@ class Decoding:
         return produced
 
     def _next(self, tokens: list[int], logits: mx.array) -> mx.array:
-        """Penalties and sampler, as mlx-lm's `generate_step` applies them: logits [1, vocabulary]."""
+        """Penalties and sampler as in mlx-lm's `generate_step`: logits [1, vocabulary] → id [1]."""
         for process in self._processors:
             logits = process(mx.array(self.read + tokens), logits)
-        return self._sample(logits - mx.logsumexp(logits, keepdims=True))
+        sampled: mx.array = self._sample(logits - mx.logsumexp(logits, keepdims=True))
+        return sampled
 
     def _take(self, token: int) -> Step:
         """Book one token: its text, and whether the run ends with it."""

@@ -20,7 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
-from mlx.utils import tree_flatten
+from mlx.utils import tree_reduce
 from mlx_lm.generate import wired_limit
 from mlx_lm.models.cache import (
     LRUPromptCache,
@@ -40,6 +40,7 @@ from .run import Run, Step
 from .trace import TraceInfo
 from .trace.recorder import Recorder
 from .transcript import Transcript
+from .units import size_words
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,24 @@ class Status:
     kernels: str
     top_k: int | None
     changed_output: str
+
+    def __str__(self) -> str:
+        """A few lines, one fact each."""
+        lines = [
+            f"model     {self.model}",
+            f"experts   {self.experts:,} in {self.layers} layers, {size_words(self.experts_nbytes)}"
+            f" on disk; {self.top_k} a token in each layer",
+            f"slots     {self.slots:,} of {self.experts:,} fit, {size_words(self.bank_nbytes)} of "
+            f"RAM; {self.resident:,} taken",
+            f"the rest  {size_words(self.dense_nbytes)} of RAM for attention, routers and embeddings",
+            f"reads     {self.reader}" + (f" ({self.reader_note})" if self.reader_note else ""),
+            f"kernels   {self.kernels}",
+        ]
+        if not self.layers:
+            lines[1:3] = ["experts   none: the model is dense"]
+        if self.changed_output:
+            lines.append(f"changed   {self.changed_output}")
+        return "\n".join(lines)
 
 
 class Engine:
@@ -172,7 +191,7 @@ class Engine:
             resident=len(self.resident()),
             bank_nbytes=self._installed.bank_nbytes,
             experts_nbytes=sum(s.experts * s.expert_nbytes for s in switches),
-            dense_nbytes=sum(v.nbytes for _, v in tree_flatten(self.model.parameters())),
+            dense_nbytes=tree_reduce(lambda n, x: n + x.nbytes, self.model.parameters(), 0),
             reader=self._reader.name,
             reader_note=self._reader.note,
             kernels=self.info.kernels,
@@ -215,10 +234,14 @@ class Engine:
         plain = isinstance(prompt, str) and (asked.raw or not self.tokenizer.has_chat_template)
         if plain:
             text = str(prompt)
-            starts = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+            starts = self.tokenizer.bos_token is not None and text.startswith(
+                self.tokenizer.bos_token
+            )
             tokens = self.tokenizer.encode(text, add_special_tokens=not starts)
         else:
-            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+            messages = (
+                [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+            )
             if asked.system is not None:
                 messages.insert(0, {"role": "system", "content": asked.system})
             text = self.tokenizer.apply_chat_template(

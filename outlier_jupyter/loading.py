@@ -109,7 +109,7 @@ def resolve(model: str) -> Path:
 def _top_k(
     config: dict[str, Any], wanted: int | None, model: str
 ) -> tuple[int | None, dict[str, Any] | None]:
-    """The model's own number of experts per token, and what to change in its config for `wanted`."""
+    """The model's own experts per token, and what to change in its config for `wanted`."""
     text_config = config.get("text_config")
     inner = text_config if isinstance(text_config, dict) else {}
     for name in TOP_K_NAMES:
@@ -129,7 +129,9 @@ def _top_k(
 def _check_top_k(wanted: int | None, switches: Sequence[Switch]) -> None:
     fewest = min((switch.experts for switch in switches), default=wanted or 0)
     if wanted is not None and wanted > fewest:
-        raise OptionError(f"top_k={wanted} is more than the {fewest} experts of a layer: give fewer")
+        raise OptionError(
+            f"top_k={wanted} is more than the {fewest} experts of a layer: give fewer"
+        )
 
 
 def _info(

@@ -29,7 +29,9 @@ class LoadOptions:
     """How a model is loaded; the fields are the keyword arguments of `load`."""
 
     cache_gb: float = option(
-        8.0, "GB (10^9 bytes) of RAM for expert weights; attention and the rest come on top", above=0
+        8.0,
+        "GB (10^9 bytes) of RAM for expert weights; attention and the rest come on top",
+        above=0,
     )
     cache_experts: int | None = option(
         None, "hold exactly this many experts in RAM, instead of --cache-gb", low=1
@@ -57,8 +59,12 @@ class GenerateOptions:
 
     max_tokens: int = option(256, "stop after this many generated tokens", low=1)
     temperature: float = option(0.0, "sampling temperature; 0 takes the likeliest token", low=0)
-    top_p: float = option(1.0, "sample from the likeliest tokens of this total probability", low=0, high=1)
-    min_p: float = option(0.0, "leave out tokens below this share of the likeliest one", low=0, high=1)
+    top_p: float = option(
+        1.0, "sample from the likeliest tokens of this total probability", low=0, high=1
+    )
+    min_p: float = option(
+        0.0, "leave out tokens below this share of the likeliest one", low=0, high=1
+    )
     sample_top_k: int = option(0, "sample from this many likeliest tokens; 0 means all", low=0)
     repetition_penalty: float = option(1.0, "divide the logits of recent tokens by this", above=0)
     repetition_context: int = option(20, "how many recent tokens are penalised", low=1)
@@ -105,7 +111,11 @@ def check(options: LoadOptions | GenerateOptions) -> None:
 def _check_type(spec: Field[Any], value: object) -> None:
     wanted = str(spec.type).split(" |")[0]
     accepts: dict[str, tuple[type, ...]] = {
-        "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "tuple[str, ...]": (tuple,)
+        "int": (int,),
+        "float": (int, float),
+        "str": (str,),
+        "bool": (bool,),
+        "tuple[str, ...]": (tuple,),
     }
     right = isinstance(value, accepts[wanted])
     if isinstance(value, bool) and wanted != "bool":

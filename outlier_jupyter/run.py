@@ -78,9 +78,7 @@ class Run:
         return self
 
     def __repr__(self) -> str:
-        from .notebook.static_view import one_line
-
-        return f"Run({one_line(self.trace, self.finish_reason, self.generated)})"
+        return f"Run({self.generated} tokens, {self.finish_reason} · {self.summary()})"
 
     def __str__(self) -> str:
         return self.text
@@ -91,6 +89,7 @@ class Run:
         if self._brief:
             self._brief.clear()
             return {"text/plain": repr(self)}
-        from .notebook.static_view import mimebundle
+        from .notebook.static_view import View, mimebundle
 
-        return dict(mimebundle(self))
+        view = View(self.text, self.trace, self.finish_reason, self.prompt)
+        return dict(mimebundle(view))

@@ -21,7 +21,7 @@ class Detokenizer(Protocol):
 
 
 class Transcript:
-    """The text of one run as it grows; `text` is what has been let go of, `stopped` says why no more."""
+    """The text of one run as it grows: `text` is what was let go of, `stopped` that no more will be."""
 
     def __init__(self, detokenizer: Detokenizer, stop: Sequence[str]) -> None:
         self.text = ""

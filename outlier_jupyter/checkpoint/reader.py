@@ -22,7 +22,7 @@ from ..errors import ReadFailed
 from .layout import ByteRange
 
 PAGE = 4096
-"""O_DIRECT wants offset, length and address in multiples of the device's block; 4 KiB serves all."""
+"""O_DIRECT wants offset, length and address in multiples of a device block; 4 KiB serves all."""
 F_NOCACHE = 48
 """macOS's fcntl command to keep a file's reads out of the page cache (<sys/fcntl.h>)."""
 
@@ -101,7 +101,9 @@ class DirectReader(PreadReader):
         first = where.offset - begin
         surroundings = ByteRange(where.file, begin, end - begin)
         _fill(self._descriptors[where.file], surroundings, buffer, enough=first + where.nbytes)
-        np.copyto(np.frombuffer(into, np.uint8), np.frombuffer(buffer, np.uint8)[first:][: where.nbytes])
+        np.copyto(
+            np.frombuffer(into, np.uint8), np.frombuffer(buffer, np.uint8)[first:][: where.nbytes]
+        )
 
     def _buffer(self, nbytes: int) -> memoryview:
         """Page-aligned memory of this thread, at least `nbytes` long, kept for the next read."""
@@ -173,7 +175,8 @@ def _direct_or_pread(files: list[Path]) -> Reader:
 
 def _refused(files: list[Path], when: str) -> Reader:
     return PreadReader(
-        files, note=f"the file system refused direct reads ({when}); reads go through the page cache"
+        files,
+        note=f"the file system refused direct reads ({when}); reads go through the page cache",
     )
 
 

@@ -32,11 +32,15 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(add_help=False, allow_abbrev=False, **settings)
-        self.formatter_class = lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=96)
+        self.formatter_class = lambda prog: argparse.HelpFormatter(
+            prog, max_help_position=32, width=96
+        )
         self.add_argument("-h", "--help", action=_Help, help="show this text")
 
     def error(self, message: str) -> NoReturn:
-        raise OptionError(f"{self.prog}: {message}{self._suggestion(message)}; see {self.prog} --help")
+        raise OptionError(
+            f"{self.prog}: {message}{self._suggestion(message)}; see {self.prog} --help"
+        )
 
     def _suggestion(self, message: str) -> str:
         """The known flags nearest to the unknown ones the message names."""
@@ -102,7 +106,9 @@ def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
     except ValueError as error:
         raise OptionError(f"{parser.prog}: {error}: close the quotes in {line!r}") from error
     given = vars(parser.parse_args(words))
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
+    return {
+        name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None
+    }
 
 
 def _add_fields(parser: argparse.ArgumentParser, kind: type[LoadOptions | GenerateOptions]) -> None:
@@ -110,7 +116,9 @@ def _add_fields(parser: argparse.ArgumentParser, kind: type[LoadOptions | Genera
     hints = typing.get_type_hints(kind)
     for spec in fields(kind):
         flag = "--" + spec.name.replace("_", "-")
-        text = spec.metadata["help"] + ("" if spec.default in (None, (), False) else f" ({spec.default})")
+        text = spec.metadata["help"] + (
+            "" if spec.default in (None, (), False) else f" ({spec.default})"
+        )
         text = text.replace("%", "%%")
         wanted = hints[spec.name]
         if isinstance(wanted, types.UnionType):

@@ -94,7 +94,7 @@ class LiveView(anywidget.AnyWidget):
             self._history.add(frame)
             if self.status == WAITING:
                 self.status = RUNNING
-            self._send(frame)
+            self._send_frame(frame)
             now = self._clock()
             if now >= self._save_at and not frame.final:
                 self._save_at = now + max(SAVE_EVERY_S, self._save() / SAVE_BYTES_PER_S)
@@ -120,7 +120,7 @@ class LiveView(anywidget.AnyWidget):
             self.snapshot = encode(whole)
         return len(self.snapshot)
 
-    def _send(self, frame: Frame) -> None:
+    def _send_frame(self, frame: Frame) -> None:
         self.send({"type": "frame"}, [encode(frame)])
 
     def _receive(self, _: object, content: object, buffers: Sequence[object]) -> None:
@@ -130,7 +130,7 @@ class LiveView(anywidget.AnyWidget):
             with self._lock:
                 whole = self._history.snapshot()
                 if whole is not None:
-                    self._send(whole)
+                    self._send_frame(whole)
         elif kind == "stop":
             self.stop_requested.set()
             if self.on_stop is not None:

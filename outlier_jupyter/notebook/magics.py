@@ -8,12 +8,10 @@ in the same output, by a view that needs no kernel, so that a saved notebook sti
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
-from IPython.display import display
 
 from ..engine import Engine
 from ..errors import Interrupted, OptionError, OutlierError
@@ -28,9 +26,7 @@ from .arguments import (
     load_parser,
     parse,
 )
-from .static_view import mimebundle
-
-Shown = Callable[[Run], None]
+from .show import show_run
 
 
 @magics_class
@@ -39,7 +35,10 @@ class OutlierMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
+        self.shell: InteractiveShell
         self.engine: Engine | None = None
+        table = shell.magics_manager.magics
+        self.replaced = {kind: table[kind].get("outlier") for kind in ("line", "cell")}
 
     @line_cell_magic
     def outlier(self, line: str, cell: str | None = None) -> object:
@@ -58,26 +57,28 @@ class OutlierMagics(Magics):
             raise HelpAsked(help_text())
         if command not in COMMANDS:
             raise OptionError(
-                f"%outlier {command} is not a command: give {', '.join(COMMANDS)}, or put the prompt "
-                "in a %%outlier cell"
+                f"%outlier {command} is not a command: give {', '.join(COMMANDS)}, "
+                "or put the prompt in a %%outlier cell"
             )
         if command == "load":
             return self._load(parse(load_parser(), rest))
         parse(bare_parser(command), rest)
         if command == "unload":
-            return self._unload()
-        sys.stdout.write(str(self._loaded().status()) + "\n")
+            self.unload()
+        else:
+            sys.stdout.write(f"{self._loaded().status()}\n")
         return None
 
     def _load(self, given: dict[str, Any]) -> Engine:
         output = given.pop("output", None)
         engine = load(given.pop("model"), **given)
-        self._unload()
+        self.unload()
         self.engine = engine
         self._store(output, engine)
         return engine
 
-    def _unload(self) -> None:
+    def unload(self) -> None:
+        """Close the engine, if there is one."""
         engine, self.engine = self.engine, None
         if engine is not None:
             engine.close()
@@ -86,41 +87,14 @@ class OutlierMagics(Magics):
         given = parse(cell_parser(), line)
         output = given.pop("output", None)
         engine = self._loaded()
-        run_and_show = self._in_notebook if hasattr(self.shell, "kernel") else self._in_terminal
+        show = show_run if hasattr(self.shell, "kernel") else stream_text
         try:
-            run = run_and_show(engine, cell.strip("\n"), given)
+            run = show(engine, cell.strip("\n"), given)
         except Interrupted as stop:
             self._store(output, stop.run)
             raise
         self._store(output, run)
         return run.brief_once()
-
-    def _in_notebook(self, engine: Engine, prompt: str, given: dict[str, Any]) -> Run:
-        """Show the live view while the run lasts, and the static one in its place afterwards."""
-        from .watch import watch
-
-        with watch(engine, prompt) as view:
-            output = display(view, display_id=True)
-            try:
-                run = engine.generate(prompt, **given)
-            except BaseException:
-                failed = engine.last_run
-                if view.watched and failed is not None:
-                    view.finish(failed.finish_reason)
-                    output.update(dict(mimebundle(failed)), raw=True)
-                raise
-            view.finish(run.finish_reason)
-            output.update(dict(mimebundle(run)), raw=True)
-        return run
-
-    def _in_terminal(self, engine: Engine, prompt: str, given: dict[str, Any]) -> Run:
-        """Stream the text."""
-        for step in engine.stream(prompt, **given):
-            sys.stdout.write(step.text)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
-        assert engine.last_run is not None
-        return engine.last_run
 
     def _loaded(self) -> Engine:
         if self.engine is None or self.engine.closed:
@@ -135,13 +109,20 @@ class OutlierMagics(Magics):
         self.shell.user_ns[name] = value
 
 
+def stream_text(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
+    """Generate from `prompt` and write the text to the terminal as it comes."""
+    for step in engine.stream(prompt, **options):
+        sys.stdout.write(step.text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    assert engine.last_run is not None
+    return engine.last_run
+
+
 def register(shell: InteractiveShell) -> None:
     """Add the magics to `shell`, remembering what stood under their name."""
     OutlierMagics.outlier.__doc__ = help_text()
-    magics = OutlierMagics(shell)
-    table = shell.magics_manager.magics
-    magics.replaced = {kind: table[kind].get("outlier") for kind in ("line", "cell")}
-    shell.register_magics(magics)
+    shell.register_magics(OutlierMagics(shell))
 
 
 def unregister(shell: InteractiveShell) -> None:
@@ -150,7 +131,7 @@ def unregister(shell: InteractiveShell) -> None:
     magics = getattr(table["line"].get("outlier"), "__self__", None)
     if not isinstance(magics, OutlierMagics):
         return
-    magics._unload()
+    magics.unload()
     for kind, before in magics.replaced.items():
         if before is None:
             table[kind].pop("outlier", None)

@@ -1,4 +1,4 @@
-"""Checkpoint and residency meet MLX: slots, the pager, and the module that stands in for a switch."""
+"""Checkpoint and residency meet MLX: slots, the pager, the module in a switch's place."""
 
 from .install import Installed, find, install, share_slots
 from .pager import Pager, Stopped

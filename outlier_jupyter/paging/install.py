@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.nn as nn
 from mlx.utils import tree_flatten
@@ -138,7 +139,8 @@ def share_slots(
 
 def _parts(path: str, module: nn.Module, checkpoint: Checkpoint) -> tuple[ExpertPart, ...]:
     parts = []
-    for name, array in tree_flatten(module.parameters()):
+    tensors: Any = tree_flatten(module.parameters(), destination={})
+    for name, array in tensors.items():
         part = _locate(path, name, array.shape[0], checkpoint)
         if part is None:
             raise UnsupportedModel(
@@ -147,8 +149,8 @@ def _parts(path: str, module: nn.Module, checkpoint: Checkpoint) -> tuple[Expert
             )
         if not part_matches(part, array):
             raise UnsupportedModel(
-                f"{path}.{name} is {part.dtype} {[part.experts, *part.shape]} on disk, but the model "
-                f"wants {array.dtype} {list(array.shape)}: convert it with `mlx_lm.convert`"
+                f"{path}.{name} is {part.dtype} {[part.experts, *part.shape]} on disk, but the "
+                f"model wants {array.dtype} {list(array.shape)}: convert it with `mlx_lm.convert`"
             )
         parts.append(part)
     return tuple(parts)
@@ -170,4 +172,3 @@ def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
         at[int(last)] = new
     else:
         at[last] = new
-

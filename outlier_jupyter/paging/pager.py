@@ -7,7 +7,7 @@ leaves (residency does) and knows nothing about what the experts compute.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 
 from ..checkpoint import ExpertPart, Reader
@@ -33,7 +33,7 @@ class Pager:
 
     def __init__(
         self,
-        parts: dict[int, Sequence[ExpertPart]],
+        parts: Mapping[int, Sequence[ExpertPart]],
         bank: SlotBank,
         table: SlotTable,
         reader: Reader,
@@ -101,7 +101,9 @@ class Pager:
             nbytes += part.nbytes
         return nbytes, start, self.clock() - start
 
-    def _install(self, placements: Sequence[Placement], reads: Sequence[Future[object]]) -> int:
+    def _install(
+        self, placements: Sequence[Placement], reads: Sequence[Future[tuple[int, int, int]]]
+    ) -> int:
         good = [read.exception() is None for read in reads]
         self.bank.commit([p.slot for p, ok in zip(placements, good, strict=True) if ok])
         for placement, ok in zip(placements, good, strict=True):

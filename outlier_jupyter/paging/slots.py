@@ -44,7 +44,7 @@ class SlotBank:
         }
         mx.eval(list(self.arrays.values()))
         self._row_nbytes = {part.name: part.nbytes for part in parts}
-        self._views = {name: memoryview(array).cast("B") for name, array in self.arrays.items()}
+        self._views = {name: host_bytes(array) for name, array in self.arrays.items()}
         self._unsettled: list[mx.array] = []
 
     def row(self, name: str, slot: int) -> memoryview:
@@ -84,7 +84,7 @@ class StagedSlotBank(SlotBank):
     def row(self, name: str, slot: int) -> memoryview:
         staged = np.empty(self._row_nbytes[name], np.uint8)
         self._staged[name, slot] = staged
-        return memoryview(staged)
+        return staged.data
 
     def commit(self, slots: Sequence[int]) -> None:
         for name, part in self._parts.items():
@@ -95,6 +95,11 @@ class StagedSlotBank(SlotBank):
                 self.arrays[name][slot] = row
         mx.eval(list(self.arrays.values()))
         self._staged.clear()
+
+
+def host_bytes(array: mx.array) -> memoryview:
+    """The memory of an evaluated array as bytes, writable, with no copy (CPU and Metal)."""
+    return memoryview(array).cast("B")  # type: ignore[arg-type]  # it has the buffer protocol
 
 
 def make_bank(parts: Sequence[ExpertPart], slots: int) -> SlotBank:

@@ -10,6 +10,8 @@ by expert, in as many passes as it needs; the arithmetic of a row does not chang
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -22,7 +24,7 @@ from .pager import Pager, Stopped
 from .weights import RouterTap
 
 SORT_FROM = 64
-"""mlx-lm sorts tokens by expert, and says so to its kernels, from this many (token, expert) pairs."""
+"""From this many (token, expert) pairs mlx-lm sorts them by expert, and tells its kernels."""
 
 
 class PagedSwitch(nn.Module):
@@ -33,6 +35,7 @@ class PagedSwitch(nn.Module):
         # Kept outside the module's own dictionary, or the bank, which all layers share, would be
         # counted once per layer by whatever walks the model (MLX's wired limit, a save).
         object.__setattr__(self, "_inner", inner)
+        self._inner: Any
         self._layer = layer
         self._experts = experts
         self._pager = pager
@@ -113,12 +116,15 @@ class PagedSwitch(nn.Module):
         return output.reshape(*ids.shape, output.shape[-1])
 
     def _compute(self, rows: mx.array, slots: mx.array, sorted_indices: bool) -> mx.array:
-        """The original's arithmetic on rows [n, 1, width], one expert each, as sorted tokens get it."""
+        """The original's arithmetic on rows [n, 1, width] of one expert each, as mlx-lm sorts them."""
         inner = self._inner
+        output: mx.array
         if isinstance(inner, SwitchGLU):
             up = inner.up_proj(rows, slots, sorted_indices=sorted_indices)
             gate = inner.gate_proj(rows, slots, sorted_indices=sorted_indices)
             hidden = inner.activation(up, gate)
-            return inner.down_proj(hidden, slots, sorted_indices=sorted_indices)
-        hidden = inner.activation(inner.fc1(rows, slots, sorted_indices=sorted_indices))
-        return inner.fc2(hidden, slots, sorted_indices=sorted_indices)
+            output = inner.down_proj(hidden, slots, sorted_indices=sorted_indices)
+        else:
+            hidden = inner.activation(inner.fc1(rows, slots, sorted_indices=sorted_indices))
+            output = inner.fc2(hidden, slots, sorted_indices=sorted_indices)
+        return output

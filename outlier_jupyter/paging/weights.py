@@ -9,11 +9,13 @@ caught, and the trace says so with NaN.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+
+from .slots import host_bytes
 
 
 class RouterTap:
@@ -46,17 +48,17 @@ class RouterTap:
         return [(layer, as_float32(weights)) for layer, weights in caught]
 
 
-class _Watched(mx.array):  # type: ignore[misc]
+class _Watched(mx.array):
     __slots__ = ()
     catchers: ClassVar[dict[int, object]] = {}
 
-    def __mul__(self, other: object) -> mx.array:
+    def __mul__(self, other: Any) -> mx.array:
         _catch(self, other)
-        return mx.array.__mul__(self, other)
+        return super().__mul__(other)
 
-    def __rmul__(self, other: object) -> mx.array:
+    def __rmul__(self, other: Any) -> mx.array:
         _catch(self, other)
-        return mx.array.__rmul__(self, other)
+        return super().__rmul__(other)
 
 
 def _catch(output: mx.array, factor: object) -> None:
@@ -69,6 +71,6 @@ def as_float32(weights: mx.array) -> npt.NDArray[np.float32]:
     """An evaluated [..., k, 1] as float32 [tokens, k] on the host, with no further evaluation."""
     k = weights.shape[-2]
     if weights.dtype == mx.bfloat16:  # NumPy has none: its bits are a float32's upper half
-        high = np.asarray(memoryview(weights).cast("B")).view(np.uint16).astype(np.uint32)
+        high = np.asarray(host_bytes(weights)).view(np.uint16).astype(np.uint32)
         return (high << 16).view(np.float32).reshape(-1, k)
     return np.array(weights, copy=True).astype(np.float32).reshape(-1, k)

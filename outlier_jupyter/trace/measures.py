@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import DECODE, PREFILL
+from ..units import percent, size_words, three
 from .trace import Trace
 
 QUANTILES = (0.5, 0.95, 1.0)
@@ -36,6 +37,15 @@ class Summary:
     read_p50_ms: float
     read_p95_ms: float
     read_max_ms: float
+
+    def __str__(self) -> str:
+        """One line: speed, hit rate, bytes read, read latency."""
+        return (
+            f"{three(self.tokens_per_second)} tokens/s · hit rate {percent(self.hit_rate)} "
+            f"(in decode {percent(self.decode_hit_rate)}) · {size_words(self.bytes_read)} in "
+            f"{self.reads:,} reads · read latency p50 {three(self.read_p50_ms)} ms, "
+            f"p95 {three(self.read_p95_ms)} ms"
+        )
 
 
 def widest(trace: Trace) -> int:

@@ -23,6 +23,9 @@ from ..events import (
 )
 from .trace import CALL, EVICTION, READ, Trace, TraceInfo
 
+EMPTY = {"_tokens": 0, "_produced": -1, "_experts": -1, "_weights": np.nan, "_hits": False}
+"""The arrays that grow, and what stands in them where nothing was recorded."""
+
 
 class Recorder:
     """An event sink for one run.
@@ -58,10 +61,14 @@ class Recorder:
         elif isinstance(event, PagedIn):
             step = self._first_need(event.expert)
             self.call_nbytes += event.nbytes
-            self._reads.append((step, event.layer, event.expert, event.nbytes, event.start_ns, event.ns))
+            self._reads.append(
+                (step, event.layer, event.expert, event.nbytes, event.start_ns, event.ns)
+            )
         elif isinstance(event, Evicted):
             step = self._first_need(event.by_expert)
-            self._evictions.append((step, event.layer, event.expert, event.by_layer, event.by_expert))
+            self._evictions.append(
+                (step, event.layer, event.expert, event.by_layer, event.by_expert)
+            )
         elif isinstance(event, Waited):
             self._add(read_wait_ns=event.ns, install_ns=event.install_ns)
         elif isinstance(event, Weighed):
@@ -112,18 +119,16 @@ class Recorder:
             call[name] += ns
 
     def _grow(self, steps: int) -> None:
-        for name, fill in (
-            ("_tokens", 0), ("_produced", -1), ("_experts", -1), ("_weights", np.nan), ("_hits", False)
-        ):  # fmt: skip
+        for name, fill in EMPTY.items():
             old = getattr(self, name)
             new = np.full((steps, *old.shape[1:]), fill, old.dtype)
             new[: len(old)] = old
             setattr(self, name, new)
 
     def _widen(self, k: int) -> None:
-        for name, fill in (("_experts", -1), ("_weights", np.nan), ("_hits", False)):
+        for name in ("_experts", "_weights", "_hits"):
             old = getattr(self, name)
-            new = np.full((*old.shape[:2], k), fill, old.dtype)
+            new = np.full((*old.shape[:2], k), EMPTY[name], old.dtype)
             new[:, :, : old.shape[2]] = old
             setattr(self, name, new)
 

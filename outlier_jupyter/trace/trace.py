@@ -117,7 +117,7 @@ class Trace:
     @property
     def layers(self) -> int:
         """How many MoE layers were recorded; 0 for a dense model."""
-        return self.experts.shape[1]
+        return int(self.experts.shape[1])
 
     def __repr__(self) -> str:
         return (

@@ -21,8 +21,14 @@ SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)
 
 
 @settings(max_examples=50, deadline=None)
-@given(tensors=st.dictionaries(st.from_regex(r"[a-z]{1,8}(\.[a-z]{1,8})?", fullmatch=True),
-                               st.tuples(DTYPES, SHAPES), min_size=1, max_size=6))
+@given(
+    tensors=st.dictionaries(
+        st.from_regex(r"[a-z]{1,8}(\.[a-z]{1,8})?", fullmatch=True),
+        st.tuples(DTYPES, SHAPES),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_every_range_holds_the_bytes_the_safetensors_library_wrote(tensors, tmp_path_factory):
     """For any tensors the library writes, the bytes at each range are that tensor's bytes."""
     rng = np.random.default_rng(0)
@@ -69,8 +75,10 @@ def test_experts_in_tensors_of_their_own_make_the_same_part(tmp_path):
 
 def test_experts_that_differ_cannot_share_slots(tmp_path):
     """Experts of different shapes behind one name are refused with what was seen."""
-    save_file({"e.0.w": np.zeros(2, np.float32), "e.1.w": np.zeros(3, np.float32)},
-              tmp_path / "model.safetensors")
+    save_file(
+        {"e.0.w": np.zeros(2, np.float32), "e.1.w": np.zeros(3, np.float32)},
+        tmp_path / "model.safetensors",
+    )
     with pytest.raises(CheckpointError, match="differ in dtype or shape"):
         Checkpoint(tmp_path).single("w", ["e.0.w", "e.1.w"])
 

@@ -95,7 +95,9 @@ def test_a_checkpoint_without_the_experts_names_the_tensor(tiny, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tensors = load_file(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").unlink()
-    save_file({n: t for n, t in tensors.items() if "switch_mlp" not in n},
-              tmp_path / "model-0.safetensors")
+    save_file(
+        {n: t for n, t in tensors.items() if "switch_mlp" not in n},
+        tmp_path / "model-0.safetensors",
+    )
     with pytest.raises((UnsupportedModel, ValueError), match="switch_mlp"):
         outlier_jupyter.load(tmp_path)

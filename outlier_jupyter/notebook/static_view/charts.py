@@ -102,7 +102,7 @@ def lookups(trace: Trace, line: Timeline) -> s.Scene:
         scene.marks.append(s.Box(rects, role))
     scene.marks.append(edges)
     s.x_axis(scene, x, _step_title(line))
-    s.legend(scene, [("hit", "hit", None), ("miss", "miss: read first", None), *prefill])
+    s.legend(scene, [("hit", "hit", None), ("miss", "miss (read from SSD)", None), *prefill])
     return scene
 
 
@@ -180,7 +180,7 @@ def _colour_key(scene: s.Scene, ramp: npt.NDArray[np.uint8], low: int, high: int
     """The colour ramp with its ends, beside the legend's first swatch."""
     words = f"{low:,}"
     scene.marks.append(s.Text(76, 45, words))
-    x = 76 + s.text_width(words) + 6
+    x = 76 + s.text_width(words) + 8
     row = np.arange(len(ramp), dtype=np.uint8)[None, :]
     scene.marks.append(s.Picture(x, 36, 70, 10, row, ramp))
     scene.marks.append(s.Text(x + 76, 45, f"{high:,} times chosen (square-root scale)"))

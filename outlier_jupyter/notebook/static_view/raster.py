@@ -57,12 +57,14 @@ def _palette() -> Image.Image:
 
     A palette found by counting pixels would spend itself on the text and leave the ramp in steps.
     """
-    roles = [ImageColor.getrgb(colour)[:3] for colour in asdict(LIGHT).values()]
-    under = [ImageColor.getrgb(LIGHT.surface)[:3], ImageColor.getrgb(LIGHT.hit)[:3]]
-    fades = [(a, b) for b in under[:1] for a in roles] + [(roles[2], under[1])]
-    shades = np.linspace(0, 1, 8)[:, None]
-    mixed = [np.asarray(a) * shades + np.asarray(b) * (1 - shades) for a, b in fades]
-    colours = np.unique(np.concatenate([ramp(LEVELS), *mixed]).round().astype(np.uint8), axis=0)
+    role = {name: np.array(ImageColor.getrgb(c)[:3]) for name, c in asdict(LIGHT).items()}
+    faint = ("surface", "frame", "grid", "band", "empty")
+    shades = np.linspace(0, 1, 9)[1:, None]
+    # Pale colours have no fades of their own: a match too close to white would tint the page.
+    strong = [role[name] for name in role if name not in faint]
+    mixed = [colour * shades + role["surface"] * (1 - shades) for colour in strong]
+    pale = np.array([role[name] for name in faint])
+    colours = np.unique(np.concatenate([ramp(LEVELS), pale, *mixed]).round().astype(np.uint8), axis=0)
     image = Image.new("P", (1, 1))
     image.putpalette(colours[:256].tobytes())
     return image
@@ -113,9 +115,7 @@ def _draw_line(pen: ImageDraw.ImageDraw, line: Line, zoom: int) -> None:
             pen.line([tuple(p) for p in part], fill=colour, width=width, joint="curve")
 
 
-def _dashed(
-    points: npt.NDArray[np.float64], pattern: list[float]
-) -> list[npt.NDArray[np.float64]]:
+def _dashed(points: npt.NDArray[np.float64], pattern: list[float]) -> list[npt.NDArray[np.float64]]:
     """The polyline cut into the strokes of a dash pattern (on, off, …); whole without one."""
     if not pattern:
         return [points]

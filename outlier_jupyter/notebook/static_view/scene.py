@@ -141,12 +141,12 @@ def legend(scene: Scene, items: Sequence[tuple[str, str, Dash | None]]) -> None:
             scene.marks.append(Line([stroke], role, 1.8, dash))
             x += 25
         scene.marks.append(Text(x, 45, label))
-        x += text_width(label) + 14
+        x += text_width(label) + 16
 
 
 def text_width(words: str, size: float = 11) -> float:
     """About how wide `words` are; the fonts differ, so nothing may depend on it closely."""
-    wide = {**dict.fromkeys(" .,:;'|!()ijlt1f", 0.33), **dict.fromkeys("mwMW%", 0.88)}
+    wide = {**dict.fromkeys(" .,:;'|!()ijltf", 0.36), **dict.fromkeys("mwMW%", 0.88)}
     return size * sum(wide.get(sign, 0.57) for sign in words)
 
 

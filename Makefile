@@ -1,0 +1,68 @@
+# make demo   set up, run the quickstart in a real kernel, leave build/01_quickstart.html
+# make lab    the same notebook, live in JupyterLab
+# make test   set up and run every test and check
+# make check  format, lint, types, and the built JavaScript against a fresh build
+# make build  build the widget's JavaScript, after a change in js/src
+# make train  make the demo model again from nothing (hours)
+#
+# Everything lands in .venv, js/node_modules and build/. PYTHON=… chooses the interpreter.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo lab test check build train clean js-test
+
+PYTHON ?= python3
+BIN := .venv/bin
+# On Linux MLX's backend is chosen by an extra, on macOS it comes by itself.
+EXTRA := $(if $(filter Darwin,$(shell uname -s)),,[cpu])
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+demo: .venv/.ready
+	python tools/run_example.py examples/01_quickstart.ipynb build/01_quickstart.html
+
+lab: .venv/.dev
+	jupyter lab examples/01_quickstart.ipynb
+
+test: check js-test .venv/.browser
+	python -m pytest
+
+check: .venv/.dev js/node_modules/.ready
+	ruff format --check .
+	ruff check .
+	mypy
+	npm --prefix js run --silent check
+	npm --prefix js run --silent build -- ../build/static
+	diff -r build/static outlier_jupyter/notebook/static
+
+js-test: js/node_modules/.ready .venv/.browser
+	npm --prefix js test
+
+build: js/node_modules/.ready
+	npm --prefix js run build
+
+train: .venv/.dev
+	pip install --quiet --group train
+	python tools/train_demo.py
+
+clean:
+	rm -rf .venv build js/node_modules
+
+.venv/.ready: pyproject.toml tools/need.sh
+	bash tools/need.sh python "$(PYTHON)"
+	"$(PYTHON)" -m venv .venv
+	pip install --quiet --upgrade "pip>=25.1"
+	pip install --quiet --editable ".$(EXTRA)" --group notebook
+	touch $@
+
+.venv/.dev: .venv/.ready
+	pip install --quiet --group dev
+	touch $@
+
+.venv/.browser: .venv/.dev tools/need.sh
+	bash tools/need.sh chromium
+	touch $@
+
+js/node_modules/.ready: .venv/.dev js/package.json js/package-lock.json
+	npm --prefix js ci --no-audit --no-fund --loglevel=error
+	touch $@

@@ -1,0 +1,70 @@
+"""Runs a prompt under the live view, and leaves in the same output what needs no kernel.
+
+The live view is a widget: a saved notebook cannot show it. So when the run ends, however it
+ends, its place is taken by the static view, which is HTML, a picture, Markdown and text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from IPython.display import display
+
+from ..engine import Engine
+from ..run import Run
+from .feed import Feed
+from .live import LiveView
+
+
+def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
+    """Generate from `prompt` with the fields of `GenerateOptions`, shown as it happens.
+
+    Raises:
+        Interrupted: stopped; what was made stays shown and is in its `.run`.
+        OutlierError: as `Engine.generate`; bad options are refused before anything is shown.
+    """
+    before = engine.last_run
+    steps = engine.stream(prompt, **options)
+    view = make_view(engine, prompt)
+    feed = Feed(
+        layers=len(engine.info.layer_names),
+        experts=max(engine.info.experts_per_layer, default=0),
+        slots=engine.info.slots,
+        resident_at_start=engine.resident(),
+        on_frame=view.push,
+    )
+    output = display(view, display_id=True)
+    unsubscribe = engine.subscribe(feed)
+    try:
+        for _ in steps:
+            pass
+    finally:
+        unsubscribe()
+        run = engine.last_run
+        if run is not None and run is not before:
+            view.finish(run.finish_reason, feed.snapshot())
+            output.update(dict(run._repr_mimebundle_()), raw=True)
+        else:
+            output.update({"text/plain": "the run did not start"}, raw=True)
+        view.close()
+    assert run is not None
+    return run
+
+
+def make_view(engine: Engine, prompt: str) -> LiveView:
+    """A live view whose header says what `engine` is, and whose Stop stops it."""
+    info = engine.info
+    return LiveView(
+        info={
+            "model": info.model,
+            "reader": info.reader,
+            "reader_note": info.reader_note,
+            "slots": info.slots,
+            "layers": len(info.layer_names),
+            "experts": max(info.experts_per_layer, default=0),
+            "expert_nbytes": max(info.expert_nbytes, default=0),
+            "changed_output": info.changed_output,
+            "prompt": prompt,
+        },
+        on_stop=engine.stop,
+    )
