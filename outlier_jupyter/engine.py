@@ -159,7 +159,7 @@ class Engine:
         if self.closed:
             raise EngineClosed("this engine was closed: load the model again")
         asked = make(GenerateOptions, options)
-        return self._run(*self._encode(prompt, asked), asked)
+        return self._run(prompt_text(prompt), *self._encode(prompt, asked), asked)
 
     def stop(self) -> None:
         """Stop the run under way before its next layer; callable from any thread."""
@@ -252,7 +252,9 @@ class Engine:
             raise OptionError("the prompt is empty: give at least one character")
         return text, list(tokens)
 
-    def _run(self, text: str, tokens: list[int], asked: GenerateOptions) -> Iterator[Step]:
+    def _run(
+        self, prompt: str, encoded: str, tokens: list[int], asked: GenerateOptions
+    ) -> Iterator[Step]:
         if not self._busy.acquire(blocking=False):
             raise EngineBusy("another run is under way on this engine: stop it or wait for its end")
         try:
@@ -263,7 +265,7 @@ class Engine:
             self._listening = [recorder, *self._sinks]
             decoding = self._decoding(rest, kv, asked, recorder)
             self._emit(PromptEncoded(np.array(rest, np.int32), len(tokens) - len(rest)))
-            yield from self._watched(decoding, recorder, text, asked)
+            yield from self._watched(decoding, recorder, prompt, encoded, asked)
             if asked.reuse_kv:
                 mx.eval([layer.state for layer in kv])  # so that any thread may go on from it
                 held = tokens[: len(tokens) - len(rest)] + decoding.read
@@ -273,7 +275,12 @@ class Engine:
             self._busy.release()
 
     def _watched(
-        self, decoding: Decoding, recorder: Recorder, text: str, asked: GenerateOptions
+        self,
+        decoding: Decoding,
+        recorder: Recorder,
+        prompt: str,
+        encoded: str,
+        asked: GenerateOptions,
     ) -> Iterator[Step]:
         """Yield the run's steps, and keep what it made however it ends."""
 
@@ -282,7 +289,8 @@ class Engine:
             self._emit(RunDone(reason))
             info = replace(self.info, options=asdict(self.options) | asdict(asked))
             self.last_run = Run(
-                prompt=text,
+                prompt=prompt,
+                encoded=encoded,
                 text=decoding.transcript.text,
                 tokens=np.array(decoding.generated, np.int32),
                 finish_reason=reason,
@@ -338,3 +346,10 @@ class Engine:
             except Exception:
                 self._listening.remove(sink)
                 log.exception("%r raised on %s and is not called again", sink, type(event).__name__)
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt as a person reads it: a text as it is, messages as lines of `role: content`."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

@@ -42,7 +42,8 @@ class Run:
     """A finished, or interrupted, generation.
 
     Attributes:
-        prompt: the text that was encoded, after the chat template.
+        prompt: what was asked, as it was given; a conversation as lines of `role: content`.
+        encoded: the text the model read, after the chat template.
         text: what was generated, without the text of a stop word.
         tokens: int32 [generated], the ids generated, an end-of-turn token included.
         finish_reason: `stop`, `length` or `interrupted`.
@@ -50,6 +51,7 @@ class Run:
     """
 
     prompt: str
+    encoded: str
     text: str
     tokens: npt.NDArray[np.int32]
     finish_reason: str

@@ -47,8 +47,8 @@ def unpaged_tokens(unpaged, text: str, count: int, **options) -> list[int]:
 def test_greedy_text_is_mlx_lm_s_text(engine, unpaged):
     """The same prompt gives mlx-lm's own tokens, through mlx-lm's chat template."""
     run = engine.generate(PROMPT, max_tokens=20)
-    assert run.prompt == f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
-    assert run.tokens.tolist() == unpaged_tokens(unpaged, run.prompt, 20)
+    assert run.encoded == f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
+    assert run.tokens.tolist() == unpaged_tokens(unpaged, run.encoded, 20)
     assert run.finish_reason == "length" and run.generated == 20
 
 
@@ -100,8 +100,9 @@ def test_messages_and_a_system_message_go_through_the_template(engine):
          {"role": "user", "content": "c"}],
         max_tokens=1, system="s",
     )  # fmt: skip
-    roles = [line.removeprefix("<|im_start|>") for line in run.prompt.splitlines()[::2]]
+    roles = [line.removeprefix("<|im_start|>") for line in run.encoded.splitlines()[::2]]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
+    assert run.prompt == "user: a\nassistant: b\nuser: c"
 
 
 def test_a_stop_word_ends_the_run_and_is_not_in_the_text(engine):
@@ -227,7 +228,7 @@ def test_a_top_k_override_changes_the_routing_and_says_so(tiny, unpaged):
     assert run.trace.experts.shape[2] == 1
     assert "top-k 1 in place of the model's 2" in run.trace.info.changed_output
     reference = load_unpaged(str(tiny), model_config={"num_experts_per_tok": 1})
-    assert run.tokens.tolist() == unpaged_tokens(reference, run.prompt, 8)
+    assert run.tokens.tolist() == unpaged_tokens(reference, run.encoded, 8)
     with outlier_jupyter.load(tiny, cache_experts=6, top_k=2) as engine:
         assert engine.info.changed_output == ""
 
@@ -239,7 +240,7 @@ def test_a_dense_model_loads_and_has_no_routing(checkpoint_of):
     with outlier_jupyter.load(folder) as engine:
         run = engine.generate(PROMPT, max_tokens=5)
         assert engine.status().slots == 0
-    assert run.tokens.tolist() == unpaged_tokens((model, tokenizer), run.prompt, 5)
+    assert run.tokens.tolist() == unpaged_tokens((model, tokenizer), run.encoded, 5)
     assert run.trace.experts.shape == (run.trace.steps, 0, 0) and len(run.trace.reads) == 0
 
 

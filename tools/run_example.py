@@ -8,6 +8,7 @@ Prints the page's path and what the notebook's cells tagged `summary` printed.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,10 @@ import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from tqdm import tqdm
+from traitlets.config import Config
+
+# A page without JupyterLab has no plotly of its own: the kernel puts the library into it.
+os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+notebook")
 
 
 def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
@@ -23,6 +28,7 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
     with tqdm(total=len(cells), unit="cell", desc="running", leave=False) as bar:
         client = NotebookClient(
             notebook,
+            config=Config({"KernelManager": {"transport": "ipc"}}),  # no ports
             timeout=600,
             resources={"metadata": {"path": str(folder)}},
             on_cell_executed=lambda **_: bar.update(),

@@ -23,7 +23,7 @@ COMMANDS = {
 }
 
 
-class HelpAsked(Exception):  # noqa: N818 - not an error
+class HelpAsked(Exception):
     """`--help` was among the arguments; the text to show is the message."""
 
 
@@ -64,7 +64,7 @@ def cell_parser() -> argparse.ArgumentParser:
         prog="%%outlier",
         description="Run the cell's text as a prompt and watch where it routes.",
     )
-    parser.add_argument("-o", "--output", metavar="NAME", help="store the Run in this variable")
+    _add_output(parser, "Run")
     _add_fields(parser, GenerateOptions)
     return parser
 
@@ -73,7 +73,7 @@ def load_parser() -> argparse.ArgumentParser:
     """Flags of `%outlier load`."""
     parser = _Parser(prog="%outlier load", description="Load a model with its experts on disk.")
     parser.add_argument("model", help=COMMANDS["load"].partition(": ")[2])
-    parser.add_argument("-o", "--output", metavar="NAME", help="store the Engine in this variable")
+    _add_output(parser, "Engine")
     _add_fields(parser, LoadOptions)
     return parser
 
@@ -109,6 +109,17 @@ def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
     return {
         name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None
     }
+
+
+def _add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    help = f"store the {what} in this variable"
+    parser.add_argument("-o", "--output", metavar="NAME", type=_variable, help=help)
+
+
+def _variable(name: str) -> str:
+    if not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{name!r} is not a variable's name, such as `run`")
+    return name
 
 
 def _add_fields(parser: argparse.ArgumentParser, kind: type[LoadOptions | GenerateOptions]) -> None:

@@ -11,8 +11,8 @@ from html import escape
 
 import numpy as np
 import numpy.typing as npt
-import plotly.graph_objects as go  # type: ignore[import-untyped]
-from plotly.subplots import make_subplots  # type: ignore[import-untyped]
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from ..errors import OptionError
 from ..events import DECODE, PREFILL
@@ -91,7 +91,9 @@ class Figures:
         if step is not None:
             figure.add_vline(at + 0.5, line={"color": LIGHT.ink, "width": 1}, row=2, col=1)
         _mark_prefill(figure, trace, row=2)
-        figure.update_layout(barmode="stack", bargap=0)
+        below = {"x": 1.02, "y": figure.layout.yaxis2.domain[1], "yanchor": "top"}
+        figure.update_layout(barmode="stack", bargap=0, legend2=below)
+        figure.update_xaxes(range=[0, trace.steps], row=2, col=1)
         return figure
 
     def latency(self) -> go.Figure:
@@ -106,21 +108,20 @@ class Figures:
         )
         _titled(figure, trace, "Read latency and bytes read per step", height=560)
         figure.update_xaxes(title_text=_step_title(line), row=2, col=1)
-        figure.update_yaxes(title_text=_per_step("MB read", line), row=2, col=1)
+        figure.update_yaxes(title_text=_per_step("MB", line), row=2, col=1)
         figure.update_yaxes(title_text="read latency (ms)", row=1, col=1)
         if reason := no_reads(trace):
             return _no_data(figure, reason)
         for part in _latencies(line):
             figure.add_trace(part, row=1, col=1)
         if _needs_log(line.latency_ms):
-            figure.update_yaxes(
-                type="log", title_text="read latency (ms, log scale)", row=1, col=1
-            )
+            figure.update_yaxes(type="log", title_text="read latency (ms, log)", row=1, col=1)
         else:
             figure.update_yaxes(rangemode="tozero", row=1, col=1)
         figure.add_trace(_megabytes(line), row=2, col=1)
         for row in (1, 2):
             _mark_prefill(figure, trace, row)
+            figure.update_xaxes(range=[0, trace.steps], row=row, col=1)
         figure.update_layout(bargap=0)
         return figure
 
@@ -152,15 +153,15 @@ def _titled(figure: go.Figure, trace: Trace, title: str, height: int = 440) -> N
     steps = f"{trace.steps:,} step" + ("" if trace.steps == 1 else "s")
     # Plotly reads a little HTML in its titles, and a model's name is not ours to trust.
     about = escape(f"{model_words(trace)} · {steps} · {reader_words(trace)}", quote=False)
-    subtitle = f'<span style="color:{LIGHT.muted}">{about}</span>'
+    text = f'<b>{title}</b><br><span style="font-size:12px;color:{LIGHT.muted}">{about}</span>'
     if said := warning(trace):
-        subtitle += f'<br><span style="color:{LIGHT.warn}">{escape(said, quote=False)}</span>'
-    top = 110 if said else 92
+        said = escape(said, quote=False)
+        text += f'<br><span style="font-size:12px;color:{LIGHT.warn}"><b>{said}</b></span>'
+    top = 96 if said else 76
     figure.update_layout(
         title={
-            "text": f"<b>{title}</b>",
+            "text": text,
             "font": {"size": 16},
-            "subtitle": {"text": subtitle, "font": {"size": 12}},
             "x": 0,
             "xref": "paper",
             "y": 1,
@@ -171,13 +172,15 @@ def _titled(figure: go.Figure, trace: Trace, title: str, height: int = 440) -> N
         font={"color": LIGHT.ink, "size": 12},
         paper_bgcolor=LIGHT.surface,
         plot_bgcolor=LIGHT.surface,
-        height=height + top - 92,
+        height=height + top - 76,
         margin={"l": 64, "r": 24, "t": top, "b": 56},
         legend={"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"},
         hoverlabel={"align": "left"},
     )
-    figure.update_xaxes(gridcolor=LIGHT.grid, zeroline=False)
-    figure.update_yaxes(gridcolor=LIGHT.grid, zeroline=False)
+    # Invisible ticks keep the labels a little away from the plot.
+    ticks = {"ticks": "outside", "ticklen": 5, "tickcolor": LIGHT.surface}
+    figure.update_xaxes(gridcolor=LIGHT.grid, zeroline=False, **ticks)
+    figure.update_yaxes(gridcolor=LIGHT.grid, zeroline=False, **ticks)
 
 
 def _matrix_axes(figure: go.Figure, layers: int) -> None:
@@ -197,12 +200,29 @@ def _no_data(figure: go.Figure, reason: str) -> go.Figure:
         xref="paper",
         yref="paper",
         showarrow=False,
-        font={"size": 14, "color": LIGHT.muted},
-        bgcolor=LIGHT.surface,
-        borderpad=6,
+        font={"size": 14, "color": LIGHT.ink},
     )
-    figure.update_xaxes(showticklabels=False)
-    figure.update_yaxes(showticklabels=False)
+    bare = {"showticklabels": False, "showgrid": False, "ticks": ""}
+    layout = figure.layout
+    if "yaxis2" in layout:  # one empty panel says it as well as two
+        x_title = layout.xaxis.title.text or layout.xaxis2.title.text
+        layout.xaxis2.visible = layout.yaxis2.visible = False
+        figure.update_layout(xaxis={"title": x_title, "matches": None}, yaxis={"domain": [0, 1]})
+    figure.update_xaxes(**bare)
+    figure.update_yaxes(**bare)
+    figure.add_shape(
+        type="rect",
+        x0=0,
+        x1=1,
+        y0=0,
+        y1=1,
+        xref="paper",
+        yref="paper",
+        fillcolor=LIGHT.band,
+        layer="below",
+        line={"width": 0},
+    )
+    figure.update_layout(height=320)
     return figure
 
 
@@ -214,7 +234,11 @@ def _counts(trace: Trace, counts: npt.NDArray[np.int64]) -> go.Heatmap:
         colorscale=colorscale(LIGHT.empty),
         zmin=0,
         zmax=int(counts.max()),
-        colorbar={"title": {"text": "times chosen<br>(square-root colours)"}, "thickness": 14},
+        colorbar={
+            "title": {"text": "times chosen<br>(square-root colours)<br> "},
+            "thickness": 14,
+            "tickformat": ",d",
+        },
         hovertemplate="layer %{y}, expert %{x}<br>chosen %{z:,d} times"
         "<br>%{customdata:.2%} of the layer's choices<extra></extra>",
         hoverongaps=False,
@@ -288,9 +312,10 @@ def _latencies(line: Timeline) -> list[go.Scatter]:
             marker={"size": np.where(lone, 5, 0), "color": colour, "line": {"width": 0}},
             line={"color": colour, "dash": dash, "width": 1.6},
             connectgaps=False,
+            legendrank=column,
             hovertemplate=f"step %{{customdata:,d}}<br>{name} %{{y:.3~g}} ms<extra></extra>",
         )
-        for column, (name, colour, dash) in enumerate(LATENCY_LINES)
+        for column, (name, colour, dash) in reversed(list(enumerate(LATENCY_LINES)))
     ]
 
 
@@ -351,4 +376,4 @@ def _step_title(line: Timeline) -> str:
 
 
 def _per_step(what: str, line: Timeline) -> str:
-    return f"{what} per step" if line.size == 1 else f"{what} per step (mean of a bin)"
+    return f"{what} per step" if line.size == 1 else f"{what} per step (mean)"

@@ -185,9 +185,7 @@ def decode(data: bytes | bytearray | memoryview) -> Frame:
         raise FrameError(f"{len(data)} bytes starting {data[:4]!r} are not a frame")
     _, version, flags, length, *numbers = _HEAD.unpack_from(data)
     if version != VERSION:
-        raise FrameError(
-            f"frame version {version} cannot be read, only {VERSION}; update the other side"
-        )
+        raise FrameError(f"frame version {version} was seen, {VERSION} is wanted; reload the page")
     run, seq, since, first, steps, layers, experts, slots, prompt, start, text, counts, changes = (
         numbers
     )

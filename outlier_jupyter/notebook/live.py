@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import anywidget
 import traitlets
@@ -41,24 +41,18 @@ class LiveView(anywidget.AnyWidget):
     a kernel too: nothing is sent then, and the snapshot can still be read.
 
     Args:
-        info: what the header says; see `INFO`. Missing entries are left out of the view.
+        info: what the header says; every entry may be missing. `model`, `reader` (an option's
+            value), `reader_note` (a tooltip on it), `slots`, `layers`, `experts`,
+            `expert_nbytes` (of one expert, to tell how much RAM the resident ones take), `cache`
+            (a label), `prompt` (shown above the text) and `changed_output` (why the output is
+            not the model's own; "" when it is).
         on_stop: called when Stop comes as a message, on the thread that handles messages; it
             may set flags only. `stop_requested` is set as well.
         clock: seconds that never go back.
-    """
 
-    INFO: Final = (
-        "model",
-        "reader",
-        "reader_note",
-        "slots",
-        "layers",
-        "experts",
-        "expert_nbytes",
-        "changed_output",
-        "cache",
-        "prompt",
-    )
+    A view given `kernel_id=""` never interrupts the kernel: its Stop is always a message. That
+    is right for a run whose cell has already returned.
+    """
 
     _esm = STATIC / "live.js"
     _css = STATIC / "live.css"

@@ -102,11 +102,8 @@ class OutlierMagics(Magics):
         return self.engine
 
     def _store(self, name: str | None, value: object) -> None:
-        if name is None:
-            return
-        if not name.isidentifier():
-            raise OptionError(f"-o {name!r} is not a variable's name: give one such as `run`")
-        self.shell.user_ns[name] = value
+        if name is not None:
+            self.shell.user_ns[name] = value
 
 
 def stream_text(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:

@@ -80,6 +80,8 @@ def bytes_per_step(trace: Trace) -> npt.NDArray[np.int64]:
 def read_latency_per_step(trace: Trace) -> npt.NDArray[np.float64]:
     """Read latency in ms of each step's reads at `QUANTILES`: float64 [steps, 3], NaN if none."""
     out = np.full((trace.steps, len(QUANTILES)), np.nan)
+    if not len(trace.reads):
+        return out  # np.split makes one empty group of nothing
     order = np.argsort(trace.reads["step"], kind="stable")
     steps = trace.reads["step"][order]
     latencies = trace.reads["ns"][order] / 1e6
@@ -120,7 +122,7 @@ def resident_count_per_step(trace: Trace) -> npt.NDArray[np.int64]:
 def bytes_per_token(trace: Trace) -> npt.NDArray[np.float64]:
     """Bytes read per step, a prefill call's shared equally among its steps: float64 [steps].
 
-    All reads of a call carry its first step, so that plain sums show a prefill as one spike.
+    A call reads once for all its steps; by step alone, a prefill is a spike at its start.
     """
     per_step = bytes_per_step(trace)
     _, starts, call_of = _calls(trace)

@@ -15,6 +15,10 @@ import numpy as np
 
 from outlier_jupyter.notebook.frames import STEP, Frame, Totals, as_snapshot, encode, merge
 
+PLAIN = (
+    *("run", "seq", "since", "first_step", "layers", "experts", "slots", "prompt_tokens"),
+    *("text", "text_start", "snapshot", "final"),
+)
 HERE = pathlib.Path(__file__).parent
 
 
@@ -106,13 +110,7 @@ def _second() -> Frame:
 
 def described(frame: Frame) -> dict[str, Any]:
     """What the JSON file says: numbers, text, and every array as a list."""
-    plain = {
-        name: getattr(frame, name)
-        for name in (
-            "run seq since first_step layers experts slots prompt_tokens text text_start "
-            "snapshot final"
-        ).split()
-    }
+    plain = {name: getattr(frame, name) for name in PLAIN}
     arrays = {
         name: getattr(frame, name).tolist()
         for name in ("count_index", "count", "change_index", "change_state")

@@ -38,6 +38,7 @@ def build(
     ends = [*firsts[1:], steps] if steps else []
     hits = np.zeros(chosen.shape, bool)
     held: OrderedDict[tuple[int, int], None] = OrderedDict()
+    sits = np.zeros((layers, experts), bool)
     reads: list[tuple[int, ...]] = []
     gone: list[tuple[int, ...]] = []
     call, calls = np.zeros(steps, np.int32), np.zeros(len(firsts), CALL)
@@ -47,8 +48,7 @@ def build(
         calls[row]["steps"], calls[row]["ns"] = b - a, 20_000_000 * (b - a)
         for layer in range(layers):
             asked = chosen[a:b, layer]
-            here = np.array([e for at, e in held if at == layer])
-            hits[a:b, layer] = np.isin(asked, here)
+            hits[a:b, layer] = sits[layer][asked]
             for expert in np.unique(asked).tolist():
                 if (layer, expert) in held:
                     held.move_to_end((layer, expert))
@@ -56,7 +56,8 @@ def build(
                 if len(held) >= slots:
                     (lost_layer, lost), _ = held.popitem(last=False)
                     gone.append((a, lost_layer, lost, layer, expert))
-                held[(layer, expert)] = None
+                    sits[lost_layer, lost] = False
+                held[(layer, expert)], sits[layer, expert] = None, True
                 nanoseconds = int(rng.lognormal(13.4, 0.35))
                 reads.append((a, layer, expert, 2_000_000, len(reads) * 10**6, nanoseconds))
     about: dict[str, Any] = {

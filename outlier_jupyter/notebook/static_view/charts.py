@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from ...trace.measures import Timeline, frequency, prefill_spans, residency, timeline
 from ...trace.trace import Trace
+from ...units import percent, three
 from .. import palette
 from . import scene as s
-from .words import no_reads, no_routing, percent, three
+from .words import no_reads, no_routing
 
 BINS = 180
 """At most this many bars: two pixels each, so that none is thinner than it looks."""
@@ -46,7 +47,8 @@ def routing(trace: Trace) -> s.Scene:
     ramp = np.pad(palette.ramp(LEVELS), ((0, 0), (0, 1)), constant_values=255)
     _heatmap(scene, np.where(exists, shade, 0).astype(np.uint8), np.concatenate([colours, ramp]))
     s.legend(scene, [("empty", "never", None)])
-    _colour_key(scene, ramp, int(counts[counts > 0].min()), int(counts.max()))
+    chosen = counts > 0
+    _colour_key(scene, ramp[shade[chosen].min() - 2 :], int(counts[chosen].min()), counts.max())
     return scene
 
 
@@ -177,7 +179,7 @@ def _heatmap(scene: s.Scene, cells: npt.NDArray[np.uint8], colours: npt.NDArray[
 
 
 def _colour_key(scene: s.Scene, ramp: npt.NDArray[np.uint8], low: int, high: int) -> None:
-    """The colour ramp with its ends, beside the legend's first swatch."""
+    """The part of the colour ramp that occurs, with its ends, beside the legend's swatch."""
     words = f"{low:,}"
     scene.marks.append(s.Text(76, 45, words))
     x = 76 + s.text_width(words) + 8

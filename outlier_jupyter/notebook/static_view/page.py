@@ -33,8 +33,10 @@ _DARK = "color-scheme:dark;--oj-bg:#111;--oj-ink:#e6e8eb;--oj-line:#30353c;--oj-
 STYLE = f"""
 .oj-static{{{_LIGHT}}}
 @media(prefers-color-scheme:dark){{.oj-static{{{_DARK}}}}}
-[data-jp-theme-light="true"] .oj-static,.vscode-light .oj-static,[theme="light"] .oj-static{{{_LIGHT}}}
-[data-jp-theme-light="false"] .oj-static,.vscode-dark .oj-static,[theme="dark"] .oj-static{{{_DARK}}}
+[data-jp-theme-light="true"] .oj-static,.vscode-light .oj-static,
+[theme="light"] .oj-static{{{_LIGHT}}}
+[data-jp-theme-light="false"] .oj-static,.vscode-dark .oj-static,
+[theme="dark"] .oj-static{{{_DARK}}}
 .oj-static{{
  --oj-rule:var(--jp-border-color2,var(--vscode-widget-border,var(--oj-line)));
  box-sizing:border-box;max-width:960px;padding:12px 14px 10px;
@@ -123,8 +125,8 @@ def _tiles(view: View) -> str:
 def _image(scene: Scene) -> str:
     spoken = escape(scene.spoken)
     return (
-        f'<img role="img" width="{WIDTH}" height="{HEIGHT}" alt="{spoken}" '
-        f'aria-label="{spoken}" src="{data_uri(scene)}">'
+        f'<img role="img" width="{WIDTH}" height="{HEIGHT}" '
+        f'alt="{spoken}" aria-label="{spoken}" src="{data_uri(scene)}">'
     )
 
 

@@ -64,7 +64,9 @@ def _palette() -> Image.Image:
     strong = [role[name] for name in role if name not in faint]
     mixed = [colour * shades + role["surface"] * (1 - shades) for colour in strong]
     pale = np.array([role[name] for name in faint])
-    colours = np.unique(np.concatenate([ramp(LEVELS), pale, *mixed]).round().astype(np.uint8), axis=0)
+    colours = np.unique(
+        np.concatenate([ramp(LEVELS), pale, *mixed]).round().astype(np.uint8), axis=0
+    )
     image = Image.new("P", (1, 1))
     image.putpalette(colours[:256].tobytes())
     return image

@@ -71,7 +71,7 @@ class Picture:
     def crisp(self) -> bool:
         """Whether cells are larger than a pixel; smaller ones must be averaged, not dropped."""
         rows, columns = self.cells.shape
-        return self.width >= columns and self.height >= rows
+        return bool(self.width >= columns and self.height >= rows)
 
 
 Mark: TypeAlias = Box | Line | Text | Picture

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ...trace.measures import Summary, summarise
 from ...trace.trace import Trace
+from ...units import percent, size_words, three
 
 READER_WORDS = {
     "direct": "reads past the page cache (direct)",
@@ -47,7 +48,7 @@ def no_routing(trace: Trace) -> str:
     if not trace.steps:
         return "the run made no step"
     if not trace.layers:
-        return "the model is dense: it has no expert layers"
+        return "a dense model has no expert layers"
     if not (trace.experts >= 0).any():
         return "no router's choice was recorded"
     return ""
@@ -64,32 +65,6 @@ def no_reads(trace: Trace) -> str:
     if bool(trace.hits[trace.experts >= 0].all()):
         return "nothing was read: every chosen expert already sat in RAM"
     return "no read was recorded"
-
-
-def size_words(nbytes: float) -> str:
-    """Bytes in decimal units, three digits: 1,234,567 becomes 1.23 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(nbytes) < 999.5:
-            return f"{three(nbytes)} {unit}"
-        nbytes /= 1000
-    return f"{three(nbytes)} TB"
-
-
-def three(value: float) -> str:
-    """A number in about three digits, never in powers of ten: 0.0123, 1.23, 123, 1,234."""
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else "–"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}" if value != round(value) else f"{value:,.0f}"
-
-
-def percent(share: float) -> str:
-    """A share as a percentage; never 100 unless it is all, never 0 unless it is none."""
-    if not math.isfinite(share):
-        return "–"
-    if 0 < share < 1:
-        share = min(max(share, 0.001), 0.999)
-    return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
 def cache_bytes(trace: Trace) -> int:

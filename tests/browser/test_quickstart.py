@@ -1,0 +1,150 @@
+"""The quickstart as a newcomer sees it: JupyterLab in Chromium, live, stopped, saved, reopened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import nbformat
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import (
+    PICTURES,
+    ROOT,
+    Lab,
+    command,
+    open_notebook,
+    wait_until_idle,
+)
+
+LOOK = """() => {
+  const root = document.querySelector('.oj-root');
+  if (!root || !root.querySelector('.oj-log')) return null;
+  const cell = root.closest('.jp-Cell');
+  return {
+    running: cell.querySelector('.jp-InputPrompt').textContent.includes('*'),
+    cell: [...document.querySelectorAll('.jp-Cell')].indexOf(cell),
+    text: root.querySelector('.oj-log').firstChild.data.length,  // without hint and caret
+    plots: [...root.querySelectorAll('canvas')].map(canvas => canvas.toDataURL()),
+    titles: [...root.querySelectorAll('.oj-panel')].map(panel => panel.textContent),
+  };
+}"""
+LONG_RUN = (
+    "%load_ext outlier_jupyter",
+    "%outlier load demo --cache-gb 0.002 --reader direct -o engine",
+    "engine.tokenizer.eos_token_ids = set()",
+    "%%outlier --raw --max-tokens 20000 -o run\nimport os\n",
+    "print('the next cell ran')",
+)
+
+
+def watch(page: Page, seconds: float) -> list[dict]:
+    """Look at the first live view again and again until it is gone."""
+    seen: list[dict] = []
+    page.wait_for_selector(".oj-root .oj-log", timeout=60_000)
+    for _ in range(int(seconds / 0.1)):
+        look = page.evaluate(LOOK)
+        if look is None or (seen and look["cell"] != seen[0]["cell"]):
+            break
+        seen.append(look)
+        page.wait_for_timeout(100)
+    return seen
+
+
+def test_text_and_all_plots_change_while_the_cell_runs(lab: Lab, page: Page):
+    """During the cell the text grows and every plot is redrawn; afterwards the static view stands.
+
+    Then the notebook is saved, its kernel is taken away, and it still shows the run.
+    """
+    shutil.copy(ROOT / "examples" / "01_quickstart.ipynb", lab.notebooks / "quickstart.ipynb")
+    open_notebook(page, lab, "quickstart.ipynb")
+    command(page, "notebook:run-all-cells")
+    running = [look for look in watch(page, 60) if look["running"]]
+    lengths = [look["text"] for look in running]
+    assert lengths == sorted(lengths) and len(set(lengths)) >= 3
+    for number in range(len(running[-1]["plots"])):
+        drawn = {look["plots"][number] for look in running if len(look["plots"]) > number}
+        assert len(drawn) >= 3, f"plot {number} did not change"
+    titles = " ".join(running[-1]["titles"])
+    assert all(t in titles for t in ("Routing frequency", "Residency", "Read latency"))
+
+    page.wait_for_selector(".oj-static", timeout=60_000)
+    wait_until_idle(page)
+    expect(page.locator(".oj-root")).to_have_count(0)
+    command(page, "docmanager:save")
+    page.wait_for_timeout(2000)
+    assert_shown_without_a_kernel(lab, page)
+
+
+def assert_shown_without_a_kernel(lab: Lab, page: Page) -> None:
+    """Reopen what was saved, untrusted and with no kernel named, and choose none."""
+    saved = nbformat.read(lab.notebooks / "quickstart.ipynb", as_version=4)
+    saved.metadata.pop("kernelspec")  # so that Lab asks
+    saved.metadata.pop("language_info")
+    nbformat.write(saved, lab.notebooks / "reopened.ipynb")
+    assert (lab.notebooks / "reopened.ipynb").stat().st_size < 5_000_000
+    assert "widget-view" not in json.dumps(saved)
+    page.goto(f"{lab.url}lab/tree/reopened.ipynb?reset")
+    page.locator(".jp-Dialog button", has_text="No Kernel").click(timeout=60_000)
+    page.locator("text=Routing frequency").first.wait_for()
+    for title in ("Residency at the end", "Hits and misses per step", "Read latency per step"):
+        assert page.locator(f"text={title}").count() >= 1
+
+
+def test_the_stop_button_stops_a_blocking_cell(lab: Lab, page: Page):
+    """Stop interrupts the kernel: the run is kept and labelled, and Run All ends there."""
+    lab.add("stop.ipynb", *LONG_RUN)
+    open_notebook(page, lab, "stop.ipynb")
+    command(page, "notebook:run-all-cells")
+    page.wait_for_selector(".oj-root .oj-stop", timeout=60_000)
+    page.wait_for_function("document.querySelector('.oj-log').textContent.length > 20")
+    page.click(".oj-root .oj-stop")
+    page.wait_for_selector("text=Interrupted: this is what was made until then", timeout=30_000)
+    wait_until_idle(page)
+    page.wait_for_selector("text=Interrupted: stopped after")
+    assert page.locator("text=the next cell ran").count() == 1  # its source; it has no output
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_the_live_view_follows_the_theme(lab: Lab, page: Page, theme: str):
+    """Light and dark differ, text is readable in both, and nothing spills out of the cell."""
+    lab.theme(theme)
+    lab.add("theme.ipynb", *LONG_RUN[:4])
+    open_notebook(page, lab, "theme.ipynb")
+    command(page, "notebook:run-all-cells")
+    page.wait_for_selector(".oj-root .oj-log", timeout=60_000)
+    page.wait_for_function("document.querySelector('.oj-log').textContent.length > 200")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.locator(".oj-root").screenshot(path=PICTURES / f"live-{theme.split()[-1].lower()}.png")
+    colour, ground = page.evaluate(
+        """() => {
+          const log = document.querySelector('.oj-log');
+          let at = log, ground = 'rgba(0, 0, 0, 0)';
+          while (at && ground === 'rgba(0, 0, 0, 0)') {
+            ground = getComputedStyle(at).backgroundColor;
+            at = at.parentElement;
+          }
+          return [getComputedStyle(log).color, ground];
+        }"""
+    )
+    assert contrast(colour, ground) >= 4.5
+    spill = page.evaluate(
+        "() => { const r = document.querySelector('.oj-root'); return r.scrollWidth - r.clientWidth; }"
+    )
+    assert spill <= 0
+    command(page, "notebook:interrupt-kernel")
+    page.wait_for_selector(".oj-static", timeout=30_000)
+    lab.theme("JupyterLab Light")
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's contrast ratio of two CSS colours of the form rgb(r, g, b)."""
+
+    def luminance(colour: str) -> float:
+        parts = [float(n) / 255 for n in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)

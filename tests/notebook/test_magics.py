@@ -1,0 +1,138 @@
+"""The magics in a plain IPython shell: load, run, status, unload, and every kind of bad input."""
+
+from __future__ import annotations
+
+import pytest
+from IPython.testing.globalipapp import start_ipython
+
+from outlier_jupyter.errors import Interrupted, OptionError, OutlierError
+from outlier_jupyter.run import Run
+
+
+@pytest.fixture(scope="module")
+def ip():
+    shell = start_ipython()
+    shell.run_line_magic("load_ext", "outlier_jupyter")
+    yield shell
+    shell.run_line_magic("unload_ext", "outlier_jupyter")
+
+
+@pytest.fixture
+def loaded(ip, tiny):
+    ip.run_line_magic("outlier", f"load {tiny} --cache-experts 6 -o engine")
+    return ip
+
+
+def test_loading_the_extension_says_nothing(ip, capsys):
+    """`%load_ext` is silent."""
+    ip.run_line_magic("reload_ext", "outlier_jupyter")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_cell_runs_streams_its_text_and_is_the_run(loaded, capsys):
+    """The cell's value is the Run, `-o` stores it, and a terminal sees the text."""
+    run = loaded.run_cell_magic("outlier", "--max-tokens 7 -o answer", "Hello\n")
+    assert isinstance(run, Run) and 0 < run.generated <= 7
+    assert loaded.user_ns["answer"] is run
+    assert run.text in capsys.readouterr().out
+    assert run.prompt == "Hello"
+
+
+def test_the_result_is_one_line_once_and_whole_when_asked_again(loaded):
+    """The cell has just shown the picture: its value is brief, and later displays are not."""
+    run = loaded.run_cell_magic("outlier", "--max-tokens 2", "Hello")
+    assert set(run._repr_mimebundle_()) == {"text/plain"}
+    assert "text/html" in run._repr_mimebundle_()
+
+
+def test_status_says_what_is_loaded(loaded, tiny, capsys):
+    """Model, slots, bytes and reader, in lines."""
+    loaded.run_line_magic("outlier", "status")
+    said = capsys.readouterr().out
+    assert str(tiny) in said and "6 of 24 fit" in said and "reads     pread" in said
+
+
+def test_loading_again_closes_the_engine_before(loaded, tiny):
+    """One magic, one engine."""
+    first = loaded.user_ns["engine"]
+    loaded.run_line_magic("outlier", f"load {tiny} -o engine")
+    assert first.closed and not loaded.user_ns["engine"].closed
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_one_before(loaded):
+    """A failed load loses nothing."""
+    engine = loaded.user_ns["engine"]
+    with pytest.raises(OptionError):
+        loaded.run_line_magic("outlier", "load demo --cache-gb 0")
+    assert not engine.closed
+
+
+def test_unload_closes_and_a_cell_then_says_what_to_do(loaded):
+    """After unload the next cell names the command to run."""
+    loaded.run_line_magic("outlier", "unload")
+    assert loaded.user_ns["engine"].closed
+    with pytest.raises(OutlierError, match="run `%outlier load demo` first"):
+        loaded.run_cell_magic("outlier", "", "Hello")
+
+
+@pytest.mark.parametrize(
+    ("line", "cell", "message"),
+    [
+        ("lode demo", None, "%outlier lode is not a command: give load, unload, status"),
+        ("status now", None, "unrecognized arguments: now"),
+        ("--max-token 3", "Hello", "did you mean --max-tokens?"),
+        ("--max-tokens 0", "Hello", "max_tokens=0 is too small"),
+        ("-o 3x --max-tokens 1", "Hello", "is not a variable's name"),
+        ("", "\n", "the prompt is empty"),
+    ],
+)
+def test_bad_input_is_one_line(loaded, line, cell, message):
+    """Each mistake raises one sentence, so that Run All stops."""
+    with pytest.raises(OptionError) as refused:
+        if cell is None:
+            loaded.run_line_magic("outlier", line)
+        else:
+            loaded.run_cell_magic("outlier", line, cell)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("line", ["", "--help", "help", "load --help"])
+def test_help_is_shown(ip, line, capsys):
+    """`%outlier`, `--help` and `load --help` print the flags."""
+    ip.run_line_magic("outlier", line)
+    assert "--cache-gb" in capsys.readouterr().out
+
+
+def test_an_interrupted_cell_stores_what_was_made(loaded):
+    """`-o` holds the partial run, and the interrupt goes on so that Run All stops."""
+    engine = loaded.user_ns["engine"]
+    seen = []
+
+    def stop_after_three(event):
+        seen.append(event)
+        if sum(type(e).__name__ == "StepDone" for e in seen) == 4:
+            engine.stop()
+
+    unsubscribe = engine.subscribe(stop_after_three)
+    with pytest.raises(Interrupted):
+        loaded.run_cell_magic("outlier", "-o partial --max-tokens 50", "Hello")
+    unsubscribe()
+    assert loaded.user_ns["partial"].finish_reason == "interrupted"
+
+
+def test_unloading_the_extension_restores_what_was_there(ip):
+    """`%unload_ext` removes the magics, or puts back those of the same name."""
+    table = ip.magics_manager.magics
+    ip.run_line_magic("unload_ext", "outlier_jupyter")
+    assert "outlier" not in table["line"] and "outlier" not in table["cell"]
+
+    def before(line):
+        """Somebody else's."""
+
+    ip.register_magic_function(before, "line", "outlier")
+    ip.run_line_magic("load_ext", "outlier_jupyter")
+    assert table["line"]["outlier"] is not before
+    ip.run_line_magic("unload_ext", "outlier_jupyter")
+    assert table["line"]["outlier"] is before
+    del table["line"]["outlier"]
+    ip.run_line_magic("load_ext", "outlier_jupyter")
