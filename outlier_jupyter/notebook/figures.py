@@ -235,7 +235,7 @@ def _counts(trace: Trace, counts: npt.NDArray[np.int64]) -> go.Heatmap:
         zmin=0,
         zmax=int(counts.max()),
         colorbar={
-            "title": {"text": "times chosen<br>(square-root colours)<br> "},
+            "title": {"text": "times chosen (square-root colours)", "side": "right"},
             "thickness": 14,
             "tickformat": ",d",
         },
