@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
@@ -32,10 +32,12 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .checkpoint import Reader
 from .decoding import Decoding
-from .errors import EngineBusy, EngineClosed, Interrupted, OptionError
-from .events import Event, PromptEncoded, RunDone, Sink
+from .errors import EngineBusy, EngineClosed, Interrupted
+from .events import Event, PromptEncoded, RunDone, Sink, TextProduced
+from .interrupt import interrupt_sets
 from .options import GenerateOptions, LoadOptions, make
 from .paging import Installed, Stopped
+from .prompts import Encoded, Prompt, encode
 from .run import Run, Step
 from .trace import TraceInfo
 from .trace.recorder import Recorder
@@ -43,9 +45,6 @@ from .transcript import Transcript
 from .units import size_words
 
 log = logging.getLogger(__name__)
-
-Prompt = str | Sequence[dict[str, str]]
-"""A text, or a conversation as chat templates take it: [{"role": …, "content": …}, …]."""
 
 KV_CACHES_KEPT = 4
 """Conversations whose KV cache is kept for `reuse_kv`; the least recently used one goes first."""
@@ -79,7 +78,7 @@ class Status:
             f" on disk; {self.top_k} a token in each layer",
             f"slots     {self.slots:,} of {self.experts:,} fit, {size_words(self.bank_nbytes)} of "
             f"RAM; {self.resident:,} taken",
-            f"the rest  {size_words(self.dense_nbytes)} of RAM for attention, routers and embeddings",
+            f"the rest  {size_words(self.dense_nbytes)} of RAM: attention, routers, embeddings",
             f"reads     {self.reader}" + (f" ({self.reader_note})" if self.reader_note else ""),
             f"kernels   {self.kernels}",
         ]
@@ -145,8 +144,10 @@ class Engine:
             Interrupted: stopped by the user; `.run` holds what was made.
             OptionError, EngineBusy, EngineClosed, ReadFailed: nothing is lost, ask again.
         """
-        for _ in self.stream(prompt, **options):
-            pass
+        steps = self.stream(prompt, **options)
+        with interrupt_sets(self._stop):
+            for _ in steps:
+                pass
         assert self.last_run is not None
         return self.last_run
 
@@ -159,7 +160,7 @@ class Engine:
         if self.closed:
             raise EngineClosed("this engine was closed: load the model again")
         asked = make(GenerateOptions, options)
-        return self._run(prompt_text(prompt), *self._encode(prompt, asked), asked)
+        return self._run(encode(self.tokenizer, prompt, asked), asked)
 
     def stop(self) -> None:
         """Stop the run under way before its next layer; callable from any thread."""
@@ -229,68 +230,39 @@ class Engine:
         keys = [key for pager in self._installed.pagers for key in pager.table]
         return np.array(keys, np.int16).reshape(-1, 2)
 
-    def _encode(self, prompt: Prompt, asked: GenerateOptions) -> tuple[str, list[int]]:
-        """The text the model reads, and its ids, by mlx-lm's tokenizer and chat template."""
-        plain = isinstance(prompt, str) and (asked.raw or not self.tokenizer.has_chat_template)
-        if plain:
-            text = str(prompt)
-            starts = self.tokenizer.bos_token is not None and text.startswith(
-                self.tokenizer.bos_token
-            )
-            tokens = self.tokenizer.encode(text, add_special_tokens=not starts)
-        else:
-            messages = (
-                [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-            )
-            if asked.system is not None:
-                messages.insert(0, {"role": "system", "content": asked.system})
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-            tokens = self.tokenizer.encode(text, add_special_tokens=False)
-        if not tokens or not prompt:
-            raise OptionError("the prompt is empty: give at least one character")
-        return text, list(tokens)
-
-    def _run(
-        self, prompt: str, encoded: str, tokens: list[int], asked: GenerateOptions
-    ) -> Iterator[Step]:
+    def _run(self, prompt: Encoded, asked: GenerateOptions) -> Iterator[Step]:
         if not self._busy.acquire(blocking=False):
             raise EngineBusy("another run is under way on this engine: stop it or wait for its end")
         try:
             self._stop.clear()
-            kv, rest = self._kv_cache(tokens, asked)
+            kv, rest = self._kv_cache(prompt.tokens, asked)
             foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
             recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
             self._listening = [recorder, *self._sinks]
             decoding = self._decoding(rest, kv, asked, recorder)
-            self._emit(PromptEncoded(np.array(rest, np.int32), len(tokens) - len(rest)))
-            yield from self._watched(decoding, recorder, prompt, encoded, asked)
+            self._emit(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
+            yield from self._watched(decoding, recorder, prompt, asked)
             if asked.reuse_kv:
                 mx.eval([layer.state for layer in kv])  # so that any thread may go on from it
-                held = tokens[: len(tokens) - len(rest)] + decoding.read
+                held = prompt.tokens[: len(prompt.tokens) - len(rest)] + decoding.read
                 self._kept_kv.insert_cache(self.info.model, held, kv)
         finally:
             self._listening = []
             self._busy.release()
 
     def _watched(
-        self,
-        decoding: Decoding,
-        recorder: Recorder,
-        prompt: str,
-        encoded: str,
-        asked: GenerateOptions,
+        self, decoding: Decoding, recorder: Recorder, prompt: Encoded, asked: GenerateOptions
     ) -> Iterator[Step]:
         """Yield the run's steps, and keep what it made however it ends."""
 
         def keep(reason: str) -> Run:
-            decoding.transcript.finish()
+            if rest := decoding.transcript.finish():
+                self._emit(TextProduced(rest))
             self._emit(RunDone(reason))
             info = replace(self.info, options=asdict(self.options) | asdict(asked))
             self.last_run = Run(
-                prompt=prompt,
-                encoded=encoded,
+                prompt=prompt.asked,
+                encoded=prompt.text,
                 text=decoding.transcript.text,
                 tokens=np.array(decoding.generated, np.int32),
                 finish_reason=reason,
@@ -346,10 +318,3 @@ class Engine:
             except Exception:
                 self._listening.remove(sink)
                 log.exception("%r raised on %s and is not called again", sink, type(event).__name__)
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """A prompt as a person reads it: a text as it is, messages as lines of `role: content`."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

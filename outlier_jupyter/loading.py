@@ -144,7 +144,7 @@ def _info(
 ) -> TraceInfo:
     changed = ""
     if asked.top_k is not None and asked.top_k != native:
-        changed = f"top-k {asked.top_k} in place of the model's {native}: the output is not the model's own"
+        changed = f"top-k {asked.top_k} in place of the model's {native}"
     return TraceInfo(
         model=model,
         layer_names=tuple(switch.path for switch in switches),

@@ -21,7 +21,7 @@ class Detokenizer(Protocol):
 
 
 class Transcript:
-    """The text of one run as it grows: `text` is what was let go of, `stopped` that no more will be."""
+    """The text of one run as it grows: `text` was let go of; when `stopped`, no more will be."""
 
     def __init__(self, detokenizer: Detokenizer, stop: Sequence[str]) -> None:
         self.text = ""
@@ -29,6 +29,7 @@ class Transcript:
         self._detokenizer = detokenizer
         self._stop = [word for word in stop if word]
         self._held = ""
+        self._finished = False
 
     def add(self, token: int) -> str:
         """Take one token and return the text it lets go of."""
@@ -36,9 +37,10 @@ class Transcript:
         return self._release(self._detokenizer.last_segment)
 
     def finish(self) -> str:
-        """No token follows: return what was still held back."""
-        if self.stopped:
+        """No token follows: return what was still held back; nothing the second time."""
+        if self.stopped or self._finished:
             return ""
+        self._finished = True
         self._detokenizer.finalize()
         delta = self._release(self._detokenizer.last_segment)
         rest, self._held = self._held, ""

@@ -64,3 +64,4 @@ def test_the_end_lets_go_of_what_was_held_back():
     assert transcript.add(0) == "a"
     assert transcript.finish() == "<</"
     assert transcript.text == "a<</"
+    assert transcript.finish() == "" and transcript.text == "a<</"

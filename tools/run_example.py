@@ -23,7 +23,7 @@ os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+notebook")
 
 
 def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
-    """Execute every cell in place, with a progress bar; a failing cell raises CellExecutionError."""
+    """Execute every cell in place, with a progress bar; a cell that fails raises."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     with tqdm(total=len(cells), unit="cell", desc="running", leave=False) as bar:
         client = NotebookClient(

@@ -112,8 +112,8 @@ def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
 
 
 def _add_output(parser: argparse.ArgumentParser, what: str) -> None:
-    help = f"store the {what} in this variable"
-    parser.add_argument("-o", "--output", metavar="NAME", type=_variable, help=help)
+    text = f"store the {what} in this variable"
+    parser.add_argument("-o", "--output", metavar="NAME", type=_variable, help=text)
 
 
 def _variable(name: str) -> str:

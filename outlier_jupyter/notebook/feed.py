@@ -144,12 +144,15 @@ class Feed:
                 layer, expert, _, nbytes, _, ns = event
                 changes[layer * width + expert] = 1
                 call.read_ns.append(ns)
-                call.nbytes += nbytes
+                call.read_nbytes.append(nbytes)
+                if call.tokens > 1:
+                    call.read_rows.append(call.first_need(layer, expert, width))
             elif kind is Evicted:
                 changes[event.layer * width + event.expert] = 0
                 pending.evictions += 1
             elif kind is Routed:
                 call.routed.append(event)
+                call.last, call.needs = event, None
             elif kind is CallStarted:
                 call = self._call = _Call(event.phase, len(event.tokens), call)
             elif kind is StepDone:
@@ -161,28 +164,33 @@ class Feed:
                 self._prompt_tokens = len(event.tokens)
             elif kind is RunDone:
                 self._done = True
-                self._close(call, None)  # stopped in the middle of a call: its time is not known
+                self._close(call, None)
                 return
         call.fold(pending)
 
     def _close(self, call: _Call, ns: int | None) -> None:
-        """The call is over: its steps, reads and look-ups become part of the frame."""
+        """The call is over, after `ns`: its steps, reads and look-ups become part of the frame.
+
+        None: it was cut short. What it chose and read did happen and stays counted, but it makes
+        no step, as in the trace.
+        """
         call.fold(self._pending)
-        self._pending.steps.append(call.steps(ns))
-        decode = call.phase == DECODE
-        t = self._totals
-        hits, asked = int(call.hits.sum()), call.asked * call.tokens
+        tokens = 0 if ns is None else call.tokens
+        decode = tokens if call.phase == DECODE else 0
+        t, (hits, asked) = self._totals, call.counted()
         self._totals = t._replace(
-            steps=t.steps + call.tokens,
+            steps=t.steps + tokens,
             lookups=t.lookups + asked,
             hits=t.hits + hits,
             reads=t.reads + len(call.read_ns),
-            nbytes=t.nbytes + call.nbytes,
-            decode_steps=t.decode_steps + call.tokens * decode,
-            decode_lookups=t.decode_lookups + asked * decode,
-            decode_hits=t.decode_hits + hits * decode,
-            decode_ns=t.decode_ns + (ns or 0) * decode,
+            nbytes=t.nbytes + sum(call.read_nbytes),
+            decode_steps=t.decode_steps + decode,
+            decode_lookups=t.decode_lookups + (asked if decode else 0),
+            decode_hits=t.decode_hits + (hits if decode else 0),
+            decode_ns=t.decode_ns + (ns or 0 if decode else 0),
         )
+        if ns is not None:
+            self._pending.steps.append(call.steps(ns))
 
     def _frame(self, now: int) -> Frame:
         """The frame of everything pending, which is empty afterwards."""
@@ -193,11 +201,12 @@ class Feed:
             evictions=totals.evictions + pending.evictions, elapsed_ns=now - (self._began or now)
         )
         # The open call counts in what is shown, and joins the totals for good when it ends.
+        hits, asked = call.counted()
         shown = totals._replace(
-            lookups=totals.lookups + call.asked * call.tokens,
-            hits=totals.hits + int(call.hits.sum()),
+            lookups=totals.lookups + asked,
+            hits=totals.hits + hits,
             reads=totals.reads + len(call.read_ns),
-            nbytes=totals.nbytes + call.nbytes,
+            nbytes=totals.nbytes + sum(call.read_nbytes),
         )
         if self._done:
             shown = totals
@@ -271,10 +280,25 @@ class _Call:
         self.phase = phase
         self.tokens = tokens
         self.routed: list[Routed] = []
+        self.last: Routed | None = None
+        self.needs: npt.NDArray[np.intp] | None = None
         self.hits = np.zeros(tokens, np.int64)
         self.asked = 0  # look-ups of each token, over all layers routed so far
         self.read_ns: list[int] = before.read_ns if before else []
-        self.nbytes: int = before.nbytes if before else 0
+        self.read_nbytes: list[int] = before.read_nbytes if before else []
+        self.read_rows = [0] * len(self.read_ns)  # which token a read was for; with one, unused
+
+    def first_need(self, layer: int, expert: int, width: int) -> int:
+        """The first token of this call that chose `expert` in the layer just routed."""
+        if self.last is None or self.last.layer != layer:
+            return 0
+        if self.needs is None:
+            experts = self.last.experts
+            self.needs = np.zeros(width, np.intp)
+            # Written backwards, so that the first of equals is what stays.
+            rows = np.repeat(np.arange(len(experts)), experts.shape[1])
+            self.needs[experts.ravel()[::-1]] = rows[::-1]
+        return int(self.needs[expert])
 
     def fold(self, pending: _Pending) -> None:
         """Count the choices routed since the last fold, all layers in one go."""
@@ -289,23 +313,44 @@ class _Call:
         self.hits += hits.sum(axis=1)
         self.asked += hits.shape[1]
 
-    def steps(self, ns: int | None) -> npt.NDArray[np.void]:
-        """The records of this call's tokens; `ns` is the call's time, None if it was cut short."""
+    def counted(self) -> tuple[int, int]:
+        """Hits and look-ups so far, over all tokens."""
+        return int(self.hits.sum()), self.asked * self.tokens
+
+    def steps(self, ns: int) -> npt.NDArray[np.void]:
+        """The records of this call's tokens, which share its time equally."""
         out = np.zeros(self.tokens, STEP)
-        out["token_ms"] = np.nan if ns is None else ns / 1e6 / max(1, self.tokens)
+        if not self.tokens:
+            return out
+        out["token_ms"] = ns / 1e6 / self.tokens
         out["hits"] = self.hits
         out["misses"] = self.asked - self.hits
         for name in ("read_p50_ms", "read_p95_ms", "read_max_ms"):
             out[name] = np.nan
-        if self.tokens and self.read_ns:
-            out["nbytes"][0] = self.nbytes
-            out["reads"][0] = len(self.read_ns)
-            ordered = sorted(self.read_ns)
-            out["read_p50_ms"][0] = _quantile(ordered, 0.5) / 1e6
-            out["read_p95_ms"][0] = _quantile(ordered, 0.95) / 1e6
-            out["read_max_ms"][0] = ordered[-1] / 1e6
         out["phase"] = self.phase
+        if self.tokens == 1:
+            _tell_reads(out, 0, self.read_ns, sum(self.read_nbytes))
+            return out
+        groups: dict[int, list[int]] = {}
+        for row, read_ns in zip(self.read_rows, self.read_ns, strict=True):
+            groups.setdefault(row, []).append(read_ns)
+        nbytes = np.bincount(self.read_rows, self.read_nbytes, minlength=1)
+        for row, latencies in groups.items():
+            _tell_reads(out, row, latencies, nbytes[row])
         return out
+
+
+def _tell_reads(out: npt.NDArray[np.void], row: int, ns: list[int], nbytes: float) -> None:
+    """Write the reads of one token into its record."""
+    if not ns:
+        return
+    ordered = sorted(ns)
+    record = out[row]
+    record["nbytes"] = nbytes
+    record["reads"] = len(ordered)
+    record["read_p50_ms"] = _quantile(ordered, 0.5) / 1e6
+    record["read_p95_ms"] = _quantile(ordered, 0.95) / 1e6
+    record["read_max_ms"] = ordered[-1] / 1e6
 
 
 def _quantile(ordered: list[int], q: float) -> float:

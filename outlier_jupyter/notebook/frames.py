@@ -58,7 +58,8 @@ STEP = np.dtype(
 )
 """One token read by the model. The read latencies are NaN where nothing was read.
 
-A prefill call's time is shared equally by its tokens; its reads belong to its first token.
+A prefill call's time is shared equally by its tokens; a read belongs to the first of them that
+needed it.
 """
 
 _HEAD = struct.Struct("<4sHH14I")

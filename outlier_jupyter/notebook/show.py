@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from IPython.display import display
+from IPython.display import DisplayHandle, display
 
 from ..engine import Engine
 from ..run import Run
 from .feed import Feed
+from .frames import Frame
 from .live import LiveView
 
 
@@ -23,32 +24,38 @@ def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
         Interrupted: stopped; what was made stays shown and is in its `.run`.
         OutlierError: as `Engine.generate`; bad options are refused before anything is shown.
     """
-    before = engine.last_run
-    steps = engine.stream(prompt, **options)
     view = make_view(engine, prompt)
+    live = _Live(view)
     feed = Feed(
         layers=len(engine.info.layer_names),
         experts=max(engine.info.experts_per_layer, default=0),
         slots=engine.info.slots,
         resident_at_start=engine.resident(),
-        on_frame=view.push,
+        on_frame=live.push,
     )
-    output = display(view, display_id=True)
     unsubscribe = engine.subscribe(feed)
     try:
-        for _ in steps:
-            pass
+        return engine.generate(prompt, **options)
     finally:
         unsubscribe()
         run = engine.last_run
-        if run is not None and run is not before:
+        if live.output is not None and run is not None:
             view.finish(run.finish_reason, feed.snapshot())
-            output.update(dict(run._repr_mimebundle_()), raw=True)
-        else:
-            output.update({"text/plain": "the run did not start"}, raw=True)
+            live.output.update(dict(run._repr_mimebundle_()), raw=True)
         view.close()
-    assert run is not None
-    return run
+
+
+class _Live:
+    """Displays the view with its first frame: a run that is refused leaves nothing behind."""
+
+    def __init__(self, view: LiveView) -> None:
+        self.output: DisplayHandle | None = None
+        self._view = view
+
+    def push(self, frame: Frame) -> None:
+        if self.output is None:
+            self.output = display(self._view, display_id=True)
+        self._view.push(frame)
 
 
 def make_view(engine: Engine, prompt: str) -> LiveView:

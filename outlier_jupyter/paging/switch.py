@@ -31,7 +31,7 @@ class PagedSwitch(nn.Module):
     """Called as the switch it replaces: x [..., width], indices [..., k] → [..., k, width]."""
 
     def __init__(self, inner: nn.Module, layer: int, experts: int, pager: Pager, tap: RouterTap):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # mlx.nn's has no types
         # Kept outside the module's own dictionary, or the bank, which all layers share, would be
         # counted once per layer by whatever walks the model (MLX's wired limit, a save).
         object.__setattr__(self, "_inner", inner)
@@ -116,7 +116,7 @@ class PagedSwitch(nn.Module):
         return output.reshape(*ids.shape, output.shape[-1])
 
     def _compute(self, rows: mx.array, slots: mx.array, sorted_indices: bool) -> mx.array:
-        """The original's arithmetic on rows [n, 1, width] of one expert each, as mlx-lm sorts them."""
+        """The original's arithmetic on rows [n, 1, width] of one expert each, in slot order."""
         inner = self._inner
         output: mx.array
         if isinstance(inner, SwitchGLU):

@@ -36,6 +36,7 @@ from outlier_jupyter.trace.measures import (
     residency,
     summarise,
 )
+from outlier_jupyter.trace.recorder import Recorder
 
 MakeTrace = Callable[..., Trace]
 NONE_RESIDENT = np.zeros((0, 2), np.int16)
@@ -77,6 +78,14 @@ def events_of(trace: Trace) -> Iterator[Event]:
     yield RunDone("length")
 
 
+def recorded(trace: Trace) -> Trace:
+    """What a recorder makes of the same events; it gives each prefill read to its token."""
+    recorder = Recorder(trace.layers, 1, trace.resident_at_start)
+    for event in events_of(trace):
+        recorder(event)
+    return recorder.trace(trace.info)
+
+
 def fed(trace: Trace, *, ms_per_event: float = 1.0, **options: Any) -> tuple[Feed, list[Frame]]:
     """A feed that was given all of `trace`, and its frames."""
     clock, frames = Clock(), list[Frame]()
@@ -111,6 +120,7 @@ def test_frames_tell_what_the_trace_measures(
     feed, frames = fed(trace, ms_per_event=ms_per_event)
     whole = feed.snapshot()
     assert whole == as_snapshot(merge(*frames))
+    trace = recorded(trace)
     counts = np.zeros(layers * 9, np.int64)
     counts[whole.count_index] = whole.count
     np.testing.assert_array_equal(counts.reshape(layers, 9), frequency(trace))
@@ -210,7 +220,7 @@ def test_a_snapshot_in_the_middle_loses_and_doubles_nothing(make_trace: MakeTrac
 
 
 def test_a_run_cut_short_keeps_what_it_had() -> None:
-    """A call stopped half way becomes a step without a time, and ends with the run."""
+    """A call stopped half way is no step, as in the trace, but what it read was read."""
     frames: list[Frame] = []
     feed = Feed(
         **{"layers": 2, "experts": 4, "slots": 3, "resident_at_start": NONE_RESIDENT},
@@ -224,9 +234,9 @@ def test_a_run_cut_short_keeps_what_it_had() -> None:
     feed(CallStarted(1, np.zeros(1, np.int32), 0))
     feed(RunDone("stop"))
     whole = feed.snapshot()
-    assert whole.final and len(whole.steps) == 1
-    assert np.isnan(whole.steps["token_ms"][0]) and whole.steps["read_max_ms"][0] == 2.0
+    assert whole.final and len(whole.steps) == whole.totals.decode_steps == 0
     assert (whole.totals.lookups, whole.totals.hits, whole.totals.reads) == (2, 1, 1)
+    assert whole.change_index.tolist() == [2] and whole.count_index.tolist() == [1, 2]
     assert sum(frame.final for frame in frames) == 1
 
 
@@ -286,4 +296,4 @@ def test_a_decode_step_costs_little() -> None:
             feed(event)
         spent.append(time.perf_counter() - began)
     # The best of many: other programs on the machine are not what is measured here.
-    assert min(spent) < 0.3e-3
+    assert min(spent) < 0.6e-3
