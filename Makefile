@@ -32,11 +32,10 @@ check: .venv/.dev js/node_modules/.ready
 	ruff check .
 	mypy
 	npm --prefix js run --silent check
-	npm --prefix js run --silent build -- ../build/static
-	diff -r build/static outlier_jupyter/notebook/static
+	npm --prefix js run --silent verify
 
 js-test: js/node_modules/.ready .venv/.browser
-	npm --prefix js test
+	CHROMIUM="$$(bash tools/need.sh chromium)" npm --prefix js test
 
 build: js/node_modules/.ready
 	npm --prefix js run build

@@ -10,19 +10,14 @@ measured in the same run: the disk's direct-read bandwidth, over the bytes that 
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from mlx_lm import load as load_unpaged
 from mlx_lm import stream_generate
+from results import append
 
 import outlier_jupyter
 from outlier_jupyter.checkpoint import ByteRange, Checkpoint, open_reader
@@ -32,7 +27,6 @@ from outlier_jupyter.units import three
 PROMPT = "import os\n\ndef read_file(path):\n"
 TOKENS = 100
 ROUNDS = 5
-RESULTS = Path(__file__).parent / "results"
 
 Measured = dict[str, float]
 
@@ -112,31 +106,14 @@ def row(name: str, found: list[Measured]) -> dict[str, object]:
     }
 
 
-def machine() -> str:
-    """Processor kind and core count: what a row must be read with."""
-    return f"{platform.system()}-{platform.machine()}-{os.cpu_count()}cores"
-
-
 def main() -> int:
     """Measure, print and append."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    stamp = {"date": datetime.date.today().isoformat(), "commit": commit, "machine": machine()}
     disk = {"disk_mb_per_s": three(disk_mb_per_s())}
-    rows = [stamp | {"tokens": TOKENS} | found | disk for found in measure(given.rounds)]
-    names = list(dict.fromkeys(key for one in rows for key in one))
-    file = RESULTS / f"demo-{machine()}.csv"
-    file.parent.mkdir(exist_ok=True)
-    new = not file.exists()
-    with file.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, names, restval="")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    rows = [{"tokens": TOKENS} | found | disk for found in measure(given.rounds)]
+    append("demo", rows)
     for one in rows:
         sys.stdout.write(f"{one['subject']:30} {one['tokens_per_s']:>8} tokens/s\n")
     return 0

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sees to what pip cannot bring: a Python with venv, and Chromium for the browser tests.
 # On Debian as root what is missing is installed; elsewhere it says what to install.
+# Prints the path of the Chromium it found.
 set -eu
 
 debian_root() { command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; }
@@ -18,6 +19,14 @@ install() { # install WHAT PACKAGE…
     apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+find_chromium() { # prints where it is
+    for name in chromium chromium-browser google-chrome \
+        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"; do
+        command -v "$name" && return
+    done
+    return 1
+}
+
 case "$1" in
 python)
     python=$2
@@ -28,10 +37,8 @@ python)
     "$python" -c 'import ensurepip, venv' 2>/dev/null || install "Python's venv module" python3-venv
     ;;
 chromium)
-    for name in chromium chromium-browser google-chrome; do
-        command -v "$name" >/dev/null && exit 0
-    done
-    [ -x "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome" ] && exit 0
+    find_chromium && exit 0
     install Chromium chromium fonts-dejavu-core
+    find_chromium
     ;;
 esac

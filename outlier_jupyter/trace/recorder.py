@@ -1,11 +1,13 @@
 """Turns the events of one run into a `Trace`, on the decode thread, into arrays made ahead.
 
-It listens and never asks: nothing is evaluated because somebody records. Arrays grow by
-doubling when a run is longer than foreseen, so a run of any length is held whole.
+It listens and never asks: nothing is evaluated because somebody records. An event is only kept
+when it comes; at the end of a call its layers are folded into the arrays in one go. Arrays grow
+by doubling when a run is longer than foreseen, so a run of any length is held whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +38,12 @@ class Recorder:
         resident: int16 [n, 2], the (layer, expert) pairs in a slot now.
 
     Attributes:
-        call_ns, call_hits, call_misses, call_nbytes: of the call under way, or of the last one.
+        call_ns, call_hits, call_misses, call_nbytes: of the last whole call.
     """
 
     def __init__(self, layers: int, steps: int, resident: npt.NDArray[np.int16]) -> None:
+        self.call_ns = self.call_hits = self.call_misses = self.call_nbytes = 0
         self._resident = resident
-        self._steps = 0
         self._tokens = np.zeros(steps, np.int32)
         self._produced = np.full(steps, -1, np.int32)
         self._experts = np.full((steps, layers, 0), -1, np.int16)
@@ -49,74 +51,90 @@ class Recorder:
         self._hits = np.zeros((steps, layers, 0), bool)
         self._reads: list[tuple[int, ...]] = []
         self._evictions: list[tuple[int, ...]] = []
-        self._calls: list[dict[str, int]] = []
-        self._done = 0
-        self._first_needs: npt.NDArray[np.int32] = np.zeros((0, 0), np.int32)
-        self.call_ns = self.call_hits = self.call_misses = self.call_nbytes = 0
+        self._calls: list[tuple[int, ...]] = []
+        self._steps = 0
+        self._begin(CallStarted(0, np.zeros(0, np.int32), 0))
+        self._take: dict[type[Event], Callable[[Any], None]] = {
+            CallStarted: self._begin,
+            Routed: self._route,
+            Weighed: lambda event: self._weighed.append(event),
+            PagedIn: self._page_in,
+            Evicted: self._evict,
+            Waited: lambda event: self._waited.append(event),
+            StepDone: self._end,
+        }
 
     def __call__(self, event: Event) -> None:
         """Take one event; the kinds that carry nothing to keep are passed over."""
-        if isinstance(event, Routed):
-            self._routed(event)
-        elif isinstance(event, PagedIn):
-            step = self._first_need(event.expert)
-            self.call_nbytes += event.nbytes
-            self._reads.append(
-                (step, event.layer, event.expert, event.nbytes, event.start_ns, event.ns)
-            )
-        elif isinstance(event, Evicted):
-            step = self._first_need(event.by_expert)
-            self._evictions.append(
-                (step, event.layer, event.expert, event.by_layer, event.by_expert)
-            )
-        elif isinstance(event, Waited):
-            self._add(read_wait_ns=event.ns, install_ns=event.install_ns)
-        elif isinstance(event, Weighed):
-            first = self._calls[-1]["first_step"]
-            n, k = event.weights.shape
-            self._weights[first : first + n, event.layer, :k] = event.weights
-        elif isinstance(event, CallStarted):
-            self._call_started(event)
-        elif isinstance(event, StepDone):
-            self.call_ns = event.ns
-            self._add(ns=event.ns, sample_ns=event.sample_ns)
-            self._produced[self._steps - 1] = event.produced
-            self._done += 1
+        take = self._take.get(type(event))
+        if take is not None:
+            take(event)
 
-    def _call_started(self, event: CallStarted) -> None:
-        n = len(event.tokens)
-        first, self._steps = self._steps, self._steps + n
-        while self._steps > len(self._tokens):
-            self._grow(2 * len(self._tokens) + n)
-        self._tokens[first : self._steps] = event.tokens
-        call = dict.fromkeys(CALL.names or (), 0)
-        call.update(phase=event.phase, first_step=first, steps=n, start_ns=event.start_ns)
-        self._calls.append(call)
-        self.call_ns = self.call_hits = self.call_misses = self.call_nbytes = 0
+    def _begin(self, event: CallStarted) -> None:
+        """A call begins; what a call that was cut short had kept is dropped."""
+        self._call = event
+        self._routed: list[Routed] = []
+        self._weighed: list[Weighed] = []
+        self._waited: list[Waited] = []
+        self._call_reads: list[tuple[int, ...]] = []
+        self._call_evictions: list[tuple[int, ...]] = []
 
-    def _routed(self, event: Routed) -> None:
-        n, k = event.experts.shape
-        if k > self._experts.shape[2]:
-            self._widen(k)
-        first = self._calls[-1]["first_step"]
-        self._experts[first : first + n, event.layer, :k] = event.experts
-        self._hits[first : first + n, event.layer, :k] = event.hits
-        self._add(route_ns=event.route_ns, lookup_ns=event.lookup_ns)
-        self._first_needs = event.experts
-        hits = int(event.hits.sum())
-        self.call_hits += hits
-        self.call_misses += event.hits.size - hits
+    def _route(self, event: Routed) -> None:
+        self._routed.append(event)
+
+    def _page_in(self, event: PagedIn) -> None:
+        layer, expert, _, nbytes, start_ns, ns = event
+        self._call_reads.append((self._first_need(expert), layer, expert, nbytes, start_ns, ns))
+
+    def _evict(self, event: Evicted) -> None:
+        layer, expert, _, by_layer, by_expert = event
+        step = self._first_need(by_expert)
+        self._call_evictions.append((step, layer, expert, by_layer, by_expert))
 
     def _first_need(self, expert: int) -> int:
         """The first step of this call that routed to `expert` in the layer just routed."""
-        first: int = self._calls[-1]["first_step"]
-        row = (self._first_needs == expert).any(axis=1).argmax() if first + 1 < self._steps else 0
-        return first + int(row)
+        if len(self._call.tokens) == 1:
+            return self._steps
+        return self._steps + int((self._routed[-1].experts == expert).any(axis=1).argmax())
 
-    def _add(self, **spent: int) -> None:
-        call = self._calls[-1]
-        for name, ns in spent.items():
-            call[name] += ns
+    def _end(self, event: StepDone) -> None:
+        """The call is whole: fold it into the arrays."""
+        first, n = self._steps, len(self._call.tokens)
+        self._steps += n
+        if self._steps > len(self._tokens):
+            self._grow(2 * self._steps)
+        self._tokens[first : self._steps] = self._call.tokens
+        self._produced[self._steps - 1] = event.produced
+        self._widen(max((routed.experts.shape[1] for routed in self._routed), default=0))
+        rows = slice(first, self._steps)
+        _fill(self._experts[rows], self._routed, [routed.experts for routed in self._routed])
+        _fill(self._hits[rows], self._routed, [routed.hits for routed in self._routed])
+        _fill(self._weights[rows], self._weighed, [weighed.weights for weighed in self._weighed])
+        self._reads += self._call_reads
+        self._evictions += self._call_evictions
+        self._book(first, n, event)
+
+    def _book(self, first: int, n: int, event: StepDone) -> None:
+        """One row of `calls`, and the numbers of the last call."""
+        asked = sum(routed.experts.size for routed in self._routed)
+        self.call_ns = event.ns
+        self.call_hits = int(np.count_nonzero(self._hits[first : self._steps]))
+        self.call_misses = asked - self.call_hits
+        self.call_nbytes = sum(read[3] for read in self._call_reads)
+        self._calls.append(
+            (
+                self._call.phase,
+                first,
+                n,
+                self._call.start_ns,
+                event.ns,
+                sum(routed.route_ns for routed in self._routed),
+                sum(routed.lookup_ns for routed in self._routed),
+                sum(waited.ns for waited in self._waited),
+                sum(waited.install_ns for waited in self._waited),
+                event.sample_ns,
+            )
+        )
 
     def _grow(self, steps: int) -> None:
         for name, fill in EMPTY.items():
@@ -126,6 +144,8 @@ class Recorder:
             setattr(self, name, new)
 
     def _widen(self, k: int) -> None:
+        if k <= self._experts.shape[2]:
+            return
         for name in ("_experts", "_weights", "_hits"):
             old = getattr(self, name)
             new = np.full((*old.shape[:2], k), EMPTY[name], old.dtype)
@@ -134,28 +154,37 @@ class Recorder:
 
     def trace(self, info: TraceInfo) -> Trace:
         """What was recorded so far. A call cut short by an interrupt or an error is left out."""
-        calls = self._calls[: self._done]
-        steps = sum(call["steps"] for call in calls)
-        call_of_step = np.repeat(np.arange(len(calls)), [call["steps"] for call in calls])
-        table = np.array([tuple(call.values()) for call in calls], CALL)
+        table = np.array(self._calls, CALL)
+        call_of_step = np.repeat(np.arange(len(table), dtype=np.int32), table["steps"])
         share = table["ns"] // np.maximum(table["steps"], 1)
+        steps = self._steps
         return Trace(
             tokens=self._tokens[:steps].copy(),
             produced=self._produced[:steps].copy(),
             phase=table["phase"][call_of_step],
-            call=call_of_step.astype(np.int32),
+            call=call_of_step,
             step_ns=share[call_of_step],
             experts=self._experts[:steps].copy(),
             weights=self._weights[:steps].copy(),
             hits=self._hits[:steps].copy(),
-            reads=_rows(self._reads, READ, steps),
-            evictions=_rows(self._evictions, EVICTION, steps),
+            reads=np.array(self._reads, READ),
+            evictions=np.array(self._evictions, EVICTION),
             calls=table,
             resident_at_start=self._resident,
             info=info,
         )
 
 
-def _rows(rows: list[tuple[int, ...]], dtype: np.dtype[Any], steps: int) -> npt.NDArray[np.void]:
-    table = np.array(rows, dtype)
-    return table[table["step"] < steps]
+def _fill(
+    into: npt.NDArray[Any],
+    events: Sequence[Any],
+    layers: list[npt.NDArray[Any]],
+) -> None:
+    """Write each event's layer, [steps, k], to its place in `into`, [steps, layers, widest k]."""
+    whole = [event.layer for event in events] == list(range(into.shape[1]))
+    if whole and all(layer.shape[1] == into.shape[2] for layer in layers):
+        # The usual case, all layers alike: one copy in place of one per layer.
+        into[:] = np.concatenate(layers, axis=1).reshape(into.shape) if layers else into
+        return
+    for event, layer in zip(events, layers, strict=True):
+        into[:, event.layer, : layer.shape[1]] = layer

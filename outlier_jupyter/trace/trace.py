@@ -22,7 +22,7 @@ READ = np.dtype(
         ("ns", np.int64),
     ]
 )
-"""One expert read from disk. `step` is the first step of the call that routed to it."""
+"""One expert read from disk. `step` is the first step of its call that chose this expert."""
 
 EVICTION = np.dtype(
     [

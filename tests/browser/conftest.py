@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,10 +16,10 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent.parent
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-)
+CHROMIUM = subprocess.run(
+    ["bash", str(ROOT / "tools" / "need.sh"), "chromium"],
+    capture_output=True, text=True, check=True,
+).stdout.strip()  # fmt: skip
 QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -1,0 +1,25 @@
+// The numbers that more than one module needs. Colours live in root.css and are read by theme.ts.
+
+/** Steps kept; the same bound as KEPT_STEPS in frames.py. */
+export const KEPT_STEPS = 4_000;
+
+/** Characters of text kept; more than the Python side keeps, so that a snapshot always fits. */
+export const KEPT_TEXT = 200_000;
+
+/** An expert that came within this many tokens is marked as new. */
+export const RECENT_STEPS = 3;
+
+/** Messages waiting for a redraw; beyond it (a hidden page) they are folded at once. */
+export const MAX_QUEUED = 64;
+
+/** Plot margins in CSS pixels, the same in all panels so that their axes line up. */
+export const MARGIN = { left: 44, right: 10, top: 6, bottom: 18 } as const;
+
+/** The narrowest span of tokens a chart shows: the first bars would be as wide as doors. */
+export const MIN_SPAN = 24;
+
+/** Under prefers-reduced-motion the view is redrawn this seldom. */
+export const CALM_REDRAW_MS = 500;
+
+/** After a redraw the view rests for this many times what it cost: a fifth of the page's time. */
+export const REST = 4;

@@ -1,0 +1,43 @@
+// Numbers as people read them. Units are decimal (1 GB = 10^9 bytes), as in the package's options.
+
+export const NONE = "–";
+
+/** 1234567 → "1 234 567", with a narrow no-break space. */
+export function integer(value: number): string {
+  return String(Math.round(value)).replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f");
+}
+
+/** Three significant digits, no exponent: 0.123, 1.23, 12.3, 123. */
+export function short(value: number): string {
+  if (!Number.isFinite(value)) return NONE;
+  if (value === 0) return "0";
+  const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
+  return value >= 1000 ? integer(value) : value.toFixed(Math.min(3, digits));
+}
+
+export function percent(part: number, whole = 1): string {
+  const ratio = part / whole;
+  return Number.isFinite(ratio) ? `${(100 * ratio).toFixed(1)}\u202f%` : NONE;
+}
+
+export function ms(value: number): string {
+  return Number.isFinite(value) ? `${short(value)}\u202fms` : NONE;
+}
+
+const UNITS = ["B", "kB", "MB", "GB", "TB"] as const;
+
+/** The power of 1000 whose unit suits `value` best. */
+export function byteScale(value: number): { factor: number; unit: string } {
+  const power = value < 1 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3 + 1e-9));
+  return { factor: 1000 ** power, unit: UNITS[power] };
+}
+
+export function bytes(value: number): string {
+  if (!Number.isFinite(value)) return NONE;
+  const { factor, unit } = byteScale(value);
+  return `${short(value / factor)}\u202f${unit}`;
+}
+
+export function plural(n: number, word: string): string {
+  return `${integer(n)}\u202f${word}${n === 1 ? "" : "s"}`;
+}

@@ -1,0 +1,145 @@
+// Reads the wire frame of outlier_jupyter/notebook/frames.py, which documents the layout.
+//
+// The arrays are views into the bytes, not copies: give it bytes that nobody else writes to.
+
+const MAGIC = 0x464c4a4f; // "OJLF", little-endian
+const VERSION = 1;
+const HEAD_BYTES = 64;
+const TOTALS_BYTES = 11 * 8;
+const STEP_BYTES = 8 + 7 * 4 + 1;
+const SNAPSHOT = 1;
+const FINAL = 2;
+
+export class FrameError extends Error {}
+
+export interface Totals {
+  steps: number;
+  lookups: number;
+  hits: number;
+  reads: number;
+  nbytes: number;
+  evictions: number;
+  elapsedNs: number;
+  decodeSteps: number;
+  decodeLookups: number;
+  decodeHits: number;
+  decodeNs: number;
+}
+
+export interface StepColumns {
+  nbytes: Float64Array;
+  tokenMs: Float32Array;
+  p50: Float32Array;
+  p95: Float32Array;
+  max: Float32Array;
+  hits: Uint32Array;
+  misses: Uint32Array;
+  reads: Uint32Array;
+  phase: Uint8Array;
+}
+
+export interface Frame {
+  run: number;
+  seq: number;
+  since: number;
+  firstStep: number;
+  nSteps: number;
+  layers: number;
+  experts: number;
+  slots: number;
+  promptTokens: number;
+  textStart: number;
+  text: string;
+  steps: StepColumns;
+  countIndex: Uint32Array;
+  count: Uint32Array;
+  changeIndex: Uint32Array;
+  changeState: Uint8Array;
+  totals: Totals;
+  snapshot: boolean;
+  final: boolean;
+}
+
+/** The frame in `bytes`, which must begin at a multiple of 8 in their buffer. */
+export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
+  const { buffer, byteOffset, byteLength } = bytes;
+  const view = new DataView(buffer, byteOffset, byteLength);
+  if (byteLength < HEAD_BYTES + TOTALS_BYTES || view.getUint32(0, true) !== MAGIC) {
+    throw new FrameError(`${byteLength} bytes are not a frame`);
+  }
+  const version = view.getUint16(4, true);
+  if (version !== VERSION) {
+    throw new FrameError(`frame version ${version} was seen, ${VERSION} is wanted`);
+  }
+  const flags = view.getUint16(6, true);
+  const head = (n: number) => view.getUint32(8 + 4 * n, true);
+  const [n, textBytes, m, r] = [head(5), head(11), head(12), head(13)];
+  const expected = HEAD_BYTES + TOTALS_BYTES + n * STEP_BYTES + m * 8 + r * 5 + textBytes;
+  if (head(0) !== byteLength || expected !== byteLength) {
+    throw new FrameError(`a frame of ${head(0)} bytes came as ${byteLength}`);
+  }
+
+  let at = byteOffset + HEAD_BYTES + TOTALS_BYTES;
+  const skip = (nbytes: number) => {
+    const start = at;
+    at += nbytes;
+    return start;
+  };
+  const f32 = () => new Float32Array(buffer, skip(4 * n), n);
+  const u32 = (length: number) => new Uint32Array(buffer, skip(4 * length), length);
+  const u8 = (length: number) => new Uint8Array(buffer, skip(length), length);
+
+  const nbytes = new Float64Array(buffer, skip(8 * n), n);
+  const [tokenMs, p50, p95, max] = [f32(), f32(), f32(), f32()];
+  const [hits, misses, reads] = [u32(n), u32(n), u32(n)];
+  const [countIndex, count, changeIndex] = [u32(m), u32(m), u32(r)];
+  const phase = u8(n);
+  const changeState = u8(r);
+  return {
+    run: head(1),
+    seq: head(2),
+    since: head(3),
+    firstStep: head(4),
+    nSteps: n,
+    layers: head(6),
+    experts: head(7),
+    slots: head(8),
+    promptTokens: head(9),
+    textStart: head(10),
+    text: new TextDecoder().decode(u8(textBytes)),
+    steps: { nbytes, tokenMs, p50, p95, max, hits, misses, reads, phase },
+    countIndex,
+    count,
+    changeIndex,
+    changeState,
+    totals: totals(view),
+    snapshot: (flags & SNAPSHOT) !== 0,
+    final: (flags & FINAL) !== 0,
+  };
+}
+
+/** A copy of a message's buffer, aligned for `decode`; the host may reuse its own. */
+export function copyBytes(data: DataView | ArrayBuffer | ArrayBufferView): Uint8Array<ArrayBuffer> {
+  const bytes =
+    data instanceof ArrayBuffer
+      ? new Uint8Array(data)
+      : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  return new Uint8Array(bytes);
+}
+
+function totals(view: DataView): Totals {
+  const u64 = (n: number) => Number(view.getBigUint64(HEAD_BYTES + 8 * n, true));
+  return {
+    steps: u64(0),
+    lookups: u64(1),
+    hits: u64(2),
+    reads: u64(3),
+    nbytes: u64(4),
+    evictions: u64(5),
+    elapsedNs: u64(6),
+    decodeSteps: u64(7),
+    decodeLookups: u64(8),
+    decodeHits: u64(9),
+    decodeNs: u64(10),
+  };
+}

@@ -1,0 +1,112 @@
+// The frame around a plot: title, legend, a line of read-out, and a table in its place on demand.
+
+import { el, setText } from "./dom";
+
+export interface Table {
+  caption: string;
+  head: string[];
+  rows: string[][];
+}
+
+export class Panel {
+  readonly node: HTMLElement;
+  readonly plots: HTMLElement;
+  private readonly aside = el("span", "oj-aside");
+  private readonly readout = el("div", "oj-readout", { "aria-live": "polite" });
+  private readonly hint = el("div", "oj-panel-hint");
+  private readonly tableBox = el("div", "oj-table", { tabindex: "0" });
+  private readonly toggle: HTMLButtonElement;
+  private builtAt = 0;
+  tableOpen = false;
+
+  /** `table` is asked for only while it is shown; `changed` when the panel wants to be drawn. */
+  constructor(
+    title: string,
+    name: string,
+    legend: Node,
+    private readonly table: () => Table,
+    changed: () => void,
+    signal: AbortSignal,
+  ) {
+    this.toggle = el("button", "oj-button", { type: "button", "aria-pressed": "false" }, "Table");
+    this.toggle.setAttribute("aria-label", `${title}: show as a table`);
+    this.toggle.addEventListener(
+      "click",
+      () => {
+        this.tableOpen = !this.tableOpen;
+        this.builtAt = 0;
+        this.toggle.setAttribute("aria-pressed", String(this.tableOpen));
+        this.tableBox.hidden = !this.tableOpen;
+        this.plots.hidden = this.tableOpen;
+        changed();
+      },
+      { signal },
+    );
+    this.tableBox.hidden = true;
+    this.plots = el("div", "oj-plots", {}, this.hint);
+    const head = el(
+      "header",
+      "oj-panel-head",
+      {},
+      el("h3", "", {}, title),
+      this.aside,
+      this.toggle,
+    );
+    this.node = el(
+      "section",
+      `oj-panel oj-${name}`,
+      { "aria-label": title },
+      head,
+      el("div", "oj-legend", {}, legend),
+      this.plots,
+      this.tableBox,
+      this.readout,
+    );
+  }
+
+  /** A plot's box, with its share of the height. */
+  add(plot: HTMLElement, share = 1): void {
+    const box = el("div", "oj-plot", {}, plot);
+    box.style.flexGrow = String(share);
+    this.plots.append(box);
+  }
+
+  /** A hint in the plots' place while there is nothing to plot; "" takes it away. */
+  setHint(text: string): void {
+    setText(this.hint, text);
+    this.hint.hidden = !text;
+    this.node.classList.toggle("oj-empty", !!text);
+  }
+
+  setAside(text: string): void {
+    setText(this.aside, text);
+  }
+
+  setReadout(text: string): void {
+    setText(this.readout, text);
+  }
+
+  /** Bring the table up to date, at most twice a second: it is a lot of elements. */
+  drawTable(now: number): void {
+    if (!this.tableOpen || now - this.builtAt < 500) return;
+    this.builtAt = now;
+    const { caption, head, rows } = this.table();
+    const cells = (tag: "th" | "td", row: string[]) => row.map((text) => el(tag, "", {}, text));
+    this.tableBox.replaceChildren(
+      el(
+        "table",
+        "",
+        {},
+        el("caption", "", {}, caption),
+        el("thead", "", {}, el("tr", "", {}, ...cells("th", head))),
+        el("tbody", "", {}, ...rows.map((row) => el("tr", "", {}, ...cells("td", row)))),
+      ),
+    );
+  }
+}
+
+/** A swatch and its name. `look` is the swatch's class. */
+export function legendItem(look: string, name: string): HTMLElement {
+  const swatch = el("span", `oj-swatch oj-swatch-${look}`, { "aria-hidden": "true" });
+  return el("span", "oj-legend-item", {}, swatch, name);
+}

@@ -1,0 +1,97 @@
+// Panel: how long the reads of each token took, and how much was read for it.
+
+import { Bars } from "./bars";
+import { el } from "./dom";
+import { byteScale, bytes, integer, ms, plural, short } from "./format";
+import type { Hover } from "./hover";
+import { Latency } from "./latency";
+import { legendItem, Panel, type Table } from "./panel";
+import { type Span, stepName } from "./span";
+import type { RunState } from "./state";
+import type { Theme } from "./theme";
+
+const LAST = 20;
+
+/** From this width on there is room to name the quantiles; else they stand in the legend's order. */
+const ROOMY = 420;
+
+export class ReadingPanel {
+  readonly panel: Panel;
+  private readonly lines: Latency;
+  private readonly bars: Bars;
+  private shown: Span = { from: 0, to: 0, origin: 0, prompt: true };
+
+  constructor(
+    private readonly state: RunState,
+    private readonly hover: Hover,
+    changed: () => void,
+    signal: AbortSignal,
+  ) {
+    const legend = el(
+      "span",
+      "oj-legend-row",
+      {},
+      legendItem("p50", "p50"),
+      legendItem("p95", "p95"),
+      legendItem("top", "max"),
+      legendItem("read", "bytes read"),
+    );
+    const table = () => this.table();
+    this.panel = new Panel("Read latency", "latency", legend, table, changed, signal);
+    this.lines = new Latency(hover, signal);
+    this.bars = new Bars("Bytes read for each token", hover, signal);
+    this.panel.add(this.lines.node, 3);
+    this.panel.add(this.bars.canvas.node, 2);
+  }
+
+  draw(shown: Span, theme: Theme): void {
+    this.shown = shown;
+    const { steps } = this.state;
+    this.panel.setAside("ms per read, by token");
+    this.panel.setReadout(this.readout());
+    if (this.panel.tableOpen) return;
+    this.lines.draw(steps, shown, theme);
+    const values = steps.column("nbytes", shown.from, shown.to);
+    const { factor, unit } = byteScale(values.reduce((most, value) => Math.max(most, value), 0));
+    const parts = [{ values, colour: theme.read }];
+    this.bars.draw({ shown, parts, title: unit, factor }, theme);
+  }
+
+  private readout(): string {
+    const { steps } = this.state;
+    const step = this.hover.step;
+    if (step === null) {
+      const last = steps.end - 1;
+      return steps.length ? this.describe(last) : "";
+    }
+    return this.describe(step);
+  }
+
+  private describe(step: number): string {
+    const { steps } = this.state;
+    const reads = steps.at("reads", step);
+    if (Number.isNaN(reads)) return "";
+    const name = stepName(step, this.shown);
+    if (reads === 0) return `${name} · no reads`;
+    const [p50, p95, max] = (["p50", "p95", "max"] as const).map((c) => short(steps.at(c, step)));
+    const quantiles =
+      this.panel.node.clientWidth < ROOMY
+        ? `${p50} / ${p95} / ${max}\u202fms`
+        : `p50 ${p50} · p95 ${p95} · max ${max}\u202fms`;
+    return `${name} · ${plural(reads, "read")}, ${bytes(steps.at("nbytes", step))} · ${quantiles}`;
+  }
+
+  private table(): Table {
+    const { steps } = this.state;
+    const rows: string[][] = [];
+    for (let step = steps.end - 1; step >= Math.max(steps.first, steps.end - LAST); step -= 1) {
+      const name = stepName(step, this.shown);
+      const quantiles = (["p50", "p95", "max"] as const).map((c) => ms(steps.at(c, step)));
+      const reads = integer(steps.at("reads", step));
+      const spent = ms(steps.at("tokenMs", step));
+      rows.push([name, spent, reads, ...quantiles, bytes(steps.at("nbytes", step))]);
+    }
+    const head = ["Token", "Time", "Reads", "p50", "p95", "max", "Bytes"];
+    return { caption: `The last ${LAST} tokens, newest first`, head, rows };
+  }
+}

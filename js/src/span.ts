@@ -1,0 +1,51 @@
+// Which steps the charts show, and what a step is called.
+//
+// Once a token has been generated the charts begin there: a long prompt would otherwise fill them,
+// and what it costs is paid in chunks. Until then they show the prompt as it is read.
+
+import { MARGIN, MIN_SPAN } from "./constants";
+import type { RunState } from "./state";
+
+export interface Span {
+  /** Steps [from, to) on the axis; the last of them may not have happened yet. */
+  from: number;
+  to: number;
+  /** Number of the step that is token 1. */
+  origin: number;
+  prompt: boolean;
+}
+
+export function span(state: RunState): Span {
+  const prompt = state.totals.decodeSteps === 0;
+  const origin = prompt ? 0 : state.firstDecodeStep;
+  const from = Math.max(origin, state.steps.first);
+  return { from, to: Math.max(state.steps.end, from + MIN_SPAN), origin, prompt };
+}
+
+/** "token 12", or "prompt 3". */
+export function stepName(step: number, shown: Span): string {
+  return `${shown.prompt ? "prompt" : "token"} ${step - shown.origin + 1}`;
+}
+
+/** The horizontal axis shared by the charts: steps to CSS pixels and back. */
+export class Axis {
+  readonly x = MARGIN.left;
+  readonly width: number;
+
+  constructor(
+    readonly shown: Span,
+    canvasWidth: number,
+  ) {
+    this.width = canvasWidth - MARGIN.left - MARGIN.right;
+  }
+
+  left(step: number): number {
+    const { from, to } = this.shown;
+    return this.x + ((step - from) / (to - from)) * this.width;
+  }
+
+  step(x: number): number {
+    const { from, to } = this.shown;
+    return Math.floor(from + ((x - this.x) / this.width) * (to - from));
+  }
+}

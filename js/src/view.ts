@@ -1,0 +1,133 @@
+// One view of a run: builds the panels and redraws them, at most once an animation frame, and not
+// at all while nobody can see it.
+
+import { CALM_REDRAW_MS, REST } from "./constants";
+import { el } from "./dom";
+import { Header } from "./header";
+import { Hover } from "./hover";
+import { ReadingPanel } from "./reading";
+import { ResidencyPanel } from "./residency";
+import { RoutingPanel } from "./routing";
+import { span } from "./span";
+import type { RunState } from "./state";
+import type { Store } from "./store";
+import { TextPane } from "./text";
+import { readTheme, type Theme, watchTheme } from "./theme";
+
+/** ipywidgets puts this class on a widget whose kernel is gone. */
+const DISCONNECTED = ".jupyter-widgets-disconnected";
+
+export class View {
+  readonly root: HTMLElement;
+  /** How many times it was drawn, for tests and for those who wonder. */
+  draws = 0;
+  private readonly header: Header;
+  private readonly text = new TextPane();
+  private readonly routing: RoutingPanel;
+  private readonly residency: ResidencyPanel;
+  private readonly reading: ReadingPanel;
+  private theme: Theme | null = null;
+  private visible = false;
+  private request = 0;
+  private later: ReturnType<typeof setTimeout> | undefined;
+  private drawnAt = 0;
+  /** What a redraw costs, in ms, averaged. */
+  private cost = 0;
+  private readonly calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+  constructor(
+    private readonly store: Store,
+    parent: HTMLElement,
+    signal: AbortSignal,
+  ) {
+    const { state } = store;
+    const changed = () => this.schedule();
+    const hover = new Hover(changed);
+    this.header = new Header(store, changed, signal);
+    this.routing = new RoutingPanel(state, changed, signal);
+    this.residency = new ResidencyPanel(state, hover, changed, signal);
+    this.reading = new ReadingPanel(state, hover, changed, signal);
+    const panels = [this.routing, this.residency, this.reading].map((each) => each.panel.node);
+    const grid = el("div", "oj-grid", {}, this.text.node, ...panels);
+    // Without the attribute, typing here would trigger the notebook's shortcuts.
+    this.root = el("div", "oj-root", { "data-lm-suppress-shortcuts": "true" });
+    this.root.append(el("div", "oj-frame", {}, this.header.node, grid));
+    parent.append(this.root);
+    this.watch(signal);
+  }
+
+  /** Draw with the next animation frame, if anybody can see it. */
+  schedule(): void {
+    if (!this.visible || this.request) return;
+    const least = this.calm.matches ? CALM_REDRAW_MS : this.cost * REST;
+    const wait = this.drawnAt + least - performance.now();
+    if (wait > 0) {
+      this.drawLater(wait);
+      return;
+    }
+    this.request = requestAnimationFrame((now) => this.draw(now));
+  }
+
+  private watch(signal: AbortSignal): void {
+    const changed = () => this.schedule();
+    const rethemed = () => {
+      this.theme = null;
+      this.schedule();
+    };
+    const seen = new IntersectionObserver((entries) => {
+      this.visible = entries[entries.length - 1].isIntersecting;
+      rethemed();
+    });
+    seen.observe(this.root);
+    const resized = new ResizeObserver(changed);
+    resized.observe(this.root);
+    watchTheme(rethemed, signal);
+    document.addEventListener("visibilitychange", changed, { signal });
+    const unlisten = this.store.listen(changed);
+    signal.addEventListener("abort", () => {
+      unlisten();
+      seen.disconnect();
+      resized.disconnect();
+      cancelAnimationFrame(this.request);
+      clearTimeout(this.later);
+      this.root.remove();
+    });
+  }
+
+  private draw(now: number): void {
+    this.request = 0;
+    const started = performance.now();
+    this.drawnAt = started;
+    this.draws += 1;
+    this.store.drain();
+    this.theme ??= readTheme(this.root);
+    const { state, info, status } = this.store;
+    const shown = span(state);
+    this.header.draw(!this.root.closest(DISCONNECTED));
+    this.text.draw(state, status, info.prompt ?? "");
+    this.routing.draw(this.theme);
+    this.residency.draw(shown, this.theme);
+    this.reading.draw(shown, this.theme);
+    const panels = [this.routing.panel, this.residency.panel, this.reading.panel];
+    for (const panel of panels) {
+      panel.setHint(hint(state));
+      panel.drawTable(now);
+    }
+    // A table is brought up to date less often than it changes; the last change must show too.
+    this.cost += (performance.now() - started - this.cost) / 4;
+    if (this.store.running && panels.some((panel) => panel.tableOpen)) this.drawLater(600);
+  }
+
+  private drawLater(wait: number): void {
+    clearTimeout(this.later);
+    this.later = setTimeout(() => {
+      this.request ||= requestAnimationFrame((now) => this.draw(now));
+    }, wait);
+  }
+}
+
+/** What stands in the plots' place while there is nothing to plot. */
+function hint(state: RunState): string {
+  if (state.seq === 0) return "nothing yet";
+  return state.layers * state.experts === 0 ? "this model has no expert layers" : "";
+}

@@ -1,0 +1,232 @@
+// A model's comm that only counts and remembers, and made-up runs to feed it.
+
+import type { Frame, StepColumns, Totals } from "../src/frames";
+import type { Model } from "../src/host";
+
+export class MockModel implements Model {
+  readonly sent: unknown[] = [];
+  private readonly handlers = new Map<string, Set<(...args: unknown[]) => void>>();
+  private readonly traits: Record<string, unknown>;
+
+  constructor(traits: Record<string, unknown> = {}) {
+    this.traits = { view_id: "v1", status: "waiting", info: {}, kernel_id: "", ...traits };
+  }
+
+  get(name: string): unknown {
+    return this.traits[name];
+  }
+
+  set(name: string, value: unknown): void {
+    this.traits[name] = value;
+    this.emit(`change:${name}`);
+  }
+
+  on(event: string, callback: (...args: never[]) => void): void {
+    const set = this.handlers.get(event) ?? new Set();
+    this.handlers.set(event, set.add(callback as never));
+  }
+
+  off(event: string, callback: (...args: never[]) => void): void {
+    this.handlers.get(event)?.delete(callback as never);
+  }
+
+  send(content: unknown): void {
+    this.sent.push(content);
+  }
+
+  emit(event: string, ...args: unknown[]): void {
+    for (const handler of this.handlers.get(event) ?? []) handler(...args);
+  }
+
+  /** A frame as the kernel would send it. */
+  frame(bytes: Uint8Array): void {
+    this.emit("msg:custom", { type: "frame" }, [new DataView(bytes.slice().buffer)]);
+  }
+
+  get listeners(): number {
+    return [...this.handlers.values()].reduce((n, set) => n + set.size, 0);
+  }
+}
+
+/** The bytes of a frame, as frames.py writes them. */
+export function encode(frame: Frame): Uint8Array<ArrayBuffer> {
+  const text = new TextEncoder().encode(frame.text);
+  const { steps } = frame;
+  const columns = [steps.nbytes, steps.tokenMs, steps.p50, steps.p95, steps.max];
+  const arrays: ArrayBufferView[] = [
+    ...columns,
+    ...[steps.hits, steps.misses, steps.reads],
+    ...[frame.countIndex, frame.count, frame.changeIndex, steps.phase, frame.changeState, text],
+  ];
+  const length = 152 + arrays.reduce((n, array) => n + array.byteLength, 0);
+  const bytes = new Uint8Array(length);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, 0x464c4a4f, true);
+  view.setUint16(4, 1, true);
+  view.setUint16(6, (frame.snapshot ? 1 : 0) | (frame.final ? 2 : 0), true);
+  const head = [
+    ...[length, frame.run, frame.seq, frame.since, frame.firstStep, frame.nSteps, frame.layers],
+    ...[frame.experts, frame.slots, frame.promptTokens, frame.textStart, text.length],
+    ...[frame.count.length, frame.changeIndex.length],
+  ];
+  head.forEach((value, n) => {
+    view.setUint32(8 + 4 * n, value, true);
+  });
+  Object.values(frame.totals).forEach((value, n) => {
+    view.setBigUint64(64 + 8 * n, BigInt(value), true);
+  });
+  let at = 152;
+  for (const array of arrays) {
+    bytes.set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength), at);
+    at += array.byteLength;
+  }
+  return bytes;
+}
+
+export function noSteps(n: number): StepColumns {
+  const f32 = () => new Float32Array(n).fill(Number.NaN);
+  return {
+    nbytes: new Float64Array(n),
+    tokenMs: f32(),
+    p50: f32(),
+    p95: f32(),
+    max: f32(),
+    hits: new Uint32Array(n),
+    misses: new Uint32Array(n),
+    reads: new Uint32Array(n),
+    phase: new Uint8Array(n),
+  };
+}
+
+export interface Shape {
+  layers: number;
+  experts: number;
+  k: number;
+  slots: number;
+  prompt: number;
+  expertBytes: number;
+}
+
+const WORDS =
+  "The river keeps its own time . It does not hurry past the stones , nor does it wait for us ; it finds the low places and fills them , one after another , until the valley knows its shape again .".split(
+    " ",
+  );
+
+/** A run with skewed routing and an LRU-like cache: frames of one token each. */
+export class Synthetic {
+  seq = 0;
+  private steps = 0;
+  private textBytes = 0;
+  private random = 1;
+  private readonly used: Int32Array;
+  private readonly total: Totals;
+  private order: number[] = [];
+
+  constructor(readonly shape: Shape) {
+    this.used = new Int32Array(shape.layers * shape.experts).fill(-1);
+    this.total = {
+      ...{ steps: 0, lookups: 0, hits: 0, reads: 0, nbytes: 0, evictions: 0, elapsedNs: 0 },
+      ...{ decodeSteps: 0, decodeLookups: 0, decodeHits: 0, decodeNs: 0 },
+    };
+  }
+
+  /** The next frame: `n` tokens read by the model, in prefill or decode. */
+  next(n: number, decode: boolean, final = false): Frame {
+    const { layers, experts, k, slots, prompt, expertBytes } = this.shape;
+    const counts = new Map<number, number>();
+    const changes = new Map<number, number>();
+    const steps = noSteps(n);
+    for (let i = 0; i < n; i += 1) {
+      const latencies: number[] = [];
+      for (let layer = 0; layer < layers; layer += 1) {
+        for (let j = 0; j < k; j += 1) {
+          // Some layers have favourites, and every few tokens the favourites move on a little.
+          const expert = Math.floor(experts * this.draw() ** (2.4 + ((layer * 7) % 5) * 0.5));
+          const topic = this.draw() < 0.3 ? Math.floor((this.steps + i) / 40) * 13 : 0;
+          const index = layer * experts + ((expert * 37 + topic + layer * 11) % experts);
+          counts.set(index, (counts.get(index) ?? 0) + 1);
+          if (this.used[index] >= 0) {
+            steps.hits[i] += 1;
+          } else {
+            steps.misses[i] += 1;
+            latencies.push(0.6 + 1.2 * this.draw() ** 4 + (this.draw() > 0.995 ? 6 : 0));
+            this.order.push(index);
+            changes.set(index, 1);
+            if (this.order.length > slots) this.evict(changes);
+          }
+          this.used[index] = this.steps + i;
+        }
+      }
+      latencies.sort((a, b) => a - b);
+      const at = (q: number) => latencies[Math.floor(q * (latencies.length - 1))] ?? Number.NaN;
+      [steps.p50[i], steps.p95[i], steps.max[i]] = [at(0.5), at(0.95), at(1)];
+      steps.reads[i] = latencies.length;
+      steps.nbytes[i] = latencies.length * expertBytes;
+      steps.tokenMs[i] = 22 + latencies.length * 0.4;
+      steps.phase[i] = decode ? 1 : 0;
+    }
+    return this.frame(n, decode, final, steps, counts, changes, prompt);
+  }
+
+  private evict(changes: Map<number, number>): void {
+    let oldest = 0;
+    for (let i = 1; i < Math.min(64, this.order.length - 1); i += 1) {
+      if (this.used[this.order[i]] < this.used[this.order[oldest]]) oldest = i;
+    }
+    const [gone] = this.order.splice(oldest, 1);
+    this.used[gone] = -1;
+    changes.set(gone, 0);
+    this.total.evictions += 1;
+  }
+
+  private frame(
+    n: number,
+    decode: boolean,
+    final: boolean,
+    steps: StepColumns,
+    counts: Map<number, number>,
+    changes: Map<number, number>,
+    prompt: number,
+  ): Frame {
+    const t = this.total;
+    const sum = (values: ArrayLike<number>) => Array.from(values).reduce((a, b) => a + b, 0);
+    const [hits, misses] = [sum(steps.hits), sum(steps.misses)];
+    t.steps += n;
+    t.lookups += hits + misses;
+    t.hits += hits;
+    t.reads += sum(steps.reads);
+    t.nbytes += sum(steps.nbytes);
+    if (decode) {
+      t.decodeSteps += n;
+      t.decodeLookups += hits + misses;
+      t.decodeHits += hits;
+      t.decodeNs += Math.round(sum(steps.tokenMs) * 1e6);
+    }
+    const word = WORDS[(this.steps - prompt + WORDS.length) % WORDS.length];
+    const text = decode ? (/[.,;]/.test(word) || this.textBytes === 0 ? word : ` ${word}`) : "";
+    const sorted = (map: Map<number, number>) => [...map].sort((a, b) => a[0] - b[0]);
+    const [c, r] = [sorted(counts), sorted(changes)];
+    const frame: Frame = {
+      ...{ run: 1, seq: this.seq + 1, since: this.seq, firstStep: this.steps, nSteps: n },
+      ...{ layers: this.shape.layers, experts: this.shape.experts, slots: this.shape.slots },
+      ...{ promptTokens: prompt, textStart: this.textBytes, text, steps },
+      countIndex: Uint32Array.from(c, ([index]) => index),
+      count: Uint32Array.from(c, ([, count]) => count),
+      changeIndex: Uint32Array.from(r, ([index]) => index),
+      changeState: Uint8Array.from(r, ([, state]) => state),
+      ...{ totals: { ...t }, snapshot: false, final },
+    };
+    this.seq += 1;
+    this.steps += n;
+    this.textBytes += text.length;
+    return frame;
+  }
+
+  /** A repeatable random number in [0, 1): mulberry32. */
+  private draw(): number {
+    this.random = (this.random + 0x6d2b79f5) | 0;
+    let t = Math.imul(this.random ^ (this.random >>> 15), 1 | this.random);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  }
+}

@@ -1,0 +1,328 @@
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import "../src/live.css";
+import { MAX_QUEUED } from "../src/constants";
+import widget from "../src/live";
+import { encode, MockModel, Synthetic } from "./synthetic";
+
+const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
+const INFO = { model: "tiny", reader: "direct", expert_nbytes: 1_000_000, prompt: "Say <b>hi</b>" };
+
+let model: MockModel;
+let run: Synthetic;
+let host: HTMLElement;
+let close: () => void;
+let renderAgain: () => void;
+
+/** Made as anywidget makes it: one instance per model, `render` once per view. */
+function open(traits: Record<string, unknown> = {}): void {
+  model = new MockModel({ info: INFO, ...traits });
+  const instance = widget();
+  const dispose = instance.initialize({ model });
+  const controller = new AbortController();
+  const render = () => instance.render({ model, el: host, signal: controller.signal });
+  const cleanup = render();
+  renderAgain = render;
+  if (!traits.status) model.set("status", "running");
+  close = () => {
+    cleanup();
+    controller.abort();
+    dispose();
+  };
+}
+
+beforeEach(() => {
+  document.body.style.cssText = "margin: 0; --jp-layout-color1: #ffffff";
+  host = document.body.appendChild(document.createElement("div"));
+  run = new Synthetic(SHAPE);
+});
+
+afterEach(() => {
+  close();
+  host.remove();
+});
+
+const push = (n: number, decode: boolean, final = false) =>
+  model.frame(encode(run.next(n, decode, final)));
+const $ = (selector: string) => host.querySelector<HTMLElement>(selector)!;
+const text = (selector: string) => $(selector).textContent ?? "";
+/** Until the view has drawn what it was told. */
+const drawn = () => new Promise((resolve) => setTimeout(resolve, 120));
+
+/** How many different colours a canvas shows. */
+function colours(canvas: HTMLCanvasElement): number {
+  const { data } = canvas.getContext("2d")!.getImageData(0, 0, canvas.width, canvas.height);
+  return new Set(new Uint32Array(data.buffer)).size;
+}
+
+test("the view is there at once and says what it waits for", async () => {
+  open({ status: "waiting" });
+  await drawn();
+  expect(text(".oj-model")).toBe("tiny");
+  expect(text(".oj-status")).toBe("Waiting");
+  expect(text(".oj-log")).toContain("Waiting");
+  expect(host.querySelectorAll(".oj-panel h3")).toHaveLength(3);
+});
+
+test("frames become text, numbers and pictures", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 12; i += 1) push(1, true);
+  await drawn();
+  expect(text(".oj-log")).toContain("The river keeps its own time.");
+  expect(text(".oj-status")).toBe("Generating");
+  expect(text(".oj-numbers")).toMatch(/hit rate \d+\.\d/);
+  expect(text(".oj-residency .oj-aside")).toMatch(/^20 of 20.slots$/);
+  for (const canvas of host.querySelectorAll("canvas")) expect(colours(canvas)).toBeGreaterThan(2);
+  expect(model.sent).toEqual([]);
+});
+
+test("what the model wrote is text, whatever it looks like", async () => {
+  open();
+  const frame = run.next(1, false);
+  model.frame(encode({ ...frame, text: '<img src=x onerror="window.hit=1"> & <b>bold</b>' }));
+  await drawn();
+  expect(text(".oj-log")).toContain('<img src=x onerror="window.hit=1"> & <b>bold</b>');
+  expect(text(".oj-prompt")).toBe("Say <b>hi</b>");
+  expect(host.querySelector("img, b")).toBeNull();
+});
+
+test("a lost frame is asked for once, and a snapshot heals the view", async () => {
+  open();
+  push(5, false);
+  run.next(1, true);
+  push(1, true);
+  push(1, true);
+  await drawn();
+  expect(model.sent).toEqual([{ type: "resync" }]);
+  expect(text(".oj-note")).toContain("lost");
+  const whole = { ...new Synthetic(SHAPE).next(9, true), seq: run.seq, since: 0, snapshot: true };
+  model.frame(encode(whole));
+  push(1, true);
+  await drawn();
+  expect($(".oj-note").hidden).toBe(true);
+  expect(model.sent).toHaveLength(1);
+});
+
+test("a view made late, and one made twice, show the whole run", async () => {
+  open();
+  push(5, false);
+  push(1, true);
+  await drawn();
+  const first = text(".oj-log");
+  renderAgain();
+  await drawn();
+  const logs = [...host.querySelectorAll(".oj-log")].map((log) => log.textContent);
+  expect(logs).toEqual([first, first]);
+});
+
+test("after a reload the snapshot is shown, and the rest asked for", async () => {
+  const frame = { ...run.next(6, true), snapshot: true, since: 0, text: "so far" };
+  open({ status: "running", snapshot: new DataView(encode(frame).buffer) });
+  await drawn();
+  expect(text(".oj-log")).toContain("so far");
+  expect(model.sent).toEqual([{ type: "resync" }]);
+});
+
+test("a finished run is shown from its snapshot alone", async () => {
+  const frame = { ...run.next(6, true, true), snapshot: true, since: 0 };
+  open({ status: "length", snapshot: new DataView(encode(frame).buffer) });
+  await drawn();
+  expect(text(".oj-status")).toBe("Done, token limit reached");
+  expect($(".oj-stop").hidden).toBe(true);
+  expect(model.sent).toEqual([]);
+});
+
+test("the last snapshot is taken with its status", async () => {
+  open();
+  push(5, false);
+  const frame = { ...run.next(3, true, true), since: 0, snapshot: true, text: "all of it" };
+  model.set("snapshot", new DataView(encode(frame).buffer));
+  model.set("status", "interrupted");
+  await drawn();
+  expect(text(".oj-log")).toBe("all of it");
+  expect(text(".oj-status")).toBe("Interrupted");
+});
+
+test("a burst of frames costs few redraws", async () => {
+  const raf = vi.spyOn(window, "requestAnimationFrame");
+  open();
+  await drawn();
+  const before = raf.mock.calls.length;
+  for (let i = 0; i < 200; i += 1) push(1, true);
+  await drawn();
+  expect(raf.mock.calls.length - before).toBeLessThan(8);
+  raf.mockRestore();
+});
+
+test("nothing is drawn out of sight, and all is there when it comes back", async () => {
+  open();
+  push(5, false);
+  await drawn();
+  host.style.display = "none";
+  await drawn();
+  const raf = vi.spyOn(window, "requestAnimationFrame");
+  for (let i = 0; i < 3 * MAX_QUEUED; i += 1) push(1, true);
+  await drawn();
+  expect(raf).not.toHaveBeenCalled();
+  raf.mockRestore();
+  host.style.display = "";
+  await drawn();
+  expect(text(".oj-log").length).toBeGreaterThan(100);
+});
+
+test("pointing at a cell tells its exact count", async () => {
+  open();
+  push(5, false);
+  await drawn();
+  const canvas = $(".oj-routing canvas");
+  const box = canvas.getBoundingClientRect();
+  const at = { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2 };
+  canvas.dispatchEvent(new PointerEvent("pointermove", at));
+  await drawn();
+  expect(text(".oj-routing .oj-readout")).toMatch(
+    /^layer \d+ · expert \d+ · \d+.times? \(\d+\.\d.% of the layer\)$/,
+  );
+});
+
+test("the keyboard reaches cells and tokens, and the notebook hears nothing of it", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 5; i += 1) push(1, true);
+  await drawn();
+  const heard = vi.fn();
+  host.addEventListener("keydown", heard);
+  const press = (selector: string, key: string) =>
+    $(selector).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  press(".oj-residency canvas", "ArrowRight");
+  press(".oj-latency .oj-uplot", "End");
+  await drawn();
+  expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · expert 0 · (in RAM|on SSD)/);
+  expect(text(".oj-latency .oj-readout")).toMatch(/^token 5 · /);
+  expect(heard).not.toHaveBeenCalled();
+  expect($(".oj-root").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
+});
+
+test("each panel has a table in its picture's place", async () => {
+  open();
+  push(5, false);
+  push(1, true);
+  await drawn();
+  for (const button of host.querySelectorAll<HTMLElement>(".oj-panel-head button")) button.click();
+  await drawn();
+  const tables = [...host.querySelectorAll("table")];
+  expect(tables).toHaveLength(3);
+  for (const table of tables) {
+    expect(table.querySelectorAll("th").length).toBeGreaterThan(2);
+    expect(table.querySelectorAll("td").length).toBeGreaterThan(2);
+  }
+  expect($(".oj-routing .oj-plots").hidden).toBe(true);
+});
+
+test("a token without reads has no latency, instead of none at all", async () => {
+  open();
+  const frame = run.next(1, true);
+  frame.steps.reads[0] = 0;
+  frame.steps.nbytes[0] = 0;
+  frame.steps.p50[0] = Number.NaN;
+  model.frame(encode(frame));
+  await drawn();
+  expect(text(".oj-latency .oj-readout")).toBe("token 1 · no reads");
+});
+
+test("stop tells the kernel, and how to interrupt where that is not enough", async () => {
+  open();
+  push(5, false);
+  await drawn();
+  $(".oj-stop").click();
+  await drawn();
+  expect(model.sent).toEqual([{ type: "stop" }]);
+  expect(text(".oj-note")).toContain("Kernel → Interrupt");
+});
+
+test("a kernel that is gone is said to be gone", async () => {
+  open();
+  push(5, false);
+  host.classList.add("jupyter-widgets-disconnected");
+  model.emit("comm_live_update");
+  await drawn();
+  expect(text(".oj-status")).toBe("Kernel gone");
+  expect($(".oj-stop").hidden).toBe(true);
+  expect(text(".oj-note")).toContain("until then");
+});
+
+test("a changed output is said to be changed", async () => {
+  open({ info: { ...INFO, changed_output: "top_k=4 instead of 8" } });
+  await drawn();
+  expect(text(".oj-badge")).toContain("top_k=4 instead of 8");
+  expect($(".oj-badge").hidden).toBe(false);
+});
+
+test("frames of another version are reported, not guessed at", async () => {
+  open();
+  const bytes = encode(run.next(5, false));
+  bytes[4] = 9;
+  model.frame(bytes);
+  await drawn();
+  expect(text(".oj-note")).toContain("version 9 was seen");
+});
+
+test("the theme follows the page", async () => {
+  open();
+  push(5, false);
+  await drawn();
+  expect($(".oj-root").dataset.ojTheme).toBe("light");
+  document.body.style.setProperty("--jp-layout-color1", "#111111");
+  await drawn();
+  expect($(".oj-root").dataset.ojTheme).toBe("dark");
+});
+
+test("it fits any width without scrolling sideways", async () => {
+  open({ info: { ...INFO, changed_output: "top_k=4 instead of 8" } });
+  push(5, false);
+  for (let i = 0; i < 30; i += 1) push(1, true);
+  for (const width of [400, 639, 640, 900, 1239, 1240, 2000]) {
+    host.style.width = `${width}px`;
+    await drawn();
+    const root = $(".oj-root");
+    expect(root.scrollWidth).toBeLessThanOrEqual(width);
+    for (const canvas of host.querySelectorAll("canvas")) {
+      expect(canvas.getBoundingClientRect().width).toBeGreaterThan(100);
+    }
+  }
+});
+
+test("text is readable on its ground in both themes", async () => {
+  open();
+  push(5, false);
+  for (const surface of ["#ffffff", "#111111", "#1e1e1e"]) {
+    document.body.style.setProperty("--jp-layout-color1", surface);
+    await drawn();
+    const ground = getComputedStyle($(".oj-root")).backgroundColor;
+    for (const selector of [".oj-log", ".oj-aside", ".oj-readout", ".oj-status", ".oj-stop"]) {
+      const ink = getComputedStyle($(selector)).color;
+      expect(contrast(ink, ground), `${selector} on ${surface}`).toBeGreaterThanOrEqual(4.5);
+    }
+  }
+});
+
+test("closing leaves no listener behind", async () => {
+  open();
+  push(5, false);
+  await drawn();
+  close();
+  expect(model.listeners).toBe(0);
+  expect(host.children).toHaveLength(0);
+});
+
+/** WCAG's contrast ratio of two colours. */
+function contrast(one: string, other: string): number {
+  const luminance = (colour: string) => {
+    const [r, g, b] = (colour.match(/[\d.]+/g) ?? []).map((part) => {
+      const c = Number(part) / 255;
+      return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}
