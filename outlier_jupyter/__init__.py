@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .engine import Engine as Engine
-    from .errors import Interrupted as Interrupted
     from .errors import OutlierError as OutlierError
     from .loading import load as load
+    from .run import Interrupted as Interrupted
     from .run import Run as Run
     from .run import Step as Step
     from .trace import Trace as Trace
 
 _HOMES = {
     "Engine": ".engine",
-    "Interrupted": ".errors",
+    "Interrupted": ".run",
     "OutlierError": ".errors",
     "Run": ".run",
     "Step": ".run",

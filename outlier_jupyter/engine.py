@@ -32,13 +32,13 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .checkpoint import Reader
 from .decoding import Decoding
-from .errors import EngineBusy, EngineClosed, Interrupted
+from .errors import EngineBusy, EngineClosed
 from .events import Event, PromptEncoded, RunDone, Sink, TextProduced
 from .interrupt import interrupt_sets
 from .options import GenerateOptions, LoadOptions, make
 from .paging import Installed, Stopped
 from .prompts import Encoded, Prompt, encode
-from .run import Run, Step
+from .run import Interrupted, Run, Step
 from .trace import TraceInfo
 from .trace.recorder import Recorder
 from .transcript import Transcript
@@ -223,7 +223,8 @@ class Engine:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self._installed.slots} expert slots"
-        return f"Engine({self.info.model!r}, {state}, reads: {self._reader.name})"
+        note = f" ({self._reader.note})" if self._reader.note else ""
+        return f"Engine({self.info.model!r}, {state}, reads: {self._reader.name}{note})"
 
     def resident(self) -> npt.NDArray[np.int16]:
         """The (layer, expert) pairs in a slot now: int16 [n, 2]."""

@@ -9,17 +9,12 @@
     ├── EngineClosed           the engine was closed and cannot run any more
     └── EngineBusy             another run holds the engine
 
-    Interrupted (a KeyboardInterrupt): a run was stopped; `.run` holds what it had made.
+`run.Interrupted` stands apart: it is a KeyboardInterrupt, raised when the user stops a run.
 
 A message says what was seen, what was wanted and what to do next, in one sentence or two.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .run import Run
 
 
 class OutlierError(Exception):
@@ -56,18 +51,3 @@ class EngineClosed(OutlierError):
 
 class EngineBusy(OutlierError):
     """A second run was asked for while one is under way."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A run was stopped by the user; `run` holds the tokens, text and trace made until then.
-
-    It is a KeyboardInterrupt, so that a notebook's "Run All" stops where the user stopped it.
-    """
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(f"stopped after {run.generated} tokens; the partial run is kept")
-        self.run = run
-
-    def _render_traceback_(self) -> list[str]:
-        """IPython's hook: one line in the cell instead of a stack of internals."""
-        return [f"Interrupted: {self}"]

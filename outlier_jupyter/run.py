@@ -95,3 +95,18 @@ class Run:
 
         view = View(self.text, self.trace, self.finish_reason, self.prompt)
         return dict(mimebundle(view))
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped by the user; `run` holds the tokens, text and trace made until then.
+
+    It is a KeyboardInterrupt, so that a notebook's "Run All" stops where the user stopped it.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(f"stopped after {run.generated} tokens; the partial run is kept")
+        self.run = run
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython's hook: one line in the cell instead of a stack of internals."""
+        return [f"Interrupted: {self}"]

@@ -16,11 +16,11 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 import outlier_jupyter
 from outlier_jupyter.errors import (
     EngineBusy,
-    Interrupted,
     ModelNotFound,
     OptionError,
     OutlierError,
 )
+from outlier_jupyter.run import Interrupted
 from outlier_jupyter.testing import EventLog
 
 PROMPT = "What is an expert?"

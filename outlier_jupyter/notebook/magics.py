@@ -14,9 +14,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from ..engine import Engine
-from ..errors import Interrupted, OptionError, OutlierError
+from ..errors import OptionError, OutlierError
 from ..loading import load
-from ..run import Run
+from ..run import Interrupted, Run
 from .arguments import (
     COMMANDS,
     HelpAsked,

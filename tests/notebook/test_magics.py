@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from IPython.testing.globalipapp import start_ipython
 
-from outlier_jupyter.errors import Interrupted, OptionError, OutlierError
-from outlier_jupyter.run import Run
+from outlier_jupyter.errors import OptionError, OutlierError
+from outlier_jupyter.run import Interrupted, Run
 
 
 @pytest.fixture(scope="module")
