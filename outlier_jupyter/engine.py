@@ -35,7 +35,7 @@ from .decoding import Decoding
 from .errors import EngineBusy, EngineClosed
 from .events import Event, PromptEncoded, RunDone, Sink, TextProduced
 from .interrupt import interrupt_sets
-from .options import GenerateOptions, LoadOptions, make
+from .options import GenerateOptions, LoadOptions, make, takes
 from .paging import Installed, Stopped
 from .prompts import Encoded, Prompt, encode
 from .run import Interrupted, Run, Step
@@ -133,6 +133,7 @@ class Engine:
             pager.stop = self._stop
             pager.sink = self._emit
 
+    @takes(GenerateOptions)
     def generate(self, prompt: Prompt, **options: Any) -> Run:
         """Generate text and return the finished `Run`.
 
@@ -151,6 +152,7 @@ class Engine:
         assert self.last_run is not None
         return self.last_run
 
+    @takes(GenerateOptions)
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Step]:
         """Yield one `Step` per generated token; the `Run` is then in `last_run`.
 

@@ -23,7 +23,7 @@ from mlx_lm.utils import load_config
 from .checkpoint import Checkpoint, Reader, open_reader
 from .engine import Engine
 from .errors import ModelNotFound, OptionError, UnsupportedModel
-from .options import LoadOptions, make
+from .options import LoadOptions, make, takes
 from .paging import find, install, share_slots
 from .paging.install import Switch
 from .trace import TraceInfo
@@ -37,6 +37,7 @@ TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_
 """The names under which configs keep the number of experts per token (read off mlx-lm 0.32)."""
 
 
+@takes(LoadOptions)
 def load(
     model: str | os.PathLike[str],
     *,

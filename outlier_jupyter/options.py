@@ -8,6 +8,8 @@ field's name with dashes. This module knows nothing of who parses or who obeys.
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -17,6 +19,7 @@ READERS = ("pread", "direct", "mmap")
 KERNELS = ("auto", "mlx")
 
 Options = TypeVar("Options", "LoadOptions", "GenerateOptions")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def option(default: Any, help: str, **rules: Any) -> Any:
@@ -77,6 +80,27 @@ class GenerateOptions:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+def takes(kind: type[LoadOptions | GenerateOptions]) -> Callable[[Function], Function]:
+    """Show the fields of `kind` in a function's signature, in place of its `**options`.
+
+    So `help`, `?` and completion tell every option, and a field is still declared only once.
+    """
+
+    def decorate(function: Function) -> Function:
+        whole = inspect.signature(function)
+        own = [p for p in whole.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        options = [
+            inspect.Parameter(
+                f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type
+            )
+            for f in fields(kind)
+        ]
+        function.__signature__ = whole.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+        return function
+
+    return decorate
 
 
 def make(kind: type[Options], given: dict[str, Any]) -> Options:

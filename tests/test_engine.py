@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import threading
@@ -309,3 +310,11 @@ def test_errors_show_as_one_line_in_a_notebook():
     """IPython asks `_render_traceback_`; a user's mistake needs no stack."""
     assert OptionError("give more")._render_traceback_() == ["OptionError: give more"]
     assert issubclass(OptionError, OutlierError) and issubclass(OptionError, ValueError)
+
+
+def test_signatures_tell_every_option():
+    """`help(load)` and `engine.generate?` show the options with their defaults."""
+    load = inspect.signature(outlier_jupyter.load).parameters
+    generate = inspect.signature(outlier_jupyter.Engine.generate).parameters
+    assert load["cache_gb"].default == 8.0 and load["reader"].default == "pread"
+    assert generate["max_tokens"].default == 256 and "options" not in generate

@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 SESSION = """
-from IPython.testing.globalipapp import start_ipython
+from IPython.core.interactiveshell import InteractiveShell
 import outlier_jupyter
 assert "site-packages" in outlier_jupyter.__file__, outlier_jupyter.__file__
-ip = start_ipython()
+ip = InteractiveShell.instance()
 ip.run_line_magic("load_ext", "outlier_jupyter")
 ip.run_line_magic("outlier", "load demo --cache-gb 0.002")
 run = ip.run_cell_magic("outlier", "--max-tokens 3", "Hello")
