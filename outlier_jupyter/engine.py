@@ -7,6 +7,7 @@ from, one run at a time, who listens, and what is kept when it ends, however it 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -16,18 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_reduce
 from mlx_lm.generate import wired_limit
-from mlx_lm.models.cache import (
-    LRUPromptCache,
-    can_trim_prompt_cache,
-    make_prompt_cache,
-    trim_prompt_cache,
-)
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .checkpoint import Reader
@@ -35,6 +29,7 @@ from .decoding import Decoding
 from .errors import EngineBusy, EngineClosed
 from .events import Event, PromptEncoded, RunDone, Sink, TextProduced
 from .interrupt import interrupt_sets
+from .kv_caches import KVCache, KVCaches
 from .options import GenerateOptions, LoadOptions, make, takes
 from .paging import Installed, Stopped
 from .prompts import Encoded, Prompt, encode
@@ -46,8 +41,6 @@ from .units import size_words
 
 log = logging.getLogger(__name__)
 
-KV_CACHES_KEPT = 4
-"""Conversations whose KV cache is kept for `reuse_kv`; the least recently used one goes first."""
 FORESEEN_STEPS = 4096
 """The recorder makes room for at most this many generated tokens ahead; it grows beyond."""
 
@@ -127,7 +120,7 @@ class Engine:
         self._listening: list[Sink] = []
         self._stop = threading.Event()
         self._busy = threading.Lock()
-        self._kept_kv = LRUPromptCache(max_size=KV_CACHES_KEPT)
+        self._kv_caches = KVCaches(model)
         self.closed = False
         for pager in installed.pagers:
             pager.stop = self._stop
@@ -151,6 +144,26 @@ class Engine:
                 pass
         assert self.last_run is not None
         return self.last_run
+
+    async def agenerate(self, prompt: Prompt, **options: Any) -> Run:
+        """`generate` for async code: the event loop stays free while a thread decodes.
+
+        Cancelling stops the run. A run that was stopped is returned, with `finish_reason`
+        `interrupted`: a KeyboardInterrupt would end the event loop.
+        """
+        work = asyncio.create_task(asyncio.to_thread(self._generate_or_partial, prompt, options))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            self.stop()
+            await asyncio.wait([work])
+            raise
+
+    def _generate_or_partial(self, prompt: Prompt, options: dict[str, Any]) -> Run:
+        try:
+            return self.generate(prompt, **options)
+        except Interrupted as stop:
+            return stop.run
 
     @takes(GenerateOptions)
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Step]:
@@ -238,7 +251,7 @@ class Engine:
             raise EngineBusy("another run is under way on this engine: stop it or wait for its end")
         try:
             self._stop.clear()
-            kv, rest = self._kv_cache(prompt.tokens, asked)
+            kv, rest = self._kv_caches.start(prompt.tokens, asked.reuse_kv)
             foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
             recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
             self._listening = [recorder, *self._sinks]
@@ -246,10 +259,10 @@ class Engine:
             self._emit(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
             yield from self._watched(decoding, recorder, prompt, asked)
             if asked.reuse_kv:
-                mx.eval([layer.state for layer in kv])  # so that any thread may go on from it
-                held = prompt.tokens[: len(prompt.tokens) - len(rest)] + decoding.read
-                self._kept_kv.insert_cache(self.info.model, held, kv)
+                held = prompt.tokens[: len(prompt.tokens) - len(rest)]
+                self._kv_caches.keep(held + decoding.read, kv)
         finally:
+            self._installed.settle()
             self._listening = []
             self._busy.release()
 
@@ -287,7 +300,7 @@ class Engine:
         keep(decoding.finish_reason)
 
     def _decoding(
-        self, rest: list[int], kv: list[Any], asked: GenerateOptions, recorder: Recorder
+        self, rest: list[int], kv: KVCache, asked: GenerateOptions, recorder: Recorder
     ) -> Decoding:
         return Decoding(
             self.model,
@@ -302,17 +315,6 @@ class Engine:
             stop=self._stop,
             clock=self._clock,
         )
-
-    def _kv_cache(self, tokens: list[int], asked: GenerateOptions) -> tuple[list[Any], list[int]]:
-        """The KV cache to start from and the ids it lacks, at least one."""
-        if asked.reuse_kv:
-            kv, rest = self._kept_kv.fetch_nearest_cache(self.info.model, tokens)
-            if kv is not None and not rest and can_trim_prompt_cache(kv):
-                trim_prompt_cache(kv, 1)
-                rest = tokens[-1:]
-            if kv is not None and rest:
-                return kv, rest
-        return make_prompt_cache(self.model), tokens
 
     def _emit(self, event: Event) -> None:
         for sink in tuple(self._listening):

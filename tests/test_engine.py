@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import signal
@@ -318,3 +319,29 @@ def test_signatures_tell_every_option():
     generate = inspect.signature(outlier_jupyter.Engine.generate).parameters
     assert load["cache_gb"].default == 8.0 and load["reader"].default == "pread"
     assert generate["max_tokens"].default == 256 and "options" not in generate
+
+
+def test_async_code_stays_free_while_a_run_lasts(engine):
+    """`agenerate` gives the same run; cancelling it stops the run and frees the engine."""
+
+    async def both() -> tuple[str, int]:
+        ticks = 0
+        task = asyncio.create_task(engine.agenerate(PROMPT, max_tokens=10))
+        while not task.done():
+            ticks += 1
+            await asyncio.sleep(0)
+        return (await task).text, ticks
+
+    text, ticks = asyncio.run(both())
+    assert text == engine.generate(PROMPT, max_tokens=10).text and ticks > 10
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(engine.agenerate(PROMPT, max_tokens=100_000))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+    assert engine.last_run.finish_reason in ("interrupted", "stop")
+    assert engine.generate(PROMPT, max_tokens=1).generated == 1

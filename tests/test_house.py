@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "events": set(),
     "interrupt": set(),
     "units": set(),
+    "kv_caches": set(),
     "prompts": {"errors", "options"},
     "transcript": set(),
     "checkpoint": BASE,
@@ -34,6 +35,7 @@ MAY_IMPORT = {
         "checkpoint",
         "decoding",
         "interrupt",
+        "kv_caches",
         "paging",
         "prompts",
         "run",
@@ -48,8 +50,8 @@ MAY_IMPORT = {
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
 
 ONLY_IN = {
-    "mlx": {"paging", "engine", "decoding", "loading", "testing"},
-    "mlx_lm": {"paging", "engine", "decoding", "loading", "testing"},
+    "mlx": {"paging", "engine", "decoding", "kv_caches", "loading", "testing"},
+    "mlx_lm": {"paging", "engine", "decoding", "kv_caches", "loading", "testing"},
     "IPython": {"notebook"},
     "anywidget": {"notebook"},
     "traitlets": {"notebook"},

@@ -10,6 +10,7 @@ import difflib
 import shlex
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -65,6 +66,15 @@ def cell_parser() -> argparse.ArgumentParser:
         description="Run the cell's text as a prompt and watch where it routes.",
     )
     _add_output(parser, "Run")
+    parser.add_argument(
+        "--fill", action="store_true", default=None,
+        help="put variables in place of {name} in the cell; {{ and }} stand for braces",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-widget", action="store_true", default=None, help="no live view, only what stays"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", default=None, help="show nothing")
+    _add_json(parser, "the run's summary")
     _add_fields(parser, GenerateOptions)
     return parser
 
@@ -78,9 +88,14 @@ def load_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def bare_parser(command: str) -> argparse.ArgumentParser:
-    """A command without flags of its own."""
-    return _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
+def command_parser(command: str) -> argparse.ArgumentParser:
+    """Flags of `%outlier COMMAND`, one of `COMMANDS`."""
+    if command == "load":
+        return load_parser()
+    parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
+    if command == "status":
+        _add_json(parser, "the status")
+    return parser
 
 
 def help_text() -> str:
@@ -109,6 +124,28 @@ def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
     return {
         name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None
     }
+
+
+def fill(cell: str, variables: Mapping[str, Any]) -> str:
+    """`cell` with `{name}`, `{name.attribute}` and `{name:format}` filled in, as `str.format` does.
+
+    Raises:
+        OptionError: a variable that is not there, or braces that do not match.
+    """
+    try:
+        return cell.format_map(variables)
+    except KeyError as error:
+        raise OptionError(
+            f"--fill: there is no variable {error}; write {{{{ and }}}} for plain braces"
+        ) from error
+    except (ValueError, IndexError, AttributeError) as error:
+        raise OptionError(
+            f"--fill cannot read the cell: {error}; write {{{{ and }}}} for plain braces"
+        ) from error
+
+
+def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--json", action="store_true", default=None, help=f"print {what} as JSON")
 
 
 def _add_output(parser: argparse.ArgumentParser, what: str) -> None:

@@ -8,30 +8,55 @@ in the same output, by a view that needs no kernel, so that a saved notebook sti
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from json import dumps
+from math import isnan
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
+from traitlets import Any as Any_
+from traitlets import Bool, TraitType
 
-from ..engine import Engine
+from ..engine import Engine, Status
 from ..errors import OptionError, OutlierError
 from ..loading import load
+from ..options import GenerateOptions, LoadOptions
 from ..run import Interrupted, Run
+from ..trace.measures import Summary
 from .arguments import (
     COMMANDS,
     HelpAsked,
-    bare_parser,
     cell_parser,
+    command_parser,
+    fill,
     help_text,
-    load_parser,
     parse,
 )
-from .show import show_run
+from .completion import completions
+from .show import show_result, show_run
+
+HOOKED = ("%outlier", "%%outlier")
+
+
+def option_traits(kind: type[LoadOptions | GenerateOptions]) -> dict[str, TraitType[Any, Any]]:
+    """A configurable trait for each option, None unless `%config` sets it."""
+    return {
+        spec.name: Any_(default_value=None, allow_none=True, help=spec.metadata["help"]).tag(
+            config=True
+        )
+        for spec in fields(kind)
+    }
 
 
 @magics_class
 class OutlierMagics(Magics):
     """The magics of one shell, and the engine they share."""
+
+    # `%config OutlierMagics.max_tokens = 50`: one trait per option, made from the options.
+    locals().update(option_traits(LoadOptions) | option_traits(GenerateOptions))
+    widget = Bool(True, help="show the live view while a run lasts").tag(config=True)
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
@@ -60,18 +85,19 @@ class OutlierMagics(Magics):
                 f"%outlier {command} is not a command: give {', '.join(COMMANDS)}, "
                 "or put the prompt in a %%outlier cell"
             )
+        given = parse(command_parser(command), rest)
         if command == "load":
-            return self._load(parse(load_parser(), rest))
-        parse(bare_parser(command), rest)
+            return self._load(given)
         if command == "unload":
             self.unload()
         else:
-            sys.stdout.write(f"{self._loaded().status()}\n")
+            status = self._loaded().status()
+            sys.stdout.write(f"{as_json(status) if given.get('json') else status}\n")
         return None
 
     def _load(self, given: dict[str, Any]) -> Engine:
         output = given.pop("output", None)
-        engine = load(given.pop("model"), **given)
+        engine = load(given.pop("model"), **self._defaults(LoadOptions) | given)
         self.unload()
         self.engine = engine
         self._store(output, engine)
@@ -83,18 +109,36 @@ class OutlierMagics(Magics):
         if engine is not None:
             engine.close()
 
-    def _prompt(self, line: str, cell: str) -> Run:
+    def _prompt(self, line: str, cell: str) -> Run | None:
         given = parse(cell_parser(), line)
-        output = given.pop("output", None)
+        output, quiet, json = (given.pop(name, None) for name in ("output", "quiet", "json"))
+        show = self._shower(quiet or json, given.pop("no_widget", None))
+        prompt = cell.strip("\n")
+        if given.pop("fill", None):
+            prompt = fill(prompt, self.shell.user_ns)
         engine = self._loaded()
-        show = show_run if hasattr(self.shell, "kernel") else stream_text
         try:
-            run = show(engine, cell.strip("\n"), given)
+            run = show(engine, prompt, self._defaults(GenerateOptions) | given)
         except Interrupted as stop:
             self._store(output, stop.run)
             raise
         self._store(output, run)
-        return run.brief_once()
+        if json:
+            sys.stdout.write(f"{as_json(run.summary())}\n")
+        return None if quiet or json else run.brief_once()
+
+    def _shower(self, quiet: bool, no_widget: bool) -> Callable[..., Run]:
+        """How a run is shown here: not at all, as text in a terminal, with or without a widget."""
+        if quiet:
+            return lambda engine, prompt, options: engine.generate(prompt, **options)
+        if not hasattr(self.shell, "kernel"):
+            return stream_text
+        return show_run if self.widget and not no_widget else show_result
+
+    def _defaults(self, kind: type[LoadOptions | GenerateOptions]) -> dict[str, Any]:
+        """The options `%config` has set."""
+        found = {spec.name: getattr(self, spec.name) for spec in fields(kind)}
+        return {name: value for name, value in found.items() if value is not None}
 
     def _loaded(self) -> Engine:
         if self.engine is None or self.engine.closed:
@@ -104,6 +148,13 @@ class OutlierMagics(Magics):
     def _store(self, name: str | None, value: object) -> None:
         if name is not None:
             self.shell.user_ns[name] = value
+
+
+def as_json(record: Status | Summary) -> str:
+    """A record of ours as JSON; what was not counted (NaN) is null."""
+    values = asdict(record)
+    bare = {k: None if isinstance(v, float) and isnan(v) else v for k, v in values.items()}
+    return dumps(bare)
 
 
 def stream_text(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
@@ -119,7 +170,14 @@ def stream_text(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
 def register(shell: InteractiveShell) -> None:
     """Add the magics to `shell`, remembering what stood under their name."""
     OutlierMagics.outlier.__doc__ = help_text()
-    shell.register_magics(OutlierMagics(shell))
+    magics = OutlierMagics(shell)
+    shell.register_magics(magics)
+
+    def complete(_: object, event: Any) -> list[str]:
+        return completions(event.text_until_cursor, shell.user_ns)
+
+    for name in HOOKED:
+        shell.set_hook("complete_command", complete, str_key=name)
 
 
 def unregister(shell: InteractiveShell) -> None:
@@ -135,3 +193,6 @@ def unregister(shell: InteractiveShell) -> None:
         else:
             table[kind]["outlier"] = before
     shell.magics_manager.registry.pop("OutlierMagics", None)
+    shell.configurables.remove(magics)  # type: ignore[arg-type]  # it holds magics, too
+    for name in HOOKED:
+        shell.strdispatchers["complete_command"].strs.pop(name, None)

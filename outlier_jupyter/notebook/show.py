@@ -11,7 +11,7 @@ from typing import Any
 from IPython.display import DisplayHandle, display
 
 from ..engine import Engine
-from ..run import Run
+from ..run import Interrupted, Run
 from .feed import Feed
 from .frames import Frame
 from .live import LiveView
@@ -43,6 +43,17 @@ def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
             view.finish(run.finish_reason, feed.snapshot())
             live.output.update(dict(run._repr_mimebundle_()), raw=True)
         view.close()
+
+
+def show_result(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
+    """Generate without a live view, and show what stays; arguments and errors as `show_run`'s."""
+    try:
+        run = engine.generate(prompt, **options)
+    except Interrupted as stop:
+        display(dict(stop.run._repr_mimebundle_()), raw=True)
+        raise
+    display(dict(run._repr_mimebundle_()), raw=True)
+    return run
 
 
 class _Live:

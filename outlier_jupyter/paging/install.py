@@ -71,6 +71,11 @@ class Installed:
         """Bytes the slots take."""
         return sum(pager.bank.expert_nbytes * pager.bank.slots for pager in self.pagers)
 
+    def settle(self) -> None:
+        """Evaluate what a run that ended in mid-call left: only its own thread can do that."""
+        for pager in self.pagers:
+            pager.bank.settle()
+
 
 def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
     """Every switch of the model with its experts' tensors; empty for a dense model.

@@ -147,3 +147,26 @@ def test_the_magic_answers_a_question_mark(loaded):
         if reply["parent_header"].get("msg_id") == request:
             break
     assert "--cache-gb" in reply["content"]["payload"][0]["data"]["text/plain"]
+
+
+@pytest.mark.parametrize(
+    ("code", "offered"),
+    [("%outlier sta", "status"), ("%%outlier --max-t", "--max-tokens"),
+     ("%outlier load demo --reader di", "direct")],
+)  # fmt: skip
+def test_tab_completes_in_the_kernel(loaded, code, offered):
+    """The front end's Tab offers commands, flags and values."""
+    request = loaded.client.complete(code)
+    while True:
+        reply = loaded.client.get_shell_msg(timeout=WAIT)
+        if reply["parent_header"].get("msg_id") == request:
+            break
+    assert offered in reply["content"]["matches"]
+
+
+def test_without_the_widget_only_the_static_view_is_shown(loaded):
+    """`--no-widget` opens no comm and shows what stays."""
+    sent = loaded.run("%%outlier --no-widget --max-tokens 3\nHello")
+    (shown,) = kinds(sent, "display_data")
+    assert "text/html" in shown["data"] and not any("widget" in mime for mime in shown["data"])
+    assert not kinds(sent, "comm_open")

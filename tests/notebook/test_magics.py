@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from IPython.testing.globalipapp import start_ipython
 
@@ -120,11 +122,53 @@ def test_an_interrupted_cell_stores_what_was_made(loaded):
     assert loaded.user_ns["partial"].finish_reason == "interrupted"
 
 
+def test_config_sets_what_flags_leave_out(loaded):
+    """`%config OutlierMagics.max_tokens` is the default of later cells; a flag goes before it."""
+    loaded.run_line_magic("config", "OutlierMagics.max_tokens = 2")
+    try:
+        assert loaded.run_cell_magic("outlier", "--quiet -o run", "Hello") is None
+        assert loaded.user_ns["run"].trace.info.options["max_tokens"] == 2
+        loaded.run_cell_magic("outlier", "--quiet --max-tokens 1 -o run", "Hello")
+        assert loaded.user_ns["run"].generated == 1
+        loaded.run_line_magic("config", "OutlierMagics.max_tokens = -1")
+        with pytest.raises(OptionError, match="max_tokens=-1 is too small"):
+            loaded.run_cell_magic("outlier", "", "Hello")
+    finally:
+        loaded.run_line_magic("config", "OutlierMagics.max_tokens = None")
+
+
+def test_variables_are_filled_in_only_when_asked(loaded):
+    """The prompt is taken as it is; with `--fill`, {name} is a variable."""
+    loaded.user_ns["who"] = "you"
+    flags = "--quiet --max-tokens 1 -o run"
+    loaded.run_cell_magic("outlier", flags, "Hello {who}")
+    assert loaded.user_ns["run"].prompt == "Hello {who}"
+    loaded.run_cell_magic("outlier", f"{flags} --fill", "Hello {who} {{}}")
+    assert loaded.user_ns["run"].prompt == "Hello you {}"
+    with pytest.raises(OptionError, match="there is no variable 'nobody'"):
+        loaded.run_cell_magic("outlier", f"{flags} --fill", "Hello {nobody}")
+    with pytest.raises(OptionError, match="--fill cannot read the cell"):
+        loaded.run_cell_magic("outlier", f"{flags} --fill", "Hello {")
+
+
+def test_quiet_shows_nothing_and_json_is_json(loaded, capsys):
+    """`--quiet` prints and returns nothing; `--json` prints one object, with null for no data."""
+    assert loaded.run_cell_magic("outlier", "--quiet --max-tokens 1", "Hello") is None
+    assert capsys.readouterr().out == ""
+    assert loaded.run_cell_magic("outlier", "--json --max-tokens 1", "Hello") is None
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["prompt_tokens"] > 0 and summary["tokens_per_second"] is None
+    loaded.run_line_magic("outlier", "status --json")
+    assert json.loads(capsys.readouterr().out)["slots"] == 6
+
+
 def test_unloading_the_extension_restores_what_was_there(ip):
     """`%unload_ext` removes the magics, or puts back those of the same name."""
     table = ip.magics_manager.magics
     ip.run_line_magic("unload_ext", "outlier_jupyter")
     assert "outlier" not in table["line"] and "outlier" not in table["cell"]
+    assert not any(type(c).__name__ == "OutlierMagics" for c in ip.configurables)
+    assert "%outlier" not in ip.strdispatchers["complete_command"].strs
 
     def before(line):
         """Somebody else's."""

@@ -1,0 +1,39 @@
+"""Tab offers what the parsers accept, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from outlier_jupyter.notebook.completion import completions
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("%outlier ", ["load", "unload", "status"]),
+        ("%outlier un", ["unload"]),
+        ("%outlier nonsense --", []),
+        ("%outlier load de", ["demo"]),
+        ("%outlier load demo --reader ", ["pread", "direct", "mmap"]),
+        ("%outlier load demo --reader d", ["direct"]),
+        ("%outlier load demo --cache-", ["--cache-experts", "--cache-gb"]),
+        ("%outlier load demo --cache-gb ", []),
+        ("%outlier status --", ["--help", "--json"]),
+        ("%%outlier --max", ["--max-tokens"]),
+        ("%%outlier --max-tokens 3 --no", ["--no-widget"]),
+        ("%%outlier -o ", ["answer", "run"]),
+        ("%%outlier -o r", ["run"]),
+    ],
+)
+def test_what_tab_offers(line, offered):
+    """Commands, then flags, then the values a flag takes."""
+    assert completions(line, ["run", "answer", "_hidden"]) == offered
+
+
+def test_folders_are_offered_for_a_model(tmp_path):
+    """A path that was begun goes on with the folders that are there."""
+    (tmp_path / "model-a").mkdir()
+    (tmp_path / "model-b").mkdir()
+    (tmp_path / "model-file").write_text("")
+    begun = f"{tmp_path}/model-"
+    assert completions(f"%outlier load {begun}") == [f"{begun}a/", f"{begun}b/"]
