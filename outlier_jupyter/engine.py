@@ -41,6 +41,8 @@ from .units import size_words
 
 log = logging.getLogger(__name__)
 
+STOP_WAIT_S = 30
+"""How long `close` waits for a run of another thread to stop: far longer than a layer takes."""
 FORESEEN_STEPS = 4096
 """The recorder makes room for at most this many generated tokens ahead; it grows beyond."""
 
@@ -120,6 +122,7 @@ class Engine:
         self._listening: list[Sink] = []
         self._stop = threading.Event()
         self._busy = threading.Lock()
+        self._runner: int | None = None
         self._kv_caches = KVCaches(model)
         self.closed = False
         for pager in installed.pagers:
@@ -216,14 +219,23 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Free the slots and close the files. A run under way is stopped first."""
+        """Free the slots and close the files. A run under way is stopped first.
+
+        Raises:
+            EngineBusy: that run is a stream of this very thread, or does not stop.
+        """
         self.stop()
-        with self._busy:
+        mine = self._runner == threading.get_ident()
+        if not self._busy.acquire(timeout=0 if mine else STOP_WAIT_S):
+            raise EngineBusy("a stream is still open on this engine: close it, then the engine")
+        try:
             self.closed = True
             self._executor.shutdown()
             self._reader.close()
             for pager in self._installed.pagers:
                 pager.close()
+        finally:
+            self._busy.release()
 
     def __enter__(self) -> Engine:
         return self
@@ -250,6 +262,7 @@ class Engine:
         if not self._busy.acquire(blocking=False):
             raise EngineBusy("another run is under way on this engine: stop it or wait for its end")
         try:
+            self._runner = threading.get_ident()
             self._stop.clear()
             kv, rest = self._kv_caches.start(prompt.tokens, asked.reuse_kv)
             foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
@@ -263,7 +276,7 @@ class Engine:
                 self._kv_caches.keep(held + decoding.read, kv)
         finally:
             self._installed.settle()
-            self._listening = []
+            self._listening, self._runner = [], None
             self._busy.release()
 
     def _watched(

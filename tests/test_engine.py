@@ -198,6 +198,18 @@ def test_a_second_run_at_the_same_time_is_refused(engine):
     assert engine.generate(PROMPT, max_tokens=1).generated == 1
 
 
+def test_an_engine_with_an_open_stream_says_so_when_closed(tiny):
+    """Closing under a stream of the same thread is refused at once, not a deadlock."""
+    engine = outlier_jupyter.load(tiny, cache_experts=5)
+    stream = engine.stream(PROMPT, max_tokens=5)
+    next(stream)
+    with pytest.raises(EngineBusy, match="a stream is still open"):
+        engine.close()
+    stream.close()
+    engine.close()
+    assert engine.closed and engine.last_run.finish_reason == "interrupted"
+
+
 def test_an_engine_runs_on_any_thread(engine):
     """A model loaded on one thread generates the same on another."""
     expected = engine.generate(PROMPT, max_tokens=6, reuse_kv=True).text

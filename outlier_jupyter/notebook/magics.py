@@ -98,8 +98,9 @@ class OutlierMagics(Magics):
     def _load(self, given: dict[str, Any]) -> Engine:
         output = given.pop("output", None)
         engine = load(given.pop("model"), **self._defaults(LoadOptions) | given)
-        self.unload()
-        self.engine = engine
+        before, self.engine = self.engine, engine
+        if before is not None:
+            before.close()
         self._store(output, engine)
         return engine
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jupyter_client.manager import KernelManager
 
 WAIT = 120
+ROOT = Path(__file__).parent.parent.parent
+IPYKERNELS = ("6.31.0", "7.3.0", "7.4.0")
+"""They handle messages to a busy kernel each in another way, and interrupts must work in all."""
 
 
 class Kernel:
     """A running kernel that executes cells and collects what they send."""
 
-    def __init__(self) -> None:
+    def __init__(self, overlay: Path) -> None:
         self.manager = KernelManager(transport="ipc")
-        self.manager.start_kernel()
+        self.manager.start_kernel(env=os.environ | {"PYTHONPATH": f"{overlay}:{ROOT}"})
         self.client = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=WAIT)
@@ -50,9 +57,15 @@ class Kernel:
         self.manager.shutdown_kernel(now=True)
 
 
-@pytest.fixture(scope="module")
-def kernel():
-    kernel = Kernel()
+@pytest.fixture(scope="module", params=IPYKERNELS)
+def kernel(request, tmp_path_factory):
+    """A kernel of each ipykernel that is supported, laid over the one that is installed."""
+    overlay = tmp_path_factory.mktemp("ipykernel")
+    needs = [f"ipykernel=={request.param}", "nest_asyncio"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*pip, str(overlay), *needs], check=True)
+    kernel = Kernel(overlay)
+    assert kernel.value("__import__('ipykernel').__version__") == repr(request.param)
     yield kernel
     kernel.close()
 
