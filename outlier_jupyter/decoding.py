@@ -108,6 +108,7 @@ class Decoding:
             raise Stopped
         begin = self._clock()
         self._emit(CallStarted(phase, np.array(tokens, np.int32), begin))
+        self._tap.begin()
         logits = self._model(mx.array(tokens)[None], cache=self._kv)
         forward = self._clock()
         if sample:

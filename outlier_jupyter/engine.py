@@ -8,7 +8,6 @@ from, one run at a time, who listens, and what is kept when it ends, however it 
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,9 +26,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from .checkpoint import Reader
 from .decoding import Decoding
 from .errors import EngineBusy, EngineClosed
-from .events import Event, PromptEncoded, RunDone, Sink, TextProduced
+from .events import PromptEncoded, RunDone, Sink, TextProduced
 from .interrupt import interrupt_sets
 from .kv_caches import KVCache, KVCaches
+from .listeners import Listeners
 from .options import GenerateOptions, LoadOptions, make, takes
 from .paging import Installed, Stopped
 from .prompts import Encoded, Prompt, encode
@@ -38,8 +38,6 @@ from .trace import TraceInfo
 from .trace.recorder import Recorder
 from .transcript import Transcript
 from .units import size_words
-
-log = logging.getLogger(__name__)
 
 STOP_WAIT_S = 30
 """How long `close` waits for a run of another thread to stop: far longer than a layer takes."""
@@ -118,8 +116,7 @@ class Engine:
         self._reader = reader
         self._executor = executor
         self._clock = clock
-        self._sinks: list[Sink] = []
-        self._listening: list[Sink] = []
+        self._tell = Listeners()
         self._stop = threading.Event()
         self._busy = threading.Lock()
         self._runner: int | None = None
@@ -127,7 +124,7 @@ class Engine:
         self.closed = False
         for pager in installed.pagers:
             pager.stop = self._stop
-            pager.sink = self._emit
+            pager.sink = self._tell
 
     @takes(GenerateOptions)
     def generate(self, prompt: Prompt, **options: Any) -> Run:
@@ -191,13 +188,7 @@ class Engine:
         A sink is called on the decode thread and should take microseconds. One that raises is
         dropped and logged; decoding goes on.
         """
-        self._sinks.append(sink)
-
-        def unsubscribe() -> None:
-            if sink in self._sinks:
-                self._sinks.remove(sink)
-
-        return unsubscribe
+        return self._tell.subscribe(sink)
 
     def status(self) -> Status:
         """Where the engine stands now."""
@@ -267,16 +258,17 @@ class Engine:
             kv, rest = self._kv_caches.start(prompt.tokens, asked.reuse_kv)
             foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
             recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
-            self._listening = [recorder, *self._sinks]
+            self._tell.begin(recorder)
             decoding = self._decoding(rest, kv, asked, recorder)
-            self._emit(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
+            self._tell(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
             yield from self._watched(decoding, recorder, prompt, asked)
             if asked.reuse_kv:
                 held = prompt.tokens[: len(prompt.tokens) - len(rest)]
                 self._kv_caches.keep(held + decoding.read, kv)
         finally:
             self._installed.settle()
-            self._listening, self._runner = [], None
+            self._tell.end()
+            self._runner = None
             self._busy.release()
 
     def _watched(
@@ -286,8 +278,8 @@ class Engine:
 
         def keep(reason: str) -> Run:
             if rest := decoding.transcript.finish():
-                self._emit(TextProduced(rest))
-            self._emit(RunDone(reason))
+                self._tell(TextProduced(rest))
+            self._tell(RunDone(reason))
             info = replace(self.info, options=asdict(self.options) | asdict(asked))
             self.last_run = Run(
                 prompt=prompt.asked,
@@ -324,15 +316,7 @@ class Engine:
             ends=set(self.tokenizer.eos_token_ids),
             recorder=recorder,
             tap=self._installed.tap,
-            emit=self._emit,
+            emit=self._tell,
             stop=self._stop,
             clock=self._clock,
         )
-
-    def _emit(self, event: Event) -> None:
-        for sink in tuple(self._listening):
-            try:
-                sink(event)
-            except Exception:
-                self._listening.remove(sink)
-                log.exception("%r raised on %s and is not called again", sink, type(event).__name__)

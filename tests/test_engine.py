@@ -198,6 +198,29 @@ def test_a_second_run_at_the_same_time_is_refused(engine):
     assert engine.generate(PROMPT, max_tokens=1).generated == 1
 
 
+def test_a_run_stopped_in_a_thread_leaves_nothing_to_the_next(engine):
+    """What a stopped call left is MLX's of that thread; another thread's run must not meet it."""
+    expected = engine.generate(PROMPT, max_tokens=6).text
+    log = EventLog()
+
+    def stop_between_layers(event):
+        log(event)
+        if log.kinds().count("Routed") == 5:
+            engine.stop()
+
+    def stopped():
+        with pytest.raises(Interrupted):
+            engine.generate(PROMPT, max_tokens=50)
+
+    unsubscribe = engine.subscribe(stop_between_layers)
+    thread = threading.Thread(target=stopped)
+    thread.start()
+    thread.join()
+    unsubscribe()
+    assert log.kinds()[-1] == "RunDone" and engine.last_run.finish_reason == "interrupted"
+    assert engine.generate(PROMPT, max_tokens=6).text == expected
+
+
 def test_an_engine_with_an_open_stream_says_so_when_closed(tiny):
     """Closing under a stream of the same thread is refused at once, not a deadlock."""
     engine = outlier_jupyter.load(tiny, cache_experts=5)

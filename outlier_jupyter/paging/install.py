@@ -75,6 +75,7 @@ class Installed:
         """Evaluate what a run that ended in mid-call left: only its own thread can do that."""
         for pager in self.pagers:
             pager.bank.settle()
+        self.tap.forget()
 
 
 def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:

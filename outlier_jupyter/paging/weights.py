@@ -22,11 +22,27 @@ class RouterTap:
     """Collects (layer, weights) of one call of the model."""
 
     def __init__(self) -> None:
+        self._on = False
         self._caught: list[tuple[int, mx.array]] = []
         self._watching: list[int] = []
 
+    def begin(self) -> None:
+        """Watch the call that follows. Calls outside of a run are not watched: nobody drains."""
+        self.forget()
+        self._on = True
+
+    def forget(self) -> None:
+        """Stop watching, and let go of what a call that was cut short left."""
+        self._on = False
+        self._caught.clear()
+        for output in self._watching:  # those that were never multiplied
+            _Watched.catchers.pop(output, None)
+        self._watching.clear()
+
     def watch(self, output: mx.array, layer: int) -> mx.array:
         """Return `output`, a switch's [..., k, width], so that its multiplication is seen."""
+        if not self._on:
+            return output
         shape = (*output.shape[:-1], 1)
 
         def catch(factor: object) -> None:
@@ -40,12 +56,10 @@ class RouterTap:
         return output
 
     def drain(self) -> list[tuple[int, npt.NDArray[np.float32]]]:
-        """What was caught since the last time: (layer, float32 [tokens, k]), in order."""
-        caught, self._caught = self._caught, []
-        for output in self._watching:  # those that were never multiplied
-            _Watched.catchers.pop(output, None)
-        self._watching.clear()
-        return [(layer, as_float32(weights)) for layer, weights in caught]
+        """What was caught since `begin`: (layer, float32 [tokens, k]), in order. Ends the watch."""
+        caught = [(layer, as_float32(weights)) for layer, weights in self._caught]
+        self.forget()
+        return caught
 
 
 class _Watched(mx.array):
