@@ -3,6 +3,7 @@
 # make test   set up and run every test and check
 # make check  format, lint, types, and the built JavaScript against a fresh build
 # make build  build the widget's JavaScript, after a change in js/src
+# make pictures  take the README's pictures again, from a run in JupyterLab
 # make train  make the demo model again from nothing (hours)
 #
 # Everything lands in .venv, js/node_modules and build/. PYTHON=… chooses the interpreter.
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo lab test check build train clean js-test
+.PHONY: demo lab test check build pictures train clean js-test
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -39,6 +40,11 @@ js-test: js/node_modules/.ready .venv/.browser
 
 build: js/node_modules/.ready
 	npm --prefix js run build
+
+pictures: .venv/.browser
+	python -m pytest tests/browser -k theme
+	mkdir -p docs
+	cp build/pictures/live-light.png build/pictures/live-dark.png docs/
 
 train: .venv/.dev
 	pip install --quiet --group train

@@ -42,6 +42,32 @@ def test_logits_are_those_of_the_unpaged_model(slots, bits, checkpoint_of):
             assert np.array_equal(logits(engine.model, prompt(length)), expected)
 
 
+OTHERS = {
+    "mixtral": {"num_local_experts": 8},
+    "olmoe": {},
+    "qwen2_moe": {"shared_expert_intermediate_size": 64},
+    "gpt_oss": {
+        "num_local_experts": 8, "num_hidden_layers": 4, "sliding_window": 16,
+        "num_key_value_heads": 2,
+    },
+    "phimoe": {"num_local_experts": 8},
+}  # fmt: skip
+"""Routers inline and as modules, shared experts, expert biases, activations of other kinds."""
+
+
+@pytest.mark.parametrize("model_type", OTHERS)
+def test_other_models_are_exact_too(model_type, checkpoint_of):
+    """Models of other families keep their bits, and their routers' weights are seen."""
+    folder = checkpoint_of(model_type=model_type, **OTHERS[model_type])
+    reference, _ = load_unpaged(str(folder))
+    for slots in (3, 32):
+        with outlier_jupyter.load(folder, cache_experts=slots) as engine:
+            expected = logits(reference, prompt(70), 3)
+            assert np.array_equal(logits(engine.model, prompt(70), 3), expected)
+            trace = engine.generate("abc", raw=True, max_tokens=2).trace
+            assert not np.isnan(trace.weights).any()
+
+
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 def test_half_precision_is_exact_too(dtype, checkpoint_of):
     """Quantised models computing in bf16 and fp16 keep their bits.
