@@ -43,7 +43,8 @@ LONG_RUN = (
     "%load_ext outlier_jupyter",
     "%outlier load demo --cache-gb 0.002 --reader direct -o engine",
     "engine.tokenizer.eos_token_ids = set()",
-    "%%outlier --raw --max-tokens 20000 -o run\nimport os\n",
+    "%%outlier --raw --max-tokens 20000 --temperature 0.7 --seed 7 -o run\n"
+    'def read_file(path):\n    """',
     "print('the next cell ran')",
 )
 
