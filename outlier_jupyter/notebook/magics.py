@@ -22,10 +22,12 @@ from .arguments import (
     HelpAsked,
     bare_parser,
     cell_parser,
+    chat_parser,
     help_text,
     load_parser,
     parse,
 )
+from .chat import Chat
 from .show import show_run
 
 
@@ -62,6 +64,8 @@ class OutlierMagics(Magics):
             )
         if command == "load":
             return self._load(parse(load_parser(), rest))
+        if command == "chat":
+            return self._chat(parse(chat_parser(), rest))
         parse(bare_parser(command), rest)
         if command == "unload":
             self.unload()
@@ -76,6 +80,12 @@ class OutlierMagics(Magics):
         self.engine = engine
         self._store(output, engine)
         return engine
+
+    def _chat(self, given: dict[str, Any]) -> Chat:
+        output = given.pop("output", None)
+        chat = Chat(self._loaded(), **given)
+        self._store(output, chat)
+        return chat
 
     def unload(self) -> None:
         """Close the engine, if there is one."""
