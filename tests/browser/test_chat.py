@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-import nbformat
-import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import (
