@@ -44,7 +44,7 @@ def answered(page: Page, count: int) -> None:
 
 
 def test_three_turns_stop_regenerate_and_edit(lab: Lab, page: Page) -> None:
-    """All of it by keyboard and mouse, with no notebook shortcut set off, through a reload."""
+    """All of it by keyboard and mouse, and typing sets off no shortcut of the notebook."""
     start(page, lab, "chat.ipynb", ENDLESS)
     cells = page.locator(".jp-Notebook .jp-Cell").count()
     ask(page, "What is an expert?")

@@ -62,8 +62,8 @@ export class MessageNode {
       this.body,
       this.note,
       actions,
-      this.runBox,
     );
+    if (!user) this.node.append(this.runBox);
   }
 
   draw(message: Message, running: boolean): void {
