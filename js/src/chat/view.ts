@@ -13,6 +13,8 @@ import type { ChatStore } from "./store";
 /** ipywidgets puts this class on a widget whose kernel is gone. */
 const DISCONNECTED = ".jp-widgets-disconnected";
 const FULL = 0.9;
+/** Pixels from the end of the log that still count as its end. */
+const NEAR = 40;
 
 export class ChatView {
   readonly root: HTMLElement;
@@ -37,7 +39,8 @@ export class ChatView {
   private later: ReturnType<typeof setTimeout> | undefined;
   private drawnAt = 0;
   private cost = 0;
-  private toEnd = true;
+  /** Whether the log stays at its end as it grows, or as it is made narrower. */
+  private following = true;
   private readonly calm = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(
@@ -117,6 +120,14 @@ export class ChatView {
       rethemed();
     });
     seen.observe(this.root);
+    const { log } = this;
+    log.addEventListener(
+      "scroll",
+      () => {
+        this.following = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR;
+      },
+      { signal, passive: true },
+    );
     const resized = new ResizeObserver(changed);
     resized.observe(this.root);
     watchTheme(rethemed, signal);
@@ -133,7 +144,7 @@ export class ChatView {
 
   /** Go to the end with the next redraw: somebody has just asked something. */
   private follow(): void {
-    this.toEnd = true;
+    this.following = true;
     this.schedule();
   }
 
@@ -185,10 +196,8 @@ export class ChatView {
       this.conversation = state.conversation;
       for (const { node } of this.nodes.values()) node.remove();
       this.nodes.clear();
-      this.toEnd = true;
+      this.following = true;
     }
-    const following = this.toEnd || log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-    this.toEnd = false;
     const kept = new Set(state.messages.map((message) => message.id));
     for (const [id, { node }] of this.nodes) {
       if (kept.has(id)) continue;
@@ -210,6 +219,6 @@ export class ChatView {
       this.earlier,
       `${integer(state.earlier)} earlier messages are in the file that Export saves.`,
     );
-    if (following) log.scrollTop = log.scrollHeight;
+    if (this.following) log.scrollTop = log.scrollHeight;
   }
 }
