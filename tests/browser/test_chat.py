@@ -77,6 +77,17 @@ def test_three_turns_stop_regenerate_and_edit(lab: Lab, page: Page) -> None:
     page.locator(".oj-chat").screenshot(path=PICTURES / "chat-run.png")
 
 
+def test_stop_ends_a_cell_that_waits_for_the_answer(lab: Lab, page: Page) -> None:
+    """`chat.send` blocks its cell, and no message is read meanwhile: Stop interrupts the kernel."""
+    lab.add("send.ipynb", *SETUP, ENDLESS, "chat.send('Go on')")
+    open_notebook(page, lab, "send.ipynb")
+    command(page, "notebook:run-all-cells")
+    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=60_000)
+    page.locator(".oj-chat").get_by_role("button", name="Stop").click()
+    page.wait_for_selector("text=Interrupted: stopped after", timeout=30_000)
+    answered(page, 1)
+
+
 def finish(page: Page) -> None:
     """Have answers end again, from the last cell, as the first answer was stopped."""
     page.evaluate(

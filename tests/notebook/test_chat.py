@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ipywidgets
 import pytest
+import traitlets
 
 import outlier_jupyter
 from outlier_jupyter.errors import EngineBusy, EngineClosed, OptionError, OutlierError
@@ -337,7 +339,18 @@ def test_a_closed_engine_is_a_sentence(tiny: Path) -> None:
     chat.close()
 
 
-def test_the_built_files_are_small() -> None:
+def test_it_is_a_widget_among_widgets(chat: Chat) -> None:
+    """It sits in a box, and a slider linked to a setting turns it."""
+    slider = ipywidgets.FloatSlider(min=0, max=2)
+    traitlets.link((slider, "value"), (chat, "temperature"))
+    slider.value = 0.7
+    assert chat.temperature == 0.7
+    assert ipywidgets.HBox([chat, slider]).children[0] is chat
+
+
+def test_the_built_files_are_small_and_tell_their_licences() -> None:
     """The page gets them with every chat it shows."""
+    told = (STATIC / "LICENSES.txt").read_text()
+    assert all(name in told for name in ("uplot", "marked", "dompurify"))
     assert (STATIC / "chat.js").stat().st_size < 120_000
     assert (STATIC / "chat.css").stat().st_size < 20_000
