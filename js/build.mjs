@@ -1,4 +1,4 @@
-// Bundles src/live.ts and src/live.css into outlier_jupyter/notebook/static/.
+// Bundles the widgets, src/live and src/chat, into outlier_jupyter/notebook/static/.
 //
 // The built files are committed. They must come out byte for byte the same from the same sources,
 // so nothing here depends on the time, the machine or absolute paths. `--check` builds them aside
@@ -12,37 +12,46 @@ import { build } from "esbuild";
 const here = fileURLToPath(new URL(".", import.meta.url));
 const target = fileURLToPath(new URL("../outlier_jupyter/notebook/static/", import.meta.url));
 const check = process.argv.includes("--check");
-const out = check ? mkdtempSync(`${tmpdir()}/live-`) : target;
+const out = check ? mkdtempSync(`${tmpdir()}/widgets-`) : target;
 
-const licence = readFileSync(`${here}node_modules/uplot/LICENSE`, "utf8").trim();
+const WIDGETS = ["live", "chat"];
+/** What is bundled besides our own code: name, where it is used, under which file of its. */
+const BUNDLED = [
+  ["uplot", "live.js", "LICENSE", "https://github.com/leeoniya/uPlot"],
+  ["marked", "chat.js", "LICENSE", "https://github.com/markedjs/marked"],
+  ["dompurify", "chat.js", "LICENSE", "https://github.com/cure53/DOMPurify"],
+];
 
-await build({
+const settings = {
   absWorkingDir: here,
-  entryPoints: { live: "src/live.ts" },
   outdir: out,
   bundle: true,
   minify: true,
+  charset: "utf8",
+};
+const licences = "the licences of what it contains are in LICENSES.txt";
+await build({
+  ...settings,
+  entryPoints: Object.fromEntries(WIDGETS.map((name) => [name, `src/${name}.ts`])),
   format: "esm",
   target: "es2022",
-  charset: "utf8",
   legalComments: "none",
-  banner: { js: "/* Built from js/src by `npm run build`; uPlot's licence is in LICENSES.txt. */" },
+  banner: { js: `/* Built from js/src by \`npm run build\`; ${licences}. */` },
 });
 await build({
-  absWorkingDir: here,
-  entryPoints: { live: "src/live.css" },
-  outdir: out,
-  bundle: true,
-  minify: true,
-  charset: "utf8",
+  ...settings,
+  entryPoints: Object.fromEntries(WIDGETS.map((name) => [name, `src/${name}.css`])),
 });
-writeFileSync(
-  `${out}/LICENSES.txt`,
-  `live.js contains uPlot 1.6.32, https://github.com/leeoniya/uPlot\n\n${licence}\n`,
-);
+
+const parts = BUNDLED.map(([name, where, file, home]) => {
+  const { version } = JSON.parse(readFileSync(`${here}node_modules/${name}/package.json`, "utf8"));
+  const text = readFileSync(`${here}node_modules/${name}/${file}`, "utf8").trim();
+  return `${where} contains ${name} ${version}, ${home}\n\n${text}\n`;
+});
+writeFileSync(`${out}/LICENSES.txt`, parts.join(`\n${"-".repeat(72)}\n\n`));
 
 if (check) {
-  const names = ["live.js", "live.css", "LICENSES.txt"];
+  const names = [...WIDGETS.flatMap((name) => [`${name}.js`, `${name}.css`]), "LICENSES.txt"];
   const differ = names.filter(
     (name) => !readFileSync(`${out}/${name}`).equals(readFileSync(`${target}/${name}`)),
   );

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from .engine import Engine as Engine
     from .errors import OutlierError as OutlierError
     from .loading import load as load
+    from .notebook.chat import Chat as Chat
     from .run import Interrupted as Interrupted
     from .run import Run as Run
     from .run import Step as Step
     from .trace import Trace as Trace
 
 _HOMES = {
+    "Chat": ".notebook.chat",
     "Engine": ".engine",
     "Interrupted": ".run",
     "OutlierError": ".errors",
@@ -37,6 +39,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Chat",
     "Engine",
     "Interrupted",
     "OutlierError",

@@ -46,7 +46,8 @@ def test_the_wheel_holds_the_model_and_the_widget(wheel):
     """Weights, tokenizer, card and built JavaScript are inside; sources of neither are."""
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("demo/model.safetensors", "demo/tokenizer.json", "demo/README.md",
-                 "notebook/static/live.js", "notebook/static/live.css", "py.typed"):  # fmt: skip
+                 "notebook/static/live.js", "notebook/static/live.css", "notebook/static/chat.js",
+                 "notebook/static/chat.css", "py.typed"):  # fmt: skip
         assert f"outlier_jupyter/{name}" in names
     assert not any(name.startswith(("js/", "tools/", "tests/")) for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -19,6 +19,7 @@ export class MockModel implements Model {
   set(name: string, value: unknown): void {
     this.traits[name] = value;
     this.emit(`change:${name}`);
+    this.emit("change");
   }
 
   on(event: string, callback: (...args: never[]) => void): void {

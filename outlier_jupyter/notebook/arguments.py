@@ -10,15 +10,17 @@ import difflib
 import shlex
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, NoReturn
 
 from ..errors import OptionError
 from ..options import GenerateOptions, LoadOptions
+from .controls import DEFAULTS, NAMES
 
 COMMANDS = {
     "load": "load a model: demo, a folder, or a Hugging Face id",
+    "chat": "chat with the loaded model in a widget",
     "unload": "close the engine and free its memory",
     "status": "what is loaded, and how much of it sits in RAM",
 }
@@ -92,9 +94,20 @@ def command_parser(command: str) -> argparse.ArgumentParser:
     """Flags of `%outlier COMMAND`, one of `COMMANDS`."""
     if command == "load":
         return load_parser()
+    if command == "chat":
+        return chat_parser()
     parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
     if command == "status":
         _add_json(parser, "the status")
+    return parser
+
+
+def chat_parser() -> argparse.ArgumentParser:
+    """Flags of `%outlier chat`: the settings it begins with."""
+    parser = _Parser(prog="%outlier chat", description="Chat with the loaded model in a widget.")
+    _add_output(parser, "Chat")
+    # What a chat does anyway needs no flag, and a flag can only say yes.
+    _add_fields(parser, GenerateOptions, [name for name in NAMES if name not in DEFAULTS])
     return parser
 
 
@@ -159,10 +172,16 @@ def _variable(name: str) -> str:
     return name
 
 
-def _add_fields(parser: argparse.ArgumentParser, kind: type[LoadOptions | GenerateOptions]) -> None:
+def _add_fields(
+    parser: argparse.ArgumentParser,
+    kind: type[LoadOptions | GenerateOptions],
+    names: Collection[str] | None = None,
+) -> None:
     """One flag per field; its default stays the dataclass's, so absent flags are absent."""
     hints = typing.get_type_hints(kind)
     for spec in fields(kind):
+        if names is not None and spec.name not in names:
+            continue
         flag = "--" + spec.name.replace("_", "-")
         text = spec.metadata["help"] + (
             "" if spec.default in (None, (), False) else f" ({spec.default})"

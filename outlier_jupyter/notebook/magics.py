@@ -34,7 +34,9 @@ from .arguments import (
     help_text,
     parse,
 )
+from .chat import Chat
 from .completion import completions
+from .controls import NAMES as CHAT_OPTIONS
 from .show import show_result, show_run
 
 HOOKED = ("%outlier", "%%outlier")
@@ -88,6 +90,8 @@ class OutlierMagics(Magics):
         given = parse(command_parser(command), rest)
         if command == "load":
             return self._load(given)
+        if command == "chat":
+            return self._chat(given)
         if command == "unload":
             self.unload()
         else:
@@ -103,6 +107,14 @@ class OutlierMagics(Magics):
             before.close()
         self._store(output, engine)
         return engine
+
+    def _chat(self, given: dict[str, Any]) -> Chat:
+        output = given.pop("output", None)
+        defaults = self._defaults(GenerateOptions)
+        kept = {name: defaults[name] for name in defaults if name in CHAT_OPTIONS}
+        chat = Chat(self._loaded(), **kept | given)
+        self._store(output, chat)
+        return chat
 
     def unload(self) -> None:
         """Close the engine, if there is one."""

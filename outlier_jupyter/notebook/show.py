@@ -69,8 +69,12 @@ class _Live:
         self._view.push(frame)
 
 
-def make_view(engine: Engine, prompt: str) -> LiveView:
-    """A live view whose header says what `engine` is, and whose Stop stops it."""
+def make_view(engine: Engine, prompt: str, **given: Any) -> LiveView:
+    """A live view whose header says what `engine` is, and whose Stop stops it.
+
+    Args:
+        **given: arguments of `LiveView`, in place of what it would have.
+    """
     info = engine.info
     return LiveView(
         info={
@@ -84,5 +88,5 @@ def make_view(engine: Engine, prompt: str) -> LiveView:
             "changed_output": info.changed_output,
             "prompt": prompt,
         },
-        on_stop=engine.stop,
+        **{"on_stop": engine.stop} | given,
     )

@@ -10,7 +10,7 @@ from outlier_jupyter.notebook.completion import completions
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("%outlier ", ["load", "unload", "status"]),
+        ("%outlier ", ["load", "chat", "unload", "status"]),
         ("%outlier un", ["unload"]),
         ("%outlier nonsense --", []),
         ("%outlier load de", ["demo"]),

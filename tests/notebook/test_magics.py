@@ -69,6 +69,16 @@ def test_a_model_that_cannot_be_loaded_leaves_the_one_before(loaded):
     assert not engine.closed
 
 
+def test_chat_is_made_with_its_settings(loaded):
+    """`%outlier chat` gives a Chat with the loaded engine, `-o` stores it."""
+    chat = loaded.run_line_magic("outlier", "chat --temperature 0.5 --system 'Be brief.' -o talk")
+    assert loaded.user_ns["talk"] is chat and chat.engine is loaded.user_ns["engine"]
+    assert (chat.temperature, chat.system, chat.reuse_kv) == (0.5, "Be brief.", True)
+    with pytest.raises(OptionError, match="did you mean --temperature"):
+        loaded.run_line_magic("outlier", "chat --temprature 1")
+    chat.close()
+
+
 def test_unload_closes_and_a_cell_then_says_what_to_do(loaded):
     """After unload the next cell names the command to run."""
     loaded.run_line_magic("outlier", "unload")
@@ -80,7 +90,7 @@ def test_unload_closes_and_a_cell_then_says_what_to_do(loaded):
 @pytest.mark.parametrize(
     ("line", "cell", "message"),
     [
-        ("lode demo", None, "%outlier lode is not a command: give load, unload, status"),
+        ("lode demo", None, "%outlier lode is not a command: give load, chat, unload, status"),
         ("status now", None, "unrecognized arguments: now"),
         ("--max-token 3", "Hello", "did you mean --max-tokens?"),
         ("--max-tokens 0", "Hello", "max_tokens=0 is too small"),

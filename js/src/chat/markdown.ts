@@ -1,0 +1,89 @@
+// Markdown of the model's → elements. Its text is never HTML: tags in it are shown as text, what
+// marked makes of the rest is sanitised, and nothing in it is fetched.
+
+import DOMPurify from "dompurify";
+import { Marked } from "marked";
+import { el } from "../dom";
+
+const TAGS =
+  "p br hr h1 h2 h3 h4 h5 h6 strong em del code pre blockquote ul ol li table thead tbody tr th td a";
+
+const SAFE = {
+  ALLOWED_TAGS: TAGS.split(" "),
+  ALLOWED_ATTR: ["href", "title", "class", "align", "start"],
+  ADD_URI_SAFE_ATTR: ["align", "start"],
+  ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
+  ALLOW_DATA_ATTR: false,
+  ALLOW_ARIA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true as const,
+};
+
+const escaped = (text: string): string =>
+  text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]!);
+
+const marked = new Marked({
+  gfm: true,
+  async: false,
+  renderer: {
+    html: ({ text, block }) => (block ? `<p>${escaped(text)}</p>` : escaped(text)),
+    // An image would be fetched, and so tell somebody that it was read.
+    image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text || href)}</a>`,
+    checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
+  },
+});
+
+/** The elements that `text` stands for. */
+export function render(text: string): DocumentFragment {
+  const fragment = DOMPurify.sanitize(marked.parse(text) as string, SAFE);
+  for (const link of fragment.querySelectorAll("a")) {
+    link.target = "_blank";
+    link.rel = "noopener noreferrer";
+    if (!link.hasAttribute("href")) link.replaceWith(...link.childNodes); // it was refused
+  }
+  for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(codeBlock(pre));
+  for (const table of fragment.querySelectorAll("table")) {
+    const box = el("div", "oj-scroll", { tabindex: "0" });
+    table.replaceWith(box);
+    box.append(table);
+  }
+  return fragment;
+}
+
+/** The block with its language and a button to copy it. */
+function codeBlock(pre: HTMLPreElement): HTMLElement {
+  const code = pre.querySelector("code") ?? pre;
+  const language = /(?:^|\s)language-(\S+)/.exec(code.className)?.[1] ?? "";
+  const button = el("button", "oj-button oj-quiet", { type: "button" }, "Copy");
+  button.setAttribute("aria-label", "Copy this code");
+  button.addEventListener("click", () => void copyFrom(button, code.textContent ?? ""));
+  const head = el("div", "oj-code-head", {}, el("span", "", {}, language || "code"), button);
+  const body = el("pre", "", { tabindex: "0" }, el("code", "", {}, code.textContent ?? ""));
+  return el("div", "oj-code", {}, head, body);
+}
+
+/** Put `text` on the clipboard and say so on the button. */
+export async function copyFrom(button: HTMLElement, text: string): Promise<void> {
+  const done = await copy(text);
+  const label = button.dataset.label ?? button.textContent ?? "";
+  button.dataset.label = label;
+  button.textContent = done ? "Copied" : "Cannot copy";
+  setTimeout(() => {
+    button.textContent = label;
+  }, 1500);
+}
+
+async function copy(text: string): Promise<boolean> {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // A page that is not served securely has no clipboard but this.
+    const box = el("textarea", "", { "aria-hidden": "true" });
+    box.value = text;
+    document.body.append(box);
+    box.select();
+    const done = document.execCommand("copy");
+    box.remove();
+    return done;
+  }
+}

@@ -1,0 +1,189 @@
+// One message of the chat, with what can be done about it.
+
+import { el, setText } from "../dom";
+import { integer, plural, short } from "../format";
+import { copyFrom, render } from "./markdown";
+import type { ChatStore, Message } from "./store";
+
+const ENDED: Record<string, string> = {
+  length: "cut off at the token limit",
+  interrupted: "stopped",
+  error: "failed",
+};
+
+export class MessageNode {
+  readonly node: HTMLElement;
+  private readonly body = el("div", "oj-body", { dir: "auto" });
+  private readonly note = el("div", "oj-problem");
+  private readonly facts = el("span", "oj-facts");
+  private readonly branches = el("span", "oj-branches", {
+    role: "group",
+    "aria-label": "Versions",
+  });
+  private readonly place = el("span", "oj-place", { "aria-live": "polite" });
+  private readonly before: HTMLButtonElement;
+  private readonly after: HTMLButtonElement;
+  private readonly copy: HTMLButtonElement;
+  private readonly change: HTMLButtonElement;
+  private readonly runButton: HTMLButtonElement;
+  private readonly runBox = el("section", "oj-run", { "aria-label": "Run view" });
+  private readonly picture: ShadowRoot;
+  private editor: HTMLElement | null = null;
+  private shown: string | null = null;
+  private pictured = 0;
+  private message: Message;
+
+  constructor(
+    private readonly store: ChatStore,
+    message: Message,
+    private readonly changed: () => void,
+  ) {
+    this.message = message;
+    const user = message.role === "user";
+    this.before = button("‹", "Earlier version", () => this.step(-1));
+    this.after = button("›", "Later version", () => this.step(1));
+    this.branches.append(this.before, this.place, this.after);
+    this.copy = button("Copy", "Copy this message", () => {
+      void copyFrom(this.copy, this.message.text);
+    });
+    this.change = user
+      ? button("Edit", "Ask this otherwise, on a branch of its own", () => this.edit())
+      : button("Try again", AGAIN, () => this.again());
+    this.runButton = button("Run", "", () => this.toggleRun());
+    this.runButton.setAttribute("aria-expanded", "false");
+    this.runBox.hidden = true;
+    this.picture = this.runBox.attachShadow({ mode: "open" });
+    const actions = el("div", "oj-actions", {}, this.copy, this.change, this.branches);
+    if (!user) actions.append(this.runButton, this.facts);
+    this.node = el(
+      "article",
+      `oj-message oj-${message.role}`,
+      { "aria-label": user ? "You" : "Answer" },
+      this.body,
+      this.note,
+      actions,
+    );
+    if (!user) this.node.append(this.runBox);
+  }
+
+  draw(message: Message, running: boolean): void {
+    this.message = message;
+    const writing = message.ended === "running";
+    this.node.classList.toggle("oj-writing", writing);
+    this.node.setAttribute("aria-busy", String(writing));
+    if (message.text !== this.shown) this.drawText(message);
+    this.body.dataset.empty = message.text ? "" : writing ? "Reading…" : "No text was generated.";
+    setText(this.note, message.note);
+    this.note.hidden = !message.note;
+    this.copy.disabled = !message.text;
+    this.change.disabled = running;
+    const { siblings } = message;
+    this.branches.hidden = siblings.length < 2;
+    const at = siblings.indexOf(message.id);
+    setText(this.place, `${at + 1}/${siblings.length}`);
+    this.before.disabled = at <= 0;
+    this.after.disabled = at >= siblings.length - 1;
+    const { run } = message.numbers;
+    this.runButton.hidden = !run;
+    setText(this.runButton, `Run ${run}`);
+    this.runButton.title = `Where it routed and what was read: chat.runs[${(run ?? 0) - 1}]`;
+    setText(this.facts, factsOf(message));
+    this.drawRun();
+  }
+
+  private drawText(message: Message): void {
+    this.shown = message.text;
+    if (message.role === "user") setText(this.body, message.text);
+    else this.body.replaceChildren(render(message.text));
+  }
+
+  private step(by: number): void {
+    const { siblings, id } = this.message;
+    const to = siblings[siblings.indexOf(id) + by];
+    if (to) this.store.send({ type: "choose", message: to });
+  }
+
+  private again(): void {
+    void this.store.request({ type: "regenerate", message: this.message.id });
+  }
+
+  private edit(): void {
+    if (this.editor) return;
+    const box = el("textarea", "oj-input", { "aria-label": "Edit your message", rows: "3" });
+    box.value = this.message.text;
+    const send = button("Send", "Ask it like this", () => void this.sendEdit(box, send));
+    const cancel = button("Cancel", "Leave it as it was", () => this.endEdit());
+    send.classList.add("oj-primary");
+    box.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.endEdit();
+      else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        void this.sendEdit(box, send);
+      } else return;
+      event.stopPropagation();
+    });
+    this.editor = el("div", "oj-editor", {}, box, el("div", "oj-actions", {}, send, cancel));
+    this.body.after(this.editor);
+    this.body.hidden = true;
+    box.focus();
+  }
+
+  private async sendEdit(box: HTMLTextAreaElement, send: HTMLButtonElement): Promise<void> {
+    if (!box.value.trim()) return;
+    send.disabled = true;
+    const { id } = this.message;
+    const taken = await this.store.request({ type: "edit", message: id, text: box.value });
+    send.disabled = false;
+    if (taken) this.endEdit();
+  }
+
+  private endEdit(): void {
+    const focused = this.editor?.contains(document.activeElement);
+    this.editor?.remove();
+    this.editor = null;
+    this.body.hidden = false;
+    if (focused) this.change.focus();
+  }
+
+  private toggleRun(): void {
+    const open = this.runBox.hidden;
+    this.runBox.hidden = !open;
+    this.runButton.setAttribute("aria-expanded", String(open));
+    const { run } = this.message.numbers;
+    if (open && run && !this.store.runs.has(run)) this.store.send({ type: "run", run });
+    this.changed();
+  }
+
+  /** Python's own static view, in which all text is escaped; apart, so that no style leaks. */
+  private drawRun(): void {
+    if (this.runBox.hidden) return;
+    const { run = 0 } = this.message.numbers;
+    const html = this.store.runs.get(run);
+    if (html === undefined || this.pictured === run) return;
+    this.pictured = run;
+    this.picture.innerHTML = html;
+  }
+}
+
+const AGAIN =
+  "Write another answer beside this one; at temperature 0 it would be the same, see Settings";
+
+/** A quiet button; what it does is its tooltip and, where its text does not say it, its name. */
+export function button(text: string, what: string, act: () => void): HTMLButtonElement {
+  const node = el("button", "oj-button oj-quiet", { type: "button", title: what }, text);
+  if (text.length < 3) node.setAttribute("aria-label", what);
+  node.addEventListener("click", act);
+  return node;
+}
+
+function factsOf({ numbers, ended }: Message): string {
+  const parts: string[] = [];
+  if (numbers.generated !== undefined) parts.push(plural(numbers.generated, "token"));
+  if (numbers.tokens_per_second) parts.push(`${short(numbers.tokens_per_second)} tokens/s`);
+  if (numbers.prompt !== undefined) {
+    const reused = numbers.reused ? `, ${integer(numbers.reused)} of them from the KV cache` : "";
+    parts.push(`prompt ${integer(numbers.prompt)}${reused}`);
+  }
+  if (ENDED[ended]) parts.push(ENDED[ended]);
+  return parts.join(" · ");
+}

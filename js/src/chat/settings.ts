@@ -1,0 +1,131 @@
+// The settings: one control for each option that Python names, and what concerns the conversation.
+
+import { el, setText } from "../dom";
+import { bytes, integer } from "../format";
+import { button } from "./message";
+import type { ChatStore, Control } from "./store";
+
+const SURE_MS = 4_000;
+
+export class Settings {
+  readonly node: HTMLElement;
+  private readonly system = el("textarea", "oj-input", { rows: "2" });
+  private readonly title = el("input", "oj-input", { type: "text", maxlength: "200" });
+  private readonly inputs = new Map<string, HTMLInputElement>();
+  private readonly cache = el("div", "oj-facts");
+  private readonly file = el("input", "", { type: "file", accept: ".json,application/json" });
+  private readonly remove: HTMLButtonElement;
+
+  constructor(
+    private readonly store: ChatStore,
+    private readonly signal: AbortSignal,
+  ) {
+    this.system.placeholder = "What the model is told before the conversation";
+    this.onChange(this.system, () => this.set("system", this.system.value));
+    this.onChange(this.title, () =>
+      store.send({ type: "rename", conversation: this.id, title: this.title.value }),
+    );
+    this.remove = button("Delete", "Delete this conversation", () => this.askToDelete());
+    this.file.hidden = true;
+    this.file.addEventListener("change", () => void this.read(), { signal });
+    const all = el(
+      "div",
+      "oj-actions",
+      {},
+      button("Export", "Save all conversations as a file", () => store.send({ type: "export" })),
+      button("Import", "Add the conversations of a file", () => this.file.click()),
+      this.remove,
+      this.file,
+    );
+    this.node = el("section", "oj-settings", { "aria-label": "Settings" });
+    this.node.append(
+      el("label", "oj-wide", {}, el("span", "", {}, "System prompt"), this.system),
+      ...this.groups(),
+      el("label", "oj-wide", {}, el("span", "", {}, "Title of this conversation"), this.title),
+      all,
+    );
+  }
+
+  draw(): void {
+    show(this.system, String(this.store.get("system") ?? ""));
+    show(this.title, this.store.state.title);
+    for (const [name, input] of this.inputs) {
+      const value = this.store.get(name);
+      if (input.type === "checkbox") input.checked = value === true;
+      else show(input, value === null || value === undefined ? "" : String(value));
+    }
+    const { slots = 0, experts = 0, expert_nbytes = 0 } = this.store.about;
+    const held = `${integer(slots)} of ${integer(experts)} experts fit in RAM`;
+    const size = expert_nbytes ? ` (${bytes(slots * expert_nbytes)})` : "";
+    setText(this.cache, experts ? `${held}${size}; that is set when a model is loaded` : "");
+  }
+
+  private get id(): number {
+    return this.store.state.conversation;
+  }
+
+  private groups(): HTMLElement[] {
+    const groups = new Map<string, HTMLElement>();
+    for (const control of this.store.controls) {
+      const group =
+        groups.get(control.group) ?? el("fieldset", "", {}, el("legend", "", {}, control.group));
+      groups.set(control.group, group);
+      group.append(this.control(control));
+    }
+    groups.get("Cache")?.append(this.cache);
+    return [...groups.values()];
+  }
+
+  private control(control: Control): HTMLElement {
+    const { name, kind, least, most, step } = control;
+    const input = el("input", "oj-input", { type: kind === "bool" ? "checkbox" : "number" });
+    if (least !== null) input.min = String(least);
+    if (most !== null) input.max = String(most);
+    input.step = kind === "float" ? "any" : String(step);
+    if (control.default === null) input.placeholder = "none";
+    this.inputs.set(name, input);
+    this.onChange(input, () => this.set(name, typedIn(input, control)));
+    return el("label", "", { title: control.help }, el("span", "", {}, control.label), input);
+  }
+
+  private set(name: string, value: unknown): void {
+    this.store.send({ type: "set", name, value });
+  }
+
+  private onChange(node: HTMLElement, act: () => void): void {
+    node.addEventListener("change", act, { signal: this.signal });
+  }
+
+  /** The first press asks, the second one does it. */
+  private askToDelete(): void {
+    if (this.remove.dataset.sure) {
+      this.store.send({ type: "delete", conversation: this.id });
+      this.unsure();
+      return;
+    }
+    this.remove.dataset.sure = "yes";
+    setText(this.remove, "Really delete?");
+    setTimeout(() => this.unsure(), SURE_MS);
+  }
+
+  private unsure(): void {
+    delete this.remove.dataset.sure;
+    setText(this.remove, "Delete");
+  }
+
+  private async read(): Promise<void> {
+    const file = this.file.files?.[0];
+    if (file) this.store.send({ type: "import", text: await file.text() });
+    this.file.value = "";
+  }
+}
+
+/** Show a value unless somebody is changing it. */
+function show(input: HTMLInputElement | HTMLTextAreaElement, value: string): void {
+  if (document.activeElement !== input && input.value !== value) input.value = value;
+}
+
+function typedIn(input: HTMLInputElement, control: Control): number | boolean | null {
+  if (control.kind === "bool") return input.checked;
+  return input.value === "" ? control.default : Number(input.value);
+}

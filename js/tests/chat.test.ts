@@ -1,0 +1,300 @@
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { userEvent } from "vitest/browser";
+import "../src/chat.css";
+import widget from "../src/chat";
+import type { Control, Message, State } from "../src/chat/store";
+import { MockModel } from "./synthetic";
+
+const CONTROL: Control = {
+  ...{ group: "Sampling", name: "temperature", label: "temperature", help: "how hot" },
+  ...{ kind: "float", default: 0, least: 0, most: null, step: 0.1 },
+};
+
+let model: MockModel;
+let host: HTMLElement;
+let close: () => void;
+let renderAgain: () => void;
+
+function message(id: number, text: string, more: Partial<Message> = {}): Message {
+  const role = id % 2 ? "user" : "assistant";
+  const ended = id % 2 ? "" : "stop";
+  return { id, role, text, ended, note: "", numbers: {}, siblings: [id], ...more };
+}
+
+function state(seq: number, messages: Message[], more: Partial<State> = {}): State {
+  return {
+    ...{ seq, conversation: 1, title: "", conversations: [{ id: 1, label: "One" }], messages },
+    ...{ earlier: 0, running: false, elsewhere: 0, used: 42, ...more },
+  };
+}
+
+/** Made as anywidget makes it: one instance per model, `render` once per view. */
+function open(first: State, traits: Record<string, unknown> = {}): void {
+  model = new MockModel({
+    ...{ state: first, notice: "", draft: "", status: "idle", watch: false, live: null },
+    ...{ info: { model: "tiny", context: 100, slots: 8, experts: 24 }, controls: [CONTROL] },
+    ...{ temperature: 0.5, system: "", blocking: false, ...traits },
+  });
+  const instance = widget();
+  const dispose = instance.initialize({ model });
+  const controller = new AbortController();
+  const render = () => instance.render({ model, el: host, signal: controller.signal });
+  const cleanup = render();
+  renderAgain = render;
+  close = () => {
+    cleanup();
+    controller.abort();
+    dispose();
+  };
+}
+
+beforeEach(() => {
+  document.body.style.cssText = "margin: 0; --jp-layout-color1: #ffffff";
+  host = document.body.appendChild(document.createElement("div"));
+});
+
+afterEach(() => {
+  close();
+  host.remove();
+});
+
+const $ = <T extends HTMLElement>(selector: string) => host.querySelector<T>(selector)!;
+const words = (selector: string) => $(selector).textContent ?? "";
+const box = () => $<HTMLTextAreaElement>(".oj-composer textarea");
+const told = (content: object) => model.emit("msg:custom", content);
+const named = (name: string) =>
+  [...host.querySelectorAll("button")].find(
+    (each) => each.textContent === name || each.getAttribute("aria-label") === name,
+  )!;
+const drawn = () => new Promise((resolve) => setTimeout(resolve, 150));
+const last = () => model.sent[model.sent.length - 1] as Record<string, unknown>;
+/** What was sent but for the draft, which follows the typing. */
+const asked = () => model.sent.filter((each) => (each as { type: string }).type !== "draft");
+
+test("the path that is read is shown, questions as text and answers as Markdown", async () => {
+  open(state(1, [message(1, "**not** bold"), message(2, "**bold** and `code`")]));
+  await drawn();
+  expect(words(".oj-user .oj-body")).toBe("**not** bold");
+  expect(words(".oj-assistant strong")).toBe("bold");
+  expect(words(".oj-context")).toContain("42 of 100");
+  expect($(".oj-messages").getAttribute("role")).toBe("log");
+  expect($(".oj-chat").dataset.lmSuppressShortcuts).toBe("true");
+});
+
+test("what the model wrote is never HTML, fetches nothing and runs nothing", async () => {
+  const bad = [
+    '<img src=x onerror="window.hit=1"> <script>window.hit=1</script> <b>b</b>',
+    "![picture](https://example.org/a.png) [go](javascript:window.hit=1) [ok](https://example.org)",
+    "<div onclick=x>\n\nblock\n\n</div>",
+    '```html"><img src=x>\n<i>\n```',
+  ];
+  open(state(1, [message(1, "q"), message(2, bad.join("\n\n"))]));
+  await drawn();
+  expect(host.querySelector("img, script, b, i, .oj-body div[onclick]")).toBeNull();
+  expect(words(".oj-assistant .oj-body")).toContain('<img src=x onerror="window.hit=1">');
+  const links = [...host.querySelectorAll<HTMLAnchorElement>(".oj-body a")];
+  expect(links.map((link) => link.href)).toEqual([
+    "https://example.org/a.png",
+    "https://example.org/",
+  ]);
+  expect(links.every((link) => link.rel === "noopener noreferrer")).toBe(true);
+  expect("hit" in window).toBe(false);
+});
+
+test("tables, lists and code keep what they are", async () => {
+  const text = "| a | b |\n|---|--:|\n| 1 | 2 |\n\n3. three\n\n- [x] done\n\n```python\nx = 1\n```";
+  open(state(1, [message(1, "q"), message(2, text)]));
+  await drawn();
+  expect($(".oj-body td:last-child").getAttribute("align")).toBe("right");
+  expect($(".oj-body ol").getAttribute("start")).toBe("3");
+  expect(words(".oj-body ul")).toContain("☑ done");
+  expect(words(".oj-code-head span")).toBe("python");
+  expect(words(".oj-code code")).toBe("x = 1\n");
+});
+
+test("text grows by pieces, and a gap is asked for once and healed", async () => {
+  open(state(5, [message(1, "q"), message(2, "", { ended: "running" })], { running: true }));
+  expect(asked()).toEqual([{ type: "resync" }]); // opened in the middle of an answer
+  told({ type: "state", state: model.get("state") });
+  told({ type: "text", seq: 6, conversation: 1, message: 2, text: "Hello " });
+  told({ type: "text", seq: 7, conversation: 1, message: 2, text: "you" });
+  told({ type: "text", seq: 7, conversation: 1, message: 2, text: "you" });
+  await drawn();
+  expect(words(".oj-assistant .oj-body").trim()).toBe("Hello you");
+  expect($(".oj-assistant").getAttribute("aria-busy")).toBe("true");
+  told({ type: "text", seq: 9, conversation: 1, message: 2, text: "lost" });
+  told({ type: "text", seq: 10, conversation: 1, message: 2, text: "lost" });
+  expect(asked()).toHaveLength(2);
+  told({ type: "state", state: state(11, [message(1, "q"), message(2, "whole")]) });
+  await drawn();
+  expect(words(".oj-assistant .oj-body").trim()).toBe("whole");
+});
+
+test("an older state changes nothing", async () => {
+  open(state(9, [message(1, "new")]));
+  model.set("state", state(8, [message(1, "old")]));
+  await drawn();
+  expect(words(".oj-user .oj-body")).toBe("new");
+});
+
+test("Enter sends, Shift+Enter begins a line, and the text goes when it is taken", async () => {
+  open(state(1, []));
+  await drawn();
+  await userEvent.click(box());
+  await userEvent.keyboard("one{Shift>}{Enter}{/Shift}two{Enter}");
+  expect(last()).toMatchObject({ type: "send", text: "one\ntwo" });
+  expect(box().value).toBe("one\ntwo");
+  told({ type: "accepted", request: last().request });
+  await drawn();
+  expect(box().value).toBe("");
+});
+
+test("a refused message stays where it was typed, with the reason", async () => {
+  open(state(1, []));
+  await drawn();
+  await userEvent.click(box());
+  await userEvent.keyboard("wait{Enter}");
+  model.set("notice", "another run is under way");
+  told({ type: "refused", request: last().request });
+  await drawn();
+  expect(box().value).toBe("wait");
+  expect(words(".oj-notice")).toContain("another run is under way");
+  expect($(".oj-notice").getAttribute("role")).toBe("alert");
+  named("Dismiss").click();
+  expect(last()).toEqual({ type: "dismiss" });
+  await userEvent.click(box());
+  await userEvent.keyboard("{Enter}");
+  expect(last()).toMatchObject({ type: "send", text: "wait" });
+});
+
+test("an Enter that chooses from an input method sends nothing", async () => {
+  open(state(1, []), { draft: "にほん" });
+  await drawn();
+  box().dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", isComposing: true }));
+  expect(asked()).toEqual([]);
+});
+
+test("what was typed comes back with a reload, and is told to Python", async () => {
+  open(state(1, []), { draft: "half a thou" });
+  await drawn();
+  expect(box().value).toBe("half a thou");
+  await userEvent.click(box());
+  await userEvent.keyboard("ght");
+  await vi.waitFor(() => expect(last()).toEqual({ type: "draft", text: "half a thought" }));
+});
+
+test("Escape and the button stop an answer; the focus goes back to the box", async () => {
+  const writing = [message(1, "q"), message(2, "a", { ended: "running" })];
+  open(state(1, writing, { running: true }));
+  await drawn();
+  await userEvent.click(box());
+  await userEvent.keyboard("next{Enter}"); // not while an answer is written
+  await userEvent.keyboard("{Escape}");
+  expect(last()).toEqual({ type: "stop" });
+  await userEvent.click(named("Stop"));
+  expect(asked().slice(1)).toEqual([{ type: "stop" }, { type: "stop" }]);
+  model.set("state", state(2, [message(1, "q"), message(2, "a", { ended: "interrupted" })]));
+  await drawn();
+  expect(document.activeElement).toBe(box());
+  expect(box().value).toBe("next");
+  expect(words(".oj-assistant .oj-facts")).toContain("stopped");
+});
+
+test("regenerate, versions and edit ask for the right message", async () => {
+  const two = [message(1, "q", { siblings: [1, 4, 9] }), message(2, "a")];
+  open(state(1, two));
+  await drawn();
+  named("Try again").click();
+  expect(last()).toMatchObject({ type: "regenerate", message: 2 });
+  expect(words(".oj-place")).toBe("1/3");
+  expect((named("Earlier version") as HTMLButtonElement).disabled).toBe(true);
+  named("Later version").click();
+  expect(last()).toEqual({ type: "choose", message: 4 });
+  named("Edit").click();
+  await userEvent.keyboard("!{Enter}");
+  expect(last()).toMatchObject({ type: "edit", message: 1, text: "q!" });
+  told({ type: "refused", request: last().request });
+  await drawn();
+  expect($<HTMLTextAreaElement>(".oj-editor textarea").value).toBe("q!");
+  await userEvent.keyboard("{Escape}");
+  expect($(".oj-editor")).toBeNull();
+  expect(document.activeElement).toBe(named("Edit"));
+});
+
+test("an answer's run is asked for once and shown apart from the page", async () => {
+  const numbers = { run: 3, generated: 24, prompt: 55, reused: 38, tokens_per_second: 12.34 };
+  open(state(1, [message(1, "q"), message(2, "a", { numbers })]));
+  await drawn();
+  expect(words(".oj-assistant .oj-facts")).toMatch(/24.tokens · 12.3 tokens\/s · prompt 55, 38 of/);
+  named("Run 3").click();
+  expect(last()).toEqual({ type: "run", run: 3 });
+  expect(named("Run 3").title).toContain("chat.runs[2]");
+  told({ type: "run", run: 3, html: "<p>static view</p>" });
+  await drawn();
+  expect($(".oj-assistant .oj-run").shadowRoot!.textContent).toBe("static view");
+  named("Run 3").click();
+  named("Run 3").click();
+  expect(asked()).toHaveLength(1);
+});
+
+test("settings are controls with their limits, sent when changed", async () => {
+  open(state(1, []));
+  await drawn();
+  expect($(".oj-settings").hidden).toBe(true);
+  named("Settings").click();
+  await drawn();
+  const input = $<HTMLInputElement>(".oj-settings input[type=number]");
+  expect([input.value, input.min, input.closest("label")!.title]).toEqual(["0.5", "0", "how hot"]);
+  await userEvent.fill(input, "0.9");
+  input.blur();
+  expect(last()).toEqual({ type: "set", name: "temperature", value: 0.9 });
+  model.set("temperature", 0.2); // from Python
+  await drawn();
+  expect(input.value).toBe("0.2");
+  await userEvent.fill($(".oj-settings textarea"), "Be brief.");
+  $(".oj-settings textarea").blur();
+  expect(last()).toEqual({ type: "set", name: "system", value: "Be brief." });
+});
+
+test("conversations are chosen, begun, exported, and deleted at the second press", async () => {
+  const conversations = [
+    { id: 1, label: "One" },
+    { id: 2, label: "<b>Two</b>" },
+  ];
+  open(state(1, [message(1, "q")], { conversations }));
+  await drawn();
+  const pick = $<HTMLSelectElement>("select");
+  expect([...pick.options].map((each) => each.text)).toEqual(["One", "<b>Two</b>"]);
+  await userEvent.selectOptions(pick, "2");
+  expect(last()).toEqual({ type: "switch", conversation: 2 });
+  named("New").click();
+  expect(last()).toEqual({ type: "new" });
+  named("Export").click();
+  expect(last()).toEqual({ type: "export" });
+  named("Delete").click();
+  expect(last()).toEqual({ type: "export" });
+  named("Really delete?").click();
+  expect(last()).toEqual({ type: "delete", conversation: 1 });
+  model.set("state", state(2, [message(1, "other")], { conversation: 2, conversations }));
+  await drawn();
+  expect(words(".oj-user .oj-body")).toBe("other");
+});
+
+test("a view made twice shows the same, and closing leaves nothing behind", async () => {
+  open(state(1, [message(1, "q"), message(2, "a")]));
+  renderAgain();
+  await drawn();
+  const bodies = [...host.querySelectorAll(".oj-assistant .oj-body")];
+  expect(bodies.map((each) => each.textContent?.trim())).toEqual(["a", "a"]);
+  close();
+  expect(host.querySelector(".oj-chat")).toBeNull();
+  expect(model.listeners).toBe(0);
+});
+
+test("without a kernel nothing can be sent, and it says so", async () => {
+  host.className = "jp-widgets-disconnected";
+  open(state(1, [message(1, "q")]));
+  await drawn();
+  expect(box().disabled).toBe(true);
+  expect(words(".oj-composer .oj-hint")).toContain("kernel is gone");
+});

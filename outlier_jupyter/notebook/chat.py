@@ -1,0 +1,242 @@
+"""A chat with a loaded model, as a widget and as an object: both do the same.
+
+`Chat` is the traits and what can be asked. `writer.py` has a thread write the answers and tells
+the browser, `desk.py` takes the browser's messages, `conversation.py` is the data, and what the
+browser does is in `js/src/chat`.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+from ipywidgets import widget_serialization
+
+from ..engine import Engine
+from ..errors import OptionError
+from ..options import GenerateOptions, make
+from ..run import Run
+from .controls import NAMES, Settings, controls
+from .conversation import Conversation, Message
+from .desk import Desk
+from .live import STATIC, LiveView, kernel_id
+from .writer import CLOSED, IDLE, Writer
+
+
+class Chat(Settings, anywidget.AnyWidget):
+    """A chat with `engine`: display it, or use it from Python, or both.
+
+    The settings are traits (`temperature`, `top_p`, `max_tokens`, `seed`, `system`, `reuse_kv` …):
+    observe them, link them. `system` is the current conversation's. `answer` is the text of the
+    newest finished answer; `status` is "idle", "running" or "closed"; with `watch` the run view
+    is shown as answers are written. Observers of `answer` and `status` are called on the thread
+    that writes the answers.
+
+    Args:
+        engine: from `outlier_jupyter.load`; it stays the caller's to close.
+        clock: seconds that never go back.
+        **settings: values for the settings.
+
+    Raises:
+        OptionError: a setting is unknown or has a value that cannot be used.
+    """
+
+    _esm = STATIC / "chat.js"
+    _css = STATIC / "chat.css"
+
+    answer = traitlets.Unicode("")
+    status = traitlets.Unicode(IDLE).tag(sync=True)
+    watch = traitlets.Bool(False).tag(sync=True)
+    live = traitlets.Instance(LiveView, allow_none=True).tag(sync=True, **widget_serialization)
+    state = traitlets.Dict().tag(sync=True)
+    notice = traitlets.Unicode("").tag(sync=True)
+    draft = traitlets.Unicode("").tag(sync=True)
+    blocking = traitlets.Bool(False).tag(sync=True)
+    info = traitlets.Dict().tag(sync=True)
+    controls: Any = traitlets.List().tag(sync=True)
+    kernel_id = traitlets.Unicode("").tag(sync=True)
+    view_id = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(
+        self, engine: Engine, *, clock: Callable[[], float] = time.monotonic, **settings: Any
+    ) -> None:
+        _check(engine, settings)
+        self.writer = Writer(self, engine, clock)
+        super().__init__(
+            controls=controls(),
+            info=_about(engine),
+            kernel_id=kernel_id(),
+            view_id=uuid.uuid4().hex,
+            **settings,
+        )
+        self.writer.books.current.system = self.system
+        self.writer.publish()
+        desk = Desk(self)
+        self.on_msg(lambda _, content, buffers: desk.receive(content))
+        self.observe(self._keep_system, "system")
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers."""
+        return self.writer.engine
+
+    @property
+    def runs(self) -> list[Run]:
+        """The `Run` of every answer given, in order: "run 3" in the widget is `runs[2]`."""
+        return self.writer.runs
+
+    @property
+    def messages(self) -> list[Message]:
+        """The messages of the current conversation along the path that is read."""
+        return self.writer.books.current.path()
+
+    @property
+    def conversations(self) -> list[Conversation]:
+        """All conversations, oldest first."""
+        return list(self.writer.books.by_id.values())
+
+    def send(self, content: Any, *args: Any, **options: Any) -> Any:
+        """Ask, wait for the answer and return its `Run`; the same as typing it into the widget.
+
+        Args:
+            content: the message.
+            **options: settings for this answer alone.
+
+        Raises:
+            Interrupted: stopped; what was written stays in the chat and is in `.run`.
+            OptionError, EngineBusy, EngineClosed, ReadFailed: nothing is lost, ask again.
+        """
+        if not isinstance(content, str):  # a widget's own `send`, which this name hides
+            return super().send(content, *args, **options)
+        return self.writer.wait(self.writer.ask(content, options))
+
+    def regenerate(self, answer: int | None = None) -> Run:
+        """Have an answer (the last one) written once more, beside the first; raises as `send`."""
+        return self.writer.wait(self.writer.ask_again(answer))
+
+    def edit(self, message: int, text: str) -> Run:
+        """Ask a question otherwise, on a branch beside the first; raises as `send`."""
+        return self.writer.wait(self.writer.ask_otherwise(message, text))
+
+    def choose(self, message: int) -> None:
+        """Read the branch that `message` is on."""
+        with self.writer.lock:
+            self.writer.books.current.choose(message)
+            self.writer.publish()
+
+    def stop(self) -> None:
+        """Stop the answer being written, before the model's next layer; from any thread."""
+        self.writer.stop()
+
+    def new(self, title: str = "") -> Conversation:
+        """Begin another conversation, with the same settings."""
+        with self.writer.lock:
+            out = self.writer.books.new(self.system)
+            out.title = title
+            self.writer.publish()
+            return out
+
+    def switch(self, conversation: int) -> None:
+        """Go on with another conversation, by its id."""
+        with self.writer.lock:
+            books = self.writer.books
+            books.current = books.get(conversation)
+            self._show_current()
+
+    def rename(self, conversation: int, title: str) -> None:
+        """Give a conversation a title; "" names it by its first question."""
+        with self.writer.lock:
+            self.writer.books.get(conversation).title = title.strip()
+            self.writer.publish()
+
+    def delete(self, conversation: int) -> None:
+        """Delete a conversation, by its id; not the one an answer is being written in."""
+        with self.writer.lock:
+            if self.writer.writes_in(conversation):
+                raise OptionError("an answer is being written in this conversation: stop it first")
+            self.writer.books.delete(conversation)
+            self._show_current()
+
+    def dumps(self) -> str:
+        """All conversations as JSON."""
+        with self.writer.lock:
+            return self.writer.books.dumps()
+
+    def add_from(self, text: str) -> None:
+        """Add the conversations of `dumps` to these.
+
+        Raises:
+            OptionError: it is no such text; nothing is added then.
+        """
+        with self.writer.lock:
+            self.writer.books.add_from(text)
+            self._show_current()
+
+    def save(self, path: str | Path) -> Path:
+        """Write all conversations to a file, which `load` and the widget's Import read."""
+        try:
+            Path(path).write_text(self.dumps(), encoding="utf-8")
+        except OSError as error:
+            raise OptionError(f"the chat cannot be written to {path}: {error.strerror}") from None
+        return Path(path)
+
+    def load(self, path: str | Path) -> None:
+        """Add the conversations of a file that `save` or the widget's Export wrote."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise OptionError(f"{path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise OptionError(f"{path} is no chat file: it is not text") from None
+        self.add_from(text)
+
+    def close(self) -> None:
+        """Stop what is being written, end the thread, and close the widget."""
+        if "writer" in self.__dict__:  # not if __init__ refused; ipywidgets closes that, too
+            self.writer.close()
+            self.status = CLOSED
+            if self.live is not None:
+                self.live.close()
+        super().close()
+
+    def _show_current(self) -> None:
+        self.system = self.writer.books.current.system
+        self.writer.publish()
+
+    def _keep_system(self, change: dict[str, Any]) -> None:
+        self.writer.books.current.system = change["new"]
+
+    def __repr__(self) -> str:
+        model, count = self.engine.info.model, len(self.messages)
+        return f"Chat({model!r}, {count} messages, {len(self.runs)} runs, {self.status})"
+
+
+def _check(engine: object, settings: dict[str, Any]) -> None:
+    """Refuse what cannot be used before there is a widget, whose words would be its own."""
+    if not isinstance(engine, Engine):
+        raise OptionError(
+            f"a chat cannot use {engine!r} as its engine: give what outlier_jupyter.load returns"
+        )
+    make(GenerateOptions, settings)
+    if unknown := [name for name in settings if name not in NAMES]:
+        raise OptionError(f"{unknown[0]!r} is no setting of a chat: they are {', '.join(NAMES)}")
+
+
+def _about(engine: Engine) -> dict[str, Any]:
+    """What the header says of the engine."""
+    config = engine.config.get("text_config", engine.config)
+    info = engine.info
+    return {
+        "model": info.model,
+        "context": config.get("max_position_embeddings"),
+        "slots": info.slots,
+        "experts": sum(info.experts_per_layer),
+        "expert_nbytes": max(info.expert_nbytes, default=0),
+        "reader": info.reader,
+        "changed_output": info.changed_output,
+    }

@@ -1,0 +1,59 @@
+"""What a page needs to draw a chat: conversations and the path that is read, as bounded JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .conversation import Conversation, Conversations, Message
+from .turn import Turn
+
+KEPT_CHARS = 200_000
+KEPT_MESSAGES = 400
+"""The newest messages of the path, at most so many and so long, are shown; a file has them all."""
+
+
+def outline(books: Conversations, turn: Turn | None, seq: int) -> dict[str, Any]:
+    """The state after message `seq`: what `js/src/chat/store.ts` calls a State."""
+    book = books.current
+    path = book.path()
+    shown = _newest(path)
+    counted = [message.numbers for message in path if message.numbers]
+    last = counted[-1] if counted else {}
+    used = last.get("prompt", 0) + last.get("generated", 0)
+    if turn is not None and turn.conversation is book:
+        used = turn.prompt_tokens or used
+    return {
+        "seq": seq,
+        "conversation": book.id,
+        "title": book.title,
+        "conversations": [{"id": each.id, "label": each.label} for each in books.by_id.values()],
+        "messages": [_told(book, message) for message in shown],
+        "earlier": len(path) - len(shown),
+        "running": turn is not None,
+        "elsewhere": turn.conversation.id if turn and turn.conversation is not book else 0,
+        "used": used,
+    }
+
+
+def _newest(path: list[Message]) -> list[Message]:
+    """The end of the path that fits; the last message is there whatever its length."""
+    left, first = KEPT_CHARS, len(path)
+    while first > 0 and len(path) - first < KEPT_MESSAGES:
+        left -= len(path[first - 1].text)
+        if left < 0 and first < len(path):
+            break
+        first -= 1
+    return path[first:]
+
+
+def _told(book: Conversation, message: Message) -> dict[str, Any]:
+    siblings = [each.id for each in book.children(message.parent)]
+    return {
+        "id": message.id,
+        "role": message.role,
+        "text": message.text[-KEPT_CHARS:],
+        "ended": message.ended,
+        "note": message.note,
+        "numbers": message.numbers,
+        "siblings": siblings,
+    }

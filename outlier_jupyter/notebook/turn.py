@@ -1,0 +1,111 @@
+"""One turn of a chat: what is asked of the engine, and what came of it.
+
+A turn listens to its own run only: the engine tells every sink of every run, on the thread that
+decodes, and a chat's runs are decoded on the chat's thread. Nothing here knows the widget; it is
+told when the run begins and as its text grows.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..engine import Engine
+from ..events import Event, PromptEncoded, Sink, TextProduced
+from ..run import Interrupted, Run
+from .conversation import Conversation, Message
+
+
+@dataclass(eq=False)
+class Turn:
+    """A question under way, or a question to be answered again.
+
+    Attributes:
+        parent: the message the new ones go under: for a question what came before it, for
+            another answer the question.
+        text: the question; None for another answer.
+        request: the browser's name for it, "" from Python.
+        question, answer: the messages, once the run has begun.
+        run, error: what came of it, once `done`.
+    """
+
+    conversation: Conversation
+    parent: int
+    text: str | None
+    options: dict[str, Any]
+    request: str = ""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+    answer: Message | None = None
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    run: Run | None = None
+    error: BaseException | None = None
+
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation as chat templates take it, up to the question."""
+        told = [
+            {"role": message.role, "content": message.text}
+            for message in self.conversation.until(self.parent)
+        ]
+        return told if self.text is None else [*told, {"role": "user", "content": self.text}]
+
+    def numbers(self) -> dict[str, float]:
+        """Token counts and speed, for under the answer."""
+        out: dict[str, float] = {"prompt": self.prompt_tokens, "reused": self.reused_tokens}
+        if self.run is not None:
+            summary = self.run.summary()
+            out["generated"] = self.run.generated
+            for name in ("tokens_per_second", "hit_rate"):
+                value = float(getattr(summary, name))
+                if math.isfinite(value):
+                    out[name] = round(value, 4)
+        return out
+
+
+def run_turn(
+    engine: Engine,
+    turn: Turn,
+    begin: Callable[[], object],
+    grow: Callable[[str], object],
+    watch: Callable[[], Sink | None],
+) -> None:
+    """Run `turn` on this thread; `turn.run` and `turn.error` tell how it went.
+
+    Args:
+        begin: called when the run has begun, and so cannot be refused any more.
+        grow: called with each piece of text.
+        watch: called before the run; the sink it may return hears the run's events.
+    """
+    here = threading.get_ident()
+    also = watch()
+
+    def listen(event: Event) -> None:
+        if threading.get_ident() != here:
+            return
+        if also is not None:
+            also(event)
+        if type(event) is PromptEncoded:
+            turn.reused_tokens = event.reused
+            turn.prompt_tokens = event.reused + len(event.tokens)
+            begin()
+            if turn.cancelled.is_set():
+                engine.stop()  # pressed before there was a run to stop
+        elif type(event) is TextProduced:
+            grow(event.text)
+
+    unsubscribe = engine.subscribe(listen)
+    try:
+        for _ in engine.stream(turn.messages(), **turn.options):
+            pass
+        turn.run = engine.last_run
+    except Interrupted as stop:
+        turn.error, turn.run = stop, stop.run
+    except Exception as error:
+        turn.error = error
+        turn.run = engine.last_run if turn.answer is not None else None
+    finally:
+        unsubscribe()

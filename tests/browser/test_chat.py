@@ -1,0 +1,99 @@
+"""The chat as a person uses it: JupyterLab in Chromium, three turns, stop, regenerate, edit."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import (
+    PICTURES,
+    START_S,
+    Lab,
+    command,
+    open_notebook,
+    wait_until_idle,
+)
+
+SETUP = (
+    "%load_ext outlier_jupyter\n%outlier load demo --cache-gb 0.002 -o engine",
+    "%outlier chat --max-tokens 40 -o chat",
+)
+ENDLESS = "engine.tokenizer.eos_token_ids = set(); chat.max_tokens = 20000"
+
+
+def start(page: Page, lab: Lab, name: str, *cells: str) -> None:
+    """Open a notebook with a chat in it and wait for the chat."""
+    lab.add(name, *SETUP, *cells)
+    open_notebook(page, lab, name)
+    command(page, "notebook:run-all-cells")
+    page.wait_for_selector(".oj-chat .oj-composer textarea", timeout=START_S * 1000)
+    wait_until_idle(page)
+
+
+def ask(page: Page, text: str) -> None:
+    """Type a message and send it by keyboard."""
+    page.locator(".oj-chat .oj-composer textarea").first.click()
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
+
+
+def answered(page: Page, count: int) -> None:
+    """Wait until this many answers are shown and nothing is being written."""
+    chat = page.locator(".oj-chat").first
+    expect(chat.locator(".oj-assistant")).to_have_count(count, timeout=60_000)
+    expect(chat).to_have_attribute("data-status", "idle", timeout=60_000)
+
+
+def test_three_turns_stop_regenerate_and_edit(lab: Lab, page: Page) -> None:
+    """All of it by keyboard and mouse, and typing sets off no shortcut of the notebook."""
+    start(page, lab, "chat.ipynb", ENDLESS)
+    cells = page.locator(".jp-Notebook .jp-Cell").count()
+    ask(page, "What is an expert?")
+    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=60_000)
+    expect(page.locator(".oj-chat .oj-composer textarea")).to_have_value("")
+    page.keyboard.press("Escape")
+    answered(page, 1)
+    assert "stopped" in page.locator(".oj-assistant .oj-facts").inner_text()
+    finish(page)
+    ask(page, "add a cell: b a dd")
+    answered(page, 2)
+    ask(page, "And a router?")
+    answered(page, 3)
+    assert page.locator(".jp-Notebook .jp-Cell").count() == cells
+    assert "from the KV cache" in page.locator(".oj-assistant .oj-facts").nth(2).inner_text()
+
+    page.locator(".oj-assistant").nth(2).get_by_role("button", name="Try again").click()
+    expect(page.locator(".oj-assistant .oj-place").nth(2)).to_have_text("2/2", timeout=60_000)
+    answered(page, 3)
+    page.locator(".oj-user").nth(1).get_by_role("button", name="Edit").click()
+    page.keyboard.type(" Yes.")
+    page.keyboard.press("Enter")
+    answered(page, 2)
+    expect(page.locator(".oj-user .oj-place").nth(1)).to_have_text("2/2")
+    page.locator(".oj-user").nth(1).get_by_role("button", name="Earlier version").click()
+    answered(page, 3)
+    page.locator(".oj-assistant").nth(2).get_by_role("button", name="Run 4").click()
+    expect(page.locator(".oj-assistant .oj-run img").first).to_be_visible(timeout=30_000)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.locator(".oj-chat").screenshot(path=PICTURES / "chat-run.png")
+
+
+def test_stop_ends_a_cell_that_waits_for_the_answer(lab: Lab, page: Page) -> None:
+    """`chat.send` blocks its cell, and no message is read meanwhile: Stop interrupts the kernel."""
+    lab.add("send.ipynb", *SETUP, ENDLESS, "chat.send('Go on')")
+    open_notebook(page, lab, "send.ipynb")
+    command(page, "notebook:run-all-cells")
+    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=60_000)
+    page.locator(".oj-chat").get_by_role("button", name="Stop").click()
+    page.wait_for_selector("text=Interrupted: stopped after", timeout=30_000)
+    answered(page, 1)
+
+
+def finish(page: Page) -> None:
+    """Have answers end again, from the last cell, as the first answer was stopped."""
+    page.evaluate(
+        """async () => {
+          const panel = window.jupyterapp.shell.currentWidget;
+          const kernel = panel.sessionContext.session.kernel;
+          await kernel.requestExecute({code: 'chat.max_tokens = 24'}).done;
+        }"""
+    )

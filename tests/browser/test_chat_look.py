@@ -1,0 +1,88 @@
+"""How the chat looks and lasts in JupyterLab: widths, themes, and a page that is reloaded."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import PICTURES, START_S, Lab, command
+from tests.browser.test_chat import ENDLESS, answered, ask, start
+from tests.browser.test_quickstart import contrast
+
+RICH = r'''
+book = chat.conversations[0]
+question = book.add(book.end, "user", "Show me what you can write, please.\nIn two lines.")
+answer = book.add(question.id, "assistant", """Here is **how** it works, in `three` steps:
+
+1. The router picks *experts*.
+2. They are read from disk:
+   - only the missing ones
+
+```python
+def route(x: np.ndarray) -> list[int]:
+    return np.argsort(-x @ W)[:4].tolist()  # a long line that goes on and on, beyond the edge
+```
+
+| layer | experts | hit rate |
+|---|---:|:---:|
+| 0 | 32 | 0.91 |
+
+> A quote with <b>HTML</b> as text. [A link](https://example.org), [no link](javascript:x)
+
+A long word: """ + "a" * 120, "length")
+answer.numbers = {"prompt": 3100, "reused": 2900, "generated": 912, "tokens_per_second": 41.2}
+chat.writer.publish()
+'''
+
+
+def test_a_reload_in_the_middle_of_an_answer_loses_nothing(lab: Lab, page: Page) -> None:
+    """The page comes back with the answer, which has gone on, and with what was being typed."""
+    start(page, lab, "reload.ipynb", ENDLESS)
+    ask(page, "Go on and on")
+    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=60_000)
+    page.keyboard.type("half a thou")
+    page.wait_for_timeout(1000)  # the draft is told when typing rests
+    before = page.locator(".oj-assistant .oj-body").inner_text().strip()
+    command(page, "docmanager:save")
+    page.wait_for_timeout(1000)
+    page.reload()
+    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=START_S * 1000)
+    expect(page.locator(".oj-chat .oj-composer textarea")).to_have_value("half a thou")
+    length = "document.querySelector('.oj-assistant .oj-body').innerText.length"
+    page.wait_for_function(f"{length} > {len(before)}", timeout=60_000)
+    page.locator(".oj-chat").get_by_role("button", name="Stop").click()
+    answered(page, 1)
+    assert page.locator(".oj-assistant .oj-body").inner_text().startswith(before[:40])
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_it_fits_and_can_be_read(lab: Lab, page: Page, theme: str) -> None:
+    """Nothing spills out, wide or narrow, and text stands out from its ground in both themes."""
+    lab.theme(theme)
+    page.set_viewport_size({"width": 1700, "height": 1400})
+    start(page, lab, f"{theme}.ipynb", f"chat.send('What is an expert?')\n{RICH}")
+    page.wait_for_selector(".oj-chat .oj-code")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for width in (1100, 420):
+        name = f"chat-{theme.split()[-1].lower()}-{width}"
+        page.locator(".oj-chat").evaluate(f"chat => {{ chat.style.width = '{width}px'; }}")
+        page.wait_for_timeout(300)
+        page.locator(".oj-chat").screenshot(path=PICTURES / f"{name}.png")
+        page.get_by_role("button", name="Settings").click()
+        page.locator(".oj-chat").screenshot(path=PICTURES / f"{name}-settings.png")
+        assert_fits(page)
+        page.get_by_role("button", name="Settings").click()
+    ground = page.locator(".oj-chat").evaluate("node => getComputedStyle(node).backgroundColor")
+    for part in (".oj-assistant .oj-body", ".oj-facts", ".oj-quiet", ".oj-composer .oj-hint"):
+        colour = page.locator(f".oj-chat {part}").first.evaluate(
+            "node => getComputedStyle(node).color"
+        )
+        assert contrast(colour, ground) >= 4.5, part
+    lab.theme("JupyterLab Light")
+
+
+def assert_fits(page: Page) -> None:
+    """Nothing scrolls sideways but code."""
+    for part in (".oj-frame", ".oj-messages", ".oj-settings"):
+        spill = "node => node.scrollWidth - node.clientWidth"
+        assert page.locator(f".oj-chat {part}").first.evaluate(spill) <= 0, part

@@ -1,0 +1,72 @@
+"""The chat in a real ipykernel: messages from the page, text as it comes, Stop, and interrupts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernel.test_kernel import WAIT, Kernel, kinds
+
+
+@pytest.fixture(scope="module")
+def kernel(tiny: Path) -> Iterator[Kernel]:
+    """A kernel with an engine whose answers never end by themselves, and a chat."""
+    kernel = Kernel()
+    kernel.run("%load_ext outlier_jupyter")
+    kernel.run(f"%outlier load {tiny} --cache-experts 5 -o engine")
+    kernel.run("engine.tokenizer.eos_token_ids = set()")
+    sent = kernel.run("%outlier chat --max-tokens 100000 -o chat")
+    (shown,) = kinds(sent, "execute_result")
+    assert "application/vnd.jupyter.widget-view+json" in shown["data"]
+    yield kernel
+    kernel.close()
+
+
+def page(kernel: Kernel, model: str, **content: Any) -> None:
+    """Send a message as the page does: to the shell, where cells go."""
+    data = {"method": "custom", "content": content}
+    told = kernel.client.session.msg("comm_msg", {"comm_id": model, "data": data})
+    kernel.client.shell_channel.send(told)
+
+
+def from_chat(kernel: Kernel, model: str) -> Iterator[dict[str, Any]]:
+    """What the chat tells the page, as it comes: custom messages, and updates of traits."""
+    while True:
+        message = kernel.client.get_iopub_msg(timeout=WAIT)
+        if message["msg_type"] == "comm_msg" and message["content"]["comm_id"] == model:
+            data = message["content"]["data"]
+            yield data["content"] if data["method"] == "custom" else data
+
+
+def test_stop_from_the_page_ends_the_answer(kernel: Kernel) -> None:
+    """The cell has returned, so the message arrives while the answer is written."""
+    model = kernel.value("chat.model_id").strip("'")
+    page(kernel, model, type="send", text="Go on", request="r1")
+    seen: list[str] = []
+    for told in from_chat(kernel, model):
+        seen.append(str(told.get("type")))
+        if seen.count("text") == 3 and told.get("type") == "text":
+            page(kernel, model, type="stop")
+        if told.get("state", {}).get("status") == "idle":
+            break
+    assert "accepted" in seen and seen.count("text") >= 3
+    assert kernel.value("chat.messages[-1].ended, len(chat.messages)") == "('interrupted', 2)"
+    assert kernel.value("0 < chat.runs[-1].generated < 100000") == "True"
+
+
+def test_an_interrupt_of_send_keeps_the_run_and_the_chat(kernel: Kernel) -> None:
+    """`chat.send` blocks its cell; SIGINT ends it with the partial run, and the chat goes on."""
+    model = kernel.value("chat.model_id").strip("'")
+    request = kernel.start("chat.send('Go on')")
+    for told in from_chat(kernel, model):
+        if told.get("type") == "text":
+            break
+    kernel.manager.interrupt_kernel()
+    (error,) = kinds(list(kernel.messages(request)), "error")
+    assert error["ename"] == "Interrupted" and "the partial run is kept" in error["evalue"]
+    assert kernel.value("chat.messages[-1].ended, chat.blocking") == "('interrupted', False)"
+    assert kernel.value("chat.send('again', max_tokens=2).generated") == "2"
+    assert kernel.value("chat.close() or chat.status") == "'closed'"
