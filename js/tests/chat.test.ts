@@ -3,7 +3,7 @@ import { userEvent } from "vitest/browser";
 import "../src/chat.css";
 import widget from "../src/chat";
 import type { Control, Message, State } from "../src/chat/store";
-import { MockModel } from "./synthetic";
+import { MockModel, settled } from "./synthetic";
 
 const CONTROL: Control = {
   ...{ group: "Sampling", name: "temperature", label: "temperature", help: "how hot" },
@@ -66,7 +66,7 @@ const named = (name: string) =>
   [...host.querySelectorAll("button")].find(
     (each) => each.textContent === name || each.getAttribute("aria-label") === name,
   )!;
-const drawn = () => new Promise((resolve) => setTimeout(resolve, 150));
+const drawn = () => settled(host);
 const last = () => model.sent[model.sent.length - 1] as Record<string, unknown>;
 /** What was sent but for the draft, which follows the typing. */
 const asked = () => model.sent.filter((each) => (each as { type: string }).type !== "draft");

@@ -231,3 +231,20 @@ export class Synthetic {
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
   }
 }
+
+/**
+ * Until every view below `host` has been drawn and then stayed the same for a while. A busy machine
+ * draws late, so this goes by animation frames and by what is there, not by the clock alone.
+ */
+export async function settled(host: HTMLElement): Promise<void> {
+  const end = performance.now() + 10_000;
+  let before = "";
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, 160));
+    await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+    const names = [...host.querySelectorAll(".oj-model")];
+    const drawn = names.every((name) => name.textContent !== "");
+    if ((drawn && host.innerHTML === before) || performance.now() > end) return;
+    before = host.innerHTML;
+  }
+}

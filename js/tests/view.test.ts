@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import "../src/live.css";
 import { MAX_QUEUED } from "../src/constants";
 import widget from "../src/live";
-import { encode, MockModel, Synthetic } from "./synthetic";
+import { encode, MockModel, Synthetic, settled } from "./synthetic";
 
 const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
 const INFO = { model: "tiny", reader: "direct", expert_nbytes: 1_000_000, prompt: "Say <b>hi</b>" };
@@ -46,7 +46,7 @@ const push = (n: number, decode: boolean, final = false) =>
 const $ = (selector: string) => host.querySelector<HTMLElement>(selector)!;
 const text = (selector: string) => $(selector).textContent ?? "";
 /** Until the view has drawn what it was told. */
-const drawn = () => new Promise((resolve) => setTimeout(resolve, 120));
+const drawn = () => settled(host);
 
 /** How many different colours a canvas shows. */
 function colours(canvas: HTMLCanvasElement): number {
@@ -162,7 +162,7 @@ test("nothing is drawn out of sight, and all is there when it comes back", async
   await drawn();
   const raf = vi.spyOn(window, "requestAnimationFrame");
   for (let i = 0; i < 3 * MAX_QUEUED; i += 1) push(1, true);
-  await drawn();
+  await new Promise((resolve) => setTimeout(resolve, 160));
   expect(raf).not.toHaveBeenCalled();
   raf.mockRestore();
   host.style.display = "";
