@@ -19,6 +19,11 @@ export class Panel {
   private builtAt = 0;
   tableOpen = false;
 
+  /** Whether its plots are in sight. */
+  get drawn(): boolean {
+    return !this.tableOpen;
+  }
+
   /** `table` is asked for only while it is shown; `changed` when the panel wants to be drawn. */
   constructor(
     title: string,

@@ -3,15 +3,15 @@
 
 import { CALM_REDRAW_MS, REST } from "./constants";
 import { el } from "./dom";
+import { Focus } from "./focus";
 import { Header } from "./header";
-import { Hover } from "./hover";
+import { lookAt } from "./look";
 import { ReadingPanel } from "./reading";
 import { ResidencyPanel } from "./residency";
 import { RoutingPanel } from "./routing";
-import { span } from "./span";
 import type { RunState } from "./state";
 import type { Store } from "./store";
-import { TextPane } from "./text";
+import { TextPanel } from "./text";
 import { readTheme, type Theme, watchTheme } from "./theme";
 
 /** ipywidgets puts this class on a widget whose kernel is gone. */
@@ -22,7 +22,8 @@ export class View {
   /** How many times it was drawn, for tests and for those who wonder. */
   draws = 0;
   private readonly header: Header;
-  private readonly text = new TextPane();
+  private readonly focus: Focus;
+  private readonly text: TextPanel;
   private readonly routing: RoutingPanel;
   private readonly residency: ResidencyPanel;
   private readonly reading: ReadingPanel;
@@ -42,13 +43,15 @@ export class View {
   ) {
     const { state } = store;
     const changed = () => this.schedule();
-    const hover = new Hover(changed);
+    this.focus = new Focus(changed);
+    const shared = [state, this.focus, changed, signal] as const;
     this.header = new Header(store, changed, signal);
-    this.routing = new RoutingPanel(state, changed, signal);
-    this.residency = new ResidencyPanel(state, hover, changed, signal);
-    this.reading = new ReadingPanel(state, hover, changed, signal);
-    const panels = [this.routing, this.residency, this.reading].map((each) => each.panel.node);
-    const grid = el("div", "oj-grid", {}, this.text.node, ...panels);
+    this.text = new TextPanel(...shared);
+    this.routing = new RoutingPanel(...shared);
+    this.residency = new ResidencyPanel(...shared);
+    this.reading = new ReadingPanel(...shared);
+    const panels = [this.text, this.routing, this.residency, this.reading];
+    const grid = el("div", "oj-grid", {}, ...panels.map((each) => each.panel.node));
     // Without the attribute, typing here would trigger the notebook's shortcuts.
     this.root = el("div", "oj-root", { "data-lm-suppress-shortcuts": "true" });
     this.root.append(el("div", "oj-frame", {}, this.header.node, grid));
@@ -102,20 +105,19 @@ export class View {
     this.store.drain();
     this.theme ??= readTheme(this.root);
     const { state, info, status } = this.store;
-    const shown = span(state);
+    const look = lookAt(state, this.focus, this.theme, state, null);
     this.header.draw(!this.root.closest(DISCONNECTED));
-    this.text.draw(state, status, info.prompt ?? "");
-    this.routing.draw(this.theme);
-    this.residency.draw(shown, this.theme);
-    this.reading.draw(shown, this.theme);
+    this.text.draw(look, status, info.prompt ?? "");
+    this.routing.draw(look);
+    this.residency.draw(look);
+    this.reading.draw(look);
     const panels = [this.routing.panel, this.residency.panel, this.reading.panel];
-    for (const panel of panels) {
-      panel.setHint(hint(state));
-      panel.drawTable(now);
-    }
+    for (const panel of panels) panel.setHint(hint(state));
+    for (const panel of [this.text.panel, ...panels]) panel.drawTable(now);
     // A table is brought up to date less often than it changes; the last change must show too.
     this.cost += (performance.now() - started - this.cost) / 4;
-    if (this.store.running && panels.some((panel) => panel.tableOpen)) this.drawLater(600);
+    if (this.store.running && [this.text.panel, ...panels].some((panel) => panel.tableOpen))
+      this.drawLater(600);
   }
 
   private drawLater(wait: number): void {

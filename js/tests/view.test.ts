@@ -46,7 +46,7 @@ const push = (n: number, decode: boolean, final = false) =>
 const $ = (selector: string) => host.querySelector<HTMLElement>(selector)!;
 const text = (selector: string) => $(selector).textContent ?? "";
 /** Until the view has drawn what it was told. */
-const drawn = () => new Promise((resolve) => setTimeout(resolve, 120));
+const drawn = () => new Promise((resolve) => setTimeout(resolve, 160));
 
 /** How many different colours a canvas shows. */
 function colours(canvas: HTMLCanvasElement): number {
@@ -60,7 +60,7 @@ test("the view is there at once and says what it waits for", async () => {
   expect(text(".oj-model")).toBe("tiny");
   expect(text(".oj-status")).toBe("Waiting");
   expect(text(".oj-log")).toContain("Waiting");
-  expect(host.querySelectorAll(".oj-panel h3")).toHaveLength(3);
+  expect(host.querySelectorAll(".oj-panel h3")).toHaveLength(4);
 });
 
 test("frames become text, numbers and pictures", async () => {
@@ -197,9 +197,99 @@ test("the keyboard reaches cells and tokens, and the notebook hears nothing of i
   press(".oj-latency .oj-uplot", "End");
   await drawn();
   expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · expert 0 · (in RAM|on SSD)/);
-  expect(text(".oj-latency .oj-readout")).toMatch(/^token 5 · /);
+  expect(text(".oj-latency .oj-readout")).toMatch(/^token 6 · /);
   expect(heard).not.toHaveBeenCalled();
   expect($(".oj-root").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
+});
+
+/** Point at the middle of an element, then perhaps click it. */
+function point(node: Element, click = false): void {
+  const box = node.getBoundingClientRect();
+  const at = { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2 };
+  for (const type of ["pointerover", "pointermove"]) {
+    node.dispatchEvent(new PointerEvent(type, { ...at, bubbles: true }));
+  }
+  if (click) node.dispatchEvent(new MouseEvent("click", { ...at, bubbles: true }));
+}
+
+test("each token is shaded by what it missed, and underlined for those who see no shade", async () => {
+  open();
+  push(5, false);
+  const frames = Array.from({ length: 8 }, () => run.next(1, true));
+  for (const frame of frames) model.frame(encode(frame));
+  await drawn();
+  const tokens = [...host.querySelectorAll(".oj-token")];
+  expect(tokens.map((token) => token.textContent).join("")).toBe(
+    [...host.querySelectorAll(".oj-log")][0].textContent,
+  );
+  frames.forEach(({ steps }, i) => {
+    const share = steps.misses[0] / (steps.misses[0] + steps.hits[0]);
+    const level = share > 0.3 ? 3 : share > 0.1 ? 2 : share > 0 ? 1 : 0;
+    expect(tokens[i + 1].className).toBe(`oj-token oj-miss-${level}`);
+  });
+  const lines = [0, 1, 2, 3].map((level) => {
+    tokens[0].className = `oj-token oj-miss-${level}`;
+    return getComputedStyle(tokens[0]).textDecoration;
+  });
+  expect(new Set(lines).size).toBe(4);
+});
+
+test("a token that is pointed at is told in all panels, and a click pins it", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 8; i += 1) push(1, true);
+  await drawn();
+  const before = [...host.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL());
+  const token = host.querySelectorAll(".oj-token")[3];
+  point(token);
+  await drawn();
+  for (const panel of [".oj-text", ".oj-residency", ".oj-latency", ".oj-routing"]) {
+    expect(text(`${panel} .oj-readout`)).toMatch(/^token 4 · /);
+  }
+  expect(text(".oj-text .oj-readout")).toMatch(/“.*keeps” · \d.*ms · \d of 8 missed/);
+  [...host.querySelectorAll("canvas")].forEach((canvas, i) => {
+    expect(canvas.toDataURL()).not.toBe(before[i]);
+  });
+  point(token, true);
+  $(".oj-log").dispatchEvent(new PointerEvent("pointerleave"));
+  await drawn();
+  expect(token.classList).toContain("oj-pinned");
+  expect(text(".oj-latency .oj-readout")).toMatch(/^token 4 · /);
+  $(".oj-log").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+  await drawn();
+  expect(host.querySelector(".oj-on, .oj-pinned")).toBeNull();
+});
+
+test("an expert that is pointed at lights up the tokens that used it", async () => {
+  open();
+  push(5, false);
+  const frames = Array.from({ length: 8 }, () => run.next(1, true));
+  for (const frame of frames) model.frame(encode(frame));
+  await drawn();
+  const expert = frames[2].expertsOf[0];
+  const key = (name: string) =>
+    $(".oj-routing canvas").dispatchEvent(
+      new KeyboardEvent("keydown", { key: name, bubbles: true }),
+    );
+  for (let i = 0; i <= expert; i += 1) key("ArrowRight");
+  await drawn();
+  expect(text(".oj-routing .oj-readout")).toContain(`layer 0 · expert ${expert} ·`);
+  const tokens = [...host.querySelectorAll(".oj-token")].slice(1);
+  const used = frames.map((frame) => frame.expertsOf.subarray(0, SHAPE.k).includes(expert));
+  expect(tokens.map((token) => token.classList.contains("oj-lit"))).toEqual(used);
+});
+
+test("left of a map, the whole layer is pointed at", async () => {
+  open();
+  push(5, false);
+  push(1, true);
+  await drawn();
+  const box = $(".oj-routing canvas").getBoundingClientRect();
+  const at = { clientX: box.left + 20, clientY: box.top + 10 };
+  $(".oj-routing canvas").dispatchEvent(new PointerEvent("pointermove", at));
+  await drawn();
+  expect(text(".oj-routing .oj-readout")).toMatch(/^layer 0 · \d+ of 16.experts chosen/);
+  expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · \d+ of 16.experts in RAM/);
 });
 
 test("each panel has a table in its picture's place", async () => {
@@ -210,7 +300,7 @@ test("each panel has a table in its picture's place", async () => {
   for (const button of host.querySelectorAll<HTMLElement>(".oj-panel-head button")) button.click();
   await drawn();
   const tables = [...host.querySelectorAll("table")];
-  expect(tables).toHaveLength(3);
+  expect(tables).toHaveLength(4);
   for (const table of tables) {
     expect(table.querySelectorAll("th").length).toBeGreaterThan(2);
     expect(table.querySelectorAll("td").length).toBeGreaterThan(2);

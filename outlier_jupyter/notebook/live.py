@@ -22,7 +22,8 @@ from typing import Any
 import anywidget
 import traitlets
 
-from .frames import Frame, History, encode
+from .frames import Frame, encode
+from .merging import History
 
 STATIC = pathlib.Path(__file__).parent / "static"
 

@@ -25,7 +25,7 @@ LOOK = """() => {
   return {
     running: cell.querySelector('.jp-InputPrompt').textContent.includes('*'),
     cell: [...document.querySelectorAll('.jp-Cell')].indexOf(cell),
-    text: root.querySelector('.oj-log').firstChild.data.length,  // without hint and caret
+    text: [...root.querySelectorAll('.oj-token')].map(t => t.textContent).join('').length,
     plots: [...root.querySelectorAll('canvas')].map(canvas => canvas.toDataURL()),
     titles: [...root.querySelectorAll('.oj-panel')].map(panel => panel.textContent),
   };
