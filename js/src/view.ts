@@ -6,6 +6,7 @@ import { el } from "./dom";
 import { Focus } from "./focus";
 import { Header } from "./header";
 import { lookAt } from "./look";
+import type { Panel } from "./panel";
 import { ReadingPanel } from "./reading";
 import { ResidencyPanel } from "./residency";
 import { RoutingPanel } from "./routing";
@@ -13,6 +14,7 @@ import type { RunState } from "./state";
 import type { Store } from "./store";
 import { TextPanel } from "./text";
 import { readTheme, type Theme, watchTheme } from "./theme";
+import { TimePanel } from "./time";
 
 /** ipywidgets puts this class on a widget whose kernel is gone. */
 const DISCONNECTED = ".jupyter-widgets-disconnected";
@@ -27,6 +29,8 @@ export class View {
   private readonly routing: RoutingPanel;
   private readonly residency: ResidencyPanel;
   private readonly reading: ReadingPanel;
+  private readonly time: TimePanel;
+  private readonly panels: Panel[];
   private theme: Theme | null = null;
   private visible = false;
   private request = 0;
@@ -50,8 +54,13 @@ export class View {
     this.routing = new RoutingPanel(...shared);
     this.residency = new ResidencyPanel(...shared);
     this.reading = new ReadingPanel(...shared);
-    const panels = [this.text, this.routing, this.residency, this.reading];
-    const grid = el("div", "oj-grid", {}, ...panels.map((each) => each.panel.node));
+    this.time = new TimePanel(...shared);
+    // Three columns in a wide cell; the first lies above the others in a narrower one.
+    const columns = [[this.text, this.time], [this.routing, this.reading], [this.residency]];
+    this.panels = columns.flat().map((each) => each.panel);
+    const column = (panels: { panel: Panel }[]) =>
+      el("div", "oj-col", {}, ...panels.map((each) => each.panel.node));
+    const grid = el("div", "oj-grid", {}, ...columns.map(column));
     // Without the attribute, typing here would trigger the notebook's shortcuts.
     this.root = el("div", "oj-root", { "data-lm-suppress-shortcuts": "true" });
     this.root.append(el("div", "oj-frame", {}, this.header.node, grid));
@@ -111,13 +120,16 @@ export class View {
     this.routing.draw(look);
     this.residency.draw(look);
     this.reading.draw(look);
-    const panels = [this.routing.panel, this.residency.panel, this.reading.panel];
-    for (const panel of panels) panel.setHint(hint(state));
-    for (const panel of [this.text.panel, ...panels]) panel.drawTable(now);
+    this.time.draw(look);
+    for (const panel of this.panels) {
+      // A dense model has no experts to show, but text and time.
+      const needsExperts = panel !== this.text.panel && panel !== this.time.panel;
+      panel.setHint(panel === this.text.panel ? "" : hint(state, needsExperts));
+      panel.drawTable(now);
+    }
     // A table is brought up to date less often than it changes; the last change must show too.
     this.cost += (performance.now() - started - this.cost) / 4;
-    if (this.store.running && [this.text.panel, ...panels].some((panel) => panel.tableOpen))
-      this.drawLater(600);
+    if (this.store.running && this.panels.some((panel) => panel.tableOpen)) this.drawLater(600);
   }
 
   private drawLater(wait: number): void {
@@ -129,7 +141,9 @@ export class View {
 }
 
 /** What stands in the plots' place while there is nothing to plot. */
-function hint(state: RunState): string {
+function hint(state: RunState, needsExperts: boolean): string {
   if (state.seq === 0) return "nothing yet";
-  return state.layers * state.experts === 0 ? "this model has no expert layers" : "";
+  return needsExperts && state.layers * state.experts === 0
+    ? "this model has no expert layers"
+    : "";
 }

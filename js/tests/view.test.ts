@@ -60,7 +60,7 @@ test("the view is there at once and says what it waits for", async () => {
   expect(text(".oj-model")).toBe("tiny");
   expect(text(".oj-status")).toBe("Waiting");
   expect(text(".oj-log")).toContain("Waiting");
-  expect(host.querySelectorAll(".oj-panel h3")).toHaveLength(4);
+  expect(host.querySelectorAll(".oj-panel h3")).toHaveLength(5);
 });
 
 test("frames become text, numbers and pictures", async () => {
@@ -110,6 +110,7 @@ test("a view made late, and one made twice, show the whole run", async () => {
   await drawn();
   const first = text(".oj-log");
   renderAgain();
+  host.lastElementChild!.scrollIntoView();
   await drawn();
   const logs = [...host.querySelectorAll(".oj-log")].map((log) => log.textContent);
   expect(logs).toEqual([first, first]);
@@ -292,15 +293,50 @@ test("left of a map, the whole layer is pointed at", async () => {
   expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · \d+ of 16.experts in RAM/);
 });
 
+test("a token's time is told by part, and what no part claims is named other", async () => {
+  open();
+  const { steps, ...frame } = run.next(1, true);
+  [steps.tokenMs[0], steps.routeMs[0], steps.lookupMs[0]] = [10, 6, 0.5];
+  [steps.waitMs[0], steps.installMs[0], steps.sampleMs[0]] = [1, 0.5, 1];
+  model.frame(encode({ ...frame, steps }));
+  await drawn();
+  expect(text(".oj-time .oj-readout")).toMatch(/^token 1 · 10.0.ms · route 6.00 \(60.0.%\)/);
+  expect(text(".oj-time .oj-readout")).toContain("read wait 1.00");
+  expect(colours($(".oj-time canvas") as HTMLCanvasElement)).toBeGreaterThan(5);
+  $(".oj-time .oj-as-table").click();
+  await drawn();
+  const cells = [...host.querySelectorAll(".oj-time td")].map((cell) => cell.textContent);
+  expect(cells).toEqual(["token 1", "10.0", "6.00", "0.500", "1.00", "0.500", "1.00", "1.00"]);
+});
+
+test("a folded panel is its title alone, and nothing is drawn in it", async () => {
+  open();
+  push(5, false);
+  push(1, true);
+  await drawn();
+  const button = $(".oj-routing .oj-fold");
+  const tall = $(".oj-routing").clientHeight;
+  button.click();
+  await drawn();
+  expect(button.getAttribute("aria-expanded")).toBe("false");
+  expect($(".oj-routing").clientHeight).toBeLessThan(60);
+  expect($(".oj-routing .oj-plots").clientHeight).toBe(0);
+  button.click();
+  push(1, true);
+  await drawn();
+  expect($(".oj-routing").clientHeight).toBe(tall);
+  expect(colours($(".oj-routing canvas") as HTMLCanvasElement)).toBeGreaterThan(2);
+});
+
 test("each panel has a table in its picture's place", async () => {
   open();
   push(5, false);
   push(1, true);
   await drawn();
-  for (const button of host.querySelectorAll<HTMLElement>(".oj-panel-head button")) button.click();
+  for (const button of host.querySelectorAll<HTMLElement>(".oj-as-table")) button.click();
   await drawn();
   const tables = [...host.querySelectorAll("table")];
-  expect(tables).toHaveLength(4);
+  expect(tables).toHaveLength(5);
   for (const table of tables) {
     expect(table.querySelectorAll("th").length).toBeGreaterThan(2);
     expect(table.querySelectorAll("td").length).toBeGreaterThan(2);
