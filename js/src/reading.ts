@@ -48,7 +48,7 @@ export class ReadingPanel {
     this.name = look.name;
     const { steps } = this.state;
     this.panel.setAside("ms per read, by token");
-    this.panel.setReadout(this.readout());
+    this.panel.setReadout(this.readout(shown.until));
     if (!this.panel.drawn) return;
     this.lines.draw(steps, shown, theme);
     const values = steps.column("nbytes", shown.from, shown.to);
@@ -57,9 +57,9 @@ export class ReadingPanel {
     this.bars.draw({ shown, parts, title: unit, factor, lit }, theme);
   }
 
-  private readout(): string {
+  private readout(until: number | null): string {
     const { steps } = this.state;
-    const step = this.focus.step;
+    const step = this.focus.step ?? until;
     if (step === null) {
       const last = steps.end - 1;
       return steps.length ? this.describe(last) : "";

@@ -74,7 +74,8 @@ export class ResidencyPanel {
   private readout(look: Look): string {
     const { state, focus } = this;
     if (!state.seq) return "";
-    const { cell, step } = focus;
+    const { cell } = focus;
+    const step = focus.step ?? look.shown.until;
     if (cell && cell.layer < state.layers && (cell.expert ?? 0) < state.experts) {
       return cell.expert === null
         ? this.aboutLayer(cell.layer, look)

@@ -33,6 +33,7 @@ export class TextPanel {
   private next = 0;
   private epoch = -1;
   private length = 0;
+  private revealed: number | null = null;
   private name = (step: number): string => String(step);
 
   constructor(
@@ -66,16 +67,30 @@ export class TextPanel {
     this.prompt.hidden = !prompt;
     const count = state.generated;
     this.panel.setAside(count ? plural(count, "token") : "");
-    this.panel.setReadout(this.readout());
+    this.panel.setReadout(this.readout(look.shown.until));
     const following = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 24;
     this.grow();
+    this.mark("oj-later", this.later(look.shown.until));
     this.mark("oj-on", this.focus.step === null ? [] : [this.focus.step]);
     this.mark("oj-pinned", this.focus.pinnedStep === null ? [] : [this.focus.pinnedStep]);
     this.mark("oj-lit", look.lit ?? []);
     this.caret.hidden = status !== "running" || !state.text || look.shown.until !== null;
     setText(this.hint, state.text ? "" : hint(state, status));
-    if (this.length !== state.text.length && following) this.log.scrollTop = this.log.scrollHeight;
+    if (this.length !== state.text.length && following && look.shown.until === null)
+      this.log.scrollTop = this.log.scrollHeight;
     this.length = state.text.length;
+  }
+
+  /** The steps after the one that is shown; it is kept in sight. */
+  private later(until: number | null): number[] {
+    if (until === null) {
+      this.revealed = null;
+      return [];
+    }
+    if (until !== this.revealed) this.reveal(until);
+    this.revealed = until;
+    const { end } = this.state.steps;
+    return Array.from({ length: Math.max(0, end - until - 1) }, (_, i) => until + 1 + i);
   }
 
   /** Add the tokens that came since the last time. */
@@ -168,9 +183,9 @@ export class TextPanel {
     if (box.bottom > view.bottom) this.log.scrollTop += box.bottom - view.bottom;
   }
 
-  private readout(): string {
+  private readout(until: number | null): string {
     const { state, focus } = this;
-    const step = focus.step ?? (state.generated ? state.steps.end - 1 : null);
+    const step = focus.step ?? until ?? (state.generated ? state.steps.end - 1 : null);
     if (step === null || Number.isNaN(state.steps.at("tokenMs", step))) return "";
     const [hits, misses] = [state.steps.at("hits", step), state.steps.at("misses", step)];
     const text = visible(state.textOf(step));

@@ -61,7 +61,7 @@ export class TimePanel {
     const { shown, theme, lit } = look;
     this.name = look.name;
     this.panel.setAside("ms of each token, by part");
-    this.panel.setReadout(this.readout());
+    this.panel.setReadout(this.readout(shown.until));
     if (!this.panel.drawn) return;
     const parts = PARTS.map((part) => ({
       values: this.values(part, shown.from, shown.to),
@@ -84,9 +84,9 @@ export class TimePanel {
     return rest.map((value) => Math.max(0, value));
   }
 
-  private readout(): string {
+  private readout(until: number | null): string {
     const { state, focus } = this;
-    const step = focus.step ?? (state.steps.length ? state.steps.end - 1 : null);
+    const step = focus.step ?? until ?? (state.steps.length ? state.steps.end - 1 : null);
     if (step === null) return "";
     const total = state.steps.at("tokenMs", step);
     if (Number.isNaN(total)) return "";

@@ -7,6 +7,8 @@ import { Focus } from "./focus";
 import { Header } from "./header";
 import { lookAt } from "./look";
 import type { Panel } from "./panel";
+import { Past } from "./past";
+import { Playback } from "./playback";
 import { ReadingPanel } from "./reading";
 import { ResidencyPanel } from "./residency";
 import { RoutingPanel } from "./routing";
@@ -15,6 +17,7 @@ import type { Store } from "./store";
 import { TextPanel } from "./text";
 import { readTheme, type Theme, watchTheme } from "./theme";
 import { TimePanel } from "./time";
+import { Transport } from "./transport";
 
 /** ipywidgets puts this class on a widget whose kernel is gone. */
 const DISCONNECTED = ".jupyter-widgets-disconnected";
@@ -30,6 +33,9 @@ export class View {
   private readonly residency: ResidencyPanel;
   private readonly reading: ReadingPanel;
   private readonly time: TimePanel;
+  private readonly past: Past;
+  private readonly playback: Playback;
+  private readonly transport: Transport;
   private readonly panels: Panel[];
   private theme: Theme | null = null;
   private visible = false;
@@ -48,6 +54,9 @@ export class View {
     const { state } = store;
     const changed = () => this.schedule();
     this.focus = new Focus(changed);
+    this.past = new Past(state);
+    this.playback = new Playback(state, this.past);
+    this.transport = new Transport(state, this.playback, changed, signal);
     const shared = [state, this.focus, changed, signal] as const;
     this.header = new Header(store, changed, signal);
     this.text = new TextPanel(...shared);
@@ -63,7 +72,8 @@ export class View {
     const grid = el("div", "oj-grid", {}, ...columns.map(column));
     // Without the attribute, typing here would trigger the notebook's shortcuts.
     this.root = el("div", "oj-root", { "data-lm-suppress-shortcuts": "true" });
-    this.root.append(el("div", "oj-frame", {}, this.header.node, grid));
+    const frame = el("div", "oj-frame", {}, this.header.node, this.transport.node, grid);
+    this.root.append(frame);
     parent.append(this.root);
     this.watch(signal);
   }
@@ -114,7 +124,11 @@ export class View {
     this.store.drain();
     this.theme ??= readTheme(this.root);
     const { state, info, status } = this.store;
-    const look = lookAt(state, this.focus, this.theme, state, null);
+    this.playback.tick(started);
+    const { at } = this.playback;
+    const picture = at === null ? state : this.past.show(at);
+    const look = lookAt(state, this.focus, this.theme, picture, at);
+    this.transport.draw(this.store.running);
     this.header.draw(!this.root.closest(DISCONNECTED));
     this.text.draw(look, status, info.prompt ?? "");
     this.routing.draw(look);
@@ -129,6 +143,7 @@ export class View {
     }
     // A table is brought up to date less often than it changes; the last change must show too.
     this.cost += (performance.now() - started - this.cost) / 4;
+    if (this.playback.playing) this.schedule();
     if (this.store.running && this.panels.some((panel) => panel.tableOpen)) this.drawLater(600);
   }
 

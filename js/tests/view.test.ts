@@ -328,6 +328,48 @@ test("a folded panel is its title alone, and nothing is drawn in it", async () =
   expect(colours($(".oj-routing canvas") as HTMLCanvasElement)).toBeGreaterThan(2);
 });
 
+test("the run can be scrubbed back and followed again", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 12; i += 1) push(1, true);
+  await drawn();
+  expect(text(".oj-where")).toBe("live");
+  const now = text(".oj-routing .oj-readout");
+  const slider = $(".oj-slider") as HTMLInputElement;
+  slider.value = "6";
+  slider.dispatchEvent(new Event("input"));
+  await drawn();
+  expect(text(".oj-where")).toBe("token 3 of 13");
+  expect(text(".oj-routing .oj-readout")).not.toBe(now);
+  expect(text(".oj-text .oj-readout")).toMatch(/^token 3 · /);
+  const later = [...host.querySelectorAll(".oj-token")].map((t) =>
+    t.classList.contains("oj-later"),
+  );
+  expect(later).toEqual(Array.from({ length: 13 }, (_, i) => i > 2));
+  push(1, true);
+  await drawn();
+  expect(text(".oj-where")).toBe("token 3 of 14");
+  $(".oj-follow").click();
+  await drawn();
+  expect(text(".oj-where")).toBe("live");
+  expect(host.querySelector(".oj-later")).toBeNull();
+});
+
+test("while a prompt is read, its progress and the time left are told", async () => {
+  open();
+  const frame = run.next(5, false);
+  const totals = { ...frame.totals, elapsedNs: 4e9 };
+  model.frame(encode({ ...frame, totals, text: "", promptTokens: 20 }));
+  await drawn();
+  expect(text(".oj-where")).toBe("prompt: 5 of 20\u202ftokens · about 12\u202fs left");
+  expect(($(".oj-progress") as HTMLProgressElement).value).toBe(5);
+  expect($(".oj-controls").hidden).toBe(true);
+  push(1, true);
+  await drawn();
+  expect($(".oj-progress").hidden).toBe(true);
+  expect($(".oj-controls").hidden).toBe(false);
+});
+
 test("each panel has a table in its picture's place", async () => {
   open();
   push(5, false);
