@@ -2,6 +2,7 @@
 
 import uPlot from "uplot";
 import { listen, tokenTicks, veilLater } from "./bars";
+import { boxOf } from "./canvas";
 import { MARGIN } from "./constants";
 import { el } from "./dom";
 import type { Focus } from "./focus";
@@ -35,7 +36,7 @@ export class Latency {
   }
 
   draw(steps: StepLog, shown: Span, theme: Theme): void {
-    const box = this.node.getBoundingClientRect();
+    const box = boxOf(this.node.parentElement ?? this.node);
     if (box.width < 20 || box.height < 20) return;
     this.theme = theme;
     this.shown = shown;

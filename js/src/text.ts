@@ -33,6 +33,8 @@ export class TextPanel {
   private next = 0;
   private epoch = -1;
   private length = 0;
+  /** Whether the end of the text is in sight, and so stays in sight. */
+  private following = true;
   private revealed: number | null = null;
   private name = (step: number): string => String(step);
 
@@ -68,7 +70,6 @@ export class TextPanel {
     const count = state.generated;
     this.panel.setAside(count ? plural(count, "token") : "");
     this.panel.setReadout(this.readout(look.shown.until));
-    const following = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 24;
     this.grow();
     this.mark("oj-later", this.later(look.shown.until));
     this.mark("oj-on", this.focus.step === null ? [] : [this.focus.step]);
@@ -76,7 +77,7 @@ export class TextPanel {
     this.mark("oj-lit", look.lit ?? []);
     this.caret.hidden = status !== "running" || !state.text || look.shown.until !== null;
     setText(this.hint, state.text ? "" : hint(state, status));
-    if (this.length !== state.text.length && following && look.shown.until === null)
+    if (this.length !== state.text.length && this.following && look.shown.until === null)
       this.log.scrollTop = this.log.scrollHeight;
     this.length = state.text.length;
   }
@@ -149,6 +150,13 @@ export class TextPanel {
       const token = (event.target as Element).closest?.(".oj-token");
       return (token && this.stepOf.get(token)) ?? null;
     };
+    log.addEventListener(
+      "scroll",
+      () => {
+        this.following = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+      },
+      { signal },
+    );
     log.addEventListener("pointerover", (event) => focus.hoverStep(at(event)), { signal });
     log.addEventListener("pointerleave", () => focus.hoverStep(null), { signal });
     log.addEventListener("blur", () => focus.hoverStep(null), { signal });

@@ -1,6 +1,7 @@
 // One view of a run: builds the panels and redraws them, at most once an animation frame, and not
 // at all while nobody can see it.
 
+import { measure } from "./canvas";
 import { CALM_REDRAW_MS, REST } from "./constants";
 import { el } from "./dom";
 import { Focus } from "./focus";
@@ -124,13 +125,13 @@ export class View {
     this.store.drain();
     this.theme ??= readTheme(this.root);
     const { state, info, status } = this.store;
+    measure(this.root.querySelectorAll(".oj-plot"));
     this.playback.tick(started);
     const { at } = this.playback;
     const picture = at === null ? state : this.past.show(at);
     const look = lookAt(state, this.focus, this.theme, picture, at);
     this.transport.draw(this.store.running);
     this.header.draw(!this.root.closest(DISCONNECTED));
-    this.text.draw(look, status, info.prompt ?? "");
     this.routing.draw(look);
     this.residency.draw(look);
     this.reading.draw(look);
@@ -141,6 +142,8 @@ export class View {
       panel.setHint(panel === this.text.panel ? "" : hint(state, needsExperts));
       panel.drawTable(now);
     }
+    // The last to draw: to scroll to its end it must be laid out.
+    this.text.draw(look, status, info.prompt ?? "");
     // A table is brought up to date less often than it changes; the last change must show too.
     this.cost += (performance.now() - started - this.cost) / 4;
     if (this.playback.playing) this.schedule();
