@@ -14,7 +14,7 @@ from ..engine import Engine
 from ..run import Run
 from .feed import Feed
 from .frames import Frame
-from .live import LiveView
+from .live import LiveView, header
 
 
 def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
@@ -60,18 +60,7 @@ class _Live:
 
 def make_view(engine: Engine, prompt: str) -> LiveView:
     """A live view whose header says what `engine` is, and whose Stop stops it."""
-    info = engine.info
     return LiveView(
-        info={
-            "model": info.model,
-            "reader": info.reader,
-            "reader_note": info.reader_note,
-            "slots": info.slots,
-            "layers": len(info.layer_names),
-            "experts": max(info.experts_per_layer, default=0),
-            "expert_nbytes": max(info.expert_nbytes, default=0),
-            "changed_output": info.changed_output,
-            "prompt": prompt,
-        },
+        info=header(engine.info, prompt),
         on_stop=engine.stop,
     )
