@@ -40,6 +40,20 @@ export class Playback {
     this.played = 0;
   }
 
+  /** Arrow keys, Home and End on the slider; whether it was one of them. */
+  key(key: string): boolean {
+    const [first, last] = this.range;
+    const at = this.at ?? last;
+    const targets: Record<string, number> = {
+      ...{ ArrowLeft: at - 1, ArrowDown: at - 1, ArrowRight: at + 1, ArrowUp: at + 1 },
+      ...{ PageUp: at + 10, PageDown: at - 10, Home: first, End: last },
+    };
+    if (!(key in targets)) return false;
+    this.playing = false;
+    this.scrub(targets[key]);
+    return true;
+  }
+
   follow(): void {
     this.at = null;
     this.playing = false;

@@ -41,6 +41,17 @@ export class Transport {
       playback.playing = false;
       playback.scrub(Number(this.slider.value));
     });
+    // By hand: a notebook may keep the arrow keys from doing what they do.
+    this.slider.addEventListener(
+      "keydown",
+      (event) => {
+        if (!playback.key(event.key)) return;
+        event.preventDefault();
+        event.stopPropagation();
+        changed();
+      },
+      { signal },
+    );
     on(this.pace, "change", () => {
       playback.speed = Number(this.pace.value);
     });

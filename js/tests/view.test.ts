@@ -349,6 +349,10 @@ test("the run can be scrubbed back and followed again", async () => {
   push(1, true);
   await drawn();
   expect(text(".oj-where")).toBe("token 3 of 14");
+  slider.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+  await drawn();
+  expect(text(".oj-where")).toBe("token 4 of 14");
+  expect(slider.value).toBe("7");
   $(".oj-follow").click();
   await drawn();
   expect(text(".oj-where")).toBe("live");

@@ -108,6 +108,27 @@ def test_the_stop_button_stops_a_blocking_cell(lab: Lab, page: Page):
     assert page.locator("text=the next cell ran").count() == 1  # its source; it has no output
 
 
+def test_a_finished_run_is_scrubbed_and_looked_into(lab: Lab, page: Page):
+    """`run.view()` shows the run; the arrow keys go back in it, and Lab's own keys stay out."""
+    lab.add(
+        "view.ipynb",
+        "import outlier_jupyter\nengine = outlier_jupyter.load('demo', cache_gb=0.002)",
+        "engine.tokenizer.eos_token_ids = set()",
+        "run = engine.generate('Once', raw=True, max_tokens=40)\nrun.view()",
+    )
+    open_notebook(page, lab, "view.ipynb")
+    command(page, "notebook:run-all-cells")
+    expect(page.locator(".oj-where")).to_have_text("the end", timeout=60_000)
+    page.locator(".oj-slider").focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+    expect(page.locator(".oj-where")).to_have_text("token 30 of 40")
+    page.locator(".oj-routing canvas").hover()
+    expect(page.locator(".oj-routing .oj-readout")).to_contain_text("expert")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.locator(".oj-root").screenshot(path=PICTURES / "view-of-a-run.png")
+
+
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
 def test_the_live_view_follows_the_theme(lab: Lab, page: Page, theme: str):
     """Light and dark differ, text is readable in both, and nothing spills out of the cell."""
