@@ -35,7 +35,7 @@ class Decoding:
 
     Attributes:
         read: ids the model has read, and so the KV cache holds, in this run.
-        generated: ids sampled so far.
+        generated: ids sampled so far; `text_ends`, how long the text was after each.
         transcript: the text so far.
         finish_reason: "" until the run has come to its own end.
     """
@@ -57,6 +57,7 @@ class Decoding:
     ) -> None:
         self.read: list[int] = []
         self.generated: list[int] = []
+        self.text_ends: list[int] = []
         self.transcript = transcript
         self.finish_reason = ""
         self._model = model
@@ -141,6 +142,7 @@ class Decoding:
             self.finish_reason = "length"
         if self.finish_reason:
             text += self.transcript.finish()
+        self.text_ends.append(len(self.transcript.text))
         if text:
             self._emit(TextProduced(text))
         if len(self.generated) % CLEAR_EVERY == 0:

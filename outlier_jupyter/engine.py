@@ -288,6 +288,7 @@ class Engine:
                 tokens=np.array(decoding.generated, np.int32),
                 finish_reason=reason,
                 trace=recorder.trace(info),
+                text_ends=np.array(decoding.text_ends, np.int32),
             )
             return self.last_run
 

@@ -13,6 +13,7 @@ from .trace.measures import Summary, summarise
 
 if TYPE_CHECKING:
     from .notebook.figures import Figures
+    from .notebook.live import LiveView
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Run:
         tokens: int32 [generated], the ids generated, an end-of-turn token included.
         finish_reason: `stop`, `length` or `interrupted`.
         trace: what happened, step by step.
+        text_ends: int32 [generated], how many characters of text had been let go of with each
+            token; the last may be short of `text`, which ends with what was held back. Empty
+            where that is not known.
     """
 
     prompt: str
@@ -56,6 +60,7 @@ class Run:
     tokens: npt.NDArray[np.int32]
     finish_reason: str
     trace: Trace
+    text_ends: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     _brief: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -69,6 +74,12 @@ class Run:
         from .notebook.figures import Figures
 
         return Figures(self.trace)
+
+    def view(self) -> LiveView:
+        """The run in the live view, to scrub through, replay and look into; a widget."""
+        from .notebook.live import LiveView
+
+        return LiveView.of(self)
 
     def summary(self) -> Summary:
         """The headline numbers."""

@@ -4,8 +4,8 @@
 
 import { Canvas, niceStep, wholeTicks } from "./canvas";
 import { MARGIN } from "./constants";
+import type { Focus } from "./focus";
 import { drawCorner, drawSideways } from "./heatmap";
-import type { Hover } from "./hover";
 import { Axis, type Span } from "./span";
 import type { Theme } from "./theme";
 
@@ -16,6 +16,8 @@ export interface Stack {
   title: string;
   /** What a tick is divided by, and its unit ends up in the title. */
   factor?: number;
+  /** Steps that used what is looked at: marked at the foot. */
+  lit?: readonly number[] | undefined;
 }
 
 const NARROWEST = 3;
@@ -27,17 +29,14 @@ export class Bars {
 
   constructor(
     label: string,
-    private readonly hover: Hover,
+    private readonly focus: Focus,
     signal: AbortSignal,
   ) {
     this.canvas = new Canvas(label);
-    const node = this.canvas.node;
-    node.addEventListener("pointermove", (event) => this.point(event), { signal });
-    node.addEventListener("pointerleave", () => hover.set(null), { signal });
-    node.addEventListener("blur", () => hover.set(null), { signal });
-    node.addEventListener(
+    listen(this.canvas.node, focus, (x) => this.stepAt(x), signal);
+    this.canvas.node.addEventListener(
       "keydown",
-      (event) => this.axis && hover.key(event, this.axis.shown.from, this.end),
+      (event) => this.axis && focus.stepKey(event, this.axis.shown.from, this.end),
       { signal },
     );
   }
@@ -59,8 +58,9 @@ export class Bars {
       );
     }
     this.drawScale(stack, axis, top, theme);
-    this.drawHover(stack, axis, theme);
+    this.drawFocus(stack, axis, theme);
     this.drawBars(stack, axis, heights, perBar, top, theme);
+    veilLater(this.canvas.context, axis, this.plotHeight, theme);
   }
 
   private get plotHeight(): number {
@@ -142,25 +142,78 @@ export class Bars {
     drawSideways(context, stack.title, 9, MARGIN.top + this.plotHeight / 2);
   }
 
-  private drawHover(stack: Stack, axis: Axis, theme: Theme): void {
-    const step = this.hover.step;
-    if (step === null || step < stack.shown.from || step >= stack.shown.to) return;
-    const [left, right] = [axis.left(step), axis.left(step + 1)];
-    const width = Math.max(3, right - left);
-    const context = this.canvas.context;
-    const x = (left + right - width) / 2 - 0.25;
-    context.fillStyle = theme.band;
-    context.fillRect(x, MARGIN.top, width, this.plotHeight);
-    // A full bar hides the band: the foot stays visible.
-    context.fillStyle = theme.ink;
-    context.fillRect(x, MARGIN.top + this.plotHeight + 1, width, 2);
+  private drawFocus(stack: Stack, axis: Axis, theme: Theme): void {
+    const { context } = this.canvas;
+    const foot = MARGIN.top + this.plotHeight + 1;
+    const { from, to } = stack.shown;
+    context.fillStyle = theme.lit;
+    for (const step of stack.lit ?? []) {
+      if (step < from || step >= to) continue;
+      context.fillRect(
+        axis.left(step),
+        foot,
+        Math.max(1.5, axis.left(step + 1) - axis.left(step) - 1),
+        2,
+      );
+    }
+    for (const step of new Set([this.focus.pinnedStep, this.focus.step])) {
+      if (step === null || step < from || step >= to) continue;
+      const [left, right] = [axis.left(step), axis.left(step + 1)];
+      const width = Math.max(3, right - left);
+      const x = (left + right - width) / 2 - 0.25;
+      context.fillStyle = theme.band;
+      if (step === this.focus.step) context.fillRect(x, MARGIN.top, width, this.plotHeight);
+      // A full bar hides the band: the foot stays visible, and is thicker when it is pinned.
+      context.fillStyle = theme.ink;
+      context.fillRect(x, foot, width, step === this.focus.pinnedStep ? 4 : 2);
+    }
   }
 
-  private point(event: PointerEvent): void {
-    if (!this.axis) return;
-    const step = this.axis.step(event.clientX - this.canvas.node.getBoundingClientRect().left);
-    this.hover.set(step >= this.axis.shown.from && step < this.end ? step : null);
+  private stepAt(clientX: number): number | null {
+    if (!this.axis) return null;
+    const step = this.axis.step(clientX - this.canvas.node.getBoundingClientRect().left);
+    return step >= this.axis.shown.from && step < this.end ? step : null;
   }
+}
+
+/** Pointer and blur for a plot with a token axis. */
+export function listen(
+  node: HTMLElement,
+  focus: Focus,
+  stepAt: (clientX: number) => number | null,
+  signal: AbortSignal,
+): void {
+  const point = (event: MouseEvent) => focus.hoverStep(stepAt(event.clientX));
+  node.addEventListener("pointermove", point, { signal });
+  node.addEventListener("pointerleave", () => focus.hoverStep(null), { signal });
+  node.addEventListener("blur", () => focus.hoverStep(null), { signal });
+  node.addEventListener(
+    "click",
+    (event) => {
+      point(event); // a finger has not hovered before
+      if (stepAt(event.clientX) !== null) focus.pinStep();
+    },
+    { signal },
+  );
+}
+
+/** A veil over the tokens after the one that is shown, while the run is scrubbed back. */
+export function veilLater(
+  context: CanvasRenderingContext2D,
+  axis: Axis,
+  height: number,
+  theme: Theme,
+): void {
+  const { until, to } = axis.shown;
+  if (until === null || until + 1 >= to) return;
+  const left = axis.left(until + 1);
+  context.save();
+  context.globalAlpha = 0.72;
+  context.fillStyle = theme.surface;
+  context.fillRect(left, MARGIN.top, axis.left(to) - left, height);
+  context.restore();
+  context.fillStyle = theme.muted;
+  context.fillRect(left - 0.5, MARGIN.top, 1, height);
 }
 
 /** Steps that get a label: token 1, then round numbers. */

@@ -17,7 +17,7 @@ export class Canvas {
 
   /** Take the box's size; false when there is nothing to draw on. */
   fit(): boolean {
-    const box = this.node.parentElement?.getBoundingClientRect();
+    const box = this.node.parentElement && boxOf(this.node.parentElement);
     if (!box || box.width < 20 || box.height < 20) return false;
     this.scale = Math.max(1, window.devicePixelRatio || 1);
     this.width = Math.floor(box.width);
@@ -31,6 +31,18 @@ export class Canvas {
     this.context.clearRect(0, 0, this.width, this.height);
     return true;
   }
+}
+
+const boxes = new WeakMap<Element, DOMRect>();
+
+/** Measure elements before anything is written: a reading after a write lays the page out anew. */
+export function measure(elements: Iterable<Element>): void {
+  for (const each of elements) boxes.set(each, each.getBoundingClientRect());
+}
+
+/** An element's box as it was measured last. */
+export function boxOf(element: Element): DOMRect {
+  return boxes.get(element) ?? element.getBoundingClientRect();
 }
 
 /** Whole-number tick positions in [from, to), at most about `wanted` of them. */

@@ -1,10 +1,14 @@
 // The numbers that more than one module needs. Colours live in root.css and are read by theme.ts.
 
-/** Steps kept; the same bound as KEPT_STEPS in frames.py. */
+/** Steps kept; the same bound as KEPT_STEPS in merging.py. */
 export const KEPT_STEPS = 4_000;
 
 /** Characters of text kept; more than the Python side keeps, so that a snapshot always fits. */
 export const KEPT_TEXT = 200_000;
+
+/** Bytes of routing kept, and moves: enough for KEPT_STEPS of all but the widest models. */
+export const KEPT_ROUTING = 8_000_000;
+export const KEPT_MOVES = 200_000;
 
 /** An expert that came within this many tokens is marked as new. */
 export const RECENT_STEPS = 3;

@@ -38,6 +38,15 @@ export function bytes(value: number): string {
   return `${short(value / factor)}\u202f${unit}`;
 }
 
+/** Seconds as people say them: 8 s, 1 min 20 s, 2 h 5 min. */
+export function duration(seconds: number): string {
+  const whole = Math.max(1, Math.round(seconds));
+  if (whole < 60) return `${whole}\u202fs`;
+  const minutes = Math.floor(whole / 60);
+  if (minutes < 60) return `${minutes}\u202fmin ${whole % 60}\u202fs`;
+  return `${Math.floor(minutes / 60)}\u202fh ${minutes % 60}\u202fmin`;
+}
+
 export function plural(n: number, word: string): string {
   return `${integer(n)}\u202f${word}${n === 1 ? "" : "s"}`;
 }

@@ -3,12 +3,15 @@
 // The arrays are views into the bytes, not copies: give it bytes that nobody else writes to.
 
 const MAGIC = 0x464c4a4f; // "OJLF", little-endian
-const VERSION = 1;
-const HEAD_BYTES = 64;
+const VERSION = 2;
+const HEAD_BYTES = 88;
 const TOTALS_BYTES = 11 * 8;
-const STEP_BYTES = 8 + 7 * 4 + 1;
+const STEP_BYTES = 8 + 13 * 4 + 1;
 const SNAPSHOT = 1;
 const FINAL = 2;
+
+/** Where a layer chose fewer experts than the widest. */
+export const NO_EXPERT = 0xffff;
 
 export class FrameError extends Error {}
 
@@ -32,9 +35,15 @@ export interface StepColumns {
   p50: Float32Array;
   p95: Float32Array;
   max: Float32Array;
+  routeMs: Float32Array;
+  lookupMs: Float32Array;
+  waitMs: Float32Array;
+  installMs: Float32Array;
+  sampleMs: Float32Array;
   hits: Uint32Array;
   misses: Uint32Array;
   reads: Uint32Array;
+  textEnd: Uint32Array;
   phase: Uint8Array;
 }
 
@@ -55,6 +64,16 @@ export interface Frame {
   count: Uint32Array;
   changeIndex: Uint32Array;
   changeState: Uint8Array;
+  /** Experts each token chose in each layer, and of how many of the newest steps it is told. */
+  k: number;
+  routed: number;
+  expertsOf: Uint16Array;
+  hitBits: Uint8Array;
+  moveStep: Uint32Array;
+  move: Uint32Array;
+  movesFrom: number;
+  callTokens: number;
+  callLayers: number;
   totals: Totals;
   snapshot: boolean;
   final: boolean;
@@ -74,7 +93,11 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
   const flags = view.getUint16(6, true);
   const head = (n: number) => view.getUint32(8 + 4 * n, true);
   const [n, textBytes, m, r] = [head(5), head(11), head(12), head(13)];
-  const expected = HEAD_BYTES + TOTALS_BYTES + n * STEP_BYTES + m * 8 + r * 5 + textBytes;
+  const [layers, k, routed, q] = [head(6), head(14), head(15), head(16)];
+  const rowBytes = Math.ceil((layers * k) / 8);
+  const routing = routed * (2 * layers * k + rowBytes);
+  const known = n * STEP_BYTES + m * 8 + r * 5 + q * 8 + routing + textBytes;
+  const expected = HEAD_BYTES + TOTALS_BYTES + known;
   if (head(0) !== byteLength || expected !== byteLength) {
     throw new FrameError(`a frame of ${head(0)} bytes came as ${byteLength}`);
   }
@@ -91,27 +114,36 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
 
   const nbytes = new Float64Array(buffer, skip(8 * n), n);
   const [tokenMs, p50, p95, max] = [f32(), f32(), f32(), f32()];
-  const [hits, misses, reads] = [u32(n), u32(n), u32(n)];
+  const [routeMs, lookupMs, waitMs, installMs, sampleMs] = [f32(), f32(), f32(), f32(), f32()];
+  const [hits, misses, reads, textEnd] = [u32(n), u32(n), u32(n), u32(n)];
   const [countIndex, count, changeIndex] = [u32(m), u32(m), u32(r)];
+  const [moveStep, move] = [u32(q), u32(q)];
+  const expertsOf = new Uint16Array(buffer, skip(2 * routed * layers * k), routed * layers * k);
   const phase = u8(n);
   const changeState = u8(r);
+  const hitBits = u8(routed * rowBytes);
   return {
     run: head(1),
     seq: head(2),
     since: head(3),
     firstStep: head(4),
     nSteps: n,
-    layers: head(6),
+    layers,
     experts: head(7),
     slots: head(8),
     promptTokens: head(9),
     textStart: head(10),
     text: new TextDecoder().decode(u8(textBytes)),
-    steps: { nbytes, tokenMs, p50, p95, max, hits, misses, reads, phase },
+    steps: {
+      ...{ nbytes, tokenMs, p50, p95, max, routeMs, lookupMs, waitMs, installMs, sampleMs },
+      ...{ hits, misses, reads, textEnd, phase },
+    },
     countIndex,
     count,
     changeIndex,
     changeState,
+    ...{ k, routed, expertsOf, hitBits, moveStep, move },
+    ...{ movesFrom: head(17), callTokens: head(18), callLayers: head(19) },
     totals: totals(view),
     snapshot: (flags & SNAPSHOT) !== 0,
     final: (flags & FINAL) !== 0,

@@ -68,11 +68,7 @@ export class Header {
     const nbytes = info.expert_nbytes ?? 0;
     const reader = info.reader ?? "";
     this.set("tokens/s", short(state.tokensPerSecond));
-    this.set(
-      "tokens",
-      integer(totals.decodeSteps),
-      `${plural(state.promptTokens, "prompt token")}`,
-    );
+    this.set("tokens", integer(state.generated), `${plural(state.promptTokens, "prompt token")}`);
     this.set("hit rate", percent(state.decodeHitRate), "of the generated tokens' look-ups");
     this.set("bytes read", bytes(totals.nbytes), plural(totals.reads, "read"));
     const held = nbytes ? bytes(nbytes * state.residentCount) : integer(state.residentCount);

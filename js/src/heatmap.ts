@@ -5,6 +5,7 @@
 
 import { Canvas, wholeTicks } from "./canvas";
 import { MARGIN } from "./constants";
+import type { Cell, Focus } from "./focus";
 import type { Theme } from "./theme";
 
 export interface Levels {
@@ -14,6 +15,8 @@ export interface Levels {
   colours: Uint32Array;
   /** Level whose cells carry a dot, and whose layers a tick in the gutter: the cue beside colour. */
   marked?: number;
+  /** What the token that is looked at chose: ringed, and filled where it was a miss. */
+  chosen?: { index: number; hit: boolean }[] | undefined;
 }
 
 const GUTTER = 7;
@@ -22,23 +25,34 @@ const DOT_FROM = 5;
 
 export class Heatmap {
   readonly canvas: Canvas;
-  /** The cell under the pointer or the keyboard's cursor, as layer * experts + expert. */
-  hovered: number | null = null;
   private shown: Levels | null = null;
   private readonly bitmap = document.createElement("canvas");
 
   constructor(
     label: string,
-    private readonly onHover: () => void,
+    private readonly focus: Focus,
     signal: AbortSignal,
   ) {
     this.canvas = new Canvas(label);
     const node = this.canvas.node;
     const options = { signal };
-    node.addEventListener("pointermove", (event) => this.point(event), options);
-    node.addEventListener("pointerleave", () => this.select(null), options);
-    node.addEventListener("blur", () => this.select(null), options);
-    node.addEventListener("keydown", (event) => this.key(event), options);
+    const point = (event: MouseEvent) => focus.hoverCell(this.cellAt(event));
+    node.addEventListener("pointermove", point, options);
+    node.addEventListener("pointerleave", () => focus.hoverCell(null), options);
+    node.addEventListener("blur", () => focus.hoverCell(null), options);
+    node.addEventListener(
+      "click",
+      (event) => {
+        point(event); // a finger has not hovered before
+        if (this.cellAt(event)) focus.pinCell();
+      },
+      options,
+    );
+    node.addEventListener(
+      "keydown",
+      (event) => focus.cellKey(event, this.shown?.layers ?? 0, this.shown?.experts ?? 0),
+      options,
+    );
   }
 
   draw(map: Levels, theme: Theme): void {
@@ -54,19 +68,63 @@ export class Heatmap {
     if (Math.min(cellWidth, cellHeight) >= GAP_FROM) this.drawGaps(map, theme);
     if (map.marked !== undefined) this.drawMarks(map, theme, map.marked);
     this.drawAxes(map, theme);
-    if (this.hovered !== null && this.hovered < map.levels.length) {
-      const layer = Math.floor(this.hovered / map.experts);
-      const expert = this.hovered % map.experts;
-      context.strokeStyle = theme.surface;
-      context.lineWidth = 3.5;
-      const [w, h] = [Math.max(cellWidth, 4), Math.max(cellHeight, 4)];
-      const cx = x + (expert + 0.5) * cellWidth - w / 2;
-      const cy = y + (layer + 0.5) * cellHeight - h / 2;
-      context.strokeRect(cx - 1, cy - 1, w + 2, h + 2);
-      context.strokeStyle = theme.ink;
-      context.lineWidth = 1.5;
-      context.strokeRect(cx - 1, cy - 1, w + 2, h + 2);
+    if (map.chosen) this.drawChosen(map, map.chosen, theme);
+    this.drawFocus(map, theme);
+  }
+
+  /** A ring around each expert of one token: hollow for a hit, with a filled heart for a miss. */
+  private drawChosen(map: Levels, chosen: { index: number; hit: boolean }[], theme: Theme): void {
+    const { context } = this.canvas;
+    const { x, y, width, height } = this.plot();
+    const [w, h] = [Math.max(width / map.experts, 4), Math.max(height / map.layers, 4)];
+    const rings = new Path2D();
+    const hearts = new Path2D();
+    for (const { index, hit } of chosen) {
+      const cx = x + (((index % map.experts) + 0.5) * width) / map.experts;
+      const cy = y + ((Math.floor(index / map.experts) + 0.5) * height) / map.layers;
+      rings.rect(cx - w / 2 + 0.5, cy - h / 2 + 0.5, w - 1, h - 1);
+      if (!hit) hearts.rect(cx - w / 4, cy - h / 4, w / 2, h / 2);
     }
+    context.lineWidth = 2.5;
+    context.strokeStyle = theme.surface;
+    context.stroke(rings);
+    context.lineWidth = 1.25;
+    context.strokeStyle = theme.ink;
+    context.stroke(rings);
+    context.fillStyle = theme.miss;
+    context.fill(hearts);
+  }
+
+  private drawFocus(map: Levels, theme: Theme): void {
+    const { x, y, width, height } = this.plot();
+    for (const cell of new Set([this.focus.pinnedCell, this.focus.cell])) {
+      if (!cell || cell.layer >= map.layers || (cell.expert ?? 0) >= map.experts) continue;
+      const cellHeight = height / map.layers;
+      const h = Math.max(cellHeight, 4);
+      const cy = y + (cell.layer + 0.5) * cellHeight;
+      if (cell.expert === null) {
+        this.outline(x, cy - h / 2, width, h, theme);
+        continue;
+      }
+      const w = Math.max(width / map.experts, 4);
+      this.outline(
+        x + ((cell.expert + 0.5) * width) / map.experts - w / 2,
+        cy - h / 2,
+        w,
+        h,
+        theme,
+      );
+    }
+  }
+
+  private outline(x: number, y: number, w: number, h: number, theme: Theme): void {
+    const { context } = this.canvas;
+    context.strokeStyle = theme.surface;
+    context.lineWidth = 3.5;
+    context.strokeRect(x - 1, y - 1, w + 2, h + 2);
+    context.strokeStyle = theme.ink;
+    context.lineWidth = 1.5;
+    context.strokeRect(x - 1, y - 1, w + 2, h + 2);
   }
 
   private plot() {
@@ -171,41 +229,16 @@ export class Heatmap {
     drawCorner(context, "expert", y + height);
   }
 
-  private point(event: PointerEvent): void {
+  /** The cell under the pointer; left of the map, beside its number, the whole layer. */
+  private cellAt(event: MouseEvent): Cell | null {
     const map = this.shown;
-    if (!map) return;
+    if (!map?.layers) return null;
     const box = this.canvas.node.getBoundingClientRect();
     const { x, y, width, height } = this.plot();
     const expert = Math.floor(((event.clientX - box.left - x) / width) * map.experts);
     const layer = Math.floor(((event.clientY - box.top - y) / height) * map.layers);
-    const inside = expert >= 0 && expert < map.experts && layer >= 0 && layer < map.layers;
-    this.select(inside ? layer * map.experts + expert : null);
-  }
-
-  private key(event: KeyboardEvent): void {
-    const map = this.shown;
-    const moves: Record<string, [number, number]> = {
-      ArrowLeft: [0, -1],
-      ArrowRight: [0, 1],
-      ArrowUp: [-1, 0],
-      ArrowDown: [1, 0],
-    };
-    const move = moves[event.key];
-    if (event.key === "Escape") this.select(null);
-    if (!map || !move) return;
-    event.preventDefault();
-    event.stopPropagation();
-    const at = this.hovered ?? 0;
-    const layer = Math.floor(at / map.experts) + (this.hovered === null ? 0 : move[0]);
-    const expert = (at % map.experts) + (this.hovered === null ? 0 : move[1]);
-    const clamp = (value: number, end: number) => Math.max(0, Math.min(end - 1, value));
-    this.select(clamp(layer, map.layers) * map.experts + clamp(expert, map.experts));
-  }
-
-  private select(index: number | null): void {
-    if (index === this.hovered) return;
-    this.hovered = index;
-    this.onHover();
+    if (layer < 0 || layer >= map.layers || expert >= map.experts) return null;
+    return { layer, expert: expert < 0 ? null : expert };
   }
 }
 

@@ -1,11 +1,12 @@
 // Read latency per token as three lines, drawn by uPlot. A token without reads is a gap, not 0.
 
 import uPlot from "uplot";
-import { tokenTicks } from "./bars";
+import { listen, tokenTicks, veilLater } from "./bars";
+import { boxOf } from "./canvas";
 import { MARGIN } from "./constants";
 import { el } from "./dom";
+import type { Focus } from "./focus";
 import { drawCorner, drawSideways } from "./heatmap";
-import type { Hover } from "./hover";
 import { Axis, type Span } from "./span";
 import type { StepLog } from "./state";
 import type { Theme } from "./theme";
@@ -18,26 +19,24 @@ export class Latency {
   });
   private plot: uPlot | null = null;
   private theme: Theme | null = null;
-  private shown: Span = { from: 0, to: 1, origin: 0, prompt: false };
+  private shown: Span = { from: 0, to: 1, origin: 0, prompt: false, until: null };
   private end = 0;
   /** Whether there is any latency to show: a scale without data would be made up. */
   private any = false;
 
   constructor(
-    private readonly hover: Hover,
+    private readonly focus: Focus,
     signal: AbortSignal,
   ) {
-    this.node.addEventListener("pointermove", (event) => this.point(event), { signal });
-    this.node.addEventListener("pointerleave", () => hover.set(null), { signal });
-    this.node.addEventListener("blur", () => hover.set(null), { signal });
-    this.node.addEventListener("keydown", (e) => hover.key(e, this.shown.from, this.end), {
+    listen(this.node, focus, (x) => this.stepAt(x), signal);
+    this.node.addEventListener("keydown", (e) => focus.stepKey(e, this.shown.from, this.end), {
       signal,
     });
     signal.addEventListener("abort", () => this.plot?.destroy());
   }
 
   draw(steps: StepLog, shown: Span, theme: Theme): void {
-    const box = this.node.getBoundingClientRect();
+    const box = boxOf(this.node.parentElement ?? this.node);
     if (box.width < 20 || box.height < 20) return;
     this.theme = theme;
     this.shown = shown;
@@ -99,12 +98,12 @@ export class Latency {
         { stroke: colour("p95"), width: 1.5, dash: [5, 3], points: POINTS },
         { stroke: colour("top"), width: 1, dash: [1.5, 2.5], points: POINTS },
       ],
-      hooks: { drawClear: [(u) => this.drawHover(u)], draw: [(u) => this.drawTitles(u)] },
+      hooks: { drawClear: [(u) => this.drawFocus(u)], draw: [(u) => this.drawTitles(u)] },
     };
   }
 
-  private drawHover(u: uPlot): void {
-    const step = this.hover.step;
+  private drawFocus(u: uPlot): void {
+    const step = this.focus.step;
     if (step === null || step < this.shown.from || step >= this.shown.to) return;
     const left = u.valToPos(step, "x", true);
     const width = Math.max(3, u.valToPos(step + 1, "x", true) - left);
@@ -117,6 +116,7 @@ export class Latency {
     const scale = window.devicePixelRatio || 1;
     ctx.save();
     ctx.scale(scale, scale);
+    veilLater(ctx, new Axis(this.shown, u.width), bbox.height / scale, this.theme!);
     ctx.font = this.theme!.font;
     ctx.fillStyle = this.theme!.muted;
     drawSideways(ctx, "ms", 9, (bbox.top + bbox.height / 2) / scale);
@@ -124,10 +124,10 @@ export class Latency {
     ctx.restore();
   }
 
-  private point(event: PointerEvent): void {
+  private stepAt(clientX: number): number | null {
     const box = this.node.getBoundingClientRect();
-    const step = new Axis(this.shown, box.width).step(event.clientX - box.left);
-    this.hover.set(step >= this.shown.from && step < this.end ? step : null);
+    const step = new Axis(this.shown, box.width).step(clientX - box.left);
+    return step >= this.shown.from && step < this.end ? step : null;
   }
 }
 

@@ -17,7 +17,14 @@ export class Panel {
   private readonly tableBox = el("div", "oj-table", { tabindex: "0" });
   private readonly toggle: HTMLButtonElement;
   private builtAt = 0;
+  private readonly fold: HTMLButtonElement;
   tableOpen = false;
+  folded = false;
+
+  /** Whether its plots are in sight. */
+  get drawn(): boolean {
+    return !this.tableOpen && !this.folded;
+  }
 
   /** `table` is asked for only while it is shown; `changed` when the panel wants to be drawn. */
   constructor(
@@ -28,7 +35,23 @@ export class Panel {
     changed: () => void,
     signal: AbortSignal,
   ) {
-    this.toggle = el("button", "oj-button", { type: "button", "aria-pressed": "false" }, "Table");
+    this.fold = el("button", "oj-fold", { type: "button", "aria-expanded": "true" }, title);
+    this.fold.addEventListener(
+      "click",
+      () => {
+        this.folded = !this.folded;
+        this.fold.setAttribute("aria-expanded", String(!this.folded));
+        this.node.classList.toggle("oj-folded", this.folded);
+        changed();
+      },
+      { signal },
+    );
+    this.toggle = el(
+      "button",
+      "oj-button oj-as-table",
+      { type: "button", "aria-pressed": "false" },
+      "Table",
+    );
     this.toggle.setAttribute("aria-label", `${title}: show as a table`);
     this.toggle.addEventListener(
       "click",
@@ -48,7 +71,7 @@ export class Panel {
       "header",
       "oj-panel-head",
       {},
-      el("h3", "", {}, title),
+      el("h3", "", {}, this.fold),
       this.aside,
       this.toggle,
     );
@@ -88,7 +111,7 @@ export class Panel {
 
   /** Bring the table up to date, at most twice a second: it is a lot of elements. */
   drawTable(now: number): void {
-    if (!this.tableOpen || now - this.builtAt < 500) return;
+    if (!this.tableOpen || this.folded || now - this.builtAt < 500) return;
     this.builtAt = now;
     const { caption, head, rows } = this.table();
     const cells = (tag: "th" | "td", row: string[]) => row.map((text) => el(tag, "", {}, text));

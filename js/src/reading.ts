@@ -2,13 +2,12 @@
 
 import { Bars } from "./bars";
 import { el } from "./dom";
+import type { Focus } from "./focus";
 import { byteScale, bytes, integer, ms, plural, short } from "./format";
-import type { Hover } from "./hover";
 import { Latency } from "./latency";
+import type { Look } from "./look";
 import { legendItem, Panel, type Table } from "./panel";
-import { type Span, stepName } from "./span";
 import type { RunState } from "./state";
-import type { Theme } from "./theme";
 
 const LAST = 20;
 
@@ -19,11 +18,11 @@ export class ReadingPanel {
   readonly panel: Panel;
   private readonly lines: Latency;
   private readonly bars: Bars;
-  private shown: Span = { from: 0, to: 0, origin: 0, prompt: true };
+  private name = (step: number): string => String(step);
 
   constructor(
     private readonly state: RunState,
-    private readonly hover: Hover,
+    private readonly focus: Focus,
     changed: () => void,
     signal: AbortSignal,
   ) {
@@ -38,28 +37,29 @@ export class ReadingPanel {
     );
     const table = () => this.table();
     this.panel = new Panel("Read latency", "latency", legend, table, changed, signal);
-    this.lines = new Latency(hover, signal);
-    this.bars = new Bars("Bytes read for each token", hover, signal);
+    this.lines = new Latency(focus, signal);
+    this.bars = new Bars("Bytes read for each token", focus, signal);
     this.panel.add(this.lines.node, 3);
     this.panel.add(this.bars.canvas.node, 2);
   }
 
-  draw(shown: Span, theme: Theme): void {
-    this.shown = shown;
+  draw(look: Look): void {
+    const { shown, theme, lit } = look;
+    this.name = look.name;
     const { steps } = this.state;
     this.panel.setAside("ms per read, by token");
-    this.panel.setReadout(this.readout());
-    if (this.panel.tableOpen) return;
+    this.panel.setReadout(this.readout(shown.until));
+    if (!this.panel.drawn) return;
     this.lines.draw(steps, shown, theme);
     const values = steps.column("nbytes", shown.from, shown.to);
     const { factor, unit } = byteScale(values.reduce((most, value) => Math.max(most, value), 0));
     const parts = [{ values, colour: theme.read }];
-    this.bars.draw({ shown, parts, title: unit, factor }, theme);
+    this.bars.draw({ shown, parts, title: unit, factor, lit }, theme);
   }
 
-  private readout(): string {
+  private readout(until: number | null): string {
     const { steps } = this.state;
-    const step = this.hover.step;
+    const step = this.focus.step ?? until;
     if (step === null) {
       const last = steps.end - 1;
       return steps.length ? this.describe(last) : "";
@@ -71,7 +71,7 @@ export class ReadingPanel {
     const { steps } = this.state;
     const reads = steps.at("reads", step);
     if (Number.isNaN(reads)) return "";
-    const name = stepName(step, this.shown);
+    const name = this.name(step);
     if (reads === 0) return `${name} · no reads`;
     const [p50, p95, max] = (["p50", "p95", "max"] as const).map((c) => short(steps.at(c, step)));
     const quantiles =
@@ -85,7 +85,7 @@ export class ReadingPanel {
     const { steps } = this.state;
     const rows: string[][] = [];
     for (let step = steps.end - 1; step >= Math.max(steps.first, steps.end - LAST); step -= 1) {
-      const name = stepName(step, this.shown);
+      const name = this.name(step);
       const quantiles = (["p50", "p95", "max"] as const).map((c) => ms(steps.at(c, step)));
       const reads = integer(steps.at("reads", step));
       const spent = ms(steps.at("tokenMs", step));

@@ -1,11 +1,13 @@
 // Panel: how often each expert was chosen.
 
 import { el, setText } from "./dom";
+import type { Focus } from "./focus";
 import { integer, NONE, percent, plural } from "./format";
 import { Heatmap } from "./heatmap";
+import type { Look } from "./look";
 import { legendItem, Panel, type Table } from "./panel";
-import type { RunState } from "./state";
-import { CIVIDIS, type Theme } from "./theme";
+import type { Picture, RunState } from "./state";
+import { CIVIDIS } from "./theme";
 
 const TOP = 12;
 
@@ -14,12 +16,15 @@ export class RoutingPanel {
   private readonly map: Heatmap;
   private readonly most = el("span", "", {}, NONE);
   private levels = new Uint8Array(0);
+  private picture: Picture;
 
   constructor(
     private readonly state: RunState,
+    private readonly focus: Focus,
     changed: () => void,
     signal: AbortSignal,
   ) {
+    this.picture = state;
     const stops = CIVIDIS.map((rgb) => `rgb(${rgb.join(",")})`).join(",");
     const ramp = el("span", "oj-ramp", { "aria-hidden": "true" });
     ramp.style.background = `linear-gradient(to right, ${stops})`;
@@ -33,44 +38,52 @@ export class RoutingPanel {
       changed,
       signal,
     );
-    this.map = new Heatmap(
-      "How often each expert was chosen, by layer and expert",
-      changed,
-      signal,
-    );
+    this.map = new Heatmap("How often each expert was chosen, by layer and expert", focus, signal);
     this.panel.add(this.map.canvas.node);
   }
 
-  draw(theme: Theme): void {
+  draw(look: Look): void {
     const { state } = this;
-    if (this.levels.length !== state.counts.length)
-      this.levels = new Uint8Array(state.counts.length);
-    levelsOf(state.counts, state.maxCount, this.levels);
+    const { picture, theme } = look;
+    this.picture = picture;
+    if (this.levels.length !== picture.counts.length)
+      this.levels = new Uint8Array(picture.counts.length);
+    levelsOf(picture.counts, picture.maxCount, this.levels);
     const { layers, experts } = state;
-    setText(this.most, state.maxCount ? integer(state.maxCount) : NONE);
+    setText(this.most, picture.maxCount ? integer(picture.maxCount) : NONE);
     this.panel.setAside("times chosen");
-    if (!this.panel.tableOpen) {
-      this.map.draw({ layers, experts, levels: this.levels, colours: theme.ramp }, theme);
+    if (this.panel.drawn) {
+      const map = { layers, experts, levels: this.levels, colours: theme.ramp };
+      this.map.draw({ ...map, chosen: look.chosen }, theme);
     }
-    this.panel.setReadout(this.readout());
+    this.panel.setReadout(this.readout(look));
   }
 
-  private readout(): string {
-    const { state } = this;
+  private readout(look: Look): string {
+    const { state, focus } = this;
+    const { counts, layerTotals } = look.picture;
     if (!state.seq) return "";
-    const at = this.map.hovered;
-    if (at === null || at >= state.counts.length) {
-      const chosen = state.counts.reduce((n, count) => n + (count > 0 ? 1 : 0), 0);
-      return `${integer(chosen)} of ${integer(state.counts.length)} experts chosen so far`;
+    const { cell, step } = focus;
+    if (cell && cell.layer < state.layers && (cell.expert ?? 0) < state.experts) {
+      const { layer, expert } = cell;
+      const total = layerTotals[layer] || 1;
+      if (expert === null) {
+        const row = counts.subarray(layer * state.experts, (layer + 1) * state.experts);
+        return `layer ${layer} · ${some(row)} · ${plural(layerTotals[layer], "choice")}`;
+      }
+      const times = counts[layer * state.experts + expert];
+      const share = percent(times, total);
+      return `layer ${layer} · expert ${expert} · ${plural(times, "time")} (${share} of the layer)`;
     }
-    const layer = Math.floor(at / state.experts);
-    const share = percent(state.counts[at], state.layerTotals[layer] || 1);
-    const times = plural(state.counts[at], "time");
-    return `layer ${layer} · expert ${at % state.experts} · ${times} (${share} of the layer)`;
+    if (step !== null && look.chosen?.length) {
+      return `${look.name(step)} · its ${integer(look.chosen.length)} choices are ringed, misses filled`;
+    }
+    return `${some(counts)} so far`;
   }
 
   private table(): Table {
-    const { counts, experts, layerTotals } = this.state;
+    const { counts, layerTotals } = this.picture;
+    const { experts } = this.state;
     const order = Array.from(counts.keys()).sort((a, b) => counts[b] - counts[a]);
     const rows = order.slice(0, TOP).map((at) => {
       const layer = Math.floor(at / experts);
@@ -80,6 +93,12 @@ export class RoutingPanel {
     const caption = `The ${TOP} experts chosen most often`;
     return { caption, head: ["Layer", "Expert", "Times", "Of its layer"], rows };
   }
+}
+
+/** "12 of 128 experts chosen". */
+function some(counts: Uint32Array): string {
+  const chosen = counts.reduce((n, count) => n + (count > 0 ? 1 : 0), 0);
+  return `${integer(chosen)} of ${plural(counts.length, "expert")} chosen`;
 }
 
 /** Levels 1 to 255 by the square root of the count; 0 stays 0. Written to `out`. */

@@ -1,7 +1,8 @@
 // Which steps the charts show, and what a step is called.
 //
-// Once a token has been generated the charts begin there: a long prompt would otherwise fill them,
-// and what it costs is paid in chunks. Until then they show the prompt as it is read.
+// Once tokens are generated the charts begin at the step that produced the first: a long prompt
+// would otherwise fill them, and what it costs is paid in chunks. Until then they show the prompt as
+// it is read.
 
 import { MARGIN, MIN_SPAN } from "./constants";
 import type { RunState } from "./state";
@@ -13,13 +14,15 @@ export interface Span {
   /** Number of the step that is token 1. */
   origin: number;
   prompt: boolean;
+  /** The last step that is shown, when the run is scrubbed back; null while it is followed. */
+  until: number | null;
 }
 
-export function span(state: RunState): Span {
+export function span(state: RunState, until: number | null = null): Span {
   const prompt = state.totals.decodeSteps === 0;
-  const origin = prompt ? 0 : state.firstDecodeStep;
+  const origin = prompt ? 0 : state.firstToken;
   const from = Math.max(origin, state.steps.first);
-  return { from, to: Math.max(state.steps.end, from + MIN_SPAN), origin, prompt };
+  return { from, to: Math.max(state.steps.end, from + MIN_SPAN), origin, prompt, until };
 }
 
 /** "token 12", or "prompt 3". */

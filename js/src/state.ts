@@ -1,7 +1,8 @@
 // What is known of one run: the fold of its frames. No DOM, no messages.
 
 import { KEPT_STEPS, KEPT_TEXT, RECENT_STEPS } from "./constants";
-import type { Frame, StepColumns, Totals } from "./frames";
+import { type Frame, NO_EXPERT, type StepColumns, type Totals } from "./frames";
+import { MoveLog, RoutingLog } from "./history";
 
 export type Applied = "applied" | "old" | "gap";
 
@@ -21,7 +22,20 @@ const NO_TOTALS: Totals = {
 
 const NEVER = -1_000_000;
 
-export class RunState {
+/** What the maps show: experts as they were after some step, or as they are now. */
+export interface Picture {
+  /** Per expert, at layer * experts + expert. */
+  readonly counts: Uint32Array;
+  readonly resident: Uint8Array;
+  readonly layerTotals: Float64Array;
+  readonly maxCount: number;
+  readonly residentCount: number;
+  isRecent(index: number): boolean;
+  /** Tokens since the expert arrived; null when it was there from the start. */
+  arrivedAgo(index: number): number | null;
+}
+
+export class RunState implements Picture {
   run = -1;
   seq = 0;
   layers = 0;
@@ -35,11 +49,20 @@ export class RunState {
   /** Grows with every change, so that a view knows whether to draw. */
   version = 0;
 
-  /** Text kept, and how often its beginning changed (a view then starts over). */
+  /** Tokens of the call that is open, and how many layers it has routed. */
+  callTokens = 0;
+  callLayers = 0;
+
+  /** Text kept, how much was dropped before it, and how often its beginning changed. */
   text = "";
+  textStart = 0;
   textEpoch = 0;
+  /** How often the state was told anew. */
+  epoch = 0;
 
   readonly steps = new StepLog();
+  readonly routing = new RoutingLog();
+  readonly moves = new MoveLog();
   /** Per expert, at layer * experts + expert. */
   counts = new Uint32Array(0);
   layerTotals = new Float64Array(0);
@@ -79,9 +102,47 @@ export class RunState {
     return at === NEVER ? null : this.totals.steps - at;
   }
 
-  /** The first step that read a generated token: prefill always comes first. */
-  get firstDecodeStep(): number {
-    return this.totals.steps - this.totals.decodeSteps;
+  /** The step that produced the first token: the one before the first that read one. */
+  get firstToken(): number {
+    return Math.max(0, this.totals.steps - this.totals.decodeSteps - 1);
+  }
+
+  /** Tokens generated so far. */
+  get generated(): number {
+    return this.totals.decodeSteps ? this.totals.steps - this.firstToken : 0;
+  }
+
+  /** The text that was let go of after a step; "" when it is not known where it began. */
+  textOf(step: number): string {
+    const [from, to] = [this.textEndOf(step - 1), this.steps.at("textEnd", step)];
+    if (Number.isNaN(from) || !(to > from)) return "";
+    return this.text.slice(Math.max(0, from - this.textStart), Math.max(0, to - this.textStart));
+  }
+
+  /** Where the text of a step ends, counted from the run's beginning; NaN when not known. */
+  textEndOf(step: number): number {
+    return step < 0 ? 0 : this.steps.at("textEnd", step);
+  }
+
+  /** The steps that chose an expert, of those whose routing is kept. */
+  usersOf(layer: number, expert: number): number[] {
+    const { routing } = this;
+    const out: number[] = [];
+    for (let step = routing.first; step < routing.end; step += 1) {
+      if (routing.chosen(step, layer).includes(expert)) out.push(step);
+    }
+    return out;
+  }
+
+  /** Hits and look-ups of one layer in a step. */
+  layerHits(step: number, layer: number): [number, number] {
+    let [hits, asked] = [0, 0];
+    this.routing.chosen(step, layer).forEach((expert, j) => {
+      if (expert === NO_EXPERT) return;
+      asked += 1;
+      hits += this.routing.hit(step, layer, j) ? 1 : 0;
+    });
+    return [hits, asked];
   }
 
   /** Generated tokens a second over all decode calls, NaN before the first. */
@@ -105,8 +166,12 @@ export class RunState {
     this.residentCount = 0;
     this.maxCount = 0;
     this.text = "";
+    this.textStart = frame.textStart;
     this.textEpoch += 1;
+    this.epoch += 1;
     this.steps.clear(frame.firstStep);
+    this.routing.clear(frame.firstStep);
+    this.moves.clear();
     this.stale = false;
   }
 
@@ -117,7 +182,11 @@ export class RunState {
     this.totals = frame.totals;
     this.final = frame.final;
     this.version += 1;
+    this.callTokens = frame.callTokens;
+    this.callLayers = frame.callLayers;
     this.steps.append(frame.steps, frame.nSteps);
+    this.routing.append(frame);
+    this.moves.append(frame);
     this.addText(frame.text);
     for (let i = 0; i < frame.count.length; i += 1) {
       const index = frame.countIndex[i];
@@ -138,6 +207,7 @@ export class RunState {
   private addText(text: string): void {
     this.text += text;
     if (this.text.length > 2 * KEPT_TEXT) {
+      this.textStart += this.text.length - KEPT_TEXT;
       this.text = this.text.slice(-KEPT_TEXT);
       this.textEpoch += 1;
     }
@@ -158,9 +228,15 @@ export class StepLog {
     p50: new Float32Array(this.capacity),
     p95: new Float32Array(this.capacity),
     max: new Float32Array(this.capacity),
+    routeMs: new Float32Array(this.capacity),
+    lookupMs: new Float32Array(this.capacity),
+    waitMs: new Float32Array(this.capacity),
+    installMs: new Float32Array(this.capacity),
+    sampleMs: new Float32Array(this.capacity),
     hits: new Uint32Array(this.capacity),
     misses: new Uint32Array(this.capacity),
     reads: new Uint32Array(this.capacity),
+    textEnd: new Uint32Array(this.capacity),
     phase: new Uint8Array(this.capacity),
   };
 

@@ -1,41 +1,226 @@
-// The generated text as it grows. It is the model's, so it is only ever set as text.
+// Panel: the generated text, token by token, shaded by how much of what it needed was missing.
+//
+// The text is the model's, so it is only ever set as text. Each token is an element of its own;
+// text whose token is not known any more stands before them as it is.
 
+import { KEPT_STEPS } from "./constants";
 import { el, setText } from "./dom";
+import type { Focus } from "./focus";
+import { integer, ms, plural } from "./format";
 import type { Status } from "./host";
+import type { Look } from "./look";
+import { legendItem, Panel, type Table } from "./panel";
 import type { RunState } from "./state";
 
-export class TextPane {
-  readonly node: HTMLElement;
+const LAST = 20;
+
+/** From which share of misses a token gets the next shade and underline. */
+const SHADES = [0, 0.1, 0.3] as const;
+
+export class TextPanel {
+  readonly panel: Panel;
   private readonly log = el("div", "oj-log", { role: "log", tabindex: "0" });
-  private readonly body = document.createTextNode("");
+  /** Text before the first known token, and after the last. */
+  private readonly lead = document.createTextNode("");
+  private readonly rest = document.createTextNode("");
   private readonly hint = el("span", "oj-hint");
   private readonly caret = el("span", "oj-caret", { "aria-hidden": "true" });
   private readonly prompt = el("div", "oj-prompt");
-  private shown = 0;
+  private readonly tokens = new Map<number, HTMLElement>();
+  private readonly stepOf = new WeakMap<Element, number>();
+  /** Classes set on tokens, and on which steps. */
+  private readonly marked = new Map<string, Set<number>>();
+  private next = 0;
   private epoch = -1;
+  private length = 0;
+  /** Whether the end of the text is in sight, and so stays in sight. */
+  private following = true;
+  private revealed: number | null = null;
+  private name = (step: number): string => String(step);
 
-  constructor() {
+  constructor(
+    private readonly state: RunState,
+    private readonly focus: Focus,
+    changed: () => void,
+    signal: AbortSignal,
+  ) {
     this.log.setAttribute("aria-label", "Generated text");
-    this.log.append(this.body, this.caret, this.hint);
-    this.node = el("section", "oj-panel oj-text", { "aria-label": "Text" }, this.prompt, this.log);
+    this.log.append(this.lead, this.rest, this.caret, this.hint);
+    const legend = el(
+      "span",
+      "oj-legend-row",
+      {},
+      el("span", "oj-legend-item", {}, "missed:"),
+      legendItem("miss-0", "nothing"),
+      legendItem("miss-1", "little"),
+      legendItem("miss-2", "over 10\u202f%"),
+      legendItem("miss-3", "over 30\u202f%"),
+    );
+    legend.title = "Of the look-ups that a token's call made, how many were not in RAM";
+    this.panel = new Panel("Text", "text", legend, () => this.table(), changed, signal);
+    this.panel.add(el("div", "oj-reading", {}, this.prompt, this.log));
+    this.listen(signal);
   }
 
-  draw(state: RunState, status: Status, prompt: string): void {
+  draw(look: Look, status: Status, prompt: string): void {
+    const { state } = this;
+    this.name = look.name;
     setText(this.prompt, prompt);
     this.prompt.hidden = !prompt;
-    const following = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 24;
-    if (state.textEpoch !== this.epoch) {
-      this.body.data = state.text;
-      this.epoch = state.textEpoch;
-    } else if (state.text.length > this.shown) {
-      this.body.appendData(state.text.slice(this.shown));
-    }
-    const grew = state.text.length !== this.shown;
-    this.shown = state.text.length;
-    this.caret.hidden = status !== "running" || this.shown === 0;
-    setText(this.hint, this.shown ? "" : hint(state, status));
-    if (grew && following) this.log.scrollTop = this.log.scrollHeight;
+    const count = state.generated;
+    this.panel.setAside(count ? plural(count, "token") : "");
+    this.panel.setReadout(this.readout(look.shown.until));
+    this.grow();
+    this.mark("oj-later", this.later(look.shown.until));
+    this.mark("oj-on", this.focus.step === null ? [] : [this.focus.step]);
+    this.mark("oj-pinned", this.focus.pinnedStep === null ? [] : [this.focus.pinnedStep]);
+    this.mark("oj-lit", look.lit ?? []);
+    this.caret.hidden = status !== "running" || !state.text || look.shown.until !== null;
+    setText(this.hint, state.text ? "" : hint(state, status));
+    if (this.length !== state.text.length && this.following && look.shown.until === null)
+      this.log.scrollTop = this.log.scrollHeight;
+    this.length = state.text.length;
   }
+
+  /** The steps after the one that is shown; it is kept in sight. */
+  private later(until: number | null): number[] {
+    if (until === null) {
+      this.revealed = null;
+      return [];
+    }
+    if (until !== this.revealed) this.reveal(until);
+    this.revealed = until;
+    const { end } = this.state.steps;
+    return Array.from({ length: Math.max(0, end - until - 1) }, (_, i) => until + 1 + i);
+  }
+
+  /** Add the tokens that came since the last time. */
+  private grow(): void {
+    const { state } = this;
+    const { steps } = state;
+    if (state.textEpoch !== this.epoch || this.tokens.size > 2 * KEPT_STEPS) this.restart();
+    const fresh: HTMLElement[] = [];
+    for (let step = this.next; step < steps.end; step += 1) {
+      const text = state.textOf(step);
+      if (!text) continue;
+      const token = el("span", `oj-token oj-miss-${this.shade(step)}`, {}, text);
+      this.tokens.set(step, token);
+      this.stepOf.set(token, step);
+      fresh.push(token);
+    }
+    this.next = Math.max(this.next, steps.end);
+    this.rest.before(...fresh);
+    const told = steps.length ? state.textEndOf(steps.end - 1) : state.textStart;
+    const rest = state.text.slice(Math.max(0, told - state.textStart));
+    if (this.rest.data !== rest) this.rest.data = rest;
+  }
+
+  private restart(): void {
+    const { state } = this;
+    for (const token of this.tokens.values()) token.remove();
+    this.tokens.clear();
+    this.marked.clear();
+    this.epoch = state.textEpoch;
+    // Where the oldest step's text begins is told by the one before it, which is gone.
+    this.next = state.steps.first > 0 ? state.steps.first + 1 : 0;
+    const lead = this.next ? state.textEndOf(state.steps.first) : 0;
+    this.lead.data = state.text.slice(0, Math.max(0, (lead || 0) - state.textStart));
+  }
+
+  /** 0 to 3: how much of what the step looked up was missing. */
+  private shade(step: number): number {
+    const { steps } = this.state;
+    const misses = steps.at("misses", step);
+    const share = misses / Math.max(1, misses + steps.at("hits", step));
+    return SHADES.filter((least) => share > least).length;
+  }
+
+  /** Let exactly `steps` carry a class. */
+  private mark(name: string, steps: readonly number[]): void {
+    const before = this.marked.get(name) ?? new Set();
+    const now = new Set(steps);
+    for (const step of before) if (!now.has(step)) this.tokens.get(step)?.classList.remove(name);
+    for (const step of now) if (!before.has(step)) this.tokens.get(step)?.classList.add(name);
+    this.marked.set(name, now);
+  }
+
+  private listen(signal: AbortSignal): void {
+    const { log, focus } = this;
+    const at = (event: Event): number | null => {
+      const token = (event.target as Element).closest?.(".oj-token");
+      return (token && this.stepOf.get(token)) ?? null;
+    };
+    log.addEventListener(
+      "scroll",
+      () => {
+        this.following = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+      },
+      { signal },
+    );
+    log.addEventListener("pointerover", (event) => focus.hoverStep(at(event)), { signal });
+    log.addEventListener("pointerleave", () => focus.hoverStep(null), { signal });
+    log.addEventListener("blur", () => focus.hoverStep(null), { signal });
+    log.addEventListener(
+      "click",
+      (event) => {
+        // Who has just marked some text wants to copy it.
+        if (at(event) === null || getSelection()?.isCollapsed === false) return;
+        focus.hoverStep(at(event));
+        focus.pinStep();
+      },
+      { signal },
+    );
+    log.addEventListener(
+      "keydown",
+      (event) => {
+        const { state } = this;
+        const from = Math.max(state.firstToken, state.steps.first);
+        focus.stepKey(event, from, state.steps.end);
+        if (focus.step !== null) this.reveal(focus.step);
+      },
+      { signal },
+    );
+  }
+
+  /** Scroll the text, and nothing else on the page, until a token can be seen. */
+  private reveal(step: number): void {
+    const token = this.tokens.get(step);
+    if (!token) return;
+    const [box, view] = [token.getBoundingClientRect(), this.log.getBoundingClientRect()];
+    if (box.top < view.top) this.log.scrollTop -= view.top - box.top;
+    if (box.bottom > view.bottom) this.log.scrollTop += box.bottom - view.bottom;
+  }
+
+  private readout(until: number | null): string {
+    const { state, focus } = this;
+    const step = focus.step ?? until ?? (state.generated ? state.steps.end - 1 : null);
+    if (step === null || Number.isNaN(state.steps.at("tokenMs", step))) return "";
+    const [hits, misses] = [state.steps.at("hits", step), state.steps.at("misses", step)];
+    const text = visible(state.textOf(step));
+    const words = [this.name(step), text, ms(state.steps.at("tokenMs", step))];
+    if (hits + misses) words.push(`${misses} of ${integer(hits + misses)} missed`);
+    return words.filter(Boolean).join(" · ");
+  }
+
+  private table(): Table {
+    const { state } = this;
+    const { steps } = state;
+    const rows: string[][] = [];
+    const least = Math.max(state.firstToken, steps.first, steps.end - LAST);
+    for (let step = steps.end - 1; step >= least; step -= 1) {
+      const numbers = [steps.at("hits", step), steps.at("misses", step)].map(integer);
+      const spent = ms(steps.at("tokenMs", step));
+      rows.push([this.name(step), visible(state.textOf(step)), spent, ...numbers]);
+    }
+    const caption = `The last ${LAST} tokens, newest first`;
+    return { caption, head: ["Token", "Text", "Time", "Hits", "Misses"], rows };
+  }
+}
+
+/** A token's text in quotes, its spaces and line ends kept visible; "" for none. */
+function visible(text: string): string {
+  if (!text) return "";
+  return `“${text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "\u00a0")}”`;
 }
 
 function hint(state: RunState, status: Status): string {

@@ -18,6 +18,12 @@ const ROLES = [
   "top",
   "read",
   "mark",
+  "lit",
+  "route",
+  "lookup",
+  "install",
+  "sample",
+  "other",
 ] as const;
 
 export type Role = (typeof ROLES)[number];

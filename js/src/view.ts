@@ -1,18 +1,24 @@
 // One view of a run: builds the panels and redraws them, at most once an animation frame, and not
 // at all while nobody can see it.
 
+import { measure } from "./canvas";
 import { CALM_REDRAW_MS, REST } from "./constants";
 import { el } from "./dom";
+import { Focus } from "./focus";
 import { Header } from "./header";
-import { Hover } from "./hover";
+import { lookAt } from "./look";
+import type { Panel } from "./panel";
+import { Past } from "./past";
+import { Playback } from "./playback";
 import { ReadingPanel } from "./reading";
 import { ResidencyPanel } from "./residency";
 import { RoutingPanel } from "./routing";
-import { span } from "./span";
 import type { RunState } from "./state";
 import type { Store } from "./store";
-import { TextPane } from "./text";
+import { TextPanel } from "./text";
 import { readTheme, type Theme, watchTheme } from "./theme";
+import { TimePanel } from "./time";
+import { Transport } from "./transport";
 
 /** ipywidgets puts this class on a widget whose kernel is gone. */
 const DISCONNECTED = ".jupyter-widgets-disconnected";
@@ -22,10 +28,16 @@ export class View {
   /** How many times it was drawn, for tests and for those who wonder. */
   draws = 0;
   private readonly header: Header;
-  private readonly text = new TextPane();
+  private readonly focus: Focus;
+  private readonly text: TextPanel;
   private readonly routing: RoutingPanel;
   private readonly residency: ResidencyPanel;
   private readonly reading: ReadingPanel;
+  private readonly time: TimePanel;
+  private readonly past: Past;
+  private readonly playback: Playback;
+  private readonly transport: Transport;
+  private readonly panels: Panel[];
   private theme: Theme | null = null;
   private visible = false;
   private request = 0;
@@ -42,16 +54,27 @@ export class View {
   ) {
     const { state } = store;
     const changed = () => this.schedule();
-    const hover = new Hover(changed);
+    this.focus = new Focus(changed);
+    this.past = new Past(state);
+    this.playback = new Playback(state, this.past);
+    this.transport = new Transport(state, this.playback, changed, signal);
+    const shared = [state, this.focus, changed, signal] as const;
     this.header = new Header(store, changed, signal);
-    this.routing = new RoutingPanel(state, changed, signal);
-    this.residency = new ResidencyPanel(state, hover, changed, signal);
-    this.reading = new ReadingPanel(state, hover, changed, signal);
-    const panels = [this.routing, this.residency, this.reading].map((each) => each.panel.node);
-    const grid = el("div", "oj-grid", {}, this.text.node, ...panels);
+    this.text = new TextPanel(...shared);
+    this.routing = new RoutingPanel(...shared);
+    this.residency = new ResidencyPanel(...shared);
+    this.reading = new ReadingPanel(...shared);
+    this.time = new TimePanel(...shared);
+    // Three columns in a wide cell; the first lies above the others in a narrower one.
+    const columns = [[this.text, this.time], [this.routing, this.reading], [this.residency]];
+    this.panels = columns.flat().map((each) => each.panel);
+    const column = (panels: { panel: Panel }[]) =>
+      el("div", "oj-col", {}, ...panels.map((each) => each.panel.node));
+    const grid = el("div", "oj-grid", {}, ...columns.map(column));
     // Without the attribute, typing here would trigger the notebook's shortcuts.
     this.root = el("div", "oj-root", { "data-lm-suppress-shortcuts": "true" });
-    this.root.append(el("div", "oj-frame", {}, this.header.node, grid));
+    const frame = el("div", "oj-frame", {}, this.header.node, this.transport.node, grid);
+    this.root.append(frame);
     parent.append(this.root);
     this.watch(signal);
   }
@@ -102,20 +125,29 @@ export class View {
     this.store.drain();
     this.theme ??= readTheme(this.root);
     const { state, info, status } = this.store;
-    const shown = span(state);
+    measure(this.root.querySelectorAll(".oj-plot"));
+    this.playback.tick(started);
+    const { at } = this.playback;
+    const picture = at === null ? state : this.past.show(at);
+    const look = lookAt(state, this.focus, this.theme, picture, at);
+    this.transport.draw(this.store.running);
     this.header.draw(!this.root.closest(DISCONNECTED));
-    this.text.draw(state, status, info.prompt ?? "");
-    this.routing.draw(this.theme);
-    this.residency.draw(shown, this.theme);
-    this.reading.draw(shown, this.theme);
-    const panels = [this.routing.panel, this.residency.panel, this.reading.panel];
-    for (const panel of panels) {
-      panel.setHint(hint(state));
+    this.routing.draw(look);
+    this.residency.draw(look);
+    this.reading.draw(look);
+    this.time.draw(look);
+    for (const panel of this.panels) {
+      // A dense model has no experts to show, but text and time.
+      const needsExperts = panel !== this.text.panel && panel !== this.time.panel;
+      panel.setHint(panel === this.text.panel ? "" : hint(state, needsExperts));
       panel.drawTable(now);
     }
+    // The last to draw: to scroll to its end it must be laid out.
+    this.text.draw(look, status, info.prompt ?? "");
     // A table is brought up to date less often than it changes; the last change must show too.
     this.cost += (performance.now() - started - this.cost) / 4;
-    if (this.store.running && panels.some((panel) => panel.tableOpen)) this.drawLater(600);
+    if (this.playback.playing) this.schedule();
+    if (this.store.running && this.panels.some((panel) => panel.tableOpen)) this.drawLater(600);
   }
 
   private drawLater(wait: number): void {
@@ -127,7 +159,9 @@ export class View {
 }
 
 /** What stands in the plots' place while there is nothing to plot. */
-function hint(state: RunState): string {
+function hint(state: RunState, needsExperts: boolean): string {
   if (state.seq === 0) return "nothing yet";
-  return state.layers * state.experts === 0 ? "this model has no expert layers" : "";
+  return needsExperts && state.layers * state.experts === 0
+    ? "this model has no expert layers"
+    : "";
 }

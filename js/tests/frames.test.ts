@@ -35,6 +35,16 @@ function described(frame: Frame): unknown {
     count: list(frame.count),
     change_index: list(frame.changeIndex),
     change_state: list(frame.changeState),
+    experts_of: nested(frame, (i) => frame.expertsOf[i]),
+    hits_of: nested(frame, (_, row, bit) => {
+      const bytes = Math.ceil((frame.layers * frame.k) / 8);
+      return (frame.hitBits[row * bytes + (bit >> 3)] & (1 << (bit & 7))) !== 0;
+    }),
+    move_step: list(frame.moveStep),
+    move: list(frame.move),
+    moves_from: frame.movesFrom,
+    call_tokens: frame.callTokens,
+    call_layers: frame.callLayers,
     steps: {
       nbytes: list(steps.nbytes),
       token_ms: list(steps.tokenMs),
@@ -45,6 +55,12 @@ function described(frame: Frame): unknown {
       misses: list(steps.misses),
       reads: list(steps.reads),
       phase: list(steps.phase),
+      route_ms: list(steps.routeMs),
+      lookup_ms: list(steps.lookupMs),
+      wait_ms: list(steps.waitMs),
+      install_ms: list(steps.installMs),
+      sample_ms: list(steps.sampleMs),
+      text_end: list(steps.textEnd),
     },
     totals: {
       steps: totals.steps,
@@ -60,6 +76,19 @@ function described(frame: Frame): unknown {
       decode_ns: totals.decodeNs,
     },
   };
+}
+
+/** One value per step, layer and choice, as nested lists. */
+function nested<T>(frame: Frame, value: (i: number, row: number, bit: number) => T): T[][][] {
+  const { routed, layers, k } = frame;
+  return Array.from({ length: routed }, (_, row) =>
+    Array.from({ length: layers }, (_, layer) =>
+      Array.from({ length: k }, (_, j) => {
+        const bit = layer * k + j;
+        return value(row * layers * k + bit, row, bit);
+      }),
+    ),
+  );
 }
 
 for (const name of GOLDEN) {
@@ -80,7 +109,7 @@ test("bytes that are no frame are refused with a reason", async () => {
   };
   expect(() => decode(new Uint8Array(0))).toThrow(FrameError);
   expect(() => decode(changed(0, 7))).toThrow(/not a frame/);
-  expect(() => decode(changed(4, 2))).toThrow(/version 2 was seen, 1 is wanted/);
+  expect(() => decode(changed(4, 3))).toThrow(/version 3 was seen, 2 is wanted/);
   expect(() => decode(good.slice(0, -1))).toThrow(/came as/);
 });
 

@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
-import { KEPT_STEPS } from "../src/constants";
+import { KEPT_MOVES, KEPT_STEPS } from "../src/constants";
 import type { Frame } from "../src/frames";
+import { MoveLog, RoutingLog } from "../src/history";
 import { span, stepName } from "../src/span";
 import { RunState, StepLog } from "../src/state";
 import { noSteps, Synthetic } from "./synthetic";
@@ -24,11 +25,22 @@ function snapshotOf(all: Frame[]): Frame {
   for (const name of Object.keys(steps) as (keyof typeof steps)[]) {
     steps[name].set(state.steps.column(name, 0, n));
   }
+  const routed = state.routing.length;
+  const expertsOf = Uint16Array.from(
+    Array.from({ length: routed * SHAPE.layers }, (_, i) => [
+      ...state.routing.chosen(Math.floor(i / SHAPE.layers), i % SHAPE.layers),
+    ]).flat(),
+  );
   return {
     ...last,
     ...{ since: 0, firstStep: 0, nSteps: n, steps, text: state.text, textStart: 0 },
     ...{ countIndex: index, count: state.counts, changeIndex: here, snapshot: true },
     changeState: new Uint8Array(here.length).fill(1),
+    ...{
+      routed,
+      expertsOf,
+      hitBits: new Uint8Array(routed * Math.ceil((SHAPE.layers * SHAPE.k) / 8)),
+    },
   };
 }
 
@@ -43,7 +55,8 @@ test("the state is the sum of the frames", () => {
   expect(state.residentCount).toBe(state.resident.reduce((a, b) => a + b, 0));
   expect(state.text).toBe(all.map((frame) => frame.text).join(""));
   expect(state.steps.end).toBe(SHAPE.prompt + 20);
-  expect(state.firstDecodeStep).toBe(SHAPE.prompt);
+  expect(state.firstToken).toBe(SHAPE.prompt - 1);
+  expect(state.generated).toBe(21);
 });
 
 test("a lost frame is noticed, and a snapshot mends it", () => {
@@ -80,7 +93,7 @@ test("another run starts from nothing", () => {
   const other = { ...frames(0)[0], run: 2 };
   expect(state.apply(other)).toBe("applied");
   expect(state.seq).toBe(1);
-  expect(state.text).toBe("");
+  expect(state.text).toBe(other.text);
   expect(state.steps.length).toBe(SHAPE.prompt);
 });
 
@@ -112,6 +125,43 @@ test("the log of steps keeps the newest, in order", () => {
   expect(log.end).toBe(8 * KEPT_STEPS);
 });
 
+test("routing and moves keep the newest, and say from where they are whole", () => {
+  const one = frames(1)[1];
+  const [routing, moves] = [new RoutingLog(), new MoveLog()];
+  const total = 3 * KEPT_STEPS;
+  for (let step = 0; step < total; step += 1) {
+    one.expertsOf[0] = step % 8;
+    routing.append({ ...one, firstStep: step });
+  }
+  expect(routing.end).toBe(total);
+  expect(routing.length).toBeGreaterThanOrEqual(KEPT_STEPS);
+  expect(routing.length).toBeLessThanOrEqual(2 * KEPT_STEPS);
+  for (const step of [routing.first, total - 1]) expect(routing.chosen(step, 0)[0]).toBe(step % 8);
+  expect(routing.chosen(routing.first - 1, 0)).toHaveLength(0);
+  // A frame that lacks the routing of its first steps leaves no gap behind.
+  routing.append({ ...one, firstStep: total, nSteps: 5 });
+  expect([routing.first, routing.length]).toEqual([total + 4, 1]);
+
+  const many = 1000;
+  const move = Uint32Array.from({ length: many }, (_, i) => i);
+  for (let step = 0; step < (3 * KEPT_MOVES) / many; step += 1) {
+    moves.append({ ...one, move, moveStep: new Uint32Array(many).fill(step) });
+  }
+  expect(moves.end).toBe(3 * KEPT_MOVES);
+  expect(moves.from).toBeGreaterThan(0);
+  expect(moves.stepOf(moves.begin)).toBeLessThanOrEqual(moves.from);
+  expect([moves.expertOf(moves.end - 1), moves.came(moves.end - 1)]).toEqual([499, true]);
+});
+
+test("a step's text is cut out in a browser's own units", () => {
+  const all = frames(3);
+  const state = new RunState();
+  for (const frame of all) state.apply(frame);
+  const texts = Array.from({ length: 3 }, (_, i) => state.textOf(SHAPE.prompt + i));
+  expect(texts).toEqual(all.slice(1).map((frame) => frame.text));
+  expect(state.textOf(0)).toBe("");
+});
+
 test("charts begin at the prompt, and move to the answer when there is one", () => {
   const run = new Synthetic(SHAPE);
   const state = new RunState();
@@ -119,6 +169,8 @@ test("charts begin at the prompt, and move to the answer when there is one", () 
   expect(span(state)).toMatchObject({ from: 0, origin: 0, prompt: true });
   expect(stepName(2, span(state))).toBe("prompt 3");
   state.apply(run.next(1, true));
-  expect(span(state)).toMatchObject({ from: SHAPE.prompt, origin: SHAPE.prompt, prompt: false });
-  expect(stepName(SHAPE.prompt, span(state))).toBe("token 1");
+  expect(span(state)).toMatchObject({
+    ...{ from: SHAPE.prompt - 1, origin: SHAPE.prompt - 1, prompt: false, until: null },
+  });
+  expect(stepName(SHAPE.prompt, span(state))).toBe("token 2");
 });

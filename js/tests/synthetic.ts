@@ -54,29 +54,33 @@ export function encode(frame: Frame): Uint8Array<ArrayBuffer> {
   const text = new TextEncoder().encode(frame.text);
   const { steps } = frame;
   const columns = [steps.nbytes, steps.tokenMs, steps.p50, steps.p95, steps.max];
+  const times = [steps.routeMs, steps.lookupMs, steps.waitMs, steps.installMs, steps.sampleMs];
   const arrays: ArrayBufferView[] = [
     ...columns,
-    ...[steps.hits, steps.misses, steps.reads],
-    ...[frame.countIndex, frame.count, frame.changeIndex, steps.phase, frame.changeState, text],
+    ...times,
+    ...[steps.hits, steps.misses, steps.reads, steps.textEnd],
+    ...[frame.countIndex, frame.count, frame.changeIndex, frame.moveStep, frame.move],
+    ...[frame.expertsOf, steps.phase, frame.changeState, frame.hitBits, text],
   ];
-  const length = 152 + arrays.reduce((n, array) => n + array.byteLength, 0);
+  const length = 176 + arrays.reduce((n, array) => n + array.byteLength, 0);
   const bytes = new Uint8Array(length);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, 0x464c4a4f, true);
-  view.setUint16(4, 1, true);
+  view.setUint16(4, 2, true);
   view.setUint16(6, (frame.snapshot ? 1 : 0) | (frame.final ? 2 : 0), true);
   const head = [
     ...[length, frame.run, frame.seq, frame.since, frame.firstStep, frame.nSteps, frame.layers],
     ...[frame.experts, frame.slots, frame.promptTokens, frame.textStart, text.length],
-    ...[frame.count.length, frame.changeIndex.length],
+    ...[frame.count.length, frame.changeIndex.length, frame.k, frame.routed, frame.move.length],
+    ...[frame.movesFrom, frame.callTokens, frame.callLayers],
   ];
   head.forEach((value, n) => {
     view.setUint32(8 + 4 * n, value, true);
   });
   Object.values(frame.totals).forEach((value, n) => {
-    view.setBigUint64(64 + 8 * n, BigInt(value), true);
+    view.setBigUint64(88 + 8 * n, BigInt(value), true);
   });
-  let at = 152;
+  let at = 176;
   for (const array of arrays) {
     bytes.set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength), at);
     at += array.byteLength;
@@ -92,9 +96,11 @@ export function noSteps(n: number): StepColumns {
     p50: f32(),
     p95: f32(),
     max: f32(),
+    ...{ routeMs: f32(), lookupMs: f32(), waitMs: f32(), installMs: f32(), sampleMs: f32() },
     hits: new Uint32Array(n),
     misses: new Uint32Array(n),
     reads: new Uint32Array(n),
+    textEnd: new Uint32Array(n),
     phase: new Uint8Array(n),
   };
 }
@@ -133,10 +139,16 @@ export class Synthetic {
 
   /** The next frame: `n` tokens read by the model, in prefill or decode. */
   next(n: number, decode: boolean, final = false): Frame {
-    const { layers, experts, k, slots, prompt, expertBytes } = this.shape;
+    const { layers, experts, k, slots, expertBytes } = this.shape;
     const counts = new Map<number, number>();
     const changes = new Map<number, number>();
     const steps = noSteps(n);
+    const width = layers * k;
+    const routing = {
+      expertsOf: new Uint16Array(n * width),
+      hitBits: new Uint8Array(n * Math.ceil(width / 8)),
+      moves: [] as number[],
+    };
     for (let i = 0; i < n; i += 1) {
       const latencies: number[] = [];
       for (let layer = 0; layer < layers; layer += 1) {
@@ -145,15 +157,19 @@ export class Synthetic {
           const expert = Math.floor(experts * this.draw() ** (2.4 + ((layer * 7) % 5) * 0.5));
           const topic = this.draw() < 0.3 ? Math.floor((this.steps + i) / 40) * 13 : 0;
           const index = layer * experts + ((expert * 37 + topic + layer * 11) % experts);
+          routing.expertsOf[i * width + layer * k + j] = index % experts;
           counts.set(index, (counts.get(index) ?? 0) + 1);
           if (this.used[index] >= 0) {
             steps.hits[i] += 1;
+            const bit = layer * k + j;
+            routing.hitBits[i * Math.ceil(width / 8) + (bit >> 3)] |= 1 << (bit & 7);
           } else {
             steps.misses[i] += 1;
             latencies.push(0.6 + 1.2 * this.draw() ** 4 + (this.draw() > 0.995 ? 6 : 0));
             this.order.push(index);
             changes.set(index, 1);
-            if (this.order.length > slots) this.evict(changes);
+            routing.moves.push(2 * index + 1);
+            if (this.order.length > slots) routing.moves.push(2 * this.evict(changes));
           }
           this.used[index] = this.steps + i;
         }
@@ -165,11 +181,14 @@ export class Synthetic {
       steps.nbytes[i] = latencies.length * expertBytes;
       steps.tokenMs[i] = 22 + latencies.length * 0.4;
       steps.phase[i] = decode ? 1 : 0;
+      [steps.routeMs[i], steps.lookupMs[i]] = [14 + 2 * this.draw(), 0.8];
+      [steps.waitMs[i], steps.installMs[i]] = [latencies.length * 0.4, latencies.length * 0.02];
+      steps.sampleMs[i] = 4;
     }
-    return this.frame(n, decode, final, steps, counts, changes, prompt);
+    return this.frame(n, decode, final, steps, counts, changes, routing);
   }
 
-  private evict(changes: Map<number, number>): void {
+  private evict(changes: Map<number, number>): number {
     let oldest = 0;
     for (let i = 1; i < Math.min(64, this.order.length - 1); i += 1) {
       if (this.used[this.order[i]] < this.used[this.order[oldest]]) oldest = i;
@@ -178,6 +197,7 @@ export class Synthetic {
     this.used[gone] = -1;
     changes.set(gone, 0);
     this.total.evictions += 1;
+    return gone;
   }
 
   private frame(
@@ -187,9 +207,10 @@ export class Synthetic {
     steps: StepColumns,
     counts: Map<number, number>,
     changes: Map<number, number>,
-    prompt: number,
+    routing: { expertsOf: Uint16Array; hitBits: Uint8Array; moves: number[] },
   ): Frame {
     const t = this.total;
+    const { prompt, k } = this.shape;
     const sum = (values: ArrayLike<number>) => Array.from(values).reduce((a, b) => a + b, 0);
     const [hits, misses] = [sum(steps.hits), sum(steps.misses)];
     t.steps += n;
@@ -204,7 +225,10 @@ export class Synthetic {
       t.decodeNs += Math.round(sum(steps.tokenMs) * 1e6);
     }
     const word = WORDS[(this.steps - prompt + WORDS.length) % WORDS.length];
-    const text = decode ? (/[.,;]/.test(word) || this.textBytes === 0 ? word : ` ${word}`) : "";
+    const speaks = decode || this.steps + n === prompt;
+    const text = speaks ? (/[.,;]/.test(word) || this.textBytes === 0 ? word : ` ${word}`) : "";
+    steps.textEnd.fill(this.textBytes);
+    steps.textEnd[n - 1] = this.textBytes + text.length;
     const sorted = (map: Map<number, number>) => [...map].sort((a, b) => a[0] - b[0]);
     const [c, r] = [sorted(counts), sorted(changes)];
     const frame: Frame = {
@@ -215,6 +239,9 @@ export class Synthetic {
       count: Uint32Array.from(c, ([, count]) => count),
       changeIndex: Uint32Array.from(r, ([index]) => index),
       changeState: Uint8Array.from(r, ([, state]) => state),
+      ...{ k, routed: n, expertsOf: routing.expertsOf, hitBits: routing.hitBits },
+      moveStep: new Uint32Array(routing.moves.length).fill(this.steps + n - 1),
+      ...{ move: Uint32Array.from(routing.moves), movesFrom: 0, callTokens: 0, callLayers: 0 },
       ...{ totals: { ...t }, snapshot: false, final },
     };
     this.seq += 1;

@@ -1,8 +1,8 @@
 import { afterEach, expect, test, vi } from "vitest";
 import { means } from "../src/bars";
 import { niceStep, wholeTicks } from "../src/canvas";
+import { Focus } from "../src/focus";
 import { byteScale, bytes, integer, ms, NONE, percent, plural, short } from "../src/format";
-import { Hover } from "../src/hover";
 import { ranges } from "../src/residency";
 import { levelsOf } from "../src/routing";
 import { kernelState, kernelUrl, pageConfig } from "../src/server";
@@ -73,8 +73,8 @@ test("colours are read in every form a browser gives", () => {
 });
 
 test("the keyboard walks over tokens and never off them", () => {
-  const hover = new Hover(() => {});
-  const press = (key: string) => hover.key(new KeyboardEvent("keydown", { key }), 10, 13);
+  const hover = new Focus(() => {});
+  const press = (key: string) => hover.stepKey(new KeyboardEvent("keydown", { key }), 10, 13);
   press("ArrowRight");
   expect(hover.step).toBe(10);
   press("ArrowLeft");

@@ -60,7 +60,7 @@ test("the view is there at once and says what it waits for", async () => {
   expect(text(".oj-model")).toBe("tiny");
   expect(text(".oj-status")).toBe("Waiting");
   expect(text(".oj-log")).toContain("Waiting");
-  expect(host.querySelectorAll(".oj-panel h3")).toHaveLength(3);
+  expect(host.querySelectorAll(".oj-panel h3")).toHaveLength(5);
 });
 
 test("frames become text, numbers and pictures", async () => {
@@ -110,6 +110,7 @@ test("a view made late, and one made twice, show the whole run", async () => {
   await drawn();
   const first = text(".oj-log");
   renderAgain();
+  host.lastElementChild!.scrollIntoView();
   await drawn();
   const logs = [...host.querySelectorAll(".oj-log")].map((log) => log.textContent);
   expect(logs).toEqual([first, first]);
@@ -197,9 +198,180 @@ test("the keyboard reaches cells and tokens, and the notebook hears nothing of i
   press(".oj-latency .oj-uplot", "End");
   await drawn();
   expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · expert 0 · (in RAM|on SSD)/);
-  expect(text(".oj-latency .oj-readout")).toMatch(/^token 5 · /);
+  expect(text(".oj-latency .oj-readout")).toMatch(/^token 6 · /);
   expect(heard).not.toHaveBeenCalled();
   expect($(".oj-root").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
+});
+
+/** Point at the middle of an element, then perhaps click it. */
+function point(node: Element, click = false): void {
+  const box = node.getBoundingClientRect();
+  const at = { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2 };
+  for (const type of ["pointerover", "pointermove"]) {
+    node.dispatchEvent(new PointerEvent(type, { ...at, bubbles: true }));
+  }
+  if (click) node.dispatchEvent(new MouseEvent("click", { ...at, bubbles: true }));
+}
+
+test("each token is shaded by what it missed, and underlined for those who see no shade", async () => {
+  open();
+  push(5, false);
+  const frames = Array.from({ length: 8 }, () => run.next(1, true));
+  for (const frame of frames) model.frame(encode(frame));
+  await drawn();
+  const tokens = [...host.querySelectorAll(".oj-token")];
+  expect(tokens.map((token) => token.textContent).join("")).toBe(
+    [...host.querySelectorAll(".oj-log")][0].textContent,
+  );
+  frames.forEach(({ steps }, i) => {
+    const share = steps.misses[0] / (steps.misses[0] + steps.hits[0]);
+    const level = share > 0.3 ? 3 : share > 0.1 ? 2 : share > 0 ? 1 : 0;
+    expect(tokens[i + 1].className).toBe(`oj-token oj-miss-${level}`);
+  });
+  const lines = [0, 1, 2, 3].map((level) => {
+    tokens[0].className = `oj-token oj-miss-${level}`;
+    return getComputedStyle(tokens[0]).textDecoration;
+  });
+  expect(new Set(lines).size).toBe(4);
+});
+
+test("a token that is pointed at is told in all panels, and a click pins it", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 8; i += 1) push(1, true);
+  await drawn();
+  const before = [...host.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL());
+  const token = host.querySelectorAll(".oj-token")[3];
+  point(token);
+  await drawn();
+  for (const panel of [".oj-text", ".oj-residency", ".oj-latency", ".oj-routing"]) {
+    expect(text(`${panel} .oj-readout`)).toMatch(/^token 4 · /);
+  }
+  expect(text(".oj-text .oj-readout")).toMatch(/“.*keeps” · \d.*ms · \d of 8 missed/);
+  [...host.querySelectorAll("canvas")].forEach((canvas, i) => {
+    expect(canvas.toDataURL()).not.toBe(before[i]);
+  });
+  point(token, true);
+  $(".oj-log").dispatchEvent(new PointerEvent("pointerleave"));
+  await drawn();
+  expect(token.classList).toContain("oj-pinned");
+  expect(text(".oj-latency .oj-readout")).toMatch(/^token 4 · /);
+  $(".oj-log").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+  await drawn();
+  expect(host.querySelector(".oj-on, .oj-pinned")).toBeNull();
+});
+
+test("an expert that is pointed at lights up the tokens that used it", async () => {
+  open();
+  push(5, false);
+  const frames = Array.from({ length: 8 }, () => run.next(1, true));
+  for (const frame of frames) model.frame(encode(frame));
+  await drawn();
+  const expert = frames[2].expertsOf[0];
+  const key = (name: string) =>
+    $(".oj-routing canvas").dispatchEvent(
+      new KeyboardEvent("keydown", { key: name, bubbles: true }),
+    );
+  for (let i = 0; i <= expert; i += 1) key("ArrowRight");
+  await drawn();
+  expect(text(".oj-routing .oj-readout")).toContain(`layer 0 · expert ${expert} ·`);
+  const tokens = [...host.querySelectorAll(".oj-token")].slice(1);
+  const used = frames.map((frame) => frame.expertsOf.subarray(0, SHAPE.k).includes(expert));
+  expect(tokens.map((token) => token.classList.contains("oj-lit"))).toEqual(used);
+});
+
+test("left of a map, the whole layer is pointed at", async () => {
+  open();
+  push(5, false);
+  push(1, true);
+  await drawn();
+  const box = $(".oj-routing canvas").getBoundingClientRect();
+  const at = { clientX: box.left + 20, clientY: box.top + 10 };
+  $(".oj-routing canvas").dispatchEvent(new PointerEvent("pointermove", at));
+  await drawn();
+  expect(text(".oj-routing .oj-readout")).toMatch(/^layer 0 · \d+ of 16.experts chosen/);
+  expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · \d+ of 16.experts in RAM/);
+});
+
+test("a token's time is told by part, and what no part claims is named other", async () => {
+  open();
+  const { steps, ...frame } = run.next(1, true);
+  [steps.tokenMs[0], steps.routeMs[0], steps.lookupMs[0]] = [10, 6, 0.5];
+  [steps.waitMs[0], steps.installMs[0], steps.sampleMs[0]] = [1, 0.5, 1];
+  model.frame(encode({ ...frame, steps }));
+  await drawn();
+  expect(text(".oj-time .oj-readout")).toMatch(/^token 1 · 10.0.ms · route 6.00 \(60.0.%\)/);
+  expect(text(".oj-time .oj-readout")).toContain("read wait 1.00");
+  expect(colours($(".oj-time canvas") as HTMLCanvasElement)).toBeGreaterThan(5);
+  $(".oj-time .oj-as-table").click();
+  await drawn();
+  const cells = [...host.querySelectorAll(".oj-time td")].map((cell) => cell.textContent);
+  expect(cells).toEqual(["token 1", "10.0", "6.00", "0.500", "1.00", "0.500", "1.00", "1.00"]);
+});
+
+test("a folded panel is its title alone, and nothing is drawn in it", async () => {
+  open();
+  push(5, false);
+  push(1, true);
+  await drawn();
+  const button = $(".oj-routing .oj-fold");
+  const tall = $(".oj-routing").clientHeight;
+  button.click();
+  await drawn();
+  expect(button.getAttribute("aria-expanded")).toBe("false");
+  expect($(".oj-routing").clientHeight).toBeLessThan(60);
+  expect($(".oj-routing .oj-plots").clientHeight).toBe(0);
+  button.click();
+  push(1, true);
+  await drawn();
+  expect($(".oj-routing").clientHeight).toBe(tall);
+  expect(colours($(".oj-routing canvas") as HTMLCanvasElement)).toBeGreaterThan(2);
+});
+
+test("the run can be scrubbed back and followed again", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 12; i += 1) push(1, true);
+  await drawn();
+  expect(text(".oj-where")).toBe("live");
+  const now = text(".oj-routing .oj-readout");
+  const slider = $(".oj-slider") as HTMLInputElement;
+  slider.value = "6";
+  slider.dispatchEvent(new Event("input"));
+  await drawn();
+  expect(text(".oj-where")).toBe("token 3 of 13");
+  expect(text(".oj-routing .oj-readout")).not.toBe(now);
+  expect(text(".oj-text .oj-readout")).toMatch(/^token 3 · /);
+  const later = [...host.querySelectorAll(".oj-token")].map((t) =>
+    t.classList.contains("oj-later"),
+  );
+  expect(later).toEqual(Array.from({ length: 13 }, (_, i) => i > 2));
+  push(1, true);
+  await drawn();
+  expect(text(".oj-where")).toBe("token 3 of 14");
+  slider.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+  await drawn();
+  expect(text(".oj-where")).toBe("token 4 of 14");
+  expect(slider.value).toBe("7");
+  $(".oj-follow").click();
+  await drawn();
+  expect(text(".oj-where")).toBe("live");
+  expect(host.querySelector(".oj-later")).toBeNull();
+});
+
+test("while a prompt is read, its progress and the time left are told", async () => {
+  open();
+  const frame = run.next(5, false);
+  const totals = { ...frame.totals, elapsedNs: 4e9 };
+  model.frame(encode({ ...frame, totals, text: "", promptTokens: 20 }));
+  await drawn();
+  expect(text(".oj-where")).toBe("prompt: 5 of 20\u202ftokens · about 12\u202fs left");
+  expect(($(".oj-progress") as HTMLProgressElement).value).toBe(5);
+  expect($(".oj-controls").hidden).toBe(true);
+  push(1, true);
+  await drawn();
+  expect($(".oj-progress").hidden).toBe(true);
+  expect($(".oj-controls").hidden).toBe(false);
 });
 
 test("each panel has a table in its picture's place", async () => {
@@ -207,10 +379,10 @@ test("each panel has a table in its picture's place", async () => {
   push(5, false);
   push(1, true);
   await drawn();
-  for (const button of host.querySelectorAll<HTMLElement>(".oj-panel-head button")) button.click();
+  for (const button of host.querySelectorAll<HTMLElement>(".oj-as-table")) button.click();
   await drawn();
   const tables = [...host.querySelectorAll("table")];
-  expect(tables).toHaveLength(3);
+  expect(tables).toHaveLength(5);
   for (const table of tables) {
     expect(table.querySelectorAll("th").length).toBeGreaterThan(2);
     expect(table.querySelectorAll("td").length).toBeGreaterThan(2);

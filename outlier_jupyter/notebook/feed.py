@@ -27,8 +27,11 @@ from ..events import (
     RunDone,
     StepDone,
     TextProduced,
+    Waited,
 )
-from .frames import STEP, Frame, History, Totals
+from .calls import OpenCall, Pending
+from .frames import Frame, Totals, utf16_units
+from .merging import History
 
 INTERVAL_MS = 50.0
 
@@ -41,6 +44,7 @@ _TOLD = {
     Routed: True,
     Evicted: False,
     PagedIn: False,
+    Waited: False,
     StepDone: False,
     TextProduced: True,
     RunDone: True,
@@ -90,12 +94,12 @@ class Feed:
         self._seq = 0
         self._done = False
         self._prompt_tokens = 0
-        self._text_bytes = 0
+        self._text_units = 0
         self._totals = Totals()
-        self._call = _Call(PREFILL, 0)
-        self._pending = _Pending(experts)
+        self._call = OpenCall(PREFILL, 0)
+        self._pending = Pending()
         pairs = np.asarray(resident_at_start, np.int64).reshape(-1, 2)
-        self._pending.changes = dict.fromkeys((pairs[:, 0] * experts + pairs[:, 1]).tolist(), 1)
+        self._pending.resident = pairs[:, 0] * experts + pairs[:, 1]
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
@@ -137,45 +141,60 @@ class Feed:
     def _fold(self, events: Sequence[Any]) -> None:
         """Sort the events into what is pending. `Any`: isinstance would cost three times more."""
         pending, call = self._pending, self._call
-        changes, width = pending.changes, self._shape[1]
+        moves, width = pending.moves, self._shape[1]
         for event in events:
             kind = type(event)
             if kind is PagedIn:
                 layer, expert, _, nbytes, _, ns = event
-                changes[layer * width + expert] = 1
+                moves.append(2 * (layer * width + expert) + 1)
                 call.read_ns.append(ns)
                 call.read_nbytes.append(nbytes)
                 if call.tokens > 1:
                     call.read_rows.append(call.first_need(layer, expert, width))
             elif kind is Evicted:
-                changes[event.layer * width + event.expert] = 0
+                moves.append(2 * (event.layer * width + event.expert))
                 pending.evictions += 1
             elif kind is Routed:
                 call.routed.append(event)
                 call.last, call.needs = event, None
+            elif kind is Waited:
+                call.wait_ns += event.ns
+                call.install_ns += event.install_ns
             elif kind is CallStarted:
-                call = self._call = _Call(event.phase, len(event.tokens), call)
+                self._book_moves(call)
+                call = self._call = OpenCall(event.phase, len(event.tokens), call)
             elif kind is StepDone:
-                self._close(call, event.ns)
-                call = self._call = _Call(PREFILL, 0)
+                self._close(call, event)
+                call = self._call = OpenCall(PREFILL, 0)
             elif kind is TextProduced:
-                pending.text.append(event.text)
+                self._text_units += utf16_units(event.text)
+                pending.say(event.text, self._text_units)
             elif kind is PromptEncoded:
                 self._prompt_tokens = len(event.tokens)
             elif kind is RunDone:
                 self._done = True
                 self._close(call, None)
                 return
-        call.fold(pending)
+        self._book_moves(call)
+        if call.tokens > 1:
+            # A token's choices are told when it is done, so that what is counted is the sum of
+            # what the steps chose; a chunk of a prompt takes too long for that.
+            call.fold(pending, width)
 
-    def _close(self, call: _Call, ns: int | None) -> None:
-        """The call is over, after `ns`: its steps, reads and look-ups become part of the frame.
+    def _book_moves(self, call: OpenCall) -> None:
+        """Say of the arrivals and evictions since the last time that they were this call's."""
+        self._pending.book_moves(self._totals.steps + max(1, call.tokens) - 1)
+
+    def _close(self, call: OpenCall, done: StepDone | None) -> None:
+        """The call is over: its steps, reads and look-ups become part of the frame.
 
         None: it was cut short. What it chose and read did happen and stays counted, but it makes
         no step, as in the trace.
         """
-        call.fold(self._pending)
-        tokens = 0 if ns is None else call.tokens
+        layers, width = self._shape
+        self._book_moves(call)
+        call.fold(self._pending, width)
+        tokens = 0 if done is None else call.tokens
         decode = tokens if call.phase == DECODE else 0
         t, (hits, asked) = self._totals, call.counted()
         self._totals = t._replace(
@@ -187,16 +206,17 @@ class Feed:
             decode_steps=t.decode_steps + decode,
             decode_lookups=t.decode_lookups + (asked if decode else 0),
             decode_hits=t.decode_hits + (hits if decode else 0),
-            decode_ns=t.decode_ns + (ns or 0 if decode else 0),
+            decode_ns=t.decode_ns + (done.ns if done and decode else 0),
         )
-        if ns is not None:
-            self._pending.steps.append(call.steps(ns))
+        if done is not None:
+            self._pending.steps.append(call.steps(done, self._text_units))
+            self._pending.routing.append(call.routing(layers))
 
     def _frame(self, now: int) -> Frame:
         """The frame of everything pending, which is empty afterwards."""
         pending, call, totals = self._pending, self._call, self._totals
         layers, experts = self._shape
-        self._pending = _Pending(experts)
+        self._pending = Pending()
         totals = self._totals = totals._replace(
             evictions=totals.evictions + pending.evictions, elapsed_ns=now - (self._began or now)
         )
@@ -212,7 +232,8 @@ class Feed:
             shown = totals
         steps = pending.stepped()
         index, count = pending.counted(layers * experts)
-        changes = sorted(pending.changes.items())
+        change_index, change_state = pending.changed()
+        experts_of, hits_of = pending.routed(layers)
         text = "".join(pending.text)
         frame = Frame(
             run=self._run,
@@ -224,138 +245,20 @@ class Feed:
             slots=self._slots,
             prompt_tokens=self._prompt_tokens,
             text=text,
-            text_start=self._text_bytes,
+            text_start=self._text_units - utf16_units(text),
             steps=steps,
             count_index=index,
             count=count,
-            change_index=np.array([expert for expert, _ in changes], np.uint32),
-            change_state=np.array([state for _, state in changes], np.uint8),
+            change_index=change_index,
+            change_state=change_state,
+            experts_of=experts_of,
+            hits_of=hits_of,
+            move_step=np.array(pending.move_steps, np.uint32),
+            move=np.array(pending.moves, np.uint32),
             totals=shown,
+            call_tokens=call.tokens,
+            call_layers=call.layers,
             final=self._done,
         )
         self._seq += 1
-        self._text_bytes += len(text.encode("utf-8", "replace"))
         return frame
-
-
-class _Pending:
-    """What the next frame will tell, apart from the call that is still open."""
-
-    def __init__(self, experts: int) -> None:
-        self.experts = experts
-        self.steps: list[npt.NDArray[np.void]] = []
-        self.chosen: list[npt.NDArray[np.int64]] = []
-        self.changes: dict[int, int] = {}
-        self.text: list[str] = []
-        self.evictions = 0
-
-    def counted(self, size: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-        """How often each expert was chosen, sparse and sorted by its number below `size`."""
-        if not self.chosen:
-            return np.zeros(0, np.uint32), np.zeros(0, np.uint32)
-        # np.unique would sort: four times the cost for one token, a hundred times for a prompt.
-        counts = np.bincount(np.concatenate(self.chosen), minlength=size)
-        index = np.flatnonzero(counts)
-        return index.astype(np.uint32), counts[index].astype(np.uint32)
-
-    def stepped(self) -> npt.NDArray[np.void]:
-        """The step records in one array. np.concatenate takes 40 µs to compare the two dtypes."""
-        if len(self.steps) == 1:
-            return self.steps[0]
-        out = np.zeros(sum(map(len, self.steps)), STEP)
-        at = 0
-        for part in self.steps:
-            out[at : at + len(part)] = part
-            at += len(part)
-        return out
-
-
-class _Call:
-    """One call of the model while it lasts: its look-ups and reads so far.
-
-    Reads made between two calls (by a look-ahead) belong to the later one: `before` hands them on.
-    """
-
-    def __init__(self, phase: int, tokens: int, before: _Call | None = None) -> None:
-        self.phase = phase
-        self.tokens = tokens
-        self.routed: list[Routed] = []
-        self.last: Routed | None = None
-        self.needs: npt.NDArray[np.intp] | None = None
-        self.hits = np.zeros(tokens, np.int64)
-        self.asked = 0  # look-ups of each token, over all layers routed so far
-        self.read_ns: list[int] = before.read_ns if before else []
-        self.read_nbytes: list[int] = before.read_nbytes if before else []
-        self.read_rows = [0] * len(self.read_ns)  # which token a read was for; with one, unused
-
-    def first_need(self, layer: int, expert: int, width: int) -> int:
-        """The first token of this call that chose `expert` in the layer just routed."""
-        if self.last is None or self.last.layer != layer:
-            return 0
-        if self.needs is None:
-            experts = self.last.experts
-            self.needs = np.zeros(width, np.intp)
-            # Written backwards, so that the first of equals is what stays.
-            rows = np.repeat(np.arange(len(experts)), experts.shape[1])
-            self.needs[experts.ravel()[::-1]] = rows[::-1]
-        return int(self.needs[expert])
-
-    def fold(self, pending: _Pending) -> None:
-        """Count the choices routed since the last fold, all layers in one go."""
-        rows, self.routed = self.routed, []
-        if not rows:
-            return
-        experts = np.concatenate([row.experts for row in rows], axis=1)
-        hits = np.concatenate([row.hits for row in rows], axis=1)
-        widths = [row.experts.shape[1] for row in rows]
-        offsets = np.repeat([row.layer * pending.experts for row in rows], widths)
-        pending.chosen.append((experts + offsets).ravel())
-        self.hits += hits.sum(axis=1)
-        self.asked += hits.shape[1]
-
-    def counted(self) -> tuple[int, int]:
-        """Hits and look-ups so far, over all tokens."""
-        return int(self.hits.sum()), self.asked * self.tokens
-
-    def steps(self, ns: int) -> npt.NDArray[np.void]:
-        """The records of this call's tokens, which share its time equally."""
-        out = np.zeros(self.tokens, STEP)
-        if not self.tokens:
-            return out
-        out["token_ms"] = ns / 1e6 / self.tokens
-        out["hits"] = self.hits
-        out["misses"] = self.asked - self.hits
-        for name in ("read_p50_ms", "read_p95_ms", "read_max_ms"):
-            out[name] = np.nan
-        out["phase"] = self.phase
-        if self.tokens == 1:
-            _tell_reads(out, 0, self.read_ns, sum(self.read_nbytes))
-            return out
-        groups: dict[int, list[int]] = {}
-        for row, read_ns in zip(self.read_rows, self.read_ns, strict=True):
-            groups.setdefault(row, []).append(read_ns)
-        nbytes = np.bincount(self.read_rows, self.read_nbytes, minlength=1)
-        for row, latencies in groups.items():
-            _tell_reads(out, row, latencies, nbytes[row])
-        return out
-
-
-def _tell_reads(out: npt.NDArray[np.void], row: int, ns: list[int], nbytes: float) -> None:
-    """Write the reads of one token into its record."""
-    if not ns:
-        return
-    ordered = sorted(ns)
-    record = out[row]
-    record["nbytes"] = nbytes
-    record["reads"] = len(ordered)
-    record["read_p50_ms"] = _quantile(ordered, 0.5) / 1e6
-    record["read_p95_ms"] = _quantile(ordered, 0.95) / 1e6
-    record["read_max_ms"] = ordered[-1] / 1e6
-
-
-def _quantile(ordered: list[int], q: float) -> float:
-    """NumPy's linear rule. np.quantile itself costs 60 µs a call, a tenth of a fast token."""
-    at = (len(ordered) - 1) * q
-    low = int(at)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)

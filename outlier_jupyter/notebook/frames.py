@@ -1,32 +1,35 @@
 """The wire frame of the live view: what changed since the last one, as a few hundred bytes.
 
-A `Frame` carries the new text, one record per token read by the model, how often experts were
-chosen, which experts arrived or left, and running totals. Frames that follow each other merge
-into one, and the merge of all of them is a *snapshot*: the whole state, told from zero. `encode`
-and `decode` turn a frame into little-endian bytes whose arrays are aligned, so that a browser
-can lay typed arrays over them. This module knows nothing of events, clocks, Jupyter or MLX.
+A `Frame` carries the new text, one record per token read by the model, which experts each of the
+newest tokens chose, how often experts were chosen, which arrived or left and when, and running
+totals. `encode` and `decode` turn it into little-endian bytes whose arrays are aligned, so that a
+browser can lay typed arrays over them. `merging.py` makes one frame of many. This module knows
+nothing of events, clocks, Jupyter or MLX.
 
-Layout of version 1, all little-endian, arrays in this order without gaps::
+Layout of version 2, all little-endian, arrays in this order without gaps::
 
-    head       64 bytes   magic "OJLF", u16 version, u16 flags, then 14 u32: length of the
+    head       88 bytes   magic "OJLF", u16 version, u16 flags, then 20 u32: length of the
                           whole frame, run, seq, since, first_step, steps, layers, experts,
-                          slots, prompt_tokens, text_start, text bytes, counts, changes
+                          slots, prompt_tokens, text_start, text bytes, counts, changes, k,
+                          routed, moves, moves_from, call_tokens, call_layers
     totals     11 u64     in the order of `Totals`
-    steps      f64 nbytes | f32 token_ms, read_p50_ms, read_p95_ms, read_max_ms
-               | u32 hits, misses, reads    (one array of `steps` values each)
+    steps      f64 nbytes | f32 token_ms, read_p50_ms, read_p95_ms, read_max_ms, route_ms,
+               lookup_ms, wait_ms, install_ms, sample_ms | u32 hits, misses, reads, text_end
+               (one array of `steps` values each)
     counts     u32 index, u32 count
     changes    u32 index
+    moves      u32 step, u32 twice the expert's index, plus 1 when it came
+    routing    u16 of `routed` x layers x k
     phases     u8 of `steps`
     states     u8 of `changes`
+    hits       u8 of `routed` x ceil(layers x k / 8): one bit each, the lowest first
     text       UTF-8
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,13 +38,12 @@ import numpy.typing as npt
 from ..errors import OutlierError
 
 MAGIC = b"OJLF"
-VERSION = 1
+VERSION = 2
 SNAPSHOT = 1
 FINAL = 2
 
-KEPT_STEPS = 4_000
-KEPT_TEXT_BYTES = 200_000
-"""What a snapshot keeps of the past; counts, residency and totals are always whole."""
+NO_EXPERT = 0xFFFF
+"""Where a layer chose fewer experts than the widest."""
 
 STEP = np.dtype(
     [
@@ -50,19 +52,26 @@ STEP = np.dtype(
         ("read_p50_ms", "<f4"),
         ("read_p95_ms", "<f4"),
         ("read_max_ms", "<f4"),
+        ("route_ms", "<f4"),
+        ("lookup_ms", "<f4"),
+        ("wait_ms", "<f4"),
+        ("install_ms", "<f4"),
+        ("sample_ms", "<f4"),
         ("hits", "<u4"),
         ("misses", "<u4"),
         ("reads", "<u4"),
+        ("text_end", "<u4"),
         ("phase", "u1"),
     ]
 )
 """One token read by the model. The read latencies are NaN where nothing was read.
 
 A prefill call's time is shared equally by its tokens; a read belongs to the first of them that
-needed it.
+needed it. What the parts from `route_ms` to `sample_ms` leave of `token_ms` is Python. The text
+that was let go of after a step ends at `text_end`, in UTF-16 code units from the run's beginning.
 """
 
-_HEAD = struct.Struct("<4sHH14I")
+_HEAD = struct.Struct("<4sHH20I")
 _TOTALS = struct.Struct("<11Q")
 _WIDE = tuple(name for name in STEP.names or () if name != "phase")
 _STEP_NBYTES = STEP.itemsize
@@ -100,10 +109,17 @@ class Frame:
         layers, experts: of the model; `experts` is that of the widest layer.
         slots: how many experts fit in RAM.
         prompt_tokens: length of the prompt; 0 until it is known.
-        text: what was generated, or the end of it; `text_start` UTF-8 bytes came before.
+        text: what was generated, or the end of it; `text_start` UTF-16 code units, as browsers
+            count, came before.
         steps: `STEP` [n].
         count_index, count: uint32 [m], expert `layer * experts + expert` was chosen so often.
         change_index: uint32 [r], the same numbering; `change_state` uint8 [r]: 1 in RAM, 0 gone.
+        experts_of: uint16 [r, layers, k], what the last r of `steps` chose, or `NO_EXPERT`.
+        hits_of: bool, the same shape: resident before anything was read for it.
+        move_step: uint32 [q], the step during which an expert came or went, in order; during a
+            call of several tokens, the call's last. `move`: uint32 [q], twice its number, plus 1
+            when it came. All moves of steps from `moves_from` on are there.
+        call_tokens, call_layers: of the call that is open, and how many layers it has routed.
         totals: since the run began.
         snapshot: the whole state from zero, to be used instead of what was known before.
         final: the run is over.
@@ -124,7 +140,14 @@ class Frame:
     count: npt.NDArray[np.uint32]
     change_index: npt.NDArray[np.uint32]
     change_state: npt.NDArray[np.uint8]
+    experts_of: npt.NDArray[np.uint16]
+    hits_of: npt.NDArray[np.bool_]
+    move_step: npt.NDArray[np.uint32]
+    move: npt.NDArray[np.uint32]
     totals: Totals
+    moves_from: int = 0
+    call_tokens: int = 0
+    call_layers: int = 0
     snapshot: bool = False
     final: bool = False
 
@@ -140,7 +163,9 @@ def encode(frame: Frame) -> bytes:
     # A lone surrogate cannot be sent as UTF-8; it becomes a question mark.
     text = frame.text.encode("utf-8", "replace")
     steps = frame.steps
-    length = _length(len(steps), len(frame.count), len(frame.change_index), len(text))
+    routed, layers, k = frame.experts_of.shape
+    counted = (len(steps), len(frame.count), len(frame.change_index), len(frame.move), len(text))
+    length = _length(*counted, routed, layers * k)
     head = _HEAD.pack(
         MAGIC,
         VERSION,
@@ -159,7 +184,14 @@ def encode(frame: Frame) -> bytes:
         len(text),
         len(frame.count),
         len(frame.change_index),
+        k,
+        routed,
+        len(frame.move),
+        frame.moves_from,
+        frame.call_tokens,
+        frame.call_layers,
     )
+    bits = np.packbits(frame.hits_of.reshape(routed, layers * k), axis=1, bitorder="little")
     return b"".join(
         [
             head,
@@ -168,8 +200,12 @@ def encode(frame: Frame) -> bytes:
             frame.count_index.astype("<u4", copy=False).tobytes(),
             frame.count.astype("<u4", copy=False).tobytes(),
             frame.change_index.astype("<u4", copy=False).tobytes(),
+            frame.move_step.astype("<u4", copy=False).tobytes(),
+            frame.move.astype("<u4", copy=False).tobytes(),
+            frame.experts_of.astype("<u2", copy=False).tobytes(),
             steps["phase"].tobytes(),
             frame.change_state.tobytes(),
+            bits.tobytes(),
             text,
         ]
     )
@@ -187,135 +223,82 @@ def decode(data: bytes | bytearray | memoryview) -> Frame:
     _, version, flags, length, *numbers = _HEAD.unpack_from(data)
     if version != VERSION:
         raise FrameError(f"frame version {version} was seen, {VERSION} is wanted; reload the page")
-    run, seq, since, first, steps, layers, experts, slots, prompt, start, text, counts, changes = (
-        numbers
-    )
-    if length != len(data) or length != _length(steps, counts, changes, text):
+    head = _Head(*numbers)
+    sizes = (head.steps, head.counts, head.changes, head.moves, head.text)
+    width = head.layers * head.k
+    if length != len(data) or length != _length(*sizes, head.routed, width):
         raise FrameError(
             f"a frame of {length} bytes came as {len(data)}: it was cut short or mixed up"
         )
-    take = _Taker(data, _HEAD.size + _TOTALS.size)
-    table = np.zeros(steps, STEP)
-    for name in _WIDE:
-        table[name] = take(str(STEP[name]), steps)
-    frame = Frame(
-        run=run,
-        seq=seq,
-        since=since,
-        first_step=first,
-        layers=layers,
-        experts=experts,
-        slots=slots,
-        prompt_tokens=prompt,
-        text_start=start,
-        steps=table,
-        count_index=take("<u4", counts),
-        count=take("<u4", counts),
-        change_index=take("<u4", changes),
-        change_state=_phases_then_states(take, table, changes),
-        text=data[length - text :].decode("utf-8", "replace"),
-        totals=Totals(*_TOTALS.unpack_from(data, _HEAD.size)),
-        snapshot=bool(flags & SNAPSHOT),
-        final=bool(flags & FINAL),
-    )
-    for index in (frame.count_index, frame.change_index):
-        if len(index) and int(index.max()) >= layers * experts:
-            raise FrameError(f"a frame of {layers} x {experts} experts names number {index.max()}")
+    frame = _read(data, head, flags)
+    chosen = frame.experts_of[frame.experts_of != NO_EXPERT]
+    size = head.layers * head.experts
+    checks = ((frame.count_index, size), (frame.change_index, size), (frame.move // 2, size))
+    for index, bound in (*checks, (chosen, head.experts)):
+        if len(index) and int(index.max()) >= bound:
+            raise FrameError(
+                f"a frame of {head.layers} x {head.experts} experts names number {index.max()}"
+            )
     return frame
 
 
-def merge(*frames: Frame) -> Frame:
-    """One frame that tells what `frames` tell one after another; a snapshot supersedes the past.
+class _Head(NamedTuple):
+    """The numbers of the head behind the frame's length."""
 
-    Raises:
-        FrameError: no frame at all, or one that does not follow the one before it.
-    """
-    if not frames:
-        raise FrameError("there is nothing to merge: give at least one frame")
-    for earlier, later in pairwise(frames):
-        _check_follows(earlier, later)
-    begin = max((n for n, frame in enumerate(frames) if frame.snapshot), default=0)
-    frames = frames[begin:]
-    if len(frames) == 1:
-        return frames[0]
-    first, last = frames[0], frames[-1]
-    count_index, count = _summed(frames)
-    change_index, change_state = _last_wins(frames)
-    return replace(
-        last,
-        since=first.since,
-        first_step=first.first_step,
-        text="".join(frame.text for frame in frames),
-        text_start=first.text_start,
-        steps=np.concatenate([frame.steps for frame in frames]),
+    run: int
+    seq: int
+    since: int
+    first_step: int
+    steps: int
+    layers: int
+    experts: int
+    slots: int
+    prompt_tokens: int
+    text_start: int
+    text: int
+    counts: int
+    changes: int
+    k: int
+    routed: int
+    moves: int
+    moves_from: int
+    call_tokens: int
+    call_layers: int
+
+
+def _read(data: bytes, head: _Head, flags: int) -> Frame:
+    """The frame in bytes whose length has been checked; arrays are taken in the wire's order."""
+    take = _Taker(data, _HEAD.size + _TOTALS.size)
+    table = np.zeros(head.steps, STEP)
+    for name in _WIDE:
+        table[name] = take(str(STEP[name]), head.steps)
+    count_index, count = take("<u4", head.counts), take("<u4", head.counts)
+    change_index = take("<u4", head.changes)
+    move_step, move = take("<u4", head.moves), take("<u4", head.moves)
+    shape, width = (head.routed, head.layers, head.k), head.layers * head.k
+    experts_of = take("<u2", head.routed * width).reshape(shape)
+    table["phase"] = take("u1", head.steps)
+    change_state = take("u1", head.changes)
+    bits = take("u1", head.routed * _bit_bytes(width)).reshape(head.routed, _bit_bytes(width))
+    hits_of = np.unpackbits(bits, axis=1, count=width, bitorder="little").astype(bool)
+    same = ("run", "seq", "since", "first_step", "layers", "experts", "slots", "prompt_tokens")
+    also = ("text_start", "moves_from", "call_tokens", "call_layers")
+    return Frame(
+        **{name: getattr(head, name) for name in same + also},
+        text=data[len(data) - head.text :].decode("utf-8", "replace"),
+        steps=table,
         count_index=count_index,
         count=count,
         change_index=change_index,
         change_state=change_state,
-        snapshot=first.snapshot,
+        experts_of=experts_of,
+        hits_of=hits_of.reshape(shape),
+        move_step=move_step,
+        move=move,
+        totals=Totals(*_TOTALS.unpack_from(data, _HEAD.size)),
+        snapshot=bool(flags & SNAPSHOT),
+        final=bool(flags & FINAL),
     )
-
-
-def as_snapshot(
-    frame: Frame, keep_steps: int = KEPT_STEPS, keep_text_bytes: int = KEPT_TEXT_BYTES
-) -> Frame:
-    """The merge of all frames so far, as a snapshot bounded to the newest steps and text.
-
-    Raises:
-        FrameError: `frame` needs frames before it and so does not tell the whole state.
-    """
-    if frame.since:
-        raise FrameError(
-            f"the frame tells what came after frame {frame.since}, not the whole state"
-        )
-    dropped = max(0, len(frame.steps) - keep_steps)
-    present = frame.change_state > 0
-    text, skipped = _tail(frame.text, keep_text_bytes)
-    return replace(
-        frame,
-        first_step=frame.first_step + dropped,
-        steps=frame.steps[dropped:],
-        text=text,
-        text_start=frame.text_start + skipped,
-        change_index=frame.change_index[present],
-        change_state=frame.change_state[present],
-        snapshot=True,
-    )
-
-
-class History:
-    """The frames of one run so far, folded now and then, so that a snapshot can be had at any time.
-
-    It keeps at most `FOLD_AFTER` frames unfolded: one fold of many costs much less than many
-    folds of one.
-    """
-
-    FOLD_AFTER = 64
-
-    def __init__(self) -> None:
-        self._frames: list[Frame] = []
-
-    def add(self, frame: Frame) -> None:
-        """Take the next frame; a snapshot, or a frame of another run, starts anew.
-
-        Raises:
-            FrameError: the frame does not follow the last one.
-        """
-        if frame.snapshot or (self._frames and self._frames[-1].run != frame.run):
-            self._frames.clear()
-        if self._frames:
-            _check_follows(self._frames[-1], frame)
-        self._frames.append(frame)
-        if len(self._frames) > self.FOLD_AFTER:
-            self.snapshot()
-
-    def snapshot(self) -> Frame | None:
-        """The whole state, or None before the first frame."""
-        if not self._frames:
-            return None
-        whole = as_snapshot(merge(*self._frames))
-        self._frames = [whole]
-        return whole
 
 
 class _Taker:
@@ -330,52 +313,24 @@ class _Taker:
         return out
 
 
-def _phases_then_states(
-    take: _Taker, table: npt.NDArray[np.void], changes: int
-) -> npt.NDArray[np.uint8]:
-    table["phase"] = take("u1", len(table))
-    return take("u1", changes)
+def _bit_bytes(bits: int) -> int:
+    return (bits + 7) // 8
 
 
-def _length(steps: int, counts: int, changes: int, text: int) -> int:
-    return _HEAD.size + _TOTALS.size + steps * _STEP_NBYTES + counts * 8 + changes * 5 + text
+def _length(
+    steps: int, counts: int, changes: int, moves: int, text: int, routed: int, width: int
+) -> int:
+    fixed = _HEAD.size + _TOTALS.size + steps * _STEP_NBYTES
+    return (
+        fixed
+        + counts * 8
+        + changes * 5
+        + moves * 8
+        + routed * (2 * width + _bit_bytes(width))
+        + text
+    )
 
 
-def _check_follows(earlier: Frame, later: Frame) -> None:
-    if later.snapshot:
-        return
-    ends = earlier.first_step + len(earlier.steps)
-    wanted = (earlier.run, earlier.layers, earlier.experts, earlier.seq, ends)
-    seen = (later.run, later.layers, later.experts, later.since, later.first_step)
-    if seen != wanted:
-        raise FrameError(
-            f"frame {later.seq} does not follow frame {earlier.seq}: its run, layers, experts, "
-            f"frame before and first step are {seen}, wanted {wanted}"
-        )
-
-
-def _summed(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    index = np.concatenate([frame.count_index for frame in frames])
-    unique, where = np.unique(index, return_inverse=True)
-    total = np.zeros(len(unique), np.uint32)
-    np.add.at(total, where, np.concatenate([frame.count for frame in frames]))
-    return unique, total
-
-
-def _last_wins(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-    # np.unique gives the first place of each value: backwards, that is the latest change.
-    index = np.concatenate([frame.change_index for frame in frames])[::-1]
-    state = np.concatenate([frame.change_state for frame in frames])[::-1]
-    unique, first = np.unique(index, return_index=True)
-    return unique, state[first]
-
-
-def _tail(text: str, keep_bytes: int) -> tuple[str, int]:
-    """The end of `text`, within `keep_bytes` of UTF-8, and how many bytes were left off."""
-    if len(text) * 4 <= keep_bytes:
-        return text, 0
-    data = text.encode("utf-8", "replace")
-    cut = max(0, len(data) - keep_bytes)
-    while cut < len(data) and data[cut] & 0xC0 == 0x80:  # never inside a character
-        cut += 1
-    return data[cut:].decode("utf-8"), cut
+def utf16_units(text: str) -> int:
+    """How many UTF-16 code units `text` has: a browser's offsets count these."""
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "replace")) // 2

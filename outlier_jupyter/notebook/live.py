@@ -22,7 +22,11 @@ from typing import Any
 import anywidget
 import traitlets
 
-from .frames import Frame, History, encode
+from ..run import Run
+from ..trace import TraceInfo
+from .frames import Frame, encode
+from .merging import History
+from .replay import frame_of
 
 STATIC = pathlib.Path(__file__).parent / "static"
 
@@ -82,6 +86,13 @@ class LiveView(anywidget.AnyWidget):
         super().__init__(info=dict(info or {}), view_id=uuid.uuid4().hex, **traits)
         self.on_msg(self._receive)
 
+    @classmethod
+    def of(cls, run: Run) -> LiveView:
+        """A finished run in the same view, made from its trace."""
+        view = cls(info=header(run.trace.info, run.prompt))
+        view.finish(run.finish_reason, frame_of(run))
+        return view
+
     def push(self, frame: Frame) -> None:
         """Send one frame: one message, one buffer. Called on the decode thread."""
         with self._lock:
@@ -133,6 +144,21 @@ class LiveView(anywidget.AnyWidget):
     def __repr__(self) -> str:
         model = self.info.get("model", "")
         return f"LiveView(model={model!r}, status={self.status!r})"
+
+
+def header(info: TraceInfo, prompt: str) -> dict[str, object]:
+    """What the view's header says of a run of `prompt`."""
+    return {
+        "model": info.model,
+        "reader": info.reader,
+        "reader_note": info.reader_note,
+        "slots": info.slots,
+        "layers": len(info.layer_names),
+        "experts": max(info.experts_per_layer, default=0),
+        "expert_nbytes": max(info.expert_nbytes, default=0),
+        "changed_output": info.changed_output,
+        "prompt": prompt,
+    }
 
 
 def kernel_id() -> str:

@@ -14,7 +14,7 @@ from ..engine import Engine
 from ..run import Interrupted, Run
 from .feed import Feed
 from .frames import Frame
-from .live import LiveView
+from .live import LiveView, header
 
 
 def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
@@ -75,18 +75,7 @@ def make_view(engine: Engine, prompt: str, **given: Any) -> LiveView:
     Args:
         **given: arguments of `LiveView`, in place of what it would have.
     """
-    info = engine.info
     return LiveView(
-        info={
-            "model": info.model,
-            "reader": info.reader,
-            "reader_note": info.reader_note,
-            "slots": info.slots,
-            "layers": len(info.layer_names),
-            "experts": max(info.experts_per_layer, default=0),
-            "expert_nbytes": max(info.expert_nbytes, default=0),
-            "changed_output": info.changed_output,
-            "prompt": prompt,
-        },
+        info=header(engine.info, prompt),
         **{"on_stop": engine.stop} | given,
     )

@@ -30,7 +30,7 @@ LOOK = """() => {
       window.seen.push({
         running: root.closest('.jp-Cell').querySelector('.jp-InputPrompt')
           .textContent.includes('*'),
-        text: log.firstChild.data.length,  // without hint and caret
+        text: [...log.querySelectorAll('.oj-token')].map(t => t.textContent).join('').length,
         plots: [...root.querySelectorAll('canvas')].map(canvas => canvas.toDataURL()),
         titles: [...root.querySelectorAll('.oj-panel')].map(panel => panel.textContent).join(' '),
       });
@@ -104,6 +104,27 @@ def test_the_stop_button_stops_a_blocking_cell(lab: Lab, page: Page):
     wait_until_idle(page)
     page.wait_for_selector("text=Interrupted: stopped after")
     assert page.locator("text=the next cell ran").count() == 1  # its source; it has no output
+
+
+def test_a_finished_run_is_scrubbed_and_looked_into(lab: Lab, page: Page):
+    """`run.view()` shows the run; the arrow keys go back in it, and Lab's own keys stay out."""
+    lab.add(
+        "view.ipynb",
+        "import outlier_jupyter\nengine = outlier_jupyter.load('demo', cache_gb=0.002)",
+        "engine.tokenizer.eos_token_ids = set()",
+        "run = engine.generate('Once', raw=True, max_tokens=40)\nrun.view()",
+    )
+    open_notebook(page, lab, "view.ipynb")
+    command(page, "notebook:run-all-cells")
+    expect(page.locator(".oj-where")).to_have_text("the end", timeout=60_000)
+    page.locator(".oj-slider").focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+    expect(page.locator(".oj-where")).to_have_text("token 30 of 40")
+    page.locator(".oj-routing canvas").hover()
+    expect(page.locator(".oj-routing .oj-readout")).to_contain_text("expert")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.locator(".oj-root").screenshot(path=PICTURES / "view-of-a-run.png")
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])

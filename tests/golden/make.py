@@ -13,11 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from outlier_jupyter.notebook.frames import STEP, Frame, Totals, as_snapshot, encode, merge
+from outlier_jupyter.notebook.frames import NO_EXPERT, STEP, Frame, Totals, encode
+from outlier_jupyter.notebook.merging import as_snapshot, merge
 
 PLAIN = (
     *("run", "seq", "since", "first_step", "layers", "experts", "slots", "prompt_tokens"),
-    *("text", "text_start", "snapshot", "final"),
+    *("text", "text_start", "snapshot", "final", "moves_from", "call_tokens", "call_layers"),
+)
+ARRAYS = (
+    *("count_index", "count", "change_index", "change_state"),
+    *("experts_of", "hits_of", "move_step", "move"),
 )
 HERE = pathlib.Path(__file__).parent
 
@@ -41,6 +46,10 @@ def cases() -> dict[str, Frame]:
         count=nothing,
         change_index=nothing,
         change_state=np.zeros(0, np.uint8),
+        experts_of=np.zeros((0, 0, 0), np.uint16),
+        hits_of=np.zeros((0, 0, 0), bool),
+        move_step=nothing,
+        move=nothing,
         totals=Totals(),
     )
     return {
@@ -61,6 +70,9 @@ def _first() -> Frame:
     steps["hits"] = [0, 1, 4]
     steps["misses"] = [4, 3, 0]
     steps["reads"] = [7, 0, 0]
+    steps["text_end"] = [0, 0, 7]
+    steps["route_ms"], steps["lookup_ms"], steps["wait_ms"] = 0.5, 0.125, 0.25
+    steps["install_ms"], steps["sample_ms"] = 0.0625, [0, 0, 0.03125]
     return Frame(
         run=7,
         seq=1,
@@ -77,6 +89,14 @@ def _first() -> Frame:
         count=np.array([3, 2, 70_000], np.uint32),
         change_index=np.array([0, 4, 5, 9], np.uint32),
         change_state=np.array([1, 1, 1, 1], np.uint8),
+        # The second layer chooses fewer than the first; the first step's routing is not kept.
+        experts_of=np.array([[[0, 1, 4], [2, 3, NO_EXPERT]], [[4, 1, 0], [0, 4, NO_EXPERT]]], "u2"),
+        hits_of=np.array([[[0, 1, 0], [0, 0, 0]], [[1, 1, 1], [1, 0, 0]]], bool),
+        move_step=np.array([2, 2], np.uint32),
+        move=np.array([2 * 5 + 1, 2 * 9 + 1], np.uint32),
+        moves_from=1,
+        call_tokens=1,
+        call_layers=1,
         totals=Totals(3, 12, 5, 7, 9_000_000_000, 0, 4_500_000, 0, 0, 0, 0),
     )
 
@@ -86,6 +106,7 @@ def _second() -> Frame:
     steps["token_ms"] = math.nan
     steps["read_p50_ms"] = steps["read_p95_ms"] = steps["read_max_ms"] = math.nan
     steps["hits"] = 4
+    steps["text_end"] = 7 + 12  # the globe is two code units
     steps["phase"] = 1
     return Frame(
         run=7,
@@ -97,12 +118,16 @@ def _second() -> Frame:
         slots=6,
         prompt_tokens=3,
         text="<b>世界</b> 🌍",
-        text_start=9,
+        text_start=7,
         steps=steps,
         count_index=np.array([4, 6], np.uint32),
         count=np.array([1, 1], np.uint32),
         change_index=np.array([4, 6], np.uint32),
         change_state=np.array([0, 1], np.uint8),
+        experts_of=np.array([[[0, 1, 2, 3], [4, 3, 2, 1]]], np.uint16),
+        hits_of=np.array([[[1, 0, 1, 0], [1, 1, 0, 0]]], bool),
+        move_step=np.array([3, 3], np.uint32),
+        move=np.array([2 * 4, 2 * 6 + 1], np.uint32),
         totals=Totals(4, 16, 9, 7, 9_000_000_000, 1, 2**53 - 1, 1, 4, 4, 3_000_000),
         final=True,
     )
@@ -111,10 +136,7 @@ def _second() -> Frame:
 def described(frame: Frame) -> dict[str, Any]:
     """What the JSON file says: numbers, text, and every array as a list."""
     plain = {name: getattr(frame, name) for name in PLAIN}
-    arrays = {
-        name: getattr(frame, name).tolist()
-        for name in ("count_index", "count", "change_index", "change_state")
-    }
+    arrays = {name: getattr(frame, name).tolist() for name in ARRAYS}
     steps = {
         name: [None if value != value else value for value in frame.steps[name].tolist()]
         for name in STEP.names or ()

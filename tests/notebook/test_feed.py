@@ -25,7 +25,8 @@ from outlier_jupyter.events import (
     Weighed,
 )
 from outlier_jupyter.notebook.feed import Feed
-from outlier_jupyter.notebook.frames import KEPT_STEPS, Frame, as_snapshot, encode, merge
+from outlier_jupyter.notebook.frames import Frame, encode
+from outlier_jupyter.notebook.merging import KEPT_STEPS, as_snapshot, merge
 from outlier_jupyter.trace import Trace
 from outlier_jupyter.trace.measures import (
     bytes_per_step,
@@ -65,7 +66,8 @@ def events_of(trace: Trace) -> Iterator[Event]:
             yield Routed(layer, chosen, trace.hits[steps, layer], 10, 10)
             for gone in trace.evictions[trace.evictions["step"] == steps[0]]:
                 if gone["by_layer"] == layer:
-                    yield Evicted(*(int(gone[n]) for n in ("layer", "expert")), 0, layer, 0)
+                    names = ("layer", "expert")
+                    yield Evicted(*(int(gone[n]) for n in names), 0, layer, int(gone["by_expert"]))
             for read in trace.reads[trace.reads["step"] == steps[0]]:
                 if read["layer"] == layer:
                     nbytes, start, ns = (int(read[n]) for n in ("nbytes", "start_ns", "ns"))
@@ -135,6 +137,28 @@ def test_frames_tell_what_the_trace_measures(
     names = ("read_p50_ms", "read_p95_ms", "read_max_ms")
     latency = np.stack([whole.steps[name] for name in names], axis=1)
     np.testing.assert_allclose(latency, read_latency_per_step(trace), rtol=1e-6)
+    np.testing.assert_array_equal(whole.experts_of, trace.experts)
+    np.testing.assert_array_equal(whole.hits_of, trace.hits)
+    parts = {"route": "route", "lookup": "lookup", "wait": "read_wait", "install": "install"}
+    for name, column in (parts | {"sample": "sample"}).items():
+        call = trace.calls[trace.call]
+        np.testing.assert_allclose(
+            whole.steps[f"{name}_ms"], call[f"{column}_ns"] / 1e6 / call["steps"], rtol=1e-6
+        )
+    assert_moves_tell_residency(whole, trace)
+
+
+def assert_moves_tell_residency(whole: Frame, trace: Trace) -> None:
+    """Undoing the moves after the end of a call gives what was resident then."""
+    state = np.zeros(whole.layers * whole.experts, bool)
+    state[whole.change_index] = True
+    ends = {int(call["first_step"] + call["steps"]) - 1 for call in trace.calls}
+    at = len(whole.move) - 1
+    for step in sorted(ends, reverse=True):
+        while at >= 0 and whole.move_step[at] > step:
+            state[whole.move[at] // 2] = not whole.move[at] % 2
+            at -= 1
+        np.testing.assert_array_equal(state.reshape(whole.layers, -1), residency(trace, step))
 
 
 def test_totals_are_those_of_the_summary(make_trace: MakeTrace) -> None:
@@ -188,7 +212,24 @@ def test_text_comes_with_its_token(make_trace: MakeTrace) -> None:
         ended = frame.first_step + len(frame.steps)
         told = (frame.text_start + len(frame.text.encode())) > 0
         assert told == (ended > 0)
-    assert "".join(frame.text for frame in frames) == "".join(f" t{n}" for n in range(12))
+    whole = merge(*frames)
+    assert whole.text == "".join(f" t{n}" for n in range(12))
+    starts = [0, *whole.steps["text_end"][:-1].tolist()]
+    spans = zip(starts, whole.steps["text_end"].tolist(), strict=True)
+    assert [whole.text[a:b] for a, b in spans] == [f" t{n}" for n in range(12)]
+
+
+def test_text_is_counted_as_browsers_count_it() -> None:
+    """Offsets are in UTF-16 code units, so that a step's text can be cut out in JavaScript."""
+    feed = Feed(
+        **{"layers": 0, "experts": 0, "slots": 0, "resident_at_start": NONE_RESIDENT},
+        on_frame=lambda frame: None,
+    )
+    for text in ("ü", "🌍", "", "x"):
+        feed(CallStarted(1, np.zeros(1, np.int32), 0))
+        feed(StepDone(1, 1, 1))
+        feed(TextProduced(text))
+    assert feed.snapshot().steps["text_end"].tolist() == [1, 3, 3, 4]
 
 
 def test_what_is_resident_at_the_start_is_told_first() -> None:
@@ -253,6 +294,8 @@ def test_layers_may_differ_in_k() -> None:
     whole = feed.snapshot()
     assert whole.steps["misses"].tolist() == [4, 4]
     assert whole.count_index.tolist() == [0, 1, 2, 4]
+    assert whole.experts_of.shape == (2, 2, 3)
+    assert (whole.experts_of[:, 1, 1:] == 0xFFFF).all()
     assert whole.steps["token_ms"].tolist() == [2.0, 2.0]
 
 
@@ -270,4 +313,4 @@ def test_the_past_is_bounded() -> None:
     whole = feed.snapshot()
     assert (whole.first_step, len(whole.steps)) == (1_400, KEPT_STEPS)
     assert whole.count.tolist() == [5_400] and whole.totals.steps == 5_400
-    assert len(encode(whole)) < 200_000
+    assert len(encode(whole)) < 300_000

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from outlier_jupyter.notebook import merging
 from outlier_jupyter.notebook.frames import (
     STEP,
     Frame,
     FrameError,
-    History,
     Totals,
-    as_snapshot,
     decode,
     encode,
-    merge,
+    utf16_units,
 )
+from outlier_jupyter.notebook.merging import History, as_snapshot, merge
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MAKE: dict[str, Any] = runpy.run_path(str(GOLDEN / "make.py"))
@@ -38,12 +38,29 @@ F32 = st.floats(width=32)
 @st.composite
 def step_tables(draw: st.DrawFn) -> np.ndarray[Any, Any]:
     """Up to four step records, with any numbers at all in them, NaN and infinity included."""
-    row = st.tuples(st.floats(), F32, F32, F32, F32, U32, U32, U32, st.integers(0, 1))
+    row = st.tuples(st.floats(), *[F32] * 9, *[U32] * 4, st.integers(0, 1))
     return np.array(draw(st.lists(row, max_size=4)), STEP).reshape(-1)
 
 
 def sparse(values: st.SearchStrategy[int]) -> st.SearchStrategy[dict[int, int]]:
     return st.dictionaries(st.integers(0, LAYERS * EXPERTS - 1), values)
+
+
+@st.composite
+def routings(draw: st.DrawFn, steps: int) -> dict[str, Any]:
+    """What the newest of `steps` chose, a k of its own in each frame, and some moves."""
+    shape = (draw(st.integers(0, steps)), LAYERS, draw(st.integers(0, 3)))
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    moves = draw(st.lists(st.integers(0, 2 * LAYERS * EXPERTS - 1), max_size=4))
+    return {
+        "experts_of": random.integers(0, EXPERTS, shape).astype(np.uint16),
+        "hits_of": random.integers(0, 2, shape).astype(bool),
+        "move_step": np.arange(len(moves), dtype=np.uint32),
+        "move": np.array(moves, np.uint32),
+        "moves_from": draw(st.integers(0, 3)),
+        "call_tokens": draw(st.integers(0, 3)),
+        "call_layers": draw(st.integers(0, LAYERS)),
+    }
 
 
 @st.composite
@@ -71,12 +88,13 @@ def chains(draw: st.DrawFn) -> list[Frame]:
                 count=np.array([counts[i] for i in sorted(counts)], np.uint32),
                 change_index=np.array(sorted(changes), np.uint32),
                 change_state=np.array([changes[i] for i in sorted(changes)], np.uint8),
+                **draw(routings(len(table))),
                 totals=Totals(*draw(st.tuples(*[st.integers(0, 2**63)] * 11))),
                 final=draw(st.booleans()),
             )
         )
         steps += len(table)
-        text_bytes += len(text.encode())
+        text_bytes += utf16_units(text)
     return frames
 
 
@@ -91,6 +109,9 @@ def test_decode_gives_back_what_encode_took(frames: list[Frame]) -> None:
         np.testing.assert_array_equal(again.steps["token_ms"], frame.steps["token_ms"])
         np.testing.assert_array_equal(again.count, frame.count)
         np.testing.assert_array_equal(again.change_state, frame.change_state)
+        np.testing.assert_array_equal(again.experts_of, frame.experts_of)
+        np.testing.assert_array_equal(again.hits_of, frame.hits_of)
+        np.testing.assert_array_equal(again.move, frame.move)
 
 
 @given(chains(), st.data())
@@ -150,8 +171,35 @@ def test_a_snapshot_keeps_the_newest_steps_and_whole_characters() -> None:
     small = as_snapshot(frame, keep_steps=2, keep_text_bytes=10)
     assert (small.first_step, len(small.steps)) == (2, 2)
     assert small.text == "</b> 🌍"  # ten bytes would begin inside 界
-    assert small.text_start == len(frame.text.encode()) - len(small.text.encode())
+    assert small.text_start == utf16_units(frame.text) - utf16_units(small.text) == 12
     np.testing.assert_array_equal(small.count, frame.count)
+    assert len(small.experts_of) == 2
+
+
+def test_a_snapshot_bounds_routing_and_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest routing and moves stay, and from which step the moves are whole is told."""
+    frame = MAKE["cases"]()["snapshot"]
+    monkeypatch.setattr(merging, "KEPT_ROUTING_BYTES", 2 * 2 * 4 * 2)
+    monkeypatch.setattr(merging, "KEPT_MOVES", 3)
+    small = as_snapshot(frame)
+    np.testing.assert_array_equal(small.experts_of, frame.experts_of[-2:])
+    np.testing.assert_array_equal(small.hits_of, frame.hits_of[-2:])
+    assert small.move.tolist() == frame.move.tolist()[-3:]
+    assert (frame.moves_from, small.moves_from) == (1, 3)
+    assert decode(encode(small)) == small
+
+
+def test_routing_ends_at_its_first_gap() -> None:
+    """When a frame's routing lacks its oldest steps, that of the frames before it is dropped."""
+    first, second = (MAKE["cases"]()[name] for name in ("first", "second"))
+    assert len(first.experts_of) < len(first.steps)
+    whole = merge(first, second)
+    assert whole.experts_of.shape == (3, 2, 4)
+    assert (whole.experts_of[:2, :, 3] == 0xFFFF).all()
+    none = Frame(
+        **{**vars(second), "experts_of": second.experts_of[1:]} | {"hits_of": second.hits_of[1:]}
+    )
+    assert len(merge(first, none).experts_of) == 0
 
 
 def test_a_snapshot_supersedes_what_came_before() -> None:
@@ -177,14 +225,14 @@ def test_wrong_bytes_are_refused_with_a_reason() -> None:
         decode(b"")
     with pytest.raises(FrameError, match="not a frame"):
         decode(b"JSON" + good[4:])
-    with pytest.raises(FrameError, match="version 2 was seen, 1 is wanted"):
-        decode(good[:4] + struct.pack("<H", 2) + good[6:])
+    with pytest.raises(FrameError, match="version 3 was seen, 2 is wanted"):
+        decode(good[:4] + struct.pack("<H", 3) + good[6:])
     with pytest.raises(FrameError, match="cut short"):
         decode(good[:-1])
     with pytest.raises(FrameError, match="cut short"):
         decode(good + b"\0")
     with pytest.raises(FrameError, match="names number 9"):
-        decode(good[:32] + struct.pack("<I", 1) + good[36:])
+        decode(good[:36] + struct.pack("<I", 4) + good[40:])  # 4 experts a layer in place of 5
 
 
 def test_frames_that_do_not_follow_are_not_merged() -> None:
@@ -210,13 +258,14 @@ def test_a_lone_surrogate_does_not_stop_a_frame() -> None:
 def test_arrays_are_aligned_for_a_browser() -> None:
     """Each array begins at a multiple of its item's size, whatever the lengths."""
     for frame in MAKE["cases"]().values():
-        steps = len(frame.steps)
-        floats = 152 + 8 * steps
-        assert floats % 4 == 0 and 152 % 8 == 0
-        words = floats + 4 * 7 * steps
+        steps, (routed, layers, k) = len(frame.steps), frame.experts_of.shape
+        floats = 176 + 8 * steps
+        assert floats % 4 == 0 and 176 % 8 == 0
+        words = floats + 4 * 13 * steps
         assert words % 4 == 0
-        expected = words + 8 * len(frame.count) + 5 * len(frame.change_index) + steps
-        assert len(encode(frame)) == expected + len(frame.text.encode())
+        tail = 8 * len(frame.count) + 5 * len(frame.change_index) + 8 * len(frame.move) + steps
+        routing = routed * (2 * layers * k + (layers * k + 7) // 8)
+        assert len(encode(frame)) == words + tail + routing + len(frame.text.encode())
 
 
 def _many(n: int) -> list[Frame]:
@@ -233,6 +282,10 @@ def _many(n: int) -> list[Frame]:
             count=one,
             change_index=one,
             change_state=np.array([i % 2], np.uint8),
+            experts_of=np.array([[[i % 3]]], np.uint16),
+            hits_of=np.array([[[i % 2]]], bool),
+            move_step=np.array([i], np.uint32),
+            move=np.array([2 + i % 2], np.uint32),
             totals=Totals(steps=i + 1),
         )
         for i in range(n)

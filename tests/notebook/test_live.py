@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from outlier_jupyter.notebook import live
-from outlier_jupyter.notebook.frames import STEP, Frame, Totals, as_snapshot, decode, merge
+from outlier_jupyter.notebook.frames import STEP, Frame, Totals, decode
 from outlier_jupyter.notebook.live import LiveView
+from outlier_jupyter.notebook.merging import as_snapshot, merge
 
 STATIC = Path(live.__file__).parent / "static"
 
@@ -89,6 +90,10 @@ def frame(seq: int, text: str = "x", final: bool = False) -> Frame:
         count=one,
         change_index=one,
         change_state=np.ones(1, np.uint8),
+        experts_of=np.zeros((1, 2, 1), np.uint16),
+        hits_of=np.zeros((1, 2, 1), bool),
+        move_step=np.zeros(0, np.uint32),
+        move=np.zeros(0, np.uint32),
         totals=Totals(steps=seq),
         final=final,
     )

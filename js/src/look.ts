@@ -1,0 +1,37 @@
+// What one redraw shows: which steps, which of them is looked at, and the experts as of then.
+
+import type { Focus } from "./focus";
+import { type Span, span, stepName } from "./span";
+import type { Picture, RunState } from "./state";
+import type { Theme } from "./theme";
+
+export interface Look {
+  theme: Theme;
+  shown: Span;
+  /** Experts now, or as they were after `shown.until`. */
+  picture: Picture;
+  /** What the token that is looked at chose, where its routing is kept. */
+  chosen?: { index: number; hit: boolean }[];
+  /** The steps that chose the expert that is looked at. */
+  lit?: readonly number[];
+  name: (step: number) => string;
+}
+
+export function lookAt(
+  state: RunState,
+  focus: Focus,
+  theme: Theme,
+  picture: Picture,
+  until: number | null,
+): Look {
+  const shown = span(state, until);
+  const look: Look = { theme, shown, picture, name: (step) => stepName(step, shown) };
+  const { step, cell } = focus;
+  if (step !== null && state.routing.has(step)) {
+    const chosen: { index: number; hit: boolean }[] = [];
+    state.routing.forEach(step, state.experts, (index, hit) => chosen.push({ index, hit }));
+    look.chosen = chosen;
+  }
+  if (cell?.expert != null) look.lit = state.usersOf(cell.layer, cell.expert);
+  return look;
+}
