@@ -97,7 +97,8 @@ def takes(kind: type[LoadOptions | GenerateOptions]) -> Callable[[Function], Fun
             )
             for f in fields(kind)
         ]
-        function.__signature__ = whole.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+        # setattr: to a type checker a callable has no signature of its own.
+        setattr(function, "__signature__", whole.replace(parameters=[*own, *options]))  # noqa: B010
         return function
 
     return decorate

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 
@@ -149,10 +149,10 @@ def read_header(file: Path) -> dict[str, TensorSpan]:
     return {name: _span(file, 8 + length, size, name, entry) for name, entry in header.items()}
 
 
-def _span(file: Path, base: int, size: int, name: str, entry: object) -> TensorSpan:
+def _span(file: Path, base: int, size: int, name: str, entry: Any) -> TensorSpan:
     try:
-        dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])  # type: ignore[index]
-        begin, end = (int(n) for n in entry["data_offsets"])  # type: ignore[index]
+        dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
+        begin, end = (int(n) for n in entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: the entry of {name} is malformed ({error})") from error
     if dtype not in ITEM_BYTES:
