@@ -7,6 +7,7 @@ import inspect
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import numpy as np
@@ -356,6 +357,12 @@ def test_signatures_tell_every_option():
     assert generate["max_tokens"].default == 256 and "options" not in generate
 
 
+def run_async(work):
+    """Run a coroutine on a thread of its own: this one may be running an event loop already."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
 def test_async_code_stays_free_while_a_run_lasts(engine):
     """`agenerate` gives the same run; cancelling it stops the run and frees the engine."""
 
@@ -367,7 +374,7 @@ def test_async_code_stays_free_while_a_run_lasts(engine):
             await asyncio.sleep(0)
         return (await task).text, ticks
 
-    text, ticks = asyncio.run(both())
+    text, ticks = run_async(both())
     assert text == engine.generate(PROMPT, max_tokens=10).text and ticks > 10
 
     async def cancelled() -> None:
@@ -377,6 +384,6 @@ def test_async_code_stays_free_while_a_run_lasts(engine):
         await task
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(cancelled())
+        run_async(cancelled())
     assert engine.last_run.finish_reason in ("interrupted", "stop")
     assert engine.generate(PROMPT, max_tokens=1).generated == 1

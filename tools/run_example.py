@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 from nbclient import NotebookClient
@@ -25,10 +27,21 @@ os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+notebook")
 def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
     """Execute every cell in place, with a progress bar; a cell that fails raises."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    with tqdm(total=len(cells), unit="cell", desc="running", leave=False) as bar:
+    with (
+        TemporaryDirectory() as sockets,
+        tqdm(total=len(cells), unit="cell", desc="running", leave=False) as bar,
+    ):
         client = NotebookClient(
             notebook,
-            config=Config({"KernelManager": {"transport": "ipc"}}),  # no ports
+            # Sockets in a folder of their own, in place of ports.
+            config=Config(
+                {
+                    "KernelManager": {
+                        "transport": "ipc",
+                        "connection_file": str(Path(sockets) / "kernel.json"),
+                    }
+                }
+            ),
             timeout=600,
             resources={"metadata": {"path": str(folder)}},
             on_cell_executed=lambda **_: bar.update(),
@@ -38,9 +51,9 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
 
 def page(notebook: nbformat.NotebookNode, title: str) -> str:
     """The executed notebook as HTML that fetches nothing."""
-    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
-    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    return str(body)
+    body, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": title}})
+    # The template and plotly load MathJax from afar; nothing here needs it.
+    return re.sub(r'<script src="[^"]*">\s*</script>', "", str(body))
 
 
 def summary(notebook: nbformat.NotebookNode) -> str:

@@ -8,21 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.test_kernel import WAIT, Kernel, kinds
+from tests.kernel.conftest import WAIT, Kernel, kinds
 
 
 @pytest.fixture(scope="module")
-def kernel(tiny: Path) -> Iterator[Kernel]:
+def chatting(kernel: Kernel, tiny: Path) -> Kernel:
     """A kernel with an engine whose answers never end by themselves, and a chat."""
-    kernel = Kernel()
     kernel.run("%load_ext outlier_jupyter")
     kernel.run(f"%outlier load {tiny} --cache-experts 5 -o engine")
     kernel.run("engine.tokenizer.eos_token_ids = set()")
     sent = kernel.run("%outlier chat --max-tokens 100000 -o chat")
     (shown,) = kinds(sent, "execute_result")
     assert "application/vnd.jupyter.widget-view+json" in shown["data"]
-    yield kernel
-    kernel.close()
+    return kernel
 
 
 def page(kernel: Kernel, model: str, **content: Any) -> None:
@@ -41,8 +39,9 @@ def from_chat(kernel: Kernel, model: str) -> Iterator[dict[str, Any]]:
             yield data["content"] if data["method"] == "custom" else data
 
 
-def test_stop_from_the_page_ends_the_answer(kernel: Kernel) -> None:
+def test_stop_from_the_page_ends_the_answer(chatting: Kernel) -> None:
     """The cell has returned, so the message arrives while the answer is written."""
+    kernel = chatting
     model = kernel.value("chat.model_id").strip("'")
     page(kernel, model, type="send", text="Go on", request="r1")
     seen: list[str] = []
@@ -57,8 +56,9 @@ def test_stop_from_the_page_ends_the_answer(kernel: Kernel) -> None:
     assert kernel.value("0 < chat.runs[-1].generated < 100000") == "True"
 
 
-def test_an_interrupt_of_send_keeps_the_run_and_the_chat(kernel: Kernel) -> None:
+def test_an_interrupt_of_send_keeps_the_run_and_the_chat(chatting: Kernel) -> None:
     """`chat.send` blocks its cell; SIGINT ends it with the partial run, and the chat goes on."""
+    kernel = chatting
     model = kernel.value("chat.model_id").strip("'")
     request = kernel.start("chat.send('Go on')")
     for told in from_chat(kernel, model):
