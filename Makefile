@@ -17,13 +17,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 # On Linux MLX's backend is chosen by an extra, on macOS it comes by itself.
 EXTRA := $(if $(filter Darwin,$(shell uname -s)),,[cpu])
+# In a container one is often root, which JupyterLab refuses unless told.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 demo: .venv/.ready
 	python tools/run_example.py examples/01_quickstart.ipynb build/01_quickstart.html
 
-lab: .venv/.dev
-	jupyter lab examples/01_quickstart.ipynb
+lab: .venv/.ready
+	jupyter lab $(AS_ROOT) examples/01_quickstart.ipynb
 
 test: check js-test .venv/.browser
 	python -m pytest

@@ -98,7 +98,7 @@ def takes(kind: type[LoadOptions | GenerateOptions]) -> Callable[[Function], Fun
             for f in fields(kind)
         ]
         # setattr: to a type checker a callable has no signature of its own.
-        setattr(function, "__signature__", whole.replace(parameters=[*own, *options]))  # noqa: B010
+        setattr(function, "__signature__", whole.replace(parameters=[*own, *options]))  # noqa: B010, see above
         return function
 
     return decorate

@@ -155,7 +155,7 @@ class Frame:
         """Equal when the bytes are: NaN equals NaN, arrays compare as wholes."""
         return isinstance(other, Frame) and encode(self) == encode(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # equal by content, which can be large
 
 
 def encode(frame: Frame) -> bytes:

@@ -14,8 +14,8 @@ from outlier_jupyter.paging import slots as slots_module
 from outlier_jupyter.paging.slots import StagedSlotBank
 
 PROMPT_LENGTHS = (1, 7, 33, 130)
-CACHES = (2, 3, 8, 24)
-"""Slots for 3 layers × 8 experts, top-2: one layer's token, odd, a layer's worth, everything."""
+CACHES = (1, 2, 3, 8, 24)
+"""Slots for 3 layers × 8 experts, top-2: one, a token of a layer, odd, a layer, everything."""
 
 
 def logits(model, tokens: list[int], decoded: int = 6) -> np.ndarray:
