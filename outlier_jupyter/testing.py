@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 from mlx_lm.utils import _get_classes as classes_of
 from mlx_lm.utils import save_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -60,6 +61,7 @@ def tiny_checkpoint(
     dtype: mx.Dtype = mx.float32,
     shards: int = 1,
     seed: int = 0,
+    base: dict[str, Any] = TINY_CONFIG,
     **config: Any,
 ) -> Path:
     """Write a model with random weights and a byte-level tokenizer to `folder`, and return it.
@@ -68,17 +70,25 @@ def tiny_checkpoint(
         bits, group_size: affine quantisation; `bits=None` leaves the weights in `dtype`.
         shards: how many safetensors files the tensors are dealt to.
         seed: of the weights.
-        **config: changes to `TINY_CONFIG`.
+        base, **config: the config, and changes to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = TINY_CONFIG | config
+    settings = base | config
     mx.random.seed(seed)
-    model_class, args_class = classes_of(settings)
-    model = model_class(args_class.from_dict(settings))
+    model_class, args_class = classes_of(copy.deepcopy(settings))
+    model = model_class(args_class.from_dict(copy.deepcopy(settings)))
+    model.update(tree_map(_never_zero, model.parameters()))
     model.set_dtype(dtype)
     if bits is not None:
-        settings["quantization"] = {"group_size": group_size, "bits": bits}
-        nn.quantize(model, group_size, bits)
+        settings["quantization"] = {"group_size": group_size, "bits": bits, "mode": "affine"}
+        nn.quantize(
+            model,
+            group_size,
+            bits,
+            class_predicate=lambda _, layer: (
+                hasattr(layer, "to_quantized") and layer.weight.shape[-1] % group_size == 0
+            ),
+        )
     mx.eval(model.parameters())
     if shards == 1:
         save_model(folder, model)
@@ -87,6 +97,15 @@ def tiny_checkpoint(
     (folder / "config.json").write_text(json.dumps(settings))
     _byte_tokenizer(folder)
     return folder
+
+
+def _never_zero(array: mx.array) -> mx.array:
+    """Random values in place of zeros: a bias of zeros would hide that nobody adds it."""
+    if mx.any(array).item():
+        return array
+    if mx.issubdtype(array.dtype, mx.floating):
+        return mx.random.normal(array.shape, scale=0.1).astype(array.dtype)
+    return mx.random.randint(0, 1 << 30, array.shape).astype(array.dtype)
 
 
 def _save_shards(folder: Path, tensors: dict[str, mx.array], shards: int) -> None:

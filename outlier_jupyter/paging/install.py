@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 from ..checkpoint import Checkpoint, ExpertPart, Reader
 from ..errors import OptionError, UnsupportedModel
 from ..residency import SlotTable
+from .blocks import follow
 from .pager import Pager
 from .slots import make_bank, part_matches
-from .switch import PagedSwitch
+from .switch import PagedSwitch, expert_tensors
 from .weights import RouterTap
 
 Geometry = tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -71,6 +71,11 @@ class Installed:
         """Bytes the slots take."""
         return sum(pager.bank.expert_nbytes * pager.bank.slots for pager in self.pagers)
 
+    def load_all(self, each: Callable[[], object]) -> None:
+        """Read every expert; there must be a slot for each. `each` is called after a layer."""
+        for pager in self.pagers:
+            pager.load_all(each)
+
     def settle(self) -> None:
         """Evaluate what a run that ended in mid-call left: only its own thread can do that."""
         for pager in self.pagers:
@@ -114,7 +119,10 @@ def install(
             module, _, parameter = name.rpartition(".")
             child = switch.module[module] if module else switch.module
             child[parameter] = array
-        _replace(model, switch.path, PagedSwitch(switch.module, layer, switch.experts, pager, tap))
+        block, name = _parent(model, switch.path)
+        block[name] = PagedSwitch(switch.module, layer, switch.experts, pager, tap)
+        if isinstance(block, nn.Module):
+            follow(block, tap)
     return Installed(tuple(switches), tuple(pagers.values()), tap)
 
 
@@ -128,7 +136,11 @@ def share_slots(
     """
     total = sum(s.experts * s.expert_nbytes for s in switches)
     held = sum(s.experts for s in switches)
-    share = cache_experts / held if cache_experts is not None else cache_gb * 1e9 / max(total, 1)
+    share = (
+        cache_experts / max(held, 1)
+        if cache_experts is not None
+        else cache_gb * 1e9 / max(total, 1)
+    )
     slots: dict[Geometry, int] = {}
     for switch in switches:
         slots[switch.geometry] = slots.get(switch.geometry, 0) + switch.experts
@@ -145,8 +157,7 @@ def share_slots(
 
 def _parts(path: str, module: nn.Module, checkpoint: Checkpoint) -> tuple[ExpertPart, ...]:
     parts = []
-    tensors: Any = tree_flatten(module.parameters(), destination={})
-    for name, array in tensors.items():
+    for name, array in expert_tensors(module).items():
         part = _locate(path, name, array.shape[0], checkpoint)
         if part is None:
             raise UnsupportedModel(
@@ -169,12 +180,10 @@ def _locate(path: str, name: str, experts: int, checkpoint: Checkpoint) -> Exper
     return checkpoint.stacked(name, f"{path}.{name}") or checkpoint.single(name, singles)
 
 
-def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+def _parent(model: nn.Module, path: str) -> tuple[Any, Any]:
+    """The module or list that holds what is at `path`, and the key it holds it by."""
     *parents, last = path.split(".")
-    at: nn.Module | list[nn.Module] | dict[str, nn.Module] = model
+    at: Any = model
     for step in parents:
         at = at[int(step)] if isinstance(at, list) else at[step]
-    if isinstance(at, list):
-        at[int(last)] = new
-    else:
-        at[last] = new
+    return at, int(last) if isinstance(at, list) else last
