@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from mlx_lm import load as load_with_mlx_lm
@@ -74,7 +75,8 @@ def load(
     checkpoint = Checkpoint(folder)
     switches = find(module, checkpoint)
     _check_top_k(asked.top_k, switches)
-    _warn_if_not_paged(str(model), config, switches)
+    if not switches:
+        _warn_of_experts(str(model), config, module)
     every = sum(switch.experts for switch in switches)
     slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
     reader = open_reader(asked.reader, checkpoint.files)
@@ -108,9 +110,9 @@ def _read_all(installed: Installed) -> None:
         installed.load_all(bar.update)
 
 
-def _warn_if_not_paged(model: str, config: dict[str, Any], switches: Sequence[Switch]) -> None:
-    """Say so when a model has experts, by its config, but no switch that could be paged."""
-    if switches:
+def _warn_of_experts(model: str, config: dict[str, Any], module: nn.Module) -> None:
+    """Say so when a model without a switch has experts, by its config and its modules' names."""
+    if not any("expert" in path for path, _ in module.named_modules()):
         return
     told = (config, *(value for value in config.values() if isinstance(value, dict)))
     for name, value in (item for part in told for item in part.items()):
