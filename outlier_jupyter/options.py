@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from .errors import OptionError
@@ -117,6 +117,19 @@ def make(kind: type[Options], given: dict[str, Any]) -> Options:
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise OptionError(f"there is no option {name!r}; {hint}")
     return kind(**given)
+
+
+def resized(options: LoadOptions, cache_gb: float | None, cache_experts: int | None) -> LoadOptions:
+    """`options` with another cache size, given in one of the two ways.
+
+    Raises:
+        OptionError: neither or both are given, or the value breaks its rule.
+    """
+    if (cache_gb is None) == (cache_experts is None):
+        raise OptionError("give the cache's new size in one way: cache_gb=… or cache_experts=…")
+    if cache_gb is None:
+        return replace(options, cache_experts=cache_experts)
+    return replace(options, cache_gb=cache_gb, cache_experts=None)
 
 
 def check(options: LoadOptions | GenerateOptions) -> None:

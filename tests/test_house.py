@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "transcript": set(),
     "checkpoint": BASE,
     "residency": BASE,
-    "paging": BASE | {"checkpoint", "residency"},
+    "paging": BASE | {"checkpoint", "residency", "units"},
     "trace": BASE | {"residency", "units"},
     "run": BASE | {"trace"},
     "decoding": BASE | {"interrupt", "paging", "run", "trace", "transcript"},

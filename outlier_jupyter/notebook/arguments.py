@@ -21,6 +21,7 @@ from .controls import DEFAULTS, NAMES
 COMMANDS = {
     "load": "load a model: demo, a folder, or a Hugging Face id",
     "chat": "chat with the loaded model in a widget",
+    "resize": "give the expert cache another size; what was used last stays in it",
     "unload": "close the engine and free its memory",
     "status": "what is loaded, and how much of it sits in RAM",
 }
@@ -97,7 +98,9 @@ def command_parser(command: str) -> argparse.ArgumentParser:
     if command == "chat":
         return chat_parser()
     parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
-    if command == "status":
+    if command == "resize":
+        _add_fields(parser, LoadOptions, ("cache_gb", "cache_experts"), defaults=False)
+    if command in ("resize", "status"):
         _add_json(parser, "the status")
     return parser
 
@@ -176,6 +179,7 @@ def _add_fields(
     parser: argparse.ArgumentParser,
     kind: type[LoadOptions | GenerateOptions],
     names: Collection[str] | None = None,
+    defaults: bool = True,
 ) -> None:
     """One flag per field; its default stays the dataclass's, so absent flags are absent."""
     hints = typing.get_type_hints(kind)
@@ -184,7 +188,7 @@ def _add_fields(
             continue
         flag = "--" + spec.name.replace("_", "-")
         text = spec.metadata["help"] + (
-            "" if spec.default in (None, (), False) else f" ({spec.default})"
+            "" if not defaults or spec.default in (None, (), False) else f" ({spec.default})"
         )
         text = text.replace("%", "%%")
         wanted = hints[spec.name]

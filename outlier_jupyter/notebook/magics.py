@@ -95,8 +95,10 @@ class OutlierMagics(Magics):
         if command == "unload":
             self.unload()
         else:
-            status = self._loaded().status()
-            sys.stdout.write(f"{as_json(status) if given.get('json') else status}\n")
+            as_one_object = given.pop("json", False)
+            engine = self._loaded()
+            status = engine.resize(**given) if command == "resize" else engine.status()
+            sys.stdout.write(f"{as_json(status) if as_one_object else status}\n")
         return None
 
     def _load(self, given: dict[str, Any]) -> Engine:

@@ -2,6 +2,7 @@
 
 from .install import Installed, find, install, share_slots
 from .pager import Pager, Stopped
+from .resizing import resize
 from .slots import SlotBank
 from .weights import RouterTap
 
@@ -13,5 +14,6 @@ __all__ = [
     "Stopped",
     "find",
     "install",
+    "resize",
     "share_slots",
 ]

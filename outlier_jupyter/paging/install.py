@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
@@ -111,9 +112,7 @@ def install(
     for layer, switch in enumerate(switches):
         pager = pagers[switch.geometry]
         for name, array in pager.bank.arrays.items():
-            module, _, parameter = name.rpartition(".")
-            child = switch.module[module] if module else switch.module
-            child[parameter] = array
+            bind(switch.module, name, array)
         _replace(model, switch.path, PagedSwitch(switch.module, layer, switch.experts, pager, tap))
     return Installed(tuple(switches), tuple(pagers.values()), tap)
 
@@ -141,6 +140,12 @@ def share_slots(
                 "more, best enough for the experts of a token in all layers"
             )
     return slots
+
+
+def bind(module: nn.Module, name: str, array: mx.array) -> None:
+    """Have a switch's own module compute over `array`, a part of the bank."""
+    child, _, parameter = name.rpartition(".")
+    (module[child] if child else module)[parameter] = array
 
 
 def _parts(path: str, module: nn.Module, checkpoint: Checkpoint) -> tuple[ExpertPart, ...]:

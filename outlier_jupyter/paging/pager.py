@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 
+import mlx.core as mx
+
 from ..checkpoint import ExpertPart, Reader
 from ..errors import EngineClosed
 from ..events import Event, Evicted, PagedIn, Sink, Waited
@@ -75,6 +77,18 @@ class Pager:
             self._fetch(plan.placements)
             slots.update((placement.key, placement.slot) for placement in plan.placements)
         return slots
+
+    def resize(self, slots: int, bind: Callable[[str, mx.array], object]) -> None:
+        """Have `slots` slots. The bank must be settled; see `SlotBank.resize` for `bind`.
+
+        At every moment table and bank agree on the slots both have, so that a failure leaves a
+        pager that works.
+        """
+        if slots < self.table.capacity:
+            self.bank.move(self.table.shrink(slots))
+        self.bank.resize(slots, bind)
+        if slots > self.table.capacity:
+            self.table.grow(slots)
 
     def _fetch(self, placements: Sequence[Placement]) -> None:
         begin = self.clock()

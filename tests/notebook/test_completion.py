@@ -10,7 +10,7 @@ from outlier_jupyter.notebook.completion import completions
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("%outlier ", ["load", "chat", "unload", "status"]),
+        ("%outlier ", ["load", "chat", "resize", "unload", "status"]),
         ("%outlier un", ["unload"]),
         ("%outlier nonsense --", []),
         ("%outlier load de", ["demo"]),
@@ -18,6 +18,7 @@ from outlier_jupyter.notebook.completion import completions
         ("%outlier load demo --reader d", ["direct"]),
         ("%outlier load demo --cache-", ["--cache-experts", "--cache-gb"]),
         ("%outlier load demo --cache-gb ", []),
+        ("%outlier resize --", ["--cache-experts", "--cache-gb", "--help", "--json"]),
         ("%outlier status --", ["--help", "--json"]),
         ("%%outlier --max", ["--max-tokens"]),
         ("%%outlier --max-tokens 3 --no", ["--no-widget"]),
