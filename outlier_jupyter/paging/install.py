@@ -17,7 +17,7 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 from ..checkpoint import Checkpoint, ExpertPart, Reader
 from ..errors import OptionError
 from ..residency import SlotTable
-from .locate import expert_parts
+from .locate import Locator
 from .pager import Pager
 from .slots import make_bank
 from .switch import PagedSwitch
@@ -88,9 +88,8 @@ def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
         if isinstance(module, SwitchGLU | SwitchMLP)
     ]
     found.sort(key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])])
-    return tuple(
-        Switch(path, module, expert_parts(path, module, checkpoint)) for path, module in found
-    )
+    located = Locator(model, checkpoint, found)
+    return tuple(Switch(path, module, located.parts(path)) for path, module in found)
 
 
 def install(
