@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint, Reader, open_reader
 from .engine import Engine
 from .errors import ModelNotFound, OptionError, UnsupportedModel
 from .options import LoadOptions, make, takes
-from .paging import find, install, share_slots
+from .paging import check_device, find, install, share_slots
 from .paging.install import Switch
 from .trace import TraceInfo
 
@@ -68,6 +68,7 @@ def load(
         raise UnsupportedModel(f"mlx-lm cannot build the model in {folder}: {error}") from error
     checkpoint = Checkpoint(folder)
     switches = find(module, checkpoint)
+    check_device(module, [(switch.path, switch.module) for switch in switches])
     _check_top_k(asked.top_k, switches)
     slots = share_slots(switches, asked.cache_gb, asked.cache_experts)
     reader = open_reader(asked.reader, checkpoint.files)
