@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_lm.utils import _get_classes as classes_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -67,6 +68,7 @@ def tiny_checkpoint(
     shards: int = 1,
     seed: int = 0,
     rewrite: Callable[[nn.Module, Tensors], Tensors] | None = None,
+    base: dict[str, Any] = TINY_CONFIG,
     **config: Any,
 ) -> Path:
     """Write a model with random weights and a byte-level tokenizer to `folder`, and return it.
@@ -79,13 +81,14 @@ def tiny_checkpoint(
         shards: how many safetensors files the tensors are dealt to.
         seed: of the weights.
         rewrite: turns the tensors as MLX names them into those to be written, for other layouts.
-        **config: changes to `TINY_CONFIG`.
+        base, **config: the config, and changes to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = TINY_CONFIG | config
+    settings = base | config
     mx.random.seed(seed)
-    model_class, args_class = classes_of(settings)
-    model = model_class(args_class.from_dict(settings))
+    model_class, args_class = classes_of(copy.deepcopy(settings))
+    model = model_class(args_class.from_dict(copy.deepcopy(settings)))
+    model.update(tree_map(_never_zero, model.parameters()))
     model.set_dtype(dtype)
     if expert_dtype is not None:
         for _, module in model.named_modules():
@@ -103,6 +106,15 @@ def tiny_checkpoint(
     (folder / "config.json").write_text(json.dumps(settings))
     _byte_tokenizer(folder)
     return folder
+
+
+def _never_zero(array: mx.array) -> mx.array:
+    """Random values in place of zeros: a bias of zeros would hide that nobody adds it."""
+    if mx.any(array).item():
+        return array
+    if mx.issubdtype(array.dtype, mx.floating):
+        return mx.random.normal(array.shape, scale=0.1).astype(array.dtype)
+    return mx.random.randint(0, 1 << 30, array.shape).astype(array.dtype)
 
 
 def _quantize(model: nn.Module, settings: Mapping[str, Any]) -> None:

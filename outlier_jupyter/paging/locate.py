@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from ..checkpoint import Checkpoint, ExpertPart, View
 from ..errors import UnsupportedModel
@@ -77,6 +78,11 @@ class Locator:
         return ExpertPart(name, dtype, recipe.view)
 
 
-def _tensors(module: nn.Module) -> dict[str, mx.array]:
-    tensors: Any = tree_flatten(module.parameters(), destination={})
-    return dict(tensors)
+def _tensors(switch: nn.Module) -> dict[str, mx.array]:
+    """The tensors with a row per expert: those of the projections (a switch may hold a norm)."""
+    tensors: dict[str, mx.array] = {}
+    for name, child in switch.children().items():
+        if isinstance(child, SwitchLinear | QuantizedSwitchLinear):
+            found: Any = tree_flatten(child.parameters(), prefix=f".{name}", destination={})
+            tensors |= found
+    return tensors
