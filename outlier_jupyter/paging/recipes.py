@@ -37,7 +37,7 @@ class Computed:
     """A tensor of the model that mlx-lm computes from what is on disk.
 
     Attributes:
-        how: what is done, in words.
+        how: the operation that makes it no movement of data; "" for a constant.
         nbytes: how much of the checkpoint goes into it.
     """
 
@@ -75,7 +75,8 @@ def trace_sanitize(
     except ValueError as error:
         # What cannot be exported is no movement of data; `sanitize` itself has run before, in
         # mlx-lm's own loading, so its own complaints do not come here.
-        return dict.fromkeys(wanted, Computed(str(error), checkpoint_nbytes(checkpoint)))
+        how = str(error).rpartition("primitive ")[2]
+        return dict.fromkeys(wanted, Computed(how, checkpoint_nbytes(checkpoint)))
     return dict(zip(given, graph.results(), strict=True))
 
 
@@ -114,7 +115,7 @@ class _Graph:
                 self._made[name] = leaf
         elif kind == "constants":
             for name, _ in part["constants"]:
-                self._made[name] = Computed("a constant", 0)
+                self._made[name] = Computed("", 0)
         elif kind == "outputs":
             self._outputs = [name for name, *_ in part["outputs"]]
         elif kind == "primitive":
@@ -130,7 +131,7 @@ class _Graph:
         moved = [recipe for recipe in inputs if isinstance(recipe, Moved)]
         computed = [recipe for recipe in inputs if isinstance(recipe, Computed)]
         nbytes = sum(_nbytes(recipe) for recipe in inputs)
-        why = computed[0].how if computed else name
+        why = next((recipe.how for recipe in computed if recipe.how), name)
         if name in MOVES and not computed:
             try:
                 views = MOVES[name](
