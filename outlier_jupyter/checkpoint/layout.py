@@ -161,7 +161,7 @@ def _span(file: Path, base: int, size: int, name: str, entry: Any) -> TensorSpan
     wanted = math.prod(shape) * ITEM_BYTES[dtype]
     if begin < 0 or min(shape, default=0) < 0 or end - begin != wanted or base + end > size:
         raise CheckpointError(
-            f"{file}: {name!r} claims bytes {begin} to {end} of {size - base} for {wanted} bytes of "
+            f"{file}: {name!r} claims bytes {begin} to {end} of {size - base} for {wanted} of "
             f"{dtype} {list(shape)}; the file is truncated or damaged, download or copy it again"
         )
     return TensorSpan(dtype, shape, ByteRange(file, base + begin, end - begin))
