@@ -18,7 +18,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
-from .events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced, Weighed
+from .events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced
 from .interrupt import interrupt_sets
 from .options import GenerateOptions
 from .paging import RouterTap, Stopped
@@ -120,8 +120,8 @@ class Decoding:
             produced = -1
         end = self._clock()
         self.read += tokens
-        for layer, weights in self._tap.drain():
-            self._emit(Weighed(layer, weights))
+        for event in self._tap.drain():
+            self._emit(event)
         self._emit(StepDone(produced, end - begin, end - forward))
         return produced
 

@@ -7,7 +7,9 @@ before anything is evaluated, so that they are never read as whole tensors.
 from __future__ import annotations
 
 import os
+import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -19,12 +21,13 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from mlx_lm import load as load_with_mlx_lm
 from mlx_lm.utils import load_config
+from tqdm.auto import tqdm
 
 from .checkpoint import Checkpoint, Reader, open_reader
 from .engine import Engine
 from .errors import ModelNotFound, OptionError, UnsupportedModel
 from .options import LoadOptions, make, takes
-from .paging import check_device, find, install, share_slots
+from .paging import Installed, check_device, find, install, share_slots
 from .paging.install import Switch
 from .trace import TraceInfo
 
@@ -32,6 +35,8 @@ DEMO = "demo"
 DOWNLOADED = ("*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt",
               "*.jsonl", "*.jinja")  # fmt: skip
 """What of a Hugging Face repository is fetched: what mlx-lm loads."""
+EXPERTS_NAME = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
+"""The names under which configs keep the number of experts of a layer."""
 TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k",
                "top_k_experts")  # fmt: skip
 """The names under which configs keep the number of experts per token (read off mlx-lm 0.32)."""
@@ -70,12 +75,14 @@ def load(
     switches = find(module, checkpoint)
     check_device(module, [(switch.path, switch.module) for switch in switches])
     _check_top_k(asked.top_k, switches)
-    slots = share_slots(switches, asked.cache_gb, asked.cache_experts)
+    _warn_if_not_paged(str(model), config, switches)
+    every = sum(switch.experts for switch in switches)
+    slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
     reader = open_reader(asked.reader, checkpoint.files)
     executor = ThreadPoolExecutor(asked.read_threads, thread_name_prefix="outlier-read")
     installed = install(module, switches, slots, reader, executor, clock)
     mx.eval(module.parameters())
-    return Engine(
+    engine = Engine(
         model=module,
         tokenizer=tokenizer,
         config=config,
@@ -86,6 +93,36 @@ def load(
         executor=executor,
         clock=clock,
     )
+    if asked.resident:
+        try:
+            _read_all(installed)
+        except BaseException:
+            engine.close()
+            raise
+    return engine
+
+
+def _read_all(installed: Installed) -> None:
+    """Bring every expert into RAM; what takes longer than a second shows its progress."""
+    layers = len(installed.switches)
+    with tqdm(total=layers, desc="experts", unit=" layers", delay=1, leave=False) as bar:
+        installed.load_all(bar.update)
+
+
+def _warn_if_not_paged(model: str, config: dict[str, Any], switches: Sequence[Switch]) -> None:
+    """Say so when a model has experts, by its config, but no switch that could be paged."""
+    if switches:
+        return
+    told = (config, *(value for value in config.values() if isinstance(value, dict)))
+    for name, value in (item for part in told for item in part.items()):
+        if EXPERTS_NAME.fullmatch(name) and isinstance(value, int) and value > 1:
+            warnings.warn(
+                f"{model} has experts ({name}={value}), but mlx-lm does not build them as a "
+                "switch (SwitchGLU or SwitchMLP), so they cannot be paged or watched: all of the "
+                "model is held in RAM",
+                stacklevel=4,
+            )
+            return
 
 
 def resolve(model: str) -> Path:

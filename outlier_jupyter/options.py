@@ -39,6 +39,7 @@ class LoadOptions:
     cache_experts: int | None = option(
         None, "hold exactly this many experts in RAM, instead of --cache-gb", low=1
     )
+    resident: bool = option(False, "read all experts now and keep them, whatever --cache-gb says")
     top_k: int | None = option(
         None, "experts per token, instead of the model's own number: this changes the output", low=1
     )

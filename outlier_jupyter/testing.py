@@ -119,7 +119,10 @@ def _never_zero(array: mx.array) -> mx.array:
 
 def _quantize(model: nn.Module, settings: Mapping[str, Any]) -> None:
     def how(path: str, module: nn.Module) -> bool | dict[str, Any]:
-        chosen: bool | dict[str, Any] = settings.get(path, hasattr(module, "to_quantized"))
+        fits = hasattr(module, "to_quantized") and (
+            module.weight.shape[-1] % settings["group_size"] == 0
+        )
+        chosen: bool | dict[str, Any] = settings.get(path, fits)
         return chosen
 
     nn.quantize(

@@ -131,6 +131,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 """Type → what its config has otherwise, or beside."""
 
 AROUND: dict[str, dict[str, Any]] = {
+    "gemma4": {"vocab_size": 260},
     "prism_hadamard_qwen35": {
         "schema_version": 1, "tensor_namespace": "mlx-lm-text",
         "modules": [{"path": "lm_head", "embedding": False, "dtype": "float16", "block": 0}],

@@ -8,17 +8,15 @@ that it stays in RAM.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from ..checkpoint import Checkpoint, ExpertPart, View
 from ..errors import UnsupportedModel
 from .recipes import Computed, Recipe, trace_sanitize
 from .slots import host_bytes, safetensors_dtype
+from .switch import expert_tensors
 
 HELD_NBYTES = 64
 """Bytes of an expert's tensor up to which it is kept in RAM when mlx-lm computes it."""
@@ -37,7 +35,7 @@ class Locator:
         self, model: nn.Module, checkpoint: Checkpoint, switches: Iterable[tuple[str, nn.Module]]
     ) -> None:
         self._folder = checkpoint.folder
-        self._tensors = {path: _tensors(module) for path, module in switches}
+        self._tensors = {path: expert_tensors(module) for path, module in switches}
         wanted = [f"{path}.{name}" for path, has in self._tensors.items() for name in has]
         self._recipes = trace_sanitize(model, checkpoint, wanted) if wanted else {}
 
@@ -76,13 +74,3 @@ class Locator:
                 f"wants {array.dtype} {list(shape)}: convert it with `mlx_lm.convert`"
             )
         return ExpertPart(name, dtype, recipe.view)
-
-
-def _tensors(switch: nn.Module) -> dict[str, mx.array]:
-    """The tensors with a row per expert: those of the projections (a switch may hold a norm)."""
-    tensors: dict[str, mx.array] = {}
-    for name, child in switch.children().items():
-        if isinstance(child, SwitchLinear | QuantizedSwitchLinear):
-            found: Any = tree_flatten(child.parameters(), prefix=f".{name}", destination={})
-            tensors |= found
-    return tensors

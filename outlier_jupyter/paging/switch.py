@@ -4,6 +4,9 @@ It learns the router's ids (the one synchronisation per MoE layer), has the page
 experts resident, and lets the original module compute over the bank with slot ids in place of
 expert ids. Activation, expert biases and the sorting of long prompts are therefore mlx-lm's own.
 
+Once all experts of a layer are held for good, there is nothing to learn: slot ids are looked up on
+the device, nothing is evaluated, and the tap reads the ids when the call is over.
+
 A prompt may need more distinct experts than there are slots. Then the tokens are taken expert
 by expert, in as many passes as it needs; the arithmetic of a row does not change with it.
 """
@@ -16,15 +19,29 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
-from mlx_lm.models.switch_layers import SwitchGLU
+from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
 
 from ..events import Routed
 from ..residency import ExpertKey
-from .pager import Pager, Stopped
+from .pager import Pager
 from .weights import RouterTap
 
 SORT_FROM = 64
 """From this many (token, expert) pairs mlx-lm sorts them by expert, and tells its kernels."""
+
+
+PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
+
+
+def expert_tensors(switch: nn.Module) -> dict[str, mx.array]:
+    """A switch's tensors that hold a row per expert, [experts, …], by name below the switch."""
+    tensors: dict[str, mx.array] = {}
+    for name, child in switch.children().items():
+        if isinstance(child, PROJECTIONS):
+            found: Any = tree_flatten(child.parameters(), prefix=f".{name}", destination={})
+            tensors |= found
+    return tensors
 
 
 class PagedSwitch(nn.Module):
@@ -40,6 +57,10 @@ class PagedSwitch(nn.Module):
         self._experts = experts
         self._pager = pager
         self._tap = tap
+        # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
+        for name, child in inner.children().items():
+            if not isinstance(child, PROJECTIONS) and tree_flatten(child):
+                self[name] = child
 
     def __getattr__(self, name: str) -> object:
         """What a model hangs on its switch, beside the projections, stays reachable."""
@@ -49,8 +70,12 @@ class PagedSwitch(nn.Module):
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         pager = self._pager
-        if pager.stop.is_set():
-            raise Stopped
+        pager.enter()
+        slot_map = pager.slot_map(self._layer)
+        if slot_map is not None:
+            self._tap.chose(self._layer, indices)
+            output = self._inner(x, slot_map[indices])
+            return self._tap.watch(output, self._layer, x)
         begin = pager.clock()
         pager.bank.settle(indices)
         ids = np.array(indices, copy=True).astype(np.int64)
@@ -64,7 +89,7 @@ class PagedSwitch(nn.Module):
             pager.bank.reading(output)
         else:
             output = self._in_passes(x, ids, parts)
-        return self._tap.watch(output, self._layer)
+        return self._tap.watch(output, self._layer, x)
 
     def _tell_routed(
         self, ids: npt.NDArray[np.int64], keys: list[ExpertKey], begin: int, routed: int
