@@ -90,7 +90,11 @@ def test_unload_closes_and_a_cell_then_says_what_to_do(loaded):
 @pytest.mark.parametrize(
     ("line", "cell", "message"),
     [
-        ("lode demo", None, "%outlier lode is not a command: give load, chat, unload, status"),
+        (
+            "lode demo",
+            None,
+            "%outlier lode is not a command: give load, plan, chat, unload, status, memory",
+        ),
         ("status now", None, "unrecognized arguments: now"),
         ("--max-token 3", "Hello", "did you mean --max-tokens?"),
         ("--max-tokens 0", "Hello", "max_tokens=0 is too small"),
