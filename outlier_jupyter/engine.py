@@ -25,12 +25,14 @@ from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .checkpoint import Reader
+from .chunking import Costs, choose_chunk
 from .decoding import Decoding
 from .errors import EngineBusy, EngineClosed
 from .events import PromptEncoded, Resized, RunDone, Sink, TextProduced
 from .interrupt import interrupt_sets
-from .kv_caches import KVCaches
+from .kv_caches import KVCaches, changed_by
 from .listeners import Listeners
+from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
 from .options import GenerateOptions, LoadOptions, make, resized, takes
 from .paging import Installed, Stopped, resize
 from .prompts import Encoded, Prompt, encode
@@ -105,6 +107,7 @@ class Engine:
         installed: Installed,
         reader: Reader,
         executor: ThreadPoolExecutor,
+        costs: Costs,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.model = model
@@ -116,13 +119,16 @@ class Engine:
         self._installed = installed
         self._reader = reader
         self._executor = executor
+        self._costs = costs
         self._clock = clock
         self._tell = Listeners()
         self._stop = threading.Event()
         self._busy = threading.Lock()
         self._runner: int | None = None
         self._kv_caches = KVCaches(model)
+        self._python_nbytes = outside_mlx()
         self.closed = False
+        cache_cap.hold()
         for pager in installed.pagers:
             pager.stop = self._stop
             pager.sink = self._tell
@@ -214,6 +220,19 @@ class Engine:
         """Where the engine stands now."""
         return _status(self, self._installed, self._reader)
 
+    def memory(self) -> MemoryUse:
+        """Where the memory of this process is, part by part; `print` it for a table."""
+        return _memory(self)
+
+    def info_of(self, asked: GenerateOptions, length: int | None = None) -> TraceInfo:
+        """`info` of a run with these options, of `length` tokens if that is known already."""
+        changed = [self.info.changed_output, *changed_by(asked, length)]
+        return replace(
+            self.info,
+            options=asdict(self.options) | asdict(asked),
+            changed_output="; ".join(reason for reason in changed if reason),
+        )
+
     def close(self) -> None:
         """Free the slots and close the files. A run under way is stopped first.
 
@@ -225,6 +244,8 @@ class Engine:
         if not self._busy.acquire(timeout=0 if mine else STOP_WAIT_S):
             raise EngineBusy("a stream is still open on this engine: close it, then the engine")
         try:
+            if not self.closed:
+                cache_cap.release()
             self.closed = True
             self._executor.shutdown()
             self._reader.close()
@@ -267,13 +288,16 @@ class Engine:
             yield
         finally:
             self._installed.settle()
+            self._kv_caches.end()
             self._tell.end()
             self._runner = None
             self._busy.release()
 
     def _run(self, prompt: Encoded, asked: GenerateOptions) -> Iterator[Step]:
         with self._alone():
-            kv, rest = self._kv_caches.start(prompt.tokens, asked.reuse_kv)
+            kv, rest = self._kv_caches.start(prompt.tokens, asked)
+            if asked.prefill_chunk is None:
+                asked = replace(asked, prefill_chunk=_chunk(self, len(prompt.tokens)))
             foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
             recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
             self._tell.begin(recorder)
@@ -294,7 +318,7 @@ class Engine:
             yield from self._watched(decoding, recorder, prompt, asked)
             if asked.reuse_kv:
                 held = prompt.tokens[: len(prompt.tokens) - len(rest)]
-                self._kv_caches.keep(held + decoding.read, kv)
+                self._kv_caches.keep(held + decoding.read, kv, asked)
 
     def _watched(
         self, decoding: Decoding, recorder: Recorder, prompt: Encoded, asked: GenerateOptions
@@ -305,7 +329,7 @@ class Engine:
             if rest := decoding.transcript.finish():
                 self._tell(TextProduced(rest))
             self._tell(RunDone(reason))
-            info = replace(self.info, options=asdict(self.options) | asdict(asked))
+            info = self.info_of(asked, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
             self.last_run = _made(prompt, decoding, reason, recorder.trace(info))
             return self.last_run
 
@@ -352,3 +376,21 @@ def _status(engine: Engine, installed: Installed, reader: Reader) -> Status:
         top_k=engine.options.top_k or engine.info.native_top_k,
         changed_output=engine.info.changed_output,
     )
+
+
+def _memory(engine: Engine) -> MemoryUse:
+    return measure(
+        model=engine.model,
+        experts=engine._installed.bank_nbytes,
+        kv_run=engine._kv_caches.running,
+        kv_kept=engine._kv_caches.kept_nbytes,
+        readers=engine._reader.held_nbytes(),
+        trace=engine.last_run.trace.nbytes if engine.last_run else 0,
+        python=engine._python_nbytes,
+    )
+
+
+def _chunk(engine: Engine, context: int) -> int:
+    """Tokens per chunk of a prompt, where nobody said."""
+    resident = engine._installed.slots >= sum(engine.info.experts_per_layer)
+    return choose_chunk(context, engine._costs, resident, ACTIVATION_NBYTES)

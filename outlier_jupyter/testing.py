@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from .checkpoint import ByteRange, Reader
 from .errors import ReadFailed
 from .events import Event
+from .hub import write_hollow
 
 Tensors = dict[str, mx.array]
 """A checkpoint's tensors by name."""
@@ -49,6 +50,10 @@ TINY_CONFIG: dict[str, Any] = {
     "norm_topk_prob": True,
 }
 """A qwen3_moe of 3 layers with 8 experts, top-2, width 64."""
+
+DTYPE_NAMES = {mx.uint8: "U8", mx.uint32: "U32", mx.bfloat16: "BF16", mx.float16: "F16",
+               mx.float32: "F32"}  # fmt: skip
+"""MLX's dtypes as safetensors names them."""
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -130,6 +135,45 @@ def _quantize(model: nn.Module, settings: Mapping[str, Any]) -> None:
     )
 
 
+def hollow_checkpoint(
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    bits: int = 4,
+    group_size: int = 64,
+    mode: str = "affine",
+    dtype: mx.Dtype = mx.bfloat16,
+    shards: int = 1,
+) -> Path:
+    """Write a model of any size whose shards are headers and holes: it takes no room on disk.
+
+    Args:
+        config: the whole config.json, with `model_type`.
+        bits, group_size, mode: how it is quantised.
+        dtype: of what is not quantised, and of scales.
+        shards: how many safetensors files the tensors are dealt to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model_class, args_class = classes_of(config)
+    model = model_class(args_class.from_dict(config))
+    model.set_dtype(dtype)
+    nn.quantize(model, group_size, bits, mode=mode)  # lazily: nothing is evaluated
+    settings = {"group_size": group_size, "bits": bits, "mode": mode}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization": settings}))
+    tensors: Any = tree_flatten(model.parameters())
+    for index in range(shards):
+        begin, header = 0, {}
+        for name, array in tensors[index::shards]:
+            end = begin + array.nbytes
+            dtype_name = DTYPE_NAMES[array.dtype]
+            header[name] = {
+                "dtype": dtype_name, "shape": list(array.shape), "data_offsets": [begin, end],
+            }  # fmt: skip
+            begin = end
+        write_hollow(folder / f"model-{index:05d}.safetensors", header)
+    return folder
+
+
 def _save(folder: Path, tensors: Tensors, shards: int) -> None:
     names = sorted(tensors)
     for index in range(shards):
@@ -201,6 +245,10 @@ class FaultyReader:
             np.frombuffer(into, np.uint8)[:] = 0xA5
             raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
         self._reader.read(where, into)
+
+    def held_nbytes(self) -> int:
+        """What the real reader holds."""
+        return self._reader.held_nbytes()
 
     def close(self) -> None:
         """Close the real reader."""

@@ -119,8 +119,8 @@ def install(
         pager = pagers[switch.geometry]
         for name, array in pager.bank.arrays.items():
             bind(switch.module, name, array)
-        block, name = _parent(model, switch.path)
-        block[name] = PagedSwitch(switch.module, layer, switch.experts, pager, tap)
+        paged = PagedSwitch(switch.module, layer, switch.experts, pager, tap)
+        block = replace(model, switch.path, paged)
         if isinstance(block, nn.Module):
             follow(block, tap)
     return Installed(tuple(switches), tuple(pagers.values()), tap)
@@ -161,10 +161,11 @@ def bind(module: nn.Module, name: str, array: mx.array) -> None:
     (module[child] if child else module)[parameter] = array
 
 
-def _parent(model: nn.Module, path: str) -> tuple[Any, Any]:
-    """The module or list that holds what is at `path`, and the key it holds it by."""
+def replace(model: nn.Module, path: str, new: nn.Module) -> Any:
+    """Put `new` at `path`, and return the module or list that holds it."""
     *parents, last = path.split(".")
     at: Any = model
     for step in parents:
         at = at[int(step)] if isinstance(at, list) else at[step]
-    return at, int(last) if isinstance(at, list) else last
+    at[int(last) if isinstance(at, list) else last] = new
+    return at

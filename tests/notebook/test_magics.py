@@ -106,7 +106,7 @@ def test_unload_closes_and_a_cell_then_says_what_to_do(loaded):
         (
             "lode demo",
             None,
-            "%outlier lode is not a command: give load, chat, resize, unload, status",
+            "%outlier lode is not a command: give load, plan, chat, resize, unload, status, memory",
         ),
         ("status now", None, "unrecognized arguments: now"),
         ("--max-token 3", "Hello", "did you mean --max-tokens?"),
