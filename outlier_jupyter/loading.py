@@ -110,7 +110,7 @@ def _warn_if_not_paged(model: str, config: dict[str, Any], switches: Sequence[Sw
                 f"{model} has experts ({name}={value}), but mlx-lm does not build them as a "
                 "switch (SwitchGLU or SwitchMLP), so they cannot be paged or watched: all of the "
                 "model is held in RAM",
-                stacklevel=4,
+                stacklevel=3,
             )
             return
 

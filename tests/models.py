@@ -132,6 +132,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 
 AROUND: dict[str, dict[str, Any]] = {
     "gemma4": {"vocab_size": 260},
+    "muse_spark": {"audio_config": {"out_hidden_size": 64}},
     "prism_hadamard_qwen35": {
         "schema_version": 1, "tensor_namespace": "mlx-lm-text",
         "modules": [{"path": "lm_head", "embedding": False, "dtype": "float16", "block": 0}],
@@ -190,14 +191,18 @@ def tiny_config(model_type: str) -> dict[str, Any]:
     return {"model_type": model_type, "text_config": text, **AROUND.get(model_type, {})}
 
 
-def checkpoint(model_type: str, folder: Path) -> Path:
+def checkpoint(model_type: str, folder: Path, config: dict[str, Any] | None = None) -> Path:
     """Write a tiny random checkpoint of `model_type` to `folder`, and return it.
+
+    `config` stands in place of the type's tiny one.
 
     Raises:
         AssertionError: mlx-lm cannot build the type from what is known here.
     """
     try:
-        return tiny_checkpoint(folder, base=tiny_config(model_type), **BITS.get(model_type, {}))
+        return tiny_checkpoint(
+            folder, base=config or tiny_config(model_type), **BITS.get(model_type, {})
+        )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise AssertionError(
             f"mlx-lm does not build a {model_type} from the tiny config of tests/models.py "

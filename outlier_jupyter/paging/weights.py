@@ -60,8 +60,11 @@ class RouterTap:
         if not self._on or not isinstance(x, mx.array):
             return x
 
+        wanted = (*x.shape[:-1], 1)
+
+        # These closures must not hold the arrays: a prompt's would then all live to its end.
         def caught(factor: object, product: mx.array) -> None:
-            if isinstance(factor, mx.array) and tuple(factor.shape) == (*x.shape[:-1], 1):
+            if isinstance(factor, mx.array) and tuple(factor.shape) == wanted:
                 self._inputs[id(product)] = factor
                 self._mark(product, _ignore)
 
@@ -74,7 +77,7 @@ class RouterTap:
         """
         if not self._on:
             return output
-        shape = tuple(output.shape[:-1])
+        key, shape = id(output), tuple(output.shape[:-1])
         if isinstance(x, _Watched) and shape[-1] == 1:
             weights = self._inputs.pop(id(x), None)
             if weights is not None:
@@ -83,9 +86,9 @@ class RouterTap:
 
         def caught(factor: object, product: mx.array) -> None:
             if isinstance(factor, mx.array) and tuple(factor.shape) == (*shape, 1):
-                self._catch(id(output), factor)
+                self._catch(key, factor)
 
-        self._watching[id(output)] = (layer, shape)
+        self._watching[key] = (layer, shape)
         return self._mark(output, caught)
 
     def passed(self, arguments: tuple[object, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -90,6 +92,17 @@ def test_weights_that_a_function_or_the_input_takes_are_caught(way, k):
     assert layer == 1 and np.array_equal(caught, np.array(weights))
     assert isinstance(block, Block) and type(block).__name__ == "Block"
     assert mx.array_equal(block(x, weights), plain) and tap.drain() == []
+
+
+def test_the_tap_holds_no_large_array():
+    """Outputs and inputs are not kept alive by being watched: a prompt's would fill the memory."""
+    tap = RouterTap()
+    tap.begin()
+    x, output = mx.ones((2, 4)), mx.ones((2, 3, 4))
+    before = sys.getrefcount(x), sys.getrefcount(output)
+    tap.enter(x)
+    tap.watch(output, 0, x)
+    assert (sys.getrefcount(x), sys.getrefcount(output)) == before
 
 
 def test_ids_of_resident_layers_are_told_at_the_end():
