@@ -23,13 +23,18 @@ from tqdm.auto import tqdm
 from .checkpoint import Checkpoint, Reader, open_reader
 from .chunking import Costs
 from .engine import Engine
-from .errors import OptionError, UnsupportedModel
+from .errors import NotPageable, OptionError, UnsupportedModel
 from .hub import resolve
+from .machine import machine_memory
 from .options import LoadOptions, make, takes
-from .paging import Installed, check_device, find, install, share_slots
+from .paging import Installed, check_device, find, install, share_slots, switch_modules
 from .paging.install import Switch
+from .paging.probe import dense_nbytes
 from .trace import TraceInfo
+from .units import size_words
 
+WHOLE_SHARE = 0.8
+"""How much of the free memory a model may take that cannot be paged."""
 EXPERTS_NAME = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
 """The names under which configs keep the number of experts of a layer."""
 TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k",
@@ -61,10 +66,10 @@ def load(
     folder = resolve(str(model), asked.revision, asked.quiet)
     native, override = _top_k(load_config(folder), asked.top_k, str(model))
     module, config, checkpoint, switches = open_model(folder, override)
-    check_device(module, [(switch.path, switch.module) for switch in switches])
+    check_device(module, switch_modules(module))
     tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     _check_top_k(asked.top_k, switches)
-    _warn_if_not_paged(str(model), config, switches)
+    _warn_if_not_paged(str(model), config, module)
     every = sum(switch.experts for switch in switches)
     slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
     reader = open_reader(asked.reader, checkpoint.files)
@@ -99,9 +104,9 @@ def _read_all(installed: Installed) -> None:
         installed.load_all(bar.update)
 
 
-def _warn_if_not_paged(model: str, config: dict[str, Any], switches: Sequence[Switch]) -> None:
+def _warn_if_not_paged(model: str, config: dict[str, Any], module: nn.Module) -> None:
     """Say so when a model has experts, by its config, but no switch that could be paged."""
-    if switches:
+    if switch_modules(module):
         return
     told = (config, *(value for value in config.values() if isinstance(value, dict)))
     for name, value in (item for part in told for item in part.items()):
@@ -131,14 +136,39 @@ def open_model(folder: Path, override: dict[str, Any] | None = None) -> Opened:
         override: changes to the model's config.
 
     Raises:
-        UnsupportedModel, CheckpointError: mlx-lm cannot build it, or its experts are not found.
+        UnsupportedModel, CheckpointError: mlx-lm cannot build it, or its experts can neither be
+            paged nor held.
     """
     checkpoint = Checkpoint(folder)
     try:
         module, config = load_model(folder, lazy=True, model_config=override)
     except ValueError as error:
         raise UnsupportedModel(f"mlx-lm cannot build the model in {folder}: {error}") from error
-    return Opened(module, config, checkpoint, find(module, checkpoint))
+    try:
+        switches = find(module, checkpoint)
+    except NotPageable as reason:
+        switches = ()
+        _hold_whole(module, reason)
+    return Opened(module, config, checkpoint, switches)
+
+
+def _hold_whole(module: nn.Module, reason: NotPageable) -> None:
+    """Say that a model whose experts cannot be paged is held in RAM, if it fits there.
+
+    Raises:
+        NotPageable: it does not.
+    """
+    needed, available = dense_nbytes(module, ()), machine_memory().available
+    if needed > WHOLE_SHARE * available:
+        raise NotPageable(
+            f"{reason}. In RAM it would take {size_words(needed)}, and {size_words(available)} are "
+            "free"
+        ) from reason
+    warnings.warn(
+        f"{reason}. Until then all of it, {size_words(needed)}, is held in RAM, and its routing is "
+        "not seen",
+        stacklevel=4,
+    )
 
 
 def _costs(config: dict[str, Any], switches: Sequence[Switch], top_k: int | None) -> Costs:

@@ -53,7 +53,7 @@ MAY_IMPORT = {
         "units",
     },
     "loading": BASE
-    | {"checkpoint", "chunking", "engine", "hub", "machine", "memory", "paging", "trace"},
+    | {"checkpoint", "chunking", "engine", "hub", "machine", "memory", "paging", "trace", "units"},
     "plan": {"hub", "loading", "machine", "memory", "paging", "units"},
     "notebook": BASE | {"engine", "loading", "plan", "run", "trace", "units"},
     "testing": BASE | {"checkpoint", "hub"},

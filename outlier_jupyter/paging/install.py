@@ -84,18 +84,23 @@ class Installed:
         self.tap.forget()
 
 
-def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
-    """Every switch of the model with its experts' tensors; empty for a dense model.
-
-    Raises:
-        UnsupportedModel: a switch whose tensors are not in the checkpoint as the model holds them.
-    """
+def switch_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """(path, module) of every switch mlx-lm built, by the numbers in its path."""
     found = [
         (path, module)
         for path, module in model.named_modules()
         if isinstance(module, SwitchGLU | SwitchMLP)
     ]
-    found.sort(key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])])
+    return sorted(found, key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])])
+
+
+def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
+    """Every switch of the model with its experts' tensors; empty for a dense model.
+
+    Raises:
+        NotPageable: a switch whose tensors are not in the checkpoint as the model holds them.
+    """
+    found = switch_modules(model)
     located = Locator(model, checkpoint, found)
     return tuple(Switch(path, module, located.parts(path)) for path, module in found)
 

@@ -131,7 +131,8 @@ class _Graph:
         moved = [recipe for recipe in inputs if isinstance(recipe, Moved)]
         computed = [recipe for recipe in inputs if isinstance(recipe, Computed)]
         nbytes = sum(_nbytes(recipe) for recipe in inputs)
-        why = next((recipe.how for recipe in computed if recipe.how), name)
+        only_constants = bool(computed) and not moved and not any(c.how for c in computed)
+        why = "" if only_constants else next((c.how for c in computed if c.how), name)
         if name in MOVES and not computed:
             try:
                 views = MOVES[name](

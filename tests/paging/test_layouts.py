@@ -11,7 +11,9 @@ from mlx_lm.utils import _get_classes as classes_of
 from mlx_lm.utils import load_model
 
 import outlier_jupyter
-from outlier_jupyter.errors import UnsupportedModel
+from outlier_jupyter import loading
+from outlier_jupyter.errors import NotPageable
+from outlier_jupyter.machine import Machine
 from outlier_jupyter.paging.slots import host_bytes
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import tiny_checkpoint
@@ -148,9 +150,8 @@ def assert_slots_hold_what_mlx_lm_makes(folder, made) -> None:
                 assert bytes(made.pagers[0].bank.row(part.name, slot)) == bytes(host_bytes(row))
 
 
-@pytest.mark.parametrize("kind", ["fp8", "int4"])
-def test_experts_that_mlx_lm_computes_are_refused(kind, tmp_path):
-    """Blocks of fp8 or int4 that `sanitize` turns into other numbers get a sentence."""
+def computed(kind, folder):
+    """A deepseek_v3 whose experts `sanitize` turns into other numbers."""
 
     def write(path, tensors):
         written = {}
@@ -172,10 +173,31 @@ def test_experts_that_mlx_lm_computes_are_refused(kind, tmp_path):
         "fp8": {"quant_method": "fp8"},
         "int4": {"quant_method": "compressed-tensors", "format": "pack-quantized"},
     }
-    folder = published(tmp_path, "deepseek_v3", everywhere(write), settings[kind])
-    load_model(folder)  # mlx-lm itself takes it
-    with pytest.raises(UnsupportedModel, match=r"mlx-lm computes .* convert the model with"):
+    return published(folder, "deepseek_v3", everywhere(write), settings[kind])
+
+
+@pytest.mark.parametrize(("kind", "how"), [("fp8", "FromFP8"), ("int4", "Multiply")])
+def test_experts_that_are_computed_are_refused_where_the_whole_does_not_fit(
+    kind, how, tmp_path, monkeypatch
+):
+    """A sentence names the tensor, what is done to it, what there is room for and what to do."""
+    monkeypatch.setattr(loading, "machine_memory", lambda: Machine(2**30, 1000))
+    folder = computed(kind, tmp_path)
+    with pytest.raises(NotPageable, match=rf"mlx-lm computes .*\({how}\).*mlx_lm.convert.* free"):
         outlier_jupyter.load(folder)
+
+
+def test_experts_that_are_computed_are_held_whole_where_they_fit(tmp_path, support):
+    """There is a warning that says why, and the output is mlx-lm's."""
+    folder = computed("int4", tmp_path)
+    reference, _ = load_model(folder)
+    with pytest.warns(UserWarning, match=r"mlx-lm computes .* is held in RAM") as told:
+        engine = outlier_jupyter.load(folder)
+    assert len(told) == 1
+    with engine:
+        assert engine.status().layers == 0
+        assert np.array_equal(logits(engine.model, 7), logits(reference, 7))
+    proved("fp8 or int4 that mlx-lm computes with", "deepseek_v3", support, "held whole")
 
 
 def test_the_page_tells_of_every_layout(support):
