@@ -199,6 +199,13 @@ def _reshape(views: list[View], arguments: list[Any], shapes: Shapes, itemsize: 
     return [views[0].reshape(shapes[0])]
 
 
+def _expand(views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int) -> list[View]:
+    axes = arguments[0]
+    if len(axes) > 1:
+        return _reshape(views, arguments, shapes, itemsize)
+    return [views[0].expand(axes[0] % len(shapes[0]))]
+
+
 def _reinterpret(
     views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int
 ) -> list[View]:
@@ -218,7 +225,7 @@ MOVES: dict[str, Move] = {
     "Flatten": _reshape,
     "Unflatten": _reshape,
     "Squeeze": _reshape,
-    "ExpandDims": _reshape,
+    "ExpandDims": _expand,
     "View": _reinterpret,
     "Copy": _same,
     "StopGradient": _same,

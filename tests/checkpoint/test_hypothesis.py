@@ -108,9 +108,9 @@ class Made:
         self.view = View.concatenate([self.view, self.view], axis)
 
     def stack(self, draw) -> None:
-        self.array = np.stack([self.array, self.array])
-        one = self.view.reshape((1, *self.view.shape))
-        self.view = View.concatenate([one, one], 0)
+        axis = draw(st.integers(0, self.array.ndim))
+        self.view = View.concatenate([self.view.expand(axis)] * 2, axis)
+        self.array = np.stack([self.array, self.array], axis)
 
     def reinterpret(self, draw) -> None:
         itemsize = draw(st.sampled_from([1, 2, 4]))
