@@ -14,7 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 import outlier_jupyter
 from outlier_jupyter.trace import Trace
-from tests.models import CANNOT, checkpoint, model_types
+from tests.models import CANNOT, MODELS, checkpoint, model_types, tiny_config
 from tests.paging.probing import decisions, switches_of
 
 PREFILLS = (1, 7, 130)
@@ -83,7 +83,8 @@ def found(tmp_path_factory):
 def test_a_type_is_exact(model_type, found):
     """Prefill of 1, 7 and 130 tokens and 20 decoded ones: mlx-lm's bits, at three cache sizes."""
     seen = found(model_type)
-    assert seen.paths and seen.differing == []
+    assert seen.paths, f"tests/models.py: OVERRIDES[{model_type!r}] must ask for experts"
+    assert seen.differing == []
     assert seen.resident == [False, False, True]
 
 
@@ -110,6 +111,26 @@ def test_a_types_routing_is_what_the_unpaged_model_decides(model_type, found, su
         assert step == trace.steps
     where = sorted({re.sub(r"\.\d+\.", ".*.", path) for path in seen.paths})
     support.record("model types", model_type, ", ".join(where), "exact", "as applied")
+
+
+def test_every_module_of_mlx_lm_that_builds_a_switch_is_among_them():
+    """The types are read off mlx-lm itself: those that build a switch, and those built on them."""
+    names = set(model_types())
+    building = {
+        path.stem
+        for path in MODELS.glob("*.py")
+        if re.search(r"Switch(GLU|MLP)\(", path.read_text()) and path.stem != "switch_layers"
+    }
+    assert building and building <= names
+    assert {"gemma4", "qwen3_vl_moe", "kimi_k25", "glm_moe_dsa", "mistral3"} <= names - building
+
+
+def test_a_type_that_cannot_be_built_says_what_to_add(tmp_path):
+    """A config that mlx-lm refuses fails with the field, and where its tiny value belongs."""
+    config = {k: v for k, v in tiny_config("olmoe").items() if k != "num_experts_per_tok"}
+    config |= {"num_attention_heads": None}
+    with pytest.raises(AssertionError, match=r"tiny value to TINY.*OVERRIDES\['olmoe'\]"):
+        checkpoint("olmoe", tmp_path, config)
 
 
 def test_few_types_cannot_be_run_here(support):
