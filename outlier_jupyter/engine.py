@@ -24,7 +24,7 @@ from mlx.utils import tree_reduce
 from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .checkpoint import Reader
+from .checkpoint import Reader, buffers_nbytes
 from .chunking import Costs, choose_chunk
 from .decoding import Decoding
 from .errors import EngineBusy, EngineClosed
@@ -384,7 +384,7 @@ def _memory(engine: Engine) -> MemoryUse:
         experts=engine._installed.bank_nbytes,
         kv_run=engine._kv_caches.running,
         kv_kept=engine._kv_caches.kept_nbytes,
-        readers=engine._reader.held_nbytes(),
+        readers=engine._reader.held_nbytes() + buffers_nbytes(),
         trace=engine.last_run.trace.nbytes if engine.last_run else 0,
         python=engine._python_nbytes,
     )

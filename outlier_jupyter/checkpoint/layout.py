@@ -14,6 +14,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
+from glob import glob
 from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,8 +120,9 @@ class Checkpoint:
                 f"{folder} holds no model*.safetensors: name a folder with a model in it"
             )
         self.spans: dict[str, TensorSpan] = {}
-        for file in self.files:
-            self.spans.update(read_header(file))
+        # A tensor that two files hold is the last one's, in the order that mlx-lm's own call gives.
+        for file in glob(str(folder / "model*.safetensors")):  # noqa: PTH207
+            self.spans.update(read_header(Path(file)))
 
 
 def read_header(file: Path) -> dict[str, TensorSpan]:

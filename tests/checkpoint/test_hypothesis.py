@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from outlier_jupyter.checkpoint import (
     ExpertPart,
     NotAddressable,
     View,
+    buffers_nbytes,
     gather,
     open_reader,
     read_expert,
@@ -213,6 +215,27 @@ def test_parts_that_lie_in_the_same_bytes_share_the_reads(joined, band, blob, mo
             assert memory[part.name] == np.ascontiguousarray(piece[expert]).tobytes()
     assert reader.nbytes == 3 * 8 * 10 * 4
     reader.reader.close()
+
+
+def test_a_threads_buffer_is_counted_while_the_thread_lives(blob):
+    """What bands are read into is memory, and said to be, until the thread ends."""
+    file, _ = blob
+    part = ExpertPart("w", "U8", View.of(file, 0, (1, 64, 64), 1).transpose((0, 2, 1)))
+    reader = open_reader("pread", [file])
+    before = buffers_nbytes()
+    seen = []
+
+    def read() -> None:
+        memory = bytearray(part.nbytes)
+        read_expert(reader, [part], 0, lambda name: memoryview(memory))
+        seen.append(buffers_nbytes())
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    reader.close()
+    assert seen == [before + 4096]
+    assert buffers_nbytes() == before
 
 
 def test_what_lies_as_it_is_wanted_is_read_straight_into_its_place(blob):

@@ -150,6 +150,16 @@ def assert_slots_hold_what_mlx_lm_makes(folder, made) -> None:
                 assert bytes(made.pagers[0].bank.row(part.name, slot)) == bytes(host_bytes(row))
 
 
+def test_a_tensor_that_two_files_hold_is_the_one_mlx_lm_takes(tmp_path):
+    """A folder with two sets of shards is read as mlx-lm reads it."""
+    folder = tiny_checkpoint(tmp_path / "one", bits=None)
+    other = tiny_checkpoint(tmp_path / "two", bits=None, seed=1)
+    for number in range(3):  # names that any order of a directory would mix
+        file = (other if number % 2 else folder) / "model.safetensors"
+        (folder / f"model-{7 * number % 5}.safetensors").write_bytes(file.read_bytes())
+    assert_exact(folder)
+
+
 def computed(kind, folder):
     """A deepseek_v3 whose experts `sanitize` turns into other numbers."""
 
