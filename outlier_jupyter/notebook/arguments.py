@@ -20,10 +20,16 @@ from .controls import DEFAULTS, NAMES
 
 COMMANDS = {
     "load": "load a model: demo, a folder, or a Hugging Face id",
+    "plan": "what a model weighs and which cache size to take, before it is loaded",
     "chat": "chat with the loaded model in a widget",
+    "resize": "give the expert cache another size; what was used last stays in it",
     "unload": "close the engine and free its memory",
     "status": "what is loaded, and how much of it sits in RAM",
+    "memory": "where the memory of this process is",
 }
+MODEL = COMMANDS["load"].partition(": ")[2]
+JSON = {"resize": "the status", "status": "the status", "memory": "the numbers, in bytes"}
+"""The commands that have `--json`, and what it prints."""
 
 
 class HelpAsked(Exception):
@@ -84,7 +90,7 @@ def cell_parser() -> argparse.ArgumentParser:
 def load_parser() -> argparse.ArgumentParser:
     """Flags of `%outlier load`."""
     parser = _Parser(prog="%outlier load", description="Load a model with its experts on disk.")
-    parser.add_argument("model", help=COMMANDS["load"].partition(": ")[2])
+    parser.add_argument("model", help=MODEL)
     _add_output(parser, "Engine")
     _add_fields(parser, LoadOptions)
     return parser
@@ -96,9 +102,23 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return load_parser()
     if command == "chat":
         return chat_parser()
+    if command == "plan":
+        return plan_parser()
     parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
-    if command == "status":
-        _add_json(parser, "the status")
+    if command == "resize":
+        _add_fields(parser, LoadOptions, ("cache_gb", "cache_experts"), defaults=False)
+    if command in JSON:
+        _add_json(parser, JSON[command])
+    return parser
+
+
+def plan_parser() -> argparse.ArgumentParser:
+    """Flags of `%outlier plan`."""
+    parser = _Parser(prog="%outlier plan", description=f"Say {COMMANDS['plan']}.")
+    parser.add_argument("model", help=f"{MODEL}; it need not be downloaded")
+    _add_output(parser, "Plan")
+    _add_json(parser, "the plan")
+    _add_fields(parser, LoadOptions, ["revision"])
     return parser
 
 
@@ -176,6 +196,7 @@ def _add_fields(
     parser: argparse.ArgumentParser,
     kind: type[LoadOptions | GenerateOptions],
     names: Collection[str] | None = None,
+    defaults: bool = True,
 ) -> None:
     """One flag per field; its default stays the dataclass's, so absent flags are absent."""
     hints = typing.get_type_hints(kind)
@@ -184,7 +205,7 @@ def _add_fields(
             continue
         flag = "--" + spec.name.replace("_", "-")
         text = spec.metadata["help"] + (
-            "" if spec.default in (None, (), False) else f" ({spec.default})"
+            "" if not defaults or spec.default in (None, (), False) else f" ({spec.default})"
         )
         text = text.replace("%", "%%")
         wanted = hints[spec.name]
@@ -195,5 +216,7 @@ def _add_fields(
         elif typing.get_origin(wanted) is tuple:
             parser.add_argument(flag, action="append", metavar="TEXT", help=text)
         else:
-            metavar = "|".join(spec.metadata.get("choices", ())) or wanted.__name__.upper()
+            metavar = (
+                "|".join(map(str, spec.metadata.get("choices", ()))) or wanted.__name__.upper()
+            )
             parser.add_argument(flag, type=wanted, metavar=metavar, help=text)

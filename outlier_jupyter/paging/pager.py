@@ -12,7 +12,7 @@ from concurrent.futures import Executor, Future, wait
 
 import mlx.core as mx
 
-from ..checkpoint import ExpertPart, Reader
+from ..checkpoint import ExpertPart, Reader, read_expert
 from ..errors import EngineClosed
 from ..events import Event, Evicted, PagedIn, Sink, Waited
 from ..residency import ExpertKey, Placement, SlotTable
@@ -113,6 +113,19 @@ class Pager:
                 self._map_if_whole(layer)
         return slots
 
+    def resize(self, slots: int, bind: Callable[[str, mx.array], object]) -> None:
+        """Have `slots` slots. The bank must be settled; see `SlotBank.resize` for `bind`.
+
+        At every moment table and bank agree on the slots both have, so that a failure leaves a
+        pager that works.
+        """
+        self.forget_slot_maps()
+        if slots < self.table.capacity:
+            self.bank.move(self.table.shrink(slots))
+        self.bank.resize(slots, bind)
+        if slots > self.table.capacity:
+            self.table.grow(slots)
+
     def _map_if_whole(self, layer: int) -> None:
         keys = [ExpertKey(layer, expert) for expert in range(self._parts[layer][0].experts)]
         if all(key in self.table for key in keys):
@@ -137,11 +150,10 @@ class Pager:
     def _read(self, placement: Placement) -> tuple[int, int, int]:
         """On a reader thread: (bytes, start, nanoseconds) of one expert's tensors."""
         start = self.clock()
-        nbytes = 0
-        for part in self._parts[placement.key.layer]:
-            into = self.bank.row(part.name, placement.slot)
-            self._reader.read(part.at(placement.key.expert), into)
-            nbytes += part.nbytes
+        (layer, expert), slot, _ = placement
+        nbytes = read_expert(
+            self._reader, self._parts[layer], expert, lambda part: self.bank.row(part, slot)
+        )
         return nbytes, start, self.clock() - start
 
     def _install(

@@ -102,6 +102,35 @@ class SlotTable:
         self._reserved.remove(placement.slot)
         self._free.append(placement.slot)
 
+    def grow(self, capacity: int) -> None:
+        """Add free slots, up to `capacity`; those held stay where they are."""
+        self._free[:0] = range(capacity - 1, self.capacity - 1, -1)
+        self.capacity = capacity
+
+    def shrink(self, capacity: int) -> list[tuple[int, int]]:
+        """Give up all slots from `capacity` on: the policy's victims leave until the rest fit.
+
+        Returns:
+            (from, to) for each held expert that must move; no slot is in two of them.
+
+        Raises:
+            ValueError: a slot is reserved, or none would be left. Nothing has changed then.
+        """
+        if self._reserved or capacity < 1:
+            raise ValueError(f"{len(self._reserved)} slots are reserved, {capacity} would be left")
+        while len(self._slot_of) > capacity:
+            leaving = self._policy.victim(frozenset())
+            self._policy.remove(leaving)
+            self._free.append(self._slot_of.pop(leaving))
+        self._free = [slot for slot in self._free if slot < capacity]
+        self.capacity = capacity
+        moves = []
+        for key, slot in self._slot_of.items():
+            if slot >= capacity:
+                self._slot_of[key] = self._free.pop()
+                moves.append((slot, self._slot_of[key]))
+        return moves
+
     def check(self) -> None:
         """Assert that every slot is in exactly one state; for tests."""
         states = [*self._free, *self._reserved, *self._slot_of.values()]

@@ -54,6 +54,19 @@ def test_status_says_what_is_loaded(loaded, tiny, capsys):
     assert str(tiny) in said and "6 of 24 fit" in said and "reads     pread" in said
 
 
+def test_resize_changes_the_cache_and_says_what_fits(loaded, capsys):
+    """In experts or in GB, as when loading; neither is one sentence."""
+    loaded.run_line_magic("outlier", "resize --cache-experts 9")
+    assert "9 of 24 fit" in capsys.readouterr().out
+    loaded.run_line_magic("outlier", "resize --cache-gb 1 --json")
+    assert json.loads(capsys.readouterr().out)["slots"] == 24
+    with pytest.raises(OptionError, match="give the cache's new size in one way"):
+        loaded.run_line_magic("outlier", "resize")
+    with pytest.raises(OptionError, match="cache_experts=0 is too small"):
+        loaded.run_line_magic("outlier", "resize --cache-experts 0")
+    assert loaded.user_ns["engine"].status().slots == 24
+
+
 def test_loading_again_closes_the_engine_before(loaded, tiny):
     """One magic, one engine."""
     first = loaded.user_ns["engine"]
@@ -90,7 +103,11 @@ def test_unload_closes_and_a_cell_then_says_what_to_do(loaded):
 @pytest.mark.parametrize(
     ("line", "cell", "message"),
     [
-        ("lode demo", None, "%outlier lode is not a command: give load, chat, unload, status"),
+        (
+            "lode demo",
+            None,
+            "%outlier lode is not a command: give load, plan, chat, resize, unload, status, memory",
+        ),
         ("status now", None, "unrecognized arguments: now"),
         ("--max-token 3", "Hello", "did you mean --max-tokens?"),
         ("--max-tokens 0", "Hello", "max_tokens=0 is too small"),

@@ -107,6 +107,19 @@ def test_a_layer_becomes_resident_when_its_last_expert_is_read(tiny, syncs):
         assert np.array_equal(logits(engine.model, prompt(9)), logits(reference, prompt(9)))
 
 
+def test_a_resident_model_can_be_made_smaller_and_larger_again(tiny):
+    """With fewer slots than experts no layer is resident for good, and the bits stay."""
+    reference, _ = load_unpaged(str(tiny))
+    with outlier_jupyter.load(tiny, resident=True) as engine:
+        for slots in (9, EVERYTHING, 5):
+            engine.resize(cache_experts=slots)
+            assert not engine.options.resident
+            assert all(engine._installed.pagers[0].slot_map(layer) is None for layer in range(3))
+            for length in (7, 130):
+                expected = logits(reference, prompt(length))
+                assert np.array_equal(logits(engine.model, prompt(length)), expected)
+
+
 def test_a_cache_that_could_evict_never_makes_a_layer_resident(tiny):
     """All of a layer may be held for now; with fewer slots than experts that is not for good."""
     with outlier_jupyter.load(tiny, cache_experts=EVERYTHING - 1) as engine:
