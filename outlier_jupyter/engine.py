@@ -35,7 +35,7 @@ from .listeners import Listeners
 from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
 from .options import GenerateOptions, LoadOptions, make, resized, takes
 from .paging import Installed, Stopped, resize
-from .prompts import Encoded, Prompt, encode
+from .prompts import Encoded, Prompt, context_of, encode, warn_beyond
 from .run import Interrupted, Run, Step
 from .trace import Trace, TraceInfo
 from .trace.recorder import Recorder
@@ -182,7 +182,9 @@ class Engine:
         if self.closed:
             raise EngineClosed("this engine was closed: load the model again")
         asked = make(GenerateOptions, options)
-        return self._run(encode(self.tokenizer, prompt, asked), asked)
+        encoded = encode(self.tokenizer, prompt, asked)
+        warn_beyond(context_of(self.config), len(encoded.tokens), asked.max_tokens)
+        return self._run(encoded, asked)
 
     def stop(self) -> None:
         """Stop the run under way before its next layer; callable from any thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -40,6 +41,37 @@ def encode(tokenizer: Any, prompt: Prompt, options: GenerateOptions) -> Encoded:
     if not prompt or not tokens:
         raise OptionError("the prompt is empty: give at least one character")
     return Encoded(_as_asked(prompt), text, list(tokens))
+
+
+def context_of(config: dict[str, Any]) -> int | None:
+    """The model's full context in tokens, as its config says; None where it does not."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for name in (
+            "max_position_embeddings",
+            "max_sequence_length",
+            "max_seq_len",
+            "n_positions",
+        ):
+            if isinstance(part.get(name), int):
+                return int(part[name])
+    return None
+
+
+def warn_beyond(context: int | None, prompt: int, max_tokens: int) -> None:
+    """Say so when a run may go beyond the context the model was made for; mlx-lm goes on, too.
+
+    Args:
+        context: of the model, in tokens; None where its config does not say.
+        prompt: tokens of the prompt.
+    """
+    # The last token that is generated is not read any more.
+    if context is not None and prompt + max_tokens - 1 > context:
+        warnings.warn(
+            f"the prompt is {prompt:,} tokens with {max_tokens:,} to come, and the model was made "
+            f"for {context:,}: what lies beyond may be poor text; shorten one of them",
+            stacklevel=4,
+        )
 
 
 def _messages(prompt: Prompt, system: str | None) -> list[dict[str, str]]:

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "paging": BASE | {"checkpoint", "residency", "units"},
     "trace": BASE | {"residency", "units"},
     "run": BASE | {"trace"},
-    "decoding": BASE | {"interrupt", "paging", "run", "trace", "transcript"},
+    "decoding": BASE | {"interrupt", "machine", "paging", "run", "trace", "transcript"},
     "engine": BASE
     | {
         "checkpoint",
@@ -54,7 +54,7 @@ MAY_IMPORT = {
     },
     "loading": BASE
     | {"checkpoint", "chunking", "engine", "hub", "machine", "memory", "paging", "trace"},
-    "plan": {"hub", "loading", "machine", "memory", "paging", "units"},
+    "plan": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
     "notebook": BASE | {"engine", "loading", "plan", "run", "trace", "units"},
     "testing": BASE | {"checkpoint", "hub"},
 }
