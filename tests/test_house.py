@@ -54,8 +54,8 @@ MAY_IMPORT = {
     },
     "loading": BASE
     | {"checkpoint", "chunking", "engine", "hub", "machine", "memory", "paging", "trace"},
-    "plan": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
-    "notebook": BASE | {"engine", "loading", "plan", "run", "trace", "units"},
+    "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
+    "notebook": BASE | {"engine", "loading", "planning", "run", "trace", "units"},
     "testing": BASE | {"checkpoint", "hub"},
 }
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
