@@ -52,6 +52,11 @@ class Pager:
         self._reader = reader
         self._executor = executor
 
+    @property
+    def layers(self) -> int:
+        """How many layers share its slots."""
+        return len(self._parts)
+
     def close(self) -> None:
         """Refuse all further requests; the reader may be closed after this."""
         self.closed = True
