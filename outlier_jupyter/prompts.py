@@ -23,8 +23,12 @@ class Encoded:
     tokens: list[int]
 
 
-def encode(tokenizer: Any, prompt: Prompt, options: GenerateOptions) -> Encoded:
+def encode(
+    tokenizer: Any, prompt: Prompt, options: GenerateOptions, context: int | None = None
+) -> Encoded:
     """Encode `prompt`; a text goes into the chat template, if there is one, unless `raw`.
+
+    A run that may go beyond `context`, the model's own in tokens, is warned of.
 
     Raises:
         OptionError: there is nothing to encode.
@@ -40,6 +44,7 @@ def encode(tokenizer: Any, prompt: Prompt, options: GenerateOptions) -> Encoded:
         tokens = tokenizer.encode(text, add_special_tokens=False)
     if not prompt or not tokens:
         raise OptionError("the prompt is empty: give at least one character")
+    _warn_beyond(context, len(tokens), options.max_tokens)
     return Encoded(_as_asked(prompt), text, list(tokens))
 
 
@@ -58,19 +63,14 @@ def context_of(config: dict[str, Any]) -> int | None:
     return None
 
 
-def warn_beyond(context: int | None, prompt: int, max_tokens: int) -> None:
-    """Say so when a run may go beyond the context the model was made for; mlx-lm goes on, too.
-
-    Args:
-        context: of the model, in tokens; None where its config does not say.
-        prompt: tokens of the prompt.
-    """
+def _warn_beyond(context: int | None, prompt: int, max_tokens: int) -> None:
+    """Say so when a run may go beyond the context the model was made for; mlx-lm goes on, too."""
     # The last token that is generated is not read any more.
     if context is not None and prompt + max_tokens - 1 > context:
         warnings.warn(
             f"the prompt is {prompt:,} tokens with {max_tokens:,} to come, and the model was made "
             f"for {context:,}: what lies beyond may be poor text; shorten one of them",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
