@@ -144,14 +144,19 @@ def hollow_checkpoint(
     mode: str = "affine",
     dtype: mx.Dtype = mx.bfloat16,
     shards: int = 1,
+    dense_seed: int | None = None,
 ) -> Path:
     """Write a model of any size whose shards are headers and holes: it takes no room on disk.
+
+    It has no tokenizer, and experts that say nothing: a hole is read as zeros.
 
     Args:
         config: the whole config.json, with `model_type`.
         bits, group_size, mode: how it is quantised.
         dtype: of what is not quantised, and of scales.
         shards: how many safetensors files the tensors are dealt to.
+        dense_seed: fill all that is no expert with random values, and add a tokenizer, so that
+            the model loads, runs and routes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model_class, args_class = classes_of(config)
@@ -170,8 +175,28 @@ def hollow_checkpoint(
                 "dtype": dtype_name, "shape": list(array.shape), "data_offsets": [begin, end],
             }  # fmt: skip
             begin = end
-        write_hollow(folder / f"model-{index:05d}.safetensors", header)
+        file = folder / f"model-{index:05d}.safetensors"
+        write_hollow(file, header)
+        if dense_seed is not None:
+            _fill_dense(file, header, np.random.default_rng(dense_seed))
+    if dense_seed is not None:
+        _byte_tokenizer(folder)
     return folder
+
+
+def _fill_dense(file: Path, header: dict[str, Any], rng: np.random.Generator) -> None:
+    with file.open("r+b") as stream:
+        data = 8 + int.from_bytes(stream.read(8), "little")
+        for name, entry in header.items():
+            # Attention that adds nothing leaves the tokens as far apart as their embeddings.
+            if "switch_mlp" in name or "experts" in name or "o_proj" in name:
+                continue
+            stream.seek(data + entry["data_offsets"][0])
+            if entry["dtype"] == "U32":
+                values = rng.integers(0, 1 << 32, entry["shape"], np.uint32)
+            else:
+                values = rng.normal(size=entry["shape"]).astype(np.float32) * np.float32(0.05)
+            stream.write(values.tobytes())
 
 
 def _save(folder: Path, tensors: Tensors, shards: int) -> None:

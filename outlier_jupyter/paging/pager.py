@@ -54,6 +54,11 @@ class Pager:
         self._experts = sum(layer[0].experts for layer in parts.values())
         self._slot_maps: dict[int, mx.array] = {}
 
+    @property
+    def layers(self) -> int:
+        """How many layers share its slots."""
+        return len(self._parts)
+
     def close(self) -> None:
         """Refuse all further requests; the reader may be closed after this."""
         self.closed = True

@@ -7,12 +7,14 @@ expert ids. Activation, expert biases and the sorting of long prompts are theref
 Once all experts of a layer are held for good, there is nothing to learn: slot ids are looked up on
 the device, nothing is evaluated, and the tap reads the ids when the call is over.
 
-A prompt may need more distinct experts than there are slots. Then the tokens are taken expert
-by expert, in as many passes as it needs; the arithmetic of a row does not change with it.
+A prompt may need more distinct experts than there are slots for it. Then the tokens are taken
+expert by expert, in as many passes as it needs; the arithmetic of a row does not change with it.
+What a layer of a prompt used most stays, up to its share of the slots, so that decode starts warm.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 import mlx.core as mx
@@ -80,15 +82,15 @@ class PagedSwitch(nn.Module):
         pager.bank.settle(indices)
         ids = np.array(indices, copy=True).astype(np.int64)
         routed = pager.clock()
-        keys = [ExpertKey(self._layer, expert) for expert in np.unique(ids).tolist()]
+        experts, counts = np.unique(ids, return_counts=True)
+        keys = [ExpertKey(self._layer, expert) for expert in experts.tolist()]
         self._tell_routed(ids, keys, begin, routed)
-        parts = pager.table.split(keys)
-        if len(parts) == 1:
-            slots = self._slots(pager.acquire(keys))
-            output = self._inner(x, mx.array(slots[ids]))
-            pager.bank.reading(output)
+        if ids.size == ids.shape[-1]:
+            output = self._in_parts(x, ids, pager.table.split(keys))
         else:
-            output = self._in_passes(x, ids, parts)
+            uses = dict(zip(keys, counts.tolist(), strict=True))
+            keep = pager.table.favourites(self._layer, uses, pager.layers)
+            output = self._in_parts(x, ids, pager.table.split(keys, uses), keep)
         return self._tap.watch(output, self._layer, x)
 
     def _tell_routed(
@@ -113,8 +115,40 @@ class PagedSwitch(nn.Module):
         slots[[key.expert for key in slot_of]] = list(slot_of.values())
         return slots
 
+    def _in_parts(
+        self,
+        x: mx.array,
+        ids: npt.NDArray[np.int64],
+        parts: list[tuple[ExpertKey, ...]],
+        keep: Set[ExpertKey] | None = None,
+    ) -> mx.array:
+        """Compute with all experts at once, if that is one part, or one part after the other.
+
+        Args:
+            keep: the experts of this layer that stay when they have been used, if not all.
+        """
+        if len(parts) > 1:
+            return self._in_passes(x, ids, parts, keep)
+        slots = self._slots(self._acquire(parts[0], keep))
+        output: mx.array = self._inner(x, mx.array(slots[ids]))
+        self._pager.bank.reading(output)
+        return output
+
+    def _acquire(
+        self, part: tuple[ExpertKey, ...], keep: Set[ExpertKey] | None
+    ) -> dict[ExpertKey, int]:
+        slots = self._pager.acquire(part)
+        if keep is not None:
+            # An order of leaving only: nothing is written before the bank is settled again.
+            self._pager.table.spare_all_but(self._layer, keep)
+        return slots
+
     def _in_passes(
-        self, x: mx.array, ids: npt.NDArray[np.int64], parts: list[tuple[ExpertKey, ...]]
+        self,
+        x: mx.array,
+        ids: npt.NDArray[np.int64],
+        parts: list[tuple[ExpertKey, ...]],
+        keep: Set[ExpertKey] | None,
     ) -> mx.array:
         """Compute expert by expert, one part of the experts after the other."""
         k = ids.shape[-1]
@@ -124,7 +158,7 @@ class PagedSwitch(nn.Module):
         for part in parts:
             # What the last pass computes must be done before its slots are written again.
             self._pager.bank.settle()
-            slots = self._slots(self._pager.acquire(part))
+            slots = self._slots(self._acquire(part, keep))
             mine = np.flatnonzero(np.isin(pairs, [key.expert for key in part]))
             mine = mine[np.argsort(slots[pairs[mine]], kind="stable")]
             output = self._compute(
