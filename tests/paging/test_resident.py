@@ -10,7 +10,7 @@ from mlx_lm import load as load_unpaged
 import outlier_jupyter
 from outlier_jupyter import loading
 from outlier_jupyter.errors import ReadFailed
-from outlier_jupyter.events import CallStarted, PagedIn, Routed, StepDone, Weighed
+from outlier_jupyter.events import Routed
 from outlier_jupyter.paging import slots as slots_module
 from outlier_jupyter.paging import switch as switch_module
 from outlier_jupyter.residency import ExpertKey
@@ -126,19 +126,6 @@ def test_a_cache_that_could_evict_never_makes_a_layer_resident(tiny):
         pager = engine._installed.pagers[0]
         pager.acquire([ExpertKey(1, expert) for expert in range(8)])
         assert pager.slot_map(1) is None
-
-
-def test_routing_of_resident_layers_is_told_when_the_call_ends(tiny):
-    """Start; then all ids in order of layers, all weights, the end. Nothing is read."""
-    log = EventLog()
-    with outlier_jupyter.load(tiny, resident=True) as engine:
-        engine.subscribe(log)
-        engine.generate("abc", raw=True, max_tokens=2)
-    kinds = [CallStarted, *[Routed] * 3, *[Weighed] * 3, StepDone]
-    calls = [e for e in log.events if isinstance(e, tuple(kinds))]
-    assert [type(e) for e in calls] == kinds * 3
-    assert [e.layer for e in calls if isinstance(e, Routed)] == [0, 1, 2] * 3
-    assert not any(isinstance(e, PagedIn) for e in log.events)
 
 
 def test_a_read_that_fails_while_all_is_loaded_is_told_and_closes_the_files(tiny, monkeypatch):
