@@ -291,10 +291,12 @@ class Engine:
                 clock=self._clock,
             )
             self._tell(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
-            yield from self._watched(decoding, recorder, prompt, asked)
-            if asked.reuse_kv:
-                held = prompt.tokens[: len(prompt.tokens) - len(rest)]
-                self._kv_caches.keep(held + decoding.read, kv)
+            try:
+                yield from self._watched(decoding, recorder, prompt, asked)
+            finally:
+                if asked.reuse_kv:
+                    held = prompt.tokens[: len(prompt.tokens) - len(rest)]
+                    self._kv_caches.keep(held + decoding.read, kv, bool(decoding.finish_reason))
 
     def _watched(
         self, decoding: Decoding, recorder: Recorder, prompt: Encoded, asked: GenerateOptions
