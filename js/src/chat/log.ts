@@ -58,7 +58,8 @@ export class MessageLog {
     const left = `${integer(state.earlier)} earlier messages are in the file that Export saves.`;
     setText(this.earlier, left);
     const shown = [...this.nodes.values()].find((each) => each.showsRun);
-    this.run.draw(shown?.node);
+    // Somebody wants to look at it: its beginning, not the end that it pushes out of sight.
+    if (this.run.draw(shown?.node)) this.following = false;
     if (this.following) node.scrollTop = node.scrollHeight;
   }
 

@@ -27,14 +27,15 @@ export class RunPanel {
     this.nested = new Nested(place, host, () => this.askForHtml(), signal);
   }
 
-  /** Draw it into the message it belongs to, or nowhere. */
-  draw(parent: HTMLElement | undefined): void {
+  /** Draw it into the message it belongs to, or nowhere; true when it has just come there. */
+  draw(parent: HTMLElement | undefined): boolean {
     const { run, note } = this.store.runShown;
     if (!parent) {
       this.node.remove();
-      return;
+      return false;
     }
-    if (this.node.parentNode !== parent) parent.append(this.node);
+    const moved = this.node.parentNode !== parent;
+    if (moved) parent.append(this.node);
     this.node.setAttribute("aria-label", `Run ${run}`);
     setText(this.note, note || "Loading the run…");
     this.note.hidden = !note && typeof this.store.get("run_view") === "string";
@@ -44,6 +45,7 @@ export class RunPanel {
       this.pictured = run;
       this.plain.shadowRoot!.innerHTML = html.text;
     }
+    return moved;
   }
 
   private askForHtml(): HTMLElement {
