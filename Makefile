@@ -4,6 +4,7 @@
 # make check  format, lint, types, and the built JavaScript against a fresh build
 # make build  build the widget's JavaScript, after a change in js/src
 # make pictures  take the README's pictures again, from a run in JupyterLab
+# make support  write docs/models.md again, from what the last run of the tests found
 # make train  make the demo model again from nothing (hours)
 #
 # Everything lands in .venv, js/node_modules and build/. PYTHON=… chooses the interpreter.
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo lab test check build pictures train clean js-test
+.PHONY: demo lab test check build pictures support train clean js-test
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -47,6 +48,9 @@ pictures: .venv/.browser
 	python -m pytest tests/browser -k theme
 	mkdir -p docs
 	cp build/pictures/live-light.png build/pictures/live-dark.png docs/
+
+support: .venv/.dev
+	python -m tests.support
 
 train: .venv/.dev
 	pip install --quiet --group train

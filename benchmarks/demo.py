@@ -21,7 +21,7 @@ from results import append
 
 import outlier_jupyter
 from outlier_jupyter.checkpoint import ByteRange, Checkpoint, open_reader
-from outlier_jupyter.loading import resolve
+from outlier_jupyter.hub import resolve
 from outlier_jupyter.units import three
 
 PROMPT = "import os\n\ndef read_file(path):\n"

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from .engine import Engine as Engine
     from .errors import OutlierError as OutlierError
     from .loading import load as load
+    from .memory import MemoryUse as MemoryUse
     from .notebook.chat import Chat as Chat
+    from .plan import Plan as Plan
+    from .plan import plan as plan
     from .run import Interrupted as Interrupted
     from .run import Run as Run
     from .run import Step as Step
@@ -31,24 +34,30 @@ _HOMES = {
     "Chat": ".notebook.chat",
     "Engine": ".engine",
     "Interrupted": ".run",
+    "MemoryUse": ".memory",
     "OutlierError": ".errors",
+    "Plan": ".plan",
     "Run": ".run",
     "Step": ".run",
     "Trace": ".trace",
     "load": ".loading",
+    "plan": ".plan",
 }
 
 __all__ = [
     "Chat",
     "Engine",
     "Interrupted",
+    "MemoryUse",
     "OutlierError",
+    "Plan",
     "Run",
     "Step",
     "Trace",
     "__version__",
     "load",
     "load_ipython_extension",
+    "plan",
     "unload_ipython_extension",
 ]
 

@@ -16,8 +16,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_lm.generate import maybe_quantize_kv_cache
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
+from .errors import OptionError
 from .events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced, Weighed
 from .interrupt import interrupt_sets
 from .options import GenerateOptions
@@ -97,7 +99,7 @@ class Decoding:
         """Read the prompt, and sample the first token from its last."""
         rest = self._prompt
         while len(rest) > 1:
-            size = min(self._asked.prefill_chunk, len(rest) - 1)
+            size = min(self._asked.prefill_chunk or len(rest), len(rest) - 1)
             self._call(PREFILL, rest[:size], sample=False)
             mx.clear_cache()
             rest = rest[size:]
@@ -110,7 +112,7 @@ class Decoding:
         begin = self._clock()
         self._emit(CallStarted(phase, np.array(tokens, np.int32), begin))
         self._tap.begin()
-        logits = self._model(mx.array(tokens)[None], cache=self._kv)
+        logits = self._forward(tokens)
         forward = self._clock()
         if sample:
             token: Any = self._next(tokens, logits[:, -1, :]).item()
@@ -124,6 +126,23 @@ class Decoding:
             self._emit(Weighed(layer, weights))
         self._emit(StepDone(produced, end - begin, end - forward))
         return produced
+
+    def _forward(self, tokens: list[int]) -> mx.array:
+        """The model's logits [1, tokens, vocabulary], with the KV cache quantised if asked."""
+        asked = self._asked
+        try:
+            logits: mx.array = self._model(mx.array(tokens)[None], cache=self._kv)
+            maybe_quantize_kv_cache(
+                self._kv, asked.quantized_kv_start, asked.kv_group_size, asked.kv_bits
+            )
+        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+            if asked.kv_bits is None:
+                raise
+            raise OptionError(
+                f"mlx-lm cannot run this model with a KV cache of {asked.kv_bits} bits in groups "
+                f"of {asked.kv_group_size} ({error}): change kv_group_size or leave kv_bits out"
+            ) from error
+        return logits
 
     def _next(self, tokens: list[int], logits: mx.array) -> mx.array:
         """Penalties and sampler as in mlx-lm's `generate_step`: logits [1, vocabulary] → id [1]."""

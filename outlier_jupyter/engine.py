@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
@@ -25,62 +25,27 @@ from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .checkpoint import Reader
+from .chunking import Costs, choose_chunk
 from .decoding import Decoding
 from .errors import EngineBusy, EngineClosed
 from .events import PromptEncoded, Resized, RunDone, Sink, TextProduced
 from .interrupt import interrupt_sets
-from .kv_caches import KVCaches
+from .kv_caches import KVCache, KVCaches, changed_by
 from .listeners import Listeners
+from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
 from .options import GenerateOptions, LoadOptions, make, resized, takes
 from .paging import Installed, Stopped, resize
 from .prompts import Encoded, Prompt, encode
 from .run import Interrupted, Run, Step
+from .status import Status
 from .trace import Trace, TraceInfo
 from .trace.recorder import Recorder
 from .transcript import Transcript
-from .units import size_words
 
 STOP_WAIT_S = 30
 """How long `close` waits for a run of another thread to stop: far longer than a layer takes."""
 FORESEEN_STEPS = 4096
 """The recorder makes room for at most this many generated tokens ahead; it grows beyond."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where an engine stands: what is loaded, and how much of it sits in RAM."""
-
-    model: str
-    layers: int
-    experts: int
-    slots: int
-    resident: int
-    bank_nbytes: int
-    experts_nbytes: int
-    dense_nbytes: int
-    reader: str
-    reader_note: str
-    kernels: str
-    top_k: int | None
-    changed_output: str
-
-    def __str__(self) -> str:
-        """A few lines, one fact each."""
-        lines = [
-            f"model     {self.model}",
-            f"experts   {self.experts:,} in {self.layers} layers, {size_words(self.experts_nbytes)}"
-            f" on disk; {self.top_k} a token in each layer",
-            f"slots     {self.slots:,} of {self.experts:,} fit, {size_words(self.bank_nbytes)} of "
-            f"RAM; {self.resident:,} taken",
-            f"the rest  {size_words(self.dense_nbytes)} of RAM: attention, routers, embeddings",
-            f"reads     {self.reader}" + (f" ({self.reader_note})" if self.reader_note else ""),
-            f"kernels   {self.kernels}",
-        ]
-        if not self.layers:
-            lines[1:3] = ["experts   none: the model is dense"]
-        if self.changed_output:
-            lines.append(f"changed   {self.changed_output}")
-        return "\n".join(lines)
 
 
 class Engine:
@@ -105,6 +70,7 @@ class Engine:
         installed: Installed,
         reader: Reader,
         executor: ThreadPoolExecutor,
+        costs: Costs,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.model = model
@@ -116,13 +82,16 @@ class Engine:
         self._installed = installed
         self._reader = reader
         self._executor = executor
+        self._costs = costs
         self._clock = clock
         self._tell = Listeners()
         self._stop = threading.Event()
         self._busy = threading.Lock()
         self._runner: int | None = None
         self._kv_caches = KVCaches(model)
+        self._python_nbytes = outside_mlx()
         self.closed = False
+        cache_cap.hold()
         for pager in installed.pagers:
             pager.stop = self._stop
             pager.sink = self._tell
@@ -152,19 +121,13 @@ class Engine:
         Cancelling stops the run. A run that was stopped is returned, with `finish_reason`
         `interrupted`: a KeyboardInterrupt would end the event loop.
         """
-        work = asyncio.create_task(asyncio.to_thread(self._generate_or_partial, prompt, options))
+        work = asyncio.create_task(asyncio.to_thread(_whole_or_partial, self, prompt, options))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             self.stop()
             await asyncio.wait([work])
             raise
-
-    def _generate_or_partial(self, prompt: Prompt, options: dict[str, Any]) -> Run:
-        try:
-            return self.generate(prompt, **options)
-        except Interrupted as stop:
-            return stop.run
 
     @takes(GenerateOptions)
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Step]:
@@ -214,6 +177,19 @@ class Engine:
         """Where the engine stands now."""
         return _status(self, self._installed, self._reader)
 
+    def memory(self) -> MemoryUse:
+        """Where the memory of this process is, part by part; `print` it for a table."""
+        return _memory(self)
+
+    def info_of(self, asked: GenerateOptions, length: int | None = None) -> TraceInfo:
+        """`info` of a run with these options, of `length` tokens if that is known already."""
+        changed = [self.info.changed_output, *changed_by(asked, length)]
+        return replace(
+            self.info,
+            options=asdict(self.options) | asdict(asked),
+            changed_output="; ".join(reason for reason in changed if reason),
+        )
+
     def close(self) -> None:
         """Free the slots and close the files. A run under way is stopped first.
 
@@ -225,6 +201,8 @@ class Engine:
         if not self._busy.acquire(timeout=0 if mine else STOP_WAIT_S):
             raise EngineBusy("a stream is still open on this engine: close it, then the engine")
         try:
+            if not self.closed:
+                cache_cap.release()
             self.closed = True
             self._executor.shutdown()
             self._reader.close()
@@ -267,36 +245,28 @@ class Engine:
             yield
         finally:
             self._installed.settle()
+            self._kv_caches.end()
             self._tell.end()
             self._runner = None
             self._busy.release()
 
     def _run(self, prompt: Encoded, asked: GenerateOptions) -> Iterator[Step]:
         with self._alone():
-            kv, rest = self._kv_caches.start(prompt.tokens, asked.reuse_kv)
+            kv, rest = self._kv_caches.start(prompt.tokens, asked)
+            if asked.prefill_chunk is None:
+                asked = replace(asked, prefill_chunk=_chunk(self, len(prompt.tokens)))
             foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
             recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
             self._tell.begin(recorder)
-            decoding = Decoding(
-                self.model,
-                rest,
-                kv,
-                asked,
-                transcript=Transcript(self.tokenizer.detokenizer, asked.stop),
-                ends=set(self.tokenizer.eos_token_ids),
-                recorder=recorder,
-                tap=self._installed.tap,
-                emit=self._tell,
-                stop=self._stop,
-                clock=self._clock,
-            )
+            decoding = _decoding(self, rest, kv, asked, recorder)
             self._tell(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
             try:
                 yield from self._watched(decoding, recorder, prompt, asked)
             finally:
                 if asked.reuse_kv:
                     held = prompt.tokens[: len(prompt.tokens) - len(rest)]
-                    self._kv_caches.keep(held + decoding.read, kv, bool(decoding.finish_reason))
+                    whole = bool(decoding.finish_reason)
+                    self._kv_caches.keep(held + decoding.read, kv, asked, whole)
 
     def _watched(
         self, decoding: Decoding, recorder: Recorder, prompt: Encoded, asked: GenerateOptions
@@ -307,7 +277,7 @@ class Engine:
             if rest := decoding.transcript.finish():
                 self._tell(TextProduced(rest))
             self._tell(RunDone(reason))
-            info = replace(self.info, options=asdict(self.options) | asdict(asked))
+            info = self.info_of(asked, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
             self.last_run = _made(prompt, decoding, reason, recorder.trace(info))
             return self.last_run
 
@@ -323,6 +293,31 @@ class Engine:
             keep("error")
             raise
         keep(decoding.finish_reason)
+
+
+def _whole_or_partial(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Run:
+    try:
+        return engine.generate(prompt, **options)
+    except Interrupted as stop:
+        return stop.run
+
+
+def _decoding(
+    engine: Engine, rest: list[int], kv: KVCache, asked: GenerateOptions, recorder: Recorder
+) -> Decoding:
+    return Decoding(
+        engine.model,
+        rest,
+        kv,
+        asked,
+        transcript=Transcript(engine.tokenizer.detokenizer, asked.stop),
+        ends=set(engine.tokenizer.eos_token_ids),
+        recorder=recorder,
+        tap=engine._installed.tap,
+        emit=engine._tell,
+        stop=engine._stop,
+        clock=engine._clock,
+    )
 
 
 def _made(prompt: Encoded, decoding: Decoding, reason: str, trace: Trace) -> Run:
@@ -354,3 +349,21 @@ def _status(engine: Engine, installed: Installed, reader: Reader) -> Status:
         top_k=engine.options.top_k or engine.info.native_top_k,
         changed_output=engine.info.changed_output,
     )
+
+
+def _memory(engine: Engine) -> MemoryUse:
+    return measure(
+        model=engine.model,
+        experts=engine._installed.bank_nbytes,
+        kv_run=engine._kv_caches.running,
+        kv_kept=engine._kv_caches.kept_nbytes,
+        readers=engine._reader.held_nbytes(),
+        trace=engine.last_run.trace.nbytes if engine.last_run else 0,
+        python=engine._python_nbytes,
+    )
+
+
+def _chunk(engine: Engine, context: int) -> int:
+    """Tokens per chunk of a prompt, where nobody said."""
+    resident = engine._installed.slots >= sum(engine.info.experts_per_layer)
+    return choose_chunk(context, engine._costs, resident, ACTIVATION_NBYTES)

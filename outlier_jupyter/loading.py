@@ -10,28 +10,23 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from mlx_lm import load as load_with_mlx_lm
-from mlx_lm.utils import load_config
+import mlx.nn as nn
+from mlx_lm.utils import load_config, load_model, load_tokenizer
 
 from .checkpoint import Checkpoint, Reader, open_reader
+from .chunking import Costs
 from .engine import Engine
-from .errors import ModelNotFound, OptionError, UnsupportedModel
+from .errors import OptionError, UnsupportedModel
+from .hub import resolve
 from .options import LoadOptions, make, takes
-from .paging import find, install, share_slots
+from .paging import check_device, find, install, share_slots
 from .paging.install import Switch
 from .trace import TraceInfo
 
-DEMO = "demo"
-DOWNLOADED = ("*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt",
-              "*.jsonl", "*.jinja")  # fmt: skip
-"""What of a Hugging Face repository is fetched: what mlx-lm loads."""
 TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k",
                "top_k_experts")  # fmt: skip
 """The names under which configs keep the number of experts per token (read off mlx-lm 0.32)."""
@@ -58,16 +53,11 @@ def load(
     if os.environ.get("OUTLIER_MMAP_EXPERTS") == "1":
         options = {"reader": "mmap"} | options
     asked = make(LoadOptions, options)
-    folder = resolve(str(model))
+    folder = resolve(str(model), asked.revision, asked.quiet)
     native, override = _top_k(load_config(folder), asked.top_k, str(model))
-    try:
-        module, tokenizer, config = load_with_mlx_lm(
-            str(folder), lazy=True, return_config=True, model_config=override
-        )
-    except ValueError as error:
-        raise UnsupportedModel(f"mlx-lm cannot build the model in {folder}: {error}") from error
-    checkpoint = Checkpoint(folder)
-    switches = find(module, checkpoint)
+    module, config, checkpoint, switches = open_model(folder, override)
+    check_device(module, [(switch.path, switch.module) for switch in switches])
+    tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     _check_top_k(asked.top_k, switches)
     slots = share_slots(switches, asked.cache_gb, asked.cache_experts)
     reader = open_reader(asked.reader, checkpoint.files)
@@ -83,28 +73,57 @@ def load(
         installed=installed,
         reader=reader,
         executor=executor,
+        costs=_costs(config, switches, asked.top_k or native),
         clock=clock,
     )
 
 
-def resolve(model: str) -> Path:
-    """The folder of `model`, downloaded if it has to be.
+class Opened(NamedTuple):
+    """A model as mlx-lm builds it, none of it evaluated, and where its experts lie on disk."""
+
+    module: nn.Module
+    config: dict[str, Any]
+    checkpoint: Checkpoint
+    switches: tuple[Switch, ...]
+
+
+def open_model(folder: Path, override: dict[str, Any] | None = None) -> Opened:
+    """Build the model in `folder` lazily: only configs and headers are read.
+
+    Args:
+        override: changes to the model's config.
 
     Raises:
-        ModelNotFound: neither a folder nor a repository that can be had.
+        UnsupportedModel, CheckpointError: mlx-lm cannot build it, or its experts are not found.
     """
-    if model == DEMO:
-        return Path(str(files(__package__))) / DEMO
-    if Path(model).is_dir():
-        return Path(model)
+    checkpoint = Checkpoint(folder)
     try:
-        return Path(snapshot_download(model, allow_patterns=list(DOWNLOADED)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelNotFound(
-            f"{model!r} is neither 'demo', nor a folder, nor a Hugging Face model that can be had "
-            f"from here ({reason}); check the spelling or give the path of a folder"
-        ) from error
+        module, config = load_model(folder, lazy=True, model_config=override)
+    except ValueError as error:
+        raise UnsupportedModel(f"mlx-lm cannot build the model in {folder}: {error}") from error
+    return Opened(module, config, checkpoint, find(module, checkpoint))
+
+
+def _costs(config: dict[str, Any], switches: Sequence[Switch], top_k: int | None) -> Costs:
+    """What a token of a prompt costs in activations, in the widest of the layers."""
+    text = config.get("text_config")
+    inner = text if isinstance(text, dict) else config
+    heads = inner.get("num_attention_heads")
+    outs = [(part.name, part.shape[0]) for s in switches for part in s.parts
+            if part.name.endswith(".weight")]  # fmt: skip
+    last = ("down_proj.weight", "fc2.weight")
+    return Costs.of(
+        top_k=top_k or 1,
+        hidden=max((out for name, out in outs if name in last), default=0),
+        width=max((out for name, out in outs if name not in last), default=0),
+        heads=heads if isinstance(heads, int) else 0,
+        fused=mx.default_device() == mx.gpu,
+    )
+
+
+def native_top_k(config: dict[str, Any]) -> int | None:
+    """The model's own number of experts per token, as its config says; None where it does not."""
+    return _top_k(config, None, "")[0]
 
 
 def _top_k(

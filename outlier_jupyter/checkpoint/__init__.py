@@ -1,6 +1,18 @@
 """Bytes on disk: where each expert's weights lie, and how they are read. No MLX here."""
 
+from .gather import read_expert
 from .layout import ByteRange, Checkpoint, ExpertPart, TensorSpan
 from .reader import Reader, open_reader
+from .views import NotAddressable, View
 
-__all__ = ["ByteRange", "Checkpoint", "ExpertPart", "Reader", "TensorSpan", "open_reader"]
+__all__ = [
+    "ByteRange",
+    "Checkpoint",
+    "ExpertPart",
+    "NotAddressable",
+    "Reader",
+    "TensorSpan",
+    "View",
+    "open_reader",
+    "read_expert",
+]

@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
+from .views import NotAddressable, Piece, View, is_packed
 
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -46,39 +46,60 @@ class TensorSpan:
     shape: tuple[int, ...]
     bytes: ByteRange
 
+    def view(self) -> View:
+        """The tensor as it lies, to be moved about."""
+        return View.of(self.bytes.file, self.bytes.offset, self.shape, ITEM_BYTES[self.dtype])
+
 
 @dataclass(frozen=True)
 class ExpertPart:
     """One tensor of every expert of a layer, such as `gate_proj.scales`.
 
-    `spans` is either one span, stacked along a first axis of experts, or one span per expert.
-
     Attributes:
         name: the tensor's name below the switch module.
-        dtype: its safetensors dtype name.
-        shape: the shape of one expert's tensor.
-        experts: how many experts the spans hold.
+        dtype: its safetensors dtype name, as the model wants it.
+        view: [experts, …], where its elements lie.
+        held: its bytes, expert by expert, when it is so small that it stays in RAM; else None.
     """
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
-    experts: int
-    spans: tuple[TensorSpan, ...]
+    view: View
+    held: bytes | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one expert's tensor."""
+        return self.view.shape[1:]
+
+    @property
+    def experts(self) -> int:
+        """How many experts there are."""
+        return self.view.shape[0]
 
     @property
     def nbytes(self) -> int:
         """Bytes of one expert's tensor."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return math.prod(self.shape) * self.view.itemsize
 
-    def at(self, expert: int) -> ByteRange:
-        """Where `expert`'s bytes lie."""
+    def row(self, expert: int) -> tuple[Piece, ...]:
+        """The walks through the files that yield `expert`'s tensor."""
         if not 0 <= expert < self.experts:
             raise IndexError(f"{self.name} has experts 0 to {self.experts - 1}, not {expert}")
-        if len(self.spans) > 1:
-            return self.spans[expert].bytes
-        file, offset, _ = self.spans[0].bytes
-        return ByteRange(file, offset + expert * self.nbytes, self.nbytes)
+        return self.view.row(expert)
+
+    def at(self, expert: int) -> ByteRange:
+        """Where `expert`'s bytes lie, when they lie in one range as they are wanted.
+
+        Raises:
+            NotAddressable: they do not; `gather.read_expert` reads them all the same.
+        """
+        pieces = self.row(expert)
+        if len(pieces) != 1 or not is_packed(
+            pieces[0].shape, pieces[0].strides, self.view.itemsize
+        ):
+            raise NotAddressable(f"expert {expert} of {self.name} is not one range of bytes")
+        return ByteRange(pieces[0].file, pieces[0].offset, self.nbytes)
 
 
 class Checkpoint:
@@ -98,30 +119,6 @@ class Checkpoint:
         self.spans: dict[str, TensorSpan] = {}
         for file in self.files:
             self.spans.update(read_header(file))
-
-    def stacked(self, name: str, tensor: str) -> ExpertPart | None:
-        """The part whose experts lie in one tensor, `tensor`; None when there is none."""
-        span = self.spans.get(tensor)
-        if span is None or not span.shape:
-            return None
-        return ExpertPart(name, span.dtype, span.shape[1:], span.shape[0], (span,))
-
-    def single(self, name: str, tensors: Sequence[str]) -> ExpertPart | None:
-        """The part whose experts lie in a tensor each; None unless every one is there."""
-        spans = tuple(self.spans[t] for t in tensors if t in self.spans)
-        if not spans or len(spans) != len(tensors):
-            return None
-        kinds = {(s.dtype, s.shape) for s in spans}
-        if len(kinds) > 1:
-            raise CheckpointError(
-                f"the experts behind {name} differ in dtype or shape ({sorted(kinds)[:2]}): "
-                "they must all be alike to share slots"
-            )
-        dtype, shape = kinds.pop()
-        if len(spans) == 1:
-            span = spans[0]
-            spans = (TensorSpan(dtype, (1, *shape), span.bytes),)
-        return ExpertPart(name, dtype, shape, len(tensors), spans)
 
 
 def read_header(file: Path) -> dict[str, TensorSpan]:

@@ -22,11 +22,16 @@ from .controls import DEFAULTS, NAMES
 COMMANDS = {
     "load": "load a model: demo, a folder, or a Hugging Face id",
     "run": "run the rest of the line as a prompt, flags first",
+    "plan": "what a model weighs and which cache size to take, before it is loaded",
     "chat": "chat with the loaded model in a widget",
     "resize": "give the expert cache another size; what was used last stays in it",
     "unload": "close the engine and free its memory",
     "status": "what is loaded, and how much of it sits in RAM",
+    "memory": "where the memory of this process is",
 }
+MODEL = COMMANDS["load"].partition(": ")[2]
+JSON = {"resize": "the status", "status": "the status", "memory": "the numbers, in bytes"}
+"""The commands that have `--json`, and what it prints."""
 
 
 class HelpAsked(Exception):
@@ -87,7 +92,7 @@ def cell_parser(prog: str = "%%outlier") -> argparse.ArgumentParser:
 def load_parser() -> argparse.ArgumentParser:
     """Flags of `%outlier load`."""
     parser = _Parser(prog="%outlier load", description="Load a model with its experts on disk.")
-    parser.add_argument("model", help=COMMANDS["load"].partition(": ")[2])
+    parser.add_argument("model", help=MODEL)
     _add_output(parser, "Engine")
     _add_fields(parser, LoadOptions)
     return parser
@@ -101,11 +106,23 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return chat_parser()
     if command == "run":
         return cell_parser("%outlier run")
+    if command == "plan":
+        return plan_parser()
     parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
     if command == "resize":
         _add_fields(parser, LoadOptions, ("cache_gb", "cache_experts"), defaults=False)
-    if command in ("resize", "status"):
-        _add_json(parser, "the status")
+    if command in JSON:
+        _add_json(parser, JSON[command])
+    return parser
+
+
+def plan_parser() -> argparse.ArgumentParser:
+    """Flags of `%outlier plan`."""
+    parser = _Parser(prog="%outlier plan", description=f"Say {COMMANDS['plan']}.")
+    parser.add_argument("model", help=f"{MODEL}; it need not be downloaded")
+    _add_output(parser, "Plan")
+    _add_json(parser, "the plan")
+    _add_fields(parser, LoadOptions, ["revision"])
     return parser
 
 
@@ -232,5 +249,7 @@ def _add_fields(
         elif typing.get_origin(wanted) is tuple:
             parser.add_argument(flag, action="append", metavar="TEXT", help=text)
         else:
-            metavar = "|".join(spec.metadata.get("choices", ())) or wanted.__name__.upper()
+            metavar = (
+                "|".join(map(str, spec.metadata.get("choices", ()))) or wanted.__name__.upper()
+            )
             parser.add_argument(flag, type=wanted, metavar=metavar, help=text)

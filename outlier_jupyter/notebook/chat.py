@@ -19,11 +19,12 @@ import anywidget
 import traitlets
 from ipywidgets import widget_serialization
 
-from ..engine import Engine, Status
+from ..engine import Engine
 from ..errors import OptionError
 from ..events import Event, Resized
 from ..options import GenerateOptions, make
 from ..run import Run
+from ..status import Status
 from .controls import NAMES, Settings, controls
 from .conversation import Conversation, Message
 from .desk import Desk

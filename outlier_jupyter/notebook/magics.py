@@ -19,11 +19,13 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from traitlets import Any as Any_
 from traitlets import Bool, TraitType
 
-from ..engine import Engine, Status
+from ..engine import Engine
 from ..errors import OptionError, OutlierError
 from ..loading import load
 from ..options import GenerateOptions, LoadOptions
+from ..plan import Plan, plan
 from ..run import Interrupted, Run
+from ..status import Status
 from ..trace.measures import Summary
 from .arguments import (
     COMMANDS,
@@ -108,16 +110,29 @@ class OutlierMagics(Magics):
         given = parse(command_parser(command), self._expand(rest))
         if command == "load":
             return self._load(given)
+        if command == "plan":
+            return self._plan(given)
         if command == "chat":
             return self._chat(given)
         if command == "unload":
             self.unload()
+        elif command == "memory":
+            use = self._loaded().memory()
+            sys.stdout.write(f"{dumps(use.to_dict()) if given.get('json') else use}\n")
         else:
             as_one_object = given.pop("json", False)
             engine = self._loaded()
             status = engine.resize(**given) if command == "resize" else engine.status()
             sys.stdout.write(f"{as_json(status) if as_one_object else status}\n")
         return None
+
+    def _plan(self, given: dict[str, Any]) -> Plan | None:
+        found = plan(given["model"], revision=given.get("revision"))
+        self._store(given.get("output"), found)
+        if given.get("json"):
+            sys.stdout.write(f"{dumps(found.to_dict())}\n")
+            return None
+        return found
 
     def _load(self, given: dict[str, Any]) -> Engine:
         output = given.pop("output", None)

@@ -1,5 +1,6 @@
 """Checkpoint and residency meet MLX: slots, the pager, the module in a switch's place."""
 
+from .device import check_device
 from .install import Installed, find, install, share_slots
 from .pager import Pager, Stopped
 from .resizing import resize
@@ -12,6 +13,7 @@ __all__ = [
     "RouterTap",
     "SlotBank",
     "Stopped",
+    "check_device",
     "find",
     "install",
     "resize",

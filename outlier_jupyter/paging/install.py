@@ -1,8 +1,7 @@
 """Finds the switch modules of a lazily loaded model, by type, and puts paged ones in their place.
 
 Run before anything of the model is evaluated: MLX's lazy loads of the expert tensors are then
-dropped unread. Which tensors of the checkpoint belong to a switch is decided here, by name, and
-held against the dtype and shape the model itself expects.
+dropped unread. Where the experts' bytes lie is `locate`'s knowledge.
 """
 
 from __future__ import annotations
@@ -11,18 +10,17 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 from ..checkpoint import Checkpoint, ExpertPart, Reader
-from ..errors import OptionError, UnsupportedModel
+from ..errors import OptionError
 from ..residency import SlotTable
+from .locate import Locator
 from .pager import Pager
-from .slots import make_bank, part_matches
+from .slots import make_bank
 from .switch import PagedSwitch
 from .weights import RouterTap
 
@@ -91,7 +89,8 @@ def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
         if isinstance(module, SwitchGLU | SwitchMLP)
     ]
     found.sort(key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])])
-    return tuple(Switch(path, module, _parts(path, module, checkpoint)) for path, module in found)
+    located = Locator(model, checkpoint, found)
+    return tuple(Switch(path, module, located.parts(path)) for path, module in found)
 
 
 def install(
@@ -146,32 +145,6 @@ def bind(module: nn.Module, name: str, array: mx.array) -> None:
     """Have a switch's own module compute over `array`, a part of the bank."""
     child, _, parameter = name.rpartition(".")
     (module[child] if child else module)[parameter] = array
-
-
-def _parts(path: str, module: nn.Module, checkpoint: Checkpoint) -> tuple[ExpertPart, ...]:
-    parts = []
-    tensors: Any = tree_flatten(module.parameters(), destination={})
-    for name, array in tensors.items():
-        part = _locate(path, name, array.shape[0], checkpoint)
-        if part is None:
-            raise UnsupportedModel(
-                f"{path}.{name} is in no shard of {checkpoint.folder}: this checkpoint names its "
-                "experts in a way that cannot be paged yet; convert it with `mlx_lm.convert`"
-            )
-        if not part_matches(part, array):
-            raise UnsupportedModel(
-                f"{path}.{name} is {part.dtype} {[part.experts, *part.shape]} on disk, but the "
-                f"model wants {array.dtype} {list(array.shape)}: convert it with `mlx_lm.convert`"
-            )
-        parts.append(part)
-    return tuple(parts)
-
-
-def _locate(path: str, name: str, experts: int, checkpoint: Checkpoint) -> ExpertPart | None:
-    """The experts' tensor as MLX stacks it, or as Hugging Face's one tensor per expert."""
-    block = path.rpartition(".")[0]
-    singles = [f"{block}.experts.{expert}.{name}" for expert in range(experts)]
-    return checkpoint.stacked(name, f"{path}.{name}") or checkpoint.single(name, singles)
 
 
 def _replace(model: nn.Module, path: str, new: nn.Module) -> None:

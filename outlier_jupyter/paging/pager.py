@@ -12,7 +12,7 @@ from concurrent.futures import Executor, Future, wait
 
 import mlx.core as mx
 
-from ..checkpoint import ExpertPart, Reader
+from ..checkpoint import ExpertPart, Reader, read_expert
 from ..errors import EngineClosed
 from ..events import Event, Evicted, PagedIn, Sink, Waited
 from ..residency import ExpertKey, Placement, SlotTable
@@ -108,11 +108,10 @@ class Pager:
     def _read(self, placement: Placement) -> tuple[int, int, int]:
         """On a reader thread: (bytes, start, nanoseconds) of one expert's tensors."""
         start = self.clock()
-        nbytes = 0
-        for part in self._parts[placement.key.layer]:
-            into = self.bank.row(part.name, placement.slot)
-            self._reader.read(part.at(placement.key.expert), into)
-            nbytes += part.nbytes
+        (layer, expert), slot, _ = placement
+        nbytes = read_expert(
+            self._reader, self._parts[layer], expert, lambda part: self.bank.row(part, slot)
+        )
         return nbytes, start, self.clock() - start
 
     def _install(

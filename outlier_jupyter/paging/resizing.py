@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import mlx.core as mx
-import psutil
 
 from ..errors import OptionError
+from ..machine import machine_memory
 from ..units import size_words
 from .install import Geometry, Installed, Switch, bind, share_slots
 from .pager import Pager
 
-CGROUP = Path("/sys/fs/cgroup")
 Change = tuple[Geometry, Pager, int]
 """A geometry, its pager, and how many slots that is to have."""
 
@@ -38,7 +36,7 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
     paired = zip(shared.items(), installed.pagers, strict=True)
     changes = [(geometry, pager, slots) for (geometry, slots), pager in paired]
     changes.sort(key=lambda change: change[2] - change[1].bank.slots)  # who gives goes first
-    needed, free = _needed(changes), free_nbytes()
+    needed, free = _needed(changes), machine_memory().available
     if needed > free:
         total = sum(pager.bank.expert_nbytes * slots for _, pager, slots in changes)
         raise OptionError(
@@ -72,17 +70,3 @@ def _needed(changes: Sequence[Change]) -> int:
             most = max(most, more + nbytes * slots)
             more += nbytes * (slots - pager.bank.slots)
     return most
-
-
-def free_nbytes() -> int:
-    """RAM that can be had without swapping, in bytes: the machine's, or this container's."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        most = (CGROUP / "memory.max").read_text().strip()
-        used = int((CGROUP / "memory.current").read_text())
-        told = (CGROUP / "memory.stat").read_text().split()
-        # File pages count as used, but are given up when memory is wanted.
-        used -= int(told[told.index("inactive_file") + 1])
-    except (OSError, ValueError):  # no cgroup of its own
-        return free
-    return free if most == "max" else max(0, min(free, int(most) - used))

@@ -11,19 +11,18 @@ announced; the pager settles before anything is written.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
 
-from ..checkpoint.layout import ITEM_BYTES, ExpertPart
+from ..checkpoint import ExpertPart
 
 MLX_DTYPES = {
     "U8": mx.uint8, "U16": mx.uint16, "U32": mx.uint32, "U64": mx.uint64,
     "I8": mx.int8, "I16": mx.int16, "I32": mx.int32, "I64": mx.int64,
     "F16": mx.float16, "BF16": mx.bfloat16, "F32": mx.float32, "BOOL": mx.bool_,
-    "F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8,
+    "F64": mx.float64, "F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8,
 }  # fmt: skip
 """safetensors' dtypes as MLX loads them (MLX holds 8-bit floats as bytes)."""
 
@@ -166,8 +165,6 @@ def make_bank(parts: Sequence[ExpertPart], slots: int) -> SlotBank:
     return SlotBank(parts, slots)
 
 
-def part_matches(part: ExpertPart, array: mx.array) -> bool:
-    """Whether `array`, [experts, …] in the model, has the dtype and shape the part has on disk."""
-    same_shape = tuple(array.shape) == (part.experts, *part.shape)
-    nbytes = part.experts * math.prod(part.shape) * ITEM_BYTES[part.dtype]
-    return same_shape and array.dtype == MLX_DTYPES[part.dtype] and array.nbytes == nbytes
+def safetensors_dtype(dtype: mx.Dtype) -> str:
+    """The name safetensors gives to `dtype` (to bytes, U8: MLX knows no 8-bit floats)."""
+    return next(name for name, known in MLX_DTYPES.items() if known == dtype)

@@ -10,7 +10,7 @@ from outlier_jupyter.notebook.completion import completions
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("%outlier ", ["load", "run", "chat", "resize", "unload", "status"]),
+        ("%outlier ", ["load", "run", "plan", "chat", "resize", "unload", "status", "memory"]),
         ("%outlier un", ["unload"]),
         ("%outlier nonsense --", []),
         ("%outlier load de", ["demo"]),
@@ -24,7 +24,11 @@ from outlier_jupyter.notebook.completion import completions
         ("%outlier chat --temp", ["--temperature"]),
         ("%outlier resize --", ["--cache-experts", "--cache-gb", "--help", "--json"]),
         ("%outlier status --", ["--help", "--json"]),
-        ("%%outlier --max", ["--max-tokens"]),
+        ("%%outlier --max", ["--max-kv-size", "--max-tokens"]),
+        ("%%outlier --kv-bits ", ["2", "3", "4", "5", "6", "8"]),
+        ("%outlier plan de", ["demo"]),
+        ("%outlier plan demo --j", ["--json"]),
+        ("%outlier memory --j", ["--json"]),
         ("%%outlier --max-tokens 3 --no", ["--no-widget"]),
         ("%%outlier -o ", ["answer", "run"]),
         ("%%outlier -o r", ["run"]),

@@ -104,7 +104,7 @@ def test_unload_closes_and_a_cell_then_says_what_to_do(loaded):
     ("line", "cell", "message"),
     [
         ("lode demo", None, "%outlier lode is not a command; did you mean load?; there are load, "),
-        ("Hello", None, "%outlier Hello is not a command; there are load, run, chat"),
+        ("Hello", None, "%outlier Hello is not a command; there are load, run, plan"),
         ("run --max-token 3 Hello", None, "did you mean --max-tokens?"),
         ("run --max-tokens 3", None, "the prompt is empty"),
         ("status now", None, "unrecognized arguments: now"),

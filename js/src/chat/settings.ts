@@ -80,7 +80,7 @@ export class Settings {
     if (least !== null) input.min = String(least);
     if (most !== null) input.max = String(most);
     input.step = kind === "float" ? "any" : String(step);
-    if (control.default === null) input.placeholder = "none";
+    if (control.default === null) input.placeholder = name === "seed" ? "none" : "automatic";
     this.inputs.set(name, input);
     this.onChange(input, () => this.set(name, typedIn(input, control)));
     return el("label", "", { title: control.help }, el("span", "", {}, control.label), input);
