@@ -122,14 +122,19 @@ class Writer:
         """Whether an answer is being written in this conversation."""
         return self._turn is not None and self._turn.conversation.id == conversation
 
-    def publish(self) -> None:
-        """Write the whole state; a page takes it in place of everything before."""
+    def publish(self, growing: bool = False) -> None:
+        """Write the whole state; a page takes it in place of everything before.
+
+        What a saved notebook shows is left alone while an answer is `growing`: each change of it
+        is drawn anew by the page, and makes the notebook one that has to be saved again.
+        """
         with self.lock:
             self._grown()
             self._seq += 1
             self._save_at = self._clock() + SAVE_EVERY_S
             self._chat.state = outline(self.books, self._turn, self._seq)
-            self._chat.save_view()
+            if not growing:
+                self._chat.save_view()
 
     def tell(self, content: dict[str, Any]) -> None:
         """Send one message to the browser."""
@@ -138,7 +143,7 @@ class Writer:
     def resync(self) -> None:
         """Tell the whole state to a page that missed something."""
         with self.lock:
-            self.publish()
+            self.publish(growing=True)
             self.tell({"type": "state", "state": self._chat.state})
 
     def close(self) -> None:
@@ -211,7 +216,7 @@ class Writer:
                 return
             self._tell_at = now + TELL_EVERY_S
             if now >= self._save_at:
-                self.publish()
+                self.publish(growing=True)
                 return
             turn, more = self._turn, self._grown()
             assert turn is not None and turn.answer is not None  # text comes from a begun run
