@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "kv_caches": {"errors", "options"},
     "listeners": {"events"},
     "prompts": {"errors", "options"},
+    "status": {"units"},
     "transcript": set(),
     "chunking": set(),
     "checkpoint": BASE | {"machine"},
@@ -48,6 +49,7 @@ MAY_IMPORT = {
         "paging",
         "prompts",
         "run",
+        "status",
         "trace",
         "transcript",
         "units",
@@ -55,7 +57,7 @@ MAY_IMPORT = {
     "loading": BASE
     | {"checkpoint", "chunking", "engine", "hub", "machine", "memory", "paging", "trace", "units"},
     "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
-    "notebook": BASE | {"engine", "loading", "planning", "run", "trace", "units"},
+    "notebook": BASE | {"engine", "loading", "planning", "run", "status", "trace", "units"},
     "testing": BASE | {"checkpoint", "hub"},
 }
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
