@@ -1,5 +1,6 @@
 // The frame around a plot: title, legend, a line of read-out, and a table in its place on demand.
 
+import { boxOf } from "./canvas";
 import { el, setText } from "./dom";
 
 export interface Table {
@@ -12,7 +13,7 @@ export class Panel {
   readonly node: HTMLElement;
   readonly plots: HTMLElement;
   private readonly aside = el("span", "oj-aside");
-  private readonly readout = el("div", "oj-readout", { "aria-live": "polite" });
+  private readonly readout = el("div", "oj-readout", { "aria-live": "off" });
   private readonly hint = el("div", "oj-panel-hint");
   private readonly tableBox = el("div", "oj-table", { tabindex: "0" });
   private readonly toggle: HTMLButtonElement;
@@ -87,11 +88,16 @@ export class Panel {
     );
   }
 
-  /** A plot's box, with its share of the height. */
-  add(plot: HTMLElement, share = 1): void {
-    const box = el("div", "oj-plot", {}, plot);
+  /** A plot's box, with its share of the height; what is below it in the plot comes after it. */
+  add(plot: HTMLElement, share: number, ...below: HTMLElement[]): void {
+    const box = el("div", "oj-plot", {}, plot, ...below);
     box.style.flexGrow = String(share);
     this.plots.append(box);
+  }
+
+  /** Of its plots, in CSS pixels. */
+  get width(): number {
+    return boxOf(this.plots).width;
   }
 
   /** A hint in the plots' place while there is nothing to plot; "" takes it away. */
@@ -101,11 +107,18 @@ export class Panel {
     this.node.classList.toggle("oj-empty", !!text);
   }
 
-  setAside(text: string): void {
-    setText(this.aside, text);
+  /** Words beside the title; `note` says more of how to read the plot, as far as there is room. */
+  setAside(text: string, note = ""): void {
+    setText(this.aside, note ? `${text} · ${note}` : text);
+    if (this.aside.title !== note) this.aside.title = note;
   }
 
-  setReadout(text: string): void {
+  /** What the plot says in words. Read out only while somebody `asked`: it changes with each token. */
+  setReadout(text: string, asked: boolean): void {
+    const live = asked ? "polite" : "off";
+    if (this.readout.getAttribute("aria-live") !== live) {
+      this.readout.setAttribute("aria-live", live);
+    }
     setText(this.readout, text);
   }
 
