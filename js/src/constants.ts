@@ -16,6 +16,9 @@ export const RECENT_STEPS = 3;
 /** For so long after a token its experts glow, in ms. */
 export const GLOW_MS = 600;
 
+/** While nobody sees a run, its kernel is asked for a frame only so often, in ms. */
+export const UNSEEN_MS = 1_000;
+
 /** Messages waiting for a redraw; beyond it (a hidden page) they are folded at once. */
 export const MAX_QUEUED = 64;
 

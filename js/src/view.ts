@@ -5,7 +5,7 @@
 // in use fade; so the page is never held up for long. What the user does shows in all parts at once.
 
 import { watchSizes } from "./canvas";
-import { CALM_REDRAW_MS, FRAME_BUDGET_MS, REST } from "./constants";
+import { CALM_REDRAW_MS, FRAME_BUDGET_MS, REST, UNSEEN_MS } from "./constants";
 import { el } from "./dom";
 import { Focus } from "./focus";
 import { Header } from "./header";
@@ -124,20 +124,33 @@ export class View {
     };
     const seen = new IntersectionObserver((entries) => {
       this.visible = entries[entries.length - 1].isIntersecting;
+      this.tellPace();
       rethemed();
     });
     seen.observe(this.root);
     watchSizes(this.root.querySelectorAll(".oj-plot, .oj-plots"), changed, signal);
     watchTheme(rethemed, signal);
-    document.addEventListener("visibilitychange", changed, { signal });
+    const shown = () => {
+      this.tellPace();
+      this.redraw();
+    };
+    document.addEventListener("visibilitychange", shown, { signal });
     const unlisten = this.store.listen(() => this.arrived());
     signal.addEventListener("abort", () => {
       unlisten();
+      this.store.want(this, null);
       seen.disconnect();
       cancelAnimationFrame(this.request);
       clearTimeout(this.later);
       this.root.remove();
     });
+  }
+
+  /** Tell how often this view wants frames: seldom while it is unseen, or while drawing is dear. */
+  private tellPace(): void {
+    const dear =
+      this.cost > FRAME_BUDGET_MS ? 100 * Math.ceil((PARTS * this.cost * REST) / 100) : 0;
+    this.store.want(this, this.visible && !document.hidden ? dear : UNSEEN_MS);
   }
 
   private draw(now: number): void {
@@ -154,6 +167,7 @@ export class View {
     // A table is brought up to date less often than it changes; the last change must show too.
     const cost = Math.min(performance.now() - started, MOST_COST_MS);
     if (this.draws > 1) this.cost += (cost - this.cost) / 4; // the first one draws everything
+    if (this.draws % 32 === 0) this.tellPace();
     if (this.playback.playing || this.turns.pending || this.residency.fading) this.schedule();
     if (this.store.running && this.panels.some((panel) => panel.tableOpen)) this.drawLater(600);
   }

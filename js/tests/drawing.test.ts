@@ -274,6 +274,19 @@ test("a page that is hidden is not drawn", async () => {
   expect(host.querySelector(".oj-where")?.textContent).toBe("live");
 });
 
+test("a run that nobody sees is asked for seldom, and often again when somebody does", async () => {
+  const { model } = view();
+  await settled(host);
+  expect(model.sent).toEqual([]);
+  vi.spyOn(document, "hidden", "get").mockReturnValue(true);
+  document.dispatchEvent(new Event("visibilitychange"));
+  document.dispatchEvent(new Event("visibilitychange"));
+  expect(model.sent).toEqual([{ type: "pace", ms: 1000 }]);
+  vi.restoreAllMocks();
+  document.dispatchEvent(new Event("visibilitychange"));
+  expect(model.sent.slice(1)).toEqual([{ type: "pace", ms: 0 }]);
+});
+
 test("pointing at a map of more experts than pixels names the one that is shown", async () => {
   host = document.body.appendChild(el("div", ""));
   host.style.width = "400px";
