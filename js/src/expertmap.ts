@@ -53,7 +53,7 @@ export class ExpertMap {
   /** What a pixel shows where experts are more than pixels; "" where each has its own. */
   get note(): string {
     const { shared } = this.heatmap;
-    return shared > 1 ? `a pixel shows the highest of up to ${integer(shared)} experts` : "";
+    return shared > 1 ? `each pixel shows the highest of up to ${integer(shared)} experts` : "";
   }
 
   private get cells() {

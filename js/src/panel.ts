@@ -14,6 +14,7 @@ export class Panel {
   readonly plots: HTMLElement;
   private readonly aside = el("span", "oj-aside");
   private readonly readout = el("div", "oj-readout", { "aria-live": "off" });
+  private readonly note = el("span", "oj-legend-item oj-legend-note");
   private readonly hint = el("div", "oj-panel-hint");
   private readonly tableBox = el("div", "oj-table", { tabindex: "0" });
   private readonly toggle: HTMLButtonElement;
@@ -81,7 +82,7 @@ export class Panel {
       `oj-panel oj-${name}`,
       { "aria-label": title },
       head,
-      el("div", "oj-legend", {}, legend),
+      el("div", "oj-legend", {}, legend, this.note),
       this.plots,
       this.tableBox,
       this.readout,
@@ -107,10 +108,14 @@ export class Panel {
     this.node.classList.toggle("oj-empty", !!text);
   }
 
-  /** Words beside the title; `note` says more of how to read the plot, as far as there is room. */
-  setAside(text: string, note = ""): void {
-    setText(this.aside, note ? `${text} · ${note}` : text);
-    if (this.aside.title !== note) this.aside.title = note;
+  setAside(text: string): void {
+    setText(this.aside, text);
+  }
+
+  /** What one must know to read the plot as it is now, at the legend's end; "" for nothing. */
+  setNote(text: string): void {
+    setText(this.note, text);
+    this.note.hidden = !text;
   }
 
   /** What the plot says in words. Read out only while somebody `asked`: it changes with each token. */

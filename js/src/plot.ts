@@ -255,7 +255,7 @@ export class Plot {
 
 /** How to read marks that tokens share; "" where each has its own. */
 export function sharedNote(shared: number, mark: string): string {
-  return shared > 1 ? `a ${mark} is the mean of ${integer(shared)} tokens` : "";
+  return shared > 1 ? `each ${mark} is the mean of ${integer(shared)} tokens` : "";
 }
 
 /** The end of an axis that reaches at least up to `top`; it changes seldom as `top` grows. */

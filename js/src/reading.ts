@@ -54,6 +54,7 @@ export class ReadingPanel {
   draw(look: Look): void {
     const { shown, theme, lit } = look;
     this.name = look.name;
+    this.panel.setAside("ms per read, by token");
     const { steps } = this.state;
     this.panel.setReadout(this.readout(shown.until), this.focus.step !== null);
     if (!this.panel.drawn) return;
@@ -65,7 +66,7 @@ export class ReadingPanel {
     const { factor, unit } = byteScale(values.reduce((most, value) => Math.max(most, value), 0));
     const parts = [{ values, colour: theme.read }];
     this.bars.draw({ shown, parts, title: unit, factor, lit }, theme);
-    this.panel.setAside("ms per read, by token", this.bars.note);
+    this.panel.setNote(this.bars.note);
   }
 
   private readout(until: number | null): string {

@@ -68,7 +68,8 @@ export class ResidencyPanel {
       this.bars.draw({ shown, parts, title: "look-ups", lit }, theme);
     }
     const held = `${integer(picture.residentCount)} of ${plural(state.slots, "slot")}`;
-    this.panel.setAside(state.seq ? held : "", this.map.note);
+    this.panel.setAside(state.seq ? held : "");
+    this.panel.setNote(this.map.note);
   }
 
   /** Whether there is something that fades as time passes. */

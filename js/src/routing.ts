@@ -46,7 +46,8 @@ export class RoutingPanel {
       levelsOf(picture.counts, picture.maxCount, this.map.levels);
       this.map.draw(look, look.theme.ramp);
     }
-    this.panel.setAside("times chosen", this.map.note);
+    this.panel.setAside("times chosen");
+    this.panel.setNote(this.map.note);
     this.panel.setReadout(this.readout(look), this.focus.any);
   }
 

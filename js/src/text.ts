@@ -7,7 +7,7 @@
 import { KEPT_STEPS } from "./constants";
 import { el, setText } from "./dom";
 import type { Focus } from "./focus";
-import { integer, ms, plural } from "./format";
+import { bytes, integer, ms, plural } from "./format";
 import type { Status } from "./host";
 import type { Look } from "./look";
 import { legendItem, Panel, type Table } from "./panel";
@@ -208,6 +208,8 @@ export class TextPanel {
     const text = visible(state.textOf(step));
     const words = [this.name(step), text, ms(state.steps.at("tokenMs", step))];
     if (hits + misses) words.push(`${misses} of ${integer(hits + misses)} missed`);
+    const read = state.steps.at("nbytes", step);
+    if (read) words.push(`${bytes(read)} read`);
     return words.filter(Boolean).join(" · ");
   }
 
@@ -219,10 +221,11 @@ export class TextPanel {
     for (let step = steps.end - 1; step >= least; step -= 1) {
       const numbers = [steps.at("hits", step), steps.at("misses", step)].map(integer);
       const spent = ms(steps.at("tokenMs", step));
-      rows.push([this.name(step), visible(state.textOf(step)), spent, ...numbers]);
+      const read = bytes(steps.at("nbytes", step));
+      rows.push([this.name(step), visible(state.textOf(step)), spent, ...numbers, read]);
     }
     const caption = `The last ${LAST} tokens, newest first`;
-    return { caption, head: ["Token", "Text", "Time", "Hits", "Misses"], rows };
+    return { caption, head: ["Token", "Text", "Time", "Hits", "Misses", "Bytes"], rows };
   }
 }
 

@@ -60,6 +60,7 @@ export class TimePanel {
   draw(look: Look): void {
     const { shown, theme, lit } = look;
     this.name = look.name;
+    this.panel.setAside("ms of each token, by part");
     this.panel.setReadout(this.readout(shown.until), this.focus.step !== null);
     if (!this.panel.drawn) return;
     const parts = PARTS.map((part) => ({
@@ -68,7 +69,7 @@ export class TimePanel {
       hatched: part.column === "waitMs",
     }));
     this.bars.draw({ shown, parts, title: "ms", lit }, theme);
-    this.panel.setAside("ms of each token, by part", this.bars.note);
+    this.panel.setNote(this.bars.note);
   }
 
   /** The times of one part over steps [from, to); what no part claims is Python. */

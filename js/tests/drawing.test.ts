@@ -303,7 +303,7 @@ test("pointing at a map of more experts than pixels names the one that is shown"
     counts[index] = frame.count[i];
   });
   const panel = host.querySelector(".oj-routing")!;
-  expect(panel.querySelector(".oj-aside")?.textContent).toMatch(/shows the highest of up to 2/);
+  expect(panel.querySelector(".oj-legend")?.textContent).toMatch(/shows the highest of up to 2/);
   const cell = panel.querySelector(".oj-bitmap")!.getBoundingClientRect();
   const columns = Math.floor(cell.width);
   expect(columns).toBeLessThan(512);
