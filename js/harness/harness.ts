@@ -68,11 +68,15 @@ if (query.has("play")) {
   if (end) model.set("status", end);
 }
 
-/** Milliseconds from displaying a run of `before` tokens to the frame after its first picture. */
-async function open(before: number): Promise<number> {
+/** Let `n` tokens be there before the run is displayed. */
+function fill(n: number): void {
   model.set("status", "running");
   push(shape.prompt, false);
-  for (let i = 0; i < before; i += 1) push(1, true);
+  for (let i = 0; i < n; i += 1) push(1, true);
+}
+
+/** Milliseconds from displaying the run to the frame after its first picture. */
+async function open(): Promise<number> {
   const began = performance.now();
   render();
   const drawn = () => (document.querySelector(".oj-where")?.textContent ?? "") !== "";
@@ -118,11 +122,12 @@ const realFrame = window.requestAnimationFrame.bind(window);
 /**
  * Play what was prepared by a clock that stands still while a frame is drawn: 60 frames a second of
  * that clock, each drawn and presented before the next, however busy the machine is. Resolves with
- * how many of the frames had something to draw.
+ * 1 for each frame that had something to draw, 0 for the others.
  */
-async function step(): Promise<number> {
+async function step(): Promise<number[]> {
   const waiting: FrameRequestCallback[] = [];
-  let [now, drawn, sent] = [performance.now(), 0, 0];
+  const drawn: number[] = [];
+  let [now, sent] = [performance.now(), 0];
   performance.now = () => now;
   window.requestAnimationFrame = (callback) => waiting.push(callback);
   const began = now;
@@ -135,7 +140,7 @@ async function step(): Promise<number> {
     await new Promise<void>((resolve) =>
       realFrame(() => {
         const due = waiting.splice(0);
-        if (due.length) drawn += 1;
+        drawn.push(due.length ? 1 : 0);
         for (const callback of due) callback(now);
         resolve();
       }),
@@ -144,4 +149,4 @@ async function step(): Promise<number> {
   return drawn;
 }
 
-Object.assign(window, { model, push, open, prepare, start, step, harnessReady: true });
+Object.assign(window, { model, push, fill, open, prepare, start, step, harnessReady: true });
