@@ -3,7 +3,7 @@
 import { afterEach, expect, test, vi } from "vitest";
 import { Bars } from "../src/bars";
 import { Bitmap, sharing } from "../src/bitmap";
-import { GLOW_MS } from "../src/constants";
+import { GLOW_MS, KEPT_STEPS } from "../src/constants";
 import "../src/live.css";
 import { el } from "../src/dom";
 import { Focus } from "../src/focus";
@@ -245,6 +245,18 @@ test("a token adds its own elements to the page, and few", async () => {
   for (let i = 0; i < 100; i += 1) push();
   await settled(host);
   expect(host.querySelectorAll("*").length - before).toBe(100);
+});
+
+test("after ten thousand tokens the page holds no more than the newest", async () => {
+  const { push } = view();
+  await settled(host);
+  for (let i = 0; i < 10_000; i += 1) push();
+  await settled(host);
+  const tokens = host.querySelectorAll(".oj-token").length;
+  expect(tokens).toBeGreaterThan(KEPT_STEPS / 2);
+  expect(tokens).toBeLessThanOrEqual(2 * KEPT_STEPS);
+  expect(host.querySelectorAll("*").length - tokens).toBeLessThan(400);
+  expect(host.querySelector(".oj-text .oj-aside")?.textContent).toMatch(/^10.001.tokens$/);
 });
 
 test("when nothing comes any more, nothing is drawn any more", async () => {
