@@ -27,8 +27,8 @@ import { Turns } from "./turns";
 /** ipywidgets puts this class on a widget whose kernel is gone. */
 const DISCONNECTED = ".jupyter-widgets-disconnected";
 
-/** A frame that took longer was held up by something else. */
-const MOST_COST_MS = 40;
+/** The cost follows that of the frames in such steps: one that was held up hardly counts. */
+const COST_STEP_MS = 1;
 
 /** The parts that take turns: numbers and text go with the first of them. */
 const [ROUTING, RESIDENCY, CHARTS, PARTS] = [0, 1, 2, 3];
@@ -54,7 +54,7 @@ export class View {
   private request = 0;
   private later: ReturnType<typeof setTimeout> | undefined;
   private drawnAt = 0;
-  /** What a frame costs, in ms, averaged. */
+  /** What a frame usually costs, in ms: about the median. */
   private cost = 0;
   private readonly calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -165,8 +165,8 @@ export class View {
     if (parts.length) this.drawParts(parts, now);
     if (!parts.includes(RESIDENCY)) this.residency.fade(now);
     // A table is brought up to date less often than it changes; the last change must show too.
-    const cost = Math.min(performance.now() - started, MOST_COST_MS);
-    if (this.draws > 1) this.cost += (cost - this.cost) / 4; // the first one draws everything
+    const apart = performance.now() - started - this.cost;
+    this.cost += Math.max(-COST_STEP_MS, Math.min(COST_STEP_MS, apart));
     if (this.draws % 32 === 0) this.tellPace();
     if (this.playback.playing || this.turns.pending || this.residency.fading) this.schedule();
     if (this.store.running && this.panels.some((panel) => panel.tableOpen)) this.drawLater(600);
