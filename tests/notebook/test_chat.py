@@ -445,6 +445,6 @@ def test_it_is_a_widget_among_widgets(chat: Chat) -> None:
 def test_the_built_files_are_small_and_tell_their_licences() -> None:
     """The page gets them with every chat it shows."""
     told = (STATIC / "LICENSES.txt").read_text()
-    assert all(name in told for name in ("uplot", "marked", "dompurify", "speed-highlight"))
+    assert all(name in told for name in ("marked", "dompurify", "speed-highlight"))
     assert (STATIC / "chat.js").stat().st_size < 120_000
     assert (STATIC / "chat.css").stat().st_size < 20_000
