@@ -72,6 +72,8 @@ ONLY_IN = {
     "huggingface_hub": {"hub"},
     "psutil": {"machine"},
     "mmap": {"checkpoint"},
+    "numba": {"residency", "trace"},
+    "scipy": {"trace"},
     "fcntl": {"checkpoint"},
 }
 LATE = {"run": {"notebook"}}
@@ -125,7 +127,7 @@ def test_a_room_imports_only_what_it_may(path):
 
 def test_the_door_imports_nothing_heavy():
     """`import outlier_jupyter` loads none of MLX, IPython, anywidget and plotly."""
-    heavy = ("mlx", "IPython", "anywidget", "plotly", "numpy")
+    heavy = ("mlx", "IPython", "anywidget", "plotly", "numpy", "numba", "scipy")
     code = f"import sys, outlier_jupyter; print([m for m in {heavy!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -1,0 +1,69 @@
+"""CPU time of the routing measures over a long trace: 100,000 tokens × 48 layers × 8 of 128."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from outlier_jupyter.trace import Trace, TraceInfo
+from outlier_jupyter.trace.routing import over_time, routing_measures
+from outlier_jupyter.trace.trace import CALL, EVICTION, READ
+
+from .results import append
+
+STEPS, LAYERS, K, EXPERTS, ROUNDS = 100_000, 48, 8, 128, 3
+
+
+def made_up(steps: int = STEPS) -> Trace:
+    """Skewed choices that stay from one token to the next about four times in ten."""
+    rng = np.random.default_rng(0)
+    start = np.minimum(rng.geometric(0.02, (steps, LAYERS)), EXPERTS) - 1
+    stays = rng.random((steps, LAYERS)) < 0.4
+    for step in range(1, steps):
+        start[step] = np.where(stays[step], start[step - 1], start[step])
+    # Odd strides reach 8 different experts.
+    experts = (start[:, :, None] + np.arange(K) * 37) % EXPERTS
+    return Trace(
+        tokens=np.zeros(steps, np.int32),
+        produced=np.full(steps, -1, np.int32),
+        phase=(np.arange(steps) >= steps // 4).astype(np.uint8),
+        call=np.zeros(steps, np.int32),
+        step_ns=np.ones(steps, np.int64),
+        experts=experts.astype(np.int16),
+        weights=rng.random((steps, LAYERS, K), np.float32),
+        hits=np.zeros((steps, LAYERS, K), bool),
+        reads=np.zeros(0, READ),
+        evictions=np.zeros(0, EVICTION),
+        calls=np.zeros(1, CALL),
+        resident_at_start=np.zeros((0, 2), np.int16),
+        info=TraceInfo(experts_per_layer=(EXPERTS,) * LAYERS),
+    )
+
+
+def main() -> None:
+    """Time each part in CPU seconds, the best of three, after one small run that compiles."""
+    small, trace = made_up(100), made_up()
+    parts = {
+        "measures, decode": lambda t: routing_measures(t, "decode"),
+        "measures, both phases together": lambda t: routing_measures(t, None),
+        "over time": over_time,
+    }
+    rows = []
+    for name, part in parts.items():
+        part(small)
+        seconds = []
+        for _ in range(ROUNDS):
+            begin = time.process_time()
+            part(trace)
+            seconds.append(time.process_time() - begin)
+        row = {"tokens": STEPS, "layers": LAYERS, "k": K, "experts": EXPERTS, "part": name}
+        rows.append(
+            row | {"cpu_s": round(min(seconds), 3), "slowest_cpu_s": round(max(seconds), 3)}
+        )
+        print(rows[-1])  # noqa: T201
+    append("measures", rows)
+
+
+if __name__ == "__main__":
+    main()
