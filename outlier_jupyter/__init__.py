@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from .comparison import Comparison as Comparison
+    from .comparison import compare as compare
     from .engine import Engine as Engine
     from .errors import OutlierError as OutlierError
     from .loading import load as load
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
     from .run import Interrupted as Interrupted
     from .run import Run as Run
     from .run import Step as Step
+    from .run import repeated as repeated
     from .trace import Trace as Trace
 
 _HOMES = {
     "Chat": ".notebook.chat",
+    "Comparison": ".comparison",
     "Engine": ".engine",
     "Interrupted": ".run",
     "MemoryUse": ".memory",
@@ -40,12 +44,15 @@ _HOMES = {
     "Run": ".run",
     "Step": ".run",
     "Trace": ".trace",
+    "compare": ".comparison",
     "load": ".loading",
     "plan": ".planning",
+    "repeated": ".run",
 }
 
 __all__ = [
     "Chat",
+    "Comparison",
     "Engine",
     "Interrupted",
     "MemoryUse",
@@ -55,9 +62,11 @@ __all__ = [
     "Step",
     "Trace",
     "__version__",
+    "compare",
     "load",
     "load_ipython_extension",
     "plan",
+    "repeated",
     "unload_ipython_extension",
 ]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite, nan
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +13,12 @@ import numpy.typing as npt
 
 from .trace import Trace
 from .trace.measures import Summary, summarise
+from .units import percent, three
 
 if TYPE_CHECKING:
     from .notebook.figures import Figures
     from .notebook.live import LiveView
+    from .trace.routing import RoutingMeasures
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Run:
         text_ends: int32 [generated], how many characters of text had been let go of with each
             token; the last may be short of `text`, which ends with what was held back. Empty
             where that is not known.
+        repeats: all runs of a prompt that was repeated, this one last; empty otherwise.
     """
 
     prompt: str
@@ -61,6 +67,7 @@ class Run:
     finish_reason: str
     trace: Trace
     text_ends: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    repeats: tuple[Run, ...] = field(default=(), repr=False, compare=False)
     _brief: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -85,6 +92,16 @@ class Run:
         """The headline numbers."""
         return summarise(self.trace)
 
+    def measures(self, phase: str | None = "decode") -> RoutingMeasures:
+        """How it was routed, one number per layer; `routing_measures` of its trace."""
+        from .trace.routing import routing_measures  # it compiles: imported when asked for
+
+        return routing_measures(self.trace, phase)
+
+    def spread(self) -> Spread:
+        """Median and range over `repeats`; of a run that was not repeated, its own numbers."""
+        return Spread.of([run.summary() for run in self.repeats or (self,)])
+
     def brief_once(self) -> Run:
         """Make the next rich display one line: the magic has just shown the whole picture."""
         self._brief[:] = [True]
@@ -106,6 +123,50 @@ class Run:
 
         view = View(self.text, self.trace, self.finish_reason, self.prompt)
         return dict(mimebundle(view))
+
+
+def repeated(runs: Sequence[Run]) -> Run:
+    """The last of several runs of one prompt, with all of them as its `repeats`.
+
+    `repeated([engine.generate(prompt) for _ in range(5)]).spread()` is `%%outlier --repeat 5`.
+    """
+    last = runs[-1]
+    return last if len(runs) == 1 else replace(last, repeats=tuple(runs))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far repeats of one prompt differ: (median, least, most) of each.
+
+    Attributes:
+        runs: how many.
+        tokens_per_second, decode_hit_rate: over the runs in which there was something to count;
+            NaN where there was none.
+    """
+
+    runs: int
+    tokens_per_second: tuple[float, float, float]
+    decode_hit_rate: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, found: Sequence[Summary]) -> Spread:
+        """The spread of several summaries."""
+        speeds = _middle_and_ends([summary.tokens_per_second for summary in found])
+        return cls(len(found), speeds, _middle_and_ends([s.decode_hit_rate for s in found]))
+
+    def __str__(self) -> str:
+        speed = [three(value) for value in self.tokens_per_second]
+        rate = [percent(value) for value in self.decode_hit_rate]
+        return (
+            f"{self.runs} runs: median {speed[0]} tokens/s ({speed[1]} to {speed[2]}) · "
+            f"hit rate in decode {rate[0]} ({rate[1]} to {rate[2]}); each began with the cache "
+            "that the one before left"
+        )
+
+
+def _middle_and_ends(values: list[float]) -> tuple[float, float, float]:
+    known = [value for value in values if isfinite(value)]
+    return (median(known), min(known), max(known)) if known else (nan, nan, nan)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "residency": BASE,
     "paging": BASE | {"checkpoint", "machine", "residency", "units"},
     "trace": BASE | {"residency", "units"},
-    "run": BASE | {"trace"},
+    "run": BASE | {"trace", "units"},
+    "comparison": {"errors", "run", "trace", "units"},
     "decoding": BASE | {"interrupt", "machine", "paging", "run", "trace", "transcript"},
     "engine": BASE
     | {
@@ -57,7 +58,8 @@ MAY_IMPORT = {
     "loading": BASE
     | {"checkpoint", "chunking", "engine", "hub", "machine", "memory", "paging", "trace", "units"},
     "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
-    "notebook": BASE | {"engine", "loading", "planning", "run", "status", "trace", "units"},
+    "notebook": BASE
+    | {"comparison", "engine", "loading", "planning", "run", "status", "trace", "units"},
     "testing": BASE | {"checkpoint", "hub"},
 }
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
@@ -73,7 +75,7 @@ ONLY_IN = {
     "psutil": {"machine"},
     "mmap": {"checkpoint"},
     "numba": {"residency", "trace"},
-    "scipy": {"trace"},
+    "scipy": {"comparison", "trace"},
     "fcntl": {"checkpoint"},
 }
 LATE = {"run": {"notebook"}}

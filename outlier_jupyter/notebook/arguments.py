@@ -24,6 +24,7 @@ COMMANDS = {
     "run": "run the rest of the line as a prompt, flags first",
     "plan": "what a model weighs and which cache size to take, before it is loaded",
     "chat": "chat with the loaded model in a widget",
+    "compare": "put runs beside each other: where their routing parts, what each would have read",
     "resize": "give the expert cache another size; what was used last stays in it",
     "unload": "close the engine and free its memory",
     "status": "what is loaded, and how much of it sits in RAM",
@@ -81,6 +82,11 @@ def cell_parser(prog: str = "%%outlier") -> argparse.ArgumentParser:
         help="put variables in place of {name} in the prompt; {{ and }} stand for braces",
     )  # fmt: skip
     parser.add_argument(
+        "--repeat", type=int, metavar="N",
+        help="run it N times: the last is the result, its .repeats are all and .spread() their "
+        "median and range",
+    )  # fmt: skip
+    parser.add_argument(
         "--no-widget", action="store_true", default=None, help="no live view, only what stays"
     )
     parser.add_argument("-q", "--quiet", action="store_true", default=None, help="show nothing")
@@ -108,6 +114,8 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return cell_parser("%outlier run")
     if command == "plan":
         return plan_parser()
+    if command == "compare":
+        return compare_parser()
     parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
     if command == "resize":
         _add_fields(parser, LoadOptions, ("cache_gb", "cache_experts"), defaults=False)
@@ -123,6 +131,27 @@ def plan_parser() -> argparse.ArgumentParser:
     _add_output(parser, "Plan")
     _add_json(parser, "the plan")
     _add_fields(parser, LoadOptions, ["revision"])
+    return parser
+
+
+def compare_parser() -> argparse.ArgumentParser:
+    """Flags of `%outlier compare`, those of `outlier_jupyter.compare`."""
+    parser = _Parser(prog="%outlier compare", description=f"{COMMANDS['compare'].capitalize()}.")
+    parser.add_argument("runs", nargs="+", type=_variable, help="variables that hold runs")
+    _add_output(parser, "Comparison")
+    parser.add_argument("--phase", metavar="prefill|decode", help="compare these steps alone")
+    parser.add_argument(
+        "--domain", dest="domains", action="append", metavar="TEXT",
+        help="one word per run, in their order: which texts belong together",
+    )  # fmt: skip
+    parser.add_argument(
+        "--permutations", type=int, metavar="N",
+        help="how often stretches of tokens are dealt by chance (999)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--slots", type=int, metavar="N", help="size of the equal caches (the smallest of the runs)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of the dealing (0)")
     return parser
 
 

@@ -50,6 +50,8 @@ def _words(
         return _values(flags[before], variables)
     words = sorted(flag for flag in flags if flag.startswith("--"))
     takes_model = any(action.dest == "model" for action in parser._actions)
+    if any(action.dest == "runs" for action in parser._actions) and not current.startswith("-"):
+        return [*sorted(name for name in variables if not name.startswith("_")), *words]
     if takes_model and not current.startswith("-"):
         return [*MODELS, *_folders(current), *words]
     return words

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from json import dumps
 from math import isnan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
@@ -24,8 +24,9 @@ from ..errors import OptionError, OutlierError
 from ..loading import load
 from ..options import GenerateOptions, LoadOptions
 from ..planning import Plan, plan
-from ..run import Interrupted, Run
+from ..run import Interrupted, Run, repeated
 from ..status import Status
+from ..trace import Trace
 from ..trace.measures import Summary
 from .arguments import (
     COMMANDS,
@@ -42,6 +43,9 @@ from .chat import Chat
 from .completion import completions
 from .controls import NAMES as CHAT_OPTIONS
 from .show import show_result, show_run
+
+if TYPE_CHECKING:
+    from ..comparison import Comparison
 
 HOOKED = ("%outlier", "%%outlier")
 OUTSIDE = 1_000_000
@@ -114,6 +118,8 @@ class OutlierMagics(Magics):
             return self._plan(given)
         if command == "chat":
             return self._chat(given)
+        if command == "compare":
+            return self._compare(given)
         if command == "unload":
             self.unload()
         elif command == "memory":
@@ -151,6 +157,24 @@ class OutlierMagics(Magics):
         self._store(output, chat)
         return chat
 
+    def _compare(self, given: dict[str, Any]) -> Comparison:
+        from ..comparison import compare  # its libraries are large, and loading is silent and quick
+
+        output = given.pop("output", None)
+        held = self.shell.user_ns
+        runs = {}
+        for name in given.pop("runs"):
+            if not isinstance(held.get(name), Run | Trace):
+                known = [known for known, value in held.items() if isinstance(value, Run | Trace)]
+                raise OptionError(
+                    f"%outlier compare: there is no run in a variable {name!r}{near(name, known)}; "
+                    "store one with `%%outlier -o NAME`"
+                )
+            runs[name] = held[name]
+        found = compare(runs, **given)
+        self._store(output, found)
+        return found
+
     def unload(self) -> None:
         """Close the engine, if there is one."""
         engine, self.engine = self.engine, None
@@ -159,19 +183,28 @@ class OutlierMagics(Magics):
 
     def _prompt(self, given: dict[str, Any], cell: str) -> Run | None:
         output, quiet, json = (given.pop(name, None) for name in ("output", "quiet", "json"))
+        times = given.pop("repeat", 1)
+        if times < 1:
+            raise OptionError(f"--repeat {times} runs nothing: give 1 or more")
         show = self._shower(quiet or json, given.pop("no_widget", None))
         prompt = cell.strip("\n")
         if given.pop("fill", None):
             prompt = fill(prompt, self.shell.user_ns)
         engine = self._loaded()
+        runs: list[Run] = []
         try:
-            run = show(engine, prompt, self._defaults(GenerateOptions) | given)
+            for _ in range(times):
+                run = show(engine, prompt, self._defaults(GenerateOptions) | given)
+                runs.append(run)  # one by one: what is whole is kept when the next is stopped
         except Interrupted as stop:
-            self._store(output, stop.run)
+            self._store(output, repeated([*runs, stop.run]))
             raise
+        run = repeated(runs)
         self._store(output, run)
         if json:
             sys.stdout.write(f"{as_json(run.summary())}\n")
+        if run.repeats and not (quiet or json):
+            sys.stdout.write(f"{run.spread()}\n")
         return None if quiet or json else run.brief_once()
 
     def _shower(self, quiet: bool, no_widget: bool) -> Callable[..., Run]:

@@ -104,6 +104,27 @@ def reuse(experts, counted, distances, gaps, overlap):  # type: ignore[no-untype
 
 
 @compiled
+def shared_at_lags(experts, shared, asked):  # type: ignore[no-untyped-def]
+    """How many of a token's experts the token so many before chose as well, over all layers.
+
+    Args:
+        experts: int16 [layers, steps, k].
+        shared, asked: int64 [lags], written; the first is of lag 1.
+    """
+    layers, steps, k = experts.shape
+    for layer in range(layers):
+        for step in range(steps):
+            for lag in range(1, min(len(shared), step) + 1):
+                for i in range(k):
+                    expert = experts[layer, step, i]
+                    if expert < 0:
+                        continue
+                    asked[lag - 1] += 1
+                    for j in range(k):
+                        shared[lag - 1] += experts[layer, step - lag, j] == expert
+
+
+@compiled
 def segment_histogram(experts, spans, length, width):  # type: ignore[no-untyped-def]
     """How many (expert, segment) pairs have the expert active in f of the segment's tokens.
 

@@ -244,6 +244,29 @@ def test_quiet_shows_nothing_and_json_is_json(loaded, capsys):
     assert json.loads(capsys.readouterr().out)["slots"] == 6
 
 
+def test_compare_puts_runs_beside_each_other(loaded):
+    """Runs are named by their variables; the value is the comparison, `-o` stores it."""
+    for name, prompt in (("one", "Hello there, you"), ("other", "1 + 2 + 3 + 4 = ")):
+        loaded.run_cell_magic("outlier", f"--max-tokens 9 -q -o {name}", prompt)
+    found = loaded.run_line_magic("outlier", "compare one other --permutations 19 -o both")
+    assert found.names == ("one", "other") and loaded.user_ns["both"] is found
+    assert found.pairs[0, 1].permutations == 19 and found.phase is None
+    assert "one against other" in repr(found)
+    with pytest.raises(OptionError, match="no run in a variable 'ohter'; did you mean other"):
+        loaded.run_line_magic("outlier", "compare one ohter")
+
+
+def test_a_repeated_cell_is_its_last_run_with_all_of_them(loaded, capsys):
+    """`--repeat` runs the prompt so often, says the spread, and keeps every run."""
+    run = loaded.run_cell_magic("outlier", "--max-tokens 3 --repeat 3 -o again", "Hello")
+    assert len(run.repeats) == 3 and run.text == run.repeats[-1].text
+    assert loaded.user_ns["again"] is run
+    assert "3 runs: median" in capsys.readouterr().out
+    assert not loaded.run_cell_magic("outlier", "--max-tokens 3", "Hello").repeats
+    with pytest.raises(OptionError, match="runs nothing"):
+        loaded.run_cell_magic("outlier", "--repeat 0", "Hello")
+
+
 def test_unloading_the_extension_restores_what_was_there(ip):
     """`%unload_ext` removes the magics, or puts back those of the same name."""
     table = ip.magics_manager.magics

@@ -1,0 +1,60 @@
+"""A replay from equal caches reads what a naive LRU would, and what the engine did."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outlier_jupyter import load
+from outlier_jupyter.errors import OptionError
+from outlier_jupyter.testing import tiny_checkpoint
+from outlier_jupyter.trace import Trace
+from outlier_jupyter.trace.equal_caches import serve
+from outlier_jupyter.trace.measures import summarise
+from tests.trace.test_routing import FEW, routed, routings
+
+
+@FEW
+@given(routings(), st.integers(7, 20), st.booleans())
+def test_token_by_token_it_is_a_naive_lru(trace: Trace, slots: int, warm: bool) -> None:
+    """Hits and reads are those of an ordered dictionary that forgets the least recently used."""
+    start = [(0, e) for e in range(trace.info.experts_per_layer[0])] if warm else []
+    held = OrderedDict.fromkeys(start)
+    hits = reads = 0
+    for step in range(trace.steps):
+        for layer in range(trace.layers):
+            asked = sorted({(layer, int(e)) for e in trace.experts[step, layer] if e >= 0})
+            there = [key for key in asked if key in held]
+            hits += len(there)
+            for key in there:
+                held.move_to_end(key)
+            for key in asked:
+                if key not in held:
+                    if len(held) >= slots:
+                        held.popitem(last=False)
+                    held[key] = None
+                    reads += 1
+    found = serve(trace, slots, start)
+    assert (found.hits, found.reads) == (hits, reads)
+    assert found.lookups == int((trace.experts >= 0).sum())
+
+
+def test_it_is_what_the_engine_did(tmp_path: Path) -> None:
+    """From an empty cache of its size, a run's replay has the run's own hits, reads and bytes."""
+    with load(str(tiny_checkpoint(tmp_path)), cache_experts=9) as engine:
+        run = engine.generate("a prompt that is read in one chunk", max_tokens=20)
+    seen, found = summarise(run.trace), serve(run.trace, run.trace.info.slots)
+    assert (found.hits, found.lookups) == (seen.hits, seen.lookups)
+    assert (found.reads, found.nbytes) == (seen.reads, seen.bytes_read)
+    assert 0 < found.hits < found.lookups
+
+
+def test_a_cache_without_slots_is_refused() -> None:
+    """No slot, no cache: one sentence."""
+    with pytest.raises(OptionError, match="holds nothing"):
+        serve(routed(np.zeros((2, 1, 1)), (2,)), 0)
