@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import nan
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ from .trace.equal_caches import Served, serve
 from .trace.parting import Information, Parting, blocks_of, corrected, information, leanings, part
 from .trace.routing import in_phase
 from .units import percent, size_words, three
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 Key = tuple[int, int]
 
@@ -168,6 +172,24 @@ class Comparison:
         seen = [int(step) for step in order if np.isfinite(bits[step])][:limit]
         return [TokenLeaning(step, int(one.tokens[step]), float(bits[step])) for step in seen]
 
+    def figure(self, first: int = 0, second: int = 1) -> Figure:
+        """Divergence by layer, with intervals and what chance makes; a Plotly figure."""
+        from .notebook.figures.of_comparison import divergence_figure
+
+        return divergence_figure(self, first, second)
+
+    def experts_figure(self, first: int = 0, second: int = 1) -> Figure:
+        """Every expert's share in the one less its share in the other; a Plotly figure."""
+        from .notebook.figures.of_comparison import experts_figure
+
+        return experts_figure(self, first, second)
+
+    def matrix_figure(self) -> Figure:
+        """All runs against all, those alike beside each other; a Plotly figure."""
+        from .notebook.figures.of_comparison import matrix_figure
+
+        return matrix_figure(self)
+
     def aligned(self, first: int = 0, second: int = 1) -> tuple[list[Stretch], list[Stretch]]:
         """Two runs' prompts, and their answers, piece by piece; empty for bare traces."""
         one, other = self.runs[first], self.runs[second]
@@ -207,8 +229,8 @@ class Comparison:
             top = max(sure.tolist(), key=lambda layer: float(found.excess[layer]))
             what = (
                 f"{len(sure)} of {len(found.js)} layers are routed differently beyond chance, most "
-                f"layer {top} (95 % interval {three(found.low[top])} to {three(found.high[top])} "
-                f"bits); {len(self.experts(i, j))} experts part them"
+                f"layer {top} ({three(found.low[top])} to {three(found.high[top])} bits "
+                f"above chance, 95 % interval); {len(self.experts(i, j))} experts part them"
             )
         seen, chance = (three(float(np.nanmean(x))) for x in (found.js, found.expected))
         return (
@@ -313,10 +335,15 @@ def _domains(
     words = tuple(dict.fromkeys(domains))
     if len(words) < 2:
         raise OptionError(f"one domain ({words[0]}) leaves nothing to tell apart: give two or more")
-    length = max(found.block for found in pairs.values())
+    longest = max(pairs.values(), key=lambda found: found.block)
+    length, gap = longest.block, longest.gap
     groups = [
         np.concatenate(
-            [blocks_of(t, phase, length) for t, d in zip(traces, domains, strict=True) if d == word]
+            [
+                blocks_of(t, phase, length, gap)
+                for t, d in zip(traces, domains, strict=True)
+                if d == word
+            ]
         )
         for word in words
     ]

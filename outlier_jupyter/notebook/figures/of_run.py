@@ -7,19 +7,20 @@ light palette and its own background, so that it also reads well in a dark noteb
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..errors import OptionError
-from ..events import DECODE, PREFILL
-from ..trace.measures import Timeline, frequency, prefill_spans, residency, timeline
-from ..trace.trace import Trace
-from .palette import LIGHT, colorscale
-from .static_view.words import model_words, no_reads, no_routing, reader_words, warning
+from ...errors import OptionError
+from ...events import DECODE, PREFILL
+from ...trace.measures import Timeline, frequency, prefill_spans, residency, timeline
+from ...trace.trace import Trace
+from ..palette import LIGHT, colorscale
+from ..static_view.words import model_words, no_reads, no_routing
+from .look import matrix_axes, no_data, titled_run
 
 MAX_BINS = 2000
 """Longer runs are drawn in bins: more bars than pixels would only cost the browser time."""
@@ -38,7 +39,8 @@ class Figures:
     def __repr__(self) -> str:
         return (
             f"Figures of {model_words(self._trace)}, {self._trace.steps} steps: "
-            ".routing(phase=None), .residency(step=None), .latency()"
+            ".routing(phase=None), .residency(step=None), .latency(), .measures(phase), "
+            ".over_time(), .atlas(labels=None)"
         )
 
     def routing(self, phase: str | int | None = None) -> go.Figure:
@@ -53,14 +55,14 @@ class Figures:
         number, part = _phase(phase)
         trace = self._trace
         figure = go.Figure()
-        _titled(figure, trace, f"Routing frequency, {part}")
-        _matrix_axes(figure, trace.layers)
+        titled_run(figure, trace, f"Routing frequency, {part}")
+        matrix_axes(figure, trace.layers)
         reason = no_routing(trace)
         counts = frequency(trace, number)
         if not reason and not counts.any():
             reason = f"no step of this run was {part}"
         if reason:
-            return _no_data(figure, reason)
+            return no_data(figure, reason)
         figure.add_trace(_counts(trace, counts))
         return figure
 
@@ -77,13 +79,13 @@ class Figures:
         at = _step(trace, step)
         figure = make_subplots(rows=2, row_heights=[0.55, 0.45], vertical_spacing=0.17)
         when = "at the end" if step is None else f"after step {at:,}"
-        _titled(figure, trace, f"Residency {when}, and hits and misses per step", height=640)
-        _matrix_axes(figure, trace.layers)
+        titled_run(figure, trace, f"Residency {when}, and hits and misses per step", height=640)
+        matrix_axes(figure, trace.layers)
         line = self._timeline()
         figure.update_xaxes(title_text=_step_title(line), row=2, col=1)
         figure.update_yaxes(title_text=_per_step("look-ups", line), row=2, col=1)
         if reason := no_routing(trace):
-            return _no_data(figure, reason)
+            return no_data(figure, reason)
         for part in _resident(trace, residency(trace, at)):
             figure.add_trace(part, row=1, col=1)
         for part in _lookups(line):
@@ -106,12 +108,12 @@ class Figures:
         figure = make_subplots(
             rows=2, row_heights=[0.62, 0.38], vertical_spacing=0.08, shared_xaxes=True
         )
-        _titled(figure, trace, "Read latency and bytes read per step", height=560)
+        titled_run(figure, trace, "Read latency and bytes read per step", height=560)
         figure.update_xaxes(title_text=_step_title(line), row=2, col=1)
         figure.update_yaxes(title_text=_per_step("MB", line), row=2, col=1)
         figure.update_yaxes(title_text="read latency (ms)", row=1, col=1)
         if reason := no_reads(trace):
-            return _no_data(figure, reason)
+            return no_data(figure, reason)
         for part in _latencies(line):
             figure.add_trace(part, row=1, col=1)
         if _needs_log(line.latency_ms):
@@ -124,6 +126,38 @@ class Figures:
             figure.update_xaxes(range=[0, trace.steps], row=row, col=1)
         figure.update_layout(bargap=0)
         return figure
+
+    def measures(self, phase: str = "decode") -> go.Figure:
+        """How balanced, how local and how sure the routing is, layer by layer.
+
+        Raises:
+            OptionError: no such phase.
+        """
+        from .of_routing import measures_figure  # it compiles: imported when asked for
+
+        return measures_figure(self._trace, phase)
+
+    def over_time(self) -> go.Figure:
+        """Entropy, and what a token shares with the one before, of each layer over the steps."""
+        from .of_routing import over_time_figure
+
+        return over_time_figure(self._trace)
+
+    def atlas(self, labels: Sequence[str] | None = None) -> go.Figure:
+        """A map of (layer, expert) units, those that the same tokens choose near each other.
+
+        Args:
+            labels: a word per step, such as `token_classes` gives; units get the colour and the
+                sign of the word that fires them more than chance.
+
+        Raises:
+            OptionError: labels that do not fit, or a run too short.
+        """
+        from ...trace.atlas import atlas
+        from .of_routing import atlas_figure
+
+        found = atlas([self._trace], None if labels is None else [labels])
+        return atlas_figure(found, model_words(self._trace))
 
     def _timeline(self) -> Timeline:
         if self._line is None:
@@ -146,84 +180,6 @@ def _step(trace: Trace, step: int | None) -> int:
     if not -trace.steps <= step < trace.steps:
         raise OptionError(f"step={step!r} is not in this run: it has {trace.steps} steps, from 0")
     return step % trace.steps
-
-
-def _titled(figure: go.Figure, trace: Trace, title: str, height: int = 440) -> None:
-    """The title, what was run under it, and the look all figures share."""
-    steps = f"{trace.steps:,} step" + ("" if trace.steps == 1 else "s")
-    # Plotly reads a little HTML in its titles, and a model's name is not ours to trust.
-    about = escape(f"{model_words(trace)} · {steps} · {reader_words(trace)}", quote=False)
-    text = f'<b>{title}</b><br><span style="font-size:12px;color:{LIGHT.muted}">{about}</span>'
-    if said := warning(trace):
-        said = escape(said, quote=False)
-        text += f'<br><span style="font-size:12px;color:{LIGHT.warn}"><b>{said}</b></span>'
-    top = 96 if said else 76
-    figure.update_layout(
-        title={
-            "text": text,
-            "font": {"size": 16},
-            "x": 0,
-            "xref": "paper",
-            "y": 1,
-            "yanchor": "top",
-            "pad": {"t": 18},
-        },
-        template="plotly_white",
-        font={"color": LIGHT.ink, "size": 12},
-        paper_bgcolor=LIGHT.surface,
-        plot_bgcolor=LIGHT.surface,
-        height=height + top - 76,
-        margin={"l": 64, "r": 24, "t": top, "b": 56},
-        legend={"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"},
-        hoverlabel={"align": "left"},
-    )
-    # Invisible ticks keep the labels a little away from the plot.
-    ticks = {"ticks": "outside", "ticklen": 5, "tickcolor": LIGHT.surface}
-    figure.update_xaxes(gridcolor=LIGHT.grid, zeroline=False, **ticks)
-    figure.update_yaxes(gridcolor=LIGHT.grid, zeroline=False, **ticks)
-
-
-def _matrix_axes(figure: go.Figure, layers: int) -> None:
-    """The axes of the first panel: experts across, layers down from 0."""
-    whole = {"tickformat": "d", "showgrid": False}
-    figure.update_layout(
-        xaxis={"title": "expert", **whole},
-        yaxis={"title": "MoE layer", "range": [max(layers, 1) - 0.5, -0.5], **whole},
-    )
-
-
-def _no_data(figure: go.Figure, reason: str) -> go.Figure:
-    figure.add_annotation(
-        text=f"<b>no data</b>: {escape(reason, quote=False)}",
-        x=0.5,
-        y=0.5,
-        xref="paper",
-        yref="paper",
-        showarrow=False,
-        font={"size": 14, "color": LIGHT.ink},
-    )
-    bare = {"showticklabels": False, "showgrid": False, "ticks": ""}
-    layout = figure.layout
-    if "yaxis2" in layout:  # one empty panel says it as well as two
-        x_title = layout.xaxis.title.text or layout.xaxis2.title.text
-        layout.xaxis2.visible = layout.yaxis2.visible = False
-        figure.update_layout(xaxis={"title": x_title, "matches": None}, yaxis={"domain": [0, 1]})
-    figure.update_xaxes(**bare)
-    figure.update_yaxes(**bare)
-    figure.add_shape(
-        type="rect",
-        x0=0,
-        x1=1,
-        y0=0,
-        y1=1,
-        xref="paper",
-        yref="paper",
-        fillcolor=LIGHT.band,
-        layer="below",
-        line={"width": 0},
-    )
-    figure.update_layout(height=320)
-    return figure
 
 
 def _counts(trace: Trace, counts: npt.NDArray[np.int64]) -> go.Heatmap:

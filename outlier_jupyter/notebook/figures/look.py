@@ -1,0 +1,99 @@
+"""The look that all figures share: titles, axes, and a panel that says why it is empty.
+
+It knows no measure. Every figure keeps the light palette and its own background.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+import plotly.graph_objects as go
+
+from ...trace.trace import Trace
+from ..palette import LIGHT
+from ..static_view.words import model_words, reader_words, warning
+
+
+def titled_run(figure: go.Figure, trace: Trace, title: str, height: int = 440) -> None:
+    """`titled` for one run: what was run, under the title, and how its output was changed."""
+    steps = f"{trace.steps:,} step" + ("" if trace.steps == 1 else "s")
+    about = f"{model_words(trace)} · {steps} · {reader_words(trace)}"
+    titled(figure, title, about, warning(trace), height)
+
+
+def titled(figure: go.Figure, title: str, about: str, said: str = "", height: int = 440) -> None:
+    """The title, what it is about under it, a warning, and the look all figures share."""
+    # Plotly reads a little HTML in its titles, and a model's name is not ours to trust.
+    about, title = escape(about, quote=False), escape(title, quote=False)
+    text = f'<b>{title}</b><br><span style="font-size:12px;color:{LIGHT.muted}">{about}</span>'
+    if said:
+        said = escape(said, quote=False)
+        text += f'<br><span style="font-size:12px;color:{LIGHT.warn}"><b>{said}</b></span>'
+    top = 96 if said else 76
+    figure.update_layout(
+        title={
+            "text": text,
+            "font": {"size": 16},
+            "x": 0,
+            "xref": "paper",
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": 18},
+        },
+        template="plotly_white",
+        font={"color": LIGHT.ink, "size": 12},
+        paper_bgcolor=LIGHT.surface,
+        plot_bgcolor=LIGHT.surface,
+        height=height + top - 76,
+        margin={"l": 64, "r": 24, "t": top, "b": 56},
+        legend={"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"},
+        hoverlabel={"align": "left"},
+    )
+    # Invisible ticks keep the labels a little away from the plot.
+    ticks = {"ticks": "outside", "ticklen": 5, "tickcolor": LIGHT.surface}
+    figure.update_xaxes(gridcolor=LIGHT.grid, zeroline=False, **ticks)
+    figure.update_yaxes(gridcolor=LIGHT.grid, zeroline=False, **ticks)
+
+
+def matrix_axes(figure: go.Figure, layers: int) -> None:
+    """The axes of the first panel: experts across, layers down from 0."""
+    whole = {"tickformat": "d", "showgrid": False}
+    figure.update_layout(
+        xaxis={"title": "expert", **whole},
+        yaxis={"title": "MoE layer", "range": [max(layers, 1) - 0.5, -0.5], **whole},
+    )
+
+
+def no_data(figure: go.Figure, reason: str) -> go.Figure:
+    """The figure with nothing but the reason why."""
+    figure.add_annotation(
+        text=f"<b>no data</b>: {escape(reason, quote=False)}",
+        x=0.5,
+        y=0.5,
+        xref="paper",
+        yref="paper",
+        showarrow=False,
+        font={"size": 14, "color": LIGHT.ink},
+    )
+    bare = {"showticklabels": False, "showgrid": False, "ticks": ""}
+    layout = figure.layout
+    if "yaxis2" in layout:  # one empty panel says it as well as two
+        x_title = layout.xaxis.title.text or layout.xaxis2.title.text
+        layout.xaxis2.visible = layout.yaxis2.visible = False
+        figure.update_layout(xaxis={"title": x_title, "matches": None}, yaxis={"domain": [0, 1]})
+    figure.update_xaxes(**bare)
+    figure.update_yaxes(**bare)
+    figure.add_shape(
+        type="rect",
+        x0=0,
+        x1=1,
+        y0=0,
+        y1=1,
+        xref="paper",
+        yref="paper",
+        fillcolor=LIGHT.band,
+        layer="below",
+        line={"width": 0},
+    )
+    figure.update_layout(height=320)
+    return figure
