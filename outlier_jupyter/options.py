@@ -19,6 +19,7 @@ READERS = ("pread", "direct", "mmap")
 KERNELS = ("auto", "mlx")
 KV_BITS = (2, 3, 4, 5, 6, 8)
 KV_GROUP_SIZES = (32, 64, 128)
+POLICIES = ("habit", "lru")
 
 Options = TypeVar("Options", "LoadOptions", "GenerateOptions")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -48,6 +49,12 @@ class LoadOptions:
         "pread",
         "how experts are read: pread, direct (past the page cache) or mmap (to compare)",
         choices=READERS,
+    )
+    policy: str = option(
+        "habit",
+        "who leaves when a slot is needed: habit (what is used often, follows such moments, or "
+        "comes soon stays) or lru (the least recently used leaves)",
+        choices=POLICIES,
     )
     kernels: str = option(
         "auto", "who multiplies: mlx forces MLX's own kernels, auto the fastest", choices=KERNELS

@@ -69,6 +69,7 @@ ONLY_IN = {
     "plotly": {"notebook"},
     "huggingface_hub": {"hub"},
     "psutil": {"machine"},
+    "numba": {"residency"},
     "mmap": {"checkpoint"},
     "fcntl": {"checkpoint"},
 }

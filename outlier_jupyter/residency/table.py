@@ -9,9 +9,11 @@ them is read, and none of those asked for is a victim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
 
 from .policies import LRU, ExpertKey, Policy
 
@@ -39,10 +41,11 @@ class SlotTable:
         if capacity < 1:
             raise ValueError(f"a table of {capacity} slots holds nothing: give 1 or more")
         self.capacity = capacity
-        self._policy = policy or LRU()
+        self._policy: Policy = policy or LRU()
         self._slot_of: dict[ExpertKey, int] = {}
         self._free = list(range(capacity - 1, -1, -1))
-        self._reserved: set[int] = set()
+        self._reserved: dict[int, ExpertKey] = {}
+        self._pinned: frozenset[ExpertKey] = frozenset()
 
     def __len__(self) -> int:
         """How many experts are held."""
@@ -55,51 +58,88 @@ class SlotTable:
         """The held experts, in the order in which they came."""
         return iter(self._slot_of)
 
+    @property
+    def policy(self) -> str:
+        """The name of the policy that says who leaves."""
+        return self._policy.name
+
+    @property
+    def room(self) -> int:
+        """How many experts fit at once beside those pinned."""
+        return self.capacity - len(self._pinned)
+
+    def order(self) -> list[ExpertKey]:
+        """The held experts, the first to leave first; those pinned never leave."""
+        return [key for key in self._policy.order() if key in self._slot_of]
+
+    def pin(self, keys: Iterable[ExpertKey]) -> None:
+        """From now on `keys` never leave once they are held; others may again.
+
+        Raises:
+            ValueError: no slot would be left for the others.
+        """
+        pinned = frozenset(keys)
+        if len(pinned) >= self.capacity:
+            raise ValueError(f"{len(pinned)} pinned experts leave none of {self.capacity} slots")
+        self._pinned = pinned
+
+    def routed(self, layer: int, experts: npt.NDArray[Any]) -> None:
+        """Tell the policy what the router of `layer` chose, [tokens, k], before it is asked for."""
+        self._policy.routed(layer, experts)
+
     def split(self, keys: Sequence[ExpertKey]) -> list[tuple[ExpertKey, ...]]:
-        """Cut a request into parts that fit the slots, those held first, so that they still hit."""
+        """Cut a request into parts that fit the slots, those held first, so that they still hit.
+
+        One that fits stays as it is: LRU's order must not depend on what is held.
+        """
+        size = self.room
+        if len(keys) <= size:
+            return [tuple(keys)]
         ordered = sorted(keys, key=lambda key: key not in self._slot_of)
-        return [
-            tuple(ordered[start : start + self.capacity])
-            for start in range(0, len(ordered), self.capacity)
-        ]
+        return [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
 
     def reserve(self, keys: Iterable[ExpertKey]) -> Plan:
-        """Book slots for distinct `keys`: touch those held, evict for the others.
+        """Book slots for distinct `keys`, which are looked up together: evict for those not held.
 
         Every placement must be followed by `commit` or `release`.
 
         Raises:
             ValueError: more keys than slots; use `split` first. Nothing has changed then.
         """
-        wanted = dict.fromkeys(keys)
-        if len(wanted) > self.capacity - len(self._reserved):
+        wanted = list(dict.fromkeys(keys))
+        pinned = sum(key not in self._pinned for key in wanted) + len(self._pinned)
+        if pinned > self.capacity - len(self._reserved):
             raise ValueError(f"{len(wanted)} experts at once do not fit {self.capacity} slots")
         hits = {key: self._slot_of[key] for key in wanted if key in self._slot_of}
-        for key in hits:
-            self._policy.touch(key)
         missing = [key for key in wanted if key not in hits]
-        return Plan(hits, tuple(self._place(key, wanted.keys()) for key in missing))
+        victims: list[ExpertKey] = []
+        if len(missing) > len(self._free):
+            keep = {*wanted, *self._reserved.values(), *self._pinned}
+            victims = self._policy.victims(len(missing) - len(self._free), keep)
+        self._policy.ask(wanted)
+        leaving = iter(victims)
+        return Plan(hits, tuple(self._place(key, leaving) for key in missing))
 
-    def _place(self, key: ExpertKey, keep: Set[ExpertKey]) -> Placement:
+    def _place(self, key: ExpertKey, leaving: Iterator[ExpertKey]) -> Placement:
         evicted = None
         if self._free:
             slot = self._free.pop()
         else:
-            evicted = self._policy.victim(keep)
-            self._policy.remove(evicted)
+            evicted = next(leaving)
+            self._policy.drop(evicted)
             slot = self._slot_of.pop(evicted)
-        self._reserved.add(slot)
+        self._reserved[slot] = key
         return Placement(key, slot, evicted)
 
     def commit(self, placement: Placement) -> None:
         """The read is done: `placement.key` is held from now on."""
-        self._reserved.remove(placement.slot)
+        del self._reserved[placement.slot]
         self._slot_of[placement.key] = placement.slot
-        self._policy.add(placement.key)
 
     def release(self, placement: Placement) -> None:
         """The read failed: the slot is free again (what was evicted for it stays gone)."""
-        self._reserved.remove(placement.slot)
+        del self._reserved[placement.slot]
+        self._policy.drop(placement.key)
         self._free.append(placement.slot)
 
     def grow(self, capacity: int) -> None:
@@ -114,13 +154,13 @@ class SlotTable:
             (from, to) for each held expert that must move; no slot is in two of them.
 
         Raises:
-            ValueError: a slot is reserved, or none would be left. Nothing has changed then.
+            ValueError: a slot is reserved, or none would be left beside those of pinned experts.
+                Nothing has changed then.
         """
-        if self._reserved or capacity < 1:
+        if self._reserved or capacity <= len(self._pinned):
             raise ValueError(f"{len(self._reserved)} slots are reserved, {capacity} would be left")
-        while len(self._slot_of) > capacity:
-            leaving = self._policy.victim(frozenset())
-            self._policy.remove(leaving)
+        for leaving in self._policy.victims(max(0, len(self) - capacity), self._pinned):
+            self._policy.drop(leaving)
             self._free.append(self._slot_of.pop(leaving))
         self._free = [slot for slot in self._free if slot < capacity]
         self.capacity = capacity
