@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from .trace import Trace
+from .trace.files import read, write
 from .trace.measures import Summary, summarise
 
 if TYPE_CHECKING:
     from .notebook.figures import Figures
     from .notebook.live import LiveView
+
+TEXTS = ("prompt", "encoded", "text", "finish_reason")
+"""What a saved run keeps beside its trace and its tokens."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,39 @@ class Run:
         from .notebook.live import LiveView
 
         return LiveView.of(self)
+
+    @classmethod
+    def of(cls, trace: Trace) -> Run:
+        """A run of which only the trace is known: no text, and the tokens it holds."""
+        sampled = trace.produced[trace.produced >= 0]
+        return cls("", "", "", sampled, "stop", trace)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the run to one file: its trace (`Trace.load` reads it too) and its texts.
+
+        Raises:
+            TraceError: it cannot be written there; what was there before is still there.
+        """
+        texts = {name: getattr(self, name) for name in TEXTS}
+        arrays = {name: getattr(self, name).tolist() for name in ("tokens", "text_ends")}
+        return write(self.trace, path, texts | arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Run:
+        """A saved run; of a saved trace, what is known of its run.
+
+        Raises:
+            TraceError: no such file, cut short, something else, or of an unknown version.
+        """
+        trace, saved = read(path)
+        if saved is None:
+            return cls.of(trace)
+        return cls(
+            **{name: str(saved[name]) for name in TEXTS},
+            tokens=np.array(saved["tokens"], np.int32),
+            trace=trace,
+            text_ends=np.array(saved["text_ends"], np.int32),
+        )
 
     def summary(self) -> Summary:
         """The headline numbers."""

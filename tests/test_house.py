@@ -73,8 +73,8 @@ ONLY_IN = {
     "mmap": {"checkpoint"},
     "fcntl": {"checkpoint"},
 }
-LATE = {"run": {"notebook"}}
-"""A Run shows itself: the one import up the house, made when somebody looks."""
+LATE = {"run": {"notebook"}, "trace": {"run"}}
+"""A Run shows itself, a Trace asks it to: the imports up the house, made when somebody looks."""
 
 
 def room(path: Path) -> str:

@@ -84,7 +84,7 @@ def _renew(key_at, place, blocks, ends, key):  # type: ignore[no-untyped-def]
 @compiled
 def _distance(key_at, blocks, ends, at):  # type: ignore[no-untyped-def]
     """How many keys have a place from `at` on."""
-    # Slices, not indices: their loops are free of checks, and so the compiler makes vectors of them.
+    # Slices, not indices: their loops have no checks, so the compiler makes vectors of them.
     block = at // BLOCK
     total = np.int32(0)
     for key in key_at[at : (block + 1) * BLOCK]:

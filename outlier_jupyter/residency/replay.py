@@ -232,4 +232,4 @@ def lru_curve(
     out, widest = stack_distances(
         experts, routing.starts, phases, mine, sizes, routing.width, start
     )
-    return Curve(*np.moveaxis(out, 2, 0), int(widest))
+    return Curve(out[:, :, 0], out[:, :, 1], out[:, :, 2], out[:, :, 3], int(widest))
