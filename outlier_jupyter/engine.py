@@ -271,8 +271,8 @@ class Engine:
         return f"Engine({self.info.model!r}, {state}, reads: {self._reader.name}{note})"
 
     def resident(self) -> npt.NDArray[np.int16]:
-        """The (layer, expert) pairs in a slot now: int16 [n, 2]."""
-        keys = [key for pager in self._installed.pagers for key in pager.table]
+        """The (layer, expert) pairs in a slot now, the first to leave first: int16 [n, 2]."""
+        keys = [key for pager in self._installed.pagers for key in pager.table.order()]
         return np.array(keys, np.int16).reshape(-1, 2)
 
     @contextmanager

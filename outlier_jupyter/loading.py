@@ -10,12 +10,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import load_config, load_model, load_tokenizer
+from tqdm.auto import tqdm
 
 from .checkpoint import Checkpoint, Reader, open_reader
 from .chunking import Costs
@@ -24,8 +26,11 @@ from .errors import OptionError, UnsupportedModel
 from .hub import resolve
 from .options import LoadOptions, make, takes
 from .paging import check_device, find, install, share_slots
-from .paging.install import Switch
-from .trace import TraceInfo
+from .paging.install import Installed, Switch
+from .paging.warmth import parse_pins, pin, warm
+from .provenance import fingerprint, machine_words, versions
+from .residency import ExpertKey
+from .trace import Trace, TraceInfo
 
 TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k",
                "top_k_experts")  # fmt: skip
@@ -59,16 +64,22 @@ def load(
     check_device(module, [(switch.path, switch.module) for switch in switches])
     tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     _check_top_k(asked.top_k, switches)
+    pins = parse_pins(asked.pin, [switch.experts for switch in switches])
+    earlier = None if asked.warm is None else Trace.load(asked.warm)
     slots = share_slots(switches, asked.cache_gb, asked.cache_experts)
     reader = open_reader(asked.reader, checkpoint.files)
     executor = ThreadPoolExecutor(asked.read_threads, thread_name_prefix="outlier-read")
-    installed = install(module, switches, slots, reader, executor, clock)
+    installed = install(module, switches, slots, reader, executor, clock, asked.policy)
     mx.eval(module.parameters())
+    _fill(installed, pins, earlier)
     return Engine(
         model=module,
         tokenizer=tokenizer,
         config=config,
-        info=_info(str(model), switches, sum(slots.values()), reader, asked, native),
+        info=replace(
+            _info(str(model), switches, sum(slots.values()), reader, asked, native),
+            model_hash=fingerprint(config, checkpoint.spans),
+        ),
         options=asked,
         installed=installed,
         reader=reader,
@@ -76,6 +87,16 @@ def load(
         costs=_costs(config, switches, asked.top_k or native),
         clock=clock,
     )
+
+
+def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None) -> None:
+    """Read what is wanted before the first token; what takes over a second shows its progress."""
+    if not pins and earlier is None:
+        return
+    with tqdm(desc="experts read", unit="", delay=1, leave=False) as bar:
+        pin(installed, pins, bar.update)
+        if earlier is not None:
+            warm(installed, earlier.experts, bar.update)
 
 
 class Opened(NamedTuple):
@@ -175,5 +196,15 @@ def _info(
         reader=reader.name,
         reader_note=reader.note,
         kernels="mlx",
+        policy=asked.policy,
+        banks=_banks(switches),
+        machine=machine_words(),
+        versions=versions(),
         changed_output=changed,
     )
+
+
+def _banks(switches: Sequence[Switch]) -> tuple[int, ...]:
+    """For each layer the number of its bank: layers of one geometry share one."""
+    geometries = list(dict.fromkeys(switch.geometry for switch in switches))
+    return tuple(geometries.index(switch.geometry) for switch in switches)

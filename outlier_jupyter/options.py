@@ -56,6 +56,12 @@ class LoadOptions:
         "comes soon stays) or lru (the least recently used leaves)",
         choices=POLICIES,
     )
+    warm: str | None = option(
+        None, "a saved trace of an earlier run: what it used most is read at once"
+    )
+    pin: tuple[str, ...] = option(
+        (), "LAYER:EXPERT to read at once and keep; may be given more than once"
+    )
     kernels: str = option(
         "auto", "who multiplies: mlx forces MLX's own kernels, auto the fastest", choices=KERNELS
     )

@@ -114,10 +114,13 @@ class Run:
         if saved is None:
             return cls.of(trace)
         return cls(
-            **{name: str(saved[name]) for name in TEXTS},
-            tokens=np.array(saved["tokens"], np.int32),
-            trace=trace,
-            text_ends=np.array(saved["text_ends"], np.int32),
+            str(saved["prompt"]),
+            str(saved["encoded"]),
+            str(saved["text"]),
+            np.array(saved["tokens"], np.int32),
+            str(saved["finish_reason"]),
+            trace,
+            np.array(saved["text_ends"], np.int32),
         )
 
     def summary(self) -> Summary:

@@ -17,7 +17,7 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 from ..checkpoint import Checkpoint, ExpertPart, Reader
 from ..errors import OptionError
-from ..residency import SlotTable
+from ..residency import SlotTable, make_policy
 from .locate import Locator
 from .pager import Pager
 from .slots import make_bank
@@ -100,14 +100,17 @@ def install(
     reader: Reader,
     executor: Executor,
     clock: Callable[[], int],
+    policy: str = "habit",
 ) -> Installed:
     """Put a `PagedSwitch` in place of each of `switches`, sharing a bank per geometry."""
     tap = RouterTap()
+    sizes = [switch.experts for switch in switches]
     pagers: dict[Geometry, Pager] = {}
     for geometry, count in slots.items():
         members = {i: s.parts for i, s in enumerate(switches) if s.geometry == geometry}
         bank = make_bank(next(iter(members.values())), count)
-        pagers[geometry] = Pager(members, bank, SlotTable(count), reader, executor, clock)
+        table = SlotTable(count, make_policy(policy, sizes))
+        pagers[geometry] = Pager(members, bank, table, reader, executor, clock)
     for layer, switch in enumerate(switches):
         pager = pagers[switch.geometry]
         for name, array in pager.bank.arrays.items():

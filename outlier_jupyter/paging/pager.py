@@ -7,7 +7,7 @@ leaves (residency does) and knows nothing about what the experts compute.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 
 import mlx.core as mx
@@ -51,6 +51,11 @@ class Pager:
         self._parts = parts
         self._reader = reader
         self._executor = executor
+
+    @property
+    def layers(self) -> Collection[int]:
+        """The MoE layers it serves."""
+        return self._parts.keys()
 
     def close(self) -> None:
         """Refuse all further requests; the reader may be closed after this."""

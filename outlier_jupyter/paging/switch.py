@@ -56,6 +56,7 @@ class PagedSwitch(nn.Module):
         ids = np.array(indices, copy=True).astype(np.int64)
         routed = pager.clock()
         keys = [ExpertKey(self._layer, expert) for expert in np.unique(ids).tolist()]
+        pager.table.routed(self._layer, ids.reshape(-1, ids.shape[-1]))
         self._tell_routed(ids, keys, begin, routed)
         parts = pager.table.split(keys)
         if len(parts) == 1:

@@ -73,4 +73,7 @@ class Habit:
         return enough(keys, count)
 
     def order(self) -> list[ExpertKey]:
-        return self.victims(len(self._place), frozenset())
+        held = np.sort(self._held[: len(self._place)])
+        worth = self._state.value.ravel()[held] * self._factor[held // self._width]
+        leaving = held[np.argsort(worth, kind="stable")]
+        return [ExpertKey(*divmod(code, self._width)) for code in leaving.tolist()]

@@ -1,4 +1,4 @@
-"""A trace as a file: safetensors arrays and JSON beside them, versioned, written whole or not at all.
+"""A trace as a file: safetensors arrays and JSON beside them, versioned, written all or nothing.
 
 The arrays that other programs may want (`experts`, `weights`, `phase`, `tokens`) are plain tensors
 under their own names. What is bulky and regular (hits, reads, evictions, calls) is packed: hits as
@@ -58,8 +58,10 @@ def write(trace: Trace, path: str | os.PathLike[str], run: Mapping[str, object] 
         data = save({name: np.ascontiguousarray(a) for name, a in _packed(trace).items()}, about)
         _replace(to, data)
     except (OSError, TypeError, ValueError) as error:
-        raise TraceError(f"the trace could not be written to {to} ({error}): nothing changed there; "
-                         "give a path that can be written, with room for it") from error  # fmt: skip
+        raise TraceError(
+            f"the trace could not be written to {to} ({error}): nothing changed there; give a path "
+            "that can be written, with room for it"
+        ) from error
     return to
 
 
@@ -205,7 +207,7 @@ def build(arrays: Arrays, info: TraceInfo) -> Trace:
         ValueError: arrays that do not fit each other.
     """
     experts = arrays["experts"].astype(np.int16)
-    steps, layers, k = experts.shape
+    steps = len(experts)
     whole: Arrays = {
         "tokens": np.full(steps, -1, np.int32),
         "produced": np.full(steps, -1, np.int32),
