@@ -180,11 +180,13 @@ def _trace(arrays: Arrays, about: Mapping[str, str], place: Path) -> tuple[Trace
 def _known(saved: dict[str, Any]) -> dict[str, Any]:
     """The fields of `TraceInfo` in what was saved, lists as the tuples they were."""
     names = {field.name for field in fields(TraceInfo)}
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in saved.items()
-        if name in names
-    }
+    known = {name: _tupled(value) for name, value in saved.items() if name in names}
+    options = {name: _tupled(value) for name, value in saved.get("options", {}).items()}
+    return known | {"options": options}
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _foreign(experts: npt.NDArray[Any], about: Mapping[str, str]) -> TraceInfo:

@@ -56,8 +56,9 @@ def layer_columns(trace: Trace) -> Columns:
     columns: Columns = {
         "step": np.repeat(np.arange(steps, dtype=np.int64), layers),
         "layer": np.tile(np.arange(layers, dtype=np.int64), steps),
-        "phase": np.repeat(PHASES[trace.phase], layers),
     }
+    if trace.has("phase"):
+        columns["phase"] = np.repeat(PHASES[trace.phase], layers)
     if trace.has("hits"):
         asked = trace.experts >= 0
         columns["hits"] = (trace.hits & asked).sum(axis=2).ravel()

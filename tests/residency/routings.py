@@ -50,12 +50,17 @@ def drifting(seed: int, *, every: int, tokens: int = 240) -> Routing:
     return routing_of(np.stack(chosen), 64)
 
 
-def real() -> dict[str, Routing]:
-    """The traces of real models, by name; none where they are not beside the repository."""
+def real_paths() -> list[Path]:
+    """Where traces of real models lie: beside the repository, or where OUTLIER_TRACES says."""
     given = os.environ.get("OUTLIER_TRACES")
     places = [Path(given)] if given else [p / "shared/traces" for p in Path(__file__).parents]
+    return sorted(path for place in places for path in place.glob("*.safetensors"))
+
+
+def real() -> dict[str, Routing]:
+    """The traces of real models, by name; none where they are not at hand."""
     found = {}
-    for path in sorted(path for place in places for path in place.glob("*.safetensors")):
+    for path in real_paths():
         with safe_open(path, "np") as file:
             width = int(file.metadata()["num_experts"])
             found[path.stem] = routing_of(file.get_tensor("experts"), width)
