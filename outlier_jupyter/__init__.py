@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .loading import load as load
     from .memory import MemoryUse as MemoryUse
     from .notebook.chat import Chat as Chat
-    from .plan import Plan as Plan
-    from .plan import plan as plan
+    from .planning import Plan as Plan
+    from .planning import plan as plan
     from .run import Interrupted as Interrupted
     from .run import Run as Run
     from .run import Step as Step
@@ -36,12 +36,12 @@ _HOMES = {
     "Interrupted": ".run",
     "MemoryUse": ".memory",
     "OutlierError": ".errors",
-    "Plan": ".plan",
+    "Plan": ".planning",
     "Run": ".run",
     "Step": ".run",
     "Trace": ".trace",
     "load": ".loading",
-    "plan": ".plan",
+    "plan": ".planning",
 }
 
 __all__ = [

@@ -20,8 +20,9 @@ from mlx_lm.generate import maybe_quantize_kv_cache
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from .errors import OptionError
-from .events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced, Weighed
+from .events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced
 from .interrupt import interrupt_sets
+from .machine import give_back_freed
 from .options import GenerateOptions
 from .paging import RouterTap, Stopped
 from .run import Step
@@ -101,7 +102,7 @@ class Decoding:
         while len(rest) > 1:
             size = min(self._asked.prefill_chunk or len(rest), len(rest) - 1)
             self._call(PREFILL, rest[:size], sample=False)
-            mx.clear_cache()
+            _give_back()
             rest = rest[size:]
         return self._call(PREFILL, rest)
 
@@ -122,8 +123,8 @@ class Decoding:
             produced = -1
         end = self._clock()
         self.read += tokens
-        for layer, weights in self._tap.drain():
-            self._emit(Weighed(layer, weights))
+        for event in self._tap.drain():
+            self._emit(event)
         self._emit(StepDone(produced, end - begin, end - forward))
         return produced
 
@@ -165,7 +166,7 @@ class Decoding:
         if text:
             self._emit(TextProduced(text))
         if len(self.generated) % CLEAR_EVERY == 0:
-            mx.clear_cache()
+            _give_back()
         seen = self._recorder
         return Step(
             token=token,
@@ -176,3 +177,9 @@ class Decoding:
             nbytes=seen.call_nbytes,
             finish_reason=self.finish_reason or None,
         )
+
+
+def _give_back() -> None:
+    """Return memory that was freed, by MLX as mlx-lm does, and by what lies below MLX."""
+    mx.clear_cache()
+    give_back_freed()

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from types import TracebackType
 from typing import Any
 
 import mlx.nn as nn
@@ -24,7 +23,7 @@ from mlx.utils import tree_reduce
 from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .checkpoint import Reader
+from .checkpoint import Reader, buffers_nbytes
 from .chunking import Costs, choose_chunk
 from .decoding import Decoding
 from .errors import EngineBusy, EngineClosed
@@ -35,7 +34,7 @@ from .listeners import Listeners
 from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
 from .options import GenerateOptions, LoadOptions, make, resized, takes
 from .paging import Installed, Stopped, resize
-from .prompts import Encoded, Prompt, encode
+from .prompts import Encoded, Prompt, context_of, encode
 from .run import Interrupted, Run, Step
 from .trace import Trace, TraceInfo
 from .trace.recorder import Recorder
@@ -182,7 +181,7 @@ class Engine:
         if self.closed:
             raise EngineClosed("this engine was closed: load the model again")
         asked = make(GenerateOptions, options)
-        return self._run(encode(self.tokenizer, prompt, asked), asked)
+        return self._run(encode(self.tokenizer, prompt, asked, context_of(self.config)), asked)
 
     def stop(self) -> None:
         """Stop the run under way before its next layer; callable from any thread."""
@@ -224,15 +223,6 @@ class Engine:
         """Where the memory of this process is, part by part; `print` it for a table."""
         return _memory(self)
 
-    def info_of(self, asked: GenerateOptions, length: int | None = None) -> TraceInfo:
-        """`info` of a run with these options, of `length` tokens if that is known already."""
-        changed = [self.info.changed_output, *changed_by(asked, length)]
-        return replace(
-            self.info,
-            options=asdict(self.options) | asdict(asked),
-            changed_output="; ".join(reason for reason in changed if reason),
-        )
-
     def close(self) -> None:
         """Free the slots and close the files. A run under way is stopped first.
 
@@ -257,12 +247,7 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -329,7 +314,7 @@ class Engine:
             if rest := decoding.transcript.finish():
                 self._tell(TextProduced(rest))
             self._tell(RunDone(reason))
-            info = self.info_of(asked, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
+            info = run_info(self, asked, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
             self.last_run = _made(prompt, decoding, reason, recorder.trace(info))
             return self.last_run
 
@@ -378,13 +363,23 @@ def _status(engine: Engine, installed: Installed, reader: Reader) -> Status:
     )
 
 
+def run_info(engine: Engine, asked: GenerateOptions, length: int | None = None) -> TraceInfo:
+    """`engine.info` of a run with these options, of `length` tokens if that is known already."""
+    changed = [engine.info.changed_output, *changed_by(asked, length)]
+    return replace(
+        engine.info,
+        options=asdict(engine.options) | asdict(asked),
+        changed_output="; ".join(reason for reason in changed if reason),
+    )
+
+
 def _memory(engine: Engine) -> MemoryUse:
     return measure(
         model=engine.model,
         experts=engine._installed.bank_nbytes,
         kv_run=engine._kv_caches.running,
         kv_kept=engine._kv_caches.kept_nbytes,
-        readers=engine._reader.held_nbytes(),
+        readers=engine._reader.held_nbytes() + buffers_nbytes(),
         trace=engine.last_run.trace.nbytes if engine.last_run else 0,
         python=engine._python_nbytes,
     )

@@ -6,7 +6,8 @@
     ├── CheckpointError        the bytes on disk are not what their headers promise
     │   └── ReadFailed         the operating system refused or cut short a read
     ├── TraceError             a saved trace cannot be read, written or used for what was asked
-    ├── UnsupportedModel       the experts of this model cannot be paged
+    ├── UnsupportedModel       this model cannot be run here
+    │   └── NotPageable        its experts do not lie on disk as they are multiplied
     ├── EngineClosed           the engine was closed and cannot run any more
     └── EngineBusy             another run holds the engine
 
@@ -47,7 +48,11 @@ class TraceError(OutlierError):
 
 
 class UnsupportedModel(OutlierError):
-    """The model's experts are laid out in a way this package cannot page."""
+    """The model cannot be built, or run on this machine or device."""
+
+
+class NotPageable(UnsupportedModel):
+    """The experts do not lie on disk as they are multiplied, and the whole does not fit in RAM."""
 
 
 class EngineClosed(OutlierError):

@@ -7,7 +7,9 @@ before anything is evaluated, so that they are never read as whole tensors.
 from __future__ import annotations
 
 import os
+import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,16 +24,23 @@ from tqdm.auto import tqdm
 from .checkpoint import Checkpoint, Reader, open_reader
 from .chunking import Costs
 from .engine import Engine
-from .errors import OptionError, UnsupportedModel
+from .errors import NotPageable, OptionError, UnsupportedModel
 from .hub import resolve
+from .machine import machine_memory
 from .options import LoadOptions, make, takes
-from .paging import check_device, find, install, share_slots
-from .paging.install import Installed, Switch
+from .paging import Installed, check_device, find, install, share_slots, switch_modules
+from .paging.install import Switch
+from .paging.probe import dense_nbytes
 from .paging.warmth import parse_pins, pin, warm
 from .provenance import fingerprint, machine_words, versions
 from .residency import ExpertKey
 from .trace import Trace, TraceInfo
+from .units import size_words
 
+WHOLE_SHARE = 0.8
+"""How much of the free memory a model may take that cannot be paged."""
+EXPERTS_NAME = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
+"""The names under which configs keep the number of experts of a layer."""
 TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k",
                "top_k_experts")  # fmt: skip
 """The names under which configs keep the number of experts per token (read off mlx-lm 0.32)."""
@@ -61,18 +70,19 @@ def load(
     folder = resolve(str(model), asked.revision, asked.quiet)
     native, override = _top_k(load_config(folder), asked.top_k, str(model))
     module, config, checkpoint, switches = open_model(folder, override)
-    check_device(module, [(switch.path, switch.module) for switch in switches])
+    check_device(module, switch_modules(module))
     tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     _check_top_k(asked.top_k, switches)
+    _warn_if_not_paged(str(model), config, module)
     pins = parse_pins(asked.pin, [switch.experts for switch in switches])
     earlier = None if asked.warm is None else Trace.load(asked.warm)
-    slots = share_slots(switches, asked.cache_gb, asked.cache_experts)
+    every = sum(switch.experts for switch in switches)
+    slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
     reader = open_reader(asked.reader, checkpoint.files)
     executor = ThreadPoolExecutor(asked.read_threads, thread_name_prefix="outlier-read")
     installed = install(module, switches, slots, reader, executor, clock, asked.policy)
     mx.eval(module.parameters())
-    _fill(installed, pins, earlier)
-    return Engine(
+    engine = Engine(
         model=module,
         tokenizer=tokenizer,
         config=config,
@@ -87,13 +97,45 @@ def load(
         costs=_costs(config, switches, asked.top_k or native),
         clock=clock,
     )
+    try:
+        _fill(installed, pins, earlier, asked.quiet)
+        if asked.resident:
+            _read_all(installed, asked.quiet)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
-def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None) -> None:
+def _read_all(installed: Installed, quiet: bool) -> None:
+    """Bring every expert into RAM; what takes longer than a second shows its progress."""
+    layers = len(installed.switches)
+    with tqdm(total=layers, desc="experts", delay=1, leave=False, disable=quiet) as bar:
+        installed.load_all(bar.update)
+
+
+def _warn_if_not_paged(model: str, config: dict[str, Any], module: nn.Module) -> None:
+    """Say so when a model without a switch has experts, by its config and its modules' names."""
+    names = (path for path, _ in module.named_modules())
+    if switch_modules(module) or not any("expert" in name for name in names):
+        return
+    told = (config, *(value for value in config.values() if isinstance(value, dict)))
+    for name, value in (item for part in told for item in part.items()):
+        if EXPERTS_NAME.fullmatch(name) and isinstance(value, int) and value > 1:
+            warnings.warn(
+                f"{model} has experts ({name}={value}), but mlx-lm does not build them as a "
+                "switch (SwitchGLU or SwitchMLP), so they cannot be paged or watched: all of the "
+                "model is held in RAM",
+                stacklevel=3,
+            )
+            return
+
+
+def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None, quiet: bool) -> None:
     """Read what is wanted before the first token; what takes over a second shows its progress."""
     if not pins and earlier is None:
         return
-    with tqdm(desc="experts read", unit="", delay=1, leave=False) as bar:
+    with tqdm(desc="experts read", unit="", delay=1, leave=False, disable=quiet) as bar:
         pin(installed, pins, bar.update)
         if earlier is not None:
             warm(installed, earlier.experts, bar.update)
@@ -115,14 +157,39 @@ def open_model(folder: Path, override: dict[str, Any] | None = None) -> Opened:
         override: changes to the model's config.
 
     Raises:
-        UnsupportedModel, CheckpointError: mlx-lm cannot build it, or its experts are not found.
+        UnsupportedModel, CheckpointError: mlx-lm cannot build it, or its experts can neither be
+            paged nor held.
     """
     checkpoint = Checkpoint(folder)
     try:
         module, config = load_model(folder, lazy=True, model_config=override)
     except ValueError as error:
         raise UnsupportedModel(f"mlx-lm cannot build the model in {folder}: {error}") from error
-    return Opened(module, config, checkpoint, find(module, checkpoint))
+    try:
+        switches = find(module, checkpoint)
+    except NotPageable as reason:
+        switches = ()
+        _hold_whole(module, reason)
+    return Opened(module, config, checkpoint, switches)
+
+
+def _hold_whole(module: nn.Module, reason: NotPageable) -> None:
+    """Say that a model whose experts cannot be paged is held in RAM, if it fits there.
+
+    Raises:
+        NotPageable: it does not.
+    """
+    needed, available = dense_nbytes(module, ()), machine_memory().available
+    if needed > WHOLE_SHARE * available:
+        raise NotPageable(
+            f"{reason}. In RAM it would take {size_words(needed)}, and {size_words(available)} are "
+            "free"
+        ) from reason
+    warnings.warn(
+        f"{reason}. Until then all of it, {size_words(needed)}, is held in RAM, and its routing is "
+        "not seen",
+        stacklevel=4,
+    )
 
 
 def _costs(config: dict[str, Any], switches: Sequence[Switch], top_k: int | None) -> Costs:

@@ -6,6 +6,8 @@ where there is one. Nothing of models is known here.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +37,18 @@ def machine_memory(cgroup: Path = CGROUP) -> Machine:
 def process_nbytes() -> int:
     """The resident set of this process: what the operating system says it holds in RAM."""
     return int(psutil.Process().memory_info().rss)
+
+
+def give_back_freed() -> None:
+    """Have the C library return what was freed to the operating system, where it keeps it.
+
+    glibc keeps freed memory below other blocks for itself: after the activations of a prompt
+    that was 50 MB of a resident set of 218 MB.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:  # musl has none, and keeps little
+            trim(0)
 
 
 def mapped_nbytes(files: list[Path]) -> int:

@@ -42,6 +42,7 @@ class LoadOptions:
     cache_experts: int | None = option(
         None, "hold exactly this many experts in RAM, instead of --cache-gb", low=1
     )
+    resident: bool = option(False, "read all experts now and keep them, whatever --cache-gb says")
     top_k: int | None = option(
         None, "experts per token, instead of the model's own number: this changes the output", low=1
     )
@@ -69,7 +70,7 @@ class LoadOptions:
     revision: str | None = option(
         None, "branch, tag or commit of a Hugging Face repository, instead of its main branch"
     )
-    quiet: bool = option(False, "show no progress while a model downloads")
+    quiet: bool = option(False, "show no progress while a model downloads or is read")
 
     def __post_init__(self) -> None:
         check(self)
@@ -159,8 +160,8 @@ def resized(options: LoadOptions, cache_gb: float | None, cache_experts: int | N
     if (cache_gb is None) == (cache_experts is None):
         raise OptionError("give the cache's new size in one way: cache_gb=… or cache_experts=…")
     if cache_gb is None:
-        return replace(options, cache_experts=cache_experts)
-    return replace(options, cache_gb=cache_gb, cache_experts=None)
+        return replace(options, cache_experts=cache_experts, resident=False)
+    return replace(options, cache_gb=cache_gb, cache_experts=None, resident=False)
 
 
 def check(options: LoadOptions | GenerateOptions) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_lm.utils import _get_classes as classes_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -72,6 +73,7 @@ def tiny_checkpoint(
     shards: int = 1,
     seed: int = 0,
     rewrite: Callable[[nn.Module, Tensors], Tensors] | None = None,
+    base: dict[str, Any] = TINY_CONFIG,
     **config: Any,
 ) -> Path:
     """Write a model with random weights and a byte-level tokenizer to `folder`, and return it.
@@ -84,13 +86,14 @@ def tiny_checkpoint(
         shards: how many safetensors files the tensors are dealt to.
         seed: of the weights.
         rewrite: turns the tensors as MLX names them into those to be written, for other layouts.
-        **config: changes to `TINY_CONFIG`.
+        base, **config: the config, and changes to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = TINY_CONFIG | config
+    settings = base | config
     mx.random.seed(seed)
-    model_class, args_class = classes_of(settings)
-    model = model_class(args_class.from_dict(settings))
+    model_class, args_class = classes_of(copy.deepcopy(settings))
+    model = model_class(args_class.from_dict(copy.deepcopy(settings)))
+    model.update(tree_map(_never_zero, model.parameters()))
     model.set_dtype(dtype)
     if expert_dtype is not None:
         for _, module in model.named_modules():
@@ -110,9 +113,21 @@ def tiny_checkpoint(
     return folder
 
 
+def _never_zero(array: mx.array) -> mx.array:
+    """Random values in place of zeros: a bias of zeros would hide that nobody adds it."""
+    if mx.any(array).item():
+        return array
+    if mx.issubdtype(array.dtype, mx.floating):
+        return mx.random.normal(array.shape, scale=0.1).astype(array.dtype)
+    return mx.random.randint(0, 1 << 30, array.shape).astype(array.dtype)
+
+
 def _quantize(model: nn.Module, settings: Mapping[str, Any]) -> None:
     def how(path: str, module: nn.Module) -> bool | dict[str, Any]:
-        chosen: bool | dict[str, Any] = settings.get(path, hasattr(module, "to_quantized"))
+        fits = hasattr(module, "to_quantized") and (
+            module.weight.shape[-1] % settings["group_size"] == 0
+        )
+        chosen: bool | dict[str, Any] = settings.get(path, fits)
         return chosen
 
     nn.quantize(
@@ -129,14 +144,19 @@ def hollow_checkpoint(
     mode: str = "affine",
     dtype: mx.Dtype = mx.bfloat16,
     shards: int = 1,
+    dense_seed: int | None = None,
 ) -> Path:
     """Write a model of any size whose shards are headers and holes: it takes no room on disk.
+
+    It has no tokenizer, and experts that say nothing: a hole is read as zeros.
 
     Args:
         config: the whole config.json, with `model_type`.
         bits, group_size, mode: how it is quantised.
         dtype: of what is not quantised, and of scales.
         shards: how many safetensors files the tensors are dealt to.
+        dense_seed: fill all that is no expert with random values, and add a tokenizer, so that
+            the model loads, runs and routes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model_class, args_class = classes_of(config)
@@ -155,8 +175,28 @@ def hollow_checkpoint(
                 "dtype": dtype_name, "shape": list(array.shape), "data_offsets": [begin, end],
             }  # fmt: skip
             begin = end
-        write_hollow(folder / f"model-{index:05d}.safetensors", header)
+        file = folder / f"model-{index:05d}.safetensors"
+        write_hollow(file, header)
+        if dense_seed is not None:
+            _fill_dense(file, header, np.random.default_rng(dense_seed))
+    if dense_seed is not None:
+        _byte_tokenizer(folder)
     return folder
+
+
+def _fill_dense(file: Path, header: dict[str, Any], rng: np.random.Generator) -> None:
+    with file.open("r+b") as stream:
+        data = 8 + int.from_bytes(stream.read(8), "little")
+        for name, entry in header.items():
+            # Attention that adds nothing leaves the tokens as far apart as their embeddings.
+            if "switch_mlp" in name or "experts" in name or "o_proj" in name:
+                continue
+            stream.seek(data + entry["data_offsets"][0])
+            if entry["dtype"] == "U32":
+                values = rng.integers(0, 1 << 32, entry["shape"], np.uint32)
+            else:
+                values = rng.normal(size=entry["shape"]).astype(np.float32) * np.float32(0.05)
+            stream.write(values.tobytes())
 
 
 def _save(folder: Path, tensors: Tensors, shards: int) -> None:

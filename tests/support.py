@@ -22,7 +22,7 @@ COLUMNS = {
 """Kind of row → the columns of its table; a row's first column is its name."""
 
 INTRODUCTION = {
-    "model types": "Each model type of mlx-lm {mlx_lm} with a switch of experts, run as a tiny "
+    "model types": "Each model type of mlx-lm with a switch of experts, run as a tiny "
     "random model, paged at three cache sizes against mlx-lm unpaged.",
     "expert formats": "How experts may be stored.",
     "layouts": "How the tensors may lie in files.",
@@ -75,10 +75,8 @@ def load() -> Rows:
 
 def section(kind: str, rows: dict[str, tuple[str, ...]]) -> str:
     """One kind's table as Markdown, its rows by name."""
-    from importlib.metadata import version
-
     columns = COLUMNS[kind]
-    lines = [f"## {kind.capitalize()}", "", INTRODUCTION[kind].format(mlx_lm=version("mlx_lm")), ""]
+    lines = [f"## {kind.capitalize()}", "", INTRODUCTION[kind], ""]
     lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     names = sorted(rows, key=str.lower)
     lines += ["| " + " | ".join((name, *rows[name])) + " |" for name in names]

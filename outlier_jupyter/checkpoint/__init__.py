@@ -1,6 +1,6 @@
 """Bytes on disk: where each expert's weights lie, and how they are read. No MLX here."""
 
-from .gather import read_expert
+from .gather import buffers_nbytes, read_expert
 from .layout import ByteRange, Checkpoint, ExpertPart, TensorSpan
 from .reader import Reader, open_reader
 from .views import NotAddressable, View
@@ -13,6 +13,7 @@ __all__ = [
     "Reader",
     "TensorSpan",
     "View",
+    "buffers_nbytes",
     "open_reader",
     "read_expert",
 ]

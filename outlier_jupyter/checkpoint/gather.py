@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 
@@ -161,12 +162,26 @@ def _copy(
     np.copyto(target, source)
 
 
+class _Buffer:
+    """A thread's memory for bands. It ends with its thread, and is counted until then."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.memory = mmap.mmap(-1, nbytes)
+
+
 _buffers = threading.local()
+_alive: WeakSet[_Buffer] = WeakSet()
+
+
+def buffers_nbytes() -> int:
+    """Bytes that the threads of this process hold to put bytes in order."""
+    return sum(len(buffer.memory) for buffer in list(_alive))
 
 
 def _buffer(nbytes: int) -> memoryview:
     """Memory of this thread, page-aligned, kept for its next copy."""
-    held: mmap.mmap | None = getattr(_buffers, "memory", None)
-    if held is None or len(held) < nbytes:
-        held = _buffers.memory = mmap.mmap(-1, -(-nbytes // PAGE) * PAGE)
-    return memoryview(held)[:nbytes]
+    held: _Buffer | None = getattr(_buffers, "held", None)
+    if held is None or len(held.memory) < nbytes:
+        held = _buffers.held = _Buffer(-(-nbytes // PAGE) * PAGE)
+        _alive.add(held)
+    return memoryview(held.memory)[:nbytes]

@@ -14,6 +14,8 @@ import json
 import math
 import struct
 from dataclasses import dataclass
+from glob import glob
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +24,10 @@ from .views import NotAddressable, Piece, View, is_packed
 
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
     "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4,
-    "U64": 8, "I64": 8, "F64": 8,
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 MAX_HEADER = 100_000_000
 """The limit the safetensors library itself sets on a header, in bytes."""
@@ -117,8 +120,9 @@ class Checkpoint:
                 f"{folder} holds no model*.safetensors: name a folder with a model in it"
             )
         self.spans: dict[str, TensorSpan] = {}
-        for file in self.files:
-            self.spans.update(read_header(file))
+        # A tensor that two files hold is the last one's, in the order that mlx-lm's own call gives.
+        for file in glob(str(folder / "model*.safetensors")):  # noqa: PTH207
+            self.spans.update(read_header(Path(file)))
 
 
 def read_header(file: Path) -> dict[str, TensorSpan]:
@@ -140,24 +144,26 @@ def read_header(file: Path) -> dict[str, TensorSpan]:
             header = json.loads(stream.read(length))
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} has a header that is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file} has a header that is no table of tensors: download it again")
     header.pop("__metadata__", None)
     return {name: _span(file, 8 + length, size, name, entry) for name, entry in header.items()}
 
 
 def _span(file: Path, base: int, size: int, name: str, entry: Any) -> TensorSpan:
     try:
-        dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-        begin, end = (int(n) for n in entry["data_offsets"])
+        dtype, shape = str(entry["dtype"]), tuple(map(index, entry["shape"]))
+        begin, end = map(index, entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: the entry of {name} is malformed ({error})") from error
+        raise CheckpointError(f"{file}: the entry of {name!r} is malformed ({error})") from error
     if dtype not in ITEM_BYTES:
-        raise CheckpointError(f"{file}: {name} has dtype {dtype}, which is not known here")
+        raise CheckpointError(f"{file}: {name!r} has dtype {dtype!r}, which is not known here")
     wanted = math.prod(shape) * ITEM_BYTES[dtype]
     if begin < 0 or min(shape, default=0) < 0 or end - begin != wanted or base + end > size:
         raise CheckpointError(
-            f"{file}: {name} claims bytes {begin} to {end} of {size - base} for {wanted} bytes of "
+            f"{file}: {name!r} claims bytes {begin} to {end} of {size - base} for {wanted} of "
             f"{dtype} {list(shape)}; the file is truncated or damaged, download or copy it again"
         )
     return TensorSpan(dtype, shape, ByteRange(file, base + begin, end - begin))

@@ -90,6 +90,18 @@ class View:
         )
         return View(turn(self.shape), self.itemsize, pieces)
 
+    def expand(self, axis: int) -> View:
+        """A new axis of length one: what `reshape` would do, for the thousands that are stacked."""
+
+        def widen(numbers: Shape, new: int) -> Shape:
+            return (*numbers[:axis], new, *numbers[axis:])
+
+        pieces = tuple(
+            Piece(widen(p.at, 0), widen(p.shape, 1), p.file, p.offset, widen(p.strides, 0))
+            for p in self.pieces
+        )
+        return View(widen(self.shape, 1), self.itemsize, pieces)
+
     def reshape(self, shape: Shape) -> View:
         """The same elements in row-major order, as `shape`.
 

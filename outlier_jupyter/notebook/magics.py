@@ -23,7 +23,7 @@ from ..engine import Engine, Status
 from ..errors import OptionError, OutlierError
 from ..loading import load
 from ..options import GenerateOptions, LoadOptions
-from ..plan import Plan, plan
+from ..planning import Plan, plan
 from ..run import Interrupted, Run
 from ..trace.measures import Summary
 from .arguments import (

@@ -1,7 +1,7 @@
 """Checkpoint and residency meet MLX: slots, the pager, the module in a switch's place."""
 
 from .device import check_device
-from .install import Installed, find, install, share_slots
+from .install import Installed, find, install, share_slots, switch_modules
 from .pager import Pager, Stopped
 from .resizing import resize
 from .slots import SlotBank
@@ -18,4 +18,5 @@ __all__ = [
     "install",
     "resize",
     "share_slots",
+    "switch_modules",
 ]

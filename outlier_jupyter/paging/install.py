@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,6 +19,7 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 from ..checkpoint import Checkpoint, ExpertPart, Reader
 from ..errors import OptionError
 from ..residency import SlotTable, make_policy
+from .blocks import follow
 from .locate import Locator
 from .pager import Pager
 from .slots import make_bank
@@ -70,6 +72,11 @@ class Installed:
         """Bytes the slots take."""
         return sum(pager.bank.expert_nbytes * pager.bank.slots for pager in self.pagers)
 
+    def load_all(self, each: Callable[[], object]) -> None:
+        """Read every expert; there must be a slot for each. `each` is called after a layer."""
+        for pager in self.pagers:
+            pager.load_all(each)
+
     def settle(self) -> None:
         """Evaluate what a run that ended in mid-call left: only its own thread can do that."""
         for pager in self.pagers:
@@ -77,18 +84,23 @@ class Installed:
         self.tap.forget()
 
 
-def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
-    """Every switch of the model with its experts' tensors; empty for a dense model.
-
-    Raises:
-        UnsupportedModel: a switch whose tensors are not in the checkpoint as the model holds them.
-    """
+def switch_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """(path, module) of every switch mlx-lm built, by the numbers in its path."""
     found = [
         (path, module)
         for path, module in model.named_modules()
         if isinstance(module, SwitchGLU | SwitchMLP)
     ]
-    found.sort(key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])])
+    return sorted(found, key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])])
+
+
+def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
+    """Every switch of the model with its experts' tensors; empty for a dense model.
+
+    Raises:
+        NotPageable: a switch whose tensors are not in the checkpoint as the model holds them.
+    """
+    found = switch_modules(model)
     located = Locator(model, checkpoint, found)
     return tuple(Switch(path, module, located.parts(path)) for path, module in found)
 
@@ -115,7 +127,10 @@ def install(
         pager = pagers[switch.geometry]
         for name, array in pager.bank.arrays.items():
             bind(switch.module, name, array)
-        _replace(model, switch.path, PagedSwitch(switch.module, layer, switch.experts, pager, tap))
+        paged = PagedSwitch(switch.module, layer, switch.experts, pager, tap)
+        block = replace(model, switch.path, paged)
+        if isinstance(block, nn.Module):
+            follow(block, tap)
     return Installed(tuple(switches), tuple(pagers.values()), tap)
 
 
@@ -129,7 +144,11 @@ def share_slots(
     """
     total = sum(s.experts * s.expert_nbytes for s in switches)
     held = sum(s.experts for s in switches)
-    share = cache_experts / held if cache_experts is not None else cache_gb * 1e9 / max(total, 1)
+    share = (
+        cache_experts / max(held, 1)
+        if cache_experts is not None
+        else cache_gb * 1e9 / max(total, 1)
+    )
     slots: dict[Geometry, int] = {}
     for switch in switches:
         slots[switch.geometry] = slots.get(switch.geometry, 0) + switch.experts
@@ -150,12 +169,11 @@ def bind(module: nn.Module, name: str, array: mx.array) -> None:
     (module[child] if child else module)[parameter] = array
 
 
-def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+def replace(model: nn.Module, path: str, new: nn.Module) -> Any:
+    """Put `new` at `path`, and return the module or list that holds it."""
     *parents, last = path.split(".")
-    at: nn.Module | list[nn.Module] | dict[str, nn.Module] = model
+    at: Any = model
     for step in parents:
         at = at[int(step)] if isinstance(at, list) else at[step]
-    if isinstance(at, list):
-        at[int(last)] = new
-    else:
-        at[last] = new
+    at[int(last) if isinstance(at, list) else last] = new
+    return at

@@ -8,16 +8,15 @@ that it stays in RAM.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from ..checkpoint import Checkpoint, ExpertPart, View
-from ..errors import UnsupportedModel
+from ..errors import NotPageable
 from .recipes import Computed, Recipe, trace_sanitize
 from .slots import host_bytes, safetensors_dtype
+from .switch import expert_tensors
 
 HELD_NBYTES = 64
 """Bytes of an expert's tensor up to which it is kept in RAM when mlx-lm computes it."""
@@ -36,7 +35,7 @@ class Locator:
         self, model: nn.Module, checkpoint: Checkpoint, switches: Iterable[tuple[str, nn.Module]]
     ) -> None:
         self._folder = checkpoint.folder
-        self._tensors = {path: _tensors(module) for path, module in switches}
+        self._tensors = {path: expert_tensors(module) for path, module in switches}
         wanted = [f"{path}.{name}" for path, has in self._tensors.items() for name in has]
         self._recipes = trace_sanitize(model, checkpoint, wanted) if wanted else {}
 
@@ -44,14 +43,14 @@ class Locator:
         """The expert tensors of the switch at `path`, in the module's order.
 
         Raises:
-            UnsupportedModel: they do not lie in the checkpoint as the model holds them.
+            NotPageable: they do not lie in the checkpoint as the model holds them.
         """
         return tuple(self._part(path, name, array) for name, array in self._tensors[path].items())
 
     def _part(self, path: str, name: str, array: mx.array) -> ExpertPart:
         recipe: Recipe | None = self._recipes.get(f"{path}.{name}")
         if recipe is None:
-            raise UnsupportedModel(
+            raise NotPageable(
                 f"{path}.{name} is in no shard of {self._folder} in a form that mlx-lm takes as it "
                 "is: convert the model with `mlx_lm.convert`"
             )
@@ -60,7 +59,7 @@ class Locator:
         if isinstance(recipe, Computed):
             small = array.nbytes <= HELD_NBYTES * shape[0] and recipe.nbytes <= 4 * array.nbytes
             if not small:
-                raise UnsupportedModel(
+                raise NotPageable(
                     f"the experts in {self._folder} cannot be read as they lie: mlx-lm computes "
                     f"{path}.{name} from them ({recipe.how}); convert the model with "
                     "`mlx_lm.convert`"
@@ -70,13 +69,8 @@ class Locator:
                 name, dtype, View(shape, array.dtype.size, ()), bytes(host_bytes(array))
             )
         if recipe.view.shape != shape or recipe.dtype != array.dtype:
-            raise UnsupportedModel(
+            raise NotPageable(
                 f"{path}.{name} is {recipe.dtype} {list(recipe.view.shape)} on disk, but the model "
                 f"wants {array.dtype} {list(shape)}: convert it with `mlx_lm.convert`"
             )
         return ExpertPart(name, dtype, recipe.view)
-
-
-def _tensors(module: nn.Module) -> dict[str, mx.array]:
-    tensors: Any = tree_flatten(module.parameters(), destination={})
-    return dict(tensors)

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
 
-from .install import Switch, _replace
+from .install import Switch, replace
 
 LENGTHS = (256, 512)
 """Prompt lengths, in tokens, between which the growth of the KV cache is told: multiples of the
@@ -46,7 +46,7 @@ def probe(model: nn.Module, switches: tuple[Switch, ...]) -> Probed | None:
     """
     stubs = [_Stub(switch) for switch in switches]
     for switch, stub in zip(switches, stubs, strict=True):
-        _replace(model, switch.path, stub)
+        replace(model, switch.path, stub)
     try:
         caches, later = (_kv_after(model, length) for length in LENGTHS)
         short, long = [_nbytes(cache) for cache in caches], [_nbytes(cache) for cache in later]

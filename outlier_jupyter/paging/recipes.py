@@ -37,7 +37,7 @@ class Computed:
     """A tensor of the model that mlx-lm computes from what is on disk.
 
     Attributes:
-        how: what is done, in words.
+        how: the operation that makes it no movement of data; "" for a constant.
         nbytes: how much of the checkpoint goes into it.
     """
 
@@ -75,7 +75,8 @@ def trace_sanitize(
     except ValueError as error:
         # What cannot be exported is no movement of data; `sanitize` itself has run before, in
         # mlx-lm's own loading, so its own complaints do not come here.
-        return dict.fromkeys(wanted, Computed(str(error), checkpoint_nbytes(checkpoint)))
+        how = str(error).rpartition("primitive ")[2]
+        return dict.fromkeys(wanted, Computed(how, checkpoint_nbytes(checkpoint)))
     return dict(zip(given, graph.results(), strict=True))
 
 
@@ -114,7 +115,7 @@ class _Graph:
                 self._made[name] = leaf
         elif kind == "constants":
             for name, _ in part["constants"]:
-                self._made[name] = Computed("a constant", 0)
+                self._made[name] = Computed("", 0)
         elif kind == "outputs":
             self._outputs = [name for name, *_ in part["outputs"]]
         elif kind == "primitive":
@@ -130,7 +131,8 @@ class _Graph:
         moved = [recipe for recipe in inputs if isinstance(recipe, Moved)]
         computed = [recipe for recipe in inputs if isinstance(recipe, Computed)]
         nbytes = sum(_nbytes(recipe) for recipe in inputs)
-        why = computed[0].how if computed else name
+        only_constants = bool(computed) and not moved and not any(c.how for c in computed)
+        why = "" if only_constants else next((c.how for c in computed if c.how), name)
         if name in MOVES and not computed:
             try:
                 views = MOVES[name](
@@ -197,6 +199,13 @@ def _reshape(views: list[View], arguments: list[Any], shapes: Shapes, itemsize: 
     return [views[0].reshape(shapes[0])]
 
 
+def _expand(views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int) -> list[View]:
+    axes = arguments[0]
+    if len(axes) > 1:
+        return _reshape(views, arguments, shapes, itemsize)
+    return [views[0].expand(axes[0] % len(shapes[0]))]
+
+
 def _reinterpret(
     views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int
 ) -> list[View]:
@@ -216,7 +225,7 @@ MOVES: dict[str, Move] = {
     "Flatten": _reshape,
     "Unflatten": _reshape,
     "Squeeze": _reshape,
-    "ExpandDims": _reshape,
+    "ExpandDims": _expand,
     "View": _reinterpret,
     "Copy": _same,
     "StopGradient": _same,

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import mlx.core as mx
-import psutil
 
 from ..errors import OptionError
+from ..machine import machine_memory
 from ..units import size_words
 from .install import Geometry, Installed, Switch, bind, share_slots
 from .pager import Pager
 
-CGROUP = Path("/sys/fs/cgroup")
 Change = tuple[Geometry, Pager, int]
 """A geometry, its pager, and how many slots that is to have."""
 
@@ -82,13 +80,4 @@ def _needed(changes: Sequence[Change]) -> int:
 
 def free_nbytes() -> int:
     """RAM that can be had without swapping, in bytes: the machine's, or this container's."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        most = (CGROUP / "memory.max").read_text().strip()
-        used = int((CGROUP / "memory.current").read_text())
-        told = (CGROUP / "memory.stat").read_text().split()
-        # File pages count as used, but are given up when memory is wanted.
-        used -= int(told[told.index("inactive_file") + 1])
-    except (OSError, ValueError):  # no cgroup of its own
-        return free
-    return free if most == "max" else max(0, min(free, int(most) - used))
+    return machine_memory().available

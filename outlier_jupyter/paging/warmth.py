@@ -51,7 +51,7 @@ def pin(installed: Installed, keys: Sequence[ExpertKey], read: Callable[[int], o
         ReadFailed: an expert could not be read.
     """
     for pager in installed.pagers:
-        mine = [key for key in keys if key.layer in pager.layers]
+        mine = [key for key in keys if key.layer in pager.served]
         try:
             pager.table.pin(mine)
         except ValueError as error:
@@ -80,11 +80,11 @@ def warm(
             f"model's {len(sizes)}: give a trace of this model"
         )
     for layer in range(len(sizes) if len(experts) else 0):
-        pager = next(pager for pager in installed.pagers if layer in pager.layers)
+        pager = next(pager for pager in installed.pagers if layer in pager.served)
         pager.table.routed(layer, experts[-LEARNT:, layer])
     for pager in installed.pagers:
         used: dict[ExpertKey, int] = {}
-        for layer in sorted(pager.layers):
+        for layer in sorted(pager.served):
             chosen = experts[:, layer]
             counts = np.bincount(chosen[chosen >= 0], minlength=sizes[layer])
             used |= {ExpertKey(layer, e): int(counts[e]) for e in np.flatnonzero(counts).tolist()}

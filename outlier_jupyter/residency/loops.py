@@ -1,7 +1,6 @@
-"""The compiled loops of this room: what `habit` learns and chooses, and whole traces replayed.
+"""The compiled loops of `habit`, what it learns and chooses, and what the replays share with it.
 
-They call each other, so they are in one file: Numba's cache of machine code asks only whether the
-file of the function itself has changed. A key is a number here: layer × width + expert, width being
+A key is a number here: layer × width + expert, width being
 the most experts a layer has. Arrays are NumPy's; nothing here knows a trace or a slot's memory.
 Importing this imports Numba; a function is compiled when it is first called, then kept.
 """
@@ -242,94 +241,3 @@ def next_uses(experts, starts, width):  # type: ignore[no-untyped-def]
                     if experts[step, layer, i] >= 0:
                         later[layer, experts[step, layer, i]] = call * layers + layer
     return out
-
-
-@compiled
-def replay(kind, state, future, experts, starts, mine, slots, at_start, hits, reads):  # type: ignore[no-untyped-def]
-    """Serve a trace's look-ups from `slots` slots, as the table and the pager do.
-
-    Args:
-        kind: LRU, HABIT or BELADY; `future` is `next_uses` for the last, else of any size.
-        experts: int16 [steps, layers, k]; starts: int64 [calls + 1], first step of each call.
-        mine: bool [layers], those whose experts share these slots.
-        at_start: int64, the keys held before, the first to leave first.
-        hits, reads: bool [steps, layers, k] and int32 [calls, layers], written for layers `mine`.
-    """
-    layers, width = state.value.shape
-    held, place = np.empty(slots + 1, np.int64), np.full(layers * width, -1)
-    held[slots] = 0  # how many there are
-    clock = np.zeros(1)
-    for key in at_start:
-        _put(held, place, key)
-        if kind == LRU:
-            clock[0] += 1
-            state.value.ravel()[key] = clock[0]
-    factor, keep = np.ones(layers), np.zeros(layers * width, np.bool_)
-    keys, order, seen = np.empty(width, np.int64), np.empty(width, np.int64), keep[:width].copy()
-    for call in range(len(starts) - 1):
-        first, end = starts[call], starts[call + 1]
-        for layer in range(layers):
-            wanted = distinct(experts, first, end, layer, keys, seen) if mine[layer] else 0
-            if not wanted:
-                continue
-            if kind == HABIT:
-                observe(state, layer, experts[first:end, layer])
-                nearness(layers, layer, factor)
-            for step in range(first, end):
-                for i in range(experts.shape[2]):
-                    if experts[step, layer, i] >= 0:
-                        key = layer * width + experts[step, layer, i]
-                        hits[step, layer, i] = place[key] >= 0
-                        if kind == BELADY:
-                            state.value.ravel()[key] = -np.float64(future[step, layer, i])
-            _in_parts(layer * width, keys, wanted, slots, place, order)
-            for begin in range(0, wanted, slots):
-                part = order[begin : min(begin + slots, wanted)]
-                if kind == LRU:
-                    for key in part:
-                        clock[0] += 1
-                        state.value.ravel()[key] = clock[0]
-                reads[call, layer] += _serve(state.value, factor, held, place, keep, part)
-
-
-@compiled
-def _in_parts(base, keys, wanted, slots, place, order):  # type: ignore[no-untyped-def]
-    """As `SlotTable.split`: the keys in `order`, those held first if they do not all fit."""
-    done = 0
-    for turn in range(2):
-        for i in range(wanted):
-            in_first_turn = wanted <= slots or place[base + keys[i]] >= 0
-            if in_first_turn == (turn == 0):
-                order[done] = base + keys[i]
-                done += 1
-
-
-@compiled
-def _serve(value, factor, held, place, keep, part):  # type: ignore[no-untyped-def]
-    """As `SlotTable.reserve`: make room for `part` and put it in; how many were not held."""
-    slots = len(held) - 1
-    missing = 0
-    for key in part:
-        keep[key] = True
-        missing += place[key] < 0
-    if missing:
-        out = np.empty(max(0, missing - (slots - held[slots])), np.int64)
-        least(value, factor, held, held[slots], keep, out)
-        for gone in out:
-            last = held[slots] = held[slots] - 1
-            held[place[gone]] = held[last]
-            place[held[last]] = place[gone]
-            place[gone] = -1
-    for key in part:
-        keep[key] = False
-        if place[key] < 0:
-            _put(held, place, key)
-    return missing
-
-
-@compiled
-def _put(held, place, key):  # type: ignore[no-untyped-def]
-    """One more key is held; the last entry of `held` counts them."""
-    count = held[-1]
-    held[count], place[key] = key, count
-    held[-1] = count + 1

@@ -2,8 +2,9 @@
 
 The look-ups are those of a running engine: for each call of the model, layer by layer, all
 distinct experts of the call's tokens at once, in ascending order; hits are those held before any
-of them is read, and none of them is a victim. The compiled replay is held against `drive`, which
-asks a real `SlotTable`, hit for hit, by the tests.
+of them is read, and none of them is a victim. A chunk of a prompt leaves its most used experts, as
+the engine has it; Belady's bound is not held to that. The compiled replay is held against `drive`,
+which asks a real `SlotTable`, hit for hit, by the tests.
 
 It knows arrays, and nothing of traces, files or times.
 """
@@ -107,7 +108,7 @@ def simulate(routing: Routing, policy: str, slots: int, at_start: Keys = ()) -> 
         at_start: what is held before, the first to leave first; what does not fit is left out,
             from the front. What `habit` had learned before is not known.
     """
-    from . import loops
+    from . import loops, serving
 
     name = DEFAULT if policy == "default" else policy
     kind = {"lru": loops.LRU, "habit": loops.HABIT, "belady": loops.BELADY}[name]
@@ -121,7 +122,10 @@ def simulate(routing: Routing, policy: str, slots: int, at_start: Keys = ()) -> 
     for mine, share in routing.banks(slots):
         state = loops.new_state(layers, routing.width, k)
         start = _codes(at_start, mine, routing.width)[-share:]
-        loops.replay(kind, state, future, experts, routing.starts, mine, share, start, hits, reads)
+        cache = serving.new_cache(share, layers, routing.width)
+        serving.replay(
+            kind, state, cache, future, experts, routing.starts, mine, start, hits, reads
+        )
     return Outcome(hits, reads)
 
 
@@ -149,11 +153,20 @@ def drive(routing: Routing, policies: Sequence[Policy], slots: int) -> Outcome:
         first, end = routing.starts[call], routing.starts[call + 1]
         hits[first:end, layer] = np.isin(rows, held)
         table.routed(layer, rows)
-        for part in table.split(keys):
+        uses, stay = None, None
+        if len(rows) > 1 and table.policy != "belady":
+            # A chunk of a prompt, as `PagedSwitch` takes it; the bound is not held to that.
+            counts = np.bincount(rows[rows >= 0])
+            uses = {key: int(counts[key.expert]) for key in keys}
+            served = sum(other is table for other in table_of.values())
+            stay = table.favourites(layer, uses, served)
+        for part in table.split(keys, uses):
             plan = table.reserve(part)
             reads[call, layer] += len(plan.placements)
             for placement in plan.placements:
                 table.commit(placement)
+            if stay is not None:
+                table.spare_all_but(layer, stay)
     return Outcome(hits, reads)
 
 
@@ -217,6 +230,9 @@ def lru_curve(
     bank: int | None = None,
 ) -> Curve:
     """All sizes of an LRU cache from one pass, over one bank's layers (default: the only one's).
+
+    Right where every call is of one token: what a chunk of a prompt leaves behind depends on the
+    size, so such calls are replayed instead.
 
     Args:
         phase: uint8 [calls], 0 or 1: counted apart.

@@ -9,7 +9,7 @@ them is read, and none of those asked for is a victim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,6 +46,7 @@ class SlotTable:
         self._free = list(range(capacity - 1, -1, -1))
         self._reserved: dict[int, ExpertKey] = {}
         self._pinned: frozenset[ExpertKey] = frozenset()
+        self._spare: list[ExpertKey] = []  # the first to leave first, before all others
 
     def __len__(self) -> int:
         """How many experts are held."""
@@ -70,7 +71,9 @@ class SlotTable:
 
     def order(self) -> list[ExpertKey]:
         """The held experts, the first to leave first; those pinned never leave."""
-        return [key for key in self._policy.order() if key in self._slot_of]
+        spare = set(self._spare)
+        others = [key for key in self._policy.order() if key in self._slot_of and key not in spare]
+        return [*self._spare, *others]
 
     def pin(self, keys: Iterable[ExpertKey]) -> None:
         """From now on `keys` never leave once they are held; others may again.
@@ -87,16 +90,60 @@ class SlotTable:
         """Tell the policy what the router of `layer` chose, [tokens, k], before it is asked for."""
         self._policy.routed(layer, experts)
 
-    def split(self, keys: Sequence[ExpertKey]) -> list[tuple[ExpertKey, ...]]:
+    def split(
+        self, keys: Sequence[ExpertKey], uses: Mapping[ExpertKey, int] | None = None
+    ) -> list[tuple[ExpertKey, ...]]:
         """Cut a request into parts that fit the slots, those held first, so that they still hit.
 
-        One that fits stays as it is: LRU's order must not depend on what is held.
+        One token's experts that fit stay as they are: LRU's order must not depend on what is held.
+
+        Args:
+            uses: how often each of `keys` is needed, when they are those of a whole prompt. Then
+                the most used come last, and parts are kept to the slots that others can spare,
+                so that what other layers were left with stays.
         """
-        size = self.room
-        if len(keys) <= size:
+        if uses is None and len(keys) <= self.room:
             return [tuple(keys)]
-        ordered = sorted(keys, key=lambda key: key not in self._slot_of)
-        return [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
+        held = [key for key in keys if key in self._slot_of]
+        missing = [key for key in keys if key not in self._slot_of]
+        window = self.room
+        if uses is not None:
+            missing.sort(key=lambda key: uses[key])
+            window = max(len(self._free) + len(set(self._spare).difference(held)), self.passing)
+            window = min(window, self.room)
+        first = min(window, self.capacity - len(self._pinned.union(held)))
+        starts = range(first, len(missing), window)
+        parts = [(*held, *missing[:first]), *(tuple(missing[s : s + window]) for s in starts)]
+        return [part for part in parts if part]
+
+    @property
+    def passing(self) -> int:
+        """Slots through which the experts of a prompt pass, where none are free or spare."""
+        return max(1, self.room // 4)
+
+    def favourites(
+        self, layer: int, uses: Mapping[ExpertKey, int], layers: int
+    ) -> frozenset[ExpertKey]:
+        """The experts of `layer` that should stay when a chunk of a prompt was read.
+
+        They are those the chunk uses most, then those of earlier that would leave last, as many as
+        are the layer's share of the slots that are not passed through.
+
+        Args:
+            uses: how often the chunk uses each of its experts.
+            layers: how many layers share the slots.
+        """
+        share = max(1, (self.room - self.passing) // layers)
+        used = sorted(uses, key=lambda key: -uses[key])
+        before = [key for key in self.order() if key.layer == layer and key not in uses]
+        return frozenset([*used, *reversed(before)][:share])
+
+    def spare_all_but(self, layer: int, keep: Set[ExpertKey]) -> None:
+        """Have the held experts of `layer` leave before all others, except those of `keep`."""
+        stay = keep | self._pinned
+        going = [key for key in self.order() if key.layer == layer and key not in stay]
+        gone = set(going)
+        self._spare = [*going, *(key for key in self._spare if key not in gone)]
 
     def reserve(self, keys: Iterable[ExpertKey]) -> Plan:
         """Book slots for distinct `keys`, which are looked up together: evict for those not held.
@@ -115,10 +162,22 @@ class SlotTable:
         victims: list[ExpertKey] = []
         if len(missing) > len(self._free):
             keep = {*wanted, *self._reserved.values(), *self._pinned}
-            victims = self._policy.victims(len(missing) - len(self._free), keep)
+            victims = self._victims(len(missing) - len(self._free), keep)
         self._policy.ask(wanted)
+        if self._spare:
+            self._spare = [key for key in self._spare if key not in hits]
         leaving = iter(victims)
         return Plan(hits, tuple(self._place(key, leaving) for key in missing))
+
+    def _victims(self, count: int, keep: Set[ExpertKey]) -> list[ExpertKey]:
+        """The spare ones first, then those that the policy names; they are spare no more."""
+        if not self._spare:
+            return self._policy.victims(count, keep)
+        spare = [key for key in self._spare if key not in keep][:count]
+        others = self._policy.victims(count - len(spare), keep | set(spare))
+        leaving = set(spare)
+        self._spare = [key for key in self._spare if key not in leaving]
+        return [*spare, *others]
 
     def _place(self, key: ExpertKey, leaving: Iterator[ExpertKey]) -> Placement:
         evicted = None
@@ -159,7 +218,7 @@ class SlotTable:
         """
         if self._reserved or capacity <= len(self._pinned):
             raise ValueError(f"{len(self._reserved)} slots are reserved, {capacity} would be left")
-        for leaving in self._policy.victims(max(0, len(self) - capacity), self._pinned):
+        for leaving in self._victims(max(0, len(self) - capacity), self._pinned):
             self._policy.drop(leaving)
             self._free.append(self._slot_of.pop(leaving))
         self._free = [slot for slot in self._free if slot < capacity]
@@ -174,4 +233,6 @@ class SlotTable:
     def check(self) -> None:
         """Assert that every slot is in exactly one state; for tests."""
         states = [*self._free, *self._reserved, *self._slot_of.values()]
+        assert set(self._spare) <= self._slot_of.keys(), "a spare expert is not held"
+        assert len(set(self._spare)) == len(self._spare), "an expert is spare twice"
         assert sorted(states) == list(range(self.capacity)), f"slots lost or shared: {states}"

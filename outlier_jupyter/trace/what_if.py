@@ -1,7 +1,8 @@
 """From one trace: what every size of cache and every policy would have hit, read and cost.
 
 The look-ups are the trace's own, call by call, all distinct experts of a call and layer at once.
-LRU at all sizes comes from one pass of exact stack distances; the others are replayed size by size.
+LRU at all sizes comes from one pass of exact stack distances where every call is of one token; a
+prompt in chunks, and every other policy, is replayed size by size.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ class WhatIf:
 
     def _by_curve(self, slots: int) -> npt.NDArray[np.int64] | None:
         """The same for LRU from the curves; None where they do not hold."""
-        if self._whole is not self._routing:
+        if self._whole is not self._routing or (np.diff(self._routing.starts) > 1).any():
             return None
         total = np.zeros((4, 2), np.int64)
         for mine, share in self._routing.banks(slots):

@@ -67,6 +67,27 @@ def test_resize_changes_the_cache_and_says_what_fits(loaded, capsys):
     assert loaded.user_ns["engine"].status().slots == 24
 
 
+def test_memory_is_a_table_or_json(loaded, capsys):
+    """One row per part; as JSON the numbers, which add up."""
+    loaded.run_line_magic("outlier", "memory")
+    assert "expert slots" in capsys.readouterr().out
+    loaded.run_line_magic("outlier", "memory --json")
+    use = json.loads(capsys.readouterr().out)
+    assert use["accounted"] + use["unaccounted"] == use["process"]
+
+
+def test_plan_says_what_a_model_weighs_without_loading_it(ip, tiny, capsys):
+    """Its value is the Plan, `-o` stores it, `--json` prints it; the engine stays as it was."""
+    engine = ip.user_ns.get("engine")
+    found = ip.run_line_magic("outlier", f"plan {tiny} -o found")
+    assert ip.user_ns["found"] is found and "3 layers × 8, top-2" in str(found)
+    assert ip.run_line_magic("outlier", f"plan {tiny} --json") is None
+    assert json.loads(capsys.readouterr().out)["layers"] == 3
+    assert ip.user_ns.get("engine") is engine
+    with pytest.raises(OutlierError, match="there is no folder"):
+        ip.run_line_magic("outlier", "plan ./nothing")
+
+
 def test_loading_again_closes_the_engine_before(loaded, tiny):
     """One magic, one engine."""
     first = loaded.user_ns["engine"]

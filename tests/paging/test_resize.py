@@ -29,7 +29,7 @@ TWO_WIDTHS = {
 
 @pytest.fixture
 def engine(tiny):
-    with outlier_jupyter.load(tiny, cache_experts=6) as engine:
+    with outlier_jupyter.load(tiny, cache_experts=6, policy="lru") as engine:
         yield engine
 
 
@@ -198,17 +198,3 @@ def test_a_dense_model_has_no_cache(checkpoint_of):
         pytest.raises(OptionError, match="this model is dense"),
     ):
         engine.resize(cache_gb=1)
-
-
-def test_free_memory_is_the_containers_where_there_is_one(tmp_path, monkeypatch):
-    """The lesser of the machine's and the limit's rest, in which file pages do not count."""
-    machine = resizing.free_nbytes()
-    assert machine > 0
-    monkeypatch.setattr(resizing, "CGROUP", tmp_path)
-    assert resizing.free_nbytes() > 0
-    (tmp_path / "memory.max").write_text("5000\n")
-    (tmp_path / "memory.current").write_text("3000\n")
-    (tmp_path / "memory.stat").write_text("anon 1000\ninactive_file 700\nactive_file 3\n")
-    assert resizing.free_nbytes() == 5000 - (3000 - 700)
-    (tmp_path / "memory.max").write_text("max\n")
-    assert resizing.free_nbytes() > 5000

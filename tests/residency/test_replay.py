@@ -88,8 +88,8 @@ def test_no_choice_of_victims_reads_less_than_belady(routing, slots):
 )
 @settings(deadline=None, max_examples=100)
 def test_the_curve_is_lru_at_every_size(routing, start):
-    """Choices, reads, bytes and waiting look-ups, in both phases, also from a warm start."""
-    routing = Routing(routing.experts, routing.starts, routing.experts_per_layer, 0 * routing.bank)
+    """Token by token: choices, reads, bytes and waits in both phases, also from a warm start."""
+    routing = routing_of(routing.experts, 5)
     layers = routing.experts.shape[1]
     phase = np.arange(routing.calls) % 2
     nbytes = np.arange(1, layers + 1)

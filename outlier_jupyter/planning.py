@@ -21,6 +21,7 @@ from .memory import CONSTANT_NBYTES
 from .paging import share_slots
 from .paging.install import Switch
 from .paging.probe import Probed, dense_nbytes, expert_format, probe
+from .prompts import context_of
 from .units import percent, size_words, three
 
 PLANNED_TOKENS = 8192
@@ -232,21 +233,6 @@ def _plan(
         cache_gb=best.cache_gb if best else None,
         advice=advice,
     )
-
-
-def context_of(config: dict[str, Any]) -> int | None:
-    """The model's full context in tokens, as its config says; None where it does not."""
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, dict) else {}):
-        for name in (
-            "max_position_embeddings",
-            "max_sequence_length",
-            "max_seq_len",
-            "n_positions",
-        ):
-            if isinstance(part.get(name), int):
-                return int(part[name])
-    return None
 
 
 def _sizes(

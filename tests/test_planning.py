@@ -12,7 +12,7 @@ import outlier_jupyter
 from outlier_jupyter.errors import ModelNotFound, UnsupportedModel
 from outlier_jupyter.machine import Machine, machine_memory
 from outlier_jupyter.memory import CONSTANT_NBYTES
-from outlier_jupyter.plan import plan
+from outlier_jupyter.planning import plan
 from outlier_jupyter.testing import hollow_checkpoint
 from tests.geometries import CONFIGS
 
@@ -57,7 +57,7 @@ def qwen(tmp_path_factory):
 def test_planning_reads_no_weights(qwen):
     """In a process of its own, planning a model of 17 GB takes a few MB of reads and no RAM."""
     code = (
-        "import sys, json, psutil, mlx.core as mx, outlier_jupyter.plan as p\n"
+        "import sys, json, psutil, mlx.core as mx, outlier_jupyter.planning as p\n"
         "me = psutil.Process(); before = me.io_counters().read_chars\n"
         f"p.plan({str(qwen)!r})\n"
         "print(json.dumps([me.io_counters().read_chars - before, mx.get_peak_memory()]))\n"
