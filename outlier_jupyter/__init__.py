@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .errors import OutlierError as OutlierError
     from .loading import load as load
     from .notebook.chat import Chat as Chat
+    from .notebook.watching import watch as watch
     from .run import Interrupted as Interrupted
     from .run import Run as Run
     from .run import Step as Step
@@ -36,6 +37,7 @@ _HOMES = {
     "Step": ".run",
     "Trace": ".trace",
     "load": ".loading",
+    "watch": ".notebook.watching",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "load",
     "load_ipython_extension",
     "unload_ipython_extension",
+    "watch",
 ]
 
 __version__ = version("outlier-jupyter")

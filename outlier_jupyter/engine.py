@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,16 @@ class Status:
         if self.changed_output:
             lines.append(f"changed   {self.changed_output}")
         return "\n".join(lines)
+
+
+def leave_thread() -> None:
+    """Free what MLX keeps for the calling thread; at the end of one that ran an engine.
+
+    MLX starts threads of its own for each thread that computes. Those that are left when
+    the process exits abort it ("terminate called without an active exception").
+    """
+    if threading.current_thread() is not threading.main_thread():
+        mx.clear_streams()
 
 
 class Engine:
@@ -151,19 +162,24 @@ class Engine:
         Cancelling stops the run. A run that was stopped is returned, with `finish_reason`
         `interrupted`: a KeyboardInterrupt would end the event loop.
         """
-        work = asyncio.create_task(asyncio.to_thread(self._generate_or_partial, prompt, options))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            self.stop()
-            await asyncio.wait([work])
-            raise
+        # A thread that ends with the run: see leave_thread.
+        with ThreadPoolExecutor(1, thread_name_prefix="outlier-async") as thread:
+            loop = asyncio.get_running_loop()
+            work = loop.run_in_executor(thread, self._generate_or_partial, prompt, options)
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                self.stop()
+                await asyncio.wait([work])
+                raise
 
     def _generate_or_partial(self, prompt: Prompt, options: dict[str, Any]) -> Run:
         try:
             return self.generate(prompt, **options)
         except Interrupted as stop:
             return stop.run
+        finally:
+            leave_thread()
 
     @takes(GenerateOptions)
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Step]:

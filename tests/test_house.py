@@ -46,7 +46,7 @@ MAY_IMPORT = {
         "units",
     },
     "loading": BASE | {"checkpoint", "engine", "paging", "trace"},
-    "notebook": BASE | {"engine", "loading", "run", "trace", "units"},
+    "notebook": BASE | {"engine", "loading", "prompts", "run", "trace", "units"},
     "testing": BASE | {"checkpoint"},
 }
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
