@@ -11,7 +11,7 @@ import { Settings } from "./settings";
 import type { ChatStore } from "./store";
 
 /** ipywidgets puts this class on a widget whose kernel is gone. */
-const DISCONNECTED = ".jp-widgets-disconnected";
+const DISCONNECTED = ".jupyter-widgets-disconnected";
 const FULL = 0.9;
 /** Pixels from the end of the log that still count as its end. */
 const NEAR = 40;
