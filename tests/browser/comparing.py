@@ -2,7 +2,7 @@
 
 Both are looked at in an eighth of their size, where the smoothing of letters has been averaged
 away: browsers differ in that from version to version. Pictures are kept small: half the size, in
-64 colours.
+96 colours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_BYTES = 40_000
 def kept(png: bytes) -> Image.Image:
     """A screenshot in the form that is kept."""
     image = Image.open(io.BytesIO(png)).convert("RGB").reduce(KEPT)
-    return image.quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    return image.quantize(96, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 
 def save(image: Image.Image, path: Path) -> None:

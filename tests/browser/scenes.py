@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,15 +53,22 @@ def route(x: np.ndarray, k: int) -> np.ndarray:
 def live_traits() -> dict[str, Any]:
     """A finished run of 120 tokens in 16 layers of 64 experts."""
     trace = build(steps=140, layers=16, experts=64, k=4, slots=400, prompt=20, seed=5)
-    tokens = len(WORDS) // 3
+    # The last token of the prompt gives the first one generated, and so on.
+    produced = np.r_[np.full(19, -1), np.arange(121)].astype(np.int32)
+    ends = np.linspace(0, len(WORDS), 122).astype(np.int32)[1:]
+    calls = trace.calls.copy()
+    wait = 1 + np.arange(len(calls)) % 7
+    shares = {"route_ns": 9, "lookup_ns": 1, "read_wait_ns": wait, "install_ns": 1, "sample_ns": 2}
+    for name, share in shares.items():
+        calls[name] = share * calls["steps"] * 1_000_000
     run = Run(
         prompt="How does a router choose?",
         encoded="",
         text=WORDS,
-        tokens=np.arange(120, dtype=np.int32),
+        tokens=np.arange(121, dtype=np.int32),
         finish_reason="length",
-        trace=trace,
-        text_ends=np.minimum(np.arange(1, 121) * 3, 3 * tokens).astype(np.int32),
+        trace=replace(trace, produced=produced, calls=calls),
+        text_ends=ends,
     )
     view = LiveView.of(run)
     traits = {n: getattr(view, n) for n in ("info", "status", "snapshot", "kernel_id", "view_id")}
@@ -108,8 +116,9 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>scene</tit
 import widget from "/%(widget)s.js";
 const bytes = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
 const told = %(traits)s;
-for (const [name, value] of Object.entries(told)) if (value?.base64) told[name] = bytes(value.base64);
-const model = { get: (name) => told[name], set() {}, save_changes() {}, on() {}, off() {}, send() {} };
+for (const name in told) if (told[name]?.base64) told[name] = bytes(told[name].base64);
+const nothing = () => {};
+const model = { get: (name) => told[name], on: nothing, off: nothing, send: nothing };
 const made = widget();
 made.initialize({ model });
 made.render({ model, el: document.getElementById("place"), signal: new AbortController().signal });

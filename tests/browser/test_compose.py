@@ -25,7 +25,7 @@ BOX = ".widget-hbox"
 
 def test_side_by_side_twice_reloaded_and_left_alone(lab: Lab, page: Page) -> None:
     """One chat and one run, each shown several times, stay the same through all of it."""
-    page.set_viewport_size({"width": 1700, "height": 2600})
+    page.set_viewport_size({"width": 1700, "height": 4200})
     lab.show(page, "compose", *CELLS)
     expect(page.locator(".oj-chat")).to_have_count(3, timeout=120_000)
     expect(page.locator(f"{BOX} .oj-token").nth(10)).to_be_attached(timeout=60_000)
