@@ -139,7 +139,7 @@ def test_a_finished_run_is_scrubbed_and_looked_into(lab: Lab, page: Page):
 
 def assert_linked(page: Page) -> None:
     """A token under the pointer or the arrow keys is told by every panel; a click pins it."""
-    token = page.locator(".oj-token").nth(7)
+    token = page.locator(".oj-token").nth(5)
     token.hover()
     name = page.locator(".oj-text .oj-readout").inner_text().split(" · ")[0]
     assert name.startswith("token ")

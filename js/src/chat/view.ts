@@ -106,7 +106,7 @@ export class ChatView {
     );
     const add = button("New", "Begin another conversation", () => this.store.send({ type: "new" }));
     const bar = el("div", "oj-bar", {}, this.pick, add, this.watchButton, this.settingsButton);
-    return el("header", "oj-chat-head", {}, bar, this.context, this.badge);
+    return el("div", "oj-chat-head", {}, bar, this.context, this.badge);
   }
 
   private watch(signal: AbortSignal): void {
