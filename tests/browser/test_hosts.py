@@ -76,7 +76,7 @@ def look_into(page: Page, view: Locator) -> None:
     expect(view.locator(".oj-where")).to_have_text("the end")
     view.locator(".oj-token").nth(5).hover()
     expect(view.locator(".oj-token.oj-on")).to_have_count(1)
-    for panel in ("text", "time", "reading"):
+    for panel in ("text", "time", "latency"):
         expect(view.locator(f".oj-{panel} .oj-readout")).to_contain_text("token")
     view.locator(".oj-slider").focus()
     for _ in range(4):

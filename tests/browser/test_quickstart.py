@@ -143,7 +143,7 @@ def assert_linked(page: Page) -> None:
     token.hover()
     name = page.locator(".oj-text .oj-readout").inner_text().split(" · ")[0]
     assert name.startswith("token ")
-    for panel in ("time", "routing", "reading", "residency"):
+    for panel in ("time", "routing", "latency", "residency"):
         expect(page.locator(f".oj-{panel} .oj-readout")).to_contain_text(name)
     token.click()
     page.locator(".oj-header").hover()
@@ -152,7 +152,7 @@ def assert_linked(page: Page) -> None:
     page.locator(".oj-time canvas").focus()
     page.keyboard.press("ArrowRight")
     after = f"token {int(name.split()[1]) + 1} "
-    for panel in ("text", "time", "routing", "reading", "residency"):
+    for panel in ("text", "time", "routing", "latency", "residency"):
         expect(page.locator(f".oj-{panel} .oj-readout")).to_contain_text(after)
     page.keyboard.press("Escape")
     expect(page.locator(".oj-token.oj-pinned")).to_have_count(0)
