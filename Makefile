@@ -5,6 +5,7 @@
 # make build  build the widget's JavaScript, after a change in js/src
 # make pictures  take the README's pictures and its animation again, from a run in JupyterLab
 # make accept-pictures  take the pictures that the visual checks compare with; look at each of them
+# make support  write docs/models.md again, from what the last run of the tests found
 # make train  make the demo model again from nothing (hours)
 #
 # Everything lands in .venv, js/node_modules and build/. PYTHON=… chooses the interpreter.
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo lab test check build pictures accept-pictures train clean js-test
+.PHONY: demo lab test check build pictures accept-pictures support train clean js-test
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -49,6 +50,9 @@ pictures: .venv/.browser
 
 accept-pictures: .venv/.browser js/node_modules/.ready
 	ACCEPT_PICTURES=1 python -m pytest tests/browser/test_pictures.py
+
+support: .venv/.dev
+	python -m tests.support
 
 train: .venv/.dev
 	pip install --quiet --group train

@@ -21,7 +21,7 @@ from results import append
 
 import outlier_jupyter
 from outlier_jupyter.checkpoint import ByteRange, Checkpoint, open_reader
-from outlier_jupyter.loading import resolve
+from outlier_jupyter.hub import resolve
 from outlier_jupyter.units import three
 
 PROMPT = "import os\n\ndef read_file(path):\n"
@@ -31,7 +31,7 @@ ROUNDS = 5
 Measured = dict[str, float]
 
 
-def paged(slots: int, **options: object) -> Callable[[], Measured]:
+def paged(slots: int | None = None, **options: object) -> Callable[[], Measured]:
     """A run of the engine with `slots` expert slots; the engine is kept warm between rounds."""
     engine = outlier_jupyter.load("demo", cache_experts=slots, **options)
     engine.tokenizer.eos_token_ids = set()
@@ -80,7 +80,7 @@ def disk_mb_per_s() -> float:
 
 def measure(rounds: int) -> list[dict[str, object]]:
     """Every subject in turn, `rounds` times after one warm-up; a row each."""
-    subjects = {"mlx-lm, all in RAM": unpaged(), "paged, all resident": paged(192)}
+    subjects = {"mlx-lm, all in RAM": unpaged(), "resident": paged(resident=True)}
     for slots in (96, 48, 24, 12):
         for reader in ("direct", "pread", "mmap"):
             subjects[f"paged, {slots} slots, {reader}"] = paged(slots, reader=reader)

@@ -20,6 +20,7 @@ const BUNDLED = [
   ["uplot", "live.js", "LICENSE", "https://github.com/leeoniya/uPlot"],
   ["marked", "chat.js", "LICENSE", "https://github.com/markedjs/marked"],
   ["dompurify", "chat.js", "LICENSE", "https://github.com/cure53/DOMPurify"],
+  ["@speed-highlight/core", "chat.js", "LICENSE", "https://github.com/speed-highlight/core"],
 ];
 
 const settings = {

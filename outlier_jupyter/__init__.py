@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from .engine import Engine as Engine
     from .errors import OutlierError as OutlierError
     from .loading import load as load
+    from .memory import MemoryUse as MemoryUse
     from .notebook.chat import Chat as Chat
     from .notebook.watching import watch as watch
+    from .planning import Plan as Plan
+    from .planning import plan as plan
     from .run import Interrupted as Interrupted
     from .run import Run as Run
     from .run import Step as Step
@@ -32,11 +35,14 @@ _HOMES = {
     "Chat": ".notebook.chat",
     "Engine": ".engine",
     "Interrupted": ".run",
+    "MemoryUse": ".memory",
     "OutlierError": ".errors",
+    "Plan": ".planning",
     "Run": ".run",
     "Step": ".run",
     "Trace": ".trace",
     "load": ".loading",
+    "plan": ".planning",
     "watch": ".notebook.watching",
 }
 
@@ -44,13 +50,16 @@ __all__ = [
     "Chat",
     "Engine",
     "Interrupted",
+    "MemoryUse",
     "OutlierError",
+    "Plan",
     "Run",
     "Step",
     "Trace",
     "__version__",
     "load",
     "load_ipython_extension",
+    "plan",
     "unload_ipython_extension",
     "watch",
 ]

@@ -16,10 +16,13 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_lm.generate import maybe_quantize_kv_cache
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
-from .events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced, Weighed
+from .errors import OptionError
+from .events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced
 from .interrupt import interrupt_sets
+from .machine import give_back_freed
 from .options import GenerateOptions
 from .paging import RouterTap, Stopped
 from .run import Step
@@ -97,9 +100,9 @@ class Decoding:
         """Read the prompt, and sample the first token from its last."""
         rest = self._prompt
         while len(rest) > 1:
-            size = min(self._asked.prefill_chunk, len(rest) - 1)
+            size = min(self._asked.prefill_chunk or len(rest), len(rest) - 1)
             self._call(PREFILL, rest[:size], sample=False)
-            mx.clear_cache()
+            _give_back()
             rest = rest[size:]
         return self._call(PREFILL, rest)
 
@@ -110,7 +113,7 @@ class Decoding:
         begin = self._clock()
         self._emit(CallStarted(phase, np.array(tokens, np.int32), begin))
         self._tap.begin()
-        logits = self._model(mx.array(tokens)[None], cache=self._kv)
+        logits = self._forward(tokens)
         forward = self._clock()
         if sample:
             token: Any = self._next(tokens, logits[:, -1, :]).item()
@@ -120,10 +123,27 @@ class Decoding:
             produced = -1
         end = self._clock()
         self.read += tokens
-        for layer, weights in self._tap.drain():
-            self._emit(Weighed(layer, weights))
+        for event in self._tap.drain():
+            self._emit(event)
         self._emit(StepDone(produced, end - begin, end - forward))
         return produced
+
+    def _forward(self, tokens: list[int]) -> mx.array:
+        """The model's logits [1, tokens, vocabulary], with the KV cache quantised if asked."""
+        asked = self._asked
+        try:
+            logits: mx.array = self._model(mx.array(tokens)[None], cache=self._kv)
+            maybe_quantize_kv_cache(
+                self._kv, asked.quantized_kv_start, asked.kv_group_size, asked.kv_bits
+            )
+        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+            if asked.kv_bits is None:
+                raise
+            raise OptionError(
+                f"mlx-lm cannot run this model with a KV cache of {asked.kv_bits} bits in groups "
+                f"of {asked.kv_group_size} ({error}): change kv_group_size or leave kv_bits out"
+            ) from error
+        return logits
 
     def _next(self, tokens: list[int], logits: mx.array) -> mx.array:
         """Penalties and sampler as in mlx-lm's `generate_step`: logits [1, vocabulary] → id [1]."""
@@ -146,7 +166,7 @@ class Decoding:
         if text:
             self._emit(TextProduced(text))
         if len(self.generated) % CLEAR_EVERY == 0:
-            mx.clear_cache()
+            _give_back()
         seen = self._recorder
         return Step(
             token=token,
@@ -157,3 +177,9 @@ class Decoding:
             nbytes=seen.call_nbytes,
             finish_reason=self.finish_reason or None,
         )
+
+
+def _give_back() -> None:
+    """Return memory that was freed, by MLX as mlx-lm does, and by what lies below MLX."""
+    mx.clear_cache()
+    give_back_freed()

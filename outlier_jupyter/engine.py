@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from types import TracebackType
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
 import mlx.core as mx
@@ -24,63 +24,28 @@ from mlx.utils import tree_reduce
 from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .checkpoint import Reader
+from .checkpoint import Reader, buffers_nbytes
+from .chunking import Costs, choose_chunk
 from .decoding import Decoding
 from .errors import EngineBusy, EngineClosed
-from .events import PromptEncoded, RunDone, Sink, TextProduced
+from .events import PromptEncoded, Resized, RunDone, Sink, TextProduced
 from .interrupt import interrupt_sets
-from .kv_caches import KVCache, KVCaches
+from .kv_caches import KVCache, KVCaches, changed_by
 from .listeners import Listeners
-from .options import GenerateOptions, LoadOptions, make, takes
-from .paging import Installed, Stopped
-from .prompts import Encoded, Prompt, encode
+from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
+from .options import GenerateOptions, LoadOptions, make, resized, takes
+from .paging import Installed, Stopped, resize
+from .prompts import Encoded, Prompt, context_of, encode
 from .run import Interrupted, Run, Step
-from .trace import TraceInfo
+from .status import Status
+from .trace import Trace, TraceInfo
 from .trace.recorder import Recorder
 from .transcript import Transcript
-from .units import size_words
 
 STOP_WAIT_S = 30
 """How long `close` waits for a run of another thread to stop: far longer than a layer takes."""
 FORESEEN_STEPS = 4096
 """The recorder makes room for at most this many generated tokens ahead; it grows beyond."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where an engine stands: what is loaded, and how much of it sits in RAM."""
-
-    model: str
-    layers: int
-    experts: int
-    slots: int
-    resident: int
-    bank_nbytes: int
-    experts_nbytes: int
-    dense_nbytes: int
-    reader: str
-    reader_note: str
-    kernels: str
-    top_k: int | None
-    changed_output: str
-
-    def __str__(self) -> str:
-        """A few lines, one fact each."""
-        lines = [
-            f"model     {self.model}",
-            f"experts   {self.experts:,} in {self.layers} layers, {size_words(self.experts_nbytes)}"
-            f" on disk; {self.top_k} a token in each layer",
-            f"slots     {self.slots:,} of {self.experts:,} fit, {size_words(self.bank_nbytes)} of "
-            f"RAM; {self.resident:,} taken",
-            f"the rest  {size_words(self.dense_nbytes)} of RAM: attention, routers, embeddings",
-            f"reads     {self.reader}" + (f" ({self.reader_note})" if self.reader_note else ""),
-            f"kernels   {self.kernels}",
-        ]
-        if not self.layers:
-            lines[1:3] = ["experts   none: the model is dense"]
-        if self.changed_output:
-            lines.append(f"changed   {self.changed_output}")
-        return "\n".join(lines)
 
 
 def leave_thread() -> None:
@@ -115,6 +80,7 @@ class Engine:
         installed: Installed,
         reader: Reader,
         executor: ThreadPoolExecutor,
+        costs: Costs,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.model = model
@@ -126,13 +92,16 @@ class Engine:
         self._installed = installed
         self._reader = reader
         self._executor = executor
+        self._costs = costs
         self._clock = clock
         self._tell = Listeners()
         self._stop = threading.Event()
         self._busy = threading.Lock()
         self._runner: int | None = None
         self._kv_caches = KVCaches(model)
+        self._python_nbytes = outside_mlx()
         self.closed = False
+        cache_cap.hold()
         for pager in installed.pagers:
             pager.stop = self._stop
             pager.sink = self._tell
@@ -165,21 +134,13 @@ class Engine:
         # A thread that ends with the run: see leave_thread.
         with ThreadPoolExecutor(1, thread_name_prefix="outlier-async") as thread:
             loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(thread, self._generate_or_partial, prompt, options)
+            work = loop.run_in_executor(thread, _whole_or_partial, self, prompt, options)
             try:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
                 self.stop()
                 await asyncio.wait([work])
                 raise
-
-    def _generate_or_partial(self, prompt: Prompt, options: dict[str, Any]) -> Run:
-        try:
-            return self.generate(prompt, **options)
-        except Interrupted as stop:
-            return stop.run
-        finally:
-            leave_thread()
 
     @takes(GenerateOptions)
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Step]:
@@ -191,7 +152,7 @@ class Engine:
         if self.closed:
             raise EngineClosed("this engine was closed: load the model again")
         asked = make(GenerateOptions, options)
-        return self._run(encode(self.tokenizer, prompt, asked), asked)
+        return self._run(encode(self.tokenizer, prompt, asked, context_of(self.config)), asked)
 
     def stop(self) -> None:
         """Stop the run under way before its next layer; callable from any thread."""
@@ -201,29 +162,37 @@ class Engine:
     def subscribe(self, sink: Sink) -> Callable[[], None]:
         """Have `sink` called with every event of later runs; call what is returned to end that.
 
+        Between runs it is told of `Resized` alone.
         A sink is called on the decode thread and should take microseconds. One that raises is
         dropped and logged; decoding goes on.
         """
         return self._tell.subscribe(sink)
 
+    def resize(self, *, cache_gb: float | None = None, cache_experts: int | None = None) -> Status:
+        """Give the cache another size, between two runs; the experts used last stay in it.
+
+        Args:
+            cache_gb, cache_experts: one of them, as in `LoadOptions`.
+
+        Raises:
+            OptionError: a size that cannot be used or had; the cache is then as it was.
+            EngineBusy, EngineClosed.
+        """
+        options = resized(self.options, cache_gb, cache_experts)
+        with self._alone():
+            resize(self._installed, options.cache_gb, options.cache_experts)
+            self.options = options
+            self.info = replace(self.info, slots=self._installed.slots)
+            self._tell.between_runs(Resized(self.info.slots))
+        return self.status()
+
     def status(self) -> Status:
         """Where the engine stands now."""
-        switches = self._installed.switches
-        return Status(
-            model=self.info.model,
-            layers=len(switches),
-            experts=sum(switch.experts for switch in switches),
-            slots=self._installed.slots,
-            resident=len(self.resident()),
-            bank_nbytes=self._installed.bank_nbytes,
-            experts_nbytes=sum(s.experts * s.expert_nbytes for s in switches),
-            dense_nbytes=tree_reduce(lambda n, x: n + x.nbytes, self.model.parameters(), 0),
-            reader=self._reader.name,
-            reader_note=self._reader.note,
-            kernels=self.info.kernels,
-            top_k=self.options.top_k or self.info.native_top_k,
-            changed_output=self.info.changed_output,
-        )
+        return _status(self, self._installed, self._reader)
+
+    def memory(self) -> MemoryUse:
+        """Where the memory of this process is, part by part; `print` it for a table."""
+        return _memory(self)
 
     def close(self) -> None:
         """Free the slots and close the files. A run under way is stopped first.
@@ -236,6 +205,8 @@ class Engine:
         if not self._busy.acquire(timeout=0 if mine else STOP_WAIT_S):
             raise EngineBusy("a stream is still open on this engine: close it, then the engine")
         try:
+            if not self.closed:
+                cache_cap.release()
             self.closed = True
             self._executor.shutdown()
             self._reader.close()
@@ -247,12 +218,7 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -265,27 +231,41 @@ class Engine:
         keys = [key for pager in self._installed.pagers for key in pager.table]
         return np.array(keys, np.int16).reshape(-1, 2)
 
-    def _run(self, prompt: Encoded, asked: GenerateOptions) -> Iterator[Step]:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the engine: one run, or one change of it, at a time."""
         if not self._busy.acquire(blocking=False):
             raise EngineBusy("another run is under way on this engine: stop it or wait for its end")
         try:
+            if self.closed:
+                raise EngineClosed("this engine was closed: load the model again")
             self._runner = threading.get_ident()
             self._stop.clear()
-            kv, rest = self._kv_caches.start(prompt.tokens, asked.reuse_kv)
-            foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
-            recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
-            self._tell.begin(recorder)
-            decoding = self._decoding(rest, kv, asked, recorder)
-            self._tell(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
-            yield from self._watched(decoding, recorder, prompt, asked)
-            if asked.reuse_kv:
-                held = prompt.tokens[: len(prompt.tokens) - len(rest)]
-                self._kv_caches.keep(held + decoding.read, kv)
+            yield
         finally:
             self._installed.settle()
+            self._kv_caches.end()
             self._tell.end()
             self._runner = None
             self._busy.release()
+
+    def _run(self, prompt: Encoded, asked: GenerateOptions) -> Iterator[Step]:
+        with self._alone():
+            kv, rest = self._kv_caches.start(prompt.tokens, asked)
+            if asked.prefill_chunk is None:
+                asked = replace(asked, prefill_chunk=_chunk(self, len(prompt.tokens)))
+            foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
+            recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
+            self._tell.begin(recorder)
+            decoding = _decoding(self, rest, kv, asked, recorder)
+            self._tell(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
+            try:
+                yield from self._watched(decoding, recorder, prompt, asked)
+            finally:
+                if asked.reuse_kv:
+                    held = prompt.tokens[: len(prompt.tokens) - len(rest)]
+                    whole = bool(decoding.finish_reason)
+                    self._kv_caches.keep(held + decoding.read, kv, asked, whole)
 
     def _watched(
         self, decoding: Decoding, recorder: Recorder, prompt: Encoded, asked: GenerateOptions
@@ -296,16 +276,8 @@ class Engine:
             if rest := decoding.transcript.finish():
                 self._tell(TextProduced(rest))
             self._tell(RunDone(reason))
-            info = replace(self.info, options=asdict(self.options) | asdict(asked))
-            self.last_run = Run(
-                prompt=prompt.asked,
-                encoded=prompt.text,
-                text=decoding.transcript.text,
-                tokens=np.array(decoding.generated, np.int32),
-                finish_reason=reason,
-                trace=recorder.trace(info),
-                text_ends=np.array(decoding.text_ends, np.int32),
-            )
+            info = run_info(self, asked, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
+            self.last_run = _made(prompt, decoding, reason, recorder.trace(info))
             return self.last_run
 
         try:
@@ -321,19 +293,88 @@ class Engine:
             raise
         keep(decoding.finish_reason)
 
-    def _decoding(
-        self, rest: list[int], kv: KVCache, asked: GenerateOptions, recorder: Recorder
-    ) -> Decoding:
-        return Decoding(
-            self.model,
-            rest,
-            kv,
-            asked,
-            transcript=Transcript(self.tokenizer.detokenizer, asked.stop),
-            ends=set(self.tokenizer.eos_token_ids),
-            recorder=recorder,
-            tap=self._installed.tap,
-            emit=self._tell,
-            stop=self._stop,
-            clock=self._clock,
-        )
+
+def _whole_or_partial(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Run:
+    try:
+        return engine.generate(prompt, **options)
+    except Interrupted as stop:
+        return stop.run
+    finally:
+        leave_thread()
+
+
+def _decoding(
+    engine: Engine, rest: list[int], kv: KVCache, asked: GenerateOptions, recorder: Recorder
+) -> Decoding:
+    return Decoding(
+        engine.model,
+        rest,
+        kv,
+        asked,
+        transcript=Transcript(engine.tokenizer.detokenizer, asked.stop),
+        ends=set(engine.tokenizer.eos_token_ids),
+        recorder=recorder,
+        tap=engine._installed.tap,
+        emit=engine._tell,
+        stop=engine._stop,
+        clock=engine._clock,
+    )
+
+
+def _made(prompt: Encoded, decoding: Decoding, reason: str, trace: Trace) -> Run:
+    return Run(
+        prompt=prompt.asked,
+        encoded=prompt.text,
+        text=decoding.transcript.text,
+        tokens=np.array(decoding.generated, np.int32),
+        finish_reason=reason,
+        trace=trace,
+        text_ends=np.array(decoding.text_ends, np.int32),
+    )
+
+
+def _status(engine: Engine, installed: Installed, reader: Reader) -> Status:
+    switches = installed.switches
+    return Status(
+        model=engine.info.model,
+        layers=len(switches),
+        experts=sum(switch.experts for switch in switches),
+        slots=installed.slots,
+        resident=len(engine.resident()),
+        bank_nbytes=installed.bank_nbytes,
+        experts_nbytes=sum(s.experts * s.expert_nbytes for s in switches),
+        dense_nbytes=tree_reduce(lambda n, x: n + x.nbytes, engine.model.parameters(), 0),
+        reader=reader.name,
+        reader_note=reader.note,
+        kernels=engine.info.kernels,
+        top_k=engine.options.top_k or engine.info.native_top_k,
+        changed_output=engine.info.changed_output,
+    )
+
+
+def run_info(engine: Engine, asked: GenerateOptions, length: int | None = None) -> TraceInfo:
+    """`engine.info` of a run with these options, of `length` tokens if that is known already."""
+    changed = [engine.info.changed_output, *changed_by(asked, length)]
+    return replace(
+        engine.info,
+        options=asdict(engine.options) | asdict(asked),
+        changed_output="; ".join(reason for reason in changed if reason),
+    )
+
+
+def _memory(engine: Engine) -> MemoryUse:
+    return measure(
+        model=engine.model,
+        experts=engine._installed.bank_nbytes,
+        kv_run=engine._kv_caches.running,
+        kv_kept=engine._kv_caches.kept_nbytes,
+        readers=engine._reader.held_nbytes() + buffers_nbytes(),
+        trace=engine.last_run.trace.nbytes if engine.last_run else 0,
+        python=engine._python_nbytes,
+    )
+
+
+def _chunk(engine: Engine, context: int) -> int:
+    """Tokens per chunk of a prompt, where nobody said."""
+    resident = engine._installed.slots >= sum(engine.info.experts_per_layer)
+    return choose_chunk(context, engine._costs, resident, ACTIVATION_NBYTES)

@@ -5,7 +5,8 @@
     ├── ModelNotFound          no such folder, file or Hugging Face id
     ├── CheckpointError        the bytes on disk are not what their headers promise
     │   └── ReadFailed         the operating system refused or cut short a read
-    ├── UnsupportedModel       the experts of this model cannot be paged
+    ├── UnsupportedModel       this model cannot be run here
+    │   └── NotPageable        its experts do not lie on disk as they are multiplied
     ├── EngineClosed           the engine was closed and cannot run any more
     └── EngineBusy             another run holds the engine
 
@@ -42,7 +43,11 @@ class ReadFailed(CheckpointError):
 
 
 class UnsupportedModel(OutlierError):
-    """The model's experts are laid out in a way this package cannot page."""
+    """The model cannot be built, or run on this machine or device."""
+
+
+class NotPageable(UnsupportedModel):
+    """The experts do not lie on disk as they are multiplied, and the whole does not fit in RAM."""
 
 
 class EngineClosed(OutlierError):

@@ -101,6 +101,12 @@ class RunDone(NamedTuple):
     finish_reason: str
 
 
+class Resized(NamedTuple):
+    """Between two runs the cache was given another size: so many `slots` over all layers."""
+
+    slots: int
+
+
 Event: TypeAlias = (
     PromptEncoded
     | CallStarted
@@ -112,5 +118,6 @@ Event: TypeAlias = (
     | StepDone
     | TextProduced
     | RunDone
+    | Resized
 )
 Sink: TypeAlias = Callable[[Event], None]

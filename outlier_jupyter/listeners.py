@@ -31,6 +31,12 @@ class Listeners:
         """A run begins: `recorder` hears it first, then all that have subscribed by now."""
         self._listening = [recorder, *self._subscribed]
 
+    def between_runs(self, event: Event) -> None:
+        """Tell all that have subscribed of something that belongs to no run."""
+        self._listening = list(self._subscribed)
+        self(event)
+        self.end()
+
     def end(self) -> None:
         """The run is over: what the model does now is nobody's run."""
         self._listening = []

@@ -7,31 +7,36 @@ before anything is evaluated, so that they are never read as whole tensors.
 from __future__ import annotations
 
 import os
+import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from mlx_lm import load as load_with_mlx_lm
-from mlx_lm.utils import load_config
+import mlx.nn as nn
+from mlx_lm.utils import load_config, load_model, load_tokenizer
+from tqdm.auto import tqdm
 
 from .checkpoint import Checkpoint, Reader, open_reader
+from .chunking import Costs
 from .engine import Engine
-from .errors import ModelNotFound, OptionError, UnsupportedModel
+from .errors import NotPageable, OptionError, UnsupportedModel
+from .hub import resolve
+from .machine import machine_memory
 from .options import LoadOptions, make, takes
-from .paging import find, install, share_slots
+from .paging import Installed, check_device, find, install, share_slots, switch_modules
 from .paging.install import Switch
+from .paging.probe import dense_nbytes
 from .trace import TraceInfo
+from .units import size_words
 
-DEMO = "demo"
-DOWNLOADED = ("*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt",
-              "*.jsonl", "*.jinja")  # fmt: skip
-"""What of a Hugging Face repository is fetched: what mlx-lm loads."""
+WHOLE_SHARE = 0.8
+"""How much of the free memory a model may take that cannot be paged."""
+EXPERTS_NAME = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
+"""The names under which configs keep the number of experts of a layer."""
 TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k",
                "top_k_experts")  # fmt: skip
 """The names under which configs keep the number of experts per token (read off mlx-lm 0.32)."""
@@ -58,23 +63,20 @@ def load(
     if os.environ.get("OUTLIER_MMAP_EXPERTS") == "1":
         options = {"reader": "mmap"} | options
     asked = make(LoadOptions, options)
-    folder = resolve(str(model))
+    folder = resolve(str(model), asked.revision, asked.quiet)
     native, override = _top_k(load_config(folder), asked.top_k, str(model))
-    try:
-        module, tokenizer, config = load_with_mlx_lm(
-            str(folder), lazy=True, return_config=True, model_config=override
-        )
-    except ValueError as error:
-        raise UnsupportedModel(f"mlx-lm cannot build the model in {folder}: {error}") from error
-    checkpoint = Checkpoint(folder)
-    switches = find(module, checkpoint)
+    module, config, checkpoint, switches = open_model(folder, override)
+    check_device(module, switch_modules(module))
+    tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     _check_top_k(asked.top_k, switches)
-    slots = share_slots(switches, asked.cache_gb, asked.cache_experts)
+    _warn_if_not_paged(str(model), config, module)
+    every = sum(switch.experts for switch in switches)
+    slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
     reader = open_reader(asked.reader, checkpoint.files)
     executor = ThreadPoolExecutor(asked.read_threads, thread_name_prefix="outlier-read")
     installed = install(module, switches, slots, reader, executor, clock)
     mx.eval(module.parameters())
-    return Engine(
+    engine = Engine(
         model=module,
         tokenizer=tokenizer,
         config=config,
@@ -83,28 +85,113 @@ def load(
         installed=installed,
         reader=reader,
         executor=executor,
+        costs=_costs(config, switches, asked.top_k or native),
         clock=clock,
+    )
+    if asked.resident:
+        try:
+            _read_all(installed, asked.quiet)
+        except BaseException:
+            engine.close()
+            raise
+    return engine
+
+
+def _read_all(installed: Installed, quiet: bool) -> None:
+    """Bring every expert into RAM; what takes longer than a second shows its progress."""
+    layers = len(installed.switches)
+    with tqdm(total=layers, desc="experts", delay=1, leave=False, disable=quiet) as bar:
+        installed.load_all(bar.update)
+
+
+def _warn_if_not_paged(model: str, config: dict[str, Any], module: nn.Module) -> None:
+    """Say so when a model without a switch has experts, by its config and its modules' names."""
+    names = (path for path, _ in module.named_modules())
+    if switch_modules(module) or not any("expert" in name for name in names):
+        return
+    told = (config, *(value for value in config.values() if isinstance(value, dict)))
+    for name, value in (item for part in told for item in part.items()):
+        if EXPERTS_NAME.fullmatch(name) and isinstance(value, int) and value > 1:
+            warnings.warn(
+                f"{model} has experts ({name}={value}), but mlx-lm does not build them as a "
+                "switch (SwitchGLU or SwitchMLP), so they cannot be paged or watched: all of the "
+                "model is held in RAM",
+                stacklevel=3,
+            )
+            return
+
+
+class Opened(NamedTuple):
+    """A model as mlx-lm builds it, none of it evaluated, and where its experts lie on disk."""
+
+    module: nn.Module
+    config: dict[str, Any]
+    checkpoint: Checkpoint
+    switches: tuple[Switch, ...]
+
+
+def open_model(folder: Path, override: dict[str, Any] | None = None) -> Opened:
+    """Build the model in `folder` lazily: only configs and headers are read.
+
+    Args:
+        override: changes to the model's config.
+
+    Raises:
+        UnsupportedModel, CheckpointError: mlx-lm cannot build it, or its experts can neither be
+            paged nor held.
+    """
+    checkpoint = Checkpoint(folder)
+    try:
+        module, config = load_model(folder, lazy=True, model_config=override)
+    except ValueError as error:
+        raise UnsupportedModel(f"mlx-lm cannot build the model in {folder}: {error}") from error
+    try:
+        switches = find(module, checkpoint)
+    except NotPageable as reason:
+        switches = ()
+        _hold_whole(module, reason)
+    return Opened(module, config, checkpoint, switches)
+
+
+def _hold_whole(module: nn.Module, reason: NotPageable) -> None:
+    """Say that a model whose experts cannot be paged is held in RAM, if it fits there.
+
+    Raises:
+        NotPageable: it does not.
+    """
+    needed, available = dense_nbytes(module, ()), machine_memory().available
+    if needed > WHOLE_SHARE * available:
+        raise NotPageable(
+            f"{reason}. In RAM it would take {size_words(needed)}, and {size_words(available)} are "
+            "free"
+        ) from reason
+    warnings.warn(
+        f"{reason}. Until then all of it, {size_words(needed)}, is held in RAM, and its routing is "
+        "not seen",
+        stacklevel=4,
     )
 
 
-def resolve(model: str) -> Path:
-    """The folder of `model`, downloaded if it has to be.
+def _costs(config: dict[str, Any], switches: Sequence[Switch], top_k: int | None) -> Costs:
+    """What a token of a prompt costs in activations, in the widest of the layers."""
+    text = config.get("text_config")
+    inner = text if isinstance(text, dict) else config
+    heads = inner.get("num_attention_heads")
+    outs = [(part.name, part.shape[0]) for s in switches for part in s.parts
+            if part.name.endswith(".weight")]  # fmt: skip
+    last = ("down_proj.weight", "fc2.weight")
+    return Costs.of(
+        top_k=top_k or 1,
+        hidden=max((out for name, out in outs if name in last), default=0),
+        width=max((out for name, out in outs if name not in last), default=0),
+        heads=heads if isinstance(heads, int) else 0,
+        fused=mx.default_device() == mx.gpu,
+    )
 
-    Raises:
-        ModelNotFound: neither a folder nor a repository that can be had.
-    """
-    if model == DEMO:
-        return Path(str(files(__package__))) / DEMO
-    if Path(model).is_dir():
-        return Path(model)
-    try:
-        return Path(snapshot_download(model, allow_patterns=list(DOWNLOADED)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelNotFound(
-            f"{model!r} is neither 'demo', nor a folder, nor a Hugging Face model that can be had "
-            f"from here ({reason}); check the spelling or give the path of a folder"
-        ) from error
+
+def native_top_k(config: dict[str, Any]) -> int | None:
+    """The model's own number of experts per token, as its config says; None where it does not."""
+    return _top_k(config, None, "")[0]
 
 
 def _top_k(

@@ -10,13 +10,15 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from .errors import OptionError
 
 READERS = ("pread", "direct", "mmap")
 KERNELS = ("auto", "mlx")
+KV_BITS = (2, 3, 4, 5, 6, 8)
+KV_GROUP_SIZES = (32, 64, 128)
 
 Options = TypeVar("Options", "LoadOptions", "GenerateOptions")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -39,6 +41,7 @@ class LoadOptions:
     cache_experts: int | None = option(
         None, "hold exactly this many experts in RAM, instead of --cache-gb", low=1
     )
+    resident: bool = option(False, "read all experts now and keep them, whatever --cache-gb says")
     top_k: int | None = option(
         None, "experts per token, instead of the model's own number: this changes the output", low=1
     )
@@ -51,6 +54,10 @@ class LoadOptions:
         "auto", "who multiplies: mlx forces MLX's own kernels, auto the fastest", choices=KERNELS
     )
     read_threads: int = option(4, "how many reads are under way at once", low=1, high=256)
+    revision: str | None = option(
+        None, "branch, tag or commit of a Hugging Face repository, instead of its main branch"
+    )
+    quiet: bool = option(False, "show no progress while a model downloads or is read")
 
     def __post_init__(self) -> None:
         check(self)
@@ -75,7 +82,19 @@ class GenerateOptions:
     stop: tuple[str, ...] = option((), "stop before this text; may be given more than once")
     system: str | None = option(None, "a system message before the prompt")
     raw: bool = option(False, "continue the prompt as plain text, without the chat template")
-    prefill_chunk: int = option(2048, "prompt tokens per forward pass", low=1)
+    prefill_chunk: int | None = option(
+        None, "prompt tokens per forward pass; left out, as many as memory allows", low=1
+    )
+    kv_bits: int | None = option(
+        None, "quantise the KV cache to this many bits: this changes the output", choices=KV_BITS
+    )
+    kv_group_size: int = option(64, "group size of a quantised KV cache", choices=KV_GROUP_SIZES)
+    quantized_kv_start: int = option(
+        5000, "with --kv-bits, quantise from this many tokens on", low=0
+    )
+    max_kv_size: int | None = option(
+        None, "keep the KV cache of this many tokens: longer runs change the output", low=5
+    )
     reuse_kv: bool = option(False, "reuse the KV cache of earlier runs for a shared beginning")
 
     def __post_init__(self) -> None:
@@ -119,6 +138,19 @@ def make(kind: type[Options], given: dict[str, Any]) -> Options:
     return kind(**given)
 
 
+def resized(options: LoadOptions, cache_gb: float | None, cache_experts: int | None) -> LoadOptions:
+    """`options` with another cache size, given in one of the two ways.
+
+    Raises:
+        OptionError: neither or both are given, or the value breaks its rule.
+    """
+    if (cache_gb is None) == (cache_experts is None):
+        raise OptionError("give the cache's new size in one way: cache_gb=… or cache_experts=…")
+    if cache_gb is None:
+        return replace(options, cache_experts=cache_experts, resident=False)
+    return replace(options, cache_gb=cache_gb, cache_experts=None, resident=False)
+
+
 def check(options: LoadOptions | GenerateOptions) -> None:
     """Hold every field against its type and its rules.
 
@@ -153,11 +185,10 @@ def _check_type(spec: Field[Any], value: object) -> None:
 def _check_rules(spec: Field[Any], value: Any) -> None:
     rules = spec.metadata
     if "choices" in rules and value not in rules["choices"]:
-        near = difflib.get_close_matches(str(value), rules["choices"], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise OptionError(
-            f"{spec.name}={value!r} is unknown: choose {', '.join(rules['choices'])}{hint}"
-        )
+        choices = [str(choice) for choice in rules["choices"]]
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"; did you mean {near[0]!r}?" if near and isinstance(value, str) else ""
+        raise OptionError(f"{spec.name}={value!r} is unknown: choose {', '.join(choices)}{hint}")
     if "low" in rules and not value >= rules["low"]:
         raise OptionError(f"{spec.name}={value!r} is too small: give {rules['low']} or more")
     if "above" in rules and not value > rules["above"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -22,8 +23,12 @@ class Encoded:
     tokens: list[int]
 
 
-def encode(tokenizer: Any, prompt: Prompt, options: GenerateOptions) -> Encoded:
+def encode(
+    tokenizer: Any, prompt: Prompt, options: GenerateOptions, context: int | None = None
+) -> Encoded:
     """Encode `prompt`; a text goes into the chat template, if there is one, unless `raw`.
+
+    A run that may go beyond `context`, the model's own in tokens, is warned of.
 
     Raises:
         OptionError: there is nothing to encode.
@@ -39,7 +44,34 @@ def encode(tokenizer: Any, prompt: Prompt, options: GenerateOptions) -> Encoded:
         tokens = tokenizer.encode(text, add_special_tokens=False)
     if not prompt or not tokens:
         raise OptionError("the prompt is empty: give at least one character")
+    _warn_beyond(context, len(tokens), options.max_tokens)
     return Encoded(_as_asked(prompt), text, list(tokens))
+
+
+def context_of(config: dict[str, Any]) -> int | None:
+    """The model's full context in tokens, as its config says; None where it does not."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for name in (
+            "max_position_embeddings",
+            "max_sequence_length",
+            "max_seq_len",
+            "n_positions",
+        ):
+            if isinstance(part.get(name), int):
+                return int(part[name])
+    return None
+
+
+def _warn_beyond(context: int | None, prompt: int, max_tokens: int) -> None:
+    """Say so when a run may go beyond the context the model was made for; mlx-lm goes on, too."""
+    # The last token that is generated is not read any more.
+    if context is not None and prompt + max_tokens - 1 > context:
+        warnings.warn(
+            f"the prompt is {prompt:,} tokens with {max_tokens:,} to come, and the model was made "
+            f"for {context:,}: what lies beyond may be poor text; shorten one of them",
+            stacklevel=5,
+        )
 
 
 def _messages(prompt: Prompt, system: str | None) -> list[dict[str, str]]:

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,18 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_lm.utils import _get_classes as classes_of
-from mlx_lm.utils import save_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from .checkpoint import ByteRange, Reader
 from .errors import ReadFailed
 from .events import Event
+from .hub import write_hollow
+
+Tensors = dict[str, mx.array]
+"""A checkpoint's tensors by name."""
 
 TINY_CONFIG: dict[str, Any] = {
     "model_type": "qwen3_moe",
@@ -46,6 +51,10 @@ TINY_CONFIG: dict[str, Any] = {
 }
 """A qwen3_moe of 3 layers with 8 experts, top-2, width 64."""
 
+DTYPE_NAMES = {mx.uint8: "U8", mx.uint32: "U32", mx.bfloat16: "BF16", mx.float16: "F16",
+               mx.float32: "F32"}  # fmt: skip
+"""MLX's dtypes as safetensors names them."""
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -57,43 +66,145 @@ def tiny_checkpoint(
     *,
     bits: int | None = 4,
     group_size: int = 32,
+    mode: str = "affine",
+    per_path: Mapping[str, dict[str, Any] | bool] | None = None,
     dtype: mx.Dtype = mx.float32,
+    expert_dtype: mx.Dtype | None = None,
     shards: int = 1,
     seed: int = 0,
+    rewrite: Callable[[nn.Module, Tensors], Tensors] | None = None,
+    base: dict[str, Any] = TINY_CONFIG,
     **config: Any,
 ) -> Path:
     """Write a model with random weights and a byte-level tokenizer to `folder`, and return it.
 
     Args:
-        bits, group_size: affine quantisation; `bits=None` leaves the weights in `dtype`.
+        bits, group_size, mode: quantisation; `bits=None` leaves the weights in `dtype`.
+        per_path: for some modules' paths another quantisation (`bits`, `group_size`, `mode`, or
+            False for none), as it stands in config["quantization"].
+        expert_dtype: of unquantised experts, when it differs from `dtype`.
         shards: how many safetensors files the tensors are dealt to.
         seed: of the weights.
-        **config: changes to `TINY_CONFIG`.
+        rewrite: turns the tensors as MLX names them into those to be written, for other layouts.
+        base, **config: the config, and changes to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = TINY_CONFIG | config
+    settings = base | config
     mx.random.seed(seed)
-    model_class, args_class = classes_of(settings)
-    model = model_class(args_class.from_dict(settings))
+    model_class, args_class = classes_of(copy.deepcopy(settings))
+    model = model_class(args_class.from_dict(copy.deepcopy(settings)))
+    model.update(tree_map(_never_zero, model.parameters()))
     model.set_dtype(dtype)
+    if expert_dtype is not None:
+        for _, module in model.named_modules():
+            if isinstance(module, SwitchLinear):
+                module.set_dtype(expert_dtype)
     if bits is not None:
-        settings["quantization"] = {"group_size": group_size, "bits": bits}
-        nn.quantize(model, group_size, bits)
+        settings["quantization"] = {"group_size": group_size, "bits": bits, "mode": mode}
+        settings["quantization"] |= per_path or {}
+        _quantize(model, settings["quantization"])
     mx.eval(model.parameters())
-    if shards == 1:
-        save_model(folder, model)
-    else:
-        _save_shards(folder, dict(tree_flatten(model.parameters())), shards)
+    tensors: Tensors = tree_flatten(model.parameters(), destination={})  # type: ignore[assignment]
+    if rewrite is not None:
+        tensors = rewrite(model, tensors)
+    _save(folder, tensors, shards)
     (folder / "config.json").write_text(json.dumps(settings))
     _byte_tokenizer(folder)
     return folder
 
 
-def _save_shards(folder: Path, tensors: dict[str, mx.array], shards: int) -> None:
+def _never_zero(array: mx.array) -> mx.array:
+    """Random values in place of zeros: a bias of zeros would hide that nobody adds it."""
+    if mx.any(array).item():
+        return array
+    if mx.issubdtype(array.dtype, mx.floating):
+        return mx.random.normal(array.shape, scale=0.1).astype(array.dtype)
+    return mx.random.randint(0, 1 << 30, array.shape).astype(array.dtype)
+
+
+def _quantize(model: nn.Module, settings: Mapping[str, Any]) -> None:
+    def how(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        fits = hasattr(module, "to_quantized") and (
+            module.weight.shape[-1] % settings["group_size"] == 0
+        )
+        chosen: bool | dict[str, Any] = settings.get(path, fits)
+        return chosen
+
+    nn.quantize(
+        model, settings["group_size"], settings["bits"], mode=settings["mode"], class_predicate=how
+    )
+
+
+def hollow_checkpoint(
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    bits: int = 4,
+    group_size: int = 64,
+    mode: str = "affine",
+    dtype: mx.Dtype = mx.bfloat16,
+    shards: int = 1,
+    dense_seed: int | None = None,
+) -> Path:
+    """Write a model of any size whose shards are headers and holes: it takes no room on disk.
+
+    It has no tokenizer, and experts that say nothing: a hole is read as zeros.
+
+    Args:
+        config: the whole config.json, with `model_type`.
+        bits, group_size, mode: how it is quantised.
+        dtype: of what is not quantised, and of scales.
+        shards: how many safetensors files the tensors are dealt to.
+        dense_seed: fill all that is no expert with random values, and add a tokenizer, so that
+            the model loads, runs and routes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model_class, args_class = classes_of(config)
+    model = model_class(args_class.from_dict(config))
+    model.set_dtype(dtype)
+    nn.quantize(model, group_size, bits, mode=mode)  # lazily: nothing is evaluated
+    settings = {"group_size": group_size, "bits": bits, "mode": mode}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization": settings}))
+    tensors: Any = tree_flatten(model.parameters())
+    for index in range(shards):
+        begin, header = 0, {}
+        for name, array in tensors[index::shards]:
+            end = begin + array.nbytes
+            dtype_name = DTYPE_NAMES[array.dtype]
+            header[name] = {
+                "dtype": dtype_name, "shape": list(array.shape), "data_offsets": [begin, end],
+            }  # fmt: skip
+            begin = end
+        file = folder / f"model-{index:05d}.safetensors"
+        write_hollow(file, header)
+        if dense_seed is not None:
+            _fill_dense(file, header, np.random.default_rng(dense_seed))
+    if dense_seed is not None:
+        _byte_tokenizer(folder)
+    return folder
+
+
+def _fill_dense(file: Path, header: dict[str, Any], rng: np.random.Generator) -> None:
+    with file.open("r+b") as stream:
+        data = 8 + int.from_bytes(stream.read(8), "little")
+        for name, entry in header.items():
+            # Attention that adds nothing leaves the tokens as far apart as their embeddings.
+            if "switch_mlp" in name or "experts" in name or "o_proj" in name:
+                continue
+            stream.seek(data + entry["data_offsets"][0])
+            if entry["dtype"] == "U32":
+                values = rng.integers(0, 1 << 32, entry["shape"], np.uint32)
+            else:
+                values = rng.normal(size=entry["shape"]).astype(np.float32) * np.float32(0.05)
+            stream.write(values.tobytes())
+
+
+def _save(folder: Path, tensors: Tensors, shards: int) -> None:
     names = sorted(tensors)
     for index in range(shards):
+        file = f"model-{index:05d}.safetensors" if shards > 1 else "model.safetensors"
         mine = {name: tensors[name] for name in names[index::shards]}
-        mx.save_safetensors(str(folder / f"model-{index:05d}.safetensors"), mine)
+        mx.save_safetensors(str(folder / file), mine, metadata={"format": "mlx"})
 
 
 def _byte_tokenizer(folder: Path) -> None:
@@ -159,6 +270,10 @@ class FaultyReader:
             np.frombuffer(into, np.uint8)[:] = 0xA5
             raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
         self._reader.read(where, into)
+
+    def held_nbytes(self) -> int:
+        """What the real reader holds."""
+        return self._reader.held_nbytes()
 
     def close(self) -> None:
         """Close the real reader."""

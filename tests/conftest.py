@@ -8,6 +8,13 @@ from pathlib import Path
 import pytest
 
 from outlier_jupyter.testing import tiny_checkpoint
+from tests.support import Support
+
+
+@pytest.fixture(scope="session")
+def support() -> Support:
+    """Collects what was proved, for the tables of docs/models.md."""
+    return Support()
 
 
 @pytest.fixture(scope="session")

@@ -130,3 +130,16 @@ def test_the_trace_tells_the_same_as_the_events(story):
     assert [(r["layer"], r["expert"], r["nbytes"], r["ns"]) for r in trace.reads] == reads
     gone = [(e.layer, e.expert) for e in events if isinstance(e, Evicted)]
     assert [(r["layer"], r["expert"]) for r in trace.evictions] == gone
+
+
+def test_routing_of_resident_layers_is_told_when_the_call_ends(tiny):
+    """Start; then all ids in order of layers, all weights, the end. Nothing is read."""
+    log = EventLog()
+    with outlier_jupyter.load(tiny, resident=True) as engine:
+        engine.subscribe(log)
+        engine.generate("abc", raw=True, max_tokens=2)
+    kinds = [CallStarted, *[Routed] * 3, *[Weighed] * 3, StepDone]
+    calls = [e for e in log.events if isinstance(e, tuple(kinds))]
+    assert [type(e) for e in calls] == kinds * 3
+    assert [e.layer for e in calls if isinstance(e, Routed)] == [0, 1, 2] * 3
+    assert not any(isinstance(e, PagedIn) for e in log.events)

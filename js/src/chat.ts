@@ -2,7 +2,7 @@
 //
 // As in live.ts, a model's state outlives its views and is kept by the id that Python gave it.
 
-import type { Host } from "./chat/live";
+import type { Host } from "./chat/nested";
 import { ChatStore } from "./chat/store";
 import { ChatView } from "./chat/view";
 import type { Model } from "./host";

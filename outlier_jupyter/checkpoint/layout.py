@@ -13,18 +13,21 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import glob
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
+from .views import NotAddressable, Piece, View, is_packed
 
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
     "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4,
-    "U64": 8, "I64": 8, "F64": 8,
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 MAX_HEADER = 100_000_000
 """The limit the safetensors library itself sets on a header, in bytes."""
@@ -46,39 +49,60 @@ class TensorSpan:
     shape: tuple[int, ...]
     bytes: ByteRange
 
+    def view(self) -> View:
+        """The tensor as it lies, to be moved about."""
+        return View.of(self.bytes.file, self.bytes.offset, self.shape, ITEM_BYTES[self.dtype])
+
 
 @dataclass(frozen=True)
 class ExpertPart:
     """One tensor of every expert of a layer, such as `gate_proj.scales`.
 
-    `spans` is either one span, stacked along a first axis of experts, or one span per expert.
-
     Attributes:
         name: the tensor's name below the switch module.
-        dtype: its safetensors dtype name.
-        shape: the shape of one expert's tensor.
-        experts: how many experts the spans hold.
+        dtype: its safetensors dtype name, as the model wants it.
+        view: [experts, …], where its elements lie.
+        held: its bytes, expert by expert, when it is so small that it stays in RAM; else None.
     """
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
-    experts: int
-    spans: tuple[TensorSpan, ...]
+    view: View
+    held: bytes | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one expert's tensor."""
+        return self.view.shape[1:]
+
+    @property
+    def experts(self) -> int:
+        """How many experts there are."""
+        return self.view.shape[0]
 
     @property
     def nbytes(self) -> int:
         """Bytes of one expert's tensor."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return math.prod(self.shape) * self.view.itemsize
 
-    def at(self, expert: int) -> ByteRange:
-        """Where `expert`'s bytes lie."""
+    def row(self, expert: int) -> tuple[Piece, ...]:
+        """The walks through the files that yield `expert`'s tensor."""
         if not 0 <= expert < self.experts:
             raise IndexError(f"{self.name} has experts 0 to {self.experts - 1}, not {expert}")
-        if len(self.spans) > 1:
-            return self.spans[expert].bytes
-        file, offset, _ = self.spans[0].bytes
-        return ByteRange(file, offset + expert * self.nbytes, self.nbytes)
+        return self.view.row(expert)
+
+    def at(self, expert: int) -> ByteRange:
+        """Where `expert`'s bytes lie, when they lie in one range as they are wanted.
+
+        Raises:
+            NotAddressable: they do not; `gather.read_expert` reads them all the same.
+        """
+        pieces = self.row(expert)
+        if len(pieces) != 1 or not is_packed(
+            pieces[0].shape, pieces[0].strides, self.view.itemsize
+        ):
+            raise NotAddressable(f"expert {expert} of {self.name} is not one range of bytes")
+        return ByteRange(pieces[0].file, pieces[0].offset, self.nbytes)
 
 
 class Checkpoint:
@@ -96,32 +120,9 @@ class Checkpoint:
                 f"{folder} holds no model*.safetensors: name a folder with a model in it"
             )
         self.spans: dict[str, TensorSpan] = {}
-        for file in self.files:
-            self.spans.update(read_header(file))
-
-    def stacked(self, name: str, tensor: str) -> ExpertPart | None:
-        """The part whose experts lie in one tensor, `tensor`; None when there is none."""
-        span = self.spans.get(tensor)
-        if span is None or not span.shape:
-            return None
-        return ExpertPart(name, span.dtype, span.shape[1:], span.shape[0], (span,))
-
-    def single(self, name: str, tensors: Sequence[str]) -> ExpertPart | None:
-        """The part whose experts lie in a tensor each; None unless every one is there."""
-        spans = tuple(self.spans[t] for t in tensors if t in self.spans)
-        if not spans or len(spans) != len(tensors):
-            return None
-        kinds = {(s.dtype, s.shape) for s in spans}
-        if len(kinds) > 1:
-            raise CheckpointError(
-                f"the experts behind {name} differ in dtype or shape ({sorted(kinds)[:2]}): "
-                "they must all be alike to share slots"
-            )
-        dtype, shape = kinds.pop()
-        if len(spans) == 1:
-            span = spans[0]
-            spans = (TensorSpan(dtype, (1, *shape), span.bytes),)
-        return ExpertPart(name, dtype, shape, len(tensors), spans)
+        # A tensor that two files hold is the last one's, in the order that mlx-lm's own call gives.
+        for file in glob(str(folder / "model*.safetensors")):  # noqa: PTH207
+            self.spans.update(read_header(Path(file)))
 
 
 def read_header(file: Path) -> dict[str, TensorSpan]:
@@ -143,24 +144,26 @@ def read_header(file: Path) -> dict[str, TensorSpan]:
             header = json.loads(stream.read(length))
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} has a header that is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file} has a header that is no table of tensors: download it again")
     header.pop("__metadata__", None)
     return {name: _span(file, 8 + length, size, name, entry) for name, entry in header.items()}
 
 
 def _span(file: Path, base: int, size: int, name: str, entry: Any) -> TensorSpan:
     try:
-        dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-        begin, end = (int(n) for n in entry["data_offsets"])
+        dtype, shape = str(entry["dtype"]), tuple(map(index, entry["shape"]))
+        begin, end = map(index, entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: the entry of {name} is malformed ({error})") from error
+        raise CheckpointError(f"{file}: the entry of {name!r} is malformed ({error})") from error
     if dtype not in ITEM_BYTES:
-        raise CheckpointError(f"{file}: {name} has dtype {dtype}, which is not known here")
+        raise CheckpointError(f"{file}: {name!r} has dtype {dtype!r}, which is not known here")
     wanted = math.prod(shape) * ITEM_BYTES[dtype]
     if begin < 0 or min(shape, default=0) < 0 or end - begin != wanted or base + end > size:
         raise CheckpointError(
-            f"{file}: {name} claims bytes {begin} to {end} of {size - base} for {wanted} bytes of "
+            f"{file}: {name!r} claims bytes {begin} to {end} of {size - base} for {wanted} of "
             f"{dtype} {list(shape)}; the file is truncated or damaged, download or copy it again"
         )
     return TensorSpan(dtype, shape, ByteRange(file, base + begin, end - begin))

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import ReadFailed
+from ..machine import mapped_nbytes
 from .layout import ByteRange
 
 PAGE = 4096
@@ -45,6 +46,9 @@ class Reader(Protocol):
             ReadFailed: the system refused, or the file ends before the range does.
         """
 
+    def held_nbytes(self) -> int:
+        """Bytes of memory that reading takes beside what is read into."""
+
     def close(self) -> None:
         """Close every file. Reads under way must have ended."""
 
@@ -67,6 +71,9 @@ class PreadReader:
     def read(self, where: ByteRange, into: memoryview) -> None:
         _fill(self._descriptors[where.file], where, into)
 
+    def held_nbytes(self) -> int:
+        return 0
+
     def close(self) -> None:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
@@ -86,6 +93,7 @@ class DirectReader(PreadReader):
     def __init__(self, files: Iterable[Path]) -> None:
         super().__init__(files, getattr(os, "O_DIRECT", 0))
         self._buffers = threading.local()
+        self._lengths: dict[int, int] = {}
         self._aligned_only = hasattr(os, "O_DIRECT")
         if sys.platform == "darwin":
             for descriptor in self._descriptors.values():
@@ -105,11 +113,15 @@ class DirectReader(PreadReader):
             np.frombuffer(into, np.uint8), np.frombuffer(buffer, np.uint8)[first:][: where.nbytes]
         )
 
+    def held_nbytes(self) -> int:
+        return sum(self._lengths.values())
+
     def _buffer(self, nbytes: int) -> memoryview:
         """Page-aligned memory of this thread, at least `nbytes` long, kept for the next read."""
         held: mmap.mmap | None = getattr(self._buffers, "memory", None)
         if held is None or len(held) < nbytes:
             held = self._buffers.memory = mmap.mmap(-1, nbytes)
+            self._lengths[threading.get_ident()] = nbytes
         return memoryview(held)[:nbytes]
 
 
@@ -128,6 +140,9 @@ class MmapReader:
     def read(self, where: ByteRange, into: memoryview) -> None:
         source = np.frombuffer(self._maps[where.file], np.uint8, where.nbytes, where.offset)
         np.copyto(np.frombuffer(into, np.uint8), source)
+
+    def held_nbytes(self) -> int:
+        return mapped_nbytes(list(self._maps))
 
     def close(self) -> None:
         for mapped in self._maps.values():

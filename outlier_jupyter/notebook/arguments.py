@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import shlex
 import types
 import typing
@@ -20,10 +21,17 @@ from .controls import DEFAULTS, NAMES
 
 COMMANDS = {
     "load": "load a model: demo, a folder, or a Hugging Face id",
+    "run": "run the rest of the line as a prompt, flags first",
+    "plan": "what a model weighs and which cache size to take, before it is loaded",
     "chat": "chat with the loaded model in a widget",
+    "resize": "give the expert cache another size; what was used last stays in it",
     "unload": "close the engine and free its memory",
     "status": "what is loaded, and how much of it sits in RAM",
+    "memory": "where the memory of this process is",
 }
+MODEL = COMMANDS["load"].partition(": ")[2]
+JSON = {"resize": "the status", "status": "the status", "memory": "the numbers, in bytes"}
+"""The commands that have `--json`, and what it prints."""
 
 
 class HelpAsked(Exception):
@@ -61,16 +69,16 @@ class _Help(argparse.Action):
         raise HelpAsked(parser.format_help())
 
 
-def cell_parser() -> argparse.ArgumentParser:
-    """Flags of `%%outlier`, whose cell is the prompt."""
+def cell_parser(prog: str = "%%outlier") -> argparse.ArgumentParser:
+    """Flags of `%%outlier`, whose cell is the prompt, and of `%outlier run`."""
+    what = "cell's text" if prog == "%%outlier" else "rest of the line"
     parser = _Parser(
-        prog="%%outlier",
-        description="Run the cell's text as a prompt and watch where it routes.",
+        prog=prog, description=f"Run the {what} as a prompt and watch where it routes."
     )
     _add_output(parser, "Run")
     parser.add_argument(
         "--fill", action="store_true", default=None,
-        help="put variables in place of {name} in the cell; {{ and }} stand for braces",
+        help="put variables in place of {name} in the prompt; {{ and }} stand for braces",
     )  # fmt: skip
     parser.add_argument(
         "--no-widget", action="store_true", default=None, help="no live view, only what stays"
@@ -84,7 +92,7 @@ def cell_parser() -> argparse.ArgumentParser:
 def load_parser() -> argparse.ArgumentParser:
     """Flags of `%outlier load`."""
     parser = _Parser(prog="%outlier load", description="Load a model with its experts on disk.")
-    parser.add_argument("model", help=COMMANDS["load"].partition(": ")[2])
+    parser.add_argument("model", help=MODEL)
     _add_output(parser, "Engine")
     _add_fields(parser, LoadOptions)
     return parser
@@ -96,9 +104,25 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return load_parser()
     if command == "chat":
         return chat_parser()
+    if command == "run":
+        return cell_parser("%outlier run")
+    if command == "plan":
+        return plan_parser()
     parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
-    if command == "status":
-        _add_json(parser, "the status")
+    if command == "resize":
+        _add_fields(parser, LoadOptions, ("cache_gb", "cache_experts"), defaults=False)
+    if command in JSON:
+        _add_json(parser, JSON[command])
+    return parser
+
+
+def plan_parser() -> argparse.ArgumentParser:
+    """Flags of `%outlier plan`."""
+    parser = _Parser(prog="%outlier plan", description=f"Say {COMMANDS['plan']}.")
+    parser.add_argument("model", help=f"{MODEL}; it need not be downloaded")
+    _add_output(parser, "Plan")
+    _add_json(parser, "the plan")
+    _add_fields(parser, LoadOptions, ["revision"])
     return parser
 
 
@@ -118,8 +142,31 @@ def help_text() -> str:
     return (
         "Run Mixture-of-Experts models whose experts stay on disk, and watch where they route.\n\n"
         f"{commands}\n  %%outlier [flags]{'':<{width - 8}}run the cell's text as a prompt\n\n"
+        "A `;` at the end of the line, or of a cell's first line, shows no result.\n\n"
         f"{load_parser().format_help()}\n{cell_parser().format_help()}"
     )
+
+
+def split_prompt(parser: argparse.ArgumentParser, line: str) -> tuple[str, str]:
+    """The flags at the beginning of `line`, and the rest as it is: a prompt, without its quotes.
+
+    Splitting it all as a shell does would stumble over every apostrophe. `--` ends the flags.
+    """
+    takes = {flag: a.nargs != 0 for a in parser._actions for flag in a.option_strings}
+    flags, rest = "", line.strip()
+    while rest.startswith("-"):
+        word = rest.split(maxsplit=1)[0]
+        rest = rest[len(word) :].lstrip()
+        if word == "--":
+            break
+        flags += f" {word}"
+        if takes.get(word):
+            value = re.match(r"\"[^\"]*\"|'[^']*'|\S*", rest)
+            assert value is not None  # it matches the empty string
+            flags += f" {value[0]}"
+            rest = rest[value.end() :].lstrip()
+    quoted = re.fullmatch(r"([\"'])(.*)\1", rest)
+    return flags, quoted[2] if quoted else rest
 
 
 def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
@@ -137,6 +184,12 @@ def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
     return {
         name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None
     }
+
+
+def near(word: str, known: Collection[str]) -> str:
+    """`; did you mean …?` for the known word nearest to an unknown one, if any is near."""
+    found = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def fill(cell: str, variables: Mapping[str, Any]) -> str:
@@ -176,6 +229,7 @@ def _add_fields(
     parser: argparse.ArgumentParser,
     kind: type[LoadOptions | GenerateOptions],
     names: Collection[str] | None = None,
+    defaults: bool = True,
 ) -> None:
     """One flag per field; its default stays the dataclass's, so absent flags are absent."""
     hints = typing.get_type_hints(kind)
@@ -184,7 +238,7 @@ def _add_fields(
             continue
         flag = "--" + spec.name.replace("_", "-")
         text = spec.metadata["help"] + (
-            "" if spec.default in (None, (), False) else f" ({spec.default})"
+            "" if not defaults or spec.default in (None, (), False) else f" ({spec.default})"
         )
         text = text.replace("%", "%%")
         wanted = hints[spec.name]
@@ -195,5 +249,7 @@ def _add_fields(
         elif typing.get_origin(wanted) is tuple:
             parser.add_argument(flag, action="append", metavar="TEXT", help=text)
         else:
-            metavar = "|".join(spec.metadata.get("choices", ())) or wanted.__name__.upper()
+            metavar = (
+                "|".join(map(str, spec.metadata.get("choices", ()))) or wanted.__name__.upper()
+            )
             parser.add_argument(flag, type=wanted, metavar=metavar, help=text)

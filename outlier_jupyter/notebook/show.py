@@ -10,7 +10,8 @@ from typing import Any
 
 from IPython.display import DisplayHandle, display
 
-from ..engine import Engine
+from ..engine import Engine, run_info
+from ..options import GenerateOptions, make
 from ..run import Interrupted, Run
 from .feed import Feed
 from .frames import Frame
@@ -24,7 +25,8 @@ def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
         Interrupted: stopped; what was made stays shown and is in its `.run`.
         OutlierError: as `Engine.generate`; bad options are refused before anything is shown.
     """
-    view = make_view(engine, prompt)
+    asked = make(GenerateOptions, options)
+    view = make_view(engine, prompt, info=header(run_info(engine, asked), prompt))
     live = _Live(view)
     feed = Feed(
         layers=len(engine.info.layer_names),
@@ -75,7 +77,5 @@ def make_view(engine: Engine, prompt: str, **given: Any) -> LiveView:
     Args:
         **given: arguments of `LiveView`, in place of what it would have.
     """
-    return LiveView(
-        info=header(engine.info, prompt),
-        **{"on_stop": engine.stop} | given,
-    )
+    settings: dict[str, Any] = {"info": header(engine.info, prompt), "on_stop": engine.stop}
+    return LiveView(**settings | given)

@@ -1,7 +1,9 @@
 """Checkpoint and residency meet MLX: slots, the pager, the module in a switch's place."""
 
-from .install import Installed, find, install, share_slots
+from .device import check_device
+from .install import Installed, find, install, share_slots, switch_modules
 from .pager import Pager, Stopped
+from .resizing import resize
 from .slots import SlotBank
 from .weights import RouterTap
 
@@ -11,7 +13,10 @@ __all__ = [
     "RouterTap",
     "SlotBank",
     "Stopped",
+    "check_device",
     "find",
     "install",
+    "resize",
     "share_slots",
+    "switch_modules",
 ]

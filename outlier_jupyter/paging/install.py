@@ -1,8 +1,7 @@
 """Finds the switch modules of a lazily loaded model, by type, and puts paged ones in their place.
 
 Run before anything of the model is evaluated: MLX's lazy loads of the expert tensors are then
-dropped unread. Which tensors of the checkpoint belong to a switch is decided here, by name, and
-held against the dtype and shape the model itself expects.
+dropped unread. Where the experts' bytes lie is `locate`'s knowledge.
 """
 
 from __future__ import annotations
@@ -13,15 +12,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 from ..checkpoint import Checkpoint, ExpertPart, Reader
-from ..errors import OptionError, UnsupportedModel
+from ..errors import OptionError
 from ..residency import SlotTable
+from .blocks import follow
+from .locate import Locator
 from .pager import Pager
-from .slots import make_bank, part_matches
+from .slots import make_bank
 from .switch import PagedSwitch
 from .weights import RouterTap
 
@@ -71,6 +72,11 @@ class Installed:
         """Bytes the slots take."""
         return sum(pager.bank.expert_nbytes * pager.bank.slots for pager in self.pagers)
 
+    def load_all(self, each: Callable[[], object]) -> None:
+        """Read every expert; there must be a slot for each. `each` is called after a layer."""
+        for pager in self.pagers:
+            pager.load_all(each)
+
     def settle(self) -> None:
         """Evaluate what a run that ended in mid-call left: only its own thread can do that."""
         for pager in self.pagers:
@@ -78,19 +84,25 @@ class Installed:
         self.tap.forget()
 
 
-def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
-    """Every switch of the model with its experts' tensors; empty for a dense model.
-
-    Raises:
-        UnsupportedModel: a switch whose tensors are not in the checkpoint as the model holds them.
-    """
+def switch_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """(path, module) of every switch mlx-lm built, by the numbers in its path."""
     found = [
         (path, module)
         for path, module in model.named_modules()
         if isinstance(module, SwitchGLU | SwitchMLP)
     ]
-    found.sort(key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])])
-    return tuple(Switch(path, module, _parts(path, module, checkpoint)) for path, module in found)
+    return sorted(found, key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])])
+
+
+def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
+    """Every switch of the model with its experts' tensors; empty for a dense model.
+
+    Raises:
+        NotPageable: a switch whose tensors are not in the checkpoint as the model holds them.
+    """
+    found = switch_modules(model)
+    located = Locator(model, checkpoint, found)
+    return tuple(Switch(path, module, located.parts(path)) for path, module in found)
 
 
 def install(
@@ -111,10 +123,11 @@ def install(
     for layer, switch in enumerate(switches):
         pager = pagers[switch.geometry]
         for name, array in pager.bank.arrays.items():
-            module, _, parameter = name.rpartition(".")
-            child = switch.module[module] if module else switch.module
-            child[parameter] = array
-        _replace(model, switch.path, PagedSwitch(switch.module, layer, switch.experts, pager, tap))
+            bind(switch.module, name, array)
+        paged = PagedSwitch(switch.module, layer, switch.experts, pager, tap)
+        block = replace(model, switch.path, paged)
+        if isinstance(block, nn.Module):
+            follow(block, tap)
     return Installed(tuple(switches), tuple(pagers.values()), tap)
 
 
@@ -128,7 +141,11 @@ def share_slots(
     """
     total = sum(s.experts * s.expert_nbytes for s in switches)
     held = sum(s.experts for s in switches)
-    share = cache_experts / held if cache_experts is not None else cache_gb * 1e9 / max(total, 1)
+    share = (
+        cache_experts / max(held, 1)
+        if cache_experts is not None
+        else cache_gb * 1e9 / max(total, 1)
+    )
     slots: dict[Geometry, int] = {}
     for switch in switches:
         slots[switch.geometry] = slots.get(switch.geometry, 0) + switch.experts
@@ -143,38 +160,17 @@ def share_slots(
     return slots
 
 
-def _parts(path: str, module: nn.Module, checkpoint: Checkpoint) -> tuple[ExpertPart, ...]:
-    parts = []
-    tensors: Any = tree_flatten(module.parameters(), destination={})
-    for name, array in tensors.items():
-        part = _locate(path, name, array.shape[0], checkpoint)
-        if part is None:
-            raise UnsupportedModel(
-                f"{path}.{name} is in no shard of {checkpoint.folder}: this checkpoint names its "
-                "experts in a way that cannot be paged yet; convert it with `mlx_lm.convert`"
-            )
-        if not part_matches(part, array):
-            raise UnsupportedModel(
-                f"{path}.{name} is {part.dtype} {[part.experts, *part.shape]} on disk, but the "
-                f"model wants {array.dtype} {list(array.shape)}: convert it with `mlx_lm.convert`"
-            )
-        parts.append(part)
-    return tuple(parts)
+def bind(module: nn.Module, name: str, array: mx.array) -> None:
+    """Have a switch's own module compute over `array`, a part of the bank."""
+    child, _, parameter = name.rpartition(".")
+    (module[child] if child else module)[parameter] = array
 
 
-def _locate(path: str, name: str, experts: int, checkpoint: Checkpoint) -> ExpertPart | None:
-    """The experts' tensor as MLX stacks it, or as Hugging Face's one tensor per expert."""
-    block = path.rpartition(".")[0]
-    singles = [f"{block}.experts.{expert}.{name}" for expert in range(experts)]
-    return checkpoint.stacked(name, f"{path}.{name}") or checkpoint.single(name, singles)
-
-
-def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+def replace(model: nn.Module, path: str, new: nn.Module) -> Any:
+    """Put `new` at `path`, and return the module or list that holds it."""
     *parents, last = path.split(".")
-    at: nn.Module | list[nn.Module] | dict[str, nn.Module] = model
+    at: Any = model
     for step in parents:
         at = at[int(step)] if isinstance(at, list) else at[step]
-    if isinstance(at, list):
-        at[int(last)] = new
-    else:
-        at[last] = new
+    at[int(last) if isinstance(at, list) else last] = new
+    return at

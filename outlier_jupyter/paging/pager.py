@@ -10,7 +10,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 
-from ..checkpoint import ExpertPart, Reader
+import mlx.core as mx
+
+from ..checkpoint import ExpertPart, Reader, read_expert
 from ..errors import EngineClosed
 from ..events import Event, Evicted, PagedIn, Sink, Waited
 from ..residency import ExpertKey, Placement, SlotTable
@@ -49,6 +51,13 @@ class Pager:
         self._parts = parts
         self._reader = reader
         self._executor = executor
+        self._experts = sum(layer[0].experts for layer in parts.values())
+        self._slot_maps: dict[int, mx.array] = {}
+
+    @property
+    def layers(self) -> int:
+        """How many layers share its slots."""
+        return len(self._parts)
 
     def close(self) -> None:
         """Refuse all further requests; the reader may be closed after this."""
@@ -58,6 +67,39 @@ class Pager:
         """Hand one event to whoever listens."""
         self.sink(event)
 
+    def enter(self) -> None:
+        """Called before every layer.
+
+        Raises:
+            Stopped: the run was asked to stop.
+            EngineClosed: the readers are gone.
+        """
+        if self.stop.is_set():
+            raise Stopped
+        if self.closed:
+            raise EngineClosed("this model's engine was closed: load the model again")
+
+    def slot_map(self, layer: int) -> mx.array | None:
+        """Expert → slot as uint32 [experts], once all of `layer` is held for good; before, None.
+
+        Whoever changes the bank's size or moves its rows must `forget_slot_maps`.
+        """
+        return self._slot_maps.get(layer)
+
+    def forget_slot_maps(self) -> None:
+        """No layer is held for good any more, until the next reading finds it is."""
+        self._slot_maps.clear()
+
+    def load_all(self, each: Callable[[], object]) -> None:
+        """Read every expert, in the order of layers and experts; `each` is called after a layer.
+
+        There must be a slot for each.
+        """
+        for layer, parts in self._parts.items():
+            self.bank.settle()
+            self.acquire([ExpertKey(layer, expert) for expert in range(parts[0].experts)])
+            each()
+
     def acquire(self, keys: Sequence[ExpertKey]) -> dict[ExpertKey, int]:
         """Make `keys` resident, at most as many as there are slots, and say where they sit.
 
@@ -65,16 +107,35 @@ class Pager:
 
         Raises:
             ReadFailed: an expert could not be read; those that could stay resident.
-            EngineClosed: the readers are gone.
         """
-        if self.closed:
-            raise EngineClosed("this model's engine was closed: load the model again")
         plan = self.table.reserve(keys)
         slots = dict(plan.hits)
         if plan.placements:
             self._fetch(plan.placements)
             slots.update((placement.key, placement.slot) for placement in plan.placements)
+        if self.table.capacity >= self._experts:  # then nobody ever leaves
+            for layer in {key.layer for key in slots} - self._slot_maps.keys():
+                self._map_if_whole(layer)
         return slots
+
+    def resize(self, slots: int, bind: Callable[[str, mx.array], object]) -> None:
+        """Have `slots` slots. The bank must be settled; see `SlotBank.resize` for `bind`.
+
+        At every moment table and bank agree on the slots both have, so that a failure leaves a
+        pager that works.
+        """
+        self.forget_slot_maps()
+        if slots < self.table.capacity:
+            self.bank.move(self.table.shrink(slots))
+        self.bank.resize(slots, bind)
+        if slots > self.table.capacity:
+            self.table.grow(slots)
+
+    def _map_if_whole(self, layer: int) -> None:
+        keys = [ExpertKey(layer, expert) for expert in range(self._parts[layer][0].experts)]
+        if all(key in self.table for key in keys):
+            held = self.table.reserve(keys).hits
+            self._slot_maps[layer] = mx.array([held[key] for key in keys], mx.uint32)
 
     def _fetch(self, placements: Sequence[Placement]) -> None:
         begin = self.clock()
@@ -94,11 +155,10 @@ class Pager:
     def _read(self, placement: Placement) -> tuple[int, int, int]:
         """On a reader thread: (bytes, start, nanoseconds) of one expert's tensors."""
         start = self.clock()
-        nbytes = 0
-        for part in self._parts[placement.key.layer]:
-            into = self.bank.row(part.name, placement.slot)
-            self._reader.read(part.at(placement.key.expert), into)
-            nbytes += part.nbytes
+        (layer, expert), slot, _ = placement
+        nbytes = read_expert(
+            self._reader, self._parts[layer], expert, lambda part: self.bank.row(part, slot)
+        )
         return nbytes, start, self.clock() - start
 
     def _install(

@@ -11,19 +11,18 @@ announced; the pager settles before anything is written.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
 
-from ..checkpoint.layout import ITEM_BYTES, ExpertPart
+from ..checkpoint import ExpertPart
 
 MLX_DTYPES = {
     "U8": mx.uint8, "U16": mx.uint16, "U32": mx.uint32, "U64": mx.uint64,
     "I8": mx.int8, "I16": mx.int16, "I32": mx.int32, "I64": mx.int64,
     "F16": mx.float16, "BF16": mx.bfloat16, "F32": mx.float32, "BOOL": mx.bool_,
-    "F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8,
+    "F64": mx.float64, "F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8,
 }  # fmt: skip
 """safetensors' dtypes as MLX loads them (MLX holds 8-bit floats as bytes)."""
 
@@ -33,23 +32,22 @@ class SlotBank:
 
     Attributes:
         arrays: part name → array [slots, *shape of one expert's tensor].
+        row_nbytes: part name → bytes of one row.
         expert_nbytes: bytes of one row over all parts.
     """
 
     def __init__(self, parts: Sequence[ExpertPart], slots: int) -> None:
         self.slots = slots
-        self.expert_nbytes = sum(part.nbytes for part in parts)
-        self.arrays = {
-            part.name: mx.zeros((slots, *part.shape), MLX_DTYPES[part.dtype]) for part in parts
-        }
-        mx.eval(list(self.arrays.values()))
-        self._row_nbytes = {part.name: part.nbytes for part in parts}
+        self.row_nbytes = {part.name: part.nbytes for part in parts}
+        self.expert_nbytes = sum(self.row_nbytes.values())
+        self.arrays = {part.name: _rows(part, slots) for part in parts}
+        self._parts = {part.name: part for part in parts}
         self._views = {name: host_bytes(array) for name, array in self.arrays.items()}
         self._unsettled: list[mx.array] = []
 
     def row(self, name: str, slot: int) -> memoryview:
         """The bytes of part `name` in `slot`, to be read into."""
-        nbytes = self._row_nbytes[name]
+        nbytes = self.row_nbytes[name]
         return self._views[name][slot * nbytes : (slot + 1) * nbytes]
 
     def commit(self, slots: Sequence[int]) -> None:
@@ -68,6 +66,46 @@ class SlotBank:
         mx.eval(*others, *self._unsettled)
         self._unsettled.clear()
 
+    def move(self, moves: Sequence[tuple[int, int]]) -> None:
+        """Copy the rows of a settled bank: (from, to), none of them twice."""
+        for name in self.arrays:
+            for origin, to in moves:
+                self.row(name, to)[:] = self.row(name, origin)
+
+    def resize(self, slots: int, bind: Callable[[str, mx.array], object]) -> None:
+        """Give a settled bank so many rows; those that are in both keep number and content.
+
+        One part after the other, so that beside the larger of the two banks only one part is
+        held twice. Where one cannot be had, the bank is left with the lesser number of rows.
+
+        Args:
+            bind: told name and array of each new part, to be used in the place of the old one.
+        """
+        kept = min(slots, self.slots)
+        try:
+            for name, part in self._parts.items():
+                array = _rows(part, slots)
+                self._take_over(name, array, kept)
+                self.arrays[name] = array
+                bind(name, array)
+                mx.clear_cache()  # the old rows' memory is for whoever needs it, not for MLX
+        except BaseException:
+            # MLX computes with parts of one length only; a shorter view of an array costs nothing.
+            for name, array in self.arrays.items():
+                self.arrays[name] = array[:kept]
+                mx.eval(self.arrays[name])
+                self._take_over(name, self.arrays[name], 0)
+                bind(name, self.arrays[name])
+            self.slots = kept
+            raise
+        self.slots = slots
+
+    def _take_over(self, name: str, array: mx.array, rows: int) -> None:
+        """Copy the first rows of a part into its new array."""
+        new, nbytes = host_bytes(array), rows * self.row_nbytes[name]
+        new[:nbytes] = self._views[name][:nbytes]
+        self._views[name] = new
+
 
 class StagedSlotBank(SlotBank):
     """For devices whose arrays the host cannot write: rows are staged, then copied by MLX.
@@ -76,13 +114,12 @@ class StagedSlotBank(SlotBank):
     """
 
     def __init__(self, parts: Sequence[ExpertPart], slots: int) -> None:
-        self._parts = {part.name: part for part in parts}
         self._staged: dict[tuple[str, int], np.ndarray] = {}
         super().__init__(parts, slots)
         self._views.clear()
 
     def row(self, name: str, slot: int) -> memoryview:
-        staged = np.empty(self._row_nbytes[name], np.uint8)
+        staged = np.empty(self.row_nbytes[name], np.uint8)
         self._staged[name, slot] = staged
         return staged.data
 
@@ -95,6 +132,24 @@ class StagedSlotBank(SlotBank):
                 self.arrays[name][slot] = row
         mx.eval(list(self.arrays.values()))
         self._staged.clear()
+
+    def move(self, moves: Sequence[tuple[int, int]]) -> None:
+        """Copy the rows of a settled bank: (from, to), none of them twice."""
+        for array in self.arrays.values():
+            for origin, to in moves:
+                array[to] = array[origin]
+        mx.eval(list(self.arrays.values()))
+
+    def _take_over(self, name: str, array: mx.array, rows: int) -> None:
+        array[:rows] = self.arrays[name][:rows]
+        mx.eval(array)
+
+
+def _rows(part: ExpertPart, slots: int) -> mx.array:
+    """Memory for a part of so many experts."""
+    array = mx.zeros((slots, *part.shape), MLX_DTYPES[part.dtype])
+    mx.eval(array)
+    return array
 
 
 def host_bytes(array: mx.array) -> memoryview:
@@ -110,8 +165,6 @@ def make_bank(parts: Sequence[ExpertPart], slots: int) -> SlotBank:
     return SlotBank(parts, slots)
 
 
-def part_matches(part: ExpertPart, array: mx.array) -> bool:
-    """Whether `array`, [experts, …] in the model, has the dtype and shape the part has on disk."""
-    same_shape = tuple(array.shape) == (part.experts, *part.shape)
-    nbytes = part.experts * math.prod(part.shape) * ITEM_BYTES[part.dtype]
-    return same_shape and array.dtype == MLX_DTYPES[part.dtype] and array.nbytes == nbytes
+def safetensors_dtype(dtype: mx.Dtype) -> str:
+    """The name safetensors gives to `dtype` (to bytes, U8: MLX knows no 8-bit floats)."""
+    return next(name for name, known in MLX_DTYPES.items() if known == dtype)

@@ -4,27 +4,46 @@ It learns the router's ids (the one synchronisation per MoE layer), has the page
 experts resident, and lets the original module compute over the bank with slot ids in place of
 expert ids. Activation, expert biases and the sorting of long prompts are therefore mlx-lm's own.
 
-A prompt may need more distinct experts than there are slots. Then the tokens are taken expert
-by expert, in as many passes as it needs; the arithmetic of a row does not change with it.
+Once all experts of a layer are held for good, there is nothing to learn: slot ids are looked up on
+the device, nothing is evaluated, and the tap reads the ids when the call is over.
+
+A prompt may need more distinct experts than there are slots for it. Then the tokens are taken
+expert by expert, in as many passes as it needs; the arithmetic of a row does not change with it.
+What a layer of a prompt used most stays, up to its share of the slots, so that decode starts warm.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
-from mlx_lm.models.switch_layers import SwitchGLU
+from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
 
 from ..events import Routed
 from ..residency import ExpertKey
-from .pager import Pager, Stopped
+from .pager import Pager
 from .weights import RouterTap
 
 SORT_FROM = 64
 """From this many (token, expert) pairs mlx-lm sorts them by expert, and tells its kernels."""
+
+
+PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
+
+
+def expert_tensors(switch: nn.Module) -> dict[str, mx.array]:
+    """A switch's tensors that hold a row per expert, [experts, …], by name below the switch."""
+    tensors: dict[str, mx.array] = {}
+    for name, child in switch.children().items():
+        if isinstance(child, PROJECTIONS):
+            found: Any = tree_flatten(child.parameters(), prefix=f".{name}", destination={})
+            tensors |= found
+    return tensors
 
 
 class PagedSwitch(nn.Module):
@@ -40,6 +59,10 @@ class PagedSwitch(nn.Module):
         self._experts = experts
         self._pager = pager
         self._tap = tap
+        # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
+        for name, child in inner.children().items():
+            if not isinstance(child, PROJECTIONS) and tree_flatten(child):
+                self[name] = child
 
     def __getattr__(self, name: str) -> object:
         """What a model hangs on its switch, beside the projections, stays reachable."""
@@ -49,22 +72,26 @@ class PagedSwitch(nn.Module):
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         pager = self._pager
-        if pager.stop.is_set():
-            raise Stopped
+        pager.enter()
+        slot_map = pager.slot_map(self._layer)
+        if slot_map is not None:
+            self._tap.chose(self._layer, indices)
+            output = self._inner(x, slot_map[indices])
+            return self._tap.watch(output, self._layer, x)
         begin = pager.clock()
         pager.bank.settle(indices)
         ids = np.array(indices, copy=True).astype(np.int64)
         routed = pager.clock()
-        keys = [ExpertKey(self._layer, expert) for expert in np.unique(ids).tolist()]
+        experts, counts = np.unique(ids, return_counts=True)
+        keys = [ExpertKey(self._layer, expert) for expert in experts.tolist()]
         self._tell_routed(ids, keys, begin, routed)
-        parts = pager.table.split(keys)
-        if len(parts) == 1:
-            slots = self._slots(pager.acquire(keys))
-            output = self._inner(x, mx.array(slots[ids]))
-            pager.bank.reading(output)
+        if ids.size == ids.shape[-1]:
+            output = self._in_parts(x, ids, pager.table.split(keys))
         else:
-            output = self._in_passes(x, ids, parts)
-        return self._tap.watch(output, self._layer)
+            uses = dict(zip(keys, counts.tolist(), strict=True))
+            keep = pager.table.favourites(self._layer, uses, pager.layers)
+            output = self._in_parts(x, ids, pager.table.split(keys, uses), keep)
+        return self._tap.watch(output, self._layer, x)
 
     def _tell_routed(
         self, ids: npt.NDArray[np.int64], keys: list[ExpertKey], begin: int, routed: int
@@ -88,8 +115,40 @@ class PagedSwitch(nn.Module):
         slots[[key.expert for key in slot_of]] = list(slot_of.values())
         return slots
 
+    def _in_parts(
+        self,
+        x: mx.array,
+        ids: npt.NDArray[np.int64],
+        parts: list[tuple[ExpertKey, ...]],
+        keep: Set[ExpertKey] | None = None,
+    ) -> mx.array:
+        """Compute with all experts at once, if that is one part, or one part after the other.
+
+        Args:
+            keep: the experts of this layer that stay when they have been used, if not all.
+        """
+        if len(parts) > 1:
+            return self._in_passes(x, ids, parts, keep)
+        slots = self._slots(self._acquire(parts[0], keep))
+        output: mx.array = self._inner(x, mx.array(slots[ids]))
+        self._pager.bank.reading(output)
+        return output
+
+    def _acquire(
+        self, part: tuple[ExpertKey, ...], keep: Set[ExpertKey] | None
+    ) -> dict[ExpertKey, int]:
+        slots = self._pager.acquire(part)
+        if keep is not None:
+            # An order of leaving only: nothing is written before the bank is settled again.
+            self._pager.table.spare_all_but(self._layer, keep)
+        return slots
+
     def _in_passes(
-        self, x: mx.array, ids: npt.NDArray[np.int64], parts: list[tuple[ExpertKey, ...]]
+        self,
+        x: mx.array,
+        ids: npt.NDArray[np.int64],
+        parts: list[tuple[ExpertKey, ...]],
+        keep: Set[ExpertKey] | None,
     ) -> mx.array:
         """Compute expert by expert, one part of the experts after the other."""
         k = ids.shape[-1]
@@ -99,7 +158,7 @@ class PagedSwitch(nn.Module):
         for part in parts:
             # What the last pass computes must be done before its slots are written again.
             self._pager.bank.settle()
-            slots = self._slots(self._pager.acquire(part))
+            slots = self._slots(self._acquire(part, keep))
             mine = np.flatnonzero(np.isin(pairs, [key.expert for key in part]))
             mine = mine[np.argsort(slots[pairs[mine]], kind="stable")]
             output = self._compute(

@@ -1,30 +1,40 @@
 """Catches the router's weights where the model applies them, without touching the model's code.
 
-Every model that mlx-lm builds from a switch multiplies the switch's output [.., k, width] by the
-weights [.., k, 1] of the experts. `RouterTap.watch` gives that output a class of its own whose
-multiplication remembers the other factor and then multiplies as MLX does: no copy, no other
-graph, and what is remembered is what was applied. Where a model does it otherwise nothing is
+Nearly every model that mlx-lm builds from a switch multiplies the switch's output [.., k, width]
+by the weights [.., k, 1] of the experts. `RouterTap.watch` gives that output a class of its own
+whose multiplication remembers the other factor and then multiplies as MLX does: no copy, no other
+graph, and what is remembered is what was applied. Two more ways are seen with the help of
+`blocks.py`: a function of the model's module that takes output and weights, and, for one expert
+a token, weights that multiply the switch's input. Where a model does it otherwise nothing is
 caught, and the trace says so with NaN.
+
+A fully resident layer's ids never leave the device while a call lasts; the tap keeps them too,
+and reads all of them at the call's end.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from ..events import Routed, Weighed
 from .slots import host_bytes
 
 
 class RouterTap:
-    """Collects (layer, weights) of one call of the model."""
+    """Collects the weights, and the ids of fully resident layers, of one call of the model."""
 
     def __init__(self) -> None:
         self._on = False
-        self._caught: list[tuple[int, mx.array]] = []
-        self._watching: list[int] = []
+        self._ids: list[tuple[int, mx.array]] = []
+        self._caught: list[tuple[int, int, mx.array]] = []
+        self._watching: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._inputs: dict[int, mx.array] = {}
+        self._seen: list[int] = []
 
     def begin(self) -> None:
         """Watch the call that follows. Calls outside of a run are not watched: nobody drains."""
@@ -34,57 +44,132 @@ class RouterTap:
     def forget(self) -> None:
         """Stop watching, and let go of what a call that was cut short left."""
         self._on = False
-        self._caught.clear()
-        for output in self._watching:  # those that were never multiplied
-            _Watched.catchers.pop(output, None)
-        self._watching.clear()
+        for known in (self._ids, self._caught, self._watching, self._inputs):
+            known.clear()
+        for array in self._seen:
+            _Watched.catchers.pop(array, None)
+        self._seen.clear()
 
-    def watch(self, output: mx.array, layer: int) -> mx.array:
-        """Return `output`, a switch's [..., k, width], so that its multiplication is seen."""
+    def chose(self, layer: int, ids: mx.array) -> None:
+        """`layer`, fully resident, was asked for the experts `ids`, [..., k], not yet evaluated."""
+        if self._on:
+            self._ids.append((layer, ids))
+
+    def enter(self, x: mx.array) -> mx.array:
+        """Return `x`, a block's input [..., width], so that weights multiplied to it are seen."""
+        if not self._on or not isinstance(x, mx.array):
+            return x
+
+        wanted = (*x.shape[:-1], 1)
+
+        # These closures must not hold the arrays: a prompt's would then all live to its end.
+        def caught(factor: object, product: mx.array) -> None:
+            if isinstance(factor, mx.array) and tuple(factor.shape) == wanted:
+                self._inputs[id(product)] = factor
+                self._mark(product, _ignore)
+
+        return self._mark(x, caught)
+
+    def watch(self, output: mx.array, layer: int, x: mx.array | None = None) -> mx.array:
+        """Return `output`, a switch's [..., k, width], so that what weighs it is seen.
+
+        `x` is the switch's input: with one expert a token, the weights may be in it already.
+        """
         if not self._on:
             return output
-        shape = (*output.shape[:-1], 1)
+        key, shape = id(output), tuple(output.shape[:-1])
+        if isinstance(x, _Watched) and shape[-1] == 1:
+            weights = self._inputs.pop(id(x), None)
+            if weights is not None:
+                self._caught.append((layer, 1, weights))
+                return output
 
-        def catch(factor: object) -> None:
-            if isinstance(factor, mx.array) and tuple(factor.shape) == shape:
-                self._caught.append((layer, factor))
+        def caught(factor: object, product: mx.array) -> None:
+            if isinstance(factor, mx.array) and tuple(factor.shape) == (*shape, 1):
+                self._catch(key, factor)
 
-        _Watched.catchers[id(output)] = catch
-        self._watching.append(id(output))
-        # Assigning the class keeps the array itself; constructing a subclass would copy it.
-        output.__class__ = _Watched
-        return output
+        self._watching[key] = (layer, shape)
+        return self._mark(output, caught)
 
-    def drain(self) -> list[tuple[int, npt.NDArray[np.float32]]]:
-        """What was caught since `begin`: (layer, float32 [tokens, k]), in order. Ends the watch."""
-        caught = [(layer, as_float32(weights)) for layer, weights in self._caught]
+    def passed(self, arguments: tuple[object, ...]) -> None:
+        """A function of the model is called: is a switch's output among these, and its weights?"""
+        for output in arguments:
+            if isinstance(output, _Watched) and id(output) in self._watching:
+                _, shape = self._watching[id(output)]
+                for other in arguments:
+                    if isinstance(other, mx.array) and tuple(other.shape) in (shape, (*shape, 1)):
+                        self._catch(id(output), other)
+                        return
+
+    def drain(self) -> list[Routed | Weighed]:
+        """What was chosen and caught since `begin`, ids first. Ends the watch.
+
+        All of it was computed with the call, except in a chunk of the prompt after which nothing
+        is sampled: there the last layer's router is evaluated for the trace alone.
+        """
+        caught = self._caught
+        mx.eval([ids for _, ids in self._ids], [weights for *_, weights in caught])
+        told: list[Routed | Weighed] = []
+        for layer, ids in self._ids:
+            experts = np.array(ids, copy=True).reshape(-1, ids.shape[-1]).astype(np.int32)
+            told.append(Routed(layer, experts, np.ones(experts.shape, bool), 0, 0))
+        told += [Weighed(layer, as_float32(weights, k)) for layer, k, weights in caught]
         self.forget()
-        return caught
+        return told
+
+    def _catch(self, output: int, weights: mx.array) -> None:
+        """Book the weights of a watched output, once."""
+        known = self._watching.pop(output, None)
+        if known is not None:
+            layer, shape = known
+            self._caught.append((layer, shape[-1], weights))
+
+    def _mark(self, array: mx.array, caught: Catcher) -> mx.array:
+        _Watched.catchers[id(array)] = caught
+        self._seen.append(id(array))
+        # Assigning the class keeps the array itself; constructing a subclass would copy it.
+        array.__class__ = _Watched
+        return array
+
+
+Catcher = Callable[[object, mx.array], None]
+"""Told the other factor and the product."""
 
 
 class _Watched(mx.array):
     __slots__ = ()
-    catchers: ClassVar[dict[int, object]] = {}
+    catchers: ClassVar[dict[int, Catcher]] = {}
 
     def __mul__(self, other: Any) -> mx.array:
-        _catch(self, other)
-        return super().__mul__(other)
+        product = super().__mul__(other)
+        self.catchers.get(id(self), _ignore)(other, product)
+        return product
 
     def __rmul__(self, other: Any) -> mx.array:
-        _catch(self, other)
-        return super().__rmul__(other)
+        product = super().__rmul__(other)
+        self.catchers.get(id(self), _ignore)(other, product)
+        return product
+
+    def astype(self, *args: Any, **kwargs: Any) -> mx.array:
+        """Another type of the same numbers is watched in its place."""
+        cast = super().astype(*args, **kwargs)
+        catcher = self.catchers.get(id(self))
+        if catcher is not None and cast is not self:
+            self.catchers[id(cast)] = catcher
+            cast.__class__ = _Watched
+        return cast
 
 
-def _catch(output: mx.array, factor: object) -> None:
-    catch = _Watched.catchers.pop(id(output), None)
-    if callable(catch):
-        catch(factor)
+def _ignore(factor: object, product: mx.array) -> None:
+    """Nobody waits for this product."""
 
 
-def as_float32(weights: mx.array) -> npt.NDArray[np.float32]:
-    """An evaluated [..., k, 1] as float32 [tokens, k] on the host, with no further evaluation."""
-    k = weights.shape[-2]
+def as_float32(weights: mx.array, k: int) -> npt.NDArray[np.float32]:
+    """Evaluated weights, [..., k] or [..., k, 1], as float32 [tokens, k] on the host."""
     if weights.dtype == mx.bfloat16:  # NumPy has none: its bits are a float32's upper half
+        view = memoryview(weights)  # type: ignore[arg-type]  # it has the buffer protocol
+        if not view.c_contiguous:
+            return np.array(weights.astype(mx.float32), copy=True).reshape(-1, k)
         high = np.asarray(host_bytes(weights)).view(np.uint16).astype(np.uint32)
         return (high << 16).view(np.float32).reshape(-1, k)
     return np.array(weights, copy=True).astype(np.float32).reshape(-1, k)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from typing import NamedTuple, Protocol
 
 
@@ -23,8 +23,14 @@ class Policy(Protocol):
     def touch(self, key: ExpertKey) -> None:
         """`key`, which is held, was asked for just now."""
 
+    def demote(self, key: ExpertKey) -> None:
+        """`key`, which is held, is to leave before all others."""
+
     def remove(self, key: ExpertKey) -> None:
         """`key` left its slot."""
+
+    def __iter__(self) -> Iterator[ExpertKey]:
+        """The held experts, the next to leave first."""
 
     def victim(self, keep: Set[ExpertKey]) -> ExpertKey:
         """The held expert to leave next, none of `keep`.
@@ -48,8 +54,14 @@ class LRU:
     def touch(self, key: ExpertKey) -> None:
         self._order.move_to_end(key)
 
+    def demote(self, key: ExpertKey) -> None:
+        self._order.move_to_end(key, last=False)
+
     def remove(self, key: ExpertKey) -> None:
         del self._order[key]
+
+    def __iter__(self) -> Iterator[ExpertKey]:
+        return iter(self._order)
 
     def victim(self, keep: Set[ExpertKey]) -> ExpertKey:
         for key in self._order:

@@ -9,7 +9,7 @@ them is read, and none of those asked for is a victim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +43,7 @@ class SlotTable:
         self._slot_of: dict[ExpertKey, int] = {}
         self._free = list(range(capacity - 1, -1, -1))
         self._reserved: set[int] = set()
+        self._spare: set[ExpertKey] = set()
 
     def __len__(self) -> int:
         """How many experts are held."""
@@ -55,13 +56,55 @@ class SlotTable:
         """The held experts, in the order in which they came."""
         return iter(self._slot_of)
 
-    def split(self, keys: Sequence[ExpertKey]) -> list[tuple[ExpertKey, ...]]:
-        """Cut a request into parts that fit the slots, those held first, so that they still hit."""
-        ordered = sorted(keys, key=lambda key: key not in self._slot_of)
-        return [
-            tuple(ordered[start : start + self.capacity])
-            for start in range(0, len(ordered), self.capacity)
-        ]
+    def split(
+        self, keys: Sequence[ExpertKey], uses: Mapping[ExpertKey, int] | None = None
+    ) -> list[tuple[ExpertKey, ...]]:
+        """Cut a request into parts that fit the slots, those held first, so that they still hit.
+
+        Args:
+            uses: how often each of `keys` is needed, when they are those of a whole prompt. Then
+                the most used come last, and parts are kept to the slots that others can spare,
+                so that what other layers were left with stays.
+        """
+        held = [key for key in keys if key in self._slot_of]
+        missing = [key for key in keys if key not in self._slot_of]
+        window = self.capacity
+        if uses is not None:
+            missing.sort(key=lambda key: uses[key])
+            window = max(len(self._free) + len(self._spare.difference(held)), self.passing)
+        first = min(window, self.capacity - len(held))
+        starts = range(first, len(missing), window)
+        parts = [(*held, *missing[:first]), *(tuple(missing[s : s + window]) for s in starts)]
+        return [part for part in parts if part]
+
+    @property
+    def passing(self) -> int:
+        """Slots through which the experts of a prompt pass, where none are free or spare."""
+        return max(1, self.capacity // 4)
+
+    def favourites(
+        self, layer: int, uses: Mapping[ExpertKey, int], layers: int
+    ) -> frozenset[ExpertKey]:
+        """The experts of `layer` that should stay when a chunk of a prompt was read.
+
+        They are those the chunk uses most, then those of earlier that were asked for last, as
+        many as are the layer's share of the slots that are not passed through.
+
+        Args:
+            uses: how often the chunk uses each of its experts.
+            layers: how many layers share the slots.
+        """
+        share = max(1, (self.capacity - self.passing) // layers)
+        used = sorted(uses, key=lambda key: -uses[key])
+        before = [key for key in self._policy if key.layer == layer and key not in uses]
+        return frozenset([*used, *reversed(before)][:share])
+
+    def spare_all_but(self, layer: int, keep: Set[ExpertKey]) -> None:
+        """Have the held experts of `layer` leave before all others, except those of `keep`."""
+        going = [key for key in self._policy if key.layer == layer and key not in keep]
+        for key in reversed(going):
+            self._policy.demote(key)
+        self._spare.update(going)
 
     def reserve(self, keys: Iterable[ExpertKey]) -> Plan:
         """Book slots for distinct `keys`: touch those held, evict for the others.
@@ -77,6 +120,7 @@ class SlotTable:
         hits = {key: self._slot_of[key] for key in wanted if key in self._slot_of}
         for key in hits:
             self._policy.touch(key)
+            self._spare.discard(key)
         missing = [key for key in wanted if key not in hits]
         return Plan(hits, tuple(self._place(key, wanted.keys()) for key in missing))
 
@@ -87,6 +131,7 @@ class SlotTable:
         else:
             evicted = self._policy.victim(keep)
             self._policy.remove(evicted)
+            self._spare.discard(evicted)
             slot = self._slot_of.pop(evicted)
         self._reserved.add(slot)
         return Placement(key, slot, evicted)
@@ -102,7 +147,38 @@ class SlotTable:
         self._reserved.remove(placement.slot)
         self._free.append(placement.slot)
 
+    def grow(self, capacity: int) -> None:
+        """Add free slots, up to `capacity`; those held stay where they are."""
+        self._free[:0] = range(capacity - 1, self.capacity - 1, -1)
+        self.capacity = capacity
+
+    def shrink(self, capacity: int) -> list[tuple[int, int]]:
+        """Give up all slots from `capacity` on: the policy's victims leave until the rest fit.
+
+        Returns:
+            (from, to) for each held expert that must move; no slot is in two of them.
+
+        Raises:
+            ValueError: a slot is reserved, or none would be left. Nothing has changed then.
+        """
+        if self._reserved or capacity < 1:
+            raise ValueError(f"{len(self._reserved)} slots are reserved, {capacity} would be left")
+        while len(self._slot_of) > capacity:
+            leaving = self._policy.victim(frozenset())
+            self._policy.remove(leaving)
+            self._spare.discard(leaving)
+            self._free.append(self._slot_of.pop(leaving))
+        self._free = [slot for slot in self._free if slot < capacity]
+        self.capacity = capacity
+        moves = []
+        for key, slot in self._slot_of.items():
+            if slot >= capacity:
+                self._slot_of[key] = self._free.pop()
+                moves.append((slot, self._slot_of[key]))
+        return moves
+
     def check(self) -> None:
         """Assert that every slot is in exactly one state; for tests."""
         states = [*self._free, *self._reserved, *self._slot_of.values()]
+        assert self._spare <= self._slot_of.keys(), "a spare expert is not held"
         assert sorted(states) == list(range(self.capacity)), f"slots lost or shared: {states}"

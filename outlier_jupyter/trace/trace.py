@@ -72,7 +72,8 @@ class TraceInfo:
     kernels: str = ""
     options: dict[str, object] = field(default_factory=dict)
     changed_output: str = ""
-    """Why the output differs from the model's own ("" when it does not): a `top_k` override."""
+    """Why the output differs from the model's own ("" when it does not): a `top_k` override, a
+    KV cache that was quantised or forgot."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,11 @@ class Trace:
     def layers(self) -> int:
         """How many MoE layers were recorded; 0 for a dense model."""
         return int(self.experts.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its arrays."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
 
     def __repr__(self) -> str:
         return (

@@ -72,9 +72,9 @@ def test_three_turns_stop_regenerate_and_edit(lab: Lab, page: Page) -> None:
     page.locator(".oj-user").nth(1).get_by_role("button", name="Earlier version").click()
     answered(page, 3)
     page.locator(".oj-assistant").nth(2).get_by_role("button", name="Run 4").click()
-    expect(page.locator(".oj-assistant .oj-run img").first).to_be_visible(timeout=30_000)
+    expect(page.locator(".oj-assistant .oj-run canvas").first).to_be_visible(timeout=30_000)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    page.locator(".oj-chat").screenshot(path=PICTURES / "chat-run.png")
+    page.locator(".oj-chat").first.screenshot(path=PICTURES / "chat-run.png")
 
 
 def test_stop_ends_a_cell_that_waits_for_the_answer(lab: Lab, page: Page) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from outlier_jupyter.checkpoint import Checkpoint
+from outlier_jupyter.checkpoint import Checkpoint, ExpertPart
 from outlier_jupyter.checkpoint.layout import read_header
 from outlier_jupyter.errors import CheckpointError
 
@@ -50,7 +50,7 @@ def test_an_expert_of_a_stacked_tensor_is_its_row(tmp_path):
     """`at(e)` of a stacked part is row e; an expert that is not there is an IndexError."""
     stacked = np.arange(4 * 6, dtype=np.float32).reshape(4, 2, 3)
     save_file({"mlp.up": stacked}, tmp_path / "model.safetensors")
-    part = Checkpoint(tmp_path).stacked("up", "mlp.up")
+    part = ExpertPart("up", "F32", Checkpoint(tmp_path).spans["mlp.up"].view())
     assert part.experts == 4 and part.shape == (2, 3)
     content = part.at(0).file.read_bytes()
     for expert in range(4):
@@ -58,29 +58,6 @@ def test_an_expert_of_a_stacked_tensor_is_its_row(tmp_path):
         assert content[offset : offset + nbytes] == stacked[expert].tobytes()
     with pytest.raises(IndexError, match="0 to 3, not 4"):
         part.at(4)
-
-
-def test_experts_in_tensors_of_their_own_make_the_same_part(tmp_path):
-    """One tensor per expert, even over several shards, is addressed as a stacked one is."""
-    rows = [np.full((2, 3), expert, np.float32) for expert in range(3)]
-    save_file({"e.0.w": rows[0], "e.2.w": rows[2]}, tmp_path / "model-1.safetensors")
-    save_file({"e.1.w": rows[1]}, tmp_path / "model-2.safetensors")
-    checkpoint = Checkpoint(tmp_path)
-    part = checkpoint.single("w", [f"e.{expert}.w" for expert in range(3)])
-    for expert, row in enumerate(rows):
-        file, offset, nbytes = part.at(expert)
-        assert file.read_bytes()[offset : offset + nbytes] == row.tobytes()
-    assert checkpoint.single("w", ["e.0.w", "e.9.w"]) is None
-
-
-def test_experts_that_differ_cannot_share_slots(tmp_path):
-    """Experts of different shapes behind one name are refused with what was seen."""
-    save_file(
-        {"e.0.w": np.zeros(2, np.float32), "e.1.w": np.zeros(3, np.float32)},
-        tmp_path / "model.safetensors",
-    )
-    with pytest.raises(CheckpointError, match="differ in dtype or shape"):
-        Checkpoint(tmp_path).single("w", ["e.0.w", "e.1.w"])
 
 
 def damaged(name: str, file: Path) -> None:

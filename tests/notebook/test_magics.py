@@ -54,6 +54,40 @@ def test_status_says_what_is_loaded(loaded, tiny, capsys):
     assert str(tiny) in said and "6 of 24 fit" in said and "reads     pread" in said
 
 
+def test_resize_changes_the_cache_and_says_what_fits(loaded, capsys):
+    """In experts or in GB, as when loading; neither is one sentence."""
+    loaded.run_line_magic("outlier", "resize --cache-experts 9")
+    assert "9 of 24 fit" in capsys.readouterr().out
+    loaded.run_line_magic("outlier", "resize --cache-gb 1 --json")
+    assert json.loads(capsys.readouterr().out)["slots"] == 24
+    with pytest.raises(OptionError, match="give the cache's new size in one way"):
+        loaded.run_line_magic("outlier", "resize")
+    with pytest.raises(OptionError, match="cache_experts=0 is too small"):
+        loaded.run_line_magic("outlier", "resize --cache-experts 0")
+    assert loaded.user_ns["engine"].status().slots == 24
+
+
+def test_memory_is_a_table_or_json(loaded, capsys):
+    """One row per part; as JSON the numbers, which add up."""
+    loaded.run_line_magic("outlier", "memory")
+    assert "expert slots" in capsys.readouterr().out
+    loaded.run_line_magic("outlier", "memory --json")
+    use = json.loads(capsys.readouterr().out)
+    assert use["accounted"] + use["unaccounted"] == use["process"]
+
+
+def test_plan_says_what_a_model_weighs_without_loading_it(ip, tiny, capsys):
+    """Its value is the Plan, `-o` stores it, `--json` prints it; the engine stays as it was."""
+    engine = ip.user_ns.get("engine")
+    found = ip.run_line_magic("outlier", f"plan {tiny} -o found")
+    assert ip.user_ns["found"] is found and "3 layers × 8, top-2" in str(found)
+    assert ip.run_line_magic("outlier", f"plan {tiny} --json") is None
+    assert json.loads(capsys.readouterr().out)["layers"] == 3
+    assert ip.user_ns.get("engine") is engine
+    with pytest.raises(OutlierError, match="there is no folder"):
+        ip.run_line_magic("outlier", "plan ./nothing")
+
+
 def test_loading_again_closes_the_engine_before(loaded, tiny):
     """One magic, one engine."""
     first = loaded.user_ns["engine"]
@@ -90,7 +124,10 @@ def test_unload_closes_and_a_cell_then_says_what_to_do(loaded):
 @pytest.mark.parametrize(
     ("line", "cell", "message"),
     [
-        ("lode demo", None, "%outlier lode is not a command: give load, chat, unload, status"),
+        ("lode demo", None, "%outlier lode is not a command; did you mean load?; there are load, "),
+        ("Hello", None, "%outlier Hello is not a command; there are load, run, plan"),
+        ("run --max-token 3 Hello", None, "did you mean --max-tokens?"),
+        ("run --max-tokens 3", None, "the prompt is empty"),
         ("status now", None, "unrecognized arguments: now"),
         ("--max-token 3", "Hello", "did you mean --max-tokens?"),
         ("--max-tokens 0", "Hello", "max_tokens=0 is too small"),
@@ -159,6 +196,41 @@ def test_variables_are_filled_in_only_when_asked(loaded):
         loaded.run_cell_magic("outlier", f"{flags} --fill", "Hello {nobody}")
     with pytest.raises(OptionError, match="--fill cannot read the cell"):
         loaded.run_cell_magic("outlier", f"{flags} --fill", "Hello {")
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt"),
+    [
+        ("What's an expert?", "What's an expert?"),
+        ('"In quotes;"', "In quotes;"),
+        ("-- --max is a flag", "--max is a flag"),
+        ("--stop 'a b' a $who {who} b", "a $who {who} b"),
+        ("--fill a {who} b", "a you b"),
+    ],
+)
+def test_a_prompt_may_be_a_line(loaded, line, prompt):
+    """Flags first, then the prompt as it is: apostrophes, dollars and braces included."""
+    loaded.user_ns["who"] = "you"
+    run = loaded.run_line_magic("outlier", f"run --max-tokens 1 -o run {line}")
+    assert run is loaded.user_ns["run"] and run.prompt == prompt
+
+
+def test_variables_in_flags_are_filled_in_as_in_any_magic(loaded):
+    """$name and {expression} in flags, of lines and of cells; a prompt has none of it."""
+    loaded.user_ns["count"] = 2
+    loaded.run_line_magic("outlier", "run --max-tokens $count --quiet -o run Hello")
+    assert loaded.user_ns["run"].generated <= 2
+    loaded.run_cell_magic("outlier", "--max-tokens {count - 1} --quiet -o run", "Hello $count")
+    assert loaded.user_ns["run"].generated == 1
+    assert loaded.user_ns["run"].prompt == "Hello $count"
+
+
+def test_a_semicolon_silences_the_result(loaded):
+    """At the end of the line, or of a cell's first line; the run is stored all the same."""
+    assert loaded.run_line_magic("outlier", "run --max-tokens 1 -o a Hello;") is None
+    assert loaded.run_cell_magic("outlier", "--max-tokens 1 -o b;", "Hello;") is None
+    assert loaded.user_ns["a"].prompt == "Hello" and loaded.user_ns["b"].prompt == "Hello;"
+    assert loaded.run_line_magic("outlier", "load demo -o engine;") is None
 
 
 def test_quiet_shows_nothing_and_json_is_json(loaded, capsys):

@@ -67,6 +67,45 @@ def test_a_request_is_cut_into_parts_that_fit_with_the_held_first(held, keys):
     assert not any(key in table for part in parts[1:] for key in part)
 
 
+@settings(deadline=None)
+@given(requests=REQUESTS, sizes=st.lists(st.integers(4, 12), min_size=1, max_size=6))
+def test_resizing_keeps_the_newest_and_every_slot_in_one_state(requests, sizes):
+    """Those asked for last stay, in their slots or moved as told; nobody else's slot changes."""
+    table, order = SlotTable(4), OrderedDict()
+    for turn, size in enumerate(sizes):
+        for keys in requests[turn :: len(sizes)]:
+            serve(table, keys)
+            for key in keys:
+                order[key] = order.pop(key, None)
+        before = {key: table.reserve([key]).hits[key] for key in order if key in table}
+        if size < table.capacity:
+            moves = dict(table.shrink(size))
+            assert all(to < size <= origin for origin, to in moves.items())
+            assert set(table) == set(list(before)[-size:])
+        else:
+            moves = {}
+            table.grow(size)
+            assert set(table) == set(before)
+        table.check()
+        assert table.capacity == size
+        for key in before:
+            if key in table:
+                slot = before[key]
+                assert table.reserve([key]).hits[key] == moves.get(slot, slot)
+
+
+def test_a_table_with_a_read_under_way_does_not_shrink():
+    """A slot that is being read into cannot be given up."""
+    table = SlotTable(3)
+    plan = table.reserve([ExpertKey(0, 0)])
+    with pytest.raises(ValueError, match="1 slots are reserved"):
+        table.shrink(2)
+    table.commit(plan.placements[0])
+    assert table.shrink(2) == []
+    with pytest.raises(ValueError, match="0 would be left"):
+        table.shrink(0)
+
+
 def test_more_keys_than_slots_change_nothing():
     """Asking for too much at once is refused before anything is evicted."""
     table = SlotTable(2)

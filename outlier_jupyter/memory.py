@@ -1,0 +1,168 @@
+"""What an engine's memory is spent on, and the bounds that make it a promise.
+
+    dense weights + cache_gb + KV caches + CONSTANT_NBYTES
+
+is what a process with a loaded model may take of RAM. The parts are measured each by itself:
+arrays are summed, MLX is asked for its allocator's counts, and what Python took is what was left
+when the model had been loaded. So the sum can be held against what the operating system reports
+now; what differs is shown as a row of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from .machine import process_nbytes
+from .units import percent, size_words
+
+MLX_CACHE_NBYTES = 128_000_000
+"""MLX keeps at most this much of freed memory for the next arrays, while an engine is open.
+Uncapped it keeps most of the RAM on a GPU, and every growth of a KV cache frees the old one."""
+ACTIVATION_NBYTES = 256_000_000
+"""What one chunk of a prompt may need beside weights and KV cache; it bounds the chunk."""
+PYTHON_NBYTES = 384_000_000
+"""Python, its libraries, a tokenizer and a run's trace: 110 MB were measured with the demo
+model; a vocabulary of 150,000 and a notebook's libraries take the rest."""
+CONSTANT_NBYTES = MLX_CACHE_NBYTES + ACTIVATION_NBYTES + PYTHON_NBYTES
+"""The constant of the promise: 768 MB."""
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Where the memory of a process with an engine is, in bytes.
+
+    Attributes:
+        dense: weights that are always in RAM: attention, routers, norms, embeddings.
+        experts: the banks of slots, full or not.
+        kv_run: the KV cache of the run under way.
+        kv_kept: KV caches kept for reuse.
+        readers: buffers of direct reads, or what memory-mapped files hold in RAM.
+        mlx_cache: memory MLX has freed and keeps for its next arrays.
+        mlx_other: MLX's other arrays: activations under way, arrays of your own.
+        trace: the recording of the last run.
+        python: the rest of the process when the model had been loaded: interpreter, libraries,
+            tokenizer.
+        process: the resident set, as the operating system reports it.
+    """
+
+    dense: int
+    experts: int
+    kv_run: int
+    kv_kept: int
+    readers: int
+    mlx_cache: int
+    mlx_other: int
+    trace: int
+    python: int
+    process: int
+
+    @property
+    def accounted(self) -> int:
+        """The sum of the parts."""
+        total: int = sum(asdict(self).values())
+        return total - self.process
+
+    @property
+    def unaccounted(self) -> int:
+        """What the process holds beyond the parts, or (negative) does not hold of them."""
+        return self.process - self.accounted
+
+    def to_dict(self) -> dict[str, int]:
+        """All of it, the sum and the difference included."""
+        return asdict(self) | {"accounted": self.accounted, "unaccounted": self.unaccounted}
+
+    def __str__(self) -> str:
+        """A small table, one row per part."""
+        rows = [
+            ("dense weights", self.dense),
+            ("expert slots", self.experts),
+            ("KV cache of the run", self.kv_run),
+            ("KV caches kept", self.kv_kept),
+            ("readers", self.readers),
+            ("MLX, freed and kept", self.mlx_cache),
+            ("MLX, other arrays", self.mlx_other),
+            ("trace of the last run", self.trace),
+            ("Python at load", self.python),
+            ("grown since", self.unaccounted),
+            ("process", self.process),
+        ]
+        return "\n".join(
+            f"{name:<22}{size_words(nbytes):>9}{percent(nbytes / self.process):>8}"
+            for name, nbytes in rows
+        )
+
+
+class CacheCap:
+    """Holds MLX's cache of freed memory to `MLX_CACHE_NBYTES` while any engine is open.
+
+    The limit is the process's, so the last engine to close puts back what was there before the
+    first. A limit that was lower already is left alone.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+        self._before = 0
+
+    def hold(self) -> None:
+        """One more engine is open."""
+        with self._lock:
+            self._open += 1
+            if self._open == 1:
+                self._before = mx.set_cache_limit(MLX_CACHE_NBYTES)
+                mx.set_cache_limit(min(self._before, MLX_CACHE_NBYTES))
+
+    def release(self) -> None:
+        """An engine was closed."""
+        with self._lock:
+            self._open -= 1
+            if self._open == 0:
+                mx.set_cache_limit(self._before)
+
+
+cache_cap = CacheCap()
+"""The one of this process."""
+
+
+def weights_nbytes(model: nn.Module) -> int:
+    """Bytes of a module's parameters."""
+    return arrays_nbytes(model.parameters())
+
+
+def arrays_nbytes(tree: Any) -> int:
+    """Bytes of the MLX arrays in nested lists, tuples and dictionaries."""
+    leaves: Any = tree_flatten(tree)
+    return sum(leaf.nbytes for _, leaf in leaves if isinstance(leaf, mx.array))
+
+
+def outside_mlx() -> int:
+    """Bytes of this process's resident set that are not MLX's."""
+    return process_nbytes() - mx.get_active_memory() - mx.get_cache_memory()
+
+
+def measure(
+    *, model: nn.Module, experts: int, kv_run: Iterable[Any], kv_kept: int, readers: int,
+    trace: int, python: int,
+) -> MemoryUse:  # fmt: skip
+    """Count what can be counted now; arguments are `MemoryUse`'s, `kv_run` mlx-lm's caches."""
+    dense = weights_nbytes(model)
+    running = sum(arrays_nbytes(cache.state) for cache in kv_run)
+    return MemoryUse(
+        dense=dense,
+        experts=experts,
+        kv_run=running,
+        kv_kept=kv_kept,
+        readers=readers,
+        mlx_cache=mx.get_cache_memory(),
+        mlx_other=max(0, mx.get_active_memory() - dense - experts - running - kv_kept),
+        trace=trace,
+        python=python,
+        process=process_nbytes(),
+    )

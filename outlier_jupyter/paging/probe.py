@@ -1,0 +1,117 @@
+"""What a model would do, read off its lazy graph: nothing is evaluated and no weight is read.
+
+MLX knows the shapes of what it has not computed. So a forward pass that is built and dropped
+says how many experts each layer asks for and how its KV cache grows, in mlx-lm's own words and
+for every family alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
+
+from .install import Switch, replace
+
+LENGTHS = (256, 512)
+"""Prompt lengths, in tokens, between which the growth of the KV cache is told: multiples of the
+256 in which mlx-lm's caches grow, and short, because some layers build one node per token."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a forward pass asks for.
+
+    Attributes:
+        top_k: experts per token of each MoE layer.
+        kv_nbytes_per_token: bytes that the KV cache grows by with each token of a long context.
+        kv_nbytes_fixed: bytes beside that: windows of sliding attention, states of recurrence.
+    """
+
+    top_k: tuple[int, ...]
+    kv_nbytes_per_token: int
+    kv_nbytes_fixed: int
+
+
+def probe(model: nn.Module, switches: tuple[Switch, ...]) -> Probed | None:
+    """Build a forward pass of a lazily loaded `model`; None where that cannot be told.
+
+    The model's switches are replaced by ones that compute nothing: it cannot be used after this.
+    """
+    stubs = [_Stub(switch) for switch in switches]
+    for switch, stub in zip(switches, stubs, strict=True):
+        replace(model, switch.path, stub)
+    try:
+        caches, later = (_kv_after(model, length) for length in LENGTHS)
+        short, long = [_nbytes(cache) for cache in caches], [_nbytes(cache) for cache in later]
+    except Exception:  # a model of any family may fail in any way; the plan then says less
+        return None
+    if not all(stub.top_k for stub in stubs):
+        return None
+    growth = fixed = 0
+    for cache, few, many in zip(caches, short, long, strict=True):
+        slope = (many - few) // (LENGTHS[1] - LENGTHS[0])
+        window = getattr(cache, "max_size", None)
+        growth += 0 if window else slope
+        fixed += slope * window if window else few - slope * LENGTHS[0]
+    return Probed(tuple(stub.top_k for stub in stubs), growth, fixed)
+
+
+def _kv_after(model: nn.Module, length: int) -> list[Any]:
+    """The KV caches after a prompt of `length`, those of composite layers one by one."""
+    kv = make_prompt_cache(model)
+    model(mx.zeros((1, length), mx.int32), cache=kv)
+    return [part for layer in kv for part in getattr(layer, "caches", (layer,))]
+
+
+def _nbytes(cache: Any) -> int:
+    arrays: Any = tree_flatten(cache.state)
+    return sum(array.nbytes for _, array in arrays if isinstance(array, mx.array))
+
+
+def dense_nbytes(model: nn.Module, switches: Sequence[Switch]) -> int:
+    """Bytes of all weights but the experts of `switches`, which still sit in `model`."""
+    return _weights(model) - sum(_weights(switch.module) for switch in switches)
+
+
+def _weights(module: nn.Module) -> int:
+    arrays: Any = tree_flatten(module.parameters())
+    return sum(array.nbytes for _, array in arrays)
+
+
+def expert_format(switch: Switch) -> str:
+    """How a layer's experts are stored, in words: `affine 4-bit, group 64`, `BF16`."""
+    words: dict[str, None] = {}
+    for child in switch.module.children().values():
+        if isinstance(child, QuantizedSwitchLinear):
+            words[f"{child.mode} {child.bits}-bit, group {child.group_size}"] = None
+        elif isinstance(child, SwitchLinear):
+            words[str(child.weight.dtype).rpartition(".")[2]] = None
+    return " and ".join(words)
+
+
+class _Stub(nn.Module):
+    """Stands for a switch: notes k, and returns zeros of the right shape."""
+
+    def __init__(self, switch: Switch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # mlx.nn's has no types
+        object.__setattr__(self, "_inner", switch.module)
+        self._inner: Any
+        object.__setattr__(self, "top_k", 0)
+        self.top_k: int
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("_") or name == "top_k":
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def __call__(self, x: mx.array, indices: mx.array, *rest: object) -> mx.array:
+        object.__setattr__(self, "top_k", indices.shape[-1])
+        last = self._inner.down_proj if isinstance(self._inner, SwitchGLU) else self._inner.fc2
+        return mx.zeros((*indices.shape, last.weight.shape[1]), x.dtype)

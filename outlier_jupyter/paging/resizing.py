@@ -1,0 +1,72 @@
+"""Another size for the banks of a loaded model, between two runs; what was used last stays.
+
+Whether the memory can be had is asked before anything changes: where it cannot, MLX does not
+raise on every device, the process just ends. A bank is replaced part by part, so that only one
+tensor's rows are held twice at a time. Nobody may be computing with the model meanwhile; who
+sees to that is the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import mlx.core as mx
+
+from ..errors import OptionError
+from ..machine import machine_memory
+from ..units import size_words
+from .install import Geometry, Installed, Switch, bind, share_slots
+from .pager import Pager
+
+Change = tuple[Geometry, Pager, int]
+"""A geometry, its pager, and how many slots that is to have."""
+
+
+def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> None:
+    """Give each bank the slots that `share_slots` makes of these.
+
+    Raises:
+        OptionError: there are no experts, not one fits, or the memory cannot be had. What was
+            there is still there then.
+    """
+    if not installed.switches:
+        raise OptionError("this model is dense: it has no experts, and so no cache to resize")
+    shared = share_slots(installed.switches, cache_gb, cache_experts)
+    paired = zip(shared.items(), installed.pagers, strict=True)
+    changes = [(geometry, pager, slots) for (geometry, slots), pager in paired]
+    changes.sort(key=lambda change: change[2] - change[1].bank.slots)  # who gives goes first
+    needed, free = _needed(changes), machine_memory().available
+    if needed > free:
+        total = sum(pager.bank.expert_nbytes * slots for _, pager, slots in changes)
+        raise OptionError(
+            f"a cache of {size_words(total)} cannot be had: on the way there it needs "
+            f"{size_words(needed)} more, and {size_words(free)} are free; give less"
+        )
+    installed.settle()
+    for geometry, pager, slots in changes:
+        if slots == pager.bank.slots == pager.table.capacity:
+            continue
+        members = [switch for switch in installed.switches if switch.geometry == geometry]
+        try:
+            pager.resize(slots, partial(_rebind, members))
+        except (MemoryError, RuntimeError) as error:  # Metal's and CUDA's way to say no
+            raise OptionError(
+                f"MLX has no memory for {slots:,} experts ({error}); "
+                f"{installed.slots:,} fit as before: give less"
+            ) from error
+
+
+def _rebind(members: Sequence[Switch], name: str, array: mx.array) -> None:
+    for switch in members:
+        bind(switch.module, name, array)
+
+
+def _needed(changes: Sequence[Change]) -> int:
+    """How much more than now is held at the worst moment, in bytes."""
+    more = most = 0
+    for _, pager, slots in changes:
+        for nbytes in pager.bank.row_nbytes.values():
+            most = max(most, more + nbytes * slots)
+            more += nbytes * (slots - pager.bank.slots)
+    return most

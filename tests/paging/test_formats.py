@@ -1,0 +1,180 @@
+"""However experts are stored, paged logits are mlx-lm's unpaged logits, bit for bit."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm import load as load_unpaged
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear
+from mlx_lm.utils import load_model
+from safetensors import deserialize
+
+import outlier_jupyter
+from outlier_jupyter.checkpoint import Checkpoint, open_reader
+from outlier_jupyter.errors import UnsupportedModel
+from outlier_jupyter.paging import find, install, share_slots
+from outlier_jupyter.residency import ExpertKey
+from outlier_jupyter.testing import tiny_checkpoint
+
+WIDE = {
+    "hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128,
+    "num_hidden_layers": 2, "head_dim": 64,
+}  # fmt: skip
+"""Widths that every group size divides."""
+NARROW = {"hidden_size": 64, "head_dim": 32, "intermediate_size": 64, "moe_intermediate_size": 64}
+"""MLX's CPU kernels take several times as long in half precision."""
+ARCHITECTURES = {
+    "qwen3_moe": WIDE,
+    # A clipped activation of two inputs, and expert biases.
+    "gpt_oss": WIDE
+    | {
+        "num_local_experts": 8,
+        "sliding_window": 16,
+        "num_key_value_heads": 2,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+}
+BITS = (2, 3, 4, 5, 6, 8)
+GROUPS = (32, 64, 128)
+FORMATS = {
+    f"affine {bits} bit, groups of {group}": {"bits": bits, "group_size": group}
+    for bits in BITS
+    for group in GROUPS
+} | {
+    "mxfp4": {"bits": 4, "group_size": 32, "mode": "mxfp4"},
+    "mxfp8": {"bits": 8, "group_size": 32, "mode": "mxfp8"},
+    "nvfp4": {"bits": 4, "group_size": 16, "mode": "nvfp4"},
+    "float32": {"bits": None},
+    "affine 4 bit, computed in bfloat16": {"bits": 4, "dtype": mx.bfloat16, **NARROW},
+    "affine 4 bit, computed in float16": {"bits": 4, "dtype": mx.float16, **NARROW},
+    "bfloat16 under a float32 model": {"bits": None, "expert_dtype": mx.bfloat16},
+    "float16 under a float32 model": {"bits": None, "expert_dtype": mx.float16},
+}
+SLOTS = (2, 5, 16)
+"""For 2 layers of 8 experts, top-2: one token of a layer, a few, everything."""
+LENGTHS = (1, 7, 130)
+
+
+def logits(model, length: int, decoded: int = 2) -> np.ndarray:
+    """Logits of all of a prompt, and of some decoded tokens: [length + decoded, vocabulary]."""
+    tokens = np.random.default_rng(length).integers(0, 256, length)
+    cache = make_prompt_cache(model)
+    rows = [model(mx.array(tokens[None]), cache=cache)[0]]
+    rows += [model(mx.array([[11 * step + 3]]), cache=cache)[0] for step in range(decoded)]
+    return np.concatenate([np.array(row.astype(mx.float32)) for row in rows])
+
+
+def assert_exact(folder, slots=SLOTS, lengths=LENGTHS) -> None:
+    reference, _ = load_unpaged(str(folder))
+    expected = {length: logits(reference, length) for length in lengths}
+    assert all(np.isfinite(rows).all() and rows.std() > 0 for rows in expected.values())
+    for count in slots:
+        with outlier_jupyter.load(folder, cache_experts=count) as engine:
+            for length in lengths:
+                assert np.array_equal(logits(engine.model, length), expected[length])
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_exact(name, model_type, checkpoint_of, support):
+    """Prefill of 1, 7 and 130 tokens and decoding give mlx-lm's bits in every format."""
+    settings = ARCHITECTURES[model_type] | FORMATS[name]
+    assert_exact(checkpoint_of(model_type=model_type, **settings))
+    support.record("expert formats", name, ", ".join(ARCHITECTURES), "exact")
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_mixed_formats_are_exact(model_type, checkpoint_of, support):
+    """Tensors and layers that differ in bits, groups and mode, or are not quantised, keep theirs.
+
+    Each layer's experts have another size, so that each has a bank of its own.
+    """
+    switch = "mlp.experts" if model_type == "gpt_oss" else "mlp.switch_mlp"
+    first, second = (f"model.layers.{layer}.{switch}" for layer in range(2))
+    folder = checkpoint_of(
+        model_type=model_type,
+        per_path={
+            f"{first}.down_proj": {"bits": 6, "group_size": 64, "mode": "affine"},
+            f"{first}.gate_proj": {"bits": 8, "group_size": 32, "mode": "mxfp8"},
+            f"{second}.up_proj": False,
+            f"{second}.down_proj": {"bits": 3, "group_size": 32, "mode": "affine"},
+        },
+        **ARCHITECTURES[model_type],
+    )
+    with outlier_jupyter.load(folder, cache_experts=5) as engine:
+        assert len(engine._installed.pagers) == 2
+        assert len(set(engine.info.expert_nbytes)) == 2
+    assert_exact(folder, slots=(2, 5, 16))
+    support.record(
+        "expert formats", "mixed per tensor and layer", ", ".join(ARCHITECTURES), "exact"
+    )
+
+
+NOT_ON_THE_CPU = {
+    "bfloat16": {"bits": None, "dtype": mx.bfloat16},
+    "float16": {"bits": None, "dtype": mx.float16},
+    "nvfp4 with a global scale": {"bits": 4, "group_size": 16, "mode": "nvfp4"},
+}
+"""Formats that MLX 0.32 multiplies on a GPU only, paged or not."""
+
+
+def scaled(model, tensors):
+    """Give every expert matrix in nvfp4 the global scale that a converted checkpoint has."""
+    for path, module in model.named_modules():
+        if isinstance(module, QuantizedSwitchLinear):
+            tensors[f"{path}.global_scale"] = mx.random.uniform(shape=(module.num_experts,)) + 1
+    return tensors
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("name", NOT_ON_THE_CPU)
+def test_formats_the_device_cannot_multiply_are_read_exactly(name, model_type, tmp_path, support):
+    """They are refused in a sentence where MLX has no kernel; their slots hold the right bytes."""
+    settings = ARCHITECTURES[model_type] | NOT_ON_THE_CPU[name]
+    rewrite = scaled if "scale" in name else None
+    folder = tiny_checkpoint(tmp_path, model_type=model_type, rewrite=rewrite, **settings)
+    with pytest.raises(UnsupportedModel, match="MLX cannot multiply experts stored as") as refused:
+        outlier_jupyter.load(folder)
+    assert name.split()[0] in str(refused.value) and "\n" not in str(refused.value)
+    reference, _ = load_unpaged(str(folder))
+    with pytest.raises((RuntimeError, ValueError), match=r"float32|on the GPU"):
+        mx.eval(reference(mx.array([[1]])))
+    with installed(folder, slots=3) as switches:
+        assert_slots_hold_the_tensors(folder, switches)
+    support.record("expert formats", name, ", ".join(ARCHITECTURES), "bytes; MLX needs a GPU")
+
+
+@contextmanager
+def installed(folder, slots):
+    """A model's switches paged, with nothing asked about the device."""
+    model, _ = load_model(folder, lazy=True)
+    checkpoint = Checkpoint(folder)
+    switches = find(model, checkpoint)
+    reader = open_reader("pread", checkpoint.files)
+    with ThreadPoolExecutor(2) as executor:
+        share = share_slots(switches, 0.0, slots)
+        yield install(model, switches, share, reader, executor, lambda: 0)
+    reader.close()
+
+
+def assert_slots_hold_the_tensors(folder, made) -> None:
+    """Every expert of every layer, paged in, has the bytes safetensors' own library gives."""
+    data = dict(deserialize((folder / "model.safetensors").read_bytes()))
+    for layer, switch in enumerate(made.switches):
+        for expert in range(switch.experts):
+            key = ExpertKey(layer, expert)
+            slot = made.pagers[0].acquire([key])[key]
+            for part in switch.parts:
+                stacked = data[f"{switch.path}.{part.name}"]["data"]
+                wanted = stacked[expert * part.nbytes : (expert + 1) * part.nbytes]
+                assert bytes(made.pagers[0].bank.row(part.name, slot)) == wanted
+
+
+def test_the_page_tells_of_every_format(support):
+    """docs/models.md lists what the tests above found."""
+    support.check("expert formats")
