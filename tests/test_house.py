@@ -57,7 +57,8 @@ MAY_IMPORT = {
     "loading": BASE
     | {"checkpoint", "chunking", "engine", "hub", "machine", "memory", "paging", "trace", "units"},
     "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
-    "notebook": BASE | {"engine", "loading", "planning", "run", "status", "trace", "units"},
+    "notebook": BASE
+    | {"engine", "loading", "planning", "prompts", "run", "status", "trace", "units"},
     "testing": BASE | {"checkpoint", "hub"},
 }
 """Room → the rooms it may import. `__init__` is the door, which imports late."""

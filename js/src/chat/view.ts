@@ -14,7 +14,7 @@ import { Settings } from "./settings";
 import type { ChatStore } from "./store";
 
 /** ipywidgets puts this class on a widget whose kernel is gone. */
-const DISCONNECTED = ".jp-widgets-disconnected";
+const DISCONNECTED = ".jupyter-widgets-disconnected";
 const FULL = 0.9;
 
 export class ChatView {
@@ -108,7 +108,7 @@ export class ChatView {
     );
     const add = button("New", "Begin another conversation", () => this.store.send({ type: "new" }));
     const bar = el("div", "oj-bar", {}, this.pick, add, this.watchButton, this.settingsButton);
-    return el("header", "oj-chat-head", {}, bar, this.context, this.badge);
+    return el("div", "oj-chat-head", {}, bar, this.context, this.badge);
   }
 
   private watch(signal: AbortSignal): void {
