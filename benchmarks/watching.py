@@ -1,4 +1,4 @@
-"""What it costs to record a token and to feed the live view with it, on the decode thread.
+"""What it costs to record a token and to feed the live view with it, in CPU time of its thread.
 
     python benchmarks/watching.py
 
@@ -52,19 +52,19 @@ def step(misses: float) -> list[Event]:
 
 
 def _sixty_ms_a_step() -> Callable[[], int]:
-    """A clock by which the feed cuts exactly one frame a step of LAYERS + 4 looks at it."""
+    """A clock by which the feed cuts one frame a step of about LAYERS + 4 looks at it."""
     looks = iter(range(10**9))
     return lambda: next(looks) * 60_000_000 // (LAYERS + 4)
 
 
 def spent_us(make: Callable[[], Sink], misses: float) -> tuple[float, float]:
-    """Median and best time of one step in microseconds."""
+    """Median and best CPU time of one step in microseconds."""
     events, sink, found = step(misses), make(), []
     for _ in range(STEPS):
-        begin = time.perf_counter_ns()
+        begin = time.thread_time_ns()
         for event in events:
             sink(event)
-        found.append((time.perf_counter_ns() - begin) / 1e3)
+        found.append((time.thread_time_ns() - begin) / 1e3)
     return statistics.median(found), min(found)
 
 

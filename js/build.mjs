@@ -17,9 +17,9 @@ const out = check ? mkdtempSync(`${tmpdir()}/widgets-`) : target;
 const WIDGETS = ["live", "chat"];
 /** What is bundled besides our own code: name, where it is used, under which file of its. */
 const BUNDLED = [
-  ["uplot", "live.js", "LICENSE", "https://github.com/leeoniya/uPlot"],
   ["marked", "chat.js", "LICENSE", "https://github.com/markedjs/marked"],
   ["dompurify", "chat.js", "LICENSE", "https://github.com/cure53/DOMPurify"],
+  ["@speed-highlight/core", "chat.js", "LICENSE", "https://github.com/speed-highlight/core"],
 ];
 
 const settings = {

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .loading import load as load
     from .memory import MemoryUse as MemoryUse
     from .notebook.chat import Chat as Chat
+    from .notebook.watching import watch as watch
     from .planning import Plan as Plan
     from .planning import plan as plan
     from .run import Interrupted as Interrupted
@@ -42,6 +43,7 @@ _HOMES = {
     "Trace": ".trace",
     "load": ".loading",
     "plan": ".planning",
+    "watch": ".notebook.watching",
 }
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "load_ipython_extension",
     "plan",
     "unload_ipython_extension",
+    "watch",
 ]
 
 __version__ = version("outlier-jupyter")

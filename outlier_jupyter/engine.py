@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +30,17 @@ from .decoding import Decoding
 from .errors import EngineBusy, EngineClosed
 from .events import PromptEncoded, Resized, RunDone, Sink, TextProduced
 from .interrupt import interrupt_sets
-from .kv_caches import KVCaches, changed_by
+from .kv_caches import KVCache, KVCaches, changed_by
 from .listeners import Listeners
 from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
 from .options import GenerateOptions, LoadOptions, make, resized, takes
 from .paging import Installed, Stopped, resize
 from .prompts import Encoded, Prompt, context_of, encode
 from .run import Interrupted, Run, Step
+from .status import Status
 from .trace import Trace, TraceInfo
 from .trace.recorder import Recorder
 from .transcript import Transcript
-from .units import size_words
 
 STOP_WAIT_S = 30
 """How long `close` waits for a run of another thread to stop: far longer than a layer takes."""
@@ -47,41 +48,14 @@ FORESEEN_STEPS = 4096
 """The recorder makes room for at most this many generated tokens ahead; it grows beyond."""
 
 
-@dataclass(frozen=True)
-class Status:
-    """Where an engine stands: what is loaded, and how much of it sits in RAM."""
+def leave_thread() -> None:
+    """Free what MLX keeps for the calling thread; at the end of one that ran an engine.
 
-    model: str
-    layers: int
-    experts: int
-    slots: int
-    resident: int
-    bank_nbytes: int
-    experts_nbytes: int
-    dense_nbytes: int
-    reader: str
-    reader_note: str
-    kernels: str
-    top_k: int | None
-    changed_output: str
-
-    def __str__(self) -> str:
-        """A few lines, one fact each."""
-        lines = [
-            f"model     {self.model}",
-            f"experts   {self.experts:,} in {self.layers} layers, {size_words(self.experts_nbytes)}"
-            f" on disk; {self.top_k} a token in each layer",
-            f"slots     {self.slots:,} of {self.experts:,} fit, {size_words(self.bank_nbytes)} of "
-            f"RAM; {self.resident:,} taken",
-            f"the rest  {size_words(self.dense_nbytes)} of RAM: attention, routers, embeddings",
-            f"reads     {self.reader}" + (f" ({self.reader_note})" if self.reader_note else ""),
-            f"kernels   {self.kernels}",
-        ]
-        if not self.layers:
-            lines[1:3] = ["experts   none: the model is dense"]
-        if self.changed_output:
-            lines.append(f"changed   {self.changed_output}")
-        return "\n".join(lines)
+    MLX starts threads of its own for each thread that computes. Those that are left when
+    the process exits abort it ("terminate called without an active exception").
+    """
+    if threading.current_thread() is not threading.main_thread():
+        mx.clear_streams()
 
 
 class Engine:
@@ -157,19 +131,16 @@ class Engine:
         Cancelling stops the run. A run that was stopped is returned, with `finish_reason`
         `interrupted`: a KeyboardInterrupt would end the event loop.
         """
-        work = asyncio.create_task(asyncio.to_thread(self._generate_or_partial, prompt, options))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            self.stop()
-            await asyncio.wait([work])
-            raise
-
-    def _generate_or_partial(self, prompt: Prompt, options: dict[str, Any]) -> Run:
-        try:
-            return self.generate(prompt, **options)
-        except Interrupted as stop:
-            return stop.run
+        # A thread that ends with the run: see leave_thread.
+        with ThreadPoolExecutor(1, thread_name_prefix="outlier-async") as thread:
+            loop = asyncio.get_running_loop()
+            work = loop.run_in_executor(thread, _whole_or_partial, self, prompt, options)
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                self.stop()
+                await asyncio.wait([work])
+                raise
 
     @takes(GenerateOptions)
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Step]:
@@ -286,24 +257,15 @@ class Engine:
             foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
             recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
             self._tell.begin(recorder)
-            decoding = Decoding(
-                self.model,
-                rest,
-                kv,
-                asked,
-                transcript=Transcript(self.tokenizer.detokenizer, asked.stop),
-                ends=set(self.tokenizer.eos_token_ids),
-                recorder=recorder,
-                tap=self._installed.tap,
-                emit=self._tell,
-                stop=self._stop,
-                clock=self._clock,
-            )
+            decoding = _decoding(self, rest, kv, asked, recorder)
             self._tell(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
-            yield from self._watched(decoding, recorder, prompt, asked)
-            if asked.reuse_kv:
-                held = prompt.tokens[: len(prompt.tokens) - len(rest)]
-                self._kv_caches.keep(held + decoding.read, kv, asked)
+            try:
+                yield from self._watched(decoding, recorder, prompt, asked)
+            finally:
+                if asked.reuse_kv:
+                    held = prompt.tokens[: len(prompt.tokens) - len(rest)]
+                    whole = bool(decoding.finish_reason)
+                    self._kv_caches.keep(held + decoding.read, kv, asked, whole)
 
     def _watched(
         self, decoding: Decoding, recorder: Recorder, prompt: Encoded, asked: GenerateOptions
@@ -330,6 +292,33 @@ class Engine:
             keep("error")
             raise
         keep(decoding.finish_reason)
+
+
+def _whole_or_partial(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Run:
+    try:
+        return engine.generate(prompt, **options)
+    except Interrupted as stop:
+        return stop.run
+    finally:
+        leave_thread()
+
+
+def _decoding(
+    engine: Engine, rest: list[int], kv: KVCache, asked: GenerateOptions, recorder: Recorder
+) -> Decoding:
+    return Decoding(
+        engine.model,
+        rest,
+        kv,
+        asked,
+        transcript=Transcript(engine.tokenizer.detokenizer, asked.stop),
+        ends=set(engine.tokenizer.eos_token_ids),
+        recorder=recorder,
+        tap=engine._installed.tap,
+        emit=engine._tell,
+        stop=engine._stop,
+        clock=engine._clock,
+    )
 
 
 def _made(prompt: Encoded, decoding: Decoding, reason: str, trace: Trace) -> Run:

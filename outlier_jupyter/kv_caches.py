@@ -63,8 +63,17 @@ class KVCaches:
                 return kv, rest
         return make_prompt_cache(self._model, asked.max_kv_size), tokens
 
-    def keep(self, tokens: list[int], kv: KVCache, asked: GenerateOptions) -> None:
-        """Keep `kv`, which holds exactly `tokens`, for a later run on any thread."""
+    def keep(
+        self, tokens: list[int], kv: KVCache, asked: GenerateOptions, whole: bool = True
+    ) -> None:
+        """Keep `kv`, which holds exactly `tokens`, for a later run on any thread.
+
+        Args:
+            whole: False after a run that was cut short: some layers may be one call ahead of
+                the others then, and are brought back. What cannot be brought back is not kept.
+        """
+        if not tokens or not (whole or _bring_back(kv, len(tokens))):
+            return
         mx.eval([layer.state for layer in kv])
         self._kept.insert_cache(_kind(asked), tokens, kv)
 
@@ -119,3 +128,13 @@ def changed_by(asked: GenerateOptions, length: int | None = None) -> list[str]:
     if asked.max_kv_size is not None and (length is None or length > asked.max_kv_size):
         reasons.append(f"KV cache of the last {asked.max_kv_size:,} tokens")
     return reasons
+
+
+def _bring_back(kv: KVCache, length: int) -> bool:
+    """Have every layer hold `length` tokens; False where one cannot."""
+    for layer in kv:
+        ahead = getattr(layer, "offset", -1) - length
+        if ahead < 0 or not layer.is_trimmable():
+            return False
+        layer.trim(ahead)
+    return True

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "kv_caches": {"errors", "options"},
     "listeners": {"events"},
     "prompts": {"errors", "options"},
+    "status": {"units"},
     "transcript": set(),
     "chunking": set(),
     "checkpoint": BASE | {"machine"},
@@ -49,6 +50,7 @@ MAY_IMPORT = {
         "paging",
         "prompts",
         "run",
+        "status",
         "trace",
         "transcript",
         "units",
@@ -68,7 +70,8 @@ MAY_IMPORT = {
         "units",
     },
     "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
-    "notebook": BASE | {"engine", "loading", "planning", "run", "trace", "units"},
+    "notebook": BASE
+    | {"engine", "loading", "planning", "prompts", "run", "status", "trace", "units"},
     "testing": BASE | {"checkpoint", "hub"},
 }
 """Room → the rooms it may import. `__init__` is the door, which imports late."""

@@ -1,8 +1,10 @@
 // A page that shows the view with a made-up run, for looking at it and for measuring it.
 //
 // Query: theme=light|dark, size=demo|qwen|wide, tokens=<how many>, live=1 to play it in real time,
-// end=stop|length|interrupted|error to finish it.
+// end=stop|length|interrupted|error to finish it. play=1 makes nothing by itself: `start` does, as
+// benchmarks/drawing.py asks for it.
 
+import type { Frame } from "../src/frames";
 import widget from "../src/live";
 import { encode, MockModel, type Shape, Synthetic } from "../tests/synthetic";
 
@@ -11,6 +13,9 @@ const SHAPES: Record<string, Shape> = {
   qwen: { layers: 48, experts: 128, k: 8, slots: 2600, prompt: 23, expertBytes: 2_654_208 },
   wide: { layers: 60, experts: 512, k: 10, slots: 9000, prompt: 40, expertBytes: 3_538_944 },
 };
+
+/** What a feed sends: a message every so many ms. */
+const EVERY_MS = 50;
 
 const query = new URLSearchParams(location.search);
 document.body.className = query.get("theme") ?? "light";
@@ -33,14 +38,17 @@ const model = new MockModel({
 const instance = widget();
 instance.initialize({ model });
 const host = document.getElementById("view")!;
-instance.render({ model, el: host });
+const render = () => instance.render({ model, el: host });
+if (!query.has("play")) render();
 
 const run = new Synthetic(shape);
 const push = (n: number, decode: boolean, final = false) =>
   model.frame(encode(run.next(n, decode, final)));
 
 const tokens = Number(query.get("tokens") ?? 120);
-if (query.has("live")) {
+if (query.has("play")) {
+  // Nothing until `start`.
+} else if (query.has("live")) {
   let made = -1;
   const timer = setInterval(() => {
     if (made < 0) {
@@ -52,7 +60,7 @@ if (query.has("live")) {
       clearInterval(timer);
       model.set("status", end ?? "stop");
     }
-  }, 50);
+  }, EVERY_MS);
 } else if (tokens >= 0) {
   model.set("status", "running");
   push(shape.prompt, false);
@@ -60,4 +68,85 @@ if (query.has("live")) {
   if (end) model.set("status", end);
 }
 
-Object.assign(window, { model, push, harnessReady: true });
+/** Let `n` tokens be there before the run is displayed. */
+function fill(n: number): void {
+  model.set("status", "running");
+  push(shape.prompt, false);
+  for (let i = 0; i < n; i += 1) push(1, true);
+}
+
+/** Milliseconds from displaying the run to the frame after its first picture. */
+async function open(): Promise<number> {
+  const began = performance.now();
+  render();
+  const drawn = () => (document.querySelector(".oj-where")?.textContent ?? "") !== "";
+  while (!drawn()) await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return performance.now() - began;
+}
+
+const messages: Uint8Array[] = [];
+
+/** Make `seconds` of `rate` tokens a second, for `start` to play. */
+function prepare(seconds: number, rate: number): void {
+  messages.length = 0;
+  let told = 0;
+  for (let at = EVERY_MS; at <= 1000 * seconds; at += EVERY_MS) {
+    const due = Math.floor((at * rate) / 1000 + 1e-9) - told;
+    told += due;
+    const frame: Frame = run.next(due, true);
+    messages.push(encode(frame));
+  }
+}
+
+/** Play what was prepared at its own pace; resolves with the number of messages. */
+function start(): Promise<number> {
+  const began = performance.now();
+  return new Promise((resolve) => {
+    let sent = 0;
+    const timer = setInterval(() => {
+      // A late timer catches up: what is measured is the same run on any machine.
+      while (sent < messages.length && performance.now() - began >= (sent + 1) * EVERY_MS) {
+        model.frame(messages[sent]);
+        sent += 1;
+      }
+      if (sent < messages.length) return;
+      clearInterval(timer);
+      resolve(sent);
+    }, 5);
+  });
+}
+
+const realFrame = window.requestAnimationFrame.bind(window);
+
+/**
+ * Play what was prepared by a clock that stands still while a frame is drawn: 60 frames a second of
+ * that clock, each drawn and presented before the next, however busy the machine is. Resolves with
+ * 1 for each frame that had something to draw, 0 for the others.
+ */
+async function step(): Promise<number[]> {
+  const waiting: FrameRequestCallback[] = [];
+  const drawn: number[] = [];
+  let [now, sent] = [performance.now(), 0];
+  performance.now = () => now;
+  window.requestAnimationFrame = (callback) => waiting.push(callback);
+  const began = now;
+  while (sent < messages.length) {
+    now += 1000 / 60;
+    while (sent < messages.length && now - began >= (sent + 1) * EVERY_MS) {
+      model.frame(messages[sent]);
+      sent += 1;
+    }
+    await new Promise<void>((resolve) =>
+      realFrame(() => {
+        const due = waiting.splice(0);
+        drawn.push(due.length ? 1 : 0);
+        for (const callback of due) callback(now);
+        resolve();
+      }),
+    );
+  }
+  return drawn;
+}
+
+Object.assign(window, { model, push, fill, open, prepare, start, step, harnessReady: true });

@@ -27,36 +27,42 @@ export class Canvas {
       this.node.width = w;
       this.node.height = h;
     }
+    return true;
+  }
+
+  /** Make it empty, to be drawn on in CSS pixels. */
+  clear(): void {
     this.context.setTransform(this.scale, 0, 0, this.scale, 0, 0);
     this.context.clearRect(0, 0, this.width, this.height);
-    return true;
   }
 }
 
-const boxes = new WeakMap<Element, DOMRect>();
-
-/** Measure elements before anything is written: a reading after a write lays the page out anew. */
-export function measure(elements: Iterable<Element>): void {
-  for (const each of elements) boxes.set(each, each.getBoundingClientRect());
+interface Size {
+  readonly width: number;
+  readonly height: number;
 }
 
-/** An element's box as it was measured last. */
-export function boxOf(element: Element): DOMRect {
-  return boxes.get(element) ?? element.getBoundingClientRect();
+const sizes = new WeakMap<Element, Size>();
+
+/**
+ * Call `changed` when one of the elements has another size, until `signal` aborts. Their sizes are
+ * told by the browser after its own layout: asking for them while drawing would lay the page out
+ * once more.
+ */
+export function watchSizes(
+  elements: Iterable<Element>,
+  changed: () => void,
+  signal: AbortSignal,
+): void {
+  const observer = new ResizeObserver((entries) => {
+    for (const { target, contentRect } of entries) sizes.set(target, contentRect);
+    changed();
+  });
+  for (const each of elements) observer.observe(each);
+  signal.addEventListener("abort", () => observer.disconnect());
 }
 
-/** Whole-number tick positions in [from, to), at most about `wanted` of them. */
-export function wholeTicks(from: number, to: number, wanted: number): number[] {
-  const step = niceStep((to - from) / Math.max(1, wanted), 1);
-  const out: number[] = [];
-  for (let at = Math.ceil(from / step) * step; at < to; at += step) out.push(at);
-  return out;
-}
-
-/** 1, 2 or 5 times a power of ten, at least `raw` and `least`. */
-export function niceStep(raw: number, least = 0): number {
-  const wanted = Math.max(raw, least, 1e-12);
-  const power = 10 ** Math.floor(Math.log10(wanted) + 1e-9);
-  const factor = [1, 2, 5, 10].find((f) => f * power >= wanted * (1 - 1e-9)) ?? 10;
-  return factor * power;
+/** An element's size as it was told last. */
+export function boxOf(element: Element): Size {
+  return sizes.get(element) ?? element.getBoundingClientRect();
 }

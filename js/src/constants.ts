@@ -13,6 +13,12 @@ export const KEPT_MOVES = 200_000;
 /** An expert that came within this many tokens is marked as new. */
 export const RECENT_STEPS = 3;
 
+/** For so long after a token its experts glow, in ms. */
+export const GLOW_MS = 600;
+
+/** While nobody sees a run, its kernel is asked for a frame only so often, in ms. */
+export const UNSEEN_MS = 1_000;
+
 /** Messages waiting for a redraw; beyond it (a hidden page) they are folded at once. */
 export const MAX_QUEUED = 64;
 
@@ -25,5 +31,6 @@ export const MIN_SPAN = 24;
 /** Under prefers-reduced-motion the view is redrawn this seldom. */
 export const CALM_REDRAW_MS = 500;
 
-/** After a redraw the view rests for this many times what it cost: a fifth of the page's time. */
+/** A frame may cost so much, in ms. Where it costs more, the view rests for REST times its cost. */
+export const FRAME_BUDGET_MS = 8;
 export const REST = 4;

@@ -28,6 +28,11 @@ export class Focus {
     return this.hoveredCell ?? this.pinnedCell;
   }
 
+  /** Whether anything is looked at. */
+  get any(): boolean {
+    return this.step !== null || this.cell !== null;
+  }
+
   hoverStep(step: number | null): void {
     if (step === this.hoveredStep) return;
     this.hoveredStep = step;

@@ -1,32 +1,47 @@
-// A layers × experts map on a canvas: one level (0 to 255) per expert, coloured by a table.
+// A layers × experts map: cells as pixels below, axes, marks and what is pointed at above them.
 //
-// It knows nothing of what the levels mean. Where a map has more columns than the canvas has
-// pixels, neighbours share a column and the highest level shows, so that nothing rare is lost.
+// The two are canvases of their own, because they change at different times: the cells with every
+// token, and in part; what lies above mostly with the pointer. It knows nothing of what the levels
+// mean, but for those that carry a mark.
 
-import { Canvas, wholeTicks } from "./canvas";
+import { drawCorner, drawSideways, wholeTicks } from "./axes";
+import { Bitmap, type Cells } from "./bitmap";
+import { Canvas } from "./canvas";
 import { MARGIN } from "./constants";
 import type { Cell, Focus } from "./focus";
+import type { Chosen } from "./look";
+import {
+  type Box,
+  drawGaps,
+  drawSigns,
+  drawTicks,
+  GAP_FROM,
+  hasSigns,
+  type Marked,
+  movedLayers,
+  outline,
+} from "./marks";
 import type { Theme } from "./theme";
 
-export interface Levels {
-  layers: number;
-  experts: number;
-  levels: Uint8Array;
-  colours: Uint32Array;
-  /** Level whose cells carry a dot, and whose layers a tick in the gutter: the cue beside colour. */
-  marked?: number;
+export interface Levels extends Cells {
+  /** The levels whose cells carry a sign, and whose layers a tick in the gutter. */
+  marked?: Marked;
   /** What the token that is looked at chose: ringed, and filled where it was a miss. */
-  chosen?: { index: number; hit: boolean }[] | undefined;
+  chosen?: readonly Chosen[] | undefined;
 }
 
-const GUTTER = 7;
-const GAP_FROM = 6; // cells at least this large are drawn with a gap
-const DOT_FROM = 5;
+const GUTTER = 15;
 
 export class Heatmap {
   readonly canvas: Canvas;
+  readonly bitmap = new Bitmap();
   private shown: Levels | null = null;
-  private readonly bitmap = document.createElement("canvas");
+  /** What lay above the cells when it was drawn last, and which layers had a tick beside them. */
+  private above = "";
+  private ticks = "";
+  private chosen: readonly Chosen[] | undefined;
+  private theme: Theme | null = null;
+  private box: Box = { x: 0, y: 0, width: 0, height: 0 };
 
   constructor(
     label: string,
@@ -55,27 +70,78 @@ export class Heatmap {
     );
   }
 
+  /** How many cells share one pixel of the screen, at most; 1 when each has its own. */
+  get shared(): number {
+    const { shown, bitmap } = this;
+    if (!shown || !bitmap.columns) return 1;
+    const across = Math.ceil(shown.experts / bitmap.columns);
+    return across * Math.ceil(shown.layers / bitmap.rows);
+  }
+
   draw(map: Levels, theme: Theme): void {
     this.shown = map;
     if (!this.canvas.fit() || map.layers === 0 || map.experts === 0) return;
-    const { x, y, width, height } = this.plot();
-    const context = this.canvas.context;
-    const columns = Math.min(map.experts, Math.floor(width * this.canvas.scale));
-    this.paint(map, columns);
-    context.imageSmoothingEnabled = false;
-    context.drawImage(this.bitmap, 0, 0, columns, map.layers, x, y, width, height);
-    const [cellWidth, cellHeight] = [width / map.experts, height / map.layers];
-    if (Math.min(cellWidth, cellHeight) >= GAP_FROM) this.drawGaps(map, theme);
-    if (map.marked !== undefined) this.drawMarks(map, theme, map.marked);
+    this.place();
+    this.drawCells(map);
+    const { context } = this.canvas;
+    const { box } = this;
+    const moved = map.marked ? movedLayers(map, map.marked) : null;
+    const [above, ticks] = [this.describe(map), moved ? moved.join("") : ""];
+    const same = above === this.above && map.chosen === this.chosen && theme === this.theme;
+    if (same && ticks === this.ticks) return;
+    [this.above, this.chosen, this.theme, this.ticks] = [above, map.chosen, theme, ticks];
+    if (same && moved) {
+      const edge = box.x + box.width;
+      context.clearRect(edge, 0, this.canvas.width - edge, box.y + box.height + 3);
+      drawTicks(context, box, moved, theme);
+      return;
+    }
+    this.canvas.clear();
+    if (Math.min(box.width / map.experts, box.height / map.layers) >= GAP_FROM) {
+      drawGaps(context, box, map, theme);
+    }
+    if (map.marked && hasSigns(box, map)) drawSigns(context, box, map, map.marked, theme);
+    if (moved) drawTicks(context, box, moved, theme);
     this.drawAxes(map, theme);
     if (map.chosen) this.drawChosen(map, map.chosen, theme);
     this.drawFocus(map, theme);
   }
 
+  /** Show other levels, with nothing else changed since the last `draw`. */
+  drawCells(map: Levels): void {
+    const { width, height } = this.box;
+    const { scale } = this.canvas;
+    if (width > 0 && height > 0) this.bitmap.paint(map, width * scale, height * scale);
+  }
+
+  /** All that what lies above the cells depends on, apart from colours and the chosen. */
+  private describe(map: Levels): string {
+    const { width, height, scale } = this.canvas;
+    const { pinnedCell, cell } = this.focus;
+    const signs = map.marked && hasSigns(this.box, map) ? map.levels.join("") : "";
+    return JSON.stringify([width, height, scale, map.layers, map.experts, pinnedCell, cell, signs]);
+  }
+
+  /** Put the cells where the plot is. */
+  private place(): void {
+    const { width, height } = this.canvas;
+    const right = this.shown?.marked === undefined ? 0 : GUTTER;
+    const [x, y] = [MARGIN.left, MARGIN.top];
+    const box = {
+      ...{ x, y, width: width - x - MARGIN.right - right },
+      height: height - y - MARGIN.bottom,
+    };
+    if (box.width === this.box.width && box.height === this.box.height) return;
+    this.box = box;
+    const { style } = this.bitmap.node;
+    [style.left, style.top] = [`${box.x}px`, `${box.y}px`];
+    [style.width, style.height] = [`${box.width}px`, `${box.height}px`];
+  }
+
   /** A ring around each expert of one token: hollow for a hit, with a filled heart for a miss. */
-  private drawChosen(map: Levels, chosen: { index: number; hit: boolean }[], theme: Theme): void {
+  private drawChosen(map: Levels, chosen: readonly Chosen[], theme: Theme): void {
     const { context } = this.canvas;
-    const { x, y, width, height } = this.plot();
+    const { x, y, width, height } = this.box;
     const [w, h] = [Math.max(width / map.experts, 4), Math.max(height / map.layers, 4)];
     const rings = new Path2D();
     const hearts = new Path2D();
@@ -96,122 +162,22 @@ export class Heatmap {
   }
 
   private drawFocus(map: Levels, theme: Theme): void {
-    const { x, y, width, height } = this.plot();
+    const { x, y, width, height } = this.box;
     for (const cell of new Set([this.focus.pinnedCell, this.focus.cell])) {
       if (!cell || cell.layer >= map.layers || (cell.expert ?? 0) >= map.experts) continue;
       const cellHeight = height / map.layers;
       const h = Math.max(cellHeight, 4);
-      const cy = y + (cell.layer + 0.5) * cellHeight;
-      if (cell.expert === null) {
-        this.outline(x, cy - h / 2, width, h, theme);
-        continue;
-      }
-      const w = Math.max(width / map.experts, 4);
-      this.outline(
-        x + ((cell.expert + 0.5) * width) / map.experts - w / 2,
-        cy - h / 2,
-        w,
-        h,
-        theme,
-      );
-    }
-  }
-
-  private outline(x: number, y: number, w: number, h: number, theme: Theme): void {
-    const { context } = this.canvas;
-    context.strokeStyle = theme.surface;
-    context.lineWidth = 3.5;
-    context.strokeRect(x - 1, y - 1, w + 2, h + 2);
-    context.strokeStyle = theme.ink;
-    context.lineWidth = 1.5;
-    context.strokeRect(x - 1, y - 1, w + 2, h + 2);
-  }
-
-  private plot() {
-    const { width, height } = this.canvas;
-    const right = this.shown?.marked === undefined ? 0 : GUTTER;
-    return {
-      x: MARGIN.left,
-      y: MARGIN.top,
-      width: width - MARGIN.left - MARGIN.right - right,
-      height: height - MARGIN.top - MARGIN.bottom,
-    };
-  }
-
-  /** The map as a bitmap of one pixel per cell, or per shared column. */
-  private paint(map: Levels, columns: number): void {
-    const { layers, experts, levels, colours } = map;
-    if (this.bitmap.width !== columns || this.bitmap.height !== layers) {
-      this.bitmap.width = columns;
-      this.bitmap.height = layers;
-    }
-    const context = this.bitmap.getContext("2d")!;
-    const image = context.createImageData(columns, layers);
-    const pixels = new Uint32Array(image.data.buffer);
-    if (columns === experts) {
-      for (let i = 0; i < pixels.length; i += 1) pixels[i] = colours[levels[i]];
-    } else {
-      const highest = new Uint8Array(columns);
-      for (let layer = 0; layer < layers; layer += 1) {
-        highest.fill(0);
-        for (let expert = 0; expert < experts; expert += 1) {
-          const column = Math.floor((expert * columns) / experts);
-          highest[column] = Math.max(highest[column], levels[layer * experts + expert]);
-        }
-        for (let column = 0; column < columns; column += 1) {
-          pixels[layer * columns + column] = colours[highest[column]];
-        }
-      }
-    }
-    context.putImageData(image, 0, 0);
-  }
-
-  private drawGaps(map: Levels, theme: Theme): void {
-    const context = this.canvas.context;
-    const { x, y, width, height } = this.plot();
-    context.fillStyle = theme.surface;
-    for (let expert = 1; expert < map.experts; expert += 1) {
-      context.fillRect(Math.round(x + (expert * width) / map.experts) - 0.5, y, 1, height);
-    }
-    for (let layer = 1; layer < map.layers; layer += 1) {
-      context.fillRect(x, Math.round(y + (layer * height) / map.layers) - 0.5, width, 1);
-    }
-  }
-
-  private drawMarks(map: Levels, theme: Theme, marked: number): void {
-    const context = this.canvas.context;
-    const { x, y, width, height } = this.plot();
-    const { layers, experts, levels } = map;
-    const [cellWidth, cellHeight] = [width / experts, height / layers];
-    const dots = Math.min(cellWidth, cellHeight) >= DOT_FROM;
-    const radius = Math.min(cellWidth, cellHeight, 12) / 5;
-    for (let layer = 0; layer < layers; layer += 1) {
-      let any = false;
-      for (let expert = 0; expert < experts; expert += 1) {
-        if (levels[layer * experts + expert] !== marked) continue;
-        any = true;
-        if (!dots) break;
-        context.fillStyle = theme.mark;
-        context.beginPath();
-        const [cx, cy] = [x + (expert + 0.5) * cellWidth, y + (layer + 0.5) * cellHeight];
-        context.arc(cx, cy, radius, 0, 2 * Math.PI);
-        context.fill();
-      }
-      if (!any) continue;
-      context.fillStyle = theme.ink;
-      const [tip, middle] = [x + width + 2, y + (layer + 0.5) * cellHeight];
-      const half = Math.max(1, Math.min(3, cellHeight / 2));
-      context.beginPath();
-      context.moveTo(tip, middle);
-      context.lineTo(tip + 5, middle - half);
-      context.lineTo(tip + 5, middle + half);
-      context.fill();
+      const top = y + (cell.layer + 0.5) * cellHeight - h / 2;
+      const w = cell.expert === null ? width : Math.max(width / map.experts, 4);
+      const middle =
+        cell.expert === null ? x + width / 2 : x + ((cell.expert + 0.5) * width) / map.experts;
+      outline(this.canvas.context, { x: middle - w / 2, y: top, width: w, height: h }, theme);
     }
   }
 
   private drawAxes(map: Levels, theme: Theme): void {
     const context = this.canvas.context;
-    const { x, y, width, height } = this.plot();
+    const { x, y, width, height } = this.box;
     context.fillStyle = theme.muted;
     context.font = theme.font;
     context.textBaseline = "middle";
@@ -229,38 +195,20 @@ export class Heatmap {
     drawCorner(context, "expert", y + height);
   }
 
-  /** The cell under the pointer; left of the map, beside its number, the whole layer. */
+  /**
+   * The cell under the pointer: of cells that share a pixel, the one that it shows. Left of the
+   * map, beside its number, the whole layer.
+   */
   private cellAt(event: MouseEvent): Cell | null {
     const map = this.shown;
-    if (!map?.layers) return null;
-    const box = this.canvas.node.getBoundingClientRect();
-    const { x, y, width, height } = this.plot();
-    const expert = Math.floor(((event.clientX - box.left - x) / width) * map.experts);
-    const layer = Math.floor(((event.clientY - box.top - y) / height) * map.layers);
-    if (layer < 0 || layer >= map.layers || expert >= map.experts) return null;
-    return { layer, expert: expert < 0 ? null : expert };
+    const { columns, rows } = this.bitmap;
+    if (!map?.layers || !columns) return null;
+    const node = this.canvas.node.getBoundingClientRect();
+    const { x, y, width, height } = this.box;
+    const row = Math.floor(((event.clientY - node.top - y) / height) * rows);
+    const column = Math.floor(((event.clientX - node.left - x) / width) * columns);
+    if (row < 0 || row >= rows || column >= columns) return null;
+    const cell = this.bitmap.cellAt(map, Math.max(0, column), row);
+    return { layer: cell.layer, expert: column < 0 ? null : cell.expert };
   }
-}
-
-/** The horizontal axis's title, below the vertical axis whose foot is at `base`. */
-export function drawCorner(context: CanvasRenderingContext2D, text: string, base: number): void {
-  context.textAlign = "left";
-  context.textBaseline = "alphabetic";
-  context.fillText(text, 4, base + 13);
-}
-
-/** An axis title that reads upwards, centred on (x, y). */
-export function drawSideways(
-  context: CanvasRenderingContext2D,
-  text: string,
-  x: number,
-  y: number,
-): void {
-  context.save();
-  context.translate(x, y);
-  context.rotate(-Math.PI / 2);
-  context.textAlign = "center";
-  context.textBaseline = "middle";
-  context.fillText(text, 0, 0);
-  context.restore();
 }

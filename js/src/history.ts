@@ -63,6 +63,13 @@ export class RoutingLog {
     return this.experts.subarray(at, at + this.k);
   }
 
+  /** Whether a step, which must be kept, chose an expert. */
+  chose(step: number, layer: number, expert: number): boolean {
+    const at = (step - this.first) * this.width + layer * this.k;
+    for (let j = 0; j < this.k; j += 1) if (this.experts[at + j] === expert) return true;
+    return false;
+  }
+
   hit(step: number, layer: number, j: number): boolean {
     const bit = layer * this.k + j;
     return (this.bits[(step - this.first) * this.rowBytes + (bit >> 3)] & (1 << (bit & 7))) !== 0;

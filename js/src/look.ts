@@ -5,13 +5,19 @@ import { type Span, span, stepName } from "./span";
 import type { Picture, RunState } from "./state";
 import type { Theme } from "./theme";
 
+/** An expert that a token chose, at layer * experts + expert. */
+export interface Chosen {
+  index: number;
+  hit: boolean;
+}
+
 export interface Look {
   theme: Theme;
   shown: Span;
   /** Experts now, or as they were after `shown.until`. */
   picture: Picture;
   /** What the token that is looked at chose, where its routing is kept. */
-  chosen?: { index: number; hit: boolean }[];
+  chosen?: readonly Chosen[];
   /** The steps that chose the expert that is looked at. */
   lit?: readonly number[];
   name: (step: number) => string;
@@ -28,7 +34,7 @@ export function lookAt(
   const look: Look = { theme, shown, picture, name: (step) => stepName(step, shown) };
   const { step, cell } = focus;
   if (step !== null && state.routing.has(step)) {
-    const chosen: { index: number; hit: boolean }[] = [];
+    const chosen: Chosen[] = [];
     state.routing.forEach(step, state.experts, (index, hit) => chosen.push({ index, hit }));
     look.chosen = chosen;
   }

@@ -1,5 +1,6 @@
 // The frame around a plot: title, legend, a line of read-out, and a table in its place on demand.
 
+import { boxOf } from "./canvas";
 import { el, setText } from "./dom";
 
 export interface Table {
@@ -12,7 +13,8 @@ export class Panel {
   readonly node: HTMLElement;
   readonly plots: HTMLElement;
   private readonly aside = el("span", "oj-aside");
-  private readonly readout = el("div", "oj-readout", { "aria-live": "polite" });
+  private readonly readout = el("div", "oj-readout", { "aria-live": "off" });
+  private readonly note = el("span", "oj-legend-item oj-legend-note");
   private readonly hint = el("div", "oj-panel-hint");
   private readonly tableBox = el("div", "oj-table", { tabindex: "0" });
   private readonly toggle: HTMLButtonElement;
@@ -80,18 +82,23 @@ export class Panel {
       `oj-panel oj-${name}`,
       { "aria-label": title },
       head,
-      el("div", "oj-legend", {}, legend),
+      el("div", "oj-legend", {}, legend, this.note),
       this.plots,
       this.tableBox,
       this.readout,
     );
   }
 
-  /** A plot's box, with its share of the height. */
-  add(plot: HTMLElement, share = 1): void {
-    const box = el("div", "oj-plot", {}, plot);
+  /** A plot's box, with its share of the height; what is below it in the plot comes after it. */
+  add(plot: HTMLElement, share: number, ...below: HTMLElement[]): void {
+    const box = el("div", "oj-plot", {}, plot, ...below);
     box.style.flexGrow = String(share);
     this.plots.append(box);
+  }
+
+  /** Of its plots, in CSS pixels. */
+  get width(): number {
+    return boxOf(this.plots).width;
   }
 
   /** A hint in the plots' place while there is nothing to plot; "" takes it away. */
@@ -105,7 +112,18 @@ export class Panel {
     setText(this.aside, text);
   }
 
-  setReadout(text: string): void {
+  /** What one must know to read the plot as it is now, at the legend's end; "" for nothing. */
+  setNote(text: string): void {
+    setText(this.note, text);
+    this.note.hidden = !text;
+  }
+
+  /** What the plot says in words. Read out only while somebody `asked`: it changes with each token. */
+  setReadout(text: string, asked: boolean): void {
+    const live = asked ? "polite" : "off";
+    if (this.readout.getAttribute("aria-live") !== live) {
+      this.readout.setAttribute("aria-live", live);
+    }
     setText(this.readout, text);
   }
 

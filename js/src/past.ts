@@ -12,6 +12,7 @@ export class Past implements Picture {
   layerTotals = new Float64Array(0);
   maxCount = 0;
   residentCount = 0;
+  chosenCount = 0;
   /** The step after which it is. */
   step = -1;
   private epoch = -1;
@@ -36,7 +37,11 @@ export class Past implements Picture {
     while (this.step < step) this.count(++this.step, 1);
     while (this.step > step) this.count(this.step--, -1);
     this.move();
-    this.maxCount = this.counts.reduce((most, count) => Math.max(most, count), 0);
+    this.maxCount = this.chosenCount = 0;
+    for (const count of this.counts) {
+      if (count > 0) this.chosenCount += 1;
+      if (count > this.maxCount) this.maxCount = count;
+    }
     return this;
   }
 
@@ -44,10 +49,10 @@ export class Past implements Picture {
     return this.recent[index] > 0;
   }
 
-  arrivedAgo(index: number): number | null {
+  movedAgo(index: number): number | null {
     const { moves } = this.state;
     for (let n = this.moves - 1; n >= moves.begin; n -= 1) {
-      if (moves.expertOf(n) === index && moves.came(n)) return this.step - moves.stepOf(n);
+      if (moves.expertOf(n) === index) return this.step - moves.stepOf(n);
     }
     return null;
   }
@@ -87,7 +92,7 @@ export class Past implements Picture {
     this.recent.fill(0);
     for (let n = this.moves - 1; n >= moves.begin; n -= 1) {
       if (moves.stepOf(n) <= this.step - RECENT_STEPS) break;
-      if (moves.came(n)) this.recent[moves.expertOf(n)] = 1;
+      this.recent[moves.expertOf(n)] = 1;
     }
   }
 

@@ -71,8 +71,17 @@ export class Playback {
     }
   }
 
-  /** Let the time since the last call pass; at the end of what is known the run is followed. */
-  tick(now: number): void {
+  /**
+   * Let the time since the last call pass; at the end of what is known the run is followed.
+   * Returns whether another token is shown.
+   */
+  tick(now: number): boolean {
+    const before = this.at;
+    this.pass(now);
+    return this.at !== before;
+  }
+
+  private pass(now: number): void {
     if (!this.ready) this.follow();
     if (this.at === null) return;
     const [first, last] = this.range;

@@ -4,19 +4,26 @@ import { Bars } from "./bars";
 import { el } from "./dom";
 import type { Focus } from "./focus";
 import { byteScale, bytes, integer, ms, plural, short } from "./format";
-import { Latency } from "./latency";
+import { Lines } from "./lines";
 import type { Look } from "./look";
 import { legendItem, Panel, type Table } from "./panel";
 import type { RunState } from "./state";
 
 const LAST = 20;
 
+/** The lines, from the lowest up. Each has a dash of its own: the cue beside its colour. */
+const QUANTILES = [
+  { column: "p50", look: "p50", width: 1.75, dash: [], by: "mean" },
+  { column: "p95", look: "p95", width: 1.5, dash: [5, 3], by: "mean" },
+  { column: "max", look: "top", width: 1, dash: [1.5, 2.5], by: "highest" },
+] as const;
+
 /** From this width on there is room to name the quantiles; else they stand in the legend's order. */
 const ROOMY = 420;
 
 export class ReadingPanel {
   readonly panel: Panel;
-  private readonly lines: Latency;
+  private readonly lines: Lines;
   private readonly bars: Bars;
   private name = (step: number): string => String(step);
 
@@ -37,24 +44,29 @@ export class ReadingPanel {
     );
     const table = () => this.table();
     this.panel = new Panel("Read latency", "latency", legend, table, changed, signal);
-    this.lines = new Latency(focus, signal);
+    const label = "Read latency of each token: median, 95th percentile and maximum";
+    this.lines = new Lines(label, focus, signal);
     this.bars = new Bars("Bytes read for each token", focus, signal);
-    this.panel.add(this.lines.node, 3);
-    this.panel.add(this.bars.canvas.node, 2);
+    this.panel.add(this.lines.plot.canvas.node, 3);
+    this.panel.add(this.bars.plot.canvas.node, 2);
   }
 
   draw(look: Look): void {
     const { shown, theme, lit } = look;
     this.name = look.name;
-    const { steps } = this.state;
     this.panel.setAside("ms per read, by token");
-    this.panel.setReadout(this.readout(shown.until));
+    const { steps } = this.state;
+    this.panel.setReadout(this.readout(shown.until), this.focus.step !== null);
     if (!this.panel.drawn) return;
-    this.lines.draw(steps, shown, theme);
+    const lines = QUANTILES.map(({ column, look, ...line }) => {
+      return { ...line, values: steps.column(column, shown.from, shown.to), colour: theme[look] };
+    });
+    this.lines.draw({ shown, lines, title: "ms", lit }, theme);
     const values = steps.column("nbytes", shown.from, shown.to);
     const { factor, unit } = byteScale(values.reduce((most, value) => Math.max(most, value), 0));
     const parts = [{ values, colour: theme.read }];
     this.bars.draw({ shown, parts, title: unit, factor, lit }, theme);
+    this.panel.setNote(this.bars.note);
   }
 
   private readout(until: number | null): string {
@@ -75,7 +87,7 @@ export class ReadingPanel {
     if (reads === 0) return `${name} · no reads`;
     const [p50, p95, max] = (["p50", "p95", "max"] as const).map((c) => short(steps.at(c, step)));
     const quantiles =
-      this.panel.node.clientWidth < ROOMY
+      this.panel.width < ROOMY
         ? `${p50} / ${p95} / ${max}\u202fms`
         : `p50 ${p50} · p95 ${p95} · max ${max}\u202fms`;
     return `${name} · ${plural(reads, "read")}, ${bytes(steps.at("nbytes", step))} · ${quantiles}`;

@@ -3,21 +3,22 @@
 import { Bars } from "./bars";
 import { RECENT_STEPS } from "./constants";
 import { el } from "./dom";
+import { ExpertMap } from "./expertmap";
 import type { Focus } from "./focus";
 import { integer, percent, plural } from "./format";
-import { Heatmap } from "./heatmap";
+import { Glow } from "./glow";
 import type { Look } from "./look";
 import { legendItem, Panel, type Table } from "./panel";
 import type { Picture, RunState } from "./state";
+import { RESIDENCY } from "./theme";
 
-const [ABSENT, RESIDENT, RECENT] = [0, 1, 2];
+const { ABSENT, RESIDENT, LEFT, ARRIVED } = RESIDENCY;
 
 export class ResidencyPanel {
   readonly panel: Panel;
-  private readonly map: Heatmap;
+  private readonly map: ExpertMap;
   private readonly bars: Bars;
-  private levels = new Uint8Array(0);
-  private picture: Picture;
+  private readonly glow: Glow;
 
   constructor(
     private readonly state: RunState,
@@ -25,50 +26,78 @@ export class ResidencyPanel {
     changed: () => void,
     signal: AbortSignal,
   ) {
-    this.picture = state;
-    const legend = el(
-      "span",
-      "oj-legend-row",
-      {},
+    const items = [
       legendItem("resident", "in RAM"),
+      legendItem("used", "in use"),
       legendItem("recent", "just arrived"),
+      legendItem("left", "just left"),
       legendItem("empty", "on SSD"),
       legendItem("hit", "hit"),
       legendItem("miss", "miss"),
-    );
-    legend.title = `Just arrived: within the last ${RECENT_STEPS} tokens; marked with a dot and, beside its layer, with ◂`;
+    ];
+    const legend = el("span", "oj-legend-row", {}, ...items);
+    legend.title =
+      `Just arrived or left: within the last ${RECENT_STEPS} tokens; marked with a dot or a cross ` +
+      "and, beside its layer, with ◂ or ▹. In use: chosen by the newest tokens";
     const table = () => this.table();
     this.panel = new Panel("Residency", "residency", legend, table, changed, signal);
-    this.map = new Heatmap("Which experts are in RAM, by layer and expert", focus, signal);
+    const label = "Which experts are in RAM, by layer and expert";
+    this.map = new ExpertMap(state, this.panel, label, focus, signal, 3);
     this.bars = new Bars("Hits and misses of each token, stacked", focus, signal);
-    this.panel.add(this.map.canvas.node, 3);
-    this.panel.add(this.bars.canvas.node, 2);
+    this.panel.add(this.bars.plot.canvas.node, 2);
+    this.glow = new Glow(state);
   }
 
-  draw(look: Look): void {
+  /** Draw the run as `look` has it; `now` (ms) lets the experts in use glow, null lets none. */
+  draw(look: Look, now: number | null): void {
     const { state } = this;
-    const { picture, theme, shown, lit } = look;
-    this.picture = picture;
+    const { theme, shown, lit } = look;
+    const picture = this.map.take(look);
+    this.panel.setReadout(this.readout(look), this.focus.any);
+    if (this.panel.drawn) {
+      this.glow.show(shown.until ?? state.steps.end - 1, now ?? 0);
+      if (now === null) this.glow.douse();
+      else this.glow.fade(now);
+      this.setLevels(picture);
+      this.map.draw(look, theme.residency, { arrived: ARRIVED, left: LEFT });
+      const column = (name: "hits" | "misses") => state.steps.column(name, shown.from, shown.to);
+      const parts = [
+        { values: column("hits"), colour: theme.hit },
+        { values: column("misses"), colour: theme.miss, hatched: true },
+      ];
+      this.bars.draw({ shown, parts, title: "look-ups", lit }, theme);
+    }
     const held = `${integer(picture.residentCount)} of ${plural(state.slots, "slot")}`;
     this.panel.setAside(state.seq ? held : "");
-    this.panel.setReadout(this.readout(look));
-    if (!this.panel.drawn) return;
-    if (this.levels.length !== picture.resident.length) {
-      this.levels = new Uint8Array(picture.resident.length);
+    this.panel.setNote(this.map.note);
+  }
+
+  /** Whether there is something that fades as time passes. */
+  get fading(): boolean {
+    return this.panel.drawn && this.glow.fading;
+  }
+
+  /** Let the experts in use fade; all else stays. */
+  fade(now: number): void {
+    if (!this.fading || !this.glow.fade(now)) return;
+    const { levels } = this.map;
+    const { stages } = this.glow;
+    for (let i = 0; i < levels.length; i += 1) {
+      const level = levels[i];
+      if (level >= RESIDENT && level < LEFT) levels[i] = RESIDENT + stages[i];
     }
-    for (let i = 0; i < this.levels.length; i += 1) {
-      const here = picture.isRecent(i) ? RECENT : RESIDENT;
-      this.levels[i] = picture.resident[i] ? here : ABSENT;
+    this.map.drawLevels();
+  }
+
+  private setLevels(picture: Picture): void {
+    const { levels } = this.map;
+    const { stages } = this.glow;
+    const { resident } = picture;
+    for (let i = 0; i < levels.length; i += 1) {
+      const moved = picture.isRecent(i);
+      if (resident[i]) levels[i] = moved ? ARRIVED : RESIDENT + stages[i];
+      else levels[i] = moved ? LEFT : ABSENT;
     }
-    const { layers, experts } = state;
-    const map = { layers, experts, levels: this.levels, colours: theme.residency, marked: RECENT };
-    this.map.draw({ ...map, chosen: look.chosen }, theme);
-    const column = (name: "hits" | "misses") => state.steps.column(name, shown.from, shown.to);
-    const parts = [
-      { values: column("hits"), colour: theme.hit },
-      { values: column("misses"), colour: theme.miss, hatched: true },
-    ];
-    this.bars.draw({ shown, parts, title: "look-ups", lit }, theme);
   }
 
   private readout(look: Look): string {
@@ -93,13 +122,14 @@ export class ResidencyPanel {
 
   private about(layer: number, expert: number, look: Look): string {
     const at = layer * this.state.experts + expert;
-    const name = `layer ${layer} · expert ${expert}`;
-    const used = look.lit ? ` · used by ${plural(look.lit.length, "token")}` : "";
-    if (!look.picture.resident[at]) return `${name} · on SSD${used}`;
-    const ago = look.picture.arrivedAgo(at);
-    if (ago === null) return `${name} · in RAM${used}`;
+    const here = look.picture.resident[at] ? "in RAM" : "on SSD";
+    const ago = look.picture.movedAgo(at);
+    const verb = look.picture.resident[at] ? "arrived" : "left";
     const when = ago ? `${plural(ago, "token")} ago` : "with the last token";
-    return `${name} · in RAM, arrived ${when}${used}`;
+    const words = [`layer ${layer}`, `expert ${expert}`];
+    words.push(ago === null ? here : `${here}, ${verb} ${when}`);
+    if (look.lit) words.push(`used by ${plural(look.lit.length, "token")}`);
+    return words.join(" · ");
   }
 
   private aboutLayer(layer: number, look: Look): string {
@@ -115,14 +145,28 @@ export class ResidencyPanel {
 
   private table(): Table {
     const { layers, experts } = this.state;
-    const { resident } = this.picture;
+    const { resident } = this.map.picture;
     const rows: string[][] = [];
     for (let layer = 0; layer < layers; layer += 1) {
       const row = resident.subarray(layer * experts, (layer + 1) * experts);
       const ids = Array.from(row.keys()).filter((expert) => row[expert]);
-      rows.push([String(layer), integer(ids.length), ranges(ids)]);
+      const { came, went } = this.movedIn(layer);
+      rows.push([String(layer), integer(ids.length), ranges(ids), ranges(came), ranges(went)]);
     }
-    return { caption: "Experts in RAM", head: ["Layer", "In RAM", "Experts"], rows };
+    const head = ["Layer", "In RAM", "Experts", "Just arrived", "Just left"];
+    return { caption: "Experts in RAM", head, rows };
+  }
+
+  /** The experts of a layer that came or went within the last few tokens. */
+  private movedIn(layer: number): { came: number[]; went: number[] } {
+    const { experts } = this.state;
+    const { picture } = this.map;
+    const [came, went]: [number[], number[]] = [[], []];
+    for (let expert = 0; expert < experts; expert += 1) {
+      const at = layer * experts + expert;
+      if (picture.isRecent(at)) (picture.resident[at] ? came : went).push(expert);
+    }
+    return { came, went };
   }
 }
 

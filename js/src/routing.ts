@@ -1,22 +1,20 @@
 // Panel: how often each expert was chosen.
 
 import { el, setText } from "./dom";
+import { ExpertMap } from "./expertmap";
 import type { Focus } from "./focus";
 import { integer, NONE, percent, plural } from "./format";
-import { Heatmap } from "./heatmap";
 import type { Look } from "./look";
 import { legendItem, Panel, type Table } from "./panel";
-import type { Picture, RunState } from "./state";
+import type { RunState } from "./state";
 import { CIVIDIS } from "./theme";
 
 const TOP = 12;
 
 export class RoutingPanel {
   readonly panel: Panel;
-  private readonly map: Heatmap;
+  private readonly map: ExpertMap;
   private readonly most = el("span", "", {}, NONE);
-  private levels = new Uint8Array(0);
-  private picture: Picture;
 
   constructor(
     private readonly state: RunState,
@@ -24,7 +22,6 @@ export class RoutingPanel {
     changed: () => void,
     signal: AbortSignal,
   ) {
-    this.picture = state;
     const stops = CIVIDIS.map((rgb) => `rgb(${rgb.join(",")})`).join(",");
     const ramp = el("span", "oj-ramp", { "aria-hidden": "true" });
     ramp.style.background = `linear-gradient(to right, ${stops})`;
@@ -38,25 +35,20 @@ export class RoutingPanel {
       changed,
       signal,
     );
-    this.map = new Heatmap("How often each expert was chosen, by layer and expert", focus, signal);
-    this.panel.add(this.map.canvas.node);
+    const label = "How often each expert was chosen, by layer and expert";
+    this.map = new ExpertMap(state, this.panel, label, focus, signal);
   }
 
   draw(look: Look): void {
-    const { state } = this;
-    const { picture, theme } = look;
-    this.picture = picture;
-    if (this.levels.length !== picture.counts.length)
-      this.levels = new Uint8Array(picture.counts.length);
-    levelsOf(picture.counts, picture.maxCount, this.levels);
-    const { layers, experts } = state;
+    const picture = this.map.take(look);
     setText(this.most, picture.maxCount ? integer(picture.maxCount) : NONE);
-    this.panel.setAside("times chosen");
     if (this.panel.drawn) {
-      const map = { layers, experts, levels: this.levels, colours: theme.ramp };
-      this.map.draw({ ...map, chosen: look.chosen }, theme);
+      levelsOf(picture.counts, picture.maxCount, this.map.levels);
+      this.map.draw(look, look.theme.ramp);
     }
-    this.panel.setReadout(this.readout(look));
+    this.panel.setAside("times chosen");
+    this.panel.setNote(this.map.note);
+    this.panel.setReadout(this.readout(look), this.focus.any);
   }
 
   private readout(look: Look): string {
@@ -69,7 +61,9 @@ export class RoutingPanel {
       const total = layerTotals[layer] || 1;
       if (expert === null) {
         const row = counts.subarray(layer * state.experts, (layer + 1) * state.experts);
-        return `layer ${layer} · ${some(row)} · ${plural(layerTotals[layer], "choice")}`;
+        const chosen = row.reduce((n, count) => n + (count > 0 ? 1 : 0), 0);
+        const choices = plural(layerTotals[layer], "choice");
+        return `layer ${layer} · ${some(chosen, row.length)} · ${choices}`;
       }
       const times = counts[layer * state.experts + expert];
       const share = percent(times, total);
@@ -78,11 +72,11 @@ export class RoutingPanel {
     if (step !== null && look.chosen?.length) {
       return `${look.name(step)} · its ${integer(look.chosen.length)} choices are ringed, misses filled`;
     }
-    return `${some(counts)} so far`;
+    return `${some(look.picture.chosenCount, counts.length)} so far`;
   }
 
   private table(): Table {
-    const { counts, layerTotals } = this.picture;
+    const { counts, layerTotals } = this.map.picture;
     const { experts } = this.state;
     const order = Array.from(counts.keys()).sort((a, b) => counts[b] - counts[a]);
     const rows = order.slice(0, TOP).map((at) => {
@@ -96,9 +90,8 @@ export class RoutingPanel {
 }
 
 /** "12 of 128 experts chosen". */
-function some(counts: Uint32Array): string {
-  const chosen = counts.reduce((n, count) => n + (count > 0 ? 1 : 0), 0);
-  return `${integer(chosen)} of ${plural(counts.length, "expert")} chosen`;
+function some(chosen: number, all: number): string {
+  return `${integer(chosen)} of ${plural(all, "expert")} chosen`;
 }
 
 /** Levels 1 to 255 by the square root of the count; 0 stays 0. Written to `out`. */

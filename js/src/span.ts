@@ -22,7 +22,20 @@ export function span(state: RunState, until: number | null = null): Span {
   const prompt = state.totals.decodeSteps === 0;
   const origin = prompt ? 0 : state.firstToken;
   const from = Math.max(origin, state.steps.first);
-  return { from, to: Math.max(state.steps.end, from + MIN_SPAN), origin, prompt, until };
+  const end = state.steps.end;
+  const to = state.final ? Math.max(end, from + MIN_SPAN) : from + roomFor(end - from);
+  return { from, to, origin, prompt, until };
+}
+
+/**
+ * How many steps an axis has room for that must show `n`: a third more at most. So a run that goes
+ * on has its tokens stay where they are, and only now and then are all of them moved.
+ */
+export function roomFor(n: number): number {
+  let room = MIN_SPAN;
+  // 24, 32, 48, 64, 96, …
+  for (let odd = true; room < n; odd = !odd) room = odd ? (room * 4) / 3 : (room * 3) / 2;
+  return room;
 }
 
 /** "token 12", or "prompt 3". */

@@ -30,9 +30,12 @@ export interface Picture {
   readonly layerTotals: Float64Array;
   readonly maxCount: number;
   readonly residentCount: number;
+  /** How many experts were chosen at all. */
+  readonly chosenCount: number;
+  /** Whether the expert came or went within the last few tokens. */
   isRecent(index: number): boolean;
-  /** Tokens since the expert arrived; null when it was there from the start. */
-  arrivedAgo(index: number): number | null;
+  /** Tokens since the expert came or went; null when it was not seen to do so. */
+  movedAgo(index: number): number | null;
 }
 
 export class RunState implements Picture {
@@ -69,7 +72,8 @@ export class RunState implements Picture {
   resident = new Uint8Array(0);
   residentCount = 0;
   maxCount = 0;
-  private arrivedAt = new Int32Array(0);
+  chosenCount = 0;
+  private movedAt = new Int32Array(0);
 
   /** Fold one frame; `gap` means that it needs frames that never came. */
   apply(frame: Frame): Applied {
@@ -93,12 +97,11 @@ export class RunState implements Picture {
   }
 
   isRecent(index: number): boolean {
-    return this.totals.steps - this.arrivedAt[index] < RECENT_STEPS;
+    return this.totals.steps - this.movedAt[index] < RECENT_STEPS;
   }
 
-  /** Tokens since the expert arrived; meaningful while it is resident and was seen to arrive. */
-  arrivedAgo(index: number): number | null {
-    const at = this.arrivedAt[index];
+  movedAgo(index: number): number | null {
+    const at = this.movedAt[index];
     return at === NEVER ? null : this.totals.steps - at;
   }
 
@@ -129,7 +132,7 @@ export class RunState implements Picture {
     const { routing } = this;
     const out: number[] = [];
     for (let step = routing.first; step < routing.end; step += 1) {
-      if (routing.chosen(step, layer).includes(expert)) out.push(step);
+      if (routing.chose(step, layer, expert)) out.push(step);
     }
     return out;
   }
@@ -162,9 +165,10 @@ export class RunState implements Picture {
     this.counts = new Uint32Array(size);
     this.layerTotals = new Float64Array(frame.layers);
     this.resident = new Uint8Array(size);
-    this.arrivedAt = new Int32Array(size).fill(NEVER);
+    this.movedAt = new Int32Array(size).fill(NEVER);
     this.residentCount = 0;
     this.maxCount = 0;
+    this.chosenCount = 0;
     this.text = "";
     this.textStart = frame.textStart;
     this.textEpoch += 1;
@@ -190,6 +194,7 @@ export class RunState implements Picture {
     this.addText(frame.text);
     for (let i = 0; i < frame.count.length; i += 1) {
       const index = frame.countIndex[i];
+      if (!this.counts[index] && frame.count[i]) this.chosenCount += 1;
       this.counts[index] += frame.count[i];
       this.layerTotals[Math.floor(index / this.experts)] += frame.count[i];
       this.maxCount = Math.max(this.maxCount, this.counts[index]);
@@ -200,7 +205,7 @@ export class RunState implements Picture {
       this.residentCount += state - this.resident[index];
       this.resident[index] = state;
       // What was there from the start did not arrive: nobody saw it come.
-      this.arrivedAt[index] = state && frame.since ? this.totals.steps : NEVER;
+      this.movedAt[index] = frame.since ? this.totals.steps : NEVER;
     }
   }
 

@@ -3,7 +3,7 @@
 // The message handler only copies bytes and returns, because the host handles messages one after
 // another; the folding happens when a view draws.
 
-import { MAX_QUEUED } from "./constants";
+import { MAX_QUEUED, UNSEEN_MS } from "./constants";
 import { copyBytes, decode, FrameError } from "./frames";
 import type { Info, Model, Status } from "./host";
 import { isOver } from "./host";
@@ -17,6 +17,9 @@ export class Store {
   private readonly queue: Uint8Array<ArrayBuffer>[] = [];
   private readonly listeners = new Set<() => void>();
   private asked = false;
+  /** How seldom each view wants frames, and what the kernel was asked for last, in ms. */
+  private readonly paces = new Map<object, number>();
+  private pace = 0;
   private seen: unknown = null;
 
   private readonly watch: Watch;
@@ -70,6 +73,19 @@ export class Store {
 
   send(content: object): void {
     this.model.send(content);
+  }
+
+  /**
+   * A view wants a frame at most every so many ms; 0 leaves it to the kernel, null: it is gone. The
+   * kernel is asked for what the most eager view wants. It may hear of it late; no harm is done.
+   */
+  want(view: object, ms: number | null): void {
+    if (ms === null) this.paces.delete(view);
+    else this.paces.set(view, ms);
+    const pace = this.paces.size ? Math.min(...this.paces.values()) : UNSEEN_MS;
+    if (pace === this.pace || !this.running) return;
+    this.pace = pace;
+    this.send({ type: "pace", ms: pace });
   }
 
   /** Call `listener` when there may be something to draw; returns how to stop that. */

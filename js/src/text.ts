@@ -1,12 +1,13 @@
 // Panel: the generated text, token by token, shaded by how much of what it needed was missing.
 //
 // The text is the model's, so it is only ever set as text. Each token is an element of its own;
-// text whose token is not known any more stands before them as it is.
+// text whose token is not known any more stands before them as it is. A paragraph is a block of its
+// own, so that a new token has the page lay out the last paragraph only, and not the whole text.
 
 import { KEPT_STEPS } from "./constants";
 import { el, setText } from "./dom";
 import type { Focus } from "./focus";
-import { integer, ms, plural } from "./format";
+import { bytes, integer, ms, plural } from "./format";
 import type { Status } from "./host";
 import type { Look } from "./look";
 import { legendItem, Panel, type Table } from "./panel";
@@ -26,6 +27,8 @@ export class TextPanel {
   private readonly hint = el("span", "oj-hint");
   private readonly caret = el("span", "oj-caret", { "aria-hidden": "true" });
   private readonly prompt = el("div", "oj-prompt");
+  /** The paragraph that grows; what has no token yet, the caret and the hint stand at its end. */
+  private paragraph: HTMLElement | null = null;
   private readonly tokens = new Map<number, HTMLElement>();
   private readonly stepOf = new WeakMap<Element, number>();
   /** Classes set on tokens, and on which steps. */
@@ -45,7 +48,8 @@ export class TextPanel {
     signal: AbortSignal,
   ) {
     this.log.setAttribute("aria-label", "Generated text");
-    this.log.append(this.lead, this.rest, this.caret, this.hint);
+    this.log.append(this.lead);
+    this.beginParagraph();
     const legend = el(
       "span",
       "oj-legend-row",
@@ -58,7 +62,7 @@ export class TextPanel {
     );
     legend.title = "Of the look-ups that a token's call made, how many were not in RAM";
     this.panel = new Panel("Text", "text", legend, () => this.table(), changed, signal);
-    this.panel.add(el("div", "oj-reading", {}, this.prompt, this.log));
+    this.panel.add(el("div", "oj-reading", {}, this.prompt, this.log), 1);
     this.listen(signal);
   }
 
@@ -69,7 +73,7 @@ export class TextPanel {
     this.prompt.hidden = !prompt;
     const count = state.generated;
     this.panel.setAside(count ? plural(count, "token") : "");
-    this.panel.setReadout(this.readout(look.shown.until));
+    this.panel.setReadout(this.readout(look.shown.until), this.focus.step !== null);
     this.grow();
     this.mark("oj-later", this.later(look.shown.until));
     this.mark("oj-on", this.focus.step === null ? [] : [this.focus.step]);
@@ -99,17 +103,16 @@ export class TextPanel {
     const { state } = this;
     const { steps } = state;
     if (state.textEpoch !== this.epoch || this.tokens.size > 2 * KEPT_STEPS) this.restart();
-    const fresh: HTMLElement[] = [];
     for (let step = this.next; step < steps.end; step += 1) {
       const text = state.textOf(step);
       if (!text) continue;
       const token = el("span", `oj-token oj-miss-${this.shade(step)}`, {}, text);
       this.tokens.set(step, token);
       this.stepOf.set(token, step);
-      fresh.push(token);
+      this.rest.before(token);
+      if (text.endsWith("\n")) this.beginParagraph();
     }
     this.next = Math.max(this.next, steps.end);
-    this.rest.before(...fresh);
     const told = steps.length ? state.textEndOf(steps.end - 1) : state.textStart;
     const rest = state.text.slice(Math.max(0, told - state.textStart));
     if (this.rest.data !== rest) this.rest.data = rest;
@@ -117,7 +120,8 @@ export class TextPanel {
 
   private restart(): void {
     const { state } = this;
-    for (const token of this.tokens.values()) token.remove();
+    this.log.replaceChildren(this.lead);
+    this.beginParagraph();
     this.tokens.clear();
     this.marked.clear();
     this.epoch = state.textEpoch;
@@ -125,6 +129,11 @@ export class TextPanel {
     this.next = state.steps.first > 0 ? state.steps.first + 1 : 0;
     const lead = this.next ? state.textEndOf(state.steps.first) : 0;
     this.lead.data = state.text.slice(0, Math.max(0, (lead || 0) - state.textStart));
+  }
+
+  private beginParagraph(): void {
+    this.paragraph = el("div", "oj-paragraph", {}, this.rest, this.caret, this.hint);
+    this.log.append(this.paragraph);
   }
 
   /** 0 to 3: how much of what the step looked up was missing. */
@@ -199,6 +208,8 @@ export class TextPanel {
     const text = visible(state.textOf(step));
     const words = [this.name(step), text, ms(state.steps.at("tokenMs", step))];
     if (hits + misses) words.push(`${misses} of ${integer(hits + misses)} missed`);
+    const read = state.steps.at("nbytes", step);
+    if (read) words.push(`${bytes(read)} read`);
     return words.filter(Boolean).join(" · ");
   }
 
@@ -210,10 +221,11 @@ export class TextPanel {
     for (let step = steps.end - 1; step >= least; step -= 1) {
       const numbers = [steps.at("hits", step), steps.at("misses", step)].map(integer);
       const spent = ms(steps.at("tokenMs", step));
-      rows.push([this.name(step), visible(state.textOf(step)), spent, ...numbers]);
+      const read = bytes(steps.at("nbytes", step));
+      rows.push([this.name(step), visible(state.textOf(step)), spent, ...numbers, read]);
     }
     const caption = `The last ${LAST} tokens, newest first`;
-    return { caption, head: ["Token", "Text", "Time", "Hits", "Misses"], rows };
+    return { caption, head: ["Token", "Text", "Time", "Hits", "Misses", "Bytes"], rows };
   }
 }
 

@@ -3,6 +3,11 @@
 // The surface is the host's own (JupyterLab's or VS Code's variable); root.css falls back to a
 // colour of its own. Its brightness decides which of our two palettes is readable on it.
 
+import { STAGES } from "./glow";
+
+/** How far an expert in use turns towards the ink. */
+const IN_USE = 0.8;
+
 const ROLES = [
   "surface",
   "ink",
@@ -11,6 +16,7 @@ const ROLES = [
   "band",
   "empty",
   "resident",
+  "left",
   "hit",
   "miss",
   "p50",
@@ -32,9 +38,17 @@ export type Theme = Record<Role, string> & {
   font: string;
   /** Cividis in 256 colours, packed for ImageData; entry 0 is that of a count of zero. */
   ramp: Uint32Array;
-  /** Not in RAM, in RAM, just arrived; packed likewise. */
+  /** By RESIDENCY's levels, packed likewise. */
   residency: Uint32Array;
 };
+
+/** Levels of the residency map. In use, in as many stages as glow.ts has, follows RESIDENT. */
+export const RESIDENCY = {
+  ABSENT: 0,
+  RESIDENT: 1,
+  LEFT: STAGES + 2,
+  ARRIVED: STAGES + 3,
+} as const;
 
 /** Cividis (Nuñez, Anderton, Renslow 2018) at ten even places; as in palette.py. */
 export const CIVIDIS: readonly (readonly [number, number, number])[] = [
@@ -63,11 +77,7 @@ export function readTheme(root: HTMLElement): Theme {
   for (const role of ROLES) theme[role] = style.getPropertyValue(`--oj-${role}`).trim();
   theme.surface = seeThrough ? (dark ? "#16181c" : "#ffffff") : style.backgroundColor;
   theme.ramp = ramp(pack(parse(theme.empty)));
-  theme.residency = Uint32Array.of(
-    pack(parse(theme.empty)),
-    pack(parse(theme.resident)),
-    pack(parse(theme.miss)),
-  );
+  theme.residency = residency(theme);
   return theme;
 }
 
@@ -105,6 +115,20 @@ export function parse(colour: string): [number, number, number, number] {
 /** A colour as the little-endian word that an ImageData pixel is. */
 export function pack([r, g, b]: readonly number[]): number {
   return ((255 << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r)) >>> 0;
+}
+
+/** In use, a resident expert turns towards the ink: darker on a light page, lighter on a dark one. */
+function residency(theme: Theme): Uint32Array {
+  const [resident, ink] = [parse(theme.resident), parse(theme.ink)];
+  const used = Array.from({ length: STAGES + 1 }, (_, stage) =>
+    pack(resident.map((c, i) => c + ((ink[i] - c) * (IN_USE * stage)) / STAGES)),
+  );
+  return Uint32Array.of(
+    pack(parse(theme.empty)),
+    ...used,
+    pack(parse(theme.left)),
+    pack(parse(theme.miss)),
+  );
 }
 
 function ramp(empty: number): Uint32Array {

@@ -54,14 +54,14 @@ export class TimePanel {
     const legend = el("span", "oj-legend-row", {}, ...items);
     this.panel = new Panel("Time", "time", legend, () => this.table(), changed, signal);
     this.bars = new Bars("Time of each token by part, stacked", focus, signal);
-    this.panel.add(this.bars.canvas.node);
+    this.panel.add(this.bars.plot.canvas.node, 1);
   }
 
   draw(look: Look): void {
     const { shown, theme, lit } = look;
     this.name = look.name;
     this.panel.setAside("ms of each token, by part");
-    this.panel.setReadout(this.readout(shown.until));
+    this.panel.setReadout(this.readout(shown.until), this.focus.step !== null);
     if (!this.panel.drawn) return;
     const parts = PARTS.map((part) => ({
       values: this.values(part, shown.from, shown.to),
@@ -69,6 +69,7 @@ export class TimePanel {
       hatched: part.column === "waitMs",
     }));
     this.bars.draw({ shown, parts, title: "ms", lit }, theme);
+    this.panel.setNote(this.bars.note);
   }
 
   /** The times of one part over steps [from, to); what no part claims is Python. */

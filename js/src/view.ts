@@ -1,8 +1,11 @@
 // One view of a run: builds the panels and redraws them, at most once an animation frame, and not
 // at all while nobody can see it.
+//
+// What arrives is drawn part by part, one an animation frame, and between two messages the experts
+// in use fade; so the page is never held up for long. What the user does shows in all parts at once.
 
-import { measure } from "./canvas";
-import { CALM_REDRAW_MS, REST } from "./constants";
+import { watchSizes } from "./canvas";
+import { CALM_REDRAW_MS, FRAME_BUDGET_MS, REST, UNSEEN_MS } from "./constants";
 import { el } from "./dom";
 import { Focus } from "./focus";
 import { Header } from "./header";
@@ -19,9 +22,16 @@ import { TextPanel } from "./text";
 import { readTheme, type Theme, watchTheme } from "./theme";
 import { TimePanel } from "./time";
 import { Transport } from "./transport";
+import { Turns } from "./turns";
 
 /** ipywidgets puts this class on a widget whose kernel is gone. */
 const DISCONNECTED = ".jupyter-widgets-disconnected";
+
+/** The cost follows that of the frames in such steps: one that was held up hardly counts. */
+const COST_STEP_MS = 1;
+
+/** The parts that take turns: numbers and text go with the first of them. */
+const [ROUTING, RESIDENCY, CHARTS, PARTS] = [0, 1, 2, 3];
 
 export class View {
   readonly root: HTMLElement;
@@ -38,12 +48,13 @@ export class View {
   private readonly playback: Playback;
   private readonly transport: Transport;
   private readonly panels: Panel[];
+  private readonly turns = new Turns(PARTS);
   private theme: Theme | null = null;
   private visible = false;
   private request = 0;
   private later: ReturnType<typeof setTimeout> | undefined;
   private drawnAt = 0;
-  /** What a redraw costs, in ms, averaged. */
+  /** What a frame usually costs, in ms: about the median. */
   private cost = 0;
   private readonly calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -53,7 +64,7 @@ export class View {
     signal: AbortSignal,
   ) {
     const { state } = store;
-    const changed = () => this.schedule();
+    const changed = () => this.redraw();
     this.focus = new Focus(changed);
     this.past = new Past(state);
     this.playback = new Playback(state, this.past);
@@ -79,10 +90,24 @@ export class View {
     this.watch(signal);
   }
 
+  /** Somebody did something: all of it shows with the next animation frame. */
+  private redraw(): void {
+    this.turns.markTogether();
+    this.schedule();
+  }
+
+  /** Something arrived: it shows part by part, unless the view is calm or looks at the past. */
+  private arrived(): void {
+    if (this.calm.matches || this.playback.at !== null) this.turns.markTogether();
+    else this.turns.mark();
+    this.schedule();
+  }
+
   /** Draw with the next animation frame, if anybody can see it. */
-  schedule(): void {
-    if (!this.visible || this.request) return;
-    const least = this.calm.matches ? CALM_REDRAW_MS : this.cost * REST;
+  private schedule(): void {
+    if (!this.visible || document.hidden || this.request) return;
+    const dear = this.cost > FRAME_BUDGET_MS;
+    const least = this.calm.matches ? CALM_REDRAW_MS : dear ? this.cost * REST : 0;
     const wait = this.drawnAt + least - performance.now();
     if (wait > 0) {
       this.drawLater(wait);
@@ -92,29 +117,40 @@ export class View {
   }
 
   private watch(signal: AbortSignal): void {
-    const changed = () => this.schedule();
+    const changed = () => this.redraw();
     const rethemed = () => {
       this.theme = null;
-      this.schedule();
+      this.redraw();
     };
     const seen = new IntersectionObserver((entries) => {
       this.visible = entries[entries.length - 1].isIntersecting;
+      this.tellPace();
       rethemed();
     });
     seen.observe(this.root);
-    const resized = new ResizeObserver(changed);
-    resized.observe(this.root);
+    watchSizes(this.root.querySelectorAll(".oj-plot, .oj-plots"), changed, signal);
     watchTheme(rethemed, signal);
-    document.addEventListener("visibilitychange", changed, { signal });
-    const unlisten = this.store.listen(changed);
+    const shown = () => {
+      this.tellPace();
+      this.redraw();
+    };
+    document.addEventListener("visibilitychange", shown, { signal });
+    const unlisten = this.store.listen(() => this.arrived());
     signal.addEventListener("abort", () => {
       unlisten();
+      this.store.want(this, null);
       seen.disconnect();
-      resized.disconnect();
       cancelAnimationFrame(this.request);
       clearTimeout(this.later);
       this.root.remove();
     });
+  }
+
+  /** Tell how often this view wants frames: seldom while it is unseen, or while drawing is dear. */
+  private tellPace(): void {
+    const dear =
+      this.cost > FRAME_BUDGET_MS ? 100 * Math.ceil((PARTS * this.cost * REST) / 100) : 0;
+    this.store.want(this, this.visible && !document.hidden ? dear : UNSEEN_MS);
   }
 
   private draw(now: number): void {
@@ -124,35 +160,55 @@ export class View {
     this.draws += 1;
     this.store.drain();
     this.theme ??= readTheme(this.root);
+    if (this.playback.tick(started)) this.turns.markTogether();
+    const parts = this.turns.take();
+    if (parts.length) this.drawParts(parts, now);
+    if (!parts.includes(RESIDENCY)) this.residency.fade(now);
+    // A table is brought up to date less often than it changes; the last change must show too.
+    const apart = performance.now() - started - this.cost;
+    this.cost += Math.max(-COST_STEP_MS, Math.min(COST_STEP_MS, apart));
+    if (this.draws % 32 === 0) this.tellPace();
+    if (this.playback.playing || this.turns.pending || this.residency.fading) this.schedule();
+    if (this.store.running && this.panels.some((panel) => panel.tableOpen)) this.drawLater(600);
+  }
+
+  private drawParts(parts: number[], now: number): void {
     const { state, info, status } = this.store;
-    measure(this.root.querySelectorAll(".oj-plot"));
-    this.playback.tick(started);
     const { at } = this.playback;
     const picture = at === null ? state : this.past.show(at);
-    const look = lookAt(state, this.focus, this.theme, picture, at);
-    this.transport.draw(this.store.running);
-    this.header.draw(!this.root.closest(DISCONNECTED));
-    this.routing.draw(look);
-    this.residency.draw(look);
-    this.reading.draw(look);
-    this.time.draw(look);
+    const look = lookAt(state, this.focus, this.theme!, picture, at);
+    if (parts.includes(ROUTING)) {
+      this.transport.draw(this.store.running);
+      this.header.draw(!this.root.closest(DISCONNECTED));
+      this.routing.draw(look);
+      this.routing.panel.drawTable(now);
+    }
+    if (parts.includes(RESIDENCY)) {
+      this.residency.draw(look, this.calm.matches ? null : now);
+      this.residency.panel.drawTable(now);
+    }
+    if (parts.includes(CHARTS)) {
+      for (const each of [this.reading, this.time]) {
+        each.draw(look);
+        each.panel.drawTable(now);
+      }
+    }
+    if (!parts.includes(ROUTING)) return;
     for (const panel of this.panels) {
       // A dense model has no experts to show, but text and time.
       const needsExperts = panel !== this.text.panel && panel !== this.time.panel;
       panel.setHint(panel === this.text.panel ? "" : hint(state, needsExperts));
-      panel.drawTable(now);
     }
+    this.text.panel.drawTable(now);
     // The last to draw: to scroll to its end it must be laid out.
     this.text.draw(look, status, info.prompt ?? "");
-    // A table is brought up to date less often than it changes; the last change must show too.
-    this.cost += (performance.now() - started - this.cost) / 4;
-    if (this.playback.playing) this.schedule();
-    if (this.store.running && this.panels.some((panel) => panel.tableOpen)) this.drawLater(600);
   }
 
   private drawLater(wait: number): void {
     clearTimeout(this.later);
     this.later = setTimeout(() => {
+      if (!this.visible || document.hidden) return;
+      this.turns.mark();
       this.request ||= requestAnimationFrame((now) => this.draw(now));
     }, wait);
   }

@@ -1,75 +1,24 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { userEvent } from "vitest/browser";
-import "../src/chat.css";
-import widget from "../src/chat";
-import type { Control, Message, State } from "../src/chat/store";
-import { MockModel, settled } from "./synthetic";
+import {
+  $,
+  asked,
+  box,
+  clear,
+  drawn,
+  last,
+  message,
+  named,
+  open,
+  page,
+  prepare,
+  state,
+  told,
+  words,
+} from "./chatting";
 
-const CONTROL: Control = {
-  ...{ group: "Sampling", name: "temperature", label: "temperature", help: "how hot" },
-  ...{ kind: "float", default: 0, least: 0, most: null, step: 0.1 },
-};
-
-let model: MockModel;
-let host: HTMLElement;
-let close: () => void;
-let renderAgain: () => void;
-
-function message(id: number, text: string, more: Partial<Message> = {}): Message {
-  const role = id % 2 ? "user" : "assistant";
-  const ended = id % 2 ? "" : "stop";
-  return { id, role, text, ended, note: "", numbers: {}, siblings: [id], ...more };
-}
-
-function state(seq: number, messages: Message[], more: Partial<State> = {}): State {
-  return {
-    ...{ seq, conversation: 1, title: "", conversations: [{ id: 1, label: "One" }], messages },
-    ...{ earlier: 0, running: false, elsewhere: 0, used: 42, ...more },
-  };
-}
-
-/** Made as anywidget makes it: one instance per model, `render` once per view. */
-function open(first: State, traits: Record<string, unknown> = {}): void {
-  model = new MockModel({
-    ...{ state: first, notice: "", draft: "", status: "idle", watch: false, live: null },
-    ...{ info: { model: "tiny", context: 100, slots: 8, experts: 24 }, controls: [CONTROL] },
-    ...{ temperature: 0.5, system: "", blocking: false, ...traits },
-  });
-  const instance = widget();
-  const dispose = instance.initialize({ model });
-  const controller = new AbortController();
-  const render = () => instance.render({ model, el: host, signal: controller.signal });
-  const cleanup = render();
-  renderAgain = render;
-  close = () => {
-    cleanup();
-    controller.abort();
-    dispose();
-  };
-}
-
-beforeEach(() => {
-  document.body.style.cssText = "margin: 0; --jp-layout-color1: #ffffff";
-  host = document.body.appendChild(document.createElement("div"));
-});
-
-afterEach(() => {
-  close();
-  host.remove();
-});
-
-const $ = <T extends HTMLElement>(selector: string) => host.querySelector<T>(selector)!;
-const words = (selector: string) => $(selector).textContent ?? "";
-const box = () => $<HTMLTextAreaElement>(".oj-composer textarea");
-const told = (content: object) => model.emit("msg:custom", content);
-const named = (name: string) =>
-  [...host.querySelectorAll("button")].find(
-    (each) => each.textContent === name || each.getAttribute("aria-label") === name,
-  )!;
-const drawn = () => settled(host);
-const last = () => model.sent[model.sent.length - 1] as Record<string, unknown>;
-/** What was sent but for the draft, which follows the typing. */
-const asked = () => model.sent.filter((each) => (each as { type: string }).type !== "draft");
+beforeEach(prepare);
+afterEach(clear);
 
 test("the path that is read is shown, questions as text and answers as Markdown", async () => {
   open(state(1, [message(1, "**not** bold"), message(2, "**bold** and `code`")]));
@@ -90,9 +39,9 @@ test("what the model wrote is never HTML, fetches nothing and runs nothing", asy
   ];
   open(state(1, [message(1, "q"), message(2, bad.join("\n\n"))]));
   await drawn();
-  expect(host.querySelector("img, script, b, i, .oj-body div[onclick]")).toBeNull();
+  expect(page.host.querySelector("img, script, b, i, .oj-body div[onclick]")).toBeNull();
   expect(words(".oj-assistant .oj-body")).toContain('<img src=x onerror="window.hit=1">');
-  const links = [...host.querySelectorAll<HTMLAnchorElement>(".oj-body a")];
+  const links = [...page.host.querySelectorAll<HTMLAnchorElement>(".oj-body a")];
   expect(links.map((link) => link.href)).toEqual([
     "https://example.org/a.png",
     "https://example.org/",
@@ -115,7 +64,7 @@ test("tables, lists and code keep what they are", async () => {
 test("text grows by pieces, and a gap is asked for once and healed", async () => {
   open(state(5, [message(1, "q"), message(2, "", { ended: "running" })], { running: true }));
   expect(asked()).toEqual([{ type: "resync" }]); // opened in the middle of an answer
-  told({ type: "state", state: model.get("state") });
+  told({ type: "state", state: page.model.get("state") });
   told({ type: "text", seq: 6, conversation: 1, message: 2, text: "Hello " });
   told({ type: "text", seq: 7, conversation: 1, message: 2, text: "you" });
   told({ type: "text", seq: 7, conversation: 1, message: 2, text: "you" });
@@ -132,7 +81,7 @@ test("text grows by pieces, and a gap is asked for once and healed", async () =>
 
 test("an older state changes nothing", async () => {
   open(state(9, [message(1, "new")]));
-  model.set("state", state(8, [message(1, "old")]));
+  page.model.set("state", state(8, [message(1, "old")]));
   await drawn();
   expect(words(".oj-user .oj-body")).toBe("new");
 });
@@ -154,7 +103,7 @@ test("a refused message stays where it was typed, with the reason", async () => 
   await drawn();
   await userEvent.click(box());
   await userEvent.keyboard("wait{Enter}");
-  model.set("notice", "another run is under way");
+  page.model.set("notice", "another run is under way");
   told({ type: "refused", request: last().request });
   await drawn();
   expect(box().value).toBe("wait");
@@ -193,7 +142,7 @@ test("Escape and the button stop an answer; the focus goes back to the box", asy
   expect(last()).toEqual({ type: "stop" });
   await userEvent.click(named("Stop"));
   expect(asked().slice(1)).toEqual([{ type: "stop" }, { type: "stop" }]);
-  model.set("state", state(2, [message(1, "q"), message(2, "a", { ended: "interrupted" })]));
+  page.model.set("state", state(2, [message(1, "q"), message(2, "a", { ended: "interrupted" })]));
   await drawn();
   expect(document.activeElement).toBe(box());
   expect(box().value).toBe("next");
@@ -221,22 +170,6 @@ test("regenerate, versions and edit ask for the right message", async () => {
   expect(document.activeElement).toBe(named("Edit"));
 });
 
-test("an answer's run is asked for once and shown apart from the page", async () => {
-  const numbers = { run: 3, generated: 24, prompt: 55, reused: 38, tokens_per_second: 12.34 };
-  open(state(1, [message(1, "q"), message(2, "a", { numbers })]));
-  await drawn();
-  expect(words(".oj-assistant .oj-facts")).toMatch(/24.tokens · 12.3 tokens\/s · prompt 55, 38 of/);
-  named("Run 3").click();
-  expect(last()).toEqual({ type: "run", run: 3 });
-  expect(named("Run 3").title).toContain("chat.runs[2]");
-  told({ type: "run", run: 3, html: "<p>static view</p>" });
-  await drawn();
-  expect($(".oj-assistant .oj-run").shadowRoot!.textContent).toBe("static view");
-  named("Run 3").click();
-  named("Run 3").click();
-  expect(asked()).toHaveLength(1);
-});
-
 test("settings are controls with their limits, sent when changed", async () => {
   open(state(1, []));
   await drawn();
@@ -248,7 +181,7 @@ test("settings are controls with their limits, sent when changed", async () => {
   await userEvent.fill(input, "0.9");
   input.blur();
   expect(last()).toEqual({ type: "set", name: "temperature", value: 0.9 });
-  model.set("temperature", 0.2); // from Python
+  page.model.set("temperature", 0.2); // from Python
   await drawn();
   expect(input.value).toBe("0.2");
   await userEvent.fill($(".oj-settings textarea"), "Be brief.");
@@ -275,24 +208,24 @@ test("conversations are chosen, begun, exported, and deleted at the second press
   expect(last()).toEqual({ type: "export" });
   named("Really delete?").click();
   expect(last()).toEqual({ type: "delete", conversation: 1 });
-  model.set("state", state(2, [message(1, "other")], { conversation: 2, conversations }));
+  page.model.set("state", state(2, [message(1, "other")], { conversation: 2, conversations }));
   await drawn();
   expect(words(".oj-user .oj-body")).toBe("other");
 });
 
 test("a view made twice shows the same, and closing leaves nothing behind", async () => {
   open(state(1, [message(1, "q"), message(2, "a")]));
-  renderAgain();
+  page.renderAgain();
   await drawn();
-  const bodies = [...host.querySelectorAll(".oj-assistant .oj-body")];
+  const bodies = [...page.host.querySelectorAll(".oj-assistant .oj-body")];
   expect(bodies.map((each) => each.textContent?.trim())).toEqual(["a", "a"]);
-  close();
-  expect(host.querySelector(".oj-chat")).toBeNull();
-  expect(model.listeners).toBe(0);
+  page.close();
+  expect(page.host.querySelector(".oj-chat")).toBeNull();
+  expect(page.model.listeners).toBe(0);
 });
 
 test("without a kernel nothing can be sent, and it says so", async () => {
-  host.className = "jp-widgets-disconnected";
+  page.host.className = "jp-widgets-disconnected";
   open(state(1, [message(1, "q")]));
   await drawn();
   expect(box().disabled).toBe(true);

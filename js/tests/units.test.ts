@@ -1,8 +1,8 @@
 import { afterEach, expect, test, vi } from "vitest";
-import { means } from "../src/bars";
-import { niceStep, wholeTicks } from "../src/canvas";
+import { niceStep, wholeTicks } from "../src/axes";
 import { Focus } from "../src/focus";
 import { byteScale, bytes, integer, ms, NONE, percent, plural, short } from "../src/format";
+import { means } from "../src/plot";
 import { ranges } from "../src/residency";
 import { levelsOf } from "../src/routing";
 import { kernelState, kernelUrl, pageConfig } from "../src/server";
@@ -41,7 +41,8 @@ test("ticks are round and few", () => {
 });
 
 test("bars share tokens by their mean", () => {
-  expect(means([1, 3, 5, 7, 9], 2, 3)).toEqual(Float64Array.of(2, 6, 9));
+  expect(means([1, 3, 5, 7, 9], 2, 0, 3)).toEqual(Float64Array.of(2, 6, 9));
+  expect(means([1, 3, 5, 7, 9], 2, 1, 2)).toEqual(Float64Array.of(6));
 });
 
 test("levels follow the root of the count, and zero stays apart", () => {

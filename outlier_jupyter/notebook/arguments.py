@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import shlex
 import types
 import typing
@@ -20,6 +21,7 @@ from .controls import DEFAULTS, NAMES
 
 COMMANDS = {
     "load": "load a model: demo, a folder, or a Hugging Face id",
+    "run": "run the rest of the line as a prompt, flags first",
     "plan": "what a model weighs and which cache size to take, before it is loaded",
     "chat": "chat with the loaded model in a widget",
     "resize": "give the expert cache another size; what was used last stays in it",
@@ -67,16 +69,16 @@ class _Help(argparse.Action):
         raise HelpAsked(parser.format_help())
 
 
-def cell_parser() -> argparse.ArgumentParser:
-    """Flags of `%%outlier`, whose cell is the prompt."""
+def cell_parser(prog: str = "%%outlier") -> argparse.ArgumentParser:
+    """Flags of `%%outlier`, whose cell is the prompt, and of `%outlier run`."""
+    what = "cell's text" if prog == "%%outlier" else "rest of the line"
     parser = _Parser(
-        prog="%%outlier",
-        description="Run the cell's text as a prompt and watch where it routes.",
+        prog=prog, description=f"Run the {what} as a prompt and watch where it routes."
     )
     _add_output(parser, "Run")
     parser.add_argument(
         "--fill", action="store_true", default=None,
-        help="put variables in place of {name} in the cell; {{ and }} stand for braces",
+        help="put variables in place of {name} in the prompt; {{ and }} stand for braces",
     )  # fmt: skip
     parser.add_argument(
         "--no-widget", action="store_true", default=None, help="no live view, only what stays"
@@ -102,6 +104,8 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return load_parser()
     if command == "chat":
         return chat_parser()
+    if command == "run":
+        return cell_parser("%outlier run")
     if command == "plan":
         return plan_parser()
     parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
@@ -138,8 +142,31 @@ def help_text() -> str:
     return (
         "Run Mixture-of-Experts models whose experts stay on disk, and watch where they route.\n\n"
         f"{commands}\n  %%outlier [flags]{'':<{width - 8}}run the cell's text as a prompt\n\n"
+        "A `;` at the end of the line, or of a cell's first line, shows no result.\n\n"
         f"{load_parser().format_help()}\n{cell_parser().format_help()}"
     )
+
+
+def split_prompt(parser: argparse.ArgumentParser, line: str) -> tuple[str, str]:
+    """The flags at the beginning of `line`, and the rest as it is: a prompt, without its quotes.
+
+    Splitting it all as a shell does would stumble over every apostrophe. `--` ends the flags.
+    """
+    takes = {flag: a.nargs != 0 for a in parser._actions for flag in a.option_strings}
+    flags, rest = "", line.strip()
+    while rest.startswith("-"):
+        word = rest.split(maxsplit=1)[0]
+        rest = rest[len(word) :].lstrip()
+        if word == "--":
+            break
+        flags += f" {word}"
+        if takes.get(word):
+            value = re.match(r"\"[^\"]*\"|'[^']*'|\S*", rest)
+            assert value is not None  # it matches the empty string
+            flags += f" {value[0]}"
+            rest = rest[value.end() :].lstrip()
+    quoted = re.fullmatch(r"([\"'])(.*)\1", rest)
+    return flags, quoted[2] if quoted else rest
 
 
 def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
@@ -157,6 +184,12 @@ def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
     return {
         name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None
     }
+
+
+def near(word: str, known: Collection[str]) -> str:
+    """`; did you mean …?` for the known word nearest to an unknown one, if any is near."""
+    found = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def fill(cell: str, variables: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ NumPy calls what came one by one. They know nothing of clocks, threads or who li
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -14,7 +16,10 @@ import numpy.typing as npt
 
 from ..events import Routed, StepDone
 from .frames import NO_EXPERT, STEP
-from .merging import routing_rows, widened
+from .merging import UNNAMED, routing_rows, widened
+
+KNOWN_ROWS = 64
+"""Frames that cut a call anywhere ask for many different rows of layers; so many are kept."""
 
 Routing: TypeAlias = tuple[npt.NDArray[np.uint16], npt.NDArray[np.bool_]]
 """What some steps chose, uint16 [steps, layers, k], and which of it was resident, bool."""
@@ -46,14 +51,20 @@ class Pending:
         """The moves since the last time were made during `step`."""
         self.move_steps += [step] * (len(self.moves) - len(self.move_steps))
 
-    def changed(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-        """Each expert that came or went, sorted by its number, and its last state."""
-        states = dict.fromkeys(self.resident.tolist(), 1)
-        for move in self.moves:
-            states[move >> 1] = move & 1
-        index = np.array(list(states), np.uint32)
-        order = np.argsort(index)
-        return index[order], np.array(list(states.values()), np.uint8)[order]
+    def changed(
+        self, moves: npt.NDArray[np.uint32], size: int
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+        """Each expert that came or went, sorted by its number below `size`, and its last state.
+
+        `moves` is what `self.moves` lists.
+        """
+        if not len(moves) and not len(self.resident):
+            return np.zeros(0, np.uint32), np.zeros(0, np.uint8)
+        states = np.full(size, UNNAMED, np.uint8)
+        states[self.resident] = 1
+        states[moves >> 1] = moves & 1  # of several moves of an expert the last one stays
+        index = np.flatnonzero(states != UNNAMED)
+        return index.astype(np.uint32), states[index]
 
     def routed(self, layers: int) -> Routing:
         """What the steps chose, of the newest as many as are kept."""
@@ -73,10 +84,17 @@ class Pending:
         """How often each expert was chosen, sparse and sorted by its number below `size`."""
         if not self.chosen:
             return np.zeros(0, np.uint32), np.zeros(0, np.uint32)
-        # np.unique would sort: four times the cost for one token, a hundred times for a prompt.
-        counts = np.bincount(np.concatenate(self.chosen), minlength=size)
-        index = np.flatnonzero(counts)
-        return index.astype(np.uint32), counts[index].astype(np.uint32)
+        chosen = self.chosen[0] if len(self.chosen) == 1 else np.concatenate(self.chosen)
+        if 4 * len(chosen) > size:  # a prompt: sorting would cost a hundred times as much
+            counts = np.bincount(chosen, minlength=size)
+            index = np.flatnonzero(counts)
+            return index.astype(np.uint32), counts[index].astype(np.uint32)
+        # A few tokens: sorted, equal numbers stand side by side. np.unique does the same, slower.
+        chosen = np.sort(chosen)
+        new = np.ones(len(chosen) + 1, bool)
+        np.not_equal(chosen[1:], chosen[:-1], out=new[1:-1])
+        at = np.flatnonzero(new)
+        return chosen[at[:-1]].astype(np.uint32), (at[1:] - at[:-1]).astype(np.uint32)
 
     def stepped(self) -> npt.NDArray[np.void]:
         """The step records in one array. np.concatenate takes 40 µs to compare the two dtypes."""
@@ -88,6 +106,31 @@ class Pending:
             out[at : at + len(part)] = part
             at += len(part)
         return out
+
+
+class Rows:
+    """How many experts each layer chooses, and the numbers its experts begin at.
+
+    A model asks the same layers in every call, so what was worked out once is kept.
+    """
+
+    def __init__(self, experts: int) -> None:
+        self._experts = experts  # of the widest layer
+        self._known: dict[tuple[int, ...], tuple[list[int], npt.NDArray[np.int64]]] = {}
+
+    def of(
+        self, layers: tuple[int, ...], chosen: Sequence[npt.NDArray[np.int32]], total: int
+    ) -> tuple[list[int], npt.NDArray[np.int64]]:
+        """Of each layer's row of `chosen` its width, and of each of its `total` columns the first
+        number of its layer's experts: int64 [total].
+        """
+        known = self._known.get(layers)
+        if known is None or len(known[1]) != total:
+            widths = [row.shape[1] for row in chosen]
+            known = widths, np.repeat(np.array(layers) * self._experts, widths)
+            if len(self._known) < KNOWN_ROWS:
+                self._known[layers] = known
+        return known
 
 
 class OpenCall:
@@ -123,17 +166,17 @@ class OpenCall:
             self.needs[experts.ravel()[::-1]] = rows[::-1]
         return int(self.needs[expert])
 
-    def fold(self, pending: Pending, width: int) -> None:
+    def fold(self, pending: Pending, known: Rows) -> None:
         """Count the choices routed since the last fold, all layers in one go."""
         rows, self.routed = self.routed, []
         if not rows:
             return
         # Turned into columns once: a named tuple's fields cost more one by one.
         layers, chosen, found, route_ns, lookup_ns = zip(*rows, strict=True)
-        widths = [row.shape[1] for row in chosen]
         experts = np.concatenate(chosen, axis=1)
         hits = np.concatenate(found, axis=1)
-        pending.chosen.append((experts + np.repeat(layers, widths) * width).ravel())
+        widths, first = known.of(layers, chosen, experts.shape[1])
+        pending.chosen.append((experts + first).ravel())
         self.parts.append((list(layers), widths, experts, hits))
         self.hits += hits.sum(axis=1)
         self.asked += hits.shape[1]
@@ -173,6 +216,9 @@ class OpenCall:
         out = np.zeros(self.tokens, STEP)
         if not self.tokens:
             return out
+        if self.tokens == 1:
+            out[0] = self._step(done, text_end)
+            return out
         share = 1e-6 / self.tokens
         out["token_ms"] = done.ns * share
         out["route_ms"] = self.route_ns * share
@@ -186,9 +232,6 @@ class OpenCall:
         for name in ("read_p50_ms", "read_p95_ms", "read_max_ms"):
             out[name] = np.nan
         out["phase"] = self.phase
-        if self.tokens == 1:
-            _tell_reads(out, 0, self.read_ns, sum(self.read_nbytes))
-            return out
         groups: dict[int, list[int]] = {}
         for row, read_ns in zip(self.read_rows, self.read_ns, strict=True):
             groups.setdefault(row, []).append(read_ns)
@@ -197,18 +240,42 @@ class OpenCall:
             _tell_reads(out, row, latencies, nbytes[row])
         return out
 
+    def _step(self, done: StepDone, text_end: int) -> tuple[float, ...]:
+        """The record of a call of one token: as a tuple, it is written in one go."""
+        hits = int(self.hits[0])
+        return (
+            sum(self.read_nbytes),
+            done.ns / 1e6,
+            *_latencies(self.read_ns),
+            self.route_ns / 1e6,
+            self.lookup_ns / 1e6,
+            self.wait_ns / 1e6,
+            self.install_ns / 1e6,
+            done.sample_ns / 1e6,
+            hits,
+            self.asked - hits,
+            len(self.read_ns),
+            text_end,
+            self.phase,
+        )
+
+
+def _latencies(ns: list[int]) -> tuple[float, float, float]:
+    """Median, 95th percentile and maximum in ms, NaN where nothing was read."""
+    if not ns:
+        return math.nan, math.nan, math.nan
+    ordered = sorted(ns)
+    return _quantile(ordered, 0.5) / 1e6, _quantile(ordered, 0.95) / 1e6, ordered[-1] / 1e6
+
 
 def _tell_reads(out: npt.NDArray[np.void], row: int, ns: list[int], nbytes: float) -> None:
     """Write the reads of one token into its record."""
     if not ns:
         return
-    ordered = sorted(ns)
     record = out[row]
     record["nbytes"] = nbytes
-    record["reads"] = len(ordered)
-    record["read_p50_ms"] = _quantile(ordered, 0.5) / 1e6
-    record["read_p95_ms"] = _quantile(ordered, 0.95) / 1e6
-    record["read_max_ms"] = ordered[-1] / 1e6
+    record["reads"] = len(ns)
+    record["read_p50_ms"], record["read_p95_ms"], record["read_max_ms"] = _latencies(ns)
 
 
 def _quantile(ordered: list[int], q: float) -> float:

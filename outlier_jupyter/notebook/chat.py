@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import time
 import uuid
+import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,16 @@ from ipywidgets import widget_serialization
 
 from ..engine import Engine
 from ..errors import OptionError
+from ..events import Event, Resized
 from ..options import GenerateOptions, make
 from ..run import Run
+from ..status import Status
 from .controls import NAMES, Settings, controls
 from .conversation import Conversation, Message
 from .desk import Desk
+from .displays import Displays
 from .live import STATIC, LiveView, kernel_id
+from .saved_chat import bundle
 from .writer import CLOSED, IDLE, Writer
 
 
@@ -53,6 +59,8 @@ class Chat(Settings, anywidget.AnyWidget):
     status = traitlets.Unicode(IDLE).tag(sync=True)
     watch = traitlets.Bool(False).tag(sync=True)
     live = traitlets.Instance(LiveView, allow_none=True).tag(sync=True, **widget_serialization)
+    run_view = traitlets.Instance(LiveView, allow_none=True).tag(sync=True, **widget_serialization)
+    run_shown = traitlets.Dict().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)
     notice = traitlets.Unicode("").tag(sync=True)
     draft = traitlets.Unicode("").tag(sync=True)
@@ -66,12 +74,13 @@ class Chat(Settings, anywidget.AnyWidget):
         self, engine: Engine, *, clock: Callable[[], float] = time.monotonic, **settings: Any
     ) -> None:
         _check(engine, settings)
+        self._saved = Displays(f"oj-chat-{uuid.uuid4().hex[:12]}")
         self.writer = Writer(self, engine, clock)
         super().__init__(
             controls=controls(),
             info=_about(engine),
             kernel_id=kernel_id(),
-            view_id=uuid.uuid4().hex,
+            view_id=self._saved.name,
             **settings,
         )
         self.writer.books.current.system = self.system
@@ -79,6 +88,7 @@ class Chat(Settings, anywidget.AnyWidget):
         desk = Desk(self)
         self.on_msg(lambda _, content, buffers: desk.receive(content))
         self.observe(self._keep_system, "system")
+        self._forget_engine = engine.subscribe(partial(_resized, weakref.ref(self)))
 
     @property
     def engine(self) -> Engine:
@@ -87,8 +97,34 @@ class Chat(Settings, anywidget.AnyWidget):
 
     @property
     def runs(self) -> list[Run]:
-        """The `Run` of every answer given, in order: "run 3" in the widget is `runs[2]`."""
-        return self.writer.runs
+        """The runs of the answers given, newest last: `runs[-1]` is that of the newest answer.
+
+        The oldest are let go of beyond 256 MB of traces; see `run` for one by its number.
+        """
+        return self.writer.runs.all()
+
+    def run(self, number: int) -> Run:
+        """The run of this number: "Run 3" in the widget is `run(3)`.
+
+        Raises:
+            OptionError: there is none, or it has been let go of to bound memory.
+        """
+        return self.writer.runs.get(number)
+
+    def show_run(self, number: int) -> None:
+        """Show this run's view under its answer, in place of another; 0 shows none."""
+        before, note = self.run_view, ""
+        try:
+            self.run_view = LiveView.of(self.run(number)) if number else None
+        except OptionError as error:
+            self.run_view, note = None, str(error)
+        self.run_shown = {"run": number, "note": note}
+        if before is not None:
+            before.close()
+
+    def resize(self, *, cache_gb: float | None = None, cache_experts: int | None = None) -> Status:
+        """Give the engine's cache another size between two answers, as `Engine.resize`."""
+        return self.engine.resize(cache_gb=cache_gb, cache_experts=cache_experts)
 
     @property
     def messages(self) -> list[Message]:
@@ -199,9 +235,12 @@ class Chat(Settings, anywidget.AnyWidget):
         """Stop what is being written, end the thread, and close the widget."""
         if "writer" in self.__dict__:  # not if __init__ refused; ipywidgets closes that, too
             self.writer.close()
+            self._forget_engine()
             self.status = CLOSED
-            if self.live is not None:
-                self.live.close()
+            for view in (self.live, self.run_view):
+                if view is not None:
+                    view.close()
+            self._saved.end()
         super().close()
 
     def _show_current(self) -> None:
@@ -210,6 +249,17 @@ class Chat(Settings, anywidget.AnyWidget):
 
     def _keep_system(self, change: dict[str, Any]) -> None:
         self.writer.books.current.system = change["new"]
+
+    def save_view(self) -> None:
+        """Bring what a saved notebook shows of this chat up to date, where it is displayed."""
+        self._saved.update(bundle(self.engine.info.model, self.writer.books, self._saved.name))
+
+    def _ipython_display_(self) -> None:
+        """IPython's hook: the widget, and beside it what stays when there is no kernel."""
+        made = self._repr_mimebundle_()  # data, or data and metadata: anywidget has given both
+        data = made[0] if isinstance(made, tuple) else made
+        self._saved.show(data or {}, repr(self))
+        self.save_view()
 
     def __repr__(self) -> str:
         model, count = self.engine.info.model, len(self.messages)
@@ -227,16 +277,24 @@ def _check(engine: object, settings: dict[str, Any]) -> None:
         raise OptionError(f"{unknown[0]!r} is no setting of a chat: they are {', '.join(NAMES)}")
 
 
+def _resized(chat: weakref.ref[Chat], event: Event) -> None:
+    """A sink: the cache has another size, whoever gave it."""
+    told = chat() if type(event) is Resized else None
+    if told is not None:
+        told.info = _about(told.engine)
+
+
 def _about(engine: Engine) -> dict[str, Any]:
     """What the header says of the engine."""
     config = engine.config.get("text_config", engine.config)
-    info = engine.info
+    status = engine.status()
     return {
-        "model": info.model,
+        "model": status.model,
         "context": config.get("max_position_embeddings"),
-        "slots": info.slots,
-        "experts": sum(info.experts_per_layer),
-        "expert_nbytes": max(info.expert_nbytes, default=0),
-        "reader": info.reader,
-        "changed_output": info.changed_output,
+        "slots": status.slots,
+        "experts": status.experts,
+        "bank_nbytes": status.bank_nbytes,
+        "token_experts": status.layers * (status.top_k or 0),
+        "reader": status.reader,
+        "changed_output": status.changed_output,
     }

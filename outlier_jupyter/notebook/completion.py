@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
+from dataclasses import fields
 from pathlib import Path
 
+from ..options import GenerateOptions, LoadOptions
 from .arguments import COMMANDS, cell_parser, command_parser
 
 MODELS = ("demo",)
+USUAL = {
+    spec.name: spec.default for kind in (LoadOptions, GenerateOptions) for spec in fields(kind)
+}
+"""The values that flags have when they are not given, to begin from."""
 
 
 def completions(line: str, variables: Collection[str] = ()) -> list[str]:
@@ -52,7 +58,10 @@ def _words(
 def _values(action: argparse.Action, variables: Collection[str]) -> list[str]:
     if action.dest == "output":
         return sorted(name for name in variables if not name.startswith("_"))
-    return str(action.metavar).split("|") if "|" in str(action.metavar) else []
+    if "|" in str(action.metavar):
+        return str(action.metavar).split("|")
+    usual = USUAL.get(action.dest)
+    return [] if usual in (None, (), "") else [str(usual)]
 
 
 def _folders(current: str) -> list[str]:

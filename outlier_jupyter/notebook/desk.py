@@ -36,6 +36,7 @@ class Desk:
             "set": self._set,
             "export": self._export,
             "import": lambda told: chat.add_from(told["text"]),
+            "resize": self._resize,
             "run": self._run,
             "resync": lambda told: chat.writer.resync(),
             "draft": lambda told: chat.set_trait("draft", told["text"]),
@@ -90,10 +91,30 @@ class Desk:
     def _export(self, told: dict[str, Any]) -> None:
         self._chat.writer.tell({"type": "file", "name": "chat.json", "text": self._chat.dumps()})
 
+    def _resize(self, told: dict[str, Any]) -> None:
+        """On the worker's thread: it copies what may be gigabytes, and MLX is its own there."""
+        self._not_while_writing()
+        wanted = told["cache_experts"]
+
+        def work() -> None:
+            try:
+                self._chat.resize(cache_experts=wanted)
+                self._chat.writer.tell({"type": "accepted", "request": told.get("request", "")})
+            except OutlierError as error:
+                self._chat.notice = str(error)
+                self._refuse(told)
+                self._chat.send_state("info")  # the page shows what was refused
+
+        self._chat.writer.put(work)
+
     def _run(self, told: dict[str, Any]) -> None:
-        """The static view of a run: HTML of our own making, in which all text is escaped."""
-        number, runs = told["run"], self._chat.runs
-        if not 1 <= number <= len(runs):
-            raise OptionError(f"there is no run {number}: there are {len(runs)}")
-        html = runs[number - 1]._repr_mimebundle_()["text/html"]
+        """Show a run under its answer, or as HTML where a page cannot show widgets in widgets.
+
+        The HTML is of our own making, and all text in it is escaped.
+        """
+        number = told["run"]
+        if not told.get("html"):
+            self._chat.show_run(number)
+            return
+        html = self._chat.run(number)._repr_mimebundle_()["text/html"]
         self._chat.writer.tell({"type": "run", "run": number, "html": html})

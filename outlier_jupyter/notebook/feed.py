@@ -1,5 +1,8 @@
 """Events of a run → frames for the live view, at most one every 50 ms.
 
+Fewer, where a frame costs much to make and to hand out, or where who gets it asks for fewer: a
+frame that comes later tells more, and nothing is lost.
+
 A `Feed` is a listener: it is called on the decode thread with every event, and must cost next to
 nothing there. So an event is only put in a list; when a frame is due the list is folded with a
 few NumPy calls. It knows nothing of Jupyter: whoever wants the frames gives a callback.
@@ -29,11 +32,14 @@ from ..events import (
     TextProduced,
     Waited,
 )
-from .calls import OpenCall, Pending
+from .calls import OpenCall, Pending, Rows
 from .frames import Frame, Totals, utf16_units
 from .merging import History
 
 INTERVAL_MS = 50.0
+
+SPARE = 20
+"""After a frame at least so many times what it cost: watching takes a 20th of the time at most."""
 
 # What a frame tells something of; an event of another kind is dropped at once. True where a frame
 # may be cut. Not at StepDone: the text and the next call follow it at once, and a frame cut before
@@ -62,7 +68,8 @@ class Feed:
         experts: experts of its widest layer.
         slots: how many experts fit in RAM.
         resident_at_start: int16 [n, 2], the (layer, expert) pairs in RAM when the run begins.
-        on_frame: called with each frame.
+        on_frame: called with each frame. A number that it returns is the least time until the
+            next one in ms; anything else asks for nothing.
         run: number of the run, carried by every frame.
         interval_ms: the least time between two frames; the last one is sent at once.
         clock: nanoseconds that never go back.
@@ -97,6 +104,7 @@ class Feed:
         self._text_units = 0
         self._totals = Totals()
         self._call = OpenCall(PREFILL, 0)
+        self._rows = Rows(experts)
         self._pending = Pending()
         pairs = np.asarray(resident_at_start, np.int64).reshape(-1, 2)
         self._pending.resident = pairs[:, 0] * experts + pairs[:, 1]
@@ -124,7 +132,6 @@ class Feed:
         """Fold what is queued and hand out one frame."""
         with self._lock:
             now = self._clock()
-            self._due = now + self._interval_ns
             if self._began is None:
                 self._began = now
             # Taken as two steps that each are atomic: an event that another thread appends
@@ -136,30 +143,35 @@ class Feed:
             self._fold(events)
             frame = self._frame(now)
             self._history.add(frame)
-            self._on_frame(frame)
+            wanted = self._on_frame(frame)
+            wait = wanted * 1e6 if isinstance(wanted, int | float) else 0
+            self._due = now + round(max(self._interval_ns, wait, SPARE * (self._clock() - now)))
 
     def _fold(self, events: Sequence[Any]) -> None:
         """Sort the events into what is pending. `Any`: isinstance would cost three times more."""
         pending, call = self._pending, self._call
-        moves, width = pending.moves, self._shape[1]
+        move, width = pending.moves.append, self._shape[1]
         for event in events:
             kind = type(event)
             if kind is PagedIn:
                 layer, expert, _, nbytes, _, ns = event
-                moves.append(2 * (layer * width + expert) + 1)
+                move(2 * (layer * width + expert) + 1)
                 call.read_ns.append(ns)
                 call.read_nbytes.append(nbytes)
                 if call.tokens > 1:
                     call.read_rows.append(call.first_need(layer, expert, width))
             elif kind is Evicted:
-                moves.append(2 * (event.layer * width + event.expert))
+                layer, expert, _, _, _ = event
+                move(2 * (layer * width + expert))
                 pending.evictions += 1
             elif kind is Routed:
                 call.routed.append(event)
-                call.last, call.needs = event, None
+                if call.tokens > 1:
+                    call.last, call.needs = event, None
             elif kind is Waited:
-                call.wait_ns += event.ns
-                call.install_ns += event.install_ns
+                _, wait_ns, install_ns = event
+                call.wait_ns += wait_ns
+                call.install_ns += install_ns
             elif kind is CallStarted:
                 self._book_moves(call)
                 call = self._call = OpenCall(event.phase, len(event.tokens), call)
@@ -179,7 +191,7 @@ class Feed:
         if call.tokens > 1:
             # A token's choices are told when it is done, so that what is counted is the sum of
             # what the steps chose; a chunk of a prompt takes too long for that.
-            call.fold(pending, width)
+            call.fold(pending, self._rows)
 
     def _book_moves(self, call: OpenCall) -> None:
         """Say of the arrivals and evictions since the last time that they were this call's."""
@@ -191,9 +203,8 @@ class Feed:
         None: it was cut short. What it chose and read did happen and stays counted, but it makes
         no step, as in the trace.
         """
-        layers, width = self._shape
         self._book_moves(call)
-        call.fold(self._pending, width)
+        call.fold(self._pending, self._rows)
         tokens = 0 if done is None else call.tokens
         decode = tokens if call.phase == DECODE else 0
         t, (hits, asked) = self._totals, call.counted()
@@ -210,7 +221,7 @@ class Feed:
         )
         if done is not None:
             self._pending.steps.append(call.steps(done, self._text_units))
-            self._pending.routing.append(call.routing(layers))
+            self._pending.routing.append(call.routing(self._shape[0]))
 
     def _frame(self, now: int) -> Frame:
         """The frame of everything pending, which is empty afterwards."""
@@ -232,7 +243,8 @@ class Feed:
             shown = totals
         steps = pending.stepped()
         index, count = pending.counted(layers * experts)
-        change_index, change_state = pending.changed()
+        moves = np.array(pending.moves, np.uint32)
+        change_index, change_state = pending.changed(moves, layers * experts)
         experts_of, hits_of = pending.routed(layers)
         text = "".join(pending.text)
         frame = Frame(
@@ -254,7 +266,7 @@ class Feed:
             experts_of=experts_of,
             hits_of=hits_of,
             move_step=np.array(pending.move_steps, np.uint32),
-            move=np.array(pending.moves, np.uint32),
+            move=moves,
             totals=shown,
             call_tokens=call.tokens,
             call_layers=call.layers,

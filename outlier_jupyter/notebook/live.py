@@ -1,4 +1,4 @@
-"""The widget that shows a run while it goes on: frames go out, Stop and resync come in.
+"""The widget that shows a run while it goes on: frames go out, Stop, resync and pace come in.
 
 `LiveView` is the Python half. Each frame becomes one custom message with one binary buffer; the
 state as a whole goes into the `snapshot` trait now and then, so that a page that was reloaded, or
@@ -33,6 +33,9 @@ STATIC = pathlib.Path(__file__).parent / "static"
 SAVE_EVERY_S = 4.0
 SAVE_BYTES_PER_S = 100_000
 """How often the snapshot is written while a run goes on: at most so often, so much."""
+
+SLOWEST_MS = 2_000.0
+"""A view may ask for fewer frames, but for no fewer than one in this time."""
 
 WAITING = "waiting"
 RUNNING = "running"
@@ -81,6 +84,7 @@ class LiveView(anywidget.AnyWidget):
         self._clock = clock
         self._lock = threading.RLock()
         self._history = History()
+        self._pace_ms = 0.0
         self._save_at = clock() + SAVE_EVERY_S
         traits.setdefault("kernel_id", kernel_id())
         super().__init__(info=dict(info or {}), view_id=uuid.uuid4().hex, **traits)
@@ -93,8 +97,13 @@ class LiveView(anywidget.AnyWidget):
         view.finish(run.finish_reason, frame_of(run))
         return view
 
-    def push(self, frame: Frame) -> None:
-        """Send one frame: one message, one buffer. Called on the decode thread."""
+    def push(self, frame: Frame) -> float:
+        """Send one frame: one message, one buffer. Called on the decode thread.
+
+        Returns:
+            The least time until the next frame in ms, as the page asked: it asks for fewer while
+            nobody sees it, or while it is slow. 0 when it did not.
+        """
         with self._lock:
             self._history.add(frame)
             if self.status == WAITING:
@@ -103,6 +112,7 @@ class LiveView(anywidget.AnyWidget):
             now = self._clock()
             if now >= self._save_at and not frame.final:
                 self._save_at = now + max(SAVE_EVERY_S, self._save() / SAVE_BYTES_PER_S)
+            return self._pace_ms
 
     def finish(self, reason: str, frame: Frame | None = None) -> None:
         """The run is over: write the last snapshot and say why it ended.
@@ -130,8 +140,14 @@ class LiveView(anywidget.AnyWidget):
 
     def _receive(self, _: object, content: object, buffers: Sequence[object]) -> None:
         """A message from a view. It may come on another thread than the run's."""
-        kind = content.get("type") if isinstance(content, dict) else None
-        if kind == "resync":
+        if not isinstance(content, dict):
+            return
+        kind = content.get("type")
+        if kind == "pace":
+            asked = content.get("ms")
+            if isinstance(asked, int | float):
+                self._pace_ms = min(max(0.0, float(asked)), SLOWEST_MS)
+        elif kind == "resync":
             with self._lock:
                 whole = self._history.snapshot()
                 if whole is not None:

@@ -15,16 +15,17 @@ from math import isnan
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_cell_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from traitlets import Any as Any_
 from traitlets import Bool, TraitType
 
-from ..engine import Engine, Status
+from ..engine import Engine
 from ..errors import OptionError, OutlierError
 from ..loading import load
 from ..options import GenerateOptions, LoadOptions
 from ..planning import Plan, plan
 from ..run import Interrupted, Run
+from ..status import Status
 from ..trace.measures import Summary
 from .arguments import (
     COMMANDS,
@@ -33,7 +34,9 @@ from .arguments import (
     command_parser,
     fill,
     help_text,
+    near,
     parse,
+    split_prompt,
 )
 from .chat import Chat
 from .completion import completions
@@ -41,6 +44,8 @@ from .controls import NAMES as CHAT_OPTIONS
 from .show import show_result, show_run
 
 HOOKED = ("%outlier", "%%outlier")
+OUTSIDE = 1_000_000
+"""More frames than there are: variables are looked up in the user's namespace alone."""
 
 
 def option_traits(kind: type[LoadOptions | GenerateOptions]) -> dict[str, TraitType[Any, Any]]:
@@ -68,27 +73,41 @@ class OutlierMagics(Magics):
         table = shell.magics_manager.magics
         self.replaced = {kind: table[kind].get("outlier") for kind in ("line", "cell")}
 
+    @no_var_expand  # flags are expanded below, prompts only with --fill
     @line_cell_magic
     def outlier(self, line: str, cell: str | None = None) -> object:
         """Replaced by `help_text()` when the extension is loaded."""
+        line = line.strip()
+        silenced, line = line.endswith(";"), line.removesuffix(";")
         try:
             if cell is not None:
-                return self._prompt(line, cell)
-            command, _, rest = line.strip().partition(" ")
-            return self._command(command, rest)
+                result: object = self._prompt(parse(cell_parser(), self._expand(line)), cell)
+            else:
+                result = self._command(line)
         except HelpAsked as asked:
             sys.stdout.write(str(asked))
             return None
+        return None if silenced else result
 
-    def _command(self, command: str, rest: str) -> object:
+    def _expand(self, line: str) -> str:
+        """$name and {name} in flags, as IPython does for all magics; never in a prompt."""
+        expanded: str = self.shell.var_expand(line, depth=OUTSIDE)
+        return expanded
+
+    def _command(self, line: str) -> object:
+        command, _, rest = line.partition(" ")
         if command in ("", "help", "-h", "--help"):
             raise HelpAsked(help_text())
         if command not in COMMANDS:
             raise OptionError(
-                f"%outlier {command} is not a command: give {', '.join(COMMANDS)}, "
-                "or put the prompt in a %%outlier cell"
+                f"%outlier {command} is not a command{near(command, COMMANDS)}; there are "
+                f"{', '.join(COMMANDS)}, and %%outlier for a prompt of several lines"
             )
-        given = parse(command_parser(command), rest)
+        if command == "run":
+            parser = command_parser(command)
+            flags, prompt = split_prompt(parser, rest)
+            return self._prompt(parse(parser, self._expand(flags)), prompt)
+        given = parse(command_parser(command), self._expand(rest))
         if command == "load":
             return self._load(given)
         if command == "plan":
@@ -138,8 +157,7 @@ class OutlierMagics(Magics):
         if engine is not None:
             engine.close()
 
-    def _prompt(self, line: str, cell: str) -> Run | None:
-        given = parse(cell_parser(), line)
+    def _prompt(self, given: dict[str, Any], cell: str) -> Run | None:
         output, quiet, json = (given.pop(name, None) for name in ("output", "quiet", "json"))
         show = self._shower(quiet or json, given.pop("no_widget", None))
         prompt = cell.strip("\n")

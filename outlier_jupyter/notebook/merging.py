@@ -23,7 +23,8 @@ KEPT_ROUTING_BYTES = 512_000
 KEPT_MOVES = 50_000
 """What a snapshot keeps of the past; counts, residency and totals are always whole."""
 
-_UNNAMED = 255
+UNNAMED = 255
+"""The state of an expert of which nothing is told."""
 
 
 def merge(*frames: Frame) -> Frame:
@@ -160,10 +161,10 @@ def _summed(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.uint32], npt.NDArra
 
 
 def _last_wins(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-    state = np.full(frames[0].layers * frames[0].experts, _UNNAMED, np.uint8)
+    state = np.full(frames[0].layers * frames[0].experts, UNNAMED, np.uint8)
     for frame in frames:
         state[frame.change_index] = frame.change_state
-    named = np.flatnonzero(state != _UNNAMED).astype(np.uint32)
+    named = np.flatnonzero(state != UNNAMED).astype(np.uint32)
     return named, state[named]
 
 

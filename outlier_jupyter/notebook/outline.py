@@ -16,7 +16,7 @@ def outline(books: Conversations, turn: Turn | None, seq: int) -> dict[str, Any]
     """The state after message `seq`: what `js/src/chat/store.ts` calls a State."""
     book = books.current
     path = book.path()
-    shown = _newest(path)
+    shown = newest(path)
     counted = [message.numbers for message in path if message.numbers]
     last = counted[-1] if counted else {}
     used = last.get("prompt", 0) + last.get("generated", 0)
@@ -35,9 +35,9 @@ def outline(books: Conversations, turn: Turn | None, seq: int) -> dict[str, Any]
     }
 
 
-def _newest(path: list[Message]) -> list[Message]:
+def newest(path: list[Message], chars: int | None = None) -> list[Message]:
     """The end of the path that fits; the last message is there whatever its length."""
-    left, first = KEPT_CHARS, len(path)
+    left, first = KEPT_CHARS if chars is None else chars, len(path)
     while first > 0 and len(path) - first < KEPT_MESSAGES:
         left -= len(path[first - 1].text)
         if left < 0 and first < len(path):

@@ -65,10 +65,10 @@ class _Live:
         self.output: DisplayHandle | None = None
         self._view = view
 
-    def push(self, frame: Frame) -> None:
+    def push(self, frame: Frame) -> float:
         if self.output is None:
             self.output = display(self._view, display_id=True)
-        self._view.push(frame)
+        return self._view.push(frame)
 
 
 def make_view(engine: Engine, prompt: str, **given: Any) -> LiveView:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..engine import Engine
+from ..engine import Engine, leave_thread
 from ..errors import EngineClosed, OptionError, OutlierError
 from ..events import Sink
 from ..options import GenerateOptions, make
@@ -20,6 +20,7 @@ from ..run import Run
 from .controls import options_of
 from .conversation import ASSISTANT, RUNNING, USER, Conversations
 from .feed import Feed
+from .kept_runs import KeptRuns
 from .outline import outline
 from .show import make_view
 from .turn import Turn, run_turn
@@ -43,13 +44,13 @@ class Writer:
 
     Attributes:
         books: the conversations; look at and change them under `lock`.
-        runs: of the answers given, in order.
+        runs: of the answers given.
     """
 
     def __init__(self, chat: Chat, engine: Engine, clock: Callable[[], float]) -> None:
         self.engine = engine
         self.books = Conversations()
-        self.runs: list[Run] = []
+        self.runs = KeptRuns()
         self.lock = threading.RLock()
         self._chat = chat
         self._clock = clock
@@ -58,7 +59,7 @@ class Writer:
         self._growing: list[str] = []
         self._tell_at = self._save_at = 0.0
         self._feed: Feed | None = None
-        self._worker = Worker("outlier chat")
+        self._worker = Worker("outlier chat", leave_thread)
         # A kernel that shuts down in the middle of an answer would leave MLX running on a thread
         # while the interpreter is taken apart.
         weakref.finalize(self, _end, self._worker, engine)
@@ -121,13 +122,19 @@ class Writer:
         """Whether an answer is being written in this conversation."""
         return self._turn is not None and self._turn.conversation.id == conversation
 
-    def publish(self) -> None:
-        """Write the whole state; a page takes it in place of everything before."""
+    def publish(self, growing: bool = False) -> None:
+        """Write the whole state; a page takes it in place of everything before.
+
+        What a saved notebook shows is left alone while an answer is `growing`: each change of it
+        is drawn anew by the page, and makes the notebook one that has to be saved again.
+        """
         with self.lock:
             self._grown()
             self._seq += 1
             self._save_at = self._clock() + SAVE_EVERY_S
             self._chat.state = outline(self.books, self._turn, self._seq)
+            if not growing:
+                self._chat.save_view()
 
     def tell(self, content: dict[str, Any]) -> None:
         """Send one message to the browser."""
@@ -136,7 +143,7 @@ class Writer:
     def resync(self) -> None:
         """Tell the whole state to a page that missed something."""
         with self.lock:
-            self.publish()
+            self.publish(growing=True)
             self.tell({"type": "state", "state": self._chat.state})
 
     def close(self) -> None:
@@ -149,9 +156,13 @@ class Writer:
         options = options_of(self._chat) | given
         make(GenerateOptions, options)  # refused here, not on another thread
         turn = Turn(self.books.current, parent, text, options, request)
-        if not self._worker.put(lambda: self._do(turn)):
-            raise _closed()
+        self.put(lambda: self._do(turn))
         return turn
+
+    def put(self, work: Callable[[], object]) -> None:
+        """Have `work` done on the thread that writes, after what was asked before."""
+        if not self._worker.put(work):
+            raise _closed()
 
     def _cancel(self, turn: Turn) -> None:
         with self.lock:
@@ -205,7 +216,7 @@ class Writer:
                 return
             self._tell_at = now + TELL_EVERY_S
             if now >= self._save_at:
-                self.publish()
+                self.publish(growing=True)
                 return
             turn, more = self._turn, self._grown()
             assert turn is not None and turn.answer is not None  # text comes from a begun run
@@ -227,11 +238,10 @@ class Writer:
         with self.lock:
             self._grown()
             self._turn = None
-            if run is not None:
-                self.runs.append(run)
+            number = self.runs.add(run) if run is not None else 0
             if answer is not None:
                 answer.ended = run.finish_reason if run is not None else "error"
-                answer.numbers = turn.numbers() | ({"run": len(self.runs)} if run else {})
+                answer.numbers = turn.numbers() | ({"run": number} if number else {})
                 if run is not None:
                     answer.text = run.text
                 if answer.ended == "error":

@@ -36,7 +36,7 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
     paired = zip(shared.items(), installed.pagers, strict=True)
     changes = [(geometry, pager, slots) for (geometry, slots), pager in paired]
     changes.sort(key=lambda change: change[2] - change[1].bank.slots)  # who gives goes first
-    needed, free = _needed(changes), free_nbytes()
+    needed, free = _needed(changes), machine_memory().available
     if needed > free:
         total = sum(pager.bank.expert_nbytes * slots for _, pager, slots in changes)
         raise OptionError(
@@ -76,8 +76,3 @@ def _needed(changes: Sequence[Change]) -> int:
             most = max(most, more + nbytes * slots)
             more += nbytes * (slots - pager.bank.slots)
     return most
-
-
-def free_nbytes() -> int:
-    """RAM that can be had without swapping, in bytes: the machine's, or this container's."""
-    return machine_memory().available

@@ -39,6 +39,15 @@ class Habit:
         self._place: dict[ExpertKey, int] = {}
         self._held = np.zeros(64, np.int64)
         self._factor = np.ones(self._layers)
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compile, or load what was compiled, now and not at the first token."""
+        nothing = loops.new_state(1, 2, 1)
+        loops.observe(nothing, 0, np.zeros((1, 1), np.int16))
+        loops.nearness(1, 0, np.ones(1))
+        one, keep = np.zeros(1, np.int64), np.zeros(2, np.bool_)
+        loops.least(nothing.value, np.ones(1), one, 1, keep, one.copy())
 
     def routed(self, layer: int, experts: npt.NDArray[Any]) -> None:
         rows = np.ascontiguousarray(experts, np.int16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import traitlets
 import outlier_jupyter
 from outlier_jupyter.errors import EngineBusy, EngineClosed, OptionError, OutlierError
 from outlier_jupyter.events import StepDone
-from outlier_jupyter.notebook import outline, writer
+from outlier_jupyter.notebook import kept_runs, outline, writer
 from outlier_jupyter.notebook.chat import Chat
 from outlier_jupyter.notebook.live import STATIC
 from outlier_jupyter.run import Interrupted
@@ -63,18 +64,51 @@ def texts(chat: Chat) -> list[str]:
     return [message.text for message in chat.messages]
 
 
-def test_python_and_the_page_give_the_same(engine, chat: Chat) -> None:
-    """The same question to the same model: the same answer, state and kind of run."""
-    run = chat.send("Hello")
-    with_page = Chat(engine, max_tokens=6)
-    with_page.comm = FakeComm()
-    with_page.comm.on_msg(with_page._handle_msg)
-    page(with_page, type="send", text="Hello")
-    assert run is chat.runs[-1] and run.text == with_page.runs[-1].text
-    assert texts(chat) == texts(with_page) == ["Hello", run.text]
-    assert told(with_page, "accepted") == [{"type": "accepted", "request": "r1"}]
-    assert chat.answer == run.text and chat.status == "idle"
-    with_page.close()
+def test_python_and_the_page_give_the_same(tiny: Path) -> None:
+    """The same turns, asked from Python and from the page: the same conversation, state and runs.
+
+    Of three turns, one edited and one answered again; two engines, so that neither finds the
+    other's KV cache or experts.
+    """
+    made = []
+    for from_page in (False, True):
+        engine = outlier_jupyter.load(tiny, cache_experts=8)
+        engine.tokenizer.eos_token_ids = set()
+        chat = Chat(engine, max_tokens=6, system="Be brief.", temperature=0.7, seed=3)
+        chat.comm = FakeComm()
+        chat.comm.on_msg(chat._handle_msg)
+        if from_page:
+            page(chat, type="send", text="Hello")
+            page(chat, type="send", text="And you?")
+            page(chat, type="regenerate", message=4)
+            page(chat, type="edit", message=1, text="Hi")
+            assert len(told(chat, "accepted")) == 4
+        else:
+            assert chat.send("Hello") is chat.runs[-1]
+            chat.send("And you?")
+            chat.regenerate()
+            chat.edit(1, "Hi")
+        made.append(chat)
+    ours, pages = made
+    assert [run.tokens.tolist() for run in ours.runs] == [r.tokens.tolist() for r in pages.runs]
+    assert [run.encoded for run in ours.runs] == [run.encoded for run in pages.runs]
+    for mine, theirs in zip(ours.runs, pages.runs, strict=True):
+        assert (mine.trace.experts == theirs.trace.experts).all()
+        assert mine.trace.info == theirs.trace.info
+    assert without_speed(ours) == without_speed(pages)
+    assert ours.answer == pages.answer and ours.status == pages.status == "idle"
+    for chat in made:
+        chat.engine.close()
+        chat.close()
+
+
+def without_speed(chat: Chat) -> Any:
+    """All conversations, as the file has them, but for what was timed."""
+    whole = json.loads(chat.dumps())
+    for book in whole["conversations"]:
+        for message in book["messages"]:
+            message["numbers"].pop("tokens_per_second", None)
+    return whole
 
 
 def test_a_turn_reads_only_what_is_new(chat: Chat) -> None:
@@ -183,7 +217,9 @@ def test_a_second_message_while_an_answer_is_written_is_refused(engine, chat: Ch
         ({"type": "choose", "message": 77}, "there is no message 77"),
         ({"type": "switch", "conversation": 77}, "there is no conversation 77"),
         ({"type": "import", "text": "x"}, "it is not JSON"),
-        ({"type": "run", "run": 5}, "there is no run 5"),
+        ({"type": "run", "run": 5, "html": True}, "there is no run 5"),
+        ({"type": "resize"}, "cannot be read (KeyError('cache_experts'))"),
+        ({"type": "resize", "cache_experts": "x"}, "cache_experts='x' cannot be used"),
     ],
 )
 def test_what_cannot_be_done_is_a_sentence(chat: Chat, content: Any, sentence: str) -> None:
@@ -257,12 +293,70 @@ def test_a_page_that_missed_something_gets_the_whole(chat: Chat) -> None:
     assert whole["state"] == chat.state and whole["state"]["seq"] == chat.writer._seq
 
 
-def test_a_runs_view_is_sent_when_asked_for(chat: Chat) -> None:
-    """The static view of the run that the answer names."""
+def test_a_runs_view_is_shown_under_its_answer(chat: Chat) -> None:
+    """A live view of the run that the answer names, one at a time; 0 takes it away."""
     chat.send("Hello")
+    chat.send("Again")
     page(chat, type="run", run=1)
+    first = chat.run_view
+    assert chat.run_shown == {"run": 1, "note": ""}
+    assert first.status == chat.run(1).finish_reason and first.snapshot
+    page(chat, type="run", run=2)
+    assert chat.run_view is not first and first.comm is None
+    page(chat, type="run", run=0)
+    assert chat.run_view is None and chat.run_shown["run"] == 0
+    page(chat, type="run", run=1, html=True)  # for pages that show no widget in another
     (view,) = told(chat, "run")
     assert view["html"] == chat.runs[0]._repr_mimebundle_()["text/html"]
+
+
+def test_runs_are_bounded_and_a_dropped_one_says_so(chat: Chat, monkeypatch) -> None:
+    """The oldest go, the newest stays whatever its size; numbers stay what they were."""
+    first = chat.send("Hello")
+    monkeypatch.setattr(kept_runs, "KEPT_NBYTES", 2 * kept_runs.trace_nbytes(first))
+    chat.send("Again")
+    last = chat.send("And again, with more words than before")
+    assert first not in chat.runs and chat.runs[-1] is last is chat.run(3)
+    assert chat.messages[-1].numbers["run"] == 3
+    with pytest.raises(OptionError, match="run 1 has been let go of"):
+        chat.run(1)
+    page(chat, type="run", run=1)
+    assert chat.run_view is None and "let go of" in chat.run_shown["note"]
+    monkeypatch.setattr(kept_runs, "KEPT_NBYTES", 1)
+    assert chat.send("One") is chat.run(4) and chat.runs == [chat.run(4)]
+
+
+def test_the_caches_size_is_changed_between_answers(engine, chat: Chat) -> None:
+    """From the page as from Python, told to every chat of the engine; refusals are sentences."""
+    other = Chat(engine)
+    page(chat, type="resize", cache_experts=12)
+    assert told(chat, "accepted") == [{"type": "accepted", "request": "r1"}]
+    assert engine.status().slots == chat.info["slots"] == other.info["slots"] == 12
+    assert chat.info["bank_nbytes"] == engine.status().bank_nbytes
+    page(chat, type="resize", cache_experts=0)
+    assert "cache_experts=0 is too small" in chat.notice
+    assert told(chat, "refused") == [{"type": "refused", "request": "r1"}]
+    stream = engine.stream("Somebody else", max_tokens=2)
+    next(stream)
+    page(chat, type="resize", cache_experts=9)
+    assert "another run is under way" in chat.notice and chat.info["slots"] == 12
+    list(stream)
+    assert other.resize(cache_experts=8).slots == chat.info["slots"] == 8
+    assert chat.send("Hello").trace.info.slots == 8
+    other.close()
+    engine.resize(cache_experts=8)
+    assert other.info["slots"] == 8
+
+
+def test_after_a_stop_only_what_is_new_is_read(engine, chat: Chat) -> None:
+    """What was read of a stopped turn, in mid-answer, is in the KV cache of the next."""
+    end = stop_after(engine, chat, 4)
+    with pytest.raises(Interrupted):
+        chat.send("A question that is rather long, " * 4, max_tokens=10_000)
+    end()
+    before = chat.messages[-1].numbers["prompt"]
+    chat.send("And now?")
+    assert chat.messages[-1].numbers["reused"] >= before
 
 
 def test_who_watches_gets_a_live_view(chat: Chat) -> None:
@@ -351,6 +445,6 @@ def test_it_is_a_widget_among_widgets(chat: Chat) -> None:
 def test_the_built_files_are_small_and_tell_their_licences() -> None:
     """The page gets them with every chat it shows."""
     told = (STATIC / "LICENSES.txt").read_text()
-    assert all(name in told for name in ("uplot", "marked", "dompurify"))
+    assert all(name in told for name in ("marked", "dompurify", "speed-highlight"))
     assert (STATIC / "chat.js").stat().st_size < 120_000
     assert (STATIC / "chat.css").stat().st_size < 20_000

@@ -124,11 +124,10 @@ def test_unload_closes_and_a_cell_then_says_what_to_do(loaded):
 @pytest.mark.parametrize(
     ("line", "cell", "message"),
     [
-        (
-            "lode demo",
-            None,
-            "%outlier lode is not a command: give load, plan, chat, resize, unload, status, memory",
-        ),
+        ("lode demo", None, "%outlier lode is not a command; did you mean load?; there are load, "),
+        ("Hello", None, "%outlier Hello is not a command; there are load, run, plan"),
+        ("run --max-token 3 Hello", None, "did you mean --max-tokens?"),
+        ("run --max-tokens 3", None, "the prompt is empty"),
         ("status now", None, "unrecognized arguments: now"),
         ("--max-token 3", "Hello", "did you mean --max-tokens?"),
         ("--max-tokens 0", "Hello", "max_tokens=0 is too small"),
@@ -197,6 +196,41 @@ def test_variables_are_filled_in_only_when_asked(loaded):
         loaded.run_cell_magic("outlier", f"{flags} --fill", "Hello {nobody}")
     with pytest.raises(OptionError, match="--fill cannot read the cell"):
         loaded.run_cell_magic("outlier", f"{flags} --fill", "Hello {")
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt"),
+    [
+        ("What's an expert?", "What's an expert?"),
+        ('"In quotes;"', "In quotes;"),
+        ("-- --max is a flag", "--max is a flag"),
+        ("--stop 'a b' a $who {who} b", "a $who {who} b"),
+        ("--fill a {who} b", "a you b"),
+    ],
+)
+def test_a_prompt_may_be_a_line(loaded, line, prompt):
+    """Flags first, then the prompt as it is: apostrophes, dollars and braces included."""
+    loaded.user_ns["who"] = "you"
+    run = loaded.run_line_magic("outlier", f"run --max-tokens 1 -o run {line}")
+    assert run is loaded.user_ns["run"] and run.prompt == prompt
+
+
+def test_variables_in_flags_are_filled_in_as_in_any_magic(loaded):
+    """$name and {expression} in flags, of lines and of cells; a prompt has none of it."""
+    loaded.user_ns["count"] = 2
+    loaded.run_line_magic("outlier", "run --max-tokens $count --quiet -o run Hello")
+    assert loaded.user_ns["run"].generated <= 2
+    loaded.run_cell_magic("outlier", "--max-tokens {count - 1} --quiet -o run", "Hello $count")
+    assert loaded.user_ns["run"].generated == 1
+    assert loaded.user_ns["run"].prompt == "Hello $count"
+
+
+def test_a_semicolon_silences_the_result(loaded):
+    """At the end of the line, or of a cell's first line; the run is stored all the same."""
+    assert loaded.run_line_magic("outlier", "run --max-tokens 1 -o a Hello;") is None
+    assert loaded.run_cell_magic("outlier", "--max-tokens 1 -o b;", "Hello;") is None
+    assert loaded.user_ns["a"].prompt == "Hello" and loaded.user_ns["b"].prompt == "Hello;"
+    assert loaded.run_line_magic("outlier", "load demo -o engine;") is None
 
 
 def test_quiet_shows_nothing_and_json_is_json(loaded, capsys):

@@ -11,6 +11,7 @@ from mlx_lm import load as load_unpaged
 import outlier_jupyter
 from outlier_jupyter.errors import EngineBusy, EngineClosed, OptionError
 from outlier_jupyter.events import Resized
+from outlier_jupyter.machine import Machine
 from outlier_jupyter.paging import resizing
 from outlier_jupyter.paging import slots as slots_module
 from outlier_jupyter.paging.slots import SlotBank, StagedSlotBank
@@ -134,13 +135,13 @@ def test_a_size_that_cannot_be_is_one_sentence_and_changes_nothing(engine, asked
 def test_memory_that_is_not_there_is_not_asked_for(engine, monkeypatch):
     """What it needs on the way is told, and what is free; the old bank stays."""
     row = max(engine._installed.pagers[0].bank.row_nbytes.values())
-    monkeypatch.setattr(resizing, "free_nbytes", lambda: 24 * row)
+    monkeypatch.setattr(resizing, "machine_memory", lambda: Machine(0, 24 * row))
     with pytest.raises(OptionError, match=r"cannot be had: on the way there it needs .* are free"):
         engine.resize(cache_experts=24)
     assert engine.status().slots == 6
     check(engine)
     # Giving memory back needs room for one part of the smaller bank alone.
-    monkeypatch.setattr(resizing, "free_nbytes", lambda: 2 * row)
+    monkeypatch.setattr(resizing, "machine_memory", lambda: Machine(0, 2 * row))
     assert engine.resize(cache_experts=2).slots == 2
 
 

@@ -33,6 +33,10 @@ export class Composer {
     this.node = el("div", "oj-composer", {}, row, this.hint);
   }
 
+  focus(): void {
+    this.box.focus();
+  }
+
   draw(connected: boolean): void {
     const { state, closed } = this.store;
     if (this.box.value !== this.store.draft) this.box.value = this.store.draft;
@@ -41,10 +45,11 @@ export class Composer {
     this.box.disabled = !usable;
     this.sendButton.disabled = !usable || this.pending || !this.box.value.trim();
     const stops = state.running && usable;
-    const focused = document.activeElement === this.stopButton;
+    const focused = (this.node.getRootNode() as Document).activeElement;
     this.stopButton.hidden = !stops;
     this.sendButton.hidden = stops;
-    if (!stops && focused) this.box.focus(); // the button that had it is gone
+    const gone = stops ? this.sendButton : this.stopButton;
+    if (focused === gone) this.box.focus();
     if (!state.running && !this.pending) this.calm();
     setText(this.hint, this.words(connected, closed));
   }
@@ -54,7 +59,9 @@ export class Composer {
     if (!connected) return "The kernel is gone; this is what had arrived until then.";
     if (this.slow) return this.slow;
     if (this.store.state.elsewhere) return "An answer is being written in another conversation.";
-    return this.store.state.running ? "Esc stops" : "Enter sends · Shift+Enter begins a new line";
+    return this.store.state.running
+      ? "Writing… Esc stops"
+      : "Enter sends · Shift+Enter begins a new line";
   }
 
   /** As high as its text, up to a limit that the style sheet sets. */

@@ -4,6 +4,7 @@
 import DOMPurify from "dompurify";
 import { Marked } from "marked";
 import { el } from "../dom";
+import { coloured } from "./highlight";
 
 const TAGS =
   "p br hr h1 h2 h3 h4 h5 h6 strong em del code pre blockquote ul ol li table thead tbody tr th td a";
@@ -53,11 +54,12 @@ export function render(text: string): DocumentFragment {
 function codeBlock(pre: HTMLPreElement): HTMLElement {
   const code = pre.querySelector("code") ?? pre;
   const language = /(?:^|\s)language-(\S+)/.exec(code.className)?.[1] ?? "";
+  const text = code.textContent ?? "";
   const button = el("button", "oj-button oj-quiet", { type: "button" }, "Copy");
   button.setAttribute("aria-label", "Copy this code");
-  button.addEventListener("click", () => void copyFrom(button, code.textContent ?? ""));
+  button.addEventListener("click", () => void copyFrom(button, text));
   const head = el("div", "oj-code-head", {}, el("span", "", {}, language || "code"), button);
-  const body = el("pre", "", { tabindex: "0" }, el("code", "", {}, code.textContent ?? ""));
+  const body = el("pre", "", { tabindex: "0" }, el("code", "", {}, ...coloured(text, language)));
   return el("div", "oj-code", {}, head, body);
 }
 

@@ -2,6 +2,7 @@
 
 import { el, setText } from "../dom";
 import { integer, plural, short } from "../format";
+import { button } from "./button";
 import { copyFrom, render } from "./markdown";
 import type { ChatStore, Message } from "./store";
 
@@ -26,17 +27,13 @@ export class MessageNode {
   private readonly copy: HTMLButtonElement;
   private readonly change: HTMLButtonElement;
   private readonly runButton: HTMLButtonElement;
-  private readonly runBox = el("section", "oj-run", { "aria-label": "Run view" });
-  private readonly picture: ShadowRoot;
   private editor: HTMLElement | null = null;
   private shown: string | null = null;
-  private pictured = 0;
   private message: Message;
 
   constructor(
     private readonly store: ChatStore,
     message: Message,
-    private readonly changed: () => void,
   ) {
     this.message = message;
     const user = message.role === "user";
@@ -50,9 +47,6 @@ export class MessageNode {
       ? button("Edit", "Ask this otherwise, on a branch of its own", () => this.edit())
       : button("Try again", AGAIN, () => this.again());
     this.runButton = button("Run", "", () => this.toggleRun());
-    this.runButton.setAttribute("aria-expanded", "false");
-    this.runBox.hidden = true;
-    this.picture = this.runBox.attachShadow({ mode: "open" });
     const actions = el("div", "oj-actions", {}, this.copy, this.change, this.branches);
     if (!user) actions.append(this.runButton, this.facts);
     this.node = el(
@@ -63,7 +57,6 @@ export class MessageNode {
       this.note,
       actions,
     );
-    if (!user) this.node.append(this.runBox);
   }
 
   draw(message: Message, running: boolean): void {
@@ -86,9 +79,34 @@ export class MessageNode {
     const { run } = message.numbers;
     this.runButton.hidden = !run;
     setText(this.runButton, `Run ${run}`);
-    this.runButton.title = `Where it routed and what was read: chat.runs[${(run ?? 0) - 1}]`;
+    this.runButton.title = `Where it routed and what was read: chat.run(${run}) in Python`;
+    this.runButton.setAttribute("aria-expanded", String(this.showsRun));
     setText(this.facts, factsOf(message));
-    this.drawRun();
+  }
+
+  /** Whether the run view that is open is that of this answer. */
+  get showsRun(): boolean {
+    return this.message.numbers.run === this.store.runShown.run && !this.runButton.hidden;
+  }
+
+  /** Which of its buttons has the focus, "" if none; `focus` gives it back to another message. */
+  get focused(): string {
+    const { activeElement } = this.node.getRootNode() as Document;
+    const found = this.buttons().find(([, each]) => each === activeElement);
+    return found?.[0] ?? (this.node.contains(activeElement) ? "other" : "");
+  }
+
+  /** Focus the button of that name, or another that can be pressed; false if there is none. */
+  focus(name: string): boolean {
+    const usable = this.buttons().filter(([, each]) => !each.disabled && each.offsetParent);
+    const [, node] = usable.find(([each]) => each === name) ?? usable[0] ?? [];
+    node?.focus();
+    return !!node;
+  }
+
+  private buttons(): [string, HTMLButtonElement][] {
+    const { before, after, copy, change, runButton } = this;
+    return [...Object.entries({ before, after, change, runButton, copy })];
   }
 
   private drawText(message: Message): void {
@@ -146,35 +164,13 @@ export class MessageNode {
   }
 
   private toggleRun(): void {
-    const open = this.runBox.hidden;
-    this.runBox.hidden = !open;
-    this.runButton.setAttribute("aria-expanded", String(open));
     const { run } = this.message.numbers;
-    if (open && run && !this.store.runs.has(run)) this.store.send({ type: "run", run });
-    this.changed();
-  }
-
-  /** Python's own static view, in which all text is escaped; apart, so that no style leaks. */
-  private drawRun(): void {
-    if (this.runBox.hidden) return;
-    const { run = 0 } = this.message.numbers;
-    const html = this.store.runs.get(run);
-    if (html === undefined || this.pictured === run) return;
-    this.pictured = run;
-    this.picture.innerHTML = html;
+    this.store.send({ type: "run", run: this.showsRun ? 0 : run });
   }
 }
 
 const AGAIN =
   "Write another answer beside this one; at temperature 0 it would be the same, see Settings";
-
-/** A quiet button; what it does is its tooltip and, where its text does not say it, its name. */
-export function button(text: string, what: string, act: () => void): HTMLButtonElement {
-  const node = el("button", "oj-button oj-quiet", { type: "button", title: what }, text);
-  if (text.length < 3) node.setAttribute("aria-label", what);
-  node.addEventListener("click", act);
-  return node;
-}
 
 function factsOf({ numbers, ended }: Message): string {
   const parts: string[] = [];

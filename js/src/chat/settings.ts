@@ -1,8 +1,8 @@
 // The settings: one control for each option that Python names, and what concerns the conversation.
 
 import { el, setText } from "../dom";
-import { bytes, integer } from "../format";
-import { button } from "./message";
+import { button } from "./button";
+import { CacheSize } from "./cache";
 import type { ChatStore, Control } from "./store";
 
 const SURE_MS = 4_000;
@@ -12,7 +12,7 @@ export class Settings {
   private readonly system = el("textarea", "oj-input", { rows: "2" });
   private readonly title = el("input", "oj-input", { type: "text", maxlength: "200" });
   private readonly inputs = new Map<string, HTMLInputElement>();
-  private readonly cache = el("div", "oj-facts");
+  private readonly cache: CacheSize;
   private readonly file = el("input", "", { type: "file", accept: ".json,application/json" });
   private readonly remove: HTMLButtonElement;
 
@@ -20,6 +20,7 @@ export class Settings {
     private readonly store: ChatStore,
     private readonly signal: AbortSignal,
   ) {
+    this.cache = new CacheSize(store, signal);
     this.system.placeholder = "What the model is told before the conversation";
     this.onChange(this.system, () => this.set("system", this.system.value));
     this.onChange(this.title, () =>
@@ -54,10 +55,7 @@ export class Settings {
       if (input.type === "checkbox") input.checked = value === true;
       else show(input, value === null || value === undefined ? "" : String(value));
     }
-    const { slots = 0, experts = 0, expert_nbytes = 0 } = this.store.about;
-    const held = `${integer(slots)} of ${integer(experts)} experts fit in RAM`;
-    const size = expert_nbytes ? ` (${bytes(slots * expert_nbytes)})` : "";
-    setText(this.cache, experts ? `${held}${size}; that is set when a model is loaded` : "");
+    this.cache.draw();
   }
 
   private get id(): number {
@@ -72,7 +70,7 @@ export class Settings {
       groups.set(control.group, group);
       group.append(this.control(control));
     }
-    groups.get("Cache")?.append(this.cache);
+    groups.get("Cache")?.append(this.cache.node);
     return [...groups.values()];
   }
 
@@ -82,7 +80,7 @@ export class Settings {
     if (least !== null) input.min = String(least);
     if (most !== null) input.max = String(most);
     input.step = kind === "float" ? "any" : String(step);
-    if (control.default === null) input.placeholder = "none";
+    if (control.default === null) input.placeholder = name === "seed" ? "none" : "automatic";
     this.inputs.set(name, input);
     this.onChange(input, () => this.set(name, typedIn(input, control)));
     return el("label", "", { title: control.help }, el("span", "", {}, control.label), input);

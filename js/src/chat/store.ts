@@ -44,7 +44,8 @@ export interface About {
   context?: number | null;
   slots?: number;
   experts?: number;
-  expert_nbytes?: number;
+  bank_nbytes?: number;
+  token_experts?: number;
   changed_output?: string;
 }
 
@@ -77,8 +78,8 @@ export class ChatStore {
   state: State = NOTHING;
   /** What is in the message box; kept here so that two views and a reload have the same. */
   draft: string;
-  /** Runs' static views by number, as they were asked for. */
-  readonly runs = new Map<number, string>();
+  /** The static view of the run that is shown, where this page cannot show its widget. */
+  html: { run: number; text: string } | null = null;
   private readonly listeners = new Set<() => void>();
   private readonly waiting = new Map<string, (accepted: boolean) => void>();
   private asked = false;
@@ -132,6 +133,11 @@ export class ChatStore {
     return String(this.model.get("kernel_id") ?? "");
   }
 
+  /** Which run is shown under its answer (0 for none), or why it cannot be. */
+  get runShown(): { run: number; note: string } {
+    return { run: 0, note: "", ...(this.model.get("run_shown") as object | undefined) };
+  }
+
   get(name: string): unknown {
     return this.model.get(name);
   }
@@ -178,7 +184,8 @@ export class ChatStore {
     else if (content?.type === "state" && content.state) this.take(content.state);
     else if (content?.type === "accepted" || content?.type === "refused") this.settle(content);
     else if (content?.type === "file") download(content.name ?? "", content.text ?? "");
-    else if (content?.type === "run") this.runs.set(content.run ?? 0, content.html ?? "");
+    else if (content?.type === "run")
+      this.html = { run: content.run ?? 0, text: content.html ?? "" };
     else return;
     this.notify();
   };

@@ -4,26 +4,25 @@ import { CALM_REDRAW_MS, REST } from "../constants";
 import { el, setText } from "../dom";
 import { integer } from "../format";
 import { readTheme, watchTheme } from "../theme";
+import { button } from "./button";
 import { Composer } from "./composer";
-import { type Host, LivePanel } from "./live";
-import { button, MessageNode } from "./message";
+import { LivePanel } from "./live";
+import { MessageLog } from "./log";
+import type { Host } from "./nested";
+import { hideSaved } from "./saved";
 import { Settings } from "./settings";
 import type { ChatStore } from "./store";
 
 /** ipywidgets puts this class on a widget whose kernel is gone. */
-const DISCONNECTED = ".jp-widgets-disconnected";
+const DISCONNECTED = ".jupyter-widgets-disconnected";
 const FULL = 0.9;
-/** Pixels from the end of the log that still count as its end. */
-const NEAR = 40;
 
 export class ChatView {
   readonly root: HTMLElement;
   private readonly pick = el("select", "oj-input oj-pick", { "aria-label": "Conversation" });
   private readonly context = el("span", "oj-facts oj-context");
   private readonly badge = el("div", "oj-problem");
-  private readonly log = el("div", "oj-messages", { role: "log", tabindex: "0" });
-  private readonly earlier = el("div", "oj-facts oj-earlier");
-  private readonly empty = el("div", "oj-start");
+  private readonly log: MessageLog;
   private readonly notice = el("div", "oj-notice", { role: "alert" });
   private readonly noticeText = el("span", "");
   private readonly watchButton: HTMLButtonElement;
@@ -31,33 +30,32 @@ export class ChatView {
   private readonly settings: Settings;
   private readonly live: LivePanel;
   private readonly composer: Composer;
-  private readonly nodes = new Map<number, MessageNode>();
-  private conversation = 0;
   private options = "";
   private visible = false;
   private request = 0;
   private later: ReturnType<typeof setTimeout> | undefined;
   private drawnAt = 0;
   private cost = 0;
-  /** Whether the log stays at its end as it grows, or as it is made narrower. */
-  private following = true;
   private readonly calm = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(
     private readonly store: ChatStore,
     parent: HTMLElement,
-    signal: AbortSignal,
+    private readonly signal: AbortSignal,
     host?: Host,
   ) {
-    this.log.setAttribute("aria-label", "Conversation");
     this.settings = new Settings(store, signal);
     this.settings.node.hidden = true;
     this.live = new LivePanel(store, host, signal);
     this.composer = new Composer(store, () => this.follow(), signal);
-    this.settingsButton = button("Settings", "System prompt, sampling, export", () => {
-      this.settings.node.hidden = !this.settings.node.hidden;
-      const open = String(!this.settings.node.hidden);
-      this.settingsButton.setAttribute("aria-expanded", open);
+    this.log = new MessageLog(store, () => this.composer.focus(), host, signal);
+    this.settingsButton = button("Settings", "System prompt, sampling, cache, export", () =>
+      this.openSettings(this.settings.node.hidden === true),
+    );
+    this.settings.node.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      this.openSettings(false);
+      this.settingsButton.focus();
     });
     this.settingsButton.setAttribute("aria-expanded", "false");
     this.watchButton = button("Watch", "Show the run view while answers are written", () =>
@@ -67,7 +65,6 @@ export class ChatView {
       this.noticeText,
       button("Dismiss", "Hide this", () => store.send({ type: "dismiss" })),
     );
-    this.log.append(this.earlier, this.empty);
     // Without the attribute, typing here would trigger the notebook's shortcuts.
     this.root = el("div", "oj-root oj-chat", { "data-lm-suppress-shortcuts": "true" });
     this.root.append(
@@ -77,7 +74,7 @@ export class ChatView {
         {},
         this.head(signal),
         this.settings.node,
-        this.log,
+        this.log.node,
         this.live.node,
         this.notice,
         this.composer.node,
@@ -98,6 +95,11 @@ export class ChatView {
     else this.request = requestAnimationFrame(() => this.draw());
   }
 
+  private openSettings(open: boolean): void {
+    this.settings.node.hidden = !open;
+    this.settingsButton.setAttribute("aria-expanded", String(open));
+  }
+
   private head(signal: AbortSignal): HTMLElement {
     this.pick.addEventListener(
       "change",
@@ -106,7 +108,7 @@ export class ChatView {
     );
     const add = button("New", "Begin another conversation", () => this.store.send({ type: "new" }));
     const bar = el("div", "oj-bar", {}, this.pick, add, this.watchButton, this.settingsButton);
-    return el("header", "oj-chat-head", {}, bar, this.context, this.badge);
+    return el("div", "oj-chat-head", {}, bar, this.context, this.badge);
   }
 
   private watch(signal: AbortSignal): void {
@@ -120,14 +122,6 @@ export class ChatView {
       rethemed();
     });
     seen.observe(this.root);
-    const { log } = this;
-    log.addEventListener(
-      "scroll",
-      () => {
-        this.following = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR;
-      },
-      { signal, passive: true },
-    );
     const resized = new ResizeObserver(changed);
     resized.observe(this.root);
     watchTheme(rethemed, signal);
@@ -144,7 +138,7 @@ export class ChatView {
 
   /** Go to the end with the next redraw: somebody has just asked something. */
   private follow(): void {
-    this.following = true;
+    this.log.follow();
     this.schedule();
   }
 
@@ -160,12 +154,13 @@ export class ChatView {
     );
     this.badge.hidden = !about.changed_output;
     this.settings.draw();
-    this.drawMessages();
+    this.log.draw();
     this.live.draw();
     setText(this.noticeText, notice);
     this.notice.hidden = !notice;
     this.composer.draw(!this.root.closest(DISCONNECTED));
     this.watchButton.setAttribute("aria-pressed", String(this.store.get("watch") === true));
+    hideSaved(String(this.store.get("view_id") ?? ""), this.signal);
     this.root.dataset.status = state.running ? "running" : "idle";
     this.cost += (performance.now() - started - this.cost) / 4;
   }
@@ -184,41 +179,16 @@ export class ChatView {
     this.pick.value = String(state.conversation);
     const size = about.context ?? 0;
     const of = size ? ` of ${integer(size)}` : "";
-    setText(this.context, `${about.model ?? ""} · ${integer(state.used)}${of} tokens of context`);
-    this.context.dataset.full = String(size > 0 && state.used > FULL * size);
-    setText(this.empty, `Ask ${about.model ?? "the model"} something.`);
+    const near = size > 0 && state.used > FULL * size;
+    const told = `${integer(state.used)}${of} tokens of context`;
+    setText(this.context, `${about.model ?? ""} · ${told}${near ? full(state.used / size) : ""}`);
+    this.context.dataset.full = String(near);
   }
+}
 
-  private drawMessages(): void {
-    const { state } = this.store;
-    const { log } = this;
-    if (state.conversation !== this.conversation) {
-      this.conversation = state.conversation;
-      for (const { node } of this.nodes.values()) node.remove();
-      this.nodes.clear();
-      this.following = true;
-    }
-    const kept = new Set(state.messages.map((message) => message.id));
-    for (const [id, { node }] of this.nodes) {
-      if (kept.has(id)) continue;
-      node.remove();
-      this.nodes.delete(id);
-    }
-    let last: Element = this.empty;
-    for (const message of state.messages) {
-      const known = this.nodes.get(message.id);
-      const shown = known ?? new MessageNode(this.store, message, () => this.schedule());
-      if (!known) this.nodes.set(message.id, shown);
-      if (last.nextElementSibling !== shown.node) last.after(shown.node);
-      shown.draw(message, state.running);
-      last = shown.node;
-    }
-    this.empty.hidden = state.messages.length > 0;
-    this.earlier.hidden = state.earlier === 0;
-    setText(
-      this.earlier,
-      `${integer(state.earlier)} earlier messages are in the file that Export saves.`,
-    );
-    if (this.following) log.scrollTop = log.scrollHeight;
-  }
+/** What to do about a context that is nearly full, or more than that. */
+function full(share: number): string {
+  return share > 1
+    ? " · ⚠ more than the model can read: begin another conversation"
+    : ` · ⚠ ${Math.floor(share * 100)} % full: begin another conversation soon`;
 }

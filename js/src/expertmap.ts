@@ -1,0 +1,63 @@
+// What the two maps of experts have in common: a panel's plot with one level per expert.
+
+import type { Focus } from "./focus";
+import { integer } from "./format";
+import { Heatmap } from "./heatmap";
+import type { Look } from "./look";
+import type { Marked } from "./marks";
+import type { Panel } from "./panel";
+import type { Picture, RunState } from "./state";
+
+export class ExpertMap {
+  /** Per expert, at layer * experts + expert; what a level means is the panel's affair. */
+  levels = new Uint8Array(0);
+  /** What was drawn last. */
+  picture: Picture;
+  readonly heatmap: Heatmap;
+  private colours: Uint32Array = new Uint32Array(0);
+
+  constructor(
+    private readonly state: RunState,
+    panel: Panel,
+    label: string,
+    focus: Focus,
+    signal: AbortSignal,
+    share = 1,
+  ) {
+    this.picture = state;
+    this.heatmap = new Heatmap(label, focus, signal);
+    panel.add(this.heatmap.canvas.node, share, this.heatmap.bitmap.node);
+  }
+
+  /** Take the experts of `look`: from now on there is a level for each. */
+  take(look: Look): Picture {
+    this.picture = look.picture;
+    const size = look.picture.counts.length;
+    if (this.levels.length !== size) this.levels = new Uint8Array(size);
+    return look.picture;
+  }
+
+  draw(look: Look, colours: Uint32Array, marked?: Marked): void {
+    this.colours = colours;
+    this.heatmap.draw(
+      { ...this.cells, ...(marked && { marked }), chosen: look.chosen },
+      look.theme,
+    );
+  }
+
+  /** The levels have changed, and nothing else has. */
+  drawLevels(): void {
+    this.heatmap.drawCells(this.cells);
+  }
+
+  /** What a pixel shows where experts are more than pixels; "" where each has its own. */
+  get note(): string {
+    const { shared } = this.heatmap;
+    return shared > 1 ? `each pixel shows the highest of up to ${integer(shared)} experts` : "";
+  }
+
+  private get cells() {
+    const { layers, experts } = this.state;
+    return { layers, experts, levels: this.levels, colours: this.colours };
+  }
+}

@@ -1,0 +1,225 @@
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { userEvent } from "vitest/browser";
+import {
+  $,
+  asked,
+  box,
+  clear,
+  drawn,
+  last,
+  message,
+  named,
+  open,
+  page,
+  prepare,
+  state,
+  told,
+  words,
+} from "./chatting";
+
+beforeEach(prepare);
+afterEach(clear);
+
+const slider = () => $<HTMLInputElement>(".oj-cache input[type=range]");
+const experts = () => $<HTMLInputElement>(".oj-cache input[type=number]");
+
+const answers = (label: string) => $(`.oj-assistant [aria-label="${label}"]`);
+
+test("the cache's size is a control that tells what it holds, sent when it rests", async () => {
+  open(state(1, []));
+  await drawn();
+  named("Settings").click();
+  await drawn();
+  expect([slider().min, slider().max, slider().value, experts().value]).toEqual([
+    ...["1", "24", "8", "8"],
+  ]);
+  expect(words(".oj-cache .oj-facts")).toMatch(/^8 of 24 experts fit in RAM \(8.00.kB\)$/);
+  slider().focus();
+  await userEvent.keyboard("{ArrowRight}{ArrowRight}");
+  await drawn();
+  expect(experts().value).toBe("10");
+  expect(words(".oj-cache .oj-facts")).toMatch(/^10 of 24 experts fit in RAM \(10.0.kB\)$/);
+  await vi.waitFor(() => expect(last()).toMatchObject({ type: "resize", cache_experts: 10 }));
+  expect(asked()).toHaveLength(1);
+  page.model.set("info", { ...(page.model.get("info") as object), slots: 10, bank_nbytes: 10_000 });
+  told({ type: "accepted", request: last().request });
+  await drawn();
+  expect(slider().value).toBe("10");
+});
+
+test("a size that is refused goes back to what is, and few experts are warned of", async () => {
+  open(state(1, []));
+  named("Settings").click();
+  await drawn();
+  await userEvent.fill(experts(), "3");
+  await drawn();
+  expect(words(".oj-cache .oj-facts")).toContain("one token needs 6: hardly any are reused");
+  await vi.waitFor(() => expect(last()).toMatchObject({ type: "resize", cache_experts: 3 }));
+  told({ type: "refused", request: last().request });
+  await vi.waitFor(() => expect(slider().value).toBe("8"));
+  expect(experts().value).toBe("8");
+});
+
+test("while an answer is written the cache keeps its size, and says when it can change", async () => {
+  open(state(1, [message(1, "q"), message(2, "a", { ended: "running" })], { running: true }));
+  named("Settings").click();
+  await drawn();
+  expect([slider().disabled, experts().disabled]).toEqual([true, true]);
+  expect(words(".oj-cache .oj-facts")).toContain("can be changed when the answer is written");
+});
+
+test("Escape closes the settings and gives the focus back to their button", async () => {
+  open(state(1, []));
+  named("Settings").click();
+  await drawn();
+  $<HTMLTextAreaElement>(".oj-settings textarea").focus();
+  await userEvent.keyboard("{Escape}");
+  expect($(".oj-settings").hidden).toBe(true);
+  expect(document.activeElement).toBe(named("Settings"));
+});
+
+test("code is coloured by its language, letter for letter, and never HTML", async () => {
+  const code = 'def f(x):\n    return "<b>" + x  # <img src=x onerror=1>\n';
+  const other = "```brainf\n+[->+<]\n```";
+  open(state(1, [message(1, "q"), message(2, `\`\`\`python\n${code}\`\`\`\n\n${other}`)]));
+  await drawn();
+  const [first, second] = page.host.querySelectorAll(".oj-code code");
+  expect(first.textContent).toBe(code);
+  const kinds = (kind: string) =>
+    [...first.querySelectorAll(`.oj-code-${kind}`)].map((each) => each.textContent);
+  expect(kinds("kwd")).toEqual(["def", "return"]);
+  expect(kinds("str")).toEqual(['"<b>"']);
+  expect(kinds("cmnt")).toEqual(["# <img src=x onerror=1>"]);
+  expect(first.querySelector("b, img")).toBeNull();
+  expect(second.innerHTML).toBe("+[-&gt;+&lt;]\n");
+});
+
+test("the copy buttons copy the message as it was written, and the code alone", async () => {
+  const copied: string[] = [];
+  const write = vi.spyOn(navigator.clipboard, "writeText");
+  write.mockImplementation(async (text) => void copied.push(text));
+  open(state(1, [message(1, "q"), message(2, "**so**:\n\n```py\nx = 1\n```")]));
+  await drawn();
+  $(".oj-assistant .oj-actions button").click();
+  named("Copy this code").click();
+  expect(copied).toEqual(["**so**:\n\n```py\nx = 1\n```", "x = 1\n"]);
+  await vi.waitFor(() => expect(named("Copy this code").textContent).toBe("Copied"));
+  write.mockRestore();
+});
+
+test("a context that is nearly full is told in words, and one that is over, too", async () => {
+  open(state(1, [message(1, "q")], { used: 90 }));
+  await drawn();
+  expect(words(".oj-context")).toBe("tiny · 90 of 100 tokens of context");
+  page.model.set("state", state(2, [message(1, "q")], { used: 93 }));
+  await drawn();
+  expect(words(".oj-context")).toContain("⚠ 93 % full: begin another conversation soon");
+  page.model.set("state", state(3, [message(1, "q")], { used: 130 }));
+  await drawn();
+  expect(words(".oj-context")).toContain("more than the model can read");
+});
+
+const numbers = { run: 3, generated: 24, prompt: 55, reused: 38, tokens_per_second: 12.34 };
+
+test("an answer's run is shown under it, as the widget that Python names", async () => {
+  const asking: string[] = [];
+  const getWidget = async (ref: string) => {
+    asking.push(ref);
+    return {
+      render: async ({ el }: { el: HTMLElement }) => {
+        el.textContent = "the run";
+      },
+    };
+  };
+  open(state(1, [message(1, "q"), message(2, "a", { numbers })]), {}, { getWidget });
+  await drawn();
+  expect(words(".oj-assistant .oj-facts")).toMatch(/24.tokens · 12.3 tokens\/s · prompt 55, 38 of/);
+  const run = named("Run 3");
+  expect([run.title.includes("chat.run(3)"), run.getAttribute("aria-expanded")]).toEqual([
+    ...[true, "false"],
+  ]);
+  run.click();
+  expect(last()).toEqual({ type: "run", run: 3 });
+  page.model.set("run_view", "IPY_MODEL_abc");
+  page.model.set("run_shown", { run: 3, note: "" });
+  await vi.waitFor(() => expect(words(".oj-assistant .oj-run")).toContain("the run"));
+  expect(asking).toEqual(["anywidget:abc"]);
+  expect(named("Run 3").getAttribute("aria-expanded")).toBe("true");
+  named("Run 3").click();
+  expect(last()).toEqual({ type: "run", run: 0 });
+  page.model.set("run_view", null);
+  page.model.set("run_shown", { run: 0, note: "" });
+  await drawn();
+  expect($(".oj-run")).toBeNull();
+});
+
+test("where a page shows no widget in another, the run is a static view apart from it", async () => {
+  const shown = { run_view: "IPY_MODEL_abc", run_shown: { run: 3, note: "" } };
+  open(state(1, [message(1, "q"), message(2, "a", { numbers })]), shown);
+  await drawn();
+  await vi.waitFor(() => expect(last()).toEqual({ type: "run", run: 3, html: true }));
+  told({ type: "run", run: 3, html: "<style>p { color: red }</style><p>static</p>" });
+  await drawn();
+  const apart = [...page.host.querySelectorAll(".oj-run div")].find((each) => each.shadowRoot)!;
+  expect(apart.shadowRoot!.querySelector("p")!.textContent).toBe("static");
+  expect(asked()).toHaveLength(1);
+});
+
+test("a run that was let go of says so in its place", async () => {
+  open(state(1, [message(1, "q"), message(2, "a", { numbers })]), {
+    run_shown: { run: 3, note: "run 3 has been let go of" },
+  });
+  await drawn();
+  expect(words(".oj-assistant .oj-run")).toContain("run 3 has been let go of");
+});
+
+test("the focus stays on a version's buttons, and goes to the box when one is written", async () => {
+  const one = [message(1, "q"), message(2, "a", { siblings: [2, 4] })];
+  open(state(1, one));
+  await drawn();
+  answers("Later version").focus();
+  const other = [message(1, "q"), message(4, "b", { siblings: [2, 4] })];
+  page.model.set("state", state(2, other));
+  await drawn();
+  expect(document.activeElement).toBe(answers("Earlier version")); // later there is none
+  named("Try again").focus();
+  const third = message(6, "", { siblings: [2, 4, 6], ended: "running" });
+  page.model.set("state", state(3, [message(1, "q"), third], { running: true }));
+  await drawn();
+  expect(document.activeElement).toBe(box());
+});
+
+test("after an edit is taken the focus is in the box, where Escape stops the answer", async () => {
+  open(state(1, [message(1, "q"), message(2, "a")]));
+  await drawn();
+  named("Edit").click();
+  await userEvent.keyboard("!{Enter}");
+  told({ type: "accepted", request: last().request });
+  const writing = [message(3, "q!", { siblings: [1, 3] }), message(4, "", { ended: "running" })];
+  page.model.set("state", state(2, writing, { running: true }));
+  await drawn();
+  expect(document.activeElement).toBe(box());
+  await userEvent.keyboard("{Escape}");
+  expect(last()).toEqual({ type: "stop" });
+});
+
+test("an answer is read out once, when it is whole", async () => {
+  open(state(1, [message(1, "q"), message(2, "a", { ended: "running" })], { running: true }));
+  await drawn();
+  expect($("[role=log]").getAttribute("aria-live")).toBe("off");
+  page.model.set("state", state(2, [message(1, "q"), message(2, "a b")]));
+  await drawn();
+  expect($("[role=log]").getAttribute("aria-live")).toBe("polite");
+});
+
+test("what is saved beside the widget is hidden for as long as it lives", async () => {
+  const saved = document.createElement("div");
+  saved.className = "oj-transcript oj-chat-1";
+  document.body.append(saved);
+  open(state(1, [message(1, "q")]));
+  await drawn();
+  expect(saved.hidden).toBe(true);
+  page.close();
+  expect(saved.hidden).toBe(false);
+  saved.remove();
+});

@@ -1,0 +1,48 @@
+"""Two outputs of one cell: a widget, and what takes its place in a notebook without a kernel.
+
+Updating an output that shows a widget makes the widget anew, so what is saved is an output of its
+own. JupyterLab applies updates for as long as the page lives that ran the cell; a page that was
+reloaded since keeps what it had then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from IPython.core.getipython import get_ipython
+from IPython.display import display
+
+
+class Displays:
+    """The outputs of one widget, in whatever cells it was displayed.
+
+    Attributes:
+        name: of both outputs; nobody else may have it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._shown = False
+        self._last: Mapping[str, str] = {}
+
+    def show(self, widget: Mapping[str, Any], text: str) -> None:
+        """Display the widget, and a place for what is saved; in a terminal, `text`."""
+        if not hasattr(get_ipython(), "kernel"):
+            print(text)  # noqa: T201, a terminal shows no more of a widget
+            return
+        display(dict(widget), raw=True, display_id=f"{self.name}-widget")
+        display({"text/plain": ""}, raw=True, display_id=self.name)
+        self._shown, self._last = True, {}
+
+    def update(self, saved: Mapping[str, str]) -> None:
+        """Put `saved` in the second output; nothing happens where it is there already."""
+        if self._shown and saved != self._last:
+            self._last = saved
+            display(dict(saved), raw=True, display_id=self.name, update=True)
+
+    def end(self) -> None:
+        """The widget is closed: only what is saved stays."""
+        if self._shown:
+            self._shown = False
+            display({"text/plain": ""}, raw=True, display_id=f"{self.name}-widget", update=True)

@@ -1,0 +1,107 @@
+"""What a saved notebook shows of a chat, with no kernel and no script: HTML, Markdown and text.
+
+A widget whose kernel is gone shows nothing, and no front end falls back to another form of the
+same output. So the chat has a second output beside its widget, which is kept up to date and which
+the widget hides for as long as it lives. Pure: conversations go in, a bundle comes out.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+from .conversation import ASSISTANT, RUNNING, Conversations, Message
+from .outline import newest
+from .static_view.page import STYLE
+
+KEPT_CHARS = 100_000
+"""Text kept of the conversation that is read: it is in the file three times."""
+
+ENDED = {
+    RUNNING: "being written when this was saved",
+    "length": "cut off at the token limit",
+    "interrupted": "stopped",
+    "error": "failed",
+}
+
+# Where JupyterLab trusts the notebook: a dead widget's place has no elements, only a sentence.
+HIDE_DEAD = (
+    ".jp-OutputArea:has(.oj-transcript)>.jp-OutputArea-child:has(>"
+    '[data-mime-type="application/vnd.jupyter.widget-view+json"]:not(:has(*))){display:none}'
+)
+
+
+def bundle(model: str, books: Conversations, name: str) -> dict[str, str]:
+    """The current conversation as text/html, text/markdown and text/plain.
+
+    Args:
+        model: the model's name.
+        name: a class of the HTML's root, by which the live widget finds and hides it.
+    """
+    path = books.current.path()
+    shown = newest(path, KEPT_CHARS)
+    if not shown:
+        return {"text/html": f'<div class="oj-transcript {name}"></div>', "text/plain": ""}
+    others = len(books.by_id) - 1
+    left_out = len(path) - len(shown)
+    notes = [f"chat, {len(path)} messages"]
+    notes += [f"the first {left_out} are not shown"] if left_out else []
+    notes += [f"{others} more conversation{'s' * (others > 1)} not shown"] if others else []
+    return {
+        "text/html": _html(model, notes, shown, name, books.current.system),
+        "text/markdown": _markdown(model, notes, shown, books.current.system),
+        "text/plain": "\n\n".join(
+            f"{_who(message)}: {message.text}{_aside(message, ' [{}]')}" for message in shown
+        ),
+    }
+
+
+def _who(message: Message) -> str:
+    return "Answer" if message.role == ASSISTANT else "You"
+
+
+def _aside(message: Message, form: str) -> str:
+    """What the numbers say of an answer, in `form`; nothing of a question."""
+    numbers, said = message.numbers, []
+    if "generated" in numbers:
+        said.append(f"{numbers['generated']:,.0f} tokens")
+    if "tokens_per_second" in numbers:
+        said.append(f"{numbers['tokens_per_second']:.3g} tokens/s")
+    said += [ENDED[message.ended]] if message.ended in ENDED else []
+    said += [message.note] if message.note else []
+    return form.format(" · ".join(said)) if said else ""
+
+
+def _html(model: str, notes: list[str], shown: list[Message], name: str, system: str) -> str:
+    parts = [
+        f'<div class="oj-static oj-transcript {name}"><style>{STYLE}{HIDE_DEAD}</style>',
+        f'<p class="oj-head"><strong>{escape(model)}</strong> '
+        f'<span class="oj-soft">{escape(" · ".join(notes))}</span></p>',
+    ]
+    if system:
+        parts.append(_block("System prompt", system))
+    for message in shown:
+        label = _who(message) + escape(_aside(message, " · {}"))
+        parts.append(_block(label, message.text or "(no text)"))
+    return "\n".join([*parts, "</div>"])
+
+
+def _block(label: str, text: str) -> str:
+    # The attribute is for hosts that drop <style> and keep this.
+    pre = f'<pre style="white-space:pre-wrap">{escape(text)}</pre>'
+    return f'<span class="oj-label">{label}</span>{pre}'
+
+
+def _markdown(model: str, notes: list[str], shown: list[Message], system: str) -> str:
+    parts = [f"**{model}** · {' · '.join(notes)}"]
+    if system:
+        parts.append(f"*System prompt:* {_quoted(system)}")
+    parts += [
+        f"**{_who(message)}**{_aside(message, ' · {}')}\n\n{_quoted(message.text)}"
+        for message in shown
+    ]
+    return "\n\n".join(parts)
+
+
+def _quoted(text: str) -> str:
+    """As a quotation, in which the model's own headings and lists stay inside."""
+    return "\n".join(f"> {line}" for line in text.splitlines())

@@ -1,0 +1,106 @@
+"""What a saved notebook shows of a chat: the conversation, escaped, bounded, and nothing live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter.notebook import displays, saved_chat
+from outlier_jupyter.notebook.chat import Chat
+from outlier_jupyter.notebook.conversation import ASSISTANT, USER, Conversations
+
+
+def books(*texts: str) -> Conversations:
+    made = Conversations()
+    for index, text in enumerate(texts):
+        made.current.add(made.current.end, ASSISTANT if index % 2 else USER, text)
+    return made
+
+
+def test_every_form_tells_the_conversation() -> None:
+    """HTML, Markdown and text have the questions, the answers and how each ended."""
+    told = books("What is an expert?", "One of **many**.")
+    told.current.system = "Be brief."
+    answer = told.current.path()[-1]
+    answer.ended, answer.numbers = "length", {"generated": 1024, "tokens_per_second": 41.26}
+    made = saved_chat.bundle("demo", told, "oj-chat-7")
+    assert set(made) == {"text/html", "text/markdown", "text/plain"}
+    for form in made.values():
+        assert "What is an expert?" in form and "One of **many**." in form
+        assert "1,024 tokens · 41.3 tokens/s · cut off at the token limit" in form
+    assert 'class="oj-static oj-transcript oj-chat-7"' in made["text/html"]
+    assert "Be brief." in made["text/html"] and "Be brief." in made["text/markdown"]
+
+
+def test_text_is_never_html_and_no_script_is_there() -> None:
+    """Whatever a model, a user or a model's name holds is shown as text."""
+    made = saved_chat.bundle("<i>m</i>", books("<b>q</b>", "<script>x</script>"), "n")
+    html = made["text/html"]
+    assert "<script" not in html and "<b>q" not in html and "<i>m" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_it_is_bounded_and_says_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the path that is read; other conversations are counted."""
+    told = books(*("x" * 40 for _ in range(6)))
+    current = told.current
+    told.new()
+    told.new()
+    told.current = current
+    monkeypatch.setattr(saved_chat, "KEPT_CHARS", 100)
+    html = saved_chat.bundle("demo", told, "n")["text/html"]
+    assert html.count("x" * 40) == 2
+    assert "6 messages · the first 4 are not shown · 2 more conversations not shown" in html
+
+
+def test_nothing_asked_shows_nothing() -> None:
+    """A chat nobody has used leaves no text."""
+    made = saved_chat.bundle("demo", Conversations(), "n")
+    assert made["text/plain"] == "" and "demo" not in made["text/html"]
+
+
+class Shell:
+    """As much of IPython's shell as tells that a front end is there."""
+
+    kernel = object()
+
+
+def test_the_second_output_follows_the_chat(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shown empty beside the widget, brought up to date with every turn, alone after close."""
+    shown: list[tuple[str, bool, dict[str, str]]] = []
+
+    def display(bundle: dict[str, str], raw: bool, display_id: str, update: bool = False) -> None:
+        assert raw
+        shown.append((display_id, update, bundle))
+
+    monkeypatch.setattr(displays, "display", display)
+    monkeypatch.setattr(displays, "get_ipython", Shell)
+    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
+        chat = Chat(engine, max_tokens=4)
+        chat.send("Before it is shown")
+        assert shown == []
+        chat._ipython_display_()
+        (widget, saved), latest = shown[:2], shown[-1]
+        assert widget[0].endswith("-widget") and widget[0].startswith(saved[0])
+        assert "application/vnd.jupyter.widget-view+json" in widget[2]
+        assert latest[0] == chat.view_id == saved[0] and "Before it is" in latest[2]["text/html"]
+        chat.send("Hello")
+        display_id, update, bundle = shown[-1]
+        assert (display_id, update) == (chat.view_id, True)
+        assert "Hello" in bundle["text/plain"] and chat.answer in bundle["text/plain"]
+        told = len(shown)
+        chat.save_view()
+        assert len(shown) == told  # nothing new
+        chat.close()
+        assert shown[-1] == (widget[0], True, {"text/plain": ""})
+
+
+def test_a_terminal_gets_a_line(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is no front end, the chat's repr."""
+    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
+        chat = Chat(engine)
+        chat._ipython_display_()
+        assert capsys.readouterr().out.startswith("Chat(")
+        chat.close()
