@@ -2,7 +2,7 @@
 
     python -m benchmarks.policies TRACE.safetensors …
 
-For each trace, token by token from an empty cache, at 0.9, 2 and 4 tokens' worth of slots: hit rates,
+For each trace, token by token from an empty cache, at 0.9, 2 and 4 tokens' worth of slots: rates,
 and how much of the way from LRU to Belady's bound the default policy goes. Then the time of the LRU
 curve of all sizes for 100,000 tokens × 48 layers × 8 of made-up routing. Rows go to
 `benchmarks/results/policies-<machine>.csv`.
@@ -76,10 +76,10 @@ def curve(tokens: int = 100_000, layers: int = 48, width: int = 128, k: int = 8)
 def main() -> None:
     """Measure the traces named on the command line."""
     rows = [row for path in map(Path, sys.argv[1:]) for row in rates(path)]
-    rows.append({name: "" for name in rows[0]} | curve() if rows else curve())
+    rows.append(dict.fromkeys(rows[0], "") | curve() if rows else curve())
     for row in rows:
-        print(row)
-    print(append("policies", rows))
+        sys.stdout.write(f"{row}\n")
+    sys.stdout.write(f"{append('policies', rows)}\n")
 
 
 if __name__ == "__main__":

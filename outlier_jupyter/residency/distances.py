@@ -84,14 +84,16 @@ def _renew(key_at, place, blocks, ends, key):  # type: ignore[no-untyped-def]
 @compiled
 def _distance(key_at, blocks, ends, at):  # type: ignore[no-untyped-def]
     """How many keys have a place from `at` on."""
-    # Slices, not indices: their loops have no checks, so the compiler makes vectors of them.
+    # Whole slices by their own length: such loops have no checks, and become vectors.
     block = at // BLOCK
-    total = np.int32(0)
-    for key in key_at[at : (block + 1) * BLOCK]:
-        total += np.int32(key >= 0)
-    for count in blocks[block + 1 : (ends[0] + BLOCK - 1) // BLOCK]:
-        total += count
-    return np.int64(total)
+    total = 0
+    part = key_at[at : (block + 1) * BLOCK]
+    for i in range(len(part)):
+        total += part[i] >= 0
+    rest = blocks[block + 1 : (ends[0] + BLOCK - 1) // BLOCK]
+    for i in range(len(rest)):
+        total += rest[i]
+    return total
 
 
 @compiled
