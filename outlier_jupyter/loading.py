@@ -27,6 +27,8 @@ from .engine import Engine
 from .errors import NotPageable, OptionError, UnsupportedModel
 from .hub import resolve
 from .machine import machine_memory
+from .native import native as native_part
+from .native import wanted as native_wanted
 from .options import LoadOptions, make, takes
 from .paging import Installed, check_device, find, install, share_slots, switch_modules
 from .paging.install import Switch
@@ -70,7 +72,11 @@ def load(
     folder = resolve(str(model), asked.revision, asked.quiet)
     native, override = _top_k(load_config(folder), asked.top_k, str(model))
     module, config, checkpoint, switches = open_model(folder, override)
-    check_device(module, switch_modules(module))
+    fast = native_part(module) if native_wanted(asked.kernels) else None
+    check_device(
+        module,
+        [(at, m) for at, m in switch_modules(module) if not (fast and fast.computes(m))],
+    )
     tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     _check_top_k(asked.top_k, switches)
     _warn_if_not_paged(str(model), config, module)
@@ -80,8 +86,12 @@ def load(
     slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
     reader = open_reader(asked.reader, checkpoint.files)
     executor = ThreadPoolExecutor(asked.read_threads, thread_name_prefix="outlier-read")
+    if fast:
+        fast.begin()
     installed = install(module, switches, slots, reader, executor, clock, asked.policy)
     mx.eval(module.parameters())
+    if fast:
+        fast.finish(asked.quiet)
     engine = Engine(
         model=module,
         tokenizer=tokenizer,
@@ -262,7 +272,7 @@ def _info(
         slots=slots,
         reader=reader.name,
         reader_note=reader.note,
-        kernels="mlx",
+        kernels="cpu" if native_wanted(asked.kernels) else "mlx",
         policy=asked.policy,
         banks=_banks(switches),
         machine=machine_words(),

@@ -1,0 +1,125 @@
+"""Attention of one new token, from its activations to the output projection, with kernels.
+
+Only for the classes of `KNOWN`, whose arithmetic this repeats; tests hold it against mlx-lm's own.
+Anything else about a call (several tokens, a mask, a quantised cache) goes mlx-lm's way. The KV
+cache is mlx-lm's and is updated by it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..kernels import Cached, Stack, Turn, attend, turn
+from .arrays import F32s, as_rows
+from .growing import Growing, takes_float32
+from .linear import Shared
+
+KNOWN = {
+    ("qwen3_moe", "Attention"),
+    ("qwen2_moe", "Attention"),
+    ("olmoe", "Attention"),
+    ("mixtral", "MixtralAttention"),
+    ("gpt_oss", "AttentionBlock"),
+    ("llama", "Attention"),
+    ("qwen3", "Attention"),
+}
+"""(module, class) of mlx-lm whose attention is: q, k, v; perhaps norms; rope; attention; o."""
+HEADS = ("n_heads", "num_heads", "num_attention_heads")
+KV_HEADS = ("n_kv_heads", "num_key_value_heads")
+SCALES = ("scale", "sm_scale")
+
+
+class Plan:
+    """What one layer's attention is made of."""
+
+    def __init__(self, module: Any, shared: Shared, output: Stack) -> None:
+        self.shared, self.output = shared, output
+        self.growing = Growing()
+        self.heads, self.kv_heads = _first(module, HEADS), _first(module, KV_HEADS)
+        self.scale = float(_first(module, SCALES))
+        self.width = shared.stack.heights[0] // self.heads
+        self.sinks = as_rows(module.sinks)[0].copy() if "sinks" in module else None
+        frequencies, paired = _frequencies(module.rope, self.width)
+        norms = [module[name] for name in ("q_norm", "k_norm") if name in module]
+        # A norm of all heads at once is not one of each; it is done before the turn.
+        self.norms = [as_rows(norm.weight)[0].copy() for norm in norms]
+        self.epsilon = float(norms[0].eps) if norms else 0.0
+        self.each = bool(norms) and len(self.norms[0]) == self.width
+        weights = None
+        if self.each:
+            counts = (self.heads, self.kv_heads)
+            weights = np.concatenate(
+                [np.tile(norm, (n, 1)) for norm, n in zip(self.norms, counts, strict=True)]
+            )
+        self.turn = Turn(weights, self.epsilon, frequencies, paired)
+
+    def decode(self, x: F32s, cache: Any) -> F32s:
+        """x [1, width] → [1, width], with the token's key and value added to `cache`."""
+        found = self.shared.stack.multiply(x)[0]
+        turned = (self.heads + self.kv_heads) * self.width
+        queries_and_keys, value = found[:turned].reshape(-1, self.width), found[turned:]
+        if self.norms and not self.each:
+            split = self.heads * self.width
+            for part, weight in zip((found[:split], found[split:turned]), self.norms, strict=True):
+                part *= weight / np.sqrt(np.mean(part * part) + self.epsilon)
+        angles = _angles(self.turn.frequencies.tobytes(), cache.offset)
+        turn(queries_and_keys, self.turn, angles)
+        keys, values = self.growing.add(
+            cache, queries_and_keys[self.heads :], value.reshape(self.kv_heads, -1)
+        )
+        mixed = attend(
+            queries_and_keys[: self.heads], Cached(keys, "f32"), Cached(values, "f32"),
+            self.scale, self.sinks,
+        )  # fmt: skip
+        return self.output.multiply(mixed.reshape(1, -1))
+
+
+@lru_cache(maxsize=64)
+def _angles(frequencies: bytes, position: int) -> F32s:
+    """Every layer asks for the same token's."""
+    return Turn(None, 0.0, np.frombuffer(frequencies, np.float64)).angles(position)
+
+
+class _Attention:
+    """What an attention module does when it computes natively."""
+
+    _plan: Plan
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        if mask is None and x.shape[:2] == (1, 1) and takes_float32(cache):
+            found = self._plan.decode(as_rows(x), cache)
+            return mx.array(found[None])
+        return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]
+
+
+def can_swap(module: nn.Module) -> bool:
+    """Whether this module's attention is one that is known here, positions included."""
+    where = type(module).__module__.rpartition(".")[2], type(module).__name__
+    return where in KNOWN and type(module.rope) is nn.RoPE
+
+
+def swap_attention(module: Any, shared: Shared, output: Stack) -> None:
+    """Have an attention module decode natively."""
+    object.__setattr__(module, "_plan", Plan(module, shared, output))
+    module.__class__ = _native_class(type(module))
+
+
+@lru_cache
+def _native_class(kind: type) -> type:
+    return type(f"Native{kind.__name__}", (_Attention, kind), {})
+
+
+def _first(module: Any, names: tuple[str, ...]) -> Any:
+    return next(getattr(module, name) for name in names if hasattr(module, name))
+
+
+def _frequencies(rope: Any, width: int) -> tuple[np.ndarray[Any, np.dtype[np.float64]], bool]:
+    """Radians a token of each pair of coordinates, and whether pairs are neighbours."""
+    dims = rope.dims
+    places = np.arange(0, dims, 2, dtype=np.float64) / dims
+    return rope.scale * float(rope.base) ** -places, bool(rope.traditional)
