@@ -9,8 +9,8 @@ from mlx_lm import load as load_unpaged
 
 import outlier_jupyter
 from outlier_jupyter import native
-
-from ..paging.test_exact import OTHERS, logits, prompt
+from tests.models import CANNOT, checkpoint, model_types
+from tests.paging.test_exact import logits, prompt
 
 TOLERANCE = 2e-4
 """Of the largest logit: three layers of 1e-5 each, and MLX's own distance from float64."""
@@ -28,19 +28,20 @@ def kinds(model: object) -> list[str]:
     return sorted({name for name in names if name.startswith("Native")})
 
 
-WHOLE = {"qwen3_moe": {}, **OTHERS}
+TYPES = [name for name in model_types() if name not in CANNOT]
 
 
-@pytest.mark.parametrize("model_type", WHOLE)
-def test_logits_are_those_of_mlx_lm(model_type, checkpoint_of):
-    """Prefill and decode of each family, whole layers or single modules, with few slots or all."""
-    settings = {} if model_type == "qwen3_moe" else {"model_type": model_type}
-    folder = checkpoint_of(**settings, **WHOLE[model_type])
+@pytest.mark.parametrize("model_type", TYPES)
+def test_logits_are_those_of_mlx_lm(model_type, tmp_path):
+    """Prefill and decode of every type, whole layers or single modules, with few slots or all."""
+    folder = checkpoint(model_type, tmp_path / "model")
     reference, _ = load_unpaged(str(folder))
-    for slots in (1, 32):
+    wanted = [logits(reference, prompt(length), 3) for length in (1, 70)]
+    for slots in (3, 32):
         with outlier_jupyter.load(folder, cache_experts=slots) as engine:
-            for length in (1, 70):
-                near(logits(engine.model, prompt(length)), logits(reference, prompt(length)))
+            for length, rows in zip((1, 70), wanted, strict=True):
+                near(logits(engine.model, prompt(length), 3), rows)
+            assert kinds(engine.model)
 
 
 LAYERS = {
@@ -52,10 +53,9 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("model_type", LAYERS)
-def test_known_layers_decode_whole(model_type, checkpoint_of):
+def test_known_layers_decode_whole(model_type, tmp_path):
     """The layers of known families are native as wholes, with all that is in them."""
-    settings = {} if model_type == "qwen3_moe" else {"model_type": model_type}
-    folder = checkpoint_of(**settings, **WHOLE[model_type])
+    folder = checkpoint(model_type, tmp_path / "model")
     with outlier_jupyter.load(folder, cache_experts=4) as engine:
         found = kinds(engine.model)
     assert LAYERS[model_type] in found
