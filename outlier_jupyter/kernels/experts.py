@@ -18,7 +18,7 @@ from numba.extending import register_jitable
 from .activations import KINDS, activate
 from .compiled import Array, Stage, address, run, task, threads
 from .formats import UNIT, Format
-from .linear import F32s, arrange_task
+from .linear import TOGETHER, F32s, arrange_task
 from .memory import add_done, count_done, number, put, real, whole
 from .rows import LANES, arrange, dots
 
@@ -117,10 +117,14 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
         for half in range(2 if gated else 1):
             bank = arguments + 8 * (UP if half == 0 else GATE)
             to = (values if half == 0 else gates) + 4 * pair * hidden
-            for row in range(start, end):
-                w, s, b = bank_row(bank, slot * hidden + row)
-                dots(first, lanes, count, w, s, b, x, whole(arguments, ROW_STRIDE), y,
-                     whole(arguments, SUMS_STRIDE), width, to + 4 * row, 4 * hidden)  # fmt: skip
+            for done in range(0, count, TOGETHER):
+                x_at = x + done * whole(arguments, ROW_STRIDE)
+                y_at = y + done * whole(arguments, SUMS_STRIDE)
+                for row in range(start, end):
+                    w, s, b = bank_row(bank, slot * hidden + row)
+                    dots(first, lanes, min(TOGETHER, count - done), w, s, b, x_at,
+                         whole(arguments, ROW_STRIDE), y_at, whole(arguments, SUMS_STRIDE), width,
+                         to + 4 * (done * hidden + row), 4 * hidden)  # fmt: skip
         a, c = real(whole(arguments, PARAMETERS), 0), real(whole(arguments, PARAMETERS), 1)
         for place in range(pair * hidden, (pair + count) * hidden, hidden):
             for row in range(start, end):
@@ -159,14 +163,18 @@ def output_task(second: str, bias: str, lanes: int = LANES) -> int:
         out = whole(arguments, OUT)
         while count_done(whole(arguments, READY), SPREAD * turn) == 0:
             pass
-        for row in range(start, end):
-            w, s, b = bank_row(arguments + 8 * DOWN, slot * output + row)
-            dots(second, lanes, count, w, s, b, x, 4 * hidden, y, hidden // UNIT * 4, hidden,
-                 out + 4 * (pair * output + row), 4 * output)  # fmt: skip
-            if biased:
-                more = number(bias, whole(arguments, DOWN + BIAS), slot * output + row)
-                for done in range(pair, pair + count):
-                    put(out, done * output + row, real(out, done * output + row) + more)
+        for done in range(0, count, TOGETHER):
+            x_at, y_at = x + 4 * done * hidden, y + 4 * done * (hidden // UNIT)
+            for row in range(start, end):
+                w, s, b = bank_row(arguments + 8 * DOWN, slot * output + row)
+                dots(second, lanes, min(TOGETHER, count - done), w, s, b, x_at, 4 * hidden, y_at,
+                     hidden // UNIT * 4, hidden, out + 4 * ((pair + done) * output + row),
+                     4 * output)  # fmt: skip
+        if biased:
+            for place in range(pair * output, (pair + count) * output, output):
+                for row in range(start, end):
+                    more = number(bias, whole(arguments, DOWN + BIAS), slot * output + row)
+                    put(out, place + row, real(out, place + row) + more)
 
     return task(kernel)
 
@@ -243,7 +251,8 @@ class Experts:
         block, blocks = _split(hidden, runs)
         out_block, out_blocks = _split(self.output, runs)
         shared = rows == 1  # then one row of activations serves every pair
-        self._arguments[:UP] = (
+        arguments = self._arguments.copy()  # other threads may be here too
+        arguments[:UP] = (
             width, address(x), arranged, sums, hidden, self.output, 0 if shared else 4 * width,
             0 if shared else 4 * (width // UNIT), values, gates, inner, inner_sums,
             out.ctypes.data, block, blocks, out_block, out_blocks, table.ctypes.data,
@@ -251,7 +260,7 @@ class Experts:
             self.parameters.ctypes.data,
         )  # fmt: skip
         run(
-            self._arguments, pairs * self._nbytes, Stage(self._first, runs * blocks),
+            arguments, pairs * self._nbytes, Stage(self._first, runs * blocks),
             before=Stage(self._arrange, rows), then=Stage(self._second, runs * out_blocks),
         )  # fmt: skip
         return out

@@ -21,6 +21,8 @@ from .rows import LANES, arrange, dots
 F32s = npt.NDArray[np.float32]
 TASKS_PER_THREAD = 8
 """Enough that a thread which falls behind is not waited for long."""
+TOGETHER = 4
+"""Rows of activations that go through a task's weights at a time: they stay in the first cache."""
 LEAST_BLOCK = 8
 """Rows of a task, at least: below, taking a task costs as much as doing it."""
 
@@ -88,27 +90,28 @@ def matrix_task(name: str, lanes: int = LANES) -> int:
     def kernel(arguments: int, block: int) -> None:
         rows, width = whole(arguments, ROWS), whole(arguments, WIDTH)
         total, out = whole(arguments, TOTAL), whole(arguments, OUT)
-        place = block * whole(arguments, BLOCK)
-        end = min(total, place + whole(arguments, BLOCK))
-        matrix, first = arguments + 8 * CALL, 0
-        while place < end:
-            while place - first >= whole(matrix, HEIGHT):
-                first += whole(matrix, HEIGHT)
-                matrix += 8 * MATRIX
-            at = place - first
-            scale = at * whole(matrix, SCALE_BYTES)
-            dots(
-                name, lanes, rows,
-                whole(matrix, W) + at * whole(matrix, ROW_BYTES),
-                whole(matrix, S) + scale, whole(matrix, B) + scale,
-                whole(arguments, ARRANGED), 4 * width, whole(arguments, SUMS), width // UNIT * 4,
-                width, out + 4 * place, 4 * total,
-            )  # fmt: skip
-            if whole(matrix, BIAS) != 0:
-                more = real(whole(matrix, BIAS), at)
-                for row in range(rows):
-                    put(out, row * total + place, real(out, row * total + place) + more)
-            place += 1
+        start = block * whole(arguments, BLOCK)
+        end = min(total, start + whole(arguments, BLOCK))
+        for done in range(0, rows, TOGETHER):
+            count = min(TOGETHER, rows - done)
+            x = whole(arguments, ARRANGED) + done * 4 * width
+            y = whole(arguments, SUMS) + done * (width // UNIT) * 4
+            matrix, first = arguments + 8 * CALL, 0
+            for place in range(start, end):
+                while place - first >= whole(matrix, HEIGHT):
+                    first += whole(matrix, HEIGHT)
+                    matrix += 8 * MATRIX
+                at = place - first
+                scale = at * whole(matrix, SCALE_BYTES)
+                dots(
+                    name, lanes, count, whole(matrix, W) + at * whole(matrix, ROW_BYTES),
+                    whole(matrix, S) + scale, whole(matrix, B) + scale, x, 4 * width,
+                    y, width // UNIT * 4, width, out + 4 * (done * total + place), 4 * total,
+                )  # fmt: skip
+                if whole(matrix, BIAS) != 0:
+                    more = real(whole(matrix, BIAS), at)
+                    for row in range(done, done + count):
+                        put(out, row * total + place, real(out, row * total + place) + more)
 
     return task(kernel)
 
@@ -140,11 +143,12 @@ class Stack:
         # Arranged activations and their sums in one piece: less to allocate.
         scratch = np.empty((rows, self.width + self.width // UNIT), np.float32)
         start = scratch.ctypes.data
-        self._arguments[:CALL] = (
+        arguments = self._arguments.copy()  # other threads may be here too
+        arguments[:CALL] = (
             self.width, address(x), start, start + 4 * rows * self.width, rows, out.ctypes.data,
             self.height, self._block,
         )  # fmt: skip
         blocks = -(-self.height // self._block)
         before = Stage(self._arrange, rows)
-        run(self._arguments, self._nbytes * rows, Stage(self._multiply, blocks), before=before)
+        run(arguments, self._nbytes * rows, Stage(self._multiply, blocks), before=before)
         return out

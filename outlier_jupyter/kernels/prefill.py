@@ -22,7 +22,7 @@ from .rows import LANES, arrange, unpack
 
 BLOCK_BYTES = 1 << 21
 """Unpacked weights that are held at once: they should stay in the cache between the two steps."""
-MANY_ROWS = 24
+MANY_ROWS = 64
 """From this many rows on BLAS over unpacked weights is faster than products of packed rows."""
 
 UNPACK_W, UNPACK_S, UNPACK_B, ROW_BYTES, SCALE_BYTES, WIDTH, OUT, ROWS, BLOCK = range(9)

@@ -40,11 +40,11 @@ def _parts(emit: Emitter, count: Value, lanes: int) -> list[tuple[Value, Value, 
     return [(emit.integer(0), turns, lanes), (done, builder.sub(count, done), 1)]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def largest(context, base, count):  # type: ignore[no-untyped-def]
+@intrinsic
+def largest(context, base, count):
     """The largest of `count` float32 at `base`, or −3e38."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
         base, count = arguments
         found = emit.variable(F32, constant(-3e38, F32, 1))
@@ -66,11 +66,11 @@ def largest(context, base, count):  # type: ignore[no-untyped-def]
     return types.float32(types.int64, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def exponentials(context, base, count, shift):  # type: ignore[no-untyped-def]
+@intrinsic
+def exponentials(context, base, count, shift):
     """Replace `count` float32 at `base` by e^(x − shift); their sum."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
         base, count, shift = arguments
         found = emit.variable(F32, constant(0.0, F32, 1))
@@ -90,10 +90,8 @@ def exponentials(context, base, count, shift):  # type: ignore[no-untyped-def]
     return types.float32(types.int64, types.int64, types.float32), generate
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def blend(  # type: ignore[no-untyped-def]
-    context, kind, rows, v, v_stride, p, p_stride, count, width, out, out_stride
-):
+@intrinsic(prefer_literal=True)
+def blend(context, kind, rows, v, v_stride, p, p_stride, count, width, out, out_stride):
     """out[r] = Σ p[r, t] · v[t] for `rows` of p and `count` rows of v, [width] of type `kind`.
 
     Strides are in bytes. Four rows at a time share the reading of v.
@@ -102,7 +100,7 @@ def blend(  # type: ignore[no-untyped-def]
         return None
     name = kind.literal_value
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
         rows, v, v_stride, p, p_stride, count, width, out, out_stride = arguments[1:]
         fours = builder.lshr(rows, emit.integer(2))

@@ -29,15 +29,15 @@ def _literals(*found: Any) -> list[Any] | None:
     return [kind.literal_value for kind in found] if literal else None
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def arrange(context, name, lanes, x, width, out, sums):  # type: ignore[no-untyped-def]
+@intrinsic(prefer_literal=True)
+def arrange(context, name, lanes, x, width, out, sums):
     """Lay out float32 x [width] for format `name` at `out` [width], its group sums at `sums`."""
     known = _literals(name, lanes)
     if known is None:
         return None
     form, count = parse(known[0]), known[1]
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
         x, width, out, sums = arguments[2:]
         for part in steps(emit, form, count, width):
@@ -83,8 +83,8 @@ def _sum_groups(emit: Emitter, form: Format, x: Value, width: Value, sums: Value
         emit.store(total, emit.at(sums, builder.shl(group, emit.integer(2))))
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def dots(  # type: ignore[no-untyped-def]
+@intrinsic(prefer_literal=True)
+def dots(
     context, name, lanes, rows, w, s, b, x, x_stride, sums, sums_stride, width, out, out_stride
 ):
     """One row of weights × `rows` rows of arranged activations → float32 at `out`.
@@ -97,7 +97,7 @@ def dots(  # type: ignore[no-untyped-def]
         return None
     form, lane_count = parse(known[0]), known[1]
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
         rows, w, s, b, x, x_stride, sums, sums_stride, width, out, out_stride = arguments[2:]
         fours = builder.lshr(rows, emit.integer(2))
@@ -213,15 +213,15 @@ def _add_biases(
             builder.store(builder.fadd(builder.load(total), more), total)
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def unpack(context, name, lanes, w, s, b, width, out):  # type: ignore[no-untyped-def]
+@intrinsic(prefer_literal=True)
+def unpack(context, name, lanes, w, s, b, width, out):
     """One row of weights → float32 [width] at `out`, in the order and scale `arrange` gives x."""
     known = _literals(name, lanes)
     if known is None:
         return None
     form, count = parse(known[0]), known[1]
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
         w, s, b, width, out = arguments[2:]
         for part in steps(emit, form, count, width):

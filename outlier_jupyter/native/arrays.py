@@ -21,9 +21,12 @@ def view(array: mx.array) -> npt.NDArray[Any]:
     """The memory of an array, which is evaluated for it; bfloat16 as uint16, its bits."""
     mx.eval(array)
     if array.dtype == mx.bfloat16:
+        # It has the buffer protocol, which its type does not say.
         flat: Any = np.frombuffer(memoryview(array).cast("B"), np.uint16)  # type: ignore[arg-type]
-        return flat.reshape(array.shape)
-    return np.asarray(memoryview(array))  # type: ignore[arg-type]  # it has the buffer protocol
+        bits: npt.NDArray[Any] = flat.reshape(array.shape)
+        return bits
+    found: npt.NDArray[Any] = np.asarray(memoryview(array))  # type: ignore[arg-type]  # as above
+    return found
 
 
 def as_rows(x: mx.array) -> F32s:

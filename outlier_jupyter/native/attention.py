@@ -16,6 +16,7 @@ import numpy as np
 
 from ..kernels import Cached, Stack, Turn, attend, turn
 from .arrays import F32s, as_rows
+from .classes import native_class
 from .growing import Growing, takes_float32
 from .linear import Shared
 
@@ -106,12 +107,7 @@ def can_swap(module: nn.Module) -> bool:
 def swap_attention(module: Any, shared: Shared, output: Stack) -> None:
     """Have an attention module decode natively."""
     object.__setattr__(module, "_plan", Plan(module, shared, output))
-    module.__class__ = _native_class(type(module))
-
-
-@lru_cache
-def _native_class(kind: type) -> type:
-    return type(f"Native{kind.__name__}", (_Attention, kind), {})
+    module.__class__ = native_class(_Attention, type(module))
 
 
 def _first(module: Any, names: tuple[str, ...]) -> Any:

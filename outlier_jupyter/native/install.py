@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ..kernels import Format, Stack, for_attention, for_experts, for_matrix, warm
 from . import attention, layer, switch
+from .arrays import KINDS
 from .linear import EMBEDDINGS, LINEARS, Shared, format_of, swap_embedding, swap_linears
 
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
@@ -63,7 +64,7 @@ class Native:
                 activation = switch.activation_of(module.activation)
                 first, second = format_of(up), format_of(down)
                 assert first and second and activation
-                bias = "none" if "bias" not in up else switch.KINDS[up.bias.dtype]
+                bias = "none" if "bias" not in up else KINDS[up.bias.dtype]
                 work += for_experts(first.name, second.name, activation.kind, bias)
             warm(work, self._tell)
         except BaseException as error:

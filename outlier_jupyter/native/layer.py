@@ -8,7 +8,6 @@ router's weights pass by its tap; the ids of a token come in the order of their 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +16,7 @@ import numpy as np
 
 from ..kernels import Stack
 from .arrays import F32s, as_rows, view
+from .classes import native_class
 from .growing import takes_float32
 
 KNOWN = {
@@ -56,7 +56,8 @@ class Shared:
         both = self._gate_and_up.multiply(x)
         gate, up = np.split(both, 2, axis=1)
         out = self._down.multiply(gate / (1 + np.exp(-gate)) * up)
-        return out / (1 + np.exp(-self._gate.multiply(x)))
+        found: F32s = out / (1 + np.exp(-self._gate.multiply(x)))
+        return found
 
 
 class Plan:
@@ -115,13 +116,8 @@ def swap_layer(layer: Any, stacks: dict[int, Stack]) -> None:
         stacks: the id of each of the model's linear layers that is native → its matrices.
     """
     object.__setattr__(layer, "_plan", Plan(layer, stacks))
-    layer.__class__ = _native_class(type(layer))
+    layer.__class__ = native_class(_Layer, type(layer))
 
 
 def _where(module: Any) -> tuple[str, str]:
     return type(module).__module__.rpartition(".")[2], type(module).__name__
-
-
-@lru_cache
-def _native_class(kind: type) -> type:
-    return type(f"Native{kind.__name__}", (_Layer, kind), {})
