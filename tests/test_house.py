@@ -91,7 +91,7 @@ ONLY_IN = {
         "native",
         "testing",
     },
-    "numba": {"kernels"},
+    "numba": {"kernels", "residency"},
     "llvmlite": {"kernels"},
     "IPython": {"notebook"},
     "anywidget": {"notebook"},
@@ -99,7 +99,6 @@ ONLY_IN = {
     "plotly": {"notebook"},
     "huggingface_hub": {"hub"},
     "psutil": {"machine"},
-    "numba": {"residency"},
     "mmap": {"checkpoint"},
     "fcntl": {"checkpoint"},
 }

@@ -5,6 +5,7 @@ that MLX packs: see `formats`. The import of this room loads Numba, so it is mad
 """
 
 from .attention import Cached, attend
+from .causal import attend_causal
 from .experts import Activation, Bank, Experts
 from .formats import Format, affine, mxfp4, plain
 from .linear import Matrix, Stack
@@ -24,6 +25,7 @@ __all__ = [
     "Turn",
     "affine",
     "attend",
+    "attend_causal",
     "experts_many",
     "for_attention",
     "for_experts",

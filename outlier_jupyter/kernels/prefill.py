@@ -20,7 +20,7 @@ from .linear import F32s, Matrix, Stack, arrange_task
 from .memory import number, put, real, whole
 from .rows import LANES, arrange, unpack
 
-BLOCK_BYTES = 1 << 21
+BLOCK_BYTES = 1 << 23
 """Unpacked weights that are held at once: they should stay in the cache between the two steps."""
 MANY_ROWS = 64
 """From this many rows on BLAS over unpacked weights is faster than products of packed rows."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .attention import attention_task
+from .causal import causal_task
 from .compiled import caller, dealer
 from .experts import hidden_task, output_task
 from .linear import arrange_task, matrix_task
@@ -35,7 +36,7 @@ def for_experts(first: str, second: str, activation: str, bias: str) -> list[Wor
 
 def for_attention(kind: str) -> list[Work]:
     """What attention over a cache of type `kind` needs."""
-    return [(attention_task, (kind,)), (turn_task, ())]
+    return [(attention_task, (kind,)), (causal_task, (kind,)), (turn_task, ())]
 
 
 def warm(work: Iterable[Work], progress: Callable[[int, int], None] | None = None) -> None:

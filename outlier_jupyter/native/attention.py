@@ -1,7 +1,7 @@
-"""Attention of one new token, from its activations to the output projection, with kernels.
+"""Attention, from the activations to the output projection, with kernels.
 
 Only for the classes of `KNOWN`, whose arithmetic this repeats; tests hold it against mlx-lm's own.
-Anything else about a call (several tokens, a mask, a quantised cache) goes mlx-lm's way. The KV
+Anything else about a call (another mask, a quantised cache) goes mlx-lm's way. The KV
 cache is mlx-lm's and is updated by it.
 """
 
@@ -13,12 +13,13 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_lm.models.cache import KVCache
 
-from ..kernels import Cached, Stack, Turn, attend, turn
+from ..kernels import Cached, Stack, Turn, attend, attend_causal, turn
 from .arrays import F32s, as_rows
 from .classes import native_class
-from .growing import Growing, takes_float32
-from .linear import Shared
+from .growing import Growing, held, takes_float32
+from .linear import Shared, compute
 
 KNOWN = {
     ("qwen3_moe", "Attention"),
@@ -79,8 +80,34 @@ class Plan:
         )  # fmt: skip
         return self.output.multiply(mixed.reshape(1, -1))
 
+    def prefill(self, x: F32s, cache: KVCache) -> F32s:
+        """x [rows, width] → [rows, width], each row seeing those before it and the cache."""
+        rows, offset = len(x), cache.offset
+        found = compute(x, self.shared.stack)
+        split = self.heads * self.width
+        turned = split + self.kv_heads * self.width
+        if self.norms and not self.each:
+            for part, weight in zip((found[:, :split], found[:, split:turned]), self.norms,
+                                    strict=True):  # fmt: skip
+                squares = np.mean(part * part, axis=1, keepdims=True)
+                part *= weight / np.sqrt(squares + self.epsilon)
+        for row in range(rows):
+            angles = _angles(self.turn.frequencies.tobytes(), offset + row)
+            turn(found[row, :turned].reshape(-1, self.width), self.turn, angles)
+        shape = (1, rows, self.kv_heads, -1)
+        keys, values = (
+            mx.array(np.ascontiguousarray(part.reshape(shape).transpose(0, 2, 1, 3)))
+            for part in (found[:, split:turned], found[:, turned:])
+        )
+        cache.update_and_fetch(keys, values)
+        seen = [Cached(held(part, cache.offset), "f32")
+                for part in (cache.keys, cache.values)]  # fmt: skip
+        queries = found[:, :split].reshape(rows, self.heads, self.width)
+        mixed = attend_causal(queries, seen[0], seen[1], self.scale, self.sinks)
+        return compute(mixed.reshape(rows, -1), self.output)
 
-@lru_cache(maxsize=64)
+
+@lru_cache(maxsize=4096)
 def _angles(frequencies: bytes, position: int) -> F32s:
     """Every layer asks for the same token's."""
     return Turn(None, 0.0, np.frombuffer(frequencies, np.float64)).angles(position)
@@ -95,6 +122,14 @@ class _Attention:
         if mask is None and x.shape[:2] == (1, 1) and takes_float32(cache):
             found = self._plan.decode(as_rows(x), cache)
             return mx.array(found[None])
+        if (
+            isinstance(mask, str)
+            and mask == "causal"
+            and len(x) == 1
+            and type(cache) is KVCache
+            and takes_float32(cache)
+        ):
+            return mx.array(self._plan.prefill(as_rows(x), cache)[None])
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]
 
 

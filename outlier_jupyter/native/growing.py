@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.models.cache import KVCache
 
 from .arrays import F32s, view
@@ -33,15 +34,14 @@ class Growing:
             keys, values = view(cache.keys)[0], view(cache.values)[0]
             keys[:, at], values[:, at] = key, value
             cache.offset = self._offset = at + 1
-            return keys[:, : at + 1], values[:, : at + 1]
+            return held(cache.keys, at + 1), held(cache.values, at + 1)
         fetched = cache.update_and_fetch(
             mx.array(key[None, :, None]), mx.array(value[None, :, None])
         )
         if type(cache) is KVCache:
             mx.eval(cache.keys, cache.values)
             self._keys, self._values, self._offset = cache.keys, cache.values, cache.offset
-            end = cache.offset
-            return view(cache.keys)[0][:, :end], view(cache.values)[0][:, :end]
+            return held(cache.keys, cache.offset), held(cache.values, cache.offset)
         keys, values = fetched
         return view(mx.contiguous(keys))[0], view(mx.contiguous(values))[0]
 
@@ -54,6 +54,14 @@ class Growing:
             and cache.keys is not None
             and cache.offset < cache.keys.shape[2]
         )
+
+
+def held(part: mx.array, tokens: int) -> F32s:
+    """The first tokens of a cache's keys or values: [heads, tokens, width], rows in one piece."""
+    found: F32s = view(part)[0][:, :tokens]
+    in_order = found.strides[1:] == (found.itemsize * found.shape[2], found.itemsize)
+    # MLX takes what fills a cache whole as it is, in whatever order its bytes are.
+    return found if in_order else np.ascontiguousarray(found)
 
 
 def takes_float32(cache: Any) -> bool:

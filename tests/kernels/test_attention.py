@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outlier_jupyter.kernels import Cached, attend
+from outlier_jupyter.kernels import Cached, attend, attend_causal, causal
 
 from .conftest import close
 
@@ -55,3 +55,26 @@ def test_heads_that_do_not_divide_are_refused():
     cached = Cached(np.zeros((2, 4, 8), np.float32), "f32")
     with pytest.raises(ValueError, match="do not fit"):
         attend(np.zeros((5, 8), np.float32), cached, cached, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["f32", "bf16"])
+@pytest.mark.parametrize("sunk", [False, True])
+def test_a_prompt_sees_what_was_before_it(kind, sunk, random, monkeypatch):
+    """Each token of a prompt has the attention it would have alone, in several parts or one."""
+    held, tokens, kv_heads, shared, width = 53, 21, 2, 3, 20
+    stored = [
+        as_stored(random.normal(size=(kv_heads, held, width)).astype(np.float32), kind)[0]
+        for _ in "kv"
+    ]
+    queries = random.normal(size=(tokens, kv_heads * shared, width)).astype(np.float32)
+    sinks = random.normal(size=kv_heads * shared).astype(np.float32) if sunk else None
+    cached = [Cached(part, kind) for part in stored]
+    alone = [
+        attend(
+            row, *(Cached(part[:, : held - tokens + i + 1], kind) for part in stored), 0.3, sinks
+        )
+        for i, row in enumerate(queries)
+    ]
+    for room in (1 << 25, 1 << 13):
+        monkeypatch.setattr(causal, "SCORES_BYTES", room)
+        close(attend_causal(queries, *cached, 0.3, sinks), np.stack(alone))
