@@ -82,6 +82,19 @@ def test_tokens_and_trace_are_those_of_the_plain_path():
         assert np.allclose(*columns, rtol=1e-3, atol=1e-5, equal_nan=True), name
 
 
+def test_kv_caches_of_every_kind_give_the_same_text():
+    """Caches that grow, rotate or are used again are the same to both paths."""
+    asked = [{"max_tokens": 280}, {"max_kv_size": 16}, {"reuse_kv": True}, {"reuse_kv": True}]
+    texts = []
+    for kernels in ("auto", "mlx"):
+        with outlier_jupyter.load("demo", kernels=kernels) as engine:
+            engine.tokenizer.eos_token_ids = set()
+            for options in asked:
+                given = {"max_tokens": 30} | options
+                texts.append(engine.generate("import os\n\ndef read", raw=True, **given).text)
+    assert texts[: len(asked)] == texts[len(asked) :]
+
+
 def test_bits_are_mlx_lms_when_its_kernels_are_asked_for(tiny):
     """`kernels="mlx"` changes no class and no bit."""
     reference, _ = load_unpaged(str(tiny))
