@@ -64,7 +64,10 @@ class LoadOptions:
         (), "LAYER:EXPERT to read at once and keep; may be given more than once"
     )
     kernels: str = option(
-        "auto", "who multiplies: mlx forces MLX's own kernels, auto the fastest", choices=KERNELS
+        "auto",
+        "who multiplies: mlx forces MLX's own kernels, bit for bit mlx-lm's; auto takes compiled "
+        "ones where MLX has no GPU",
+        choices=KERNELS,
     )
     read_threads: int = option(4, "how many reads are under way at once", low=1, high=256)
     revision: str | None = option(
