@@ -3,7 +3,8 @@
 # make test   set up and run every test and check
 # make check  format, lint, types, and the built JavaScript against a fresh build
 # make build  build the widget's JavaScript, after a change in js/src
-# make pictures  take the README's pictures again, from a run in JupyterLab
+# make pictures  take the README's pictures and its animation again, from a run in JupyterLab
+# make accept-pictures  take the pictures that the visual checks compare with; look at each of them
 # make support  write docs/models.md again, from what the last run of the tests found
 # make train  make the demo model again from nothing (hours)
 #
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo lab test check build pictures support train clean js-test
+.PHONY: demo lab test check build pictures accept-pictures support train clean js-test
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -45,9 +46,10 @@ build: js/node_modules/.ready
 	npm --prefix js run build
 
 pictures: .venv/.browser
-	python -m pytest tests/browser -k theme
-	mkdir -p docs
-	cp build/pictures/live-light.png build/pictures/live-dark.png docs/
+	python tools/take_pictures.py docs
+
+accept-pictures: .venv/.browser js/node_modules/.ready
+	ACCEPT_PICTURES=1 python -m pytest tests/browser/test_pictures.py
 
 support: .venv/.dev
 	python -m tests.support

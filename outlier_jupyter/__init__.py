@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .loading import load as load
     from .memory import MemoryUse as MemoryUse
     from .notebook.chat import Chat as Chat
+    from .notebook.watching import watch as watch
     from .planning import Plan as Plan
     from .planning import plan as plan
     from .run import Interrupted as Interrupted
@@ -48,6 +49,7 @@ _HOMES = {
     "load": ".loading",
     "plan": ".planning",
     "repeated": ".run",
+    "watch": ".notebook.watching",
 }
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "plan",
     "repeated",
     "unload_ipython_extension",
+    "watch",
 ]
 
 __version__ = version("outlier-jupyter")

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,16 @@ STOP_WAIT_S = 30
 """How long `close` waits for a run of another thread to stop: far longer than a layer takes."""
 FORESEEN_STEPS = 4096
 """The recorder makes room for at most this many generated tokens ahead; it grows beyond."""
+
+
+def leave_thread() -> None:
+    """Free what MLX keeps for the calling thread; at the end of one that ran an engine.
+
+    MLX starts threads of its own for each thread that computes. Those that are left when
+    the process exits abort it ("terminate called without an active exception").
+    """
+    if threading.current_thread() is not threading.main_thread():
+        mx.clear_streams()
 
 
 class Engine:
@@ -120,13 +131,16 @@ class Engine:
         Cancelling stops the run. A run that was stopped is returned, with `finish_reason`
         `interrupted`: a KeyboardInterrupt would end the event loop.
         """
-        work = asyncio.create_task(asyncio.to_thread(_whole_or_partial, self, prompt, options))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            self.stop()
-            await asyncio.wait([work])
-            raise
+        # A thread that ends with the run: see leave_thread.
+        with ThreadPoolExecutor(1, thread_name_prefix="outlier-async") as thread:
+            loop = asyncio.get_running_loop()
+            work = loop.run_in_executor(thread, _whole_or_partial, self, prompt, options)
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                self.stop()
+                await asyncio.wait([work])
+                raise
 
     @takes(GenerateOptions)
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Step]:
@@ -213,8 +227,8 @@ class Engine:
         return f"Engine({self.info.model!r}, {state}, reads: {self._reader.name}{note})"
 
     def resident(self) -> npt.NDArray[np.int16]:
-        """The (layer, expert) pairs in a slot now: int16 [n, 2]."""
-        keys = [key for pager in self._installed.pagers for key in pager.table]
+        """The (layer, expert) pairs in a slot now, the first to leave first: int16 [n, 2]."""
+        keys = [key for pager in self._installed.pagers for key in pager.table.order()]
         return np.array(keys, np.int16).reshape(-1, 2)
 
     @contextmanager
@@ -285,6 +299,8 @@ def _whole_or_partial(engine: Engine, prompt: Prompt, options: dict[str, Any]) -
         return engine.generate(prompt, **options)
     except Interrupted as stop:
         return stop.run
+    finally:
+        leave_thread()
 
 
 def _decoding(

@@ -5,6 +5,7 @@
     ├── ModelNotFound          no such folder, file or Hugging Face id
     ├── CheckpointError        the bytes on disk are not what their headers promise
     │   └── ReadFailed         the operating system refused or cut short a read
+    ├── TraceError             a saved trace cannot be read, written or used for what was asked
     ├── UnsupportedModel       this model cannot be run here
     │   └── NotPageable        its experts do not lie on disk as they are multiplied
     ├── EngineClosed           the engine was closed and cannot run any more
@@ -40,6 +41,10 @@ class CheckpointError(OutlierError):
 
 class ReadFailed(CheckpointError):
     """A read of expert weights failed; the engine stays usable and can be asked again."""
+
+
+class TraceError(OutlierError):
+    """A saved trace cannot be read or written, or lacks what was asked of it."""
 
 
 class UnsupportedModel(OutlierError):

@@ -12,8 +12,9 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -26,12 +27,20 @@ from .engine import Engine
 from .errors import NotPageable, OptionError, UnsupportedModel
 from .hub import resolve
 from .machine import machine_memory
+from .native import native as native_part
+from .native import wanted as native_wanted
 from .options import LoadOptions, make, takes
 from .paging import Installed, check_device, find, install, share_slots, switch_modules
 from .paging.install import Switch
 from .paging.probe import dense_nbytes
-from .trace import TraceInfo
+from .paging.warmth import parse_pins, pin, warm
+from .provenance import fingerprint, machine_words, versions
+from .residency import ExpertKey
+from .trace import Trace, TraceInfo
 from .units import size_words
+
+if TYPE_CHECKING:
+    from .native.install import Native
 
 WHOLE_SHARE = 0.8
 """How much of the free memory a model may take that cannot be paged."""
@@ -66,21 +75,28 @@ def load(
     folder = resolve(str(model), asked.revision, asked.quiet)
     native, override = _top_k(load_config(folder), asked.top_k, str(model))
     module, config, checkpoint, switches = open_model(folder, override)
-    check_device(module, switch_modules(module))
+    fast = _begin_native(module, asked.kernels)
     tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     _check_top_k(asked.top_k, switches)
     _warn_if_not_paged(str(model), config, module)
+    pins = parse_pins(asked.pin, [switch.experts for switch in switches])
+    earlier = None if asked.warm is None else Trace.load(asked.warm)
     every = sum(switch.experts for switch in switches)
     slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
     reader = open_reader(asked.reader, checkpoint.files)
     executor = ThreadPoolExecutor(asked.read_threads, thread_name_prefix="outlier-read")
-    installed = install(module, switches, slots, reader, executor, clock)
+    installed = install(module, switches, slots, reader, executor, clock, asked.policy)
     mx.eval(module.parameters())
+    if fast:
+        fast.finish(asked.quiet)
     engine = Engine(
         model=module,
         tokenizer=tokenizer,
         config=config,
-        info=_info(str(model), switches, sum(slots.values()), reader, asked, native),
+        info=replace(
+            _info(str(model), switches, sum(slots.values()), reader, asked, native),
+            model_hash=fingerprint(config, checkpoint.spans),
+        ),
         options=asked,
         installed=installed,
         reader=reader,
@@ -88,13 +104,28 @@ def load(
         costs=_costs(config, switches, asked.top_k or native),
         clock=clock,
     )
-    if asked.resident:
-        try:
+    try:
+        _fill(installed, pins, earlier, asked.quiet)
+        if asked.resident:
             _read_all(installed, asked.quiet)
-        except BaseException:
-            engine.close()
-            raise
+    except BaseException:
+        engine.close()
+        raise
     return engine
+
+
+def _begin_native(module: nn.Module, kernels: str) -> Native | None:
+    """Have what the model needs compiled on another thread; None where MLX computes it all.
+
+    Raises:
+        UnsupportedModel: MLX has to compute experts that it cannot compute on this device.
+    """
+    fast = native_part(module) if native_wanted(kernels) else None
+    left = [(at, m) for at, m in switch_modules(module) if not (fast and fast.computes(m))]
+    check_device(module, left)
+    if fast:
+        fast.begin()
+    return fast
 
 
 def _read_all(installed: Installed, quiet: bool) -> None:
@@ -119,6 +150,16 @@ def _warn_if_not_paged(model: str, config: dict[str, Any], module: nn.Module) ->
                 stacklevel=3,
             )
             return
+
+
+def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None, quiet: bool) -> None:
+    """Read what is wanted before the first token; what takes over a second shows its progress."""
+    if not pins and earlier is None:
+        return
+    with tqdm(desc="experts read", unit="", delay=1, leave=False, disable=quiet) as bar:
+        pin(installed, pins, bar.update)
+        if earlier is not None:
+            warm(installed, earlier.experts, bar.update)
 
 
 class Opened(NamedTuple):
@@ -242,6 +283,16 @@ def _info(
         slots=slots,
         reader=reader.name,
         reader_note=reader.note,
-        kernels="mlx",
+        kernels="cpu" if native_wanted(asked.kernels) else "mlx",
+        policy=asked.policy,
+        banks=_banks(switches),
+        machine=machine_words(),
+        versions=versions(),
         changed_output=changed,
     )
+
+
+def _banks(switches: Sequence[Switch]) -> tuple[int, ...]:
+    """For each layer the number of its bank: layers of one geometry share one."""
+    geometries = list(dict.fromkeys(switch.geometry for switch in switches))
+    return tuple(geometries.index(switch.geometry) for switch in switches)

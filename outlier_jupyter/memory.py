@@ -28,8 +28,9 @@ Uncapped it keeps most of the RAM on a GPU, and every growth of a KV cache frees
 ACTIVATION_NBYTES = 256_000_000
 """What one chunk of a prompt may need beside weights and KV cache; it bounds the chunk."""
 PYTHON_NBYTES = 384_000_000
-"""Python, its libraries, a tokenizer and a run's trace: 110 MB were measured with the demo
-model; a vocabulary of 150,000 and a notebook's libraries take the rest."""
+"""Python, its libraries, a tokenizer and a run's trace: 110 MB were measured with the demo model,
+and 150 MB of Numba and LLVM (180 when they compile for the first time); a vocabulary of 150,000
+and a notebook's libraries take the rest."""
 CONSTANT_NBYTES = MLX_CACHE_NBYTES + ACTIVATION_NBYTES + PYTHON_NBYTES
 """The constant of the promise: 768 MB."""
 

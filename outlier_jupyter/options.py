@@ -19,6 +19,7 @@ READERS = ("pread", "direct", "mmap")
 KERNELS = ("auto", "mlx")
 KV_BITS = (2, 3, 4, 5, 6, 8)
 KV_GROUP_SIZES = (32, 64, 128)
+POLICIES = ("habit", "lru")
 
 Options = TypeVar("Options", "LoadOptions", "GenerateOptions")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -50,8 +51,23 @@ class LoadOptions:
         "how experts are read: pread, direct (past the page cache) or mmap (to compare)",
         choices=READERS,
     )
+    policy: str = option(
+        "habit",
+        "who leaves when a slot is needed: habit (what is used often, follows such moments, or "
+        "comes soon stays) or lru (the least recently used leaves)",
+        choices=POLICIES,
+    )
+    warm: str | None = option(
+        None, "a saved trace of an earlier run: what it used most is read at once"
+    )
+    pin: tuple[str, ...] = option(
+        (), "LAYER:EXPERT to read at once and keep; may be given more than once"
+    )
     kernels: str = option(
-        "auto", "who multiplies: mlx forces MLX's own kernels, auto the fastest", choices=KERNELS
+        "auto",
+        "who multiplies: mlx forces MLX's own kernels, bit for bit mlx-lm's; auto takes compiled "
+        "ones where MLX has no GPU",
+        choices=KERNELS,
     )
     read_threads: int = option(4, "how many reads are under way at once", low=1, high=256)
     revision: str | None = option(

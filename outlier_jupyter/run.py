@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .trace import Trace
+from .trace.files import read, write
 from .trace.measures import Summary, summarise
 from .units import percent, three
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from .notebook.figures import Figures
     from .notebook.live import LiveView
     from .trace.routing import RoutingMeasures
+
+TEXTS = ("prompt", "encoded", "text", "finish_reason")
+"""What a saved run keeps beside its trace and its tokens."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,42 @@ class Run:
         from .notebook.live import LiveView
 
         return LiveView.of(self)
+
+    @classmethod
+    def of(cls, trace: Trace) -> Run:
+        """A run of which only the trace is known: no text, and the tokens it holds."""
+        sampled = trace.produced[trace.produced >= 0]
+        return cls("", "", "", sampled, "stop", trace)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the run to one file: its trace (`Trace.load` reads it too) and its texts.
+
+        Raises:
+            TraceError: it cannot be written there; what was there before is still there.
+        """
+        texts = {name: getattr(self, name) for name in TEXTS}
+        arrays = {name: getattr(self, name).tolist() for name in ("tokens", "text_ends")}
+        return write(self.trace, path, texts | arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Run:
+        """A saved run; of a saved trace, what is known of its run.
+
+        Raises:
+            TraceError: no such file, cut short, something else, or of an unknown version.
+        """
+        trace, saved = read(path)
+        if saved is None:
+            return cls.of(trace)
+        return cls(
+            str(saved["prompt"]),
+            str(saved["encoded"]),
+            str(saved["text"]),
+            np.array(saved["tokens"], np.int32),
+            str(saved["finish_reason"]),
+            trace,
+            np.array(saved["text_ends"], np.int32),
+        )
 
     def summary(self) -> Summary:
         """The headline numbers."""

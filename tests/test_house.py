@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "machine": set(),
     "memory": {"machine", "units"},
     "hub": {"errors"},
+    "provenance": {"machine", "units"},
     "kv_caches": {"errors", "options"},
     "listeners": {"events"},
     "prompts": {"errors", "options"},
@@ -55,18 +56,44 @@ MAY_IMPORT = {
         "transcript",
         "units",
     },
+    "kernels": BASE,
+    "native": BASE | {"kernels"},
     "loading": BASE
-    | {"checkpoint", "chunking", "engine", "hub", "machine", "memory", "paging", "trace", "units"},
+    | {
+        "checkpoint",
+        "chunking",
+        "engine",
+        "hub",
+        "machine",
+        "memory",
+        "native",
+        "paging",
+        "provenance",
+        "residency",
+        "trace",
+        "units",
+    },
     "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
     "notebook": BASE
-    | {"comparison", "engine", "loading", "planning", "run", "status", "trace", "units"},
+    | {"comparison", "engine", "loading", "planning", "prompts", "run", "status", "trace", "units"},
     "testing": BASE | {"checkpoint", "hub"},
 }
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
 
 ONLY_IN = {
-    "mlx": {"paging", "engine", "decoding", "kv_caches", "loading", "memory", "testing"},
-    "mlx_lm": {"paging", "engine", "decoding", "kv_caches", "loading", "memory", "testing"},
+    "mlx": {"paging", "engine", "decoding", "kv_caches", "loading", "memory", "native", "testing"},
+    "mlx_lm": {
+        "paging",
+        "engine",
+        "decoding",
+        "kv_caches",
+        "loading",
+        "memory",
+        "native",
+        "testing",
+    },
+    "numba": {"kernels", "residency"},
+    "llvmlite": {"kernels"},
     "IPython": {"notebook"},
     "anywidget": {"notebook"},
     "traitlets": {"notebook"},
@@ -74,12 +101,13 @@ ONLY_IN = {
     "huggingface_hub": {"hub"},
     "psutil": {"machine"},
     "mmap": {"checkpoint"},
-    "numba": {"residency", "trace"},
     "scipy": {"comparison", "trace"},
     "fcntl": {"checkpoint"},
 }
 LATE = {"run": {"notebook"}, "comparison": {"notebook"}}
 """A Run and a Comparison show themselves: imports up the house, made when somebody looks."""
+LATE = {"run": {"notebook"}, "comparison": {"notebook"}}
+"""A Run shows itself, a Trace asks it to: the imports up the house, made when somebody looks."""
 
 
 def room(path: Path) -> str:
@@ -158,8 +186,8 @@ def test_files_functions_and_classes_stay_small(path):
 
 
 IN_PROTOCOLS = {
-    "read", "close", "add", "touch", "remove", "victim", "row", "commit", "add_token", "finalize",
-    "error", "held_nbytes", "demote",
+    "read", "close", "add", "row", "commit", "add_token", "finalize",
+    "error", "held_nbytes", "routed", "ask", "drop", "victims", "order",
 }  # fmt: skip
 """Methods whose docstring stands in a protocol or a base class."""
 

@@ -1,4 +1,4 @@
-// Two small helpers for building elements. Text always goes in as text, never as markup.
+// Small helpers for building elements. Text always goes in as text, never as markup.
 
 type Attributes = Record<string, string | boolean>;
 
@@ -16,6 +16,18 @@ export function el<Tag extends keyof HTMLElementTagNameMap>(
   }
   node.append(...children);
   return node;
+}
+
+const NO_SHORTCUTS = "data-lm-suppress-shortcuts";
+
+/** A widget's outermost element: no key pressed inside triggers a notebook's shortcuts. */
+export function rootElement(className: string): HTMLElement {
+  const root = el("div", className, { [NO_SHORTCUTS]: "true" });
+  // Some shortcuts are bound to whatever has the focus, which is asked before the root is.
+  root.addEventListener("focusin", (event) => {
+    (event.target as Element).setAttribute(NO_SHORTCUTS, "true");
+  });
+  return root;
 }
 
 /** Set text only when it differs: most of a header stays the same from frame to frame. */

@@ -44,7 +44,7 @@ export class Header {
       numbers.append(el("div", "", {}, el("span", "oj-name", {}, name), " ", value));
     }
     const title = el("div", "oj-title", {}, this.model, this.status, this.stopButton, this.badge);
-    this.node = el("header", "oj-header", {}, title, numbers, this.note);
+    this.node = el("div", "oj-header", {}, title, numbers, this.note);
   }
 
   draw(connected: boolean): void {

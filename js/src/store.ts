@@ -7,6 +7,7 @@ import { MAX_QUEUED, UNSEEN_MS } from "./constants";
 import { copyBytes, decode, FrameError } from "./frames";
 import type { Info, Model, Status } from "./host";
 import { isOver } from "./host";
+import { Lifeline } from "./lifeline";
 import { RunState } from "./state";
 import { Watch } from "./watch";
 
@@ -22,6 +23,7 @@ export class Store {
   private pace = 0;
   private seen: unknown = null;
 
+  readonly lifeline: Lifeline;
   private readonly watch: Watch;
 
   constructor(private readonly model: Model) {
@@ -34,7 +36,7 @@ export class Store {
     model.on("change:snapshot", this.onSnapshot);
     model.on("change:status", this.notify);
     model.on("change:info", this.notify);
-    model.on("comm_live_update", this.notify);
+    this.lifeline = new Lifeline(model, () => this.send({ type: "resync" }), this.notify);
     this.onSnapshot();
     // A page that was reloaded in the middle of a run: the trait may be some seconds old.
     if (this.status === "running") this.askForSnapshot();
@@ -46,7 +48,7 @@ export class Store {
     this.model.off("change:snapshot", this.onSnapshot);
     this.model.off("change:status", this.notify);
     this.model.off("change:info", this.notify);
-    this.model.off("comm_live_update", this.notify);
+    this.lifeline.close();
     this.listeners.clear();
   }
 

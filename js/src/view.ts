@@ -6,7 +6,7 @@
 
 import { watchSizes } from "./canvas";
 import { CALM_REDRAW_MS, FRAME_BUDGET_MS, REST, UNSEEN_MS } from "./constants";
-import { el } from "./dom";
+import { el, rootElement } from "./dom";
 import { Focus } from "./focus";
 import { Header } from "./header";
 import { lookAt } from "./look";
@@ -23,9 +23,6 @@ import { readTheme, type Theme, watchTheme } from "./theme";
 import { TimePanel } from "./time";
 import { Transport } from "./transport";
 import { Turns } from "./turns";
-
-/** ipywidgets puts this class on a widget whose kernel is gone. */
-const DISCONNECTED = ".jupyter-widgets-disconnected";
 
 /** The cost follows that of the frames in such steps: one that was held up hardly counts. */
 const COST_STEP_MS = 1;
@@ -82,8 +79,7 @@ export class View {
     const column = (panels: { panel: Panel }[]) =>
       el("div", "oj-col", {}, ...panels.map((each) => each.panel.node));
     const grid = el("div", "oj-grid", {}, ...columns.map(column));
-    // Without the attribute, typing here would trigger the notebook's shortcuts.
-    this.root = el("div", "oj-root", { "data-lm-suppress-shortcuts": "true" });
+    this.root = rootElement("oj-root");
     const frame = el("div", "oj-frame", {}, this.header.node, this.transport.node, grid);
     this.root.append(frame);
     parent.append(this.root);
@@ -179,7 +175,7 @@ export class View {
     const look = lookAt(state, this.focus, this.theme!, picture, at);
     if (parts.includes(ROUTING)) {
       this.transport.draw(this.store.running);
-      this.header.draw(!this.root.closest(DISCONNECTED));
+      this.header.draw(this.store.lifeline.holds(this.root));
       this.routing.draw(look);
       this.routing.panel.drawTable(now);
     }

@@ -225,9 +225,25 @@ test("a view made twice shows the same, and closing leaves nothing behind", asyn
 });
 
 test("without a kernel nothing can be sent, and it says so", async () => {
-  page.host.className = "jp-widgets-disconnected";
   open(state(1, [message(1, "q")]));
+  page.model.emit("comm_live_update");
   await drawn();
   expect(box().disabled).toBe(true);
   expect(words(".oj-composer .oj-hint")).toContain("kernel is gone");
+  expect(page.model.sent).toEqual([{ type: "resync" }]);
+});
+
+test("a kernel that answers again can be written to", async () => {
+  open(state(1, [message(1, "q")]));
+  page.model.emit("comm_live_update");
+  told({ type: "state", seq: 2, state: state(2, [message(1, "q")]) });
+  await drawn();
+  expect(box().disabled).toBe(false);
+});
+
+test("inside a box that has lost its kernel it says so, too", async () => {
+  page.host.className = "jupyter-widgets-disconnected";
+  open(state(1, [message(1, "q")]));
+  await drawn();
+  expect(box().disabled).toBe(true);
 });

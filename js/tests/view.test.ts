@@ -193,6 +193,9 @@ test("the keyboard reaches cells and tokens, and the notebook hears nothing of i
   expect(text(".oj-latency .oj-readout")).toMatch(/^token 6 · /);
   expect(heard).not.toHaveBeenCalled();
   expect($(".oj-root").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
+  // A notebook may bind a key to whatever has the focus, so that must refuse by itself.
+  $(".oj-slider").focus();
+  expect($(".oj-slider").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
 });
 
 /** Point at the middle of an element, then perhaps click it. */
@@ -406,7 +409,6 @@ test("stop tells the kernel, and how to interrupt where that is not enough", asy
 test("a kernel that is gone is said to be gone", async () => {
   open();
   push(5, false);
-  host.classList.add("jupyter-widgets-disconnected");
   model.emit("comm_live_update");
   await drawn();
   expect(text(".oj-status")).toBe("Kernel gone");

@@ -59,7 +59,8 @@ def frame_of(run: Run) -> Frame:
         change_index=resident.astype(np.uint32),
         change_state=np.ones(len(resident), np.uint8),
         experts_of=experts,
-        hits_of=trace.hits,
+        # What was not recorded is not drawn as a miss.
+        hits_of=trace.hits if trace.has("hits") else np.ones_like(trace.hits),
         move_step=move_step,
         move=move,
         totals=_totals(trace),

@@ -15,10 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """A queue of calls and the thread that makes them, `busy` while it makes one."""
+    """A queue of calls and the thread that makes them, `busy` while it makes one.
 
-    def __init__(self, name: str) -> None:
+    `leave` is called last of all, on that thread.
+    """
+
+    def __init__(self, name: str, leave: Callable[[], object] = lambda: None) -> None:
         self._name = name
+        self._leave = leave
         self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -63,3 +67,4 @@ class Worker:
                 log.exception("%s failed and is skipped", work)
             self.busy = False
             del work  # it may hold a run, and the next may be long in coming
+        self._leave()

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..engine import Engine
+from ..engine import Engine, leave_thread
 from ..errors import EngineClosed, OptionError, OutlierError
 from ..events import Sink
 from ..options import GenerateOptions, make
@@ -59,7 +59,7 @@ class Writer:
         self._growing: list[str] = []
         self._tell_at = self._save_at = 0.0
         self._feed: Feed | None = None
-        self._worker = Worker("outlier chat")
+        self._worker = Worker("outlier chat", leave_thread)
         # A kernel that shuts down in the middle of an answer would leave MLX running on a thread
         # while the interpreter is taken apart.
         weakref.finalize(self, _end, self._worker, engine)

@@ -18,7 +18,7 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 from ..checkpoint import Checkpoint, ExpertPart, Reader
 from ..errors import OptionError
-from ..residency import SlotTable
+from ..residency import SlotTable, make_policy
 from .blocks import follow
 from .locate import Locator
 from .pager import Pager
@@ -112,14 +112,17 @@ def install(
     reader: Reader,
     executor: Executor,
     clock: Callable[[], int],
+    policy: str = "habit",
 ) -> Installed:
     """Put a `PagedSwitch` in place of each of `switches`, sharing a bank per geometry."""
     tap = RouterTap()
+    sizes = [switch.experts for switch in switches]
     pagers: dict[Geometry, Pager] = {}
     for geometry, count in slots.items():
         members = {i: s.parts for i, s in enumerate(switches) if s.geometry == geometry}
         bank = make_bank(next(iter(members.values())), count)
-        pagers[geometry] = Pager(members, bank, SlotTable(count), reader, executor, clock)
+        table = SlotTable(count, make_policy(policy, sizes))
+        pagers[geometry] = Pager(members, bank, table, reader, executor, clock)
     for layer, switch in enumerate(switches):
         pager = pagers[switch.geometry]
         for name, array in pager.bank.arrays.items():
@@ -162,6 +165,8 @@ def share_slots(
 
 def bind(module: nn.Module, name: str, array: mx.array) -> None:
     """Have a switch's own module compute over `array`, a part of the bank."""
+    if release := getattr(module, "release", None):
+        release()  # a native one holds the memory of the array that was there
     child, _, parameter = name.rpartition(".")
     (module[child] if child else module)[parameter] = array
 

@@ -7,7 +7,7 @@ leaves (residency does) and knows nothing about what the experts compute.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 
 import mlx.core as mx
@@ -58,6 +58,11 @@ class Pager:
     def layers(self) -> int:
         """How many layers share its slots."""
         return len(self._parts)
+
+    @property
+    def served(self) -> Collection[int]:
+        """The MoE layers it serves."""
+        return self._parts.keys()
 
     def close(self) -> None:
         """Refuse all further requests; the reader may be closed after this."""

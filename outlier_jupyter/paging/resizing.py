@@ -43,6 +43,12 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
             f"a cache of {size_words(total)} cannot be had: on the way there it needs "
             f"{size_words(needed)} more, and {size_words(free)} are free; give less"
         )
+    for _, pager, slots in changes:
+        pinned = pager.table.capacity - pager.table.room
+        if slots <= pinned:
+            raise OptionError(
+                f"{slots:,} slots leave none beside the {pinned:,} pinned experts: give more"
+            )
     installed.settle()
     for geometry, pager, slots in changes:
         if slots == pager.bank.slots == pager.table.capacity:

@@ -84,6 +84,7 @@ class PagedSwitch(nn.Module):
         routed = pager.clock()
         experts, counts = np.unique(ids, return_counts=True)
         keys = [ExpertKey(self._layer, expert) for expert in experts.tolist()]
+        pager.table.routed(self._layer, ids.reshape(-1, ids.shape[-1]))
         self._tell_routed(ids, keys, begin, routed)
         if ids.size == ids.shape[-1]:
             output = self._in_parts(x, ids, pager.table.split(keys))
@@ -178,7 +179,9 @@ class PagedSwitch(nn.Module):
         """The original's arithmetic on rows [n, 1, width] of one expert each, in slot order."""
         inner = self._inner
         output: mx.array
-        if isinstance(inner, SwitchGLU):
+        if hasattr(inner, "on_rows"):  # a native one
+            output = inner.on_rows(rows, slots)
+        elif isinstance(inner, SwitchGLU):
             up = inner.up_proj(rows, slots, sorted_indices=sorted_indices)
             gate = inner.gate_proj(rows, slots, sorted_indices=sorted_indices)
             hidden = inner.activation(up, gate)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
 
 from .policies import LRU, ExpertKey, Policy
 
@@ -39,11 +41,12 @@ class SlotTable:
         if capacity < 1:
             raise ValueError(f"a table of {capacity} slots holds nothing: give 1 or more")
         self.capacity = capacity
-        self._policy = policy or LRU()
+        self._policy: Policy = policy or LRU()
         self._slot_of: dict[ExpertKey, int] = {}
         self._free = list(range(capacity - 1, -1, -1))
-        self._reserved: set[int] = set()
-        self._spare: set[ExpertKey] = set()
+        self._reserved: dict[int, ExpertKey] = {}
+        self._pinned: frozenset[ExpertKey] = frozenset()
+        self._spare: list[ExpertKey] = []  # the first to leave first, before all others
 
     def __len__(self) -> int:
         """How many experts are held."""
@@ -56,23 +59,59 @@ class SlotTable:
         """The held experts, in the order in which they came."""
         return iter(self._slot_of)
 
+    @property
+    def policy(self) -> str:
+        """The name of the policy that says who leaves."""
+        return self._policy.name
+
+    @property
+    def room(self) -> int:
+        """How many experts fit at once beside those pinned."""
+        return self.capacity - len(self._pinned)
+
+    def order(self) -> list[ExpertKey]:
+        """The held experts, the first to leave first; those pinned never leave."""
+        spare = set(self._spare)
+        others = [key for key in self._policy.order() if key in self._slot_of and key not in spare]
+        return [*self._spare, *others]
+
+    def pin(self, keys: Iterable[ExpertKey]) -> None:
+        """From now on `keys` never leave once they are held; others may again.
+
+        Raises:
+            ValueError: no slot would be left for the others.
+        """
+        pinned = frozenset(keys)
+        if len(pinned) >= self.capacity:
+            raise ValueError(f"{len(pinned)} pinned experts leave none of {self.capacity} slots")
+        self._pinned = pinned
+
+    def routed(self, layer: int, experts: npt.NDArray[Any]) -> None:
+        """Tell the policy what the router of `layer` chose, [tokens, k], before it is asked for."""
+        self._policy.routed(layer, experts)
+
     def split(
         self, keys: Sequence[ExpertKey], uses: Mapping[ExpertKey, int] | None = None
     ) -> list[tuple[ExpertKey, ...]]:
         """Cut a request into parts that fit the slots, those held first, so that they still hit.
+
+        One token's experts that fit stay as they are: LRU's order must not depend on what is held.
 
         Args:
             uses: how often each of `keys` is needed, when they are those of a whole prompt. Then
                 the most used come last, and parts are kept to the slots that others can spare,
                 so that what other layers were left with stays.
         """
+        if uses is None and len(keys) <= self.room:
+            return [tuple(keys)]
         held = [key for key in keys if key in self._slot_of]
         missing = [key for key in keys if key not in self._slot_of]
-        window = self.capacity
+        window = self.room
         if uses is not None:
             missing.sort(key=lambda key: uses[key])
-            window = max(len(self._free) + len(self._spare.difference(held)), self.passing)
-        first = min(window, self.capacity - len(held))
+            window = max(len(self._free) + len(set(self._spare).difference(held)), self.passing)
+            window = min(window, self.room)
+        first = min(window, self.capacity - len(self._pinned.union(held)))
         starts = range(first, len(missing), window)
         parts = [(*held, *missing[:first]), *(tuple(missing[s : s + window]) for s in starts)]
         return [part for part in parts if part]
@@ -80,71 +119,86 @@ class SlotTable:
     @property
     def passing(self) -> int:
         """Slots through which the experts of a prompt pass, where none are free or spare."""
-        return max(1, self.capacity // 4)
+        return max(1, self.room // 4)
 
     def favourites(
         self, layer: int, uses: Mapping[ExpertKey, int], layers: int
     ) -> frozenset[ExpertKey]:
         """The experts of `layer` that should stay when a chunk of a prompt was read.
 
-        They are those the chunk uses most, then those of earlier that were asked for last, as
-        many as are the layer's share of the slots that are not passed through.
+        They are those the chunk uses most, then those of earlier that would leave last, as many as
+        are the layer's share of the slots that are not passed through.
 
         Args:
             uses: how often the chunk uses each of its experts.
             layers: how many layers share the slots.
         """
-        share = max(1, (self.capacity - self.passing) // layers)
+        share = max(1, (self.room - self.passing) // layers)
         used = sorted(uses, key=lambda key: -uses[key])
-        before = [key for key in self._policy if key.layer == layer and key not in uses]
+        before = [key for key in self.order() if key.layer == layer and key not in uses]
         return frozenset([*used, *reversed(before)][:share])
 
     def spare_all_but(self, layer: int, keep: Set[ExpertKey]) -> None:
         """Have the held experts of `layer` leave before all others, except those of `keep`."""
-        going = [key for key in self._policy if key.layer == layer and key not in keep]
-        for key in reversed(going):
-            self._policy.demote(key)
-        self._spare.update(going)
+        stay = keep | self._pinned
+        going = [key for key in self.order() if key.layer == layer and key not in stay]
+        gone = set(going)
+        self._spare = [*going, *(key for key in self._spare if key not in gone)]
 
     def reserve(self, keys: Iterable[ExpertKey]) -> Plan:
-        """Book slots for distinct `keys`: touch those held, evict for the others.
+        """Book slots for distinct `keys`, which are looked up together: evict for those not held.
 
         Every placement must be followed by `commit` or `release`.
 
         Raises:
             ValueError: more keys than slots; use `split` first. Nothing has changed then.
         """
-        wanted = dict.fromkeys(keys)
-        if len(wanted) > self.capacity - len(self._reserved):
+        wanted = list(dict.fromkeys(keys))
+        pinned = sum(key not in self._pinned for key in wanted) + len(self._pinned)
+        if pinned > self.capacity - len(self._reserved):
             raise ValueError(f"{len(wanted)} experts at once do not fit {self.capacity} slots")
         hits = {key: self._slot_of[key] for key in wanted if key in self._slot_of}
-        for key in hits:
-            self._policy.touch(key)
-            self._spare.discard(key)
         missing = [key for key in wanted if key not in hits]
-        return Plan(hits, tuple(self._place(key, wanted.keys()) for key in missing))
+        victims: list[ExpertKey] = []
+        if len(missing) > len(self._free):
+            keep = {*wanted, *self._reserved.values(), *self._pinned}
+            victims = self._victims(len(missing) - len(self._free), keep)
+        self._policy.ask(wanted)
+        if self._spare:
+            self._spare = [key for key in self._spare if key not in hits]
+        leaving = iter(victims)
+        return Plan(hits, tuple(self._place(key, leaving) for key in missing))
 
-    def _place(self, key: ExpertKey, keep: Set[ExpertKey]) -> Placement:
+    def _victims(self, count: int, keep: Set[ExpertKey]) -> list[ExpertKey]:
+        """The spare ones first, then those that the policy names; they are spare no more."""
+        if not self._spare:
+            return self._policy.victims(count, keep)
+        spare = [key for key in self._spare if key not in keep][:count]
+        others = self._policy.victims(count - len(spare), keep | set(spare))
+        leaving = set(spare)
+        self._spare = [key for key in self._spare if key not in leaving]
+        return [*spare, *others]
+
+    def _place(self, key: ExpertKey, leaving: Iterator[ExpertKey]) -> Placement:
         evicted = None
         if self._free:
             slot = self._free.pop()
         else:
-            evicted = self._policy.victim(keep)
-            self._policy.remove(evicted)
-            self._spare.discard(evicted)
+            evicted = next(leaving)
+            self._policy.drop(evicted)
             slot = self._slot_of.pop(evicted)
-        self._reserved.add(slot)
+        self._reserved[slot] = key
         return Placement(key, slot, evicted)
 
     def commit(self, placement: Placement) -> None:
         """The read is done: `placement.key` is held from now on."""
-        self._reserved.remove(placement.slot)
+        del self._reserved[placement.slot]
         self._slot_of[placement.key] = placement.slot
-        self._policy.add(placement.key)
 
     def release(self, placement: Placement) -> None:
         """The read failed: the slot is free again (what was evicted for it stays gone)."""
-        self._reserved.remove(placement.slot)
+        del self._reserved[placement.slot]
+        self._policy.drop(placement.key)
         self._free.append(placement.slot)
 
     def grow(self, capacity: int) -> None:
@@ -159,14 +213,13 @@ class SlotTable:
             (from, to) for each held expert that must move; no slot is in two of them.
 
         Raises:
-            ValueError: a slot is reserved, or none would be left. Nothing has changed then.
+            ValueError: a slot is reserved, or none would be left beside those of pinned experts.
+                Nothing has changed then.
         """
-        if self._reserved or capacity < 1:
+        if self._reserved or capacity <= len(self._pinned):
             raise ValueError(f"{len(self._reserved)} slots are reserved, {capacity} would be left")
-        while len(self._slot_of) > capacity:
-            leaving = self._policy.victim(frozenset())
-            self._policy.remove(leaving)
-            self._spare.discard(leaving)
+        for leaving in self._victims(max(0, len(self) - capacity), self._pinned):
+            self._policy.drop(leaving)
             self._free.append(self._slot_of.pop(leaving))
         self._free = [slot for slot in self._free if slot < capacity]
         self.capacity = capacity
@@ -180,5 +233,6 @@ class SlotTable:
     def check(self) -> None:
         """Assert that every slot is in exactly one state; for tests."""
         states = [*self._free, *self._reserved, *self._slot_of.values()]
-        assert self._spare <= self._slot_of.keys(), "a spare expert is not held"
+        assert set(self._spare) <= self._slot_of.keys(), "a spare expert is not held"
+        assert len(set(self._spare)) == len(self._spare), "an expert is spare twice"
         assert sorted(states) == list(range(self.capacity)), f"slots lost or shared: {states}"

@@ -64,7 +64,9 @@ def frequency(trace: Trace, phase: int | None = None) -> npt.NDArray[np.int64]:
 
 
 def hits_per_step(trace: Trace) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Hits and misses of each step over all its layers: two int64 [steps]."""
+    """Hits and misses of each step over all its layers: two int64 [steps], 0 if not recorded."""
+    if not trace.has("hits"):
+        return np.zeros(trace.steps, np.int64), np.zeros(trace.steps, np.int64)
     asked = (trace.experts >= 0).sum(axis=(1, 2))
     hits = (trace.hits & (trace.experts >= 0)).sum(axis=(1, 2))
     return hits.astype(np.int64), (asked - hits).astype(np.int64)

@@ -6,24 +6,14 @@ pass adds up one index over layers. Each is compiled when it is first called, th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from ..residency.loops import compiled
 
 SOON, PRESENT = 2**40, 2**56
 """In how much an expert is wanted, one use to come outweighs any step of its last use, and to be
 of the present token outweighs all."""
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile on the first call; kept on disk where there is a place to write."""
-    try:
-        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # an install that cannot be written
-        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 @compiled

@@ -7,10 +7,20 @@ in the model's order; `info.layer_names` says which modules they are.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+    from ..notebook.live import LiveView
 
 READ = np.dtype(
     [
@@ -71,6 +81,16 @@ class TraceInfo:
     reader_note: str = ""
     kernels: str = ""
     options: dict[str, object] = field(default_factory=dict)
+    policy: str = ""
+    """Who leaves when a slot is needed."""
+    banks: tuple[int, ...] = ()
+    """For each layer, which layers it shares its slots with: those of the same number."""
+    model_hash: str = ""
+    """Tells one checkpoint from another: of its config and of its tensors' names and places."""
+    machine: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    """The arrays that were not recorded; they hold nothing that was seen."""
     changed_output: str = ""
     """Why the output differs from the model's own ("" when it does not): a `top_k` override, a
     KV cache that was quantised or forgot."""
@@ -92,7 +112,8 @@ class Trace:
             NaN where that could not be seen.
         hits: bool [steps, layers, k], resident before the call's reads at that layer.
         reads, evictions, calls: structured, see `READ`, `EVICTION`, `CALL`.
-        resident_at_start: int16 [n, 2], the (layer, expert) pairs in a slot when the run began.
+        resident_at_start: int16 [n, 2], the (layer, expert) pairs in a slot when the run began,
+            the first to leave first.
         info: what was run, on what, and how.
     """
 
@@ -130,3 +151,74 @@ class Trace:
             f"Trace(model={self.info.model!r}, steps={self.steps}, layers={self.layers}, "
             f"k={self.experts.shape[2]}, reads={len(self.reads)}, reader={self.info.reader!r})"
         )
+
+    def has(self, name: str) -> bool:
+        """Whether the array `name` was recorded; a trace from elsewhere may have a few only."""
+        return name not in self.info.absent
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the trace to one file, whole or not at all; `Run.save` keeps the texts as well.
+
+        Raises:
+            TraceError: it cannot be written there; what was there before is still there.
+        """
+        from .files import write
+
+        return write(self, path, None)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trace:
+        """A saved trace, or another program's safetensors file with an array `experts`.
+
+        Raises:
+            TraceError: no such file, cut short, something else, or of an unknown version.
+        """
+        from .files import read
+
+        return read(path)[0]
+
+    def view(self) -> LiveView:
+        """The trace in the live view, without its model or its text; a widget."""
+        from ..run import Run
+
+        return Run.of(self).view()
+
+    def to_pandas(self, rows: str = "tokens") -> pandas.DataFrame:
+        """One row per token (`tokens`), per token and layer (`layers`), or per read (`reads`).
+
+        Columns that were not recorded are left out.
+
+        Raises:
+            OptionError: another word for `rows`.
+        """
+        from .tables import data_frame
+
+        return data_frame(self, rows)
+
+    def to_arrow(self, rows: str = "tokens") -> pyarrow.Table:
+        """The same rows as an Arrow table; needs the package pyarrow.
+
+        Raises:
+            OptionError: another word for `rows`.
+            TraceError: pyarrow is not installed.
+        """
+        from .tables import arrow_table
+
+        return arrow_table(self, rows)
+
+    def what_if(
+        self,
+        slots: Sequence[int] | None = None,
+        policies: Sequence[str] = ("lru", "default", "belady"),
+        after: Sequence[Trace] = (),
+    ) -> pandas.DataFrame:
+        """What other caches would have hit and read: see `trace.what_if`."""
+        from .what_if import what_if
+
+        return what_if(self, slots, policies, after)
+
+    def slots_for(self, hit_rate: float, policy: str = "default", **options: Any) -> int:
+        """The fewest slots with which so much of decode hits: see `trace.what_if`."""
+        from .what_if import slots_for
+
+        return slots_for(self, hit_rate, policy, **options)

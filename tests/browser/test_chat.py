@@ -48,12 +48,12 @@ def test_three_turns_stop_regenerate_and_edit(lab: Lab, page: Page) -> None:
     start(page, lab, "chat.ipynb", ENDLESS)
     cells = page.locator(".jp-Notebook .jp-Cell").count()
     ask(page, "What is an expert?")
-    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=60_000)
+    first_words(page)
     expect(page.locator(".oj-chat .oj-composer textarea")).to_have_value("")
     page.keyboard.press("Escape")
     answered(page, 1)
     assert "stopped" in page.locator(".oj-assistant .oj-facts").inner_text()
-    finish(page)
+    set_length(page, 24)
     ask(page, "add a cell: b a dd")
     answered(page, 2)
     ask(page, "And a router?")
@@ -88,12 +88,15 @@ def test_stop_ends_a_cell_that_waits_for_the_answer(lab: Lab, page: Page) -> Non
     answered(page, 1)
 
 
-def finish(page: Page) -> None:
-    """Have answers end again, from the last cell, as the first answer was stopped."""
-    page.evaluate(
-        """async () => {
-          const panel = window.jupyterapp.shell.currentWidget;
-          const kernel = panel.sessionContext.session.kernel;
-          await kernel.requestExecute({code: 'chat.max_tokens = 24'}).done;
-        }"""
-    )
+def first_words(page: Page) -> None:
+    """Wait for the beginning of an answer."""
+    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=60_000)
+
+
+def set_length(page: Page, tokens: int) -> None:
+    """Limit the answers from now on, in the settings."""
+    chat = page.locator(".oj-chat").first
+    chat.get_by_role("button", name="Settings").click()
+    chat.get_by_label("max tokens").fill(str(tokens))
+    chat.get_by_label("max tokens").press("Tab")
+    chat.get_by_role("button", name="Settings").click()

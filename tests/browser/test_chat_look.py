@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.access import assert_accessible
 from tests.browser.conftest import PICTURES, START_S, Lab, command
 from tests.browser.test_chat import ENDLESS, answered, ask, start
 from tests.browser.test_quickstart import contrast
@@ -71,7 +72,9 @@ def test_it_fits_and_can_be_read(lab: Lab, page: Page, theme: str) -> None:
         page.get_by_role("button", name="Settings").click()
         page.locator(".oj-chat").screenshot(path=PICTURES / f"{name}-settings.png")
         assert_fits(page)
+        assert_accessible(page, ".oj-chat")
         page.get_by_role("button", name="Settings").click()
+    assert_accessible(page, ".oj-chat")
     ground = page.locator(".oj-chat").evaluate("node => getComputedStyle(node).backgroundColor")
     for part in (".oj-assistant .oj-body", ".oj-facts", ".oj-quiet", ".oj-composer .oj-hint"):
         colour = page.locator(f".oj-chat {part}").first.evaluate(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.kernel.conftest import WAIT, kinds
@@ -41,9 +39,7 @@ def test_an_interrupt_stops_the_cell_keeps_the_run_and_frees_the_kernel(loaded):
     for message in loaded.messages(request):
         sent.append(message)
         if message["msg_type"] == "comm_msg" and len(kinds(sent, "comm_msg")) == 5:
-            asked = time.monotonic()
             loaded.manager.interrupt_kernel()
-    stopped = time.monotonic()
     (error,) = kinds(sent, "error")
     assert error["ename"] == "Interrupted" and "the partial run is kept" in error["evalue"]
     assert error["traceback"] == [f"Interrupted: {error['evalue']}"]
@@ -52,7 +48,6 @@ def test_an_interrupt_stops_the_cell_keeps_the_run_and_frees_the_kernel(loaded):
     assert loaded.value("(run.finish_reason, 0 < run.generated < 100000)") == (
         "('interrupted', True)"
     )
-    assert stopped - asked < 30  # a hang, not a benchmark
     assert loaded.value("engine.generate('again', max_tokens=2).generated") == "2"
 
 

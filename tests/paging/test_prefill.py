@@ -58,7 +58,7 @@ def first_decode_hits(folder, slots: int) -> int:
     """Hits of the first generated token's call, over some prompts read afresh."""
     hits = 0
     for text in (TEXT, TEXT[::-1], TEXT.upper(), "abc" * 20):
-        with outlier_jupyter.load(folder, cache_experts=slots) as engine:
+        with outlier_jupyter.load(folder, cache_experts=slots, policy="lru") as engine:
             hits += int(engine.generate(text, raw=True, max_tokens=2).trace.hits[-2:].sum())
     return hits
 

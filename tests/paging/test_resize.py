@@ -30,7 +30,7 @@ TWO_WIDTHS = {
 
 @pytest.fixture
 def engine(tiny):
-    with outlier_jupyter.load(tiny, cache_experts=6) as engine:
+    with outlier_jupyter.load(tiny, cache_experts=6, policy="lru") as engine:
         yield engine
 
 

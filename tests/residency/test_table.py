@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outlier_jupyter.residency import ExpertKey, SlotTable
+from outlier_jupyter.residency import POLICIES, ExpertKey, SlotTable, make_policy
 
 KEYS = st.builds(ExpertKey, st.integers(0, 2), st.integers(0, 5))
 REQUESTS = st.lists(st.lists(KEYS, min_size=1, max_size=4, unique=True), max_size=40)
@@ -41,18 +41,40 @@ def test_lru_evicts_what_was_asked_for_longest_ago(requests, capacity):
     table, order = SlotTable(capacity), OrderedDict()
     for keys in requests:
         plan = serve(table, keys)
-        hits = [key for key in keys if key in order]
-        assert list(plan.hits) == hits
-        for key in hits:
-            order.move_to_end(key)
+        assert list(plan.hits) == [key for key in keys if key in order]
         victims = []
-        for key in (key for key in keys if key not in hits):
-            if len(order) == capacity:
-                victim = next(held for held in order if held not in keys)
-                del order[victim]
-                victims.append(victim)
+        for _ in range(len(order.keys() | set(keys)) - capacity):
+            victim = next(held for held in order if held not in keys)
+            del order[victim]
+            victims.append(victim)
+        for key in keys:
+            order.pop(key, None)
             order[key] = None
         assert [p.evicted for p in plan.placements if p.evicted] == victims
+        assert table.order() == list(order)
+
+
+@settings(deadline=None)
+@given(requests=REQUESTS, pinned=st.sets(KEYS, min_size=1, max_size=3))
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_what_is_pinned_never_leaves(policy, requests, pinned):
+    """Once read, a pinned expert is held for ever, whatever else is asked for."""
+    table = SlotTable(7, make_policy(policy, (6, 6, 6)))
+    table.pin(pinned)
+    serve(table, pinned)
+    for keys in requests:
+        for part in table.split(keys):
+            serve(table, part)
+        table.check()
+        assert all(key in table for key in pinned)
+
+
+def test_pins_leave_a_slot_for_the_others():
+    """As many pins as slots are refused, and then none is pinned."""
+    table = SlotTable(2)
+    with pytest.raises(ValueError, match="2 pinned experts leave none of 2 slots"):
+        table.pin([ExpertKey(0, 0), ExpertKey(0, 1)])
+    assert table.room == 2
 
 
 @settings(deadline=None)

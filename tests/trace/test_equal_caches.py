@@ -46,7 +46,7 @@ def test_token_by_token_it_is_a_naive_lru(trace: Trace, slots: int, warm: bool) 
 
 def test_it_is_what_the_engine_did(tmp_path: Path) -> None:
     """From an empty cache of its size, a run's replay has the run's own hits, reads and bytes."""
-    with load(str(tiny_checkpoint(tmp_path)), cache_experts=9) as engine:
+    with load(str(tiny_checkpoint(tmp_path)), cache_experts=9, policy="lru") as engine:
         run = engine.generate("a prompt that is read in one chunk", max_tokens=20)
     seen, found = summarise(run.trace), serve(run.trace, run.trace.info.slots)
     assert (found.hits, found.lookups) == (seen.hits, seen.lookups)

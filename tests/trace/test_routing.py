@@ -21,6 +21,8 @@ FEW = settings(max_examples=40, deadline=None)
 def routed(experts: np.ndarray, sizes: tuple[int, ...], prefill: int = 0) -> Trace:
     """A trace that chose `experts` [steps, layers, k], and of which nothing else is known."""
     steps = len(experts)
+    calls = np.zeros(steps, CALL)
+    calls["first_step"], calls["steps"] = np.arange(steps), 1
     return Trace(
         tokens=np.zeros(steps, np.int32),
         produced=np.full(steps, -1, np.int32),
@@ -32,7 +34,7 @@ def routed(experts: np.ndarray, sizes: tuple[int, ...], prefill: int = 0) -> Tra
         hits=np.zeros(experts.shape, bool),
         reads=np.zeros(0, READ),
         evictions=np.zeros(0, EVICTION),
-        calls=np.zeros(steps, CALL),
+        calls=calls,
         resident_at_start=np.zeros((0, 2), np.int16),
         info=TraceInfo(experts_per_layer=sizes),
     )

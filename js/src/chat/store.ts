@@ -4,6 +4,7 @@
 // for. A state replaces everything before it.
 
 import type { Model } from "../host";
+import { Lifeline } from "../lifeline";
 
 export interface Message {
   id: number;
@@ -80,6 +81,7 @@ export class ChatStore {
   draft: string;
   /** The static view of the run that is shown, where this page cannot show its widget. */
   html: { run: number; text: string } | null = null;
+  readonly lifeline: Lifeline;
   private readonly listeners = new Set<() => void>();
   private readonly waiting = new Map<string, (accepted: boolean) => void>();
   private asked = false;
@@ -92,7 +94,7 @@ export class ChatStore {
     model.on("change", this.notify);
     model.on("change:state", this.onState);
     model.on("change:draft", this.onDraft);
-    model.on("comm_live_update", this.notify);
+    this.lifeline = new Lifeline(model, () => this.send({ type: "resync" }), this.notify);
     this.onState();
     // A page that was reloaded in the middle of an answer: the trait may be some seconds old.
     if (this.state.running) this.askForAll();
@@ -104,7 +106,7 @@ export class ChatStore {
     this.model.off("change", this.notify);
     this.model.off("change:state", this.onState);
     this.model.off("change:draft", this.onDraft);
-    this.model.off("comm_live_update", this.notify);
+    this.lifeline.close();
     this.listeners.clear();
   }
 

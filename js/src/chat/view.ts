@@ -1,7 +1,7 @@
 // One view of a chat: head, messages, composer; redrawn at most once an animation frame.
 
 import { CALM_REDRAW_MS, REST } from "../constants";
-import { el, setText } from "../dom";
+import { el, rootElement, setText } from "../dom";
 import { integer } from "../format";
 import { readTheme, watchTheme } from "../theme";
 import { button } from "./button";
@@ -13,8 +13,6 @@ import { hideSaved } from "./saved";
 import { Settings } from "./settings";
 import type { ChatStore } from "./store";
 
-/** ipywidgets puts this class on a widget whose kernel is gone. */
-const DISCONNECTED = ".jp-widgets-disconnected";
 const FULL = 0.9;
 
 export class ChatView {
@@ -65,8 +63,7 @@ export class ChatView {
       this.noticeText,
       button("Dismiss", "Hide this", () => store.send({ type: "dismiss" })),
     );
-    // Without the attribute, typing here would trigger the notebook's shortcuts.
-    this.root = el("div", "oj-root oj-chat", { "data-lm-suppress-shortcuts": "true" });
+    this.root = rootElement("oj-root oj-chat");
     this.root.append(
       el(
         "div",
@@ -108,7 +105,7 @@ export class ChatView {
     );
     const add = button("New", "Begin another conversation", () => this.store.send({ type: "new" }));
     const bar = el("div", "oj-bar", {}, this.pick, add, this.watchButton, this.settingsButton);
-    return el("header", "oj-chat-head", {}, bar, this.context, this.badge);
+    return el("div", "oj-chat-head", {}, bar, this.context, this.badge);
   }
 
   private watch(signal: AbortSignal): void {
@@ -158,7 +155,7 @@ export class ChatView {
     this.live.draw();
     setText(this.noticeText, notice);
     this.notice.hidden = !notice;
-    this.composer.draw(!this.root.closest(DISCONNECTED));
+    this.composer.draw(this.store.lifeline.holds(this.root));
     this.watchButton.setAttribute("aria-pressed", String(this.store.get("watch") === true));
     hideSaved(String(this.store.get("view_id") ?? ""), this.signal);
     this.root.dataset.status = state.running ? "running" : "idle";

@@ -100,14 +100,21 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
                 y=[row.layer for row in mine],
                 mode="markers",
                 name=f"{_plain(name)} ({len(mine)})",
-                marker={"symbol": sign, "size": 6, "color": LIGHT.ink},
+                marker={"symbol": sign, "size": 6 if len(pair.js) > 16 else 12, "color": LIGHT.ink},
                 hoverinfo="skip",
             )
         )
     figure.update_layout(
         height=max(440, 200 + 9 * len(pair.js)),
-        legend={"orientation": "h", "x": 0, "y": -0.16, "title": {"text": "beyond chance: "}},
-        margin={"b": 96},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+            "title": {"text": "beyond chance: "},
+        },
+        margin={"b": 110},
     )
     return figure
 

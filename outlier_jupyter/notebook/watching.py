@@ -1,0 +1,218 @@
+"""`watch`: a run on a thread of its own, and the widget that shows it. The magics' way, as a call.
+
+The cell returns at once, so Stop is a message that every kernel handles, and the view can be put
+beside others. That is also the only way there is in marimo, which has no magics and handles no
+message while a cell runs. Runs of one engine wait for each other; how a run is decoded, and what
+a view sends, is not known here.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from typing import Any
+
+from IPython.display import DisplayHandle, display
+
+from ..engine import Engine, leave_thread
+from ..errors import OptionError, OutlierError
+from ..events import Event, PromptEncoded
+from ..options import GenerateOptions, takes
+from ..prompts import Prompt
+from ..run import Interrupted, Run
+from .feed import Feed
+from .live import LiveView, header
+from .worker import Worker
+
+_workers: weakref.WeakKeyDictionary[Engine, Worker] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+@takes(GenerateOptions)
+def watch(engine: Engine, prompt: Prompt, **options: Any) -> Watched:
+    """Begin a run and return its live view at once: display it, or put it into an `HBox`.
+
+    A run of the same engine that `watch` began before is waited for; one that this very cell
+    began, which is being run again, is stopped first.
+
+    Args:
+        engine: from `outlier_jupyter.load`; it stays the caller's to close.
+        prompt: as `Engine.generate` takes it.
+        **options: the fields of `GenerateOptions`.
+
+    Raises:
+        OptionError, EngineClosed: nothing is shown then.
+    """
+    return Watched(engine, prompt, options)
+
+
+class Watched(LiveView):
+    """A run under way and its live view; `watch` makes them.
+
+    `status` is "waiting", "running", and in the end "stop", "length", "interrupted" or "error":
+    observe it. Observers are called on the thread that decodes. Displayed by itself, the view is
+    replaced by one that needs no kernel when the run has ended; `run.view()` shows it again.
+
+    Attributes:
+        run: the `Run`, also of a run that was interrupted or failed; None until it is over.
+        error: what the run ended with, or None.
+    """
+
+    def __init__(self, engine: Engine, prompt: Prompt, options: dict[str, Any]) -> None:
+        if not isinstance(engine, Engine):
+            raise OptionError(
+                f"{engine!r} is no engine to watch: give what outlier_jupyter.load returns"
+            )
+        engine.stream(prompt, **options)  # not begun: what is wrong is refused here, not later
+        self.run: Run | None = None
+        self.error: BaseException | None = None
+        self._engine = engine
+        self._asked = (prompt, options)
+        self._over = threading.Event()
+        self._stopped = False
+        self._begun = False
+        self._outputs: list[DisplayHandle] = []
+        self._cell = _cell()
+        asked = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
+        # The cell will have returned: Stop is a message, and never interrupts the kernel.
+        super().__init__(info=header(engine.info, asked), on_stop=self.stop, kernel_id="")
+        # A kernel that shuts down in the middle of a run must not leave MLX running on a thread.
+        weakref.finalize(self, _end, engine, self._over)
+        _begin(self)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs."""
+        return self._engine
+
+    def wait(self) -> Run:
+        """Wait for the end and return the run; Ctrl-C, or the notebook's interrupt, stops it.
+
+        Raises:
+            Interrupted: stopped; what was made is in its `.run`.
+            EngineBusy, ReadFailed: nothing is lost, ask again.
+        """
+        if _worker(self._engine).here:
+            raise OutlierError(
+                "an observer of this run waited for its end and would wait for itself: "
+                "wait in a cell"
+            )
+        try:
+            self._over.wait()
+        except KeyboardInterrupt:
+            self.stop()
+            self._over.wait()
+            if self.error is None:
+                raise
+        if self.error is not None:
+            raise self.error
+        assert self.run is not None
+        return self.run
+
+    def stop(self) -> None:
+        """Stop the run before the model's next layer, or before it has begun; from any thread."""
+        self._stopped = True
+        if self._begun and not self._over.is_set():
+            self._engine.stop()
+
+    def close(self) -> None:
+        """Stop the run, and close the widget."""
+        if "_over" in self.__dict__:  # not if __init__ refused; ipywidgets closes that, too
+            self.stop()
+        super().close()
+
+    def _ipython_display_(self, **kwargs: Any) -> None:
+        """Display the view so that it can be replaced; a run that is over shows what stays."""
+        if self._over.is_set() and self.run is not None:
+            display(dict(self.run._repr_mimebundle_()), raw=True)
+            return
+        bundle = self._repr_mimebundle_(**kwargs)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        handle = display(dict(data), metadata=metadata, raw=True, display_id=True)
+        if handle is not None:
+            self._outputs.append(handle)
+        if self._over.is_set():  # in the meantime
+            self._replace()
+
+    def _decode(self) -> None:
+        """The whole run, on the engine's thread for such runs."""
+        engine, info = self._engine, self._engine.info
+        feed = Feed(
+            layers=len(info.layer_names),
+            experts=max(info.experts_per_layer, default=0),
+            slots=info.slots,
+            resident_at_start=engine.resident(),
+            on_frame=self.push,
+        )
+        here = threading.get_ident()
+
+        def listen(event: Event) -> None:
+            if threading.get_ident() != here:
+                return  # a run that somebody else began in between
+            feed(event)
+            if type(event) is PromptEncoded:
+                self._begun = True
+                if self._stopped:
+                    engine.stop()  # pressed before there was a run to stop
+
+        unsubscribe = engine.subscribe(listen)
+        try:
+            prompt, options = self._asked
+            for _ in engine.stream(prompt, **options):
+                pass
+        except Interrupted as stop:
+            self.error = stop
+        except Exception as error:
+            self.error = error
+        finally:
+            unsubscribe()
+            self.run = engine.last_run if self._begun else None
+            reason = "error" if self.run is None else self.run.finish_reason
+            self.finish(reason, feed.snapshot() if self._begun else None)
+            self._over.set()
+            self._replace()
+
+    def _replace(self) -> None:
+        """Put what needs no kernel in the place of this view."""
+        while self._outputs and self.run is not None:
+            self._outputs.pop().update(dict(self.run._repr_mimebundle_()), raw=True)
+
+
+def _worker(engine: Engine) -> Worker:
+    """The thread on which `watch` decodes an engine's runs, one after another."""
+    with _lock:
+        if engine not in _workers:
+            _workers[engine] = worker = Worker("outlier watch", leave_thread)
+            # Joined at exit, too: a thread that has used MLX may not outlive the interpreter.
+            weakref.finalize(engine, worker.close)
+        return _workers[engine]
+
+
+_newest: weakref.WeakValueDictionary[str, Watched] = weakref.WeakValueDictionary()
+"""The run that each cell began last."""
+
+
+def _begin(watched: Watched) -> None:
+    """Queue a run; the one that the same cell began before is superseded."""
+    if watched._cell:
+        before, _newest[watched._cell] = _newest.get(watched._cell), watched
+        if before is not None and before.engine is watched.engine:
+            before.stop()
+    _worker(watched.engine).put(watched._decode)
+
+
+def _cell() -> str:
+    """The id of the cell that is running, where the front end tells it, or ""."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    parent = getattr(shell, "parent_header", None)
+    if not isinstance(parent, dict):
+        return ""
+    return str(parent.get("metadata", {}).get("cellId", ""))
+
+
+def _end(engine: Engine, over: threading.Event) -> None:
+    if not over.is_set():
+        engine.stop()
+        over.wait()

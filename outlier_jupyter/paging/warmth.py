@@ -1,0 +1,103 @@
+"""What is in the slots before the first token: experts pinned by the user, and those an earlier
+run used most.
+
+The earlier run's routing is also told to the policy, which then knows what followed what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import OptionError
+from ..residency import ExpertKey
+from .install import Installed
+
+AT_ONCE = 32
+"""Experts read before progress is told again."""
+LEARNT = 1024
+"""So many of an earlier run's last tokens are told to the policy, whose memory is shorter."""
+
+
+def parse_pins(pins: Sequence[str], experts_per_layer: Sequence[int]) -> list[ExpertKey]:
+    """The experts named as LAYER:EXPERT.
+
+    Raises:
+        OptionError: not of that form, or no such expert in this model.
+    """
+    return [_parse(pin, experts_per_layer) for pin in dict.fromkeys(pins)]
+
+
+def _parse(pin: str, experts_per_layer: Sequence[int]) -> ExpertKey:
+    layer, colon, expert = pin.partition(":")
+    if not (colon and layer.strip().isdecimal() and expert.strip().isdecimal()):
+        raise OptionError(f"pin={pin!r} cannot be used: give LAYER:EXPERT, such as 12:37")
+    key = ExpertKey(int(layer), int(expert))
+    layers = len(experts_per_layer)
+    if key.layer >= layers or key.expert >= experts_per_layer[key.layer]:
+        last = f"{layers - 1}:{experts_per_layer[-1] - 1}" if layers else "none: it is dense"
+        raise OptionError(f"pin={pin!r}: this model has no such expert; the last one is {last}")
+    return key
+
+
+def pin(installed: Installed, keys: Sequence[ExpertKey], read: Callable[[int], object]) -> None:
+    """Read `keys` into slots they never leave; `read` is told how many came, again and again.
+
+    Raises:
+        OptionError: they leave too few slots for a token of the widest layer.
+        ReadFailed: an expert could not be read.
+    """
+    for pager in installed.pagers:
+        mine = [key for key in keys if key.layer in pager.served]
+        try:
+            pager.table.pin(mine)
+        except ValueError as error:
+            raise OptionError(f"{error}: pin fewer, or give a larger cache") from error
+        _read(pager, mine, read)
+
+
+def warm(
+    installed: Installed, experts: npt.NDArray[np.int16], read: Callable[[int], object]
+) -> None:
+    """Tell the policies of an earlier run's routing and read what it used most, as far as it fits.
+
+    Args:
+        experts: [steps, layers, k] of the same model; -1 for none.
+
+    Raises:
+        OptionError: it is of another model.
+        ReadFailed: an expert could not be read.
+    """
+    sizes = [switch.experts for switch in installed.switches]
+    if experts.shape[1] != len(sizes) or any(
+        experts[:, layer].max(initial=-1) >= size for layer, size in enumerate(sizes)
+    ):
+        raise OptionError(
+            f"the trace to warm up from has {experts.shape[1]} layers, of other sizes than this "
+            f"model's {len(sizes)}: give a trace of this model"
+        )
+    for layer in range(len(sizes) if len(experts) else 0):
+        pager = next(pager for pager in installed.pagers if layer in pager.served)
+        pager.table.routed(layer, experts[-LEARNT:, layer])
+    for pager in installed.pagers:
+        used: dict[ExpertKey, int] = {}
+        for layer in sorted(pager.served):
+            chosen = experts[:, layer]
+            counts = np.bincount(chosen[chosen >= 0], minlength=sizes[layer])
+            used |= {ExpertKey(layer, e): int(counts[e]) for e in np.flatnonzero(counts).tolist()}
+        room = pager.table.capacity - len(pager.table)
+        absent = [key for key in used if key not in pager.table]
+        _read(pager, sorted(absent, key=lambda key: -used[key])[:room], read)
+
+
+def _read(pager: Any, keys: Sequence[ExpertKey], read: Callable[[int], object]) -> None:
+    step = min(AT_ONCE, pager.table.room)
+    for start in range(0, len(keys), step):
+        part = keys[start : start + step]
+        pager.bank.settle()
+        for layer in sorted({key.layer for key in part}):
+            pager.acquire([key for key in part if key.layer == layer])
+        read(len(part))

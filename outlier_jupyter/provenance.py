@@ -1,0 +1,67 @@
+"""What a trace says of where it comes from: the checkpoint, the machine, the versions.
+
+Nothing is read from disk but what the operating system tells of itself, and no name of a host or
+a user is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from .machine import machine_memory
+from .units import size_words
+
+PACKAGES = ("outlier-jupyter", "mlx", "mlx-lm", "numpy", "numba")
+
+
+def fingerprint(config: Mapping[str, object], spans: Mapping[str, object]) -> str:
+    """Sixteen hex digits that tell one checkpoint from another without reading its weights.
+
+    They are a SHA-256 of its config, and of the names, types, shapes and places of its tensors
+    (`spans`, by their `repr`, folders left out): a model that was moved is still the same, one
+    that was quantised otherwise is not. Weights that were changed in place are not noticed.
+    """
+    places = sorted(f"{name} {_nameless(span)}" for name, span in spans.items())
+    text = json.dumps([config, places], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _nameless(span: object) -> str:
+    dtype, shape, where = (getattr(span, name) for name in ("dtype", "shape", "bytes"))
+    return f"{dtype} {shape} {Path(where.file).name} {where.offset} {where.nbytes}"
+
+
+def machine_words() -> str:
+    """System, processor, cores and RAM, in a line."""
+    cores = os.cpu_count() or 0
+    return (
+        f"{platform.system()} {platform.machine()}, {_processor()}, {cores} cores, "
+        f"{size_words(machine_memory().total)} of RAM"
+    )
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or "processor not named"
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that decide what a run does."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

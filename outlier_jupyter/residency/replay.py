@@ -1,0 +1,251 @@
+"""A recorded routing × a policy × a number of slots → what would have hit and been read.
+
+The look-ups are those of a running engine: for each call of the model, layer by layer, all
+distinct experts of the call's tokens at once, in ascending order; hits are those held before any
+of them is read, and none of them is a victim. A chunk of a prompt leaves its most used experts, as
+the engine has it; Belady's bound is not held to that. The compiled replay is held against `drive`,
+which asks a real `SlotTable`, hit for hit, by the tests.
+
+It knows arrays, and nothing of traces, files or times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .policies import Belady, ExpertKey, Policy, make_policy
+from .table import SlotTable
+
+DEFAULT = "habit"
+"""What `policy="default"` stands for here and in an engine."""
+REPLAYED = ("habit", "lru", "belady")
+"""The policies that can be replayed by name; the last is the bound of them all."""
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What the routers of a model chose, call by call.
+
+    Attributes:
+        experts: int16 [steps, layers, k]; -1 for none.
+        starts: int64 [calls + 1], the first step of each call, and the number of steps.
+        experts_per_layer: how many there are.
+        bank: int64 [layers], which layers share slots: those of the same number.
+    """
+
+    experts: npt.NDArray[np.int16]
+    starts: npt.NDArray[np.int64]
+    experts_per_layer: tuple[int, ...]
+    bank: npt.NDArray[np.int64]
+
+    @property
+    def width(self) -> int:
+        """The most experts a layer has."""
+        return max(self.experts_per_layer, default=1)
+
+    @property
+    def calls(self) -> int:
+        """How many calls of the model."""
+        return len(self.starts) - 1
+
+    def banks(self, slots: int) -> list[tuple[npt.NDArray[np.bool_], int]]:
+        """The layers of each bank, bool [layers], and its share of `slots`, as an engine deals."""
+        sizes = np.array(self.experts_per_layer)
+        shares = []
+        for bank in np.unique(self.bank):
+            mine = self.bank == bank
+            experts = int(sizes[mine].sum())
+            share = min(experts, int(experts * (slots / int(sizes.sum())) + 1e-9))
+            shares.append((mine, max(1, share)))
+        return shares
+
+    def after(self, before: Routing) -> Routing:
+        """Both, one after the other."""
+        k = max(before.experts.shape[2], self.experts.shape[2])
+        both = [_padded(routing.experts, k) for routing in (before, self)]
+        starts = np.concatenate([before.starts[:-1], len(before.experts) + self.starts])
+        return Routing(np.concatenate(both), starts, self.experts_per_layer, self.bank)
+
+
+def _padded(experts: npt.NDArray[np.int16], k: int) -> npt.NDArray[np.int16]:
+    room = ((0, 0), (0, 0), (0, k - experts.shape[2]))
+    return np.pad(experts, room, constant_values=-1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a replay came to.
+
+    Attributes:
+        hits: bool [steps, layers, k], held before the look-up's reads.
+        reads: int32 [calls, layers], how many experts were read.
+    """
+
+    hits: npt.NDArray[np.bool_]
+    reads: npt.NDArray[np.int32]
+
+    def last(self, routing: Routing) -> Outcome:
+        """The part that belongs to `routing`, the last of those replayed."""
+        k = routing.experts.shape[2]
+        hits = self.hits[len(self.hits) - len(routing.experts) :, :, :k]
+        return Outcome(hits, self.reads[len(self.reads) - routing.calls :])
+
+
+Keys = Sequence[ExpertKey] | npt.NDArray[np.integer[Any]]
+"""(layer, expert) pairs."""
+
+
+def simulate(routing: Routing, policy: str, slots: int, at_start: Keys = ()) -> Outcome:
+    """Replay `routing` from `slots` slots.
+
+    Args:
+        policy: one of `REPLAYED`, or "default".
+        at_start: what is held before, the first to leave first; what does not fit is left out,
+            from the front. What `habit` had learned before is not known.
+    """
+    from . import loops, serving
+
+    name = DEFAULT if policy == "default" else policy
+    kind = {"lru": loops.LRU, "habit": loops.HABIT, "belady": loops.BELADY}[name]
+    experts = np.ascontiguousarray(routing.experts, np.int16)
+    steps, layers, k = experts.shape
+    hits = np.zeros((steps, layers, k), np.bool_)
+    reads = np.zeros((routing.calls, layers), np.int32)
+    future = np.zeros((0, 0, 0), np.int64)
+    if name == "belady":
+        future = loops.next_uses(experts, routing.starts, routing.width)
+    for mine, share in routing.banks(slots):
+        state = loops.new_state(layers, routing.width, k)
+        start = _codes(at_start, mine, routing.width)[-share:]
+        cache = serving.new_cache(share, layers, routing.width)
+        serving.replay(
+            kind, state, cache, future, experts, routing.starts, mine, start, hits, reads
+        )
+    return Outcome(hits, reads)
+
+
+def _codes(keys: Keys, mine: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.int64]:
+    pairs = np.asarray(keys, np.int64).reshape(-1, 2)
+    pairs = pairs[mine[pairs[:, 0]]]
+    return np.asarray(pairs[:, 0] * width + pairs[:, 1], np.int64)
+
+
+def drive(routing: Routing, policies: Sequence[Policy], slots: int) -> Outcome:
+    """`simulate` by asking real tables: slow, and for any policy (one for each bank)."""
+    banks = routing.banks(slots)
+    tables = [SlotTable(share, p) for (_, share), p in zip(banks, policies, strict=True)]
+    table_of = {
+        layer: table
+        for (mine, _), table in zip(banks, tables, strict=True)
+        for layer in np.flatnonzero(mine).tolist()
+    }
+    hits = np.zeros(routing.experts.shape, np.bool_)
+    reads = np.zeros((routing.calls, routing.experts.shape[1]), np.int32)
+    for call, layer, rows in _lookups(routing):
+        table = table_of[layer]
+        keys = [ExpertKey(layer, e) for e in np.unique(rows[rows >= 0]).tolist()]
+        held = [key.expert for key in keys if key in table]
+        first, end = routing.starts[call], routing.starts[call + 1]
+        hits[first:end, layer] = np.isin(rows, held)
+        table.routed(layer, rows)
+        uses, stay = None, None
+        if len(rows) > 1 and table.policy != "belady":
+            # A chunk of a prompt, as `PagedSwitch` takes it; the bound is not held to that.
+            counts = np.bincount(rows[rows >= 0])
+            uses = {key: int(counts[key.expert]) for key in keys}
+            served = sum(other is table for other in table_of.values())
+            stay = table.favourites(layer, uses, served)
+        for part in table.split(keys, uses):
+            plan = table.reserve(part)
+            reads[call, layer] += len(plan.placements)
+            for placement in plan.placements:
+                table.commit(placement)
+            if stay is not None:
+                table.spare_all_but(layer, stay)
+    return Outcome(hits, reads)
+
+
+def policies_for(routing: Routing, policy: str, slots: int) -> list[Policy]:
+    """A fresh policy for each bank of `routing`, Belady's with the future of its layers."""
+    if policy != "belady":
+        name = DEFAULT if policy == "default" else policy
+        return [make_policy(name, routing.experts_per_layer) for _ in routing.banks(slots)]
+    return [
+        Belady(
+            (layer, np.unique(rows[rows >= 0]).tolist())
+            for _, layer, rows in _lookups(routing)
+            if mine[layer]
+        )
+        for mine, _ in routing.banks(slots)
+    ]
+
+
+def _lookups(routing: Routing) -> Any:
+    """Each (call, layer, rows [tokens, k]) in which something was chosen."""
+    for call in range(routing.calls):
+        steps = slice(routing.starts[call], routing.starts[call + 1])
+        for layer in range(routing.experts.shape[1]):
+            rows = routing.experts[steps, layer]
+            if (rows >= 0).any():
+                yield call, layer, rows
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What LRU would hit and read with any number of slots.
+
+    Attributes:
+        choices, experts, nbytes, stalls: int64 [2 phases, distances]: how many choices of an
+            expert, distinct experts looked up, bytes of them, and look-ups (by their furthest
+            expert) need so many slots to hit. The last column never hits.
+        widest: the most experts of one look-up; with fewer slots the curve does not hold.
+    """
+
+    choices: npt.NDArray[np.int64]
+    experts: npt.NDArray[np.int64]
+    nbytes: npt.NDArray[np.int64]
+    stalls: npt.NDArray[np.int64]
+    widest: int
+
+    def hit(self, slots: int) -> npt.NDArray[np.int64]:
+        """Choices that hit, [2 phases]."""
+        return np.asarray(self.choices[:, : slots + 1].sum(axis=1), np.int64)
+
+    def missed(self, slots: int) -> npt.NDArray[np.int64]:
+        """[3, 2 phases]: experts read, their bytes, look-ups that had to wait for a read."""
+        parts = (self.experts, self.nbytes, self.stalls)
+        return np.stack([part[:, slots + 1 :].sum(axis=1) for part in parts])
+
+
+def lru_curve(
+    routing: Routing,
+    phase: npt.NDArray[np.uint8],
+    nbytes: Sequence[int],
+    at_start: Keys = (),
+    bank: int | None = None,
+) -> Curve:
+    """All sizes of an LRU cache from one pass, over one bank's layers (default: the only one's).
+
+    Right where every call is of one token: what a chunk of a prompt leaves behind depends on the
+    size, so such calls are replayed instead.
+
+    Args:
+        phase: uint8 [calls], 0 or 1: counted apart.
+        nbytes: of one expert of each layer.
+    """
+    from .distances import stack_distances
+
+    mine = np.ones(len(routing.bank), bool) if bank is None else routing.bank == bank
+    experts = np.ascontiguousarray(routing.experts, np.int16)
+    sizes = np.array(nbytes, np.int64) if len(nbytes) else np.zeros(experts.shape[1], np.int64)
+    start = _codes(at_start, mine, routing.width)
+    phases = phase.astype(np.uint8)
+    out, widest = stack_distances(
+        experts, routing.starts, phases, mine, sizes, routing.width, start
+    )
+    return Curve(out[:, :, 0], out[:, :, 1], out[:, :, 2], out[:, :, 3], int(widest))

@@ -1,0 +1,90 @@
+"""What a token's time is made of, fitted from a trace's own calls: compute, and waiting for reads.
+
+A decode call takes `compute` ns whatever is resident, `wait` ns more for each layer that has to
+wait for at least one read, and `per_byte` ns for each byte read. The first is the median of what
+the calls took without waiting; the others are the least squares of what they waited, neither
+negative. Prefill is not predicted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..events import DECODE
+from .trace import Trace
+
+LEAST_CALLS = 4
+"""With fewer decode calls nothing is fitted."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Nanoseconds: `compute` a call, `wait` a layer that waits, `per_byte` a byte. NaN: unknown.
+
+    `residual` is how far off the fit is on the calls it was made from: the median over calls of
+    |predicted − measured| ÷ measured time.
+    """
+
+    compute: float
+    wait: float
+    per_byte: float
+    residual: float
+
+    def tokens_per_second(self, tokens: int, stalls: float, nbytes: float) -> float:
+        """For `tokens` decoded one by one, with so many waiting layers and bytes in all."""
+        if not tokens:
+            return float("nan")
+        waited = self.wait * stalls + self.per_byte * nbytes if nbytes else 0.0
+        total = tokens * self.compute + waited
+        return 1e9 * tokens / total if total > 0 else float("nan")
+
+    def __str__(self) -> str:
+        """What a token costs, in words."""
+        if np.isnan(self.compute):
+            return "no times were recorded, so no speed is predicted"
+        told = f"{self.compute / 1e6:.3g} ms of computing a token"
+        if np.isnan(self.per_byte):
+            return told + "; nothing was read in this trace, so reads are not predicted"
+        speed = f"{1 / self.per_byte:.3g} GB/s" if self.per_byte else "any speed"
+        return (
+            f"{told}, {self.wait / 1e6:.3g} ms for each layer that waits, and reads at {speed}; "
+            f"on its own calls it is off by {self.residual:.1%} (median)"
+        )
+
+
+def fit(trace: Trace) -> Cost:
+    """The cost of a decode call, from the decode calls of `trace`."""
+    calls = trace.calls
+    decode = np.flatnonzero((calls["phase"] == DECODE) & (calls["steps"] == 1) & (calls["ns"] > 0))
+    if len(decode) < LEAST_CALLS or not (trace.has("calls") and trace.has("reads")):
+        return Cost(*4 * [float("nan")])
+    took = calls["ns"][decode].astype(np.float64)
+    waited = (calls["read_wait_ns"] + calls["install_ns"])[decode].astype(np.float64)
+    compute = float(np.median(took - waited))
+    nbytes = np.zeros(len(calls))
+    np.add.at(nbytes, trace.call[trace.reads["step"]], trace.reads["nbytes"])
+    stalled = np.zeros((len(calls), max(trace.layers, 1)), bool)
+    stalled[trace.call[trace.reads["step"]], trace.reads["layer"]] = True
+    causes = np.stack([stalled.sum(axis=1)[decode], nbytes[decode]], axis=1).astype(np.float64)
+    wait, per_byte = _not_negative(causes, waited)
+    predicted = compute + np.nan_to_num(causes @ np.array([wait, per_byte]))
+    return Cost(compute, wait, per_byte, float(np.median(np.abs(predicted - took) / took)))
+
+
+def _not_negative(causes: npt.NDArray[np.float64], waited: npt.NDArray[np.float64]) -> list[float]:
+    """The least squares of two causes; where one comes out negative, of the other alone."""
+    if not causes.any():
+        return [float("nan")] * 2
+    scale = causes.max(axis=0) + (causes.max(axis=0) == 0)
+    best = [0.0, 0.0]
+    error = np.inf
+    for use in ([0, 1], [0], [1]):
+        found = np.zeros(2)
+        found[use] = np.linalg.lstsq(causes[:, use] / scale[use], waited, rcond=None)[0]
+        off = float(np.square(causes / scale @ found - waited).sum())
+        if (found >= 0).all() and off < error:
+            error, best = off, (found / scale).tolist()
+    return best

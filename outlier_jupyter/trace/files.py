@@ -1,0 +1,260 @@
+"""A trace as a file: safetensors arrays and JSON beside them, versioned, written all or nothing.
+
+The arrays that other programs may want (`experts`, `weights`, `phase`, `tokens`) are plain tensors
+under their own names. What is bulky and regular (hits, reads, evictions, calls) is packed: hits as
+bits, tables column by column in the narrowest integers, deflated. Everything comes back exactly,
+but for `weights`: they are kept as float16, to one part in 2,048 (below 6e-5, to 6e-8).
+
+A file that has only some of the arrays, as traces from other programs do, gives a trace that says
+which are absent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ..errors import TraceError
+from .trace import CALL, EVICTION, READ, Trace, TraceInfo
+
+FORMAT = "outlier_jupyter.trace"
+VERSION = 1
+TABLES = {"reads": READ, "evictions": EVICTION, "calls": CALL}
+PLAIN = ("tokens", "produced", "phase", "experts", "weights", "resident_at_start")
+"""Stored as tensors under their own names; `hits` and the `TABLES` are packed."""
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def write(trace: Trace, path: str | os.PathLike[str], run: Mapping[str, object] | None) -> Path:
+    """Write `trace` to `path`; what was there before stays until the new file is whole.
+
+    Args:
+        run: what else is kept, as JSON: the texts of the run.
+
+    Raises:
+        TraceError: it cannot be written there; nothing has changed then.
+    """
+    to = Path(path)
+    about = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "info": json.dumps(asdict(trace.info)),
+        "run": json.dumps(run),
+        "shapes": json.dumps({"hits": list(trace.hits.shape)}),
+    }
+    try:
+        data = save({name: np.ascontiguousarray(a) for name, a in _packed(trace).items()}, about)
+        _replace(to, data)
+    except (OSError, TypeError, ValueError) as error:
+        raise TraceError(
+            f"the trace could not be written to {to} ({error}): nothing changed there; give a path "
+            "that can be written, with room for it"
+        ) from error
+    return to
+
+
+def _replace(to: Path, data: bytes) -> None:
+    """Write beside, then rename: a full disk or a crash leaves the old file."""
+    handle, name = tempfile.mkstemp(prefix=f".{to.name}.", dir=to.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(to)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _packed(trace: Trace) -> Arrays:
+    out: Arrays = {name: getattr(trace, name) for name in PLAIN}
+    with np.errstate(over="ignore"):
+        half = trace.weights.astype(np.float16)
+    if not np.isinf(half).any():  # else a weight is too large for it: all of them are kept as is
+        out["weights"] = half
+    out["hits"] = np.packbits(trace.hits)
+    for table in TABLES:
+        rows = getattr(trace, table)
+        for column in rows.dtype.names or ():
+            out[f"{table}.{column}"] = _deflate(rows[column])
+    return {name: array for name, array in out.items() if trace.has(name.split(".")[0])}
+
+
+def _deflate(column: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """A column of integers as bytes: its length, its first value, and the deflated differences.
+
+    Differences, in the narrowest integers and with the bytes of equal weight side by side, because
+    steps, layers and start times hardly change from row to row.
+    """
+    values = column.astype(np.int64)
+    steps = np.diff(values, prepend=0)
+    size = next(n for n in (1, 2, 4, 8) if _fits(steps, n))
+    planes = steps.astype(f"<i{size}").view(np.uint8).reshape(-1, size).T
+    head = np.array([len(values), size], "<i8").tobytes()
+    return np.frombuffer(head + zlib.compress(planes.tobytes(), 6), np.uint8)
+
+
+def _fits(values: npt.NDArray[np.int64], size: int) -> bool:
+    if not len(values):
+        return True
+    limit = np.iinfo(f"i{size}")
+    return bool(limit.min <= values.min() and values.max() <= limit.max)
+
+
+def _inflate(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    raw = data.tobytes()
+    count, size = np.frombuffer(raw[:16], "<i8").tolist()
+    planes = np.frombuffer(zlib.decompress(raw[16:]), np.uint8).reshape(size, count)
+    steps = np.ascontiguousarray(planes.T).view(f"<i{size}").ravel()
+    return np.asarray(np.cumsum(steps, dtype=np.int64))
+
+
+def read(path: str | os.PathLike[str]) -> tuple[Trace, dict[str, Any] | None]:
+    """The trace in a file, and what else was kept of its run (None if nothing was).
+
+    Raises:
+        TraceError: no such file, not a trace, cut short, or of a version not known here.
+    """
+    place = Path(path)
+    try:
+        with safe_open(place, "np") as file:
+            about = file.metadata() or {}
+            arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise TraceError(f"there is no file {place}: give the path of a saved trace") from error
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise TraceError(
+            f"{place} is no whole safetensors file ({error}): it is something else or was cut "
+            "short; give a file that Trace.save has written"
+        ) from error
+    try:
+        return _trace(arrays, about, place)
+    except (KeyError, ValueError, TypeError, IndexError, zlib.error) as error:
+        raise TraceError(
+            f"{place} does not hold together as a trace ({type(error).__name__}: {error}): it was "
+            "changed or damaged; save it again"
+        ) from error
+
+
+def _trace(arrays: Arrays, about: Mapping[str, str], place: Path) -> tuple[Trace, Any]:
+    if about.get("format") == FORMAT:
+        if about["version"] != str(VERSION):
+            raise TraceError(
+                f"{place} is a trace of version {about['version']}, and this program reads version "
+                f"{VERSION}: install the outlier-jupyter that wrote it, or a newer one"
+            )
+        info = TraceInfo(**_known(json.loads(about["info"])))
+        count = json.loads(about["shapes"])["hits"]
+        if "hits" in arrays:
+            bits = np.unpackbits(arrays["hits"], count=int(np.prod(count)))
+            arrays["hits"] = bits.astype(bool).reshape(count)
+        return build(arrays, info), json.loads(about["run"])
+    if "experts" not in arrays or arrays["experts"].ndim != 3:
+        raise TraceError(
+            f"{place} holds no array `experts` of [tokens, layers, k]: it is a safetensors file, "
+            "but no trace; give a file that Trace.save has written"
+        )
+    return build(arrays, _foreign(arrays["experts"], about)), None
+
+
+def _known(saved: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `TraceInfo` in what was saved, lists as the tuples they were."""
+    names = {field.name for field in fields(TraceInfo)}
+    known = {name: _tupled(value) for name, value in saved.items() if name in names}
+    options = {name: _tupled(value) for name, value in saved.get("options", {}).items()}
+    return known | {"options": options}
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _foreign(experts: npt.NDArray[Any], about: Mapping[str, str]) -> TraceInfo:
+    """What another program's metadata says of its model."""
+    layers = experts.shape[1]
+    width = int(about.get("num_experts", int(experts.max(initial=-1)) + 1))
+    return TraceInfo(
+        model=about.get("model", ""),
+        layer_names=tuple(f"layer {layer}" for layer in range(layers)),
+        experts_per_layer=(width,) * layers,
+        native_top_k=int(about["top_k"]) if "top_k" in about else None,
+        reader_note=f"recorded elsewhere: {about['source']}" if "source" in about else "",
+    )
+
+
+def build(arrays: Arrays, info: TraceInfo) -> Trace:
+    """A trace of the arrays there are; the others hold nothing and are named in `info.absent`.
+
+    Raises:
+        ValueError: arrays that do not fit each other.
+    """
+    experts = arrays["experts"].astype(np.int16)
+    steps = len(experts)
+    whole: Arrays = {
+        "tokens": np.full(steps, -1, np.int32),
+        "produced": np.full(steps, -1, np.int32),
+        "phase": np.ones(steps, np.uint8),
+        "weights": np.full(experts.shape, np.nan, np.float32),
+        "hits": np.zeros(experts.shape, bool),
+        "resident_at_start": np.zeros((0, 2), np.int16),
+    }
+    absent = {name for name in whole if name not in arrays}
+    for name, empty in whole.items():
+        if name in arrays:
+            whole[name] = arrays[name].astype(empty.dtype)
+            if name != "resident_at_start" and whole[name].shape != empty.shape:
+                raise ValueError(f"{name} is {arrays[name].shape}, experts are {experts.shape}")
+    for name, kind in TABLES.items():
+        columns = {column: arrays.get(f"{name}.{column}") for column in kind.names or ()}
+        if any(column is None for column in columns.values()):
+            absent.add(name)
+        whole[name] = _table(kind, {n: c for n, c in columns.items() if c is not None})
+    if "calls" in absent:
+        whole["calls"] = _one_call_a_step(whole["phase"])
+    call = np.repeat(np.arange(len(whole["calls"]), dtype=np.int32), whole["calls"]["steps"])
+    if len(call) != steps:
+        raise ValueError(f"the calls have {len(call)} steps, the trace has {steps}")
+    share = whole["calls"]["ns"] // np.maximum(whole["calls"]["steps"], 1)
+    absent |= set(info.absent)
+    named = TraceInfo(**{f.name: getattr(info, f.name) for f in fields(info)}
+                      | {"absent": tuple(sorted(absent))})  # fmt: skip
+    return Trace(experts=experts, call=call, step_ns=share[call], info=named, **whole)
+
+
+def _table(kind: np.dtype[np.void], columns: Mapping[str, Any]) -> npt.NDArray[np.void]:
+    names = kind.names or ()
+    if len(columns) < len(names):
+        return np.zeros(0, kind)
+    values = {name: _inflate(columns[name]) for name in names}
+    table = np.zeros(len(values[names[0]]), kind)
+    for name in names:
+        table[name] = values[name]
+    return table
+
+
+def _one_call_a_step(phase: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
+    """Where calls were not recorded, each token is taken for one, of unknown time."""
+    calls = np.zeros(len(phase), CALL)
+    calls["phase"], calls["steps"] = phase, 1
+    calls["first_step"] = np.arange(len(phase))
+    return calls

@@ -1,0 +1,122 @@
+"""A trace as rows: one per token, per token and layer, or per read; for pandas and for Arrow.
+
+pandas and pyarrow are imported when they are asked for, and nowhere else in this room but here and
+in `what_if`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import OptionError, TraceError
+from .measures import bytes_per_step, hits_per_step
+from .trace import Trace
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+Columns = dict[str, npt.NDArray[Any]]
+
+PHASES = np.array(["prefill", "decode"])
+
+
+def token_columns(trace: Trace) -> Columns:
+    """One row per token: what was read and sampled, its phase and call, ms, hits, misses, bytes.
+
+    The tokens of a prefill call share its time equally; a read counts for the first token that
+    chose its expert.
+    """
+    hits, misses = hits_per_step(trace)
+    columns: list[tuple[str, str, npt.NDArray[Any]]] = [
+        ("step", "experts", np.arange(trace.steps, dtype=np.int64)),
+        ("token", "tokens", trace.tokens),
+        ("produced", "produced", trace.produced),
+        ("phase", "phase", PHASES[trace.phase]),
+        ("call", "calls", trace.call),
+        ("ms", "calls", trace.step_ns / 1e6),
+        ("hits", "hits", hits),
+        ("misses", "hits", misses),
+        ("reads", "reads", np.bincount(trace.reads["step"], minlength=trace.steps)),
+        ("bytes", "reads", bytes_per_step(trace)),
+    ]
+    return {name: column for name, source, column in columns if trace.has(source)}
+
+
+def layer_columns(trace: Trace) -> Columns:
+    """One row per token and layer: the experts in the router's order, their weights, their hits.
+
+    -1 and NaN stand where a layer has fewer experts per token than the widest.
+    """
+    steps, layers, k = trace.experts.shape
+    columns: Columns = {
+        "step": np.repeat(np.arange(steps, dtype=np.int64), layers),
+        "layer": np.tile(np.arange(layers, dtype=np.int64), steps),
+    }
+    if trace.has("phase"):
+        columns["phase"] = np.repeat(PHASES[trace.phase], layers)
+    if trace.has("hits"):
+        asked = trace.experts >= 0
+        columns["hits"] = (trace.hits & asked).sum(axis=2).ravel()
+        columns["misses"] = asked.sum(axis=2).ravel() - columns["hits"]
+    for name, word in (("experts", "expert"), ("weights", "weight"), ("hits", "hit")):
+        if trace.has(name):
+            flat = getattr(trace, name).reshape(-1, k)
+            columns |= {f"{word}_{i}": np.ascontiguousarray(flat[:, i]) for i in range(k)}
+    return columns
+
+
+def read_columns(trace: Trace) -> Columns:
+    """One row per expert read: for which token and layer, bytes, when (from the first call), ms.
+
+    Raises:
+        TraceError: the trace has no reads.
+    """
+    if not trace.has("reads"):
+        raise TraceError("this trace has no reads: it was recorded elsewhere, without them")
+    reads = trace.reads
+    begin = int(trace.calls["start_ns"][0]) if len(trace.calls) else 0
+    return {
+        "step": reads["step"],
+        "layer": reads["layer"],
+        "expert": reads["expert"],
+        "bytes": reads["nbytes"],
+        "start_ms": (reads["start_ns"] - begin) / 1e6,
+        "ms": reads["ns"] / 1e6,
+    }
+
+
+ROWS: dict[str, Callable[[Trace], Columns]] = {
+    "tokens": token_columns,
+    "layers": layer_columns,
+    "reads": read_columns,
+}
+
+
+def _columns(trace: Trace, rows: str) -> Columns:
+    if rows not in ROWS:
+        raise OptionError(f"there are no rows {rows!r}: ask for {', '.join(ROWS)}")
+    return {name: np.ascontiguousarray(column) for name, column in ROWS[rows](trace).items()}
+
+
+def data_frame(trace: Trace, rows: str) -> pandas.DataFrame:
+    """See `Trace.to_pandas`."""
+    import pandas
+
+    return pandas.DataFrame(_columns(trace, rows))
+
+
+def arrow_table(trace: Trace, rows: str) -> pyarrow.Table:
+    """See `Trace.to_arrow`."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise TraceError(
+            "Arrow tables need the package pyarrow: `pip install outlier-jupyter[arrow]`, or use "
+            "to_pandas()"
+        ) from error
+    return pyarrow.table(_columns(trace, rows))

@@ -1,0 +1,210 @@
+"""From one trace: what every size of cache and every policy would have hit, read and cost.
+
+The look-ups are the trace's own, call by call, all distinct experts of a call and layer at once.
+LRU at all sizes comes from one pass of exact stack distances where every call is of one token; a
+prompt in chunks, and every other policy, is replayed size by size.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import OptionError, TraceError
+from ..events import DECODE
+from ..residency.replay import DEFAULT, REPLAYED, Curve, Routing, lru_curve, simulate
+from .cost import Cost, fit
+from .trace import Trace
+
+if TYPE_CHECKING:
+    import pandas
+
+Row = dict[str, Any]
+
+
+def routing_of(trace: Trace) -> Routing:
+    """What the replay needs of a trace.
+
+    Raises:
+        TraceError: it does not say how many experts its layers have.
+    """
+    sizes = trace.info.experts_per_layer
+    if len(sizes) != trace.layers or not trace.layers:
+        raise TraceError("this trace has no MoE layers, so there is no cache to ask about")
+    starts = np.append(trace.calls["first_step"], trace.steps).astype(np.int64)
+    banks = trace.info.banks or (0,) * trace.layers
+    return Routing(trace.experts, starts, sizes, np.array(banks, np.int64))
+
+
+def what_if(
+    trace: Trace,
+    slots: Sequence[int] | None = None,
+    policies: Sequence[str] = ("lru", "default", "belady"),
+    after: Sequence[Trace] = (),
+) -> pandas.DataFrame:
+    """What the trace's look-ups would have hit with other caches.
+
+    Args:
+        slots: sizes of the cache, in experts; by default from half a token's experts to all.
+        policies: "lru", "habit" ("default"), and "belady", which knows the future: the bound.
+        after: the traces of the runs before, oldest first, from an empty cache: what they left in
+            the cache, and taught the policy, is then known. Without them every size begins with
+            what the trace began with, as far as it fits.
+
+    Returns:
+        One row per policy and size: policy, slots, share (of all experts), gb (10^9 bytes of
+        them); lookups, hits, hit_rate, reads, bytes of the whole run; decode_lookups,
+        decode_hits, decode_hit_rate, decode_bytes, decode_waits (layers that waited for a read)
+        of decode; tokens_per_second, predicted for decode by the cost fitted from the trace's
+        own times (`attrs["cost"]` says it in words), NaN where it has none.
+
+    Raises:
+        OptionError: an unknown policy, or a size below 1.
+        TraceError: the trace has no MoE layers, or `after` is of another model.
+    """
+    import pandas
+
+    asked = WhatIf(trace, after)
+    sizes = asked.sizes() if slots is None else [int(size) for size in slots]
+    rows = [asked.row(_known(policy), size) for policy in policies for size in sizes]
+    for row, named in zip(rows, (p for p in policies for _ in sizes), strict=True):
+        row["policy"] = DEFAULT if named == "default" else named
+    frame = pandas.DataFrame(rows)
+    frame.attrs["cost"] = str(asked.cost)
+    return frame
+
+
+def slots_for(
+    trace: Trace, hit_rate: float, policy: str = "default", after: Sequence[Trace] = ()
+) -> int:
+    """The fewest slots with which `hit_rate` (0 to 1) of decode's look-ups hit.
+
+    Found by halving, which takes it that more slots hit no less. Experts that come for the first
+    time miss with any cache, so not every rate can be had.
+
+    Raises:
+        OptionError: an unknown policy, no such rate, or one that no cache reaches here.
+        TraceError: see `what_if`.
+    """
+    if not 0 < hit_rate <= 1:
+        raise OptionError(f"hit_rate={hit_rate!r} cannot be used: give more than 0, at most 1")
+    asked, name = WhatIf(trace, after), _known(policy)
+    low, high = 1, sum(trace.info.experts_per_layer)
+    best = asked.row(name, high)["decode_hit_rate"]
+    if not best >= hit_rate:
+        raise OptionError(
+            f"no cache hits {hit_rate:.1%} of this trace's decode: with all {high:,} experts in "
+            f"RAM it is {best:.1%}, because the others come for the first time; ask for less"
+        )
+    while low < high:
+        middle = (low + high) // 2
+        if asked.row(name, middle)["decode_hit_rate"] >= hit_rate:
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def _known(policy: str) -> str:
+    name = DEFAULT if policy == "default" else policy
+    if name not in REPLAYED:
+        near = difflib.get_close_matches(name, REPLAYED, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise OptionError(f"policy {policy!r} is unknown: choose {', '.join(REPLAYED)}{hint}")
+    return name
+
+
+class WhatIf:
+    """One trace, asked for several caches."""
+
+    def __init__(self, trace: Trace, after: Sequence[Trace] = ()) -> None:
+        self._trace = trace
+        self._routing = self._whole = routing_of(trace)
+        for before in reversed(after):
+            earlier = routing_of(before)
+            if earlier.experts_per_layer != self._routing.experts_per_layer:
+                raise TraceError("the traces in `after` are of another model than this one")
+            self._whole = self._whole.after(earlier)
+        # What the runs before left is found by replaying them; else the trace says it.
+        self._start = np.zeros((0, 2), np.int16) if after else trace.resident_at_start
+        self._decode = trace.calls["phase"] == DECODE
+        self._nbytes = np.array(trace.info.expert_nbytes or (0,) * trace.layers, np.int64)
+        self._curves: dict[int, Curve] = {}
+        self.cost: Cost = fit(trace)
+
+    def sizes(self) -> list[int]:
+        """From half a token's experts to all there are, and the trace's own."""
+        token, total = self._routing.experts[0].size, sum(self._routing.experts_per_layer)
+        asked = {round(token * x) for x in (0.5, 0.9, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)}
+        sizes = asked | {self._trace.info.slots, total}
+        return sorted(size for size in sizes if 1 <= size <= total)
+
+    def row(self, policy: str, slots: int) -> Row:
+        """One row of the table."""
+        if slots < 1:
+            raise OptionError(f"a cache of {slots} slots holds nothing: give 1 or more")
+        parts = self._by_curve(slots) if policy == "lru" else None
+        if parts is None:
+            parts = self._by_replay(policy, slots)
+        hits, reads, nbytes, waits = parts
+        asked = (self._trace.experts >= 0).sum(axis=(1, 2))
+        lookups = np.array([asked.sum(), asked[self._trace.phase == DECODE].sum()])
+        sizes = np.array(self._routing.experts_per_layer)
+        gb = float((sizes * self._nbytes).sum()) / int(sizes.sum()) * slots / 1e9
+        tokens = int((self._trace.phase == DECODE).sum())
+        return {
+            "policy": policy,
+            "slots": slots,
+            "share": slots / int(sizes.sum()),
+            "gb": gb if self._nbytes.any() else float("nan"),
+            "lookups": int(lookups[0]),
+            "hits": int(hits.sum()),
+            "hit_rate": _ratio(hits.sum(), lookups[0]),
+            "reads": int(reads.sum()),
+            "bytes": int(nbytes.sum()),
+            "decode_lookups": int(lookups[1]),
+            "decode_hits": int(hits[DECODE]),
+            "decode_hit_rate": _ratio(hits[DECODE], lookups[1]),
+            "decode_bytes": int(nbytes[DECODE]),
+            "decode_waits": int(waits[DECODE]),
+            "tokens_per_second": self.cost.tokens_per_second(
+                tokens, float(waits[DECODE]), float(nbytes[DECODE])
+            ),
+        }
+
+    def _by_replay(self, policy: str, slots: int) -> npt.NDArray[np.int64]:
+        """Hits, reads, bytes and waiting look-ups, each of prefill and of decode: [4, 2]."""
+        outcome = simulate(self._whole, policy, slots, self._start).last(self._routing)
+        in_decode = self._trace.phase == DECODE
+        per_step = outcome.hits.sum(axis=(1, 2))
+        reads = outcome.reads.sum(axis=1)
+        nbytes = outcome.reads.astype(np.int64) @ self._nbytes
+        waits = (outcome.reads > 0).sum(axis=1)
+        rows = [(per_step, in_decode), *((part, self._decode) for part in (reads, nbytes, waits))]
+        return np.array([[part[~mine].sum(), part[mine].sum()] for part, mine in rows])
+
+    def _by_curve(self, slots: int) -> npt.NDArray[np.int64] | None:
+        """The same for LRU from the curves; None where they do not hold."""
+        if self._whole is not self._routing or (np.diff(self._routing.starts) > 1).any():
+            return None
+        total = np.zeros((4, 2), np.int64)
+        for mine, share in self._routing.banks(slots):
+            bank = int(self._routing.bank[mine][0])
+            if bank not in self._curves:
+                self._curves[bank] = lru_curve(
+                    self._routing, self._decode, self._nbytes.tolist(), self._start, bank
+                )
+            curve = self._curves[bank]
+            if share < curve.widest:
+                return None
+            total[0] += curve.hit(share)
+            total[1:] += curve.missed(share)
+        return total
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part) / float(whole) if whole else float("nan")

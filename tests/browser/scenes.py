@@ -1,0 +1,152 @@
+"""The widgets with fixed contents on a bare page: no kernel, no server, the same each time.
+
+A scene is what the Python half would have told the page: traits, made from a run and from a
+conversation that were made up. The page runs the built JavaScript with a model that only holds
+them, so that a picture depends on these contents, the style sheets and the browser alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import Page, Route
+
+from outlier_jupyter.notebook.controls import NAMES, Settings, controls
+from outlier_jupyter.notebook.conversation import Conversations
+from outlier_jupyter.notebook.live import STATIC, LiveView
+from outlier_jupyter.notebook.outline import outline
+from outlier_jupyter.run import Run
+from tests.notebook.conftest import build
+
+WIDTHS = (400, 700, 1100, 1900)
+THEMES = {"light": "#ffffff", "dark": "#111111"}
+ORIGIN = "http://scene.invalid"
+"""Never asked for over a network: every request is answered from here."""
+
+WORDS = (
+    "A Mixture-of-Experts layer holds many small networks and asks a router which of them a token "
+    "needs. Only those are computed, so only those have to be in memory. The others wait on disk, "
+    "and are read when a token asks for them: the first of its kind waits, the next one does not."
+)
+ANSWER = """The router scores every expert and takes the best `k`:
+
+1. the scores of all experts, one product;
+2. the *top k* of them, and their weights;
+3. **only these** are read, if they are not in RAM.
+
+```python
+def route(x: np.ndarray, k: int) -> np.ndarray:
+    return np.argsort(-(x @ router))[:k]  # the others are not touched
+```
+
+| layer | experts | hit rate |
+|---|---:|---:|
+| 0 | 64 | 0.91 |
+| 1 | 64 | 0.78 |
+"""
+
+
+def live_traits() -> dict[str, Any]:
+    """A finished run of 120 tokens in 16 layers of 64 experts."""
+    trace = build(steps=140, layers=16, experts=64, k=4, slots=400, prompt=20, seed=5)
+    # The last token of the prompt gives the first one generated, and so on.
+    produced = np.r_[np.full(19, -1), np.arange(121)].astype(np.int32)
+    ends = np.linspace(0, len(WORDS), 122).astype(np.int32)[1:]
+    calls = trace.calls.copy()
+    wait = 1 + np.arange(len(calls)) % 7
+    shares = {"route_ns": 9, "lookup_ns": 1, "read_wait_ns": wait, "install_ns": 1, "sample_ns": 2}
+    for name, share in shares.items():
+        calls[name] = share * calls["steps"] * 1_000_000
+    run = Run(
+        prompt="How does a router choose?",
+        encoded="",
+        text=WORDS,
+        tokens=np.arange(121, dtype=np.int32),
+        finish_reason="length",
+        trace=replace(trace, produced=produced, calls=calls),
+        text_ends=ends,
+    )
+    view = LiveView.of(run)
+    traits = {n: getattr(view, n) for n in ("info", "status", "snapshot", "kernel_id", "view_id")}
+    view.close()
+    return traits
+
+
+def chat_traits() -> dict[str, Any]:
+    """A conversation of two turns, with a branch, code, a table, and an answer cut off."""
+    books = Conversations()
+    book = books.current
+    first = book.add(book.end, "user", "How does a router choose?")
+    answer = book.add(first.id, "assistant", ANSWER, "stop")
+    answer.numbers = {"prompt": 31, "reused": 0, "generated": 142, "tokens_per_second": 41.2,
+                      "run": 1}  # fmt: skip
+    book.add(answer.id, "user", "And if it is not in RAM?")
+    asked = book.add(answer.id, "user", "And what if an expert is\nnot in RAM?")
+    last = book.add(asked.id, "assistant", WORDS, "length")
+    last.numbers = {"prompt": 190, "reused": 173, "generated": 60, "tokens_per_second": 38.4,
+                    "run": 2}  # fmt: skip
+    settings = Settings()
+    return {name: getattr(settings, name) for name in NAMES} | {
+        "state": outline(books, None, 1),
+        "controls": controls(),
+        "status": "idle",
+        "watch": False,
+        "live": None,
+        "notice": "",
+        "draft": "",
+        "blocking": False,
+        "kernel_id": "",
+        "view_id": "scene",
+        "info": {"model": "made-up MoE", "context": 4096, "slots": 400, "experts": 1024,
+                 "expert_nbytes": 2_000_000, "reader": "direct", "changed_output": ""},
+    }  # fmt: skip
+
+
+SCENES = {"live": live_traits, "chat": chat_traits}
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>scene</title>
+<link rel="stylesheet" href="/%(widget)s.css">
+<style>body{margin:0;background:%(ground)s;--jp-layout-color1:%(ground)s;
+--jp-ui-font-family:"DejaVu Sans";--jp-code-font-family:"DejaVu Sans Mono"}</style>
+<main id="place"></main>
+<script type="module">
+import widget from "/%(widget)s.js";
+const bytes = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+const told = %(traits)s;
+for (const name in told) if (told[name]?.base64) told[name] = bytes(told[name].base64);
+const nothing = () => {};
+const model = { get: (name) => told[name], on: nothing, off: nothing, send: nothing };
+const made = widget();
+made.initialize({ model });
+made.render({ model, el: document.getElementById("place"), signal: new AbortController().signal });
+</script></html>"""
+
+
+def show(page: Page, widget: str, theme: str, width: int) -> None:
+    """Put a scene on the page and wait until it is drawn and rests."""
+    traits = {
+        name: {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+        for name, value in SCENES[widget]().items()
+    }
+    html = PAGE % {"widget": widget, "ground": THEMES[theme], "traits": json.dumps(traits)}
+
+    def answer(route: Route) -> None:
+        name = route.request.url.removeprefix(ORIGIN).lstrip("/")
+        if name == "":
+            route.fulfill(body=html, content_type="text/html")
+        elif name in (f"{widget}.js", f"{widget}.css"):
+            route.fulfill(path=STATIC / name)
+        else:
+            route.abort()
+
+    page.unroute_all()
+    page.route("**/*", answer)
+    page.set_viewport_size({"width": width, "height": 1200})
+    page.goto(ORIGIN + "/")
+    page.wait_for_selector(f".oj-root[data-oj-theme={theme}]")
+    page.wait_for_function("document.querySelector('.oj-token, .oj-assistant') !== null")
+    page.evaluate("document.fonts.ready")
+    page.wait_for_timeout(250)  # two redraws: the first measures

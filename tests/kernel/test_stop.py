@@ -1,0 +1,118 @@
+"""Stop in a real ipykernel of each version: from the page, by interrupt, and how soon it holds.
+
+How soon is counted, not timed: a token that ends after the stop was asked for must be the one that
+was under way, so there is at most one. A layer is the longest that anything waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernel.conftest import Kernel, kinds
+
+COUNT = """
+late = []
+def count(event):
+    if type(event).__name__ == "StepDone":
+        late.append(engine._stop.is_set())
+engine.subscribe(count)
+"""
+ENDLESS = "max_tokens=1_000_000"
+
+
+@pytest.fixture(scope="module")
+def counting(kernel: Kernel, tiny: Path) -> Kernel:
+    """A kernel with an engine whose runs do not end, and a count of tokens after a stop."""
+    kernel.run("%load_ext outlier_jupyter")
+    kernel.run(f"import outlier_jupyter\n%outlier load {tiny} --cache-experts 5 -o engine")
+    kernel.run("engine.tokenizer.eos_token_ids = set()")
+    assert not kinds(kernel.run(COUNT), "error")
+    return kernel
+
+
+@pytest.fixture(autouse=True)
+def at_most_one_token_after_the_stop(counting: Kernel) -> Any:
+    """Holds in every test here, whatever asked for the stop."""
+    counting.run("late.clear()")
+    yield
+    assert counting.value("len(late) > 0") == "True"
+    assert counting.value("sum(late) <= 1") == "True", counting.value("late[-9:]")
+
+
+def after_frames(kernel: Kernel, request: str, act: Callable[[str], object]) -> list[dict]:
+    """What a cell sends; `act` is called once, with the comm's id, after nine frames."""
+    sent, frames = [], 0
+    for message in kernel.messages(request):
+        sent.append(message)
+        frames += message["msg_type"] == "comm_msg" and bool(message["buffers"])
+        if frames == 9:
+            frames += 1
+            act(message["content"]["comm_id"])
+    return sent
+
+
+def press_stop(kernel: Kernel, model: str) -> None:
+    """Send what the view's button sends, to the shell, where cells go."""
+    data = {"method": "custom", "content": {"type": "stop"}}
+    told = kernel.client.session.msg("comm_msg", {"comm_id": model, "data": data})
+    kernel.client.shell_channel.send(told)
+
+
+def test_an_interrupt_stops_a_blocking_cell(counting: Kernel) -> None:
+    """What the page has the server do while a cell runs and no message is read."""
+    request = counting.start("%%outlier --max-tokens 1000000\nGo on")
+    sent = after_frames(counting, request, lambda _: counting.manager.interrupt_kernel())
+    assert kinds(sent, "error")[0]["ename"] == "Interrupted"
+    assert counting.value("engine.last_run.finish_reason") == "'interrupted'"
+
+
+def test_a_message_stops_a_watched_run(counting: Kernel) -> None:
+    """The cell has returned, so the message is read; the output is replaced from the thread."""
+    sent = counting.run(f"view = outlier_jupyter.watch(engine, 'Go on', {ENDLESS})\nview")
+    (shown,) = kinds(sent, "display_data")
+    assert "application/vnd.jupyter.widget-view+json" in shown["data"]
+    while True:
+        message = counting.client.get_iopub_msg(timeout=60)
+        if message["msg_type"] == "comm_msg" and counting.value("len(late) > 5") == "True":
+            break
+    press_stop(counting, counting.value("view.model_id").strip("'"))
+    while message["msg_type"] != "update_display_data":
+        message = counting.client.get_iopub_msg(timeout=60)
+    assert message["content"]["transient"] == shown["transient"]
+    assert "Interrupted: this is what was made" in message["content"]["data"]["text/html"]
+    assert not any("widget" in mime for mime in message["content"]["data"])
+    assert counting.value("view.status, view.run.generated > 0") == "('interrupted', True)"
+
+
+def test_an_interrupt_stops_a_cell_that_waits_for_a_watched_run(counting: Kernel) -> None:
+    """`wait` blocks the main thread while another one decodes; the error ends "Run All"."""
+    request = counting.start(
+        f"view = outlier_jupyter.watch(engine, 'Go on', {ENDLESS})\ndisplay(view)\nview.wait()"
+    )
+    sent = after_frames(counting, request, lambda _: counting.manager.interrupt_kernel())
+    assert kinds(sent, "error")[0]["ename"] == "Interrupted"
+    assert counting.value("view.status, engine.last_run is view.run") == "('interrupted', True)"
+
+
+def test_a_cell_that_is_run_again_stops_its_run(counting: Kernel) -> None:
+    """The front end names the cell; another cell's run is waited for instead."""
+    begin = "view = outlier_jupyter.watch(engine, 'Go on', max_tokens={})"
+    in_cell(counting, "a", begin.format("1_000_000") + "\nfirst = view")
+    counting.run("import time\nwhile len(late) < 4: time.sleep(0.01)")
+    in_cell(counting, "b", begin.format(2) + "\nother = view")
+    in_cell(counting, "a", begin.format(2) + "\nsecond = view")
+    assert counting.value("second.wait().generated, other.wait().generated") == "(2, 2)"
+    assert counting.value("first.status") == "'interrupted'"
+
+
+def in_cell(kernel: Kernel, cell: str, code: str) -> None:
+    """Run code as JupyterLab does, which names the cell."""
+    content = {"code": code, "silent": False, "store_history": True, "user_expressions": {},
+               "allow_stdin": False, "stop_on_error": True}  # fmt: skip
+    message = kernel.client.session.msg("execute_request", content, metadata={"cellId": cell})
+    kernel.client.shell_channel.send(message)
+    assert not kinds(list(kernel.messages(message["header"]["msg_id"])), "error")

@@ -1,0 +1,153 @@
+"""The replay is the table's own behaviour, fast; Belady's bound is a bound; `habit` beats LRU."""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from outlier_jupyter.residency import ExpertKey, SlotTable
+from outlier_jupyter.residency.replay import (
+    REPLAYED,
+    Routing,
+    drive,
+    lru_curve,
+    policies_for,
+    simulate,
+)
+from tests.residency.routings import drifting, real, routing_of, routings
+
+CASES = {"drift of 60": drifting(0, every=60), "stationary": drifting(1, every=999)} | real()
+
+
+def lookups(routing: Routing):
+    """(layer, distinct experts) in order."""
+    for first, end in itertools.pairwise(routing.starts):
+        for layer in range(routing.experts.shape[1]):
+            rows = routing.experts[first:end, layer]
+            yield layer, frozenset(rows[rows >= 0].tolist())
+
+
+@pytest.mark.parametrize("policy", REPLAYED)
+@given(routing=routings(), slots=st.integers(2, 16))
+@settings(deadline=None, max_examples=150)
+def test_a_replay_hits_and_reads_what_the_table_does(policy, routing, slots):
+    """For every policy, with prompts in chunks, more experts than slots, and two banks."""
+    fast = simulate(routing, policy, slots)
+    real_tables = drive(routing, policies_for(routing, policy, slots), slots)
+    np.testing.assert_array_equal(fast.hits, real_tables.hits)
+    np.testing.assert_array_equal(fast.reads, real_tables.reads)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_replay_of_a_long_routing_is_the_tables(name):
+    """Of real models too, token by token, whatever the policy: hit for hit."""
+    routing = CASES[name]
+    routing = Routing(
+        routing.experts[:60], routing.starts[:61], routing.experts_per_layer, routing.bank
+    )
+    slots = round(1.5 * routing.experts[0].size)
+    for policy in ("habit", "lru"):
+        fast = simulate(routing, policy, slots)
+        real_tables = drive(routing, policies_for(routing, policy, slots), slots)
+        np.testing.assert_array_equal(fast.hits, real_tables.hits)
+        assert 0 < fast.hits.mean() < 1
+
+
+@given(routing=routings(steps=10, layers=2, width=4), slots=st.integers(2, 6))
+@settings(deadline=None, max_examples=80)
+def test_no_choice_of_victims_reads_less_than_belady(routing, slots):
+    """Against every possible choice, tried out, where a look-up's experts fit together."""
+    routing = Routing(routing.experts, routing.starts, routing.experts_per_layer, 0 * routing.bank)
+    asked = [(layer, wanted) for layer, wanted in lookups(routing) if wanted]
+    slots = max(slots, *(len(wanted) for _, wanted in asked), 1)
+
+    @lru_cache(None)
+    def fewest(at: int, held: frozenset) -> int:
+        if at == len(asked):
+            return 0
+        layer, experts = asked[at]
+        wanted = frozenset((layer, expert) for expert in experts)
+        missing = wanted - held
+        over = max(0, len(held | wanted) - slots)
+        rest = itertools.combinations(sorted(held - wanted), over)
+        return len(missing) + min(fewest(at + 1, (held - set(out)) | wanted) for out in rest)
+
+    total = sum(routing.experts_per_layer)
+    if slots <= total:
+        assert simulate(routing, "belady", slots).reads.sum() == fewest(0, frozenset())
+
+
+@given(
+    routing=routings(steps=16),
+    start=st.lists(st.tuples(st.integers(0, 0), st.integers(0, 4)), unique=True),
+)
+@settings(deadline=None, max_examples=100)
+def test_the_curve_is_lru_at_every_size(routing, start):
+    """Token by token: choices, reads, bytes and waits in both phases, also from a warm start."""
+    routing = routing_of(routing.experts, 5)
+    layers = routing.experts.shape[1]
+    phase = np.arange(routing.calls) % 2
+    nbytes = np.arange(1, layers + 1)
+    curve = lru_curve(routing, phase, nbytes, start)
+    for slots in range(max(curve.widest, 1), 5 * layers + 1):
+        outcome = simulate(routing, "lru", slots, start)
+        by_call = np.add.reduceat(outcome.hits.sum(axis=(1, 2)), routing.starts[:-1])
+        parts = (outcome.reads, outcome.reads * nbytes, outcome.reads > 0)
+        for which in (0, 1):
+            mine = phase == which
+            assert curve.hit(slots)[which] == by_call[mine].sum()
+            for missed, part in zip(curve.missed(slots)[:, which], parts, strict=True):
+                assert missed == part[mine].sum()
+
+
+def test_the_curve_survives_its_renumbering():
+    """A routing far longer than the tree it is counted in still agrees with the replay."""
+    rng = np.random.default_rng(2)
+    routing = routing_of(np.argsort(rng.random((400, 2, 5)), axis=2)[:, :, :2], 5)
+    curve = lru_curve(routing, np.ones(400), [1, 1])
+    assert [curve.hit(s)[1] for s in range(2, 11)] == [
+        simulate(routing, "lru", s).hits.sum() for s in range(2, 11)
+    ]
+
+
+@pytest.mark.parametrize("tokens", [0.9, 2, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_habit_closes_a_quarter_of_the_way_from_lru_to_the_bound(name, tokens):
+    """On every routing, real or made up, at every size, with the same few numbers."""
+    routing = CASES[name]
+    slots = round(tokens * routing.experts[0].size)
+    lru, habit, bound = (
+        simulate(routing, policy, slots).hits.sum() for policy in ("lru", "habit", "belady")
+    )
+    assert habit - lru >= 0.25 * (bound - lru)
+    if tokens < 1 and name in real():
+        assert habit >= 0.6 * bound
+
+
+def test_routings_one_after_the_other_are_one():
+    """The second run's outcome, from a cache and a memory that the first left."""
+    whole = drifting(3, every=50, tokens=80)
+    parts = [
+        Routing(whole.experts[a:b], np.arange(b - a + 1), whole.experts_per_layer, whole.bank)
+        for a, b in ((0, 50), (50, 80))
+    ]
+    both = simulate(parts[1].after(parts[0]), "habit", 200)
+    expected = simulate(whole, "habit", 200)
+    np.testing.assert_array_equal(both.last(parts[1]).hits, expected.hits[50:])
+    np.testing.assert_array_equal(both.last(parts[1]).reads, expected.reads[50:])
+
+
+def test_a_failed_read_is_forgotten_by_every_policy():
+    """What could not be read is in no order of leaving."""
+    for policy in policies_for(routing_of(np.zeros((1, 1, 1)), 4), "habit", 2):
+        table = SlotTable(2, policy)
+        table.routed(0, np.array([[0, 1]]))
+        good, bad = table.reserve([ExpertKey(0, 0), ExpertKey(0, 1)]).placements
+        table.commit(good)
+        table.release(bad)
+        assert table.order() == policy.order() == [(0, 0)]

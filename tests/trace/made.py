@@ -1,0 +1,50 @@
+"""Traces made from a routing and a machine of known costs, for tests of what is fitted to them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from outlier_jupyter.residency.replay import Routing, simulate
+from outlier_jupyter.trace import CALL, EVICTION, READ, Trace, TraceInfo
+
+NBYTES, COMPUTE, WAIT, PER_BYTE = 1_000_000, 20_000_000, 90_000, 0.4
+"""Of an expert; of a token, a layer that waits, and a byte, in nanoseconds."""
+
+
+def timed_trace(routing: Routing, slots: int = 250) -> Trace:
+    """Decode of `routing`, one token a call, on a machine whose computing wavers by 1 %."""
+    outcome = simulate(routing, "habit", slots)
+    rng = np.random.default_rng(0)
+    steps, layers, _ = routing.experts.shape
+    step, layer = np.nonzero(outcome.reads)
+    step, layer = (np.repeat(a, outcome.reads[step, layer]) for a in (step, layer))
+    reads = np.zeros(len(step), READ)
+    reads["step"], reads["layer"], reads["nbytes"] = step, layer, NBYTES
+    at, layer_of, choice = np.nonzero(~outcome.hits)
+    reads["expert"] = routing.experts[at, layer_of, choice]
+    calls = np.zeros(steps, CALL)
+    calls["phase"], calls["steps"], calls["first_step"] = 1, 1, np.arange(steps)
+    waits = WAIT * (outcome.reads > 0).sum(axis=1) + PER_BYTE * NBYTES * outcome.reads.sum(axis=1)
+    calls["read_wait_ns"] = waits
+    calls["ns"] = waits + COMPUTE * (1 + 0.01 * rng.standard_normal(steps))
+    return Trace(
+        tokens=np.zeros(steps, np.int32),
+        produced=np.zeros(steps, np.int32),
+        phase=np.ones(steps, np.uint8),
+        call=np.arange(steps, dtype=np.int32),
+        step_ns=calls["ns"].copy(),
+        experts=routing.experts,
+        weights=np.full(routing.experts.shape, np.nan, np.float32),
+        hits=outcome.hits,
+        reads=reads,
+        evictions=np.zeros(0, EVICTION),
+        calls=calls,
+        resident_at_start=np.zeros((0, 2), np.int16),
+        info=TraceInfo(
+            experts_per_layer=routing.experts_per_layer,
+            expert_nbytes=(NBYTES,) * layers,
+            layer_names=tuple(map(str, range(layers))),
+            slots=slots,
+            policy="habit",
+        ),
+    )

@@ -1,0 +1,122 @@
+"""What another cache would have done is what an engine with that cache does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter.errors import OptionError, TraceError
+from outlier_jupyter.residency.replay import simulate
+from outlier_jupyter.trace.cost import fit
+from outlier_jupyter.trace.what_if import routing_of
+from tests.residency.routings import drifting
+from tests.trace.made import timed_trace
+
+PROMPTS = ("What is an expert?", "How does a router choose?")
+
+
+def runs(slots: int, **options):
+    """Two runs of a fresh engine on the demo model: prompts in chunks of 8, then decode."""
+    with outlier_jupyter.load("demo", cache_experts=slots, **options) as engine:
+        return [engine.generate(p, max_tokens=14, prefill_chunk=8).trace for p in PROMPTS]
+
+
+@pytest.mark.parametrize("policy", ["habit", "lru"])
+@pytest.mark.parametrize("slots", [12, 40, 130])
+def test_the_replay_is_the_engine_hit_for_hit(policy, slots):
+    """On the demo model, both phases, two runs on end; with 12 slots a prompt takes passes."""
+    first, second = runs(slots, policy=policy)
+    widest = max(len(np.unique(first.experts[:8, layer])) for layer in range(first.layers))
+    assert (widest > slots) == (slots == 12)
+    routing = routing_of(second).after(routing_of(first))
+    outcome = simulate(routing, policy, slots)
+    np.testing.assert_array_equal(outcome.hits, np.concatenate([first.hits, second.hits]))
+    assert outcome.reads.sum() == len(first.reads) + len(second.reads)
+    for trace, after in ((first, ()), (second, (first,))):
+        row = trace.what_if([slots], [policy], after).iloc[0]
+        assert (row.hits, row.reads, row.bytes) == (
+            trace.hits.sum(),
+            len(trace.reads),
+            trace.reads["nbytes"].sum(),
+        )
+        decode = trace.phase == 1
+        assert row.decode_hits == trace.hits[decode].sum()
+        assert row.decode_lookups == trace.hits[decode].size
+
+
+def test_lru_needs_no_earlier_run_to_agree():
+    """What was held at the start, in its order, is in the trace: enough for LRU."""
+    _, second = runs(40, policy="lru")
+    row = second.what_if([40], ["lru"]).iloc[0]
+    assert row.hits == second.hits.sum() and row.reads == len(second.reads)
+
+
+def test_another_engine_does_what_was_foretold():
+    """From a run with one cache to the hits of an engine with another, policy and all."""
+    first, second = runs(40, policy="lru")
+    for slots, policy in ((25, "habit"), (90, "lru"), (90, "habit")):
+        told = second.what_if([slots], [policy], after=[first]).iloc[0]
+        assert told.hits == runs(slots, policy=policy)[1].hits.sum()
+
+
+def test_no_policy_passes_the_bound():
+    """At every default size; all experts at once hit alike whoever would leave."""
+    trace = timed_trace(drifting(5, every=50, tokens=100))
+    frame = trace.what_if().pivot(index="slots", columns="policy", values="hits")
+    assert list(frame.columns) == ["belady", "habit", "lru"]
+    assert (frame.belady >= frame.habit).all() and (frame.belady >= frame.lru).all()
+    assert (frame.belady > frame.habit).any() and (frame.habit > frame.lru).any()
+    assert frame.iloc[-1].nunique() == 1 and frame.index[-1] == 1024
+
+
+def test_how_much_memory_for_a_hit_rate():
+    """One slot fewer hits less; a rate that cold misses forbid is refused."""
+    trace = timed_trace(drifting(6, every=999, tokens=60))
+    slots = trace.slots_for(0.6, "lru")
+    rates = trace.what_if([slots - 1, slots], ["lru"]).decode_hit_rate
+    assert rates[0] < 0.6 <= rates[1]
+    with pytest.raises(OptionError, match="come for the first time"):
+        trace.slots_for(0.999)
+    with pytest.raises(OptionError, match="more than 0, at most 1"):
+        trace.slots_for(90)
+
+
+def test_the_speed_is_that_of_a_machine_that_keeps_its_costs():
+    """Fitted at one size, predicted at three others: what the same costs come to there, to 1 %."""
+    routing = drifting(7, every=80, tokens=160)
+    seen = timed_trace(routing, slots=250)
+    assert fit(seen).residual < 0.02
+    told = seen.what_if([150, 400, 700], ["habit"]).tokens_per_second
+    for predicted, slots in zip(told, (150, 400, 700), strict=True):
+        there = timed_trace(routing, slots=slots)
+        assert predicted == pytest.approx(1e9 * there.steps / there.calls["ns"].sum(), rel=0.01)
+    assert "ms of computing a token" in seen.what_if([400], ["lru"]).attrs["cost"]
+
+
+def test_without_times_no_speed_is_made_up():
+    """NaN, and a sentence that says why."""
+    trace = timed_trace(drifting(8, every=80, tokens=10))
+    bare = replace(trace, info=replace(trace.info, absent=("calls", "reads")))
+    frame = bare.what_if([200])
+    assert frame.tokens_per_second.isna().all()
+    assert frame.attrs["cost"].startswith("no times were recorded")
+
+
+def test_questions_without_an_answer_say_so():
+    """An unknown policy, no slots, a dense model, runs of two models."""
+    trace = timed_trace(drifting(9, every=80, tokens=6))
+    with pytest.raises(OptionError, match="did you mean 'belady'"):
+        trace.what_if([10], ["beladi"])
+    with pytest.raises(OptionError, match="0 slots holds nothing"):
+        trace.what_if([0])
+    dense = replace(
+        trace, experts=trace.experts[:, :0], info=replace(trace.info, experts_per_layer=())
+    )
+    with pytest.raises(TraceError, match="no MoE layers"):
+        dense.what_if()
+    other = replace(trace, info=replace(trace.info, experts_per_layer=(128,) * 16))
+    with pytest.raises(TraceError, match="another model"):
+        trace.what_if([100], after=[other])
