@@ -104,10 +104,9 @@ ONLY_IN = {
     "scipy": {"comparison", "trace"},
     "fcntl": {"checkpoint"},
 }
-LATE = {"run": {"notebook"}, "comparison": {"notebook"}}
-"""A Run and a Comparison show themselves: imports up the house, made when somebody looks."""
-LATE = {"run": {"notebook"}, "comparison": {"notebook"}}
-"""A Run shows itself, a Trace asks it to: the imports up the house, made when somebody looks."""
+LATE = {"run": {"notebook"}, "comparison": {"notebook"}, "trace": {"run"}}
+"""Runs and comparisons show themselves, a Trace asks its Run to: the imports up the house, made
+when somebody looks."""
 
 
 def room(path: Path) -> str:
