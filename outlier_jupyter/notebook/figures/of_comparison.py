@@ -21,7 +21,7 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
     """
     pair = found.parting(first, second)
     figure = go.Figure()
-    _titled(figure, found, "Where the routing parts, by layer", first, second)
+    _titled(figure, found, "Where the routing parts, by layer (Jensen–Shannon)", first, second)
     layers = np.arange(len(pair.js))
     sure = np.isin(layers, pair.differing(ALPHA))
     hover = "layer %{x}<br>%{y:.3~g} bits above chance<br>interval %{customdata[0]:.3~g} to "
@@ -53,7 +53,7 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
         )
     figure.add_hline(0, line={"color": LIGHT.ink, "width": 1, "dash": "dash"})
     figure.update_xaxes(title_text="MoE layer", range=[-0.5, len(layers) - 0.5], tickformat="d")
-    figure.update_yaxes(title_text="Jensen–Shannon divergence above chance (bits)")
+    figure.update_yaxes(title_text="divergence above chance (bits)")
     return figure
 
 
