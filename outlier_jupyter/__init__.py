@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .notebook.watching import watch as watch
     from .planning import Plan as Plan
     from .planning import plan as plan
+    from .repacking import Repacked as Repacked
+    from .repacking import repack as repack
     from .run import Interrupted as Interrupted
     from .run import Run as Run
     from .run import Step as Step
@@ -38,11 +40,13 @@ _HOMES = {
     "MemoryUse": ".memory",
     "OutlierError": ".errors",
     "Plan": ".planning",
+    "Repacked": ".repacking",
     "Run": ".run",
     "Step": ".run",
     "Trace": ".trace",
     "load": ".loading",
     "plan": ".planning",
+    "repack": ".repacking",
     "watch": ".notebook.watching",
 }
 
@@ -53,6 +57,7 @@ __all__ = [
     "MemoryUse",
     "OutlierError",
     "Plan",
+    "Repacked",
     "Run",
     "Step",
     "Trace",
@@ -60,6 +65,7 @@ __all__ = [
     "load",
     "load_ipython_extension",
     "plan",
+    "repack",
     "unload_ipython_extension",
     "watch",
 ]

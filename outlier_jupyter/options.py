@@ -63,6 +63,11 @@ class LoadOptions:
     pin: tuple[str, ...] = option(
         (), "LAYER:EXPERT to read at once and keep; may be given more than once"
     )
+    repacked: str = option(
+        "auto",
+        "where to look for repacked experts: a folder; auto, beside the model and in the cache "
+        "folder; or off",
+    )
     kernels: str = option(
         "auto", "who multiplies: mlx forces MLX's own kernels, auto the fastest", choices=KERNELS
     )

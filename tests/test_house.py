@@ -65,13 +65,26 @@ MAY_IMPORT = {
         "memory",
         "paging",
         "provenance",
+        "reads",
         "residency",
         "trace",
         "units",
     },
+    "reads": {"checkpoint", "errors", "paging"},
+    "repacking": {"checkpoint", "errors", "hub", "loading", "reads", "units"},
     "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
     "notebook": BASE
-    | {"engine", "loading", "planning", "prompts", "run", "status", "trace", "units"},
+    | {
+        "engine",
+        "loading",
+        "planning",
+        "prompts",
+        "repacking",
+        "run",
+        "status",
+        "trace",
+        "units",
+    },
     "testing": BASE | {"checkpoint", "hub"},
 }
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
@@ -84,6 +97,7 @@ ONLY_IN = {
     "traitlets": {"notebook"},
     "plotly": {"notebook"},
     "huggingface_hub": {"hub"},
+    "platformdirs": {"reads"},
     "psutil": {"machine"},
     "numba": {"residency"},
     "mmap": {"checkpoint"},
@@ -171,6 +185,7 @@ def test_files_functions_and_classes_stay_small(path):
 IN_PROTOCOLS = {
     "read", "close", "add", "row", "commit", "add_token", "finalize",
     "error", "held_nbytes", "routed", "ask", "drop", "victims", "order",
+    "scatter",
 }  # fmt: skip
 """Methods whose docstring stands in a protocol or a base class."""
 

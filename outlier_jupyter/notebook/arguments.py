@@ -23,6 +23,7 @@ COMMANDS = {
     "load": "load a model: demo, a folder, or a Hugging Face id",
     "run": "run the rest of the line as a prompt, flags first",
     "plan": "what a model weighs and which cache size to take, before it is loaded",
+    "repack": "rewrite a model's experts so that each is one straight read",
     "chat": "chat with the loaded model in a widget",
     "resize": "give the expert cache another size; what was used last stays in it",
     "unload": "close the engine and free its memory",
@@ -108,6 +109,8 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return cell_parser("%outlier run")
     if command == "plan":
         return plan_parser()
+    if command == "repack":
+        return repack_parser()
     parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
     if command == "resize":
         _add_fields(parser, LoadOptions, ("cache_gb", "cache_experts"), defaults=False)
@@ -123,6 +126,19 @@ def plan_parser() -> argparse.ArgumentParser:
     _add_output(parser, "Plan")
     _add_json(parser, "the plan")
     _add_fields(parser, LoadOptions, ["revision"])
+    return parser
+
+
+def repack_parser() -> argparse.ArgumentParser:
+    """Flags of `%outlier repack`."""
+    parser = _Parser(prog="%outlier repack", description=f"{COMMANDS['repack'].capitalize()}.")
+    parser.add_argument("model", help=MODEL)
+    parser.add_argument(
+        "--folder", metavar="FOLDER",
+        help="where to write them; left out, beside the model or in the cache folder",
+    )  # fmt: skip
+    _add_output(parser, "Repacked")
+    _add_fields(parser, LoadOptions, ("revision", "quiet"))
     return parser
 
 

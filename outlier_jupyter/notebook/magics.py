@@ -24,6 +24,7 @@ from ..errors import OptionError, OutlierError
 from ..loading import load
 from ..options import GenerateOptions, LoadOptions
 from ..planning import Plan, plan
+from ..repacking import repack
 from ..run import Interrupted, Run
 from ..status import Status
 from ..trace.measures import Summary
@@ -112,6 +113,12 @@ class OutlierMagics(Magics):
             return self._load(given)
         if command == "plan":
             return self._plan(given)
+        if command == "repack":
+            output = given.pop("output", None)
+            done = repack(given.pop("model"), **given)
+            self._store(output, done)
+            sys.stdout.write(f"{done}\n")
+            return None
         if command == "chat":
             return self._chat(given)
         if command == "unload":

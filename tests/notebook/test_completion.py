@@ -10,7 +10,10 @@ from outlier_jupyter.notebook.completion import completions
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("%outlier ", ["load", "run", "plan", "chat", "resize", "unload", "status", "memory"]),
+        (
+            "%outlier ",
+            ["load", "run", "plan", "repack", "chat", "resize", "unload", "status", "memory"],
+        ),
         ("%outlier un", ["unload"]),
         ("%outlier nonsense --", []),
         ("%outlier load de", ["demo"]),
@@ -27,6 +30,8 @@ from outlier_jupyter.notebook.completion import completions
         ("%%outlier --max", ["--max-kv-size", "--max-tokens"]),
         ("%%outlier --kv-bits ", ["2", "3", "4", "5", "6", "8"]),
         ("%outlier plan de", ["demo"]),
+        ("%outlier repack de", ["demo"]),
+        ("%outlier repack demo --fo", ["--folder"]),
         ("%outlier plan demo --j", ["--json"]),
         ("%outlier memory --j", ["--json"]),
         ("%%outlier --max-tokens 3 --no", ["--no-widget"]),

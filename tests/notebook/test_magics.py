@@ -88,6 +88,16 @@ def test_plan_says_what_a_model_weighs_without_loading_it(ip, tiny, capsys):
         ip.run_line_magic("outlier", "plan ./nothing")
 
 
+def test_repack_says_where_the_records_are(ip, tiny, tmp_path, capsys):
+    """The file, how many experts are in it and how many were written; `-o` stores it."""
+    ip.run_line_magic("outlier", f"repack {tiny} --folder {tmp_path} --quiet -o done")
+    said = capsys.readouterr().out
+    assert f"24 experts, 295 kB, one read each, in {tmp_path}" in said and "24 written now" in said
+    assert ip.user_ns["done"].written == 24
+    ip.run_line_magic("outlier", f"repack {tiny} --folder {tmp_path} --quiet")
+    assert "0 written now, all checked" in capsys.readouterr().out
+
+
 def test_loading_again_closes_the_engine_before(loaded, tiny):
     """One magic, one engine."""
     first = loaded.user_ns["engine"]
