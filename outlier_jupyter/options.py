@@ -47,9 +47,10 @@ class LoadOptions:
         None, "experts per token, instead of the model's own number: this changes the output", low=1
     )
     reader: str = option(
-        "pread",
-        "how experts are read: pread, direct (past the page cache) or mmap (to compare)",
-        choices=READERS,
+        "auto",
+        "how experts are read: pread, direct (past the page cache) or mmap (to compare); auto is "
+        "pread below 1 GB of experts and else what a probe of the disk finds faster",
+        choices=("auto", *READERS),
     )
     policy: str = option(
         "habit",
@@ -71,7 +72,12 @@ class LoadOptions:
     kernels: str = option(
         "auto", "who multiplies: mlx forces MLX's own kernels, auto the fastest", choices=KERNELS
     )
-    read_threads: int = option(4, "how many reads are under way at once", low=1, high=256)
+    read_threads: int | None = option(
+        None,
+        "how many reads are under way at once; left out, 4 or what the probe finds best",
+        low=1,
+        high=256,
+    )
     revision: str | None = option(
         None, "branch, tag or commit of a Hugging Face repository, instead of its main branch"
     )

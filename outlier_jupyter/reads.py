@@ -1,7 +1,7 @@
 """Which bytes an expert is read from, and by whom: the model's own files, or repacked records.
 
 Records are used when they are there and were made of the files that are there. What is found is
-said in the reader's note.
+said in the reader's note. Who reads is the user's choice, or that of a probe of the disk.
 """
 
 from __future__ import annotations
@@ -9,15 +9,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from platformdirs import user_cache_path
 
 from .checkpoint import Checkpoint, ExpertPart, Reader, RecordReader, Records, open_reader, places
+from .checkpoint.disk import known_disk
 from .checkpoint.records import NAME
-from .errors import CheckpointError
+from .errors import CheckpointError, ReadFailed
 from .paging.install import Switch
 
 AUTO, OFF = "auto", "off"
+LARGE = 1_000_000_000
+"""Bytes of experts from which on the disk is probed: what is less, the page cache may hold."""
+THREADS = 4
+"""How many reads are under way at once where nobody has said."""
+
+
+class Reads(NamedTuple):
+    """How experts are read.
+
+    Attributes:
+        switches: with their experts' tensors where they are best read.
+        threads: how many reads to have under way at once.
+    """
+
+    switches: tuple[Switch, ...]
+    reader: Reader
+    threads: int
 
 
 def record_files(folder: Path, where: str = AUTO) -> list[Path]:
@@ -34,12 +53,17 @@ def record_files(folder: Path, where: str = AUTO) -> list[Path]:
 
 
 def open_experts(
-    checkpoint: Checkpoint, switches: tuple[Switch, ...], kind: str, repacked: str = AUTO
-) -> tuple[tuple[Switch, ...], Reader]:
-    """The switches with their experts' tensors where they are best read, and what reads them.
+    checkpoint: Checkpoint,
+    switches: tuple[Switch, ...],
+    kind: str = AUTO,
+    threads: int | None = None,
+    repacked: str = AUTO,
+) -> Reads:
+    """Find the best place to read experts from, and open it.
 
     Args:
-        kind: of the reader: pread, direct or mmap.
+        kind: of the reader: pread, direct, mmap; auto probes the disk if the experts are large.
+        threads: how many reads at once; None leaves it to the probe.
         repacked: where to look for records; see `record_files`.
 
     Raises:
@@ -47,32 +71,59 @@ def open_experts(
         CheckpointError: the folder the user named holds no records of this model.
     """
     layers = layers_of(switches)
-    files = [file for file in record_files(checkpoint.folder, repacked) if file.exists()]
+    records, said = find_records(checkpoint, layers, repacked)
+    if records is None and repacked not in (AUTO, OFF) and layers:
+        raise CheckpointError(
+            said or f"{repacked} holds no repacked experts: repack the model to it first"
+        )
+    kind, chosen, why = _choose(kind, [records.file] if records else checkpoint.files, switches)
+    note = "; ".join(text for text in (said, why) if text)
+    threads = threads or chosen
+    if records is None:
+        reader = open_reader(kind, checkpoint.files)
+        reader.note = "; ".join(text for text in (note, reader.note) if text)
+        return Reads(switches, reader, threads)
+    reader = open_reader(kind, [*checkpoint.files, records.file])
+    moved = tuple(
+        replace(switch, parts=records.parts(layer, switch.parts))
+        for layer, switch in enumerate(switches)
+    )
+    return Reads(moved, RecordReader(reader, records, layers, note), threads)
+
+
+def find_records(
+    checkpoint: Checkpoint, layers: dict[str, tuple[ExpertPart, ...]], where: str = AUTO
+) -> tuple[Records | None, str]:
+    """The records of this model, if there are any, and what is to be said of them."""
     why_not = ""
-    for file in files if layers else ():
+    for file in record_files(checkpoint.folder, where) if layers else ():
+        if not file.exists():
+            continue
         try:
             records = Records.open(file)
             reason = records.why_not(checkpoint.files, layers)
-            why_not = why_not or (reason and f"the repacked experts in {file} are not used: "
-                                  f"{reason}; repack the model")  # fmt: skip
         except CheckpointError as error:
             why_not = why_not or f"{error}; repack the model"
             continue
         if not reason:
-            reader = open_reader(kind, [*checkpoint.files, file])
-            moved = tuple(
-                replace(switch, parts=records.parts(layer, switch.parts))
-                for layer, switch in enumerate(switches)
-            )
-            note = "experts are repacked, one read each"
-            return moved, RecordReader(reader, records, layers, note)
-    if repacked not in (AUTO, OFF) and layers:
-        raise CheckpointError(
-            why_not or f"{repacked} holds no repacked experts: repack the model to it first"
-        )
-    reader = open_reader(kind, checkpoint.files)
-    reader.note = "; ".join(text for text in (reader.note, why_not) if text)
-    return switches, reader
+            return records, "experts are repacked, one read each"
+        said = f"the repacked experts in {file} are not used: {reason}; repack the model"
+        why_not = why_not or said
+    return None, why_not
+
+
+def _choose(kind: str, files: Sequence[Path], switches: Sequence[Switch]) -> tuple[str, int, str]:
+    """A reader, a number of threads, and why, for what `auto` stands for."""
+    if kind != AUTO:
+        return kind, THREADS, ""
+    total = sum(switch.experts * switch.expert_nbytes for switch in switches)
+    if total < LARGE:
+        return "pread", THREADS, ""
+    try:
+        found = known_disk(files, max(switch.expert_nbytes for switch in switches))
+    except ReadFailed as error:
+        return "pread", THREADS, f"the disk could not be probed: {error}"
+    return found.reader, found.threads, found.why()
 
 
 def layers_of(switches: Sequence[Switch]) -> dict[str, tuple[ExpertPart, ...]]:

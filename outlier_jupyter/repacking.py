@@ -1,4 +1,4 @@
-"""`repack`: a model's experts rewritten so that each is one straight read.
+"""`repack`: a model's experts rewritten so that each is one straight read; and its disk measured.
 
 Where experts lie in the model's files is known from loading it lazily; how records are written is
 the checkpoint room's. Here are names, the place, the progress, and what is said of it.
@@ -13,11 +13,12 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from .checkpoint import Records, write_records
+from .checkpoint.disk import DiskTable, probe_disk
 from .checkpoint.records import plan_records
 from .errors import OptionError
 from .hub import resolve
 from .loading import open_model
-from .reads import AUTO, layers_of, record_files
+from .reads import AUTO, find_records, layers_of, record_files
 from .units import size_words
 
 
@@ -83,6 +84,23 @@ def repack(
     with tqdm(total=2 * total, unit="B", unit_scale=True, leave=False, disable=quiet) as bar:
         records, written = write_records(target, checkpoint.files, layers, bar.update)
     return _told(records, written)
+
+
+def measure_disk(model: str | os.PathLike[str]) -> DiskTable:
+    """How fast the disk gives experts of `model`, from where `load` would read them.
+
+    Raises:
+        ReadFailed: a file cannot be read.
+        ModelNotFound, CheckpointError, UnsupportedModel: as `load` raises them.
+        OptionError: the model has no experts.
+    """
+    _, _, checkpoint, switches = open_model(resolve(os.fspath(model)))
+    if not switches:
+        raise OptionError(f"{model} has no experts that are paged, so there is nothing to read")
+    records, _ = find_records(checkpoint, layers_of(switches))
+    files = [records.file] if records else checkpoint.files
+    largest = max(files, key=lambda file: file.stat().st_size)
+    return probe_disk(largest, max(switch.expert_nbytes for switch in switches))
 
 
 def _target(home: Path, where: str) -> Path:

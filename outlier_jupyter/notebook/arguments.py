@@ -24,6 +24,7 @@ COMMANDS = {
     "run": "run the rest of the line as a prompt, flags first",
     "plan": "what a model weighs and which cache size to take, before it is loaded",
     "repack": "rewrite a model's experts so that each is one straight read",
+    "bench": "measure this machine: --disk, how fast experts can be read",
     "chat": "chat with the loaded model in a widget",
     "resize": "give the expert cache another size; what was used last stays in it",
     "unload": "close the engine and free its memory",
@@ -109,6 +110,8 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return cell_parser("%outlier run")
     if command == "plan":
         return plan_parser()
+    if command == "bench":
+        return bench_parser()
     if command == "repack":
         return repack_parser()
     parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
@@ -126,6 +129,17 @@ def plan_parser() -> argparse.ArgumentParser:
     _add_output(parser, "Plan")
     _add_json(parser, "the plan")
     _add_fields(parser, LoadOptions, ["revision"])
+    return parser
+
+
+def bench_parser() -> argparse.ArgumentParser:
+    """Flags of `%outlier bench`."""
+    parser = _Parser(prog="%outlier bench", description="Measure this machine.")
+    parser.add_argument("model", nargs="?", help="whose files are read; the loaded one's")
+    parser.add_argument(
+        "--disk", action="store_true", default=None,
+        help="read places of the model's files for two seconds, in every way there is",
+    )  # fmt: skip
     return parser
 
 

@@ -24,7 +24,7 @@ from ..errors import OptionError, OutlierError
 from ..loading import load
 from ..options import GenerateOptions, LoadOptions
 from ..planning import Plan, plan
-from ..repacking import repack
+from ..repacking import measure_disk, repack
 from ..run import Interrupted, Run
 from ..status import Status
 from ..trace.measures import Summary
@@ -118,6 +118,12 @@ class OutlierMagics(Magics):
             done = repack(given.pop("model"), **given)
             self._store(output, done)
             sys.stdout.write(f"{done}\n")
+            return None
+        if command == "bench":
+            if not given.get("disk"):
+                raise OptionError("%outlier bench measures nothing by itself: give --disk")
+            model = given.get("model") or self._loaded().info.model
+            sys.stdout.write(f"{measure_disk(model)}\n")
             return None
         if command == "chat":
             return self._chat(given)

@@ -98,6 +98,17 @@ def test_repack_says_where_the_records_are(ip, tiny, tmp_path, capsys):
     assert "0 written now, all checked" in capsys.readouterr().out
 
 
+def test_bench_disk_prints_the_table_of_the_probe(loaded, tiny, capsys):
+    """A row for each way of reading, and which to take; of the loaded model if none is named."""
+    for line in ("bench --disk", f"bench --disk {tiny}"):
+        assert loaded.run_line_magic("outlier", line) is None
+        said = capsys.readouterr().out
+        assert "MB/s" in said and "p95 ms" in said and "model.safetensors" in said
+        assert said.count("pread ") >= 4
+    with pytest.raises(OptionError, match="give --disk"):
+        loaded.run_line_magic("outlier", "bench")
+
+
 def test_loading_again_closes_the_engine_before(loaded, tiny):
     """One magic, one engine."""
     first = loaded.user_ns["engine"]

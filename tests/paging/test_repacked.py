@@ -14,7 +14,7 @@ from mlx_lm.utils import _get_classes as classes_of
 
 import outlier_jupyter
 from outlier_jupyter import reads, repacking
-from outlier_jupyter.errors import CheckpointError, OptionError
+from outlier_jupyter.errors import CheckpointError, OptionError, ReadFailed
 from outlier_jupyter.options import READERS
 from outlier_jupyter.paging import slots as slots_module
 from outlier_jupyter.paging.slots import StagedSlotBank
@@ -179,3 +179,53 @@ def test_a_dense_model_has_nothing_to_repack(tmp_path):
     folder = tiny_checkpoint(tmp_path, num_experts=0, model_type="qwen3")
     with pytest.raises(OptionError, match="nothing to repack"):
         outlier_jupyter.repack(folder, quiet=True)
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """Probes that find direct reads best, eight at once; those that were made."""
+    made = []
+
+    def probe(files, nbytes):
+        made.append((files, nbytes))
+        return SimpleNamespace(reader="direct", threads=8, why=lambda: "as a probe found")
+
+    monkeypatch.setattr(reads, "known_disk", probe)
+    return made
+
+
+def test_small_models_are_not_probed(tiny, probed):
+    """Below 1 GB of experts, and where the user says what to take, nothing is measured."""
+    with outlier_jupyter.load(tiny, cache_experts=3) as engine:
+        assert engine.status().reader == "pread" and engine._executor._max_workers == 4
+    with outlier_jupyter.load(tiny, cache_experts=3, reader="direct", read_threads=3) as engine:
+        assert engine.status().reader_note == "" and engine._executor._max_workers == 3
+    assert probed == []
+
+
+def test_large_models_are_read_as_the_probe_says(own, probed, monkeypatch):
+    """Reader and threads are the probe's, of the files that are read, and the status says why."""
+    monkeypatch.setattr(reads, "LARGE", 100_000)
+    with outlier_jupyter.load(own, cache_experts=3) as engine:
+        assert engine.status().reader == "direct" and engine._executor._max_workers == 8
+        assert engine.status().reader_note == "as a probe found"
+    done = outlier_jupyter.repack(own, quiet=True)
+    with outlier_jupyter.load(own, cache_experts=3, read_threads=2) as engine:
+        assert engine._executor._max_workers == 2
+        assert (
+            engine.status().reader_note == "experts are repacked, one read each; as a probe found"
+        )
+    assert [files for files, _ in probed] == [[own / "model.safetensors"], [done.file]]
+
+
+def test_a_probe_that_fails_leaves_plain_reads(tiny, monkeypatch):
+    """What a probe cannot read is no reason not to load."""
+
+    def fail(files, nbytes):
+        raise ReadFailed("a bad block")
+
+    monkeypatch.setattr(reads, "LARGE", 1)
+    monkeypatch.setattr(reads, "known_disk", fail)
+    with outlier_jupyter.load(tiny, cache_experts=3) as engine:
+        assert engine.status().reader == "pread"
+        assert engine.status().reader_note == "the disk could not be probed: a bad block"
