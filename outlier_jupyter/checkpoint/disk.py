@@ -24,8 +24,8 @@ from ..errors import ReadFailed
 from .layout import ByteRange
 from .reader import PAGE, Reader, open_reader
 
-SECONDS = 2.0
-"""What a probe may take."""
+SECONDS = 1.8
+"""What a probe takes; with the last reads, which are waited for, less than two."""
 DEPTHS = (1, 2, 4, 8)
 SPLITS = (1, 4)
 """Into how many reads an expert is cut."""
