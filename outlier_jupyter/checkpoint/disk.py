@@ -35,8 +35,9 @@ AROUND = 8 << 20
 """Bytes on either side to be forgotten with a place: the system reads ahead, in large folios."""
 LEAST = 128 << 10
 """No read is cut smaller."""
-NEAR = 0.95
-"""Direct reads are taken from this share of the other's speed on: they leave the RAM alone."""
+NEAR = 0.8
+"""Direct reads are taken from this share of the other's speed on: they leave the RAM alone, and
+take a third of the CPU time (benchmarks/reads.py)."""
 ENOUGH = 0.9
 """The fewest threads are taken that reach this share of the best speed, but two: one of them
 waits for the disk while the other is told that its bytes are there."""

@@ -35,7 +35,7 @@ SPARE = 64 << 20
 
 Result = TypeVar("Result")
 Each = Callable[[int], object]
-"""Told how many bytes have been written, or read to be checked."""
+"""Told, on the calling thread, how many bytes were written, or read to be checked."""
 
 
 class Written(NamedTuple):
@@ -70,7 +70,6 @@ class _Job:
         while left:
             count = os.pwrite(descriptor, left, offset)
             offset, left = offset + count, left[count:]
-        self.each(plan.nbytes)
         return checksum([memory[:begin]])
 
     def check(
@@ -83,8 +82,6 @@ class _Job:
             reader.read(plan.record(file, expert)._replace(nbytes=plan.stride), memory)
         except ReadFailed:
             return False
-        finally:
-            self.each(plan.nbytes)
         return checksum([memory[: plan.nbytes]]) == crcs[expert]
 
     def damaged(self, file: Path, sums: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
@@ -93,7 +90,7 @@ class _Job:
         try:
             found = []
             for layer, (plan, crcs) in enumerate(zip(self.plans, sums, strict=False)):
-                good = _spread(partial(self.check, reader, file, plan, crcs), plan.experts)
+                good = _spread(partial(self.check, reader, file, plan, crcs), plan, self.each)
                 found += [(layer, expert) for expert, ok in enumerate(good) if not ok]
         finally:
             reader.close()
@@ -200,8 +197,10 @@ def _write_all(job: _Job, stream: BinaryIO) -> Written:
     job.keep(sums)
     with job.journal.open("a") as journal:
         for plan in job.plans[began:]:
-            sums.append(_spread(partial(job.write, stream.fileno(), plan), plan.experts))
+            sums.append(_spread(partial(job.write, stream.fileno(), plan), plan, job.each))
             os.fsync(stream.fileno())
+            if hasattr(os, "posix_fadvise"):  # what is on the disk need not fill the RAM
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             journal.write(json.dumps(sums[-1]) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
@@ -239,15 +238,23 @@ def _check_all(job: _Job, sums: list[list[int]]) -> None:
         )
 
 
-def _spread(call: Callable[[int], Result], count: int) -> list[Result]:
-    """`call` with 0 … count - 1, on threads; the results in order. An interrupt waits for them."""
+def _spread(call: Callable[[int], Result], plan: LayerPlan, each: Each) -> list[Result]:
+    """`call` with every expert of a layer, on threads; the results in order.
+
+    `each` is called here, not on a thread: a progress bar in a notebook belongs to its cell. An
+    interrupt waits for the experts under way.
+    """
     with ThreadPoolExecutor(THREADS, thread_name_prefix="outlier-repack") as pool:
-        calls = [pool.submit(call, index) for index in range(count)]
+        calls = [pool.submit(call, expert) for expert in range(plan.experts)]
+        results = []
         try:
-            return [each.result() for each in calls]
+            for ended in calls:
+                results.append(ended.result())
+                each(plan.nbytes)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    return results
 
 
 @contextmanager
