@@ -221,8 +221,8 @@ def _check_room(job: _Job, records: Records, done: int) -> None:
     free = shutil.disk_usage(job.target.parent).free
     if left + SPARE > free:
         raise RepackFailed(
-            f"repacking takes {left:,} bytes more in {job.target.parent} and {free:,} are free: "
-            f"make room, or choose another folder; it needs {records.nbytes:,} bytes in all"
+            f"repacking takes {left:,} bytes more in {job.target.parent}, {SPARE:,} are to stay "
+            f"free, and {free:,} are free: make room, or choose another folder"
         )
 
 
