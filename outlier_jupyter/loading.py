@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -27,6 +27,8 @@ from .engine import Engine
 from .errors import NotPageable, OptionError, UnsupportedModel
 from .hub import resolve
 from .machine import machine_memory
+from .native import native as native_part
+from .native import wanted as native_wanted
 from .options import LoadOptions, make, takes
 from .paging import Installed, check_device, find, install, share_slots, switch_modules
 from .paging.install import Switch
@@ -37,6 +39,9 @@ from .reads import open_experts
 from .residency import ExpertKey
 from .trace import Trace, TraceInfo
 from .units import size_words
+
+if TYPE_CHECKING:
+    from .native.install import Native
 
 WHOLE_SHARE = 0.8
 """How much of the free memory a model may take that cannot be paged."""
@@ -71,7 +76,7 @@ def load(
     folder = resolve(str(model), asked.revision, asked.quiet)
     native, override = _top_k(load_config(folder), asked.top_k, str(model))
     module, config, checkpoint, switches = open_model(folder, override)
-    check_device(module, switch_modules(module))
+    fast = _begin_native(module, asked.kernels)
     tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     _check_top_k(asked.top_k, switches)
     _warn_if_not_paged(str(model), config, module)
@@ -85,6 +90,8 @@ def load(
     executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
     installed = install(module, switches, slots, reader, executor, clock, asked.policy)
     mx.eval(module.parameters())
+    if fast:
+        fast.finish(asked.quiet)
     engine = Engine(
         model=module,
         tokenizer=tokenizer,
@@ -108,6 +115,20 @@ def load(
         engine.close()
         raise
     return engine
+
+
+def _begin_native(module: nn.Module, kernels: str) -> Native | None:
+    """Have what the model needs compiled on another thread; None where MLX computes it all.
+
+    Raises:
+        UnsupportedModel: MLX has to compute experts that it cannot compute on this device.
+    """
+    fast = native_part(module) if native_wanted(kernels) else None
+    left = [(at, m) for at, m in switch_modules(module) if not (fast and fast.computes(m))]
+    check_device(module, left)
+    if fast:
+        fast.begin()
+    return fast
 
 
 def _read_all(installed: Installed, quiet: bool) -> None:
@@ -265,7 +286,7 @@ def _info(
         slots=slots,
         reader=reader.name,
         reader_note=reader.note,
-        kernels="mlx",
+        kernels="cpu" if native_wanted(asked.kernels) else "mlx",
         policy=asked.policy,
         banks=_banks(switches),
         machine=machine_words(),

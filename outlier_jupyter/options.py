@@ -70,7 +70,10 @@ class LoadOptions:
         "folder; or off",
     )
     kernels: str = option(
-        "auto", "who multiplies: mlx forces MLX's own kernels, auto the fastest", choices=KERNELS
+        "auto",
+        "who multiplies: mlx forces MLX's own kernels, bit for bit mlx-lm's; auto takes compiled "
+        "ones where MLX has no GPU",
+        choices=KERNELS,
     )
     read_threads: int | None = option(
         None,

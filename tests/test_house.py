@@ -55,6 +55,8 @@ MAY_IMPORT = {
         "transcript",
         "units",
     },
+    "kernels": BASE,
+    "native": BASE | {"kernels"},
     "loading": BASE
     | {
         "checkpoint",
@@ -63,6 +65,7 @@ MAY_IMPORT = {
         "hub",
         "machine",
         "memory",
+        "native",
         "paging",
         "provenance",
         "reads",
@@ -90,8 +93,19 @@ MAY_IMPORT = {
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
 
 ONLY_IN = {
-    "mlx": {"paging", "engine", "decoding", "kv_caches", "loading", "memory", "testing"},
-    "mlx_lm": {"paging", "engine", "decoding", "kv_caches", "loading", "memory", "testing"},
+    "mlx": {"paging", "engine", "decoding", "kv_caches", "loading", "memory", "native", "testing"},
+    "mlx_lm": {
+        "paging",
+        "engine",
+        "decoding",
+        "kv_caches",
+        "loading",
+        "memory",
+        "native",
+        "testing",
+    },
+    "numba": {"kernels", "residency"},
+    "llvmlite": {"kernels"},
     "IPython": {"notebook"},
     "anywidget": {"notebook"},
     "traitlets": {"notebook"},
@@ -99,7 +113,6 @@ ONLY_IN = {
     "huggingface_hub": {"hub"},
     "platformdirs": {"reads"},
     "psutil": {"machine"},
-    "numba": {"residency"},
     "mmap": {"checkpoint"},
     "fcntl": {"checkpoint"},
 }

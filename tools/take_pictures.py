@@ -110,7 +110,7 @@ def take(page: Page, lab: Lab, theme: str, folder: Path) -> None:
     lab.show(page, f"chat-{theme}", *CHAT)
     page.locator(".oj-assistant").nth(1).wait_for(timeout=120_000)
     wait_until_idle(page)
-    page.locator(".oj-chat").evaluate("chat => { chat.style.width = '900px'; }")
+    page.locator(".oj-chat").evaluate("chat => { chat.style.width = '760px'; }")
     page.wait_for_timeout(500)
     save(page.locator(".oj-chat"), folder / f"chat-{theme}.png")
 

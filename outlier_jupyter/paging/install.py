@@ -165,6 +165,8 @@ def share_slots(
 
 def bind(module: nn.Module, name: str, array: mx.array) -> None:
     """Have a switch's own module compute over `array`, a part of the bank."""
+    if release := getattr(module, "release", None):
+        release()  # a native one holds the memory of the array that was there
     child, _, parameter = name.rpartition(".")
     (module[child] if child else module)[parameter] = array
 

@@ -179,7 +179,9 @@ class PagedSwitch(nn.Module):
         """The original's arithmetic on rows [n, 1, width] of one expert each, in slot order."""
         inner = self._inner
         output: mx.array
-        if isinstance(inner, SwitchGLU):
+        if hasattr(inner, "on_rows"):  # a native one
+            output = inner.on_rows(rows, slots)
+        elif isinstance(inner, SwitchGLU):
             up = inner.up_proj(rows, slots, sorted_indices=sorted_indices)
             gate = inner.gate_proj(rows, slots, sorted_indices=sorted_indices)
             hidden = inner.activation(up, gate)

@@ -1,0 +1,207 @@
+"""How near the kernels come to the memory's bandwidth, and how far MLX's own are from it.
+
+    python benchmarks/kernels.py
+
+One token's matrices of Qwen3-30B-A3B geometry, in the formats a checkpoint may have: the compiled
+kernel, MLX's operation in float32 on the same bytes, and a plain read of as many bytes by all
+threads, in turn, several rounds; a row each, the median with its spread. The matrices are larger
+than the processor's caches, as a model's are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numba import njit, prange
+from results import append
+
+from outlier_jupyter.kernels import (
+    Activation,
+    Bank,
+    Cached,
+    Experts,
+    Format,
+    Matrix,
+    Stack,
+    affine,
+    attend,
+    experts_many,
+    mxfp4,
+)
+from outlier_jupyter.kernels.compiled import threads
+from outlier_jupyter.units import three
+
+WIDTH, HIDDEN, SLOTS, K = 2048, 768, 128, 8
+ROUNDS = 15
+FORMATS = (affine(4, 64, "bf16"), affine(8, 64, "bf16"), affine(6, 64, "bf16"),
+           affine(3, 64, "bf16"), affine(2, 64, "bf16"), mxfp4())  # fmt: skip
+Subject = tuple[str, int, Callable[[], object]]
+"""Name, bytes it must read, and the call."""
+
+
+@njit(parallel=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _sum(words: Any, parts: Any) -> None:
+    size = len(words) // len(parts)
+    for part in prange(len(parts)):
+        total = np.float32(0)
+        for i in range(part * size, (part + 1) * size):
+            total += words[i]
+        parts[part] = total
+
+
+def reading() -> Subject:
+    """All threads add up float32: the limit."""
+    words = np.ones(1 << 26, np.float32)
+    parts = np.zeros(8 * threads(), np.float32)
+    return "read", words.nbytes, lambda: _sum(words, parts)
+
+
+def packed(form: Format, *shape: int) -> tuple[list[mx.array], list[np.ndarray[Any, Any] | None]]:
+    """Random bytes as MLX's arrays, with float32 scales, and as the kernels take them."""
+    random = np.random.default_rng(0)
+    *outer, width = shape
+    words = width * form.bits // 32
+    codes = random.integers(0, 1 << 32, (*outer, words), np.uint32)
+    if form.kind == "mxfp":
+        scales = np.full((*outer, width // 32), 120, np.uint8)
+        return [mx.array(codes), mx.array(scales)], [codes, scales, None]
+    small = np.full((*outer, width // form.group), 0x3C00, np.uint16)
+    wide = mx.full(small.shape, 0.0078125)
+    return [mx.array(codes), wide, wide], [codes, small, small]
+
+
+def nbytes(form: Format, rows: int, width: int) -> int:
+    """Bytes of so many packed rows."""
+    biases = 2 if form.kind == "affine" else 1
+    return rows * (form.row_bytes(width) + biases * form.scale_bytes(width))
+
+
+def mode(form: Format) -> dict[str, Any]:
+    """What MLX's operations are told of a format."""
+    return {"group_size": form.group, "bits": form.bits,
+            "mode": "mxfp4" if form.kind == "mxfp" else "affine"}  # fmt: skip
+
+
+def dense(form: Format, rows: int) -> list[Subject]:
+    """A matrix as large as a layer's attention, again and again another one."""
+    height, copies = 9216, 8
+    theirs, ours = packed(form, copies * height, WIDTH)
+    x = np.random.default_rng(1).normal(size=(rows, WIDTH)).astype(np.float32)
+    pieces = [[None if a is None else a[i * height : (i + 1) * height] for a in ours]
+              for i in range(copies)]  # fmt: skip
+    stacks = [Stack([Matrix(form, height, WIDTH, *piece)]) for piece in pieces]  # type: ignore[arg-type]
+    parts, given = [part[:height] for part in theirs], mx.array(x)
+    mx.eval(parts)
+    turn = iter(range(1 << 30))
+    size = nbytes(form, height, WIDTH)
+    return [
+        (f"linear {form.name} {rows} rows", size,
+         lambda: stacks[next(turn) % copies].multiply(x)),
+        (f"mlx linear {form.name} {rows} rows", size,
+         lambda: mx.eval(mx.quantized_matmul(given, *parts, transpose=True, **mode(form)))),
+    ]  # fmt: skip
+
+
+def experts(form: Format, rows: int) -> list[Subject]:
+    """The experts of `rows` tokens, chosen afresh each time."""
+    banks, arrays = [], []
+    for height, width in ((HIDDEN, WIDTH), (HIDDEN, WIDTH), (WIDTH, HIDDEN)):
+        theirs, ours = packed(form, SLOTS, height, width)
+        banks.append(Bank(form, height, width, *ours))  # type: ignore[arg-type]
+        arrays.append(theirs)
+    mx.eval(arrays)
+    made = Experts(banks[0], banks[1], banks[2], Activation("swiglu"))
+    random = np.random.default_rng(1)
+    x = random.normal(size=(rows, WIDTH)).astype(np.float32)
+    given = mx.array(x)[:, None, None]
+    used = min(SLOTS, rows * K)
+
+    def slots() -> np.ndarray[Any, Any]:
+        return np.stack([random.choice(SLOTS, K, replace=False) for _ in range(rows)])
+
+    def theirs_call() -> None:
+        ids = mx.array(slots().astype(np.uint32))
+
+        def one(a: mx.array, part: list[mx.array]) -> mx.array:
+            return mx.gather_qmm(a, *part, rhs_indices=ids, transpose=True, **mode(form))
+
+        gate = one(given, arrays[1])
+        mx.eval(one(gate * mx.sigmoid(gate) * one(given, arrays[0]), arrays[2]))
+
+    call = made.multiply if rows < 16 else lambda x, ids: experts_many(x, ids, made)
+    size = used * (2 * nbytes(form, HIDDEN, WIDTH) + nbytes(form, WIDTH, HIDDEN))
+    return [(f"experts {form.name} {rows} rows", size, lambda: call(x, slots())),
+            (f"mlx experts {form.name} {rows} rows", size, theirs_call)]  # fmt: skip
+
+
+def attention(tokens: int) -> list[Subject]:
+    """32 heads over 4 heads of keys, as in the geometry."""
+    random = np.random.default_rng(0)
+    q = random.normal(size=(32, 128)).astype(np.float32)
+    k, v = (random.normal(size=(4, tokens, 128)).astype(np.float32) for _ in "kv")
+    theirs = [mx.array(q)[None, :, None], mx.array(k)[None], mx.array(v)[None]]
+    size = k.nbytes + v.nbytes
+    return [
+        (f"attention {tokens} tokens", size,
+         lambda: attend(q, Cached(k, "f32"), Cached(v, "f32"), 0.1)),
+        (f"mlx attention {tokens} tokens", size,
+         lambda: mx.eval(mx.fast.scaled_dot_product_attention(*theirs, scale=0.1))),
+    ]  # fmt: skip
+
+
+def blas(rows: int) -> Subject:
+    """NumPy's product of the same size as an expert's first half on `rows` rows."""
+    a = np.ones((rows, WIDTH), np.float32)
+    b = np.ones((2 * HIDDEN, WIDTH), np.float32)
+    return f"numpy product {rows} rows", b.nbytes, lambda: a @ b.T
+
+
+def measure(subjects: list[Subject], rounds: int) -> list[dict[str, object]]:
+    """Every subject in turn; medians over the rounds after one to warm up."""
+    seen: dict[str, list[float]] = {name: [] for name, _, _ in subjects}
+    for turn in range(rounds + 1):
+        for name, _, call in subjects:
+            begin = time.perf_counter()
+            call()
+            if turn:
+                seen[name].append(time.perf_counter() - begin)
+    found: list[dict[str, object]] = []
+    for name, size, _ in subjects:
+        middle = statistics.median(seen[name])
+        found.append({"subject": name, "us": three(middle * 1e6),
+                      "fastest_us": three(min(seen[name]) * 1e6),
+                      "slowest_us": three(max(seen[name]) * 1e6),
+                      "gb_per_s": three(size / middle / 1e9), "rounds": rounds})  # fmt: skip
+    return found
+
+
+def main() -> int:
+    """Measure, print and append."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--short", action="store_true", help="4 bit alone, and no prompts")
+    given = parser.parse_args()
+    forms = [form for form in FORMATS[: 1 if given.short else None] if form is not None]
+    groups = [[*dense(form, 1), *experts(form, 1)] for form in forms]
+    groups += [attention(tokens) for tokens in (256, 4096)]
+    if not given.short:
+        groups += [[*dense(forms[0], rows), *experts(forms[0], rows)] for rows in (4, 16, 64)]
+        groups += [[blas(rows)] for rows in (16, 64)]
+    rows: list[dict[str, object]] = []
+    for group in groups:
+        rows += measure([reading(), *group], given.rounds)
+        for one in rows[-len(group) - 1 :]:
+            sys.stdout.write(f"{one['subject']:34} {one['us']:>9} µs {one['gb_per_s']:>6} GB/s\n")
+    append("kernels", rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Matrix products over packed weights, and attention, compiled for the processor by Numba.
+
+Pure functions over NumPy arrays; nothing here knows of MLX, models or paging. Arrays hold the bytes
+that MLX packs: see `formats`. The import of this room loads Numba, so it is made late.
+"""
+
+from .attention import Cached, attend
+from .causal import attend_causal
+from .experts import Activation, Bank, Experts
+from .formats import Format, affine, mxfp4, plain
+from .linear import Matrix, Stack
+from .positions import Turn, turn
+from .prefill import MANY_ROWS, experts_many, multiply_many
+from .warming import for_attention, for_experts, for_matrix, warm
+
+__all__ = [
+    "MANY_ROWS",
+    "Activation",
+    "Bank",
+    "Cached",
+    "Experts",
+    "Format",
+    "Matrix",
+    "Stack",
+    "Turn",
+    "affine",
+    "attend",
+    "attend_causal",
+    "experts_many",
+    "for_attention",
+    "for_experts",
+    "for_matrix",
+    "multiply_many",
+    "mxfp4",
+    "plain",
+    "turn",
+    "warm",
+]

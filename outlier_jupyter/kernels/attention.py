@@ -1,0 +1,155 @@
+"""Attention of one new token over the KV cache.
+
+A task is a stretch of the cache of one head of keys: the scores of all query heads that share
+it, their exponentials and the blend of the values. The thread that finishes a head's last stretch
+joins them. Keys and values are read where they lie, [heads, room, width], one row a token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numba import types
+from numba.extending import register_jitable
+
+from .compiled import Array, Stage, address, run, task, threads
+from .formats import ITEM_BYTES, plain
+from .linear import F32s
+from .memory import add_done, put, real, whole
+from .reductions import blend, exponentials, largest
+from .rows import LANES, dots
+
+STRETCH = 128
+"""Tokens of a task, at least; more for long contexts, so that joining stays cheap."""
+TASKS_PER_THREAD = 8
+
+(QUERIES, KEYS, VALUES, KEY_HEAD, VALUE_HEAD, TOKENS, SHARED, WIDTH, VALUE_WIDTH, LENGTH, STRETCHES,
+ SCORES, TOPS, SUMS, PARTS, OUT, DONE, SINKS) = range(18)  # fmt: skip
+SPREAD = 8
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Keys or values of the tokens so far.
+
+    Attributes:
+        memory: [heads, tokens, width], float32, float16 or bfloat16 (as uint16). A head's rows
+            lie one after the other; heads may be further apart, as in a cache with room to grow.
+        kind: "f32", "f16" or "bf16".
+    """
+
+    memory: Array
+    kind: str
+
+    def __post_init__(self) -> None:
+        row = self.memory.shape[2] * ITEM_BYTES[self.kind]
+        if self.memory.strides[1:] != (row, ITEM_BYTES[self.kind]):
+            raise ValueError(f"rows {self.memory.strides[1:]} bytes apart, not {row}, are not read")
+
+
+@lru_cache
+def attention_task(kind: str, lanes: int = LANES) -> int:
+    """The kernel for keys and values of type `kind`."""
+    name, nbytes = plain(kind).name, ITEM_BYTES[kind]
+
+    def kernel(arguments: int, number_of_task: int) -> None:
+        stretches, shared = whole(arguments, STRETCHES), whole(arguments, SHARED)
+        head = number_of_task // stretches
+        stretch = number_of_task - head * stretches
+        length, width, wide = (
+            whole(arguments, LENGTH), whole(arguments, WIDTH), whole(arguments, VALUE_WIDTH)
+        )  # fmt: skip
+        first = stretch * length
+        count = min(whole(arguments, TOKENS) - first, length)
+        keys = whole(arguments, KEYS) + head * whole(arguments, KEY_HEAD) + first * width * nbytes
+        values = (
+            whole(arguments, VALUES) + head * whole(arguments, VALUE_HEAD) + first * wide * nbytes
+        )
+        row = number_of_task * shared
+        scores = whole(arguments, SCORES) + 4 * row * length
+        queries = whole(arguments, QUERIES) + 4 * head * shared * width
+        for t in range(count):
+            dots(name, lanes, shared, keys + t * width * nbytes, 0, 0, queries, 4 * width, 0, 0,
+                 width, scores + 4 * t, 4 * length)  # fmt: skip
+        for g in range(shared):
+            top = largest(scores + 4 * g * length, count)
+            put(whole(arguments, TOPS), row + g, top)
+            put(whole(arguments, SUMS), row + g, exponentials(scores + 4 * g * length, count, top))
+        blend(kind, shared, values, wide * nbytes, scores, 4 * length, count, wide,
+              whole(arguments, PARTS) + 4 * row * wide, 4 * wide)  # fmt: skip
+        if add_done(whole(arguments, DONE), SPREAD * head) == stretches - 1:
+            for g in range(shared):
+                _join(arguments, head, g)
+
+    return task(kernel)
+
+
+@register_jitable
+def _join(arguments: int, head: int, g: int) -> None:
+    """Put the stretches of one query head together, with its sink, if there is one."""
+    stretches, shared = whole(arguments, STRETCHES), whole(arguments, SHARED)
+    wide, tops, sums = whole(arguments, VALUE_WIDTH), whole(arguments, TOPS), whole(arguments, SUMS)
+    first = head * stretches * shared + g
+    query = head * shared + g
+    sink = whole(arguments, SINKS)
+    top = real(sink, query) if sink != 0 else real(tops, first)
+    for stretch in range(stretches):
+        top = max(top, real(tops, first + stretch * shared))
+    total = math.exp(real(sink, query) - top) if sink != 0 else types.float32(0.0)
+    for stretch in range(stretches):
+        place = first + stretch * shared
+        total += real(sums, place) * math.exp(real(tops, place) - top)
+    for column in range(wide):
+        found = types.float32(0.0)
+        for stretch in range(stretches):
+            place = first + stretch * shared
+            weight = math.exp(real(tops, place) - top)
+            found += weight * real(whole(arguments, PARTS), place * wide + column)
+        put(whole(arguments, OUT), query * wide + column, found / total)
+
+
+def attend(
+    queries: F32s, keys: Cached, values: Cached, scale: float, sinks: F32s | None = None
+) -> F32s:
+    """Attention of one token: queries [heads, width] → [heads, width of a value].
+
+    Query head h reads head h // (heads / heads of keys); `sinks` [heads] are further scores that
+    no value answers.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+    """
+    heads, width = queries.shape
+    kv_heads = keys.memory.shape[0]
+    wide, tokens = values.memory.shape[2], keys.memory.shape[1]
+    if heads % kv_heads or keys.memory.shape[2] != width or keys.kind != values.kind:
+        raise ValueError(f"queries {queries.shape} do not fit keys {keys.memory.shape}")
+    shared = heads // kv_heads
+    most = max(1, TASKS_PER_THREAD * threads() // kv_heads)
+    length = max(STRETCH, -(-tokens // most))
+    stretches = -(-tokens // length)
+    rows = heads * stretches
+    sizes = [heads * width, rows * length, rows, rows, rows * wide]
+    starts = np.cumsum([0, *sizes]) * 4
+    scratch = np.empty(int(starts[-1]) // 4, np.float32)
+    scaled = np.multiply(
+        queries, np.float32(scale), out=scratch[: heads * width].reshape(heads, width)
+    )
+    at = starts[:-1] + scratch.ctypes.data
+    counters = np.zeros(SPREAD * kv_heads, np.int64)
+    out = np.empty((heads, wide), np.float32)
+    arguments = np.array(
+        [
+            scaled.ctypes.data, keys.memory.ctypes.data, values.memory.ctypes.data,
+            keys.memory.strides[0], values.memory.strides[0],
+            tokens, shared, width, wide, length, stretches, *at[1:], out.ctypes.data,
+            counters.ctypes.data, address(sinks),
+        ],
+        np.int64,
+    )  # fmt: skip
+    nbytes = 2 * heads * tokens * (width + wide)
+    run(arguments, nbytes, Stage(attention_task(keys.kind), kv_heads * stretches))
+    return out

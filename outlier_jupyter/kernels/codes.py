@@ -1,0 +1,179 @@
+"""From packed codes to float32: how a row is walked, and a block of it decoded.
+
+A row's values are taken in steps of one or more whole blocks and groups; what is left (a width
+such as 2,880) in units of 32 with fewer lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from llvmlite import binding, ir
+from numba.core import cgutils
+
+from .formats import ITEM_BYTES, UNIT, Format
+from .simd import F32, I8, I32, Emitter, Value, constant, vector
+
+LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+"""32-bit lanes of a vector: as wide as the processor's registers."""
+PLAIN_BLOCKS = 4
+"""Vectors of plain weights per step, each summed by itself: they hide the latency of the sum."""
+OFFSET = 12
+"""Added to twice a 4-bit float's value (−12 … 12), which makes it a byte without a sign."""
+FLOATS = [OFFSET + sign * size for sign in (1, -1) for size in (0, 1, 2, 3, 4, 6, 8, 12)]
+"""Twice the value of each 4-bit float, + OFFSET."""
+HAS_AVX2 = bool(binding.get_host_cpu_features().get("avx2"))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How the values of a row are walked: `count` steps of `blocks` blocks of `lanes` lanes."""
+
+    emit: Emitter
+    form: Format
+    lanes: int
+    blocks: int
+    first: Value
+    count: Value
+
+    @property
+    def size(self) -> int:
+        """Values in a step."""
+        return self.lanes * self.form.per_lane * self.blocks
+
+    @contextmanager
+    def walk(self) -> Iterator[Value]:
+        """One loop, at each turn of which the index of the step's first value is given."""
+        with self.emit.loop(self.count) as turn:
+            offset = self.emit.builder.mul(turn, self.emit.integer(self.size))
+            yield self.emit.builder.add(self.first, offset)
+
+    def bytes_at(self, value: Value, per_group: bool = False) -> Value:
+        """The offset of a value's code in its row, or of its group's scale."""
+        builder, form = self.emit.builder, self.form
+        if per_group:
+            group = builder.udiv(value, self.emit.integer(form.group))
+            return builder.mul(group, self.emit.integer(ITEM_BYTES[form.scale]))
+        return builder.udiv(builder.mul(value, self.emit.integer(form.bits)), self.emit.integer(8))
+
+    def codes(self, row: Value, value: Value) -> Iterator[tuple[int, int, Value]]:
+        """(place of the vector in the step, place in the lane, the codes there as float32)."""
+        nbytes = self.lanes * self.form.per_lane * self.form.bits // 8
+        start = self.emit.at(row, self.bytes_at(value))
+        for block in range(self.blocks):
+            found = _decoded(self.emit, self.form, self.emit.at(start, block * nbytes), self.lanes)
+            for place, codes in enumerate(found):
+                yield block * self.form.per_lane + place, place, codes
+
+    def scales(self, scales: Value, value: Value) -> Value:
+        """The step's scales (or biases), each in the lanes of its group."""
+        address = self.emit.at(scales, self.bytes_at(value, per_group=True))
+        groups = max(1, self.size // self.form.group)
+        found = self.emit.floats(address, self.form.scale, groups)
+        if groups == 1:
+            return self.emit.splat(found, self.lanes)
+        order = [lane * groups // self.lanes for lane in range(self.lanes)]
+        return self.emit.shuffle(found, found, order)
+
+
+def steps(emit: Emitter, form: Format, lanes: int, width: Value) -> list[Steps]:
+    """The loops that cover a row of `width` values: the main one, and one for what is left."""
+    block = lanes * form.per_lane
+    plain = form.kind == "plain"
+    blocks = PLAIN_BLOCKS if plain else max(1, form.group // block)
+    builder, size = emit.builder, emit.integer(block * blocks)
+    count = builder.udiv(width, size)
+    done = builder.mul(count, size)
+    unit = 1 if plain else UNIT
+    left = builder.udiv(builder.sub(width, done), emit.integer(unit))
+    return [
+        Steps(emit, form, lanes, blocks, emit.integer(0), count),
+        Steps(emit, form, unit // form.per_lane, 1, done, left),
+    ]
+
+
+def _decoded(emit: Emitter, form: Format, address: Value, lanes: int) -> list[Value]:
+    """A block's codes as float32, one vector for each place in a lane, still 2^place too large."""
+    builder = emit.builder
+    if form.kind == "plain":
+        return [emit.floats(address, form.scale, lanes)]
+    wide = vector(F32, lanes)
+    if form.kind == "mxfp":
+        low, high = _table(emit, emit.load(address, I8, 4 * lanes), lanes)
+        words, bits = [(low, high)[place % 2] for place in range(8)], 8
+        places = [place // 2 for place in range(8)]
+    else:
+        words, bits = [_words(emit, form, address, lanes)] * form.per_lane, form.bits
+        places = list(range(form.per_lane))
+    found = []
+    for word, place in zip(words, places, strict=True):
+        if bits * (place + 1) == 32:
+            code = builder.lshr(word, constant(32 - bits, I32, lanes))
+        else:
+            mask = ((1 << bits) - 1) << (bits * place)
+            code = builder.and_(word, constant(mask, I32, lanes))
+        found.append(builder.sitofp(code, wide))
+    return found
+
+
+def _words(emit: Emitter, form: Format, address: Value, lanes: int) -> Value:
+    """Each lane's codes, from its lowest bit on."""
+    if form.bits * form.per_lane == 32:
+        return emit.load(address, I32, lanes)
+    per_lane = form.bits * form.per_lane  # bits: 24, or 20 for 5-bit codes
+    total = lanes * per_lane // 8
+    half = 1 << (total.bit_length() - 1)
+    # Two loads that meet or overlap, so that nothing beyond the block is touched; the upper
+    # half of the lanes comes from the second, which keeps the shuffle within 128 bits.
+    low = emit.load(address, I8, half)
+    high = emit.load(emit.at(address, total - half), I8, half)
+    order: list[int] = []
+    for lane in range(lanes):
+        start = lane * per_lane // 8
+        place = start if lane < lanes // 2 else start - (total - half) + half
+        order += [place, place + 1, place + 2, place]  # the fourth byte is masked away
+    words = emit.builder.bitcast(emit.shuffle(low, high, order), vector(I32, lanes))
+    if per_lane == 20:
+        odd = [4 * (lane % 2) for lane in range(lanes)]
+        words = emit.builder.lshr(words, ir.Constant(vector(I32, lanes), odd))
+    return words
+
+
+def _table(emit: Emitter, pairs: Value, lanes: int) -> tuple[Value, Value]:
+    """4-bit floats, two to a byte, as twice value + OFFSET: lower ones, upper ones."""
+    builder = emit.builder
+
+    def byte(value: int) -> Value:
+        return constant(value, I8, 4 * lanes)
+
+    def look_up(code: Value) -> Value:
+        if HAS_AVX2 and lanes % 8 == 0:
+            return builder.bitcast(_looked_up(emit, code, 4 * lanes), vector(I32, lanes))
+        # The same by arithmetic: 0 1 2 3 4 5 6 7 → 0 1 2 3 4 6 8 12, and the sign.
+        size = builder.and_(code, byte(7))
+        over = emit.call("llvm.usub.sat", size, byte(4))
+        last = emit.call("llvm.usub.sat", size, byte(6))
+        size = builder.add(builder.add(size, over), builder.add(last, last))
+        sign = builder.sext(builder.icmp_unsigned(">", code, byte(7)), vector(I8, 4 * lanes))
+        signed = builder.sub(builder.xor(size, sign), sign)
+        return builder.bitcast(builder.add(signed, byte(OFFSET)), vector(I32, lanes))
+
+    return look_up(builder.and_(pairs, byte(15))), look_up(builder.lshr(pairs, byte(4)))
+
+
+def _looked_up(emit: Emitter, codes: Value, count: int) -> Value:
+    """`FLOATS` at each of `count` codes, 32 at a time: each half of a register has the table."""
+    kind = vector(I8, 32)
+    table = ir.Constant(kind, FLOATS * 2)
+    function = cgutils.get_or_insert_function(
+        emit.builder.module, ir.FunctionType(kind, [kind, kind]), "llvm.x86.avx2.pshuf.b"
+    )
+    found = [
+        emit.builder.call(function, [table, emit.shuffle(codes, codes, range(i, i + 32))])
+        for i in range(0, count, 32)
+    ]
+    if len(found) == 1:
+        return found[0]
+    return emit.shuffle(found[0], found[1], range(64))

@@ -1,0 +1,273 @@
+"""The experts' MLP over slots, for the few rows of a decode step.
+
+x·gate, x·up, the activation and ·down of every expert are tasks of one kernel: those of the
+first half come first, and the thread that finishes the last of an expert's lays its activations
+out for the second half. A thread waits only for tasks that others are at, so the order alone
+keeps it from waiting for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from numba.extending import register_jitable
+
+from .activations import KINDS, activate
+from .compiled import Array, Stage, address, run, task, threads
+from .formats import UNIT, Format
+from .linear import TOGETHER, F32s, arrange_task
+from .memory import add_done, count_done, number, put, real, whole
+from .rows import LANES, arrange, dots
+
+Slots = npt.NDArray[np.integer]
+
+TASKS_PER_THREAD = 16
+LEAST_BLOCK = 16
+SPREAD = 8
+"""Between two experts' counters: as many numbers as a cache line holds."""
+
+# The arguments, by place; the first four are `linear.arrange_task`'s. Strides are bytes.
+(WIDTH, X, ARRANGED, SUMS, HIDDEN, OUTPUT, ROW_STRIDE, SUMS_STRIDE, VALUES, GATES, INNER,
+ INNER_SUMS, OUT, BLOCK, BLOCKS, OUT_BLOCK, OUT_BLOCKS, TABLE, DONE, READY,
+ PARAMETERS) = range(21)  # fmt: skip
+UP, GATE, DOWN = 21, 27, 33
+W, S, B, BIAS, ROW_BYTES, SCALE_BYTES = range(6)
+"""Of each bank: its arrays' addresses, and the bytes of one row."""
+NUMBERS = 39
+SLOT, PAIR, COUNT = range(3)
+"""Of each run of pairs that share an expert: its slot, its first pair, how many there are."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """One of the experts' matrices, in slots: [slots, height, width], packed.
+
+    Attributes:
+        weight, scales, biases: contiguous, as MLX packs them.
+        bias: [slots, height] or None, its numbers of type `bias_kind`.
+    """
+
+    form: Format
+    height: int
+    width: int
+    weight: Array
+    scales: Array | None = None
+    biases: Array | None = None
+    bias: Array | None = None
+    bias_kind: str = "none"
+
+    def entry(self) -> list[int]:
+        """What the kernels read of it."""
+        arrays = (self.weight, self.scales, self.biases, self.bias)
+        sizes = (self.form.row_bytes(self.width), self.form.scale_bytes(self.width))
+        return [*(address(array) for array in arrays), *sizes]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One of `KINDS` with its parameters."""
+
+    kind: str
+    a: float = 0.0
+    b: float = 0.0
+
+    @property
+    def gated(self) -> bool:
+        """Whether it takes a gate."""
+        return KINDS[self.kind]
+
+
+def _bank_row(bank: int, row: int) -> tuple[int, int, int]:
+    """Where codes, scales and biases of a bank's row are."""
+    scale = row * whole(bank, SCALE_BYTES)
+    return (
+        whole(bank, W) + row * whole(bank, ROW_BYTES),
+        whole(bank, S) + scale,
+        whole(bank, B) + scale,
+    )
+
+
+bank_row = register_jitable(_bank_row)
+
+
+@lru_cache
+def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANES) -> int:
+    """From activations to those inside an expert; a task is some of one expert's rows.
+
+    Args:
+        first, second: the formats of up and gate, and of down.
+        kind: one of `KINDS`.
+        bias: the type of the experts' biases, or "none".
+    """
+    gated, biased = KINDS[kind], bias != "none"
+
+    def kernel(arguments: int, number_of_task: int) -> None:
+        width, hidden = whole(arguments, WIDTH), whole(arguments, HIDDEN)
+        values, gates = whole(arguments, VALUES), whole(arguments, GATES)
+        turn = number_of_task // whole(arguments, BLOCKS)
+        run_of = whole(arguments, TABLE) + 24 * turn
+        slot, pair, count = whole(run_of, SLOT), whole(run_of, PAIR), whole(run_of, COUNT)
+        start = (number_of_task - turn * whole(arguments, BLOCKS)) * whole(arguments, BLOCK)
+        end = min(hidden, start + whole(arguments, BLOCK))
+        x = whole(arguments, ARRANGED) + pair * whole(arguments, ROW_STRIDE)
+        y = whole(arguments, SUMS) + pair * whole(arguments, SUMS_STRIDE)
+        for half in range(2 if gated else 1):
+            bank = arguments + 8 * (UP if half == 0 else GATE)
+            to = (values if half == 0 else gates) + 4 * pair * hidden
+            for done in range(0, count, TOGETHER):
+                x_at = x + done * whole(arguments, ROW_STRIDE)
+                y_at = y + done * whole(arguments, SUMS_STRIDE)
+                for row in range(start, end):
+                    w, s, b = bank_row(bank, slot * hidden + row)
+                    dots(first, lanes, min(TOGETHER, count - done), w, s, b, x_at,
+                         whole(arguments, ROW_STRIDE), y_at, whole(arguments, SUMS_STRIDE), width,
+                         to + 4 * (done * hidden + row), 4 * hidden)  # fmt: skip
+        a, c = real(whole(arguments, PARAMETERS), 0), real(whole(arguments, PARAMETERS), 1)
+        for place in range(pair * hidden, (pair + count) * hidden, hidden):
+            for row in range(start, end):
+                value = real(values, place + row)
+                gate = real(gates, place + row) if gated else value
+                if biased:
+                    value += number(bias, whole(arguments, UP + BIAS), slot * hidden + row)
+                    if gated:
+                        gate += number(bias, whole(arguments, GATE + BIAS), slot * hidden + row)
+                put(whole(arguments, INNER), place + row, activate(kind, value, gate, a, c))
+        if add_done(whole(arguments, DONE), SPREAD * turn) == whole(arguments, BLOCKS) - 1:
+            for done in range(pair, pair + count):
+                # The values are used up: their memory takes the arranged activations.
+                arrange(second, lanes, whole(arguments, INNER) + 4 * done * hidden, hidden,
+                        values + 4 * done * hidden,
+                        whole(arguments, INNER_SUMS) + 4 * done * (hidden // UNIT))  # fmt: skip
+            add_done(whole(arguments, READY), SPREAD * turn)
+
+    return task(kernel)
+
+
+@lru_cache
+def output_task(second: str, bias: str, lanes: int = LANES) -> int:
+    """From the activations inside an expert to its output; a task is some of its rows."""
+    biased = bias != "none"
+
+    def kernel(arguments: int, number_of_task: int) -> None:
+        hidden, output = whole(arguments, HIDDEN), whole(arguments, OUTPUT)
+        turn = number_of_task // whole(arguments, OUT_BLOCKS)
+        run_of = whole(arguments, TABLE) + 24 * turn
+        slot, pair, count = whole(run_of, SLOT), whole(run_of, PAIR), whole(run_of, COUNT)
+        start = (number_of_task - turn * whole(arguments, OUT_BLOCKS)) * whole(arguments, OUT_BLOCK)
+        end = min(output, start + whole(arguments, OUT_BLOCK))
+        x = whole(arguments, VALUES) + 4 * pair * hidden
+        y = whole(arguments, INNER_SUMS) + 4 * pair * (hidden // UNIT)
+        out = whole(arguments, OUT)
+        while count_done(whole(arguments, READY), SPREAD * turn) == 0:
+            pass
+        for done in range(0, count, TOGETHER):
+            x_at, y_at = x + 4 * done * hidden, y + 4 * done * (hidden // UNIT)
+            for row in range(start, end):
+                w, s, b = bank_row(arguments + 8 * DOWN, slot * output + row)
+                dots(second, lanes, min(TOGETHER, count - done), w, s, b, x_at, 4 * hidden, y_at,
+                     hidden // UNIT * 4, hidden, out + 4 * ((pair + done) * output + row),
+                     4 * output)  # fmt: skip
+        if biased:
+            for place in range(pair * output, (pair + count) * output, output):
+                for row in range(start, end):
+                    more = number(bias, whole(arguments, DOWN + BIAS), slot * output + row)
+                    put(out, place + row, real(out, place + row) + more)
+
+    return task(kernel)
+
+
+class Experts:
+    """The MLP of experts in slots: up, perhaps gate, activation, down.
+
+    Args:
+        up, gate, down: their matrices; `gate` is None where the activation takes none.
+        lanes: of the vectors; other than the machine's only to test.
+
+    Raises:
+        ValueError: the matrices do not fit each other.
+    """
+
+    def __init__(
+        self, up: Bank, gate: Bank | None, down: Bank, activation: Activation, lanes: int = LANES
+    ) -> None:
+        if gate is not None and (gate.form, gate.height, gate.bias_kind) != (
+            up.form, up.height, up.bias_kind
+        ):  # fmt: skip
+            raise ValueError("gate and up differ in format or size")
+        if (gate is not None) != activation.gated or down.bias_kind != up.bias_kind:
+            raise ValueError(f"{activation.kind} does not fit the matrices that were given")
+        self.width, self.hidden, self.output = up.width, up.height, down.height
+        self.banks = (up, gate or up, down)
+        self.activation = activation
+        first, second = up.form.name, down.form.name
+        self._arrange = arrange_task(first, lanes)
+        self._first = hidden_task(first, second, activation.kind, up.bias_kind, lanes)
+        self._second = output_task(second, up.bias_kind, lanes)
+        self.parameters = np.array([activation.a, activation.b], np.float32)
+        self._arguments = np.zeros(NUMBERS, np.int64)
+        used = self.banks if activation.gated else (up, down)
+        self._nbytes = sum(bank.height * bank.form.row_bytes(bank.width) for bank in used)
+        for place, bank in zip((UP, GATE, DOWN), self.banks, strict=True):
+            self._arguments[place : place + 6] = bank.entry()
+
+    def multiply(self, x: F32s, slots: Slots) -> F32s:
+        """x [rows, width], slots [rows, k] → each chosen expert's output, [rows, k, output].
+
+        Rows that choose the same expert share the reading of its weights.
+        """
+        rows, k = slots.shape
+        pairs = slots.ravel()
+        if rows == 1:
+            table = np.empty((k, 3), np.int64)
+            table[:, SLOT], table[:, PAIR], table[:, COUNT] = pairs, np.arange(k), 1
+            return self._run(x, table, k)[None]
+        order = np.argsort(pairs, kind="stable")
+        out = np.empty((rows * k, self.output), np.float32)
+        out[order] = self.runs(x[order // k], pairs[order])
+        return out.reshape(rows, k, self.output)
+
+    def runs(self, x: F32s, slots: Slots) -> F32s:
+        """x [pairs, width], one slot each, equal ones beside each other → [pairs, output]."""
+        starts = np.flatnonzero(np.diff(slots, prepend=-1))
+        counts = np.diff(starts, append=len(slots))
+        table = np.stack([slots[starts], starts, counts], axis=1).astype(np.int64)
+        return self._run(np.ascontiguousarray(x), table, len(slots))
+
+    def _run(self, x: F32s, table: npt.NDArray[np.int64], pairs: int) -> F32s:
+        """x [1 or pairs, width], runs of pairs → [pairs, output]."""
+        width, hidden, runs, rows = self.width, self.hidden, len(table), len(x)
+        out = np.empty((pairs, self.output), np.float32)
+        sizes = [
+            rows * width, rows * (width // UNIT), pairs * hidden, pairs * hidden, pairs * hidden,
+            pairs * (hidden // UNIT),
+        ]  # fmt: skip
+        starts = np.cumsum([0, *sizes]) * 4
+        scratch = np.empty(int(starts[-1]) // 4, np.float32)
+        arranged, sums, values, gates, inner, inner_sums = starts[:-1] + scratch.ctypes.data
+        counters = np.zeros(2 * SPREAD * runs, np.int64)
+        block, blocks = _split(hidden, runs)
+        out_block, out_blocks = _split(self.output, runs)
+        shared = rows == 1  # then one row of activations serves every pair
+        arguments = self._arguments.copy()  # other threads may be here too
+        arguments[:UP] = (
+            width, address(x), arranged, sums, hidden, self.output, 0 if shared else 4 * width,
+            0 if shared else 4 * (width // UNIT), values, gates, inner, inner_sums,
+            out.ctypes.data, block, blocks, out_block, out_blocks, table.ctypes.data,
+            counters.ctypes.data, counters.ctypes.data + 8 * SPREAD * runs,
+            self.parameters.ctypes.data,
+        )  # fmt: skip
+        run(
+            arguments, pairs * self._nbytes, Stage(self._first, runs * blocks),
+            before=Stage(self._arrange, rows), then=Stage(self._second, runs * out_blocks),
+        )  # fmt: skip
+        return out
+
+
+def _split(rows: int, runs: int) -> tuple[int, int]:
+    """Rows of a task, and how many tasks an expert makes."""
+    block = max(LEAST_BLOCK, -(-rows * runs // (TASKS_PER_THREAD * threads())))
+    blocks = -(-rows // block)
+    return -(-rows // blocks), blocks

@@ -1,0 +1,154 @@
+"""x·W for dense rows of packed weights: several matrices that share x in one go.
+
+A `Matrix` says where packed weights are and keeps them alive. `multiply` takes a few rows of
+activations through several of them; `prefill.py` has the way for many rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from .compiled import Array, Stage, address, run, task, threads
+from .formats import UNIT, Format
+from .memory import put, real, whole
+from .rows import LANES, arrange, dots
+
+F32s = npt.NDArray[np.float32]
+TASKS_PER_THREAD = 8
+"""Enough that a thread which falls behind is not waited for long."""
+TOGETHER = 4
+"""Rows of activations that go through a task's weights at a time: they stay in the first cache."""
+LEAST_BLOCK = 8
+"""Rows of a task, at least: below, taking a task costs as much as doing it."""
+
+# What the kernel reads, by place: of the call, and of each matrix after them.
+WIDTH, X, ARRANGED, SUMS, ROWS, OUT, TOTAL, BLOCK = range(8)
+W, S, B, BIAS, HEIGHT, ROW_BYTES, SCALE_BYTES = range(7)
+CALL, MATRIX = 8, 7
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Packed weights [height, width], and a bias [height] in float32, where there is one.
+
+    Attributes:
+        weight, scales, biases: contiguous arrays whose bytes are as MLX packs them.
+    """
+
+    form: Format
+    height: int
+    width: int
+    weight: Array
+    scales: Array | None = None
+    biases: Array | None = None
+    bias: F32s | None = None
+
+    def __post_init__(self) -> None:
+        parts = [(self.weight, self.form.row_bytes(self.width))]
+        if self.scales is not None:
+            parts.append((self.scales, self.form.scale_bytes(self.width)))
+        if self.biases is not None:
+            parts.append((self.biases, self.form.scale_bytes(self.width)))
+        for array, nbytes in parts:
+            if array.nbytes != self.height * nbytes:
+                raise ValueError(
+                    f"{array.nbytes} bytes were given for {self.height} rows of {nbytes} in "
+                    f"{self.form.name}"
+                )
+
+    def entry(self) -> list[int]:
+        """What the kernel reads of this matrix."""
+        return [
+            address(self.weight), address(self.scales), address(self.biases), address(self.bias),
+            self.height, self.form.row_bytes(self.width), self.form.scale_bytes(self.width),
+        ]  # fmt: skip
+
+
+@lru_cache
+def arrange_task(name: str, lanes: int = LANES) -> int:
+    """Lay one row of activations out for format `name`; a task is a row."""
+
+    def kernel(arguments: int, row: int) -> None:
+        width = whole(arguments, WIDTH)
+        sums = whole(arguments, SUMS) + row * (width // UNIT) * 4
+        offset = row * 4 * width
+        arrange(name, lanes, whole(arguments, X) + offset, width,
+                whole(arguments, ARRANGED) + offset, sums)  # fmt: skip
+
+    return task(kernel)
+
+
+@lru_cache
+def matrix_task(name: str, lanes: int = LANES) -> int:
+    """Multiply rows of activations with some rows of the matrices; a task is a block of those."""
+
+    def kernel(arguments: int, block: int) -> None:
+        rows, width = whole(arguments, ROWS), whole(arguments, WIDTH)
+        total, out = whole(arguments, TOTAL), whole(arguments, OUT)
+        start = block * whole(arguments, BLOCK)
+        end = min(total, start + whole(arguments, BLOCK))
+        for done in range(0, rows, TOGETHER):
+            count = min(TOGETHER, rows - done)
+            x = whole(arguments, ARRANGED) + done * 4 * width
+            y = whole(arguments, SUMS) + done * (width // UNIT) * 4
+            matrix, first = arguments + 8 * CALL, 0
+            for place in range(start, end):
+                while place - first >= whole(matrix, HEIGHT):
+                    first += whole(matrix, HEIGHT)
+                    matrix += 8 * MATRIX
+                at = place - first
+                scale = at * whole(matrix, SCALE_BYTES)
+                dots(
+                    name, lanes, count, whole(matrix, W) + at * whole(matrix, ROW_BYTES),
+                    whole(matrix, S) + scale, whole(matrix, B) + scale, x, 4 * width,
+                    y, width // UNIT * 4, width, out + 4 * (done * total + place), 4 * total,
+                )  # fmt: skip
+                if whole(matrix, BIAS) != 0:
+                    more = real(whole(matrix, BIAS), at)
+                    for row in range(done, done + count):
+                        put(out, row * total + place, real(out, row * total + place) + more)
+
+    return task(kernel)
+
+
+class Stack:
+    """Matrices of one format and width that are multiplied with the same activations at once."""
+
+    def __init__(self, matrices: Sequence[Matrix], lanes: int = LANES) -> None:
+        self.matrices = tuple(matrices)
+        first = self.matrices[0]
+        if any((m.form, m.width) != (first.form, first.width) for m in self.matrices):
+            raise ValueError("matrices of several formats or widths cannot be stacked")
+        self.width = first.width
+        self.heights = [matrix.height for matrix in self.matrices]
+        self.height = sum(self.heights)
+        self._arrange = arrange_task(first.form.name, lanes)
+        self._multiply = matrix_task(first.form.name, lanes)
+        self._arguments = np.array(
+            [0] * CALL + [number for matrix in self.matrices for number in matrix.entry()],
+            np.int64,
+        )
+        self._nbytes = sum(m.height * m.form.row_bytes(m.width) for m in self.matrices)
+        self._block = max(LEAST_BLOCK, -(-self.height // (TASKS_PER_THREAD * threads())))
+
+    def multiply(self, x: F32s) -> F32s:
+        """x [rows, width] → [rows, height of all matrices], side by side."""
+        rows = len(x)
+        out = np.empty((rows, self.height), np.float32)
+        # Arranged activations and their sums in one piece: less to allocate.
+        scratch = np.empty((rows, self.width + self.width // UNIT), np.float32)
+        start = scratch.ctypes.data
+        arguments = self._arguments.copy()  # other threads may be here too
+        arguments[:CALL] = (
+            self.width, address(x), start, start + 4 * rows * self.width, rows, out.ctypes.data,
+            self.height, self._block,
+        )  # fmt: skip
+        blocks = -(-self.height // self._block)
+        before = Stage(self._arrange, rows)
+        run(arguments, self._nbytes * rows, Stage(self._multiply, blocks), before=before)
+        return out

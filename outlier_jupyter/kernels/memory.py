@@ -1,0 +1,115 @@
+"""Numbers at addresses: kernels take all their arguments from one int64 array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .simd import F32, I64, Emitter, constant
+
+
+def _at(emit: Emitter, base: Any, index: Any, shift: int) -> Any:
+    return emit.at(base, emit.builder.shl(index, emit.integer(shift)))
+
+
+@intrinsic
+def whole(context, base, index):
+    """The int64 number `index` of those at `base`."""
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(builder)
+        return emit.load(_at(emit, arguments[0], arguments[1], 3), I64, 1, align=8)
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def real(context, base, index):
+    """The float32 number `index` of those at `base`."""
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(builder)
+        return emit.load(_at(emit, arguments[0], arguments[1], 2), F32, 1, align=4)
+
+    return types.float32(types.int64, types.int64), generate
+
+
+@intrinsic
+def put(context, base, index, value):
+    """Write a float32 as number `index` of those at `base`."""
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(builder)
+        base, index, value = arguments
+        emit.store(value, _at(emit, base, index, 2))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float32), generate
+
+
+@intrinsic(prefer_literal=True)
+def number(context, kind, base, index):
+    """Number `index` of those of type `kind` ("f32", "f16", "bf16") at `base`, as float32."""
+    if not isinstance(kind, types.StringLiteral):
+        return None
+    name, shift = kind.literal_value, 2 if kind.literal_value == "f32" else 1
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(builder)
+        return emit.floats(_at(emit, arguments[1], arguments[2], shift), name, 1)
+
+    return types.float32(kind, types.int64, types.int64), generate
+
+
+@intrinsic
+def take(context, counter):
+    """The number in `counter` [1], which is one more for the next who asks, on any thread."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.atomic_rmw("add", array.data, constant(1, I64, 1), "acq_rel")
+
+    return types.int64(counter), generate
+
+
+@intrinsic
+def add_done(context, base, index):
+    """Count number `index` of the int64s at `base` up, and say what it was.
+
+    Whoever sees the count sees what was written before it.
+    """
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(builder)
+        place = builder.inttoptr(_at(emit, arguments[0], arguments[1], 3), I64.as_pointer())
+        return builder.atomic_rmw("add", place, constant(1, I64, 1), "acq_rel")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def count_done(context, base, index):
+    """Number `index` of the int64s at `base`, with all that was written before it was counted."""
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(builder)
+        place = builder.inttoptr(_at(emit, arguments[0], arguments[1], 3), I64.as_pointer())
+        return builder.load_atomic(place, "acquire", 8)
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def call_task(context, code, arguments, number):
+    """Call the task function at address `code`."""
+
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [I64, I64])
+        function = builder.inttoptr(arguments[0], kind.as_pointer())
+        builder.call(function, arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate

@@ -1,0 +1,133 @@
+"""Vectors in LLVM's own words, for code that a loop vectoriser would not find by itself.
+
+`Emitter` wraps a builder of llvmlite with the dozen operations that the kernels are made of, on
+vectors of any number of lanes; LLVM turns them into AVX-512, AVX2, NEON or whatever there is.
+Addresses are integers: the caller keeps the arrays alive and within their bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F32, F16 = ir.FloatType(), ir.HalfType()
+Value = Any
+"""An LLVM value; llvmlite has no types."""
+
+
+def vector(element: Any, lanes: int) -> Any:
+    """The type of `lanes` × `element`; a scalar for one lane, which LLVM handles better."""
+    return element if lanes == 1 else ir.VectorType(element, lanes)
+
+
+def constant(value: float, element: Any, lanes: int) -> Value:
+    """The same number in every lane."""
+    if lanes == 1:
+        return ir.Constant(element, value)
+    return ir.Constant(vector(element, lanes), [value] * lanes)
+
+
+class Emitter:
+    """Writes vector operations at a builder's place."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def integer(self, value: int) -> Value:
+        """A constant of 64 bits."""
+        return ir.Constant(I64, value)
+
+    def at(self, base: Value, offset: Value | int) -> Value:
+        """base + offset, in bytes."""
+        if isinstance(offset, int):
+            offset = self.integer(offset)
+        return self.builder.add(base, offset)
+
+    def load(self, address: Value, element: Any, lanes: int, align: int = 1) -> Value:
+        """`lanes` elements at `address`."""
+        kind = vector(element, lanes)
+        pointer = self.builder.inttoptr(address, kind.as_pointer())
+        return self.builder.load(pointer, align=align)
+
+    def store(self, value: Value, address: Value, align: int = 4) -> None:
+        """Write `value` at `address`."""
+        pointer = self.builder.inttoptr(address, value.type.as_pointer())
+        self.builder.store(value, pointer, align=align)
+
+    def call(self, name: str, *values: Value) -> Value:
+        """An intrinsic whose operands and result are of one type."""
+        kind = values[0].type
+        function = cgutils.get_or_insert_function(
+            self.builder.module,
+            ir.FunctionType(kind, [value.type for value in values]),
+            f"{name}.{_mangled(kind)}",
+        )
+        return self.builder.call(function, values)
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """a × b + c, fused where the processor can."""
+        return self.call("llvm.fmuladd", a, b, c)
+
+    def splat(self, scalar: Value, lanes: int) -> Value:
+        """`scalar` in every lane."""
+        if lanes == 1:
+            return scalar
+        kind = vector(scalar.type, lanes)
+        one = self.builder.insert_element(
+            ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0)
+        )
+        return self.shuffle(one, one, [0] * lanes)
+
+    def shuffle(self, a: Value, b: Value, order: Sequence[int]) -> Value:
+        """Lanes of `a` and then `b`, picked by `order`."""
+        mask = ir.Constant(ir.VectorType(I32, len(order)), list(order))
+        return self.builder.shuffle_vector(a, b, mask)
+
+    def total(self, value: Value, lanes: int) -> Value:
+        """The sum over all lanes."""
+        while lanes > 1:
+            lanes //= 2
+            low = self.shuffle(value, value, list(range(lanes)))
+            high = self.shuffle(value, value, list(range(lanes, 2 * lanes)))
+            value = self.builder.fadd(low, high)
+        if isinstance(value.type, ir.VectorType):
+            value = self.builder.extract_element(value, ir.Constant(I32, 0))
+        return value
+
+    def floats(self, address: Value, kind: str, lanes: int) -> Value:
+        """`lanes` numbers of type `kind` ("f32", "f16", "bf16", "e8m0") as float32."""
+        wide = vector(F32, lanes)
+        if kind == "f32":
+            return self.load(address, F32, lanes)
+        if kind == "f16":
+            return self.builder.fpext(self.load(address, F16, lanes), wide)
+        small, place = (I16, 16) if kind == "bf16" else (I8, 23)
+        bits = self.builder.zext(self.load(address, small, lanes), vector(I32, lanes))
+        return self.builder.bitcast(self.builder.shl(bits, constant(place, I32, lanes)), wide)
+
+    def variable(self, kind: Any, value: Value) -> Value:
+        """A place for a value that loops change; LLVM keeps it in a register."""
+        place = cgutils.alloca_once(self.builder, kind)
+        self.builder.store(value, place)
+        return place
+
+    @contextmanager
+    def loop(self, count: Value) -> Any:
+        """A loop of `count` turns; gives the turn."""
+        with cgutils.for_range(self.builder, count, intp=I64) as turn:
+            yield turn.index
+
+
+def _mangled(kind: Any) -> str:
+    names = {"float": "f32", "half": "f16", "i8": "i8", "i32": "i32"}
+    if isinstance(kind, ir.VectorType):
+        return f"v{kind.count}{names[str(kind.element)]}"
+    return names[str(kind)]
+
+
+Emit = Callable[[Emitter, Sequence[Value]], Value | None]

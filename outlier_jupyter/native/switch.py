@@ -1,0 +1,135 @@
+"""The experts' MLP over slots, computed with compiled kernels.
+
+The switch stays mlx-lm's module; the paged switch around it gives it slot ids as always. Whoever
+gives it other arrays (a resize of the bank) calls `release` first, or the old ones would stay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
+
+from ..kernels import MANY_ROWS, Activation, Bank, Experts, experts_many
+from .arrays import KINDS, F32s, as_rows, view
+from .linear import format_of
+
+Slots = npt.NDArray[Any]
+
+
+def activation_of(module: Any) -> Activation | None:
+    """An activation module as the kernels know it, or None where they do not."""
+    name = type(module).__name__
+    if name == "GELU":
+        kinds = {"none": "gelu", "precise": "gelu_tanh", "tanh": "gelu_tanh", "fast": "gelu_fast"}
+        return Activation(kinds[module._approx])
+    if name == "SwigluOAI":
+        return Activation("swiglu_oai", module._alpha, module._limit)
+    if name == "DeepseekV41SwiGLU":
+        limited = module.limit > 0
+        return Activation("swiglu_limited", 0.0, module.limit) if limited else Activation("swiglu")
+    if name == "ClampedSwiGLU":
+        return Activation("swiglu_clamped", 0.0, module.limit)
+    if name == "SiTU":
+        return Activation("situ", module.beta, module.linear_beta or 0.0)
+    plain = {
+        "SwiGLU": "swiglu", "PreciseSwiGLU": "swiglu", "GeGLU": "geglu",
+        "ReLU2": "relu2", "SiLU": "silu",
+    }  # fmt: skip
+    return Activation(plain[name]) if name in plain else None
+
+
+def projections(switch: Any) -> tuple[Any, Any | None, Any]:
+    """A switch's up, gate (None where there is none) and down."""
+    if isinstance(switch, SwitchGLU):
+        return switch.up_proj, switch.gate_proj, switch.down_proj
+    return switch.fc1, None, switch.fc2
+
+
+def bank_of(module: Any) -> Bank:
+    """A switch's linear as a bank of the kernels, over the same memory."""
+    form = format_of(module)
+    assert form is not None
+    weight = view(module.weight)
+    width = weight[0, 0].nbytes * 8 // form.bits
+    bias = view(module.bias) if "bias" in module else None
+    return Bank(
+        form,
+        weight.shape[1],
+        width,
+        weight,
+        view(module.scales) if form.kind != "plain" else None,
+        view(module.biases) if form.kind == "affine" else None,
+        bias,
+        "none" if bias is None else KINDS[module.bias.dtype],
+    )
+
+
+class _Switch:
+    """What a switch does when it computes natively."""
+
+    _native: Experts | None
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        rows = as_rows(x)
+        found = self._compute(rows, view(indices).reshape(len(rows), -1))
+        return mx.array(found.reshape(*indices.shape, found.shape[-1]))
+
+    def on_rows(self, rows: mx.array, slots: mx.array) -> mx.array:
+        """Rows [n, 1, width] of one expert each, slots [n] → [n, 1, output]."""
+        return mx.array(self._compute(as_rows(rows), view(slots).reshape(-1, 1)))
+
+    def _compute(self, x: F32s, slots: Slots) -> F32s:
+        """x [rows, width], slots [rows, k] → [rows, k, output]."""
+        experts = self._native
+        if experts is None:
+            experts = _connected(self)
+            object.__setattr__(self, "_native", experts)
+        if slots.size >= MANY_ROWS:
+            return experts_many(x, slots.astype(np.int64), experts)
+        return experts.multiply(x, slots.astype(np.int64))
+
+    def release(self) -> None:
+        """Let go of the bank's memory; the arrays bound at the next call are computed over."""
+        object.__setattr__(self, "_native", None)
+
+
+class NativeSwitchGLU(_Switch, SwitchGLU):
+    """A switch with gates."""
+
+
+class NativeSwitchMLP(_Switch, SwitchMLP):
+    """A switch without."""
+
+
+SWITCHES: dict[type, type] = {SwitchGLU: NativeSwitchGLU, SwitchMLP: NativeSwitchMLP}
+
+
+def can_swap(switch: nn.Module) -> bool:
+    """Whether kernels know the switch's formats and its activation."""
+    if type(switch) not in SWITCHES:
+        return False
+    up, gate, down = projections(switch)
+    forms = [format_of(part) for part in (up, gate, down) if part is not None]
+    activation = activation_of(switch.activation)
+    if None in forms or activation is None or activation.gated != (gate is not None):
+        return False
+    biases = {part.bias.dtype if "bias" in part else None for part in (up, gate or up, down)}
+    return (gate is None or format_of(up) == format_of(gate)) and len(biases) == 1
+
+
+def swap_switch(switch: Any) -> None:
+    """Have a switch compute natively."""
+    object.__setattr__(switch, "_native", None)
+    switch.__class__ = SWITCHES[type(switch)]
+
+
+def _connected(switch: Any) -> Experts:
+    up, gate, down = (None if part is None else bank_of(part) for part in projections(switch))
+    activation = activation_of(switch.activation)
+    assert up is not None and down is not None and activation is not None
+    return Experts(up, gate, down, activation)

@@ -1,0 +1,135 @@
+"""Models that compute natively give mlx-lm's logits to float32's precision, and its tokens."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm import load as load_unpaged
+
+import outlier_jupyter
+from outlier_jupyter import native
+from tests.models import CANNOT, checkpoint, model_types
+from tests.paging.test_exact import logits, prompt
+
+TOLERANCE = 2e-4
+"""Of the largest logit: three layers of 1e-5 each, and MLX's own distance from float64."""
+
+
+def near(found: np.ndarray, wanted: np.ndarray) -> None:
+    """Within the tolerance."""
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+
+
+def kinds(model: object) -> list[str]:
+    """Names of the classes of all modules of a model that compute natively."""
+    names = [type(module).__name__ for _, module in model.named_modules()]
+    return sorted({name for name in names if name.startswith("Native")})
+
+
+TYPES = [name for name in model_types() if name not in CANNOT]
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_logits_are_those_of_mlx_lm(model_type, tmp_path):
+    """Prefill and decode of every type, whole layers or single modules, with few slots or all."""
+    folder = checkpoint(model_type, tmp_path / "model")
+    reference, _ = load_unpaged(str(folder))
+    wanted = [logits(reference, prompt(length), 3) for length in (1, 70)]
+    for slots in (3, 32):
+        with outlier_jupyter.load(folder, cache_experts=slots) as engine:
+            for length, rows in zip((1, 70), wanted, strict=True):
+                near(logits(engine.model, prompt(length), 3), rows)
+            assert kinds(engine.model)
+
+
+LAYERS = {
+    "qwen3_moe": "NativeQwen3MoeDecoderLayer",
+    "qwen2_moe": "NativeQwen2MoeDecoderLayer",
+    "olmoe": "NativeTransformerBlock",
+    "mixtral": "NativeMixtralDecoderLayer",
+}
+
+
+@pytest.mark.parametrize("model_type", LAYERS)
+def test_known_layers_decode_whole(model_type, tmp_path):
+    """The layers of known families are native as wholes, with all that is in them."""
+    folder = checkpoint(model_type, tmp_path / "model")
+    with outlier_jupyter.load(folder, cache_experts=4) as engine:
+        found = kinds(engine.model)
+    assert LAYERS[model_type] in found
+    assert {"NativeQuantizedLinear", "NativeQuantizedEmbedding"} <= set(found)
+
+
+def test_tokens_and_trace_are_those_of_the_plain_path():
+    """The demo model says the same and routes the same, with half of its experts in RAM."""
+    runs = []
+    for kernels in ("auto", "mlx"):
+        with outlier_jupyter.load("demo", cache_experts=96, kernels=kernels) as engine:
+            runs.append(engine.generate("import os\n\ndef read_file", raw=True, max_tokens=40))
+            assert engine.status().kernels == ("cpu" if kernels == "auto" else "mlx")
+    fast, plain = runs
+    assert fast.text == plain.text
+    assert np.array_equal(fast.tokens, plain.tokens)
+    # Within a token, experts come in the order of their weights; MLX's order is nobody's.
+    orders = [np.argsort(run.trace.experts, axis=-1) for run in runs]
+    for name in ("experts", "hits", "weights"):
+        columns = [
+            np.take_along_axis(getattr(run.trace, name), order, axis=-1)
+            for run, order in zip(runs, orders, strict=True)
+        ]
+        assert np.allclose(*columns, rtol=1e-3, atol=1e-5, equal_nan=True), name
+
+
+def test_kv_caches_of_every_kind_give_the_same_text():
+    """Caches that grow, rotate or are used again are the same to both paths."""
+    asked = [{"max_tokens": 280}, {"max_kv_size": 16}, {"reuse_kv": True}, {"reuse_kv": True}]
+    texts = []
+    for kernels in ("auto", "mlx"):
+        with outlier_jupyter.load("demo", kernels=kernels) as engine:
+            engine.tokenizer.eos_token_ids = set()
+            for options in asked:
+                given = {"max_tokens": 30} | options
+                texts.append(engine.generate("import os\n\ndef read", raw=True, **given).text)
+    assert texts[: len(asked)] == texts[len(asked) :]
+
+
+def test_bits_are_mlx_lms_when_its_kernels_are_asked_for(tiny):
+    """`kernels="mlx"` changes no class and no bit."""
+    reference, _ = load_unpaged(str(tiny))
+    with outlier_jupyter.load(tiny, cache_experts=5, kernels="mlx") as engine:
+        assert kinds(engine.model) == []
+        assert np.array_equal(logits(engine.model, prompt(7)), logits(reference, prompt(7)))
+
+
+def test_unquantised_and_half_precision_models_compute_natively(checkpoint_of):
+    """Plain weights in float32 and bfloat16, which MLX's CPU cannot even run, are near mlx-lm's."""
+    folder = checkpoint_of(bits=None)
+    reference, _ = load_unpaged(str(folder))
+    with outlier_jupyter.load(folder, cache_experts=5) as engine:
+        near(logits(engine.model, prompt(33)), logits(reference, prompt(33)))
+    half = checkpoint_of(bits=None, dtype=mx.bfloat16)
+    reference, _ = load_unpaged(str(half))
+    reference.set_dtype(mx.float32)
+    with outlier_jupyter.load(half, cache_experts=5) as engine:
+        near(logits(engine.model, prompt(33)), logits(reference, prompt(33)))
+
+
+def test_a_bank_of_another_size_is_computed_over(tiny):
+    """After a resize the switches compute over the new bank, and the old one is let go."""
+    reference, _ = load_unpaged(str(tiny))
+    with outlier_jupyter.load(tiny, cache_experts=5) as engine:
+        wanted = logits(reference, prompt(7))
+        near(logits(engine.model, prompt(7)), wanted)
+        for slots in (9, 3):
+            engine.resize(cache_experts=slots)
+            near(logits(engine.model, prompt(7)), wanted)
+
+
+def test_a_gpu_keeps_mlxs_kernels(monkeypatch):
+    """Where MLX has a GPU, or its kernels are asked for, nothing is native."""
+    assert native.wanted("auto")
+    assert not native.wanted("mlx")
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    assert not native.wanted("auto")
