@@ -84,9 +84,7 @@ def load(
     earlier = None if asked.warm is None else Trace.load(asked.warm)
     every = sum(switch.experts for switch in switches)
     slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
-    switches, reader, threads = open_experts(
-        checkpoint, switches, asked.reader, asked.read_threads, asked.repacked
-    )
+    switches, reader, threads = open_experts(checkpoint, switches, asked)
     executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
     installed = install(module, switches, slots, reader, executor, clock, asked.policy)
     mx.eval(module.parameters())

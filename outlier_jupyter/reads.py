@@ -17,6 +17,7 @@ from .checkpoint import Checkpoint, ExpertPart, Reader, RecordReader, Records, o
 from .checkpoint.disk import known_disk
 from .checkpoint.records import NAME
 from .errors import CheckpointError, ReadFailed
+from .options import LoadOptions
 from .paging.install import Switch
 
 AUTO, OFF = "auto", "off"
@@ -52,33 +53,28 @@ def record_files(folder: Path, where: str = AUTO) -> list[Path]:
     return places(folder, user_cache_path("outlier_jupyter") / "repacked")
 
 
-def open_experts(
-    checkpoint: Checkpoint,
-    switches: tuple[Switch, ...],
-    kind: str = AUTO,
-    threads: int | None = None,
-    repacked: str = AUTO,
-) -> Reads:
+def open_experts(checkpoint: Checkpoint, switches: tuple[Switch, ...], asked: LoadOptions) -> Reads:
     """Find the best place to read experts from, and open it.
 
     Args:
-        kind: of the reader: pread, direct, mmap; auto probes the disk if the experts are large.
-        threads: how many reads at once; None leaves it to the probe.
-        repacked: where to look for records; see `record_files`.
+        asked: `reader`, where auto has the disk probed if the experts are large; `read_threads`,
+            where None leaves it to that; `repacked`, where to look for records.
 
     Raises:
         ReadFailed: a file cannot be opened.
         CheckpointError: the folder the user named holds no records of this model.
     """
-    layers = layers_of(switches)
+    layers, repacked = layers_of(switches), asked.repacked
     records, said = find_records(checkpoint, layers, repacked)
     if records is None and repacked not in (AUTO, OFF) and layers:
         raise CheckpointError(
             said or f"{repacked} holds no repacked experts: repack the model to it first"
         )
-    kind, chosen, why = _choose(kind, [records.file] if records else checkpoint.files, switches)
+    kind, chosen, why = _choose(
+        asked.reader, [records.file] if records else checkpoint.files, switches
+    )
     note = "; ".join(text for text in (said, why) if text)
-    threads = threads or chosen
+    threads = asked.read_threads or chosen
     if records is None:
         reader = open_reader(kind, checkpoint.files)
         reader.note = "; ".join(text for text in (note, reader.note) if text)

@@ -73,7 +73,7 @@ MAY_IMPORT = {
         "trace",
         "units",
     },
-    "reads": {"checkpoint", "errors", "paging"},
+    "reads": {"checkpoint", "errors", "options", "paging"},
     "repacking": {"checkpoint", "errors", "hub", "loading", "reads", "units"},
     "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
     "notebook": BASE
