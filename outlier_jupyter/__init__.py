@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .notebook.watching import watch as watch
     from .planning import Plan as Plan
     from .planning import plan as plan
+    from .repacking import Repacked as Repacked
+    from .repacking import repack as repack
     from .run import Interrupted as Interrupted
     from .run import Run as Run
     from .run import Step as Step
@@ -42,12 +44,14 @@ _HOMES = {
     "MemoryUse": ".memory",
     "OutlierError": ".errors",
     "Plan": ".planning",
+    "Repacked": ".repacking",
     "Run": ".run",
     "Step": ".run",
     "Trace": ".trace",
     "compare": ".comparison",
     "load": ".loading",
     "plan": ".planning",
+    "repack": ".repacking",
     "repeated": ".run",
     "watch": ".notebook.watching",
 }
@@ -60,6 +64,7 @@ __all__ = [
     "MemoryUse",
     "OutlierError",
     "Plan",
+    "Repacked",
     "Run",
     "Step",
     "Trace",
@@ -68,6 +73,7 @@ __all__ = [
     "load",
     "load_ipython_extension",
     "plan",
+    "repack",
     "repeated",
     "unload_ipython_extension",
     "watch",

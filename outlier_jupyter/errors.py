@@ -4,7 +4,8 @@
     ├── OptionError            an option has a value that cannot be used (also a ValueError)
     ├── ModelNotFound          no such folder, file or Hugging Face id
     ├── CheckpointError        the bytes on disk are not what their headers promise
-    │   └── ReadFailed         the operating system refused or cut short a read
+    │   ├── ReadFailed         the operating system refused or cut short a read
+    │   └── RepackFailed       experts could not be written anew; what was there is still there
     ├── TraceError             a saved trace cannot be read, written or used for what was asked
     ├── UnsupportedModel       this model cannot be run here
     │   └── NotPageable        its experts do not lie on disk as they are multiplied
@@ -45,6 +46,10 @@ class ReadFailed(CheckpointError):
 
 class TraceError(OutlierError):
     """A saved trace cannot be read or written, or lacks what was asked of it."""
+
+
+class RepackFailed(CheckpointError):
+    """Experts could not be rewritten; what was there is untouched, what was done is kept."""
 
 
 class UnsupportedModel(OutlierError):

@@ -21,7 +21,7 @@ import mlx.nn as nn
 from mlx_lm.utils import load_config, load_model, load_tokenizer
 from tqdm.auto import tqdm
 
-from .checkpoint import Checkpoint, Reader, open_reader
+from .checkpoint import Checkpoint, Reader
 from .chunking import Costs
 from .engine import Engine
 from .errors import NotPageable, OptionError, UnsupportedModel
@@ -35,6 +35,7 @@ from .paging.install import Switch
 from .paging.probe import dense_nbytes
 from .paging.warmth import parse_pins, pin, warm
 from .provenance import fingerprint, machine_words, versions
+from .reads import open_experts
 from .residency import ExpertKey
 from .trace import Trace, TraceInfo
 from .units import size_words
@@ -83,8 +84,8 @@ def load(
     earlier = None if asked.warm is None else Trace.load(asked.warm)
     every = sum(switch.experts for switch in switches)
     slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
-    reader = open_reader(asked.reader, checkpoint.files)
-    executor = ThreadPoolExecutor(asked.read_threads, thread_name_prefix="outlier-read")
+    switches, reader, threads = open_experts(checkpoint, switches, asked)
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
     installed = install(module, switches, slots, reader, executor, clock, asked.policy)
     mx.eval(module.parameters())
     if fast:

@@ -47,9 +47,10 @@ class LoadOptions:
         None, "experts per token, instead of the model's own number: this changes the output", low=1
     )
     reader: str = option(
-        "pread",
-        "how experts are read: pread, direct (past the page cache) or mmap (to compare)",
-        choices=READERS,
+        "auto",
+        "how experts are read: pread, direct (past the page cache) or mmap (to compare); auto is "
+        "pread below 1 GB of experts and else what a probe of the disk finds faster",
+        choices=("auto", *READERS),
     )
     policy: str = option(
         "habit",
@@ -63,13 +64,23 @@ class LoadOptions:
     pin: tuple[str, ...] = option(
         (), "LAYER:EXPERT to read at once and keep; may be given more than once"
     )
+    repacked: str = option(
+        "auto",
+        "where to look for repacked experts: a folder; auto, beside the model and in the cache "
+        "folder; or off",
+    )
     kernels: str = option(
         "auto",
         "who multiplies: mlx forces MLX's own kernels, bit for bit mlx-lm's; auto takes compiled "
         "ones where MLX has no GPU",
         choices=KERNELS,
     )
-    read_threads: int = option(4, "how many reads are under way at once", low=1, high=256)
+    read_threads: int | None = option(
+        None,
+        "how many reads are under way at once; left out, 4 or what the probe finds best",
+        low=1,
+        high=256,
+    )
     revision: str | None = option(
         None, "branch, tag or commit of a Hugging Face repository, instead of its main branch"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -270,6 +270,15 @@ class FaultyReader:
             np.frombuffer(into, np.uint8)[:] = 0xA5
             raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
         self._reader.read(where, into)
+
+    def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
+        """Fail as `read` does, or read."""
+        self.reads += 1
+        if self.fails(where):
+            for view in into:
+                np.frombuffer(view, np.uint8)[:] = 0xA5
+            raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
+        self._reader.scatter(where, into)
 
     def held_nbytes(self) -> int:
         """What the real reader holds."""

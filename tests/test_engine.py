@@ -353,7 +353,7 @@ def test_signatures_tell_every_option():
     """`help(load)` and `engine.generate?` show the options with their defaults."""
     load = inspect.signature(outlier_jupyter.load).parameters
     generate = inspect.signature(outlier_jupyter.Engine.generate).parameters
-    assert load["cache_gb"].default == 8.0 and load["reader"].default == "pread"
+    assert load["cache_gb"].default == 8.0 and load["reader"].default == "auto"
     assert generate["max_tokens"].default == 256 and "options" not in generate
 
 

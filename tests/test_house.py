@@ -69,13 +69,27 @@ MAY_IMPORT = {
         "native",
         "paging",
         "provenance",
+        "reads",
         "residency",
         "trace",
         "units",
     },
+    "reads": {"checkpoint", "errors", "options", "paging"},
+    "repacking": {"checkpoint", "errors", "hub", "loading", "reads", "units"},
     "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
     "notebook": BASE
-    | {"comparison", "engine", "loading", "planning", "prompts", "run", "status", "trace", "units"},
+    | {
+        "comparison",
+        "engine",
+        "loading",
+        "planning",
+        "prompts",
+        "repacking",
+        "run",
+        "status",
+        "trace",
+        "units",
+    },
     "testing": BASE | {"checkpoint", "hub"},
 }
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
@@ -99,6 +113,7 @@ ONLY_IN = {
     "traitlets": {"notebook"},
     "plotly": {"notebook"},
     "huggingface_hub": {"hub"},
+    "platformdirs": {"reads"},
     "psutil": {"machine"},
     "mmap": {"checkpoint"},
     "scipy": {"comparison", "trace"},
@@ -186,7 +201,7 @@ def test_files_functions_and_classes_stay_small(path):
 
 IN_PROTOCOLS = {
     "read", "close", "add", "row", "commit", "add_token", "finalize",
-    "error", "held_nbytes", "routed", "ask", "drop", "victims", "order",
+    "error", "held_nbytes", "routed", "ask", "drop", "victims", "order", "scatter",
 }  # fmt: skip
 """Methods whose docstring stands in a protocol or a base class."""
 

@@ -2,18 +2,26 @@
 
 from .gather import buffers_nbytes, read_expert
 from .layout import ByteRange, Checkpoint, ExpertPart, TensorSpan
-from .reader import Reader, open_reader
+from .reader import PAGE, Reader, open_reader
+from .records import RecordReader, Records, places
+from .repack import Written, write_records
 from .views import NotAddressable, View
 
 __all__ = [
+    "PAGE",
     "ByteRange",
     "Checkpoint",
     "ExpertPart",
     "NotAddressable",
     "Reader",
+    "RecordReader",
+    "Records",
     "TensorSpan",
     "View",
+    "Written",
     "buffers_nbytes",
     "open_reader",
+    "places",
     "read_expert",
+    "write_records",
 ]

@@ -1,6 +1,7 @@
 """One expert's tensors into the memory the caller gives, however they lie on disk.
 
-Bytes that lie as they are wanted are read straight into their place. Others (transposed,
+Bytes that lie as they are wanted are read straight into their place, those that follow one another
+in a file with one read. Others (transposed,
 interleaved, side by side with another part's) are read in bands of a few megabytes into one
 buffer per thread and copied from there; parts that lie in the same bytes share the read. Which
 expert is wanted when is not known here.
@@ -18,7 +19,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from .layout import ByteRange, ExpertPart
+from .layout import ByteRange, ExpertPart, RecordSpan
 from .reader import PAGE, Reader
 from .views import Piece, Shape, is_packed, packed
 
@@ -75,16 +76,29 @@ def read_expert(
     # Asked for once: a bank that stages its rows gives new memory each time.
     rows = {part.name: memory(part.name) for part in parts}
     walks: list[Walk] = []
+    straight: list[Straight] = []
+    record: RecordSpan | None = None
     for part in parts:
         if part.held is not None:
             rows[part.name][:] = part.held[expert * part.nbytes : (expert + 1) * part.nbytes]
             continue
+        if part.record is not None:
+            record = part.record
+            continue
         for wanted in _wanted(part, expert):
             if isinstance(wanted, Walk):
                 walks.append(wanted)
-                continue
-            where, name, begin = wanted
-            reader.read(where, rows[name][begin : begin + where.nbytes])
+            else:
+                straight.append(wanted)
+    if record is not None:
+        reader.scatter(record.at(expert), [rows[name] for name in record.names])
+    for run in _runs(straight):
+        views = [rows[name][begin : begin + where.nbytes] for where, name, begin in run]
+        (file, offset, _), last = run[0].where, run[-1].where
+        if len(run) == 1:
+            reader.read(last, views[0])
+        else:
+            reader.scatter(ByteRange(file, offset, last.offset + last.nbytes - offset), views)
     for together in _side_by_side(walks):
         _copy_in_bands(reader, together, rows)
     return sum(part.nbytes for part in parts)
@@ -102,6 +116,21 @@ def _wanted(part: ExpertPart, expert: int) -> Iterator[Straight | Walk]:
             yield Straight(ByteRange(piece.file, piece.offset, nbytes), part.name, begin)
         else:
             yield Walk(part.name, itemsize, piece, begin, whole)
+
+
+def _runs(straight: list[Straight]) -> Iterator[list[Straight]]:
+    """What follows one another in a file, together."""
+    straight.sort(key=lambda wanted: (str(wanted.where.file), wanted.where.offset))
+    run: list[Straight] = []
+    for wanted in straight:
+        if run:
+            file, offset, nbytes = run[-1].where
+            if wanted.where[:2] != (file, offset + nbytes):
+                yield run
+                run = []
+        run.append(wanted)
+    if run:
+        yield run
 
 
 def _side_by_side(walks: list[Walk]) -> Iterator[list[Walk]]:

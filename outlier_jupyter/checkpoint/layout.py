@@ -55,6 +55,28 @@ class TensorSpan:
 
 
 @dataclass(frozen=True)
+class RecordSpan:
+    """The experts of a layer as records of a file, all that is on disk of one side by side.
+
+    Attributes:
+        begin: the first byte of the first expert's record.
+        stride: bytes from one record to the next.
+        nbytes: bytes of a record that hold weights.
+        names: of the tensors in it, in their order; nothing lies between them.
+    """
+
+    file: Path
+    begin: int
+    stride: int
+    nbytes: int
+    names: tuple[str, ...]
+
+    def at(self, expert: int) -> ByteRange:
+        """Where an expert's tensors lie."""
+        return ByteRange(self.file, self.begin + expert * self.stride, self.nbytes)
+
+
+@dataclass(frozen=True)
 class ExpertPart:
     """One tensor of every expert of a layer, such as `gate_proj.scales`.
 
@@ -63,12 +85,14 @@ class ExpertPart:
         dtype: its safetensors dtype name, as the model wants it.
         view: [experts, …], where its elements lie.
         held: its bytes, expert by expert, when it is so small that it stays in RAM; else None.
+        record: what it is part of on disk, when experts lie there as records; else None.
     """
 
     name: str
     dtype: str
     view: View
     held: bytes | None = None
+    record: RecordSpan | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Positional reads of byte ranges into memory the caller gives: the only disk IO there is.
+"""Positional reads of byte ranges into memory the caller gives: all that is read of weights.
 
 Three readers behind one interface. All are safe to call from many threads at once, and none
 holds the interpreter's lock while the disk works. What the bytes are is not known here.
@@ -12,7 +12,7 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,8 @@ from .layout import ByteRange
 
 PAGE = 4096
 """O_DIRECT wants offset, length and address in multiples of a device block; 4 KiB serves all."""
+SECTOR = 512
+"""The least block there is; most devices take it, and `DirectReader` asks."""
 F_NOCACHE = 48
 """macOS's fcntl command to keep a file's reads out of the page cache (<sys/fcntl.h>)."""
 
@@ -33,7 +35,7 @@ class Reader(Protocol):
 
     Attributes:
         name: what serves the reads in truth: `pread`, `direct` or `mmap`.
-        note: why that is not what was asked for; "" when it is.
+        note: what is worth knowing of it, such as why it is not what was asked for; or "".
     """
 
     name: str
@@ -44,6 +46,13 @@ class Reader(Protocol):
 
         Raises:
             ReadFailed: the system refused, or the file ends before the range does.
+        """
+
+    def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
+        """Fill the views one after the other with the bytes at `where`; as long as it in all.
+
+        Raises:
+            ReadFailed: as `read`.
         """
 
     def held_nbytes(self) -> int:
@@ -69,6 +78,9 @@ class PreadReader:
             raise
 
     def read(self, where: ByteRange, into: memoryview) -> None:
+        _fill(self._descriptors[where.file], where, [into])
+
+    def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
         _fill(self._descriptors[where.file], where, into)
 
     def held_nbytes(self) -> int:
@@ -95,12 +107,23 @@ class DirectReader(PreadReader):
         self._buffers = threading.local()
         self._lengths: dict[int, int] = {}
         self._aligned_only = hasattr(os, "O_DIRECT")
+        self._block = PAGE
         if sys.platform == "darwin":
             for descriptor in self._descriptors.values():
                 fcntl.fcntl(descriptor, F_NOCACHE, 1)
 
+    def take_sectors(self) -> None:
+        """Ask each file whether smaller blocks than pages will do."""
+        memory = memoryview(mmap.mmap(-1, PAGE))[SECTOR : 2 * SECTOR]
+        try:
+            for descriptor in self._descriptors.values():
+                os.preadv(descriptor, [memory], SECTOR)
+        except OSError:
+            return
+        self._block = SECTOR
+
     def read(self, where: ByteRange, into: memoryview) -> None:
-        if not self._aligned_only or _aligned(where, into):
+        if not self._aligned_only or self._aligned(where.offset, into):
             super().read(where, into)
             return
         begin = where.offset - where.offset % PAGE
@@ -108,10 +131,33 @@ class DirectReader(PreadReader):
         buffer = self._buffer(end - begin)
         first = where.offset - begin
         surroundings = ByteRange(where.file, begin, end - begin)
-        _fill(self._descriptors[where.file], surroundings, buffer, enough=first + where.nbytes)
-        np.copyto(
-            np.frombuffer(into, np.uint8), np.frombuffer(buffer, np.uint8)[first:][: where.nbytes]
-        )
+        _fill(self._descriptors[where.file], surroundings, [buffer], first + where.nbytes)
+        _copy(buffer[first:], [into])
+
+    def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
+        """As many of the first views as are aligned in one read with a buffer for the others."""
+        if not self._aligned_only:
+            super().scatter(where, into)
+            return
+        begin, straight = where.offset, 0
+        while straight < len(into) and self._aligned(begin, into[straight]):
+            begin += len(into[straight])
+            straight += 1
+        if begin % self._block:  # nowhere to begin
+            for view in into:
+                self.read(ByteRange(where.file, begin, len(view)), view)
+                begin += len(view)
+            return
+        rest = where.offset + where.nbytes - begin
+        buffer = self._buffer(-(-rest // self._block) * self._block) if rest else memoryview(b"")
+        _fill(self._descriptors[where.file], where, [*into[:straight], buffer], where.nbytes)
+        _copy(buffer, into[straight:])
+
+    def _aligned(self, offset: int, view: memoryview) -> bool:
+        block = self._block
+        if offset % block or len(view) % block:
+            return False
+        return int(np.frombuffer(view, np.uint8).ctypes.data) % block == 0
 
     def held_nbytes(self) -> int:
         return sum(self._lengths.values())
@@ -140,6 +186,10 @@ class MmapReader:
     def read(self, where: ByteRange, into: memoryview) -> None:
         source = np.frombuffer(self._maps[where.file], np.uint8, where.nbytes, where.offset)
         np.copyto(np.frombuffer(into, np.uint8), source)
+
+    def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
+        source = np.frombuffer(self._maps[where.file], np.uint8, where.nbytes, where.offset)
+        _copy(source.data, into)
 
     def held_nbytes(self) -> int:
         return mapped_nbytes(list(self._maps))
@@ -185,6 +235,7 @@ def _direct_or_pread(files: list[Path]) -> Reader:
             return reader  # shorter than a page, say: not the file system's refusal
         reader.close()
         return _refused(files, "reading")
+    reader.take_sectors()
     return reader
 
 
@@ -195,13 +246,16 @@ def _refused(files: list[Path], when: str) -> Reader:
     )
 
 
-def _fill(descriptor: int, where: ByteRange, into: memoryview, enough: int | None = None) -> None:
+def _fill(
+    descriptor: int, where: ByteRange, into: Sequence[memoryview], enough: int | None = None
+) -> None:
     """preadv until `enough` bytes (default: all) have come; short reads are legal and continued."""
     wanted = where.nbytes if enough is None else enough
+    left = [view for view in into if len(view)]
     done = 0
     while done < wanted:
         try:
-            count = os.preadv(descriptor, [into[done:]], where.offset + done)
+            count = os.preadv(descriptor, left, where.offset + done)
         except OSError as error:
             raise ReadFailed(
                 f"reading {where.nbytes} bytes at {where.offset} of {where.file} failed: "
@@ -213,8 +267,17 @@ def _fill(descriptor: int, where: ByteRange, into: memoryview, enough: int | Non
                 "expert does: the file was cut after the model was loaded; restore it"
             )
         done += count
+        while left and count >= len(left[0]):
+            count -= len(left.pop(0))
+        if count:
+            left[0] = left[0][count:]
 
 
-def _aligned(where: ByteRange, into: memoryview) -> bool:
-    address = np.frombuffer(into, np.uint8).ctypes.data
-    return where.offset % PAGE == 0 and where.nbytes % PAGE == 0 and address % PAGE == 0
+def _copy(source: memoryview, into: Sequence[memoryview]) -> None:
+    """Fill the views one after the other; NumPy lets other threads go on meanwhile."""
+    found = np.frombuffer(source, np.uint8) if len(source) else np.empty(0, np.uint8)
+    begin = 0
+    for view in into:
+        if len(view):
+            np.copyto(np.frombuffer(view, np.uint8), found[begin : begin + len(view)])
+        begin += len(view)

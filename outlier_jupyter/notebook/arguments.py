@@ -23,6 +23,8 @@ COMMANDS = {
     "load": "load a model: demo, a folder, or a Hugging Face id",
     "run": "run the rest of the line as a prompt, flags first",
     "plan": "what a model weighs and which cache size to take, before it is loaded",
+    "repack": "rewrite a model's experts so that each is one straight read",
+    "bench": "measure this machine: --disk, how fast experts can be read",
     "chat": "chat with the loaded model in a widget",
     "compare": "put runs beside each other: where their routing parts, what each would have read",
     "resize": "give the expert cache another size; what was used last stays in it",
@@ -116,6 +118,10 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return plan_parser()
     if command == "compare":
         return compare_parser()
+    if command == "bench":
+        return bench_parser()
+    if command == "repack":
+        return repack_parser()
     parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
     if command == "resize":
         _add_fields(parser, LoadOptions, ("cache_gb", "cache_experts"), defaults=False)
@@ -152,6 +158,30 @@ def compare_parser() -> argparse.ArgumentParser:
         "--slots", type=int, metavar="N", help="size of the equal caches (the smallest of the runs)"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of the dealing (0)")
+    return parser
+
+
+def bench_parser() -> argparse.ArgumentParser:
+    """Flags of `%outlier bench`."""
+    parser = _Parser(prog="%outlier bench", description="Measure this machine.")
+    parser.add_argument("model", nargs="?", help="whose files are read; the loaded one's")
+    parser.add_argument(
+        "--disk", action="store_true", default=None,
+        help="read places of the model's files for two seconds, in every way there is",
+    )  # fmt: skip
+    return parser
+
+
+def repack_parser() -> argparse.ArgumentParser:
+    """Flags of `%outlier repack`."""
+    parser = _Parser(prog="%outlier repack", description=f"{COMMANDS['repack'].capitalize()}.")
+    parser.add_argument("model", help=MODEL)
+    parser.add_argument(
+        "--folder", metavar="FOLDER",
+        help="where to write them; left out, beside the model or in the cache folder",
+    )  # fmt: skip
+    _add_output(parser, "Repacked")
+    _add_fields(parser, LoadOptions, ("revision", "quiet"))
     return parser
 
 

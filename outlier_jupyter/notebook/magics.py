@@ -24,6 +24,7 @@ from ..errors import OptionError, OutlierError
 from ..loading import load
 from ..options import GenerateOptions, LoadOptions
 from ..planning import Plan, plan
+from ..repacking import measure_disk, repack
 from ..run import Interrupted, Run, repeated
 from ..status import Status
 from ..trace import Trace
@@ -116,6 +117,18 @@ class OutlierMagics(Magics):
             return self._load(given)
         if command == "plan":
             return self._plan(given)
+        if command == "repack":
+            output = given.pop("output", None)
+            done = repack(given.pop("model"), **given)
+            self._store(output, done)
+            sys.stdout.write(f"{done}\n")
+            return None
+        if command == "bench":
+            if not given.get("disk"):
+                raise OptionError("%outlier bench measures nothing by itself: give --disk")
+            model = given.get("model") or self._loaded().info.model
+            sys.stdout.write(f"{measure_disk(model)}\n")
+            return None
         if command == "chat":
             return self._chat(given)
         if command == "compare":

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 
-from ..checkpoint import ExpertPart
+from ..checkpoint import PAGE, ExpertPart
 
 MLX_DTYPES = {
     "U8": mx.uint8, "U16": mx.uint16, "U32": mx.uint32, "U64": mx.uint64,
@@ -40,7 +40,7 @@ class SlotBank:
         self.slots = slots
         self.row_nbytes = {part.name: part.nbytes for part in parts}
         self.expert_nbytes = sum(self.row_nbytes.values())
-        self.arrays = {part.name: _rows(part, slots) for part in parts}
+        self.arrays = {part.name: self._made(part, slots) for part in parts}
         self._parts = {part.name: part for part in parts}
         self._views = {name: host_bytes(array) for name, array in self.arrays.items()}
         self._unsettled: list[mx.array] = []
@@ -84,7 +84,7 @@ class SlotBank:
         kept = min(slots, self.slots)
         try:
             for name, part in self._parts.items():
-                array = _rows(part, slots)
+                array = self._made(part, slots)
                 self._take_over(name, array, kept)
                 self.arrays[name] = array
                 bind(name, array)
@@ -99,6 +99,9 @@ class SlotBank:
             self.slots = kept
             raise
         self.slots = slots
+
+    def _made(self, part: ExpertPart, slots: int) -> mx.array:
+        return _rows(part, slots)
 
     def _take_over(self, name: str, array: mx.array, rows: int) -> None:
         """Copy the first rows of a part into its new array."""
@@ -140,14 +143,27 @@ class StagedSlotBank(SlotBank):
                 array[to] = array[origin]
         mx.eval(list(self.arrays.values()))
 
+    def _made(self, part: ExpertPart, slots: int) -> mx.array:
+        array = mx.zeros((slots, *part.shape), MLX_DTYPES[part.dtype])
+        mx.eval(array)
+        return array
+
     def _take_over(self, name: str, array: mx.array, rows: int) -> None:
         array[:rows] = self.arrays[name][:rows]
         mx.eval(array)
 
 
 def _rows(part: ExpertPart, slots: int) -> mx.array:
-    """Memory for a part of so many experts."""
-    array = mx.zeros((slots, *part.shape), MLX_DTYPES[part.dtype])
+    """Memory for a part of so many experts, from the beginning of a page on.
+
+    MLX's own memory begins 8 or 24 bytes into one, which direct reads do not take: without
+    this each would pass through a buffer. An array that begins within another shares it.
+    """
+    dtype, nbytes = MLX_DTYPES[part.dtype], slots * part.nbytes
+    whole = mx.zeros((nbytes + PAGE,), mx.uint8)
+    mx.eval(whole)
+    begin = -int(np.frombuffer(host_bytes(whole), np.uint8).ctypes.data) % PAGE
+    array = whole[begin : begin + nbytes].view(dtype).reshape(slots, *part.shape)
     mx.eval(array)
     return array
 

@@ -183,6 +183,10 @@ class CountingReader:
         self.nbytes += where.nbytes
         self.reader.read(where, into)
 
+    def scatter(self, where, into) -> None:
+        self.nbytes += where.nbytes
+        self.reader.scatter(where, into)
+
 
 @pytest.mark.parametrize("band", [1, 64, 4 << 20])
 @pytest.mark.parametrize("joined", ["rows", "columns", "in turn", "turned"])

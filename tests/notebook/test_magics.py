@@ -88,6 +88,27 @@ def test_plan_says_what_a_model_weighs_without_loading_it(ip, tiny, capsys):
         ip.run_line_magic("outlier", "plan ./nothing")
 
 
+def test_repack_says_where_the_records_are(ip, tiny, tmp_path, capsys):
+    """The file, how many experts are in it and how many were written; `-o` stores it."""
+    ip.run_line_magic("outlier", f"repack {tiny} --folder {tmp_path} --quiet -o done")
+    said = capsys.readouterr().out
+    assert f"24 experts, 295 kB, one read each, in {tmp_path}" in said and "24 written now" in said
+    assert ip.user_ns["done"].written == 24
+    ip.run_line_magic("outlier", f"repack {tiny} --folder {tmp_path} --quiet")
+    assert "0 written now, all checked" in capsys.readouterr().out
+
+
+def test_bench_disk_prints_the_table_of_the_probe(loaded, tiny, capsys):
+    """A row for each way of reading, and which to take; of the loaded model if none is named."""
+    for line in ("bench --disk", f"bench --disk {tiny}"):
+        assert loaded.run_line_magic("outlier", line) is None
+        said = capsys.readouterr().out
+        assert "MB/s" in said and "p95 ms" in said and "model.safetensors" in said
+        assert said.count("pread ") >= 4
+    with pytest.raises(OptionError, match="give --disk"):
+        loaded.run_line_magic("outlier", "bench")
+
+
 def test_loading_again_closes_the_engine_before(loaded, tiny):
     """One magic, one engine."""
     first = loaded.user_ns["engine"]

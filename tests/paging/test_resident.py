@@ -8,7 +8,7 @@ import pytest
 from mlx_lm import load as load_unpaged
 
 import outlier_jupyter
-from outlier_jupyter import loading
+from outlier_jupyter import reads
 from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import Routed
 from outlier_jupyter.paging import slots as slots_module
@@ -137,8 +137,8 @@ def test_a_read_that_fails_while_all_is_loaded_is_told_and_closes_the_files(tiny
         reader.close = lambda: closed.append(True)
         return reader
 
-    open_reader = loading.open_reader
-    monkeypatch.setattr(loading, "open_reader", broken)
+    open_reader = reads.open_reader
+    monkeypatch.setattr(reads, "open_reader", broken)
     with pytest.raises(ReadFailed, match="made to fail"):
         outlier_jupyter.load(tiny, resident=True)
     assert closed == [True]

@@ -1,0 +1,247 @@
+"""A file of experts as records: all tensors of one expert side by side, a read for each.
+
+    record of expert 0, first layer | … | manifest as JSON | its length, its CRC-32, "outlrec1"
+
+A record holds its tensors one after the other with nothing between them, those of the roundest
+sizes first, and ends on a page. So whatever is a whole number of sectors also begins on one, and a
+direct read goes straight into the slots. The manifest comes last: a file that has one is whole. It
+names the shards by size and time, and has a CRC-32 of every record. Who writes is not known here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, ReadFailed
+from .gather import read_expert
+from .layout import ByteRange, ExpertPart, RecordSpan
+from .reader import PAGE, Reader
+from .views import Piece, View, packed
+
+NAME = "experts.repacked"
+"""The file's name, in the model's folder or wherever it may be written."""
+FOOTER = struct.Struct("<QI8s")
+MAGIC = b"outlrec1"
+
+Source = list[list[Any]]
+"""[name, bytes, time of change in ns] of each shard: what records were made from."""
+Layers = Mapping[str, Sequence[ExpertPart]]
+"""A layer's path in the model → its experts' tensors."""
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Where the records of one layer lie.
+
+    Attributes:
+        path: of the layer in the model.
+        begin: the first byte of the first expert's record.
+        stride: bytes from one record to the next.
+        nbytes: bytes of a record that hold weights.
+        parts: (name, dtype, shape) of each tensor of an expert, in the record's order.
+    """
+
+    path: str
+    experts: int
+    begin: int
+    stride: int
+    nbytes: int
+    parts: list[list[Any]]
+
+    def record(self, file: Path, expert: int) -> ByteRange:
+        """The weights of an expert."""
+        return ByteRange(file, self.begin + expert * self.stride, self.nbytes)
+
+
+def in_record(parts: Iterable[ExpertPart]) -> list[ExpertPart]:
+    """The tensors that a record holds, in its order: by the largest power of two, up to a page."""
+    read = [part for part in parts if part.held is None and part.nbytes]
+    return sorted(read, key=lambda part: -min(part.nbytes & -part.nbytes, PAGE))
+
+
+def plan_records(layers: Layers) -> list[LayerPlan]:
+    """Lay out a file of records."""
+    begin, plans = 0, []
+    for path, parts in layers.items():
+        held = in_record(parts)
+        nbytes = sum(part.nbytes for part in held)
+        stride = -(-nbytes // PAGE) * PAGE
+        told = [[part.name, part.dtype, list(part.shape)] for part in held]
+        plans.append(LayerPlan(path, parts[0].experts, begin, stride, nbytes, told))
+        begin += stride * parts[0].experts
+    return plans
+
+
+def source_of(shards: Iterable[Path]) -> Source:
+    """What tells shards from others of the same names, as a manifest keeps it."""
+    stats = [(shard.name, shard.stat()) for shard in sorted(shards)]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+@dataclass(frozen=True)
+class Records:
+    """A whole file of records, and what its manifest says.
+
+    Attributes:
+        sums: for each layer the CRC-32 of each record's weights.
+    """
+
+    file: Path
+    source: Source
+    plans: list[LayerPlan]
+    sums: list[list[int]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all records."""
+        last = self.plans[-1]
+        return last.begin + last.stride * last.experts
+
+    @staticmethod
+    def open(file: Path) -> Records:
+        """Read the manifest.
+
+        Raises:
+            CheckpointError: it is not whole, or not one of ours.
+        """
+        try:
+            size = file.stat().st_size
+            with file.open("rb") as stream:
+                stream.seek(max(0, size - FOOTER.size))
+                end = stream.read(FOOTER.size)
+                length, crc, magic = FOOTER.unpack(end) if len(end) == FOOTER.size else (0, 0, b"")
+                if magic != MAGIC or length > size - FOOTER.size:
+                    raise CheckpointError(f"{file} is not a whole file of repacked experts")
+                stream.seek(size - FOOTER.size - length)
+                text = stream.read(length)
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
+        if zlib.crc32(text) != crc:
+            raise CheckpointError(f"{file} has a damaged manifest")
+        told = json.loads(text)
+        plans = [LayerPlan(**plan) for plan in told["plans"]]
+        records = Records(file, told["source"], plans, told["sums"])
+        if records.nbytes != size - FOOTER.size - length:
+            raise CheckpointError(f"{file} is cut short: it has {size} bytes")
+        return records
+
+    def trailer(self) -> bytes:
+        """Manifest and footer, as they end the file."""
+        plans = [asdict(plan) for plan in self.plans]
+        text = json.dumps({"source": self.source, "plans": plans, "sums": self.sums}).encode()
+        return text + FOOTER.pack(len(text), zlib.crc32(text), MAGIC)
+
+    def why_not(self, shards: Iterable[Path], layers: Layers) -> str:
+        """Why these are not the experts of a model; "" when they are."""
+        if self.source != source_of(shards):
+            return "the model's files have changed since"
+        if self.plans != plan_records(layers):
+            return "the model's experts are taken in another form now"
+        return ""
+
+    def parts(self, layer: int, parts: Sequence[ExpertPart]) -> tuple[ExpertPart, ...]:
+        """The tensors `parts` of a layer, in the same order, as they lie in the records."""
+        plan, begin = self.plans[layer], self.plans[layer].begin
+        found: dict[str, ExpertPart] = {}
+        inside = in_record(parts)
+        names = tuple(part.name for part in inside)
+        span = RecordSpan(self.file, begin, plan.stride, plan.nbytes, names)
+        for part in inside:
+            shape, itemsize = part.view.shape, part.view.itemsize
+            strides = (plan.stride, *packed(shape, itemsize)[1:])
+            piece = Piece((0,) * len(shape), shape, self.file, begin, strides)
+            view = View(shape, itemsize, (piece,))
+            found[part.name] = ExpertPart(part.name, part.dtype, view, record=span)
+            begin += part.nbytes
+        return tuple(found.get(part.name, part) for part in parts)
+
+
+class RecordReader:
+    """Reads records with another reader; the first time it reads one it checks its sum.
+
+    What is damaged, or cannot be read, is taken from the shards instead, and said in `note`.
+
+    Args:
+        reader: has the records' file and the shards open.
+        layers: the experts' tensors as they lie in the shards.
+    """
+
+    def __init__(self, reader: Reader, records: Records, layers: Layers, note: str) -> None:
+        self.name = reader.name
+        self.damaged: set[tuple[str, int]] = set()
+        self._reader = reader
+        self._file = records.file
+        self.note = "; ".join(text for text in (note, reader.note) if text)
+        self._own_note = self.note
+        self._lock = threading.Lock()
+        self._layers = [in_record(parts) for parts in layers.values()]
+        self._paths = list(layers)
+        self._sums = {
+            plan.record(records.file, expert).offset: (layer, expert, crc)
+            for layer, (plan, sums) in enumerate(zip(records.plans, records.sums, strict=True))
+            for expert, crc in enumerate(sums)
+        }
+        self._unseen = set(self._sums)
+
+    def read(self, where: ByteRange, into: memoryview) -> None:
+        if where.file == self._file:
+            self.scatter(where, [into])
+        else:
+            self._reader.read(where, into)
+
+    def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
+        if where.file != self._file:
+            self._reader.scatter(where, into)
+            return
+        layer, expert, crc = self._sums[where.offset]
+        if (self._paths[layer], expert) not in self.damaged:
+            try:
+                self._reader.scatter(where, into)
+            except ReadFailed:
+                pass
+            else:
+                if where.offset not in self._unseen or checksum(into) == crc:
+                    self._unseen.discard(where.offset)
+                    return
+            self._say_damaged(self._paths[layer], expert)
+        parts = self._layers[layer]
+        views = dict(zip((part.name for part in parts), into, strict=True))
+        read_expert(self._reader, parts, expert, views.__getitem__)
+
+    def _say_damaged(self, path: str, expert: int) -> None:
+        with self._lock:
+            self.damaged.add((path, expert))
+            count = len(self.damaged)
+            path, expert = min(self.damaged)
+            self.note = (
+                f"{self._own_note}; {count} of them damaged (such as expert {expert} of {path}), "
+                "and read from the model's own files: repack the model to mend that"
+            )
+
+    def held_nbytes(self) -> int:
+        return self._reader.held_nbytes()
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def checksum(views: Iterable[memoryview]) -> int:
+    """The CRC-32 of the views' bytes, one after the other. Other threads go on meanwhile."""
+    crc = 0
+    for view in views:
+        crc = zlib.crc32(view, crc)
+    return crc
+
+
+def places(folder: Path, cache: Path) -> list[Path]:
+    """Where records of the model in `folder` may be: there, or in a cache folder of its own."""
+    own = f"{zlib.crc32(os.fsencode(folder.resolve())):08x}-{folder.resolve().name}"
+    return [folder / NAME, cache / own / NAME]

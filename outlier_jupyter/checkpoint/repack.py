@@ -1,0 +1,280 @@
+"""Writes a model's experts anew as records, one read each: whole, or to be gone on with.
+
+Records are written to a file of another name, a layer at a time: its bytes reach the disk, then a
+line with its checksums reaches a journal. Who is interrupted goes on after the last such line. What
+was written is read back past the page cache and held against the checksums before the file gets
+its manifest and its name. The shards are only read. What the tensors mean is not known here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import mmap
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar
+
+from ..errors import CheckpointError, ReadFailed, RepackFailed
+from .gather import read_expert
+from .reader import PAGE, Reader, open_reader
+from .records import LayerPlan, Layers, Records, checksum, in_record, plan_records, source_of
+
+THREADS = 4
+"""How many experts are under way at once, each in memory of its own."""
+SPARE = 64 << 20
+"""Bytes that stay free on the disk."""
+
+Result = TypeVar("Result")
+Each = Callable[[int], object]
+"""Told, on the calling thread, how many bytes were written, or read to be checked."""
+
+
+class Written(NamedTuple):
+    """What a repack did: the records, and how many of them were written by this call."""
+
+    records: Records
+    written: int
+
+
+class _Job:
+    """One model's records on their way to one file."""
+
+    def __init__(self, target: Path, shards: Sequence[Path], layers: Layers, each: Each) -> None:
+        self.target, self.shards, self.layers, self.each = target, shards, layers, each
+        self.source, self.plans = source_of(shards), plan_records(layers)
+        self.partial = target.with_suffix(".partial")
+        self.journal = target.with_suffix(".journal")
+        self.reader: Reader
+        self._memory = threading.local()
+
+    def write(self, descriptor: int, plan: LayerPlan, expert: int) -> int:
+        """Write one record, and return the checksum of its weights."""
+        memory = self._buffer(plan.stride)
+        views, begin = {}, 0
+        parts = in_record(self.layers[plan.path])
+        for part in parts:
+            views[part.name] = memory[begin : begin + part.nbytes]
+            begin += part.nbytes
+        memory[begin:] = bytes(plan.stride - begin)
+        read_expert(self.reader, parts, expert, views.__getitem__)
+        offset, left = plan.record(self.target, expert).offset, memory
+        while left:
+            count = os.pwrite(descriptor, left, offset)
+            offset, left = offset + count, left[count:]
+        return checksum([memory[:begin]])
+
+    def check(
+        self, reader: Reader, file: Path, plan: LayerPlan, crcs: Sequence[int], expert: int
+    ) -> bool:
+        """Whether a record is still what was written."""
+        memory = self._buffer(plan.stride)
+        try:
+            # With what fills its last page, so that it needs no buffer.
+            reader.read(plan.record(file, expert)._replace(nbytes=plan.stride), memory)
+        except ReadFailed:
+            return False
+        return checksum([memory[: plan.nbytes]]) == crcs[expert]
+
+    def damaged(self, file: Path, sums: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+        """(layer, expert) of the records in `file` that are not what was written."""
+        reader = open_reader("direct", [file])
+        try:
+            found = []
+            for layer, (plan, crcs) in enumerate(zip(self.plans, sums, strict=False)):
+                good = _spread(partial(self.check, reader, file, plan, crcs), plan, self.each)
+                found += [(layer, expert) for expert, ok in enumerate(good) if not ok]
+        finally:
+            reader.close()
+        return found
+
+    def done(self) -> list[list[int]]:
+        """The checksums of the layers that an earlier call wrote of the same records."""
+        if not self.journal.exists():
+            return []
+        first, *lines = self.journal.read_text().splitlines() or [""]
+        if first != self.heading():
+            return []
+        sums = []
+        for line in lines:
+            try:
+                sums.append(json.loads(line))
+            except ValueError:  # cut short, as the layer it tells of may be
+                break
+        # The journal may have outlived the file it tells of.
+        size = self.partial.stat().st_size
+        whole = [plan.begin + plan.stride * plan.experts <= size for plan in self.plans]
+        return sums[: sum(whole)]
+
+    def keep(self, sums: Sequence[Sequence[int]]) -> None:
+        """Begin the journal anew with the layers that are done."""
+        beside = self.journal.with_suffix(".journal~")
+        beside.write_text("\n".join([self.heading(), *map(json.dumps, sums)]) + "\n")
+        beside.replace(self.journal)
+
+    def heading(self) -> str:
+        """The journal's first line: what is written, from what."""
+        return json.dumps([self.source, [asdict(plan) for plan in self.plans]])
+
+    def _buffer(self, nbytes: int) -> memoryview:
+        """Memory of this thread that begins on a page."""
+        held: mmap.mmap | None = getattr(self._memory, "held", None)
+        if held is None or len(held) < nbytes:
+            held = self._memory.held = mmap.mmap(-1, max(nbytes, PAGE))
+        return memoryview(held)[:nbytes]
+
+
+def write_records(
+    target: Path, shards: Sequence[Path], layers: Layers, each: Each = lambda nbytes: None
+) -> Written:
+    """Write the experts of `layers`, which lie in `shards`, to `target`, or go on with that.
+
+    Records that are there already are checked, and those that are damaged written anew.
+
+    Raises:
+        RepackFailed: no room, no permission, a read or write that failed, or another process at it.
+            A file of records that was there is still there; what was written is gone on with.
+    """
+    job = _Job(target, shards, layers, each)
+    try:
+        with _locked(job) as stream:
+            job.reader = open_reader("direct", shards)
+            try:
+                existing = _existing(job)
+                return _mend(job, existing) if existing else _write_all(job, stream)
+            finally:
+                job.reader.close()
+    except OSError as error:
+        what = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
+        said = what.get(error.errno or 0, error.strerror or str(error))
+        raise RepackFailed(
+            f"the experts could not be written to {target}: {said}; what was written is kept, so "
+            "make room or choose another folder, and repack again to go on from there"
+        ) from error
+    except ReadFailed as error:
+        raise RepackFailed(f"{error}; repack again to go on from there") from error
+
+
+def _existing(job: _Job) -> Records | None:
+    try:
+        records = Records.open(job.target)
+    except CheckpointError:
+        return None
+    return None if records.why_not(job.shards, job.layers) else records
+
+
+def _mend(job: _Job, records: Records) -> Written:
+    bad = job.damaged(records.file, records.sums)
+    if bad:
+        with records.file.open("r+b") as stream:
+            for layer, expert in bad:
+                crc = job.write(stream.fileno(), job.plans[layer], expert)
+                if crc != records.sums[layer][expert]:
+                    raise RepackFailed(
+                        f"{job.plans[layer].path} has other experts than when it was repacked, "
+                        f"though its files look the same: delete {records.file} and repack again"
+                    )
+            os.fsync(stream.fileno())
+    job.partial.unlink(missing_ok=True)
+    return Written(records, len(bad))
+
+
+def _write_all(job: _Job, stream: BinaryIO) -> Written:
+    sums = job.done()
+    records = Records(job.target, job.source, job.plans, sums)
+    _check_room(job, records, len(sums))
+    for plan in job.plans[: len(sums)]:
+        job.each(plan.nbytes * plan.experts)
+    began = len(sums)
+    job.keep(sums)
+    with job.journal.open("a") as journal:
+        for plan in job.plans[began:]:
+            sums.append(_spread(partial(job.write, stream.fileno(), plan), plan, job.each))
+            os.fsync(stream.fileno())
+            if hasattr(os, "posix_fadvise"):  # what is on the disk need not fill the RAM
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            journal.write(json.dumps(sums[-1]) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+    _check_all(job, sums)
+    os.ftruncate(stream.fileno(), records.nbytes)
+    stream.seek(records.nbytes)
+    stream.write(records.trailer())
+    stream.flush()
+    os.fsync(stream.fileno())
+    job.partial.replace(job.target)
+    _sync_folder(job.target.parent)
+    job.journal.unlink()
+    return Written(records, sum(plan.experts for plan in job.plans[began:]))
+
+
+def _check_room(job: _Job, records: Records, done: int) -> None:
+    left = sum(plan.stride * plan.experts for plan in job.plans[done:])
+    free = shutil.disk_usage(job.target.parent).free
+    if left + SPARE > free:
+        raise RepackFailed(
+            f"repacking takes {left:,} bytes more in {job.target.parent}, {SPARE:,} are to stay "
+            f"free, and {free:,} are free: make room, or choose another folder"
+        )
+
+
+def _check_all(job: _Job, sums: list[list[int]]) -> None:
+    """Read all back; what is not what was written is taken out of the journal."""
+    bad = job.damaged(job.partial, sums)
+    if bad:
+        job.keep(sums[: bad[0][0]])
+        layer, expert = bad[0]
+        raise RepackFailed(
+            f"{len(bad)} records of {job.partial} are not what was written (the first is expert "
+            f"{expert} of {job.plans[layer].path}): check the disk, and repack again to go on"
+        )
+
+
+def _spread(call: Callable[[int], Result], plan: LayerPlan, each: Each) -> list[Result]:
+    """`call` with every expert of a layer, on threads; the results in order.
+
+    `each` is called here, not on a thread: a progress bar in a notebook belongs to its cell. An
+    interrupt waits for the experts under way.
+    """
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="outlier-repack") as pool:
+        calls = [pool.submit(call, expert) for expert in range(plan.experts)]
+        results = []
+        try:
+            for ended in calls:
+                results.append(ended.result())
+                each(plan.nbytes)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
+
+
+@contextmanager
+def _locked(job: _Job) -> Iterator[BinaryIO]:
+    """The partial file, open and ours alone."""
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with job.partial.open("r+b" if job.partial.exists() else "w+b") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RepackFailed(
+                f"another process is repacking to {job.target}: wait for it, or stop it"
+            ) from None
+        yield stream
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a new name in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,351 @@
+"""Records hold what the shards hold, whatever happens while they are written or read."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from outlier_jupyter.checkpoint import (
+    Checkpoint,
+    ExpertPart,
+    RecordReader,
+    Records,
+    View,
+    open_reader,
+    read_expert,
+    repack,
+    write_records,
+)
+from outlier_jupyter.errors import CheckpointError, ReadFailed, RepackFailed
+from outlier_jupyter.options import READERS
+
+LAYOUTS = ("stacked", "one by one", "turned", "every second")
+SHAPES = st.lists(st.integers(1, 6), min_size=1, max_size=3) | st.sampled_from([[4096], [2, 512]])
+PART = st.tuples(st.sampled_from(LAYOUTS), SHAPES, st.sampled_from([1, 2, 4]))
+PARTS = st.lists(PART, min_size=1, max_size=4)
+
+
+class Model:
+    """Shards in a folder, their experts as parts, and what the safetensors library reads of them.
+
+    Args:
+        layers: for each layer the (layout, shape, itemsize) of each tensor of an expert.
+    """
+
+    def __init__(self, folder: Path, layers, experts: int) -> None:
+        self.folder, self.experts = folder, experts
+        self.target = folder / "experts.repacked"
+        rng = np.random.default_rng(len(layers) + experts)
+        tensors, self.made = {}, {}
+        for layer, parts in enumerate(layers):
+            for number, (layout, shape, itemsize) in enumerate(parts):
+                name, dtype = f"l{layer}.p{number}", np.dtype(f"u{itemsize}")
+                whole = rng.integers(0, 256, (experts, *shape, itemsize)).astype(np.uint8)
+                array = whole.view(dtype)[..., 0]
+                if layout == "one by one":
+                    tensors |= {f"{name}.{e}": row for e, row in enumerate(array)}
+                elif layout == "turned":
+                    tensors[name] = np.ascontiguousarray(array.transpose(self.turn(array.ndim)))
+                elif layout == "every second":
+                    tensors[name] = np.repeat(array, 2, axis=1)
+                else:
+                    tensors[name] = array
+                self.made[layer, number] = (name, layout)
+        names = sorted(tensors)
+        for shard in range(2):
+            mine = {name: tensors[name] for name in names[shard::2]}
+            save_file(
+                mine or {f"pad{shard}": np.zeros(1, "u1")}, folder / f"model-{shard}.safetensors"
+            )
+        self.checkpoint = Checkpoint(folder)
+        self.layers = {}
+        for (layer, number), (name, layout) in self.made.items():
+            part = ExpertPart(f"p{number}", "U8", self.view(name, layout))
+            self.layers[f"l{layer}"] = (*self.layers.get(f"l{layer}", ()), part)
+
+    @staticmethod
+    def turn(ndim: int) -> tuple[int, ...]:
+        return (0, *range(ndim - 1, 0, -1))
+
+    def view(self, name: str, layout: str) -> View:
+        spans = self.checkpoint.spans
+        if layout == "one by one":
+            rows = [spans[f"{name}.{e}"].view().expand(0) for e in range(self.experts)]
+            return View.concatenate(rows, 0)
+        view = spans[name].view()
+        if layout == "turned":
+            return view.transpose(self.turn(len(view.shape)))
+        if layout == "every second":
+            half = (view.shape[0], view.shape[1] // 2, *view.shape[2:])
+            steps = (1, 2, *(1 for _ in half[2:]))
+            return view.slice(tuple(0 for _ in half), steps, half)
+        return view
+
+    def expected(self, layer: int, number: int, expert: int) -> bytes:
+        """An expert's tensor, from what the safetensors library returns."""
+        name, layout = self.made[layer, number]
+        wanted = f"{name}.{expert}" if layout == "one by one" else name
+        for file in self.checkpoint.files:
+            with safe_open(file, "np") as stream:
+                if wanted in stream.keys():  # noqa: SIM118, a file of tensors is no dict
+                    array = stream.get_tensor(wanted)
+        if layout == "turned":
+            array = array.transpose(self.turn(array.ndim))
+        if layout == "every second":
+            array = array[:, ::2]
+        return np.ascontiguousarray(array if layout == "one by one" else array[expert]).tobytes()
+
+    def write(self, each=lambda nbytes: None):
+        return write_records(self.target, self.checkpoint.files, self.layers, each)
+
+    def open(self, kind: str) -> RecordReader:
+        files = [*self.checkpoint.files, self.target]
+        records = Records.open(self.target)
+        assert not records.why_not(self.checkpoint.files, self.layers)
+        return RecordReader(open_reader(kind, files), records, self.layers, "")
+
+    def assert_read(self, reader, aligned: bool = False) -> None:
+        """Every expert, read from its record into memory on a page or not, is what it was."""
+        records = Records.open(self.target)
+        for layer, parts in enumerate(self.layers.values()):
+            moved = records.parts(layer, parts)
+            assert [part.name for part in moved] == [part.name for part in parts]
+            for expert in range(self.experts):
+                memory = {part.name: room(part.nbytes, aligned) for part in parts}
+                read_expert(reader, moved, expert, memory.__getitem__)
+                for number, part in enumerate(parts):
+                    assert bytes(memory[part.name]) == self.expected(layer, number, expert)
+
+
+def room(nbytes: int, aligned: bool) -> memoryview:
+    """Memory that begins on a page, or a byte behind one."""
+    whole = np.zeros(nbytes + 8192, np.uint8)
+    begin = -whole.ctypes.data % 4096 + (0 if aligned else 1)
+    return whole.data[begin : begin + nbytes]
+
+
+THREE = [[("stacked", [700], 4), ("turned", [3, 5], 2), ("stacked", [8, 512], 1)]] * 3
+
+
+@pytest.fixture
+def model(tmp_path):
+    return Model(tmp_path, THREE, 4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    layers=st.lists(PARTS, min_size=1, max_size=3), experts=st.integers(1, 4),
+    kind=st.sampled_from(READERS), aligned=st.booleans(),
+)  # fmt: skip
+def test_records_hold_what_the_safetensors_library_reads(
+    layers, experts, kind, aligned, tmp_path_factory
+):
+    """Experts stacked, one by one, turned or interleaved come back from records byte for byte."""
+    model = Model(tmp_path_factory.mktemp("records"), layers, experts)
+    done = model.write()
+    assert done.written == experts * len(layers)
+    reader = model.open(kind)
+    model.assert_read(reader, aligned)
+    assert not reader.damaged
+    reader.close()
+    assert sorted(file.name for file in model.folder.iterdir()) == [
+        "experts.repacked", "model-0.safetensors", "model-1.safetensors",
+    ]  # fmt: skip
+
+
+def test_an_expert_is_one_read(model, monkeypatch):
+    """With direct reads into memory on pages, each expert costs the system one call."""
+    model.write()
+    reader = model.open("direct")
+    calls = []
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *given: calls.append(given) or real(*given))
+    model.assert_read(reader, aligned=True)
+    assert len(calls) == 3 * 4
+    monkeypatch.undo()
+    reader.close()
+
+
+class Stopped(BaseException):
+    """Stands for a KeyboardInterrupt."""
+
+
+def stop_at(record: int):
+    """A listener that stops at so many records, written or read back."""
+    seen = []
+
+    def each(nbytes: int) -> None:
+        seen.append(nbytes)
+        if len(seen) == record:
+            raise Stopped
+
+    return each
+
+
+@pytest.mark.parametrize("after", [1, 5, 9, 12, 13, 23])
+def test_an_interrupted_repack_goes_on_where_it_stopped(model, after):
+    """Whole layers are kept; those that were not are written again, and nothing else is."""
+    with pytest.raises(Stopped):
+        model.write(stop_at(after))
+    assert not model.target.exists()
+    whole = min(3, len(model.target.with_suffix(".journal").read_text().splitlines()) - 1)
+    assert whole == min((after - 1) // 4, 3)
+    done = model.write()
+    assert done.written == 4 * (3 - whole)
+    model.assert_read(model.open("pread"))
+
+
+def test_a_journal_of_another_model_or_cut_short_is_not_believed(model):
+    """What the journal says is used only as far as it is whole and of these shards."""
+    with pytest.raises(Stopped):
+        model.write(stop_at(9))
+    journal = model.target.with_suffix(".journal")
+    assert len(journal.read_text().splitlines()) == 3
+    heading = journal.read_text().splitlines()[0]
+    journal.write_text(journal.read_text()[:-3])
+    assert model.write().written == 8
+    model.target.unlink()
+    model.target.with_suffix(".partial").write_bytes(b"")
+    journal.write_text(heading + "\n[1,2,3,4]\n")
+    assert model.write().written == 12
+    model.assert_read(model.open("pread"))
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_damaged_record_is_read_from_the_shards_and_mended_by_a_repack(model, kind):
+    """A flipped bit gives the right bytes all the same, a note, and one record to write again."""
+    records = model.write().records
+    where = records.plans[1].record(model.target, 2)
+    with model.target.open("r+b") as stream:
+        stream.seek(where.offset + 17)
+        byte = stream.read(1)[0]
+        stream.seek(where.offset + 17)
+        stream.write(bytes([byte ^ 4]))
+    reader = model.open(kind)
+    model.assert_read(reader)
+    assert reader.damaged == {("l1", 2)}
+    assert "1 of them damaged (such as expert 2 of l1)" in reader.note
+    model.assert_read(reader)
+    reader.close()
+    assert model.write().written == 1
+    reader = model.open(kind)
+    model.assert_read(reader)
+    assert not reader.damaged
+    assert model.write().written == 0
+
+
+def test_a_record_that_cannot_be_read_is_read_from_the_shards(model):
+    """A bad block under the records costs nothing but the shards' own speed."""
+    model.write()
+    reader = model.open("pread")
+    real = reader._reader.scatter
+
+    def broken(where, into):
+        if where.file == model.target:
+            raise ReadFailed("a bad block")
+        real(where, into)
+
+    reader._reader.scatter = broken
+    model.assert_read(reader)
+    assert len(reader.damaged) == 12
+
+
+def test_records_of_changed_shards_are_not_used(model):
+    """A shard that was written since, or experts of another shape, are told from those there."""
+    records = model.write().records
+    assert records.why_not(model.checkpoint.files, model.layers) == ""
+    other = {path: parts[:-1] for path, parts in model.layers.items()}
+    assert "another form" in records.why_not(model.checkpoint.files, other)
+    os.utime(model.checkpoint.files[0], ns=(1, 1))
+    assert "changed" in records.why_not(model.checkpoint.files, model.layers)
+
+
+def test_a_file_that_is_not_whole_is_refused(model):
+    """A cut, foreign or altered manifest is one sentence."""
+    model.write()
+    whole = model.target.read_bytes()
+    for content in (b"", whole[:-1], whole[4096:], whole[:-40] + b"x" + whole[-39:]):
+        model.target.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"experts\.repacked"):
+            Records.open(model.target)
+    assert model.write().written == 12
+
+
+def test_a_full_disk_keeps_what_was_there_and_says_so(model, monkeypatch):
+    """With no room left in mid-write the old records stay, and later the repack goes on."""
+    before = model.write().records.file.read_bytes()
+    os.utime(model.checkpoint.files[0], ns=(5, 5))
+    real, writes = os.pwrite, []
+
+    def full(*given):
+        writes.append(given)
+        if len(writes) > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*given)
+
+    monkeypatch.setattr(repack.os, "pwrite", full)
+    with pytest.raises(RepackFailed, match="the disk is full; what was written is kept"):
+        model.write()
+    monkeypatch.undo()
+    assert model.target.read_bytes() == before
+    assert model.write().written == 8
+    model.assert_read(model.open("pread"))
+
+
+def test_too_little_room_is_said_before_anything_is_written(model, monkeypatch):
+    """What is needed and what is free are told; no record is written."""
+    monkeypatch.setattr(repack, "SPARE", 1 << 60)
+    with pytest.raises(RepackFailed, match="are free: make room"):
+        model.write()
+    assert not model.target.exists()
+
+
+def test_a_failing_read_of_the_shards_is_said_and_gone_on_from(model, monkeypatch):
+    """A shard that cannot be read ends the repack with its sentence; the next call goes on."""
+    real, reads = repack.read_expert, []
+
+    def failing(*given):
+        reads.append(given)
+        if len(reads) == 6:
+            raise ReadFailed("a bad block")
+        return real(*given)
+
+    monkeypatch.setattr(repack, "read_expert", failing)
+    with pytest.raises(RepackFailed, match="a bad block; repack again to go on"):
+        model.write()
+    assert model.write().written == 8
+
+
+def test_what_is_not_read_back_as_written_never_gets_its_name(model, monkeypatch):
+    """A disk that returns other bytes than it was given is told of; the good layers stay."""
+    real = os.pwrite
+    second = repack.plan_records(model.layers)[1].begin
+
+    def lying(descriptor, data, offset):
+        return real(descriptor, bytes(len(data)) if offset == second else data, offset)
+
+    monkeypatch.setattr(repack.os, "pwrite", lying)
+    with pytest.raises(RepackFailed, match=r"1 records of .* are not what was written"):
+        model.write()
+    monkeypatch.undo()
+    assert not model.target.exists()
+    assert model.write().written == 8
+    model.assert_read(model.open("pread"))
+
+
+def test_two_processes_do_not_repack_to_one_file(model):
+    """While another holds the file, the second is told so and nothing is touched."""
+    with model.target.with_suffix(".partial").open("wb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(RepackFailed, match="another process is repacking"):
+            model.write()
+    assert model.write().written == 12
