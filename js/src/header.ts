@@ -98,7 +98,11 @@ export class Header {
 
   private async stop(): Promise<void> {
     this.stopButton.disabled = true;
-    const outcome = await stop(this.store.kernelId, () => this.store.send({ type: "stop" }));
+    const outcome = await stop(
+      this.store.kernelId,
+      () => this.store.send({ type: "stop" }),
+      () => this.store.running,
+    );
     this.message = {
       interrupted: "Stopping…",
       gone: "The server does not know this kernel any more.",

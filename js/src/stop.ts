@@ -6,13 +6,35 @@
 
 import { interrupt } from "./server";
 
+const AGAIN_MS = 1000;
+const MOST = 20;
+
+/**
+ * Ask now, and again every second while it is still `needed`. A message that a page sends while it
+ * is connecting anew, after a reload, may be lost on its way; to stop twice does no harm.
+ */
+export function insist(ask: () => void, needed: () => boolean): void {
+  let asked = 0;
+  const again = () => {
+    if (!needed() || asked === MOST) return;
+    asked += 1;
+    ask();
+    setTimeout(again, AGAIN_MS);
+  };
+  again();
+}
+
 export type Outcome = "interrupted" | "gone" | "asked";
 
-/** Interrupt over the server, else by `sendStop`; tells which of them it was. */
-export async function stop(kernelId: string, sendStop: () => void): Promise<Outcome> {
+/** Interrupt over the server, else by `sendStop` while `needed`; tells which of them it was. */
+export async function stop(
+  kernelId: string,
+  sendStop: () => void,
+  needed: () => boolean,
+): Promise<Outcome> {
   const response = await interrupt(kernelId);
   if (response?.ok) return "interrupted";
   if (response?.status === 404) return "gone";
-  sendStop();
+  insist(sendStop, needed);
   return "asked";
 }

@@ -6,7 +6,7 @@ import { means } from "../src/plot";
 import { ranges } from "../src/residency";
 import { levelsOf } from "../src/routing";
 import { kernelState, kernelUrl, pageConfig } from "../src/server";
-import { stop } from "../src/stop";
+import { insist, stop } from "../src/stop";
 import { pack, parse } from "../src/theme";
 import { Watch } from "../src/watch";
 
@@ -97,13 +97,36 @@ function config(data: object): void {
   document.body.append(script);
 }
 
+/** Somebody who is content with one answer. */
+const once = () => {
+  let left = 1;
+  return () => left-- > 0;
+};
+
+test("a stop is asked for again until it is no longer needed", () => {
+  vi.useFakeTimers();
+  const sent = vi.fn();
+  let running = true;
+  insist(sent, () => running);
+  vi.advanceTimersByTime(2500);
+  expect(sent).toHaveBeenCalledTimes(3);
+  running = false;
+  vi.advanceTimersByTime(5000);
+  expect(sent).toHaveBeenCalledTimes(3);
+  running = true;
+  insist(sent, () => running);
+  vi.advanceTimersByTime(100_000);
+  expect(sent).toHaveBeenCalledTimes(23);
+  vi.useRealTimers();
+});
+
 test("stop asks the server that made the page, with its token", async () => {
   config({ baseUrl: "/user/me", token: "secret" });
   // biome-ignore lint/suspicious/noDocumentCookie: the cookie is what is tested
   document.cookie = "_xsrf=2|abc";
   const fetched = vi.spyOn(window, "fetch").mockResolvedValue(new Response(null, { status: 204 }));
   const sent = vi.fn();
-  expect(await stop("k 1", sent)).toBe("interrupted");
+  expect(await stop("k 1", sent, once())).toBe("interrupted");
   expect(sent).not.toHaveBeenCalled();
   const [url, request] = fetched.mock.calls[0];
   expect(url).toBe(`${location.origin}/user/me/api/kernels/k%201/interrupt`);
@@ -123,19 +146,19 @@ test("a base URL elsewhere never takes the token with it", () => {
 test("a kernel that the server does not know is gone", async () => {
   config({ baseUrl: "/" });
   vi.spyOn(window, "fetch").mockResolvedValue(new Response(null, { status: 404 }));
-  expect(await stop("k", () => {})).toBe("gone");
+  expect(await stop("k", () => {}, once())).toBe("gone");
 });
 
 test("without a server, or when it refuses, the kernel gets a message", async () => {
   const sent = vi.fn();
   expect(pageConfig()).toBeNull();
-  expect(await stop("k", sent)).toBe("asked");
+  expect(await stop("k", sent, once())).toBe("asked");
   config({ baseUrl: "/" });
   vi.spyOn(window, "fetch").mockRejectedValue(new TypeError("no network"));
-  expect(await stop("k", sent)).toBe("asked");
+  expect(await stop("k", sent, once())).toBe("asked");
   vi.spyOn(window, "fetch").mockResolvedValue(new Response(null, { status: 403 }));
-  expect(await stop("k", sent)).toBe("asked");
-  expect(await stop("", sent)).toBe("asked");
+  expect(await stop("k", sent, once())).toBe("asked");
+  expect(await stop("", sent, once())).toBe("asked");
   expect(sent).toHaveBeenCalledTimes(4);
 });
 

@@ -1,7 +1,7 @@
 // Where a message is written, sent, and the answer stopped.
 
 import { el, setText } from "../dom";
-import { stop } from "../stop";
+import { insist, stop } from "../stop";
 import type { ChatStore } from "./store";
 
 const PATIENCE_MS = 3_000;
@@ -99,8 +99,11 @@ export class Composer {
   private stop(): void {
     this.expect(`${SLOW} Interrupt it from the notebook to stop both.`);
     const ask = () => this.store.send({ type: "stop" });
-    if (this.store.blocking) void stop(this.store.kernelId, ask);
-    else ask();
+    const written = this.store.state.messages.at(-1)?.id;
+    const needed = () =>
+      this.store.state.running && this.store.state.messages.at(-1)?.id === written;
+    if (this.store.blocking) void stop(this.store.kernelId, ask, needed);
+    else insist(ask, needed);
   }
 
   private expect(words: string): void {
