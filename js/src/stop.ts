@@ -10,8 +10,8 @@ const AGAIN_MS = 1000;
 const MOST = 20;
 
 /**
- * Ask now, and again every second while it is still `needed`. A message that a page sends while it
- * is connecting anew, after a reload, may be lost on its way; to stop twice does no harm.
+ * Ask now, and again every second while it is still `needed`. Now and then a kernel whose other
+ * thread is at work leaves a message unread until the next one comes; to stop twice does no harm.
  */
 export function insist(ask: () => void, needed: () => boolean): void {
   let asked = 0;
