@@ -25,13 +25,16 @@ from tests.browser.hosts import Lab, wait_until_idle
 
 CELLS = (
     "import outlier_jupyter\n"
-    "engine = outlier_jupyter.load('demo', cache_gb=0.002, reader='direct')",
+    # MLX's kernels: with the compiled ones this model is through before there is a film.
+    "engine = outlier_jupyter.load(\n"
+    "    'demo', cache_gb=0.002, reader='direct', kernels='mlx')\n"
+    "engine.tokenizer.eos_token_ids = set()",
     "watched = outlier_jupyter.watch(\n"
-    "    engine, 'What is an expert in a Mixture-of-Experts model?', max_tokens=110)\n"
+    "    engine, 'def read_file(path):', raw=True, max_tokens=110)\n"
     "import ipywidgets; ipywidgets.VBox([watched])",
 )
 CHAT = (
-    CELLS[0],
+    "import outlier_jupyter\nengine = outlier_jupyter.load('demo', cache_gb=0.002)",
     "chat = outlier_jupyter.Chat(engine, max_tokens=60)\nchat",
     "_ = chat.send('What is an expert?'); _ = chat.send('Why are they on disk?')",
 )
