@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from outlier_jupyter import loading
 from outlier_jupyter.testing import tiny_checkpoint
 from tests.support import Support
 
@@ -16,14 +15,6 @@ from tests.support import Support
 def support() -> Support:
     """Collects what was proved, for the tables of docs/models.md."""
     return Support()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def mlxs_kernels() -> Iterator[None]:
-    """Hold models to mlx-lm's bits: they compute with MLX's kernels, but for tests/native."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "native_wanted", lambda kernels: False)
-        yield
 
 
 @pytest.fixture(scope="session")

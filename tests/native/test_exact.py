@@ -38,7 +38,7 @@ def test_logits_are_those_of_mlx_lm(model_type, tmp_path):
     reference, _ = load_unpaged(str(folder))
     wanted = [logits(reference, prompt(length), 3) for length in (1, 70)]
     for slots in (3, 32):
-        with outlier_jupyter.load(folder, cache_experts=slots) as engine:
+        with outlier_jupyter.load(folder, cache_experts=slots, kernels="auto") as engine:
             for length, rows in zip((1, 70), wanted, strict=True):
                 near(logits(engine.model, prompt(length), 3), rows)
             assert kinds(engine.model)
@@ -56,7 +56,7 @@ LAYERS = {
 def test_known_layers_decode_whole(model_type, tmp_path):
     """The layers of known families are native as wholes, with all that is in them."""
     folder = checkpoint(model_type, tmp_path / "model")
-    with outlier_jupyter.load(folder, cache_experts=4) as engine:
+    with outlier_jupyter.load(folder, cache_experts=4, kernels="auto") as engine:
         found = kinds(engine.model)
     assert LAYERS[model_type] in found
     assert {"NativeQuantizedLinear", "NativeQuantizedEmbedding"} <= set(found)
@@ -107,19 +107,19 @@ def test_unquantised_and_half_precision_models_compute_natively(checkpoint_of):
     """Plain weights in float32 and bfloat16, which MLX's CPU cannot even run, are near mlx-lm's."""
     folder = checkpoint_of(bits=None)
     reference, _ = load_unpaged(str(folder))
-    with outlier_jupyter.load(folder, cache_experts=5) as engine:
+    with outlier_jupyter.load(folder, cache_experts=5, kernels="auto") as engine:
         near(logits(engine.model, prompt(33)), logits(reference, prompt(33)))
     half = checkpoint_of(bits=None, dtype=mx.bfloat16)
     reference, _ = load_unpaged(str(half))
     reference.set_dtype(mx.float32)
-    with outlier_jupyter.load(half, cache_experts=5) as engine:
+    with outlier_jupyter.load(half, cache_experts=5, kernels="auto") as engine:
         near(logits(engine.model, prompt(33)), logits(reference, prompt(33)))
 
 
 def test_a_bank_of_another_size_is_computed_over(tiny):
     """After a resize the switches compute over the new bank, and the old one is let go."""
     reference, _ = load_unpaged(str(tiny))
-    with outlier_jupyter.load(tiny, cache_experts=5) as engine:
+    with outlier_jupyter.load(tiny, cache_experts=5, kernels="auto") as engine:
         wanted = logits(reference, prompt(7))
         near(logits(engine.model, prompt(7)), wanted)
         for slots in (9, 3):
