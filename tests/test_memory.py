@@ -100,7 +100,9 @@ def test_memory_mapped_experts_are_seen(tiny):
     """What a memory map holds of the checkpoint is in RAM too, and is counted."""
     with outlier_jupyter.load(tiny, cache_experts=5, reader="mmap") as engine:
         engine.generate("abc", raw=True, max_tokens=2)
-        assert 0 < engine.memory().readers <= (tiny / "model.safetensors").stat().st_size + 4096
+        # In whole pages, of which the system may bring some more than were touched.
+        most = (tiny / "model.safetensors").stat().st_size + 16 * 4096
+        assert 0 < engine.memory().readers <= most
 
 
 def test_the_table_has_a_row_for_each_part():
