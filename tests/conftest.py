@@ -1,14 +1,23 @@
-"""What tests share: tiny checkpoints on disk, made once."""
+"""What tests share: tiny checkpoints on disk, made once; one seed for what Hypothesis draws.
+
+`make test` draws the same examples each time. `EXPLORE=1 python -m pytest …` draws new ones.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from outlier_jupyter.testing import tiny_checkpoint
 from tests.support import Support
+
+settings.register_profile("same", derandomize=True)
+settings.register_profile("explore", settings.get_profile("default"))
+settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
 
 
 @pytest.fixture(scope="session")
