@@ -75,6 +75,12 @@ class LoadOptions:
         "where MLX has no GPU: faster, and within 1e-5",
         choices=KERNELS,
     )
+    overlap: str = option(
+        "auto",
+        "compute with the experts in RAM while others are read: auto, wherever compiled kernels "
+        "compute; or off, to compare",
+        choices=("auto", "off"),
+    )
     read_threads: int | None = option(
         None,
         "how many reads are under way at once; left out, 4 or what the probe finds best",
