@@ -30,7 +30,8 @@ lab: .venv/.ready
 	jupyter lab $(AS_ROOT) examples/01_quickstart.ipynb
 
 test: check js-test .venv/.browser
-	python -m pytest
+	python -m pytest -m "not alone" -n 2 --dist loadfile
+	python -m pytest -m alone
 
 check: .venv/.dev js/node_modules/.ready
 	ruff format --check .

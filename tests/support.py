@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "build" / "support.json"
+RESULTS = ROOT / "build" / "support"
+"""A file for each kind of row: files of tests may run side by side, and each has its own kind."""
 TABLE = ROOT / "docs" / "models.md"
 
 COLUMNS = {
@@ -50,24 +51,19 @@ class Support:
 
     def check(self, kind: str) -> None:
         """Assert that docs/models.md tells of `kind` exactly what this session found."""
-        self.save()
+        rows = self.rows.get(kind, {})
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"{kind}.json").write_text(json.dumps(rows, indent=1, sort_keys=True))
         committed = TABLE.read_text() if TABLE.exists() else ""
-        assert section(kind, self.rows.get(kind, {})) in committed, (
+        assert section(kind, rows) in committed, (
             f"docs/models.md does not say of {kind} what these tests found: run their whole file, "
             "then `make support`"
         )
 
-    def save(self) -> None:
-        """Merge this session's kinds into build/support.json."""
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(load() | self.rows, indent=1, sort_keys=True))
-
 
 def load() -> Rows:
     """What earlier sessions found."""
-    if not RESULTS.exists():
-        return {}
-    found = json.loads(RESULTS.read_text())
+    found = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
     return {
         kind: {name: tuple(cells) for name, cells in rows.items()} for kind, rows in found.items()
     }
