@@ -77,9 +77,9 @@ class LoadOptions:
     )
     overlap: str = option(
         "auto",
-        "compute with the experts in RAM while others are read: auto, wherever compiled kernels "
-        "compute; or off, to compare",
-        choices=("auto", "off"),
+        "compute with the experts in RAM while others are read: auto, where compiled kernels "
+        "compute and experts are large enough to gain by it; on, of any size; or off, to compare",
+        choices=("auto", "on", "off"),
     )
     read_threads: int | None = option(
         None,

@@ -19,6 +19,16 @@ Read = Future[tuple[int, int, int]]
 """Of one expert: bytes, when its read began, nanoseconds."""
 
 
+LARGE = 1 << 18
+"""Bytes of an expert from which computing with some while others are read pays: below, the calls
+of kernels it takes, one for each group, cost more than the waiting they save."""
+
+
+def overlaps(asked: str, expert_nbytes: int) -> bool:
+    """Whether reads and computing overlap, where `auto`, `on` or `off` was asked for."""
+    return asked == "on" or (asked == "auto" and expert_nbytes >= LARGE)
+
+
 class Fetch:
     """The reads of one request, from `begin` to `finish`.
 

@@ -21,6 +21,7 @@ from ..errors import OptionError
 from ..options import LoadOptions
 from ..residency import SlotTable, make_policy
 from .blocks import follow
+from .fetch import overlaps
 from .locate import Locator
 from .pager import Pager
 from .slots import make_bank
@@ -121,7 +122,6 @@ def install(
 ) -> Installed:
     """Put a `PagedSwitch` in place of each of `switches`, sharing a bank per geometry."""
     asked = asked or LoadOptions()
-    overlap = asked.overlap == "auto"
     tap = RouterTap()
     sizes = [switch.experts for switch in switches]
     pagers: dict[Geometry, Pager] = {}
@@ -129,6 +129,7 @@ def install(
         members = {i: s.parts for i, s in enumerate(switches) if s.geometry == geometry}
         bank = make_bank(next(iter(members.values())), count)
         table = SlotTable(count, make_policy(asked.policy, sizes))
+        overlap = overlaps(asked.overlap, bank.expert_nbytes)
         pagers[geometry] = Pager(members, bank, table, reader, executor, clock, overlap)
     for layer, switch in enumerate(switches):
         pager = pagers[switch.geometry]

@@ -14,7 +14,7 @@ import outlier_jupyter
 from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import Evicted, PagedIn, Waited
 from outlier_jupyter.native import layer, switch
-from outlier_jupyter.paging.fetch import Fetch
+from outlier_jupyter.paging.fetch import LARGE, Fetch, overlaps
 from outlier_jupyter.residency import ExpertKey, SlotTable
 from outlier_jupyter.run import Interrupted
 from outlier_jupyter.testing import EventLog, FakeClock, FaultyReader, HeldReader
@@ -27,7 +27,7 @@ CACHES = (1, 2, 3, 8, 24)
 
 @pytest.fixture
 def engine(tiny):
-    with outlier_jupyter.load(tiny, cache_experts=6, kernels="auto") as engine:
+    with outlier_jupyter.load(tiny, cache_experts=6, kernels="auto", overlap="on") as engine:
         yield engine
 
 
@@ -45,7 +45,7 @@ def ids(*experts):
 def test_no_bit_depends_on_the_overlap(slots, tiny):
     """Prompts and decode give the same bits with it and without, at every cache size."""
     found = []
-    for overlap in ("auto", "off"):
+    for overlap in ("on", "off"):
         with outlier_jupyter.load(
             tiny, cache_experts=slots, kernels="auto", overlap=overlap
         ) as engine:
@@ -58,7 +58,7 @@ def test_no_bit_depends_on_the_overlap(slots, tiny):
 def test_tokens_and_trace_are_the_same(slots):
     """The demo model's run is the same in tokens, hits, weights, reads and evictions."""
     runs = []
-    for overlap in ("auto", "off"):
+    for overlap in ("on", "off"):
         with outlier_jupyter.load(
             "demo", cache_experts=slots, kernels="auto", overlap=overlap
         ) as engine:
@@ -110,6 +110,14 @@ def test_what_has_landed_is_computed_while_the_rest_is_read(engine, monkeypatch)
     assert computed == [[1], [0]]
 
 
+def test_small_experts_are_read_first_unless_asked_for(tiny):
+    """By itself, overlap is for experts large enough to gain by it."""
+    with outlier_jupyter.load(tiny, cache_experts=2, overlap="auto") as engine:
+        assert not engine._installed.pagers[0].overlap
+    assert [overlaps(asked, LARGE) for asked in ("auto", "on", "off")] == [True, True, False]
+    assert [overlaps(asked, LARGE - 1) for asked in ("auto", "on", "off")] == [False, True, False]
+
+
 def test_without_overlap_all_is_read_first(tiny):
     """With it switched off, the same hits wait: a reader that waits for them gives up."""
     with outlier_jupyter.load(tiny, cache_experts=6, kernels="auto", overlap="off") as engine:
@@ -123,7 +131,7 @@ def test_without_overlap_all_is_read_first(tiny):
 def test_the_shared_expert_is_computed_while_reads_are_under_way(tmp_path, monkeypatch):
     """What every token goes through needs no read, and waits for none."""
     folder = checkpoint("qwen2_moe", tmp_path / "model")
-    with outlier_jupyter.load(folder, cache_experts=4, kernels="auto") as engine:
+    with outlier_jupyter.load(folder, cache_experts=4, kernels="auto", overlap="on") as engine:
         wanted = logits(engine.model, prompt(5))
         pager = engine._installed.pagers[0]
         pager.acquire([ExpertKey(0, expert) for expert in range(4)])
