@@ -24,9 +24,15 @@ COLUMNS = {
 
 INTRODUCTION = {
     "model types": "Each model type of mlx-lm with a switch of experts, run as a tiny "
-    "random model, paged at three cache sizes against mlx-lm unpaged.",
-    "expert formats": "How experts may be stored.",
-    "layouts": "How the tensors may lie in files.",
+    "random model, paged at three cache sizes against mlx-lm unpaged: prompts of 1, 7 and 130 "
+    'tokens, and 20 decoded tokens. Weights "as applied" are what each expert\'s output was '
+    "multiplied by in all, held against the unpaged model's, with the ids.",
+    "expert formats": "How experts may be stored. Prompts of 1, 7 and 130 tokens and 20 decoded "
+    "tokens, at three cache sizes. MLX multiplies three of these on a GPU only; on a CPU they are "
+    "refused, as mlx-lm refuses them. Their tests give paged and unpaged model the same stand-in, "
+    "which takes each token's matrix (of nvfp4: dequantised) and multiplies in the token's type.",
+    "layouts": "How the tensors may lie in files. The first two types of a layout are run as the "
+    "formats are, the others with fewer tokens at one size.",
 }
 HEAD = """# What runs
 
