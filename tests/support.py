@@ -61,6 +61,10 @@ class Support:
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{kind}.json").write_text(json.dumps(rows, indent=1, sort_keys=True))
         committed = TABLE.read_text() if TABLE.exists() else ""
+        named = [line for line in committed.splitlines() if line.startswith("## ")]
+        assert committed.startswith(HEAD) and named == [
+            f"## {kind.capitalize()}" for kind in COLUMNS
+        ]
         assert section(kind, rows) in committed, (
             f"docs/models.md does not say of {kind} what these tests found: run their whole file, "
             "then `make support`"
