@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,25 +62,16 @@ def kinds(sent: list[dict], kind: str) -> list[dict]:
     return [message["content"] for message in sent if message["msg_type"] == kind]
 
 
-@pytest.fixture(scope="session")
-def overlay_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Installs an ipykernel into a folder of its own, once for all tests."""
-
-    @functools.cache
-    def install(version: str) -> Path:
-        overlay = tmp_path_factory.mktemp("ipykernel")
-        needs = [f"ipykernel=={version}", "nest_asyncio"]
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-        subprocess.run([*pip, str(overlay), *needs], check=True)
-        return overlay
-
-    return install
-
-
-@pytest.fixture(scope="module", params=IPYKERNELS)
-def kernel(request: pytest.FixtureRequest, overlay_of: Callable[[str], Path]) -> Iterator[Kernel]:
-    """A kernel with its ipykernel laid over the one that is installed."""
-    kernel = Kernel(overlay_of(request.param))
+@pytest.fixture(scope="session", params=IPYKERNELS)
+def kernel(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kernel]:
+    """A kernel with its ipykernel laid over the one that is installed, for all files in turn."""
+    overlay = tmp_path_factory.mktemp("ipykernel")
+    needs = [f"ipykernel=={request.param}", "nest_asyncio"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*pip, str(overlay), *needs], check=True)
+    kernel = Kernel(overlay)
     assert kernel.value("__import__('ipykernel').__version__") == repr(request.param)
     yield kernel
     kernel.close()
