@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from statistics import median
 
@@ -54,6 +55,7 @@ def limited(found: Numbers) -> Numbers:
 
 def row(subject: str, found: Sequence[Numbers], **settings: object) -> Row:
     """Medians, and the range of the speed."""
+    found = [{name: x for name, x in one.items() if isfinite(x)} for one in found]
     names = dict.fromkeys(name for one in found for name in one)
     middle = {name: digits(median(one[name] for one in found if name in one)) for name in names}
     speeds = sorted(1 / one["token_s"] for one in found if one.get("token_s"))
