@@ -71,8 +71,8 @@ PARTS: dict[str, Callable[[Asked], list[Row]]] = {
     "prompts": lambda asked: sections.prompts(slice_of(asked), asked.rounds, (32, 512), say),
     "long": lambda asked: sections.prompts(slice_of(asked), 1, (4096,), say),
     "sizes": lambda asked: sections.sizes(whole(asked), asked.rounds, say),
-    "features": lambda asked: sections.features(whole(asked), asked.rounds, say),
-    "resident": lambda asked: sections.resident_set(whole(asked), asked.rounds, say),
+    "features": lambda asked: sections.features(whole(asked), min(asked.rounds, 2), say),
+    "resident": lambda asked: sections.resident_set(whole(asked), min(asked.rounds, 2), say),
     "huge": lambda asked: sections.huge(huge(asked), min(asked.rounds, 2), say),
     "recording": lambda asked: sections.recording(whole(asked), say),
 }

@@ -177,8 +177,8 @@ def notes(parts: dict[str, list[Row]]) -> list[str]:
         f"Measured on {machine()} at {commits}: medians of interleaved rounds (least–most). "
         f"Weights are random and the vocabulary is 8,192; routing is real ({routing}): each "
         "model's router follows the recorded choices, in every engine. Each round reads another "
-        "text, with other experts, after a prompt of 32 tokens. The limit is what no engine can be faster than: "
-        "bytes multiplied ÷ memory bandwidth, or bytes missed ÷ the disk's bandwidth, whichever "
+        "text, with other experts, after a prompt of 32 tokens. The limit is what no engine can "
+        "beat: bytes multiplied ÷ memory bandwidth or bytes missed ÷ disk bandwidth, whichever "
         "takes longer, both measured in the same rounds.",
     ]
     if any(row.get("busy") == "yes" for row in every):

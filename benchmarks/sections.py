@@ -132,7 +132,6 @@ def variants() -> dict[str, dict[str, Any]]:
         "reader pread": {"reader": "pread"},
         "reader mmap": {"reader": "mmap"},
         "policy lru": {"policy": "lru"},
-        "two readers": {"read_threads": 2},
         "eight readers": {"read_threads": 8},
         "overlap off": {"overlap": "off"},
         "lookahead, which here is always right": {"lookahead": "auto"},
@@ -153,12 +152,12 @@ def features(made: Made, rounds: int, say: Say) -> list[Row]:
                 def subject(engine: Engine) -> Callable[[int], Numbers]:
                     def run(number: int) -> Numbers:
                         forget(files)
-                        return measured(engine, made, text_of(made, number, tokens=40))
+                        return measured(engine, made, text_of(made, number, tokens=32))
 
                     return run
 
                 pair = interleave({"base": subject(base), name: subject(other)}, rounds, limits)
-                text = text_of(made, 0, tokens=40)
+                text = text_of(made, 0, tokens=32)
                 for subject_name, engine in (("base", base), (name, other)):
                     rows.append(row(subject_name, pair[subject_name], beside=name,
                                     **settings(made, engine, text)))  # fmt: skip
@@ -276,5 +275,5 @@ def huge(made: Made, rounds: int, say: Say) -> list[Row]:
 def recording(made: Made, say: Say) -> list[Row]:
     """What recording with a live view costs of decode."""
     every = made.shape.layers * made.shape.experts
-    with opened(made, cache_experts=every // 2) as engine:
+    with opened(made, cache_experts=every) as engine:
         return [found | made.said for found in cost(engine, made.routes, say)]
