@@ -173,6 +173,7 @@ def bases(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
+@functools.cache
 def model_types() -> list[str]:
     """Every module of mlx-lm that has a Model and builds on a switch."""
     pattern = re.compile(rf"({SwitchGLU.__name__}|{SwitchMLP.__name__})\(")
