@@ -2,7 +2,7 @@
 
     python benchmarks/lookahead.py
 
-The demo model reads eight texts. At each layer the next layer's router is given this layer's state,
+The demo model reads four texts. At each layer the next layer's router is given this layer's state,
 under the next layer's own norm: before this layer's experts have added theirs, or after. Told are:
 how many of the experts chosen it names; the control, the same question put with the state that the
 router does get, which must be answered without a fault; and of the experts it names that are not in
@@ -15,8 +15,6 @@ from the queue when the next layer's router says otherwise, unless it is being r
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
 import textwrap
 from pathlib import Path
@@ -36,7 +34,7 @@ DEMO = Path(outlier_jupyter.__file__).parent / "demo"
 BEGIN, END = 200, 450
 SLOTS = (22, 48, 96)
 """0.9, 2 and 4 tokens' worth."""
-READS = (1.5, 0.5, 0.15)
+READS = (1.5, 0.5)
 """Of a layer's computing: how long one expert's read takes."""
 BEFORE_ROUTER = 0.4
 """The share of a layer's computing that comes before its router has chosen."""
@@ -151,7 +149,7 @@ def worth(texts: list[Text], experts: int, slots: int, when: str) -> list[Row]:
     rows = []
     for read in READS:
         plain = sum(Replay(text, slots, experts, when, 0, read).run().now for text in texts)
-        for cut in (1, 2, 3, 4):
+        for cut in (1, 2, 3):
             runs = [Replay(text, slots, experts, when, cut, read).run() for text in texts]
             used, unused = (sum(getattr(run, name) for run in runs) for name in ("used", "unused"))
             rows.append(
@@ -168,8 +166,8 @@ def worth(texts: list[Text], experts: int, slots: int, when: str) -> list[Row]:
 def main() -> None:
     """Record, ask, replay; rows to benchmarks/results."""
     model, tokenizer = load(str(DEMO))[:2]
-    files = [*sorted(QUESTIONS.glob("*.txt"))[:4],
-             *(Path(str(module.__file__)) for module in (json, textwrap, shutil, csv))]  # fmt: skip
+    files = [*sorted(QUESTIONS.glob("*.txt"))[:2],
+             *(Path(str(module.__file__)) for module in (textwrap, shutil))]  # fmt: skip
     texts = [record(model, tokenizer.encode(file.read_text())[BEGIN:END]) for file in files]
     rows = [recall(texts, when) for when in ("before", "after")]
     for when in ("before", "after"):
