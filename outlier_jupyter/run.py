@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .errors import OptionError
+from .events import DECODE
 from .trace import Trace
 from .trace.files import read, write
 from .trace.measures import Summary, summarise
@@ -21,6 +23,7 @@ from .units import percent, three
 if TYPE_CHECKING:
     from .notebook.figures import Figures
     from .notebook.live import LiveView
+    from .trace.explain import Explanation
     from .trace.routing import RoutingMeasures
 
 TEXTS = ("prompt", "encoded", "text", "finish_reason")
@@ -140,6 +143,43 @@ class Run:
 
         return routing_measures(self.trace, phase)
 
+    def explain(self, token: int, memory_rate: float | None = None) -> Explanation:
+        """Why a generated token took as long as it did, in words and as a figure.
+
+        Args:
+            token: its number as the live view counts, from 1; negative ones count from the end.
+            memory_rate: bytes a second that memory gives, where the trace does not know it.
+
+        Raises:
+            OptionError: no such token. TraceError: the trace has no times.
+        """
+        step = self.step_of(token)
+        explainer = self.trace._explainer
+        return explainer.explain(step, step_names(self), memory_rate)
+
+    def step_of(self, token: int) -> int:
+        """The step that produced a generated token, numbered as in `explain`.
+
+        Raises:
+            OptionError: there is no such token.
+        """
+        steps = produced_by(self.trace)
+        at = token - 1 if token > 0 else token
+        if token == 0 or not -len(steps) <= at < len(steps):
+            raise OptionError(
+                f"there is no token {token!r}: this run generated {len(steps)}, numbered from 1"
+            )
+        return int(steps[at])
+
+    def text_of(self, token: int) -> str:
+        """The text let go of with a generated token, numbered as in `explain`."""
+        at = token - 1 if token > 0 else token % len(self.tokens)
+        if not 0 <= at < len(self.text_ends):
+            return ""
+        begin = int(self.text_ends[at - 1]) if at else 0
+        last = at == len(self.text_ends) - 1
+        return self.text[begin : len(self.text) if last else int(self.text_ends[at])]
+
     def spread(self) -> Spread:
         """Median and range over `repeats`; of a run that was not repeated, its own numbers."""
         return Spread.of([run.summary() for run in self.repeats or (self,)])
@@ -165,6 +205,21 @@ class Run:
 
         view = View(self.text, self.trace, self.finish_reason, self.prompt)
         return dict(mimebundle(view))
+
+
+def produced_by(trace: Trace) -> npt.NDArray[np.int64]:
+    """The steps that produced a token, in order; all decode steps where that is not known."""
+    found = np.flatnonzero(trace.produced >= 0)
+    return np.asarray(found if len(found) else np.flatnonzero(trace.phase == DECODE), np.int64)
+
+
+def step_names(run: Run) -> dict[int, str]:
+    """What each step is called: `token 12 “the”` for those that produced one, `prompt 3` before."""
+    names = {int(step): f"prompt {step + 1}" for step in np.flatnonzero(run.trace.phase != DECODE)}
+    for number, step in enumerate(produced_by(run.trace).tolist(), 1):
+        text = run.text_of(number).replace("\n", "↵").replace("\t", "⇥")
+        names[step] = f"token {number}" + (f" “{text}”" if text else "")
+    return names
 
 
 def repeated(runs: Sequence[Run]) -> Run:

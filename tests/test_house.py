@@ -119,9 +119,9 @@ ONLY_IN = {
     "scipy": {"comparison", "trace"},
     "fcntl": {"checkpoint"},
 }
-LATE = {"run": {"notebook"}, "comparison": {"notebook"}, "trace": {"run"}}
-"""Runs and comparisons show themselves, a Trace asks its Run to: the imports up the house, made
-when somebody looks."""
+LATE = {"run": {"notebook"}, "comparison": {"notebook"}, "trace": {"run", "notebook"}}
+"""Runs, comparisons and explanations show themselves, a Trace asks its Run to: the imports up the
+house, made when somebody looks."""
 
 
 def room(path: Path) -> str:

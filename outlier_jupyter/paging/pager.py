@@ -47,6 +47,7 @@ class Pager:
         self.clock = clock
         self.stop = threading.Event()
         self.closed = False
+        self.told_ns = 0
         self.sink: Sink = _nobody
         self._parts = parts
         self._reader = reader
@@ -69,8 +70,10 @@ class Pager:
         self.closed = True
 
     def tell(self, event: Event) -> None:
-        """Hand one event to whoever listens."""
+        """Hand one event to whoever listens; `told_ns` is what all of that took so far."""
+        begin = self.clock()
         self.sink(event)
+        self.told_ns += self.clock() - begin
 
     def enter(self) -> None:
         """Called before every layer.

@@ -14,7 +14,7 @@ What a layer of a prompt used most stays, up to its share of the slots, so that 
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any
 
 import mlx.core as mx
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
 
-from ..events import Routed
+from ..events import Routed, Served
 from ..residency import ExpertKey
 from .pager import Pager
 from .weights import RouterTap
@@ -59,6 +59,7 @@ class PagedSwitch(nn.Module):
         self._experts = experts
         self._pager = pager
         self._tap = tap
+        self._experts_ns = 0
         # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
         for name, child in inner.children().items():
             if not isinstance(child, PROJECTIONS) and tree_flatten(child):
@@ -73,12 +74,28 @@ class PagedSwitch(nn.Module):
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         pager = self._pager
         pager.enter()
+        begin, told, self._experts_ns = pager.clock(), pager.told_ns, 0
         slot_map = pager.slot_map(self._layer)
         if slot_map is not None:
             self._tap.chose(self._layer, indices)
-            output = self._inner(x, slot_map[indices])
-            return self._tap.watch(output, self._layer, x)
-        begin = pager.clock()
+            output = self._timed(self._inner, x, slot_map[indices])
+        else:
+            output = self._paged(x, indices, begin)
+        output = self._tap.watch(output, self._layer, x)
+        told, spent = pager.told_ns - told, pager.clock() - begin
+        pager.tell(Served(self._layer, begin, spent, self._experts_ns, told))
+        return output
+
+    def _timed(self, compute: Callable[..., mx.array], *given: Any, **more: Any) -> mx.array:
+        """What the experts' module computes, or with MLX's kernels only puts down to compute."""
+        begin = self._pager.clock()
+        output = compute(*given, **more)
+        self._experts_ns += self._pager.clock() - begin
+        return output
+
+    def _paged(self, x: mx.array, indices: mx.array, begin: int) -> mx.array:
+        """Learn the ids, bring the experts in, compute."""
+        pager = self._pager
         pager.bank.settle(indices)
         ids = np.array(indices, copy=True).astype(np.int64)
         routed = pager.clock()
@@ -87,12 +104,10 @@ class PagedSwitch(nn.Module):
         pager.table.routed(self._layer, ids.reshape(-1, ids.shape[-1]))
         self._tell_routed(ids, keys, begin, routed)
         if ids.size == ids.shape[-1]:
-            output = self._in_parts(x, ids, pager.table.split(keys))
-        else:
-            uses = dict(zip(keys, counts.tolist(), strict=True))
-            keep = pager.table.favourites(self._layer, uses, pager.layers)
-            output = self._in_parts(x, ids, pager.table.split(keys, uses), keep)
-        return self._tap.watch(output, self._layer, x)
+            return self._in_parts(x, ids, pager.table.split(keys))
+        uses = dict(zip(keys, counts.tolist(), strict=True))
+        keep = pager.table.favourites(self._layer, uses, pager.layers)
+        return self._in_parts(x, ids, pager.table.split(keys, uses), keep)
 
     def _tell_routed(
         self, ids: npt.NDArray[np.int64], keys: list[ExpertKey], begin: int, routed: int
@@ -131,7 +146,7 @@ class PagedSwitch(nn.Module):
         if len(parts) > 1:
             return self._in_passes(x, ids, parts, keep)
         slots = self._slots(self._acquire(parts[0], keep))
-        output: mx.array = self._inner(x, mx.array(slots[ids]))
+        output = self._timed(self._inner, x, mx.array(slots[ids]))
         self._pager.bank.reading(output)
         return output
 
@@ -162,7 +177,8 @@ class PagedSwitch(nn.Module):
             slots = self._slots(self._acquire(part, keep))
             mine = np.flatnonzero(np.isin(pairs, [key.expert for key in part]))
             mine = mine[np.argsort(slots[pairs[mine]], kind="stable")]
-            output = self._compute(
+            output = self._timed(
+                self._compute,
                 rows[mx.array((mine // k).astype(np.uint32))],
                 mx.array(slots[pairs[mine]]),
                 sorted_indices=len(pairs) >= SORT_FROM,
