@@ -98,8 +98,7 @@ def load(
         info=replace(
             _info(str(model), switches, sum(slots.values()), reader, asked, native),
             model_hash=fingerprint(config, checkpoint.spans),
-            dense_nbytes=weights_nbytes(module),
-            disk_rate=rate,
+            **_limits(module, rate),
         ),
         options=asked,
         installed=installed,
@@ -296,10 +295,10 @@ def _info(
     )
 
 
-def weights_nbytes(module: nn.Module) -> int:
-    """Bytes of what is resident in any case: all of a model's parameters but its experts."""
+def _limits(module: nn.Module, disk_rate: float) -> dict[str, Any]:
+    """What a token touches besides experts (all parameters that are left), and the disk's speed."""
     total: int = tree_reduce(lambda n, x: n + x.nbytes, module.parameters(), 0)
-    return total
+    return {"dense_nbytes": total, "disk_rate": disk_rate}
 
 
 def _banks(switches: Sequence[Switch]) -> tuple[int, ...]:
