@@ -97,8 +97,7 @@ def load(
         config=config,
         info=replace(
             _info(str(model), switches, sum(slots.values()), reader, asked, native),
-            model_hash=fingerprint(config, checkpoint.spans),
-            **_limits(module, rate),
+            **_measured(config, checkpoint, module, rate),
         ),
         options=asked,
         installed=installed,
@@ -295,10 +294,13 @@ def _info(
     )
 
 
-def _limits(module: nn.Module, disk_rate: float) -> dict[str, Any]:
-    """What a token touches besides experts (all parameters that are left), and the disk's speed."""
+def _measured(
+    config: dict[str, Any], checkpoint: Checkpoint, module: nn.Module, disk_rate: float
+) -> dict[str, Any]:
+    """Which checkpoint, what a token touches besides experts (all parameters left), the disk."""
     total: int = tree_reduce(lambda n, x: n + x.nbytes, module.parameters(), 0)
-    return {"dense_nbytes": total, "disk_rate": disk_rate}
+    stamp = fingerprint(config, checkpoint.spans)
+    return {"model_hash": stamp, "dense_nbytes": total, "disk_rate": disk_rate}
 
 
 def _banks(switches: Sequence[Switch]) -> tuple[int, ...]:

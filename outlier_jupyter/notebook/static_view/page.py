@@ -65,7 +65,8 @@ STYLE = f"""
  grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr))}}
 .oj-static .oj-charts img{{display:block;width:100%;height:auto;max-width:none;margin:0}}
 .oj-static summary{{cursor:pointer;font-size:12px}}
-.oj-static table{{color:inherit;margin:8px 0 4px!important;border-collapse:collapse;border:0;table-layout:auto;
+.oj-static table{{color:inherit;
+ margin:8px 0 4px!important;border-collapse:collapse;border:0;table-layout:auto;
  width:auto;font-size:12px}}
 .oj-static th,.oj-static td{{padding:3px 20px 3px 0!important;border:0;background:none!important;
  border-bottom:1px solid var(--oj-rule)!important;text-align:left!important;
