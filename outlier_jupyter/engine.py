@@ -277,7 +277,9 @@ class Engine:
                 self._tell(TextProduced(rest))
             self._tell(RunDone(reason))
             info = run_info(self, asked, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
-            self.last_run = _made(prompt, decoding, reason, recorder.trace(info))
+            self.last_run = _made(
+                prompt, decoding, reason, recorder.trace(info), self.tokenizer.decode
+            )
             return self.last_run
 
         try:
@@ -321,7 +323,9 @@ def _decoding(
     )
 
 
-def _made(prompt: Encoded, decoding: Decoding, reason: str, trace: Trace) -> Run:
+def _made(
+    prompt: Encoded, decoding: Decoding, reason: str, trace: Trace, decode: Callable[..., str]
+) -> Run:
     return Run(
         prompt=prompt.asked,
         encoded=prompt.text,
@@ -330,6 +334,7 @@ def _made(prompt: Encoded, decoding: Decoding, reason: str, trace: Trace) -> Run
         finish_reason=reason,
         trace=trace,
         text_ends=np.array(decoding.text_ends, np.int32),
+        decode=decode,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .errors import OptionError
+from .errors import OptionError, TraceError
 from .events import DECODE
 from .trace import Trace
 from .trace.files import read, write
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .notebook.live import LiveView
     from .trace.explain import Explanation
     from .trace.routing import RoutingMeasures
+    from .uses import ExpertUses, TokenExperts
 
 TEXTS = ("prompt", "encoded", "text", "finish_reason")
 """What a saved run keeps beside its trace and its tokens."""
@@ -67,6 +68,7 @@ class Run:
             token; the last may be short of `text`, which ends with what was held back. Empty
             where that is not known.
         repeats: all runs of a prompt that was repeated, this one last; empty otherwise.
+        decode: ids to text, while the model's tokenizer is there.
     """
 
     prompt: str
@@ -77,6 +79,8 @@ class Run:
     trace: Trace
     text_ends: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     repeats: tuple[Run, ...] = field(default=(), repr=False, compare=False)
+    decode: Callable[[list[int]], str] | None = field(default=None, repr=False, compare=False)
+    _pieces: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
     _brief: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -111,7 +115,9 @@ class Run:
         """
         texts = {name: getattr(self, name) for name in TEXTS}
         arrays = {name: getattr(self, name).tolist() for name in ("tokens", "text_ends")}
-        return write(self.trace, path, texts | arrays)
+        ids = {*self.trace.tokens.tolist(), *self.tokens.tolist()}
+        pieces = {str(token): text for token in sorted(ids) if (text := self.piece(token))}
+        return write(self.trace, path, texts | arrays | {"pieces": pieces})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Run:
@@ -131,6 +137,7 @@ class Run:
             str(saved["finish_reason"]),
             trace,
             np.array(saved["text_ends"], np.int32),
+            _pieces={int(token): str(text) for token, text in saved.get("pieces", {}).items()},
         )
 
     def summary(self) -> Summary:
@@ -179,6 +186,49 @@ class Run:
         begin = int(self.text_ends[at - 1]) if at else 0
         last = at == len(self.text_ends) - 1
         return self.text[begin : len(self.text) if last else int(self.text_ends[at])]
+
+    def piece(self, token: int) -> str:
+        """The text of a token id by itself; "" where it is not known."""
+        if token not in self._pieces and self.decode is not None and token >= 0:
+            self._pieces[token] = self.decode([token])
+        return self._pieces.get(token, "")
+
+    def tokens_of(self, layer: int, expert: int) -> ExpertUses:
+        """The tokens that chose an expert; of several runs, `outlier_jupyter.tokens_of`.
+
+        Raises:
+            OptionError: the model has no such expert.
+        """
+        from .uses import tokens_of
+
+        return tokens_of(self, layer, expert)
+
+    def experts_of(self, tokens: int | slice | Iterable[int]) -> TokenExperts:
+        """The experts that generated tokens chose, numbered as in `explain`; see `uses`.
+
+        Raises:
+            OptionError: there are no such tokens.
+        """
+        from .uses import experts_of
+
+        return experts_of(self, tokens)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write the run to one page of HTML that needs nothing else: text, plots, tables, origin.
+
+        Raises:
+            TraceError: it cannot be written there.
+        """
+        from .notebook.static_view.report import report
+
+        to = Path(path)
+        try:
+            to.write_text(report(self), encoding="utf-8")
+        except OSError as error:
+            raise TraceError(
+                f"the report could not be written to {to} ({error}): give a path that can be"
+            ) from error
+        return to
 
     def spread(self) -> Spread:
         """Median and range over `repeats`; of a run that was not repeated, its own numbers."""

@@ -10,9 +10,13 @@ from ...trace.explained import cause, headline, layer_rows, left_out, limits, mi
 from .page import STYLE
 
 
-def html(told: Explanation) -> str:
-    """The text/html form; everything that came from a model is escaped."""
-    out = [f'<div class="oj-static"><style>{STYLE}</style>',
+def html(told: Explanation, styled: bool = True) -> str:
+    """The text/html form; everything that came from a model is escaped.
+
+    Args:
+        styled: whether its style sheet comes along; a page that has it already needs no other.
+    """
+    out = [f'<div class="oj-static">{f"<style>{STYLE}</style>" if styled else ""}',
            f"<p><b>{escape(headline(told))}</b> {escape(cause(told))}</p>",
            table(("part", "time", "share", "what it is"), parts(told)),
            f"<p>{escape(missed(told))}</p>"]  # fmt: skip
@@ -30,4 +34,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(word)}</td>" for word in row) + "</tr>" for row in rows
     )
-    return f'<table class="oj-told"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    return (
+        '<div class="oj-wide"><table class="oj-told">'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

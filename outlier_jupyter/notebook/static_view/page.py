@@ -73,6 +73,10 @@ STYLE = f"""
  vertical-align:top;font-weight:400;white-space:normal;max-width:none;color:inherit}}
 .oj-static th,.oj-static .oj-told td:not(:last-child){{opacity:.72;white-space:nowrap}}
 .oj-static .oj-told td:not(:last-child){{opacity:1;font-variant-numeric:tabular-nums}}
+.oj-static .oj-told td:last-child{{min-width:150px}}
+.oj-static .oj-wide{{overflow-x:auto}}
+@media(max-width:600px){{.oj-static .oj-told td,.oj-static .oj-told th{{
+ padding-right:10px!important}}}}
 """
 
 
@@ -84,7 +88,7 @@ def page(view: View, scenes: list[Scene]) -> str:
         _words("Prompt", shortened(view.prompt, PROMPT_LIMIT, "")),
         _words("Generated text", shortened(view.text, TEXT_LIMIT, "; see run.text")),
         _tiles(view),
-        f'<div class="oj-charts">{" ".join(_image(scene) for scene in scenes)}</div>',
+        f'<div class="oj-charts">{" ".join(image(scene) for scene in scenes)}</div>',
         _details(view),
         "</div>",
     ]
@@ -124,7 +128,8 @@ def _tiles(view: View) -> str:
     return f'<p class="oj-tiles">{separator.join(all_tiles)}</p>'
 
 
-def _image(scene: Scene) -> str:
+def image(scene: Scene) -> str:
+    """A chart as an `<img>` with its words."""
     spoken = escape(scene.spoken)
     return (
         f'<img role="img" width="{WIDTH}" height="{HEIGHT}" '
