@@ -90,8 +90,9 @@ def missed(told: Explanation) -> str:
         return f"{said} What Belady's cache would have kept is not known: the size is not."
     kept = sum(bool(miss.held_by_belady) for miss in known)
     first = sum(miss.left_at is None for miss in misses)
+    new = f"{first:,} of them" if first else "None of them"
     return (
-        f"{said} {first:,} of them came for the first time in this run. A cache of {told.slots:,} "
+        f"{said} {new} came for the first time in this run. A cache of {told.slots:,} "
         f"slots that knew the future (Belady) would have had {kept:,} of the {len(known):,} in RAM."
     )
 

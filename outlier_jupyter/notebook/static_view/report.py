@@ -45,7 +45,8 @@ main,main *{box-sizing:border-box}body{margin:0;background:#fff;color:#1f2328;
 main{max-width:1000px;margin:0 auto;padding:20px 16px 48px}
 h1{font-size:22px;margin:0 0 4px}h2{font-size:17px;margin:30px 0 8px}
 main>p{margin:0 0 10px}
-.oj-static{max-width:none}
+main .oj-static{max-width:none;margin-bottom:10px}
+main .oj-static .oj-charts img{max-width:480px}
 @media(prefers-color-scheme:dark){body{background:#0b0c0e;color:#e6e8eb}}
 @media print{h2,.oj-charts img{break-inside:avoid}}
 """
@@ -105,8 +106,8 @@ def _time(run: Run) -> Iterator[str]:
         rows.append((mean, (part_name(name), f"{three(mean)} ms", percent(mean / whole), *numbers,
                             meaning(trace, name))))  # fmt: skip
     head = ("part", "mean", "share", "median", "p95", "what it is")
-    yield f'<div class="oj-charts">{image(time_parts(trace))}</div>'
-    yield _framed(table(head, [row for _, row in sorted(rows, key=lambda each: -each[0])]))
+    told = table(head, [row for _, row in sorted(rows, key=lambda each: -each[0])])
+    yield _framed(f'<div class="oj-charts">{image(time_parts(trace))}</div>{told}')
 
 
 def _slow(run: Run) -> Iterator[str]:
@@ -133,7 +134,6 @@ def _caches(run: Run) -> Iterator[str]:
         own = {trace.info.slots} & set(sizes)
         sizes = sorted({sizes[i] for i in np.linspace(0, len(sizes) - 1, SIZES).astype(int)} | own)
     rows = [asked.row(policy, size) for policy in POLICIES for size in sizes]
-    yield f'<div class="oj-charts">{image(caches(rows, trace))}</div>'
     head = ("slots", "of all", "GB", *(f"{policy}: hits · read · tokens/s" for policy in POLICIES))
     body = []
     for i, size in enumerate(sizes):
@@ -146,7 +146,8 @@ def _caches(run: Run) -> Iterator[str]:
         gb = three(mine[0]["gb"])
         here = " ←" if size == trace.info.slots else ""
         body.append((f"{size:,}{here}", percent(mine[0]["share"]), gb, *told))
-    yield _framed(table(head, body))
+    chart = f'<div class="oj-charts">{image(caches(rows, trace))}</div>'
+    yield _framed(chart + table(head, body))
     yield (
         "<p>Replays of this run's look-ups in decode; ← is the size it had. "
         f"Speeds are predicted: {escape(str(asked.cost))}.</p>"

@@ -16,7 +16,9 @@ from . import scene as s
 BINS = 160
 SHOWN = 4
 """Parts of time that are drawn by themselves, the largest; the others are one."""
-ROLES = ("hit", "miss", "p50", "p95", "top")
+ROLES = {"read_wait": "miss", "compute": "p50", "dense": "p50", "experts": "hit", "lookup": "top",
+         "graph": "p95", "sample": "p95"}  # fmt: skip
+"""The colour of a part; of one that is seldom large, that of what it stands beside."""
 
 
 def time_parts(trace: Trace) -> s.Scene:
@@ -35,16 +37,17 @@ def time_parts(trace: Trace) -> s.Scene:
                       for name, row in zip(names, rows, strict=True))  # fmt: skip
     title = "Time of each token, by part"
     scene = s.Scene(title, f"{title}: stacked bars. Means: {means}.")
+    roles = [ROLES.get(name, "p95") for name in shown] + ["frame"]
     tops = np.cumsum(rows, axis=0)
     x = s.Scale(0, len(decode), s.LEFT, s.RIGHT)
     y = s.Scale(0, float(tops[-1].max()) * 1.04 or 1.0, s.BOTTOM, s.TOP)
     s.y_axis(scene, y, "ms", s.ticks(0, y.high, 4), lines=True)
     left, right = x(first), np.minimum(x(first + steps) + 0.3, s.RIGHT)
-    for top, role in reversed(list(zip(tops, ROLES, strict=True))):
+    for top, role in reversed(list(zip(tops, roles, strict=True))):
         rects = np.stack([left, y(top), right - left, s.BOTTOM - y(top)], axis=1)
         scene.marks.append(s.Box(rects, role))
     s.x_axis(scene, x, "decoded token" if size == 1 else f"decoded token (means of {size})")
-    _two_rows(scene, [(role, name) for role, name in zip(ROLES, names, strict=True)])
+    _two_rows(scene, [(role, name) for role, name in zip(roles, names, strict=True)])
     return scene
 
 
