@@ -30,13 +30,14 @@ COMMANDS = {
     "explain": "why a token of a run took so long: its parts, its layers, its reads",
     "expert": "the tokens that chose an expert, LAYER:EXPERT, over all runs held",
     "tokens": "the experts that a token or a span, FIRST:LAST, chose",
+    "what-if": "what other cache sizes and policies would have hit, read and given",
     "report": "write a run to one page of HTML that needs nothing else",
     "resize": "give the expert cache another size; what was used last stays in it",
     "unload": "close the engine and free its memory",
     "status": "what is loaded, and how much of it sits in RAM",
     "memory": "where the memory of this process is",
 }
-ASKING = ("explain", "expert", "tokens", "report")
+ASKING = ("explain", "expert", "tokens", "what-if", "report")
 """The commands that ask a finished run."""
 MODEL = COMMANDS["load"].partition(": ")[2]
 JSON = {"resize": "the status", "status": "the status", "memory": "the numbers, in bytes"}
@@ -193,6 +194,18 @@ def asking_parser(command: str) -> argparse.ArgumentParser:
             "tokens", type=_span, metavar="FIRST:LAST", help="numbers as the live view counts"
         )
         _add_output(parser, "TokenExperts")
+    elif command == "what-if":
+        parser.add_argument(
+            "--slots", type=int, action="append", metavar="N", help="a size; may be given again"
+        )
+        parser.add_argument(
+            "--policy", dest="policies", action="append", metavar="lru|habit|belady",
+            help="who leaves; may be given again",
+        )  # fmt: skip
+        parser.add_argument(
+            "--slider", action="store_true", default=None, help="a slider of sizes for a table"
+        )
+        _add_output(parser, "table")
     else:
         parser.description = f"{COMMANDS[command].capitalize()}."
         parser.add_argument("path", nargs="?", help="the file; outlier-report.html if left out")

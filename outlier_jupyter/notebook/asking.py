@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,11 @@ from ..trace import Trace
 from ..trace.explain import Explanation, slowest
 from ..uses import ExpertUses, TokenExperts, experts_of, named, tokens_of
 from .arguments import near
+
+if TYPE_CHECKING:
+    import pandas
+
+    from .sizing import Sizing
 
 REPORT = "outlier-report.html"
 """Where a report is written, in the working folder, when no path is given."""
@@ -94,6 +99,14 @@ def expert(given: dict[str, Any], variables: Mapping[str, Any], last: Run | None
 def tokens(given: dict[str, Any], run: Run) -> TokenExperts:
     """`%outlier tokens FIRST:LAST`."""
     return experts_of(run, given["tokens"])
+
+
+def what_if(given: dict[str, Any], run: Run) -> Sizing | pandas.DataFrame:
+    """`%outlier what-if`: a table, or with `--slider` the slider."""
+    if given.get("slider"):
+        return run.trace.sizing()
+    asked = {name: given[name] for name in ("slots", "policies") if name in given}
+    return run.trace.what_if(**asked)
 
 
 def report(given: dict[str, Any], run: Run) -> Path:

@@ -166,7 +166,10 @@ class OutlierMagics(Magics):
             if command == "report":
                 sys.stdout.write(f"{asking.report(given, run)}\n")
                 return None
-            found = (asking.explain if command == "explain" else asking.tokens)(given, run)
+            ask: dict[str, Callable[[dict[str, Any], Run], object]] = {
+                "explain": asking.explain, "tokens": asking.tokens, "what-if": asking.what_if,
+            }  # fmt: skip
+            found = ask[command](given, run)
         self._store(given.get("output"), found)
         return found
 

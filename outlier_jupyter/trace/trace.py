@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow
 
     from ..notebook.live import LiveView
+    from ..notebook.sizing import Sizing
     from ..uses import ExpertUses, TokenExperts
     from .explain import Explainer, Explanation
 
@@ -285,6 +286,12 @@ class Trace:
         from .what_if import what_if
 
         return what_if(self, slots, policies, after)
+
+    def sizing(self) -> Sizing:
+        """A slider of cache sizes with what each would have hit, read and given; a widget."""
+        from ..notebook.sizing import Sizing
+
+        return Sizing(self)
 
     def slots_for(self, hit_rate: float, policy: str = "default", **options: Any) -> int:
         """The fewest slots with which so much of decode hits: see `trace.what_if`."""

@@ -57,6 +57,23 @@ def test_expert_and_tokens_go_both_ways(ip):
             ip.run_line_magic("outlier", wrong)
 
 
+def test_what_if_is_a_table_or_a_slider(ip):
+    """The magic's table is the call's; moving the slider shows that size's rows."""
+    one = ip.user_ns["one"]
+    found = ip.run_line_magic("outlier", "what-if --slots 6 --slots 12 --policy lru --run one")
+    wanted = one.trace.what_if(slots=[6, 12], policies=["lru"])
+    assert found.equals(wanted)
+    sizing = ip.run_line_magic("outlier", "what-if --slider --run one")
+    assert sizing.slots.value == 10 and "the size this run had" in sizing.readout.value
+    for slots in (6, 24):
+        sizing.slots.value = slots
+        told = one.trace.what_if(slots=[slots]).set_index("policy")
+        for policy, row in sizing.rows.items():
+            assert row["decode_hits"] == told.loc[policy].decode_hits
+            assert row["bytes"] == told.loc[policy].bytes
+        assert f"{slots} of 24 experts in RAM" in sizing.readout.value
+
+
 def test_a_report_is_one_page_that_fetches_nothing(ip, tmp_path, capsys):
     """Text, charts, tables and origin; escaped, without script; the same by magic and by call."""
     run = replace(ip.user_ns["one"], text="<script>alert(1)</script> answer")

@@ -23,6 +23,7 @@ from outlier_jupyter.notebook.completion import completions
                 "explain",
                 "expert",
                 "tokens",
+                "what-if",
                 "report",
                 "resize",
                 "unload",
