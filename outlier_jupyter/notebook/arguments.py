@@ -24,7 +24,7 @@ COMMANDS = {
     "run": "run the rest of the line as a prompt, flags first",
     "plan": "what a model weighs and which cache size to take, before it is loaded",
     "repack": "rewrite a model's experts so that each is one straight read",
-    "bench": "measure this machine: --disk, how fast experts can be read",
+    "bench": "measure this machine: --disk, how fast experts can be read; --memory",
     "chat": "chat with the loaded model in a widget",
     "compare": "put runs beside each other: where their routing parts, what each would have read",
     "explain": "why a token of a run took so long: its parts, its layers, its reads",
