@@ -76,10 +76,12 @@ MAY_IMPORT = {
         "units",
     },
     "reads": {"checkpoint", "errors", "options", "paging"},
+    "bench": BASE | {"checkpoint", "engine", "loading", "machine", "repacking", "trace", "units"},
     "repacking": {"checkpoint", "errors", "hub", "loading", "reads", "units"},
     "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
     "notebook": BASE
     | {
+        "bench",
         "comparison",
         "engine",
         "loading",
@@ -98,8 +100,8 @@ MAY_IMPORT = {
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
 
 ONLY_IN = {
-    "mlx": {"paging", "engine", "decoding", "kv_caches", "loading", "memory", "native", "testing"},
-    "mlx_lm": {
+    "mlx": {
+        "bench",
         "paging",
         "engine",
         "decoding",
@@ -109,14 +111,25 @@ ONLY_IN = {
         "native",
         "testing",
     },
-    "numba": {"kernels", "residency"},
+    "mlx_lm": {
+        "bench",
+        "paging",
+        "engine",
+        "decoding",
+        "kv_caches",
+        "loading",
+        "memory",
+        "native",
+        "testing",
+    },
+    "numba": {"bench", "kernels", "residency"},
     "llvmlite": {"kernels"},
     "IPython": {"notebook"},
     "anywidget": {"notebook"},
     "traitlets": {"notebook"},
     "plotly": {"notebook"},
     "huggingface_hub": {"hub"},
-    "platformdirs": {"reads"},
+    "platformdirs": {"bench", "reads"},
     "psutil": {"machine"},
     "mmap": {"checkpoint"},
     "scipy": {"comparison", "trace"},

@@ -24,7 +24,7 @@ COMMANDS = {
     "run": "run the rest of the line as a prompt, flags first",
     "plan": "what a model weighs and which cache size to take, before it is loaded",
     "repack": "rewrite a model's experts so that each is one straight read",
-    "bench": "measure this machine: --disk, how fast experts can be read; --memory",
+    "bench": "measure this machine, in minutes; --disk, --memory: how fast they can be read",
     "chat": "chat with the loaded model in a widget",
     "compare": "put runs beside each other: where their routing parts, what each would have read",
     "explain": "why a token of a run took so long: its parts, its layers, its reads",
@@ -218,8 +218,18 @@ def asking_parser(command: str) -> argparse.ArgumentParser:
 
 def bench_parser() -> argparse.ArgumentParser:
     """Flags of `%outlier bench`."""
-    parser = _Parser(prog="%outlier bench", description="Measure this machine.")
-    parser.add_argument("model", nargs="?", help="whose files are read; the loaded one's")
+    parser = _Parser(
+        prog="%outlier bench",
+        description="Measure this machine: a slice of Qwen3-30B-A3B's geometry with random "
+        "weights, paged and by mlx-lm, beside the limit of the hardware. Takes 3 GB of disk.",
+    )
+    parser.add_argument("model", nargs="?", help="with --disk, whose files are read; the loaded")
+    parser.add_argument("--folder", help="where the slice is made and kept; the cache folder")
+    parser.add_argument(
+        "--traces", metavar="FOLDER",
+        help="recorded traces (.safetensors) to take routing from; else the demo model's",
+    )  # fmt: skip
+    _add_output(parser, "table")
     parser.add_argument(
         "--disk", action="store_true", default=None,
         help="read places of the model's files for two seconds, in every way there is",

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from json import dumps
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -49,6 +50,7 @@ from .controls import NAMES as CHAT_OPTIONS
 from .show import show_result, show_run
 
 if TYPE_CHECKING:
+    from ..bench.short import Benched
     from ..comparison import Comparison
 
 HOOKED = ("%outlier", "%%outlier")
@@ -127,8 +129,7 @@ class OutlierMagics(Magics):
             sys.stdout.write(f"{done}\n")
             return None
         if command == "bench":
-            self._bench(given)
-            return None
+            return self._bench(given)
         if command in ASKING:
             return self._ask(command, given)
         if command == "chat":
@@ -146,15 +147,6 @@ class OutlierMagics(Magics):
             status = engine.resize(**given) if command == "resize" else engine.status()
             sys.stdout.write(f"{as_json(status) if as_one_object else status}\n")
         return None
-
-    def _bench(self, given: dict[str, Any]) -> None:
-        if not given.get("disk") and not given.get("memory"):
-            raise OptionError("%outlier bench measures nothing by itself: give --disk or --memory")
-        if given.get("disk"):
-            model = given.get("model") or self._loaded().info.model
-            sys.stdout.write(f"{measure_disk(model)}\n")
-        if given.get("memory"):
-            sys.stdout.write(f"memory reads at {size_words(measure_memory())}/s\n")
 
     def _ask(self, command: str, given: dict[str, Any]) -> object:
         last = self.engine.last_run if self.engine is not None else None
@@ -179,6 +171,26 @@ class OutlierMagics(Magics):
         if given.get("json"):
             sys.stdout.write(f"{dumps(found.to_dict())}\n")
             return None
+        return found
+
+    def _bench(self, given: dict[str, Any]) -> Benched | None:
+        if given.get("memory"):
+            sys.stdout.write(f"memory reads at {size_words(measure_memory())}/s\n")
+            if not given.get("disk"):
+                return None
+        if given.get("disk"):
+            model = given.get("model") or self._loaded().info.model
+            sys.stdout.write(f"{measure_disk(model)}\n")
+            return None
+        if "model" in given:
+            raise OptionError(
+                "%outlier bench makes a model of its own: leave the model out, or give --disk"
+            )
+        from ..bench.short import short  # it compiles; loading is silent and quick
+
+        folder, traces = (Path(given[n]) if n in given else None for n in ("folder", "traces"))
+        found = short(folder, traces, tell=lambda line: sys.stdout.write(f"{line}\n"))
+        self._store(given.get("output"), found)
         return found
 
     def _load(self, given: dict[str, Any]) -> Engine:

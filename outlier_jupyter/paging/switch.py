@@ -7,6 +7,9 @@ expert ids. Activation, expert biases and the sorting of long prompts are theref
 Once all experts of a layer are held for good, there is nothing to learn: slot ids are looked up on
 the device, nothing is evaluated, and the tap reads the ids when the call is over.
 
+What computes natively does so while misses are read: what is held first, then what has landed.
+MLX's graphs are computed when all is there.
+
 A prompt may need more distinct experts than there are slots for it. Then the tokens are taken
 expert by expert, in as many passes as it needs; the arithmetic of a row does not change with it.
 What a layer of a prompt used most stays, up to its share of the slots, so that decode starts warm.
@@ -14,7 +17,7 @@ What a layer of a prompt used most stays, up to its share of the slots, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import mlx.core as mx
@@ -22,16 +25,13 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from ..events import Routed, Served
 from ..residency import ExpertKey
 from .pager import Pager
+from .parts import LazyParts, Parts
 from .weights import RouterTap
-
-SORT_FROM = 64
-"""From this many (token, expert) pairs mlx-lm sorts them by expert, and tells its kernels."""
-
 
 PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
 
@@ -44,6 +44,10 @@ def expert_tensors(switch: nn.Module) -> dict[str, mx.array]:
             found: Any = tree_flatten(child.parameters(), prefix=f".{name}", destination={})
             tensors |= found
     return tensors
+
+
+def nothing() -> None:
+    """There is nothing to do meanwhile."""
 
 
 class PagedSwitch(nn.Module):
@@ -71,29 +75,35 @@ class PagedSwitch(nn.Module):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self._inner, name)
 
-    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+    def __call__(
+        self, x: mx.array, indices: mx.array, meanwhile: Callable[[], object] = nothing
+    ) -> mx.array:
+        """As the switch; `meanwhile` is called once, while reads are under way if there are any."""
         pager = self._pager
         pager.enter()
         begin, told, self._experts_ns = pager.clock(), pager.told_ns, 0
         slot_map = pager.slot_map(self._layer)
         if slot_map is not None:
+            self._timed(meanwhile)
             self._tap.chose(self._layer, indices)
             output = self._timed(self._inner, x, slot_map[indices])
         else:
-            output = self._paged(x, indices, begin)
+            output = self._paged(x, indices, begin, meanwhile)
         output = self._tap.watch(output, self._layer, x)
         told, spent = pager.told_ns - told, pager.clock() - begin
         pager.tell(Served(self._layer, begin, spent, self._experts_ns, told))
         return output
 
-    def _timed(self, compute: Callable[..., mx.array], *given: Any, **more: Any) -> mx.array:
+    def _timed(self, compute: Callable[..., Any], *given: Any) -> Any:
         """What the experts' module computes, or with MLX's kernels only puts down to compute."""
         begin = self._pager.clock()
-        output = compute(*given, **more)
+        output = compute(*given)
         self._experts_ns += self._pager.clock() - begin
         return output
 
-    def _paged(self, x: mx.array, indices: mx.array, begin: int) -> mx.array:
+    def _paged(
+        self, x: mx.array, indices: mx.array, begin: int, meanwhile: Callable[[], object]
+    ) -> mx.array:
         """Learn the ids, bring the experts in, compute."""
         pager = self._pager
         pager.bank.settle(indices)
@@ -104,10 +114,10 @@ class PagedSwitch(nn.Module):
         pager.table.routed(self._layer, ids.reshape(-1, ids.shape[-1]))
         self._tell_routed(ids, keys, begin, routed)
         if ids.size == ids.shape[-1]:
-            return self._in_parts(x, ids, pager.table.split(keys))
+            return self._in_parts(x, ids, pager.table.split(keys), None, meanwhile)
         uses = dict(zip(keys, counts.tolist(), strict=True))
         keep = pager.table.favourites(self._layer, uses, pager.layers)
-        return self._in_parts(x, ids, pager.table.split(keys, uses), keep)
+        return self._in_parts(x, ids, pager.table.split(keys, uses), keep, meanwhile)
 
     def _tell_routed(
         self, ids: npt.NDArray[np.int64], keys: list[ExpertKey], begin: int, routed: int
@@ -125,84 +135,61 @@ class PagedSwitch(nn.Module):
             )
         )
 
-    def _slots(self, slot_of: dict[ExpertKey, int]) -> npt.NDArray[np.uint32]:
-        """Expert id → slot, as an array to index with ids."""
-        slots = np.zeros(self._experts, np.uint32)
-        slots[[key.expert for key in slot_of]] = list(slot_of.values())
-        return slots
-
     def _in_parts(
         self,
         x: mx.array,
         ids: npt.NDArray[np.int64],
         parts: list[tuple[ExpertKey, ...]],
-        keep: Set[ExpertKey] | None = None,
+        keep: Set[ExpertKey] | None,
+        meanwhile: Callable[[], object],
     ) -> mx.array:
-        """Compute with all experts at once, if that is one part, or one part after the other.
+        """Fetch one part of the experts after the other, and compute with them.
 
         Args:
             keep: the experts of this layer that stay when they have been used, if not all.
         """
-        if len(parts) > 1:
-            return self._in_passes(x, ids, parts, keep)
-        slots = self._slots(self._acquire(parts[0], keep))
-        output = self._timed(self._inner, x, mx.array(slots[ids]))
-        self._pager.bank.reading(output)
+        pager = self._pager
+        work: Parts | None = None
+        for number, part in enumerate(parts):
+            if number:  # what the last part computes must be done before its slots are written
+                pager.bank.settle()
+            with pager.fetch(part) as fetch:
+                if number == 0:
+                    self._timed(meanwhile)
+                if len(parts) > 1 or (fetch.reads and pager.overlap and self._native):
+                    work = work or self._begin(x, ids.shape)
+                    for slots in fetch.arrivals():
+                        self._timed(self._add, work, ids, slots)
+            if keep is not None:
+                # An order of leaving only: nothing is written before the bank is settled again.
+                pager.table.spare_all_but(self._layer, keep)
+        if work is not None:
+            whole: mx.array = self._timed(work.output)
+            return whole
+        slot_ids = mx.array(self._slots(fetch.slots)[ids].astype(np.uint32))
+        output: mx.array = self._timed(self._inner, x, slot_ids)
+        pager.bank.reading(output)
         return output
 
-    def _acquire(
-        self, part: tuple[ExpertKey, ...], keep: Set[ExpertKey] | None
-    ) -> dict[ExpertKey, int]:
-        slots = self._pager.acquire(part)
-        if keep is not None:
-            # An order of leaving only: nothing is written before the bank is settled again.
-            self._pager.table.spare_all_but(self._layer, keep)
+    @property
+    def _native(self) -> bool:
+        """Whether it computes when it is called: in parts, then, at no cost."""
+        return hasattr(self._inner, "parts")
+
+    def _begin(self, x: mx.array, shape: tuple[int, ...]) -> Parts:
+        if self._native:
+            parts: Parts = self._inner.parts(x, shape)
+            return parts
+        return LazyParts(self._inner, x, shape, self._pager.bank.reading)
+
+    def _add(self, work: Parts, ids: npt.NDArray[np.int64], slots: Mapping[ExpertKey, int]) -> None:
+        """Compute all of a call's pairs whose experts are among these."""
+        found = self._slots(slots)[ids.ravel()]
+        mine = np.flatnonzero(found >= 0)
+        work.add(mine, found[mine])
+
+    def _slots(self, slot_of: Mapping[ExpertKey, int]) -> npt.NDArray[np.int64]:
+        """Expert id → slot, as an array to index with ids; -1 for those that are not there."""
+        slots = np.full(self._experts, -1, np.int64)
+        slots[[key.expert for key in slot_of]] = list(slot_of.values())
         return slots
-
-    def _in_passes(
-        self,
-        x: mx.array,
-        ids: npt.NDArray[np.int64],
-        parts: list[tuple[ExpertKey, ...]],
-        keep: Set[ExpertKey] | None,
-    ) -> mx.array:
-        """Compute expert by expert, one part of the experts after the other."""
-        k = ids.shape[-1]
-        pairs = ids.ravel()
-        rows = x.reshape(-1, 1, x.shape[-1])
-        outputs, order = [], []
-        for part in parts:
-            # What the last pass computes must be done before its slots are written again.
-            self._pager.bank.settle()
-            slots = self._slots(self._acquire(part, keep))
-            mine = np.flatnonzero(np.isin(pairs, [key.expert for key in part]))
-            mine = mine[np.argsort(slots[pairs[mine]], kind="stable")]
-            output = self._timed(
-                self._compute,
-                rows[mx.array((mine // k).astype(np.uint32))],
-                mx.array(slots[pairs[mine]]),
-                sorted_indices=len(pairs) >= SORT_FROM,
-            )
-            self._pager.bank.reading(output)
-            outputs.append(output)
-            order.append(mine)
-        back = np.argsort(np.concatenate(order)).astype(np.uint32)
-        output = mx.concatenate(outputs)[mx.array(back)]
-        self._pager.bank.reading(output)
-        return output.reshape(*ids.shape, output.shape[-1])
-
-    def _compute(self, rows: mx.array, slots: mx.array, sorted_indices: bool) -> mx.array:
-        """The original's arithmetic on rows [n, 1, width] of one expert each, in slot order."""
-        inner = self._inner
-        output: mx.array
-        if hasattr(inner, "on_rows"):  # a native one
-            output = inner.on_rows(rows, slots)
-        elif isinstance(inner, SwitchGLU):
-            up = inner.up_proj(rows, slots, sorted_indices=sorted_indices)
-            gate = inner.gate_proj(rows, slots, sorted_indices=sorted_indices)
-            hidden = inner.activation(up, gate)
-            output = inner.down_proj(hidden, slots, sorted_indices=sorted_indices)
-        else:
-            hidden = inner.activation(inner.fc1(rows, slots, sorted_indices=sorted_indices))
-            output = inner.fc2(hidden, slots, sorted_indices=sorted_indices)
-        return output

@@ -15,7 +15,7 @@ from .trace import LAYER_PARTS, Trace
 
 PARTS = {
     "dense": "attention, norms, routers, the output head, and the Python around them",
-    "experts": "the experts' matrices",
+    "experts": "the experts' matrices, and a shared expert where it was computed beside reads",
     "graph": "building the graph that MLX computes later, in Python",
     "compute": "what MLX computed until the routers' ids were known: dense parts, and the experts "
     "of the layer before, which cannot be told apart",
