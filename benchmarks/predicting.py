@@ -78,11 +78,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--keep", action="store_true", help="append rows to benchmarks/results")
+    parser.add_argument("--kernels", action="append", help="mlx or auto; both")
+    parser.add_argument("--reader", action="append", help="direct or pread; both")
     given = parser.parse_args()
-    rows = [row for kernels in ("mlx", "auto") for reader in ("direct", "pread")
-            for row in measure(reader, kernels, given.rounds)]  # fmt: skip
-    for row in rows:
-        sys.stdout.write(f"{row}\n")
+    rows = []
+    for kernels in given.kernels or ("mlx", "auto"):
+        for reader in given.reader or ("direct", "pread"):
+            for row in measure(reader, kernels, given.rounds):
+                rows.append(row)
+                sys.stdout.write(f"{row}\n")
+            sys.stdout.flush()
     if given.keep:
         append("predicting", rows)
     return 0
