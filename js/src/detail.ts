@@ -43,7 +43,7 @@ export class Detail {
       this.title,
       pinnedStep === null
         ? `Tokens of layer ${cell!.layer}, expert ${cell!.expert}`
-        : `Why ${look.name(pinnedStep)} took so long`,
+        : `Where the time of ${look.name(pinnedStep)} went`,
     );
     const known = pinnedStep === null ? this.ofExpert(cell!, look) : this.ofStep(pinnedStep, look);
     setText(this.words, this.store.told(about) ?? known);

@@ -47,7 +47,7 @@ async function pinToken(): Promise<void> {
 test("a click on a token tells of it at once, and asks Python once when the run is over", async () => {
   expect($(".oj-detail").hidden).toBe(true);
   await pinToken();
-  expect($(".oj-detail h3").textContent).toMatch(/^Why token \d+ took so long$/);
+  expect($(".oj-detail h3").textContent).toMatch(/^Where the time of token \d+ went$/);
   expect(words()).toMatch(/look-ups missed/);
   expect(model.sent).toEqual([]);
   model.set("status", "stop");
