@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from .run import Step as Step
     from .run import repeated as repeated
     from .trace import Trace as Trace
+    from .uses import experts_of as experts_of
+    from .uses import tokens_of as tokens_of
 
 _HOMES = {
     "Chat": ".notebook.chat",
@@ -49,10 +51,12 @@ _HOMES = {
     "Step": ".run",
     "Trace": ".trace",
     "compare": ".comparison",
+    "experts_of": ".uses",
     "load": ".loading",
     "plan": ".planning",
     "repack": ".repacking",
     "repeated": ".run",
+    "tokens_of": ".uses",
     "watch": ".notebook.watching",
 }
 
@@ -70,11 +74,13 @@ __all__ = [
     "Trace",
     "__version__",
     "compare",
+    "experts_of",
     "load",
     "load_ipython_extension",
     "plan",
     "repack",
     "repeated",
+    "tokens_of",
     "unload_ipython_extension",
     "watch",
 ]

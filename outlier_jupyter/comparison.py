@@ -218,6 +218,11 @@ class Comparison:
             )
         return "\n".join([*lines, *(f"Note: {said}." for said in self.warnings)])
 
+    def _repr_html_(self) -> str:
+        from .notebook.static_view.compared import html
+
+        return html(self)
+
     def _pair_words(self, i: int, j: int) -> str:
         found = self.pairs[i, j]
         sure = found.differing()

@@ -112,6 +112,7 @@ class Decoding:
             raise Stopped
         begin = self._clock()
         self._emit(CallStarted(phase, np.array(tokens, np.int32), begin))
+        told = self._clock()
         self._tap.begin()
         logits = self._forward(tokens)
         forward = self._clock()
@@ -125,7 +126,7 @@ class Decoding:
         self.read += tokens
         for event in self._tap.drain():
             self._emit(event)
-        self._emit(StepDone(produced, end - begin, end - forward))
+        self._emit(StepDone(produced, end - begin, end - forward, forward - told, told - begin))
         return produced
 
     def _forward(self, tokens: list[int]) -> mx.array:

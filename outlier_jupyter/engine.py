@@ -20,7 +20,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
-from mlx.utils import tree_reduce
 from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -32,6 +31,7 @@ from .events import PromptEncoded, Resized, RunDone, Sink, TextProduced
 from .interrupt import interrupt_sets
 from .kv_caches import KVCache, KVCaches, changed_by
 from .listeners import Listeners
+from .machine import memory_rate
 from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
 from .options import GenerateOptions, LoadOptions, make, resized, takes
 from .paging import Installed, Stopped, resize
@@ -277,7 +277,9 @@ class Engine:
                 self._tell(TextProduced(rest))
             self._tell(RunDone(reason))
             info = run_info(self, asked, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
-            self.last_run = _made(prompt, decoding, reason, recorder.trace(info))
+            self.last_run = _made(
+                prompt, decoding, reason, recorder.trace(info), self.tokenizer.decode
+            )
             return self.last_run
 
         try:
@@ -321,7 +323,9 @@ def _decoding(
     )
 
 
-def _made(prompt: Encoded, decoding: Decoding, reason: str, trace: Trace) -> Run:
+def _made(
+    prompt: Encoded, decoding: Decoding, reason: str, trace: Trace, decode: Callable[..., str]
+) -> Run:
     return Run(
         prompt=prompt.asked,
         encoded=prompt.text,
@@ -330,6 +334,7 @@ def _made(prompt: Encoded, decoding: Decoding, reason: str, trace: Trace) -> Run
         finish_reason=reason,
         trace=trace,
         text_ends=np.array(decoding.text_ends, np.int32),
+        decode=decode,
     )
 
 
@@ -343,7 +348,7 @@ def _status(engine: Engine, installed: Installed, reader: Reader) -> Status:
         resident=len(engine.resident()),
         bank_nbytes=installed.bank_nbytes,
         experts_nbytes=sum(s.experts * s.expert_nbytes for s in switches),
-        dense_nbytes=tree_reduce(lambda n, x: n + x.nbytes, engine.model.parameters(), 0),
+        dense_nbytes=engine.info.dense_nbytes,
         reader=reader.name,
         reader_note=reader.note,
         kernels=engine.info.kernels,
@@ -358,6 +363,7 @@ def run_info(engine: Engine, asked: GenerateOptions, length: int | None = None) 
     return replace(
         engine.info,
         options=asdict(engine.options) | asdict(asked),
+        memory_rate=memory_rate(),
         changed_output="; ".join(reason for reason in changed if reason),
     )
 

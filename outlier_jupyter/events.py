@@ -74,6 +74,20 @@ class Waited(NamedTuple):
     install_ns: int
 
 
+class Served(NamedTuple):
+    """A layer's switch returned, `ns` after it was called at `start_ns`.
+
+    Of that, `experts_ns` passed in the experts' own module and `told_ns` in telling who listens.
+    With MLX's kernels the module only builds a graph, which is computed when the next ids are.
+    """
+
+    layer: int
+    start_ns: int
+    ns: int
+    experts_ns: int
+    told_ns: int
+
+
 class Weighed(NamedTuple):
     """The weights the model gave the chosen experts of a layer: float32 [tokens, k]."""
 
@@ -82,11 +96,17 @@ class Weighed(NamedTuple):
 
 
 class StepDone(NamedTuple):
-    """One call of the model ended: `produced` is the token sampled from it, or -1 in prefill."""
+    """One call of the model ended: `produced` is the token sampled from it, or -1 in prefill.
+
+    Of its `ns`, `forward_ns` passed in the model's own code and `sample_ns` after it; `told_ns` in
+    telling who listens, before the model was called.
+    """
 
     produced: int
     ns: int
     sample_ns: int
+    forward_ns: int = 0
+    told_ns: int = 0
 
 
 class TextProduced(NamedTuple):
@@ -114,6 +134,7 @@ Event: TypeAlias = (
     | Evicted
     | PagedIn
     | Waited
+    | Served
     | Weighed
     | StepDone
     | TextProduced

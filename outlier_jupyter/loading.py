@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_reduce
 from mlx_lm.utils import load_config, load_model, load_tokenizer
 from tqdm.auto import tqdm
 
@@ -84,7 +85,7 @@ def load(
     earlier = None if asked.warm is None else Trace.load(asked.warm)
     every = sum(switch.experts for switch in switches)
     slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
-    switches, reader, threads = open_experts(checkpoint, switches, asked)
+    switches, reader, threads, rate = open_experts(checkpoint, switches, asked)
     executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
     installed = install(module, switches, slots, reader, executor, clock, asked)
     mx.eval(module.parameters())
@@ -96,7 +97,7 @@ def load(
         config=config,
         info=replace(
             _info(str(model), switches, sum(slots.values()), reader, asked, native),
-            model_hash=fingerprint(config, checkpoint.spans),
+            **_measured(config, checkpoint, module, rate),
         ),
         options=asked,
         installed=installed,
@@ -291,6 +292,15 @@ def _info(
         versions=versions(),
         changed_output=changed,
     )
+
+
+def _measured(
+    config: dict[str, Any], checkpoint: Checkpoint, module: nn.Module, disk_rate: float
+) -> dict[str, Any]:
+    """Which checkpoint, what a token touches besides experts (all parameters left), the disk."""
+    total: int = tree_reduce(lambda n, x: n + x.nbytes, module.parameters(), 0)
+    stamp = fingerprint(config, checkpoint.spans)
+    return {"model_hash": stamp, "dense_nbytes": total, "disk_rate": disk_rate}
 
 
 def _banks(switches: Sequence[Switch]) -> tuple[int, ...]:

@@ -33,11 +33,13 @@ class Reads(NamedTuple):
     Attributes:
         switches: with their experts' tensors where they are best read.
         threads: how many reads to have under way at once.
+        rate: bytes a second that the probe found the disk to give so; 0 where it was not probed.
     """
 
     switches: tuple[Switch, ...]
     reader: Reader
     threads: int
+    rate: float = 0.0
 
 
 def record_files(folder: Path, where: str = AUTO) -> list[Path]:
@@ -70,7 +72,7 @@ def open_experts(checkpoint: Checkpoint, switches: tuple[Switch, ...], asked: Lo
         raise CheckpointError(
             said or f"{repacked} holds no repacked experts: repack the model to it first"
         )
-    kind, chosen, why = _choose(
+    kind, chosen, why, rate = _choose(
         asked.reader, [records.file] if records else checkpoint.files, switches
     )
     note = "; ".join(text for text in (said, why) if text)
@@ -78,13 +80,13 @@ def open_experts(checkpoint: Checkpoint, switches: tuple[Switch, ...], asked: Lo
     if records is None:
         reader = open_reader(kind, checkpoint.files)
         reader.note = "; ".join(text for text in (note, reader.note) if text)
-        return Reads(switches, reader, threads)
+        return Reads(switches, reader, threads, rate)
     reader = open_reader(kind, [*checkpoint.files, records.file])
     moved = tuple(
         replace(switch, parts=records.parts(layer, switch.parts))
         for layer, switch in enumerate(switches)
     )
-    return Reads(moved, RecordReader(reader, records, layers, note), threads)
+    return Reads(moved, RecordReader(reader, records, layers, note), threads, rate)
 
 
 def find_records(
@@ -108,18 +110,20 @@ def find_records(
     return None, why_not
 
 
-def _choose(kind: str, files: Sequence[Path], switches: Sequence[Switch]) -> tuple[str, int, str]:
-    """A reader, a number of threads, and why, for what `auto` stands for."""
+def _choose(
+    kind: str, files: Sequence[Path], switches: Sequence[Switch]
+) -> tuple[str, int, str, float]:
+    """A reader, a number of threads, why, and bytes a second, for what `auto` stands for."""
     if kind != AUTO:
-        return kind, THREADS, ""
+        return kind, THREADS, "", 0.0
     total = sum(switch.experts * switch.expert_nbytes for switch in switches)
     if total < LARGE:
-        return "pread", THREADS, ""
+        return "pread", THREADS, "", 0.0
     try:
         found = known_disk(files, max(switch.expert_nbytes for switch in switches))
     except ReadFailed as error:
-        return "pread", THREADS, f"the disk could not be probed: {error}"
-    return found.reader, found.threads, found.why()
+        return "pread", THREADS, f"the disk could not be probed: {error}", 0.0
+    return found.reader, found.threads, found.why(), 1e6 * found.speed(found.reader)
 
 
 def layers_of(switches: Sequence[Switch]) -> dict[str, tuple[ExpertPart, ...]]:

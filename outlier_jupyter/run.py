@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .errors import OptionError, TraceError
+from .events import DECODE
 from .trace import Trace
 from .trace.files import read, write
 from .trace.measures import Summary, summarise
@@ -21,7 +23,9 @@ from .units import percent, three
 if TYPE_CHECKING:
     from .notebook.figures import Figures
     from .notebook.live import LiveView
+    from .trace.explain import Explanation
     from .trace.routing import RoutingMeasures
+    from .uses import ExpertUses, TokenExperts
 
 TEXTS = ("prompt", "encoded", "text", "finish_reason")
 """What a saved run keeps beside its trace and its tokens."""
@@ -64,6 +68,7 @@ class Run:
             token; the last may be short of `text`, which ends with what was held back. Empty
             where that is not known.
         repeats: all runs of a prompt that was repeated, this one last; empty otherwise.
+        decode: ids to text, while the model's tokenizer is there.
     """
 
     prompt: str
@@ -74,6 +79,8 @@ class Run:
     trace: Trace
     text_ends: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     repeats: tuple[Run, ...] = field(default=(), repr=False, compare=False)
+    decode: Callable[[list[int]], str] | None = field(default=None, repr=False, compare=False)
+    _pieces: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
     _brief: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -108,7 +115,9 @@ class Run:
         """
         texts = {name: getattr(self, name) for name in TEXTS}
         arrays = {name: getattr(self, name).tolist() for name in ("tokens", "text_ends")}
-        return write(self.trace, path, texts | arrays)
+        ids = {*self.trace.tokens.tolist(), *self.tokens.tolist()}
+        pieces = {str(token): text for token in sorted(ids) if (text := self.piece(token))}
+        return write(self.trace, path, texts | arrays | {"pieces": pieces})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Run:
@@ -128,6 +137,7 @@ class Run:
             str(saved["finish_reason"]),
             trace,
             np.array(saved["text_ends"], np.int32),
+            _pieces={int(token): str(text) for token, text in saved.get("pieces", {}).items()},
         )
 
     def summary(self) -> Summary:
@@ -139,6 +149,86 @@ class Run:
         from .trace.routing import routing_measures  # it compiles: imported when asked for
 
         return routing_measures(self.trace, phase)
+
+    def explain(self, token: int, memory_rate: float | None = None) -> Explanation:
+        """Why a generated token took as long as it did, in words and as a figure.
+
+        Args:
+            token: its number as the live view counts, from 1; negative ones count from the end.
+            memory_rate: bytes a second that memory gives, where the trace does not know it.
+
+        Raises:
+            OptionError: no such token. TraceError: the trace has no times.
+        """
+        step = self.step_of(token)
+        explainer = self.trace._explainer
+        return explainer.explain(step, step_names(self), memory_rate)
+
+    def step_of(self, token: int) -> int:
+        """The step that produced a generated token, numbered as in `explain`.
+
+        Raises:
+            OptionError: there is no such token.
+        """
+        steps = produced_by(self.trace)
+        at = token - 1 if token > 0 else token
+        if token == 0 or not -len(steps) <= at < len(steps):
+            raise OptionError(
+                f"there is no token {token!r}: this run generated {len(steps)}, numbered from 1"
+            )
+        return int(steps[at])
+
+    def text_of(self, token: int) -> str:
+        """The text let go of with a generated token, numbered as in `explain`."""
+        at = token - 1 if token > 0 else token % len(self.tokens)
+        if not 0 <= at < len(self.text_ends):
+            return ""
+        begin = int(self.text_ends[at - 1]) if at else 0
+        last = at == len(self.text_ends) - 1
+        return self.text[begin : len(self.text) if last else int(self.text_ends[at])]
+
+    def piece(self, token: int) -> str:
+        """The text of a token id by itself; "" where it is not known."""
+        if token not in self._pieces and self.decode is not None and token >= 0:
+            self._pieces[token] = self.decode([token])
+        return self._pieces.get(token, "")
+
+    def tokens_of(self, layer: int, expert: int) -> ExpertUses:
+        """The tokens that chose an expert; of several runs, `outlier_jupyter.tokens_of`.
+
+        Raises:
+            OptionError: the model has no such expert.
+        """
+        from .uses import tokens_of
+
+        return tokens_of(self, layer, expert)
+
+    def experts_of(self, tokens: int | slice | Iterable[int]) -> TokenExperts:
+        """The experts that generated tokens chose, numbered as in `explain`; see `uses`.
+
+        Raises:
+            OptionError: there are no such tokens.
+        """
+        from .uses import experts_of
+
+        return experts_of(self, tokens)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write the run to one page of HTML that needs nothing else: text, plots, tables, origin.
+
+        Raises:
+            TraceError: it cannot be written there.
+        """
+        from .notebook.static_view.report import report
+
+        to = Path(path)
+        try:
+            to.write_text(report(self), encoding="utf-8")
+        except OSError as error:
+            raise TraceError(
+                f"the report could not be written to {to} ({error}): give a path that can be"
+            ) from error
+        return to
 
     def spread(self) -> Spread:
         """Median and range over `repeats`; of a run that was not repeated, its own numbers."""
@@ -165,6 +255,21 @@ class Run:
 
         view = View(self.text, self.trace, self.finish_reason, self.prompt)
         return dict(mimebundle(view))
+
+
+def produced_by(trace: Trace) -> npt.NDArray[np.int64]:
+    """The steps that produced a token, in order; all decode steps where that is not known."""
+    found = np.flatnonzero(trace.produced >= 0)
+    return np.asarray(found if len(found) else np.flatnonzero(trace.phase == DECODE), np.int64)
+
+
+def step_names(run: Run) -> dict[int, str]:
+    """What each step is called: `token 12 “the”` for those that produced one, `prompt 3` before."""
+    names = {int(step): f"prompt {step + 1}" for step in np.flatnonzero(run.trace.phase != DECODE)}
+    for number, step in enumerate(produced_by(run.trace).tolist(), 1):
+        text = run.text_of(number).replace("\n", "↵").replace("\t", "⇥")
+        names[step] = f"token {number}" + (f" “{text}”" if text else "")
+    return names
 
 
 def repeated(runs: Sequence[Run]) -> Run:

@@ -15,6 +15,8 @@ from outlier_jupyter.trace.equal_caches import serve
 from tests.notebook.conftest import build
 from tests.trace.test_parting import sticky
 
+NONE = np.zeros(0, np.int32)
+
 
 def test_runs_are_compared_under_their_names() -> None:
     """Each pair is there; alike runs make a cluster; only what differs is said to."""
@@ -122,3 +124,24 @@ def test_a_spread_of_nothing_is_nan() -> None:
         ]
     )
     assert np.isnan(spread.tokens_per_second).all() and "–" in str(spread)
+
+
+def test_a_comparison_shows_itself_as_html() -> None:
+    """Texts side by side with what differs marked, findings, caches; escaped, no script."""
+    one = Run("Say <b>one</b> word", "", "The answer is one.", NONE, "stop", sticky(1))
+    other = replace(
+        one, prompt="Say two words", text="The answer is two.", trace=sticky(3, liking=5)
+    )
+    found = compare({"one": one, "other<": other}, permutations=99)
+    page = found._repr_html_()
+    assert "<b>one</b> word" not in page and "&lt;" in page and "<script" not in page
+    assert "other&lt;" in page and "other<" not in page
+    assert (
+        '<span class="oj-own"> one</span>' in page and '<span class="oj-own-2"> two</span>' in page
+    )
+    assert "4 of 4 layers are routed differently beyond chance" in page
+    for layer in range(4):
+        assert f"<td>{layer}</td>" in page
+    assert page.count("beyond chance</td>") == 4 and "Experts that part them" in page
+    many = compare([sticky(seed) for seed in range(4)], permutations=9)._repr_html_()
+    assert "All against all" in many and "3 more pairs" in many

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "paging": BASE | {"checkpoint", "machine", "residency", "units"},
     "trace": BASE | {"residency", "units"},
     "run": BASE | {"trace", "units"},
+    "uses": {"errors", "run", "trace", "units"},
     "comparison": {"errors", "run", "trace", "units"},
     "decoding": BASE | {"interrupt", "machine", "paging", "run", "trace", "transcript"},
     "engine": BASE
@@ -84,6 +85,7 @@ MAY_IMPORT = {
         "comparison",
         "engine",
         "loading",
+        "machine",
         "planning",
         "prompts",
         "repacking",
@@ -91,6 +93,7 @@ MAY_IMPORT = {
         "status",
         "trace",
         "units",
+        "uses",
     },
     "testing": BASE | {"checkpoint", "hub"},
 }
@@ -132,9 +135,14 @@ ONLY_IN = {
     "scipy": {"comparison", "trace"},
     "fcntl": {"checkpoint"},
 }
-LATE = {"run": {"notebook"}, "comparison": {"notebook"}, "trace": {"run"}}
-"""Runs and comparisons show themselves, a Trace asks its Run to: the imports up the house, made
-when somebody looks."""
+LATE = {
+    "run": {"notebook", "uses"},
+    "comparison": {"notebook"},
+    "trace": {"run", "uses", "notebook"},
+    "uses": {"notebook"},
+}
+"""Runs, comparisons and explanations show themselves, a Trace asks its Run to: the imports up the
+house, made when somebody looks."""
 
 
 def room(path: Path) -> str:

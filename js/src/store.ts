@@ -11,6 +11,9 @@ import { Lifeline } from "./lifeline";
 import { RunState } from "./state";
 import { Watch } from "./watch";
 
+/** A token, by its step, or an expert: what Python can be asked about. */
+export type About = { step: number } | { layer: number; expert: number };
+
 export class Store {
   readonly state = new RunState();
   /** Why frames cannot be read, "" while they can. */
@@ -22,6 +25,8 @@ export class Store {
   private readonly paces = new Map<object, number>();
   private pace = 0;
   private seen: unknown = null;
+  /** What Python said about what; "" while it was asked and has not answered. */
+  private readonly answers = new Map<string, string>();
 
   readonly lifeline: Lifeline;
   private readonly watch: Watch;
@@ -90,6 +95,17 @@ export class Store {
     this.send({ type: "pace", ms: pace });
   }
 
+  /** Python's words about a token or an expert, null until they come; asked for once, when over. */
+  told(about: About): string | null {
+    if (this.running) return null;
+    const key = keyOf(about);
+    if (!this.answers.has(key)) {
+      this.answers.set(key, "");
+      this.send({ type: "ask", about });
+    }
+    return this.answers.get(key) || null;
+  }
+
   /** Call `listener` when there may be something to draw; returns how to stop that. */
   listen(listener: () => void): () => void {
     this.listeners.add(listener);
@@ -105,7 +121,12 @@ export class Store {
     for (const listener of this.listeners) listener();
   };
 
-  private readonly onMessage = (content: { type?: string }, buffers?: DataView[]): void => {
+  private readonly onMessage = (content: Message, buffers?: DataView[]): void => {
+    if (content?.type === "told" && content.about) {
+      this.answers.set(keyOf(content.about), String(content.words ?? ""));
+      this.notify();
+      return;
+    }
     if (content?.type !== "frame" || !buffers?.length) return;
     this.watch.heard();
     this.queue.push(copyBytes(buffers[0]));
@@ -139,4 +160,14 @@ export class Store {
     this.asked = true;
     this.model.send({ type: "resync" });
   }
+}
+
+interface Message {
+  type?: string;
+  about?: About;
+  words?: string;
+}
+
+function keyOf(about: About): string {
+  return "step" in about ? `step ${about.step}` : `expert ${about.layer}:${about.expert}`;
 }

@@ -6,6 +6,7 @@
 
 import { watchSizes } from "./canvas";
 import { CALM_REDRAW_MS, FRAME_BUDGET_MS, REST, UNSEEN_MS } from "./constants";
+import { Detail } from "./detail";
 import { el, rootElement } from "./dom";
 import { Focus } from "./focus";
 import { Header } from "./header";
@@ -41,6 +42,7 @@ export class View {
   private readonly residency: ResidencyPanel;
   private readonly reading: ReadingPanel;
   private readonly time: TimePanel;
+  private readonly detail: Detail;
   private readonly past: Past;
   private readonly playback: Playback;
   private readonly transport: Transport;
@@ -73,6 +75,7 @@ export class View {
     this.residency = new ResidencyPanel(...shared);
     this.reading = new ReadingPanel(...shared);
     this.time = new TimePanel(...shared);
+    this.detail = new Detail(store, this.focus, signal);
     // Three columns in a wide cell; the first lies above the others in a narrower one.
     const columns = [[this.text, this.time], [this.routing, this.reading], [this.residency]];
     this.panels = columns.flat().map((each) => each.panel);
@@ -80,7 +83,15 @@ export class View {
       el("div", "oj-col", {}, ...panels.map((each) => each.panel.node));
     const grid = el("div", "oj-grid", {}, ...columns.map(column));
     this.root = rootElement("oj-root");
-    const frame = el("div", "oj-frame", {}, this.header.node, this.transport.node, grid);
+    const frame = el(
+      "div",
+      "oj-frame",
+      {},
+      this.header.node,
+      this.transport.node,
+      grid,
+      this.detail.node,
+    );
     this.root.append(frame);
     parent.append(this.root);
     this.watch(signal);
@@ -176,6 +187,7 @@ export class View {
     if (parts.includes(ROUTING)) {
       this.transport.draw(this.store.running);
       this.header.draw(this.store.lifeline.holds(this.root));
+      this.detail.draw(look);
       this.routing.draw(look);
       this.routing.panel.drawTable(now);
     }

@@ -24,14 +24,21 @@ COMMANDS = {
     "run": "run the rest of the line as a prompt, flags first",
     "plan": "what a model weighs and which cache size to take, before it is loaded",
     "repack": "rewrite a model's experts so that each is one straight read",
-    "bench": "measure this machine, in minutes; --disk: how fast experts can be read",
+    "bench": "measure this machine, in minutes; --disk, --memory: how fast they can be read",
     "chat": "chat with the loaded model in a widget",
     "compare": "put runs beside each other: where their routing parts, what each would have read",
+    "explain": "why a token of a run took so long: its parts, its layers, its reads",
+    "expert": "the tokens that chose an expert, LAYER:EXPERT, over all runs held",
+    "tokens": "the experts that a token or a span, FIRST:LAST, chose",
+    "what-if": "what other cache sizes and policies would have hit, read and given",
+    "report": "write a run to one page of HTML that needs nothing else",
     "resize": "give the expert cache another size; what was used last stays in it",
     "unload": "close the engine and free its memory",
     "status": "what is loaded, and how much of it sits in RAM",
     "memory": "where the memory of this process is",
 }
+ASKING = ("explain", "expert", "tokens", "what-if", "report")
+"""The commands that ask a finished run."""
 MODEL = COMMANDS["load"].partition(": ")[2]
 JSON = {"resize": "the status", "status": "the status", "memory": "the numbers, in bytes"}
 """The commands that have `--json`, and what it prints."""
@@ -122,6 +129,8 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return bench_parser()
     if command == "repack":
         return repack_parser()
+    if command in ASKING:
+        return asking_parser(command)
     parser = _Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
     if command == "resize":
         _add_fields(parser, LoadOptions, ("cache_gb", "cache_experts"), defaults=False)
@@ -161,6 +170,52 @@ def compare_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def asking_parser(command: str) -> argparse.ArgumentParser:
+    """Flags of the commands that ask a finished run, one of `ASKING`."""
+    parser = _Parser(prog=f"%outlier {command}", description=f"Say {COMMANDS[command]}.")
+    if command == "explain":
+        parser.add_argument(
+            "token", type=int, nargs="?",
+            help="its number as the live view counts; left out, the slowest",
+        )  # fmt: skip
+        _add_output(parser, "Explanation")
+    elif command == "expert":
+        parser.add_argument("expert", type=_pair, metavar="LAYER:EXPERT", help="counted from 0")
+        parser.add_argument(
+            "runs",
+            nargs="*",
+            type=_variable,
+            help="variables that hold runs; left out, all that do",
+        )
+        _add_output(parser, "ExpertUses")
+        return parser
+    elif command == "tokens":
+        parser.add_argument(
+            "tokens", type=_span, metavar="FIRST:LAST", help="numbers as the live view counts"
+        )
+        _add_output(parser, "TokenExperts")
+    elif command == "what-if":
+        parser.add_argument(
+            "--slots", type=int, action="append", metavar="N", help="a size; may be given again"
+        )
+        parser.add_argument(
+            "--policy", dest="policies", action="append", metavar="lru|habit|belady",
+            help="who leaves; may be given again",
+        )  # fmt: skip
+        parser.add_argument(
+            "--slider", action="store_true", default=None, help="a slider of sizes for a table"
+        )
+        _add_output(parser, "table")
+    else:
+        parser.description = f"{COMMANDS[command].capitalize()}."
+        parser.add_argument("path", nargs="?", help="the file; outlier-report.html if left out")
+    parser.add_argument(
+        "--run", metavar="NAME", type=_variable,
+        help="the variable that holds the run; left out, the last run",
+    )  # fmt: skip
+    return parser
+
+
 def bench_parser() -> argparse.ArgumentParser:
     """Flags of `%outlier bench`."""
     parser = _Parser(
@@ -178,6 +233,10 @@ def bench_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--disk", action="store_true", default=None,
         help="read places of the model's files for two seconds, in every way there is",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory", action="store_true", default=None,
+        help="read memory with all cores for half a second; explanations of later runs know it",
     )  # fmt: skip
     return parser
 
@@ -292,6 +351,22 @@ def _variable(name: str) -> str:
     if not name.isidentifier():
         raise argparse.ArgumentTypeError(f"{name!r} is not a variable's name, such as `run`")
     return name
+
+
+def _pair(text: str) -> tuple[int, int]:
+    """`12:37` as (12, 37), a layer and an expert."""
+    parts = text.split(":")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no LAYER:EXPERT, such as 12:37")
+    return int(parts[0]), int(parts[1])
+
+
+def _span(text: str) -> int | slice:
+    """`5` as 5, `5:9` as the tokens 5 to 9."""
+    parts = text.split(":")
+    if len(parts) > 2 or not all(part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no token or FIRST:LAST, such as 5:9")
+    return int(parts[0]) if len(parts) == 1 else slice(int(parts[0]), int(parts[1]))
 
 
 def _add_fields(

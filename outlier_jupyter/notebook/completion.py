@@ -58,7 +58,7 @@ def _words(
 
 
 def _values(action: argparse.Action, variables: Collection[str]) -> list[str]:
-    if action.dest == "output":
+    if action.dest in ("output", "run"):
         return sorted(name for name in variables if not name.startswith("_"))
     if "|" in str(action.metavar):
         return str(action.metavar).split("|")

@@ -22,6 +22,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from ..errors import OutlierError
 from ..run import Run
 from ..trace import TraceInfo
 from .frames import Frame, encode
@@ -86,6 +87,7 @@ class LiveView(anywidget.AnyWidget):
         self._lock = threading.RLock()
         self._history = History()
         self._pace_ms = 0.0
+        self._told: Run | None = None
         self._save_at = clock() + SAVE_EVERY_S
         traits.setdefault("kernel_id", kernel_id())
         super().__init__(info=dict(info or {}), view_id=uuid.uuid4().hex, **traits)
@@ -96,8 +98,13 @@ class LiveView(anywidget.AnyWidget):
     def of(cls, run: Run) -> LiveView:
         """A finished run in the same view, made from its trace."""
         view = cls(info=header(run.trace.info, run.prompt))
+        view.answer_from(run)
         view.finish(run.finish_reason, frame_of(run))
         return view
+
+    def answer_from(self, run: Run | None) -> None:
+        """From now on a pinned token or expert is explained by this run, which is over."""
+        self._told = run
 
     def push(self, frame: Frame) -> float:
         """Send one frame: one message, one buffer. Called on the decode thread.
@@ -154,6 +161,9 @@ class LiveView(anywidget.AnyWidget):
                 whole = self._history.snapshot()
                 if whole is not None:
                     self._send_frame(whole)
+        elif kind == "ask":
+            words = "" if self._told is None else words_about(self._told, content.get("about"))
+            self.send({"type": "told", "about": content.get("about"), "words": words})
         elif kind == "stop":
             self.stop_requested.set()
             if self.on_stop is not None:
@@ -162,6 +172,21 @@ class LiveView(anywidget.AnyWidget):
     def __repr__(self) -> str:
         model = self.info.get("model", "")
         return f"LiveView(model={model!r}, status={self.status!r})"
+
+
+def words_about(run: Run, about: object) -> str:
+    """What is told of a step, {"step": 12}, or of an expert, {"layer": 3, "expert": 7}."""
+    from ..run import step_names
+
+    try:
+        match about:
+            case {"step": int(step)}:
+                return str(run.trace._explainer.explain(step, step_names(run)))
+            case {"layer": int(layer), "expert": int(expert)}:
+                return str(run.tokens_of(layer, expert))
+    except OutlierError as error:
+        return f"{error}."
+    return ""
 
 
 def header(info: TraceInfo, prompt: str) -> dict[str, object]:

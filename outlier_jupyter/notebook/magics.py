@@ -23,14 +23,17 @@ from traitlets import Bool, TraitType
 from ..engine import Engine
 from ..errors import OptionError, OutlierError
 from ..loading import load
+from ..machine import measure_memory
 from ..options import GenerateOptions, LoadOptions
 from ..planning import Plan, plan
 from ..repacking import measure_disk, repack
 from ..run import Interrupted, Run, repeated
 from ..status import Status
-from ..trace import Trace
 from ..trace.measures import Summary
+from ..units import size_words
+from . import asking
 from .arguments import (
+    ASKING,
     COMMANDS,
     HelpAsked,
     cell_parser,
@@ -127,6 +130,8 @@ class OutlierMagics(Magics):
             return None
         if command == "bench":
             return self._bench(given)
+        if command in ASKING:
+            return self._ask(command, given)
         if command == "chat":
             return self._chat(given)
         if command == "compare":
@@ -143,6 +148,23 @@ class OutlierMagics(Magics):
             sys.stdout.write(f"{as_json(status) if as_one_object else status}\n")
         return None
 
+    def _ask(self, command: str, given: dict[str, Any]) -> object:
+        last = self.engine.last_run if self.engine is not None else None
+        held = self.shell.user_ns
+        if command == "expert":
+            found: object = asking.expert(given, held, last)
+        else:
+            run = asking.one_run(given.get("run"), held, last)
+            if command == "report":
+                sys.stdout.write(f"{asking.report(given, run)}\n")
+                return None
+            ask: dict[str, Callable[[dict[str, Any], Run], object]] = {
+                "explain": asking.explain, "tokens": asking.tokens, "what-if": asking.what_if,
+            }  # fmt: skip
+            found = ask[command](given, run)
+        self._store(given.get("output"), found)
+        return found
+
     def _plan(self, given: dict[str, Any]) -> Plan | None:
         found = plan(given["model"], revision=given.get("revision"))
         self._store(given.get("output"), found)
@@ -152,6 +174,10 @@ class OutlierMagics(Magics):
         return found
 
     def _bench(self, given: dict[str, Any]) -> Benched | None:
+        if given.get("memory"):
+            sys.stdout.write(f"memory reads at {size_words(measure_memory())}/s\n")
+            if not given.get("disk"):
+                return None
         if given.get("disk"):
             model = given.get("model") or self._loaded().info.model
             sys.stdout.write(f"{measure_disk(model)}\n")
@@ -188,17 +214,7 @@ class OutlierMagics(Magics):
         from ..comparison import compare  # its libraries are large, and loading is silent and quick
 
         output = given.pop("output", None)
-        held = self.shell.user_ns
-        runs = {}
-        for name in given.pop("runs"):
-            if not isinstance(held.get(name), Run | Trace):
-                known = [known for known, value in held.items() if isinstance(value, Run | Trace)]
-                raise OptionError(
-                    f"%outlier compare: there is no run in a variable {name!r}{near(name, known)}; "
-                    "store one with `%%outlier -o NAME`"
-                )
-            runs[name] = held[name]
-        found = compare(runs, **given)
+        found = compare(asking.by_name(given.pop("runs"), self.shell.user_ns), **given)
         self._store(output, found)
         return found
 

@@ -169,6 +169,7 @@ class Watched(LiveView):
             unsubscribe()
             self.run = engine.last_run if self._begun else None
             reason = "error" if self.run is None else self.run.finish_reason
+            self.answer_from(self.run)
             self.finish(reason, feed.snapshot() if self._begun else None)
             self._over.set()
             self._replace()

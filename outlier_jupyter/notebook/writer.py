@@ -277,6 +277,7 @@ class Writer:
         feed, self._feed = self._feed, None
         if feed is not None and self._chat.live is not None:
             reason = run.finish_reason if run is not None else "error"
+            self._chat.live.answer_from(run)
             self._chat.live.finish(reason, feed.snapshot())
 
 

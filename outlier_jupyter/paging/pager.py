@@ -52,6 +52,7 @@ class Pager:
         self.stop = threading.Event()
         self.closed = False
         self.overlap = overlap
+        self.told_ns = 0
         self.sink: Sink = _nobody
         self._under_way: Fetch | None = None
         self._parts = parts
@@ -75,8 +76,10 @@ class Pager:
         self.closed = True
 
     def tell(self, event: Event) -> None:
-        """Hand one event to whoever listens."""
+        """Hand one event to whoever listens; `told_ns` is what all of that took so far."""
+        begin = self.clock()
         self.sink(event)
+        self.told_ns += self.clock() - begin
 
     def enter(self) -> None:
         """Called before every layer.

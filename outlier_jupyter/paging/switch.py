@@ -27,7 +27,7 @@ import numpy.typing as npt
 from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
-from ..events import Routed
+from ..events import Routed, Served
 from ..residency import ExpertKey
 from .early import Beside
 from .pager import Pager
@@ -61,6 +61,7 @@ class PagedSwitch(nn.Module):
         self._pager = pager
         self._tap = tap
         self._beside: Beside | None = None
+        self._experts_ns = 0
         # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
         for name, child in inner.children().items():
             if not isinstance(child, PROJECTIONS) and tree_flatten(child):
@@ -85,14 +86,32 @@ class PagedSwitch(nn.Module):
         """
         pager = self._pager
         pager.enter()
+        begin, told, self._experts_ns = pager.clock(), pager.told_ns, 0
         slot_map = pager.slot_map(self._layer)
         if slot_map is not None:
             if meanwhile is not None:
-                meanwhile()
+                self._timed(meanwhile)
             self._tap.chose(self._layer, indices)
-            output = self._inner(x, slot_map[indices])
-            return self._tap.watch(output, self._layer, x)
-        begin = pager.clock()
+            output = self._timed(self._inner, x, slot_map[indices])
+        else:
+            output = self._paged(x, indices, begin, meanwhile)
+        output = self._tap.watch(output, self._layer, x)
+        told, spent = pager.told_ns - told, pager.clock() - begin
+        pager.tell(Served(self._layer, begin, spent, self._experts_ns, told))
+        return output
+
+    def _timed(self, compute: Callable[..., Any], *given: Any) -> Any:
+        """What the experts' module computes, or with MLX's kernels only puts down to compute."""
+        begin = self._pager.clock()
+        output = compute(*given)
+        self._experts_ns += self._pager.clock() - begin
+        return output
+
+    def _paged(
+        self, x: mx.array, indices: mx.array, begin: int, meanwhile: Callable[[], object] | None
+    ) -> mx.array:
+        """Learn the ids, bring the experts in, compute."""
+        pager = self._pager
         pager.bank.settle(indices)
         ids = np.array(indices, copy=True).astype(np.int64)
         routed = pager.clock()
@@ -101,12 +120,10 @@ class PagedSwitch(nn.Module):
         pager.table.routed(self._layer, ids.reshape(-1, ids.shape[-1]))
         self._tell_routed(ids, keys, begin, routed)
         if ids.size == ids.shape[-1]:
-            output = self._in_parts(x, ids, pager.table.split(keys), None, meanwhile)
-        else:
-            uses = dict(zip(keys, counts.tolist(), strict=True))
-            keep = pager.table.favourites(self._layer, uses, pager.layers)
-            output = self._in_parts(x, ids, pager.table.split(keys, uses), keep, meanwhile)
-        return self._tap.watch(output, self._layer, x)
+            return self._in_parts(x, ids, pager.table.split(keys), None, meanwhile)
+        uses = dict(zip(keys, counts.tolist(), strict=True))
+        keep = pager.table.favourites(self._layer, uses, pager.layers)
+        return self._in_parts(x, ids, pager.table.split(keys, uses), keep, meanwhile)
 
     def _tell_routed(
         self, ids: npt.NDArray[np.int64], keys: list[ExpertKey], begin: int, routed: int
@@ -145,19 +162,21 @@ class PagedSwitch(nn.Module):
             with pager.fetch(part) as fetch:
                 early = bool(fetch.reads) and pager.overlap and self._native
                 if number == 0 and meanwhile is not None:
-                    meanwhile()
+                    self._timed(meanwhile)
                 elif number == 0 and early and self._beside is not None:
-                    self._beside.compute(x)
+                    self._timed(self._beside.compute, x)
                 if len(parts) > 1 or early:
                     work = work or self._begin(x, ids.shape)
                     for slots in fetch.arrivals():
-                        self._add(work, ids, slots)
+                        self._timed(self._add, work, ids, slots)
             if keep is not None:
                 # An order of leaving only: nothing is written before the bank is settled again.
                 pager.table.spare_all_but(self._layer, keep)
         if work is not None:
-            return work.output()
-        output: mx.array = self._inner(x, mx.array(self._slots(fetch.slots)[ids].astype(np.uint32)))
+            whole: mx.array = self._timed(work.output)
+            return whole
+        slot_ids = mx.array(self._slots(fetch.slots)[ids].astype(np.uint32))
+        output: mx.array = self._timed(self._inner, x, slot_ids)
         pager.bank.reading(output)
         return output
 

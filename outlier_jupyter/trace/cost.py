@@ -1,9 +1,10 @@
 """What a token's time is made of, fitted from a trace's own calls: compute, and waiting for reads.
 
 A decode call takes `compute` ns whatever is resident, `wait` ns more for each layer that has to
-wait for at least one read, and `per_byte` ns for each byte read. The first is the median of what
-the calls took without waiting; the others are the least squares of what they waited, neither
-negative. Prefill is not predicted.
+wait for at least one read, and `per_byte` ns for each byte read. The last two are the least squares
+of what the calls spent on look-ups, waiting and installing, neither negative, with what a call
+spends on look-ups when nothing is missing beside them. The first is the mean of all else: a speed
+is a mean, and what some calls took longer belongs to it. Prefill is not predicted.
 """
 
 from __future__ import annotations
@@ -62,29 +63,35 @@ def fit(trace: Trace) -> Cost:
     if len(decode) < LEAST_CALLS or not (trace.has("calls") and trace.has("reads")):
         return Cost(*4 * [float("nan")])
     took = calls["ns"][decode].astype(np.float64)
-    waited = (calls["read_wait_ns"] + calls["install_ns"])[decode].astype(np.float64)
-    compute = float(np.median(took - waited))
+    paged = calls["lookup_ns"] + calls["read_wait_ns"] + calls["install_ns"]
+    waited = paged[decode].astype(np.float64)
     nbytes = np.zeros(len(calls))
     np.add.at(nbytes, trace.call[trace.reads["step"]], trace.reads["nbytes"])
     stalled = np.zeros((len(calls), max(trace.layers, 1)), bool)
     stalled[trace.call[trace.reads["step"]], trace.reads["layer"]] = True
     causes = np.stack([stalled.sum(axis=1)[decode], nbytes[decode]], axis=1).astype(np.float64)
-    wait, per_byte = _not_negative(causes, waited)
+    wait, per_byte, always = _not_negative(causes, waited)
+    compute = float(np.mean(took - waited)) + always
     predicted = compute + np.nan_to_num(causes @ np.array([wait, per_byte]))
     return Cost(compute, wait, per_byte, float(np.median(np.abs(predicted - took) / took)))
 
 
 def _not_negative(causes: npt.NDArray[np.float64], waited: npt.NDArray[np.float64]) -> list[float]:
-    """The least squares of two causes; where one comes out negative, of the other alone."""
+    """The least squares of two causes and a constant; without one that comes out negative.
+
+    Returns:
+        Per unit of each cause, NaN where there is none, and the constant.
+    """
     if not causes.any():
-        return [float("nan")] * 2
+        return [float("nan"), float("nan"), float(waited.mean())]
     scale = causes.max(axis=0) + (causes.max(axis=0) == 0)
-    best = [0.0, 0.0]
+    known = np.column_stack([causes / scale, np.ones(len(causes))])
+    best = [0.0, 0.0, 0.0]
     error = np.inf
-    for use in ([0, 1], [0], [1]):
-        found = np.zeros(2)
-        found[use] = np.linalg.lstsq(causes[:, use] / scale[use], waited, rcond=None)[0]
-        off = float(np.square(causes / scale @ found - waited).sum())
+    for use in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1]):
+        found = np.zeros(3)
+        found[use] = np.linalg.lstsq(known[:, use], waited, rcond=None)[0]
+        off = float(np.square(known @ found - waited).sum())
         if (found >= 0).all() and off < error:
-            error, best = off, (found / scale).tolist()
+            error, best = off, [*(found[:2] / scale).tolist(), float(found[2])]
     return best

@@ -26,10 +26,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..errors import TraceError
-from .trace import CALL, EVICTION, READ, Trace, TraceInfo
+from .trace import CALL, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
 
 FORMAT = "outlier_jupyter.trace"
-VERSION = 1
+VERSION = 2
+OLDER = ("1",)
+"""Versions that are read as well; what they lack is absent or, of the calls' parts, 0."""
+SINCE_2 = ("forward_ns", "outside_ns", "experts_ns", "watch_ns")
 TABLES = {"reads": READ, "evictions": EVICTION, "calls": CALL}
 PLAIN = ("tokens", "produced", "phase", "experts", "weights", "resident_at_start")
 """Stored as tensors under their own names; `hits` and the `TABLES` are packed."""
@@ -97,6 +100,8 @@ def _packed(trace: Trace) -> Arrays:
         rows = getattr(trace, table)
         for column in rows.dtype.names or ():
             out[f"{table}.{column}"] = _deflate(rows[column])
+    if trace.layer_us.size:
+        out["layer_us"] = _deflate(trace.layer_us.transpose(2, 1, 0).ravel())
     return {name: array for name, array in out.items() if trace.has(name.split(".")[0])}
 
 
@@ -158,7 +163,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Trace, dict[str, Any] | None]:
 
 def _trace(arrays: Arrays, about: Mapping[str, str], place: Path) -> tuple[Trace, Any]:
     if about.get("format") == FORMAT:
-        if about["version"] != str(VERSION):
+        if about["version"] not in (str(VERSION), *OLDER):
             raise TraceError(
                 f"{place} is a trace of version {about['version']}, and this program reads version "
                 f"{VERSION}: install the outlier-jupyter that wrote it, or a newer one"
@@ -226,6 +231,9 @@ def build(arrays: Arrays, info: TraceInfo) -> Trace:
                 raise ValueError(f"{name} is {arrays[name].shape}, experts are {experts.shape}")
     for name, kind in TABLES.items():
         columns = {column: arrays.get(f"{name}.{column}") for column in kind.names or ()}
+        if name == "calls" and all(columns[column] is None for column in SINCE_2):
+            none = _deflate(np.zeros(_length(columns["start_ns"]), np.int64))
+            columns |= dict.fromkeys(SINCE_2, none if columns["start_ns"] is not None else None)
         if any(column is None for column in columns.values()):
             absent.add(name)
         whole[name] = _table(kind, {n: c for n, c in columns.items() if c is not None})
@@ -238,7 +246,16 @@ def build(arrays: Arrays, info: TraceInfo) -> Trace:
     absent |= set(info.absent)
     named = TraceInfo(**{f.name: getattr(info, f.name) for f in fields(info)}
                       | {"absent": tuple(sorted(absent))})  # fmt: skip
+    if "layer_us" in arrays:
+        shape = (len(LAYER_PARTS), experts.shape[1], len(whole["calls"]))
+        times = _inflate(arrays["layer_us"]).reshape(shape).transpose(2, 1, 0)
+        whole["layer_us"] = np.ascontiguousarray(times, np.int32)
     return Trace(experts=experts, call=call, step_ns=share[call], info=named, **whole)
+
+
+def _length(column: npt.NDArray[Any] | None) -> int:
+    """How many rows a packed column has."""
+    return 0 if column is None else int(np.frombuffer(column.tobytes()[:8], "<i8")[0])
 
 
 def _table(kind: np.dtype[np.void], columns: Mapping[str, Any]) -> npt.NDArray[np.void]:

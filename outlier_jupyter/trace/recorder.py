@@ -19,11 +19,12 @@ from ..events import (
     Evicted,
     PagedIn,
     Routed,
+    Served,
     StepDone,
     Waited,
     Weighed,
 )
-from .trace import CALL, EVICTION, READ, Trace, TraceInfo
+from .trace import CALL, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
 
 EMPTY = {"_tokens": 0, "_produced": -1, "_experts": -1, "_weights": np.nan, "_hits": False}
 """The arrays that grow, and what stands in them where nothing was recorded."""
@@ -52,6 +53,8 @@ class Recorder:
         self._reads: list[tuple[int, ...]] = []
         self._evictions: list[tuple[int, ...]] = []
         self._calls: list[tuple[int, ...]] = []
+        self._layer_us: list[npt.NDArray[np.int32]] = []
+        self._layers = layers
         self._steps = 0
         self._begin(CallStarted(0, np.zeros(0, np.int32), 0))
         self._take: dict[type[Event], Callable[[Any], None]] = {
@@ -61,6 +64,7 @@ class Recorder:
             PagedIn: self._page_in,
             Evicted: self._evict,
             Waited: lambda event: self._waited.append(event),
+            Served: lambda event: self._served.append(event),
             StepDone: self._end,
         }
 
@@ -76,6 +80,7 @@ class Recorder:
         self._routed: list[Routed] = []
         self._weighed: list[Weighed] = []
         self._waited: list[Waited] = []
+        self._served: list[Served] = []
         self._call_reads: list[tuple[int, ...]] = []
         self._call_evictions: list[tuple[int, ...]] = []
 
@@ -121,20 +126,39 @@ class Recorder:
         self.call_hits = int(np.count_nonzero(self._hits[first : self._steps]))
         self.call_misses = asked - self.call_hits
         self.call_nbytes = sum(read[3] for read in self._call_reads)
-        self._calls.append(
-            (
-                self._call.phase,
-                first,
-                n,
-                self._call.start_ns,
-                event.ns,
-                sum(routed.route_ns for routed in self._routed),
-                sum(routed.lookup_ns for routed in self._routed),
-                sum(waited.ns for waited in self._waited),
-                sum(waited.install_ns for waited in self._waited),
-                event.sample_ns,
-            )
-        )
+        routes = sum(routed.route_ns for routed in self._routed)
+        waits = sum(waited.ns for waited in self._waited)
+        installs = sum(waited.install_ns for waited in self._waited)
+        lookups = sum(routed.lookup_ns for routed in self._routed)
+        switches, experts, told = 0, 0, 0
+        if self._served:
+            switches = sum(served.ns for served in self._served)
+            experts = sum(served.experts_ns for served in self._served)
+            told = sum(served.told_ns for served in self._served)
+            # All of a switch that is nothing else: besides the look-up, booking who leaves.
+            lookups = switches - routes - waits - installs - experts - told
+            self._layer_us.append(self._layer_times())
+        # What telling of `Served` itself takes falls between two switches.
+        row = (self._call.phase, first, n, self._call.start_ns, event.ns)
+        times = (routes, lookups, waits, installs, event.sample_ns, event.forward_ns)
+        outside = max(0, event.forward_ns - switches)
+        self._calls.append((*row, *times, outside, experts, told + event.told_ns))
+
+    def _layer_times(self) -> npt.NDArray[np.int32]:
+        """This call's row of `layer_us`."""
+        rows = [[0] * len(LAYER_PARTS) for _ in range(self._layers)]
+        for routed in self._routed:
+            rows[routed.layer][1] = routed.route_ns
+        for layer, wait_ns, install_ns in self._waited:
+            rows[layer][3] += wait_ns
+            rows[layer][4] += install_ns
+        ended = self._call.start_ns
+        for layer, start, ns, experts, told in self._served:
+            row = rows[layer]
+            lookup = ns - row[1] - row[3] - row[4] - experts - told
+            row[0], row[2], row[5], row[6] = start - ended, lookup, experts, told
+            ended = start + ns
+        return (np.array(rows, np.int64) // 1000).astype(np.int32)
 
     def _grow(self, steps: int) -> None:
         for name, fill in EMPTY.items():
@@ -172,7 +196,13 @@ class Recorder:
             calls=table,
             resident_at_start=self._resident,
             info=info,
+            **self._by_layer(),
         )
+
+    def _by_layer(self) -> dict[str, npt.NDArray[np.int32]]:
+        """`layer_us`, where every call has it."""
+        whole = len(self._layer_us) == len(self._calls) > 0
+        return {"layer_us": np.stack(self._layer_us)} if whole else {}
 
 
 def _fill(

@@ -11,8 +11,11 @@ present one among them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -145,10 +148,11 @@ def routing_measures(
     mine = in_phase(trace, phase)
     counts = choices(trace, np.where(mine, 0, 1), 2)[0]
     experts = np.asarray(trace.info.experts_per_layer, np.int64)
+    layered = by_layer(trace)
     return RoutingMeasures(
         **balance(counts, experts),
-        **_reuse(trace, mine, counts),
-        **_segments(trace, mine, segment, cache_ratio, experts),
+        **_reuse(trace, layered, mine, counts),
+        **_segments(trace, layered, mine, segment, cache_ratio, experts),
         confidence=_mean(router_confidence(trace)[mine]),
     )
 
@@ -208,7 +212,7 @@ def balance(counts: Ints, experts: Ints) -> dict[str, Any]:
 
 def overlaps(trace: Trace) -> npt.NDArray[np.float32]:
     """Share of each token's experts that the token before chose: float32 [steps, layers]."""
-    return _reuse_pass(trace, np.zeros(trace.steps, bool))[2]
+    return _reuse_pass(trace, by_layer(trace), np.zeros(trace.steps, bool))[2]
 
 
 def router_confidence(trace: Trace) -> npt.NDArray[np.float32]:
@@ -239,13 +243,16 @@ def over_time(trace: Trace, bins: int = 100) -> RoutingOverTime:
 
 
 def _reuse_pass(
-    trace: Trace, counted: npt.NDArray[np.bool_]
+    trace: Trace, layered: npt.NDArray[np.int16], counted: npt.NDArray[np.bool_]
 ) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
     width = max(trace.info.experts_per_layer, default=0)
     distances = np.zeros((trace.layers, width + 1), np.int64)
     gaps = np.zeros((trace.layers, LONGEST + 1), np.int64)
     overlap = np.full((trace.layers, trace.steps), np.nan, np.float32)
-    passes.reuse(by_layer(trace), counted, distances, gaps, overlap)
+    _on_threads(
+        passes.reuse, trace.layers,
+        lambda at: (layered[at], counted, distances[at], gaps[at], overlap[at]),
+    )  # fmt: skip
     return distances, gaps, overlap.T
 
 
@@ -254,8 +261,23 @@ def by_layer(trace: Trace) -> npt.NDArray[np.int16]:
     return np.ascontiguousarray(trace.experts.transpose(1, 0, 2))
 
 
-def _reuse(trace: Trace, mine: npt.NDArray[np.bool_], counts: Ints) -> dict[str, Any]:
-    distances, gaps, overlap = _reuse_pass(trace, mine)
+def _on_threads(
+    walk: Callable[..., Any], layers: int, given: Callable[[slice], tuple[Any, ...]]
+) -> list[Any]:
+    """Walk through the layers with all cores, each a share of them; what each returns, in order."""
+    shares = min(os.cpu_count() or 1, layers)
+    if shares < 2:
+        return [walk(*given(slice(0, layers)))]
+    edges = np.linspace(0, layers, shares + 1).astype(int)
+    parts = [given(slice(a, b)) for a, b in pairwise(edges.tolist())]
+    with ThreadPoolExecutor(shares) as threads:
+        return list(threads.map(lambda part: walk(*part), parts))
+
+
+def _reuse(
+    trace: Trace, layered: npt.NDArray[np.int16], mine: npt.NDArray[np.bool_], counts: Ints
+) -> dict[str, Any]:
+    distances, gaps, overlap = _reuse_pass(trace, layered, mine)
     chosen, first = distances.sum(axis=1), distances[:, -1]
     tokens, _ = _tokens_routed(trace, mine)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -288,14 +310,27 @@ def _median(histogram: Ints, total: Ints) -> Floats:
 
 
 def _segments(
-    trace: Trace, mine: npt.NDArray[np.bool_], segment: int, cache_ratio: float, experts: Ints
+    trace: Trace,
+    layered: npt.NDArray[np.int16],
+    mine: npt.NDArray[np.bool_],
+    segment: int,
+    cache_ratio: float,
+    experts: Ints,
 ) -> dict[str, Any]:
     width = max(trace.info.experts_per_layer, default=0)
-    spans, experts_by_layer = _spans(mine, mine), by_layer(trace)
-    histogram = passes.segment_histogram(experts_by_layer, spans, segment, width)
+    spans = _spans(mine, mine)
+    histogram = np.concatenate(_on_threads(
+        passes.segment_histogram, trace.layers, lambda at: (layered[at], spans, segment, width)
+    ))  # fmt: skip
     _, k = _tokens_routed(trace, mine)
     slots = np.maximum(k, np.minimum(experts, np.rint(cache_ratio * k))).astype(np.int64)
-    hits, asked = passes.segment_cache(experts_by_layer, spans, segment, slots, width)
+    hits, asked = np.concatenate(
+        _on_threads(
+            passes.segment_cache, trace.layers,
+            lambda at: (layered[at], spans, segment, slots[at], width),
+        ),
+        axis=1,
+    )  # fmt: skip
     srp, size = best_f1(histogram)
     with np.errstate(divide="ignore", invalid="ignore"):
         return {"srp": srp, "srp_size": size, "sch": np.asarray(hits / asked, np.float64)}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import OptionError, TraceError
 from .measures import bytes_per_step, hits_per_step
+from .times import parts_of_tokens
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -108,6 +109,20 @@ def data_frame(trace: Trace, rows: str) -> pandas.DataFrame:
     import pandas
 
     return pandas.DataFrame(_columns(trace, rows))
+
+
+def times_frame(trace: Trace) -> pandas.DataFrame:
+    """See `Trace.times`: step, token, phase, ms, then `<part>_ms`, NaN where it cannot be told."""
+    import pandas
+
+    columns: Columns = {
+        "step": np.arange(trace.steps, dtype=np.int64),
+        "token": trace.tokens,
+        "phase": PHASES[trace.phase],
+        "ms": (trace.calls["ns"] / np.maximum(trace.calls["steps"], 1) / 1e6)[trace.call],
+    }
+    parts = {f"{name}_ms": value for name, value in parts_of_tokens(trace).items()}
+    return pandas.DataFrame(columns | parts)
 
 
 def arrow_table(trace: Trace, rows: str) -> pyarrow.Table:

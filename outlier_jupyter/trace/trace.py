@@ -8,8 +8,9 @@ in the model's order; `info.layer_names` says which modules they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import pyarrow
 
     from ..notebook.live import LiveView
+    from ..notebook.sizing import Sizing
+    from ..uses import ExpertUses, TokenExperts
+    from .explain import Explainer, Explanation
 
 READ = np.dtype(
     [
@@ -57,14 +61,25 @@ CALL = np.dtype(
         ("read_wait_ns", np.int64),
         ("install_ns", np.int64),
         ("sample_ns", np.int64),
+        ("forward_ns", np.int64),
+        ("outside_ns", np.int64),
+        ("experts_ns", np.int64),
+        ("watch_ns", np.int64),
     ]
 )
 """One forward pass and where its time went, in nanoseconds.
 
-`route_ns` is the time until the routers' ids left the device: dense compute, attention and the
-experts of the layer before, all of which that evaluation brings about. `sample_ns` is the last
-layer's experts, the output head and the sampler. What the parts leave of `ns` is Python.
+`route_ns` is the time until the routers' ids left the device: with MLX's kernels dense compute,
+attention and the experts of the layer before, all of which that evaluation brings about.
+`lookup_ns` is who is in RAM and who leaves; `sample_ns` what came after the model's own code: the
+sampler, and with MLX's kernels the last layer's experts and the output head. `forward_ns` is all of
+the model's code, `outside_ns` what of it was outside of the experts' switches, `experts_ns` what
+the experts' modules took (with MLX's kernels both only build a graph), `watch_ns` what listeners
+took, recorder and live view. `times.py` makes parts of these that add up.
 """
+
+LAYER_PARTS = ("before", "route", "lookup", "read_wait", "install", "experts", "watch")
+"""Where a layer's time went, in this order: since the layer before, then within its switch."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,11 @@ class TraceInfo:
     model_hash: str = ""
     """Tells one checkpoint from another: of its config and of its tensors' names and places."""
     machine: str = ""
+    dense_nbytes: int = 0
+    """Of the weights that are no experts, which every token touches; 0 where not known."""
+    disk_rate: float = 0.0
+    memory_rate: float = 0.0
+    """Bytes a second that disk and memory were measured to give; 0 where nobody has."""
     versions: dict[str, str] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     """The arrays that were not recorded; they hold nothing that was seen."""
@@ -115,6 +135,8 @@ class Trace:
         resident_at_start: int16 [n, 2], the (layer, expert) pairs in a slot when the run began,
             the first to leave first.
         info: what was run, on what, and how.
+        layer_us: int32 [calls, layers, parts], microseconds of each layer by `LAYER_PARTS`; [0, …]
+            where that was not recorded.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -130,6 +152,9 @@ class Trace:
     calls: npt.NDArray[np.void]
     resident_at_start: npt.NDArray[np.int16]
     info: TraceInfo
+    layer_us: npt.NDArray[np.int32] = field(
+        default_factory=lambda: np.zeros((0, 0, len(LAYER_PARTS)), np.int32)
+    )
 
     @property
     def steps(self) -> int:
@@ -206,6 +231,51 @@ class Trace:
 
         return arrow_table(self, rows)
 
+    def times(self) -> pandas.DataFrame:
+        """One row per token: its time in ms, and the parts it is made of (`trace.times`)."""
+        from .tables import times_frame
+
+        return times_frame(self)
+
+    def explain(self, step: int, memory_rate: float | None = None) -> Explanation:
+        """Why a step took as long as it did: see `trace.explain`.
+
+        Args:
+            step: counted from 0, prompt and all; negative ones from the end.
+            memory_rate: bytes a second that memory gives, where the trace does not know it.
+
+        Raises:
+            OptionError: the run has no such step.
+            TraceError: the trace has no times.
+        """
+        return self._explainer.explain(step, memory_rate=memory_rate)
+
+    def tokens_of(self, layer: int, expert: int) -> ExpertUses:
+        """The steps that chose an expert, with weights; `Run.tokens_of` knows their texts.
+
+        Raises:
+            OptionError: the model has no such expert.
+        """
+        from ..uses import tokens_of
+
+        return tokens_of(self, layer, expert)
+
+    def experts_of(self, steps: int | slice | Iterable[int]) -> TokenExperts:
+        """The experts that some steps chose, counted from 0.
+
+        Raises:
+            OptionError: there are no such steps.
+        """
+        from ..uses import experts_of
+
+        return experts_of(self, steps)
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        from .explain import Explainer  # it compiles: imported when asked for
+
+        return Explainer(self)
+
     def what_if(
         self,
         slots: Sequence[int] | None = None,
@@ -216,6 +286,12 @@ class Trace:
         from .what_if import what_if
 
         return what_if(self, slots, policies, after)
+
+    def sizing(self) -> Sizing:
+        """A slider of cache sizes with what each would have hit, read and given; a widget."""
+        from ..notebook.sizing import Sizing
+
+        return Sizing(self)
 
     def slots_for(self, hit_rate: float, policy: str = "default", **options: Any) -> int:
         """The fewest slots with which so much of decode hits: see `trace.what_if`."""

@@ -145,7 +145,7 @@ def test_other_files_and_versions_say_so(run, tmp_path):
     run.trace.save(path)
     arrays, about = load_file(path), _metadata(path)
     save_file(arrays, path, about | {"version": "99"})
-    with pytest.raises(TraceError, match="version 99, and this program reads version 1"):
+    with pytest.raises(TraceError, match="version 99, and this program reads version 2"):
         Trace.load(path)
     save_file(arrays | {"reads.ns": arrays["reads.ns"][:20]}, path, about)
     with pytest.raises(TraceError, match="does not hold together"):

@@ -65,12 +65,18 @@ STYLE = f"""
  grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr))}}
 .oj-static .oj-charts img{{display:block;width:100%;height:auto;max-width:none;margin:0}}
 .oj-static summary{{cursor:pointer;font-size:12px}}
-.oj-static table{{margin:8px 0 4px!important;border-collapse:collapse;border:0;table-layout:auto;
+.oj-static table{{color:inherit;
+ margin:8px 0 4px!important;border-collapse:collapse;border:0;table-layout:auto;
  width:auto;font-size:12px}}
 .oj-static th,.oj-static td{{padding:3px 20px 3px 0!important;border:0;background:none!important;
  border-bottom:1px solid var(--oj-rule)!important;text-align:left!important;
  vertical-align:top;font-weight:400;white-space:normal;max-width:none;color:inherit}}
-.oj-static th{{opacity:.72;white-space:nowrap}}
+.oj-static th,.oj-static .oj-told td:not(:last-child){{opacity:.72;white-space:nowrap}}
+.oj-static .oj-told td:not(:last-child){{opacity:1;font-variant-numeric:tabular-nums}}
+.oj-static .oj-told td:last-child{{min-width:150px}}
+.oj-static .oj-wide{{overflow-x:auto;margin:0 0 10px}}
+@media(max-width:600px){{.oj-static .oj-told td,.oj-static .oj-told th{{
+ padding-right:10px!important}}}}
 """
 
 
@@ -82,7 +88,7 @@ def page(view: View, scenes: list[Scene]) -> str:
         _words("Prompt", shortened(view.prompt, PROMPT_LIMIT, "")),
         _words("Generated text", shortened(view.text, TEXT_LIMIT, "; see run.text")),
         _tiles(view),
-        f'<div class="oj-charts">{" ".join(_image(scene) for scene in scenes)}</div>',
+        f'<div class="oj-charts">{" ".join(image(scene) for scene in scenes)}</div>',
         _details(view),
         "</div>",
     ]
@@ -122,7 +128,8 @@ def _tiles(view: View) -> str:
     return f'<p class="oj-tiles">{separator.join(all_tiles)}</p>'
 
 
-def _image(scene: Scene) -> str:
+def image(scene: Scene) -> str:
+    """A chart as an `<img>` with its words."""
     spoken = escape(scene.spoken)
     return (
         f'<img role="img" width="{WIDTH}" height="{HEIGHT}" '

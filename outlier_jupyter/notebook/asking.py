@@ -1,0 +1,114 @@
+"""The commands that ask finished runs: explain, expert, tokens, report. Which run is meant, and
+what is asked of it; the answers are made elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import OptionError
+from ..run import Run, produced_by
+from ..trace import Trace
+from ..trace.explain import Explanation, slowest
+from ..uses import ExpertUses, TokenExperts, experts_of, named, tokens_of
+from .arguments import near
+
+if TYPE_CHECKING:
+    import pandas
+
+    from .sizing import Sizing
+
+REPORT = "outlier-report.html"
+"""Where a report is written, in the working folder, when no path is given."""
+
+
+def held_runs(variables: Mapping[str, Any]) -> dict[str, Run | Trace]:
+    """The runs and traces in variables, each once; IPython's own names for results left out."""
+    found: dict[str, Run | Trace] = {}
+    seen: set[int] = set()
+    for name, value in variables.items():
+        if name.startswith("_") or not isinstance(value, Run | Trace):
+            continue
+        trace = value.trace if isinstance(value, Run) else value
+        if id(trace) not in seen:
+            seen.add(id(trace))
+            found[name] = value
+    # A run's own trace under another name is that run.
+    return found
+
+
+def one_run(name: str | None, variables: Mapping[str, Any], last: Run | None) -> Run:
+    """The run in variable `name`; without a name the engine's last one, or the newest held.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if name is not None:
+        return next(iter(named(by_name([name], variables)).values()))
+    held = held_runs(variables)
+    if last is None and not held:
+        raise OptionError("there is no run yet: run a prompt first, or load one with Run.load")
+    if last is None:
+        last = next(reversed(named(held).values()))
+    return last
+
+
+def by_name(names: Collection[str], variables: Mapping[str, Any]) -> dict[str, Run | Trace]:
+    """The runs in these variables.
+
+    Raises:
+        OptionError: one of them holds none; says which name is near.
+    """
+    runs = {}
+    for name in names:
+        if not isinstance(variables.get(name), Run | Trace):
+            known = [key for key, value in variables.items() if isinstance(value, Run | Trace)]
+            raise OptionError(
+                f"there is no run in a variable {name!r}{near(name, known)}; store one with "
+                "`%%outlier -o NAME`"
+            )
+        runs[name] = variables[name]
+    return runs
+
+
+def explain(given: dict[str, Any], run: Run) -> Explanation:
+    """`%outlier explain [TOKEN]`: without a number, the token that took longest."""
+    token = given.get("token")
+    if token is None:
+        slow = [step for step in slowest(run.trace, run.trace.steps).tolist()
+                if step in produced_by(run.trace)]  # fmt: skip
+        if not slow:
+            raise OptionError("this run decoded no token: there is nothing to explain")
+        token = int(np.flatnonzero(produced_by(run.trace) == slow[0])[0]) + 1
+    return run.explain(token)
+
+
+def expert(given: dict[str, Any], variables: Mapping[str, Any], last: Run | None) -> ExpertUses:
+    """`%outlier expert LAYER:EXPERT [RUN …]`: over all runs held, or those named."""
+    layer, number = given["expert"]
+    runs = by_name(given.get("runs", ()), variables) or held_runs(variables)
+    if not runs and last is not None:
+        runs = {"last run": last}
+    return tokens_of(runs, layer, number)
+
+
+def tokens(given: dict[str, Any], run: Run) -> TokenExperts:
+    """`%outlier tokens FIRST:LAST`."""
+    return experts_of(run, given["tokens"])
+
+
+def what_if(given: dict[str, Any], run: Run) -> Sizing | pandas.DataFrame:
+    """`%outlier what-if`: a table, or with `--slider` the slider."""
+    if given.get("slider"):
+        return run.trace.sizing()
+    asked = {name: given[name] for name in ("slots", "policies") if name in given}
+    return run.trace.what_if(**asked)
+
+
+def report(given: dict[str, Any], run: Run) -> Path:
+    """`%outlier report [PATH]`."""
+    return run.report(given.get("path", REPORT))

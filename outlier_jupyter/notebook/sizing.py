@@ -1,0 +1,70 @@
+"""A slider of cache sizes over one trace: what each policy would have hit, read and given.
+
+A plain ipywidgets box, for whoever wants it beside others: `slots` is the slider, `readout` the
+table below it, and `rows` what stands there. What is shown is `what_if`'s, worked out when a size
+is first asked for. Without a kernel a saved notebook shows its last table only as text.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+import ipywidgets
+
+from ..trace import Trace
+from ..trace.what_if import Row, WhatIf
+from ..units import percent, size_words, three
+from .static_view.explained import table
+from .static_view.page import STYLE
+
+POLICIES = {"lru": "least recently used", "habit": "habit, the default", "belady": "best possible"}
+HEAD = ("who leaves", "hits in decode", "read in decode", "tokens/s, predicted")
+
+
+class Sizing(ipywidgets.VBox):
+    """The slider and its table; `Trace.sizing()` makes one.
+
+    Attributes:
+        slots: the slider, from 1 expert to all.
+        readout: the table.
+        rows: by policy, `what_if`'s row of the size that is chosen.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self._asked = WhatIf(trace)
+        self._known: dict[int, dict[str, Row]] = {}
+        self._trace = trace
+        most = sum(trace.info.experts_per_layer)
+        self.slots = ipywidgets.IntSlider(
+            value=min(max(trace.info.slots, 1), most),
+            min=1,
+            max=most,
+            description="slots",
+            continuous_update=False,  # large traces take a moment for each size
+            layout=ipywidgets.Layout(width="min(100%, 640px)"),
+        )
+        self.readout = ipywidgets.HTML()
+        self.rows: dict[str, Row] = {}
+        self._show()
+        self.slots.observe(lambda _: self._show(), "value")
+        super().__init__([self.slots, self.readout])
+
+    def _show(self) -> None:
+        size = int(self.slots.value)
+        if size not in self._known:
+            self._known[size] = {name: self._asked.row(name, size) for name in POLICIES}
+        self.rows = self._known[size]
+        first = self.rows["lru"]
+        held = f"{size:,} of {self.slots.max:,} experts in RAM ({percent(first['share'])})"
+        if first["gb"] == first["gb"]:  # NaN where the experts' size is not known
+            held += f", {size_words(1e9 * first['gb'])}"
+        own = "; the size this run had" if size == self._trace.info.slots else ""
+        told = [
+            (words, percent(row["decode_hit_rate"]), size_words(row["decode_bytes"]),
+             three(row["tokens_per_second"]))
+            for (name, words) in POLICIES.items() for row in (self.rows[name],)
+        ]  # fmt: skip
+        self.readout.value = (
+            f'<div class="oj-static"><style>{STYLE}</style><p><b>{escape(held + own)}</b></p>'
+            f"{table(HEAD, told)}<p>{escape(str(self._asked.cost))}.</p></div>"
+        )

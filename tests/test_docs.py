@@ -1,0 +1,31 @@
+"""The reference page says what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def reference():
+    """tools/api_reference.py as a module."""
+    spec = importlib.util.spec_from_file_location("api", ROOT / "tools" / "api_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_is_what_the_code_says():
+    """docs/api.md is the page the tool writes: `python tools/api_reference.py` renews it."""
+    api = reference()
+    assert (ROOT / "docs" / "api.md").read_text() == api.page()
+
+
+def test_every_command_and_name_is_in_it():
+    """Each command has its form as a call, each public name its paragraph, each flag its line."""
+    api, page = reference(), (ROOT / "docs" / "api.md").read_text()
+    assert set(api.FORMS) == {api.CELL, *api.COMMANDS}
+    for name in api.outlier_jupyter.__all__:
+        assert name.startswith("_") or name.endswith("extension") or f"### `{name}" in page
+    assert "`--max-tokens" in page and "`.explain(token, memory_rate=None)`" in page

@@ -1,0 +1,105 @@
+"""From an expert to its tokens, and back, against the plain arrays of the traces."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter import Run, experts_of, tokens_of
+from outlier_jupyter.errors import OptionError
+
+
+@pytest.fixture(scope="module")
+def runs(tiny):
+    with outlier_jupyter.load(tiny, cache_experts=10) as engine:
+        prompts = ("first of two", "the other")
+        return {p: engine.generate(p, max_tokens=9, raw=True) for p in prompts}
+
+
+def most_used(run):
+    """The expert of layer 1 that the run chose most."""
+    return int(np.bincount(run.trace.experts[:, 1].ravel()).argmax())
+
+
+def test_an_expert_s_tokens_are_those_that_chose_it(runs):
+    """Over all runs: steps, weights, hits and texts, each looked up by hand."""
+    expert = most_used(runs["the other"])
+    found = tokens_of(runs, 1, expert)
+    wanted = 0
+    for name, run in runs.items():
+        for step, (ids, weights, hits) in enumerate(
+            zip(*(a[:, 1].tolist() for a in (run.trace.experts, run.trace.weights, run.trace.hits)),
+                strict=True)
+        ):  # fmt: skip
+            if expert not in ids:
+                continue
+            rank = ids.index(expert)
+            (row,) = found.frame[
+                (found.frame.run == name) & (found.frame.step == step)
+            ].itertuples()
+            assert (row.rank, row.hit) == (rank, hits[rank])
+            assert row.weight == pytest.approx(weights[rank])
+            assert row.token == run.decode([int(run.trace.tokens[step])])
+            assert f"[{row.token}]".replace("\n", "↵") in row.context
+            wanted += 1
+    assert len(found.frame) == wanted > 0
+    assert f"chosen by {wanted} of " in str(found)
+    assert found._repr_html_().count("<mark") == wanted
+    assert sum(len(part.x) for part in found.figure().data) == wanted
+
+
+def test_a_span_s_experts_are_those_it_chose(runs):
+    """Numbers as in the live view, a slice with its end: counted by hand."""
+    run = runs["first of two"]
+    found = run.experts_of(slice(2, 5))
+    steps = np.flatnonzero(run.trace.produced >= 0)[1:5]
+    assert found.steps.tolist() == steps.tolist()
+    counted = {}
+    for step in steps.tolist():
+        for layer in range(run.trace.layers):
+            for expert in run.trace.experts[step, layer].tolist():
+                counted[layer, expert] = counted.get((layer, expert), 0) + 1
+    told = {(row.layer, row.expert): row.times for row in found.frame.itertuples()}
+    assert told == counted
+    assert np.allclose(found.frame.groupby("layer").share.sum(), 1)
+    assert run.trace.experts_of(steps.tolist()).frame.equals(found.frame)
+    assert "layer 0" in str(found) and "<table" in found._repr_html_()
+    assert found.figure().data[0].z.sum() == len(steps) * run.trace.layers * 2
+
+
+def test_back_and_forth_agree(runs):
+    """The experts of a token have that token among theirs."""
+    run = runs["the other"]
+    for row in run.experts_of(4).frame.itertuples():
+        assert run.step_of(4) in run.tokens_of(row.layer, row.expert).frame.step.tolist()
+
+
+def test_a_loaded_run_knows_its_texts_and_a_bare_trace_its_steps(runs, tmp_path):
+    """Without the model the rows are the same; a bare trace has no texts and says so."""
+    run = runs["the other"]
+    expert = most_used(run)
+    again = Run.load(run.save(tmp_path / "run.safetensors"))
+    assert (
+        again.tokens_of(1, expert)
+        .frame.drop(columns="weight")
+        .equals(run.tokens_of(1, expert).frame.drop(columns="weight"))
+    )
+    bare = run.trace.tokens_of(1, expert)
+    assert (bare.frame.token == "").all() and len(bare.frame)
+    assert bare._repr_html_().count("<mark") == len(bare.frame)
+
+
+def test_what_is_not_there_says_so(runs):
+    """No such expert, token, span or run: one sentence."""
+    run = runs["the other"]
+    with pytest.raises(OptionError, match="no expert 1:8: it has 3 MoE layers, layer 1 has 8"):
+        tokens_of(run, 1, 8)
+    with pytest.raises(OptionError, match="no runs were given"):
+        tokens_of([], 0, 0)
+    with pytest.raises(OptionError, match="no token 10"):
+        run.experts_of(10)
+    with pytest.raises(OptionError, match="no span of tokens"):
+        run.experts_of(slice(5, 2))
+    with pytest.raises(OptionError, match="no such steps"):
+        experts_of(run.trace, [run.trace.steps])

@@ -1,0 +1,159 @@
+"""Why a token was slow: parts that add up, and a cause for each read that can be checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter import Run, Trace
+from outlier_jupyter.errors import OptionError, TraceError
+from outlier_jupyter.residency.replay import drive, policies_for
+from outlier_jupyter.trace.explain import slowest
+from outlier_jupyter.trace.times import PARTS, parts_of_calls
+from outlier_jupyter.trace.what_if import routing_of
+
+
+@pytest.fixture(scope="module", params=["mlx", "auto"])
+def run(tiny, request):
+    """With a prompt in chunks and a cache that is too small, after a run that left it warm."""
+    with outlier_jupyter.load(tiny, cache_experts=10, kernels=request.param) as engine:
+        engine.generate("the first leaves something in the cache", max_tokens=3)
+        return engine.generate("explained", max_tokens=20, prefill_chunk=4)
+
+
+def test_the_parts_of_every_token_add_up_to_its_time(run):
+    """Within 2 %, for calls and for tokens, and hardly anything is nobody's."""
+    for call, parts in zip(run.trace.calls, zip(*parts_of_calls(run.trace).values(), strict=True),
+                           strict=True):  # fmt: skip
+        known = dict(zip(PARTS, parts, strict=True))
+        whole = call["ns"] / 1e6
+        assert np.nansum(parts) == pytest.approx(whole, rel=0.02)
+        assert known["other"] <= 0.02 * whole
+        assert min(value for value in parts if not np.isnan(value)) >= 0
+    frame = run.trace.times()
+    total = frame[[f"{name}_ms" for name in PARTS]].sum(axis=1)
+    np.testing.assert_allclose(total, frame["ms"], rtol=0.02)
+
+
+def test_what_cannot_be_told_apart_is_not(run):
+    """MLX's kernels have one part for computing; compiled ones have dense parts and experts."""
+    known = {name for name, value in parts_of_calls(run.trace).items() if not np.isnan(value).any()}
+    apart, together = {"dense", "experts", "route"}, {"compute", "graph"}
+    assert known == set(PARTS) - (together if run.trace.info.kernels == "cpu" else apart)
+
+
+def test_a_layer_s_parts_are_those_of_its_call(run):
+    """Look-up, waiting and experts of all layers sum up to the call's, but for microseconds."""
+    trace = run.trace
+    for name, at in (("route_ns", 1), ("lookup_ns", 2), ("read_wait_ns", 3), ("experts_ns", 5)):
+        of_layers = trace.layer_us[:, :, at].sum(axis=1) * 1000
+        assert (np.abs(of_layers - trace.calls[name]) <= 1000 * (trace.layers + 1)).all()
+    begun = trace.layer_us[:, :, 0].sum(axis=1) * 1000
+    assert (begun <= trace.calls["outside_ns"] + trace.calls["watch_ns"] + 9_000).all()
+
+
+def told_by_events(trace: Trace, first: int, layer: int, expert: int):
+    """The last eviction of an expert before a decode call's look-up, by walking all of them."""
+    found = None
+    for step, gone_layer, gone, by_layer, by_expert in trace.evictions.tolist():
+        if (gone_layer, gone) == (layer, expert) and (step, by_layer) < (first, layer):
+            found = (step, (by_layer, by_expert))
+    return found or (None, None)
+
+
+def test_each_miss_has_its_cause(run):
+    """Read or not, evicted when and for whom, and what Belady's cache had: all by other means."""
+    trace = run.trace
+    routing = routing_of(trace)
+    table = drive(routing, policies_for(routing, "belady", 10), 10)
+    start = trace.resident_at_start
+    assert len(start)
+    seen = 0
+    for token in range(1, run.generated + 1):
+        told = run.explain(token)
+        assert told.lookups == (trace.experts[trace.call == trace.call[told.step]] >= 0).sum()
+        here = ~trace.hits[told.step] & (trace.experts[told.step] >= 0)
+        wanted = {(int(layer), int(trace.experts[told.step, layer, i]))
+                  for layer, i in np.argwhere(here)}  # fmt: skip
+        assert {(miss.layer, miss.expert) for miss in told.misses} == wanted
+        read = trace.reads[trace.call[trace.reads["step"]] == trace.call[told.step]]
+        assert sum(miss.nbytes for miss in told.misses) == read["nbytes"].sum()
+        for miss in told.misses:
+            expected = told_by_events(trace, told.step, miss.layer, miss.expert)
+            assert (miss.left_at, miss.taken_by) == expected
+            held_before = [miss.layer, miss.expert] in start.tolist()
+            read_before = ((trace.reads["step"] < told.step) & (trace.reads["layer"] == miss.layer)
+                           & (trace.reads["expert"] == miss.expert)).any()  # fmt: skip
+            assert (miss.left_at is not None) == (held_before or read_before)
+            seen += miss.left_at is not None
+    assert seen > 5
+    # From an empty cache a table with the real policy is the reference; its hits are the replay's.
+    cold = Run.of(replace(trace, resident_at_start=np.zeros((0, 2), np.int16)))
+    for token in (1, 7, 20):
+        told = cold.explain(token)
+        for miss in told.misses:
+            at = trace.experts[told.step, miss.layer].tolist().index(miss.expert)
+            assert miss.held_by_belady == bool(table.hits[told.step, miss.layer, at])
+
+
+def test_the_words_say_what_the_numbers_say(run):
+    """Every form names the token, its largest part and each layer that read; HTML is escaped."""
+    slow = int(slowest(run.trace, 1)[0])
+    token = int(np.flatnonzero(run.trace.produced >= 0).tolist().index(slow)) + 1
+    told = run.explain(token)
+    assert told.step == slow and told.slower_than > 0.9
+    assert "that knew the future (Belady)" in str(told) or not told.misses
+    for form in (str(told), told._repr_markdown_(), told._repr_html_()):
+        assert f"token {token}" in form
+        assert "waiting for reads" in form or not told.misses
+        for layer in told.layers:
+            for miss in layer.misses:
+                assert str(miss.expert) in form
+    odd = replace(told, name="token <b>|`")
+    assert "<b>|" not in odd._repr_html_() and "token <b>" not in odd._repr_markdown_()
+
+
+def test_limits_are_measured_or_unknown(run):
+    """Bytes over a rate; without a rate, or dense weights nobody counted, unknown and said so."""
+    trace = run.trace
+    told = next(run.explain(n) for n in range(2, 21) if run.explain(n).misses)
+    assert "limit is not known: the memory's speed" in str(told)
+    known = run.explain(2, memory_rate=1e9)
+    k = int((trace.experts[known.step] >= 0).sum())
+    nbytes = trace.info.dense_nbytes + k * trace.info.expert_nbytes[0]
+    assert known.memory.nbytes == nbytes and known.memory.ms == pytest.approx(nbytes / 1e6)
+    probed = replace(trace, info=replace(trace.info, disk_rate=2e9, dense_nbytes=0))
+    told = probed.explain(told.step)
+    assert told.disk.ms == pytest.approx(told.disk.nbytes / 2e6) and "was probed" in str(told)
+    assert "its dense weights is not" in str(told)
+
+
+def test_a_loaded_trace_explains_the_same(run, tmp_path):
+    """Saved and loaded the words are the same; a trace of other programs says it has no times."""
+    again = Run.load(run.save(tmp_path / "run.safetensors"))
+    assert str(again.explain(5)) == str(run.explain(5))
+    foreign = replace(run.trace, info=replace(run.trace.info, absent=("calls",)))
+    with pytest.raises(TraceError, match="no times"):
+        foreign.explain(3)
+    for token in (0, 21, -21):
+        with pytest.raises(OptionError, match="generated 20, numbered from 1"):
+            run.explain(token)
+    assert run.explain(-1).step == run.explain(20).step
+
+
+def test_the_timeline_has_every_layer_and_every_read(run):
+    """Bars end where the call ends, and a read is drawn for each miss; older traces have parts."""
+    told = next(run.explain(n) for n in range(2, 21) if run.explain(n).misses)
+    figure = told.figure()
+    bars = [part for part in figure.data if part.type == "bar"]
+    ends = max(base + x for bar in bars for base, x in zip(bar.base, bar.x, strict=True))
+    assert ends == pytest.approx(told.ms, rel=0.02)
+    reads = next(part for part in figure.data if part.type == "scatter")
+    assert sum(x is None for x in reads.x) == len(told.misses)
+    old = replace(run.trace, layer_us=run.trace.layer_us[:0])
+    bars = [part for part in old.explain(told.step).figure().data if part.type == "bar"]
+    assert sum(bar.x[0] for bar in bars) == pytest.approx(told.ms, rel=0.02)
+    assert figure.layout.xaxis.title.text == "ms since the call began"
