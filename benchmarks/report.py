@@ -171,6 +171,8 @@ def other_lines(parts: dict[str, list[Row]]) -> list[str]:
 def notes(parts: dict[str, list[Row]]) -> list[str]:
     """Conditions of all that stands above."""
     every = [row for rows in parts.values() for row in rows]
+    if not every:
+        return []
     commits = ", ".join(dict.fromkeys(str(row["commit"]) for row in every))
     routing = next((str(r["routing"]) for r in parts.get("sizes", []) if r.get("routing")), "")
     lines = [
