@@ -23,6 +23,7 @@ from .blocks import follow
 from .locate import Locator
 from .pager import Pager
 from .slots import make_bank
+from .steering import Steering
 from .switch import PagedSwitch
 from .weights import RouterTap
 
@@ -61,6 +62,7 @@ class Installed:
     switches: tuple[Switch, ...]
     pagers: tuple[Pager, ...]
     tap: RouterTap
+    steering: Steering
 
     @property
     def slots(self) -> int:
@@ -131,7 +133,8 @@ def install(
         block = replace(model, switch.path, paged)
         if isinstance(block, nn.Module):
             follow(block, tap)
-    return Installed(tuple(switches), tuple(pagers.values()), tap)
+    steering = Steering(model, [(switch.path, switch.experts) for switch in switches])
+    return Installed(tuple(switches), tuple(pagers.values()), tap, steering)
 
 
 def share_slots(

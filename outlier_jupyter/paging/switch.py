@@ -27,6 +27,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, Switch
 from ..events import Routed
 from ..residency import ExpertKey
 from .pager import Pager
+from .steering import Steered
 from .weights import RouterTap
 
 SORT_FROM = 64
@@ -59,6 +60,7 @@ class PagedSwitch(nn.Module):
         self._experts = experts
         self._pager = pager
         self._tap = tap
+        self._steered: Steered | None = None  # set by Steering while the routing is changed
         # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
         for name, child in inner.children().items():
             if not isinstance(child, PROJECTIONS) and tree_flatten(child):
@@ -73,6 +75,8 @@ class PagedSwitch(nn.Module):
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         pager = self._pager
         pager.enter()
+        if self._steered is not None:
+            self._steered.check(np.array(indices))
         slot_map = pager.slot_map(self._layer)
         if slot_map is not None:
             self._tap.chose(self._layer, indices)

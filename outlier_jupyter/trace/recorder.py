@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..events import (
     CallStarted,
+    Compared,
     Event,
     Evicted,
     PagedIn,
@@ -52,6 +53,7 @@ class Recorder:
         self._reads: list[tuple[int, ...]] = []
         self._evictions: list[tuple[int, ...]] = []
         self._calls: list[tuple[int, ...]] = []
+        self._compared: list[tuple[int, float, bool]] = []
         self._steps = 0
         self._begin(CallStarted(0, np.zeros(0, np.int32), 0))
         self._take: dict[type[Event], Callable[[Any], None]] = {
@@ -62,6 +64,7 @@ class Recorder:
             Evicted: self._evict,
             Waited: lambda event: self._waited.append(event),
             StepDone: self._end,
+            Compared: lambda event: self._compared.append((self._steps - 1, *event)),
         }
 
     def __call__(self, event: Event) -> None:
@@ -158,6 +161,7 @@ class Recorder:
         call_of_step = np.repeat(np.arange(len(table), dtype=np.int32), table["steps"])
         share = table["ns"] // np.maximum(table["steps"], 1)
         steps = self._steps
+        kl, agrees = _compared(self._compared, steps)
         return Trace(
             tokens=self._tokens[:steps].copy(),
             produced=self._produced[:steps].copy(),
@@ -172,7 +176,20 @@ class Recorder:
             calls=table,
             resident_at_start=self._resident,
             info=info,
+            kl=kl,
+            agrees=agrees,
         )
+
+
+def _compared(
+    found: list[tuple[int, float, bool]], steps: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """What was measured of each step; nothing where nothing was."""
+    count = steps if found else 0
+    kl, agrees = np.full(count, np.nan, np.float32), np.zeros(count, bool)
+    for step, nats, same in found:
+        kl[step], agrees[step] = nats, same
+    return kl, agrees
 
 
 def _fill(

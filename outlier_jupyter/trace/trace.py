@@ -92,8 +92,8 @@ class TraceInfo:
     absent: tuple[str, ...] = ()
     """The arrays that were not recorded; they hold nothing that was seen."""
     changed_output: str = ""
-    """Why the output differs from the model's own ("" when it does not): a `top_k` override, a
-    KV cache that was quantised or forgot."""
+    """Why the output differs from the model's own ("" when it does not): another `top_k`, routing
+    that was changed, a KV cache that was quantised or forgot."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,10 @@ class Trace:
         resident_at_start: int16 [n, 2], the (layer, expert) pairs in a slot when the run began,
             the first to leave first.
         info: what was run, on what, and how.
+        kl: float32 [steps], KL(exact ‖ run) in nats after each step, NaN where it was not
+            measured (`measure_loss`). Of no length where nothing was.
+        agrees: bool [steps], whether the exact model would have taken the same token; False where
+            `kl` is NaN.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -130,6 +134,8 @@ class Trace:
     calls: npt.NDArray[np.void]
     resident_at_start: npt.NDArray[np.int16]
     info: TraceInfo
+    kl: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    agrees: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
 
     @property
     def steps(self) -> int:

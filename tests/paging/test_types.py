@@ -16,6 +16,7 @@ import outlier_jupyter
 from outlier_jupyter.trace import Trace
 from tests.models import CANNOT, MODELS, checkpoint, model_types, tiny_config
 from tests.paging.probing import decisions, switches_of
+from tests.paging.steering_of_types import changes
 
 PREFILLS = (1, 7, 130)
 DECODED = 20
@@ -37,6 +38,7 @@ class Found:
     differing: list[tuple[int, int]] = field(default_factory=list)  # (slots, tokens of prefill)
     traces: list[Trace] = field(default_factory=list)
     resident: list[bool] = field(default_factory=list)
+    changed: list[tuple[str, ...]] = field(default_factory=list)  # by what the routing was
 
 
 def logits(model, length: int) -> np.ndarray:
@@ -65,6 +67,9 @@ def found(tmp_path_factory):
             with outlier_jupyter.load(folder, **size) as engine:
                 engine.tokenizer.eos_token_ids = set()
                 seen.traces.append(engine.generate(PROMPT, raw=True, max_tokens=3).trace)
+                if "resident" in size or size["cache_experts"] == 2 * below:
+                    # Before the logits are compared: nothing of it may be left.
+                    seen.changed.append(changes(engine))
                 for length, rows in expected.items():
                     if not np.array_equal(logits(engine.model, length), rows):
                         seen.differing.append((engine.status().slots, length))
