@@ -34,9 +34,14 @@ if TYPE_CHECKING:
     from .run import Run as Run
     from .run import Step as Step
     from .run import repeated as repeated
+    from .studies.ablation import Ablation as Ablation
+    from .studies.ablation import ablate as ablate
+    from .studies.sweep import sweep as sweep
+    from .studies.swept import Sweep as Sweep
     from .trace import Trace as Trace
 
 _HOMES = {
+    "Ablation": ".studies.ablation",
     "Chat": ".notebook.chat",
     "Comparison": ".comparison",
     "Engine": ".engine",
@@ -47,16 +52,20 @@ _HOMES = {
     "Repacked": ".repacking",
     "Run": ".run",
     "Step": ".run",
+    "Sweep": ".studies.swept",
     "Trace": ".trace",
+    "ablate": ".studies.ablation",
     "compare": ".comparison",
     "load": ".loading",
     "plan": ".planning",
     "repack": ".repacking",
     "repeated": ".run",
+    "sweep": ".studies.sweep",
     "watch": ".notebook.watching",
 }
 
 __all__ = [
+    "Ablation",
     "Chat",
     "Comparison",
     "Engine",
@@ -67,14 +76,17 @@ __all__ = [
     "Repacked",
     "Run",
     "Step",
+    "Sweep",
     "Trace",
     "__version__",
+    "ablate",
     "compare",
     "load",
     "load_ipython_extension",
     "plan",
     "repack",
     "repeated",
+    "sweep",
     "unload_ipython_extension",
     "watch",
 ]

@@ -15,7 +15,7 @@ RESULTS = ROOT / "build" / "support.json"
 TABLE = ROOT / "docs" / "models.md"
 
 COLUMNS = {
-    "model types": ("type", "switch", "paged", "weights"),
+    "model types": ("type", "switch", "paged", "weights", "routing changed by"),
     "expert formats": ("format", "proved on", "paged"),
     "layouts": ("layout", "proved on", "paged"),
 }
@@ -23,7 +23,8 @@ COLUMNS = {
 
 INTRODUCTION = {
     "model types": "Each model type of mlx-lm with a switch of experts, run as a tiny "
-    "random model, paged at three cache sizes against mlx-lm unpaged.",
+    "random model, paged at three cache sizes against mlx-lm unpaged. The last column is what "
+    "changed its routing when asked; what is missing there was refused, or had no effect.",
     "expert formats": "How experts may be stored.",
     "layouts": "How the tensors may lie in files.",
 }

@@ -37,7 +37,24 @@ MAY_IMPORT = {
     "trace": BASE | {"residency", "units"},
     "run": BASE | {"trace", "units"},
     "comparison": {"errors", "run", "trace", "units"},
-    "decoding": BASE | {"interrupt", "machine", "paging", "run", "trace", "transcript"},
+    "routing": {"errors", "options", "paging"},
+    "reference": {"events", "paging", "routing"},
+    "decoding": BASE
+    | {"interrupt", "machine", "paging", "reference", "run", "trace", "transcript"},
+    "scoring": {"engine", "errors", "events", "interrupt", "options", "paging", "reference"},
+    "studies": {
+        "engine",
+        "errors",
+        "loading",
+        "options",
+        "paging",
+        "prompts",
+        "residency",
+        "run",
+        "scoring",
+        "trace",
+        "units",
+    },
     "engine": BASE
     | {
         "checkpoint",
@@ -50,6 +67,8 @@ MAY_IMPORT = {
         "memory",
         "paging",
         "prompts",
+        "reference",
+        "routing",
         "run",
         "status",
         "trace",
@@ -82,11 +101,13 @@ MAY_IMPORT = {
         "comparison",
         "engine",
         "loading",
+        "paging",
         "planning",
         "prompts",
         "repacking",
         "run",
         "status",
+        "studies",
         "trace",
         "units",
     },
@@ -95,7 +116,18 @@ MAY_IMPORT = {
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
 
 ONLY_IN = {
-    "mlx": {"paging", "engine", "decoding", "kv_caches", "loading", "memory", "native", "testing"},
+    "mlx": {
+        "paging",
+        "engine",
+        "decoding",
+        "kv_caches",
+        "loading",
+        "memory",
+        "native",
+        "reference",
+        "scoring",
+        "testing",
+    },
     "mlx_lm": {
         "paging",
         "engine",
@@ -104,6 +136,8 @@ ONLY_IN = {
         "loading",
         "memory",
         "native",
+        "reference",
+        "scoring",
         "testing",
     },
     "numba": {"kernels", "residency"},
@@ -119,7 +153,12 @@ ONLY_IN = {
     "scipy": {"comparison", "trace"},
     "fcntl": {"checkpoint"},
 }
-LATE = {"run": {"notebook"}, "comparison": {"notebook"}, "trace": {"run"}}
+LATE = {
+    "run": {"notebook"},
+    "comparison": {"notebook"},
+    "studies": {"notebook"},
+    "trace": {"run"},
+}
 """Runs and comparisons show themselves, a Trace asks its Run to: the imports up the house, made
 when somebody looks."""
 

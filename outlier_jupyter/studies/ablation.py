@@ -178,9 +178,8 @@ def ablate(
 ) -> Ablation:
     """Mask experts, and see how much less likely the texts become that the model would write.
 
-    Each text is read once under the exact routing, once with `experts` masked, and once for each
-    random mask: prompts × (draws + 2) forward passes over prompt and continuation. Stopped with
-    Ctrl-C, it returns the random masks that were scored on all prompts.
+    Each text is read prompts × (draws + 2) times: exactly, with `experts` masked, with random
+    masks. Stopped with Ctrl-C, it returns the random masks that were scored on all prompts.
 
     Args:
         prompts: one, several, or their names and them; put into the chat template.
@@ -196,37 +195,26 @@ def ablate(
         OptionError: an expert that there is not, too few left, or nothing to score.
         KeyboardInterrupt: stopped before anything could be told.
     """
-    words = experts_spelled(experts)
-    own = engine.info.experts_per_layer
-    masked = tuple(sorted(parse_experts("experts", words, own)))
-    if not masked:
-        raise OptionError("no experts were given: name some, such as 12:37")
-    if among not in ("all", "used"):
-        raise OptionError(f"among={among!r} is unknown: choose all or used")
+    masked = _masked(engine, experts, among)
     named_prompts = _named(prompts)
-    engine.routing.options({"mask": words})  # refused before anything is run
     texts = _texts(engine, named_prompts, continuations, max_tokens)
-    bar = tqdm(total=len(texts) * (draws + 2), desc="ablating", unit="pass", leave=False,
-               disable=quiet)  # fmt: skip
-    with bar:
+    total = len(texts) * (draws + 2)
+    with tqdm(total=total, desc="ablating", unit="pass", leave=False, disable=quiet) as bar:
         scorers = []
         for _, tokens, first in texts:
             scorers.append(Scorer(engine, tokens, first))
             bar.update()
-        used = set().union(*(scorer.used for scorer in scorers)) if among == "used" else set()
         score = partial(_score, engine, bar)
         mine = [score(scorer, masked) for scorer in scorers]
-        masks = _draw(masked, own, used, draws, seed)
+        used = set().union(*(scorer.used for scorer in scorers)) if among == "used" else set()
+        masks = _draw(masked, engine.info.experts_per_layer, used, draws, seed)
         random = _scored(scorers, masks, score)
     return Ablation(
         info=engine.info,
         experts=masked,
         names=tuple(named_prompts),
         continuations=tuple(text for text, _, _ in texts),
-        change=tuple(
-            s.log_probability - scorer.exact.log_probability
-            for s, scorer in zip(mine, scorers, strict=True)
-        ),
+        change=tuple(_changes(scorer, s) for scorer, s in zip(scorers, mine, strict=True)),
         kl=tuple(s.kl for s in mine),
         agrees=tuple(s.agrees for s in mine),
         random=random,
@@ -235,6 +223,22 @@ def ablate(
         seed=seed,
         foreseen=draws,
     )
+
+
+def _changes(scorer: Scorer, scores: Scores) -> Values:
+    return scores.log_probability - scorer.exact.log_probability
+
+
+def _masked(engine: Engine, experts: Any, among: str) -> tuple[ExpertKey, ...]:
+    """The experts, held against the model before anything is run."""
+    words = experts_spelled(experts)
+    masked = tuple(sorted(parse_experts("experts", words, engine.info.experts_per_layer)))
+    if not masked:
+        raise OptionError("no experts were given: name some, such as 12:37")
+    if among not in ("all", "used"):
+        raise OptionError(f"among={among!r} is unknown: choose all or used")
+    engine.routing.options({"mask": words})
+    return masked
 
 
 def _named(prompts: Any) -> dict[str, Prompt]:
@@ -313,8 +317,7 @@ def _scored(
             row = []
             for scorer in scorers:
                 scores = score(scorer, mask)
-                change = scores.log_probability - scorer.exact.log_probability
-                row.append((float(change.mean()), float(scores.kl.mean())))
+                row.append((float(_changes(scorer, scores).mean()), float(scores.kl.mean())))
             rows.append(row)
     except KeyboardInterrupt:
         pass

@@ -95,7 +95,10 @@ def test_a_type_is_exact(model_type, found):
 
 @pytest.mark.parametrize("model_type", RUNNABLE)
 def test_a_types_routing_is_what_the_unpaged_model_decides(model_type, found, support):
-    """Recorded ids and weights equal those found out from the unpaged model, with no NaN."""
+    """Recorded ids and weights equal those found out from the unpaged model, with no NaN.
+
+    And its routing can be changed, in the same ways whether experts are paged or resident.
+    """
     seen = found(model_type)
     for trace in seen.traces:
         assert trace.tokens.tolist() == seen.traces[0].tokens.tolist()
@@ -115,7 +118,10 @@ def test_a_types_routing_is_what_the_unpaged_model_decides(model_type, found, su
             step += steps
         assert step == trace.steps
     where = sorted({re.sub(r"\.\d+\.", ".*.", path) for path in seen.paths})
-    support.record("model types", model_type, ", ".join(where), "exact", "as applied")
+    paged, resident = seen.changed
+    assert paged == resident and paged
+    row = (", ".join(where), "exact", "as applied", ", ".join(paged))
+    support.record("model types", model_type, *row)
 
 
 def test_every_module_of_mlx_lm_that_builds_a_switch_is_among_them():
@@ -142,7 +148,7 @@ def test_few_types_cannot_be_run_here(support):
     """At most three types are left out, each with its reason, and none that no longer exists."""
     assert len(CANNOT) <= 3 and set(CANNOT) <= set(model_types())
     for model_type, reason in CANNOT.items():
-        support.record("model types", model_type, "", f"not run: {reason}", "")
+        support.record("model types", model_type, "", f"not run: {reason}", "", "")
 
 
 def test_the_table_of_types_is_what_was_found(support):
