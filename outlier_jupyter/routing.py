@@ -100,6 +100,11 @@ class Routing:
         Raises:
             OptionError: an expert that there is not, or too few left.
         """
+        if self._native == 1 and asked.top_k not in (None, 1):
+            raise OptionError(
+                f"top_k={asked.top_k} cannot be used: this model was made for one expert a token, "
+                "and may weigh its input by it"
+            )
         return Intervention.of(asked, self._experts, self._loaded)
 
     def applied(self, asked: GenerateOptions) -> AbstractContextManager[None]:

@@ -234,11 +234,6 @@ class Steering:
         for name in TOP_K_NAMES:
             old = vars(thing).get(name)
             if isinstance(old, int) and not isinstance(old, bool):
-                if old == 1 != top_k:
-                    raise OptionError(
-                        f"top_k={top_k} cannot be used: this model was made for one expert a token "
-                        "and may weigh its input by it"
-                    )
                 object.__setattr__(thing, name, top_k)
                 self._undo.append(lambda name=name, old=old: object.__setattr__(thing, name, old))
 

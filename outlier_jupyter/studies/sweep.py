@@ -228,8 +228,9 @@ def _runs(
             begun = datetime.now(UTC).isoformat(timespec="seconds")
             run = _whole(engine, prompt, plan.asked | routing)
             if at not in own:
-                same = not routing and not engine.routing.native
-                mine = run if same else _whole(engine, prompt, plan.asked | engine.routing.native)
+                loaded = engine.options.top_k or engine.info.native_top_k
+                exact = (setting.get("top_k") or loaded) == engine.info.native_top_k
+                mine = run if exact else _whole(engine, prompt, plan.asked | engine.routing.native)
                 own[at] = float(_scored(engine, mine).exact.log_probability.mean())
             yield _row(engine, run, setting, (at, number, begun), own[at])
 
