@@ -20,6 +20,8 @@ KERNELS = ("auto", "mlx")
 KV_BITS = (2, 3, 4, 5, 6, 8)
 KV_GROUP_SIZES = (32, 64, 128)
 POLICIES = ("habit", "lru")
+SWEPT = ("top_k", "cache_gb", "cache_experts", "policy", "reader")
+"""The options of loading that `sweep` tries values of."""
 
 Options = TypeVar("Options", "LoadOptions", "GenerateOptions")
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -16,7 +16,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from ..errors import OptionError
-from ..options import GenerateOptions, LoadOptions
+from ..options import SWEPT, GenerateOptions, LoadOptions
 from .controls import DEFAULTS, NAMES
 
 COMMANDS = {
@@ -222,8 +222,10 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     name, equals, values = text.partition("=")
     name = name.replace("-", "_").lstrip("_")
     kinds = typing.get_type_hints(LoadOptions)
-    if not equals or name not in kinds:
-        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUES, such as top_k=4,8,16")
+    if not equals or name not in SWEPT:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no NAME=VALUES, such as top_k=4,8,16; names are {', '.join(SWEPT)}"
+        )
     kind = kinds[name]
     if isinstance(kind, types.UnionType):
         kind = next(k for k in typing.get_args(kind) if k is not type(None))

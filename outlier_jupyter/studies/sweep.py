@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ..engine import Engine
 from ..errors import OptionError
 from ..loading import load
-from ..options import GenerateOptions, LoadOptions, make
+from ..options import SWEPT, GenerateOptions, LoadOptions, make
 from ..prompts import encode
 from ..run import Interrupted, Run
 from ..scoring import Scorer
@@ -39,7 +39,6 @@ PROMPTS = (
     "Continue this story: The lighthouse had been dark for a year when",
 )
 """What is asked by default: an explanation, a simpler one, code, a list, and a story."""
-AXES = ("top_k", "cache_gb", "cache_experts", "policy", "reader")
 WARM_UP = 8
 """Tokens generated before a setting's first run."""
 
@@ -154,9 +153,9 @@ def _all(
 
 def _settings(axes: Mapping[str, Any]) -> list[Setting]:
     """All combinations; each is held against the options' rules."""
-    if unknown := axes.keys() - set(AXES):
+    if unknown := axes.keys() - set(SWEPT):
         raise OptionError(
-            f"{', '.join(sorted(unknown))} cannot be swept: give values of {', '.join(AXES)}"
+            f"{', '.join(sorted(unknown))} cannot be swept: give values of {', '.join(SWEPT)}"
         )
     listed = {
         name: [value] if isinstance(value, str | int | float) else list(value)
@@ -165,7 +164,7 @@ def _settings(axes: Mapping[str, Any]) -> list[Setting]:
     }
     listed = {name: list(dict.fromkeys(values)) for name, values in listed.items() if values}
     if not listed:
-        raise OptionError(f"there is nothing to sweep: give values of {', '.join(AXES)}")
+        raise OptionError(f"there is nothing to sweep: give values of {', '.join(SWEPT)}")
     if {"cache_gb", "cache_experts"} <= listed.keys():
         raise OptionError("give the cache's sizes in one way: cache_gb or cache_experts")
     settings = [
