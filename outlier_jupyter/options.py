@@ -172,7 +172,7 @@ class GenerateOptions:
     measure_loss: bool = option(
         False,
         "run the exact routing beside, on the same tokens: how far each token's distribution is "
-        "from it. Twice the work, and reads of both share the cache",
+        "from it. About twice the work, and both read through one cache",
     )
 
     def __post_init__(self) -> None:

@@ -183,6 +183,9 @@ def ablate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="of each text that the model writes (32)"
     )
+    parser.add_argument(
+        "--raw", action="store_true", default=None, help="leave the chat template out"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="of the drawing (0)")
     return parser
 

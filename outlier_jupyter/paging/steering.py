@@ -42,6 +42,8 @@ TOP_K_NAMES = ("top_k", "num_experts_per_tok", "num_experts_per_token", "moe_top
 """The names under which routers, their blocks and their configs keep the number of experts."""
 SELECTION_BIASES = ("e_score_correction_bias", "expert_bias", "router_bias")
 """What is added to scores to select by, and to no weight."""
+ENDS_THE_PROCESS = {("mlx_lm.models.bailing_moe", 1)}
+"""(module of a router, top_k) with which mlx-lm's model, unpaged too, is a segmentation fault."""
 ROUTER_WORDS = ("gate", "router")
 
 
@@ -231,6 +233,11 @@ class Steering:
         self._undo.append(lambda: setattr(module, "__class__", kind))
 
     def _set_top_k(self, thing: Any, top_k: int) -> None:
+        if (type(thing).__module__, top_k) in ENDS_THE_PROCESS:
+            raise OptionError(
+                f"top_k={top_k} cannot be used: with it MLX ends the process when mlx-lm computes "
+                f"a {type(thing).__name__}; give another number"
+            )
         for name in TOP_K_NAMES:
             old = vars(thing).get(name)
             if isinstance(old, int) and not isinstance(old, bool):

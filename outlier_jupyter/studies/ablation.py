@@ -173,6 +173,7 @@ def ablate(
     draws: int = 20,
     among: str = "all",
     max_tokens: int = 32,
+    raw: bool = False,
     seed: int = 0,
     quiet: bool = False,
 ) -> Ablation:
@@ -182,7 +183,7 @@ def ablate(
     masks. Stopped with Ctrl-C, it returns the random masks that were scored on all prompts.
 
     Args:
-        prompts: one, several, or their names and them; put into the chat template.
+        prompts: one, several, or their names and them; put into the chat template unless `raw`.
         experts: LAYER:EXPERT words as in `mask`, or pairs (layer, expert).
         continuations: the text after each prompt; by default the model's own, `max_tokens` of it,
             the likeliest token each.
@@ -197,7 +198,7 @@ def ablate(
     """
     masked = _masked(engine, experts, among)
     named_prompts = _named(prompts)
-    texts = _texts(engine, named_prompts, continuations, max_tokens)
+    texts = _texts(engine, named_prompts, continuations, {"max_tokens": max_tokens, "raw": raw})
     total = len(texts) * (draws + 2)
     with tqdm(total=total, desc="ablating", unit="pass", leave=False, disable=quiet) as bar:
         scorers = []
@@ -255,7 +256,7 @@ def _texts(
     engine: Engine,
     prompts: Mapping[str, Prompt],
     continuations: Sequence[str] | None,
-    max_tokens: int,
+    asked: dict[str, Any],
 ) -> list[tuple[str, list[int], int]]:
     """For each prompt its continuation, the ids of both, and where the continuation begins."""
     if continuations is not None and len(continuations) != len(prompts):
@@ -264,13 +265,15 @@ def _texts(
         )
     found = []
     for i, prompt in enumerate(prompts.values()):
-        ids = encode(engine.tokenizer, prompt, GenerateOptions(max_tokens=1)).tokens
+        ids = encode(
+            engine.tokenizer, prompt, GenerateOptions(max_tokens=1, raw=asked["raw"])
+        ).tokens
         if continuations is not None:
             text = continuations[i]
             more = list(engine.tokenizer.encode(text, add_special_tokens=False))
         else:
             with engine.routing.plain():
-                run = engine.generate(prompt, max_tokens=max_tokens, **engine.routing.native)
+                run = engine.generate(prompt, **asked, **engine.routing.native)
             text, more = run.text, run.tokens.tolist()
         found.append((text, ids + more, len(ids)))
     return found

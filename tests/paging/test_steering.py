@@ -12,6 +12,7 @@ from outlier_jupyter.errors import OptionError
 from outlier_jupyter.options import GenerateOptions, make
 from outlier_jupyter.paging.interventions import Intervention, parse_experts
 from outlier_jupyter.residency import ExpertKey
+from tests.models import checkpoint
 
 PROMPT = "def f(x):\n    return g(x, 2) + 1"
 LAYERS = (8, 8, 4)
@@ -179,3 +180,11 @@ def test_top_k_of_a_run_is_that_of_loading(engine, tiny):
     assert asked.info.changed_output == "top-k 3 in place of the model's 2"
     np.testing.assert_array_equal(back.experts, traced(engine).experts)
     assert back.info.changed_output == "" and back.info.options["top_k"] == 2
+
+
+def test_what_would_end_the_process_is_refused(tmp_path):
+    """MLX crashes in this type with one expert a token; a sentence comes in its place."""
+    with outlier_jupyter.load(checkpoint("bailing_moe", tmp_path / "model")) as engine:
+        with pytest.raises(OptionError, match="top_k=1 cannot be used: with it MLX ends"):
+            traced(engine, top_k=1)
+        assert traced(engine, top_k=3).experts.shape[2] == 3
