@@ -6,14 +6,19 @@
 # make pictures  take the README's pictures and its animation again, from a run in JupyterLab
 # make accept-pictures  take the pictures that the visual checks compare with; look at each of them
 # make support  write docs/models.md again, from what the last run of the tests found
+# make bench  the benchmark, in under 30 minutes: rows in benchmarks/results, README's table and figure
+# make bench-short  a slice of it, in under 5
+# make bench-peers  the same beside llama.cpp, which is built for it first (10 minutes more)
 # make train  make the demo model again from nothing (hours)
 #
-# Everything lands in .venv, js/node_modules and build/. PYTHON=… chooses the interpreter.
+# Everything lands in .venv, js/node_modules and build/; the benchmark makes models of 20 GB and
+# more in BENCH=…, by default a folder in the user's cache, and takes routing from TRACES=….
+# PYTHON=… chooses the interpreter.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo lab test check build pictures accept-pictures support train clean js-test
+.PHONY: demo lab test check build pictures accept-pictures support train clean js-test bench bench-short bench-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -30,7 +35,8 @@ lab: .venv/.ready
 	jupyter lab $(AS_ROOT) examples/01_quickstart.ipynb
 
 test: check js-test .venv/.browser
-	python -m pytest
+	python -m pytest -m "not alone" -n 2 --dist loadfile
+	python -m pytest -m alone
 
 check: .venv/.dev js/node_modules/.ready
 	ruff format --check .
@@ -53,6 +59,27 @@ accept-pictures: .venv/.browser js/node_modules/.ready
 
 support: .venv/.dev
 	python -m tests.support
+
+BENCH_FLAGS = $(if $(BENCH),--folder $(BENCH)) $(if $(TRACES),--traces $(TRACES))
+
+bench: .venv/.browser
+	python -m benchmarks.bench $(BENCH_FLAGS)
+	python -m benchmarks.report
+
+bench-short: .venv/.dev
+	python -m benchmarks.bench --short $(BENCH_FLAGS)
+
+# Another Python that has llama-cpp-python and gguf can be named: PEERS=…
+PEERS ?= build/peers/bin/python
+bench-peers: .venv/.browser $(if $(filter build/peers/bin/python,$(PEERS)),build/peers/.ready)
+	python -m benchmarks.peers --python $(PEERS) $(BENCH_FLAGS)
+	python -m benchmarks.report
+
+build/peers/.ready:
+	"$(PYTHON)" -m venv build/peers
+	CMAKE_ARGS="-DGGML_NATIVE=ON" build/peers/bin/pip install --no-binary llama-cpp-python \
+	    "llama-cpp-python>=0.3.16,<0.4" "gguf>=0.17,<1"
+	touch $@
 
 train: .venv/.dev
 	pip install --quiet --group train

@@ -9,7 +9,8 @@ import platform
 import subprocess
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 Row = dict[str, object]
 
@@ -22,7 +23,11 @@ def machine() -> str:
 def append(name: str, rows: list[Row]) -> Path:
     """Add `rows`, stamped with date, commit and machine, to the file of benchmark `name`."""
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     ).stdout.strip()
     stamp: Row = {
         "date": datetime.date.today().isoformat(),
@@ -30,13 +35,24 @@ def append(name: str, rows: list[Row]) -> Path:
         "machine": machine(),
     }
     stamped = [stamp | row for row in rows]
-    names = list(dict.fromkeys(key for row in stamped for key in row))
     file = RESULTS / f"{name}-{machine()}.csv"
     file.parent.mkdir(exist_ok=True)
-    new = not file.exists()
-    with file.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, names, restval="")
-        if new:
-            writer.writeheader()
-        writer.writerows(stamped)
+    write(file, [*read(file), *stamped])
     return file
+
+
+def read(file: Path) -> list[Row]:
+    """The rows of a file, every value as text; none where there is no file."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as stream:
+        return [dict(row) for row in csv.DictReader(stream)]
+
+
+def write(file: Path, rows: list[Row]) -> None:
+    """Write a file anew: a column that came later is empty in the rows before."""
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

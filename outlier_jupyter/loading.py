@@ -86,7 +86,7 @@ def load(
     slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
     switches, reader, threads = open_experts(checkpoint, switches, asked)
     executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
-    installed = install(module, switches, slots, reader, executor, clock, asked.policy)
+    installed = install(module, switches, slots, reader, executor, clock, asked)
     mx.eval(module.parameters())
     if fast:
         fast.finish(asked.quiet)

@@ -97,6 +97,12 @@ class LoadOptions:
         "where MLX has no GPU: faster, and within 1e-5",
         choices=KERNELS,
     )
+    overlap: str = option(
+        "auto",
+        "compute with the experts in RAM while others are read: auto, where compiled kernels "
+        "compute and experts are large enough to gain by it; on, of any size; or off, to compare",
+        choices=("auto", "on", "off"),
+    )
     read_threads: int | None = option(
         None,
         "how many reads are under way at once; left out, 4 or what the probe finds best",

@@ -1,13 +1,15 @@
 """Fakes and small real things for tests, ours and those of whoever builds on this package.
 
 `tiny_checkpoint` writes a real safetensors folder that mlx-lm loads, with random weights;
-`FakeClock` counts; `FaultyReader` fails on command. Nothing here is imported by the package.
+`FakeClock` counts; `FaultyReader` fails on command, `HeldReader` waits for one. Nothing here is
+imported by the package.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -287,3 +289,28 @@ class FaultyReader:
     def close(self) -> None:
         """Close the real reader."""
         self._reader.close()
+
+
+class HeldReader(FaultyReader):
+    """Holds every read back until `release`; one that was held for `patience_s` fails.
+
+    Attributes:
+        waiting: reads that are being held back; `done`, those that were made.
+    """
+
+    def __init__(self, reader: Reader, patience_s: float = 20.0) -> None:
+        super().__init__(reader, self._hold)
+        self.waiting = self.done = 0
+        self._patience_s = patience_s
+        self._gate = threading.Event()
+
+    def release(self) -> None:
+        """Let all reads be made from now on."""
+        self._gate.set()
+
+    def _hold(self, where: ByteRange) -> bool:
+        self.waiting += 1
+        open_now = self._gate.wait(self._patience_s)
+        self.waiting -= 1
+        self.done += open_now
+        return not open_now

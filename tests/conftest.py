@@ -1,6 +1,8 @@
 """What tests share: tiny checkpoints on disk, made once; one seed for what Hypothesis draws.
 
-`make test` draws the same examples each time. `EXPLORE=1 python -m pytest …` draws new ones.
+`make test` draws the same examples each time. `EXPLORE=1 python -m pytest …` draws new ones. It
+runs files side by side, two at a time, and then one by one what drives a browser or a kernel, or
+looks at the memory of a process.
 """
 
 from __future__ import annotations
@@ -15,9 +17,20 @@ from hypothesis import settings
 from outlier_jupyter.testing import tiny_checkpoint
 from tests.support import Support
 
+HERE = Path(__file__).parent
+ALONE = ("browser", "kernel", "test_examples.py", "test_memory.py")
+"""Rooms and files whose tests need the machine for themselves."""
+
 settings.register_profile("same", derandomize=True)
 settings.register_profile("explore", settings.get_profile("default"))
 settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is of ALONE, so that each test is of exactly one part of `make test`."""
+    for item in items:
+        if item.path.relative_to(HERE).parts[0] in ALONE:
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")

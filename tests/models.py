@@ -48,13 +48,14 @@ TINY: dict[str, Any] = {
     "rms_norm_eps": 1e-6, "layer_norm_epsilon": 1e-6, "layernorm_epsilon": 1e-6, "norm_eps": 1e-6,
     "rope_theta": 10_000.0, "norm_topk_prob": True, "attention_bias": False, "mlp_bias": False,
     "use_bias": False, "tie_word_embeddings": False, "routed_scaling_factor": 1.5,
+    "moe_routed_scaling_factor": 1.5,
 }  # fmt: skip
 """Name of a config's field → its tiny value, for all types."""
 
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 GRANITE = {
     "embedding_multiplier": 1.0, "attention_multiplier": 0.2, "logits_scaling": 1.0,
-    "residual_multiplier": 1.0,
+    "residual_multiplier": 0.22,
 }  # fmt: skip
 LINEAR_ATTENTION = {
     "linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 32,
@@ -172,6 +173,7 @@ def bases(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
+@functools.cache
 def model_types() -> list[str]:
     """Every module of mlx-lm that has a Model and builds on a switch."""
     pattern = re.compile(rf"({SwitchGLU.__name__}|{SwitchMLP.__name__})\(")

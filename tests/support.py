@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "build" / "support.json"
+RESULTS = ROOT / "build" / "support"
+"""A file for each kind of row: files of tests may run side by side, and each has its own kind."""
 TABLE = ROOT / "docs" / "models.md"
 
 COLUMNS = {
@@ -23,10 +24,16 @@ COLUMNS = {
 
 INTRODUCTION = {
     "model types": "Each model type of mlx-lm with a switch of experts, run as a tiny "
-    "random model, paged at three cache sizes against mlx-lm unpaged. The last column is what "
-    "changed its routing when asked; what is missing there was refused, or had no effect.",
-    "expert formats": "How experts may be stored.",
-    "layouts": "How the tensors may lie in files.",
+    "random model, paged at three cache sizes against mlx-lm unpaged: prompts of 1, 7 and 130 "
+    'tokens, and 20 decoded tokens. Weights "as applied" are what each expert\'s output was '
+    "multiplied by in all, held against the unpaged model's, with the ids. The last column is what "
+    "changed the routing when asked; what is missing there was refused, or had no effect.",
+    "expert formats": "How experts may be stored. Prompts of 1, 7 and 130 tokens and 20 decoded "
+    "tokens, at three cache sizes. MLX multiplies three of these on a GPU only; on a CPU they are "
+    "refused, as mlx-lm refuses them. Their tests give paged and unpaged model the same stand-in, "
+    "which takes each token's matrix (of nvfp4: dequantised) and multiplies in the token's type.",
+    "layouts": "How the tensors may lie in files. The first two types of a layout are run as the "
+    "formats are, the others with fewer tokens at one size.",
 }
 HEAD = """# What runs
 
@@ -51,24 +58,23 @@ class Support:
 
     def check(self, kind: str) -> None:
         """Assert that docs/models.md tells of `kind` exactly what this session found."""
-        self.save()
+        rows = self.rows.get(kind, {})
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"{kind}.json").write_text(json.dumps(rows, indent=1, sort_keys=True))
         committed = TABLE.read_text() if TABLE.exists() else ""
-        assert section(kind, self.rows.get(kind, {})) in committed, (
+        named = [line for line in committed.splitlines() if line.startswith("## ")]
+        assert committed.startswith(HEAD) and named == [
+            f"## {kind.capitalize()}" for kind in COLUMNS
+        ]
+        assert section(kind, rows) in committed, (
             f"docs/models.md does not say of {kind} what these tests found: run their whole file, "
             "then `make support`"
         )
 
-    def save(self) -> None:
-        """Merge this session's kinds into build/support.json."""
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(load() | self.rows, indent=1, sort_keys=True))
-
 
 def load() -> Rows:
     """What earlier sessions found."""
-    if not RESULTS.exists():
-        return {}
-    found = json.loads(RESULTS.read_text())
+    found = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
     return {
         kind: {name: tuple(cells) for name, cells in rows.items()} for kind, rows in found.items()
     }

@@ -25,7 +25,7 @@ TURNS = {
     ),
 }
 """Conversation → its turns: (question, the answer that the next turn quotes)."""
-TOKENS = 6
+TOKENS = 7
 
 
 def asked(name: str, turn: int) -> list[dict[str, str]]:
@@ -71,14 +71,15 @@ def listen(engine) -> list[np.ndarray]:
     return seen
 
 
+@pytest.mark.parametrize("slots", [3, 7, 16])
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_two_conversations_with_reused_kv_caches_are_exact(model_type, checkpoint_of):
+def test_two_conversations_with_reused_kv_caches_are_exact(model_type, slots, checkpoint_of):
     """Turn about, each reads only what is new, and every step has mlx-lm's log-probabilities."""
     settings = ARCHITECTURES[model_type] | {"sliding_window": 512}
     folder = checkpoint_of(model_type=model_type, **settings)
     unpaged = Unpaged(folder)
     reused = []
-    with outlier_jupyter.load(folder, cache_experts=3) as engine:
+    with outlier_jupyter.load(folder, cache_experts=slots) as engine:
         seen = listen(engine)
         for turn in range(3):
             for name in TURNS:

@@ -94,10 +94,12 @@ MAY_IMPORT = {
         "units",
     },
     "reads": {"checkpoint", "errors", "options", "paging"},
+    "bench": BASE | {"checkpoint", "engine", "loading", "machine", "repacking", "trace", "units"},
     "repacking": {"checkpoint", "errors", "hub", "loading", "reads", "units"},
     "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
     "notebook": BASE
     | {
+        "bench",
         "comparison",
         "engine",
         "loading",
@@ -117,6 +119,7 @@ MAY_IMPORT = {
 
 ONLY_IN = {
     "mlx": {
+        "bench",
         "paging",
         "engine",
         "decoding",
@@ -129,6 +132,7 @@ ONLY_IN = {
         "testing",
     },
     "mlx_lm": {
+        "bench",
         "paging",
         "engine",
         "decoding",
@@ -140,14 +144,14 @@ ONLY_IN = {
         "scoring",
         "testing",
     },
-    "numba": {"kernels", "residency"},
+    "numba": {"bench", "kernels", "residency"},
     "llvmlite": {"kernels"},
     "IPython": {"notebook"},
     "anywidget": {"notebook"},
     "traitlets": {"notebook"},
     "plotly": {"notebook"},
     "huggingface_hub": {"hub"},
-    "platformdirs": {"reads"},
+    "platformdirs": {"bench", "reads"},
     "psutil": {"machine"},
     "mmap": {"checkpoint"},
     "scipy": {"comparison", "trace"},

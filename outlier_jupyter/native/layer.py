@@ -85,11 +85,17 @@ class Plan:
         picked /= picked.sum() if self.sums_to_one else weights.sum()
         given = mx.array(picked[None, None, :, None])
         ids = mx.array(chosen.astype(np.uint32)[None, None])
-        outputs = self.block.switch_mlp(mx.array(normed[None]), ids)
+        beside: list[F32s] = []  # what is computed while experts are read
+        outputs = self.block.switch_mlp(
+            mx.array(normed[None]), ids, lambda: beside.extend(self._beside(normed))
+        )
         # Multiplied by MLX only for the tap, which sees the weights go by: nobody evaluates it.
         _ = outputs * given
         x = x + picked[None] @ view(outputs).reshape(self.k, -1)
-        return x if self.shared is None else x + self.shared(normed)
+        return x + beside[0] if beside else x
+
+    def _beside(self, normed: F32s) -> list[F32s]:
+        return [] if self.shared is None else [self.shared(normed)]
 
 
 class _Layer:

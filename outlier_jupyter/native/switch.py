@@ -6,6 +6,8 @@ gives it other arrays (a resize of the bank) calls `release` first, or the old o
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -69,6 +71,35 @@ def bank_of(module: Any) -> Bank:
     )
 
 
+class Parts:
+    """A call's pairs (row, one of its experts), computed as they are added, into one output.
+
+    A pair's numbers do not depend on which others are added with it, as long as all pairs of an
+    expert are.
+    """
+
+    def __init__(
+        self, compute: Callable[[F32s, Slots], F32s], x: F32s, shape: tuple[int, ...]
+    ) -> None:
+        self._compute, self._x, self._shape = compute, x, shape
+        self._output: F32s | None = None
+
+    def add(self, mine: Slots, slots: Slots) -> None:
+        """Compute the pairs numbered `mine`, whose experts sit in `slots`; both [pairs]."""
+        if len(self._x) == 1:
+            found = self._compute(self._x, slots[None])[0]
+        else:
+            found = self._compute(self._x[mine // self._shape[-1]], slots[:, None])[:, 0]
+        if self._output is None:
+            self._output = np.empty((math.prod(self._shape), found.shape[-1]), np.float32)
+        self._output[mine] = found
+
+    def output(self) -> mx.array:
+        """All pairs' outputs [..., k, width], when each of them was added."""
+        assert self._output is not None
+        return mx.array(self._output.reshape(*self._shape, -1))
+
+
 class _Switch:
     """What a switch does when it computes natively."""
 
@@ -79,9 +110,9 @@ class _Switch:
         found = self._compute(rows, view(indices).reshape(len(rows), -1))
         return mx.array(found.reshape(*indices.shape, found.shape[-1]))
 
-    def on_rows(self, rows: mx.array, slots: mx.array) -> mx.array:
-        """Rows [n, 1, width] of one expert each, slots [n] → [n, 1, output]."""
-        return mx.array(self._compute(as_rows(rows), view(slots).reshape(-1, 1)))
+    def parts(self, x: mx.array, shape: tuple[int, ...]) -> Parts:
+        """The same for x [..., width] and ids of `shape`, [..., k], some pairs at a time."""
+        return Parts(self._compute, as_rows(x), shape)
 
     def _compute(self, x: F32s, slots: Slots) -> F32s:
         """x [rows, width], slots [rows, k] → [rows, k, output]."""

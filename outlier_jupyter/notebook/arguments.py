@@ -16,7 +16,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from ..errors import OptionError
-from ..options import SWEPT, GenerateOptions, LoadOptions
+from ..options import GenerateOptions, LoadOptions
 from .controls import DEFAULTS, NAMES
 
 COMMANDS = {
@@ -24,7 +24,7 @@ COMMANDS = {
     "run": "run the rest of the line as a prompt, flags first",
     "plan": "what a model weighs and which cache size to take, before it is loaded",
     "repack": "rewrite a model's experts so that each is one straight read",
-    "bench": "measure this machine: --disk, how fast experts can be read",
+    "bench": "measure this machine, in minutes; --disk: how fast experts can be read",
     "chat": "chat with the loaded model in a widget",
     "compare": "put runs beside each other: where their routing parts, what each would have read",
     "ablate": "mask experts and see how much less likely texts become, against random masks",
@@ -120,10 +120,10 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return plan_parser()
     if command == "compare":
         return compare_parser()
-    if command == "ablate":
-        return ablate_parser()
-    if command == "sweep":
-        return sweep_parser()
+    if command in ("ablate", "sweep"):
+        from . import study_arguments  # which is made of what stands here
+
+        return study_arguments.PARSERS[command]()
     if command == "bench":
         return bench_parser()
     if command == "repack":
@@ -167,83 +167,20 @@ def compare_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def ablate_parser() -> argparse.ArgumentParser:
-    """Flags of `%outlier ablate`, those of `outlier_jupyter.ablate`."""
-    parser = _Parser(prog="%outlier ablate", description=f"{COMMANDS['ablate'].capitalize()}.")
-    parser.add_argument("experts", nargs="+", help="LAYER:EXPERT to mask, as 12:37 or 12:3-7,9")
-    _add_output(parser, "Ablation")
-    _add_prompts(parser)
-    parser.add_argument(
-        "--draws", type=int, metavar="N", help="random masks to hold it against (20)"
-    )
-    parser.add_argument(
-        "--among", metavar="all|used",
-        help="draw from all experts of the layers, or from those the texts use (all)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max-tokens", type=int, metavar="N", help="of each text that the model writes (32)"
-    )
-    parser.add_argument(
-        "--raw", action="store_true", default=None, help="leave the chat template out"
-    )
-    parser.add_argument("--seed", type=int, metavar="N", help="of the drawing (0)")
-    return parser
-
-
-def sweep_parser() -> argparse.ArgumentParser:
-    """Flags of `%outlier sweep`, those of `outlier_jupyter.sweep`."""
-    parser = _Parser(prog="%outlier sweep", description=f"{COMMANDS['sweep'].capitalize()}.")
-    parser.add_argument(
-        "axes", nargs="+", metavar="NAME=VALUES", type=_axis,
-        help="values by commas, such as top_k=4,8,16; of several names all combinations are tried",
-    )  # fmt: skip
-    _add_output(parser, "Sweep")
-    _add_prompts(parser)
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="of each answer (64)")
-    parser.add_argument("--repeats", type=int, metavar="N", help="rounds over all settings (1)")
-    parser.add_argument("--temperature", type=float, metavar="T", help="of the sampling (0)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the sampling (0)")
-    parser.add_argument(
-        "--folder", metavar="FOLDER",
-        help="where its record is written, as JSON and Markdown (the current folder)",
-    )  # fmt: skip
-    return parser
-
-
-def _add_prompts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--prompt", dest="prompt", action="append", metavar="TEXT",
-        help="what is asked; may be given more than once",
-    )  # fmt: skip
-    parser.add_argument(
-        "--prompts", type=_variable, metavar="NAME", help="a variable that holds prompts"
-    )
-
-
-def _axis(text: str) -> tuple[str, list[Any]]:
-    """`top_k=4,8` as the option's name and its values, of the option's type."""
-    name, equals, values = text.partition("=")
-    name = name.replace("-", "_").lstrip("_")
-    kinds = typing.get_type_hints(LoadOptions)
-    if not equals or name not in SWEPT:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no NAME=VALUES, such as top_k=4,8,16; names are {', '.join(SWEPT)}"
-        )
-    kind = kinds[name]
-    if isinstance(kind, types.UnionType):
-        kind = next(k for k in typing.get_args(kind) if k is not type(None))
-    try:
-        return name, [kind(value) for value in values.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} cannot be used: give values of type {kind.__name__}, by commas"
-        ) from None
-
-
 def bench_parser() -> argparse.ArgumentParser:
     """Flags of `%outlier bench`."""
-    parser = _Parser(prog="%outlier bench", description="Measure this machine.")
-    parser.add_argument("model", nargs="?", help="whose files are read; the loaded one's")
+    parser = _Parser(
+        prog="%outlier bench",
+        description="Measure this machine: a slice of Qwen3-30B-A3B's geometry with random "
+        "weights, paged and by mlx-lm, beside the limit of the hardware. Takes 3 GB of disk.",
+    )
+    parser.add_argument("model", nargs="?", help="with --disk, whose files are read; the loaded")
+    parser.add_argument("--folder", help="where the slice is made and kept; the cache folder")
+    parser.add_argument(
+        "--traces", metavar="FOLDER",
+        help="recorded traces (.safetensors) to take routing from; else the demo model's",
+    )  # fmt: skip
+    _add_output(parser, "table")
     parser.add_argument(
         "--disk", action="store_true", default=None,
         help="read places of the model's files for two seconds, in every way there is",

@@ -30,6 +30,7 @@ from .conversation import Conversation, Message
 from .desk import Desk
 from .displays import Displays
 from .live import STATIC, LiveView, kernel_id
+from .routes import keep_route
 from .saved_chat import bundle
 from .writer import CLOSED, IDLE, Writer
 
@@ -83,6 +84,7 @@ class Chat(Settings, anywidget.AnyWidget):
             view_id=self._saved.name,
             **settings,
         )
+        keep_route(self.comm)
         self.writer.books.current.system = self.system
         self.writer.publish()
         desk = Desk(self)

@@ -27,6 +27,7 @@ from ..trace import TraceInfo
 from .frames import Frame, encode
 from .merging import History
 from .replay import frame_of
+from .routes import keep_route
 
 STATIC = pathlib.Path(__file__).parent / "static"
 
@@ -88,6 +89,7 @@ class LiveView(anywidget.AnyWidget):
         self._save_at = clock() + SAVE_EVERY_S
         traits.setdefault("kernel_id", kernel_id())
         super().__init__(info=dict(info or {}), view_id=uuid.uuid4().hex, **traits)
+        keep_route(self.comm)
         self.on_msg(self._receive)
 
     @classmethod

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from json import dumps
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -46,6 +47,7 @@ from .controls import NAMES as CHAT_OPTIONS
 from .show import show_result, show_run
 
 if TYPE_CHECKING:
+    from ..bench.short import Benched
     from ..comparison import Comparison
 
 HOOKED = ("%outlier", "%%outlier")
@@ -124,11 +126,7 @@ class OutlierMagics(Magics):
             sys.stdout.write(f"{done}\n")
             return None
         if command == "bench":
-            if not given.get("disk"):
-                raise OptionError("%outlier bench measures nothing by itself: give --disk")
-            model = given.get("model") or self._loaded().info.model
-            sys.stdout.write(f"{measure_disk(model)}\n")
-            return None
+            return self._bench(given)
         if command == "chat":
             return self._chat(given)
         if command == "compare":
@@ -153,6 +151,22 @@ class OutlierMagics(Magics):
         if given.get("json"):
             sys.stdout.write(f"{dumps(found.to_dict())}\n")
             return None
+        return found
+
+    def _bench(self, given: dict[str, Any]) -> Benched | None:
+        if given.get("disk"):
+            model = given.get("model") or self._loaded().info.model
+            sys.stdout.write(f"{measure_disk(model)}\n")
+            return None
+        if "model" in given:
+            raise OptionError(
+                "%outlier bench makes a model of its own: leave the model out, or give --disk"
+            )
+        from ..bench.short import short  # it compiles; loading is silent and quick
+
+        folder, traces = (Path(given[n]) if n in given else None for n in ("folder", "traces"))
+        found = short(folder, traces, tell=lambda line: sys.stdout.write(f"{line}\n"))
+        self._store(given.get("output"), found)
         return found
 
     def _load(self, given: dict[str, Any]) -> Engine:

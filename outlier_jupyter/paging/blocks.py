@@ -1,4 +1,4 @@
-"""Gives a MoE block a class of its own, so that the tap sees what goes into it and its functions.
+"""Gives a MoE block a class of its own: the tap sees what goes into it, its functions, its end.
 
 Only where a block multiplies a switch's output by its weights itself does the output's own class
 see it (weights.py). A few blocks hand both to a function of their module, compiled or a kernel;
@@ -26,7 +26,9 @@ def follow(block: nn.Module, tap: RouterTap) -> None:
     call = _told(kind.__call__, tap)
 
     def __call__(self: nn.Module, x: mx.array, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-        return call(self, tap.enter(x), *args, **kwargs)
+        output = call(self, tap.enter(x), *args, **kwargs)
+        tap.leave(output)
+        return output
 
     names = {"__call__": __call__, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     block.__class__ = type(kind.__name__, (kind,), names)

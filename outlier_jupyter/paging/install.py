@@ -18,8 +18,11 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 from ..checkpoint import Checkpoint, ExpertPart, Reader
 from ..errors import OptionError
+from ..options import LoadOptions
 from ..residency import SlotTable, make_policy
 from .blocks import follow
+from .early import shared_expert
+from .fetch import overlaps
 from .locate import Locator
 from .pager import Pager
 from .slots import make_bank
@@ -80,8 +83,12 @@ class Installed:
             pager.load_all(each)
 
     def settle(self) -> None:
-        """Evaluate what a run that ended in mid-call left: only its own thread can do that."""
+        """Wait for reads and evaluate what a run that ended in mid-call left.
+
+        Only the run's own thread can do that.
+        """
         for pager in self.pagers:
+            pager.finish()
             pager.bank.settle()
         self.tap.forget()
 
@@ -114,17 +121,19 @@ def install(
     reader: Reader,
     executor: Executor,
     clock: Callable[[], int],
-    policy: str = "habit",
+    asked: LoadOptions | None = None,
 ) -> Installed:
     """Put a `PagedSwitch` in place of each of `switches`, sharing a bank per geometry."""
+    asked = asked or LoadOptions()
     tap = RouterTap()
     sizes = [switch.experts for switch in switches]
     pagers: dict[Geometry, Pager] = {}
     for geometry, count in slots.items():
         members = {i: s.parts for i, s in enumerate(switches) if s.geometry == geometry}
         bank = make_bank(next(iter(members.values())), count)
-        table = SlotTable(count, make_policy(policy, sizes))
-        pagers[geometry] = Pager(members, bank, table, reader, executor, clock)
+        table = SlotTable(count, make_policy(asked.policy, sizes))
+        overlap = overlaps(asked.overlap, bank.expert_nbytes)
+        pagers[geometry] = Pager(members, bank, table, reader, executor, clock, overlap)
     for layer, switch in enumerate(switches):
         pager = pagers[switch.geometry]
         for name, array in pager.bank.arrays.items():
@@ -133,6 +142,8 @@ def install(
         block = replace(model, switch.path, paged)
         if isinstance(block, nn.Module):
             follow(block, tap)
+            if pager.overlap:
+                paged.help(shared_expert(block))
     steering = Steering(model, [(switch.path, switch.experts) for switch in switches])
     return Installed(tuple(switches), tuple(pagers.values()), tap, steering)
 

@@ -1,4 +1,4 @@
-"""From the ids a router chose to the slots their experts sit in: plan, read, commit, tell.
+"""From the ids a router chose to the slots their experts sit in: plan, read, hand out, book, tell.
 
 One pager serves all layers whose experts have the same geometry. It decides nothing about who
 leaves (residency does) and knows nothing about what the experts compute.
@@ -7,15 +7,17 @@ leaves (residency does) and knows nothing about what the experts compute.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Executor, Future, wait
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 
 import mlx.core as mx
 
 from ..checkpoint import ExpertPart, Reader, read_expert
 from ..errors import EngineClosed
-from ..events import Event, Evicted, PagedIn, Sink, Waited
+from ..events import Event, Sink
 from ..residency import ExpertKey, Placement, SlotTable
+from .fetch import Fetch
 from .slots import SlotBank
 
 
@@ -31,6 +33,7 @@ class Pager:
         bank, table: the memory and the booking of the same number of slots.
         reader: reads byte ranges; called on the executor's threads.
         clock: nanoseconds, monotonic.
+        overlap: whether what is held may be computed with while the rest is read.
     """
 
     def __init__(
@@ -41,13 +44,16 @@ class Pager:
         reader: Reader,
         executor: Executor,
         clock: Callable[[], int],
+        overlap: bool = True,
     ) -> None:
         self.bank = bank
         self.table = table
         self.clock = clock
         self.stop = threading.Event()
         self.closed = False
+        self.overlap = overlap
         self.sink: Sink = _nobody
+        self._under_way: Fetch | None = None
         self._parts = parts
         self._reader = reader
         self._executor = executor
@@ -105,23 +111,41 @@ class Pager:
             self.acquire([ExpertKey(layer, expert) for expert in range(parts[0].experts)])
             each()
 
-    def acquire(self, keys: Sequence[ExpertKey]) -> dict[ExpertKey, int]:
-        """Make `keys` resident, at most as many as there are slots, and say where they sit.
+    @contextmanager
+    def fetch(self, keys: Sequence[ExpertKey]) -> Iterator[Fetch]:
+        """Make `keys` resident, at most as many as there are slots, while the context lasts.
 
-        The bank must be settled. Whatever goes wrong, every slot is held or free again.
+        The bank must be settled. Inside the context, `Fetch.arrivals` hands out what can be
+        computed with; when it is left, however that happens, every slot is held or free again.
 
         Raises:
-            ReadFailed: an expert could not be read; those that could stay resident.
+            ReadFailed: on leaving, an expert could not be read; those that could stay resident.
         """
-        plan = self.table.reserve(keys)
-        slots = dict(plan.hits)
-        if plan.placements:
-            self._fetch(plan.placements)
-            slots.update((placement.key, placement.slot) for placement in plan.placements)
+        self.finish()
+        fetch = self._under_way = Fetch(
+            self.table.reserve(keys), self.bank, self.table,
+            whole=not self.overlap, clock=self.clock, tell=self.tell,
+        )  # fmt: skip
+        try:
+            fetch.begin(lambda placement: self._executor.submit(self._read, placement))
+            yield fetch
+        finally:
+            self.finish()
+        fetch.check()
         if self.table.capacity >= self._experts:  # then nobody ever leaves
-            for layer in {key.layer for key in slots} - self._slot_maps.keys():
+            for layer in {key.layer for key in fetch.slots} - self._slot_maps.keys():
                 self._map_if_whole(layer)
-        return slots
+
+    def finish(self) -> None:
+        """Wait for the reads that an interrupt may have left under way, and book them."""
+        if self._under_way is not None:
+            self._under_way.finish()
+            self._under_way = None
+
+    def acquire(self, keys: Sequence[ExpertKey]) -> dict[ExpertKey, int]:
+        """Make `keys` resident and say where they sit: `fetch`, waited for."""
+        with self.fetch(keys) as fetch:
+            return fetch.slots
 
     def resize(self, slots: int, bind: Callable[[str, mx.array], object]) -> None:
         """Have `slots` slots. The bank must be settled; see `SlotBank.resize` for `bind`.
@@ -142,21 +166,6 @@ class Pager:
             held = self.table.reserve(keys).hits
             self._slot_maps[layer] = mx.array([held[key] for key in keys], mx.uint32)
 
-    def _fetch(self, placements: Sequence[Placement]) -> None:
-        begin = self.clock()
-        reads = [self._executor.submit(self._read, placement) for placement in placements]
-        try:
-            wait(reads)
-        finally:
-            # Also after a KeyboardInterrupt: a thread may still write into a booked slot, so
-            # wait for all of them before any slot changes hands.
-            wait(reads)
-            waited = self.clock()
-            installed = self._install(placements, reads)
-        self._tell_fetched(placements, reads, waited - begin, installed - waited)
-        for read in reads:
-            read.result()  # raises the first failure, if any
-
     def _read(self, placement: Placement) -> tuple[int, int, int]:
         """On a reader thread: (bytes, start, nanoseconds) of one expert's tensors."""
         start = self.clock()
@@ -165,34 +174,6 @@ class Pager:
             self._reader, self._parts[layer], expert, lambda part: self.bank.row(part, slot)
         )
         return nbytes, start, self.clock() - start
-
-    def _install(
-        self, placements: Sequence[Placement], reads: Sequence[Future[tuple[int, int, int]]]
-    ) -> int:
-        good = [read.exception() is None for read in reads]
-        self.bank.commit([p.slot for p, ok in zip(placements, good, strict=True) if ok])
-        for placement, ok in zip(placements, good, strict=True):
-            if ok:
-                self.table.commit(placement)
-            else:
-                self.table.release(placement)
-        return self.clock()
-
-    def _tell_fetched(
-        self,
-        placements: Sequence[Placement],
-        reads: Sequence[Future[tuple[int, int, int]]],
-        wait_ns: int,
-        install_ns: int,
-    ) -> None:
-        for placement, read in zip(placements, reads, strict=True):
-            (layer, expert), slot, evicted = placement
-            if evicted is not None:
-                self.tell(Evicted(*evicted, slot, layer, expert))
-            if read.exception() is None:
-                nbytes, start, ns = read.result()
-                self.tell(PagedIn(layer, expert, slot, nbytes, start, ns))
-        self.tell(Waited(placements[0].key.layer, wait_ns, install_ns))
 
 
 def _nobody(event: Event) -> None:

@@ -53,6 +53,9 @@ class SlotBank:
     def commit(self, slots: Sequence[int]) -> None:
         """The rows of `slots` were filled; here they are the arrays' own memory already."""
 
+    def abandon(self, slots: Sequence[int]) -> None:
+        """The rows of `slots` were not filled, or not whole."""
+
     def reading(self, array: mx.array) -> None:
         """`array` was computed from the bank and may not have been evaluated yet."""
         self._unsettled.append(array)
@@ -134,7 +137,12 @@ class StagedSlotBank(SlotBank):
                 row = rows.view(MLX_DTYPES[part.dtype]).reshape(part.shape)
                 self.arrays[name][slot] = row
         mx.eval(list(self.arrays.values()))
-        self._staged.clear()
+
+    def abandon(self, slots: Sequence[int]) -> None:
+        """Forget what was staged for these."""
+        for name in self._parts:
+            for slot in slots:
+                self._staged.pop((name, slot), None)
 
     def move(self, moves: Sequence[tuple[int, int]]) -> None:
         """Copy the rows of a settled bank: (from, to), none of them twice."""

@@ -7,6 +7,9 @@ expert ids. Activation, expert biases and the sorting of long prompts are theref
 Once all experts of a layer are held for good, there is nothing to learn: slot ids are looked up on
 the device, nothing is evaluated, and the tap reads the ids when the call is over.
 
+What computes natively does so while misses are read: what is held first, then what has landed.
+MLX's graphs are computed when all is there.
+
 A prompt may need more distinct experts than there are slots for it. Then the tokens are taken
 expert by expert, in as many passes as it needs; the arithmetic of a row does not change with it.
 What a layer of a prompt used most stays, up to its share of the slots, so that decode starts warm.
@@ -14,7 +17,7 @@ What a layer of a prompt used most stays, up to its share of the slots, so that 
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import mlx.core as mx
@@ -22,17 +25,15 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from ..events import Routed
 from ..residency import ExpertKey
+from .early import Beside
 from .pager import Pager
+from .parts import LazyParts, Parts
 from .steering import Steered
 from .weights import RouterTap
-
-SORT_FROM = 64
-"""From this many (token, expert) pairs mlx-lm sorts them by expert, and tells its kernels."""
-
 
 PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
 
@@ -61,10 +62,15 @@ class PagedSwitch(nn.Module):
         self._pager = pager
         self._tap = tap
         self._steered: Steered | None = None  # set by Steering while the routing is changed
+        self._beside: Beside | None = None
         # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
         for name, child in inner.children().items():
             if not isinstance(child, PROJECTIONS) and tree_flatten(child):
                 self[name] = child
+
+    def help(self, beside: Beside | None) -> None:
+        """Have a shared expert computed while reads are under way."""
+        self._beside = beside
 
     def __getattr__(self, name: str) -> object:
         """What a model hangs on its switch, beside the projections, stays reachable."""
@@ -72,13 +78,21 @@ class PagedSwitch(nn.Module):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self._inner, name)
 
-    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+    def __call__(
+        self, x: mx.array, indices: mx.array, meanwhile: Callable[[], object] | None = None
+    ) -> mx.array:
+        """As the switch; `meanwhile` is called once, while reads are under way if there are any.
+
+        Without it, and where it computes natively, it has its block's shared expert computed then.
+        """
         pager = self._pager
         pager.enter()
         if self._steered is not None:
             self._steered.check(np.array(indices))
         slot_map = pager.slot_map(self._layer)
         if slot_map is not None:
+            if meanwhile is not None:
+                meanwhile()
             self._tap.chose(self._layer, indices)
             output = self._inner(x, slot_map[indices])
             return self._tap.watch(output, self._layer, x)
@@ -91,11 +105,11 @@ class PagedSwitch(nn.Module):
         pager.table.routed(self._layer, ids.reshape(-1, ids.shape[-1]))
         self._tell_routed(ids, keys, begin, routed)
         if ids.size == ids.shape[-1]:
-            output = self._in_parts(x, ids, pager.table.split(keys))
+            output = self._in_parts(x, ids, pager.table.split(keys), None, meanwhile)
         else:
             uses = dict(zip(keys, counts.tolist(), strict=True))
             keep = pager.table.favourites(self._layer, uses, pager.layers)
-            output = self._in_parts(x, ids, pager.table.split(keys, uses), keep)
+            output = self._in_parts(x, ids, pager.table.split(keys, uses), keep, meanwhile)
         return self._tap.watch(output, self._layer, x)
 
     def _tell_routed(
@@ -114,83 +128,62 @@ class PagedSwitch(nn.Module):
             )
         )
 
-    def _slots(self, slot_of: dict[ExpertKey, int]) -> npt.NDArray[np.uint32]:
-        """Expert id → slot, as an array to index with ids."""
-        slots = np.zeros(self._experts, np.uint32)
-        slots[[key.expert for key in slot_of]] = list(slot_of.values())
-        return slots
-
     def _in_parts(
         self,
         x: mx.array,
         ids: npt.NDArray[np.int64],
         parts: list[tuple[ExpertKey, ...]],
-        keep: Set[ExpertKey] | None = None,
+        keep: Set[ExpertKey] | None,
+        meanwhile: Callable[[], object] | None,
     ) -> mx.array:
-        """Compute with all experts at once, if that is one part, or one part after the other.
+        """Fetch one part of the experts after the other, and compute with them.
 
         Args:
             keep: the experts of this layer that stay when they have been used, if not all.
         """
-        if len(parts) > 1:
-            return self._in_passes(x, ids, parts, keep)
-        slots = self._slots(self._acquire(parts[0], keep))
-        output: mx.array = self._inner(x, mx.array(slots[ids]))
-        self._pager.bank.reading(output)
+        pager = self._pager
+        work: Parts | None = None
+        for number, part in enumerate(parts):
+            if number:  # what the last part computes must be done before its slots are written
+                pager.bank.settle()
+            with pager.fetch(part) as fetch:
+                early = bool(fetch.reads) and pager.overlap and self._native
+                if number == 0 and meanwhile is not None:
+                    meanwhile()
+                elif number == 0 and early and self._beside is not None:
+                    self._beside.compute(x)
+                if len(parts) > 1 or early:
+                    work = work or self._begin(x, ids.shape)
+                    for slots in fetch.arrivals():
+                        self._add(work, ids, slots)
+            if keep is not None:
+                # An order of leaving only: nothing is written before the bank is settled again.
+                pager.table.spare_all_but(self._layer, keep)
+        if work is not None:
+            return work.output()
+        output: mx.array = self._inner(x, mx.array(self._slots(fetch.slots)[ids].astype(np.uint32)))
+        pager.bank.reading(output)
         return output
 
-    def _acquire(
-        self, part: tuple[ExpertKey, ...], keep: Set[ExpertKey] | None
-    ) -> dict[ExpertKey, int]:
-        slots = self._pager.acquire(part)
-        if keep is not None:
-            # An order of leaving only: nothing is written before the bank is settled again.
-            self._pager.table.spare_all_but(self._layer, keep)
+    @property
+    def _native(self) -> bool:
+        """Whether it computes when it is called: in parts, then, at no cost."""
+        return hasattr(self._inner, "parts")
+
+    def _begin(self, x: mx.array, shape: tuple[int, ...]) -> Parts:
+        if self._native:
+            parts: Parts = self._inner.parts(x, shape)
+            return parts
+        return LazyParts(self._inner, x, shape, self._pager.bank.reading)
+
+    def _add(self, work: Parts, ids: npt.NDArray[np.int64], slots: Mapping[ExpertKey, int]) -> None:
+        """Compute all of a call's pairs whose experts are among these."""
+        found = self._slots(slots)[ids.ravel()]
+        mine = np.flatnonzero(found >= 0)
+        work.add(mine, found[mine])
+
+    def _slots(self, slot_of: Mapping[ExpertKey, int]) -> npt.NDArray[np.int64]:
+        """Expert id → slot, as an array to index with ids; -1 for those that are not there."""
+        slots = np.full(self._experts, -1, np.int64)
+        slots[[key.expert for key in slot_of]] = list(slot_of.values())
         return slots
-
-    def _in_passes(
-        self,
-        x: mx.array,
-        ids: npt.NDArray[np.int64],
-        parts: list[tuple[ExpertKey, ...]],
-        keep: Set[ExpertKey] | None,
-    ) -> mx.array:
-        """Compute expert by expert, one part of the experts after the other."""
-        k = ids.shape[-1]
-        pairs = ids.ravel()
-        rows = x.reshape(-1, 1, x.shape[-1])
-        outputs, order = [], []
-        for part in parts:
-            # What the last pass computes must be done before its slots are written again.
-            self._pager.bank.settle()
-            slots = self._slots(self._acquire(part, keep))
-            mine = np.flatnonzero(np.isin(pairs, [key.expert for key in part]))
-            mine = mine[np.argsort(slots[pairs[mine]], kind="stable")]
-            output = self._compute(
-                rows[mx.array((mine // k).astype(np.uint32))],
-                mx.array(slots[pairs[mine]]),
-                sorted_indices=len(pairs) >= SORT_FROM,
-            )
-            self._pager.bank.reading(output)
-            outputs.append(output)
-            order.append(mine)
-        back = np.argsort(np.concatenate(order)).astype(np.uint32)
-        output = mx.concatenate(outputs)[mx.array(back)]
-        self._pager.bank.reading(output)
-        return output.reshape(*ids.shape, output.shape[-1])
-
-    def _compute(self, rows: mx.array, slots: mx.array, sorted_indices: bool) -> mx.array:
-        """The original's arithmetic on rows [n, 1, width] of one expert each, in slot order."""
-        inner = self._inner
-        output: mx.array
-        if hasattr(inner, "on_rows"):  # a native one
-            output = inner.on_rows(rows, slots)
-        elif isinstance(inner, SwitchGLU):
-            up = inner.up_proj(rows, slots, sorted_indices=sorted_indices)
-            gate = inner.gate_proj(rows, slots, sorted_indices=sorted_indices)
-            hidden = inner.activation(up, gate)
-            output = inner.down_proj(hidden, slots, sorted_indices=sorted_indices)
-        else:
-            hidden = inner.activation(inner.fc1(rows, slots, sorted_indices=sorted_indices))
-            output = inner.fc2(hidden, slots, sorted_indices=sorted_indices)
-        return output

@@ -3,10 +3,12 @@
 Nearly every model that mlx-lm builds from a switch multiplies the switch's output [.., k, width]
 by the weights [.., k, 1] of the experts. `RouterTap.watch` gives that output a class of its own
 whose multiplication remembers the other factor and then multiplies as MLX does: no copy, no other
-graph, and what is remembered is what was applied. Two more ways are seen with the help of
-`blocks.py`: a function of the model's module that takes output and weights, and, for one expert
-a token, weights that multiply the switch's input. Where a model does it otherwise nothing is
-caught, and the trace says so with NaN.
+graph, and what is remembered is what was applied. A model may scale the sum of its experts once
+more before it adds anything to it (laguna by a constant, Klear by a gate of the token): the sum is
+watched too, until the block returns, and its factors belong to each expert's weight. Two more ways
+are seen with the help of `blocks.py`: a function of the model's module that takes output and
+weights, and, for one expert a token, weights that multiply the switch's input. Where a model does
+it otherwise nothing is caught, and the trace says so with NaN.
 
 A fully resident layer's ids never leave the device while a call lasts; the tap keeps them too,
 and reads all of them at the call's end.
@@ -15,6 +17,7 @@ and reads all of them at the call's end.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -25,13 +28,32 @@ from ..events import Routed, Weighed
 from .slots import host_bytes
 
 
+@dataclass
+class _Weights:
+    """What was multiplied with one switch's output, and then with the sum of it."""
+
+    layer: int
+    k: int
+    each: mx.array  # [..., k] or [..., k, 1]
+    sums: list[mx.array | float] = field(default_factory=list)  # a token's each, [..., 1], or one
+
+    def applied(self) -> npt.NDArray[np.float32]:
+        """Their product, evaluated: [tokens, k]."""
+        weights = as_float32(self.each, self.k)
+        for factor in self.sums:
+            weights = weights * (
+                as_float32(factor, 1) if isinstance(factor, mx.array) else np.float32(factor)
+            )
+        return weights
+
+
 class RouterTap:
     """Collects the weights, and the ids of fully resident layers, of one call of the model."""
 
     def __init__(self) -> None:
         self._on = False
         self._ids: list[tuple[int, mx.array]] = []
-        self._caught: list[tuple[int, int, mx.array]] = []
+        self._caught: list[_Weights] = []
         self._watching: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._inputs: dict[int, mx.array] = {}
         self._seen: list[int] = []
@@ -81,12 +103,14 @@ class RouterTap:
         if isinstance(x, _Watched) and shape[-1] == 1:
             weights = self._inputs.pop(id(x), None)
             if weights is not None:
-                self._caught.append((layer, 1, weights))
+                self._caught.append(_Weights(layer, 1, weights))
                 return output
 
         def caught(factor: object, product: mx.array) -> None:
             if isinstance(factor, mx.array) and tuple(factor.shape) == (*shape, 1):
-                self._catch(key, factor)
+                weights = self._catch(key, factor)
+                if weights is not None:
+                    self._mark(product, _ignore, lambda total: self._follow(total, weights))
 
         self._watching[key] = (layer, shape)
         return self._mark(output, caught)
@@ -101,6 +125,11 @@ class RouterTap:
                         self._catch(id(output), other)
                         return
 
+    def leave(self, output: object) -> None:
+        """A block returns `output`: what it is multiplied by from here on weighs no expert."""
+        if isinstance(output, _Watched):
+            _Watched.catchers.pop(id(output), None)
+
     def drain(self) -> list[Routed | Weighed]:
         """What was chosen and caught since `begin`, ids first. Ends the watch.
 
@@ -108,24 +137,42 @@ class RouterTap:
         is sampled: there the last layer's router is evaluated for the trace alone.
         """
         caught = self._caught
-        mx.eval([ids for _, ids in self._ids], [weights for *_, weights in caught])
+        factors = [factor for weights in caught for factor in (weights.each, *weights.sums)]
+        mx.eval([ids for _, ids in self._ids], factors)
         told: list[Routed | Weighed] = []
         for layer, ids in self._ids:
             experts = np.array(ids, copy=True).reshape(-1, ids.shape[-1]).astype(np.int32)
             told.append(Routed(layer, experts, np.ones(experts.shape, bool), 0, 0))
-        told += [Weighed(layer, as_float32(weights, k)) for layer, k, weights in caught]
+        told += [Weighed(weights.layer, weights.applied()) for weights in caught]
         self.forget()
         return told
 
-    def _catch(self, output: int, weights: mx.array) -> None:
+    def _catch(self, output: int, weights: mx.array) -> _Weights | None:
         """Book the weights of a watched output, once."""
         known = self._watching.pop(output, None)
-        if known is not None:
-            layer, shape = known
-            self._caught.append((layer, shape[-1], weights))
+        if known is None:
+            return None
+        layer, shape = known
+        self._caught.append(_Weights(layer, shape[-1], weights))
+        return self._caught[-1]
 
-    def _mark(self, array: mx.array, caught: Catcher) -> mx.array:
-        _Watched.catchers[id(array)] = caught
+    def _follow(self, total: mx.array, weights: _Weights) -> None:
+        """Watch `total`, the weighed sum of a switch's output, for what scales it as a whole."""
+        shape = tuple(total.shape)
+
+        def caught(factor: object, product: mx.array) -> None:
+            if isinstance(factor, int | float):
+                weights.sums.append(float(factor))
+            elif isinstance(factor, mx.array) and tuple(factor.shape) == (*shape[:-1], 1):
+                weights.sums.append(factor)
+            else:
+                return
+            self._mark(product, caught)
+
+        self._mark(total, caught)
+
+    def _mark(self, array: mx.array, caught: Catcher, summed: Summed | None = None) -> mx.array:
+        _Watched.catchers[id(array)] = caught, summed or _ignore_sum
         self._seen.append(id(array))
         # Assigning the class keeps the array itself; constructing a subclass would copy it.
         array.__class__ = _Watched
@@ -134,21 +181,33 @@ class RouterTap:
 
 Catcher = Callable[[object, mx.array], None]
 """Told the other factor and the product."""
+Summed = Callable[[mx.array], None]
+"""Told the sum over the experts."""
 
 
 class _Watched(mx.array):
     __slots__ = ()
-    catchers: ClassVar[dict[int, Catcher]] = {}
+    catchers: ClassVar[dict[int, tuple[Catcher, Summed]]] = {}
 
     def __mul__(self, other: Any) -> mx.array:
         product = super().__mul__(other)
-        self.catchers.get(id(self), _ignore)(other, product)
+        self._caught_by()[0](other, product)
         return product
 
     def __rmul__(self, other: Any) -> mx.array:
         product = super().__rmul__(other)
-        self.catchers.get(id(self), _ignore)(other, product)
+        self._caught_by()[0](other, product)
         return product
+
+    def sum(self, *args: Any, **kwargs: Any) -> mx.array:
+        """A sum of what was weighed is told of, where it is one over the experts."""
+        total = super().sum(*args, **kwargs)
+        if total.shape == (*self.shape[:-2], self.shape[-1]):
+            self._caught_by()[1](total)
+        return total
+
+    def _caught_by(self) -> tuple[Catcher, Summed]:
+        return self.catchers.get(id(self), (_ignore, _ignore_sum))
 
     def astype(self, *args: Any, **kwargs: Any) -> mx.array:
         """Another type of the same numbers is watched in its place."""
@@ -162,6 +221,10 @@ class _Watched(mx.array):
 
 def _ignore(factor: object, product: mx.array) -> None:
     """Nobody waits for this product."""
+
+
+def _ignore_sum(total: mx.array) -> None:
+    """Nobody waits for this sum."""
 
 
 def as_float32(weights: mx.array, k: int) -> npt.NDArray[np.float32]:

@@ -55,11 +55,23 @@ def after_frames(kernel: Kernel, request: str, act: Callable[[str], object]) -> 
     return sent
 
 
-def press_stop(kernel: Kernel, model: str) -> None:
-    """Send what the view's button sends, to the shell, where cells go."""
+def press_stop(kernel: Kernel, model: str, subshell: str | None = None) -> None:
+    """Send what the view's button sends, to the shell, where cells go, or to a subshell."""
     data = {"method": "custom", "content": {"type": "stop"}}
     told = kernel.client.session.msg("comm_msg", {"comm_id": model, "data": data})
+    told["header"]["subshell_id"] = subshell
     kernel.client.shell_channel.send(told)
+
+
+def subshell(kernel: Kernel, act: str, **content: str | None) -> str | None:
+    """Create or delete a subshell as a page does; the id of one that was created."""
+    client = kernel.client
+    told = client.session.msg(f"{act}_subshell_request", content)
+    client.control_channel.send(told)
+    while True:
+        reply = client.get_control_msg(timeout=60)
+        if reply["parent_header"]["msg_id"] == told["header"]["msg_id"]:
+            return reply["content"].get("subshell_id")
 
 
 def test_an_interrupt_stops_a_blocking_cell(counting: Kernel) -> None:
@@ -89,6 +101,32 @@ def test_a_message_stops_a_watched_run(counting: Kernel) -> None:
     assert "Interrupted: this is what was made" in message["content"]["data"]["text/html"]
     assert not any("widget" in mime for mime in message["content"]["data"])
     assert counting.value("view.status, view.run.generated > 0") == "('interrupted', True)"
+
+
+def test_a_message_stops_a_run_after_another_subshell_is_gone(counting: Kernel) -> None:
+    """As after a reload: the page asks for its widgets over a subshell, and then deletes that."""
+    counting.run(f"view = outlier_jupyter.watch(engine, 'Go on', {ENDLESS})")
+    model, own = counting.value("view.model_id").strip("'"), None
+    if counting.value("hasattr(get_ipython().kernel, 'shell_channel_thread')") == "True":
+        passing, own = subshell(counting, "create"), subshell(counting, "create")
+        asked = counting.client.session.msg("comm_info_request", {})
+        asked["header"]["subshell_id"] = passing
+        counting.client.shell_channel.send(asked)
+        sent = until(counting, lambda told: told["msg_type"] == "comm_msg" and bool(told["buffers"])
+                     and told["parent_header"]["msg_id"] == asked["header"]["msg_id"])  # fmt: skip
+        assert sent, "what the run sends now has that request for its parent"
+        subshell(counting, "delete", subshell_id=passing)
+    # No cell may run before the stop is heard: it would be the last request, and in its place.
+    left = 20
+    while left and not until(counting, lambda told: "'interrupted'" in repr(told), most=20):
+        press_stop(counting, model, own)
+        left -= 1
+    assert left
+
+
+def until(kernel: Kernel, found: Callable[[dict], bool], most: int = 10_000) -> bool:
+    """Read messages until one is `found`; whether it was among so many."""
+    return any(found(kernel.client.get_iopub_msg(timeout=60)) for _ in range(most))
 
 
 def test_an_interrupt_stops_a_cell_that_waits_for_a_watched_run(counting: Kernel) -> None:

@@ -7,6 +7,7 @@ import json
 import pytest
 from IPython.testing.globalipapp import start_ipython
 
+from outlier_jupyter.bench.short import Benched
 from outlier_jupyter.errors import OptionError, OutlierError
 from outlier_jupyter.run import Interrupted, Run
 
@@ -105,8 +106,24 @@ def test_bench_disk_prints_the_table_of_the_probe(loaded, tiny, capsys):
         said = capsys.readouterr().out
         assert "MB/s" in said and "p95 ms" in said and "model.safetensors" in said
         assert said.count("pread ") >= 4
-    with pytest.raises(OptionError, match="give --disk"):
-        loaded.run_line_magic("outlier", "bench")
+    with pytest.raises(OptionError, match="or give --disk"):
+        loaded.run_line_magic("outlier", "bench demo")
+
+
+def test_bench_makes_its_table(loaded, monkeypatch, tmp_path, capsys):
+    """Without --disk the short form runs where it is told to; its table is the cell's value."""
+    asked = {}
+
+    def short(folder, traces, *, tell):
+        tell("making a slice")
+        asked.update(folder=folder, traces=traces)
+        return Benched([{"subject": "all cached", "tokens_per_s": 2.5}], "of a fake")
+
+    monkeypatch.setattr("outlier_jupyter.bench.short.short", short)
+    found = loaded.run_line_magic("outlier", f"bench --folder {tmp_path} -o table")
+    assert loaded.user_ns["table"] is found and asked == {"folder": tmp_path, "traces": None}
+    assert "all cached  2.50" in str(found) and "of a fake" in found._repr_markdown_()
+    assert "making a slice" in capsys.readouterr().out
 
 
 def test_loading_again_closes_the_engine_before(loaded, tiny):

@@ -20,6 +20,7 @@ from outlier_jupyter.errors import UnsupportedModel
 from outlier_jupyter.paging import find, install, share_slots
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import tiny_checkpoint
+from tests.paging import stand_ins
 
 WIDE = {
     "hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128,
@@ -58,10 +59,16 @@ FORMATS = {
 SLOTS = (2, 5, 16)
 """For 2 layers of 8 experts, top-2: one token of a layer, a few, everything."""
 LENGTHS = (1, 7, 130)
+DECODED = 20
 
 
-def logits(model, length: int, decoded: int = 2) -> np.ndarray:
-    """Logits of all of a prompt, and of some decoded tokens: [length + decoded, vocabulary]."""
+def logits(model, length: int, decoded: int | None = None) -> np.ndarray:
+    """Logits of all of a prompt, and of decoded tokens: [length + decoded, vocabulary].
+
+    If not told, as many as a test of exactness decodes: twenty after the longest prompt, or none.
+    """
+    if decoded is None:
+        decoded = DECODED if length == max(LENGTHS) else 0
     tokens = np.random.default_rng(length).integers(0, 256, length)
     cache = make_prompt_cache(model)
     rows = [model(mx.array(tokens[None]), cache=cache)[0]]
@@ -121,6 +128,7 @@ NOT_ON_THE_CPU = {
     "nvfp4 with a global scale": {"bits": 4, "group_size": 16, "mode": "nvfp4"},
 }
 """Formats that MLX 0.32 multiplies on a GPU only, paged or not."""
+WITH_A_STAND_IN = "bytes; exact with a stand-in for MLX's product, which needs a GPU"
 
 
 def scaled(model, tensors):
@@ -142,11 +150,28 @@ def test_formats_the_device_cannot_multiply_are_read_exactly(name, model_type, t
         outlier_jupyter.load(folder)
     assert name.split()[0] in str(refused.value) and "\n" not in str(refused.value)
     reference, _ = load_unpaged(str(folder))
-    with pytest.raises((RuntimeError, ValueError), match=r"float32|on the GPU"):
+    with pytest.raises((RuntimeError, ValueError), match=r"float32|on the GPU") as unpaged:
         mx.eval(reference(mx.array([[1]])))
+    assert str(unpaged.value).rstrip(".") in str(refused.value)
     with installed(folder, slots=3) as switches:
         assert_slots_hold_the_tensors(folder, switches)
-    support.record("expert formats", name, ", ".join(ARCHITECTURES), "bytes; MLX needs a GPU")
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("name", NOT_ON_THE_CPU)
+def test_formats_the_device_cannot_multiply_are_exact_with_a_stand_in(
+    name, model_type, tmp_path, support, monkeypatch
+):
+    """With the one missing product replaced in both, paged logits are the unpaged ones."""
+    settings = ARCHITECTURES[model_type] | NOT_ON_THE_CPU[name] | NARROW
+    rewrite = scaled if "scale" in name else None
+    folder = tiny_checkpoint(tmp_path, model_type=model_type, rewrite=rewrite, **settings)
+    calls = stand_ins.put_in(monkeypatch)
+    assert_exact(folder)
+    product = "gather_qmm" if rewrite else "gather_mm"
+    # Three of each expert, two layers, 23 calls of the model, unpaged and at three sizes at least.
+    assert calls[product] >= 3 * 2 * (len(LENGTHS) + DECODED) * (1 + len(SLOTS))
+    support.record("expert formats", name, ", ".join(ARCHITECTURES), WITH_A_STAND_IN)
 
 
 @contextmanager

@@ -94,6 +94,38 @@ def test_weights_that_a_function_or_the_input_takes_are_caught(way, k):
     assert mx.array_equal(block(x, weights), plain) and tap.drain() == []
 
 
+class Scaling(nn.Module):
+    """Scales the weighed sum by a gate of each token, then by a constant, then adds to it."""
+
+    def __init__(self, tap):
+        super().__init__()
+        self.tap = tap
+
+    def __call__(self, x, weights, gate, constant):
+        y = self.tap.watch(mx.stack([x] * 3, axis=-2), 2)
+        total = (y * weights[..., None]).sum(axis=-2).astype(mx.float32)
+        return constant * (total * gate) if constant else total + x * gate
+
+
+@pytest.mark.parametrize("constant", [1.5, 0])
+def test_what_scales_the_sum_of_the_experts_is_part_of_each_weight(constant):
+    """Recorded is what an expert's output was multiplied by in all, until its block returns."""
+    tap = RouterTap()
+    x, weights = mx.random.normal((2, 4)), mx.random.uniform(shape=(2, 3))
+    gate = mx.array([[0.25], [3.0]])
+    plain = Scaling(tap)(x, weights, gate, constant)
+    block = Scaling(tap)
+    follow(block, tap)
+    tap.begin()
+    output = block(x, weights, gate, constant)
+    assert mx.array_equal(output, plain)
+    # What the layer does with the block's output (granite scales it) weighs no expert.
+    assert mx.array_equal(output * 0.22, plain * 0.22)
+    ((layer, caught),) = tap.drain()
+    wanted = np.array(weights) * np.array(gate) * constant if constant else np.array(weights)
+    assert layer == 2 and np.allclose(caught, wanted, rtol=1e-6)
+
+
 def test_the_tap_holds_no_large_array():
     """Outputs and inputs are not kept alive by being watched: a prompt's would fill the memory."""
     tap = RouterTap()

@@ -1,0 +1,150 @@
+"""The benchmark: random weights of published geometries, real routing, everything beside its limit.
+
+    python -m benchmarks.bench [--short] [--folder …] [--traces …] [--only sizes,features,…]
+
+Makes what it needs in a folder of its own (kept, and found again), runs each comparison in one
+process, interleaved, and appends a row per subject to `benchmarks/results/decode-<machine>.csv`
+and `prompts-<machine>.csv`. `python -m benchmarks.report` draws figure and tables from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks import sections
+from benchmarks.results import ROOT, Row, append
+from outlier_jupyter.bench.models import default_folder, find_source, make
+from outlier_jupyter.bench.routing import Source
+from outlier_jupyter.bench.short import LAYERS, about, compare
+
+TRACES = ROOT.parent / "shared" / "traces"
+BUSY = 0.05
+"""The share of the processors' time taken by others from which on a machine counts as busy."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says."""
+
+    folder: Path
+    source: Source
+    rounds: int
+    layers: int | None
+    distinct: int
+
+
+def short(asked: Asked) -> list[Row]:
+    """The short form, as `%outlier bench` runs it."""
+    made = make("30b", asked.folder, asked.source, layers=asked.layers or LAYERS, distinct=None,
+                tell=say)  # fmt: skip
+    say(about(made))
+    return compare(made, asked.rounds, 48, say)
+
+
+def whole(asked: Asked) -> sections.Made:
+    """Qwen3-30B-A3B's geometry."""
+    return make("30b", asked.folder, asked.source, layers=asked.layers, tell=say)
+
+
+def huge(asked: Asked) -> sections.Made:
+    """Qwen3.5-397B-A17B's, its layers aliased onto what the disk holds."""
+    return make("397b", asked.folder, asked.source, layers=asked.layers, distinct=asked.distinct,
+                repacked=False, tell=say)  # fmt: skip
+
+
+def slice_of(asked: Asked) -> sections.Made:
+    """Four layers of Qwen3-30B-A3B's."""
+    return make("30b", asked.folder, asked.source, layers=LAYERS, distinct=None, tell=say)
+
+
+PARTS: dict[str, Callable[[Asked], list[Row]]] = {
+    "unpaged": lambda asked: compare(slice_of(asked), asked.rounds, 48, say),
+    "prompts": lambda asked: sections.prompts(slice_of(asked), asked.rounds, (32, 512), say),
+    "long": lambda asked: sections.prompts(slice_of(asked), 1, (4096,), say),
+    "sizes": lambda asked: sections.sizes(whole(asked), asked.rounds, say),
+    "features": lambda asked: sections.features(whole(asked), min(asked.rounds, 2), say),
+    "resident": lambda asked: sections.resident_set(whole(asked), min(asked.rounds, 2), say),
+    "huge": lambda asked: sections.huge(huge(asked), min(asked.rounds, 2), say),
+    "recording": lambda asked: sections.recording(whole(asked), say),
+}
+"""The parts of the long form, in their order."""
+FILES = {"prompts": "prompts", "long": "prompts", "recording": "recording"}
+"""Parts whose rows have a file of their own; the others are about decode."""
+START = time.monotonic()
+
+
+class Others:
+    """How much of the processors' time goes to other processes, from now on."""
+
+    def __init__(self) -> None:
+        self._wall, self._all, self._own = time.monotonic(), _all_cpu_s(), _own_cpu_s()
+
+    def share(self) -> float:
+        """Of all processors, 0 to 1."""
+        wall = time.monotonic() - self._wall
+        taken = (_all_cpu_s() - self._all) - (_own_cpu_s() - self._own)
+        return max(0.0, taken / wall / (os.cpu_count() or 1))
+
+
+def _all_cpu_s() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0))
+
+
+def _own_cpu_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def say(line: object) -> None:
+    """A line on standard output, with the time since the start."""
+    sys.stdout.write(f"[{time.monotonic() - START:5.0f} s] {line}\n")
+    sys.stdout.flush()
+
+
+def told(row: Row) -> str:
+    """A row in a line."""
+    keys = ("subject", "prompt", "tokens_per_s", "hit_rate", "times_limit", "prompt_s", "rss_gb",
+            "read_mb_per_s", "memory_gb_per_s", "disk_mb_per_s", "cost")  # fmt: skip
+    return ", ".join(f"{key} {row[key]}" for key in keys if row.get(key) not in (None, ""))
+
+
+def main() -> int:
+    """Run the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="a slice, in under five minutes")
+    parser.add_argument("--folder", type=Path, default=default_folder(), help="for the models")
+    parser.add_argument("--traces", type=Path, default=TRACES, help="a folder of recorded traces")
+    parser.add_argument("--only", default="", help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, help="fewer than the geometries have")
+    parser.add_argument("--distinct", type=int, default=8, help="layers of the 397B with own bytes")
+    given = parser.parse_args()
+    source = find_source(given.traces if given.traces.is_dir() else None, say)
+    asked = Asked(given.folder, source, given.rounds, given.layers, given.distinct)
+    wanted = [name for name in given.only.split(",") if name] or list(PARTS)
+    parts = {"short": short} if given.short else {name: PARTS[name] for name in wanted}
+    for name, part in parts.items():
+        say(f"{name}: begins")
+        others = Others()
+        rows = part(asked)
+        share = others.share()
+        stamp = {"others_cpu": round(share, 3), "busy": "yes" if share > BUSY else "no"}
+        rows = [{"part": name, **row, **stamp} for row in rows]
+        for row in rows:
+            say(told(row))
+        append(FILES.get(name, "decode"), rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""One run of one engine in a process of its own, for whoever limits or watches that process.
+
+    python -m benchmarks.one_run '{"folder": …, "routes": …, "options": …, "first": …, …}'
+
+Prints the numbers as JSON: speed, hits, the resident set and what was promised of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import outlier_jupyter
+from outlier_jupyter.bench.geometry import Shape
+from outlier_jupyter.bench.routing import Routes
+from outlier_jupyter.bench.subjects import Text, active_bytes, run_engine
+from outlier_jupyter.memory import CONSTANT_NBYTES
+
+
+def main() -> None:
+    """Run what the first argument asks for."""
+    asked: dict[str, Any] = json.loads(sys.argv[1])
+    stored = np.load(asked["routes"])
+    routes = Routes(stored["picks"], int(stored["tokens"]), "")
+    config = json.loads((Path(asked["folder"]) / "config.json").read_text())
+    options = {"reader": "direct", "kernels": "auto", "quiet": True} | asked["options"]
+    with outlier_jupyter.load(asked["folder"], **options) as engine:
+        if engine.status().slots >= Shape.of(config).layers * Shape.of(config).experts:
+            engine._installed.load_all(lambda: None)
+        run_engine(engine, routes, Text(0, 4, 3))
+        text = Text(asked["first"], asked["prompt"], asked["tokens"])
+        found = run_engine(engine, routes, text)
+        use = engine.memory()
+        length = text.prompt + text.tokens
+        inner = config.get("text_config", config)
+        kv = 4 * inner["num_key_value_heads"] * inner["head_dim"] * 2 * Shape.of(config).layers
+        promised = use.dense + use.experts + kv * length + CONSTANT_NBYTES
+        found |= {
+            "active_bytes": active_bytes(engine, config, length), "rss_gb": use.process / 1e9,
+            "budget_gb": promised / 1e9, "rss_of_budget": use.process / promised,
+            "cache_gb": use.experts / 1e9,
+        }  # fmt: skip
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""Fills the README's table and figure of the benchmark from the newest rows.
+
+    python -m benchmarks.report
+
+Of every part of the benchmark the rows of its last run are taken. What was measured while others
+used the machine says so. The table stands between two marks in README.md, the figure in `docs/`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import plotly.graph_objects as go
+from PIL import Image
+from playwright.sync_api import sync_playwright
+from plotly.subplots import make_subplots
+
+from benchmarks.results import RESULTS, ROOT, Row, machine, read
+from outlier_jupyter.units import percent, three
+
+BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+SIZE = (900, 340)
+OURS, LIMIT, THEIRS = "#2f6fbb", "#9aa3ad", "#d9822b"
+CHROMIUM = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+BUSY = "¹"
+
+
+def newest(rows: list[Row], part: str) -> list[Row]:
+    """The rows of a part's last run: of its last commit, the last of each subject."""
+    mine = [row for row in rows if row.get("part") == part]
+    if not mine:
+        return []
+    last = [row for row in mine if row["commit"] == mine[-1]["commit"]]
+    keys = ("subject", "beside", "prompt", "limit_gib")
+    return list({tuple(row.get(key, "") for key in keys): row for row in last}.values())
+
+
+def collect() -> dict[str, list[Row]]:
+    """Part → its newest rows."""
+    found: dict[str, list[Row]] = {}
+    for name in ("decode", "prompts", "recording", "peers"):
+        rows = read(RESULTS / f"{name}-{machine()}.csv")
+        for part in dict.fromkeys(str(row.get("part", "")) for row in rows):
+            found[part] = newest(rows, part)
+    return found
+
+
+def number(row: Row, name: str) -> float:
+    """A cell as a number; NaN where it is empty."""
+    text = str(row.get(name) or "nan")
+    return float(text)
+
+
+def cell(row: Row, name: str, scale: float = 1.0) -> str:
+    """A cell in three digits."""
+    return three(number(row, name) * scale)
+
+
+def speed(row: Row) -> str:
+    """Tokens a second, with the range, and a mark if the machine was busy."""
+    mark = BUSY if row.get("busy") == "yes" else ""
+    return f"{cell(row, 'tokens_per_s')} ({cell(row, 'slowest')}–{cell(row, 'fastest')}){mark}"
+
+
+def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Markdown."""
+    lines = [heads, ("---",) * len(heads), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+
+
+def decode_lines(parts: dict[str, list[Row]]) -> list[str]:
+    """Decode by cache size, both geometries."""
+    rows = [*parts.get("sizes", []), *parts.get("huge", [])]
+    heads = ("decode", "tokens/s", "hits", "expert reads, MB/s", "disk, MB/s", "times the limit")
+    return table(heads, [
+        (("Qwen3.5-397B-A17B, " if "397B" in str(r["subject"]) else "Qwen3-30B-A3B, ")
+         + str(r["subject"]).partition(", ")[2] + f" ({percent(number(r, 'share'))})",
+         speed(r), percent(number(r, "hit_rate")), cell(r, "read_mb_per_s"),
+         cell(r, "disk_mb_per_s"), cell(r, "times_limit"))
+        for r in rows
+    ]) if rows else []  # fmt: skip
+
+
+def feature_lines(parts: dict[str, list[Row]]) -> list[str]:
+    """Each feature off, beside the base of the same rounds."""
+    rows = parts.get("features", [])
+    bases = {r["beside"]: r for r in rows if r["subject"] == "base"}
+    others = [r for r in rows if r["subject"] != "base"]
+    heads = ("a quarter cached, but", "tokens/s", "as it is, in turn with it", "ratio")
+    return table(heads, [
+        (str(r["subject"]), speed(r), speed(bases[r["beside"]]),
+         three(number(r, "tokens_per_s") / number(bases[r["beside"]], "tokens_per_s")))
+        for r in others
+    ]) if others else []  # fmt: skip
+
+
+def unpaged_lines(parts: dict[str, list[Row]]) -> list[str]:
+    """Against mlx-lm with all in RAM, on a slice of layers."""
+    rows = {str(r["subject"]): r for r in parts.get("unpaged", [])}
+    ours = rows.get("all cached")
+    if ours is None:
+        return []
+    found = []
+    for name in ("mlx-lm in RAM, bf16", "mlx-lm in RAM, float32"):
+        if name in rows:
+            ratio = number(ours, "tokens_per_s") / number(rows[name], "tokens_per_s")
+            found.append((name, speed(rows[name]), speed(ours), f"{three(ratio)} ×"))
+    heads = (f"a slice of {ours['layers']} of the 48 layers, all cached", "tokens/s",
+             "compiled kernels", "ratio")  # fmt: skip
+    return table(heads, found)
+
+
+def prompt_lines(parts: dict[str, list[Row]]) -> list[str]:
+    """Prompts of several lengths, beside NumPy's products."""
+    rows = [*parts.get("prompts", []), *parts.get("long", [])]
+    by: dict[str, dict[str, Row]] = {}
+    for r in rows:
+        by.setdefault(str(r["prompt"]), {})[str(r["subject"])] = r
+    heads = ("prompt, tokens (the same slice)", "all cached, s", "a quarter cached, s",
+             "NumPy's products alone, s", "NumPy's share of ours")  # fmt: skip
+    found = []
+    for length, each in by.items():
+        whole, part = each.get("all cached"), each.get("a quarter cached")
+        alone = each.get("NumPy's products, float32")
+        if whole and part and alone:
+            share = number(alone, "prompt_s") / number(whole, "prompt_s")
+            mark = BUSY if whole.get("busy") == "yes" else ""
+            found.append((length, cell(whole, "prompt_s") + mark, cell(part, "prompt_s"),
+                          cell(alone, "prompt_s"), percent(min(share, 1))))  # fmt: skip
+    return table(heads, found) if found else []
+
+
+def peer_lines(parts: dict[str, list[Row]]) -> list[str]:
+    """Ours and llama.cpp's, in RAM and in the same memory."""
+    rows = parts.get("peers", [])
+    heads = ("memory", "this package, tokens/s", "llama.cpp, tokens/s", "its way")
+    found = []
+    for limit in dict.fromkeys(str(r.get("limit_gib", "")) for r in rows):
+        here = [r for r in rows if str(r.get("limit_gib", "")) == limit]
+        mine = [r for r in here if str(r["subject"]).startswith("ours")]
+        theirs = [r for r in here if not str(r["subject"]).startswith("ours")]
+        if mine and theirs:
+            best = max(theirs, key=lambda r: number(r, "tokens_per_s"))
+            found.append((f"{float(limit):g} GiB" if limit else "all in RAM", speed(mine[0]),
+                          speed(best), str(best["subject"]).partition(", ")[2]))  # fmt: skip
+    return table(heads, found) if found else []
+
+
+def other_lines(parts: dict[str, list[Row]]) -> list[str]:
+    """What is told in sentences."""
+    said = [
+        f"A process of its own with a quarter cached held {cell(r, 'rss_gb')} GB, "
+        f"{percent(number(r, 'rss_of_budget'))} of what it promises to keep to."
+        for r in parts.get("resident", [])
+    ]
+    live = [r for r in parts.get("recording", []) if r["subject"] == "live"]
+    for r in live:
+        mark = BUSY if r.get("busy") == "yes" else ""
+        said.append(
+            f"Recording with a live view attached took {100 * number(r, 'cost'):.1f} % of decode's "
+            f"time by the clock and {percent(number(r, 'sinks'))} measured in what listens{mark}."
+        )
+    return [" ".join(said), ""] if said else []
+
+
+def notes(parts: dict[str, list[Row]]) -> list[str]:
+    """Conditions of all that stands above."""
+    every = [row for rows in parts.values() for row in rows]
+    commits = ", ".join(dict.fromkeys(str(row["commit"]) for row in every))
+    routing = next((str(r["routing"]) for r in parts.get("sizes", []) if r.get("routing")), "")
+    lines = [
+        f"Measured on {machine()} at {commits}: medians of interleaved rounds (least–most). "
+        f"Weights are random and the vocabulary is 8,192; routing is real ({routing}): each "
+        "model's router follows the recorded choices, in every engine. Each round reads another "
+        "text, with other experts, after a prompt of 32 tokens. The limit is what no engine can "
+        "beat: bytes multiplied ÷ memory bandwidth or bytes missed ÷ disk bandwidth, whichever "
+        "takes longer, both measured in the same rounds.",
+    ]
+    if any(row.get("busy") == "yes" for row in every):
+        lines.append(f"{BUSY} Other processes took more than 5 % of the processors meanwhile.")
+    return [line for text in lines for line in (text, "")]
+
+
+def figure(parts: dict[str, list[Row]], dark: bool) -> go.Figure:
+    """Decode against the limit by cache size; and beside llama.cpp in the same memory."""
+    sizes, peers = parts.get("sizes", []), parts.get("peers", [])
+    panels = [bool(sizes), bool(peers)]
+    titles = [name for name, there in zip(
+        ("Qwen3-30B-A3B, experts cached", "in the same memory"), panels, strict=True
+    ) if there]  # fmt: skip
+    found = make_subplots(1, max(1, sum(panels)), subplot_titles=titles)
+    if sizes:
+        names = [str(r["subject"]).partition(", ")[2] for r in sizes]
+        found.add_bar(x=names, y=[1 / number(r, "limit_s") for r in sizes], name="the hardware's "
+                      "limit", marker_color=LIMIT, row=1, col=1)  # fmt: skip
+        found.add_bar(x=names, y=[number(r, "tokens_per_s") for r in sizes], name="measured",
+                      marker_color=OURS, row=1, col=1)  # fmt: skip
+    if peers:
+        labels, ours, theirs = [], [], []
+        for limit in dict.fromkeys(str(r.get("limit_gib", "")) for r in peers):
+            here = [r for r in peers if str(r.get("limit_gib", "")) == limit]
+            speeds = {True: 0.0, False: 0.0}
+            for r in here:
+                mine = str(r["subject"]).startswith("ours")
+                speeds[mine] = max(speeds[mine], number(r, "tokens_per_s"))
+            labels.append(f"{float(limit):g} GiB" if limit else "all in RAM")
+            ours.append(speeds[True])
+            theirs.append(speeds[False])
+        column = sum(panels)
+        found.add_bar(x=labels, y=ours, name="this package", marker_color=OURS, row=1, col=column,
+                      showlegend=not sizes)  # fmt: skip
+        found.add_bar(x=labels, y=theirs, name="llama.cpp", marker_color=THEIRS, row=1, col=column)
+    found.update_layout(
+        template="plotly_dark" if dark else "plotly_white", width=SIZE[0], height=SIZE[1],
+        margin={"l": 50, "r": 10, "t": 40, "b": 40}, font_size=12, barmode="group",
+        legend={"orientation": "h", "y": -0.15},
+        paper_bgcolor="#0d1117" if dark else "white", plot_bgcolor="#0d1117" if dark else "white",
+    )  # fmt: skip
+    found.update_yaxes(title_text="tokens/s", rangemode="tozero")
+    return found
+
+
+def draw(parts: dict[str, list[Row]], folder: Path) -> None:
+    """The figure as two small pictures."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM))
+        for name, dark in (("light", False), ("dark", True)):
+            page_file = Path(home) / f"{name}.html"
+            figure(parts, dark).write_html(page_file, config={"staticPlot": True})
+            page = browser.new_page(viewport={"width": SIZE[0] + 20, "height": SIZE[1] + 20})
+            page.goto(f"file://{page_file}")
+            page.wait_for_selector(".main-svg")
+            picture = page.locator(".plot-container").first.screenshot()
+            image = Image.open(io.BytesIO(picture)).convert("RGB")
+            image.quantize(64, dither=Image.Dither.NONE).save(
+                folder / f"bench-{name}.png", optimize=True
+            )
+        browser.close()
+
+
+def report() -> str:
+    """What stands between the marks."""
+    parts = collect()
+    picture = [
+        "<picture>",
+        '  <source media="(prefers-color-scheme: dark)" srcset="docs/bench-dark.png">',
+        '  <img alt="Decode speed by cache size, beside the limit and llama.cpp" '
+        'src="docs/bench-light.png">',
+        "</picture>",
+        "",
+    ]
+    shown = bool(parts.get("sizes") or parts.get("peers"))
+    lines = [
+        *(picture if shown else []), *decode_lines(parts), *unpaged_lines(parts),
+        *peer_lines(parts), *feature_lines(parts), *prompt_lines(parts), *other_lines(parts),
+        *notes(parts),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Write the README's part, and the pictures."""
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    readme.write_text(f"{before}{BEGIN}\n{report()}\n{END}{after}")
+    parts = collect()
+    if parts.get("sizes") or parts.get("peers"):
+        draw(parts, ROOT / "docs")
+    sys.stdout.write(json.dumps({name: len(rows) for name, rows in parts.items()}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""The parts of the long benchmark: which subjects are compared, and with which settings.
+
+Engines too large to be held side by side take turns: one engine is resized from round to round, or
+a base is compared with one variant after the other. Each round reads another text, whose experts
+have other names, so that no cache has learnt it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import outlier_jupyter
+from benchmarks.products import layer_seconds
+from benchmarks.recording import cost
+from benchmarks.results import ROOT, Row
+from outlier_jupyter.bench.limits import Memory
+from outlier_jupyter.bench.models import Made
+from outlier_jupyter.bench.rounds import Numbers, hardware, interleave, row
+from outlier_jupyter.bench.subjects import Text, active_bytes, run_engine
+from outlier_jupyter.engine import Engine
+from outlier_jupyter.memory import CONSTANT_NBYTES
+from outlier_jupyter.options import LoadOptions
+
+Say = Callable[[object], None]
+
+PROMPT = 32
+BASE: dict[str, Any] = {"reader": "direct", "policy": "habit", "kernels": "auto", "quiet": True}
+OPTIONS = {spec.name for spec in fields(LoadOptions)}
+WORTHS = (0.9, 2, 4)
+"""Cache sizes in tokens' worth; then a half and all. A quarter of 128 experts at top-8 is 4."""
+
+
+def known(**options: Any) -> dict[str, Any] | None:
+    """The options, or None where this version has none of that name."""
+    return options if OPTIONS.issuperset(options) else None
+
+
+# Next routers that see exactly what they will see predict all: in a model made here nothing is
+# added between layers, so looking ahead would be perfect, as it never is. It stays off.
+AHEAD = known(lookahead="off") or {}
+
+
+def opened(made: Made, **options: Any) -> Engine:
+    """An engine that has read every expert once, so that all checksums are known."""
+    engine = outlier_jupyter.load(str(made.folder), **BASE | AHEAD | options)
+    if engine.status().slots >= made.shape.experts:
+        fill(engine)
+    run_engine(engine, made.routes, Text(0, 4, 3))
+    return engine
+
+
+def fill(engine: Engine) -> None:
+    """Read all experts; a cache of all then has all."""
+    engine._installed.load_all(lambda: None)
+
+
+def text_of(made: Made, number: int, prompt: int = PROMPT, tokens: int = 64) -> Text:
+    """The text of a round."""
+    return Text((number + 1) % made.routes.texts * made.routes.tokens, prompt, tokens)
+
+
+def measured(engine: Engine, made: Made, text: Text) -> Numbers:
+    """A run, with the bytes that each of its tokens multiplies."""
+    active = active_bytes(engine, made.config, text.prompt + text.tokens // 2)
+    return run_engine(engine, made.routes, text) | {"active_bytes": active}
+
+
+def limits_of(made: Made, engine: Engine) -> Callable[[], Numbers]:
+    """Measures both bandwidths, with reads as large as an expert."""
+    memory, nbytes = Memory(), max(engine.info.expert_nbytes)
+    return lambda: hardware(made.file(), nbytes, memory)
+
+
+def settings(made: Made, engine: Engine, text: Text) -> Row:
+    """What a row says beside its numbers."""
+    options = engine.options
+    told: Row = {
+        "slots": engine.info.slots,
+        "tokens_worth": round(engine.info.slots / (made.shape.layers * made.shape.k), 2),
+        "share": round(engine.info.slots / (made.shape.layers * made.shape.experts), 3),
+        "reader": engine.info.reader, "note": engine.info.reader_note, "policy": options.policy,
+        "kernels": engine.info.kernels, "prompt": text.prompt, "tokens": text.tokens,
+    }  # fmt: skip
+    for name in ("overlap", "lookahead"):
+        if name in OPTIONS:
+            told[name] = getattr(options, name)
+    return made.said | told
+
+
+def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
+    """One engine, resized: from below one token's working set to everything."""
+    shape = made.shape
+    every, token = shape.layers * shape.experts, shape.layers * shape.k
+    wanted = {f"{worth} tokens' worth": round(worth * token) for worth in WORTHS}
+    wanted |= {"half": every // 2, "all": every}
+    lengths = dict(zip(wanted, (24, 40, 64, 64, 64), strict=True))
+    told: dict[str, Row] = {}
+    with opened(made, cache_experts=every) as engine:
+        say(f"loaded: {engine.status().dense_nbytes / 1e9:.2f} GB dense")
+
+        def subject(name: str) -> Callable[[int], Numbers]:
+            def run(number: int) -> Numbers:
+                engine.resize(cache_experts=wanted[name])
+                if wanted[name] == every:
+                    fill(engine)
+                text = text_of(made, number, tokens=lengths[name])
+                told[name] = settings(made, engine, text)
+                found = measured(engine, made, text)
+                say(f"round {number}, {name}: {1 / found['token_s']:.2f} tokens/s")
+                return found
+
+            return run
+
+        subjects = {name: subject(name) for name in wanted}
+        found = interleave(subjects, rounds, limits_of(made, engine))
+    return [row(f"paged, {name}", each, **told[name]) for name, each in found.items()]
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """One feature changed each; what this version does not have is left out."""
+    asked = {
+        "records off": {"repacked": "off"},
+        "reader pread": {"reader": "pread"},
+        "reader mmap": {"reader": "mmap"},
+        "policy lru": {"policy": "lru"},
+        "eight readers": {"read_threads": 8},
+        "overlap off": {"overlap": "off"},
+        "lookahead, which here is always right": {"lookahead": "auto"},
+    }
+    return {name: options for name, options in asked.items() if known(**options)}
+
+
+def features(made: Made, rounds: int, say: Say) -> list[Row]:
+    """A quarter cached: the base and one variant at a time, in turn."""
+    quarter = made.shape.layers * made.shape.experts // 4
+    rows: list[Row] = []
+    files = [made.file(), *made.folder.glob("model*.safetensors")]
+    with opened(made, cache_experts=quarter) as base:
+        limits = limits_of(made, base)
+        for name, options in variants().items():
+            with opened(made, cache_experts=quarter, **options) as other:
+
+                def subject(engine: Engine) -> Callable[[int], Numbers]:
+                    def run(number: int) -> Numbers:
+                        forget(files)
+                        return measured(engine, made, text_of(made, number, tokens=32))
+
+                    return run
+
+                pair = interleave({"base": subject(base), name: subject(other)}, rounds, limits)
+                text = text_of(made, 0, tokens=32)
+                for subject_name, engine in (("base", base), (name, other)):
+                    rows.append(row(subject_name, pair[subject_name], beside=name,
+                                    **settings(made, engine, text)))  # fmt: skip
+                say(f"{name}: {rows[-1]['tokens_per_s']}, base {rows[-2]['tokens_per_s']} tokens/s")
+    return rows
+
+
+def forget(files: list[Path]) -> None:
+    """Have the system drop what it keeps of these files; mapped pages it keeps."""
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def prompts(made: Made, rounds: int, lengths: tuple[int, ...], say: Say) -> list[Row]:
+    """Prompts of several lengths, everything cached and a quarter; beside NumPy's products."""
+    every = made.shape.layers * made.shape.experts
+    rows: list[Row] = []
+    with opened(made, cache_experts=every) as whole, opened(made, cache_experts=every // 4) as part:
+        limits = limits_of(made, whole)
+        for length in lengths:
+            ids = Text(0, length, 1).ids(made.routes)
+
+            def subject(engine: Engine, length: int = length) -> Callable[[int], Numbers]:
+                def run(number: int) -> Numbers:
+                    text = text_of(made, number, length, 2)
+                    found = measured(engine, made, text)
+                    return {name: found[name] for name in ("prompt_s", "prompt_bytes", "rss_gb")}
+
+                return run
+
+            def numpy_alone(number: int, ids: list[int] = ids) -> Numbers:
+                # As many layers, one after the other; attention's own products are left out.
+                seconds = [layer_seconds(made.config, made.routes, ids, layer)
+                           for layer in range(made.shape.layers)]  # fmt: skip
+                return {"prompt_s": float(np.sum(seconds))}
+
+            subjects = {"all cached": subject(whole), "a quarter cached": subject(part),
+                        "NumPy's products, float32": numpy_alone}  # fmt: skip
+            found = interleave(subjects, rounds, limits)
+            for name, each in found.items():
+                told = made.said | {"prompt": length}
+                rows.append(row(name, each, **told))
+                rows[-1]["prompt_tokens_per_s"] = round(
+                    length / float(str(rows[-1]["prompt_s"])), 1
+                )
+            say(f"{length} tokens: " + ", ".join(f"{r['subject']} {r['prompt_s']} s"
+                                                 for r in rows[-3:]))  # fmt: skip
+    return rows
+
+
+def resident_set(made: Made, rounds: int, say: Say) -> list[Row]:
+    """A process of its own with a quarter cached: its resident set against what it promised."""
+    quarter = made.shape.layers * made.shape.experts // 4
+    found = [alone(made, number, cache_experts=quarter) for number in range(rounds)]
+    say(f"resident set {found[-1]['rss_gb']:.2f} of {found[-1]['budget_gb']:.2f} GB")
+    return [row("a process of its own, a quarter cached", found, **made.said, slots=quarter)]
+
+
+def alone(made: Made, number: int, prefix: tuple[str, ...] = (), **options: Any) -> Numbers:
+    """One run by `one_run.py` in a process of its own; `prefix` is put before its command."""
+    text = text_of(made, number)
+    asked = {"folder": str(made.folder), "routes": str(routes_file(made)), "options": options,
+             "first": text.first, "prompt": text.prompt, "tokens": text.tokens}  # fmt: skip
+    command = [*prefix, sys.executable, "-m", "benchmarks.one_run", json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the run failed ({done.returncode}): {done.stderr[-2000:]}")
+    found: Numbers = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def routes_file(made: Made) -> Path:
+    """The routes beside the model, for processes that measure it alone."""
+    file = made.folder / "routes.npz"
+    np.savez(file, picks=made.routes.picks, tokens=made.routes.tokens)
+    return file
+
+
+def budget(dense: float, cache: float, kv: float) -> float:
+    """Bytes that a process with an engine promises to keep to."""
+    return dense + cache + kv + CONSTANT_NBYTES
+
+
+def huge(made: Made, rounds: int, say: Say) -> list[Row]:
+    """The 397B geometry: cached are one to two tokens' worth, what this machine has room for."""
+    shape = made.shape
+    token = shape.layers * shape.k
+    wanted = {f"{worth} tokens' worth": round(worth * token) for worth in (0.9, 2)}
+    told: dict[str, Row] = {}
+    options = BASE | AHEAD | {"repacked": "off", "cache_experts": max(wanted.values())}
+    with outlier_jupyter.load(str(made.folder), **options) as engine:
+        run_engine(engine, made.routes, Text(0, 2, 2))
+
+        def subject(name: str) -> Callable[[int], Numbers]:
+            def run(number: int) -> Numbers:
+                engine.resize(cache_experts=wanted[name])
+                text = text_of(made, number, prompt=8, tokens=10)
+                told[name] = settings(made, engine, text)
+                found = measured(engine, made, text)
+                say(f"round {number}, {name}: {1 / found['token_s']:.3f} tokens/s")
+                return found
+
+            return run
+
+        subjects = {name: subject(name) for name in wanted}
+        found = interleave(subjects, rounds, limits_of(made, engine))
+    return [row(f"397B, {name}", each, **told[name]) for name, each in found.items()]
+
+
+def recording(made: Made, say: Say) -> list[Row]:
+    """What recording with a live view costs of decode."""
+    every = made.shape.layers * made.shape.experts
+    with opened(made, cache_experts=every) as engine:
+        return [found | made.said for found in cost(engine, made.routes, say)]

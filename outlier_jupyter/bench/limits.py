@@ -1,0 +1,86 @@
+"""What the hardware allows: how fast memory can be read, and a file past the page cache.
+
+A token cannot take less than t = max(bytes of active weights ÷ memory bandwidth, bytes missed ÷
+disk bandwidth). Both are measured with nothing around the reading.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+
+from ..checkpoint import PAGE, ByteRange, open_reader
+
+WORDS = 1 << 27
+"""float32 that the memory test reads: half a gigabyte, more than caches hold."""
+DEPTHS = (2, 4, 8)
+"""How many direct reads are under way at once; the best counts."""
+
+
+@njit(parallel=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _sum(words: Any, parts: Any) -> None:
+    """Add up float32, all threads."""
+    size = len(words) // len(parts)
+    for part in prange(len(parts)):
+        total = np.float32(0)
+        for i in range(part * size, (part + 1) * size):
+            total += words[i]
+        parts[part] = total
+
+
+class Memory:
+    """The memory test: all threads read the same half gigabyte."""
+
+    def __init__(self, words: int = WORDS) -> None:
+        self._words = np.ones(words, np.float32)
+        self._parts = np.zeros(64, np.float32)
+        _sum(self._words, self._parts)
+
+    def bytes_per_s(self, times: int = 3) -> float:
+        """The best of so many reads of it."""
+        return max(self._once() for _ in range(times))
+
+    def _once(self) -> float:
+        begin = time.perf_counter()
+        _sum(self._words, self._parts)
+        return float(self._words.nbytes / (time.perf_counter() - begin))
+
+
+def disk_bytes_per_s(file: Path, nbytes: int, seconds: float = 0.6) -> float:
+    """Direct reads of `nbytes` at random places of `file`: `seconds` at each depth, the best."""
+    whole = max(PAGE, nbytes // PAGE * PAGE)
+    reader = open_reader("direct", [file])
+    try:
+        return max(_at_depth(reader, file, whole, depth, seconds) for depth in DEPTHS)
+    finally:
+        reader.close()
+
+
+def _at_depth(reader: Any, file: Path, nbytes: int, depth: int, seconds: float) -> float:
+    places = max(1, file.stat().st_size // nbytes)
+    begin = time.perf_counter()
+
+    def work(thread: int) -> int:
+        chance, done = random.Random(thread * 7919 + time.monotonic_ns()), 0
+        memory = np.zeros(nbytes + PAGE, np.uint8)
+        first = -memory.ctypes.data % PAGE
+        view = memory.data[first : first + nbytes]
+        while time.perf_counter() - begin < seconds:
+            reader.read(ByteRange(file, chance.randrange(places) * nbytes, nbytes), view)
+            done += nbytes
+        return done
+
+    with ThreadPoolExecutor(depth) as pool:
+        total = sum(pool.map(work, range(depth)))
+    return total / (time.perf_counter() - begin)
+
+
+def least_seconds(active: float, missed: float, memory: float, disk: float) -> float:
+    """The limit of a token: bytes it must multiply and bytes it must read, over both bandwidths."""
+    return max(active / memory, missed / disk)

@@ -1,0 +1,152 @@
+"""One request's reads under way: what is held is handed out at once, the rest as it lands.
+
+The decode thread computes with what it has been handed while reader threads fill other slots.
+However that ends, by a failed read or an interrupt in mid-wait, `finish` waits for every read
+before a slot changes hands: a thread may still be writing into it. Events are told then, in the
+order of asking, so that they do not depend on which read was quicker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+from ..events import Event, Evicted, PagedIn, Waited
+from ..residency import ExpertKey, Placement, Plan, SlotTable
+from .slots import SlotBank
+
+Read = Future[tuple[int, int, int]]
+"""Of one expert: bytes, when its read began, nanoseconds."""
+
+
+LARGE = 1 << 18
+"""Bytes of an expert from which computing with some while others are read pays: below, the calls
+of kernels it takes, one for each group, cost more than the waiting they save."""
+
+
+def overlaps(asked: str, expert_nbytes: int) -> bool:
+    """Whether reads and computing overlap, where `auto`, `on` or `off` was asked for."""
+    return asked == "on" or (asked == "auto" and expert_nbytes >= LARGE)
+
+
+class Fetch:
+    """The reads of one request, from `begin` to `finish`.
+
+    Args:
+        plan: what the table booked for it.
+        whole: hand everything out together, when the last read has landed.
+        tell: told the events.
+
+    Attributes:
+        slots: key → slot of all that is held once this has ended well.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        bank: SlotBank,
+        table: SlotTable,
+        *,
+        whole: bool,
+        clock: Callable[[], int],
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.slots = plan.hits | {place.key: place.slot for place in plan.placements}
+        self._hits = plan.hits
+        self._placements = plan.placements
+        self._bank, self._table = bank, table
+        self._whole = whole
+        self._clock, self._tell = clock, tell
+        self._futures: list[Read] = []
+        self._written: set[int] = set()
+        self._wait_ns = self._install_ns = 0
+        self._open = bool(plan.placements)
+
+    @property
+    def reads(self) -> int:
+        """How many experts of it must be read."""
+        return len(self._placements)
+
+    def begin(self, submit: Callable[[Placement], Read]) -> None:
+        """Have every read of the request started."""
+        for placement in self._placements:
+            self._futures.append(submit(placement))
+
+    def arrivals(self) -> Iterator[dict[ExpertKey, int]]:
+        """Key → slot of what may be computed with, group after group; each key comes once.
+
+        What is held comes first. Then whatever has landed since is one group, and only when
+        nothing has is a read waited for. Ends early where a read fails: `check` raises that.
+        """
+        if self._whole:
+            self._wait(self._futures)
+            if all(read.exception() is None for read in self._futures):
+                self._write(range(len(self._futures)))
+                yield self.slots
+            return
+        if self._hits:
+            yield self._hits
+        left = list(range(len(self._futures)))
+        while left:
+            landed = [i for i in left if self._futures[i].done()]
+            if not landed:
+                self._wait([self._futures[i] for i in left], FIRST_COMPLETED)
+                continue
+            if any(self._futures[i].exception() is not None for i in landed):
+                return
+            self._write(landed)
+            yield {self._placements[i].key: self._placements[i].slot for i in landed}
+            left = [i for i in left if i not in landed]
+
+    def finish(self) -> None:
+        """Wait for all reads, book what came and hand back what did not, tell; once."""
+        if not self._open:
+            return
+        try:
+            self._wait(self._futures)
+        finally:
+            # Also after a KeyboardInterrupt in that wait.
+            wait(self._futures)
+            self._open = False
+            self._book()
+        self._tell_all()
+
+    def check(self) -> None:
+        """Raise the first failure of a read, if any."""
+        for read in self._futures:
+            read.result()
+
+    def _wait(self, reads: Sequence[Read], until: str = "ALL_COMPLETED") -> None:
+        begin = self._clock()
+        wait(reads, return_when=until)
+        self._wait_ns += self._clock() - begin
+
+    def _write(self, landed: Sequence[int]) -> None:
+        """The rows of these reads are whole: make the bank's arrays hold them."""
+        begin = self._clock()
+        new = [i for i in landed if i not in self._written]
+        self._bank.commit([self._placements[i].slot for i in new])
+        self._written.update(new)
+        self._install_ns += self._clock() - begin
+
+    def _book(self) -> None:
+        good = [i for i, read in enumerate(self._futures) if read.exception() is None]
+        self._write(good)
+        begin = self._clock()
+        for i, placement in enumerate(self._placements):
+            if i in self._written:
+                self._table.commit(placement)
+            else:
+                self._bank.abandon([placement.slot])
+                self._table.release(placement)
+        self._install_ns += self._clock() - begin
+
+    def _tell_all(self) -> None:
+        for i, placement in enumerate(self._placements):
+            (layer, expert), slot, evicted = placement
+            if evicted is not None:
+                self._tell(Evicted(*evicted, slot, layer, expert))
+            if i in self._written:
+                nbytes, start, ns = self._futures[i].result()
+                self._tell(PagedIn(layer, expert, slot, nbytes, start, ns))
+        self._tell(Waited(self._placements[0].key.layer, self._wait_ns, self._install_ns))

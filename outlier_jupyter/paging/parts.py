@@ -1,0 +1,83 @@
+"""A layer's experts computed some at a time, with MLX's kernels, into one output.
+
+A row's arithmetic is the same whoever is computed beside it: the same kernel, told "sorted"
+exactly when mlx-lm would have sorted all rows of the call. What computes natively has parts of its
+own, with the same two methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+from mlx_lm.models.switch_layers import SwitchGLU
+
+SORT_FROM = 64
+"""From this many (token, expert) pairs mlx-lm sorts them by expert, and tells its kernels."""
+
+Numbers = npt.NDArray[np.integer[Any]]
+
+
+class Parts(Protocol):
+    """Takes the pairs (token, one of its experts) of a call in any order, each once."""
+
+    def add(self, mine: Numbers, slots: Numbers) -> None:
+        """Compute the pairs numbered `mine`, whose experts sit in `slots`; both [pairs]."""
+
+    def output(self) -> mx.array:
+        """All pairs' outputs [..., k, width], when each of them was added."""
+
+
+class LazyParts:
+    """Over mlx-lm's switch `inner`, for x [..., width] and ids of shape [..., k].
+
+    Args:
+        reading: told each array that is computed from the bank.
+    """
+
+    def __init__(
+        self,
+        inner: Any,
+        x: mx.array,
+        shape: tuple[int, ...],
+        reading: Callable[[mx.array], object],
+    ) -> None:
+        self._inner, self._shape, self._reading = inner, shape, reading
+        self._rows = x.reshape(-1, 1, x.shape[-1])
+        self._sorted = int(np.prod(shape)) >= SORT_FROM
+        self._outputs: list[mx.array] = []
+        self._order: list[Numbers] = []
+
+    def add(self, mine: Numbers, slots: Numbers) -> None:
+        """As `Parts.add`; nothing is evaluated."""
+        order = np.argsort(slots, kind="stable")
+        mine, slots = mine[order], slots[order]
+        rows = self._rows[mx.array((mine // self._shape[-1]).astype(np.uint32))]
+        output = self._compute(rows, mx.array(slots.astype(np.uint32)))
+        self._reading(output)
+        self._outputs.append(output)
+        self._order.append(mine)
+
+    def output(self) -> mx.array:
+        """As `Parts.output`."""
+        back = np.argsort(np.concatenate(self._order)).astype(np.uint32)
+        output = mx.concatenate(self._outputs)[mx.array(back)]
+        self._reading(output)
+        return output.reshape(*self._shape, output.shape[-1])
+
+    def _compute(self, rows: mx.array, slots: mx.array) -> mx.array:
+        """The original's arithmetic on rows [n, 1, width] of one expert each, in slot order."""
+        inner, ordered = self._inner, self._sorted
+        output: mx.array
+        if isinstance(inner, SwitchGLU):
+            up = inner.up_proj(rows, slots, sorted_indices=ordered)
+            gate = inner.gate_proj(rows, slots, sorted_indices=ordered)
+            hidden = inner.activation(up, gate)
+            output = inner.down_proj(hidden, slots, sorted_indices=ordered)
+        else:
+            hidden = inner.activation(inner.fc1(rows, slots, sorted_indices=ordered))
+            output = inner.fc2(hidden, slots, sorted_indices=ordered)
+        return output
