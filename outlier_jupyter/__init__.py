@@ -34,11 +34,16 @@ if TYPE_CHECKING:
     from .run import Run as Run
     from .run import Step as Step
     from .run import repeated as repeated
+    from .studies.ablation import Ablation as Ablation
+    from .studies.ablation import ablate as ablate
+    from .studies.sweep import sweep as sweep
+    from .studies.swept import Sweep as Sweep
     from .trace import Trace as Trace
     from .uses import experts_of as experts_of
     from .uses import tokens_of as tokens_of
 
 _HOMES = {
+    "Ablation": ".studies.ablation",
     "Chat": ".notebook.chat",
     "Comparison": ".comparison",
     "Engine": ".engine",
@@ -49,18 +54,22 @@ _HOMES = {
     "Repacked": ".repacking",
     "Run": ".run",
     "Step": ".run",
+    "Sweep": ".studies.swept",
     "Trace": ".trace",
+    "ablate": ".studies.ablation",
     "compare": ".comparison",
     "experts_of": ".uses",
     "load": ".loading",
     "plan": ".planning",
     "repack": ".repacking",
     "repeated": ".run",
+    "sweep": ".studies.sweep",
     "tokens_of": ".uses",
     "watch": ".notebook.watching",
 }
 
 __all__ = [
+    "Ablation",
     "Chat",
     "Comparison",
     "Engine",
@@ -71,8 +80,10 @@ __all__ = [
     "Repacked",
     "Run",
     "Step",
+    "Sweep",
     "Trace",
     "__version__",
+    "ablate",
     "compare",
     "experts_of",
     "load",
@@ -80,6 +91,7 @@ __all__ = [
     "plan",
     "repack",
     "repeated",
+    "sweep",
     "tokens_of",
     "unload_ipython_extension",
     "watch",

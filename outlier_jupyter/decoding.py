@@ -25,6 +25,7 @@ from .interrupt import interrupt_sets
 from .machine import give_back_freed
 from .options import GenerateOptions
 from .paging import RouterTap, Stopped
+from .reference import Reference
 from .run import Step
 from .trace.recorder import Recorder
 from .transcript import Transcript
@@ -57,6 +58,7 @@ class Decoding:
         emit: Callable[[Event], None],
         stop: threading.Event,
         clock: Callable[[], int],
+        reference: Reference | None = None,
     ) -> None:
         self.read: list[int] = []
         self.generated: list[int] = []
@@ -73,6 +75,7 @@ class Decoding:
         self._emit = emit
         self._stop = stop
         self._clock = clock
+        self._reference = reference
         self._sample = make_sampler(
             asked.temperature, top_p=asked.top_p, min_p=asked.min_p, top_k=asked.sample_top_k
         )
@@ -127,7 +130,16 @@ class Decoding:
         for event in self._tap.drain():
             self._emit(event)
         self._emit(StepDone(produced, end - begin, end - forward, forward - told, told - begin))
+        if self._reference is not None:
+            self._compare(tokens, logits[:, -1, :] if sample else None)
         return produced
+
+    def _compare(self, tokens: list[int], logits: mx.array | None) -> None:
+        """Have the exact model read the same, and tell how far this call was from it."""
+        assert self._reference is not None
+        found = self._reference.follow(tokens, logits)
+        if found is not None:
+            self._emit(found)
 
     def _forward(self, tokens: list[int]) -> mx.array:
         """The model's logits [1, tokens, vocabulary], with the KV cache quantised if asked."""

@@ -33,9 +33,11 @@ from .kv_caches import KVCache, KVCaches, changed_by
 from .listeners import Listeners
 from .machine import memory_rate
 from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
-from .options import GenerateOptions, LoadOptions, make, resized, takes
+from .options import GenerateOptions, LoadOptions, resized, takes
 from .paging import Installed, Stopped, resize
 from .prompts import Encoded, Prompt, context_of, encode
+from .reference import Reference
+from .routing import Routing
 from .run import Interrupted, Run, Step
 from .status import Status
 from .trace import Trace, TraceInfo
@@ -66,6 +68,7 @@ class Engine:
         tokenizer: mlx-lm's tokenizer.
         config: the model's config.json.
         info: what every trace of this engine says about model, slots and reader.
+        routing: called, a block in which routers choose otherwise; see `Routing`.
         last_run: the newest run, also when it was interrupted or failed; None before the first.
     """
 
@@ -100,6 +103,9 @@ class Engine:
         self._runner: int | None = None
         self._kv_caches = KVCaches(model)
         self._python_nbytes = outside_mlx()
+        self.routing = Routing(
+            installed.steering, info.experts_per_layer, info.native_top_k, options.top_k
+        )
         self.closed = False
         cache_cap.hold()
         for pager in installed.pagers:
@@ -151,7 +157,7 @@ class Engine:
         """
         if self.closed:
             raise EngineClosed("this engine was closed: load the model again")
-        asked = make(GenerateOptions, options)
+        asked = self.routing.options(options)
         return self._run(encode(self.tokenizer, prompt, asked, context_of(self.config)), asked)
 
     def stop(self) -> None:
@@ -250,20 +256,20 @@ class Engine:
             self._busy.release()
 
     def _run(self, prompt: Encoded, asked: GenerateOptions) -> Iterator[Step]:
-        with self._alone():
+        with self._alone(), self.routing.applied(asked):
             kv, rest = self._kv_caches.start(prompt.tokens, asked)
             if asked.prefill_chunk is None:
                 asked = replace(asked, prefill_chunk=_chunk(self, len(prompt.tokens)))
             foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
             recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
             self._tell.begin(recorder)
-            decoding = _decoding(self, rest, kv, asked, recorder)
+            held = prompt.tokens[: len(prompt.tokens) - len(rest)]
+            decoding = _decoding(self, rest, kv, asked, recorder, held)
             self._tell(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
             try:
                 yield from self._watched(decoding, recorder, prompt, asked)
             finally:
                 if asked.reuse_kv:
-                    held = prompt.tokens[: len(prompt.tokens) - len(rest)]
                     whole = bool(decoding.finish_reason)
                     self._kv_caches.keep(held + decoding.read, kv, asked, whole)
 
@@ -306,8 +312,15 @@ def _whole_or_partial(engine: Engine, prompt: Prompt, options: dict[str, Any]) -
 
 
 def _decoding(
-    engine: Engine, rest: list[int], kv: KVCache, asked: GenerateOptions, recorder: Recorder
+    engine: Engine,
+    rest: list[int],
+    kv: KVCache,
+    asked: GenerateOptions,
+    recorder: Recorder,
+    held: list[int],
 ) -> Decoding:
+    pagers = engine._installed.pagers
+    beside = Reference(engine.model, engine.routing, pagers, held, asked.prefill_chunk)
     return Decoding(
         engine.model,
         rest,
@@ -320,6 +333,7 @@ def _decoding(
         emit=engine._tell,
         stop=engine._stop,
         clock=engine._clock,
+        reference=beside if asked.measure_loss else None,
     )
 
 
@@ -359,12 +373,14 @@ def _status(engine: Engine, installed: Installed, reader: Reader) -> Status:
 
 def run_info(engine: Engine, asked: GenerateOptions, length: int | None = None) -> TraceInfo:
     """`engine.info` of a run with these options, of `length` tokens if that is known already."""
-    changed = [engine.info.changed_output, *changed_by(asked, length)]
+    changed = [*engine.routing.words(asked), *changed_by(asked, length)]
+    options = asdict(engine.options) | asdict(asked)
+    options["top_k"] = asked.top_k or engine.options.top_k
     return replace(
         engine.info,
-        options=asdict(engine.options) | asdict(asked),
+        options=options,
         memory_rate=memory_rate(),
-        changed_output="; ".join(reason for reason in changed if reason),
+        changed_output="; ".join(changed),
     )
 
 

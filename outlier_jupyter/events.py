@@ -109,6 +109,15 @@ class StepDone(NamedTuple):
     told_ns: int = 0
 
 
+class Compared(NamedTuple):
+    """The last step against the exact model: KL(exact ‖ run) in nats, and whether both would have
+    taken the same token. Told after its `StepDone`, by a run with `measure_loss`.
+    """
+
+    kl: float
+    agrees: bool
+
+
 class TextProduced(NamedTuple):
     """The detokenizer let go of some text (tokens and text do not align one to one)."""
 
@@ -137,6 +146,7 @@ Event: TypeAlias = (
     | Served
     | Weighed
     | StepDone
+    | Compared
     | TextProduced
     | RunDone
     | Resized

@@ -109,7 +109,8 @@ class KVCaches:
 def _kind(asked: GenerateOptions) -> Hashable:
     """Caches of different kinds are not each other's beginning."""
     quantised = (asked.kv_bits, asked.kv_group_size, asked.quantized_kv_start)
-    return quantised if asked.kv_bits else None, asked.max_kv_size
+    routing = (asked.mask, asked.boost, asked.force, asked.top_k, asked.router_temperature)
+    return quantised if asked.kv_bits else None, asked.max_kv_size, routing
 
 
 def changed_by(asked: GenerateOptions, length: int | None = None) -> list[str]:

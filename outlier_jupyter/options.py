@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -20,6 +20,8 @@ KERNELS = ("auto", "mlx")
 KV_BITS = (2, 3, 4, 5, 6, 8)
 KV_GROUP_SIZES = (32, 64, 128)
 POLICIES = ("habit", "lru")
+SWEPT = ("top_k", "cache_gb", "cache_experts", "policy", "reader")
+"""The options of loading that `sweep` tries values of."""
 
 Options = TypeVar("Options", "LoadOptions", "GenerateOptions")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -28,6 +30,26 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def option(default: Any, help: str, **rules: Any) -> Any:
     """A dataclass field with its help text and its rules: `low`, `above`, `high`, `choices`."""
     return field(default=default, metadata={"help": help, **rules})
+
+
+def experts_spelled(value: Any) -> Any:
+    """Experts as words: pairs (layer, expert), or a mapping of experts to numbers, spelled out.
+
+    What is words already, or cannot be read, is left to the checks.
+    """
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, Mapping):
+        return tuple(f"{_expert(key)}={number!r}" for key, number in value.items())
+    if isinstance(value, Iterable):
+        return tuple(_expert(item) for item in value)
+    return value
+
+
+def _expert(item: Any) -> Any:
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return f"{int(item[0])}:{int(item[1])}"
+    return item
 
 
 @dataclass(frozen=True)
@@ -129,6 +151,35 @@ class GenerateOptions:
         None, "keep the KV cache of this many tokens: longer runs change the output", low=5
     )
     reuse_kv: bool = option(False, "reuse the KV cache of earlier runs for a shared beginning")
+    mask: tuple[str, ...] = option(
+        (),
+        "LAYER:EXPERT that the router must not choose, as 12:37 or 12:3-7,9 or 4-6:0; may be given "
+        "more than once. This and the next four change the output",
+        spell=experts_spelled,
+    )
+    boost: tuple[str, ...] = option(
+        (),
+        "LAYER:EXPERT=NUMBER added to the router's logit, as 12:37=+2.0; may be given more than "
+        "once",
+        spell=experts_spelled,
+    )
+    force: tuple[str, ...] = option(
+        (),
+        "LAYER:EXPERT that every token chooses, weighed as if the likeliest; may be given more "
+        "than once",
+        spell=experts_spelled,
+    )
+    top_k: int | None = option(
+        None, "experts per token in this run, instead of the model's own number", low=1
+    )
+    router_temperature: float = option(
+        1.0, "divide the router's logits by this: above 1 its weights are more even", above=0
+    )
+    measure_loss: bool = option(
+        False,
+        "run the exact routing beside, on the same tokens: how far each token's distribution is "
+        "from it. About twice the work, and both read through one cache",
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -162,8 +213,11 @@ def make(kind: type[Options], given: dict[str, Any]) -> Options:
     Raises:
         OptionError: unknown name, wrong type, or a value outside its rule.
     """
-    known = [f.name for f in fields(kind)]
-    for name in given:
+    known = {f.name: f for f in fields(kind)}
+    for name, value in list(given.items()):
+        spell = known[name].metadata.get("spell") if name in known else None
+        if spell is not None:
+            given = given | {name: spell(value)}
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -16,7 +16,7 @@ RESULTS = ROOT / "build" / "support"
 TABLE = ROOT / "docs" / "models.md"
 
 COLUMNS = {
-    "model types": ("type", "switch", "paged", "weights"),
+    "model types": ("type", "switch", "paged", "weights", "routing changed by"),
     "expert formats": ("format", "proved on", "paged"),
     "layouts": ("layout", "proved on", "paged"),
 }
@@ -26,7 +26,8 @@ INTRODUCTION = {
     "model types": "Each model type of mlx-lm with a switch of experts, run as a tiny "
     "random model, paged at three cache sizes against mlx-lm unpaged: prompts of 1, 7 and 130 "
     'tokens, and 20 decoded tokens. Weights "as applied" are what each expert\'s output was '
-    "multiplied by in all, held against the unpaged model's, with the ids.",
+    "multiplied by in all, held against the unpaged model's, with the ids. The last column is what "
+    "changed the routing when asked; what is missing there was refused, or had no effect.",
     "expert formats": "How experts may be stored. Prompts of 1, 7 and 130 tokens and 20 decoded "
     "tokens, at three cache sizes. MLX multiplies three of these on a GPU only; on a CPU they are "
     "refused, as mlx-lm refuses them. Their tests give paged and unpaged model the same stand-in, "

@@ -38,7 +38,24 @@ MAY_IMPORT = {
     "run": BASE | {"trace", "units"},
     "uses": {"errors", "run", "trace", "units"},
     "comparison": {"errors", "run", "trace", "units"},
-    "decoding": BASE | {"interrupt", "machine", "paging", "run", "trace", "transcript"},
+    "routing": {"errors", "options", "paging"},
+    "reference": {"events", "paging", "routing"},
+    "decoding": BASE
+    | {"interrupt", "machine", "paging", "reference", "run", "trace", "transcript"},
+    "scoring": {"engine", "errors", "events", "interrupt", "options", "paging", "reference"},
+    "studies": {
+        "engine",
+        "errors",
+        "loading",
+        "options",
+        "paging",
+        "prompts",
+        "residency",
+        "run",
+        "scoring",
+        "trace",
+        "units",
+    },
     "engine": BASE
     | {
         "checkpoint",
@@ -51,6 +68,8 @@ MAY_IMPORT = {
         "memory",
         "paging",
         "prompts",
+        "reference",
+        "routing",
         "run",
         "status",
         "trace",
@@ -86,11 +105,13 @@ MAY_IMPORT = {
         "engine",
         "loading",
         "machine",
+        "paging",
         "planning",
         "prompts",
         "repacking",
         "run",
         "status",
+        "studies",
         "trace",
         "units",
         "uses",
@@ -109,6 +130,8 @@ ONLY_IN = {
         "loading",
         "memory",
         "native",
+        "reference",
+        "scoring",
         "testing",
     },
     "mlx_lm": {
@@ -120,6 +143,8 @@ ONLY_IN = {
         "loading",
         "memory",
         "native",
+        "reference",
+        "scoring",
         "testing",
     },
     "numba": {"bench", "kernels", "residency"},
@@ -138,10 +163,11 @@ ONLY_IN = {
 LATE = {
     "run": {"notebook", "uses"},
     "comparison": {"notebook"},
+    "studies": {"notebook"},
     "trace": {"run", "uses", "notebook"},
     "uses": {"notebook"},
 }
-"""Runs, comparisons and explanations show themselves, a Trace asks its Run to: the imports up the
+"""Runs, studies and explanations show themselves, a Trace asks its Run to: the imports up the
 house, made when somebody looks."""
 
 

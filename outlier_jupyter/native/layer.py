@@ -104,7 +104,9 @@ class _Layer:
     _plan: Plan
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        if mask is None and x.shape[:2] == (1, 1) and takes_float32(cache):
+        # A router whose choice is changed (paging/steering.py) is asked in its own words.
+        own = not getattr(self._plan.block.gate, "steered", False)
+        if own and mask is None and x.shape[:2] == (1, 1) and takes_float32(cache):
             return mx.array(self._plan.decode(as_rows(x), cache)[None])
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]
 

@@ -32,6 +32,8 @@ COMMANDS = {
     "tokens": "the experts that a token or a span, FIRST:LAST, chose",
     "what-if": "what other cache sizes and policies would have hit, read and given",
     "report": "write a run to one page of HTML that needs nothing else",
+    "ablate": "mask experts and see how much less likely texts become, against random masks",
+    "sweep": "try values of top_k, the cache's size, policy or reader: speed, loss, coherence",
     "resize": "give the expert cache another size; what was used last stays in it",
     "unload": "close the engine and free its memory",
     "status": "what is loaded, and how much of it sits in RAM",
@@ -125,6 +127,10 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return plan_parser()
     if command == "compare":
         return compare_parser()
+    if command in ("ablate", "sweep"):
+        from . import study_arguments  # which is made of what stands here
+
+        return study_arguments.PARSERS[command]()
     if command == "bench":
         return bench_parser()
     if command == "repack":

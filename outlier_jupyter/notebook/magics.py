@@ -136,6 +136,8 @@ class OutlierMagics(Magics):
             return self._chat(given)
         if command == "compare":
             return self._compare(given)
+        if command in ("ablate", "sweep"):
+            return self._study(command, given)
         if command == "unload":
             self.unload()
         elif command == "memory":
@@ -215,6 +217,14 @@ class OutlierMagics(Magics):
 
         output = given.pop("output", None)
         found = compare(asking.by_name(given.pop("runs"), self.shell.user_ns), **given)
+        self._store(output, found)
+        return found
+
+    def _study(self, command: str, given: dict[str, Any]) -> object:
+        from .studies import study  # its libraries are large, and loading is silent and quick
+
+        output = given.pop("output", None)
+        found = study(self._loaded(), command, given, self.shell.user_ns)
         self._store(output, found)
         return found
 

@@ -11,11 +11,11 @@ from typing import Any
 from IPython.display import DisplayHandle, display
 
 from ..engine import Engine, run_info
-from ..options import GenerateOptions, make
 from ..run import Interrupted, Run
 from .feed import Feed
 from .frames import Frame
 from .live import LiveView, header
+from .loss import LossLine
 
 
 def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
@@ -25,7 +25,7 @@ def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
         Interrupted: stopped; what was made stays shown and is in its `.run`.
         OutlierError: as `Engine.generate`; bad options are refused before anything is shown.
     """
-    asked = make(GenerateOptions, options)
+    asked = engine.routing.options(options)
     view = make_view(engine, prompt, info=header(run_info(engine, asked), prompt))
     live = _Live(view)
     feed = Feed(
@@ -35,11 +35,14 @@ def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
         resident_at_start=engine.resident(),
         on_frame=live.push,
     )
-    unsubscribe = engine.subscribe(feed)
+    loss = LossLine(view)
+    unsubscribe = [engine.subscribe(sink) for sink in (feed, loss)]
     try:
         return engine.generate(prompt, **options)
     finally:
-        unsubscribe()
+        for end in unsubscribe:
+            end()
+        loss.tell()
         run = engine.last_run
         if live.output is not None and run is not None:
             view.finish(run.finish_reason, feed.snapshot())

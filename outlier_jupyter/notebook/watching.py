@@ -15,7 +15,7 @@ from typing import Any
 
 from IPython.display import DisplayHandle, display
 
-from ..engine import Engine, leave_thread
+from ..engine import Engine, leave_thread, run_info
 from ..errors import OptionError, OutlierError
 from ..events import Event, PromptEncoded
 from ..options import GenerateOptions, takes
@@ -23,6 +23,7 @@ from ..prompts import Prompt
 from ..run import Interrupted, Run
 from .feed import Feed
 from .live import LiveView, header
+from .loss import LossLine
 from .worker import Worker
 
 _workers: weakref.WeakKeyDictionary[Engine, Worker] = weakref.WeakKeyDictionary()
@@ -68,7 +69,7 @@ class Watched(LiveView):
         self.run: Run | None = None
         self.error: BaseException | None = None
         self._engine = engine
-        self._asked = (prompt, options)
+        self._asked = (prompt, engine.routing.given(options))
         self._over = threading.Event()
         self._stopped = False
         self._begun = False
@@ -76,7 +77,8 @@ class Watched(LiveView):
         self._cell = _cell()
         asked = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
         # The cell will have returned: Stop is a message, and never interrupts the kernel.
-        super().__init__(info=header(engine.info, asked), on_stop=self.stop, kernel_id="")
+        info = run_info(engine, engine.routing.options(options))
+        super().__init__(info=header(info, asked), on_stop=self.stop, kernel_id="")
         # A kernel that shuts down in the middle of a run must not leave MLX running on a thread.
         weakref.finalize(self, _end, engine, self._over)
         _begin(self)
@@ -145,12 +147,13 @@ class Watched(LiveView):
             resident_at_start=engine.resident(),
             on_frame=self.push,
         )
-        here = threading.get_ident()
+        here, loss = threading.get_ident(), LossLine(self)
 
         def listen(event: Event) -> None:
             if threading.get_ident() != here:
                 return  # a run that somebody else began in between
             feed(event)
+            loss(event)
             if type(event) is PromptEncoded:
                 self._begun = True
                 if self._stopped:
@@ -167,6 +170,7 @@ class Watched(LiveView):
             self.error = error
         finally:
             unsubscribe()
+            loss.tell()
             self.run = engine.last_run if self._begun else None
             reason = "error" if self.run is None else self.run.finish_reason
             self.answer_from(self.run)

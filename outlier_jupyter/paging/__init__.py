@@ -2,16 +2,20 @@
 
 from .device import check_device
 from .install import Installed, find, install, share_slots, switch_modules
+from .interventions import Intervention
 from .pager import Pager, Stopped
 from .resizing import resize
 from .slots import SlotBank
+from .steering import Steering
 from .weights import RouterTap
 
 __all__ = [
     "Installed",
+    "Intervention",
     "Pager",
     "RouterTap",
     "SlotBank",
+    "Steering",
     "Stopped",
     "check_device",
     "find",

@@ -26,6 +26,7 @@ from .fetch import overlaps
 from .locate import Locator
 from .pager import Pager
 from .slots import make_bank
+from .steering import Steering
 from .switch import PagedSwitch
 from .weights import RouterTap
 
@@ -64,6 +65,7 @@ class Installed:
     switches: tuple[Switch, ...]
     pagers: tuple[Pager, ...]
     tap: RouterTap
+    steering: Steering
 
     @property
     def slots(self) -> int:
@@ -142,7 +144,8 @@ def install(
             follow(block, tap)
             if pager.overlap:
                 paged.help(shared_expert(block))
-    return Installed(tuple(switches), tuple(pagers.values()), tap)
+    steering = Steering(model, [(switch.path, switch.experts) for switch in switches])
+    return Installed(tuple(switches), tuple(pagers.values()), tap, steering)
 
 
 def share_slots(

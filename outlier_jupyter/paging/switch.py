@@ -32,6 +32,7 @@ from ..residency import ExpertKey
 from .early import Beside
 from .pager import Pager
 from .parts import LazyParts, Parts
+from .steering import Steered
 from .weights import RouterTap
 
 PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
@@ -60,6 +61,7 @@ class PagedSwitch(nn.Module):
         self._experts = experts
         self._pager = pager
         self._tap = tap
+        self._steered: Steered | None = None  # set by Steering while the routing is changed
         self._beside: Beside | None = None
         self._experts_ns = 0
         # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
@@ -87,6 +89,8 @@ class PagedSwitch(nn.Module):
         pager = self._pager
         pager.enter()
         begin, told, self._experts_ns = pager.clock(), pager.told_ns, 0
+        if self._steered is not None:
+            self._steered.check(np.array(indices))
         slot_map = pager.slot_map(self._layer)
         if slot_map is not None:
             if meanwhile is not None:

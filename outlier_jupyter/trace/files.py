@@ -1,9 +1,10 @@
 """A trace as a file: safetensors arrays and JSON beside them, versioned, written all or nothing.
 
 The arrays that other programs may want (`experts`, `weights`, `phase`, `tokens`) are plain tensors
-under their own names. What is bulky and regular (hits, reads, evictions, calls) is packed: hits as
-bits, tables column by column in the narrowest integers, deflated. Everything comes back exactly,
-but for `weights`: they are kept as float16, to one part in 2,048 (below 6e-5, to 6e-8).
+under their own names, as are `kl` and `agrees` where they were measured. What is bulky and regular
+(hits, reads, evictions, calls) is packed: hits as bits, tables column by column in the narrowest
+integers, deflated. Everything comes back exactly, but for `weights`: they are kept as float16, to
+one part in 2,048 (below 6e-5, to 6e-8).
 
 A file that has only some of the arrays, as traces from other programs do, gives a trace that says
 which are absent.
@@ -95,6 +96,8 @@ def _packed(trace: Trace) -> Arrays:
         half = trace.weights.astype(np.float16)
     if not np.isinf(half).any():  # else a weight is too large for it: all of them are kept as is
         out["weights"] = half
+    if len(trace.kl):
+        out |= {"kl": trace.kl, "agrees": trace.agrees}
     out["hits"] = np.packbits(trace.hits)
     for table in TABLES:
         rows = getattr(trace, table)
@@ -250,6 +253,10 @@ def build(arrays: Arrays, info: TraceInfo) -> Trace:
         shape = (len(LAYER_PARTS), experts.shape[1], len(whole["calls"]))
         times = _inflate(arrays["layer_us"]).reshape(shape).transpose(2, 1, 0)
         whole["layer_us"] = np.ascontiguousarray(times, np.int32)
+    for name, number in (("kl", np.float32), ("agrees", np.bool_)):
+        whole[name] = arrays.get(name, np.zeros(0)).astype(number)
+        if len(whole[name]) not in (0, steps):
+            raise ValueError(f"{name} is of {len(whole[name])} steps, the trace has {steps}")
     return Trace(experts=experts, call=call, step_ns=share[call], info=named, **whole)
 
 

@@ -7,6 +7,8 @@ figure, a table and the command line all show the same number.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,11 @@ QUANTILES = (0.5, 0.95, 1.0)
 
 @dataclass(frozen=True)
 class Summary:
-    """The headline numbers of a run. Rates are NaN where nothing was counted."""
+    """The headline numbers of a run. Rates are NaN where nothing was counted.
+
+    `compared` tokens were held against the exact model: their mean divergence in nats, and the
+    share of them that it would have chosen, too.
+    """
 
     prompt_tokens: int
     decoded_steps: int
@@ -37,14 +43,27 @@ class Summary:
     read_p50_ms: float
     read_p95_ms: float
     read_max_ms: float
+    compared: int = 0
+    kl: float = nan
+    top1_agreement: float = nan
 
     def __str__(self) -> str:
-        """One line: speed, hit rate, bytes read, read latency."""
+        """One line: speed, hit rate, bytes read, read latency, and the loss if measured."""
+        loss = f" · {self.loss_words()}" if self.compared else ""
         return (
             f"{three(self.tokens_per_second)} tokens/s · hit rate {percent(self.hit_rate)} "
             f"(in decode {percent(self.decode_hit_rate)}) · {size_words(self.bytes_read)} in "
             f"{self.reads:,} reads · read latency p50 {three(self.read_p50_ms)} ms, "
-            f"p95 {three(self.read_p95_ms)} ms"
+            f"p95 {three(self.read_p95_ms)} ms{loss}"
+        )
+
+    def loss_words(self) -> str:
+        """How far the run was from the exact model, over the `compared` tokens; "" if not known."""
+        if not self.compared:
+            return ""
+        return (
+            f"against the exact model: KL {three(self.kl)} nats a token, top-1 agreement "
+            f"{percent(self.top1_agreement)}"
         )
 
 
@@ -234,7 +253,19 @@ def summarise(trace: Trace) -> Summary:
         read_p50_ms=float(p50),
         read_p95_ms=float(p95),
         read_max_ms=float(top),
+        **_loss(trace),
     )
+
+
+def _loss(trace: Trace) -> dict[str, Any]:
+    known = np.isfinite(trace.kl)
+    if not known.any():
+        return {}
+    return {
+        "compared": int(known.sum()),
+        "kl": float(trace.kl[known].mean(dtype=np.float64)),
+        "top1_agreement": float(trace.agrees[known].mean()),
+    }
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..events import (
     CallStarted,
+    Compared,
     Event,
     Evicted,
     PagedIn,
@@ -55,12 +56,14 @@ class Recorder:
         self._calls: list[tuple[int, ...]] = []
         self._layer_us: list[npt.NDArray[np.int32]] = []
         self._layers = layers
+        self._compared: list[tuple[int, float, bool]] = []
         self._steps = 0
         self._take: dict[type[Event], Callable[[Any], object]] = {
             CallStarted: self._begin,
             PagedIn: self._page_in,
             Evicted: self._evict,
             StepDone: self._end,
+            Compared: lambda event: self._compared.append((self._steps - 1, *event)),
         }
         self._begin(CallStarted(0, np.zeros(0, np.int32), 0))
 
@@ -181,6 +184,7 @@ class Recorder:
         call_of_step = np.repeat(np.arange(len(table), dtype=np.int32), table["steps"])
         share = table["ns"] // np.maximum(table["steps"], 1)
         steps = self._steps
+        kl, agrees = _compared(self._compared, steps)
         return Trace(
             tokens=self._tokens[:steps].copy(),
             produced=self._produced[:steps].copy(),
@@ -196,12 +200,25 @@ class Recorder:
             resident_at_start=self._resident,
             info=info,
             **self._by_layer(),
+            kl=kl,
+            agrees=agrees,
         )
 
     def _by_layer(self) -> dict[str, npt.NDArray[np.int32]]:
         """`layer_us`, where every call has it."""
         whole = len(self._layer_us) == len(self._calls) > 0
         return {"layer_us": np.stack(self._layer_us)} if whole else {}
+
+
+def _compared(
+    found: list[tuple[int, float, bool]], steps: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """What was measured of each step; nothing where nothing was."""
+    count = steps if found else 0
+    kl, agrees = np.full(count, np.nan, np.float32), np.zeros(count, bool)
+    for step, nats, same in found:
+        kl[step], agrees[step] = nats, same
+    return kl, agrees
 
 
 def _fill(

@@ -30,7 +30,7 @@ def token_columns(trace: Trace) -> Columns:
     """One row per token: what was read and sampled, its phase and call, ms, hits, misses, bytes.
 
     The tokens of a prefill call share its time equally; a read counts for the first token that
-    chose its expert.
+    chose its expert. `kl` (nats) and `agrees` (1 or 0) stand beside where they were measured.
     """
     hits, misses = hits_per_step(trace)
     columns: list[tuple[str, str, npt.NDArray[Any]]] = [
@@ -45,6 +45,9 @@ def token_columns(trace: Trace) -> Columns:
         ("reads", "reads", np.bincount(trace.reads["step"], minlength=trace.steps)),
         ("bytes", "reads", bytes_per_step(trace)),
     ]
+    if len(trace.kl):
+        agrees = np.where(np.isnan(trace.kl), np.nan, trace.agrees)
+        columns += [("kl", "experts", trace.kl), ("agrees", "experts", agrees)]
     return {name: column for name, source, column in columns if trace.has(source)}
 
 

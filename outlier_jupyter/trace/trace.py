@@ -112,8 +112,8 @@ class TraceInfo:
     absent: tuple[str, ...] = ()
     """The arrays that were not recorded; they hold nothing that was seen."""
     changed_output: str = ""
-    """Why the output differs from the model's own ("" when it does not): a `top_k` override, a
-    KV cache that was quantised or forgot."""
+    """Why the output differs from the model's own ("" when it does not): another `top_k`, routing
+    that was changed, a KV cache that was quantised or forgot."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,10 @@ class Trace:
         info: what was run, on what, and how.
         layer_us: int32 [calls, layers, parts], microseconds of each layer by `LAYER_PARTS`; [0, …]
             where that was not recorded.
+        kl: float32 [steps], KL(exact ‖ run) in nats after each step, NaN where it was not
+            measured (`measure_loss`). Of no length where nothing was.
+        agrees: bool [steps], whether the exact model would have taken the same token; False where
+            `kl` is NaN.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -155,6 +159,8 @@ class Trace:
     layer_us: npt.NDArray[np.int32] = field(
         default_factory=lambda: np.zeros((0, 0, len(LAYER_PARTS)), np.int32)
     )
+    kl: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    agrees: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
 
     @property
     def steps(self) -> int:

@@ -133,3 +133,26 @@ def test_a_gpu_keeps_mlxs_kernels(monkeypatch):
     assert not native.wanted("mlx")
     monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
     assert not native.wanted("auto")
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "deepseek_v3"])
+def test_routing_is_changed_in_native_models_as_in_mlx_lms(model_type, tmp_path):
+    """A whole native layer and single native modules: the ids of the plain modules, and back."""
+    folder = checkpoint(model_type, tmp_path / "model")
+    traces = {}
+    for kernels in ("mlx", "auto"):
+        with outlier_jupyter.load(folder, cache_experts=6, kernels=kernels) as engine:
+            engine.tokenizer.eos_token_ids = set()
+            asked = {"raw": True, "max_tokens": 4}
+            plain = engine.generate("def f(x)", **asked).trace
+            changed = engine.generate("def f(x)", mask="0:0-4", top_k=3, **asked).trace
+            again = engine.generate("def f(x)", **asked).trace
+            np.testing.assert_array_equal(again.experts, plain.experts)
+            np.testing.assert_array_equal(again.weights, plain.weights)
+            traces[kernels] = changed
+    for trace in traces.values():
+        assert trace.experts.shape[2] == 3
+        assert np.isin(trace.experts[:, 0], [5, 6, 7]).all()
+        assert (trace.produced >= 0).sum() == 4
+    ids = [np.sort(trace.experts, axis=2) for trace in traces.values()]
+    np.testing.assert_array_equal(*ids)

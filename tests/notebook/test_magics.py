@@ -294,6 +294,44 @@ def test_compare_puts_runs_beside_each_other(loaded):
         loaded.run_line_magic("outlier", "compare one ohter")
 
 
+def test_routing_is_changed_for_a_cell(loaded, capsys):
+    """Flags mask, boost and force; the summary tells the loss; a bad expert is one sentence."""
+    line = "--mask 0:1-3 --boost 1:4=+2.0 --force 2:5 --top-k 3 --measure-loss --max-tokens 3"
+    run = loaded.run_cell_magic("outlier", line, "Hello")
+    said = run.trace.info.changed_output
+    assert "experts 0:1, 0:2, 0:3 masked" in said and "expert 1:4 boosted by +2" in said
+    assert "expert 2:5 always chosen" in said and "top-k 3 in place of the model's 2" in said
+    assert run.summary().compared == run.generated
+    loaded.run_cell_magic("outlier", f"{line} --json", "Hello")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["kl"] > 0
+    with pytest.raises(OptionError, match="the last one is 2:7"):
+        loaded.run_cell_magic("outlier", "--mask 7:0", "Hello")
+
+
+def test_ablate_and_sweep_are_their_functions(loaded, capsys, tmp_path):
+    """Prompts come from flags or a variable; the record of a sweep is written where it is said."""
+    loaded.user_ns["texts"] = {"a": "Hello", "b": "Bye"}
+    found = loaded.run_line_magic(
+        "outlier", "ablate 0:1-2 2:5 --prompts texts --draws 2 --max-tokens 3 --seed 4 -o cost"
+    )
+    assert found.names == ("a", "b") and len(found.masks) == 2 and found.seed == 4
+    assert loaded.user_ns["cost"] is found and len(found.experts) == 3
+    line = f"sweep top_k=1,2 cache_experts=6,9 --prompt Hello --max-tokens 3 --folder {tmp_path}"
+    swept = loaded.run_line_magic("outlier", line)
+    settings = [tuple(row.setting.values()) for row in swept.rows]
+    assert settings == [(1, 6), (1, 9), (2, 6), (2, 9)]
+    assert capsys.readouterr().out.count("written: ") == 2 == len(list(tmp_path.iterdir()))
+    for line, said in (
+        ("ablate 0:1", "give --prompt or --prompts"),
+        ("ablate 0:1 --prompts text", "no prompts in a variable 'text'"),
+        ("sweep nothing=1", "is no NAME=VALUES"),
+        ("sweep top_k=x", "give values of type int"),
+        ("sweep quiet=1", "names are top_k, cache_gb"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            loaded.run_line_magic("outlier", line)
+
+
 def test_a_repeated_cell_is_its_last_run_with_all_of_them(loaded, capsys):
     """`--repeat` runs the prompt so often, says the spread, and keeps every run."""
     run = loaded.run_cell_magic("outlier", "--max-tokens 3 --repeat 3 -o again", "Hello")

@@ -16,6 +16,7 @@ import outlier_jupyter
 from outlier_jupyter.trace import Trace
 from tests.models import CANNOT, MODELS, checkpoint, model_types, tiny_config
 from tests.paging.probing import decisions, switches_of
+from tests.paging.steering_of_types import changes
 
 PREFILLS = (1, 7, 130)
 DECODED = 20
@@ -32,6 +33,7 @@ class Found:
     differing: list[tuple[int, int]] = field(default_factory=list)  # (slots, tokens of prefill)
     traces: list[Trace] = field(default_factory=list)
     resident: list[bool] = field(default_factory=list)
+    changed: list[tuple[str, ...]] = field(default_factory=list)  # by what the routing was
 
 
 def logits(model, length: int) -> np.ndarray:
@@ -60,6 +62,9 @@ def found(tmp_path_factory):
             with outlier_jupyter.load(folder, **size) as engine:
                 engine.tokenizer.eos_token_ids = set()
                 seen.traces.append(engine.generate(PROMPT, raw=True, max_tokens=3).trace)
+                if "resident" in size or size["cache_experts"] == 2 * below:
+                    # Before the logits are compared: nothing of it may be left.
+                    seen.changed.append(changes(engine))
                 for length, rows in expected.items():
                     if not np.array_equal(logits(engine.model, length), rows):
                         seen.differing.append((engine.status().slots, length))
@@ -85,7 +90,10 @@ def test_a_type_is_exact(model_type, found):
 
 @pytest.mark.parametrize("model_type", RUNNABLE)
 def test_a_types_routing_is_what_the_unpaged_model_decides(model_type, found, support):
-    """Recorded ids and weights equal those found out from the unpaged model, with no NaN."""
+    """Recorded ids and weights equal those found out from the unpaged model, with no NaN.
+
+    And its routing can be changed, in the same ways whether experts are paged or resident.
+    """
     seen = found(model_type)
     for trace in seen.traces:
         assert trace.tokens.tolist() == seen.traces[0].tokens.tolist()
@@ -102,7 +110,10 @@ def test_a_types_routing_is_what_the_unpaged_model_decides(model_type, found, su
             step += steps
         assert step == trace.steps
     where = sorted({re.sub(r"\.\d+\.", ".*.", path) for path in seen.paths})
-    support.record("model types", model_type, ", ".join(where), "exact", "as applied")
+    paged, resident = seen.changed
+    assert paged == resident and paged
+    row = (", ".join(where), "exact", "as applied", ", ".join(paged))
+    support.record("model types", model_type, *row)
 
 
 def test_every_module_of_mlx_lm_that_builds_a_switch_is_among_them():
@@ -129,7 +140,7 @@ def test_few_types_cannot_be_run_here(support):
     """At most three types are left out, each with its reason, and none that no longer exists."""
     assert len(CANNOT) <= 3 and set(CANNOT) <= set(model_types())
     for model_type, reason in CANNOT.items():
-        support.record("model types", model_type, "", f"not run: {reason}", "")
+        support.record("model types", model_type, "", f"not run: {reason}", "", "")
 
 
 def test_the_table_of_types_is_what_was_found(support):

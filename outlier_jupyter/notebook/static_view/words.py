@@ -96,6 +96,9 @@ def tiles(trace: Trace) -> list[tuple[str, str]]:
         found.append((both, "read latency p50 / p95"))
     else:
         found.append(("no data", "read latency"))
+    if s.compared:
+        found.append((f"{three(s.kl)} nats", "KL from the exact model"))
+        found.append((percent(s.top1_agreement), "top-1 agreement with it"))
     return found
 
 
@@ -120,7 +123,8 @@ def table(view: View) -> list[tuple[str, str]]:
         ("Read latency", latency_words(s)),
     ]
     if info.changed_output:
-        rows.insert(2, ("Changed output", info.changed_output))
+        said = s.loss_words() or "how far from the exact model was not measured (measure_loss)"
+        rows[2:2] = [("Changed output", info.changed_output), ("Loss", said)]
     return rows
 
 
@@ -146,7 +150,8 @@ def ended_words(reason: str) -> str:
 def warning(trace: Trace) -> str:
     """The warning a changed output earns; "" when the output is the model's own."""
     why = trace.info.changed_output
-    return f"This is not the model's own output: {why}" if why else ""
+    loss = summarise(trace).loss_words() if why else ""
+    return f"This is not the model's own output: {why}{f'; {loss}' if loss else ''}" if why else ""
 
 
 def shortened(words: str, limit: int, where: str) -> str:

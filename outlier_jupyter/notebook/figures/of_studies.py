@@ -1,0 +1,154 @@
+"""Figures of experiments: an ablation against chance, and the settings of a sweep."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ...paging.interventions import named
+from ...studies.ablation import WHAT, Ablation
+from ...studies.swept import Sweep, words
+from ...units import three
+from ..palette import LIGHT
+from .look import titled
+
+ALL = "all"
+
+
+def ablation_figure(found: Ablation) -> go.Figure:
+    """Change of log-probability and KL by prompt: the masked experts, and random masks beside."""
+    names = list(found.names)
+    rows: list[tuple[str, int | None]] = [(_plain(name), i) for i, name in enumerate(names)]
+    if len(names) > 1:
+        rows.append((ALL, None))
+    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.04)
+    chance = "of experts these texts use" if found.among == "used" else "in the same layers"
+    about = (
+        f"{found.info.model} · {int(found.tokens.sum()):,} tokens · {len(found.masks)} random "
+        f"masks of equal size, {chance}"
+    )
+    titled(figure, f"Masking {named(found.experts)}", about, height=max(320, 190 + 44 * len(rows)))
+    for col, what in enumerate(WHAT, 1):
+        _ablated(figure, found, rows, what, col)
+        figure.add_vline(0, line={"color": LIGHT.ink, "width": 1, "dash": "dash"}, col=col, row=1)
+        figure.update_xaxes(title_text=f"{WHAT[what]}<br>(nats a token)", col=col)
+    figure.update_yaxes(
+        type="category", autorange="reversed", showgrid=False,
+        categoryarray=[name for name, _ in rows],
+    )  # fmt: skip
+    figure.update_layout(
+        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+        margin={"b": 120},
+    )
+    return figure
+
+
+def _ablated(
+    figure: go.Figure,
+    found: Ablation,
+    rows: list[tuple[str, int | None]],
+    what: str,
+    col: int,
+) -> None:
+    """One panel: 95 % of chance as a bar, each random mask as a ring, the asked one filled."""
+    shown = col == 1
+    for name, prompt in rows:
+        first = shown and (name, prompt) == rows[0]
+        values, ends = found.by_chance(what, prompt), found.interval(what, prompt)
+        figure.add_trace(
+            go.Scatter(
+                x=list(ends), y=[name, name], mode="lines", name="95 % of random masks",
+                legendgroup="interval", showlegend=first, hoverinfo="skip",
+                line={"color": LIGHT.grid, "width": 14},
+            ),
+            row=1, col=col,
+        )  # fmt: skip
+        figure.add_trace(
+            go.Scatter(
+                x=values, y=[name] * len(values), mode="markers", name="a random mask",
+                legendgroup="random", showlegend=first,
+                marker={"symbol": "circle-open", "size": 8, "color": LIGHT.top},
+                hovertemplate=f"random mask<br>%{{x:.3~g}} nats a token<extra>{name}</extra>",
+            ),
+            row=1, col=col,
+        )  # fmt: skip
+    means = [found.mean(what, prompt) for _, prompt in rows]
+    figure.add_trace(
+        go.Scatter(
+            x=means, y=[name for name, _ in rows], mode="markers", name="the masked experts",
+            legendgroup="asked", showlegend=shown,
+            customdata=[found.p(what, prompt) for _, prompt in rows],
+            marker={"symbol": "diamond", "size": 13, "color": LIGHT.miss,
+                    "line": {"color": LIGHT.ink, "width": 1}},
+            hovertemplate="%{x:.3~g} nats a token<br>p %{customdata:.2~g}<extra>%{y}</extra>",
+        ),
+        row=1, col=col,
+    )  # fmt: skip
+
+
+def sweep_figure(found: Sweep) -> go.Figure:
+    """By setting: tokens/s of every run and their median, KL from the exact model, verdicts."""
+    settings = [(words(setting), setting) for setting in found.settings]
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.1)
+    rounds = found.asked.get("repeats", 1)
+    about = (
+        f"{found.info.model} · {len(found.prompts)} prompts, {rounds} round"
+        f"{'' if rounds == 1 else 's'}, up to {found.asked.get('max_tokens')} tokens · "
+        f"{found.info.machine}"
+    )
+    titled(figure, "Settings against each other", about,
+           "Stopped before the end" if found.stopped else "", height=560)  # fmt: skip
+    for name, setting in settings:
+        runs = found.of(setting)
+        for row, values, what in (
+            (1, [run.tokens_per_second for run in runs], "%{y:.3~g} tokens/s"),
+            (2, [run.kl for run in runs], "KL %{y:.3~g} nats a token"),
+        ):
+            figure.add_trace(
+                go.Scatter(
+                    x=[name] * len(values), y=values, mode="markers", name="a run",
+                    legendgroup="run", showlegend=row == 1 and name == settings[0][0],
+                    marker={"symbol": "circle-open", "size": 8, "color": LIGHT.top},
+                    customdata=[[run.prompt, run.verdict] for run in runs],
+                    hovertemplate=f"{what}<br>prompt %{{customdata[0]}}: %{{customdata[1]}}"
+                    "<extra>%{x}</extra>",
+                ),
+                row=row, col=1,
+            )  # fmt: skip
+    summed = [found.summed(setting) for _, setting in settings]
+    _middles(figure, [name for name, _ in settings], summed)
+    figure.update_yaxes(title_text="tokens/s", rangemode="tozero", row=1)
+    figure.update_yaxes(title_text="KL (nats a token)", rangemode="tozero", row=2)
+    figure.update_traces(cliponaxis=False)
+    # A category is one unit wide; the last one's words need room to its right.
+    figure.update_xaxes(type="category", range=[-0.5, len(settings) - 0.3])
+    figure.update_layout(
+        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+        margin={"b": 110},
+    )
+    return figure
+
+
+def _middles(figure: go.Figure, names: list[str], summed: list[dict[str, object]]) -> None:
+    """Each setting's median speed and mean KL, with how many answers are coherent."""
+    for row, key, sign in ((1, "tokens_per_second", "line-ew-open"), (2, "kl", "line-ew-open")):
+        values = np.array([s[key] for s in summed], np.float64)
+        texts = [
+            three(float(value)) if row == 1 else f"{s['coherent']} of {s['runs']} coherent"
+            for value, s in zip(values, summed, strict=True)
+        ]
+        figure.add_trace(
+            go.Scatter(
+                x=names, y=values, mode="markers+text", text=texts, textposition="middle right",
+                name="median of the speed, mean of the KL", legendgroup="middle",
+                showlegend=row == 1, hoverinfo="skip",
+                marker={"symbol": sign, "size": 26, "color": LIGHT.hit,
+                        "line": {"color": LIGHT.hit, "width": 3}},
+            ),
+            row=row, col=1,
+        )  # fmt: skip
+
+
+def _plain(name: str) -> str:
+    return name.replace("&", "&amp;").replace("<", "&lt;")

@@ -1,0 +1,1 @@
+"""Experiments that run a model several times: what an expert is good for, what a setting costs."""

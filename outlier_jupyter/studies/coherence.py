@@ -1,0 +1,70 @@
+"""A verdict on a generated text, by a rule that can be read here and tried.
+
+An answer is incoherent when one of three things holds:
+
+1. It repeats itself: of its runs of four tokens, more than half had occurred in it before.
+2. It is made of few tokens: in some stretch of 64 of its tokens (or in all of them, if there are
+   32 to 63), fewer than a quarter are distinct.
+3. The model itself, routed as it routes, finds it unlikely: the mean log-probability of its
+   tokens is more than 2 nats below that of the model's own answer to the same prompt. Each of
+   its tokens then has, in the geometric mean, less than a seventh of that probability.
+
+The first two need no model and are not asked of answers shorter than 32 tokens, where a short
+list or a refrain would be called repetition. The numbers are conventions, not fitted to a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+GRAM, REPEATED = 4, 0.5
+WINDOW, DISTINCT = 64, 0.25
+SHORT = 32
+BELOW = 2.0
+
+COHERENT = "coherent"
+REPEATS = "repeats itself"
+FEW = "made of few tokens"
+UNLIKELY = "unlikely to the model itself"
+
+
+def repeated_share(tokens: Sequence[int] | npt.NDArray[np.integer]) -> float:
+    """Share of runs of four tokens that had occurred before; NaN below five tokens."""
+    runs = [tuple(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)]
+    return 1 - len(set(runs)) / len(runs) if len(runs) > 1 else float("nan")
+
+
+def distinct_share(tokens: Sequence[int] | npt.NDArray[np.integer]) -> float:
+    """The least share of distinct tokens in a stretch of 64, or in all if fewer; NaN of none."""
+    if not len(tokens):
+        return float("nan")
+    last = max(1, len(tokens) - WINDOW + 1)
+    return min(
+        len(set(stretch)) / len(stretch)
+        for stretch in (list(tokens[i : i + WINDOW]) for i in range(last))
+    )
+
+
+def verdict(
+    tokens: Sequence[int] | npt.NDArray[np.integer],
+    log_probability: float,
+    own_log_probability: float,
+) -> str:
+    """`coherent`, or the first reason why not; see the module for the rule.
+
+    Args:
+        tokens: of the answer, without the one that ends it.
+        log_probability: their mean under the model's own routing, nats.
+        own_log_probability: the same of the model's own answer.
+    """
+    if len(tokens) >= SHORT:
+        if repeated_share(tokens) > REPEATED:
+            return REPEATS
+        if distinct_share(tokens) < DISTINCT:
+            return FEW
+    if log_probability < own_log_probability - BELOW:
+        return UNLIKELY
+    return COHERENT

@@ -1,0 +1,284 @@
+"""Settings against each other: how fast, how far from the model's own output, and is it coherent.
+
+Every setting answers the same prompts. Speed is taken from those runs, each setting after a short
+warm-up; what it does to the output is measured afterwards, with nothing timed: the answer is read
+once more under the model's own routing and once under the setting's, and the two distributions
+before each of its tokens are compared. `coherence` says by what rule an answer is called so.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..engine import Engine
+from ..errors import OptionError
+from ..loading import load
+from ..options import SWEPT, GenerateOptions, LoadOptions, make
+from ..prompts import encode
+from ..run import Interrupted, Run
+from ..scoring import Scorer
+from .coherence import distinct_share, repeated_share, verdict
+from .swept import Row, Sweep
+
+if TYPE_CHECKING:
+    from ..trace.trace import TraceInfo
+
+PROMPTS = (
+    "What is an expert?",
+    "Explain why the sky is blue, to a child.",
+    "Write a function that adds up a list of numbers.",
+    "Name three things that a good letter has.",
+    "Continue this story: The lighthouse had been dark for a year when",
+)
+"""What is asked by default: an explanation, a simpler one, code, a list, and a story."""
+WARM_UP = 8
+"""Tokens generated before a setting's first run."""
+
+Setting = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What all runs of a sweep have in common."""
+
+    prompts: tuple[str, ...]
+    asked: dict[str, Any]
+    repeats: int
+    options: dict[str, Any]
+
+    def check(self) -> None:
+        """Refuse what cannot be run, before anything is.
+
+        Raises:
+            OptionError: says what.
+        """
+        if self.repeats < 1:
+            raise OptionError(f"repeats={self.repeats} runs nothing: give 1 or more")
+        if not self.prompts:
+            raise OptionError("there are no prompts: give at least one")
+        make(GenerateOptions, self.asked)
+        make(LoadOptions, self.options)
+
+
+def sweep(
+    model: Engine | str,
+    *,
+    prompts: Sequence[str] | str | None = None,
+    max_tokens: int = 64,
+    repeats: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+    quiet: bool = False,
+    options: Mapping[str, Any] | None = None,
+    **axes: Any,
+) -> Sweep:
+    """Run the same prompts under every combination of settings.
+
+    Stopped with Ctrl-C, it returns what is whole by then, and says so.
+
+    Args:
+        model: an engine, or what `load` takes. An engine is left with the cache size it had;
+            settings that only loading can change are run on engines of their own.
+        prompts: five by default; put into the chat template.
+        repeats: rounds over all settings; the more, the better the spread of the speed.
+        temperature, seed: of the sampling.
+        options: further fields of `LoadOptions`, where engines are loaded here.
+        **axes: values to try, one or several each: `top_k`, `cache_gb`, `cache_experts`,
+            `policy`, `reader`.
+
+    Raises:
+        OptionError: nothing to sweep, or a value that cannot be used: before anything is run.
+        KeyboardInterrupt: stopped before a run was whole.
+    """
+    settings = _settings(axes)
+    plan = _Plan(
+        (prompts,) if isinstance(prompts, str) else tuple(PROMPTS if prompts is None else prompts),
+        {"max_tokens": max_tokens, "temperature": temperature, "seed": seed},
+        repeats,
+        dict(options or {}),
+    )
+    plan.check()
+    begun = datetime.now(UTC)
+    rows, info, stopped = _collected(model, settings, plan, quiet)
+    return Sweep(
+        info=info,
+        settings=tuple(settings),
+        prompts=plan.prompts,
+        asked=plan.asked | {"repeats": repeats},
+        rows=tuple(rows),
+        begun=begun.isoformat(timespec="seconds"),
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        stopped=stopped,
+    )
+
+
+def _collected(
+    model: Engine | str, settings: Sequence[Setting], plan: _Plan, quiet: bool
+) -> tuple[list[Row], TraceInfo, bool]:
+    """The runs that are whole, what an engine said of itself, and whether it was stopped."""
+    rows: list[Row] = []
+    info: list[TraceInfo] = []
+    total = len(settings) * len(plan.prompts) * plan.repeats
+    with tqdm(total=total, desc="sweeping", unit="run", leave=False, disable=quiet) as bar:
+        try:
+            for row in _all(model, settings, plan, info):
+                rows.append(row)
+                bar.update()
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+            return rows, info[0], True
+    return rows, info[0], False
+
+
+def _all(
+    model: Engine | str, settings: Sequence[Setting], plan: _Plan, info: list[TraceInfo]
+) -> Iterator[Row]:
+    """All runs, round by round; `info` is filled with what the first engine says of itself."""
+    own: dict[int, float] = {}
+    for number in range(plan.repeats):
+        for setting in settings:
+            with _engine_for(model, setting, plan.options) as engine:
+                info.append(engine.info)
+                yield from _runs(engine, setting, plan, number, own)
+
+
+def _settings(axes: Mapping[str, Any]) -> list[Setting]:
+    """All combinations; each is held against the options' rules."""
+    if unknown := axes.keys() - set(SWEPT):
+        raise OptionError(
+            f"{', '.join(sorted(unknown))} cannot be swept: give values of {', '.join(SWEPT)}"
+        )
+    listed = {
+        name: [value] if isinstance(value, str | int | float) else list(value)
+        for name, value in axes.items()
+        if value is not None
+    }
+    listed = {name: list(dict.fromkeys(values)) for name, values in listed.items() if values}
+    if not listed:
+        raise OptionError(f"there is nothing to sweep: give values of {', '.join(SWEPT)}")
+    if {"cache_gb", "cache_experts"} <= listed.keys():
+        raise OptionError("give the cache's sizes in one way: cache_gb or cache_experts")
+    settings = [
+        dict(zip(listed, values, strict=True)) for values in itertools.product(*listed.values())
+    ]
+    for setting in settings:
+        make(LoadOptions, setting)
+    return settings
+
+
+@contextmanager
+def _engine_for(model: Engine | str, setting: Setting, options: dict[str, Any]) -> Iterator[Engine]:
+    """An engine with this setting's cache, policy and reader; as it was afterwards."""
+    sizes = {name: setting[name] for name in ("cache_gb", "cache_experts") if name in setting}
+    loaded = {name: setting[name] for name in ("policy", "reader") if name in setting}
+    if isinstance(model, Engine) and not loaded:
+        model.routing.options({"top_k": setting.get("top_k")})  # refused before it is resized
+        before = model.options
+        try:
+            if sizes:
+                model.resize(**sizes)
+            yield model
+        finally:
+            if sizes and not model.closed:
+                _resize_back(model, before)
+        return
+    if isinstance(model, Engine):
+        kept = {f.name: getattr(model.options, f.name) for f in fields(LoadOptions)}
+        options, name = kept | {"quiet": True} | options, model.info.model
+    else:
+        name = model
+    if "cache_gb" in sizes:
+        options = options | {"cache_experts": None}
+    with load(name, **options | sizes | loaded) as engine:
+        yield engine
+
+
+def _resize_back(engine: Engine, before: LoadOptions) -> None:
+    if before.cache_experts is not None:
+        engine.resize(cache_experts=before.cache_experts)
+    elif before.resident:
+        engine.resize(cache_experts=sum(engine.info.experts_per_layer))
+    else:
+        engine.resize(cache_gb=before.cache_gb)
+
+
+def _runs(
+    engine: Engine, setting: Setting, plan: _Plan, number: int, own: dict[int, float]
+) -> Iterator[Row]:
+    """One round of a setting: a row per prompt.
+
+    Args:
+        own: number of the prompt → mean log-probability of the model's own answer to it; what is
+            not known yet is found out and kept.
+    """
+    routing = {"top_k": setting["top_k"]} if "top_k" in setting else {}
+    with engine.routing.plain():
+        engine.generate(plan.prompts[0], max_tokens=WARM_UP, **routing)
+        for at, prompt in enumerate(plan.prompts):
+            begun = datetime.now(UTC).isoformat(timespec="seconds")
+            run = _whole(engine, prompt, plan.asked | routing)
+            if at not in own:
+                loaded = engine.options.top_k or engine.info.native_top_k
+                exact = (setting.get("top_k") or loaded) == engine.info.native_top_k
+                mine = run if exact else _whole(engine, prompt, plan.asked | engine.routing.native)
+                own[at] = float(_scored(engine, mine).exact.log_probability.mean())
+            yield _row(engine, run, setting, (at, number, begun), own[at])
+
+
+def _whole(engine: Engine, prompt: str, asked: dict[str, Any]) -> Run:
+    try:
+        return engine.generate(prompt, **asked)
+    except Interrupted:
+        raise KeyboardInterrupt from None
+
+
+def _scored(engine: Engine, run: Run) -> Scorer:
+    """The answer after its prompt, read under the model's own routing."""
+    asked = GenerateOptions(max_tokens=1)
+    ids = encode(engine.tokenizer, run.prompt, asked).tokens
+    return Scorer(engine, ids + run.tokens.tolist(), len(ids))
+
+
+def _row(
+    engine: Engine, run: Run, setting: Setting, where: tuple[int, int, str], own: float
+) -> Row:
+    scorer = _scored(engine, run)
+    asked = make(GenerateOptions, {"top_k": setting.get("top_k")})
+    scores = scorer.scores(asked)
+    summary = run.summary()
+    ends = set(engine.tokenizer.eos_token_ids)
+    said = [token for token in run.tokens.tolist() if token not in ends]
+    likely = float(scorer.exact.log_probability.mean())
+    prompt, number, begun = where
+    return Row(
+        setting=setting,
+        prompt=prompt,
+        repeat=number,
+        begun=begun,
+        text=run.text,
+        tokens=run.generated,
+        finish_reason=run.finish_reason,
+        tokens_per_second=summary.tokens_per_second,
+        prefill_seconds=summary.prefill_seconds,
+        decode_hit_rate=summary.decode_hit_rate,
+        bytes_read=summary.bytes_read,
+        slots=run.trace.info.slots,
+        kl=float(np.mean(scores.kl)),
+        top1_agreement=float(np.mean(scores.agrees)),
+        log_probability=likely,
+        own_log_probability=own,
+        repeated=repeated_share(said),
+        distinct=distinct_share(said),
+        verdict=verdict(said, likely, own),
+        changed_output=run.trace.info.changed_output,
+        options={k: v for k, v in asdict(engine.options).items() if v is not None},
+    )

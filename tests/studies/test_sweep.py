@@ -1,0 +1,154 @@
+"""A sweep runs every combination, measures it against the model itself, and leaves a record."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter import Interrupted, sweep
+from outlier_jupyter.errors import OptionError, TraceError
+from outlier_jupyter.studies import sweep as module
+
+PROMPTS = ["hello", "def f(x):"]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny):
+    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
+        engine.tokenizer.eos_token_ids = set()
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def found(engine):
+    """Three numbers of experts, two prompts, two rounds."""
+    return sweep(engine, top_k=[1, 2, 3], prompts=PROMPTS, max_tokens=6, repeats=2, quiet=True)
+
+
+def test_every_setting_answers_every_prompt_each_round(found, engine):
+    """The runs are those that the engine makes by itself with the same options."""
+    asked = [(row.setting["top_k"], row.prompt, row.repeat) for row in found.rows]
+    assert asked == [(k, p, r) for r in (0, 1) for k in (1, 2, 3) for p in (0, 1)]
+    for row in found.rows:
+        alone = engine.generate(PROMPTS[row.prompt], max_tokens=6, top_k=row.setting["top_k"])
+        assert row.text == alone.text and row.tokens == alone.generated == 6
+        assert row.changed_output == alone.trace.info.changed_output
+
+
+def test_the_loss_is_that_of_a_run_that_measures_it(found, engine):
+    """KL and agreement equal what `measure_loss` finds token by token; the own top-k loses none."""
+    for row in found.rows[:6]:
+        asked = {"max_tokens": 6, "top_k": row.setting["top_k"], "measure_loss": True}
+        summary = engine.generate(PROMPTS[row.prompt], **asked).summary()
+        # Read in one go or token by token, sums are rounded in another order.
+        assert row.kl == pytest.approx(summary.kl, rel=0.02, abs=1e-5)
+        assert row.top1_agreement == pytest.approx(summary.top1_agreement)
+        if row.setting["top_k"] == 2:
+            assert row.kl == 0 and row.log_probability == row.own_log_probability
+            assert row.verdict == "coherent"
+
+
+def test_a_setting_is_summed_up(found):
+    """Median and range of the speed, the loss per token, and how many answers are coherent."""
+    frame = found.to_pandas().set_index("top_k")
+    mine = [row for row in found.rows if row.setting == {"top_k": 3}]
+    speeds = [row.tokens_per_second for row in mine]
+    assert frame["tokens_per_second"][3] == np.median(speeds)
+    assert (frame["slowest"][3], frame["fastest"][3]) == (min(speeds), max(speeds))
+    assert frame["kl"][3] == pytest.approx(np.mean([row.kl for row in mine]))
+    assert frame["coherent"][3] == sum(row.verdict == "coherent" for row in mine)
+    assert len(found.to_pandas("runs")) == 12 and "top_k=3" in repr(found)
+
+
+def test_the_record_tells_all_it_takes_to_do_it_again(found, tmp_path):
+    """JSON and Markdown: machine, versions, model hash, prompts, seed, rule, and every run."""
+    as_json, as_markdown = found.save(tmp_path / "new")
+    record = json.loads(as_json.read_text())
+    assert record["format"] == "outlier_jupyter.sweep" and record["asked"]["seed"] == 0
+    assert record["info"]["model_hash"] == found.info.model_hash != ""
+    assert record["info"]["machine"] and record["info"]["versions"]["mlx"]
+    assert [row["text"] for row in record["rows"]] == [row.text for row in found.rows]
+    assert record["prompts"] == PROMPTS and "four tokens" in record["rule"]
+    text = as_markdown.read_text()
+    for said in (found.info.machine, found.info.model_hash, "| top_k=3 |", "## Prompt 1", "seed=0"):
+        assert said in text
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TraceError, match="could not be written"):
+        found.save(tmp_path / "file")
+
+
+def test_sizes_and_policies_are_combined_and_an_engine_gets_its_size_back(engine):
+    """What only loading can change is run on an engine of its own; nothing of it is lossy."""
+    found = sweep(engine, cache_experts=[4, 12], policy=["lru", "habit"], prompts="hi",
+                  max_tokens=3, quiet=True)  # fmt: skip
+    assert [(row.setting["policy"], row.slots) for row in found.rows] == [
+        ("lru", 4), ("habit", 4), ("lru", 12), ("habit", 12)]  # fmt: skip
+    assert {row.options["policy"] for row in found.rows} == {"lru", "habit"}
+    assert all(row.kl == 0 and row.top1_agreement == 1 for row in found.rows)
+    sweep(engine, cache_experts=5, prompts="hi", max_tokens=2, quiet=True)
+    assert engine.status().slots == 8 and not engine.closed
+
+
+def test_stopped_it_keeps_what_is_whole(engine, monkeypatch):
+    """Ctrl-C in the midst of a run leaves the runs before it, and says so."""
+    real, calls = engine.generate, []
+
+    def generate(prompt, **asked):
+        calls.append(prompt)
+        run = real(prompt, **asked)
+        if len(calls) == 5:
+            raise Interrupted(run)
+        return run
+
+    monkeypatch.setattr(engine, "generate", generate)
+    found = sweep(engine, top_k=[2, 1], prompts=PROMPTS, max_tokens=3, quiet=True)
+    assert found.stopped and len(found.rows) == 2 and "stopped before the end" in repr(found)
+    assert "(stopped)" in found._markdown()
+    calls[:] = [""] * 4
+    with pytest.raises(KeyboardInterrupt):
+        sweep(engine, top_k=[2], prompts=PROMPTS, max_tokens=3, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, "nothing to sweep"),
+        ({"temperatures": [1]}, "cannot be swept"),
+        ({"top_k": [0]}, "give 1 or more"),
+        ({"policy": ["fifo"]}, "choose habit, lru"),
+        ({"cache_gb": 1, "cache_experts": 4}, "in one way"),
+        ({"top_k": 2, "prompts": []}, "no prompts"),
+        ({"top_k": 2, "repeats": 0}, "runs nothing"),
+        ({"top_k": 99}, "more than the 8 experts"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_run(engine, asked, said):
+    """One sentence; the run before is still the last."""
+    before = engine.last_run
+    with pytest.raises(OptionError, match=said):
+        sweep(engine, **asked, quiet=True)
+    assert engine.last_run is before
+
+
+def test_a_story_that_repeats_is_told_in_the_verdict(found):
+    """The rows' verdicts are the rule's, of the answer's tokens and likelihood."""
+    for row in found.rows:
+        unlikely = row.log_probability < row.own_log_probability - 2
+        assert row.verdict == ("unlikely to the model itself" if unlikely else "coherent")
+    assert len(module.PROMPTS) == 5
+
+
+def test_the_figure_has_every_run_and_the_middle_of_each_setting(found):
+    """Rings for runs, bars for the middle, verdicts in words, and units on both axes."""
+    figure = found.figure()
+    rings = [part for part in figure.data if part.name == "a run"]
+    assert sum(len(part.y) for part in rings) == 2 * len(found.rows)
+    speed, loss = (part for part in figure.data if part.name.startswith("median"))
+    np.testing.assert_allclose(speed.y, found.to_pandas()["tokens_per_second"])
+    np.testing.assert_allclose(loss.y, found.to_pandas()["kl"])
+    assert loss.text[1] == "4 of 4 coherent"
+    assert figure.layout.yaxis.title.text == "tokens/s"
+    assert figure.layout.yaxis2.title.text == "KL (nats a token)"
