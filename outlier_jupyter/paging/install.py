@@ -21,6 +21,7 @@ from ..errors import OptionError
 from ..options import LoadOptions
 from ..residency import SlotTable, make_policy
 from .blocks import follow
+from .early import shared_expert
 from .fetch import overlaps
 from .locate import Locator
 from .pager import Pager
@@ -139,6 +140,8 @@ def install(
         block = replace(model, switch.path, paged)
         if isinstance(block, nn.Module):
             follow(block, tap)
+            if pager.overlap:
+                paged.help(shared_expert(block))
     return Installed(tuple(switches), tuple(pagers.values()), tap)
 
 

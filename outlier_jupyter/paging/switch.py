@@ -29,6 +29,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from ..events import Routed, Served
 from ..residency import ExpertKey
+from .early import Beside
 from .pager import Pager
 from .parts import LazyParts, Parts
 from .weights import RouterTap
@@ -46,10 +47,6 @@ def expert_tensors(switch: nn.Module) -> dict[str, mx.array]:
     return tensors
 
 
-def nothing() -> None:
-    """There is nothing to do meanwhile."""
-
-
 class PagedSwitch(nn.Module):
     """Called as the switch it replaces: x [..., width], indices [..., k] → [..., k, width]."""
 
@@ -64,10 +61,15 @@ class PagedSwitch(nn.Module):
         self._pager = pager
         self._tap = tap
         self._experts_ns = 0
+        self._beside: Beside | None = None
         # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
         for name, child in inner.children().items():
             if not isinstance(child, PROJECTIONS) and tree_flatten(child):
                 self[name] = child
+
+    def help(self, beside: Beside | None) -> None:
+        """Have a shared expert computed while reads are under way."""
+        self._beside = beside
 
     def __getattr__(self, name: str) -> object:
         """What a model hangs on its switch, beside the projections, stays reachable."""
@@ -76,15 +78,19 @@ class PagedSwitch(nn.Module):
         return getattr(self._inner, name)
 
     def __call__(
-        self, x: mx.array, indices: mx.array, meanwhile: Callable[[], object] = nothing
+        self, x: mx.array, indices: mx.array, meanwhile: Callable[[], object] | None = None
     ) -> mx.array:
-        """As the switch; `meanwhile` is called once, while reads are under way if there are any."""
+        """As the switch; `meanwhile` is called once, while reads are under way if there are any.
+
+        Without it, and where it computes natively, it has its block's shared expert computed then.
+        """
         pager = self._pager
         pager.enter()
         begin, told, self._experts_ns = pager.clock(), pager.told_ns, 0
         slot_map = pager.slot_map(self._layer)
         if slot_map is not None:
-            self._timed(meanwhile)
+            if meanwhile is not None:
+                self._timed(meanwhile)
             self._tap.chose(self._layer, indices)
             output = self._timed(self._inner, x, slot_map[indices])
         else:
@@ -102,7 +108,7 @@ class PagedSwitch(nn.Module):
         return output
 
     def _paged(
-        self, x: mx.array, indices: mx.array, begin: int, meanwhile: Callable[[], object]
+        self, x: mx.array, indices: mx.array, begin: int, meanwhile: Callable[[], object] | None
     ) -> mx.array:
         """Learn the ids, bring the experts in, compute."""
         pager = self._pager
@@ -141,7 +147,7 @@ class PagedSwitch(nn.Module):
         ids: npt.NDArray[np.int64],
         parts: list[tuple[ExpertKey, ...]],
         keep: Set[ExpertKey] | None,
-        meanwhile: Callable[[], object],
+        meanwhile: Callable[[], object] | None,
     ) -> mx.array:
         """Fetch one part of the experts after the other, and compute with them.
 
@@ -154,9 +160,12 @@ class PagedSwitch(nn.Module):
             if number:  # what the last part computes must be done before its slots are written
                 pager.bank.settle()
             with pager.fetch(part) as fetch:
-                if number == 0:
+                early = bool(fetch.reads) and pager.overlap and self._native
+                if number == 0 and meanwhile is not None:
                     self._timed(meanwhile)
-                if len(parts) > 1 or (fetch.reads and pager.overlap and self._native):
+                elif number == 0 and early and self._beside is not None:
+                    self._timed(self._beside.compute, x)
+                if len(parts) > 1 or early:
                     work = work or self._begin(x, ids.shape)
                     for slots in fetch.arrivals():
                         self._timed(self._add, work, ids, slots)

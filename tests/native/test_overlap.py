@@ -14,6 +14,7 @@ import outlier_jupyter
 from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import Evicted, PagedIn, Waited
 from outlier_jupyter.native import layer, switch
+from outlier_jupyter.paging.early import Beside
 from outlier_jupyter.paging.fetch import LARGE, Fetch, overlaps
 from outlier_jupyter.residency import ExpertKey, SlotTable
 from outlier_jupyter.run import Interrupted
@@ -148,6 +149,42 @@ def test_the_shared_expert_is_computed_while_reads_are_under_way(tmp_path, monke
         assert np.array_equal(logits(engine.model, prompt(1))[1:].shape, wanted[1:].shape)
         assert made[0] == 0
         assert np.array_equal(logits(engine.model, prompt(5)), wanted)
+
+
+@pytest.mark.parametrize("model_type", ["glm4_moe", "llama4", "qwen3_next"])
+def test_shared_experts_of_other_blocks_are_computed_early(model_type, tmp_path, monkeypatch):
+    """A block that computes by mlx-lm's code is handed what was computed while experts were read.
+
+    llama4 gives its experts another array than its shared one: no help, and the same numbers.
+    """
+    folder = checkpoint(model_type, tmp_path / "model")
+    made, taken, found = [], [], []
+
+    def compute(self, x, whole=Beside.compute):
+        whole(self, x)
+        made.append(held.done)
+        held.release()
+
+    def take(self, x, whole=Beside.take):
+        found = whole(self, x)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(Beside, "compute", compute)
+    monkeypatch.setattr(Beside, "take", take)
+    for overlap in ("on", "off"):
+        with outlier_jupyter.load(
+            folder, cache_experts=3, kernels="auto", overlap=overlap
+        ) as engine:
+            pager = engine._installed.pagers[0]
+            held = pager._reader = HeldReader(pager._reader)
+            if overlap == "off":
+                held.release()
+            found.append([logits(engine.model, prompt(length)) for length in (1, 40)])
+    assert made[0] == 0
+    assert any(taken) == (model_type != "llama4")
+    for on, off in zip(*found, strict=True):
+        assert np.array_equal(on, off)
 
 
 def test_a_read_that_fails_half_way_leaves_everything_whole(engine):

@@ -107,7 +107,8 @@ def test_the_words_say_what_the_numbers_say(run):
     assert told.step == slow and told.slower_than > 0.9
     assert "that knew the future (Belady)" in str(told) or not told.misses
     for form in (str(told), told._repr_markdown_(), told._repr_html_()):
-        assert f"token {token}" in form and "waiting for reads" in form
+        assert f"token {token}" in form
+        assert "waiting for reads" in form or not told.misses
         for layer in told.layers:
             for miss in layer.misses:
                 assert str(miss.expert) in form
