@@ -67,7 +67,7 @@ def slice_of(asked: Asked) -> sections.Made:
 
 
 PARTS: dict[str, Callable[[Asked], list[Row]]] = {
-    "unpaged": lambda asked: compare(slice_of(asked), asked.rounds, 48, say),
+    "unpaged": lambda asked: compare(slice_of(asked), min(asked.rounds, 3), 48, say),
     "prompts": lambda asked: sections.prompts(slice_of(asked), asked.rounds, (32, 512), say),
     "long": lambda asked: sections.prompts(slice_of(asked), 1, (4096,), say),
     "sizes": lambda asked: sections.sizes(whole(asked), asked.rounds, say),

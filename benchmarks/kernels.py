@@ -163,6 +163,13 @@ def blas(rows: int) -> Subject:
     return f"numpy product {rows} rows", b.nbytes, lambda: a @ b.T
 
 
+def same_multiplications(rows: int) -> Subject:
+    """NumPy's product with as many multiplications as the experts of `rows` tokens take."""
+    a = np.ones((rows, WIDTH), np.float32)
+    b = np.ones((3 * K * HIDDEN, WIDTH), np.float32)
+    return f"numpy, as many multiplications {rows} rows", b.nbytes, lambda: a @ b.T
+
+
 def measure(subjects: list[Subject], rounds: int) -> list[dict[str, object]]:
     """Every subject in turn; medians over the rounds after one to warm up."""
     seen: dict[str, list[float]] = {name: [] for name, _, _ in subjects}
@@ -194,11 +201,12 @@ def main() -> int:
     if not given.short:
         groups += [[*dense(forms[0], rows), *experts(forms[0], rows)] for rows in (4, 16, 64)]
         groups += [[blas(rows)] for rows in (16, 64)]
+        groups += [[*experts(forms[0], 512)[:1], same_multiplications(512)]]
     rows: list[dict[str, object]] = []
     for group in groups:
         rows += measure([reading(), *group], given.rounds)
         for one in rows[-len(group) - 1 :]:
-            sys.stdout.write(f"{one['subject']:34} {one['us']:>9} µs {one['gb_per_s']:>6} GB/s\n")
+            sys.stdout.write(f"{one['subject']:40} {one['us']:>9} µs {one['gb_per_s']:>6} GB/s\n")
     append("kernels", rows)
     return 0
 

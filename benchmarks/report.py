@@ -171,6 +171,8 @@ def other_lines(parts: dict[str, list[Row]]) -> list[str]:
 def notes(parts: dict[str, list[Row]]) -> list[str]:
     """Conditions of all that stands above."""
     every = [row for rows in parts.values() for row in rows]
+    if not every:
+        return []
     commits = ", ".join(dict.fromkeys(str(row["commit"]) for row in every))
     routing = next((str(r["routing"]) for r in parts.get("sizes", []) if r.get("routing")), "")
     lines = [
@@ -191,14 +193,14 @@ def figure(parts: dict[str, list[Row]], dark: bool) -> go.Figure:
     sizes, peers = parts.get("sizes", []), parts.get("peers", [])
     panels = [bool(sizes), bool(peers)]
     titles = [name for name, there in zip(
-        ("Qwen3-30B-A3B, experts cached", "in the same memory"), panels, strict=True
+        ("Qwen3-30B-A3B, by share of experts cached", "in the same memory"), panels, strict=True
     ) if there]  # fmt: skip
     found = make_subplots(1, max(1, sum(panels)), subplot_titles=titles)
     if sizes:
-        names = [str(r["subject"]).partition(", ")[2] for r in sizes]
+        names = [percent(number(r, "share")) for r in sizes]
         found.add_bar(x=names, y=[1 / number(r, "limit_s") for r in sizes], name="the hardware's "
                       "limit", marker_color=LIMIT, row=1, col=1)  # fmt: skip
-        found.add_bar(x=names, y=[number(r, "tokens_per_s") for r in sizes], name="measured",
+        found.add_bar(x=names, y=[number(r, "tokens_per_s") for r in sizes], name="this package",
                       marker_color=OURS, row=1, col=1)  # fmt: skip
     if peers:
         labels, ours, theirs = [], [], []

@@ -12,6 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
+OWN = ("benchmarks/results", "README.md", "docs")
+"""What measuring changes itself."""
+
 Row = dict[str, object]
 
 
@@ -20,18 +23,23 @@ def machine() -> str:
     return f"{platform.system()}-{platform.machine()}-{os.cpu_count()}cores"
 
 
+def commit() -> str:
+    """The commit that is measured, marked where the code differs from it; rows and README may."""
+    asked = ("describe", "--always"), ("status", "--porcelain", "--", ".", *(f":!{p}" for p in OWN))
+    name, changed = (
+        subprocess.run(
+            ["git", *words], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout.strip()
+        for words in asked
+    )
+    return f"{name}-dirty" if changed else name
+
+
 def append(name: str, rows: list[Row]) -> Path:
     """Add `rows`, stamped with date, commit and machine, to the file of benchmark `name`."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    ).stdout.strip()
     stamp: Row = {
         "date": datetime.date.today().isoformat(),
-        "commit": commit,
+        "commit": commit(),
         "machine": machine(),
     }
     stamped = [stamp | row for row in rows]

@@ -34,14 +34,18 @@ Say = Callable[[object], None]
 
 PROMPT = 32
 BASE: dict[str, Any] = {"reader": "direct", "policy": "habit", "kernels": "auto", "quiet": True}
-OPTIONS = {spec.name for spec in fields(LoadOptions)}
+OPTIONS = {spec.name: spec for spec in fields(LoadOptions)}
 WORTHS = (0.9, 2, 4)
 """Cache sizes in tokens' worth; then a half and all. A quarter of 128 experts at top-8 is 4."""
 
 
 def known(**options: Any) -> dict[str, Any] | None:
-    """The options, or None where this version has none of that name."""
-    return options if OPTIONS.issuperset(options) else None
+    """The options, or None where this version has none of that name and choice."""
+    for name, value in options.items():
+        spec = OPTIONS.get(name)
+        if spec is None or value not in spec.metadata.get("choices", (value,)):
+            return None
+    return options
 
 
 # Next routers that see exactly what they will see predict all: in a model made here nothing is

@@ -8,12 +8,13 @@ looks at the memory of a process.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from outlier_jupyter import loading
 from outlier_jupyter.testing import tiny_checkpoint
 from tests.support import Support
 
@@ -37,6 +38,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def support() -> Support:
     """Collects what was proved, for the tables of docs/models.md."""
     return Support()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def mlxs_kernels() -> Iterator[None]:
+    """Hold models to mlx-lm's bits: they compute with MLX's kernels, but for tests/native."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "native_wanted", lambda kernels: False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,8 @@ def peak():
 
 outlier_jupyter.residency.make_policy("habit", (1,))  # what is compiled once, as a library is
 before = outlier_jupyter.machine.process_nbytes()
-engine = outlier_jupyter.load(sys.argv[1], cache_gb=float(sys.argv[2]), reader="direct")
+engine = outlier_jupyter.load(sys.argv[1], cache_gb=float(sys.argv[2]), reader="direct",
+                              kernels="mlx")
 prompt = "".join(chr(33 + 37 * i % 90) for i in range(70))
 run = engine.generate(prompt, raw=True, max_tokens=3, reuse_kv=True)
 print(json.dumps([before, peak(), len(run.trace.reads), engine.memory().to_dict()]))

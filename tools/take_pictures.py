@@ -27,7 +27,7 @@ CELLS = (
     "import outlier_jupyter\n"
     # MLX's kernels: with the compiled ones this model is through before there is a film.
     "engine = outlier_jupyter.load(\n"
-    "    'demo', cache_gb=0.002, reader='direct')\n"
+    "    'demo', cache_gb=0.002, reader='direct', kernels='mlx')\n"
     "engine.tokenizer.eos_token_ids = set()",
     "watched = outlier_jupyter.watch(\n"
     "    engine, 'def read_file(path):', raw=True, max_tokens=110)\n"

@@ -23,6 +23,8 @@ from .subjects import Text, Unpaged, active_bytes, run_engine
 
 LAYERS, ROUNDS, PROMPT, TOKENS = 4, 3, 32, 48
 UNPAGED_TOKENS = 3
+LAYER_NBYTES = 2_400_000_000
+"""RAM that the comparison takes for each layer, with all its engines side by side (measured)."""
 HEADS = ("subject", "tokens/s", "range", "hits", "read MB/s", "times the limit")
 
 
@@ -61,7 +63,7 @@ def short(
     folder: Path | None = None,
     traces: Path | None = None,
     *,
-    layers: int = LAYERS,
+    layers: int | None = None,
     rounds: int = ROUNDS,
     tokens: int = TOKENS,
     tell: Tell = lambda line: None,
@@ -72,10 +74,13 @@ def short(
     Args:
         folder: where models are made; left out, the cache folder.
         traces: a folder of recorded traces; left out, the demo model's own routing is taken.
-        layers: of the slice: 340 MB each, and as much again repacked.
+        layers: of the slice: 340 MB each, and as much again repacked. Left out, four, or as many
+            as memory has room for.
         rounds, tokens: how often each subject runs, and how many tokens it generates.
         config: another geometry, for a test.
     """
+    if layers is None:
+        layers = max(1, min(LAYERS, machine_memory().available // LAYER_NBYTES))
     made = make("30b", folder or default_folder(), find_source(traces, tell), layers=layers,
                 distinct=None, tell=tell, config=config)  # fmt: skip
     return Benched(compare(made, rounds, tokens, tell), about(made))

@@ -71,9 +71,8 @@ def attention_task(kind: str, lanes: int = LANES) -> int:
         row = number_of_task * shared
         scores = whole(arguments, SCORES) + 4 * row * length
         queries = whole(arguments, QUERIES) + 4 * head * shared * width
-        for t in range(count):
-            dots(name, lanes, shared, keys + t * width * nbytes, 0, 0, queries, 4 * width, 0, 0,
-                 width, scores + 4 * t, 4 * length)  # fmt: skip
+        dots(name, lanes, count, keys, width * nbytes, 0, 0, 0, shared, queries, 4 * width, 0, 0,
+             width, scores, 4 * length)  # fmt: skip
         for g in range(shared):
             top = largest(scores + 4 * g * length, count)
             put(whole(arguments, TOPS), row + g, top)

@@ -48,9 +48,8 @@ def causal_task(kind: str, lanes: int = LANES) -> int:
         values = whole(arguments, VALUES) + head * whole(arguments, VALUE_HEAD)
         scores = whole(arguments, SCORES) + 4 * row * room
         queries = whole(arguments, QUERIES) + 4 * row * width
-        for t in range(count):
-            dots(name, lanes, rows, keys + t * width * nbytes, 0, 0, queries, 4 * width, 0, 0,
-                 width, scores + 4 * t, 4 * room)  # fmt: skip
+        dots(name, lanes, count, keys, width * nbytes, 0, 0, 0, rows, queries, 4 * width, 0, 0,
+             width, scores, 4 * room)  # fmt: skip
         for token in range(first, last):
             for g in range(shared):
                 at = scores + 4 * ((token - first) * shared + g) * room

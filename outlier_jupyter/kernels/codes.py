@@ -94,12 +94,12 @@ def steps(emit: Emitter, form: Format, lanes: int, width: Value) -> list[Steps]:
     ]
 
 
-def _decoded(emit: Emitter, form: Format, address: Value, lanes: int) -> list[Value]:
+def _decoded(emit: Emitter, form: Format, address: Value, lanes: int) -> Iterator[Value]:
     """A block's codes as float32, one vector for each place in a lane, still 2^place too large."""
     builder = emit.builder
     if form.kind == "plain":
-        return [emit.floats(address, form.scale, lanes)]
-    wide = vector(F32, lanes)
+        yield emit.floats(address, form.scale, lanes)
+        return
     if form.kind == "mxfp":
         low, high = _table(emit, emit.load(address, I8, 4 * lanes), lanes)
         words, bits = [(low, high)[place % 2] for place in range(8)], 8
@@ -107,15 +107,13 @@ def _decoded(emit: Emitter, form: Format, address: Value, lanes: int) -> list[Va
     else:
         words, bits = [_words(emit, form, address, lanes)] * form.per_lane, form.bits
         places = list(range(form.per_lane))
-    found = []
     for word, place in zip(words, places, strict=True):
         if bits * (place + 1) == 32:
             code = builder.lshr(word, constant(32 - bits, I32, lanes))
         else:
             mask = ((1 << bits) - 1) << (bits * place)
             code = builder.and_(word, constant(mask, I32, lanes))
-        found.append(builder.sitofp(code, wide))
-    return found
+        yield builder.sitofp(code, vector(F32, lanes))
 
 
 def _words(emit: Emitter, form: Format, address: Value, lanes: int) -> Value:

@@ -169,8 +169,9 @@ def call(arguments: Array, stage: Stage) -> None:
     caller()(stage.code, arguments.ctypes.data, stage.tasks)
 
 
+@lru_cache
 def threads() -> int:
-    """How many threads a kernel uses."""
+    """How many threads a kernel uses; asked once, for Numba takes a lock to answer."""
     return int(numba.get_num_threads())
 
 

@@ -18,7 +18,7 @@ from numba.extending import register_jitable
 from .activations import KINDS, activate
 from .compiled import Array, Stage, address, run, task, threads
 from .formats import UNIT, Format
-from .linear import TOGETHER, F32s, arrange_task
+from .linear import F32s, arrange_task
 from .memory import add_done, count_done, number, put, real, whole
 from .rows import LANES, arrange, dots
 
@@ -117,14 +117,10 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
         for half in range(2 if gated else 1):
             bank = arguments + 8 * (UP if half == 0 else GATE)
             to = (values if half == 0 else gates) + 4 * pair * hidden
-            for done in range(0, count, TOGETHER):
-                x_at = x + done * whole(arguments, ROW_STRIDE)
-                y_at = y + done * whole(arguments, SUMS_STRIDE)
-                for row in range(start, end):
-                    w, s, b = bank_row(bank, slot * hidden + row)
-                    dots(first, lanes, min(TOGETHER, count - done), w, s, b, x_at,
-                         whole(arguments, ROW_STRIDE), y_at, whole(arguments, SUMS_STRIDE), width,
-                         to + 4 * (done * hidden + row), 4 * hidden)  # fmt: skip
+            w, s, b = bank_row(bank, slot * hidden + start)
+            dots(first, lanes, end - start, w, whole(bank, ROW_BYTES), s, b,
+                 whole(bank, SCALE_BYTES), count, x, whole(arguments, ROW_STRIDE), y,
+                 whole(arguments, SUMS_STRIDE), width, to + 4 * start, 4 * hidden)  # fmt: skip
         a, c = real(whole(arguments, PARAMETERS), 0), real(whole(arguments, PARAMETERS), 1)
         for place in range(pair * hidden, (pair + count) * hidden, hidden):
             for row in range(start, end):
@@ -163,13 +159,11 @@ def output_task(second: str, bias: str, lanes: int = LANES) -> int:
         out = whole(arguments, OUT)
         while count_done(whole(arguments, READY), SPREAD * turn) == 0:
             pass
-        for done in range(0, count, TOGETHER):
-            x_at, y_at = x + 4 * done * hidden, y + 4 * done * (hidden // UNIT)
-            for row in range(start, end):
-                w, s, b = bank_row(arguments + 8 * DOWN, slot * output + row)
-                dots(second, lanes, min(TOGETHER, count - done), w, s, b, x_at, 4 * hidden, y_at,
-                     hidden // UNIT * 4, hidden, out + 4 * ((pair + done) * output + row),
-                     4 * output)  # fmt: skip
+        bank = arguments + 8 * DOWN
+        w, s, b = bank_row(bank, slot * output + start)
+        dots(second, lanes, end - start, w, whole(bank, ROW_BYTES), s, b, whole(bank, SCALE_BYTES),
+             count, x, 4 * hidden, y, hidden // UNIT * 4, hidden,
+             out + 4 * (pair * output + start), 4 * output)  # fmt: skip
         if biased:
             for place in range(pair * output, (pair + count) * output, output):
                 for row in range(start, end):

@@ -21,8 +21,6 @@ from .rows import LANES, arrange, dots
 F32s = npt.NDArray[np.float32]
 TASKS_PER_THREAD = 8
 """Enough that a thread which falls behind is not waited for long."""
-TOGETHER = 4
-"""Rows of activations that go through a task's weights at a time: they stay in the first cache."""
 LEAST_BLOCK = 8
 """Rows of a task, at least: below, taking a task costs as much as doing it."""
 
@@ -92,26 +90,27 @@ def matrix_task(name: str, lanes: int = LANES) -> int:
         total, out = whole(arguments, TOTAL), whole(arguments, OUT)
         start = block * whole(arguments, BLOCK)
         end = min(total, start + whole(arguments, BLOCK))
-        for done in range(0, rows, TOGETHER):
-            count = min(TOGETHER, rows - done)
-            x = whole(arguments, ARRANGED) + done * 4 * width
-            y = whole(arguments, SUMS) + done * (width // UNIT) * 4
-            matrix, first = arguments + 8 * CALL, 0
-            for place in range(start, end):
-                while place - first >= whole(matrix, HEIGHT):
-                    first += whole(matrix, HEIGHT)
-                    matrix += 8 * MATRIX
-                at = place - first
-                scale = at * whole(matrix, SCALE_BYTES)
-                dots(
-                    name, lanes, count, whole(matrix, W) + at * whole(matrix, ROW_BYTES),
-                    whole(matrix, S) + scale, whole(matrix, B) + scale, x, 4 * width,
-                    y, width // UNIT * 4, width, out + 4 * (done * total + place), 4 * total,
-                )  # fmt: skip
-                if whole(matrix, BIAS) != 0:
-                    more = real(whole(matrix, BIAS), at)
-                    for row in range(done, done + count):
-                        put(out, row * total + place, real(out, row * total + place) + more)
+        x, y, matrix = whole(arguments, ARRANGED), whole(arguments, SUMS), arguments + 8 * CALL
+        first, place = 0, start
+        while place < end:
+            while place - first >= whole(matrix, HEIGHT):
+                first += whole(matrix, HEIGHT)
+                matrix += 8 * MATRIX
+            at = place - first
+            high = min(end - place, whole(matrix, HEIGHT) - at)
+            scale = at * whole(matrix, SCALE_BYTES)
+            dots(
+                name, lanes, high, whole(matrix, W) + at * whole(matrix, ROW_BYTES),
+                whole(matrix, ROW_BYTES), whole(matrix, S) + scale, whole(matrix, B) + scale,
+                whole(matrix, SCALE_BYTES), rows, x, 4 * width, y, width // UNIT * 4, width,
+                out + 4 * place, 4 * total,
+            )  # fmt: skip
+            if whole(matrix, BIAS) != 0:
+                for column in range(high):
+                    more = real(whole(matrix, BIAS), at + column)
+                    for here in range(place + column, rows * total + place + column, total):
+                        put(out, here, real(out, here) + more)
+            place += high
 
     return task(kernel)
 

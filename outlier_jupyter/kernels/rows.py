@@ -3,7 +3,7 @@
 Three intrinsics for Numba, each written out as vector code for one format:
 
 - `arrange` lays activations out as the format wants them, and sums them over each group;
-- `dots` multiplies one row of weights with rows of arranged activations;
+- `dots` multiplies rows of weights with rows of arranged activations;
 - `unpack` writes a row as float32 in the arranged order, so that a matrix product with arranged
   activations is the product that was meant.
 
@@ -22,6 +22,11 @@ from .formats import ITEM_BYTES, Format, parse
 from .simd import F32, Emitter, Value, constant, vector
 
 __all__ = ["LANES", "arrange", "dots", "unpack"]
+
+
+FOUR, TWO = 4, 2
+"""Rows of activations and of weights that are multiplied at a time: eight sums, which
+with what they are made of fit sixteen registers."""
 
 
 def _literals(*found: Any) -> list[Any] | None:
@@ -85,12 +90,15 @@ def _sum_groups(emit: Emitter, form: Format, x: Value, width: Value, sums: Value
 
 @intrinsic(prefer_literal=True)
 def dots(
-    context, name, lanes, rows, w, s, b, x, x_stride, sums, sums_stride, width, out, out_stride
-):
-    """One row of weights × `rows` rows of arranged activations → float32 at `out`.
+    context, name, lanes, high, w, w_stride, s, b, s_stride,
+    rows, x, x_stride, sums, sums_stride, width, out, out_stride,
+):  # fmt: skip
+    """`high` rows of weights × `rows` rows of arranged activations → float32 at `out`.
 
-    `x_stride`, `sums_stride` and `out_stride` are the bytes from one row of activations, sums and
-    results to the next. Four rows at a time share the decoding of the weights.
+    Strides are the bytes from one row of codes, scales (and biases), activations, sums and results
+    to the next; a row of results has one number for each row of weights. From four rows of
+    activations on they are taken four at a time with two rows of weights, whose sums fit the
+    registers; the last four may overlap those before.
     """
     known = _literals(name, lanes)
     if known is None:
@@ -99,96 +107,141 @@ def dots(
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
-        rows, w, s, b, x, x_stride, sums, sums_stride, width, out, out_stride = arguments[2:]
-        fours = builder.lshr(rows, emit.integer(2))
-        done = builder.shl(fours, emit.integer(2))
-        for size, first, count in (
-            (4, emit.integer(0), fours),
-            (1, done, builder.sub(rows, done)),
+        high, w, w_stride, s, b, s_stride, rows, *places, out, out_stride = arguments[2:]
+        x, x_stride, sums, sums_stride, width = places
+        four, zero = emit.integer(FOUR), emit.integer(0)
+        many = builder.icmp_unsigned(">=", rows, four)
+        fours = builder.udiv(builder.add(rows, emit.integer(FOUR - 1)), four)
+        twos = builder.udiv(high, emit.integer(TWO))
+        done = builder.mul(twos, emit.integer(TWO))
+        for tall, wide, turns, first, heights in (
+            (TWO, FOUR, builder.select(many, fours, zero), zero, twos),
+            (1, FOUR, builder.select(many, fours, zero), done, builder.sub(high, done)),
+            (1, 1, builder.select(many, zero, rows), zero, high),
         ):
-            with emit.loop(count) as turn:
-                row = builder.add(first, builder.mul(turn, emit.integer(size)))
+            with emit.loop(turns) as turn:
+                row = builder.mul(turn, emit.integer(wide))
+                if wide > 1:
+                    last = builder.sub(rows, four)
+                    row = builder.select(builder.icmp_unsigned("<", row, last), row, last)
                 xs, ys, outs = (
-                    _row_starts(emit, emit.at(base, builder.mul(row, stride)), stride, size)
+                    _row_starts(emit, base, stride, row, wide)
                     for base, stride in ((x, x_stride), (sums, sums_stride), (out, out_stride))
                 )
-                _dots(emit, form, lane_count, (w, s, b), xs, ys, width, outs)
+                with emit.loop(heights) as up:
+                    at = builder.add(first, builder.mul(up, emit.integer(tall)))
+                    columns = builder.shl(at, emit.integer(2))
+                    starts = [
+                        _row_starts(emit, base, stride, at, tall)
+                        for base, stride in ((w, w_stride), (s, s_stride), (b, s_stride))
+                    ]
+                    into = [[emit.at(emit.at(place, columns), 4 * j) for place in outs]
+                            for j in range(tall)]  # fmt: skip
+                    _dots(emit, form, lane_count, starts, xs, ys, width, into)
         return context.get_dummy_value()
 
-    return types.void(name, lanes, *[types.int64] * 11), generate
+    return types.void(name, lanes, *[types.int64] * 15), generate
 
 
 def _dots(
     emit: Emitter,
     form: Format,
     lanes: int,
-    weights: tuple[Value, Value, Value],
+    weights: list[list[Value]],
     xs: list[Value],
     sums: list[Value],
     width: Value,
-    outs: list[Value],
+    outs: list[list[Value]],
 ) -> None:
-    w, s, b = weights
-    totals = [emit.variable(F32, constant(0.0, F32, 1)) for _ in xs]
+    ws, ss, bs = weights
+    totals = [[emit.variable(F32, constant(0.0, F32, 1)) for _ in xs] for _ in ws]
     for part in steps(emit, form, lanes, width):
-        _multiply(part, w, s, xs, totals)
+        # One row of weights by itself must not differ from one of two: who shares them varies.
+        if len(xs) == 1 and form.kind != "plain":
+            _multiply(part, ws[0], ss[0], xs[0], totals[0][0])
+        else:
+            _multiply_rows(part, ws, ss, xs, totals)
     if form.kind != "plain":
-        _add_biases(emit, form, s if form.kind == "mxfp" else b, sums, width, totals)
-    for total, place in zip(totals, outs, strict=True):
-        emit.store(emit.builder.load(total), place)
+        _add_biases(emit, form, ss if form.kind == "mxfp" else bs, sums, width, totals)
+    for row, places in zip(totals, outs, strict=True):
+        for total, place in zip(row, places, strict=True):
+            emit.store(emit.builder.load(total), place)
 
 
-def _row_starts(emit: Emitter, base: Value, stride: Value, count: int) -> list[Value]:
-    return [emit.at(base, emit.builder.mul(stride, emit.integer(row))) for row in range(count)]
+def _row_starts(emit: Emitter, base: Value, stride: Value, first: Value, count: int) -> list[Value]:
+    builder = emit.builder
+    return [
+        emit.at(base, builder.mul(stride, builder.add(first, emit.integer(row))))
+        for row in range(count)
+    ]
 
 
-def _multiply(part: Steps, w: Value, s: Value, xs: list[Value], totals: list[Value]) -> None:
-    """Add the scaled products of the codes to `totals`."""
+def _multiply(part: Steps, w: Value, s: Value, x: Value, total: Value) -> None:
+    """Add the products of one row's codes and one of activations, scaled by the step, to `total`.
+
+    The fewest instructions for each byte of weights, which is what one row is bound by.
+    """
+    emit = part.emit
+    builder = emit.builder
+    zero = constant(0.0, F32, part.lanes)
+    at = emit.variable(vector(F32, part.lanes), zero)
+    with part.walk() as value:
+        start = emit.at(x, builder.shl(value, emit.integer(2)))
+        inner: list[Value | None] = [None, None]
+        for index, place, codes in part.codes(w, value):
+            factor = emit.load(emit.at(start, 4 * index * part.lanes), F32, part.lanes)
+            before = inner[place % 2]
+            inner[place % 2] = (
+                builder.fmul(codes, factor) if before is None else emit.fma(codes, factor, before)
+            )
+        even, odd = inner
+        both = even if odd is None else builder.fadd(even, odd)
+        builder.store(emit.fma(both, part.scales(s, value), builder.load(at)), at)
+    more = emit.total(builder.load(at), part.lanes)
+    builder.store(builder.fadd(builder.load(total), more), total)
+
+
+def _multiply_rows(
+    part: Steps, ws: list[Value], ss: list[Value], xs: list[Value], totals: list[list[Value]]
+) -> None:
+    """The same for several rows of weights, each scaled before it is multiplied, or plain ones."""
     emit, plain = part.emit, part.form.kind == "plain"
     builder, kind = emit.builder, vector(F32, part.lanes)
-    zero = constant(0.0, F32, part.lanes)
     # With several rows their sums are independent already, and more would not fit the registers.
-    chains = part.blocks if plain and len(xs) == 1 else 1
-    sums = [[emit.variable(kind, zero) for _ in range(chains)] for _ in xs]
+    chains = part.blocks if len(xs) == 1 else 1
+    zero = constant(0.0, F32, part.lanes)
+    sums = [[[emit.variable(kind, zero) for _ in range(chains)] for _ in xs] for _ in ws]
     with part.walk() as value:
         offset = builder.shl(value, emit.integer(2))
-        inner: list[list[Value | None]] = [[None, None] for _ in xs]
-        for index, place, codes in part.codes(w, value):
-            for row, x in enumerate(xs):
+        scales = [None if plain else part.scales(s, value) for s in ss]
+        for blocks in zip(*(part.codes(w, value) for w in ws), strict=True):
+            index = blocks[0][0]
+            factors = [
+                codes if scale is None else builder.fmul(codes, scale)
+                for (_, _, codes), scale in zip(blocks, scales, strict=True)
+            ]
+            for column, x in enumerate(xs):
                 address = emit.at(emit.at(x, offset), 4 * index * part.lanes)
-                factor = emit.load(address, F32, part.lanes)
-                if plain:
-                    at = sums[row][index % chains]
-                    builder.store(emit.fma(codes, factor, builder.load(at)), at)
-                    continue
-                before = inner[row][place % 2]
-                product = (
-                    builder.fmul(codes, factor)
-                    if before is None
-                    else emit.fma(codes, factor, before)
-                )
-                inner[row][place % 2] = product
-        if not plain:
-            scales = part.scales(s, value)
-            for row in range(len(xs)):
-                even, odd = inner[row]
-                both = even if odd is None else builder.fadd(even, odd)
-                at = sums[row][0]
-                builder.store(emit.fma(both, scales, builder.load(at)), at)
-    for total, chain in zip(totals, sums, strict=True):
-        found = builder.load(chain[0])
-        for other in chain[1:]:
-            found = builder.fadd(found, builder.load(other))
-        builder.store(builder.fadd(builder.load(total), emit.total(found, part.lanes)), total)
+                given = emit.load(address, F32, part.lanes)
+                for row, factor in zip(sums, factors, strict=True):
+                    at = row[column][index % chains]
+                    builder.store(emit.fma(factor, given, builder.load(at)), at)
+    for row, ends in zip(sums, totals, strict=True):
+        for found, total in zip(row, ends, strict=True):
+            added = builder.load(found[0])
+            for other in found[1:]:
+                added = builder.fadd(added, builder.load(other))
+            more = emit.total(added, part.lanes)
+            builder.store(builder.fadd(builder.load(total), more), total)
 
 
 def _add_biases(
     emit: Emitter,
     form: Format,
-    biases: Value,
+    biases: list[Value],
     sums: list[Value],
     width: Value,
-    totals: list[Value],
+    totals: list[list[Value]],
 ) -> None:
     """Add each group's bias × the sum of its activations to `totals`."""
     builder, lanes = emit.builder, 8
@@ -199,18 +252,22 @@ def _add_biases(
         (vectors, emit.integer(0), lanes),
         (builder.sub(groups, done), done, 1),
     ):
-        found = [emit.variable(vector(F32, wide), constant(0.0, F32, wide)) for _ in sums]
+        zero = constant(0.0, F32, wide)
+        found = [[emit.variable(vector(F32, wide), zero) for _ in sums] for _ in biases]
         with emit.loop(count) as turn:
             group = builder.add(first, builder.mul(turn, emit.integer(wide)))
-            address = emit.at(biases, builder.mul(group, emit.integer(ITEM_BYTES[form.scale])))
-            values = emit.floats(address, form.scale, wide)
-            for at, start in zip(found, sums, strict=True):
+            place = builder.mul(group, emit.integer(ITEM_BYTES[form.scale]))
+            values = [emit.floats(emit.at(bias, place), form.scale, wide) for bias in biases]
+            for column, start in enumerate(sums):
                 offset = builder.shl(group, emit.integer(2))
                 factor = emit.load(emit.at(start, offset), F32, wide)
-                builder.store(emit.fma(values, factor, builder.load(at)), at)
-        for total, at in zip(totals, found, strict=True):
-            more = emit.total(builder.load(at), wide)
-            builder.store(builder.fadd(builder.load(total), more), total)
+                for row, value in zip(found, values, strict=True):
+                    at = row[column]
+                    builder.store(emit.fma(value, factor, builder.load(at)), at)
+        for row, ends in zip(found, totals, strict=True):
+            for at, total in zip(row, ends, strict=True):
+                more = emit.total(builder.load(at), wide)
+                builder.store(builder.fadd(builder.load(total), more), total)
 
 
 @intrinsic(prefer_literal=True)

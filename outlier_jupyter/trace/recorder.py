@@ -56,17 +56,13 @@ class Recorder:
         self._layer_us: list[npt.NDArray[np.int32]] = []
         self._layers = layers
         self._steps = 0
-        self._begin(CallStarted(0, np.zeros(0, np.int32), 0))
-        self._take: dict[type[Event], Callable[[Any], None]] = {
+        self._take: dict[type[Event], Callable[[Any], object]] = {
             CallStarted: self._begin,
-            Routed: self._route,
-            Weighed: lambda event: self._weighed.append(event),
             PagedIn: self._page_in,
             Evicted: self._evict,
-            Waited: lambda event: self._waited.append(event),
-            Served: lambda event: self._served.append(event),
             StepDone: self._end,
         }
+        self._begin(CallStarted(0, np.zeros(0, np.int32), 0))
 
     def __call__(self, event: Event) -> None:
         """Take one event; the kinds that carry nothing to keep are passed over."""
@@ -83,9 +79,11 @@ class Recorder:
         self._served: list[Served] = []
         self._call_reads: list[tuple[int, ...]] = []
         self._call_evictions: list[tuple[int, ...]] = []
-
-    def _route(self, event: Routed) -> None:
-        self._routed.append(event)
+        # Two of these a layer: a list's own method costs half of one of ours.
+        self._take[Routed] = self._routed.append
+        self._take[Weighed] = self._weighed.append
+        self._take[Waited] = self._waited.append
+        self._take[Served] = self._served.append
 
     def _page_in(self, event: PagedIn) -> None:
         layer, expert, _, nbytes, start_ns, ns = event
@@ -110,9 +108,10 @@ class Recorder:
             self._grow(2 * self._steps)
         self._tokens[first : self._steps] = self._call.tokens
         self._produced[self._steps - 1] = event.produced
-        self._widen(max((routed.experts.shape[1] for routed in self._routed), default=0))
+        chosen = [routed.experts for routed in self._routed]
+        self._widen(max([rows.shape[1] for rows in chosen], default=0))
         rows = slice(first, self._steps)
-        _fill(self._experts[rows], self._routed, [routed.experts for routed in self._routed])
+        _fill(self._experts[rows], self._routed, chosen)
         _fill(self._hits[rows], self._routed, [routed.hits for routed in self._routed])
         _fill(self._weights[rows], self._weighed, [weighed.weights for weighed in self._weighed])
         self._reads += self._call_reads
@@ -211,10 +210,11 @@ def _fill(
     layers: list[npt.NDArray[Any]],
 ) -> None:
     """Write each event's layer, [steps, k], to its place in `into`, [steps, layers, widest k]."""
-    whole = [event.layer for event in events] == list(range(into.shape[1]))
-    if whole and all(layer.shape[1] == into.shape[2] for layer in layers):
-        # The usual case, all layers alike: one copy in place of one per layer.
-        into[:] = np.concatenate(layers, axis=1).reshape(into.shape) if layers else into
-        return
+    if layers and [event.layer for event in events] == list(range(into.shape[1])):
+        together = np.concatenate(layers, axis=1)
+        if together.size == into.size:
+            # The usual case, all layers as wide as the widest: one copy in place of one per layer.
+            into[:] = together.reshape(into.shape)
+            return
     for event, layer in zip(events, layers, strict=True):
         into[:, event.layer, : layer.shape[1]] = layer
