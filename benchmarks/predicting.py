@@ -52,7 +52,7 @@ def measure(reader: str, kernels: str, rounds: int) -> list[dict[str, object]]:
         predicted = dict(zip(frame.slots, frame.tokens_per_second, strict=True))
         for slots, trace in traces.items():
             found = trace.calls[(trace.calls["phase"] == 1)]
-            seen[slots].append((predicted[slots], len(found) * 1e9 / found["ns"].sum()))
+            seen[slots].append((predicted[slots], float(len(found) * 1e9 / found["ns"].sum())))
             before[slots].append(trace)
     for made in engines.values():
         made.close()

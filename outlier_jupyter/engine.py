@@ -194,7 +194,8 @@ class Engine:
 
     def status(self) -> Status:
         """Where the engine stands now."""
-        return _status(self, self._installed, self._reader)
+        held, top_k = len(self.resident()), self.options.top_k
+        return Status.of(self.info, self._installed, self._reader, held, top_k)
 
     def memory(self) -> MemoryUse:
         """Where the memory of this process is, part by part; `print` it for a table."""
@@ -349,25 +350,6 @@ def _made(
         trace=trace,
         text_ends=np.array(decoding.text_ends, np.int32),
         decode=decode,
-    )
-
-
-def _status(engine: Engine, installed: Installed, reader: Reader) -> Status:
-    switches = installed.switches
-    return Status(
-        model=engine.info.model,
-        layers=len(switches),
-        experts=sum(switch.experts for switch in switches),
-        slots=installed.slots,
-        resident=len(engine.resident()),
-        bank_nbytes=installed.bank_nbytes,
-        experts_nbytes=sum(s.experts * s.expert_nbytes for s in switches),
-        dense_nbytes=engine.info.dense_nbytes,
-        reader=reader.name,
-        reader_note=reader.note,
-        kernels=engine.info.kernels,
-        top_k=engine.options.top_k or engine.info.native_top_k,
-        changed_output=engine.info.changed_output,
     )
 
 

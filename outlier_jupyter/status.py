@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .checkpoint import Reader
+from .paging import Installed
+from .trace import TraceInfo
 from .units import size_words
 
 
@@ -24,6 +27,28 @@ class Status:
     kernels: str
     top_k: int | None
     changed_output: str
+
+    @classmethod
+    def of(
+        cls, info: TraceInfo, installed: Installed, reader: Reader, resident: int, top_k: int | None
+    ) -> Status:
+        """Where an engine stands that holds `resident` experts and was asked for `top_k`."""
+        switches = installed.switches
+        return cls(
+            model=info.model,
+            layers=len(switches),
+            experts=sum(switch.experts for switch in switches),
+            slots=installed.slots,
+            resident=resident,
+            bank_nbytes=installed.bank_nbytes,
+            experts_nbytes=sum(s.experts * s.expert_nbytes for s in switches),
+            dense_nbytes=info.dense_nbytes,
+            reader=reader.name,
+            reader_note=reader.note,
+            kernels=info.kernels,
+            top_k=top_k or info.native_top_k,
+            changed_output=info.changed_output,
+        )
 
     def __str__(self) -> str:
         """A few lines, one fact each."""

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "kv_caches": {"errors", "options"},
     "listeners": {"events"},
     "prompts": {"errors", "options"},
-    "status": {"units"},
+    "status": {"checkpoint", "paging", "trace", "units"},
     "transcript": set(),
     "chunking": set(),
     "checkpoint": BASE | {"machine"},

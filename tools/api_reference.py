@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import outlier_jupyter
-from outlier_jupyter.notebook.arguments import COMMANDS, cell_parser, command_parser
+from outlier_jupyter.notebook.arguments import cell_parser, command_parser
+from outlier_jupyter.notebook.commands import COMMANDS
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 CELL = "%%outlier"
@@ -36,12 +37,14 @@ FORMS = {
     "what-if": "`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--slider` is "
     "`run.trace.sizing()`",
     "report": "`run.report(path)`",
+    "ablate": "`outlier_jupyter.ablate(engine, prompts, experts, …)`",
+    "sweep": "`outlier_jupyter.sweep(engine, top_k=[…], …)`",
     "resize": "`engine.resize(cache_gb=…)`",
     "unload": "`engine.close()`",
     "status": "`engine.status()`",
     "memory": "`engine.memory()`",
 }  # fmt: skip
-OPENED = ("Engine", "Run", "Trace", "Comparison", "Chat", "Plan")
+OPENED = ("Engine", "Run", "Trace", "Comparison", "Ablation", "Sweep", "Chat", "Plan")
 """The classes whose methods are listed."""
 HEAD = """# Reference
 

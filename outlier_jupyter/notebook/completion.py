@@ -12,7 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..options import GenerateOptions, LoadOptions
-from .arguments import COMMANDS, cell_parser, command_parser
+from .arguments import cell_parser, command_parser
+from .commands import COMMANDS
 
 MODELS = ("demo",)
 USUAL = {

@@ -33,9 +33,6 @@ from ..trace.measures import Summary
 from ..units import size_words
 from . import asking
 from .arguments import (
-    ASKING,
-    COMMANDS,
-    HelpAsked,
     cell_parser,
     command_parser,
     fill,
@@ -45,8 +42,10 @@ from .arguments import (
     split_prompt,
 )
 from .chat import Chat
+from .commands import ASKING, COMMANDS
 from .completion import completions
 from .controls import NAMES as CHAT_OPTIONS
+from .parsing import HelpAsked
 from .show import show_result, show_run
 
 if TYPE_CHECKING:

@@ -8,14 +8,15 @@ import typing
 from typing import Any
 
 from ..options import SWEPT, LoadOptions
-from .arguments import COMMANDS, _add_output, _Parser, _variable
+from .commands import COMMANDS
+from .parsing import Parser, add_output, variable
 
 
 def ablate_parser() -> argparse.ArgumentParser:
     """Flags of `%outlier ablate`, those of `outlier_jupyter.ablate`."""
-    parser = _Parser(prog="%outlier ablate", description=f"{COMMANDS['ablate'].capitalize()}.")
+    parser = Parser(prog="%outlier ablate", description=f"{COMMANDS['ablate'].capitalize()}.")
     parser.add_argument("experts", nargs="+", help="LAYER:EXPERT to mask, as 12:37 or 12:3-7,9")
-    _add_output(parser, "Ablation")
+    add_output(parser, "Ablation")
     _add_prompts(parser)
     parser.add_argument(
         "--draws", type=int, metavar="N", help="random masks to hold it against (20)"
@@ -36,12 +37,12 @@ def ablate_parser() -> argparse.ArgumentParser:
 
 def sweep_parser() -> argparse.ArgumentParser:
     """Flags of `%outlier sweep`, those of `outlier_jupyter.sweep`."""
-    parser = _Parser(prog="%outlier sweep", description=f"{COMMANDS['sweep'].capitalize()}.")
+    parser = Parser(prog="%outlier sweep", description=f"{COMMANDS['sweep'].capitalize()}.")
     parser.add_argument(
         "axes", nargs="+", metavar="NAME=VALUES", type=_axis,
         help="values by commas, such as top_k=4,8,16; of several names all combinations are tried",
     )  # fmt: skip
-    _add_output(parser, "Sweep")
+    add_output(parser, "Sweep")
     _add_prompts(parser)
     parser.add_argument("--max-tokens", type=int, metavar="N", help="of each answer (64)")
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds over all settings (1)")
@@ -60,7 +61,7 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
         help="what is asked; may be given more than once",
     )  # fmt: skip
     parser.add_argument(
-        "--prompts", type=_variable, metavar="NAME", help="a variable that holds prompts"
+        "--prompts", type=variable, metavar="NAME", help="a variable that holds prompts"
     )
 
 

@@ -62,8 +62,8 @@ class PagedSwitch(nn.Module):
         self._pager = pager
         self._tap = tap
         self._steered: Steered | None = None  # set by Steering while the routing is changed
-        self._beside: Beside | None = None
         self._experts_ns = 0
+        self._beside: Beside | None = None
         # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
         for name, child in inner.children().items():
             if not isinstance(child, PROJECTIONS) and tree_flatten(child):

@@ -3,8 +3,9 @@
 A decode call takes `compute` ns whatever is resident, `wait` ns more for each layer that has to
 wait for at least one read, and `per_byte` ns for each byte read. The last two are the least squares
 of what the calls spent on look-ups, waiting and installing, neither negative, with what a call
-spends on look-ups when nothing is missing beside them. The first is the mean of all else: a speed
-is a mean, and what some calls took longer belongs to it. Prefill is not predicted.
+spends on look-ups when nothing is missing beside them. All else is computing. It takes longer in
+calls that read, whose threads share the cores with it: that is counted to `wait`, by the line
+through all calls, and what is left without a read is the first. Prefill is not predicted.
 """
 
 from __future__ import annotations
@@ -71,9 +72,26 @@ def fit(trace: Trace) -> Cost:
     stalled[trace.call[trace.reads["step"]], trace.reads["layer"]] = True
     causes = np.stack([stalled.sum(axis=1)[decode], nbytes[decode]], axis=1).astype(np.float64)
     wait, per_byte, always = _not_negative(causes, waited)
-    compute = float(np.mean(took - waited)) + always
+    # A line through means, not medians: a speed is a mean, and long calls belong to it.
+    rest = took - waited + always
+    slower = _slope(causes[:, 0], rest)
+    compute = float(np.mean(rest) - slower * np.mean(causes[:, 0]))
+    wait += slower
     predicted = compute + np.nan_to_num(causes @ np.array([wait, per_byte]))
     return Cost(compute, wait, per_byte, float(np.median(np.abs(predicted - took) / took)))
+
+
+def _slope(cause: npt.NDArray[np.float64], effect: npt.NDArray[np.float64]) -> float:
+    """How much more of the effect there is for each unit of the cause, by least squares.
+
+    Not below 0, and so little that some of the effect is left where there is none of the cause.
+    """
+    apart = cause - cause.mean()
+    spread = float(apart @ apart)
+    if not spread:
+        return 0.0
+    most = float(effect.mean() / cause.mean())
+    return min(max(float(apart @ effect) / spread, 0.0), most)
 
 
 def _not_negative(causes: npt.NDArray[np.float64], waited: npt.NDArray[np.float64]) -> list[float]:

@@ -8,12 +8,12 @@ import pytest
 
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.notebook.arguments import (
-    HelpAsked,
     cell_parser,
     help_text,
     load_parser,
     parse,
 )
+from outlier_jupyter.notebook.parsing import HelpAsked
 from outlier_jupyter.options import GenerateOptions, LoadOptions
 
 

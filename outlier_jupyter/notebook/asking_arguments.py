@@ -1,0 +1,70 @@
+"""The flags of the commands that ask a finished run: `%outlier explain`, `expert`, and so on."""
+
+from __future__ import annotations
+
+import argparse
+
+from .commands import COMMANDS
+from .parsing import Parser, add_output, variable
+
+
+def asking_parser(command: str) -> argparse.ArgumentParser:
+    """Flags of the commands that ask a finished run, one of `ASKING`."""
+    parser = Parser(prog=f"%outlier {command}", description=f"Say {COMMANDS[command]}.")
+    if command == "explain":
+        parser.add_argument(
+            "token", type=int, nargs="?",
+            help="its number as the live view counts; left out, the slowest",
+        )  # fmt: skip
+        add_output(parser, "Explanation")
+    elif command == "expert":
+        parser.add_argument("expert", type=_pair, metavar="LAYER:EXPERT", help="counted from 0")
+        parser.add_argument(
+            "runs",
+            nargs="*",
+            type=variable,
+            help="variables that hold runs; left out, all that do",
+        )
+        add_output(parser, "ExpertUses")
+        return parser
+    elif command == "tokens":
+        parser.add_argument(
+            "tokens", type=_span, metavar="FIRST:LAST", help="numbers as the live view counts"
+        )
+        add_output(parser, "TokenExperts")
+    elif command == "what-if":
+        parser.add_argument(
+            "--slots", type=int, action="append", metavar="N", help="a size; may be given again"
+        )
+        parser.add_argument(
+            "--policy", dest="policies", action="append", metavar="lru|habit|belady",
+            help="who leaves; may be given again",
+        )  # fmt: skip
+        parser.add_argument(
+            "--slider", action="store_true", default=None, help="a slider of sizes for a table"
+        )
+        add_output(parser, "table")
+    else:
+        parser.description = f"{COMMANDS[command].capitalize()}."
+        parser.add_argument("path", nargs="?", help="the file; outlier-report.html if left out")
+    parser.add_argument(
+        "--run", metavar="NAME", type=variable,
+        help="the variable that holds the run; left out, the last run",
+    )  # fmt: skip
+    return parser
+
+
+def _pair(text: str) -> tuple[int, int]:
+    """`12:37` as (12, 37), a layer and an expert."""
+    parts = text.split(":")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no LAYER:EXPERT, such as 12:37")
+    return int(parts[0]), int(parts[1])
+
+
+def _span(text: str) -> int | slice:
+    """`5` as 5, `5:9` as the tokens 5 to 9."""
+    parts = text.split(":")
+    if len(parts) > 2 or not all(part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no token or FIRST:LAST, such as 5:9")
+    return int(parts[0]) if len(parts) == 1 else slice(int(parts[0]), int(parts[1]))

@@ -1,0 +1,100 @@
+"""What the parsers of all commands are made of: argparse that raises, and options as flags.
+
+A mistake becomes an `OptionError` with one line and, where a known name is near, a suggestion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import types
+import typing
+from collections.abc import Collection
+from dataclasses import fields
+from typing import Any, NoReturn
+
+from ..errors import OptionError
+from ..options import GenerateOptions, LoadOptions
+
+
+class HelpAsked(Exception):
+    """`--help` was among the arguments; the text to show is the message."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises in place of leaving the process."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, **settings)
+        self.formatter_class = lambda prog: argparse.HelpFormatter(
+            prog, max_help_position=32, width=96
+        )
+        self.add_argument("-h", "--help", action=_Help, help="show this text")
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(
+            f"{self.prog}: {message}{self._suggestion(message)}; see {self.prog} --help"
+        )
+
+    def _suggestion(self, message: str) -> str:
+        """The known flags nearest to the unknown ones the message names."""
+        known = list(self._option_string_actions)
+        seen = [word for word in message.replace("=", " ").split() if word.startswith("-")]
+        near = [match for word in seen for match in difflib.get_close_matches(word, known, 1)]
+        return f"; did you mean {', '.join(near)}?" if near and "unrecognized" in message else ""
+
+
+class _Help(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
+        raise HelpAsked(parser.format_help())
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--json`, which prints `what`."""
+    parser.add_argument("--json", action="store_true", default=None, help=f"print {what} as JSON")
+
+
+def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    """`-o NAME`, which stores `what`."""
+    text = f"store the {what} in this variable"
+    parser.add_argument("-o", "--output", metavar="NAME", type=variable, help=text)
+
+
+def variable(name: str) -> str:
+    """`name`, if a variable may be called so."""
+    if not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{name!r} is not a variable's name, such as `run`")
+    return name
+
+
+def add_fields(
+    parser: argparse.ArgumentParser,
+    kind: type[LoadOptions | GenerateOptions],
+    names: Collection[str] | None = None,
+    defaults: bool = True,
+) -> None:
+    """One flag per field; its default stays the dataclass's, so absent flags are absent."""
+    hints = typing.get_type_hints(kind)
+    for spec in fields(kind):
+        if names is not None and spec.name not in names:
+            continue
+        flag = "--" + spec.name.replace("_", "-")
+        text = spec.metadata["help"] + (
+            "" if not defaults or spec.default in (None, (), False) else f" ({spec.default})"
+        )
+        text = text.replace("%", "%%")
+        wanted = hints[spec.name]
+        if isinstance(wanted, types.UnionType):
+            wanted = next(option for option in typing.get_args(wanted) if option is not type(None))
+        if wanted is bool:
+            parser.add_argument(flag, action="store_true", default=None, help=text)
+        elif typing.get_origin(wanted) is tuple:
+            parser.add_argument(flag, action="append", metavar="TEXT", help=text)
+        else:
+            metavar = (
+                "|".join(map(str, spec.metadata.get("choices", ()))) or wanted.__name__.upper()
+            )
+            parser.add_argument(flag, type=wanted, metavar=metavar, help=text)
