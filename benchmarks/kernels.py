@@ -19,9 +19,9 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from numba import njit, prange
 from results import append
 
+from outlier_jupyter.bench.limits import Memory
 from outlier_jupyter.kernels import (
     Activation,
     Bank,
@@ -35,7 +35,6 @@ from outlier_jupyter.kernels import (
     experts_many,
     mxfp4,
 )
-from outlier_jupyter.kernels.compiled import threads
 from outlier_jupyter.units import three
 
 WIDTH, HIDDEN, SLOTS, K = 2048, 768, 128, 8
@@ -46,21 +45,10 @@ Subject = tuple[str, int, Callable[[], object]]
 """Name, bytes it must read, and the call."""
 
 
-@njit(parallel=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _sum(words: Any, parts: Any) -> None:
-    size = len(words) // len(parts)
-    for part in prange(len(parts)):
-        total = np.float32(0)
-        for i in range(part * size, (part + 1) * size):
-            total += words[i]
-        parts[part] = total
-
-
 def reading() -> Subject:
     """All threads add up float32: the limit."""
-    words = np.ones(1 << 26, np.float32)
-    parts = np.zeros(8 * threads(), np.float32)
-    return "read", words.nbytes, lambda: _sum(words, parts)
+    memory = Memory(1 << 26)
+    return "read", memory.nbytes, memory.read
 
 
 def packed(form: Format, *shape: int) -> tuple[list[mx.array], list[np.ndarray[Any, Any] | None]]:

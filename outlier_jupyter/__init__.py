@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .comparison import Comparison as Comparison
-    from .comparison import compare as compare
     from .engine import Engine as Engine
     from .errors import OutlierError as OutlierError
     from .loading import load as load
@@ -36,6 +34,8 @@ if TYPE_CHECKING:
     from .run import repeated as repeated
     from .studies.ablation import Ablation as Ablation
     from .studies.ablation import ablate as ablate
+    from .studies.comparison import Comparison as Comparison
+    from .studies.comparison import compare as compare
     from .studies.sweep import sweep as sweep
     from .studies.swept import Sweep as Sweep
     from .trace import Trace as Trace
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Ablation": ".studies.ablation",
     "Chat": ".notebook.chat",
-    "Comparison": ".comparison",
+    "Comparison": ".studies.comparison",
     "Engine": ".engine",
     "Interrupted": ".run",
     "MemoryUse": ".memory",
@@ -57,7 +57,7 @@ _HOMES = {
     "Sweep": ".studies.swept",
     "Trace": ".trace",
     "ablate": ".studies.ablation",
-    "compare": ".comparison",
+    "compare": ".studies.comparison",
     "experts_of": ".uses",
     "load": ".loading",
     "plan": ".planning",

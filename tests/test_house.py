@@ -37,7 +37,6 @@ MAY_IMPORT = {
     "trace": BASE | {"residency", "units"},
     "run": BASE | {"trace", "units"},
     "uses": {"errors", "run", "trace", "units"},
-    "comparison": {"errors", "run", "trace", "units"},
     "routing": {"errors", "options", "paging"},
     "reference": {"events", "paging", "routing"},
     "decoding": BASE
@@ -101,7 +100,6 @@ MAY_IMPORT = {
     "notebook": BASE
     | {
         "bench",
-        "comparison",
         "engine",
         "loading",
         "machine",
@@ -157,12 +155,11 @@ ONLY_IN = {
     "platformdirs": {"bench", "reads"},
     "psutil": {"machine"},
     "mmap": {"checkpoint"},
-    "scipy": {"comparison", "trace"},
+    "scipy": {"studies", "trace"},
     "fcntl": {"checkpoint"},
 }
 LATE = {
     "run": {"notebook", "uses"},
-    "comparison": {"notebook"},
     "studies": {"notebook"},
     "trace": {"run", "uses", "notebook"},
     "uses": {"notebook"},

@@ -50,7 +50,7 @@ from .show import show_result, show_run
 
 if TYPE_CHECKING:
     from ..bench.short import Benched
-    from ..comparison import Comparison
+    from ..studies.comparison import Comparison
 
 HOOKED = ("%outlier", "%%outlier")
 OUTSIDE = 1_000_000
@@ -212,7 +212,9 @@ class OutlierMagics(Magics):
         return chat
 
     def _compare(self, given: dict[str, Any]) -> Comparison:
-        from ..comparison import compare  # its libraries are large, and loading is silent and quick
+        from ..studies.comparison import (
+            compare,
+        )  # its libraries are large, and loading is silent and quick
 
         output = given.pop("output", None)
         found = compare(asking.by_name(given.pop("runs"), self.shell.user_ns), **given)

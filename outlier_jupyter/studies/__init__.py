@@ -1,1 +1,1 @@
-"""Experiments that run a model several times: what an expert is good for, what a setting costs."""
+"""Many runs beside each other: what parts them, what an expert does, what a setting costs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from ...comparison import Comparison
+from ...studies.comparison import Comparison
 from ...units import three
 from ..palette import LIGHT, ramp
 from .look import matrix_axes, titled

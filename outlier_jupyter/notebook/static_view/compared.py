@@ -17,7 +17,7 @@ from .explained import table
 from .page import STYLE
 
 if TYPE_CHECKING:
-    from ...comparison import Comparison
+    from ...studies.comparison import Comparison
     from ...trace.aligning import Stretch
 
 PAIRS = 3

@@ -18,14 +18,14 @@ import numpy.typing as npt
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from .errors import OptionError
-from .run import Run
-from .trace import Trace
-from .trace.aligning import Stretch, aligned, pieces
-from .trace.equal_caches import Served, serve
-from .trace.parting import Information, Parting, blocks_of, corrected, information, leanings, part
-from .trace.routing import in_phase
-from .units import percent, size_words, three
+from ..errors import OptionError
+from ..run import Run
+from ..trace import Trace
+from ..trace.aligning import Stretch, aligned, pieces
+from ..trace.equal_caches import Served, serve
+from ..trace.parting import Information, Parting, blocks_of, corrected, information, leanings, part
+from ..trace.routing import in_phase
+from ..units import percent, size_words, three
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -174,19 +174,19 @@ class Comparison:
 
     def figure(self, first: int = 0, second: int = 1) -> Figure:
         """Divergence by layer, with intervals and what chance makes; a Plotly figure."""
-        from .notebook.figures.of_comparison import divergence_figure
+        from ..notebook.figures.of_comparison import divergence_figure
 
         return divergence_figure(self, first, second)
 
     def experts_figure(self, first: int = 0, second: int = 1) -> Figure:
         """Every expert's share in the one less its share in the other; a Plotly figure."""
-        from .notebook.figures.of_comparison import experts_figure
+        from ..notebook.figures.of_comparison import experts_figure
 
         return experts_figure(self, first, second)
 
     def matrix_figure(self) -> Figure:
         """All runs against all, those alike beside each other; a Plotly figure."""
-        from .notebook.figures.of_comparison import matrix_figure
+        from ..notebook.figures.of_comparison import matrix_figure
 
         return matrix_figure(self)
 
@@ -219,7 +219,7 @@ class Comparison:
         return "\n".join([*lines, *(f"Note: {said}." for said in self.warnings)])
 
     def _repr_html_(self) -> str:
-        from .notebook.static_view.compared import html
+        from ..notebook.static_view.compared import html
 
         return html(self)
 
