@@ -66,6 +66,19 @@ class PagedIn(NamedTuple):
     ns: int
 
 
+class ReadEarly(NamedTuple):
+    """A read begun before its layer's router had chosen: `used`, if the expert was then asked for.
+
+    Told at that layer's look-up, before what is read for it: a used one is a `PagedIn` as well.
+    `nbytes` is what was read, or is still being read.
+    """
+
+    layer: int
+    expert: int
+    nbytes: int
+    used: bool
+
+
 class Waited(NamedTuple):
     """The decode thread waited `ns` for all reads of one layer, and `install_ns` to commit them."""
 
@@ -142,6 +155,7 @@ Event: TypeAlias = (
     | Routed
     | Evicted
     | PagedIn
+    | ReadEarly
     | Waited
     | Served
     | Weighed

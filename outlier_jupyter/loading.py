@@ -32,7 +32,7 @@ from .native import native as native_part
 from .native import wanted as native_wanted
 from .options import LoadOptions, make, takes
 from .paging import Installed, check_device, find, install, share_slots, switch_modules
-from .paging.install import Switch
+from .paging.install import Switch, slots_aside
 from .paging.probe import dense_nbytes
 from .paging.warmth import parse_pins, pin, warm
 from .provenance import fingerprint, machine_words, versions
@@ -84,7 +84,8 @@ def load(
     pins = parse_pins(asked.pin, [switch.experts for switch in switches])
     earlier = None if asked.warm is None else Trace.load(asked.warm)
     every = sum(switch.experts for switch in switches)
-    slots = share_slots(switches, asked.cache_gb, every if asked.resident else asked.cache_experts)
+    count = every if asked.resident else asked.cache_experts
+    slots = share_slots(switches, asked.cache_gb, count, slots_aside(switches, asked))
     switches, reader, threads, rate = open_experts(checkpoint, switches, asked)
     executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
     installed = install(module, switches, slots, reader, executor, clock, asked)

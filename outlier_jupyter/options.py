@@ -103,6 +103,12 @@ class LoadOptions:
         "compute and experts are large enough to gain by it; on, of any size; or off, to compare",
         choices=("auto", "on", "off"),
     )
+    lookahead: str = option(
+        "off",
+        "begin to read experts that the next layer's router, asked with this layer's state, would "
+        "choose: auto, where compiled kernels compute and experts are large; on, with any; or off",
+        choices=("off", "auto", "on"),
+    )
     read_threads: int | None = option(
         None,
         "how many reads are under way at once; left out, 4 or what the probe finds best",

@@ -67,6 +67,11 @@ class Fetch:
         """How many experts of it must be read."""
         return len(self._placements)
 
+    @property
+    def landed(self) -> bool:
+        """Whether nothing of it is being read any more."""
+        return all(read.done() for read in self._futures)
+
     def begin(self, submit: Callable[[Placement], Read]) -> None:
         """Have every read of the request started."""
         for placement in self._placements:

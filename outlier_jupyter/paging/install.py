@@ -7,7 +7,7 @@ dropped unread. Where the experts' bytes lie is `locate`'s knowledge.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,8 @@ from .blocks import follow
 from .early import shared_expert
 from .fetch import overlaps
 from .locate import Locator
+from .lookahead import ASIDE, find_ahead, module_at
+from .lookahead import wanted as ahead_wanted
 from .pager import Pager
 from .slots import make_bank
 from .steering import Steering
@@ -89,6 +91,7 @@ class Installed:
         """
         for pager in self.pagers:
             pager.finish()
+            pager.forget_foreseen()
             pager.bank.settle()
         self.tap.forget()
 
@@ -130,8 +133,10 @@ def install(
     pagers: dict[Geometry, Pager] = {}
     for geometry, count in slots.items():
         members = {i: s.parts for i, s in enumerate(switches) if s.geometry == geometry}
-        bank = make_bank(next(iter(members.values())), count)
-        table = SlotTable(count, make_policy(asked.policy, sizes))
+        whole = count >= sum(sizes[layer] for layer in members)
+        aside = 0 if whole else slots_aside(switches, asked)[geometry]
+        bank = make_bank(next(iter(members.values())), count + aside)
+        table = SlotTable(count, make_policy(asked.policy, sizes), aside)
         overlap = overlaps(asked.overlap, bank.expert_nbytes)
         pagers[geometry] = Pager(members, bank, table, reader, executor, clock, overlap)
     for layer, switch in enumerate(switches):
@@ -144,14 +149,46 @@ def install(
             follow(block, tap)
             if pager.overlap:
                 paged.help(shared_expert(block))
+    _look_ahead(model, switches, pagers, asked)
     steering = Steering(model, [(switch.path, switch.experts) for switch in switches])
     return Installed(tuple(switches), tuple(pagers.values()), tap, steering)
 
 
+def _look_ahead(
+    model: nn.Module,
+    switches: Sequence[Switch],
+    pagers: Mapping[Geometry, Pager],
+    asked: LoadOptions,
+) -> None:
+    """Have each switch read ahead for the next, where that is wanted and can be."""
+    paths = [switch.path for switch in switches]
+    paged = [module_at(model, path) for path in paths]
+    for layer, switch in list(enumerate(switches))[1:]:
+        pager = pagers[switch.geometry]
+        if pager.table.aside:
+            ahead = find_ahead(model, layer, paths, switch.experts, pager, asked)
+            paged[layer - 1].read_ahead(ahead)
+            paged[layer].learn_from(ahead)
+
+
+def slots_aside(switches: Sequence[Switch], asked: LoadOptions) -> dict[Geometry, int]:
+    """How many slots lie beside each geometry's cache, for what is read ahead."""
+    return {
+        switch.geometry: ASIDE if ahead_wanted(asked, switch.expert_nbytes) else 0
+        for switch in switches
+    }
+
+
 def share_slots(
-    switches: Sequence[Switch], cache_gb: float, cache_experts: int | None
+    switches: Sequence[Switch],
+    cache_gb: float,
+    cache_experts: int | None,
+    aside: Mapping[Geometry, int] | None = None,
 ) -> dict[Geometry, int]:
     """How many slots each geometry gets, in proportion to its experts.
+
+    Args:
+        aside: slots beside the cache, which take their memory from `cache_gb`, down to one slot.
 
     Raises:
         OptionError: the cache is too small for a single expert.
@@ -167,7 +204,10 @@ def share_slots(
     for switch in switches:
         slots[switch.geometry] = slots.get(switch.geometry, 0) + switch.experts
     for geometry, experts in slots.items():
-        slots[geometry] = min(experts, int(experts * share + 1e-9))
+        fit = int(experts * share + 1e-9)
+        if cache_experts is None and aside is not None and fit < experts:
+            fit = max(min(fit, 1), fit - aside[geometry])
+        slots[geometry] = min(experts, fit)
         if slots[geometry] < 1:
             least = total / experts / 1e9
             raise OptionError(
@@ -187,9 +227,7 @@ def bind(module: nn.Module, name: str, array: mx.array) -> None:
 
 def replace(model: nn.Module, path: str, new: nn.Module) -> Any:
     """Put `new` at `path`, and return the module or list that holds it."""
-    *parents, last = path.split(".")
-    at: Any = model
-    for step in parents:
-        at = at[int(step)] if isinstance(at, list) else at[step]
+    above, _, last = path.rpartition(".")
+    at = module_at(model, above)
     at[int(last) if isinstance(at, list) else last] = new
     return at

@@ -15,10 +15,11 @@ import mlx.core as mx
 
 from ..checkpoint import ExpertPart, Reader, read_expert
 from ..errors import EngineClosed
-from ..events import Event, Sink
+from ..events import Event, ReadEarly, Sink
 from ..residency import ExpertKey, Placement, SlotTable
 from .fetch import Fetch
 from .slots import SlotBank
+from .staging import Fate, Staging
 
 
 class Stopped(Exception):
@@ -30,7 +31,7 @@ class Pager:
 
     Args:
         parts: MoE layer → the tensors of its experts on disk.
-        bank, table: the memory and the booking of the same number of slots.
+        bank, table: the memory and the booking of the same number of slots, those aside included.
         reader: reads byte ranges; called on the executor's threads.
         clock: nanoseconds, monotonic.
         overlap: whether what is held may be computed with while the rest is read.
@@ -60,6 +61,7 @@ class Pager:
         self._executor = executor
         self._experts = sum(layer[0].experts for layer in parts.values())
         self._slot_maps: dict[int, mx.array] = {}
+        self._staging = Staging(table, bank, executor, self._read)
 
     @property
     def layers(self) -> int:
@@ -125,12 +127,17 @@ class Pager:
             ReadFailed: on leaving, an expert could not be read; those that could stay resident.
         """
         self.finish()
+        plan, early = self._staging.take(self.table.reserve(keys))
         fetch = self._under_way = Fetch(
-            self.table.reserve(keys), self.bank, self.table,
+            plan, self.bank, self.table,
             whole=not self.overlap, clock=self.clock, tell=self.tell,
         )  # fmt: skip
         try:
-            fetch.begin(lambda placement: self._executor.submit(self._read, placement))
+            fetch.begin(
+                lambda placement: (
+                    early.get(placement.key) or self._executor.submit(self._read, placement)
+                )
+            )
             yield fetch
         finally:
             self.finish()
@@ -145,6 +152,27 @@ class Pager:
             self._under_way.finish()
             self._under_way = None
 
+    def foresee(self, keys: Sequence[ExpertKey]) -> list[ExpertKey]:
+        """Begin to read `keys`, which a layer to come may ask for; those that were begun.
+
+        None of them is held by it, nor is anything evicted. Reads only what is neither held nor
+        coming, while there are slots aside, and nothing if any other read is under way.
+        """
+        if self.closed or not (self._under_way is None or self._under_way.landed):
+            return []
+        return self._staging.begin(keys)
+
+    def looked_up(self, keys: Sequence[ExpertKey]) -> list[Fate]:
+        """A router has chosen `keys`: what else was foreseen is dropped, and all of it is told."""
+        fates = self._staging.looked_up(keys)
+        for (layer, expert), used, nbytes in fates:
+            self.tell(ReadEarly(layer, expert, nbytes, used))
+        return fates
+
+    def forget_foreseen(self) -> None:
+        """Drop what was foreseen, and wait until nothing of it is being read."""
+        self._staging.clear()
+
     def acquire(self, keys: Sequence[ExpertKey]) -> dict[ExpertKey, int]:
         """Make `keys` resident and say where they sit: `fetch`, waited for."""
         with self.fetch(keys) as fetch:
@@ -157,9 +185,11 @@ class Pager:
         pager that works.
         """
         self.forget_slot_maps()
+        self.forget_foreseen()
+        self.bank.move(self.table.straighten())
         if slots < self.table.capacity:
             self.bank.move(self.table.shrink(slots))
-        self.bank.resize(slots, bind)
+        self.bank.resize(slots + len(self.table.aside), bind)
         if slots > self.table.capacity:
             self.table.grow(slots)
 

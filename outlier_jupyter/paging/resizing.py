@@ -32,13 +32,15 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
     """
     if not installed.switches:
         raise OptionError("this model is dense: it has no experts, and so no cache to resize")
-    shared = share_slots(installed.switches, cache_gb, cache_experts)
+    geometries = dict.fromkeys(switch.geometry for switch in installed.switches)
+    aside = {g: len(p.table.aside) for g, p in zip(geometries, installed.pagers, strict=True)}
+    shared = share_slots(installed.switches, cache_gb, cache_experts, aside)
     paired = zip(shared.items(), installed.pagers, strict=True)
     changes = [(geometry, pager, slots) for (geometry, slots), pager in paired]
-    changes.sort(key=lambda change: change[2] - change[1].bank.slots)  # who gives goes first
+    changes.sort(key=lambda change: _rows(change) - change[1].bank.slots)  # who gives goes first
     needed, free = _needed(changes), machine_memory().available
     if needed > free:
-        total = sum(pager.bank.expert_nbytes * slots for _, pager, slots in changes)
+        total = sum(change[1].bank.expert_nbytes * _rows(change) for change in changes)
         raise OptionError(
             f"a cache of {size_words(total)} cannot be had: on the way there it needs "
             f"{size_words(needed)} more, and {size_words(free)} are free; give less"
@@ -51,7 +53,8 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
             )
     installed.settle()
     for geometry, pager, slots in changes:
-        if slots == pager.bank.slots == pager.table.capacity:
+        rows = _rows((geometry, pager, slots))
+        if rows == pager.bank.slots and slots == pager.table.capacity:
             continue
         members = [switch for switch in installed.switches if switch.geometry == geometry]
         try:
@@ -71,8 +74,14 @@ def _rebind(members: Sequence[Switch], name: str, array: mx.array) -> None:
 def _needed(changes: Sequence[Change]) -> int:
     """How much more than now is held at the worst moment, in bytes."""
     more = most = 0
-    for _, pager, slots in changes:
-        for nbytes in pager.bank.row_nbytes.values():
-            most = max(most, more + nbytes * slots)
-            more += nbytes * (slots - pager.bank.slots)
+    for change in changes:
+        bank, rows = change[1].bank, _rows(change)
+        for nbytes in bank.row_nbytes.values():
+            most = max(most, more + nbytes * rows)
+            more += nbytes * (rows - bank.slots)
     return most
+
+
+def _rows(change: Change) -> int:
+    """The rows of a bank: its slots and those aside."""
+    return change[2] + len(change[1].table.aside)

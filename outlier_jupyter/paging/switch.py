@@ -30,6 +30,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from ..events import Routed, Served
 from ..residency import ExpertKey
 from .early import Beside
+from .lookahead import Ahead
 from .pager import Pager
 from .parts import LazyParts, Parts
 from .steering import Steered
@@ -62,6 +63,9 @@ class PagedSwitch(nn.Module):
         self._pager = pager
         self._tap = tap
         self._steered: Steered | None = None  # set by Steering while the routing is changed
+        self._beside: Beside | None = None
+        self._next: Ahead | None = None
+        self._foreseen: Ahead | None = None
         self._experts_ns = 0
         self._beside: Beside | None = None
         # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
@@ -72,6 +76,14 @@ class PagedSwitch(nn.Module):
     def help(self, beside: Beside | None) -> None:
         """Have a shared expert computed while reads are under way."""
         self._beside = beside
+
+    def read_ahead(self, following: Ahead | None) -> None:
+        """Have the next layer's experts foreseen from this one's input."""
+        self._next = following
+
+    def learn_from(self, foreseen: Ahead | None) -> None:
+        """Have what was foreseen for this layer learn from what it then asks for."""
+        self._foreseen = foreseen
 
     def __getattr__(self, name: str) -> object:
         """What a model hangs on its switch, beside the projections, stays reachable."""
@@ -123,6 +135,9 @@ class PagedSwitch(nn.Module):
         keys = [ExpertKey(self._layer, expert) for expert in experts.tolist()]
         pager.table.routed(self._layer, ids.reshape(-1, ids.shape[-1]))
         self._tell_routed(ids, keys, begin, routed)
+        fates = pager.looked_up(keys)
+        if ids.size == ids.shape[-1] and self._foreseen is not None and self._may(self._foreseen):
+            self._foreseen.learn(x, ids, fates)
         if ids.size == ids.shape[-1]:
             return self._in_parts(x, ids, pager.table.split(keys), None, meanwhile)
         uses = dict(zip(keys, counts.tolist(), strict=True))
@@ -160,11 +175,13 @@ class PagedSwitch(nn.Module):
         """
         pager = self._pager
         work: Parts | None = None
+        looked = keep is not None  # a prompt needs too many to guess any
         for number, part in enumerate(parts):
             if number:  # what the last part computes must be done before its slots are written
                 pager.bank.settle()
             with pager.fetch(part) as fetch:
                 early = bool(fetch.reads) and pager.overlap and self._native
+                looked = looked or self._look_ahead(x, fetch.landed and part is parts[-1])
                 if number == 0 and meanwhile is not None:
                     self._timed(meanwhile)
                 elif number == 0 and early and self._beside is not None:
@@ -172,10 +189,13 @@ class PagedSwitch(nn.Module):
                 if len(parts) > 1 or early:
                     work = work or self._begin(x, ids.shape)
                     for slots in fetch.arrivals():
+                        looked = looked or self._look_ahead(x, fetch.landed and part is parts[-1])
                         self._timed(self._add, work, ids, slots)
             if keep is not None:
                 # An order of leaving only: nothing is written before the bank is settled again.
                 pager.table.spare_all_but(self._layer, keep)
+        if not looked:
+            self._look_ahead(x, True)
         if work is not None:
             whole: mx.array = self._timed(work.output)
             return whole
@@ -183,6 +203,16 @@ class PagedSwitch(nn.Module):
         output: mx.array = self._timed(self._inner, x, slot_ids)
         pager.bank.reading(output)
         return output
+
+    def _look_ahead(self, x: mx.array, now: bool) -> bool:
+        """Begin to read for the next layer, if it is time: nothing else is being read."""
+        if now and self._next is not None and self._may(self._next):
+            self._next.foresee(x)
+        return now
+
+    def _may(self, ahead: Ahead) -> bool:
+        """Whether to guess, the way this layer computes."""
+        return self._native or not ahead.native_only
 
     @property
     def _native(self) -> bool:

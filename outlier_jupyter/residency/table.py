@@ -5,6 +5,9 @@ table decides and books; it reads nothing itself, so a read that fails only hand
 
 Asking is done for all experts of one (call, layer) at once: hits are those held before any of
 them is read, and none of those asked for is a victim.
+
+Some more slots may lie beside the cache, `aside`. Who has read an expert into one of them ahead of
+time can `exchange` it for the slot that the expert was given; who is held never depends on that.
 """
 
 from __future__ import annotations
@@ -35,9 +38,9 @@ class Plan:
 
 
 class SlotTable:
-    """`capacity` slots, all free at first."""
+    """`capacity` slots, all free at first, and `aside` more beside them."""
 
-    def __init__(self, capacity: int, policy: Policy | None = None) -> None:
+    def __init__(self, capacity: int, policy: Policy | None = None, aside: int = 0) -> None:
         if capacity < 1:
             raise ValueError(f"a table of {capacity} slots holds nothing: give 1 or more")
         self.capacity = capacity
@@ -45,6 +48,7 @@ class SlotTable:
         self._slot_of: dict[ExpertKey, int] = {}
         self._free = list(range(capacity - 1, -1, -1))
         self._reserved: dict[int, ExpertKey] = {}
+        self._aside = set(range(capacity, capacity + aside))
         self._pinned: frozenset[ExpertKey] = frozenset()
         self._spare: list[ExpertKey] = []  # the first to leave first, before all others
 
@@ -63,6 +67,11 @@ class SlotTable:
     def policy(self) -> str:
         """The name of the policy that says who leaves."""
         return self._policy.name
+
+    @property
+    def aside(self) -> frozenset[int]:
+        """The slots that lie beside the cache now."""
+        return frozenset(self._aside)
 
     @property
     def room(self) -> int:
@@ -190,6 +199,13 @@ class SlotTable:
         self._reserved[slot] = key
         return Placement(key, slot, evicted)
 
+    def exchange(self, placement: Placement, slot: int) -> Placement:
+        """Have a reserved `placement` sit in `slot`, one of `aside`; its own lies there then."""
+        self._aside.remove(slot)
+        self._aside.add(placement.slot)
+        self._reserved[slot] = self._reserved.pop(placement.slot)
+        return placement._replace(slot=slot)
+
     def commit(self, placement: Placement) -> None:
         """The read is done: `placement.key` is held from now on."""
         del self._reserved[placement.slot]
@@ -201,13 +217,36 @@ class SlotTable:
         self._policy.drop(placement.key)
         self._free.append(placement.slot)
 
+    def straighten(self) -> list[tuple[int, int]]:
+        """Have the slots of the cache be the first `capacity`, and those aside come after them.
+
+        Returns:
+            (from, to) for each held expert that must move; no slot is in two of them.
+        """
+        assert not self._reserved, "slots are being read into"
+        room = sorted(slot for slot in self._aside if slot < self.capacity)
+        moves = []
+        for key, slot in self._slot_of.items():
+            if slot >= self.capacity:
+                self._slot_of[key] = room.pop()
+                moves.append((slot, self._slot_of[key]))
+        self._free = [slot if slot < self.capacity else room.pop() for slot in self._free]
+        self._aside = set(range(self.capacity, self.capacity + len(self._aside)))
+        return moves
+
     def grow(self, capacity: int) -> None:
-        """Add free slots, up to `capacity`; those held stay where they are."""
+        """Add free slots, up to `capacity`; those held stay where they are (straightened)."""
         self._free[:0] = range(capacity - 1, self.capacity - 1, -1)
+        self._set_capacity(capacity)
+
+    def _set_capacity(self, capacity: int) -> None:
         self.capacity = capacity
+        self._aside = set(range(capacity, capacity + len(self._aside)))
 
     def shrink(self, capacity: int) -> list[tuple[int, int]]:
         """Give up all slots from `capacity` on: the policy's victims leave until the rest fit.
+
+        Slots must be straightened.
 
         Returns:
             (from, to) for each held expert that must move; no slot is in two of them.
@@ -222,7 +261,7 @@ class SlotTable:
             self._policy.drop(leaving)
             self._free.append(self._slot_of.pop(leaving))
         self._free = [slot for slot in self._free if slot < capacity]
-        self.capacity = capacity
+        self._set_capacity(capacity)
         moves = []
         for key, slot in self._slot_of.items():
             if slot >= capacity:
@@ -232,7 +271,8 @@ class SlotTable:
 
     def check(self) -> None:
         """Assert that every slot is in exactly one state; for tests."""
-        states = [*self._free, *self._reserved, *self._slot_of.values()]
+        states = [*self._free, *self._reserved, *self._slot_of.values(), *self._aside]
         assert set(self._spare) <= self._slot_of.keys(), "a spare expert is not held"
         assert len(set(self._spare)) == len(self._spare), "an expert is spare twice"
-        assert sorted(states) == list(range(self.capacity)), f"slots lost or shared: {states}"
+        every = list(range(self.capacity + len(self._aside)))
+        assert sorted(states) == every, f"slots lost or shared: {states}"

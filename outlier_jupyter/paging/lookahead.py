@@ -1,0 +1,192 @@
+"""Guesses what the next layer will ask for, by its own router and this layer's state.
+
+The router is the model's own module, called once more: with the input of this layer's switch,
+scaled by the ratio of the two norms' weights, which is this layer's state under the next layer's
+norm. A guess moves reads to an earlier moment and nothing else, so it may be wrong; whether it is
+worth its reads is measured. Each layer counts, by rank, which of its early reads were asked for,
+and a rank that is wrong too often is not read early any more.
+
+Not every router can be asked so. A layer's is held against what it really chose, given the input it
+really had: only one that answered without a fault several tokens in a row is ever asked ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+
+from ..options import LoadOptions
+from ..residency import ExpertKey
+from .fetch import LARGE
+from .pager import Pager
+from .staging import Fate
+from .steering import Router, find_router
+
+ASIDE = 4
+"""Slots beside the cache: as many experts are read ahead at once. From the fourth rank on only half
+of the guesses are right, and no more reads end within what the next layer computes first."""
+PROOFS = 3
+"""Tokens in a row on which a router must choose as it did before it is asked ahead."""
+USED = 0.5
+"""The share of early reads of a rank that must be asked for. One that is used saves at most its own
+time; one that is not delays the next layer's reads by as much at most."""
+FORGET = 0.9
+"""What a share keeps of itself at each read; it remembers about ten."""
+AGAIN = 64
+"""Every so many tokens a rank that is not read early is tried."""
+NORMS = ("pre_mlp_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm", "ffn_norm")
+"""What decoder layers call the norm before their experts, the surest first."""
+
+
+def wanted(asked: LoadOptions, expert_nbytes: int) -> bool:
+    """Whether experts of this size are to be read ahead."""
+    large = asked.kernels != "mlx" and expert_nbytes >= LARGE
+    return asked.lookahead == "on" or (asked.lookahead == "auto" and large)
+
+
+class Gate:
+    """Which ranks of one layer's guesses are worth a read: by what came of earlier ones."""
+
+    def __init__(self) -> None:
+        self._shares: dict[int, float] = {}
+        self._tokens = 0
+
+    def open(self, k: int) -> list[int]:
+        """The ranks below `k` to be read early for this token."""
+        self._tokens += 1
+        if self._tokens % AGAIN == 0:
+            return list(range(k))
+        return [rank for rank in range(k) if self.share(rank) >= USED]
+
+    def learn(self, rank: int, used: bool) -> None:
+        """A read of this rank was asked for, or was not."""
+        self._shares[rank] = FORGET * self.share(rank) + (1 - FORGET) * used
+
+    def share(self, rank: int) -> float:
+        """The decayed share of reads of this rank that were asked for; 1 before the first."""
+        return self._shares.get(rank, 1.0)
+
+
+class Ahead:
+    """The guesses for one layer.
+
+    Args:
+        layer: the one guessed for; `pager` serves it.
+        router: its router.
+        norms: of the layer before and of this one, where both are known.
+        native_only: whether to guess only where experts compute natively.
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        pager: Pager,
+        router: Router,
+        norms: tuple[nn.RMSNorm, nn.RMSNorm] | None,
+        native_only: bool,
+    ) -> None:
+        self.gate = Gate()
+        self.native_only = native_only
+        self._layer, self._pager, self._router = layer, pager, router
+        self._norms = norms
+        self._ratio: mx.array | None = None
+        self._k = self._proofs = 0
+        self._suits = True
+        self._ranks: dict[ExpertKey, int] = {}
+
+    @property
+    def suits(self) -> bool:
+        """Whether its router may be asked: False once it answered otherwise than it chose."""
+        return self._suits
+
+    def foresee(self, x: mx.array) -> None:
+        """The layer before is given `x`, one token: begin the reads that look worth it.
+
+        Called when all that the layer before asked for has been read.
+        """
+        if not self._suits or self._proofs < PROOFS:
+            return
+        open_ranks = self.gate.open(self._k)
+        if open_ranks:
+            named = self.ranked(self._scaled(x))
+            ranks = {ExpertKey(self._layer, int(named[rank])): rank for rank in open_ranks}
+            self._ranks = {key: ranks[key] for key in self._pager.foresee(list(ranks))}
+
+    def learn(self, x: mx.array, ids: npt.NDArray[np.int64], fates: Sequence[Fate]) -> None:
+        """The layer's router chose `ids`, [..., k], of one token, and its switch is given `x`."""
+        for key, used, _ in fates:
+            if key in self._ranks:
+                self.gate.learn(self._ranks[key], used)
+        self._ranks = {}
+        if self._suits and self._proofs < PROOFS:
+            self._k = ids.shape[-1]
+            self._suits = self._chooses(x, ids)
+            self._proofs += 1
+
+    def ranked(self, x: mx.array) -> npt.NDArray[np.int64]:
+        """The experts that the router chooses for `x`, one token, the likeliest first."""
+        matrix: Any = self._router.matrix
+        found = matrix(x)
+        if isinstance(found, tuple):
+            chosen, weights = found
+            ids = np.array(chosen.astype(mx.int32)).reshape(-1).astype(np.int64)
+            return ids[np.argsort(-np.array(weights.astype(mx.float32)).reshape(-1), kind="stable")]
+        scores = found.astype(mx.float32)
+        for module, name in self._router.biases():  # they are added to sigmoids of logits
+            scores = mx.sigmoid(scores) + module[name]
+        return np.argsort(-np.array(scores).reshape(-1), kind="stable")[: self._k]
+
+    def _chooses(self, x: mx.array, ids: npt.NDArray[np.int64]) -> bool:
+        """The control: with the input it had, does the router choose what it chose?"""
+        try:
+            return sorted(self.ranked(x).tolist()) == sorted(ids.ravel().tolist())
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False  # it takes something else than its switch does, or gives something else
+
+    def _scaled(self, x: mx.array) -> mx.array:
+        """`x` as it would be under this layer's norm."""
+        if self._norms is None:
+            return x
+        if self._ratio is None:
+            before, here = (norm.weight.astype(mx.float32) for norm in self._norms)
+            self._ratio = mx.where(mx.abs(before) > 1e-6, here / before, 1.0).astype(x.dtype)
+        return mx.multiply(x, self._ratio)  # not as an operator: the tap watches those of `x`
+
+
+def find_ahead(
+    model: nn.Module,
+    layer: int,
+    paths: Sequence[str],
+    experts: int,
+    pager: Pager,
+    asked: LoadOptions,
+) -> Ahead | None:
+    """The guesses for MoE layer `layer` of the switches at `paths`; None where they cannot be.
+
+    Run when the paged switches are in place.
+    """
+    router = find_router(model, paths[layer], experts)
+    if router is None:
+        return None
+    before, here = _norm(model, paths[layer - 1]), _norm(model, paths[layer])
+    norms = (before, here) if before is not None and here is not None else None
+    return Ahead(layer, pager, router, norms, asked.lookahead == "auto")
+
+
+def _norm(model: nn.Module, path: str) -> nn.RMSNorm | None:
+    """The norm before the block of the switch at `path`."""
+    parent = module_at(model, ".".join(path.split(".")[:-2]))
+    found = (parent.get(name) for name in NORMS) if isinstance(parent, nn.Module) else ()
+    return next((norm for norm in found if type(norm) is nn.RMSNorm), None)
+
+
+def module_at(model: Any, path: str) -> Any:
+    """The module or list at `path`; the model itself at an empty one."""
+    for step in path.split(".") if path else ():
+        model = model[int(step)] if isinstance(model, list) else model[step]
+    return model
