@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..errors import TraceError
-from .trace import CALL, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
+from .trace import CALL, EARLY, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
 
 FORMAT = "outlier_jupyter.trace"
 VERSION = 2
@@ -35,6 +35,8 @@ OLDER = ("1",)
 """Versions that are read as well; what they lack is absent or, of the calls' parts, 0."""
 SINCE_2 = ("forward_ns", "outside_ns", "experts_ns", "watch_ns")
 TABLES = {"reads": READ, "evictions": EVICTION, "calls": CALL}
+IF_ANY = {"early": EARLY}
+"""Tables that are left out where they are empty, and by programs that know nothing of them."""
 PLAIN = ("tokens", "produced", "phase", "experts", "weights", "resident_at_start")
 """Stored as tensors under their own names; `hits` and the `TABLES` are packed."""
 
@@ -99,7 +101,7 @@ def _packed(trace: Trace) -> Arrays:
     if len(trace.kl):
         out |= {"kl": trace.kl, "agrees": trace.agrees}
     out["hits"] = np.packbits(trace.hits)
-    for table in TABLES:
+    for table in [*TABLES, *(name for name in IF_ANY if len(getattr(trace, name)))]:
         rows = getattr(trace, table)
         for column in rows.dtype.names or ():
             out[f"{table}.{column}"] = _deflate(rows[column])
@@ -240,6 +242,9 @@ def build(arrays: Arrays, info: TraceInfo) -> Trace:
         if any(column is None for column in columns.values()):
             absent.add(name)
         whole[name] = _table(kind, {n: c for n, c in columns.items() if c is not None})
+    for name, kind in IF_ANY.items():
+        given = {n: arrays[f"{name}.{n}"] for n in kind.names or () if f"{name}.{n}" in arrays}
+        whole[name] = _table(kind, given)
     if "calls" in absent:
         whole["calls"] = _one_call_a_step(whole["phase"])
     call = np.repeat(np.arange(len(whole["calls"]), dtype=np.int32), whole["calls"]["steps"])

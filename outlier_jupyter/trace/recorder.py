@@ -19,13 +19,14 @@ from ..events import (
     Event,
     Evicted,
     PagedIn,
+    ReadEarly,
     Routed,
     Served,
     StepDone,
     Waited,
     Weighed,
 )
-from .trace import CALL, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
+from .trace import CALL, EARLY, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
 
 EMPTY = {"_tokens": 0, "_produced": -1, "_experts": -1, "_weights": np.nan, "_hits": False}
 """The arrays that grow, and what stands in them where nothing was recorded."""
@@ -53,6 +54,7 @@ class Recorder:
         self._hits = np.zeros((steps, layers, 0), bool)
         self._reads: list[tuple[int, ...]] = []
         self._evictions: list[tuple[int, ...]] = []
+        self._early: list[tuple[int, ...]] = []
         self._calls: list[tuple[int, ...]] = []
         self._layer_us: list[npt.NDArray[np.int32]] = []
         self._layers = layers
@@ -82,11 +84,13 @@ class Recorder:
         self._served: list[Served] = []
         self._call_reads: list[tuple[int, ...]] = []
         self._call_evictions: list[tuple[int, ...]] = []
+        self._call_early: list[ReadEarly] = []
         # Two of these a layer: a list's own method costs half of one of ours.
         self._take[Routed] = self._routed.append
         self._take[Weighed] = self._weighed.append
         self._take[Waited] = self._waited.append
         self._take[Served] = self._served.append
+        self._take[ReadEarly] = self._call_early.append
 
     def _page_in(self, event: PagedIn) -> None:
         layer, expert, _, nbytes, start_ns, ns = event
@@ -119,6 +123,7 @@ class Recorder:
         _fill(self._weights[rows], self._weighed, [weighed.weights for weighed in self._weighed])
         self._reads += self._call_reads
         self._evictions += self._call_evictions
+        self._early += [(first, *event) for event in self._call_early]
         self._book(first, n, event)
 
     def _book(self, first: int, n: int, event: StepDone) -> None:
@@ -199,6 +204,7 @@ class Recorder:
             calls=table,
             resident_at_start=self._resident,
             info=info,
+            early=np.array(self._early, EARLY),
             **self._by_layer(),
             kl=kl,
             agrees=agrees,

@@ -49,6 +49,18 @@ EVICTION = np.dtype(
 )
 """One expert that lost its slot to (by_layer, by_expert)."""
 
+EARLY = np.dtype(
+    [
+        ("step", np.int32),
+        ("layer", np.int16),
+        ("expert", np.int16),
+        ("nbytes", np.int64),
+        ("used", np.uint8),
+    ]
+)
+"""One expert read before its router had chosen. A used one is among the reads as well, with its
+true times; of one that was not asked for (0), `nbytes` were wasted."""
+
 CALL = np.dtype(
     [
         ("phase", np.uint8),
@@ -141,6 +153,7 @@ class Trace:
             measured (`measure_loss`). Of no length where nothing was.
         agrees: bool [steps], whether the exact model would have taken the same token; False where
             `kl` is NaN.
+        early: structured, see `EARLY`; empty where nothing was read early.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -161,6 +174,7 @@ class Trace:
     )
     kl: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     agrees: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    early: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, EARLY))
 
     @property
     def steps(self) -> int:
