@@ -30,7 +30,7 @@ from .steering import Router, find_router
 ASIDE = 4
 """Slots beside the cache: as many experts are read ahead at once. From the fourth rank on only half
 of the guesses are right, and no more reads end within what the next layer computes first."""
-PROOFS = 3
+PROOFS = 8
 """Tokens in a row on which a router must choose as it did before it is asked ahead."""
 USED = 0.5
 """The share of early reads of a rank that must be asked for. One that is used saves at most its own
@@ -136,6 +136,8 @@ class Ahead:
             chosen, weights = found
             ids = np.array(chosen.astype(mx.int32)).reshape(-1).astype(np.int64)
             return ids[np.argsort(-np.array(weights.astype(mx.float32)).reshape(-1), kind="stable")]
+        if self._router.grouped:
+            raise ValueError("who is chosen from logits in groups is the block's own knowledge")
         scores = found.astype(mx.float32)
         for module, name in self._router.biases():  # they are added to sigmoids of logits
             scores = mx.sigmoid(scores) + module[name]
@@ -171,7 +173,7 @@ def find_ahead(
     Run when the paged switches are in place.
     """
     router = find_router(model, paths[layer], experts)
-    if router is None:
+    if router is None or router.width != experts:
         return None
     before, here = _norm(model, paths[layer - 1]), _norm(model, paths[layer])
     norms = (before, here) if before is not None and here is not None else None

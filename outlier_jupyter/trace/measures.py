@@ -26,7 +26,8 @@ class Summary:
     """The headline numbers of a run. Rates are NaN where nothing was counted.
 
     `compared` tokens were held against the exact model: their mean divergence in nats, and the
-    share of them that it would have chosen, too.
+    share of them that it would have chosen, too. `read_early` reads were begun before their router
+    had chosen; `early_used` of them were asked for.
     """
 
     prompt_tokens: int
@@ -46,15 +47,27 @@ class Summary:
     compared: int = 0
     kl: float = nan
     top1_agreement: float = nan
+    read_early: int = 0
+    early_used: int = 0
+    early_wasted_bytes: int = 0
 
     def __str__(self) -> str:
-        """One line: speed, hit rate, bytes read, read latency, and the loss if measured."""
-        loss = f" · {self.loss_words()}" if self.compared else ""
+        """One line: speed, hit rate, bytes read, latency; early reads and loss where there are."""
+        more = [words for words in (self.early_words(), self.loss_words()) if words]
         return (
             f"{three(self.tokens_per_second)} tokens/s · hit rate {percent(self.hit_rate)} "
             f"(in decode {percent(self.decode_hit_rate)}) · {size_words(self.bytes_read)} in "
             f"{self.reads:,} reads · read latency p50 {three(self.read_p50_ms)} ms, "
-            f"p95 {three(self.read_p95_ms)} ms{loss}"
+            f"p95 {three(self.read_p95_ms)} ms{''.join(f' · {words}' for words in more)}"
+        )
+
+    def early_words(self) -> str:
+        """How many reads were begun early and what for; "" where none were."""
+        if not self.read_early:
+            return ""
+        return (
+            f"read early: {self.read_early:,}, used {self.early_used:,}, wasted "
+            f"{size_words(self.early_wasted_bytes)}"
         )
 
     def loss_words(self) -> str:
@@ -238,6 +251,7 @@ def summarise(trace: Trace) -> Summary:
     decode = trace.phase == DECODE
     seconds = {p: float(trace.step_ns[trace.phase == p].sum()) / 1e9 for p in (PREFILL, DECODE)}
     p50, p95, top = quantiles(trace.reads["ns"] / 1e6)
+    used = trace.early["used"] > 0
     return Summary(
         prompt_tokens=int((~decode).sum()),
         decoded_steps=int(decode.sum()),
@@ -253,6 +267,9 @@ def summarise(trace: Trace) -> Summary:
         read_p50_ms=float(p50),
         read_p95_ms=float(p95),
         read_max_ms=float(top),
+        read_early=len(trace.early),
+        early_used=int(used.sum()),
+        early_wasted_bytes=int(trace.early["nbytes"][~used].sum()),
         **_loss(trace),
     )
 

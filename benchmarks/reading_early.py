@@ -1,0 +1,118 @@
+"""Decode with reads begun early and without: measured, where `lookahead` calculates.
+
+    python -m benchmarks.reading_early [--slice FOLDER] [--rounds N]
+
+The demo model; or four layers of Qwen3-30B-A3B's geometry with 64 experts each and random weights,
+made in FOLDER where there are none. All subjects are loaded in one process and take turns, in
+turned order each round; a round's ratio is of runs that were neighbours. Text is sampled with one
+seed, so that all routes alike, and tokens, hits and reads are asserted to be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import mlx.core as mx
+
+import outlier_jupyter
+from outlier_jupyter.engine import Engine
+from outlier_jupyter.run import Run
+from outlier_jupyter.testing import tiny_checkpoint
+
+from .results import Row, append
+
+PROMPT = "import os\n\n\ndef read_file(path):\n"
+SLICE = {
+    "hidden_size": 2048, "num_hidden_layers": 4, "num_attention_heads": 32, "head_dim": 128,
+    "num_key_value_heads": 4, "num_experts": 64, "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768, "intermediate_size": 2048, "vocab_size": 1024,
+}  # fmt: skip
+SUBJECTS = ("off", "on")
+
+
+def measure(model: str, slots: int, reader: str, tokens: int, rounds: int) -> Row:
+    """One row: both ways of one cache size."""
+    engines = {
+        way: outlier_jupyter.load(
+            model, cache_experts=slots, reader=reader, kernels="auto", lookahead=way,
+            repacked="off", quiet=True,
+        )
+        for way in SUBJECTS
+    }  # fmt: skip
+    for engine in engines.values():
+        _run(engine, tokens, 0)
+    times: dict[str, list[tuple[float, ...]]] = {way: [] for way in SUBJECTS}
+    early = [0, 0, 0]
+    for number in range(rounds):
+        runs = {}
+        for way in SUBJECTS[:: 1 if number % 2 else -1]:
+            cpu = time.process_time()
+            runs[way] = run = _run(engines[way], tokens, number)
+            calls = run.trace.calls[run.trace.calls["phase"] == 1]
+            parts = (calls["ns"].mean(), calls["read_wait_ns"].mean())
+            times[way].append((*(part / 1e6 for part in parts), time.process_time() - cpu))
+        _assert_same(runs["off"], runs["on"])
+        summary = runs["on"].summary()
+        found = (summary.read_early, summary.early_used, summary.early_wasted_bytes)
+        early = [old + new for old, new in zip(early, found, strict=True)]
+    for engine in engines.values():
+        engine.close()
+    off, on = (times[way] for way in SUBJECTS)
+    ratios = sorted(b[0] / a[0] for a, b in zip(off, on, strict=True))
+    row: Row = {"model": Path(model).name, "slots": slots, "reader": reader, "rounds": rounds}
+    for way, column in times.items():
+        middle = [statistics.median(values) for values in zip(*column, strict=True)]
+        row |= {f"{way}_ms": round(middle[0], 2), f"{way}_waited_ms": round(middle[1], 2),
+                f"{way}_cpu_s": round(middle[2], 3)}  # fmt: skip
+    return row | {
+        "on_per_off": round(statistics.median(ratios), 3),
+        "least": round(ratios[0], 3),
+        "most": round(ratios[-1], 3),
+        "hit_rate": round(summary.decode_hit_rate, 3),
+        "read_early": early[0],
+        "used": early[1],
+        "wasted_mb": round(early[2] / 1e6, 1),
+        "reads": summary.reads,
+    }
+
+
+def _run(engine: Engine, tokens: int, seed: int) -> Run:
+    return engine.generate(PROMPT, raw=True, max_tokens=tokens, temperature=1.0, seed=seed)
+
+
+def _assert_same(off: Run, on: Run) -> None:
+    assert (off.tokens == on.tokens).all(), "the tokens differ"
+    assert (off.trace.hits == on.trace.hits).all(), "the hits differ"
+    assert (off.trace.evictions == on.trace.evictions).all(), "the evictions differ"
+
+
+def main() -> int:
+    """Measure, print and append."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--slice", type=Path)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--keep", action="store_true", help="append the rows to results")
+    given = parser.parse_args()
+    model, sizes, tokens = "demo", (22, 48, 96), 60
+    readers = ("pread", "direct")
+    if given.slice:
+        model, sizes, tokens, readers = str(given.slice), (40, 128), 12, ("direct",)
+        if not given.slice.exists():
+            tiny_checkpoint(given.slice, group_size=64, dtype=mx.bfloat16, **SLICE)
+    rows = []
+    for reader in readers:
+        for slots in sizes:
+            rows.append(measure(model, slots, reader, tokens, given.rounds))
+            sys.stdout.write(f"{rows[-1]}\n")
+            sys.stdout.flush()
+    if given.keep:
+        append("reading_early", rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,331 @@
+"""Reads begun before a router has chosen change when bytes come, and nothing else."""
+
+from __future__ import annotations
+
+import time
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter import Trace
+from outlier_jupyter.errors import ReadFailed
+from outlier_jupyter.events import PagedIn, ReadEarly, Waited
+from outlier_jupyter.options import LoadOptions
+from outlier_jupyter.paging.fetch import LARGE
+from outlier_jupyter.paging.lookahead import AGAIN, ASIDE, PROOFS, USED, Ahead, Gate, wanted
+from outlier_jupyter.residency import ExpertKey, SlotTable
+from outlier_jupyter.run import Interrupted
+from outlier_jupyter.testing import EventLog, FaultyReader, HeldReader
+from tests.models import checkpoint
+
+SAME = ("tokens", "experts", "hits", "evictions", "resident_at_start")
+KEYS = [ExpertKey(1, expert) for expert in range(8)]
+
+
+@pytest.fixture
+def engine(tiny):
+    with outlier_jupyter.load(tiny, cache_experts=6, lookahead="on") as engine:
+        yield engine
+
+
+def parts(engine):
+    """The pager, its sink that keeps all, and the switches of layers 0 and 1."""
+    pager = engine._installed.pagers[0]
+    pager.sink = EventLog()
+    return pager, pager.sink, *(layer.mlp.switch_mlp for layer in engine.model.layers[:2])
+
+
+def until(true):
+    """Wait for what another thread brings about."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.001)
+
+
+def early(log):
+    return [event for event in log.events if isinstance(event, ReadEarly)]
+
+
+def ids(*experts):
+    return mx.array(np.array(experts, np.uint32)[None, None])
+
+
+def a_token():
+    return mx.array(np.random.default_rng(0).normal(size=(1, 1, 64)).astype(np.float32))
+
+
+@pytest.mark.parametrize("kernels", ["auto", "mlx"])
+def test_tokens_and_who_is_held_are_the_same(kernels, tiny):
+    """At every cache size a run has the same tokens, hits, evictions and reads."""
+    told = 0
+    for slots in (1, 3, 6, 16, 23):
+        runs = []
+        for lookahead in ("on", "off"):
+            with outlier_jupyter.load(
+                tiny, cache_experts=slots, kernels=kernels, lookahead=lookahead
+            ) as engine:
+                run = engine.generate("look ahead", max_tokens=24, temperature=1.0, seed=3)
+                engine._installed.pagers[0].table.check()
+                runs.append(run.trace)
+        on, off = runs
+        for name in SAME:
+            assert np.array_equal(getattr(on, name), getattr(off, name)), name
+        for name in ("step", "layer", "expert", "nbytes"):
+            assert np.array_equal(on.reads[name], off.reads[name]), name
+        assert not len(off.early)
+        told += on.early["used"].sum()
+        among = {tuple(row) for row in on.reads[["step", "layer", "expert"]].tolist()}
+        used = on.early[on.early["used"] == 1]
+        assert {tuple(row) for row in used[["step", "layer", "expert"]].tolist()} <= among
+    assert told > 20
+
+
+@pytest.mark.parametrize(
+    "model_type", ["qwen3_moe", "deepseek_v3", "gpt_oss", "lfm2_moe", "minimax", "mixtral"]
+)
+def test_a_router_given_its_own_state_names_what_it_chose(model_type, tmp_path, monkeypatch):
+    """The control: with the input it really had, its answer is its choice, at every token."""
+    folder = checkpoint(model_type, tmp_path / "model")
+    asked = []
+
+    def learn(self, x, ids, fates, whole=Ahead.learn):
+        whole(self, x, ids, fates)
+        asked.append(sorted(self.ranked(x).tolist()) == sorted(ids.ravel().tolist()))
+
+    monkeypatch.setattr(Ahead, "learn", learn)
+    with outlier_jupyter.load(folder, cache_experts=4, lookahead="on") as engine:
+        engine.generate("control", raw=True, max_tokens=10)
+    assert len(asked) >= 10 and all(asked)
+
+
+@pytest.mark.parametrize("model_type", ["longcat_flash", "nemotron_h", "afmoe"])
+def test_a_router_that_answers_otherwise_is_left_alone(model_type, tmp_path):
+    """Experts that are none, of another width than the router, in groups: nothing is foreseen."""
+    folder = checkpoint(model_type, tmp_path / "model")
+    with outlier_jupyter.load(folder, cache_experts=4, lookahead="on") as engine:
+        run = engine.generate("no", raw=True, max_tokens=16)
+    assert run.trace.layers > 1 and not len(run.trace.early)
+
+
+def test_the_state_is_put_under_the_next_norm(engine):
+    """Where two layers share their state, the guess for the second is its choice."""
+    ahead = engine.model.layers[0].mlp.switch_mlp._next
+    ahead._k = 2
+    first, second = (layer.post_attention_layernorm for layer in engine.model.layers[:2])
+    first.weight, second.weight = mx.random.normal((64,)), mx.random.normal((64,))
+    state = a_token()
+    guess = ahead.ranked(ahead._scaled(first(state)))
+    assert guess.tolist() == ahead.ranked(second(state)).tolist()
+    others = {tuple(ahead.ranked(first(state)).tolist()), tuple(ahead.ranked(state).tolist())}
+    assert others != {tuple(guess.tolist())}
+
+
+def test_an_early_read_begins_before_its_layer_is_asked(engine):
+    """It is under way when the layer before returns, and the look-up waits only for its rest."""
+    pager, log, first, second = parts(engine)
+    pager.acquire([ExpertKey(0, 0), ExpertKey(0, 1)])
+    ahead, x = first._next, a_token()
+    ahead._k, ahead._proofs = 2, PROOFS
+    chosen = ahead.ranked(ahead._scaled(x)).tolist()
+    held = pager._reader = HeldReader(pager._reader)
+    first(x, ids(0, 1))
+    until(lambda: held.waiting)
+    assert "ReadEarly" not in log.kinds() and not any(key.layer == 1 for key in pager.table)
+    held.release()
+    until(lambda: all(e.future.done() for e in pager._staging._reads.values()))
+    before, asked = held.reads, pager.clock()
+    second(x, ids(*chosen))
+    assert held.reads == before
+    assert early(log) == [ReadEarly(1, e, pager.bank.expert_nbytes, True) for e in chosen]
+    came = [event for event in log.events if isinstance(event, PagedIn) and event.layer == 1]
+    assert [event.expert for event in came] == sorted(chosen)
+    assert all(event.start_ns < asked for event in came)
+    assert [event.layer for event in log.events if isinstance(event, Waited)][-1] == 1
+
+
+def test_it_is_not_begun_while_anything_else_is_read(engine):
+    """Reads that were asked for come first; one that is dropped and not over counts, too."""
+    pager, log, *_ = parts(engine)
+    held = pager._reader = HeldReader(pager._reader)
+    with pager.fetch([ExpertKey(0, 0)]):
+        assert pager.foresee(KEYS[:2]) == []
+        held.release()
+    assert len(pager.foresee(KEYS[:2])) == 2
+    until(lambda: all(e.future.done() for e in pager._staging._reads.values()))
+    held = pager._reader = HeldReader(pager._reader._reader)
+    assert pager.foresee(KEYS[2:3]) == KEYS[2:3]
+    until(lambda: held.waiting)
+    pager.looked_up([])
+    assert pager.foresee(KEYS[4:5]) == []
+    held.release()
+    until(lambda: held.done and not held.waiting and pager.foresee(KEYS[4:5]))
+    pager.forget_foreseen()
+    assert sum(event.used for event in early(log)) == 0 and len(early(log)) == 3
+
+
+def test_slots_change_hands_and_none_in_use_is_written(engine):
+    """A taken read's slot is the cache's, the one given for it lies aside; all held is whole."""
+    pager, _, _, second = parts(engine)
+    x, rng = a_token(), np.random.default_rng(1)
+    wanted_of = {}
+    for expert in range(8):
+        wanted_of[expert] = np.array(second(x, ids(expert)))
+    aside = pager.table.aside
+    for _ in range(60):
+        guessed, asked = rng.permutation(8)[:3].tolist(), rng.permutation(8)[:2].tolist()
+        pager.foresee([ExpertKey(1, expert) for expert in guessed])
+        found = np.array(second(x, ids(*asked)))
+        for place, expert in enumerate(asked):
+            assert np.array_equal(found[..., place, :], wanted_of[expert][..., 0, :])
+        pager.table.check()
+    assert pager.table.aside != aside and len(pager.table.aside) == ASIDE
+    engine.resize(cache_experts=3)
+    engine.resize(cache_experts=9)
+    pager.table.check()
+    assert pager.table.aside == frozenset(range(9, 9 + ASIDE))
+    assert pager.bank.slots == 9 + ASIDE
+    for expert in range(8):
+        assert np.array_equal(np.array(second(x, ids(expert))), wanted_of[expert])
+
+
+def test_what_failed_early_is_read_again(engine):
+    """A failure ahead of time is nobody's; one of a read taken over is tried once more."""
+    pager, log, _, _ = parts(engine)
+    whole = pager._reader
+    pager._reader = FaultyReader(whole, lambda where: True)
+    assert pager.foresee(KEYS[:1])
+    until(lambda: pager._staging._reads[KEYS[0]].failed)
+    pager._reader = whole
+    pager.looked_up(KEYS[:1])
+    assert pager.acquire(KEYS[:1]) and early(log) == [ReadEarly(1, 0, 0, False)]
+
+    pager._reader = FaultyReader(whole, lambda where: once.pop() if once else False)
+    once = [True]
+    gate = pager._staging._work
+    pager._staging._work = lambda placement: (until(lambda: taken), gate(placement))[1]
+    taken: list[bool] = []
+    assert pager.foresee(KEYS[1:2])
+    pager.looked_up(KEYS[1:2])
+    taken.append(True)
+    assert KEYS[1] in pager.acquire(KEYS[1:2]) and not once
+
+    pager._reader = FaultyReader(whole, lambda where: True)
+    taken.clear()
+    assert pager.foresee(KEYS[2:3])
+    pager.looked_up(KEYS[2:3])
+    taken.append(True)
+    with pytest.raises(ReadFailed):
+        pager.acquire(KEYS[2:3])
+    pager.table.check()
+    pager._reader = whole
+    assert KEYS[2] in pager.acquire(KEYS[2:3])
+
+
+def test_stop_and_close_leave_nothing_being_read(tiny):
+    """A run that is stopped, and an engine that is closed, wait for what was begun early."""
+    engine = outlier_jupyter.load(tiny, cache_experts=4, lookahead="on")
+    pager = engine._installed.pagers[0]
+    begun = []
+
+    def foresee(keys, whole=pager.foresee):
+        begun.extend(whole(keys))
+        if begun:
+            engine.stop()
+        return begun
+
+    pager.foresee = foresee
+    with pytest.raises(Interrupted):
+        engine.generate("stop me", max_tokens=50)
+    assert begun and not len(pager._staging) and not pager._staging._dropped
+    pager.table.check()
+    del pager.foresee
+    assert pager.foresee(KEYS[:2])
+    engine.close()
+    assert pager.foresee(KEYS[3:4]) == []
+
+
+def test_useless_guesses_close_the_gate():
+    """A rank that is seldom asked for is read early no more, is tried again, and can come back."""
+    gate = Gate()
+    tries = 0
+    for _ in range(10 * AGAIN):
+        for rank in gate.open(2):
+            tries += rank == 1
+            gate.learn(rank, used=rank == 0)
+    assert tries <= 10 + 10 and gate.open(2) == [0]
+    for _ in range(10):
+        gate.learn(1, used=True)
+    assert gate.share(1) >= USED and gate.open(2) == [0, 1]
+
+
+def test_a_layer_whose_guesses_are_useless_reads_nothing_early(tiny, monkeypatch):
+    """With a router that names the least likely, nearly all of a long run goes without."""
+    right = Ahead.ranked
+
+    def worst(self, x):
+        if self._proofs < PROOFS:
+            return right(self, x)
+        logits = np.array(self._router.matrix(x).astype(mx.float32)).reshape(-1)
+        return np.argsort(logits)[: self._k]
+
+    monkeypatch.setattr(Ahead, "ranked", worst)
+    with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
+        run = engine.generate("useless", max_tokens=60)
+    half = run.trace.early["step"] > run.trace.steps - 30
+    assert len(run.trace.early) > 4 and half.sum() < (~half).sum() / 2
+
+
+def test_who_gets_it():
+    """By itself only for large experts that compiled kernels compute; on for any; off for none."""
+    for kernels, nbytes, found in (("auto", LARGE, True), ("mlx", LARGE, False),
+                                   ("auto", LARGE - 1, False)):  # fmt: skip
+        assert wanted(LoadOptions(lookahead="auto", kernels=kernels), nbytes) == found
+        assert wanted(LoadOptions(lookahead="on", kernels=kernels), nbytes)
+        assert not wanted(LoadOptions(lookahead="off", kernels=kernels), nbytes)
+
+
+def test_its_slots_are_within_the_memory_that_was_given(tiny):
+    """With `cache_gb` they are of the cache's; all that is there is counted as its bank's."""
+    nbytes = 0
+    with outlier_jupyter.load(tiny, cache_experts=12) as engine:
+        nbytes = engine.memory().experts
+    with outlier_jupyter.load(tiny, cache_gb=nbytes / 1e9, lookahead="on") as engine:
+        assert engine.memory().experts == nbytes
+        assert engine.info.slots == 12 - ASIDE
+
+
+def test_waste_is_told_and_saved(tiny, tmp_path):
+    """The summary says what was read early, used and wasted; a saved trace says the same."""
+    with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
+        run = engine.generate("waste", max_tokens=30)
+    summary, rows = run.summary(), run.trace.early
+    assert summary.read_early == len(rows) > summary.early_used == rows["used"].sum() > 0
+    size = run.trace.info.expert_nbytes[0]
+    assert summary.early_wasted_bytes == size * (len(rows) - summary.early_used)
+    assert f"read early: {len(rows)}, used {summary.early_used}, wasted" in str(summary)
+    loaded = Trace.load(run.trace.save(tmp_path / "early.safetensors"))
+    assert np.array_equal(loaded.early, rows) and loaded.info.absent == run.trace.info.absent
+
+
+def test_a_table_keeps_count_of_what_lies_aside():
+    """Exchanges, straightening and other sizes leave each slot in one state."""
+    table = SlotTable(3, aside=2)
+    for expert, slot in ((0, 3), (1, None), (2, 4)):
+        (placement,) = table.reserve([ExpertKey(0, expert)]).placements
+        if slot is not None:
+            placement = table.exchange(placement, slot)
+        table.check()
+        table.commit(placement)
+    assert len(table.aside & {0, 1, 2}) == 2
+    moves = table.straighten()
+    assert len(moves) == 2 and {origin for origin, _ in moves} == {3, 4}
+    table.check()
+    assert table.aside == {3, 4}
+    table.shrink(2)
+    table.check()
+    table.grow(5)
+    table.check()
+    assert table.aside == {5, 6}
