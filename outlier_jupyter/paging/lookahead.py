@@ -35,10 +35,13 @@ PROOFS = 8
 USED = 0.5
 """The share of early reads of a rank that must be asked for. One that is used saves at most its own
 time; one that is not delays the next layer's reads by as much at most."""
+WORTH = 0.1
+"""The share of guesses from which a read must be used. A guess is a router's product, about a tenth
+of a millisecond; where nearly all is held, it is made for nothing."""
 FORGET = 0.9
-"""What a share keeps of itself at each read; it remembers about ten."""
+"""What a share keeps of itself each time; it remembers about ten."""
 AGAIN = 64
-"""Every so many tokens a rank that is not read early is tried."""
+"""Every so many tokens what is not done any more is tried."""
 NORMS = ("pre_mlp_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm", "ffn_norm")
 """What decoder layers call the norm before their experts, the surest first."""
 
@@ -50,9 +53,14 @@ def wanted(asked: LoadOptions, expert_nbytes: int) -> bool:
 
 
 class Gate:
-    """Which ranks of one layer's guesses are worth a read: by what came of earlier ones."""
+    """Whether one layer is worth a guess, and which ranks a read: by what came of earlier ones.
+
+    Attributes:
+        worth: the decayed share of guesses from which a read was used.
+    """
 
     def __init__(self) -> None:
+        self.worth = 1.0
         self._shares: dict[int, float] = {}
         self._tokens = 0
 
@@ -61,11 +69,17 @@ class Gate:
         self._tokens += 1
         if self._tokens % AGAIN == 0:
             return list(range(k))
+        if self.worth < WORTH:
+            return []
         return [rank for rank in range(k) if self.share(rank) >= USED]
 
     def learn(self, rank: int, used: bool) -> None:
         """A read of this rank was asked for, or was not."""
         self._shares[rank] = FORGET * self.share(rank) + (1 - FORGET) * used
+
+    def guessed(self, used: bool) -> None:
+        """A guess was made, and of its reads one was asked for or none."""
+        self.worth = FORGET * self.worth + (1 - FORGET) * used
 
     def share(self, rank: int) -> float:
         """The decayed share of reads of this rank that were asked for; 1 before the first."""
@@ -95,9 +109,10 @@ class Ahead:
         self._layer, self._pager, self._router = layer, pager, router
         self._norms = norms
         self._ratio: mx.array | None = None
+        self._factors = np.ones(1, np.float32)
         self._k = self._proofs = 0
         self._suits = True
-        self._ranks: dict[ExpertKey, int] = {}
+        self._ranks: dict[ExpertKey, int] | None = None  # of what a guess had read, if one was made
 
     @property
     def suits(self) -> bool:
@@ -119,10 +134,12 @@ class Ahead:
 
     def learn(self, x: mx.array, ids: npt.NDArray[np.int64], fates: Sequence[Fate]) -> None:
         """The layer's router chose `ids`, [..., k], of one token, and its switch is given `x`."""
-        for key, used, _ in fates:
-            if key in self._ranks:
-                self.gate.learn(self._ranks[key], used)
-        self._ranks = {}
+        if self._ranks is not None:
+            mine = [(self._ranks[key], used) for key, used, _ in fates if key in self._ranks]
+            for rank, used in mine:
+                self.gate.learn(rank, used)
+            self.gate.guessed(any(used for _, used in mine))
+            self._ranks = None
         if self._suits and self._proofs < PROOFS:
             self._k = ids.shape[-1]
             self._suits = self._chooses(x, ids)
@@ -157,6 +174,10 @@ class Ahead:
         if self._ratio is None:
             before, here = (norm.weight.astype(mx.float32) for norm in self._norms)
             self._ratio = mx.where(mx.abs(before) > 1e-6, here / before, 1.0).astype(x.dtype)
+            if x.dtype == mx.float32:
+                self._factors = np.array(self._ratio)
+        if x.dtype == mx.float32:  # it lies in memory: an evaluation costs more than the product
+            return mx.array(np.array(x) * self._factors)
         return mx.multiply(x, self._ratio)  # not as an operator: the tap watches those of `x`
 
 

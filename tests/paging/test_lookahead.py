@@ -261,6 +261,18 @@ def test_useless_guesses_close_the_gate():
     assert gate.share(1) >= USED and gate.open(2) == [0, 1]
 
 
+def test_where_all_is_held_no_guess_is_made():
+    """Guesses that find nothing to read end, but for one now and then; one used read resumes."""
+    gate, guesses = Gate(), 0
+    for _ in range(10 * AGAIN):
+        if gate.open(2):
+            guesses += 1
+            gate.guessed(False)
+    assert 10 < guesses < 40
+    gate.guessed(True)
+    assert gate.open(2) == [0, 1]
+
+
 def test_a_layer_whose_guesses_are_useless_reads_nothing_early(tiny, monkeypatch):
     """With a router that names the least likely, nearly all of a long run goes without."""
     right = Ahead.ranked
