@@ -1,9 +1,11 @@
 """Decode with reads begun early and without: measured, where `lookahead` calculates.
 
-    python -m benchmarks.reading_early [--slice FOLDER] [--rounds N]
+    python -m benchmarks.reading_early [--slice FOLDER] [--change X] [--rounds N]
 
 The demo model; or four layers of Qwen3-30B-A3B's geometry with 64 experts each and random weights,
-made in FOLDER where there are none. All subjects are loaded in one process and take turns, in
+made in FOLDER where there are none. Routers of random weights cannot be foreseen, because a layer
+makes something else of its state altogether: `change` scales what layers add to it, and so decides
+how much of the routing can be; the row says how much was. All subjects are loaded in one process and take turns, in
 turned order each round; a round's ratio is of runs that were neighbours. Text is sampled with one
 seed, so that all routes alike, and tokens, hits and reads are asserted to be.
 """
@@ -17,6 +19,7 @@ import time
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 
 import outlier_jupyter
 from outlier_jupyter.engine import Engine
@@ -63,21 +66,37 @@ def measure(model: str, slots: int, reader: str, tokens: int, rounds: int) -> Ro
         engine.close()
     off, on = (times[way] for way in SUBJECTS)
     ratios = sorted(b[0] / a[0] for a, b in zip(off, on, strict=True))
+    middle = statistics.median
     row: Row = {"model": Path(model).name, "slots": slots, "reader": reader, "rounds": rounds}
     for way, column in times.items():
-        middle = [statistics.median(values) for values in zip(*column, strict=True)]
-        row |= {f"{way}_ms": round(middle[0], 2), f"{way}_waited_ms": round(middle[1], 2),
-                f"{way}_cpu_s": round(middle[2], 3)}  # fmt: skip
+        whole, waited, cpu = (float(middle(values)) for values in zip(*column, strict=True))
+        row |= {f"{way}_ms": round(whole, 2), f"{way}_waited_ms": round(waited, 2),
+                f"{way}_cpu_s": round(cpu, 3)}  # fmt: skip
     return row | {
-        "on_per_off": round(statistics.median(ratios), 3),
-        "least": round(ratios[0], 3),
-        "most": round(ratios[-1], 3),
+        "on_per_off": round(float(middle(ratios)), 3),
+        "least": round(float(ratios[0]), 3),
+        "most": round(float(ratios[-1]), 3),
         "hit_rate": round(summary.decode_hit_rate, 3),
         "read_early": early[0],
         "used": early[1],
         "wasted_mb": round(early[2] / 1e6, 1),
         "reads": summary.reads,
     }
+
+
+def make_slice(folder: Path, change: float) -> None:
+    """Write the slice to `folder`, with what its layers add to their state scaled."""
+
+    def scaled(model: nn.Module, tensors: dict[str, mx.array]) -> dict[str, mx.array]:
+        adds = ("o_proj", "down_proj")
+        return {
+            name: array * change
+            if any(part in name for part in adds) and mx.issubdtype(array.dtype, mx.floating)
+            else array
+            for name, array in tensors.items()
+        }
+
+    tiny_checkpoint(folder, group_size=64, dtype=mx.bfloat16, rewrite=scaled, **SLICE)
 
 
 def _run(engine: Engine, tokens: int, seed: int) -> Run:
@@ -94,6 +113,7 @@ def main() -> int:
     """Measure, print and append."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--slice", type=Path)
+    parser.add_argument("--change", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--keep", action="store_true", help="append the rows to results")
     given = parser.parse_args()
@@ -102,7 +122,7 @@ def main() -> int:
     if given.slice:
         model, sizes, tokens, readers = str(given.slice), (40, 128), 12, ("direct",)
         if not given.slice.exists():
-            tiny_checkpoint(given.slice, group_size=64, dtype=mx.bfloat16, **SLICE)
+            make_slice(given.slice, given.change)
     rows = []
     for reader in readers:
         for slots in sizes:

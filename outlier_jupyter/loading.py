@@ -83,9 +83,10 @@ def load(
     _warn_if_not_paged(str(model), config, module)
     pins = parse_pins(asked.pin, [switch.experts for switch in switches])
     earlier = None if asked.warm is None else Trace.load(asked.warm)
-    every = sum(switch.experts for switch in switches)
-    count = every if asked.resident else asked.cache_experts
-    slots = share_slots(switches, asked.cache_gb, count, slots_aside(switches, asked))
+    every = sum(switch.experts for switch in switches) if asked.resident else None
+    slots = share_slots(
+        switches, asked.cache_gb, every or asked.cache_experts, slots_aside(switches, asked)
+    )
     switches, reader, threads, rate = open_experts(checkpoint, switches, asked)
     executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
     installed = install(module, switches, slots, reader, executor, clock, asked)

@@ -40,6 +40,8 @@ WORTH = 0.1
 of a millisecond; where nearly all is held, it is made for nothing."""
 FORGET = 0.9
 """What a share keeps of itself each time; it remembers about ten."""
+FIRST = 0.7
+"""The share of a rank that was never read: three wrong guesses at the beginning close it."""
 AGAIN = 64
 """Every so many tokens what is not done any more is tried."""
 NORMS = ("pre_mlp_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm", "ffn_norm")
@@ -82,8 +84,8 @@ class Gate:
         self.worth = FORGET * self.worth + (1 - FORGET) * used
 
     def share(self, rank: int) -> float:
-        """The decayed share of reads of this rank that were asked for; 1 before the first."""
-        return self._shares.get(rank, 1.0)
+        """The decayed share of reads of this rank that were asked for."""
+        return self._shares.get(rank, FIRST)
 
 
 class Ahead:

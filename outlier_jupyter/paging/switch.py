@@ -63,7 +63,6 @@ class PagedSwitch(nn.Module):
         self._pager = pager
         self._tap = tap
         self._steered: Steered | None = None  # set by Steering while the routing is changed
-        self._beside: Beside | None = None
         self._next: Ahead | None = None
         self._foreseen: Ahead | None = None
         self._experts_ns = 0
