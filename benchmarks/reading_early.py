@@ -5,9 +5,9 @@
 The demo model; or four layers of Qwen3-30B-A3B's geometry with 64 experts each and random weights,
 made in FOLDER where there are none. Routers of random weights cannot be foreseen, because a layer
 makes something else of its state altogether: `change` scales what layers add to it, and so decides
-how much of the routing can be; the row says how much was. All subjects are loaded in one process and take turns, in
-turned order each round; a round's ratio is of runs that were neighbours. Text is sampled with one
-seed, so that all routes alike, and tokens, hits and reads are asserted to be.
+how much of the routing can be; the row says how much was. All subjects are loaded in one process
+and take turns, in turned order each round; a round's ratio is of runs that were neighbours. Text is
+sampled with one seed; that tokens, hits and evictions are the same is asserted.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from .native import native as native_part
 from .native import wanted as native_wanted
 from .options import LoadOptions, make, takes
 from .paging import Installed, check_device, find, install, share_slots, switch_modules
-from .paging.install import Switch, slots_aside
+from .paging.install import Geometry, Switch, slots_aside
 from .paging.probe import dense_nbytes
 from .paging.warmth import parse_pins, pin, warm
 from .provenance import fingerprint, machine_words, versions
@@ -83,10 +83,7 @@ def load(
     _warn_if_not_paged(str(model), config, module)
     pins = parse_pins(asked.pin, [switch.experts for switch in switches])
     earlier = None if asked.warm is None else Trace.load(asked.warm)
-    every = sum(switch.experts for switch in switches) if asked.resident else None
-    slots = share_slots(
-        switches, asked.cache_gb, every or asked.cache_experts, slots_aside(switches, asked)
-    )
+    slots = _slots(switches, asked)
     switches, reader, threads, rate = open_experts(checkpoint, switches, asked)
     executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
     installed = install(module, switches, slots, reader, executor, clock, asked)
@@ -116,6 +113,11 @@ def load(
         engine.close()
         raise
     return engine
+
+
+def _slots(switches: Sequence[Switch], asked: LoadOptions) -> dict[Geometry, int]:
+    count = sum(s.experts for s in switches) if asked.resident else asked.cache_experts
+    return share_slots(switches, asked.cache_gb, count, slots_aside(switches, asked))
 
 
 def _begin_native(module: nn.Module, kernels: str) -> Native | None:

@@ -41,7 +41,7 @@ of a millisecond; where nearly all is held, it is made for nothing."""
 FORGET = 0.9
 """What a share keeps of itself each time; it remembers about ten."""
 FIRST = 0.7
-"""The share of a rank that was never read: three wrong guesses at the beginning close it."""
+"""The share of a rank that was never read: four wrong guesses at the beginning close it."""
 AGAIN = 64
 """Every so many tokens what is not done any more is tried."""
 NORMS = ("pre_mlp_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm", "ffn_norm")
