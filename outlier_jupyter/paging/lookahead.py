@@ -12,7 +12,7 @@ really had: only one that answered without a fault several tokens in a row is ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -128,10 +128,12 @@ class Ahead:
         """
         if not self._suits or self._proofs < PROOFS:
             return
-        open_ranks = self.gate.open(self._k)
-        if open_ranks:
-            named = self.ranked(self._scaled(x))
-            ranks = {ExpertKey(self._layer, int(named[rank])): rank for rank in open_ranks}
+        ranks_open = self.gate.open(self._k)
+        named = self._asked(x, self._scaled) if ranks_open else None
+        if named is not None:
+            # Fewer are named while `top_k` is changed.
+            keys = [(ExpertKey(self._layer, e), i) for i, e in enumerate(named.tolist())]
+            ranks = {key: rank for key, rank in keys if rank in ranks_open}
             self._ranks = {key: ranks[key] for key in self._pager.foresee(list(ranks))}
 
     def learn(self, x: mx.array, ids: npt.NDArray[np.int64], fates: Sequence[Fate]) -> None:
@@ -144,7 +146,8 @@ class Ahead:
             self._ranks = None
         if self._suits and self._proofs < PROOFS:
             self._k = ids.shape[-1]
-            self._suits = self._chooses(x, ids)
+            named = self._asked(x)  # the control: given what it was given, is that its choice?
+            self._suits = named is not None and sorted(named.tolist()) == sorted(ids.ravel())
             self._proofs += 1
 
     def ranked(self, x: mx.array) -> npt.NDArray[np.int64]:
@@ -162,12 +165,15 @@ class Ahead:
             scores = mx.sigmoid(scores) + module[name]
         return np.argsort(-np.array(scores).reshape(-1), kind="stable")[: self._k]
 
-    def _chooses(self, x: mx.array, ids: npt.NDArray[np.int64]) -> bool:
-        """The control: with the input it had, does the router choose what it chose?"""
+    def _asked(
+        self, x: mx.array, change: Callable[[mx.array], mx.array] | None = None
+    ) -> npt.NDArray[np.int64] | None:
+        """`ranked`, or None where it takes something else than that or gives something else."""
         try:
-            return sorted(self.ranked(x).tolist()) == sorted(ids.ravel().tolist())
+            return self.ranked(change(x) if change else x)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False  # it takes something else than its switch does, or gives something else
+            self._suits = False
+            return None
 
     def _scaled(self, x: mx.array) -> mx.array:
         """`x` as it would be under this layer's norm."""
