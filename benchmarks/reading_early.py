@@ -67,7 +67,12 @@ def measure(model: str, slots: int, reader: str, tokens: int, rounds: int) -> Ro
     off, on = (times[way] for way in SUBJECTS)
     ratios = sorted(b[0] / a[0] for a, b in zip(off, on, strict=True))
     middle = statistics.median
-    row: Row = {"model": Path(model).name, "slots": slots, "reader": reader, "rounds": rounds}
+    row: Row = {
+        "model": "demo" if model == "demo" else "slice",
+        "slots": slots,
+        "reader": reader,
+        "rounds": rounds,
+    }
     for way, column in times.items():
         whole, waited, cpu = (float(middle(values)) for values in zip(*column, strict=True))
         row |= {f"{way}_ms": round(whole, 2), f"{way}_waited_ms": round(waited, 2),
@@ -127,6 +132,7 @@ def main() -> int:
     for reader in readers:
         for slots in sizes:
             rows.append(measure(model, slots, reader, tokens, given.rounds))
+            rows[-1]["change"] = given.change if given.slice else ""
             sys.stdout.write(f"{rows[-1]}\n")
             sys.stdout.flush()
     if given.keep:
