@@ -22,7 +22,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 CELL = "%%outlier"
 FORMS = {
     CELL: "`run = engine.generate(prompt, …)`; under a live view "
-    "`outlier_jupyter.watch(engine, prompt, …)`",
+    "`outlier_jupyter.watch(engine, prompt, …)`; `--mask` and other changes of routing also as "
+    "`with engine.routing(mask=[…]):`",
     "load": "`engine = outlier_jupyter.load(model, …)`",
     "run": "`run = engine.generate(prompt, …)`",
     "plan": "`outlier_jupyter.plan(model, …)`",
@@ -36,6 +37,10 @@ FORMS = {
     "tokens": "`run.experts_of(slice(first, last))`, `outlier_jupyter.experts_of(run, tokens)`",
     "what-if": "`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--slider` is "
     "`run.trace.sizing()`",
+    "measures": "`run.measures(phase)`; `--figure` is `run.figures.measures(phase)`, "
+    "`.over_time()`, `.atlas(labels)`",
+    "save": "`run.save(path)`, `run.trace.save(path)`",
+    "open": "`outlier_jupyter.Run.load(path)`, `outlier_jupyter.Trace.load(path)`",
     "report": "`run.report(path)`",
     "ablate": "`outlier_jupyter.ablate(engine, prompts, experts, …)`",
     "sweep": "`outlier_jupyter.sweep(engine, top_k=[…], …)`",

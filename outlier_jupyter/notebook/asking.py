@@ -1,5 +1,5 @@
-"""The commands that ask finished runs: explain, expert, tokens, report. Which run is meant, and
-what is asked of it; the answers are made elsewhere.
+"""The commands that ask finished runs, or keep them: explain, expert, measures, save and others.
+Which run is meant, and what is asked of it; the answers are made elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .arguments import near
 
 if TYPE_CHECKING:
     import pandas
+    import plotly.graph_objects as go
 
     from .sizing import Sizing
 
@@ -107,6 +108,40 @@ def what_if(given: dict[str, Any], run: Run) -> Sizing | pandas.DataFrame:
         return run.trace.sizing()
     asked = {name: given[name] for name in ("slots", "policies") if name in given}
     return run.trace.what_if(**asked)
+
+
+def measures(given: dict[str, Any], run: Run) -> pandas.DataFrame | go.Figure:
+    """`%outlier measures`: a row for each layer, or one of the figures of routing.
+
+    Raises:
+        OptionError: no such phase, no such figure.
+    """
+    phase = given.get("phase", "decode")
+    figure = given.get("figure")
+    if figure is None:
+        import pandas
+
+        return pandas.DataFrame(run.measures(None if phase == "all" else phase).rows())
+    if figure == "layers":
+        return run.figures.measures(phase)
+    if figure == "time":
+        return run.figures.over_time()
+    if figure == "atlas":
+        from ..trace.atlas import token_class  # it compiles: imported when asked for
+
+        pieces = [run.piece(token) for token in run.trace.tokens.tolist()]
+        return run.figures.atlas([token_class(text) for text in pieces] if any(pieces) else None)
+    raise OptionError(f"--figure {figure} is unknown: choose layers, time or atlas")
+
+
+def save(given: dict[str, Any], run: Run) -> Path:
+    """`%outlier save PATH`."""
+    return run.save(given["path"])
+
+
+def opened(given: dict[str, Any]) -> Run:
+    """`%outlier open PATH`."""
+    return Run.load(given["path"])
 
 
 def report(given: dict[str, Any], run: Run) -> Path:

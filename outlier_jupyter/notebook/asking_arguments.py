@@ -1,4 +1,4 @@
-"""The flags of the commands that ask a finished run: `%outlier explain`, `expert`, and so on."""
+"""The flags of the commands that ask or keep a finished run: `%outlier explain`, `save`, …"""
 
 from __future__ import annotations
 
@@ -44,9 +44,21 @@ def asking_parser(command: str) -> argparse.ArgumentParser:
             "--slider", action="store_true", default=None, help="a slider of sizes for a table"
         )
         add_output(parser, "table")
+    elif command == "measures":
+        parser.add_argument("--phase", metavar="prefill|decode|all", help="of these steps (decode)")
+        parser.add_argument(
+            "--figure", metavar="layers|time|atlas",
+            help="a figure for a table: by layer, over the steps, or a map of the experts",
+        )  # fmt: skip
+        add_output(parser, "table or figure")
     else:
         parser.description = f"{COMMANDS[command].capitalize()}."
-        parser.add_argument("path", nargs="?", help="the file; outlier-report.html if left out")
+        given = {"report": ("?", "the file; outlier-report.html if left out")}
+        nargs, text = given.get(command, (None, "the file"))
+        parser.add_argument("path", nargs=nargs, help=text)
+        if command == "open":
+            add_output(parser, "Run")
+            return parser
     parser.add_argument(
         "--run", metavar="NAME", type=variable,
         help="the variable that holds the run; left out, the last run",

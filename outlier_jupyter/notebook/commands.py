@@ -14,6 +14,9 @@ COMMANDS = {
     "expert": "the tokens that chose an expert, LAYER:EXPERT, over all runs held",
     "tokens": "the experts that a token or a span, FIRST:LAST, chose",
     "what-if": "what other cache sizes and policies would have hit, read and given",
+    "measures": "how a run was routed, by layer: balance, locality, confidence; or as figures",
+    "save": "write a run to one file: its trace and its texts",
+    "open": "read a saved run, or a trace recorded elsewhere; no model is needed",
     "report": "write a run to one page of HTML that needs nothing else",
     "ablate": "mask experts and see how much less likely texts become, against random masks",
     "sweep": "try values of top_k, the cache's size, policy or reader: speed, loss, coherence",
@@ -22,8 +25,8 @@ COMMANDS = {
     "status": "what is loaded, and how much of it sits in RAM",
     "memory": "where the memory of this process is",
 }
-ASKING = ("explain", "expert", "tokens", "what-if", "report")
-"""The commands that ask a finished run."""
+ASKING = ("explain", "expert", "tokens", "what-if", "measures", "save", "open", "report")
+"""The commands that ask a finished run, or keep it."""
 MODEL = COMMANDS["load"].partition(": ")[2]
 JSON = {"resize": "the status", "status": "the status", "memory": "the numbers, in bytes"}
 """The commands that have `--json`, and what it prints."""

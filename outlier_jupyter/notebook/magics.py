@@ -154,13 +154,17 @@ class OutlierMagics(Magics):
         held = self.shell.user_ns
         if command == "expert":
             found: object = asking.expert(given, held, last)
+        elif command == "open":
+            found = asking.opened(given)
         else:
             run = asking.one_run(given.get("run"), held, last)
-            if command == "report":
-                sys.stdout.write(f"{asking.report(given, run)}\n")
+            if command in ("report", "save"):
+                write = asking.report if command == "report" else asking.save
+                sys.stdout.write(f"{write(given, run)}\n")
                 return None
             ask: dict[str, Callable[[dict[str, Any], Run], object]] = {
                 "explain": asking.explain, "tokens": asking.tokens, "what-if": asking.what_if,
+                "measures": asking.measures,
             }  # fmt: skip
             found = ask[command](given, run)
         self._store(given.get("output"), found)

@@ -317,7 +317,7 @@ def _warnings(names: tuple[str, ...], traces: list[Trace]) -> list[str]:
         )
         found.append(
             f"the caches were not alike when the runs began (experts held: {held}), so the runs' "
-            "own misses and speeds do not compare; the numbers above come from equal caches"
+            "own misses and speeds do not compare; those with equal caches do"
         )
     if len({trace.info.slots for trace in traces}) > 1:
         found.append("the runs had caches of different sizes")

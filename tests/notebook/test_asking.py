@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import pandas
 import pytest
 from IPython.testing.globalipapp import start_ipython
 
@@ -55,6 +56,34 @@ def test_expert_and_tokens_go_both_ways(ip):
     for wrong, said in (("expert 12", "no LAYER:EXPERT"), ("tokens a:b", "no token or FIRST")):
         with pytest.raises(OptionError, match=said):
             ip.run_line_magic("outlier", wrong)
+
+
+def test_measures_are_a_table_or_a_figure(ip):
+    """Row for row those of the call, of either phase or of both; each figure by its name."""
+    one = ip.user_ns["one"]
+    for words, phase in (("", "decode"), ("--phase prefill ", "prefill"), ("--phase all ", None)):
+        found = ip.run_line_magic("outlier", f"measures {words}--run one -o told")
+        assert found.equals(pandas.DataFrame(one.measures(phase).rows()))
+        assert ip.user_ns["told"] is found
+    titles = {"layers": "Routing by layer", "time": "over the steps", "atlas": "Atlas of experts"}
+    for name, title in titles.items():
+        figure = ip.run_line_magic("outlier", f"measures --figure {name} --run one")
+        assert title in figure.layout.title.text
+    for wrong, said in (("--figure pie", "choose layers"), ("--phase night", "choose 'prefill'")):
+        with pytest.raises(OptionError, match=said):
+            ip.run_line_magic("outlier", f"measures {wrong} --run one")
+
+
+def test_a_run_is_saved_and_opened(ip, tmp_path, capsys):
+    """The file's path is printed; what is opened says what the run said, and has its texts."""
+    one, path = ip.user_ns["one"], tmp_path / "one.safetensors"
+    ip.run_line_magic("outlier", f"save {path} --run one")
+    assert capsys.readouterr().out == f"{path}\n"
+    again = ip.run_line_magic("outlier", f"open {path} -o told")
+    assert ip.user_ns["told"] is again and again.text == one.text
+    assert str(again.explain(3)) == str(one.explain(3))
+    with pytest.raises(TraceError, match="there is no file"):
+        ip.run_line_magic("outlier", f"open {tmp_path / 'none'}")
 
 
 def test_what_if_is_a_table_or_a_slider(ip):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import zlib
 from contextlib import contextmanager
 from dataclasses import fields, replace
 
@@ -18,6 +19,7 @@ from outlier_jupyter.errors import TraceError
 from outlier_jupyter.notebook.replay import frame_of
 from outlier_jupyter.trace import CALL, EVICTION, READ, TraceInfo
 from outlier_jupyter.trace.measures import summarise
+from outlier_jupyter.trace.trace import LAYER_PARTS
 from tests.residency.routings import real, real_paths
 
 
@@ -118,6 +120,53 @@ def test_traces_of_real_models_load():
         assert trace.view().status == "stop"
 
 
+def packed(*values: int):
+    """A column as version 1 packed it: length, width, and the deflated differences, in bytes."""
+    steps = np.diff(np.array(values, "<i8"), prepend=0)
+    planes = steps.astype("<i8").view(np.uint8).reshape(-1, 8).T
+    head = np.array([len(values), 8], "<i8").tobytes()
+    return np.frombuffer(head + zlib.compress(planes.tobytes()), np.uint8)
+
+
+def test_a_file_of_version_1_is_read(tmp_path):
+    """It had no times by layer and fewer parts of a call: those are 0, and explain says less."""
+    columns = {
+        "reads": {"step": (0, 1), "layer": (1, 0), "expert": (3, 2), "nbytes": (900, 900),
+                  "start_ns": (1_500, 6_100), "ns": (400, 300)},
+        "evictions": {"step": (1,), "layer": (0,), "expert": (1,), "by_layer": (0,),
+                      "by_expert": (2,)},
+        "calls": {"phase": (0, 1), "first_step": (0, 2), "steps": (2, 1), "start_ns": (10, 6_000),
+                  "ns": (5_000_000, 3_000_000), "route_ns": (2_000_000, 1_000_000),
+                  "lookup_ns": (10_000, 20_000), "read_wait_ns": (400_000, 300_000),
+                  "install_ns": (9_000, 8_000), "sample_ns": (0, 600_000)},
+    }  # fmt: skip
+    arrays = {f"{table}.{name}": packed(*values) for table, columns in columns.items()
+              for name, values in columns.items()}  # fmt: skip
+    arrays |= {
+        "tokens": np.array([5, 6, 7], np.int32),
+        "produced": np.array([-1, 7, 8], np.int32),
+        "phase": np.array([0, 0, 1], np.uint8),
+        "experts": np.array([[[1], [3]], [[2], [3]], [[2], [3]]], np.int16),
+        "weights": np.ones((3, 2, 1), np.float16),
+        "resident_at_start": np.array([[0, 1]], np.int16),
+        "hits": np.packbits(np.array([1, 0, 0, 0, 1, 1], bool)),
+    }
+    info = {"model": "old", "layer_names": ["a", "b"], "experts_per_layer": [4, 4], "slots": 3,
+            "expert_nbytes": [900, 900], "policy": "lru", "banks": [0, 0],
+            "options": {"cache_experts": 3}}  # fmt: skip
+    about = {"format": "outlier_jupyter.trace", "version": "1", "info": json.dumps(info),
+             "run": "null", "shapes": json.dumps({"hits": [3, 2, 1]})}  # fmt: skip
+    save_file(arrays, tmp_path / "old.safetensors", about)
+    trace = Trace.load(tmp_path / "old.safetensors")
+    assert trace.info.model == "old" and trace.info.experts_per_layer == (4, 4)
+    assert trace.hits.ravel().tolist() == [True, False, False, False, True, True]
+    assert trace.calls["read_wait_ns"].tolist() == [400_000, 300_000]
+    assert trace.reads["start_ns"].tolist() == [1_500, 6_100]
+    assert not trace.layer_us.size and not trace.calls["forward_ns"].any()
+    assert trace.explain(2).step == 2
+    assert_same(trace, Trace.load(trace.save(tmp_path / "new.safetensors")))
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -183,7 +232,7 @@ def test_a_full_disk_keeps_the_old_file(run, tmp_path):
 
 
 def test_a_thousand_tokens_of_a_large_model_are_small(tmp_path):
-    """48 layers, top-8, one expert in two read from disk: less than 4 MB."""
+    """48 layers, top-8, one expert in two read and one evicted for it, times: less than 4 MB."""
     rng = np.random.default_rng(0)
     steps, layers, k = 1000, 48, 8
     experts = np.sort(np.argsort(rng.random((steps, layers, 128)), axis=2)[:, :, :k], axis=2)
@@ -202,8 +251,11 @@ def test_a_thousand_tokens_of_a_large_model_are_small(tmp_path):
     )
     calls = np.zeros(steps, CALL)
     calls["first_step"], calls["steps"], calls["phase"] = np.arange(steps), 1, 1
-    for name in ("start_ns", "ns", "route_ns", "lookup_ns", "read_wait_ns", "install_ns"):
+    for name in [name for name in CALL.names or () if name.endswith("_ns")] + ["ns"]:
         calls[name] = rng.integers(10**7, 10**8, steps)
+    # Each of `LAYER_PARTS` wavers about its own middle, in microseconds.
+    middles = np.array([900, 60, 40, 1500, 150, 1200, 25])
+    layer_us = middles * rng.lognormal(0, 0.4, (steps, layers, len(LAYER_PARTS)))
     trace = Trace(
         tokens=rng.integers(0, 150_000, steps).astype(np.int32),
         produced=rng.integers(0, 150_000, steps).astype(np.int32),
@@ -218,7 +270,9 @@ def test_a_thousand_tokens_of_a_large_model_are_small(tmp_path):
         calls=calls,
         resident_at_start=np.zeros((0, 2), np.int16),
         info=TraceInfo(experts_per_layer=(128,) * layers),
+        layer_us=layer_us.astype(np.int32),
     )
     path = trace.save(tmp_path / "large.safetensors")
-    assert path.stat().st_size < 4_000_000
+    assert path.stat().st_size < 4_000_000, path.stat().st_size
+    assert len(reads) > 190_000 and layer_us.size == 336_000
     assert_same(trace, Trace.load(path))

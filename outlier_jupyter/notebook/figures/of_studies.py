@@ -87,14 +87,18 @@ def _ablated(
     )  # fmt: skip
 
 
+WORDY = 5
+"""Of more settings than these, words stand above a mark: beside it they would meet the next."""
+
+
 def sweep_figure(found: Sweep) -> go.Figure:
     """By setting: tokens/s of every run and their median, KL from the exact model, verdicts."""
     settings = [(words(setting), setting) for setting in found.settings]
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.1)
-    rounds = found.asked.get("repeats", 1)
+    counts = {"prompt": len(found.prompts), "round": found.asked.get("repeats", 1)}
+    said = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())
     about = (
-        f"{found.info.model} · {len(found.prompts)} prompts, {rounds} round"
-        f"{'' if rounds == 1 else 's'}, up to {found.asked.get('max_tokens')} tokens · "
+        f"{found.info.model} · {said}, up to {found.asked.get('max_tokens')} tokens · "
         f"{found.info.machine}"
     )
     titled(figure, "Settings against each other", about,
@@ -132,18 +136,22 @@ def sweep_figure(found: Sweep) -> go.Figure:
 
 def _middles(figure: go.Figure, names: list[str], summed: list[dict[str, object]]) -> None:
     """Each setting's median speed and mean KL, with how many answers are coherent."""
-    for row, key, sign in ((1, "tokens_per_second", "line-ew-open"), (2, "kl", "line-ew-open")):
+    few = len(names) <= WORDY
+    for row, key in ((1, "tokens_per_second"), (2, "kl")):
         values = np.array([s[key] for s in summed], np.float64)
         texts = [
-            three(float(value)) if row == 1 else f"{s['coherent']} of {s['runs']} coherent"
+            three(float(value))
+            if row == 1
+            else f"{s['coherent']} of {s['runs']}" + (" coherent" if few else "<br>coherent")
             for value, s in zip(values, summed, strict=True)
         ]
         figure.add_trace(
             go.Scatter(
-                x=names, y=values, mode="markers+text", text=texts, textposition="middle right",
+                x=names, y=values, mode="markers+text", text=texts,
+                textposition="middle right" if few else "top center",
                 name="median of the speed, mean of the KL", legendgroup="middle",
                 showlegend=row == 1, hoverinfo="skip",
-                marker={"symbol": sign, "size": 26, "color": LIGHT.hit,
+                marker={"symbol": "line-ew-open", "size": 26, "color": LIGHT.hit,
                         "line": {"color": LIGHT.hit, "width": 3}},
             ),
             row=row, col=1,

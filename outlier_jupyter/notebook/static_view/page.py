@@ -74,6 +74,7 @@ STYLE = f"""
 .oj-static th,.oj-static .oj-told td:not(:last-child){{opacity:.72;white-space:nowrap}}
 .oj-static .oj-told td:not(:last-child){{opacity:1;font-variant-numeric:tabular-nums}}
 .oj-static .oj-told td:last-child{{min-width:150px}}
+@media(max-width:600px){{.oj-static .oj-told td:nth-child(n+4):last-child{{min-width:260px}}}}
 .oj-static .oj-wide{{overflow-x:auto;margin:0 0 10px}}
 @media(max-width:600px){{.oj-static .oj-told td,.oj-static .oj-told th{{
  padding-right:10px!important}}}}
