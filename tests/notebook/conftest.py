@@ -1,4 +1,4 @@
-"""Traces made without a model: skewed routing through a plain LRU cache."""
+"""Traces made without a model: skewed routing through a plain LRU cache; one IPython for all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from IPython.testing.globalipapp import start_ipython
 
 from outlier_jupyter.trace import CALL, EVICTION, READ, Trace, TraceInfo
 
@@ -96,3 +97,9 @@ def route(
         score = liking + rng.gumbel(size=liking.shape)
         out[step] = np.argsort(-score, axis=1)[:, :k]
     return out
+
+
+@pytest.fixture(scope="session")
+def shell():
+    """IPython's own shell for tests: a process has one, and starting it twice gives none."""
+    return start_ipython()

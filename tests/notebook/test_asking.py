@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pandas
 import pytest
-from IPython.testing.globalipapp import start_ipython
 
 import outlier_jupyter
 from outlier_jupyter import Run
@@ -17,8 +16,7 @@ from outlier_jupyter.notebook.live import LiveView
 
 
 @pytest.fixture(scope="module")
-def ip(tiny):
-    shell = start_ipython()
+def ip(shell, tiny):
     shell.run_line_magic("load_ext", "outlier_jupyter")
     shell.run_line_magic("outlier", f"load {tiny} --cache-experts 10")
     for name in ("one", "other"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from IPython.testing.globalipapp import start_ipython
 
 from outlier_jupyter.bench.short import Benched
 from outlier_jupyter.errors import OptionError, OutlierError
@@ -13,8 +12,7 @@ from outlier_jupyter.run import Interrupted, Run
 
 
 @pytest.fixture(scope="module")
-def ip():
-    shell = start_ipython()
+def ip(shell):
     shell.run_line_magic("load_ext", "outlier_jupyter")
     yield shell
     shell.run_line_magic("unload_ext", "outlier_jupyter")

@@ -188,7 +188,9 @@ def probed(monkeypatch):
 
     def probe(files, nbytes):
         made.append((files, nbytes))
-        return SimpleNamespace(reader="direct", threads=8, why=lambda: "as a probe found")
+        return SimpleNamespace(
+            reader="direct", threads=8, why=lambda: "as a probe found", speed=lambda reader: 900.0
+        )
 
     monkeypatch.setattr(reads, "known_disk", probe)
     return made
