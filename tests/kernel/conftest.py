@@ -82,11 +82,11 @@ def kinds(sent: list[dict], kind: str) -> list[dict]:
     return [message["content"] for message in sent if message["msg_type"] == kind]
 
 
-@pytest.fixture(scope="session", params=IPYKERNELS)
+@pytest.fixture(scope="module", params=IPYKERNELS)
 def kernel(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kernel]:
-    """A kernel with its ipykernel laid over the one that is installed, for all files in turn."""
+    """A kernel with its ipykernel laid over the one that is installed."""
     overlay = tmp_path_factory.mktemp("ipykernel")
     needs = [f"ipykernel=={request.param}", "nest_asyncio"]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
