@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty
+from typing import NoReturn
 
 import pytest
 from jupyter_client.manager import KernelManager
@@ -16,6 +17,12 @@ from jupyter_client.manager import KernelManager
 WAIT = 120
 AGAIN = 5
 """Seconds after which a request that nobody answered is followed by another."""
+UNREAD = 40
+"""Seconds after which a request counts as left unread."""
+LEAVES_UNREAD = "7.3.0"
+"""This ipykernel sends on a socket that another of its threads reads, and now and then it reads
+nothing from then on (its issue 1554). Nothing here can wake it: what is left of its tests then is
+told as a failure that is known."""
 ROOT = Path(__file__).parent.parent.parent
 IPYKERNELS = ("6.31.0", "7.3.0", "7.4.0")
 """They handle messages to a busy kernel each in another way, and interrupts must work in all."""
@@ -24,7 +31,8 @@ IPYKERNELS = ("6.31.0", "7.3.0", "7.4.0")
 class Kernel:
     """A running kernel that executes cells and collects what they send."""
 
-    def __init__(self, overlay: Path) -> None:
+    def __init__(self, overlay: Path, version: str) -> None:
+        self.version, self.unread = version, False
         connection = str(overlay / "kernel.json")  # its sockets lie beside it
         self.manager = KernelManager(transport="ipc", connection_file=connection)
         self.manager.start_kernel(env=os.environ | {"PYTHONPATH": f"{overlay}:{ROOT}"})
@@ -32,18 +40,27 @@ class Kernel:
         self.client.start_channels()
         self.client.wait_for_ready(timeout=WAIT)
 
+    def give_up(self) -> NoReturn:
+        """The kernel reads no requests any more."""
+        self.unread = True
+        if self.version == LEAVES_UNREAD:
+            pytest.xfail(f"ipykernel {self.version} left a request unread (its issue 1554)")
+        raise TimeoutError(f"ipykernel {self.version} left a request unread")
+
     def start(self, code: str) -> str:
         return self.client.execute(code)
 
     def messages(self, request: str) -> Iterator[dict]:
         """What the cell sends, as it comes, until it is idle.
 
-        ipykernel 7 now and then leaves a request unread until another comes (its issue 1554), as
-        long as something else keeps it busy: a request nobody answers is followed by another.
+        ipykernel 7 now and then leaves a request unread until another comes: one that nobody
+        answers is followed by another.
         """
+        if self.unread:
+            self.give_up()
         begin = asked = time.monotonic()
         heard = False
-        while heard or time.monotonic() < begin + WAIT:
+        while heard or time.monotonic() < begin + UNREAD:
             if not heard and time.monotonic() > asked + AGAIN:
                 asked = time.monotonic()
                 self.client.kernel_info()
@@ -59,7 +76,7 @@ class Kernel:
             if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
                 return
             yield message
-        raise TimeoutError(f"nothing was heard of request {request}")
+        self.give_up()
 
     def run(self, code: str) -> list[dict]:
         return list(self.messages(self.start(code)))
@@ -91,7 +108,7 @@ def kernel(
     needs = [f"ipykernel=={request.param}", "nest_asyncio"]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
     subprocess.run([*pip, str(overlay), *needs], check=True)
-    kernel = Kernel(overlay)
+    kernel = Kernel(overlay, request.param)
     assert kernel.value("__import__('ipykernel').__version__") == repr(request.param)
     yield kernel
     kernel.close()
