@@ -23,7 +23,7 @@ DEPTHS = (2, 4, 8)
 """How many direct reads are under way at once; the best counts."""
 
 
-@njit(parallel=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]  # Numba has no types
 def _sum(words: Any, parts: Any) -> None:
     """Add up float32, all threads."""
     size = len(words) // len(parts)

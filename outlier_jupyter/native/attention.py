@@ -130,7 +130,7 @@ class _Attention:
             and takes_float32(cache)
         ):
             return mx.array(self._plan.prefill(as_rows(x), cache)[None])
-        return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]
+        return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
 def can_swap(module: nn.Module) -> bool:

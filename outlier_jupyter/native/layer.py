@@ -108,7 +108,7 @@ class _Layer:
         own = not getattr(self._plan.block.gate, "steered", False)
         if own and mask is None and x.shape[:2] == (1, 1) and takes_float32(cache):
             return mx.array(self._plan.decode(as_rows(x), cache)[None])
-        return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]
+        return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
 def can_swap(layer: nn.Module) -> bool:

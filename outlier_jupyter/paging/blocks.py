@@ -25,7 +25,7 @@ def follow(block: nn.Module, tap: RouterTap) -> None:
     kind = type(block)
     call = _told(kind.__call__, tap)
 
-    def __call__(self: nn.Module, x: mx.array, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+    def __call__(self: nn.Module, x: mx.array, *args: Any, **kwargs: Any) -> Any:  # noqa: N807  # a method
         output = call(self, tap.enter(x), *args, **kwargs)
         tap.leave(output)
         return output

@@ -304,7 +304,7 @@ def _at(model: Any, steps: Sequence[str]) -> Any:
 def _linear(kind: Any, steered: Steered) -> Any:
     """The call of a linear layer whose output is the logits."""
 
-    def __call__(self: Any, x: mx.array) -> mx.array:  # noqa: N807
+    def __call__(self: Any, x: mx.array) -> mx.array:  # noqa: N807  # a method
         return steered.logits(kind.__call__(self, x))
 
     return __call__
@@ -313,7 +313,7 @@ def _linear(kind: Any, steered: Steered) -> Any:
 def _multiplying(kind: Any, steered: Steered) -> Any:
     """The call of a module that multiplies by a matrix of its own on its way."""
 
-    def __call__(self: Any, x: mx.array, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+    def __call__(self: Any, x: mx.array, *args: Any, **kwargs: Any) -> Any:  # noqa: N807  # a method
         probe = mx.reshape(x, x.shape)  # another object over the same numbers
         probe.__class__ = _Probe
         _probing.steered = steered
