@@ -46,6 +46,7 @@ from .commands import ASKING, COMMANDS
 from .completion import completions
 from .controls import NAMES as CHAT_OPTIONS
 from .parsing import HelpAsked
+from .routes import keep_reading
 from .show import show_result, show_run
 
 if TYPE_CHECKING:
@@ -308,6 +309,7 @@ def stream_text(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
 def register(shell: InteractiveShell) -> None:
     """Add the magics to `shell`, remembering what stood under their name."""
     OutlierMagics.outlier.__doc__ = help_text()
+    keep_reading()
     magics = OutlierMagics(shell)
     shell.register_magics(magics)
 
