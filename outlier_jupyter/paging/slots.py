@@ -27,6 +27,10 @@ MLX_DTYPES = {
 """safetensors' dtypes as MLX loads them (MLX holds 8-bit floats as bytes)."""
 
 
+MOST = 2**31 - 1
+"""The longest axis that MLX's arrays can have."""
+
+
 class SlotBank:
     """Rows for `slots` experts of one geometry, given by the `parts` of any of their layers.
 
@@ -165,13 +169,21 @@ def _rows(part: ExpertPart, slots: int) -> mx.array:
     """Memory for a part of so many experts, from the beginning of a page on.
 
     MLX's own memory begins 8 or 24 bytes into one, which direct reads do not take: without
-    this each would pass through a buffer. An array that begins within another shares it.
+    this each would pass through a buffer. An array that begins within another shares it, but the
+    other is flat, and no axis of MLX's may be longer than 2³¹ - 1: it is one of long words, and
+    what even those are too many for begins where MLX has it begin.
     """
-    dtype, nbytes = MLX_DTYPES[part.dtype], slots * part.nbytes
-    whole = mx.zeros((nbytes + PAGE,), mx.uint8)
-    mx.eval(whole)
-    begin = -int(np.frombuffer(host_bytes(whole), np.uint8).ctypes.data) % PAGE
-    array = whole[begin : begin + nbytes].view(dtype).reshape(slots, *part.shape)
+    unit = mx.uint64 if part.nbytes % mx.uint64.size == 0 else mx.uint8
+    count, spare = slots * part.nbytes // unit.size, PAGE // unit.size
+    if count + spare > MOST:
+        array = mx.zeros((slots, *part.shape), MLX_DTYPES[part.dtype])
+    else:
+        whole = mx.zeros((count + spare,), unit)
+        mx.eval(whole)
+        address = int(np.frombuffer(host_bytes(whole), np.uint8).ctypes.data)
+        begin = -address % PAGE // unit.size
+        rows = whole[begin : begin + count].reshape(slots, part.nbytes // unit.size)
+        array = rows.view(MLX_DTYPES[part.dtype]).reshape(slots, *part.shape)
     mx.eval(array)
     return array
 
