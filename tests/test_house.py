@@ -54,6 +54,7 @@ MAY_IMPORT = {
         "scoring",
         "trace",
         "units",
+        "uses",
     },
     "engine": BASE
     | {

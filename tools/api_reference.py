@@ -35,8 +35,9 @@ FORMS = {
     "explain": "`run.explain(token)`, `run.trace.explain(step)`",
     "expert": "`outlier_jupyter.tokens_of(runs, layer, expert)`, `run.tokens_of(layer, expert)`",
     "tokens": "`run.experts_of(slice(first, last))`, `outlier_jupyter.experts_of(run, tokens)`",
-    "what-if": "`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--slider` is "
-    "`run.trace.sizing()`",
+    "what-if": "`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--figure` "
+    "is `run.figures.what_if(slots, policies)`, `--slider` `run.trace.sizing()`",
+    "atlas": "`outlier_jupyter.atlas(runs, …).figure()`",
     "measures": "`run.measures(phase)`; `--figure` is `run.figures.measures(phase)`, "
     "`.over_time()`, `.atlas(labels)`",
     "save": "`run.save(path)`, `run.trace.save(path)`",
@@ -49,7 +50,7 @@ FORMS = {
     "status": "`engine.status()`",
     "memory": "`engine.memory()`",
 }  # fmt: skip
-OPENED = ("Engine", "Run", "Trace", "Comparison", "Ablation", "Sweep", "Chat", "Plan")
+OPENED = ("Engine", "Run", "Trace", "Comparison", "Atlas", "Ablation", "Sweep", "Chat", "Plan")
 """The classes whose methods are listed."""
 HEAD = """# Reference
 

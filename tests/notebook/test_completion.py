@@ -25,6 +25,7 @@ from outlier_jupyter.notebook.completion import completions
                 "tokens",
                 "what-if",
                 "measures",
+                "atlas",
                 "save",
                 "open",
                 "report",
