@@ -164,8 +164,10 @@ def _middles(
         ]
         figure.add_trace(
             go.Scatter(
-                x=names, y=values if few else tops, mode="text", text=texts, name="words", showlegend=False,
-                textposition="middle right" if few else "top center", hoverinfo="skip",
+                x=names, y=values if few else tops, mode="markers+text", text=texts,
+                name="words", showlegend=False, hoverinfo="skip",
+                textposition="middle right" if few else "top center",
+                marker={"size": 26 if few else 12, "opacity": 0},
             ),
             row=row, col=1,
         )  # fmt: skip
