@@ -4,6 +4,7 @@ Which run is meant, and what is asked of it; the answers are made elsewhere.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,10 @@ def what_if(
     if "hit_rate" in given:
         policy = given.get("policies", ["default"])[0]
         return run.trace.slots_for(given["hit_rate"], policy, after=after)
-    return run.trace.what_if(**asked, after=after)
+    found = run.trace.what_if(**asked, after=after)
+    if found.attrs["note"]:
+        sys.stdout.write(f"Not hit for hit: {found.attrs['note']}.\n")
+    return found
 
 
 def atlas(given: dict[str, Any], variables: Mapping[str, Any], last: Run | None) -> go.Figure:

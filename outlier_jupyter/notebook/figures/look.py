@@ -18,11 +18,17 @@ STRIPE = "#ffffff"
 """Of patterns and lines upon coloured marks."""
 
 
-def titled_run(figure: go.Figure, trace: Trace, title: str, height: int = 440) -> None:
-    """`titled` for one run: what was run, under the title, and how its output was changed."""
+def titled_run(
+    figure: go.Figure, trace: Trace, title: str, height: int = 440, said: str = ""
+) -> None:
+    """`titled` for one run: what was run, under the title, and how its output was changed.
+
+    Args:
+        said: what else is to be known; it stands in the place of the change.
+    """
     steps = f"{trace.steps:,} step" + ("" if trace.steps == 1 else "s")
     about = f"{model_words(trace)} · {steps} · {reader_words(trace)}"
-    titled(figure, title, about, warning(trace), height)
+    titled(figure, title, about, said or warning(trace), height)
 
 
 def titled(figure: go.Figure, title: str, about: str, said: str = "", height: int = 440) -> None:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ...trace.trace import Trace
-from ...trace.what_if import what_if
+from ...trace.what_if import note, what_if
 from ..palette import EITHER
 from ..static_view.words import no_routing
 from .look import no_data, titled_run
@@ -24,7 +24,9 @@ NAMES = {"lru": "least recently used", "habit": "habit, the default", "belady": 
 def sizes_figure(trace: Trace, slots: Sequence[int] | None, policies: Sequence[str]) -> go.Figure:
     """`what_if` of a trace; where no times were recorded, of hits alone."""
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
-    titled_run(figure, trace, "What other caches would have given", height=620)
+    said = note(trace)
+    titled_run(figure, trace, "What other caches would have given", 620,
+               f"Not hit for hit: {said}" if said else "")  # fmt: skip
     figure.update_xaxes(title_text="slots (experts in RAM)", row=2, col=1)
     figure.update_yaxes(title_text="hits in decode (%)", range=[-3, 103], row=1, col=1)
     figure.update_yaxes(title_text="tokens/s, predicted", rangemode="tozero", row=2, col=1)
