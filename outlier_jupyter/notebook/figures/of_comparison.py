@@ -63,6 +63,7 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
     figure.add_hline(0, line={"color": EITHER.ink, "width": 1, "dash": "dash"})
     figure.update_xaxes(title_text="MoE layer", range=[-0.5, len(layers) - 0.5], tickformat="d")
     figure.update_yaxes(title_text="divergence above chance (bits)")
+    figure.update_layout(showlegend=True)
     return figure
 
 

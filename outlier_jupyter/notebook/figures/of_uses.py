@@ -39,6 +39,7 @@ def uses_figure(found: ExpertUses) -> go.Figure:
                     "symbol": "circle" if filled else "circle-open",
                     "size": 5 + 9 * weight / max(float(weight.max(initial=0)), 1e-9),
                     "color": EITHER.miss if filled else EITHER.hit,
+                    "line": {"width": 1, "color": EITHER.miss if filled else EITHER.hit},
                     "opacity": 0.75,
                 },
                 hovertemplate="%{y}, step %{x:,d}<br>%{text}<br>weight %{customdata[0]:.3f}, "
