@@ -28,7 +28,8 @@ FORMS = {
     "run": "`run = engine.generate(prompt, …)`",
     "plan": "`outlier_jupyter.plan(model, …)`",
     "repack": "`outlier_jupyter.repack(model, …)`",
-    "bench": "`outlier_jupyter.repacking.measure_disk(model)`, "
+    "bench": "`outlier_jupyter.bench.short.short()`, "
+    "`outlier_jupyter.repacking.measure_disk(model)`, "
     "`outlier_jupyter.machine.measure_memory()`",
     "chat": "`chat = outlier_jupyter.Chat(engine, …)`",
     "compare": "`outlier_jupyter.compare({\"a\": a, \"b\": b}, …)`",
@@ -40,6 +41,7 @@ FORMS = {
     "atlas": "`outlier_jupyter.atlas(runs, …).figure()`",
     "measures": "`run.measures(phase)`; `--figure` is `run.figures.measures(phase)`, "
     "`.over_time()`, `.atlas(labels)`",
+    "view": "`run.view()`, `run.trace.view()`",
     "save": "`run.save(path)`, `run.trace.save(path)`",
     "open": "`outlier_jupyter.Run.load(path)`, `outlier_jupyter.Trace.load(path)`",
     "report": "`run.report(path)`",

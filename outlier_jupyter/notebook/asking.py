@@ -86,7 +86,7 @@ def explain(given: dict[str, Any], run: Run) -> Explanation:
         if not slow:
             raise OptionError("this run decoded no token: there is nothing to explain")
         token = int(np.flatnonzero(produced_by(run.trace) == slow[0])[0]) + 1
-    return run.explain(token)
+    return run.explain(token, given.get("memory_rate"))
 
 
 def expert(given: dict[str, Any], variables: Mapping[str, Any], last: Run | None) -> ExpertUses:

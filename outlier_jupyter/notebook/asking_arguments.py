@@ -16,6 +16,10 @@ def asking_parser(command: str) -> argparse.ArgumentParser:
             "token", type=int, nargs="?",
             help="its number as the live view counts; left out, the slowest",
         )  # fmt: skip
+        parser.add_argument(
+            "--memory-rate", type=float, metavar="BYTES",
+            help="a second that memory gives, where nobody has measured it here",
+        )  # fmt: skip
         add_output(parser, "Explanation")
     elif command == "expert":
         parser.add_argument("expert", type=_pair, metavar="LAYER:EXPERT", help="counted from 0")
@@ -36,6 +40,9 @@ def asking_parser(command: str) -> argparse.ArgumentParser:
             "tokens", type=_span, metavar="FIRST:LAST", help="numbers as the live view counts"
         )
         add_output(parser, "TokenExperts")
+    elif command == "view":
+        parser.description = f"Show {COMMANDS[command]}."
+        add_output(parser, "LiveView")
     elif command == "what-if":
         _what_if(parser)
     elif command == "measures":

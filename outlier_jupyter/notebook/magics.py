@@ -166,6 +166,7 @@ class OutlierMagics(Magics):
                 return None
             ask: dict[str, Callable[[dict[str, Any], Run], object]] = {
                 "explain": asking.explain, "tokens": asking.tokens, "measures": asking.measures,
+                "view": lambda given, run: run.view(),
                 "what-if": lambda given, run: asking.what_if(given, run, held),
             }  # fmt: skip
             found = ask[command](given, run)

@@ -34,6 +34,7 @@ def test_explain_is_what_the_run_says(ip):
     assert str(told) == str(one.explain(3)) and ip.user_ns["told"] is told
     assert ip.run_line_magic("outlier", "explain 3").step == other.step_of(3)
     assert ip.run_line_magic("outlier", "explain").slower_than > 0.8
+    assert ip.run_line_magic("outlier", "explain 3 --memory-rate 5e9").memory.rate == 5e9
     with pytest.raises(OptionError, match="did you mean other"):
         ip.run_line_magic("outlier", "explain 3 --run othr")
 
@@ -98,6 +99,13 @@ def test_a_run_is_saved_and_opened(ip, tmp_path, capsys):
     assert str(again.explain(3)) == str(one.explain(3))
     with pytest.raises(TraceError, match="there is no file"):
         ip.run_line_magic("outlier", f"open {tmp_path / 'none'}")
+
+
+def test_view_is_the_run_in_the_live_view(ip):
+    """A named run, or the last; as the call."""
+    view = ip.run_line_magic("outlier", "view --run one -o told")
+    assert isinstance(view, LiveView) and ip.user_ns["told"] is view
+    view.close()
 
 
 def test_what_if_is_a_table_a_figure_or_a_number(ip):

@@ -26,6 +26,7 @@ from outlier_jupyter.notebook.completion import completions
                 "what-if",
                 "measures",
                 "atlas",
+                "view",
                 "save",
                 "open",
                 "report",
