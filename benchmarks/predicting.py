@@ -97,6 +97,8 @@ def measure(subject: Subject, reader: str, kernels: str, rounds: int) -> list[di
         for slots, trace in traces.items():
             found = trace.calls[(trace.calls["phase"] == 1)]
             seen[slots].append((predicted[slots], float(len(found) * 1e9 / found["ns"].sum())))
+        last = {slots: f"{pairs[-1][0]:.1f} / {pairs[-1][1]:.1f}" for slots, pairs in seen.items()}
+        say(f"{reader}, {kernels}, round {number}, predicted / measured: {last}")
         before.append(source)
     for made in engines.values():
         made.close()
