@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
 from ..events import DECODE
 from .trace import LAYER_PARTS, Trace
@@ -116,6 +115,8 @@ def _prices(
     Args:
         causes: [causes, calls, layers]; spans: [calls, layers].
     """
+
+    from scipy.optimize import nnls  # takes a moment: imported when something is fitted
 
     def apart(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         found = values - values.mean(axis=-2, keepdims=True)
