@@ -115,7 +115,6 @@ def _prices(
     Args:
         causes: [causes, calls, layers]; spans: [calls, layers].
     """
-
     from scipy.optimize import nnls  # takes a moment: imported when something is fitted
 
     def apart(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
