@@ -10,14 +10,13 @@ against the run of its own round, and the row has the median of the errors.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 
 import outlier_jupyter
 from outlier_jupyter.trace.cost import fit
 
-from .results import append
+from .asking import parser, tell
 
 PROMPT = "import os\n\ndef read_file(path):\n"
 TOKENS = 100
@@ -75,21 +74,17 @@ def measure(reader: str, kernels: str, rounds: int) -> list[dict[str, object]]:
 
 def main() -> int:
     """Measure, print and append."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--keep", action="store_true", help="append rows to benchmarks/results")
-    parser.add_argument("--kernels", action="append", help="mlx or auto; both")
-    parser.add_argument("--reader", action="append", help="direct or pread; both")
-    given = parser.parse_args()
-    rows = []
-    for kernels in given.kernels or ("mlx", "auto"):
-        for reader in given.reader or ("direct", "pread"):
-            for row in measure(reader, kernels, given.rounds):
-                rows.append(row)
-                sys.stdout.write(f"{row}\n")
-            sys.stdout.flush()
-    if given.keep:
-        append("predicting", rows)
+    asked = parser(__doc__, rounds=7)
+    asked.add_argument("--kernels", action="append", help="mlx or auto; both")
+    asked.add_argument("--reader", action="append", help="direct or pread; both")
+    given = asked.parse_args()
+    rows = (
+        row
+        for kernels in given.kernels or ("mlx", "auto")
+        for reader in given.reader or ("direct", "pread")
+        for row in measure(reader, kernels, given.rounds)
+    )
+    tell("predicting", rows, given.keep)
     return 0
 
 
