@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from outlier_jupyter import loading
+from outlier_jupyter import Engine, load, loading
 from outlier_jupyter.testing import tiny_checkpoint
 from tests.support import Support
 
@@ -66,3 +66,11 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 def tiny(checkpoint_of: Callable[..., Path]) -> Path:
     """A qwen3_moe of 3 layers × 8 experts, top-2, 4-bit."""
     return checkpoint_of()
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: Path) -> Iterator[Engine]:
+    """One for each file: 8 of the tiny model's 24 experts fit, and answers do not end early."""
+    with load(tiny, cache_experts=8) as engine:
+        engine.tokenizer.eos_token_ids = set()
+        yield engine

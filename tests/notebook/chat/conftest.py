@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import outlier_jupyter
 from outlier_jupyter.notebook.chat import Chat
 from tests.notebook.test_live import FakeComm
-
-
-@pytest.fixture(scope="module")
-def engine(tiny: Path) -> Iterator[outlier_jupyter.Engine]:
-    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
-        engine.tokenizer.eos_token_ids = set()  # answers are as long as they may be
-        yield engine
 
 
 @pytest.fixture
