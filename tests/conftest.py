@@ -1,8 +1,8 @@
 """What tests share: tiny checkpoints on disk, made once; one seed for what Hypothesis draws.
 
 `make test` draws the same examples each time. `EXPLORE=1 python -m pytest …` draws new ones. It
-runs files side by side, two at a time, and then one by one what drives a browser or a kernel, or
-looks at the memory of a process.
+runs groups of tests side by side, two at a time: first what computes, then what mostly waits, for a
+browser or a kernel. Nobody else's arrays may be where the memory of a process is looked at.
 """
 
 from __future__ import annotations
@@ -20,18 +20,36 @@ from tests.support import Support
 
 HERE = Path(__file__).parent
 ALONE = ("browser", "kernel", "test_examples.py", "test_memory.py")
-"""Rooms and files whose tests need the machine for themselves."""
+"""Rooms and files whose tests want no other tests in their processes, and no busy cores beside."""
+APART = {"kernel": "kernel", "page": "example"}
+"""Parameters whose values are groups of their own, by fixture: costly to make, and independent."""
 
-settings.register_profile("same", derandomize=True, deadline=None)
-settings.register_profile("explore", settings.get_profile("default"))
+# Thirty examples show what a hundred do, where they are the same ones each time; exploring draws a
+# hundred new ones.
+settings.register_profile("same", derandomize=True, deadline=None, max_examples=30)
+settings.register_profile("explore", deadline=None)
 settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is of ALONE, so that each test is of exactly one part of `make test`."""
+    """Mark what is of ALONE, so that each test is of exactly one part of `make test`.
+
+    And name each test's group, which one worker runs: its file, or what is apart in that.
+    """
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
         if item.path.relative_to(HERE).parts[0] in ALONE:
             item.add_marker(pytest.mark.alone)
+
+
+def group(item: pytest.Item) -> str:
+    """The file of a test, or the value of its parameter that is apart."""
+    chosen = item.callspec.params if hasattr(item, "callspec") else {}
+    for name, kind in APART.items():
+        if name in chosen:
+            return f"{kind} {getattr(chosen[name], 'stem', chosen[name])}"
+    return str(item.path.relative_to(HERE))
 
 
 @pytest.fixture(scope="session")
