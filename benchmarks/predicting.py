@@ -11,7 +11,6 @@ prediction is held against the run of its own round, and the row has the median 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -19,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import outlier_jupyter
-from benchmarks.bench import BUSY, TRACES, Others, say
-from benchmarks.results import append
 from outlier_jupyter import Engine, Trace
 from outlier_jupyter.bench.geometry import prompt_of
 from outlier_jupyter.bench.models import find_source, make
@@ -28,6 +25,9 @@ from outlier_jupyter.bench.short import LAYERS
 from outlier_jupyter.bench.subjects import Text
 from outlier_jupyter.run import Step
 from outlier_jupyter.trace.cost import fit
+
+from .asking import parser, tell
+from .bench import BUSY, TRACES, Others, say
 
 PROMPT = "import os\n\ndef read_file(path):\n"
 TURN = 5
@@ -122,28 +122,24 @@ def measure(subject: Subject, reader: str, kernels: str, rounds: int) -> list[di
 
 def main() -> int:
     """Measure, print and append."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--keep", action="store_true", help="append rows to benchmarks/results")
-    parser.add_argument("--kernels", action="append", help="mlx or auto; both")
-    parser.add_argument("--reader", action="append", help="direct or pread; both")
-    parser.add_argument("--folder", type=Path, help="models of the benchmark, for the demo model")
-    parser.add_argument("--traces", type=Path, default=TRACES, help="a folder of recorded traces")
-    given = parser.parse_args()
+    asked = parser(__doc__, rounds=7)
+    asked.add_argument("--kernels", action="append", help="mlx or auto; both")
+    asked.add_argument("--reader", action="append", help="direct or pread; both")
+    asked.add_argument("--folder", type=Path, help="models of the benchmark, for the demo model")
+    asked.add_argument("--traces", type=Path, default=TRACES, help="a folder of recorded traces")
+    given = asked.parse_args()
     subject = large(given.folder, given.traces) if given.folder else demo()
     others = Others()
-    rows: list[dict[str, object]] = []
-    for kernels in given.kernels or ("mlx", "auto"):
-        for reader in given.reader or ("direct", "pread"):
-            for row in measure(subject, reader, kernels, given.rounds):
-                rows.append(row)
-                sys.stdout.write(f"{row}\n")
-            sys.stdout.flush()
+    rows = [
+        row
+        for kernels in given.kernels or ("mlx", "auto")
+        for reader in given.reader or ("direct", "pread")
+        for row in measure(subject, reader, kernels, given.rounds)
+    ]
     share = others.share()
     say(f"others took {share:.1%} of the processors")
-    if given.keep:
-        stamp = {"others_cpu": round(share, 3), "busy": "yes" if share > BUSY else "no"}
-        append("predicting", [row | stamp for row in rows])
+    stamp = {"others_cpu": round(share, 3), "busy": "yes" if share > BUSY else "no"}
+    tell("predicting", [row | stamp for row in rows], given.keep)
     return 0
 
 

@@ -26,13 +26,6 @@ ASKED = {"raw": True, "max_tokens": 5, "measure_loss": True}
 
 
 @pytest.fixture(scope="module")
-def engine(tiny):
-    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
-        engine.tokenizer.eos_token_ids = set()
-        yield engine
-
-
-@pytest.fixture(scope="module")
 def masked(engine):
     """A run with experts masked, its loss measured."""
     return engine.generate(PROMPT, mask=["0:0-3", "1:4-6"], **ASKED)

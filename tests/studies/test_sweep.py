@@ -7,19 +7,11 @@ import json
 import numpy as np
 import pytest
 
-import outlier_jupyter
 from outlier_jupyter import Interrupted, sweep
 from outlier_jupyter.errors import OptionError, TraceError
 from outlier_jupyter.studies import sweep as module
 
 PROMPTS = ["hello", "def f(x):"]
-
-
-@pytest.fixture(scope="module")
-def engine(tiny):
-    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
-        engine.tokenizer.eos_token_ids = set()
-        yield engine
 
 
 @pytest.fixture(scope="module")
