@@ -108,6 +108,8 @@ class Native:
         for _, module in self._modules:
             if layer.can_swap(module) and hasattr(module.self_attn, "_plan"):
                 swap_if_whole(module, stacks)
+        for _, module in self._modules:
+            layer.swap_final_norm(module)
 
     def _swap_attention(self, module: Any, shares: dict[int, Shared]) -> None:
         parts = [module[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]

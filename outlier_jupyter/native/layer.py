@@ -99,6 +99,25 @@ class _Layer:
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
+class _FinalNorm:
+    """What the norm after the last layer does: of one token, which lies in memory, at once."""
+
+    _norm: Norm
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if x.shape[:2] == (1, 1) and x.dtype == mx.float32:
+            return mx.array(self._norm(as_rows(x))[None])
+        return super().__call__(x)  # type: ignore[misc,no-any-return]  # the other base has it
+
+
+def swap_final_norm(model: nn.Module) -> None:
+    """Have the norm of `model` compute natively, if it comes after layers that all do."""
+    norm, layers = model.get("norm"), model.get("layers") or ()
+    if layers and type(norm) is nn.RMSNorm and all(isinstance(each, _Layer) for each in layers):
+        object.__setattr__(norm, "_norm", Norm(norm))
+        norm.__class__ = native_class(_FinalNorm, nn.RMSNorm)
+
+
 def can_swap(layer: nn.Module) -> bool:
     """Whether the layer is one that is known here, with experts that are paged."""
     where = _where(layer)
