@@ -27,7 +27,6 @@ from outlier_jupyter.bench.models import Made
 from outlier_jupyter.bench.rounds import Numbers, hardware, interleave, row
 from outlier_jupyter.bench.subjects import Text, active_bytes, run_engine
 from outlier_jupyter.engine import Engine
-from outlier_jupyter.memory import CONSTANT_NBYTES
 from outlier_jupyter.options import LoadOptions
 
 Say = Callable[[object], None]
@@ -258,11 +257,6 @@ def routes_file(made: Made) -> Path:
     file = made.folder / "routes.npz"
     np.savez(file, picks=made.routes.picks, tokens=made.routes.tokens)
     return file
-
-
-def budget(dense: float, cache: float, kv: float) -> float:
-    """Bytes that a process with an engine promises to keep to."""
-    return dense + cache + kv + CONSTANT_NBYTES
 
 
 def huge(made: Made, rounds: int, say: Say) -> list[Row]:
