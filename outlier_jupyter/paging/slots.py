@@ -11,6 +11,7 @@ announced; the pager settles before anything is written.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
@@ -165,13 +166,16 @@ def _rows(part: ExpertPart, slots: int) -> mx.array:
     """Memory for a part of so many experts, from the beginning of a page on.
 
     MLX's own memory begins 8 or 24 bytes into one, which direct reads do not take: without
-    this each would pass through a buffer. An array that begins within another shares it.
+    this each would pass through a buffer. An array that begins within another shares it. Shapes
+    are those of rows, for no axis of an array may be longer than 2³¹ − 1, and a part may.
     """
-    dtype, nbytes = MLX_DTYPES[part.dtype], slots * part.nbytes
-    whole = mx.zeros((nbytes + PAGE,), mx.uint8)
+    more = -(-PAGE // max(1, part.nbytes))
+    whole = mx.zeros((slots + more, *part.shape), MLX_DTYPES[part.dtype])
     mx.eval(whole)
     begin = -int(np.frombuffer(host_bytes(whole), np.uint8).ctypes.data) % PAGE
-    array = whole[begin : begin + nbytes].view(dtype).reshape(slots, *part.shape)
+    shape = (slots, *part.shape)
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    array = mx.as_strided(whole, shape, strides, begin // whole.itemsize)
     mx.eval(array)
     return array
 
