@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 
+from .. import large_pages
 from ..checkpoint import PAGE, ExpertPart
 
 MLX_DTYPES = {
@@ -172,7 +173,9 @@ def _rows(part: ExpertPart, slots: int) -> mx.array:
     more = -(-PAGE // max(1, part.nbytes))
     whole = mx.zeros((slots + more, *part.shape), MLX_DTYPES[part.dtype])
     mx.eval(whole)
-    begin = -int(np.frombuffer(host_bytes(whole), np.uint8).ctypes.data) % PAGE
+    start = int(np.frombuffer(host_bytes(whole), np.uint8).ctypes.data)
+    large_pages.renew(start, whole.nbytes)
+    begin = -start % PAGE
     shape = (slots, *part.shape)
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     array = mx.as_strided(whole, shape, strides, begin // whole.itemsize)
