@@ -33,7 +33,7 @@ Measured = dict[str, float]
 
 def paged(slots: int | None = None, **options: object) -> Callable[[], Measured]:
     """A run of the engine with `slots` expert slots; the engine is kept warm between rounds."""
-    engine = outlier_jupyter.load("demo", cache_experts=slots, kernels="auto", **options)
+    engine = outlier_jupyter.load("demo", cache_experts=slots, **options)
     engine.tokenizer.eos_token_ids = set()
 
     def run() -> Measured:

@@ -92,9 +92,9 @@ class LoadOptions:
         "folder; or off",
     )
     kernels: str = option(
-        "mlx",
-        "who multiplies: mlx, as mlx-lm does, bit for bit; or auto, which takes compiled kernels "
-        "where MLX has no GPU: faster, and within 1e-5",
+        "auto",
+        "who multiplies: mlx forces MLX's own kernels, bit for bit mlx-lm's; auto takes compiled "
+        "ones where MLX has no GPU",
         choices=KERNELS,
     )
     overlap: str = option(

@@ -11,7 +11,6 @@ announced; the pager settles before anything is written.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
@@ -27,6 +26,10 @@ MLX_DTYPES = {
     "F64": mx.float64, "F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8,
 }  # fmt: skip
 """safetensors' dtypes as MLX loads them (MLX holds 8-bit floats as bytes)."""
+
+
+MOST = 2**31 - 1
+"""The longest axis that MLX's arrays can have."""
 
 
 class SlotBank:
@@ -167,18 +170,22 @@ def _rows(part: ExpertPart, slots: int) -> mx.array:
     """Memory for a part of so many experts, from the beginning of a page on.
 
     MLX's own memory begins 8 or 24 bytes into one, which direct reads do not take: without
-    this each would pass through a buffer. An array that begins within another shares it. Shapes
-    are those of rows, for no axis of an array may be longer than 2³¹ − 1, and a part may.
+    this each would pass through a buffer. An array that begins within another shares it, but the
+    other is flat, and no axis of MLX's may be longer than 2³¹ - 1: it is one of long words, and
+    what even those are too many for begins where MLX has it begin.
     """
-    more = -(-PAGE // max(1, part.nbytes))
-    whole = mx.zeros((slots + more, *part.shape), MLX_DTYPES[part.dtype])
-    mx.eval(whole)
-    start = int(np.frombuffer(host_bytes(whole), np.uint8).ctypes.data)
-    large_pages.renew(start, whole.nbytes)
-    begin = -start % PAGE
-    shape = (slots, *part.shape)
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    array = mx.as_strided(whole, shape, strides, begin // whole.itemsize)
+    unit = mx.uint64 if part.nbytes % mx.uint64.size == 0 else mx.uint8
+    count, spare = slots * part.nbytes // unit.size, PAGE // unit.size
+    if count + spare > MOST:
+        array = mx.zeros((slots, *part.shape), MLX_DTYPES[part.dtype])
+    else:
+        whole = mx.zeros((count + spare,), unit)
+        mx.eval(whole)
+        address = int(np.frombuffer(host_bytes(whole), np.uint8).ctypes.data)
+        large_pages.renew(address, whole.nbytes)
+        begin = -address % PAGE // unit.size
+        rows = whole[begin : begin + count].reshape(slots, part.nbytes // unit.size)
+        array = rows.view(MLX_DTYPES[part.dtype]).reshape(slots, *part.shape)
     mx.eval(array)
     return array
 

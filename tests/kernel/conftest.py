@@ -5,24 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from queue import Empty
-from typing import NoReturn
 
 import pytest
 from jupyter_client.manager import KernelManager
 
 WAIT = 120
-AGAIN = 5
-"""Seconds after which a request that nobody answered is followed by another."""
-UNREAD = 40
-"""Seconds after which a request counts as left unread."""
-LEAVES_UNREAD = "7.3.0"
-"""This ipykernel sends on a socket that another of its threads reads, and now and then it reads
-nothing from then on (its issue 1554). Nothing here can wake it: what is left of its tests then is
-told as a failure that is known."""
 ROOT = Path(__file__).parent.parent.parent
 IPYKERNELS = ("6.31.0", "7.3.0", "7.4.0")
 """They handle messages to a busy kernel each in another way, and interrupts must work in all."""
@@ -31,8 +20,7 @@ IPYKERNELS = ("6.31.0", "7.3.0", "7.4.0")
 class Kernel:
     """A running kernel that executes cells and collects what they send."""
 
-    def __init__(self, overlay: Path, version: str) -> None:
-        self.version, self.unread = version, False
+    def __init__(self, overlay: Path) -> None:
         connection = str(overlay / "kernel.json")  # its sockets lie beside it
         self.manager = KernelManager(transport="ipc", connection_file=connection)
         self.manager.start_kernel(env=os.environ | {"PYTHONPATH": f"{overlay}:{ROOT}"})
@@ -40,43 +28,18 @@ class Kernel:
         self.client.start_channels()
         self.client.wait_for_ready(timeout=WAIT)
 
-    def give_up(self) -> NoReturn:
-        """The kernel reads no requests any more."""
-        self.unread = True
-        if self.version == LEAVES_UNREAD:
-            pytest.xfail(f"ipykernel {self.version} left a request unread (its issue 1554)")
-        raise TimeoutError(f"ipykernel {self.version} left a request unread")
-
     def start(self, code: str) -> str:
         return self.client.execute(code)
 
     def messages(self, request: str) -> Iterator[dict]:
-        """What the cell sends, as it comes, until it is idle.
-
-        ipykernel 7 now and then leaves a request unread until another comes: one that nobody
-        answers is followed by another.
-        """
-        if self.unread:
-            self.give_up()
-        begin = asked = time.monotonic()
-        heard = False
-        while heard or time.monotonic() < begin + UNREAD:
-            if not heard and time.monotonic() > asked + AGAIN:
-                asked = time.monotonic()
-                self.client.kernel_info()
-            try:
-                message = self.client.get_iopub_msg(timeout=WAIT if heard else AGAIN)
-            except Empty:
-                if heard:
-                    raise
-                continue
+        """What the cell sends, as it comes, until it is idle."""
+        while True:
+            message = self.client.get_iopub_msg(timeout=WAIT)
             if message["parent_header"].get("msg_id") != request:
                 continue
-            heard = True
             if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
                 return
             yield message
-        self.give_up()
 
     def run(self, code: str) -> list[dict]:
         return list(self.messages(self.start(code)))
@@ -99,16 +62,16 @@ def kinds(sent: list[dict], kind: str) -> list[dict]:
     return [message["content"] for message in sent if message["msg_type"] == kind]
 
 
-@pytest.fixture(scope="module", params=IPYKERNELS)
+@pytest.fixture(scope="session", params=IPYKERNELS)
 def kernel(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kernel]:
-    """A kernel with its ipykernel laid over the one that is installed."""
+    """A kernel with its ipykernel laid over the one that is installed, for all files in turn."""
     overlay = tmp_path_factory.mktemp("ipykernel")
     needs = [f"ipykernel=={request.param}", "nest_asyncio"]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
     subprocess.run([*pip, str(overlay), *needs], check=True)
-    kernel = Kernel(overlay, request.param)
+    kernel = Kernel(overlay)
     assert kernel.value("__import__('ipykernel').__version__") == repr(request.param)
     yield kernel
     kernel.close()

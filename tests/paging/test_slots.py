@@ -1,0 +1,58 @@
+"""The memory of the slots: where it begins, how large it can be, what is written into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from outlier_jupyter.checkpoint import PAGE, ExpertPart
+from outlier_jupyter.checkpoint.views import View
+from outlier_jupyter.paging import slots as slots_module
+from outlier_jupyter.paging.slots import SlotBank, host_bytes
+
+
+def part(dtype: str, itemsize: int, *shape: int) -> ExpertPart:
+    """One of two experts' tensors of `shape`."""
+    return ExpertPart("weight", dtype, View.of(Path("none"), 0, (2, *shape), itemsize))
+
+
+def address(bank: SlotBank) -> int:
+    return np.frombuffer(host_bytes(bank.arrays["weight"]), np.uint8).ctypes.data
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [part("U32", 4, 6, 8), part("BF16", 2, 4, 4), part("U8", 1, 3, 5), part("BF16", 2, 1)],
+    ids=["words", "halves", "odd bytes", "one number"],
+)
+def test_a_bank_begins_with_a_page_and_holds_what_is_written(tensor):
+    """Direct reads go straight into it, and MLX sees every row's bytes in its place."""
+    bank = SlotBank([tensor], 5)
+    assert address(bank) % PAGE == 0
+    rows = [np.full(tensor.nbytes, 60 + slot, np.uint8).tobytes() for slot in range(5)]
+    for slot, row in enumerate(rows):
+        bank.row("weight", slot)[:] = row
+    array = bank.arrays["weight"]
+    assert array.shape == (5, *tensor.shape)
+    assert [bytes(host_bytes(array[slot])) for slot in range(5)] == rows
+
+
+def test_a_bank_of_more_bytes_than_an_axis_may_have_elements_begins_with_a_page():
+    """8 GB of cache are parts of more than 2 GiB: they are made, aligned, and of use to the end."""
+    tensor = part("U32", 4, 1 << 14, 1 << 10)
+    bank = SlotBank([tensor], 33)
+    assert bank.arrays["weight"].nbytes > 1 << 31
+    assert address(bank) % PAGE == 0
+    bank.row("weight", 32)[-4:] = b"\x07\0\0\0"
+    assert bank.arrays["weight"][32, -1, -1].item() == 7
+
+
+def test_a_bank_beyond_all_axes_begins_where_it_may(monkeypatch):
+    """It is made as MLX makes arrays; direct reads then pass through a buffer."""
+    monkeypatch.setattr(slots_module, "MOST", 100)
+    tensor = part("U32", 4, 6, 8)
+    bank = SlotBank([tensor], 40)
+    bank.row("weight", 39)[:] = bytes(tensor.nbytes)
+    assert bank.arrays["weight"].shape == (40, *tensor.shape)
