@@ -164,10 +164,11 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, rest: bo
                 _row_starts(emit, base, stride, at, tall)
                 for base, stride in ((w, w_stride), (s, s_stride), (b, s_stride))
             )
-            if not rest:
+            whole = not rest and form.kind != "plain"
+            if whole:  # keys, which are plain, are few: the processor's own fetching does for them
                 _fetch(emit, ws, w_stride)
             found = _dots(part, ws, ss, xs)
-            if not rest and form.kind != "plain":
+            if whole:
                 _add_biases(emit, form, ss if form.kind == "mxfp" else bs, ys, width, found)
             for place in range(tall):
                 into = [emit.at(emit.at(start, columns), 4 * place) for start in outs]
