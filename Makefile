@@ -18,7 +18,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo lab test check build pictures accept-pictures support train clean js-test bench bench-short bench-peers
+.PHONY: demo lab test check check-python check-js build pictures accept-pictures support train \
+    clean js-test bench bench-short bench-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -34,14 +35,20 @@ demo: .venv/.ready
 lab: .venv/.ready
 	jupyter lab $(AS_ROOT) examples/01_quickstart.ipynb
 
-test: check js-test .venv/.browser
-	python -m pytest -m "not alone" -n 2 --dist loadfile
-	python -m pytest -m alone
+# Two at a time: Chromium is fetched beside Python's packages, mypy runs beside npm and the browser.
+test:
+	$(MAKE) -j2 check js-test .venv/.browser
+	python -m pytest -m "not alone" -n 2 --dist loadgroup --no-loadscope-reorder
+	python -m pytest -m alone -n 2 --dist loadgroup --no-loadscope-reorder
 
-check: .venv/.dev js/node_modules/.ready
+check: check-python check-js
+
+check-python: .venv/.dev
 	ruff format --check .
 	ruff check .
 	mypy
+
+check-js: js/node_modules/.ready
 	npm --prefix js run --silent check
 	npm --prefix js run --silent verify
 
@@ -51,7 +58,7 @@ js-test: js/node_modules/.ready .venv/.browser
 build: js/node_modules/.ready
 	npm --prefix js run build
 
-pictures: .venv/.browser
+pictures: .venv/.dev .venv/.browser
 	python tools/take_pictures.py docs
 
 accept-pictures: .venv/.browser js/node_modules/.ready
@@ -62,7 +69,7 @@ support: .venv/.dev
 
 BENCH_FLAGS = $(if $(BENCH),--folder $(BENCH)) $(if $(TRACES),--traces $(TRACES))
 
-bench: .venv/.browser
+bench: .venv/.dev .venv/.browser
 	python -m benchmarks.bench $(BENCH_FLAGS)
 	python -m benchmarks.report
 
@@ -71,7 +78,7 @@ bench-short: .venv/.dev
 
 # Another Python that has llama-cpp-python and gguf can be named: PEERS=…
 PEERS ?= build/peers/bin/python
-bench-peers: .venv/.browser $(if $(filter build/peers/bin/python,$(PEERS)),build/peers/.ready)
+bench-peers: .venv/.dev .venv/.browser $(if $(filter build/peers/bin/python,$(PEERS)),build/peers/.ready)
 	python -m benchmarks.peers --python $(PEERS) $(BENCH_FLAGS)
 	python -m benchmarks.report
 
@@ -88,18 +95,22 @@ train: .venv/.dev
 clean:
 	rm -rf .venv build js/node_modules
 
-.venv/.ready: pyproject.toml tools/need.sh
+.venv/.made: pyproject.toml tools/need.sh
 	bash tools/need.sh python "$(PYTHON)"
 	"$(PYTHON)" -m venv .venv
 	pip install --quiet --upgrade "pip>=25.1"
+	touch $@
+
+.venv/.ready: .venv/.made
 	pip install --quiet --editable ".$(EXTRA)" --group notebook
 	touch $@
 
-.venv/.dev: .venv/.ready
-	pip install --quiet --group dev
-	touch $@
+# Not after .ready, which it holds: what is resolved and unpacked in one go takes less time.
+.venv/.dev: .venv/.made
+	pip install --quiet --editable ".$(EXTRA)" --group dev
+	touch .venv/.ready $@
 
-.venv/.browser: .venv/.dev tools/need.sh
+.venv/.browser: .venv/.made tools/need.sh
 	bash tools/need.sh chromium
 	touch $@
 

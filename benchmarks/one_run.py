@@ -18,7 +18,7 @@ import outlier_jupyter
 from outlier_jupyter.bench.geometry import Shape
 from outlier_jupyter.bench.routing import Routes
 from outlier_jupyter.bench.subjects import Text, active_bytes, run_engine
-from outlier_jupyter.memory import CONSTANT_NBYTES
+from outlier_jupyter.memory import beside_nbytes
 
 
 def main() -> None:
@@ -38,7 +38,8 @@ def main() -> None:
         length = text.prompt + text.tokens
         inner = config.get("text_config", config)
         kv = 4 * inner["num_key_value_heads"] * inner["head_dim"] * 2 * Shape.of(config).layers
-        promised = use.dense + use.experts + kv * length + CONSTANT_NBYTES
+        beside = beside_nbytes(Shape.of(config).vocabulary)
+        promised = use.dense + use.experts + kv * length + beside
         found |= {
             "active_bytes": active_bytes(engine, config, length), "rss_gb": use.process / 1e9,
             "budget_gb": promised / 1e9, "rss_of_budget": use.process / promised,

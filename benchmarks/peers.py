@@ -28,7 +28,7 @@ from outlier_jupyter.bench.geometry import router_codes
 from outlier_jupyter.bench.models import Made, default_folder, find_source, make
 from outlier_jupyter.bench.rounds import Numbers, row
 from outlier_jupyter.machine import Machine
-from outlier_jupyter.memory import CONSTANT_NBYTES
+from outlier_jupyter.memory import beside_nbytes
 from outlier_jupyter.planning import plan
 
 GIB = 1 << 30
@@ -70,10 +70,11 @@ def llama(made: Made, gguf: Path, python: str, number: int, **settings: Any) -> 
 
 
 def cache_for(made: Made, limit: int) -> float:
-    """GB for experts: the limit without dense weights, KV cache and the constant."""
+    """GB for experts: the limit without dense weights, KV cache and what is taken beside them."""
     found = plan(str(made.folder), machine=Machine(limit, limit))
     kv = (found.kv_per_token or 0) * 256
-    return (0.97 * limit - found.dense - kv - CONSTANT_NBYTES) / 1e9
+    beside = beside_nbytes(made.shape.vocabulary)
+    return (0.97 * limit - found.dense - kv - beside) / 1e9
 
 
 def compare(

@@ -1,66 +1,113 @@
 """Tokens/s predicted for cache sizes that nothing was fitted to, against what they then measure.
 
-    python -m benchmarks.predicting
+    python -m benchmarks.predicting [--folder …]
 
-The demo model. A trace at one size is asked by `what_if` for three others; the same prompt then
-runs at those. All engines have run it before, and the trace of that is given as `after`, so that
-caches and policy are where they are in the run. Rounds are interleaved: each prediction is held
-against the run of its own round, and the row has the median of the errors.
+The demo model, or four layers of Qwen3-30B-A3B's geometry. A trace at one size is asked by
+`what_if` for three others; the same prompt then runs at those. All engines have run before, and the
+traces of that are given as `after`, so that caches and policy are where they are in the run. In a
+round all engines run at once, a few tokens of each in turn, so that all meet the same machine; each
+prediction is held against the run of its own round, and the row has the median of the errors.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import outlier_jupyter
+from outlier_jupyter import Engine, Trace
+from outlier_jupyter.bench.geometry import prompt_of
+from outlier_jupyter.bench.models import find_source, make
+from outlier_jupyter.bench.short import LAYERS
+from outlier_jupyter.bench.subjects import Text
+from outlier_jupyter.run import Step
 from outlier_jupyter.trace.cost import fit
 
-from .results import append
+from .asking import parser, tell
+from .bench import BUSY, TRACES, Others, say
 
 PROMPT = "import os\n\ndef read_file(path):\n"
-TOKENS = 100
-FITTED, OTHERS = 48, (24, 72, 120)
+TURN = 5
+"""Tokens of one engine, before the next engine's turn."""
 
 
-def engine(slots: int, reader: str, kernels: str) -> outlier_jupyter.Engine:
-    """One that has run the prompt before."""
-    made = outlier_jupyter.load(
-        "demo", cache_experts=slots, reader=reader, kernels=kernels, quiet=True
-    )
-    made.tokenizer.eos_token_ids = set()
-    return made
+@dataclass(frozen=True)
+class Subject:
+    """A model, the size that is fitted and those that are predicted, and what a round reads."""
+
+    name: str
+    about: str
+    fitted: int
+    others: tuple[int, ...]
+    begin: Callable[[Engine, int], Iterator[Step]]
 
 
-def run(made: outlier_jupyter.Engine) -> outlier_jupyter.Run:
-    """The prompt, read anew."""
-    return made.generate(PROMPT, max_tokens=TOKENS, raw=True)
+def demo() -> Subject:
+    """The demo model goes on with a prompt, the same in every round."""
+    return Subject("demo", "demo", 48, (24, 72, 120),
+                   lambda engine, _: engine.stream(PROMPT, max_tokens=100, raw=True))  # fmt: skip
 
 
-def measure(reader: str, kernels: str, rounds: int) -> list[dict[str, object]]:
+def large(folder: Path, traces: Path) -> Subject:
+    """Real geometry and routing; another text in every round."""
+    source = find_source(traces if traces.is_dir() else None, say)
+    made = make("30b", folder, source, layers=LAYERS, distinct=None, tell=say)
+    token, every = made.shape.layers * made.shape.k, made.shape.layers * made.shape.experts
+
+    def begin(engine: Engine, number: int) -> Iterator[Step]:
+        first = (number + 1) % made.routes.texts * made.routes.tokens
+        ids = Text(first, 32, 40).ids(made.routes)
+        return engine.stream(prompt_of(ids), max_tokens=40, raw=True)
+
+    others = (round(0.9 * token), 2 * token, every // 2)
+    return Subject(str(made.folder), str(made.said["model"]), every // 4, others, begin)
+
+
+def run_all(engines: dict[int, Engine], subject: Subject, number: int) -> dict[int, Trace]:
+    """A round: each engine's run, `TURN` tokens at a time."""
+    going = {slots: subject.begin(engine, number) for slots, engine in engines.items()}
+    while going:
+        for slots, steps in list(going.items()):
+            if sum(1 for _, _ in zip(range(TURN), steps, strict=False)) < TURN:
+                del going[slots]
+    last = {slots: engine.last_run for slots, engine in engines.items()}
+    return {slots: run.trace for slots, run in last.items() if run is not None}
+
+
+def measure(subject: Subject, reader: str, kernels: str, rounds: int) -> list[dict[str, object]]:
     """A row for each size: predicted, measured, and how far off, the median over rounds."""
-    engines = {slots: engine(slots, reader, kernels) for slots in (FITTED, *OTHERS)}
-    before = {slots: [run(made).trace] for slots, made in engines.items()}
+    engines = {}
+    for slots in (subject.fitted, *subject.others):
+        engines[slots] = outlier_jupyter.load(
+            subject.name, cache_experts=slots, reader=reader, kernels=kernels, quiet=True
+        )
+        engines[slots].tokenizer.eos_token_ids = set()
+    before = [run_all(engines, subject, 0)[subject.fitted]]
     seen: dict[int, list[tuple[float, float]]] = {slots: [] for slots in engines}
     costs = []
-    for _ in range(rounds):
-        traces = {slots: run(made).trace for slots, made in engines.items()}
-        source = traces[FITTED]
+    for number in range(1, rounds + 1):
+        traces = run_all(engines, subject, number)
+        source = traces[subject.fitted]
         costs.append(fit(source))
-        frame = source.what_if(slots=list(engines), policies=["default"], after=before[FITTED])
+        frame = source.what_if(slots=list(engines), policies=["default"], after=before)
         predicted = dict(zip(frame.slots, frame.tokens_per_second, strict=True))
         for slots, trace in traces.items():
             found = trace.calls[(trace.calls["phase"] == 1)]
             seen[slots].append((predicted[slots], float(len(found) * 1e9 / found["ns"].sum())))
-            before[slots].append(trace)
+        last = {slots: f"{pairs[-1][0]:.1f} / {pairs[-1][1]:.1f}" for slots, pairs in seen.items()}
+        say(f"{reader}, {kernels}, round {number}, predicted / measured: {last}")
+        before.append(source)
     for made in engines.values():
         made.close()
     rows = []
     for slots, pairs in seen.items():
         errors = [abs(told / found - 1) for told, found in pairs]
         rows.append({
-            "reader": reader, "kernels": kernels, "fitted_at": FITTED, "slots": slots,
+            "model": subject.about, "reader": reader, "kernels": kernels,
+            "fitted_at": subject.fitted, "slots": slots,
             "predicted": round(statistics.median(told for told, _ in pairs), 2),
             "measured": round(statistics.median(found for _, found in pairs), 2),
             "off_median": round(
@@ -75,21 +122,24 @@ def measure(reader: str, kernels: str, rounds: int) -> list[dict[str, object]]:
 
 def main() -> int:
     """Measure, print and append."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--keep", action="store_true", help="append rows to benchmarks/results")
-    parser.add_argument("--kernels", action="append", help="mlx or auto; both")
-    parser.add_argument("--reader", action="append", help="direct or pread; both")
-    given = parser.parse_args()
-    rows = []
-    for kernels in given.kernels or ("mlx", "auto"):
-        for reader in given.reader or ("direct", "pread"):
-            for row in measure(reader, kernels, given.rounds):
-                rows.append(row)
-                sys.stdout.write(f"{row}\n")
-            sys.stdout.flush()
-    if given.keep:
-        append("predicting", rows)
+    asked = parser(__doc__, rounds=7)
+    asked.add_argument("--kernels", action="append", help="mlx or auto; both")
+    asked.add_argument("--reader", action="append", help="direct or pread; both")
+    asked.add_argument("--folder", type=Path, help="models of the benchmark, for the demo model")
+    asked.add_argument("--traces", type=Path, default=TRACES, help="a folder of recorded traces")
+    given = asked.parse_args()
+    subject = large(given.folder, given.traces) if given.folder else demo()
+    others = Others()
+    rows = [
+        row
+        for kernels in given.kernels or ("mlx", "auto")
+        for reader in given.reader or ("direct", "pread")
+        for row in measure(subject, reader, kernels, given.rounds)
+    ]
+    share = others.share()
+    say(f"others took {share:.1%} of the processors")
+    stamp = {"others_cpu": round(share, 3), "busy": "yes" if share > BUSY else "no"}
+    tell("predicting", [row | stamp for row in rows], given.keep)
     return 0
 
 

@@ -12,7 +12,6 @@ sampled with one seed; that tokens, hits and evictions are the same is asserted.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -26,7 +25,8 @@ from outlier_jupyter.engine import Engine
 from outlier_jupyter.run import Run
 from outlier_jupyter.testing import tiny_checkpoint
 
-from .results import Row, append
+from .asking import parser, tell
+from .results import Row
 
 PROMPT = "import os\n\n\ndef read_file(path):\n"
 SLICE = {
@@ -116,27 +116,23 @@ def _assert_same(off: Run, on: Run) -> None:
 
 def main() -> int:
     """Measure, print and append."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--slice", type=Path)
-    parser.add_argument("--change", type=float, default=1.0)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--keep", action="store_true", help="append the rows to results")
-    given = parser.parse_args()
+    asked = parser(__doc__, rounds=11)
+    asked.add_argument("--slice", type=Path)
+    asked.add_argument("--change", type=float, default=1.0)
+    given = asked.parse_args()
     model, sizes, tokens = "demo", (22, 48, 96), 60
     readers = ("pread", "direct")
     if given.slice:
         model, sizes, tokens, readers = str(given.slice), (40, 128), 12, ("direct",)
         if not given.slice.exists():
             make_slice(given.slice, given.change)
-    rows = []
-    for reader in readers:
-        for slots in sizes:
-            rows.append(measure(model, slots, reader, tokens, given.rounds))
-            rows[-1]["change"] = given.change if given.slice else ""
-            sys.stdout.write(f"{rows[-1]}\n")
-            sys.stdout.flush()
-    if given.keep:
-        append("reading_early", rows)
+    change = {"change": given.change if given.slice else ""}
+    rows = (
+        measure(model, slots, reader, tokens, given.rounds) | change
+        for reader in readers
+        for slots in sizes
+    )
+    tell("reading_early", rows, given.keep)
     return 0
 
 

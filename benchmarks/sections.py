@@ -27,7 +27,6 @@ from outlier_jupyter.bench.models import Made
 from outlier_jupyter.bench.rounds import Numbers, hardware, interleave, row
 from outlier_jupyter.bench.subjects import Text, active_bytes, run_engine
 from outlier_jupyter.engine import Engine
-from outlier_jupyter.memory import CONSTANT_NBYTES
 from outlier_jupyter.options import LoadOptions
 
 Say = Callable[[object], None]
@@ -100,6 +99,36 @@ def settings(made: Made, engine: Engine, text: Text) -> Row:
     return made.said | told
 
 
+def resized(
+    engine: Engine, made: Made, wanted: dict[str, int], texts: dict[str, dict[str, int]],
+    rounds: int, say: Say,
+) -> dict[str, tuple[list[Numbers], Row]]:  # fmt: skip
+    """Measure one engine at sizes that take turns: by name, its numbers and its settings.
+
+    Args:
+        wanted: slots, by name.
+        texts: lengths of the text of each, as `text_of` takes them.
+    """
+    told: dict[str, Row] = {}
+
+    def subject(name: str) -> Callable[[int], Numbers]:
+        def run(number: int) -> Numbers:
+            engine.resize(cache_experts=wanted[name])
+            if wanted[name] == made.shape.layers * made.shape.experts:
+                fill(engine)
+            text = text_of(made, number, **texts[name])
+            told[name] = settings(made, engine, text)
+            found = measured(engine, made, text)
+            say(f"round {number}, {name}: {1 / found['token_s']:.3f} tokens/s")
+            return found
+
+        return run
+
+    subjects = {name: subject(name) for name in wanted}
+    found = interleave(subjects, rounds, limits_of(made, engine))
+    return {name: (each, told[name]) for name, each in found.items()}
+
+
 def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
     """One engine, resized: from below one token's working set to everything."""
     shape = made.shape
@@ -107,26 +136,11 @@ def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
     wanted = {f"{worth} tokens' worth": round(worth * token) for worth in WORTHS}
     wanted |= {"half": every // 2, "all": every}
     lengths = dict(zip(wanted, (24, 40, 64, 64, 64), strict=True))
-    told: dict[str, Row] = {}
+    texts = {name: {"tokens": tokens} for name, tokens in lengths.items()}
     with opened(made, cache_experts=every) as engine:
         say(f"loaded: {engine.status().dense_nbytes / 1e9:.2f} GB dense")
-
-        def subject(name: str) -> Callable[[int], Numbers]:
-            def run(number: int) -> Numbers:
-                engine.resize(cache_experts=wanted[name])
-                if wanted[name] == every:
-                    fill(engine)
-                text = text_of(made, number, tokens=lengths[name])
-                told[name] = settings(made, engine, text)
-                found = measured(engine, made, text)
-                say(f"round {number}, {name}: {1 / found['token_s']:.2f} tokens/s")
-                return found
-
-            return run
-
-        subjects = {name: subject(name) for name in wanted}
-        found = interleave(subjects, rounds, limits_of(made, engine))
-    return [row(f"paged, {name}", each, **told[name]) for name, each in found.items()]
+        found = resized(engine, made, wanted, texts, rounds, say)
+    return [row(f"paged, {name}", each, **told) for name, (each, told) in found.items()]
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -245,35 +259,17 @@ def routes_file(made: Made) -> Path:
     return file
 
 
-def budget(dense: float, cache: float, kv: float) -> float:
-    """Bytes that a process with an engine promises to keep to."""
-    return dense + cache + kv + CONSTANT_NBYTES
-
-
 def huge(made: Made, rounds: int, say: Say) -> list[Row]:
     """The 397B geometry: cached are one to two tokens' worth, what this machine has room for."""
     shape = made.shape
     token = shape.layers * shape.k
     wanted = {f"{worth} tokens' worth": round(worth * token) for worth in (0.9, 2)}
-    told: dict[str, Row] = {}
+    texts = {name: {"prompt": 8, "tokens": 10} for name in wanted}
     options = BASE | AHEAD | {"repacked": "off", "cache_experts": max(wanted.values())}
     with outlier_jupyter.load(str(made.folder), **options) as engine:
         run_engine(engine, made.routes, Text(0, 2, 2))
-
-        def subject(name: str) -> Callable[[int], Numbers]:
-            def run(number: int) -> Numbers:
-                engine.resize(cache_experts=wanted[name])
-                text = text_of(made, number, prompt=8, tokens=10)
-                told[name] = settings(made, engine, text)
-                found = measured(engine, made, text)
-                say(f"round {number}, {name}: {1 / found['token_s']:.3f} tokens/s")
-                return found
-
-            return run
-
-        subjects = {name: subject(name) for name in wanted}
-        found = interleave(subjects, rounds, limits_of(made, engine))
-    return [row(f"397B, {name}", each, **told[name]) for name, each in found.items()]
+        found = resized(engine, made, wanted, texts, rounds, say)
+    return [row(f"397B, {name}", each, **told) for name, (each, told) in found.items()]
 
 
 def recording(made: Made, say: Say) -> list[Row]:

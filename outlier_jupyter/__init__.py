@@ -36,14 +36,17 @@ if TYPE_CHECKING:
     from .studies.ablation import ablate as ablate
     from .studies.comparison import Comparison as Comparison
     from .studies.comparison import compare as compare
+    from .studies.mapping import atlas as atlas
     from .studies.sweep import sweep as sweep
     from .studies.swept import Sweep as Sweep
     from .trace import Trace as Trace
+    from .trace.atlas import Atlas as Atlas
     from .uses import experts_of as experts_of
     from .uses import tokens_of as tokens_of
 
 _HOMES = {
     "Ablation": ".studies.ablation",
+    "Atlas": ".trace.atlas",
     "Chat": ".notebook.chat",
     "Comparison": ".studies.comparison",
     "Engine": ".engine",
@@ -57,6 +60,7 @@ _HOMES = {
     "Sweep": ".studies.swept",
     "Trace": ".trace",
     "ablate": ".studies.ablation",
+    "atlas": ".studies.mapping",
     "compare": ".studies.comparison",
     "experts_of": ".uses",
     "load": ".loading",
@@ -70,6 +74,7 @@ _HOMES = {
 
 __all__ = [
     "Ablation",
+    "Atlas",
     "Chat",
     "Comparison",
     "Engine",
@@ -84,6 +89,7 @@ __all__ = [
     "Trace",
     "__version__",
     "ablate",
+    "atlas",
     "compare",
     "experts_of",
     "load",

@@ -1,6 +1,6 @@
 """What an engine's memory is spent on, and the bounds that make it a promise.
 
-    dense weights + cache_gb + KV caches + CONSTANT_NBYTES
+    dense weights + cache_gb + KV caches + `beside_nbytes`
 
 is what a process with a loaded model may take of RAM. The parts are measured each by itself:
 arrays are summed, MLX is asked for its allocator's counts, and what Python took is what was left
@@ -22,17 +22,28 @@ from mlx.utils import tree_flatten
 from .machine import process_nbytes
 from .units import percent, size_words
 
-MLX_CACHE_NBYTES = 128_000_000
-"""MLX keeps at most this much of freed memory for the next arrays, while an engine is open.
-Uncapped it keeps most of the RAM on a GPU, and every growth of a KV cache frees the old one."""
+MLX_CACHE_NBYTES = 64_000_000
+"""MLX keeps at most this much of freed memory for the next arrays, while an engine is open: 4 to 13
+MB are what it uses. Uncapped it keeps most of the RAM on a GPU, and every growth of a KV cache
+frees the old one."""
 ACTIVATION_NBYTES = 256_000_000
 """What one chunk of a prompt may need beside weights and KV cache; it bounds the chunk."""
-PYTHON_NBYTES = 384_000_000
-"""Python, its libraries, a tokenizer and a run's trace: 110 MB were measured with the demo model,
-and 150 MB of Numba and LLVM (180 when they compile for the first time); a vocabulary of 150,000
-and a notebook's libraries take the rest."""
+PYTHON_NBYTES = 280_000_000
+"""Python, its libraries and a run's trace: 250 to 263 MB were measured, 130 MB of them Numba and
+LLVM; a notebook's libraries add 12 to 25."""
 CONSTANT_NBYTES = MLX_CACHE_NBYTES + ACTIVATION_NBYTES + PYTHON_NBYTES
-"""The constant of the promise: 768 MB."""
+"""The constant of the promise: 600 MB."""
+TOKENIZER_NBYTES = 820
+"""Of each entry of the vocabulary: 124 MB were measured for 151,643 and their merges."""
+
+
+def beside_nbytes(vocabulary: int) -> int:
+    """What a process takes at most beside weights, slots and KV caches.
+
+    Args:
+        vocabulary: of the model's tokenizer.
+    """
+    return CONSTANT_NBYTES + TOKENIZER_NBYTES * vocabulary
 
 
 @dataclass(frozen=True)

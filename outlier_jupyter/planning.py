@@ -17,7 +17,7 @@ from typing import Any
 from . import hub
 from .loading import Opened, native_top_k, open_model
 from .machine import Machine, machine_memory
-from .memory import CONSTANT_NBYTES
+from .memory import beside_nbytes
 from .paging import share_slots
 from .paging.install import Switch
 from .paging.probe import Probed, dense_nbytes, expert_format, probe
@@ -40,7 +40,7 @@ class CacheSize:
         cache_gb: GB (10^9 bytes), as given to `load`.
         experts: how many experts it holds; `share`, of all.
         tokens: how many tokens' worth that is: times the experts one token needs in all layers.
-        memory: bytes of RAM with dense weights, KV cache and the constant.
+        memory: bytes of RAM with dense weights, KV cache and what a process takes beside them.
         fits: whether that fits this machine now.
     """
 
@@ -208,7 +208,7 @@ def _plan(
     context = context_of(opened.config)
     tokens = min(context or PLANNED_TOKENS, PLANNED_TOKENS)
     kv = probed.kv_nbytes_fixed + tokens * probed.kv_nbytes_per_token if probed else 0
-    beside = dense + kv + CONSTANT_NBYTES
+    beside = dense + kv + beside_nbytes(_vocabulary(opened.config))
     room = machine.available - int(SPARED * machine.total) - beside
     sizes, best = _sizes(switches, top_k, beside, room)
     advice = _advice(sizes, best, beside, machine)
@@ -233,6 +233,13 @@ def _plan(
         cache_gb=best.cache_gb if best else None,
         advice=advice,
     )
+
+
+def _vocabulary(config: dict[str, Any]) -> int:
+    """How many tokens the model knows, as its config says; 0 where it does not."""
+    inner = config.get("text_config")
+    found = config.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, dict) else 0)
+    return found if isinstance(found, int) else 0
 
 
 def _sizes(

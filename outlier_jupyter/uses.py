@@ -130,29 +130,37 @@ def tokens_of(
     return ExpertUses(layer, expert, held, pandas.concat(parts, ignore_index=True))
 
 
-def experts_of(run: Run | Trace, tokens: int | slice | Iterable[int]) -> TokenExperts:
+def experts_of(
+    run: Run | Trace,
+    tokens: int | slice | Iterable[int] | None = None,
+    *,
+    steps: Iterable[int] | None = None,
+) -> TokenExperts:
     """The experts that some tokens chose.
 
     Args:
-        tokens: of a run, numbers of generated tokens as the live view counts them, from 1; a
-            slice takes its end along, as `5:9` does in the magic. Of a trace, steps from 0.
+        tokens: numbers of generated tokens as the live view counts them, from 1; a slice takes its
+            end along, as `5:9` does in the magic.
+        steps: in their place steps of the trace, from 0, the prompt's too.
 
     Raises:
-        OptionError: there are no such tokens.
+        OptionError: there are no such tokens, or not one of the two was given.
     """
     import pandas
 
+    if (tokens is None) == (steps is None):
+        raise OptionError("give experts_of either tokens, from 1, or steps=…, from 0")
     whole = run if isinstance(run, Run) else Run.of(run)
-    steps = _steps(run, tokens)
     trace = whole.trace
-    at, layers, i = np.nonzero(trace.experts[steps] >= 0)
-    chosen = trace.experts[steps][at, layers, i].astype(np.int64)
+    asked = _known(trace, steps) if tokens is None else _steps(whole, tokens)
+    at, layers, i = np.nonzero(trace.experts[asked] >= 0)
+    chosen = trace.experts[asked][at, layers, i].astype(np.int64)
     frame = pandas.DataFrame(
         {
             "layer": layers,
             "expert": chosen,
-            "weight": trace.weights[steps][at, layers, i],
-            "hit": trace.hits[steps][at, layers, i],
+            "weight": trace.weights[asked][at, layers, i],
+            "hit": trace.hits[asked][at, layers, i],
         }
     )
     grouped = frame.groupby(["layer", "expert"], as_index=False).agg(
@@ -166,7 +174,7 @@ def experts_of(run: Run | Trace, tokens: int | slice | Iterable[int]) -> TokenEx
     order = grouped.sort_values(
         ["layer", "times", "weight", "expert"], ascending=[True, False, False, True]
     )
-    return TokenExperts(whole, steps, order.reset_index(drop=True))
+    return TokenExperts(whole, asked, order.reset_index(drop=True))
 
 
 def named(
@@ -219,14 +227,15 @@ def _context(run: Run, step: int) -> str:
     return text.replace("\n", "↵")
 
 
-def _steps(run: Run | Trace, tokens: int | slice | Iterable[int]) -> npt.NDArray[np.int64]:
-    if isinstance(run, Trace):
-        every = np.arange(run.steps)
-        found = every[tokens] if isinstance(tokens, slice) else np.atleast_1d(np.array(
-            tokens if isinstance(tokens, int) else list(tokens), np.int64))  # fmt: skip
-        if not len(found) or found.min() < -run.steps or found.max() >= run.steps:
-            raise OptionError(f"there are no such steps: this trace has {run.steps}, from 0")
-        return np.asarray(found % run.steps, np.int64)
+def _known(trace: Trace, steps: Iterable[int] | None) -> npt.NDArray[np.int64]:
+    found = np.array(list(steps or ()), np.int64)
+    if not len(found) or found.min() < 0 or found.max() >= trace.steps:
+        raise OptionError(f"there are no such steps: this trace has {trace.steps}, from 0")
+    return found
+
+
+def _steps(run: Run, tokens: int | slice | Iterable[int]) -> npt.NDArray[np.int64]:
+    """The steps that produced generated tokens."""
     if isinstance(tokens, slice):
         first, last = tokens.start or 1, tokens.stop or run.generated
         if tokens.step not in (None, 1) or not 1 <= first <= last:

@@ -1,8 +1,8 @@
 """What tests share: tiny checkpoints on disk, made once; one seed for what Hypothesis draws.
 
 `make test` draws the same examples each time. `EXPLORE=1 python -m pytest …` draws new ones. It
-runs files side by side, two at a time, and then one by one what drives a browser or a kernel, or
-looks at the memory of a process.
+runs groups of tests side by side, two at a time: first what computes, then what mostly waits, for a
+browser or a kernel. Nobody else's arrays may be where the memory of a process is looked at.
 """
 
 from __future__ import annotations
@@ -14,24 +14,42 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from outlier_jupyter import loading
+from outlier_jupyter import Engine, load, loading
 from outlier_jupyter.testing import tiny_checkpoint
 from tests.support import Support
 
 HERE = Path(__file__).parent
 ALONE = ("browser", "kernel", "test_examples.py", "test_memory.py")
-"""Rooms and files whose tests need the machine for themselves."""
+"""Rooms and files whose tests want no other tests in their processes, and no busy cores beside."""
+APART = {"kernel": "kernel", "page": "example"}
+"""Parameters whose values are groups of their own, by fixture: costly to make, and independent."""
 
-settings.register_profile("same", derandomize=True, deadline=None)
-settings.register_profile("explore", settings.get_profile("default"))
+# Thirty examples show what a hundred do, where they are the same ones each time; exploring draws a
+# hundred new ones.
+settings.register_profile("same", derandomize=True, deadline=None, max_examples=30)
+settings.register_profile("explore", deadline=None)
 settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is of ALONE, so that each test is of exactly one part of `make test`."""
+    """Mark what is of ALONE, so that each test is of exactly one part of `make test`.
+
+    And name each test's group, which one worker runs: its file, or what is apart in that.
+    """
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
         if item.path.relative_to(HERE).parts[0] in ALONE:
             item.add_marker(pytest.mark.alone)
+
+
+def group(item: pytest.Item) -> str:
+    """The file of a test, or the value of its parameter that is apart."""
+    chosen = item.callspec.params if hasattr(item, "callspec") else {}
+    for name, kind in APART.items():
+        if name in chosen:
+            return f"{kind} {getattr(chosen[name], 'stem', chosen[name])}"
+    return str(item.path.relative_to(HERE))
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +84,11 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 def tiny(checkpoint_of: Callable[..., Path]) -> Path:
     """A qwen3_moe of 3 layers × 8 experts, top-2, 4-bit."""
     return checkpoint_of()
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: Path) -> Iterator[Engine]:
+    """One for each file: 8 of the tiny model's 24 experts fit, and answers do not end early."""
+    with load(tiny, cache_experts=8) as engine:
+        engine.tokenizer.eos_token_ids = set()
+        yield engine

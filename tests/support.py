@@ -25,11 +25,13 @@ COLUMNS = {
 INTRODUCTION = {
     "model types": "Each model type of mlx-lm with a switch of experts, run as a tiny "
     "random model, paged at three cache sizes against mlx-lm unpaged: prompts of 1, 7 and 130 "
-    'tokens, and 20 decoded tokens. Weights "as applied" are what each expert\'s output was '
+    "tokens, and 20 decoded tokens; the longest prompt and what is decoded after it at one of the "
+    'sizes, in turn. Weights "as applied" are what each expert\'s output was '
     "multiplied by in all, held against the unpaged model's, with the ids. The last column is what "
     "changed the routing when asked; what is missing there was refused, or had no effect.",
     "expert formats": "How experts may be stored. Prompts of 1, 7 and 130 tokens and 20 decoded "
-    "tokens, at three cache sizes. MLX multiplies three of these on a GPU only; on a CPU they are "
+    "tokens, at three cache sizes on one of two types and at one size on the other, in turn. MLX "
+    "multiplies three of these on a GPU only; on a CPU they are "
     "refused, as mlx-lm refuses them. Their tests give paged and unpaged model the same stand-in, "
     "which takes each token's matrix (of nvfp4: dequantised) and multiplies in the token's type.",
     "layouts": "How the tensors may lie in files. The first two types of a layout are run as the "

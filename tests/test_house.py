@@ -55,6 +55,7 @@ MAY_IMPORT = {
         "scoring",
         "trace",
         "units",
+        "uses",
     },
     "engine": BASE
     | {
@@ -119,33 +120,22 @@ MAY_IMPORT = {
 }
 """Room → the rooms it may import. `__init__` is the door, which imports late."""
 
+WITH_MLX = {
+    "bench",
+    "decoding",
+    "engine",
+    "kv_caches",
+    "loading",
+    "memory",
+    "native",
+    "paging",
+    "reference",
+    "scoring",
+    "testing",
+}
 ONLY_IN = {
-    "mlx": {
-        "bench",
-        "paging",
-        "engine",
-        "decoding",
-        "kv_caches",
-        "loading",
-        "memory",
-        "native",
-        "reference",
-        "scoring",
-        "testing",
-    },
-    "mlx_lm": {
-        "bench",
-        "paging",
-        "engine",
-        "decoding",
-        "kv_caches",
-        "loading",
-        "memory",
-        "native",
-        "reference",
-        "scoring",
-        "testing",
-    },
+    "mlx": WITH_MLX,
+    "mlx_lm": WITH_MLX,
     "numba": {"bench", "kernels", "residency"},
     "llvmlite": {"kernels"},
     "IPython": {"notebook"},
@@ -162,7 +152,7 @@ ONLY_IN = {
 LATE = {
     "run": {"notebook", "uses"},
     "studies": {"notebook"},
-    "trace": {"run", "uses", "notebook"},
+    "trace": {"run", "notebook"},
     "uses": {"notebook"},
 }
 """Runs, studies and explanations show themselves, a Trace asks its Run to: the imports up the

@@ -19,12 +19,6 @@ TEXT = "the experts that are needed are read from the disk, and the others wait;
 
 
 @pytest.fixture(scope="module")
-def engine(tiny):
-    with outlier_jupyter.load(tiny, cache_experts=5) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
 def unpaged(tiny):
     return load_unpaged(str(tiny))[0]
 

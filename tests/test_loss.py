@@ -14,8 +14,10 @@ from scipy.special import log_softmax
 import outlier_jupyter
 from outlier_jupyter import Trace
 from outlier_jupyter.events import Compared, PagedIn
+from outlier_jupyter.notebook.figures import Figures
 from outlier_jupyter.notebook.live import LiveView
 from outlier_jupyter.notebook.loss import LossLine
+from outlier_jupyter.notebook.static_view.report import report
 from outlier_jupyter.notebook.static_view.words import View, plain, table, tiles
 from outlier_jupyter.testing import EventLog
 
@@ -24,16 +26,23 @@ ASKED = {"raw": True, "max_tokens": 5, "measure_loss": True}
 
 
 @pytest.fixture(scope="module")
-def engine(tiny):
-    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
-        engine.tokenizer.eos_token_ids = set()
-        yield engine
-
-
-@pytest.fixture(scope="module")
 def masked(engine):
     """A run with experts masked, its loss measured."""
     return engine.generate(PROMPT, mask=["0:0-3", "1:4-6"], **ASKED)
+
+
+def title_of(trace) -> str:
+    """Of the figure of other caches."""
+    return str(Figures(trace).what_if([8], ["lru"]).layout.title.text)
+
+
+def test_what_a_replay_leaves_out_is_said(masked, engine):
+    """The exact model's look-ups are not in the trace: table, figure, slider and report say so."""
+    said = "not in the trace"
+    assert said in masked.trace.what_if([8]).attrs["note"] and said in title_of(masked.trace)
+    assert said in masked.trace.sizing().readout.value and said in report(masked)
+    bare = engine.generate(PROMPT, raw=True, max_tokens=5).trace
+    assert bare.what_if([8]).attrs["note"] == "" and said not in title_of(bare)
 
 
 def by_calls(model, trace) -> np.ndarray:

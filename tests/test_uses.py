@@ -63,7 +63,10 @@ def test_a_span_s_experts_are_those_it_chose(runs):
     told = {(row.layer, row.expert): row.times for row in found.frame.itertuples()}
     assert told == counted
     assert np.allclose(found.frame.groupby("layer").share.sum(), 1)
-    assert run.trace.experts_of(steps.tolist()).frame.equals(found.frame)
+    assert experts_of(run, steps=steps.tolist()).frame.equals(found.frame)
+    assert experts_of(run.trace, slice(2, 5)).frame.equals(found.frame)
+    (first,) = experts_of(run, steps=[0]).steps  # a token of the prompt, which was not generated
+    assert first == 0 and run.trace.produced[0] < 0
     assert "layer 0" in str(found) and "<table" in found._repr_html_()
     assert found.figure().data[0].z.sum() == len(steps) * run.trace.layers * 2
 
@@ -85,7 +88,7 @@ def test_a_loaded_run_knows_its_texts_and_a_bare_trace_its_steps(runs, tmp_path)
         .frame.drop(columns="weight")
         .equals(run.tokens_of(1, expert).frame.drop(columns="weight"))
     )
-    bare = run.trace.tokens_of(1, expert)
+    bare = tokens_of(run.trace, 1, expert)
     assert (bare.frame.token == "").all() and len(bare.frame)
     assert bare._repr_html_().count("<mark") == len(bare.frame)
 
@@ -102,4 +105,6 @@ def test_what_is_not_there_says_so(runs):
     with pytest.raises(OptionError, match="no span of tokens"):
         run.experts_of(slice(5, 2))
     with pytest.raises(OptionError, match="no such steps"):
-        experts_of(run.trace, [run.trace.steps])
+        experts_of(run.trace, steps=[run.trace.steps])
+    with pytest.raises(OptionError, match="either tokens, from 1, or steps"):
+        experts_of(run)

@@ -28,17 +28,20 @@ FORMS = {
     "run": "`run = engine.generate(prompt, …)`",
     "plan": "`outlier_jupyter.plan(model, …)`",
     "repack": "`outlier_jupyter.repack(model, …)`",
-    "bench": "`outlier_jupyter.repacking.measure_disk(model)`, "
+    "bench": "`outlier_jupyter.bench.short.short()`, "
+    "`outlier_jupyter.repacking.measure_disk(model)`, "
     "`outlier_jupyter.machine.measure_memory()`",
     "chat": "`chat = outlier_jupyter.Chat(engine, …)`",
     "compare": "`outlier_jupyter.compare({\"a\": a, \"b\": b}, …)`",
     "explain": "`run.explain(token)`, `run.trace.explain(step)`",
     "expert": "`outlier_jupyter.tokens_of(runs, layer, expert)`, `run.tokens_of(layer, expert)`",
     "tokens": "`run.experts_of(slice(first, last))`, `outlier_jupyter.experts_of(run, tokens)`",
-    "what-if": "`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--slider` is "
-    "`run.trace.sizing()`",
+    "what-if": "`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--figure` "
+    "is `run.figures.what_if(slots, policies)`, `--slider` `run.trace.sizing()`",
+    "atlas": "`outlier_jupyter.atlas(runs, …).figure()`",
     "measures": "`run.measures(phase)`; `--figure` is `run.figures.measures(phase)`, "
     "`.over_time()`, `.atlas(labels)`",
+    "view": "`run.view()`, `run.trace.view()`",
     "save": "`run.save(path)`, `run.trace.save(path)`",
     "open": "`outlier_jupyter.Run.load(path)`, `outlier_jupyter.Trace.load(path)`",
     "report": "`run.report(path)`",
@@ -49,7 +52,7 @@ FORMS = {
     "status": "`engine.status()`",
     "memory": "`engine.memory()`",
 }  # fmt: skip
-OPENED = ("Engine", "Run", "Trace", "Comparison", "Ablation", "Sweep", "Chat", "Plan")
+OPENED = ("Engine", "Run", "Trace", "Comparison", "Atlas", "Ablation", "Sweep", "Chat", "Plan")
 """The classes whose methods are listed."""
 HEAD = """# Reference
 

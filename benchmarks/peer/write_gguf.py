@@ -26,6 +26,16 @@ POOL = 1 << 20
 SMALL, QUIET = 0.002, 6.2e-5
 """Scales; the second is the least normal float16."""
 QUIET_NAMES = ("attn_output", "ffn_down_exps")
+NUMBERS = {
+    "context_length": "max_position_embeddings", "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers", "feed_forward_length": "intermediate_size",
+    "head_count": "num_attention_heads", "head_count_kv": "num_key_value_heads",
+    "key_length": "head_dim", "value_length": "head_dim",
+    "layer_norm_rms_eps": "rms_norm_eps", "rope_freq_base": "rope_theta",
+    "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+}  # fmt: skip
+"""What GGUF calls a model's numbers, and what `config.json` does."""
 
 
 def pool(scale: float) -> np.ndarray:
@@ -76,19 +86,8 @@ def tensors(config: dict[str, Any]) -> list[tuple[str, tuple[int, ...], Kind]]:
 
 def about(writer: GGUFWriter, config: dict[str, Any]) -> None:
     """The model's numbers, and a vocabulary of as many words."""
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_expert_count(config["num_experts"])
-    writer.add_expert_used_count(config["num_experts_per_tok"])
-    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    for theirs, ours in NUMBERS.items():
+        getattr(writer, f"add_{theirs}")(config[ours])
     size = config["vocab_size"]
     writer.add_tokenizer_model("llama")
     writer.add_token_list([f"<t{token}>" for token in range(size)])

@@ -85,6 +85,10 @@ def read_expert(
         if part.record is not None:
             record = part.record
             continue
+        where = part.range_of(expert)
+        if where is not None:
+            straight.append(Straight(where, part.name, 0))
+            continue
         for wanted in _wanted(part, expert):
             if isinstance(wanted, Walk):
                 walks.append(wanted)

@@ -14,6 +14,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from glob import glob
 from operator import index
 from pathlib import Path
@@ -104,10 +105,26 @@ class ExpertPart:
         """How many experts there are."""
         return self.view.shape[0]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of one expert's tensor."""
         return math.prod(self.shape) * self.view.itemsize
+
+    def range_of(self, expert: int) -> ByteRange | None:
+        """`expert`'s bytes, where those of each lie in one range as they are wanted; else None."""
+        piece = self._in_order
+        if piece is None or not 0 <= expert < self.experts:
+            return None
+        return ByteRange(piece.file, piece.offset + expert * piece.strides[0], self.nbytes)
+
+    @cached_property
+    def _in_order(self) -> Piece | None:
+        """What `range_of` takes every range from: looked at once, for it is asked at each read."""
+        pieces = self.view.pieces
+        whole = len(pieces) == 1 and pieces[0].shape == self.view.shape
+        if whole and is_packed(self.shape, pieces[0].strides[1:], self.view.itemsize):
+            return pieces[0]
+        return None
 
     def row(self, expert: int) -> tuple[Piece, ...]:
         """The walks through the files that yield `expert`'s tensor."""

@@ -5,13 +5,14 @@ that MLX packs: see `formats`. The import of this room loads Numba, so it is mad
 """
 
 from .attention import Cached, attend
+from .between import blend, choose, norm
 from .causal import attend_causal
 from .experts import Activation, Bank, Experts
 from .formats import Format, affine, mxfp4, plain
 from .linear import Matrix, Stack
-from .positions import Turn, turn
+from .positions import Turn
 from .prefill import MANY_ROWS, experts_many, multiply_many
-from .warming import for_attention, for_experts, for_matrix, warm
+from .warming import for_attention, for_experts, for_layers, for_matrix, warm
 
 __all__ = [
     "MANY_ROWS",
@@ -26,13 +27,16 @@ __all__ = [
     "affine",
     "attend",
     "attend_causal",
+    "blend",
+    "choose",
     "experts_many",
     "for_attention",
     "for_experts",
+    "for_layers",
     "for_matrix",
     "multiply_many",
     "mxfp4",
+    "norm",
     "plain",
-    "turn",
     "warm",
 ]

@@ -8,14 +8,23 @@ joins them. Keys and values are read where they lie, [heads, room, width], one r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
-from .compiled import Array, Stage, address, run, task, threads
+from .compiled import (
+    RUNNING,
+    Array,
+    Prepared,
+    Stage,
+    address,
+    task,
+    threads,
+    work_memory,
+)
 from .formats import ITEM_BYTES, plain
 from .linear import F32s
 from .memory import add_done, put, real, whole
@@ -39,15 +48,18 @@ class Cached:
         memory: [heads, tokens, width], float32, float16 or bfloat16 (as uint16). A head's rows
             lie one after the other; heads may be further apart, as in a cache with room to grow.
         kind: "f32", "f16" or "bf16".
+        address: where the memory begins.
     """
 
     memory: Array
     kind: str
+    address: int = field(init=False)
 
     def __post_init__(self) -> None:
         row = self.memory.shape[2] * ITEM_BYTES[self.kind]
         if self.memory.strides[1:] != (row, ITEM_BYTES[self.kind]):
             raise ValueError(f"rows {self.memory.strides[1:]} bytes apart, not {row}, are not read")
+        object.__setattr__(self, "address", int(self.memory.ctypes.data))
 
 
 @lru_cache
@@ -110,45 +122,59 @@ def _join(arguments: int, head: int, g: int) -> None:
         put(whole(arguments, OUT), query * wide + column, found / total)
 
 
+@lru_cache(maxsize=64)
+def _prepared(
+    kind: str, heads: int, kv_heads: int, width: int, wide: int, length: int, stretches: int
+) -> tuple[Prepared, Array]:
+    """The kernel for stretches of a length, and its counters."""
+    shared, rows = heads // kv_heads, heads * stretches
+    sizes = [rows * length, rows, rows, rows * wide]
+    scratch, counters = work_memory(sum(sizes)), np.zeros(SPREAD * kv_heads, np.int64)
+    arguments = np.zeros(SINKS + 1, np.int64)
+    arguments[SHARED : STRETCHES + 1] = shared, width, wide, length, stretches
+    arguments[SCORES : PARTS + 1] = np.cumsum([0, *sizes[:-1]]) * 4 + address(scratch)
+    arguments[DONE] = address(counters)
+    prepared = Prepared(
+        arguments, (QUERIES, OUT), 2 * rows * length * (width + wide),
+        Stage(attention_task(kind), kv_heads * stretches), memory=[scratch, counters],
+    )  # fmt: skip
+    return prepared, counters
+
+
 def attend(
-    queries: F32s, keys: Cached, values: Cached, scale: float, sinks: F32s | None = None
+    queries: F32s,
+    keys: Cached,
+    values: Cached,
+    scale: float,
+    sinks: F32s | None = None,
+    tokens: int | None = None,
 ) -> F32s:
     """Attention of one token: queries [heads, width] → [heads, width of a value].
 
     Query head h reads head h // (heads / heads of keys); `sinks` [heads] are further scores that
-    no value answers.
+    no value answers. Of keys and values the first `tokens` are read; left out, all.
 
     Raises:
         ValueError: the shapes do not fit each other.
     """
     heads, width = queries.shape
-    kv_heads = keys.memory.shape[0]
-    wide, tokens = values.memory.shape[2], keys.memory.shape[1]
-    if heads % kv_heads or keys.memory.shape[2] != width or keys.kind != values.kind:
+    kv_heads, room, key_width = keys.memory.shape
+    wide, tokens = values.memory.shape[2], room if tokens is None else tokens
+    if heads % kv_heads or key_width != width or keys.kind != values.kind or tokens > room:
         raise ValueError(f"queries {queries.shape} do not fit keys {keys.memory.shape}")
-    shared = heads // kv_heads
     most = max(1, TASKS_PER_THREAD * threads() // kv_heads)
-    length = max(STRETCH, -(-tokens // most))
+    # In steps, so that what is made ready serves many tokens.
+    length = STRETCH * max(1, -(-tokens // (most * STRETCH)))
     stretches = -(-tokens // length)
-    rows = heads * stretches
-    sizes = [heads * width, rows * length, rows, rows, rows * wide]
-    starts = np.cumsum([0, *sizes]) * 4
-    scratch = np.empty(int(starts[-1]) // 4, np.float32)
-    scaled = np.multiply(
-        queries, np.float32(scale), out=scratch[: heads * width].reshape(heads, width)
-    )
-    at = starts[:-1] + scratch.ctypes.data
-    counters = np.zeros(SPREAD * kv_heads, np.int64)
+    prepared, counters = _prepared(keys.kind, heads, kv_heads, width, wide, length, stretches)
     out = np.empty((heads, wide), np.float32)
-    arguments = np.array(
-        [
-            scaled.ctypes.data, keys.memory.ctypes.data, values.memory.ctypes.data,
-            keys.memory.strides[0], values.memory.strides[0],
-            tokens, shared, width, wide, length, stretches, *at[1:], out.ctypes.data,
-            counters.ctypes.data, address(sinks),
-        ],
-        np.int64,
-    )  # fmt: skip
-    nbytes = 2 * heads * tokens * (width + wide)
-    run(arguments, nbytes, Stage(attention_task(keys.kind), kv_heads * stretches))
+    scaled = queries * np.float32(scale)
+    with RUNNING:
+        given = prepared.arguments
+        given[KEYS : TOKENS + 1] = (
+            keys.address, values.address, keys.memory.strides[0], values.memory.strides[0], tokens
+        )  # fmt: skip
+        given[SINKS] = address(sinks)
+        counters[:] = 0
+        prepared.run(scaled, out)
     return out

@@ -15,11 +15,10 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Read by the OpenMP runtime when it starts. By default its threads look for work for milliseconds
 # after each kernel, on the cores that MLX, BLAS and the readers need in between.
@@ -82,6 +81,14 @@ def task(function: Callable[[int, int], None]) -> int:
     return int(compiled.address)
 
 
+def whole_function(function: Callable[..., Any], signature: Any) -> Any:
+    """Compile a function of arrays, for this signature, to be called from Python."""
+    return _cached(
+        lambda cache: njit(signature, nogil=True, cache=cache, fastmath={"reassoc", "contract"},
+                           error_model="numpy")(function)
+    )  # fmt: skip
+
+
 INLINED = ("activations", "codes", "formats", "memory", "reductions", "rows", "simd")
 """Files of this room whose code becomes part of kernels written elsewhere."""
 _KEPT: list[Any] = []
@@ -93,9 +100,13 @@ def dealer() -> Any:
     """The one parallel loop."""
 
     def deal(
-        before: int, befores: int, first: int, firsts: int, then: int, thens: int,
-        arguments: int, workers: int,
+        given: Array, x: Array, x_at: int, out: Array, out_at: int, before: int, befores: int,
+        first: int, firsts: int, then: int, thens: int, workers: int,
     ) -> None:  # fmt: skip
+        # Here an array's address costs nothing; asked for in Python it takes a microsecond.
+        arguments = given.ctypes.data
+        if x_at >= 0:
+            given[x_at], given[out_at] = x.ctypes.data, out.ctypes.data
         for number in range(befores):
             call_task(before, arguments, number)
         if workers == 1:
@@ -114,12 +125,12 @@ def dealer() -> Any:
                     call_task(then, arguments, number - firsts)
                 number = take(counter)
 
-    signature = types.void(*[types.int64] * 8)
+    rows, number = types.float32[:, ::1], types.int64
+    signature = types.void(types.int64[::1], rows, number, rows, *[number] * 8)
     return _cached(lambda cache: njit(signature, parallel=True, nogil=True, cache=cache)(deal))
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """A kernel's task function and how often it is called: with 0 … tasks − 1."""
 
     code: int
@@ -133,40 +144,63 @@ WORTH_A_THREAD = 1 << 17
 """Bytes of memory to read for which waking another thread pays: it takes some 5 µs."""
 
 
+class Prepared:
+    """A kernel made ready to be run many times, each time with other rows of numbers.
+
+    Args:
+        arguments: int64 [numbers], as the kernels read them.
+        places: where in it the addresses of the rows given and of those to be written belong;
+            negative where they are in it already.
+        nbytes: about how much memory the tasks go through, which decides how many threads.
+        memory: what else `arguments` points to, kept as long as this.
+    """
+
+    def __init__(
+        self, arguments: Array, places: tuple[int, int], nbytes: int, first: Stage,
+        before: Stage = NOTHING, then: Stage = NOTHING, memory: Sequence[Array] = (),
+    ) -> None:  # fmt: skip
+        workers = max(1, min(first.tasks + then.tasks, threads(), nbytes // WORTH_A_THREAD))
+        self.arguments = arguments
+        self._places = places
+        self._memory = tuple(memory)
+        self._work = (*before, *first, *then, workers)
+        self._deal = dealer()
+
+    def run(self, x: Array, out: Array) -> None:
+        """Take `x` and write `out`, both contiguous float32 [rows, width]; with `RUNNING` held.
+
+        The tasks of `before` run on this thread, then those of `first` and `then` on several, taken
+        in order: `then` begins while the last of `first` are under way, and its tasks wait by
+        themselves for what they need.
+        """
+        self._deal(self.arguments, x, self._places[0], out, self._places[1], *self._work)
+
+
+NO_ROWS = np.empty((0, 0), np.float32)
+
+
 def run(
     arguments: Array, nbytes: int, first: Stage, *, before: Stage = NOTHING, then: Stage = NOTHING
 ) -> None:
-    """Run the tasks of `before` on this thread, then those of `first` and `then` on several.
-
-    Tasks are taken in order, and `then` begins while the last of `first` are under way: its
-    tasks wait by themselves for what they need.
-
-    Args:
-        arguments: int64, as the kernels read them; what they point to is the caller's to keep.
-        nbytes: about how much memory the tasks go through, which decides how many threads.
-    """
-    deal = dealer()
-    workers = max(1, min(first.tasks + then.tasks, threads(), nbytes // WORTH_A_THREAD))
+    """Run a kernel once, as `Prepared.run`; all addresses are in `arguments`."""
+    prepared = Prepared(arguments, (-1, -1), nbytes, first, before, then)
     with RUNNING:
-        deal(before.code, before.tasks, first.code, first.tasks, then.code, then.tasks,
-             arguments.ctypes.data, workers)  # fmt: skip
+        prepared.run(NO_ROWS, NO_ROWS)
 
 
-@lru_cache
-def caller() -> Any:
-    """A loop over a kernel's tasks on the calling thread."""
-
-    def call(code: int, arguments: int, tasks: int) -> None:
-        for number in range(tasks):
-            call_task(code, arguments, number)
-
-    signature = types.void(*[types.int64] * 3)
-    return _cached(lambda cache: njit(signature, nogil=True, cache=cache)(call))
+_work_memory = np.empty(0, np.float32)
 
 
-def call(arguments: Array, stage: Stage) -> None:
-    """Run a kernel's tasks on this thread: for those too short to share."""
-    caller()(stage.code, arguments.ctypes.data, stage.tasks)
+def work_memory(count: int) -> Array:
+    """Room for `count` float32, for a kernel to use while it runs.
+
+    It is everybody's, for kernels run one at a time, and so it stays in the processor's cache. Who
+    keeps addresses in it keeps the array, too: a larger one may take its place for others.
+    """
+    global _work_memory
+    if len(_work_memory) < count:
+        _work_memory = np.empty(max(count, 2 * len(_work_memory)), np.float32)
+    return _work_memory
 
 
 @lru_cache

@@ -10,13 +10,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
 from .activations import KINDS, activate
-from .compiled import Array, Stage, address, run, task, threads
+from .compiled import (
+    RUNNING,
+    Array,
+    Prepared,
+    Stage,
+    address,
+    task,
+    threads,
+    work_memory,
+)
 from .formats import UNIT, Format
 from .linear import F32s, arrange_task
 from .memory import add_done, count_done, number, put, real, whole
@@ -173,6 +183,20 @@ def output_task(second: str, bias: str, lanes: int = LANES) -> int:
     return task(kernel)
 
 
+class _Call(NamedTuple):
+    """The kernel made ready, and what is written into before it runs.
+
+    Attributes:
+        slots: of each run of pairs that share an expert.
+        counters: of tasks done; all 0.
+    """
+
+    prepared: Prepared
+    slots: npt.NDArray[np.int64]
+    counters: npt.NDArray[np.int64]
+    pairs: int
+
+
 class Experts:
     """The MLP of experts in slots: up, perhaps gate, activation, down.
 
@@ -202,6 +226,7 @@ class Experts:
         self._second = output_task(second, up.bias_kind, lanes)
         self.parameters = np.array([activation.a, activation.b], np.float32)
         self._arguments = np.zeros(NUMBERS, np.int64)
+        self._ones: dict[int, _Call] = {}  # for one row, by its number of experts
         used = self.banks if activation.gated else (up, down)
         self._nbytes = sum(bank.height * bank.form.row_bytes(bank.width) for bank in used)
         for place, bank in zip((UP, GATE, DOWN), self.banks, strict=True):
@@ -215,9 +240,7 @@ class Experts:
         rows, k = slots.shape
         pairs = slots.ravel()
         if rows == 1:
-            table = np.empty((k, 3), np.int64)
-            table[:, SLOT], table[:, PAIR], table[:, COUNT] = pairs, np.arange(k), 1
-            return self._run(x, table, k)[None]
+            return self._one(x, pairs)[None]
         order = np.argsort(pairs, kind="stable")
         out = np.empty((rows * k, self.output), np.float32)
         out[order] = self.runs(x[order // k], pairs[order])
@@ -228,36 +251,54 @@ class Experts:
         starts = np.flatnonzero(np.diff(slots, prepend=-1))
         counts = np.diff(starts, append=len(slots))
         table = np.stack([slots[starts], starts, counts], axis=1).astype(np.int64)
-        return self._run(np.ascontiguousarray(x), table, len(slots))
+        call = self._call(len(x), table, len(slots))
+        return self._run(call, np.ascontiguousarray(x), table[:, SLOT])
 
-    def _run(self, x: F32s, table: npt.NDArray[np.int64], pairs: int) -> F32s:
-        """x [1 or pairs, width], runs of pairs → [pairs, output]."""
-        width, hidden, runs, rows = self.width, self.hidden, len(table), len(x)
-        out = np.empty((pairs, self.output), np.float32)
+    def _one(self, x: F32s, slots: Slots) -> F32s:
+        """x [1, width], slots [k] → [k, output]."""
+        k = len(slots)
+        if k not in self._ones:
+            table = np.ones((k, 3), np.int64)
+            table[:, PAIR] = np.arange(k)
+            self._ones[k] = self._call(1, table, k)
+        return self._run(self._ones[k], x, slots)
+
+    def _run(self, call: _Call, x: F32s, slots: Slots) -> F32s:
+        out = np.empty((call.pairs, self.output), np.float32)
+        with RUNNING:
+            call.slots[:] = slots
+            call.counters[:] = 0
+            call.prepared.run(x, out)
+        return out
+
+    def _call(self, rows: int, table: npt.NDArray[np.int64], pairs: int) -> _Call:
+        """The kernel for x [1 or pairs, width] and runs of pairs [runs, 3]."""
+        width, hidden, runs = self.width, self.hidden, len(table)
         sizes = [
             rows * width, rows * (width // UNIT), pairs * hidden, pairs * hidden, pairs * hidden,
             pairs * (hidden // UNIT),
         ]  # fmt: skip
-        starts = np.cumsum([0, *sizes]) * 4
-        scratch = np.empty(int(starts[-1]) // 4, np.float32)
-        arranged, sums, values, gates, inner, inner_sums = starts[:-1] + scratch.ctypes.data
+        shared = rows == 1  # then one row of activations serves every pair
+        count = sum(sizes)
+        scratch = work_memory(count) if shared else np.empty(count, np.float32)
+        starts = np.cumsum([0, *sizes[:-1]]) * 4 + address(scratch)
+        arranged, sums, values, gates, inner, inner_sums = starts
         counters = np.zeros(2 * SPREAD * runs, np.int64)
         block, blocks = _split(hidden, runs)
         out_block, out_blocks = _split(self.output, runs)
-        shared = rows == 1  # then one row of activations serves every pair
-        arguments = self._arguments.copy()  # other threads may be here too
+        arguments = self._arguments.copy()
         arguments[:UP] = (
-            width, address(x), arranged, sums, hidden, self.output, 0 if shared else 4 * width,
+            width, 0, arranged, sums, hidden, self.output, 0 if shared else 4 * width,
             0 if shared else 4 * (width // UNIT), values, gates, inner, inner_sums,
-            out.ctypes.data, block, blocks, out_block, out_blocks, table.ctypes.data,
-            counters.ctypes.data, counters.ctypes.data + 8 * SPREAD * runs,
-            self.parameters.ctypes.data,
+            0, block, blocks, out_block, out_blocks, address(table),
+            address(counters), address(counters) + 8 * SPREAD * runs, address(self.parameters),
         )  # fmt: skip
-        run(
-            arguments, pairs * self._nbytes, Stage(self._first, runs * blocks),
+        prepared = Prepared(
+            arguments, (X, OUT), pairs * self._nbytes, Stage(self._first, runs * blocks),
             before=Stage(self._arrange, rows), then=Stage(self._second, runs * out_blocks),
+            memory=[scratch, table, counters, self.parameters],
         )  # fmt: skip
-        return out
+        return _Call(prepared, table[:, SLOT], counters, pairs)
 
 
 def _split(rows: int, runs: int) -> tuple[int, int]:

@@ -13,7 +13,16 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from .compiled import Array, Stage, address, run, task, threads
+from .compiled import (
+    RUNNING,
+    Array,
+    Prepared,
+    Stage,
+    address,
+    task,
+    threads,
+    work_memory,
+)
 from .formats import UNIT, Format
 from .memory import put, real, whole
 from .rows import LANES, arrange, dots
@@ -133,21 +142,34 @@ class Stack:
             np.int64,
         )
         self._nbytes = sum(m.height * m.form.row_bytes(m.width) for m in self.matrices)
+        self._one: Prepared | None = None
         self._block = max(LEAST_BLOCK, -(-self.height // (TASKS_PER_THREAD * threads())))
 
     def multiply(self, x: F32s) -> F32s:
         """x [rows, width] → [rows, height of all matrices], side by side."""
         rows = len(x)
         out = np.empty((rows, self.height), np.float32)
-        # Arranged activations and their sums in one piece: less to allocate.
-        scratch = np.empty((rows, self.width + self.width // UNIT), np.float32)
-        start = scratch.ctypes.data
-        arguments = self._arguments.copy()  # other threads may be here too
-        arguments[:CALL] = (
-            self.width, address(x), start, start + 4 * rows * self.width, rows, out.ctypes.data,
-            self.height, self._block,
-        )  # fmt: skip
-        blocks = -(-self.height // self._block)
-        before = Stage(self._arrange, rows)
-        run(arguments, self._nbytes * rows, Stage(self._multiply, blocks), before=before)
+        if rows == 1:
+            if self._one is None:
+                self._one = self._prepared(1)
+            prepared = self._one
+        else:
+            prepared = self._prepared(rows)
+        with RUNNING:
+            prepared.run(x, out)
         return out
+
+    def _prepared(self, rows: int) -> Prepared:
+        count = rows * (self.width + self.width // UNIT)
+        # Arranged activations and their sums in one piece. A prompt's are not kept.
+        scratch = work_memory(count) if rows == 1 else np.empty(count, np.float32)
+        start = address(scratch)
+        arguments = self._arguments.copy()
+        arguments[:CALL] = (
+            self.width, 0, start, start + 4 * rows * self.width, rows, 0, self.height, self._block,
+        )  # fmt: skip
+        return Prepared(
+            arguments, (X, OUT), self._nbytes * rows,
+            Stage(self._multiply, -(-self.height // self._block)),
+            before=Stage(self._arrange, rows), memory=[scratch],
+        )  # fmt: skip

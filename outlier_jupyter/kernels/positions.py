@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
-from .compiled import Stage, address, call, task
+from .compiled import RUNNING, Prepared, Stage, address, task
 from .linear import F32s
 from .memory import put, real, whole
 
-HEADS, WIDTH, WEIGHTS, TURNED, ANGLES, PAIRED, PARAMETERS = range(1, 8)
-X = 0
-
-
-@dataclass(frozen=True)
-class Turn:
-    """How heads are normed and turned.
-
-    Attributes:
-        weights: [heads, width] of the norm, or None for no norm.
-        epsilon: of the norm.
-        frequencies: radians a token for each pair of coordinates that is turned; empty for none.
-        paired: whether a pair are neighbours (MLX's `traditional`), not halves of the coordinates.
-    """
-
-    weights: F32s | None
-    epsilon: float
-    frequencies: np.ndarray[tuple[int], np.dtype[np.float64]]
-    paired: bool = False
-
-    def angles(self, position: int) -> F32s:
-        """Cosines, then sines, of a token's angles."""
-        turned = position * self.frequencies
-        return np.concatenate([np.cos(turned), np.sin(turned)]).astype(np.float32)
+X, HEADS, WIDTH, WEIGHTS, TURNED, ANGLES, PAIRED, PARAMETERS = range(8)
 
 
 @lru_cache
@@ -64,13 +41,45 @@ def turn_task() -> int:
     return task(kernel)
 
 
-def turn(heads: F32s, how: Turn, angles: F32s) -> None:
-    """Norm and turn `heads` [heads, width], contiguous, where they are."""
-    count, width = heads.shape
-    parameters = np.array([how.epsilon], np.float32)
-    arguments = np.array(
-        [address(heads), count, width, address(how.weights), len(how.frequencies), address(angles),
-         how.paired, address(parameters)],
-        np.int64,
-    )  # fmt: skip
-    call(arguments, Stage(turn_task(), count))
+class Turn:
+    """Norms and turns the heads of one token.
+
+    Args:
+        heads, width: how many there are, and how wide.
+        frequencies: float64, radians a token for each pair of coordinates that is turned; empty
+            for none.
+        paired: whether a pair are neighbours (MLX's `traditional`), not halves of the coordinates.
+        weights: [heads, width] of the norm, or None for no norm; `epsilon` of it.
+    """
+
+    def __init__(
+        self,
+        heads: int,
+        width: int,
+        frequencies: npt.NDArray[np.float64],
+        paired: bool = False,
+        weights: F32s | None = None,
+        epsilon: float = 0.0,
+    ) -> None:
+        self._frequencies = frequencies.tobytes()
+        parameters = np.array([epsilon], np.float32)
+        arguments = np.array(
+            [0, heads, width, address(weights), len(frequencies), 0, paired, address(parameters)],
+            np.int64,
+        )
+        kept = [parameters] if weights is None else [parameters, weights]
+        # No memory to speak of: it runs on the thread that asks.
+        self._prepared = Prepared(arguments, (X, ANGLES), 0, Stage(turn_task(), heads), memory=kept)
+
+    def __call__(self, heads: F32s, position: int) -> None:
+        """Norm and turn `heads` [heads, width], contiguous, where they are."""
+        angles = _angles(self._frequencies, position)
+        with RUNNING:
+            self._prepared.run(heads, angles)
+
+
+@lru_cache(maxsize=4096)
+def _angles(frequencies: bytes, position: int) -> F32s:
+    """Cosines, then sines, of a token's angles, [1, both]. Every layer asks for the same."""
+    turned = position * np.frombuffer(frequencies, np.float64)
+    return np.concatenate([np.cos(turned), np.sin(turned)]).astype(np.float32)[None]

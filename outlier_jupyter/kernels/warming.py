@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .attention import attention_task
+from .between import blend_function, choose_function, norm_function
 from .causal import causal_task
-from .compiled import caller, dealer
+from .compiled import dealer
 from .experts import hidden_task, output_task
 from .linear import arrange_task, matrix_task
 from .positions import turn_task
@@ -39,13 +40,18 @@ def for_attention(kind: str) -> list[Work]:
     return [(attention_task, (kind,)), (causal_task, (kind,)), (turn_task, ())]
 
 
+def for_layers() -> list[Work]:
+    """What whole decoder layers need beside matrices, experts and attention."""
+    return [(norm_function, ()), (choose_function, ()), (blend_function, ())]
+
+
 def warm(work: Iterable[Work], progress: Callable[[int, int], None] | None = None) -> None:
     """Compile, or load from the cache, everything in `work` once.
 
     Args:
         progress: called with (done, of how many) before the first and after each.
     """
-    always: list[Work] = [(dealer, ()), (caller, ())]
+    always: list[Work] = [(dealer, ())]
     each = list(dict.fromkeys([*always, *work]))
     for done, (compile_one, names) in enumerate(each):
         if progress is not None:

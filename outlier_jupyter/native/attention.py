@@ -7,7 +7,6 @@ cache is mlx-lm's and is updated by it.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +14,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import KVCache
 
-from ..kernels import Cached, Stack, Turn, attend, attend_causal, turn
+from ..kernels import Cached, Stack, Turn, attend, attend_causal
 from .arrays import F32s, as_rows
 from .classes import native_class
 from .growing import Growing, held, takes_float32
@@ -58,7 +57,9 @@ class Plan:
             weights = np.concatenate(
                 [np.tile(norm, (n, 1)) for norm, n in zip(self.norms, counts, strict=True)]
             )
-        self.turn = Turn(weights, self.epsilon, frequencies, paired)
+        self.turn = Turn(
+            self.heads + self.kv_heads, self.width, frequencies, paired, weights, self.epsilon
+        )
 
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width], with the token's key and value added to `cache`."""
@@ -69,15 +70,10 @@ class Plan:
             split = self.heads * self.width
             for part, weight in zip((found[:split], found[split:turned]), self.norms, strict=True):
                 part *= weight / np.sqrt(np.mean(part * part) + self.epsilon)
-        angles = _angles(self.turn.frequencies.tobytes(), cache.offset)
-        turn(queries_and_keys, self.turn, angles)
-        keys, values = self.growing.add(
-            cache, queries_and_keys[self.heads :], value.reshape(self.kv_heads, -1)
-        )
-        mixed = attend(
-            queries_and_keys[: self.heads], Cached(keys, "f32"), Cached(values, "f32"),
-            self.scale, self.sinks,
-        )  # fmt: skip
+        self.turn(queries_and_keys, cache.offset)
+        queries, key = queries_and_keys[: self.heads], queries_and_keys[self.heads :]
+        found = self.growing.add(cache, key, value.reshape(self.kv_heads, -1))
+        mixed = attend(queries, found[0], found[1], self.scale, self.sinks, found[2])
         return self.output.multiply(mixed.reshape(1, -1))
 
     def prefill(self, x: F32s, cache: KVCache) -> F32s:
@@ -92,8 +88,7 @@ class Plan:
                 squares = np.mean(part * part, axis=1, keepdims=True)
                 part *= weight / np.sqrt(squares + self.epsilon)
         for row in range(rows):
-            angles = _angles(self.turn.frequencies.tobytes(), offset + row)
-            turn(found[row, :turned].reshape(-1, self.width), self.turn, angles)
+            self.turn(found[row, :turned].reshape(-1, self.width), offset + row)
         shape = (1, rows, self.kv_heads, -1)
         keys, values = (
             mx.array(np.ascontiguousarray(part.reshape(shape).transpose(0, 2, 1, 3)))
@@ -105,12 +100,6 @@ class Plan:
         queries = found[:, :split].reshape(rows, self.heads, self.width)
         mixed = attend_causal(queries, seen[0], seen[1], self.scale, self.sinks)
         return compute(mixed.reshape(rows, -1), self.output)
-
-
-@lru_cache(maxsize=4096)
-def _angles(frequencies: bytes, position: int) -> F32s:
-    """Every layer asks for the same token's."""
-    return Turn(None, 0.0, np.frombuffer(frequencies, np.float64)).angles(position)
 
 
 class _Attention:

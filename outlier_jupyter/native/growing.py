@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache
 
+from ..kernels import Cached
 from .arrays import F32s, view
 
 
@@ -22,28 +23,35 @@ class Growing:
     def __init__(self) -> None:
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
+        self._room: tuple[Cached, Cached] | None = None
         self._offset = 0
 
-    def add(self, cache: Any, key: F32s, value: F32s) -> tuple[F32s, F32s]:
-        """Add key and value [heads, width]; all keys and values so far, [heads, tokens, width].
+    def add(self, cache: Any, key: F32s, value: F32s) -> tuple[Cached, Cached, int]:
+        """Add key and value [heads, width]; all keys and all values, and how many tokens' they are.
 
         What is returned is only to be read, and only until the next token.
         """
-        if self._owns(cache):
-            at = cache.offset
-            keys, values = view(cache.keys)[0], view(cache.values)[0]
-            keys[:, at], values[:, at] = key, value
+        if self._room is not None and self._owns(cache):
+            keys, values = self._room
+            at = self._offset
+            keys.memory[:, at], values.memory[:, at] = key, value
             cache.offset = self._offset = at + 1
-            return held(cache.keys, at + 1), held(cache.values, at + 1)
+            return keys, values, at + 1
         fetched = cache.update_and_fetch(
             mx.array(key[None, :, None]), mx.array(value[None, :, None])
         )
-        if type(cache) is KVCache:
-            mx.eval(cache.keys, cache.values)
-            self._keys, self._values, self._offset = cache.keys, cache.values, cache.offset
-            return held(cache.keys, cache.offset), held(cache.values, cache.offset)
-        keys, values = fetched
-        return view(mx.contiguous(keys))[0], view(mx.contiguous(values))[0]
+        if type(cache) is not KVCache:
+            keys, values = (Cached(view(mx.contiguous(part))[0], "f32") for part in fetched)
+            return keys, values, keys.memory.shape[1]
+        mx.eval(cache.keys, cache.values)
+        self._keys, self._values, self._offset = cache.keys, cache.values, cache.offset
+        rooms = [view(part)[0] for part in (cache.keys, cache.values)]
+        in_order = all(_in_order(room) for room in rooms)
+        # Views of arrays that are held here: they stay where they are for as long.
+        self._room = (Cached(rooms[0], "f32"), Cached(rooms[1], "f32")) if in_order else None
+        keys, values = self._room or (Cached(held(part, cache.offset), "f32")
+                                      for part in (cache.keys, cache.values))  # fmt: skip
+        return keys, values, cache.offset
 
     def _owns(self, cache: Any) -> bool:
         return (
@@ -59,9 +67,12 @@ class Growing:
 def held(part: mx.array, tokens: int) -> F32s:
     """The first tokens of a cache's keys or values: [heads, tokens, width], rows in one piece."""
     found: F32s = view(part)[0][:, :tokens]
-    in_order = found.strides[1:] == (found.itemsize * found.shape[2], found.itemsize)
-    # MLX takes what fills a cache whole as it is, in whatever order its bytes are.
-    return found if in_order else np.ascontiguousarray(found)
+    return found if _in_order(found) else np.ascontiguousarray(found)
+
+
+def _in_order(part: F32s) -> bool:
+    """Whether rows are in one piece. MLX takes what fills a cache whole as it is, in any order."""
+    return part.strides[1:] == (part.itemsize * part.shape[2], part.itemsize)
 
 
 def takes_float32(cache: Any) -> bool:

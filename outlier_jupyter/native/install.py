@@ -10,7 +10,15 @@ import mlx.core as mx
 import mlx.nn as nn
 from tqdm.auto import tqdm
 
-from ..kernels import Format, Stack, for_attention, for_experts, for_matrix, warm
+from ..kernels import (
+    Format,
+    Stack,
+    for_attention,
+    for_experts,
+    for_layers,
+    for_matrix,
+    warm,
+)
 from . import attention, layer, switch
 from .arrays import KINDS
 from .linear import EMBEDDINGS, LINEARS, Shared, format_of, swap_embedding, swap_linears
@@ -56,7 +64,7 @@ class Native:
 
     def _warm(self) -> None:
         try:
-            work = for_attention("f32")
+            work = for_attention("f32") + for_layers()
             for name in {form.name for form in self._forms()}:
                 work += for_matrix(name)
             for module in self._switches:
@@ -100,6 +108,8 @@ class Native:
         for _, module in self._modules:
             if layer.can_swap(module) and hasattr(module.self_attn, "_plan"):
                 swap_if_whole(module, stacks)
+        for _, module in self._modules:
+            layer.swap_final_norm(module)
 
     def _swap_attention(self, module: Any, shares: dict[int, Shared]) -> None:
         parts = [module[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]

@@ -14,8 +14,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..kernels import Stack
-from .arrays import F32s, as_rows, view
+from ..kernels import Stack, blend, choose, norm
+from .arrays import F32s, as_rows
 from .classes import native_class
 from .growing import takes_float32
 
@@ -37,10 +37,7 @@ class Norm:
 
     def __call__(self, x: F32s) -> F32s:
         """x [1, width], normed."""
-        row = x[0]
-        scale = 1.0 / np.sqrt(np.dot(row, row) / np.float32(len(row)) + np.float32(self._epsilon))
-        found: F32s = x * (self._weight * scale)
-        return found
+        return norm(x, self._weight, self._epsilon)
 
 
 class Shared:
@@ -72,30 +69,21 @@ class Plan:
         # Mixtral takes its softmax over the chosen ones, which is the same as making them sum to 1.
         self.sums_to_one = bool(getattr(block, "norm_topk_prob", _where(layer)[0] == "mixtral"))
         self.shared = Shared(block, stacks) if "shared_expert" in block else None
-        self.block = block
+        self.gate, self.experts = block.gate, block.switch_mlp
 
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width]."""
         x = x + self.attention.decode(self.before(x), cache)
         normed = self.after(x)
-        logits = self.router.multiply(normed)[0]
-        weights = np.exp(logits - logits.max())
-        chosen = np.argsort(-weights, kind="stable")[: self.k]
-        picked = weights[chosen]
-        picked /= picked.sum() if self.sums_to_one else weights.sum()
-        given = mx.array(picked[None, None, :, None])
-        ids = mx.array(chosen.astype(np.uint32)[None, None])
+        chosen, weights = choose(self.router.multiply(normed), self.k, self.sums_to_one)
         beside: list[F32s] = []  # what is computed while experts are read
-        outputs = self.block.switch_mlp(
-            mx.array(normed[None]), ids, lambda: beside.extend(self._beside(normed))
-        )
-        # Multiplied by MLX only for the tap, which sees the weights go by: nobody evaluates it.
-        _ = outputs * given
-        x = x + picked[None] @ view(outputs).reshape(self.k, -1)
+        shared = self.shared
+        outputs = self.experts.decode(
+            normed, chosen[None], weights[None],
+            None if shared is None else lambda: beside.append(shared(normed)),
+        )  # fmt: skip
+        x = blend(x, weights, outputs[0])
         return x + beside[0] if beside else x
-
-    def _beside(self, normed: F32s) -> list[F32s]:
-        return [] if self.shared is None else [self.shared(normed)]
 
 
 class _Layer:
@@ -105,16 +93,35 @@ class _Layer:
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         # A router whose choice is changed (paging/steering.py) is asked in its own words.
-        own = not getattr(self._plan.block.gate, "steered", False)
+        own = not getattr(self._plan.gate, "steered", False)
         if own and mask is None and x.shape[:2] == (1, 1) and takes_float32(cache):
             return mx.array(self._plan.decode(as_rows(x), cache)[None])
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
+class _FinalNorm:
+    """What the norm after the last layer does: of one token, which lies in memory, at once."""
+
+    _norm: Norm
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if x.shape[:2] == (1, 1) and x.dtype == mx.float32:
+            return mx.array(self._norm(as_rows(x))[None])
+        return super().__call__(x)  # type: ignore[misc,no-any-return]  # the other base has it
+
+
+def swap_final_norm(model: nn.Module) -> None:
+    """Have the norm of `model` compute natively, if it comes after layers that all do."""
+    norm, layers = model.get("norm"), model.get("layers") or ()
+    if layers and type(norm) is nn.RMSNorm and all(isinstance(each, _Layer) for each in layers):
+        object.__setattr__(norm, "_norm", Norm(norm))
+        norm.__class__ = native_class(_FinalNorm, nn.RMSNorm)
+
+
 def can_swap(layer: nn.Module) -> bool:
-    """Whether the layer is one that is known here, with experts."""
+    """Whether the layer is one that is known here, with experts that are paged."""
     where = _where(layer)
-    return where in KNOWN and "switch_mlp" in layer[KNOWN[where]]
+    return where in KNOWN and hasattr(layer[KNOWN[where]].get("switch_mlp"), "decode")
 
 
 def swap_layer(layer: Any, stacks: dict[int, Stack]) -> None:

@@ -94,10 +94,14 @@ class Parts:
             self._output = np.empty((math.prod(self._shape), found.shape[-1]), np.float32)
         self._output[mine] = found
 
-    def output(self) -> mx.array:
+    def rows(self) -> F32s:
         """All pairs' outputs [..., k, width], when each of them was added."""
         assert self._output is not None
-        return mx.array(self._output.reshape(*self._shape, -1))
+        return self._output.reshape(*self._shape, -1)
+
+    def output(self) -> mx.array:
+        """The same for MLX."""
+        return mx.array(self.rows())
 
 
 class _Switch:
@@ -107,14 +111,14 @@ class _Switch:
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         rows = as_rows(x)
-        found = self._compute(rows, view(indices).reshape(len(rows), -1))
+        found = self.compute(rows, view(indices).reshape(len(rows), -1))
         return mx.array(found.reshape(*indices.shape, found.shape[-1]))
 
-    def parts(self, x: mx.array, shape: tuple[int, ...]) -> Parts:
+    def parts(self, x: mx.array | F32s, shape: tuple[int, ...]) -> Parts:
         """The same for x [..., width] and ids of `shape`, [..., k], some pairs at a time."""
-        return Parts(self._compute, as_rows(x), shape)
+        return Parts(self.compute, as_rows(x) if isinstance(x, mx.array) else x, shape)
 
-    def _compute(self, x: F32s, slots: Slots) -> F32s:
+    def compute(self, x: F32s, slots: Slots) -> F32s:
         """x [rows, width], slots [rows, k] → [rows, k, output]."""
         experts = self._native
         if experts is None:

@@ -4,6 +4,7 @@ Which run is meant, and what is asked of it; the answers are made elsewhere.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,16 +86,13 @@ def explain(given: dict[str, Any], run: Run) -> Explanation:
         if not slow:
             raise OptionError("this run decoded no token: there is nothing to explain")
         token = int(np.flatnonzero(produced_by(run.trace) == slow[0])[0]) + 1
-    return run.explain(token)
+    return run.explain(token, given.get("memory_rate"))
 
 
 def expert(given: dict[str, Any], variables: Mapping[str, Any], last: Run | None) -> ExpertUses:
     """`%outlier expert LAYER:EXPERT [RUN …]`: over all runs held, or those named."""
     layer, number = given["expert"]
-    runs = by_name(given.get("runs", ()), variables) or held_runs(variables)
-    if not runs and last is not None:
-        runs = {"last run": last}
-    return tokens_of(runs, layer, number)
+    return tokens_of(some_runs(given, variables, last), layer, number)
 
 
 def tokens(given: dict[str, Any], run: Run) -> TokenExperts:
@@ -102,12 +100,46 @@ def tokens(given: dict[str, Any], run: Run) -> TokenExperts:
     return experts_of(run, given["tokens"])
 
 
-def what_if(given: dict[str, Any], run: Run) -> Sizing | pandas.DataFrame:
-    """`%outlier what-if`: a table, or with `--slider` the slider."""
+def what_if(
+    given: dict[str, Any], run: Run, variables: Mapping[str, Any]
+) -> Sizing | pandas.DataFrame | go.Figure | int:
+    """`%outlier what-if`: a table, or the slider, the figure, or how many slots a rate takes.
+
+    Raises:
+        OptionError: no such rate, policy, size or run.
+    """
     if given.get("slider"):
         return run.trace.sizing()
     asked = {name: given[name] for name in ("slots", "policies") if name in given}
-    return run.trace.what_if(**asked)
+    if given.get("figure"):
+        return run.figures.what_if(**asked)
+    before = named(by_name(given["after"], variables)).values() if "after" in given else ()
+    after = [each.trace for each in before]
+    if "hit_rate" in given:
+        policy = given.get("policies", ["default"])[0]
+        return run.trace.slots_for(given["hit_rate"], policy, after=after)
+    found = run.trace.what_if(**asked, after=after)
+    if found.attrs["note"]:
+        sys.stdout.write(f"Not hit for hit: {found.attrs['note']}.\n")
+    return found
+
+
+def atlas(given: dict[str, Any], variables: Mapping[str, Any], last: Run | None) -> go.Figure:
+    """`%outlier atlas [RUN …]`: over all runs held, or those named."""
+    from ..studies.mapping import atlas as over  # it compiles: imported when asked for
+
+    asked = {name: given[name] for name in ("by", "phase") if name in given}
+    return over(some_runs(given, variables, last), **asked).figure()
+
+
+def some_runs(
+    given: dict[str, Any], variables: Mapping[str, Any], last: Run | None
+) -> dict[str, Run | Trace]:
+    """The runs that are named, else all that are held, else the last."""
+    runs = by_name(given.get("runs", ()), variables) or held_runs(variables)
+    if not runs and last is not None:
+        runs = {"last run": last}
+    return runs
 
 
 def measures(given: dict[str, Any], run: Run) -> pandas.DataFrame | go.Figure:
@@ -127,10 +159,9 @@ def measures(given: dict[str, Any], run: Run) -> pandas.DataFrame | go.Figure:
     if figure == "time":
         return run.figures.over_time()
     if figure == "atlas":
-        from ..trace.atlas import token_class  # it compiles: imported when asked for
+        from ..studies.mapping import atlas as over  # it compiles: imported when asked for
 
-        pieces = [run.piece(token) for token in run.trace.tokens.tolist()]
-        return run.figures.atlas([token_class(text) for text in pieces] if any(pieces) else None)
+        return over({"this run": run}).figure()
     raise OptionError(f"--figure {figure} is unknown: choose layers, time or atlas")
 
 

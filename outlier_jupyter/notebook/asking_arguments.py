@@ -16,34 +16,35 @@ def asking_parser(command: str) -> argparse.ArgumentParser:
             "token", type=int, nargs="?",
             help="its number as the live view counts; left out, the slowest",
         )  # fmt: skip
+        parser.add_argument(
+            "--memory-rate", type=float, metavar="BYTES",
+            help="a second that memory gives, where nobody has measured it here",
+        )  # fmt: skip
         add_output(parser, "Explanation")
     elif command == "expert":
         parser.add_argument("expert", type=_pair, metavar="LAYER:EXPERT", help="counted from 0")
-        parser.add_argument(
-            "runs",
-            nargs="*",
-            type=variable,
-            help="variables that hold runs; left out, all that do",
-        )
+        _runs(parser)
         add_output(parser, "ExpertUses")
+        return parser
+    elif command == "atlas":
+        _runs(parser)
+        parser.add_argument(
+            "--by", metavar="runs|tokens",
+            help="which run's tokens, or what kind of token, fires a unit beyond chance",
+        )  # fmt: skip
+        parser.add_argument("--phase", metavar="prefill|decode", help="of these steps alone")
+        add_output(parser, "figure")
         return parser
     elif command == "tokens":
         parser.add_argument(
             "tokens", type=_span, metavar="FIRST:LAST", help="numbers as the live view counts"
         )
         add_output(parser, "TokenExperts")
+    elif command == "view":
+        parser.description = f"Show {COMMANDS[command]}."
+        add_output(parser, "LiveView")
     elif command == "what-if":
-        parser.add_argument(
-            "--slots", type=int, action="append", metavar="N", help="a size; may be given again"
-        )
-        parser.add_argument(
-            "--policy", dest="policies", action="append", metavar="lru|habit|belady",
-            help="who leaves; may be given again",
-        )  # fmt: skip
-        parser.add_argument(
-            "--slider", action="store_true", default=None, help="a slider of sizes for a table"
-        )
-        add_output(parser, "table")
+        _what_if(parser)
     elif command == "measures":
         parser.add_argument("--phase", metavar="prefill|decode|all", help="of these steps (decode)")
         parser.add_argument(
@@ -64,6 +65,39 @@ def asking_parser(command: str) -> argparse.ArgumentParser:
         help="the variable that holds the run; left out, the last run",
     )  # fmt: skip
     return parser
+
+
+def _runs(parser: argparse.ArgumentParser) -> None:
+    """Runs by name."""
+    parser.add_argument(
+        "runs", nargs="*", type=variable, help="variables that hold runs; left out, all that do"
+    )
+
+
+def _what_if(parser: argparse.ArgumentParser) -> None:
+    """Flags of `%outlier what-if`."""
+    parser.add_argument(
+        "--slots", type=int, action="append", metavar="N", help="a size; may be given again"
+    )
+    parser.add_argument(
+        "--policy", dest="policies", action="append", metavar="lru|habit|belady",
+        help="who leaves; may be given again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--slider", action="store_true", default=None, help="a slider of sizes for a table"
+    )
+    parser.add_argument(
+        "--figure", action="store_true", default=None, help="a figure of curves for a table"
+    )
+    parser.add_argument(
+        "--hit-rate", type=float, metavar="SHARE",
+        help="the fewest slots with which so much of decode hits, as 0.9",
+    )  # fmt: skip
+    parser.add_argument(
+        "--after", action="append", type=variable, metavar="NAME",
+        help="a variable that holds a run made before, from an empty cache; oldest first",
+    )  # fmt: skip
+    add_output(parser, "table, figure or number")
 
 
 def _pair(text: str) -> tuple[int, int]:

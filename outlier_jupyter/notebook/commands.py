@@ -15,6 +15,8 @@ COMMANDS = {
     "tokens": "the experts that a token or a span, FIRST:LAST, chose",
     "what-if": "what other cache sizes and policies would have hit, read and given",
     "measures": "how a run was routed, by layer: balance, locality, confidence; or as figures",
+    "atlas": "a map of the experts: those that the same tokens choose near each other; of all runs",
+    "view": "a run in the live view, to scrub through, replay and look into",
     "save": "write a run to one file: its trace and its texts",
     "open": "read a saved run, or a trace recorded elsewhere; no model is needed",
     "report": "write a run to one page of HTML that needs nothing else",
@@ -25,7 +27,8 @@ COMMANDS = {
     "status": "what is loaded, and how much of it sits in RAM",
     "memory": "where the memory of this process is",
 }
-ASKING = ("explain", "expert", "tokens", "what-if", "measures", "save", "open", "report")
+ASKING = ("explain", "expert", "tokens", "what-if", "measures", "atlas", "view", "save",
+          "open", "report")  # fmt: skip
 """The commands that ask a finished run, or keep it."""
 MODEL = COMMANDS["load"].partition(": ")[2]
 JSON = {"resize": "the status", "status": "the status", "memory": "the numbers, in bytes"}

@@ -153,8 +153,9 @@ class OutlierMagics(Magics):
     def _ask(self, command: str, given: dict[str, Any]) -> object:
         last = self.engine.last_run if self.engine is not None else None
         held = self.shell.user_ns
-        if command == "expert":
-            found: object = asking.expert(given, held, last)
+        if command in ("expert", "atlas"):
+            over = asking.expert if command == "expert" else asking.atlas
+            found: object = over(given, held, last)
         elif command == "open":
             found = asking.opened(given)
         else:
@@ -164,8 +165,9 @@ class OutlierMagics(Magics):
                 sys.stdout.write(f"{write(given, run)}\n")
                 return None
             ask: dict[str, Callable[[dict[str, Any], Run], object]] = {
-                "explain": asking.explain, "tokens": asking.tokens, "what-if": asking.what_if,
-                "measures": asking.measures,
+                "explain": asking.explain, "tokens": asking.tokens, "measures": asking.measures,
+                "view": lambda given, run: run.view(),
+                "what-if": lambda given, run: asking.what_if(given, run, held),
             }  # fmt: skip
             found = ask[command](given, run)
         self._store(given.get("output"), found)

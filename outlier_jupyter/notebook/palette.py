@@ -86,6 +86,25 @@ DARK = Theme(
     warn="#f0b35a",
 )
 
+EITHER = Theme(
+    surface="rgba(0,0,0,0)",
+    frame="rgba(128,128,128,0.4)",
+    ink="#7a7e85",
+    muted="#7a7e85",
+    grid="rgba(128,128,128,0.22)",
+    band="rgba(128,128,128,0.14)",
+    empty="rgba(128,128,128,0.18)",
+    resident="#4a86c4",
+    hit="#4583c2",
+    miss="#d4760a",
+    p50="#0b8f76",
+    p95="#b355a0",
+    top="#7d8590",
+    warn="#b06a08",
+)
+"""For pictures whose page cannot be asked for its theme: text keeps a contrast of 4 on white and on
+the dark grounds of notebooks (#111111 to #1f1f1f), marks keep 3; everything else is a veil."""
+
 
 def ramp(levels: int) -> npt.NDArray[np.uint8]:
     """Cividis at `levels` even places, dark to bright: uint8 [levels, 3]."""

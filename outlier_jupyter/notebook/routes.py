@@ -35,7 +35,7 @@ def keep_reading() -> None:
         return
     kernel = kernels.Kernel.instance()
     manager = getattr(getattr(kernel, "shell_channel_thread", None), "_manager", None)
-    if hasattr(manager, "_shell_socket"):
+    if manager is not None and hasattr(manager, "_shell_socket"):
         manager._shell_socket = kernel.shell_stream
 
 

@@ -12,7 +12,7 @@ from html import escape
 import ipywidgets
 
 from ..trace import Trace
-from ..trace.what_if import Row, WhatIf
+from ..trace.what_if import Row, WhatIf, note
 from ..units import percent, size_words, three
 from .static_view.explained import table
 from .static_view.page import STYLE
@@ -64,7 +64,10 @@ class Sizing(ipywidgets.VBox):
              three(row["tokens_per_second"]))
             for (name, words) in POLICIES.items() for row in (self.rows[name],)
         ]  # fmt: skip
+        left_out = note(self._trace)
+        if left_out:
+            left_out = f"<p><b>Not hit for hit</b>: {escape(left_out)}.</p>"
         self.readout.value = (
             f'<div class="oj-static"><style>{STYLE}</style><p><b>{escape(held + own)}</b></p>'
-            f"{table(HEAD, told)}<p>{escape(str(self._asked.cost))}.</p></div>"
+            f"{table(HEAD, told)}<p>{escape(str(self._asked.cost))}.</p>{left_out}</div>"
         )

@@ -19,6 +19,10 @@ def ablate_parser() -> argparse.ArgumentParser:
     add_output(parser, "Ablation")
     _add_prompts(parser)
     parser.add_argument(
+        "--continuation", dest="continuations", action="append", metavar="TEXT",
+        help="what is scored after a prompt, one for each; the model's own if left out",
+    )  # fmt: skip
+    parser.add_argument(
         "--draws", type=int, metavar="N", help="random masks to hold it against (20)"
     )
     parser.add_argument(

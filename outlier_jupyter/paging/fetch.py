@@ -9,7 +9,8 @@ order of asking, so that they do not depend on which read was quicker.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from typing import Any
 
 from ..events import Event, Evicted, PagedIn, Waited
 from ..residency import ExpertKey, Placement, Plan, SlotTable
@@ -22,6 +23,24 @@ Read = Future[tuple[int, int, int]]
 LARGE = 1 << 18
 """Bytes of an expert from which computing with some while others are read pays: below, the calls
 of kernels it takes, one for each group, cost more than the waiting they save."""
+
+
+TINY = 1 << 16
+"""Bytes of an expert below which reading it from the page cache takes less time than handing the
+read to another thread."""
+
+
+class Here(Executor):
+    """Reads on the thread that asks."""
+
+    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        """Do `work` at once."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*given, **named))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 def overlaps(asked: str, expert_nbytes: int) -> bool:
@@ -73,9 +92,12 @@ class Fetch:
         return all(read.done() for read in self._futures)
 
     def begin(self, submit: Callable[[Placement], Read]) -> None:
-        """Have every read of the request started."""
+        """Have every read of the request started; or made, by one that reads where it is asked."""
+        begin = self._clock()
         for placement in self._placements:
             self._futures.append(submit(placement))
+        if self.landed:
+            self._wait_ns += self._clock() - begin
 
     def arrivals(self) -> Iterator[dict[ExpertKey, int]]:
         """Key → slot of what may be computed with, group after group; each key comes once.
@@ -111,7 +133,8 @@ class Fetch:
             self._wait(self._futures)
         finally:
             # Also after a KeyboardInterrupt in that wait.
-            wait(self._futures)
+            if not self.landed:
+                wait(self._futures)
             self._open = False
             self._book()
         self._tell_all()
@@ -122,6 +145,8 @@ class Fetch:
             read.result()
 
     def _wait(self, reads: Sequence[Read], until: str = "ALL_COMPLETED") -> None:
+        if all(read.done() for read in reads):
+            return  # to be told so takes longer than many a read
         begin = self._clock()
         wait(reads, return_when=until)
         self._wait_ns += self._clock() - begin

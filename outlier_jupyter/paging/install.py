@@ -22,7 +22,7 @@ from ..options import LoadOptions
 from ..residency import SlotTable, make_policy
 from .blocks import follow
 from .early import shared_expert
-from .fetch import overlaps
+from .fetch import TINY, Here, overlaps
 from .locate import Locator
 from .lookahead import ASIDE, find_ahead, module_at
 from .lookahead import wanted as ahead_wanted
@@ -138,7 +138,11 @@ def install(
         bank = make_bank(next(iter(members.values())), count + aside)
         table = SlotTable(count, make_policy(asked.policy, sizes), aside)
         overlap = overlaps(asked.overlap, bank.expert_nbytes)
-        pagers[geometry] = Pager(members, bank, table, reader, executor, clock, overlap)
+        tiny = bank.expert_nbytes < TINY and reader.name == "pread"
+        here = tiny and not (overlap or aside)
+        pagers[geometry] = Pager(
+            members, bank, table, reader, Here() if here else executor, clock, overlap
+        )
     for layer, switch in enumerate(switches):
         pager = pagers[switch.geometry]
         for name, array in pager.bank.arrays.items():

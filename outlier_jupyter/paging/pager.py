@@ -12,12 +12,14 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 
 import mlx.core as mx
+import numpy as np
 
 from ..checkpoint import ExpertPart, Reader, read_expert
 from ..errors import EngineClosed
 from ..events import Event, ReadEarly, Sink
 from ..residency import ExpertKey, Placement, SlotTable
 from .fetch import Fetch
+from .given import SlotMap
 from .slots import SlotBank
 from .staging import Fate, Staging
 
@@ -60,7 +62,7 @@ class Pager:
         self._reader = reader
         self._executor = executor
         self._experts = sum(layer[0].experts for layer in parts.values())
-        self._slot_maps: dict[int, mx.array] = {}
+        self._slot_maps: dict[int, SlotMap] = {}
         self._staging = Staging(table, bank, executor, self._read)
 
     @property
@@ -95,8 +97,8 @@ class Pager:
         if self.closed:
             raise EngineClosed("this model's engine was closed: load the model again")
 
-    def slot_map(self, layer: int) -> mx.array | None:
-        """Expert → slot as uint32 [experts], once all of `layer` is held for good; before, None.
+    def slot_map(self, layer: int) -> SlotMap | None:
+        """Expert → slot, once all of `layer` is held for good; before, None.
 
         Whoever changes the bank's size or moves its rows must `forget_slot_maps`.
         """
@@ -197,7 +199,8 @@ class Pager:
         keys = [ExpertKey(layer, expert) for expert in range(self._parts[layer][0].experts)]
         if all(key in self.table for key in keys):
             held = self.table.reserve(keys).hits
-            self._slot_maps[layer] = mx.array([held[key] for key in keys], mx.uint32)
+            slots = np.array([held[key] for key in keys], np.int64)
+            self._slot_maps[layer] = SlotMap(mx.array(slots.astype(np.uint32)), slots)
 
     def _read(self, placement: Placement) -> tuple[int, int, int]:
         """On a reader thread: (bytes, start, nanoseconds) of one expert's tensors."""

@@ -71,7 +71,8 @@ class SlotBank:
         In a forward pass the announced arrays are ancestors of the next layer's ids, so that
         evaluating both together adds nothing to what the ids ask for.
         """
-        mx.eval(*others, *self._unsettled)
+        if others or self._unsettled:
+            mx.eval(*others, *self._unsettled)
         self._unsettled.clear()
 
     def move(self, moves: Sequence[tuple[int, int]]) -> None:

@@ -98,6 +98,8 @@ class Staging:
         Returns:
             what became of each early read there was; those that never began are left out.
         """
+        if not self._reads and not self._dropped:
+            return []
         wanted = set(keys)
         fates = []
         for key, early in list(self._reads.items()):
@@ -114,6 +116,8 @@ class Staging:
 
     def take(self, plan: Plan) -> tuple[Plan, dict[ExpertKey, Read]]:
         """`plan` with what was read early in the slots it is in, and the reads of that."""
+        if not self._reads:
+            return plan, {}
         taken: dict[ExpertKey, Read] = {}
         placements = []
         for placement in plan.placements:

@@ -23,16 +23,16 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-import numpy.typing as npt
 from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from ..events import Routed, Served
 from ..residency import ExpertKey
 from .early import Beside
+from .given import F32s, Given, Graph, Ids, Row, Stopwatch
 from .lookahead import Ahead
 from .pager import Pager
-from .parts import LazyParts, Parts
+from .parts import Parts
 from .steering import Steered
 from .weights import RouterTap
 
@@ -58,14 +58,16 @@ class PagedSwitch(nn.Module):
         # counted once per layer by whatever walks the model (MLX's wired limit, a save).
         object.__setattr__(self, "_inner", inner)
         self._inner: Any
+        # And these, or they would be taken for parameters.
+        object.__setattr__(self, "_keys", [ExpertKey(layer, each) for each in range(experts)])
+        self._keys: list[ExpertKey]
         self._layer = layer
-        self._experts = experts
         self._pager = pager
+        self._timed = Stopwatch(pager.clock)  # of the experts' own module
         self._tap = tap
         self._steered: Steered | None = None  # set by Steering while the routing is changed
         self._next: Ahead | None = None
         self._foreseen: Ahead | None = None
-        self._experts_ns = 0
         self._beside: Beside | None = None
         # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
         for name, child in inner.children().items():
@@ -97,58 +99,70 @@ class PagedSwitch(nn.Module):
 
         Without it, and where it computes natively, it has its block's shared expert computed then.
         """
-        pager = self._pager
+        output: mx.array = self._serve(Graph(x, indices), meanwhile)
+        return output
+
+    def decode(
+        self, x: F32s, ids: Ids, weights: F32s, meanwhile: Callable[[], object] | None = None
+    ) -> F32s:
+        """The same for one token of a layer that computes natively, which MLX never sees.
+
+        Args:
+            x, ids, weights: [1, width], [1, k] with no expert twice, [1, k]; told are the weights,
+                which must stay as they are, and not applied.
+
+        Returns:
+            float32 [1, k, width].
+        """
+        output: F32s = self._serve(Row(x, ids, weights), meanwhile)
+        return output
+
+    def _serve(self, given: Given, meanwhile: Callable[[], object] | None) -> Any:
+        pager, timed = self._pager, self._timed
         pager.enter()
-        begin, told, self._experts_ns = pager.clock(), pager.told_ns, 0
+        begin, told, timed.ns = pager.clock(), pager.told_ns, 0
         if self._steered is not None:
-            self._steered.check(np.array(indices))
+            self._steered.check(np.array(given.indices))
         slot_map = pager.slot_map(self._layer)
         if slot_map is not None:
             if meanwhile is not None:
-                self._timed(meanwhile)
-            self._tap.chose(self._layer, indices)
-            output = self._timed(self._inner, x, slot_map[indices])
+                timed(meanwhile)
+            self._tap.chose(self._layer, given.indices)
+            output = timed(given.with_map, self._inner, slot_map)
         else:
-            output = self._paged(x, indices, begin, meanwhile)
-        output = self._tap.watch(output, self._layer, x)
+            output = self._paged(given, begin, meanwhile)
+        output = given.weighed(self._tap, self._layer, output)
         told, spent = pager.told_ns - told, pager.clock() - begin
-        pager.tell(Served(self._layer, begin, spent, self._experts_ns, told))
+        pager.tell(Served(self._layer, begin, spent, timed.ns, told))
         return output
 
-    def _timed(self, compute: Callable[..., Any], *given: Any) -> Any:
-        """What the experts' module computes, or with MLX's kernels only puts down to compute."""
-        begin = self._pager.clock()
-        output = compute(*given)
-        self._experts_ns += self._pager.clock() - begin
-        return output
-
-    def _paged(
-        self, x: mx.array, indices: mx.array, begin: int, meanwhile: Callable[[], object] | None
-    ) -> mx.array:
+    def _paged(self, given: Given, begin: int, meanwhile: Callable[[], object] | None) -> Any:
         """Learn the ids, bring the experts in, compute."""
         pager = self._pager
-        pager.bank.settle(indices)
-        ids = np.array(indices, copy=True).astype(np.int64)
+        ids = given.ids(pager.bank)
         routed = pager.clock()
-        experts, counts = np.unique(ids, return_counts=True)
-        keys = [ExpertKey(self._layer, expert) for expert in experts.tolist()]
-        pager.table.routed(self._layer, ids.reshape(-1, ids.shape[-1]))
-        self._tell_routed(ids, keys, begin, routed)
+        rows = ids.reshape(-1, ids.shape[-1])
+        alone = len(rows) == 1
+        if alone:
+            experts, counts = sorted(set(rows[0].tolist())), []
+        else:
+            experts, counts = (found.tolist() for found in np.unique(ids, return_counts=True))
+        keys = [self._keys[expert] for expert in experts]
+        pager.table.routed(self._layer, rows)
+        self._tell_routed(rows, keys, begin, routed)
         fates = pager.looked_up(keys)
-        if ids.size == ids.shape[-1] and self._foreseen is not None and self._may(self._foreseen):
-            self._foreseen.learn(x, ids, fates)
-        if ids.size == ids.shape[-1]:
-            return self._in_parts(x, ids, pager.table.split(keys), None, meanwhile)
-        uses = dict(zip(keys, counts.tolist(), strict=True))
+        if alone and self._foreseen is not None and self._may(self._foreseen):
+            self._foreseen.learn(given.array(), ids, fates)
+        if alone:
+            return self._in_parts(given, ids, pager.table.split(keys), None, meanwhile)
+        uses = dict(zip(keys, counts, strict=True))
         keep = pager.table.favourites(self._layer, uses, pager.layers)
-        return self._in_parts(x, ids, pager.table.split(keys, uses), keep, meanwhile)
+        return self._in_parts(given, ids, pager.table.split(keys, uses), keep, meanwhile)
 
-    def _tell_routed(
-        self, ids: npt.NDArray[np.int64], keys: list[ExpertKey], begin: int, routed: int
-    ) -> None:
-        held = np.zeros(self._experts, bool)
+    def _tell_routed(self, experts: Ids, keys: list[ExpertKey], begin: int, routed: int) -> None:
+        """Of `experts` [tokens, k], whose `keys` are looked up now."""
+        held = np.zeros(len(self._keys), bool)
         held[[key.expert for key in keys if key in self._pager.table]] = True
-        experts = ids.reshape(-1, ids.shape[-1])
         self._pager.tell(
             Routed(
                 layer=self._layer,
@@ -161,12 +175,12 @@ class PagedSwitch(nn.Module):
 
     def _in_parts(
         self,
-        x: mx.array,
-        ids: npt.NDArray[np.int64],
+        given: Given,
+        ids: Ids,
         parts: list[tuple[ExpertKey, ...]],
         keep: Set[ExpertKey] | None,
         meanwhile: Callable[[], object] | None,
-    ) -> mx.array:
+    ) -> Any:
         """Fetch one part of the experts after the other, and compute with them.
 
         Args:
@@ -180,33 +194,31 @@ class PagedSwitch(nn.Module):
                 pager.bank.settle()
             with pager.fetch(part) as fetch:
                 early = bool(fetch.reads) and pager.overlap and self._native
-                looked = looked or self._look_ahead(x, fetch.landed and part is parts[-1])
+                looked = looked or self._look_ahead(given, fetch.landed and part is parts[-1])
                 if number == 0 and meanwhile is not None:
                     self._timed(meanwhile)
                 elif number == 0 and early and self._beside is not None:
-                    self._timed(self._beside.compute, x)
+                    self._timed(self._beside.compute, given.array())
                 if len(parts) > 1 or early:
-                    work = work or self._begin(x, ids.shape)
+                    work = work or given.parts(self._inner, pager.bank)
                     for slots in fetch.arrivals():
-                        looked = looked or self._look_ahead(x, fetch.landed and part is parts[-1])
+                        last = fetch.landed and part is parts[-1]
+                        looked = looked or self._look_ahead(given, last)
                         self._timed(self._add, work, ids, slots)
             if keep is not None:
                 # An order of leaving only: nothing is written before the bank is settled again.
                 pager.table.spare_all_but(self._layer, keep)
         if not looked:
-            self._look_ahead(x, True)
+            self._look_ahead(given, True)
         if work is not None:
-            whole: mx.array = self._timed(work.output)
-            return whole
-        slot_ids = mx.array(self._slots(fetch.slots)[ids].astype(np.uint32))
-        output: mx.array = self._timed(self._inner, x, slot_ids)
-        pager.bank.reading(output)
-        return output
+            return self._timed(given.joined, work)
+        slot_ids = self._slots(fetch.slots)[ids]
+        return self._timed(given.with_slots, self._inner, slot_ids, pager.bank)
 
-    def _look_ahead(self, x: mx.array, now: bool) -> bool:
+    def _look_ahead(self, given: Given, now: bool) -> bool:
         """Begin to read for the next layer, if it is time: nothing else is being read."""
         if now and self._next is not None and self._may(self._next):
-            self._next.foresee(x)
+            self._next.foresee(given.array())
         return now
 
     def _may(self, ahead: Ahead) -> bool:
@@ -218,20 +230,14 @@ class PagedSwitch(nn.Module):
         """Whether it computes when it is called: in parts, then, at no cost."""
         return hasattr(self._inner, "parts")
 
-    def _begin(self, x: mx.array, shape: tuple[int, ...]) -> Parts:
-        if self._native:
-            parts: Parts = self._inner.parts(x, shape)
-            return parts
-        return LazyParts(self._inner, x, shape, self._pager.bank.reading)
-
-    def _add(self, work: Parts, ids: npt.NDArray[np.int64], slots: Mapping[ExpertKey, int]) -> None:
+    def _add(self, work: Parts, ids: Ids, slots: Mapping[ExpertKey, int]) -> None:
         """Compute all of a call's pairs whose experts are among these."""
         found = self._slots(slots)[ids.ravel()]
         mine = np.flatnonzero(found >= 0)
         work.add(mine, found[mine])
 
-    def _slots(self, slot_of: Mapping[ExpertKey, int]) -> npt.NDArray[np.int64]:
+    def _slots(self, slot_of: Mapping[ExpertKey, int]) -> Ids:
         """Expert id → slot, as an array to index with ids; -1 for those that are not there."""
-        slots = np.full(self._experts, -1, np.int64)
+        slots = np.full(len(self._keys), -1, np.int64)
         slots[[key.expert for key in slot_of]] = list(slot_of.values())
         return slots

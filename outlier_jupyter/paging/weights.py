@@ -52,8 +52,8 @@ class RouterTap:
 
     def __init__(self) -> None:
         self._on = False
-        self._ids: list[tuple[int, mx.array]] = []
-        self._caught: list[_Weights] = []
+        self._ids: list[tuple[int, mx.array | npt.NDArray[Any]]] = []
+        self._caught: list[_Weights | Weighed] = []
         self._watching: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._inputs: dict[int, mx.array] = {}
         self._seen: list[int] = []
@@ -72,10 +72,15 @@ class RouterTap:
             _Watched.catchers.pop(array, None)
         self._seen.clear()
 
-    def chose(self, layer: int, ids: mx.array) -> None:
+    def chose(self, layer: int, ids: mx.array | npt.NDArray[Any]) -> None:
         """`layer`, fully resident, was asked for the experts `ids`, [..., k], not yet evaluated."""
         if self._on:
             self._ids.append((layer, ids))
+
+    def weighs(self, layer: int, weights: npt.NDArray[np.float32]) -> None:
+        """The experts of `layer` are weighed by `weights` [tokens, k], which are not MLX's."""
+        if self._on:
+            self._caught.append(Weighed(layer, weights))
 
     def enter(self, x: mx.array) -> mx.array:
         """Return `x`, a block's input [..., width], so that weights multiplied to it are seen."""
@@ -136,14 +141,18 @@ class RouterTap:
         All of it was computed with the call, except in a chunk of the prompt after which nothing
         is sampled: there the last layer's router is evaluated for the trace alone.
         """
-        caught = self._caught
+        caught = [weights for weights in self._caught if isinstance(weights, _Weights)]
         factors = [factor for weights in caught for factor in (weights.each, *weights.sums)]
-        mx.eval([ids for _, ids in self._ids], factors)
+        mx.eval([ids for _, ids in self._ids if isinstance(ids, mx.array)], factors)
         told: list[Routed | Weighed] = []
         for layer, ids in self._ids:
             experts = np.array(ids, copy=True).reshape(-1, ids.shape[-1]).astype(np.int32)
             told.append(Routed(layer, experts, np.ones(experts.shape, bool), 0, 0))
-        told += [Weighed(weights.layer, weights.applied()) for weights in caught]
+        for weights in self._caught:
+            if isinstance(weights, _Weights):
+                told.append(Weighed(weights.layer, weights.applied()))
+            else:
+                told.append(weights)
         self.forget()
         return told
 
@@ -153,8 +162,9 @@ class RouterTap:
         if known is None:
             return None
         layer, shape = known
-        self._caught.append(_Weights(layer, shape[-1], weights))
-        return self._caught[-1]
+        caught = _Weights(layer, shape[-1], weights)
+        self._caught.append(caught)
+        return caught
 
     def _follow(self, total: mx.array, weights: _Weights) -> None:
         """Watch `total`, the weighed sum of a switch's output, for what scales it as a whole."""

@@ -38,6 +38,8 @@ class Habit:
         self._keep = np.zeros(self._layers * self._width, np.bool_)
         self._place: dict[ExpertKey, int] = {}
         self._held = np.zeros(64, np.int64)
+        self._layer = -1  # routed last
+        self._near = True
         self._factor = np.ones(self._layers)
         self._compile()
 
@@ -54,7 +56,8 @@ class Habit:
         if rows.shape[1] > self._state.history.shape[2]:
             self._state = loops.widened(self._state, rows.shape[1])
         loops.observe(self._state, layer, rows)
-        loops.nearness(self._layers, layer, self._factor)
+        self._near = False
+        self._layer = layer
 
     def ask(self, keys: Sequence[ExpertKey]) -> None:
         for key in keys:
@@ -75,14 +78,21 @@ class Habit:
         codes = [key.layer * self._width + key.expert for key in keep if key in self._place]
         self._keep[codes] = True
         out = np.empty(count, np.int64)
-        value = self._state.value
-        found = loops.least(value, self._factor, self._held, len(self._place), self._keep, out)
+        value, factor = self._state.value, self._factors()
+        found = loops.least(value, factor, self._held, len(self._place), self._keep, out)
         self._keep[codes] = False
         keys = [ExpertKey(*divmod(code, self._width)) for code in out[:found].tolist()]
         return enough(keys, count)
 
     def order(self) -> list[ExpertKey]:
         held = np.sort(self._held[: len(self._place)])
-        worth = self._state.value.ravel()[held] * self._factor[held // self._width]
+        worth = self._state.value.ravel()[held] * self._factors()[held // self._width]
         leaving = held[np.argsort(worth, kind="stable")]
         return [ExpertKey(*divmod(code, self._width)) for code in leaving.tolist()]
+
+    def _factors(self) -> npt.NDArray[np.float64]:
+        """What the values of each layer are worth, by how soon its turn is: when somebody asks."""
+        if not self._near:
+            loops.nearness(self._layers, self._layer, self._factor)
+            self._near = True
+        return self._factor

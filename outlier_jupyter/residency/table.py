@@ -163,8 +163,8 @@ class SlotTable:
             ValueError: more keys than slots; use `split` first. Nothing has changed then.
         """
         wanted = list(dict.fromkeys(keys))
-        pinned = sum(key not in self._pinned for key in wanted) + len(self._pinned)
-        if pinned > self.capacity - len(self._reserved):
+        together = len(self._pinned.union(wanted)) if self._pinned else len(wanted)
+        if together > self.capacity - len(self._reserved):
             raise ValueError(f"{len(wanted)} experts at once do not fit {self.capacity} slots")
         hits = {key: self._slot_of[key] for key in wanted if key in self._slot_of}
         missing = [key for key in wanted if key not in hits]

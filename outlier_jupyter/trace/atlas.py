@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from scipy.stats import false_discovery_control, hypergeom
 from ..errors import OptionError
 from .routing import Floats, Ints, in_phase
 from .trace import Trace
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 TOKENS = 4000
 """More tokens are thinned out to so many, evenly: the map changes little, its cost much."""
@@ -45,6 +49,7 @@ class Atlas:
             NaN where there is none.
         left_out: units that fired, but less than `FEWEST` times.
         tokens: how many were looked at.
+        about: the model and the runs, in words.
     """
 
     layer: Ints
@@ -56,6 +61,13 @@ class Atlas:
     lift: Floats
     left_out: int
     tokens: int
+    about: str = ""
+
+    def figure(self) -> Figure:
+        """The units at their places; the class that fires them as colour and sign; in Plotly."""
+        from ..notebook.figures.of_routing import atlas_figure
+
+        return atlas_figure(self, self.about)
 
 
 def token_class(text: str) -> str:

@@ -1,11 +1,13 @@
 """What a token's time is made of, fitted from a trace's own calls: compute, and waiting for reads.
 
 A decode call takes `compute` ns whatever is resident, `wait` ns more for each layer that has to
-wait for at least one read, and `per_byte` ns for each byte read. The last two are the least squares
-of what the calls spent on look-ups, waiting and installing, neither negative, with what a call
-spends on look-ups when nothing is missing beside them. All else is computing. It takes longer in
-calls that read, whose threads share the cores with it: that is counted to `wait`, by the line
-through all calls, and what is left without a read is the first. Prefill is not predicted.
+wait for at least one read, and `per_byte` ns for each byte read. The last two are found by holding
+the layers of one call against each other: a machine is slower from one second to the next for
+reasons of its own, and a long call is no sign of dear reads. Of each layer it is taken what passed
+from its ids being known to the next layer's: computing is slower, too, after a wait, whose threads
+have gone to sleep, and MLX computes a layer's experts when the next one's ids are asked for. The
+first is what then is left of the mean call, so that the trace's own speed comes out as it was.
+Prefill is not predicted.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import DECODE
-from .trace import Trace
+from .trace import LAYER_PARTS, Trace
 
 LEAST_CALLS = 4
 """With fewer decode calls nothing is fitted."""
@@ -64,52 +66,63 @@ def fit(trace: Trace) -> Cost:
     if len(decode) < LEAST_CALLS or not (trace.has("calls") and trace.has("reads")):
         return Cost(*4 * [float("nan")])
     took = calls["ns"][decode].astype(np.float64)
-    paged = calls["lookup_ns"] + calls["read_wait_ns"] + calls["install_ns"]
-    waited = paged[decode].astype(np.float64)
-    nbytes = np.zeros(len(calls))
-    np.add.at(nbytes, trace.call[trace.reads["step"]], trace.reads["nbytes"])
-    stalled = np.zeros((len(calls), max(trace.layers, 1)), bool)
-    stalled[trace.call[trace.reads["step"]], trace.reads["layer"]] = True
-    causes = np.stack([stalled.sum(axis=1)[decode], nbytes[decode]], axis=1).astype(np.float64)
-    wait, per_byte, always = _not_negative(causes, waited)
-    # A line through means, not medians: a speed is a mean, and long calls belong to it.
-    rest = took - waited + always
-    slower = _slope(causes[:, 0], rest)
-    compute = float(np.mean(rest) - slower * np.mean(causes[:, 0]))
-    wait += slower
-    predicted = compute + np.nan_to_num(causes @ np.array([wait, per_byte]))
+    nbytes = np.zeros((len(calls), max(trace.layers, 1)))
+    np.add.at(
+        nbytes, (trace.call[trace.reads["step"]], trace.reads["layer"]), trace.reads["nbytes"]
+    )
+    causes = np.stack([nbytes[decode] > 0, nbytes[decode]])
+    waited = calls["read_wait_ns"][decode] + calls["install_ns"][decode]
+    each = causes.sum(axis=2)
+    prices = np.full(2, np.nan)
+    if causes.any():
+        spans = _spans(trace, decode)
+        prices = _prices(causes if spans.shape[1] > 1 else each[:, :, None], spans)
+        if not prices.any():  # all calls read alike: nothing to hold against each other
+            prices = np.array([0.0, float(waited.sum() / each[1].sum())])
+    explained = float(np.nan_to_num(prices) @ each.mean(axis=1))
+    # What a call took beside its waiting was not waiting.
+    most = float(took.mean() - np.min(took - waited))
+    prices *= min(1.0, most / explained) if explained else 1.0
+    predicted = took.mean() + np.nan_to_num(prices) @ (each - each.mean(axis=1, keepdims=True))
+    compute = float(took.mean() - np.nan_to_num(prices) @ each.mean(axis=1))
+    wait, per_byte = prices.tolist()
     return Cost(compute, wait, per_byte, float(np.median(np.abs(predicted - took) / took)))
 
 
-def _slope(cause: npt.NDArray[np.float64], effect: npt.NDArray[np.float64]) -> float:
-    """How much more of the effect there is for each unit of the cause, by least squares.
-
-    Not below 0, and so little that some of the effect is left where there is none of the cause.
-    """
-    apart = cause - cause.mean()
-    spread = float(apart @ apart)
-    if not spread:
-        return 0.0
-    most = float(effect.mean() / cause.mean())
-    return min(max(float(apart @ effect) / spread, 0.0), most)
-
-
-def _not_negative(causes: npt.NDArray[np.float64], waited: npt.NDArray[np.float64]) -> list[float]:
-    """The least squares of two causes and a constant; without one that comes out negative.
+def _spans(trace: Trace, calls: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Nanoseconds from each layer's ids to those of the next, or to the call's end.
 
     Returns:
-        Per unit of each cause, NaN where there is none, and the constant.
+        [calls, layers]; of a trace without times of layers [calls, 1], the whole call.
     """
-    if not causes.any():
-        return [float("nan"), float("nan"), float(waited.mean())]
-    scale = causes.max(axis=0) + (causes.max(axis=0) == 0)
-    known = np.column_stack([causes / scale, np.ones(len(causes))])
-    best = [0.0, 0.0, 0.0]
-    error = np.inf
-    for use in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1]):
-        found = np.zeros(3)
-        found[use] = np.linalg.lstsq(known[:, use], waited, rcond=None)[0]
-        off = float(np.square(known @ found - waited).sum())
-        if (found >= 0).all() and off < error:
-            error, best = off, [*(found[:2] / scale).tolist(), float(found[2])]
-    return best
+    took = trace.calls["ns"][calls].astype(np.float64)
+    if not len(trace.layer_us):
+        return took[:, None]
+    parts = 1e3 * trace.layer_us[calls]
+    known = LAYER_PARTS.index("route") + 1
+    until, after = parts[:, :, :known].sum(axis=2), parts[:, :, known:].sum(axis=2)
+    rest = took - parts.sum(axis=(1, 2))
+    return np.asarray(after + np.column_stack([until[:, 1:], rest]), np.float64)
+
+
+def _prices(
+    causes: npt.NDArray[np.float64], spans: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """How much more of a span there is for each unit of a cause: least squares, none negative.
+
+    What a layer takes on average is no sign of its reads, and neither is what a call does.
+
+    Args:
+        causes: [causes, calls, layers]; spans: [calls, layers].
+    """
+    from scipy.optimize import nnls  # takes a moment: imported when something is fitted
+
+    def apart(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        found = values - values.mean(axis=-2, keepdims=True)
+        if values.shape[-1] > 1:
+            found = found - found.mean(axis=-1, keepdims=True)
+        return np.asarray(found.reshape(*values.shape[:-2], -1), np.float64)
+
+    scale = causes.max(axis=(1, 2), keepdims=True)
+    prices, _ = nnls(apart(causes / scale).T, apart(spans))
+    return np.asarray(prices / scale.ravel(), np.float64)

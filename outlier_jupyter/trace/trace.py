@@ -8,7 +8,7 @@ in the model's order; `info.layer_names` says which modules they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from ..notebook.live import LiveView
     from ..notebook.sizing import Sizing
-    from ..uses import ExpertUses, TokenExperts
     from .explain import Explainer, Explanation
 
 READ = np.dtype(
@@ -269,26 +268,6 @@ class Trace:
             TraceError: the trace has no times.
         """
         return self._explainer.explain(step, memory_rate=memory_rate)
-
-    def tokens_of(self, layer: int, expert: int) -> ExpertUses:
-        """The steps that chose an expert, with weights; `Run.tokens_of` knows their texts.
-
-        Raises:
-            OptionError: the model has no such expert.
-        """
-        from ..uses import tokens_of
-
-        return tokens_of(self, layer, expert)
-
-    def experts_of(self, steps: int | slice | Iterable[int]) -> TokenExperts:
-        """The experts that some steps chose, counted from 0.
-
-        Raises:
-            OptionError: there are no such steps.
-        """
-        from ..uses import experts_of
-
-        return experts_of(self, steps)
 
     @cached_property
     def _explainer(self) -> Explainer:

@@ -60,7 +60,8 @@ def what_if(
         them); lookups, hits, hit_rate, reads, bytes of the whole run; decode_lookups,
         decode_hits, decode_hit_rate, decode_bytes, decode_waits (layers that waited for a read)
         of decode; tokens_per_second, predicted for decode by the cost fitted from the trace's
-        own times (`attrs["cost"]` says it in words), NaN where it has none.
+        own times (`attrs["cost"]` says it in words), NaN where it has none. `attrs["note"]` says
+        why a replay cannot be the run hit for hit, "" where it is.
 
     Raises:
         OptionError: an unknown policy, or a size below 1.
@@ -75,7 +76,18 @@ def what_if(
         row["policy"] = DEFAULT if named == "default" else named
     frame = pandas.DataFrame(rows)
     frame.attrs["cost"] = str(asked.cost)
+    frame.attrs["note"] = "; ".join(dict.fromkeys(filter(None, map(note, [*after, trace]))))
     return frame
+
+
+def note(trace: Trace) -> str:
+    """Why a replay of this trace cannot be the run hit for hit; "" where it is."""
+    if not trace.info.options.get("measure_loss"):
+        return ""
+    return (
+        "its loss was measured: the exact model beside it used the same cache, and what that "
+        "looked up is not in the trace, so this is the run without it"
+    )
 
 
 def slots_for(

@@ -26,12 +26,11 @@ from outlier_jupyter.errors import CheckpointError
 from outlier_jupyter.options import READERS
 from tests.checkpoint.files import shards
 
-FEW = settings(max_examples=30, deadline=None)
-MANY = settings(max_examples=100, deadline=None)
+MANY = settings(max_examples=100)
+"""For what is drawn from many kinds of things at once."""
 
 
 @pytest.mark.parametrize("kind", READERS)
-@FEW
 @given(files=shards())
 def test_every_range_is_what_the_safetensors_library_returns(kind, files, tmp_path_factory):
     """Shards, orders, alignments, dtypes, empty tensors, scalars, metadata: the same bytes."""
@@ -158,7 +157,7 @@ def readers(blob):
         reader.close()
 
 
-@settings(max_examples=200, deadline=None)
+@MANY
 @given(data=st.data())
 def test_whatever_is_made_of_tensors_is_read_as_numpy_would_make_it(readers, blob, data):
     """Each row of a view holds the bytes of the array it stands for, read in bands or straight."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -20,7 +20,6 @@ DTYPES = st.sampled_from([np.uint8, np.int16, np.float16, np.uint32, np.float32,
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     tensors=st.dictionaries(
         st.from_regex(r"[a-z]{1,8}(\.[a-z]{1,8})?", fullmatch=True),

@@ -7,7 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from outlier_jupyter.checkpoint import ByteRange, open_reader
@@ -26,7 +26,6 @@ def file(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", READERS)
-@settings(max_examples=40, deadline=None)
 @given(begin=st.integers(0, SIZE - 1), length=st.integers(1, SIZE))
 def test_any_range_is_read_exactly(kind, file, begin, length):
     """Aligned or not, a range's bytes arrive, and no byte beside them is touched."""

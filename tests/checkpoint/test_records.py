@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -141,7 +141,6 @@ def model(tmp_path):
     return Model(tmp_path, THREE, 4)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     layers=st.lists(PARTS, min_size=1, max_size=3), experts=st.integers(1, 4),
     kind=st.sampled_from(READERS), aligned=st.booleans(),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_lm import load as load_unpaged
 
 import outlier_jupyter
 from outlier_jupyter import native
+from outlier_jupyter.native import layer
+from outlier_jupyter.paging.switch import PagedSwitch
 from tests.models import CANNOT, checkpoint, model_types
 from tests.paging.test_exact import logits, prompt
 
@@ -156,3 +159,37 @@ def test_routing_is_changed_in_native_models_as_in_mlx_lms(model_type, tmp_path)
         assert (trace.produced >= 0).sum() == 4
     ids = [np.sort(trace.experts, axis=2) for trace in traces.values()]
     np.testing.assert_array_equal(*ids)
+
+
+def test_a_token_of_a_known_layer_passes_mlx_by(monkeypatch):
+    """Its experts are asked for with rows, and never as a graph; ids and weights are told."""
+    with outlier_jupyter.load("demo", cache_experts=96, kernels="auto") as engine:
+        calls = {"graph": 0, "rows": 0}
+
+        def graph(self, x, indices, whole=PagedSwitch.__call__):
+            calls["graph"] += 1
+            return whole(self, x, indices)
+
+        def rows(self, *given, whole=PagedSwitch.decode):
+            calls["rows"] += 1
+            return whole(self, *given)
+
+        monkeypatch.setattr(PagedSwitch, "__call__", graph)
+        monkeypatch.setattr(PagedSwitch, "decode", rows)
+        run = engine.generate("import os\n\ndef read_file", raw=True, max_tokens=6)
+        layers, decoded = len(engine.info.experts_per_layer), len(run.tokens) - 1
+        prefills = int((run.trace.calls["phase"] == 0).sum())
+    # The prompt's last token goes through the model alone, as each that was generated does.
+    assert calls == {"graph": layers * (prefills - 1), "rows": layers * (decoded + 1)}
+    assert np.isfinite(run.trace.weights).all() and (run.trace.experts >= 0).all()
+
+
+def test_layers_whose_experts_are_not_paged_are_not_whole():
+    """A block that holds its experts itself is given arrays of MLX's, as mlx-lm gives them."""
+    block, plain = nn.Module(), nn.Module()
+    block.switch_mlp = plain
+    decoder = type("Qwen3MoeDecoderLayer", (nn.Module,), {"__module__": "x.qwen3_moe"})()
+    decoder.mlp = block
+    assert not layer.can_swap(decoder)
+    plain.decode = lambda: None
+    assert layer.can_swap(decoder)

@@ -36,8 +36,10 @@ def test_a_cache_holds_what_mlx_lm_would_have_put_there():
     seeds = list(range(600))
     cache, growing = by_mlx_lm(seeds[:5]), Growing()
     for seed in seeds[5:]:
-        keys, values = growing.add(cache, *token(seed))
-        assert keys.shape == values.shape == (2, seed + 1, 8)
+        keys, values, tokens = growing.add(cache, *token(seed))
+        assert tokens == seed + 1
+        for part, mine in zip((keys, values), token(seed), strict=True):
+            assert np.array_equal(part.memory[:, tokens - 1], mine)
     for found, wanted in zip(contents(cache), contents(by_mlx_lm(seeds)), strict=True):
         assert np.array_equal(found, wanted)
 
@@ -64,9 +66,9 @@ def test_a_rotating_cache_is_mlx_lms_to_update():
     """Of a cache that forgets, the tokens it still has are handed out, in whatever order."""
     cache, growing = RotatingKVCache(max_size=4), Growing()
     for seed in range(9):
-        keys, _ = growing.add(cache, *token(seed))
+        keys, _, tokens = growing.add(cache, *token(seed))
     wanted = {token(seed)[0][0, 0] for seed in range(5, 9)}
-    assert set(keys[0, :, 0]) == wanted
+    assert set(keys.memory[0, :tokens, 0]) == wanted
 
 
 def test_only_plain_float32_caches_are_taken():

@@ -34,6 +34,7 @@ def test_explain_is_what_the_run_says(ip):
     assert str(told) == str(one.explain(3)) and ip.user_ns["told"] is told
     assert ip.run_line_magic("outlier", "explain 3").step == other.step_of(3)
     assert ip.run_line_magic("outlier", "explain").slower_than > 0.8
+    assert ip.run_line_magic("outlier", "explain 3 --memory-rate 5e9").memory.rate == 5e9
     with pytest.raises(OptionError, match="did you mean other"):
         ip.run_line_magic("outlier", "explain 3 --run othr")
 
@@ -72,6 +73,22 @@ def test_measures_are_a_table_or_a_figure(ip):
             ip.run_line_magic("outlier", f"measures {wrong} --run one")
 
 
+def test_an_atlas_is_of_all_runs_held_or_of_those_named(ip):
+    """As the call: units of both runs, told by run or by kind of token; phases apart."""
+    one, other = ip.user_ns["one"], ip.user_ns["other"]
+    both = outlier_jupyter.atlas({"one": one, "other": other})
+    figure = ip.run_line_magic("outlier", "atlas one other -o told")
+    assert ip.user_ns["told"] is figure and both.about in figure.layout.title.text
+    assert sum(len(part.x) for part in figure.data) == len(both.layer)
+    assert both.tokens == one.trace.steps + other.trace.steps
+    assert set(both.label) <= {"one", "other", "no class more than chance"}
+    kinds = outlier_jupyter.atlas([one, other], by="tokens", phase="decode")
+    assert kinds.tokens == (one.trace.phase == 1).sum() + (other.trace.phase == 1).sum()
+    for wrong, said in (("--by colour", "choose runs or tokens"), ("--phase night", "prefill")):
+        with pytest.raises(OptionError, match=said):
+            ip.run_line_magic("outlier", f"atlas one {wrong}")
+
+
 def test_a_run_is_saved_and_opened(ip, tmp_path, capsys):
     """The file's path is printed; what is opened says what the run said, and has its texts."""
     one, path = ip.user_ns["one"], tmp_path / "one.safetensors"
@@ -82,6 +99,31 @@ def test_a_run_is_saved_and_opened(ip, tmp_path, capsys):
     assert str(again.explain(3)) == str(one.explain(3))
     with pytest.raises(TraceError, match="there is no file"):
         ip.run_line_magic("outlier", f"open {tmp_path / 'none'}")
+
+
+def test_view_is_the_run_in_the_live_view(ip):
+    """A named run, or the last; as the call."""
+    view = ip.run_line_magic("outlier", "view --run one -o told")
+    assert isinstance(view, LiveView) and ip.user_ns["told"] is view
+    view.close()
+
+
+def test_what_if_is_a_table_a_figure_or_a_number(ip):
+    """The figure's lines are the table's columns; a rate gives the slots that reach it."""
+    one, other = ip.user_ns["one"], ip.user_ns["other"]
+    table = one.trace.what_if(slots=[6, 12, 24])
+    sizes = "--slots 6 --slots 12 --slots 24"
+    figure = ip.run_line_magic("outlier", f"what-if --figure {sizes} --run one")
+    assert len(figure.data) == 6 and len({part.line.dash for part in figure.data}) == 3
+    for part in figure.data:
+        rows = table[table.policy == part.legendgroup]
+        shown = 100 * rows.decode_hit_rate if part.showlegend else rows.tokens_per_second
+        assert list(part.y) == pytest.approx(list(shown), nan_ok=True)
+    rate = float(table.decode_hit_rate.max()) / 2
+    found = ip.run_line_magic("outlier", f"what-if --hit-rate {rate} --policy lru --run one")
+    assert found == one.trace.slots_for(rate, "lru")
+    after = ip.run_line_magic("outlier", "what-if --slots 6 --after one --run other")
+    assert after.equals(other.trace.what_if(slots=[6], after=[one.trace]))
 
 
 def test_what_if_is_a_table_or_a_slider(ip):

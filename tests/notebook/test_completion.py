@@ -25,6 +25,8 @@ from outlier_jupyter.notebook.completion import completions
                 "tokens",
                 "what-if",
                 "measures",
+                "atlas",
+                "view",
                 "save",
                 "open",
                 "report",

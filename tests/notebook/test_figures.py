@@ -11,6 +11,7 @@ import pytest
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.events import DECODE
 from outlier_jupyter.notebook.figures import MAX_BINS, Figures
+from outlier_jupyter.notebook.palette import EITHER
 from outlier_jupyter.trace import Trace
 from outlier_jupyter.trace.measures import (
     bytes_per_token,
@@ -163,3 +164,24 @@ def test_layers_of_different_width(make_trace: MakeTrace) -> None:
 def test_repr_names_the_methods(make_trace: MakeTrace) -> None:
     """Evaluating `figures` in a cell tells what can be asked of it."""
     assert ".latency()" in repr(Figures(make_trace()))
+
+
+def test_figures_read_on_light_and_on_dark_pages(make_trace: MakeTrace) -> None:
+    """No ground of their own, and every colour of text and marks stands out from either page."""
+    for figure in all_figures(make_trace()):
+        assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == EITHER.surface
+        assert figure.layout.font.color == EITHER.ink
+    marks = ("resident", "hit", "miss", "p50", "p95", "top", "warn")
+    for role, least in (*dict.fromkeys(marks, 3.0).items(), ("ink", 4.0), ("muted", 4.0)):
+        for ground in ("#ffffff", "#111111", "#1f1f1f"):
+            assert contrast(getattr(EITHER, role), ground) >= least, (role, ground)
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's contrast ratio of two colours like #1f2328."""
+    lights = []
+    for colour in (one, other):
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        lights.append(float(linear @ (0.2126, 0.7152, 0.0722)) + 0.05)
+    return max(lights) / min(lights)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from outlier_jupyter.notebook import merging
@@ -99,7 +99,6 @@ def chains(draw: st.DrawFn) -> list[Frame]:
 
 
 @given(chains())
-@settings(max_examples=60, deadline=None)
 def test_decode_gives_back_what_encode_took(frames: list[Frame]) -> None:
     """Every field of a frame, down to the bits of its NaNs, survives the wire."""
     for frame in frames:
@@ -115,7 +114,6 @@ def test_decode_gives_back_what_encode_took(frames: list[Frame]) -> None:
 
 
 @given(chains(), st.data())
-@settings(max_examples=60, deadline=None)
 def test_merging_is_associative(frames: list[Frame], data: st.DataObject) -> None:
     """However a chain is cut in two, merging its halves is merging all of it."""
     cut = data.draw(st.integers(0, len(frames) - 1))
@@ -124,7 +122,6 @@ def test_merging_is_associative(frames: list[Frame], data: st.DataObject) -> Non
 
 
 @given(chains())
-@settings(max_examples=60, deadline=None)
 def test_the_merge_of_all_frames_is_the_whole_state(frames: list[Frame]) -> None:
     """Counts add up, the last change of an expert wins, text and steps come one after another."""
     counts = np.zeros(LAYERS * EXPERTS, np.int64)
@@ -142,7 +139,6 @@ def test_the_merge_of_all_frames_is_the_whole_state(frames: list[Frame]) -> None
 
 
 @given(chains())
-@settings(max_examples=30, deadline=None)
 def test_a_history_folds_to_the_same_snapshot(frames: list[Frame]) -> None:
     """Folding on the way, at every frame, ends where one fold at the end does."""
     often, once = History(), History()

@@ -314,6 +314,8 @@ def test_ablate_and_sweep_are_their_functions(loaded, capsys, tmp_path):
     )
     assert found.names == ("a", "b") and len(found.masks) == 2 and found.seed == 4
     assert loaded.user_ns["cost"] is found and len(found.experts) == 3
+    line = "ablate 0:1 --prompt Hello --continuation there --draws 0"
+    assert loaded.run_line_magic("outlier", line).continuations == ("there",)
     line = f"sweep top_k=1,2 cache_experts=6,9 --prompt Hello --max-tokens 3 --folder {tmp_path}"
     swept = loaded.run_line_magic("outlier", line)
     settings = [tuple(row.setting.values()) for row in swept.rows]

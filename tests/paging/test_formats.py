@@ -89,9 +89,18 @@ def assert_exact(folder, slots=SLOTS, lengths=LENGTHS) -> None:
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_exact(name, model_type, checkpoint_of, support):
-    """Prefill of 1, 7 and 130 tokens and decoding give mlx-lm's bits in every format."""
+    """Prefill of 1, 7 and 130 tokens and decoding give mlx-lm's bits in every format.
+
+    At all sizes on one of the two architectures, in turn, and at the middle one on the other: a
+    format decides which tensors are read, an architecture what is done with them, and neither
+    knows of the other.
+    """
     settings = ARCHITECTURES[model_type] | FORMATS[name]
-    assert_exact(checkpoint_of(model_type=model_type, **settings))
+    mine = (list(FORMATS).index(name) + list(ARCHITECTURES).index(model_type)) % 2
+    assert_exact(
+        checkpoint_of(model_type=model_type, **settings),
+        *((SLOTS, LENGTHS) if mine else (SLOTS[1:2], LENGTHS[1:])),
+    )
     support.record("expert formats", name, ", ".join(ARCHITECTURES), "exact")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from mlx_lm import load as load_unpaged
 
 import outlier_jupyter
 from outlier_jupyter.errors import EngineClosed, OptionError, ReadFailed, UnsupportedModel
+from outlier_jupyter.events import Waited
 from outlier_jupyter.residency import ExpertKey
-from outlier_jupyter.testing import EventLog, FaultyReader
+from outlier_jupyter.testing import EventLog, FakeClock, FaultyReader
 from tests.paging.test_exact import logits, prompt
 
 
@@ -101,3 +104,23 @@ def test_a_checkpoint_without_the_experts_names_the_tensor(tiny, tmp_path):
     )
     with pytest.raises((UnsupportedModel, ValueError), match="switch_mlp"):
         outlier_jupyter.load(tmp_path)
+
+
+def test_tiny_experts_are_read_where_they_are_asked_for(tiny):
+    """No thread is woken for a read that is shorter than that; its time is told as waiting."""
+    clock, log, threads = FakeClock(), EventLog(), set()
+
+    def slow(where):
+        threads.add(threading.get_ident())
+        clock.now += 5_000
+
+    with outlier_jupyter.load(tiny, cache_experts=5, reader="pread", clock=clock) as engine:
+        pager = engine._installed.pagers[0]
+        reader = pager._reader = FaultyReader(pager._reader, slow)
+        pager.sink = log
+        pager.acquire([ExpertKey(0, 1), ExpertKey(0, 2)])
+    assert reader.reads and threads == {threading.get_ident()}
+    (waited,) = (event for event in log.events if isinstance(event, Waited))
+    assert waited.ns >= 5_000 * reader.reads
+    with outlier_jupyter.load(tiny, cache_experts=5, reader="direct") as engine:
+        assert engine._installed.pagers[0]._executor is engine._executor

@@ -11,6 +11,7 @@ import outlier_jupyter
 from outlier_jupyter import reads
 from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import Routed
+from outlier_jupyter.paging import given as given_module
 from outlier_jupyter.paging import slots as slots_module
 from outlier_jupyter.paging import switch as switch_module
 from outlier_jupyter.residency import ExpertKey
@@ -40,7 +41,8 @@ class Counting:
 def syncs(monkeypatch):
     """Counts what a switch evaluates (`settle`) and what it looks at on the host."""
     counts = Counting()
-    monkeypatch.setattr(switch_module, "np", counts)
+    for module in (switch_module, given_module):
+        monkeypatch.setattr(module, "np", counts)
     settle = slots_module.SlotBank.settle
 
     def counted(self, *others):
@@ -67,7 +69,7 @@ def test_loading_resident_reads_each_expert_once_and_in_order(tiny):
     with outlier_jupyter.load(tiny, resident=True) as engine:
         assert engine.resident().tolist() == [[i // 8, i % 8] for i in range(EVERYTHING)]
         for layer, pager in enumerate(engine._installed.pagers * 3):
-            slots = pager.slot_map(layer)
+            slots = pager.slot_map(layer).host
             assert slots.tolist() == list(range(8 * layer, 8 * layer + 8))
         before = engine.resident().tolist()
         trace = engine.generate("abc", raw=True, max_tokens=4).trace

@@ -18,13 +18,6 @@ PROMPT = "def f(x):\n    return g(x, 2) + 1"
 LAYERS = (8, 8, 4)
 
 
-@pytest.fixture(scope="module")
-def engine(tiny):
-    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
-        engine.tokenizer.eos_token_ids = set()
-        yield engine
-
-
 def traced(engine, **routing):
     return engine.generate(PROMPT, raw=True, max_tokens=4, **routing).trace
 

@@ -48,7 +48,11 @@ def logits(model, length: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """Runs a type once, at three cache sizes, whatever is asked about it."""
+    """Runs a type once, at three cache sizes, whatever is asked about it.
+
+    The longest prompt and what is decoded after it are run at one of them, in turn from type to
+    type: they take nearly all of the time, and what they ask of a size is no affair of the type's.
+    """
 
     @functools.cache
     def run(model_type: str) -> Found:
@@ -58,7 +62,9 @@ def found(tmp_path_factory):
         assert all(np.isfinite(rows).all() and rows.std() > 0 for rows in expected.values())
         seen = Found(switches_of(reference))
         below = 2 * len(seen.paths) - 1  # a token asks for two experts in each layer
-        for size in ({"cache_experts": below}, {"cache_experts": 2 * below}, {"resident": True}):
+        sizes = ({"cache_experts": below}, {"cache_experts": 2 * below}, {"resident": True})
+        for number, size in enumerate(sizes):
+            whole = number == RUNNABLE.index(model_type) % len(sizes)
             with outlier_jupyter.load(folder, **size) as engine:
                 engine.tokenizer.eos_token_ids = set()
                 seen.traces.append(engine.generate(PROMPT, raw=True, max_tokens=3).trace)
@@ -66,6 +72,8 @@ def found(tmp_path_factory):
                     # Before the logits are compared: nothing of it may be left.
                     seen.changed.append(changes(engine))
                 for length, rows in expected.items():
+                    if length == max(PREFILLS) and not whole:
+                        continue
                     if not np.array_equal(logits(engine.model, length), rows):
                         seen.differing.append((engine.status().slots, length))
                 seen.resident.append(engine.status().resident == engine.status().experts)
@@ -81,7 +89,7 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize("model_type", RUNNABLE)
 def test_a_type_is_exact(model_type, found):
-    """Prefill of 1, 7 and 130 tokens and 20 decoded ones: mlx-lm's bits, at three cache sizes."""
+    """Prefill of 1, 7 and 130 tokens and 20 decoded ones: mlx-lm's bits, over three sizes."""
     seen = found(model_type)
     assert seen.paths, f"tests/models.py: OVERRIDES[{model_type!r}] must ask for experts"
     assert seen.differing == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from outlier_jupyter.options import POLICIES as OFFERED
@@ -41,7 +41,6 @@ def test_what_is_offered_is_what_there_is():
     kept=st.sets(st.integers(0, 23)),
     count=st.integers(0, 24),
 )
-@settings(deadline=None, max_examples=50)
 def test_victims_are_held_distinct_and_not_to_be_kept(name, asked, kept, count):
     """As many as are wanted, the first in the order of leaving, or a LookupError."""
     policy = make_policy(name, EXPERTS)

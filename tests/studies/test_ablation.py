@@ -8,19 +8,12 @@ import pytest
 from mlx_lm import load as load_unpaged
 from scipy.special import log_softmax
 
-import outlier_jupyter
 from outlier_jupyter import ablate
 from outlier_jupyter.errors import OptionError
 
 PROMPTS = {"code": "def f(x):", "words": "hello there"}
 CONTINUATIONS = ["\n    return g(x)", ", and good bye"]
 MASKED = ["0:1-2", "2:5"]
-
-
-@pytest.fixture(scope="module")
-def engine(tiny):
-    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
-        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,11 @@ import json
 import numpy as np
 import pytest
 
-import outlier_jupyter
 from outlier_jupyter import Interrupted, sweep
 from outlier_jupyter.errors import OptionError, TraceError
 from outlier_jupyter.studies import sweep as module
 
 PROMPTS = ["hello", "def f(x):"]
-
-
-@pytest.fixture(scope="module")
-def engine(tiny):
-    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
-        engine.tokenizer.eos_token_ids = set()
-        yield engine
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +141,7 @@ def test_the_figure_has_every_run_and_the_middle_of_each_setting(found):
     speed, loss = (part for part in figure.data if part.name.startswith("median"))
     np.testing.assert_allclose(speed.y, found.to_pandas()["tokens_per_second"])
     np.testing.assert_allclose(loss.y, found.to_pandas()["kl"])
-    assert loss.text[1] == "4 of 4 coherent"
+    words = [part.text for part in figure.data if part.name == "words"]
+    assert words[1][1] == "4 of 4 coherent"
     assert figure.layout.yaxis.title.text == "tokens/s"
     assert figure.layout.yaxis2.title.text == "KL (nats a token)"

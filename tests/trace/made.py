@@ -6,13 +6,19 @@ import numpy as np
 
 from outlier_jupyter.residency.replay import Routing, simulate
 from outlier_jupyter.trace import CALL, EVICTION, READ, Trace, TraceInfo
+from outlier_jupyter.trace.trace import LAYER_PARTS
 
 NBYTES, COMPUTE, WAIT, PER_BYTE = 1_000_000, 20_000_000, 90_000, 0.4
 """Of an expert; of a token, a layer that waits, and a byte, in nanoseconds."""
 
 
-def timed_trace(routing: Routing, slots: int = 250) -> Trace:
-    """Decode of `routing`, one token a call, on a machine whose computing wavers by 1 %."""
+def timed_trace(routing: Routing, slots: int = 250, slowing: float = 0.0) -> Trace:
+    """Decode of `routing`, one token a call, on a machine whose computing wavers by 1 %.
+
+    Args:
+        slowing: nanoseconds that each read of a call makes all of its layers' computing longer, as
+            a machine does that is busy just then. Times of layers are then recorded as well.
+    """
     outcome = simulate(routing, "habit", slots)
     rng = np.random.default_rng(0)
     steps, layers, _ = routing.experts.shape
@@ -26,7 +32,14 @@ def timed_trace(routing: Routing, slots: int = 250) -> Trace:
     calls["phase"], calls["steps"], calls["first_step"] = 1, 1, np.arange(steps)
     waits = WAIT * (outcome.reads > 0).sum(axis=1) + PER_BYTE * NBYTES * outcome.reads.sum(axis=1)
     calls["read_wait_ns"] = waits
-    calls["ns"] = waits + COMPUTE * (1 + 0.01 * rng.standard_normal(steps))
+    computing = COMPUTE * (1 + 0.01 * rng.standard_normal(steps))
+    computing += slowing * layers * outcome.reads.sum(axis=1)
+    calls["ns"] = waits + computing
+    layer_us = np.zeros((steps if slowing else 0, layers, len(LAYER_PARTS)), np.int32)
+    if slowing:
+        layer_us[:, :, LAYER_PARTS.index("before")] = computing[:, None] / layers / 1e3
+        wait = WAIT * (outcome.reads > 0) + PER_BYTE * NBYTES * outcome.reads
+        layer_us[:, :, LAYER_PARTS.index("read_wait")] = wait / 1e3
     return Trace(
         tokens=np.zeros(steps, np.int32),
         produced=np.zeros(steps, np.int32),
@@ -47,4 +60,5 @@ def timed_trace(routing: Routing, slots: int = 250) -> Trace:
             slots=slots,
             policy="habit",
         ),
+        layer_us=layer_us,
     )

@@ -16,10 +16,9 @@ from outlier_jupyter.testing import tiny_checkpoint
 from outlier_jupyter.trace import Trace
 from outlier_jupyter.trace.equal_caches import serve
 from outlier_jupyter.trace.measures import summarise
-from tests.trace.test_routing import FEW, routed, routings
+from tests.trace.test_routing import routed, routings
 
 
-@FEW
 @given(routings(), st.integers(7, 20), st.booleans())
 def test_token_by_token_it_is_a_naive_lru(trace: Trace, slots: int, warm: bool) -> None:
     """Hits and reads are those of an ordered dictionary that forgets the least recently used.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
@@ -13,7 +13,7 @@ from outlier_jupyter.errors import OptionError
 from outlier_jupyter.trace import Trace
 from outlier_jupyter.trace import parting as p
 from outlier_jupyter.trace.aligning import aligned, pieces
-from tests.trace.test_routing import FEW, routed, routings
+from tests.trace.test_routing import routed, routings
 
 
 def sticky(
@@ -30,7 +30,6 @@ def sticky(
     return routed(out, (16,) * layers)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 6))
 def test_divergence_is_scipys(seed: int, experts: int) -> None:
     """Jensen–Shannon in bits is the square of SciPy's distance; of nothing it is NaN."""
@@ -99,7 +98,6 @@ def test_an_interval_holds_the_divergence_of_the_laws() -> None:
     assert np.mean(held) >= 0.8
 
 
-@FEW
 @given(routings(), routings())
 def test_leanings_leave_the_token_itself_out(a: Trace, b: Trace) -> None:
     """A token's bits are those of smoothed shares, its own counted without it."""

@@ -7,15 +7,13 @@ import itertools
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.events import DECODE, PREFILL
 from outlier_jupyter.trace import CALL, EVICTION, READ, Trace, TraceInfo
 from outlier_jupyter.trace import routing as r
-
-FEW = settings(max_examples=40, deadline=None)
 
 
 def routed(experts: np.ndarray, sizes: tuple[int, ...], prefill: int = 0) -> Trace:
@@ -64,7 +62,6 @@ def steps_of(trace: Trace, phase: int) -> list[int]:
     return np.flatnonzero(trace.phase == phase).tolist()
 
 
-@FEW
 @given(routings(), st.sampled_from([PREFILL, DECODE]))
 def test_balance_is_that_of_the_shares(trace: Trace, phase: int) -> None:
     """Entropy is SciPy's; Gini is the mean difference; Jain, half and never are as defined."""
@@ -89,7 +86,6 @@ def test_balance_is_that_of_the_shares(trace: Trace, phase: int) -> None:
         np.testing.assert_allclose(found.half[layer], needed / size)
 
 
-@FEW
 @given(routings(), st.sampled_from([PREFILL, DECODE]))
 def test_reuse_is_what_lies_between_two_uses(trace: Trace, phase: int) -> None:
     """Distance, gap, first uses and overlap, counted by looking back from every choice."""
@@ -121,7 +117,6 @@ def test_reuse_is_what_lies_between_two_uses(trace: Trace, phase: int) -> None:
         np.testing.assert_allclose(found.overlap[layer], mean, rtol=1e-6)
 
 
-@FEW
 @given(routings(), st.integers(1, 5))
 def test_segment_routing_performance_is_the_best_f1(trace: Trace, m: int) -> None:
     """SRP is the largest F1 over all limits, from true and false positives counted one by one."""
@@ -149,7 +144,6 @@ def test_segment_routing_performance_is_the_best_f1(trace: Trace, m: int) -> Non
         assert np.isclose(sizes, found.srp_size[layer]).any()
 
 
-@FEW
 @given(routings(), st.integers(1, 5), st.sampled_from([1, 1.5, 2]))
 def test_segment_cache_gives_up_what_is_wanted_least(trace: Trace, m: int, ratio: float) -> None:
     """SCH is that of a naive cache which counts the uses to come anew for every victim."""
@@ -197,7 +191,6 @@ def test_a_hand_made_routing() -> None:
     np.testing.assert_allclose(found.sch, [7 / 8, 0])
 
 
-@FEW
 @given(routings(), st.integers(0, 2**32))
 def test_names_of_experts_do_not_matter(trace: Trace, seed: int) -> None:
     """Renaming the experts of each layer by itself changes none of the measures.
@@ -226,7 +219,6 @@ def test_confidence_is_of_the_weights_that_were_seen() -> None:
     np.testing.assert_allclose(r.routing_measures(trace).confidence, [0.75])
 
 
-@FEW
 @given(routings(), st.integers(1, 12))
 def test_bins_over_time_hold_every_step_once(trace: Trace, bins: int) -> None:
     """Bins follow on each other, none mixes phases, and each has SciPy's entropy of its choices."""

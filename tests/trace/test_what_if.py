@@ -13,7 +13,7 @@ from outlier_jupyter.residency.replay import simulate
 from outlier_jupyter.trace.cost import fit
 from outlier_jupyter.trace.what_if import routing_of
 from tests.residency.routings import drifting
-from tests.trace.made import timed_trace
+from tests.trace.made import PER_BYTE, WAIT, timed_trace
 
 PROMPTS = ("What is an expert?", "How does a router choose?")
 
@@ -94,6 +94,16 @@ def test_the_speed_is_that_of_a_machine_that_keeps_its_costs():
         there = timed_trace(routing, slots=slots)
         assert predicted == pytest.approx(1e9 * there.steps / there.calls["ns"].sum(), rel=0.01)
     assert "ms of computing a token" in seen.what_if([400], ["lru"]).attrs["cost"]
+
+
+def test_a_machine_that_is_slow_at_times_makes_no_read_dear():
+    """Calls with many reads that took long for other reasons: waits are told from their layers."""
+    slowing = timed_trace(drifting(2, every=80), 250, slowing=5_000)
+    found = fit(slowing)
+    assert found.wait == pytest.approx(WAIT, rel=0.05)
+    assert found.per_byte == pytest.approx(PER_BYTE, rel=0.01)
+    whole_calls = fit(replace(slowing, layer_us=slowing.layer_us[:0]))
+    assert whole_calls.per_byte > 1.05 * PER_BYTE
 
 
 def test_without_times_no_speed_is_made_up():

@@ -1,6 +1,7 @@
 """The look that all figures share: titles, axes, and a panel that says why it is empty.
 
-It knows no measure. Every figure keeps the light palette and its own background.
+It knows no measure. A figure is data, drawn later by a page whose theme it cannot ask for, or
+saved as a picture: so it has no ground of its own, and one palette that reads on light and dark.
 """
 
 from __future__ import annotations
@@ -10,25 +11,34 @@ from html import escape
 import plotly.graph_objects as go
 
 from ...trace.trace import Trace
-from ..palette import LIGHT
+from ..palette import EITHER
 from ..static_view.words import model_words, reader_words, warning
 
+STRIPE = "#ffffff"
+"""Of patterns and lines upon coloured marks."""
 
-def titled_run(figure: go.Figure, trace: Trace, title: str, height: int = 440) -> None:
-    """`titled` for one run: what was run, under the title, and how its output was changed."""
+
+def titled_run(
+    figure: go.Figure, trace: Trace, title: str, height: int = 440, said: str = ""
+) -> None:
+    """`titled` for one run: what was run, under the title, and how its output was changed.
+
+    Args:
+        said: what else is to be known; it stands in the place of the change.
+    """
     steps = f"{trace.steps:,} step" + ("" if trace.steps == 1 else "s")
     about = f"{model_words(trace)} · {steps} · {reader_words(trace)}"
-    titled(figure, title, about, warning(trace), height)
+    titled(figure, title, about, said or warning(trace), height)
 
 
 def titled(figure: go.Figure, title: str, about: str, said: str = "", height: int = 440) -> None:
     """The title, what it is about under it, a warning, and the look all figures share."""
     # Plotly reads a little HTML in its titles, and a model's name is not ours to trust.
     about, title = escape(about, quote=False), escape(title, quote=False)
-    text = f'<b>{title}</b><br><span style="font-size:12px;color:{LIGHT.muted}">{about}</span>'
+    text = f'<b>{title}</b><br><span style="font-size:12px;color:{EITHER.muted}">{about}</span>'
     if said:
         said = escape(said, quote=False)
-        text += f'<br><span style="font-size:12px;color:{LIGHT.warn}"><b>{said}</b></span>'
+        text += f'<br><span style="font-size:12px;color:{EITHER.warn}"><b>{said}</b></span>'
     top = 96 if said else 76
     figure.update_layout(
         title={
@@ -41,18 +51,19 @@ def titled(figure: go.Figure, title: str, about: str, said: str = "", height: in
             "pad": {"t": 18},
         },
         template="plotly_white",
-        font={"color": LIGHT.ink, "size": 12},
-        paper_bgcolor=LIGHT.surface,
-        plot_bgcolor=LIGHT.surface,
+        font={"color": EITHER.ink, "size": 12},
+        paper_bgcolor=EITHER.surface,
+        plot_bgcolor=EITHER.surface,
         height=height + top - 76,
         margin={"l": 64, "r": 24, "t": top, "b": 56},
         legend={"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"},
         hoverlabel={"align": "left"},
+        modebar={"bgcolor": EITHER.surface, "color": EITHER.muted, "activecolor": EITHER.hit},
     )
     # Invisible ticks keep the labels a little away from the plot.
-    ticks = {"ticks": "outside", "ticklen": 5, "tickcolor": LIGHT.surface}
-    figure.update_xaxes(gridcolor=LIGHT.grid, zeroline=False, **ticks)
-    figure.update_yaxes(gridcolor=LIGHT.grid, zeroline=False, **ticks)
+    ticks = {"ticks": "outside", "ticklen": 5, "tickcolor": EITHER.surface}
+    figure.update_xaxes(gridcolor=EITHER.grid, zeroline=False, **ticks)
+    figure.update_yaxes(gridcolor=EITHER.grid, zeroline=False, **ticks)
 
 
 def matrix_axes(figure: go.Figure, layers: int) -> None:
@@ -73,7 +84,7 @@ def no_data(figure: go.Figure, reason: str) -> go.Figure:
         xref="paper",
         yref="paper",
         showarrow=False,
-        font={"size": 14, "color": LIGHT.ink},
+        font={"size": 14, "color": EITHER.ink},
     )
     bare = {"showticklabels": False, "showgrid": False, "ticks": ""}
     layout = figure.layout
@@ -91,7 +102,7 @@ def no_data(figure: go.Figure, reason: str) -> go.Figure:
         y1=1,
         xref="paper",
         yref="paper",
-        fillcolor=LIGHT.band,
+        fillcolor=EITHER.band,
         layer="below",
         line={"width": 0},
     )

@@ -7,10 +7,14 @@ import plotly.graph_objects as go
 
 from ...studies.comparison import Comparison
 from ...units import three
-from ..palette import LIGHT, ramp
-from .look import matrix_axes, titled
+from ..palette import EITHER, LIGHT, ramp
+from .look import STRIPE, matrix_axes, titled
 
 ALPHA = 0.05
+MARKED = 60
+"""More marks of one kind would hide the map they stand on."""
+MIDDLE = "#f2f2f2"
+"""Of no difference: a map covers its ground, and a key of colours cannot be seen through."""
 
 
 def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Figure:
@@ -29,8 +33,8 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
     hover += "by chance %{customdata[4]:.3~g}<extra></extra>"
     data = np.stack([pair.low, pair.high, pair.q, pair.js, pair.expected], axis=1)
     for mine, name, sign, colour in (
-        (sure, "beyond chance", "circle", LIGHT.hit),
-        (~sure, "not told from chance", "circle-open", LIGHT.top),
+        (sure, "beyond chance", "circle", EITHER.hit),
+        (~sure, "not told from chance", "circle-open", EITHER.top),
     ):
         figure.add_trace(
             go.Scatter(
@@ -39,7 +43,12 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
                 customdata=data[mine],
                 mode="markers",
                 name=f"{name} ({mine.sum()} layers)",
-                marker={"symbol": sign, "size": 9, "color": colour, "line": {"width": 1.5}},
+                marker={
+                    "symbol": sign,
+                    "size": 9,
+                    "color": colour,
+                    "line": {"width": 1.5, "color": colour},
+                },
                 error_y={
                     "type": "data",
                     "symmetric": False,
@@ -51,9 +60,10 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
                 hovertemplate=hover,
             )
         )
-    figure.add_hline(0, line={"color": LIGHT.ink, "width": 1, "dash": "dash"})
+    figure.add_hline(0, line={"color": EITHER.ink, "width": 1, "dash": "dash"})
     figure.update_xaxes(title_text="MoE layer", range=[-0.5, len(layers) - 0.5], tickformat="d")
     figure.update_yaxes(title_text="divergence above chance (bits)")
+    figure.update_layout(showlegend=True)
     return figure
 
 
@@ -68,14 +78,13 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
     _titled(figure, found, "The experts that part them", first, second)
     matrix_axes(figure, len(pair.js))
     limit = float(np.nanmax(np.abs(pair.difference), initial=0)) or 1.0
-    one, other = (found.names[i] for i in (first, second))
     figure.add_trace(
         go.Heatmap(
             z=pair.difference,
             customdata=pair.expert_p,
             zmin=-limit,
             zmax=limit,
-            colorscale=[(0, LIGHT.miss), (0.5, LIGHT.surface), (1, LIGHT.hit)],
+            colorscale=[(0, EITHER.miss), (0.5, MIDDLE), (1, EITHER.hit)],
             colorbar={
                 "title": {"text": "difference of shares", "side": "right"},
                 "thickness": 14,
@@ -85,25 +94,7 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
             "<br>corrected p %{customdata:.2~g}<extra></extra>",
         )
     )
-    rows = found.experts(first, second, ALPHA)
-    for name, sign, mine in (
-        (f"more in {one}", "triangle-up", [r for r in rows if r.first > r.second]),
-        (
-            f"more in {other}",
-            "triangle-down-open",
-            [r for r in rows if r.first < r.second],
-        ),
-    ):
-        figure.add_trace(
-            go.Scatter(
-                x=[row.expert for row in mine],
-                y=[row.layer for row in mine],
-                mode="markers",
-                name=f"{_plain(name)} ({len(mine)})",
-                marker={"symbol": sign, "size": 6 if len(pair.js) > 16 else 12, "color": LIGHT.ink},
-                hoverinfo="skip",
-            )
-        )
+    _marks(figure, found, first, second)
     figure.update_layout(
         height=max(440, 200 + 9 * len(pair.js)),
         legend={
@@ -119,13 +110,41 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
     return figure
 
 
+def _marks(figure: go.Figure, found: Comparison, first: int, second: int) -> None:
+    """A sign on each expert that is used more by one of them, beyond chance; the surest of many."""
+    one, other = (found.names[i] for i in (first, second))
+    many = len(found.parting(first, second).js) > 16
+    rows = found.experts(first, second, ALPHA)
+    for name, sign, fill, edge, mine in (
+        (one, "triangle-up", LIGHT.ink, STRIPE, [r for r in rows if r.first > r.second]),
+        (other, "triangle-down", STRIPE, LIGHT.ink, [r for r in rows if r.first < r.second]),
+    ):
+        shown = mine[:MARKED]
+        count = f"{len(mine):,}" if shown == mine else f"the surest {MARKED} of {len(mine):,}"
+        figure.add_trace(
+            go.Scatter(
+                x=[row.expert for row in shown],
+                y=[row.layer for row in shown],
+                mode="markers",
+                name=f"{_plain(f'more in {name}')} ({count})",
+                marker={
+                    "symbol": sign,
+                    "size": 7 if many else 12,
+                    "color": fill,
+                    "line": {"color": edge, "width": 1},
+                },
+                hoverinfo="skip",
+            )
+        )
+
+
 def matrix_figure(found: Comparison) -> go.Figure:
     """All runs against all: mean divergence above chance, those alike beside each other."""
     figure = go.Figure()
     order = found.order()
     names = [_plain(found.names[i]) for i in order]
     values = found.matrix[np.ix_(order, order)]
-    words = [["–" if i == j else three(float(v)) for j, v in enumerate(row)] for i, row in
+    words = [["" if i == j else three(float(v)) for j, v in enumerate(row)] for i, row in
              enumerate(values)]  # fmt: skip
     titled(
         figure,
@@ -141,6 +160,7 @@ def matrix_figure(found: Comparison) -> go.Figure:
             y=names,
             zmin=0,
             colorscale=colours,
+            zmax=float(np.nanmax(values, initial=0)) or 1.0,
             text=words if len(names) <= 20 else None,
             texttemplate="%{text}" if len(names) <= 20 else None,
             colorbar={"title": {"text": "bits", "side": "right"}, "thickness": 14},

@@ -14,9 +14,9 @@ from plotly.subplots import make_subplots
 from ...trace.atlas import NONE, Atlas
 from ...trace.routing import PHASES, SEGMENT, over_time, routing_measures
 from ...trace.trace import Trace
-from ..palette import LIGHT, ramp
+from ..palette import EITHER, ramp
 from ..static_view.words import no_routing
-from .look import no_data, titled, titled_run
+from .look import STRIPE, no_data, titled, titled_run
 
 BALANCE = (
     ("entropy over its maximum", "evenness"),
@@ -33,7 +33,7 @@ LOCALITY = (
     ("first uses", "first_uses"),
 )
 REUSE = (("other experts between two uses", "reuse"), ("tokens between two uses", "gap"))
-COLOURS = (LIGHT.hit, LIGHT.miss, LIGHT.p50, LIGHT.p95, LIGHT.top, LIGHT.warn)
+COLOURS = (EITHER.hit, EITHER.miss, EITHER.p50, EITHER.p95, EITHER.top, EITHER.warn)
 SIGNS = ("circle", "diamond-open", "square", "x-thin-open", "triangle-up-open", "star-open")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
@@ -126,10 +126,10 @@ def over_time_figure(trace: Trace) -> go.Figure:
     for number, name in ((number, name) for name, number in PHASES.items()):
         if (found.phase == number).any():
             at = float(found.first[found.phase == number][0])
-            figure.add_vline(at, line={"color": LIGHT.surface, "width": 2, "dash": "dot"})
+            figure.add_vline(at, line={"color": STRIPE, "width": 2, "dash": "dot"})
             figure.add_annotation(x=at, y=1, xref="x", yref="y domain", text=name, xanchor="left",
                                   yanchor="bottom", showarrow=False,
-                                  font={"size": 11, "color": LIGHT.muted})  # fmt: skip
+                                  font={"size": 11, "color": EITHER.muted})  # fmt: skip
     size = int(found.steps.max())
     figure.update_xaxes(
         title_text=f"step (in bins of {size})" if size > 1 else "step", row=2, col=1
@@ -169,9 +169,9 @@ def atlas_figure(found: Atlas, about: str) -> go.Figure:
                 )[mine],
                 marker={
                     "symbol": "circle-open" if bare else SIGNS[(i - 1) % len(SIGNS)],
-                    "color": LIGHT.muted if bare else COLOURS[(i - 1) % len(COLOURS)],
+                    "color": EITHER.muted if bare else COLOURS[(i - 1) % len(COLOURS)],
                     "size": size[mine] * (0.6 if bare else 1),
-                    "opacity": 0.35 if bare else 0.8,
+                    "opacity": 0.5 if bare else 0.8,
                 },
                 hovertemplate="layer %{customdata[0]}, expert %{customdata[1]}<br>chosen by "
                 "%{customdata[2]:,d} tokens<br>%{customdata[3]:.2f} times as often as by chance"

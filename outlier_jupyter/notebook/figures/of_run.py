@@ -1,8 +1,7 @@
 """Plotly figures of a finished run, to hover over, zoom and export. It measures nothing itself.
 
 Plain `go.Figure`, never FigureWidget, which would carry five megabytes of script with every
-instance. Numbers come from `trace.measures`, colours from `palette`. Every figure keeps the
-light palette and its own background, so that it also reads well in a dark notebook.
+instance. Numbers come from `trace.measures`, colours from `palette`; see `look` for the theme.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ...errors import OptionError
 from ...events import DECODE, PREFILL
 from ...trace.measures import Timeline, frequency, prefill_spans, residency, timeline
 from ...trace.trace import Trace
-from ..palette import LIGHT, colorscale
+from ..palette import EITHER, colorscale
 from ..static_view.words import model_words, no_reads, no_routing
 from .look import matrix_axes, no_data, titled_run
 
@@ -26,7 +25,11 @@ MAX_BINS = 2000
 """Longer runs are drawn in bins: more bars than pixels would only cost the browser time."""
 
 PHASES = {"prefill": PREFILL, "decode": DECODE}
-LATENCY_LINES = (("p50", LIGHT.p50, "solid"), ("p95", LIGHT.p95, "dash"), ("max", LIGHT.top, "dot"))
+LATENCY_LINES = (
+    ("p50", EITHER.p50, "solid"),
+    ("p95", EITHER.p95, "dash"),
+    ("max", EITHER.top, "dot"),
+)
 
 
 class Figures:
@@ -40,7 +43,7 @@ class Figures:
         return (
             f"Figures of {model_words(self._trace)}, {self._trace.steps} steps: "
             ".routing(phase=None), .residency(step=None), .latency(), .measures(phase), "
-            ".over_time(), .atlas(labels=None)"
+            ".over_time(), .atlas(labels=None), .what_if(slots=None)"
         )
 
     def routing(self, phase: str | int | None = None) -> go.Figure:
@@ -91,7 +94,7 @@ class Figures:
         for part in _lookups(line):
             figure.add_trace(part, row=2, col=1)
         if step is not None:
-            figure.add_vline(at + 0.5, line={"color": LIGHT.ink, "width": 1}, row=2, col=1)
+            figure.add_vline(at + 0.5, line={"color": EITHER.ink, "width": 1}, row=2, col=1)
         _mark_prefill(figure, trace, row=2)
         below = {"x": 1.02, "y": figure.layout.yaxis2.domain[1], "yanchor": "top"}
         figure.update_layout(barmode="stack", bargap=0, legend2=below)
@@ -153,11 +156,25 @@ class Figures:
         Raises:
             OptionError: labels that do not fit, or a run too short.
         """
-        from ...trace.atlas import atlas
+        from ...trace.atlas import atlas  # it compiles: imported when asked for
         from .of_routing import atlas_figure
 
         found = atlas([self._trace], None if labels is None else [labels])
         return atlas_figure(found, model_words(self._trace))
+
+    def what_if(
+        self,
+        slots: Sequence[int] | None = None,
+        policies: Sequence[str] = ("lru", "default", "belady"),
+    ) -> go.Figure:
+        """Hits and predicted tokens/s at other sizes of the cache: `Trace.what_if` as lines.
+
+        Raises:
+            OptionError: an unknown policy, or a size below 1.
+        """
+        from .of_sizes import sizes_figure  # it compiles: imported when asked for
+
+        return sizes_figure(self._trace, slots, policies)
 
     def _timeline(self) -> Timeline:
         if self._line is None:
@@ -187,7 +204,7 @@ def _counts(trace: Trace, counts: npt.NDArray[np.int64]) -> go.Heatmap:
     return go.Heatmap(
         z=_absent_as_nan(trace, counts),
         customdata=counts / totals,
-        colorscale=colorscale(LIGHT.empty),
+        colorscale=colorscale(EITHER.empty),
         zmin=0,
         zmax=int(counts.max()),
         colorbar={
@@ -203,7 +220,7 @@ def _counts(trace: Trace, counts: npt.NDArray[np.int64]) -> go.Heatmap:
 
 def _resident(trace: Trace, held: npt.NDArray[np.bool_]) -> list[go.Heatmap | go.Scatter]:
     """The heatmap in two flat colours, and two empty traces that make its legend."""
-    colours = [(0, LIGHT.empty), (0.5, LIGHT.empty), (0.5, LIGHT.resident), (1, LIGHT.resident)]
+    colours = [(0, EITHER.empty), (0.5, EITHER.empty), (0.5, EITHER.resident), (1, EITHER.resident)]
     heatmap = go.Heatmap(
         z=_absent_as_nan(trace, held),
         customdata=np.where(held, "in RAM", "on SSD"),
@@ -216,8 +233,8 @@ def _resident(trace: Trace, held: npt.NDArray[np.bool_]) -> list[go.Heatmap | go
     )
     total = sum(trace.info.experts_per_layer)
     names = (
-        (f"in RAM ({held.sum():,})", LIGHT.resident),
-        (f"on SSD ({total - held.sum():,})", LIGHT.empty),
+        (f"in RAM ({held.sum():,})", EITHER.resident),
+        (f"on SSD ({total - held.sum():,})", EITHER.empty),
     )
     keys = [
         go.Scatter(
@@ -248,8 +265,8 @@ def _lookups(line: Timeline) -> list[go.Bar]:
             legend="legend2",
         )
         for name, colour, values in (
-            ("hits", LIGHT.hit, line.hits),
-            ("misses", LIGHT.miss, line.misses),
+            ("hits", EITHER.hit, line.hits),
+            ("misses", EITHER.miss, line.misses),
         )
     ]
 
@@ -282,7 +299,7 @@ def _megabytes(line: Timeline) -> go.Bar:
         y=line.nbytes / 1e6,
         name="MB read",
         customdata=line.first,
-        marker={"color": LIGHT.resident, "line": {"width": 0}},
+        marker={"color": EITHER.resident, "line": {"width": 0}},
         hovertemplate="step %{customdata:,d}<br>%{y:,.4~g} MB<extra></extra>",
     )
 
@@ -295,11 +312,11 @@ def _mark_prefill(figure: go.Figure, trace: Trace, row: int) -> None:
             end,
             row=row,
             col=1,
-            fillcolor=LIGHT.band,
+            fillcolor=EITHER.band,
             layer="below",
             line={"width": 0},
         )
-        figure.add_vline(end, row=row, col=1, line={"color": LIGHT.ink, "width": 1, "dash": "dot"})
+        figure.add_vline(end, row=row, col=1, line={"color": EITHER.ink, "width": 1, "dash": "dot"})
         figure.add_annotation(
             x=first,
             y=1,
@@ -309,7 +326,7 @@ def _mark_prefill(figure: go.Figure, trace: Trace, row: int) -> None:
             showarrow=False,
             xanchor="left",
             yanchor="bottom",
-            font={"size": 11, "color": LIGHT.muted},
+            font={"size": 11, "color": EITHER.muted},
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -10,7 +12,7 @@ from ...paging.interventions import named
 from ...studies.ablation import WHAT, Ablation
 from ...studies.swept import Sweep, words
 from ...units import three
-from ..palette import LIGHT
+from ..palette import EITHER
 from .look import titled
 
 ALL = "all"
@@ -31,7 +33,7 @@ def ablation_figure(found: Ablation) -> go.Figure:
     titled(figure, f"Masking {named(found.experts)}", about, height=max(320, 190 + 44 * len(rows)))
     for col, what in enumerate(WHAT, 1):
         _ablated(figure, found, rows, what, col)
-        figure.add_vline(0, line={"color": LIGHT.ink, "width": 1, "dash": "dash"}, col=col, row=1)
+        figure.add_vline(0, line={"color": EITHER.ink, "width": 1, "dash": "dash"}, col=col, row=1)
         figure.update_xaxes(title_text=f"{WHAT[what]}<br>(nats a token)", col=col)
     figure.update_yaxes(
         type="category", autorange="reversed", showgrid=False,
@@ -60,7 +62,7 @@ def _ablated(
             go.Scatter(
                 x=list(ends), y=[name, name], mode="lines", name="95 % of random masks",
                 legendgroup="interval", showlegend=first, hoverinfo="skip",
-                line={"color": LIGHT.grid, "width": 14},
+                line={"color": EITHER.grid, "width": 14},
             ),
             row=1, col=col,
         )  # fmt: skip
@@ -68,7 +70,7 @@ def _ablated(
             go.Scatter(
                 x=values, y=[name] * len(values), mode="markers", name="a random mask",
                 legendgroup="random", showlegend=first,
-                marker={"symbol": "circle-open", "size": 8, "color": LIGHT.top},
+                marker={"symbol": "circle-open", "size": 8, "color": EITHER.top},
                 hovertemplate=f"random mask<br>%{{x:.3~g}} nats a token<extra>{name}</extra>",
             ),
             row=1, col=col,
@@ -79,8 +81,8 @@ def _ablated(
             x=means, y=[name for name, _ in rows], mode="markers", name="the masked experts",
             legendgroup="asked", showlegend=shown,
             customdata=[found.p(what, prompt) for _, prompt in rows],
-            marker={"symbol": "diamond", "size": 13, "color": LIGHT.miss,
-                    "line": {"color": LIGHT.ink, "width": 1}},
+            marker={"symbol": "diamond", "size": 13, "color": EITHER.miss,
+                    "line": {"color": EITHER.ink, "width": 1}},
             hovertemplate="%{x:.3~g} nats a token<br>p %{customdata:.2~g}<extra>%{y}</extra>",
         ),
         row=1, col=col,
@@ -113,7 +115,7 @@ def sweep_figure(found: Sweep) -> go.Figure:
                 go.Scatter(
                     x=[name] * len(values), y=values, mode="markers", name="a run",
                     legendgroup="run", showlegend=row == 1 and name == settings[0][0],
-                    marker={"symbol": "circle-open", "size": 8, "color": LIGHT.top},
+                    marker={"symbol": "circle-open", "size": 8, "color": EITHER.top},
                     customdata=[[run.prompt, run.verdict] for run in runs],
                     hovertemplate=f"{what}<br>prompt %{{customdata[0]}}: %{{customdata[1]}}"
                     "<extra>%{x}</extra>",
@@ -121,7 +123,12 @@ def sweep_figure(found: Sweep) -> go.Figure:
                 row=row, col=1,
             )  # fmt: skip
     summed = [found.summed(setting) for _, setting in settings]
-    _middles(figure, [name for name, _ in settings], summed)
+    each = [found.of(setting) for _, setting in settings]
+    highs = (
+        [max((run.tokens_per_second for run in runs), default=nan) for runs in each],
+        [max((run.kl for run in runs), default=nan) for runs in each],
+    )
+    _middles(figure, [name for name, _ in settings], summed, highs)
     figure.update_yaxes(title_text="tokens/s", rangemode="tozero", row=1)
     figure.update_yaxes(title_text="KL (nats a token)", rangemode="tozero", row=2)
     figure.update_traces(cliponaxis=False)
@@ -134,10 +141,20 @@ def sweep_figure(found: Sweep) -> go.Figure:
     return figure
 
 
-def _middles(figure: go.Figure, names: list[str], summed: list[dict[str, object]]) -> None:
-    """Each setting's median speed and mean KL, with how many answers are coherent."""
+def _middles(
+    figure: go.Figure,
+    names: list[str],
+    summed: list[dict[str, object]],
+    highs: tuple[list[float], list[float]],
+) -> None:
+    """Each setting's median speed and mean KL, with how many answers are coherent.
+
+    Args:
+        highs: of speed and of KL, each setting's highest run: where there are many settings, words
+            stand above it.
+    """
     few = len(names) <= WORDY
-    for row, key in ((1, "tokens_per_second"), (2, "kl")):
+    for row, key, tops in ((1, "tokens_per_second", highs[0]), (2, "kl", highs[1])):
         values = np.array([s[key] for s in summed], np.float64)
         texts = [
             three(float(value))
@@ -147,12 +164,20 @@ def _middles(figure: go.Figure, names: list[str], summed: list[dict[str, object]
         ]
         figure.add_trace(
             go.Scatter(
-                x=names, y=values, mode="markers+text", text=texts,
+                x=names, y=values if few else tops, mode="markers+text", text=texts,
+                name="words", showlegend=False, hoverinfo="skip",
                 textposition="middle right" if few else "top center",
+                marker={"size": 26 if few else 12, "opacity": 0},
+            ),
+            row=row, col=1,
+        )  # fmt: skip
+        figure.add_trace(
+            go.Scatter(
+                x=names, y=values, mode="markers",
                 name="median of the speed, mean of the KL", legendgroup="middle",
                 showlegend=row == 1, hoverinfo="skip",
-                marker={"symbol": "line-ew-open", "size": 26, "color": LIGHT.hit,
-                        "line": {"color": LIGHT.hit, "width": 3}},
+                marker={"symbol": "line-ew-open", "size": 26, "color": EITHER.hit,
+                        "line": {"color": EITHER.hit, "width": 3}},
             ),
             row=row, col=1,
         )  # fmt: skip

@@ -1,26 +1,31 @@
-"""One token's timeline: its layers one below the other, what each did when, and its reads."""
+"""One token's timeline: its layers one below the other, what each did when, and its reads.
+
+Few layers stand where they were in time. Of many, each would be a speck on a long diagonal: there
+every layer begins at the left, so that the slow ones stand out.
+"""
 
 from __future__ import annotations
 
 from html import escape
 from math import isnan
 
+import numpy as np
 import plotly.graph_objects as go
 
 from ...trace.explain import Explanation, LayerStory
 from ...trace.explained import fate, headline, part_name
 from ...trace.trace import LAYER_PARTS
-from ..palette import LIGHT
-from .look import no_data, titled
+from ..palette import EITHER
+from .look import STRIPE, no_data, titled
 
 SEGMENTS = {
-    "before": ("since the layer before", LIGHT.frame, ""),
-    "route": ("ids known: compute", LIGHT.p50, "/"),
-    "lookup": ("look-up", LIGHT.top, "x"),
-    "read_wait": ("waiting for reads", LIGHT.miss, "\\"),
-    "install": ("install", LIGHT.p95, "-"),
-    "experts": ("experts", LIGHT.hit, ""),
-    "watch": ("recording", LIGHT.muted, "."),
+    "before": ("since the layer before", EITHER.frame, ""),
+    "route": ("ids known: compute", EITHER.p50, "/"),
+    "lookup": ("look-up", EITHER.top, "x"),
+    "read_wait": ("waiting for reads", EITHER.miss, "\\"),
+    "install": ("install", EITHER.p95, "-"),
+    "experts": ("experts", EITHER.hit, ""),
+    "watch": ("recording", EITHER.muted, "."),
 }
 """Part of a layer → its name, colour and pattern, in the order in which they happen."""
 NATIVE = {"before": "dense compute", "route": "router read-back", "experts": "expert compute"}
@@ -29,35 +34,46 @@ TOTALS = {"read_wait": "read_wait", "lookup": "lookup", "install": "install", "r
           "watch": "watch"}  # fmt: skip
 """A part of the whole → the segment whose colour and pattern it has."""
 
+MANY = 16
+"""Layers from which on each begins at the left."""
+
 
 def token_figure(told: Explanation) -> go.Figure:
     """A bar for each layer, from its beginning to its end; reads are lines below them."""
     figure = go.Figure()
     titled(figure, f"Where the time of {told.name} went", headline(told),
            height=max(420, 190 + 15 * len(told.layers)))  # fmt: skip
-    figure.update_xaxes(title_text="ms since the call began", rangemode="tozero")
+    since = "the call began"
+    figure.update_xaxes(title_text=f"ms since {since}", rangemode="tozero")
     if not told.layers or not told.ms:
         return no_data(figure, "no times were recorded" if told.layers else "no expert layers")
+    begins, rows = [0.0] * len(told.layers), len(told.layers)
     if told.layers[0].parts:
-        _by_layer(figure, told)
+        ends = np.cumsum([sum(layer.parts[name] for name in LAYER_PARTS) for layer in told.layers])
+        if rows >= MANY:
+            since, rows = "the layer before ended", rows + 1
+            begins = [0.0, *ends[:-1].tolist()]
+        _by_layer(figure, told, begins, float(ends[-1]))
     else:
         _whole(figure, told)
-    _reads(figure, told)
+    _reads(figure, told, begins)
+    figure.update_xaxes(title_text=f"ms since {since}")
     figure.update_yaxes(
-        title_text="MoE layer", range=[len(told.layers) - 0.4, -0.6], tickformat="d",
-        showgrid=False,
+        title_text="MoE layer", range=[rows - 0.4, -0.6], tickformat="d", showgrid=False,
     )  # fmt: skip
-    figure.add_vline(told.ms, line={"color": LIGHT.ink, "width": 1, "dash": "dot"})
+    if rows == len(told.layers):
+        figure.add_vline(told.ms, line={"color": EITHER.ink, "width": 1, "dash": "dot"})
     figure.update_layout(barmode="overlay", legend={"traceorder": "normal"})
     return figure
 
 
-def _by_layer(figure: go.Figure, told: Explanation) -> None:
+def _by_layer(figure: go.Figure, told: Explanation, begins: list[float], end: float) -> None:
+    """A layer's parts, one after the other, from its place less `begins`."""
     at = 0.0
     starts: dict[str, list[float]] = {name: [] for name in LAYER_PARTS}
-    for layer in told.layers:
+    for layer, begin in zip(told.layers, begins, strict=True):
         for name in LAYER_PARTS:
-            starts[name].append(at)
+            starts[name].append(at - begin)
             at += layer.parts[name]
     for name, (title, colour, pattern) in SEGMENTS.items():
         spent = [layer.parts[name] for layer in told.layers]
@@ -74,16 +90,18 @@ def _by_layer(figure: go.Figure, told: Explanation) -> None:
                 width=0.62,
                 customdata=[_needed(layer) for layer in told.layers],
                 marker={"color": colour, "line": {"width": 0},
-                        "pattern": {"shape": pattern, "size": 5, "fgcolor": LIGHT.surface}},
+                        "pattern": {"shape": pattern, "size": 5, "fgcolor": STRIPE}},
                 hovertemplate=f"layer %{{y}}: {title} %{{x:.3~g}} ms<br>%{{customdata}}"
                 "<extra></extra>",
             )
         )  # fmt: skip
-    if told.ms > at:
+    if told.ms > end:
+        aside = bool(begins[-1])  # in a row of its own, where each row begins at the left
         figure.add_trace(
             go.Bar(
-                base=[at], x=[told.ms - at], y=[told.layers[-1].layer], orientation="h", width=0.2,
-                name="after the last layer", marker={"color": LIGHT.ink},
+                base=[0 if aside else end], x=[told.ms - end], orientation="h", width=0.2,
+                y=[told.layers[-1].layer + aside], name="after the last layer",
+                marker={"color": EITHER.ink, "line": {"width": 0}},
                 hovertemplate="after the last layer %{x:.3~g} ms<extra></extra>",
             )
         )  # fmt: skip
@@ -93,28 +111,29 @@ def _whole(figure: go.Figure, told: Explanation) -> None:
     """The parts one after the other, where it is not known in which layer they were."""
     at = 0.0
     for name, spent in told.parts.items():
-        _, colour, pattern = SEGMENTS.get(TOTALS.get(name, ""), ("", LIGHT.ink, ""))
+        _, colour, pattern = SEGMENTS.get(TOTALS.get(name, ""), ("", EITHER.ink, ""))
         figure.add_trace(
             go.Bar(
                 base=[at], x=[spent], y=[-0.3], orientation="h", width=0.3, name=part_name(name),
                 marker={"color": colour, "line": {"width": 0},
-                        "pattern": {"shape": pattern, "size": 5, "fgcolor": LIGHT.surface}},
+                        "pattern": {"shape": pattern, "size": 5, "fgcolor": STRIPE}},
                 hovertemplate=f"{part_name(name)} %{{x:.3~g}} ms over all layers<extra></extra>",
             )
         )  # fmt: skip
         at += spent
 
 
-def _reads(figure: go.Figure, told: Explanation) -> None:
+def _reads(figure: go.Figure, told: Explanation, begins: list[float]) -> None:
     """A line for each read, below its layer's bar; what it was for is told when pointed at."""
     xs: list[float | None] = []
     ys: list[float | None] = []
     words: list[str] = []
-    for layer in told.layers:
+    for layer, begin in zip(told.layers, begins, strict=True):
         known = [miss for miss in layer.misses if not isnan(miss.start_ms)]
         for i, miss in enumerate(known):
             below = layer.layer + 0.34 + 0.3 * (i + 1) / (len(known) + 1)
-            xs += [miss.start_ms, miss.start_ms + miss.ms, None]
+            start = miss.start_ms - begin
+            xs += [start, start + miss.ms, None]
             ys += [below, below, None]
             said = f"layer {miss.layer}, expert {fate(told, miss)}<br>read in {miss.ms:.3g} ms"
             words += [escape(said, quote=False).replace("&lt;br&gt;", "<br>")] * 3
@@ -122,8 +141,8 @@ def _reads(figure: go.Figure, told: Explanation) -> None:
         figure.add_trace(
             go.Scatter(
                 x=xs, y=ys, text=words, mode="lines+markers", name=f"reads ({len(xs) // 3:,})",
-                line={"color": LIGHT.ink, "width": 1.2},
-                marker={"symbol": "line-ns-open", "size": 4, "color": LIGHT.ink},
+                line={"color": EITHER.ink, "width": 1.2},
+                marker={"symbol": "line-ns-open", "size": 4, "color": EITHER.ink},
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip

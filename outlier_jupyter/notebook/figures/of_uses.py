@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ...uses import ExpertUses, TokenExperts
-from ..palette import LIGHT, colorscale
+from ..palette import EITHER, colorscale
 from ..static_view.words import model_words
 from .look import matrix_axes, no_data, titled
 
@@ -37,8 +37,9 @@ def uses_figure(found: ExpertUses) -> go.Figure:
                 customdata=np.stack([rows.weight, np.where(rows.hit, "hit", "miss")], axis=1),
                 marker={
                     "symbol": "circle" if filled else "circle-open",
-                    "size": 6 + 16 * weight / max(float(weight.max(initial=0)), 1e-9),
-                    "color": LIGHT.miss if filled else LIGHT.hit,
+                    "size": 5 + 9 * weight / max(float(weight.max(initial=0)), 1e-9),
+                    "color": EITHER.miss if filled else EITHER.hit,
+                    "line": {"width": 1, "color": EITHER.miss if filled else EITHER.hit},
                     "opacity": 0.75,
                 },
                 hovertemplate="%{y}, step %{x:,d}<br>%{text}<br>weight %{customdata[0]:.3f}, "
@@ -64,7 +65,7 @@ def experts_figure(found: TokenExperts) -> go.Figure:
     counts[found.frame.layer, found.frame.expert] = found.frame.times
     figure.add_trace(
         go.Heatmap(
-            z=counts, zmin=0, colorscale=colorscale(LIGHT.empty),
+            z=counts, zmin=0, colorscale=colorscale(EITHER.empty),
             colorbar={"title": {"text": "times chosen", "side": "right"}, "thickness": 14,
                       "tickformat": ",d"},
             hovertemplate="layer %{y}, expert %{x}<br>chosen %{z:,d} times<extra></extra>",

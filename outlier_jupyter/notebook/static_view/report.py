@@ -21,7 +21,7 @@ from ...trace.explained import part_name
 from ...trace.routing import routing_measures
 from ...trace.times import meaning, parts_of_tokens
 from ...trace.trace import Trace
-from ...trace.what_if import WhatIf
+from ...trace.what_if import WhatIf, note
 from ...units import percent, size_words, three
 from .charts import all_charts
 from .explained import html as explained_html
@@ -148,6 +148,8 @@ def _caches(run: Run) -> Iterator[str]:
         body.append((f"{size:,}{here}", percent(mine[0]["share"]), gb, *told))
     chart = f'<div class="oj-charts">{image(caches(rows, trace))}</div>'
     yield _framed(chart + table(head, body))
+    if left_out := note(trace):
+        yield f"<p>Not hit for hit: {escape(left_out)}.</p>"
     yield (
         "<p>Replays of this run's look-ups in decode; ← is the size it had. "
         f"Speeds are predicted: {escape(str(asked.cost))}.</p>"

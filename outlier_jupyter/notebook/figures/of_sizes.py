@@ -1,0 +1,68 @@
+"""The figure of other caches: hits and predicted speed by size, a line for each policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ...trace.trace import Trace
+from ...trace.what_if import note, what_if
+from ..palette import EITHER
+from ..static_view.words import no_routing
+from .look import no_data, titled_run
+
+LINES = {
+    "lru": (EITHER.miss, "dash", "square-open"),
+    "habit": (EITHER.hit, "solid", "circle"),
+    "belady": (EITHER.top, "dot", "diamond-open"),
+}
+NAMES = {"lru": "least recently used", "habit": "habit, the default", "belady": "best possible"}
+
+
+def sizes_figure(trace: Trace, slots: Sequence[int] | None, policies: Sequence[str]) -> go.Figure:
+    """`what_if` of a trace; where no times were recorded, of hits alone."""
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    said = note(trace)
+    titled_run(figure, trace, "What other caches would have given", 620,
+               f"Not hit for hit: {said}" if said else "")  # fmt: skip
+    figure.update_xaxes(title_text="slots (experts in RAM)", row=2, col=1)
+    figure.update_yaxes(title_text="hits in decode (%)", range=[-3, 103], row=1, col=1)
+    figure.update_yaxes(title_text="tokens/s, predicted", rangemode="tozero", row=2, col=1)
+    reason = no_routing(trace) or ("" if (trace.phase == 1).any() else "no token was decoded")
+    if reason:
+        return no_data(figure, reason)
+    frame = what_if(trace, slots, policies)
+    for policy, rows in frame.groupby("policy", sort=False):
+        colour, dash, sign = LINES[policy]
+        for row, values, unit in (
+            (1, 100 * rows.decode_hit_rate, "%{y:.1f} % of look-ups hit"),
+            (2, rows.tokens_per_second, "%{y:.3~g} tokens/s"),
+        ):
+            figure.add_trace(
+                go.Scatter(
+                    x=rows.slots, y=values, name=NAMES[policy], legendgroup=policy,
+                    mode="lines+markers", showlegend=row == 1,
+                    line={"color": colour, "dash": dash, "width": 1.6},
+                    marker={"symbol": sign, "size": 6, "color": colour},
+                    customdata=rows[["gb", "share"]],
+                    hovertemplate=f"%{{x:,d}} slots, %{{customdata[1]:.1%}} of all, "
+                    f"%{{customdata[0]:.3~g}} GB<br>{unit}<extra>{NAMES[policy]}</extra>",
+                ),
+                row=row, col=1,
+            )  # fmt: skip
+    if trace.info.slots:
+        _own(figure, trace.info.slots)
+    if frame.tokens_per_second.isna().all():
+        figure.add_annotation(text=frame.attrs["cost"], x=0.5, y=0.5, xref="x2 domain",
+                              yref="y2 domain", showarrow=False)  # fmt: skip
+    return figure
+
+
+def _own(figure: go.Figure, slots: int) -> None:
+    """Mark the size that the run had."""
+    figure.add_vline(slots, line={"color": EITHER.ink, "width": 1, "dash": "dot"})
+    figure.add_annotation(x=slots, y=1, xref="x", yref="y domain", text="this run's size",
+                          xanchor="left", yanchor="bottom", showarrow=False,
+                          font={"size": 11, "color": EITHER.muted})  # fmt: skip

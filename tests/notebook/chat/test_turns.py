@@ -1,0 +1,161 @@
+"""Turns of a chat: asked from Python or from the page, stopped, branched, told as they come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter.errors import OptionError
+from outlier_jupyter.notebook import outline, writer
+from outlier_jupyter.notebook.chat import Chat
+from outlier_jupyter.run import Interrupted
+from tests.notebook.chat.asking import page, stop_after, texts, told
+from tests.notebook.test_live import FakeComm
+
+
+def test_python_and_the_page_give_the_same(tiny: Path) -> None:
+    """The same turns, asked from Python and from the page: the same conversation, state and runs.
+
+    Of three turns, one edited and one answered again; two engines, so that neither finds the
+    other's KV cache or experts.
+    """
+    made = []
+    for from_page in (False, True):
+        engine = outlier_jupyter.load(tiny, cache_experts=8)
+        engine.tokenizer.eos_token_ids = set()
+        chat = Chat(engine, max_tokens=6, system="Be brief.", temperature=0.7, seed=3)
+        chat.comm = FakeComm()
+        chat.comm.on_msg(chat._handle_msg)
+        if from_page:
+            page(chat, type="send", text="Hello")
+            page(chat, type="send", text="And you?")
+            page(chat, type="regenerate", message=4)
+            page(chat, type="edit", message=1, text="Hi")
+            assert len(told(chat, "accepted")) == 4
+        else:
+            assert chat.send("Hello") is chat.runs[-1]
+            chat.send("And you?")
+            chat.regenerate()
+            chat.edit(1, "Hi")
+        made.append(chat)
+    ours, pages = made
+    assert [run.tokens.tolist() for run in ours.runs] == [r.tokens.tolist() for r in pages.runs]
+    assert [run.encoded for run in ours.runs] == [run.encoded for run in pages.runs]
+    for mine, theirs in zip(ours.runs, pages.runs, strict=True):
+        assert (mine.trace.experts == theirs.trace.experts).all()
+        assert mine.trace.info == theirs.trace.info
+    assert without_speed(ours) == without_speed(pages)
+    assert ours.answer == pages.answer and ours.status == pages.status == "idle"
+    for chat in made:
+        chat.engine.close()
+        chat.close()
+
+
+def without_speed(chat: Chat) -> Any:
+    """All conversations, as the file has them, but for what was timed."""
+    whole = json.loads(chat.dumps())
+    for book in whole["conversations"]:
+        for message in book["messages"]:
+            message["numbers"].pop("tokens_per_second", None)
+    return whole
+
+
+def test_a_turn_reads_only_what_is_new(chat: Chat) -> None:
+    """The KV cache of the turn before is gone on from."""
+    chat.send("One fine day")
+    chat.send("Two")
+    before, numbers = chat.messages[1].numbers, chat.messages[-1].numbers
+    # Not of the whole answer: what random weights write is no text that encodes to its own ids.
+    assert before["reused"] < before["prompt"] <= numbers["reused"] < numbers["prompt"]
+    assert numbers["run"] == len(chat.runs)
+
+
+def test_the_text_told_piece_by_piece_is_the_answer(engine) -> None:
+    """Numbers follow each other without a gap, and the pieces make the whole."""
+    seconds = iter(range(10**6))
+    chat = Chat(engine, max_tokens=9, clock=lambda: next(seconds) * 0.06)
+    chat.comm = FakeComm()
+    states: list[dict[str, Any]] = []
+    chat.observe(lambda change: states.append(change["new"]), "state")
+    run = chat.send("Tell me")
+    pieces = told(chat, "text")
+    begun = next(state for state in states if state["running"])
+    assert [piece["seq"] for piece in pieces] == [
+        begun["seq"] + n for n in range(1, len(pieces) + 1)
+    ]
+    assert run.text.startswith("".join(piece["text"] for piece in pieces)) and pieces
+    assert states[-1]["messages"][-1]["text"] == run.text and not states[-1]["running"]
+    chat.close()
+
+
+def test_regenerate_and_edit_branch_and_choose_goes_back(chat: Chat) -> None:
+    """Both are siblings; the state tells which of how many is read."""
+    chat.send("First")
+    page(chat, type="regenerate", message=2)
+    assert chat.state["messages"][-1]["siblings"] == [2, 3]
+    page(chat, type="edit", message=1, text="Otherwise")
+    assert texts(chat)[0] == "Otherwise" and len(chat.runs) == 3
+    page(chat, type="choose", message=2)
+    assert [message.id for message in chat.messages] == [1, 2]
+    with pytest.raises(OptionError, match="edit a question"):
+        chat.edit(2, "no")
+    with pytest.raises(OptionError, match="regenerate an answer"):
+        chat.regenerate(1)
+
+
+def test_stop_keeps_what_was_written(engine, chat: Chat) -> None:
+    """`send` raises Interrupted with the run; the chat has its text, and goes on afterwards."""
+    end = stop_after(engine, chat, 4)
+    with pytest.raises(Interrupted) as stopped:
+        chat.send("Go on", max_tokens=10_000)
+    end()
+    assert chat.messages[-1].ended == "interrupted"
+    assert chat.runs[-1] is stopped.value.run and 0 < chat.runs[-1].generated < 10_000
+    assert chat.messages[-1].text == stopped.value.run.text
+    chat.send("And now?")
+    assert chat.messages[-1].ended == "length"
+
+
+def test_after_a_stop_only_what_is_new_is_read(engine, chat: Chat) -> None:
+    """What was read of a stopped turn, in mid-answer, is in the KV cache of the next."""
+    end = stop_after(engine, chat, 4)
+    with pytest.raises(Interrupted):
+        chat.send("A question that is rather long, " * 4, max_tokens=10_000)
+    end()
+    before = chat.messages[-1].numbers["prompt"]
+    chat.send("And now?")
+    assert chat.messages[-1].numbers["reused"] >= before
+
+
+def test_a_long_answer_is_saved_while_it_is_written(engine, monkeypatch) -> None:
+    """The trait is written now and then, so that a reload has most of the text."""
+    monkeypatch.setattr(writer, "SAVE_EVERY_S", 0.0)
+    chat = Chat(engine, max_tokens=5, clock=iter(range(10**6)).__next__)
+    seen: list[str] = []
+    chat.observe(lambda change: seen.append(change["new"]["messages"][-1]["text"]), "state")
+    run = chat.send("Hello")
+    assert len(set(seen)) >= 3 and seen[-1] == run.text
+    assert all(run.text.startswith(text) for text in seen)
+    chat.close()
+
+
+def test_the_state_is_bounded(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest messages that fit, at least one; how many are left out is told."""
+    chat.send("Hello " * 10)
+    chat.send("Short")
+    monkeypatch.setattr(outline, "KEPT_CHARS", 60)
+    chat.writer.publish()
+    assert chat.state["earlier"] + len(chat.state["messages"]) == 4
+    assert chat.state["earlier"] >= 1 and chat.state["messages"][-1]["id"] == 4
+
+
+def test_a_page_that_missed_something_gets_the_whole(chat: Chat) -> None:
+    """As a message, and with a number that later ones follow."""
+    chat.send("Hello")
+    page(chat, type="resync")
+    (whole,) = told(chat, "state")
+    assert whole["state"] == chat.state and whole["state"]["seq"] == chat.writer._seq
