@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "interrupt": set(),
     "units": set(),
     "machine": set(),
+    "large_pages": set(),
     "memory": {"machine", "units"},
     "hub": {"errors"},
     "provenance": {"machine", "units"},
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "chunking": set(),
     "checkpoint": BASE | {"machine"},
     "residency": BASE,
-    "paging": BASE | {"checkpoint", "machine", "residency", "units"},
+    "paging": BASE | {"checkpoint", "large_pages", "machine", "residency", "units"},
     "trace": BASE | {"residency", "units"},
     "run": BASE | {"trace", "units"},
     "uses": {"errors", "run", "trace", "units"},
@@ -77,7 +78,7 @@ MAY_IMPORT = {
         "units",
     },
     "kernels": BASE,
-    "native": BASE | {"kernels"},
+    "native": BASE | {"kernels", "large_pages"},
     "loading": BASE
     | {
         "checkpoint",

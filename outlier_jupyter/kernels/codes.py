@@ -20,6 +20,10 @@ LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 """32-bit lanes of a vector: as wide as the processor's registers."""
 PLAIN_BLOCKS = 4
 """Vectors of plain weights per step, each summed by itself: they hide the latency of the sum."""
+CACHE_LINE = 64
+AHEAD = 4096
+"""Bytes of weights between what is multiplied and what is asked for: what memory takes to answer,
+and a page, at whose end the processor's own fetching ahead stops."""
 OFFSET = 12
 """Added to twice a 4-bit float's value (−12 … 12), which makes it a byte without a sign."""
 FLOATS = [OFFSET + sign * size for sign in (1, -1) for size in (0, 1, 2, 3, 4, 6, 8, 12)]
@@ -71,6 +75,8 @@ class Steps:
         """The step's scales (or biases), each in the lanes of its group."""
         address = self.emit.at(scales, self.bytes_at(value, per_group=True))
         groups = max(1, self.size // self.form.group)
+        if groups == 1 and self.form.scale == "bf16":
+            return self.emit.same_bf16(address, self.lanes)
         found = self.emit.floats(address, self.form.scale, groups)
         if groups == 1:
             return self.emit.splat(found, self.lanes)

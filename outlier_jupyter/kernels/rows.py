@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .codes import LANES, OFFSET, Steps, steps
+from .codes import AHEAD, CACHE_LINE, LANES, OFFSET, Steps, steps
 from .formats import ITEM_BYTES, Format, parse
-from .simd import F32, Emitter, Value, constant, vector
+from .simd import F32, I64, Emitter, Value, constant, vector
 
 __all__ = ["LANES", "arrange", "dots", "unpack"]
 
@@ -107,65 +108,107 @@ def dots(
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
-        high, w, w_stride, s, b, s_stride, rows, *places, out, out_stride = arguments[2:]
-        x, x_stride, sums, sums_stride, width = places
+        high, rows = arguments[2], arguments[8]
         four, zero = emit.integer(FOUR), emit.integer(0)
         many = builder.icmp_unsigned(">=", rows, four)
         fours = builder.udiv(builder.add(rows, emit.integer(FOUR - 1)), four)
         twos = builder.udiv(high, emit.integer(TWO))
         done = builder.mul(twos, emit.integer(TWO))
-        for tall, wide, turns, first, heights in (
-            (TWO, FOUR, builder.select(many, fours, zero), zero, twos),
-            (1, FOUR, builder.select(many, fours, zero), done, builder.sub(high, done)),
-            (1, 1, builder.select(many, zero, rows), zero, high),
+        fours, ones = builder.select(many, fours, zero), builder.select(many, zero, rows)
+        for tall, wide, rest, turns, first, heights in (
+            (TWO, FOUR, False, fours, zero, twos),
+            (1, FOUR, False, fours, done, builder.sub(high, done)),
+            (1, 1, False, ones, zero, high),
+            (1, 1, True, rows, zero, high),  # it adds, so no row may be taken twice
         ):
-            with emit.loop(turns) as turn:
-                row = builder.mul(turn, emit.integer(wide))
-                if wide > 1:
-                    last = builder.sub(rows, four)
-                    row = builder.select(builder.icmp_unsigned("<", row, last), row, last)
-                xs, ys, outs = (
-                    _row_starts(emit, base, stride, row, wide)
-                    for base, stride in ((x, x_stride), (sums, sums_stride), (out, out_stride))
-                )
-                with emit.loop(heights) as up:
-                    at = builder.add(first, builder.mul(up, emit.integer(tall)))
-                    columns = builder.shl(at, emit.integer(2))
-                    starts = [
-                        _row_starts(emit, base, stride, at, tall)
-                        for base, stride in ((w, w_stride), (s, s_stride), (b, s_stride))
-                    ]
-                    into = [[emit.at(emit.at(place, columns), 4 * j) for place in outs]
-                            for j in range(tall)]  # fmt: skip
-                    _dots(emit, form, lane_count, starts, xs, ys, width, into)
+            function = _block(builder.module, form, lane_count, tall, wide, rest)
+            builder.call(function, [turns, first, heights, *arguments[3:]])
         return context.get_dummy_value()
 
     return types.void(name, lanes, *[types.int64] * 15), generate
 
 
-def _dots(
-    emit: Emitter,
-    form: Format,
-    lanes: int,
-    weights: list[list[Value]],
-    xs: list[Value],
-    sums: list[Value],
-    width: Value,
-    outs: list[list[Value]],
-) -> None:
-    ws, ss, bs = weights
-    totals = [[emit.variable(F32, constant(0.0, F32, 1)) for _ in xs] for _ in ws]
-    for part in steps(emit, form, lanes, width):
-        # One row of weights by itself must not differ from one of two: who shares them varies.
-        if len(xs) == 1 and form.kind != "plain":
-            _multiply(part, ws[0], ss[0], xs[0], totals[0][0])
-        else:
-            _multiply_rows(part, ws, ss, xs, totals)
-    if form.kind != "plain":
-        _add_biases(emit, form, ss if form.kind == "mxfp" else bs, sums, width, totals)
-    for row, places in zip(totals, outs, strict=True):
-        for total, place in zip(row, places, strict=True):
-            emit.store(emit.builder.load(total), place)
+def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, rest: bool) -> Any:
+    """A function that multiplies so many rows at a time: their whole steps, or adds the `rest`.
+
+    Each is a function of its own: in one of all, LLVM would have more to keep in registers than
+    there are, and would read the masks of the innermost loop from memory at each turn.
+    """
+    name = f"dots_{form.name}_{lanes}_{tall}_{wide}_{rest}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 16), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    emit = Emitter(ir.IRBuilder(function.append_basic_block()))
+    builder = emit.builder
+    turns, first, heights, w, w_stride, s, b, s_stride, rows, *places = function.args
+    x, x_stride, sums, sums_stride, width, out, out_stride = places
+    part = steps(emit, form, lanes, width)[rest]
+    if rest:
+        none = builder.icmp_unsigned("==", part.count, emit.integer(0))
+        turns = builder.select(none, emit.integer(0), turns)
+    with emit.loop(turns) as turn:
+        row = builder.mul(turn, emit.integer(wide))
+        if wide > 1:
+            last = builder.sub(rows, emit.integer(wide))
+            row = builder.select(builder.icmp_unsigned("<", row, last), row, last)
+        xs, ys, outs = (
+            _row_starts(emit, base, stride, row, wide)
+            for base, stride in ((x, x_stride), (sums, sums_stride), (out, out_stride))
+        )
+        with emit.loop(heights) as up:
+            at = builder.add(first, builder.mul(up, emit.integer(tall)))
+            columns = builder.shl(at, emit.integer(2))
+            ws, ss, bs = (
+                _row_starts(emit, base, stride, at, tall)
+                for base, stride in ((w, w_stride), (s, s_stride), (b, s_stride))
+            )
+            whole = not rest and form.kind != "plain"
+            if whole:  # keys, which are plain, are few: the processor's own fetching does for them
+                _fetch(emit, ws, w_stride)
+            found = _dots(part, ws, ss, xs)
+            if whole:
+                _add_biases(emit, form, ss if form.kind == "mxfp" else bs, ys, width, found)
+            for place in range(tall):
+                into = [emit.at(emit.at(start, columns), 4 * place) for start in outs]
+                _finish(emit, found[place], into, rest)
+    builder.ret_void()
+    return function
+
+
+def _fetch(emit: Emitter, rows: list[Value], nbytes: Value) -> None:
+    """Have as many bytes fetched as rows have, `AHEAD` after each: some of those that follow.
+
+    Not from within the loop over a row: LLVM would then read its masks from memory at each turn.
+    """
+    with emit.loop(emit.builder.udiv(nbytes, emit.integer(CACHE_LINE))) as line:
+        place = emit.at(emit.builder.mul(line, emit.integer(CACHE_LINE)), AHEAD)
+        for row in rows:
+            emit.prefetch(emit.at(row, place))
+
+
+def _dots(part: Steps, ws: list[Value], ss: list[Value], xs: list[Value]) -> list[list[Value]]:
+    """Rows of weights × rows of activations: vectors whose lanes are to be added up, in memory."""
+    emit = part.emit
+    zero = constant(0.0, F32, part.lanes)
+    sums = [[emit.variable(vector(F32, part.lanes), zero) for _ in xs] for _ in ws]
+    # One row of weights by itself must not differ from one of two: who shares them varies.
+    if len(xs) == 1 and part.form.kind != "plain":
+        _multiply(part, ws[0], ss[0], xs[0], sums[0][0])
+    else:
+        _multiply_rows(part, ws, ss, xs, sums)
+    return sums
+
+
+def _finish(emit: Emitter, sums: list[Value], into: list[Value], add: bool) -> None:
+    """Add up the lanes of each vector, and write the sum, or add it to what is there."""
+    for at, place in zip(sums, into, strict=True):
+        found = emit.builder.load(at)
+        total = emit.total(found, getattr(found.type, "count", 1))
+        if add:
+            total = emit.builder.fadd(total, emit.load(place, F32, 1, align=4))
+        emit.store(total, place)
 
 
 def _row_starts(emit: Emitter, base: Value, stride: Value, first: Value, count: int) -> list[Value]:
@@ -176,15 +219,13 @@ def _row_starts(emit: Emitter, base: Value, stride: Value, first: Value, count: 
     ]
 
 
-def _multiply(part: Steps, w: Value, s: Value, x: Value, total: Value) -> None:
-    """Add the products of one row's codes and one of activations, scaled by the step, to `total`.
+def _multiply(part: Steps, w: Value, s: Value, x: Value, at: Value) -> None:
+    """Add the products of one row's codes and one of activations, scaled by the step, to `at`.
 
     The fewest instructions for each byte of weights, which is what one row is bound by.
     """
     emit = part.emit
     builder = emit.builder
-    zero = constant(0.0, F32, part.lanes)
-    at = emit.variable(vector(F32, part.lanes), zero)
     with part.walk() as value:
         start = emit.at(x, builder.shl(value, emit.integer(2)))
         inner: list[Value | None] = [None, None]
@@ -197,12 +238,10 @@ def _multiply(part: Steps, w: Value, s: Value, x: Value, total: Value) -> None:
         even, odd = inner
         both = even if odd is None else builder.fadd(even, odd)
         builder.store(emit.fma(both, part.scales(s, value), builder.load(at)), at)
-    more = emit.total(builder.load(at), part.lanes)
-    builder.store(builder.fadd(builder.load(total), more), total)
 
 
 def _multiply_rows(
-    part: Steps, ws: list[Value], ss: list[Value], xs: list[Value], totals: list[list[Value]]
+    part: Steps, ws: list[Value], ss: list[Value], xs: list[Value], sums: list[list[Value]]
 ) -> None:
     """The same for several rows of weights, each scaled before it is multiplied, or plain ones."""
     emit, plain = part.emit, part.form.kind == "plain"
@@ -210,7 +249,8 @@ def _multiply_rows(
     # With several rows their sums are independent already, and more would not fit the registers.
     chains = part.blocks if len(xs) == 1 else 1
     zero = constant(0.0, F32, part.lanes)
-    sums = [[[emit.variable(kind, zero) for _ in range(chains)] for _ in xs] for _ in ws]
+    ends = [[[at, *(emit.variable(kind, zero) for _ in range(1, chains))] for at in row]
+            for row in sums]  # fmt: skip
     with part.walk() as value:
         offset = builder.shl(value, emit.integer(2))
         scales = [None if plain else part.scales(s, value) for s in ss]
@@ -223,51 +263,49 @@ def _multiply_rows(
             for column, x in enumerate(xs):
                 address = emit.at(emit.at(x, offset), 4 * index * part.lanes)
                 given = emit.load(address, F32, part.lanes)
-                for row, factor in zip(sums, factors, strict=True):
+                for row, factor in zip(ends, factors, strict=True):
                     at = row[column][index % chains]
                     builder.store(emit.fma(factor, given, builder.load(at)), at)
-    for row, ends in zip(sums, totals, strict=True):
-        for found, total in zip(row, ends, strict=True):
-            added = builder.load(found[0])
-            for other in found[1:]:
-                added = builder.fadd(added, builder.load(other))
-            more = emit.total(added, part.lanes)
-            builder.store(builder.fadd(builder.load(total), more), total)
+    for at, *others in (places for row in ends for places in row):
+        for other in others:
+            builder.store(builder.fadd(builder.load(at), builder.load(other)), at)
 
 
 def _add_biases(
     emit: Emitter,
     form: Format,
     biases: list[Value],
-    sums: list[Value],
+    given: list[Value],
     width: Value,
-    totals: list[list[Value]],
+    sums: list[list[Value]],
 ) -> None:
-    """Add each group's bias × the sum of its activations to `totals`."""
-    builder, lanes = emit.builder, 8
-    groups = builder.udiv(width, emit.integer(form.group))
-    vectors = builder.udiv(groups, emit.integer(lanes))
-    done = builder.mul(vectors, emit.integer(lanes))
-    for count, first, wide in (
-        (vectors, emit.integer(0), lanes),
-        (builder.sub(groups, done), done, 1),
-    ):
-        zero = constant(0.0, F32, wide)
-        found = [[emit.variable(vector(F32, wide), zero) for _ in sums] for _ in biases]
+    """Add each group's bias × the sum of its activations to the vectors `sums`."""
+    builder = emit.builder
+    left, first = builder.udiv(width, emit.integer(form.group)), emit.integer(0)
+    for wide in (8, 4, 1):
+        count = builder.udiv(left, emit.integer(wide))
         with emit.loop(count) as turn:
             group = builder.add(first, builder.mul(turn, emit.integer(wide)))
             place = builder.mul(group, emit.integer(ITEM_BYTES[form.scale]))
             values = [emit.floats(emit.at(bias, place), form.scale, wide) for bias in biases]
-            for column, start in enumerate(sums):
+            for column, start in enumerate(given):
                 offset = builder.shl(group, emit.integer(2))
                 factor = emit.load(emit.at(start, offset), F32, wide)
-                for row, value in zip(found, values, strict=True):
-                    at = row[column]
-                    builder.store(emit.fma(value, factor, builder.load(at)), at)
-        for row, ends in zip(found, totals, strict=True):
-            for at, total in zip(row, ends, strict=True):
-                more = emit.total(builder.load(at), wide)
-                builder.store(builder.fadd(builder.load(total), more), total)
+                for row, value in zip(sums, values, strict=True):
+                    _add_product(emit, value, factor, row[column], wide)
+        done = builder.mul(count, emit.integer(wide))
+        left, first = builder.sub(left, done), builder.add(first, done)
+
+
+def _add_product(emit: Emitter, a: Value, b: Value, at: Value, lanes: int) -> None:
+    """Add a × b, of so many lanes, to the vector at `at`, which may have more."""
+    before = emit.builder.load(at)
+    wanted = before.type.count
+    if lanes == wanted:
+        emit.builder.store(emit.fma(a, b, before), at)
+    else:
+        product = emit.widen(emit.builder.fmul(a, b), lanes, wanted)
+        emit.builder.store(emit.builder.fadd(product, before), at)
 
 
 @intrinsic(prefer_literal=True)

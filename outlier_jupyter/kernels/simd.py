@@ -69,6 +69,18 @@ class Emitter:
         )
         return self.builder.call(function, values)
 
+    def prefetch(self, address: Value) -> None:
+        """Have the cache line at `address` brought near; no fault where nothing is."""
+        kind = I8.as_pointer()
+        function = cgutils.get_or_insert_function(
+            self.builder.module,
+            ir.FunctionType(ir.VoidType(), [kind, I32, I32, I32]),
+            "llvm.prefetch.p0i8",
+        )
+        # To be read, kept in all caches, data.
+        how = [ir.Constant(I32, number) for number in (0, 3, 1)]
+        self.builder.call(function, [self.builder.inttoptr(address, kind), *how])
+
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a × b + c, fused where the processor can."""
         return self.call("llvm.fmuladd", a, b, c)
@@ -87,6 +99,16 @@ class Emitter:
         """Lanes of `a` and then `b`, picked by `order`."""
         mask = ir.Constant(ir.VectorType(I32, len(order)), list(order))
         return self.builder.shuffle_vector(a, b, mask)
+
+    def widen(self, value: Value, lanes: int, wanted: int) -> Value:
+        """The same lanes and as many more of 0 as make `wanted`."""
+        if lanes == wanted:
+            return value
+        if lanes == 1:
+            zeros = constant(0.0, value.type, wanted)
+            return self.builder.insert_element(zeros, value, ir.Constant(I32, 0))
+        zeros = constant(0.0, value.type.element, lanes)
+        return self.shuffle(value, zeros, [min(lane, lanes) for lane in range(wanted)])
 
     def total(self, value: Value, lanes: int) -> Value:
         """The sum over all lanes."""
@@ -109,6 +131,16 @@ class Emitter:
         small, place = (I16, 16) if kind == "bf16" else (I8, 23)
         bits = self.builder.zext(self.load(address, small, lanes), vector(I32, lanes))
         return self.builder.bitcast(self.builder.shl(bits, constant(place, I32, lanes)), wide)
+
+    def same_bf16(self, address: Value, lanes: int) -> Value:
+        """One bfloat16 as float32 in every lane: twice in each, and the lower one masked away.
+
+        Read into all lanes at once, it does not pass through the registers of whole numbers.
+        """
+        pairs = self.splat(self.load(address, I16, 1), 2 * lanes)
+        words = self.builder.bitcast(pairs, vector(I32, lanes))
+        upper = self.builder.and_(words, constant(-1 << 16, I32, lanes))
+        return self.builder.bitcast(upper, vector(F32, lanes))
 
     def variable(self, kind: Any, value: Value) -> Value:
         """A place for a value that loops change; LLVM keeps it in a register."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 
+from .. import large_pages
 from ..checkpoint import PAGE, ExpertPart
 
 MLX_DTYPES = {
@@ -182,6 +183,7 @@ def _rows(part: ExpertPart, slots: int) -> mx.array:
         whole = mx.zeros((count + spare,), unit)
         mx.eval(whole)
         address = int(np.frombuffer(host_bytes(whole), np.uint8).ctypes.data)
+        large_pages.renew(address, whole.nbytes)
         begin = -address % PAGE // unit.size
         rows = whole[begin : begin + count].reshape(slots, part.nbytes // unit.size)
         array = rows.view(MLX_DTYPES[part.dtype]).reshape(slots, *part.shape)
