@@ -38,8 +38,8 @@ lab: .venv/.ready
 # Two at a time: Chromium is fetched beside Python's packages, mypy runs beside npm and the browser.
 test:
 	$(MAKE) -j2 check js-test .venv/.browser
-	python -m pytest -m "not alone" -n 2 --dist loadgroup --no-loadscope-reorder
-	python -m pytest -m alone -n 2 --dist loadgroup --no-loadscope-reorder
+	python -m pytest -m "not alone" -n 2
+	python -m pytest -m alone -n 2
 
 check: check-python check-js
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -20,9 +21,13 @@ from tests.support import Support
 
 HERE = Path(__file__).parent
 ALONE = ("browser", "kernel", "test_examples.py", "test_memory.py")
-"""Rooms and files whose tests want no other tests in their processes, and no busy cores beside."""
-APART = {"kernel": "kernel", "page": "example"}
-"""Parameters whose values are groups of their own, by fixture: costly to make, and independent."""
+"""Rooms and files whose tests want no other tests in their processes, and few busy cores beside."""
+FIRST = ("test_wheel.py", "native/test_exact.py", "paging/test_types.py", "paging/test_formats.py")
+"""The longest begin first, so that none of them is left for one worker in the end."""
+TOGETHER = "tests/browser/"
+"""A room that one worker runs: two browsers at a time leave no core for the kernels behind them."""
+APART = ("tests/kernel/", "tests/test_examples.py")
+"""What is run in a group for each value of its first parameter: costly to make, and independent."""
 
 # Thirty examples show what a hundred do, where they are the same ones each time; exploring draws a
 # hundred new ones.
@@ -31,25 +36,40 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is of ALONE, so that each test is of exactly one part of `make test`.
-
-    And name each test's group, which one worker runs: its file, or what is apart in that.
-    """
+    """Mark what is of ALONE, so that each test is of exactly one part of `make test`."""
+    items.sort(key=lambda item: place(str(item.path.relative_to(HERE))))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
         if item.path.relative_to(HERE).parts[0] in ALONE:
             item.add_marker(pytest.mark.alone)
 
 
-def group(item: pytest.Item) -> str:
-    """The file of a test, or the value of its parameter that is apart."""
-    chosen = item.callspec.params if hasattr(item, "callspec") else {}
-    for name, kind in APART.items():
-        if name in chosen:
-            return f"{kind} {getattr(chosen[name], 'stem', chosen[name])}"
-    return str(item.path.relative_to(HERE))
+def place(name: str) -> int:
+    """When a file's turn is; files of the same place keep their order."""
+    return FIRST.index(name) if name in FIRST else len(FIRST)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers take whole groups, in the order in which they were collected."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):  # by marks (`loadgroup`) would be lost with pytest 9.2
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
+def group(nodeid: str) -> str:
+    """What one worker runs: a file, a room, or what has the same value of a first parameter."""
+    file, _, test = nodeid.partition("::")
+    if file.startswith(TOGETHER):
+        return TOGETHER
+    if file.startswith(APART) and "[" in test:
+        return file.split("/")[1] + " " + test.partition("[")[2].rstrip("]").split("-")[0]
+    return file
 
 
 @pytest.fixture(scope="session")
