@@ -17,6 +17,8 @@ RESIDENT = 2048
 """mlx-lm's `prefill_step_size`."""
 MOST = 8192
 """Beyond this each expert serves so many tokens that its read no longer counts."""
+SCORES = 64_000_000
+"""Bytes that compiled attention takes for scores and what they make, however long the context."""
 ITEM = 4
 """Bytes of an activation, at most: float32."""
 
@@ -30,27 +32,41 @@ class Costs:
             again in the prompt's order.
         attended: for each token of the context it attends to: scores, and their softmax; 0 where
             attention is one fused kernel.
+        bounded: over plain KV caches the scores of all tokens together never take more than
+            `SCORES`: compiled kernels compute some rows at a time.
     """
 
     routed: int
     attended: int
+    bounded: bool = False
 
     @classmethod
-    def of(cls, top_k: int, hidden: int, width: int, heads: int, fused: bool) -> Costs:
+    def of(
+        cls, top_k: int, hidden: int, width: int, heads: int, fused: bool, bounded: bool = False
+    ) -> Costs:
         """From a model's shape: experts per token, hidden and expert width, attention heads."""
         routed = top_k * (3 * hidden + 3 * width) * ITEM
-        return cls(routed, 0 if fused else 2 * heads * ITEM)
+        return cls(routed, 0 if fused else 2 * heads * ITEM, bounded)
+
+    def nbytes(self, tokens: int, context: int, plain: bool) -> int:
+        """What a chunk of so many tokens needs."""
+        if self.bounded and plain:
+            return SCORES + tokens * self.routed
+        return tokens * (self.routed + context * self.attended)
 
 
-def choose_chunk(context: int, costs: Costs, resident: bool, budget: int) -> int:
+def choose_chunk(
+    context: int, costs: Costs, resident: bool, budget: int, plain: bool = True
+) -> int:
     """Tokens per chunk: a power of two from `LEAST` on, whose activations fit `budget` bytes.
 
     Args:
         context: tokens of the whole prompt, those in the KV cache included.
         resident: all experts are in RAM, or will be once they were read.
+        plain: the KV caches are neither quantised nor rotating.
     """
     most = RESIDENT if resident else MOST
     chunk = LEAST
-    while 2 * chunk <= most and 2 * chunk * (costs.routed + context * costs.attended) <= budget:
+    while 2 * chunk <= most and costs.nbytes(2 * chunk, context, plain) <= budget:
         chunk *= 2
     return chunk

@@ -260,7 +260,7 @@ class Engine:
         with self._alone(), self.routing.applied(asked):
             kv, rest = self._kv_caches.start(prompt.tokens, asked)
             if asked.prefill_chunk is None:
-                asked = replace(asked, prefill_chunk=_chunk(self, len(prompt.tokens)))
+                asked = replace(asked, prefill_chunk=_chunk(self, asked, len(prompt.tokens)))
             foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
             recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
             self._tell.begin(recorder)
@@ -378,7 +378,8 @@ def _memory(engine: Engine) -> MemoryUse:
     )
 
 
-def _chunk(engine: Engine, context: int) -> int:
+def _chunk(engine: Engine, asked: GenerateOptions, context: int) -> int:
     """Tokens per chunk of a prompt, where nobody said."""
     resident = engine._installed.slots >= sum(engine.info.experts_per_layer)
-    return choose_chunk(context, engine._costs, resident, ACTIVATION_NBYTES)
+    plain = asked.kv_bits is None and asked.max_kv_size is None
+    return choose_chunk(context, engine._costs, resident, ACTIVATION_NBYTES, plain)

@@ -102,7 +102,9 @@ def load(
         installed=installed,
         reader=reader,
         executor=executor,
-        costs=_costs(config, switches, asked.top_k or native),
+        costs=_costs(
+            config, switches, asked.top_k or native, bounded=fast is not None and fast.attends
+        ),
         clock=clock,
     )
     try:
@@ -219,7 +221,9 @@ def _hold_whole(module: nn.Module, reason: NotPageable) -> None:
     )
 
 
-def _costs(config: dict[str, Any], switches: Sequence[Switch], top_k: int | None) -> Costs:
+def _costs(
+    config: dict[str, Any], switches: Sequence[Switch], top_k: int | None, bounded: bool
+) -> Costs:
     """What a token of a prompt costs in activations, in the widest of the layers."""
     text = config.get("text_config")
     inner = text if isinstance(text, dict) else config
@@ -233,6 +237,7 @@ def _costs(config: dict[str, Any], switches: Sequence[Switch], top_k: int | None
         width=max((out for name, out in outs if name not in last), default=0),
         heads=heads if isinstance(heads, int) else 0,
         fused=mx.default_device() == mx.gpu,
+        bounded=bounded,
     )
 
 

@@ -10,7 +10,9 @@ import mlx.core as mx
 import pytest
 
 import outlier_jupyter
-from outlier_jupyter.chunking import LEAST, MOST, RESIDENT, Costs, choose_chunk
+from outlier_jupyter import loading
+from outlier_jupyter.chunking import LEAST, MOST, RESIDENT, SCORES, Costs, choose_chunk
+from outlier_jupyter.kernels.causal import SCORES_BYTES
 from outlier_jupyter.memory import (
     ACTIVATION_NBYTES,
     CONSTANT_NBYTES,
@@ -153,6 +155,23 @@ def test_the_chunk_follows_from_the_budget():
     assert choose_chunk(30_000, costs, False, 10**9) < choose_chunk(1000, costs, False, 10**9)
     fused = Costs.of(top_k=8, hidden=2048, width=768, heads=32, fused=True)
     assert choose_chunk(10**6, fused, False, 10**9) == choose_chunk(1, fused, False, 10**9)
+
+
+def test_a_chunk_of_compiled_attention_does_not_shrink_with_the_context():
+    """Its scores are bounded, but for KV caches that mlx-lm's own attention reads."""
+    costs = Costs.of(top_k=8, hidden=2048, width=768, heads=32, fused=False, bounded=True)
+    assert costs.bounded and SCORES >= SCORES_BYTES
+    short, long = (choose_chunk(context, costs, False, 256_000_000) for context in (512, 10**5))
+    assert short == long == 512
+    assert choose_chunk(10**5, costs, False, 256_000_000, plain=False) == LEAST
+
+
+@pytest.mark.parametrize(("kernels", "bounded"), [("auto", True), ("mlx", False)])
+def test_attention_is_bounded_where_all_of_it_is_compiled(kernels, bounded, tiny, monkeypatch):
+    """The tiny model's is; with MLX's kernels none is."""
+    monkeypatch.setattr(loading, "native_wanted", lambda kernels: kernels == "auto")
+    with outlier_jupyter.load(tiny, cache_experts=6, kernels=kernels) as engine:
+        assert engine._costs.bounded == bounded
 
 
 def test_a_chunk_stays_within_its_budget(checkpoint_of):

@@ -32,6 +32,9 @@ class Native:
 
     Args:
         model: built, perhaps not evaluated; its switches are still mlx-lm's.
+
+    Attributes:
+        attends: once it is finished, whether all of the model's attention is native.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -40,6 +43,8 @@ class Native:
         self._error: BaseException | None = None
         self._done = threading.Event()
         self._progress = (0, 1)
+        self._layers = len(getattr(model, "layers", ()))
+        self.attends = False
 
     def computes(self, module: nn.Module) -> bool:
         """Whether `module`, a switch, will not be MLX's to compute."""
@@ -104,6 +109,8 @@ class Native:
             elif attention.can_swap(module):
                 self._swap_attention(module, shares)
 
+        attending = [module for _, module in self._modules if hasattr(module, "_plan")]
+        self.attends = len(attending) == self._layers > 0
         stacks = {key: shared.stack for key, shared in shares.items()}
         for _, module in self._modules:
             if layer.can_swap(module) and hasattr(module.self_attn, "_plan"):
