@@ -102,9 +102,7 @@ def load(
         installed=installed,
         reader=reader,
         executor=executor,
-        costs=_costs(
-            config, switches, asked.top_k or native, bounded=fast is not None and fast.attends
-        ),
+        costs=_costs(config, switches, asked.top_k or native, fast),
         clock=clock,
     )
     try:
@@ -222,7 +220,7 @@ def _hold_whole(module: nn.Module, reason: NotPageable) -> None:
 
 
 def _costs(
-    config: dict[str, Any], switches: Sequence[Switch], top_k: int | None, bounded: bool
+    config: dict[str, Any], switches: Sequence[Switch], top_k: int | None, fast: Native | None
 ) -> Costs:
     """What a token of a prompt costs in activations, in the widest of the layers."""
     text = config.get("text_config")
@@ -237,7 +235,7 @@ def _costs(
         width=max((out for name, out in outs if name not in last), default=0),
         heads=heads if isinstance(heads, int) else 0,
         fused=mx.default_device() == mx.gpu,
-        bounded=bounded,
+        bounded=fast is not None and fast.attends,
     )
 
 
