@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,6 +39,10 @@ READ_AHEAD_KB = 128
 PEER = ROOT / "benchmarks" / "peer"
 
 
+class Killed(Exception):
+    """The system ended a run for the memory it wanted."""
+
+
 def write_gguf(made: Made, python: str) -> Path:
     """The model as a GGUF, made if it is not there."""
     sections.routes_file(made)
@@ -61,6 +66,8 @@ def llama(made: Made, gguf: Path, python: str, number: int, **settings: Any) -> 
              "prompt": text.prompt, "tokens": text.tokens} | settings  # fmt: skip
     command = [*prefix, python, str(PEER / "run_llama.py"), json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == -signal.SIGKILL and prefix:
+        raise Killed
     if done.returncode:
         raise RuntimeError(f"llama.cpp failed ({done.returncode}): {done.stderr[-2000:]}")
     found: Numbers = json.loads(done.stdout.splitlines()[-1])
@@ -103,7 +110,11 @@ def compare(
     for number in range(rounds):
         for name, run in subjects.items():
             sections.forget([gguf, made.file()])
-            found = alone_or_limited(run, number, limit)
+            try:
+                found = alone_or_limited(run, number, limit)
+            except Killed:
+                say(f"round {number}, {name}: killed, for it wanted more memory than it may have")
+                continue
             if found is None:
                 say("no control group can be made here: the limited runs are left out")
                 return []
@@ -113,7 +124,7 @@ def compare(
         "limit_gib": "" if limit is None else limit / GIB, "prompt": sections.PROMPT,
         "tokens": TOKENS, "bits": 4.5, "read_ahead_kb": READ_AHEAD_KB,
     }  # fmt: skip
-    return [row(name, each, **about) for name, each in seen.items()]
+    return [row(name, each, **about) for name, each in seen.items() if each]
 
 
 def alone_or_limited(

@@ -62,7 +62,7 @@ def large(folder: Path, traces: Path) -> Subject:
         ids = Text(first, 32, 40).ids(made.routes)
         return engine.stream(prompt_of(ids), max_tokens=40, raw=True)
 
-    others = (round(0.9 * token), 2 * token, every // 2)
+    others = (round(0.9 * token), 2 * token, every // 2, 3 * every // 4)
     return Subject(str(made.folder), str(made.said["model"]), every // 4, others, begin)
 
 
