@@ -38,9 +38,8 @@ from .merging import History
 
 INTERVAL_MS = 50.0
 
-SPARE = 150
-"""After a frame at least so many times what it cost: with what recording takes, watching is to cost
-a hundredth of the time at most."""
+SPARE = 20
+"""After a frame at least so many times what it cost: watching takes a 20th of the time at most."""
 
 # What a frame tells something of; an event of another kind is dropped at once. True where a frame
 # may be cut. Not at StepDone: the text and the next call follow it at once, and a frame cut before
