@@ -131,7 +131,7 @@ def prompt_lines(parts: dict[str, list[Row]]) -> list[str]:
             share = number(alone, "prompt_s") / number(whole, "prompt_s")
             mark = BUSY if whole.get("busy") == "yes" else ""
             found.append((length, cell(whole, "prompt_s") + mark, cell(part, "prompt_s"),
-                          cell(alone, "prompt_s"), percent(min(share, 1))))  # fmt: skip
+                          cell(alone, "prompt_s"), f"{100 * share:.3g} %"))  # fmt: skip
     return table(heads, found) if found else []
 
 

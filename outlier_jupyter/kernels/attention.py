@@ -15,16 +15,7 @@ import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
-from .compiled import (
-    RUNNING,
-    Array,
-    Prepared,
-    Stage,
-    address,
-    task,
-    threads,
-    work_memory,
-)
+from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import ITEM_BYTES, plain
 from .linear import F32s
 from .memory import add_done, put, real, whole

@@ -17,16 +17,7 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from .activations import KINDS, activate
-from .compiled import (
-    RUNNING,
-    Array,
-    Prepared,
-    Stage,
-    address,
-    task,
-    threads,
-    work_memory,
-)
+from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import UNIT, Format
 from .linear import F32s, arrange_task
 from .memory import add_done, count_done, number, put, real, whole

@@ -13,16 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from .compiled import (
-    RUNNING,
-    Array,
-    Prepared,
-    Stage,
-    address,
-    task,
-    threads,
-    work_memory,
-)
+from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import UNIT, Format
 from .memory import put, real, whole
 from .rows import LANES, arrange, dots
