@@ -79,7 +79,7 @@ def live(engine: Engine) -> Iterator[None]:
         layers=len(info.layer_names), experts=max(info.experts_per_layer), slots=info.slots,
         resident_at_start=engine.resident(), on_frame=view.push,
     )  # fmt: skip
-    unsubscribe = engine.subscribe(feed)
+    unsubscribe = engine.subscribe(feed, *Feed.KINDS)
     try:
         yield
     finally:

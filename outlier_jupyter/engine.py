@@ -27,7 +27,7 @@ from .checkpoint import Reader, buffers_nbytes
 from .chunking import Costs, choose_chunk
 from .decoding import Decoding
 from .errors import EngineBusy, EngineClosed
-from .events import PromptEncoded, Resized, RunDone, Sink, TextProduced
+from .events import Event, PromptEncoded, Resized, RunDone, Sink, TextProduced
 from .interrupt import interrupt_sets
 from .kv_caches import KVCache, KVCaches, changed_by
 from .listeners import Listeners
@@ -165,14 +165,15 @@ class Engine:
         if self._busy.locked():
             self._stop.set()
 
-    def subscribe(self, sink: Sink) -> Callable[[], None]:
+    def subscribe(self, sink: Sink, *kinds: type[Event]) -> Callable[[], None]:
         """Have `sink` called with every event of later runs; call what is returned to end that.
 
+        With `kinds`, classes of `outlier_jupyter.events`, it hears only those, and costs only them.
         Between runs it is told of `Resized` alone.
         A sink is called on the decode thread and should take microseconds. One that raises is
         dropped and logged; decoding goes on.
         """
-        return self._tell.subscribe(sink)
+        return self._tell.subscribe(sink, *kinds)
 
     def resize(self, *, cache_gb: float | None = None, cache_experts: int | None = None) -> Status:
         """Give the cache another size, between two runs; the experts used last stay in it.

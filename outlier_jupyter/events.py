@@ -88,7 +88,7 @@ class Waited(NamedTuple):
 
 
 class Served(NamedTuple):
-    """A layer's switch returned, `ns` after it was called at `start_ns`.
+    """A layer's switch returned, `ns` after it was called at `start_ns`; told when the call ends.
 
     Of that, `experts_ns` passed in the experts' own module and `told_ns` in telling who listens.
     With MLX's kernels the module only builds a graph, which is computed when the next ids are.

@@ -4,48 +4,69 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
 
 from .events import Event, Sink
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
+class _Listener:
+    """A sink, and the kinds of event that it hears; all, where none are named."""
+
+    sink: Sink
+    kinds: tuple[type[Event], ...]
+
+
 class Listeners:
     """The sinks of one engine: those that subscribed, and during a run its recorder."""
 
     def __init__(self) -> None:
-        self._subscribed: list[Sink] = []
-        self._listening: list[Sink] = []
+        self._subscribed: list[_Listener] = []
+        self._listening: list[_Listener] = []
+        self._hearing: dict[type[Event], list[_Listener]] = {}
 
-    def subscribe(self, sink: Sink) -> Callable[[], None]:
-        """Have `sink` hear later runs; call what is returned to end that."""
-        self._subscribed.append(sink)
+    def subscribe(self, sink: Sink, *kinds: type[Event]) -> Callable[[], None]:
+        """Have `sink` hear later runs' events of `kinds`, or all; what is returned ends that."""
+        listener = _Listener(sink, kinds)
+        self._subscribed.append(listener)
 
         def unsubscribe() -> None:
-            if sink in self._subscribed:
-                self._subscribed.remove(sink)
+            if listener in self._subscribed:
+                self._subscribed.remove(listener)
 
         return unsubscribe
 
     def begin(self, recorder: Sink) -> None:
         """A run begins: `recorder` hears it first, then all that have subscribed by now."""
-        self._listening = [recorder, *self._subscribed]
+        self._listen([_Listener(recorder, ()), *self._subscribed])
 
     def between_runs(self, event: Event) -> None:
         """Tell all that have subscribed of something that belongs to no run."""
-        self._listening = list(self._subscribed)
+        self._listen(list(self._subscribed))
         self(event)
         self.end()
 
     def end(self) -> None:
         """The run is over: what the model does now is nobody's run."""
-        self._listening = []
+        self._listen([])
 
     def __call__(self, event: Event) -> None:
-        """Tell everybody who listens."""
-        for sink in tuple(self._listening):
+        """Tell everybody who hears this kind."""
+        for listener in self._hearing.get(type(event), ()):
             try:
-                sink(event)
+                listener.sink(event)
             except Exception:
-                self._listening.remove(sink)
-                log.exception("%r raised on %s and is not called again", sink, type(event).__name__)
+                kind = type(event).__name__
+                self._listen([each for each in self._listening if each is not listener])
+                log.exception("%r raised on %s and is not called again", listener.sink, kind)
+
+    def _listen(self, listening: list[_Listener]) -> None:
+        # Worked out once a run: hundreds of events are told for each token.
+        self._listening = listening
+        self._hearing = {
+            kind: [each for each in listening if kind in each.kinds or not each.kinds]
+            for kind in (get_args(Event) if listening else ())
+        }

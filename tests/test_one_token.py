@@ -14,6 +14,7 @@ from outlier_jupyter.events import (
     PromptEncoded,
     Routed,
     RunDone,
+    Served,
     StepDone,
     TextProduced,
     Waited,
@@ -65,7 +66,7 @@ def test_the_prompt_is_read_before_anything_is_decoded(story):
 
 
 def test_a_call_takes_its_layers_in_order_and_reads_only_after_routing(story):
-    """Within a call: start; per layer its routing, then evictions and reads; weights; the end."""
+    """Start; per layer its routing, then evictions and reads; weights; times; the end."""
     events, _ = story
     for call in calls(events):
         assert isinstance(call[0], CallStarted) and isinstance(call[-1], StepDone)
@@ -81,7 +82,8 @@ def test_a_call_takes_its_layers_in_order_and_reads_only_after_routing(story):
                 assert event.by_layer == layer
         weighed = [event.layer for event in call if isinstance(event, Weighed)]
         assert weighed == list(range(LAYERS))
-        assert [type(event) for event in call[-1 - LAYERS : -1]] == [Weighed] * LAYERS
+        told_last = [type(event) for event in call[-1 - 2 * LAYERS : -1]]
+        assert told_last == [Weighed] * LAYERS + [Served] * LAYERS
 
 
 def test_exactly_the_misses_are_read(story):

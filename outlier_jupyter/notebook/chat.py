@@ -90,7 +90,7 @@ class Chat(Settings, anywidget.AnyWidget):
         desk = Desk(self)
         self.on_msg(lambda _, content, buffers: desk.receive(content))
         self.observe(self._keep_system, "system")
-        self._forget_engine = engine.subscribe(partial(_resized, weakref.ref(self)))
+        self._forget_engine = engine.subscribe(partial(_resized, weakref.ref(self)), Resized)
 
     @property
     def engine(self) -> Engine:
@@ -281,7 +281,7 @@ def _check(engine: object, settings: dict[str, Any]) -> None:
 
 def _resized(chat: weakref.ref[Chat], event: Event) -> None:
     """A sink: the cache has another size, whoever gave it."""
-    told = chat() if type(event) is Resized else None
+    told = chat()
     if told is not None:
         told.info = _about(told.engine)
 

@@ -1,7 +1,9 @@
 """Events of a run → frames for the live view, at most one every 50 ms.
 
-Fewer, where a frame costs much to make and to hand out, or where who gets it asks for fewer: a
-frame that comes later tells more, and nothing is lost.
+Within a token there are fewer still: what its layers chose is told when the token is done, and
+till then a frame tells only of arrivals and evictions. Fewer, too, where a frame costs much to
+make and to hand out, or where who gets it asks for fewer: a frame that comes later tells more,
+and nothing is lost.
 
 A `Feed` is a listener: it is called on the decode thread with every event, and must cost next to
 nothing there. So an event is only put in a list; when a frame is due the list is folded with a
@@ -38,13 +40,15 @@ from .merging import History
 
 INTERVAL_MS = 50.0
 
+WITHIN = 5
+"""In the middle of a token at least so many intervals lie between frames: enough to see reads."""
+
 SPARE = 20
 """After a frame at least so many times what it cost: watching takes a 20th of the time at most."""
 
-# What a frame tells something of; an event of another kind is dropped at once. True where a frame
-# may be cut. Not at StepDone: the text and the next call follow it at once, and a frame cut before
-# the text would show every token one frame late.
-_TOLD = {
+# Whether a frame may be cut at an event. Not at StepDone: the text and the next call follow it at
+# once, and a frame cut before the text would show every token one frame late.
+_MAY_CUT = {
     PromptEncoded: False,
     CallStarted: True,
     Routed: True,
@@ -75,6 +79,9 @@ class Feed:
         clock: nanoseconds that never go back.
     """
 
+    KINDS: tuple[type[Event], ...] = tuple(_MAY_CUT)
+    """The events that frames are made of; others are passed over."""
+
     def __init__(
         self,
         *,
@@ -94,6 +101,8 @@ class Feed:
         self._interval_ns = round(interval_ms * 1e6)
         self._clock = clock
         self._due = 0  # the first frame goes out with the first event that allows a cut
+        self._due_within = 0  # the same, where a call of one token is not over
+        self._alone = False  # the call that is open is over one token
         self._began: int | None = None
         self._queue: list[Event] = []
         self._lock = threading.RLock()
@@ -112,11 +121,16 @@ class Feed:
     def __call__(self, event: Event) -> None:
         """Take one event."""
         kind = type(event)
-        may_cut = _TOLD.get(kind)
+        may_cut = _MAY_CUT.get(kind)
         if may_cut is None:
             return
         self._queue.append(event)
-        if may_cut and (self._clock() >= self._due or kind is RunDone):
+        if not may_cut:
+            return
+        if isinstance(event, CallStarted):
+            self._alone = len(event.tokens) == 1
+        due = self._due_within if kind is Routed and self._alone else self._due
+        if self._clock() >= due or kind is RunDone:
             self._cut()
 
     def snapshot(self) -> Frame:
@@ -145,7 +159,9 @@ class Feed:
             self._history.add(frame)
             wanted = self._on_frame(frame)
             wait = wanted * 1e6 if isinstance(wanted, int | float) else 0
-            self._due = now + round(max(self._interval_ns, wait, SPARE * (self._clock() - now)))
+            wait = round(max(wait, SPARE * (self._clock() - now)))
+            self._due = now + max(self._interval_ns, wait)
+            self._due_within = now + max(WITHIN * self._interval_ns, wait)
 
     def _fold(self, events: Sequence[Any]) -> None:
         """Sort the events into what is pending. `Any`: isinstance would cost three times more."""

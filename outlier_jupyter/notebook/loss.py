@@ -20,6 +20,9 @@ class LossLine:
         clock: seconds that never go back.
     """
 
+    KINDS: tuple[type[Event], ...] = (Compared,)
+    """The events that it needs to hear."""
+
     def __init__(self, view: LiveView, clock: Callable[[], float] = time.monotonic) -> None:
         self._view = view
         self._clock = clock

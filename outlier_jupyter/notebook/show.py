@@ -36,7 +36,10 @@ def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
         on_frame=live.push,
     )
     loss = LossLine(view)
-    unsubscribe = [engine.subscribe(sink) for sink in (feed, loss)]
+    unsubscribe = [
+        engine.subscribe(feed, *Feed.KINDS),
+        engine.subscribe(loss, *LossLine.KINDS),
+    ]
     try:
         return engine.generate(prompt, **options)
     finally:

@@ -17,6 +17,8 @@ from ..engine import Engine
 from ..events import Event, PromptEncoded, Sink, TextProduced
 from ..run import Interrupted, Run
 from .conversation import Conversation, Message
+from .feed import Feed
+from .worker import on_this_thread
 
 
 @dataclass(eq=False)
@@ -80,14 +82,9 @@ def run_turn(
         grow: called with each piece of text.
         watch: called before the run; the sink it may return hears the run's events.
     """
-    here = threading.get_ident()
     also = watch()
 
     def listen(event: Event) -> None:
-        if threading.get_ident() != here:
-            return
-        if also is not None:
-            also(event)
         if type(event) is PromptEncoded:
             turn.reused_tokens = event.reused
             turn.prompt_tokens = event.reused + len(event.tokens)
@@ -97,7 +94,9 @@ def run_turn(
         elif type(event) is TextProduced:
             grow(event.text)
 
-    unsubscribe = engine.subscribe(listen)
+    unsubscribe = [engine.subscribe(on_this_thread(listen), PromptEncoded, TextProduced)]
+    if also is not None:
+        unsubscribe.append(engine.subscribe(on_this_thread(also), *Feed.KINDS))
     try:
         for _ in engine.stream(turn.messages(), **turn.options):
             pass
@@ -108,4 +107,5 @@ def run_turn(
         turn.error = error
         turn.run = engine.last_run if turn.answer is not None else None
     finally:
-        unsubscribe()
+        for end in unsubscribe:
+            end()

@@ -24,7 +24,7 @@ from ..run import Interrupted, Run
 from .feed import Feed
 from .live import LiveView, header
 from .loss import LossLine
-from .worker import Worker
+from .worker import Worker, on_this_thread
 
 _workers: weakref.WeakKeyDictionary[Engine, Worker] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
@@ -147,19 +147,18 @@ class Watched(LiveView):
             resident_at_start=engine.resident(),
             on_frame=self.push,
         )
-        here, loss = threading.get_ident(), LossLine(self)
+        loss = LossLine(self)
 
-        def listen(event: Event) -> None:
-            if threading.get_ident() != here:
-                return  # a run that somebody else began in between
-            feed(event)
-            loss(event)
-            if type(event) is PromptEncoded:
-                self._begun = True
-                if self._stopped:
-                    engine.stop()  # pressed before there was a run to stop
+        def begin(event: Event) -> None:
+            self._begun = True
+            if self._stopped:
+                engine.stop()  # pressed before there was a run to stop
 
-        unsubscribe = engine.subscribe(listen)
+        unsubscribe = [
+            engine.subscribe(on_this_thread(feed), *Feed.KINDS),
+            engine.subscribe(on_this_thread(loss), *LossLine.KINDS),
+            engine.subscribe(on_this_thread(begin), PromptEncoded),
+        ]
         try:
             prompt, options = self._asked
             for _ in engine.stream(prompt, **options):
@@ -169,7 +168,8 @@ class Watched(LiveView):
         except Exception as error:
             self.error = error
         finally:
-            unsubscribe()
+            for end in unsubscribe:
+                end()
             loss.tell()
             self.run = engine.last_run if self._begun else None
             reason = "error" if self.run is None else self.run.finish_reason

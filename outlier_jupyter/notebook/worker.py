@@ -1,7 +1,8 @@
 """One thread that does what it is given, in order; started when first needed, ended by `close`.
 
 A widget's message handler may not compute: it runs beside a cell, on whatever thread the kernel
-has for it. It puts work here. Nothing here knows what the work is.
+has for it. It puts work here. Nothing here knows what the work is. Where the work is a run, it
+hears of that alone: `on_this_thread`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+
+from ..events import Event, Sink
 
 log = logging.getLogger(__name__)
 
@@ -68,3 +71,14 @@ class Worker:
             self.busy = False
             del work  # it may hold a run, and the next may be long in coming
         self._leave()
+
+
+def on_this_thread(sink: Sink) -> Sink:
+    """`sink`, for events of runs on the calling thread alone: another's run may come in between."""
+    here = threading.get_ident()
+
+    def listen(event: Event) -> None:
+        if threading.get_ident() == here:
+            sink(event)
+
+    return listen

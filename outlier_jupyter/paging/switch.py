@@ -26,7 +26,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
-from ..events import Routed, Served
+from ..events import Routed
 from ..residency import ExpertKey
 from .early import Beside
 from .given import F32s, Given, Graph, Ids, Row, Stopwatch
@@ -133,7 +133,7 @@ class PagedSwitch(nn.Module):
             output = self._paged(given, begin, meanwhile)
         output = given.weighed(self._tap, self._layer, output)
         told, spent = pager.told_ns - told, pager.clock() - begin
-        pager.tell(Served(self._layer, begin, spent, timed.ns, told))
+        self._tap.served(self._layer, begin, spent, timed.ns, told)
         return output
 
     def _paged(self, given: Given, begin: int, meanwhile: Callable[[], object] | None) -> Any:

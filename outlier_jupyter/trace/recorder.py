@@ -145,7 +145,6 @@ class Recorder:
             # All of a switch that is nothing else: besides the look-up, booking who leaves.
             lookups = switches - routes - waits - installs - experts - told
             self._layer_us.append(self._layer_times())
-        # What telling of `Served` itself takes falls between two switches.
         row = (self._call.phase, first, n, self._call.start_ns, event.ns)
         times = (routes, lookups, waits, installs, event.sample_ns, event.forward_ns)
         outside = max(0, event.forward_ns - switches)
