@@ -4,9 +4,11 @@ Pure functions over NumPy arrays; nothing here knows of MLX, models or paging. A
 that MLX packs: see `formats`. The import of this room loads Numba, so it is made late.
 """
 
-from .attention import Cached, attend
-from .between import blend, choose, norm
+from .attention import Attend, Cached, Keep, attend
+from .between import blend, choose_link, norm_link
 from .causal import attend_causal
+from .chain import Chain, Link, Room
+from .compiled import RUNNING
 from .experts import Activation, Bank, Experts
 from .formats import Format, affine, mxfp4, plain
 from .linear import Matrix, Stack
@@ -16,19 +18,25 @@ from .warming import for_attention, for_experts, for_layers, for_matrix, warm
 
 __all__ = [
     "MANY_ROWS",
+    "RUNNING",
     "Activation",
+    "Attend",
     "Bank",
     "Cached",
+    "Chain",
     "Experts",
     "Format",
+    "Keep",
+    "Link",
     "Matrix",
+    "Room",
     "Stack",
     "Turn",
     "affine",
     "attend",
     "attend_causal",
     "blend",
-    "choose",
+    "choose_link",
     "experts_many",
     "for_attention",
     "for_experts",
@@ -36,7 +44,7 @@ __all__ = [
     "for_matrix",
     "multiply_many",
     "mxfp4",
-    "norm",
+    "norm_link",
     "plain",
     "warm",
 ]

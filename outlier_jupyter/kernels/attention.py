@@ -15,6 +15,7 @@ import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
+from .chain import Chain, Link, link
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import ITEM_BYTES, plain
 from .linear import F32s
@@ -51,6 +52,62 @@ class Cached:
         if self.memory.strides[1:] != (row, ITEM_BYTES[self.kind]):
             raise ValueError(f"rows {self.memory.strides[1:]} bytes apart, not {row}, are not read")
         object.__setattr__(self, "address", int(self.memory.ctypes.data))
+
+
+(FOUND, HEADS, KV_HEADS, HEAD_WIDTH, HEAD_WIDE, SCALE, TO_KEYS, TO_VALUES, KEY_STEP,
+ VALUE_STEP) = range(10)  # fmt: skip
+"""Of `keep_task`; steps are bytes from head to head."""
+
+
+@lru_cache
+def keep_task() -> int:
+    """The kernel of `keep_link`; a task is a head of keys, and its share of the queries."""
+
+    def kernel(arguments: int, head: int) -> None:
+        heads, kv_heads = whole(arguments, HEADS), whole(arguments, KV_HEADS)
+        width, wide = whole(arguments, HEAD_WIDTH), whole(arguments, HEAD_WIDE)
+        found, scale = whole(arguments, FOUND), real(whole(arguments, SCALE), 0)
+        shared = heads // kv_heads * width
+        for place in range(head * shared, (head + 1) * shared):
+            put(found, place, real(found, place) * scale)
+        key = found + 4 * (heads * width + head * width)
+        value = found + 4 * ((heads + kv_heads) * width + head * wide)
+        to_key = whole(arguments, TO_KEYS) + head * whole(arguments, KEY_STEP)
+        to_value = whole(arguments, TO_VALUES) + head * whole(arguments, VALUE_STEP)
+        for i in range(width):
+            put(to_key, i, real(key, i))
+        for i in range(wide):
+            put(to_value, i, real(value, i))
+
+    return task(kernel)
+
+
+class Keep:
+    """Writes a token's keys and values into their cache, and scales its queries for `attend`.
+
+    Args:
+        found: float32, the token's queries, keys and values one after the other: [heads + heads of
+            keys, width], [heads of keys, width of a value].
+        scale: what scores are multiplied with.
+
+    Attributes:
+        link: what does it, once `into` has said where to.
+    """
+
+    def __init__(
+        self, found: F32s, heads: int, kv_heads: int, width: int, wide: int, scale: float
+    ) -> None:
+        parameters = np.array([scale], np.float32)
+        self.link = link(
+            keep_task(), kv_heads, found, heads, kv_heads, width, wide, parameters, 0, 0, 0, 0
+        )
+
+    def into(self, keys: Cached, values: Cached, at: int) -> None:
+        """The next token is number `at` of these, both float32."""
+        (step, row, _), (value_step, value_row, _) = keys.memory.strides, values.memory.strides
+        self.link.arguments[TO_KEYS:] = (
+            keys.address + at * row, values.address + at * value_row, step, value_step
+        )  # fmt: skip
 
 
 @lru_cache
@@ -150,22 +207,55 @@ def attend(
     """
     heads, width = queries.shape
     kv_heads, room, key_width = keys.memory.shape
-    wide, tokens = values.memory.shape[2], room if tokens is None else tokens
+    tokens = room if tokens is None else tokens
     if heads % kv_heads or key_width != width or keys.kind != values.kind or tokens > room:
         raise ValueError(f"queries {queries.shape} do not fit keys {keys.memory.shape}")
+    out = np.empty((heads, values.memory.shape[2]), np.float32)
+    scaled = queries * np.float32(scale)
+    with RUNNING:
+        prepare(heads, keys, values, tokens, address(sinks)).run(scaled, out)
+    return out
+
+
+def prepare(heads: int, keys: Cached, values: Cached, tokens: int, sinks: int = 0) -> Prepared:
+    """The kernel of `attend`, with all but queries, scaled, and what it writes; run it at once.
+
+    It is everybody's who attends over as many tokens: hold `RUNNING` until it has run. `sinks` is
+    an address.
+    """
+    kv_heads, _, width = keys.memory.shape
     most = max(1, TASKS_PER_THREAD * threads() // kv_heads)
     # In steps, so that what is made ready serves many tokens.
     length = STRETCH * max(1, -(-tokens // (most * STRETCH)))
-    stretches = -(-tokens // length)
-    prepared, counters = _prepared(keys.kind, heads, kv_heads, width, wide, length, stretches)
-    out = np.empty((heads, wide), np.float32)
-    scaled = queries * np.float32(scale)
-    with RUNNING:
-        given = prepared.arguments
-        given[KEYS : TOKENS + 1] = (
-            keys.address, values.address, keys.memory.strides[0], values.memory.strides[0], tokens
-        )  # fmt: skip
-        given[SINKS] = address(sinks)
-        counters[:] = 0
-        prepared.run(scaled, out)
-    return out
+    prepared, counters = _prepared(
+        keys.kind, heads, kv_heads, width, values.memory.shape[2], length, -(-tokens // length)
+    )
+    given = prepared.arguments
+    given[KEYS : TOKENS + 1] = (
+        keys.address, values.address, keys.memory.strides[0], values.memory.strides[0], tokens
+    )  # fmt: skip
+    given[SINKS] = sinks
+    counters[:] = 0
+    return prepared
+
+
+class Attend:
+    """`attend` in a chain.
+
+    Args:
+        queries: float32, the token's, scaled, [heads × width], and whatever follows.
+        out: float32 [heads × width of a value].
+        sinks: as in `attend`.
+    """
+
+    def __init__(self, queries: F32s, out: F32s, heads: int, sinks: F32s | None = None) -> None:
+        self._heads, self._sinks = heads, address(sinks)
+        self._queries, self._out = address(queries), address(out)
+        memory = (queries, out) if sinks is None else (queries, out, sinks)
+        self.link = Link(0, np.zeros(1, np.int64), 0, memory)
+
+    def over(self, keys: Cached, values: Cached, tokens: int, chain: Chain, place: int) -> None:
+        """Link number `place` of `chain` attends over so many tokens; with `RUNNING` held."""
+        prepared = prepare(self._heads, keys, values, tokens, self._sinks)
+        prepared.arguments[QUERIES], prepared.arguments[OUT] = self._queries, self._out
+        chain.replace(place, prepared.first.code, prepared.address, prepared.first.tasks)

@@ -37,6 +37,10 @@ RUNNING = threading.Lock()
 where there is no OpenMP, may not be entered twice at all."""
 
 
+ORDERED = {"reassoc", "contract"}
+"""Sums may be taken in another order, and nothing else."""
+
+
 @lru_cache
 def cache_folder() -> Path | None:
     """Where machine code made from these very sources is kept, or None if nothing can be written.
@@ -57,7 +61,8 @@ def cache_folder() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _cached(make: Callable[[bool], Any]) -> Any:
+def cached(make: Callable[[bool], Any]) -> Any:
+    """What `make` compiles, where its code is kept; it is told whether it can be."""
     folder = cache_folder()
     before = config.CACHE_DIR
     config.CACHE_DIR = str(folder or before)
@@ -67,24 +72,29 @@ def _cached(make: Callable[[bool], Any]) -> Any:
         config.CACHE_DIR = before
 
 
-def task(function: Callable[[int, int], None]) -> int:
-    """Compile a kernel's task (arguments' address, number) or load it; the address of its code."""
+def task(function: Callable[[int, int], None], finite: bool = True) -> int:
+    """Compile a kernel's task (arguments' address, number) or load it; the address of its code.
+
+    Args:
+        finite: whether it may be compiled as if there were no infinities and no NaNs.
+    """
+    fastmath = True if finite else ORDERED
     signature = types.void(types.int64, types.int64)
 
     def make(cache: bool) -> Any:
-        return cfunc(signature, cache=cache, fastmath=True, error_model="numpy", boundscheck=False)(
-            function
-        )
+        return cfunc(
+            signature, cache=cache, fastmath=fastmath, error_model="numpy", boundscheck=False
+        )(function)
 
-    compiled = _cached(make)
+    compiled = cached(make)
     _KEPT.append(compiled)
     return int(compiled.address)
 
 
 def whole_function(function: Callable[..., Any], signature: Any) -> Any:
     """Compile a function of arrays, for this signature, to be called from Python."""
-    return _cached(
-        lambda cache: njit(signature, nogil=True, cache=cache, fastmath={"reassoc", "contract"},
+    return cached(
+        lambda cache: njit(signature, nogil=True, cache=cache, fastmath=ORDERED,
                            error_model="numpy")(function)
     )  # fmt: skip
 
@@ -127,7 +137,7 @@ def dealer() -> Any:
 
     rows, number = types.float32[:, ::1], types.int64
     signature = types.void(types.int64[::1], rows, number, rows, *[number] * 8)
-    return _cached(lambda cache: njit(signature, parallel=True, nogil=True, cache=cache)(deal))
+    return cached(lambda cache: njit(signature, parallel=True, nogil=True, cache=cache)(deal))
 
 
 class Stage(NamedTuple):
@@ -153,6 +163,9 @@ class Prepared:
             negative where they are in it already.
         nbytes: about how much memory the tasks go through, which decides how many threads.
         memory: what else `arguments` points to, kept as long as this.
+
+    Attributes:
+        address: of `arguments`.
     """
 
     def __init__(
@@ -160,7 +173,7 @@ class Prepared:
         before: Stage = NOTHING, then: Stage = NOTHING, memory: Sequence[Array] = (),
     ) -> None:  # fmt: skip
         workers = max(1, min(first.tasks + then.tasks, threads(), nbytes // WORTH_A_THREAD))
-        self.arguments = arguments
+        self.arguments, self.address, self.first = arguments, address(arguments), first
         self._places = places
         self._memory = tuple(memory)
         self._work = (*before, *first, *then, workers)

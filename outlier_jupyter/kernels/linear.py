@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from .chain import Link, Room
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import UNIT, Format
 from .memory import put, real, whole
@@ -132,7 +133,7 @@ class Stack:
             [0] * CALL + [number for matrix in self.matrices for number in matrix.entry()],
             np.int64,
         )
-        self._nbytes = sum(m.height * m.form.row_bytes(m.width) for m in self.matrices)
+        self.nbytes = sum(m.height * m.form.row_bytes(m.width) for m in self.matrices)
         self._one: Prepared | None = None
         self._block = max(LEAST_BLOCK, -(-self.height // (TASKS_PER_THREAD * threads())))
 
@@ -150,6 +151,19 @@ class Stack:
             prepared.run(x, out)
         return out
 
+    def links(self, x: F32s, out: F32s, room: Room) -> list[Link]:
+        """The same for one row, as links of a chain: x [width] → out [height of all matrices]."""
+        scratch = room.floats("arranged", self.width + self.width // UNIT)
+        numbers = [
+            self.width, address(x), address(scratch), address(scratch) + 4 * self.width, 1,
+            address(out), self.height, self._block, *self._arguments[CALL:].tolist(),
+        ]  # fmt: skip
+        blocks = -(-self.height // self._block)
+        return [
+            Link(code, np.array(numbers, np.int64), tasks, (x, out, scratch))
+            for code, tasks in ((self._arrange, 1), (self._multiply, blocks))
+        ]
+
     def _prepared(self, rows: int) -> Prepared:
         count = rows * (self.width + self.width // UNIT)
         # Arranged activations and their sums in one piece. A prompt's are not kept.
@@ -160,7 +174,7 @@ class Stack:
             self.width, 0, start, start + 4 * rows * self.width, rows, 0, self.height, self._block,
         )  # fmt: skip
         return Prepared(
-            arguments, (X, OUT), self._nbytes * rows,
+            arguments, (X, OUT), self.nbytes * rows,
             Stage(self._multiply, -(-self.height // self._block)),
             before=Stage(self._arrange, rows), memory=[scratch],
         )  # fmt: skip

@@ -50,6 +50,19 @@ def put(context, base, index, value):
     return types.void(types.int64, types.int64, types.float32), generate
 
 
+@intrinsic
+def put_whole(context, base, index, value):
+    """Write an int64 as number `index` of those at `base`."""
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(builder)
+        base, index, value = arguments
+        emit.store(value, _at(emit, base, index, 3), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
 @intrinsic(prefer_literal=True)
 def number(context, kind, base, index):
     """Number `index` of those of type `kind` ("f32", "f16", "bf16") at `base`, as float32."""

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from .chain import Link, link
 from .compiled import RUNNING, Prepared, Stage, address, task
 from .linear import F32s
 from .memory import put, real, whole
@@ -62,24 +63,36 @@ class Turn:
         epsilon: float = 0.0,
     ) -> None:
         self._frequencies = frequencies.tobytes()
-        parameters = np.array([epsilon], np.float32)
-        arguments = np.array(
-            [0, heads, width, address(weights), len(frequencies), 0, paired, address(parameters)],
-            np.int64,
-        )
-        kept = [parameters] if weights is None else [parameters, weights]
+        self._given = (
+            heads, width, weights, len(frequencies), 0, int(paired), np.array([epsilon], np.float32)
+        )  # fmt: skip
+        made = link(turn_task(), heads, 0, *self._given)
         # No memory to speak of: it runs on the thread that asks.
-        self._prepared = Prepared(arguments, (X, ANGLES), 0, Stage(turn_task(), heads), memory=kept)
+        self._prepared = Prepared(
+            made.arguments, (X, ANGLES), 0, Stage(made.code, heads), memory=made.memory
+        )
 
     def __call__(self, heads: F32s, position: int) -> None:
         """Norm and turn `heads` [heads, width], contiguous, where they are."""
-        angles = _angles(self._frequencies, position)
+        angles, _ = _angles(self._frequencies, position)
         with RUNNING:
             self._prepared.run(heads, angles)
 
+    def link(self, heads: F32s) -> Link:
+        """The same as a link of a chain, once `at` has said for which position."""
+        return link(turn_task(), self._given[0], heads, *self._given)
+
+    def at(self, position: int, made: Link) -> None:
+        """Have `made`, by `link`, turn by `position` when it runs next."""
+        made.arguments[ANGLES] = _angles(self._frequencies, position)[1]
+
 
 @lru_cache(maxsize=4096)
-def _angles(frequencies: bytes, position: int) -> F32s:
-    """Cosines, then sines, of a token's angles, [1, both]. Every layer asks for the same."""
+def _angles(frequencies: bytes, position: int) -> tuple[F32s, int]:
+    """Cosines, then sines, of a token's angles, [1, both], and their address.
+
+    Every layer asks for the same.
+    """
     turned = position * np.frombuffer(frequencies, np.float64)
-    return np.concatenate([np.cos(turned), np.sin(turned)]).astype(np.float32)[None]
+    found = np.concatenate([np.cos(turned), np.sin(turned)]).astype(np.float32)[None]
+    return found, address(found)

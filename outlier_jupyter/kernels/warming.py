@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .attention import attention_task
-from .between import blend_function, choose_function, norm_function
+from .attention import attention_task, keep_task
+from .between import blend_function, choose_task, norm_task
 from .causal import causal_task
+from .chain import chain_runner
 from .compiled import dealer
 from .experts import hidden_task, output_task
 from .linear import arrange_task, matrix_task
@@ -42,7 +43,10 @@ def for_attention(kind: str) -> list[Work]:
 
 def for_layers() -> list[Work]:
     """What whole decoder layers need beside matrices, experts and attention."""
-    return [(norm_function, ()), (choose_function, ()), (blend_function, ())]
+    return [
+        (compile_one, ())
+        for compile_one in (chain_runner, norm_task, choose_task, keep_task, blend_function)
+    ]
 
 
 def warm(work: Iterable[Work], progress: Callable[[int, int], None] | None = None) -> None:

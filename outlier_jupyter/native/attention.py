@@ -14,7 +14,19 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import KVCache
 
-from ..kernels import Cached, Stack, Turn, attend, attend_causal
+from ..kernels import (
+    Attend,
+    Cached,
+    Chain,
+    Keep,
+    Link,
+    Room,
+    Stack,
+    Turn,
+    attend,
+    attend_causal,
+    norm_link,
+)
 from .arrays import F32s, as_rows
 from .classes import native_class
 from .growing import Growing, held, takes_float32
@@ -75,6 +87,30 @@ class Plan:
         found = self.growing.add(cache, key, value.reshape(self.kv_heads, -1))
         mixed = attend(queries, found[0], found[1], self.scale, self.sinks, found[2])
         return self.output.multiply(mixed.reshape(1, -1))
+
+    def links(self, x: F32s, out: F32s, memory: Room) -> list[Link]:
+        """The same as links of a chain, which `begin` makes ready: x [width] → out [width]."""
+        stack, turned = self.shared.stack, (self.heads + self.kv_heads) * self.width
+        wide = (stack.height - turned) // self.kv_heads
+        found = memory.floats("found", stack.height)
+        mixed = memory.floats("mixed", self.heads * wide)
+        norms = []
+        if self.norms and not self.each:
+            split = self.heads * self.width
+            for part, weight in zip((found[:split], found[split:turned]), self.norms, strict=True):
+                norms.append(norm_link(part, weight, self.epsilon, part))
+        self._turned = self.turn.link(found[:turned])
+        self._keep = Keep(found, self.heads, self.kv_heads, self.width, wide, self.scale)
+        before = [*stack.links(x, found, memory), *norms, self._turned, self._keep.link]
+        self._attend = Attend(found, mixed, self.heads, self.sinks)
+        self._place = len(before)
+        return [*before, self._attend.link, *self.output.links(mixed, out, memory)]
+
+    def begin(self, chain: Chain, first: int, keys: Cached, values: Cached, at: int) -> None:
+        """The token to come is number `at`; `links` begin at number `first` of `chain`."""
+        self.turn.at(at, self._turned)
+        self._keep.into(keys, values, at)
+        self._attend.over(keys, values, at + 1, chain, first + self._place)
 
     def prefill(self, x: F32s, cache: KVCache) -> F32s:
         """x [rows, width] → [rows, width], each row seeing those before it and the cache."""

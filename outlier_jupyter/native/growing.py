@@ -31,11 +31,10 @@ class Growing:
 
         What is returned is only to be read, and only until the next token.
         """
-        if self._room is not None and self._owns(cache):
-            keys, values = self._room
-            at = self._offset
+        room = self.room(cache)
+        if room is not None:
+            keys, values, at = room
             keys.memory[:, at], values.memory[:, at] = key, value
-            cache.offset = self._offset = at + 1
             return keys, values, at + 1
         fetched = cache.update_and_fetch(
             mx.array(key[None, :, None]), mx.array(value[None, :, None])
@@ -52,6 +51,18 @@ class Growing:
         keys, values = self._room or (Cached(held(part, cache.offset), "f32")
                                       for part in (cache.keys, cache.values))  # fmt: skip
         return keys, values, cache.offset
+
+    def room(self, cache: Any) -> tuple[Cached, Cached, int] | None:
+        """All keys and all values, and the place among them of one more token's, now counted.
+
+        Whoever asks writes them there. None: there is no room, or the cache is not the one that
+        was left; then `add` has to be asked.
+        """
+        if self._room is None or not self._owns(cache):
+            return None
+        at = self._offset
+        cache.offset = self._offset = at + 1
+        return *self._room, at
 
     def _owns(self, cache: Any) -> bool:
         return (

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ..kernels import (
     Format,
+    Room,
     Stack,
     for_attention,
     for_experts,
@@ -112,11 +113,12 @@ class Native:
         attending = [module for _, module in self._modules if hasattr(module, "_plan")]
         self.attends = len(attending) == self._layers > 0
         stacks = {key: shared.stack for key, shared in shares.items()}
+        stream, memory = layer.Stream(), Room()
         for _, module in self._modules:
             if layer.can_swap(module) and hasattr(module.self_attn, "_plan"):
-                swap_if_whole(module, stacks)
+                swap_if_whole(module, stacks, stream, memory)
         for _, module in self._modules:
-            layer.swap_final_norm(module)
+            layer.swap_final_norm(module, stream)
 
     def _swap_attention(self, module: Any, shares: dict[int, Shared]) -> None:
         parts = [module[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
@@ -127,10 +129,12 @@ class Native:
             attention.swap_attention(module, shared, stack)
 
 
-def swap_if_whole(module: Any, stacks: dict[int, Stack]) -> None:
+def swap_if_whole(
+    module: Any, stacks: dict[int, Stack], stream: layer.Stream, memory: Room
+) -> None:
     """Swap a decoder layer, unless one of its linear layers is not native."""
     try:
-        layer.swap_layer(module, stacks)
+        layer.swap_layer(module, stacks, stream, memory)
     except KeyError:  # computed by MLX, in a format that no kernel reads
         return
 

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..kernels import Stack, blend, choose, norm
+from ..kernels import RUNNING, Chain, Room, Stack, blend, choose_link, norm_link
 from .arrays import F32s, as_rows
 from .classes import native_class
 from .growing import takes_float32
@@ -28,16 +28,39 @@ KNOWN = {
 """(module, class) of mlx-lm → the name of its sparse block."""
 
 
+class Stream:
+    """One token's activations between two native layers, which need not ask MLX for them."""
+
+    def __init__(self) -> None:
+        self._array: mx.array | None = None
+        self._rows = np.empty((1, 0), np.float32)
+
+    def rows(self, x: mx.array) -> F32s:
+        """x [1, 1, width] as [1, width]."""
+        return self._rows if x is self._array else as_rows(x)
+
+    def array(self, rows: F32s) -> mx.array:
+        """rows [1, width], which stay as they are, as [1, 1, width]."""
+        self._rows, self._array = rows, mx.array(rows[None])
+        return self._array
+
+
 class Norm:
     """An RMS norm of one row."""
 
     def __init__(self, module: Any) -> None:
-        self._weight = as_rows(module.weight)[0].copy()
-        self._epsilon = float(module.eps)
+        self.weight = as_rows(module.weight)[0].copy()
+        self.epsilon = float(module.eps)
+        self._x, self._out = np.empty_like(self.weight), np.empty_like(self.weight)
+        self._chain = Chain([norm_link(self._x, self.weight, self.epsilon, self._out)], 0)
 
     def __call__(self, x: F32s) -> F32s:
         """x [1, width], normed."""
-        return norm(x, self._weight, self._epsilon)
+        with RUNNING:
+            self._x[:] = x[0]
+            self._chain.run()
+            found: F32s = self._out[None].copy()
+        return found
 
 
 class Shared:
@@ -58,32 +81,68 @@ class Shared:
 
 
 class Plan:
-    """What one layer is made of."""
+    """What one layer is made of.
 
-    def __init__(self, layer: Any, stacks: dict[int, Stack]) -> None:
+    Args:
+        stream: of the model; `memory`: of its layers, which run one after the other.
+    """
+
+    def __init__(self, layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Room) -> None:
         block = layer[KNOWN[_where(layer)]]
+        self.stream = stream
         self.attention = layer.self_attn._plan
-        self.before, self.after = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
-        self.router = stacks[id(block.gate)]
-        self.k = int(block.top_k if hasattr(block, "top_k") else block.num_experts_per_tok)
-        # Mixtral takes its softmax over the chosen ones, which is the same as making them sum to 1.
-        self.sums_to_one = bool(getattr(block, "norm_topk_prob", _where(layer)[0] == "mixtral"))
         self.shared = Shared(block, stacks) if "shared_expert" in block else None
         self.gate, self.experts = block.gate, block.switch_mlp
+        router = stacks[id(block.gate)]
+        k = int(block.top_k if hasattr(block, "top_k") else block.num_experts_per_tok)
+        # Mixtral takes its softmax over the chosen ones, which is the same as making them sum to 1.
+        sums_to_one = bool(getattr(block, "norm_topk_prob", _where(layer)[0] == "mixtral"))
+        before, after = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
+        self._ids, self._weights = np.zeros(k, np.int64), np.zeros(k, np.float32)
+        self._x, self._normed, self._added = (
+            memory.floats(name, len(before.weight)) for name in ("x", "normed", "added")
+        )
+        logits = memory.floats("logits", router.height)
+        links = [
+            norm_link(self._x, before.weight, before.epsilon, self._normed),
+            *self.attention.links(self._normed, self._added, memory),
+        ]
+        self._attended = len(links)
+        links += [
+            norm_link(self._x, after.weight, after.epsilon, self._normed, self._added),
+            *router.links(self._normed, logits, memory),
+            choose_link(logits, self._ids, self._weights, sums_to_one),
+        ]
+        stacked = (self.attention.shared.stack, self.attention.output, router)
+        self._chain = Chain(links, sum(stack.nbytes for stack in stacked))
 
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width]."""
-        x = x + self.attention.decode(self.before(x), cache)
-        normed = self.after(x)
-        chosen, weights = choose(self.router.multiply(normed), self.k, self.sums_to_one)
+        self._choose(x, cache)
+        normed, chosen, weights = self._normed[None], self._ids.copy(), self._weights.copy()
         beside: list[F32s] = []  # what is computed while experts are read
         shared = self.shared
         outputs = self.experts.decode(
             normed, chosen[None], weights[None],
             None if shared is None else lambda: beside.append(shared(normed)),
         )  # fmt: skip
-        x = blend(x, weights, outputs[0])
+        x = blend(self._x[None], weights, outputs[0])
         return x + beside[0] if beside else x
+
+    def _choose(self, x: F32s, cache: Any) -> None:
+        """All that comes before the experts."""
+        room = self.attention.growing.room(cache)
+        with RUNNING:
+            self._x[:] = x[0]
+            if room is not None:
+                self.attention.begin(self._chain, 1, *room)
+                self._chain.run()
+                return
+            self._chain.run(0, 1)
+        added = self.attention.decode(self._normed[None], cache)
+        with RUNNING:
+            self._added[:] = added[0]
+            self._chain.run(self._attended)
 
 
 class _Layer:
@@ -95,7 +154,8 @@ class _Layer:
         # A router whose choice is changed (paging/steering.py) is asked in its own words.
         own = not getattr(self._plan.gate, "steered", False)
         if own and mask is None and x.shape[:2] == (1, 1) and takes_float32(cache):
-            return mx.array(self._plan.decode(as_rows(x), cache)[None])
+            stream = self._plan.stream
+            return stream.array(self._plan.decode(stream.rows(x), cache))
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
@@ -103,18 +163,20 @@ class _FinalNorm:
     """What the norm after the last layer does: of one token, which lies in memory, at once."""
 
     _norm: Norm
+    _stream: Stream
 
     def __call__(self, x: mx.array) -> mx.array:
         if x.shape[:2] == (1, 1) and x.dtype == mx.float32:
-            return mx.array(self._norm(as_rows(x))[None])
+            return mx.array(self._norm(self._stream.rows(x))[None])
         return super().__call__(x)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
-def swap_final_norm(model: nn.Module) -> None:
+def swap_final_norm(model: nn.Module, stream: Stream) -> None:
     """Have the norm of `model` compute natively, if it comes after layers that all do."""
     norm, layers = model.get("norm"), model.get("layers") or ()
     if layers and type(norm) is nn.RMSNorm and all(isinstance(each, _Layer) for each in layers):
         object.__setattr__(norm, "_norm", Norm(norm))
+        object.__setattr__(norm, "_stream", stream)
         norm.__class__ = native_class(_FinalNorm, nn.RMSNorm)
 
 
@@ -124,13 +186,14 @@ def can_swap(layer: nn.Module) -> bool:
     return where in KNOWN and hasattr(layer[KNOWN[where]].get("switch_mlp"), "decode")
 
 
-def swap_layer(layer: Any, stacks: dict[int, Stack]) -> None:
+def swap_layer(layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Room) -> None:
     """Have a layer decode natively; its attention must already.
 
     Args:
         stacks: the id of each of the model's linear layers that is native → its matrices.
+        stream, memory: the model's.
     """
-    object.__setattr__(layer, "_plan", Plan(layer, stacks))
+    object.__setattr__(layer, "_plan", Plan(layer, stacks, stream, memory))
     layer.__class__ = native_class(_Layer, type(layer))
 
 
