@@ -5,7 +5,7 @@ that MLX packs: see `formats`. The import of this room loads Numba, so it is mad
 """
 
 from .attention import Attend, Cached, Keep, attend
-from .between import blend, choose_link, norm_link
+from .between import blend_link, choose_link, norm_link
 from .causal import attend_causal
 from .chain import Chain, Link, Room
 from .compiled import RUNNING
@@ -35,7 +35,7 @@ __all__ = [
     "affine",
     "attend",
     "attend_causal",
-    "blend",
+    "blend_link",
     "choose_link",
     "experts_many",
     "for_attention",

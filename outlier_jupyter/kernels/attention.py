@@ -258,4 +258,5 @@ class Attend:
         """Link number `place` of `chain` attends over so many tokens; with `RUNNING` held."""
         prepared = prepare(self._heads, keys, values, tokens, self._sinks)
         prepared.arguments[QUERIES], prepared.arguments[OUT] = self._queries, self._out
-        chain.replace(place, prepared.first.code, prepared.address, prepared.first.tasks)
+        code, tasks = prepared.stages[1]
+        chain.replace(place, code, prepared.address, tasks)

@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import types
 
 from .chain import Link, link
-from .compiled import task, whole_function
+from .compiled import task
 from .linear import F32s
 from .memory import put, put_whole, real, whole
 from .reductions import exponentials, largest
 
-ROW = types.float32[:, ::1]
 TAKEN = -1.0
 """In place of the weight of an expert that was chosen; all others are positive."""
 
 X, ADDED, WEIGHT, NORMED, WIDTH, PARAMETERS = range(6)
+ROWS, COUNT = ADDED, NORMED
 LOGITS, IDS, WEIGHTS, EXPERTS, K, SUMS_TO_ONE = range(6)
 
 
@@ -98,20 +97,19 @@ def choose_link(logits: F32s, ids: npt.NDArray[np.int64], weights: F32s, sums_to
 
 
 @lru_cache
-def blend_function() -> Any:
-    """The code of `blend`."""
+def blend_task() -> int:
+    """The kernel of `blend_link`; there is one task."""
 
-    def blend(x: F32s, weights: F32s, rows: F32s) -> F32s:
-        out = x.copy()
-        for k in range(len(weights)):
-            for i in range(rows.shape[1]):
-                out[0, i] += weights[k] * rows[k, i]
-        return out
+    def kernel(arguments: int, _: int) -> None:
+        x, rows, width = whole(arguments, X), whole(arguments, ROWS), whole(arguments, WIDTH)
+        for row in range(whole(arguments, COUNT)):
+            weight = real(whole(arguments, WEIGHT), row)
+            for i in range(width):
+                put(x, i, real(x, i) + weight * real(rows, row * width + i))
 
-    return whole_function(blend, ROW(ROW, types.float32[::1], ROW))
+    return task(kernel)
 
 
-def blend(x: F32s, weights: F32s, rows: F32s) -> F32s:
-    """`x` [1, width] with the sum of `weights` [k] × `rows` [k, width] added to it."""
-    found: F32s = blend_function()(x, weights, rows)
-    return found
+def blend_link(x: F32s, weights: F32s, rows: F32s) -> Link:
+    """The sum of `weights` [k] × `rows` [k, width] onto `x` [width]."""
+    return link(blend_task(), 1, x, rows, weights, len(weights), x.size)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, prange, types
 
-from .compiled import WORTH_A_THREAD, Array, address, cached, threads
+from .compiled import WORTH_A_THREAD, Array, Prepared, address, cached, threads
 from .memory import add_done, call_task, count_done
 
 CODE, ARGUMENTS, TASKS = range(3)
@@ -84,6 +84,14 @@ def chain_runner() -> Any:
 
     signature = types.void(types.int64[:, ::1], types.int64[::1], *[types.int64] * 3)
     return cached(lambda keep: njit(signature, parallel=True, nogil=True, cache=keep)(run))
+
+
+def links_of(prepared: Prepared, x: Array, out: Array) -> list[Link]:
+    """A kernel that was made ready for this alone, from `x` to `out`, which stay where they are."""
+    arguments, (x_at, out_at) = prepared.arguments, prepared.places
+    arguments[x_at], arguments[out_at] = address(x), address(out)
+    memory = (*prepared.memory, x, out)
+    return [Link(code, arguments, tasks, memory) for code, tasks in prepared.stages if tasks]
 
 
 class Chain:

@@ -166,6 +166,7 @@ class Prepared:
 
     Attributes:
         address: of `arguments`.
+        stages: `before`, `first` and `then`.
     """
 
     def __init__(
@@ -173,9 +174,10 @@ class Prepared:
         before: Stage = NOTHING, then: Stage = NOTHING, memory: Sequence[Array] = (),
     ) -> None:  # fmt: skip
         workers = max(1, min(first.tasks + then.tasks, threads(), nbytes // WORTH_A_THREAD))
-        self.arguments, self.address, self.first = arguments, address(arguments), first
-        self._places = places
-        self._memory = tuple(memory)
+        self.arguments, self.address = arguments, address(arguments)
+        self.stages = (before, first, then)
+        self.places = places
+        self.memory = tuple(memory)
         self._work = (*before, *first, *then, workers)
         self._deal = dealer()
 
@@ -186,7 +188,7 @@ class Prepared:
         in order: `then` begins while the last of `first` are under way, and its tasks wait by
         themselves for what they need.
         """
-        self._deal(self.arguments, x, self._places[0], out, self._places[1], *self._work)
+        self._deal(self.arguments, x, self.places[0], out, self.places[1], *self._work)
 
 
 NO_ROWS = np.empty((0, 0), np.float32)

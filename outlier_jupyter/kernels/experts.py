@@ -17,10 +17,11 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from .activations import KINDS, activate
+from .chain import Link, link, links_of
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import UNIT, Format
 from .linear import F32s, arrange_task
-from .memory import add_done, count_done, number, put, real, whole
+from .memory import add_done, count_done, number, put, put_whole, real, whole
 from .rows import LANES, arrange, dots
 
 Slots = npt.NDArray[np.integer]
@@ -174,6 +175,23 @@ def output_task(second: str, bias: str, lanes: int = LANES) -> int:
     return task(kernel)
 
 
+IDS, MAP, RUNS, CHOSEN, COUNTERS, COUNTED = range(6)
+
+
+@lru_cache
+def look_up_task() -> int:
+    """Write chosen experts' slots into a table of runs, and set its counters to 0; one task."""
+
+    def kernel(arguments: int, _: int) -> None:
+        table, slots = whole(arguments, RUNS), whole(arguments, MAP)
+        for run_of in range(whole(arguments, CHOSEN)):
+            put_whole(table, 3 * run_of + SLOT, whole(slots, whole(whole(arguments, IDS), run_of)))
+        for counter in range(whole(arguments, COUNTED)):
+            put_whole(whole(arguments, COUNTERS), counter, 0)
+
+    return task(kernel)
+
+
 class _Call(NamedTuple):
     """The kernel made ready, and what is written into before it runs.
 
@@ -219,7 +237,7 @@ class Experts:
         self._arguments = np.zeros(NUMBERS, np.int64)
         self._ones: dict[int, _Call] = {}  # for one row, by its number of experts
         used = self.banks if activation.gated else (up, down)
-        self._nbytes = sum(bank.height * bank.form.row_bytes(bank.width) for bank in used)
+        self.nbytes = sum(bank.height * bank.form.row_bytes(bank.width) for bank in used)
         for place, bank in zip((UP, GATE, DOWN), self.banks, strict=True):
             self._arguments[place : place + 6] = bank.entry()
 
@@ -237,6 +255,18 @@ class Experts:
         out[order] = self.runs(x[order // k], pairs[order])
         return out.reshape(rows, k, self.output)
 
+    def links(self, x: F32s, ids: Slots, slot_map: Slots, out: F32s) -> list[Link]:
+        """`multiply` for one row, as links of a chain: x [width], ids [k] → out [k, output].
+
+        Args:
+            ids, slot_map: int64 [k], [experts]; an expert's slot is `slot_map` at its id.
+        """
+        table = _table_of(len(ids))
+        call = self._call(1, table, len(ids))
+        found = link(look_up_task(), 1, ids, slot_map, table, len(ids), call.counters,
+                     len(call.counters))  # fmt: skip
+        return [found, *links_of(call.prepared, x, out)]
+
     def runs(self, x: F32s, slots: Slots) -> F32s:
         """x [pairs, width], one slot each, equal ones beside each other → [pairs, output]."""
         starts = np.flatnonzero(np.diff(slots, prepend=-1))
@@ -249,9 +279,7 @@ class Experts:
         """x [1, width], slots [k] → [k, output]."""
         k = len(slots)
         if k not in self._ones:
-            table = np.ones((k, 3), np.int64)
-            table[:, PAIR] = np.arange(k)
-            self._ones[k] = self._call(1, table, k)
+            self._ones[k] = self._call(1, _table_of(k), k)
         return self._run(self._ones[k], x, slots)
 
     def _run(self, call: _Call, x: F32s, slots: Slots) -> F32s:
@@ -285,11 +313,18 @@ class Experts:
             address(counters), address(counters) + 8 * SPREAD * runs, address(self.parameters),
         )  # fmt: skip
         prepared = Prepared(
-            arguments, (X, OUT), pairs * self._nbytes, Stage(self._first, runs * blocks),
+            arguments, (X, OUT), pairs * self.nbytes, Stage(self._first, runs * blocks),
             before=Stage(self._arrange, rows), then=Stage(self._second, runs * out_blocks),
             memory=[scratch, table, counters, self.parameters],
         )  # fmt: skip
         return _Call(prepared, table[:, SLOT], counters, pairs)
+
+
+def _table_of(k: int) -> npt.NDArray[np.int64]:
+    """The runs of pairs of one row, whose slots are still to be written."""
+    table = np.ones((k, 3), np.int64)
+    table[:, PAIR] = np.arange(k)
+    return table
 
 
 def _split(rows: int, runs: int) -> tuple[int, int]:

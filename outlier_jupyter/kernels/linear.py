@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from .chain import Link, Room
+from .chain import Link, links_of
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import UNIT, Format
 from .memory import put, real, whole
@@ -151,18 +151,9 @@ class Stack:
             prepared.run(x, out)
         return out
 
-    def links(self, x: F32s, out: F32s, room: Room) -> list[Link]:
+    def links(self, x: F32s, out: F32s) -> list[Link]:
         """The same for one row, as links of a chain: x [width] → out [height of all matrices]."""
-        scratch = room.floats("arranged", self.width + self.width // UNIT)
-        numbers = [
-            self.width, address(x), address(scratch), address(scratch) + 4 * self.width, 1,
-            address(out), self.height, self._block, *self._arguments[CALL:].tolist(),
-        ]  # fmt: skip
-        blocks = -(-self.height // self._block)
-        return [
-            Link(code, np.array(numbers, np.int64), tasks, (x, out, scratch))
-            for code, tasks in ((self._arrange, 1), (self._multiply, blocks))
-        ]
+        return links_of(self._prepared(1), x, out)
 
     def _prepared(self, rows: int) -> Prepared:
         count = rows * (self.width + self.width // UNIT)

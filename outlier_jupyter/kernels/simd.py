@@ -70,15 +70,18 @@ class Emitter:
         return self.builder.call(function, values)
 
     def prefetch(self, address: Value) -> None:
-        """Have the cache line at `address` brought near; no fault where nothing is."""
+        """Have the cache line at `address` brought near, to be read once; no fault without one.
+
+        What is read once need not drive from the caches what the interpreter comes back to.
+        """
         kind = I8.as_pointer()
         function = cgutils.get_or_insert_function(
             self.builder.module,
             ir.FunctionType(ir.VoidType(), [kind, I32, I32, I32]),
             "llvm.prefetch.p0i8",
         )
-        # To be read, kept in all caches, data.
-        how = [ir.Constant(I32, number) for number in (0, 3, 1)]
+        # To be read, not kept beyond its use, data.
+        how = [ir.Constant(I32, number) for number in (0, 0, 1)]
         self.builder.call(function, [self.builder.inttoptr(address, kind), *how])
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .attention import attention_task, keep_task
-from .between import blend_function, choose_task, norm_task
+from .between import blend_task, choose_task, norm_task
 from .causal import causal_task
 from .chain import chain_runner
 from .compiled import dealer
-from .experts import hidden_task, output_task
+from .experts import hidden_task, look_up_task, output_task
 from .linear import arrange_task, matrix_task
 from .positions import turn_task
 from .prefill import activate_task, unpack_task
@@ -30,6 +30,7 @@ def for_experts(first: str, second: str, activation: str, bias: str) -> list[Wor
         (arrange_task, (first,)),
         (hidden_task, (first, second, activation, bias)),
         (output_task, (second, bias)),
+        (look_up_task, ()),
         (unpack_task, (first,)),
         (unpack_task, (second,)),
         (activate_task, (second, activation, bias)),
@@ -45,7 +46,7 @@ def for_layers() -> list[Work]:
     """What whole decoder layers need beside matrices, experts and attention."""
     return [
         (compile_one, ())
-        for compile_one in (chain_runner, norm_task, choose_task, keep_task, blend_function)
+        for compile_one in (chain_runner, norm_task, choose_task, keep_task, blend_task)
     ]
 
 

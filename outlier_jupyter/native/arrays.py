@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 F32s = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
 KINDS = {mx.float32: "f32", mx.float16: "f16", mx.bfloat16: "bf16"}
 """MLX's floats by the names `kernels` has for them."""
 

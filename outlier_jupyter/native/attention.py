@@ -101,10 +101,10 @@ class Plan:
                 norms.append(norm_link(part, weight, self.epsilon, part))
         self._turned = self.turn.link(found[:turned])
         self._keep = Keep(found, self.heads, self.kv_heads, self.width, wide, self.scale)
-        before = [*stack.links(x, found, memory), *norms, self._turned, self._keep.link]
+        before = [*stack.links(x, found), *norms, self._turned, self._keep.link]
         self._attend = Attend(found, mixed, self.heads, self.sinks)
         self._place = len(before)
-        return [*before, self._attend.link, *self.output.links(mixed, out, memory)]
+        return [*before, self._attend.link, *self.output.links(mixed, out)]
 
     def begin(self, chain: Chain, first: int, keys: Cached, values: Cached, at: int) -> None:
         """The token to come is number `at`; `links` begin at number `first` of `chain`."""

@@ -58,13 +58,14 @@ class Growing:
         Whoever asks writes them there. None: there is no room, or the cache is not the one that
         was left; then `add` has to be asked.
         """
-        if self._room is None or not self._owns(cache):
+        if self._room is None or not self.owns(cache):
             return None
         at = self._offset
         cache.offset = self._offset = at + 1
         return *self._room, at
 
-    def _owns(self, cache: Any) -> bool:
+    def owns(self, cache: Any) -> bool:
+        """Whether `cache` is as it was left here, with room for one more."""
         return (
             type(cache) is KVCache
             and cache.keys is self._keys

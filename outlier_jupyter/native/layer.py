@@ -14,8 +14,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..kernels import RUNNING, Chain, Room, Stack, blend, choose_link, norm_link
-from .arrays import F32s, as_rows
+from ..kernels import RUNNING, Chain, Experts, Room, Stack, blend_link, choose_link, norm_link
+from .arrays import F32s, Ids, as_rows
 from .classes import native_class
 from .growing import takes_float32
 
@@ -93,12 +93,16 @@ class Plan:
         self.attention = layer.self_attn._plan
         self.shared = Shared(block, stacks) if "shared_expert" in block else None
         self.gate, self.experts = block.gate, block.switch_mlp
+        self._gate_class = type(block.gate)
         router = stacks[id(block.gate)]
         k = int(block.top_k if hasattr(block, "top_k") else block.num_experts_per_tok)
         # Mixtral takes its softmax over the chosen ones, which is the same as making them sum to 1.
         sums_to_one = bool(getattr(block, "norm_topk_prob", _where(layer)[0] == "mixtral"))
         before, after = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
         self._ids, self._weights = np.zeros(k, np.int64), np.zeros(k, np.float32)
+        # As `_held` last knew them.
+        self._experts: Experts | None = None
+        self._slot_map: Ids | None = None
         self._x, self._normed, self._added = (
             memory.floats(name, len(before.weight)) for name in ("x", "normed", "added")
         )
@@ -110,30 +114,67 @@ class Plan:
         self._attended = len(links)
         links += [
             norm_link(self._x, after.weight, after.epsilon, self._normed, self._added),
-            *router.links(self._normed, logits, memory),
+            *router.links(self._normed, logits),
             choose_link(logits, self._ids, self._weights, sums_to_one),
         ]
+        width = len(before.weight)
+        self._outputs = memory.floats("outputs", k * width).reshape(k, width)
+        self._blending = blend_link(self._x, self._weights, self._outputs)
+        self._blend = self._held = Chain([self._blending], 0)
         stacked = (self.attention.shared.stack, self.attention.output, router)
         self._chain = Chain(links, sum(stack.nbytes for stack in stacked))
 
+    def takes(self, cache: Any) -> bool:
+        """Whether a token can be decoded with this cache, and the router chooses as it was made."""
+        # One whose choice is changed (paging/steering.py) has another class, and words of its own.
+        if type(self.gate) is not self._gate_class:
+            return False
+        return self.attention.growing.owns(cache) or takes_float32(cache)
+
     def decode(self, x: F32s, cache: Any) -> F32s:
-        """x [1, width] → [1, width]."""
+        """x [1, width] → [1, width], which stays as it is until the next layer runs."""
         self._choose(x, cache)
-        normed, chosen, weights = self._normed[None], self._ids.copy(), self._weights.copy()
+        chosen, weights = self._ids.copy()[None], self._weights.copy()[None]
+        held = self.experts.held
+        if held is not None:
+            self._connect(held.host)
+            self.experts.decode_held(chosen, weights, self._compute)
+            return self._x[None]
         beside: list[F32s] = []  # what is computed while experts are read
-        shared = self.shared
-        outputs = self.experts.decode(
-            normed, chosen[None], weights[None],
+        shared, normed = self.shared, self._normed[None]
+        self._outputs[:] = self.experts.decode(
+            normed, chosen, weights,
             None if shared is None else lambda: beside.append(shared(normed)),
-        )  # fmt: skip
-        x = blend(self._x[None], weights, outputs[0])
-        return x + beside[0] if beside else x
+        )[0]  # fmt: skip
+        with RUNNING:
+            self._blend.run()
+        for more in beside:
+            self._x += more[0]
+        return self._x[None]
+
+    def _compute(self) -> None:
+        """All experts, and what a token goes through beside them."""
+        more = None if self.shared is None else self.shared(self._normed[None])
+        with RUNNING:
+            self._held.run()
+        if more is not None:
+            self._x += more[0]
+
+    def _connect(self, slot_map: Ids) -> None:
+        """Have the experts that are held in these slots computed by a chain."""
+        experts = self.experts.inner.connected()
+        if experts is self._experts and slot_map is self._slot_map:
+            return
+        self._experts, self._slot_map = experts, slot_map
+        links = experts.links(self._normed, self._ids, slot_map, self._outputs)
+        self._held = Chain([*links, self._blending], len(self._ids) * experts.nbytes)
 
     def _choose(self, x: F32s, cache: Any) -> None:
         """All that comes before the experts."""
         room = self.attention.growing.room(cache)
         with RUNNING:
-            self._x[:] = x[0]
+            if x.base is not self._x:
+                self._x[:] = x[0]
             if room is not None:
                 self.attention.begin(self._chain, 1, *room)
                 self._chain.run()
@@ -151,11 +192,10 @@ class _Layer:
     _plan: Plan
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        # A router whose choice is changed (paging/steering.py) is asked in its own words.
-        own = not getattr(self._plan.gate, "steered", False)
-        if own and mask is None and x.shape[:2] == (1, 1) and takes_float32(cache):
-            stream = self._plan.stream
-            return stream.array(self._plan.decode(stream.rows(x), cache))
+        plan = self._plan
+        if mask is None and x.shape[:2] == (1, 1) and plan.takes(cache):
+            stream = plan.stream
+            return stream.array(plan.decode(stream.rows(x), cache))
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
 
 

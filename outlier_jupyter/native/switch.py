@@ -120,13 +120,17 @@ class _Switch:
 
     def compute(self, x: F32s, slots: Slots) -> F32s:
         """x [rows, width], slots [rows, k] → [rows, k, output]."""
-        experts = self._native
-        if experts is None:
-            experts = _connected(self)
-            object.__setattr__(self, "_native", experts)
+        experts = self.connected()
         if slots.size >= MANY_ROWS:
             return experts_many(x, slots.astype(np.int64), experts)
         return experts.multiply(x, slots.astype(np.int64))
+
+    def connected(self) -> Experts:
+        """The kernels over the arrays that are bound; others after a `release`."""
+        if self._native is None:
+            object.__setattr__(self, "_native", _connected(self))
+        assert self._native is not None
+        return self._native
 
     def release(self) -> None:
         """Let go of the bank's memory; the arrays bound at the next call are computed over."""

@@ -29,7 +29,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from ..events import Routed
 from ..residency import ExpertKey
 from .early import Beside
-from .given import F32s, Given, Graph, Ids, Row, Stopwatch
+from .given import F32s, Given, Graph, Ids, Row, SlotMap, Stopwatch
 from .lookahead import Ahead
 from .pager import Pager
 from .parts import Parts
@@ -116,6 +116,31 @@ class PagedSwitch(nn.Module):
         """
         output: F32s = self._serve(Row(x, ids, weights), meanwhile)
         return output
+
+    @property
+    def inner(self) -> Any:
+        """The experts' own module, mlx-lm's, over the bank's slots."""
+        return self._inner
+
+    @property
+    def held(self) -> SlotMap | None:
+        """Expert → slot, where the layer is held for good and its routing is the model's own."""
+        return self._pager.slot_map(self._layer) if self._steered is None else None
+
+    def decode_held(self, ids: Ids, weights: F32s, compute: Callable[[], object]) -> None:
+        """`decode` where the layer is `held`: whoever asks computes, by `compute`.
+
+        Args:
+            ids, weights: as in `decode`, to be told.
+        """
+        pager, tap = self._pager, self._tap
+        pager.enter()
+        begin = pager.clock()
+        tap.chose(self._layer, ids)
+        tap.weighs(self._layer, weights)
+        compute()
+        spent = pager.clock() - begin
+        tap.served(self._layer, begin, spent, spent, 0)
 
     def _serve(self, given: Given, meanwhile: Callable[[], object] | None) -> Any:
         pager, timed = self._pager, self._timed
