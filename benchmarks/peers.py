@@ -101,10 +101,11 @@ def compare(
             made, number, prefix, cache_gb=cache
         )
     for count in threads:
+        # What it repacks is memory of its own: under a limit it is killed for that.
         for mmap in (True, False) if limit is None else (True,):
             name = f"llama.cpp, {count} threads, " + ("mmap" if mmap else "repacked in RAM")
             subjects[name] = lambda number, prefix, count=count, mmap=mmap: llama(  # type: ignore[misc]
-                made, gguf, python, number, threads=count, mmap=mmap, prefix=prefix
+                made, gguf, python, number, threads=count, mmap=mmap, repack=not mmap, prefix=prefix
             )
     seen: dict[str, list[Numbers]] = {name: [] for name in subjects}
     for number in range(rounds):

@@ -1,7 +1,10 @@
 """One run of llama.cpp, by llama-cpp-python, in a process of its own; prints JSON.
 
     python run_llama.py '{"model": …, "routes": …, "first": …, "prompt": …, "tokens": …,
-                          "threads": …, "mmap": …}'
+                          "threads": …, "mmap": …, "repack": …}'
+
+With `mmap` the weights are the file's pages; with `repack` those that llama.cpp has faster kernels
+for are copied into memory of its own, mapped or not.
 
 Run by the peers' own Python. The tokens given to it are those of the text; that it would have
 said them itself is checked, as that shows that it computed the model.
@@ -23,6 +26,15 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     routes = np.load(asked["routes"])
     length, count = int(routes["tokens"]), len(routes["picks"])
+    defaults = llama_cpp.llama_cpp.llama_model_default_params
+
+    def parameters() -> object:
+        found = defaults()
+        found.use_extra_bufts = asked["repack"]
+        return found
+
+    # `Llama` has no argument for it.
+    llama_cpp.llama_cpp.llama_model_default_params = parameters
     llm = llama_cpp.Llama(
         asked["model"], n_ctx=asked["prompt"] + asked["tokens"] + 64, n_batch=512,
         n_threads=asked["threads"], n_threads_batch=asked["threads"], use_mmap=asked["mmap"],
