@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -48,10 +50,7 @@ def run(links, nbytes=SEVERAL):
 def test_a_kernel_begins_when_the_one_before_is_done(turn, nbytes):
     """Each of 40 reads numbers that other tasks of the one before wrote."""
     rows = np.empty((41, 300), np.float32)
-    links = [
-        link(turn, 300, before, after, 300)
-        for before, after in zip(rows[:-1], rows[1:], strict=True)
-    ]
+    links = [link(turn, 300, before, after, 300) for before, after in pairwise(rows)]
     for _ in range(20):
         rows[:] = np.nan
         rows[0] = np.arange(300)
