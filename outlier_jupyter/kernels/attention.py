@@ -19,7 +19,7 @@ from .chain import Chain, Link, link
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import ITEM_BYTES, plain
 from .linear import F32s
-from .memory import add_done, put, real, whole
+from .memory import add_done, put, put_whole, real, whole
 from .reductions import blend, exponentials, largest
 from .rows import LANES, dots
 
@@ -54,8 +54,8 @@ class Cached:
         object.__setattr__(self, "address", int(self.memory.ctypes.data))
 
 
-(FOUND, HEADS, KV_HEADS, HEAD_WIDTH, HEAD_WIDE, SCALE, TO_KEYS, TO_VALUES, KEY_STEP,
- VALUE_STEP) = range(10)  # fmt: skip
+(FOUND, HEADS, KV_HEADS, HEAD_WIDTH, HEAD_WIDE, SCALE, AT, TO_KEYS, TO_VALUES, KEY_STEP,
+ VALUE_STEP) = range(11)  # fmt: skip
 """Of `keep_task`; steps are bytes from head to head."""
 
 
@@ -72,8 +72,9 @@ def keep_task() -> int:
             put(found, place, real(found, place) * scale)
         key = found + 4 * (heads * width + head * width)
         value = found + 4 * ((heads + kv_heads) * width + head * wide)
-        to_key = whole(arguments, TO_KEYS) + head * whole(arguments, KEY_STEP)
-        to_value = whole(arguments, TO_VALUES) + head * whole(arguments, VALUE_STEP)
+        at = 4 * whole(arguments, AT)
+        to_key = whole(arguments, TO_KEYS) + head * whole(arguments, KEY_STEP) + at * width
+        to_value = whole(arguments, TO_VALUES) + head * whole(arguments, VALUE_STEP) + at * wide
         for i in range(width):
             put(to_key, i, real(key, i))
         for i in range(wide):
@@ -99,15 +100,18 @@ class Keep:
     ) -> None:
         parameters = np.array([scale], np.float32)
         self.link = link(
-            keep_task(), kv_heads, found, heads, kv_heads, width, wide, parameters, 0, 0, 0, 0
+            keep_task(), kv_heads, found, heads, kv_heads, width, wide, parameters, 0, 0, 0, 0, 0
         )
+        self._keys: Cached | None = None
 
     def into(self, keys: Cached, values: Cached, at: int) -> None:
         """The next token is number `at` of these, both float32."""
-        (step, row, _), (value_step, value_row, _) = keys.memory.strides, values.memory.strides
-        self.link.arguments[TO_KEYS:] = (
-            keys.address + at * row, values.address + at * value_row, step, value_step
-        )  # fmt: skip
+        self.link.arguments[AT] = at
+        if keys is not self._keys:
+            self._keys = keys
+            self.link.arguments[TO_KEYS:] = (
+                keys.address, values.address, keys.memory.strides[0], values.memory.strides[0]
+            )  # fmt: skip
 
 
 @lru_cache
@@ -142,6 +146,7 @@ def attention_task(kind: str, lanes: int = LANES) -> int:
         if add_done(whole(arguments, DONE), SPREAD * head) == stretches - 1:
             for g in range(shared):
                 _join(arguments, head, g)
+            put_whole(whole(arguments, DONE), SPREAD * head, 0)  # for the next token
 
     return task(kernel)
 
@@ -170,11 +175,10 @@ def _join(arguments: int, head: int, g: int) -> None:
         put(whole(arguments, OUT), query * wide + column, found / total)
 
 
-@lru_cache(maxsize=64)
 def _prepared(
     kind: str, heads: int, kv_heads: int, width: int, wide: int, length: int, stretches: int
-) -> tuple[Prepared, Array]:
-    """The kernel for stretches of a length, and its counters."""
+) -> Prepared:
+    """The kernel for stretches of a length."""
     shared, rows = heads // kv_heads, heads * stretches
     sizes = [rows * length, rows, rows, rows * wide]
     scratch, counters = work_memory(sum(sizes)), np.zeros(SPREAD * kv_heads, np.int64)
@@ -182,11 +186,31 @@ def _prepared(
     arguments[SHARED : STRETCHES + 1] = shared, width, wide, length, stretches
     arguments[SCORES : PARTS + 1] = np.cumsum([0, *sizes[:-1]]) * 4 + address(scratch)
     arguments[DONE] = address(counters)
-    prepared = Prepared(
+    return Prepared(
         arguments, (QUERIES, OUT), 2 * rows * length * (width + wide),
         Stage(attention_task(kind), kv_heads * stretches), memory=[scratch, counters],
     )  # fmt: skip
-    return prepared, counters
+
+
+_kept = lru_cache(maxsize=64)(_prepared)
+"""For `attend`, whose callers take turns."""
+
+
+def _split(tokens: int, kv_heads: int) -> tuple[int, int]:
+    """How long a stretch is, and how many there are; in steps, to serve many tokens."""
+    most = max(1, TASKS_PER_THREAD * threads() // kv_heads)
+    length = STRETCH * max(1, -(-tokens // (most * STRETCH)))
+    return length, -(-tokens // length)
+
+
+def _shapes(heads: int, keys: Cached, values: Cached) -> tuple[str, int, int, int, int]:
+    kv_heads, _, width = keys.memory.shape
+    return keys.kind, heads, kv_heads, width, values.memory.shape[2]
+
+
+def _reads(keys: Cached, values: Cached) -> tuple[int, int, int, int]:
+    """Where keys and values are, and how far their heads are apart."""
+    return keys.address, values.address, keys.memory.strides[0], values.memory.strides[0]
 
 
 def attend(
@@ -213,30 +237,11 @@ def attend(
     out = np.empty((heads, values.memory.shape[2]), np.float32)
     scaled = queries * np.float32(scale)
     with RUNNING:
-        prepare(heads, keys, values, tokens, address(sinks)).run(scaled, out)
+        prepared = _kept(*_shapes(heads, keys, values), *_split(tokens, kv_heads))
+        prepared.arguments[KEYS : TOKENS + 1] = *_reads(keys, values), tokens
+        prepared.arguments[SINKS] = address(sinks)
+        prepared.run(scaled, out)
     return out
-
-
-def prepare(heads: int, keys: Cached, values: Cached, tokens: int, sinks: int = 0) -> Prepared:
-    """The kernel of `attend`, with all but queries, scaled, and what it writes; run it at once.
-
-    It is everybody's who attends over as many tokens: hold `RUNNING` until it has run. `sinks` is
-    an address.
-    """
-    kv_heads, _, width = keys.memory.shape
-    most = max(1, TASKS_PER_THREAD * threads() // kv_heads)
-    # In steps, so that what is made ready serves many tokens.
-    length = STRETCH * max(1, -(-tokens // (most * STRETCH)))
-    prepared, counters = _prepared(
-        keys.kind, heads, kv_heads, width, values.memory.shape[2], length, -(-tokens // length)
-    )
-    given = prepared.arguments
-    given[KEYS : TOKENS + 1] = (
-        keys.address, values.address, keys.memory.strides[0], values.memory.strides[0], tokens
-    )  # fmt: skip
-    given[SINKS] = sinks
-    counters[:] = 0
-    return prepared
 
 
 class Attend:
@@ -253,10 +258,19 @@ class Attend:
         self._queries, self._out = address(queries), address(out)
         memory = (queries, out) if sinks is None else (queries, out, sinks)
         self.link = Link(0, np.zeros(1, np.int64), 0, memory)
+        self._keys: Cached | None = None
+        self._served = range(0)  # how many tokens what is made ready is for
+        self._prepared: Prepared | None = None
 
     def over(self, keys: Cached, values: Cached, tokens: int, chain: Chain, place: int) -> None:
         """Link number `place` of `chain` attends over so many tokens; with `RUNNING` held."""
-        prepared = prepare(self._heads, keys, values, tokens, self._sinks)
-        prepared.arguments[QUERIES], prepared.arguments[OUT] = self._queries, self._out
-        code, tasks = prepared.stages[1]
-        chain.replace(place, code, prepared.address, tasks)
+        if keys is not self._keys or tokens not in self._served or self._prepared is None:
+            length, stretches = _split(tokens, keys.memory.shape[0])
+            prepared = _prepared(*_shapes(self._heads, keys, values), length, stretches)
+            prepared.arguments[KEYS:TOKENS] = _reads(keys, values)
+            prepared.arguments[[QUERIES, OUT, SINKS]] = self._queries, self._out, self._sinks
+            code, tasks = prepared.stages[1]
+            chain.replace(place, code, prepared.address, tasks)
+            self._keys, self._prepared = keys, prepared
+            self._served = range((stretches - 1) * length + 1, stretches * length + 1)
+        self._prepared.arguments[TOKENS] = tokens

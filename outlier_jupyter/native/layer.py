@@ -35,6 +35,10 @@ class Stream:
         self._array: mx.array | None = None
         self._rows = np.empty((1, 0), np.float32)
 
+    def carries(self, x: mx.array) -> bool:
+        """Whether x is one token's activations: the last that were handed on, or others."""
+        return x is self._array or bool(x.shape[:2] == (1, 1))
+
     def rows(self, x: mx.array) -> F32s:
         """x [1, 1, width] as [1, width]."""
         return self._rows if x is self._array else as_rows(x)
@@ -117,6 +121,7 @@ class Plan:
             *router.links(self._normed, logits),
             choose_link(logits, self._ids, self._weights, sums_to_one),
         ]
+        self._chosen, self._row = (self._ids[None], self._weights[None]), self._x[None]
         width = len(before.weight)
         self._outputs = memory.floats("outputs", k * width).reshape(k, width)
         self._blending = blend_link(self._x, self._weights, self._outputs)
@@ -134,23 +139,23 @@ class Plan:
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width], which stays as it is until the next layer runs."""
         self._choose(x, cache)
-        chosen, weights = self._ids.copy()[None], self._weights.copy()[None]
+        chosen, weights = self._chosen
         held = self.experts.held
         if held is not None:
             self._connect(held.host)
             self.experts.decode_held(chosen, weights, self._compute)
-            return self._x[None]
+            return self._row
         beside: list[F32s] = []  # what is computed while experts are read
         shared, normed = self.shared, self._normed[None]
         self._outputs[:] = self.experts.decode(
-            normed, chosen, weights,
+            normed, chosen.copy(), weights,
             None if shared is None else lambda: beside.append(shared(normed)),
         )[0]  # fmt: skip
         with RUNNING:
             self._blend.run()
         for more in beside:
             self._x += more[0]
-        return self._x[None]
+        return self._row
 
     def _compute(self) -> None:
         """All experts, and what a token goes through beside them."""
@@ -193,8 +198,8 @@ class _Layer:
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         plan = self._plan
-        if mask is None and x.shape[:2] == (1, 1) and plan.takes(cache):
-            stream = plan.stream
+        stream = plan.stream
+        if mask is None and stream.carries(x) and plan.takes(cache):
             return stream.array(plan.decode(stream.rows(x), cache))
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
 

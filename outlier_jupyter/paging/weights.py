@@ -81,7 +81,10 @@ class RouterTap:
             self._ids.append((layer, ids))
 
     def weighs(self, layer: int, weights: npt.NDArray[np.float32]) -> None:
-        """The experts of `layer` are weighed by `weights` [tokens, k], which are not MLX's."""
+        """The experts of `layer` are weighed by `weights` [tokens, k], which are not MLX's.
+
+        They must stay as they are until the call ends.
+        """
         if self._on:
             self._caught.append(Weighed(layer, weights))
 
@@ -160,7 +163,7 @@ class RouterTap:
             if isinstance(weights, _Weights):
                 told.append(Weighed(weights.layer, weights.applied()))
             else:
-                told.append(weights)
+                told.append(Weighed(weights.layer, weights.weights.copy()))
         told += [Served(*times) for times in self._served]
         self.forget()
         return told
