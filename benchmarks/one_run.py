@@ -8,6 +8,7 @@ Prints the numbers as JSON: speed, hits, the resident set and what was promised 
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ from outlier_jupyter.bench.geometry import Shape
 from outlier_jupyter.bench.routing import Routes
 from outlier_jupyter.bench.subjects import Text, active_bytes, run_engine
 from outlier_jupyter.memory import beside_nbytes
+
+
+def peak_nbytes() -> int:
+    """The most that this process has had resident."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(used) * (1 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:
@@ -40,9 +47,11 @@ def main() -> None:
         kv = 4 * inner["num_key_value_heads"] * inner["head_dim"] * 2 * Shape.of(config).layers
         beside = beside_nbytes(Shape.of(config).vocabulary)
         promised = use.dense + use.experts + kv * length + beside
+        peak = peak_nbytes()
         found |= {
             "active_bytes": active_bytes(engine, config, length), "rss_gb": use.process / 1e9,
             "budget_gb": promised / 1e9, "rss_of_budget": use.process / promised,
+            "peak_gb": peak / 1e9, "peak_of_budget": peak / promised,
             "cache_gb": use.experts / 1e9,
         }  # fmt: skip
     sys.stdout.write(json.dumps(found) + "\n")

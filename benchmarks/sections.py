@@ -31,7 +31,7 @@ from outlier_jupyter.options import LoadOptions
 
 Say = Callable[[object], None]
 
-PROMPT = 32
+PROMPT, LONG_PROMPT = 32, 512
 BASE: dict[str, Any] = {"reader": "direct", "policy": "habit", "kernels": "auto", "quiet": True}
 OPTIONS = {spec.name: spec for spec in fields(LoadOptions)}
 WORTHS = (0.9, 2, 4)
@@ -232,16 +232,29 @@ def prompts(made: Made, rounds: int, lengths: tuple[int, ...], say: Say) -> list
 
 
 def resident_set(made: Made, rounds: int, say: Say) -> list[Row]:
-    """A process of its own with a quarter cached: its resident set against what it promised."""
+    """A process of its own with a quarter cached: its resident set against what it promised.
+
+    The prompt is long: the promise covers what a chunk of one needs.
+    """
     quarter = made.shape.layers * made.shape.experts // 4
-    found = [alone(made, number, cache_experts=quarter) for number in range(rounds)]
-    say(f"resident set {found[-1]['rss_gb']:.2f} of {found[-1]['budget_gb']:.2f} GB")
-    return [row("a process of its own, a quarter cached", found, **made.said, slots=quarter)]
+    found = [
+        alone(made, number, prompt=LONG_PROMPT, tokens=8, cache_experts=quarter)
+        for number in range(rounds)
+    ]
+    last = found[-1]
+    say(
+        f"resident {last['rss_gb']:.2f}, at most {last['peak_gb']:.2f} of {last['budget_gb']:.2f} GB"
+    )
+    return [row("a process of its own, a quarter cached", found, **made.said, slots=quarter,
+                prompt=LONG_PROMPT)]  # fmt: skip
 
 
-def alone(made: Made, number: int, prefix: tuple[str, ...] = (), **options: Any) -> Numbers:
+def alone(
+    made: Made, number: int, prefix: tuple[str, ...] = (), *, prompt: int = PROMPT,
+    tokens: int = 64, **options: Any,
+) -> Numbers:  # fmt: skip
     """One run by `one_run.py` in a process of its own; `prefix` is put before its command."""
-    text = text_of(made, number)
+    text = text_of(made, number, prompt, tokens)
     asked = {"folder": str(made.folder), "routes": str(routes_file(made)), "options": options,
              "first": text.first, "prompt": text.prompt, "tokens": text.tokens}  # fmt: skip
     command = [*prefix, sys.executable, "-m", "benchmarks.one_run", json.dumps(asked)]
