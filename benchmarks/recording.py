@@ -30,7 +30,7 @@ from outlier_jupyter.notebook.feed import Feed
 from outlier_jupyter.notebook.live import LiveView
 from outlier_jupyter.trace.recorder import Recorder
 
-ROUNDS, TOKENS = 6, 48
+ROUNDS, TOKENS = 4, 48
 
 
 class Off(Recorder):

@@ -135,8 +135,8 @@ def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
     every, token = shape.layers * shape.experts, shape.layers * shape.k
     wanted = {f"{worth} tokens' worth": round(worth * token) for worth in WORTHS}
     wanted |= {"half": every // 2, "all": every}
-    lengths = dict(zip(wanted, (24, 40, 64, 64, 64), strict=True))
-    texts = {name: {"tokens": tokens} for name, tokens in lengths.items()}
+    lengths = dict(zip(wanted, (24, 32, 48, 48, 48), strict=True))
+    texts = {name: {"prompt": 16, "tokens": tokens} for name, tokens in lengths.items()}
     with opened(made, cache_experts=every) as engine:
         say(f"loaded: {engine.status().dense_nbytes / 1e9:.2f} GB dense")
         found = resized(engine, made, wanted, texts, rounds, say)
@@ -170,12 +170,12 @@ def features(made: Made, rounds: int, say: Say) -> list[Row]:
                 def subject(engine: Engine) -> Callable[[int], Numbers]:
                     def run(number: int) -> Numbers:
                         forget(files)
-                        return measured(engine, made, text_of(made, number, tokens=32))
+                        return measured(engine, made, text_of(made, number, 8, 24))
 
                     return run
 
                 pair = interleave({"base": subject(base), name: subject(other)}, rounds, limits)
-                text = text_of(made, 0, tokens=32)
+                text = text_of(made, 0, 8, 24)
                 for subject_name, engine in (("base", base), (name, other)):
                     rows.append(row(subject_name, pair[subject_name], beside=name,
                                     **settings(made, engine, text)))  # fmt: skip
@@ -241,10 +241,7 @@ def resident_set(made: Made, rounds: int, say: Say) -> list[Row]:
         alone(made, number, prompt=LONG_PROMPT, tokens=8, cache_experts=quarter)
         for number in range(rounds)
     ]
-    last = found[-1]
-    say(
-        f"resident {last['rss_gb']:.2f}, at most {last['peak_gb']:.2f} of {last['budget_gb']:.2f} GB"
-    )
+    say("resident {rss_gb:.2f}, at most {peak_gb:.2f}, of {budget_gb:.2f} GB".format(**found[-1]))
     return [row("a process of its own, a quarter cached", found, **made.said, slots=quarter,
                 prompt=LONG_PROMPT)]  # fmt: skip
 

@@ -57,7 +57,7 @@ class Memory:
         return float(self.nbytes / (time.perf_counter() - begin))
 
 
-def disk_bytes_per_s(file: Path, nbytes: int, seconds: float = 0.6) -> float:
+def disk_bytes_per_s(file: Path, nbytes: int, seconds: float = 0.3) -> float:
     """Direct reads of `nbytes` at random places of `file`: `seconds` at each depth, the best."""
     whole = max(PAGE, nbytes // PAGE * PAGE)
     reader = open_reader("direct", [file])
