@@ -21,8 +21,6 @@ from .memory import add_done, call_task, count_done
 CODE, ARGUMENTS, TASKS = range(3)
 SPREAD = 8
 """Between two counters: as many numbers as a cache line holds."""
-PATIENCE = 1000
-"""So often a thread that waits asks again at once; then it lets others have the processor."""
 
 
 class Link(NamedTuple):
@@ -55,7 +53,6 @@ def link(code: int, tasks: int, *given: Array | int | None) -> Link:
 @lru_cache
 def chain_runner() -> Any:
     """The code of `Chain.run`."""
-    let_others = types.ExternalFunction("sched_yield", types.int32())
 
     def run(table: Array, counters: Array, first: int, last: int, workers: int) -> None:
         if workers == 1:
@@ -76,11 +73,9 @@ def chain_runner() -> Any:
                     call_task(code, arguments, number)
                     add_done(done, place)
                     number = add_done(taken, place)
-                asked = 0
+                # No yielding: who is let in keeps the processor for milliseconds.
                 while count_done(done, place) < tasks:
-                    asked += 1
-                    if asked > PATIENCE:
-                        let_others()
+                    pass
 
     signature = types.void(types.int64[:, ::1], types.int64[::1], *[types.int64] * 3)
     return cached(lambda keep: njit(signature, parallel=True, nogil=True, cache=keep)(run))
