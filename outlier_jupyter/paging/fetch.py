@@ -9,7 +9,9 @@ order of asking, so that they do not depend on which read was quicker.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor, Future, wait
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from ..events import Event, Evicted, PagedIn, Waited
@@ -77,6 +79,10 @@ class Fetch:
         self._whole = whole
         self._clock, self._tell = clock, tell
         self._futures: list[Read] = []
+        # Numbers of the reads that have ended, in that order, and a bell that rings for each: to
+        # ask `concurrent.futures` for the first to end takes longer than many a read.
+        self._ended: list[int] = []
+        self._bell: SimpleQueue[None] = SimpleQueue()
         self._written: set[int] = set()
         self._wait_ns = self._install_ns = 0
         self._open = bool(plan.placements)
@@ -89,13 +95,14 @@ class Fetch:
     @property
     def landed(self) -> bool:
         """Whether nothing of it is being read any more."""
-        return all(read.done() for read in self._futures)
+        return len(self._ended) == len(self._futures)
 
     def begin(self, submit: Callable[[Placement], Read]) -> None:
         """Have every read of the request started; or made, by one that reads where it is asked."""
         begin = self._clock()
-        for placement in self._placements:
+        for number, placement in enumerate(self._placements):
             self._futures.append(submit(placement))
+            self._futures[-1].add_done_callback(partial(self._end, number))
         if self.landed:
             self._wait_ns += self._clock() - begin
 
@@ -106,31 +113,29 @@ class Fetch:
         nothing has is a read waited for. Ends early where a read fails: `check` raises that.
         """
         if self._whole:
-            self._wait(self._futures)
+            self._wait(len(self._futures))
             if all(read.exception() is None for read in self._futures):
                 self._write(range(len(self._futures)))
                 yield self.slots
             return
         if self._hits:
             yield self._hits
-        left = list(range(len(self._futures)))
-        while left:
-            landed = [i for i in left if self._futures[i].done()]
-            if not landed:
-                self._wait([self._futures[i] for i in left], FIRST_COMPLETED)
-                continue
+        taken = 0
+        while taken < len(self._futures):
+            self._wait(taken + 1)
+            landed = sorted(self._ended[taken:])
             if any(self._futures[i].exception() is not None for i in landed):
                 return
             self._write(landed)
             yield {self._placements[i].key: self._placements[i].slot for i in landed}
-            left = [i for i in left if i not in landed]
+            taken += len(landed)
 
     def finish(self) -> None:
         """Wait for all reads, book what came and hand back what did not, tell; once."""
         if not self._open:
             return
         try:
-            self._wait(self._futures)
+            self._wait(len(self._futures))
         finally:
             # Also after a KeyboardInterrupt in that wait.
             if not self.landed:
@@ -144,11 +149,18 @@ class Fetch:
         for read in self._futures:
             read.result()
 
-    def _wait(self, reads: Sequence[Read], until: str = "ALL_COMPLETED") -> None:
-        if all(read.done() for read in reads):
-            return  # to be told so takes longer than many a read
+    def _end(self, number: int, read: Read) -> None:
+        """On the thread that read: it is over, well or not."""
+        self._ended.append(number)
+        self._bell.put(None)
+
+    def _wait(self, count: int) -> None:
+        """Wait until so many reads have ended."""
+        if len(self._ended) >= count:
+            return
         begin = self._clock()
-        wait(reads, return_when=until)
+        while len(self._ended) < count:
+            self._bell.get()
         self._wait_ns += self._clock() - begin
 
     def _write(self, landed: Sequence[int]) -> None:

@@ -257,7 +257,11 @@ class PagedSwitch(nn.Module):
 
     def _add(self, work: Parts, ids: Ids, slots: Mapping[ExpertKey, int]) -> None:
         """Compute all of a call's pairs whose experts are among these."""
-        found = self._slots(slots)[ids.ravel()]
+        if ids.size < len(self._keys):  # a token: its few ids are looked up one by one
+            held = [slots.get(self._keys[expert], -1) for expert in ids.ravel().tolist()]
+            found = np.array(held, np.int64)
+        else:
+            found = self._slots(slots)[ids.ravel()]
         mine = np.flatnonzero(found >= 0)
         work.add(mine, found[mine])
 
