@@ -97,7 +97,8 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
     )
     _marks(figure, found, first, second)
     figure.update_layout(
-        height=max(440, 200 + 9 * len(pair.js)),
+        # What stands above takes nothing of the map's height.
+        height=max(364, 124 + 9 * len(pair.js)) + figure.layout.margin.t,
         legend=UNDER | {"title": {"text": "beyond chance: "}},
         margin={"b": 110},
     )
