@@ -36,7 +36,8 @@ class Sizing(ipywidgets.VBox):
         self._trace = trace
         most = sum(trace.info.experts_per_layer)
         self.slots = ipywidgets.IntSlider(
-            value=min(max(trace.info.slots, 1), most),
+            # Where the run's own size is not known, a quarter says more than a single expert.
+            value=min(max(trace.info.slots or most // 4, 1), most),
             min=1,
             max=most,
             description="slots",
@@ -56,12 +57,13 @@ class Sizing(ipywidgets.VBox):
         self.rows = self._known[size]
         first = self.rows["lru"]
         held = f"{size:,} of {self.slots.max:,} experts in RAM ({percent(first['share'])})"
-        if first["gb"] == first["gb"]:  # NaN where the experts' size is not known
+        sized = first["gb"] == first["gb"]  # NaN where the experts' size is not known
+        if sized:
             held += f", {size_words(1e9 * first['gb'])}"
         own = "; the size this run had" if size == self._trace.info.slots else ""
         told = [
-            (words, percent(row["decode_hit_rate"]), size_words(row["decode_bytes"]),
-             three(row["tokens_per_second"]))
+            (words, percent(row["decode_hit_rate"]),
+             size_words(row["decode_bytes"]) if sized else "–", three(row["tokens_per_second"]))
             for (name, words) in POLICIES.items() for row in (self.rows[name],)
         ]  # fmt: skip
         left_out = note(self._trace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -63,6 +64,18 @@ def test_the_atlas_tells_classes_by_signs() -> None:
     assert "co-activation" in titles(figure)
 
 
+def test_no_two_classes_of_an_atlas_look_alike() -> None:
+    """Of eight classes no two share a sign and a colour; without labels there is one plain sign."""
+    experts = np.random.default_rng(0).integers(0, 4, (400, 2, 1))
+    classes = np.arange(400) % 8
+    experts += 4 * classes[:, None, None]
+    run = Figures(routed(experts, (32, 32)))
+    labelled = run.atlas([f"class {number}" for number in classes])
+    looks = {(part.marker.symbol, part.marker.color) for part in labelled.data}
+    assert len(looks) == len(labelled.data) >= 8
+    assert signs(run.atlas()) == ["circle-open"]
+
+
 def test_what_is_no_finding_is_drawn_hollow() -> None:
     """Layers beyond chance are filled, others hollow; experts beyond chance have triangles."""
     a, b = sticky(1), sticky(2)
@@ -77,6 +90,25 @@ def test_what_is_no_finding_is_drawn_hollow() -> None:
     assert len(more.x) + len(less.x) == len(found.experts()) > 0
     assert "<i>" not in found.figure().layout.title.text.replace("<br>", "")
     assert "bits" in titles(found.figure())
+
+
+def test_a_long_warning_is_not_cut() -> None:
+    """It goes over several lines, none too long for a narrow page, and the plot makes room."""
+    few = compare({"a": sticky(1, 24), "b": sticky(2, 24)}, permutations=49)
+    figure, caution = few.figure(), few.parting().caution
+    lines = [re.sub("<[^>]*>", "", line) for line in figure.layout.title.text.split("<br>")]
+    assert caution and caution in " ".join(lines)
+    assert len(lines) > 3 and max(map(len, lines)) <= 88
+    many = compare({"a": sticky(1), "b": sticky(2)}, permutations=49).figure()
+    assert figure.layout.margin.t > many.layout.margin.t
+
+
+def test_sizes_of_many_experts_are_drawn_by_their_logarithm() -> None:
+    """Ticks are whole numbers; the sizes of a small model stay as they are."""
+    wide = Figures(sticky(1, 60, layers=24)).what_if(slots=[24, 700])
+    assert wide.layout.xaxis2.type == "log" and "logarithmic" in wide.layout.xaxis2.title.text
+    assert list(wide.layout.xaxis2.ticktext) == ["50", "100", "200", "500"]
+    assert Figures(sticky(1, 60)).what_if(slots=[8, 64]).layout.xaxis2.type != "log"
 
 
 def test_the_matrix_puts_those_alike_together() -> None:

@@ -142,6 +142,6 @@ def test_the_figure_has_every_run_and_the_middle_of_each_setting(found):
     np.testing.assert_allclose(speed.y, found.to_pandas()["tokens_per_second"])
     np.testing.assert_allclose(loss.y, found.to_pandas()["kl"])
     words = [part.text for part in figure.data if part.name == "words"]
-    assert words[1][1] == "4 of 4 coherent"
+    assert words[1][1].strip() == "4 of 4 coherent"
     assert figure.layout.yaxis.title.text == "tokens/s"
     assert figure.layout.yaxis2.title.text == "KL (nats a token)"

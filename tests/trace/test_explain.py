@@ -158,3 +158,12 @@ def test_the_timeline_has_every_layer_and_every_read(run):
     bars = [part for part in old.explain(told.step).figure().data if part.type == "bar"]
     assert sum(bar.x[0] for bar in bars) == pytest.approx(told.ms, rel=0.02)
     assert figure.layout.xaxis.title.text == "ms since the call began"
+    whole = old.explain(told.step).figure()
+    assert (
+        dict(zip(whole.layout.yaxis.tickvals, whole.layout.yaxis.ticktext, strict=True))[-1]
+        == "all"
+    )
+    looks = [
+        (bar.marker.color, bar.marker.pattern.shape) for bar in whole.data if bar.type == "bar"
+    ]
+    assert len(set(looks)) == len(looks) > 1

@@ -7,6 +7,7 @@ saved as a picture: so it has no ground of its own, and one palette that reads o
 from __future__ import annotations
 
 from html import escape
+from textwrap import wrap
 
 import plotly.graph_objects as go
 
@@ -16,6 +17,13 @@ from ..static_view.words import model_words, reader_words, warning
 
 STRIPE = "#ffffff"
 """Of patterns and lines upon coloured marks."""
+WIDE, BOLD = 88, 80
+"""Characters of a line under the title, plain and bold: they end within a page of 640 pixels."""
+LINE = 18
+"""Pixels of one more such line."""
+NO_BREAK = "\u00a0"
+UNDER = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
+"""The legend's place below all else, for `update_layout`; the bottom margin has to hold it."""
 
 
 def titled_run(
@@ -34,12 +42,16 @@ def titled_run(
 def titled(figure: go.Figure, title: str, about: str, said: str = "", height: int = 440) -> None:
     """The title, what it is about under it, a warning, and the look all figures share."""
     # Plotly reads a little HTML in its titles, and a model's name is not ours to trust.
-    about, title = escape(about, quote=False), escape(title, quote=False)
-    text = f'<b>{title}</b><br><span style="font-size:12px;color:{EITHER.muted}">{about}</span>'
-    if said:
-        said = escape(said, quote=False)
-        text += f'<br><span style="font-size:12px;color:{EITHER.warn}"><b>{said}</b></span>'
-    top = 96 if said else 76
+    text = f"<b>{escape(title, quote=False)}</b>"
+    # Plotly cuts a long line off at the figure's edge: what is warned of must not end there.
+    under, warned = _lines(about), wrap(said, BOLD)
+    for line in under:
+        line = escape(line, quote=False)
+        text += f'<br><span style="font-size:12px;color:{EITHER.muted}">{line}</span>'
+    for line in warned:
+        line = escape(line, quote=False)
+        text += f'<br><span style="font-size:12px;color:{EITHER.warn}"><b>{line}</b></span>'
+    top = 76 + LINE * (max(len(under), 1) - 1 + len(warned)) + (2 if warned else 0)
     figure.update_layout(
         title={
             "text": text,
@@ -64,6 +76,13 @@ def titled(figure: go.Figure, title: str, about: str, said: str = "", height: in
     ticks = {"ticks": "outside", "ticklen": 5, "tickcolor": EITHER.surface}
     figure.update_xaxes(gridcolor=EITHER.grid, zeroline=False, **ticks)
     figure.update_yaxes(gridcolor=EITHER.grid, zeroline=False, **ticks)
+
+
+def _lines(about: str) -> list[str]:
+    """Lines of `WIDE` at most, broken between the parts that dots divide where that can be."""
+    parts = about.split(" · ")
+    whole = [part.replace(" ", NO_BREAK) if len(part) < WIDE else part for part in parts]
+    return [line.replace(NO_BREAK, " ") for line in wrap(" · ".join(whole), WIDE)]
 
 
 def matrix_axes(figure: go.Figure, layers: int) -> None:

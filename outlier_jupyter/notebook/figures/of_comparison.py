@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ...studies.comparison import Comparison
-from ...units import three
+from ...units import percent, three
 from ..palette import EITHER, LIGHT, ramp
-from .look import STRIPE, matrix_axes, titled
+from .look import STRIPE, UNDER, matrix_axes, titled
 
 ALPHA = 0.05
 MARKED = 60
@@ -42,7 +42,7 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
                 y=pair.excess[mine],
                 customdata=data[mine],
                 mode="markers",
-                name=f"{name} ({mine.sum()} layers)",
+                name=f"{name} ({mine.sum()} of {len(layers)} layers)",
                 marker={
                     "symbol": sign,
                     "size": 9,
@@ -61,9 +61,10 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
             )
         )
     figure.add_hline(0, line={"color": EITHER.ink, "width": 1, "dash": "dash"})
-    figure.update_xaxes(title_text="MoE layer", range=[-0.5, len(layers) - 0.5], tickformat="d")
+    figure.update_xaxes(title_text="MoE layer", range=[-0.8, len(layers) - 0.2], tickformat="d")
     figure.update_yaxes(title_text="divergence above chance (bits)")
-    figure.update_layout(showlegend=True)
+    # Below the plot: beside it, it would take a third of the width, and 60 layers need all of it.
+    figure.update_layout(showlegend=True, legend=UNDER, margin={"b": 96})
     return figure
 
 
@@ -96,15 +97,9 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
     )
     _marks(figure, found, first, second)
     figure.update_layout(
-        height=max(440, 200 + 9 * len(pair.js)),
-        legend={
-            "orientation": "h",
-            "x": 0,
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
-            "title": {"text": "beyond chance: "},
-        },
+        # What stands above takes nothing of the map's height.
+        height=max(364, 124 + 9 * len(pair.js)) + figure.layout.margin.t,
+        legend=UNDER | {"title": {"text": "beyond chance: "}},
         margin={"b": 110},
     )
     return figure
@@ -177,7 +172,7 @@ def _titled(figure: go.Figure, found: Comparison, title: str, first: int, second
     about = (
         f"{found.names[first]} against {found.names[second]} · {found.phase or 'all'} steps · "
         f"{pair.permutations:,} deals of {pair.block} tokens each · 95 % intervals, false "
-        f"discovery rate {ALPHA:.0%}"
+        f"discovery rate {percent(ALPHA)}"
     )
     titled(figure, title, about, f"No finding: {pair.caution}" if pair.caution else "")
 

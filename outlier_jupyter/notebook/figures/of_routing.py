@@ -34,7 +34,9 @@ LOCALITY = (
 )
 REUSE = (("other experts between two uses", "reuse"), ("tokens between two uses", "gap"))
 COLOURS = (EITHER.hit, EITHER.miss, EITHER.p50, EITHER.p95, EITHER.top, EITHER.warn)
-SIGNS = ("circle", "diamond-open", "square", "x-thin-open", "triangle-up-open", "star-open")
+SIGNS = ("circle", "diamond-open", "square", "x-thin-open", "triangle-up-open", "star-open",
+         "cross")  # fmt: skip
+"""One more than the colours, so that no two of 42 classes share both."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
@@ -141,23 +143,27 @@ def over_time_figure(trace: Trace) -> go.Figure:
 def atlas_figure(found: Atlas, about: str) -> go.Figure:
     """Each (layer, expert) at its place; the class that fires it as colour and sign."""
     figure = go.Figure()
-    left = f" · {found.left_out:,} that fired less often have no place" if found.left_out else ""
-    titled(
-        figure,
-        "Atlas of experts: chosen by the same tokens, near each other",
-        f"{about} · {len(found.layer):,} units of (layer, expert), {found.tokens:,} tokens{left}",
-        height=640,
-    )
+    about += f" · {len(found.layer):,} units of (layer, expert), {found.tokens:,} tokens"
+    about += " · larger: chosen by more"
+    if found.left_out:
+        has = "has" if found.left_out == 1 else "have"
+        about += f" · {found.left_out:,} that fired less often {has} no place"
+    title = "Atlas of experts: chosen by the same tokens, near each other"
+    titled(figure, title, about, height=640)
     shares = [f"axis {i + 1} ({share:.1%} of the co-activation)" for i, share in
               enumerate(found.share)]  # fmt: skip
     figure.update_xaxes(title_text=shares[0])
     figure.update_yaxes(title_text=shares[1])
     labels = np.asarray(found.label or ("units",) * len(found.layer), object)
     size = 4 + 10 * np.sqrt(found.fired / max(int(found.fired.max(initial=1)), 1))
-    names = sorted(set(labels.tolist()), key=lambda name: (name != NONE, name))
-    for i, name in enumerate(names):
+    size *= min(1.0, (2000 / max(len(size), 1)) ** 0.12)  # thousands would cover each other
+    classes = sorted(set(labels.tolist()) - {NONE})
+    for name in [*([NONE] if NONE in labels else []), *classes]:
         mine = labels == name
         bare = name == NONE
+        i = 0 if bare else classes.index(name)
+        colour = EITHER.muted if bare else COLOURS[i % len(COLOURS)]
+        sign = SIGNS[i % len(SIGNS)] if found.label and not bare else "circle-open"
         figure.add_trace(
             go.Scattergl(
                 x=found.place[mine, 0],
@@ -168,10 +174,12 @@ def atlas_figure(found: Atlas, about: str) -> go.Figure:
                     [found.layer, found.expert, found.fired, np.nan_to_num(found.lift, nan=1)], 1
                 )[mine],
                 marker={
-                    "symbol": "circle-open" if bare else SIGNS[(i - 1) % len(SIGNS)],
-                    "color": EITHER.muted if bare else COLOURS[(i - 1) % len(COLOURS)],
+                    "symbol": sign,
+                    "color": colour,
+                    "line": {"width": 1 if bare or len(size) > 2000 else 1.5, "color": colour},
                     "size": size[mine] * (0.6 if bare else 1),
-                    "opacity": 0.5 if bare else 0.8,
+                    # Seen through, these colours would be too faint on a dark page.
+                    "opacity": 0.5 if bare else 1,
                 },
                 hovertemplate="layer %{customdata[0]}, expert %{customdata[1]}<br>chosen by "
                 "%{customdata[2]:,d} tokens<br>%{customdata[3]:.2f} times as often as by chance"
@@ -179,5 +187,8 @@ def atlas_figure(found: Atlas, about: str) -> go.Figure:
             )
         )
     if found.label:
-        figure.update_layout(showlegend=True, legend={"title": {"text": "fired beyond chance by"}})
+        figure.update_layout(
+            showlegend=True,
+            legend={"title": {"text": "fired beyond chance by"}, "itemsizing": "constant"},
+        )
     return figure

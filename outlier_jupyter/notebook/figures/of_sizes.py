@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log10
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -18,6 +19,9 @@ LINES = {
     "habit": (EITHER.hit, "solid", "circle"),
     "belady": (EITHER.top, "dot", "diamond-open"),
 }
+WIDE = 20
+"""Times the smallest size from which on the largest needs an axis of logarithms: all that happens
+happens among the small ones."""
 NAMES = {"lru": "least recently used", "habit": "habit, the default", "belady": "best possible"}
 
 
@@ -52,17 +56,30 @@ def sizes_figure(trace: Trace, slots: Sequence[int] | None, policies: Sequence[s
                 ),
                 row=row, col=1,
             )  # fmt: skip
+    ends = float(frame.slots.min()), float(frame.slots.max())
+    if logarithmic := ends[1] > WIDE * ends[0]:
+        # Plotly's own ticks between powers of ten are bare digits: "2" for 2,000.
+        round_ones = [n * 10**power for power in range(9) for n in (1, 2, 5)]
+        ticks = [at for at in round_ones if ends[0] <= at <= ends[1]]
+        figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{at:,}" for at in ticks])
+        figure.update_xaxes(title_text="slots (experts in RAM), logarithmic", row=2, col=1)
     if trace.info.slots:
-        _own(figure, trace.info.slots)
+        _own(figure, trace.info.slots, ends, logarithmic)
     if frame.tokens_per_second.isna().all():
+        figure.update_yaxes(showticklabels=False, showgrid=False, row=2, col=1)
+        figure.update_xaxes(showgrid=False, row=2, col=1)
         figure.add_annotation(text=frame.attrs["cost"], x=0.5, y=0.5, xref="x2 domain",
                               yref="y2 domain", showarrow=False)  # fmt: skip
     return figure
 
 
-def _own(figure: go.Figure, slots: int) -> None:
-    """Mark the size that the run had."""
+def _own(figure: go.Figure, slots: int, ends: tuple[float, float], logarithmic: bool) -> None:
+    """Mark the size that the run had; its words go to the side where there is room."""
+    if logarithmic:  # a line is placed by the value, words by its logarithm
+        ends = log10(ends[0]), log10(ends[1])
+    at = log10(slots) if logarithmic else slots
+    side = "right" if at > sum(ends) / 2 else "left"
     figure.add_vline(slots, line={"color": EITHER.ink, "width": 1, "dash": "dot"})
-    figure.add_annotation(x=slots, y=1, xref="x", yref="y domain", text="this run's size",
-                          xanchor="left", yanchor="bottom", showarrow=False,
+    figure.add_annotation(x=at, y=1, xref="x", yref="y domain", text="this run's size",
+                          xanchor=side, yanchor="bottom", showarrow=False,
                           font={"size": 11, "color": EITHER.muted})  # fmt: skip

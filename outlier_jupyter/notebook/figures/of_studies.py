@@ -13,7 +13,7 @@ from ...studies.ablation import WHAT, Ablation
 from ...studies.swept import Sweep, words
 from ...units import three
 from ..palette import EITHER
-from .look import titled
+from .look import NO_BREAK, UNDER, titled
 
 ALL = "all"
 
@@ -39,10 +39,7 @@ def ablation_figure(found: Ablation) -> go.Figure:
         type="category", autorange="reversed", showgrid=False,
         categoryarray=[name for name, _ in rows],
     )  # fmt: skip
-    figure.update_layout(
-        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
-        margin={"b": 120},
-    )
+    figure.update_layout(legend=UNDER, margin={"b": 120})
     return figure
 
 
@@ -89,7 +86,7 @@ def _ablated(
     )  # fmt: skip
 
 
-WORDY = 5
+WORDY = 3
 """Of more settings than these, words stand above a mark: beside it they would meet the next."""
 
 
@@ -134,10 +131,8 @@ def sweep_figure(found: Sweep) -> go.Figure:
     figure.update_traces(cliponaxis=False)
     # A category is one unit wide; the last one's words need room to its right.
     figure.update_xaxes(type="category", range=[-0.5, len(settings) - 0.3])
-    figure.update_layout(
-        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
-        margin={"b": 110},
-    )
+    figure.update_xaxes(title_text="setting", row=2)
+    figure.update_layout(legend=UNDER, margin={"b": 110})
     return figure
 
 
@@ -164,7 +159,8 @@ def _middles(
         ]
         figure.add_trace(
             go.Scatter(
-                x=names, y=values if few else tops, mode="markers+text", text=texts,
+                x=names, y=values if few else tops, mode="markers+text",
+                text=[f"{NO_BREAK}{text}" if few else text for text in texts],
                 name="words", showlegend=False, hoverinfo="skip",
                 textposition="middle right" if few else "top center",
                 marker={"size": 26 if few else 12, "opacity": 0},

@@ -36,6 +36,8 @@ TOTALS = {"read_wait": "read_wait", "lookup": "lookup", "install": "install", "r
 
 MANY = 16
 """Layers from which on each begins at the left."""
+ALL = -1
+"""The row of all layers together, above the first."""
 
 
 def token_figure(told: Explanation) -> go.Figure:
@@ -58,13 +60,25 @@ def token_figure(told: Explanation) -> go.Figure:
         _whole(figure, told)
     _reads(figure, told, begins)
     figure.update_xaxes(title_text=f"ms since {since}")
-    figure.update_yaxes(
-        title_text="MoE layer", range=[rows - 0.4, -0.6], tickformat="d", showgrid=False,
-    )  # fmt: skip
+    _layer_axis(figure, len(told.layers), rows, bool(told.layers[0].parts))
     if rows == len(told.layers):
         figure.add_vline(told.ms, line={"color": EITHER.ink, "width": 1, "dash": "dot"})
     figure.update_layout(barmode="overlay", legend={"traceorder": "normal"})
     return figure
+
+
+def _layer_axis(figure: go.Figure, layers: int, rows: int, by_layer: bool) -> None:
+    """Layers down from 0. A row that is none of them has a word in place of a number."""
+    every = 1 if layers <= 8 else 2 if layers <= MANY else 5
+    ticks = {at: str(at) for at in range(0, layers, every)}
+    if rows > layers:
+        ticks = {at: said for at, said in ticks.items() if at < layers - 1} | {layers: "after"}
+    if not by_layer:
+        ticks[ALL] = "all"
+    figure.update_yaxes(
+        title_text="MoE layer", range=[rows - 0.4, -0.6 if by_layer else ALL - 0.6],
+        tickvals=list(ticks), ticktext=list(ticks.values()), showgrid=False,
+    )  # fmt: skip
 
 
 def _by_layer(figure: go.Figure, told: Explanation, begins: list[float], end: float) -> None:
@@ -111,10 +125,14 @@ def _whole(figure: go.Figure, told: Explanation) -> None:
     """The parts one after the other, where it is not known in which layer they were."""
     at = 0.0
     for name, spent in told.parts.items():
-        _, colour, pattern = SEGMENTS.get(TOTALS.get(name, ""), ("", EITHER.ink, ""))
+        if not spent > 0:
+            continue
+        # What no segment stands for comes in two: sampling is solid, the rest is crossed.
+        bare = ("", EITHER.ink, "" if name == "sample" else "+")
+        _, colour, pattern = SEGMENTS.get(TOTALS.get(name, ""), bare)
         figure.add_trace(
             go.Bar(
-                base=[at], x=[spent], y=[-0.3], orientation="h", width=0.3, name=part_name(name),
+                base=[at], x=[spent], y=[ALL], orientation="h", width=0.62, name=part_name(name),
                 marker={"color": colour, "line": {"width": 0},
                         "pattern": {"shape": pattern, "size": 5, "fgcolor": STRIPE}},
                 hovertemplate=f"{part_name(name)} %{{x:.3~g}} ms over all layers<extra></extra>",

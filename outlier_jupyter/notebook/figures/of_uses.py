@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from ...uses import ExpertUses, TokenExperts
 from ..palette import EITHER, colorscale
 from ..static_view.words import model_words
-from .look import matrix_axes, no_data, titled
+from .look import UNDER, matrix_axes, no_data, titled
 
 
 def uses_figure(found: ExpertUses) -> go.Figure:
@@ -18,11 +18,12 @@ def uses_figure(found: ExpertUses) -> go.Figure:
     figure = go.Figure()
     names = list(found.runs)
     first = next(iter(found.runs.values()))
-    titled(
-        figure, f"Where expert {found.expert} of layer {found.layer} is chosen",
-        f"{model_words(first.trace)} · {len(found.frame):,} choices in {len(names)} runs",
-        height=260 + 44 * len(names),
-    )  # fmt: skip
+    about = f"{model_words(first.trace)} · {len(found.frame):,} choices in {len(names)} run"
+    about += "" if len(names) == 1 else "s"
+    if found.frame.weight.notna().any():
+        about += " · larger: of more weight"
+    titled(figure, f"Where expert {found.expert} of layer {found.layer} is chosen", about,
+           height=260 + 44 * len(names))  # fmt: skip
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(type="category", categoryarray=names[::-1], title_text="run")
     if found.frame.empty:
@@ -39,15 +40,15 @@ def uses_figure(found: ExpertUses) -> go.Figure:
                     "symbol": "circle" if filled else "circle-open",
                     "size": 5 + 9 * weight / max(float(weight.max(initial=0)), 1e-9),
                     "color": EITHER.miss if filled else EITHER.hit,
-                    "line": {"width": 1, "color": EITHER.miss if filled else EITHER.hit},
-                    "opacity": 0.75,
+                    "line": {"width": 1.5, "color": EITHER.miss if filled else EITHER.hit},
+                    # Seen through, a thin ring would be too faint on a dark page.
+                    "opacity": 0.75 if filled else 1,
                 },
                 hovertemplate="%{y}, step %{x:,d}<br>%{text}<br>weight %{customdata[0]:.3f}, "
                 "%{customdata[1]}<extra></extra>",
             )
         )  # fmt: skip
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.35, "x": 0})
-    figure.update_layout(margin={"b": 110})
+    figure.update_layout(showlegend=True, legend=UNDER, margin={"b": 96})
     return figure
 
 
