@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "status": {"checkpoint", "paging", "trace", "units"},
     "transcript": set(),
     "chunking": set(),
-    "checkpoint": BASE | {"machine"},
+    "checkpoint": BASE | {"large_pages", "machine"},
     "residency": BASE,
     "paging": BASE | {"checkpoint", "large_pages", "machine", "residency", "units"},
     "trace": BASE | {"residency", "units"},
@@ -96,7 +96,17 @@ MAY_IMPORT = {
         "units",
     },
     "reads": {"checkpoint", "errors", "options", "paging"},
-    "bench": BASE | {"checkpoint", "engine", "loading", "machine", "repacking", "trace", "units"},
+    "bench": BASE
+    | {
+        "checkpoint",
+        "engine",
+        "large_pages",
+        "loading",
+        "machine",
+        "repacking",
+        "trace",
+        "units",
+    },
     "repacking": {"checkpoint", "errors", "hub", "loading", "reads", "units"},
     "planning": {"hub", "loading", "machine", "memory", "paging", "prompts", "units"},
     "notebook": BASE
@@ -145,7 +155,7 @@ ONLY_IN = {
     "huggingface_hub": {"hub"},
     "platformdirs": {"bench", "reads"},
     "psutil": {"machine"},
-    "mmap": {"checkpoint"},
+    "mmap": {"checkpoint", "large_pages"},
     "scipy": {"studies", "trace"},
     "fcntl": {"checkpoint"},
 }

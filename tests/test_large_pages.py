@@ -57,3 +57,15 @@ def test_memory_holds_what_it_held():
     assert (held == wanted).all()
     held += 1
     assert (held == wanted + 1).all()
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 5_000, LARGE, 3 * LARGE + 5])
+def test_a_buffer_begins_on_a_page(nbytes):
+    """It is as long as asked for, holds zeros, and may be written; a large one is aligned."""
+    view = large_pages.buffer(nbytes)
+    assert len(view) == nbytes and not any(view[:100])
+    if nbytes:
+        place = np.frombuffer(view, np.uint8).ctypes.data
+        assert place % (LARGE if nbytes >= LARGE else 4096) == 0
+        view[-1:] = b"x"
+        assert view[-1] == ord("x")

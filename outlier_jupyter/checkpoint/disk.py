@@ -9,7 +9,6 @@ known here.
 from __future__ import annotations
 
 import itertools
-import mmap
 import os
 import random
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ReadFailed
+from ..large_pages import buffer
 from .layout import ByteRange
 from .reader import PAGE, Reader, open_reader
 
@@ -179,7 +179,7 @@ def _measure(
 
     def work(thread: int) -> list[float]:
         chance, took = random.Random(thread * 7919 + nbytes), []
-        with mmap.mmap(-1, nbytes) as memory, memoryview(memory) as view:
+        with buffer(nbytes) as view:
             while True:
                 where = ByteRange(file, chance.randrange(places) * nbytes // PAGE * PAGE, nbytes)
                 where = where._replace(nbytes=min(nbytes, size - where.offset))

@@ -10,7 +10,6 @@ expert is wanted when is not known here.
 from __future__ import annotations
 
 import math
-import mmap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from weakref import WeakSet
 
 import numpy as np
 
+from ..large_pages import buffer
 from .layout import ByteRange, ExpertPart, RecordSpan
 from .reader import PAGE, Reader
 from .views import Piece, Shape, is_packed, packed
@@ -199,7 +199,7 @@ class _Buffer:
     """A thread's memory for bands. It ends with its thread, and is counted until then."""
 
     def __init__(self, nbytes: int) -> None:
-        self.memory = mmap.mmap(-1, nbytes)
+        self.memory = buffer(nbytes)
 
 
 _buffers = threading.local()

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import ReadFailed
+from ..large_pages import buffer
 from ..machine import mapped_nbytes
 from .layout import ByteRange
 
@@ -164,11 +165,11 @@ class DirectReader(PreadReader):
 
     def _buffer(self, nbytes: int) -> memoryview:
         """Page-aligned memory of this thread, at least `nbytes` long, kept for the next read."""
-        held: mmap.mmap | None = getattr(self._buffers, "memory", None)
+        held: memoryview | None = getattr(self._buffers, "memory", None)
         if held is None or len(held) < nbytes:
-            held = self._buffers.memory = mmap.mmap(-1, nbytes)
+            held = self._buffers.memory = buffer(nbytes)
             self._lengths[threading.get_ident()] = nbytes
-        return memoryview(held)[:nbytes]
+        return held[:nbytes]
 
 
 class MmapReader:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import mmap
 import os
 import shutil
 import threading
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from ..errors import CheckpointError, ReadFailed, RepackFailed
+from ..large_pages import buffer
 from .gather import read_expert
 from .reader import PAGE, Reader, open_reader
 from .records import LayerPlan, Layers, Records, checksum, in_record, plan_records, source_of
@@ -126,10 +126,10 @@ class _Job:
 
     def _buffer(self, nbytes: int) -> memoryview:
         """Memory of this thread that begins on a page."""
-        held: mmap.mmap | None = getattr(self._memory, "held", None)
+        held: memoryview | None = getattr(self._memory, "held", None)
         if held is None or len(held) < nbytes:
-            held = self._memory.held = mmap.mmap(-1, max(nbytes, PAGE))
-        return memoryview(held)[:nbytes]
+            held = self._memory.held = buffer(max(nbytes, PAGE))
+        return held[:nbytes]
 
 
 def write_records(
