@@ -17,7 +17,7 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from .activations import KINDS, activate
-from .chain import Link, link, links_of
+from .chain import Chain, Link, link, links_of
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import UNIT, Format
 from .linear import F32s, arrange_task
@@ -213,9 +213,14 @@ class Experts:
         up, gate, down: their matrices; `gate` is None where the activation takes none.
         lanes: of the vectors; other than the machine's only to test.
 
+    Attributes:
+        chain: a slot map, and what was made of `links` with it, for whoever asks again.
+
     Raises:
         ValueError: the matrices do not fit each other.
     """
+
+    chain: tuple[Slots, Chain] | None = None
 
     def __init__(
         self, up: Bank, gate: Bank | None, down: Bank, activation: Activation, lanes: int = LANES

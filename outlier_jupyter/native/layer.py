@@ -49,14 +49,18 @@ class Stream:
         return self._array
 
 
+def norm_of(module: Any) -> tuple[F32s, float]:
+    """An RMS norm's weights [width] and its epsilon."""
+    return as_rows(module.weight)[0].copy(), float(module.eps)
+
+
 class Norm:
-    """An RMS norm of one row."""
+    """An RMS norm of one row, by itself."""
 
     def __init__(self, module: Any) -> None:
-        self.weight = as_rows(module.weight)[0].copy()
-        self.epsilon = float(module.eps)
-        self._x, self._out = np.empty_like(self.weight), np.empty_like(self.weight)
-        self._chain = Chain([norm_link(self._x, self.weight, self.epsilon, self._out)], 0)
+        weight, epsilon = norm_of(module)
+        self._x, self._out = np.empty_like(weight), np.empty_like(weight)
+        self._chain = Chain([norm_link(self._x, weight, epsilon, self._out)], 0)
 
     def __call__(self, x: F32s) -> F32s:
         """x [1, width], normed."""
@@ -102,30 +106,27 @@ class Plan:
         k = int(block.top_k if hasattr(block, "top_k") else block.num_experts_per_tok)
         # Mixtral takes its softmax over the chosen ones, which is the same as making them sum to 1.
         sums_to_one = bool(getattr(block, "norm_topk_prob", _where(layer)[0] == "mixtral"))
-        before, after = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
+        before, after = norm_of(layer.input_layernorm), norm_of(layer.post_attention_layernorm)
+        width = len(before[0])
         self._ids, self._weights = np.zeros(k, np.int64), np.zeros(k, np.float32)
-        # As `_held` last knew them.
-        self._experts: Experts | None = None
-        self._slot_map: Ids | None = None
         self._x, self._normed, self._added = (
-            memory.floats(name, len(before.weight)) for name in ("x", "normed", "added")
+            memory.floats(name, width) for name in ("x", "normed", "added")
         )
         logits = memory.floats("logits", router.height)
         links = [
-            norm_link(self._x, before.weight, before.epsilon, self._normed),
+            norm_link(self._x, *before, self._normed),
             *self.attention.links(self._normed, self._added, memory),
         ]
         self._attended = len(links)
         links += [
-            norm_link(self._x, after.weight, after.epsilon, self._normed, self._added),
+            norm_link(self._x, *after, self._normed, self._added),
             *router.links(self._normed, logits),
             choose_link(logits, self._ids, self._weights, sums_to_one),
         ]
         self._chosen, self._row = (self._ids[None], self._weights[None]), self._x[None]
-        width = len(before.weight)
         self._outputs = memory.floats("outputs", k * width).reshape(k, width)
         self._blending = blend_link(self._x, self._weights, self._outputs)
-        self._blend = self._held = Chain([self._blending], 0)
+        self._blend = Chain([self._blending], 0)
         stacked = (self.attention.shared.stack, self.attention.output, router)
         self._chain = Chain(links, sum(stack.nbytes for stack in stacked))
 
@@ -142,8 +143,8 @@ class Plan:
         chosen, weights = self._chosen
         held = self.experts.held
         if held is not None:
-            self._connect(held.host)
-            self.experts.decode_held(chosen, weights, self._compute)
+            chain = self._chain_of(held.host)
+            self.experts.decode_held(chosen, weights, lambda: self._compute(chain))
             return self._row
         beside: list[F32s] = []  # what is computed while experts are read
         shared, normed = self.shared, self._normed[None]
@@ -157,22 +158,25 @@ class Plan:
             self._x += more[0]
         return self._row
 
-    def _compute(self) -> None:
+    def _compute(self, chain: Chain) -> None:
         """All experts, and what a token goes through beside them."""
         more = None if self.shared is None else self.shared(self._normed[None])
         with RUNNING:
-            self._held.run()
+            chain.run()
         if more is not None:
             self._x += more[0]
 
-    def _connect(self, slot_map: Ids) -> None:
-        """Have the experts that are held in these slots computed by a chain."""
-        experts = self.experts.inner.connected()
-        if experts is self._experts and slot_map is self._slot_map:
-            return
-        self._experts, self._slot_map = experts, slot_map
-        links = experts.links(self._normed, self._ids, slot_map, self._outputs)
-        self._held = Chain([*links, self._blending], len(self._ids) * experts.nbytes)
+    def _chain_of(self, slot_map: Ids) -> Chain:
+        """What computes the experts that are held in these slots, and their sum.
+
+        It is kept by them, not here: a bank that is given up must not live on.
+        """
+        experts: Experts = self.experts.inner.connected()
+        if experts.chain is None or experts.chain[0] is not slot_map:
+            links = experts.links(self._normed, self._ids, slot_map, self._outputs)
+            nbytes = len(self._ids) * experts.nbytes
+            experts.chain = slot_map, Chain([*links, self._blending], nbytes)
+        return experts.chain[1]
 
     def _choose(self, x: F32s, cache: Any) -> None:
         """All that comes before the experts."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -193,3 +195,19 @@ def test_layers_whose_experts_are_not_paged_are_not_whole():
     assert not layer.can_swap(decoder)
     plain.decode = lambda: None
     assert layer.can_swap(decoder)
+
+
+def test_a_bank_that_is_given_up_is_nobody_s(tmp_path):
+    """After a resize nothing holds the kernels over the slots there were, or their memory stays."""
+    folder = checkpoint("qwen3_moe", tmp_path / "model")
+    with outlier_jupyter.load(folder, resident=True, kernels="auto") as engine:
+        engine.generate("Hello", max_tokens=3)
+        before = [weakref.ref(switch.inner._native) for switch in _switches(engine)]
+        assert before and all(kept().chain for kept in before)
+        engine.resize(cache_experts=4)
+        assert not any(kept() for kept in before)
+        assert len(engine.generate("Hello", max_tokens=3).tokens) == 3
+
+
+def _switches(engine) -> list[PagedSwitch]:
+    return [module for _, module in engine.model.named_modules() if type(module) is PagedSwitch]
