@@ -154,8 +154,9 @@ def peer_lines(parts: dict[str, list[Row]]) -> list[str]:
 def other_lines(parts: dict[str, list[Row]]) -> list[str]:
     """What is told in sentences."""
     said = [
-        f"A process of its own with a quarter cached held {cell(r, 'rss_gb')} GB, "
-        f"{percent(number(r, 'rss_of_budget'))} of what it promises to keep to."
+        f"A process of its own with a quarter cached held {cell(r, 'rss_gb')} GB after a prompt of "
+        f"{r['prompt']} tokens, {percent(number(r, 'rss_of_budget'))} of what it promises to keep "
+        f"to, and {percent(number(r, 'peak_of_budget'))} at its most."
         for r in parts.get("resident", [])
     ]
     live = [r for r in parts.get("recording", []) if r["subject"] == "live"]

@@ -100,6 +100,7 @@ MAY_IMPORT = {
     | {
         "checkpoint",
         "engine",
+        "kernels",
         "large_pages",
         "loading",
         "machine",

@@ -78,6 +78,17 @@ def number(context, kind, base, index):
 
 
 @intrinsic
+def prefetch(context, address):
+    """Have the cache line at `address` brought near, to be read once."""
+
+    def generate(context, builder, signature, arguments):
+        Emitter(builder).prefetch(arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
 def take(context, counter):
     """The number in `counter` [1], which is one more for the next who asks, on any thread."""
 

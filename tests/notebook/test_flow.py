@@ -89,7 +89,7 @@ def test_a_run_sends_at_most_25_messages_in_any_second(per_s: int) -> None:
         feed(event)
         sent += [clock.now] * (len(view.comm.sent) - before)
     view.finish("length", feed.snapshot())
-    assert len(sent) > 10 * 7  # at any rate of tokens there is something to tell
+    assert len(sent) > 3 * 7  # at any rate of tokens there is something to tell
     busiest = max(np.searchsorted(sent, at + 10**9) - n for n, at in enumerate(sent))
     assert busiest <= 25
     assert decode(view.snapshot).totals.steps == 8 * per_s
@@ -109,7 +109,7 @@ def test_the_page_sets_the_pace_and_misses_nothing() -> None:
             if type(event) is not RunDone:
                 feed(event)
         counts.append(len(view.comm.custom()) - before)
-    assert counts[0] <= 12 and counts[1] >= 150
+    assert counts[0] <= 12 and counts[1] >= 100
     frames = [decode(*buffers) for _, buffers in view.comm.custom()]
     assert sum(len(frame.steps) for frame in frames) in (399, 400)
     view.comm = None
