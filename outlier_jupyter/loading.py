@@ -6,6 +6,7 @@ before anything is evaluated, so that they are never read as whole tensors.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import time
@@ -74,6 +75,7 @@ def load(
     if os.environ.get("OUTLIER_MMAP_EXPERTS") == "1":
         options = {"reader": "mmap"} | options
     asked = make(LoadOptions, options)
+    gc.collect()  # a model that nobody has any more is made of cycles: its slots are still there
     folder = resolve(str(model), asked.revision, asked.quiet)
     native, override = _top_k(load_config(folder), asked.top_k, str(model))
     module, config, checkpoint, switches = open_model(folder, override)
