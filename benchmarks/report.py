@@ -180,9 +180,10 @@ def notes(parts: dict[str, list[Row]]) -> list[str]:
         f"Measured on {machine()} at {commits}: medians of interleaved rounds (least–most). "
         f"Weights are random and the vocabulary is 8,192; routing is real ({routing}): each "
         "model's router follows the recorded choices, in every engine. Each round reads another "
-        "text, with other experts, after a prompt of 32 tokens. The limit is what no engine can "
-        "beat: bytes multiplied ÷ memory bandwidth or bytes missed ÷ disk bandwidth, whichever "
-        "takes longer, both measured in the same rounds.",
+        "text, with other experts. The limit: bytes multiplied ÷ memory bandwidth or bytes missed "
+        "÷ disk bandwidth, whichever takes longer, both measured between the rounds; memory's "
+        "may change by half from minute to minute on a virtual machine, so a ratio below one "
+        "means that a run met a better minute than its test.",
     ]
     if any(row.get("busy") == "yes" for row in every):
         lines.append(f"{BUSY} Other processes took more than 5 % of the processors meanwhile.")

@@ -61,7 +61,7 @@ class Cached:
 
 @lru_cache
 def keep_task() -> int:
-    """The kernel of `keep_link`; a task is a head of keys, and its share of the queries."""
+    """The kernel of `Keep`; a task is a head of keys, and its share of the queries."""
 
     def kernel(arguments: int, head: int) -> None:
         heads, kv_heads = whole(arguments, HEADS), whole(arguments, KV_HEADS)

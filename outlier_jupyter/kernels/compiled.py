@@ -91,14 +91,6 @@ def task(function: Callable[[int, int], None], finite: bool = True) -> int:
     return int(compiled.address)
 
 
-def whole_function(function: Callable[..., Any], signature: Any) -> Any:
-    """Compile a function of arrays, for this signature, to be called from Python."""
-    return cached(
-        lambda cache: njit(signature, nogil=True, cache=cache, fastmath=ORDERED,
-                           error_model="numpy")(function)
-    )  # fmt: skip
-
-
 INLINED = ("activations", "codes", "formats", "memory", "reductions", "rows", "simd")
 """Files of this room whose code becomes part of kernels written elsewhere."""
 _KEPT: list[Any] = []
