@@ -1,12 +1,14 @@
-"""What it costs decode to record a run and to show it live: with both, with neither, in turn.
+"""What it costs decode to record a run and to show it live: with both and with neither, in turn.
 
     python -m benchmarks.bench --only recording
 
-*Neither* is a run whose recorder keeps nothing and whose router tap is off. *Live* is what a cell
-does: the recorder, and a feed whose frames a live view encodes and sends (to no page: there is no
-kernel here, so the socket's share is not in it). Tokens are compared by their medians, in wall
-time and in CPU time of the thread that decodes. `sinks` is measured directly: the time spent in
-whoever listens, of the time of decode.
+*Neither* is nobody who listens, and the router tap off. *Live* is what a cell does: the recorder,
+and a feed whose frames a live view encodes and sends (to no page: there is no kernel here, so the
+socket's share is not in it). Who listens changes within a run, every few tokens: a machine's
+memory is faster and slower by the minute, and whole runs, one after the other, differ by more
+than what is looked for. A block has each way once; the cost is the median over the blocks of what
+a way takes beside *neither* in its own, in wall time and in CPU time of the thread that decodes.
+`sinks` is measured directly: the time spent in whoever listens, of the time of decode.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from statistics import median
 from typing import Any
 from unittest.mock import patch
@@ -28,16 +29,76 @@ from outlier_jupyter.bench.subjects import Text
 from outlier_jupyter.engine import Engine
 from outlier_jupyter.notebook.feed import Feed
 from outlier_jupyter.notebook.live import LiveView
-from outlier_jupyter.trace.recorder import Recorder
 
-ROUNDS, TOKENS = 4, 48
+WAYS = ("neither", "recorded", "live")
+ROUNDS, BLOCKS, TOKENS = 4, 72, 1
+"""Runs, blocks of each, and tokens of each way in a block."""
 
 
-class Off(Recorder):
-    """Keeps nothing."""
+class Watch:
+    """Who listens while a run goes on, changed between its tokens.
 
-    def __call__(self, event: object) -> None:
-        """Pass it over."""
+    Args:
+        engine: in a run, with a view's feed among its listeners.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._tell, self._tap = engine._tell, engine._installed.tap
+        self._begin = self._tap.begin
+        everybody = self._tell._hearing
+        recorder = self._tell._listening[0]
+        alone = {kind: [each for each in heard if each is recorder]
+                 for kind, heard in everybody.items()}  # fmt: skip
+        self._hearing: dict[str, Any] = {"neither": {}, "recorded": alone, "live": everybody}
+
+    def set(self, way: str) -> None:
+        """From the next token on."""
+        self._tell._hearing = self._hearing[way]
+        self._tap.begin = self._tap.forget if way == "neither" else self._begin  # type: ignore[method-assign]
+
+
+@contextmanager
+def live(engine: Engine) -> Iterator[None]:
+    """With a view attached, as `%%outlier` and `watch` do."""
+    info, view = engine.info, LiveView(kernel_id="")
+    feed = Feed(
+        layers=len(info.layer_names), experts=max(info.experts_per_layer), slots=info.slots,
+        resident_at_start=engine.resident(), on_frame=view.push,
+    )  # fmt: skip
+    unsubscribe = engine.subscribe(feed, *Feed.KINDS)
+    try:
+        yield
+    finally:
+        unsubscribe()
+        view.close()
+
+
+def order(number: int) -> list[str]:
+    """The ways of a block of tokens; each comes first, second and last as often."""
+    turn = number % len(WAYS)
+    ways = [*WAYS[turn:], *WAYS[:turn]]
+    return ways[::-1] if number // len(WAYS) % 2 else ways
+
+
+def decode(engine: Engine, ids: list[int]) -> list[dict[str, tuple[float, float]]]:
+    """One run: for each block, wall and CPU seconds of a token, by way."""
+    plan = [way for block in range(BLOCKS) for way in order(block) for _ in range(TOKENS)]
+    found: list[dict[str, tuple[float, float]]] = [{} for _ in range(BLOCKS)]
+    with live(engine):
+        steps = engine.stream(prompt_of(ids), raw=True, max_tokens=len(plan) + 1)
+        next(steps)  # the prompt's
+        watch = Watch(engine)
+        for number in range(0, len(plan), TOKENS):
+            watch.set(plan[number])
+            wall, cpu = time.perf_counter(), time.thread_time()
+            for _ in range(TOKENS):
+                next(steps)
+            spent = (time.perf_counter() - wall, time.thread_time() - cpu)
+            block = found[number // (TOKENS * len(WAYS))]
+            block[plan[number]] = (spent[0] / TOKENS, spent[1] / TOKENS)
+        watch.set("live")
+        steps.close()
+    return found
 
 
 class Timed:
@@ -57,45 +118,6 @@ class Timed:
         return getattr(self._inner, name)
 
 
-@contextmanager
-def neither(engine: Engine) -> Iterator[None]:
-    """No recording."""
-    tap = engine._installed.tap
-    with patch("outlier_jupyter.engine.Recorder", Off), patch.object(tap, "begin", tap.forget):
-        yield
-
-
-@contextmanager
-def recorded(engine: Engine) -> Iterator[None]:
-    """As `generate` does."""
-    yield
-
-
-@contextmanager
-def live(engine: Engine) -> Iterator[None]:
-    """With a view attached, as `%%outlier` and `watch` do."""
-    info, view = engine.info, LiveView(kernel_id="")
-    feed = Feed(
-        layers=len(info.layer_names), experts=max(info.experts_per_layer), slots=info.slots,
-        resident_at_start=engine.resident(), on_frame=view.push,
-    )  # fmt: skip
-    unsubscribe = engine.subscribe(feed, *Feed.KINDS)
-    try:
-        yield
-    finally:
-        unsubscribe()
-        view.close()
-
-
-def decode(engine: Engine, ids: list[int]) -> tuple[list[float], list[float]]:
-    """Wall and CPU seconds of each token after the first."""
-    wall, cpu = [], []
-    for _ in engine.stream(prompt_of(ids), raw=True, max_tokens=TOKENS):
-        wall.append(time.perf_counter())
-        cpu.append(time.thread_time())
-    return [b - a for a, b in pairwise(wall)], [b - a for a, b in pairwise(cpu)]
-
-
 def sinks_share(engine: Engine, ids: list[int]) -> float:
     """The share of a run's decode that its listeners take, with a view attached."""
     timed = Timed(engine._tell)
@@ -106,7 +128,7 @@ def sinks_share(engine: Engine, ids: list[int]) -> float:
             pager.sink = timed
         try:
             begin = None
-            for _ in engine.stream(prompt_of(ids), raw=True, max_tokens=TOKENS):
+            for _ in engine.stream(prompt_of(ids), raw=True, max_tokens=BLOCKS * TOKENS):
                 if begin is None:
                     begin, timed.ns = time.perf_counter_ns(), 0
             assert begin is not None
@@ -118,28 +140,22 @@ def sinks_share(engine: Engine, ids: list[int]) -> float:
 
 def cost(engine: Engine, routes: Routes, say: Callable[[object], None]) -> list[Row]:
     """A row each for neither, recorded and live."""
-    ways = {"neither": neither, "recorded": recorded, "live": live}
-    walls: dict[str, list[float]] = {name: [] for name in ways}
-    cpus: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(ROUNDS + 1):
-        ids = Text(0, 16, TOKENS).ids(routes)  # the same text: only the watching differs
-        for name in [*ways][number % 3 :] + [*ways][: number % 3]:
-            with ways[name](engine):
-                wall, cpu = decode(engine, ids)
-            if number:
-                walls[name] += wall
-                cpus[name] += cpu
+    ids = Text(0, 16, TOKENS).ids(routes)
+    decode(engine, ids)
+    blocks = [block for _ in range(ROUNDS) for block in decode(engine, ids)]
     share = sinks_share(engine, ids)
-    base_wall, base_cpu = median(walls["neither"]), median(cpus["neither"])
     rows: list[Row] = []
-    for name in ways:
+    for way in WAYS:
+        wall, cpu = (
+            [block[way][clock] / block["neither"][clock] - 1 for block in blocks]
+            for clock in (0, 1)
+        )
         rows.append({
-            "subject": name, "token_ms": digits(1e3 * median(walls[name])),
-            "cpu_ms": digits(1e3 * median(cpus[name])),
-            "cost": digits(median(walls[name]) / base_wall - 1),
-            "cpu_cost": digits(median(cpus[name]) / base_cpu - 1),
-            "sinks": digits(share) if name == "live" else "", "slots": engine.info.slots,
-            "tokens": TOKENS, "rounds": ROUNDS,
+            "subject": way, "token_ms": digits(1e3 * median(block[way][0] for block in blocks)),
+            "cpu_ms": digits(1e3 * median(block[way][1] for block in blocks)),
+            "cost": digits(median(wall)), "cpu_cost": digits(median(cpu)),
+            "sinks": digits(share) if way == "live" else "", "slots": engine.info.slots,
+            "tokens": TOKENS * len(blocks), "rounds": ROUNDS,
         })  # fmt: skip
         say(rows[-1])
     return rows

@@ -168,7 +168,8 @@ class Engine:
     def subscribe(self, sink: Sink, *kinds: type[Event]) -> Callable[[], None]:
         """Have `sink` called with every event of later runs; call what is returned to end that.
 
-        With `kinds`, classes of `outlier_jupyter.events`, it hears only those, and costs only them.
+        With `kinds`, classes of `outlier_jupyter.events`, it hears only those, and costs only them;
+        `HeldLayers` has to be named, or what it stands for is told.
         Between runs it is told of `Resized` alone.
         A sink is called on the decode thread and should take microseconds. One that raises is
         dropped and logged; decoding goes on.
@@ -264,7 +265,7 @@ class Engine:
                 asked = replace(asked, prefill_chunk=_chunk(self, asked, len(prompt.tokens)))
             foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
             recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
-            self._tell.begin(recorder)
+            self._tell.begin(recorder, *Recorder.KINDS)
             held = prompt.tokens[: len(prompt.tokens) - len(rest)]
             decoding = _decoding(self, rest, kv, asked, recorder, held)
             self._tell(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))

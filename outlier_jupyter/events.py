@@ -108,6 +108,39 @@ class Weighed(NamedTuple):
     weights: npt.NDArray[np.float32]
 
 
+class HeldLayers(NamedTuple):
+    """What layers that are held for good chose of one token, told together when the call ends.
+
+    It stands for a `Routed`, a `Weighed` and a `Served` of each, which a listener that does not
+    name this kind is told in its place: together they cost a twentieth.
+
+    Attributes:
+        layers: int64 [n], in the order in which they served.
+        experts, weights: int32 and float32, [n, k]; all of the experts were hits.
+        start_ns, ns: int64 [n], when each layer's switch was called and for how long.
+    """
+
+    layers: npt.NDArray[np.int64]
+    experts: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+    start_ns: npt.NDArray[np.int64]
+    ns: npt.NDArray[np.int64]
+
+    def singly(self) -> list[Routed | Weighed | Served]:
+        """The events it stands for."""
+        layers, hits = self.layers.tolist(), np.ones((1, self.experts.shape[1]), bool)
+        routed = [
+            Routed(layer, row, hits, 0, 0)
+            for layer, row in zip(layers, self.experts[:, None], strict=True)
+        ]
+        weighed = [
+            Weighed(layer, row) for layer, row in zip(layers, self.weights[:, None], strict=True)
+        ]
+        times = zip(layers, self.start_ns.tolist(), self.ns.tolist(), strict=True)
+        served = [Served(layer, start, ns, ns, 0) for layer, start, ns in times]
+        return [*routed, *weighed, *served]
+
+
 class StepDone(NamedTuple):
     """One call of the model ended: `produced` is the token sampled from it, or -1 in prefill.
 
@@ -159,6 +192,7 @@ Event: TypeAlias = (
     | Waited
     | Served
     | Weighed
+    | HeldLayers
     | StepDone
     | Compared
     | TextProduced

@@ -7,17 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
-from .events import Event, Sink
+from .events import Event, HeldLayers, Sink
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class _Listener:
-    """A sink, and the kinds of event that it hears; all, where none are named."""
+    """A sink, and the kinds of event that it hears; all, where none are named.
+
+    `HeldLayers` is heard where it is named; others hear the events that it stands for.
+    """
 
     sink: Sink
     kinds: tuple[type[Event], ...]
+
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether it is told events of this kind."""
+        return kind in self.kinds or not (self.kinds or kind is HeldLayers)
 
 
 class Listeners:
@@ -27,6 +34,7 @@ class Listeners:
         self._subscribed: list[_Listener] = []
         self._listening: list[_Listener] = []
         self._hearing: dict[type[Event], list[_Listener]] = {}
+        self._singly: list[_Listener] = []
 
     def subscribe(self, sink: Sink, *kinds: type[Event]) -> Callable[[], None]:
         """Have `sink` hear later runs' events of `kinds`, or all; what is returned ends that."""
@@ -39,9 +47,9 @@ class Listeners:
 
         return unsubscribe
 
-    def begin(self, recorder: Sink) -> None:
+    def begin(self, recorder: Sink, *kinds: type[Event]) -> None:
         """A run begins: `recorder` hears it first, then all that have subscribed by now."""
-        self._listen([_Listener(recorder, ()), *self._subscribed])
+        self._listen([_Listener(recorder, kinds), *self._subscribed])
 
     def between_runs(self, event: Event) -> None:
         """Tell all that have subscribed of something that belongs to no run."""
@@ -56,17 +64,26 @@ class Listeners:
     def __call__(self, event: Event) -> None:
         """Tell everybody who hears this kind."""
         for listener in self._hearing.get(type(event), ()):
-            try:
-                listener.sink(event)
-            except Exception:
-                kind = type(event).__name__
-                self._listen([each for each in self._listening if each is not listener])
-                log.exception("%r raised on %s and is not called again", listener.sink, kind)
+            self._hand(listener, event)
+        if self._singly and isinstance(event, HeldLayers):
+            for single in event.singly():
+                for listener in self._singly:
+                    if listener.hears(type(single)):
+                        self._hand(listener, single)
+
+    def _hand(self, listener: _Listener, event: Event) -> None:
+        try:
+            listener.sink(event)
+        except Exception:
+            kind = type(event).__name__
+            self._listen([each for each in self._listening if each is not listener])
+            log.exception("%r raised on %s and is not called again", listener.sink, kind)
 
     def _listen(self, listening: list[_Listener]) -> None:
         # Worked out once a run: hundreds of events are told for each token.
         self._listening = listening
         self._hearing = {
-            kind: [each for each in listening if kind in each.kinds or not each.kinds]
+            kind: [each for each in listening if each.hears(kind)]
             for kind in (get_args(Event) if listening else ())
         }
+        self._singly = [each for each in listening if HeldLayers not in each.kinds]

@@ -18,7 +18,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from .engine import Engine
 from .errors import OptionError
-from .events import Event, Routed
+from .events import Event, HeldLayers, Routed
 from .interrupt import interrupt_sets
 from .options import GenerateOptions
 from .paging import Stopped
@@ -124,6 +124,9 @@ class Scorer:
         return mx.concatenate([part for part in kept if len(part)])
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, Routed):
+        if isinstance(event, HeldLayers):
+            for single in event.singly():
+                self._hear(single)
+        elif isinstance(event, Routed):
             experts = np.unique(event.experts[event.experts >= 0])
             self.used.update((event.layer, int(expert)) for expert in experts)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from outlier_jupyter.events import Event, Resized, RunDone, TextProduced
+import numpy as np
+
+from outlier_jupyter.events import (
+    Event,
+    HeldLayers,
+    Resized,
+    Routed,
+    RunDone,
+    Served,
+    TextProduced,
+    Weighed,
+)
 from outlier_jupyter.listeners import Listeners
 
 
@@ -27,6 +38,28 @@ def test_a_listener_hears_the_kinds_it_named_and_the_recorder_hears_all_first() 
     assert heard[5:] == [("all", text)]
     tell.between_runs(Resized(3))
     assert heard[6:] == [("all", Resized(3))]
+
+
+def test_layers_told_together_are_told_singly_to_who_does_not_name_them() -> None:
+    """What is heard singly says the same, in the order of the kinds and then of the layers."""
+    tell, whole, single, routed = Listeners(), list[Event](), list[Event](), list[Event]()
+    tell.subscribe(single.append)
+    tell.subscribe(routed.append, Routed)
+    tell.begin(whole.append, HeldLayers)
+    layers, start, ns = (np.array(numbers) for numbers in ([2, 0], [10, 30], [5, 6]))
+    experts, weights = np.array([[1, 4], [3, 0]], np.int32), np.ones((2, 2), np.float32)
+    weights[1] = 0.25
+    tell(HeldLayers(layers, experts, weights, start, ns))
+    assert [type(event) for event in whole] == [HeldLayers]
+    assert [type(event) for event in routed] == [Routed, Routed]
+    assert [type(event) for event in single] == [Routed] * 2 + [Weighed] * 2 + [Served] * 2
+    for at, layer in enumerate((2, 0)):
+        chose, weighed, served = single[at], single[2 + at], single[4 + at]
+        assert isinstance(chose, Routed) and isinstance(weighed, Weighed)
+        assert chose.layer == weighed.layer == layer and chose.hits.all()
+        assert chose.experts.tolist() == [experts[at].tolist()]
+        assert weighed.weights.tolist() == [weights[at].tolist()]
+        assert served == Served(layer, int(start[at]), int(ns[at]), int(ns[at]), 0)
 
 
 def test_one_that_raises_is_dropped_and_the_others_go_on(caplog) -> None:

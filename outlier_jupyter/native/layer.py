@@ -108,7 +108,8 @@ class Plan:
         sums_to_one = bool(getattr(block, "norm_topk_prob", _where(layer)[0] == "mixtral"))
         before, after = norm_of(layer.input_layernorm), norm_of(layer.post_attention_layernorm)
         width = len(before[0])
-        self._ids, self._weights = np.zeros(k, np.int64), np.zeros(k, np.float32)
+        self._k = k
+        self._chosen = ids, weights = self.experts.room(k)
         self._x, self._normed, self._added = (
             memory.floats(name, width) for name in ("x", "normed", "added")
         )
@@ -121,11 +122,11 @@ class Plan:
         links += [
             norm_link(self._x, *after, self._normed, self._added),
             *router.links(self._normed, logits),
-            choose_link(logits, self._ids, self._weights, sums_to_one),
+            choose_link(logits, ids[0], weights[0], sums_to_one),
         ]
-        self._chosen, self._row = (self._ids[None], self._weights[None]), self._x[None]
+        self._row = self._x[None]
         self._outputs = memory.floats("outputs", k * width).reshape(k, width)
-        self._blending = blend_link(self._x, self._weights, self._outputs)
+        self._blending = blend_link(self._x, weights[0], self._outputs)
         self._blend = Chain([self._blending], 0)
         stacked = (self.attention.shared.stack, self.attention.output, router)
         self._chain = Chain(links, sum(stack.nbytes for stack in stacked))
@@ -140,16 +141,16 @@ class Plan:
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width], which stays as it is until the next layer runs."""
         self._choose(x, cache)
-        chosen, weights = self._chosen
         held = self.experts.held
         if held is not None:
             chain = self._chain_of(held.host)
-            self.experts.decode_held(chosen, weights, lambda: self._compute(chain))
+            self.experts.decode_held(self._k, lambda: self._compute(chain))
             return self._row
+        ids, weights = self._chosen
         beside: list[F32s] = []  # what is computed while experts are read
         shared, normed = self.shared, self._normed[None]
         self._outputs[:] = self.experts.decode(
-            normed, chosen.copy(), weights,
+            normed, ids.copy(), weights,
             None if shared is None else lambda: beside.append(shared(normed)),
         )[0]  # fmt: skip
         with RUNNING:
@@ -173,8 +174,9 @@ class Plan:
         """
         experts: Experts = self.experts.inner.connected()
         if experts.chain is None or experts.chain[0] is not slot_map:
-            links = experts.links(self._normed, self._ids, slot_map, self._outputs)
-            nbytes = len(self._ids) * experts.nbytes
+            ids = self._chosen[0][0]
+            links = experts.links(self._normed, ids, slot_map, self._outputs)
+            nbytes = len(ids) * experts.nbytes
             experts.chain = slot_map, Chain([*links, self._blending], nbytes)
         return experts.chain[1]
 

@@ -8,13 +8,13 @@ NumPy calls what came one by one. They know nothing of clocks, threads or who li
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..events import Routed, StepDone
+from ..events import HeldLayers, Routed, StepDone
 from .frames import NO_EXPERT, STEP
 from .merging import UNNAMED, routing_rows, widened
 
@@ -119,7 +119,7 @@ class Rows:
         self._known: dict[tuple[int, ...], tuple[list[int], npt.NDArray[np.int64]]] = {}
 
     def of(
-        self, layers: tuple[int, ...], chosen: Sequence[npt.NDArray[np.int32]], total: int
+        self, layers: tuple[int, ...], chosen: Iterable[npt.NDArray[np.int32]], total: int
     ) -> tuple[list[int], npt.NDArray[np.int64]]:
         """Of each layer's row of `chosen` its width, and of each of its `total` columns the first
         number of its layer's experts: int64 [total].
@@ -143,6 +143,7 @@ class OpenCall:
         self.phase = phase
         self.tokens = tokens
         self.routed: list[Routed] = []
+        self.held: list[HeldLayers] = []
         self.last: Routed | None = None
         self.needs: npt.NDArray[np.intp] | None = None
         self.hits = np.zeros(tokens, np.int64)
@@ -167,22 +168,37 @@ class OpenCall:
         return int(self.needs[expert])
 
     def fold(self, pending: Pending, known: Rows) -> None:
-        """Count the choices routed since the last fold, all layers in one go."""
+        """Count the choices told since the last fold, all layers in one go."""
         rows, self.routed = self.routed, []
-        if not rows:
-            return
-        # Turned into columns once: a named tuple's fields cost more one by one.
-        layers, chosen, found, route_ns, lookup_ns = zip(*rows, strict=True)
-        experts = np.concatenate(chosen, axis=1)
-        hits = np.concatenate(found, axis=1)
+        if rows:
+            # Turned into columns once: a named tuple's fields cost more one by one.
+            layers, chosen, found, route_ns, lookup_ns = zip(*rows, strict=True)
+            hits = np.concatenate(found, axis=1)
+            self._count(pending, known, layers, chosen, np.concatenate(chosen, axis=1), hits)
+            self.route_ns += sum(route_ns)
+            self.lookup_ns += sum(lookup_ns)
+        together, self.held = self.held, []
+        for held in together:
+            experts = held.experts.reshape(1, -1)
+            layers, hits = tuple(held.layers.tolist()), np.ones(experts.shape, bool)
+            self._count(pending, known, layers, held.experts[:, None], experts, hits)
+
+    def _count(
+        self,
+        pending: Pending,
+        known: Rows,
+        layers: tuple[int, ...],
+        chosen: Iterable[npt.NDArray[np.int32]],
+        experts: npt.NDArray[np.int32],
+        hits: npt.NDArray[np.bool_],
+    ) -> None:
+        """Count what `layers` have `chosen`, [tokens, k] each; side by side in the last two."""
         widths, first = known.of(layers, chosen, experts.shape[1])
         pending.chosen.append((experts + first).ravel())
-        self.parts.append((list(layers), widths, experts, hits))
+        self.parts.append(([*layers], widths, experts, hits))
         self.hits += hits.sum(axis=1)
         self.asked += hits.shape[1]
-        self.layers += len(rows)
-        self.route_ns += sum(route_ns)
-        self.lookup_ns += sum(lookup_ns)
+        self.layers += len(layers)
 
     def routing(self, layers: int) -> Routing:
         """Which experts each of this call's tokens chose, and whether they were there."""

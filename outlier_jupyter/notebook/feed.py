@@ -26,6 +26,7 @@ from ..events import (
     CallStarted,
     Event,
     Evicted,
+    HeldLayers,
     PagedIn,
     PromptEncoded,
     Routed,
@@ -55,6 +56,7 @@ _MAY_CUT = {
     Evicted: False,
     PagedIn: False,
     Waited: False,
+    HeldLayers: False,
     StepDone: False,
     TextProduced: True,
     RunDone: True,
@@ -188,6 +190,8 @@ class Feed:
                 _, wait_ns, install_ns = event
                 call.wait_ns += wait_ns
                 call.install_ns += install_ns
+            elif kind is HeldLayers:
+                call.held.append(event)
             elif kind is CallStarted:
                 self._book_moves(call)
                 call = self._call = OpenCall(event.phase, len(event.tokens), call)

@@ -128,7 +128,7 @@ def install(
 ) -> Installed:
     """Put a `PagedSwitch` in place of each of `switches`, sharing a bank per geometry."""
     asked = asked or LoadOptions()
-    tap = RouterTap()
+    tap = RouterTap(len(switches))
     sizes = [switch.experts for switch in switches]
     pagers: dict[Geometry, Pager] = {}
     for geometry, count in slots.items():

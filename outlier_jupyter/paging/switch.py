@@ -127,20 +127,20 @@ class PagedSwitch(nn.Module):
         """Expert → slot, where the layer is held for good and its routing is the model's own."""
         return self._pager.slot_map(self._layer) if self._steered is None else None
 
-    def decode_held(self, ids: Ids, weights: F32s, compute: Callable[[], object]) -> None:
+    def room(self, k: int) -> tuple[Ids, F32s]:
+        """Where `decode_held` finds what was chosen: ids and weights, both [1, k]."""
+        return self._tap.choices.room(self._layer, k)
+
+    def decode_held(self, k: int, compute: Callable[[], object]) -> None:
         """`decode` where the layer is `held`: whoever asks computes, by `compute`.
 
-        Args:
-            ids, weights: as in `decode`, to be told.
+        Ids and weights to be told lie in `room(k)`, until the call ends.
         """
-        pager, tap = self._pager, self._tap
+        pager = self._pager
         pager.enter()
         begin = pager.clock()
-        tap.chose(self._layer, ids)
-        tap.weighs(self._layer, weights)
         compute()
-        spent = pager.clock() - begin
-        tap.served(self._layer, begin, spent, spent, 0)
+        self._tap.noted(k, self._layer, begin, pager.clock() - begin)
 
     def _serve(self, given: Given, meanwhile: Callable[[], object] | None) -> Any:
         pager, timed = self._pager, self._timed

@@ -26,7 +26,8 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from ..events import Routed, Served, Weighed
+from ..events import HeldLayers, Routed, Served, Weighed
+from .choices import Choices
 from .slots import host_bytes
 
 
@@ -50,9 +51,14 @@ class _Weights:
 
 
 class RouterTap:
-    """Collects of a call its weights, the ids of fully resident layers, and its switches' times."""
+    """Collects of a call its weights, the ids of fully resident layers, and its switches' times.
 
-    def __init__(self) -> None:
+    Args:
+        layers: how many layers may write into the room of the tap's own, `choices`.
+    """
+
+    def __init__(self, layers: int = 0) -> None:
+        self.choices = Choices(layers)
         self._on = False
         self._ids: list[tuple[int, mx.array | npt.NDArray[Any]]] = []
         self._caught: list[_Weights | Weighed] = []
@@ -71,6 +77,7 @@ class RouterTap:
         self._on = False
         for known in (self._ids, self._caught, self._watching, self._inputs, self._served):
             known.clear()
+        self.choices.forget()
         for array in self._seen:
             _Watched.catchers.pop(array, None)
         self._seen.clear()
@@ -92,6 +99,11 @@ class RouterTap:
         """The switch of `layer` returns; as `Served`."""
         if self._on:
             self._served.append((layer, start_ns, ns, experts_ns, told_ns))
+
+    def noted(self, k: int, layer: int, start_ns: int, ns: int) -> None:
+        """All three in one: `layer`, fully resident, wrote its choice into the room it has."""
+        if self._on:
+            self.choices.note(k, layer, start_ns, ns)
 
     def enter(self, x: mx.array) -> mx.array:
         """Return `x`, a block's input [..., width], so that weights multiplied to it are seen."""
@@ -146,7 +158,7 @@ class RouterTap:
         if isinstance(output, _Watched):
             _Watched.catchers.pop(id(output), None)
 
-    def drain(self) -> list[Routed | Weighed | Served]:
+    def drain(self) -> list[HeldLayers | Routed | Weighed | Served]:
         """What was chosen, caught and taken since `begin`, ids first. Ends the watch.
 
         All of it was computed with the call, except in a chunk of the prompt after which nothing
@@ -155,7 +167,7 @@ class RouterTap:
         caught = [weights for weights in self._caught if isinstance(weights, _Weights)]
         factors = [factor for weights in caught for factor in (weights.each, *weights.sums)]
         mx.eval([ids for _, ids in self._ids if isinstance(ids, mx.array)], factors)
-        told: list[Routed | Weighed | Served] = []
+        told: list[HeldLayers | Routed | Weighed | Served] = [*self.choices.told()]
         for layer, ids in self._ids:
             experts = np.array(ids, copy=True).reshape(-1, ids.shape[-1]).astype(np.int32)
             told.append(Routed(layer, experts, np.ones(experts.shape, bool), 0, 0))

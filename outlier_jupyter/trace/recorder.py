@@ -8,6 +8,7 @@ by doubling when a run is longer than foreseen, so a run of any length is held w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..events import (
     Compared,
     Event,
     Evicted,
+    HeldLayers,
     PagedIn,
     ReadEarly,
     Routed,
@@ -43,6 +45,12 @@ class Recorder:
     Attributes:
         call_ns, call_hits, call_misses, call_nbytes: of the last whole call.
     """
+
+    KINDS: tuple[type[Event], ...] = (
+        CallStarted, Routed, Weighed, Served, HeldLayers, Waited, PagedIn, Evicted, ReadEarly,
+        StepDone, Compared,
+    )  # fmt: skip
+    """The events that a trace is made of; others are passed over."""
 
     def __init__(self, layers: int, steps: int, resident: npt.NDArray[np.int16]) -> None:
         self.call_ns = self.call_hits = self.call_misses = self.call_nbytes = 0
@@ -82,6 +90,7 @@ class Recorder:
         self._weighed: list[Weighed] = []
         self._waited: list[Waited] = []
         self._served: list[Served] = []
+        self._held: list[HeldLayers] = []
         self._call_reads: list[tuple[int, ...]] = []
         self._call_evictions: list[tuple[int, ...]] = []
         self._call_early: list[ReadEarly] = []
@@ -90,6 +99,7 @@ class Recorder:
         self._take[Weighed] = self._weighed.append
         self._take[Waited] = self._waited.append
         self._take[Served] = self._served.append
+        self._take[HeldLayers] = self._held.append
         self._take[ReadEarly] = self._call_early.append
 
     def _page_in(self, event: PagedIn) -> None:
@@ -116,11 +126,16 @@ class Recorder:
         self._tokens[first : self._steps] = self._call.tokens
         self._produced[self._steps - 1] = event.produced
         chosen = [routed.experts for routed in self._routed]
-        self._widen(max([rows.shape[1] for rows in chosen], default=0))
+        wide = [rows.shape[1] for rows in chosen] + [held.experts.shape[1] for held in self._held]
+        self._widen(max(wide, default=0))
         rows = slice(first, self._steps)
         _fill(self._experts[rows], self._routed, chosen)
         _fill(self._hits[rows], self._routed, [routed.hits for routed in self._routed])
         _fill(self._weights[rows], self._weighed, [weighed.weights for weighed in self._weighed])
+        for layers, experts, weights, _, _ in self._held:
+            k = experts.shape[1]
+            self._experts[first, layers, :k], self._hits[first, layers, :k] = experts, True
+            self._weights[first, layers, :k] = weights
         self._reads += self._call_reads
         self._evictions += self._call_evictions
         self._early += [(first, *event) for event in self._call_early]
@@ -128,7 +143,7 @@ class Recorder:
 
     def _book(self, first: int, n: int, event: StepDone) -> None:
         """One row of `calls`, and the numbers of the last call."""
-        asked = sum(routed.experts.size for routed in self._routed)
+        asked = sum(told.experts.size for told in (*self._routed, *self._held))
         self.call_ns = event.ns
         self.call_hits = int(np.count_nonzero(self._hits[first : self._steps]))
         self.call_misses = asked - self.call_hits
@@ -138,33 +153,41 @@ class Recorder:
         installs = sum(waited.install_ns for waited in self._waited)
         lookups = sum(routed.lookup_ns for routed in self._routed)
         switches, experts, told = 0, 0, 0
-        if self._served:
-            switches = sum(served.ns for served in self._served)
-            experts = sum(served.experts_ns for served in self._served)
-            told = sum(served.told_ns for served in self._served)
+        served = self._switches()
+        if len(served):
+            switches, experts, told = (int(total) for total in served.sum(axis=0)[2:])
             # All of a switch that is nothing else: besides the look-up, booking who leaves.
             lookups = switches - routes - waits - installs - experts - told
-            self._layer_us.append(self._layer_times())
+            self._layer_us.append(self._layer_times(served))
         row = (self._call.phase, first, n, self._call.start_ns, event.ns)
         times = (routes, lookups, waits, installs, event.sample_ns, event.forward_ns)
         outside = max(0, event.forward_ns - switches)
         self._calls.append((*row, *times, outside, experts, told + event.told_ns))
 
-    def _layer_times(self) -> npt.NDArray[np.int32]:
-        """This call's row of `layer_us`."""
-        rows = [[0] * len(LAYER_PARTS) for _ in range(self._layers)]
-        for routed in self._routed:
-            rows[routed.layer][1] = routed.route_ns
+    def _switches(self) -> npt.NDArray[np.int64]:
+        """The fields of `Served`, [switches, 5], in the order in which they served."""
+        held = [np.stack((h.layers, h.start_ns, h.ns, h.ns, 0 * h.ns), 1) for h in self._held]
+        if len(held) == 1 and not self._served:
+            return held[0]
+        table = np.concatenate([_table(self._served), *held])
+        return table[np.argsort(table[:, 1], kind="stable")]
+
+    def _layer_times(self, served: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """This call's row of `layer_us`; `served` as `_switches` gives it."""
+        rows = np.zeros((self._layers, len(LAYER_PARTS)), np.int64)
+        rows[[routed.layer for routed in self._routed], 1] = [
+            routed.route_ns for routed in self._routed
+        ]
         for layer, wait_ns, install_ns in self._waited:
-            rows[layer][3] += wait_ns
-            rows[layer][4] += install_ns
-        ended = self._call.start_ns
-        for layer, start, ns, experts, told in self._served:
-            row = rows[layer]
-            lookup = ns - row[1] - row[3] - row[4] - experts - told
-            row[0], row[2], row[5], row[6] = start - ended, lookup, experts, told
-            ended = start + ns
-        return (np.array(rows, np.int64) // 1000).astype(np.int32)
+            rows[layer, 3] += wait_ns
+            rows[layer, 4] += install_ns
+        layers, start, ns, experts, told = served.T
+        rows[layers, 0] = start
+        rows[layers[0], 0] -= self._call.start_ns
+        rows[layers[1:], 0] -= start[:-1] + ns[:-1]
+        rows[layers, 5], rows[layers, 6] = experts, told
+        rows[layers, 2] = ns - rows[layers, 1] - rows[layers, 3:].sum(axis=1)
+        return (rows // 1000).astype(np.int32)
 
     def _grow(self, steps: int) -> None:
         for name, fill in EMPTY.items():
@@ -224,6 +247,12 @@ def _compared(
     for step, nats, same in found:
         kl[step], agrees[step] = nats, same
     return kl, agrees
+
+
+def _table(events: Sequence[Served]) -> npt.NDArray[np.int64]:
+    """A row of five for each of these; a third of what np.array takes."""
+    flat = np.fromiter(chain.from_iterable(events), np.int64, 5 * len(events))
+    return flat.reshape(-1, 5)
 
 
 def _fill(
