@@ -143,7 +143,8 @@ class Recorder:
 
     def _book(self, first: int, n: int, event: StepDone) -> None:
         """One row of `calls`, and the numbers of the last call."""
-        asked = sum(told.experts.size for told in (*self._routed, *self._held))
+        asked = sum(routed.experts.size for routed in self._routed)
+        asked += sum(held.experts.size for held in self._held)
         self.call_ns = event.ns
         self.call_hits = int(np.count_nonzero(self._hits[first : self._steps]))
         self.call_misses = asked - self.call_hits
