@@ -12,9 +12,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from outlier_jupyter.bench.limits import Memory
 from outlier_jupyter.bench.models import Made
 from outlier_jupyter.bench.rounds import Numbers, hardware, interleave, row
 from outlier_jupyter.bench.subjects import Text, active_bytes, run_engine
+from outlier_jupyter.checkpoint import RecordReader, kernel_queue
 from outlier_jupyter.engine import Engine
 from outlier_jupyter.options import LoadOptions
 
@@ -52,10 +55,13 @@ def known(**options: Any) -> dict[str, Any] | None:
 AHEAD = known(lookahead="off") or {}
 
 
-def opened(made: Made, **options: Any) -> Engine:
-    """An engine that has read every expert once, so that all checksums are known."""
+def opened(made: Made, like: Engine | None = None, **options: Any) -> Engine:
+    """An engine that has read every expert once, or like one that has: all checksums are known."""
     engine = outlier_jupyter.load(str(made.folder), **BASE | AHEAD | options)
-    if engine.status().slots >= made.shape.experts:
+    if like is not None:
+        if isinstance(engine._reader, RecordReader) and isinstance(like._reader, RecordReader):
+            engine._reader._unseen = like._reader._unseen
+    elif engine.status().slots >= made.shape.experts:
         fill(engine)
     run_engine(engine, made.routes, Text(0, 4, 3))
     return engine
@@ -143,6 +149,10 @@ def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
     return [row(f"paged, {name}", each, **told) for name, (each, told) in found.items()]
 
 
+THREADS = "read by threads"
+"""The variant for which there is no option."""
+
+
 def variants() -> dict[str, dict[str, Any]]:
     """One feature changed each; what this version does not have is left out."""
     asked = {
@@ -150,11 +160,11 @@ def variants() -> dict[str, dict[str, Any]]:
         "reader pread": {"reader": "pread"},
         "reader mmap": {"reader": "mmap"},
         "policy lru": {"policy": "lru"},
-        "eight readers": {"read_threads": 8},
+        THREADS: {},
         "overlap off": {"overlap": "off"},
         "lookahead, which here is always right": {"lookahead": "auto"},
     }
-    return {name: options for name, options in asked.items() if known(**options)}
+    return {name: options for name, options in asked.items() if known(**options) is not None}
 
 
 def features(made: Made, rounds: int, say: Say) -> list[Row]:
@@ -165,7 +175,10 @@ def features(made: Made, rounds: int, say: Say) -> list[Row]:
     with opened(made, cache_experts=quarter) as base:
         limits = limits_of(made, base)
         for name, options in variants().items():
-            with opened(made, cache_experts=quarter, **options) as other:
+            no_queue = patch.dict(kernel_queue.CALLS, clear=True)
+            with no_queue if name == THREADS else nullcontext():
+                other = opened(made, base, cache_experts=quarter, **options)
+            with other:
 
                 def subject(engine: Engine) -> Callable[[int], Numbers]:
                     def run(number: int) -> Numbers:

@@ -56,7 +56,11 @@ class Evicted(NamedTuple):
 
 
 class PagedIn(NamedTuple):
-    """An expert was read into its slot: `nbytes` of weights, in `ns` from `start_ns`."""
+    """An expert was read into its slot: `nbytes` of weights, in `ns` from `start_ns`.
+
+    A read that the kernel made by itself counts until the decode thread learns of its end: at once
+    where it waits for it, after what it computes where it does not.
+    """
 
     layer: int
     expert: int

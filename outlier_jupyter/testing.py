@@ -23,7 +23,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_lm.utils import _get_classes as classes_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from .checkpoint import ByteRange, Reader
+from .checkpoint import ByteRange, Reader, Straight
 from .errors import ReadFailed
 from .events import Event
 from .hub import write_hollow
@@ -281,6 +281,10 @@ class FaultyReader:
                 np.frombuffer(view, np.uint8)[:] = 0xA5
             raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
         self._reader.scatter(where, into)
+
+    def straight(self, where: ByteRange) -> Straight | None:
+        """Never: what is made to fail must pass by here."""
+        return None
 
     def held_nbytes(self) -> int:
         """What the real reader holds."""

@@ -1,8 +1,9 @@
 """Bytes on disk: where each expert's weights lie, and how they are read. No MLX here."""
 
 from .gather import buffers_nbytes, read_expert
-from .layout import ByteRange, Checkpoint, ExpertPart, TensorSpan
-from .reader import PAGE, Reader, open_reader
+from .kernel_queue import KernelQueue, open_queue
+from .layout import ByteRange, Checkpoint, ExpertPart, RecordSpan, TensorSpan
+from .reader import PAGE, Reader, Straight, open_reader
 from .records import RecordReader, Records, places
 from .repack import Written, write_records
 from .views import NotAddressable, View
@@ -12,14 +13,18 @@ __all__ = [
     "ByteRange",
     "Checkpoint",
     "ExpertPart",
+    "KernelQueue",
     "NotAddressable",
     "Reader",
     "RecordReader",
+    "RecordSpan",
     "Records",
+    "Straight",
     "TensorSpan",
     "View",
     "Written",
     "buffers_nbytes",
+    "open_queue",
     "open_reader",
     "places",
     "read_expert",

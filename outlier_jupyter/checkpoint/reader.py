@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,6 +29,13 @@ SECTOR = 512
 """The least block there is; most devices take it, and `DirectReader` asks."""
 F_NOCACHE = 48
 """macOS's fcntl command to keep a file's reads out of the page cache (<sys/fcntl.h>)."""
+
+
+class Straight(NamedTuple):
+    """A file of which the kernel may read a range by itself, into memory aligned to `block`."""
+
+    descriptor: int
+    block: int
 
 
 class Reader(Protocol):
@@ -55,6 +62,9 @@ class Reader(Protocol):
         Raises:
             ReadFailed: as `read`.
         """
+
+    def straight(self, where: ByteRange) -> Straight | None:
+        """How this range may be read past this reader; None where it must be asked itself."""
 
     def held_nbytes(self) -> int:
         """Bytes of memory that reading takes beside what is read into."""
@@ -83,6 +93,9 @@ class PreadReader:
 
     def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
         _fill(self._descriptors[where.file], where, into)
+
+    def straight(self, where: ByteRange) -> Straight | None:
+        return None  # through the page cache the kernel would read while it is asked to
 
     def held_nbytes(self) -> int:
         return 0
@@ -154,6 +167,11 @@ class DirectReader(PreadReader):
         _fill(self._descriptors[where.file], where, [*into[:straight], buffer], where.nbytes)
         _copy(buffer, into[straight:])
 
+    def straight(self, where: ByteRange) -> Straight | None:
+        if not self._aligned_only or where.offset % self._block or where.nbytes % self._block:
+            return None
+        return Straight(self._descriptors[where.file], self._block)
+
     def _aligned(self, offset: int, view: memoryview) -> bool:
         block = self._block
         if offset % block or len(view) % block:
@@ -191,6 +209,9 @@ class MmapReader:
     def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
         source = np.frombuffer(self._maps[where.file], np.uint8, where.nbytes, where.offset)
         _copy(source.data, into)
+
+    def straight(self, where: ByteRange) -> Straight | None:
+        return None
 
     def held_nbytes(self) -> int:
         return mapped_nbytes(list(self._maps))

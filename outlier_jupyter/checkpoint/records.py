@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import CheckpointError, ReadFailed
 from .gather import read_expert
 from .layout import ByteRange, ExpertPart, RecordSpan
-from .reader import PAGE, Reader
+from .reader import PAGE, Reader, Straight
 from .views import Piece, View, packed
 
 NAME = "experts.repacked"
@@ -225,6 +225,14 @@ class RecordReader:
                 f"{self._own_note}; {count} of them damaged (such as expert {expert} of {path}), "
                 "and read from the model's own files: repack the model to mend that"
             )
+
+    def straight(self, where: ByteRange) -> Straight | None:
+        """A record must be looked at the first time, and one that is damaged is not read at all."""
+        if where.file == self._file:
+            layer, expert, _ = self._sums[where.offset]
+            if where.offset in self._unseen or (self._paths[layer], expert) in self.damaged:
+                return None
+        return self._reader.straight(where)
 
     def held_nbytes(self) -> int:
         return self._reader.held_nbytes()

@@ -57,6 +57,8 @@ class Fetch:
         plan: what the table booked for it.
         whole: hand everything out together, when the last read has landed.
         tell: told the events.
+        reap: looks for what ended where no thread tells of it, and may wait for one; returns
+            whether anything is under way there.
 
     Attributes:
         slots: key → slot of all that is held once this has ended well.
@@ -71,13 +73,14 @@ class Fetch:
         whole: bool,
         clock: Callable[[], int],
         tell: Callable[[Event], None],
+        reap: Callable[[bool], bool] = lambda wait: False,
     ) -> None:
         self.slots = plan.hits | {place.key: place.slot for place in plan.placements}
         self._hits = plan.hits
         self._placements = plan.placements
         self._bank, self._table = bank, table
         self._whole = whole
-        self._clock, self._tell = clock, tell
+        self._clock, self._tell, self._reap = clock, tell, reap
         self._futures: list[Read] = []
         # Numbers of the reads that have ended, in that order, and a bell that rings for each: to
         # ask `concurrent.futures` for the first to end takes longer than many a read.
@@ -139,6 +142,8 @@ class Fetch:
         finally:
             # Also after a KeyboardInterrupt in that wait.
             if not self.landed:
+                while self._reap(True):
+                    pass
                 wait(self._futures)
             self._open = False
             self._book()
@@ -156,11 +161,13 @@ class Fetch:
 
     def _wait(self, count: int) -> None:
         """Wait until so many reads have ended."""
+        self._reap(False)
         if len(self._ended) >= count:
             return
         begin = self._clock()
         while len(self._ended) < count:
-            self._bell.get()
+            if not self._reap(True):
+                self._bell.get()
         self._wait_ns += self._clock() - begin
 
     def _write(self, landed: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
-from ..checkpoint import Checkpoint, ExpertPart, Reader
+from ..checkpoint import Checkpoint, ExpertPart, Reader, open_queue
 from ..errors import OptionError
 from ..options import LoadOptions
 from ..residency import SlotTable, make_policy
@@ -141,8 +141,9 @@ def install(
         tiny = bank.expert_nbytes < TINY and reader.name == "pread"
         here = tiny and not (overlap or aside)
         pagers[geometry] = Pager(
-            members, bank, table, reader, Here() if here else executor, clock, overlap
-        )
+            members, bank, table, reader, Here() if here else executor, clock, overlap,
+            open_queue() if reader.name == "direct" else None,
+        )  # fmt: skip
     for layer, switch in enumerate(switches):
         pager = pagers[switch.geometry]
         for name, array in pager.bank.arrays.items():

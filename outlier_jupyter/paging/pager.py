@@ -14,12 +14,13 @@ from contextlib import contextmanager
 import mlx.core as mx
 import numpy as np
 
-from ..checkpoint import ExpertPart, Reader, read_expert
+from ..checkpoint import ExpertPart, KernelQueue, Reader, read_expert
 from ..errors import EngineClosed
 from ..events import Event, ReadEarly, Sink
 from ..residency import ExpertKey, Placement, SlotTable
-from .fetch import Fetch
+from .fetch import Fetch, Read
 from .given import SlotMap
+from .queued import QueuedReads
 from .slots import SlotBank
 from .staging import Fate, Staging
 
@@ -37,6 +38,7 @@ class Pager:
         reader: reads byte ranges; called on the executor's threads.
         clock: nanoseconds, monotonic.
         overlap: whether what is held may be computed with while the rest is read.
+        queue: where the kernel reads by itself what it can, if there is one.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Pager:
         executor: Executor,
         clock: Callable[[], int],
         overlap: bool = True,
+        queue: KernelQueue | None = None,
     ) -> None:
         self.bank = bank
         self.table = table
@@ -64,6 +67,12 @@ class Pager:
         self._experts = sum(layer[0].experts for layer in parts.values())
         self._slot_maps: dict[int, SlotMap] = {}
         self._staging = Staging(table, bank, executor, self._read)
+        self._queued = (
+            None if queue is None
+            else QueuedReads(
+                queue, lambda where: self._reader.straight(where), parts, bank, clock, self._submit
+            )
+        )  # fmt: skip
 
     @property
     def layers(self) -> int:
@@ -78,6 +87,8 @@ class Pager:
     def close(self) -> None:
         """Refuse all further requests; the reader may be closed after this."""
         self.closed = True
+        if self._queued is not None:
+            self._queued.close()
 
     def tell(self, event: Event) -> None:
         """Hand one event to whoever listens; `told_ns` is what all of that took so far."""
@@ -132,14 +143,10 @@ class Pager:
         plan, early = self._staging.take(self.table.reserve(keys))
         fetch = self._under_way = Fetch(
             plan, self.bank, self.table,
-            whole=not self.overlap, clock=self.clock, tell=self.tell,
+            whole=not self.overlap, clock=self.clock, tell=self.tell, reap=self._reap,
         )  # fmt: skip
         try:
-            fetch.begin(
-                lambda placement: (
-                    early.get(placement.key) or self._executor.submit(self._read, placement)
-                )
-            )
+            fetch.begin(lambda placement: early.get(placement.key) or self._start(placement))
             yield fetch
         finally:
             self.finish()
@@ -201,6 +208,18 @@ class Pager:
             held = self.table.reserve(keys).hits
             slots = np.array([held[key] for key in keys], np.int64)
             self._slot_maps[layer] = SlotMap(mx.array(slots.astype(np.uint32)), slots)
+
+    def _start(self, placement: Placement) -> Read:
+        """Have an expert read, by the kernel or by a thread."""
+        queued = self._queued and self._queued.start(placement)
+        return queued or self._submit(placement)
+
+    def _submit(self, placement: Placement) -> Read:
+        return self._executor.submit(self._read, placement)
+
+    def _reap(self, wait: bool) -> bool:
+        """As `Fetch` asks it."""
+        return self._queued is not None and self._queued.reap(wait)
 
     def _read(self, placement: Placement) -> tuple[int, int, int]:
         """On a reader thread: (bytes, start, nanoseconds) of one expert's tensors."""

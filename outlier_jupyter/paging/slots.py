@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
 from .. import large_pages
 from ..checkpoint import PAGE, ExpertPart
@@ -48,12 +49,29 @@ class SlotBank:
         self.arrays = {part.name: self._made(part, slots) for part in parts}
         self._parts = {part.name: part for part in parts}
         self._views = {name: host_bytes(array) for name, array in self.arrays.items()}
+        self._begin = {name: _address(view) for name, view in self._views.items()}
+        self._pieces: dict[
+            tuple[str, ...], tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
+        ] = {}
         self._unsettled: list[mx.array] = []
 
     def row(self, name: str, slot: int) -> memoryview:
         """The bytes of part `name` in `slot`, to be read into."""
         nbytes = self.row_nbytes[name]
         return self._views[name][slot * nbytes : (slot + 1) * nbytes]
+
+    def pieces(self, names: tuple[str, ...], slot: int) -> npt.NDArray[np.uint64] | None:
+        """Address and length of the rows of these parts, [parts, 2]; None where it has no memory
+        that the host may write.
+        """
+        if not self._begin:
+            return None
+        if names not in self._pieces:
+            rows = [(self._begin[name], self.row_nbytes[name]) for name in names]
+            steps = [(self.row_nbytes[name], 0) for name in names]
+            self._pieces[names] = np.array(rows, np.uint64), np.array(steps, np.uint64)
+        first, step = self._pieces[names]
+        return first + slot * step
 
     def commit(self, slots: Sequence[int]) -> None:
         """The rows of `slots` were filled; here they are the arrays' own memory already."""
@@ -116,7 +134,8 @@ class SlotBank:
         """Copy the first rows of a part into its new array."""
         new, nbytes = host_bytes(array), rows * self.row_nbytes[name]
         new[:nbytes] = self._views[name][:nbytes]
-        self._views[name] = new
+        self._views[name], self._begin[name] = new, _address(new)
+        self._pieces.clear()
 
 
 class StagedSlotBank(SlotBank):
@@ -129,6 +148,7 @@ class StagedSlotBank(SlotBank):
         self._staged: dict[tuple[str, int], np.ndarray] = {}
         super().__init__(parts, slots)
         self._views.clear()
+        self._begin.clear()
 
     def row(self, name: str, slot: int) -> memoryview:
         staged = np.empty(self.row_nbytes[name], np.uint8)
@@ -182,7 +202,7 @@ def _rows(part: ExpertPart, slots: int) -> mx.array:
     else:
         whole = mx.zeros((count + spare,), unit)
         mx.eval(whole)
-        address = int(np.frombuffer(host_bytes(whole), np.uint8).ctypes.data)
+        address = _address(host_bytes(whole))
         large_pages.renew(address, whole.nbytes)
         begin = -address % PAGE // unit.size
         rows = whole[begin : begin + count].reshape(slots, part.nbytes // unit.size)
@@ -194,6 +214,10 @@ def _rows(part: ExpertPart, slots: int) -> mx.array:
 def host_bytes(array: mx.array) -> memoryview:
     """The memory of an evaluated array as bytes, writable, with no copy (CPU and Metal)."""
     return memoryview(array).cast("B")  # type: ignore[arg-type]  # it has the buffer protocol
+
+
+def _address(memory: memoryview) -> int:
+    return int(np.frombuffer(memory, np.uint8).ctypes.data) if len(memory) else 0
 
 
 def make_bank(parts: Sequence[ExpertPart], slots: int) -> SlotBank:
