@@ -47,7 +47,8 @@ def test_a_reload_in_the_middle_of_an_answer_loses_nothing(lab: Lab, page: Page)
     command(page, "docmanager:save")
     page.wait_for_timeout(1000)
     page.reload()
-    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=2 * START_S * 1000)
+    patience = 2 * START_S * 1000  # both cores are busy with the run
+    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=patience)
     expect(page.locator(".oj-chat .oj-composer textarea")).to_have_value("half a thou")
     length = "document.querySelector('.oj-assistant .oj-body').innerText.length"
     page.wait_for_function(f"{length} > {len(before)}", timeout=60_000)
