@@ -4,7 +4,7 @@
 
 *Neither* is nobody who listens, and the router tap off. *Live* is what a cell does: the recorder,
 and a feed whose frames a live view encodes and sends (to no page: there is no kernel here, so the
-socket's share is not in it). Who listens changes within a run, every few tokens: a machine's
+socket's share is not in it). Who listens changes within a run, with every token: a machine's
 memory is faster and slower by the minute, and whole runs, one after the other, differ by more
 than what is looked for. A block has each way once; the cost is the median over the blocks of what
 a way takes beside *neither* in its own, in wall time and in CPU time of the thread that decodes.

@@ -116,7 +116,7 @@ class HeldLayers(NamedTuple):
     """What layers that are held for good chose of one token, told together when the call ends.
 
     It stands for a `Routed`, a `Weighed` and a `Served` of each, which a listener that does not
-    name this kind is told in its place: together they cost a twentieth.
+    name this kind is told in its place: together they cost an eighth.
 
     Attributes:
         layers: int64 [n], in the order in which they served.

@@ -141,9 +141,9 @@ class Fetch:
             self._wait(len(self._futures))
         finally:
             # Also after a KeyboardInterrupt in that wait.
+            while self._reap(True):
+                pass
             if not self.landed:
-                while self._reap(True):
-                    pass
                 wait(self._futures)
             self._open = False
             self._book()

@@ -63,18 +63,20 @@ class QueuedReads:
             return None
         start = self._clock()
         self._number += 1
+        future: Read = Future()
+        future.set_running_or_notify_cancel()
+        # Known before it is handed over: an interrupt may come right after.
+        self._open[self._number] = _Open(placement, future, where.nbytes, start)
         try:
             self._queue.submit(self._number, straight.descriptor, where.offset, pieces)
         except OSError:
+            del self._open[self._number]
             return None
-        future: Read = Future()
-        future.set_running_or_notify_cancel()
-        self._open[self._number] = _Open(placement, future, where.nbytes, start)
         return future
 
     def reap(self, wait: bool) -> bool:
         """Tell of what has ended, with `wait` of at least one; False if nothing was under way."""
-        if not self._open:
+        if not self._queue.pending:
             return False
         for number, result in self._queue.ended(wait):
             placement, future, nbytes, start = self._open.pop(number)

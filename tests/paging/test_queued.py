@@ -111,7 +111,7 @@ def test_an_interrupt_in_mid_wait_leaves_nothing_under_way(own, submitted, monke
         monkeypatch.setattr(KernelQueue, "ended", interrupted)
         with pytest.raises(KeyboardInterrupt):
             engine.generate(PROMPT, max_tokens=12)
-        assert not pager._queued._open and not pager._queued._queue.pending
+        assert not pager._queued._queue.pending
         pager.table.check()
         assert log.events
         assert engine.generate(PROMPT, max_tokens=12).text == expected.text
