@@ -13,6 +13,7 @@ import errno
 import os
 import platform
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,18 +27,12 @@ CALLS = {
 }
 """Machine → the numbers of io_setup, io_destroy, io_getevents, io_submit (<asm/unistd.h>)."""
 PREADV = 7
-
-
-class _Request(ctypes.Structure):
-    """`struct iocb` of <linux/aio_abi.h>, on a machine that is little-endian."""
-
-    _fields_ = (
-        ("number", ctypes.c_uint64), ("key", ctypes.c_uint32), ("rw_flags", ctypes.c_uint32),
-        ("operation", ctypes.c_uint16), ("priority", ctypes.c_int16),
-        ("descriptor", ctypes.c_uint32), ("memory", ctypes.c_uint64), ("count", ctypes.c_uint64),
-        ("offset", ctypes.c_int64), ("reserved", ctypes.c_uint64), ("flags", ctypes.c_uint32),
-        ("event_descriptor", ctypes.c_uint32),
-    )  # fmt: skip
+REQUEST = np.dtype([
+    ("number", "<u8"), ("key", "<u4"), ("rw_flags", "<u4"), ("operation", "<u2"),
+    ("priority", "<i2"), ("descriptor", "<u4"), ("memory", "<u8"), ("count", "<u8"),
+    ("offset", "<i8"), ("reserved", "<u8"), ("flags", "<u4"), ("event_descriptor", "<u4"),
+])  # fmt: skip
+"""`struct iocb` of <linux/aio_abi.h>, on a machine that is little-endian."""
 
 
 class _Ended(ctypes.Structure):
@@ -64,28 +59,48 @@ class KernelQueue:
         self._call = ctypes.CDLL(None, use_errno=True).syscall
         self._context = ctypes.c_ulong(0)
         self._ended = (_Ended * DEPTH)()
-        self._request = _Request(operation=PREADV)  # copied by the kernel when it is handed over
-        self._requests = (ctypes.c_void_p * 1)(ctypes.addressof(self._request))
+        # Copied by the kernel when they are handed over.
+        self._requests = np.zeros(DEPTH, REQUEST)
+        self._requests["operation"] = PREADV
+        first, step = self._requests.ctypes.data, REQUEST.itemsize
+        self._pointers = (ctypes.c_void_p * DEPTH)(*range(first, first + DEPTH * step, step))
         self._at_once = (ctypes.c_long * 2)()  # a time of nothing
         self.pending = 0
         self._ask(self._setup, DEPTH, ctypes.byref(self._context))
 
     def submit(
-        self, number: int, descriptor: int, offset: int, memory: npt.NDArray[np.uint64]
-    ) -> None:
-        """Have bytes from `offset` on read into pieces of memory, (address, bytes): [pieces, 2].
+        self,
+        numbers: Sequence[int],
+        descriptor: int,
+        offsets: Sequence[int],
+        memory: npt.NDArray[np.uint64],
+    ) -> int:
+        """Have bytes of a file read, by one call for all of these reads.
 
-        All of that must be aligned as direct reads want it, and the memory stay until `number`
-        has ended.
+        All of that must be aligned as direct reads want it, and the memory stay until a read has
+        ended.
 
-        Raises:
-            OSError: it was not taken; too many are pending, or the request is refused.
+        Args:
+            numbers: of the reads, by which `ended` tells of them.
+            offsets: where each begins.
+            memory: what each is read into: pieces of (address, bytes), [reads, pieces, 2].
+
+        Returns:
+            how many were taken, the first of them; the others are not read: too many are pending,
+            or one is refused.
         """
-        request = self._request
-        request.number, request.descriptor, request.offset = number, descriptor, offset
-        request.memory, request.count = memory.ctypes.data, len(memory)
-        self._ask(self._submit, self._context, ctypes.c_long(1), self._requests)
-        self.pending += 1
+        count = min(len(numbers), DEPTH - self.pending)
+        requests = self._requests[:count]
+        requests["number"], requests["descriptor"] = numbers[:count], descriptor
+        requests["offset"], requests["count"] = offsets[:count], memory.shape[1]
+        first, step = memory.ctypes.data, memory.strides[0]
+        requests["memory"] = range(first, first + count * step, step)
+        try:
+            taken = self._ask(self._submit, self._context, ctypes.c_long(count), self._pointers)
+        except OSError:
+            return 0
+        self.pending += taken
+        return taken
 
     def ended(self, wait: bool) -> list[tuple[int, int]]:
         """(number, bytes read, or minus an error's number) of what has ended since the last time.

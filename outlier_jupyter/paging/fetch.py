@@ -8,18 +8,31 @@ order of asking, so that they do not depend on which read was quicker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from ..events import Event, Evicted, PagedIn, Waited
 from ..residency import ExpertKey, Placement, Plan, SlotTable
 from .slots import SlotBank
 
-Read = Future[tuple[int, int, int]]
-"""Of one expert: bytes, when its read began, nanoseconds."""
+Ended = tuple[int, int, int]
+"""Of the read of one expert: bytes, when it began, nanoseconds."""
+
+
+class Read(Protocol):
+    """A read of one expert that was begun: a `Future`, or what does as one would."""
+
+    def add_done_callback(self, tell: Callable[[Any], object], /) -> None:
+        """Have `tell` called with it when it has ended, well or not; at once if it has."""
+
+    def result(self) -> Ended:
+        """Wait for its end, and raise its failure, if any."""
+
+    def exception(self) -> BaseException | None:
+        """Wait for its end; its failure, if any."""
 
 
 LARGE = 1 << 18
@@ -100,12 +113,16 @@ class Fetch:
         """Whether nothing of it is being read any more."""
         return len(self._ended) == len(self._futures)
 
-    def begin(self, submit: Callable[[Placement], Read]) -> None:
-        """Have every read of the request started; or made, by one that reads where it is asked."""
+    def begin(self, start: Callable[[Sequence[Placement]], Iterable[Read]]) -> None:
+        """Have every read of the request started; or made, by one that reads where it is asked.
+
+        Args:
+            start: begins one read after the other, in the order of the placements.
+        """
         begin = self._clock()
-        for number, placement in enumerate(self._placements):
-            self._futures.append(submit(placement))
-            self._futures[-1].add_done_callback(partial(self._end, number))
+        for number, read in enumerate(start(self._placements)):
+            self._futures.append(read)
+            read.add_done_callback(partial(self._end, number))
         if self.landed:
             self._wait_ns += self._clock() - begin
 
@@ -143,8 +160,8 @@ class Fetch:
             # Also after a KeyboardInterrupt in that wait.
             while self._reap(True):
                 pass
-            if not self.landed:
-                wait(self._futures)
+            for read in self._futures:
+                read.exception()
             self._open = False
             self._book()
         self._tell_all()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 
 import mlx.core as mx
@@ -18,7 +18,7 @@ from ..checkpoint import ExpertPart, KernelQueue, Reader, read_expert
 from ..errors import EngineClosed
 from ..events import Event, ReadEarly, Sink
 from ..residency import ExpertKey, Placement, SlotTable
-from .fetch import Fetch, Read
+from .fetch import Ended, Fetch, Read
 from .given import SlotMap
 from .queued import QueuedReads
 from .slots import SlotBank
@@ -146,7 +146,7 @@ class Pager:
             whole=not self.overlap, clock=self.clock, tell=self.tell, reap=self._reap,
         )  # fmt: skip
         try:
-            fetch.begin(lambda placement: early.get(placement.key) or self._start(placement))
+            fetch.begin(lambda placements: self._start(placements, early))
             yield fetch
         finally:
             self.finish()
@@ -209,19 +209,24 @@ class Pager:
             slots = np.array([held[key] for key in keys], np.int64)
             self._slot_maps[layer] = SlotMap(mx.array(slots.astype(np.uint32)), slots)
 
-    def _start(self, placement: Placement) -> Read:
-        """Have an expert read, by the kernel or by a thread."""
-        queued = self._queued and self._queued.start(placement)
-        return queued or self._submit(placement)
+    def _start(
+        self, placements: Sequence[Placement], early: Mapping[ExpertKey, Read]
+    ) -> Iterator[Read]:
+        """Have experts read, by the kernel or by threads, but for those that were begun `early`."""
+        late = [place for place in placements if place.key not in early] if early else placements
+        queued = iter(self._queued.start(late) if self._queued is not None else ())
+        for placement in placements:
+            read = early.get(placement.key) or next(queued, None)
+            yield read or self._submit(placement)
 
-    def _submit(self, placement: Placement) -> Read:
+    def _submit(self, placement: Placement) -> Future[Ended]:
         return self._executor.submit(self._read, placement)
 
     def _reap(self, wait: bool) -> bool:
         """As `Fetch` asks it."""
         return self._queued is not None and self._queued.reap(wait)
 
-    def _read(self, placement: Placement) -> tuple[int, int, int]:
+    def _read(self, placement: Placement) -> Ended:
         """On a reader thread: (bytes, start, nanoseconds) of one expert's tensors."""
         start = self.clock()
         (layer, expert), slot, _ = placement

@@ -7,21 +7,63 @@ What cannot be had that way, and what fails, is read by a thread, which knows wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from functools import partial
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from ..checkpoint import ByteRange, ExpertPart, KernelQueue, RecordSpan, Straight
 from ..residency import Placement
-from .fetch import Read
+from .fetch import Ended, Read
 from .slots import SlotBank
+
+
+class QueuedRead:
+    """A read of the kernel's, as whoever fetches knows reads; a `Future` takes longer to make.
+
+    Its end is learnt from the queue, unless a thread had to read again.
+    """
+
+    def __init__(self) -> None:
+        self._ended: Ended | None = None
+        self._tell: Callable[[Read], object] = _nobody
+        self._again: Read | None = None
+
+    def end(self, ended: Ended) -> None:
+        """It came as it should."""
+        self._ended = ended
+        self._tell(self)
+
+    def hand_on(self, again: Read) -> None:
+        """A thread reads in its place."""
+        self._again = again
+        again.add_done_callback(lambda read: self._tell(self))
+
+    def add_done_callback(self, tell: Callable[[Read], object], /) -> None:
+        """`tell` is called when it has ended, which it must not have yet; the last one counts."""
+        self._tell = tell
+
+    def result(self) -> Ended:
+        """As a `Future`'s; waits only where a thread reads."""
+        if self._again is not None:
+            return self._again.result()
+        assert self._ended is not None, "the queue was not asked"
+        return self._ended
+
+    def exception(self) -> BaseException | None:
+        """As a `Future`'s; waits only where a thread reads."""
+        return None if self._again is None else self._again.exception()
+
+
+def _nobody(read: Read) -> None:
+    """Told of an end before anybody asked."""
 
 
 class _Open(NamedTuple):
     """A read that is under way."""
 
     placement: Placement
-    future: Read
+    read: QueuedRead
     nbytes: int
     start_ns: int
 
@@ -49,41 +91,58 @@ class QueuedReads:
         self._open: dict[int, _Open] = {}
         self._number = 0
 
-    def start(self, placement: Placement) -> Read | None:
-        """Hand a read over; None where a thread must do it."""
-        record = self._records[placement.key.layer]
+    def start(self, placements: Sequence[Placement]) -> list[QueuedRead]:
+        """Hand over reads of one layer: as many as could be, the first of them.
+
+        All others must be read by threads.
+        """
+        record = self._records[placements[0].key.layer] if placements else None
         if record is None:
-            return None
-        where = record.at(placement.key.expert)
-        straight = self._straight(where)
-        if straight is None:
-            return None
-        pieces = self._bank.pieces(record.names, placement.slot)
-        if pieces is None or (pieces % straight.block).any():
-            return None
-        start = self._clock()
-        self._number += 1
-        future: Read = Future()
-        future.set_running_or_notify_cancel()
-        # Known before it is handed over: an interrupt may come right after.
-        self._open[self._number] = _Open(placement, future, where.nbytes, start)
-        try:
-            self._queue.submit(self._number, straight.descriptor, where.offset, pieces)
-        except OSError:
-            del self._open[self._number]
-            return None
-        return future
+            return []
+        ranges: list[ByteRange] = []
+        descriptor, block = -1, 1
+        for placement in placements:
+            where = record.at(placement.key.expert)
+            straight = self._straight(where)
+            if straight is None:
+                break
+            descriptor, block = straight
+            ranges.append(where)
+        pieces = self._bank.pieces(record.names, [each.slot for each in placements[: len(ranges)]])
+        if not ranges or pieces is None or (pieces % block).any():
+            return []
+        return self._submit(placements, descriptor, ranges, pieces)
+
+    def _submit(
+        self,
+        placements: Sequence[Placement],
+        descriptor: int,
+        ranges: Sequence[ByteRange],
+        pieces: npt.NDArray[np.uint64],
+    ) -> list[QueuedRead]:
+        start, first = self._clock(), self._number + 1
+        self._number += len(ranges)
+        numbers = range(first, first + len(ranges))
+        reads = [QueuedRead() for _ in ranges]
+        # Known before they are handed over: an interrupt may come right after.
+        for number, placement, read, where in zip(numbers, placements, reads, ranges, strict=False):
+            self._open[number] = _Open(placement, read, where.nbytes, start)
+        offsets = [where.offset for where in ranges]
+        taken = self._queue.submit(numbers, descriptor, offsets, pieces)
+        for number in numbers[taken:]:
+            del self._open[number]
+        return reads[:taken]
 
     def reap(self, wait: bool) -> bool:
         """Tell of what has ended, with `wait` of at least one; False if nothing was under way."""
         if not self._queue.pending:
             return False
         for number, result in self._queue.ended(wait):
-            placement, future, nbytes, start = self._open.pop(number)
+            placement, read, nbytes, start = self._open.pop(number)
             if result == nbytes:
-                future.set_result((nbytes, start, self._clock() - start))
+                read.end((nbytes, start, self._clock() - start))
             else:
-                self._again(placement).add_done_callback(partial(_hand_on, future))
+                read.hand_on(self._again(placement))
         return True
 
     def close(self) -> None:
@@ -96,11 +155,3 @@ def record_of(parts: Sequence[ExpertPart]) -> RecordSpan | None:
     record = parts[0].record
     whole = record is not None and all(part.record is record for part in parts)
     return record if whole else None
-
-
-def _hand_on(to: Read, read: Read) -> None:
-    error = read.exception()
-    if error is None:
-        to.set_result(read.result())
-    else:
-        to.set_exception(error)

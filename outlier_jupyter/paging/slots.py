@@ -60,9 +60,9 @@ class SlotBank:
         nbytes = self.row_nbytes[name]
         return self._views[name][slot * nbytes : (slot + 1) * nbytes]
 
-    def pieces(self, names: tuple[str, ...], slot: int) -> npt.NDArray[np.uint64] | None:
-        """Address and length of the rows of these parts, [parts, 2]; None where it has no memory
-        that the host may write.
+    def pieces(self, names: tuple[str, ...], slots: Sequence[int]) -> npt.NDArray[np.uint64] | None:
+        """Address and length of the rows of these parts, [slots, parts, 2]; None where it has no
+        memory that the host may write.
         """
         if not self._begin:
             return None
@@ -71,7 +71,7 @@ class SlotBank:
             steps = [(self.row_nbytes[name], 0) for name in names]
             self._pieces[names] = np.array(rows, np.uint64), np.array(steps, np.uint64)
         first, step = self._pieces[names]
-        return first + slot * step
+        return first + np.array(slots, np.uint64)[:, None, None] * step
 
     def commit(self, slots: Sequence[int]) -> None:
         """The rows of `slots` were filled; here they are the arrays' own memory already."""

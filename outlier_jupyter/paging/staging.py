@@ -18,10 +18,10 @@ from concurrent.futures import Executor, Future, wait
 from typing import NamedTuple
 
 from ..residency import ExpertKey, Placement, Plan, SlotTable
-from .fetch import Read
+from .fetch import Ended
 from .slots import SlotBank
 
-Work = Callable[[Placement], tuple[int, int, int]]
+Work = Callable[[Placement], Ended]
 """Reads an expert into a slot, on a reader thread: bytes, when it began, nanoseconds."""
 
 
@@ -41,9 +41,9 @@ class EarlyRead:
         self._work = work
         self._lock = threading.Lock()
         self._taken = self.failed = False
-        self.future: Read = Future()
+        self.future: Future[Ended] = Future()
 
-    def run(self) -> tuple[int, int, int]:
+    def run(self) -> Ended:
         """On a reader thread. Fails alone as long as nobody wants it; then it is read again."""
         try:
             return self._work(self.placement)
@@ -114,11 +114,11 @@ class Staging:
         self._reclaim()
         return fates
 
-    def take(self, plan: Plan) -> tuple[Plan, dict[ExpertKey, Read]]:
+    def take(self, plan: Plan) -> tuple[Plan, dict[ExpertKey, Future[Ended]]]:
         """`plan` with what was read early in the slots it is in, and the reads of that."""
         if not self._reads:
             return plan, {}
-        taken: dict[ExpertKey, Read] = {}
+        taken: dict[ExpertKey, Future[Ended]] = {}
         placements = []
         for placement in plan.placements:
             early = self._reads.pop(placement.key, None)

@@ -252,7 +252,7 @@ def test_what_is_told_as_waiting_was_waited_for():
     bank = type("Bank", (), {"commit": lambda self, slots: None})()
     asked = [keys[1], ExpertKey(0, 7)]
     fetch = Fetch(table.reserve(asked), bank, table, whole=False, clock=clock, tell=log)
-    fetch.begin(lambda placement: read)
+    fetch.begin(lambda placements: [read])
     groups = []
     for group in fetch.arrivals():
         groups.append(list(group))
