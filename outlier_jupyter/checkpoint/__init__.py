@@ -1,7 +1,7 @@
 """Bytes on disk: where each expert's weights lie, and how they are read. No MLX here."""
 
 from .gather import buffers_nbytes, read_expert
-from .kernel_queue import KernelQueue, open_queue
+from .kernel_queue import KernelQueue, Wanted, open_queue
 from .layout import ByteRange, Checkpoint, ExpertPart, RecordSpan, TensorSpan
 from .reader import PAGE, Reader, Straight, open_reader
 from .records import RecordReader, Records, places
@@ -22,6 +22,7 @@ __all__ = [
     "Straight",
     "TensorSpan",
     "View",
+    "Wanted",
     "Written",
     "buffers_nbytes",
     "open_queue",

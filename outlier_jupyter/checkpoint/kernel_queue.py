@@ -12,11 +12,10 @@ import ctypes
 import errno
 import os
 import platform
+import struct
 import sys
 from collections.abc import Sequence
-
-import numpy as np
-import numpy.typing as npt
+from typing import NamedTuple
 
 DEPTH = 128
 """As many reads may be under way."""
@@ -27,12 +26,23 @@ CALLS = {
 }
 """Machine → the numbers of io_setup, io_destroy, io_getevents, io_submit (<asm/unistd.h>)."""
 PREADV = 7
-REQUEST = np.dtype([
-    ("number", "<u8"), ("key", "<u4"), ("rw_flags", "<u4"), ("operation", "<u2"),
-    ("priority", "<i2"), ("descriptor", "<u4"), ("memory", "<u8"), ("count", "<u8"),
-    ("offset", "<i8"), ("reserved", "<u8"), ("flags", "<u4"), ("event_descriptor", "<u4"),
-])  # fmt: skip
-"""`struct iocb` of <linux/aio_abi.h>, on a machine that is little-endian."""
+REQUEST = struct.Struct("<QIIHhIQQqQII")
+"""`struct iocb` of <linux/aio_abi.h>, on a machine that is little-endian: number, key, flags,
+operation, priority, descriptor, memory, count, offset, and three that are not used here."""
+
+
+class Wanted(NamedTuple):
+    """A read to be made.
+
+    Attributes:
+        number: of the read, by which `ended` tells of it.
+        offset: where in the file it begins.
+        memory: address of what it is read into: pieces of (address, bytes), two uint64 each.
+    """
+
+    number: int
+    offset: int
+    memory: int
 
 
 class _Ended(ctypes.Structure):
@@ -60,41 +70,29 @@ class KernelQueue:
         self._context = ctypes.c_ulong(0)
         self._ended = (_Ended * DEPTH)()
         # Copied by the kernel when they are handed over.
-        self._requests = np.zeros(DEPTH, REQUEST)
-        self._requests["operation"] = PREADV
-        first, step = self._requests.ctypes.data, REQUEST.itemsize
-        self._pointers = (ctypes.c_void_p * DEPTH)(*range(first, first + DEPTH * step, step))
+        self._requests = (ctypes.c_char * (DEPTH * REQUEST.size))()
+        first = ctypes.addressof(self._requests)
+        places = range(first, first + DEPTH * REQUEST.size, REQUEST.size)
+        self._pointers = (ctypes.c_void_p * DEPTH)(*places)
         self._at_once = (ctypes.c_long * 2)()  # a time of nothing
         self.pending = 0
         self._ask(self._setup, DEPTH, ctypes.byref(self._context))
 
-    def submit(
-        self,
-        numbers: Sequence[int],
-        descriptor: int,
-        offsets: Sequence[int],
-        memory: npt.NDArray[np.uint64],
-    ) -> int:
-        """Have bytes of a file read, by one call for all of these reads.
+    def submit(self, reads: Sequence[Wanted], descriptor: int, pieces: int) -> int:
+        """Have parts of a file read, each into so many pieces of memory, by one call for all.
 
-        All of that must be aligned as direct reads want it, and the memory stay until a read has
-        ended.
-
-        Args:
-            numbers: of the reads, by which `ended` tells of them.
-            offsets: where each begins.
-            memory: what each is read into: pieces of (address, bytes), [reads, pieces, 2].
+        All must be aligned as direct reads want it, and the memory stay until a read has ended.
 
         Returns:
             how many were taken, the first of them; the others are not read: too many are pending,
             or one is refused.
         """
-        count = min(len(numbers), DEPTH - self.pending)
-        requests = self._requests[:count]
-        requests["number"], requests["descriptor"] = numbers[:count], descriptor
-        requests["offset"], requests["count"] = offsets[:count], memory.shape[1]
-        first, step = memory.ctypes.data, memory.strides[0]
-        requests["memory"] = range(first, first + count * step, step)
+        count = min(len(reads), DEPTH - self.pending)
+        for place, (number, offset, memory) in enumerate(reads[:count]):
+            REQUEST.pack_into(
+                self._requests, place * REQUEST.size,
+                number, 0, 0, PREADV, 0, descriptor, memory, pieces, offset, 0, 0, 0,
+            )  # fmt: skip
         try:
             taken = self._ask(self._submit, self._context, ctypes.c_long(count), self._pointers)
         except OSError:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..checkpoint import ByteRange, ExpertPart, KernelQueue, RecordSpan, Straight
+from ..checkpoint import ByteRange, ExpertPart, KernelQueue, RecordSpan, Straight, Wanted
 from ..residency import Placement
 from .fetch import Ended, Read
 from .slots import SlotBank
@@ -90,6 +90,7 @@ class QueuedReads:
         self._records = {layer: record_of(each) for layer, each in parts.items()}
         self._open: dict[int, _Open] = {}
         self._number = 0
+        self._asked: tuple[npt.NDArray[np.uint64] | None, int, bool] = None, 0, False
 
     def start(self, placements: Sequence[Placement]) -> list[QueuedRead]:
         """Hand over reads of one layer: as many as could be, the first of them.
@@ -97,41 +98,32 @@ class QueuedReads:
         All others must be read by threads.
         """
         record = self._records[placements[0].key.layer] if placements else None
-        if record is None:
+        pieces = None if record is None else self._bank.pieces(record.names)
+        if record is None or pieces is None:
             return []
-        ranges: list[ByteRange] = []
-        descriptor, block = -1, 1
+        start, first, size = self._clock(), pieces.ctypes.data, pieces.strides[0]
+        wanted, descriptor = [], -1
         for placement in placements:
             where = record.at(placement.key.expert)
             straight = self._straight(where)
-            if straight is None:
+            if straight is None or not self._aligned(pieces, straight.block):
                 break
-            descriptor, block = straight
-            ranges.append(where)
-        pieces = self._bank.pieces(record.names, [each.slot for each in placements[: len(ranges)]])
-        if not ranges or pieces is None or (pieces % block).any():
-            return []
-        return self._submit(placements, descriptor, ranges, pieces)
-
-    def _submit(
-        self,
-        placements: Sequence[Placement],
-        descriptor: int,
-        ranges: Sequence[ByteRange],
-        pieces: npt.NDArray[np.uint64],
-    ) -> list[QueuedRead]:
-        start, first = self._clock(), self._number + 1
-        self._number += len(ranges)
-        numbers = range(first, first + len(ranges))
-        reads = [QueuedRead() for _ in ranges]
-        # Known before they are handed over: an interrupt may come right after.
-        for number, placement, read, where in zip(numbers, placements, reads, ranges, strict=False):
-            self._open[number] = _Open(placement, read, where.nbytes, start)
-        offsets = [where.offset for where in ranges]
-        taken = self._queue.submit(numbers, descriptor, offsets, pieces)
-        for number in numbers[taken:]:
+            self._number, descriptor = self._number + 1, straight.descriptor
+            wanted.append(Wanted(self._number, where.offset, first + size * placement.slot))
+            # Known before it is handed over: an interrupt may come right after.
+            self._open[self._number] = _Open(placement, QueuedRead(), where.nbytes, start)
+        taken = self._queue.submit(wanted, descriptor, pieces.shape[1]) if wanted else 0
+        for number, _, _ in wanted[taken:]:
             del self._open[number]
-        return reads[:taken]
+        return [self._open[number].read for number, _, _ in wanted[:taken]]
+
+    def _aligned(self, pieces: npt.NDArray[np.uint64], block: int) -> bool:
+        """Whether all of these begin and end on blocks; asked anew only of others."""
+        known, by, aligned = self._asked
+        if known is not pieces or by != block:
+            aligned = not (pieces % block).any()
+            self._asked = pieces, block, aligned
+        return aligned
 
     def reap(self, wait: bool) -> bool:
         """Tell of what has ended, with `wait` of at least one; False if nothing was under way."""

@@ -50,9 +50,7 @@ class SlotBank:
         self._parts = {part.name: part for part in parts}
         self._views = {name: host_bytes(array) for name, array in self.arrays.items()}
         self._begin = {name: _address(view) for name, view in self._views.items()}
-        self._pieces: dict[
-            tuple[str, ...], tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
-        ] = {}
+        self._pieces: dict[tuple[str, ...], npt.NDArray[np.uint64]] = {}
         self._unsettled: list[mx.array] = []
 
     def row(self, name: str, slot: int) -> memoryview:
@@ -60,18 +58,19 @@ class SlotBank:
         nbytes = self.row_nbytes[name]
         return self._views[name][slot * nbytes : (slot + 1) * nbytes]
 
-    def pieces(self, names: tuple[str, ...], slots: Sequence[int]) -> npt.NDArray[np.uint64] | None:
-        """Address and length of the rows of these parts, [slots, parts, 2]; None where it has no
-        memory that the host may write.
+    def pieces(self, names: tuple[str, ...]) -> npt.NDArray[np.uint64] | None:
+        """Address and length of the rows of these parts, uint64 [slots, parts, 2].
+
+        None where it has no memory that the host may write. The same array until a resize.
         """
         if not self._begin:
             return None
         if names not in self._pieces:
-            rows = [(self._begin[name], self.row_nbytes[name]) for name in names]
-            steps = [(self.row_nbytes[name], 0) for name in names]
-            self._pieces[names] = np.array(rows, np.uint64), np.array(steps, np.uint64)
-        first, step = self._pieces[names]
-        return first + np.array(slots, np.uint64)[:, None, None] * step
+            first = np.array([(self._begin[name], self.row_nbytes[name]) for name in names])
+            step = np.array([(self.row_nbytes[name], 0) for name in names])
+            rows = first + np.arange(self.slots)[:, None, None] * step
+            self._pieces[names] = rows.astype(np.uint64)
+        return self._pieces[names]
 
     def commit(self, slots: Sequence[int]) -> None:
         """The rows of `slots` were filled; here they are the arrays' own memory already."""

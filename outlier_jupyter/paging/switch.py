@@ -18,6 +18,7 @@ What a layer of a prompt used most stays, up to its share of the slots, so that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -173,26 +174,27 @@ class PagedSwitch(nn.Module):
         else:
             experts, counts = (found.tolist() for found in np.unique(ids, return_counts=True))
         keys = [self._keys[expert] for expert in experts]
+        held = [expert for expert, key in zip(experts, keys, strict=True) if key in pager.table]
         pager.table.routed(self._layer, rows)
-        self._tell_routed(rows, keys, begin, routed)
         fates = pager.looked_up(keys)
         if alone and self._foreseen is not None and self._may(self._foreseen):
             self._foreseen.learn(given.array(), ids, fates)
+        tell = partial(self._tell_routed, rows, held, begin, routed)
         if alone:
-            return self._in_parts(given, ids, pager.table.split(keys), None, meanwhile)
+            return self._in_parts(given, ids, pager.table.split(keys), None, meanwhile, tell)
         uses = dict(zip(keys, counts, strict=True))
         keep = pager.table.favourites(self._layer, uses, pager.layers)
-        return self._in_parts(given, ids, pager.table.split(keys, uses), keep, meanwhile)
+        return self._in_parts(given, ids, pager.table.split(keys, uses), keep, meanwhile, tell)
 
-    def _tell_routed(self, experts: Ids, keys: list[ExpertKey], begin: int, routed: int) -> None:
-        """Of `experts` [tokens, k], whose `keys` are looked up now."""
-        held = np.zeros(len(self._keys), bool)
-        held[[key.expert for key in keys if key in self._pager.table]] = True
+    def _tell_routed(self, experts: Ids, held: list[int], begin: int, routed: int) -> None:
+        """Of `experts` [tokens, k], of which some were `held`."""
+        hits = np.zeros(len(self._keys), bool)
+        hits[held] = True
         self._pager.tell(
             Routed(
                 layer=self._layer,
                 experts=experts.astype(np.int32),
-                hits=held[experts],
+                hits=hits[experts],
                 route_ns=routed - begin,
                 lookup_ns=self._pager.clock() - routed,
             )
@@ -205,11 +207,13 @@ class PagedSwitch(nn.Module):
         parts: list[tuple[ExpertKey, ...]],
         keep: Set[ExpertKey] | None,
         meanwhile: Callable[[], object] | None,
+        tell: Callable[[], object],
     ) -> Any:
         """Fetch one part of the experts after the other, and compute with them.
 
         Args:
             keep: the experts of this layer that stay when they have been used, if not all.
+            tell: says what was chosen; called when the first reads have begun, to be done beside.
         """
         pager = self._pager
         work: Parts | None = None
@@ -218,6 +222,8 @@ class PagedSwitch(nn.Module):
             if number:  # what the last part computes must be done before its slots are written
                 pager.bank.settle()
             with pager.fetch(part) as fetch:
+                if number == 0:
+                    tell()
                 early = bool(fetch.reads) and pager.overlap and self._native
                 looked = looked or self._look_ahead(given, fetch.landed and part is parts[-1])
                 if number == 0 and meanwhile is not None:
@@ -258,10 +264,12 @@ class PagedSwitch(nn.Module):
     def _add(self, work: Parts, ids: Ids, slots: Mapping[ExpertKey, int]) -> None:
         """Compute all of a call's pairs whose experts are among these."""
         if ids.size < len(self._keys):  # a token: its few ids are looked up one by one
-            held = [slots.get(self._keys[expert], -1) for expert in ids.ravel().tolist()]
-            found = np.array(held, np.int64)
-        else:
-            found = self._slots(slots)[ids.ravel()]
+            held = {key.expert: slot for key, slot in slots.items()}
+            pairs = [(i, held[each]) for i, each in enumerate(ids.ravel().tolist()) if each in held]
+            mine, found = np.array(pairs, np.int64).reshape(-1, 2).T
+            work.add(mine, found)
+            return
+        found = self._slots(slots)[ids.ravel()]
         mine = np.flatnonzero(found >= 0)
         work.add(mine, found[mine])
 

@@ -8,14 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from outlier_jupyter.checkpoint import KernelQueue, kernel_queue, open_queue
+from outlier_jupyter.checkpoint import KernelQueue, Wanted, kernel_queue, open_queue
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has this queue alone")
 
 
-def pieces(*reads: list[np.ndarray]) -> np.ndarray:
-    """Where the memory of each read lies."""
-    return np.array([[(m.ctypes.data, m.nbytes) for m in memory] for memory in reads], np.uint64)
+def pieces(*memory: np.ndarray) -> np.ndarray:
+    """Where these lie, as the kernel wants to be told."""
+    return np.array([(each.ctypes.data, each.nbytes) for each in memory], np.uint64)
 
 
 @pytest.fixture
@@ -50,7 +50,9 @@ def test_many_reads_land_in_the_pieces_they_were_meant_for(file, queue):
     memory = [
         [np.zeros(size, np.uint8) for size in sizes] for sizes in ((100, 7), (1, 9), (999, 8))
     ]
-    assert queue.submit(range(3), descriptor, [0, 7, 14], pieces(*memory)) == 3
+    told = [pieces(*rows) for rows in memory]
+    reads = [Wanted(i, 7 * i, each.ctypes.data) for i, each in enumerate(told)]
+    assert queue.submit(reads, descriptor, 2) == 3
     assert drained(queue) == {0: 107, 1: 10, 2: 1007} and queue.ended(True) == []
     for number, rows in enumerate(memory):
         whole = np.concatenate(rows)
@@ -60,7 +62,8 @@ def test_many_reads_land_in_the_pieces_they_were_meant_for(file, queue):
 def test_a_read_past_the_end_tells_how_much_came(file, queue):
     """Which whoever asked can see is too little."""
     memory = np.zeros(100, np.uint8)
-    assert queue.submit([3], file[0], [9_950], pieces([memory])) == 1
+    told = pieces(memory)
+    assert queue.submit([Wanted(3, 9_950, told.ctypes.data)], file[0], 1) == 1
     assert drained(queue) == {3: 50}
     assert np.array_equal(memory[:50], file[1][-50:])
 
@@ -68,19 +71,20 @@ def test_a_read_past_the_end_tells_how_much_came(file, queue):
 def test_what_cannot_be_read_is_not_taken(file, queue):
     """A closed file, or the reads from a wrong one on; those before are made."""
     memory = np.zeros(10, np.uint8)
-    assert queue.submit([1], 10_000, [0], pieces([memory])) == 0
+    told = pieces(memory)
+    assert queue.submit([Wanted(1, 0, told.ctypes.data)], 10_000, 1) == 0
     assert not queue.pending and queue.ended(False) == []
-    assert queue.submit([1, 2, 3], file[0], [5, -1, 5], pieces(*[[memory]] * 3)) == 1
+    reads = [Wanted(i, offset, told.ctypes.data) for i, offset in ((1, 5), (2, -1), (3, 5))]
+    assert queue.submit(reads, file[0], 1) == 1
     assert drained(queue) == {1: 10}
 
 
 def test_no_more_are_taken_than_may_be_pending(file, queue):
     """Whoever asks for more reads the others otherwise."""
     memory = np.zeros(1, np.uint8)
-    wanted = kernel_queue.DEPTH + 5
-    assert queue.submit(range(wanted), file[0], [0] * wanted, pieces(*[[memory]] * wanted)) == (
-        kernel_queue.DEPTH
-    )
+    told = pieces(memory)
+    reads = [Wanted(i, 0, told.ctypes.data) for i in range(kernel_queue.DEPTH + 5)]
+    assert queue.submit(reads, file[0], 1) == kernel_queue.DEPTH
     assert len(drained(queue)) == kernel_queue.DEPTH
 
 

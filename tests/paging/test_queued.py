@@ -33,7 +33,7 @@ def submitted(monkeypatch):
 
     def counted(self, wanted, *rest):
         taken = submit(self, wanted, *rest)
-        numbers.extend(wanted[:taken])
+        numbers.extend(read.number for read in wanted[:taken])
         return taken
 
     def straight(self, where):
