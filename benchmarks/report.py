@@ -76,12 +76,13 @@ def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 def decode_lines(parts: dict[str, list[Row]]) -> list[str]:
     """Decode by cache size, both geometries."""
     rows = [*parts.get("sizes", []), *parts.get("huge", [])]
-    heads = ("decode", "tokens/s", "hits", "expert reads, MB/s", "disk, MB/s", "times the limit")
+    heads = ("decode", "tokens/s", "hits", "expert reads, MB/s", "disk, MB/s", "times the limit",
+             "times its bytes, moved in order")  # fmt: skip
     return table(heads, [
         (("Qwen3.5-397B-A17B, " if "397B" in str(r["subject"]) else "Qwen3-30B-A3B, ")
          + str(r["subject"]).partition(", ")[2] + f" ({percent(number(r, 'share'))})",
          speed(r), percent(number(r, "hit_rate")), cell(r, "read_mb_per_s"),
-         cell(r, "disk_mb_per_s"), cell(r, "times_limit"))
+         cell(r, "disk_mb_per_s"), cell(r, "times_limit"), cell(r, "times_in_order"))
         for r in rows
     ]) if rows else []  # fmt: skip
 
@@ -183,7 +184,10 @@ def notes(parts: dict[str, list[Row]]) -> list[str]:
         "text, with other experts. The limit: bytes multiplied ÷ memory bandwidth or bytes missed "
         "÷ disk bandwidth, whichever takes longer, both measured between the rounds; memory's "
         "may change by half from minute to minute on a virtual machine, so a ratio below one "
-        "means that a run met a better minute than its test.",
+        "means that a run met a better minute than its test. Its bytes, moved in order: what a "
+        "loop that adds up numbers and the kernel's queue of reads take for the same bytes, reads "
+        "beginning when a router has chosen and not before, and nothing else being done "
+        "(`benchmarks/traffic.py`); measured after each run.",
     ]
     if any(row.get("busy") == "yes" for row in every):
         lines.append(f"{BUSY} Other processes took more than 5 % of the processors meanwhile.")

@@ -24,6 +24,7 @@ import outlier_jupyter
 from benchmarks.products import layer_seconds
 from benchmarks.recording import cost
 from benchmarks.results import ROOT, Row
+from benchmarks.traffic import Traffic
 from outlier_jupyter.bench.limits import Memory
 from outlier_jupyter.bench.models import Made
 from outlier_jupyter.bench.rounds import Numbers, hardware, interleave, row
@@ -83,9 +84,9 @@ def measured(engine: Engine, made: Made, text: Text) -> Numbers:
     return run_engine(engine, made.routes, text) | {"active_bytes": active}
 
 
-def limits_of(made: Made, engine: Engine) -> Callable[[], Numbers]:
+def limits_of(made: Made, engine: Engine, memory: Memory | None = None) -> Callable[[], Numbers]:
     """Measures both bandwidths, with reads as large as an expert."""
-    memory, nbytes = Memory(), max(engine.info.expert_nbytes)
+    memory, nbytes = memory or Memory(), max(engine.info.expert_nbytes)
     return lambda: hardware(made.file(), nbytes, memory)
 
 
@@ -116,6 +117,8 @@ def resized(
         texts: lengths of the text of each, as `text_of` takes them.
     """
     told: dict[str, Row] = {}
+    memory = Memory()
+    traffic = Traffic(made.file(), max(engine.info.expert_nbytes), made.shape.k, memory)
 
     def subject(name: str) -> Callable[[int], Numbers]:
         def run(number: int) -> Numbers:
@@ -125,13 +128,16 @@ def resized(
             text = text_of(made, number, **texts[name])
             told[name] = settings(made, engine, text)
             found = measured(engine, made, text)
+            assert engine.last_run is not None
+            alone = traffic.token_s(engine.last_run.trace, found["active_bytes"])
             say(f"round {number}, {name}: {1 / found['token_s']:.3f} tokens/s")
-            return found
+            return found | {"in_order_s": alone, "times_in_order": found["token_s"] / alone}
 
         return run
 
     subjects = {name: subject(name) for name in wanted}
-    found = interleave(subjects, rounds, limits_of(made, engine))
+    found = interleave(subjects, rounds, limits_of(made, engine, memory))
+    traffic.close()
     return {name: (each, told[name]) for name, each in found.items()}
 
 

@@ -24,6 +24,10 @@ WORDS = 1 << 27
 """float32 that the memory test reads: half a gigabyte, more than caches hold."""
 RUN = 64
 """float32 of it that are asked for at a time; all are a multiple of that."""
+PARTS = 64
+"""Shares of it that threads take."""
+STEP = PARTS * RUN
+"""float32 of which all readings are multiples."""
 DEPTHS = (2, 4, 8)
 """How many direct reads are under way at once; the best counts."""
 
@@ -47,13 +51,23 @@ class Memory:
 
     def __init__(self, words: int = WORDS) -> None:
         self._words = np.ones(words, np.float32)
-        self._parts = np.zeros(64, np.float32)
+        self._parts = np.zeros(PARTS, np.float32)
+        self._next = 0
         self.nbytes = self._words.nbytes
         self.read()
 
     def read(self) -> None:
         """Read all of it once."""
         _sum(self._words, self._parts)
+
+    def move(self, nbytes: float) -> None:
+        """Read so many bytes of it, from where the last such reading ended."""
+        words = int(nbytes) // 4 // STEP * STEP
+        while words > 0:
+            end = min(self._next + words, len(self._words))
+            _sum(self._words[self._next : end], self._parts)
+            words -= end - self._next
+            self._next = end % len(self._words)
 
     def bytes_per_s(self, times: int = 3) -> float:
         """The best of so many reads of it."""
