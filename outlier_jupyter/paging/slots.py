@@ -138,9 +138,10 @@ class SlotBank:
 
 
 class StagedSlotBank(SlotBank):
-    """For devices whose arrays the host cannot write: rows are staged, then copied by MLX.
+    """For devices whose arrays the host had better not write: rows are staged, then copied by MLX.
 
-    Serves CUDA, where it has not been run by us; on the CPU the tests run it.
+    Serves CUDA, whose managed memory takes longer to fetch what the host wrote than MLX to copy it;
+    on the CPU the tests run it.
     """
 
     def __init__(self, parts: Sequence[ExpertPart], slots: int) -> None:
