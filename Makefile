@@ -6,7 +6,7 @@
 # make pictures  take the README's pictures and its animation again, from a run in JupyterLab
 # make accept-pictures  take the pictures that the visual checks compare with; look at each of them
 # make support  write docs/models.md again, from what the last run of the tests found
-# make bench  the benchmark, in some 31 minutes: rows in benchmarks/results, README's table and figure
+# make bench  the benchmark, in under 30 minutes: rows in benchmarks/results, README's table and figure
 # make bench-short  a slice of it, in under 5
 # make bench-peers  the same beside llama.cpp, which is built for it first (10 minutes more)
 # make train  make the demo model again from nothing (hours)

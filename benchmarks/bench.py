@@ -67,7 +67,7 @@ def slice_of(asked: Asked) -> sections.Made:
 
 
 PARTS: dict[str, Callable[[Asked], list[Row]]] = {
-    "unpaged": lambda asked: compare(slice_of(asked), min(asked.rounds, 3), 48, say),
+    "unpaged": lambda asked: compare(slice_of(asked), min(asked.rounds, 2), 48, say),
     "prompts": lambda asked: sections.prompts(slice_of(asked), asked.rounds, (32, 512), say),
     "long": lambda asked: sections.prompts(slice_of(asked), 1, (4096,), say),
     "sizes": lambda asked: sections.sizes(whole(asked), asked.rounds, say),
@@ -127,7 +127,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help=f"some of {','.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, help="fewer than the geometries have")
-    parser.add_argument("--distinct", type=int, default=8, help="layers of the 397B with own bytes")
+    parser.add_argument("--distinct", type=int, default=4, help="layers of the 397B with own bytes")
     given = parser.parse_args()
     source = find_source(given.traces if given.traces.is_dir() else None, say)
     asked = Asked(given.folder, source, given.rounds, given.layers, given.distinct)

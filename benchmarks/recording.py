@@ -31,7 +31,7 @@ from outlier_jupyter.notebook.feed import Feed
 from outlier_jupyter.notebook.live import LiveView
 
 WAYS = ("neither", "recorded", "live")
-ROUNDS, BLOCKS, TOKENS = 3, 72, 1
+ROUNDS, BLOCKS, TOKENS = 2, 72, 1
 """Runs, blocks of each, and tokens of each way in a block."""
 
 

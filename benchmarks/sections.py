@@ -56,14 +56,22 @@ def known(**options: Any) -> dict[str, Any] | None:
 AHEAD = known(lookahead="off") or {}
 
 
-def opened(made: Made, like: Engine | None = None, **options: Any) -> Engine:
-    """An engine that has read every expert once, or like one that has: all checksums are known."""
+_READ: set[Path] = set()
+"""Models of which every record was read once: another reading would find the same checksums."""
+
+
+def opened(made: Made, **options: Any) -> Engine:
+    """An engine of a model all of whose records have been read once, by it or another.
+
+    What has room for all experts has read them all.
+    """
     engine = outlier_jupyter.load(str(made.folder), **BASE | AHEAD | options)
-    if like is not None:
-        if isinstance(engine._reader, RecordReader) and isinstance(like._reader, RecordReader):
-            engine._reader._unseen = like._reader._unseen
-    elif engine.status().slots >= made.shape.experts:
+    known, slots, shape = made.folder in _READ, engine.status().slots, made.shape
+    if known and isinstance(engine._reader, RecordReader):
+        engine._reader._unseen.clear()
+    if slots >= (shape.layers * shape.experts if known else shape.experts):
         fill(engine)
+        _READ.add(made.folder)
     run_engine(engine, made.routes, Text(0, 4, 3))
     return engine
 
@@ -147,7 +155,7 @@ def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
     every, token = shape.layers * shape.experts, shape.layers * shape.k
     wanted = {f"{worth} tokens' worth": round(worth * token) for worth in WORTHS}
     wanted |= {"half": every // 2, "all": every}
-    lengths = dict(zip(wanted, (24, 32, 48, 48, 48), strict=True))
+    lengths = dict(zip(wanted, (16, 24, 32, 32, 32), strict=True))
     texts = {name: {"prompt": 16, "tokens": tokens} for name, tokens in lengths.items()}
     with opened(made, cache_experts=every) as engine:
         say(f"loaded: {engine.status().dense_nbytes / 1e9:.2f} GB dense")
@@ -183,18 +191,18 @@ def features(made: Made, rounds: int, say: Say) -> list[Row]:
         for name, options in variants().items():
             no_queue = patch.dict(kernel_queue.CALLS, clear=True)
             with no_queue if name == THREADS else nullcontext():
-                other = opened(made, base, cache_experts=quarter, **options)
+                other = opened(made, cache_experts=quarter, **options)
             with other:
 
                 def subject(engine: Engine) -> Callable[[int], Numbers]:
                     def run(number: int) -> Numbers:
                         forget(files)
-                        return measured(engine, made, text_of(made, number, 8, 24))
+                        return measured(engine, made, text_of(made, number, 8, 16))
 
                     return run
 
                 pair = interleave({"base": subject(base), name: subject(other)}, rounds, limits)
-                text = text_of(made, 0, 8, 24)
+                text = text_of(made, 0, 8, 16)
                 for subject_name, engine in (("base", base), (name, other)):
                     rows.append(row(subject_name, pair[subject_name], beside=name,
                                     **settings(made, engine, text)))  # fmt: skip
@@ -293,7 +301,7 @@ def huge(made: Made, rounds: int, say: Say) -> list[Row]:
     shape = made.shape
     token = shape.layers * shape.k
     wanted = {f"{worth} tokens' worth": round(worth * token) for worth in (0.9, 2)}
-    texts = {name: {"prompt": 8, "tokens": 10} for name in wanted}
+    texts = {name: {"prompt": 4, "tokens": 10} for name in wanted}
     options = BASE | AHEAD | {"repacked": "off", "cache_experts": max(wanted.values())}
     with outlier_jupyter.load(str(made.folder), **options) as engine:
         run_engine(engine, made.routes, Text(0, 2, 2))

@@ -22,7 +22,7 @@ from outlier_jupyter.checkpoint import PAGE, KernelQueue, Wanted, open_queue
 from outlier_jupyter.large_pages import buffer
 from outlier_jupyter.trace import Trace
 
-TOKENS = 6
+TOKENS = 5
 """Of a run, from its beginning to its end, whose reads are made again."""
 
 

@@ -214,9 +214,9 @@ class Pager:
     ) -> Iterator[Read]:
         """Have experts read, by the kernel or by threads, but for those that were begun `early`."""
         late = [place for place in placements if place.key not in early] if early else placements
-        queued = iter(self._queued.start(late) if self._queued is not None else ())
+        queued = {} if self._queued is None else self._queued.start(late)
         for placement in placements:
-            read = early.get(placement.key) or next(queued, None)
+            read = early.get(placement.key) or queued.get(placement.key)
             yield read or self._submit(placement)
 
     def _submit(self, placement: Placement) -> Future[Ended]:

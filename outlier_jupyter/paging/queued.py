@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..checkpoint import ByteRange, ExpertPart, KernelQueue, RecordSpan, Straight, Wanted
-from ..residency import Placement
+from ..residency import ExpertKey, Placement
 from .fetch import Ended, Read
 from .slots import SlotBank
 
@@ -92,30 +92,28 @@ class QueuedReads:
         self._number = 0
         self._asked: tuple[npt.NDArray[np.uint64] | None, int, bool] = None, 0, False
 
-    def start(self, placements: Sequence[Placement]) -> list[QueuedRead]:
-        """Hand over reads of one layer: as many as could be, the first of them.
-
-        All others must be read by threads.
-        """
+    def start(self, placements: Sequence[Placement]) -> dict[ExpertKey, QueuedRead]:
+        """Hand over reads of one layer, those that can be; all others threads must make."""
         record = self._records[placements[0].key.layer] if placements else None
         pieces = None if record is None else self._bank.pieces(record.names)
         if record is None or pieces is None:
-            return []
+            return {}
         start, first, size = self._clock(), pieces.ctypes.data, pieces.strides[0]
         wanted, descriptor = [], -1
         for placement in placements:
             where = record.at(placement.key.expert)
             straight = self._straight(where)
             if straight is None or not self._aligned(pieces, straight.block):
-                break
+                continue
             self._number, descriptor = self._number + 1, straight.descriptor
             wanted.append(Wanted(self._number, where.offset, first + size * placement.slot))
             # Known before it is handed over: an interrupt may come right after.
             self._open[self._number] = _Open(placement, QueuedRead(), where.nbytes, start)
         taken = self._queue.submit(wanted, descriptor, pieces.shape[1]) if wanted else 0
-        for number, _, _ in wanted[taken:]:
-            del self._open[number]
-        return [self._open[number].read for number, _, _ in wanted[:taken]]
+        for read in wanted[taken:]:
+            del self._open[read.number]
+        begun = [self._open[read.number] for read in wanted[:taken]]
+        return {each.placement.key: each.read for each in begun}
 
     def _aligned(self, pieces: npt.NDArray[np.uint64], block: int) -> bool:
         """Whether all of these begin and end on blocks; asked anew only of others."""
