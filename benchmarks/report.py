@@ -25,17 +25,19 @@ from outlier_jupyter.units import percent, three
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 SIZE = (900, 340)
-OURS, LIMIT, THEIRS = "#2f6fbb", "#9aa3ad", "#d9822b"
+OURS, LIMIT, MOVED, THEIRS = "#2f6fbb", "#9aa3ad", "#7fb2a5", "#d9822b"
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 BUSY = "¹"
 
 
 def newest(rows: list[Row], part: str) -> list[Row]:
-    """The rows of a part's last run: of its last commit, the last of each subject."""
+    """The rows of a part's last run: of its last commit, the last of each subject.
+
+    Beside llama.cpp each memory limit is a run of its own.
+    """
     mine = [row for row in rows if row.get("part") == part]
-    if not mine:
-        return []
-    last = [row for row in mine if row["commit"] == mine[-1]["commit"]]
+    commits = {row.get("limit_gib"): row["commit"] for row in mine}
+    last = [row for row in mine if row["commit"] == commits[row.get("limit_gib")]]
     keys = ("subject", "beside", "prompt", "limit_gib")
     return list({tuple(row.get(key, "") for key in keys): row for row in last}.values())
 
@@ -206,6 +208,9 @@ def figure(parts: dict[str, list[Row]], dark: bool) -> go.Figure:
         # Of each round's run and limit the ratio is taken: the machine drifts between rounds.
         limits = [number(r, "tokens_per_s") * number(r, "times_limit") for r in sizes]
         found.add_bar(x=names, y=limits, name="the hardware's limit", marker_color=LIMIT,
+                      row=1, col=1)  # fmt: skip
+        moved = [number(r, "tokens_per_s") * number(r, "times_in_order") for r in sizes]
+        found.add_bar(x=names, y=moved, name="its bytes, moved in order", marker_color=MOVED,
                       row=1, col=1)  # fmt: skip
         found.add_bar(x=names, y=[number(r, "tokens_per_s") for r in sizes], name="this package",
                       marker_color=OURS, row=1, col=1)  # fmt: skip
