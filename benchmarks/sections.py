@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -144,8 +144,8 @@ def resized(
         return run
 
     subjects = {name: subject(name) for name in wanted}
-    found = interleave(subjects, rounds, limits_of(made, engine, memory))
-    traffic.close()
+    with closing(traffic):
+        found = interleave(subjects, rounds, limits_of(made, engine, memory))
     return {name: (each, told[name]) for name, each in found.items()}
 
 

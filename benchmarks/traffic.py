@@ -74,7 +74,11 @@ class Traffic:
             self._ask(queue, misses)
             self._memory.move((k - misses) * self._nbytes)
             while queue.pending:
-                for _ in queue.ended(True):
+                for _, nbytes in queue.ended(True):
+                    if nbytes != self._nbytes:
+                        raise OSError(
+                            f"a read gave {nbytes} bytes, not {self._nbytes}: measure again"
+                        )
                     self._memory.move(self._nbytes)
         return time.perf_counter() - begin
 
