@@ -5,27 +5,22 @@
 In RAM, and under memory limits where this machine lets a process make a control group. Each run is
 a process of its own, and ours alternate with theirs; rows go to
 `benchmarks/results/peers-<machine>.csv`. Under a limit our cache is what the limit leaves beside
-what we promise to keep to; theirs is the page cache.
+what we promise to keep to; theirs is the page cache. Of fewer layers both models are held at once,
+and tokens alternate (`abreast.py`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from benchmarks import sections
+from benchmarks import abreast, sections
 from benchmarks.bench import BUSY, TRACES, Others, say, told
 from benchmarks.cgroups import limited, read_ahead
+from benchmarks.llama import Killed, Llama, way
 from benchmarks.results import ROOT, Row, append
-from outlier_jupyter.bench.geometry import router_codes
 from outlier_jupyter.bench.models import Made, default_folder, find_source, make
 from outlier_jupyter.bench.rounds import Numbers, row
 from outlier_jupyter.machine import Machine
@@ -33,47 +28,12 @@ from outlier_jupyter.memory import beside_nbytes
 from outlier_jupyter.planning import plan
 
 GIB = 1 << 30
-LIMITS = "12,8,4,3"
+LIMITS = "0,12,8,4,3"
+"""In GiB; 0 is none, all in RAM."""
 TOKENS = 32
 READ_AHEAD_KB = 128
-PEER = ROOT / "benchmarks" / "peer"
-
-
-class Killed(Exception):
-    """The system ended a run for the memory it wanted."""
-
-
-def write_gguf(made: Made, python: str) -> Path:
-    """The model as a GGUF, made if it is not there."""
-    sections.routes_file(made)
-    shape = made.shape
-    random = np.random.default_rng(0)
-    gates = [router_codes(made.routes, layer, shape.experts, shape.hidden, random)
-             for layer in range(shape.layers)]  # fmt: skip
-    np.save(made.folder / "gates.npy", np.stack(gates))
-    target = made.folder / "peer.gguf"
-    if not target.exists():
-        say(f"{target}: written")
-        subprocess.run([python, PEER / "write_gguf.py", made.folder, target], check=True)
-    return target
-
-
-def llama(made: Made, gguf: Path, python: str, number: int, **settings: Any) -> Numbers:
-    """One run of llama.cpp."""
-    text = sections.text_of(made, number, tokens=TOKENS)
-    prefix = settings.pop("prefix", ())
-    asked = {"model": str(gguf), "routes": str(made.folder / "routes.npz"), "first": text.first,
-             "prompt": text.prompt, "tokens": text.tokens} | settings  # fmt: skip
-    command = [*prefix, python, str(PEER / "run_llama.py"), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == -signal.SIGKILL and prefix:
-        raise Killed
-    if done.returncode:
-        raise RuntimeError(f"llama.cpp failed ({done.returncode}): {done.stderr[-2000:]}")
-    found: Numbers = json.loads(done.stdout.splitlines()[-1])
-    if found["right"] < 0.9:
-        raise RuntimeError(f"llama.cpp said the text's next token in {found['right']:.0%} only")
-    return found
+ABREAST = 24
+"""Layers, of which two models have room beside one another."""
 
 
 def cache_for(made: Made, limit: int) -> float:
@@ -84,14 +44,12 @@ def cache_for(made: Made, limit: int) -> float:
     return (0.97 * limit - found.dense - kv - beside) / 1e9
 
 
-def compare(
-    made: Made, gguf: Path, python: str, limit: int | None, rounds: int, threads: list[int]
-) -> list[Row]:
+def compare(peer: Llama, limit: int | None, rounds: int, threads: list[int]) -> list[Row]:
     """Ours and theirs in turn, all in RAM or under a limit of so many bytes."""
     subjects: dict[str, Callable[[int, tuple[str, ...]], Numbers]] = {}
-    shape = made.shape
+    made = peer.made
     if limit is None:
-        every = shape.layers * shape.experts
+        every = made.shape.layers * made.shape.experts
         subjects["ours, all cached"] = lambda number, prefix: sections.alone(
             made, number, prefix, cache_experts=every
         )
@@ -103,14 +61,14 @@ def compare(
     for count in threads:
         # What it repacks is memory of its own: under a limit it is killed for that.
         for mmap in (True, False) if limit is None else (True,):
-            name = f"llama.cpp, {count} threads, " + ("mmap" if mmap else "repacked in RAM")
-            subjects[name] = lambda number, prefix, count=count, mmap=mmap: llama(  # type: ignore[misc]
-                made, gguf, python, number, threads=count, mmap=mmap, repack=not mmap, prefix=prefix
-            )
+            subjects[way(count, mmap)] = lambda number, prefix, count=count, mmap=mmap: peer.run(  # type: ignore[misc]
+                sections.text_of(made, number, tokens=TOKENS), prefix,
+                threads=count, mmap=mmap, repack=not mmap,
+            )  # fmt: skip
     seen: dict[str, list[Numbers]] = {name: [] for name in subjects}
     for number in range(rounds):
         for name, run in subjects.items():
-            sections.forget([gguf, made.file()])
+            sections.forget([peer.gguf, made.file()])
             try:
                 found = alone_or_limited(run, number, limit)
             except Killed:
@@ -138,34 +96,46 @@ def alone_or_limited(
         return None if prefix is None else run(number, prefix)
 
 
+def keep(part: str, measure: Callable[..., list[Row]], *asked: object) -> None:
+    """Measure, and append the rows with what others used of the processors meanwhile."""
+    others = Others()
+    rows = measure(*asked)
+    share = others.share()
+    stamp = {"others_cpu": round(share, 3), "busy": "yes" if share > BUSY else "no"}
+    for one in rows:
+        say(told(one))
+    append("peers", [{"part": part} | one | stamp for one in rows])
+
+
 def main() -> int:
-    """Write the GGUF, run all comparisons, append the rows."""
+    """Write the GGUFs, run all comparisons, append the rows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--python", default=str(ROOT / "build/peers/bin/python"))
     parser.add_argument("--folder", type=Path, default=default_folder())
     parser.add_argument("--traces", type=Path, default=TRACES)
     parser.add_argument("--layers", type=int)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--limits", default=LIMITS, help=f"in GiB ({LIMITS}); 0 leaves them out")
+    parser.add_argument("--rounds", type=int, default=2, help="of whole runs; 0 leaves them out")
+    parser.add_argument("--limits", default=LIMITS, help=f"in GiB, 0 for none ({LIMITS})")
     parser.add_argument("--threads", default="2,4", help="of llama.cpp; in RAM the first alone")
+    parser.add_argument(
+        "--abreast", type=int, default=ABREAST, help="layers that both hold at once; 0: none"
+    )
     given = parser.parse_args()
     source = find_source(given.traces if given.traces.is_dir() else None, say)
-    made = make("30b", given.folder, source, layers=given.layers, tell=say)
-    gguf = write_gguf(made, given.python)
     threads = [int(count) for count in given.threads.split(",")]
-    limits = [float(gib) for gib in given.limits.split(",") if float(gib)]
-    with read_ahead(gguf, READ_AHEAD_KB) as ahead:
+    if given.abreast:
+        made = make("30b", given.folder, source, layers=given.abreast, distinct=1, tell=say)
+        keep("abreast", abreast.compare, Llama(made, given.python), threads[0], say)
+    if not given.rounds:
+        return 0
+    peer = Llama(make("30b", given.folder, source, layers=given.layers, tell=say), given.python)
+    peer.write(say)
+    limits = [int(float(gib) * GIB) or None for gib in given.limits.split(",")]
+    with read_ahead(peer.gguf, READ_AHEAD_KB) as ahead:
         say(f"the disk reads {ahead} kB ahead")
-        for limit in (None, *limits):
-            others = Others()
-            nbytes = None if limit is None else int(limit * GIB)
-            rows = compare(made, gguf, given.python, nbytes, given.rounds,
-                           threads[:1] if limit is None else threads)  # fmt: skip
-            share = others.share()
-            stamp = {"others_cpu": round(share, 3), "busy": "yes" if share > BUSY else "no"}
-            for one in rows:
-                say(told(one))
-            append("peers", [{"part": "peers"} | one | stamp for one in rows])
+        for limit in limits:
+            counts = threads[:1] if limit is None else threads
+            keep("peers", compare, peer, limit, given.rounds, counts)
     return 0
 
 

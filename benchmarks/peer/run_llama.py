@@ -4,7 +4,8 @@
                           "threads": …, "mmap": …, "repack": …}'
 
 With `mmap` the weights are the file's pages; with `repack` those that llama.cpp has faster kernels
-for are copied into memory of its own, mapped or not.
+for are copied into memory of its own, mapped or not. With `asked` it stops after the prompt, and
+for each line of its input decodes as many tokens as that says and answers with their seconds.
 
 Run by the peers' own Python. The tokens given to it are those of the text; that it would have
 said them itself is checked, as that shows that it computed the model.
@@ -16,16 +17,54 @@ import json
 import resource
 import sys
 import time
+from typing import Any
 
 import llama_cpp
 import numpy as np
 
 
-def main() -> None:
-    """Read the prompt, decode, and tell."""
-    asked = json.loads(sys.argv[1])
-    routes = np.load(asked["routes"])
-    length, count = int(routes["tokens"]), len(routes["picks"])
+class Run:
+    """A model that reads a prompt and then decodes token by token.
+
+    Args:
+        asked: what the command line says.
+    """
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        routes = np.load(asked["routes"])
+        self._length, count = int(routes["tokens"]), len(routes["picks"])
+        self._llm = opened(asked)
+        self._llm.eval([0, 1, 2, 3])
+        self._llm.reset()
+        prompt = [(asked["first"] + i) % count for i in range(asked["prompt"])]
+        begin = time.perf_counter()
+        self._llm.eval(prompt)
+        self.prompt_s = time.perf_counter() - begin
+        self._token, self.right, self.steps = prompt[-1], 0, 0
+
+    def step(self) -> float:
+        """Decode one token of the text; its seconds."""
+        size = self._llm.n_vocab()
+        said = int(np.argmax(np.ctypeslib.as_array(self._llm._ctx.get_logits(), (size,))))
+        text, place = divmod(self._token, self._length)
+        self._token = text * self._length + (place + 1) % self._length
+        self.right += said == self._token
+        self.steps += 1
+        begin = time.perf_counter()
+        self._llm.eval([self._token])
+        return time.perf_counter() - begin
+
+    def told(self) -> dict[str, float]:
+        """What is said of a run beside its speed."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "prompt_s": self.prompt_s, "right": self.right / self.steps,
+            "major_faults": used.ru_majflt, "rss_gb": used.ru_maxrss / 1e6,
+        }  # fmt: skip
+
+
+def opened(asked: dict[str, Any]) -> llama_cpp.Llama:
+    """The model, mapped or read, with or without what llama.cpp repacks."""
     defaults = llama_cpp.llama_cpp.llama_model_default_params
 
     def parameters() -> object:
@@ -35,31 +74,31 @@ def main() -> None:
 
     # `Llama` has no argument for it.
     llama_cpp.llama_cpp.llama_model_default_params = parameters
-    llm = llama_cpp.Llama(
+    return llama_cpp.Llama(
         asked["model"], n_ctx=asked["prompt"] + asked["tokens"] + 64, n_batch=512,
         n_threads=asked["threads"], n_threads_batch=asked["threads"], use_mmap=asked["mmap"],
         verbose=False,
     )  # fmt: skip
-    llm.eval([0, 1, 2, 3])
-    llm.reset()
-    prompt = [(asked["first"] + i) % count for i in range(asked["prompt"])]
-    begin = time.perf_counter()
-    llm.eval(prompt)
-    took = time.perf_counter() - begin
-    token, right, steps = prompt[-1], 0, []
-    for _ in range(asked["tokens"]):
-        said = int(np.argmax(np.ctypeslib.as_array(llm._ctx.get_logits(), (llm.n_vocab(),))))
-        token = token // length * length + (token % length + 1) % length
-        right += said == token
-        begin = time.perf_counter()
-        llm.eval([token])
-        steps.append(time.perf_counter() - begin)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    told = {
-        "prompt_s": took, "token_s": float(np.mean(steps)), "right": right / asked["tokens"],
-        "major_faults": used.ru_majflt, "rss_gb": used.ru_maxrss / 1e6,
-    }  # fmt: skip
-    sys.stdout.write(json.dumps(told) + "\n")
+
+
+def say(found: object) -> None:
+    """A line of JSON."""
+    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Read the prompt, decode, and tell."""
+    asked = json.loads(sys.argv[1])
+    run = Run(asked)
+    if asked.get("asked"):
+        say(run.prompt_s)
+        for line in sys.stdin:
+            say([run.step() for _ in range(int(line))])
+        say(run.told())
+        return
+    steps = [run.step() for _ in range(asked["tokens"])]
+    say(run.told() | {"token_s": float(np.mean(steps))})
 
 
 if __name__ == "__main__":

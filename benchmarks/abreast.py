@@ -1,0 +1,92 @@
+"""Ours and llama.cpp's model in RAM at the same time, some tokens of each in turn.
+
+Whole runs, minutes apart, differ by more than the two engines do: on a virtual machine the memory
+gives 9 to 15 GB/s from minute to minute. So both hold as many layers as have room twice, and take
+turns of a few tokens, with the memory test between them. The first tokens of a turn are not
+counted: they wake threads and find the other's data in the caches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from statistics import mean, median
+
+from benchmarks import sections
+from benchmarks.llama import Decode, Llama, way
+from benchmarks.results import Row
+from outlier_jupyter.bench.geometry import prompt_of
+from outlier_jupyter.bench.limits import Memory
+from outlier_jupyter.bench.models import Made
+from outlier_jupyter.bench.rounds import Numbers, row
+from outlier_jupyter.bench.subjects import Text, active_bytes, check_routing
+from outlier_jupyter.engine import Engine
+
+SKIPPED, COUNTED = 1, 4
+"""Tokens of a turn that are not counted, and that are."""
+TURNS = 40
+"""Of each engine in a comparison."""
+OURS = "ours, all cached"
+
+
+@contextmanager
+def decoding(engine: Engine, made: Made, text: Text) -> Iterator[Decode]:
+    """Our engine, when it has read the prompt."""
+    steps = engine.stream(prompt_of(text.ids(made.routes)), raw=True, max_tokens=text.tokens)
+    next(steps)
+
+    def decode(tokens: int) -> list[float]:
+        stamps = [time.perf_counter()]
+        for _ in range(tokens):
+            next(steps)
+            stamps.append(time.perf_counter())
+        return [end - begin for begin, end in pairwise(stamps)]
+
+    try:
+        yield decode
+    finally:
+        steps.close()
+    assert engine.last_run is not None
+    check_routing(engine.last_run.trace, made.routes)
+
+
+def turns(subjects: dict[str, Decode], memory: Memory, active: float) -> dict[str, list[Numbers]]:
+    """Turn for turn, what a token took and what its bytes alone take in the same second."""
+    seen: dict[str, list[Numbers]] = {name: [] for name in subjects}
+    for number in range(TURNS):
+        order = list(subjects) if number % 2 else list(subjects)[::-1]
+        for name in order:
+            took = mean(subjects[name](SKIPPED + COUNTED)[SKIPPED:])
+            speed = memory.bytes_per_s(times=1)
+            seen[name].append({
+                "token_s": took, "memory_gb_per_s": speed / 1e9, "active_bytes": active,
+                "limit_s": active / speed, "times_limit": took * speed / active,
+            })  # fmt: skip
+    return seen
+
+
+def compare(peer: Llama, threads: int, say: Callable[[str], object]) -> list[Row]:
+    """A comparison with each of llama.cpp's ways: rows of both, with the ratio turn for turn."""
+    made, memory, shape = peer.made, Memory(), peer.made.shape
+    peer.write(say)
+    rows: list[Row] = []
+    with sections.opened(made, cache_experts=shape.layers * shape.experts) as engine:
+        text = sections.text_of(made, 0, tokens=TURNS * (SKIPPED + COUNTED) + 1)
+        active = active_bytes(engine, made.config, text.prompt + text.tokens // 2)
+        for mmap in (True, False):
+            name = way(threads, mmap)
+            sections.forget([peer.gguf, made.file()])
+            with (
+                peer.decoding(text, threads=threads, mmap=mmap, repack=not mmap) as second,
+                decoding(engine, made, text) as first,
+            ):
+                seen = turns({OURS: first, name: second}, memory, active)
+            ratio = median(
+                b["token_s"] / a["token_s"] for a, b in zip(seen[OURS], seen[name], strict=True)
+            )
+            say(f"{name}: a token takes {ratio:.3f} times what ours does")
+            about = made.said | {"beside": name, "prompt": text.prompt, "tokens": text.tokens}
+            rows += [row(each, seen[each], **about, ratio=round(ratio, 3)) for each in seen]
+    return rows

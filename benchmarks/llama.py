@@ -1,0 +1,119 @@
+"""llama.cpp as this benchmark runs it: a GGUF of a model's geometry, and processes that decode it.
+
+They run by a Python of their own, which has llama-cpp-python and gguf (`make bench-peers` makes
+one); their programs are in `peer/`.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import sections
+from benchmarks.results import ROOT
+from outlier_jupyter.bench.geometry import router_codes
+from outlier_jupyter.bench.models import Made
+from outlier_jupyter.bench.rounds import Numbers
+from outlier_jupyter.bench.subjects import Text
+
+PEER = ROOT / "benchmarks" / "peer"
+Decode = Callable[[int], list[float]]
+"""Decodes so many tokens; the seconds of each."""
+
+
+class Killed(Exception):
+    """The system ended a run for the memory it wanted."""
+
+
+@dataclass(frozen=True)
+class Llama:
+    """A model as llama.cpp has it.
+
+    Attributes:
+        made: the model as we have it, with the same routing.
+        python: the interpreter that has llama-cpp-python.
+    """
+
+    made: Made
+    python: str
+
+    @property
+    def gguf(self) -> Path:
+        """The file, once `write` made it."""
+        return self.made.folder / "peer.gguf"
+
+    def write(self, say: Callable[[str], object]) -> None:
+        """Make the file if it is not there."""
+        sections.routes_file(self.made)
+        shape, routes = self.made.shape, self.made.routes
+        random = np.random.default_rng(0)
+        gates = [router_codes(routes, layer, shape.experts, shape.hidden, random)
+                 for layer in range(shape.layers)]  # fmt: skip
+        np.save(self.made.folder / "gates.npy", np.stack(gates))
+        if not self.gguf.exists():
+            say(f"{self.gguf}: written")
+            command = [self.python, PEER / "write_gguf.py", self.made.folder, self.gguf]
+            subprocess.run(command, check=True)
+
+    def run(self, text: Text, prefix: tuple[str, ...] = (), **settings: Any) -> Numbers:
+        """One run in a process of its own; `prefix` is put before its command.
+
+        Raises:
+            Killed: it wanted more memory than `prefix` lets it have.
+        """
+        command = [*prefix, *self._command(text, settings)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == -signal.SIGKILL and prefix:
+            raise Killed
+        if done.returncode:
+            raise RuntimeError(f"llama.cpp failed ({done.returncode}): {done.stderr[-2000:]}")
+        return _checked(done.stdout.splitlines()[-1])
+
+    @contextmanager
+    def decoding(self, text: Text, **settings: Any) -> Iterator[Decode]:
+        """A process that has read the prompt, and decodes when it is asked to."""
+        command = self._command(text, settings | {"asked": True})
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+            asks, answers = process.stdin, process.stdout
+            assert asks is not None
+            assert answers is not None
+
+            def decode(tokens: int) -> list[float]:
+                asks.write(f"{tokens}\n")
+                asks.flush()
+                found: list[float] = json.loads(answers.readline())
+                return found
+
+            answers.readline()  # the prompt is read
+            yield decode
+            asks.close()
+            _checked(answers.readline())
+
+    def _command(self, text: Text, settings: dict[str, Any]) -> list[str]:
+        asked = {
+            "model": str(self.gguf), "routes": str(self.made.folder / "routes.npz"),
+            "first": text.first, "prompt": text.prompt, "tokens": text.tokens,
+        } | settings  # fmt: skip
+        return [self.python, str(PEER / "run_llama.py"), json.dumps(asked)]
+
+
+def _checked(line: str) -> Numbers:
+    """What a process said of its run, which must have been the text's."""
+    found: Numbers = json.loads(line)
+    if found["right"] < 0.9:
+        raise RuntimeError(f"llama.cpp said the text's next token in {found['right']:.0%} only")
+    return found
+
+
+def way(threads: int, mmap: bool) -> str:
+    """What a run is called: of mapped weights nothing is repacked, of read ones what can be is."""
+    return f"llama.cpp, {threads} threads, " + ("mmap" if mmap else "repacked in RAM")
