@@ -25,6 +25,8 @@ from outlier_jupyter.bench.rounds import Numbers
 from outlier_jupyter.bench.subjects import Text
 
 PEER = ROOT / "benchmarks" / "peer"
+LOOKED_AT = 8
+"""Tokens by which a file's routing is looked at."""
 Decode = Callable[[int], list[float]]
 """Decodes so many tokens; the seconds of each."""
 
@@ -48,20 +50,43 @@ class Llama:
     @property
     def gguf(self) -> Path:
         """The file, once `write` made it."""
-        return self.made.folder / "peer.gguf"
+        return self.made.folder / "llama.gguf"
 
     def write(self, say: Callable[[str], object]) -> None:
-        """Make the file if it is not there."""
+        """Make the file if it is not there; what is there routes as the model was made to.
+
+        Raises:
+            RuntimeError: what was made routes elsewhere.
+        """
         sections.routes_file(self.made)
+        if self.gguf.exists():
+            return
+        say(f"{self.gguf}: written, and its routing looked at")
         shape, routes = self.made.shape, self.made.routes
         random = np.random.default_rng(0)
         gates = [router_codes(routes, layer, shape.experts, shape.hidden, random)
                  for layer in range(shape.layers)]  # fmt: skip
         np.save(self.made.folder / "gates.npy", np.stack(gates))
-        if not self.gguf.exists():
-            say(f"{self.gguf}: written")
-            command = [self.python, PEER / "write_gguf.py", self.made.folder, self.gguf]
-            subprocess.run(command, check=True)
+        unseen = self.gguf.with_suffix(".unseen")
+        command = [self.python, PEER / "write_gguf.py", self.made.folder, unseen]
+        subprocess.run(command, check=True)
+        self._look(unseen)
+        unseen.replace(self.gguf)
+
+    def _look(self, gguf: Path) -> None:
+        """That a text's next token is right says nothing of where it was routed."""
+        tokens = np.array(sections.text_of(self.made, 0, LOOKED_AT).ids(self.made.routes))
+        asked = [str(gguf), ",".join(map(str, tokens)), str(self.made.shape.k)]
+        command = [self.python, str(PEER / "show_routing.py"), *asked]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seen = np.sort(json.loads(done.stdout), axis=-1)  # [layers, tokens, k]
+        wanted = np.sort(self.made.routes.picks[tokens], axis=-1).swapaxes(0, 1)
+        same = (seen == wanted).all(axis=-1)
+        if not same.all():
+            raise RuntimeError(
+                f"llama.cpp chose other experts than the model was made for in {(~same).sum()} of "
+                f"{same.size} choices: it cannot be compared, {gguf} is left to look at"
+            )
 
     def run(self, text: Text, prefix: tuple[str, ...] = (), **settings: Any) -> Numbers:
         """One run in a process of its own; `prefix` is put before its command.

@@ -25,6 +25,8 @@ POOL = 1 << 20
 """Blocks of random weights that all packed tensors are taken from."""
 SMALL, QUIET = 0.002, 6.2e-5
 """Scales; the second is the least normal float16."""
+EMBEDDED = 32768
+"""The one number of a token's embedding: so large that what layers add does not turn routers."""
 QUIET_NAMES = ("attn_output", "ffn_down_exps")
 NUMBERS = {
     "context_length": "max_position_embeddings", "embedding_length": "hidden_size",
@@ -103,7 +105,7 @@ def values(name: str, shape: tuple[int, ...], kind: Kind, made: dict[str, Any]) 
     if name == "token_embd.weight":
         rows = np.zeros(shape, np.float16)
         count = len(made["follows"])
-        rows[np.arange(count), np.arange(count)] = 16
+        rows[np.arange(count), np.arange(count)] = EMBEDDED
         return rows
     if name == "output.weight":
         return head(shape, made["follows"])
