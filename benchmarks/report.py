@@ -154,6 +154,23 @@ def peer_lines(parts: dict[str, list[Row]]) -> list[str]:
     return table(heads, found) if found else []
 
 
+def abreast_lines(parts: dict[str, list[Row]]) -> list[str]:
+    """Ours and llama.cpp's, both held at once, token by token."""
+    rows = parts.get("abreast", [])
+    heads = ("both in RAM at once, tokens in turn", "this package, tokens/s", "llama.cpp, tokens/s",
+             "its time for a token ÷ ours", "times the memory limit, ours and its")  # fmt: skip
+    found = []
+    for way in dict.fromkeys(str(r["beside"]) for r in rows):
+        theirs, mine = (
+            next(r for r in rows if r["beside"] == way and (r["subject"] == way) == its)
+            for its in (True, False)
+        )
+        said = f"{mine['layers']} of the 48 layers, {way.partition(', ')[2]}"
+        limits = f"{cell(mine, 'times_limit')}, {cell(theirs, 'times_limit')}"
+        found.append((said, speed(mine), speed(theirs), cell(mine, "ratio"), limits))
+    return table(heads, found) if found else []
+
+
 def other_lines(parts: dict[str, list[Row]]) -> list[str]:
     """What is told in sentences."""
     said = [
@@ -272,7 +289,7 @@ def report() -> str:
     shown = bool(parts.get("sizes") or parts.get("peers"))
     lines = [
         *(picture if shown else []), *decode_lines(parts), *unpaged_lines(parts),
-        *peer_lines(parts), *feature_lines(parts), *prompt_lines(parts), *other_lines(parts),
+        *peer_lines(parts), *abreast_lines(parts), *feature_lines(parts), *prompt_lines(parts), *other_lines(parts),
         *notes(parts),
     ]  # fmt: skip
     return "\n".join(lines)

@@ -91,7 +91,7 @@ def task(function: Callable[[int, int], None], finite: bool = True) -> int:
     return int(compiled.address)
 
 
-INLINED = ("activations", "codes", "formats", "memory", "reductions", "rows", "simd")
+INLINED = ("activations", "codes", "digits", "formats", "memory", "reductions", "rows", "simd")
 """Files of this room whose code becomes part of kernels written elsewhere."""
 _KEPT: list[Any] = []
 """What was compiled is freed with its object, and only its address is handed out."""

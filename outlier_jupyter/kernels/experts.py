@@ -31,14 +31,14 @@ LEAST_BLOCK = 16
 SPREAD = 8
 """Between two experts' counters: as many numbers as a cache line holds."""
 
-# The arguments, by place; the first four are `linear.arrange_task`'s. Strides are bytes.
-(WIDTH, X, ARRANGED, SUMS, HIDDEN, OUTPUT, ROW_STRIDE, SUMS_STRIDE, VALUES, GATES, INNER,
+# The arguments, by place; the first five are `linear.arrange_task`'s. Strides are bytes.
+(WIDTH, X, ARRANGED, SUMS, ALONE, HIDDEN, OUTPUT, ROW_STRIDE, SUMS_STRIDE, VALUES, GATES, INNER,
  INNER_SUMS, OUT, BLOCK, BLOCKS, OUT_BLOCK, OUT_BLOCKS, TABLE, DONE, READY,
- PARAMETERS) = range(21)  # fmt: skip
-UP, GATE, DOWN = 21, 27, 33
+ PARAMETERS) = range(22)  # fmt: skip
+UP, GATE, DOWN = 22, 28, 34
 W, S, B, BIAS, ROW_BYTES, SCALE_BYTES = range(6)
 """Of each bank: its arrays' addresses, and the bytes of one row."""
-NUMBERS = 39
+NUMBERS = 40
 SLOT, PAIR, COUNT = range(3)
 """Of each run of pairs that share an expert: its slot, its first pair, how many there are."""
 
@@ -122,7 +122,8 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
             w, s, b = bank_row(bank, slot * hidden + start)
             dots(first, lanes, end - start, w, whole(bank, ROW_BYTES), s, b,
                  whole(bank, SCALE_BYTES), count, x, whole(arguments, ROW_STRIDE), y,
-                 whole(arguments, SUMS_STRIDE), width, to + 4 * start, 4 * hidden)  # fmt: skip
+                 whole(arguments, SUMS_STRIDE), width, to + 4 * start, 4 * hidden,
+                 whole(arguments, ALONE))  # fmt: skip
         a, c = real(whole(arguments, PARAMETERS), 0), real(whole(arguments, PARAMETERS), 1)
         for place in range(pair * hidden, (pair + count) * hidden, hidden):
             for row in range(start, end):
@@ -138,7 +139,8 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
                 # The values are used up: their memory takes the arranged activations.
                 arrange(second, lanes, whole(arguments, INNER) + 4 * done * hidden, hidden,
                         values + 4 * done * hidden,
-                        whole(arguments, INNER_SUMS) + 4 * done * (hidden // UNIT))  # fmt: skip
+                        whole(arguments, INNER_SUMS) + 4 * done * (hidden // UNIT),
+                        whole(arguments, ALONE))  # fmt: skip
             add_done(whole(arguments, READY), SPREAD * turn)
 
     return task(kernel)
@@ -165,7 +167,7 @@ def output_task(second: str, bias: str, lanes: int = LANES) -> int:
         w, s, b = bank_row(bank, slot * output + start)
         dots(second, lanes, end - start, w, whole(bank, ROW_BYTES), s, b, whole(bank, SCALE_BYTES),
              count, x, 4 * hidden, y, hidden // UNIT * 4, hidden,
-             out + 4 * (pair * output + start), 4 * output)  # fmt: skip
+             out + 4 * (pair * output + start), 4 * output, whole(arguments, ALONE))  # fmt: skip
         if biased:
             for place in range(pair * output, (pair + count) * output, output):
                 for row in range(start, end):
@@ -312,9 +314,8 @@ class Experts:
         out_block, out_blocks = _split(self.output, runs)
         arguments = self._arguments.copy()
         arguments[:UP] = (
-            width, 0, arranged, sums, hidden, self.output, 0 if shared else 4 * width,
-            0 if shared else 4 * (width // UNIT), values, gates, inner, inner_sums,
-            0, block, blocks, out_block, out_blocks, address(table),
+            width, 0, arranged, sums, shared, hidden, self.output, 0 if shared else 4 * width,
+            0 if shared else 4 * (width // UNIT), values, gates, inner, inner_sums, 0, block, blocks, out_block, out_blocks, address(table),
             address(counters), address(counters) + 8 * SPREAD * runs, address(self.parameters),
         )  # fmt: skip
         prepared = Prepared(

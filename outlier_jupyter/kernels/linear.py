@@ -26,9 +26,9 @@ LEAST_BLOCK = 8
 """Rows of a task, at least: below, taking a task costs as much as doing it."""
 
 # What the kernel reads, by place: of the call, and of each matrix after them.
-WIDTH, X, ARRANGED, SUMS, ROWS, OUT, TOTAL, BLOCK = range(8)
+WIDTH, X, ARRANGED, SUMS, ALONE, ROWS, OUT, TOTAL, BLOCK = range(9)
 W, S, B, BIAS, HEIGHT, ROW_BYTES, SCALE_BYTES = range(7)
-CALL, MATRIX = 8, 7
+CALL, MATRIX = 9, 7
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class Matrix:
 
 @lru_cache
 def arrange_task(name: str, lanes: int = LANES) -> int:
-    """Lay one row of activations out for format `name`; a task is a row."""
+    """Lay rows of activations out for format `name`; a task is a row."""
 
     def kernel(arguments: int, row: int) -> None:
         width = whole(arguments, WIDTH)
         sums = whole(arguments, SUMS) + row * (width // UNIT) * 4
         offset = row * 4 * width
         arrange(name, lanes, whole(arguments, X) + offset, width,
-                whole(arguments, ARRANGED) + offset, sums)  # fmt: skip
+                whole(arguments, ARRANGED) + offset, sums, whole(arguments, ALONE))  # fmt: skip
 
     return task(kernel)
 
@@ -104,7 +104,7 @@ def matrix_task(name: str, lanes: int = LANES) -> int:
                 name, lanes, high, whole(matrix, W) + at * whole(matrix, ROW_BYTES),
                 whole(matrix, ROW_BYTES), whole(matrix, S) + scale, whole(matrix, B) + scale,
                 whole(matrix, SCALE_BYTES), rows, x, 4 * width, y, width // UNIT * 4, width,
-                out + 4 * place, 4 * total,
+                out + 4 * place, 4 * total, whole(arguments, ALONE),
             )  # fmt: skip
             if whole(matrix, BIAS) != 0:
                 for column in range(high):
@@ -162,7 +162,8 @@ class Stack:
         start = address(scratch)
         arguments = self._arguments.copy()
         arguments[:CALL] = (
-            self.width, 0, start, start + 4 * rows * self.width, rows, 0, self.height, self._block,
+            self.width, 0, start, start + 4 * rows * self.width, rows == 1, rows, 0, self.height,
+            self._block,
         )  # fmt: skip
         return Prepared(
             arguments, (X, OUT), self.nbytes * rows,

@@ -65,7 +65,7 @@ def activate_task(second: str, kind: str, bias: str, lanes: int = LANES) -> int:
             put(whole(arguments, INNER), first + column, activate(kind, value, gate, a, b))
         arrange(second, lanes, whole(arguments, INNER) + 4 * first, hidden,
                 whole(arguments, ARRANGED) + 4 * first,
-                whole(arguments, SUMS) + 4 * row * (hidden // UNIT))  # fmt: skip
+                whole(arguments, SUMS) + 4 * row * (hidden // UNIT), 0)  # fmt: skip
 
     return task(kernel)
 
@@ -74,7 +74,7 @@ def arranged(x: F32s, name: str, lanes: int = LANES) -> F32s:
     """x [rows, width] in the order of format `name`'s vectors."""
     rows, width = x.shape
     out, sums = np.empty_like(x), np.empty((rows, max(1, width // UNIT)), np.float32)
-    arguments = np.array([width, address(x), address(out), address(sums)], np.int64)
+    arguments = np.array([width, address(x), address(out), address(sums), 0], np.int64)
     run(arguments, x.nbytes, Stage(arrange_task(name, lanes), rows))
     return out
 

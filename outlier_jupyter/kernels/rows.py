@@ -18,6 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from . import digits
 from .codes import AHEAD, CACHE_LINE, LANES, OFFSET, Steps, steps
 from .formats import ITEM_BYTES, Format, parse
 from .simd import F32, I64, Emitter, Value, constant, vector
@@ -25,6 +26,8 @@ from .simd import F32, I64, Emitter, Value, constant, vector
 __all__ = ["LANES", "arrange", "dots", "unpack"]
 
 
+FLOATS, DIGITS, REST = "floats", "digits", "rest"
+"""How a row is multiplied: its whole steps, in one of two ways, and what is left of it."""
 FOUR, TWO = 4, 2
 """Rows of activations and of weights that are multiplied at a time: eight sums, which
 with what they are made of fit sixteen registers."""
@@ -36,8 +39,11 @@ def _literals(*found: Any) -> list[Any] | None:
 
 
 @intrinsic(prefer_literal=True)
-def arrange(context, name, lanes, x, width, out, sums):
-    """Lay out float32 x [width] for format `name` at `out` [width], its group sums at `sums`."""
+def arrange(context, name, lanes, x, width, out, sums, alone):
+    """Lay out float32 x [width] for format `name` at `out` [width], its group sums at `sums`.
+
+    A row that is multiplied `alone` is laid out as digits where the format takes them.
+    """
     known = _literals(name, lanes)
     if known is None:
         return None
@@ -45,15 +51,30 @@ def arrange(context, name, lanes, x, width, out, sums):
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
-        x, width, out, sums = arguments[2:]
-        for part in steps(emit, form, count, width):
-            with part.walk() as value:
-                _arrange_step(part, value, x, out)
+        x, width, out, sums, alone = arguments[2:]
+        whole, rest = steps(emit, form, count, width)
+        if digits.fits(form, count):
+            units = digits.units_of(emit, sums, whole.count)
+            with builder.if_else(_is(builder, alone)) as (then, otherwise):
+                with then, whole.walk() as value:
+                    digits.split(whole, value, x, out, units)
+                with otherwise, whole.walk() as value:
+                    _arrange_step(whole, value, x, out)
+        else:
+            with whole.walk() as value:
+                _arrange_step(whole, value, x, out)
+        with rest.walk() as value:
+            _arrange_step(rest, value, x, out)
         if form.kind != "plain":
             _sum_groups(emit, form, x, width, sums)
         return context.get_dummy_value()
 
-    return types.void(name, lanes, *[types.int64] * 4), generate
+    return types.void(name, lanes, *[types.int64] * 5), generate
+
+
+def _is(builder: Any, number: Value) -> Value:
+    """Whether a number is not zero."""
+    return builder.icmp_unsigned("!=", number, ir.Constant(I64, 0))
 
 
 def _arrange_step(part: Steps, value: Value, x: Value, out: Value) -> None:
@@ -92,14 +113,14 @@ def _sum_groups(emit: Emitter, form: Format, x: Value, width: Value, sums: Value
 @intrinsic(prefer_literal=True)
 def dots(
     context, name, lanes, high, w, w_stride, s, b, s_stride,
-    rows, x, x_stride, sums, sums_stride, width, out, out_stride,
+    rows, x, x_stride, sums, sums_stride, width, out, out_stride, alone,
 ):  # fmt: skip
     """`high` rows of weights × `rows` rows of arranged activations → float32 at `out`.
 
     Strides are the bytes from one row of codes, scales (and biases), activations, sums and results
     to the next; a row of results has one number for each row of weights. From four rows of
     activations on they are taken four at a time with two rows of weights, whose sums fit the
-    registers; the last four may overlap those before.
+    registers; the last four may overlap those before. `alone` is what `arrange` was told.
     """
     known = _literals(name, lanes)
     if known is None:
@@ -115,26 +136,31 @@ def dots(
         twos = builder.udiv(high, emit.integer(TWO))
         done = builder.mul(twos, emit.integer(TWO))
         fours, ones = builder.select(many, fours, zero), builder.select(many, zero, rows)
-        for tall, wide, rest, turns, first, heights in (
-            (TWO, FOUR, False, fours, zero, twos),
-            (1, FOUR, False, fours, done, builder.sub(high, done)),
-            (1, 1, False, ones, zero, high),
-            (1, 1, True, rows, zero, high),  # it adds, so no row may be taken twice
-        ):
-            function = _block(builder.module, form, lane_count, tall, wide, rest)
-            builder.call(function, [turns, first, heights, *arguments[3:]])
+        blocks = [
+            (TWO, FOUR, FLOATS, fours, zero, twos),
+            (1, FOUR, FLOATS, fours, done, builder.sub(high, done)),
+            (1, 1, FLOATS, ones, zero, high),
+            (1, 1, REST, rows, zero, high),  # it adds, so no row may be taken twice
+        ]
+        if digits.fits(form, lane_count):
+            single = _is(builder, arguments[-1])
+            blocks.insert(0, (1, 1, DIGITS, builder.select(single, rows, zero), zero, high))
+            blocks[3] = (1, 1, FLOATS, builder.select(single, zero, ones), zero, high)
+        for tall, wide, way, turns, first, heights in blocks:
+            function = _block(builder.module, form, lane_count, tall, wide, way)
+            builder.call(function, [turns, first, heights, *arguments[3:-1]])
         return context.get_dummy_value()
 
-    return types.void(name, lanes, *[types.int64] * 15), generate
+    return types.void(name, lanes, *[types.int64] * 16), generate
 
 
-def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, rest: bool) -> Any:
-    """A function that multiplies so many rows at a time: their whole steps, or adds the `rest`.
+def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str) -> Any:
+    """A function that multiplies so many rows at a time: their whole steps, or adds the rest.
 
     Each is a function of its own: in one of all, LLVM would have more to keep in registers than
     there are, and would read the masks of the innermost loop from memory at each turn.
     """
-    name = f"dots_{form.name}_{lanes}_{tall}_{wide}_{rest}"
+    name, rest = f"dots_{form.name}_{lanes}_{tall}_{wide}_{way}", way == REST
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 16), name)
@@ -145,6 +171,8 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, rest: bo
     turns, first, heights, w, w_stride, s, b, s_stride, rows, *places = function.args
     x, x_stride, sums, sums_stride, width, out, out_stride = places
     part = steps(emit, form, lanes, width)[rest]
+    groups = part.count
+    room = digits.scale_room(emit, groups) if way == DIGITS else None
     if rest:
         none = builder.icmp_unsigned("==", part.count, emit.integer(0))
         turns = builder.select(none, emit.integer(0), turns)
@@ -165,9 +193,14 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, rest: bo
                 for base, stride in ((w, w_stride), (s, s_stride), (b, s_stride))
             )
             whole = not rest and form.kind != "plain"
-            if whole:  # keys, which are plain, are few: the processor's own fetching does for them
+            if whole and way != DIGITS:  # keys, which are plain, are few: the processor's own fetching does for them
                 _fetch(emit, ws, w_stride)
-            found = _dots(part, ws, ss, xs)
+            if way == DIGITS:
+                found = [[emit.variable(vector(F32, lanes), constant(0.0, F32, lanes))]]
+                units = digits.units_of(emit, ys[0], groups)
+                digits.multiply(part, ws[0], ss[0], xs[0], units, room, found[0][0])
+            else:
+                found = _dots(part, ws, ss, xs)
             if whole:
                 _add_biases(emit, form, ss if form.kind == "mxfp" else bs, ys, width, found)
             for place in range(tall):
