@@ -289,8 +289,8 @@ def report() -> str:
     shown = bool(parts.get("sizes") or parts.get("peers"))
     lines = [
         *(picture if shown else []), *decode_lines(parts), *unpaged_lines(parts),
-        *peer_lines(parts), *abreast_lines(parts), *feature_lines(parts), *prompt_lines(parts), *other_lines(parts),
-        *notes(parts),
+        *peer_lines(parts), *abreast_lines(parts), *feature_lines(parts), *prompt_lines(parts),
+        *other_lines(parts), *notes(parts),
     ]  # fmt: skip
     return "\n".join(lines)
 

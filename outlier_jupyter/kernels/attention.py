@@ -136,7 +136,7 @@ def attention_task(kind: str, lanes: int = LANES) -> int:
         scores = whole(arguments, SCORES) + 4 * row * length
         queries = whole(arguments, QUERIES) + 4 * head * shared * width
         dots(name, lanes, count, keys, width * nbytes, 0, 0, 0, shared, queries, 4 * width, 0, 0,
-             width, scores, 4 * length, 0)  # fmt: skip
+             width, scores, 4 * length)  # fmt: skip
         for g in range(shared):
             top = largest(scores + 4 * g * length, count)
             put(whole(arguments, TOPS), row + g, top)

@@ -49,7 +49,7 @@ def causal_task(kind: str, lanes: int = LANES) -> int:
         scores = whole(arguments, SCORES) + 4 * row * room
         queries = whole(arguments, QUERIES) + 4 * row * width
         dots(name, lanes, count, keys, width * nbytes, 0, 0, 0, rows, queries, 4 * width, 0, 0,
-             width, scores, 4 * room, 0)  # fmt: skip
+             width, scores, 4 * room)  # fmt: skip
         for token in range(first, last):
             for g in range(shared):
                 at = scores + 4 * ((token - first) * shared + g) * room

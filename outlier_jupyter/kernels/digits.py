@@ -1,4 +1,4 @@
-"""One row of activations as whole numbers, so that bytes are multiplied in place of floats.
+"""Activations as whole numbers, so that bytes are multiplied in place of floats.
 
 The activations of a group become whole numbers of up to `LARGEST`, by a unit of their group, each
 of them three digits of base 128. The processor multiplies 32 codes with 32 digits and adds up
@@ -6,8 +6,8 @@ pairs in one instruction, where of floats it multiplies eight, each made from it
 a token's product takes two thirds of the instructions. What is rounded is half a unit, 2.4e-7 of
 the group's largest activation; everything after it is exact until the group's sum is a float.
 
-Where a format or a processor does not fit, `rows.py` multiplies floats. So it does where several
-rows share the reading of weights.
+Where a format or a processor does not fit, `rows.py` multiplies floats. So it does from four rows
+on that share the reading of weights, for then that is not what takes the time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TOGETHER = 4
 
 
 def fits(form: Format, lanes: int) -> bool:
-    """Whether products of one row in this format are made of digits."""
+    """Whether products of few rows in this format are made of digits."""
     packed = form.kind == "affine" and form.bits == 4 and form.group == VALUES
     return packed and lanes == LANES and HAS_AVX2
 

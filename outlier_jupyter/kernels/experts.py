@@ -22,7 +22,7 @@ from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, w
 from .formats import UNIT, Format
 from .linear import F32s, arrange_task
 from .memory import add_done, count_done, number, put, put_whole, real, whole
-from .rows import LANES, arrange, dots
+from .rows import FOUR, LANES, arrange, dots
 
 Slots = npt.NDArray[np.integer]
 
@@ -32,7 +32,7 @@ SPREAD = 8
 """Between two experts' counters: as many numbers as a cache line holds."""
 
 # The arguments, by place; the first five are `linear.arrange_task`'s. Strides are bytes.
-(WIDTH, X, ARRANGED, SUMS, ALONE, HIDDEN, OUTPUT, ROW_STRIDE, SUMS_STRIDE, VALUES, GATES, INNER,
+(WIDTH, X, ARRANGED, SUMS, FEW, HIDDEN, OUTPUT, ROW_STRIDE, SUMS_STRIDE, VALUES, GATES, INNER,
  INNER_SUMS, OUT, BLOCK, BLOCKS, OUT_BLOCK, OUT_BLOCKS, TABLE, DONE, READY,
  PARAMETERS) = range(22)  # fmt: skip
 UP, GATE, DOWN = 22, 28, 34
@@ -122,8 +122,7 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
             w, s, b = bank_row(bank, slot * hidden + start)
             dots(first, lanes, end - start, w, whole(bank, ROW_BYTES), s, b,
                  whole(bank, SCALE_BYTES), count, x, whole(arguments, ROW_STRIDE), y,
-                 whole(arguments, SUMS_STRIDE), width, to + 4 * start, 4 * hidden,
-                 whole(arguments, ALONE))  # fmt: skip
+                 whole(arguments, SUMS_STRIDE), width, to + 4 * start, 4 * hidden)  # fmt: skip
         a, c = real(whole(arguments, PARAMETERS), 0), real(whole(arguments, PARAMETERS), 1)
         for place in range(pair * hidden, (pair + count) * hidden, hidden):
             for row in range(start, end):
@@ -140,7 +139,7 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
                 arrange(second, lanes, whole(arguments, INNER) + 4 * done * hidden, hidden,
                         values + 4 * done * hidden,
                         whole(arguments, INNER_SUMS) + 4 * done * (hidden // UNIT),
-                        whole(arguments, ALONE))  # fmt: skip
+                        int(count < FOUR))  # fmt: skip
             add_done(whole(arguments, READY), SPREAD * turn)
 
     return task(kernel)
@@ -167,7 +166,7 @@ def output_task(second: str, bias: str, lanes: int = LANES) -> int:
         w, s, b = bank_row(bank, slot * output + start)
         dots(second, lanes, end - start, w, whole(bank, ROW_BYTES), s, b, whole(bank, SCALE_BYTES),
              count, x, 4 * hidden, y, hidden // UNIT * 4, hidden,
-             out + 4 * (pair * output + start), 4 * output, whole(arguments, ALONE))  # fmt: skip
+             out + 4 * (pair * output + start), 4 * output)  # fmt: skip
         if biased:
             for place in range(pair * output, (pair + count) * output, output):
                 for row in range(start, end):
@@ -312,16 +311,19 @@ class Experts:
         counters = np.zeros(2 * SPREAD * runs, np.int64)
         block, blocks = _split(hidden, runs)
         out_block, out_blocks = _split(self.output, runs)
+        few = np.ones(1, np.int64) if shared else _few(table[:, COUNT])
         arguments = self._arguments.copy()
         arguments[:UP] = (
-            width, 0, arranged, sums, shared, hidden, self.output, 0 if shared else 4 * width,
-            0 if shared else 4 * (width // UNIT), values, gates, inner, inner_sums, 0, block, blocks, out_block, out_blocks, address(table),
-            address(counters), address(counters) + 8 * SPREAD * runs, address(self.parameters),
+            width, 0, arranged, sums, address(few), hidden, self.output,
+            0 if shared else 4 * width, 0 if shared else 4 * (width // UNIT),
+            values, gates, inner, inner_sums, 0, block, blocks, out_block, out_blocks,
+            address(table), address(counters), address(counters) + 8 * SPREAD * runs,
+            address(self.parameters),
         )  # fmt: skip
         prepared = Prepared(
             arguments, (X, OUT), pairs * self.nbytes, Stage(self._first, runs * blocks),
             before=Stage(self._arrange, rows), then=Stage(self._second, runs * out_blocks),
-            memory=[scratch, table, counters, self.parameters],
+            memory=[scratch, few, table, counters, self.parameters],
         )  # fmt: skip
         return _Call(prepared, table[:, SLOT], counters, pairs)
 
@@ -331,6 +333,11 @@ def _table_of(k: int) -> npt.NDArray[np.int64]:
     table = np.ones((k, 3), np.int64)
     table[:, PAIR] = np.arange(k)
     return table
+
+
+def _few(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Of each pair, whether few share its expert's weights: not how pairs fell into calls."""
+    return np.repeat(counts < FOUR, counts).astype(np.int64)
 
 
 def _split(rows: int, runs: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from .chain import Link, links_of
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import UNIT, Format
 from .memory import put, real, whole
-from .rows import LANES, arrange, dots
+from .rows import FOUR, LANES, arrange, dots
 
 F32s = npt.NDArray[np.float32]
 TASKS_PER_THREAD = 8
@@ -26,7 +26,7 @@ LEAST_BLOCK = 8
 """Rows of a task, at least: below, taking a task costs as much as doing it."""
 
 # What the kernel reads, by place: of the call, and of each matrix after them.
-WIDTH, X, ARRANGED, SUMS, ALONE, ROWS, OUT, TOTAL, BLOCK = range(9)
+WIDTH, X, ARRANGED, SUMS, FEW, ROWS, OUT, TOTAL, BLOCK = range(9)
 W, S, B, BIAS, HEIGHT, ROW_BYTES, SCALE_BYTES = range(7)
 CALL, MATRIX = 9, 7
 
@@ -70,14 +70,17 @@ class Matrix:
 
 @lru_cache
 def arrange_task(name: str, lanes: int = LANES) -> int:
-    """Lay rows of activations out for format `name`; a task is a row."""
+    """Lay rows of activations out for format `name`; a task is a row.
+
+    Of each is said whether few rows share the reading of weights with it.
+    """
 
     def kernel(arguments: int, row: int) -> None:
         width = whole(arguments, WIDTH)
         sums = whole(arguments, SUMS) + row * (width // UNIT) * 4
-        offset = row * 4 * width
+        offset, few = row * 4 * width, whole(whole(arguments, FEW), row)
         arrange(name, lanes, whole(arguments, X) + offset, width,
-                whole(arguments, ARRANGED) + offset, sums, whole(arguments, ALONE))  # fmt: skip
+                whole(arguments, ARRANGED) + offset, sums, few)  # fmt: skip
 
     return task(kernel)
 
@@ -104,7 +107,7 @@ def matrix_task(name: str, lanes: int = LANES) -> int:
                 name, lanes, high, whole(matrix, W) + at * whole(matrix, ROW_BYTES),
                 whole(matrix, ROW_BYTES), whole(matrix, S) + scale, whole(matrix, B) + scale,
                 whole(matrix, SCALE_BYTES), rows, x, 4 * width, y, width // UNIT * 4, width,
-                out + 4 * place, 4 * total, whole(arguments, ALONE),
+                out + 4 * place, 4 * total,
             )  # fmt: skip
             if whole(matrix, BIAS) != 0:
                 for column in range(high):
@@ -160,13 +163,14 @@ class Stack:
         # Arranged activations and their sums in one piece. A prompt's are not kept.
         scratch = work_memory(count) if rows == 1 else np.empty(count, np.float32)
         start = address(scratch)
+        few = np.full(rows, rows < FOUR, np.int64)
         arguments = self._arguments.copy()
         arguments[:CALL] = (
-            self.width, 0, start, start + 4 * rows * self.width, rows == 1, rows, 0, self.height,
-            self._block,
+            self.width, 0, start, start + 4 * rows * self.width, address(few), rows, 0,
+            self.height, self._block,
         )  # fmt: skip
         return Prepared(
             arguments, (X, OUT), self.nbytes * rows,
             Stage(self._multiply, -(-self.height // self._block)),
-            before=Stage(self._arrange, rows), memory=[scratch],
+            before=Stage(self._arrange, rows), memory=[scratch, few],
         )  # fmt: skip

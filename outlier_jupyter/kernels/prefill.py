@@ -74,7 +74,8 @@ def arranged(x: F32s, name: str, lanes: int = LANES) -> F32s:
     """x [rows, width] in the order of format `name`'s vectors."""
     rows, width = x.shape
     out, sums = np.empty_like(x), np.empty((rows, max(1, width // UNIT)), np.float32)
-    arguments = np.array([width, address(x), address(out), address(sums), 0], np.int64)
+    few = np.zeros(rows, np.int64)
+    arguments = np.array([width, address(x), address(out), address(sums), address(few)], np.int64)
     run(arguments, x.nbytes, Stage(arrange_task(name, lanes), rows))
     return out
 

@@ -23,7 +23,7 @@ from .codes import AHEAD, CACHE_LINE, LANES, OFFSET, Steps, steps
 from .formats import ITEM_BYTES, Format, parse
 from .simd import F32, I64, Emitter, Value, constant, vector
 
-__all__ = ["LANES", "arrange", "dots", "unpack"]
+__all__ = ["FOUR", "LANES", "arrange", "dots", "unpack"]
 
 
 FLOATS, DIGITS, REST = "floats", "digits", "rest"
@@ -39,10 +39,11 @@ def _literals(*found: Any) -> list[Any] | None:
 
 
 @intrinsic(prefer_literal=True)
-def arrange(context, name, lanes, x, width, out, sums, alone):
+def arrange(context, name, lanes, x, width, out, sums, few):
     """Lay out float32 x [width] for format `name` at `out` [width], its group sums at `sums`.
 
-    A row that is multiplied `alone` is laid out as digits where the format takes them.
+    As digits, where the format takes them, if `few` rows share the reading of weights: less than
+    `FOUR`.
     """
     known = _literals(name, lanes)
     if known is None:
@@ -51,11 +52,11 @@ def arrange(context, name, lanes, x, width, out, sums, alone):
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
-        x, width, out, sums, alone = arguments[2:]
+        x, width, out, sums, few = arguments[2:]
         whole, rest = steps(emit, form, count, width)
         if digits.fits(form, count):
             units = digits.units_of(emit, sums, whole.count)
-            with builder.if_else(_is(builder, alone)) as (then, otherwise):
+            with builder.if_else(_is(builder, few)) as (then, otherwise):
                 with then, whole.walk() as value:
                     digits.split(whole, value, x, out, units)
                 with otherwise, whole.walk() as value:
@@ -113,14 +114,14 @@ def _sum_groups(emit: Emitter, form: Format, x: Value, width: Value, sums: Value
 @intrinsic(prefer_literal=True)
 def dots(
     context, name, lanes, high, w, w_stride, s, b, s_stride,
-    rows, x, x_stride, sums, sums_stride, width, out, out_stride, alone,
+    rows, x, x_stride, sums, sums_stride, width, out, out_stride,
 ):  # fmt: skip
     """`high` rows of weights × `rows` rows of arranged activations → float32 at `out`.
 
     Strides are the bytes from one row of codes, scales (and biases), activations, sums and results
     to the next; a row of results has one number for each row of weights. From four rows of
     activations on they are taken four at a time with two rows of weights, whose sums fit the
-    registers; the last four may overlap those before. `alone` is what `arrange` was told.
+    registers; the last four may overlap those before.
     """
     known = _literals(name, lanes)
     if known is None:
@@ -136,22 +137,17 @@ def dots(
         twos = builder.udiv(high, emit.integer(TWO))
         done = builder.mul(twos, emit.integer(TWO))
         fours, ones = builder.select(many, fours, zero), builder.select(many, zero, rows)
-        blocks = [
+        for tall, wide, way, turns, first, heights in (
             (TWO, FOUR, FLOATS, fours, zero, twos),
             (1, FOUR, FLOATS, fours, done, builder.sub(high, done)),
-            (1, 1, FLOATS, ones, zero, high),
+            (1, 1, DIGITS if digits.fits(form, lane_count) else FLOATS, ones, zero, high),
             (1, 1, REST, rows, zero, high),  # it adds, so no row may be taken twice
-        ]
-        if digits.fits(form, lane_count):
-            single = _is(builder, arguments[-1])
-            blocks.insert(0, (1, 1, DIGITS, builder.select(single, rows, zero), zero, high))
-            blocks[3] = (1, 1, FLOATS, builder.select(single, zero, ones), zero, high)
-        for tall, wide, way, turns, first, heights in blocks:
+        ):
             function = _block(builder.module, form, lane_count, tall, wide, way)
-            builder.call(function, [turns, first, heights, *arguments[3:-1]])
+            builder.call(function, [turns, first, heights, *arguments[3:]])
         return context.get_dummy_value()
 
-    return types.void(name, lanes, *[types.int64] * 16), generate
+    return types.void(name, lanes, *[types.int64] * 15), generate
 
 
 def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str) -> Any:
@@ -193,7 +189,8 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
                 for base, stride in ((w, w_stride), (s, s_stride), (b, s_stride))
             )
             whole = not rest and form.kind != "plain"
-            if whole and way != DIGITS:  # keys, which are plain, are few: the processor's own fetching does for them
+            # Keys, which are plain, are few: the processor's own fetching does for them.
+            if whole and way != DIGITS:
                 _fetch(emit, ws, w_stride)
             if way == DIGITS:
                 found = [[emit.variable(vector(F32, lanes), constant(0.0, F32, lanes))]]
