@@ -12,6 +12,7 @@ and tokens alternate (`abreast.py`).
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,7 @@ def keep(part: str, measure: Callable[..., list[Row]], *asked: object) -> None:
     """Measure, and append the rows with what others used of the processors meanwhile."""
     others = Others()
     rows = measure(*asked)
+    gc.collect()  # an engine is made of cycles, and the next runs need its memory
     share = others.share()
     stamp = {"others_cpu": round(share, 3), "busy": "yes" if share > BUSY else "no"}
     for one in rows:

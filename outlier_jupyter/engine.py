@@ -204,7 +204,7 @@ class Engine:
         return _memory(self)
 
     def close(self) -> None:
-        """Free the slots and close the files. A run under way is stopped first.
+        """Close the files; the slots are freed with the engine. A run under way is stopped first.
 
         Raises:
             EngineBusy: that run is a stream of this very thread, or does not stop.
