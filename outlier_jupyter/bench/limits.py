@@ -6,7 +6,6 @@ disk bandwidth). Both are measured with nothing around the reading.
 
 from __future__ import annotations
 
-import functools
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,59 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, prange, types
-from numba.extending import intrinsic
+from numba import njit, prange
 
 from ..checkpoint import PAGE, ByteRange, open_reader
-from ..kernels.codes import LANES
-from ..kernels.simd import I32, Emitter, constant, vector
+from ..kernels.memory import READ, read_through
 from ..large_pages import buffer
 
 WORDS = 1 << 27
 """float32 that the memory test reads: half a gigabyte, more than caches hold."""
 PARTS = 64
 """Shares of it that threads take."""
-VECTORS = 8
-"""Vectors that are read at a turn, each added to a sum of its own."""
-STEP = PARTS * VECTORS * LANES
+STEP = PARTS * READ // 4
 """float32 of which all readings are multiples."""
 DEPTHS = (2, 4, 8)
 """How many direct reads are under way at once; the best counts."""
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _read(context: Any, start: Any, turns: Any) -> Any:
-    """Read so many times `VECTORS` vectors, and add up their bits: nothing costs less.
-
-    A sum that Numba would make of a loop takes longer than the memory.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit, kind = Emitter(builder), vector(I32, LANES)
-        sums = [emit.variable(kind, constant(0, I32, LANES)) for _ in range(VECTORS)]
-        with emit.loop(arguments[1]) as turn:
-            place = builder.mul(turn, emit.integer(4 * VECTORS * LANES))
-            for number, at in enumerate(sums):
-                address = emit.at(emit.at(arguments[0], place), 4 * LANES * number)
-                found = emit.load(address, I32, LANES)
-                builder.store(builder.add(builder.load(at), found), at)
-        total = builder.load(sums[0])
-        for at in sums[1:]:
-            total = builder.add(total, builder.load(at))
-        lanes = [builder.extract_element(total, ir.Constant(I32, i)) for i in range(LANES)]
-        return functools.reduce(builder.add, lanes)
-
-    return types.int32(types.int64, types.int64), generate
 
 
 @njit(parallel=True, nogil=True)  # type: ignore[untyped-decorator]  # Numba has no types
 def _sum(words: Any, parts: Any) -> None:
     """Read float32 with all threads."""
     size = len(words) // len(parts)
-    turns = size // (VECTORS * LANES)
     for part in prange(len(parts)):
-        parts[part] = _read(words.ctypes.data + 4 * part * size, turns)
+        parts[part] = read_through(words.ctypes.data + 4 * part * size, 4 * size // READ)
 
 
 class Memory:
