@@ -1,9 +1,9 @@
 """Ours and llama.cpp's model in RAM at the same time, some tokens of each in turn.
 
-Whole runs, minutes apart, differ by more than the two engines do: on a virtual machine the memory
-gives 9 to 15 GB/s from minute to minute. So both hold as many layers as have room twice, and take
-turns of a few tokens, with the memory test between them. The first tokens of a turn are not
-counted: they wake threads and find the other's data in the caches.
+Whole runs, minutes apart, differ by more than the two engines do: what the neighbours of a virtual
+machine leave of cores and memory changes by half from minute to minute. So both hold as many layers
+as have room twice, and take turns of a few tokens, with the memory test between them. The first
+tokens of a turn are not counted: they wake threads and find the other's data in the caches.
 """
 
 from __future__ import annotations
