@@ -61,7 +61,7 @@ def reload(page: Page) -> None:
     command(page, "docmanager:save")
     page.wait_for_timeout(1000)
     page.reload()
-    expect(page.locator(".oj-chat .oj-assistant")).to_have_count(3, timeout=START_S * 1000)
+    expect(page.locator(".oj-chat .oj-assistant")).to_have_count(3, timeout=2 * START_S * 1000)
     log = page.locator(f"{BOX} .oj-log")
     expect(log).to_contain_text("the", timeout=60_000)
     tokens = page.locator(f"{BOX} .oj-numbers .oj-value").nth(1)
