@@ -7,7 +7,7 @@ a token's product takes two thirds of the instructions. What is rounded is half 
 the group's largest activation; everything after it is exact until the group's sum is a float.
 
 Where a format or a processor does not fit, `rows.py` multiplies floats. So it does from four rows
-on that share the reading of weights, for then that is not what takes the time.
+on that share the reading of weights: those share the unpacking, too.
 """
 
 from __future__ import annotations
