@@ -9,9 +9,19 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.browser.hosts import START_S, Lab, Marimo, command, open_notebook, wait_until_idle
+from tests.browser.hosts import (
+    START_S,
+    Lab,
+    Marimo,
+    command,
+    open_notebook,
+    save,
+    wait_until_idle,
+)
 
-__all__ = ["PICTURES", "ROOT", "START_S", "Lab", "command", "open_notebook", "wait_until_idle"]
+__all__ = [
+    "PICTURES", "ROOT", "START_S", "Lab", "command", "open_notebook", "save", "wait_until_idle",
+]  # fmt: skip
 
 ROOT = Path(__file__).parent.parent.parent
 CHROMIUM = subprocess.run(

@@ -102,7 +102,10 @@ class Lab:
         (folder / "themes.jupyterlab-settings").write_text(json.dumps({"theme": name}))
 
     def close(self) -> None:
-        """End the server, and with it its kernels."""
+        """End the server, and with it its kernels; they must be at rest.
+
+        A server that is told to end while a kernel of its restarts fails in that, and stays.
+        """
         self._process.terminate()
         self._process.wait(30)
 
@@ -215,6 +218,11 @@ def open_notebook(page: Page, lab: Lab, name: str) -> None:
 def command(page: Page, name: str) -> None:
     """Execute one of the commands of JupyterLab or Notebook."""
     page.evaluate("name => { void window.jupyterapp.commands.execute(name); }", name)
+
+
+def save(page: Page) -> None:
+    """Save the notebook, and wait until it is: a page that is reloaded before has no outputs."""
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
 
 
 def wait_until_idle(page: Page) -> None:

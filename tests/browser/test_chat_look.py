@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.access import assert_accessible
-from tests.browser.conftest import PICTURES, START_S, Lab, command
+from tests.browser.conftest import PICTURES, START_S, Lab, save
 from tests.browser.test_chat import ENDLESS, answered, ask, start
 from tests.browser.test_quickstart import contrast
 
@@ -44,11 +44,9 @@ def test_a_reload_in_the_middle_of_an_answer_loses_nothing(lab: Lab, page: Page)
     page.keyboard.type("half a thou")
     page.wait_for_timeout(1000)  # the draft is told when typing rests
     before = page.locator(".oj-assistant .oj-body").inner_text().strip()
-    command(page, "docmanager:save")
-    page.wait_for_timeout(1000)
+    save(page)
     page.reload()
-    patience = 2 * START_S * 1000  # both cores are busy with the run
-    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=patience)
+    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=START_S * 1000)
     expect(page.locator(".oj-chat .oj-composer textarea")).to_have_value("half a thou")
     length = "document.querySelector('.oj-assistant .oj-body').innerText.length"
     page.wait_for_function(f"{length} > {len(before)}", timeout=60_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import START_S, Lab, command, wait_until_idle
+from tests.browser.conftest import START_S, Lab, command, save, wait_until_idle
 from tests.browser.test_chat import answered, ask
 
 CELLS = (
@@ -58,10 +58,9 @@ def bind(page: Page) -> None:
 
 def reload(page: Page) -> None:
     """The page comes back in the middle of the run, and all views with it."""
-    command(page, "docmanager:save")
-    page.wait_for_timeout(1000)
+    save(page)
     page.reload()
-    expect(page.locator(".oj-chat .oj-assistant")).to_have_count(3, timeout=2 * START_S * 1000)
+    expect(page.locator(".oj-chat .oj-assistant")).to_have_count(3, timeout=START_S * 1000)
     log = page.locator(f"{BOX} .oj-log")
     expect(log).to_contain_text("the", timeout=60_000)
     tokens = page.locator(f"{BOX} .oj-numbers .oj-value").nth(1)
@@ -78,3 +77,4 @@ def lose_the_kernel(page: Page) -> None:
     expect(page.locator(".oj-chat .oj-composer textarea").first).to_be_disabled()
     assert page.locator(f"{BOX} .oj-token").count() > 10
     assert page.locator(".oj-chat").first.locator(".oj-assistant .oj-body").inner_text()
+    wait_until_idle(page)

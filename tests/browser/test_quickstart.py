@@ -16,6 +16,7 @@ from tests.browser.conftest import (
     Lab,
     command,
     open_notebook,
+    save,
     wait_until_idle,
 )
 
@@ -72,8 +73,7 @@ def test_text_and_all_plots_change_while_the_cell_runs(lab: Lab, page: Page):
 
     wait_until_idle(page)
     expect(page.locator(".oj-root")).to_have_count(0)
-    command(page, "docmanager:save")
-    page.wait_for_timeout(2000)
+    save(page)
     assert_shown_without_a_kernel(lab, page)
 
 
