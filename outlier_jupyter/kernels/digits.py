@@ -33,8 +33,9 @@ VALUES = 64
 """Of a group: as many 4-bit codes as a vector of 32 bytes holds."""
 HALF = VALUES // 2
 """The codes in a vector's lower halves of bytes are the even ones of a group, in upper the odd."""
-TOGETHER = 4
-"""Groups written out one after the other, at each turn of a loop."""
+TOGETHER = 2
+"""Groups written out one after the other, at each turn of a loop; two rows of four no longer fit
+the registers."""
 
 
 def fits(form: Format, lanes: int) -> bool:
@@ -102,27 +103,31 @@ def scale_room(emit: Emitter, groups: Value) -> Value:
 
 
 def multiply(
-    part: Steps, w: Value, s: Value, x: Value, units: Value, room: Value, at: Value
-) -> None:
-    """Add a row of codes × the digits at x, scaled, to the vector `at`; biases are not in it."""
+    part: Steps, ws: list[Value], ss: list[Value], x: Value, units: Value,
+    rooms: list[Value], sums: list[Value],
+) -> None:  # fmt: skip
+    """Add rows of codes × the digits at x, scaled, to the vectors `sums`; biases are not in it."""
     emit, builder = part.emit, part.emit.builder
-    _scales(part, s, units, room)
+    for s, room in zip(ss, rooms, strict=True):
+        _scales(part, s, units, room)
     left, first = part.count, emit.integer(0)
     for wide in (TOGETHER, 1):
         count = builder.udiv(left, emit.integer(wide))
         with emit.loop(count) as turn:
             group = builder.add(first, builder.mul(turn, emit.integer(wide)))
-            codes = emit.at(w, builder.mul(group, emit.integer(HALF)))
+            offset, scale = (builder.mul(group, emit.integer(each)) for each in (HALF, 4))
             digits = emit.at(x, builder.mul(group, emit.integer(4 * VALUES)))
-            scales = emit.at(room, builder.shl(group, emit.integer(2)))
-            for line in range(0, wide * HALF, CACHE_LINE):
-                emit.prefetch(emit.at(codes, AHEAD + line))
+            codes, scales = [emit.at(w, offset) for w in ws], [emit.at(at, scale) for at in rooms]
+            for row in codes:
+                for line in range(0, wide * HALF, CACHE_LINE):
+                    emit.prefetch(emit.at(row, AHEAD + line))
             for place in range(wide):
-                total = _product(emit, emit.at(codes, HALF * place),
-                                 emit.at(digits, 4 * VALUES * place))  # fmt: skip
-                scale = emit.load(emit.at(scales, 4 * place), F32, 1, align=4)
-                more = emit.fma(total, emit.splat(scale, LANES), builder.load(at))
-                builder.store(more, at)
+                at = emit.at(digits, 4 * VALUES * place)
+                for row, factors, total in zip(codes, scales, sums, strict=True):
+                    found = _product(emit, emit.at(row, HALF * place), at)
+                    factor = emit.load(emit.at(factors, 4 * place), F32, 1, align=4)
+                    more = emit.fma(found, emit.splat(factor, LANES), builder.load(total))
+                    builder.store(more, total)
         done = builder.mul(count, emit.integer(wide))
         left, first = builder.sub(left, done), builder.add(first, done)
 

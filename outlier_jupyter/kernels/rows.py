@@ -30,7 +30,10 @@ FLOATS, DIGITS, REST = "floats", "digits", "rest"
 """How a row is multiplied: its whole steps, in one of two ways, and what is left of it."""
 FOUR, TWO = 4, 2
 """Rows of activations and of weights that are multiplied at a time: eight sums, which
-with what they are made of fit sixteen registers."""
+with what they are made of fit sixteen registers. Such rows of weights lie half of a task apart:
+of two places that are far from each other, memory gives more at a time than of one."""
+ROWS_AHEAD = 8
+"""Rows between the one that is multiplied and the one whose scales and biases are asked for."""
 
 
 def _literals(*found: Any) -> list[Any] | None:
@@ -137,10 +140,15 @@ def dots(
         twos = builder.udiv(high, emit.integer(TWO))
         done = builder.mul(twos, emit.integer(TWO))
         fours, ones = builder.select(many, fours, zero), builder.select(many, zero, rows)
+        last = builder.sub(high, done)
+        if digits.fits(form, lane_count):
+            singly = (TWO, 1, DIGITS, ones, zero, twos), (1, 1, DIGITS, ones, done, last)
+        else:
+            singly = ((1, 1, FLOATS, ones, zero, high),)
         for tall, wide, way, turns, first, heights in (
             (TWO, FOUR, FLOATS, fours, zero, twos),
-            (1, FOUR, FLOATS, fours, done, builder.sub(high, done)),
-            (1, 1, DIGITS if digits.fits(form, lane_count) else FLOATS, ones, zero, high),
+            (1, FOUR, FLOATS, fours, done, last),
+            *singly,
             (1, 1, REST, rows, zero, high),  # it adds, so no row may be taken twice
         ):
             function = _block(builder.module, form, lane_count, tall, wide, way)
@@ -168,7 +176,7 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
     x, x_stride, sums, sums_stride, width, out, out_stride = places
     part = steps(emit, form, lanes, width)[rest]
     groups = part.count
-    room = digits.scale_room(emit, groups) if way == DIGITS else None
+    rooms = [digits.scale_room(emit, groups) for _ in range(tall)] if way == DIGITS else []
     if rest:
         none = builder.icmp_unsigned("==", part.count, emit.integer(0))
         turns = builder.select(none, emit.integer(0), turns)
@@ -178,14 +186,13 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
             last = builder.sub(rows, emit.integer(wide))
             row = builder.select(builder.icmp_unsigned("<", row, last), row, last)
         xs, ys, outs = (
-            _row_starts(emit, base, stride, row, wide)
+            _row_starts(emit, base, stride, row, wide, emit.integer(1))
             for base, stride in ((x, x_stride), (sums, sums_stride), (out, out_stride))
         )
         with emit.loop(heights) as up:
-            at = builder.add(first, builder.mul(up, emit.integer(tall)))
-            columns = builder.shl(at, emit.integer(2))
+            at = builder.add(first, up)
             ws, ss, bs = (
-                _row_starts(emit, base, stride, at, tall)
+                _row_starts(emit, base, stride, at, tall, heights)
                 for base, stride in ((w, w_stride), (s, s_stride), (b, s_stride))
             )
             whole = not rest and form.kind != "plain"
@@ -193,15 +200,19 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
             if whole and way != DIGITS:
                 _fetch(emit, ws, w_stride)
             if way == DIGITS:
-                found = [[emit.variable(vector(F32, lanes), constant(0.0, F32, lanes))]]
+                ahead = builder.mul(s_stride, emit.integer(ROWS_AHEAD))
+                for start in (*ss, *bs):
+                    emit.prefetch(emit.at(start, ahead))
                 units = digits.units_of(emit, ys[0], groups)
-                digits.multiply(part, ws[0], ss[0], xs[0], units, room, found[0][0])
+                found = [[_zeros(part)] for _ in ws]
+                digits.multiply(part, ws, ss, xs[0], units, rooms, [row[0] for row in found])
             else:
                 found = _dots(part, ws, ss, xs)
             if whole:
                 _add_biases(emit, form, ss if form.kind == "mxfp" else bs, ys, width, found)
             for place in range(tall):
-                into = [emit.at(emit.at(start, columns), 4 * place) for start in outs]
+                column = builder.add(at, builder.mul(heights, emit.integer(place)))
+                into = [emit.at(start, builder.shl(column, emit.integer(2))) for start in outs]
                 _finish(emit, found[place], into, rest)
     builder.ret_void()
     return function
@@ -220,15 +231,18 @@ def _fetch(emit: Emitter, rows: list[Value], nbytes: Value) -> None:
 
 def _dots(part: Steps, ws: list[Value], ss: list[Value], xs: list[Value]) -> list[list[Value]]:
     """Rows of weights × rows of activations: vectors whose lanes are to be added up, in memory."""
-    emit = part.emit
-    zero = constant(0.0, F32, part.lanes)
-    sums = [[emit.variable(vector(F32, part.lanes), zero) for _ in xs] for _ in ws]
+    sums = [[_zeros(part) for _ in xs] for _ in ws]
     # One row of weights by itself must not differ from one of two: who shares them varies.
     if len(xs) == 1 and part.form.kind != "plain":
         _multiply(part, ws[0], ss[0], xs[0], sums[0][0])
     else:
         _multiply_rows(part, ws, ss, xs, sums)
     return sums
+
+
+def _zeros(part: Steps) -> Value:
+    """A vector to add to."""
+    return part.emit.variable(vector(F32, part.lanes), constant(0.0, F32, part.lanes))
 
 
 def _finish(emit: Emitter, sums: list[Value], into: list[Value], add: bool) -> None:
@@ -241,12 +255,13 @@ def _finish(emit: Emitter, sums: list[Value], into: list[Value], add: bool) -> N
         emit.store(total, place)
 
 
-def _row_starts(emit: Emitter, base: Value, stride: Value, first: Value, count: int) -> list[Value]:
+def _row_starts(
+    emit: Emitter, base: Value, stride: Value, first: Value, count: int, apart: Value
+) -> list[Value]:
+    """Where rows begin, each so many after the one before."""
     builder = emit.builder
-    return [
-        emit.at(base, builder.mul(stride, builder.add(first, emit.integer(row))))
-        for row in range(count)
-    ]
+    rows = [builder.add(first, builder.mul(apart, emit.integer(place))) for place in range(count)]
+    return [emit.at(base, builder.mul(stride, row)) for row in rows]
 
 
 def _multiply(part: Steps, w: Value, s: Value, x: Value, at: Value) -> None:
@@ -275,12 +290,10 @@ def _multiply_rows(
 ) -> None:
     """The same for several rows of weights, each scaled before it is multiplied, or plain ones."""
     emit, plain = part.emit, part.form.kind == "plain"
-    builder, kind = emit.builder, vector(F32, part.lanes)
+    builder = emit.builder
     # With several rows their sums are independent already, and more would not fit the registers.
     chains = part.blocks if len(xs) == 1 else 1
-    zero = constant(0.0, F32, part.lanes)
-    ends = [[[at, *(emit.variable(kind, zero) for _ in range(1, chains))] for at in row]
-            for row in sums]  # fmt: skip
+    ends = [[[at, *(_zeros(part) for _ in range(1, chains))] for at in row] for row in sums]
     with part.walk() as value:
         offset = builder.shl(value, emit.integer(2))
         scales = [None if plain else part.scales(s, value) for s in ss]
