@@ -141,10 +141,9 @@ def dots(
         done = builder.mul(twos, emit.integer(TWO))
         fours, ones = builder.select(many, fours, zero), builder.select(many, zero, rows)
         last = builder.sub(high, done)
+        singly = [(1, 1, FLOATS, ones, zero, high)]
         if digits.fits(form, lane_count):
-            singly = (TWO, 1, DIGITS, ones, zero, twos), (1, 1, DIGITS, ones, done, last)
-        else:
-            singly = ((1, 1, FLOATS, ones, zero, high),)
+            singly = [(TWO, 1, DIGITS, ones, zero, twos), (1, 1, DIGITS, ones, done, last)]
         for tall, wide, way, turns, first, heights in (
             (TWO, FOUR, FLOATS, fours, zero, twos),
             (1, FOUR, FLOATS, fours, done, last),
