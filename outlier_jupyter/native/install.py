@@ -23,6 +23,7 @@ from ..kernels import (
 from . import attention, layer, switch
 from .arrays import KINDS
 from .linear import EMBEDDINGS, LINEARS, Shared, format_of, swap_embedding, swap_linears
+from .model import swap_model
 
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 """Names of children that are given the same activations."""
@@ -119,6 +120,7 @@ class Native:
                 swap_if_whole(module, stacks, stream, memory)
         for _, module in self._modules:
             layer.swap_final_norm(module, stream)
+            swap_model(module)
 
     def _swap_attention(self, module: Any, shares: dict[int, Shared]) -> None:
         parts = [module[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]

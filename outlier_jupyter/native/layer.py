@@ -8,6 +8,7 @@ router's weights pass by its tap; the ids of a token come in the order of their 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -138,14 +139,31 @@ class Plan:
             return False
         return self.attention.growing.owns(cache) or takes_float32(cache)
 
+    def ready(self, cache: Any) -> bool:
+        """Whether a token passes through kernels alone, none of whose memory is still to be had."""
+        return (
+            type(self.gate) is self._gate_class
+            and self.experts.held is not None
+            and self.attention.growing.owns(cache)
+        )
+
+    def begin(self, cache: Any) -> None:
+        """Have room for the token's key and value, where the layer is `ready`; then `pass_on`."""
+        self.attention.begin(self._chain, 1, *self.attention.growing.room(cache))
+
+    def pass_on(self, x: F32s) -> F32s:
+        """`decode` of a layer that has begun."""
+        with RUNNING:
+            self._take(x)
+            self._chain.run()
+        return self._decode_held(self.experts.held)
+
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width], which stays as it is until the next layer runs."""
         self._choose(x, cache)
         held = self.experts.held
         if held is not None:
-            chain = self._chain_of(held.host)
-            self.experts.decode_held(self._k, lambda: self._compute(chain))
-            return self._row
+            return self._decode_held(held)
         ids, weights = self._chosen
         beside: list[F32s] = []  # what is computed while experts are read
         shared, normed = self.shared, self._normed[None]
@@ -158,6 +176,16 @@ class Plan:
         for more in beside:
             self._x += more[0]
         return self._row
+
+    def _decode_held(self, held: Any) -> F32s:
+        chain = self._chain_of(held.host)
+        self.experts.decode_held(self._k, lambda: self._compute(chain))
+        return self._row
+
+    def _take(self, x: F32s) -> None:
+        """Have x [1, width] where the chain finds it: mostly the layer before has put it there."""
+        if x.base is not self._x:
+            self._x[:] = x[0]
 
     def _compute(self, chain: Chain) -> None:
         """All experts, and what a token goes through beside them."""
@@ -184,8 +212,7 @@ class Plan:
         """All that comes before the experts."""
         room = self.attention.growing.room(cache)
         with RUNNING:
-            if x.base is not self._x:
-                self._x[:] = x[0]
+            self._take(x)
             if room is not None:
                 self.attention.begin(self._chain, 1, *room)
                 self._chain.run()
@@ -224,11 +251,17 @@ class _FinalNorm:
 
 def swap_final_norm(model: nn.Module, stream: Stream) -> None:
     """Have the norm of `model` compute natively, if it comes after layers that all do."""
-    norm, layers = model.get("norm"), model.get("layers") or ()
-    if layers and type(norm) is nn.RMSNorm and all(isinstance(each, _Layer) for each in layers):
+    norm = model.get("norm")
+    if type(norm) is nn.RMSNorm and plans(model.get("layers") or ()):
         object.__setattr__(norm, "_norm", Norm(norm))
         object.__setattr__(norm, "_stream", stream)
         norm.__class__ = native_class(_FinalNorm, nn.RMSNorm)
+
+
+def plans(layers: Sequence[nn.Module]) -> list[Plan] | None:
+    """What layers are made of, or None if one of them does not compute natively."""
+    found = [each._plan for each in layers if isinstance(each, _Layer)]
+    return found if len(found) == len(layers) > 0 else None
 
 
 def can_swap(layer: nn.Module) -> bool:
