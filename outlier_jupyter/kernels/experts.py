@@ -18,27 +18,25 @@ from numba.extending import register_jitable
 
 from .activations import KINDS, activate
 from .chain import Chain, Link, link, links_of
-from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
+from .compiled import RUNNING, Array, Prepared, Stage, address, task, work_memory
 from .formats import UNIT, Format
 from .linear import F32s, arrange_task
 from .memory import add_done, count_done, number, put, put_whole, real, whole
+from .portions import END, FIELDS, RUN, SIBLINGS, START, portions
 from .rows import FOUR, LANES, arrange, dots
 
 Slots = npt.NDArray[np.integer]
 
-TASKS_PER_THREAD = 16
-LEAST_BLOCK = 16
 SPREAD = 8
 """Between two experts' counters: as many numbers as a cache line holds."""
 
 # The arguments, by place; the first five are `linear.arrange_task`'s. Strides are bytes.
 (WIDTH, X, ARRANGED, SUMS, FEW, HIDDEN, OUTPUT, ROW_STRIDE, SUMS_STRIDE, VALUES, GATES, INNER,
- INNER_SUMS, OUT, BLOCK, BLOCKS, OUT_BLOCK, OUT_BLOCKS, TABLE, DONE, READY,
- PARAMETERS) = range(22)  # fmt: skip
-UP, GATE, DOWN = 22, 28, 34
+ INNER_SUMS, OUT, PORTIONS, OUT_PORTIONS, TABLE, DONE, READY, PARAMETERS) = range(20)  # fmt: skip
+UP, GATE, DOWN = 20, 26, 32
 W, S, B, BIAS, ROW_BYTES, SCALE_BYTES = range(6)
 """Of each bank: its arrays' addresses, and the bytes of one row."""
-NUMBERS = 40
+NUMBERS = 38
 SLOT, PAIR, COUNT = range(3)
 """Of each run of pairs that share an expert: its slot, its first pair, how many there are."""
 
@@ -109,11 +107,10 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
     def kernel(arguments: int, number_of_task: int) -> None:
         width, hidden = whole(arguments, WIDTH), whole(arguments, HIDDEN)
         values, gates = whole(arguments, VALUES), whole(arguments, GATES)
-        turn = number_of_task // whole(arguments, BLOCKS)
+        portion = whole(arguments, PORTIONS) + 8 * FIELDS * number_of_task
+        turn, start, end = whole(portion, RUN), whole(portion, START), whole(portion, END)
         run_of = whole(arguments, TABLE) + 24 * turn
         slot, pair, count = whole(run_of, SLOT), whole(run_of, PAIR), whole(run_of, COUNT)
-        start = (number_of_task - turn * whole(arguments, BLOCKS)) * whole(arguments, BLOCK)
-        end = min(hidden, start + whole(arguments, BLOCK))
         x = whole(arguments, ARRANGED) + pair * whole(arguments, ROW_STRIDE)
         y = whole(arguments, SUMS) + pair * whole(arguments, SUMS_STRIDE)
         for half in range(2 if gated else 1):
@@ -133,7 +130,7 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
                     if gated:
                         gate += number(bias, whole(arguments, GATE + BIAS), slot * hidden + row)
                 put(whole(arguments, INNER), place + row, activate(kind, value, gate, a, c))
-        if add_done(whole(arguments, DONE), SPREAD * turn) == whole(arguments, BLOCKS) - 1:
+        if add_done(whole(arguments, DONE), SPREAD * turn) == whole(portion, SIBLINGS) - 1:
             for done in range(pair, pair + count):
                 # The values are used up: their memory takes the arranged activations.
                 arrange(second, lanes, whole(arguments, INNER) + 4 * done * hidden, hidden,
@@ -152,11 +149,10 @@ def output_task(second: str, bias: str, lanes: int = LANES) -> int:
 
     def kernel(arguments: int, number_of_task: int) -> None:
         hidden, output = whole(arguments, HIDDEN), whole(arguments, OUTPUT)
-        turn = number_of_task // whole(arguments, OUT_BLOCKS)
+        portion = whole(arguments, OUT_PORTIONS) + 8 * FIELDS * number_of_task
+        turn, start, end = whole(portion, RUN), whole(portion, START), whole(portion, END)
         run_of = whole(arguments, TABLE) + 24 * turn
         slot, pair, count = whole(run_of, SLOT), whole(run_of, PAIR), whole(run_of, COUNT)
-        start = (number_of_task - turn * whole(arguments, OUT_BLOCKS)) * whole(arguments, OUT_BLOCK)
-        end = min(output, start + whole(arguments, OUT_BLOCK))
         x = whole(arguments, VALUES) + 4 * pair * hidden
         y = whole(arguments, INNER_SUMS) + 4 * pair * (hidden // UNIT)
         out = whole(arguments, OUT)
@@ -309,21 +305,20 @@ class Experts:
         starts = np.cumsum([0, *sizes[:-1]]) * 4 + address(scratch)
         arranged, sums, values, gates, inner, inner_sums = starts
         counters = np.zeros(2 * SPREAD * runs, np.int64)
-        block, blocks = _split(hidden, runs)
-        out_block, out_blocks = _split(self.output, runs)
+        dealt, out_dealt = portions(runs, hidden), portions(runs, self.output)
         few = np.ones(1, np.int64) if shared else _few(table[:, COUNT])
         arguments = self._arguments.copy()
         arguments[:UP] = (
             width, 0, arranged, sums, address(few), hidden, self.output,
             0 if shared else 4 * width, 0 if shared else 4 * (width // UNIT),
-            values, gates, inner, inner_sums, 0, block, blocks, out_block, out_blocks,
+            values, gates, inner, inner_sums, 0, address(dealt), address(out_dealt),
             address(table), address(counters), address(counters) + 8 * SPREAD * runs,
             address(self.parameters),
         )  # fmt: skip
         prepared = Prepared(
-            arguments, (X, OUT), pairs * self.nbytes, Stage(self._first, runs * blocks),
-            before=Stage(self._arrange, rows), then=Stage(self._second, runs * out_blocks),
-            memory=[scratch, few, table, counters, self.parameters],
+            arguments, (X, OUT), pairs * self.nbytes, Stage(self._first, len(dealt)),
+            before=Stage(self._arrange, rows), then=Stage(self._second, len(out_dealt)),
+            memory=[scratch, few, table, counters, self.parameters, dealt, out_dealt],
         )  # fmt: skip
         return _Call(prepared, table[:, SLOT], counters, pairs)
 
@@ -338,10 +333,3 @@ def _table_of(k: int) -> npt.NDArray[np.int64]:
 def _few(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Of each pair, whether few share its expert's weights: not how pairs fell into calls."""
     return np.repeat(counts < FOUR, counts).astype(np.int64)
-
-
-def _split(rows: int, runs: int) -> tuple[int, int]:
-    """Rows of a task, and how many tasks an expert makes."""
-    block = max(LEAST_BLOCK, -(-rows * runs // (TASKS_PER_THREAD * threads())))
-    blocks = -(-rows // block)
-    return -(-rows // blocks), blocks

@@ -14,19 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .chain import Link, links_of
-from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
+from .compiled import RUNNING, Array, Prepared, Stage, address, task, work_memory
 from .formats import UNIT, Format
 from .memory import put, real, whole
+from .portions import END, FIELDS, START, portions
 from .rows import FOUR, LANES, arrange, dots
 
 F32s = npt.NDArray[np.float32]
-TASKS_PER_THREAD = 8
-"""Enough that a thread which falls behind is not waited for long."""
-LEAST_BLOCK = 8
-"""Rows of a task, at least: below, taking a task costs as much as doing it."""
-
 # What the kernel reads, by place: of the call, and of each matrix after them.
-WIDTH, X, ARRANGED, SUMS, FEW, ROWS, OUT, TOTAL, BLOCK = range(9)
+WIDTH, X, ARRANGED, SUMS, FEW, ROWS, OUT, TOTAL, PORTIONS = range(9)
 W, S, B, BIAS, HEIGHT, ROW_BYTES, SCALE_BYTES = range(7)
 CALL, MATRIX = 9, 7
 
@@ -87,13 +83,13 @@ def arrange_task(name: str, lanes: int = LANES) -> int:
 
 @lru_cache
 def matrix_task(name: str, lanes: int = LANES) -> int:
-    """Multiply rows of activations with some rows of the matrices; a task is a block of those."""
+    """Multiply rows of activations with some rows of the matrices; a task is a portion of those."""
 
-    def kernel(arguments: int, block: int) -> None:
+    def kernel(arguments: int, number_of_task: int) -> None:
         rows, width = whole(arguments, ROWS), whole(arguments, WIDTH)
         total, out = whole(arguments, TOTAL), whole(arguments, OUT)
-        start = block * whole(arguments, BLOCK)
-        end = min(total, start + whole(arguments, BLOCK))
+        portion = whole(arguments, PORTIONS) + 8 * FIELDS * number_of_task
+        start, end = whole(portion, START), whole(portion, END)
         x, y, matrix = whole(arguments, ARRANGED), whole(arguments, SUMS), arguments + 8 * CALL
         first, place = 0, start
         while place < end:
@@ -138,7 +134,6 @@ class Stack:
         )
         self.nbytes = sum(m.height * m.form.row_bytes(m.width) for m in self.matrices)
         self._one: Prepared | None = None
-        self._block = max(LEAST_BLOCK, -(-self.height // (TASKS_PER_THREAD * threads())))
 
     def multiply(self, x: F32s) -> F32s:
         """x [rows, width] → [rows, height of all matrices], side by side."""
@@ -164,13 +159,14 @@ class Stack:
         scratch = work_memory(count) if rows == 1 else np.empty(count, np.float32)
         start = address(scratch)
         few = np.full(rows, rows < FOUR, np.int64)
+        dealt = portions(1, self.height)
         arguments = self._arguments.copy()
         arguments[:CALL] = (
             self.width, 0, start, start + 4 * rows * self.width, address(few), rows, 0,
-            self.height, self._block,
+            self.height, address(dealt),
         )  # fmt: skip
         return Prepared(
             arguments, (X, OUT), self.nbytes * rows,
-            Stage(self._multiply, -(-self.height // self._block)),
-            before=Stage(self._arrange, rows), memory=[scratch, few],
+            Stage(self._multiply, len(dealt)),
+            before=Stage(self._arrange, rows), memory=[scratch, few, dealt],
         )  # fmt: skip
