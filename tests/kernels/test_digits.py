@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outlier_jupyter.kernels import Stack, affine, mxfp4
+from outlier_jupyter.kernels import Matrix, Stack, affine, mxfp4
 from outlier_jupyter.kernels.codes import HAS_AVX2
 from outlier_jupyter.kernels.digits import VALUES, fits
 from outlier_jupyter.kernels.rows import FOUR
@@ -53,6 +53,20 @@ def test_few_rows_have_the_bits_of_each_alone(rows, random):
     x = random.normal(size=(rows, made.width)).astype(np.float32)
     stack = Stack([made])
     assert np.array_equal(stack.multiply(x), np.concatenate([stack.multiply(r[None]) for r in x]))
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 8, 37])
+def test_a_row_of_weights_has_the_bits_of_itself_alone(height, random):
+    """Whether it is multiplied beside another, and which, changes nothing in it."""
+    made, _ = matrix(FORM, height, 5 * VALUES)
+    x = random.normal(size=(1, made.width)).astype(np.float32)
+    singly = [
+        Matrix(FORM, 1, made.width, *(part[row : row + 1] for part in
+               (made.weight, made.scales, made.biases)))
+        for row in range(height)
+    ]  # fmt: skip
+    found = np.concatenate([Stack([each]).multiply(x) for each in singly], axis=1)
+    assert np.array_equal(Stack([made]).multiply(x), found)
 
 
 def test_they_are_taken_where_the_format_and_the_processor_fit():

@@ -11,8 +11,9 @@ import pytest
 from mlx_lm import load as load_unpaged
 
 import outlier_jupyter
-from outlier_jupyter import native
-from outlier_jupyter.native import layer
+from outlier_jupyter import Interrupted, native
+from outlier_jupyter.native import layer, model
+from outlier_jupyter.paging import Stopped
 from outlier_jupyter.paging.switch import PagedSwitch
 from tests.models import CANNOT, checkpoint, model_types
 from tests.paging.test_exact import logits, prompt
@@ -184,6 +185,50 @@ def test_a_token_of_a_known_layer_passes_mlx_by(monkeypatch):
     # The prompt's last token goes through the model alone, as each that was generated does.
     assert calls == {"graph": layers * (prefills - 1), "rows": layers * (decoded + 1)}
     assert np.isfinite(run.trace.weights).all() and (run.trace.experts >= 0).all()
+
+
+def test_a_token_of_a_held_model_passes_mlx_lms_loop_by(monkeypatch):
+    """From the second call after a prompt on, when the KV caches have room that is known."""
+    calls = {"layers": 0, "models": 0}
+
+    def count(kind, name):
+        whole = kind.__call__
+
+        def counted(self, *given, **named):
+            calls[name] += 1
+            return whole(self, *given, **named)
+
+        monkeypatch.setattr(kind, "__call__", counted)
+
+    count(layer._Layer, "layers")
+    count(model._Model, "models")
+    with outlier_jupyter.load("demo", resident=True, kernels="auto") as engine:
+        run = engine.generate("import os\n\ndef read_file", raw=True, max_tokens=9)
+        layers = len(engine.info.experts_per_layer)
+    slow = calls["models"] - (len(run.tokens) - 1)  # the prompt, and its last token
+    assert slow == 2 and calls["layers"] == layers * slow
+    assert run.trace.hits.all() and (run.trace.calls["experts_ns"] > 0).all()
+
+
+def test_a_stop_between_two_held_layers_leaves_the_kv_cache_level(monkeypatch):
+    """The next run reads on from what all layers hold, and says what a fresh one says."""
+    prompt, seen = "import os\n\ndef read_file", 0
+
+    def stopping(self, *given, whole=PagedSwitch.decode_held):
+        nonlocal seen
+        seen += 1
+        if seen == 25:
+            raise Stopped
+        return whole(self, *given)
+
+    with outlier_jupyter.load("demo", resident=True, kernels="auto") as engine:
+        wanted = engine.generate(prompt, raw=True, max_tokens=20).text
+        with monkeypatch.context() as patch:
+            patch.setattr(PagedSwitch, "decode_held", stopping)
+            with pytest.raises(Interrupted):
+                engine.generate(prompt, raw=True, max_tokens=20, reuse_kv=True)
+        again = engine.generate(prompt, raw=True, max_tokens=20, reuse_kv=True)
+    assert again.text == wanted
 
 
 def test_layers_whose_experts_are_not_paged_are_not_whole():
