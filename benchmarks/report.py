@@ -138,19 +138,27 @@ def prompt_lines(parts: dict[str, list[Row]]) -> list[str]:
     return table(heads, found) if found else []
 
 
+def by_memory(rows: list[Row]) -> list[tuple[str, Row, Row]]:
+    """For each memory, the most first: its words, our row, and that of llama.cpp's best way."""
+    limits = {str(row.get("limit_gib") or "") for row in rows}
+    found = []
+    for limit in sorted(limits, key=lambda limit: -float(limit or "inf")):
+        here = [row for row in rows if str(row.get("limit_gib") or "") == limit]
+        mine = [row for row in here if str(row["subject"]).startswith("ours")]
+        theirs = [row for row in here if not str(row["subject"]).startswith("ours")]
+        if mine and theirs:
+            best = max(theirs, key=lambda row: number(row, "tokens_per_s"))
+            found.append((f"{float(limit):g} GiB" if limit else "all in RAM", mine[0], best))
+    return found
+
+
 def peer_lines(parts: dict[str, list[Row]]) -> list[str]:
     """Ours and llama.cpp's, in RAM and in the same memory."""
-    rows = parts.get("peers", [])
     heads = ("memory", "this package, tokens/s", "llama.cpp, tokens/s", "its way")
-    found = []
-    for limit in dict.fromkeys(str(r.get("limit_gib", "")) for r in rows):
-        here = [r for r in rows if str(r.get("limit_gib", "")) == limit]
-        mine = [r for r in here if str(r["subject"]).startswith("ours")]
-        theirs = [r for r in here if not str(r["subject"]).startswith("ours")]
-        if mine and theirs:
-            best = max(theirs, key=lambda r: number(r, "tokens_per_s"))
-            found.append((f"{float(limit):g} GiB" if limit else "all in RAM", speed(mine[0]),
-                          speed(best), str(best["subject"]).partition(", ")[2]))  # fmt: skip
+    found = [
+        (memory, speed(mine), speed(best), str(best["subject"]).partition(", ")[2])
+        for memory, mine, best in by_memory(parts.get("peers", []))
+    ]
     return table(heads, found) if found else []
 
 
@@ -215,7 +223,7 @@ def notes(parts: dict[str, list[Row]]) -> list[str]:
 
 def figure(parts: dict[str, list[Row]], dark: bool) -> go.Figure:
     """Decode against the limit by cache size; and beside llama.cpp in the same memory."""
-    sizes, peers = parts.get("sizes", []), parts.get("peers", [])
+    sizes, peers = parts.get("sizes", []), by_memory(parts.get("peers", []))
     panels = [bool(sizes), bool(peers)]
     wanted = ("Qwen3-30B-A3B geometry, by share of experts in RAM", "in the same memory")
     titles = [name for name, there in zip(wanted, panels, strict=True) if there]
@@ -232,16 +240,8 @@ def figure(parts: dict[str, list[Row]], dark: bool) -> go.Figure:
         found.add_bar(x=names, y=[number(r, "tokens_per_s") for r in sizes], name="this package",
                       marker_color=OURS, row=1, col=1)  # fmt: skip
     if peers:
-        labels, ours, theirs = [], [], []
-        for limit in dict.fromkeys(str(r.get("limit_gib", "")) for r in peers):
-            here = [r for r in peers if str(r.get("limit_gib", "")) == limit]
-            speeds = {True: 0.0, False: 0.0}
-            for r in here:
-                mine = str(r["subject"]).startswith("ours")
-                speeds[mine] = max(speeds[mine], number(r, "tokens_per_s"))
-            labels.append(f"{float(limit):g} GiB" if limit else "all in RAM")
-            ours.append(speeds[True])
-            theirs.append(speeds[False])
+        labels, *pairs = zip(*peers, strict=True)
+        ours, theirs = ([number(row, "tokens_per_s") for row in each] for each in pairs)
         column = sum(panels)
         found.add_bar(x=labels, y=ours, name="this package", marker_color=OURS, row=1, col=column,
                       showlegend=not sizes)  # fmt: skip

@@ -60,3 +60,20 @@ def test_without_groups_nothing_is_limited(tmp_path):
     """Where none can be made there is nothing to put before a command."""
     with cgroups.limited(1 << 30, tmp_path / "absent") as prefix:
         assert prefix is None
+
+
+def test_memories_are_told_from_the_most_to_the_least():
+    """Whatever order they were measured in; of llama.cpp's ways the fastest counts."""
+    rows = [
+        {"limit_gib": limit, "subject": subject, "tokens_per_s": speed}
+        for limit in ("8.0", "", "12.0")
+        for subject, speed in (
+            ("ours", "5"),
+            ("llama.cpp, mmap", "3"),
+            ("llama.cpp, repacked", "4"),
+        )
+    ]
+    found = report.by_memory(rows)
+    assert [memory for memory, *_ in found] == ["all in RAM", "12 GiB", "8 GiB"]
+    assert {best["subject"] for *_, best in found} == {"llama.cpp, repacked"}
+    assert report.by_memory([row for row in rows if row["subject"] == "ours"]) == []
