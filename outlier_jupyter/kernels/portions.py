@@ -24,7 +24,7 @@ those rows make."""
 FIELDS = 4
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def portions(runs: int, rows: int) -> Array:
     """int64 [portions, 4]: `runs` times `rows` rows, in their order, none of two runs."""
     found = []

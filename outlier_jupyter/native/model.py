@@ -31,11 +31,12 @@ class _Model:
     _norm: Norm
 
     def __call__(self, inputs: mx.array, cache: Any = None, *embedded: Any, **named: Any) -> Any:
-        if inputs.shape == (1, 1) and cache is not None and not (named or any(embedded)):
+        given = [*embedded, *named.values()]
+        if inputs.shape == (1, 1) and cache is not None and all(each is None for each in given):
             found = self._decode(inputs, cache)
             if found is not None:
                 return found
-        return super().__call__(inputs, cache, *embedded, **named)  # type: ignore[misc]  # as below
+        return super().__call__(inputs, cache, *embedded, **named)  # type: ignore[misc]  # the other base has it
 
     def _decode(self, inputs: mx.array, cache: Any) -> mx.array | None:
         """inputs [1, 1] → [1, 1, width]; None, and nothing done, if a layer is not ready."""

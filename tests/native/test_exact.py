@@ -9,6 +9,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_lm import load as load_unpaged
+from mlx_lm.models.cache import make_prompt_cache
 
 import outlier_jupyter
 from outlier_jupyter import Interrupted, native
@@ -208,6 +209,21 @@ def test_a_token_of_a_held_model_passes_mlx_lms_loop_by(monkeypatch):
     slow = calls["models"] - (len(run.tokens) - 1)  # the prompt, and its last token
     assert slow == 2 and calls["layers"] == layers * slow
     assert run.trace.hits.all() and (run.trace.calls["experts_ns"] > 0).all()
+
+
+def test_embeddings_are_read_in_place_of_ids_where_they_are_given():
+    """Whoever gives them is answered by mlx-lm's own loop, and with the same numbers."""
+    found = []
+    with outlier_jupyter.load("demo", resident=True, kernels="auto") as engine:
+        whole, ids = engine.model.model, mx.array([[5]])
+        for given in ((), (None,), (whole.embed_tokens(mx.array([[7]])),)):
+            cache = make_prompt_cache(engine.model)
+            for _ in range(3):  # after these the caches have room that is known
+                whole(ids, cache)
+            first = ids if given and given[0] is not None else mx.array([[7]])
+            found.append(np.array(whole(first, cache, *given)))
+    near(found[1], found[0])
+    near(found[2], found[0])
 
 
 def test_a_stop_between_two_held_layers_leaves_the_kv_cache_level(monkeypatch):
