@@ -119,8 +119,7 @@ class Native:
             if layer.can_swap(module) and hasattr(module.self_attn, "_plan"):
                 swap_if_whole(module, stacks, stream, memory)
         for _, module in self._modules:
-            layer.swap_final_norm(module, stream)
-            swap_model(module)
+            swap_model(module, stream)
 
     def _swap_attention(self, module: Any, shares: dict[int, Shared]) -> None:
         parts = [module[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]

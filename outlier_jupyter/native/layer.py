@@ -134,15 +134,19 @@ class Plan:
 
     def takes(self, cache: Any) -> bool:
         """Whether a token can be decoded with this cache, and the router chooses as it was made."""
-        # One whose choice is changed (paging/steering.py) has another class, and words of its own.
-        if type(self.gate) is not self._gate_class:
+        if not self._chooses_as_made:
             return False
         return self.attention.growing.owns(cache) or takes_float32(cache)
+
+    @property
+    def _chooses_as_made(self) -> bool:
+        # One whose choice is changed (paging/steering.py) has another class, and words of its own.
+        return type(self.gate) is self._gate_class
 
     def ready(self, cache: Any) -> bool:
         """Whether a token passes through kernels alone, none of whose memory is still to be had."""
         return (
-            type(self.gate) is self._gate_class
+            self._chooses_as_made
             and self.experts.held is not None
             and self.attention.growing.owns(cache)
         )
@@ -235,27 +239,6 @@ class _Layer:
         if mask is None and stream.carries(x) and plan.takes(cache):
             return stream.array(plan.decode(stream.rows(x), cache))
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
-
-
-class _FinalNorm:
-    """What the norm after the last layer does: of one token, which lies in memory, at once."""
-
-    _norm: Norm
-    _stream: Stream
-
-    def __call__(self, x: mx.array) -> mx.array:
-        if x.shape[:2] == (1, 1) and x.dtype == mx.float32:
-            return mx.array(self._norm(self._stream.rows(x))[None])
-        return super().__call__(x)  # type: ignore[misc,no-any-return]  # the other base has it
-
-
-def swap_final_norm(model: nn.Module, stream: Stream) -> None:
-    """Have the norm of `model` compute natively, if it comes after layers that all do."""
-    norm = model.get("norm")
-    if type(norm) is nn.RMSNorm and plans(model.get("layers") or ()):
-        object.__setattr__(norm, "_norm", Norm(norm))
-        object.__setattr__(norm, "_stream", stream)
-        norm.__class__ = native_class(_FinalNorm, nn.RMSNorm)
 
 
 def plans(layers: Sequence[nn.Module]) -> list[Plan] | None:

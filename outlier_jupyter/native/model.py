@@ -1,8 +1,9 @@
-"""One token through all layers of a model, where every expert is held.
+"""Around a model's native layers: the norm after the last, and a loop over all where all is held.
 
 mlx-lm's own loop over its layers comes between two of them with arrays and calls whose code each
-layer's weights have driven from the processor's caches: 0.3 ms a layer. Here all layers are told
-first where the token stands and where its key and value belong; then they run, one after the other.
+layer's weights may have driven from the processor's caches; 0.1 ms a layer or more. Here all layers
+are told first where the token stands and where its key and value belong; then they run, one after
+the other.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import mlx.nn as nn
 
 from .arrays import as_rows
 from .classes import native_class
-from .layer import Norm, plans
+from .layer import Norm, Stream, plans
 
 KNOWN = {
     ("qwen3_moe", "Qwen3MoeModel"),
@@ -23,6 +24,18 @@ KNOWN = {
     ("mixtral", "MixtralModel"),
 }
 """(module, class) of mlx-lm that are: embedding, layers, norm."""
+
+
+class _FinalNorm:
+    """What the norm after the last layer does: of one token, which lies in memory, at once."""
+
+    _norm: Norm
+    _stream: Stream
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if x.shape[:2] == (1, 1) and x.dtype == mx.float32:
+            return mx.array(self._norm(self._stream.rows(x))[None])
+        return super().__call__(x)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
 class _Model:
@@ -54,10 +67,18 @@ class _Model:
         return mx.array(self._norm(x)[None])
 
 
-def swap_model(model: nn.Module) -> None:
-    """Have a model whose last norm is native decode so, if it is one that is known here."""
-    where = type(model).__module__.rpartition(".")[2], type(model).__name__
-    norm: Norm | None = getattr(model.get("norm"), "_norm", None)
-    if norm is not None and where in KNOWN:
-        object.__setattr__(model, "_norm", norm)
+def swap_model(model: nn.Module, stream: Stream) -> None:
+    """Have the norm of `model` compute natively, if it comes after layers that all do.
+
+    And have the whole of it decode so, if it is one that is known here.
+    """
+    norm = model.get("norm")
+    if type(norm) is not nn.RMSNorm or not plans(model.get("layers") or ()):
+        return
+    native = Norm(norm)
+    object.__setattr__(norm, "_norm", native)
+    object.__setattr__(norm, "_stream", stream)
+    norm.__class__ = native_class(_FinalNorm, nn.RMSNorm)
+    if (type(model).__module__.rpartition(".")[2], type(model).__name__) in KNOWN:
+        object.__setattr__(model, "_norm", native)
         model.__class__ = native_class(_Model, type(model))
