@@ -33,6 +33,9 @@ from .transcript import Transcript
 CLEAR_EVERY = 256
 """MLX's freed buffers are given back every so many tokens, as mlx-lm does."""
 
+LOST_LIBRARY = "Could not load C++ shared library"
+"""What MLX says where another process took away the file that it had just compiled."""
+
 
 class Decoding:
     """Generates from `prompt` (ids the KV cache `kv` does not hold yet) until done or stopped.
@@ -120,8 +123,7 @@ class Decoding:
         logits = self._forward(tokens)
         forward = self._clock()
         if sample:
-            token: Any = self._next(tokens, logits[:, -1, :]).item()
-            produced = int(token)
+            produced = self._sampled(tokens, logits[:, -1, :])
         else:
             mx.eval([layer.state for layer in self._kv])
             produced = -1
@@ -157,6 +159,24 @@ class Decoding:
                 f"of {asked.kv_group_size} ({error}): change kv_group_size or leave kv_bits out"
             ) from error
         return logits
+
+    def _sampled(self, tokens: list[int], logits: mx.array) -> int:
+        """The id after `tokens`, asked for twice where MLX lost what it had just compiled.
+
+        On a CPU MLX compiles a sampler's functions when they are first evaluated, into a folder
+        that all processes share. Two that do so at the same moment can take each other's files
+        away ("Could not load C++ shared library"); the second time the library is there.
+        """
+        key = mx.random.state[0]
+        try:
+            token: Any = self._next(tokens, logits).item()
+        except RuntimeError as error:
+            if LOST_LIBRARY not in str(error):
+                raise
+            high, low = key.tolist()
+            mx.random.seed(high << 32 | low)
+            token = self._next(tokens, logits).item()
+        return int(token)
 
     def _next(self, tokens: list[int], logits: mx.array) -> mx.array:
         """Penalties and sampler as in mlx-lm's `generate_step`: logits [1, vocabulary] → id [1]."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.hosts import (
     START_S,
@@ -32,8 +32,13 @@ QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+PATIENCE_MS = 60_000
+"""How long a test waits for what it expects: a kernel that generates has taken 9 s to answer."""
 PICTURES = ROOT / "build" / "pictures"
 """What was seen, for people to look at; a page whose test failed is there too."""
+
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +66,7 @@ def marimo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Marimo]:
 @pytest.fixture
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1400, "height": 1300})
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     failed = request.session.testsfailed
     yield page

@@ -39,8 +39,8 @@ def ask(page: Page, text: str) -> None:
 def answered(page: Page, count: int) -> None:
     """Wait until this many answers are shown and nothing is being written."""
     chat = page.locator(".oj-chat").first
-    expect(chat.locator(".oj-assistant")).to_have_count(count, timeout=60_000)
-    expect(chat).to_have_attribute("data-status", "idle", timeout=60_000)
+    expect(chat.locator(".oj-assistant")).to_have_count(count)
+    expect(chat).to_have_attribute("data-status", "idle")
 
 
 def test_three_turns_stop_regenerate_and_edit(lab: Lab, page: Page) -> None:
@@ -62,7 +62,7 @@ def test_three_turns_stop_regenerate_and_edit(lab: Lab, page: Page) -> None:
     assert "from the KV cache" in page.locator(".oj-assistant .oj-facts").nth(2).inner_text()
 
     page.locator(".oj-assistant").nth(2).get_by_role("button", name="Try again").click()
-    expect(page.locator(".oj-assistant .oj-place").nth(2)).to_have_text("2/2", timeout=60_000)
+    expect(page.locator(".oj-assistant .oj-place").nth(2)).to_have_text("2/2")
     answered(page, 3)
     page.locator(".oj-user").nth(1).get_by_role("button", name="Edit").click()
     page.keyboard.type(" Yes.")
@@ -72,7 +72,7 @@ def test_three_turns_stop_regenerate_and_edit(lab: Lab, page: Page) -> None:
     page.locator(".oj-user").nth(1).get_by_role("button", name="Earlier version").click()
     answered(page, 3)
     page.locator(".oj-assistant").nth(2).get_by_role("button", name="Run 4").click()
-    expect(page.locator(".oj-assistant .oj-run canvas").first).to_be_visible(timeout=30_000)
+    expect(page.locator(".oj-assistant .oj-run canvas").first).to_be_visible()
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.locator(".oj-chat").first.screenshot(path=PICTURES / "chat-run.png")
 
@@ -82,15 +82,15 @@ def test_stop_ends_a_cell_that_waits_for_the_answer(lab: Lab, page: Page) -> Non
     lab.add("send.ipynb", *SETUP, ENDLESS, "chat.send('Go on')")
     open_notebook(page, lab, "send.ipynb")
     command(page, "notebook:run-all-cells")
-    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=60_000)
+    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)")
     page.locator(".oj-chat").get_by_role("button", name="Stop").click()
-    page.wait_for_selector("text=Interrupted: stopped after", timeout=30_000)
+    page.wait_for_selector("text=Interrupted: stopped after")
     answered(page, 1)
 
 
 def first_words(page: Page) -> None:
     """Wait for the beginning of an answer."""
-    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=60_000)
+    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)")
 
 
 def set_length(page: Page, tokens: int) -> None:

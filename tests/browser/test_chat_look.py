@@ -40,7 +40,7 @@ def test_a_reload_in_the_middle_of_an_answer_loses_nothing(lab: Lab, page: Page)
     """The page comes back with the answer, which has gone on, and with what was being typed."""
     start(page, lab, "reload.ipynb", ENDLESS)
     ask(page, "Go on and on")
-    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=60_000)
+    page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)")
     page.keyboard.type("half a thou")
     page.wait_for_timeout(1000)  # the draft is told when typing rests
     before = page.locator(".oj-assistant .oj-body").inner_text().strip()
@@ -49,7 +49,7 @@ def test_a_reload_in_the_middle_of_an_answer_loses_nothing(lab: Lab, page: Page)
     page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)", timeout=START_S * 1000)
     expect(page.locator(".oj-chat .oj-composer textarea")).to_have_value("half a thou")
     length = "document.querySelector('.oj-assistant .oj-body').innerText.length"
-    page.wait_for_function(f"{length} > {len(before)}", timeout=60_000)
+    page.wait_for_function(f"{length} > {len(before)}")
     page.locator(".oj-chat").get_by_role("button", name="Stop").click()
     answered(page, 1)
     assert page.locator(".oj-assistant .oj-body").inner_text().startswith(before[:40])

@@ -28,7 +28,7 @@ def test_side_by_side_twice_reloaded_and_left_alone(lab: Lab, page: Page) -> Non
     page.set_viewport_size({"width": 1700, "height": 4200})
     lab.show(page, "compose", *CELLS)
     expect(page.locator(".oj-chat")).to_have_count(3, timeout=120_000)
-    expect(page.locator(f"{BOX} .oj-token").nth(10)).to_be_attached(timeout=60_000)
+    expect(page.locator(f"{BOX} .oj-token").nth(10)).to_be_attached()
     wait_until_idle(page)
     for part in (".oj-chat", ".oj-root:not(.oj-chat)"):
         box = page.locator(f"{BOX} {part}").bounding_box()
@@ -62,10 +62,10 @@ def reload(page: Page) -> None:
     page.reload()
     expect(page.locator(".oj-chat .oj-assistant")).to_have_count(3, timeout=START_S * 1000)
     log = page.locator(f"{BOX} .oj-log")
-    expect(log).to_contain_text("the", timeout=60_000)
+    expect(log).to_contain_text("the")
     tokens = page.locator(f"{BOX} .oj-numbers .oj-value").nth(1)
     before = tokens.inner_text()
-    expect(tokens).not_to_have_text(before, timeout=60_000)
+    expect(tokens).not_to_have_text(before)
 
 
 def lose_the_kernel(page: Page) -> None:
@@ -73,7 +73,7 @@ def lose_the_kernel(page: Page) -> None:
     command(page, "notebook:restart-kernel")
     page.locator(".jp-Dialog .jp-mod-accept").click()
     gone = page.get_by_text("The kernel is gone; this is what had arrived until then.")
-    expect(gone).to_have_count(5, timeout=60_000)
+    expect(gone).to_have_count(5)
     expect(page.locator(".oj-chat .oj-composer textarea").first).to_be_disabled()
     assert page.locator(f"{BOX} .oj-token").count() > 10
     assert page.locator(".oj-chat").first.locator(".oj-assistant .oj-body").inner_text()

@@ -61,11 +61,11 @@ def stop_the_run(page: Page, view: Locator) -> None:
     """Text comes while nobody does anything; Stop ends it, and what was made stays."""
     view.scroll_into_view_if_needed()  # what nobody can see is not drawn
     tokens = view.locator(".oj-log .oj-token")
-    expect(tokens.nth(8)).to_be_attached(timeout=60_000)
-    expect(tokens.nth(tokens.count() + 20)).to_be_attached(timeout=60_000)
+    expect(tokens.nth(8)).to_be_attached()
+    expect(tokens.nth(tokens.count() + 20)).to_be_attached()
     view.get_by_role("button", name="Stop").click()
     # Where outputs can be replaced the static view stands there now.
-    expect(page.get_by_text("Interrupted").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Interrupted").first).to_be_visible()
 
 
 def look_into(page: Page, view: Locator) -> None:
@@ -94,7 +94,7 @@ def talk(page: Page) -> None:
         ask(page, f"And number {turn}?")
         answered(page, turn)
     page.locator(".oj-assistant").nth(2).get_by_role("button", name="Try again").click()
-    expect(page.locator(".oj-assistant .oj-place").nth(2)).to_have_text("2/2", timeout=60_000)
+    expect(page.locator(".oj-assistant .oj-place").nth(2)).to_have_text("2/2")
     answered(page, 3)
     page.locator(".oj-user").nth(1).get_by_role("button", name="Edit").click()
     page.keyboard.type(" Yes.")

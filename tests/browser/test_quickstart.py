@@ -61,7 +61,7 @@ def test_text_and_all_plots_change_while_the_cell_runs(lab: Lab, page: Page):
     open_notebook(page, lab, "quickstart.ipynb")
     page.evaluate(LOOK)
     command(page, "notebook:run-all-cells")
-    page.wait_for_selector(".oj-static", timeout=60_000)
+    page.wait_for_selector(".oj-static")
     running = [look for look in page.evaluate("window.seen") if look["running"]]
     lengths = [look["text"] for look in running]
     assert lengths == sorted(lengths) and len(set(lengths)) >= 3
@@ -89,7 +89,7 @@ def assert_shown_without_a_kernel(lab: Lab, page: Page) -> None:
         if trusted:
             lab.trust("reopened.ipynb")
         page.goto(f"{lab.url}lab/tree/reopened.ipynb?reset")
-        page.locator(".jp-Dialog button", has_text="No Kernel").click(timeout=60_000)
+        page.locator(".jp-Dialog button", has_text="No Kernel").click()
         page.locator('img[alt*="Routing frequency"]').first.wait_for()
         for title in ("Residency at the end", "Hits and misses per step", "Read latency per step"):
             assert page.locator(f'img[alt*="{title}"]').count() >= 1
@@ -103,10 +103,10 @@ def test_the_stop_button_stops_a_blocking_cell(lab: Lab, page: Page):
     lab.add("stop.ipynb", *LONG_RUN)
     open_notebook(page, lab, "stop.ipynb")
     command(page, "notebook:run-all-cells")
-    page.wait_for_selector(".oj-root .oj-stop", timeout=60_000)
+    page.wait_for_selector(".oj-root .oj-stop")
     page.wait_for_function("document.querySelector('.oj-log').textContent.length > 20")
     page.click(".oj-root .oj-stop")
-    page.wait_for_selector("text=Interrupted: this is what was made until then", timeout=30_000)
+    page.wait_for_selector("text=Interrupted: this is what was made until then")
     wait_until_idle(page)
     page.wait_for_selector("text=Interrupted: stopped after")
     assert page.locator("text=the next cell ran").count() == 1  # its source; it has no output
@@ -122,7 +122,7 @@ def test_a_finished_run_is_scrubbed_and_looked_into(lab: Lab, page: Page):
     )
     open_notebook(page, lab, "view.ipynb")
     command(page, "notebook:run-all-cells")
-    expect(page.locator(".oj-where")).to_have_text("the end", timeout=60_000)
+    expect(page.locator(".oj-where")).to_have_text("the end")
     page.locator(".oj-slider").focus()
     for _ in range(10):
         page.keyboard.press("ArrowLeft")
@@ -166,7 +166,7 @@ def test_the_live_view_follows_the_theme(lab: Lab, page: Page, theme: str):
     lab.add("theme.ipynb", *LONG_RUN[:4])
     open_notebook(page, lab, "theme.ipynb")
     command(page, "notebook:run-all-cells")
-    page.wait_for_selector(".oj-root .oj-log", timeout=60_000)
+    page.wait_for_selector(".oj-root .oj-log")
     page.wait_for_function("document.querySelector('.oj-log').textContent.length > 200")
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.locator(".oj-root").screenshot(path=PICTURES / f"live-{theme.split()[-1].lower()}.png")
@@ -186,7 +186,7 @@ def test_the_live_view_follows_the_theme(lab: Lab, page: Page, theme: str):
     spill = "root => root.scrollWidth - root.clientWidth"
     assert page.locator(".oj-root").evaluate(spill) <= 0
     command(page, "notebook:interrupt-kernel")
-    page.wait_for_selector(".oj-static", timeout=30_000)
+    page.wait_for_selector(".oj-static")
     lab.theme("JupyterLab Light")
 
 
