@@ -28,6 +28,7 @@ from benchmarks.traffic import Traffic
 from outlier_jupyter.bench.limits import Memory
 from outlier_jupyter.bench.models import Made
 from outlier_jupyter.bench.rounds import Numbers, hardware, interleave, row
+from outlier_jupyter.bench.short import unpaged
 from outlier_jupyter.bench.subjects import Text, active_bytes, run_engine
 from outlier_jupyter.checkpoint import RecordReader, kernel_queue
 from outlier_jupyter.engine import Engine
@@ -161,6 +162,16 @@ def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
         say(f"loaded: {engine.status().dense_nbytes / 1e9:.2f} GB dense")
         found = resized(engine, made, wanted, texts, rounds, say)
     return [row(f"paged, {name}", each, **told) for name, (each, told) in found.items()]
+
+
+def in_ram(made: Made, rounds: int, say: Say) -> list[Row]:
+    """Everything cached, in turn with mlx-lm that has everything in RAM."""
+    every = made.shape.layers * made.shape.experts
+    with opened(made, cache_experts=every) as engine:
+        say("loading mlx-lm's")
+        runs = {"all cached": lambda number: measured(engine, made, text_of(made, number))}
+        found = interleave(runs | unpaged(made), rounds, limits_of(made, engine))
+    return [row(name, each, **made.said) for name, each in found.items()]
 
 
 THREADS = "read by threads"

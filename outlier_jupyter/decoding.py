@@ -167,7 +167,7 @@ class Decoding:
         that all processes share. Two that do so at the same moment can take each other's files
         away ("Could not load C++ shared library"); the second time the library is there.
         """
-        key = mx.random.state[0]
+        key: Any = mx.random.state[0]  # type: ignore[index]  # mlx.core's stub says object
         try:
             token: Any = self._next(tokens, logits).item()
         except RuntimeError as error:

@@ -23,6 +23,8 @@ from .subjects import Text, Unpaged, active_bytes, run_engine
 
 LAYERS, ROUNDS, PROMPT, TOKENS = 4, 3, 32, 48
 UNPAGED_TOKENS = 3
+UNPAGED = {"bf16": None, "float32": mx.float32}
+"""Types of activations with which mlx-lm is measured."""
 LAYER_NBYTES = 2_400_000_000
 """RAM that the comparison takes for each layer, with all its engines side by side (measured)."""
 HEADS = ("subject", "tokens/s", "range", "hits", "read MB/s", "times the limit")
@@ -122,9 +124,7 @@ def compare(made: Made, rounds: int, tokens: int, tell: Tell) -> list[Row]:
             # On a CPU a few tokens of MLX's kernels take as long as all others together.
             few = (2, min(4, tokens)) if settings["kernels"] == "mlx" else (PROMPT, tokens)
             runs[name] = _paged(engine, made, *few)
-        for name, dtype in (("mlx-lm in RAM, bf16", None), ("mlx-lm in RAM, float32", mx.float32)):
-            unpaged = Unpaged(made.folder, made.config, shape.layers, dtype)
-            runs[name] = _unpaged(unpaged, made)
+        runs |= unpaged(made)
         tell(f"{rounds} rounds of {len(runs)} subjects")
         memory = Memory()
         expert = max(engine.info.expert_nbytes)
@@ -147,8 +147,15 @@ def _paged(engine: Any, made: Made, prompt: int, tokens: int) -> Run:
     return run
 
 
-def _unpaged(unpaged: Unpaged, made: Made) -> Run:
-    return lambda number: unpaged.run(made.routes, Text(0, 1, UNPAGED_TOKENS))
+def unpaged(made: Made) -> dict[str, Run]:
+    """mlx-lm with all of a model in RAM, as it is and with float32 activations, by name."""
+    text = Text(0, 1, UNPAGED_TOKENS)
+
+    def of(dtype: Any) -> Run:
+        model = Unpaged(made.folder, made.config, made.shape.layers, dtype)
+        return lambda number: model.run(made.routes, text)
+
+    return {f"mlx-lm in RAM, {name}": of(dtype) for name, dtype in UNPAGED.items()}
 
 
 def _cells(found: Row) -> tuple[str, ...]:
