@@ -58,8 +58,9 @@ class Growing:
         Whoever asks writes them there. None: there is no room, or the cache is not the one that
         was left; then `add` has to be asked.
         """
-        if self._room is None or not self.owns(cache):
+        if not self.owns(cache):
             return None
+        assert self._room is not None
         at = self._offset
         cache.offset = self._offset = at + 1
         return *self._room, at
@@ -67,7 +68,8 @@ class Growing:
     def owns(self, cache: Any) -> bool:
         """Whether `cache` is as it was left here, with room for one more."""
         return (
-            type(cache) is KVCache
+            self._room is not None
+            and type(cache) is KVCache
             and cache.keys is self._keys
             and cache.values is self._values
             and cache.offset == self._offset

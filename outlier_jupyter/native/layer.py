@@ -144,12 +144,8 @@ class Plan:
         return type(self.gate) is self._gate_class
 
     def ready(self, cache: Any) -> bool:
-        """Whether a token passes through kernels alone, none of whose memory is still to be had."""
-        return (
-            self._chooses_as_made
-            and self.experts.held is not None
-            and self.attention.growing.owns(cache)
-        )
+        """Whether all before the experts passes through kernels alone, into memory that is had."""
+        return self._chooses_as_made and self.attention.growing.owns(cache)
 
     def begin(self, cache: Any) -> None:
         """Have room for the token's key and value, where the layer is `ready`; then `pass_on`."""
@@ -160,11 +156,15 @@ class Plan:
         with RUNNING:
             self._take(x)
             self._chain.run()
-        return self._decode_held(self.experts.held)
+        return self._ask_experts()
 
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width], which stays as it is until the next layer runs."""
         self._choose(x, cache)
+        return self._ask_experts()
+
+    def _ask_experts(self) -> F32s:
+        """What comes after the choice."""
         held = self.experts.held
         if held is not None:
             return self._decode_held(held)

@@ -1,4 +1,4 @@
-"""Around a model's native layers: the norm after the last, and a loop over all where all is held.
+"""Around a model's native layers: the norm after the last, and a loop over all of them.
 
 mlx-lm's own loop over its layers comes between two of them with arrays and calls whose code each
 layer's weights may have driven from the processor's caches; 0.1 ms a layer or more. Here all layers

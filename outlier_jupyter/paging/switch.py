@@ -243,7 +243,7 @@ class PagedSwitch(nn.Module):
             self._look_ahead(given, True)
         if work is not None:
             return self._timed(given.joined, work)
-        slot_ids = self._slots(fetch.slots)[ids]
+        slot_ids = self._slot_ids(ids, fetch.slots)
         return self._timed(given.with_slots, self._inner, slot_ids, pager.bank)
 
     def _look_ahead(self, given: Given, now: bool) -> bool:
@@ -272,6 +272,13 @@ class PagedSwitch(nn.Module):
         found = self._slots(slots)[ids.ravel()]
         mine = np.flatnonzero(found >= 0)
         work.add(mine, found[mine])
+
+    def _slot_ids(self, ids: Ids, slot_of: Mapping[ExpertKey, int]) -> Ids:
+        """The slots of ids [..., k], all of which are there."""
+        if ids.size < len(self._keys):  # a token, as above
+            few = [slot_of[self._keys[each]] for each in ids.ravel().tolist()]
+            return np.array(few, np.int64).reshape(ids.shape)
+        return self._slots(slot_of)[ids]
 
     def _slots(self, slot_of: Mapping[ExpertKey, int]) -> Ids:
         """Expert id → slot, as an array to index with ids; -1 for those that are not there."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -50,7 +51,7 @@ class SlotTable:
         self._reserved: dict[int, ExpertKey] = {}
         self._aside = set(range(capacity, capacity + aside))
         self._pinned: frozenset[ExpertKey] = frozenset()
-        self._spare: list[ExpertKey] = []  # the first to leave first, before all others
+        self._spare: dict[ExpertKey, None] = {}  # the first to leave first, before all others
 
     def __len__(self) -> int:
         """How many experts are held."""
@@ -80,9 +81,8 @@ class SlotTable:
 
     def order(self) -> list[ExpertKey]:
         """The held experts, the first to leave first; those pinned never leave."""
-        spare = set(self._spare)
-        others = [key for key in self._policy.order() if key in self._slot_of and key not in spare]
-        return [*self._spare, *others]
+        known, spare = self._slot_of, self._spare
+        return [*spare, *(k for k in self._policy.order() if k in known and k not in spare)]
 
     def pin(self, keys: Iterable[ExpertKey]) -> None:
         """From now on `keys` never leave once they are held; others may again.
@@ -118,7 +118,7 @@ class SlotTable:
         window = self.room
         if uses is not None:
             missing.sort(key=lambda key: uses[key])
-            window = max(len(self._free) + len(set(self._spare).difference(held)), self.passing)
+            window = max(len(self._free) + len(self._spare.keys() - held), self.passing)
             window = min(window, self.room)
         first = min(window, self.capacity - len(self._pinned.union(held)))
         starts = range(first, len(missing), window)
@@ -151,8 +151,7 @@ class SlotTable:
         """Have the held experts of `layer` leave before all others, except those of `keep`."""
         stay = keep | self._pinned
         going = [key for key in self.order() if key.layer == layer and key not in stay]
-        gone = set(going)
-        self._spare = [*going, *(key for key in self._spare if key not in gone)]
+        self._spare = dict.fromkeys(going) | self._spare
 
     def reserve(self, keys: Iterable[ExpertKey]) -> Plan:
         """Book slots for distinct `keys`, which are looked up together: evict for those not held.
@@ -173,8 +172,8 @@ class SlotTable:
             keep = {*wanted, *self._reserved.values(), *self._pinned}
             victims = self._victims(len(missing) - len(self._free), keep)
         self._policy.ask(wanted)
-        if self._spare:
-            self._spare = [key for key in self._spare if key not in hits]
+        for key in hits:
+            self._spare.pop(key, None)
         leaving = iter(victims)
         return Plan(hits, tuple(self._place(key, leaving) for key in missing))
 
@@ -182,10 +181,10 @@ class SlotTable:
         """The spare ones first, then those that the policy names; they are spare no more."""
         if not self._spare:
             return self._policy.victims(count, keep)
-        spare = [key for key in self._spare if key not in keep][:count]
+        spare = list(islice((key for key in self._spare if key not in keep), count))
         others = self._policy.victims(count - len(spare), keep | set(spare))
-        leaving = set(spare)
-        self._spare = [key for key in self._spare if key not in leaving]
+        for key in spare:
+            del self._spare[key]
         return [*spare, *others]
 
     def _place(self, key: ExpertKey, leaving: Iterator[ExpertKey]) -> Placement:
@@ -272,7 +271,6 @@ class SlotTable:
     def check(self) -> None:
         """Assert that every slot is in exactly one state; for tests."""
         states = [*self._free, *self._reserved, *self._slot_of.values(), *self._aside]
-        assert set(self._spare) <= self._slot_of.keys(), "a spare expert is not held"
-        assert len(set(self._spare)) == len(self._spare), "an expert is spare twice"
+        assert self._spare.keys() <= self._slot_of.keys(), "a spare expert is not held"
         every = list(range(self.capacity + len(self._aside)))
         assert sorted(states) == every, f"slots lost or shared: {states}"
