@@ -174,6 +174,8 @@ def in_ram(made: Made, rounds: int, say: Say) -> list[Row]:
     return [row(name, each, **made.said) for name, each in found.items()]
 
 
+FEW = 4, 12
+"""Tokens of a prompt, and after it, with which each feature is measured."""
 THREADS = "read by threads"
 """The variant for which there is no option."""
 
@@ -208,12 +210,12 @@ def features(made: Made, rounds: int, say: Say) -> list[Row]:
                 def subject(engine: Engine) -> Callable[[int], Numbers]:
                     def run(number: int) -> Numbers:
                         forget(files)
-                        return measured(engine, made, text_of(made, number, 8, 16))
+                        return measured(engine, made, text_of(made, number, *FEW))
 
                     return run
 
                 pair = interleave({"base": subject(base), name: subject(other)}, rounds, limits)
-                text = text_of(made, 0, 8, 16)
+                text = text_of(made, 0, *FEW)
                 for subject_name, engine in (("base", base), (name, other)):
                     rows.append(row(subject_name, pair[subject_name], beside=name,
                                     **settings(made, engine, text)))  # fmt: skip
