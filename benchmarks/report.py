@@ -124,8 +124,10 @@ def prompt_lines(parts: dict[str, list[Row]]) -> list[str]:
     by: dict[str, dict[str, Row]] = {}
     for r in rows:
         by.setdefault(str(r["prompt"]), {})[str(r["subject"])] = r
-    heads = ("prompt, tokens (the same slice)", "all cached, s", "a quarter cached, s",
-             "NumPy's products alone, s", "NumPy's share of ours")  # fmt: skip
+    layers = rows[0]["layers"] if rows else 0
+    heads = (f"prompt, tokens (a slice of {layers} layers)", "all cached, s",
+             "a quarter cached, s", "NumPy's products alone, s",
+             "NumPy's share of ours")  # fmt: skip
     found = []
     for length, each in by.items():
         whole, part = each.get("all cached"), each.get("a quarter cached")

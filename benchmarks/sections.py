@@ -174,7 +174,7 @@ def in_ram(made: Made, rounds: int, say: Say) -> list[Row]:
     return [row(name, each, **made.said) for name, each in found.items()]
 
 
-FEW = 4, 12
+FEW = 4, 8
 """Tokens of a prompt, and after it, with which each feature is measured."""
 THREADS = "read by threads"
 """The variant for which there is no option."""

@@ -5,6 +5,10 @@ memory once a tenth of its time or more; one of 2 MiB holds two thousand. Arrays
 have them already, MLX's have not. A disk, too, reads several times as fast into them past the page
 cache: it is told of a few pieces of memory in place of hundreds. Where the system refuses, nothing
 is lost but speed, and nothing is told.
+
+Pages come when memory is first written. On a virtual machine each can take 15 µs, small or large:
+a gigabyte in small ones, four seconds. So large ones are asked for before, also for memory that
+somebody else asks for and fills in one go.
 """
 
 from __future__ import annotations
@@ -12,19 +16,59 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 LARGE = 1 << 21
 """Bytes of a large page, on x86-64 and most of ARM."""
-DROP, LARGE_PAGES, FILL, GATHER = 4, 14, 23, 25
-"""Advice to Linux: MADV_DONTNEED, MADV_HUGEPAGE, MADV_POPULATE_WRITE, MADV_COLLAPSE."""
+LARGE_PAGES, GATHER = 14, 25
+"""Advice to Linux: MADV_HUGEPAGE, MADV_COLLAPSE."""
+BY_ITSELF = 1 << 26
+"""Bytes of memory from which on C's allocator has it mapped by itself."""
+LOOK_S = 0.001
 
 
-def renew(address: int, nbytes: int) -> None:
-    """Large pages for memory of the process's own that holds zeros; they are zeros afterwards."""
-    if _advise(address, nbytes, LARGE_PAGES) and _advise(address, nbytes, DROP):
-        _advise(address, nbytes, FILL)
+@contextmanager
+def coming(nbytes: int) -> Iterator[None]:
+    """Large pages for memory of `nbytes` that is mapped and filled within the context.
+
+    A thread looks out for it. What is filled before it sees it stays in small pages; `gather` has
+    those moved.
+    """
+    if nbytes < BY_ITSELF or not sys.platform.startswith("linux"):
+        yield
+        return
+    over = threading.Event()
+    watch = threading.Thread(target=_look_out, args=(nbytes, set(_mapped(nbytes)), over))
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+
+
+def _look_out(nbytes: int, known: set[tuple[int, int]], over: threading.Event) -> None:
+    """Advise large pages for what is mapped and was not `known`, less and less often."""
+    pause = LOOK_S
+    while not over.wait(pause):
+        for begin, end in set(_mapped(nbytes)) - known:
+            known.add((begin, end))
+            _advise(begin, end - begin, LARGE_PAGES)
+        pause = min(2 * pause, 0.1)
+
+
+def _mapped(nbytes: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of this process's pieces of memory of `nbytes` and more that are no file's."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, kind, _, _, file = line.split(maxsplit=5)[:5]
+        begin, end = (int(part, 16) for part in place.split("-"))
+        if end - begin >= nbytes and kind == "rw-p" and file == "0":
+            yield begin, end
 
 
 def gather(address: int, nbytes: int) -> None:

@@ -201,9 +201,10 @@ def _rows(part: ExpertPart, slots: int) -> mx.array:
         array = mx.zeros((slots, *part.shape), MLX_DTYPES[part.dtype])
     else:
         whole = mx.zeros((count + spare,), unit)
-        mx.eval(whole)
+        with large_pages.coming(whole.nbytes):
+            mx.eval(whole)
         address = _address(host_bytes(whole))
-        large_pages.renew(address, whole.nbytes)
+        large_pages.gather(address, whole.nbytes)
         begin = -address % PAGE // unit.size
         rows = whole[begin : begin + count].reshape(slots, part.nbytes // unit.size)
         array = rows.view(MLX_DTYPES[part.dtype]).reshape(slots, *part.shape)
