@@ -75,7 +75,7 @@ PARTS: dict[str, Callable[[Asked], list[Row]]] = {
     ),
     "prompts": lambda asked: sections.prompts(slice_of(asked), asked.rounds, (32, 512), say),
     "long": lambda asked: sections.prompts(slice_of(asked), 1, (4096,), say),
-    "sizes": lambda asked: sections.sizes(whole(asked), asked.rounds, say),
+    "sizes": lambda asked: sections.sizes(whole(asked), min(asked.rounds, 2), say),
     "features": lambda asked: sections.features(whole(asked), min(asked.rounds, 2), say),
     "resident": lambda asked: sections.resident_set(whole(asked), 1, say),
     "huge": lambda asked: sections.huge(huge(asked), min(asked.rounds, 2), say),
