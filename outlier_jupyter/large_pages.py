@@ -30,6 +30,8 @@ LARGE_PAGES, GATHER = 14, 25
 BY_ITSELF = 1 << 26
 """Bytes of memory from which on C's allocator has it mapped by itself."""
 LOOK_S = 0.001
+MAPS = Path("/proc/self/maps")
+"""Where Linux tells which memory is mapped."""
 
 
 @contextmanager
@@ -39,7 +41,7 @@ def coming(nbytes: int) -> Iterator[None]:
     A thread looks out for it. What is filled before it sees it stays in small pages; `gather` has
     those moved.
     """
-    if nbytes < BY_ITSELF or not sys.platform.startswith("linux"):
+    if nbytes < BY_ITSELF or not MAPS.exists():
         yield
         return
     over = threading.Event()
@@ -64,7 +66,7 @@ def _look_out(nbytes: int, known: set[tuple[int, int]], over: threading.Event) -
 
 def _mapped(nbytes: int) -> Iterator[tuple[int, int]]:
     """Begin and end of this process's pieces of memory of `nbytes` and more that are no file's."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in MAPS.read_text().splitlines():
         place, kind, _, _, file = line.split(maxsplit=5)[:5]
         begin, end = (int(part, 16) for part in place.split("-"))
         if end - begin >= nbytes and kind == "rw-p" and file == "0":
