@@ -6,18 +6,20 @@
 and a feed whose frames a live view encodes and sends (to no page: there is no kernel here, so the
 socket's share is not in it). Who listens changes within a run, with every token: a machine's
 memory is faster and slower by the minute, and whole runs, one after the other, differ by more
-than what is looked for. A block has each way once; the cost is the median over the blocks of what
-a way takes beside *neither* in its own, in wall time and in CPU time of the thread that decodes.
+than what is looked for. A block is a token of each; the cost is the median over the blocks of what
+*live* takes beside *neither*, in wall time and in CPU time of the thread that decodes. `error` is
+the standard error of that median by the clock: two tokens of the same run differ by a tenth.
 `sinks` is measured directly: the time spent in whoever listens, of the time of decode.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from statistics import median
+from statistics import NormalDist, median, quantiles
 from typing import Any
 from unittest.mock import patch
 
@@ -30,9 +32,15 @@ from outlier_jupyter.engine import Engine
 from outlier_jupyter.notebook.feed import Feed
 from outlier_jupyter.notebook.live import LiveView
 
-WAYS = ("neither", "recorded", "live")
-ROUNDS, BLOCKS, TOKENS = 2, 72, 1
-"""Runs, blocks of each, and tokens of each way in a block."""
+WAYS = ("neither", "live")
+ROUNDS, BLOCKS = 2, 250
+"""Runs, and blocks of each."""
+WARM = 16
+"""Tokens before them."""
+LISTENED = 128
+"""Tokens of the run in which what listens is timed."""
+MIDDLE_HALF = 2 * NormalDist().inv_cdf(0.75)
+"""How wide the middle half of normal values is, in standard deviations."""
 
 
 class Watch:
@@ -45,11 +53,7 @@ class Watch:
     def __init__(self, engine: Engine) -> None:
         self._tell, self._tap = engine._tell, engine._installed.tap
         self._begin = self._tap.begin
-        everybody = self._tell._hearing
-        recorder = self._tell._listening[0]
-        alone = {kind: [each for each in heard if each is recorder]
-                 for kind, heard in everybody.items()}  # fmt: skip
-        self._hearing: dict[str, Any] = {"neither": {}, "recorded": alone, "live": everybody}
+        self._hearing: dict[str, Any] = {"neither": {}, "live": self._tell._hearing}
 
     def set(self, way: str) -> None:
         """From the next token on."""
@@ -73,32 +77,32 @@ def live(engine: Engine) -> Iterator[None]:
         view.close()
 
 
-def order(number: int) -> list[str]:
-    """The ways of a block of tokens; each comes first, second and last as often."""
-    turn = number % len(WAYS)
-    ways = [*WAYS[turn:], *WAYS[:turn]]
-    return ways[::-1] if number // len(WAYS) % 2 else ways
-
-
 def decode(engine: Engine, ids: list[int]) -> list[dict[str, tuple[float, float]]]:
     """One run: for each block, wall and CPU seconds of a token, by way."""
-    plan = [way for block in range(BLOCKS) for way in order(block) for _ in range(TOKENS)]
-    found: list[dict[str, tuple[float, float]]] = [{} for _ in range(BLOCKS)]
+    found: list[dict[str, tuple[float, float]]] = []
     with live(engine):
-        steps = engine.stream(prompt_of(ids), raw=True, max_tokens=len(plan) + 1)
-        next(steps)  # the prompt's
+        tokens = 1 + WARM + len(WAYS) * BLOCKS
+        steps = engine.stream(prompt_of(ids), raw=True, max_tokens=tokens)
+        for _ in range(1 + WARM):  # the prompt's is one
+            next(steps)
         watch = Watch(engine)
-        for number in range(0, len(plan), TOKENS):
-            watch.set(plan[number])
-            wall, cpu = time.perf_counter(), time.thread_time()
-            for _ in range(TOKENS):
+        for number in range(BLOCKS):
+            block = {}
+            for way in WAYS[:: -1 if number % 2 else 1]:
+                watch.set(way)
+                wall, cpu = time.perf_counter(), time.thread_time()
                 next(steps)
-            spent = (time.perf_counter() - wall, time.thread_time() - cpu)
-            block = found[number // (TOKENS * len(WAYS))]
-            block[plan[number]] = (spent[0] / TOKENS, spent[1] / TOKENS)
+                block[way] = time.perf_counter() - wall, time.thread_time() - cpu
+            found.append(block)
         watch.set("live")
         steps.close()
     return found
+
+
+def standard_error(values: list[float]) -> float:
+    """Of the median of `values`, from the width of their middle half, as if they were normal."""
+    low, _, high = quantiles(values, n=4)
+    return math.sqrt(math.pi / 2 / len(values)) * (high - low) / MIDDLE_HALF
 
 
 class Timed:
@@ -128,7 +132,7 @@ def sinks_share(engine: Engine, ids: list[int]) -> float:
             pager.sink = timed
         try:
             begin = None
-            for _ in engine.stream(prompt_of(ids), raw=True, max_tokens=BLOCKS * TOKENS):
+            for _ in engine.stream(prompt_of(ids), raw=True, max_tokens=LISTENED):
                 if begin is None:
                     begin, timed.ns = time.perf_counter_ns(), 0
             assert begin is not None
@@ -139,9 +143,8 @@ def sinks_share(engine: Engine, ids: list[int]) -> float:
 
 
 def cost(engine: Engine, routes: Routes, say: Callable[[object], None]) -> list[Row]:
-    """A row each for neither, recorded and live."""
-    ids = Text(0, 16, TOKENS).ids(routes)
-    decode(engine, ids)
+    """A row each for neither and live."""
+    ids = Text(0, 16, WARM + len(WAYS) * BLOCKS).ids(routes)
     blocks = [block for _ in range(ROUNDS) for block in decode(engine, ids)]
     share = sinks_share(engine, ids)
     rows: list[Row] = []
@@ -153,9 +156,10 @@ def cost(engine: Engine, routes: Routes, say: Callable[[object], None]) -> list[
         rows.append({
             "subject": way, "token_ms": digits(1e3 * median(block[way][0] for block in blocks)),
             "cpu_ms": digits(1e3 * median(block[way][1] for block in blocks)),
-            "cost": digits(median(wall)), "cpu_cost": digits(median(cpu)),
+            "cost": digits(median(wall)), "error": digits(standard_error(wall)),
+            "cpu_cost": digits(median(cpu)),
             "sinks": digits(share) if way == "live" else "", "slots": engine.info.slots,
-            "tokens": TOKENS * len(blocks), "rounds": ROUNDS,
+            "tokens": len(blocks), "rounds": ROUNDS,
         })  # fmt: skip
         say(rows[-1])
     return rows

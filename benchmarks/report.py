@@ -194,7 +194,8 @@ def other_lines(parts: dict[str, list[Row]]) -> list[str]:
         mark = BUSY if r.get("busy") == "yes" else ""
         said.append(
             f"Recording with a live view attached took {100 * number(r, 'cost'):.1f} % of decode's "
-            f"time by the clock and {percent(number(r, 'sinks'))} measured in what listens{mark}."
+            f"time by the clock (standard error {100 * number(r, 'error'):.1f}) and "
+            f"{percent(number(r, 'sinks'))} measured in what listens{mark}."
         )
     return [" ".join(said), ""] if said else []
 

@@ -210,8 +210,10 @@ class OpenCall:
             shape, parts = (self.tokens, layers, k), self.parts
             if not parts:
                 return np.zeros(shape, np.uint16), np.zeros(shape, bool)
-            experts = np.concatenate([part[2] for part in parts], axis=1)
-            hits = np.concatenate([part[3] for part in parts], axis=1)
+            _, _, experts, hits = parts[0]
+            if len(parts) > 1:
+                experts = np.concatenate([part[2] for part in parts], axis=1)
+                hits = np.concatenate([part[3] for part in parts], axis=1)
             return experts.astype(np.uint16).reshape(shape), hits.reshape(shape)
         chosen = np.full((self.tokens, layers, k), NO_EXPERT, np.uint16)
         found = np.zeros(chosen.shape, bool)

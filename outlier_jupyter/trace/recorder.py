@@ -1,15 +1,16 @@
 """Turns the events of one run into a `Trace`, on the decode thread, into arrays made ahead.
 
 It listens and never asks: nothing is evaluated because somebody records. An event is only kept
-when it comes; at the end of a call its layers are folded into the arrays in one go. Arrays grow
-by doubling when a run is longer than foreseen, so a run of any length is held whole.
+when it comes; some calls' layers at a time are folded into the arrays in one go. Arrays grow by
+doubling when a run is longer than foreseen, so a run of any length is held whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,31 @@ from .trace import CALL, EARLY, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
 
 EMPTY = {"_tokens": 0, "_produced": -1, "_experts": -1, "_weights": np.nan, "_hits": False}
 """The arrays that grow, and what stands in them where nothing was recorded."""
+
+TOGETHER = 16
+"""Calls of one token that are folded together. A token's weights drive this code and its data
+from the processor's caches: to fold one call there takes three times what the next one takes."""
+
+
+_Switches: TypeAlias = tuple[npt.NDArray[np.int64], ...]
+"""The fields of `Served`, each [switches]."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """What one call told, as it came; `first` is its first step, `done` how it ended."""
+
+    started: CallStarted
+    first: int
+    routed: list[Routed] = field(default_factory=list)
+    weighed: list[Weighed] = field(default_factory=list)
+    waited: list[Waited] = field(default_factory=list)
+    served: list[Served] = field(default_factory=list)
+    held: list[HeldLayers] = field(default_factory=list)
+    reads: list[tuple[int, ...]] = field(default_factory=list)
+    evictions: list[tuple[int, ...]] = field(default_factory=list)
+    early: list[ReadEarly] = field(default_factory=list)
+    done: StepDone | None = None
 
 
 class Recorder:
@@ -68,6 +94,7 @@ class Recorder:
         self._layers = layers
         self._compared: list[tuple[int, float, bool]] = []
         self._steps = 0
+        self._whole: list[_Call] = []  # not folded yet
         self._take: dict[type[Event], Callable[[Any], object]] = {
             CallStarted: self._begin,
             PagedIn: self._page_in,
@@ -85,110 +112,110 @@ class Recorder:
 
     def _begin(self, event: CallStarted) -> None:
         """A call begins; what a call that was cut short had kept is dropped."""
-        self._call = event
-        self._routed: list[Routed] = []
-        self._weighed: list[Weighed] = []
-        self._waited: list[Waited] = []
-        self._served: list[Served] = []
-        self._held: list[HeldLayers] = []
-        self._call_reads: list[tuple[int, ...]] = []
-        self._call_evictions: list[tuple[int, ...]] = []
-        self._call_early: list[ReadEarly] = []
+        call = self._call = _Call(event, self._steps)
         # Two of these a layer: a list's own method costs half of one of ours.
-        self._take[Routed] = self._routed.append
-        self._take[Weighed] = self._weighed.append
-        self._take[Waited] = self._waited.append
-        self._take[Served] = self._served.append
-        self._take[HeldLayers] = self._held.append
-        self._take[ReadEarly] = self._call_early.append
+        self._take[Routed] = call.routed.append
+        self._take[Weighed] = call.weighed.append
+        self._take[Waited] = call.waited.append
+        self._take[Served] = call.served.append
+        self._take[HeldLayers] = call.held.append
+        self._take[ReadEarly] = call.early.append
 
     def _page_in(self, event: PagedIn) -> None:
         layer, expert, _, nbytes, start_ns, ns = event
-        self._call_reads.append((self._first_need(expert), layer, expert, nbytes, start_ns, ns))
+        self._call.reads.append((self._first_need(expert), layer, expert, nbytes, start_ns, ns))
 
     def _evict(self, event: Evicted) -> None:
         layer, expert, _, by_layer, by_expert = event
         step = self._first_need(by_expert)
-        self._call_evictions.append((step, layer, expert, by_layer, by_expert))
+        self._call.evictions.append((step, layer, expert, by_layer, by_expert))
 
     def _first_need(self, expert: int) -> int:
         """The first step of this call that routed to `expert` in the layer just routed."""
-        if len(self._call.tokens) == 1:
-            return self._steps
-        return self._steps + int((self._routed[-1].experts == expert).any(axis=1).argmax())
+        call = self._call
+        if len(call.started.tokens) == 1:
+            return call.first
+        return call.first + int((call.routed[-1].experts == expert).any(axis=1).argmax())
 
     def _end(self, event: StepDone) -> None:
-        """The call is whole: fold it into the arrays."""
-        first, n = self._steps, len(self._call.tokens)
+        """The call is whole: its numbers are told at once, its layers folded with others'."""
+        call, n = self._call, len(self._call.started.tokens)
+        call.done = event
+        self._whole.append(call)
         self._steps += n
+        looked_up = [routed.hits for routed in call.routed]
+        held = sum(held.experts.size for held in call.held)
+        asked = held + sum(hits.size for hits in looked_up)
+        self.call_ns = event.ns
+        self.call_hits = held + sum(int(np.count_nonzero(hits)) for hits in looked_up)
+        self.call_misses = asked - self.call_hits
+        self.call_nbytes = sum(read[3] for read in call.reads)
+        if n > 1 or len(self._whole) == TOGETHER:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Fold the calls that are whole into the arrays."""
         if self._steps > len(self._tokens):
             self._grow(2 * self._steps)
-        self._tokens[first : self._steps] = self._call.tokens
-        self._produced[self._steps - 1] = event.produced
-        chosen = [routed.experts for routed in self._routed]
-        wide = [rows.shape[1] for rows in chosen] + [held.experts.shape[1] for held in self._held]
+        for call in self._whole:
+            self._fold_one(call)
+        self._whole.clear()
+
+    def _fold_one(self, call: _Call) -> None:
+        first = call.first
+        rows = slice(first, first + len(call.started.tokens))
+        assert call.done is not None
+        self._tokens[rows] = call.started.tokens
+        self._produced[rows.stop - 1] = call.done.produced
+        chosen = [routed.experts for routed in call.routed]
+        wide = [rows.shape[1] for rows in chosen] + [held.experts.shape[1] for held in call.held]
         self._widen(max(wide, default=0))
-        rows = slice(first, self._steps)
-        _fill(self._experts[rows], self._routed, chosen)
-        _fill(self._hits[rows], self._routed, [routed.hits for routed in self._routed])
-        _fill(self._weights[rows], self._weighed, [weighed.weights for weighed in self._weighed])
-        for layers, experts, weights, _, _ in self._held:
+        _fill(self._experts[rows], call.routed, chosen)
+        _fill(self._hits[rows], call.routed, [routed.hits for routed in call.routed])
+        _fill(self._weights[rows], call.weighed, [weighed.weights for weighed in call.weighed])
+        for layers, experts, weights, _, _ in call.held:
             k = experts.shape[1]
             self._experts[first, layers, :k], self._hits[first, layers, :k] = experts, True
             self._weights[first, layers, :k] = weights
-        self._reads += self._call_reads
-        self._evictions += self._call_evictions
-        self._early += [(first, *event) for event in self._call_early]
-        self._book(first, n, event)
+        self._reads += call.reads
+        self._evictions += call.evictions
+        self._early += [(first, *event) for event in call.early]
+        self._book(call, call.done)
 
-    def _book(self, first: int, n: int, event: StepDone) -> None:
-        """One row of `calls`, and the numbers of the last call."""
-        asked = sum(routed.experts.size for routed in self._routed)
-        asked += sum(held.experts.size for held in self._held)
-        self.call_ns = event.ns
-        self.call_hits = int(np.count_nonzero(self._hits[first : self._steps]))
-        self.call_misses = asked - self.call_hits
-        self.call_nbytes = sum(read[3] for read in self._call_reads)
-        routes = sum(routed.route_ns for routed in self._routed)
-        waits = sum(waited.ns for waited in self._waited)
-        installs = sum(waited.install_ns for waited in self._waited)
-        lookups = sum(routed.lookup_ns for routed in self._routed)
+    def _book(self, call: _Call, done: StepDone) -> None:
+        """One row of `calls`."""
+        routes = sum(routed.route_ns for routed in call.routed)
+        waits = sum(waited.ns for waited in call.waited)
+        installs = sum(waited.install_ns for waited in call.waited)
+        lookups = sum(routed.lookup_ns for routed in call.routed)
         switches, experts, told = 0, 0, 0
-        served = self._switches()
-        if len(served):
-            switches, experts, told = (int(total) for total in served.sum(axis=0)[2:])
+        served = _switches(call)
+        if len(served[0]):
+            switches, experts, told = (int(times.sum()) for times in served[2:])
             # All of a switch that is nothing else: besides the look-up, booking who leaves.
             lookups = switches - routes - waits - installs - experts - told
-            self._layer_us.append(self._layer_times(served))
-        row = (self._call.phase, first, n, self._call.start_ns, event.ns)
-        times = (routes, lookups, waits, installs, event.sample_ns, event.forward_ns)
-        outside = max(0, event.forward_ns - switches)
-        self._calls.append((*row, *times, outside, experts, told + event.told_ns))
+            self._layer_us.append(self._layer_times(call, served))
+        phase, tokens, start_ns = call.started
+        row = (phase, call.first, len(tokens), start_ns, done.ns)
+        times = (routes, lookups, waits, installs, done.sample_ns, done.forward_ns)
+        outside = max(0, done.forward_ns - switches)
+        self._calls.append((*row, *times, outside, experts, told + done.told_ns))
 
-    def _switches(self) -> npt.NDArray[np.int64]:
-        """The fields of `Served`, [switches, 5], in the order in which they served."""
-        held = [np.stack((h.layers, h.start_ns, h.ns, h.ns, 0 * h.ns), 1) for h in self._held]
-        if len(held) == 1 and not self._served:
-            return held[0]
-        table = np.concatenate([_table(self._served), *held])
-        return table[np.argsort(table[:, 1], kind="stable")]
-
-    def _layer_times(self, served: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """This call's row of `layer_us`; `served` as `_switches` gives it."""
-        rows = np.zeros((self._layers, len(LAYER_PARTS)), np.int64)
-        rows[[routed.layer for routed in self._routed], 1] = [
-            routed.route_ns for routed in self._routed
-        ]
-        for layer, wait_ns, install_ns in self._waited:
-            rows[layer, 3] += wait_ns
-            rows[layer, 4] += install_ns
-        layers, start, ns, experts, told = served.T
-        rows[layers, 0] = start
-        rows[layers[0], 0] -= self._call.start_ns
-        rows[layers[1:], 0] -= start[:-1] + ns[:-1]
-        rows[layers, 5], rows[layers, 6] = experts, told
-        rows[layers, 2] = ns - rows[layers, 1] - rows[layers, 3:].sum(axis=1)
-        return (rows // 1000).astype(np.int32)
+    def _layer_times(self, call: _Call, served: _Switches) -> npt.NDArray[np.int32]:
+        """The call's row of `layer_us`."""
+        times = np.zeros((len(LAYER_PARTS), self._layers), np.int64)
+        since, routing, lookup, waiting, installing, computing, telling = times
+        for routed in call.routed:
+            routing[routed.layer] = routed.route_ns
+        for layer, wait_ns, install_ns in call.waited:
+            waiting[layer] += wait_ns
+            installing[layer] += install_ns
+        layers, start, ns, experts, told = served
+        since[layers[:1]] = start[:1] - call.started.start_ns
+        since[layers[1:]] = start[1:] - start[:-1] - ns[:-1]
+        computing[layers], telling[layers], lookup[layers] = experts, told, ns
+        lookup -= routing + waiting + installing + computing + telling
+        return (times // 1000).T.astype(np.int32)
 
     def _grow(self, steps: int) -> None:
         for name, fill in EMPTY.items():
@@ -208,6 +235,7 @@ class Recorder:
 
     def trace(self, info: TraceInfo) -> Trace:
         """What was recorded so far. A call cut short by an interrupt or an error is left out."""
+        self._fold()
         table = np.array(self._calls, CALL)
         call_of_step = np.repeat(np.arange(len(table), dtype=np.int32), table["steps"])
         share = table["ns"] // np.maximum(table["steps"], 1)
@@ -250,10 +278,14 @@ def _compared(
     return kl, agrees
 
 
-def _table(events: Sequence[Served]) -> npt.NDArray[np.int64]:
-    """A row of five for each of these; a third of what np.array takes."""
-    flat = np.fromiter(chain.from_iterable(events), np.int64, 5 * len(events))
-    return flat.reshape(-1, 5)
+def _switches(call: _Call) -> _Switches:
+    """What the call's switches told, in the order in which they served."""
+    held: list[_Switches] = [(h.layers, h.start_ns, h.ns, h.ns, 0 * h.ns) for h in call.held]
+    if len(held) == 1 and not call.served:
+        return held[0]
+    flat = np.fromiter(chain.from_iterable(call.served), np.int64, 5 * len(call.served))
+    table = np.concatenate([flat.reshape(-1, 5).T, *held], axis=1)
+    return tuple(table[:, np.argsort(table[1], kind="stable")])
 
 
 def _fill(

@@ -17,7 +17,7 @@ from outlier_jupyter.events import (
     Weighed,
 )
 from outlier_jupyter.trace import TraceInfo
-from outlier_jupyter.trace.recorder import Recorder
+from outlier_jupyter.trace.recorder import TOGETHER, Recorder
 
 NOBODY = np.zeros((0, 2), np.int16)
 
@@ -89,6 +89,25 @@ def test_a_call_cut_short_is_left_out():
     recorder(PagedIn(0, 1, 0, 10, 0, 1))
     trace = recorder.trace(TraceInfo())
     assert trace.steps == 2 and len(trace.calls) == 1 and len(trace.reads) == 4
+
+
+def test_a_trace_may_be_asked_for_at_any_call():
+    """Calls are folded some at a time; what is told does not depend on when, nor on who asks."""
+    tokens = list(range(3, 3 + 2 * TOGETHER + 5))
+    asked, alone = Recorder(2, 1, NOBODY), Recorder(2, 1, NOBODY)
+    for recorder in (asked, alone):
+        call(recorder, PREFILL, [1, 3], ns=10)
+    for count, token in enumerate(tokens, 1):
+        for recorder in (asked, alone):
+            call(recorder, DECODE, [token], ns=token, produced=token)
+        trace = asked.trace(TraceInfo())
+        assert trace.produced.tolist() == [-1, -1, *tokens[:count]]
+        assert trace.experts[-1].tolist() == 2 * [[token, token + 1]]
+        assert np.bincount(trace.reads["step"]).tolist() == [2] * (2 + count)
+        assert (asked.call_ns, asked.call_misses, asked.call_nbytes) == (token, 4, 20)
+    whole = alone.trace(TraceInfo())
+    for name in ("tokens", "experts", "weights", "hits", "reads", "calls", "step_ns"):
+        assert getattr(whole, name).tolist() == getattr(trace, name).tolist()
 
 
 def test_layers_of_different_k_are_padded():
