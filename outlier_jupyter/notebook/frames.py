@@ -196,7 +196,7 @@ def encode(frame: Frame) -> bytes:
         [
             head,
             _TOTALS.pack(*frame.totals),
-            *(steps[name].tobytes() for name in _WIDE),
+            *_wide_of(steps),
             frame.count_index.astype("<u4", copy=False).tobytes(),
             frame.count.astype("<u4", copy=False).tobytes(),
             frame.change_index.astype("<u4", copy=False).tobytes(),
@@ -209,6 +209,13 @@ def encode(frame: Frame) -> bytes:
             text,
         ]
     )
+
+
+def _wide_of(steps: npt.NDArray[np.void]) -> list[bytes]:
+    """All fields of the steps but the phase, which is their last, one array behind the other."""
+    if len(steps) == 1:  # the usual frame: in a record they stand as they are sent
+        return [steps.tobytes()[: -STEP["phase"].itemsize]]
+    return [steps[name].tobytes() for name in _WIDE]
 
 
 def decode(data: bytes | bytearray | memoryview) -> Frame:

@@ -7,7 +7,8 @@ to copy these takes 3.
 
 from __future__ import annotations
 
-from array import array
+from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,8 @@ from ..events import HeldLayers
 
 Ids = npt.NDArray[np.int64]
 F32s = npt.NDArray[np.float32]
-FIELDS = 4
-"""Of a note: k, layer, when it was called, and for how long, in nanoseconds."""
+Note: TypeAlias = tuple[int, int, int, int]
+"""k, layer, when it was called, and for how long, in nanoseconds."""
 
 
 class Choices:
@@ -25,12 +26,17 @@ class Choices:
 
     Args:
         layers: MoE layers of the model.
+
+    Attributes:
+        note: told, as a `Note`, that a layer has written and served. A list's own method: 7 µs a
+            layer were spent in fetching from memory what code of ours would be called here.
     """
 
     def __init__(self, layers: int) -> None:
         self._layers = layers
         self._rooms: dict[int, tuple[Ids, F32s]] = {}
-        self._notes = array("q")
+        self._notes: list[Note] = []
+        self.note = self._notes.append
 
     def room(self, layer: int, k: int) -> tuple[Ids, F32s]:
         """The ids and the weights that `layer` writes, both [1, k]; always the same memory."""
@@ -40,17 +46,14 @@ class Choices:
         ids, weights = self._rooms[k]
         return ids[layer : layer + 1], weights[layer : layer + 1]
 
-    def note(self, k: int, layer: int, start_ns: int, ns: int) -> None:
-        """`layer` has written and served, which took `ns` since `start_ns`."""
-        self._notes.extend((k, layer, start_ns, ns))
-
     def forget(self) -> None:
         """Nothing was chosen."""
-        self._notes = array("q")
+        self._notes.clear()
 
     def told(self) -> list[HeldLayers]:
         """What was noted, in the order of serving; layers that choose as many are told together."""
-        notes = np.frombuffer(self._notes, np.int64).reshape(-1, FIELDS)
+        flat = np.fromiter(chain.from_iterable(self._notes), np.int64, 4 * len(self._notes))
+        notes = flat.reshape(-1, 4)
         told = []
         for k, (ids, weights) in self._rooms.items():
             _, layers, start, ns = notes[notes[:, 0] == k].T

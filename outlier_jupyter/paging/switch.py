@@ -141,7 +141,7 @@ class PagedSwitch(nn.Module):
         pager.enter()
         begin = pager.clock()
         compute()
-        self._tap.noted(k, self._layer, begin, pager.clock() - begin)
+        self._tap.noted((k, self._layer, begin, pager.clock() - begin))
 
     def _serve(self, given: Given, meanwhile: Callable[[], object] | None) -> Any:
         pager, timed = self._pager, self._timed

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import HeldLayers, Routed, Served, Weighed
-from .choices import Choices
+from .choices import Choices, Note
 from .slots import host_bytes
 
 
@@ -55,10 +55,14 @@ class RouterTap:
 
     Args:
         layers: how many layers may write into the room of the tap's own, `choices`.
+
+    Attributes:
+        noted: told, as a `Note`, that a layer, fully resident, has written its choice there.
     """
 
     def __init__(self, layers: int = 0) -> None:
         self.choices = Choices(layers)
+        self.noted: Callable[[Note], object] = _ignore_note
         self._on = False
         self._ids: list[tuple[int, mx.array | npt.NDArray[Any]]] = []
         self._caught: list[_Weights | Weighed] = []
@@ -71,10 +75,12 @@ class RouterTap:
         """Watch the call that follows. Calls outside of a run are not watched: nobody drains."""
         self.forget()
         self._on = True
+        self.noted = self.choices.note
 
     def forget(self) -> None:
         """Stop watching, and let go of what a call that was cut short left."""
         self._on = False
+        self.noted = _ignore_note
         for known in (self._ids, self._caught, self._watching, self._inputs, self._served):
             known.clear()
         self.choices.forget()
@@ -99,11 +105,6 @@ class RouterTap:
         """The switch of `layer` returns; as `Served`."""
         if self._on:
             self._served.append((layer, start_ns, ns, experts_ns, told_ns))
-
-    def noted(self, k: int, layer: int, start_ns: int, ns: int) -> None:
-        """All three in one: `layer`, fully resident, wrote its choice into the room it has."""
-        if self._on:
-            self.choices.note(k, layer, start_ns, ns)
 
     def enter(self, x: mx.array) -> mx.array:
         """Return `x`, a block's input [..., width], so that weights multiplied to it are seen."""
@@ -255,6 +256,10 @@ class _Watched(mx.array):
 
 def _ignore(factor: object, product: mx.array) -> None:
     """Nobody waits for this product."""
+
+
+def _ignore_note(note: Note) -> None:
+    """Nobody watches this call."""
 
 
 def _ignore_sum(total: mx.array) -> None:

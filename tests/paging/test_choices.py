@@ -14,7 +14,7 @@ def test_each_layer_writes_into_a_room_of_its_own_and_what_was_noted_is_told() -
         ids, weights = choices.room(layer, k)
         assert np.shares_memory(ids, choices.room(layer, k)[0])
         ids[:], weights[:] = layer + np.arange(k), 0.5 * layer
-        choices.note(k, layer, 10 * layer, layer)
+        choices.note((k, layer, 10 * layer, layer))
     two, three = choices.told()
     assert two.layers.tolist() == [2, 0] and two.experts.tolist() == [[2, 3], [0, 1]]
     assert two.weights.tolist() == [[1, 1], [0, 0]] and two.experts.dtype == np.int32
@@ -27,7 +27,7 @@ def test_what_was_told_stays_when_the_next_token_is_written_and_forgotten() -> N
     choices = Choices(1)
     ids, weights = choices.room(0, 1)
     ids[:], weights[:] = 7, 1
-    choices.note(1, 0, 5, 6)
+    choices.note((1, 0, 5, 6))
     (told,) = choices.told()
     choices.forget()
     ids[:], weights[:] = 8, 2
