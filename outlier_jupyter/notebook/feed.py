@@ -44,8 +44,13 @@ INTERVAL_MS = 50.0
 WITHIN = 5
 """In the middle of a token at least so many intervals lie between frames: enough to see reads."""
 
-SPARE = 20
-"""After a frame at least so many times what it cost: watching takes a 20th of the time at most."""
+SPARE = 200
+"""After a frame at least so many times what it cost passes, so that frames take a 200th of a run's
+time: with what recording takes besides, a run that is watched is to be slower by 1 % at most."""
+
+LONGEST_MS = 500.0
+"""But no longer, so that a view keeps moving where frames are dear; and not after the first one,
+which tells of all experts in RAM and is dear once."""
 
 # Whether a frame may be cut at an event. Not at StepDone: the text and the next call follow it at
 # once, and a frame cut before the text would show every token one frame late.
@@ -161,7 +166,9 @@ class Feed:
             self._history.add(frame)
             wanted = self._on_frame(frame)
             wait = wanted * 1e6 if isinstance(wanted, int | float) else 0
-            wait = round(max(wait, SPARE * (self._clock() - now)))
+            if frame.since:
+                wait = max(wait, min(SPARE * (self._clock() - now), LONGEST_MS * 1e6))
+            wait = round(wait)
             self._due = now + max(self._interval_ns, wait)
             self._due_within = now + max(WITHIN * self._interval_ns, wait)
 
