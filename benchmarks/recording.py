@@ -9,7 +9,8 @@ memory is faster and slower by the minute, and whole runs, one after the other, 
 than what is looked for. A block is a token of each; the cost is the median over the blocks of what
 *live* takes beside *neither*, in wall time and in CPU time of the thread that decodes. `error` is
 the standard error of that median by the clock: two tokens of the same run differ by a tenth.
-`sinks` is measured directly: the time spent in whoever listens, of the time of decode.
+`sinks` is measured directly: the time spent in whoever listens, of the time of decode. In a block
+a frame is cut for each token of *live*, in a run for each or every other.
 """
 
 from __future__ import annotations
