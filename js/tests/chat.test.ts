@@ -129,7 +129,8 @@ test("what was typed comes back with a reload, and is told to Python", async () 
   expect(box().value).toBe("half a thou");
   await userEvent.click(box());
   await userEvent.keyboard("ght");
-  await vi.waitFor(() => expect(last()).toEqual({ type: "draft", text: "half a thought" }));
+  const draft = { type: "draft", text: "half a thought" };
+  await vi.waitFor(() => expect(page.model.sent.at(-1)).toEqual(draft));
 });
 
 test("Escape and the button stop an answer; the focus goes back to the box", async () => {

@@ -81,7 +81,7 @@ export const named = (name: string) =>
     (each) => each.textContent === name || each.getAttribute("aria-label") === name,
   )!;
 export const drawn = () => settled(page.host);
-export const last = () => page.model.sent[page.model.sent.length - 1] as Record<string, unknown>;
-/** What was sent but for the draft, which follows the typing. */
+/** What was sent but for the draft, which follows the typing by a while. */
 export const asked = () =>
   page.model.sent.filter((each) => (each as { type: string }).type !== "draft");
+export const last = () => asked().at(-1) as Record<string, unknown>;
