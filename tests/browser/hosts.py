@@ -235,3 +235,9 @@ def wait_until_idle(page: Page) -> None:
         timeout=START_S * 1000,
     )
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
+    # Between two cells a kernel is idle, too: no cell may wait for its turn.
+    page.wait_for_function(
+        "![...document.querySelectorAll('.jp-InputPrompt')]"
+        ".some((prompt) => prompt.textContent.includes('*'))",
+        timeout=120_000,
+    )
