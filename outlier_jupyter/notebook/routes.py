@@ -29,14 +29,19 @@ def keep_route(comm: Any) -> None:
 
 
 def keep_reading() -> None:
-    """Have the kernel that this runs in, if it is in one, send its replies through the stream."""
+    """Have the kernel that this runs in, if it is in one, send its replies through the stream.
+
+    Before the kernel serves, as one of `IPKernelApp.exec_lines`, it helps from the first request.
+    """
     kernels = sys.modules.get("ipykernel.kernelbase")
     if kernels is None or not kernels.Kernel.initialized():
         return
     kernel = kernels.Kernel.instance()
-    manager = getattr(getattr(kernel, "shell_channel_thread", None), "_manager", None)
-    if manager is not None and hasattr(manager, "_shell_socket"):
-        manager._shell_socket = kernel.shell_stream
+    channel = getattr(kernel, "shell_channel_thread", None)
+    sender: Any
+    for sender in (channel, getattr(channel, "_manager", None)):  # the first makes the second
+        if hasattr(sender, "_shell_socket"):
+            sender._shell_socket = kernel.shell_stream
 
 
 def _as_asked(data: object, asked: str | None) -> str | None:
