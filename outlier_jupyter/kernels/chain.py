@@ -131,7 +131,7 @@ class Chain:
         last = len(self._links) if last is None else last
         crew, helpers = self._crew, self._helpers
         if helpers:
-            crew.rouse(helpers)
+            crew.come()
         self._run(
             self._counters, self._job, first, last, self._share, crew.mail, helpers, crew.patience
         )

@@ -121,7 +121,7 @@ class Prepared:
         """
         crew, helpers = self._crew, self._helpers
         if helpers:
-            crew.rouse(helpers)
+            crew.come()
         patience = crew.patience if self._awake else 0
         self._deal(
             self.arguments, x, self.places[0], out, self.places[1], *self._before, self._job,

@@ -9,7 +9,7 @@ from .attention import attention_task, keep_task
 from .between import blend_task, choose_task, norm_task
 from .causal import causal_task
 from .chain import chain_runner, links_task
-from .crew import server
+from .crew import caller, looker, server
 from .experts import hidden_task, look_up_task, output_task
 from .linear import arrange_task, matrix_task
 from .positions import turn_task
@@ -57,7 +57,7 @@ def warm(work: Iterable[Work], progress: Callable[[int, int], None] | None = Non
     Args:
         progress: called with (done, of how many) before the first and after each.
     """
-    always: list[Work] = [(server, ()), (dealer, ()), (share_task, ())]
+    always: list[Work] = [(server, ()), (looker, ()), (caller, ()), (dealer, ()), (share_task, ())]
     each = list(dict.fromkeys([*always, *work]))
     for done, (compile_one, names) in enumerate(each):
         if progress is not None:

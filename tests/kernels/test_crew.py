@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from outlier_jupyter.kernels.compiled import address, cached, task
-from outlier_jupyter.kernels.crew import Crew, together
+from outlier_jupyter.kernels.crew import ASLEEP, SPREAD, Crew, together
 from outlier_jupyter.kernels.memory import add_done, put_whole, whole
 
-TASKS = 500
+TASKS = 2_000
 COUNTER, WHO, CALLED = 0, 8, 16
 """Of a job here: the next task, who did each, how often each was called."""
 
@@ -64,7 +64,7 @@ def crew():
     """Three helpers, who leave when the test is over."""
     made = Crew(3)
     yield made
-    made._dismiss()
+    made.leave()
     assert not any(helper.is_alive() for helper in made._threads)
 
 
@@ -74,23 +74,24 @@ def test_every_task_is_done_once_by_those_who_may(crew, asked, helpers, patience
     """Job after job, with helpers who stay awake and with such as sleep between two."""
     for _ in range(200):
         job = np.zeros(CALLED + 2 * TASKS, np.int64)
-        crew.rouse(helpers)
+        crew.come()
         asked(crew.mail, address(job), helpers, patience)
         done, who = job[CALLED : CALLED + TASKS], job[CALLED + TASKS :]
         assert (done == 1).all() and set(who.tolist()) <= set(range(helpers + 1))
 
 
 def test_helpers_fall_asleep_and_are_woken(crew, asked):
-    """Who has looked in vain so often sleeps until somebody rouses them."""
-    job = np.zeros(CALLED + 2 * TASKS, np.int64)
-    for _ in range(3):
-        crew.rouse(3)
-        assert not crew._asleep[:3].any()
-        asked(crew.mail, address(job), 3, 1_000)
-        until = time.monotonic() + 30
-        while not crew._asleep[:3].all():
-            assert time.monotonic() < until
-            time.sleep(1e-3)
+    """Who has looked in vain so often sleeps, and takes part again when there is a job."""
+    crew.come()
+    until = time.monotonic() + 60
+    for helper in (1, 2, 3):
+        job = np.zeros(CALLED + 2 * TASKS, np.int64)
+        while helper not in job[CALLED + TASKS :]:
+            while crew._fields[ASLEEP : ASLEEP + 3 * SPREAD].sum() < 3:
+                assert time.monotonic() < until
+                time.sleep(1e-4)
+            job[:] = 0
+            asked(crew.mail, address(job), 3, 100)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
