@@ -27,7 +27,7 @@ from numba.extending import register_jitable
 from .compiled import cached, threads
 from .memory import add_done, call_task, count_done, exchange, pause, put_whole, whole
 
-STAY_S = 1e-3
+STAY_S = 0.25e-3
 """So long a helper looks for the next kernel."""
 POLLS = 10_000
 """By which it is measured how often it can look in a second."""
@@ -64,8 +64,8 @@ def _rouse(mail: int, helpers: int) -> None:
         system(mail, LOCK, mail + 8 * MUTEX, 0)
         for helper in range(helpers):
             exchange(mail, ASLEEP + SPREAD * helper, 0)
-        system(mail, WAKE, mail + 8 * SIGNAL, 0)
         system(mail, UNLOCK, mail + 8 * MUTEX, 0)
+        system(mail, WAKE, mail + 8 * SIGNAL, 0)  # unlocked, or the first thing they did were wait
 
 
 rouse = register_jitable(_rouse)
