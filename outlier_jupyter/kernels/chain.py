@@ -129,9 +129,5 @@ class Chain:
     def run(self, first: int = 0, last: int | None = None) -> None:
         """Run links from number `first` to before `last`, or to the end; with `RUNNING` held."""
         last = len(self._links) if last is None else last
-        crew, helpers = self._crew, self._helpers
-        if helpers:
-            crew.come()
-        self._run(
-            self._counters, self._job, first, last, self._share, crew.mail, helpers, crew.patience
-        )
+        ready = self._crew.ready(self._helpers)
+        self._run(self._counters, self._job, first, last, self._share, *ready)

@@ -1,9 +1,7 @@
 """How kernels are compiled, and where the code is kept.
 
 A kernel is a function of (address of its arguments, number of a task), compiled by itself: that
-takes a fraction of a second, where a loop that Numba makes parallel takes several. One parallel
-loop serves all of them: each thread takes the next task until there are none, so that a core
-which is slower or busy does less.
+takes a fraction of a second, where a loop that Numba makes parallel takes several.
 
 Numba keeps what it compiled in files and asks only whether the function's own file has changed.
 Here the folder's name holds a hash of the files whose code is put into others' functions, so

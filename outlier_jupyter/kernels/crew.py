@@ -39,10 +39,11 @@ calls, and with what; how many may join; how often they look for the next; how m
 been; whether all are to leave."""
 MUTEX, SIGNAL, SYSTEM = range(9 * SPREAD, 33 * SPREAD, 8 * SPREAD)
 """Fields of up to 512 bytes: the system's lock and signal, and the addresses of its functions."""
-LOCK, UNLOCK, WAIT, WAKE = range(4)
 FUNCTIONS = (
     "pthread_mutex_lock", "pthread_mutex_unlock", "pthread_cond_wait", "pthread_cond_broadcast",
 )  # fmt: skip
+LOCK, UNLOCK, WAIT, WAKE = range(4)
+"""Their places."""
 ASLEEP = 33 * SPREAD
 """From this field on, for each of the crew whether it sleeps."""
 
@@ -159,27 +160,32 @@ def caller() -> Any:
 class Crew:
     """At most `size` helpers, who come when the first is needed.
 
-    Attributes:
-        mail: the address of the fields.
-        patience: how often a helper that is to stay looks for the next kernel.
+    It is used by one thread at a time.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._fields = np.zeros(ASLEEP + SPREAD * (size + 1), np.int64)
         self._threads: list[threading.Thread] = []
-        self.mail = int(self._fields.ctypes.data)
-        self.patience = 0
+        self._mail = int(self._fields.ctypes.data)
+        self._patience = 0
 
-    def come(self) -> None:
-        """Before the first job; afterwards it does nothing."""
-        if self._threads or not self._size:
-            return
+    def ready(self, helpers: int, awake: bool = True) -> tuple[int, int, int]:
+        """What `together` wants for a job in which so many may join: mail, helpers, patience.
+
+        Args:
+            awake: whether they are to look for the next one.
+        """
+        if helpers and not self._threads:
+            self._come()
+        return self._mail, helpers, self._patience if awake else 0
+
+    def _come(self) -> None:
         self._prepare()
         serve = server()
         for number in range(self._size):
             helper = threading.Thread(
-                target=serve, args=(self.mail, number), name=f"kernels-{number}", daemon=True
+                target=serve, args=(self._mail, number), name=f"kernels-{number}", daemon=True
             )
             helper.start()
             self._threads.append(helper)
@@ -189,7 +195,7 @@ class Crew:
         """Before the interpreter goes, and with it the code that helpers run."""
         self._fields[LEAVE] = 1
         while any(helper.is_alive() for helper in self._threads):
-            caller()(self.mail, self._size)
+            caller()(self._mail, self._size)
             time.sleep(1e-4)
 
     def forget(self) -> None:
@@ -198,7 +204,7 @@ class Crew:
         self._threads.clear()
 
     def _prepare(self) -> None:
-        library, first = ctypes.CDLL(None), self.mail
+        library, first = ctypes.CDLL(None), self._mail
         for init, field in ("pthread_mutex_init", MUTEX), ("pthread_cond_init", SIGNAL):
             library[init](ctypes.c_void_p(first + 8 * field), None)
         for place, name in enumerate(FUNCTIONS):
@@ -207,7 +213,7 @@ class Crew:
             self._fields[SYSTEM + place] = code
         begin = time.perf_counter()
         looker()(first, POLLS)
-        self.patience = round(STAY_S * POLLS / (time.perf_counter() - begin))
+        self._patience = round(STAY_S * POLLS / (time.perf_counter() - begin))
 
 
 @lru_cache

@@ -119,13 +119,9 @@ class Prepared:
         in order: `then` begins while the last of `first` are under way, and its tasks wait by
         themselves for what they need.
         """
-        crew, helpers = self._crew, self._helpers
-        if helpers:
-            crew.come()
-        patience = crew.patience if self._awake else 0
         self._deal(
             self.arguments, x, self.places[0], out, self.places[1], *self._before, self._job,
-            self._share, crew.mail, helpers, patience,
+            self._share, *self._crew.ready(self._helpers, self._awake),
         )  # fmt: skip
 
 

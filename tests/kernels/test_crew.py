@@ -9,14 +9,15 @@ import time
 
 import numpy as np
 import pytest
+from numba import njit
 
-from outlier_jupyter.kernels.compiled import address, cached, task
+from outlier_jupyter.kernels.compiled import address, task
 from outlier_jupyter.kernels.crew import ASLEEP, SPREAD, Crew, together
-from outlier_jupyter.kernels.memory import add_done, put_whole, whole
+from outlier_jupyter.kernels.memory import add_done, put_whole
 
 TASKS = 2_000
-COUNTER, WHO, CALLED = 0, 8, 16
-"""Of a job here: the next task, who did each, how often each was called."""
+COUNTER, CALLED = 0, 16
+"""Of a job here: the next task; how often each was called, and after that who did it."""
 
 FORKED = """
 import os
@@ -40,8 +41,7 @@ print("both")
 
 @pytest.fixture(scope="module")
 def asked():
-    """Compiled: have a crew count up a job's tasks."""
-    from numba import njit
+    """Have a crew count up a job's tasks: `together` for Python."""
 
     def share(job: int, who: int) -> None:
         number = add_done(job, COUNTER)
@@ -50,13 +50,14 @@ def asked():
             put_whole(job, CALLED + TASKS + number, who)
             number = add_done(job, COUNTER)
 
-    def run(mail: int, code: int, job: int, helpers: int, patience: int) -> int:
+    @njit(nogil=True)
+    def run(mail: int, code: int, job: int, helpers: int, patience: int) -> None:
         together(mail, code, job, helpers, patience)
-        return whole(job, COUNTER)
 
     code = task(share)
-    compiled = cached(lambda keep: njit(nogil=True)(run))
-    return lambda *given: compiled(given[0], code, *given[1:])
+    return lambda crew, job, helpers, patience: run(
+        crew.ready(helpers)[0], code, address(job), helpers, patience
+    )
 
 
 @pytest.fixture
@@ -74,15 +75,14 @@ def test_every_task_is_done_once_by_those_who_may(crew, asked, helpers, patience
     """Job after job, with helpers who stay awake and with such as sleep between two."""
     for _ in range(200):
         job = np.zeros(CALLED + 2 * TASKS, np.int64)
-        crew.come()
-        asked(crew.mail, address(job), helpers, patience)
+        asked(crew, job, helpers, patience)
         done, who = job[CALLED : CALLED + TASKS], job[CALLED + TASKS :]
         assert (done == 1).all() and set(who.tolist()) <= set(range(helpers + 1))
 
 
 def test_helpers_fall_asleep_and_are_woken(crew, asked):
     """Who has looked in vain so often sleeps, and takes part again when there is a job."""
-    crew.come()
+    crew.ready(3)
     until = time.monotonic() + 60
     for helper in (1, 2, 3):
         job = np.zeros(CALLED + 2 * TASKS, np.int64)
@@ -91,7 +91,7 @@ def test_helpers_fall_asleep_and_are_woken(crew, asked):
                 assert time.monotonic() < until
                 time.sleep(1e-4)
             job[:] = 0
-            asked(crew.mail, address(job), 3, 100)
+            asked(crew, job, 3, 100)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
