@@ -6,16 +6,11 @@ disk bandwidth). Both are measured with nothing around the reading.
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-# Read by the OpenMP runtime, which serves these loops alone, when it starts: by default its threads
-# look for work for milliseconds after each, on a core that what is measured next should have.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 from numba import njit, prange

@@ -8,12 +8,12 @@ from .attention import Attend, Cached, Keep, attend
 from .between import blend_link, choose_link, norm_link
 from .causal import attend_causal
 from .chain import Chain, Link, Room
+from .compiled import RUNNING
 from .experts import Activation, Bank, Experts
 from .formats import Format, affine, mxfp4, plain
 from .linear import Matrix, Stack
 from .positions import Turn
 from .prefill import MANY_ROWS, experts_many, multiply_many
-from .prepared import RUNNING
 from .warming import for_attention, for_experts, for_layers, for_matrix, warm
 
 __all__ = [

@@ -16,11 +16,10 @@ from numba import types
 from numba.extending import register_jitable
 
 from .chain import Chain, Link, link
-from .compiled import Array, address, task, threads
+from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import ITEM_BYTES, plain
 from .linear import F32s
 from .memory import add_done, put, put_whole, real, whole
-from .prepared import RUNNING, Prepared, Stage, work_memory
 from .reductions import blend, exponentials, largest
 from .rows import LANES, dots
 

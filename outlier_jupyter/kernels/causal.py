@@ -15,11 +15,10 @@ from numba import types
 from numba.extending import register_jitable
 
 from .attention import Cached
-from .compiled import address, task
+from .compiled import Stage, address, run, task
 from .formats import ITEM_BYTES, plain
 from .linear import F32s
 from .memory import put, real, whole
-from .prepared import Stage, run
 from .reductions import blend, exponentials, largest
 from .rows import LANES, dots
 

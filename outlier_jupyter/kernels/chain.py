@@ -13,17 +13,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import njit, prange, types
 
-from .compiled import Array, address, cached, task
-from .crew import crew, together
-from .memory import add_done, call_task, count_done, whole
-from .prepared import Prepared, helpers_for
+from .compiled import WORTH_A_THREAD, Array, Prepared, address, cached, threads
+from .memory import add_done, call_task, count_done
 
 CODE, ARGUMENTS, TASKS = range(3)
-"""Of a link in a chain's table."""
-TABLE, COUNTERS, FIRST, LAST = range(4)
-"""Of a chain that runs: its table, its counters, the first link and the one after the last."""
 SPREAD = 8
 """Between two counters: as many numbers as a cache line holds."""
 
@@ -56,42 +51,34 @@ def link(code: int, tasks: int, *given: Array | int | None) -> Link:
 
 
 @lru_cache
-def links_task() -> int:
-    """One thread's part of all links' tasks."""
-
-    def share(job: int, _: int) -> None:
-        taken = whole(job, COUNTERS)
-        done = taken + 8 * SPREAD
-        for link in range(whole(job, FIRST), whole(job, LAST)):
-            table = whole(job, TABLE) + 24 * link
-            code, arguments = whole(table, CODE), whole(table, ARGUMENTS)
-            tasks, place = whole(table, TASKS), 2 * SPREAD * link
-            number = add_done(taken, place)
-            while number < tasks:
-                call_task(code, arguments, number)
-                add_done(done, place)
-                number = add_done(taken, place)
-            # No yielding: who is let in keeps the processor for milliseconds.
-            while count_done(done, place) < tasks:
-                pass
-
-    return task(share)
-
-
-@lru_cache
 def chain_runner() -> Any:
     """The code of `Chain.run`."""
 
-    def run(
-        counters: Array, job: Array, first: int, last: int, share: int, mail: int, helpers: int,
-        patience: int,
-    ) -> None:  # fmt: skip
+    def run(table: Array, counters: Array, first: int, last: int, workers: int) -> None:
+        if workers == 1:
+            for link in range(first, last):
+                for number in range(table[link, TASKS]):
+                    call_task(table[link, CODE], table[link, ARGUMENTS], number)
+            return
         counters[:] = 0
-        job[FIRST], job[LAST] = first, last
-        together(mail, share, job.ctypes.data, helpers, patience)
+        taken = counters.ctypes.data
+        done = taken + 8 * SPREAD
+        for _ in prange(workers):
+            for link in range(first, last):
+                code, arguments = table[link, CODE], table[link, ARGUMENTS]
+                tasks = table[link, TASKS]
+                place = 2 * SPREAD * link
+                number = add_done(taken, place)
+                while number < tasks:
+                    call_task(code, arguments, number)
+                    add_done(done, place)
+                    number = add_done(taken, place)
+                # No yielding: who is let in keeps the processor for milliseconds.
+                while count_done(done, place) < tasks:
+                    pass
 
-    signature = types.void(types.int64[::1], types.int64[::1], *[types.int64] * 6)
-    return cached(lambda keep: njit(signature, nogil=True, cache=keep)(run))
+    signature = types.void(types.int64[:, ::1], types.int64[::1], *[types.int64] * 3)
+    return cached(lambda keep: njit(signature, parallel=True, nogil=True, cache=keep)(run))
 
 
 def links_of(prepared: Prepared, x: Array, out: Array) -> list[Link]:
@@ -115,9 +102,8 @@ class Chain:
             [(each.code, address(each.arguments), each.tasks) for each in self._links], np.int64
         )
         self._counters = np.zeros(2 * SPREAD * len(self._links), np.int64)
-        self._job = np.array([address(self._table), address(self._counters), 0, 0], np.int64)
-        self._helpers, self._crew = helpers_for(nbytes), crew()
-        self._run, self._share = chain_runner(), links_task()
+        self._workers = max(1, min(threads(), nbytes // WORTH_A_THREAD))
+        self._run = chain_runner()
 
     def __len__(self) -> int:
         return len(self._links)
@@ -129,5 +115,4 @@ class Chain:
     def run(self, first: int = 0, last: int | None = None) -> None:
         """Run links from number `first` to before `last`, or to the end; with `RUNNING` held."""
         last = len(self._links) if last is None else last
-        ready = self._crew.ready(self._helpers)
-        self._run(self._counters, self._job, first, last, self._share, *ready)
+        self._run(self._table, self._counters, first, last, self._workers)

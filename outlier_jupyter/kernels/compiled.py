@@ -1,7 +1,9 @@
-"""How kernels are compiled, and where the code is kept.
+"""How kernels are compiled, where the code is kept, and how their tasks are dealt to threads.
 
 A kernel is a function of (address of its arguments, number of a task), compiled by itself: that
-takes a fraction of a second, where a loop that Numba makes parallel takes several.
+takes a fraction of a second, where a loop that Numba makes parallel takes several. One parallel
+loop serves all of them: each thread takes the next task until there are none, so that a core
+which is slower or busy does less.
 
 Numba keeps what it compiled in files and asks only whether the function's own file has changed.
 Here the folder's name holds a hash of the files whose code is put into others' functions, so
@@ -12,17 +14,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+# Read by the OpenMP runtime when it starts. By default its threads look for work for milliseconds
+# after each kernel, on the cores that MLX, BLAS and the readers need in between.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numba
 import numpy as np
-from numba import cfunc, types
+from numba import cfunc, njit, prange, types
 from numba.core import config
 
+from .memory import call_task, take
+
 Array = np.ndarray[Any, Any]
+RUNNING = threading.Lock()
+"""Held while a kernel runs. Two at once would share the cores, and Numba's own thread pool, taken
+where there is no OpenMP, may not be entered twice at all."""
+
+
 ORDERED = {"reassoc", "contract"}
 """Sums may be taken in another order, and nothing else."""
 
@@ -77,20 +91,123 @@ def task(function: Callable[[int, int], None], finite: bool = True) -> int:
     return int(compiled.address)
 
 
-INLINED = (
-    "activations",
-    "codes",
-    "crew",
-    "digits",
-    "formats",
-    "memory",
-    "reductions",
-    "rows",
-    "simd",
-)
+INLINED = ("activations", "codes", "digits", "formats", "memory", "reductions", "rows", "simd")
 """Files of this room whose code becomes part of kernels written elsewhere."""
 _KEPT: list[Any] = []
 """What was compiled is freed with its object, and only its address is handed out."""
+
+
+@lru_cache
+def dealer() -> Any:
+    """The one parallel loop."""
+
+    def deal(
+        given: Array, x: Array, x_at: int, out: Array, out_at: int, before: int, befores: int,
+        first: int, firsts: int, then: int, thens: int, workers: int,
+    ) -> None:  # fmt: skip
+        # Here an array's address costs nothing; asked for in Python it takes a microsecond.
+        arguments = given.ctypes.data
+        if x_at >= 0:
+            given[x_at], given[out_at] = x.ctypes.data, out.ctypes.data
+        for number in range(befores):
+            call_task(before, arguments, number)
+        if workers == 1:
+            for number in range(firsts):
+                call_task(first, arguments, number)
+            for number in range(thens):
+                call_task(then, arguments, number)
+            return
+        counter = np.zeros(1, np.int64)
+        for _ in prange(workers):
+            number = take(counter)
+            while number < firsts + thens:
+                if number < firsts:
+                    call_task(first, arguments, number)
+                else:
+                    call_task(then, arguments, number - firsts)
+                number = take(counter)
+
+    rows, number = types.float32[:, ::1], types.int64
+    signature = types.void(types.int64[::1], rows, number, rows, *[number] * 8)
+    return cached(lambda cache: njit(signature, parallel=True, nogil=True, cache=cache)(deal))
+
+
+class Stage(NamedTuple):
+    """A kernel's task function and how often it is called: with 0 … tasks − 1."""
+
+    code: int
+    tasks: int
+
+
+NOTHING = Stage(0, 0)
+
+
+WORTH_A_THREAD = 1 << 17
+"""Bytes of memory to read for which waking another thread pays: it takes some 5 µs."""
+
+
+class Prepared:
+    """A kernel made ready to be run many times, each time with other rows of numbers.
+
+    Args:
+        arguments: int64 [numbers], as the kernels read them.
+        places: where in it the addresses of the rows given and of those to be written belong;
+            negative where they are in it already.
+        nbytes: about how much memory the tasks go through, which decides how many threads.
+        memory: what else `arguments` points to, kept as long as this.
+
+    Attributes:
+        address: of `arguments`.
+        stages: `before`, `first` and `then`.
+    """
+
+    def __init__(
+        self, arguments: Array, places: tuple[int, int], nbytes: int, first: Stage,
+        before: Stage = NOTHING, then: Stage = NOTHING, memory: Sequence[Array] = (),
+    ) -> None:  # fmt: skip
+        workers = max(1, min(first.tasks + then.tasks, threads(), nbytes // WORTH_A_THREAD))
+        self.arguments, self.address = arguments, address(arguments)
+        self.stages = (before, first, then)
+        self.places = places
+        self.memory = tuple(memory)
+        self._work = (*before, *first, *then, workers)
+        self._deal = dealer()
+
+    def run(self, x: Array, out: Array) -> None:
+        """Take `x` and write `out`, both contiguous float32 [rows, width]; with `RUNNING` held.
+
+        The tasks of `before` run on this thread, then those of `first` and `then` on several, taken
+        in order: `then` begins while the last of `first` are under way, and its tasks wait by
+        themselves for what they need.
+        """
+        self._deal(self.arguments, x, self.places[0], out, self.places[1], *self._work)
+
+
+NO_ROWS = np.empty((0, 0), np.float32)
+
+
+def run(
+    arguments: Array, nbytes: int, first: Stage, *, before: Stage = NOTHING, then: Stage = NOTHING
+) -> None:
+    """Run a kernel once, as `Prepared.run`; all addresses are in `arguments`."""
+    prepared = Prepared(arguments, (-1, -1), nbytes, first, before, then)
+    with RUNNING:
+        prepared.run(NO_ROWS, NO_ROWS)
+
+
+_work_memory = np.empty(0, np.float32)
+
+
+def work_memory(count: int) -> Array:
+    """Room for `count` float32, for a kernel to use while it runs.
+
+    It is everybody's, for kernels run one at a time, and so it stays in the processor's cache. Who
+    keeps addresses in it keeps the array, too: a larger one may take its place for others.
+    """
+    global _work_memory
+    if len(_work_memory) < count:
+        _work_memory = np.empty(max(count, 2 * len(_work_memory)), np.float32)
+    return _work_memory
 
 
 @lru_cache

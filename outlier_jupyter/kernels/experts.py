@@ -18,12 +18,11 @@ from numba.extending import register_jitable
 
 from .activations import KINDS, activate
 from .chain import Chain, Link, link, links_of
-from .compiled import Array, address, task
+from .compiled import RUNNING, Array, Prepared, Stage, address, task, work_memory
 from .formats import UNIT, Format
 from .linear import F32s, arrange_task
 from .memory import add_done, count_done, number, put, put_whole, real, whole
 from .portions import END, FIELDS, RUN, SIBLINGS, START, portions
-from .prepared import RUNNING, Prepared, Stage, work_memory
 from .rows import FOUR, LANES, arrange, dots
 
 Slots = npt.NDArray[np.integer]
@@ -320,7 +319,6 @@ class Experts:
             arguments, (X, OUT), pairs * self.nbytes, Stage(self._first, len(dealt)),
             before=Stage(self._arrange, rows), then=Stage(self._second, len(out_dealt)),
             memory=[scratch, few, table, counters, self.parameters, dealt, out_dealt],
-            awake=shared,
         )  # fmt: skip
         return _Call(prepared, table[:, SLOT], counters, pairs)
 

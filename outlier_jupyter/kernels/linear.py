@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .chain import Link, links_of
-from .compiled import Array, address, task
+from .compiled import RUNNING, Array, Prepared, Stage, address, task, work_memory
 from .formats import UNIT, Format
 from .memory import put, real, whole
 from .portions import END, FIELDS, START, portions
-from .prepared import RUNNING, Prepared, Stage, work_memory
 from .rows import FOUR, LANES, arrange, dots
 
 F32s = npt.NDArray[np.float32]
@@ -169,5 +168,5 @@ class Stack:
         return Prepared(
             arguments, (X, OUT), self.nbytes * rows,
             Stage(self._multiply, len(dealt)),
-            before=Stage(self._arrange, rows), memory=[scratch, few, dealt], awake=rows == 1,
+            before=Stage(self._arrange, rows), memory=[scratch, few, dealt],
         )  # fmt: skip

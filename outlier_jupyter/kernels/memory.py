@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from functools import reduce
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .simd import F32, I32, I64, Emitter, constant, vector
@@ -119,6 +117,17 @@ def read_through(context, start, turns):
 
 
 @intrinsic
+def take(context, counter):
+    """The number in `counter` [1], which is one more for the next who asks, on any thread."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.atomic_rmw("add", array.data, constant(1, I64, 1), "acq_rel")
+
+    return types.int64(counter), generate
+
+
+@intrinsic
 def add_done(context, base, index):
     """Count number `index` of the int64s at `base` up, and say what it was.
 
@@ -128,7 +137,7 @@ def add_done(context, base, index):
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
         place = builder.inttoptr(_at(emit, arguments[0], arguments[1], 3), I64.as_pointer())
-        return builder.atomic_rmw("add", place, constant(1, I64, 1), "seq_cst")
+        return builder.atomic_rmw("add", place, constant(1, I64, 1), "acq_rel")
 
     return types.int64(types.int64, types.int64), generate
 
@@ -140,36 +149,9 @@ def count_done(context, base, index):
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
         place = builder.inttoptr(_at(emit, arguments[0], arguments[1], 3), I64.as_pointer())
-        return builder.load_atomic(place, "seq_cst", 8)
+        return builder.load_atomic(place, "acquire", 8)
 
     return types.int64(types.int64, types.int64), generate
-
-
-@intrinsic
-def exchange(context, base, index, value):
-    """Write number `index` of the int64s at `base`, after all that was written before."""
-
-    def generate(context, builder, signature, arguments):
-        emit = Emitter(builder)
-        base, index, value = arguments
-        place = builder.inttoptr(_at(emit, base, index, 3), I64.as_pointer())
-        return builder.atomic_rmw("xchg", place, value, "seq_cst")
-
-    return types.int64(types.int64, types.int64, types.int64), generate
-
-
-@intrinsic
-def pause(context):
-    """Between two looks at what another thread writes: leave the core to who shares it."""
-
-    def generate(context, builder, signature, arguments):
-        if platform.machine().lower() in {"x86_64", "amd64"}:
-            kind = ir.FunctionType(ir.VoidType(), [])
-            name = "llvm.x86.sse2.pause"
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
-        return context.get_dummy_value()
-
-    return types.void(), generate
 
 
 @intrinsic

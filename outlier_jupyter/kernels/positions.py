@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .chain import Link, link
-from .compiled import address, task
+from .compiled import RUNNING, Prepared, Stage, address, task
 from .linear import F32s
 from .memory import put, real, whole
-from .prepared import RUNNING, Prepared, Stage
 
 X, HEADS, WIDTH, WEIGHTS, TURNED, ANGLES, PAIRED, PARAMETERS = range(8)
 

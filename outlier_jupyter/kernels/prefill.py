@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .activations import KINDS, activate
-from .compiled import address, task, threads
+from .compiled import Stage, address, run, task, threads
 from .experts import Activation, Bank, Experts, Slots
 from .formats import UNIT
 from .linear import F32s, Matrix, Stack, arrange_task
 from .memory import number, put, real, whole
-from .prepared import Stage, run
 from .rows import LANES, arrange, unpack
 
 BLOCK_BYTES = 1 << 23

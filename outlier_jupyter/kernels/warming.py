@@ -8,13 +8,12 @@ from typing import Any
 from .attention import attention_task, keep_task
 from .between import blend_task, choose_task, norm_task
 from .causal import causal_task
-from .chain import chain_runner, links_task
-from .crew import caller, looker, server
+from .chain import chain_runner
+from .compiled import dealer
 from .experts import hidden_task, look_up_task, output_task
 from .linear import arrange_task, matrix_task
 from .positions import turn_task
 from .prefill import activate_task, unpack_task
-from .prepared import dealer, share_task
 
 Work = tuple[Callable[..., Any], tuple[str, ...]]
 """A function that compiles one kernel, and the names it is called with."""
@@ -47,7 +46,7 @@ def for_layers() -> list[Work]:
     """What whole decoder layers need beside matrices, experts and attention."""
     return [
         (compile_one, ())
-        for compile_one in (chain_runner, links_task, norm_task, choose_task, keep_task, blend_task)
+        for compile_one in (chain_runner, norm_task, choose_task, keep_task, blend_task)
     ]
 
 
@@ -57,7 +56,7 @@ def warm(work: Iterable[Work], progress: Callable[[int, int], None] | None = Non
     Args:
         progress: called with (done, of how many) before the first and after each.
     """
-    always: list[Work] = [(server, ()), (looker, ()), (caller, ()), (dealer, ()), (share_task, ())]
+    always: list[Work] = [(dealer, ())]
     each = list(dict.fromkeys([*always, *work]))
     for done, (compile_one, names) in enumerate(each):
         if progress is not None:
