@@ -17,16 +17,8 @@ from outlier_jupyter.native import layer, model
 from outlier_jupyter.paging import Stopped
 from outlier_jupyter.paging.switch import PagedSwitch
 from tests.models import CANNOT, checkpoint, model_types
+from tests.native.clear import Reference, near
 from tests.paging.test_exact import logits, prompt
-
-TOLERANCE = 2e-4
-"""Of the largest logit: three layers of 1e-5 each, and MLX's own distance from float64."""
-
-
-def near(found: np.ndarray, wanted: np.ndarray) -> None:
-    """Within the tolerance."""
-    assert found.shape == wanted.shape
-    assert np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
 
 def kinds(model: object) -> list[str]:
@@ -42,12 +34,11 @@ TYPES = [name for name in model_types() if name not in CANNOT]
 def test_logits_are_those_of_mlx_lm(model_type, tmp_path):
     """Prefill and decode of every type, whole layers or single modules, with few slots or all."""
     folder = checkpoint(model_type, tmp_path / "model")
-    reference, _ = load_unpaged(str(folder))
-    wanted = [logits(reference, prompt(length), 3) for length in (1, 70)]
+    reference = Reference(load_unpaged(str(folder))[0])
     for slots in (3, 32):
         with outlier_jupyter.load(folder, cache_experts=slots, kernels="auto") as engine:
-            for length, rows in zip((1, 70), wanted, strict=True):
-                near(logits(engine.model, prompt(length), 3), rows)
+            for length in (1, 70):
+                assert reference.agrees_with(engine.model, length)
             assert kinds(engine.model)
 
 
@@ -113,25 +104,24 @@ def test_bits_are_mlx_lms_when_its_kernels_are_asked_for(tiny):
 def test_unquantised_and_half_precision_models_compute_natively(checkpoint_of):
     """Plain weights in float32 and bfloat16, which MLX's CPU cannot even run, are near mlx-lm's."""
     folder = checkpoint_of(bits=None)
-    reference, _ = load_unpaged(str(folder))
+    reference = Reference(load_unpaged(str(folder))[0])
     with outlier_jupyter.load(folder, cache_experts=5, kernels="auto") as engine:
-        near(logits(engine.model, prompt(33)), logits(reference, prompt(33)))
+        assert reference.agrees_with(engine.model, 33)
     half = checkpoint_of(bits=None, dtype=mx.bfloat16)
-    reference, _ = load_unpaged(str(half))
-    reference.set_dtype(mx.float32)
+    plain, _ = load_unpaged(str(half))
+    plain.set_dtype(mx.float32)
     with outlier_jupyter.load(half, cache_experts=5, kernels="auto") as engine:
-        near(logits(engine.model, prompt(33)), logits(reference, prompt(33)))
+        assert Reference(plain).agrees_with(engine.model, 33)
 
 
 def test_a_bank_of_another_size_is_computed_over(tiny):
     """After a resize the switches compute over the new bank, and the old one is let go."""
-    reference, _ = load_unpaged(str(tiny))
+    reference = Reference(load_unpaged(str(tiny))[0])
     with outlier_jupyter.load(tiny, cache_experts=5, kernels="auto") as engine:
-        wanted = logits(reference, prompt(7))
-        near(logits(engine.model, prompt(7)), wanted)
+        assert reference.agrees_with(engine.model, 7)
         for slots in (9, 3):
             engine.resize(cache_experts=slots)
-            near(logits(engine.model, prompt(7)), wanted)
+            assert reference.agrees_with(engine.model, 7)
 
 
 def test_a_gpu_keeps_mlxs_kernels(monkeypatch):
@@ -228,8 +218,7 @@ def test_embeddings_are_read_in_place_of_ids_where_they_are_given():
                 whole(ids, cache)
             first = ids if given and given[0] is not None else mx.array([[7]])
             found.append(np.array(whole(first, cache, *given)))
-    near(found[1], found[0])
-    near(found[2], found[0])
+    assert near(found[1], found[0]) and near(found[2], found[0])
 
 
 @HELD

@@ -1,0 +1,90 @@
+"""Two programs that add in another order are compared where a model's choices are clear.
+
+A model chooses: which experts a token goes to, which tokens sparse attention reads, which number of
+8 bits stands for one of 32 (deepseek_v41 rounds what it caches). Two choices within float32's
+rounding of each other are a tie, and processors that add in different orders break it differently:
+from there on both results are right, and far apart. So where logits differ, the reference is asked
+whether it would have chosen the same with its weights moved by their last bits. If it would, the
+difference is a fault; if not, the prompt shows nothing, and the next one is compared.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
+
+from tests.paging.test_exact import logits
+
+TOLERANCE = 2e-5
+"""Of the largest logit: twenty times what the kernels are from MLX's, and MLX's from float64."""
+LAST_BITS = 2e-7
+"""Of a weight. Logits then move by two or three millionths: three times what kernels differ by."""
+DRAWS = 48
+PROMPTS = 5
+
+
+def near(found: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether they are equal within the tolerance."""
+    assert found.shape == wanted.shape
+    return bool(np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max())
+
+
+class Reference:
+    """mlx-lm's own model, which computes with MLX's kernels.
+
+    Args:
+        decoded: tokens that follow each prompt, one at a time.
+    """
+
+    def __init__(self, model: Any, decoded: int = 3) -> None:
+        self.model, self.decoded = model, decoded
+        self._logits: dict[tuple[int, ...], np.ndarray] = {}
+        self._torn: dict[tuple[int, ...], bool] = {}
+
+    def logits(self, tokens: list[int]) -> np.ndarray:
+        """Of a prompt's last token and of those that follow; computed once for each prompt."""
+        key = tuple(tokens)
+        if key not in self._logits:
+            self._logits[key] = logits(self.model, tokens, self.decoded)
+        return self._logits[key]
+
+    def torn(self, tokens: list[int]) -> bool:
+        """Whether a prompt meets a tie: its logits jump when weights move by their last bits."""
+        key = tuple(tokens)
+        if key not in self._torn:
+            wanted, plain = self.logits(tokens), self.model.parameters()
+            random = np.random.default_rng(0)
+            try:
+                self._torn[key] = any(
+                    not near(self._moved(plain, random, tokens), wanted) for _ in range(DRAWS)
+                )
+            finally:
+                self.model.update(plain)
+        return self._torn[key]
+
+    def _moved(self, plain: Any, random: np.random.Generator, tokens: list[int]) -> np.ndarray:
+        def move(weight: mx.array) -> mx.array:
+            if not mx.issubdtype(weight.dtype, mx.floating):
+                return weight
+            by = mx.array(random.standard_normal(weight.shape, np.float32))
+            return weight * (1 + LAST_BITS * by).astype(weight.dtype)
+
+        self.model.update(tree_map(move, plain))
+        return logits(self.model, tokens, self.decoded)
+
+    def agrees_with(self, model: Any, length: int) -> bool:
+        """Whether `model` gives these logits for a prompt of `length` that meets no tie.
+
+        Raises:
+            AssertionError: every prompt that was tried met one.
+        """
+        for number in range(PROMPTS):
+            tokens = np.random.default_rng([length, number]).integers(0, 256, length).tolist()
+            if near(logits(model, tokens, self.decoded), self.logits(tokens)):
+                return True
+            if not self.torn(tokens):
+                return False
+        raise AssertionError(f"each of {PROMPTS} prompts of {length} tokens met a tie")
