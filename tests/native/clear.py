@@ -10,6 +10,8 @@ difference is a fault; if not, the prompt shows nothing, and the next one is com
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -22,6 +24,8 @@ TOLERANCE = 2e-5
 """Of the largest logit: twenty times what the kernels are from MLX's, and MLX's from float64."""
 LAST_BITS = 2e-7
 """Of a weight. Logits then move by two or three millionths: three times what kernels differ by."""
+CLEAR = 5e-6
+"""Of the largest score: a choice by more than this is every processor's."""
 DRAWS = 48
 PROMPTS = 5
 
@@ -30,6 +34,41 @@ def near(found: np.ndarray, wanted: np.ndarray) -> bool:
     """Whether they are equal within the tolerance."""
     assert found.shape == wanted.shape
     return bool(np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max())
+
+
+@contextmanager
+def choices() -> Iterator[list[float]]:
+    """Gather by how much, of the largest score, each choice in between that MLX makes was made.
+
+    Of top-k that is the distance between the last that was taken and the first that was not, of a
+    token between it and the next. Models that choose in a compiled function are not seen through.
+    """
+    margins: list[float] = []
+    made: list[mx.array] = []
+    partition, largest = mx.argpartition, mx.argmax
+
+    def note(scores: mx.array, taken: int) -> None:
+        ordered = mx.sort(scores, axis=-1)
+        gap = ordered[..., -taken] - ordered[..., -taken - 1]
+        made.append((gap / mx.abs(scores).max(axis=-1)).min())
+
+    def argpartition(scores: mx.array, kth: int, axis: int = -1) -> mx.array:
+        if kth < 0:
+            note(scores, -kth)
+        elif kth + 1 < scores.shape[-1]:
+            note(-scores, kth + 1)
+        return partition(scores, kth=kth, axis=axis)
+
+    def argmax(scores: mx.array, **options: Any) -> mx.array:
+        note(scores, 1)
+        return largest(scores, **options)
+
+    mx.argpartition, mx.argmax = argpartition, argmax
+    try:
+        yield margins
+    finally:
+        mx.argpartition, mx.argmax = partition, largest
+        margins += [gap.item() for gap in made]
 
 
 class Reference:
