@@ -223,9 +223,10 @@ def distinct(experts, first, end, layer, keys, seen):  # type: ignore[no-untyped
 
 @compiled
 def next_uses(experts, starts, width):  # type: ignore[no-untyped-def]
-    """When each chosen expert is looked up again: int64 [steps, layers, k], `NEVER` if it is not.
+    """When each chosen expert is looked up again, and when each expert is for the first time.
 
-    Time counts look-ups: call × layers + layer.
+    Time counts look-ups: call × layers + layer; `NEVER` where there is none. Both int64:
+    [steps, layers, k] and [layers, width].
     """
     steps, layers, k = experts.shape
     out = np.full((steps, layers, k), NEVER)
@@ -240,4 +241,4 @@ def next_uses(experts, starts, width):  # type: ignore[no-untyped-def]
                 for i in range(k):
                     if experts[step, layer, i] >= 0:
                         later[layer, experts[step, layer, i]] = call * layers + layer
-    return out
+    return out, later

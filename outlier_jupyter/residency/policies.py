@@ -117,7 +117,11 @@ class Belady:
         return enough([key for key in self.order() if key not in keep], count)
 
     def order(self) -> list[ExpertKey]:
-        return sorted(self._held, key=lambda key: (-self._next_use(key), key))
+        return self.furthest_first(self._held)
+
+    def furthest_first(self, keys: Iterable[ExpertKey]) -> list[ExpertKey]:
+        """`keys` by their next use, the furthest first."""
+        return sorted(keys, key=lambda key: (-self._next_use(key), key))
 
     def _next_use(self, key: ExpertKey) -> float:
         uses = self._uses[key]

@@ -3,8 +3,10 @@
 The look-ups are those of a running engine: for each call of the model, layer by layer, all
 distinct experts of the call's tokens at once, in ascending order; hits are those held before any
 of them is read, and none of them is a victim. A chunk of a prompt leaves its most used experts, as
-the engine has it; Belady's bound is not held to that. The compiled replay is held against `drive`,
-which asks a real `SlotTable`, hit for hit, by the tests.
+the engine has it. Belady's bound is not held to that: where the experts of a lookup need not be
+resident together (those of a prompt, or more than there are slots), it keeps of all it has seen
+what is used again soonest, so that no choice of victims reads fewer. The compiled replay is held
+against `drive`, which asks a real `SlotTable`, hit for hit, by the tests.
 
 It knows arrays, and nothing of traces, files or times.
 """
@@ -116,11 +118,13 @@ def simulate(routing: Routing, policy: str, slots: int, at_start: Keys = ()) -> 
     steps, layers, k = experts.shape
     hits = np.zeros((steps, layers, k), np.bool_)
     reads = np.zeros((routing.calls, layers), np.int32)
-    future = np.zeros((0, 0, 0), np.int64)
+    future, first = np.zeros((0, 0, 0), np.int64), np.zeros((0, 0), np.int64)
     if name == "belady":
-        future = loops.next_uses(experts, routing.starts, routing.width)
+        future, first = loops.next_uses(experts, routing.starts, routing.width)
     for mine, share in routing.banks(slots):
         state = loops.new_state(layers, routing.width, k)
+        if name == "belady":  # also what is resident at the start has a next use
+            state = state._replace(value=-first.astype(np.float64))
         start = _codes(at_start, mine, routing.width)[-share:]
         cache = serving.new_cache(share, layers, routing.width)
         serving.replay(
@@ -139,26 +143,28 @@ def drive(routing: Routing, policies: Sequence[Policy], slots: int) -> Outcome:
     """`simulate` by asking real tables: slow, and for any policy (one for each bank)."""
     banks = routing.banks(slots)
     tables = [SlotTable(share, p) for (_, share), p in zip(banks, policies, strict=True)]
-    table_of = {
-        layer: table
-        for (mine, _), table in zip(banks, tables, strict=True)
+    serving = {
+        layer: (table, policy)
+        for (mine, _), table, policy in zip(banks, tables, policies, strict=True)
         for layer in np.flatnonzero(mine).tolist()
     }
     hits = np.zeros(routing.experts.shape, np.bool_)
     reads = np.zeros((routing.calls, routing.experts.shape[1]), np.int32)
     for call, layer, rows in _lookups(routing):
-        table = table_of[layer]
+        table, policy = serving[layer]
         keys = [ExpertKey(layer, e) for e in np.unique(rows[rows >= 0]).tolist()]
         held = [key.expert for key in keys if key in table]
         first, end = routing.starts[call], routing.starts[call + 1]
         hits[first:end, layer] = np.isin(rows, held)
         table.routed(layer, rows)
         uses, stay = None, None
-        if len(rows) > 1 and table.policy != "belady":
-            # A chunk of a prompt, as `PagedSwitch` takes it; the bound is not held to that.
+        if isinstance(policy, Belady) and (len(rows) > 1 or len(keys) > table.capacity):
+            reads[call, layer] = _read_unbound(policy, table, keys)
+            continue
+        if len(rows) > 1:  # a chunk of a prompt, as `PagedSwitch` takes it
             counts = np.bincount(rows[rows >= 0])
             uses = {key: int(counts[key.expert]) for key in keys}
-            served = sum(other is table for other in table_of.values())
+            served = sum(other is table for other, _ in serving.values())
             stay = table.favourites(layer, uses, served)
         for part in table.split(keys, uses):
             plan = table.reserve(part)
@@ -168,6 +174,20 @@ def drive(routing: Routing, policies: Sequence[Policy], slots: int) -> Outcome:
             if stay is not None:
                 table.spare_all_but(layer, stay)
     return Outcome(hits, reads)
+
+
+def _read_unbound(policy: Belady, table: SlotTable, keys: list[ExpertKey]) -> int:
+    """Read `keys` where they need not be resident together: how many were not.
+
+    One that is used again later than all that is resident takes no slot.
+    """
+    missing = [key for key in policy.furthest_first(keys) if key not in table]
+    for key in missing:
+        full = len(table) == table.capacity
+        if not (full and policy.furthest_first([*policy.order(), key])[0] == key):
+            for placement in table.reserve([key]).placements:
+                table.commit(placement)
+    return len(missing)
 
 
 def policies_for(routing: Routing, policy: str, slots: int) -> list[Policy]:

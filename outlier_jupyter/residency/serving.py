@@ -87,6 +87,9 @@ def replay(kind, state, cache, future, experts, starts, mine, at_start, hits, re
             stay = np.empty(0, np.int64)
             if prompt:
                 stay = _favourites(state.value, cache, keys[:wanted], uses, layer, mine.sum())
+            if kind == BELADY and (end - first > 1 or wanted > slots):
+                reads[call, layer] += _read_unbound(state.value, cache, keys[:wanted], order)
+                continue
             size, window = _in_parts(cache, keys[:wanted], uses, prompt, slots, order)
             begin = 0
             while begin < wanted:
@@ -99,6 +102,32 @@ def replay(kind, state, cache, future, experts, starts, mine, at_start, hits, re
                 if prompt:
                     _spare_all_but(state.value, cache, stay, layer)
                 begin, size = begin + size, window
+
+
+@compiled
+def _read_unbound(value, cache, keys, order):  # type: ignore[no-untyped-def]
+    """Belady's, where `keys` need not be resident together: how many were not.
+
+    One that is used again later than all that is resident takes no slot. `order` is scratch.
+    """
+    slots = len(cache.held) - 1
+    count = 0
+    for key in keys:
+        if cache.place[key] < 0:
+            order[count] = key
+            count += 1
+    missing = np.empty(count, np.int64)
+    least(value, cache.factor, order[:count].copy(), count, cache.keep, missing)
+    furthest, pair = np.empty(1, np.int64), np.empty(2, np.int64)
+    for i in range(count):
+        if cache.held[slots] == slots:
+            least(value, cache.factor, cache.held[:slots], slots, cache.keep, furthest)
+            pair[0], pair[1] = furthest[0], missing[i]
+            least(value, cache.factor, pair, 2, cache.keep, furthest)
+            if furthest[0] == missing[i]:
+                continue
+        _serve(value, cache, missing[i : i + 1])
+    return count
 
 
 @compiled

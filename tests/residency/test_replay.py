@@ -58,28 +58,93 @@ def test_a_replay_of_a_long_routing_is_the_tables(name):
         assert 0 < fast.hits.mean() < 1
 
 
-@given(routing=routings(steps=10, layers=2, width=4), slots=st.integers(2, 6))
-@settings(deadline=None, max_examples=80)
-def test_no_choice_of_victims_reads_less_than_belady(routing, slots):
-    """Against every possible choice, tried out, where a look-up's experts fit together."""
-    routing = Routing(routing.experts, routing.starts, routing.experts_per_layer, 0 * routing.bank)
+STARTS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), unique=True)
+"""What is resident before a routing begins, of two layers of four experts; evicted first, first."""
+
+
+def fewest_reads(routing: Routing, slots: int, start: list) -> int:
+    """Of all choices of what to evict, tried out: the fewest experts read, from one bank."""
     asked = [(layer, wanted) for layer, wanted in lookups(routing) if wanted]
-    slots = max(slots, *(len(wanted) for _, wanted in asked), 1)
+    together = np.diff(routing.starts) == 1
+    whole = [
+        len(wanted) <= slots and together[call]
+        for call in range(routing.calls)
+        for layer, wanted in lookups(
+            Routing(
+                routing.experts[routing.starts[call] : routing.starts[call + 1]],
+                np.array([0, routing.starts[call + 1] - routing.starts[call]]),
+                routing.experts_per_layer,
+                routing.bank,
+            )
+        )
+        if wanted
+    ]
 
     @lru_cache(None)
-    def fewest(at: int, held: frozenset) -> int:
+    def fewest(at: int, resident: frozenset) -> int:
         if at == len(asked):
             return 0
         layer, experts = asked[at]
         wanted = frozenset((layer, expert) for expert in experts)
-        missing = wanted - held
-        over = max(0, len(held | wanted) - slots)
-        rest = itertools.combinations(sorted(held - wanted), over)
-        return len(missing) + min(fewest(at + 1, (held - set(out)) | wanted) for out in rest)
+        missing = wanted - resident
+        if not missing:
+            return fewest(at + 1, resident)
+        over = max(0, len(resident | wanted) - slots)
+        # One token's experts stay together where they fit; of a chunk's any may go.
+        may_go = resident - wanted if whole[at] else resident | wanted
+        left = (
+            (resident | wanted) - set(out) for out in itertools.combinations(sorted(may_go), over)
+        )
+        return len(missing) + min(fewest(at + 1, each) for each in left)
 
-    total = sum(routing.experts_per_layer)
-    if slots <= total:
-        assert simulate(routing, "belady", slots).reads.sum() == fewest(0, frozenset())
+    return fewest(0, frozenset(start[-slots:]))
+
+
+@given(
+    routing=routings(steps=8, layers=2, width=4),
+    slots=st.integers(1, 8),
+    start=STARTS,
+)
+@settings(deadline=None, max_examples=150)
+def test_no_choice_of_victims_reads_less_than_belady(routing, slots, start):
+    """Against every possible choice, tried out, from any start, prompts and single tokens."""
+    experts = sum(routing.experts_per_layer)
+    start = [key for key in start if key[0] < len(routing.experts_per_layer)]
+    routing = Routing(routing.experts, routing.starts, routing.experts_per_layer, 0 * routing.bank)
+    slots = min(slots, experts)
+    found = simulate(routing, "belady", slots, start).reads.sum()
+    assert found == fewest_reads(routing, slots, start)
+
+
+@given(routing=routings(steps=40, layers=2, width=4), slots=st.integers(1, 8), start=STARTS)
+@settings(deadline=None, max_examples=300)
+@pytest.mark.parametrize("policy", [name for name in REPLAYED if name != "belady"])
+def test_no_policy_beats_belady_from_any_start(policy, routing, slots, start):
+    """At every size it reads as few at most, and token by token it hits as often at least."""
+    start = [key for key in start if key[0] < len(routing.experts_per_layer)]
+    bound = simulate(routing, "belady", slots, start)
+    assert bound.reads.sum() <= simulate(routing, policy, slots, start).reads.sum()
+    single = routing_of(routing.experts, 4, bank=routing.bank)
+    bound = simulate(single, "belady", slots, start)
+    assert bound.hits.sum() >= simulate(single, policy, slots, start).hits.sum()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_belady_is_the_bound_from_what_an_earlier_run_left(name):
+    """On long routings, real ones too: its start is what another half of the routing left."""
+    whole = CASES[name]
+    half = len(whole.experts) // 2
+    later = Routing(
+        whole.experts[half:], whole.starts[half:] - half, whole.experts_per_layer, whole.bank
+    )
+    rows = whole.experts[max(0, half - 2) : half]
+    start = list(dict.fromkeys((layer, int(e)) for row in rows for layer in range(row.shape[0])
+                               for e in row[layer] if e >= 0))  # fmt: skip
+    for tokens in (0.9, 2, 4):
+        slots = round(tokens * later.experts[0].size)
+        bound = simulate(later, "belady", slots, start).hits.sum()
+        for policy in ("habit", "lru"):
+            assert simulate(later, policy, slots, start).hits.sum() <= bound
 
 
 @given(
