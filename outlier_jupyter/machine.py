@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,9 @@ import numpy as np
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux shows a container its own control group (version 2)."""
+"""Where Linux shows control groups: of version 2, or of version 1, `unified` among them."""
+OWN_GROUPS = Path("/proc/self/cgroup")
+"""Where Linux says which control groups this process is in."""
 
 
 class Machine(NamedTuple):
@@ -28,14 +31,45 @@ class Machine(NamedTuple):
     available: int
 
 
-def machine_memory(cgroup: Path = CGROUP) -> Machine:
-    """The memory of this machine, or of this container where its limit is tighter."""
+def machine_memory(cgroup: Path = CGROUP, own: Path = OWN_GROUPS) -> Machine:
+    """The memory of this machine, or of the tightest of this process's control groups."""
     seen = psutil.virtual_memory()
-    limit = _number(cgroup / "memory.max")
-    if limit is None or limit >= seen.total:
-        return Machine(seen.total, seen.available)
-    used = (_number(cgroup / "memory.current") or 0) - _reclaimable(cgroup / "memory.stat")
-    return Machine(limit, max(0, min(seen.available, limit - used)))
+    total, available = seen.total, seen.available
+    for group in _groups(cgroup, own):
+        limits = (_number(group / name) for name in LIMITS)
+        limit = min((n for n in limits if n is not None), default=total)
+        if limit >= seen.total:  # version 1 says "none" by a number near 2^63
+            continue
+        used = next((n for n in (_number(group / name) for name in USED) if n is not None), 0)
+        free = limit - used + _reclaimable(group / "memory.stat")
+        total, available = min(total, limit), max(0, min(available, free))
+    return Machine(total, available)
+
+
+LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
+USED = ("memory.current", "memory.usage_in_bytes")
+
+
+def _groups(cgroup: Path, own: Path) -> Iterator[Path]:
+    """The folders of the memory groups this process is in, from its own up to the outermost.
+
+    A container may see only its own group, as the root, while its path is told as outside; so a
+    folder that is not there is passed by.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    paths = {names: path for _, names, path in (line.split(":", 2) for line in lines)}
+    version_1 = next((p for names, p in paths.items() if "memory" in names.split(",")), "/")
+    roots = {cgroup: paths.get("", "/"), cgroup / "unified": paths.get("", "/"),
+             cgroup / "memory": version_1}  # fmt: skip
+    for root, path in roots.items():
+        parts = [part for part in path.split("/") if part and part != ".."]
+        for depth in range(len(parts), -1, -1):
+            group = root.joinpath(*parts[:depth])
+            if group.is_dir():
+                yield group
 
 
 def process_nbytes() -> int:
@@ -93,12 +127,12 @@ def mapped_nbytes(files: list[Path]) -> int:
 
 
 def _reclaimable(stat: Path) -> int:
-    """The page cache that the kernel gives up first."""
+    """The page cache that the kernel gives up first; in version 1 `total_` has the groups below."""
     try:
-        lines = stat.read_text().splitlines()
+        rows = dict(line.split()[:2] for line in stat.read_text().splitlines() if " " in line)
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file")), 0)
+    return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
 
 
 def _number(file: Path) -> int | None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 import outlier_jupyter
@@ -154,3 +155,49 @@ def test_a_container_s_limit_is_what_counts(tmp_path):
     assert machine_memory(tmp_path) == (1_000_000, 500_000)
     (tmp_path / "memory.max").write_text("max\n")
     assert machine_memory(tmp_path).total > 1_000_000
+
+
+VERSION_1 = "9:name=systemd:/\n4:memory:/outer/inner\n0::/\n"
+VERSION_2 = "0::/outer/inner\n"
+NO_LIMIT = 9223372036854771712
+"""What version 1 says where there is no limit."""
+
+
+@pytest.mark.parametrize(
+    ("own", "root", "limit", "used", "cache"),
+    [
+        (VERSION_1, "memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+         "total_inactive_file"),
+        (VERSION_2, "", "memory.max", "memory.current", "inactive_file"),
+        (VERSION_2, "unified", "memory.high", "memory.current", "inactive_file"),
+    ],
+)  # fmt: skip
+def test_the_tightest_of_all_control_groups_counts(tmp_path, own, root, limit, used, cache):
+    """Version 1, version 2 and both beside each other; a limit of a group around counts as well."""
+    (tmp_path / "own").write_text(own)
+    groups = tmp_path / "groups"
+    inner = groups / root / "outer/inner"
+    inner.mkdir(parents=True)
+
+    def limited(group, most, now):
+        (group / limit).write_text(f"{most}\n")
+        (group / used).write_text(f"{now}\n")
+        (group / "memory.stat").write_text(f"inactive_file 1\n{cache} 1000\n")
+
+    limited(inner, 2_000_000, 600_000)
+    assert machine_memory(groups, tmp_path / "own") == (2_000_000, 1_401_000)
+    limited(inner.parent, 1_000_000, 900_000)
+    assert machine_memory(groups, tmp_path / "own") == (1_000_000, 101_000)
+    limited(inner, NO_LIMIT, 600_000)
+    limited(inner.parent, NO_LIMIT, 900_000)
+    assert machine_memory(groups, tmp_path / "own").total == psutil.virtual_memory().total
+
+
+def test_a_container_that_sees_its_group_as_the_root_is_held_to_it(tmp_path):
+    """Its path is told as the machine names it, and no such folder is seen from inside."""
+    (tmp_path / "own").write_text("4:cpu,memory:/docker/0a1b\n")
+    group = tmp_path / "memory"
+    group.mkdir()
+    (group / "memory.limit_in_bytes").write_text("1000000\n")
+    (group / "memory.usage_in_bytes").write_text("250000\n")
+    assert machine_memory(tmp_path, tmp_path / "own") == (1_000_000, 750_000)
