@@ -22,7 +22,7 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from .errors import OptionError
 from .events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced
 from .interrupt import interrupt_sets
-from .machine import give_back_freed
+from .memory import give_back
 from .options import GenerateOptions
 from .paging import RouterTap, Stopped
 from .reference import Reference
@@ -108,7 +108,7 @@ class Decoding:
         while len(rest) > 1:
             size = min(self._asked.prefill_chunk or len(rest), len(rest) - 1)
             self._call(PREFILL, rest[:size], sample=False)
-            _give_back()
+            give_back()
             rest = rest[size:]
         return self._call(PREFILL, rest)
 
@@ -199,7 +199,7 @@ class Decoding:
         if text:
             self._emit(TextProduced(text))
         if len(self.generated) % CLEAR_EVERY == 0:
-            _give_back()
+            give_back()
         seen = self._recorder
         return Step(
             token=token,
@@ -210,9 +210,3 @@ class Decoding:
             nbytes=seen.call_nbytes,
             finish_reason=self.finish_reason or None,
         )
-
-
-def _give_back() -> None:
-    """Return memory that was freed, by MLX as mlx-lm does, and by what lies below MLX."""
-    mx.clear_cache()
-    give_back_freed()

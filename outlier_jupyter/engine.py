@@ -23,7 +23,7 @@ import numpy.typing as npt
 from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .checkpoint import Reader, buffers_nbytes
+from .checkpoint import Reader, buffers_nbytes, release_buffers
 from .chunking import Costs, choose_chunk
 from .decoding import Decoding
 from .errors import EngineBusy, EngineClosed
@@ -32,9 +32,9 @@ from .interrupt import interrupt_sets
 from .kv_caches import KVCache, KVCaches, changed_by
 from .listeners import Listeners
 from .machine import memory_rate
-from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
+from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, give_back, measure, outside_mlx
 from .options import GenerateOptions, LoadOptions, resized, takes
-from .paging import Installed, Stopped, resize
+from .paging import Installed, Stopped, release, resize
 from .prompts import Encoded, Prompt, context_of, encode
 from .reference import Reference
 from .routing import Routing
@@ -197,14 +197,16 @@ class Engine:
     def status(self) -> Status:
         """Where the engine stands now."""
         held, top_k = len(self.resident()), self.options.top_k
-        return Status.of(self.info, self._installed, self._reader, held, top_k)
+        return Status.of(self.info, self._installed, self._reader, held, top_k, self.closed)
 
     def memory(self) -> MemoryUse:
         """Where the memory of this process is, part by part; `print` it for a table."""
         return _memory(self)
 
     def close(self) -> None:
-        """Close the files; the slots are freed with the engine. A run under way is stopped first.
+        """Close the files and free the memory, whoever still has the engine or its model.
+
+        A run under way is stopped first. What was made stays: `last_run`, `info`, `config`.
 
         Raises:
             EngineBusy: that run is a stream of this very thread, or does not stop.
@@ -219,8 +221,11 @@ class Engine:
             self.closed = True
             self._executor.shutdown()
             self._reader.close()
-            for pager in self._installed.pagers:
-                pager.close()
+            release_buffers()
+            self._installed = self._installed.release()
+            self._kv_caches.release()
+            release(self.model)
+            give_back()
         finally:
             self._busy.release()
 

@@ -81,6 +81,12 @@ class KVCaches:
         """The run is over: its cache is kept, or nobody's."""
         self.running = []
 
+    def release(self) -> None:
+        """Let go of all of them, and of the model; nothing can be started after this."""
+        self.running = []
+        self._kept.trim_to(n_sequences=0)
+        self._model = nn.Module()
+
     def _check(self, tokens: list[int], asked: GenerateOptions) -> None:
         own = hasattr(self._model, "make_cache")
         if asked.max_kv_size is not None and own:

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,10 +30,19 @@ from .engine import Engine
 from .errors import NotPageable, OptionError, UnsupportedModel
 from .hub import resolve
 from .machine import machine_memory
+from .memory import give_back
 from .native import native as native_part
 from .native import wanted as native_wanted
 from .options import LoadOptions, make, takes
-from .paging import Installed, check_device, find, install, share_slots, switch_modules
+from .paging import (
+    Installed,
+    check_device,
+    find,
+    install,
+    release,
+    share_slots,
+    switch_modules,
+)
 from .paging.install import Geometry, Switch, slots_aside
 from .paging.probe import dense_nbytes
 from .paging.warmth import parse_pins, pin, warm
@@ -59,6 +69,7 @@ def load(
     model: str | os.PathLike[str],
     *,
     clock: Callable[[], int] = time.perf_counter_ns,
+    replacing: Engine | None = None,
     **options: Any,
 ) -> Engine:
     """Load a model with its experts on disk.
@@ -66,6 +77,8 @@ def load(
     Args:
         model: "demo" (ships with the package), a folder, or a Hugging Face id.
         clock: nanoseconds, for every time that is measured.
+        replacing: an engine to be closed before weights are read, when all has been checked that
+            can be without them, so that both are never in RAM at once.
         **options: the fields of `LoadOptions`: cache_gb, cache_experts, top_k, reader, kernels …
             `OUTLIER_MMAP_EXPERTS=1` in the environment selects the mmap reader.
 
@@ -77,44 +90,67 @@ def load(
     asked = make(LoadOptions, options)
     gc.collect()  # a model that nobody has any more is made of cycles: its slots are still there
     folder = resolve(str(model), asked.revision, asked.quiet)
-    native, override = _top_k(load_config(folder), asked.top_k, str(model))
-    module, config, checkpoint, switches = open_model(folder, override)
+    return _load(str(model), folder, asked, clock, replacing)
+
+
+def _load(
+    model: str,
+    folder: Path,
+    asked: LoadOptions,
+    clock: Callable[[], int],
+    replacing: Engine | None,
+) -> Engine:
+    """First what can be told without reading weights; then nothing of the old is needed."""
+    native, override = _top_k(load_config(folder), asked.top_k, model)
+    opened = open_model(folder, override)
+    module, config, checkpoint, switches = opened
     fast = _begin_native(module, asked.kernels)
     tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     _check_top_k(asked.top_k, switches)
-    _warn_if_not_paged(str(model), config, module)
+    _warn_if_not_paged(model, config, module)
     pins = parse_pins(asked.pin, [switch.experts for switch in switches])
     earlier = None if asked.warm is None else Trace.load(asked.warm)
     slots = _slots(switches, asked)
     switches, reader, threads, rate = open_experts(checkpoint, switches, asked)
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
-    installed = install(module, switches, slots, reader, executor, clock, asked)
-    mx.eval(module.parameters())
-    if fast:
-        fast.finish(asked.quiet)
-    engine = Engine(
-        model=module,
-        tokenizer=tokenizer,
-        config=config,
-        info=replace(
-            _info(str(model), switches, sum(slots.values()), reader, asked, native),
-            **_measured(config, checkpoint, module, rate),
-        ),
-        options=asked,
-        installed=installed,
-        reader=reader,
-        executor=executor,
-        costs=_costs(config, switches, asked.top_k or native, fast),
-        clock=clock,
-    )
-    try:
+    with ExitStack() as undo:  # a load that fails, or is interrupted, leaves nothing behind
+        undo.callback(reader.close)
+        if replacing is not None:
+            replacing.close()
+            gc.collect()
+        undo.callback(_give_up, module)
+        executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
+        undo.callback(executor.shutdown)
+        installed = install(module, switches, slots, reader, executor, clock, asked)
+        undo.callback(installed.release)
+        mx.eval(module.parameters())
+        if fast:
+            fast.finish(asked.quiet)
+        info = _info(model, switches, sum(slots.values()), reader, asked, native)
+        engine = Engine(
+            model=module,
+            tokenizer=tokenizer,
+            config=config,
+            info=replace(info, **_measured(config, checkpoint, module, rate)),
+            options=asked,
+            installed=installed,
+            reader=reader,
+            executor=executor,
+            costs=_costs(config, switches, asked.top_k or native, fast),
+            clock=clock,
+        )
+        undo.pop_all()
+        undo.callback(engine.close)
         _fill(installed, pins, earlier, asked.quiet)
         if asked.resident:
             _read_all(installed, asked.quiet)
-    except BaseException:
-        engine.close()
-        raise
+        undo.pop_all()
     return engine
+
+
+def _give_up(module: nn.Module) -> None:
+    """Free what was read of a model, whoever still has it: a traceback may."""
+    release(module)
+    give_back()
 
 
 def _slots(switches: Sequence[Switch], asked: LoadOptions) -> dict[Geometry, int]:
@@ -155,7 +191,7 @@ def _warn_if_not_paged(model: str, config: dict[str, Any], module: nn.Module) ->
                 f"{model} has experts ({name}={value}), but mlx-lm does not build them as a "
                 "switch (SwitchGLU or SwitchMLP), so they cannot be paged or watched: all of the "
                 "model is held in RAM",
-                stacklevel=3,
+                stacklevel=4,
             )
             return
 
@@ -217,7 +253,7 @@ def _hold_whole(module: nn.Module, reason: NotPageable) -> None:
     warnings.warn(
         f"{reason}. Until then all of it, {size_words(needed)}, is held in RAM, and its routing is "
         "not seen",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

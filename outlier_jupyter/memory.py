@@ -19,7 +19,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from .machine import process_nbytes
+from .machine import give_back_freed, process_nbytes
 from .units import percent, size_words
 
 MLX_CACHE_NBYTES = 64_000_000
@@ -141,6 +141,12 @@ class CacheCap:
 
 cache_cap = CacheCap()
 """The one of this process."""
+
+
+def give_back() -> None:
+    """Return memory that was freed, by MLX as mlx-lm does, and by what lies below MLX."""
+    mx.clear_cache()
+    give_back_freed()
 
 
 def weights_nbytes(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ from .units import size_words
 
 @dataclass(frozen=True)
 class Status:
-    """Where an engine stands: what is loaded, and how much of it sits in RAM."""
+    """Where an engine stands: what is loaded, how much of it sits in RAM, whether it was closed."""
 
     model: str
     layers: int
@@ -27,10 +27,17 @@ class Status:
     kernels: str
     top_k: int | None
     changed_output: str
+    closed: bool = False
 
     @classmethod
     def of(
-        cls, info: TraceInfo, installed: Installed, reader: Reader, resident: int, top_k: int | None
+        cls,
+        info: TraceInfo,
+        installed: Installed,
+        reader: Reader,
+        resident: int,
+        top_k: int | None,
+        closed: bool = False,
     ) -> Status:
         """Where an engine stands that holds `resident` experts and was asked for `top_k`."""
         switches = installed.switches
@@ -42,12 +49,13 @@ class Status:
             resident=resident,
             bank_nbytes=installed.bank_nbytes,
             experts_nbytes=sum(s.experts * s.expert_nbytes for s in switches),
-            dense_nbytes=info.dense_nbytes,
+            dense_nbytes=0 if closed else info.dense_nbytes,
             reader=reader.name,
             reader_note=reader.note,
             kernels=info.kernels,
             top_k=top_k or info.native_top_k,
             changed_output=info.changed_output,
+            closed=closed,
         )
 
     def __str__(self) -> str:
@@ -64,6 +72,8 @@ class Status:
         ]
         if not self.layers:
             lines[1:3] = ["experts   none: the model is dense"]
+        if self.closed:
+            lines.insert(1, "closed    its memory was freed; load the model again")
         if self.changed_output:
             lines.append(f"changed   {self.changed_output}")
         return "\n".join(lines)

@@ -40,8 +40,7 @@ MAY_IMPORT = {
     "uses": {"errors", "run", "trace", "units"},
     "routing": {"errors", "options", "paging"},
     "reference": {"events", "paging", "routing"},
-    "decoding": BASE
-    | {"interrupt", "machine", "paging", "reference", "run", "trace", "transcript"},
+    "decoding": BASE | {"interrupt", "memory", "paging", "reference", "run", "trace", "transcript"},
     "scoring": {"engine", "errors", "events", "interrupt", "options", "paging", "reference"},
     "studies": {
         "engine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter import loading
 from outlier_jupyter.chunking import LEAST, MOST, RESIDENT, SCORES, Costs, choose_chunk
+from outlier_jupyter.errors import EngineClosed
 from outlier_jupyter.kernels.causal import SCORES_BYTES
 from outlier_jupyter.memory import (
     ACTIVATION_NBYTES,
@@ -134,6 +136,70 @@ def test_mlx_s_cache_is_capped_while_an_engine_is_open(tiny):
             assert limit() == 1000
     finally:
         mx.set_cache_limit(normal)
+
+
+@pytest.mark.parametrize("options", [
+    {"kernels": "auto"}, {"kernels": "mlx"}, {"reader": "direct"}, {"resident": True},
+    {"lookahead": "on", "overlap": "on"},
+])  # fmt: skip
+def test_a_closed_engine_holds_no_weights(options, checkpoint_of, monkeypatch):
+    """Whoever has the engine, its model, a layer or a router: the arrays are gone after `close`."""
+    monkeypatch.setattr(loading, "native_wanted", lambda kernels: kernels == "auto")
+    folder = checkpoint_of(hidden_size=256, moe_intermediate_size=256, num_experts=32)
+    before = mx.get_active_memory()
+    engine = outlier_jupyter.load(folder, **{"cache_experts": 30} | options)
+    model, installed = engine.model, engine._installed
+    layers, routing = list(model.layers), engine.routing(boost={(0, 1): 1.0})
+    held = mx.get_active_memory() - before
+    with routing:
+        run = engine.generate("x" * 100, raw=True, max_tokens=3, reuse_kv=True)
+        engine.close()
+    assert held > 4_000_000 and mx.get_active_memory() - before < 400_000
+    use = engine.memory()
+    assert (use.dense, use.experts, use.kv_run, use.kv_kept, use.readers) == (0, 0, 0, 0, 0)
+    assert "closed" in repr(engine) and "its memory was freed" in str(engine.status())
+    assert engine.last_run is run and engine.info.model and not len(engine.resident())
+    assert installed.bank_nbytes == 0
+    for module in (model, layers[1]):
+        with pytest.raises(EngineClosed):
+            module(mx.array([[1]]))
+    with pytest.raises(EngineClosed):
+        engine.resize(cache_experts=5)
+
+
+def test_closing_one_engine_leaves_another_of_the_same_model(tiny):
+    """What mlx-lm's models share, such as an activation, is nobody's to take away."""
+    with outlier_jupyter.load(tiny, cache_experts=6) as other:
+        with outlier_jupyter.load(tiny, cache_experts=6) as engine:
+            expected = engine.generate("abc", raw=True, max_tokens=4).tokens.tolist()
+        assert other.generate("abc", raw=True, max_tokens=4).tokens.tolist() == expected
+
+
+@pytest.mark.parametrize("kernels", ["auto", "mlx"])
+def test_what_a_run_computed_goes_when_it_ends(kernels, tiny, monkeypatch, no_collection):
+    """Neither kernels' arguments nor cycles keep its KV cache or weights; a kept one stays once."""
+    monkeypatch.setattr(loading, "native_wanted", lambda kernels: kernels == "auto")
+    with outlier_jupyter.load(tiny, cache_experts=24, kernels=kernels) as engine:
+        engine.generate("abc", raw=True, max_tokens=2)
+        engine.tokenizer.eos_token_ids = set()
+        before = engine.memory()
+        engine.generate("x" * 2000, raw=True, max_tokens=20)
+        after = engine.memory()
+        assert after.kv_run == after.kv_kept == 0
+        assert after.mlx_other - before.mlx_other < 1000
+        engine.generate("x" * 2000, raw=True, max_tokens=20, reuse_kv=True)
+        kept = engine.memory()
+        assert kept.kv_kept == 3 * 2 * 2048 * 32 * 4
+        assert kept.mlx_other - before.mlx_other < 1000
+
+
+@pytest.fixture
+def no_collection():
+    """What only a collection of cycles would free stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def limit() -> int:

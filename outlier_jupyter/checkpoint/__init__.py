@@ -1,6 +1,6 @@
 """Bytes on disk: where each expert's weights lie, and how they are read. No MLX here."""
 
-from .gather import buffers_nbytes, read_expert
+from .gather import buffers_nbytes, read_expert, release_buffers
 from .kernel_queue import KernelQueue, Wanted, open_queue
 from .layout import ByteRange, Checkpoint, ExpertPart, RecordSpan, TensorSpan
 from .reader import PAGE, Reader, Straight, open_reader
@@ -29,5 +29,6 @@ __all__ = [
     "open_reader",
     "places",
     "read_expert",
+    "release_buffers",
     "write_records",
 ]

@@ -211,10 +211,18 @@ def buffers_nbytes() -> int:
     return sum(len(buffer.memory) for buffer in list(_alive))
 
 
+def release_buffers() -> None:
+    """Let go of them; whoever is copying keeps its own until it is done."""
+    for each in list(_alive):
+        each.memory = buffer(0)
+
+
 def _buffer(nbytes: int) -> memoryview:
     """Memory of this thread, page-aligned, kept for its next copy."""
     held: _Buffer | None = getattr(_buffers, "held", None)
-    if held is None or len(held.memory) < nbytes:
+    memory = held.memory if held is not None else memoryview(b"")
+    if len(memory) < nbytes:
         held = _buffers.held = _Buffer(-(-nbytes // PAGE) * PAGE)
         _alive.add(held)
-    return memoryview(held.memory)[:nbytes]
+        memory = held.memory
+    return memory[:nbytes]

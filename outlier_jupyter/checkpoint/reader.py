@@ -117,9 +117,9 @@ class DirectReader(PreadReader):
     name = "direct"
 
     def __init__(self, files: Iterable[Path]) -> None:
-        super().__init__(files, getattr(os, "O_DIRECT", 0))
         self._buffers = threading.local()
         self._lengths: dict[int, int] = {}
+        super().__init__(files, getattr(os, "O_DIRECT", 0))
         self._aligned_only = hasattr(os, "O_DIRECT")
         self._block = PAGE
         if sys.platform == "darwin":
@@ -180,6 +180,11 @@ class DirectReader(PreadReader):
 
     def held_nbytes(self) -> int:
         return sum(self._lengths.values())
+
+    def close(self) -> None:
+        super().close()
+        self._buffers = threading.local()
+        self._lengths.clear()
 
     def _buffer(self, nbytes: int) -> memoryview:
         """Page-aligned memory of this thread, at least `nbytes` long, kept for the next read."""

@@ -8,6 +8,7 @@ joins them. Keys and values are read where they lie, [heads, room, width], one r
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -102,13 +103,13 @@ class Keep:
         self.link = link(
             keep_task(), kv_heads, found, heads, kv_heads, width, wide, parameters, 0, 0, 0, 0, 0
         )
-        self._keys: Cached | None = None
+        self._keys: weakref.ref[Cached] | None = None  # a run's, which may end
 
     def into(self, keys: Cached, values: Cached, at: int) -> None:
         """The next token is number `at` of these, both float32."""
         self.link.arguments[AT] = at
-        if keys is not self._keys:
-            self._keys = keys
+        if self._keys is None or keys is not self._keys():
+            self._keys = weakref.ref(keys)
             self.link.arguments[TO_KEYS:] = (
                 keys.address, values.address, keys.memory.strides[0], values.memory.strides[0]
             )  # fmt: skip
@@ -258,19 +259,20 @@ class Attend:
         self._queries, self._out = address(queries), address(out)
         memory = (queries, out) if sinks is None else (queries, out, sinks)
         self.link = Link(0, np.zeros(1, np.int64), 0, memory)
-        self._keys: Cached | None = None
+        self._keys: weakref.ref[Cached] | None = None  # a run's, which may end
         self._served = range(0)  # how many tokens what is made ready is for
         self._prepared: Prepared | None = None
 
     def over(self, keys: Cached, values: Cached, tokens: int, chain: Chain, place: int) -> None:
         """Link number `place` of `chain` attends over so many tokens; with `RUNNING` held."""
-        if keys is not self._keys or tokens not in self._served or self._prepared is None:
+        known = self._keys is not None and keys is self._keys()
+        if not known or tokens not in self._served or self._prepared is None:
             length, stretches = _split(tokens, keys.memory.shape[0])
             prepared = _prepared(*_shapes(self._heads, keys, values), length, stretches)
             prepared.arguments[KEYS:TOKENS] = _reads(keys, values)
             prepared.arguments[[QUERIES, OUT, SINKS]] = self._queries, self._out, self._sinks
             code, tasks = prepared.stages[1]
             chain.replace(place, code, prepared.address, tasks)
-            self._keys, self._prepared = keys, prepared
+            self._keys, self._prepared = weakref.ref(keys), prepared
             self._served = range((stretches - 1) * length + 1, stretches * length + 1)
         self._prepared.arguments[TOKENS] = tokens

@@ -7,6 +7,7 @@ the memory behind them, as long as the cache is still the one that was left, wit
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import mlx.core as mx
@@ -18,9 +19,13 @@ from .arrays import F32s, view
 
 
 class Growing:
-    """The KV cache of one layer while one token after the other is added to it."""
+    """The KV cache of one layer while one token after the other is added to it.
+
+    Its memory is known here and not kept: it goes when nobody has the cache any more.
+    """
 
     def __init__(self) -> None:
+        self._cache: weakref.ref[KVCache] = weakref.ref(KVCache())
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
         self._room: tuple[Cached, Cached] | None = None
@@ -43,6 +48,7 @@ class Growing:
             keys, values = (Cached(view(mx.contiguous(part))[0], "f32") for part in fetched)
             return keys, values, keys.memory.shape[1]
         mx.eval(cache.keys, cache.values)
+        self._cache = weakref.ref(cache, self._forget)
         self._keys, self._values, self._offset = cache.keys, cache.values, cache.offset
         rooms = [view(part)[0] for part in (cache.keys, cache.values)]
         in_order = all(_in_order(room) for room in rooms)
@@ -64,6 +70,11 @@ class Growing:
         at = self._offset
         cache.offset = self._offset = at + 1
         return *self._room, at
+
+    def _forget(self, cache: weakref.ref[KVCache]) -> None:
+        """A run has ended, and nobody kept its cache."""
+        if cache is self._cache:
+            self._keys = self._values = self._room = None
 
     def owns(self, cache: Any) -> bool:
         """Whether `cache` is as it was left here, with room for one more."""

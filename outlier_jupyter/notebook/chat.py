@@ -29,6 +29,7 @@ from .controls import NAMES, Settings, controls
 from .conversation import Conversation, Message
 from .desk import Desk
 from .displays import Displays
+from .handle import engine_of
 from .live import STATIC, LiveView, kernel_id
 from .routes import keep_route
 from .saved_chat import bundle
@@ -75,6 +76,7 @@ class Chat(Settings, anywidget.AnyWidget):
         self, engine: Engine, *, clock: Callable[[], float] = time.monotonic, **settings: Any
     ) -> None:
         _check(engine, settings)
+        engine = engine_of(engine)
         self._saved = Displays(f"oj-chat-{uuid.uuid4().hex[:12]}")
         self.writer = Writer(self, engine, clock)
         super().__init__(

@@ -7,6 +7,7 @@ in the same output, by a view that needs no kernel, so that a saved notebook sti
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -45,6 +46,7 @@ from .chat import Chat
 from .commands import ASKING, COMMANDS
 from .completion import completions
 from .controls import NAMES as CHAT_OPTIONS
+from .handle import Loaded, forget_frames
 from .parsing import HelpAsked
 from .routes import keep_reading
 from .show import show_result, show_run
@@ -97,6 +99,9 @@ class OutlierMagics(Magics):
         except HelpAsked as asked:
             sys.stdout.write(str(asked))
             return None
+        except (OutlierError, KeyboardInterrupt) as error:
+            forget_frames(error)  # it is shown as one line
+            raise
         return None if silenced else result
 
     def _expand(self, line: str) -> str:
@@ -203,12 +208,30 @@ class OutlierMagics(Magics):
 
     def _load(self, given: dict[str, Any]) -> Engine:
         output = given.pop("output", None)
-        engine = load(given.pop("model"), **self._defaults(LoadOptions) | given)
-        before, self.engine = self.engine, engine
-        if before is not None:
-            before.close()
+        before = self.engine if self.engine is not None and not self.engine.closed else None
+        try:
+            options = self._defaults(LoadOptions) | given
+            engine = load(options.pop("model"), replacing=before, **options)
+        except (OutlierError, KeyboardInterrupt) as error:
+            self._tell_what_is_left(error, before)
+            raise
+        finally:
+            gc.collect()  # a model is made of cycles
+        self.engine = engine
         self._store(output, engine)
-        return engine
+        return Loaded(engine)  # type: ignore[return-value]  # it stands for one
+
+    def _tell_what_is_left(self, error: BaseException, before: Engine | None) -> None:
+        """Have a failed load say what is loaded now."""
+        if before is None:
+            return
+        left = f"{before.info.model} is still loaded"
+        if before.closed:
+            self.engine, left = None, "no model is loaded now"
+        if isinstance(error, OutlierError):
+            error.args = (f"{error} ({left})",)
+        else:
+            sys.stderr.write(f"The load was interrupted: {left}.\n")
 
     def _chat(self, given: dict[str, Any]) -> Chat:
         output = given.pop("output", None)
@@ -238,9 +261,10 @@ class OutlierMagics(Magics):
 
     def unload(self) -> None:
         """Close the engine, if there is one."""
-        engine, self.engine = self.engine, None
-        if engine is not None:
-            engine.close()
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+            gc.collect()  # a model is made of cycles
 
     def _prompt(self, given: dict[str, Any], cell: str) -> Run | None:
         output, quiet, json = (given.pop(name, None) for name in ("output", "quiet", "json"))

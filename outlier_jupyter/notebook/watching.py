@@ -22,6 +22,7 @@ from ..options import GenerateOptions, takes
 from ..prompts import Prompt
 from ..run import Interrupted, Run
 from .feed import Feed
+from .handle import engine_of
 from .live import LiveView, header
 from .loss import LossLine
 from .worker import Worker, on_this_thread
@@ -45,7 +46,7 @@ def watch(engine: Engine, prompt: Prompt, **options: Any) -> Watched:
     Raises:
         OptionError, EngineClosed: nothing is shown then.
     """
-    return Watched(engine, prompt, options)
+    return Watched(engine_of(engine), prompt, options)
 
 
 class Watched(LiveView):

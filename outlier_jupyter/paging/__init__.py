@@ -4,6 +4,7 @@ from .device import check_device
 from .install import Installed, find, install, share_slots, switch_modules
 from .interventions import Intervention
 from .pager import Pager, Stopped
+from .release import release
 from .resizing import resize
 from .slots import SlotBank
 from .steering import Steering
@@ -20,6 +21,7 @@ __all__ = [
     "check_device",
     "find",
     "install",
+    "release",
     "resize",
     "share_slots",
     "switch_modules",

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 from typing import Any
 
 import mlx.core as mx
@@ -27,6 +28,7 @@ from .locate import Locator
 from .lookahead import ASIDE, find_ahead, module_at
 from .lookahead import wanted as ahead_wanted
 from .pager import Pager
+from .release import release
 from .slots import make_bank
 from .steering import Steering
 from .switch import PagedSwitch
@@ -94,6 +96,19 @@ class Installed:
             pager.forget_foreseen()
             pager.bank.settle()
         self.tap.forget()
+
+    def release(self) -> Installed:
+        """Let go of all that was loaded; what is returned knows the layers and has no slots.
+
+        Nobody may be computing with the model, nor reading for it.
+        """
+        for pager in self.pagers:
+            pager.release()
+        self.tap.forget()
+        self.steering.release()
+        for switch in self.switches:
+            release(switch.module)
+        return replaced(self, pagers=())
 
 
 def switch_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

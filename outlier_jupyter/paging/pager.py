@@ -90,6 +90,13 @@ class Pager:
         if self._queued is not None:
             self._queued.close()
 
+    def release(self) -> None:
+        """Close, and let go of the bank's memory; no read may be under way."""
+        self.close()
+        self.sink = _nobody
+        self.forget_slot_maps()
+        self.bank.release()
+
     def tell(self, event: Event) -> None:
         """Hand one event to whoever listens; `told_ns` is what all of that took so far."""
         begin = self.clock()

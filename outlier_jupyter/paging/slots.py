@@ -98,6 +98,12 @@ class SlotBank:
             for origin, to in moves:
                 self.row(name, to)[:] = self.row(name, origin)
 
+    def release(self) -> None:
+        """Let go of all rows, whoever still points to this bank."""
+        self.slots = 0
+        for known in (self.arrays, self._views, self._begin, self._pieces, self._unsettled):
+            known.clear()
+
     def resize(self, slots: int, bind: Callable[[str, mx.array], object]) -> None:
         """Give a settled bank so many rows; those that are in both keep number and content.
 
@@ -169,6 +175,11 @@ class StagedSlotBank(SlotBank):
         for name in self._parts:
             for slot in slots:
                 self._staged.pop((name, slot), None)
+
+    def release(self) -> None:
+        """Let go of all rows, and of what was staged for them."""
+        super().release()
+        self._staged.clear()
 
     def move(self, moves: Sequence[tuple[int, int]]) -> None:
         """Copy the rows of a settled bank: (from, to), none of them twice."""

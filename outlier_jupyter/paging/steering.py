@@ -183,6 +183,12 @@ class Steering:
         finally:
             self._change(before)
 
+    def release(self) -> None:
+        """Forget the model, and what stood in it before it was changed: it has no weights more."""
+        self._undo.clear()
+        self._switches.clear()
+        self._now = Intervention()
+
     def _change(self, wanted: Intervention) -> None:
         if wanted == self._now:
             return

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -193,18 +194,20 @@ class RouterTap:
 
     def _follow(self, total: mx.array, weights: _Weights) -> None:
         """Watch `total`, the weighed sum of a switch's output, for what scales it as a whole."""
-        shape = tuple(total.shape)
+        self._mark(total, partial(self._scaled, weights, (*total.shape[:-1], 1)))
 
-        def caught(factor: object, product: mx.array) -> None:
-            if isinstance(factor, int | float):
-                weights.sums.append(float(factor))
-            elif isinstance(factor, mx.array) and tuple(factor.shape) == (*shape[:-1], 1):
-                weights.sums.append(factor)
-            else:
-                return
-            self._mark(product, caught)
-
-        self._mark(total, caught)
+    def _scaled(
+        self, weights: _Weights, wanted: tuple[int, ...], factor: object, product: mx.array
+    ) -> None:
+        """A watched sum is multiplied; what weighs a whole token is booked, the product watched."""
+        if isinstance(factor, int | float):
+            weights.sums.append(float(factor))
+        elif isinstance(factor, mx.array) and tuple(factor.shape) == wanted:
+            weights.sums.append(factor)
+        else:
+            return
+        # No closure that names itself: that cycle would keep a prompt's weights after the run.
+        self._mark(product, partial(self._scaled, weights, wanted))
 
     def _mark(self, array: mx.array, caught: Catcher, summed: Summed | None = None) -> mx.array:
         _Watched.catchers[id(array)] = caught, summed or _ignore_sum
