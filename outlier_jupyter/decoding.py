@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from math import isfinite
 from typing import Any
 
 import mlx.core as mx
@@ -19,7 +20,7 @@ import numpy as np
 from mlx_lm.generate import maybe_quantize_kv_cache
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
-from .errors import OptionError
+from .errors import OptionError, UnsupportedModel, brief
 from .events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced
 from .interrupt import interrupt_sets
 from .memory import give_back
@@ -33,6 +34,8 @@ from .transcript import Transcript
 CLEAR_EVERY = 256
 """MLX's freed buffers are given back every so many tokens, as mlx-lm does."""
 
+UNCOMPUTABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
+"""What mlx-lm's models and MLX raise where shapes, types or options do not go together."""
 LOST_LIBRARY = "Could not load C++ shared library"
 """What MLX says where another process took away the file that it had just compiled."""
 
@@ -92,6 +95,7 @@ class Decoding:
 
         Raises:
             Stopped: `stop` was set; what was generated before stays in the attributes.
+            UnsupportedModel: the model cannot be computed, or its logits are no numbers.
         """
         token: int | None = None
         while not self.finish_reason:
@@ -151,9 +155,12 @@ class Decoding:
             maybe_quantize_kv_cache(
                 self._kv, asked.quantized_kv_start, asked.kv_group_size, asked.kv_bits
             )
-        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        except UNCOMPUTABLE as error:
             if asked.kv_bits is None:
-                raise
+                raise UnsupportedModel(
+                    f"this model cannot be computed as its config.json says ({brief(error)}): "
+                    "check the file, or copy it from the original model"
+                ) from error
             raise OptionError(
                 f"mlx-lm cannot run this model with a KV cache of {asked.kv_bits} bits in groups "
                 f"of {asked.kv_group_size} ({error}): change kv_group_size or leave kv_bits out"
@@ -169,21 +176,38 @@ class Decoding:
         """
         key: Any = mx.random.state[0]  # type: ignore[index]  # mlx.core's stub says object
         try:
-            token: Any = self._next(tokens, logits).item()
+            token, scale = self._evaluated(tokens, logits)
         except RuntimeError as error:
             if LOST_LIBRARY not in str(error):
                 raise
             high, low = key.tolist()
             mx.random.seed(high << 32 | low)
-            token = self._next(tokens, logits).item()
-        return int(token)
+            token, scale = self._evaluated(tokens, logits)
+        if not isfinite(scale):
+            raise UnsupportedModel(
+                f"the logits after token {len(self.read) + len(tokens):,} hold NaN or infinity, so "
+                "no token can be chosen: the weights or their scales are damaged; download or copy "
+                "the shards again, or repack"
+            )
+        return token
 
-    def _next(self, tokens: list[int], logits: mx.array) -> mx.array:
-        """Penalties and sampler as in mlx-lm's `generate_step`: logits [1, vocabulary] → id [1]."""
+    def _evaluated(self, tokens: list[int], logits: mx.array) -> tuple[int, float]:
+        """The id chosen, and the logarithm of the logits' sum: the one sync per token."""
+        sampled, scale = self._next(tokens, logits)
+        mx.eval(sampled, scale)
+        token: Any = sampled.item()
+        total: Any = scale.item()
+        return int(token), float(total)
+
+    def _next(self, tokens: list[int], logits: mx.array) -> tuple[mx.array, mx.array]:
+        """Penalties and sampler as in mlx-lm's `generate_step`: logits [1, vocabulary] → id [1].
+
+        Beside it the logarithm of the sum that they are normalised by, [1, 1].
+        """
         for process in self._processors:
             logits = process(mx.array(self.read + tokens), logits)
-        sampled: mx.array = self._sample(logits - mx.logsumexp(logits, keepdims=True))
-        return sampled
+        scale = mx.logsumexp(logits, keepdims=True)
+        return self._sample(logits - scale), scale
 
     def _take(self, token: int) -> Step:
         """Book one token: its text, and whether the run ends with it."""

@@ -102,6 +102,7 @@ class Engine:
         self._busy = threading.Lock()
         self._runner: int | None = None
         self._kv_caches = KVCaches(model)
+        self._vocabulary = 1 + max(tokenizer.get_vocab().values(), default=-1)
         self._python_nbytes = outside_mlx()
         self.routing = Routing(
             installed.steering, info.experts_per_layer, info.native_top_k, options.top_k
@@ -334,7 +335,7 @@ def _decoding(
         rest,
         kv,
         asked,
-        transcript=Transcript(engine.tokenizer.detokenizer, asked.stop),
+        transcript=Transcript(engine.tokenizer.detokenizer, asked.stop, engine._vocabulary),
         ends=set(engine.tokenizer.eos_token_ids),
         recorder=recorder,
         tap=engine._installed.tap,

@@ -19,6 +19,8 @@ A message says what was seen, what was wanted and what to do next, in one senten
 
 from __future__ import annotations
 
+import os
+
 
 class OutlierError(Exception):
     """The root: catch this to catch everything this package raises on purpose."""
@@ -66,3 +68,16 @@ class EngineClosed(OutlierError):
 
 class EngineBusy(OutlierError):
     """A second run was asked for while one is under way."""
+
+
+def place(path: str | os.PathLike[str], most: int = 90) -> str:
+    """A path for a message: printable, and of a long one the end."""
+    said = os.fsencode(path).decode("utf-8", "replace")
+    return said if len(said) <= most else "…" + said[1 - most :]
+
+
+def brief(error: BaseException, most: int = 110) -> str:
+    """Another library's exception in a few words: its type and the beginning of what it says."""
+    lines = str(error).strip().splitlines()
+    said = f"{type(error).__name__}: {lines[0].rstrip('.:')}" if lines else type(error).__name__
+    return said if len(said) <= most else said[: most - 1] + "…"

@@ -36,7 +36,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from .errors import CheckpointError, ModelNotFound
 
 DEMO = "demo"
-DOWNLOADED = ("*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt",
+DOWNLOADED = ("*.json", "model*.safetensors", "*.py", "*.model", "*.tiktoken", "*.txt",
               "*.jsonl", "*.jinja")  # fmt: skip
 """What of a Hugging Face repository is fetched: what mlx-lm loads."""
 SHARDS = "model*.safetensors"

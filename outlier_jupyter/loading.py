@@ -15,48 +15,42 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_reduce
-from mlx_lm.utils import load_config, load_model, load_tokenizer
 from tqdm.auto import tqdm
 
 from .checkpoint import Checkpoint, Reader
 from .chunking import Costs
 from .engine import Engine
-from .errors import NotPageable, OptionError, UnsupportedModel
+from .errors import OptionError, place
 from .hub import resolve
-from .machine import machine_memory
 from .memory import give_back
+from .model_folder import ModelFolder
 from .native import native as native_part
 from .native import wanted as native_wanted
+from .opening import open_model, open_tokenizer
 from .options import LoadOptions, make, takes
 from .paging import (
     Installed,
     check_device,
-    find,
     install,
     release,
     share_slots,
     switch_modules,
 )
 from .paging.install import Geometry, Switch, slots_aside
-from .paging.probe import dense_nbytes
 from .paging.warmth import parse_pins, pin, warm
 from .provenance import fingerprint, machine_words, versions
 from .reads import open_experts
 from .residency import ExpertKey
 from .trace import Trace, TraceInfo
-from .units import size_words
 
 if TYPE_CHECKING:
     from .native.install import Native
 
-WHOLE_SHARE = 0.8
-"""How much of the free memory a model may take that cannot be paged."""
 EXPERTS_NAME = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
 """The names under which configs keep the number of experts of a layer."""
 TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k",
@@ -89,23 +83,25 @@ def load(
         options = {"reader": "mmap"} | options
     asked = make(LoadOptions, options)
     gc.collect()  # a model that nobody has any more is made of cycles: its slots are still there
-    folder = resolve(str(model), asked.revision, asked.quiet)
-    return _load(str(model), folder, asked, clock, replacing)
+    path = resolve(os.fspath(model), asked.revision, asked.quiet)
+    folder = ModelFolder(path, trusted=asked.trust_remote_code)
+    folder.check_tokenizer()
+    return _load(place(model, 1000), folder, asked, clock, replacing)
 
 
 def _load(
     model: str,
-    folder: Path,
+    folder: ModelFolder,
     asked: LoadOptions,
     clock: Callable[[], int],
     replacing: Engine | None,
 ) -> Engine:
     """First what can be told without reading weights; then nothing of the old is needed."""
-    native, override = _top_k(load_config(folder), asked.top_k, model)
+    native, override = _top_k(folder.config, asked.top_k, model)
     opened = open_model(folder, override)
     module, config, checkpoint, switches = opened
     fast = _begin_native(module, asked.kernels)
-    tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+    tokenizer = open_tokenizer(folder, config)
     _check_top_k(asked.top_k, switches)
     _warn_if_not_paged(model, config, module)
     pins = parse_pins(asked.pin, [switch.experts for switch in switches])
@@ -204,57 +200,6 @@ def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None, qu
         pin(installed, pins, bar.update)
         if earlier is not None:
             warm(installed, earlier.experts, bar.update)
-
-
-class Opened(NamedTuple):
-    """A model as mlx-lm builds it, none of it evaluated, and where its experts lie on disk."""
-
-    module: nn.Module
-    config: dict[str, Any]
-    checkpoint: Checkpoint
-    switches: tuple[Switch, ...]
-
-
-def open_model(folder: Path, override: dict[str, Any] | None = None) -> Opened:
-    """Build the model in `folder` lazily: only configs and headers are read.
-
-    Args:
-        override: changes to the model's config.
-
-    Raises:
-        UnsupportedModel, CheckpointError: mlx-lm cannot build it, or its experts can neither be
-            paged nor held.
-    """
-    checkpoint = Checkpoint(folder)
-    try:
-        module, config = load_model(folder, lazy=True, model_config=override)
-    except ValueError as error:
-        raise UnsupportedModel(f"mlx-lm cannot build the model in {folder}: {error}") from error
-    try:
-        switches = find(module, checkpoint)
-    except NotPageable as reason:
-        switches = ()
-        _hold_whole(module, reason)
-    return Opened(module, config, checkpoint, switches)
-
-
-def _hold_whole(module: nn.Module, reason: NotPageable) -> None:
-    """Say that a model whose experts cannot be paged is held in RAM, if it fits there.
-
-    Raises:
-        NotPageable: it does not.
-    """
-    needed, available = dense_nbytes(module, ()), machine_memory().available
-    if needed > WHOLE_SHARE * available:
-        raise NotPageable(
-            f"{reason}. In RAM it would take {size_words(needed)}, and {size_words(available)} are "
-            "free"
-        ) from reason
-    warnings.warn(
-        f"{reason}. Until then all of it, {size_words(needed)}, is held in RAM, and its routing is "
-        "not seen",
-        stacklevel=5,
-    )
 
 
 def _costs(

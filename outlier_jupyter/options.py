@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
@@ -52,6 +53,15 @@ def _expert(item: Any) -> Any:
     return item
 
 
+def texts(value: Any) -> Any:
+    """One text, or several in any order of things, as a tuple of texts."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes):
+        return tuple(value)
+    return value
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """How a model is loaded; the fields are the keyword arguments of `load`."""
@@ -84,7 +94,9 @@ class LoadOptions:
         None, "a saved trace of an earlier run: what it used most is read at once"
     )
     pin: tuple[str, ...] = option(
-        (), "LAYER:EXPERT to read at once and keep; may be given more than once"
+        (),
+        "LAYER:EXPERT to read at once and keep; may be given more than once",
+        spell=experts_spelled,
     )
     repacked: str = option(
         "auto",
@@ -118,6 +130,9 @@ class LoadOptions:
     revision: str | None = option(
         None, "branch, tag or commit of a Hugging Face repository, instead of its main branch"
     )
+    trust_remote_code: bool = option(
+        False, "run the code that a model's folder brings, where it needs that; never run unasked"
+    )
     quiet: bool = option(False, "show no progress while a model downloads or is read")
 
     def __post_init__(self) -> None:
@@ -139,8 +154,14 @@ class GenerateOptions:
     sample_top_k: int = option(0, "sample from this many likeliest tokens; 0 means all", low=0)
     repetition_penalty: float = option(1.0, "divide the logits of recent tokens by this", above=0)
     repetition_context: int = option(20, "how many recent tokens are penalised", low=1)
-    seed: int | None = option(None, "make sampling repeat itself", low=0)
-    stop: tuple[str, ...] = option((), "stop before this text; may be given more than once")
+    seed: int | None = option(None, "make sampling repeat itself", low=0, high=2**64 - 1)
+    stop: tuple[str, ...] = option(
+        (),
+        "stop before this text; may be given more than once. In a flag \\n is a line break, \\t a "
+        "tab and \\\\ a backslash",
+        spell=texts,
+        escapes=True,
+    )
     system: str | None = option(None, "a system message before the prompt")
     raw: bool = option(False, "continue the prompt as plain text, without the chat template")
     prefill_chunk: int | None = option(
@@ -213,6 +234,14 @@ def takes(kind: type[LoadOptions | GenerateOptions]) -> Callable[[Function], Fun
     return decorate
 
 
+def plain(value: Any) -> Any:
+    """A number of NumPy's as Python's own, and a path as text; else what it was."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "shape", None) == () else value
+
+
 def make(kind: type[Options], given: dict[str, Any]) -> Options:
     """Build `kind` from keyword arguments; an unknown name is refused with the nearest known one.
 
@@ -224,6 +253,8 @@ def make(kind: type[Options], given: dict[str, Any]) -> Options:
         spell = known[name].metadata.get("spell") if name in known else None
         if spell is not None:
             given = given | {name: spell(value)}
+        elif name in known:
+            given = given | {name: plain(value)}
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
@@ -268,10 +299,14 @@ def _check_type(spec: Field[Any], value: object) -> None:
         "tuple[str, ...]": (tuple,),
     }
     right = isinstance(value, accepts[wanted])
+    if wanted == "tuple[str, ...]" and right:
+        right = all(isinstance(item, str) for item in value)  # type: ignore[attr-defined]
     if isinstance(value, bool) and wanted != "bool":
         right = False
     if not right:
-        kind = {"tuple[str, ...]": "a tuple of strings"}.get(wanted, f"a value of type {wanted}")
+        kind = {"tuple[str, ...]": "a text, or several in a list"}.get(
+            wanted, f"a value of type {wanted}"
+        )
         raise OptionError(f"{spec.name}={value!r} cannot be used: give {kind}")
 
 

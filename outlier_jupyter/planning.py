@@ -15,9 +15,12 @@ from math import floor, log10
 from typing import Any
 
 from . import hub
-from .loading import Opened, native_top_k, open_model
+from .errors import place
+from .loading import native_top_k
 from .machine import Machine, machine_memory
 from .memory import beside_nbytes
+from .model_folder import ModelFolder
+from .opening import Opened, open_model
 from .paging import share_slots
 from .paging.install import Switch
 from .paging.probe import Probed, dense_nbytes, expert_format, probe
@@ -172,24 +175,29 @@ class Plan:
 
 
 def plan(
-    model: str | os.PathLike[str], *, revision: str | None = None, machine: Machine | None = None
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    machine: Machine | None = None,
 ) -> Plan:
     """Say what `load(model)` would find and which cache size to take, from headers alone.
 
     Args:
         model: "demo", a folder, or a Hugging Face id, which need not be downloaded.
         revision: branch, tag or commit of a Hugging Face repository.
+        trust_remote_code: run the code that the model's folder brings, where it needs that.
         machine: plan for this memory instead of what is free here and now.
 
     Raises:
         ModelNotFound, CheckpointError, UnsupportedModel: each says what to do.
     """
-    with hub.headers(str(model), revision) as (folder, here):
-        opened = open_model(folder)
+    with hub.headers(os.fspath(model), revision) as (folder, here):
+        opened = open_model(ModelFolder(folder, trusted=trust_remote_code))
         formats = dict.fromkeys(expert_format(s) for s in opened.switches)
         dense = dense_nbytes(opened.module, opened.switches)
         probed = probe(opened.module, opened.switches)
-    return _plan(str(model), here, opened, tuple(formats), dense, probed,
+    return _plan(place(model, 1000), here, opened, tuple(formats), dense, probed,
                  machine or machine_memory())  # fmt: skip
 
 

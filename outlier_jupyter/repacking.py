@@ -17,7 +17,8 @@ from .checkpoint.disk import DiskTable, probe_disk
 from .checkpoint.records import plan_records
 from .errors import OptionError
 from .hub import resolve
-from .loading import open_model
+from .model_folder import ModelFolder
+from .opening import open_model
 from .reads import AUTO, find_records, layers_of, record_files
 from .units import size_words
 
@@ -51,6 +52,7 @@ def repack(
     folder: str | os.PathLike[str] | None = None,
     *,
     revision: str | None = None,
+    trust_remote_code: bool = False,
     quiet: bool = False,
 ) -> Repacked:
     """Rewrite the experts of `model` so that each is read in one piece; the model stays as it is.
@@ -63,6 +65,7 @@ def repack(
         folder: where to write; left out, beside the model, or in the cache folder where that cannot
             be written. `load(..., repacked=folder)` looks there.
         revision: a branch, tag or commit of a Hugging Face repository.
+        trust_remote_code: run the code that the model's folder brings, where it needs that.
         quiet: show no progress.
 
     Raises:
@@ -71,7 +74,7 @@ def repack(
         OptionError: the model has no experts.
     """
     home = resolve(os.fspath(model), revision, quiet)
-    _, _, checkpoint, switches = open_model(home)
+    _, _, checkpoint, switches = open_model(ModelFolder(home, trusted=trust_remote_code))
     layers = layers_of(switches)
     if not layers:
         raise OptionError(f"{model} has no experts that are paged, so there is nothing to repack")
@@ -94,7 +97,7 @@ def measure_disk(model: str | os.PathLike[str]) -> DiskTable:
         ModelNotFound, CheckpointError, UnsupportedModel: as `load` raises them.
         OptionError: the model has no experts.
     """
-    _, _, checkpoint, switches = open_model(resolve(os.fspath(model)))
+    _, _, checkpoint, switches = open_model(ModelFolder(resolve(os.fspath(model))))
     if not switches:
         raise OptionError(f"{model} has no experts that are paged, so there is nothing to read")
     records, _ = find_records(checkpoint, layers_of(switches))

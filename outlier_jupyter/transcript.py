@@ -7,6 +7,7 @@ be, so that a stop word never flashes up in a stream.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Protocol
 
 
@@ -23,16 +24,25 @@ class Detokenizer(Protocol):
 class Transcript:
     """The text of one run as it grows: `text` was let go of; when `stopped`, no more will be."""
 
-    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str]) -> None:
+    def __init__(
+        self, detokenizer: Detokenizer, stop: Sequence[str], vocabulary: float = inf
+    ) -> None:
         self.text = ""
         self.stopped = False
         self._detokenizer = detokenizer
+        self._vocabulary = vocabulary
         self._stop = [word for word in stop if word]
         self._held = ""
         self._finished = False
 
     def add(self, token: int) -> str:
-        """Take one token and return the text it lets go of."""
+        """Take one token and return the text it lets go of.
+
+        Models know more ids than their tokenizers where the vocabulary was rounded up: those, from
+        `vocabulary` on, have no text.
+        """
+        if token >= self._vocabulary:
+            return self._release("")
         self._detokenizer.add_token(token)
         return self._release(self._detokenizer.last_segment)
 

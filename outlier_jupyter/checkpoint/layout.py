@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from glob import glob
 from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, place
 from .views import NotAddressable, Piece, View, is_packed
 
 ITEM_BYTES = {
@@ -147,23 +147,28 @@ class ExpertPart:
 
 
 class Checkpoint:
-    """The headers of a folder's `model*.safetensors`, the files mlx-lm itself would load.
+    """The headers of a model's shards.
+
+    Args:
+        folder: where they are.
+        files: the shards, in the order in which they are read: of a tensor that two of them hold
+            the last one's counts. Left out, all `model*.safetensors` of the folder.
 
     Raises:
         CheckpointError: no such file, or a header that its file does not bear out.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Sequence[Path] | None = None) -> None:
         self.folder = folder
-        self.files = sorted(folder.glob("model*.safetensors"))
+        found = folder.glob("model*.safetensors") if files is None else files
+        self.files = sorted(found)
         if not self.files:
             raise CheckpointError(
-                f"{folder} holds no model*.safetensors: name a folder with a model in it"
+                f"{place(folder)} holds no model*.safetensors: name a folder with a model in it"
             )
         self.spans: dict[str, TensorSpan] = {}
-        # A tensor that two files hold is the last one's, in the order that mlx-lm's own call gives.
-        for file in glob(str(folder / "model*.safetensors")):  # noqa: PTH207
-            self.spans.update(read_header(Path(file)))
+        for file in files or self.files:
+            self.spans.update(read_header(file))
 
 
 def read_header(file: Path) -> dict[str, TensorSpan]:

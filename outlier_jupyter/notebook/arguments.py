@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..errors import OptionError
@@ -84,7 +84,7 @@ def plan_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help=f"{MODEL}; it need not be downloaded")
     add_output(parser, "Plan")
     add_json(parser, "the plan")
-    add_fields(parser, LoadOptions, ["revision"])
+    add_fields(parser, LoadOptions, ["revision", "trust_remote_code"])
     return parser
 
 
@@ -143,7 +143,7 @@ def repack_parser() -> argparse.ArgumentParser:
         help="where to write them; left out, beside the model or in the cache folder",
     )  # fmt: skip
     add_output(parser, "Repacked")
-    add_fields(parser, LoadOptions, ("revision", "quiet"))
+    add_fields(parser, LoadOptions, ("revision", "trust_remote_code", "quiet"))
     return parser
 
 
@@ -175,7 +175,7 @@ def split_prompt(parser: argparse.ArgumentParser, line: str) -> tuple[str, str]:
     """
     takes = {flag: a.nargs != 0 for a in parser._actions for flag in a.option_strings}
     flags, rest = "", line.strip()
-    while rest.startswith("-"):
+    while re.match(r"--?[a-zA-Z]|--(\s|$)", rest):
         word = rest.split(maxsplit=1)[0]
         rest = rest[len(word) :].lstrip()
         if word == "--":
@@ -190,6 +190,22 @@ def split_prompt(parser: argparse.ArgumentParser, line: str) -> tuple[str, str]:
     return flags, quoted[2] if quoted else rest
 
 
+TEXTS = ("--system", "--stop")
+"""Flags of a prompt whose values are text for the model."""
+
+
+def expand_flags(line: str, expand: Callable[[str], str]) -> str:
+    """A prompt's flags with variables put in by `expand`; in `TEXTS` only with `--fill`."""
+    words = re.findall(r"(?:\{[^{}]*\}|[^\s\"'{]|\"(?:\\.|[^\"\\])*\"|'[^']*')+|\S", line)
+    if "--fill" in words:
+        return expand(line)
+    own = tuple(f"{flag}=" for flag in TEXTS)
+    return " ".join(
+        word if before in TEXTS or word.startswith(own) else expand(word)
+        for before, word in zip(["", *words], words, strict=False)
+    )
+
+
 def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
     """The arguments that were given in `line`; what was left out is left out.
 
@@ -198,7 +214,7 @@ def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
         HelpAsked: `--help` was given.
     """
     try:
-        words = shlex.split(line)
+        words = shlex.split(line, comments=True)
     except ValueError as error:
         raise OptionError(f"{parser.prog}: {error}: close the quotes in {line!r}") from error
     given = vars(parser.parse_args(words))

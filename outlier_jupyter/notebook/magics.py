@@ -8,6 +8,7 @@ in the same output, by a view that needs no kernel, so that a saved notebook sti
 from __future__ import annotations
 
 import gc
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -36,6 +37,7 @@ from . import asking
 from .arguments import (
     cell_parser,
     command_parser,
+    expand_flags,
     fill,
     help_text,
     near,
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from ..bench.short import Benched
     from ..studies.comparison import Comparison
 
+QUESTION = re.compile(r"(\s*)%outlier\s+(run\s.*\?)\s*")
+"""A line that asks the model something."""
 HOOKED = ("%outlier", "%%outlier")
 OUTSIDE = 1_000_000
 """More frames than there are: variables are looked up in the user's namespace alone."""
@@ -93,7 +97,8 @@ class OutlierMagics(Magics):
         silenced, line = line.endswith(";"), line.removesuffix(";")
         try:
             if cell is not None:
-                result: object = self._prompt(parse(cell_parser(), self._expand(line)), cell)
+                flags = expand_flags(line, self._expand)
+                result: object = self._prompt(parse(cell_parser(), flags), cell)
             else:
                 result = self._command(line)
         except HelpAsked as asked:
@@ -121,7 +126,7 @@ class OutlierMagics(Magics):
         if command == "run":
             parser = command_parser(command)
             flags, prompt = split_prompt(parser, rest)
-            return self._prompt(parse(parser, self._expand(flags)), prompt)
+            return self._prompt(parse(parser, expand_flags(flags, self._expand)), prompt)
         given = parse(command_parser(command), self._expand(rest))
         if command == "load":
             return self._load(given)
@@ -179,9 +184,10 @@ class OutlierMagics(Magics):
         return found
 
     def _plan(self, given: dict[str, Any]) -> Plan | None:
-        found = plan(given["model"], revision=given.get("revision"))
-        self._store(given.get("output"), found)
-        if given.get("json"):
+        output, json = given.pop("output", None), given.pop("json", None)
+        found = plan(given.pop("model"), **given)
+        self._store(output, found)
+        if json:
             sys.stdout.write(f"{dumps(found.to_dict())}\n")
             return None
         return found
@@ -332,6 +338,19 @@ def stream_text(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
     return engine.last_run
 
 
+def keep_question(lines: list[str]) -> list[str]:
+    """`%outlier run What is an expert?` is a prompt: IPython would take its end for a request.
+
+    One of its input transformers; the line becomes what IPython makes of a magic.
+    """
+    return [
+        f"{found[1]}get_ipython().run_line_magic('outlier', {found[2]!r})\n"
+        if (found := QUESTION.fullmatch(line))
+        else line
+        for line in lines
+    ]
+
+
 def register(shell: InteractiveShell) -> None:
     """Add the magics to `shell`, remembering what stood under their name."""
     OutlierMagics.outlier.__doc__ = help_text()
@@ -342,6 +361,7 @@ def register(shell: InteractiveShell) -> None:
     def complete(_: object, event: Any) -> list[str]:
         return completions(event.text_until_cursor, shell.user_ns)
 
+    shell.input_transformers_cleanup.append(keep_question)
     for name in HOOKED:
         shell.set_hook("complete_command", complete, str_key=name)
 
@@ -353,6 +373,8 @@ def unregister(shell: InteractiveShell) -> None:
     if not isinstance(magics, OutlierMagics):
         return
     magics.unload()
+    if keep_question in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.remove(keep_question)
     for kind, before in magics.replaced.items():
         if before is None:
             table[kind].pop("outlier", None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import types
 import typing
 from collections.abc import Collection
@@ -70,15 +71,23 @@ def variable(name: str) -> str:
     return name
 
 
+ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
+
+
+def unescaped(text: str) -> str:
+    """`text` with a line break for each backslash and n, as one line cannot hold one."""
+    return re.sub(r"\\[nt\\]", lambda found: ESCAPES[found[0]], text)
+
+
 def add_fields(
     parser: argparse.ArgumentParser,
-    kind: type[LoadOptions | GenerateOptions],
+    options: type[LoadOptions | GenerateOptions],
     names: Collection[str] | None = None,
     defaults: bool = True,
 ) -> None:
     """One flag per field; its default stays the dataclass's, so absent flags are absent."""
-    hints = typing.get_type_hints(kind)
-    for spec in fields(kind):
+    hints = typing.get_type_hints(options)
+    for spec in fields(options):
         if names is not None and spec.name not in names:
             continue
         flag = "--" + spec.name.replace("_", "-")
@@ -92,7 +101,8 @@ def add_fields(
         if wanted is bool:
             parser.add_argument(flag, action="store_true", default=None, help=text)
         elif typing.get_origin(wanted) is tuple:
-            parser.add_argument(flag, action="append", metavar="TEXT", help=text)
+            kind = unescaped if spec.metadata.get("escapes") else str
+            parser.add_argument(flag, action="append", type=kind, metavar="TEXT", help=text)
         else:
             metavar = (
                 "|".join(map(str, spec.metadata.get("choices", ()))) or wanted.__name__.upper()

@@ -11,7 +11,7 @@ from mlx_lm.utils import _get_classes as classes_of
 from mlx_lm.utils import load_model
 
 import outlier_jupyter
-from outlier_jupyter import loading
+from outlier_jupyter import opening
 from outlier_jupyter.errors import NotPageable
 from outlier_jupyter.machine import Machine
 from outlier_jupyter.paging.slots import host_bytes
@@ -195,7 +195,7 @@ def test_experts_that_are_computed_are_refused_where_the_whole_does_not_fit(
     kind, how, tmp_path, monkeypatch
 ):
     """A sentence names the tensor, what is done to it, what there is room for and what to do."""
-    monkeypatch.setattr(loading, "machine_memory", lambda: Machine(2**30, 1000))
+    monkeypatch.setattr(opening, "machine_memory", lambda: Machine(2**30, 1000))
     folder = computed(kind, tmp_path)
     with pytest.raises(NotPageable, match=rf"mlx-lm computes .*\({how}\).*mlx_lm.convert.* free"):
         outlier_jupyter.load(folder)

@@ -1,0 +1,152 @@
+"""Some two hundred ways in which a model's folder can be broken, each made anew from the demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+Break = Callable[[Path], None]
+RETYPED: tuple[Any, ...] = (None, "x", -1, [], {}, 1.5, True)
+"""What stands in place of a value, whatever its type was."""
+SHARD = "model.safetensors"
+
+
+def read(file: Path) -> Any:
+    """A JSON file."""
+    return json.loads(file.read_text())
+
+
+def edited(name: str, change: Callable[[Any], Any]) -> Break:
+    """A JSON file with something changed in it."""
+
+    def make(folder: Path) -> None:
+        told = read(folder / name)
+        changed = change(told)
+        (folder / name).write_text(json.dumps(told if changed is None else changed))
+
+    return make
+
+
+def written(name: str, data: bytes) -> Break:
+    """A file that holds something else."""
+    return lambda folder: (folder / name).write_bytes(data) and None
+
+
+def cut(name: str, share: float) -> Break:
+    """A file of which only the beginning is left."""
+
+    def make(folder: Path) -> None:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: int(len(data) * share)])
+
+    return make
+
+
+def header(change: Callable[[dict[str, Any]], Any]) -> Break:
+    """A shard whose header says something else."""
+
+    def make(folder: Path) -> None:
+        data = (folder / SHARD).read_bytes()
+        (length,) = struct.unpack("<Q", data[:8])
+        told = json.loads(data[8 : 8 + length])
+        change(told)
+        text = json.dumps(told).encode()
+        (folder / SHARD).write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+    return make
+
+
+def irregular(name: str) -> Break:
+    """A pipe where a file should be: who opens it waits for ever."""
+
+    def make(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return make
+
+
+def _tensor(name: str, key: str, value: Any) -> Break:
+    def change(told: dict[str, Any]) -> None:
+        told[name][key] = value
+
+    return header(change)
+
+
+def variants(demo: Path) -> Iterator[tuple[str, Break]]:
+    """(name, what breaks a copy of `demo`)."""
+    for name in sorted(file.name for file in demo.iterdir() if file.is_file()):
+        yield f"without {name}", lambda folder, name=name: (folder / name).unlink()
+        yield f"empty {name}", written(name, b"")
+        yield f"half of {name}", cut(name, 0.5)
+        yield f"{name} as a pipe", irregular(name)
+        if name.endswith(".json"):
+            for value in ([], "text", 7, None):
+                yield f"{name} holds {value!r}", edited(name, lambda told, v=value: v)
+            yield f"{name} in UTF-16", written(name, (demo / name).read_text().encode("utf-16"))
+            yield (
+                f"{name} with a byte order mark",
+                written(name, b"\xef\xbb\xbf" + (demo / name).read_bytes()),
+            )
+    config = read(demo / "config.json")
+    for key in config:
+        yield (
+            f"config without {key}",
+            edited("config.json", lambda told, key=key: told.pop(key) and None),
+        )
+        for value in RETYPED:
+            yield (
+                f"config {key}={value!r}",
+                edited("config.json", lambda told, key=key, value=value: {**told, key: value}),
+            )
+    yield (
+        "a model type of nobody",
+        edited("config.json", lambda told: {**told, "model_type": "nobody"}),
+    )
+    yield (
+        "a billion layers",
+        edited("config.json", lambda told: {**told, "num_hidden_layers": 10**9}),
+    )
+    yield (
+        "an unknown quantisation",
+        edited(
+            "config.json",
+            lambda told: (
+                {k: v for k, v in told.items() if k != "quantization"}
+                | {"quantization_config": {"quant_method": "nobody"}}
+            ),
+        ),
+    )
+    tensors = ("model.norm.weight", "lm_head.weight", "model.embed_tokens.weight")
+    with (demo / SHARD).open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        known = [t for t in json.loads(file.read(length)) if t != "__metadata__"]
+    for tensor in [*(t for t in tensors if t in known), known[0], known[-1]]:
+        yield f"shard without {tensor}", header(lambda told, t=tensor: told.pop(t))
+        for key, value in (
+            ("dtype", "F99"), ("dtype", 7), ("shape", [-1]), ("shape", [10**18]), ("shape", "x"),
+            ("data_offsets", [0, 10**15]), ("data_offsets", [8, 0]), ("data_offsets", [0]),
+        ):  # fmt: skip
+            yield f"shard {tensor} {key}={value}", _tensor(tensor, key, value)
+    yield "a header of 10^15 bytes", written(SHARD, struct.pack("<Q", 10**15) + b"{}")
+    yield "an index of nothing", written("model.safetensors.index.json", b"{}")
+    for told in ({"a": 7}, {"a": "../x.safetensors"}, {"a": "model-9.safetensors"}, []):
+        yield (
+            f"an index of {told}",
+            written("model.safetensors.index.json", json.dumps({"weight_map": told}).encode()),
+        )
+
+
+def broken(demo: Path, to: Path) -> Iterator[tuple[str, Path]]:
+    """Each variant's name and its folder, which is gone when the next is asked for."""
+    for number, (name, make) in enumerate(variants(demo)):
+        folder = to / f"variant-{number}"
+        shutil.copytree(demo, folder, copy_function=shutil.copyfile)
+        make(folder)
+        yield name, folder
+        shutil.rmtree(folder)
