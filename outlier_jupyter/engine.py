@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,16 @@ from .interrupt import interrupt_sets
 from .kv_caches import KVCache, KVCaches, changed_by
 from .listeners import Listeners
 from .machine import memory_rate
-from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, give_back, measure, outside_mlx
+from .memory import (
+    ACTIVATION_NBYTES,
+    MemoryUse,
+    at_its_end,
+    cache_cap,
+    give_back,
+    measure,
+    outside_mlx,
+)
+from .memory import leave_thread as leave_thread
 from .options import GenerateOptions, LoadOptions, resized, takes
 from .paging import Installed, Stopped, release, resize
 from .prompts import Encoded, Prompt, context_of, encode
@@ -50,16 +58,6 @@ FORESEEN_STEPS = 4096
 """The recorder makes room for at most this many generated tokens ahead; it grows beyond."""
 
 
-def leave_thread() -> None:
-    """Free what MLX keeps for the calling thread; at the end of one that ran an engine.
-
-    MLX starts threads of its own for each thread that computes. Those that are left when
-    the process exits abort it ("terminate called without an active exception").
-    """
-    if threading.current_thread() is not threading.main_thread():
-        mx.clear_streams()
-
-
 class Engine:
     """A loaded model. Made by `outlier_jupyter.load`; close it, or use it as a context manager.
 
@@ -69,7 +67,7 @@ class Engine:
         config: the model's config.json.
         info: what every trace of this engine says about model, slots and reader.
         routing: called, a block in which routers choose otherwise; see `Routing`.
-        last_run: the newest run, also when it was interrupted or failed; None before the first.
+        last_run: the newest run, also an interrupted or failed one; None before the first.
     """
 
     def __init__(
@@ -89,8 +87,7 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
-        self.info = info
-        self.options = options
+        self.info, self.options = info, options
         self.last_run: Run | None = None
         self._installed = installed
         self._reader = reader
@@ -135,10 +132,9 @@ class Engine:
     async def agenerate(self, prompt: Prompt, **options: Any) -> Run:
         """`generate` for async code: the event loop stays free while a thread decodes.
 
-        Cancelling stops the run. A run that was stopped is returned, with `finish_reason`
-        `interrupted`: a KeyboardInterrupt would end the event loop.
+        Cancelling stops the run. A stopped run is returned (`finish_reason` is `interrupted`):
+        a KeyboardInterrupt would end the event loop.
         """
-        # A thread that ends with the run: see leave_thread.
         with ThreadPoolExecutor(1, thread_name_prefix="outlier-async") as thread:
             loop = asyncio.get_running_loop()
             work = loop.run_in_executor(thread, _whole_or_partial, self, prompt, options)
@@ -197,8 +193,8 @@ class Engine:
 
     def status(self) -> Status:
         """Where the engine stands now."""
-        held, top_k = len(self.resident()), self.options.top_k
-        return Status.of(self.info, self._installed, self._reader, held, top_k, self.closed)
+        held, k = len(self.resident()), self.options.top_k
+        return Status.of(self.info, self._installed, self._reader, held, k, self.closed)
 
     def memory(self) -> MemoryUse:
         """Where the memory of this process is, part by part; `print` it for a table."""
@@ -251,6 +247,7 @@ class Engine:
         """Hold the engine: one run, or one change of it, at a time."""
         if not self._busy.acquire(blocking=False):
             raise EngineBusy("another run is under way on this engine: stop it or wait for its end")
+        at_its_end.begin()
         try:
             if self.closed:
                 raise EngineClosed("this engine was closed: load the model again")
@@ -258,11 +255,13 @@ class Engine:
             self._stop.clear()
             yield
         finally:
-            self._installed.settle()
-            self._kv_caches.end()
-            self._tell.end()
-            self._runner = None
-            self._busy.release()
+            try:
+                self._installed.settle()
+                self._kv_caches.end()
+                self._tell.end()
+            finally:  # whatever came between
+                self._runner = None
+                self._busy.release()
 
     def _run(self, prompt: Encoded, asked: GenerateOptions) -> Iterator[Step]:
         with self._alone(), self.routing.applied(asked):
@@ -316,8 +315,6 @@ def _whole_or_partial(engine: Engine, prompt: Prompt, options: dict[str, Any]) -
         return engine.generate(prompt, **options)
     except Interrupted as stop:
         return stop.run
-    finally:
-        leave_thread()
 
 
 def _decoding(

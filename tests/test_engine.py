@@ -324,7 +324,7 @@ def test_a_load_option_that_cannot_be_is_one_sentence(tiny, options, message):
         ("", {}, "the prompt is empty"),
         ("x", {"max_tokens": 0}, "max_tokens=0 is too small: give 1 or more"),
         ("x", {"top_p": 2.0}, "top_p=2.0 is too large"),
-        ("x", {"stop": "word"}, "give a tuple of strings"),
+        ("x", {"stop": 7}, "give a text, or several in a list"),
         ("x", {"temprature": 1}, "did you mean 'temperature'"),
     ],
 )

@@ -135,6 +135,10 @@ def simulate(routing: Routing, policy: str, slots: int, at_start: Keys = ()) -> 
 
 def _codes(keys: Keys, mine: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.int64]:
     pairs = np.asarray(keys, np.int64).reshape(-1, 2)
+    if len(pairs) and (
+        pairs.min() < 0 or pairs[:, 0].max() >= len(mine) or pairs[:, 1].max() >= width
+    ):
+        raise ValueError("what is resident at the start names an expert that there is not")
     pairs = pairs[mine[pairs[:, 0]]]
     return np.asarray(pairs[:, 0] * width + pairs[:, 1], np.int64)
 

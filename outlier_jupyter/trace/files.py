@@ -16,8 +16,9 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,32 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ..errors import TraceError
+from ..errors import TraceError, brief
 from .trace import CALL, EARLY, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
+from .validate import (
+    MOST_LAYERS,
+    check_calls,
+    check_floats,
+    check_ids,
+    check_info,
+    check_numbers,
+    check_pairs,
+    check_resident,
+    check_shape,
+    check_span,
+)
 
 FORMAT = "outlier_jupyter.trace"
+BROKEN = (
+    AttributeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
+"""What Python and NumPy raise of a file that says something else than it must."""
 VERSION = 2
 OLDER = ("1",)
 """Versions that are read as well; what they lack is absent or, of the calls' parts, 0."""
@@ -37,6 +60,10 @@ SINCE_2 = ("forward_ns", "outside_ns", "experts_ns", "watch_ns")
 TABLES = {"reads": READ, "evictions": EVICTION, "calls": CALL}
 IF_ANY = {"early": EARLY}
 """Tables that are left out where they are empty, and by programs that know nothing of them."""
+PAIRS = (("layer", "expert"), ("by_layer", "by_expert"))
+"""Columns that name an expert."""
+MOST_EARLY = 8
+"""At most so many experts are read early for each one that is chosen."""
 PLAIN = ("tokens", "produced", "phase", "experts", "weights", "resident_at_start")
 """Stored as tensors under their own names; `hits` and the `TABLES` are packed."""
 
@@ -131,10 +158,22 @@ def _fits(values: npt.NDArray[np.int64], size: int) -> bool:
     return bool(limit.min <= values.min() and values.max() <= limit.max)
 
 
-def _inflate(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def _inflate(name: str, data: npt.NDArray[np.uint8], most: int) -> npt.NDArray[np.int64]:
+    """A column of at most `most` numbers; nothing is unpacked before its length is known.
+
+    Raises:
+        ValueError: it is longer, or not what it says.
+    """
     raw = data.tobytes()
+    if len(raw) < 16:
+        raise ValueError(f"`{name}` is cut short")
     count, size = np.frombuffer(raw[:16], "<i8").tolist()
-    planes = np.frombuffer(zlib.decompress(raw[16:]), np.uint8).reshape(size, count)
+    if not 0 <= count <= most or size not in (1, 2, 4, 8):
+        raise ValueError(f"`{name}` says {count} numbers of {size} bytes, {most} at most can be")
+    unpacked = zlib.decompressobj().decompress(raw[16:], size * count + 1)
+    if len(unpacked) != size * count:
+        raise ValueError(f"`{name}` does not hold the {count} numbers that it says")
+    planes = np.frombuffer(unpacked, np.uint8).reshape(size, count)
     steps = np.ascontiguousarray(planes.T).view(f"<i{size}").ravel()
     return np.asarray(np.cumsum(steps, dtype=np.int64))
 
@@ -159,10 +198,10 @@ def read(path: str | os.PathLike[str]) -> tuple[Trace, dict[str, Any] | None]:
         ) from error
     try:
         return _trace(arrays, about, place)
-    except (KeyError, ValueError, TypeError, IndexError, zlib.error) as error:
+    except (*BROKEN, zlib.error) as error:
         raise TraceError(
-            f"{place} does not hold together as a trace ({type(error).__name__}: {error}): it was "
-            "changed or damaged; save it again"
+            f"{place} does not hold together as a trace ({brief(error)}): it was changed or "
+            "damaged; save it again"
         ) from error
 
 
@@ -176,7 +215,10 @@ def _trace(arrays: Arrays, about: Mapping[str, str], place: Path) -> tuple[Trace
         info = TraceInfo(**_known(json.loads(about["info"])))
         count = json.loads(about["shapes"])["hits"]
         if "hits" in arrays:
-            bits = np.unpackbits(arrays["hits"], count=int(np.prod(count)))
+            check_shape("hits", count, arrays["experts"].shape)
+            if arrays["hits"].dtype != np.uint8 or 8 * arrays["hits"].size < arrays["experts"].size:
+                raise ValueError("`hits` is cut short")
+            bits = np.unpackbits(arrays["hits"], count=arrays["experts"].size)
             arrays["hits"] = bits.astype(bool).reshape(count)
         return build(arrays, info), json.loads(about["run"])
     if "experts" not in arrays or arrays["experts"].ndim != 3:
@@ -202,6 +244,8 @@ def _tupled(value: Any) -> Any:
 def _foreign(experts: npt.NDArray[Any], about: Mapping[str, str]) -> TraceInfo:
     """What another program's metadata says of its model."""
     layers = experts.shape[1]
+    if layers > MOST_LAYERS:
+        raise ValueError(f"`experts` has {layers:,} layers, more than any model has")
     width = int(about.get("num_experts", int(experts.max(initial=-1)) + 1))
     return TraceInfo(
         model=about.get("model", ""),
@@ -218,7 +262,7 @@ def build(arrays: Arrays, info: TraceInfo) -> Trace:
     Raises:
         ValueError: arrays that do not fit each other.
     """
-    experts = arrays["experts"].astype(np.int16)
+    experts, sizes = _checked_experts(arrays["experts"], info), info.experts_per_layer
     steps = len(experts)
     whole: Arrays = {
         "tokens": np.full(steps, -1, np.int32),
@@ -231,22 +275,29 @@ def build(arrays: Arrays, info: TraceInfo) -> Trace:
     absent = {name for name in whole if name not in arrays}
     for name, empty in whole.items():
         if name in arrays:
+            _check_plain(name, arrays[name], empty, sizes)
             whole[name] = arrays[name].astype(empty.dtype)
-            if name != "resident_at_start" and whole[name].shape != empty.shape:
-                raise ValueError(f"{name} is {arrays[name].shape}, experts are {experts.shape}")
     for name, kind in TABLES.items():
         columns = {column: arrays.get(f"{name}.{column}") for column in kind.names or ()}
         if name == "calls" and all(columns[column] is None for column in SINCE_2):
-            none = _deflate(np.zeros(_length(columns["start_ns"]), np.int64))
+            none = _deflate(np.zeros(_length(columns["start_ns"], steps), np.int64))
             columns |= dict.fromkeys(SINCE_2, none if columns["start_ns"] is not None else None)
         if any(column is None for column in columns.values()):
             absent.add(name)
-        whole[name] = _table(kind, {n: c for n, c in columns.items() if c is not None})
+        whole[name] = _table(
+            name,
+            kind,
+            {n: c for n, c in columns.items() if c is not None},
+            steps,
+            sizes,
+            experts.size,
+        )
     for name, kind in IF_ANY.items():
         given = {n: arrays[f"{name}.{n}"] for n in kind.names or () if f"{name}.{n}" in arrays}
-        whole[name] = _table(kind, given)
+        whole[name] = _table(name, kind, given, steps, sizes, MOST_EARLY * experts.size)
     if "calls" in absent:
         whole["calls"] = _one_call_a_step(whole["phase"])
+    check_calls(whole["calls"], whole["phase"])
     call = np.repeat(np.arange(len(whole["calls"]), dtype=np.int32), whole["calls"]["steps"])
     if len(call) != steps:
         raise ValueError(f"the calls have {len(call)} steps, the trace has {steps}")
@@ -256,7 +307,9 @@ def build(arrays: Arrays, info: TraceInfo) -> Trace:
                       | {"absent": tuple(sorted(absent))})  # fmt: skip
     if "layer_us" in arrays:
         shape = (len(LAYER_PARTS), experts.shape[1], len(whole["calls"]))
-        times = _inflate(arrays["layer_us"]).reshape(shape).transpose(2, 1, 0)
+        times = (
+            _inflate("layer_us", arrays["layer_us"], prod(shape)).reshape(shape).transpose(2, 1, 0)
+        )
         whole["layer_us"] = np.ascontiguousarray(times, np.int32)
     for name, number in (("kl", np.float32), ("agrees", np.bool_)):
         whole[name] = arrays.get(name, np.zeros(0)).astype(number)
@@ -265,19 +318,72 @@ def build(arrays: Arrays, info: TraceInfo) -> Trace:
     return Trace(experts=experts, call=call, step_ns=share[call], info=named, **whole)
 
 
-def _length(column: npt.NDArray[Any] | None) -> int:
+def _checked_experts(experts: npt.NDArray[Any], info: TraceInfo) -> npt.NDArray[np.int16]:
+    """Raises ValueError: the choices are not what a model of `info` can choose."""
+    if experts.ndim != 3:
+        raise ValueError(f"`experts` is {list(experts.shape)}, and [steps, layers, k] was wanted")
+    check_info(info, experts.shape[1], experts.shape[2], experts.size)
+    check_ids("experts", experts, info.experts_per_layer)
+    return experts.astype(np.int16)
+
+
+def _check_plain(
+    name: str, values: npt.NDArray[Any], empty: npt.NDArray[Any], sizes: Sequence[int]
+) -> None:
+    """Raises ValueError: an array stored under its own name is not what it must be."""
+    if name == "resident_at_start":
+        check_resident(values, sizes)
+        return
+    check_shape(name, values.shape, empty.shape)
+    if name == "weights":
+        check_floats(name, values)
+    elif name == "phase":
+        check_numbers(name, values, 0, 1)
+    else:
+        check_numbers(name, values, -1, 2**31 - 1)
+
+
+def _length(column: npt.NDArray[Any] | None, most: int) -> int:
     """How many rows a packed column has."""
-    return 0 if column is None else int(np.frombuffer(column.tobytes()[:8], "<i8")[0])
+    return 0 if column is None else len(_inflate("calls.start_ns", column, most))
 
 
-def _table(kind: np.dtype[np.void], columns: Mapping[str, Any]) -> npt.NDArray[np.void]:
+def _table(
+    name: str,
+    kind: np.dtype[np.void],
+    columns: Mapping[str, Any],
+    steps: int,
+    sizes: Sequence[int],
+    most: int,
+) -> npt.NDArray[np.void]:
+    """A table of `most` rows at most, every number in it checked.
+
+    Raises:
+        ValueError: a column that is not what it must be.
+    """
     names = kind.names or ()
     if len(columns) < len(names):
         return np.zeros(0, kind)
-    values = {name: _inflate(columns[name]) for name in names}
+    values = {n: _inflate(f"{name}.{n}", columns[n], most) for n in names}
     table = np.zeros(len(values[names[0]]), kind)
-    for name in names:
-        table[name] = values[name]
+    for column in names:
+        check_shape(f"{name}.{column}", values[column].shape, table.shape)
+        if column == "start_ns":
+            check_numbers(f"{name}.{column}", values[column], -(2**60), 2**60)
+        elif column.endswith("ns") or column == "nbytes":
+            check_span(f"{name}.{column}", values[column])
+        elif column in ("step", "first_step"):
+            check_numbers(f"{name}.{column}", values[column], 0, max(steps - 1, 0))
+        elif column == "steps":
+            check_numbers(f"{name}.{column}", values[column], 0, steps)
+        elif column in ("phase", "used"):
+            check_numbers(f"{name}.{column}", values[column], 0, 1)
+    for layer, expert in PAIRS:
+        if layer in values:
+            both = (f"{name}.{layer}", f"{name}.{expert}")
+            check_pairs(both, values[layer], values[expert], sizes)
+    for column in names:
+        table[column] = values[column]
     return table
 
 

@@ -19,6 +19,7 @@ from ..events import DECODE
 from ..residency.replay import DEFAULT, REPLAYED, Curve, Routing, lru_curve, simulate
 from .cost import Cost, fit
 from .trace import Trace
+from .validate import check_routing
 
 if TYPE_CHECKING:
     import pandas
@@ -35,6 +36,7 @@ def routing_of(trace: Trace) -> Routing:
     sizes = trace.info.experts_per_layer
     if len(sizes) != trace.layers or not trace.layers:
         raise TraceError("this trace has no MoE layers, so there is no cache to ask about")
+    check_routing(trace)
     starts = np.append(trace.calls["first_step"], trace.steps).astype(np.int64)
     banks = trace.info.banks or (0,) * trace.layers
     return Routing(trace.experts, starts, sizes, np.array(banks, np.int64))

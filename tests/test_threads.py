@@ -1,0 +1,63 @@
+"""Runs on threads of the user's own, and an engine that is free again whatever happened."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import mlx.core as mx
+import pytest
+
+from outlier_jupyter import load
+
+ON_A_THREAD = """
+import sys, threading
+import outlier_jupyter
+engine = outlier_jupyter.load("demo", cache_experts=24, quiet=True, kernels=sys.argv[1])
+thread = threading.Thread(target=engine.generate, args=("hello",), kwargs={"max_tokens": 4})
+thread.start()
+thread.join()
+print(engine.last_run.tokens.size)
+"""
+
+
+@pytest.mark.parametrize("kernels", ["auto", "mlx"])
+def test_a_process_that_ran_on_a_thread_of_its_own_ends_well(kernels):
+    """MLX would abort it for the threads that it keeps for one that is gone."""
+    command = [sys.executable, "-c", ON_A_THREAD, kernels]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+
+
+def test_a_thread_can_run_again_and_keeps_its_own_arrays(tiny):
+    """What it has not evaluated before a run it can evaluate afterwards."""
+    found = []
+
+    def work(engine):
+        mine = mx.ones(3) + 1
+        runs = [engine.generate("hello", max_tokens=2).tokens.tolist() for _ in range(2)]
+        found.append((mine.tolist(), runs[0] == runs[1]))
+
+    with load(tiny, cache_experts=8) as engine:
+        thread = threading.Thread(target=work, args=(engine,))
+        thread.start()
+        thread.join()
+    assert found == [([2, 2, 2], True)]
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt, RuntimeError])
+def test_an_engine_is_free_whatever_comes_between_the_last_steps(tiny, monkeypatch, what):
+    """Also when what a run leaves cannot be put in order: the next call, and `close`, work."""
+    with load(tiny, cache_experts=8) as engine:
+        before = engine.generate("hello", max_tokens=3).tokens.tolist()
+        settle = type(engine._installed).settle
+
+        def interrupted(installed):
+            monkeypatch.setattr(type(installed), "settle", settle)
+            raise what
+
+        monkeypatch.setattr(type(engine._installed), "settle", interrupted)
+        with pytest.raises(what):
+            engine.generate("hello", max_tokens=3)
+        assert engine.generate("hello", max_tokens=3).tokens.tolist() == before
