@@ -160,10 +160,13 @@ def leave_thread() -> None:
 
 
 class LeavesThread:
-    """Calls `leave_thread` when the thread that made it ends, also one of the user's own."""
+    """Does as `leave_thread` when the thread that made it ends, also one of the user's own."""
+
+    def __init__(self) -> None:
+        self._leave = mx.clear_streams  # by then the module may be gone
 
     def __del__(self) -> None:
-        leave_thread()
+        self._leave()
 
 
 class AtItsEnd(threading.local):
@@ -173,7 +176,8 @@ class AtItsEnd(threading.local):
 
     def begin(self) -> None:
         """An engine runs on this thread."""
-        self._thread = self._thread or LeavesThread()
+        if threading.current_thread() is not threading.main_thread():
+            self._thread = self._thread or LeavesThread()
 
 
 at_its_end = AtItsEnd()
