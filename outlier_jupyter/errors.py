@@ -78,6 +78,6 @@ def place(path: str | os.PathLike[str], most: int = 90) -> str:
 
 def brief(error: BaseException, most: int = 110) -> str:
     """Another library's exception in a few words: its type and the beginning of what it says."""
-    lines = str(error).strip().splitlines()
-    said = f"{type(error).__name__}: {lines[0].rstrip('.:')}" if lines else type(error).__name__
+    words = " ".join(str(error).split()).rstrip(".:")
+    said = f"{type(error).__name__}: {words}" if words else type(error).__name__
     return said if len(said) <= most else said[: most - 1] + "…"
