@@ -319,7 +319,9 @@ def _middle_and_ends(values: list[float]) -> tuple[float, float, float]:
 class Interrupted(KeyboardInterrupt):
     """A run was stopped by the user; `run` holds the tokens, text and trace made until then.
 
-    It is a KeyboardInterrupt, so that a notebook's "Run All" stops where the user stopped it.
+    It is a KeyboardInterrupt, so that a notebook's "Run All" stops where the user stopped it. Where
+    a process was told to ignore SIGINT, as in the background of a shell's script, Ctrl-C stops
+    nothing: `engine.stop()` does, from another thread.
     """
 
     def __init__(self, run: Run) -> None:

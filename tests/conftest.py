@@ -8,6 +8,7 @@ browser or a kernel. Nobody else's arrays may be where the memory of a process i
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,17 @@ def group(nodeid: str) -> str:
 def support() -> Support:
     """Collects what was proved, for the tables of docs/models.md."""
     return Support()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt here, and is nothing unusual to the processes begun here.
+
+    What a script starts in its background inherits from the shell that SIGINT is ignored.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="session")

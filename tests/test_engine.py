@@ -163,6 +163,23 @@ def test_an_interrupt_keeps_the_partial_run_and_the_next_run_works(engine):
     assert engine.generate(PROMPT, max_tokens=30).text == whole.text
 
 
+def test_where_interrupts_are_ignored_a_run_leaves_it_so(engine):
+    """Who started the process said that SIGINT means nothing: the run goes on to its end."""
+
+    def interrupt(event):
+        if type(event).__name__ == "StepDone":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    unsubscribe = engine.subscribe(interrupt)
+    try:
+        assert engine.generate(PROMPT, max_tokens=5).finish_reason == "length"
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        unsubscribe()
+        signal.signal(signal.SIGINT, before)
+
+
 def test_stop_from_another_thread_ends_the_run(engine):
     """`stop()` is honoured before the next layer, also in prefill, and changes no later run."""
     log = EventLog()
