@@ -23,7 +23,10 @@ from tests.support import Support
 HERE = Path(__file__).parent
 ALONE = ("browser", "kernel", "test_examples.py", "test_memory.py")
 """Rooms and files whose tests want no other tests in their processes, and few busy cores beside."""
-FIRST = ("test_wheel.py", "native/test_exact.py", "paging/test_types.py", "paging/test_formats.py")
+FIRST = (
+    "test_wheel.py", "native/test_exact.py", "kernels/test_processors.py", "paging/test_types.py",
+    "paging/test_formats.py",
+)  # fmt: skip
 """The longest begin first, so that none of them is left for one worker in the end."""
 TOGETHER = "tests/browser/"
 """A room that one worker runs: two browsers at a time leave no core for the kernels behind them."""

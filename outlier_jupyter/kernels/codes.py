@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils
 
 from .formats import ITEM_BYTES, UNIT, Format
+from .processor import HAS_AVX2
 from .simd import F32, I8, I32, Emitter, Value, constant, vector
 
-LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
-"""32-bit lanes of a vector: as wide as the processor's registers."""
 PLAIN_BLOCKS = 4
 """Vectors of plain weights per step, each summed by itself: they hide the latency of the sum."""
 CACHE_LINE = 64
@@ -28,7 +27,6 @@ OFFSET = 12
 """Added to twice a 4-bit float's value (−12 … 12), which makes it a byte without a sign."""
 FLOATS = [OFFSET + sign * size for sign in (1, -1) for size in (0, 1, 2, 3, 4, 6, 8, 12)]
 """Twice the value of each 4-bit float, + OFFSET."""
-HAS_AVX2 = bool(binding.get_host_cpu_features().get("avx2"))
 
 
 @dataclass(frozen=True)

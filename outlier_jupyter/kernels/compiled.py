@@ -6,8 +6,8 @@ loop serves all of them: each thread takes the next task until there are none, s
 which is slower or busy does less.
 
 Numba keeps what it compiled in files and asks only whether the function's own file has changed.
-Here the folder's name holds a hash of the files whose code is put into others' functions, so
-code made from an older inner loop is never taken.
+Here the folder's name holds a hash of the files whose code is put into others' functions and of the
+processor's instructions: code of an older inner loop, or of another processor, is never taken.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from numba import cfunc, njit, prange, types
 from numba.core import config
 
 from .memory import call_task, take
+from .processor import FEATURES, cpu_name
 
 Array = np.ndarray[Any, Any]
 RUNNING = threading.Lock()
@@ -43,12 +44,14 @@ ORDERED = {"reassoc", "contract"}
 
 @lru_cache
 def cache_folder() -> Path | None:
-    """Where machine code made from these very sources is kept, or None if nothing can be written.
+    """Where machine code made from these very sources, for this processor, is kept.
 
-    Below NUMBA_CACHE_DIR, or the user's cache.
+    Below NUMBA_CACHE_DIR, or the user's cache; None if nothing can be written.
     """
     sources = [Path(__file__).parent / f"{name}.py" for name in INLINED]
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    target = " ".join((cpu_name(), *sorted(FEATURES))).encode()
+    made_of = [target, *(source.read_bytes() for source in sources)]
+    digest = hashlib.sha256(b"".join(made_of)).hexdigest()[:16]
     base = os.environ.get("NUMBA_CACHE_DIR")
     if base is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -91,7 +94,17 @@ def task(function: Callable[[int, int], None], finite: bool = True) -> int:
     return int(compiled.address)
 
 
-INLINED = ("activations", "codes", "digits", "formats", "memory", "reductions", "rows", "simd")
+INLINED = (
+    "activations",
+    "codes",
+    "digits",
+    "formats",
+    "memory",
+    "processor",
+    "reductions",
+    "rows",
+    "simd",
+)
 """Files of this room whose code becomes part of kernels written elsewhere."""
 _KEPT: list[Any] = []
 """What was compiled is freed with its object, and only its address is handed out."""

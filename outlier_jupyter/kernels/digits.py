@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from llvmlite import ir
 from numba.core import cgutils
 
-from .codes import AHEAD, CACHE_LINE, HAS_AVX2, Steps
+from .codes import AHEAD, CACHE_LINE, Steps
 from .formats import ITEM_BYTES, Format
+from .processor import HAS_AVX2
 from .simd import F32, I8, I16, I32, Emitter, Value, constant, vector
 
 BASE, BITS = 128, 7

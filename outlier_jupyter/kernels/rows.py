@@ -19,8 +19,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import digits
-from .codes import AHEAD, CACHE_LINE, LANES, OFFSET, Steps, steps
+from .codes import AHEAD, CACHE_LINE, OFFSET, Steps, steps
 from .formats import ITEM_BYTES, Format, parse
+from .processor import LANES
 from .simd import F32, I64, Emitter, Value, constant, vector
 
 __all__ = ["FOUR", "LANES", "arrange", "dots", "unpack"]

@@ -14,6 +14,8 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
+from .processor import WIDENS_F16
+
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F16 = ir.FloatType(), ir.HalfType()
 Value = Any
@@ -130,10 +132,28 @@ class Emitter:
         if kind == "f32":
             return self.load(address, F32, lanes)
         if kind == "f16":
+            if not WIDENS_F16:
+                return self._f16_by_bits(address, lanes)
             return self.builder.fpext(self.load(address, F16, lanes), wide)
         small, place = (I16, 16) if kind == "bf16" else (I8, 23)
         bits = self.builder.zext(self.load(address, small, lanes), vector(I32, lanes))
         return self.builder.bitcast(self.builder.shl(bits, constant(place, I32, lanes)), wide)
+
+    def _f16_by_bits(self, address: Value, lanes: int) -> Value:
+        """Exactly what `fpext` gives of float16: its bits in float32's places, × 2 ** 112."""
+        builder, whole, wide = self.builder, vector(I32, lanes), vector(F32, lanes)
+
+        def bits(value: int) -> Value:
+            return constant(value, I32, lanes)
+
+        half = builder.zext(self.load(address, I16, lanes), whole)
+        sign = builder.shl(builder.and_(half, bits(0x8000)), bits(16))
+        size = builder.shl(builder.and_(half, bits(0x7FFF)), bits(13))
+        scaled = builder.fmul(builder.bitcast(size, wide), constant(2.0**112, F32, lanes))
+        finite = builder.icmp_unsigned("<", size, bits(0x7C00 << 13))
+        endless = builder.or_(size, bits(0x7F800000))
+        found = builder.select(finite, builder.bitcast(scaled, whole), endless)
+        return builder.bitcast(builder.or_(found, sign), wide)
 
     def same_bf16(self, address: Value, lanes: int) -> Value:
         """One bfloat16 as float32 in every lane: twice in each, and the lower one masked away.

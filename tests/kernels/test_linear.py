@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outlier_jupyter.kernels import MANY_ROWS, Stack, affine, multiply_many, mxfp4, plain
+from outlier_jupyter.kernels import MANY_ROWS, Matrix, Stack, affine, multiply_many, mxfp4, plain
 from outlier_jupyter.kernels.formats import parse
 
 from .conftest import close, matrix
@@ -34,6 +34,15 @@ def test_products_are_those_of_float64(form, data):
     wanted = x.astype(np.float64) @ values.T
     close(Stack([given_matrix]).multiply(x), wanted)
     close(multiply_many(x, Stack([given_matrix])), wanted)
+
+
+def test_every_float16_is_widened_exactly():
+    """By the processor or by its bits: zeros, the smallest numbers and the largest."""
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)][:, None]
+    one = np.ones((1, 1), np.float32)
+    found = Stack([Matrix(plain("f16"), len(halves), 1, halves)]).multiply(one)
+    assert np.array_equal(found, halves.T.astype(np.float32))
 
 
 @pytest.mark.parametrize("lanes", [8, 16])
