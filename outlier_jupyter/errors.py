@@ -2,6 +2,7 @@
 
     OutlierError
     ├── OptionError            an option has a value that cannot be used (also a ValueError)
+    │   └── TemplateRefused    the model's chat template refused the messages
     ├── ModelNotFound          no such folder, file or Hugging Face id
     ├── CheckpointError        the bytes on disk are not what their headers promise
     │   ├── ReadFailed         the operating system refused or cut short a read
@@ -32,6 +33,10 @@ class OutlierError(Exception):
 
 class OptionError(OutlierError, ValueError):
     """An option has a value that cannot be used."""
+
+
+class TemplateRefused(OptionError):
+    """The model's chat template refused the messages."""
 
 
 class ModelNotFound(OutlierError):

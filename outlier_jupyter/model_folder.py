@@ -27,6 +27,7 @@ REWRITTEN = (CONFIG, TOKENIZER_CONFIG, "generation_config.json", INDEX)
 DESCRIBING = (".json", ".jinja", ".txt", ".jsonl", ".model", ".tiktoken")
 """Endings of the files that mlx-lm and transformers read beside the shards."""
 TEMPLATES = "additional_chat_templates"
+TEMPLATE, TEMPLATE_JSON = "chat_template.jinja", "chat_template.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "spiece.model", "vocab.json",
               "vocab.txt", "sentencepiece.bpe.model")  # fmt: skip
 """Files any of which a tokenizer can be made of, beside `*.tiktoken`."""
@@ -100,6 +101,28 @@ class ModelFolder:
                 f"{place(self.path)} has no tokenizer (no tokenizer.json, tokenizer.model or the "
                 "like): copy the tokenizer's files of the original model there"
             )
+
+    @property
+    def template(self) -> Any:
+        """The chat template beside the tokenizer, where the tokenizer itself has none.
+
+        Models that read more than text have it in `chat_template.json`, for their processors.
+
+        Raises:
+            CheckpointError: the file holds none.
+        """
+        if TEMPLATE_JSON not in self._names or TEMPLATE in self._names:
+            return None
+        told = self._read(TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._names else {}
+        if told.get("chat_template"):
+            return None
+        found = self._read(TEMPLATE_JSON).get("chat_template")
+        if not isinstance(found, str):
+            raise CheckpointError(
+                f"{place(self.path / TEMPLATE_JSON)} holds no text named chat_template: copy the "
+                "file from the original model, or remove it"
+            )
+        return found
 
     @contextmanager
     def view(self) -> Iterator[Path]:

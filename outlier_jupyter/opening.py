@@ -93,7 +93,9 @@ def open_tokenizer(folder: ModelFolder, config: dict[str, Any]) -> TokenizerWrap
     Raises:
         CheckpointError: transformers or mlx-lm cannot make one of the folder's files.
     """
-    extra = {"trust_remote_code": folder.trusted}
+    extra: dict[str, Any] = {"trust_remote_code": folder.trusted}
+    if (template := folder.template) is not None:
+        extra["chat_template"] = template
     with folder.view() as shown:
         try:
             return load_tokenizer(shown, extra, eos_token_ids=config.get("eos_token_id"))

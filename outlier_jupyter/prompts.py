@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +9,10 @@ from typing import Any, TypeAlias
 
 from .errors import OptionError, brief
 from .options import GenerateOptions
+from .templates import content_of, has_template, templated
 
 Prompt: TypeAlias = str | Sequence[dict[str, Any]]
 """A text, or a conversation as chat templates take it: [{"role": …, "content": …}, …]."""
-
-
-CONTROL = re.compile(r"<\|[a-z_]+\|>")
-"""Control tokens, as most models write theirs."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +34,46 @@ def encode(
     Raises:
         OptionError: there is nothing to encode, or the chat template refuses the messages.
     """
-    if isinstance(prompt, str) and (options.raw or not tokenizer.has_chat_template):
+    if not prompt:
+        raise OptionError("the prompt is empty: give at least one character")
+    if isinstance(prompt, str) and (options.raw or not has_template(tokenizer)):
+        if options.system is not None:
+            why = "raw=True sends the prompt as it is" if options.raw else "it has no chat template"
+            raise OptionError(
+                f"the model is given no system message, for {why}: write it into the prompt, and "
+                "leave system out"
+            )
         text = prompt
         starts = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-        tokens = tokenizer.encode(text, add_special_tokens=not starts)
+        tokens = _ids(tokenizer, text, add_special_tokens=not starts)
     else:
-        text = _templated(tokenizer, _messages(prompt, options.system))
-        tokens = tokenizer.encode(text, add_special_tokens=False)
-    if not prompt or not tokens:
-        raise OptionError("the prompt is empty: give at least one character")
+        text = templated(tokenizer, _messages(prompt, options.system))
+        tokens = _ids(tokenizer, text, add_special_tokens=False)
     _warn_beyond(context, len(tokens), options.max_tokens)
-    return Encoded(_as_asked(prompt), text, list(tokens))
+    return Encoded(_as_asked(prompt), text, tokens)
+
+
+def _ids(tokenizer: Any, text: str, **options: Any) -> list[int]:
+    """`text` as ids, at least one.
+
+    Raises:
+        OptionError: it is nothing to the tokenizer.
+    """
+    try:
+        text.encode()
+        tokens = list(tokenizer.encode(text, **options))
+    except UnicodeEncodeError:
+        raise OptionError(
+            "the prompt holds half of a surrogate pair, which is no character: give text that "
+            "UTF-8 can write"
+        ) from None
+    except Exception as error:  # a tokenizer may be anybody's code
+        raise OptionError(
+            f"the model's tokenizer cannot read the prompt ({brief(error)}): give other text"
+        ) from error
+    if not tokens:
+        raise OptionError("the prompt is empty to the model's tokenizer: give more characters")
+    return tokens
 
 
 def context_of(config: dict[str, Any]) -> int | None:
@@ -91,67 +116,12 @@ def _warn_beyond(context: int | None, prompt: int, max_tokens: int) -> None:
         )
 
 
-def _templated(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
-    """The conversation as the model's chat template writes it.
-
-    A template may refuse an answer of the model's own for the control tokens in it (gpt-oss's
-    does). Then answers go back without them, so that a conversation can always go on.
-
-    Raises:
-        OptionError: the template refuses the messages all the same, or is none.
-    """
-    if not tokenizer.has_chat_template:
-        raise OptionError(
-            "this model has no chat template, so it takes no messages: give the prompt as a text"
-        )
-    try:
-        return _apply(tokenizer, messages)
-    except Exception as refusal:  # a template raises what it likes
-        plain = [_without_control(tokenizer, message) for message in messages]
-        try:
-            if plain != messages:
-                return _apply(tokenizer, plain)
-        except Exception:
-            pass  # what is told is what it said of the messages as they were
-        roles = [str(message["role"])[:20] for message in messages[:4]]
-        raise OptionError(
-            f"the model's chat template refused the messages ({brief(refusal)}; roles: "
-            f"{', '.join(roles)}): change them, leave the system message out, or give raw=True"
-        ) from refusal
-
-
-def _apply(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return str(text)
-
-
-def _without_control(tokenizer: Any, message: dict[str, Any]) -> dict[str, Any]:
-    """An answer without control tokens: of several channels its last message alone."""
-    content = message.get("content")
-    if message["role"] != "assistant" or not isinstance(content, str):
-        return message
-    specials = [str(token) for token in getattr(tokenizer, "all_special_tokens", [])]
-    specials += [word for word in CONTROL.findall(content) if word not in specials]
-    content = content.rpartition("<|message|>")[2]
-    for word in specials:
-        content = content.replace(word, "")
-    return message | {"content": content.strip()}
-
-
 def _messages(prompt: Prompt, system: str | None) -> list[dict[str, Any]]:
-    given = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    for message in given:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise OptionError(
-                f"{str(message)[:60]!r} is no message: give a text, or a list of "
-                "{'role': …, 'content': …}"
-            )
-    # A call of a tool has no content of its own, and templates look for one.
-    asked = [{"content": ""} | message for message in given]
+    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     return asked if system is None else [{"role": "system", "content": system}, *asked]
 
 
 def _as_asked(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(f"{message['role']}: {message.get('content', '')}" for message in prompt)
+    return "\n".join(f"{message['role']}: {content_of(message)}" for message in prompt)

@@ -75,11 +75,11 @@ def test_a_conversation_goes_on_after_an_answer_with_control_tokens(engine, temp
 
 
 def test_a_message_may_have_no_content(engine, template):
-    """A call of a tool has none; the prompt is told without one, too."""
+    """A call of a tool has none; the prompt says what is called."""
     template(BODY)
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
     run = engine.generate([{"role": "user", "content": "weather?"}, call], max_tokens=1)
-    assert run.prompt == "user: weather?\nassistant: "
+    assert run.prompt == "user: weather?\nassistant: f({})"
 
 
 @pytest.mark.parametrize("prompt", [["hello"], [{"content": "hello"}], [{"role": 7}]])

@@ -25,6 +25,7 @@ from ..events import Event, Resized
 from ..options import GenerateOptions, make
 from ..run import Run
 from ..status import Status
+from ..templates import has_template
 from .controls import NAMES, Settings, controls
 from .conversation import Conversation, Message
 from .desk import Desk
@@ -34,6 +35,11 @@ from .live import STATIC, LiveView, kernel_id
 from .routes import keep_route
 from .saved_chat import bundle
 from .writer import CLOSED, IDLE, Writer
+
+NO_TEMPLATE = (
+    "This model has no chat template, so it cannot answer here: have it continue a text with "
+    "%%outlier or engine.generate."
+)
 
 
 class Chat(Settings, anywidget.AnyWidget):
@@ -84,6 +90,7 @@ class Chat(Settings, anywidget.AnyWidget):
             info=_about(engine),
             kernel_id=kernel_id(),
             view_id=self._saved.name,
+            notice="" if has_template(engine.tokenizer) else NO_TEMPLATE,
             **settings,
         )
         keep_route(self.comm)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..engine import Engine
+from ..errors import TemplateRefused
 from ..events import Event, PromptEncoded, Sink, TextProduced
-from ..run import Interrupted, Run
+from ..run import Interrupted, Run, Step
+from ..templates import without_refused
 from .conversation import Conversation, Message
 from .feed import Feed
 from .worker import on_this_thread
@@ -30,7 +32,8 @@ class Turn:
             another answer the question.
         text: the question; None for another answer.
         request: the browser's name for it, "" from Python.
-        question, answer: the messages, once the run has begun.
+        answer: the message that is written, once the run has begun.
+        left_out: earlier answers that the model's chat template refuses, and so does not read.
         run, error: what came of it, once `done`.
     """
 
@@ -44,6 +47,7 @@ class Turn:
     answer: Message | None = None
     prompt_tokens: int = 0
     reused_tokens: int = 0
+    left_out: int = 0
     run: Run | None = None
     error: BaseException | None = None
 
@@ -98,7 +102,7 @@ def run_turn(
     if also is not None:
         unsubscribe.append(engine.subscribe(on_this_thread(also), *Feed.KINDS))
     try:
-        for _ in engine.stream(turn.messages(), **turn.options):
+        for _ in _steps(engine, turn):
             pass
         turn.run = engine.last_run
     except Interrupted as stop:
@@ -109,3 +113,15 @@ def run_turn(
     finally:
         for end in unsubscribe:
             end()
+
+
+def _steps(engine: Engine, turn: Turn) -> Iterator[Step]:
+    """The steps of the turn's run; no answer given earlier stands in its way."""
+    messages = turn.messages()
+    try:
+        return engine.stream(messages, **turn.options)
+    except TemplateRefused:
+        kept, turn.left_out = without_refused(engine.tokenizer, messages, turn.options["system"])
+        if not turn.left_out:
+            raise
+        return engine.stream(kept, **turn.options)

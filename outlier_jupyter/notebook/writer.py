@@ -200,6 +200,7 @@ class Writer:
             if turn.text is not None:
                 parent = book.add(parent, USER, turn.text).id
             turn.answer = book.add(parent, ASSISTANT, ended=RUNNING)
+            turn.answer.note = _left_out(turn.left_out)
             if self._chat.draft.strip() == (turn.text or "").strip():
                 self._chat.draft = ""
             self._chat.notice = ""
@@ -279,6 +280,15 @@ class Writer:
             reason = run.finish_reason if run is not None else "error"
             self._chat.live.answer_from(run)
             self._chat.live.finish(reason, feed.snapshot())
+
+
+def _left_out(answers: int) -> str:
+    """What is said under an answer that was given without all that came before."""
+    if not answers:
+        return ""
+    which = "an earlier answer and its question" if answers == 1 else (
+        f"{answers} earlier answers and their questions")  # fmt: skip
+    return f"written without {which}, which the model's chat template refuses"
 
 
 def _filled(text: str) -> str:
