@@ -7,6 +7,8 @@ the widget hides for as long as it lives. Pure: conversations go in, a bundle co
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from html import escape
 
 from .conversation import ASSISTANT, RUNNING, Conversations, Message
@@ -22,6 +24,10 @@ ENDED = {
     "interrupted": "stopped",
     "error": "failed",
 }
+
+PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
+"""What Markdown may take for markup; each may be escaped."""
+SPACES = re.compile(r"\s+")
 
 # Where JupyterLab trusts the notebook: a dead widget's place has no elements, only a sentence.
 HIDE_DEAD = (
@@ -59,15 +65,15 @@ def _who(message: Message) -> str:
     return "Answer" if message.role == ASSISTANT else "You"
 
 
-def _aside(message: Message, form: str) -> str:
-    """What the numbers say of an answer, in `form`; nothing of a question."""
+def _aside(message: Message, form: str, write: Callable[[str], str] = str) -> str:
+    """What the numbers say of an answer, in `form`, and its note as `write` has it."""
     numbers, said = message.numbers, []
     if "generated" in numbers:
         said.append(f"{numbers['generated']:,.0f} tokens")
     if "tokens_per_second" in numbers:
         said.append(f"{numbers['tokens_per_second']:.3g} tokens/s")
     said += [ENDED[message.ended]] if message.ended in ENDED else []
-    said += [message.note] if message.note else []
+    said += [write(message.note)] if message.note else []
     return form.format(" · ".join(said)) if said else ""
 
 
@@ -92,16 +98,29 @@ def _block(label: str, text: str) -> str:
 
 
 def _markdown(model: str, notes: list[str], shown: list[Message], system: str) -> str:
-    parts = [f"**{model}** · {' · '.join(notes)}"]
+    parts = [f"**{_words(model)}** · {' · '.join(notes)}"]
     if system:
-        parts.append(f"*System prompt:* {_quoted(system)}")
+        parts.append(f"*System prompt*\n\n{_verbatim(system)}")
     parts += [
-        f"**{_who(message)}**{_aside(message, ' · {}')}\n\n{_quoted(message.text)}"
+        f"**{_who(message)}**{_aside(message, ' · {}', _words)}\n\n{_verbatim(message.text)}"
         for message in shown
     ]
     return "\n\n".join(parts)
 
 
-def _quoted(text: str) -> str:
-    """As a quotation, in which the model's own headings and lists stay inside."""
-    return "\n".join(f"> {line}" for line in text.splitlines())
+def _words(text: str) -> str:
+    """One line that no renderer takes for anything but words: no tag, link, image or formula."""
+    return PUNCTUATION.sub(r"\\\g<0>", SPACES.sub(" ", text))
+
+
+def _verbatim(text: str) -> str:
+    """As a block of code, which is shown as it is: as inert as the HTML form.
+
+    The fence is longer than any run of its own character in the text, so nothing in it can be its
+    end. Every line break any renderer knows is a plain one.
+    """
+    lines = text.splitlines() or ["(no text)"]
+    runs = {mark: max((len(r) for r in re.findall(f"{mark}+", text)), default=0) for mark in "`~"}
+    mark = min("`~", key=lambda each: runs[each])
+    fence = mark * max(3, runs[mark] + 1)
+    return "\n".join([f"{fence}text", *lines, fence])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 import outlier_jupyter
 from outlier_jupyter.notebook import displays, saved_chat
@@ -40,6 +45,61 @@ def test_text_is_never_html_and_no_script_is_there() -> None:
     html = made["text/html"]
     assert "<script" not in html and "<b>q" not in html and "<i>m" not in html
     assert "&lt;script&gt;" in html
+
+
+HOSTILE = (
+    "<script>x</script>",
+    "<img src=x onerror=alert(1)> ![i](http://e.org/i.png) [l](javascript:alert(1))",
+    "http://e.org www.e.org <http://e.org> me@e.org <me@e.org> [r]\n\n[r]: data:text/html,x",
+    "```\n<script>x</script>\n```\n~~~\n<img src=x>\n~~~\n" + "`" * 9 + "\n<b>out</b>",
+    "a\r```\r<img src=x>\u2028<script>x</script>\x0b```\n<iframe src=x>",
+    "|a|b|\n|-|-|\n|<img src=x>|[l](data:x)|\n\n<!-- c --><svg onload=x>\n\n# head\n- item",
+    "    </code></pre><script>x</script>\n> ```\n<img src=x>\n\n$$\\href{javascript:x}{y}$$",
+    "~" * 40 + "`" * 40 + "\n<script>",
+)
+
+
+class Elements(HTMLParser):
+    """Collects the elements of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.seen.add(tag)
+
+
+def rendered(markdown: str) -> dict[str, set[str]]:
+    """The elements that the renderers of notebooks make of it, links found in words as well."""
+    known = MarkdownIt("gfm-like", {"linkify": False, "html": True})
+    pages = {"nbconvert": markdown2html_mistune(markdown), "commonmark": known.render(markdown)}
+    found = {}
+    for name, page in pages.items():
+        elements = Elements()
+        elements.feed(page)
+        found[name] = elements.seen
+    return found
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markdown_makes_no_element_of_what_was_written(text: str) -> None:
+    """Question, answer, system prompt, note and name are words to every renderer."""
+    told = books(text, text)
+    told.current.system = text
+    told.current.path()[-1].note = text
+    told.current.path()[-1].ended = "error"
+    made = saved_chat.bundle(text, told, "n")["text/markdown"]
+    for name, elements in rendered(made).items():
+        assert elements <= {"p", "strong", "em", "pre", "code", "div", "span"}, (name, made)
+
+
+@given(st.text(st.sampled_from("`~<>![]()$\\|*_#-:@.\n\r\u2028 ab"), max_size=60))
+def test_nothing_leaves_its_block(text: str) -> None:
+    """Whatever stands in a message, there is one block for it, and it holds all of its lines."""
+    tokens = MarkdownIt("commonmark").parse(saved_chat._verbatim(text))
+    assert [token.type for token in tokens] == ["fence"]
+    assert tokens[0].content == "\n".join(text.splitlines() or ["(no text)"]) + "\n"
 
 
 def test_it_is_bounded_and_says_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
