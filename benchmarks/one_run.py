@@ -38,7 +38,8 @@ def main() -> None:
     stored = np.load(asked["routes"])
     routes = Routes(stored["picks"], int(stored["tokens"]), "")
     config = json.loads((Path(asked["folder"]) / "config.json").read_text())
-    options = {"reader": "direct", "kernels": "auto", "quiet": True} | asked["options"]
+    usual = {"reader": "direct", "kernels": "auto", "quiet": True, "force": True}
+    options = usual | asked["options"]
     with outlier_jupyter.load(asked["folder"], **options) as engine:
         if engine.status().slots >= Shape.of(config).layers * Shape.of(config).experts:
             engine._installed.load_all(lambda: None)

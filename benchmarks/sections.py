@@ -37,7 +37,9 @@ from outlier_jupyter.options import LoadOptions
 Say = Callable[[object], None]
 
 PROMPT, LONG_PROMPT = 32, 512
-BASE: dict[str, Any] = {"reader": "direct", "policy": "habit", "kernels": "auto", "quiet": True}
+BASE: dict[str, Any] = {
+    "reader": "direct", "policy": "habit", "kernels": "auto", "quiet": True, "force": True
+}  # fmt: skip
 OPTIONS = {spec.name: spec for spec in fields(LoadOptions)}
 WORTHS = (0.9, 2, 4)
 """Cache sizes in tokens' worth; then a half and all. A quarter of 128 experts at top-8 is 4."""

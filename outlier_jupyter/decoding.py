@@ -27,7 +27,8 @@ from .memory import give_back
 from .options import GenerateOptions
 from .paging import RouterTap, Stopped
 from .reference import Reference
-from .run import Step
+from .run import Run, Step
+from .trace import Trace
 from .trace.recorder import Recorder
 from .transcript import Transcript
 
@@ -105,6 +106,21 @@ class Decoding:
             yield step
             if self._stop.is_set():
                 raise Stopped
+
+    def result(
+        self, asked: str, encoded: str, reason: str, trace: Trace, decode: Callable[..., str]
+    ) -> Run:
+        """The run as far as it has come; arguments are `Run`'s."""
+        return Run(
+            prompt=asked,
+            encoded=encoded,
+            text=self.transcript.text,
+            tokens=np.array(self.generated, np.int32),
+            finish_reason=reason,
+            trace=trace,
+            text_ends=np.array(self.text_ends, np.int32),
+            decode=decode,
+        )
 
     def _prefill(self) -> int:
         """Read the prompt, and sample the first token from its last."""

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from .budget import Needs, Room, fitted
 from .checkpoint import Reader, buffers_nbytes, release_buffers
 from .chunking import Costs, choose_chunk
 from .decoding import Decoding
@@ -48,7 +49,7 @@ from .reference import Reference
 from .routing import Routing
 from .run import Interrupted, Run, Step
 from .status import Status
-from .trace import Trace, TraceInfo
+from .trace import TraceInfo
 from .trace.recorder import Recorder
 from .transcript import Transcript
 
@@ -82,23 +83,24 @@ class Engine:
         reader: Reader,
         executor: ThreadPoolExecutor,
         costs: Costs,
+        needs: Needs,
+        ram_gb: float | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.model = model
-        self.tokenizer = tokenizer
-        self.config = config
+        self.tokenizer, self.config = tokenizer, config
         self.info, self.options = info, options
         self.last_run: Run | None = None
         self._installed = installed
-        self._reader = reader
-        self._executor = executor
+        self._reader, self._executor = reader, executor
         self._costs = costs
         self._clock = clock
         self._tell = Listeners()
         self._stop = threading.Event()
         self._busy = threading.Lock()
         self._runner: int | None = None
-        self._kv_caches = KVCaches(model)
+        self._needs, self._ram_gb = needs, ram_gb
+        self._kv_caches = KVCaches(model, round(options.kept_kv_gb * 1e9))
         self._vocabulary = 1 + max(tokenizer.get_vocab().values(), default=-1)
         self._python_nbytes = outside_mlx()
         self.routing = Routing(
@@ -173,19 +175,24 @@ class Engine:
         """
         return self._tell.subscribe(sink, *kinds)
 
-    def resize(self, *, cache_gb: float | None = None, cache_experts: int | None = None) -> Status:
+    def resize(
+        self, *, cache_gb: float | str | None = None, cache_experts: int | None = None,
+        force: bool = False,
+    ) -> Status:  # fmt: skip
         """Give the cache another size, between two runs; the experts used last stay in it.
 
         Args:
             cache_gb, cache_experts: one of them, as in `LoadOptions`.
+            force: take a size that does not fit beside what a run needs, too.
 
         Raises:
             OptionError: a size that cannot be used or had; the cache is then as it was.
             EngineBusy, EngineClosed.
         """
-        options = resized(self.options, cache_gb, cache_experts)
+        options = replace(resized(self.options, cache_gb, cache_experts), force=force)
         with self._alone():
-            resize(self._installed, options.cache_gb, options.cache_experts)
+            options = _fitted(self, options)
+            resize(self._installed, float(options.cache_gb), options.cache_experts)
             self.options = options
             self.info = replace(self.info, slots=self._installed.slots)
             self._tell.between_runs(Resized(self.info.slots))
@@ -216,13 +223,7 @@ class Engine:
             if not self.closed:
                 cache_cap.release()
             self.closed = True
-            self._executor.shutdown()
-            self._reader.close()
-            release_buffers()
-            self._installed = self._installed.release()
-            self._kv_caches.release()
-            release(self.model)
-            give_back()
+            _free(self)
         finally:
             self._busy.release()
 
@@ -291,9 +292,8 @@ class Engine:
                 self._tell(TextProduced(rest))
             self._tell(RunDone(reason))
             info = run_info(self, asked, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
-            self.last_run = _made(
-                prompt, decoding, reason, recorder.trace(info), self.tokenizer.decode
-            )
+            trace, decode = recorder.trace(info), self.tokenizer.decode
+            self.last_run = decoding.result(prompt.asked, prompt.text, reason, trace, decode)
             return self.last_run
 
         try:
@@ -343,21 +343,6 @@ def _decoding(
     )
 
 
-def _made(
-    prompt: Encoded, decoding: Decoding, reason: str, trace: Trace, decode: Callable[..., str]
-) -> Run:
-    return Run(
-        prompt=prompt.asked,
-        encoded=prompt.text,
-        text=decoding.transcript.text,
-        tokens=np.array(decoding.generated, np.int32),
-        finish_reason=reason,
-        trace=trace,
-        text_ends=np.array(decoding.text_ends, np.int32),
-        decode=decode,
-    )
-
-
 def run_info(engine: Engine, asked: GenerateOptions, length: int | None = None) -> TraceInfo:
     """`engine.info` of a run with these options, of `length` tokens if that is known already."""
     changed = [*engine.routing.words(asked), *changed_by(asked, length)]
@@ -371,12 +356,31 @@ def run_info(engine: Engine, asked: GenerateOptions, length: int | None = None) 
     )
 
 
+def _free(engine: Engine) -> None:
+    """Close the files, and take the memory out of all that the engine has handed out."""
+    engine._executor.shutdown()
+    engine._reader.close()
+    release_buffers()
+    engine._installed = engine._installed.release()
+    engine._kv_caches.release()
+    release(engine.model)
+    give_back()
+
+
+def _fitted(engine: Engine, options: LoadOptions) -> LoadOptions:
+    """`options` with the cache's size worked out, if it fits beside all else of this process."""
+    room = Room.now(engine._ram_gb, engine.memory().freed)
+    have = engine._installed.bank_nbytes
+    return fitted(engine._installed.switches, options, engine._needs, room, have)
+
+
 def _memory(engine: Engine) -> MemoryUse:
     return measure(
         model=engine.model,
         experts=engine._installed.bank_nbytes,
         kv_run=engine._kv_caches.running,
         kv_kept=engine._kv_caches.kept_nbytes,
+        kv_bound=engine._kv_caches.bound,
         readers=engine._reader.held_nbytes() + buffers_nbytes(),
         trace=engine.last_run.trace.nbytes if engine.last_run else 0,
         python=engine._python_nbytes,

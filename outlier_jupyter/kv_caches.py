@@ -6,6 +6,7 @@ here. The caches themselves, and the store that is asked by token ids, are mlx-l
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable
 from typing import Any
 
@@ -21,6 +22,7 @@ from mlx_lm.models.cache import (
 
 from .errors import OptionError
 from .options import GenerateOptions
+from .units import size_words
 
 KEPT = 4
 """Conversations whose KV cache is kept; the one used longest ago goes first."""
@@ -30,12 +32,17 @@ KVCache = list[Any]
 
 
 class KVCaches:
-    """The KV caches of one model."""
+    """The KV caches of one model.
 
-    def __init__(self, model: nn.Module) -> None:
+    Attributes:
+        bound: the most bytes that caches kept for reuse may take; those used longest ago go first.
+    """
+
+    def __init__(self, model: nn.Module, bound: int) -> None:
         self.running: KVCache = []
+        self.bound = bound
         self._model = model
-        self._kept = LRUPromptCache(max_size=KEPT)
+        self._kept = LRUPromptCache(max_size=KEPT, max_bytes=bound)
 
     @property
     def kept_nbytes(self) -> int:
@@ -75,6 +82,14 @@ class KVCaches:
         if not tokens or not (whole or _bring_back(kv, len(tokens))):
             return
         mx.eval([layer.state for layer in kv])
+        nbytes = sum(layer.nbytes for layer in kv)
+        if nbytes > self.bound:
+            warnings.warn(
+                f"the KV cache of these {len(tokens):,} tokens is not kept for the next run: it "
+                f"takes {size_words(nbytes)}, and kept_kv_gb allows {size_words(self.bound)}",
+                stacklevel=2,
+            )
+            return
         self._kept.insert_cache(_kind(asked), tokens, kv)
 
     def end(self) -> None:

@@ -22,6 +22,7 @@ import mlx.nn as nn
 from mlx.utils import tree_reduce
 from tqdm.auto import tqdm
 
+from .budget import Needs, Room, fitted, needs_of, slots_of
 from .checkpoint import Checkpoint, Reader
 from .chunking import Costs
 from .engine import Engine
@@ -31,17 +32,17 @@ from .memory import give_back
 from .model_folder import ModelFolder
 from .native import native as native_part
 from .native import wanted as native_wanted
-from .opening import open_model, open_tokenizer
+from .opening import Opened, open_model, open_tokenizer
 from .options import LoadOptions, make, takes
 from .paging import (
     Installed,
     check_device,
     install,
     release,
-    share_slots,
     switch_modules,
 )
-from .paging.install import Geometry, Switch, slots_aside
+from .paging.install import Switch
+from .paging.probe import Probed, dense_nbytes, probe
 from .paging.warmth import parse_pins, pin, warm
 from .provenance import fingerprint, machine_words, versions
 from .reads import open_experts
@@ -98,15 +99,16 @@ def _load(
 ) -> Engine:
     """First what can be told without reading weights; then nothing of the old is needed."""
     native, override = _top_k(folder.config, asked.top_k, model)
-    opened = open_model(folder, override)
+    opened = open_model(folder, override, asked.force)
     module, config, checkpoint, switches = opened
+    asked, needs, bound = _fitted(opened, asked, replacing)
     fast = _begin_native(module, asked.kernels)
     tokenizer = open_tokenizer(folder, config)
     _check_top_k(asked.top_k, switches)
     _warn_if_not_paged(model, config, module)
     pins = parse_pins(asked.pin, [switch.experts for switch in switches])
     earlier = None if asked.warm is None else Trace.load(asked.warm)
-    slots = _slots(switches, asked)
+    slots = slots_of(switches, asked)
     switches, reader, threads, rate = open_experts(checkpoint, switches, asked)
     with ExitStack() as undo:  # a load that fails, or is interrupted, leaves nothing behind
         undo.callback(reader.close)
@@ -132,6 +134,8 @@ def _load(
             reader=reader,
             executor=executor,
             costs=_costs(config, switches, asked.top_k or native, fast),
+            needs=needs,
+            ram_gb=bound,
             clock=clock,
         )
         undo.pop_all()
@@ -149,9 +153,25 @@ def _give_up(module: nn.Module) -> None:
     give_back()
 
 
-def _slots(switches: Sequence[Switch], asked: LoadOptions) -> dict[Geometry, int]:
-    count = sum(s.experts for s in switches) if asked.resident else asked.cache_experts
-    return share_slots(switches, asked.cache_gb, count, slots_aside(switches, asked))
+def probed_of(opened: Opened, kernels: str) -> Probed | None:
+    """What a forward pass of the model asks for, computed by `kernels`; None if not told."""
+    return probe(opened.module, opened.switches, native_wanted(kernels))
+
+
+def _fitted(
+    opened: Opened, asked: LoadOptions, replacing: Engine | None
+) -> tuple[LoadOptions, Needs, float | None]:
+    """The options with the cache's size worked out, what is needed beside it, and `ram_gb`.
+
+    Raises:
+        OptionError: it does not fit, and `force` was not given.
+    """
+    module, config, _, switches = opened
+    probed = probed_of(opened, asked.kernels)
+    needs = needs_of(config, dense_nbytes(module, switches), probed, asked.kept_kv_gb)
+    freed = replacing.memory().freed if replacing is not None else 0
+    room = Room.now(asked.ram_gb, freed)
+    return fitted(switches, asked, needs, room), needs, asked.ram_gb
 
 
 def _begin_native(module: nn.Module, kernels: str) -> Native | None:

@@ -31,6 +31,7 @@ ACTIVATION_NBYTES = 256_000_000
 PYTHON_NBYTES = 280_000_000
 """Python, its libraries and a run's trace: 250 to 263 MB were measured, 130 MB of them Numba and
 LLVM; a notebook's libraries add 12 to 25."""
+WORKING_NBYTES = MLX_CACHE_NBYTES + ACTIVATION_NBYTES
 CONSTANT_NBYTES = MLX_CACHE_NBYTES + ACTIVATION_NBYTES + PYTHON_NBYTES
 """The constant of the promise: 600 MB."""
 TOKENIZER_NBYTES = 820
@@ -43,7 +44,12 @@ def beside_nbytes(vocabulary: int) -> int:
     Args:
         vocabulary: of the model's tokenizer.
     """
-    return CONSTANT_NBYTES + TOKENIZER_NBYTES * vocabulary
+    return PYTHON_NBYTES + working_nbytes(vocabulary)
+
+
+def working_nbytes(vocabulary: int) -> int:
+    """The part of it that comes when a model is loaded and run."""
+    return WORKING_NBYTES + TOKENIZER_NBYTES * vocabulary
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class MemoryUse:
         dense: weights that are always in RAM: attention, routers, norms, embeddings.
         experts: the banks of slots, full or not.
         kv_run: the KV cache of the run under way.
-        kv_kept: KV caches kept for reuse.
+        kv_kept: KV caches kept for reuse; `kv_bound` is the most they may take, and no part.
         readers: buffers of direct reads, or what memory-mapped files hold in RAM.
         mlx_cache: memory MLX has freed and keeps for its next arrays.
         mlx_other: MLX's other arrays: activations under way, arrays of your own.
@@ -74,12 +80,18 @@ class MemoryUse:
     trace: int
     python: int
     process: int
+    kv_bound: int = 0
 
     @property
     def accounted(self) -> int:
         """The sum of the parts."""
         total: int = sum(asdict(self).values())
-        return total - self.process
+        return total - self.process - self.kv_bound
+
+    @property
+    def freed(self) -> int:
+        """What is given back when the engine is closed."""
+        return self.dense + self.experts + self.kv_run + self.kv_kept + self.mlx_cache
 
     @property
     def unaccounted(self) -> int:
@@ -105,8 +117,10 @@ class MemoryUse:
             ("grown since", self.unaccounted),
             ("process", self.process),
         ]
+        bound = {"KV caches kept": f"  of at most {size_words(self.kv_bound)}"}
         return "\n".join(
-            f"{name:<22}{size_words(nbytes):>9}{percent(nbytes / self.process):>8}"
+            f"{name:<22}{size_words(nbytes):>9}{percent(nbytes / self.process):>9}"
+            + bound.get(name, "")
             for name, nbytes in rows
         )
 
@@ -200,8 +214,8 @@ def outside_mlx() -> int:
 
 
 def measure(
-    *, model: nn.Module, experts: int, kv_run: Iterable[Any], kv_kept: int, readers: int,
-    trace: int, python: int,
+    *, model: nn.Module, experts: int, kv_run: Iterable[Any], kv_kept: int, kv_bound: int,
+    readers: int, trace: int, python: int,
 ) -> MemoryUse:  # fmt: skip
     """Count what can be counted now; arguments are `MemoryUse`'s, `kv_run` mlx-lm's caches."""
     dense = weights_nbytes(model)
@@ -211,6 +225,7 @@ def measure(
         experts=experts,
         kv_run=running,
         kv_kept=kv_kept,
+        kv_bound=kv_bound,
         readers=readers,
         mlx_cache=mx.get_cache_memory(),
         mlx_other=max(0, mx.get_active_memory() - dense - experts - running - kv_kept),

@@ -37,11 +37,14 @@ class Opened(NamedTuple):
     switches: tuple[Switch, ...]
 
 
-def open_model(folder: ModelFolder, override: dict[str, Any] | None = None) -> Opened:
+def open_model(
+    folder: ModelFolder, override: dict[str, Any] | None = None, force: bool = False
+) -> Opened:
     """Build the model in `folder` lazily: only configs and headers are read.
 
     Args:
         override: changes to the model's config.
+        force: whether a model that must be held whole may be larger than what is free.
 
     Raises:
         UnsupportedModel, CheckpointError: mlx-lm cannot build it, or its experts can neither be
@@ -62,7 +65,7 @@ def open_model(folder: ModelFolder, override: dict[str, Any] | None = None) -> O
         except Exception as error:  # whatever mlx-lm raises of what the folder says
             raise _not_built(folder, error) from error
     if reason is not None:
-        _hold_whole(module, reason)
+        _hold_whole(module, reason, force)
     return Opened(module, config, checkpoint, switches)
 
 
@@ -106,14 +109,14 @@ def open_tokenizer(folder: ModelFolder, config: dict[str, Any]) -> TokenizerWrap
             ) from error
 
 
-def _hold_whole(module: nn.Module, reason: NotPageable) -> None:
+def _hold_whole(module: nn.Module, reason: NotPageable, force: bool) -> None:
     """Say that a model whose experts cannot be paged is held in RAM, if it fits there.
 
     Raises:
         NotPageable: it does not.
     """
     needed, available = dense_nbytes(module, ()), machine_memory().available
-    if needed > WHOLE_SHARE * available:
+    if needed > WHOLE_SHARE * available and not force:
         raise NotPageable(
             f"{reason}. In RAM it would take {size_words(needed)}, and {size_words(available)} are "
             "free"

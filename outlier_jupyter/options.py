@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from .errors import OptionError
 
+AUTO = "auto"
 READERS = ("pread", "direct", "mmap")
 KERNELS = ("auto", "mlx")
 KV_BITS = (2, 3, 4, 5, 6, 8)
@@ -66,15 +67,32 @@ def texts(value: Any) -> Any:
 class LoadOptions:
     """How a model is loaded; the fields are the keyword arguments of `load`."""
 
-    cache_gb: float = option(
+    cache_gb: float | str = option(
         8.0,
-        "GB (10^9 bytes) of RAM for expert weights; attention and the rest come on top",
+        "GB (10^9 bytes) of RAM for expert weights; attention and the rest come on top; auto, as "
+        "much as fits, as `plan` advises",
+        above=0,
+        words=(AUTO,),
+    )
+    ram_gb: float | None = option(
+        None,
+        "GB of RAM for the whole process, KV caches and Python included; what that leaves is the "
+        "cache, instead of --cache-gb",
         above=0,
     )
     cache_experts: int | None = option(
         None, "hold exactly this many experts in RAM, instead of --cache-gb", low=1
     )
     resident: bool = option(False, "read all experts now and keep them, whatever --cache-gb says")
+    force: bool = option(
+        False, "load what does not fit in RAM, too; the system may end the process for it"
+    )
+    kept_kv_gb: float = option(
+        1.0,
+        "GB of RAM for KV caches kept between runs, for --reuse-kv and chats; those used longest "
+        "ago are evicted",
+        low=0,
+    )
     top_k: int | None = option(
         None, "experts per token, instead of the model's own number: this changes the output", low=1
     )
@@ -262,7 +280,9 @@ def make(kind: type[Options], given: dict[str, Any]) -> Options:
     return kind(**given)
 
 
-def resized(options: LoadOptions, cache_gb: float | None, cache_experts: int | None) -> LoadOptions:
+def resized(
+    options: LoadOptions, cache_gb: float | str | None, cache_experts: int | None
+) -> LoadOptions:
     """`options` with another cache size, given in one of the two ways.
 
     Raises:
@@ -284,6 +304,8 @@ def check(options: LoadOptions | GenerateOptions) -> None:
     for spec in fields(options):
         value = getattr(options, spec.name)
         if value is None and "None" in str(spec.type):
+            continue
+        if isinstance(value, str) and value in spec.metadata.get("words", ()):
             continue
         _check_type(spec, value)
         _check_rules(spec, value)
@@ -307,6 +329,7 @@ def _check_type(spec: Field[Any], value: object) -> None:
         kind = {"tuple[str, ...]": "a text, or several in a list"}.get(
             wanted, f"a value of type {wanted}"
         )
+        kind = " or ".join([kind, *map(repr, spec.metadata.get("words", ()))])
         raise OptionError(f"{spec.name}={value!r} cannot be used: give {kind}")
 
 

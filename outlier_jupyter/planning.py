@@ -15,22 +15,20 @@ from math import floor, log10
 from typing import Any
 
 from . import hub
+from .budget import SPARED, Needs, Room, best_nbytes, least_nbytes, needs_of, up
+from .engine import Engine
 from .errors import place
-from .loading import native_top_k
-from .machine import Machine, machine_memory
-from .memory import beside_nbytes
+from .loading import native_top_k, probed_of
+from .machine import Machine
 from .model_folder import ModelFolder
 from .opening import Opened, open_model
+from .options import AUTO, LoadOptions, make
 from .paging import share_slots
 from .paging.install import Switch
-from .paging.probe import Probed, dense_nbytes, expert_format, probe
+from .paging.probe import Probed, dense_nbytes, expert_format
 from .prompts import context_of
 from .units import percent, size_words, three
 
-PLANNED_TOKENS = 8192
-"""The context whose KV cache is planned for, or the model's own where that is shorter."""
-SPARED = 0.1
-"""The share of the machine's memory that is left to everybody else and to the page cache."""
 ROWS = 7
 """Cache sizes shown beside the advised one and the whole."""
 
@@ -43,8 +41,8 @@ class CacheSize:
         cache_gb: GB (10^9 bytes), as given to `load`.
         experts: how many experts it holds; `share`, of all.
         tokens: how many tokens' worth that is: times the experts one token needs in all layers.
-        memory: bytes of RAM with dense weights, KV cache and what a process takes beside them.
-        fits: whether that fits this machine now.
+        memory: bytes of RAM with dense weights, KV caches and what a process takes beside them.
+        fits: whether that fits this machine now, and `ram_gb` where it was given.
     """
 
     cache_gb: float
@@ -67,7 +65,8 @@ class Plan:
         experts_total: of all experts; `dense`, of everything else.
         cold_per_token: what one token reads when nothing is in RAM.
         kv_per_token, kv_fixed: the KV cache's growth per token of context, and what it takes
-            beside that; None where that could not be told.
+            beside that; None where that could not be told. `kv_kept` is the most that caches
+            of earlier runs take.
         context: the model's full context in tokens; None where its config does not say.
         planned_tokens: the context that `sizes` make room for.
         total, available: memory of this machine, and what of it is free to take now.
@@ -89,6 +88,7 @@ class Plan:
     kv_per_token: int | None
     kv_fixed: int | None
     context: int | None
+    kv_kept: int
     planned_tokens: int
     total: int
     available: int
@@ -128,6 +128,7 @@ class Plan:
             *rows,
             ("the rest", f"{size_words(self.dense)} of RAM: attention, routers, embeddings"),
             ("KV cache", kv + context),
+            ("", f"caches of earlier runs are kept up to {size_words(self.kv_kept)}"),
             ("machine", f"{size_words(self.available)} of {size_words(self.total)} RAM free"),
         ]
 
@@ -180,6 +181,10 @@ def plan(
     revision: str | None = None,
     trust_remote_code: bool = False,
     machine: Machine | None = None,
+    ram_gb: float | None = None,
+    kernels: str = AUTO,
+    kept_kv_gb: float = LoadOptions.kept_kv_gb,
+    replacing: Engine | None = None,
 ) -> Plan:
     """Say what `load(model)` would find and which cache size to take, from headers alone.
 
@@ -188,17 +193,22 @@ def plan(
         revision: branch, tag or commit of a Hugging Face repository.
         trust_remote_code: run the code that the model's folder brings, where it needs that.
         machine: plan for this memory instead of what is free here and now.
+        ram_gb, kernels, kept_kv_gb: as in `load`.
+        replacing: an open engine whose memory would be freed first.
 
     Raises:
-        ModelNotFound, CheckpointError, UnsupportedModel: each says what to do.
+        ModelNotFound, CheckpointError, UnsupportedModel, OptionError: each says what to do.
     """
+    asked = make(LoadOptions, {"ram_gb": ram_gb, "kernels": kernels, "kept_kv_gb": kept_kv_gb})
     with hub.headers(os.fspath(model), revision) as (folder, here):
         opened = open_model(ModelFolder(folder, trusted=trust_remote_code))
         formats = dict.fromkeys(expert_format(s) for s in opened.switches)
         dense = dense_nbytes(opened.module, opened.switches)
-        probed = probe(opened.module, opened.switches)
-    return _plan(place(model, 1000), here, opened, tuple(formats), dense, probed,
-                 machine or machine_memory())  # fmt: skip
+        probed = probed_of(opened, kernels)
+    freed = replacing.memory().freed if replacing is not None else 0
+    room = Room.now(ram_gb, freed) if machine is None else Room(machine, 0, ram_gb)
+    needs = needs_of(opened.config, dense, probed, asked.kept_kv_gb)
+    return _plan(place(model, 1000), here, opened, tuple(formats), probed, needs, room)
 
 
 def _plan(
@@ -206,20 +216,14 @@ def _plan(
     here: bool,
     opened: Opened,
     formats: tuple[str, ...],
-    dense: int,
     probed: Probed | None,
-    machine: Machine,
+    needs: Needs,
+    room: Room,
 ) -> Plan:
     switches = opened.switches
     nbytes = tuple(switch.expert_nbytes for switch in switches)
     top_k = probed.top_k if probed else (native_top_k(opened.config) or 1,) * len(switches)
-    context = context_of(opened.config)
-    tokens = min(context or PLANNED_TOKENS, PLANNED_TOKENS)
-    kv = probed.kv_nbytes_fixed + tokens * probed.kv_nbytes_per_token if probed else 0
-    beside = dense + kv + beside_nbytes(_vocabulary(opened.config))
-    room = machine.available - int(SPARED * machine.total) - beside
-    sizes, best = _sizes(switches, top_k, beside, room)
-    advice = _advice(sizes, best, beside, machine)
+    sizes, best = _sizes(switches, top_k, needs, room)
     return Plan(
         model=model,
         model_type=str(opened.config.get("model_type", "")),
@@ -229,29 +233,23 @@ def _plan(
         top_k=top_k,
         formats=formats,
         experts_total=sum(s.experts * s.expert_nbytes for s in switches),
-        dense=dense,
+        dense=needs.dense,
         cold_per_token=sum(k * n for k, n in zip(top_k, nbytes, strict=True)),
         kv_per_token=probed.kv_nbytes_per_token if probed else None,
         kv_fixed=probed.kv_nbytes_fixed if probed else None,
-        context=context,
-        planned_tokens=tokens,
-        total=machine.total,
-        available=machine.available,
+        context=context_of(opened.config),
+        kv_kept=needs.kv_kept,
+        planned_tokens=needs.tokens,
+        total=room.machine.total,
+        available=room.machine.available,
         sizes=sizes,
         cache_gb=best.cache_gb if best else None,
-        advice=advice,
+        advice=_advice(sizes, best, needs, room),
     )
 
 
-def _vocabulary(config: dict[str, Any]) -> int:
-    """How many tokens the model knows, as its config says; 0 where it does not."""
-    inner = config.get("text_config")
-    found = config.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, dict) else 0)
-    return found if isinstance(found, int) else 0
-
-
 def _sizes(
-    switches: Sequence[Switch], top_k: Sequence[int], beside: int, room: int
+    switches: Sequence[Switch], top_k: Sequence[int], needs: Needs, room: Room
 ) -> tuple[tuple[CacheSize, ...], CacheSize | None]:
     """Round sizes from about one token's worth to everything, and the one to take."""
     if not switches:
@@ -259,43 +257,44 @@ def _sizes(
     everything = sum(s.experts * s.expert_nbytes for s in switches)
     cold = sum(k * s.expert_nbytes for k, s in zip(top_k, switches, strict=True))
     experts = sum(s.experts for s in switches)
+    beside, left = room.python + needs.nbytes, room.for_experts(needs)
 
     def size(nbytes: int) -> CacheSize:
-        gb = min(_up(everything), nbytes) / 1e9
+        gb = min(up(everything), nbytes) / 1e9
         held = sum(share_slots(switches, gb, None).values())
         taken = min(nbytes, everything)
         return CacheSize(gb, held, held / experts, held / sum(top_k), beside + taken,
-                         taken <= room)  # fmt: skip
+                         taken <= left)  # fmt: skip
 
-    least = max(s.expert_nbytes for s in switches) * 2 * len({s.geometry for s in switches})
-    steps = [n for n in _round_sizes(cold // 2, everything) if n > least]
+    steps = [n for n in _round_sizes(cold // 2, everything) if n > least_nbytes(switches)]
     if len(steps) > ROWS:
         steps = steps[: ROWS - 3] + steps[-3:]
-    best = size(_up(everything) if everything <= room else _down(room)) if room > least else None
-    rows = [size(n) for n in (*steps, _up(everything))] + ([best] if best else [])
+    nbytes = best_nbytes(switches, left)
+    best = None if nbytes is None else size(nbytes)
+    rows = [size(n) for n in (*steps, up(everything))] + ([best] if best else [])
     return tuple(
         sorted({row.cache_gb: row for row in rows}.values(), key=lambda s: s.cache_gb)
     ), best
 
 
-def _advice(
-    sizes: Sequence[CacheSize], best: CacheSize | None, beside: int, machine: Machine
-) -> str:
+def _advice(sizes: Sequence[CacheSize], best: CacheSize | None, needs: Needs, room: Room) -> str:
+    beside, left = size_words(room.python + needs.nbytes), room.for_experts(needs)
     if not sizes:
-        fits = beside <= machine.available
-        return f"No expert can be paged; held whole it {'fits' if fits else 'does not fit'} here."
-    spared = size_words(SPARED * machine.total)
+        fits = "fits" if left >= 0 else "does not fit"
+        return f"No expert can be paged; held whole it {fits} here: it takes {beside}."
     if best is None:
         return (
-            f"It does not fit here now: {size_words(beside)} are needed beside the experts, "
-            f"and {size_words(machine.available)} are free, of which {spared} should stay so."
+            f"It does not fit here now: {beside} are needed beside the experts, and the process "
+            f"may take {size_words(room.most)} ({room.words()})."
         )
     if best.share >= 1:
         return f"Take cache_gb={best.cache_gb:g}: all experts fit, and nothing is read twice."
-    take = (
-        f"Take cache_gb={best.cache_gb:g}: the most that fits beside {size_words(beside)} for the "
-        f"rest and {spared} left free"
-    )
+    spared = size_words(SPARED * room.machine.total)
+    take = f"Take cache_gb={best.cache_gb:g}: the most that fits "
+    if room.bounded:
+        take += f"in {room.words()} beside {beside} for the rest"
+    else:
+        take += f"beside {beside} for the rest and {spared} left free"
     if best.tokens < 1:
         return (
             f"{take}; that is less than the experts of a single token, so nearly every expert is "
@@ -309,18 +308,6 @@ def _round_sizes(low: int, high: int) -> list[int]:
     powers = range(floor(log10(max(low, 1))), floor(log10(high)) + 1)
     sizes = [digit * 10**power for power in powers for digit in (1, 2, 5)]
     return [n for n in sizes if low <= n < high]
-
-
-def _down(nbytes: int) -> int:
-    """Two digits of it, rounded down."""
-    unit = int(10 ** (floor(log10(nbytes)) - 1))
-    return nbytes // max(unit, 1) * max(unit, 1)
-
-
-def _up(nbytes: int) -> int:
-    """Three digits of it, rounded up, so that all of it fits."""
-    unit = max(int(10 ** (floor(log10(nbytes)) - 2)), 1)
-    return -(-nbytes // unit) * unit
 
 
 def _alike(values: Sequence[int], words: Any = str) -> str:

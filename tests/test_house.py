@@ -24,11 +24,12 @@ MAY_IMPORT = {
     "machine": set(),
     "large_pages": set(),
     "memory": {"machine", "units"},
+    "budget": {"errors", "kv_caches", "machine", "memory", "options", "paging", "prompts", "units"},
     "hub": {"errors"},
     "model_folder": {"errors"},
     "opening": {"checkpoint", "errors", "machine", "model_folder", "paging", "units"},
     "provenance": {"machine", "units"},
-    "kv_caches": {"errors", "options"},
+    "kv_caches": {"errors", "options", "units"},
     "listeners": {"events"},
     "prompts": {"errors", "options", "templates"},
     "templates": {"errors"},
@@ -61,6 +62,7 @@ MAY_IMPORT = {
     },
     "engine": BASE
     | {
+        "budget",
         "checkpoint",
         "chunking",
         "decoding",
@@ -83,6 +85,7 @@ MAY_IMPORT = {
     "native": BASE | {"kernels", "large_pages"},
     "loading": BASE
     | {
+        "budget",
         "checkpoint",
         "chunking",
         "engine",
@@ -114,13 +117,15 @@ MAY_IMPORT = {
     },
     "repacking": {"checkpoint", "errors", "hub", "model_folder", "opening", "reads", "units"},
     "planning": {
+        "budget",
+        "engine",
         "errors",
         "hub",
         "loading",
         "machine",
-        "memory",
         "model_folder",
         "opening",
+        "options",
         "paging",
         "prompts",
         "units",

@@ -22,6 +22,7 @@ from outlier_jupyter.memory import (
     MemoryUse,
 )
 from outlier_jupyter.testing import TINY_CONFIG, hollow_checkpoint
+from outlier_jupyter.units import size_words
 
 CACHE_GB = 0.06
 WORK = """
@@ -191,6 +192,27 @@ def test_what_a_run_computed_goes_when_it_ends(kernels, tiny, monkeypatch, no_co
         kept = engine.memory()
         assert kept.kv_kept == 3 * 2 * 2048 * 32 * 4
         assert kept.mlx_other - before.mlx_other < 1000
+
+
+def test_kept_kv_caches_have_a_bound(tiny):
+    """The one used longest ago is evicted, one that is too large is not kept, and it is said."""
+    one = 3 * 2 * 256 * 32 * 4
+    with outlier_jupyter.load(tiny, cache_experts=24, kept_kv_gb=2.5 * one / 1e9) as engine:
+        assert engine.memory().kv_bound == int(2.5 * one)
+        for prompt in ("abc", "def", "ghi", "jkl"):
+            engine.generate(prompt, raw=True, max_tokens=2, reuse_kv=True)
+            assert engine.memory().kv_kept <= engine.memory().kv_bound
+        assert engine.memory().kv_kept == 2 * one
+        assert f"of at most {size_words(int(2.5 * one))}" in str(engine.memory())
+        again = engine.generate("jklm", raw=True, max_tokens=1, reuse_kv=True)
+        assert len(again.trace.tokens) == 1  # of four, three were held
+        with pytest.warns(UserWarning, match=r"is not kept for the next run: it takes .* allows"):
+            engine.generate("x" * 1000, raw=True, max_tokens=2, reuse_kv=True)
+        assert engine.memory().kv_kept <= 2 * one
+    with outlier_jupyter.load(tiny, cache_experts=24, kept_kv_gb=0) as engine:
+        with pytest.warns(UserWarning, match="is not kept"):
+            engine.generate("abc", raw=True, max_tokens=2, reuse_kv=True)
+        assert engine.memory().kv_kept == 0
 
 
 @pytest.fixture

@@ -119,6 +119,7 @@ def compare(made: Made, rounds: int, tokens: int, tell: Tell) -> list[Row]:
                 "kernels": "auto",
                 "reader": "direct",
                 "quiet": True,
+                "force": True,  # how much fits side by side was worked out above
             } | options
             engine = stack.enter_context(load(str(made.folder), **settings))
             # On a CPU a few tokens of MLX's kernels take as long as all others together.

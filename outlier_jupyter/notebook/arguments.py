@@ -72,7 +72,7 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         return asking_parser(command)
     parser = Parser(prog=f"%outlier {command}", description=f"{COMMANDS[command].capitalize()}.")
     if command == "resize":
-        add_fields(parser, LoadOptions, ("cache_gb", "cache_experts"), defaults=False)
+        add_fields(parser, LoadOptions, ("cache_gb", "cache_experts", "force"), defaults=False)
     if command in JSON:
         add_json(parser, JSON[command])
     return parser
@@ -84,7 +84,8 @@ def plan_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help=f"{MODEL}; it need not be downloaded")
     add_output(parser, "Plan")
     add_json(parser, "the plan")
-    add_fields(parser, LoadOptions, ["revision", "trust_remote_code"])
+    names = ["ram_gb", "kernels", "kept_kv_gb", "revision", "trust_remote_code"]
+    add_fields(parser, LoadOptions, names)
     return parser
 
 

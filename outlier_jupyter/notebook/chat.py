@@ -133,7 +133,9 @@ class Chat(Settings, anywidget.AnyWidget):
         if before is not None:
             before.close()
 
-    def resize(self, *, cache_gb: float | None = None, cache_experts: int | None = None) -> Status:
+    def resize(
+        self, *, cache_gb: float | str | None = None, cache_experts: int | None = None
+    ) -> Status:
         """Give the engine's cache another size between two answers, as `Engine.resize`."""
         return self.engine.resize(cache_gb=cache_gb, cache_experts=cache_experts)
 

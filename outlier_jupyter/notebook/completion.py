@@ -61,10 +61,12 @@ def _words(
 def _values(action: argparse.Action, variables: Collection[str]) -> list[str]:
     if action.dest in ("output", "run"):
         return sorted(name for name in variables if not name.startswith("_"))
-    if "|" in str(action.metavar):
-        return str(action.metavar).split("|")
+    words = str(action.metavar).split("|")
+    chosen = [word for word in words if len(words) > 1 and not word.isupper()]
     usual = USUAL.get(action.dest)
-    return [] if usual in (None, (), "") else [str(usual)]
+    if usual in (None, (), "") or str(usual) in chosen:
+        return chosen
+    return chosen if len(chosen) == len(words) else [str(usual), *chosen]
 
 
 def _folders(current: str) -> list[str]:

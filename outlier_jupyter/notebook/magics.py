@@ -184,8 +184,12 @@ class OutlierMagics(Magics):
         return found
 
     def _plan(self, given: dict[str, Any]) -> Plan | None:
-        output, json = given.pop("output", None), given.pop("json", None)
-        found = plan(given.pop("model"), **given)
+        output, json = (given.pop(name, None) for name in ("output", "json"))
+        usual = self._defaults(LoadOptions)
+        names = ("ram_gb", "kernels", "kept_kv_gb", "revision", "trust_remote_code")
+        options = {name: usual[name] for name in names if name in usual} | given
+        engine = self.engine if self.engine is not None and not self.engine.closed else None
+        found = plan(options.pop("model"), replacing=engine, **options)
         self._store(output, found)
         if json:
             sys.stdout.write(f"{dumps(found.to_dict())}\n")

@@ -10,7 +10,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -104,7 +104,19 @@ def add_fields(
             kind = unescaped if spec.metadata.get("escapes") else str
             parser.add_argument(flag, action="append", type=kind, metavar="TEXT", help=text)
         else:
-            metavar = (
-                "|".join(map(str, spec.metadata.get("choices", ()))) or wanted.__name__.upper()
+            words = spec.metadata.get("words", ())
+            metavar = "|".join(
+                map(str, spec.metadata.get("choices", ()) or (wanted.__name__.upper(), *words))
             )
-            parser.add_argument(flag, type=wanted, metavar=metavar, help=text)
+            reads = _or_words(wanted, words) if words else wanted
+            parser.add_argument(flag, type=reads, metavar=metavar, help=text)
+
+
+def _or_words(kind: type, words: Collection[str]) -> Callable[[str], Any]:
+    """What reads a value of `kind`, or one of `words`."""
+
+    def read(text: str) -> Any:
+        return text if text in words else kind(text)
+
+    read.__name__ = kind.__name__  # argparse names it in its errors
+    return read

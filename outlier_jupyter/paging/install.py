@@ -237,6 +237,20 @@ def share_slots(
     return slots
 
 
+def banks_nbytes(
+    switches: Sequence[Switch], slots: Mapping[Geometry, int], aside: Mapping[Geometry, int]
+) -> int:
+    """Bytes of the banks that `install` makes of so many slots, those aside included."""
+    kinds = {switch.geometry: switch.expert_nbytes for switch in switches}
+    experts = dict.fromkeys(kinds, 0)
+    for switch in switches:
+        experts[switch.geometry] += switch.experts
+    return sum(
+        nbytes * (slots[kind] + (aside[kind] if slots[kind] < experts[kind] else 0))
+        for kind, nbytes in kinds.items()
+    )
+
+
 def bind(module: nn.Module, name: str, array: mx.array) -> None:
     """Have a switch's own module compute over `array`, a part of the bank."""
     if release := getattr(module, "release", None):

@@ -7,7 +7,8 @@ for every family alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,19 +40,26 @@ class Probed:
     kv_nbytes_fixed: int
 
 
-def probe(model: nn.Module, switches: tuple[Switch, ...]) -> Probed | None:
+def probe(model: nn.Module, switches: tuple[Switch, ...], float32: bool = False) -> Probed | None:
     """Build a forward pass of a lazily loaded `model`; None where that cannot be told.
 
-    The model's switches are replaced by ones that compute nothing: it cannot be used after this.
+    While it is built the model's switches are replaced by ones that compute nothing.
+
+    Args:
+        float32: whether activations will be, as compiled kernels have them: then KV caches are.
     """
     stubs = [_Stub(switch) for switch in switches]
-    for switch, stub in zip(switches, stubs, strict=True):
-        replace(model, switch.path, stub)
     try:
-        caches, later = (_kv_after(model, length) for length in LENGTHS)
+        for switch, stub in zip(switches, stubs, strict=True):
+            replace(model, switch.path, stub)
+        with _activations_in_float32(model) if float32 else nullcontext():
+            caches, later = (_kv_after(model, length) for length in LENGTHS)
         short, long = [_nbytes(cache) for cache in caches], [_nbytes(cache) for cache in later]
     except Exception:  # a model of any family may fail in any way; the plan then says less
         return None
+    finally:
+        for switch in switches:
+            replace(model, switch.path, switch.module)
     if not all(stub.top_k for stub in stubs):
         return None
     growth = fixed = 0
@@ -61,6 +69,30 @@ def probe(model: nn.Module, switches: tuple[Switch, ...]) -> Probed | None:
         growth += 0 if window else slope
         fixed += slope * window if window else few - slope * LENGTHS[0]
     return Probed(tuple(stub.top_k for stub in stubs), growth, fixed)
+
+
+@contextmanager
+def _activations_in_float32(model: nn.Module) -> Iterator[None]:
+    """Within the block, embeddings give float32; what is computed from them then is, too."""
+    found = [
+        m for _, m in model.named_modules() if isinstance(m, nn.Embedding | nn.QuantizedEmbedding)
+    ]
+    kinds = [type(module) for module in found]
+    for module, kind in zip(found, kinds, strict=True):
+        module.__class__ = type(kind.__name__, (_InFloat32, kind), {})
+    try:
+        yield
+    finally:
+        for module, kind in zip(found, kinds, strict=True):
+            module.__class__ = kind
+
+
+class _InFloat32:
+    """What such an embedding does."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        found: mx.array = super().__call__(x)  # type: ignore[misc]  # the other base has it
+        return found.astype(mx.float32)
 
 
 def _kv_after(model: nn.Module, length: int) -> list[Any]:
