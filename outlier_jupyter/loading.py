@@ -10,6 +10,7 @@ import gc
 import os
 import re
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from .chunking import Costs
 from .engine import Engine
 from .errors import OptionError, place
 from .hub import resolve
+from .interrupt import Interrupts, deferred
 from .memory import give_back
 from .model_folder import ModelFolder
 from .native import native as native_part
@@ -98,37 +100,73 @@ def _load(
     replacing: Engine | None,
 ) -> Engine:
     """First what can be told without reading weights; then nothing of the old is needed."""
+    try:
+        # A load that fails, or is interrupted, leaves nothing behind: the first Ctrl-C raises,
+        # further ones wait until all is undone.
+        with Interrupts() as interrupts, ExitStack() as undo:
+            interrupts.once = True
+            engine = _opened(model, folder, asked, clock, replacing, undo)
+            interrupts.once = False
+            if interrupts.noted:  # raised where exceptions are dropped
+                raise KeyboardInterrupt
+            undo.pop_all()
+    except BaseException as error:
+        _forget_frames(error)
+        raise
+    return engine
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Empty the frames that `error` and what led to it passed through: they hold a model's arrays.
+
+    A notebook keeps the last traceback, and so what its frames hold, the files of lazy arrays too.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _opened(
+    model: str,
+    folder: ModelFolder,
+    asked: LoadOptions,
+    clock: Callable[[], int],
+    replacing: Engine | None,
+    undo: ExitStack,
+) -> Engine:
+    """An engine that is filled; what it opened is on `undo`."""
     native, override = _top_k(folder.config, asked.top_k, model)
     opened = open_model(folder, override, asked.force)
     module, config, checkpoint, switches = opened
+    undo.callback(_give_up, module)
     asked, needs, bound = _fitted(opened, asked, replacing)
-    fast = _begin_native(module, asked.kernels)
+    fast = _begin_native(module, asked.kernels, undo)
     tokenizer = open_tokenizer(folder, config)
     _check_top_k(asked.top_k, switches)
     _warn_if_not_paged(model, config, module)
     pins = parse_pins(asked.pin, [switch.experts for switch in switches])
     earlier = None if asked.warm is None else Trace.load(asked.warm)
     slots = slots_of(switches, asked)
-    switches, reader, threads, rate = open_experts(checkpoint, switches, asked)
-    with ExitStack() as undo:  # a load that fails, or is interrupted, leaves nothing behind
-        undo.callback(reader.close)
-        if replacing is not None:
-            replacing.close()
-            gc.collect()
-        undo.callback(_give_up, module)
-        executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
-        undo.callback(executor.shutdown)
+    switches, reader, threads, rate = open_experts(checkpoint, switches, asked, undo)
+    if replacing is not None:
+        replacing.close()
+        gc.collect()
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
+    undo.callback(executor.shutdown)
+    with deferred():
         installed = install(module, switches, slots, reader, executor, clock, asked)
         undo.callback(installed.release)
-        mx.eval(module.parameters())
-        if fast:
-            fast.finish(asked.quiet)
-        info = _info(model, switches, sum(slots.values()), reader, asked, native)
+    mx.eval(module.parameters())
+    if fast:
+        fast.finish(asked.quiet)
+    info = _info(model, switches, sum(slots.values()), reader, asked, native)
+    info = replace(info, **_measured(config, checkpoint, module, rate))
+    with deferred():
         engine = Engine(
             model=module,
             tokenizer=tokenizer,
             config=config,
-            info=replace(info, **_measured(config, checkpoint, module, rate)),
+            info=info,
             options=asked,
             installed=installed,
             reader=reader,
@@ -140,10 +178,9 @@ def _load(
         )
         undo.pop_all()
         undo.callback(engine.close)
-        _fill(installed, pins, earlier, asked.quiet)
-        if asked.resident:
-            _read_all(installed, asked.quiet)
-        undo.pop_all()
+    _fill(installed, pins, earlier, asked.quiet)
+    if asked.resident:
+        _read_all(installed, asked.quiet)
     return engine
 
 
@@ -174,7 +211,7 @@ def _fitted(
     return fitted(switches, asked, needs, room), needs, asked.ram_gb
 
 
-def _begin_native(module: nn.Module, kernels: str) -> Native | None:
+def _begin_native(module: nn.Module, kernels: str, undo: ExitStack) -> Native | None:
     """Have what the model needs compiled on another thread; None where MLX computes it all.
 
     Raises:
@@ -184,6 +221,7 @@ def _begin_native(module: nn.Module, kernels: str) -> Native | None:
     left = [(at, m) for at, m in switch_modules(module) if not (fast and fast.computes(m))]
     check_device(module, left)
     if fast:
+        undo.callback(fast.cancel)
         fast.begin()
     return fast
 

@@ -7,6 +7,7 @@ said in the reader's note. Who reads is the user's choice, or that of a probe of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from .checkpoint import Checkpoint, ExpertPart, Reader, RecordReader, Records, o
 from .checkpoint.disk import known_disk
 from .checkpoint.records import NAME
 from .errors import CheckpointError, ReadFailed
+from .interrupt import deferred
 from .options import LoadOptions
 from .paging.install import Switch
 
@@ -55,12 +57,15 @@ def record_files(folder: Path, where: str = AUTO) -> list[Path]:
     return places(folder, user_cache_path("outlier_jupyter") / "repacked")
 
 
-def open_experts(checkpoint: Checkpoint, switches: tuple[Switch, ...], asked: LoadOptions) -> Reads:
+def open_experts(
+    checkpoint: Checkpoint, switches: tuple[Switch, ...], asked: LoadOptions, undo: ExitStack
+) -> Reads:
     """Find the best place to read experts from, and open it.
 
     Args:
         asked: `reader`, where auto has the disk probed if the experts are large; `read_threads`,
             where None leaves it to that; `repacked`, where to look for records.
+        undo: what is opened is closed with it.
 
     Raises:
         ReadFailed: a file cannot be opened.
@@ -77,11 +82,12 @@ def open_experts(checkpoint: Checkpoint, switches: tuple[Switch, ...], asked: Lo
     )
     note = "; ".join(text for text in (said, why) if text)
     threads = asked.read_threads or chosen
+    with deferred():
+        reader = open_reader(kind, [*checkpoint.files, *([records.file] if records else ())])
+        undo.callback(reader.close)
     if records is None:
-        reader = open_reader(kind, checkpoint.files)
         reader.note = "; ".join(text for text in (note, reader.note) if text)
         return Reads(switches, reader, threads, rate)
-    reader = open_reader(kind, [*checkpoint.files, records.file])
     moved = tuple(
         replace(switch, parts=records.parts(layer, switch.parts))
         for layer, switch in enumerate(switches)
@@ -95,12 +101,12 @@ def find_records(
     """The records of this model, if there are any, and what is to be said of them."""
     why_not = ""
     for file in record_files(checkpoint.folder, where) if layers else ():
-        if not file.exists():
-            continue
         try:
+            if not file.exists():
+                continue
             records = Records.open(file)
             reason = records.why_not(checkpoint.files, layers)
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:
             why_not = why_not or f"{error}; repack the model"
             continue
         if not reason:

@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ReadFailed
+from ..files import regular
 from ..large_pages import buffer
 from .layout import ByteRange
 from .reader import PAGE, Reader, open_reader
@@ -154,7 +156,7 @@ def probe_disk(
 
 def _size(file: Path) -> int:
     try:
-        return file.stat().st_size
+        return regular(file).stat().st_size
     except OSError as error:
         raise ReadFailed(f"{file} cannot be opened: {error.strerror or error}") from error
 
@@ -173,8 +175,8 @@ def _measure(
     """Reads of one size, `depth` at once, until the time is over; at least one by each thread."""
     size = _size(file)
     places = max(1, size // nbytes)
-    descriptor = os.open(file, os.O_RDONLY)
     forget = getattr(os, "posix_fadvise", None) if reader.name == "pread" else None
+    opened = FileIO(regular(file))
     begin = clock()
 
     def work(thread: int) -> list[float]:
@@ -185,7 +187,7 @@ def _measure(
                 where = where._replace(nbytes=min(nbytes, size - where.offset))
                 if forget is not None:
                     start = max(0, where.offset - AROUND)
-                    forget(descriptor, start, nbytes + 2 * AROUND, os.POSIX_FADV_DONTNEED)
+                    forget(opened.fileno(), start, nbytes + 2 * AROUND, os.POSIX_FADV_DONTNEED)
                 before = clock()
                 with view[: where.nbytes] as into:
                     reader.read(where, into)
@@ -193,11 +195,8 @@ def _measure(
                 if clock() - begin >= seconds:
                     return took
 
-    try:
-        with ThreadPoolExecutor(depth, thread_name_prefix="outlier-probe") as pool:
-            took = sorted(time for each in pool.map(work, range(depth)) for time in each)
-    finally:
-        os.close(descriptor)
+    with opened, ThreadPoolExecutor(depth, thread_name_prefix="outlier-probe") as pool:
+        took = sorted(time for each in pool.map(work, range(depth)) for time in each)
     speed = len(took) * nbytes / max(clock() - begin, 1e-9) / 1e6
     middle, high = (took[int(share * (len(took) - 1))] * 1e3 for share in (0.5, 0.95))
     return Cell(reader.name, depth, nbytes, speed, middle, high, len(took))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, place
+from ..files import regular
 from .views import NotAddressable, Piece, View, is_packed
 
 ITEM_BYTES = {
@@ -178,7 +179,7 @@ def read_header(file: Path) -> dict[str, TensorSpan]:
         CheckpointError: unreadable, truncated, or ranges that do not fit.
     """
     try:
-        size = file.stat().st_size
+        size = regular(file).stat().st_size
         with file.open("rb") as stream:
             start = stream.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

@@ -13,12 +13,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ..errors import ReadFailed
+from ..files import regular
 from ..large_pages import buffer
 from ..machine import mapped_nbytes
 from .layout import ByteRange
@@ -80,11 +82,17 @@ class PreadReader:
 
     def __init__(self, files: Iterable[Path], flags: int = 0, note: str = "") -> None:
         self.note = note
+        # The objects own the descriptors: nothing stays open that nobody has any more.
+        self._files: list[FileIO] = []
         self._descriptors: dict[Path, int] = {}
         try:
             for file in files:
-                self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC | flags)
-        except OSError:
+                opened = FileIO(
+                    regular(file), opener=lambda path, mode: os.open(path, mode | flags)
+                )
+                self._files.append(opened)
+                self._descriptors[file] = opened.fileno()
+        except BaseException:
             self.close()
             raise
 
@@ -101,9 +109,10 @@ class PreadReader:
         return 0
 
     def close(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
         self._descriptors.clear()
+        for file in self._files:
+            file.close()
+        self._files.clear()
 
 
 class DirectReader(PreadReader):
@@ -203,9 +212,13 @@ class MmapReader:
 
     def __init__(self, files: Iterable[Path]) -> None:
         self._maps: dict[Path, mmap.mmap] = {}
-        for file in files:
-            with file.open("rb") as stream:
-                self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            for file in files:
+                with regular(file).open("rb") as stream:
+                    self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except BaseException:
+            self.close()
+            raise
 
     def read(self, where: ByteRange, into: memoryview) -> None:
         source = np.frombuffer(self._maps[where.file], np.uint8, where.nbytes, where.offset)
@@ -257,12 +270,15 @@ def _direct_or_pread(files: list[Path]) -> Reader:
     try:
         # Some file systems take the flag when opening and refuse the read.
         reader.read(ByteRange(files[0], 0, PAGE // 2), memoryview(bytearray(PAGE // 2)))
+        reader.take_sectors()
     except ReadFailed as error:
         if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EINVAL:
             return reader  # shorter than a page, say: not the file system's refusal
         reader.close()
         return _refused(files, "reading")
-    reader.take_sectors()
+    except BaseException:
+        reader.close()
+        raise
     return reader
 
 

@@ -17,10 +17,12 @@ import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ReadFailed
+from ..files import regular
 from .gather import read_expert
 from .layout import ByteRange, ExpertPart, RecordSpan
 from .reader import PAGE, Reader, Straight
@@ -113,7 +115,7 @@ class Records:
             CheckpointError: it is not whole, or not one of ours.
         """
         try:
-            size = file.stat().st_size
+            size = regular(file).stat().st_size
             with file.open("rb") as stream:
                 stream.seek(max(0, size - FOOTER.size))
                 end = stream.read(FOOTER.size)
@@ -126,9 +128,7 @@ class Records:
             raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
         if zlib.crc32(text) != crc:
             raise CheckpointError(f"{file} has a damaged manifest")
-        told = json.loads(text)
-        plans = [LayerPlan(**plan) for plan in told["plans"]]
-        records = Records(file, told["source"], plans, told["sums"])
+        records = _told(file, text)
         if records.nbytes != size - FOOTER.size - length:
             raise CheckpointError(f"{file} is cut short: it has {size} bytes")
         return records
@@ -162,6 +162,27 @@ class Records:
             found[part.name] = ExpertPart(part.name, part.dtype, view, record=span)
             begin += part.nbytes
         return tuple(found.get(part.name, part) for part in parts)
+
+
+def _told(file: Path, text: bytes) -> Records:
+    """What a manifest says.
+
+    Raises:
+        CheckpointError: it is no manifest, or lacks a sum.
+    """
+    try:
+        told = json.loads(text)
+        plans = [LayerPlan(**plan) for plan in told["plans"]]
+        records = Records(file, told["source"], plans, told["sums"])
+        counts = [[index(n) for n in (p.experts, p.begin, p.stride, p.nbytes)] for p in plans]
+        whole = all(min(numbers) >= 0 and numbers[0] > 0 for numbers in counts)
+        summed = [[0 <= index(crc) < 1 << 32 for crc in crcs] for crcs in records.sums]
+        right = [each == [True] * plan.experts for each, plan in zip(summed, plans, strict=True)]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} has a damaged manifest ({error!r})") from error
+    if not (plans and whole and all(right)):
+        raise CheckpointError(f"{file} has a damaged manifest: not every record has its sum")
+    return records
 
 
 class RecordReader:

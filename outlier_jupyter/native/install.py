@@ -29,6 +29,10 @@ TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3
 """Names of children that are given the same activations."""
 
 
+class _GivenUp(Exception):
+    """Nobody waits for the compiler any more."""
+
+
 class Native:
     """A model's native part, in the making.
 
@@ -43,7 +47,9 @@ class Native:
         self._modules = [(path, module) for path, module in model.named_modules()]
         self._switches = [m for _, m in self._modules if switch.can_swap(m)]
         self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
         self._done = threading.Event()
+        self._given_up = threading.Event()
         self._progress = (0, 1)
         self._layers = len(getattr(model, "layers", ()))
         self.attends = False
@@ -54,7 +60,14 @@ class Native:
 
     def begin(self) -> None:
         """Compile on a thread of its own, while the rest of the model is read."""
-        threading.Thread(target=self._warm, name="outlier-compile", daemon=True).start()
+        self._thread = threading.Thread(target=self._warm, name="outlier-compile", daemon=True)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """End the compiler's thread: at once, but for the one kernel that it is at."""
+        self._given_up.set()
+        if self._thread is not None and self._thread.ident is not None:
+            self._thread.join()
 
     def finish(self, quiet: bool) -> None:
         """Wait for the compiler, with a bar if it takes long, and swap; all must be evaluated."""
@@ -88,6 +101,8 @@ class Native:
             self._done.set()
 
     def _tell(self, done: int, total: int) -> None:
+        if self._given_up.is_set():
+            raise _GivenUp
         self._progress = (done, total)
 
     def _forms(self) -> Iterator[Format]:

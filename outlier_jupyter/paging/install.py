@@ -144,8 +144,30 @@ def install(
     """Put a `PagedSwitch` in place of each of `switches`, sharing a bank per geometry."""
     asked = asked or LoadOptions()
     tap = RouterTap(len(switches))
-    sizes = [switch.experts for switch in switches]
     pagers: dict[Geometry, Pager] = {}
+    try:
+        _put_in_place(model, switches, slots, reader, executor, clock, asked, tap, pagers)
+        steering = Steering(model, [(switch.path, switch.experts) for switch in switches])
+    except BaseException:
+        for pager in pagers.values():
+            pager.release()
+        raise
+    return Installed(tuple(switches), tuple(pagers.values()), tap, steering)
+
+
+def _put_in_place(
+    model: nn.Module,
+    switches: Sequence[Switch],
+    slots: dict[Geometry, int],
+    reader: Reader,
+    executor: Executor,
+    clock: Callable[[], int],
+    asked: LoadOptions,
+    tap: RouterTap,
+    pagers: dict[Geometry, Pager],
+) -> None:
+    """Make the `pagers`, and have the switches served by them."""
+    sizes = [switch.experts for switch in switches]
     for geometry, count in slots.items():
         members = {i: s.parts for i, s in enumerate(switches) if s.geometry == geometry}
         whole = count >= sum(sizes[layer] for layer in members)
@@ -170,8 +192,6 @@ def install(
             if pager.overlap:
                 paged.help(shared_expert(block))
     _look_ahead(model, switches, pagers, asked)
-    steering = Steering(model, [(switch.path, switch.experts) for switch in switches])
-    return Installed(tuple(switches), tuple(pagers.values()), tap, steering)
 
 
 def _look_ahead(

@@ -19,6 +19,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..checkpoint import Checkpoint, NotAddressable, View
+from ..interrupt import deferred
 from .slots import MLX_DTYPES
 
 _patching = threading.Lock()
@@ -70,7 +71,7 @@ def trace_sanitize(
 
     graph = _Graph(leaves)
     try:
-        with _contiguous_is_transparent():
+        with deferred(), _contiguous_is_transparent():
             mx.export_function(graph, run, *raw)
     except ValueError as error:
         # What cannot be exported is no movement of data; `sanitize` itself has run before, in
@@ -89,7 +90,8 @@ def checkpoint_nbytes(checkpoint: Checkpoint) -> int:
 def _contiguous_is_transparent() -> Iterator[None]:
     """Let `mx.contiguous` hand on its argument: MLX 0.32's tracer cannot express it.
 
-    The values are the same either way, also for another thread that calls it meanwhile.
+    The values are the same either way, also for another thread that calls it meanwhile. To be used
+    with interrupts deferred: one that came as this is entered would leave the lock taken.
     """
     with _patching:
         real = mx.contiguous
