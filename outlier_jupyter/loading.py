@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_reduce
-from tqdm.auto import tqdm
 
 from .budget import Needs, Room, fitted, needs_of, slots_of
 from .checkpoint import Checkpoint, Reader
@@ -46,6 +45,7 @@ from .paging import (
 from .paging.install import Switch
 from .paging.probe import Probed, dense_nbytes, probe
 from .paging.warmth import parse_pins, pin, warm
+from .progress import Progress
 from .provenance import fingerprint, machine_words, versions
 from .reads import open_experts
 from .residency import ExpertKey
@@ -229,7 +229,7 @@ def _begin_native(module: nn.Module, kernels: str, undo: ExitStack) -> Native | 
 def _read_all(installed: Installed, quiet: bool) -> None:
     """Bring every expert into RAM; what takes longer than a second shows its progress."""
     layers = len(installed.switches)
-    with tqdm(total=layers, desc="experts", delay=1, leave=False, disable=quiet) as bar:
+    with Progress(total=layers, desc="experts", delay=1, leave=False, disable=quiet) as bar:
         installed.load_all(bar.update)
 
 
@@ -254,7 +254,7 @@ def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None, qu
     """Read what is wanted before the first token; what takes over a second shows its progress."""
     if not pins and earlier is None:
         return
-    with tqdm(desc="experts read", unit="", delay=1, leave=False, disable=quiet) as bar:
+    with Progress(desc="experts read", unit="", delay=1, leave=False, disable=quiet) as bar:
         pin(installed, pins, bar.update)
         if earlier is not None:
             warm(installed, earlier.experts, bar.update)

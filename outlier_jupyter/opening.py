@@ -85,8 +85,8 @@ def _not_built(folder: ModelFolder, error: Exception) -> UnsupportedModel:
     method = kind.get("quant_method") if isinstance(kind, dict) else None
     what = f"quantised by {str(method)[:30]!r}, " if method is not None else ""
     return UnsupportedModel(
-        f"mlx-lm cannot build the model in {place(folder.path, 60)} ({what}{brief(error, 90)}): check "
-        "config.json and the shards, or copy them from the original model"
+        f"mlx-lm cannot build the model in {place(folder.path, 60)} ({what}{brief(error, 90)}): "
+        "check config.json and the shards, or copy them from the original model"
     )
 
 

@@ -10,8 +10,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from .checkpoint import Records, write_records
 from .checkpoint.disk import DiskTable, probe_disk
 from .checkpoint.records import plan_records
@@ -19,6 +17,7 @@ from .errors import OptionError
 from .hub import resolve
 from .model_folder import ModelFolder
 from .opening import open_model
+from .progress import Progress
 from .reads import AUTO, find_records, layers_of, record_files
 from .units import size_words
 
@@ -82,9 +81,9 @@ def repack(
     plans = plan_records(layers)
     total = sum(plan.nbytes * plan.experts for plan in plans)
     if not quiet:
-        tqdm.write(f"repacking {size_words(total)} of experts to {target}")
+        Progress.write(f"repacking {size_words(total)} of experts to {target}")
     # Each byte is written once and read back once; what was done earlier is read back alone.
-    with tqdm(total=2 * total, unit="B", unit_scale=True, leave=False, disable=quiet) as bar:
+    with Progress(total=2 * total, unit="B", unit_scale=True, leave=False, disable=quiet) as bar:
         records, written = write_records(target, checkpoint.files, layers, bar.update)
     return _told(records, written)
 

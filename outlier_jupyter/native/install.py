@@ -8,7 +8,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from tqdm.auto import tqdm
 
 from ..kernels import (
     Format,
@@ -20,6 +19,7 @@ from ..kernels import (
     for_matrix,
     warm,
 )
+from ..progress import Progress
 from . import attention, layer, switch
 from .arrays import KINDS
 from .linear import EMBEDDINGS, LINEARS, Shared, format_of, swap_embedding, swap_linears
@@ -71,7 +71,7 @@ class Native:
 
     def finish(self, quiet: bool) -> None:
         """Wait for the compiler, with a bar if it takes long, and swap; all must be evaluated."""
-        with tqdm(
+        with Progress(
             total=self._progress[1], desc="compiling kernels", unit=" kernels", delay=1,
             leave=False, disable=quiet,
         ) as bar:  # fmt: skip

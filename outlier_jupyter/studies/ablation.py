@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm.auto import tqdm
 
 from ..engine import Engine
 from ..errors import OptionError
 from ..options import GenerateOptions, experts_spelled
 from ..paging.interventions import named, parse_experts
+from ..progress import Progress
 from ..prompts import Prompt, encode
 from ..residency import ExpertKey
 from ..scoring import Scorer, Scores
@@ -200,7 +200,7 @@ def ablate(
     named_prompts = _named(prompts)
     texts = _texts(engine, named_prompts, continuations, {"max_tokens": max_tokens, "raw": raw})
     total = len(texts) * (draws + 2)
-    with tqdm(total=total, desc="ablating", unit="pass", leave=False, disable=quiet) as bar:
+    with Progress(total=total, desc="ablating", unit="pass", leave=False, disable=quiet) as bar:
         scorers = []
         for _, tokens, first in texts:
             scorers.append(Scorer(engine, tokens, first))

@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..engine import Engine
 from ..errors import OptionError
 from ..loading import load
 from ..options import SWEPT, GenerateOptions, LoadOptions, make
+from ..progress import Progress
 from ..prompts import encode
 from ..run import Interrupted, Run
 from ..scoring import Scorer
@@ -127,7 +127,7 @@ def _collected(
     rows: list[Row] = []
     info: list[TraceInfo] = []
     total = len(settings) * len(plan.prompts) * plan.repeats
-    with tqdm(total=total, desc="sweeping", unit="run", leave=False, disable=quiet) as bar:
+    with Progress(total=total, desc="sweeping", unit="run", leave=False, disable=quiet) as bar:
         try:
             for row in _all(model, settings, plan, info):
                 rows.append(row)
