@@ -32,6 +32,7 @@ from outlier_jupyter.bench.subjects import Text
 from outlier_jupyter.engine import Engine
 from outlier_jupyter.notebook.feed import Feed
 from outlier_jupyter.notebook.live import LiveView
+from outlier_jupyter.notebook.show import make_feed
 
 WAYS = ("neither", "live")
 ROUNDS, BLOCKS = 2, 250
@@ -65,11 +66,8 @@ class Watch:
 @contextmanager
 def live(engine: Engine) -> Iterator[None]:
     """With a view attached, as `%%outlier` and `watch` do."""
-    info, view = engine.info, LiveView(kernel_id="")
-    feed = Feed(
-        layers=len(info.layer_names), experts=max(info.experts_per_layer), slots=info.slots,
-        resident_at_start=engine.resident(), on_frame=view.push,
-    )  # fmt: skip
+    view = LiveView(kernel_id="")
+    feed = make_feed(engine, view.push)
     unsubscribe = engine.subscribe(feed, *Feed.KINDS)
     try:
         yield

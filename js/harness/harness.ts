@@ -6,7 +6,7 @@
 
 import type { Frame } from "../src/frames";
 import widget from "../src/live";
-import { encode, MockModel, type Shape, Synthetic } from "../tests/synthetic";
+import { encode, MockModel, PARTS, type Shape, Synthetic } from "../tests/synthetic";
 
 const SHAPES: Record<string, Shape> = {
   demo: { layers: 6, experts: 16, k: 2, slots: 40, prompt: 14, expertBytes: 200_000 },
@@ -32,6 +32,7 @@ const model = new MockModel({
     expert_nbytes: shape.expertBytes,
     cache: "8.0 GB",
     changed_output: query.get("changed") ?? "",
+    parts: PARTS,
     prompt: "Write three sentences about a river that has seen many winters.",
   },
 });

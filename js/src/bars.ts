@@ -36,7 +36,7 @@ class StackPainter implements Painter {
     let top = 0;
     for (let i = 0; i < this.count; i += 1) {
       let sum = 0;
-      for (const { values } of stack.parts) sum += values[i];
+      for (const { values } of stack.parts) sum += values[i] || 0;
       if (sum > top) top = sum;
     }
     this.top = top;

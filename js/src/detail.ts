@@ -5,9 +5,10 @@
 
 import { el, setText } from "./dom";
 import type { Cell, Focus } from "./focus";
-import { bytes, integer, ms, percent, plural, short } from "./format";
+import { bytes, integer, ms, percent, plural } from "./format";
 import { NO_EXPERT } from "./frames";
 import type { Look } from "./look";
+import { partsOf } from "./parts";
 import type { RunState } from "./state";
 import type { About, Store } from "./store";
 
@@ -54,10 +55,11 @@ export class Detail {
     const { steps, layers } = this.store.state;
     const total = steps.at("tokenMs", step);
     if (Number.isNaN(total)) return "Its numbers are not kept any more.";
-    const wait = steps.at("waitMs", step);
-    const lines = [
-      `${look.name(step)} took ${ms(total)}; ${short(wait)} of them it waited for reads (${percent(wait, total)}).`,
-    ];
+    const lines = [`${look.name(step)} took ${ms(total)}.`];
+    for (const { name, column } of partsOf(this.store.info, this.store.state)) {
+      const spent = steps.part(column, step, step + 1)[0] ?? 0;
+      if (spent >= 0.0005) lines.push(`  ${name}: ${ms(spent)} (${percent(spent, total)})`);
+    }
     const [misses, hits] = [steps.at("misses", step), steps.at("hits", step)];
     lines.push(
       `${integer(misses)} of ${integer(misses + hits)} look-ups missed; ${bytes(steps.at("nbytes", step))} were read in ${plural(steps.at("reads", step), "read")}.`,

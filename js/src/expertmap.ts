@@ -3,10 +3,13 @@
 import type { Focus } from "./focus";
 import { integer } from "./format";
 import { Heatmap } from "./heatmap";
-import type { Look } from "./look";
+import type { Chosen } from "./look";
 import type { Marked } from "./marks";
 import type { Panel } from "./panel";
 import type { Picture, RunState } from "./state";
+import type { Theme } from "./theme";
+
+type Ringed = readonly Chosen[] | undefined;
 
 export class ExpertMap {
   /** Per expert, at layer * experts + expert; what a level means is the panel's affair. */
@@ -29,20 +32,18 @@ export class ExpertMap {
     panel.add(this.heatmap.canvas.node, share, this.heatmap.bitmap.node);
   }
 
-  /** Take the experts of `look`: from now on there is a level for each. */
-  take(look: Look): Picture {
-    this.picture = look.picture;
-    const size = look.picture.counts.length;
+  /** Take the experts to show: from now on there is a level for each. */
+  take(picture: Picture): Picture {
+    this.picture = picture;
+    const size = picture.counts.length;
     if (this.levels.length !== size) this.levels = new Uint8Array(size);
-    return look.picture;
+    return picture;
   }
 
-  draw(look: Look, colours: Uint32Array, marked?: Marked): void {
+  /** `chosen` are ringed: hits, and misses with a filled heart. */
+  draw(theme: Theme, colours: Uint32Array, chosen: Ringed, marked?: Marked): void {
     this.colours = colours;
-    this.heatmap.draw(
-      { ...this.cells, ...(marked && { marked }), chosen: look.chosen },
-      look.theme,
-    );
+    this.heatmap.draw({ ...this.cells, ...(marked && { marked }), chosen }, theme);
   }
 
   /** The levels have changed, and nothing else has. */

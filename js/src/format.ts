@@ -11,13 +11,18 @@ export function integer(value: number): string {
 export function short(value: number): string {
   if (!Number.isFinite(value)) return NONE;
   if (value === 0) return "0";
-  const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
+  let digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
+  // Rounded up to the next power of ten it has a digit more.
+  if (Math.abs(value) + 0.5 / 10 ** digits >= 10 ** (3 - digits)) digits = Math.max(0, digits - 1);
   return value >= 1000 ? integer(value) : value.toFixed(Math.min(3, digits));
 }
 
+/** As units.py: never 100 unless it is all, never 0 unless it is none. */
 export function percent(part: number, whole = 1): string {
   const ratio = part / whole;
-  return Number.isFinite(ratio) ? `${(100 * ratio).toFixed(1)}\u202f%` : NONE;
+  if (!Number.isFinite(ratio)) return NONE;
+  const share = ratio > 0 && ratio < 1 ? Math.min(Math.max(ratio, 0.001), 0.999) : ratio;
+  return `${(100 * share).toFixed(1).replace(/\.0$/, "")}\u202f%`;
 }
 
 export function ms(value: number): string {
@@ -28,7 +33,8 @@ const UNITS = ["B", "kB", "MB", "GB", "TB"] as const;
 
 /** The power of 1000 whose unit suits `value` best. */
 export function byteScale(value: number): { factor: number; unit: string } {
-  const power = value < 1 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3 + 1e-9));
+  let power = 0;
+  for (let rest = value; rest >= 999.5 && power < 4; rest /= 1000) power += 1;
   return { factor: 1000 ** power, unit: UNITS[power] };
 }
 

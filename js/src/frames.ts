@@ -3,15 +3,20 @@
 // The arrays are views into the bytes, not copies: give it bytes that nobody else writes to.
 
 const MAGIC = 0x464c4a4f; // "OJLF", little-endian
-const VERSION = 2;
-const HEAD_BYTES = 88;
+const VERSION = 3;
+const HEAD_BYTES = 96;
 const TOTALS_BYTES = 11 * 8;
-const STEP_BYTES = 8 + 13 * 4 + 1;
+/** Without the parts of its time. */
+const STEP_BYTES = 8 + 8 * 4 + 1;
+/** Frames of version 2 are read as well: they had fewer numbers in the head, and five parts. */
+const [HEAD_BYTES_OF_2, PARTS_OF_2] = [88, 5];
 const SNAPSHOT = 1;
 const FINAL = 2;
 
 /** Where a layer chose fewer experts than the widest. */
 export const NO_EXPERT = 0xffff;
+/** In place of a step, while no token was generated. */
+export const NO_TOKEN = 0xffffffff;
 
 export class FrameError extends Error {}
 
@@ -35,11 +40,8 @@ export interface StepColumns {
   p50: Float32Array;
   p95: Float32Array;
   max: Float32Array;
-  routeMs: Float32Array;
-  lookupMs: Float32Array;
-  waitMs: Float32Array;
-  installMs: Float32Array;
-  sampleMs: Float32Array;
+  /** The parts of the token's time in ms, a column each; NaN where one cannot be told. */
+  parts: Float32Array[];
   hits: Uint32Array;
   misses: Uint32Array;
   reads: Uint32Array;
@@ -74,6 +76,8 @@ export interface Frame {
   movesFrom: number;
   callTokens: number;
   callLayers: number;
+  /** The step that produced the first generated token, or NO_TOKEN. */
+  firstToken: number;
   totals: Totals;
   snapshot: boolean;
   final: boolean;
@@ -83,26 +87,29 @@ export interface Frame {
 export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
   const { buffer, byteOffset, byteLength } = bytes;
   const view = new DataView(buffer, byteOffset, byteLength);
-  if (byteLength < HEAD_BYTES + TOTALS_BYTES || view.getUint32(0, true) !== MAGIC) {
+  if (byteLength < HEAD_BYTES_OF_2 + TOTALS_BYTES || view.getUint32(0, true) !== MAGIC) {
     throw new FrameError(`${byteLength} bytes are not a frame`);
   }
   const version = view.getUint16(4, true);
-  if (version !== VERSION) {
+  const old = version === 2;
+  if (version !== VERSION && !old) {
     throw new FrameError(`frame version ${version} was seen, ${VERSION} is wanted`);
   }
   const flags = view.getUint16(6, true);
   const head = (n: number) => view.getUint32(8 + 4 * n, true);
+  const headBytes = old ? HEAD_BYTES_OF_2 : HEAD_BYTES;
+  const nParts = old ? PARTS_OF_2 : head(20);
   const [n, textBytes, m, r] = [head(5), head(11), head(12), head(13)];
   const [layers, k, routed, q] = [head(6), head(14), head(15), head(16)];
   const rowBytes = Math.ceil((layers * k) / 8);
   const routing = routed * (2 * layers * k + rowBytes);
-  const known = n * STEP_BYTES + m * 8 + r * 5 + q * 8 + routing + textBytes;
-  const expected = HEAD_BYTES + TOTALS_BYTES + known;
+  const known = n * (STEP_BYTES + 4 * nParts) + m * 8 + r * 5 + q * 8 + routing + textBytes;
+  const expected = headBytes + TOTALS_BYTES + known;
   if (head(0) !== byteLength || expected !== byteLength) {
     throw new FrameError(`a frame of ${head(0)} bytes came as ${byteLength}`);
   }
 
-  let at = byteOffset + HEAD_BYTES + TOTALS_BYTES;
+  let at = byteOffset + headBytes + TOTALS_BYTES;
   const skip = (nbytes: number) => {
     const start = at;
     at += nbytes;
@@ -114,13 +121,15 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
 
   const nbytes = new Float64Array(buffer, skip(8 * n), n);
   const [tokenMs, p50, p95, max] = [f32(), f32(), f32(), f32()];
-  const [routeMs, lookupMs, waitMs, installMs, sampleMs] = [f32(), f32(), f32(), f32(), f32()];
+  const parts = Array.from({ length: nParts }, f32);
+  if (old) parts.push(restOf(tokenMs, parts));
   const [hits, misses, reads, textEnd] = [u32(n), u32(n), u32(n), u32(n)];
   const [countIndex, count, changeIndex] = [u32(m), u32(m), u32(r)];
   const [moveStep, move] = [u32(q), u32(q)];
   const expertsOf = new Uint16Array(buffer, skip(2 * routed * layers * k), routed * layers * k);
   const phase = u8(n);
   const changeState = u8(r);
+  const told = totals(view, headBytes);
   const hitBits = u8(routed * rowBytes);
   return {
     run: head(1),
@@ -135,7 +144,7 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
     textStart: head(10),
     text: new TextDecoder().decode(u8(textBytes)),
     steps: {
-      ...{ nbytes, tokenMs, p50, p95, max, routeMs, lookupMs, waitMs, installMs, sampleMs },
+      ...{ nbytes, tokenMs, p50, p95, max, parts },
       ...{ hits, misses, reads, textEnd, phase },
     },
     countIndex,
@@ -144,7 +153,8 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
     changeState,
     ...{ k, routed, expertsOf, hitBits, moveStep, move },
     ...{ movesFrom: head(17), callTokens: head(18), callLayers: head(19) },
-    totals: totals(view),
+    firstToken: old ? firstOf(told) : head(21),
+    totals: told,
     snapshot: (flags & SNAPSHOT) !== 0,
     final: (flags & FINAL) !== 0,
   };
@@ -159,8 +169,28 @@ export function copyBytes(data: DataView | ArrayBuffer | ArrayBufferView): Uint8
   return new Uint8Array(bytes);
 }
 
-function totals(view: DataView): Totals {
-  const u64 = (n: number) => Number(view.getBigUint64(HEAD_BYTES + 8 * n, true));
+/** What the parts of version 2 leave of each token's time; those that exceed it are cut. */
+function restOf(
+  tokenMs: Float32Array<ArrayBuffer>,
+  parts: Float32Array[],
+): Float32Array<ArrayBuffer> {
+  const left = tokenMs.map((ms) => ms || 0);
+  for (const part of parts) {
+    for (let i = 0; i < left.length; i += 1) {
+      part[i] = Math.min(part[i] || 0, left[i]);
+      left[i] -= part[i];
+    }
+  }
+  return left;
+}
+
+/** The step that produced the first token, as version 2 implies it. */
+function firstOf({ steps, decodeSteps }: Totals): number {
+  return decodeSteps ? Math.max(0, steps - decodeSteps - 1) : NO_TOKEN;
+}
+
+function totals(view: DataView, headBytes: number): Totals {
+  const u64 = (n: number) => Number(view.getBigUint64(headBytes + 8 * n, true));
   return {
     steps: u64(0),
     lookups: u64(1),

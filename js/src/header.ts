@@ -20,6 +20,12 @@ export const READERS: Record<string, string> = {
   mmap: "mmap (through the page cache)",
 };
 
+/** The words of the view that stays when there is no kernel. */
+const NUMBERS = [
+  ...["tokens/s", "tokens", "hit rate in decode", "hit rate in prefill", "read from SSD"],
+  ...["in RAM", "reads"],
+];
+
 export class Header {
   readonly node: HTMLElement;
   private readonly model = el("strong", "oj-model");
@@ -38,7 +44,7 @@ export class Header {
     this.stopButton.addEventListener("click", () => void this.stop(), { signal });
     // Not a <dl>: notebooks style those, for the HTML that people display.
     const numbers = el("div", "oj-numbers", { role: "group", "aria-label": "Numbers" });
-    for (const name of ["tokens/s", "tokens", "hit rate", "bytes read", "in RAM", "reads"]) {
+    for (const name of NUMBERS) {
       const value = el("span", "oj-value", {}, NONE);
       this.values.set(name, value);
       numbers.append(el("div", "", {}, el("span", "oj-name", {}, name), " ", value));
@@ -69,8 +75,11 @@ export class Header {
     const reader = info.reader ?? "";
     this.set("tokens/s", short(state.tokensPerSecond));
     this.set("tokens", integer(state.generated), `${plural(state.promptTokens, "prompt token")}`);
-    this.set("hit rate", percent(state.decodeHitRate), "of the generated tokens' look-ups");
-    this.set("bytes read", bytes(totals.nbytes), plural(totals.reads, "read"));
+    const { decode, prefill, all } = state.hitRates;
+    const whole = `${percent(all)} of all ${integer(totals.lookups)} look-ups`;
+    this.set("hit rate in decode", percent(decode), whole);
+    this.set("hit rate in prefill", percent(prefill), whole);
+    this.set("read from SSD", bytes(totals.nbytes), plural(totals.reads, "read"));
     const held = nbytes ? bytes(nbytes * state.residentCount) : integer(state.residentCount);
     this.set("in RAM", held, [info.cache, plural(state.residentCount, "expert")].join(" · "));
     this.set("reads", READERS[reader] ?? (reader || NONE), info.reader_note ?? "");
@@ -84,7 +93,7 @@ export class Header {
 
   private statusText(status: Status): string {
     if (status !== "running") return LABELS[status] ?? status;
-    return this.store.state.totals.decodeSteps ? "Generating" : "Reading the prompt";
+    return this.store.state.generated ? "Generating" : "Reading the prompt";
   }
 
   private noteText(lost: boolean): string {

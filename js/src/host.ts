@@ -1,5 +1,7 @@
 // What the view needs of the page that hosts it: anywidget's model, and nothing more.
 
+import type { Part } from "./parts";
+
 export interface Model {
   get(name: string): unknown;
   on(event: string, callback: (...args: never[]) => void): void;
@@ -19,6 +21,8 @@ export interface Info {
   changed_output?: string;
   cache?: string;
   prompt?: string;
+  /** Of a token's time: what they are called, and where a frame has them. */
+  parts?: readonly Part[];
 }
 
 export type Status =

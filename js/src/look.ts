@@ -1,6 +1,7 @@
 // What one redraw shows: which steps, which of them is looked at, and the experts as of then.
 
 import type { Focus } from "./focus";
+import type { Past } from "./past";
 import { type Span, span, stepName } from "./span";
 import type { Picture, RunState } from "./state";
 import type { Theme } from "./theme";
@@ -18,6 +19,8 @@ export interface Look {
   picture: Picture;
   /** What the token that is looked at chose, where its routing is kept. */
   chosen?: readonly Chosen[];
+  /** The token that is looked at, and the experts as it found them, where that is kept. */
+  found?: { step: number; picture: Picture };
   /** The steps that chose the expert that is looked at. */
   lit?: readonly number[];
   name: (step: number) => string;
@@ -29,6 +32,7 @@ export function lookAt(
   theme: Theme,
   picture: Picture,
   until: number | null,
+  before: Past,
 ): Look {
   const shown = span(state, until);
   const look: Look = { theme, shown, picture, name: (step) => stepName(step, shown) };
@@ -37,6 +41,8 @@ export function lookAt(
     const chosen: Chosen[] = [];
     state.routing.forEach(step, state.experts, (index, hit) => chosen.push({ index, hit }));
     look.chosen = chosen;
+    const found = before.foundBy(step);
+    if (found) look.found = { step, picture: found };
   }
   if (cell?.expert != null) look.lit = state.usersOf(cell.layer, cell.expert);
   return look;

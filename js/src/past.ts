@@ -22,16 +22,21 @@ export class Past implements Picture {
 
   constructor(private readonly state: RunState) {}
 
-  /** The earliest step that can still be shown. */
+  /** The earliest step that can still be shown, with all that is told of it. */
   get first(): number {
-    const { routing, moves, steps } = this.state;
-    return Math.max(steps.first, routing.first - 1, moves.from - 1);
+    return Math.max(this.state.steps.first, this.whole);
+  }
+
+  /** The earliest step after which the experts are known; -1 is before the run's first. */
+  private get whole(): number {
+    const { routing, moves } = this.state;
+    return Math.max(routing.first - 1, moves.from - 1);
   }
 
   /** Go to the state after `step`, which must be one that is known. */
   show(step: number): this {
     const { state } = this;
-    const fresh = this.epoch !== state.epoch || this.step < this.first || this.step < 0;
+    const fresh = this.epoch !== state.epoch || this.step < this.whole;
     if (fresh) this.begin();
     if (!fresh && step === this.step) return this;
     while (this.step < step) this.count(++this.step, 1);
@@ -43,6 +48,27 @@ export class Past implements Picture {
       if (count > this.maxCount) this.maxCount = count;
     }
     return this;
+  }
+
+  /**
+   * The experts as a step found them: before its call, and of those it chose, when each was looked
+   * up, which may have left earlier in the call. null where that is not kept.
+   */
+  foundBy(step: number): Picture | null {
+    if (step - 1 < this.whole || !this.state.routing.has(step)) return null;
+    this.show(step - 1);
+    const resident = this.resident.slice();
+    let { residentCount } = this;
+    this.state.routing.forEach(step, this.state.experts, (index, hit) => {
+      residentCount += Number(hit) - resident[index];
+      resident[index] = Number(hit);
+    });
+    const { counts, layerTotals, maxCount, chosenCount } = this;
+    return {
+      ...{ counts, layerTotals, maxCount, chosenCount, resident, residentCount },
+      isRecent: (index) => this.isRecent(index),
+      movedAgo: (index) => this.movedAgo(index),
+    };
   }
 
   isRecent(index: number): boolean {

@@ -283,7 +283,7 @@ export function means(
   for (let mark = first; mark < last; mark += 1) {
     const [low, high] = [mark * size, Math.min(values.length, (mark + 1) * size)];
     let sum = 0;
-    for (let i = low; i < high; i += 1) sum += values[i];
+    for (let i = low; i < high; i += 1) sum += values[i] || 0; // of what is not told, nothing
     out[mark - first] = sum / Math.max(1, high - low);
   }
   return out;

@@ -52,14 +52,17 @@ export class ResidencyPanel {
   draw(look: Look, now: number | null): void {
     const { state } = this;
     const { theme, shown, lit } = look;
-    const picture = this.map.take(look);
+    const picture = this.map.take(look.found?.picture ?? look.picture);
     this.panel.setReadout(this.readout(look), this.focus.any);
     if (this.panel.drawn) {
-      this.glow.show(shown.until ?? state.steps.end - 1, now ?? 0);
+      const newest = look.found ? look.found.step - 1 : (shown.until ?? state.steps.end - 1);
+      this.glow.show(newest, now ?? 0);
       if (now === null) this.glow.douse();
       else this.glow.fade(now);
       this.setLevels(picture);
-      this.map.draw(look, theme.residency, { arrived: ARRIVED, left: LEFT });
+      // Rings are those of the moment that is shown: else a hit could lie on an expert on SSD.
+      const ringed = look.found && look.chosen;
+      this.map.draw(theme, theme.residency, ringed, { arrived: ARRIVED, left: LEFT });
       const column = (name: "hits" | "misses") => state.steps.column(name, shown.from, shown.to);
       const parts = [
         { values: column("hits"), colour: theme.hit },
@@ -68,8 +71,14 @@ export class ResidencyPanel {
       this.bars.draw({ shown, parts, title: "look-ups", lit }, theme);
     }
     const held = `${integer(picture.residentCount)} of ${plural(state.slots, "slot")}`;
-    this.panel.setAside(state.seq ? held : "");
+    this.panel.setAside(state.seq ? held + this.when(look) : "");
     this.panel.setNote(this.map.note);
+  }
+
+  /** Of which moment the map is, where that is another than the charts'. */
+  private when({ found, chosen, name }: Look): string {
+    if (found) return ` · as ${name(found.step)} found them`;
+    return chosen ? " · not as that token found them: that is not kept" : "";
   }
 
   /** Whether there is something that fades as time passes. */
@@ -122,9 +131,10 @@ export class ResidencyPanel {
 
   private about(layer: number, expert: number, look: Look): string {
     const at = layer * this.state.experts + expert;
-    const here = look.picture.resident[at] ? "in RAM" : "on SSD";
-    const ago = look.picture.movedAgo(at);
-    const verb = look.picture.resident[at] ? "arrived" : "left";
+    const { picture } = this.map;
+    const here = picture.resident[at] ? "in RAM" : "on SSD";
+    const ago = picture.movedAgo(at);
+    const verb = picture.resident[at] ? "arrived" : "left";
     const when = ago ? `${plural(ago, "token")} ago` : "with the last token";
     const words = [`layer ${layer}`, `expert ${expert}`];
     words.push(ago === null ? here : `${here}, ${verb} ${when}`);
@@ -134,7 +144,7 @@ export class ResidencyPanel {
 
   private aboutLayer(layer: number, look: Look): string {
     const { experts } = this.state;
-    const row = look.picture.resident.subarray(layer * experts, (layer + 1) * experts);
+    const row = this.map.picture.resident.subarray(layer * experts, (layer + 1) * experts);
     const held = row.reduce((n, here) => n + here, 0);
     const name = `layer ${layer} · ${integer(held)} of ${plural(experts, "expert")} in RAM`;
     const step = this.focus.step;

@@ -40,11 +40,11 @@ export class RoutingPanel {
   }
 
   draw(look: Look): void {
-    const picture = this.map.take(look);
+    const picture = this.map.take(look.picture);
     setText(this.most, picture.maxCount ? integer(picture.maxCount) : NONE);
     if (this.panel.drawn) {
       levelsOf(picture.counts, picture.maxCount, this.map.levels);
-      this.map.draw(look, look.theme.ramp);
+      this.map.draw(look.theme, look.theme.ramp, look.chosen);
     }
     this.panel.setAside("times chosen");
     this.panel.setNote(this.map.note);

@@ -19,7 +19,7 @@ export interface Span {
 }
 
 export function span(state: RunState, until: number | null = null): Span {
-  const prompt = state.totals.decodeSteps === 0;
+  const prompt = state.generated === 0;
   const origin = prompt ? 0 : state.firstToken;
   const from = Math.max(origin, state.steps.first);
   const end = state.steps.end;

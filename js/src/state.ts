@@ -1,7 +1,7 @@
 // What is known of one run: the fold of its frames. No DOM, no messages.
 
 import { KEPT_STEPS, KEPT_TEXT, RECENT_STEPS } from "./constants";
-import { type Frame, NO_EXPERT, type StepColumns, type Totals } from "./frames";
+import { type Frame, NO_EXPERT, NO_TOKEN, type StepColumns, type Totals } from "./frames";
 import { MoveLog, RoutingLog } from "./history";
 
 export type Applied = "applied" | "old" | "gap";
@@ -74,6 +74,7 @@ export class RunState implements Picture {
   maxCount = 0;
   chosenCount = 0;
   private movedAt = new Int32Array(0);
+  private first = NO_TOKEN;
 
   /** Fold one frame; `gap` means that it needs frames that never came. */
   apply(frame: Frame): Applied {
@@ -105,14 +106,14 @@ export class RunState implements Picture {
     return at === NEVER ? null : this.totals.steps - at;
   }
 
-  /** The step that produced the first token: the one before the first that read one. */
+  /** The step that produced the first token; one past the last while there is none. */
   get firstToken(): number {
-    return Math.max(0, this.totals.steps - this.totals.decodeSteps - 1);
+    return Math.min(this.first, this.totals.steps);
   }
 
   /** Tokens generated so far. */
   get generated(): number {
-    return this.totals.decodeSteps ? this.totals.steps - this.firstToken : 0;
+    return this.totals.steps - this.firstToken;
   }
 
   /** The text that was let go of after a step; "" when it is not known where it began. */
@@ -153,8 +154,14 @@ export class RunState implements Picture {
     return (this.totals.decodeSteps / this.totals.decodeNs) * 1e9;
   }
 
-  get decodeHitRate(): number {
-    return this.totals.decodeHits / this.totals.decodeLookups;
+  /** Of the look-ups of each phase, and of all, how many hit; NaN where there were none. */
+  get hitRates(): { decode: number; prefill: number; all: number } {
+    const { hits, lookups, decodeHits, decodeLookups } = this.totals;
+    return {
+      decode: decodeHits / decodeLookups,
+      prefill: (hits - decodeHits) / (lookups - decodeLookups),
+      all: hits / lookups,
+    };
   }
 
   private clear(frame: Frame): void {
@@ -188,6 +195,7 @@ export class RunState implements Picture {
     this.version += 1;
     this.callTokens = frame.callTokens;
     this.callLayers = frame.callLayers;
+    this.first = frame.firstToken;
     this.steps.append(frame.steps, frame.nSteps);
     this.routing.append(frame);
     this.moves.append(frame);
@@ -207,6 +215,10 @@ export class RunState implements Picture {
       // What was there from the start did not arrive: nobody saw it come.
       this.movedAt[index] = frame.since ? this.totals.steps : NEVER;
     }
+    if (frame.since) return;
+    frame.move.forEach((move, i) => {
+      this.movedAt[move >> 1] = frame.moveStep[i] + 1;
+    });
   }
 
   private addText(text: string): void {
@@ -219,7 +231,9 @@ export class RunState implements Picture {
   }
 }
 
-type ColumnName = keyof StepColumns;
+type ColumnName = Exclude<keyof StepColumns, "parts">;
+
+type Column = StepColumns[ColumnName];
 
 /** The newest steps, column by column, as contiguous arrays a chart can read without copying. */
 export class StepLog {
@@ -233,11 +247,7 @@ export class StepLog {
     p50: new Float32Array(this.capacity),
     p95: new Float32Array(this.capacity),
     max: new Float32Array(this.capacity),
-    routeMs: new Float32Array(this.capacity),
-    lookupMs: new Float32Array(this.capacity),
-    waitMs: new Float32Array(this.capacity),
-    installMs: new Float32Array(this.capacity),
-    sampleMs: new Float32Array(this.capacity),
+    parts: [],
     hits: new Uint32Array(this.capacity),
     misses: new Uint32Array(this.capacity),
     reads: new Uint32Array(this.capacity),
@@ -255,11 +265,19 @@ export class StepLog {
     const overflow = this.length + take - this.capacity;
     const drop =
       overflow > 0 ? Math.min(this.length, Math.max(overflow, this.length - KEPT_STEPS)) : 0;
-    for (const name of Object.keys(this.columns) as ColumnName[]) {
-      const column = this.columns[name];
-      column.copyWithin(0, drop, this.length);
-      column.set(steps[name].subarray(n - take), this.length - drop);
+    if (n && steps.parts.length !== this.partCount) {
+      this.columns.parts = steps.parts.map(() => new Float32Array(this.capacity).fill(Number.NaN));
     }
+    const move = (column: Column, from: Column) => {
+      column.copyWithin(0, drop, this.length);
+      column.set(from.subarray(n - take), this.length - drop);
+    };
+    for (const name of Object.keys(this.columns) as (keyof StepColumns)[]) {
+      if (name !== "parts") move(this.columns[name], steps[name]);
+    }
+    this.columns.parts.forEach((column, i) => {
+      if (n) move(column, steps.parts[i]);
+    });
     this.first += drop + (n - take);
     this.length += take - drop;
   }
@@ -277,8 +295,21 @@ export class StepLog {
 
   /** One column over [from, to), a view. */
   column<Name extends ColumnName>(name: Name, from: number, to: number): StepColumns[Name] {
+    return this.columns[name].subarray(...this.span(from, to)) as StepColumns[Name];
+  }
+
+  /** In how many parts a token's time is told. */
+  get partCount(): number {
+    return this.columns.parts.length;
+  }
+
+  /** One part of the tokens' time over [from, to) in ms, a view. */
+  part(column: number, from: number, to: number): Float32Array {
+    return (this.columns.parts[column] ?? new Float32Array(0)).subarray(...this.span(from, to));
+  }
+
+  private span(from: number, to: number): [number, number] {
     const low = Math.max(0, from - this.first);
-    const high = Math.max(low, Math.min(this.length, to - this.first));
-    return this.columns[name].subarray(low, high) as StepColumns[Name];
+    return [low, Math.max(low, Math.min(this.length, to - this.first))];
   }
 }

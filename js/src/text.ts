@@ -39,6 +39,8 @@ export class TextPanel {
   /** Whether the end of the text is in sight, and so stays in sight. */
   private following = true;
   private revealed: number | null = null;
+  /** The step that was shown last; null while the run was followed. */
+  private shown: number | null = null;
   private name = (step: number): string => String(step);
 
   constructor(
@@ -79,10 +81,14 @@ export class TextPanel {
     this.mark("oj-on", this.focus.step === null ? [] : [this.focus.step]);
     this.mark("oj-pinned", this.focus.pinnedStep === null ? [] : [this.focus.pinnedStep]);
     this.mark("oj-lit", look.lit ?? []);
+    const followed = this.shown !== null && look.shown.until === null;
+    this.shown = look.shown.until;
+    if (followed) this.following = true; // its end is what is shown again
     this.caret.hidden = status !== "running" || !state.text || look.shown.until !== null;
     setText(this.hint, state.text ? "" : hint(state, status));
-    if (this.length !== state.text.length && this.following && look.shown.until === null)
-      this.log.scrollTop = this.log.scrollHeight;
+    const longer = this.length !== state.text.length;
+    if ((longer || followed) && this.following && look.shown.until === null) this.toEnd();
+    if (followed) requestAnimationFrame(() => this.toEnd()); // by then its heights are known
     this.length = state.text.length;
   }
 
@@ -92,7 +98,11 @@ export class TextPanel {
       this.revealed = null;
       return [];
     }
-    if (until !== this.revealed) this.reveal(until);
+    if (until !== this.revealed) {
+      this.reveal(until);
+      // Paragraphs out of sight have heights that are guessed: once in sight, they are known.
+      requestAnimationFrame(() => this.revealed === until && this.reveal(until));
+    }
     this.revealed = until;
     const { end } = this.state.steps;
     return Array.from({ length: Math.max(0, end - until - 1) }, (_, i) => until + 1 + i);
@@ -125,6 +135,7 @@ export class TextPanel {
     this.tokens.clear();
     this.marked.clear();
     this.epoch = state.textEpoch;
+    this.revealed = null;
     // Where the oldest step's text begins is told by the one before it, which is gone.
     this.next = state.steps.first > 0 ? state.steps.first + 1 : 0;
     const lead = this.next ? state.textEndOf(state.steps.first) : 0;
@@ -191,9 +202,18 @@ export class TextPanel {
     );
   }
 
-  /** Scroll the text, and nothing else on the page, until a token can be seen. */
+  private toEnd(): void {
+    this.following = true;
+    this.log.scrollTop = this.log.scrollHeight;
+  }
+
+  /**
+   * Scroll the text, and nothing else on the page, until a token can be seen; of one that has no
+   * text of its own, the one before it.
+   */
   private reveal(step: number): void {
-    const token = this.tokens.get(step);
+    let token = this.tokens.get(step);
+    for (let at = step; !token && at > this.state.firstToken; ) token = this.tokens.get(--at);
     if (!token) return;
     const [box, view] = [token.getBoundingClientRect(), this.log.getBoundingClientRect()];
     if (box.top < view.top) this.log.scrollTop -= view.top - box.top;

@@ -25,10 +25,14 @@ const ROLES = [
   "read",
   "mark",
   "lit",
+  "dense",
+  "experts",
+  "graph",
   "route",
   "lookup",
   "install",
   "sample",
+  "watch",
   "other",
 ] as const;
 

@@ -1,58 +1,39 @@
-// Panel: where the time of each token went, as one stacked bar a token.
+// Panel: where the time of each token went, as one stacked bar a token. In which parts, and how much
+// each took, is told by Python: nothing is added up or left over here.
 
 import { Bars } from "./bars";
 import { el } from "./dom";
 import type { Focus } from "./focus";
-import { ms, NONE, percent, short } from "./format";
-import type { StepColumns } from "./frames";
+import { ms, percent, short } from "./format";
 import type { Look } from "./look";
 import { legendItem, Panel, type Table } from "./panel";
+import { colourOf, type Part, swatchOf } from "./parts";
 import type { RunState } from "./state";
-import type { Role } from "./theme";
 
 const LAST = 20;
+/** The part that is hatched, and always told. */
+const WAIT = "read_wait";
 
-interface Part {
-  name: string;
-  look: Role;
-  column: keyof StepColumns | null;
-  means: string;
-}
-
-/** From the bottom up, in the order in which they happen. */
-const PARTS: readonly Part[] = [
-  {
-    ...{ name: "route", look: "route", column: "routeMs" },
-    means: "until the routers’ choices are known: attention, and the experts of the layer before",
-  },
-  { name: "look-up", look: "lookup", column: "lookupMs", means: "who is in RAM, who leaves" },
-  { name: "read wait", look: "miss", column: "waitMs", means: "waiting for the SSD" },
-  { name: "install", look: "install", column: "installMs", means: "booking what was read" },
-  {
-    ...{ name: "sample", look: "sample", column: "sampleMs" },
-    means: "the last layer’s experts, the output head and the sampler",
-  },
-  { name: "other", look: "other", column: null, means: "Python" },
-];
+/** A part that never takes so much, in ms, is not in the legend. */
+const LEAST_MS = 0.0005;
 
 export class TimePanel {
   readonly panel: Panel;
   private readonly bars: Bars;
+  private readonly legend = el("span", "oj-legend-row", {});
+  private listed = "";
   private name = (step: number): string => String(step);
 
+  /** `told` gives the parts, which Python names. */
   constructor(
+    private readonly told: () => readonly Part[],
     private readonly state: RunState,
     private readonly focus: Focus,
     changed: () => void,
     signal: AbortSignal,
   ) {
-    const items = PARTS.map((part) => {
-      const item = legendItem(part.look, part.name);
-      item.title = part.means;
-      return item;
-    });
-    const legend = el("span", "oj-legend-row", {}, ...items);
-    this.panel = new Panel("Time", "time", legend, () => this.table(), changed, signal);
+    const table = () => this.table();
+    this.panel = new Panel("Time", "time", this.legend, table, changed, signal);
     this.bars = new Bars("Time of each token by part, stacked", focus, signal);
     this.panel.add(this.bars.plot.canvas.node, 1);
   }
@@ -63,26 +44,33 @@ export class TimePanel {
     this.panel.setAside("ms of each token, by part");
     this.panel.setReadout(this.readout(shown.until), this.focus.step !== null);
     if (!this.panel.drawn) return;
-    const parts = PARTS.map((part) => ({
-      values: this.values(part, shown.from, shown.to),
-      colour: theme[part.look],
-      hatched: part.column === "waitMs",
+    const stack = this.told().map((part) => ({
+      part,
+      values: this.state.steps.part(part.column, shown.from, shown.to),
+    }));
+    const some = stack.filter(({ values }) => values.some((ms) => ms >= LEAST_MS));
+    const taken = some.length ? some : stack;
+    this.list(taken.map(({ part }) => part));
+    const parts = taken.map(({ part, values }) => ({
+      values,
+      colour: colourOf(part, theme),
+      hatched: part.key === WAIT,
     }));
     this.bars.draw({ shown, parts, title: "ms", lit }, theme);
     this.panel.setNote(this.bars.note);
   }
 
-  /** The times of one part over steps [from, to); what no part claims is Python. */
-  private values(part: Part, from: number, to: number): ArrayLike<number> {
-    const { steps } = this.state;
-    if (part.column) return steps.column(part.column, from, to);
-    const rest = Float64Array.from(steps.column("tokenMs", from, to));
-    for (const { column } of PARTS) {
-      if (!column) continue;
-      const taken = steps.column(column, from, to);
-      for (let i = 0; i < rest.length; i += 1) rest[i] -= taken[i];
-    }
-    return rest.map((value) => Math.max(0, value));
+  /** Name the parts in the legend. */
+  private list(parts: readonly Part[]): void {
+    const listed = JSON.stringify(parts);
+    if (listed === this.listed) return;
+    this.listed = listed;
+    const items = parts.map((part) => {
+      const item = legendItem(swatchOf(part), part.name);
+      item.title = part.means;
+      return item;
+    });
+    this.legend.replaceChildren(...items);
   }
 
   private readout(until: number | null): string {
@@ -91,31 +79,28 @@ export class TimePanel {
     if (step === null) return "";
     const total = state.steps.at("tokenMs", step);
     if (Number.isNaN(total)) return "";
-    const [most, spent] = PARTS.map((part) => [part.name, this.of(part, step)] as const).reduce(
-      (a, b) => (b[1] > a[1] ? b : a),
-    );
-    const wait = this.of(PARTS[2], step);
-    const words = [
-      this.name(step),
-      ms(total),
-      `${most} ${short(spent)} (${percent(spent, total)})`,
-    ];
-    if (most !== "read wait") words.push(`read wait ${short(wait)}`);
+    const words = [this.name(step), ms(total)];
+    const parts = this.told().map((part) => [part, this.of(part, step)] as const);
+    const most = parts.reduce((a, b) => (b[1] > a[1] || Number.isNaN(a[1]) ? b : a), parts[0]);
+    if (most) words.push(`${most[0].name} ${short(most[1])} (${percent(most[1], total)})`);
+    const wait = parts.find(([part]) => part.key === WAIT);
+    if (wait && wait !== most) words.push(`${wait[0].name} ${short(wait[1])}`);
     return words.join(" · ");
   }
 
-  private of(part: Part, step: number): number {
-    return this.values(part, step, step + 1)[0] ?? Number.NaN;
+  private of({ column }: Part, step: number): number {
+    return this.state.steps.part(column, step, step + 1)[0] ?? Number.NaN;
   }
 
   private table(): Table {
     const { steps } = this.state;
+    const parts = this.told();
     const rows: string[][] = [];
     for (let step = steps.end - 1; step >= Math.max(steps.first, steps.end - LAST); step -= 1) {
-      const times = PARTS.map((part) => short(this.of(part, step)) || NONE);
+      const times = parts.map((part) => short(this.of(part, step)));
       rows.push([this.name(step), short(steps.at("tokenMs", step)), ...times]);
     }
-    const head = ["Token", "ms", ...PARTS.map((part) => part.name)];
+    const head = ["Token", "ms", ...parts.map((part) => part.name)];
     return { caption: `The last ${LAST} tokens, newest first`, head, rows };
   }
 }

@@ -12,6 +12,7 @@ import { Focus } from "./focus";
 import { Header } from "./header";
 import { lookAt } from "./look";
 import type { Panel } from "./panel";
+import { partsOf } from "./parts";
 import { Past } from "./past";
 import { Playback } from "./playback";
 import { ReadingPanel } from "./reading";
@@ -44,6 +45,8 @@ export class View {
   private readonly time: TimePanel;
   private readonly detail: Detail;
   private readonly past: Past;
+  /** The moment before the token that is looked at. */
+  private readonly before: Past;
   private readonly playback: Playback;
   private readonly transport: Transport;
   private readonly panels: Panel[];
@@ -66,6 +69,7 @@ export class View {
     const changed = () => this.redraw();
     this.focus = new Focus(changed);
     this.past = new Past(state);
+    this.before = new Past(state);
     this.playback = new Playback(state, this.past);
     this.transport = new Transport(state, this.playback, changed, signal);
     const shared = [state, this.focus, changed, signal] as const;
@@ -74,7 +78,7 @@ export class View {
     this.routing = new RoutingPanel(...shared);
     this.residency = new ResidencyPanel(...shared);
     this.reading = new ReadingPanel(...shared);
-    this.time = new TimePanel(...shared);
+    this.time = new TimePanel(() => partsOf(store.info, state), ...shared);
     this.detail = new Detail(store, this.focus, signal);
     // Three columns in a wide cell; the first lies above the others in a narrower one.
     const columns = [[this.text, this.time], [this.routing, this.reading], [this.residency]];
@@ -183,7 +187,7 @@ export class View {
     const { state, info, status } = this.store;
     const { at } = this.playback;
     const picture = at === null ? state : this.past.show(at);
-    const look = lookAt(state, this.focus, this.theme!, picture, at);
+    const look = lookAt(state, this.focus, this.theme!, picture, at, this.before);
     if (parts.includes(ROUTING)) {
       this.transport.draw(this.store.running);
       this.header.draw(this.store.lifeline.holds(this.root));

@@ -6,7 +6,7 @@ import { GLOW_MS } from "../src/constants";
 import { el } from "../src/dom";
 import widget from "../src/live";
 import { parse, RESIDENCY, readTheme } from "../src/theme";
-import { encode, MockModel, Synthetic, settled } from "./synthetic";
+import { encode, MockModel, PARTS, Synthetic, settled } from "./synthetic";
 
 const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
 const INFO = { model: "tiny", changed_output: "top_k=4 instead of 8", prompt: "Say hi" };
@@ -18,7 +18,7 @@ let run: Synthetic;
 function open(tokens = 8): void {
   document.body.style.cssText = "margin: 0";
   host = document.body.appendChild(el("div", ""));
-  model = new MockModel({ info: INFO });
+  model = new MockModel({ info: { ...INFO, parts: PARTS } });
   const instance = widget();
   instance.initialize({ model });
   instance.render({ model, el: host });
@@ -84,7 +84,7 @@ test.each(SURFACES)("what pictures are made of stands out on %s %s", async (name
   const theme = readTheme($(".oj-root"));
   const ground = parse(theme.surface);
   const marks = ["hit", "miss", "resident", "left", "p50", "p95", "top", "read", "lit", "route"];
-  marks.push("lookup", "install", "sample", "other", "ink");
+  marks.push("dense", "experts", "graph", "lookup", "install", "sample", "watch", "other", "ink");
   const faint = marks.filter((role) => contrast(parse(theme[role as "hit"]), ground) < 3);
   expect(faint).toEqual([]);
   const focus = getComputedStyle($(".oj-root")).getPropertyValue("--oj-focus");

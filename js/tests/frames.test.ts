@@ -45,6 +45,7 @@ function described(frame: Frame): unknown {
     moves_from: frame.movesFrom,
     call_tokens: frame.callTokens,
     call_layers: frame.callLayers,
+    first_token: frame.firstToken,
     steps: {
       nbytes: list(steps.nbytes),
       token_ms: list(steps.tokenMs),
@@ -55,11 +56,7 @@ function described(frame: Frame): unknown {
       misses: list(steps.misses),
       reads: list(steps.reads),
       phase: list(steps.phase),
-      route_ms: list(steps.routeMs),
-      lookup_ms: list(steps.lookupMs),
-      wait_ms: list(steps.waitMs),
-      install_ms: list(steps.installMs),
-      sample_ms: list(steps.sampleMs),
+      parts_ms: steps.parts.map(list),
       text_end: list(steps.textEnd),
     },
     totals: {
@@ -100,6 +97,30 @@ for (const name of GOLDEN) {
   });
 }
 
+for (const name of ["first-of-2", "snapshot-of-2"]) {
+  test(`"${name}", of the version before, is read, and its parts are whole`, async () => {
+    const json = (await jsons[`../../tests/golden/${name}.json`]()) as Old;
+    const { parts_ms, ...steps } = (described(decode(await golden(name))) as Told).steps;
+    const [route, lookup, wait, install, sample, rest] = parts_ms;
+    const { route_ms, lookup_ms, wait_ms, install_ms, sample_ms, ...others } = json.steps;
+    const told = [route_ms, lookup_ms, wait_ms, install_ms, sample_ms];
+    const [first] = [route, lookup, wait, install, sample].map((part) => part.slice(0, 3));
+    expect(first).toEqual(route_ms.slice(0, 3));
+    expect([route, lookup, wait, install, sample].map((part) => part[2])).toEqual(
+      told.map((part) => part[2]),
+    );
+    expect(rest.slice(0, 3)).toEqual([0.5625, 0.5625, 0.53125]);
+    expect(steps).toEqual(others);
+  });
+}
+
+interface Told {
+  steps: { parts_ms: number[][]; [name: string]: unknown };
+}
+interface Old {
+  steps: Record<string, number[]>;
+}
+
 test("bytes that are no frame are refused with a reason", async () => {
   const good = await golden("first");
   const changed = (at: number, value: number) => {
@@ -109,7 +130,7 @@ test("bytes that are no frame are refused with a reason", async () => {
   };
   expect(() => decode(new Uint8Array(0))).toThrow(FrameError);
   expect(() => decode(changed(0, 7))).toThrow(/not a frame/);
-  expect(() => decode(changed(4, 3))).toThrow(/version 3 was seen, 2 is wanted/);
+  expect(() => decode(changed(4, 4))).toThrow(/version 4 was seen, 3 is wanted/);
   expect(() => decode(good.slice(0, -1))).toThrow(/came as/);
 });
 

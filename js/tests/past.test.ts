@@ -38,6 +38,28 @@ test("the past is what the state was then, wherever one comes from", () => {
   }
 });
 
+test("a token is shown with the experts it found: its hits in RAM, its misses on SSD", () => {
+  const all = frames(30);
+  const state = stateOf(all);
+  const past = new Past(state);
+  for (const token of [20, 5, 6, 30, 1, 0]) {
+    const step = SHAPE.prompt + token - 1;
+    const found = past.foundBy(step)!;
+    const before = token ? stateOf(all.slice(0, token)).resident : new Uint8Array(24);
+    const chosen = new Map<number, boolean>();
+    state.routing.forEach(step, SHAPE.experts, (index, hit) => chosen.set(index, hit));
+    for (const [index, hit] of chosen) expect(found.resident[index]).toBe(Number(hit));
+    found.resident.forEach((here, index) => {
+      if (!chosen.has(index)) expect(here).toBe(before[index]);
+    });
+    expect(found.residentCount).toBe(found.resident.reduce((a, b) => a + b, 0));
+  }
+  expect(past.show(state.steps.end - 1).resident).toEqual(state.resident);
+  state.moves.from = SHAPE.prompt + 5;
+  expect(past.foundBy(SHAPE.prompt + 4)).toBeNull();
+  expect(past.foundBy(SHAPE.prompt + 5)).not.toBeNull();
+});
+
 test("the past stays as it is while the run goes on", () => {
   const all = frames(30);
   const state = stateOf(all.slice(0, 12));

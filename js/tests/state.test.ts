@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { KEPT_MOVES, KEPT_STEPS } from "../src/constants";
-import type { Frame } from "../src/frames";
+import { type Frame, NO_TOKEN } from "../src/frames";
 import { MoveLog, RoutingLog } from "../src/history";
 import { span, stepName } from "../src/span";
 import { RunState, StepLog } from "../src/state";
@@ -23,8 +23,11 @@ function snapshotOf(all: Frame[]): Frame {
   const n = state.steps.length;
   const steps = noSteps(n);
   for (const name of Object.keys(steps) as (keyof typeof steps)[]) {
-    steps[name].set(state.steps.column(name, 0, n));
+    if (name !== "parts") steps[name].set(state.steps.column(name, 0, n));
   }
+  steps.parts.forEach((column, i) => {
+    column.set(state.steps.part(i, 0, n));
+  });
   const routed = state.routing.length;
   const expertsOf = Uint16Array.from(
     Array.from({ length: routed * SHAPE.layers }, (_, i) => [
@@ -98,7 +101,7 @@ test("another run starts from nothing", () => {
 });
 
 test("what was in RAM from the start has not arrived", () => {
-  const first = frames(0)[0];
+  const first = { ...frames(0)[0], move: new Uint32Array(0), moveStep: new Uint32Array(0) };
   const state = new RunState();
   state.apply(first);
   expect(state.residentCount).toBeGreaterThan(0);
@@ -165,9 +168,13 @@ test("a step's text is cut out in a browser's own units", () => {
 test("charts begin at the prompt, and move to the answer when there is one", () => {
   const run = new Synthetic(SHAPE);
   const state = new RunState();
-  state.apply(run.next(SHAPE.prompt, false));
+  const prompt = run.next(SHAPE.prompt, false);
+  state.apply({ ...prompt, firstToken: NO_TOKEN });
   expect(span(state)).toMatchObject({ from: 0, origin: 0, prompt: true });
   expect(stepName(2, span(state))).toBe("prompt 3");
+  const alone = new RunState();
+  alone.apply(prompt);
+  expect([alone.generated, stepName(SHAPE.prompt - 1, span(alone))]).toEqual([1, "token 1"]);
   state.apply(run.next(1, true));
   expect(span(state)).toMatchObject({
     ...{ from: SHAPE.prompt - 1, origin: SHAPE.prompt - 1, prompt: false, until: null },

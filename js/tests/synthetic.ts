@@ -1,7 +1,20 @@
 // A model's comm that only counts and remembers, and made-up runs to feed it.
 
-import type { Frame, StepColumns, Totals } from "../src/frames";
+import { type Frame, NO_TOKEN, type StepColumns, type Totals } from "../src/frames";
 import type { Model } from "../src/host";
+import type { Part } from "../src/parts";
+
+/** As Python tells them of compiled kernels, in words of the tests' own. */
+export const PARTS: readonly Part[] = [
+  { column: 0, key: "dense", name: "dense work", means: "attention and the like" },
+  { column: 1, key: "experts", name: "expert work", means: "the experts" },
+  { column: 5, key: "lookup", name: "look-up", means: "who is there" },
+  { column: 6, key: "read_wait", name: "waiting", means: "for reads" },
+  { column: 9, key: "watch", name: "watching", means: "this" },
+  { column: 10, key: "rest", name: "the rest", means: "unclaimed" },
+];
+/** How many columns of parts a frame has, told or not. */
+const COLUMNS = 11;
 
 export class MockModel implements Model {
   readonly sent: unknown[] = [];
@@ -54,33 +67,33 @@ export function encode(frame: Frame): Uint8Array<ArrayBuffer> {
   const text = new TextEncoder().encode(frame.text);
   const { steps } = frame;
   const columns = [steps.nbytes, steps.tokenMs, steps.p50, steps.p95, steps.max];
-  const times = [steps.routeMs, steps.lookupMs, steps.waitMs, steps.installMs, steps.sampleMs];
   const arrays: ArrayBufferView[] = [
     ...columns,
-    ...times,
+    ...steps.parts,
     ...[steps.hits, steps.misses, steps.reads, steps.textEnd],
     ...[frame.countIndex, frame.count, frame.changeIndex, frame.moveStep, frame.move],
     ...[frame.expertsOf, steps.phase, frame.changeState, frame.hitBits, text],
   ];
-  const length = 176 + arrays.reduce((n, array) => n + array.byteLength, 0);
+  const length = 184 + arrays.reduce((n, array) => n + array.byteLength, 0);
   const bytes = new Uint8Array(length);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, 0x464c4a4f, true);
-  view.setUint16(4, 2, true);
+  view.setUint16(4, 3, true);
   view.setUint16(6, (frame.snapshot ? 1 : 0) | (frame.final ? 2 : 0), true);
   const head = [
     ...[length, frame.run, frame.seq, frame.since, frame.firstStep, frame.nSteps, frame.layers],
     ...[frame.experts, frame.slots, frame.promptTokens, frame.textStart, text.length],
     ...[frame.count.length, frame.changeIndex.length, frame.k, frame.routed, frame.move.length],
     ...[frame.movesFrom, frame.callTokens, frame.callLayers],
+    ...[steps.parts.length, frame.firstToken],
   ];
   head.forEach((value, n) => {
     view.setUint32(8 + 4 * n, value, true);
   });
   Object.values(frame.totals).forEach((value, n) => {
-    view.setBigUint64(88 + 8 * n, BigInt(value), true);
+    view.setBigUint64(96 + 8 * n, BigInt(value), true);
   });
-  let at = 176;
+  let at = 184;
   for (const array of arrays) {
     bytes.set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength), at);
     at += array.byteLength;
@@ -96,7 +109,7 @@ export function noSteps(n: number): StepColumns {
     p50: f32(),
     p95: f32(),
     max: f32(),
-    ...{ routeMs: f32(), lookupMs: f32(), waitMs: f32(), installMs: f32(), sampleMs: f32() },
+    parts: Array.from({ length: COLUMNS }, f32),
     hits: new Uint32Array(n),
     misses: new Uint32Array(n),
     reads: new Uint32Array(n),
@@ -181,9 +194,12 @@ export class Synthetic {
       steps.nbytes[i] = latencies.length * expertBytes;
       steps.tokenMs[i] = 22 + latencies.length * 0.4;
       steps.phase[i] = decode ? 1 : 0;
-      [steps.routeMs[i], steps.lookupMs[i]] = [14 + 2 * this.draw(), 0.8];
-      [steps.waitMs[i], steps.installMs[i]] = [latencies.length * 0.4, latencies.length * 0.02];
-      steps.sampleMs[i] = 4;
+      const wait = latencies.length * 0.4;
+      const dense = 14 + 2 * this.draw();
+      const told = [dense, steps.tokenMs[i] - dense - wait - 1, 0.75, wait, 0.25, 0];
+      PARTS.forEach(({ column }, n) => {
+        steps.parts[column][i] = told[n];
+      });
     }
     return this.frame(n, decode, final, steps, counts, changes, routing);
   }
@@ -242,6 +258,7 @@ export class Synthetic {
       ...{ k, routed: n, expertsOf: routing.expertsOf, hitBits: routing.hitBits },
       moveStep: new Uint32Array(routing.moves.length).fill(this.steps + n - 1),
       ...{ move: Uint32Array.from(routing.moves), movesFrom: 0, callTokens: 0, callLayers: 0 },
+      firstToken: speaks ? Math.max(0, t.steps - t.decodeSteps - 1) : NO_TOKEN,
       ...{ totals: { ...t }, snapshot: false, final },
     };
     this.seq += 1;

@@ -30,6 +30,10 @@ test("numbers read well, and missing ones are a dash", () => {
   expect(bytes(0)).toBe("0\u202fB");
   expect(byteScale(1000).unit).toBe("kB");
   expect(percent(1, 3)).toBe("33.3\u202f%");
+  expect([0, 1e-6, 0.5, 0.99999, 1].map((share) => percent(share))).toEqual(
+    ["0", "0.1", "50", "99.9", "100"].map((number) => `${number}\u202f%`),
+  );
+  expect(bytes(999_600)).toBe("1.00\u202fMB");
   expect([ms(Number.NaN), percent(0, 0), short(Number.NaN)]).toEqual([NONE, NONE, NONE]);
   expect([plural(1, "read"), plural(2, "read")]).toEqual(["1\u202fread", "2\u202freads"]);
 });

@@ -1,11 +1,15 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import "../src/live.css";
 import { MAX_QUEUED } from "../src/constants";
+import { NO_TOKEN } from "../src/frames";
 import widget from "../src/live";
-import { encode, MockModel, Synthetic, settled } from "./synthetic";
+import { encode, MockModel, PARTS, Synthetic, settled } from "./synthetic";
 
 const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
-const INFO = { model: "tiny", reader: "direct", expert_nbytes: 1_000_000, prompt: "Say <b>hi</b>" };
+const INFO = {
+  ...{ model: "tiny", reader: "direct", expert_nbytes: 1_000_000, prompt: "Say <b>hi</b>" },
+  parts: PARTS,
+};
 
 let model: MockModel;
 let run: Synthetic;
@@ -73,7 +77,8 @@ test("frames become text, numbers and pictures", async () => {
   await drawn();
   expect(text(".oj-log")).toContain("The river keeps its own time.");
   expect(text(".oj-status")).toBe("Generating");
-  expect(text(".oj-numbers")).toMatch(/hit rate \d+\.\d/);
+  expect(text(".oj-numbers")).toMatch(/hit rate in decode \d+/);
+  expect(text(".oj-numbers")).toMatch(/hit rate in prefill \d+/);
   expect(text(".oj-residency .oj-aside")).toMatch(/^20 of 20.slots$/);
   for (const canvas of host.querySelectorAll("canvas")) expect(colours(canvas)).toBeGreaterThan(2);
   expect(model.sent).toEqual([]);
@@ -173,7 +178,7 @@ test("pointing at a cell tells its exact count", async () => {
   canvas.dispatchEvent(new PointerEvent("pointermove", at));
   await drawn();
   expect(text(".oj-routing .oj-readout")).toMatch(
-    /^layer \d+ · expert \d+ · \d+.times? \(\d+\.\d.% of the layer\)$/,
+    /^layer \d+ · expert \d+ · \d+.times? \(\d+(\.\d)?.% of the layer\)$/,
   );
 });
 
@@ -288,20 +293,25 @@ test("left of a map, the whole layer is pointed at", async () => {
   expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · \d+ of 16.experts in RAM/);
 });
 
-test("a token's time is told by part, and what no part claims is named other", async () => {
+test("a token's time is told by the parts that Python names, and by no others", async () => {
   open();
   const { steps, ...frame } = run.next(1, true);
-  [steps.tokenMs[0], steps.routeMs[0], steps.lookupMs[0]] = [10, 6, 0.5];
-  [steps.waitMs[0], steps.installMs[0], steps.sampleMs[0]] = [1, 0.5, 1];
+  steps.tokenMs[0] = 10;
+  [6, 2.5, 0.5, 1, 0, 0].forEach((ms, n) => {
+    steps.parts[PARTS[n].column][0] = ms;
+  });
   model.frame(encode({ ...frame, steps }));
   await drawn();
-  expect(text(".oj-time .oj-readout")).toMatch(/^token 1 · 10.0.ms · route 6.00 \(60.0.%\)/);
-  expect(text(".oj-time .oj-readout")).toContain("read wait 1.00");
+  expect(text(".oj-time .oj-readout")).toMatch(/^token 1 · 10.0.ms · dense work 6.00 \(60.%\)/);
+  expect(text(".oj-time .oj-readout")).toContain("waiting 1.00");
+  const legend = [...host.querySelectorAll<HTMLElement>(".oj-time .oj-legend-row > *")];
+  const named = legend.map((item) => [item.textContent, item.title]);
+  expect(named).toEqual(PARTS.slice(0, 4).map(({ name, means }) => [name, means]));
   expect(colours($(".oj-time canvas") as HTMLCanvasElement)).toBeGreaterThan(5);
   $(".oj-time .oj-as-table").click();
   await drawn();
   const cells = [...host.querySelectorAll(".oj-time td")].map((cell) => cell.textContent);
-  expect(cells).toEqual(["token 1", "10.0", "6.00", "0.500", "1.00", "0.500", "1.00", "1.00"]);
+  expect(cells).toEqual(["token 1", "10.0", "6.00", "2.50", "0.500", "1.00", "0", "0"]);
 });
 
 test("a folded panel is its title alone, and nothing is drawn in it", async () => {
@@ -354,11 +364,75 @@ test("the run can be scrubbed back and followed again", async () => {
   expect(host.querySelector(".oj-later")).toBeNull();
 });
 
+test("what a token found in RAM is what the map shows while it is looked at", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 12; i += 1) push(1, true);
+  await drawn();
+  const now = text(".oj-residency .oj-aside");
+  const map = host.querySelector<HTMLCanvasElement>(".oj-residency .oj-bitmap")!;
+  const before = map.toDataURL();
+  host.querySelectorAll<HTMLElement>(".oj-token")[3].click();
+  await drawn();
+  expect(text(".oj-residency .oj-aside")).toMatch(/slots · as token 4 found them$/);
+  expect(map.toDataURL()).not.toBe(before);
+  $(".oj-log").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+  await drawn();
+  expect(text(".oj-residency .oj-aside")).toBe(now);
+});
+
+test("the text keeps up with the token that is shown, and with the run that is followed", async () => {
+  let added = 0;
+  const longer = (at: number) => at + added;
+  open();
+  push(5, false);
+  for (let i = 0; i < 400; i += 1) {
+    const frame = run.next(1, true);
+    frame.steps.textEnd[0] = longer(frame.textStart) + frame.text.length + 1;
+    // A paragraph each: most of them are out of sight.
+    const told = { text: `${frame.text}\n`, textStart: longer(frame.textStart) };
+    model.frame(encode({ ...frame, ...told }));
+    added += 1;
+  }
+  await drawn();
+  const log = $(".oj-log");
+  const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+  expect(atEnd()).toBe(true);
+  const slider = $(".oj-slider") as HTMLInputElement;
+  const inSight = (token: number) => {
+    const box = host.querySelectorAll(".oj-token")[token].getBoundingClientRect();
+    const view = log.getBoundingClientRect();
+    return box.top >= view.top - 1 && box.bottom <= view.bottom + 1;
+  };
+  for (const step of [10, 390, 200, 4]) {
+    slider.value = String(step);
+    slider.dispatchEvent(new Event("input"));
+    await drawn();
+    expect(inSight(step - 4)).toBe(true);
+  }
+  $(".oj-follow").click();
+  await drawn();
+  expect(atEnd()).toBe(true);
+  push(1, true);
+  await drawn();
+  expect(atEnd()).toBe(true);
+  slider.value = "10";
+  slider.dispatchEvent(new Event("input"));
+  await drawn();
+  $(".oj-play").click();
+  const pace = $(".oj-pace") as HTMLSelectElement;
+  pace.value = "16";
+  pace.dispatchEvent(new Event("change"));
+  await vi.waitFor(() => expect(text(".oj-where")).toBe("live"), { timeout: 9_000 });
+  await drawn();
+  expect(atEnd()).toBe(true);
+});
+
 test("while a prompt is read, its progress and the time left are told", async () => {
   open();
   const frame = run.next(5, false);
   const totals = { ...frame.totals, elapsedNs: 4e9 };
-  model.frame(encode({ ...frame, totals, text: "", promptTokens: 20 }));
+  model.frame(encode({ ...frame, totals, text: "", promptTokens: 20, firstToken: NO_TOKEN }));
   await drawn();
   expect(text(".oj-where")).toBe("prompt: 5 of 20\u202ftokens · about 12\u202fs left");
   expect(($(".oj-progress") as HTMLProgressElement).value).toBe(5);

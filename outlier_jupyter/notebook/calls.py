@@ -15,14 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import HeldLayers, Routed, StepDone
+from ..trace.times import PARTS, TIMES, booked, divide
 from .frames import NO_EXPERT, STEP
 from .merging import UNNAMED, routing_rows, widened
 
 KNOWN_ROWS = 64
 """Frames that cut a call anywhere ask for many different rows of layers; so many are kept."""
 
+NO_PARTS = (math.nan,) * len(PARTS)
+
 Routing: TypeAlias = tuple[npt.NDArray[np.uint16], npt.NDArray[np.bool_]]
 """What some steps chose, uint16 [steps, layers, k], and which of it was resident, bool."""
+
+_CALL = np.dtype([(name, np.int64) for name in TIMES])
 
 _Part: TypeAlias = tuple[list[int], list[int], npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 """Layers, how many experts each chose, and all of these side by side: [tokens, sum of them]."""
@@ -33,6 +38,7 @@ class Pending:
 
     def __init__(self) -> None:
         self.steps: list[npt.NDArray[np.void]] = []
+        self.times: list[tuple[int, ...]] = []  # `TIMES` of each call that `steps` lists
         self.routing: list[Routing] = []
         self.chosen: list[npt.NDArray[np.int64]] = []
         self.resident = np.zeros(0, np.int64)  # when the run began; told once
@@ -96,15 +102,23 @@ class Pending:
         at = np.flatnonzero(new)
         return chosen[at[:-1]].astype(np.uint32), (at[1:] - at[:-1]).astype(np.uint32)
 
-    def stepped(self) -> npt.NDArray[np.void]:
-        """The step records in one array. np.concatenate takes 40 µs to compare the two dtypes."""
-        if len(self.steps) == 1:
-            return self.steps[0]
-        out = np.zeros(sum(map(len, self.steps)), STEP)
+    def stepped(self, kernels: str) -> npt.NDArray[np.void]:
+        """The step records in one array, their times divided: all calls' in one go."""
+        if not self.steps:
+            return np.zeros(0, STEP)
+        # np.concatenate takes 40 µs to compare the two dtypes.
+        lengths = [len(part) for part in self.steps]
+        out = self.steps[0] if len(lengths) == 1 else np.zeros(sum(lengths), STEP)
         at = 0
-        for part in self.steps:
+        for part in self.steps if len(lengths) > 1 else ():
             out[at : at + len(part)] = part
             at += len(part)
+        parts = divide(np.array(self.times, _CALL), kernels)
+        if len(out) == len(lengths):  # tokens one by one
+            out["parts_ms"] = parts
+        else:
+            tokens = np.array(lengths)
+            out["parts_ms"] = np.repeat(parts / np.maximum(tokens, 1)[:, None], tokens, axis=0)
         return out
 
 
@@ -150,6 +164,7 @@ class OpenCall:
         self.layers = 0  # routed so far
         self.parts: list[_Part] = []
         self.route_ns = self.lookup_ns = self.wait_ns = self.install_ns = 0
+        self.served: list[int] | None = None  # of its switches: in all, experts, telling
         self.asked = 0  # look-ups of each token, over all layers routed so far
         self.read_ns: list[int] = before.read_ns if before else []
         self.read_nbytes: list[int] = before.read_nbytes if before else []
@@ -179,9 +194,26 @@ class OpenCall:
             self.lookup_ns += sum(lookup_ns)
         together, self.held = self.held, []
         for held in together:
+            ns = int(held.ns.sum())
+            self.serve(ns, ns, 0)
             experts = held.experts.reshape(1, -1)
             layers, hits = tuple(held.layers.tolist()), np.ones(experts.shape, bool)
             self._count(pending, known, layers, held.experts[:, None], experts, hits)
+
+    def serve(self, ns: int, experts_ns: int, told_ns: int) -> None:
+        """A switch told how long it took."""
+        if self.served is None:
+            self.served = [0, 0, 0]
+        served = self.served
+        served[0] += ns
+        served[1] += experts_ns
+        served[2] += told_ns
+
+    def times(self, done: StepDone) -> tuple[int, ...]:
+        """The `TIMES` of this call, which is over."""
+        sums = (self.route_ns, self.lookup_ns, self.wait_ns, self.install_ns)
+        served = None if self.served is None else (self.served[0], self.served[1], self.served[2])
+        return booked(done, *sums, served)
 
     def _count(
         self,
@@ -230,7 +262,7 @@ class OpenCall:
         return int(self.hits.sum()), self.asked * self.tokens
 
     def steps(self, done: StepDone, text_end: int) -> npt.NDArray[np.void]:
-        """The records of this call's tokens, which share its time equally."""
+        """The records of this call's tokens, which share its time equally; not divided yet."""
         out = np.zeros(self.tokens, STEP)
         if not self.tokens:
             return out
@@ -239,11 +271,6 @@ class OpenCall:
             return out
         share = 1e-6 / self.tokens
         out["token_ms"] = done.ns * share
-        out["route_ms"] = self.route_ns * share
-        out["lookup_ms"] = self.lookup_ns * share
-        out["wait_ms"] = self.wait_ns * share
-        out["install_ms"] = self.install_ns * share
-        out["sample_ms"] = done.sample_ns * share
         out["text_end"] = text_end
         out["hits"] = self.hits
         out["misses"] = self.asked - self.hits
@@ -258,18 +285,14 @@ class OpenCall:
             _tell_reads(out, row, latencies, nbytes[row])
         return out
 
-    def _step(self, done: StepDone, text_end: int) -> tuple[float, ...]:
+    def _step(self, done: StepDone, text_end: int) -> tuple[object, ...]:
         """The record of a call of one token: as a tuple, it is written in one go."""
         hits = int(self.hits[0])
         return (
             sum(self.read_nbytes),
             done.ns / 1e6,
             *_latencies(self.read_ns),
-            self.route_ns / 1e6,
-            self.lookup_ns / 1e6,
-            self.wait_ns / 1e6,
-            self.install_ns / 1e6,
-            done.sample_ns / 1e6,
+            NO_PARTS,
             hits,
             self.asked - hits,
             len(self.read_ns),

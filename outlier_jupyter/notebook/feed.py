@@ -31,12 +31,13 @@ from ..events import (
     PromptEncoded,
     Routed,
     RunDone,
+    Served,
     StepDone,
     TextProduced,
     Waited,
 )
 from .calls import OpenCall, Pending, Rows
-from .frames import Frame, Totals, utf16_units
+from .frames import NO_TOKEN, Frame, Totals, utf16_units
 from .merging import History
 
 INTERVAL_MS = 50.0
@@ -61,6 +62,7 @@ _MAY_CUT = {
     Evicted: False,
     PagedIn: False,
     Waited: False,
+    Served: False,
     HeldLayers: False,
     StepDone: False,
     TextProduced: True,
@@ -81,6 +83,7 @@ class Feed:
         resident_at_start: int16 [n, 2], the (layer, expert) pairs in RAM when the run begins.
         on_frame: called with each frame. A number that it returns is the least time until the
             next one in ms; anything else asks for nothing.
+        kernels: of the engine (`TraceInfo.kernels`): which parts of a token's time there are.
         run: number of the run, carried by every frame.
         interval_ms: the least time between two frames; the last one is sent at once.
         clock: nanoseconds that never go back.
@@ -97,6 +100,7 @@ class Feed:
         slots: int,
         resident_at_start: npt.NDArray[np.int16],
         on_frame: Callable[[Frame], object],
+        kernels: str = "",
         run: int = 0,
         interval_ms: float = INTERVAL_MS,
         clock: Callable[[], int] = time.perf_counter_ns,
@@ -104,6 +108,7 @@ class Feed:
         self._shape = (layers, experts)
         self._slots = slots
         self._on_frame = on_frame
+        self._kernels = kernels
         self._run = run
         self._interval_ns = round(interval_ms * 1e6)
         self._clock = clock
@@ -119,6 +124,7 @@ class Feed:
         self._prompt_tokens = 0
         self._text_units = 0
         self._totals = Totals()
+        self._first_token = NO_TOKEN
         self._call = OpenCall(PREFILL, 0)
         self._rows = Rows(experts)
         self._pending = Pending()
@@ -193,6 +199,9 @@ class Feed:
                 call.routed.append(event)
                 if call.tokens > 1:
                     call.last, call.needs = event, None
+            elif kind is Served:
+                _, _, ns, experts_ns, told_ns = event
+                call.serve(ns, experts_ns, told_ns)
             elif kind is Waited:
                 _, wait_ns, install_ns = event
                 call.wait_ns += wait_ns
@@ -227,13 +236,14 @@ class Feed:
     def _close(self, call: OpenCall, done: StepDone | None) -> None:
         """The call is over: its steps, reads and look-ups become part of the frame.
 
-        None: it was cut short. What it chose and read did happen and stays counted, but it makes
-        no step, as in the trace.
+        None: it was cut short. What it brought into RAM is there; as in the trace it makes no step,
+        and nothing of it is counted.
         """
         self._book_moves(call)
+        if done is None:
+            return
         call.fold(self._pending, self._rows)
-        tokens = 0 if done is None else call.tokens
-        decode = tokens if call.phase == DECODE else 0
+        tokens, decode = call.tokens, call.tokens if call.phase == DECODE else 0
         t, (hits, asked) = self._totals, call.counted()
         self._totals = t._replace(
             steps=t.steps + tokens,
@@ -244,11 +254,13 @@ class Feed:
             decode_steps=t.decode_steps + decode,
             decode_lookups=t.decode_lookups + (asked if decode else 0),
             decode_hits=t.decode_hits + (hits if decode else 0),
-            decode_ns=t.decode_ns + (done.ns if done and decode else 0),
+            decode_ns=t.decode_ns + (done.ns if decode else 0),
         )
-        if done is not None:
-            self._pending.steps.append(call.steps(done, self._text_units))
-            self._pending.routing.append(call.routing(self._shape[0]))
+        if done.produced >= 0:
+            self._first_token = min(self._first_token, t.steps + tokens - 1)
+        self._pending.steps.append(call.steps(done, self._text_units))
+        self._pending.times.append(call.times(done))
+        self._pending.routing.append(call.routing(self._shape[0]))
 
     def _frame(self, now: int) -> Frame:
         """The frame of everything pending, which is empty afterwards."""
@@ -268,7 +280,7 @@ class Feed:
         )
         if self._done:
             shown = totals
-        steps = pending.stepped()
+        steps = pending.stepped(self._kernels)
         index, count = pending.counted(layers * experts)
         moves = np.array(pending.moves, np.uint32)
         change_index, change_state = pending.changed(moves, layers * experts)
@@ -297,6 +309,7 @@ class Feed:
             totals=shown,
             call_tokens=call.tokens,
             call_layers=call.layers,
+            first_token=self._first_token,
             final=self._done,
         )
         self._seq += 1

@@ -6,15 +6,15 @@ totals. `encode` and `decode` turn it into little-endian bytes whose arrays are 
 browser can lay typed arrays over them. `merging.py` makes one frame of many. This module knows
 nothing of events, clocks, Jupyter or MLX.
 
-Layout of version 2, all little-endian, arrays in this order without gaps::
+Layout of version 3, all little-endian, arrays in this order without gaps::
 
-    head       88 bytes   magic "OJLF", u16 version, u16 flags, then 20 u32: length of the
+    head       96 bytes   magic "OJLF", u16 version, u16 flags, then 22 u32: length of the
                           whole frame, run, seq, since, first_step, steps, layers, experts,
                           slots, prompt_tokens, text_start, text bytes, counts, changes, k,
-                          routed, moves, moves_from, call_tokens, call_layers
+                          routed, moves, moves_from, call_tokens, call_layers, parts, first_token
     totals     11 u64     in the order of `Totals`
-    steps      f64 nbytes | f32 token_ms, read_p50_ms, read_p95_ms, read_max_ms, route_ms,
-               lookup_ms, wait_ms, install_ms, sample_ms | u32 hits, misses, reads, text_end
+    steps      f64 nbytes | f32 token_ms, read_p50_ms, read_p95_ms, read_max_ms, then the
+               parts of the token's time | u32 hits, misses, reads, text_end
                (one array of `steps` values each)
     counts     u32 index, u32 count
     changes    u32 index
@@ -24,6 +24,8 @@ Layout of version 2, all little-endian, arrays in this order without gaps::
     states     u8 of `changes`
     hits       u8 of `routed` x ceil(layers x k / 8): one bit each, the lowest first
     text       UTF-8
+
+Version 2 is read as well: its head ends with call_layers, and its five parts are `PARTS_OF_2`.
 """
 
 from __future__ import annotations
@@ -36,14 +38,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import OutlierError
+from ..trace.times import PARTS
 
 MAGIC = b"OJLF"
-VERSION = 2
+VERSION = 3
 SNAPSHOT = 1
 FINAL = 2
 
 NO_EXPERT = 0xFFFF
 """Where a layer chose fewer experts than the widest."""
+NO_TOKEN = 0xFFFFFFFF
+"""In place of a step, while no token was generated."""
+PARTS_OF_2 = ("route", "lookup", "read_wait", "install", "sample")
+"""The parts in a frame of version 2; what they leave of a token's time was computing, mostly."""
 
 STEP = np.dtype(
     [
@@ -52,11 +59,7 @@ STEP = np.dtype(
         ("read_p50_ms", "<f4"),
         ("read_p95_ms", "<f4"),
         ("read_max_ms", "<f4"),
-        ("route_ms", "<f4"),
-        ("lookup_ms", "<f4"),
-        ("wait_ms", "<f4"),
-        ("install_ms", "<f4"),
-        ("sample_ms", "<f4"),
+        ("parts_ms", "<f4", (len(PARTS),)),
         ("hits", "<u4"),
         ("misses", "<u4"),
         ("reads", "<u4"),
@@ -67,14 +70,16 @@ STEP = np.dtype(
 """One token read by the model. The read latencies are NaN where nothing was read.
 
 A prefill call's time is shared equally by its tokens; a read belongs to the first of them that
-needed it. What the parts from `route_ms` to `sample_ms` leave of `token_ms` is Python. The text
-that was let go of after a step ends at `text_end`, in UTF-16 code units from the run's beginning.
+needed it. `parts_ms` are those of `trace.times`, NaN where a part cannot be told; the others add up
+to `token_ms`. The text that was let go of after a step ends at `text_end`, in UTF-16 code units
+from the run's beginning.
 """
 
-_HEAD = struct.Struct("<4sHH20I")
+_HEAD = struct.Struct("<4sHH22I")
+_HEAD_OF_2 = struct.Struct("<4sHH20I")
 _TOTALS = struct.Struct("<11Q")
 _WIDE = tuple(name for name in STEP.names or () if name != "phase")
-_STEP_NBYTES = STEP.itemsize
+_STEP_NBYTES = STEP.itemsize - STEP["parts_ms"].itemsize
 
 
 class FrameError(OutlierError):
@@ -120,6 +125,7 @@ class Frame:
             call of several tokens, the call's last. `move`: uint32 [q], twice its number, plus 1
             when it came. All moves of steps from `moves_from` on are there.
         call_tokens, call_layers: of the call that is open, and how many layers it has routed.
+        first_token: the step that produced the first generated token, or `NO_TOKEN`.
         totals: since the run began.
         snapshot: the whole state from zero, to be used instead of what was known before.
         final: the run is over.
@@ -148,6 +154,7 @@ class Frame:
     moves_from: int = 0
     call_tokens: int = 0
     call_layers: int = 0
+    first_token: int = NO_TOKEN
     snapshot: bool = False
     final: bool = False
 
@@ -165,7 +172,7 @@ def encode(frame: Frame) -> bytes:
     steps = frame.steps
     routed, layers, k = frame.experts_of.shape
     counted = (len(steps), len(frame.count), len(frame.change_index), len(frame.move), len(text))
-    length = _length(*counted, routed, layers * k)
+    length = _HEAD.size + _length(*counted, routed, layers * k, len(PARTS))
     head = _HEAD.pack(
         MAGIC,
         VERSION,
@@ -190,6 +197,8 @@ def encode(frame: Frame) -> bytes:
         frame.moves_from,
         frame.call_tokens,
         frame.call_layers,
+        len(PARTS),
+        frame.first_token,
     )
     bits = np.packbits(frame.hits_of.reshape(routed, layers * k), axis=1, bitorder="little")
     return b"".join(
@@ -215,7 +224,7 @@ def _wide_of(steps: npt.NDArray[np.void]) -> list[bytes]:
     """All fields of the steps but the phase, which is their last, one array behind the other."""
     if len(steps) == 1:  # the usual frame: in a record they stand as they are sent
         return [steps.tobytes()[: -STEP["phase"].itemsize]]
-    return [steps[name].tobytes() for name in _WIDE]
+    return [steps[name].T.tobytes() for name in _WIDE]
 
 
 def decode(data: bytes | bytearray | memoryview) -> Frame:
@@ -225,15 +234,23 @@ def decode(data: bytes | bytearray | memoryview) -> Frame:
         FrameError: not a frame, another version, cut short, or numbers that cannot be.
     """
     data = bytes(data)
-    if len(data) < _HEAD.size + _TOTALS.size or data[:4] != MAGIC:
+    if len(data) < _HEAD_OF_2.size + _TOTALS.size or data[:4] != MAGIC:
         raise FrameError(f"{len(data)} bytes starting {data[:4]!r} are not a frame")
-    _, version, flags, length, *numbers = _HEAD.unpack_from(data)
-    if version != VERSION:
+    version = int.from_bytes(data[4:6], "little")
+    if version not in (2, VERSION):
         raise FrameError(f"frame version {version} was seen, {VERSION} is wanted; reload the page")
-    head = _Head(*numbers)
+    layout = _HEAD if version == VERSION else _HEAD_OF_2
+    if len(data) < layout.size + _TOTALS.size:
+        raise FrameError(f"a frame of {len(data)} bytes was cut short")
+    _, _, flags, length, *numbers = layout.unpack_from(data)
+    since_3 = () if version == VERSION else (len(PARTS_OF_2), NO_TOKEN)
+    head = _Head(layout.size, *numbers, *since_3)
+    if version == VERSION and head.parts != len(PARTS):
+        raise FrameError(f"a frame divides time in {head.parts} parts, {len(PARTS)} are wanted")
     sizes = (head.steps, head.counts, head.changes, head.moves, head.text)
     width = head.layers * head.k
-    if length != len(data) or length != _length(*sizes, head.routed, width):
+    wanted = layout.size + _length(*sizes, head.routed, width, head.parts)
+    if length != len(data) or length != wanted:
         raise FrameError(
             f"a frame of {length} bytes came as {len(data)}: it was cut short or mixed up"
         )
@@ -250,8 +267,9 @@ def decode(data: bytes | bytearray | memoryview) -> Frame:
 
 
 class _Head(NamedTuple):
-    """The numbers of the head behind the frame's length."""
+    """How long the head is, and its numbers behind the frame's length."""
 
+    size: int
     run: int
     seq: int
     since: int
@@ -271,14 +289,23 @@ class _Head(NamedTuple):
     moves_from: int
     call_tokens: int
     call_layers: int
+    parts: int
+    first_token: int
 
 
 def _read(data: bytes, head: _Head, flags: int) -> Frame:
     """The frame in bytes whose length has been checked; arrays are taken in the wire's order."""
-    take = _Taker(data, _HEAD.size + _TOTALS.size)
+    take = _Taker(data, head.size + _TOTALS.size)
+    totals = Totals(*_TOTALS.unpack_from(data, head.size))
+    if head.size != _HEAD.size and totals.decode_steps:
+        head = head._replace(first_token=totals.steps - totals.decode_steps - 1)
     table = np.zeros(head.steps, STEP)
     for name in _WIDE:
-        table[name] = take(str(STEP[name]), head.steps)
+        if name == "parts_ms":
+            parts = take("<f4", head.parts * head.steps).reshape(head.parts, head.steps).T
+            table[name] = parts if head.size == _HEAD.size else _parts_of_2(parts, table)
+        else:
+            table[name] = take(str(STEP[name]), head.steps)
     count_index, count = take("<u4", head.counts), take("<u4", head.counts)
     change_index = take("<u4", head.changes)
     move_step, move = take("<u4", head.moves), take("<u4", head.moves)
@@ -289,7 +316,7 @@ def _read(data: bytes, head: _Head, flags: int) -> Frame:
     bits = take("u1", head.routed * _bit_bytes(width)).reshape(head.routed, _bit_bytes(width))
     hits_of = np.unpackbits(bits, axis=1, count=width, bitorder="little").astype(bool)
     same = ("run", "seq", "since", "first_step", "layers", "experts", "slots", "prompt_tokens")
-    also = ("text_start", "moves_from", "call_tokens", "call_layers")
+    also = ("text_start", "moves_from", "call_tokens", "call_layers", "first_token")
     return Frame(
         **{name: getattr(head, name) for name in same + also},
         text=data[len(data) - head.text :].decode("utf-8", "replace"),
@@ -302,10 +329,23 @@ def _read(data: bytes, head: _Head, flags: int) -> Frame:
         hits_of=hits_of.reshape(shape),
         move_step=move_step,
         move=move,
-        totals=Totals(*_TOTALS.unpack_from(data, _HEAD.size)),
+        totals=totals,
         snapshot=bool(flags & SNAPSHOT),
         final=bool(flags & FINAL),
     )
+
+
+def _parts_of_2(
+    parts: npt.NDArray[np.float32], steps: npt.NDArray[np.void]
+) -> npt.NDArray[np.float32]:
+    """The parts of version 2, [steps, 5], as parts of today that do not exceed the token's time."""
+    out = np.full((len(parts), len(PARTS)), np.nan, np.float32)
+    left = np.nan_to_num(steps["token_ms"])
+    for name, spent in zip(PARTS_OF_2, parts.T, strict=True):
+        out[:, list(PARTS).index(name)] = claimed = np.clip(np.nan_to_num(spent), 0, left)
+        left = left - claimed
+    out[:, list(PARTS).index("other")] = left
+    return out
 
 
 class _Taker:
@@ -324,10 +364,10 @@ def _bit_bytes(bits: int) -> int:
     return (bits + 7) // 8
 
 
-def _length(
-    steps: int, counts: int, changes: int, moves: int, text: int, routed: int, width: int
-) -> int:
-    fixed = _HEAD.size + _TOTALS.size + steps * _STEP_NBYTES
+def _length(*sizes: int) -> int:
+    """Bytes of a frame behind its head."""
+    steps, counts, changes, moves, text, routed, width, parts = sizes
+    fixed = _TOTALS.size + steps * (_STEP_NBYTES + 4 * parts)
     return (
         fixed
         + counts * 8

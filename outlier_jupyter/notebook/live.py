@@ -25,6 +25,7 @@ import traitlets
 from ..errors import OutlierError
 from ..run import Run
 from ..trace import TraceInfo
+from ..trace.times import PARTS, meaning, part_name, parts_with
 from .frames import Frame, encode
 from .merging import History
 from .replay import frame_of
@@ -53,8 +54,9 @@ class LiveView(anywidget.AnyWidget):
         info: what the header says; every entry may be missing. `model`, `reader` (an option's
             value), `reader_note` (a tooltip on it), `slots`, `layers`, `experts`,
             `expert_nbytes` (of one expert, to tell how much RAM the resident ones take), `cache`
-            (a label), `prompt` (shown above the text) and `changed_output` (why the output is
-            not the model's own; "" when it is).
+            (a label), `prompt` (shown above the text), `parts` (of a token's time, as
+            `time_parts` makes them) and `changed_output` (why the output is not the model's own;
+            "" when it is).
         on_stop: called when Stop comes as a message, on the thread that handles messages; it
             may set flags only. `stop_requested` is set as well.
         clock: seconds that never go back.
@@ -201,7 +203,18 @@ def header(info: TraceInfo, prompt: str) -> dict[str, object]:
         "expert_nbytes": max(info.expert_nbytes, default=0),
         "changed_output": info.changed_output,
         "prompt": prompt,
+        "parts": time_parts(info.kernels),
     }
+
+
+def time_parts(kernels: str) -> list[dict[str, object]]:
+    """The parts of a token's time as the view shows them: their column in a frame, and words."""
+    columns = {name: column for column, name in enumerate(PARTS)}
+    return [
+        {"column": columns[name], "key": name, "name": part_name(name),
+         "means": meaning(name, kernels)}
+        for name in parts_with(kernels)
+    ]  # fmt: skip
 
 
 def kernel_id() -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import DECODE
-from ..run import Run
+from ..run import Run, produced_by
 from ..trace import Trace
 from ..trace.measures import (
     bytes_per_step,
@@ -20,17 +20,9 @@ from ..trace.measures import (
     residency,
     widest,
 )
-from .frames import NO_EXPERT, STEP, Frame, Totals, utf16_units
+from ..trace.times import parts_of_tokens
+from .frames import NO_EXPERT, NO_TOKEN, STEP, Frame, Totals, utf16_units
 from .merging import as_snapshot
-
-PARTS = {
-    "route_ms": "route_ns",
-    "lookup_ms": "lookup_ns",
-    "wait_ms": "read_wait_ns",
-    "install_ms": "install_ns",
-    "sample_ms": "sample_ns",
-}
-"""A step's times, and the columns of `CALL` they are a share of."""
 
 
 def frame_of(run: Run) -> Frame:
@@ -64,6 +56,7 @@ def frame_of(run: Run) -> Frame:
         move_step=move_step,
         move=move,
         totals=_totals(trace),
+        first_token=int(next(iter(produced_by(trace)), NO_TOKEN)),
         final=True,
     )
     return as_snapshot(whole)
@@ -79,9 +72,7 @@ def _steps(run: Run) -> npt.NDArray[np.void]:
     quantiles = read_latency_per_step(trace)
     for column, name in enumerate(("read_p50_ms", "read_p95_ms", "read_max_ms")):
         out[name] = quantiles[:, column]
-    calls = trace.calls[trace.call]
-    for name, column_of in PARTS.items():
-        out[name] = calls[column_of] / 1e6 / np.maximum(calls["steps"], 1)
+    out["parts_ms"] = np.stack(list(parts_of_tokens(trace).values()), axis=1)
     out["hits"], out["misses"] = hits_per_step(trace)
     out["reads"] = np.bincount(trace.reads["step"], minlength=trace.steps)[: trace.steps]
     out["phase"] = trace.phase

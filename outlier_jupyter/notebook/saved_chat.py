@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from html import escape
 
+from ..units import percent, three
 from .conversation import ASSISTANT, RUNNING, Conversations, Message
 from .outline import newest
 from .static_view.page import STYLE
@@ -71,7 +72,12 @@ def _aside(message: Message, form: str, write: Callable[[str], str] = str) -> st
     if "generated" in numbers:
         said.append(f"{numbers['generated']:,.0f} tokens")
     if "tokens_per_second" in numbers:
-        said.append(f"{numbers['tokens_per_second']:.3g} tokens/s")
+        said.append(f"{three(numbers['tokens_per_second'])} tokens/s")
+    said += [
+        f"hit rate in {phase} {percent(numbers[name])}"
+        for phase in ("decode", "prefill")
+        if (name := f"{phase}_hit_rate") in numbers
+    ]
     said += [ENDED[message.ended]] if message.ended in ENDED else []
     said += [write(message.note)] if message.note else []
     return form.format(" · ".join(said)) if said else ""

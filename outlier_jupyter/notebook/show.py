@@ -6,6 +6,8 @@ ends, its place is taken by the static view, which is HTML, a picture, Markdown 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from IPython.display import DisplayHandle, display
@@ -16,6 +18,7 @@ from .feed import Feed
 from .frames import Frame
 from .live import LiveView, header
 from .loss import LossLine
+from .replay import frame_of
 
 
 def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
@@ -28,13 +31,7 @@ def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
     asked = engine.routing.options(options)
     view = make_view(engine, prompt, info=header(run_info(engine, asked), prompt))
     live = _Live(view)
-    feed = Feed(
-        layers=len(engine.info.layer_names),
-        experts=max(engine.info.experts_per_layer, default=0),
-        slots=engine.info.slots,
-        resident_at_start=engine.resident(),
-        on_frame=live.push,
-    )
+    feed = make_feed(engine, live.push)
     loss = LossLine(view)
     unsubscribe = [
         engine.subscribe(feed, *Feed.KINDS),
@@ -48,7 +45,7 @@ def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
         loss.tell()
         run = engine.last_run
         if live.output is not None and run is not None:
-            view.finish(run.finish_reason, feed.snapshot())
+            view.finish(run.finish_reason, last_frame(feed, run))
             live.output.update(dict(run._repr_mimebundle_()), raw=True)
         view.close()
 
@@ -85,3 +82,32 @@ def make_view(engine: Engine, prompt: str, **given: Any) -> LiveView:
     """
     settings: dict[str, Any] = {"info": header(engine.info, prompt), "on_stop": engine.stop}
     return LiveView(**settings | given)
+
+
+def make_feed(engine: Engine, on_frame: Callable[[Frame], object]) -> Feed:
+    """A feed of the next run of `engine`."""
+    info = engine.info
+    return Feed(
+        layers=len(info.layer_names),
+        experts=max(info.experts_per_layer, default=0),
+        slots=info.slots,
+        resident_at_start=engine.resident(),
+        on_frame=on_frame,
+        kernels=info.kernels,
+    )
+
+
+def last_frame(feed: Feed, run: Run | None) -> Frame:
+    """What a view shows of a run that is over.
+
+    Of one that was cut short in the middle of a call its feed has told more than its trace keeps:
+    there it is the trace that is shown, so that all views of a run say the same.
+    """
+    told = feed.snapshot()
+    if run is None or run.finish_reason in WHOLE:
+        return told
+    return replace(frame_of(run), run=told.run, seq=told.seq + 1)
+
+
+WHOLE = ("stop", "length")
+"""How runs end that are not cut short."""

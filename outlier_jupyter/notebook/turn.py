@@ -65,7 +65,7 @@ class Turn:
         if self.run is not None:
             summary = self.run.summary()
             out["generated"] = self.run.generated
-            for name in ("tokens_per_second", "hit_rate"):
+            for name in ("tokens_per_second", "decode_hit_rate", "prefill_hit_rate"):
                 value = float(getattr(summary, name))
                 if math.isfinite(value):
                     out[name] = round(value, 4)

@@ -25,6 +25,7 @@ from .feed import Feed
 from .handle import engine_of
 from .live import LiveView, header
 from .loss import LossLine
+from .show import last_frame, make_feed
 from .worker import Worker, on_this_thread
 
 _workers: weakref.WeakKeyDictionary[Engine, Worker] = weakref.WeakKeyDictionary()
@@ -140,14 +141,8 @@ class Watched(LiveView):
 
     def _decode(self) -> None:
         """The whole run, on the engine's thread for such runs."""
-        engine, info = self._engine, self._engine.info
-        feed = Feed(
-            layers=len(info.layer_names),
-            experts=max(info.experts_per_layer, default=0),
-            slots=info.slots,
-            resident_at_start=engine.resident(),
-            on_frame=self.push,
-        )
+        engine = self._engine
+        feed = make_feed(engine, self.push)
         loss = LossLine(self)
 
         def begin(event: Event) -> None:
@@ -175,7 +170,7 @@ class Watched(LiveView):
             self.run = engine.last_run if self._begun else None
             reason = "error" if self.run is None else self.run.finish_reason
             self.answer_from(self.run)
-            self.finish(reason, feed.snapshot() if self._begun else None)
+            self.finish(reason, last_frame(feed, self.run) if self._begun else None)
             self._over.set()
             self._replace()
 

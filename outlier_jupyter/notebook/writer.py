@@ -22,7 +22,7 @@ from .conversation import ASSISTANT, RUNNING, USER, Conversations
 from .feed import Feed
 from .kept_runs import KeptRuns
 from .outline import outline
-from .show import make_view
+from .show import last_frame, make_feed, make_view
 from .turn import Turn, run_turn
 from .worker import Worker
 
@@ -261,14 +261,7 @@ class Writer:
         if not self._chat.watch:
             return None
         view = make_view(self.engine, turn.text or "", on_stop=self.stop, kernel_id="")
-        info = self.engine.info
-        self._feed = Feed(
-            layers=len(info.layer_names),
-            experts=max(info.experts_per_layer, default=0),
-            slots=info.slots,
-            resident_at_start=self.engine.resident(),
-            on_frame=view.push,
-        )
+        self._feed = make_feed(self.engine, view.push)
         before, self._chat.live = self._chat.live, view
         if before is not None:
             before.close()
@@ -279,7 +272,7 @@ class Writer:
         if feed is not None and self._chat.live is not None:
             reason = run.finish_reason if run is not None else "error"
             self._chat.live.answer_from(run)
-            self._chat.live.finish(reason, feed.snapshot())
+            self._chat.live.finish(reason, last_frame(feed, run))
 
 
 def _left_out(answers: int) -> str:

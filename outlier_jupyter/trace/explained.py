@@ -7,26 +7,10 @@ from math import isnan
 from ..events import PREFILL
 from ..units import percent, size_words, three
 from .explain import Explanation, LayerStory, Miss
-from .times import PARTS, SAMPLE_OF_MLX
+from .times import meaning, part_name
 
 SHOWN = 12
 """Layers told of one by one, those that waited longest; the others are counted."""
-NAMES = {
-    "read_wait": "waiting for reads",
-    "lookup": "look-up",
-    "route": "router read-back",
-    "graph": "building MLX's graph",
-    "compute": "compute, undivided",
-    "experts": "expert compute",
-    "dense": "dense compute",
-    "sample": "sampling",
-    "watch": "recording and showing",
-}
-
-
-def part_name(part: str) -> str:
-    """What a part is called."""
-    return NAMES.get(part, part)
 
 
 def headline(told: Explanation) -> str:
@@ -66,8 +50,7 @@ def parts(told: Explanation) -> list[tuple[str, str, str, str]]:
     for name, ms in sorted(told.parts.items(), key=lambda each: -each[1]):
         if ms >= 0.0005:
             share = percent(ms / told.ms) if told.ms else "–"
-            what = SAMPLE_OF_MLX if name == "sample" and told.kernels != "cpu" else PARTS[name]
-            rows.append((part_name(name), f"{three(ms)} ms", share, what))
+            rows.append((part_name(name), f"{three(ms)} ms", share, meaning(name, told.kernels)))
     return rows
 
 

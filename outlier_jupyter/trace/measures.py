@@ -25,6 +25,8 @@ QUANTILES = (0.5, 0.95, 1.0)
 class Summary:
     """The headline numbers of a run. Rates are NaN where nothing was counted.
 
+    `hit_rate` is that of all look-ups, prefill and decode together.
+
     `compared` tokens were held against the exact model: their mean divergence in nats, and the
     share of them that it would have chosen, too. `read_early` reads were begun before their router
     had chosen; `early_used` of them were asked for.
@@ -50,15 +52,23 @@ class Summary:
     read_early: int = 0
     early_used: int = 0
     early_wasted_bytes: int = 0
+    prefill_hit_rate: float = nan
 
     def __str__(self) -> str:
         """One line: speed, hit rate, bytes read, latency; early reads and loss where there are."""
         more = [words for words in (self.early_words(), self.loss_words()) if words]
         return (
-            f"{three(self.tokens_per_second)} tokens/s · hit rate {percent(self.hit_rate)} "
-            f"(in decode {percent(self.decode_hit_rate)}) · {size_words(self.bytes_read)} in "
-            f"{self.reads:,} reads · read latency p50 {three(self.read_p50_ms)} ms, "
+            f"{three(self.tokens_per_second)} tokens/s · {self.hit_words()} · "
+            f"{size_words(self.bytes_read)} in {self.reads:,} reads · read latency "
+            f"p50 {three(self.read_p50_ms)} ms, "
             f"p95 {three(self.read_p95_ms)} ms{''.join(f' · {words}' for words in more)}"
+        )
+
+    def hit_words(self) -> str:
+        """The hit rates of both phases, as every view names them."""
+        return (
+            f"hit rate in decode {percent(self.decode_hit_rate)}, in prefill "
+            f"{percent(self.prefill_hit_rate)}"
         )
 
     def early_words(self) -> str:
@@ -262,6 +272,7 @@ def summarise(trace: Trace) -> Summary:
         hits=int(hits.sum()),
         hit_rate=_ratio(float(hits.sum()), float(hits.sum() + misses.sum())),
         decode_hit_rate=_ratio(float(hits[decode].sum()), float((hits + misses)[decode].sum())),
+        prefill_hit_rate=_ratio(float(hits[~decode].sum()), float((hits + misses)[~decode].sum())),
         reads=len(trace.reads),
         bytes_read=int(trace.reads["nbytes"].sum()),
         read_p50_ms=float(p50),

@@ -29,6 +29,7 @@ from ..events import (
     Waited,
     Weighed,
 )
+from .times import booked
 from .trace import CALL, EARLY, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
 
 EMPTY = {"_tokens": 0, "_produced": -1, "_experts": -1, "_weights": np.nan, "_hits": False}
@@ -184,22 +185,20 @@ class Recorder:
 
     def _book(self, call: _Call, done: StepDone) -> None:
         """One row of `calls`."""
-        routes = sum(routed.route_ns for routed in call.routed)
-        waits = sum(waited.ns for waited in call.waited)
-        installs = sum(waited.install_ns for waited in call.waited)
-        lookups = sum(routed.lookup_ns for routed in call.routed)
-        switches, experts, told = 0, 0, 0
+        sums = (
+            sum(routed.route_ns for routed in call.routed),
+            sum(routed.lookup_ns for routed in call.routed),
+            sum(waited.ns for waited in call.waited),
+            sum(waited.install_ns for waited in call.waited),
+        )
+        switches: tuple[int, int, int] | None = None
         served = _switches(call)
         if len(served[0]):
-            switches, experts, told = (int(times.sum()) for times in served[2:])
-            # All of a switch that is nothing else: besides the look-up, booking who leaves.
-            lookups = switches - routes - waits - installs - experts - told
+            switches = (int(served[2].sum()), int(served[3].sum()), int(served[4].sum()))
             self._layer_us.append(self._layer_times(call, served))
         phase, tokens, start_ns = call.started
-        row = (phase, call.first, len(tokens), start_ns, done.ns)
-        times = (routes, lookups, waits, installs, done.sample_ns, done.forward_ns)
-        outside = max(0, done.forward_ns - switches)
-        self._calls.append((*row, *times, outside, experts, told + done.told_ns))
+        row = (phase, call.first, len(tokens), start_ns)
+        self._calls.append((*row, *booked(done, *sums, switches)))
 
     def _layer_times(self, call: _Call, served: _Switches) -> npt.NDArray[np.int32]:
         """The call's row of `layer_us`."""
@@ -215,6 +214,7 @@ class Recorder:
         since[layers[1:]] = start[1:] - start[:-1] - ns[:-1]
         computing[layers], telling[layers], lookup[layers] = experts, told, ns
         lookup -= routing + waiting + installing + computing + telling
+        np.maximum(lookup, 0, out=lookup)
         return (times // 1000).T.astype(np.int32)
 
     def _grow(self, steps: int) -> None:

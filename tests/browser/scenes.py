@@ -58,16 +58,26 @@ def live_traits() -> dict[str, Any]:
     ends = np.linspace(0, len(WORDS), 122).astype(np.int32)[1:]
     calls = trace.calls.copy()
     wait = 1 + np.arange(len(calls)) % 7
-    shares = {"route_ns": 9, "lookup_ns": 1, "read_wait_ns": wait, "install_ns": 1, "sample_ns": 2}
+    shares = {"outside_ns": 9, "experts_ns": 3, "route_ns": 0.3, "lookup_ns": 1,
+              "read_wait_ns": wait, "install_ns": 1, "sample_ns": 2, "watch_ns": 0.2}  # fmt: skip
     for name, share in shares.items():
         calls[name] = share * calls["steps"] * 1_000_000
+    calls["forward_ns"] = calls["outside_ns"] + calls["experts_ns"]
+    calls["ns"] = (16.5 + wait) * calls["steps"] * 1_000_000
+    step_ns = np.repeat(calls["ns"] // calls["steps"], calls["steps"])
     run = Run(
         prompt="How does a router choose?",
         encoded="",
         text=WORDS,
         tokens=np.arange(121, dtype=np.int32),
         finish_reason="length",
-        trace=replace(trace, produced=produced, calls=calls),
+        trace=replace(
+            trace,
+            produced=produced,
+            calls=calls,
+            step_ns=step_ns,
+            info=replace(trace.info, kernels="cpu"),
+        ),
         text_ends=ends,
     )
     view = LiveView.of(run)

@@ -1,7 +1,8 @@
 """Writes the golden frames that the Python and the TypeScript tests both read.
 
 Run it (`python tests/golden/make.py`) only when the wire format changes on purpose, together with
-its version number. Each case is a .bin file and a .json file that says what is in it; NaN is null.
+its version number. Files named `…-of-2` are of version 2 and stay as they are. Each case is a .bin
+file and a .json file that says what is in it; NaN is null.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from outlier_jupyter.notebook.merging import as_snapshot, merge
 PLAIN = (
     *("run", "seq", "since", "first_step", "layers", "experts", "slots", "prompt_tokens"),
     *("text", "text_start", "snapshot", "final", "moves_from", "call_tokens", "call_layers"),
+    "first_token",
 )
 ARRAYS = (
     *("count_index", "count", "change_index", "change_state"),
@@ -71,8 +73,15 @@ def _first() -> Frame:
     steps["misses"] = [4, 3, 0]
     steps["reads"] = [7, 0, 0]
     steps["text_end"] = [0, 0, 7]
-    steps["route_ms"], steps["lookup_ms"], steps["wait_ms"] = 0.5, 0.125, 0.25
-    steps["install_ms"], steps["sample_ms"] = 0.0625, [0, 0, 0.03125]
+    # Two parts cannot be told; the others add up to the token's time.
+    steps["parts_ms"] = [
+        *[0.5, 0.25, math.nan, math.nan],
+        *[0.125, 0.0625, 0.25, 0.0625],
+        0,
+        0,
+        0.25,
+    ]
+    steps["parts_ms"][2, 8:] = [0.03125, 0, 0.21875]
     return Frame(
         run=7,
         seq=1,
@@ -97,6 +106,7 @@ def _first() -> Frame:
         moves_from=1,
         call_tokens=1,
         call_layers=1,
+        first_token=2,
         totals=Totals(3, 12, 5, 7, 9_000_000_000, 0, 4_500_000, 0, 0, 0, 0),
     )
 
@@ -104,6 +114,7 @@ def _first() -> Frame:
 def _second() -> Frame:
     steps = np.zeros(1, STEP)
     steps["token_ms"] = math.nan
+    steps["parts_ms"] = math.nan
     steps["read_p50_ms"] = steps["read_p95_ms"] = steps["read_max_ms"] = math.nan
     steps["hits"] = 4
     steps["text_end"] = 7 + 12  # the globe is two code units
@@ -129,6 +140,7 @@ def _second() -> Frame:
         move_step=np.array([3, 3], np.uint32),
         move=np.array([2 * 4, 2 * 6 + 1], np.uint32),
         totals=Totals(4, 16, 9, 7, 9_000_000_000, 1, 2**53 - 1, 1, 4, 4, 3_000_000),
+        first_token=2,
         final=True,
     )
 
@@ -137,11 +149,16 @@ def described(frame: Frame) -> dict[str, Any]:
     """What the JSON file says: numbers, text, and every array as a list."""
     plain = {name: getattr(frame, name) for name in PLAIN}
     arrays = {name: getattr(frame, name).tolist() for name in ARRAYS}
-    steps = {
-        name: [None if value != value else value for value in frame.steps[name].tolist()]
-        for name in STEP.names or ()
-    }
+    steps = {name: _no_nan(frame.steps[name].T.tolist()) for name in STEP.names or ()}
     return {**plain, **arrays, "steps": steps, "totals": frame.totals._asdict()}
+
+
+def _no_nan(values: list[Any]) -> list[Any]:
+    """The parts of a token's time are columns, too: a list for each."""
+    return [
+        _no_nan(value) if isinstance(value, list) else None if value != value else value
+        for value in values
+    ]
 
 
 def main() -> None:

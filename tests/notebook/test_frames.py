@@ -25,6 +25,7 @@ from outlier_jupyter.notebook.frames import (
     utf16_units,
 )
 from outlier_jupyter.notebook.merging import History, as_snapshot, merge
+from outlier_jupyter.trace.times import PARTS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MAKE: dict[str, Any] = runpy.run_path(str(GOLDEN / "make.py"))
@@ -38,7 +39,8 @@ F32 = st.floats(width=32)
 @st.composite
 def step_tables(draw: st.DrawFn) -> np.ndarray[Any, Any]:
     """Up to four step records, with any numbers at all in them, NaN and infinity included."""
-    row = st.tuples(st.floats(), *[F32] * 9, *[U32] * 4, st.integers(0, 1))
+    parts = st.tuples(*[F32] * len(PARTS))
+    row = st.tuples(st.floats(), *[F32] * 4, parts, *[U32] * 4, st.integers(0, 1))
     return np.array(draw(st.lists(row, max_size=4)), STEP).reshape(-1)
 
 
@@ -90,6 +92,7 @@ def chains(draw: st.DrawFn) -> list[Frame]:
                 change_state=np.array([changes[i] for i in sorted(changes)], np.uint8),
                 **draw(routings(len(table))),
                 totals=Totals(*draw(st.tuples(*[st.integers(0, 2**63)] * 11))),
+                first_token=draw(U32),
                 final=draw(st.booleans()),
             )
         )
@@ -106,6 +109,8 @@ def test_decode_gives_back_what_encode_took(frames: list[Frame]) -> None:
         assert again == frame
         assert (again.text, again.totals, again.final) == (frame.text, frame.totals, frame.final)
         np.testing.assert_array_equal(again.steps["token_ms"], frame.steps["token_ms"])
+        np.testing.assert_array_equal(again.steps["parts_ms"], frame.steps["parts_ms"])
+        assert again.first_token == frame.first_token
         np.testing.assert_array_equal(again.count, frame.count)
         np.testing.assert_array_equal(again.change_state, frame.change_state)
         np.testing.assert_array_equal(again.experts_of, frame.experts_of)
@@ -214,6 +219,27 @@ def test_golden_frames_stay_as_they_are(name: str) -> None:
     assert encode(frame) == data == encode(MAKE["cases"]()[name])
 
 
+@pytest.mark.parametrize("name", ["first-of-2", "snapshot-of-2"])
+def test_frames_of_the_version_before_are_read(name: str) -> None:
+    """All that they told is there; their five parts never exceed the token's time."""
+    frame = decode((GOLDEN / f"{name}.bin").read_bytes())
+    told = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    found = json.loads(json.dumps(MAKE["described"](frame)))
+    parts = {"route": "route_ms", "lookup": "lookup_ms", "read_wait": "wait_ms",
+             "install": "install_ms", "sample": "sample_ms"}  # fmt: skip
+    by_name = dict(zip(PARTS, found["steps"].pop("parts_ms"), strict=True))
+    for part, before in parts.items():
+        assert by_name[part][0] == told["steps"].pop(before)[0]
+    assert by_name["other"][:3] == [0.5625, 0.5625, 0.53125]
+    assert by_name["dense"] == [None] * len(frame.steps)
+    assert found["steps"] == told.pop("steps")
+    first_token = found.pop("first_token")
+    assert first_token == (2 if told["totals"]["decode_steps"] else 0xFFFFFFFF)
+    del found["steps"]
+    assert found == told
+    assert decode(encode(frame)) == frame
+
+
 def test_wrong_bytes_are_refused_with_a_reason() -> None:
     """Another magic, another version, missing or extra bytes and wild numbers are FrameErrors."""
     good = (GOLDEN / "first.bin").read_bytes()
@@ -221,8 +247,10 @@ def test_wrong_bytes_are_refused_with_a_reason() -> None:
         decode(b"")
     with pytest.raises(FrameError, match="not a frame"):
         decode(b"JSON" + good[4:])
-    with pytest.raises(FrameError, match="version 3 was seen, 2 is wanted"):
-        decode(good[:4] + struct.pack("<H", 3) + good[6:])
+    with pytest.raises(FrameError, match="version 4 was seen, 3 is wanted"):
+        decode(good[:4] + struct.pack("<H", 4) + good[6:])
+    with pytest.raises(FrameError, match="time in 12 parts, 11 are wanted"):
+        decode(good[:88] + struct.pack("<I", 12) + good[92:])
     with pytest.raises(FrameError, match="cut short"):
         decode(good[:-1])
     with pytest.raises(FrameError, match="cut short"):
@@ -255,9 +283,9 @@ def test_arrays_are_aligned_for_a_browser() -> None:
     """Each array begins at a multiple of its item's size, whatever the lengths."""
     for frame in MAKE["cases"]().values():
         steps, (routed, layers, k) = len(frame.steps), frame.experts_of.shape
-        floats = 176 + 8 * steps
-        assert floats % 4 == 0 and 176 % 8 == 0
-        words = floats + 4 * 13 * steps
+        floats = 184 + 8 * steps
+        assert floats % 4 == 0 and 184 % 8 == 0
+        words = floats + 4 * (8 + len(PARTS)) * steps
         assert words % 4 == 0
         tail = 8 * len(frame.count) + 5 * len(frame.change_index) + 8 * len(frame.move) + steps
         routing = routed * (2 * layers * k + (layers * k + 7) // 8)

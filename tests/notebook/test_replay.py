@@ -50,6 +50,7 @@ def test_a_run_is_told_as_its_feed_told_it(
         np.testing.assert_array_equal(getattr(frame, name), getattr(told, name), err_msg=name)
     assert frame.totals._replace(elapsed_ns=0) == told.totals._replace(elapsed_ns=0)
     assert (frame.text, frame.slots, frame.final) == (told.text, told.slots, True)
+    assert frame.first_token == told.first_token
     assert_moves_tell_residency(frame, recorded(made))
 
 

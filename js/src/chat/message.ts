@@ -1,7 +1,7 @@
 // One message of the chat, with what can be done about it.
 
 import { el, setText } from "../dom";
-import { integer, plural, short } from "../format";
+import { integer, percent, plural, short } from "../format";
 import { button } from "./button";
 import { copyFrom, render } from "./markdown";
 import type { ChatStore, Message } from "./store";
@@ -176,6 +176,10 @@ function factsOf({ numbers, ended }: Message): string {
   const parts: string[] = [];
   if (numbers.generated !== undefined) parts.push(plural(numbers.generated, "token"));
   if (numbers.tokens_per_second) parts.push(`${short(numbers.tokens_per_second)} tokens/s`);
+  for (const phase of ["decode", "prefill"] as const) {
+    const rate = numbers[`${phase}_hit_rate`];
+    if (rate !== undefined) parts.push(`hit rate in ${phase} ${percent(rate)}`);
+  }
   if (numbers.prompt !== undefined) {
     const reused = numbers.reused ? `, ${integer(numbers.reused)} of them from the KV cache` : "";
     parts.push(`prompt ${integer(numbers.prompt)}${reused}`);

@@ -6,13 +6,18 @@
 import type { Model } from "../host";
 import { Lifeline } from "../lifeline";
 
+/** What is told of the run that wrote an answer. */
+type Counted =
+  | ("prompt" | "reused" | "generated" | "run")
+  | ("tokens_per_second" | "decode_hit_rate" | "prefill_hit_rate");
+
 export interface Message {
   id: number;
   role: "user" | "assistant";
   text: string;
   ended: "" | "running" | "stop" | "length" | "interrupted" | "error";
   note: string;
-  numbers: Partial<Record<"prompt" | "reused" | "generated" | "tokens_per_second" | "run", number>>;
+  numbers: Partial<Record<Counted, number>>;
   siblings: number[];
 }
 

@@ -13,22 +13,22 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ...trace.explain import Explanation, LayerStory
-from ...trace.explained import fate, headline, part_name
+from ...trace.explained import fate, headline
+from ...trace.times import layer_part_name, part_name
 from ...trace.trace import LAYER_PARTS
 from ..palette import EITHER
 from .look import STRIPE, no_data, titled
 
 SEGMENTS = {
-    "before": ("since the layer before", EITHER.frame, ""),
-    "route": ("ids known: compute", EITHER.p50, "/"),
-    "lookup": ("look-up", EITHER.top, "x"),
-    "read_wait": ("waiting for reads", EITHER.miss, "\\"),
-    "install": ("install", EITHER.p95, "-"),
-    "experts": ("experts", EITHER.hit, ""),
-    "watch": ("recording", EITHER.muted, "."),
+    "before": (EITHER.frame, ""),
+    "route": (EITHER.p50, "/"),
+    "lookup": (EITHER.top, "x"),
+    "read_wait": (EITHER.miss, "\\"),
+    "install": (EITHER.p95, "-"),
+    "experts": (EITHER.hit, ""),
+    "watch": (EITHER.muted, "."),
 }
-"""Part of a layer → its name, colour and pattern, in the order in which they happen."""
-NATIVE = {"before": "dense compute", "route": "router read-back", "experts": "expert compute"}
+"""Part of a layer → its colour and pattern, in the order in which they happen."""
 TOTALS = {"read_wait": "read_wait", "lookup": "lookup", "install": "install", "route": "route",
           "compute": "route", "experts": "experts", "dense": "before", "graph": "before",
           "watch": "watch"}  # fmt: skip
@@ -89,11 +89,11 @@ def _by_layer(figure: go.Figure, told: Explanation, begins: list[float], end: fl
         for name in LAYER_PARTS:
             starts[name].append(at - begin)
             at += layer.parts[name]
-    for name, (title, colour, pattern) in SEGMENTS.items():
+    for name, (colour, pattern) in SEGMENTS.items():
         spent = [layer.parts[name] for layer in told.layers]
         if max(spent) <= 0:
             continue
-        title = NATIVE.get(name, title) if told.kernels == "cpu" else title
+        title = layer_part_name(name, told.kernels)
         figure.add_trace(
             go.Bar(
                 base=starts[name],
@@ -128,8 +128,8 @@ def _whole(figure: go.Figure, told: Explanation) -> None:
         if not spent > 0:
             continue
         # What no segment stands for comes in two: sampling is solid, the rest is crossed.
-        bare = ("", EITHER.ink, "" if name == "sample" else "+")
-        _, colour, pattern = SEGMENTS.get(TOTALS.get(name, ""), bare)
+        bare = (EITHER.ink, "" if name == "sample" else "+")
+        colour, pattern = SEGMENTS.get(TOTALS.get(name, ""), bare)
         figure.add_trace(
             go.Bar(
                 base=[at], x=[spent], y=[ALL], orientation="h", width=0.62, name=part_name(name),

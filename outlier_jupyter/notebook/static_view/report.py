@@ -17,9 +17,8 @@ import numpy as np
 from ...errors import OutlierError
 from ...events import DECODE
 from ...trace.explain import slowest
-from ...trace.explained import part_name
 from ...trace.routing import routing_measures
-from ...trace.times import meaning, parts_of_tokens
+from ...trace.times import meaning, part_name, parts_of_tokens
 from ...trace.trace import Trace
 from ...trace.what_if import WhatIf, note
 from ...units import percent, size_words, three
@@ -104,7 +103,7 @@ def _time(run: Run) -> Iterator[str]:
         mean = float(np.mean(mine))
         numbers = (f"{three(float(value))} ms" for value in np.quantile(mine, (0.5, 0.95)))
         rows.append((mean, (part_name(name), f"{three(mean)} ms", percent(mean / whole), *numbers,
-                            meaning(trace, name))))  # fmt: skip
+                            meaning(name, trace.info.kernels))))  # fmt: skip
     head = ("part", "mean", "share", "median", "p95", "what it is")
     told = table(head, [row for _, row in sorted(rows, key=lambda each: -each[0])])
     yield _framed(f'<div class="oj-charts">{image(time_parts(trace))}</div>{told}')

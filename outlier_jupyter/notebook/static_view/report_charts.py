@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...events import DECODE
-from ...trace.explained import part_name
-from ...trace.times import parts_of_tokens
+from ...trace.times import part_name, parts_of_tokens
 from ...trace.trace import Trace
 from ...units import percent, three
 from . import scene as s

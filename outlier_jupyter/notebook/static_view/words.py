@@ -86,10 +86,9 @@ def tiles(trace: Trace) -> list[tuple[str, str]]:
     s = summarise(trace)
     found = [
         (three(s.tokens_per_second), "tokens/s") if s.decoded_steps else ("no data", "tokens/s"),
-        (percent(s.hit_rate), "hit rate") if s.lookups else ("no data", "hit rate"),
+        (_rate(s.decode_hit_rate), "hit rate in decode"),
+        (_rate(s.prefill_hit_rate), "hit rate in prefill"),
     ]
-    if math.isfinite(s.decode_hit_rate):
-        found.append((percent(s.decode_hit_rate), "hit rate in decode"))
     found.append((size_words(s.bytes_read), "read from SSD"))
     if s.reads:
         both = f"{three(s.read_p50_ms)} / {three(s.read_p95_ms)} ms"
@@ -100,6 +99,10 @@ def tiles(trace: Trace) -> list[tuple[str, str]]:
         found.append((f"{three(s.kl)} nats", "KL from the exact model"))
         found.append((percent(s.top1_agreement), "top-1 agreement with it"))
     return found
+
+
+def _rate(share: float) -> str:
+    return percent(share) if math.isfinite(share) else "no data"
 
 
 def table(view: View) -> list[tuple[str, str]]:
@@ -119,6 +122,7 @@ def table(view: View) -> list[tuple[str, str]]:
         ("Speed", f"{three(s.tokens_per_second)} tokens/s"),
         ("Look-ups", f"{s.lookups:,}, of these {s.hits:,} hits ({percent(s.hit_rate)})"),
         ("Hit rate in decode", percent(s.decode_hit_rate)),
+        ("Hit rate in prefill", percent(s.prefill_hit_rate)),
         ("Reads", f"{s.reads:,} reads, {size_words(s.bytes_read)}"),
         ("Read latency", latency_words(s)),
     ]

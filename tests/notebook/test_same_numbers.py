@@ -1,0 +1,101 @@
+"""Two views of one run say the same, in the same words, also of a run that was cut short."""
+
+from __future__ import annotations
+
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter.events import CallStarted, Routed
+from outlier_jupyter.notebook.chat import Chat
+from outlier_jupyter.notebook.feed import Feed
+from outlier_jupyter.notebook.frames import Frame
+from outlier_jupyter.notebook.replay import frame_of
+from outlier_jupyter.notebook.saved_chat import bundle
+from outlier_jupyter.notebook.show import last_frame, make_feed
+from outlier_jupyter.notebook.static_view import View
+from outlier_jupyter.notebook.static_view.words import table, tiles
+from outlier_jupyter.run import Interrupted, Run
+from outlier_jupyter.units import percent
+
+
+def watched(engine, layer: int, call: int, **options) -> tuple[Run, Frame]:
+    """A run stopped in a layer of a call, and what its live view shows last."""
+    feed = make_feed(engine, lambda frame: None)
+    calls = []
+
+    def stop(event) -> None:
+        if type(event) is CallStarted:
+            calls.append(event)
+        elif len(calls) == call and event.layer == layer:
+            engine.stop()
+
+    forget = [engine.subscribe(feed, *Feed.KINDS), engine.subscribe(stop, CallStarted, Routed)]
+    try:
+        run = engine.generate("the same in all views", max_tokens=9, prefill_chunk=6, **options)
+    except Interrupted as stopped:
+        run = stopped.run
+    for end in forget:
+        end()
+    return run, last_frame(feed, run)
+
+
+@pytest.mark.parametrize("call", [1, 2, 5, 99])
+def test_the_live_view_ends_with_the_numbers_that_stay(tiny, call: int) -> None:
+    """Cut within the prompt's second chunk, within a token, or not at all: totals are the trace's.
+
+    So are residency and counts, and the tokens: one that only the prompt's last call produced, too.
+    """
+    with outlier_jupyter.load(tiny, cache_experts=10) as engine:
+        run, frame = watched(engine, 1, call)
+    told, kept = frame.totals, frame_of(run)
+    assert told._replace(elapsed_ns=0, evictions=0) == kept.totals._replace(
+        elapsed_ns=0, evictions=0
+    )
+    for name in ("count_index", "count", "change_index", "first_token"):
+        assert (
+            (getattr(frame, name) == getattr(kept, name)).all()
+            if name != "first_token"
+            else (frame.first_token == kept.first_token)
+        )
+    generated = told.steps - min(frame.first_token, told.steps)
+    assert generated == run.generated
+    s = run.summary()
+    if told.decode_lookups:
+        assert told.decode_hits / told.decode_lookups == pytest.approx(s.decode_hit_rate)
+    if others := told.lookups - told.decode_lookups:
+        prefill = (told.hits - told.decode_hits) / others
+        assert prefill == pytest.approx(s.prefill_hit_rate)
+    assert (told.reads, told.nbytes) == (s.reads, s.bytes_read)
+
+
+def test_a_run_of_one_token_has_one(tiny) -> None:
+    """Its only token came of the prompt's last call: no call of decode was needed."""
+    with outlier_jupyter.load(tiny, cache_experts=10) as engine:
+        feed = make_feed(engine, lambda frame: None)
+        forget = engine.subscribe(feed, *Feed.KINDS)
+        run = engine.generate("one", max_tokens=1)
+        forget()
+    frame = feed.snapshot()
+    assert run.generated == frame.totals.steps - frame.first_token == 1
+
+
+def test_both_phases_hit_rates_are_told_everywhere(tiny) -> None:
+    """Summary, tiles, table and a chat's answer name the phase, and give the same two numbers."""
+    with outlier_jupyter.load(tiny, cache_experts=10) as engine:
+        chat = Chat(engine, max_tokens=8)
+        run = chat.send("what is told of this?")
+        answer = bundle("tiny", chat.writer.books, "x")["text/plain"]
+        numbers = chat.messages[-1].numbers
+        chat.close()
+    s = run.summary()
+    decode, prefill = percent(s.decode_hit_rate), percent(s.prefill_hit_rate)
+    assert decode != prefill != percent(s.hit_rate)
+    assert f"hit rate in decode {decode}, in prefill {prefill}" in str(s)
+    shown = View(run.text, run.trace, run.finish_reason, run.prompt)
+    assert {(decode, "hit rate in decode"), (prefill, "hit rate in prefill")} <= set(
+        tiles(shown.trace)
+    )
+    rows = dict(table(shown))
+    assert (rows["Hit rate in decode"], rows["Hit rate in prefill"]) == (decode, prefill)
+    assert f"hit rate in decode {decode} · hit rate in prefill {prefill}" in answer
+    assert numbers["decode_hit_rate"] == pytest.approx(s.decode_hit_rate, abs=1e-4)
