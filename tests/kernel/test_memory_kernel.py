@@ -36,15 +36,18 @@ def large(tmp_path_factory):
 
 @pytest.fixture
 def fresh(kernel):
-    """A kernel with the magics and nothing loaded."""
+    """A kernel with the magics and nothing loaded; widgets of earlier tests may have engines."""
     kernel.run("%reload_ext outlier_jupyter\n%outlier unload\n%reset -f")
+    kernel.engines_before = 0
+    kernel.engines_before = look(kernel)[0]
     return kernel
 
 
 def look(kernel) -> tuple[int, int, int, int]:
-    """As `LOOK` prints it."""
+    """As `LOOK` prints it, without the engines of earlier tests."""
     (sent,) = kinds(kernel.run(LOOK), "stream")
-    return tuple(json.loads(sent["text"]))
+    engines, *nbytes = json.loads(sent["text"])
+    return (engines - kernel.engines_before, *nbytes)
 
 
 def test_loading_again_never_holds_two_models(fresh, large):
