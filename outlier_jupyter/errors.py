@@ -81,6 +81,12 @@ def place(path: str | os.PathLike[str], most: int = 90) -> str:
     return said if len(said) <= most else "…" + said[1 - most :]
 
 
+def shown(value: object, most: int = 60) -> str:
+    """A value for a message, as Python writes it; of a long one the beginning."""
+    said = repr(value)
+    return said if len(said) <= most else said[: most - 1] + "…"
+
+
 def brief(error: BaseException, most: int = 110) -> str:
     """Another library's exception in a few words: its type and the beginning of what it says."""
     words = " ".join(str(error).split()).rstrip(".:")

@@ -180,7 +180,7 @@ class Run:
 
     def text_of(self, token: int) -> str:
         """The text let go of with a generated token, numbered as in `explain`."""
-        at = token - 1 if token > 0 else token % len(self.tokens)
+        at = token - 1 if token > 0 else token % max(len(self.tokens), 1)
         if not 0 <= at < len(self.text_ends):
             return ""
         begin = int(self.text_ends[at - 1]) if at else 0

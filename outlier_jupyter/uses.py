@@ -228,8 +228,10 @@ def _context(run: Run, step: int) -> str:
 
 
 def _known(trace: Trace, steps: Iterable[int] | None) -> npt.NDArray[np.int64]:
-    found = np.array(list(steps or ()), np.int64)
-    if not len(found) or found.min() < 0 or found.max() >= trace.steps:
+    # Of a range that is longer than the trace, enough is looked at to see that it is.
+    asked = steps[: trace.steps + 1] if isinstance(steps, range) else list(steps or ())
+    found = np.array([step for step in asked if -1 <= step < 2**31], np.int64)
+    if len(found) < len(asked) or not len(found) or found.min() < 0 or found.max() >= trace.steps:
         raise OptionError(f"there are no such steps: this trace has {trace.steps}, from 0")
     return found
 
@@ -240,6 +242,7 @@ def _steps(run: Run, tokens: int | slice | Iterable[int]) -> npt.NDArray[np.int6
         first, last = tokens.start or 1, tokens.stop or run.generated
         if tokens.step not in (None, 1) or not 1 <= first <= last:
             raise OptionError(f"{first}:{last} is no span of tokens: give FIRST:LAST, from 1")
+        run.step_of(last)  # it is there, before the span is written out
         tokens = range(first, last + 1)
     numbers = [tokens] if isinstance(tokens, int) else list(tokens)
     if not numbers:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
 
 from ..errors import TraceError
+from ..trace import Trace
 
 Picks = npt.NDArray[np.int16]
 """Experts chosen, [tokens, layers, k]."""
@@ -69,16 +69,11 @@ def read_source(path: Path) -> Source:
     Raises:
         TraceError: it holds no whole routing.
     """
-    try:
-        with safe_open(path, "numpy") as file:
-            picks = np.asarray(file.get_tensor("experts"), np.int16)
-            about = file.metadata() or {}
-    except Exception as error:
-        raise TraceError(f"{path} holds no trace to take routing from: {error}") from error
-    if picks.ndim != 3 or not picks.size or picks.min() < 0:
+    trace = Trace.load(path)
+    picks = trace.experts
+    if not picks.size or picks.min() < 0:
         raise TraceError(f"{path} has tokens without routing: give a trace that is whole")
-    told = next((v for k, v in about.items() if "experts" in k and str(v).isdigit()), None)
-    return Source(picks, int(told or picks.max() + 1), path.stem)
+    return Source(picks, max(trace.info.experts_per_layer), path.stem)
 
 
 def resample(

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any
 
 from ..errors import OptionError
+from ..trace.said import mended
 
 FORMAT = "outlier_jupyter chat"
 VERSION = 1
@@ -203,7 +205,7 @@ def _told(conversation: Conversation) -> dict[str, Any]:
 def _read(text: str) -> tuple[int, list[Conversation]]:
     """The current conversation's id and all conversations of a file's text."""
     try:
-        whole = json.loads(text)
+        whole = mended(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise OptionError(f"this is no chat file, it is not JSON: {error}") from None
     if not isinstance(whole, dict) or whole.get("format") != FORMAT:
@@ -243,7 +245,8 @@ def _message(told: dict[str, Any]) -> Message:
     numbers = told["numbers"]
     _want(told["role"] in ROLES, f"role {told['role']!r}")
     _want(told["ended"] in ENDS, f"ended {told['ended']!r}")
-    _want(all(type(n) in (int, float) for n in numbers.values()), "numbers that are none")
+    right = all(type(n) in (int, float) and abs(n) < inf for n in numbers.values())
+    _want(right, "numbers that are none")  # NaN and infinity neither: no page can be sent them
     _want(_whole(told["id"]) > ROOT, "a message is number 0")
     # A file written in the middle of an answer: there is no run any more that would end it.
     ended = "interrupted" if told["ended"] == RUNNING else told["ended"]

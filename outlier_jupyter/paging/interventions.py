@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import OptionError
+from ..errors import OptionError, shown
 from ..options import GenerateOptions
 from ..residency import ExpertKey
 
@@ -133,13 +133,13 @@ def _parse(option: str, word: str, experts_per_layer: Sequence[int]) -> list[Exp
         ]
     except ValueError:
         raise OptionError(
-            f"{option}={word!r} cannot be used: give LAYER:EXPERT, such as 12:37, or 12:3-7,9"
+            f"{option}={shown(word)} cannot be used: give LAYER:EXPERT, such as 12:37, or 12:3-7,9"
         ) from None
     except IndexError:
         last = len(experts_per_layer) - 1
         end = f"{last}:{experts_per_layer[-1] - 1}" if last >= 0 else "none: it is dense"
         raise OptionError(
-            f"{option}={word!r}: this model has no such expert; the last one is {end}"
+            f"{option}={shown(word)}: this model has no such expert; the last one is {end}"
         ) from None
 
 
@@ -151,17 +151,18 @@ def _numbers(words: str, count: int) -> list[int]:
     """
     if words == "*":
         return list(range(count))
-    found: list[int] = []
+    found: dict[int, None] = {}
     for word in words.split(","):
         first, dash, last = word.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError
-        found += range(int(first), int(last if dash else first) + 1)
-    if not found:
-        raise ValueError
-    if max(found) >= count:
-        raise IndexError
-    return found
+        begin, end = int(first), int(last if dash else first)
+        if end < begin:
+            raise ValueError
+        if end >= count:  # before the range is written out
+            raise IndexError
+        found.update(dict.fromkeys(range(begin, end + 1)))
+    return list(found)
 
 
 def _boosts(words: Iterable[str], experts_per_layer: Sequence[int]) -> dict[ExpertKey, float]:
@@ -174,7 +175,7 @@ def _boosts(words: Iterable[str], experts_per_layer: Sequence[int]) -> dict[Expe
             by = math.nan
         if not math.isfinite(by):
             raise OptionError(
-                f"boost={word!r} cannot be used: give LAYER:EXPERT=NUMBER, such as 12:37=+2.0"
+                f"boost={shown(word)} cannot be used: give LAYER:EXPERT=NUMBER, such as 12:37=+2.0"
             )
         found.update(dict.fromkeys(_parse("boost", experts, experts_per_layer), by))
     return found

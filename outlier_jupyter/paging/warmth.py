@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import OptionError
+from ..errors import OptionError, shown
 from ..residency import ExpertKey
 from .install import Installed
 
@@ -34,12 +34,16 @@ def parse_pins(pins: Sequence[str], experts_per_layer: Sequence[int]) -> list[Ex
 def _parse(pin: str, experts_per_layer: Sequence[int]) -> ExpertKey:
     layer, colon, expert = pin.partition(":")
     if not (colon and layer.strip().isdecimal() and expert.strip().isdecimal()):
-        raise OptionError(f"pin={pin!r} cannot be used: give LAYER:EXPERT, such as 12:37")
-    key = ExpertKey(int(layer), int(expert))
+        raise OptionError(f"pin={shown(pin)} cannot be used: give LAYER:EXPERT, such as 12:37")
     layers = len(experts_per_layer)
+    if max(len(layer.strip()), len(expert.strip())) > 9:  # Python reads no number of 5,000 digits
+        raise OptionError(f"pin={shown(pin)}: this model has no such expert")
+    key = ExpertKey(int(layer), int(expert))
     if key.layer >= layers or key.expert >= experts_per_layer[key.layer]:
         last = f"{layers - 1}:{experts_per_layer[-1] - 1}" if layers else "none: it is dense"
-        raise OptionError(f"pin={pin!r}: this model has no such expert; the last one is {last}")
+        raise OptionError(
+            f"pin={shown(pin)}: this model has no such expert; the last one is {last}"
+        )
     return key
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import TraceError
 from .policies import Belady, ExpertKey, Policy, make_policy
 from .table import SlotTable
 
@@ -44,6 +45,26 @@ class Routing:
     starts: npt.NDArray[np.int64]
     experts_per_layer: tuple[int, ...]
     bank: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        """Raises TraceError: the compiled replay would read or write beside its arrays."""
+        experts, starts, sizes = self.experts, self.starts, self.experts_per_layer
+        right = (
+            experts.ndim == 3
+            and experts.dtype.kind in "iu"
+            and len(sizes) == len(self.bank) == experts.shape[1]
+            and len(starts) > 0
+            and starts[0] == 0
+            and starts[-1] == len(experts)
+            and bool((np.diff(starts) >= 0).all())
+        )
+        if not right or (
+            experts.size and (experts.max(axis=(0, 2)).astype(np.int64) >= np.array(sizes)).any()
+        ):
+            raise TraceError(
+                "this routing cannot be replayed: its calls are not its steps one after the other, "
+                "or its layers do not have the experts that were chosen"
+            )
 
     @property
     def width(self) -> int:
@@ -139,6 +160,8 @@ def _codes(keys: Keys, mine: npt.NDArray[np.bool_], width: int) -> npt.NDArray[n
         pairs.min() < 0 or pairs[:, 0].max() >= len(mine) or pairs[:, 1].max() >= width
     ):
         raise ValueError("what is resident at the start names an expert that there is not")
+    if len(np.unique(pairs, axis=0)) != len(pairs):
+        raise ValueError("what is resident at the start names an expert twice")
     pairs = pairs[mine[pairs[:, 0]]]
     return np.asarray(pairs[:, 0] * width + pairs[:, 1], np.int64)
 
@@ -267,6 +290,8 @@ def lru_curve(
     mine = np.ones(len(routing.bank), bool) if bank is None else routing.bank == bank
     experts = np.ascontiguousarray(routing.experts, np.int16)
     sizes = np.array(nbytes, np.int64) if len(nbytes) else np.zeros(experts.shape[1], np.int64)
+    if len(sizes) != experts.shape[1] or len(phase) != routing.calls:
+        raise ValueError("one size for each layer, and one phase for each call, are needed")
     start = _codes(at_start, mine, routing.width)
     phases = phase.astype(np.uint8)
     out, widest = stack_distances(

@@ -22,6 +22,7 @@ from scipy.stats import false_discovery_control, hypergeom
 from ..errors import OptionError
 from .routing import Floats, Ints, in_phase
 from .trace import Trace
+from .validate import check_routing
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -107,6 +108,8 @@ def atlas(
     Raises:
         OptionError: traces of different models, labels that do not fit, or too little to place.
     """
+    for trace in traces:
+        check_routing(trace)
     if len({trace.info.experts_per_layer for trace in traces}) != 1:
         raise OptionError("an atlas is of one model: give one or more traces, all of the same")
     if labels is not None and [len(words) for words in labels] != [t.steps for t in traces]:

@@ -15,9 +15,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..errors import TraceError, brief
+from .packing import Arrays, Columns, columns_of, deflate, inflate, length, table_of
+from .said import foreign_info, info_of, run_of
 from .trace import CALL, EARLY, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
 from .validate import (
     MOST_LAYERS,
+    MOST_SPAN,
     check_calls,
     check_floats,
     check_ids,
@@ -51,23 +53,25 @@ BROKEN = (
     IndexError,
     OverflowError,
     RecursionError,
+    MemoryError,
 )
 """What Python and NumPy raise of a file that says something else than it must."""
 VERSION = 2
 OLDER = ("1",)
 """Versions that are read as well; what they lack is absent or, of the calls' parts, 0."""
-SINCE_2 = ("forward_ns", "outside_ns", "experts_ns", "watch_ns")
+SINCE_2 = ("calls.forward_ns", "calls.outside_ns", "calls.experts_ns", "calls.watch_ns")
 TABLES = {"reads": READ, "evictions": EVICTION, "calls": CALL}
 IF_ANY = {"early": EARLY}
 """Tables that are left out where they are empty, and by programs that know nothing of them."""
-PAIRS = (("layer", "expert"), ("by_layer", "by_expert"))
-"""Columns that name an expert."""
-MOST_EARLY = 8
-"""At most so many experts are read early for each one that is chosen."""
 PLAIN = ("tokens", "produced", "phase", "experts", "weights", "resident_at_start")
 """Stored as tensors under their own names; `hits` and the `TABLES` are packed."""
-
-Arrays = dict[str, npt.NDArray[Any]]
+PER_STEP = ("tokens", "produced", "phase")
+MEASURED = ("kl", "agrees")
+FEW_ROWS = 2**20
+"""Rows that a table may have whatever was chosen: the exact model beside a run reads for itself,
+what it reads is told, and what it chose is not. Beyond them it is 16 for each choice."""
+NAMED, SAID = 100, 110
+"""Characters of a path, and of what is wrong, that an error says."""
 
 
 def write(trace: Trace, path: str | os.PathLike[str], run: Mapping[str, object] | None) -> Path:
@@ -131,139 +135,106 @@ def _packed(trace: Trace) -> Arrays:
     for table in [*TABLES, *(name for name in IF_ANY if len(getattr(trace, name)))]:
         rows = getattr(trace, table)
         for column in rows.dtype.names or ():
-            out[f"{table}.{column}"] = _deflate(rows[column])
+            out[f"{table}.{column}"] = deflate(rows[column])
     if trace.layer_us.size:
-        out["layer_us"] = _deflate(trace.layer_us.transpose(2, 1, 0).ravel())
+        out["layer_us"] = deflate(trace.layer_us.transpose(2, 1, 0).ravel())
     return {name: array for name, array in out.items() if trace.has(name.split(".")[0])}
-
-
-def _deflate(column: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """A column of integers as bytes: its length, its first value, and the deflated differences.
-
-    Differences, in the narrowest integers and with the bytes of equal weight side by side, because
-    steps, layers and start times hardly change from row to row.
-    """
-    values = column.astype(np.int64)
-    steps = np.diff(values, prepend=0)
-    size = next(n for n in (1, 2, 4, 8) if _fits(steps, n))
-    planes = steps.astype(f"<i{size}").view(np.uint8).reshape(-1, size).T
-    head = np.array([len(values), size], "<i8").tobytes()
-    return np.frombuffer(head + zlib.compress(planes.tobytes(), 6), np.uint8)
-
-
-def _fits(values: npt.NDArray[np.int64], size: int) -> bool:
-    if not len(values):
-        return True
-    limit = np.iinfo(f"i{size}")
-    return bool(limit.min <= values.min() and values.max() <= limit.max)
-
-
-def _inflate(name: str, data: npt.NDArray[np.uint8], most: int) -> npt.NDArray[np.int64]:
-    """A column of at most `most` numbers; nothing is unpacked before its length is known.
-
-    Raises:
-        ValueError: it is longer, or not what it says.
-    """
-    raw = data.tobytes()
-    if len(raw) < 16:
-        raise ValueError(f"`{name}` is cut short")
-    count, size = np.frombuffer(raw[:16], "<i8").tolist()
-    if not 0 <= count <= most or size not in (1, 2, 4, 8):
-        raise ValueError(f"`{name}` says {count} numbers of {size} bytes, {most} at most can be")
-    unpacked = zlib.decompressobj().decompress(raw[16:], size * count + 1)
-    if len(unpacked) != size * count:
-        raise ValueError(f"`{name}` does not hold the {count} numbers that it says")
-    planes = np.frombuffer(unpacked, np.uint8).reshape(size, count)
-    steps = np.ascontiguousarray(planes.T).view(f"<i{size}").ravel()
-    return np.asarray(np.cumsum(steps, dtype=np.int64))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Trace, dict[str, Any] | None]:
     """The trace in a file, and what else was kept of its run (None if nothing was).
 
+    All of it is checked, and what it says it holds is, before memory is taken for it.
+
     Raises:
-        TraceError: no such file, not a trace, cut short, or of a version not known here.
+        TraceError: no such file, not a trace, cut short, one that does not hold together, or of a
+            version not known here.
     """
     place = Path(path)
+    said = str(place) if len(str(place)) <= NAMED else "…" + str(place)[-NAMED:]
+    if not place.exists():
+        raise TraceError(f"there is no file {said}: give the path of a saved trace")
+    if not place.is_file():  # a folder; a pipe would be waited for
+        raise TraceError(f"{said} is no file: give the path of a saved trace")
     try:
         with safe_open(place, "np") as file:
             about = file.metadata() or {}
-            arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise TraceError(f"there is no file {place}: give the path of a saved trace") from error
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            _check_kind(about, shapes, said)
+            arrays: Arrays = {name: file.get_tensor(name) for name in shapes if _known(name)}
+    except (SafetensorError, OSError, ValueError, TypeError, MemoryError) as error:
         raise TraceError(
-            f"{place} is no whole safetensors file ({error}): it is something else or was cut "
-            "short; give a file that Trace.save has written"
+            f"{said} is no whole safetensors file ({brief(error)}): it is something else or was "
+            "cut short; give a file that Trace.save has written"
         ) from error
     try:
-        return _trace(arrays, about, place)
-    except (*BROKEN, zlib.error) as error:
+        return _trace(arrays, about)
+    except BROKEN as error:
+        what = str(error)[:SAID] if type(error) is ValueError else brief(error)
         raise TraceError(
-            f"{place} does not hold together as a trace ({brief(error)}): it was changed or "
-            "damaged; save it again"
+            f"{said} does not hold together as a trace ({what}): it was changed or damaged; save "
+            "it again"
         ) from error
 
 
-def _trace(arrays: Arrays, about: Mapping[str, str], place: Path) -> tuple[Trace, Any]:
+def _known(name: str) -> bool:
+    """Whether an array is part of a trace; of a large file of something else nothing is read."""
+    if name in (*PLAIN, "hits", "layer_us", *MEASURED):
+        return True
+    table, _, column = name.partition(".")
+    kind = (TABLES | IF_ANY).get(table)
+    return kind is not None and column in (kind.names or ())
+
+
+def _check_kind(about: Mapping[str, str], shapes: Mapping[str, Sequence[int]], said: str) -> None:
+    """Raises TraceError: another kind of file, or a version that is not known."""
     if about.get("format") == FORMAT:
-        if about["version"] not in (str(VERSION), *OLDER):
+        if about.get("version") not in (str(VERSION), *OLDER):
             raise TraceError(
-                f"{place} is a trace of version {about['version']}, and this program reads version "
-                f"{VERSION}: install the outlier-jupyter that wrote it, or a newer one"
+                f"{said} is a trace of version {str(about.get('version'))[:20]}, and this program "
+                f"reads version {VERSION}: install the outlier-jupyter that wrote it, or a newer "
+                "one"
             )
-        info = TraceInfo(**_known(json.loads(about["info"])))
-        count = json.loads(about["shapes"])["hits"]
-        if "hits" in arrays:
-            check_shape("hits", count, arrays["experts"].shape)
-            if arrays["hits"].dtype != np.uint8 or 8 * arrays["hits"].size < arrays["experts"].size:
-                raise ValueError("`hits` is cut short")
-            bits = np.unpackbits(arrays["hits"], count=arrays["experts"].size)
-            arrays["hits"] = bits.astype(bool).reshape(count)
-        return build(arrays, info), json.loads(about["run"])
-    if "experts" not in arrays or arrays["experts"].ndim != 3:
+    elif len(shapes.get("experts", ())) != 3:
         raise TraceError(
-            f"{place} holds no array `experts` of [tokens, layers, k]: it is a safetensors file, "
+            f"{said} holds no array `experts` of [tokens, layers, k]: it is a safetensors file, "
             "but no trace; give a file that Trace.save has written"
         )
-    return build(arrays, _foreign(arrays["experts"], about)), None
 
 
-def _known(saved: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `TraceInfo` in what was saved, lists as the tuples they were."""
-    names = {field.name for field in fields(TraceInfo)}
-    known = {name: _tupled(value) for name, value in saved.items() if name in names}
-    options = {name: _tupled(value) for name, value in saved.get("options", {}).items()}
-    return known | {"options": options}
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _foreign(experts: npt.NDArray[Any], about: Mapping[str, str]) -> TraceInfo:
-    """What another program's metadata says of its model."""
-    layers = experts.shape[1]
-    if layers > MOST_LAYERS:
-        raise ValueError(f"`experts` has {layers:,} layers, more than any model has")
-    width = int(about.get("num_experts", int(experts.max(initial=-1)) + 1))
-    return TraceInfo(
-        model=about.get("model", ""),
-        layer_names=tuple(f"layer {layer}" for layer in range(layers)),
-        experts_per_layer=(width,) * layers,
-        native_top_k=int(about["top_k"]) if "top_k" in about else None,
-        reader_note=f"recorded elsewhere: {about['source']}" if "source" in about else "",
-    )
+def _trace(arrays: Arrays, about: Mapping[str, str]) -> tuple[Trace, Any]:
+    experts = arrays["experts"]
+    if experts.ndim != 3:
+        raise ValueError(f"`experts` is {list(experts.shape)}, and [tokens, layers, k] was wanted")
+    # Arrays of nothing can say they are of any length: of steps and layers there must be bytes.
+    bare = not any(name in arrays for name in PER_STEP)
+    if (len(experts) > 0 and experts.size == 0 and bare) or experts.shape[1] > MOST_LAYERS:
+        raise ValueError(f"`experts` is {list(experts.shape)}, which no model's routing is")
+    for name in arrays.keys() & {*PER_STEP, *MEASURED}:
+        wanted = (0,) if name in MEASURED and not arrays[name].size else experts.shape[:1]
+        check_shape(name, arrays[name].shape, wanted)
+    if about.get("format") == FORMAT:
+        info = info_of(json.loads(about["info"]))
+        if "hits" in arrays:
+            check_shape("shapes.hits", json.loads(about["shapes"])["hits"], experts.shape)
+            check_shape("hits", arrays["hits"].shape, [-(-experts.size // 8)])
+            bits = np.unpackbits(arrays["hits"], count=experts.size)
+            arrays["hits"] = bits.astype(bool).reshape(experts.shape)
+        return build(arrays, info), run_of(json.loads(about["run"]))
+    return build(arrays, foreign_info(experts, about)), None
 
 
 def build(arrays: Arrays, info: TraceInfo) -> Trace:
     """A trace of the arrays there are; the others hold nothing and are named in `info.absent`.
 
     Raises:
-        ValueError: arrays that do not fit each other.
+        ValueError: arrays that do not fit each other, or what is said of them.
     """
-    experts, sizes = _checked_experts(arrays["experts"], info), info.experts_per_layer
-    steps = len(experts)
+    experts, sizes = arrays["experts"], info.experts_per_layer
+    steps, layers, k = experts.shape
+    check_info(info, layers, k, experts.size)
+    check_ids("experts", experts, sizes)
+    experts = experts.astype(np.int16)
     whole: Arrays = {
         "tokens": np.full(steps, -1, np.int32),
         "produced": np.full(steps, -1, np.int32),
@@ -273,118 +244,83 @@ def build(arrays: Arrays, info: TraceInfo) -> Trace:
         "resident_at_start": np.zeros((0, 2), np.int16),
     }
     absent = {name for name in whole if name not in arrays}
-    for name, empty in whole.items():
-        if name in arrays:
-            _check_plain(name, arrays[name], empty, sizes)
-            whole[name] = arrays[name].astype(empty.dtype)
-    for name, kind in TABLES.items():
-        columns = {column: arrays.get(f"{name}.{column}") for column in kind.names or ()}
-        if name == "calls" and all(columns[column] is None for column in SINCE_2):
-            none = _deflate(np.zeros(_length(columns["start_ns"], steps), np.int64))
-            columns |= dict.fromkeys(SINCE_2, none if columns["start_ns"] is not None else None)
-        if any(column is None for column in columns.values()):
+    for name in whole.keys() & arrays.keys():
+        _check_plain(name, arrays[name], experts.shape, sizes)
+        with np.errstate(over="ignore"):
+            whole[name] = arrays[name].astype(whole[name].dtype)
+    for name in TABLES | IF_ANY:
+        columns = _columns(name, arrays, experts, sizes, whole["phase"])
+        if columns is None and name in TABLES:
             absent.add(name)
-        whole[name] = _table(
-            name,
-            kind,
-            {n: c for n, c in columns.items() if c is not None},
-            steps,
-            sizes,
-            experts.size,
-        )
-    for name, kind in IF_ANY.items():
-        given = {n: arrays[f"{name}.{n}"] for n in kind.names or () if f"{name}.{n}" in arrays}
-        whole[name] = _table(name, kind, given, steps, sizes, MOST_EARLY * experts.size)
+        whole[name] = table_of((TABLES | IF_ANY)[name], columns)
     if "calls" in absent:
         whole["calls"] = _one_call_a_step(whole["phase"])
-    check_calls(whole["calls"], whole["phase"])
     call = np.repeat(np.arange(len(whole["calls"]), dtype=np.int32), whole["calls"]["steps"])
-    if len(call) != steps:
-        raise ValueError(f"the calls have {len(call)} steps, the trace has {steps}")
     share = whole["calls"]["ns"] // np.maximum(whole["calls"]["steps"], 1)
-    absent |= set(info.absent)
-    named = TraceInfo(**{f.name: getattr(info, f.name) for f in fields(info)}
-                      | {"absent": tuple(sorted(absent))})  # fmt: skip
+    absent |= set(info.absent) & ({*PLAIN, "hits", *TABLES} - {"experts"})
+    named = replace(info, absent=tuple(sorted(absent)))
     if "layer_us" in arrays:
-        shape = (len(LAYER_PARTS), experts.shape[1], len(whole["calls"]))
-        times = (
-            _inflate("layer_us", arrays["layer_us"], prod(shape)).reshape(shape).transpose(2, 1, 0)
-        )
+        shape = (len(LAYER_PARTS), layers, len(whole["calls"]))
+        times = inflate("layer_us", arrays["layer_us"], prod(shape))
+        check_numbers("layer_us", times, -(2**31), 2**31 - 1)
+        times = times.reshape(shape).transpose(2, 1, 0)
         whole["layer_us"] = np.ascontiguousarray(times, np.int32)
-    for name, number in (("kl", np.float32), ("agrees", np.bool_)):
-        whole[name] = arrays.get(name, np.zeros(0)).astype(number)
-        if len(whole[name]) not in (0, steps):
-            raise ValueError(f"{name} is of {len(whole[name])} steps, the trace has {steps}")
+    if "kl" in arrays:
+        check_floats("kl", arrays["kl"])
+        agrees = arrays.get("agrees", np.zeros(len(arrays["kl"]), bool))
+        check_numbers("agrees", agrees, 0, 1)
+        check_shape("agrees", agrees.shape, arrays["kl"].shape)
+        whole["kl"], whole["agrees"] = arrays["kl"].astype(np.float32), agrees.astype(np.bool_)
     return Trace(experts=experts, call=call, step_ns=share[call], info=named, **whole)
 
 
-def _checked_experts(experts: npt.NDArray[Any], info: TraceInfo) -> npt.NDArray[np.int16]:
-    """Raises ValueError: the choices are not what a model of `info` can choose."""
-    if experts.ndim != 3:
-        raise ValueError(f"`experts` is {list(experts.shape)}, and [steps, layers, k] was wanted")
-    check_info(info, experts.shape[1], experts.shape[2], experts.size)
-    check_ids("experts", experts, info.experts_per_layer)
-    return experts.astype(np.int16)
-
-
 def _check_plain(
-    name: str, values: npt.NDArray[Any], empty: npt.NDArray[Any], sizes: Sequence[int]
+    name: str, values: npt.NDArray[Any], shape: tuple[int, ...], sizes: Sequence[int]
 ) -> None:
-    """Raises ValueError: an array stored under its own name is not what it must be."""
+    """Raises ValueError: an array that is stored as it is, and does not fit `experts`."""
     if name == "resident_at_start":
         check_resident(values, sizes)
         return
-    check_shape(name, values.shape, empty.shape)
+    check_shape(name, values.shape, shape if name in ("weights", "hits") else shape[:1])
     if name == "weights":
         check_floats(name, values)
-    elif name == "phase":
-        check_numbers(name, values, 0, 1)
     else:
-        check_numbers(name, values, -1, 2**31 - 1)
+        check_numbers(name, values, *{"phase": (0, 1), "hits": (0, 1)}.get(name, (-1, 2**31 - 1)))
 
 
-def _length(column: npt.NDArray[Any] | None, most: int) -> int:
-    """How many rows a packed column has."""
-    return 0 if column is None else len(_inflate("calls.start_ns", column, most))
-
-
-def _table(
-    name: str,
-    kind: np.dtype[np.void],
-    columns: Mapping[str, Any],
-    steps: int,
-    sizes: Sequence[int],
-    most: int,
-) -> npt.NDArray[np.void]:
-    """A table of `most` rows at most, every number in it checked.
+def _columns(
+    table: str, arrays: Arrays, experts: npt.NDArray[Any], sizes: Sequence[int], phase: Any
+) -> Columns | None:
+    """A packed table's columns, checked; None where one of them is missing.
 
     Raises:
-        ValueError: a column that is not what it must be.
+        ValueError: columns that do not fit each other, or the model and the steps.
     """
-    names = kind.names or ()
-    if len(columns) < len(names):
-        return np.zeros(0, kind)
-    values = {n: _inflate(f"{name}.{n}", columns[n], most) for n in names}
-    table = np.zeros(len(values[names[0]]), kind)
-    for column in names:
-        check_shape(f"{name}.{column}", values[column].shape, table.shape)
-        if column == "start_ns":
-            check_numbers(f"{name}.{column}", values[column], -(2**60), 2**60)
-        elif column.endswith("ns") or column == "nbytes":
-            check_span(f"{name}.{column}", values[column])
-        elif column in ("step", "first_step"):
-            check_numbers(f"{name}.{column}", values[column], 0, max(steps - 1, 0))
-        elif column == "steps":
-            check_numbers(f"{name}.{column}", values[column], 0, steps)
-        elif column in ("phase", "used"):
-            check_numbers(f"{name}.{column}", values[column], 0, 1)
-    for layer, expert in PAIRS:
-        if layer in values:
-            both = (f"{name}.{layer}", f"{name}.{expert}")
-            check_pairs(both, values[layer], values[expert], sizes)
-    for column in names:
-        table[column] = values[column]
-    return table
+    kind, steps = (TABLES | IF_ANY)[table], len(experts)
+    if table == "calls" and "calls.start_ns" in arrays and not arrays.keys() & set(SINCE_2):
+        none = deflate(np.zeros(length("calls.start_ns", arrays["calls.start_ns"]), np.int64))
+        arrays = arrays | dict.fromkeys(SINCE_2, none)
+    most = steps if table == "calls" else 16 * experts.size + FEW_ROWS
+    columns = columns_of(table, kind, arrays, most)
+    if columns is None:
+        return None
+    for name, values in columns.items():
+        if name == "nbytes" or name.endswith("ns"):
+            exact = name in ("nbytes", "ns")
+            if name != "start_ns":
+                check_span(f"{table}.{name}", values, 0 if exact else -MOST_SPAN)
+            else:
+                check_numbers(f"{table}.{name}", values, -(2**62), 2**62)
+        elif name in ("phase", "used"):
+            check_numbers(f"{table}.{name}", values, 0, 1)
+        elif name == "step":
+            check_numbers(f"{table}.{name}", values, 0, steps - 1)
+    if table == "calls":
+        check_calls(columns, phase)
+    for by in ("", "by_") if table == "evictions" else ("",) if table != "calls" else ():
+        names = (f"{table}.{by}layer", f"{table}.{by}expert")
+        check_pairs(names, columns[f"{by}layer"], columns[f"{by}expert"], sizes)
+    return columns
 
 
 def _one_call_a_step(phase: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:

@@ -25,6 +25,7 @@ from ..errors import OptionError
 from . import passes
 from .routing import Floats, Ints, choices, entropy, in_phase
 from .trace import Trace
+from .validate import check_routing
 
 SHORTEST = 8
 """Tokens dealt together at least, where there are enough of them."""
@@ -35,7 +36,9 @@ FEWEST, MOST = 6, 200
 LAGS, LOOKED_AT = 64, 2048
 """How far, and in how many tokens, it is looked at how long routing stays alike."""
 AT_ONCE = 64
-"""Deals held in memory at a time."""
+"""Deals that are made at a time."""
+MOST_DEALT = 20_000
+"""Deals: a number of each layer and expert is kept of all of them."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def staying(trace: Trace, phase: str | int | None = None) -> float:
     The integrated correlation time, 1 + 2 Σ c(lag), c being the share of experts in common above
     what the layers' shares make by chance; summed until c is below 0.05, at most to `LAGS`.
     """
+    check_routing(trace)
     steps = np.flatnonzero(in_phase(trace, phase))[:LOOKED_AT]
     if len(steps) < 2:
         return 1.0
@@ -181,8 +185,10 @@ def part(
     Raises:
         OptionError: they are not of one model, or one has no two tokens in that phase.
     """
-    if permutations < 1:
-        raise OptionError(f"permutations={permutations!r} cannot be used: give 1 or more")
+    if not 1 <= permutations <= MOST_DEALT:
+        raise OptionError(f"permutations={permutations!r} cannot be used: give 1 to {MOST_DEALT:,}")
+    for trace in (first, second):
+        check_routing(trace)
     if first.info.experts_per_layer != second.info.experts_per_layer or not first.layers:
         raise OptionError(
             "these runs cannot be compared: they are of models with different expert layers, "

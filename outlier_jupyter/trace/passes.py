@@ -115,6 +115,15 @@ def shared_at_lags(experts, shared, asked):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _is_first(row, i):  # type: ignore[no-untyped-def]
+    """Whether a token's i-th choice is none of those before: some routers name one twice."""
+    same = 0
+    for j in range(i):
+        same += row[j] == row[i]
+    return same == 0
+
+
+@compiled
 def segment_histogram(experts, spans, length, width):  # type: ignore[no-untyped-def]
     """How many (expert, segment) pairs have the expert active in f of the segment's tokens.
 
@@ -137,13 +146,13 @@ def segment_histogram(experts, spans, length, width):  # type: ignore[no-untyped
                 for i in range(k):
                     # Who leaves before who comes, so that no count is above `length`.
                     expert = experts[layer, step - length, i] if at > 0 else -1
-                    if expert >= 0:
+                    if expert >= 0 and _is_first(experts[layer, step - length], i):
                         out[layer, active[expert]] += at - since[expert]
                         active[expert] -= 1
                         since[expert] = at
                 for i in range(k):
                     expert = experts[layer, step, i]
-                    if expert >= 0:
+                    if expert >= 0 and _is_first(experts[layer, step], i):
                         if at > 0:
                             out[layer, active[expert]] += at - since[expert]
                             since[expert] = at

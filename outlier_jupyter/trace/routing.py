@@ -25,6 +25,7 @@ from ..errors import OptionError
 from ..events import DECODE, PREFILL
 from . import passes
 from .trace import Trace
+from .validate import check_routing
 
 PHASES = {"prefill": PREFILL, "decode": DECODE}
 SEGMENT = 16
@@ -135,7 +136,7 @@ def routing_measures(
     Args:
         phase: "prefill", "decode", or None for all steps. What came before the phase is known
             to `overlap`, `reuse`, `gap` and `first_uses`; segments lie within it.
-        segment: tokens of a segment.
+        segment: tokens of a segment; none is longer than the trace.
         cache_ratio: experts the segment cache holds over those of a token; at least 1.
 
     Raises:
@@ -145,7 +146,9 @@ def routing_measures(
         raise OptionError(f"segment={segment!r} cannot be used: give 1 token or more")
     if not cache_ratio >= 1:
         raise OptionError(f"cache_ratio={cache_ratio!r} cannot be used: give 1 or more")
+    check_routing(trace)
     mine = in_phase(trace, phase)
+    segment = min(segment, trace.steps + 1)  # memory is taken for each of its tokens
     counts = choices(trace, np.where(mine, 0, 1), 2)[0]
     experts = np.asarray(trace.info.experts_per_layer, np.int64)
     layered = by_layer(trace)
@@ -169,6 +172,7 @@ def choices(trace: Trace, group: npt.NDArray[np.integer], groups: int) -> Ints:
     Args:
         group: int [steps], the group each step belongs to, 0 to `groups` - 1.
     """
+    check_routing(trace)
     width = max(trace.info.experts_per_layer, default=0)
     counts = np.zeros((groups, trace.layers, width), np.int64)
     passes.count_in_bins(trace.experts, group.astype(np.int64), counts)
@@ -217,6 +221,7 @@ def overlaps(trace: Trace) -> npt.NDArray[np.float32]:
 
 def router_confidence(trace: Trace) -> npt.NDArray[np.float32]:
     """The largest weight's share of a token's weights: float32 [steps, layers], NaN if unseen."""
+    check_routing(trace)
     out = np.full((trace.steps, trace.layers), np.nan, np.float32)
     passes.largest_share(trace.weights, out)
     return out
@@ -224,6 +229,7 @@ def router_confidence(trace: Trace) -> npt.NDArray[np.float32]:
 
 def over_time(trace: Trace, bins: int = 100) -> RoutingOverTime:
     """Entropy, overlap and confidence over the steps, in about `bins` bins of equal length."""
+    check_routing(trace)
     size = max(1, -(-trace.steps // max(1, bins)))
     edges: list[int] = []
     for first, end in _spans(np.ones(trace.steps, bool), trace.phase):
@@ -257,7 +263,8 @@ def _reuse_pass(
 
 
 def by_layer(trace: Trace) -> npt.NDArray[np.int16]:
-    """The choices as the passes walk them: int16 [layers, steps, k], contiguous."""
+    """The choices as the passes walk them, checked: int16 [layers, steps, k], contiguous."""
+    check_routing(trace)
     return np.ascontiguousarray(trace.experts.transpose(1, 0, 2))
 
 

@@ -221,5 +221,9 @@ def check_routing(trace: Trace) -> None:
         check_shape("experts", experts.shape[:1], trace.tokens.shape)
         check_shape("phase", trace.phase.shape, trace.tokens.shape)
         check_shape("weights", trace.weights.shape, experts.shape)
+        check_resident(trace.resident_at_start, sizes)
+        for name in ("banks", "expert_nbytes"):
+            if len(getattr(trace.info, name)) not in (0, trace.layers):
+                raise ValueError(f"`{name}` is not of {trace.layers} layers")
     except ValueError as error:
         raise TraceError(f"this trace does not hold together: {error}") from error
