@@ -10,7 +10,7 @@ known here: the model is called, events are emitted.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from math import isfinite
 from typing import Any
 
@@ -22,12 +22,12 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from .errors import OptionError, UnsupportedModel, brief
 from .events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced
-from .interrupt import interrupt_sets
+from .interrupt import Interrupts, deferred
 from .memory import give_back
 from .options import GenerateOptions
 from .paging import RouterTap, Stopped
 from .reference import Reference
-from .run import Run, Step
+from .run import Interrupted, Run, Step
 from .trace import Trace
 from .trace.recorder import Recorder
 from .transcript import Transcript
@@ -100,9 +100,8 @@ class Decoding:
         """
         token: int | None = None
         while not self.finish_reason:
-            with interrupt_sets(self._stop):
-                token = self._prefill() if token is None else self._call(DECODE, [token])
-                step = self._take(token)
+            token = self._prefill() if token is None else self._call(DECODE, [token])
+            step = self._take(token)
             yield step
             if self._stop.is_set():
                 raise Stopped
@@ -250,3 +249,42 @@ class Decoding:
             nbytes=seen.call_nbytes,
             finish_reason=self.finish_reason or None,
         )
+
+
+def undisturbed(
+    interrupts: Interrupts, steps: Generator[Step, None, None], made: Callable[[], Run | None]
+) -> Iterator[Step]:
+    """Hand out a run's steps; while it makes one, or ends, SIGINT asks it to stop and no more.
+
+    A KeyboardInterrupt that comes in between, or that a caller throws in, ends the run in order.
+
+    Args:
+        made: the run, once it has ended.
+
+    Raises:
+        Interrupted: also where the run was whole already when it was interrupted.
+    """
+    begun = False
+    try:
+        while True:
+            with interrupts:
+                begun = True
+                step = next(steps, None)
+                run = made() if step is None and interrupts.noted else None
+                if run is not None:
+                    raise Interrupted(run)
+            if step is None:
+                return
+            yield step
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        with interrupts:
+            steps.close()
+            run = made() if begun else None
+            if run is not None:
+                raise Interrupted(run) from None
+        raise
+    finally:
+        with deferred():
+            steps.close()

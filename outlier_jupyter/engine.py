@@ -1,8 +1,7 @@
 """The engine: a loaded model whose experts are on disk, asked for text and for its state.
 
-`load` in `loading.py` makes one; `decoding.py` is the path of one token; `paging/` brings the
-experts into RAM. Here is what lies around a run: encoding the prompt, the KV cache it starts
-from, one run at a time, who listens, and what is kept when it ends, however it ends.
+`load` in `loading.py` makes one; `decoding.py` is the path of one token. Here is what lies around
+a run: its prompt, its KV cache, one run at a time, who listens, and what is kept however it ends.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -23,12 +22,13 @@ from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .budget import Needs, Room, fitted
-from .checkpoint import Reader, buffers_nbytes, release_buffers
+from .checkpoint import Reader, buffers_nbytes
 from .chunking import Costs, choose_chunk
-from .decoding import Decoding
+from .closing import close
+from .decoding import Decoding, undisturbed
 from .errors import EngineBusy, EngineClosed
 from .events import Event, PromptEncoded, Resized, RunDone, Sink, TextProduced
-from .interrupt import interrupt_sets
+from .interrupt import Interrupts, deferred
 from .kv_caches import KVCache, KVCaches, changed_by
 from .listeners import Listeners
 from .machine import memory_rate
@@ -37,13 +37,12 @@ from .memory import (
     MemoryUse,
     at_its_end,
     cache_cap,
-    give_back,
     measure,
     outside_mlx,
 )
 from .memory import leave_thread as leave_thread
 from .options import GenerateOptions, LoadOptions, resized, takes
-from .paging import Installed, Stopped, release, resize
+from .paging import Installed, Stopped, resize
 from .prompts import Encoded, Prompt, context_of, encode
 from .reference import Reference
 from .routing import Routing
@@ -53,8 +52,6 @@ from .trace import TraceInfo
 from .trace.recorder import Recorder
 from .transcript import Transcript
 
-STOP_WAIT_S = 30
-"""How long `close` waits for a run of another thread to stop: far longer than a layer takes."""
 FORESEEN_STEPS = 4096
 """The recorder makes room for at most this many generated tokens ahead; it grows beyond."""
 
@@ -63,7 +60,7 @@ class Engine:
     """A loaded model. Made by `outlier_jupyter.load`; close it, or use it as a context manager.
 
     Attributes:
-        model: mlx-lm's module with its switch modules swapped; call it as any of mlx-lm's.
+        model: mlx-lm's module with its switches swapped; call it as any of mlx-lm's.
         tokenizer: mlx-lm's tokenizer.
         config: the model's config.json.
         info: what every trace of this engine says about model, slots and reader.
@@ -95,8 +92,9 @@ class Engine:
         self._reader, self._executor = reader, executor
         self._costs = costs
         self._clock = clock
-        self._tell = Listeners()
         self._stop = threading.Event()
+        self._tell = Listeners(self._stop.set)
+        self._interrupts = Interrupts(self._stop.set, self._tell.in_a_sink)
         self._busy = threading.Lock()
         self._runner: int | None = None
         self._needs, self._ram_gb = needs, ram_gb
@@ -125,10 +123,12 @@ class Engine:
             OptionError, EngineBusy, EngineClosed, ReadFailed: nothing is lost, ask again.
         """
         steps = self.stream(prompt, **options)
-        with interrupt_sets(self._stop):
+        with self._interrupts:
             for _ in steps:
                 pass
-        assert self.last_run is not None
+            assert self.last_run is not None
+            if self._interrupts.noted:  # when all was made
+                raise Interrupted(self.last_run)
         return self.last_run
 
     async def agenerate(self, prompt: Prompt, **options: Any) -> Run:
@@ -157,7 +157,8 @@ class Engine:
         if self.closed:
             raise EngineClosed("this engine was closed: load the model again")
         asked = self.routing.options(options)
-        return self._run(encode(self.tokenizer, prompt, asked, context_of(self.config)), asked)
+        prepared = encode(self.tokenizer, prompt, asked, context_of(self.config))
+        return undisturbed(self._interrupts, self._run(prepared, asked), lambda: self.last_run)
 
     def stop(self) -> None:
         """Stop the run under way before its next layer; callable from any thread."""
@@ -170,8 +171,8 @@ class Engine:
         With `kinds`, classes of `outlier_jupyter.events`, it hears only those, and costs only them;
         `HeldLayers` has to be named, or what it stands for is told.
         Between runs it is told of `Resized` alone.
-        A sink is called on the decode thread and should take microseconds. One that raises is
-        dropped and logged; decoding goes on.
+        A sink is called on the decode thread, for microseconds. One that raises is dropped and
+        logged, and decoding goes on; KeyboardInterrupt stops the run.
         """
         return self._tell.subscribe(sink, *kinds)
 
@@ -190,7 +191,7 @@ class Engine:
             EngineBusy, EngineClosed.
         """
         options = replace(resized(self.options, cache_gb, cache_experts), force=force)
-        with self._alone():
+        with deferred(), self._alone():
             options = _fitted(self, options)
             resize(self._installed, float(options.cache_gb), options.cache_experts)
             self.options = options
@@ -216,16 +217,7 @@ class Engine:
             EngineBusy: that run is a stream of this very thread, or does not stop.
         """
         self.stop()
-        mine = self._runner == threading.get_ident()
-        if not self._busy.acquire(timeout=0 if mine else STOP_WAIT_S):
-            raise EngineBusy("a stream is still open on this engine: close it, then the engine")
-        try:
-            if not self.closed:
-                cache_cap.release()
-            self.closed = True
-            _free(self)
-        finally:
-            self._busy.release()
+        close(self)
 
     def __enter__(self) -> Engine:
         return self
@@ -254,6 +246,8 @@ class Engine:
                 raise EngineClosed("this engine was closed: load the model again")
             self._runner = threading.get_ident()
             self._stop.clear()
+            if self._interrupts.noted:  # before there was a run to stop
+                self._stop.set()
             yield
         finally:
             try:
@@ -264,7 +258,7 @@ class Engine:
                 self._runner = None
                 self._busy.release()
 
-    def _run(self, prompt: Encoded, asked: GenerateOptions) -> Iterator[Step]:
+    def _run(self, prompt: Encoded, asked: GenerateOptions) -> Generator[Step, None, None]:
         with self._alone(), self.routing.applied(asked):
             kv, rest = self._kv_caches.start(prompt.tokens, asked)
             if asked.prefill_chunk is None:
@@ -318,13 +312,9 @@ def _whole_or_partial(engine: Engine, prompt: Prompt, options: dict[str, Any]) -
 
 
 def _decoding(
-    engine: Engine,
-    rest: list[int],
-    kv: KVCache,
-    asked: GenerateOptions,
-    recorder: Recorder,
+    engine: Engine, rest: list[int], kv: KVCache, asked: GenerateOptions, recorder: Recorder,
     held: list[int],
-) -> Decoding:
+) -> Decoding:  # fmt: skip
     pagers = engine._installed.pagers
     beside = Reference(engine.model, engine.routing, pagers, held, asked.prefill_chunk)
     return Decoding(
@@ -348,23 +338,8 @@ def run_info(engine: Engine, asked: GenerateOptions, length: int | None = None) 
     changed = [*engine.routing.words(asked), *changed_by(asked, length)]
     options = asdict(engine.options) | asdict(asked)
     options["top_k"] = asked.top_k or engine.options.top_k
-    return replace(
-        engine.info,
-        options=options,
-        memory_rate=memory_rate(),
-        changed_output="; ".join(changed),
-    )
-
-
-def _free(engine: Engine) -> None:
-    """Close the files, and take the memory out of all that the engine has handed out."""
-    engine._executor.shutdown()
-    engine._reader.close()
-    release_buffers()
-    engine._installed = engine._installed.release()
-    engine._kv_caches.release()
-    release(engine.model)
-    give_back()
+    words = "; ".join(changed)
+    return replace(engine.info, options=options, memory_rate=memory_rate(), changed_output=words)
 
 
 def _fitted(engine: Engine, options: LoadOptions) -> LoadOptions:

@@ -77,12 +77,12 @@ class Interrupts:
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
+def deferred() -> Iterator[Interrupts]:
     """Within this block SIGINT waits: it is handled as it would have been when the block ends."""
     interrupts = Interrupts()
     try:
         with interrupts:
-            yield
+            yield interrupts
     finally:
         handler = signal.getsignal(signal.SIGINT)
         if interrupts.noted and callable(handler):
@@ -91,28 +91,3 @@ def deferred() -> Iterator[None]:
 
 def _on_main_thread() -> bool:
     return threading.get_ident() == threading.main_thread().ident
-
-
-@contextmanager
-def interrupt_sets(flag: threading.Event) -> Iterator[None]:
-    """While this lasts, SIGINT sets `flag` in place of raising; a second one raises after all.
-
-    A KeyboardInterrupt between any two bytecodes could leave a KV cache half advanced. The flag
-    is looked at before every layer, so the delay is one layer's. Only the main thread receives
-    signals: elsewhere, and where SIGINT is ignored or foreign, nothing is changed.
-    """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if flag.is_set():
-            previous(number, frame)
-        flag.set()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

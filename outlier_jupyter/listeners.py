@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import get_args
 
-from .events import Event, HeldLayers, Sink
+from .events import Event, HeldLayers, RunDone, Sink
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,14 @@ class _Listener:
 
 
 class Listeners:
-    """The sinks of one engine: those that subscribed, and during a run its recorder."""
+    """The sinks of one engine: those that subscribed, and during a run its recorder.
 
-    def __init__(self) -> None:
+    Args:
+        stop: called where a sink was interrupted, or raises KeyboardInterrupt by itself.
+    """
+
+    def __init__(self, stop: Callable[[], object] = lambda: None) -> None:
+        self._stop = stop
         self._subscribed: list[_Listener] = []
         self._listening: list[_Listener] = []
         self._hearing: dict[type[Event], list[_Listener]] = {}
@@ -74,10 +80,24 @@ class Listeners:
     def _hand(self, listener: _Listener, event: Event) -> None:
         try:
             listener.sink(event)
-        except Exception:
+        except BaseException as error:  # whatever a sink raises, what is under way is booked
+            if isinstance(error, KeyboardInterrupt):
+                self._stop()
             kind = type(event).__name__
-            self._listen([each for each in self._listening if each is not listener])
+            others = [each for each in self._listening if each is not listener]
+            if isinstance(error, KeyboardInterrupt) and kind != "RunDone":
+                # It may be as good as ever, and shows a run that would seem to last.
+                others.append(_Listener(listener.sink, (RunDone,)))
+            self._listen(others)
             log.exception("%r raised on %s and is not called again", listener.sink, kind)
+
+    def in_a_sink(self, frame: FrameType | None) -> bool:
+        """Whether `frame` is in a sink that subscribed: what is ours may not be cut short."""
+        while frame is not None:
+            if frame.f_code is Listeners._hand.__code__:
+                return any(frame.f_locals["listener"] is each for each in self._subscribed)
+            frame = frame.f_back
+        return False
 
     def _listen(self, listening: list[_Listener]) -> None:
         # Worked out once a run: hundreds of events are told for each token.

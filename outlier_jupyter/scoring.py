@@ -19,7 +19,6 @@ from mlx_lm.models.cache import make_prompt_cache
 from .engine import Engine
 from .errors import OptionError
 from .events import Event, HeldLayers, Routed
-from .interrupt import interrupt_sets
 from .options import GenerateOptions
 from .paging import Stopped
 from .reference import divergences, log_probabilities
@@ -101,9 +100,9 @@ class Scorer:
         routing = engine.routing.exact() if asked is None else engine.routing.applied(asked)
         try:
             with ExitStack() as held:
+                held.enter_context(engine._interrupts)
                 held.enter_context(engine._alone())
                 held.enter_context(routing)
-                held.enter_context(interrupt_sets(engine._stop))
                 if asked is None:
                     for pager in pagers:
                         held.callback(setattr, pager, "sink", pager.sink)

@@ -1,0 +1,56 @@
+"""The end of an engine: a run under way is waited for, files are closed, memory is freed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from .checkpoint import release_buffers
+from .errors import EngineBusy
+from .interrupt import deferred
+from .memory import cache_cap, give_back
+from .paging import release
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+STOP_WAIT_S = 30
+"""How long a run of another thread, which was told to stop, is waited for: far longer than a layer
+takes."""
+LOOK_S = 0.05
+"""How often that wait looks for an interrupt."""
+
+
+def close(engine: Engine) -> None:
+    """Close `engine` when its run has ended; interrupted it is open as before, or closed.
+
+    Raises:
+        EngineBusy: that run is a stream of this very thread, or does not stop.
+    """
+    wait = 0 if engine._runner == threading.get_ident() else STOP_WAIT_S
+    end = time.monotonic() + wait
+    with deferred() as interrupts:
+        while not engine._busy.acquire(timeout=min(wait, LOOK_S)):
+            if interrupts.noted:
+                return  # raised when the block ends
+            if time.monotonic() >= end:
+                raise EngineBusy("a stream is still open on this engine: close it, then the engine")
+        try:
+            _free(engine)
+        finally:
+            engine._busy.release()
+
+
+def _free(engine: Engine) -> None:
+    """Take the memory out of all that the engine has handed out."""
+    if not engine.closed:
+        cache_cap.release()
+    engine.closed = True
+    engine._executor.shutdown()
+    engine._reader.close()
+    release_buffers()
+    engine._installed = engine._installed.release()
+    engine._kv_caches.release()
+    release(engine.model)
+    give_back()
