@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from . import files
 from .errors import OptionError, TraceError
 from .events import DECODE
 from .trace import Trace
@@ -221,14 +222,7 @@ class Run:
         """
         from .notebook.static_view.report import report
 
-        to = Path(path)
-        try:
-            to.write_text(report(self), encoding="utf-8")
-        except OSError as error:
-            raise TraceError(
-                f"the report could not be written to {to} ({error}): give a path that can be"
-            ) from error
-        return to
+        return files.write(path, report(self), TraceError, "the report")
 
     def spread(self) -> Spread:
         """Median and range over `repeats`; of a run that was not repeated, its own numbers."""

@@ -19,6 +19,7 @@ import anywidget
 import traitlets
 from ipywidgets import widget_serialization
 
+from .. import files
 from ..engine import Engine
 from ..errors import OptionError
 from ..events import Event, Resized
@@ -227,12 +228,12 @@ class Chat(Settings, anywidget.AnyWidget):
             self._show_current()
 
     def save(self, path: str | Path) -> Path:
-        """Write all conversations to a file, which `load` and the widget's Import read."""
-        try:
-            Path(path).write_text(self.dumps(), encoding="utf-8")
-        except OSError as error:
-            raise OptionError(f"the chat cannot be written to {path}: {error.strerror}") from None
-        return Path(path)
+        """Write all conversations to a file, which `load` and the widget's Import read.
+
+        Raises:
+            OptionError: it cannot be written there; what was there before stays.
+        """
+        return files.write(path, self.dumps(), OptionError, "the chat")
 
     def load(self, path: str | Path) -> None:
         """Add the conversations of a file that `save` or the widget's Export wrote."""

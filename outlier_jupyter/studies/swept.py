@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from .. import files
 from ..errors import TraceError
 from ..trace.trace import TraceInfo
 from ..units import percent, three
@@ -149,16 +150,16 @@ class Sweep:
         """
         stem = name or f"sweep-{self.begun.replace(':', '').replace('+0000', 'Z')}"
         paths = Path(folder) / f"{stem}.json", Path(folder) / f"{stem}.md"
+        text = json.dumps(_plain(self._record()), indent=1, ensure_ascii=False)
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            text = json.dumps(_plain(self._record()), indent=1, ensure_ascii=False)
-            paths[0].write_text(text + "\n", encoding="utf-8")
-            paths[1].write_text(self._markdown(), encoding="utf-8")
         except OSError as error:
             raise TraceError(
-                f"the sweep could not be written to {folder} ({error}): give a folder that can be "
-                "written"
+                f"the sweep could not be written to {folder} ({error.strerror}): give a folder "
+                "that can be written"
             ) from error
+        files.write(paths[0], text + "\n", TraceError, "the sweep")
+        files.write(paths[1], self._markdown(), TraceError, "the sweep")
         return paths
 
     def _record(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from math import prod
@@ -26,6 +25,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from .. import files
 from ..errors import TraceError, brief
 from .packing import Arrays, Columns, columns_of, deflate, inflate, length, table_of
 from .said import foreign_info, info_of, run_of
@@ -93,34 +93,9 @@ def write(trace: Trace, path: str | os.PathLike[str], run: Mapping[str, object] 
     }
     try:
         data = save({name: np.ascontiguousarray(a) for name, a in _packed(trace).items()}, about)
-        _replace(to, data)
-    except (OSError, TypeError, ValueError) as error:
-        raise TraceError(
-            f"the trace could not be written to {to} ({error}): nothing changed there; give a path "
-            "that can be written, with room for it"
-        ) from error
-    return to
-
-
-def _replace(to: Path, data: bytes) -> None:
-    """Write beside, then rename: a full disk or a crash leaves the old file."""
-    handle, name = tempfile.mkstemp(prefix=f".{to.name}.", dir=to.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(to)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    except (TypeError, ValueError) as error:
+        raise TraceError(f"the trace holds what no file can ({brief(error)})") from error
+    return files.write(to, data, TraceError, "the trace")
 
 
 def _packed(trace: Trace) -> Arrays:

@@ -58,7 +58,7 @@ def test_conversations_are_made_named_exported_and_deleted(
     assert [message.text for message in other.messages] == texts(other) != []
     with pytest.raises(OptionError, match="cannot be read: No such file"):
         other.load(tmp_path / "nothing.json")
-    with pytest.raises(OptionError, match="cannot be written"):
+    with pytest.raises(OptionError, match="could not be written"):
         other.save(tmp_path / "no" / "folder.json")
     other.close()
 
