@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from .checkpoint import release_buffers
-from .errors import EngineBusy
+from .errors import EngineBusy, EngineClosed
 from .interrupt import deferred
 from .memory import cache_cap, give_back
 from .paging import release
@@ -22,12 +23,24 @@ LOOK_S = 0.05
 """How often that wait looks for an interrupt."""
 
 
+def check_process(engine: Engine) -> None:
+    """Raises EngineClosed: in a child that was forked, where none of the engine's threads are."""
+    if engine._process != os.getpid():
+        raise EngineClosed(
+            "this process was forked from the one that loaded the model, and threads do not come "
+            "along: load the model here, or start processes with the method 'spawn'"
+        )
+
+
 def close(engine: Engine) -> None:
     """Close `engine` when its run has ended; interrupted it is open as before, or closed.
 
     Raises:
         EngineBusy: that run is a stream of this very thread, or does not stop.
     """
+    if engine._process != os.getpid():
+        engine.closed = True  # what it holds is its parent's
+        return
     wait = 0 if engine._runner == threading.get_ident() else STOP_WAIT_S
     end = time.monotonic() + wait
     with deferred() as interrupts:

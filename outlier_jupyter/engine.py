@@ -7,6 +7,7 @@ a run: its prompt, its KV cache, one run at a time, who listens, and what is kep
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -24,7 +25,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from .budget import Needs, Room, fitted
 from .checkpoint import Reader, buffers_nbytes
 from .chunking import Costs, choose_chunk
-from .closing import close
+from .closing import check_process, close
 from .decoding import Decoding, undisturbed
 from .errors import EngineBusy, EngineClosed
 from .events import Event, PromptEncoded, Resized, RunDone, Sink, TextProduced
@@ -95,7 +96,7 @@ class Engine:
         self._stop = threading.Event()
         self._tell = Listeners(self._stop.set)
         self._interrupts = Interrupts(self._stop.set, self._tell.in_a_sink)
-        self._busy = threading.Lock()
+        self._busy, self._process = threading.Lock(), os.getpid()
         self._runner: int | None = None
         self._needs, self._ram_gb = needs, ram_gb
         self._kv_caches = KVCaches(model, round(options.kept_kv_gb * 1e9))
@@ -238,6 +239,7 @@ class Engine:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the engine: one run, or one change of it, at a time."""
+        check_process(self)
         if not self._busy.acquire(blocking=False):
             raise EngineBusy("another run is under way on this engine: stop it or wait for its end")
         at_its_end.begin()

@@ -39,6 +39,16 @@ class TemplateRefused(OptionError):
     """The model's chat template refused the messages."""
 
 
+class TemplateEndless(OptionError):
+    """The model's chat template did not end in time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's chat template did not end within 5 seconds, so it was stopped: give "
+            "raw=True, or repair chat_template in the model's folder"
+        )
+
+
 class ModelNotFound(OutlierError):
     """The model named is neither `demo`, nor a folder, nor a repository that can be had."""
 

@@ -8,6 +8,7 @@ and where SIGINT is ignored or handled by no Python function, nothing is changed
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -87,6 +88,32 @@ def deferred() -> Iterator[Interrupts]:
         handler = signal.getsignal(signal.SIGINT)
         if interrupts.noted and callable(handler):
             handler(signal.SIGINT, None)
+
+
+@contextmanager
+def within(seconds: float, error: type[Exception]) -> Iterator[None]:
+    """Raise `error`, made without arguments, in this block if it runs longer, on any thread.
+
+    It comes between two bytecodes, so one long call into C is not cut short.
+    """
+    here, ended, lock = threading.get_ident(), False, threading.Lock()
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    def cut() -> None:
+        with lock:
+            if not ended:
+                raise_in(ctypes.c_ulong(here), ctypes.py_object(error))
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            ended = True
+            timer.cancel()
+            raise_in(ctypes.c_ulong(here), None)  # it may be on its way
 
 
 def _on_main_thread() -> bool:

@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .errors import OptionError, OutlierError, TemplateRefused, brief
+from .errors import OptionError, OutlierError, TemplateEndless, TemplateRefused, brief
+from .interrupt import within
 
 Message = dict[str, Any]
 
+TEMPLATE_S = 5
+"""Seconds that a template may take: it is a program of somebody else's, and need never end."""
 CONTROL = re.compile(r"<\|[a-z_]+\|>")
 """Control tokens, as most models write theirs."""
 FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
@@ -115,9 +118,10 @@ def _apply(tokenizer: Any, messages: list[Message]) -> str:
                 "one with engine.tokenizer.chat_template = engine.tokenizer.chat_template[…]"
             )
         named["chat_template"] = next(iter(templates.values()))
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, **named
-    )
+    with within(TEMPLATE_S, TemplateEndless):
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **named
+        )
     if not str(text).strip():
         raise OptionError(
             "the model's chat template makes nothing of these messages: give the prompt as a text "

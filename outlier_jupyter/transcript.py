@@ -71,5 +71,6 @@ class Transcript:
 
 
 def _overlap(text: str, word: str) -> int:
-    """Length of the longest end of `text` with which `word` begins."""
-    return max((n for n in range(1, len(word)) if text.endswith(word[:n])), default=0)
+    """Length of the longest end of `text` with which `word` begins, and goes on."""
+    longest = min(len(text), len(word) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(word[:n])), 0)

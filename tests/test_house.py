@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "kv_caches": {"errors", "options", "units"},
     "listeners": {"events"},
     "prompts": {"errors", "options", "templates"},
-    "templates": {"errors"},
+    "templates": {"errors", "interrupt"},
     "status": {"checkpoint", "paging", "trace", "units"},
     "transcript": set(),
     "chunking": set(),

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from outlier_jupyter import Engine, load
-from outlier_jupyter.errors import CheckpointError, OptionError, TemplateRefused
+from outlier_jupyter import Engine, load, templates
+from outlier_jupyter.errors import (
+    CheckpointError,
+    OptionError,
+    TemplateEndless,
+    TemplateRefused,
+)
 from outlier_jupyter.templates import content_of, templated, without_refused
 from outlier_jupyter.testing import CHAT_TEMPLATE
 
@@ -195,3 +201,32 @@ def test_only_what_is_refused_is_left_out(engine, use: USE) -> None:
     assert left_out == 1 and [m["content"] for m in kept] == ["a", "A", "c", "C", "d"]
     use("{{ raise_exception('never') }}")
     assert without_refused(engine.tokenizer, asked, "s") == (asked[-1:], 3)
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_template_that_does_not_end_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    """On the main thread and on another; afterwards the engine and the thread are as before."""
+    monkeypatch.setattr(templates, "TEMPLATE_S", 0.2)
+    with load("demo", cache_gb=0.002, quiet=True) as engine:
+        inner, found = engine.tokenizer._tokenizer, list[int]()
+        before = inner.chat_template
+
+        def ask() -> None:
+            inner.chat_template = ENDLESS
+            with pytest.raises(TemplateEndless):
+                engine.generate("hello", max_tokens=1)
+            inner.chat_template = before
+            found.append(engine.generate("hello", max_tokens=1).tokens.size)
+
+        if elsewhere:
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+        else:
+            ask()
+        assert found == [1]

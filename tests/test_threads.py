@@ -61,3 +61,27 @@ def test_an_engine_is_free_whatever_comes_between_the_last_steps(tiny, monkeypat
         with pytest.raises(what):
             engine.generate("hello", max_tokens=3)
         assert engine.generate("hello", max_tokens=3).tokens.tolist() == before
+
+
+FORKED = """
+import os
+import outlier_jupyter
+engine = outlier_jupyter.load("demo", cache_experts=24, quiet=True)
+engine.generate("hello", max_tokens=2)
+child = os.fork()
+if not child:
+    try:
+        engine.generate("hello", max_tokens=2)
+    except outlier_jupyter.OutlierError as error:
+        said = str(error)
+    engine.close()
+    os._exit(0 if "forked" in said and engine.closed else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(engine.generate("hello", max_tokens=2).tokens.size)
+"""
+
+
+def test_a_forked_child_is_told_to_load_for_itself():
+    """Its engine has no threads; the parent's goes on."""
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0\n2\n"), done.stderr

@@ -65,3 +65,21 @@ def test_the_end_lets_go_of_what_was_held_back():
     assert transcript.finish() == "<</"
     assert transcript.text == "a<</"
     assert transcript.finish() == "" and transcript.text == "a<</"
+
+
+class Counted(str):
+    """A stop word that counts how often a part of it is taken."""
+
+    taken = 0
+
+    def __getitem__(self, key: object) -> str:
+        Counted.taken += 1
+        return str.__getitem__(self, key)  # type: ignore[index]
+
+
+def test_a_stop_word_of_a_megabyte_is_looked_for_as_far_as_the_text_goes():
+    """Not once for each of its own characters."""
+    transcript = Transcript(Pieces(["ab", "b<", "ab"], ""), [Counted("ab<" * 333_333)])
+    said = [transcript.add(n) for n in range(3)]
+    assert "".join(said) == "abb<" and transcript.finish() == "ab"
+    assert Counted.taken < 20

@@ -7,6 +7,7 @@ browser does is in `js/src/chat`.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 import weakref
@@ -41,6 +42,11 @@ NO_TEMPLATE = (
     "This model has no chat template, so it cannot answer here: have it continue a text with "
     "%%outlier or engine.generate."
 )
+
+SET_HERE = {"status", "state", "answer", "notice", "draft"}
+"""Traits that the chat sets itself, as answers are written."""
+
+log = logging.getLogger(__name__)
 
 
 class Chat(Settings, anywidget.AnyWidget):
@@ -226,6 +232,15 @@ class Chat(Settings, anywidget.AnyWidget):
         with self.writer.lock:
             self.writer.books.add_from(text)
             self._show_current()
+
+    def notify_change(self, change: Any) -> None:
+        """As every widget's; what an observer of an answer raises is logged and costs none."""
+        try:
+            super().notify_change(change)
+        except Exception:
+            if change["name"] not in SET_HERE:
+                raise
+            log.exception("an observer of this chat's %s raised", change["name"])
 
     def save(self, path: str | Path) -> Path:
         """Write all conversations to a file, which `load` and the widget's Import read.

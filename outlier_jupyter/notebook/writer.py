@@ -180,8 +180,8 @@ class Writer:
             self._turn = turn
             if turn.parent == END:
                 turn.parent = turn.conversation.end
-        self._chat.status = RUNNING
         try:
+            self._chat.status = RUNNING
             run_turn(
                 self.engine,
                 turn,
@@ -190,7 +190,12 @@ class Writer:
                 watch=lambda: self._watch(turn),
             )
             self._finish(turn)
+        except BaseException as error:
+            turn.error = turn.error or error
+            raise
         finally:
+            with self.lock:
+                self._turn = None
             turn.done.set()
 
     def _begin(self, turn: Turn) -> None:

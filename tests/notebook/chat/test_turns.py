@@ -159,3 +159,19 @@ def test_a_page_that_missed_something_gets_the_whole(chat: Chat) -> None:
     page(chat, type="resync")
     (whole,) = told(chat, "state")
     assert whole["state"] == chat.state and whole["state"]["seq"] == chat.writer._seq
+
+
+@pytest.mark.parametrize("trait", ["status", "state", "answer"])
+def test_an_observer_that_raises_costs_no_answer(tiny: Path, trait: str) -> None:
+    """It is logged; whoever waits for the answer gets it, and the next one too."""
+    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
+        chat = Chat(engine, max_tokens=3)
+
+        def broken(change: object) -> None:
+            raise RuntimeError("an observer's own")
+
+        chat.observe(broken, trait)
+        for _ in range(2):
+            assert chat.send("Hello").generated > 0
+        assert chat.status == writer.IDLE
+        chat.close()
