@@ -11,9 +11,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from .attended import attended
+
 
 class Progress(tqdm):  # type: ignore[misc]  # tqdm has no types
-    """tqdm's bar for where it is shown: a terminal or a notebook."""
+    """tqdm's bar for where it is shown: a terminal or a notebook; none where nobody looks on."""
+
+    def __init__(self, *given: Any, disable: bool = False, **named: Any) -> None:
+        super().__init__(*given, disable=disable or not attended(), **named)
 
     def refresh(self, nolock: bool = False, lock_args: Any = None) -> bool:
         """As tqdm's; the lock is given back whatever happens."""

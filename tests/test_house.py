@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "options": {"errors"},
     "events": set(),
     "interrupt": set(),
-    "progress": set(),
+    "attended": set(),
+    "progress": {"attended"},
     "closing": {"checkpoint", "errors", "interrupt", "memory", "paging"},
     "files": {"errors", "interrupt"},
     "units": set(),
@@ -149,6 +150,7 @@ MAY_IMPORT = {
     },
     "notebook": BASE
     | {
+        "attended",
         "bench",
         "engine",
         "files",

@@ -20,6 +20,8 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 from traitlets.config import Config
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 # A page without JupyterLab has no plotly of its own: the kernel puts the library into it.
 os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+notebook")
 
@@ -51,9 +53,19 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
 
 def page(notebook: nbformat.NotebookNode, title: str) -> str:
     """The executed notebook as HTML that fetches nothing."""
+    leave_out_widgets(notebook)
     body, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": title}})
     # The template and plotly load MathJax from afar; nothing here needs it.
     return re.sub(r'<script src="[^"]*">\s*</script>', "", str(body))
+
+
+def leave_out_widgets(notebook: nbformat.NotebookNode) -> None:
+    """Take out what only a widget manager, which would be fetched, could show."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        kept = [out for out in cell.get("outputs", []) if WIDGET not in out.get("data", {})]
+        if "outputs" in cell:
+            cell.outputs = kept
 
 
 def summary(notebook: nbformat.NotebookNode) -> str:

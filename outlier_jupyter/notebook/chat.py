@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import traitlets
 from ipywidgets import widget_serialization
 
 from .. import files
+from ..attended import attended
 from ..engine import Engine
 from ..errors import OptionError
 from ..events import Event, Resized
@@ -34,6 +34,7 @@ from .desk import Desk
 from .displays import Displays
 from .handle import engine_of
 from .live import STATIC, LiveView, kernel_id
+from .on_demand import OnDemand
 from .routes import keep_route
 from .saved_chat import bundle
 from .writer import CLOSED, IDLE, Writer
@@ -49,7 +50,7 @@ SET_HERE = {"status", "state", "answer", "notice", "draft"}
 log = logging.getLogger(__name__)
 
 
-class Chat(Settings, anywidget.AnyWidget):
+class Chat(Settings, OnDemand):
     """A chat with `engine`: display it, or use it from Python, or both.
 
     The settings are traits (`temperature`, `top_p`, `max_tokens`, `seed`, `system`, `reuse_kv` …):
@@ -285,7 +286,8 @@ class Chat(Settings, anywidget.AnyWidget):
 
     def _ipython_display_(self) -> None:
         """IPython's hook: the widget, and beside it what stays when there is no kernel."""
-        made = self._repr_mimebundle_()  # data, or data and metadata: anywidget has given both
+        # Data, or data and metadata: anywidget has given both.
+        made = self._repr_mimebundle_() if attended() else {}
         data = made[0] if isinstance(made, tuple) else made
         self._saved.show(data or {}, repr(self))
         self.save_view()

@@ -27,11 +27,12 @@ class Displays:
         self._last: Mapping[str, str] = {}
 
     def show(self, widget: Mapping[str, Any], text: str) -> None:
-        """Display the widget, and a place for what is saved; in a terminal, `text`."""
+        """Display the widget, if any, and a place for what is saved; in a terminal, `text`."""
         if not hasattr(get_ipython(), "kernel"):
             print(text)  # noqa: T201, a terminal shows no more of a widget
             return
-        display(dict(widget), raw=True, display_id=f"{self.name}-widget")
+        if widget:
+            display(dict(widget), raw=True, display_id=f"{self.name}-widget")
         display({"text/plain": ""}, raw=True, display_id=self.name)
         self._shown, self._last = True, {}
 

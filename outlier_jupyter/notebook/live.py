@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import anywidget
 import traitlets
 
 from ..errors import OutlierError
@@ -28,6 +27,7 @@ from ..trace import TraceInfo
 from ..trace.times import PARTS, meaning, part_name, parts_with
 from .frames import Frame, encode
 from .merging import History
+from .on_demand import OnDemand
 from .replay import frame_of
 from .routes import keep_route
 
@@ -44,7 +44,7 @@ WAITING = "waiting"
 RUNNING = "running"
 
 
-class LiveView(anywidget.AnyWidget):
+class LiveView(OnDemand):
     """Text, routing, residency and read latency of one run, live.
 
     Pass `push` to a `Feed` as its callback; call `finish` when the run has ended. Works without

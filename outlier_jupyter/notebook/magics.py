@@ -22,6 +22,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from traitlets import Any as Any_
 from traitlets import Bool, TraitType
 
+from ..attended import attended
 from ..engine import Engine
 from ..errors import OptionError, OutlierError
 from ..loading import load
@@ -308,7 +309,8 @@ class OutlierMagics(Magics):
             return lambda engine, prompt, options: engine.generate(prompt, **options)
         if not hasattr(self.shell, "kernel"):
             return stream_text
-        return show_run if self.widget and not no_widget else show_result
+        live = self.widget and not no_widget and attended()
+        return show_run if live else show_result
 
     def _defaults(self, kind: type[LoadOptions | GenerateOptions]) -> dict[str, Any]:
         """The options `%config` has set."""

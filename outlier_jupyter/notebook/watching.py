@@ -15,6 +15,7 @@ from typing import Any
 
 from IPython.display import DisplayHandle, display
 
+from ..attended import attended
 from ..engine import Engine, leave_thread, run_info
 from ..errors import OptionError, OutlierError
 from ..events import Event, PromptEncoded
@@ -128,16 +129,17 @@ class Watched(LiveView):
 
     def _ipython_display_(self, **kwargs: Any) -> None:
         """Display the view so that it can be replaced; a run that is over shows what stays."""
-        if self._over.is_set() and self.run is not None:
-            display(dict(self.run._repr_mimebundle_()), raw=True)
-            return
-        bundle = self._repr_mimebundle_(**kwargs)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        handle = display(dict(data), metadata=metadata, raw=True, display_id=True)
-        if handle is not None:
-            self._outputs.append(handle)
-        if self._over.is_set():  # in the meantime
-            self._replace()
+        with self._lock:
+            if self._over.is_set() and self.run is not None:
+                display(dict(self.run._repr_mimebundle_()), raw=True)
+                return
+            bundle: Any = {"text/plain": repr(self)}
+            if attended():
+                bundle = self._repr_mimebundle_(**kwargs)
+            data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+            handle = display(dict(data), metadata=metadata, raw=True, display_id=True)
+            if handle is not None:
+                self._outputs.append(handle)
 
     def _decode(self) -> None:
         """The whole run, on the engine's thread for such runs."""
@@ -171,8 +173,9 @@ class Watched(LiveView):
             reason = "error" if self.run is None else self.run.finish_reason
             self.answer_from(self.run)
             self.finish(reason, last_frame(feed, self.run) if self._begun else None)
-            self._over.set()
-            self._replace()
+            with self._lock:
+                self._replace()  # before anybody who waits goes on, and ends the kernel
+                self._over.set()
 
     def _replace(self) -> None:
         """Put what needs no kernel in the place of this view."""

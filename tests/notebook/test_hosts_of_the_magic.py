@@ -5,12 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from traitlets.config import Config
+
+STATE = "application/vnd.jupyter.widget-state+json"
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def test_run_all_stops_at_an_error_and_keeps_what_was_shown(tiny: Path, tmp_path: Path) -> None:
@@ -25,10 +29,7 @@ def test_run_all_stops_at_an_error_and_keeps_what_was_shown(tiny: Path, tmp_path
         "%%outlier --max-token 3\nHello",
         "print('never')",
     ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
-    connection = str(tmp_path / "kernel.json")
-    config = Config({"KernelManager": {"transport": "ipc", "connection_file": connection}})
-    client = NotebookClient(notebook, config=config, timeout=300)
+    notebook, client = executed(tmp_path, *sources)
     with pytest.raises(CellExecutionError, match="did you mean --max-tokens"):
         client.execute()
     outputs = [cell.outputs for cell in notebook.cells]
@@ -36,9 +37,63 @@ def test_run_all_stops_at_an_error_and_keeps_what_was_shown(tiny: Path, tmp_path
     shown, result = outputs[1]
     assert "text/html" in shown.data and set(result.data) == {"text/plain"}
     assert [out.output_type for out in outputs[2]] == ["display_data"]
-    _, saved = outputs[3]
+    (saved,) = outputs[3]
     assert "Is anybody there?" in saved.data["text/html"]
     assert outputs[5][0].text == "2\n"
+
+
+def executed(folder: Path, *sources: str) -> tuple[nbformat.NotebookNode, NotebookClient]:
+    """A notebook with these cells, and the client that executes it."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
+    connection = str(folder / "kernel.json")
+    config = Config({"KernelManager": {"transport": "ipc", "connection_file": connection}})
+    return notebook, NotebookClient(notebook, config=config, timeout=300)
+
+
+def widgets_of(notebook: nbformat.NotebookNode) -> tuple[dict[str, Any], set[str]]:
+    """The widgets whose state a notebook keeps, and those that an output shows."""
+    kept = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
+    outputs = [out for cell in notebook.cells for out in cell.outputs]
+    views = [out.data[VIEW] for out in outputs if VIEW in out.get("data", {})]
+    return kept, {view["model_id"] for view in views}
+
+
+def test_a_notebook_executed_by_a_program_keeps_no_widget_that_nothing_shows(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """Neither of progress bars, runs, watched runs nor chats: their views are static from the
+    start; a watched run's stands there when it has been waited for.
+    """
+    sources = [
+        f"%load_ext outlier_jupyter\n%outlier load {tiny} --cache-experts 6 -o engine",
+        "from outlier_jupyter.progress import Progress\nfor _ in Progress(range(3)): pass",
+        "%%outlier --max-tokens 3 -o run\nHello",
+        "import outlier_jupyter\nwatched = outlier_jupyter.watch(engine, 'Hello', max_tokens=3)\n"
+        "display(watched)\nwatched.wait();",
+        "chat = outlier_jupyter.Chat(engine, max_tokens=3)\nchat.watch = True\nchat",
+        "chat.send('Hello')\nchat.show_run(1)\nchat.close()",
+    ]
+    notebook, client = executed(tmp_path, *sources)
+    client.execute()
+    assert "widgets" not in notebook.metadata and widgets_of(notebook) == ({}, set())
+    (shown,) = notebook.cells[3].outputs
+    assert "Generated text" in shown.data["text/html"]
+    assert not notebook.cells[1].outputs
+
+
+def test_what_is_shown_as_a_widget_keeps_its_state(tiny: Path, tmp_path: Path) -> None:
+    """A finished run in the live view, by itself and in a box: it can be looked into later."""
+    sources = [
+        f"import outlier_jupyter, ipywidgets\nengine = outlier_jupyter.load({str(tiny)!r})\n"
+        "run = engine.generate('Hello', max_tokens=3)\nrun.view()",
+        "ipywidgets.HBox([run.view()])",
+    ]
+    notebook, client = executed(tmp_path, *sources)
+    client.execute()
+    kept, shown = widgets_of(notebook)
+    assert len(shown) == 2 and shown <= set(kept)
+    ours = [each for each in kept.values() if each["model_name"] == "AnyModel"]
+    assert len(ours) == 2 and all(each["buffers"] for each in ours)
 
 
 def test_plain_ipython_streams_text(tiny: Path, tmp_path: Path) -> None:
