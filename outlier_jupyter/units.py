@@ -25,9 +25,12 @@ def size_words(nbytes: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage; never 100 unless it is all, never 0 unless it is none."""
+    """A share as a percentage, in tenths; nearer to none or all in as many digits as it takes.
+
+    So 100 is said of all alone, and 0 of none: 0.0004 %, 99.98 %.
+    """
     if not math.isfinite(share):
         return "–"
-    if 0 < share < 1:
-        share = min(max(share, 0.001), 0.999)
-    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+    least = 100 * min(abs(share), abs(1 - share))  # of what is there, or is missing
+    decimals = max(1, math.ceil(-math.log10(least))) if least else 1
+    return f"{100 * share:.{decimals}f}".rstrip("0").removesuffix(".") + " %"

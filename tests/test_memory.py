@@ -115,6 +115,8 @@ def test_the_table_has_a_row_for_each_part():
     """Sizes with their units and shares of the process, and the difference named."""
     use = MemoryUse(1, 2, 3, 4, 5, 6, 7, 8, python=500_000, process=1_000_000)
     rows = str(use).splitlines()
+    told = {row[:22].strip(): float(row.split()[-2]) / 100 for row in rows}
+    assert told["trace of the last run"] == 8e-6 and told["dense weights"] == 1e-6
     assert len(rows) == 11 and rows[-1].split() == ["process", "1", "MB", "100", "%"]
     assert rows[-3].split() == ["Python", "at", "load", "500", "kB", "50", "%"]
     assert use.accounted + use.unaccounted == 1_000_000

@@ -7,22 +7,25 @@ export function integer(value: number): string {
   return String(Math.round(value)).replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f");
 }
 
-/** Three significant digits, no exponent: 0.123, 1.23, 12.3, 123. */
+/** Three significant digits, no exponent: 0.123, 1.23, 12.3, 123; one below 0.001: 0.0004. */
 export function short(value: number): string {
   if (!Number.isFinite(value)) return NONE;
   if (value === 0) return "0";
+  if (Math.abs(value) < 0.001)
+    return value.toFixed(Math.min(20, Math.ceil(-Math.log10(Math.abs(value)))));
   let digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
   // Rounded up to the next power of ten it has a digit more.
   if (Math.abs(value) + 0.5 / 10 ** digits >= 10 ** (3 - digits)) digits = Math.max(0, digits - 1);
   return value >= 1000 ? integer(value) : value.toFixed(Math.min(3, digits));
 }
 
-/** As units.py: never 100 unless it is all, never 0 unless it is none. */
+/** As units.py: in tenths; nearer to none or all in as many digits as it takes. */
 export function percent(part: number, whole = 1): string {
-  const ratio = part / whole;
-  if (!Number.isFinite(ratio)) return NONE;
-  const share = ratio > 0 && ratio < 1 ? Math.min(Math.max(ratio, 0.001), 0.999) : ratio;
-  return `${(100 * share).toFixed(1).replace(/\.0$/, "")}\u202f%`;
+  const share = part / whole;
+  if (!Number.isFinite(share)) return NONE;
+  const least = 100 * Math.min(Math.abs(share), Math.abs(1 - share));
+  const digits = least ? Math.min(20, Math.max(1, Math.ceil(-Math.log10(least)))) : 1;
+  return `${(100 * share).toFixed(digits).replace(/\.?0+$/, "")}\u202f%`;
 }
 
 export function ms(value: number): string {

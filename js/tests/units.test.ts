@@ -19,8 +19,10 @@ afterEach(() => {
 
 test("numbers read well, and missing ones are a dash", () => {
   expect(integer(1234567)).toBe("1\u202f234\u202f567");
-  expect([0, 0.1234, 1.234, 12.34, 123.4].map(short)).toEqual([
+  expect([0, 0.0004, -0.0004, 0.1234, 1.234, 12.34, 123.4].map(short)).toEqual([
     "0",
+    "0.0004",
+    "-0.0004",
     "0.123",
     "1.23",
     "12.3",
@@ -30,8 +32,8 @@ test("numbers read well, and missing ones are a dash", () => {
   expect(bytes(0)).toBe("0\u202fB");
   expect(byteScale(1000).unit).toBe("kB");
   expect(percent(1, 3)).toBe("33.3\u202f%");
-  expect([0, 1e-6, 0.5, 0.99999, 1].map((share) => percent(share))).toEqual(
-    ["0", "0.1", "50", "99.9", "100"].map((number) => `${number}\u202f%`),
+  expect([0, 4e-6, 0.00096, 0.5, 0.99904, 0.9998, 1].map((share) => percent(share))).toEqual(
+    ["0", "0.0004", "0.1", "50", "99.9", "99.98", "100"].map((number) => `${number}\u202f%`),
   );
   expect(bytes(999_600)).toBe("1.00\u202fMB");
   expect([ms(Number.NaN), percent(0, 0), short(Number.NaN)]).toEqual([NONE, NONE, NONE]);

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import DECODE
+from ..units import percent
 from .trace import LAYER_PARTS, Trace
 
 LEAST_CALLS = 4
@@ -55,7 +56,7 @@ class Cost:
         speed = f"{1 / self.per_byte:.3g} GB/s" if self.per_byte else "any speed"
         return (
             f"{told}, {self.wait / 1e6:.3g} ms for each layer that waits, and reads at {speed}; "
-            f"on its own calls it is off by {self.residual:.1%} (median)"
+            f"on its own calls it is off by {percent(self.residual)} (median)"
         )
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..errors import OptionError, TraceError
 from ..events import DECODE
 from ..residency.replay import DEFAULT, REPLAYED, Curve, Routing, lru_curve, simulate
+from ..units import percent
 from .cost import Cost, fit
 from .trace import Trace
 from .validate import check_routing
@@ -111,8 +112,8 @@ def slots_for(
     best = asked.row(name, high)["decode_hit_rate"]
     if not best >= hit_rate:
         raise OptionError(
-            f"no cache hits {hit_rate:.1%} of this trace's decode: with all {high:,} experts in "
-            f"RAM it is {best:.1%}, because the others come for the first time; ask for less"
+            f"no cache hits {percent(hit_rate)} of this trace's decode: all {high:,} experts in "
+            f"RAM hit {percent(best)}, because the others come for the first time; ask for less"
         )
     while low < high:
         middle = (low + high) // 2

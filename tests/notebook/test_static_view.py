@@ -246,7 +246,7 @@ def test_numbers_in_words() -> None:
     assert [percent(s) for s in (0, 1, 0.99999, 0.5, float("nan"))] == [
         "0 %",
         "100 %",
-        "99.9 %",
+        "99.999 %",
         "50 %",
         "–",
     ]

@@ -91,7 +91,7 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
                 "thickness": 14,
                 "tickformat": "+.0%",
             },
-            hovertemplate="layer %{y}, expert %{x}<br>%{z:+.2%} of the layer's choices"
+            hovertemplate="layer %{y}, expert %{x}<br>%{z:+.3~p} of the layer's choices"
             "<br>corrected p %{customdata:.2~g}<extra></extra>",
         )
     )

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 from ...trace.atlas import NONE, Atlas
 from ...trace.routing import PHASES, SEGMENT, over_time, routing_measures
 from ...trace.trace import Trace
+from ...units import percent
 from ..palette import EITHER, ramp
 from ..static_view.words import no_routing
 from .look import STRIPE, no_data, titled, titled_run
@@ -150,7 +151,7 @@ def atlas_figure(found: Atlas, about: str) -> go.Figure:
         about += f" · {found.left_out:,} that fired less often {has} no place"
     title = "Atlas of experts: chosen by the same tokens, near each other"
     titled(figure, title, about, height=640)
-    shares = [f"axis {i + 1} ({share:.1%} of the co-activation)" for i, share in
+    shares = [f"axis {i + 1} ({percent(share)} of the co-activation)" for i, share in
               enumerate(found.share)]  # fmt: skip
     figure.update_xaxes(title_text=shares[0])
     figure.update_yaxes(title_text=shares[1])

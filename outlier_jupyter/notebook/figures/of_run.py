@@ -213,7 +213,7 @@ def _counts(trace: Trace, counts: npt.NDArray[np.int64]) -> go.Heatmap:
             "tickformat": ",d",
         },
         hovertemplate="layer %{y}, expert %{x}<br>chosen %{z:,d} times"
-        "<br>%{customdata:.2%} of the layer's choices<extra></extra>",
+        "<br>%{customdata:.3~p} of the layer's choices<extra></extra>",
         hoverongaps=False,
     )
 
@@ -261,7 +261,7 @@ def _lookups(line: Timeline) -> list[go.Bar]:
             marker={"color": colour, "line": {"width": 0}},
             hovertemplate="step %{customdata[0]:,d}<br>%{y:,.4~g} "
             + name
-            + "<br>hit rate %{customdata[1]:.1%}<extra></extra>",
+            + "<br>hit rate %{customdata[1]:.4~p}<extra></extra>",
             legend="legend2",
         )
         for name, colour, values in (

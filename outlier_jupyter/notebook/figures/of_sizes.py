@@ -51,7 +51,7 @@ def sizes_figure(trace: Trace, slots: Sequence[int] | None, policies: Sequence[s
                     line={"color": colour, "dash": dash, "width": 1.6},
                     marker={"symbol": sign, "size": 6, "color": colour},
                     customdata=rows[["gb", "share"]],
-                    hovertemplate=f"%{{x:,d}} slots, %{{customdata[1]:.1%}} of all, "
+                    hovertemplate=f"%{{x:,d}} slots, %{{customdata[1]:.3~p}} of all, "
                     f"%{{customdata[0]:.3~g}} GB<br>{unit}<extra>{NAMES[policy]}</extra>",
                 ),
                 row=row, col=1,
