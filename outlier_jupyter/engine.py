@@ -66,7 +66,8 @@ class Engine:
         config: the model's config.json.
         info: what every trace of this engine says about model, slots and reader.
         routing: called, a block in which routers choose otherwise; see `Routing`.
-        last_run: the newest run, also an interrupted or failed one; None before the first.
+        last_run: the newest run, also an interrupted or failed one; None before the first. Those
+            that a study (`ablate`, `sweep`) makes for itself do not count.
     """
 
     def __init__(

@@ -25,6 +25,7 @@ from ..residency import ExpertKey
 from ..scoring import Scorer, Scores
 from ..trace.trace import TraceInfo
 from ..units import percent, three
+from .own_run import own_run
 
 if TYPE_CHECKING:
     import pandas
@@ -273,7 +274,7 @@ def _texts(
             more = list(engine.tokenizer.encode(text, add_special_tokens=False))
         else:
             with engine.routing.plain():
-                run = engine.generate(prompt, **asked, **engine.routing.native)
+                run = own_run(engine, prompt, **asked, **engine.routing.native)
             text, more = run.text, run.tokens.tolist()
         found.append((text, ids + more, len(ids)))
     return found

@@ -26,6 +26,7 @@ from ..prompts import encode
 from ..run import Interrupted, Run
 from ..scoring import Scorer
 from .coherence import distinct_share, repeated_share, verdict
+from .own_run import own_run
 from .swept import Row, Sweep
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def _runs(
     """
     routing = {"top_k": setting["top_k"]} if "top_k" in setting else {}
     with engine.routing.plain():
-        engine.generate(plan.prompts[0], max_tokens=WARM_UP, **routing)
+        own_run(engine, plan.prompts[0], max_tokens=WARM_UP, **routing)
         for at, prompt in enumerate(plan.prompts):
             begun = datetime.now(UTC).isoformat(timespec="seconds")
             run = _whole(engine, prompt, plan.asked | routing)
@@ -236,7 +237,7 @@ def _runs(
 
 def _whole(engine: Engine, prompt: str, asked: dict[str, Any]) -> Run:
     try:
-        return engine.generate(prompt, **asked)
+        return own_run(engine, prompt, **asked)
     except Interrupted:
         raise KeyboardInterrupt from None
 

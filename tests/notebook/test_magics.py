@@ -316,11 +316,14 @@ def test_ablate_and_sweep_are_their_functions(loaded, capsys, tmp_path):
     assert loaded.user_ns["cost"] is found and len(found.experts) == 3
     line = "ablate 0:1 --prompt Hello --continuation there --draws 0"
     assert loaded.run_line_magic("outlier", line).continuations == ("there",)
+    loaded.run_cell_magic("outlier", "--max-tokens 2 --quiet", "<mine>")
     line = f"sweep top_k=1,2 cache_experts=6,9 --prompt Hello --max-tokens 3 --folder {tmp_path}"
     swept = loaded.run_line_magic("outlier", line)
     settings = [tuple(row.setting.values()) for row in swept.rows]
     assert settings == [(1, 6), (1, 9), (2, 6), (2, 9)]
     assert capsys.readouterr().out.count("written: ") == 2 == len(list(tmp_path.iterdir()))
+    loaded.run_line_magic("outlier", f"report {tmp_path}/last.html")
+    assert "&lt;mine&gt;" in (tmp_path / "last.html").read_text()
     for line, said in (
         ("ablate 0:1", "give --prompt or --prompts"),
         ("ablate 0:1 --prompts text", "no prompts in a variable 'text'"),

@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from outlier_jupyter import Interrupted, sweep
+from outlier_jupyter import Interrupted, ablate, sweep
 from outlier_jupyter.errors import OptionError, TraceError
+from outlier_jupyter.events import StepDone
 from outlier_jupyter.studies import sweep as module
 
 PROMPTS = ["hello", "def f(x):"]
@@ -82,6 +83,20 @@ def test_sizes_and_policies_are_combined_and_an_engine_gets_its_size_back(engine
     assert all(row.kl == 0 and row.top1_agreement == 1 for row in found.rows)
     sweep(engine, cache_experts=5, prompts="hi", max_tokens=2, quiet=True)
     assert engine.status().slots == 8 and not engine.closed
+
+
+def test_a_study_s_own_runs_are_nobody_s_last(engine):
+    """After a sweep, an ablation, or one that was stopped, the last run is the one before."""
+    mine = engine.generate("hello", max_tokens=2)
+    sweep(engine, top_k=[1, 2], prompts="hi", max_tokens=2, quiet=True)
+    assert engine.last_run is mine
+    ablate(engine, "hi", "0:1", draws=2, max_tokens=2, quiet=True)
+    assert engine.last_run is mine
+    end = engine.subscribe(lambda event: engine.stop(), StepDone)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(engine, top_k=[1], prompts="hi", max_tokens=20, quiet=True)
+    end()
+    assert engine.last_run is mine
 
 
 def test_stopped_it_keeps_what_is_whole(engine, monkeypatch):
