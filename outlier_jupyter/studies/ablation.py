@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 CHANGE, KL = "change", "kl"
 WHAT = {CHANGE: "change of log-probability", KL: "KL from the exact routing"}
 """What is measured, in nats a token."""
+FEWEST = 19
+"""With fewer random masks the rank among them cannot have p = 0.05."""
 Values = npt.NDArray[np.float64]
 
 
@@ -84,12 +86,23 @@ class Ablation:
         return np.asarray(found @ weights if prompt is None else found[:, prompt], np.float64)
 
     def interval(self, what: str = CHANGE, prompt: int | None = None) -> tuple[float, float]:
-        """Between which 95 % of the random masks lie; NaN without any."""
+        """Between which 95 % of the random masks lie, or more of few; NaN without any."""
         values = self.by_chance(what, prompt)
         if not len(values):
             return float("nan"), float("nan")
-        low, high = np.quantile(values, (0.025, 0.975))
-        return float(low), float(high)
+        low = np.quantile(values, 0.025, method="lower")  # so that few masks hold as many, too
+        return float(low), float(np.quantile(values, 0.975, method="higher"))
+
+    @property
+    def caution(self) -> str:
+        """Why nothing here can be told from chance, in words; "" where it can."""
+        drawn = len(self.masks)
+        if drawn >= FEWEST:
+            return ""
+        masks = f"{drawn} random mask{'' if drawn == 1 else 's'}"
+        return (
+            f"no finding: with {masks} p cannot be less than {1 / (1 + drawn):.2g}; draw {FEWEST}"
+        )
 
     def p(self, what: str = CHANGE, prompt: int | None = None) -> float:
         """Share of masks, this one among them, that cost as much: small when these matter more.
@@ -151,6 +164,8 @@ class Ablation:
         lines += [f"  {name}: {self._words(i)}" for i, name in enumerate(self.names)]
         if len(self.names) > 1:
             lines.append(f"  all {int(self.tokens.sum())} tokens: {self._words(None)}")
+        if self.caution:
+            lines.append(f"Note: {self.caution}.")
         return "\n".join(lines)
 
     def _words(self, prompt: int | None) -> str:

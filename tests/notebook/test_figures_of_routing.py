@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from outlier_jupyter import compare
 from outlier_jupyter.notebook.figures import Figures
+from outlier_jupyter.trace.cost import fit
 from outlier_jupyter.trace.routing import over_time, routing_measures
 from tests.trace.test_atlas import planted
 from tests.trace.test_parting import sticky
@@ -109,6 +110,17 @@ def test_sizes_of_many_experts_are_drawn_by_their_logarithm() -> None:
     assert wide.layout.xaxis2.type == "log" and "logarithmic" in wide.layout.xaxis2.title.text
     assert list(wide.layout.xaxis2.ticktext) == ["50", "100", "200", "500"]
     assert Figures(sticky(1, 60)).what_if(slots=[8, 64]).layout.xaxis2.type != "log"
+
+
+def test_predicted_speeds_say_by_what_and_how_far_off(make_trace) -> None:
+    """Below the axis stand the cost's own words; where no times are known there are none."""
+    trace = make_trace(slots=30)
+    trace.calls["read_wait_ns"] = trace.calls["ns"] // 4
+    cost = str(fit(trace))
+    assert "off by" in cost
+    said = re.sub("<[^>]*>", " ", Figures(trace).what_if().layout.xaxis2.title.text)
+    assert f"Speeds are predicted: {cost}" in re.sub(" +", " ", said)
+    assert "predicted" not in Figures(sticky(1)).what_if().layout.xaxis2.title.text
 
 
 def test_the_matrix_puts_those_alike_together() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -92,11 +94,13 @@ def test_chance_is_told_as_an_interval_and_a_rank(found):
     weights = found.tokens / found.tokens.sum()
     chance = found.random[:, :, 1] @ weights
     np.testing.assert_allclose(found.by_chance("kl"), chance)
-    np.testing.assert_allclose(found.interval("kl"), np.quantile(chance, (0.025, 0.975)))
+    assert found.interval("kl") == pytest.approx((chance.min(), chance.max()))  # 8 of 9 are 89 %
     assert found.p("kl") == (1 + (chance >= found.mean("kl")).sum()) / 10
     worse = (found.random[:, 1, 0] <= found.change[1].mean()).sum()
     assert found.p("change", 1) == (1 + worse) / 10
     words = repr(found)
+    assert found.caution.startswith("no finding: with 9 random masks p cannot be less than 0.1")
+    assert found.caution in words and found.caution in found.figure().layout.title.text
     assert "experts 0:1, 0:2, 2:5" in words and "all " in words and "9 random masks" in words
 
 
@@ -113,6 +117,17 @@ def test_the_table_has_each_mask_and_each_token(found):
         assert asked.set_index("prompt")["kl"][name] == pytest.approx(kl)
     with pytest.raises(OptionError, match="masks or tokens"):
         found.to_pandas("rows")
+
+
+def test_enough_random_masks_need_no_caution(found):
+    """From 19 on p may be 0.05; the interval holds 95 % of them, and no more than it must."""
+    many = replace(
+        found, masks=found.masks * 12, random=np.random.default_rng(0).random((108, 2, 2))
+    )
+    assert not many.caution and "Note" not in repr(many)
+    low, high = many.interval("kl")
+    inside = (many.by_chance("kl") >= low) & (many.by_chance("kl") <= high)
+    assert 0.95 <= inside.mean() < 0.98
 
 
 def test_random_masks_among_what_the_texts_use(engine):

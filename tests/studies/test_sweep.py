@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from outlier_jupyter import Interrupted, ablate, sweep
 from outlier_jupyter.errors import OptionError, TraceError
 from outlier_jupyter.events import StepDone
 from outlier_jupyter.studies import sweep as module
+from outlier_jupyter.units import three
 
 PROMPTS = ["hello", "def f(x):"]
 
@@ -148,15 +151,48 @@ def test_a_story_that_repeats_is_told_in_the_verdict(found):
     assert len(module.PROMPTS) == 5
 
 
-def test_the_figure_has_every_run_and_the_middle_of_each_setting(found):
-    """Rings for runs, bars for the middle, verdicts in words, and units on both axes."""
+def test_the_figure_has_every_run_and_its_range_and_no_middle_of_few(found):
+    """Rings for runs, a bar from the lowest to the highest, words, units; of four no median."""
     figure = found.figure()
     rings = [part for part in figure.data if part.name == "a run"]
     assert sum(len(part.y) for part in rings) == 2 * len(found.rows)
-    speed, loss = (part for part in figure.data if part.name.startswith("median"))
-    np.testing.assert_allclose(speed.y, found.to_pandas()["tokens_per_second"])
-    np.testing.assert_allclose(loss.y, found.to_pandas()["kl"])
+    bars = [part for part in figure.data if part.name == "lowest to highest"]
+    for ring, bar in zip(rings, bars, strict=True):
+        assert tuple(bar.y) == (min(ring.y), max(ring.y))
+    assert not [part.name for part in figure.data if "median" in part.name or "mean" in part.name]
     words = [part.text for part in figure.data if part.name == "words"]
+    slowest, fastest = found.to_pandas().iloc[1][["slowest", "fastest"]]
+    assert words[0][1].strip() == f"{three(slowest)} to {three(fastest)}"
     assert words[1][1].strip() == "4 of 4 coherent"
     assert figure.layout.yaxis.title.text == "tokens/s"
     assert figure.layout.yaxis2.title.text == "KL (nats a token)"
+
+
+def test_what_is_too_few_or_too_short_to_tell_is_said(found):
+    """In the words, the record and the figure: runs, different prompts, and short answers."""
+    runs, prompts, short = found.cautions
+    assert runs.startswith("too few runs") and "4 each" in runs
+    assert prompts.startswith("too few prompts") and "2 each" in prompts
+    assert "less than 32 tokens" in short
+    title = re.sub("<[^>]*>", " ", found.figure().layout.title.text)
+    for said in found.cautions:
+        assert said in repr(found) and said in found._markdown()
+        assert said[1:] in re.sub(" +", " ", title)
+
+
+def test_enough_runs_have_a_median_and_enough_prompts_a_mean(found):
+    """Five runs of a setting have a median; only five prompts, not rounds, have a mean loss."""
+    more = [replace(row, repeat=row.repeat + 2) for row in found.rows]
+    rounds = replace(found, rows=(*found.rows, *more))
+    (speed,) = (part for part in rounds.figure().data if part.name.startswith("me"))
+    assert speed.name == "median of the speed"
+    np.testing.assert_allclose(speed.y, rounds.to_pandas()["tokens_per_second"])
+    prompts = tuple(replace(row, prompt=row.prompt + 2 * at, tokens=32) for at in range(3)
+                    for row in found.rows)  # fmt: skip
+    whole = replace(found, rows=prompts)
+    assert whole.cautions == []
+    _, loss = (part for part in whole.figure().data if part.name.startswith("me"))
+    np.testing.assert_allclose(loss.y, whole.to_pandas()["kl"])
+    text = next(part.text[0] for part in whole.figure().data if part.name == "words")
+    low, high = (three(whole.to_pandas()[name][0]) for name in ("slowest", "fastest"))
+    assert text.strip().endswith(f"({low} to {high})")

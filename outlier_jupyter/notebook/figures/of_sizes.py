@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log10
+from textwrap import wrap
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -12,7 +13,7 @@ from ...trace.trace import Trace
 from ...trace.what_if import note, what_if
 from ..palette import EITHER
 from ..static_view.words import no_routing
-from .look import no_data, titled_run
+from .look import BOLD, LINE, no_data, titled_run
 
 LINES = {
     "lru": (EITHER.miss, "dash", "square-open"),
@@ -31,7 +32,8 @@ def sizes_figure(trace: Trace, slots: Sequence[int] | None, policies: Sequence[s
     said = note(trace)
     titled_run(figure, trace, "What other caches would have given", 620,
                f"Not hit for hit: {said}" if said else "")  # fmt: skip
-    figure.update_xaxes(title_text="slots (experts in RAM)", row=2, col=1)
+    slots_title = "slots (experts in RAM)"
+    figure.update_xaxes(title_text=slots_title, row=2, col=1)
     figure.update_yaxes(title_text="hits in decode (%)", range=[-3, 103], row=1, col=1)
     figure.update_yaxes(title_text="tokens/s, predicted", rangemode="tozero", row=2, col=1)
     reason = no_routing(trace) or ("" if (trace.phase == 1).any() else "no token was decoded")
@@ -62,15 +64,27 @@ def sizes_figure(trace: Trace, slots: Sequence[int] | None, policies: Sequence[s
         round_ones = [n * 10**power for power in range(9) for n in (1, 2, 5)]
         ticks = [at for at in round_ones if ends[0] <= at <= ends[1]]
         figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{at:,}" for at in ticks])
-        figure.update_xaxes(title_text="slots (experts in RAM), logarithmic", row=2, col=1)
+        slots_title += ", logarithmic"
     if trace.info.slots:
         _own(figure, trace.info.slots, ends, logarithmic)
+    figure.update_xaxes(title_text=slots_title, row=2, col=1)
     if frame.tokens_per_second.isna().all():
         figure.update_yaxes(showticklabels=False, showgrid=False, row=2, col=1)
         figure.update_xaxes(showgrid=False, row=2, col=1)
         figure.add_annotation(text=frame.attrs["cost"], x=0.5, y=0.5, xref="x2 domain",
                               yref="y2 domain", showarrow=False)  # fmt: skip
+    else:
+        _say_by_what(figure, frame.attrs["cost"])
     return figure
+
+
+def _say_by_what(figure: go.Figure, cost: str) -> None:
+    """Below all else by what cost the speeds are predicted, and how far off that is."""
+    lines = wrap(f"Speeds are predicted: {cost}", BOLD)
+    small = [f'<span style="font-size:12px;color:{EITHER.muted}">{line}</span>' for line in lines]
+    axis, room = figure.layout.xaxis2.title, LINE * len(lines)
+    axis.text = "<br>".join([axis.text, *small])
+    figure.update_layout(margin={"b": 56 + room}, height=figure.layout.height + room)
 
 
 def _own(figure: go.Figure, slots: int, ends: tuple[float, float], logarithmic: bool) -> None:

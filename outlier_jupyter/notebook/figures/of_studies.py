@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from math import nan
+from math import isfinite, nan
 
-import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -30,7 +29,8 @@ def ablation_figure(found: Ablation) -> go.Figure:
         f"{found.info.model} · {int(found.tokens.sum()):,} tokens · {len(found.masks)} random "
         f"masks of equal size, {chance}"
     )
-    titled(figure, f"Masking {named(found.experts)}", about, height=max(320, 190 + 44 * len(rows)))
+    titled(figure, f"Masking {named(found.experts)}", about, found.caution,
+           height=max(320, 190 + 44 * len(rows)))  # fmt: skip
     for col, what in enumerate(WHAT, 1):
         _ablated(figure, found, rows, what, col)
         figure.add_vline(0, line={"color": EITHER.ink, "width": 1, "dash": "dash"}, col=col, row=1)
@@ -91,7 +91,10 @@ WORDY = 3
 
 
 def sweep_figure(found: Sweep) -> go.Figure:
-    """By setting: tokens/s of every run and their median, KL from the exact model, verdicts."""
+    """By setting: tokens/s and KL of every run, from the lowest to the highest, and verdicts.
+
+    A middle stands only where there are enough runs to tell settings apart by it.
+    """
     settings = [(words(setting), setting) for setting in found.settings]
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.1)
     counts = {"prompt": len(found.prompts), "round": found.asked.get("repeats", 1)}
@@ -100,18 +103,29 @@ def sweep_figure(found: Sweep) -> go.Figure:
         f"{found.info.model} · {said}, up to {found.asked.get('max_tokens')} tokens · "
         f"{found.info.machine}"
     )
-    titled(figure, "Settings against each other", about,
-           "Stopped before the end" if found.stopped else "", height=560)  # fmt: skip
+    stopped = ["stopped before the end"] if found.stopped else []
+    notes = "; ".join([*stopped, *found.cautions])
+    titled(figure, "Settings against each other", about, notes[:1].upper() + notes[1:], height=560)
     for name, setting in settings:
         runs = found.of(setting)
         for row, values, what in (
             (1, [run.tokens_per_second for run in runs], "%{y:.3~g} tokens/s"),
             (2, [run.kl for run in runs], "KL %{y:.3~g} nats a token"),
         ):
+            shown = row == 1 and name == settings[0][0]
+            ends = _ends(values)
+            figure.add_trace(
+                go.Scatter(
+                    x=[name, name], y=ends, mode="lines", name="lowest to highest",
+                    legendgroup="range", showlegend=shown, hoverinfo="skip",
+                    line={"color": EITHER.grid, "width": 14},
+                ),
+                row=row, col=1,
+            )  # fmt: skip
             figure.add_trace(
                 go.Scatter(
                     x=[name] * len(values), y=values, mode="markers", name="a run",
-                    legendgroup="run", showlegend=row == 1 and name == settings[0][0],
+                    legendgroup="run", showlegend=shown,
                     marker={"symbol": "circle-open", "size": 8, "color": EITHER.top},
                     customdata=[[run.prompt, run.verdict] for run in runs],
                     hovertemplate=f"{what}<br>prompt %{{customdata[0]}}: %{{customdata[1]}}"
@@ -119,13 +133,8 @@ def sweep_figure(found: Sweep) -> go.Figure:
                 ),
                 row=row, col=1,
             )  # fmt: skip
-    summed = [found.summed(setting) for _, setting in settings]
-    each = [found.of(setting) for _, setting in settings]
-    highs = (
-        [max((run.tokens_per_second for run in runs), default=nan) for runs in each],
-        [max((run.kl for run in runs), default=nan) for runs in each],
-    )
-    _middles(figure, [name for name, _ in settings], summed, highs)
+    _words(figure, found, [name for name, _ in settings])
+    _middles(figure, found, [name for name, _ in settings])
     figure.update_yaxes(title_text="tokens/s", rangemode="tozero", row=1)
     figure.update_yaxes(title_text="KL (nats a token)", rangemode="tozero", row=2)
     figure.update_traces(cliponaxis=False)
@@ -136,42 +145,58 @@ def sweep_figure(found: Sweep) -> go.Figure:
     return figure
 
 
-def _middles(
-    figure: go.Figure,
-    names: list[str],
-    summed: list[dict[str, object]],
-    highs: tuple[list[float], list[float]],
-) -> None:
-    """Each setting's median speed and mean KL, with how many answers are coherent.
+def _ends(values: list[float]) -> tuple[float, float]:
+    """The lowest and the highest, NaN of none."""
+    known = [value for value in values if isfinite(value)]
+    return min(known, default=nan), max(known, default=nan)
 
-    Args:
-        highs: of speed and of KL, each setting's highest run: where there are many settings, words
-            stand above it.
+
+def _words(figure: go.Figure, found: Sweep, names: list[str]) -> None:
+    """Beside each setting's runs its speeds, and how many of its answers are coherent.
+
+    Where there are many settings, words stand above the highest run.
     """
     few = len(names) <= WORDY
-    for row, key, tops in ((1, "tokens_per_second", highs[0]), (2, "kl", highs[1])):
-        values = np.array([s[key] for s in summed], np.float64)
-        texts = [
-            three(float(value))
-            if row == 1
-            else f"{s['coherent']} of {s['runs']}" + (" coherent" if few else "<br>coherent")
-            for value, s in zip(values, summed, strict=True)
-        ]
+    gap = " " if few else "<br>"
+    columns: tuple[list[float], ...] = ([], [])
+    texts: tuple[list[str], ...] = ([], [])
+    for setting in found.settings:
+        runs, summed = found.of(setting), found.summed(setting)
+        low, high = (three(summed[name]) for name in ("slowest", "fastest"))
+        spread = f"{low} to {high}"
+        if found.enough("speed"):
+            spread = f"{three(summed['tokens_per_second'])}{gap}({spread})"
+        texts[0].append(spread)
+        texts[1].append(f"{summed['coherent']} of {summed['runs']}{gap}coherent")
+        for at, name in enumerate(("tokens_per_second", "kl")):
+            low_end, high_end = _ends([getattr(run, name) for run in runs])
+            columns[at].append((low_end + high_end) / 2 if few else high_end)
+    for row, (values, said) in enumerate(zip(columns, texts, strict=True), 1):
         figure.add_trace(
             go.Scatter(
-                x=names, y=values if few else tops, mode="markers+text",
-                text=[f"{NO_BREAK}{text}" if few else text for text in texts],
+                x=names, y=values, mode="markers+text",
+                text=[f"{NO_BREAK}{text}" if few else text for text in said],
                 name="words", showlegend=False, hoverinfo="skip",
                 textposition="middle right" if few else "top center",
                 marker={"size": 26 if few else 12, "opacity": 0},
             ),
             row=row, col=1,
         )  # fmt: skip
+
+
+def _middles(figure: go.Figure, found: Sweep, names: list[str]) -> None:
+    """Each setting's median speed and mean KL, where there is enough to tell them by."""
+    what = (
+        ("speed", "tokens_per_second", "median of the speed"),
+        ("loss", "kl", "mean of the KL, over tokens"),
+    )
+    for row, (kind, key, name) in enumerate(what, 1):
+        if not found.enough(kind):
+            continue
         figure.add_trace(
             go.Scatter(
-                x=names, y=values, mode="markers",
-                name="median of the speed, mean of the KL", legendgroup="middle",
-                showlegend=row == 1, hoverinfo="skip",
+                x=names, y=[found.summed(setting)[key] for setting in found.settings],
+                mode="markers", name=name, hoverinfo="skip",
                 marker={"symbol": "line-ew-open", "size": 26, "color": EITHER.hit,
                         "line": {"color": EITHER.hit, "width": 3}},
             ),
