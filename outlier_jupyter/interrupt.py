@@ -94,15 +94,17 @@ def deferred() -> Iterator[Interrupts]:
 def within(seconds: float, error: type[Exception]) -> Iterator[None]:
     """Raise `error`, made without arguments, in this block if it runs longer, on any thread.
 
-    It comes between two bytecodes, so one long call into C is not cut short.
+    It comes between two bytecodes, so one long call into C is not cut short. Once it is on its way
+    it is never taken back: CPython would look for it for ever, and hang when traced.
     """
     here, ended, lock = threading.get_ident(), False, threading.Lock()
-    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
     def cut() -> None:
         with lock:
             if not ended:
-                raise_in(ctypes.c_ulong(here), ctypes.py_object(error))
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(here), ctypes.py_object(error)
+                )
 
     timer = threading.Timer(seconds, cut)
     timer.daemon = True
@@ -112,8 +114,7 @@ def within(seconds: float, error: type[Exception]) -> Iterator[None]:
     finally:
         with lock:
             ended = True
-            timer.cancel()
-            raise_in(ctypes.c_ulong(here), None)  # it may be on its way
+        timer.cancel()  # where it is on its way it comes here at the latest
 
 
 def _on_main_thread() -> bool:

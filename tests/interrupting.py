@@ -43,6 +43,7 @@ def lines_of(call: Callable[[], object], at: Collection[int] = ()) -> int:
         if event == "line":
             count += 1
             if count - 1 in at:
+                sys.setprofile(go_on)  # only now: it is called for every function of everybody's
                 signal.raise_signal(signal.SIGINT)
         return trace
 
@@ -51,7 +52,6 @@ def lines_of(call: Callable[[], object], at: Collection[int] = ()) -> int:
             sys.settrace(trace)
 
     before = sys.gettrace(), sys.getprofile()
-    sys.setprofile(go_on)
     sys.settrace(trace)
     try:
         call()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -230,3 +232,37 @@ def test_a_template_that_does_not_end_is_stopped(
         else:
             ask()
         assert found == [1]
+
+
+TRACED = """
+import sys
+from outlier_jupyter.errors import TemplateEndless
+from outlier_jupyter.interrupt import within
+
+with within(60, TemplateEndless):
+    pass
+try:
+    with within(0.05, TemplateEndless):
+        while True:
+            pass
+except TemplateEndless:
+    pass
+
+def traced(frame, event, value):
+    return traced
+
+def called():
+    return 1
+
+sys.setprofile(lambda *event: None)
+sys.settrace(traced)
+print([called() for _ in range(3)])
+"""
+
+
+def test_a_time_limit_leaves_the_interpreter_as_it_was() -> None:
+    """Kept or not: a debugger or profiler works afterwards, where one taken back would hang it."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRACED], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "[1, 1, 1]\n", done.stderr
