@@ -51,6 +51,15 @@ class Theme:
     p95: str
     top: str
     warn: str
+    dense: str
+    experts: str
+    graph: str
+    route: str
+    lookup: str
+    install: str
+    sample: str
+    watch: str
+    other: str
 
 
 LIGHT = Theme(
@@ -68,6 +77,15 @@ LIGHT = Theme(
     p95="#a3478f",
     top="#7d8590",
     warn="#9a5b00",
+    dense="#4c78a8",
+    experts="#3a9c86",
+    graph="#8d6e4e",
+    route="#7d94c4",
+    lookup="#8f6bb3",
+    install="#a8841a",
+    sample="#b8577f",
+    watch="#6c7a3a",
+    other="#858c96",
 )
 DARK = Theme(
     surface="#16181c",
@@ -84,6 +102,15 @@ DARK = Theme(
     p95="#d987c6",
     top="#8b949e",
     warn="#f0b35a",
+    dense="#6f9bd1",
+    experts="#4fb8a0",
+    graph="#c4a27e",
+    route="#a5b8e6",
+    lookup="#b394dc",
+    install="#d9bb4d",
+    sample="#e28fb2",
+    watch="#a9b86f",
+    other="#6b737d",
 )
 
 EITHER = Theme(
@@ -101,9 +128,26 @@ EITHER = Theme(
     p95="#b355a0",
     top="#7d8590",
     warn="#b06a08",
+    dense="#5581b4",
+    experts="#339680",
+    graph="#98795a",
+    route="#7388ba",
+    lookup="#9774bb",
+    install="#a07c14",
+    sample="#c0608a",
+    watch="#758340",
+    other="#7f8690",
 )
 """For pictures whose page cannot be asked for its theme: text keeps a contrast of 4 on white and on
 the dark grounds of notebooks (#111111 to #1f1f1f), marks keep 3; everything else is a veil."""
+
+
+PART_ROLES = {
+    **{"dense": "dense", "experts": "experts", "graph": "graph", "compute": "dense"},
+    **{"route": "route", "lookup": "lookup", "read_wait": "miss", "install": "install"},
+    **{"sample": "sample", "watch": "watch", "other": "other"},
+}
+"""Part of a token's time → the role that has its colour, in every view; as in parts.ts."""
 
 
 def ramp(levels: int) -> npt.NDArray[np.uint8]:

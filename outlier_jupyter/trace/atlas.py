@@ -9,6 +9,7 @@ does, it has no class. Neighbouring tokens are alike, so these are hints and no 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,6 +52,7 @@ class Atlas:
         left_out: units that fired, but less than `FEWEST` times.
         tokens: how many were looked at.
         about: the model and the runs, in words.
+        classes: all that a unit could have had, in the order in which they were first met.
     """
 
     layer: Ints
@@ -63,6 +65,7 @@ class Atlas:
     left_out: int
     tokens: int
     about: str = ""
+    classes: tuple[str, ...] = ()
 
     def figure(self) -> Figure:
         """The units at their places; the class that fires them as colour and sign; in Plotly."""
@@ -129,13 +132,17 @@ def atlas(
     place, share = _embed(table, axes)
     fired = np.asarray(table.sum(axis=0)).astype(np.int64)
     label: tuple[str, ...] = ()
+    classes = tuple(dict.fromkeys(itertools.chain(*(labels or ()))))
     lift = np.full(len(ids), np.nan)
     if labels is not None:
         words = [
             words[step] for words, at in zip(labels, steps, strict=True) for step in at.tolist()
         ]
         label, lift = _classes(table, fired, [words[i] for i in thin[seen]], alpha)
-    return Atlas(ids // width, ids % width, fired, place, share, label, lift, left_out, len(seen))
+    return Atlas(
+        ids // width, ids % width, fired, place, share, label, lift, left_out, len(seen),
+        classes=classes,
+    )  # fmt: skip
 
 
 def _table(chosen: npt.NDArray[np.int16], width: int) -> tuple[csr_array, Ints, int]:

@@ -101,12 +101,15 @@ def part_name(part: str) -> str:
 
 def layer_part_name(part: str, kernels: str) -> str:
     """What one of `LAYER_PARTS` is called, by the part of the token's time that it belongs to."""
-    if kernels == "cpu":
-        return part_name("dense" if part == "before" else part)
-    graph = part_name("graph")
-    of_mlx = {"before": f"{graph}: dense parts", "experts": f"{graph}: experts",
-              "route": part_name("compute")}  # fmt: skip
-    return of_mlx.get(part) or part_name(part)
+    whole = part_name(part_of_layer(part, kernels))
+    graph = {"before": "dense parts", "experts": "experts"}
+    return whole if kernels == "cpu" or part not in graph else f"{whole}: {graph[part]}"
+
+
+def part_of_layer(part: str, kernels: str) -> str:
+    """Which of `PARTS` one of `LAYER_PARTS` belongs to."""
+    of_mlx = {"before": "graph", "experts": "graph", "route": "compute"}
+    return ({"before": "dense"} if kernels == "cpu" else of_mlx).get(part, part)
 
 
 def meaning(part: str, kernels: str) -> str:

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from ...studies.comparison import Comparison
 from ...units import percent, three
+from ..class_colours import COLOURS, class_numbers
 from ..palette import EITHER, LIGHT, ramp
 from .look import STRIPE, UNDER, matrix_axes, titled
 
@@ -78,6 +79,8 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
     figure = go.Figure()
     _titled(figure, found, "The experts that part them", first, second)
     matrix_axes(figure, len(pair.js))
+    own, other = _colours(found, first, second)
+    names = [_plain(found.names[i]) for i in (first, second)]
     limit = float(np.nanmax(np.abs(pair.difference), initial=0)) or 1.0
     figure.add_trace(
         go.Heatmap(
@@ -85,9 +88,9 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
             customdata=pair.expert_p,
             zmin=-limit,
             zmax=limit,
-            colorscale=[(0, EITHER.miss), (0.5, MIDDLE), (1, EITHER.hit)],
+            colorscale=[(0, other), (0.5, MIDDLE), (1, own)],
             colorbar={
-                "title": {"text": "difference of shares", "side": "right"},
+                "title": {"text": f"share in {names[0]} less in {names[1]}", "side": "right"},
                 "thickness": 14,
                 "tickformat": "+.0%",
             },
@@ -103,6 +106,13 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
         margin={"b": 110},
     )
     return figure
+
+
+def _colours(found: Comparison, first: int, second: int) -> list[str]:
+    """Those of the two runs; all runs have their numbers in the order in which they were given."""
+    class_numbers(found.names)
+    pair = class_numbers((found.names[first], found.names[second]))
+    return [COLOURS[number] for number in pair.values()]
 
 
 def _marks(figure: go.Figure, found: Comparison, first: int, second: int) -> None:

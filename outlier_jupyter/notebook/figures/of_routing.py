@@ -15,6 +15,8 @@ from ...trace.atlas import NONE, Atlas
 from ...trace.routing import PHASES, SEGMENT, over_time, routing_measures
 from ...trace.trace import Trace
 from ...units import percent
+from ..class_colours import COLOURS as CLASS_COLOURS
+from ..class_colours import class_numbers
 from ..palette import EITHER, ramp
 from ..static_view.words import no_routing
 from .look import STRIPE, no_data, titled, titled_run
@@ -38,6 +40,8 @@ COLOURS = (EITHER.hit, EITHER.miss, EITHER.p50, EITHER.p95, EITHER.top, EITHER.w
 SIGNS = ("circle", "diamond-open", "square", "x-thin-open", "triangle-up-open", "star-open",
          "cross")  # fmt: skip
 """One more than the colours, so that no two of 42 classes share both."""
+UNITS = "units"
+"""What they are called where no class was asked for."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
@@ -155,16 +159,16 @@ def atlas_figure(found: Atlas, about: str) -> go.Figure:
               enumerate(found.share)]  # fmt: skip
     figure.update_xaxes(title_text=shares[0])
     figure.update_yaxes(title_text=shares[1])
-    labels = np.asarray(found.label or ("units",) * len(found.layer), object)
+    labels = np.asarray(found.label or (UNITS,) * len(found.layer), object)
     size = 4 + 10 * np.sqrt(found.fired / max(int(found.fired.max(initial=1)), 1))
     size *= min(1.0, (2000 / max(len(size), 1)) ** 0.12)  # thousands would cover each other
-    classes = sorted(set(labels.tolist()) - {NONE})
-    for name in [*([NONE] if NONE in labels else []), *classes]:
+    looks = class_numbers(found.classes, len(CLASS_COLOURS) * len(SIGNS))
+    plain = {NONE: EITHER.muted, UNITS: CLASS_COLOURS[0]}
+    for name in [*(name for name in plain if name in labels), *found.classes]:
         mine = labels == name
         bare = name == NONE
-        i = 0 if bare else classes.index(name)
-        colour = EITHER.muted if bare else COLOURS[i % len(COLOURS)]
-        sign = SIGNS[i % len(SIGNS)] if found.label and not bare else "circle-open"
+        colour = plain.get(name) or CLASS_COLOURS[looks[name] % len(CLASS_COLOURS)]
+        sign = "circle-open" if name in plain else SIGNS[looks[name] % len(SIGNS)]
         figure.add_trace(
             go.Scattergl(
                 x=found.place[mine, 0],

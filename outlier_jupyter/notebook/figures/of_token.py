@@ -14,25 +14,16 @@ import plotly.graph_objects as go
 
 from ...trace.explain import Explanation, LayerStory
 from ...trace.explained import fate, headline
-from ...trace.times import layer_part_name, part_name
+from ...trace.times import layer_part_name, part_name, part_of_layer
 from ...trace.trace import LAYER_PARTS
-from ..palette import EITHER
+from ..palette import EITHER, PART_ROLES
 from .look import STRIPE, no_data, titled
 
-SEGMENTS = {
-    "before": (EITHER.frame, ""),
-    "route": (EITHER.p50, "/"),
-    "lookup": (EITHER.top, "x"),
-    "read_wait": (EITHER.miss, "\\"),
-    "install": (EITHER.p95, "-"),
-    "experts": (EITHER.hit, ""),
-    "watch": (EITHER.muted, "."),
+PATTERNS = {
+    **{"route": "/", "compute": "/", "lookup": "x", "read_wait": "\\", "install": "-"},
+    **{"watch": ".", "other": "+", "sample": "|"},
 }
-"""Part of a layer → its colour and pattern, in the order in which they happen."""
-TOTALS = {"read_wait": "read_wait", "lookup": "lookup", "install": "install", "route": "route",
-          "compute": "route", "experts": "experts", "dense": "before", "graph": "before",
-          "watch": "watch"}  # fmt: skip
-"""A part of the whole → the segment whose colour and pattern it has."""
+"""Part of the whole → its pattern; those of computing have none."""
 
 MANY = 16
 """Layers from which on each begins at the left."""
@@ -89,11 +80,13 @@ def _by_layer(figure: go.Figure, told: Explanation, begins: list[float], end: fl
         for name in LAYER_PARTS:
             starts[name].append(at - begin)
             at += layer.parts[name]
-    for name, (colour, pattern) in SEGMENTS.items():
+    for name in LAYER_PARTS:
         spent = [layer.parts[name] for layer in told.layers]
         if max(spent) <= 0:
             continue
         title = layer_part_name(name, told.kernels)
+        part = part_of_layer(name, told.kernels)
+        of_graph = name == "experts" != part  # beside the other part of building MLX's graph
         figure.add_trace(
             go.Bar(
                 base=starts[name],
@@ -103,8 +96,7 @@ def _by_layer(figure: go.Figure, told: Explanation, begins: list[float], end: fl
                 name=title,
                 width=0.62,
                 customdata=[_needed(layer) for layer in told.layers],
-                marker={"color": colour, "line": {"width": 0},
-                        "pattern": {"shape": pattern, "size": 5, "fgcolor": STRIPE}},
+                marker=_looks(part, "+" if of_graph else ""),
                 hovertemplate=f"layer %{{y}}: {title} %{{x:.3~g}} ms<br>%{{customdata}}"
                 "<extra></extra>",
             )
@@ -127,18 +119,21 @@ def _whole(figure: go.Figure, told: Explanation) -> None:
     for name, spent in told.parts.items():
         if not spent > 0:
             continue
-        # What no segment stands for comes in two: sampling is solid, the rest is crossed.
-        bare = (EITHER.ink, "" if name == "sample" else "+")
-        colour, pattern = SEGMENTS.get(TOTALS.get(name, ""), bare)
         figure.add_trace(
             go.Bar(
                 base=[at], x=[spent], y=[ALL], orientation="h", width=0.62, name=part_name(name),
-                marker={"color": colour, "line": {"width": 0},
-                        "pattern": {"shape": pattern, "size": 5, "fgcolor": STRIPE}},
+                marker=_looks(name),
                 hovertemplate=f"{part_name(name)} %{{x:.3~g}} ms over all layers<extra></extra>",
             )
         )  # fmt: skip
         at += spent
+
+
+def _looks(part: str, bare: str = "") -> dict[str, object]:
+    """The marker of a part of the whole: its colour in every view, and a pattern."""
+    pattern = {"shape": PATTERNS.get(part, bare), "size": 5, "fgcolor": STRIPE}
+    colour = getattr(EITHER, PART_ROLES[part])
+    return {"color": colour, "line": {"width": 0}, "pattern": pattern}
 
 
 def _reads(figure: go.Figure, told: Explanation, begins: list[float]) -> None:

@@ -39,8 +39,9 @@ def uses_figure(found: ExpertUses) -> go.Figure:
                 marker={
                     "symbol": "circle" if filled else "circle-open",
                     "size": 5 + 9 * weight / max(float(weight.max(initial=0)), 1e-9),
-                    "color": EITHER.miss if filled else EITHER.hit,
-                    "line": {"width": 1.5, "color": EITHER.miss if filled else EITHER.hit},
+                    # Of no other meaning: orange and blue are misses and hits.
+                    "color": EITHER.p95 if filled else EITHER.p50,
+                    "line": {"width": 1.5, "color": EITHER.p95 if filled else EITHER.p50},
                     # Seen through, a thin ring would be too faint on a dark page.
                     "opacity": 0.75 if filled else 1,
                 },

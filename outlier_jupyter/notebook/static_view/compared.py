@@ -13,6 +13,7 @@ import numpy as np
 
 from ...run import Run
 from ...units import percent, size_words, three
+from ..class_colours import COLOURS, class_numbers
 from .explained import table
 from .page import STYLE
 
@@ -29,20 +30,23 @@ TEXT = 6000
 SHEET = """
 .oj-static .oj-sides{display:grid;grid-template-columns:1fr 1fr;gap:0 18px;margin:0 0 10px}
 .oj-static .oj-sides>div{min-width:0;white-space:pre-wrap;overflow-wrap:anywhere}
-.oj-static .oj-own{border-bottom:2px solid #d4760a;
- background:color-mix(in srgb,#d4760a 16%,transparent)}
-.oj-static .oj-own-2{border-bottom:2px dashed #3b76b4;
- background:color-mix(in srgb,#3b76b4 20%,transparent)}
+.oj-static .oj-own{border-bottom:2px solid}
+.oj-static .oj-own-2{border-bottom:2px dashed}
 .oj-static h4{margin:14px 0 6px;font-size:14px}
 .oj-static .oj-bar{display:inline-block;height:8px;background:#4a86c4;vertical-align:middle;
  margin-right:6px}
 @media(max-width:600px){.oj-static .oj-sides{grid-template-columns:1fr}}
-"""
+""" + "".join(
+    f".oj-static .oj-class-{number}{{border-color:{colour};"
+    f"background:color-mix(in srgb,{colour} 20%,transparent)}}\n"
+    for number, colour in enumerate(COLOURS)
+)
 
 
 def html(found: Comparison) -> str:
     """The text/html form; everything that came from a model or a user is escaped."""
     names = ", ".join(found.names)
+    class_numbers(found.names)  # so that they have them in this order
     parts = [
         f'<div class="oj-static"><style>{STYLE}{SHEET}</style>',
         f"<p><b>Comparison of {escape(names)}</b> "
@@ -99,9 +103,10 @@ def _pair(found: Comparison, i: int, j: int) -> list[str]:
 def _sides(label: str, one: str, other: str, stretches: list[Stretch]) -> str:
     """Both texts beside each other; what is not in the other is marked."""
     sides = ["", ""]
+    colours = [f"oj-class-{number}" for number in class_numbers((one, other)).values()]
     for stretch in stretches:
         for side, (text, kind) in enumerate(
-            ((stretch.first, "oj-own"), (stretch.second, "oj-own-2"))
+            ((stretch.first, f"oj-own {colours[0]}"), (stretch.second, f"oj-own-2 {colours[1]}"))
         ):
             if len(sides[side]) > TEXT or not text:
                 continue

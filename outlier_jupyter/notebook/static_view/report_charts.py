@@ -10,14 +10,12 @@ from ...events import DECODE
 from ...trace.times import part_name, parts_of_tokens
 from ...trace.trace import Trace
 from ...units import percent, three
+from ..palette import PART_ROLES
 from . import scene as s
 
 BINS = 160
 SHOWN = 4
 """Parts of time that are drawn by themselves, the largest; the others are one."""
-ROLES = {"read_wait": "miss", "compute": "p50", "dense": "p50", "experts": "hit", "lookup": "top",
-         "graph": "p95", "sample": "p95"}  # fmt: skip
-"""The colour of a part; of one that is seldom large, that of what it stands beside."""
 
 
 def time_parts(trace: Trace) -> s.Scene:
@@ -36,7 +34,7 @@ def time_parts(trace: Trace) -> s.Scene:
                       for name, row in zip(names, rows, strict=True))  # fmt: skip
     title = "Time of each token, by part"
     scene = s.Scene(title, f"{title}: stacked bars. Means: {means}.")
-    roles = [ROLES.get(name, "p95") for name in shown] + ["frame"]
+    roles = [PART_ROLES[name] for name in shown] + ["frame"]
     tops = np.cumsum(rows, axis=0)
     x = s.Scale(0, len(decode), s.LEFT, s.RIGHT)
     y = s.Scale(0, float(tops[-1].max()) * 1.04 or 1.0, s.BOTTOM, s.TOP)

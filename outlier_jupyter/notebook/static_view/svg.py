@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import asdict
+import re
 from html import escape
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..palette import DARK, LIGHT, Theme
 from .scene import HEIGHT, WIDTH, Box, Line, Mark, Picture, Scene, Text
 
 DASHES = {"solid": "", "dash": "5 3", "dot": "1.5 3"}
+ROLES = re.compile(r'class="(?:line s-)?(\w+)"')
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',sans-serif"
 
 
@@ -23,7 +24,7 @@ def render(scene: Scene) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
         f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(scene.spoken)}</title>'
-        f"<style>{_style()}</style>"
+        f"<style>{_style(body)}</style>"
         f'<rect class="surface" x=".5" y=".5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="7" '
         f'style="stroke:var(--frame)"/>{body}</svg>'
     )
@@ -46,12 +47,15 @@ def png_bytes(picture: Picture) -> bytes:
     return out.getvalue()
 
 
-def _style() -> str:
+def _style(body: str) -> str:
+    """Of the roles that are in use."""
+    used = {"surface", "frame", *ROLES.findall(body)}
+
     def variables(theme: Theme) -> str:
-        return ";".join(f"--{role}:{colour}" for role, colour in asdict(theme).items())
+        return ";".join(f"--{role}:{getattr(theme, role)}" for role in sorted(used))
 
     roles = "".join(
-        f".{role}{{fill:var(--{role})}}.s-{role}{{stroke:var(--{role})}}" for role in asdict(LIGHT)
+        f".{role}{{fill:var(--{role})}}.s-{role}{{stroke:var(--{role})}}" for role in sorted(used)
     )
     return (
         f":root{{{variables(LIGHT)}}}"
