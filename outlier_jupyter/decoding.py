@@ -33,7 +33,7 @@ from .trace.recorder import Recorder
 from .transcript import Transcript
 
 CLEAR_EVERY = 256
-"""MLX's freed buffers are given back every so many tokens, as mlx-lm does."""
+"""MLX's freed buffers are given back every so many tokens, as mlx-lm does, and files looked at."""
 
 UNCOMPUTABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
 """What mlx-lm's models and MLX raise where shapes, types or options do not go together."""
@@ -43,6 +43,8 @@ LOST_LIBRARY = "Could not load C++ shared library"
 
 class Decoding:
     """Generates from `prompt` (ids the KV cache `kv` does not hold yet) until done or stopped.
+
+    `check` is called now and then, and at the end, a failure's too: what it raises ends the run.
 
     Attributes:
         read: ids the model has read, and so the KV cache holds, in this run.
@@ -65,6 +67,7 @@ class Decoding:
         emit: Callable[[Event], None],
         stop: threading.Event,
         clock: Callable[[], int],
+        check: Callable[[], None] = lambda: None,
         reference: Reference | None = None,
     ) -> None:
         self.read: list[int] = []
@@ -82,6 +85,7 @@ class Decoding:
         self._emit = emit
         self._stop = stop
         self._clock = clock
+        self._check = check
         self._reference = reference
         self._sample = make_sampler(
             asked.temperature, top_p=asked.top_p, min_p=asked.min_p, top_k=asked.sample_top_k
@@ -99,12 +103,18 @@ class Decoding:
             UnsupportedModel: the model cannot be computed, or its logits are no numbers.
         """
         token: int | None = None
-        while not self.finish_reason:
-            token = self._prefill() if token is None else self._call(DECODE, [token])
-            step = self._take(token)
-            yield step
-            if self._stop.is_set():
-                raise Stopped
+        try:
+            while not self.finish_reason:
+                token = self._prefill() if token is None else self._call(DECODE, [token])
+                yield self._take(token)
+                if self._stop.is_set():
+                    raise Stopped
+        except Stopped:
+            raise
+        except Exception:
+            self._check()  # it may have come of that
+            raise
+        self._check()
 
     def result(
         self, asked: str, encoded: str, reason: str, trace: Trace, decode: Callable[..., str]
@@ -239,6 +249,7 @@ class Decoding:
             self._emit(TextProduced(text))
         if len(self.generated) % CLEAR_EVERY == 0:
             give_back()
+            self._check()
         seen = self._recorder
         return Step(
             token=token,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import mlx.nn as nn
@@ -27,7 +28,7 @@ from .checkpoint import Reader, buffers_nbytes
 from .chunking import Costs, choose_chunk
 from .closing import check_process, close
 from .decoding import Decoding, undisturbed
-from .errors import EngineBusy, EngineClosed
+from .errors import CheckpointChanged, EngineBusy, EngineClosed
 from .events import Event, PromptEncoded, Resized, RunDone, Sink, TextProduced
 from .interrupt import Interrupts, deferred
 from .kv_caches import KVCache, KVCaches, changed_by
@@ -123,6 +124,7 @@ class Engine:
         Raises:
             Interrupted: stopped by the user; `.run` holds what was made.
             OptionError, EngineBusy, EngineClosed, ReadFailed: nothing is lost, ask again.
+            CheckpointChanged: a file was written to since the model was loaded; load it again.
         """
         steps = self.stream(prompt, **options)
         with self._interrupts:
@@ -263,6 +265,7 @@ class Engine:
 
     def _run(self, prompt: Encoded, asked: GenerateOptions) -> Generator[Step, None, None]:
         with self._alone(), self.routing.applied(asked):
+            _check_files(self)
             kv, rest = self._kv_caches.start(prompt.tokens, asked)
             if asked.prefill_chunk is None:
                 asked = replace(asked, prefill_chunk=_chunk(self, asked, len(prompt.tokens)))
@@ -332,13 +335,29 @@ def _decoding(
         emit=engine._tell,
         stop=engine._stop,
         clock=engine._clock,
+        check=partial(_check_files, engine),
         reference=beside if asked.measure_loss else None,
     )
+
+
+def _files_changed(engine: Engine) -> str:
+    """Which file of experts was written to since the model was loaded, in words; or ""."""
+    return engine._reader.changed() if engine._installed.switches else ""
+
+
+def _check_files(engine: Engine) -> None:
+    """Raises CheckpointChanged: what was read, or will be, may be wrong."""
+    if said := _files_changed(engine):
+        raise CheckpointChanged(
+            f"{said}, so what was read of it since may be wrong: restore the file if that was not "
+            "meant, and load the model again"
+        )
 
 
 def run_info(engine: Engine, asked: GenerateOptions, length: int | None = None) -> TraceInfo:
     """`engine.info` of a run with these options, of `length` tokens if that is known already."""
     changed = [*engine.routing.words(asked), *changed_by(asked, length)]
+    changed += filter(None, [_files_changed(engine)])
     options = asdict(engine.options) | asdict(asked)
     options["top_k"] = asked.top_k or engine.options.top_k
     words = "; ".join(changed)

@@ -6,6 +6,7 @@
     ├── ModelNotFound          no such folder, file or Hugging Face id
     ├── CheckpointError        the bytes on disk are not what their headers promise
     │   ├── ReadFailed         the operating system refused or cut short a read
+    │   ├── CheckpointChanged  a file was written to after the model was loaded
     │   └── RepackFailed       experts could not be written anew; what was there is still there
     ├── TraceError             a saved trace cannot be read, written or used for what was asked
     ├── UnsupportedModel       this model cannot be run here
@@ -59,6 +60,13 @@ class CheckpointError(OutlierError):
 
 class ReadFailed(CheckpointError):
     """A read of expert weights failed; the engine stays usable and can be asked again."""
+
+
+class CheckpointChanged(CheckpointError):
+    """A file of weights was written to after it was opened: what is read of it may be wrong.
+
+    The engine makes no more runs; load the model again.
+    """
 
 
 class TraceError(OutlierError):

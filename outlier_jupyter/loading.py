@@ -26,7 +26,7 @@ from .budget import Needs, Room, fitted, needs_of, slots_of
 from .checkpoint import Checkpoint, Reader
 from .chunking import Costs
 from .engine import Engine
-from .errors import OptionError, place
+from .errors import CheckpointChanged, OptionError, ReadFailed, brief, place
 from .hub import resolve
 from .interrupt import Interrupts, deferred
 from .memory import give_back
@@ -156,7 +156,7 @@ def _opened(
     with deferred():
         installed = install(module, switches, slots, reader, executor, clock, asked)
         undo.callback(installed.release)
-    mx.eval(module.parameters())
+    _read_dense(module, checkpoint, reader)
     if fast:
         fast.finish(asked.quiet)
     info = _info(model, switches, sum(slots.values()), reader, asked, native)
@@ -181,7 +181,30 @@ def _opened(
     _fill(installed, pins, earlier, asked.quiet)
     if asked.resident:
         _read_all(installed, asked.quiet)
+    _check_files(checkpoint, reader)
     return engine
+
+
+def _read_dense(module: nn.Module, checkpoint: Checkpoint, reader: Reader) -> None:
+    """Have MLX read all but the experts.
+
+    Raises:
+        CheckpointChanged, ReadFailed: it cannot.
+    """
+    try:
+        mx.eval(module.parameters())
+    except RuntimeError as error:
+        _check_files(checkpoint, reader)
+        raise ReadFailed(
+            f"the weights in {place(checkpoint.folder)} cannot be read ({brief(error)}): check the "
+            "disk and the memory, and load the model again"
+        ) from error
+
+
+def _check_files(checkpoint: Checkpoint, reader: Reader) -> None:
+    """Raises CheckpointChanged: a shard is not what it was when its header was read."""
+    if said := reader.changed(checkpoint.identities):
+        raise CheckpointChanged(f"{said}: wait until nobody writes to it, and load the model again")
 
 
 def _give_up(module: nn.Module) -> None:

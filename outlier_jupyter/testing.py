@@ -23,7 +23,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_lm.utils import _get_classes as classes_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from .checkpoint import ByteRange, Reader, Straight
+from .checkpoint import ByteRange, Identity, Reader, Straight
 from .errors import ReadFailed
 from .events import Event
 from .hub import write_hollow
@@ -285,6 +285,10 @@ class FaultyReader:
     def straight(self, where: ByteRange) -> Straight | None:
         """Never: what is made to fail must pass by here."""
         return None
+
+    def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
+        """What the real reader says."""
+        return self._reader.changed(before)
 
     def held_nbytes(self) -> int:
         """What the real reader holds."""

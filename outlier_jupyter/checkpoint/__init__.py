@@ -1,6 +1,7 @@
 """Bytes on disk: where each expert's weights lie, and how they are read. No MLX here."""
 
 from .gather import buffers_nbytes, read_expert, release_buffers
+from .identity import Identity
 from .kernel_queue import KernelQueue, Wanted, open_queue
 from .layout import ByteRange, Checkpoint, ExpertPart, RecordSpan, TensorSpan
 from .reader import PAGE, Reader, Straight, open_reader
@@ -13,6 +14,7 @@ __all__ = [
     "ByteRange",
     "Checkpoint",
     "ExpertPart",
+    "Identity",
     "KernelQueue",
     "NotAddressable",
     "Reader",

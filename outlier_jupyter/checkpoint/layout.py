@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, place
 from ..files import regular
+from .identity import Identity, identity
 from .views import NotAddressable, Piece, View, is_packed
 
 ITEM_BYTES = {
@@ -150,6 +151,11 @@ class ExpertPart:
 class Checkpoint:
     """The headers of a model's shards.
 
+    Attributes:
+        files: the shards, by name.
+        spans: their tensors, by name.
+        identities: what each file was when its header was read.
+
     Args:
         folder: where they are.
         files: the shards, in the order in which they are read: of a tensor that two of them hold
@@ -168,19 +174,29 @@ class Checkpoint:
                 f"{place(folder)} holds no model*.safetensors: name a folder with a model in it"
             )
         self.spans: dict[str, TensorSpan] = {}
+        self.identities: dict[Path, Identity] = {}
         for file in files or self.files:
-            self.spans.update(read_header(file))
+            spans, self.identities[file] = read_header(file)
+            self.spans.update(spans)
 
 
-def read_header(file: Path) -> dict[str, TensorSpan]:
+class Header(NamedTuple):
+    """The tensors that a file says it holds, by name, and what the file was then."""
+
+    spans: dict[str, TensorSpan]
+    identity: Identity
+
+
+def read_header(file: Path) -> Header:
     """Parse one file's header and check every range against the file.
 
     Raises:
         CheckpointError: unreadable, truncated, or ranges that do not fit.
     """
     try:
-        size = regular(file).stat().st_size
-        with file.open("rb") as stream:
+        with regular(file).open("rb") as stream:
+            found = identity(stream.fileno())
+            size = found.nbytes
             start = stream.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= min(size - 8, MAX_HEADER):
@@ -196,7 +212,8 @@ def read_header(file: Path) -> dict[str, TensorSpan]:
     if not isinstance(header, dict):
         raise CheckpointError(f"{file} has a header that is no table of tensors: download it again")
     header.pop("__metadata__", None)
-    return {name: _span(file, 8 + length, size, name, entry) for name, entry in header.items()}
+    spans = {name: _span(file, 8 + length, size, name, entry) for name, entry in header.items()}
+    return Header(spans, found)
 
 
 def _span(file: Path, base: int, size: int, name: str, entry: Any) -> TensorSpan:

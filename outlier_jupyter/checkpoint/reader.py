@@ -12,7 +12,8 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -23,7 +24,9 @@ from ..errors import ReadFailed
 from ..files import regular
 from ..large_pages import buffer
 from ..machine import mapped_nbytes
+from .identity import Identity, changed, identity
 from .layout import ByteRange
+from .mapped import MappedFile
 
 PAGE = 4096
 """O_DIRECT wants offset, length and address in multiples of a device block; 4 KiB serves all."""
@@ -68,6 +71,15 @@ class Reader(Protocol):
     def straight(self, where: ByteRange) -> Straight | None:
         """How this range may be read past this reader; None where it must be asked itself."""
 
+    def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
+        """Which file was written to since it was opened, in words; "" where none was.
+
+        Once it was, it stays so: what was read in between may be wrong.
+
+        Args:
+            before: what files are to be, where they were looked at before they were opened here.
+        """
+
     def held_nbytes(self) -> int:
         """Bytes of memory that reading takes beside what is read into."""
 
@@ -85,6 +97,8 @@ class PreadReader:
         # The objects own the descriptors: nothing stays open that nobody has any more.
         self._files: list[FileIO] = []
         self._descriptors: dict[Path, int] = {}
+        self._identities: dict[Path, Identity] = {}
+        self._changed = ""
         try:
             for file in files:
                 opened = FileIO(
@@ -92,18 +106,24 @@ class PreadReader:
                 )
                 self._files.append(opened)
                 self._descriptors[file] = opened.fileno()
+                self._identities[file] = identity(opened.fileno())
         except BaseException:
             self.close()
             raise
 
     def read(self, where: ByteRange, into: memoryview) -> None:
-        _fill(self._descriptors[where.file], where, [into])
+        self._fill(where, [into])
 
     def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
-        _fill(self._descriptors[where.file], where, into)
+        self._fill(where, into)
 
     def straight(self, where: ByteRange) -> Straight | None:
         return None  # through the page cache the kernel would read while it is asked to
+
+    def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
+        known = self._identities | dict(before or {})
+        self._changed = self._changed or changed(self._descriptors, known)
+        return self._changed
 
     def held_nbytes(self) -> int:
         return 0
@@ -113,6 +133,12 @@ class PreadReader:
         for file in self._files:
             file.close()
         self._files.clear()
+
+    def _fill(
+        self, where: ByteRange, into: Sequence[memoryview], enough: int | None = None
+    ) -> None:
+        """Read until `enough` bytes (default: all) have come."""
+        _fill(partial(os.preadv, self._descriptors[where.file]), where, into, enough)
 
 
 class DirectReader(PreadReader):
@@ -154,7 +180,7 @@ class DirectReader(PreadReader):
         buffer = self._buffer(end - begin)
         first = where.offset - begin
         surroundings = ByteRange(where.file, begin, end - begin)
-        _fill(self._descriptors[where.file], surroundings, [buffer], first + where.nbytes)
+        self._fill(surroundings, [buffer], first + where.nbytes)
         _copy(buffer[first:], [into])
 
     def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
@@ -173,7 +199,7 @@ class DirectReader(PreadReader):
             return
         rest = where.offset + where.nbytes - begin
         buffer = self._buffer(-(-rest // self._block) * self._block) if rest else memoryview(b"")
-        _fill(self._descriptors[where.file], where, [*into[:straight], buffer], where.nbytes)
+        self._fill(where, [*into[:straight], buffer], where.nbytes)
         _copy(buffer, into[straight:])
 
     def straight(self, where: ByteRange) -> Straight | None:
@@ -204,32 +230,20 @@ class DirectReader(PreadReader):
         return held[:nbytes]
 
 
-class MmapReader:
+class MmapReader(PreadReader):
     """Copies out of a memory map: each first touch is a page fault. Kept to be compared with."""
 
     name = "mmap"
-    note = ""
 
     def __init__(self, files: Iterable[Path]) -> None:
-        self._maps: dict[Path, mmap.mmap] = {}
+        self._maps: dict[Path, MappedFile] = {}
+        super().__init__(files)
         try:
-            for file in files:
-                with regular(file).open("rb") as stream:
-                    self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            for file, descriptor in self._descriptors.items():
+                self._maps[file] = MappedFile(descriptor)
         except BaseException:
             self.close()
             raise
-
-    def read(self, where: ByteRange, into: memoryview) -> None:
-        source = np.frombuffer(self._maps[where.file], np.uint8, where.nbytes, where.offset)
-        np.copyto(np.frombuffer(into, np.uint8), source)
-
-    def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
-        source = np.frombuffer(self._maps[where.file], np.uint8, where.nbytes, where.offset)
-        _copy(source.data, into)
-
-    def straight(self, where: ByteRange) -> Straight | None:
-        return None
 
     def held_nbytes(self) -> int:
         return mapped_nbytes(list(self._maps))
@@ -238,6 +252,12 @@ class MmapReader:
         for mapped in self._maps.values():
             mapped.close()
         self._maps.clear()
+        super().close()
+
+    def _fill(
+        self, where: ByteRange, into: Sequence[memoryview], enough: int | None = None
+    ) -> None:
+        _fill(self._maps[where.file].preadv, where, into, enough)
 
 
 def open_reader(kind: str, files: Iterable[Path]) -> Reader:
@@ -258,6 +278,8 @@ def open_reader(kind: str, files: Iterable[Path]) -> Reader:
         raise ReadFailed(
             f"{error.filename or files[0]} cannot be opened: {error.strerror or error}"
         ) from error
+    except ValueError as error:  # from mmap
+        raise ReadFailed(f"{files[0]}, or one beside it, is empty: restore it") from error
 
 
 def _direct_or_pread(files: list[Path]) -> Reader:
@@ -290,7 +312,10 @@ def _refused(files: list[Path], when: str) -> Reader:
 
 
 def _fill(
-    descriptor: int, where: ByteRange, into: Sequence[memoryview], enough: int | None = None
+    preadv: Callable[[list[memoryview], int], int],
+    where: ByteRange,
+    into: Sequence[memoryview],
+    enough: int | None,
 ) -> None:
     """preadv until `enough` bytes (default: all) have come; short reads are legal and continued."""
     wanted = where.nbytes if enough is None else enough
@@ -298,7 +323,7 @@ def _fill(
     done = 0
     while done < wanted:
         try:
-            count = os.preadv(descriptor, left, where.offset + done)
+            count = preadv(left, where.offset + done)
         except OSError as error:
             raise ReadFailed(
                 f"reading {where.nbytes} bytes at {where.offset} of {where.file} failed: "

@@ -24,6 +24,7 @@ from typing import Any
 from ..errors import CheckpointError, ReadFailed
 from ..files import regular
 from .gather import read_expert
+from .identity import Identity
 from .layout import ByteRange, ExpertPart, RecordSpan
 from .reader import PAGE, Reader, Straight
 from .views import Piece, View, packed
@@ -254,6 +255,9 @@ class RecordReader:
             if where.offset in self._unseen or (self._paths[layer], expert) in self.damaged:
                 return None
         return self._reader.straight(where)
+
+    def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
+        return self._reader.changed(before)
 
     def held_nbytes(self) -> int:
         return self._reader.held_nbytes()

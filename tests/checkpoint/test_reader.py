@@ -54,7 +54,7 @@ def test_many_threads_may_read_at_once(kind, file):
     reader.close()
 
 
-@pytest.mark.parametrize("kind", ["pread", "direct"])
+@pytest.mark.parametrize("kind", READERS)
 def test_a_file_cut_after_opening_is_named(kind, tmp_path):
     """A file that ends before the range does is a ReadFailed that says where it ends."""
     path = tmp_path / "model.safetensors"

@@ -1,0 +1,45 @@
+"""Whether files are still those that were opened: looked at before a run, during it and after it.
+
+A file that is written to while it is read gives wrong weights without an error. Which file it is,
+how long, and when it was last written to, tell; to ask takes a microsecond for each. One that was
+removed, renamed or replaced by another goes on to be read as it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import place
+
+
+class Identity(NamedTuple):
+    """What tells a file from others, and from itself before it was written to."""
+
+    device: int
+    inode: int
+    nbytes: int
+    written_ns: int
+
+
+def identity(descriptor: int) -> Identity:
+    """What an open file is now."""
+    stat = os.fstat(descriptor)
+    return Identity(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+def changed(descriptors: Mapping[Path, int], before: Mapping[Path, Identity]) -> str:
+    """Which of these files is not what it was `before`, and how; "" where none is."""
+    for file, descriptor in descriptors.items():
+        was, now = before[file], identity(descriptor)
+        if was == now:
+            continue
+        if was[:2] != now[:2]:
+            return f"{place(file)} was replaced while the model was loaded"
+        if was.nbytes != now.nbytes:
+            sizes = f"{was.nbytes:,} bytes and has {now.nbytes:,} now"
+            return f"{place(file)} changed after the model was loaded (it had {sizes})"
+        return f"{place(file)} was written to after the model was loaded"
+    return ""
