@@ -27,7 +27,9 @@ from mlx_lm.models.base import create_attention_mask
 from results import Row, append
 
 import outlier_jupyter
-from outlier_jupyter.residency import ExpertKey, SlotTable, make_policy
+from outlier_jupyter.residency import ExpertKey
+from outlier_jupyter.residency.policies import make_policy
+from outlier_jupyter.residency.slot_table import SlotTable
 
 QUESTIONS = Path(__file__).parents[1] / "tools" / "questions"
 DEMO = Path(outlier_jupyter.__file__).parent / "demo"
@@ -92,7 +94,7 @@ class Replay:
     def __init__(self, text: Text, slots: int, experts: int, when: str, cut: int, read: float):
         self.text, self.when, self.cut, self.read = text, when, cut, read
         layers = text["chosen"].shape[1]
-        self.table = SlotTable(slots, make_policy("habit", [experts] * layers))
+        self.table = SlotTable(slots, make_policy("predictive", [experts] * layers))
         self.now = self.disk_free = 0.0
         self.coming: dict[ExpertKey, float] = {}  # foreseen and read: when it will have landed
         self.waiting: list[ExpertKey] = []

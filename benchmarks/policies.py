@@ -33,7 +33,7 @@ def rates(path: Path) -> list[Row]:
     frame = trace.what_if(slots).pivot(index="slots", columns="policy", values="hits")
     rows: list[Row] = []
     for worth, size in zip(TOKENS_WORTH, slots, strict=True):
-        lru, habit, bound = (int(frame.loc[size, name]) for name in ("lru", "habit", "belady"))
+        lru, habit, bound = (int(frame.loc[size, name]) for name in ("lru", "predictive", "belady"))
         rows.append(
             {
                 "what": path.stem,

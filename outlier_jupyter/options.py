@@ -15,13 +15,13 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from .errors import OptionError
+from .residency import policies
 
 AUTO = "auto"
 READERS = ("pread", "direct", "mmap")
 KERNELS = ("auto", "mlx")
 KV_BITS = (2, 3, 4, 5, 6, 8)
 KV_GROUP_SIZES = (32, 64, 128)
-POLICIES = ("habit", "lru")
 SWEPT = ("top_k", "cache_gb", "cache_experts", "policy", "reader")
 """The options of loading that `sweep` tries values of."""
 
@@ -29,9 +29,24 @@ Options = TypeVar("Options", "LoadOptions", "GenerateOptions")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def option(default: Any, help: str, **rules: Any) -> Any:
-    """A dataclass field with its help text and its rules: `low`, `above`, `high`, `choices`."""
+def option(default: Any, help: str | Callable[[], str], **rules: Any) -> Any:
+    """A dataclass field with its help text and its rules: `low`, `above`, `high`, `choices`.
+
+    `help` and `choices` may be functions, where what there is to choose from can grow.
+    """
     return field(default=default, metadata={"help": help, **rules})
+
+
+def help_of(spec: Field[Any]) -> str:
+    """The help text of an option."""
+    text = spec.metadata["help"]
+    return str(text() if callable(text) else text)
+
+
+def choices_of(spec: Field[Any]) -> tuple[Any, ...]:
+    """What an option may be, where it is one of a few; else nothing."""
+    choices = spec.metadata.get("choices", ())
+    return tuple(choices() if callable(choices) else choices)
 
 
 def experts_spelled(value: Any) -> Any:
@@ -103,10 +118,10 @@ class LoadOptions:
         choices=("auto", *READERS),
     )
     policy: str = option(
-        "habit",
-        "who leaves when a slot is needed: habit (what is used often, follows such moments, or "
-        "comes soon stays) or lru (the least recently used leaves)",
-        choices=POLICIES,
+        policies.DEFAULT,
+        policies.explained,
+        choices=policies.offered,
+        spell=policies.default_or,
     )
     warm: str | None = option(
         None, "a saved trace of an earlier run: what it used most is read at once"
@@ -335,8 +350,8 @@ def _check_type(spec: Field[Any], value: object) -> None:
 
 def _check_rules(spec: Field[Any], value: Any) -> None:
     rules = spec.metadata
-    if "choices" in rules and value not in rules["choices"]:
-        choices = [str(choice) for choice in rules["choices"]]
+    if "choices" in rules and value not in choices_of(spec):
+        choices = [str(choice) for choice in choices_of(spec)]
         near = difflib.get_close_matches(str(value), choices, 1)
         hint = f"; did you mean {near[0]!r}?" if near and isinstance(value, str) else ""
         raise OptionError(f"{spec.name}={value!r} is unknown: choose {', '.join(choices)}{hint}")

@@ -17,7 +17,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 BASE = {"errors", "options", "events"}
 MAY_IMPORT = {
     "errors": set(),
-    "options": {"errors"},
+    "options": {"errors", "residency"},
     "events": set(),
     "interrupt": set(),
     "attended": set(),
@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "transcript": set(),
     "chunking": set(),
     "checkpoint": BASE | {"files", "large_pages", "machine"},
-    "residency": BASE,
+    "residency": {"errors"},
     "paging": BASE | {"checkpoint", "interrupt", "large_pages", "machine", "residency", "units"},
     "trace": BASE | {"files", "residency", "units"},
     "run": BASE | {"files", "trace", "units"},
@@ -160,6 +160,7 @@ MAY_IMPORT = {
         "planning",
         "prompts",
         "repacking",
+        "residency",
         "run",
         "status",
         "studies",

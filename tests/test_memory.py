@@ -29,7 +29,8 @@ WORK = """
 import json, resource, sys
 from pathlib import Path
 import mlx.core as mx
-import outlier_jupyter, outlier_jupyter.loading, outlier_jupyter.machine, outlier_jupyter.residency
+import outlier_jupyter, outlier_jupyter.loading, outlier_jupyter.machine
+from outlier_jupyter.residency import slot_table
 
 def peak():
     try:  # Linux's ru_maxrss begins with that of the process this one was forked from
@@ -38,7 +39,7 @@ def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return 1024 * int(told[told.index("VmHWM:") + 1])
 
-outlier_jupyter.residency.make_policy("habit", (1,))  # what is compiled once, as a library is
+slot_table.precompile()  # what is compiled once, as a library is
 before = outlier_jupyter.machine.process_nbytes()
 engine = outlier_jupyter.load(sys.argv[1], cache_gb=float(sys.argv[2]), reader="direct",
                               kernels="mlx")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..residency.policies import POLICIES
 from .commands import COMMANDS
 from .parsing import Parser, add_output, variable
 
@@ -80,8 +81,8 @@ def _what_if(parser: argparse.ArgumentParser) -> None:
         "--slots", type=int, action="append", metavar="N", help="a size; may be given again"
     )
     parser.add_argument(
-        "--policy", dest="policies", action="append", metavar="lru|habit|belady",
-        help="who leaves; may be given again",
+        "--policy", dest="policies", action="append", metavar="|".join(POLICIES),
+        help="a cache policy; may be given again",
     )  # fmt: skip
     parser.add_argument(
         "--slider", action="store_true", default=None, help="a slider of sizes for a table"

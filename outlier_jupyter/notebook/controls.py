@@ -12,7 +12,7 @@ from typing import Any
 
 import traitlets
 
-from ..options import GenerateOptions, make
+from ..options import GenerateOptions, help_of, make
 
 GROUPS = {
     "Sampling": ("temperature", "top_p", "min_p", "sample_top_k", "seed"),
@@ -89,7 +89,7 @@ def controls() -> list[dict[str, Any]]:
                     "group": group,
                     "name": name,
                     "label": LABELS.get(name, name.replace("_", " ")),
-                    "help": rules["help"],
+                    "help": help_of(_FIELDS[name]),
                     "kind": _kind(name).__name__,
                     "default": _default(name),
                     "least": least,

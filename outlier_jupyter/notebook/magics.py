@@ -27,7 +27,7 @@ from ..engine import Engine
 from ..errors import OptionError, OutlierError
 from ..loading import load
 from ..machine import measure_memory
-from ..options import GenerateOptions, LoadOptions
+from ..options import GenerateOptions, LoadOptions, help_of
 from ..planning import Plan, plan
 from ..repacking import measure_disk, repack
 from ..run import Interrupted, Run, repeated
@@ -68,9 +68,7 @@ OUTSIDE = 1_000_000
 def option_traits(kind: type[LoadOptions | GenerateOptions]) -> dict[str, TraitType[Any, Any]]:
     """A configurable trait for each option, None unless `%config` sets it."""
     return {
-        spec.name: Any_(default_value=None, allow_none=True, help=spec.metadata["help"]).tag(
-            config=True
-        )
+        spec.name: Any_(default_value=None, allow_none=True, help=help_of(spec)).tag(config=True)
         for spec in fields(kind)
     }
 

@@ -15,7 +15,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from ..errors import OptionError
-from ..options import GenerateOptions, LoadOptions
+from ..options import GenerateOptions, LoadOptions, choices_of, help_of
 
 
 class HelpAsked(Exception):
@@ -91,7 +91,7 @@ def add_fields(
         if names is not None and spec.name not in names:
             continue
         flag = "--" + spec.name.replace("_", "-")
-        text = spec.metadata["help"] + (
+        text = help_of(spec) + (
             "" if not defaults or spec.default in (None, (), False) else f" ({spec.default})"
         )
         text = text.replace("%", "%%")
@@ -105,9 +105,7 @@ def add_fields(
             parser.add_argument(flag, action="append", type=kind, metavar="TEXT", help=text)
         else:
             words = spec.metadata.get("words", ())
-            metavar = "|".join(
-                map(str, spec.metadata.get("choices", ()) or (wanted.__name__.upper(), *words))
-            )
+            metavar = "|".join(map(str, choices_of(spec) or (wanted.__name__.upper(), *words)))
             reads = _or_words(wanted, words) if words else wanted
             parser.add_argument(flag, type=reads, metavar=metavar, help=text)
 

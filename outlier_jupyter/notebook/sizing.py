@@ -11,14 +11,14 @@ from html import escape
 
 import ipywidgets
 
+from ..residency.policies import POLICIES
 from ..trace import Trace
 from ..trace.what_if import Row, WhatIf, note
 from ..units import percent, size_words, three
 from .static_view.explained import table
 from .static_view.page import STYLE
 
-POLICIES = {"lru": "least recently used", "habit": "habit, the default", "belady": "best possible"}
-HEAD = ("who leaves", "hits in decode", "read in decode", "tokens/s, predicted")
+HEAD = ("policy", "hits in decode", "read in decode", "tokens/s, predicted")
 
 
 class Sizing(ipywidgets.VBox):
@@ -62,9 +62,9 @@ class Sizing(ipywidgets.VBox):
             held += f", {size_words(1e9 * first['gb'])}"
         own = "; the size this run had" if size == self._trace.info.slots else ""
         told = [
-            (words, percent(row["decode_hit_rate"]),
+            (spec.label, percent(row["decode_hit_rate"]),
              size_words(row["decode_bytes"]) if sized else "–", three(row["tokens_per_second"]))
-            for (name, words) in POLICIES.items() for row in (self.rows[name],)
+            for name, row in self.rows.items() for spec in (POLICIES[name],)
         ]  # fmt: skip
         left_out = note(self._trace)
         if left_out:

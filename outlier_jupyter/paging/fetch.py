@@ -15,7 +15,8 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from ..events import Event, Evicted, PagedIn, Waited
-from ..residency import ExpertKey, Placement, Plan, SlotTable
+from ..residency import ExpertKey
+from ..residency.slot_table import Placement, Plan, SlotTable
 from .slots import SlotBank
 
 Ended = tuple[int, int, int]

@@ -20,7 +20,8 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 from ..checkpoint import Checkpoint, ExpertPart, Reader, open_queue
 from ..errors import OptionError
 from ..options import LoadOptions
-from ..residency import SlotTable, make_policy
+from ..residency.policies import make_policy
+from ..residency.slot_table import SlotTable
 from .blocks import follow
 from .early import shared_expert
 from .fetch import TINY, Here, overlaps

@@ -17,7 +17,8 @@ import numpy as np
 from ..checkpoint import ExpertPart, KernelQueue, Reader, read_expert
 from ..errors import EngineClosed
 from ..events import Event, ReadEarly, Sink
-from ..residency import ExpertKey, Placement, SlotTable
+from ..residency import ExpertKey
+from ..residency.slot_table import Placement, SlotTable
 from .fetch import Ended, Fetch, Read
 from .given import SlotMap
 from .queued import QueuedReads

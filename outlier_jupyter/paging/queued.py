@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..checkpoint import ByteRange, ExpertPart, KernelQueue, RecordSpan, Straight, Wanted
-from ..residency import ExpertKey, Placement
+from ..residency import ExpertKey
+from ..residency.slot_table import Placement
 from .fetch import Ended, Read
 from .slots import SlotBank
 

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, wait
 from typing import NamedTuple
 
-from ..residency import ExpertKey, Placement, Plan, SlotTable
+from ..residency import ExpertKey
+from ..residency.slot_table import Placement, Plan, SlotTable
 from .fetch import Ended
 from .slots import SlotBank
 

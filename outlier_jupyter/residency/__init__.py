@@ -1,15 +1,23 @@
-"""Who sits in which slot, and who leaves. No MLX, no files."""
+"""Which expert is in which slot, and which is evicted next. No MLX, no files.
 
-from .policies import LRU, POLICIES, ExpertKey, Policy, make_policy
-from .table import Placement, Plan, SlotTable
+`slot_table` is the table that an engine books, `replay` the same over a recorded routing; both
+call the compiled functions of `slots`. `policies` scores experts: the least is evicted first.
+"""
 
-__all__ = [
-    "LRU",
-    "POLICIES",
-    "ExpertKey",
-    "Placement",
-    "Plan",
-    "Policy",
-    "SlotTable",
-    "make_policy",
-]
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class ExpertKey(NamedTuple):
+    """One expert of one MoE layer: what the cache is keyed by."""
+
+    layer: int
+    expert: int
+
+
+Int64s = npt.NDArray[np.int64]
+Float64s = npt.NDArray[np.float64]
+
+__all__ = ["ExpertKey", "Float64s", "Int64s"]

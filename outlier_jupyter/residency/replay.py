@@ -1,12 +1,11 @@
 """A recorded routing × a policy × a number of slots → what would have hit and been read.
 
-The look-ups are those of a running engine: for each call of the model, layer by layer, all
-distinct experts of the call's tokens at once, in ascending order; hits are those held before any
-of them is read, and none of them is a victim. A chunk of a prompt leaves its most used experts, as
-the engine has it. Belady's bound is not held to that: where the experts of a lookup need not be
-resident together (those of a prompt, or more than there are slots), it keeps of all it has seen
-what is used again soonest, so that no choice of victims reads fewer. The compiled replay is held
-against `drive`, which asks a real `SlotTable`, hit for hit, by the tests.
+The lookups are those of a running engine: for each call of the model, layer by layer, all
+distinct experts of the call's tokens at once, in ascending order; hits are those resident before
+any of them is read, and none of them is evicted for another. A chunk of a prompt leaves its most
+used experts, as the engine has it. Belady's bound is not held to that: where the experts of a
+lookup need not be resident together (those of a prompt, or more than there are slots), it keeps of
+all it has seen what is used again soonest, so that no choice of evictions reads fewer.
 
 It knows arrays, and nothing of traces, files or times.
 """
@@ -15,19 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import TraceError
-from .policies import Belady, ExpertKey, Policy, make_policy
-from .table import SlotTable
+from . import ExpertKey
+from .policies import POLICIES, PolicySpec, default_or
+from .policies.registry import BELADY
 
-DEFAULT = "habit"
-"""What `policy="default"` stands for here and in an engine."""
-REPLAYED = ("habit", "lru", "belady")
-"""The policies that can be replayed by name; the last is the bound of them all."""
+if TYPE_CHECKING:
+    from .slot_table import SlotTable
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class Outcome:
     """What a replay came to.
 
     Attributes:
-        hits: bool [steps, layers, k], held before the look-up's reads.
+        hits: bool [steps, layers, k], resident before the lookup's reads.
         reads: int32 [calls, layers], how many experts were read.
     """
 
@@ -127,31 +125,76 @@ def simulate(routing: Routing, policy: str, slots: int, at_start: Keys = ()) -> 
     """Replay `routing` from `slots` slots.
 
     Args:
-        policy: one of `REPLAYED`, or "default".
-        at_start: what is held before, the first to leave first; what does not fit is left out,
-            from the front. What `habit` had learned before is not known.
+        policy: the name of one of `POLICIES`.
+        at_start: what is resident before, what is evicted first coming first; what does not fit is
+            left out, from the front. What the policy had learned before is not known.
     """
-    from . import loops, serving
+    spec = POLICIES[default_or(policy)]
+    if spec.kernel is None:
+        return in_python(routing, spec, slots, at_start)
+    return _compiled(routing, spec.kernel, slots, at_start)
 
-    name = DEFAULT if policy == "default" else policy
-    kind = {"lru": loops.LRU, "habit": loops.HABIT, "belady": loops.BELADY}[name]
+
+def _compiled(routing: Routing, kernel: int, slots: int, at_start: Keys) -> Outcome:
+    from .policies.belady import next_uses
+    from .policies.predictive import new_state
+    from .replaying import replay
+    from .slots import new_slots
+
     experts = np.ascontiguousarray(routing.experts, np.int16)
     steps, layers, k = experts.shape
     hits = np.zeros((steps, layers, k), np.bool_)
     reads = np.zeros((routing.calls, layers), np.int32)
-    future, first = np.zeros((0, 0, 0), np.int64), np.zeros((0, 0), np.int64)
-    if name == "belady":
-        future, first = loops.next_uses(experts, routing.starts, routing.width)
+    future, score = np.zeros((0, 0, 0), np.int64), np.zeros((layers, routing.width))
+    if kernel == BELADY:  # also what is resident at the start has a next use
+        future, first = next_uses(experts, routing.starts, routing.width)
+        score = -first.astype(np.float64)
     for mine, share in routing.banks(slots):
-        state = loops.new_state(layers, routing.width, k)
-        if name == "belady":  # also what is resident at the start has a next use
-            state = state._replace(value=-first.astype(np.float64))
+        state = new_state(score.copy(), k)
+        table = new_slots(share, state.score, np.ones(layers))
         start = _codes(at_start, mine, routing.width)[-share:]
-        cache = serving.new_cache(share, layers, routing.width)
-        serving.replay(
-            kind, state, cache, future, experts, routing.starts, mine, start, hits, reads
-        )
+        replay(kernel, state, table, future, experts, routing.starts, mine, start, hits, reads)
     return Outcome(hits, reads)
+
+
+def in_python(routing: Routing, spec: PolicySpec, slots: int, at_start: Keys = ()) -> Outcome:
+    """`simulate` with a policy that has no compiled kernel: the same table, one call at a time."""
+    from .slot_table import SlotTable
+
+    assert spec.make is not None, f"{spec.name} can be replayed only by a compiled kernel"
+    hits = np.zeros(routing.experts.shape, np.bool_)
+    reads = np.zeros((routing.calls, routing.experts.shape[1]), np.int32)
+    tables: dict[int, SlotTable] = {}
+    for mine, share in routing.banks(slots):
+        table = SlotTable(share, spec.make(routing.experts_per_layer))
+        for code in _codes(at_start, mine, routing.width)[-share:].tolist():
+            _serve(table, [ExpertKey(*divmod(code, routing.width))])
+        tables |= dict.fromkeys(np.flatnonzero(mine).tolist(), table)
+    for call, layer, rows in _lookups(routing):
+        table = tables[layer]
+        keys = [ExpertKey(layer, e) for e in np.unique(rows[rows >= 0]).tolist()]
+        resident = [key.expert for key in keys if key in table]
+        first, end = routing.starts[call], routing.starts[call + 1]
+        hits[first:end, layer] = np.isin(rows, resident)
+        table.routed(layer, rows)
+        uses, stay = None, None
+        if len(rows) > 1:  # a chunk of a prompt, as `PagedSwitch` takes it
+            counts = np.bincount(rows[rows >= 0])
+            uses = {key: int(counts[key.expert]) for key in keys}
+            stay = table.favourites(layer, uses, sum(each is table for each in tables.values()))
+        for part in table.split(keys, uses):
+            reads[call, layer] += _serve(table, part)
+            if stay is not None:
+                table.spare_all_but(layer, stay)
+    return Outcome(hits, reads)
+
+
+def _serve(table: SlotTable, keys: Sequence[ExpertKey]) -> int:
+    """Look up `keys` together and read what is not resident: how many were not."""
+    placements = table.reserve(keys).placements
+    for placement in placements:
+        table.commit(placement)
+    return len(placements)
 
 
 def _codes(keys: Keys, mine: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.int64]:
@@ -164,72 +207,6 @@ def _codes(keys: Keys, mine: npt.NDArray[np.bool_], width: int) -> npt.NDArray[n
         raise ValueError("what is resident at the start names an expert twice")
     pairs = pairs[mine[pairs[:, 0]]]
     return np.asarray(pairs[:, 0] * width + pairs[:, 1], np.int64)
-
-
-def drive(routing: Routing, policies: Sequence[Policy], slots: int) -> Outcome:
-    """`simulate` by asking real tables: slow, and for any policy (one for each bank)."""
-    banks = routing.banks(slots)
-    tables = [SlotTable(share, p) for (_, share), p in zip(banks, policies, strict=True)]
-    serving = {
-        layer: (table, policy)
-        for (mine, _), table, policy in zip(banks, tables, policies, strict=True)
-        for layer in np.flatnonzero(mine).tolist()
-    }
-    hits = np.zeros(routing.experts.shape, np.bool_)
-    reads = np.zeros((routing.calls, routing.experts.shape[1]), np.int32)
-    for call, layer, rows in _lookups(routing):
-        table, policy = serving[layer]
-        keys = [ExpertKey(layer, e) for e in np.unique(rows[rows >= 0]).tolist()]
-        held = [key.expert for key in keys if key in table]
-        first, end = routing.starts[call], routing.starts[call + 1]
-        hits[first:end, layer] = np.isin(rows, held)
-        table.routed(layer, rows)
-        uses, stay = None, None
-        if isinstance(policy, Belady) and (len(rows) > 1 or len(keys) > table.capacity):
-            reads[call, layer] = _read_unbound(policy, table, keys)
-            continue
-        if len(rows) > 1:  # a chunk of a prompt, as `PagedSwitch` takes it
-            counts = np.bincount(rows[rows >= 0])
-            uses = {key: int(counts[key.expert]) for key in keys}
-            served = sum(other is table for other, _ in serving.values())
-            stay = table.favourites(layer, uses, served)
-        for part in table.split(keys, uses):
-            plan = table.reserve(part)
-            reads[call, layer] += len(plan.placements)
-            for placement in plan.placements:
-                table.commit(placement)
-            if stay is not None:
-                table.spare_all_but(layer, stay)
-    return Outcome(hits, reads)
-
-
-def _read_unbound(policy: Belady, table: SlotTable, keys: list[ExpertKey]) -> int:
-    """Read `keys` where they need not be resident together: how many were not.
-
-    One that is used again later than all that is resident takes no slot.
-    """
-    missing = [key for key in policy.furthest_first(keys) if key not in table]
-    for key in missing:
-        full = len(table) == table.capacity
-        if not (full and policy.furthest_first([*policy.order(), key])[0] == key):
-            for placement in table.reserve([key]).placements:
-                table.commit(placement)
-    return len(missing)
-
-
-def policies_for(routing: Routing, policy: str, slots: int) -> list[Policy]:
-    """A fresh policy for each bank of `routing`, Belady's with the future of its layers."""
-    if policy != "belady":
-        name = DEFAULT if policy == "default" else policy
-        return [make_policy(name, routing.experts_per_layer) for _ in routing.banks(slots)]
-    return [
-        Belady(
-            (layer, np.unique(rows[rows >= 0]).tolist())
-            for _, layer, rows in _lookups(routing)
-            if mine[layer]
-        )
-        for mine, _ in routing.banks(slots)
-    ]
 
 
 def _lookups(routing: Routing) -> Any:
@@ -248,9 +225,9 @@ class Curve:
 
     Attributes:
         choices, experts, nbytes, stalls: int64 [2 phases, distances]: how many choices of an
-            expert, distinct experts looked up, bytes of them, and look-ups (by their furthest
+            expert, distinct experts looked up, bytes of them, and lookups (by their furthest
             expert) need so many slots to hit. The last column never hits.
-        widest: the most experts of one look-up; with fewer slots the curve does not hold.
+        widest: the most experts of one lookup; with fewer slots the curve does not hold.
     """
 
     choices: npt.NDArray[np.int64]
@@ -264,7 +241,7 @@ class Curve:
         return np.asarray(self.choices[:, : slots + 1].sum(axis=1), np.int64)
 
     def missed(self, slots: int) -> npt.NDArray[np.int64]:
-        """[3, 2 phases]: experts read, their bytes, look-ups that had to wait for a read."""
+        """[3, 2 phases]: experts read, their bytes, lookups that had to wait for a read."""
         parts = (self.experts, self.nbytes, self.stalls)
         return np.stack([part[:, slots + 1 :].sum(axis=1) for part in parts])
 
@@ -285,7 +262,7 @@ def lru_curve(
         phase: uint8 [calls], 0 or 1: counted apart.
         nbytes: of one expert of each layer.
     """
-    from .distances import stack_distances
+    from .stack_distance import stack_distances
 
     mine = np.ones(len(routing.bank), bool) if bank is None else routing.bank == bank
     experts = np.ascontiguousarray(routing.experts, np.int16)

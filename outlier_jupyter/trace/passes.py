@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..residency.loops import compiled
+from ..residency.compiling import compiled
 
 SOON, PRESENT = 2**40, 2**56
 """In how much an expert is wanted, one use to come outweighs any step of its last use, and to be

@@ -278,7 +278,7 @@ class Trace:
     def what_if(
         self,
         slots: Sequence[int] | None = None,
-        policies: Sequence[str] = ("lru", "default", "belady"),
+        policies: Sequence[str] | None = None,
         after: Sequence[Trace] = (),
     ) -> pandas.DataFrame:
         """What other caches would have hit and read: see `trace.what_if`."""

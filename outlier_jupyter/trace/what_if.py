@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from ..errors import OptionError, TraceError
 from ..events import DECODE
-from ..residency.replay import DEFAULT, REPLAYED, Curve, Routing, lru_curve, simulate
+from ..residency.policies import POLICIES, default_or
+from ..residency.replay import Curve, Routing, lru_curve, simulate
 from ..units import percent
 from .cost import Cost, fit
 from .trace import Trace
@@ -46,14 +47,15 @@ def routing_of(trace: Trace) -> Routing:
 def what_if(
     trace: Trace,
     slots: Sequence[int] | None = None,
-    policies: Sequence[str] = ("lru", "default", "belady"),
+    policies: Sequence[str] | None = None,
     after: Sequence[Trace] = (),
 ) -> pandas.DataFrame:
     """What the trace's look-ups would have hit with other caches.
 
     Args:
         slots: sizes of the cache, in experts; by default from half a token's experts to all.
-        policies: "lru", "habit" ("default"), and "belady", which knows the future: the bound.
+        policies: their names, by default of all there are; "belady" knows the future and is the
+            bound.
         after: the traces of the runs before, oldest first, from an empty cache: what they left in
             the cache, and taught the policy, is then known. Without them every size begins with
             what the trace began with, as far as it fits.
@@ -73,10 +75,11 @@ def what_if(
     import pandas
 
     asked = WhatIf(trace, after)
+    policies = tuple(POLICIES) if policies is None else policies
     sizes = asked.sizes() if slots is None else [int(size) for size in slots]
     rows = [asked.row(_known(policy), size) for policy in policies for size in sizes]
     for row, named in zip(rows, (p for p in policies for _ in sizes), strict=True):
-        row["policy"] = DEFAULT if named == "default" else named
+        row["policy"] = default_or(named)
     frame = pandas.DataFrame(rows)
     frame.attrs["cost"] = str(asked.cost)
     frame.attrs["note"] = "; ".join(dict.fromkeys(filter(None, map(note, [*after, trace]))))
@@ -125,11 +128,11 @@ def slots_for(
 
 
 def _known(policy: str) -> str:
-    name = DEFAULT if policy == "default" else policy
-    if name not in REPLAYED:
-        near = difflib.get_close_matches(name, REPLAYED, 1)
+    name = default_or(policy)
+    if name not in POLICIES:
+        near = difflib.get_close_matches(name, POLICIES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise OptionError(f"policy {policy!r} is unknown: choose {', '.join(REPLAYED)}{hint}")
+        raise OptionError(f"policy {policy!r} is unknown: choose {', '.join(POLICIES)}{hint}")
     return name
 
 

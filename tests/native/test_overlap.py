@@ -16,7 +16,9 @@ from outlier_jupyter.events import Evicted, PagedIn, Waited
 from outlier_jupyter.native import layer, switch
 from outlier_jupyter.paging.early import Beside
 from outlier_jupyter.paging.fetch import LARGE, Fetch, overlaps
-from outlier_jupyter.residency import ExpertKey, SlotTable
+from outlier_jupyter.residency import ExpertKey
+from outlier_jupyter.residency.policies import make_policy
+from outlier_jupyter.residency.slot_table import SlotTable
 from outlier_jupyter.run import Interrupted
 from outlier_jupyter.testing import EventLog, FakeClock, FaultyReader, HeldReader
 from tests.models import checkpoint
@@ -244,7 +246,7 @@ def test_stop_while_reads_are_under_way_ends_the_run(engine):
 def test_what_is_told_as_waiting_was_waited_for():
     """A read that landed during other work cost no waiting; its own length is still told."""
     clock, log = FakeClock(), EventLog()
-    table = SlotTable(2)
+    table = SlotTable(2, make_policy("lru", (8, 8, 8)))
     keys = [ExpertKey(0, 0), ExpertKey(0, 1)]
     for placement in table.reserve(keys).placements:
         table.commit(placement)

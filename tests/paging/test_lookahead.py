@@ -15,7 +15,9 @@ from outlier_jupyter.events import PagedIn, ReadEarly, Waited
 from outlier_jupyter.options import LoadOptions
 from outlier_jupyter.paging.fetch import LARGE
 from outlier_jupyter.paging.lookahead import AGAIN, ASIDE, PROOFS, USED, Ahead, Gate, wanted
-from outlier_jupyter.residency import ExpertKey, SlotTable
+from outlier_jupyter.residency import ExpertKey
+from outlier_jupyter.residency.policies import make_policy
+from outlier_jupyter.residency.slot_table import SlotTable
 from outlier_jupyter.run import Interrupted
 from outlier_jupyter.testing import EventLog, FaultyReader, HeldReader
 from tests.models import checkpoint
@@ -335,7 +337,7 @@ def test_waste_is_told_and_saved(tiny, tmp_path):
 
 def test_a_table_keeps_count_of_what_lies_aside():
     """Exchanges, straightening and other sizes leave each slot in one state."""
-    table = SlotTable(3, aside=2)
+    table = SlotTable(3, make_policy("lru", (8, 8, 8)), aside=2)
     for expert, slot in ((0, 3), (1, None), (2, 4)):
         (placement,) = table.reserve([ExpertKey(0, expert)]).placements
         if slot is not None:

@@ -9,7 +9,9 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.events import StepDone
-from outlier_jupyter.residency import ExpertKey, SlotTable
+from outlier_jupyter.residency import ExpertKey
+from outlier_jupyter.residency.policies import make_policy
+from outlier_jupyter.residency.slot_table import SlotTable
 
 CACHES = (1, 2, 5, 8, 12, 20, 24)
 """Slots for 3 layers × 8 experts."""
@@ -84,7 +86,7 @@ def fill(table: SlotTable, part) -> None:
 
 def test_parts_pass_through_the_slots_that_can_be_spared():
     """Held ones come first, then the others by rising use, in parts as wide as what is spare."""
-    table = SlotTable(8)
+    table = SlotTable(8, make_policy("lru", (8, 8, 8)))
     fill(table, keys(0, 0, 1, 2, 3))
     fill(table, keys(1, 0, 1, 2, 3))
     table.spare_all_but(0, frozenset(keys(0, 0, 1)))
@@ -103,7 +105,7 @@ def test_parts_pass_through_the_slots_that_can_be_spared():
 
 def test_a_share_is_filled_up_with_what_was_asked_for_last():
     """A short prompt that uses few experts does not push out what decode used before it."""
-    table = SlotTable(8)
+    table = SlotTable(8, make_policy("lru", (8, 8, 8)))
     fill(table, keys(0, 0, 1, 2, 3))
     fill(table, keys(0, 1))  # asked for again: the latest
     assert table.favourites(0, {ExpertKey(0, 7): 3}, layers=2) == set(keys(0, 7, 1, 3))

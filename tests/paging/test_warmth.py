@@ -14,7 +14,7 @@ def resident(engine) -> set[tuple[int, int]]:
     return set(map(tuple, engine.resident().tolist()))
 
 
-@pytest.mark.parametrize("policy", ["habit", "lru"])
+@pytest.mark.parametrize("policy", ["predictive", "lru"])
 def test_pinned_experts_are_read_at_load_and_stay(tiny, policy):
     """Before the first token and after a run that goes through many others; not a byte changes."""
     pins = ("0:5", "2:1", "2:7")

@@ -78,11 +78,11 @@ def test_the_record_tells_all_it_takes_to_do_it_again(found, tmp_path):
 
 def test_sizes_and_policies_are_combined_and_an_engine_gets_its_size_back(engine):
     """What only loading can change is run on an engine of its own; nothing of it is lossy."""
-    found = sweep(engine, cache_experts=[4, 12], policy=["lru", "habit"], prompts="hi",
+    found = sweep(engine, cache_experts=[4, 12], policy=["lru", "predictive"], prompts="hi",
                   max_tokens=3, quiet=True)  # fmt: skip
     assert [(row.setting["policy"], row.slots) for row in found.rows] == [
-        ("lru", 4), ("habit", 4), ("lru", 12), ("habit", 12)]  # fmt: skip
-    assert {row.options["policy"] for row in found.rows} == {"lru", "habit"}
+        ("lru", 4), ("predictive", 4), ("lru", 12), ("predictive", 12)]  # fmt: skip
+    assert {row.options["policy"] for row in found.rows} == {"lru", "predictive"}
     assert all(row.kl == 0 and row.top1_agreement == 1 for row in found.rows)
     sweep(engine, cache_experts=5, prompts="hi", max_tokens=2, quiet=True)
     assert engine.status().slots == 8 and not engine.closed
@@ -128,7 +128,7 @@ def test_stopped_it_keeps_what_is_whole(engine, monkeypatch):
         ({}, "nothing to sweep"),
         ({"temperatures": [1]}, "cannot be swept"),
         ({"top_k": [0]}, "give 1 or more"),
-        ({"policy": ["fifo"]}, "choose habit, lru"),
+        ({"policy": ["fifo"]}, "choose predictive, lru"),
         ({"cache_gb": 1, "cache_experts": 4}, "in one way"),
         ({"top_k": 2, "prompts": []}, "no prompts"),
         ({"top_k": 2, "repeats": 0}, "runs nothing"),

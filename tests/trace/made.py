@@ -19,7 +19,7 @@ def timed_trace(routing: Routing, slots: int = 250, slowing: float = 0.0) -> Tra
         slowing: nanoseconds that each read of a call makes all of its layers' computing longer, as
             a machine does that is busy just then. Times of layers are then recorded as well.
     """
-    outcome = simulate(routing, "habit", slots)
+    outcome = simulate(routing, "predictive", slots)
     rng = np.random.default_rng(0)
     steps, layers, _ = routing.experts.shape
     step, layer = np.nonzero(outcome.reads)
@@ -58,7 +58,7 @@ def timed_trace(routing: Routing, slots: int = 250, slowing: float = 0.0) -> Tra
             expert_nbytes=(NBYTES,) * layers,
             layer_names=tuple(map(str, range(layers))),
             slots=slots,
-            policy="habit",
+            policy="predictive",
         ),
         layer_us=layer_us,
     )

@@ -10,7 +10,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter import Run, Trace
 from outlier_jupyter.errors import OptionError, TraceError
-from outlier_jupyter.residency.replay import drive, policies_for
+from outlier_jupyter.residency.replay import simulate
 from outlier_jupyter.trace.explain import slowest
 from outlier_jupyter.trace.times import PARTS, parts_of_calls
 from outlier_jupyter.trace.what_if import routing_of
@@ -68,7 +68,7 @@ def test_each_miss_has_its_cause(run):
     """Read or not, evicted when and for whom, and what Belady's cache had: all by other means."""
     trace = run.trace
     routing = routing_of(trace)
-    table = drive(routing, policies_for(routing, "belady", 10), 10)
+    bound = simulate(routing, "belady", 10)
     start = trace.resident_at_start
     assert len(start)
     seen = 0
@@ -90,13 +90,13 @@ def test_each_miss_has_its_cause(run):
             assert (miss.left_at is not None) == (held_before or read_before)
             seen += miss.left_at is not None
     assert seen > 5
-    # From an empty cache a table with the real policy is the reference; its hits are the replay's.
+    # From an empty cache.
     cold = Run.of(replace(trace, resident_at_start=np.zeros((0, 2), np.int16)))
     for token in (1, 7, 20):
         told = cold.explain(token)
         for miss in told.misses:
             at = trace.experts[told.step, miss.layer].tolist().index(miss.expert)
-            assert miss.held_by_belady == bool(table.hits[told.step, miss.layer, at])
+            assert miss.held_by_belady == bool(bound.hits[told.step, miss.layer, at])
 
 
 def test_the_words_say_what_the_numbers_say(run):

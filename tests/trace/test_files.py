@@ -55,7 +55,7 @@ def test_a_trace_comes_back_as_it_was(run, tmp_path):
 def test_a_trace_says_where_it_comes_from(run):
     """Model, policy, machine and versions, and which checkpoint it was."""
     info = run.trace.info
-    assert info.policy == "habit" and info.banks == (0, 0, 0)
+    assert info.policy == "predictive" and info.banks == (0, 0, 0)
     assert len(info.model_hash) == 16
     assert "RAM" in info.machine
     assert {"python", "mlx", "outlier-jupyter"} <= set(info.versions)

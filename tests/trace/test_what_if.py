@@ -24,7 +24,7 @@ def runs(slots: int, **options):
         return [engine.generate(p, max_tokens=14, prefill_chunk=8).trace for p in PROMPTS]
 
 
-@pytest.mark.parametrize("policy", ["habit", "lru"])
+@pytest.mark.parametrize("policy", ["predictive", "lru"])
 @pytest.mark.parametrize("slots", [12, 40, 130])
 def test_the_replay_is_the_engine_hit_for_hit(policy, slots):
     """On the demo model, both phases, two runs on end; with 12 slots a prompt takes passes."""
@@ -57,7 +57,7 @@ def test_lru_needs_no_earlier_run_to_agree():
 def test_another_engine_does_what_was_foretold():
     """From a run with one cache to the hits of an engine with another, policy and all."""
     first, second = runs(40, policy="lru")
-    for slots, policy in ((25, "habit"), (90, "lru"), (90, "habit")):
+    for slots, policy in ((25, "predictive"), (90, "lru"), (90, "predictive")):
         told = second.what_if([slots], [policy], after=[first]).iloc[0]
         assert told.hits == runs(slots, policy=policy)[1].hits.sum()
 
@@ -66,9 +66,9 @@ def test_no_policy_passes_the_bound():
     """At every default size; all experts at once hit alike whoever would leave."""
     trace = timed_trace(drifting(5, every=50, tokens=100))
     frame = trace.what_if().pivot(index="slots", columns="policy", values="hits")
-    assert list(frame.columns) == ["belady", "habit", "lru"]
-    assert (frame.belady >= frame.habit).all() and (frame.belady >= frame.lru).all()
-    assert (frame.belady > frame.habit).any() and (frame.habit > frame.lru).any()
+    assert list(frame.columns) == ["belady", "lru", "predictive"]
+    assert (frame.belady >= frame.predictive).all() and (frame.belady >= frame.lru).all()
+    assert (frame.belady > frame.predictive).any() and (frame.predictive > frame.lru).any()
     assert frame.iloc[-1].nunique() == 1 and frame.index[-1] == 1024
 
 
@@ -89,7 +89,7 @@ def test_the_speed_is_that_of_a_machine_that_keeps_its_costs():
     routing = drifting(7, every=80, tokens=160)
     seen = timed_trace(routing, slots=250)
     assert fit(seen).residual < 0.02
-    told = seen.what_if([150, 400, 700], ["habit"]).tokens_per_second
+    told = seen.what_if([150, 400, 700], ["predictive"]).tokens_per_second
     for predicted, slots in zip(told, (150, 400, 700), strict=True):
         there = timed_trace(routing, slots=slots)
         assert predicted == pytest.approx(1e9 * there.steps / there.calls["ns"].sum(), rel=0.01)

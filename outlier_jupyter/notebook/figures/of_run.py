@@ -165,7 +165,7 @@ class Figures:
     def what_if(
         self,
         slots: Sequence[int] | None = None,
-        policies: Sequence[str] = ("lru", "default", "belady"),
+        policies: Sequence[str] | None = None,
     ) -> go.Figure:
         """Hits and predicted tokens/s at other sizes of the cache: `Trace.what_if` as lines.
 

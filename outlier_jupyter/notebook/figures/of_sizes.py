@@ -9,6 +9,7 @@ from textwrap import wrap
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ...residency.policies import DEFAULT, POLICIES
 from ...trace.trace import Trace
 from ...trace.what_if import note, what_if
 from ..palette import EITHER
@@ -17,16 +18,19 @@ from .look import BOLD, LINE, no_data, titled_run
 
 LINES = {
     "lru": (EITHER.miss, "dash", "square-open"),
-    "habit": (EITHER.hit, "solid", "circle"),
+    DEFAULT: (EITHER.hit, "solid", "circle"),
     "belady": (EITHER.top, "dot", "diamond-open"),
 }
+ANOTHER = (EITHER.ink, "dashdot", "x-thin-open")
+"""The line of a policy that somebody added."""
 WIDE = 20
 """Times the smallest size from which on the largest needs an axis of logarithms: all that happens
 happens among the small ones."""
-NAMES = {"lru": "least recently used", "habit": "habit, the default", "belady": "best possible"}
 
 
-def sizes_figure(trace: Trace, slots: Sequence[int] | None, policies: Sequence[str]) -> go.Figure:
+def sizes_figure(
+    trace: Trace, slots: Sequence[int] | None, policies: Sequence[str] | None
+) -> go.Figure:
     """`what_if` of a trace; where no times were recorded, of hits alone."""
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
     said = note(trace)
@@ -41,20 +45,21 @@ def sizes_figure(trace: Trace, slots: Sequence[int] | None, policies: Sequence[s
         return no_data(figure, reason)
     frame = what_if(trace, slots, policies)
     for policy, rows in frame.groupby("policy", sort=False):
-        colour, dash, sign = LINES[policy]
+        colour, dash, sign = LINES.get(policy, ANOTHER)
+        label = POLICIES[policy].label
         for row, values, unit in (
             (1, 100 * rows.decode_hit_rate, "%{y:.1f} % of look-ups hit"),
             (2, rows.tokens_per_second, "%{y:.3~g} tokens/s"),
         ):
             figure.add_trace(
                 go.Scatter(
-                    x=rows.slots, y=values, name=NAMES[policy], legendgroup=policy,
+                    x=rows.slots, y=values, name=label, legendgroup=policy,
                     mode="lines+markers", showlegend=row == 1,
                     line={"color": colour, "dash": dash, "width": 1.6},
                     marker={"symbol": sign, "size": 6, "color": colour},
                     customdata=rows[["gb", "share"]],
                     hovertemplate=f"%{{x:,d}} slots, %{{customdata[1]:.3~p}} of all, "
-                    f"%{{customdata[0]:.3~g}} GB<br>{unit}<extra>{NAMES[policy]}</extra>",
+                    f"%{{customdata[0]:.3~g}} GB<br>{unit}<extra>{label}</extra>",
                 ),
                 row=row, col=1,
             )  # fmt: skip

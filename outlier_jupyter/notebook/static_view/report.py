@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import OutlierError
 from ...events import DECODE
+from ...residency.policies import POLICIES
 from ...trace.explain import slowest
 from ...trace.routing import routing_measures
 from ...trace.times import meaning, part_name, parts_of_tokens
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 SLOW = 3
 """Tokens that are explained."""
 SIZES = 9
-POLICIES = ("lru", "habit", "belady")
 
 SHEET = """
 :root{color-scheme:light dark}
@@ -194,7 +194,7 @@ def _origin(run: Run) -> Iterator[str]:
         ("Machine", info.machine or "not known"),
         ("Versions", ", ".join(f"{name} {v}" for name, v in info.versions.items()) or "not known"),
         ("Kernels", info.kernels or "not known"),
-        ("Who leaves", info.policy or "not known"),
+        ("Cache policy", info.policy or "not known"),
         ("In RAM when it began", f"{len(run.trace.resident_at_start):,} experts"),
         ("Disk", f"{size_words(info.disk_rate)}/s by its probe" if info.disk_rate else "no probe"),
         ("Changed output", info.changed_output or "no"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...events import DECODE
+from ...residency.policies import DEFAULT, POLICIES
 from ...trace.times import part_name, parts_of_tokens
 from ...trace.trace import Trace
 from ...units import percent, three
@@ -60,23 +61,28 @@ def _two_rows(scene: s.Scene, items: list[tuple[str, str]]) -> None:
         x += wide
 
 
+LINES: dict[str, tuple[str, s.Dash]] = {
+    "lru": ("miss", "dash"), DEFAULT: ("hit", "solid"), "belady": ("top", "dot"),
+}  # fmt: skip
+ANOTHER: tuple[str, s.Dash] = ("ink", "dash")
+"""The line of a policy that somebody added."""
+
+
 def caches(rows: list[dict[str, Any]], trace: Trace) -> s.Scene:
     """The hit rate in decode of each policy over the cache's size."""
     title = "Hit rate in decode at other sizes"
     best = max(rows, key=lambda row: row["decode_hit_rate"])
     scene = s.Scene(
         title,
-        f"{title}: lines for LRU, habit and Belady's bound; at most "
+        f"{title}: lines for {', '.join(spec.label for spec in POLICIES.values())}; at most "
         f"{percent(best['decode_hit_rate'])} with {best['slots']:,} slots.",
     )
     x = s.Scale(0, max(row["slots"] for row in rows), s.LEFT, s.RIGHT)
     y = s.Scale(0, 100, s.BOTTOM, s.TOP)
     s.y_axis(scene, y, "hits (%)", [0, 25, 50, 75, 100], lines=True)
     s.x_axis(scene, x, "slots")
-    dashes: dict[str, tuple[str, s.Dash]] = {
-        "belady": ("top", "dot"), "lru": ("miss", "dash"), "habit": ("hit", "solid"),
-    }  # fmt: skip
-    for policy, (role, dash) in dashes.items():
+    for policy in POLICIES:
+        role, dash = LINES.get(policy, ANOTHER)
         mine = sorted((row for row in rows if row["policy"] == policy), key=lambda r: r["slots"])
         line = [(float(x(row["slots"])), float(y(100 * np.nan_to_num(row["decode_hit_rate"]))))
                 for row in mine]  # fmt: skip
@@ -85,6 +91,6 @@ def caches(rows: list[dict[str, Any]], trace: Trace) -> s.Scene:
         at = float(x(trace.info.slots))
         scene.marks.append(s.Line([np.array([[at, s.TOP], [at, s.BOTTOM]])], "ink", 1, "dot"))
         scene.marks.append(s.Text(min(at + 4, s.RIGHT - 60), s.BOTTOM - 6, "this run's size"))
-    s.legend(scene, [("miss", "lru", "dash"), ("hit", "habit", "solid"),
-                     ("top", "Belady's bound", "dot")])  # fmt: skip
+    lines = {name: LINES.get(name, ANOTHER) for name in POLICIES}
+    s.legend(scene, [(role, name, dash) for name, (role, dash) in lines.items()])
     return scene

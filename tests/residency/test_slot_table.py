@@ -8,10 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outlier_jupyter.residency import POLICIES, ExpertKey, SlotTable, make_policy
+from outlier_jupyter.residency import ExpertKey
+from outlier_jupyter.residency.policies import make_policy, offered
+from outlier_jupyter.residency.slot_table import SlotTable
+from tests.residency.naive import NaiveTable
 
 KEYS = st.builds(ExpertKey, st.integers(0, 2), st.integers(0, 5))
 REQUESTS = st.lists(st.lists(KEYS, min_size=1, max_size=4, unique=True), max_size=40)
+
+
+def table_of(capacity: int, policy: str = "lru") -> SlotTable:
+    return SlotTable(capacity, make_policy(policy, (6, 6, 6)))
 
 
 def serve(table: SlotTable, keys, fail=frozenset()):
@@ -26,7 +33,7 @@ def serve(table: SlotTable, keys, fail=frozenset()):
 @given(requests=REQUESTS, capacity=st.integers(4, 12), fail=st.sets(KEYS, max_size=4))
 def test_every_slot_is_always_in_one_state(requests, capacity, fail):
     """Whatever is asked for and whichever reads fail, no slot is lost and none is shared."""
-    table = SlotTable(capacity)
+    table = table_of(capacity)
     for keys in requests:
         plan = serve(table, keys, fail)
         table.check()
@@ -38,7 +45,7 @@ def test_every_slot_is_always_in_one_state(requests, capacity, fail):
 @given(requests=REQUESTS, capacity=st.integers(4, 12))
 def test_lru_evicts_what_was_asked_for_longest_ago(requests, capacity):
     """Against a plain ordered dictionary: the same hits and the same victims, in order."""
-    table, order = SlotTable(capacity), OrderedDict()
+    table, order = table_of(capacity), OrderedDict()
     for keys in requests:
         plan = serve(table, keys)
         assert list(plan.hits) == [key for key in keys if key in order]
@@ -56,10 +63,10 @@ def test_lru_evicts_what_was_asked_for_longest_ago(requests, capacity):
 
 @settings(deadline=None)
 @given(requests=REQUESTS, pinned=st.sets(KEYS, min_size=1, max_size=3))
-@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("policy", offered())
 def test_what_is_pinned_never_leaves(policy, requests, pinned):
     """Once read, a pinned expert is held for ever, whatever else is asked for."""
-    table = SlotTable(7, make_policy(policy, (6, 6, 6)))
+    table = table_of(7, policy)
     table.pin(pinned)
     serve(table, pinned)
     for keys in requests:
@@ -71,7 +78,7 @@ def test_what_is_pinned_never_leaves(policy, requests, pinned):
 
 def test_pins_leave_a_slot_for_the_others():
     """As many pins as slots are refused, and then none is pinned."""
-    table = SlotTable(2)
+    table = table_of(2)
     with pytest.raises(ValueError, match="2 pinned experts leave none of 2 slots"):
         table.pin([ExpertKey(0, 0), ExpertKey(0, 1)])
     assert table.room == 2
@@ -81,7 +88,7 @@ def test_pins_leave_a_slot_for_the_others():
 @given(held=st.lists(KEYS, max_size=4, unique=True), keys=st.lists(KEYS, min_size=1, unique=True))
 def test_a_request_is_cut_into_parts_that_fit_with_the_held_first(held, keys):
     """Parts hold every key once, fit the slots, and no key that is held waits for a later part."""
-    table = SlotTable(4)
+    table = table_of(4)
     serve(table, held)
     parts = table.split(keys)
     assert sorted(key for part in parts for key in part) == sorted(keys)
@@ -93,7 +100,7 @@ def test_a_request_is_cut_into_parts_that_fit_with_the_held_first(held, keys):
 @given(requests=REQUESTS, sizes=st.lists(st.integers(4, 12), min_size=1, max_size=6))
 def test_resizing_keeps_the_newest_and_every_slot_in_one_state(requests, sizes):
     """Those asked for last stay, in their slots or moved as told; nobody else's slot changes."""
-    table, order = SlotTable(4), OrderedDict()
+    table, order = table_of(4), OrderedDict()
     for turn, size in enumerate(sizes):
         for keys in requests[turn :: len(sizes)]:
             serve(table, keys)
@@ -118,7 +125,7 @@ def test_resizing_keeps_the_newest_and_every_slot_in_one_state(requests, sizes):
 
 def test_a_table_with_a_read_under_way_does_not_shrink():
     """A slot that is being read into cannot be given up."""
-    table = SlotTable(3)
+    table = table_of(3)
     plan = table.reserve([ExpertKey(0, 0)])
     with pytest.raises(ValueError, match="1 slots are reserved"):
         table.shrink(2)
@@ -130,7 +137,7 @@ def test_a_table_with_a_read_under_way_does_not_shrink():
 
 def test_more_keys_than_slots_change_nothing():
     """Asking for too much at once is refused before anything is evicted."""
-    table = SlotTable(2)
+    table = table_of(2)
     serve(table, [ExpertKey(0, 0), ExpertKey(0, 1)])
     with pytest.raises(ValueError, match="3 experts at once do not fit 2 slots"):
         table.reserve([ExpertKey(1, expert) for expert in range(3)])
@@ -141,4 +148,37 @@ def test_more_keys_than_slots_change_nothing():
 def test_a_table_needs_a_slot():
     """No slots, no table."""
     with pytest.raises(ValueError, match="give 1 or more"):
-        SlotTable(0)
+        table_of(0)
+
+
+USES = st.dictionaries(st.integers(0, 5), st.integers(1, 9), min_size=1)
+CHUNKS = st.lists(st.tuples(st.integers(0, 2), USES, st.booleans()))
+"""Lookups, of layers: the experts and how often they are used, and whether it is a prompt's."""
+
+
+@settings(deadline=None, max_examples=300)
+@given(chunks=CHUNKS, capacity=st.integers(2, 12), pinned=st.sets(KEYS, max_size=3))
+def test_prompts_and_tokens_are_served_as_plain_lists_would(chunks, capacity, pinned):
+    """The same parts, hits, evictions, order and favourites, lookup by lookup."""
+    table, naive = table_of(capacity), NaiveTable(capacity)
+    if len(pinned) < capacity:
+        table.pin(pinned)
+        naive.pinned = set(pinned)
+    for layer, used, prompt in chunks:
+        keys = [ExpertKey(layer, expert) for expert in sorted(used)]
+        uses = {key: used[key.expert] for key in keys} if prompt else None
+        stay = table.favourites(layer, uses, 3) if uses is not None else frozenset()
+        if uses is not None:
+            assert stay == naive.favourites(layer, uses, 3)
+        parts = table.split(keys, uses)
+        assert parts == naive.split(keys, uses)
+        for part in parts:
+            resident = [key for key in part if key in naive.recent]
+            plan = serve(table, part)
+            assert list(plan.hits) == resident
+            assert [p.evicted for p in plan.placements if p.evicted] == naive.serve(part)
+            if prompt:
+                table.spare_all_but(layer, stay)
+                naive.spare_all_but(layer, set(stay))
+            table.check()
+        assert table.order() == naive.order()

@@ -1,23 +1,56 @@
 """What LRU would do with every number of slots at once: exact stack distances, compiled.
 
-Keys are numbers as in `loops`.
+Keys are numbers as in `slots`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .loops import compiled, distinct
+from .compiling import compiled
 
 BLOCK = 64
 """Places that are counted as one."""
 
 
 @compiled
+def distinct(experts, first, end, layer, keys, seen):  # type: ignore[no-untyped-def]
+    """Write the distinct experts of experts[first:end, layer] to `keys`, ascending; how many.
+
+    `seen`, bool [width], is all False and stays so.
+    """
+    width, count = len(seen), 0
+    if end - first == 1:
+        for expert in experts[first, layer]:
+            if expert < 0 or seen[expert]:
+                continue
+            seen[expert] = True
+            at = count
+            while at > 0 and keys[at - 1] > expert:
+                keys[at] = keys[at - 1]
+                at -= 1
+            keys[at] = expert
+            count += 1
+        for i in range(count):
+            seen[keys[i]] = False
+        return count
+    for step in range(first, end):
+        for expert in experts[step, layer]:
+            if expert >= 0:
+                seen[expert] = True
+    for expert in range(width):
+        if seen[expert]:
+            keys[count] = expert
+            count += 1
+            seen[expert] = False
+    return count
+
+
+@compiled
 def stack_distances(experts, starts, phase, mine, nbytes, width, at_start):  # type: ignore[no-untyped-def]
     """What LRU would hit with any number of slots, from one pass over a trace (Mattson, 1970).
 
-    An expert's distance is how many experts, itself included, were asked for since it was: it
+    An expert's distance is how many experts, itself included, were used since it was: it
     hits where there are so many slots or more. The keys stand in the order of their last use, and
     are counted by blocks; the order is renumbered when its end is reached, so that it stays in the
     processor's cache.
@@ -29,7 +62,7 @@ def stack_distances(experts, starts, phase, mine, nbytes, width, at_start):  # t
     Returns:
         int64 [2, keys + 2, 4]: per phase and distance, the choices made, the distinct experts
         looked up, their bytes, and the look-ups whose furthest expert is so far away. The last
-        column is of those never asked for before. Then the most experts of any look-up.
+        column is of those never used before. Then the most experts of any look-up.
     """
     layers = experts.shape[1]
     total = layers * width

@@ -1,0 +1,36 @@
+"""Belady's bound (1966): what is used again furthest in the future is evicted first.
+
+It needs the future, so only a replay can have it; no policy reads fewer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..compiling import compiled
+
+NEVER = np.int64(2**62)
+"""The next use of what is not used again."""
+
+
+@compiled
+def next_uses(experts, starts, width):  # type: ignore[no-untyped-def]
+    """When each chosen expert is looked up again, and when each expert is for the first time.
+
+    Time counts lookups: call × layers + layer; `NEVER` where there is none. Both int64:
+    [steps, layers, k] and [layers, width].
+    """
+    steps, layers, k = experts.shape
+    out = np.full((steps, layers, k), NEVER)
+    later = np.full((layers, width), NEVER)
+    for call in range(len(starts) - 2, -1, -1):
+        for layer in range(layers):
+            for step in range(starts[call], starts[call + 1]):
+                for i in range(k):
+                    if experts[step, layer, i] >= 0:
+                        out[step, layer, i] = later[layer, experts[step, layer, i]]
+            for step in range(starts[call], starts[call + 1]):
+                for i in range(k):
+                    if experts[step, layer, i] >= 0:
+                        later[layer, experts[step, layer, i]] = call * layers + layer
+    return out, later

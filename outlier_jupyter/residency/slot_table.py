@@ -1,0 +1,313 @@
+"""The table of slots that an engine books: which expert is in which slot, and what must move next.
+
+The table decides and books; it reads nothing itself, so a read that fails only hands its slot back.
+All experts of one (call, layer) are looked up at once: hits are those resident before any of them
+is read, and none of those requested is evicted. What it decides are the functions of `slots`, which
+a replay calls as well.
+
+Some more slots may lie beside the cache, `aside`. Whoever has read an expert into one of them ahead
+of time can `exchange` it for the slot that the expert was given; what is resident never depends on
+that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import ExpertKey, Int64s, slots
+from .policies import Policy
+from .slots import ASIDE, CAPACITY, FREE, HIT, IN_USE, PINNED, RESERVED, UNUSED
+
+
+class Placement(NamedTuple):
+    """`key` is to be read into `slot`, from which `evicted` (if any) has gone."""
+
+    key: ExpertKey
+    slot: int
+    evicted: ExpertKey | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one request needs: the slots of resident experts, and where the others are to go."""
+
+    hits: dict[ExpertKey, int]
+    placements: tuple[Placement, ...]
+
+
+class SlotTable:
+    """`capacity` slots, all free at first, and `aside` more beside them.
+
+    Args:
+        policy: scores the experts; it is this table's alone.
+
+    Raises:
+        ValueError: a capacity below 1.
+    """
+
+    def __init__(self, capacity: int, policy: Policy, aside: int = 0) -> None:
+        if capacity < 1:
+            raise ValueError(f"a table of {capacity} slots holds nothing: give 1 or more")
+        precompile()
+        self._policy = policy
+        self._width: int = policy.score.shape[1]
+        self._slots = slots.new_slots(capacity, policy.score, policy.weight, aside)
+        self._aside = set(range(capacity, capacity + aside))
+        self._reserved: set[int] = set()
+
+    def __len__(self) -> int:
+        """How many experts are resident."""
+        return int(self._slots.counts[IN_USE])
+
+    def __contains__(self, key: ExpertKey) -> bool:
+        return bool(self._slots.slot_of[key[0] * self._width + key[1]] >= 0)
+
+    def __iter__(self) -> Iterator[ExpertKey]:
+        """The resident experts, by slot."""
+        return iter(self._keys(self._slots.key_of[self._slots.key_of >= 0]))
+
+    @property
+    def capacity(self) -> int:
+        """How many slots there are, without those aside."""
+        return int(self._slots.counts[CAPACITY])
+
+    @property
+    def policy(self) -> str:
+        """The name of the policy that scores the experts."""
+        return self._policy.name
+
+    @property
+    def aside(self) -> frozenset[int]:
+        """The slots that lie beside the cache now."""
+        return frozenset(self._aside)
+
+    @property
+    def room(self) -> int:
+        """How many experts fit at once beside those pinned."""
+        return self.capacity - int(self._slots.counts[PINNED])
+
+    def order(self) -> list[ExpertKey]:
+        """The resident experts, the first to be evicted first; those pinned never are."""
+        return self._keys(slots.order(self._slots))
+
+    def pin(self, keys: Iterable[ExpertKey]) -> None:
+        """From now on `keys` are never evicted once they are resident; others may be again.
+
+        Raises:
+            ValueError: no slot would be left for the others.
+        """
+        pinned = np.unique(self._codes(keys))
+        if len(pinned) >= self.capacity:
+            raise ValueError(f"{len(pinned)} pinned experts leave none of {self.capacity} slots")
+        self._slots.keep[:] = 0
+        self._slots.keep[pinned] = 1
+        self._slots.counts[PINNED] = len(pinned)
+
+    def routed(self, layer: int, experts: npt.NDArray[Any]) -> None:
+        """The router of `layer` chose `experts` [tokens, k], which will be looked up next."""
+        self._policy.routed(layer, np.ascontiguousarray(experts, np.int16))
+
+    def split(
+        self, keys: Sequence[ExpertKey], uses: Mapping[ExpertKey, int] | None = None
+    ) -> list[tuple[ExpertKey, ...]]:
+        """Cut a request into parts that fit the slots; see `slots.split`.
+
+        Args:
+            uses: how often each of `keys` is needed, when they are those of a whole prompt.
+        """
+        if uses is None and len(keys) <= self.room:
+            return [tuple(keys)]
+        codes = self._codes(keys)
+        order = np.empty_like(codes)
+        counts = np.zeros(0, np.int64) if uses is None else self._counts(keys, uses)
+        first, window = slots.split(self._slots, codes, counts, uses is not None, order)
+        cut = self._keys(order)
+        starts = [0, *range(first, len(cut), window)] if first else range(0, len(cut), window)
+        ends = [*starts[1:], len(cut)]
+        return [tuple(cut[a:b]) for a, b in zip(starts, ends, strict=True)]
+
+    @property
+    def passing(self) -> int:
+        """Slots through which the experts of a prompt pass, where none are free or spare."""
+        return int(slots.passing(self._slots))
+
+    def favourites(
+        self, layer: int, uses: Mapping[ExpertKey, int], layers: int
+    ) -> frozenset[ExpertKey]:
+        """The experts of `layer` that stay when a chunk was read; see `slots.favourites`.
+
+        Args:
+            uses: how often the chunk uses each of its experts.
+            layers: how many layers share the slots.
+        """
+        keys = list(uses)
+        codes, counts = self._codes(keys), self._counts(keys, uses)
+        return frozenset(self._keys(slots.favourites(self._slots, codes, counts, layer, layers)))
+
+    def spare_all_but(self, layer: int, keep: Set[ExpertKey]) -> None:
+        """Have the resident experts of `layer` evicted before all others, except `keep`."""
+        slots.spare_all_but(self._slots, self._codes(keep), layer)
+
+    def reserve(self, keys: Iterable[ExpertKey]) -> Plan:
+        """Look up distinct `keys` together, and book slots for those that are not resident.
+
+        Every placement must be followed by `commit` or `release`.
+
+        Raises:
+            ValueError: more keys than slots; use `split` first. Nothing has changed then.
+        """
+        wanted = list(dict.fromkeys(keys))
+        codes = self._codes(wanted)
+        if not slots.fits(self._slots, codes):
+            raise ValueError(f"{len(wanted)} experts at once do not fit {self.capacity} slots")
+        self._policy.used(codes)
+        where, evicted = np.empty_like(codes), np.empty_like(codes)
+        slots.reserve(self._slots, codes, where, evicted)
+        hits, placements = {}, []
+        for key, slot, gone in zip(wanted, where.tolist(), evicted.tolist(), strict=True):
+            if gone == HIT:
+                hits[key] = slot
+                continue
+            self._reserved.add(slot)
+            out = None if gone == FREE else ExpertKey(*divmod(gone, self._width))
+            placements.append(Placement(key, slot, out))
+        return Plan(hits, tuple(placements))
+
+    def exchange(self, placement: Placement, slot: int) -> Placement:
+        """Have a reserved `placement` sit in `slot`, one of `aside`; its own lies there then."""
+        self._aside.remove(slot)
+        self._aside.add(placement.slot)
+        self._reserved.remove(placement.slot)
+        self._reserved.add(slot)
+        self._slots.key_of[slot] = RESERVED
+        self._slots.key_of[placement.slot] = ASIDE
+        return placement._replace(slot=slot)
+
+    def commit(self, placement: Placement) -> None:
+        """The read is done: `placement.key` is resident from now on."""
+        self._reserved.remove(placement.slot)
+        slots.put(self._slots, self._code(placement.key), placement.slot)
+
+    def release(self, placement: Placement) -> None:
+        """The read failed: the slot is free again (what was evicted for it stays gone)."""
+        self._reserved.remove(placement.slot)
+        slots.give_back(self._slots, placement.slot)
+
+    def straighten(self) -> list[tuple[int, int]]:
+        """Have the slots of the cache be the first `capacity`, and those aside come after them.
+
+        Returns:
+            (from, to) for each resident expert that must move; no slot is in two of them.
+        """
+        assert not self._reserved, "slots are being read into"
+        capacity, table = self.capacity, self._slots
+        room = sorted(slot for slot in self._aside if slot < capacity)
+        free = table.free[: table.counts[UNUSED]]
+        table.free[: len(free)] = [s if s < capacity else room.pop() for s in free.tolist()]
+        moves = self._move_down(room)
+        self._resize(capacity)
+        return moves
+
+    def grow(self, capacity: int) -> None:
+        """Add free slots, up to `capacity`; resident experts stay where they are (straightened)."""
+        new = range(capacity - 1, self.capacity - 1, -1)
+        free = [*new, *self._slots.free[: self._slots.counts[UNUSED]].tolist()]
+        self._resize(capacity, free)
+
+    def shrink(self, capacity: int) -> list[tuple[int, int]]:
+        """Give up all slots from `capacity` on: experts are evicted until the rest fit.
+
+        Slots must be straightened.
+
+        Returns:
+            (from, to) for each resident expert that must move; no slot is in two of them.
+
+        Raises:
+            ValueError: a slot is reserved, or none would be left beside those of pinned experts.
+                Nothing has changed then.
+        """
+        table = self._slots
+        if self._reserved or capacity <= table.counts[PINNED]:
+            raise ValueError(f"{len(self._reserved)} slots are reserved, {capacity} would be left")
+        slots.evict(table, max(0, len(self) - capacity))
+        free = [s for s in table.free[: table.counts[UNUSED]].tolist() if s < capacity]
+        moves = self._move_down(free, capacity)
+        self._resize(capacity, free)
+        return moves
+
+    def _move_down(self, room: list[int], capacity: int = 0) -> list[tuple[int, int]]:
+        """Move what is resident from `capacity` on (or in slots past the cache) to `room`."""
+        table, moves = self._slots, []
+        resident = np.flatnonzero(table.key_of >= 0)
+        for slot in resident[resident >= (capacity or self.capacity)].tolist():
+            to, key = room.pop(), table.key_of[slot]
+            table.key_of[to], table.key_of[slot] = key, FREE
+            table.slot_of[key] = to
+            moves.append((slot, to))
+        return moves
+
+    def _resize(self, capacity: int, free: Sequence[int] | None = None) -> None:
+        """Have `capacity` slots, `free` of them free (default: as before), then those aside."""
+        table, aside = self._slots, len(self._aside)
+        if free is None:
+            free = table.free[: table.counts[UNUSED]].tolist()
+        key_of = np.full(capacity + aside, FREE, np.int64)
+        both = min(capacity, self.capacity)
+        resident = table.key_of[:both] >= 0
+        key_of[:both][resident] = table.key_of[:both][resident]
+        key_of[capacity:] = ASIDE
+        stack = np.zeros(capacity + aside, np.int64)
+        stack[: len(free)] = free
+        table.counts[[UNUSED, CAPACITY]] = len(free), capacity
+        self._slots = table._replace(key_of=key_of, free=stack)
+        self._aside = set(range(capacity, capacity + aside))
+
+    def check(self) -> None:
+        """Assert that every slot is in exactly one state; for tests."""
+        states = np.arange(len(self._slots.key_of))
+        slots.check(
+            self._slots,
+            np.isin(states, list(self._aside)),
+            np.isin(states, list(self._reserved)),
+        )
+
+    def _code(self, key: ExpertKey) -> int:
+        return key.layer * self._width + key.expert
+
+    def _codes(self, keys: Iterable[ExpertKey]) -> Int64s:
+        width = self._width
+        return np.array([key[0] * width + key[1] for key in keys], np.int64)
+
+    def _keys(self, codes: Int64s) -> list[ExpertKey]:
+        return [ExpertKey(*divmod(code, self._width)) for code in codes.tolist()]
+
+    @staticmethod
+    def _counts(keys: Iterable[ExpertKey], uses: Mapping[ExpertKey, int]) -> Int64s:
+        return np.array([uses[key] for key in keys], np.int64)
+
+
+@lru_cache(maxsize=1)
+def precompile() -> None:
+    """Compile, or load what was compiled, now and not at the first token."""
+    from .policies import make_policy
+
+    policy = make_policy("predictive", [4, 4])
+    policy.routed(0, np.zeros((1, 1), np.int16))
+    table = slots.new_slots(1, policy.score, policy.weight)
+    keys = np.array([0], np.int64)
+    out, gone = np.empty(1, np.int64), np.empty(1, np.int64)
+    slots.fits(table, keys)
+    slots.passing(table)
+    for slot in (0, 0):
+        slots.reserve(table, keys, out, gone)
+        slots.put(table, 0, slot)
+    slots.split(table, keys, keys, True, out)
+    slots.spare_all_but(table, slots.favourites(table, keys, keys, 0, 1), 0)
+    slots.evict(table, 1)
+    slots.give_back(table, 0)

@@ -1,0 +1,359 @@
+"""The slot table as arrays, and the compiled functions that look up, reserve and evict in it.
+
+The engine's table and the replay of a trace call the same functions, so that what a replay says
+would have happened is what the engine does. A key is a number here: layer × width + expert, width
+being the most experts a layer has. A slot is free, reserved (being read into), resident or aside.
+
+An expert's worth is its policy's score × its layer's weight; the least is evicted first, and of
+equals the lower key. Experts that a prompt is done with are spare: they are evicted before others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import Float64s, Int64s
+from .compiling import compiled
+
+FREE, RESERVED, ASIDE = -1, -2, -3
+"""What `Slots.key_of` says of a slot that is not resident."""
+HIT = -2
+"""What `reserve` says was evicted for a key that is resident already."""
+
+IN_USE, UNUSED, CAPACITY, PINNED = 0, 1, 2, 3
+"""What `Slots.counts` counts: resident experts, free slots, slots in all, pinned experts."""
+
+
+class Slots(NamedTuple):
+    """Which expert is in which slot.
+
+    Attributes:
+        key_of: int64 [slots], the resident key, or FREE, RESERVED or ASIDE.
+        slot_of: int64 [keys], the slot of a resident key, or -1.
+        free: int64 [slots], the free slots in its first counts[UNUSED]; the last is taken next.
+        counts: int64 [4], by the names above.
+        rank: float64 [layers, width], below 0 where spare: the least is evicted first.
+        lowest: float64 [1], the least rank given.
+        keep: int64 [keys], how many reasons there are not to evict it now.
+        score: float64 [layers, width] and weight: float64 [layers], the policy's.
+    """
+
+    key_of: Int64s
+    slot_of: Int64s
+    free: Int64s
+    counts: Int64s
+    rank: Float64s
+    lowest: Float64s
+    keep: Int64s
+    score: Float64s
+    weight: Float64s
+
+
+def new_slots(capacity: int, score: Float64s, weight: Float64s, aside: int = 0) -> Slots:
+    """`capacity` free slots, and `aside` more that lie beside them.
+
+    Args:
+        score: float64 [layers, width]; weight: float64 [layers]: the policy writes them.
+    """
+    slots = capacity + aside
+    key_of = np.full(slots, FREE, np.int64)
+    key_of[capacity:] = ASIDE
+    free = np.zeros(slots, np.int64)
+    free[:capacity] = np.arange(capacity - 1, -1, -1)
+    return Slots(
+        key_of,
+        np.full(score.size, -1, np.int64),
+        free,
+        np.array([0, capacity, capacity, 0], np.int64),
+        np.zeros(score.shape),
+        np.zeros(1),
+        np.zeros(score.size, np.int64),
+        score,
+        weight,
+    )
+
+
+@compiled
+def least(score, weight, among, keep, out):  # type: ignore[no-untyped-def]
+    """Write the keys of least score × weight of their layer to `out`; how many there were.
+
+    Args:
+        among: int64, keys, and numbers below 0 that are none.
+        keep: int64 [keys], not 0 for those that may not be chosen.
+        out: int64. The least comes first; of equals, the lower key.
+    """
+    width = score.shape[1]
+    flat = score.ravel()
+    worth = np.empty(len(out))
+    found = 0
+    for key in among:
+        if key < 0:
+            continue
+        mine = flat[key] * weight[key // width]
+        at = found
+        if found == len(out):
+            if found == 0 or mine > worth[found - 1]:
+                continue
+            if mine == worth[found - 1] and key > out[found - 1]:
+                continue
+            at = found - 1
+        if keep[key]:
+            continue
+        while at > 0 and (worth[at - 1] > mine or (worth[at - 1] == mine and out[at - 1] > key)):
+            worth[at], out[at] = worth[at - 1], out[at - 1]
+            at -= 1
+        worth[at], out[at] = mine, key
+        found = min(found + 1, len(out))
+    return found
+
+
+@compiled
+def evicted_first(slots, among, out):  # type: ignore[no-untyped-def]
+    """Write those of `among` that are evicted first to `out`, the spare ones first; how many."""
+    spare = np.empty(len(among), np.int64)
+    count = 0
+    if slots.lowest[0] < 0:
+        for key in among:
+            if key >= 0 and slots.rank.ravel()[key] < 0 and not slots.keep[key]:
+                spare[count] = key
+                count += 1
+    if not count:
+        return least(slots.score, slots.weight, among, slots.keep, out)
+    alike = np.ones(len(slots.weight))
+    taken = least(slots.rank, alike, spare[:count], slots.keep, out[: min(count, len(out))])
+    for key in spare[:count]:
+        slots.keep[key] += 1
+    taken += least(slots.score, slots.weight, among, slots.keep, out[taken:])
+    for key in spare[:count]:
+        slots.keep[key] -= 1
+    return taken
+
+
+@compiled
+def fits(slots, keys):  # type: ignore[no-untyped-def]
+    """Whether distinct `keys` can be resident together, beside what is pinned or reserved."""
+    missing = 0
+    for key in keys:
+        missing += slots.slot_of[key] < 0
+    if missing <= slots.counts[UNUSED]:
+        return True
+    may_go = slots.counts[UNUSED]
+    for key in slots.key_of:
+        may_go += key >= 0 and not slots.keep[key]
+    for key in keys:
+        may_go -= slots.slot_of[key] >= 0 and not slots.keep[key]
+    return missing <= may_go
+
+
+@compiled
+def reserve(slots, keys, where, evicted):  # type: ignore[no-untyped-def]
+    """Look up distinct `keys` together, and take a slot for each that is not resident.
+
+    They must fit (`fits`). What is evicted is gone; what took its slot is resident from `put` on.
+
+    Args:
+        where: int64 [keys], written: the slot of each key.
+        evicted: int64 [keys], written: HIT, FREE, or the key that was evicted for it.
+
+    Returns:
+        how many were not resident.
+    """
+    missing = 0
+    for key in keys:
+        slots.keep[key] += 1
+        missing += slots.slot_of[key] < 0
+    going = np.empty(max(0, missing - slots.counts[UNUSED]), np.int64)
+    if len(going):
+        evicted_first(slots, slots.key_of, going)
+    for key in keys:
+        slots.keep[key] -= 1
+    gone = 0
+    for i in range(len(keys)):
+        key = keys[i]
+        slots.rank.ravel()[key] = 0
+        where[i], evicted[i] = slots.slot_of[key], HIT
+        if where[i] >= 0:
+            continue
+        if slots.counts[UNUSED]:
+            slots.counts[UNUSED] -= 1
+            where[i], evicted[i] = slots.free[slots.counts[UNUSED]], FREE
+        else:
+            where[i], evicted[i] = _remove(slots, going[gone]), going[gone]
+            gone += 1
+        slots.key_of[where[i]] = RESERVED
+    return missing
+
+
+@compiled
+def _remove(slots, key):  # type: ignore[no-untyped-def]
+    """`key` is resident no more; the slot in which it was."""
+    slot = slots.slot_of[key]
+    slots.slot_of[key] = -1
+    slots.rank.ravel()[key] = 0
+    slots.counts[IN_USE] -= 1
+    return slot
+
+
+@compiled
+def evict(slots, count):  # type: ignore[no-untyped-def]
+    """Evict `count` experts, those that are evicted first, and free their slots; how many were."""
+    going = np.empty(count, np.int64)
+    found = evicted_first(slots, slots.key_of, going)
+    for key in going[:found]:
+        give_back(slots, _remove(slots, key))
+    return found
+
+
+@compiled
+def put(slots, key, slot):  # type: ignore[no-untyped-def]
+    """`key` is resident from now on, in `slot`, which was reserved for it."""
+    slots.key_of[slot] = key
+    slots.slot_of[key] = slot
+    slots.counts[IN_USE] += 1
+
+
+@compiled
+def give_back(slots, slot):  # type: ignore[no-untyped-def]
+    """`slot` is free; it is the next to be taken."""
+    slots.key_of[slot] = FREE
+    slots.free[slots.counts[UNUSED]] = slot
+    slots.counts[UNUSED] += 1
+
+
+@compiled
+def passing(slots):  # type: ignore[no-untyped-def]
+    """Slots through which the experts of a prompt pass, where none are free or spare."""
+    return max(1, (slots.counts[CAPACITY] - slots.counts[PINNED]) // 4)
+
+
+@compiled
+def split(slots, keys, uses, prompt, order):  # type: ignore[no-untyped-def]
+    """Cut a lookup into parts that fit the slots, those that are resident first: they still hit.
+
+    One token's experts that fit stay as they are: LRU's order must not depend on what is resident.
+    Of a prompt, the most used come last, and parts are kept to the slots that others can spare.
+
+    Args:
+        uses: int64 [keys], how often each of `keys` is used; read only for a prompt.
+        order: int64 [keys], written: the keys, part after part.
+
+    Returns:
+        the size of the first part, and of the others.
+    """
+    room = slots.counts[CAPACITY] - slots.counts[PINNED]
+    wanted = len(keys)
+    if not prompt and wanted <= room:
+        order[:wanted] = keys
+        return wanted, wanted
+    resident, together = 0, slots.counts[PINNED]
+    for key in keys:
+        if slots.slot_of[key] >= 0:
+            order[resident] = key
+            resident += 1
+            together += slots.keep[key] == 0
+    done = resident
+    use = np.empty(wanted, np.int64)
+    for i in range(wanted):
+        if slots.slot_of[keys[i]] < 0:
+            at = done
+            while prompt and at > resident and use[at - 1] > uses[i]:
+                order[at], use[at] = order[at - 1], use[at - 1]
+                at -= 1
+            order[at], use[at] = keys[i], uses[i] if prompt else 0
+            done += 1
+    window = room
+    if prompt:
+        window = slots.counts[UNUSED]
+        for key in slots.key_of:
+            window += key >= 0 and slots.rank.ravel()[key] < 0
+        for key in order[:resident]:
+            window -= slots.rank.ravel()[key] < 0
+        window = min(max(window, passing(slots)), room)
+    return resident + max(0, min(window, slots.counts[CAPACITY] - together)), window
+
+
+@compiled
+def favourites(slots, keys, uses, layer, layers):  # type: ignore[no-untyped-def]
+    """The keys of `layer` that stay when a chunk of a prompt was read, as int64.
+
+    They are those the chunk uses most, then those of earlier that would be evicted last, as many
+    as are the layer's share of the slots that are not passed through.
+
+    Args:
+        keys, uses: int64, what the chunk uses of this layer, and how often.
+        layers: how many layers share the slots.
+    """
+    room = slots.counts[CAPACITY] - slots.counts[PINNED]
+    share = max(1, (room - passing(slots)) // layers)
+    most, use = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
+    for i in range(len(keys)):
+        at = i
+        while at > 0 and use[at - 1] < uses[i]:
+            most[at], use[at] = most[at - 1], use[at - 1]
+            at -= 1
+        most[at], use[at] = keys[i], uses[i]
+    for key in keys:
+        slots.keep[key] += 1
+    before = _of_layer(slots, layer)
+    for key in keys:
+        slots.keep[key] -= 1
+    out = np.empty(min(share, len(keys) + len(before)), np.int64)
+    for i in range(len(out)):
+        out[i] = most[i] if i < len(keys) else before[len(before) - 1 - (i - len(keys))]
+    return out
+
+
+@compiled
+def spare_all_but(slots, stay, layer):  # type: ignore[no-untyped-def]
+    """Have the resident experts of `layer` evicted before all others, except those of `stay`."""
+    for key in stay:
+        slots.keep[key] += 1
+    going = _of_layer(slots, layer)
+    for key in stay:
+        slots.keep[key] -= 1
+    slots.lowest[0] -= len(going)
+    for i in range(len(going)):
+        slots.rank.ravel()[going[i]] = slots.lowest[0] + i
+
+
+@compiled
+def _of_layer(slots, layer):  # type: ignore[no-untyped-def]
+    """The resident keys of `layer` that may be evicted, those evicted first coming first."""
+    width = slots.score.shape[1]
+    mine = np.empty(width, np.int64)
+    count = 0
+    for key in range(layer * width, (layer + 1) * width):
+        if slots.slot_of[key] >= 0 and not slots.keep[key]:
+            mine[count] = key
+            count += 1
+    out = np.empty(count, np.int64)
+    evicted_first(slots, mine[:count], out)
+    return out
+
+
+def order(slots: Slots) -> Int64s:
+    """The resident keys, the first to be evicted first; those pinned never are."""
+    keys = np.sort(slots.key_of[slots.key_of >= 0])
+    rank = slots.rank.ravel()[keys]
+    worth = slots.score.ravel()[keys] * slots.weight[keys // slots.score.shape[1]]
+    spare = rank < 0
+    worth[spare] = rank[spare]
+    found: Int64s = keys[np.lexsort((worth, ~spare))]
+    return found
+
+
+def check(slots: Slots, aside: npt.NDArray[np.bool_], reserved: npt.NDArray[np.bool_]) -> None:
+    """Assert that every slot is in exactly one state; for tests."""
+    resident = np.flatnonzero(slots.key_of >= 0)
+    assert (slots.slot_of[slots.key_of[resident]] == resident).all(), "a key is in two slots"
+    assert (slots.slot_of >= 0).sum() == len(resident) == slots.counts[IN_USE], "keys lost"
+    free = slots.free[: slots.counts[UNUSED]]
+    assert sorted(free) == np.flatnonzero(slots.key_of == FREE).tolist(), "free slots lost"
+    assert ((slots.key_of == ASIDE) == aside).all() and aside.sum() + slots.counts[CAPACITY] == len(
+        slots.key_of
+    ), "slots aside lost"
+    assert ((slots.key_of == RESERVED) == reserved).all(), "reserved slots lost"
+    assert (slots.slot_of[np.flatnonzero(slots.rank.ravel() < 0)] >= 0).all(), "spare, not there"
