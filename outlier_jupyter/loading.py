@@ -22,6 +22,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_reduce
 
+from . import families
 from .budget import Needs, Room, fitted, needs_of, slots_of
 from .checkpoint import Checkpoint, Reader
 from .chunking import Costs
@@ -56,9 +57,6 @@ if TYPE_CHECKING:
 
 EXPERTS_NAME = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
 """The names under which configs keep the number of experts of a layer."""
-TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k",
-               "top_k_experts")  # fmt: skip
-"""The names under which configs keep the number of experts per token (read off mlx-lm 0.32)."""
 
 
 @takes(LoadOptions)
@@ -314,7 +312,7 @@ def _top_k(
     """The model's own experts per token, and what to change in its config for `wanted`."""
     text_config = config.get("text_config")
     inner = text_config if isinstance(text_config, dict) else {}
-    for name in TOP_K_NAMES:
+    for name in families.names("top_k"):
         if isinstance(config.get(name), int):
             return config[name], None if wanted is None else {name: wanted}
         if isinstance(inner.get(name), int):

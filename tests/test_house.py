@@ -14,9 +14,10 @@ import outlier_jupyter
 ROOT = Path(outlier_jupyter.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 
-BASE = {"errors", "options", "events"}
+BASE = {"errors", "options", "events", "families"}
 MAY_IMPORT = {
     "errors": set(),
+    "families": set(),
     "options": {"errors", "residency"},
     "events": set(),
     "interrupt": set(),

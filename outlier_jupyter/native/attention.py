@@ -1,7 +1,7 @@
 """Attention, from the activations to the output projection, with kernels.
 
-Only for the classes of `KNOWN`, whose arithmetic this repeats; tests hold it against mlx-lm's own.
-Anything else about a call (another mask, a quantised cache) goes mlx-lm's way. The KV
+Only for the classes that `families` names, whose arithmetic this repeats; tests hold it against
+mlx-lm's own. Anything else about a call (another mask, a quantised cache) goes mlx-lm's way. The KV
 cache is mlx-lm's and is updated by it.
 """
 
@@ -14,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import KVCache
 
+from ..families import known_as
 from ..kernels import (
     Attend,
     Cached,
@@ -32,16 +33,6 @@ from .classes import native_class
 from .growing import Growing, held, takes_float32
 from .linear import Shared, compute
 
-KNOWN = {
-    ("qwen3_moe", "Attention"),
-    ("qwen2_moe", "Attention"),
-    ("olmoe", "Attention"),
-    ("mixtral", "MixtralAttention"),
-    ("gpt_oss", "AttentionBlock"),
-    ("llama", "Attention"),
-    ("qwen3", "Attention"),
-}
-"""(module, class) of mlx-lm whose attention is: q, k, v; perhaps norms; rope; attention; o."""
 HEADS = ("n_heads", "num_heads", "num_attention_heads")
 KV_HEADS = ("n_kv_heads", "num_key_value_heads")
 SCALES = ("scale", "sm_scale")
@@ -160,8 +151,7 @@ class _Attention:
 
 def can_swap(module: nn.Module) -> bool:
     """Whether this module's attention is one that is known here, positions included."""
-    where = type(module).__module__.rpartition(".")[2], type(module).__name__
-    return where in KNOWN and type(module.rope) is nn.RoPE
+    return known_as(module, "attention") is not None and type(module.rope) is nn.RoPE
 
 
 def swap_attention(module: Any, shared: Shared, output: Stack) -> None:

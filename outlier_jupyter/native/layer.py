@@ -1,9 +1,9 @@
 """A whole decoder layer for one new token, with nothing of it left for MLX to evaluate.
 
-For the classes of `KNOWN`, which are all of one shape: norm, attention, norm, router, experts,
-perhaps a shared expert. What their small operations cost in MLX, an evaluation each time the graph
-is cut, is more than they compute. The experts are asked of the paged switch as ever, and the
-router's weights pass by its tap; the ids of a token come in the order of their weights.
+For the classes that `families` names, which are all of one shape: norm, attention, norm, router,
+experts, perhaps a shared expert. What their small operations cost in MLX, an evaluation each time
+the graph is cut, is more than they compute. The experts are asked of the paged switch as ever, and
+the router's weights pass by its tap; the ids of a token come in the order of their weights.
 """
 
 from __future__ import annotations
@@ -15,18 +15,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..families import known_as
 from ..kernels import RUNNING, Chain, Experts, Room, Stack, blend_link, choose_link, norm_link
 from .arrays import F32s, Ids, as_rows
 from .classes import native_class
 from .growing import takes_float32
-
-KNOWN = {
-    ("qwen3_moe", "Qwen3MoeDecoderLayer"): "mlp",
-    ("qwen2_moe", "Qwen2MoeDecoderLayer"): "mlp",
-    ("olmoe", "TransformerBlock"): "mlp",
-    ("mixtral", "MixtralDecoderLayer"): "block_sparse_moe",
-}
-"""(module, class) of mlx-lm → the name of its sparse block."""
 
 
 class Stream:
@@ -97,7 +90,9 @@ class Plan:
     """
 
     def __init__(self, layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Room) -> None:
-        block = layer[KNOWN[_where(layer)]]
+        family = known_as(layer, "layer")
+        assert family is not None, "can_swap was not asked"
+        block = layer[family.block]
         self.stream = stream
         self.attention = layer.self_attn._plan
         self.shared = Shared(block, stacks) if "shared_expert" in block else None
@@ -106,7 +101,7 @@ class Plan:
         router = stacks[id(block.gate)]
         k = int(block.top_k if hasattr(block, "top_k") else block.num_experts_per_tok)
         # Mixtral takes its softmax over the chosen ones, which is the same as making them sum to 1.
-        sums_to_one = bool(getattr(block, "norm_topk_prob", _where(layer)[0] == "mixtral"))
+        sums_to_one = bool(getattr(block, "norm_topk_prob", family.sums_to_one))
         before, after = norm_of(layer.input_layernorm), norm_of(layer.post_attention_layernorm)
         width = len(before[0])
         self._k = k
@@ -249,8 +244,8 @@ def plans(layers: Sequence[nn.Module]) -> list[Plan] | None:
 
 def can_swap(layer: nn.Module) -> bool:
     """Whether the layer is one that is known here, with experts that are paged."""
-    where = _where(layer)
-    return where in KNOWN and hasattr(layer[KNOWN[where]].get("switch_mlp"), "decode")
+    family = known_as(layer, "layer")
+    return family is not None and hasattr(layer[family.block].get("switch_mlp"), "decode")
 
 
 def swap_layer(layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Room) -> None:
@@ -262,7 +257,3 @@ def swap_layer(layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Roo
     """
     object.__setattr__(layer, "_plan", Plan(layer, stacks, stream, memory))
     layer.__class__ = native_class(_Layer, type(layer))
-
-
-def _where(module: Any) -> tuple[str, str]:
-    return type(module).__module__.rpartition(".")[2], type(module).__name__

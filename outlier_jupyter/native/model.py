@@ -13,17 +13,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..families import known_as
 from .arrays import as_rows
 from .classes import native_class
 from .layer import Norm, Stream, plans
-
-KNOWN = {
-    ("qwen3_moe", "Qwen3MoeModel"),
-    ("qwen2_moe", "Qwen2MoeModel"),
-    ("olmoe", "OlmoeModel"),
-    ("mixtral", "MixtralModel"),
-}
-"""(module, class) of mlx-lm that are: embedding, layers, norm."""
 
 
 class _FinalNorm:
@@ -79,6 +72,6 @@ def swap_model(model: nn.Module, stream: Stream) -> None:
     object.__setattr__(norm, "_norm", native)
     object.__setattr__(norm, "_stream", stream)
     norm.__class__ = native_class(_FinalNorm, nn.RMSNorm)
-    if (type(model).__module__.rpartition(".")[2], type(model).__name__) in KNOWN:
+    if known_as(model, "model"):
         object.__setattr__(model, "_norm", native)
         model.__class__ = native_class(_Model, type(model))

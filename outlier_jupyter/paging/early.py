@@ -12,8 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-NAMES = ("shared_expert", "shared_experts", "shared_mlp")
-"""What mlx-lm's blocks call it."""
+from ..families import names
 
 
 class Beside:
@@ -56,7 +55,7 @@ class _Early:
 
 def shared_expert(block: nn.Module) -> Beside | None:
     """The shared expert of `block`, which from now on may be computed early; None without one."""
-    for name in NAMES:
+    for name in names("shared_experts"):
         module = block.get(name)
         if isinstance(module, nn.Module):
             beside = Beside(module)

@@ -20,6 +20,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from ..families import names
 from ..options import LoadOptions
 from ..residency import ExpertKey
 from .fetch import LARGE
@@ -44,8 +45,6 @@ FIRST = 0.7
 """The share of a rank that was never read: four wrong guesses at the beginning close it."""
 AGAIN = 64
 """Every so many tokens what is not done any more is tried."""
-NORMS = ("pre_mlp_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm", "ffn_norm")
-"""What decoder layers call the norm before their experts, the surest first."""
 
 
 def wanted(asked: LoadOptions, expert_nbytes: int) -> bool:
@@ -212,7 +211,7 @@ def find_ahead(
 def _norm(model: nn.Module, path: str) -> nn.RMSNorm | None:
     """The norm before the block of the switch at `path`."""
     parent = module_at(model, ".".join(path.split(".")[:-2]))
-    found = (parent.get(name) for name in NORMS) if isinstance(parent, nn.Module) else ()
+    found = (parent.get(name) for name in names("norms")) if isinstance(parent, nn.Module) else ()
     return next((norm for norm in found if type(norm) is nn.RMSNorm), None)
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import OptionError
+from ..families import family_of, names
 from .interventions import Intervention
 
 FAR = 30_000.0
@@ -36,15 +37,6 @@ HAIR = 64
 TWICE = math.log(2)
 """Where groups of experts are chosen by the sum of their best two, and by nothing else, a forced
 expert counts twice the likeliest: no other two are more together."""
-GROUPS = ("n_group", "num_expert_group")
-TOP_K_NAMES = ("top_k", "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k",
-               "moe_k", "k", "top_k_experts")  # fmt: skip
-"""The names under which routers, their blocks and their configs keep the number of experts."""
-SELECTION_BIASES = ("e_score_correction_bias", "expert_bias", "router_bias")
-"""What is added to scores to select by, and to no weight."""
-ENDS_THE_PROCESS = {("mlx_lm.models.bailing_moe", 1)}
-"""(module of a router, top_k) with which mlx-lm's model, unpaged too, is a segmentation fault."""
-ROUTER_WORDS = ("gate", "router")
 
 
 @dataclass(frozen=True)
@@ -64,14 +56,16 @@ class Router:
     @property
     def grouped(self) -> bool:
         """Whether experts are chosen from the best groups of them."""
-        return any((vars(thing).get(name) or 0) > 1 for thing in self.around for name in GROUPS)
+        return any(
+            (vars(thing).get(name) or 0) > 1 for thing in self.around for name in names("groups")
+        )
 
     def biases(self) -> list[tuple[nn.Module, str]]:
         """What is added to scores to select by: the modules that hold it, and its name there."""
         return [
             (thing, name)
             for thing in self.around
-            for name in SELECTION_BIASES
+            for name in names("selection_biases")
             if isinstance(thing, nn.Module)
             and isinstance(thing.get(name), mx.array)
             and thing[name].shape == (self.width,)
@@ -239,12 +233,13 @@ class Steering:
         self._undo.append(lambda: setattr(module, "__class__", kind))
 
     def _set_top_k(self, thing: Any, top_k: int) -> None:
-        if (type(thing).__module__, top_k) in ENDS_THE_PROCESS:
+        family = family_of(thing)
+        if family is not None and top_k in family.fatal_top_k:
             raise OptionError(
                 f"top_k={top_k} cannot be used: with it MLX ends the process when mlx-lm computes "
                 f"a {type(thing).__name__}; give another number"
             )
-        for name in TOP_K_NAMES:
+        for name in (*names("top_k"), *names("router_top_k")):
             old = vars(thing).get(name)
             if isinstance(old, int) and not isinstance(old, bool):
                 object.__setattr__(thing, name, top_k)
@@ -268,7 +263,7 @@ def find_router(model: nn.Module, path: str, experts: int) -> Router | None:
             low, high = (experts + 1, 2 * experts) if more else (experts, experts)
             fits = [(name, module) for name, module in found if low <= _rows(module) <= high]
             if len(fits) > 1 or more:  # its name tells, where its size alone does not
-                fits = [item for item in fits if set(item[0].split(".")) & set(ROUTER_WORDS)]
+                fits = [item for item in fits if set(item[0].split(".")) & set(names("routers"))]
             if len(fits) == 1:
                 return _router(parent, fits[0][0], steps[-up:])
     return None
