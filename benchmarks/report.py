@@ -2,14 +2,16 @@
 
     python -m benchmarks.report
 
-Of every part of the benchmark the rows of its last run are taken. What was measured while others
-used the machine says so. The table stands between two marks in README.md, the figure in `docs/`.
+Of every part of the benchmark the rows of its last run are taken, for each processor apart: no
+table and no figure has rows of two. What was measured while others used the machine says so. The
+tables stand between two marks in README.md, the figures in `docs/`.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -20,7 +22,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from plotly.subplots import make_subplots
 
-from benchmarks.results import RESULTS, ROOT, Row, machine, read
+from benchmarks.results import ROOT, UNKNOWN, Row, all_rows
 from outlier_jupyter.units import percent, three
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
@@ -28,6 +30,10 @@ SIZE = (900, 340)
 OURS, LIMIT, MOVED, THEIRS = "#2f6fbb", "#9aa3ad", "#7fb2a5", "#d9822b"
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 BUSY = "¹"
+Where = tuple[str, str, str]
+"""Of rows that belong together: the processor, what of it the kernels used, the machine."""
+Parts = dict[str, list[Row]]
+"""Part → its newest rows."""
 
 
 def newest(rows: list[Row], part: str) -> list[Row]:
@@ -42,14 +48,42 @@ def newest(rows: list[Row], part: str) -> list[Row]:
     return list({tuple(row.get(key, "") for key in keys): row for row in last}.values())
 
 
-def collect() -> dict[str, list[Row]]:
-    """Part → its newest rows."""
-    found: dict[str, list[Row]] = {}
-    for name in ("decode", "prompts", "recording", "peers"):
-        rows = read(RESULTS / f"{name}-{machine()}.csv")
-        for part in dict.fromkeys(str(row.get("part", "")) for row in rows):
-            found[part] = newest(rows, part)
+def where(row: Row) -> Where:
+    """On what a row was measured."""
+    return str(row["processor"]), str(row["vectors"]), str(row["machine"])
+
+
+def collect() -> dict[Where, Parts]:
+    """For each processor of which something is known its parts; the last measured comes first."""
+    found: dict[Where, Parts] = {}
+    every = [row for name in ("decode", "prompts", "recording", "peers") for row in all_rows(name)]
+    latest: dict[Where, str] = {}
+    for row in every:
+        latest[where(row)] = max(latest.get(where(row), ""), str(row["date"]))
+    for here in sorted(latest, key=lambda here: latest[here], reverse=True):
+        if here[:2] == (UNKNOWN, UNKNOWN):
+            continue
+        rows = [row for row in every if where(row) == here]
+        parts = dict.fromkeys(str(row.get("part", "")) for row in rows)
+        found[here] = {part: newest(rows, part) for part in parts}
     return found
+
+
+def named(here: Where) -> str:
+    """A processor, and what of it the kernels used, in words."""
+    processor, vectors, machine = here
+    if processor == UNKNOWN:
+        processor = f"processor {UNKNOWN}"
+    system, kind, cores, *_ = machine.split("-")
+    return (
+        f"{processor}, kernels with {vectors}; {system} {kind}, {cores.removesuffix('cores')} cores"
+    )
+
+
+def picture_of(here: Where, shade: str) -> str:
+    """The name of the figure's file."""
+    words = re.sub(r"[^a-z0-9]+", "-", f"{here[0]} {here[1]}".replace(UNKNOWN, "").lower())
+    return f"bench-{words.strip('-')}-{shade}.png"
 
 
 def number(row: Row, name: str) -> float:
@@ -75,7 +109,7 @@ def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in lines] + [""]
 
 
-def decode_lines(parts: dict[str, list[Row]]) -> list[str]:
+def decode_lines(parts: Parts) -> list[str]:
     """Decode by cache size, both geometries."""
     rows = [*parts.get("sizes", []), *parts.get("huge", [])]
     heads = ("decode", "tokens/s", "hits", "expert reads, MB/s", "disk, MB/s", "times the limit",
@@ -89,7 +123,7 @@ def decode_lines(parts: dict[str, list[Row]]) -> list[str]:
     ]) if rows else []  # fmt: skip
 
 
-def feature_lines(parts: dict[str, list[Row]]) -> list[str]:
+def feature_lines(parts: Parts) -> list[str]:
     """Each feature off, beside the base of the same rounds."""
     rows = parts.get("features", [])
     bases = {r["beside"]: r for r in rows if r["subject"] == "base"}
@@ -102,7 +136,7 @@ def feature_lines(parts: dict[str, list[Row]]) -> list[str]:
     ]) if others else []  # fmt: skip
 
 
-def unpaged_lines(parts: dict[str, list[Row]]) -> list[str]:
+def unpaged_lines(parts: Parts) -> list[str]:
     """Against mlx-lm with all in RAM, on a slice of layers."""
     rows = {str(r["subject"]): r for r in parts.get("unpaged", [])}
     ours = rows.get("all cached")
@@ -118,7 +152,7 @@ def unpaged_lines(parts: dict[str, list[Row]]) -> list[str]:
     return table(heads, found)
 
 
-def prompt_lines(parts: dict[str, list[Row]]) -> list[str]:
+def prompt_lines(parts: Parts) -> list[str]:
     """Prompts of several lengths, beside NumPy's products."""
     rows = [*parts.get("prompts", []), *parts.get("long", [])]
     by: dict[str, dict[str, Row]] = {}
@@ -154,7 +188,7 @@ def by_memory(rows: list[Row]) -> list[tuple[str, Row, Row]]:
     return found
 
 
-def peer_lines(parts: dict[str, list[Row]]) -> list[str]:
+def peer_lines(parts: Parts) -> list[str]:
     """Ours and llama.cpp's, in RAM and in the same memory."""
     heads = ("memory", "this package, tokens/s", "llama.cpp, tokens/s", "its way")
     found = [
@@ -164,7 +198,7 @@ def peer_lines(parts: dict[str, list[Row]]) -> list[str]:
     return table(heads, found) if found else []
 
 
-def abreast_lines(parts: dict[str, list[Row]]) -> list[str]:
+def abreast_lines(parts: Parts) -> list[str]:
     """Ours and llama.cpp's, both held at once, token by token."""
     rows = parts.get("abreast", [])
     heads = ("both in RAM at once, tokens in turn", "this package, tokens/s", "llama.cpp, tokens/s",
@@ -181,7 +215,7 @@ def abreast_lines(parts: dict[str, list[Row]]) -> list[str]:
     return table(heads, found) if found else []
 
 
-def other_lines(parts: dict[str, list[Row]]) -> list[str]:
+def other_lines(parts: Parts) -> list[str]:
     """What is told in sentences."""
     said = [
         f"A process of its own with a quarter cached held {cell(r, 'rss_gb')} GB after a prompt of "
@@ -200,7 +234,7 @@ def other_lines(parts: dict[str, list[Row]]) -> list[str]:
     return [" ".join(said), ""] if said else []
 
 
-def notes(parts: dict[str, list[Row]]) -> list[str]:
+def notes(parts: Parts, here: Where) -> list[str]:
     """Conditions of all that stands above."""
     every = [row for rows in parts.values() for row in rows]
     if not every:
@@ -208,7 +242,7 @@ def notes(parts: dict[str, list[Row]]) -> list[str]:
     commits = ", ".join(dict.fromkeys(str(row["commit"]) for row in every))
     routing = next((str(r["routing"]) for r in parts.get("sizes", []) if r.get("routing")), "")
     lines = [
-        f"Measured on {machine()} at {commits}: medians of interleaved rounds (least–most). "
+        f"Medians of interleaved rounds (least–most), at {commits}; {named(here)}. "
         f"Weights are random and the vocabulary is 8,192; routing is real ({routing}): each "
         "model's router follows the recorded choices, in every engine. Each round reads another "
         "text, with other experts. The limit: bytes multiplied ÷ memory bandwidth or bytes missed "
@@ -224,7 +258,7 @@ def notes(parts: dict[str, list[Row]]) -> list[str]:
     return [line for text in lines for line in (text, "")]
 
 
-def figure(parts: dict[str, list[Row]], dark: bool) -> go.Figure:
+def figure(parts: Parts, here: Where, dark: bool) -> go.Figure:
     """Decode against the limit by cache size; and beside llama.cpp in the same memory."""
     sizes, peers = parts.get("sizes", []), by_memory(parts.get("peers", []))
     panels = [bool(sizes), bool(peers)]
@@ -251,7 +285,8 @@ def figure(parts: dict[str, list[Row]], dark: bool) -> go.Figure:
         found.add_bar(x=labels, y=theirs, name="llama.cpp", marker_color=THEIRS, row=1, col=column)
     found.update_layout(
         template="plotly_dark" if dark else "plotly_white", width=SIZE[0], height=SIZE[1],
-        margin={"l": 50, "r": 10, "t": 40, "b": 40}, font_size=12, barmode="group",
+        margin={"l": 50, "r": 10, "t": 70, "b": 40}, font_size=12, barmode="group",
+        title={"text": named(here), "font_size": 13, "x": 0, "xref": "paper", "y": 0.97},
         legend={"orientation": "h", "y": -0.15},
         paper_bgcolor="#0d1117" if dark else "white", plot_bgcolor="#0d1117" if dark else "white",
     )  # fmt: skip
@@ -259,43 +294,57 @@ def figure(parts: dict[str, list[Row]], dark: bool) -> go.Figure:
     return found
 
 
-def draw(parts: dict[str, list[Row]], folder: Path) -> None:
+def draw(parts: Parts, here: Where, folder: Path) -> None:
     """The figure as two small pictures."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM))
         for name, dark in (("light", False), ("dark", True)):
             page_file = Path(home) / f"{name}.html"
-            figure(parts, dark).write_html(page_file, config={"staticPlot": True})
+            figure(parts, here, dark).write_html(page_file, config={"staticPlot": True})
             page = browser.new_page(viewport={"width": SIZE[0] + 20, "height": SIZE[1] + 20})
             page.goto(f"file://{page_file}")
             page.wait_for_selector(".main-svg")
             picture = page.locator(".plot-container").first.screenshot()
             image = Image.open(io.BytesIO(picture)).convert("RGB")
             image.quantize(64, dither=Image.Dither.NONE).save(
-                folder / f"bench-{name}.png", optimize=True
+                folder / picture_of(here, name), optimize=True
             )
         browser.close()
 
 
-def report() -> str:
-    """What stands between the marks."""
-    parts = collect()
+def drawn(parts: Parts) -> bool:
+    """Whether there is something to draw."""
+    return bool(parts.get("sizes") or parts.get("peers"))
+
+
+def section(parts: Parts, here: Where) -> list[str]:
+    """All that was measured on one processor, under its name."""
     picture = [
         "<picture>",
-        '  <source media="(prefers-color-scheme: dark)" srcset="docs/bench-dark.png">',
-        '  <img alt="Decode speed by cache size, beside the limit and llama.cpp" '
-        'src="docs/bench-light.png">',
+        f'  <source media="(prefers-color-scheme: dark)" srcset="docs/{picture_of(here, "dark")}">',
+        f'  <img alt="Decode speed by cache size, beside the limit and llama.cpp: {named(here)}" '
+        f'src="docs/{picture_of(here, "light")}">',
         "</picture>",
         "",
     ]
-    shown = bool(parts.get("sizes") or parts.get("peers"))
-    lines = [
-        *(picture if shown else []), *decode_lines(parts), *unpaged_lines(parts),
-        *peer_lines(parts), *abreast_lines(parts), *feature_lines(parts), *prompt_lines(parts),
-        *other_lines(parts), *notes(parts),
+    tables = (decode_lines, unpaged_lines, peer_lines, abreast_lines, feature_lines, prompt_lines)
+    return [
+        f"### {named(here)}", "", *(picture if drawn(parts) else []),
+        *(line for make in tables for line in labelled(make(parts), here)),
+        *other_lines(parts), *notes(parts, here),
     ]  # fmt: skip
-    return "\n".join(lines)
+
+
+def labelled(lines: list[str], here: Where) -> list[str]:
+    """A table with the processor in its first head, so that it says so wherever it is put."""
+    processor = here[1] if here[0] == UNKNOWN else f"{here[0]}, {here[1]}"
+    return [*(line.replace(" |", f"; {processor} |", 1) for line in lines[:1]), *lines[1:]]
+
+
+def report() -> str:
+    """What stands between the marks."""
+    return "\n".join(line for here, parts in collect().items() for line in section(parts, here))
 
 
 def main() -> int:
@@ -305,10 +354,11 @@ def main() -> int:
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     readme.write_text(f"{before}{BEGIN}\n{report()}\n{END}{after}")
-    parts = collect()
-    if parts.get("sizes") or parts.get("peers"):
-        draw(parts, ROOT / "docs")
-    sys.stdout.write(json.dumps({name: len(rows) for name, rows in parts.items()}) + "\n")
+    for here, parts in collect().items():
+        if drawn(parts):
+            draw(parts, here, ROOT / "docs")
+        told = {name: len(rows) for name, rows in parts.items()}
+        sys.stdout.write(json.dumps({named(here): told}) + "\n")
     return 0
 
 

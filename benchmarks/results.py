@@ -1,4 +1,4 @@
-"""Where benchmark rows go: one CSV per benchmark and machine, each row with its commit."""
+"""Where benchmark rows go: one CSV per benchmark and processor, each row with its commit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import platform
 import subprocess
 from pathlib import Path
 
+from outlier_jupyter.kernels.processor import VECTORS, cpu_name
+from outlier_jupyter.provenance import processor_name
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -18,9 +21,21 @@ OWN = ("benchmarks/results", "README.md", "docs")
 Row = dict[str, object]
 
 
+Processor = tuple[str, str]
+"""Its name, and what of it the kernels use: what a row must be read with."""
+
+UNKNOWN = "not recorded"
+
+
+def processor() -> Processor:
+    """This one: `AMD EPYC (znver4)` and `AVX-512, AVX2, F16C`."""
+    return f"{processor_name()} ({cpu_name()})", VECTORS
+
+
 def machine() -> str:
-    """Processor kind and core count: what a row must be read with."""
-    return f"{platform.system()}-{platform.machine()}-{os.cpu_count()}cores"
+    """System, processor and core count, as a file's name has them."""
+    names = "-".join(VECTORS.replace("-", "").split(", ")).replace(" ", "")
+    return f"{platform.system()}-{platform.machine()}-{os.cpu_count()}cores-{cpu_name()}-{names}"
 
 
 def commit() -> str:
@@ -36,17 +51,28 @@ def commit() -> str:
 
 
 def append(name: str, rows: list[Row]) -> Path:
-    """Add `rows`, stamped with date, commit and machine, to the file of benchmark `name`."""
+    """Add `rows` to the file of benchmark `name` on this processor.
+
+    Each is stamped with date, commit, machine, processor and what of that the kernels use.
+    """
+    name_of_it, vectors = processor()
     stamp: Row = {
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "machine": machine(),
+        "processor": name_of_it,
+        "vectors": vectors,
     }
     stamped = [stamp | row for row in rows]
     file = RESULTS / f"{name}-{machine()}.csv"
     file.parent.mkdir(exist_ok=True)
     write(file, [*read(file), *stamped])
     return file
+
+
+def all_rows(name: str) -> list[Row]:
+    """The rows of a benchmark on every machine there are rows of."""
+    return [row for file in sorted(RESULTS.glob(f"{name}-*.csv")) for row in read(file)]
 
 
 def read(file: Path) -> list[Row]:

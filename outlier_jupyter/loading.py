@@ -33,6 +33,7 @@ from .interrupt import Interrupts, deferred
 from .memory import give_back
 from .model_folder import ModelFolder
 from .native import native as native_part
+from .native import processor_words
 from .native import wanted as native_wanted
 from .opening import Opened, open_model, open_tokenizer
 from .options import LoadOptions, make, takes
@@ -345,6 +346,7 @@ def _info(
     changed = ""
     if asked.top_k is not None and asked.top_k != native:
         changed = f"top-k {asked.top_k} in place of the model's {native}"
+    compiled = native_wanted(asked.kernels)
     return TraceInfo(
         model=model,
         layer_names=tuple(switch.path for switch in switches),
@@ -354,10 +356,10 @@ def _info(
         slots=slots,
         reader=reader.name,
         reader_note=reader.note,
-        kernels="cpu" if native_wanted(asked.kernels) else "mlx",
+        kernels="cpu" if compiled else "mlx",
         policy=asked.policy,
         banks=_banks(switches),
-        machine=machine_words(),
+        machine=machine_words(processor_words() if compiled else ""),
         versions=versions(),
         changed_output=changed,
     )

@@ -37,16 +37,22 @@ def _nameless(span: object) -> str:
     return f"{dtype} {shape} {Path(where.file).name} {where.offset} {where.nbytes}"
 
 
-def machine_words() -> str:
-    """System, processor, cores and RAM, in a line."""
+def machine_words(kernels: str = "") -> str:
+    """System, processor, cores and RAM, in a line.
+
+    Args:
+        kernels: what of the processor compiled kernels use; "" where others compute.
+    """
     cores = os.cpu_count() or 0
+    used = f" ({kernels})" if kernels else ""
     return (
-        f"{platform.system()} {platform.machine()}, {_processor()}, {cores} cores, "
+        f"{platform.system()} {platform.machine()}, {processor_name()}{used}, {cores} cores, "
         f"{size_words(machine_memory().total)} of RAM"
     )
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """The processor as the system names it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

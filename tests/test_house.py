@@ -121,6 +121,7 @@ MAY_IMPORT = {
         "large_pages",
         "loading",
         "machine",
+        "provenance",  # a speed is told with its processor
         "repacking",
         "trace",
         "units",

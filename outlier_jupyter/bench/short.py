@@ -13,8 +13,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..kernels.processor import VECTORS, cpu_name
 from ..loading import load
 from ..machine import machine_memory
+from ..provenance import processor_name
 from ..units import three
 from .limits import Memory
 from .models import Made, Tell, default_folder, find_source, make
@@ -94,6 +96,7 @@ def about(made: Made) -> str:
     return (
         f"{said['layers']} layers of {said['experts']} experts, top-{said['top_k']} "
         f"({said['model']}); routing of {said['routing']}; "
+        f"{processor_name()} ({cpu_name()}), kernels with {VECTORS}; "
         f"{three(machine_memory().total / 1e9)} GB of RAM. The limit: bytes multiplied ÷ memory "
         "bandwidth or bytes missed ÷ disk bandwidth, whichever takes longer."
     )

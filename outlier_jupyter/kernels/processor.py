@@ -27,3 +27,6 @@ LANES = 16 if "avx512f" in FEATURES else 8
 HAS_AVX2 = "avx2" in FEATURES
 WIDENS_F16 = "f16c" in FEATURES or platform.machine() in ("aarch64", "arm64")
 """Whether it makes float32 of float16; else LLVM calls a function that a process may not have."""
+USED = {"AVX-512": LANES == 16, "AVX2": HAS_AVX2, "F16C": "f16c" in FEATURES}
+VECTORS = ", ".join(name for name, there in USED.items() if there) or f"{LANES} lanes"
+"""What of it the kernels use, as they are sold: a speed is told with it."""

@@ -28,4 +28,11 @@ def native(model: nn.Module) -> Native:
     return Native(model)
 
 
-__all__ = ["native", "wanted"]
+def processor_words() -> str:
+    """What the kernels are compiled for, and what of it they use: `znver4, AVX-512, AVX2, F16C`."""
+    from ..kernels.processor import VECTORS, cpu_name
+
+    return f"{cpu_name()}, {VECTORS}"
+
+
+__all__ = ["native", "processor_words", "wanted"]

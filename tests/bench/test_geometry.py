@@ -15,6 +15,7 @@ from outlier_jupyter.bench.short import short
 from outlier_jupyter.bench.subjects import Text, check_routing, run_engine
 from outlier_jupyter.checkpoint import Checkpoint
 from outlier_jupyter.errors import OutlierError
+from outlier_jupyter.kernels.processor import VECTORS, cpu_name
 
 SMALL = {
     "hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64,
@@ -120,3 +121,4 @@ def test_the_short_form_compares_everything_on_a_tiny_slice(source, tmp_path, mo
     assert 0 < hits["a quarter cached"] < 1
     assert set(hits) >= {"mlx-lm in RAM, bf16", "mlx-lm in RAM, float32"}
     assert all(r["tokens_per_s"] > 0 for r in found.rows) and "routing of made" in str(found)
+    assert f"({cpu_name()}), kernels with {VECTORS}" in str(found)
