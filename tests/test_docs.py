@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -29,3 +30,15 @@ def test_every_command_and_name_is_in_it():
     for name in api.outlier_jupyter.__all__:
         assert name.startswith("_") or name.endswith("extension") or f"### `{name}" in page
     assert "`--max-tokens" in page and "`.explain(token, memory_rate=None)`" in page
+
+
+def test_every_experiment_names_its_processor():
+    """What of it the kernels used, that it was not recorded, or a dash where it makes no odds."""
+    rows = [
+        line for line in (ROOT / "EXPERIMENTS.md").read_text().splitlines() if line[:4] == "| 20"
+    ]
+    assert rows
+    for row in rows:
+        date, processor, *others = (cell.strip() for cell in row.strip("| ").split(" | "))
+        assert len(others) >= 4, f"no column of the processor: {row[:60]}"
+        assert re.search(r"^–$|^not recorded$|AVX|lanes|NEON", processor), f"{date}: {processor}"
