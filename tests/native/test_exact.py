@@ -253,7 +253,9 @@ def test_layers_whose_experts_are_not_paged_are_not_whole():
     """A block that holds its experts itself is given arrays of MLX's, as mlx-lm gives them."""
     block, plain = nn.Module(), nn.Module()
     block.switch_mlp = plain
-    decoder = type("Qwen3MoeDecoderLayer", (nn.Module,), {"__module__": "mlx_lm.models.qwen3_moe"})()
+    decoder = type(
+        "Qwen3MoeDecoderLayer", (nn.Module,), {"__module__": "mlx_lm.models.qwen3_moe"}
+    )()
     decoder.mlp = block
     assert not layer.can_swap(decoder)
     plain.decode = lambda: None
