@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import files
+from .display import draw
 from .errors import OptionError, TraceError
 from .events import DECODE
 from .trace import Trace
@@ -22,8 +23,6 @@ from .trace.measures import Summary, summarise
 from .units import percent, three
 
 if TYPE_CHECKING:
-    from .notebook.figures import Figures
-    from .notebook.live import LiveView
     from .trace.explain import Explanation
     from .trace.routing import RoutingMeasures
     from .uses import ExpertUses, TokenExperts
@@ -90,17 +89,13 @@ class Run:
         return len(self.tokens)
 
     @property
-    def figures(self) -> Figures:
+    def figures(self) -> Any:
         """Plotly figures: `.routing()`, `.residency()`, `.latency()`."""
-        from .notebook.figures import Figures
+        return draw("Run.figures", self.trace)
 
-        return Figures(self.trace)
-
-    def view(self) -> LiveView:
+    def view(self) -> Any:
         """The run in the live view, to scrub through, replay and look into; a widget."""
-        from .notebook.live import LiveView
-
-        return LiveView.of(self)
+        return draw("Run.view", self)
 
     @classmethod
     def of(cls, trace: Trace) -> Run:
@@ -220,9 +215,8 @@ class Run:
         Raises:
             TraceError: it cannot be written there.
         """
-        from .notebook.static_view.report import report
-
-        return files.write(path, report(self), TraceError, "the report")
+        page: str = draw("Run.report", self)
+        return files.write(path, page, TraceError, "the report")
 
     def spread(self) -> Spread:
         """Median and range over `repeats`; of a run that was not repeated, its own numbers."""
@@ -245,10 +239,7 @@ class Run:
         if self._brief:
             self._brief.clear()
             return {"text/plain": repr(self)}
-        from .notebook.static_view import View, mimebundle
-
-        view = View(self.text, self.trace, self.finish_reason, self.prompt)
-        return dict(mimebundle(view))
+        return draw("Run.mimebundle", self)
 
 
 def produced_by(trace: Trace) -> npt.NDArray[np.int64]:

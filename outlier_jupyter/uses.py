@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .display import draw
 from .errors import OptionError
 from .run import Run
 from .trace import Trace
@@ -48,9 +49,7 @@ class ExpertUses:
 
     def figure(self) -> Figure:
         """Each run's choices of it over the steps, by weight; a Plotly figure."""
-        from .notebook.figures.of_uses import uses_figure
-
-        return uses_figure(self)
+        return draw("ExpertUses.figure", self)
 
     def __str__(self) -> str:
         lines = [_headline(self)]
@@ -63,9 +62,7 @@ class ExpertUses:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from .notebook.static_view.uses import expert_html
-
-        return expert_html(self, _headline(self))
+        return draw("ExpertUses.html", self, _headline(self))
 
 
 @dataclass(frozen=True)
@@ -85,9 +82,7 @@ class TokenExperts:
 
     def figure(self) -> Figure:
         """The span's choices as a map of layers × experts; a Plotly figure."""
-        from .notebook.figures.of_uses import experts_figure
-
-        return experts_figure(self)
+        return draw("TokenExperts.figure", self)
 
     def __str__(self) -> str:
         lines = [_span(self)]
@@ -99,9 +94,7 @@ class TokenExperts:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from .notebook.static_view.uses import tokens_html
-
-        return tokens_html(self, _span(self))
+        return draw("TokenExperts.html", self, _span(self))
 
 
 def tokens_of(

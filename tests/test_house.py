@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import outlier_jupyter
+from outlier_jupyter.display import VIEWS, view_of
 
 ROOT = Path(outlier_jupyter.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py"))
@@ -18,6 +20,7 @@ BASE = {"errors", "options", "events", "families"}
 MAY_IMPORT = {
     "errors": set(),
     "families": set(),
+    "display": set(),
     "options": {"errors", "residency"},
     "events": set(),
     "interrupt": set(),
@@ -44,14 +47,15 @@ MAY_IMPORT = {
     "checkpoint": BASE | {"files", "large_pages", "machine"},
     "residency": {"errors"},
     "paging": BASE | {"checkpoint", "interrupt", "large_pages", "machine", "residency", "units"},
-    "trace": BASE | {"files", "residency", "units"},
-    "run": BASE | {"files", "trace", "units"},
-    "uses": {"errors", "run", "trace", "units"},
+    "trace": {"display"} | BASE | {"files", "residency", "units"},
+    "run": {"display"} | BASE | {"files", "trace", "units"},
+    "uses": {"display"} | {"errors", "run", "trace", "units"},
     "routing": {"errors", "options", "paging"},
     "reference": {"events", "paging", "routing"},
     "decoding": BASE | {"interrupt", "memory", "paging", "reference", "run", "trace", "transcript"},
     "scoring": {"engine", "errors", "events", "interrupt", "options", "paging", "reference"},
     "studies": {
+        "display",
         "engine",
         "errors",
         "files",
@@ -205,14 +209,9 @@ ONLY_IN = {
     "scipy": {"studies", "trace"},
     "fcntl": {"checkpoint"},
 }
-LATE = {
-    "run": {"notebook", "uses"},
-    "studies": {"notebook"},
-    "trace": {"run", "notebook"},
-    "uses": {"notebook"},
-}
-"""Runs, studies and explanations show themselves, a Trace asks its Run to: the imports up the
-house, made when somebody looks."""
+LATE = {"display": {"notebook"}, "run": {"uses"}}
+"""`display` is the one way from a record to its pictures, made when somebody looks; a run asks what
+it used of tables that pandas makes."""
 
 
 def room(path: Path) -> str:
@@ -337,3 +336,20 @@ def test_files_of_the_user_s_are_written_in_one_place(path):
                 modes = [a.value for a in [*node.args, *(k.value for k in node.keywords)]
                          if isinstance(a, ast.Constant) and isinstance(a.value, str)]  # fmt: skip
                 assert not any(set(mode) & set("wax+") and len(mode) < 4 for mode in modes)
+
+
+@pytest.mark.parametrize("what", VIEWS)
+def test_what_a_record_offers_to_draw_is_there(what):
+    """Every entry of the table of views is a function of the package."""
+    assert callable(view_of(what))
+
+
+def test_no_record_names_a_view():
+    """Outside of the notebook's room, its modules are named in one table and at the door."""
+    naming = {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if room(path) != "notebook"
+        and re.search(r"import_module|from \.+notebook", path.read_text())
+    }
+    assert naming == {"__init__.py", "display.py"}

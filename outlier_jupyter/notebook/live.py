@@ -23,7 +23,7 @@ import traitlets
 
 from ..errors import OutlierError
 from ..run import Run
-from ..trace import TraceInfo
+from ..trace import Trace, TraceInfo
 from ..trace.times import PARTS, meaning, part_name, parts_with
 from .frames import Frame, encode
 from .merging import History
@@ -229,3 +229,8 @@ def kernel_id() -> str:
     name = pathlib.Path(str(app.IPKernelApp.instance().connection_file)).stem
     found = re.fullmatch(r"kernel-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", name)
     return found.group(1) if found else ""
+
+
+def of_trace(trace: Trace) -> LiveView:
+    """A trace in the live view, without its model or its text."""
+    return LiveView.of(Run.of(trace))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..display import draw
 from ..engine import Engine
 from ..errors import OptionError
 from ..options import GenerateOptions, experts_spelled
@@ -150,9 +151,7 @@ class Ablation:
 
     def figure(self) -> Figure:
         """Both measures by prompt, with the random masks beside; a Plotly figure."""
-        from ..notebook.figures.of_studies import ablation_figure
-
-        return ablation_figure(self)
+        return draw("Ablation.figure", self)
 
     def __repr__(self) -> str:
         drawn = f"{len(self.masks)} random masks of equal size in the same layers"

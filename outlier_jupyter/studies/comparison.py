@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from ..display import draw
 from ..errors import OptionError
 from ..run import Run
 from ..trace import Trace
@@ -174,21 +175,15 @@ class Comparison:
 
     def figure(self, first: int = 0, second: int = 1) -> Figure:
         """Divergence by layer, with intervals and what chance makes; a Plotly figure."""
-        from ..notebook.figures.of_comparison import divergence_figure
-
-        return divergence_figure(self, first, second)
+        return draw("Comparison.figure", self, first, second)
 
     def experts_figure(self, first: int = 0, second: int = 1) -> Figure:
         """Every expert's share in the one less its share in the other; a Plotly figure."""
-        from ..notebook.figures.of_comparison import experts_figure
-
-        return experts_figure(self, first, second)
+        return draw("Comparison.experts_figure", self, first, second)
 
     def matrix_figure(self) -> Figure:
         """All runs against all, those alike beside each other; a Plotly figure."""
-        from ..notebook.figures.of_comparison import matrix_figure
-
-        return matrix_figure(self)
+        return draw("Comparison.matrix_figure", self)
 
     def aligned(self, first: int = 0, second: int = 1) -> tuple[list[Stretch], list[Stretch]]:
         """Two runs' prompts, and their answers, piece by piece; empty for bare traces."""
@@ -219,9 +214,7 @@ class Comparison:
         return "\n".join([*lines, *(f"Note: {said}." for said in self.warnings)])
 
     def _repr_html_(self) -> str:
-        from ..notebook.static_view.compared import html
-
-        return html(self)
+        return draw("Comparison.html", self)
 
     def _pair_words(self, i: int, j: int) -> str:
         found = self.pairs[i, j]

@@ -16,6 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .. import files
+from ..display import draw
 from ..errors import TraceError
 from ..trace.trace import TraceInfo
 from ..units import percent, three
@@ -175,9 +176,7 @@ class Sweep:
 
     def figure(self) -> Figure:
         """Speed with its spread, and the loss, by setting; a Plotly figure."""
-        from ..notebook.figures.of_studies import sweep_figure
-
-        return sweep_figure(self)
+        return draw("Sweep.figure", self)
 
     def save(self, folder: str | os.PathLike[str] = ".", name: str = "") -> tuple[Path, Path]:
         """Write the record, as JSON and as Markdown, and return both paths.

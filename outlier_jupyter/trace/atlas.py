@@ -20,6 +20,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 from scipy.stats import false_discovery_control, hypergeom
 
+from ..display import draw
 from ..errors import OptionError
 from .routing import Floats, Ints, in_phase
 from .trace import Trace
@@ -69,9 +70,7 @@ class Atlas:
 
     def figure(self) -> Figure:
         """The units at their places; the class that fires them as colour and sign; in Plotly."""
-        from ..notebook.figures.of_routing import atlas_figure
-
-        return atlas_figure(self, self.about)
+        return draw("Atlas.figure", self, self.about)
 
 
 def token_class(text: str) -> str:

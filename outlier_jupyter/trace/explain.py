@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..display import draw
 from ..errors import OptionError, TraceError
 from ..events import DECODE
 from ..residency.replay import Outcome, simulate
@@ -124,9 +125,7 @@ class Explanation:
 
     def figure(self) -> Figure:
         """Its layers over time, and its reads; a Plotly figure."""
-        from ..notebook.figures.of_token import token_figure
-
-        return token_figure(self)
+        return draw("Explanation.figure", self)
 
     def __str__(self) -> str:
         from .explained import plain
@@ -139,9 +138,7 @@ class Explanation:
         return markdown(self)
 
     def _repr_html_(self) -> str:
-        from ..notebook.static_view.explained import html
-
-        return html(self)
+        return draw("Explanation.html", self)
 
 
 class Explainer:

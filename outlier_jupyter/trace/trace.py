@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..display import draw
+
 if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-    from ..notebook.live import LiveView
-    from ..notebook.sizing import Sizing
     from .explain import Explainer, Explanation
 
 READ = np.dtype(
@@ -221,11 +221,9 @@ class Trace:
 
         return read(path)[0]
 
-    def view(self) -> LiveView:
+    def view(self) -> Any:
         """The trace in the live view, without its model or its text; a widget."""
-        from ..run import Run
-
-        return Run.of(self).view()
+        return draw("Trace.view", self)
 
     def to_pandas(self, rows: str = "tokens") -> pandas.DataFrame:
         """One row per token (`tokens`), per token and layer (`layers`), or per read (`reads`).
@@ -286,11 +284,9 @@ class Trace:
 
         return what_if(self, slots, policies, after)
 
-    def sizing(self) -> Sizing:
+    def sizing(self) -> Any:
         """A slider of cache sizes with what each would have hit, read and given; a widget."""
-        from ..notebook.sizing import Sizing
-
-        return Sizing(self)
+        return draw("Trace.sizing", self)
 
     def slots_for(self, hit_rate: float, policy: str = "default", **options: Any) -> int:
         """The fewest slots with which so much of decode hits: see `trace.what_if`."""

@@ -7,6 +7,8 @@ knows IPython, the engine or the live widget.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .charts import all_charts
 from .page import page
 from .raster import png
@@ -22,7 +24,15 @@ from .words import (
     warning,
 )
 
-__all__ = ["View", "mimebundle"]
+if TYPE_CHECKING:
+    from ...run import Run
+
+__all__ = ["View", "mimebundle", "run_bundle"]
+
+
+def run_bundle(run: Run) -> dict[str, str | bytes]:
+    """The same of a run."""
+    return dict(mimebundle(View(run.text, run.trace, run.finish_reason, run.prompt)))
 
 
 def mimebundle(view: View) -> dict[str, str]:
