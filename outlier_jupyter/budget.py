@@ -23,7 +23,7 @@ from .options import AUTO, LoadOptions
 from .paging import share_slots
 from .paging.install import Switch, banks_nbytes, slots_aside
 from .paging.probe import Probed
-from .prompts import context_of
+from .prompts import context_of, vocabulary_of
 from .units import size_words
 
 PLANNED_TOKENS = 8192
@@ -204,13 +204,6 @@ def _refusal(
         f"{what} does not fit: the process would take {total} ({parts}), and may take "
         f"{size_words(room.most)} ({room.words()}); {advice}{more}"
     )
-
-
-def vocabulary_of(config: dict[str, Any]) -> int:
-    """How many tokens the model knows, as its config says; 0 where it does not."""
-    inner = config.get("text_config")
-    found = config.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, dict) else 0)
-    return max(0, found) if isinstance(found, int) else 0
 
 
 def down(nbytes: int) -> int:

@@ -117,7 +117,7 @@ class Decoding:
         self._check()
 
     def result(
-        self, asked: str, encoded: str, reason: str, trace: Trace, decode: Callable[..., str]
+        self, asked: str, encoded: str, reason: str, trace: Trace, spell: Callable[[int], bytes]
     ) -> Run:
         """The run as far as it has come; arguments are `Run`'s."""
         return Run(
@@ -128,7 +128,7 @@ class Decoding:
             finish_reason=reason,
             trace=trace,
             text_ends=np.array(self.text_ends, np.int32),
-            decode=decode,
+            spell=spell,
         )
 
     def _prefill(self) -> int:

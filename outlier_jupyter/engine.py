@@ -45,7 +45,7 @@ from .memory import (
 from .memory import leave_thread as leave_thread
 from .options import GenerateOptions, LoadOptions, resized, takes
 from .paging import Installed, Stopped, resize
-from .prompts import Encoded, Prompt, context_of, encode
+from .prompts import Encoded, Prompt, encode
 from .reference import Reference
 from .routing import Routing
 from .run import Interrupted, Run, Step
@@ -53,6 +53,7 @@ from .status import Status
 from .trace import TraceInfo
 from .trace.recorder import Recorder
 from .transcript import Transcript
+from .vocabulary import Vocabulary
 
 FORESEEN_STEPS = 4096
 """The recorder makes room for at most this many generated tokens ahead; it grows beyond."""
@@ -102,7 +103,7 @@ class Engine:
         self._runner: int | None = None
         self._needs, self._ram_gb = needs, ram_gb
         self._kv_caches = KVCaches(model, round(options.kept_kv_gb * 1e9))
-        self._vocabulary = 1 + max(tokenizer.get_vocab().values(), default=-1)
+        self._vocabulary = Vocabulary(tokenizer)
         self._python_nbytes = outside_mlx()
         self.routing = Routing(
             installed.steering, info.experts_per_layer, info.native_top_k, options.top_k
@@ -161,7 +162,7 @@ class Engine:
         if self.closed:
             raise EngineClosed("this engine was closed: load the model again")
         asked = self.routing.options(options)
-        prepared = encode(self.tokenizer, prompt, asked, context_of(self.config))
+        prepared = encode(self.tokenizer, prompt, asked, self.config)
         return undisturbed(self._interrupts, self._run(prepared, asked), lambda: self.last_run)
 
     def stop(self) -> None:
@@ -292,8 +293,8 @@ class Engine:
                 self._tell(TextProduced(rest))
             self._tell(RunDone(reason))
             info = run_info(self, asked, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
-            trace, decode = recorder.trace(info), self.tokenizer.decode
-            self.last_run = decoding.result(prompt.asked, prompt.text, reason, trace, decode)
+            trace, spell = recorder.trace(info), self._vocabulary.bytes_of
+            self.last_run = decoding.result(prompt.asked, prompt.text, reason, trace, spell)
             return self.last_run
 
         try:
@@ -328,7 +329,7 @@ def _decoding(
         rest,
         kv,
         asked,
-        transcript=Transcript(engine.tokenizer.detokenizer, asked.stop, engine._vocabulary),
+        transcript=Transcript(engine.tokenizer.detokenizer, asked.stop, engine._vocabulary.size),
         ends=set(engine.tokenizer.eos_token_ids),
         recorder=recorder,
         tap=engine._installed.tap,

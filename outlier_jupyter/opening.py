@@ -6,12 +6,14 @@ one sentence.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.nn as nn
+from mlx_lm import tokenizer_utils
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model, load_tokenizer
 
@@ -23,6 +25,7 @@ from .paging import find
 from .paging.install import Switch
 from .paging.probe import dense_nbytes
 from .units import size_words
+from .vocabulary import put_right
 
 WHOLE_SHARE = 0.8
 """How much of the free memory a model may take that cannot be paged."""
@@ -101,12 +104,31 @@ def open_tokenizer(folder: ModelFolder, config: dict[str, Any]) -> TokenizerWrap
         extra["chat_template"] = template
     with folder.view() as shown:
         try:
-            return load_tokenizer(shown, extra, eos_token_ids=config.get("eos_token_id"))
+            tokenizer = _loaded(shown, extra, config.get("eos_token_id"))
+            put_right(tokenizer)
+            return tokenizer
         except Exception as error:  # whatever the libraries raise of what the files say
             raise CheckpointError(
                 f"the tokenizer in {place(folder.path)} cannot be read ({brief(error)}): copy "
                 "tokenizer.json and tokenizer_config.json from the original model"
             ) from error
+
+
+def _loaded(shown: Path, extra: dict[str, Any], ends: Any) -> TokenizerWrapper:
+    """By mlx-lm; one of its detokenizers takes no vocabulary with gaps, and is done without."""
+    try:
+        return load_tokenizer(shown, extra, eos_token_ids=ends)
+    except (AttributeError, ValueError):
+        with _PLAIN:
+            before = tokenizer_utils.SPMStreamingDetokenizer
+            tokenizer_utils.SPMStreamingDetokenizer = tokenizer_utils.NaiveStreamingDetokenizer
+            try:
+                return load_tokenizer(shown, extra, eos_token_ids=ends)
+            finally:
+                tokenizer_utils.SPMStreamingDetokenizer = before
+
+
+_PLAIN = threading.Lock()
 
 
 def _hold_whole(module: nn.Module, reason: NotPageable, force: bool) -> None:

@@ -25,14 +25,15 @@ class Encoded:
 
 
 def encode(
-    tokenizer: Any, prompt: Prompt, options: GenerateOptions, context: int | None = None
+    tokenizer: Any, prompt: Prompt, options: GenerateOptions, config: dict[str, Any] | None = None
 ) -> Encoded:
     """Encode `prompt`; a text goes into the chat template, if there is one, unless `raw`.
 
-    A run that may go beyond `context`, the model's own in tokens, is warned of.
+    A run that may go beyond the context of the model, as its `config` says, is warned of.
 
     Raises:
-        OptionError: there is nothing to encode, or the chat template refuses the messages.
+        OptionError: there is nothing to encode, the chat template refuses the messages, or the
+            tokenizer gives ids that the model has not.
     """
     if not prompt:
         raise OptionError("the prompt is empty: give at least one character")
@@ -49,7 +50,8 @@ def encode(
     else:
         text = templated(tokenizer, _messages(prompt, options.system))
         tokens = _ids(tokenizer, text, add_special_tokens=False)
-    _warn_beyond(context, len(tokens), options.max_tokens)
+    check_known(tokens, config or {})
+    _warn_beyond(context_of(config or {}), len(tokens), options.max_tokens)
     return Encoded(_as_asked(prompt), text, tokens)
 
 
@@ -74,6 +76,23 @@ def _ids(tokenizer: Any, text: str, **options: Any) -> list[int]:
     if not tokens:
         raise OptionError("the prompt is empty to the model's tokenizer: give more characters")
     return tokens
+
+
+def check_known(tokens: Sequence[int], config: dict[str, Any]) -> None:
+    """Raises OptionError: the model has no embedding for an id; MLX would read past its end."""
+    known = vocabulary_of(config)
+    if known and tokens and max(tokens) >= known:
+        raise OptionError(
+            f"the tokenizer gives id {max(tokens):,}, and the model knows {known:,}: they do not "
+            "belong together, or the prompt holds a token added later; leave it out"
+        )
+
+
+def vocabulary_of(config: dict[str, Any]) -> int:
+    """How many tokens the model knows, as its config says; 0 where it does not."""
+    inner = config.get("text_config")
+    found = config.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, dict) else 0)
+    return max(0, found) if isinstance(found, int) else 0
 
 
 def context_of(config: dict[str, Any]) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import isfinite, nan
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,7 @@ from .events import DECODE
 from .trace import Trace
 from .trace.files import read, write
 from .trace.measures import Summary, summarise
+from .transcript import pieces, readable
 from .units import percent, three
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class Run:
             token; the last may be short of `text`, which ends with what was held back. Empty
             where that is not known.
         repeats: all runs of a prompt that was repeated, this one last; empty otherwise.
-        decode: ids to text, while the model's tokenizer is there.
+        spell: an id's bytes, while the model's tokenizer is there.
     """
 
     prompt: str
@@ -79,8 +81,8 @@ class Run:
     trace: Trace
     text_ends: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     repeats: tuple[Run, ...] = field(default=(), repr=False, compare=False)
-    decode: Callable[[list[int]], str] | None = field(default=None, repr=False, compare=False)
-    _pieces: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
+    spell: Callable[[int], bytes] | None = field(default=None, repr=False, compare=False)
+    _spelt: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)
     _brief: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -112,8 +114,10 @@ class Run:
         texts = {name: getattr(self, name) for name in TEXTS}
         arrays = {name: getattr(self, name).tolist() for name in ("tokens", "text_ends")}
         ids = {*self.trace.tokens.tolist(), *self.tokens.tolist()}
-        pieces = {str(token): text for token in sorted(ids) if (text := self.piece(token))}
-        return write(self.trace, path, texts | arrays | {"pieces": pieces})
+        spelt = {str(token): self._bytes_of(token) for token in sorted(ids)}
+        pieces = {token: readable(each) for token, each in spelt.items() if each}
+        parts = {t: s.hex() for t, s in spelt.items() if s != pieces.get(t, "").encode()}
+        return write(self.trace, path, texts | arrays | {"pieces": pieces, "parts": parts})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Run:
@@ -133,7 +137,7 @@ class Run:
             str(saved["finish_reason"]),
             trace,
             np.array(saved["text_ends"], np.int32),
-            _pieces={int(token): str(text) for token, text in saved.get("pieces", {}).items()},
+            _spelt=_spelt(saved.get("pieces", {}), saved.get("parts", {})),
         )
 
     def summary(self) -> Summary:
@@ -184,10 +188,51 @@ class Run:
         return self.text[begin : len(self.text) if last else int(self.text_ends[at])]
 
     def piece(self, token: int) -> str:
-        """The text of a token id by itself; "" where it is not known."""
-        if token not in self._pieces and self.decode is not None and token >= 0:
-            self._pieces[token] = self.decode([token])
-        return self._pieces.get(token, "")
+        r"""The text of a token id by itself; "" where it is not known.
+
+        A part of a character is shown as its bytes, `\xf0`; the last part as the character, where
+        it ends no other in this run.
+        """
+        spelt = self._bytes_of(token)
+        ended = self._ended.get(token, ()) if readable(spelt).encode() != spelt else ()
+        return next(iter(ended)) if len(ended) == 1 else readable(spelt)
+
+    def pieces(self, tokens: Iterable[int]) -> list[str]:
+        r"""The texts of ids that follow one another; joined they are the whole text.
+
+        A character of several tokens is the last one's, and the others have "". Bytes that make no
+        character are shown as `\xf0`.
+        """
+        return pieces(self._bytes_of(int(token)) for token in tokens)
+
+    @cached_property
+    def read_pieces(self) -> list[str]:
+        """The pieces of the tokens read, step by step, and of the one that was sampled last."""
+        last = self.trace.produced[-1:]
+        return self.pieces([*self.trace.tokens.tolist(), *last[last >= 0].tolist()])
+
+    def piece_at(self, step: int) -> str:
+        """The text of the token read in a step; of a part of a character, its bytes."""
+        return self.read_pieces[step] or self.piece(int(self.trace.tokens[step]))
+
+    def piece_after(self, step: int) -> str:
+        """The text of the token sampled in a step, as when it is read; "" if none was."""
+        token, after = int(self.trace.produced[step]), step + 1
+        known = after < len(self.read_pieces) and token >= 0
+        return (self.read_pieces[after] if known else "") or self.piece(token)
+
+    @cached_property
+    def _ended(self) -> dict[int, set[str]]:
+        """For each id that was read, the texts that came with it."""
+        ended: dict[int, set[str]] = {}
+        for token, piece in zip(self.trace.tokens.tolist(), self.read_pieces, strict=False):
+            if piece:
+                ended.setdefault(token, set()).add(piece)
+        return ended
+
+    def _bytes_of(self, token: int) -> bytes:
+        found = self._spelt.get(token)
+        return found if found is not None else self.spell(token) if self.spell else b""
 
     def tokens_of(self, layer: int, expert: int) -> ExpertUses:
         """The tokens that chose an expert; of several runs, `outlier_jupyter.tokens_of`.
@@ -294,6 +339,12 @@ class Spread:
             f"hit rate in decode {rate[0]} ({rate[1]} to {rate[2]}); each began with the cache "
             "that the one before left"
         )
+
+
+def _spelt(pieces: dict[str, str], parts: dict[str, str]) -> dict[int, bytes]:
+    """Each id's bytes, as they were saved: texts, and in hex what is no text."""
+    known = {int(token): text.encode() for token, text in pieces.items()}
+    return known | {int(token): bytes.fromhex(each) for token, each in parts.items()}
 
 
 def _middle_and_ends(values: list[float]) -> tuple[float, float, float]:

@@ -21,6 +21,7 @@ from .errors import OptionError
 from .events import Event, HeldLayers, Routed
 from .options import GenerateOptions
 from .paging import Stopped
+from .prompts import check_known
 from .reference import divergences, log_probabilities
 
 CHUNK = 512
@@ -55,7 +56,7 @@ class Scorer:
         used: the (layer, expert) pairs that the text's tokens chose under it.
 
     Raises:
-        OptionError: there is nothing to score, or nothing before it.
+        OptionError: there is nothing to score, nothing before it, or an id that the model has not.
         KeyboardInterrupt: stopped.
     """
 
@@ -65,6 +66,7 @@ class Scorer:
                 f"{len(tokens)} tokens cannot be scored from number {first} on: give a text with "
                 "something before it"
             )
+        check_known(tokens, engine.config)
         self.used: set[tuple[int, int]] = set()
         self._engine = engine
         self._tokens = list(tokens)

@@ -1,4 +1,6 @@
-"""Tokens become text, up to the first stop word. It knows mlx-lm's detokenizer and nothing else.
+"""Tokens become text: those of a run, up to the first stop word, and any that follow one another.
+
+It knows what tokens are in bytes, or what mlx-lm's detokenizer makes of them, and nothing else.
 
 Text that may turn out to be the beginning of a stop word is held back until it is known not to
 be, so that a stop word never flashes up in a stream.
@@ -6,9 +8,12 @@ be, so that a stop word never flashes up in a stream.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from codecs import getincrementaldecoder
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Protocol
+
+Utf8 = getincrementaldecoder("utf-8")
 
 
 class Detokenizer(Protocol):
@@ -74,3 +79,21 @@ def _overlap(text: str, word: str) -> int:
     """Length of the longest end of `text` with which `word` begins, and goes on."""
     longest = min(len(text), len(word) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(word[:n])), 0)
+
+
+def readable(spelt: bytes) -> str:
+    r"""Bytes as text; what is no character of UTF-8 as `\xf0`."""
+    return spelt.decode("utf-8", "backslashreplace")
+
+
+def pieces(spelt: Iterable[bytes]) -> list[str]:
+    r"""The texts of tokens that follow one another, from the bytes of each.
+
+    Joined they are the whole text. A character of several tokens is the last one's, and the others
+    have "". Bytes that make no character are shown as `\xf0`.
+    """
+    decoder = Utf8("backslashreplace")
+    found = [decoder.decode(each) for each in spelt]
+    if rest := decoder.decode(b"", True):
+        found[-1] += rest
+    return found

@@ -199,8 +199,8 @@ def _choices(name: str, run: Run, layer: int, expert: int) -> pandas.DataFrame:
             "run": name,
             "step": steps,
             "phase": PHASES[trace.phase[steps]],
-            "token": [run.piece(token) for token in trace.tokens[steps].tolist()],
-            "next": [run.piece(token) for token in trace.produced[steps].tolist()],
+            "token": [run.piece_at(step) for step in steps.tolist()],
+            "next": [run.piece_after(step) for step in steps.tolist()],
             "weight": trace.weights[steps, layer, rank],
             "rank": rank,
             "hit": trace.hits[steps, layer, rank],
@@ -211,12 +211,11 @@ def _choices(name: str, run: Run, layer: int, expert: int) -> pandas.DataFrame:
 
 def _context(run: Run, step: int) -> str:
     """The token read in `step` in brackets, within those around it; "" where texts are unknown."""
-    tokens = run.trace.tokens
-    pieces = [run.piece(int(t)) for t in tokens[max(0, step - CONTEXT) : step + CONTEXT + 1]]
-    at = min(step, CONTEXT)
-    if not pieces[at]:
+    pieces = run.read_pieces[max(0, step - CONTEXT) : min(step + CONTEXT + 1, run.trace.steps)]
+    at, shown = min(step, CONTEXT), run.piece_at(step)
+    if not shown:
         return ""
-    text = f"{''.join(pieces[:at])}[{pieces[at]}]{''.join(pieces[at + 1 :])}"
+    text = f"{''.join(pieces[:at])}[{shown}]{''.join(pieces[at + 1 :])}"
     return text.replace("\n", "↵")
 
 
@@ -262,6 +261,6 @@ def _headline(found: ExpertUses) -> str:
 
 
 def _span(found: TokenExperts) -> str:
-    pieces = "".join(found.run.piece(int(t)) for t in found.run.trace.produced[found.steps])
+    pieces = "".join(found.run.pieces(found.run.trace.produced[found.steps].tolist()))
     said = f" “{pieces}”" if pieces else ""
     return f"{len(found.steps):,} tokens{said} chose {len(found.frame):,} different experts"

@@ -118,7 +118,7 @@ def test_ids_beyond_the_tokenizer_have_no_text(engine):
     """Vocabularies are rounded up: such an id is generated like any other and shows nothing."""
     from outlier_jupyter.transcript import Transcript
 
-    transcript = Transcript(engine.tokenizer.detokenizer, (), engine._vocabulary)
+    transcript = Transcript(engine.tokenizer.detokenizer, (), engine._vocabulary.size)
     known = engine.tokenizer.encode("expert", add_special_tokens=False)
     said = [transcript.add(token) for token in [*known, 10**6, *known]] + [transcript.finish()]
     assert "".join(said) == "expertexpert"

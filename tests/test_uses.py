@@ -40,7 +40,7 @@ def test_an_expert_s_tokens_are_those_that_chose_it(runs):
             ].itertuples()
             assert (row.rank, row.hit) == (rank, hits[rank])
             assert row.weight == pytest.approx(weights[rank])
-            assert row.token == run.decode([int(run.trace.tokens[step])])
+            assert row.token == run.piece(int(run.trace.tokens[step]))
             assert f"[{row.token}]".replace("\n", "↵") in row.context
             wanted += 1
     assert len(found.frame) == wanted > 0

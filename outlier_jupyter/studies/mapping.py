@@ -39,7 +39,7 @@ def atlas(
     held = named(runs)
     if by is not None and by not in BY:
         raise OptionError(f"by={by!r} is unknown: choose {' or '.join(BY)}")
-    pieces = [[run.piece(t) for t in run.trace.tokens.tolist()] for run in held.values()]
+    pieces = [run.read_pieces[: run.trace.steps] for run in held.values()]
     known = all(any(each) for each in pieces)
     if by == "tokens" and not known:
         raise OptionError("the texts of these tokens are not known: give runs, not bare traces")

@@ -5,6 +5,7 @@ Words are what they were, but for halves of characters, which no page or file ca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy.typing as npt
 
 from .trace import TraceInfo
+
+HEX = re.compile("([0-9a-f]{2})*")
 
 MOST_EXPERTS_OF_A_LAYER = 2**15 - 1
 """Ids are 16-bit numbers."""
@@ -98,6 +101,11 @@ def run_of(saved: Any) -> dict[str, Any] | None:
     for token, text in pieces.items():
         right = token.isdecimal() and len(token) <= 10 and isinstance(text, str)
         _want(right, "`pieces` holds something else than texts of tokens")
+    parts = saved.get("parts", {})
+    _want(isinstance(parts, dict), "`parts` is no record")
+    for token, each in parts.items():
+        right = token.isdecimal() and len(token) <= 10 and isinstance(each, str)
+        _want(right and bool(HEX.fullmatch(each)), "`parts` holds something else than bytes in hex")
     return dict(mended(saved))
 
 

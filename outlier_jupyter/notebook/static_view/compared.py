@@ -90,7 +90,7 @@ def _pair(found: Comparison, i: int, j: int) -> list[str]:
         parts.append(_folded(f"Experts that part them ({len(rows)} surest)", table(head, rows)))
     run = found.runs[i]
     tokens = [
-        (f"{leaning.step:,}", run.piece(leaning.token) if isinstance(run, Run) else "",
+        (f"{leaning.step:,}", run.piece_at(leaning.step) if isinstance(run, Run) else "",
          three(leaning.bits))
         for leaning in found.tokens(i, j, TOKENS)
     ]  # fmt: skip

@@ -58,7 +58,7 @@ def _lit(run: Run, weights: dict[int, float], first: set[int]) -> str:
     top = max((w for w in weights.values() if np.isfinite(w)), default=1.0) or 1.0
     out = [f"({begin:,} tokens before) " if begin else ""]
     for step in range(begin, end):
-        piece = run.piece(int(trace.tokens[step]))
+        piece = run.read_pieces[step]
         shown = escape(piece) if piece else ("▪" if step in weights else "·")
         if step not in weights:
             out.append(shown)
