@@ -22,7 +22,7 @@ from ipywidgets import widget_serialization
 from .. import files
 from ..attended import attended
 from ..engine import Engine
-from ..errors import OptionError
+from ..errors import OptionError, place
 from ..events import Event, Resized
 from ..options import GenerateOptions, make
 from ..run import Run
@@ -252,13 +252,17 @@ class Chat(Settings, OnDemand):
         return files.write(path, self.dumps(), OptionError, "the chat")
 
     def load(self, path: str | Path) -> None:
-        """Add the conversations of a file that `save` or the widget's Export wrote."""
+        """Add the conversations of a file that `save` or the widget's Export wrote.
+
+        Raises:
+            OptionError: it is no such file, or cannot be read; nothing is added then.
+        """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = files.regular(path).read_text(encoding="utf-8-sig")
         except OSError as error:
-            raise OptionError(f"{path} cannot be read: {error.strerror}") from None
+            raise OptionError(f"{place(path)} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
-            raise OptionError(f"{path} is no chat file: it is not text") from None
+            raise OptionError(f"{place(path)} is no chat file: it is not text") from None
         self.add_from(text)
 
     def close(self) -> None:

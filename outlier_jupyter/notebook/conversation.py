@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from math import inf
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import OptionError, shown
 from ..trace.said import mended
 
 FORMAT = "outlier_jupyter chat"
@@ -27,6 +26,8 @@ ROLES = (USER, ASSISTANT)
 RUNNING = "running"
 ENDS = ("", RUNNING, "stop", "length", "interrupted", "error")
 TITLE_CHARS = 48
+MOST = 2**53
+"""No page can tell larger numbers apart, nor does a run have any."""
 
 
 @dataclass
@@ -203,7 +204,11 @@ def _told(conversation: Conversation) -> dict[str, Any]:
 
 
 def _read(text: str) -> tuple[int, list[Conversation]]:
-    """The current conversation's id and all conversations of a file's text."""
+    """The current conversation's id and all conversations of a file's text.
+
+    What a file says its ids are is what its records call each other by, whatever the number; here
+    messages are numbered anew, as `Conversation.add` does.
+    """
     try:
         whole = mended(json.loads(text))
     except (ValueError, RecursionError) as error:
@@ -212,8 +217,8 @@ def _read(text: str) -> tuple[int, list[Conversation]]:
         raise OptionError('this is no chat file: it lacks `"format": "outlier_jupyter chat"`')
     if whole.get("version") != VERSION:
         raise OptionError(
-            f"this chat file has version {whole.get('version')!r}, and {VERSION} is what can be "
-            "read: update outlier-jupyter"
+            f"this chat file has version {shown(whole.get('version'))}, and {VERSION} is what can "
+            "be read: update outlier-jupyter"
         )
     try:
         found = [_conversation(each) for each in whole["conversations"]]
@@ -227,26 +232,32 @@ def _read(text: str) -> tuple[int, list[Conversation]]:
 
 def _conversation(told: dict[str, Any]) -> Conversation:
     out = Conversation(_whole(told["id"]), _text(told["title"]), _text(told["system"]))
+    known = {ROOT: ROOT}
     for each in told["messages"]:
         message = _message(each)
+        _want(message.id not in known, f"two messages are number {shown(message.id)}")
+        _want(message.parent in known, "a message follows none")
+        known[message.id] = len(known)
+        message.id, message.parent = known[message.id], known[message.parent]
         parent = out.messages.get(message.parent)
         follows = parent.role if parent else ASSISTANT
-        _want(message.id not in out.messages, f"two messages are number {message.id}")
-        _want(parent is not None or message.parent == ROOT, "a message follows none")
         _want(follows != message.role, "a question follows a question, or an answer an answer")
         out.messages[message.id] = message
     for number in told["chosen"]:
-        _want(number in out.messages, "a path leads nowhere")
-        out.chosen[out.messages[number].parent] = number
+        _want(_whole(number) in known and number != ROOT, "a path leads nowhere")
+        message = out.messages[known[number]]
+        _want(message.parent not in out.chosen, "a path forks")
+        out.chosen[message.parent] = message.id
     return out
 
 
 def _message(told: dict[str, Any]) -> Message:
     numbers = told["numbers"]
-    _want(told["role"] in ROLES, f"role {told['role']!r}")
-    _want(told["ended"] in ENDS, f"ended {told['ended']!r}")
-    right = all(type(n) in (int, float) and abs(n) < inf for n in numbers.values())
-    _want(right, "numbers that are none")  # NaN and infinity neither: no page can be sent them
+    _want(told["role"] in ROLES, f"role {shown(told['role'])}")
+    _want(told["ended"] in ENDS, f"ended {shown(told['ended'])}")
+    # NaN is none, either: no page can be sent it.
+    right = all(type(n) in (int, float) and abs(n) <= MOST for n in numbers.values())
+    _want(right, "numbers that are none")
     _want(_whole(told["id"]) > ROOT, "a message is number 0")
     # A file written in the middle of an answer: there is no run any more that would end it.
     ended = "interrupted" if told["ended"] == RUNNING else told["ended"]
@@ -263,7 +274,7 @@ def _message(told: dict[str, Any]) -> Message:
 
 def _checked(kind: type) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
-        _want(type(value) is kind, f"{value!r} where {kind.__name__} was wanted")
+        _want(type(value) is kind, f"{shown(value)} where {kind.__name__} was wanted")
         return value
 
     return check

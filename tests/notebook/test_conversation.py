@@ -17,6 +17,8 @@ from outlier_jupyter.notebook.conversation import (
     USER,
     Conversations,
 )
+from outlier_jupyter.notebook.outline import outline
+from outlier_jupyter.notebook.saved_chat import bundle
 
 WORDS = st.text(max_size=20)
 
@@ -37,7 +39,7 @@ def books(draw: st.DrawFn) -> Conversations:
             message = book.add(parent, role, draw(WORDS), draw(st.sampled_from(ends)))
             message.note = draw(WORDS)
             message.numbers = draw(
-                st.dictionaries(st.sampled_from(["prompt", "reused"]), st.integers())
+                st.dictionaries(st.sampled_from(["prompt", "reused"]), st.integers(0, 2**53))
             )
         if book.messages:
             book.choose(draw(st.sampled_from(sorted(book.messages))))
@@ -102,13 +104,72 @@ def test_there_is_always_a_conversation() -> None:
         all_of_them.delete(9)
 
 
-def damaged(**changes: object) -> str:
-    """A good file with some of its first message's entries changed."""
+def damaged(chosen: object = None, **changes: object) -> str:
+    """A good file with some of its first message's entries, or its path, changed."""
     good = Conversations()
-    good.current.add(ROOT, USER, "hello")
+    question = good.current.add(ROOT, USER, "hello")
+    good.current.add(ROOT, USER, "hi")
+    good.current.choose(question.id)
     whole = json.loads(good.dumps())
     whole["conversations"][0]["messages"][0].update(changes)
+    if chosen is not None:
+        whole["conversations"][0]["chosen"] = chosen
     return json.dumps(whole)
+
+
+ODD = st.sampled_from([0, 1, 2, 3, True, 1.0, -1, 2**53, 2**53 + 1, 10**400, 1e308, [1], "1", None])
+FIELDS = ("id", "parent", "role", "text", "ended", "note", "numbers")
+
+
+@st.composite
+def files(draw: st.DrawFn) -> str:
+    """A good file in which some values are of another kind, too large, or there twice."""
+    whole = json.loads(draw(books()).dumps())
+    for each in whole["conversations"]:
+        if draw(st.booleans()):
+            each["chosen"] += draw(st.lists(ODD | st.integers(1, 8), max_size=3))
+        if draw(st.booleans()):
+            each[draw(st.sampled_from(["id", "title", "system", "chosen"]))] = draw(ODD)
+        for message in each["messages"]:
+            if draw(st.booleans()):
+                message["numbers"]["prompt"] = draw(ODD)
+            if not draw(st.integers(0, 4)):
+                message[draw(st.sampled_from(FIELDS))] = draw(ODD)
+    raised = draw(st.sampled_from([0, 0, 2**53, 10**4298]))  # ids are names: any number will do
+    for each in whole["conversations"]:
+        ids = {message["id"]: message["id"] for message in each["messages"] if _plain(message)}
+        for message in each["messages"]:
+            for name in ("id", "parent"):
+                if raised and _plain(message) and message[name] in ids and message[name]:
+                    message[name] += raised
+        if raised and isinstance(each["chosen"], list):
+            each["chosen"] = [n + raised if type(n) is int and n in ids else n
+                              for n in each["chosen"]]  # fmt: skip
+    return json.dumps(whole)
+
+
+def _plain(message: dict[str, object]) -> bool:
+    return type(message["id"]) is int and type(message["parent"]) is int
+
+
+@given(files())
+def test_what_was_taken_can_be_shown_gone_on_with_and_written(text: str) -> None:
+    """A file is refused with a sentence, or all that is made of it works, and reads back."""
+    mine = Conversations()
+    try:
+        mine.add_from(text)
+    except OptionError as error:
+        assert len(str(error)) <= 300
+        return
+    for book in mine.by_id.values():
+        role = USER if not book.end or book.path()[-1].role == ASSISTANT else ASSISTANT
+        book.add(book.end, role, "more")
+    json.dumps(outline(mine, None, 1), allow_nan=False)
+    assert all(each <= 2**53 for book in mine.by_id.values() for each in book.messages)
+    bundle("demo", mine, "n")
+    again = Conversations()
+    again.add_from(mine.dumps())
+    assert list(again.by_id.values()) == list(mine.by_id.values())
 
 
 @pytest.mark.parametrize(
@@ -127,6 +188,13 @@ def damaged(**changes: object) -> str:
         (damaged(ended="soon"), "ended 'soon'"),
         (damaged(numbers={"prompt": "x"}), "numbers that are none"),
         (damaged(id=3), "a path leads nowhere"),
+        (damaged(chosen=[1, 1]), "a path forks"),
+        (damaged(chosen=[1, 2]), "a path forks"),
+        (damaged(chosen=[True]), "True where int was wanted"),
+        (damaged(chosen=[1.0]), "1.0 where int was wanted"),
+        (damaged(numbers={"prompt": 10**400}), "numbers that are none"),
+        (damaged(numbers={"tokens_per_second": -1e308}), "numbers that are none"),
+        (damaged(text=["x" * 10_000]), "where str was wanted"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(text: str, message: str) -> None:

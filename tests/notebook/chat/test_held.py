@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import ipywidgets
@@ -58,6 +59,9 @@ def test_conversations_are_made_named_exported_and_deleted(
     assert [message.text for message in other.messages] == texts(other) != []
     with pytest.raises(OptionError, match="cannot be read: No such file"):
         other.load(tmp_path / "nothing.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(OptionError, match="cannot be read: it is a named pipe"):
+        other.load(tmp_path / "pipe.json")
     with pytest.raises(OptionError, match="could not be written"):
         other.save(tmp_path / "no" / "folder.json")
     other.close()
