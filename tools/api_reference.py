@@ -15,43 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import outlier_jupyter
-from outlier_jupyter.notebook.arguments import cell_parser, command_parser
 from outlier_jupyter.notebook.commands import COMMANDS
+from outlier_jupyter.notebook.commands.run import CELL, CELL_CALL, cell_parser
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
-CELL = "%%outlier"
-FORMS = {
-    CELL: "`run = engine.generate(prompt, …)`; under a live view "
-    "`outlier_jupyter.watch(engine, prompt, …)`; `--mask` and other changes of routing also as "
-    "`with engine.routing(mask=[…]):`",
-    "load": "`engine = outlier_jupyter.load(model, …)`",
-    "run": "`run = engine.generate(prompt, …)`",
-    "plan": "`outlier_jupyter.plan(model, …)`",
-    "repack": "`outlier_jupyter.repack(model, …)`",
-    "bench": "`outlier_jupyter.bench.short.short()`, "
-    "`outlier_jupyter.repacking.measure_disk(model)`, "
-    "`outlier_jupyter.machine.measure_memory()`",
-    "chat": "`chat = outlier_jupyter.Chat(engine, …)`",
-    "compare": "`outlier_jupyter.compare({\"a\": a, \"b\": b}, …)`",
-    "explain": "`run.explain(token)`, `run.trace.explain(step)`",
-    "expert": "`outlier_jupyter.tokens_of(runs, layer, expert)`, `run.tokens_of(layer, expert)`",
-    "tokens": "`run.experts_of(slice(first, last))`, `outlier_jupyter.experts_of(run, tokens)`",
-    "what-if": "`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--figure` "
-    "is `run.figures.what_if(slots, policies)`, `--slider` `run.trace.sizing()`",
-    "atlas": "`outlier_jupyter.atlas(runs, …).figure()`",
-    "measures": "`run.measures(phase)`; `--figure` is `run.figures.measures(phase)`, "
-    "`.over_time()`, `.atlas(labels)`",
-    "view": "`run.view()`, `run.trace.view()`",
-    "save": "`run.save(path)`, `run.trace.save(path)`",
-    "open": "`outlier_jupyter.Run.load(path)`, `outlier_jupyter.Trace.load(path)`",
-    "report": "`run.report(path)`",
-    "ablate": "`outlier_jupyter.ablate(engine, prompts, experts, …)`",
-    "sweep": "`outlier_jupyter.sweep(engine, top_k=[…], …)`",
-    "resize": "`engine.resize(cache_gb=…)`",
-    "unload": "`engine.close()`",
-    "status": "`engine.status()`",
-    "memory": "`engine.memory()`",
-}  # fmt: skip
 OPENED = ("Engine", "Run", "Trace", "Comparison", "Atlas", "Ablation", "Sweep", "Chat", "Plan")
 """The classes whose methods are listed."""
 HEAD = """# Reference
@@ -70,19 +37,15 @@ they do, a call does.
 
 
 def page() -> str:
-    """The whole page.
-
-    Raises:
-        KeyError: a command has no form as a call here.
-    """
-    rows = [f"| `{CELL}` | run the cell's text as a prompt | {FORMS[CELL]} |"]
-    rows += [f"| `%outlier {name}` | {_cell(text)} | {FORMS[name]} |"
-             for name, text in COMMANDS.items()]  # fmt: skip
+    """The whole page."""
+    rows = [f"| `{CELL}` | run the cell's text as a prompt | {CELL_CALL} |"]
+    rows += [f"| `%outlier {name}` | {_cell(each.help)} | {each.call} |"
+             for name, each in COMMANDS.items()]  # fmt: skip
     parts = [HEAD + "\n".join(rows), "", "## Flags", ""]
     parts += _flags(CELL, cell_parser())
-    for name in COMMANDS:
+    for name, each in COMMANDS.items():
         if name != "run":  # its flags are the cell's
-            parts += _flags(f"%outlier {name}", command_parser(name))
+            parts += _flags(f"%outlier {name}", each.parser())
     parts += ["## Names", ""]
     for name in sorted(outlier_jupyter.__all__, key=str.lower):
         if not name.startswith("_") and not name.endswith("ipython_extension"):

@@ -12,8 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..options import GenerateOptions, LoadOptions
-from .arguments import cell_parser, command_parser
 from .commands import COMMANDS
+from .commands.run import cell_parser
 
 MODELS = ("demo",)
 USUAL = {
@@ -36,7 +36,7 @@ def completions(line: str, variables: Collection[str] = ()) -> list[str]:
             return [command for command in COMMANDS if command.startswith(current)]
         if words[0] not in COMMANDS:
             return []
-        parser, given = command_parser(words[0]), words[1:]
+        parser, given = COMMANDS[words[0]].parser(), words[1:]
     else:
         parser, given = cell_parser(), words
     before = given[-1] if given else ""

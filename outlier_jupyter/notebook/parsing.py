@@ -71,6 +71,12 @@ def variable(name: str) -> str:
     return name
 
 
+def near(word: str, known: Collection[str]) -> str:
+    """`; did you mean …?` for the known word nearest to an unknown one, if any is near."""
+    found = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 

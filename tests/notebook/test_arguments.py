@@ -7,31 +7,28 @@ from dataclasses import fields
 import pytest
 
 from outlier_jupyter.errors import OptionError
-from outlier_jupyter.notebook.arguments import (
-    cell_parser,
-    help_text,
-    load_parser,
-    parse,
-)
+from outlier_jupyter.notebook.arguments import parse
+from outlier_jupyter.notebook.commands import COMMANDS, help_text
+from outlier_jupyter.notebook.commands.run import cell_parser
 from outlier_jupyter.notebook.parsing import HelpAsked
-from outlier_jupyter.options import GenerateOptions, LoadOptions
+from outlier_jupyter.options import GenerateOptions, LoadOptions, help_of
 
 
 @pytest.mark.parametrize(
-    ("parser", "kind"), [(load_parser(), LoadOptions), (cell_parser(), GenerateOptions)]
+    ("parser", "kind"), [(COMMANDS["load"].parser(), LoadOptions), (cell_parser(), GenerateOptions)]
 )
 def test_every_option_has_its_flag_and_its_help(parser, kind):
     """Each field of the dataclass is a flag with dashes, with the field's help text."""
     text = " ".join(parser.format_help().split())
     for spec in fields(kind):
         assert "--" + spec.name.replace("_", "-") in text
-        assert spec.metadata["help"].replace("%", "%")[:30] in text
+        assert help_of(spec)[:30] in text
 
 
 def test_only_what_is_given_is_passed_on():
     """Defaults stay the dataclass's; types are the fields'."""
-    assert parse(load_parser(), "demo") == {"model": "demo"}
-    assert parse(load_parser(), "'a folder' --cache-gb 0.5 --cache-experts 3 -o e") == {
+    assert parse(COMMANDS["load"].parser(), "demo") == {"model": "demo"}
+    assert parse(COMMANDS["load"].parser(), "'a folder' --cache-gb 0.5 --cache-experts 3 -o e") == {
         "model": "a folder", "cache_gb": 0.5, "cache_experts": 3, "output": "e",
     }  # fmt: skip
     assert parse(cell_parser(), "--raw --stop a --stop 'b c' --seed 0") == {
@@ -51,7 +48,7 @@ def test_only_what_is_given_is_passed_on():
 def test_a_mistake_is_one_line(line, message):
     """What was not understood, a suggestion where there is one, and where help is."""
     with pytest.raises(OptionError) as refused:
-        parse(load_parser(), line)
+        parse(COMMANDS["load"].parser(), line)
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from outlier_jupyter.errors import OptionError
-from outlier_jupyter.notebook.arguments import cell_parser, command_parser, parse, split_prompt
+from outlier_jupyter.notebook.arguments import parse, split_prompt
+from outlier_jupyter.notebook.commands import COMMANDS
+from outlier_jupyter.notebook.commands.run import cell_parser
 from outlier_jupyter.options import GenerateOptions, LoadOptions, make
 
 
@@ -47,7 +49,7 @@ def test_what_is_text_for_the_model_keeps_its_braces(loaded):
 
 def test_a_comment_ends_a_line_of_flags():
     """As in Python."""
-    assert parse(command_parser("load"), "demo --cache-gb 1 # a small one") == {
+    assert parse(COMMANDS["load"].parser(), "demo --cache-gb 1 # a small one") == {
         "model": "demo", "cache_gb": 1.0
     }  # fmt: skip
     flags, prompt = split_prompt(cell_parser(), "--seed 3 # not one")

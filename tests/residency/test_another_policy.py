@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import outlier_jupyter
-from outlier_jupyter.notebook.arguments import command_parser, load_parser
+from outlier_jupyter.notebook.commands import COMMANDS
 from outlier_jupyter.notebook.figures.of_sizes import sizes_figure
 from outlier_jupyter.notebook.static_view.report import report
 from outlier_jupyter.residency.policies import POLICIES
@@ -46,7 +46,7 @@ def test_it_is_in_tables_figures_slider_and_report(run: Run) -> None:
 
 def test_it_is_in_help_and_flags(run: Run) -> None:
     """The magic's parser offers it, and says what it keeps."""
-    text = load_parser().format_help()
+    text = COMMANDS["load"].parser().format_help()
     assert "first-in" in text and "the newest stay" in " ".join(text.split())
-    flags: list[argparse.Action] = command_parser("what-if")._actions
+    flags: list[argparse.Action] = COMMANDS["what-if"].parser()._actions
     assert any("first-in" in str(action.metavar) for action in flags)

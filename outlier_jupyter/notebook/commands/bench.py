@@ -1,0 +1,69 @@
+"""`%outlier bench`: what this machine can do."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import OptionError
+from ...machine import measure_memory
+from ...repacking import measure_disk
+from ...units import size_words
+from ..parsing import add_output
+from .command import Command, Session
+
+if TYPE_CHECKING:
+    from ...bench.short import Benched
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="with --disk, whose files are read; the loaded")
+    parser.add_argument("--folder", help="where the slice is made and kept; the cache folder")
+    parser.add_argument(
+        "--traces", metavar="FOLDER",
+        help="recorded traces (.safetensors) to take routing from; else the demo model's",
+    )  # fmt: skip
+    add_output(parser, "table")
+    parser.add_argument(
+        "--disk", action="store_true", default=None,
+        help="read places of the model's files for two seconds, in every way there is",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory", action="store_true", default=None,
+        help="read memory with all cores for half a second; explanations of later runs know it",
+    )  # fmt: skip
+
+
+def _run(session: Session, given: dict[str, Any]) -> Benched | None:
+    if given.get("memory"):
+        session.write(f"memory reads at {size_words(measure_memory())}/s\n")
+        if not given.get("disk"):
+            return None
+    if given.get("disk"):
+        model = given.get("model") or session.loaded().info.model
+        session.write(f"{measure_disk(model)}\n")
+        return None
+    if "model" in given:
+        raise OptionError(
+            "%outlier bench makes a model of its own: leave the model out, or give --disk"
+        )
+    from ...bench.short import short  # it compiles; loading is silent and quick
+
+    folder, traces = (Path(given[n]) if n in given else None for n in ("folder", "traces"))
+    found = short(folder, traces, tell=lambda line: session.write(f"{line}\n"))
+    session.store(given.get("output"), found)
+    return found
+
+
+COMMAND = Command(
+    "bench",
+    "measure this machine, in minutes; --disk, --memory: how fast they can be read",
+    _run,
+    _arguments,
+    "Measure this machine: a slice of Qwen3-30B-A3B's geometry with random weights, paged and by "
+    "mlx-lm, beside the limit of the hardware. Takes 3 GB of disk.",
+    call="`outlier_jupyter.bench.short.short()`, "
+    "`outlier_jupyter.repacking.measure_disk(model)`, "
+    "`outlier_jupyter.machine.measure_memory()`",
+)

@@ -1,0 +1,36 @@
+"""`%outlier chat`: the chat widget, with the settings it begins with."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ...options import GenerateOptions
+from ..chat import Chat
+from ..controls import DEFAULTS, NAMES
+from ..parsing import add_fields, add_output
+from .command import Command, Session
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    add_output(parser, "Chat")
+    # What a chat does anyway needs no flag, and a flag can only say yes.
+    add_fields(parser, GenerateOptions, [name for name in NAMES if name not in DEFAULTS])
+
+
+def _run(session: Session, given: dict[str, Any]) -> Chat:
+    output = given.pop("output", None)
+    defaults = session.defaults(GenerateOptions)
+    kept = {name: defaults[name] for name in defaults if name in NAMES}
+    chat = Chat(session.loaded(), **kept | given)
+    session.store(output, chat)
+    return chat
+
+
+COMMAND = Command(
+    "chat",
+    "chat with the loaded model in a widget",
+    _run,
+    _arguments,
+    call="`chat = outlier_jupyter.Chat(engine, …)`",
+)

@@ -1,0 +1,30 @@
+"""`%outlier open`: a saved run, or a trace that was recorded elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ...run import Run
+from ..parsing import add_output
+from .command import Command, Session
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="the file")
+    add_output(parser, "Run")
+
+
+def _run(session: Session, given: dict[str, Any]) -> Run:
+    found = Run.load(given["path"])
+    session.store(given.get("output"), found)
+    return found
+
+
+COMMAND = Command(
+    "open",
+    "read a saved run, or a trace recorded elsewhere; no model is needed",
+    _run,
+    _arguments,
+    call="`outlier_jupyter.Run.load(path)`, `outlier_jupyter.Trace.load(path)`",
+)

@@ -1,0 +1,44 @@
+"""`%outlier plan`: will it fit, and how fast, before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from json import dumps
+from typing import Any
+
+from ...options import LoadOptions
+from ...planning import Plan, plan
+from ..parsing import add_fields, add_json, add_output
+from .command import MODEL, Command, Session
+
+OPTIONS = ("ram_gb", "kernels", "kept_kv_gb", "revision", "trust_remote_code")
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help=f"{MODEL}; it need not be downloaded")
+    add_output(parser, "Plan")
+    add_json(parser, "the plan")
+    add_fields(parser, LoadOptions, OPTIONS)
+
+
+def _run(session: Session, given: dict[str, Any]) -> Plan | None:
+    output, json = (given.pop(name, None) for name in ("output", "json"))
+    usual = session.defaults(LoadOptions)
+    options = {name: usual[name] for name in OPTIONS if name in usual} | given
+    engine = session.engine if session.engine is not None and not session.engine.closed else None
+    found = plan(options.pop("model"), replacing=engine, **options)
+    session.store(output, found)
+    if json:
+        session.write(f"{dumps(found.to_dict())}\n")
+        return None
+    return found
+
+
+COMMAND = Command(
+    "plan",
+    "what a model weighs and which cache size to take, before it is loaded",
+    _run,
+    _arguments,
+    "Say what a model weighs and which cache size to take, before it is loaded.",
+    call="`outlier_jupyter.plan(model, …)`",
+)

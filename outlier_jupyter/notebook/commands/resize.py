@@ -1,0 +1,30 @@
+"""`%outlier resize`: another size of the cache, between two runs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ...options import LoadOptions
+from ..parsing import add_fields, add_json
+from .command import Command, Session
+from .status import write_status
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    add_fields(parser, LoadOptions, ("cache_gb", "cache_experts", "force"), defaults=False)
+    add_json(parser, "the status")
+
+
+def _run(session: Session, given: dict[str, Any]) -> None:
+    json = given.pop("json", False)
+    write_status(session, session.loaded().resize(**given), json)
+
+
+COMMAND = Command(
+    "resize",
+    "give the expert cache another size; what was used last stays in it",
+    _run,
+    _arguments,
+    call="`engine.resize(cache_gb=…)`",
+)

@@ -1,0 +1,59 @@
+"""`%outlier run` and `%%outlier`: a prompt, and a view of where it routes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ...options import GenerateOptions
+from ...run import Run
+from ..parsing import add_fields, add_json, add_output
+from .command import Command, Session
+
+CELL = "%%outlier"
+CELL_CALL = (
+    "`run = engine.generate(prompt, …)`; under a live view `outlier_jupyter.watch(engine, "
+    "prompt, …)`; `--mask` and other changes of routing also as `with "
+    "engine.routing(mask=[…]):`"
+)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    add_output(parser, "Run")
+    parser.add_argument(
+        "--fill", action="store_true", default=None,
+        help="put variables in place of {name} in the prompt; {{ and }} stand for braces",
+    )  # fmt: skip
+    parser.add_argument(
+        "--repeat", type=int, metavar="N",
+        help="run it N times: the last is the result, its .repeats are all and .spread() their "
+        "median and range",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-widget", action="store_true", default=None, help="no live view, only what stays"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", default=None, help="show nothing")
+    add_json(parser, "the run's summary")
+    add_fields(parser, GenerateOptions)
+
+
+def _run(session: Session, given: dict[str, Any]) -> Run | None:
+    return session.prompt(given, given.pop("text"))
+
+
+COMMAND = Command(
+    "run",
+    "run the rest of the line as a prompt, flags first",
+    _run,
+    _arguments,
+    "Run the rest of the line as a prompt and watch where it routes.",
+    takes_text=True,
+    call="`run = engine.generate(prompt, …)`",
+)
+
+
+def cell_parser() -> argparse.ArgumentParser:
+    """What reads the first line of `%%outlier`, whose cell is the prompt."""
+    parser = COMMAND.parser(CELL)
+    parser.description = "Run the cell's text as a prompt and watch where it routes."
+    return parser

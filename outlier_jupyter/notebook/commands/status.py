@@ -1,0 +1,38 @@
+"""`%outlier status`: what is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from json import dumps
+from math import isnan
+from typing import Any
+
+from ...status import Status
+from ...trace.measures import Summary
+from ..parsing import add_json
+from .command import Command, Session
+
+
+def as_json(record: Status | Summary) -> str:
+    """A record of ours as JSON; what was not counted (NaN) is null."""
+    values = asdict(record)
+    bare = {k: None if isinstance(v, float) and isnan(v) else v for k, v in values.items()}
+    return dumps(bare)
+
+
+def write_status(session: Session, status: Status, json: bool) -> None:
+    """Print a status, in words or as JSON."""
+    session.write(f"{as_json(status) if json else status}\n")
+
+
+def _run(session: Session, given: dict[str, Any]) -> None:
+    write_status(session, session.loaded().status(), given.get("json", False))
+
+
+COMMAND = Command(
+    "status",
+    "what is loaded, and how much of it sits in RAM",
+    _run,
+    lambda parser: add_json(parser, "the status"),
+    call="`engine.status()`",
+)

@@ -1,0 +1,23 @@
+"""`%outlier unload`: the engine is closed, its memory free."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+from .command import Command, Session
+
+
+def _run(session: Session, given: dict[str, Any]) -> None:
+    if session.engine is not None:
+        session.engine.close()
+        session.engine = None
+        gc.collect()  # a model is made of cycles
+
+
+COMMAND = Command(
+    "unload",
+    "close the engine and free its memory",
+    _run,
+    call="`engine.close()`",
+)

@@ -1,0 +1,31 @@
+"""`%outlier view`: a finished run in the live view."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..parsing import add_output
+from .command import Command, Session
+from .which_run import add_run, the_run
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    add_output(parser, "LiveView")
+    add_run(parser)
+
+
+def _run(session: Session, given: dict[str, Any]) -> object:
+    found = the_run(session, given).view()
+    session.store(given.get("output"), found)
+    return found
+
+
+COMMAND = Command(
+    "view",
+    "a run in the live view, to scrub through, replay and look into",
+    _run,
+    _arguments,
+    "Show a run in the live view, to scrub through, replay and look into.",
+    call="`run.view()`, `run.trace.view()`",
+)
