@@ -27,6 +27,9 @@ export function rootElement(className: string): HTMLElement {
   root.addEventListener("focusin", (event) => {
     (event.target as Element).setAttribute(NO_SHORTCUTS, "true");
   });
+  // JupyterLab listens at a text box in a cell for the line break that Shift+Enter, or the undoing
+  // that Ctrl+Z is about to make there, and prevents it. What is typed in here is nobody else's.
+  root.addEventListener("beforeinput", (event) => event.stopPropagation(), { capture: true });
   return root;
 }
 

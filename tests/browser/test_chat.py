@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import (
@@ -75,6 +77,33 @@ def test_three_turns_stop_regenerate_and_edit(lab: Lab, page: Page) -> None:
     expect(page.locator(".oj-assistant .oj-run canvas").first).to_be_visible()
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.locator(".oj-chat").first.screenshot(path=PICTURES / "chat-run.png")
+
+
+def test_a_text_of_several_lines_is_typed_undone_and_sent(lab: Lab, page: Page) -> None:
+    """Shift+Enter adds a line in the message box and in an edit; the notebook runs no cell."""
+    start(page, lab, "lines.ipynb", "1 + 1")
+    prompts = page.locator(".jp-InputPrompt").all_inner_texts()
+    cells = page.locator(".jp-Notebook .jp-Cell").count()
+    box = page.locator(".oj-chat .oj-composer textarea").first
+    box.click()
+    for key in ("o", "n", "e", "Shift+Enter", "t", "w", "o", "Shift+Enter"):
+        page.keyboard.press(key)
+    expect(box).to_have_value("one\ntwo\n")
+    page.keyboard.press("Control+z")
+    expect(box).to_have_value(re.compile(r"^one(?!\ntwo\n$)"))
+    box.fill("one\ntwo")
+    page.keyboard.press("Enter")
+    answered(page, 1)
+    asked = page.locator(".oj-user").first
+    expect(asked.locator(".oj-body")).to_have_text("one\ntwo")
+    asked.get_by_role("button", name="Edit").click()
+    edit = asked.locator("textarea")
+    edit.press("End")
+    edit.press("Shift+Enter")
+    edit.press("x")
+    expect(edit).to_have_value("one\ntwo\nx")
+    assert page.locator(".jp-InputPrompt").all_inner_texts() == prompts
+    assert page.locator(".jp-Notebook .jp-Cell").count() == cells
 
 
 def test_stop_ends_a_cell_that_waits_for_the_answer(lab: Lab, page: Page) -> None:
