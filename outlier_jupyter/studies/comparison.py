@@ -196,7 +196,7 @@ class Comparison:
     def __repr__(self) -> str:
         lines = [f"Comparison of {', '.join(self.names)} ({self.phase or 'all'} steps)"]
         lines += [self._pair_words(i, j) for i, j in self.pairs]
-        lines.append(f"With equal LRU caches of {self.slots:,} slots:")
+        lines.append(f"With equal LRU caches of {self.slots:,} slots, prompt and answer together:")
         for i, name in enumerate(self.names):
             cold, warm = self.cold[i], self.warm[i]
             lines.append(

@@ -19,7 +19,7 @@ from .. import files
 from ..display import draw
 from ..errors import TraceError
 from ..trace.trace import TraceInfo
-from ..units import percent, three
+from ..units import percent, size_words, three
 from .coherence import COHERENT, SHORT
 
 if TYPE_CHECKING:
@@ -230,7 +230,8 @@ class Sweep:
             "setting",
             "tokens/s",
             "from, to",
-            "hit rate",
+            "hits in decode",
+            "read in all",
             "KL, nats a token",
             "top-1",
             "coherent",
@@ -241,7 +242,8 @@ class Sweep:
             out.append([
                 words(setting), three(s["tokens_per_second"]),
                 f"{three(s['slowest'])}, {three(s['fastest'])}", percent(s["decode_hit_rate"]),
-                three(s["kl"]), percent(s["top1_agreement"]), f"{s['coherent']} of {s['runs']}",
+                size_words(s["bytes_read"]), three(s["kl"]), percent(s["top1_agreement"]),
+                f"{s['coherent']} of {s['runs']}",
             ])  # fmt: skip
         return out
 

@@ -289,7 +289,7 @@ class Trace:
         return draw("Trace.sizing", self)
 
     def slots_for(self, hit_rate: float, policy: str = "default", **options: Any) -> int:
-        """The fewest slots with which so much of decode hits: see `trace.what_if`."""
+        """With how few slots so much of decode hits, found by halving: see `trace.what_if`."""
         from .what_if import slots_for
 
         return slots_for(self, hit_rate, policy, **options)

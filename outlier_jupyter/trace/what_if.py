@@ -99,7 +99,7 @@ def note(trace: Trace) -> str:
 def slots_for(
     trace: Trace, hit_rate: float, policy: str = "default", after: Sequence[Trace] = ()
 ) -> int:
-    """The fewest slots with which `hit_rate` (0 to 1) of decode's look-ups hit.
+    """With how few slots `hit_rate` (0 to 1) of decode's lookups hit: one slot less does not do.
 
     Found by halving, which takes it that more slots hit no less. Experts that come for the first
     time miss with any cache, so not every rate can be had.

@@ -34,7 +34,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hit-rate", type=float, metavar="SHARE",
-        help="the fewest slots with which so much of decode hits, as 0.9",
+        help="with how few slots so much of decode hits, as 0.9",
     )  # fmt: skip
     parser.add_argument(
         "--after", action="append", type=variable, metavar="NAME",

@@ -61,7 +61,7 @@ def html(found: Comparison) -> str:
     if (more := len(pairs) - PAIRS) > 0:
         parts.append(f'<p class="oj-soft">{more:,} more pairs: .parting(i, j), .experts(i, j), '
                      ".figure(i, j).</p>")  # fmt: skip
-    parts += ["<h4>With equal caches</h4>", _caches(found)]
+    parts += ["<h4>With equal caches, prompt and answer together</h4>", _caches(found)]
     if found.domains:
         told = found.domains[1]
         parts.append(
@@ -160,8 +160,8 @@ def _matrix(found: Comparison) -> str:
 def _caches(found: Comparison) -> str:
     rows = [
         (name, f"{held.held:,} of {held.slots:,} slots, {percent(held.useful)} of what it used",
-         f"{percent(cold.hit_rate)}, {size_words(cold.nbytes)} in {cold.reads:,} reads",
-         f"{percent(warm.hit_rate)}, {size_words(warm.nbytes)} in {warm.reads:,} reads")
+         f"{percent(cold.hit_rate)} hits, {size_words(cold.nbytes)} in {cold.reads:,} reads",
+         f"{percent(warm.hit_rate)} hits, {size_words(warm.nbytes)} in {warm.reads:,} reads")
         for name, held, cold, warm in zip(found.names, found.warmth, found.cold, found.warm,
                                           strict=True)
     ]  # fmt: skip
