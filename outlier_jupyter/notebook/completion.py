@@ -1,15 +1,24 @@
 """What Tab offers behind `%outlier` and `%%outlier`: commands, flags, and the values of flags.
 
-Pure: a line goes in, words come out. All of it is read off the parsers, so that it cannot differ
-from what they accept.
+All of it is read off the parsers, so that it cannot differ from what they accept. `matcher` tells
+IPython, which then asks nobody else: Python's own names mean nothing on such a line, and to find
+them takes Jedi a second the first time.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from IPython.core.completer import (
+    CompletionContext,
+    SimpleCompletion,
+    SimpleMatcherResult,
+    context_matcher,
+)
 
 from ..options import GenerateOptions, LoadOptions
 from .commands import COMMANDS
@@ -20,9 +29,45 @@ USUAL = {
     spec.name: spec.default for kind in (LoadOptions, GenerateOptions) for spec in fields(kind)
 }
 """The values that flags have when they are not given, to begin from."""
+COMMAND, FLAG, VALUE, MODEL, FOLDER, VARIABLE = (
+    "command", "flag", "value", "model", "path", "variable",
+)  # fmt: skip
+"""What is offered, as a front end shows it beside the word."""
 
 
-def completions(line: str, variables: Collection[str] = ()) -> list[str]:
+Matcher = Callable[[CompletionContext], SimpleMatcherResult]
+"""What IPython asks."""
+
+
+class Offer(NamedTuple):
+    """A word that may stand at the end of a line, and what it is."""
+
+    text: str
+    kind: str
+
+
+def matcher(variables: Mapping[str, Any]) -> Matcher:
+    """What IPython asks for the lines of the magic, with a shell's variables."""
+
+    def outlier(context: CompletionContext) -> SimpleMatcherResult:
+        line = context.text_until_cursor.lstrip()
+        found = completions(line, variables) if line.split(" ")[0] in STARTS else []
+        current = "" if line[-1:].isspace() else line.split()[-1] if line else ""
+        return {
+            "completions": [SimpleCompletion(each.text, type=each.kind) for each in found],
+            "matched_fragment": current,
+            "suppress": True,
+            "ordered": True,
+        }
+
+    found: Matcher = context_matcher(identifier="outlier_jupyter")(outlier)
+    return found
+
+
+STARTS = ("%outlier", "%%outlier")
+
+
+def completions(line: str, variables: Collection[str] = ()) -> list[Offer]:
     """The words that may stand at the end of `line`, which begins with the magic.
 
     Args:
@@ -31,42 +76,52 @@ def completions(line: str, variables: Collection[str] = ()) -> list[str]:
     """
     magic, *words = line.split()
     current = "" if line[-1:].isspace() or not words else words.pop()
+    if current == "" and not line[-1:].isspace():
+        return []  # the magic's own name is being typed
     if magic == "%outlier":
         if not words:
-            return [command for command in COMMANDS if command.startswith(current)]
+            return [Offer(name, COMMAND) for name in COMMANDS if name.startswith(current)]
         if words[0] not in COMMANDS:
             return []
         parser, given = COMMANDS[words[0]].parser(), words[1:]
     else:
         parser, given = cell_parser(), words
-    before = given[-1] if given else ""
-    return [w for w in _words(parser, before, current, variables) if w.startswith(current)]
+    found = _words(parser, given, current, variables)
+    return [each for each in found if each.text.startswith(current)]
 
 
 def _words(
-    parser: argparse.ArgumentParser, before: str, current: str, variables: Collection[str]
-) -> list[str]:
+    parser: argparse.ArgumentParser, given: list[str], current: str, variables: Collection[str]
+) -> list[Offer]:
     flags = {flag: action for action in parser._actions for flag in action.option_strings}
+    before = given[-1] if given else ""
     if before in flags and flags[before].nargs != 0:
         return _values(flags[before], variables)
-    words = sorted(flag for flag in flags if flag.startswith("--"))
-    takes_model = any(action.dest == "model" for action in parser._actions)
-    if any(action.dest == "runs" for action in parser._actions) and not current.startswith("-"):
-        return [*sorted(name for name in variables if not name.startswith("_")), *words]
-    if takes_model and not current.startswith("-"):
-        return [*MODELS, *_folders(current), *words]
+    words = [Offer(flag, FLAG) for flag in sorted(flags) if flag.startswith("--")]
+    if current.startswith("-"):
+        return words
+    takes = {action.dest for action in parser._actions}
+    if "runs" in takes:
+        return [*_names(variables), *words]
+    if "model" in takes and (not given or given[0].startswith("-")):
+        models = [Offer(model, MODEL) for model in MODELS]
+        return [*models, *(Offer(folder, FOLDER) for folder in _folders(current)), *words]
     return words
 
 
-def _values(action: argparse.Action, variables: Collection[str]) -> list[str]:
+def _names(variables: Collection[str]) -> list[Offer]:
+    return [Offer(name, VARIABLE) for name in sorted(variables) if not name.startswith("_")]
+
+
+def _values(action: argparse.Action, variables: Collection[str]) -> list[Offer]:
     if action.dest in ("output", "run"):
-        return sorted(name for name in variables if not name.startswith("_"))
+        return _names(variables)
     words = str(action.metavar).split("|")
     chosen = [word for word in words if len(words) > 1 and not word.isupper()]
     usual = USUAL.get(action.dest)
-    if usual in (None, (), "") or str(usual) in chosen:
-        return chosen
-    return chosen if len(chosen) == len(words) else [str(usual), *chosen]
+    if usual not in (None, (), "") and str(usual) not in chosen and len(chosen) < len(words):
+        chosen = [str(usual), *chosen]
+    return [Offer(word, VALUE) for word in chosen]
 
 
 def _folders(current: str) -> list[str]:

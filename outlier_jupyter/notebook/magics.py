@@ -27,7 +27,7 @@ from .arguments import expand_flags, fill, parse, split_prompt
 from .commands import COMMANDS, help_text
 from .commands.run import cell_parser
 from .commands.status import as_json
-from .completion import completions
+from .completion import matcher
 from .handle import forget_frames
 from .parsing import HelpAsked, near
 from .routes import keep_reading
@@ -35,7 +35,6 @@ from .show import show_result, show_run
 
 QUESTION = re.compile(r"(\s*)%outlier\s+(run\s.*\?)\s*")
 """A line that asks the model something."""
-HOOKED = ("%outlier", "%%outlier")
 OUTSIDE = 1_000_000
 """More frames than there are: variables are looked up in the user's namespace alone."""
 
@@ -60,6 +59,7 @@ class OutlierMagics(Magics):
         super().__init__(shell)
         self.shell: InteractiveShell
         self.engine: Engine | None = None
+        self.matcher: Callable[..., Any] | None = None
         table = shell.magics_manager.magics
         self.replaced = {kind: table[kind].get("outlier") for kind in ("line", "cell")}
 
@@ -205,12 +205,11 @@ def register(shell: InteractiveShell) -> None:
     magics = OutlierMagics(shell)
     shell.register_magics(magics)
 
-    def complete(_: object, event: Any) -> list[str]:
-        return completions(event.text_until_cursor, shell.user_ns)
-
+    completer = shell.Completer
+    assert completer is not None
+    magics.matcher = matcher(shell.user_ns)
+    completer.custom_matchers.append(magics.matcher)
     shell.input_transformers_cleanup.append(keep_question)
-    for name in HOOKED:
-        shell.set_hook("complete_command", complete, str_key=name)
 
 
 def unregister(shell: InteractiveShell) -> None:
@@ -229,5 +228,5 @@ def unregister(shell: InteractiveShell) -> None:
             table[kind]["outlier"] = before
     shell.magics_manager.registry.pop("OutlierMagics", None)
     shell.configurables.remove(magics)  # type: ignore[arg-type]  # it holds magics, too
-    for name in HOOKED:
-        shell.strdispatchers["complete_command"].strs.pop(name, None)
+    if shell.Completer is not None and magics.matcher in shell.Completer.custom_matchers:
+        shell.Completer.custom_matchers.remove(magics.matcher)

@@ -38,8 +38,8 @@ def test_it_runs_and_refuses_as_every_command(shell_with_it, make_trace) -> None
 def test_it_is_in_help_and_completion(shell_with_it) -> None:
     """By its name, its line of help and its flags."""
     assert "the expert that a run used most" in help_text()
-    assert completions("%outlier bus") == ["busiest"]
-    assert completions("%outlier busiest --la") == ["--layer"]
+    assert completions("%outlier bus") == [("busiest", "command")]
+    assert completions("%outlier busiest --la") == [("--layer", "flag")]
 
 
 def test_it_is_in_the_reference(shell_with_it) -> None:

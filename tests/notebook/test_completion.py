@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from IPython.core.completer import provisionalcompleter
 
+from outlier_jupyter.notebook.commands import COMMANDS
 from outlier_jupyter.notebook.completion import completions
+
+
+def words(line: str, variables=()) -> list[str]:
+    return [offer.text for offer in completions(line, variables)]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ from outlier_jupyter.notebook.completion import completions
 )
 def test_what_tab_offers(line, offered):
     """Commands, then flags, then the values a flag takes."""
-    assert completions(line, ["run", "answer", "_hidden"]) == offered
+    assert words(line, ["run", "answer", "_hidden"]) == offered
 
 
 def test_folders_are_offered_for_a_model(tmp_path):
@@ -81,4 +87,29 @@ def test_folders_are_offered_for_a_model(tmp_path):
     (tmp_path / "model-b").mkdir()
     (tmp_path / "model-file").write_text("")
     begun = f"{tmp_path}/model-"
-    assert completions(f"%outlier load {begun}") == [f"{begun}a/", f"{begun}b/"]
+    assert words(f"%outlier load {begun}") == [f"{begun}a/", f"{begun}b/"]
+
+
+def offered_by(shell, text: str) -> list[tuple[str, str]]:
+    """(word, kind) as a front end is told, in that order."""
+    with provisionalcompleter():
+        found = shell.Completer.completions(text, len(text))
+        return [(each.text, each.type) for each in found]
+
+
+@pytest.mark.parametrize("lines", ["", "x = 1\n"])
+def test_a_shell_offers_these_and_nothing_of_python(shell, lines):
+    """In the order of help, each with what it is, at the first Tab; elsewhere Python's own."""
+    shell.run_line_magic("load_ext", "outlier_jupyter")
+    try:
+        found = offered_by(shell, lines + "%outlier ")
+        assert found == [(name, "command") for name in COMMANDS]
+        assert offered_by(shell, lines + "%outlier lo") == [("load", "command")]
+        assert offered_by(shell, lines + "%outlier load d")[0] == ("demo", "model")
+        assert set(offered_by(shell, lines + "%outlier load demo --")) > {("--reader", "flag")}
+        assert all(kind == "flag" for _, kind in offered_by(shell, lines + "%outlier load demo -"))
+        assert offered_by(shell, lines + "%outlier load demo --reader p") == [("pread", "value")]
+        assert "print" in {word for word, _ in offered_by(shell, lines + "pri")}
+    finally:
+        shell.run_line_magic("unload_ext", "outlier_jupyter")
+    assert ("load", "command") not in offered_by(shell, "%outlier ")

@@ -352,7 +352,7 @@ def test_unloading_the_extension_restores_what_was_there(ip):
     ip.run_line_magic("unload_ext", "outlier_jupyter")
     assert "outlier" not in table["line"] and "outlier" not in table["cell"]
     assert not any(type(c).__name__ == "OutlierMagics" for c in ip.configurables)
-    assert "%outlier" not in ip.strdispatchers["complete_command"].strs
+    assert ip.Completer.custom_matchers == []
 
     def before(line):
         """Somebody else's."""
