@@ -365,11 +365,11 @@ def test_what_a_record_offers_to_draw_is_there(what):
 
 
 def test_no_record_names_a_view():
-    """Outside of the notebook's room, its modules are named in one table and at the door."""
+    """Outside of the notebook's room, its modules are named in one table and at the doors."""
     naming = {
         str(path.relative_to(ROOT))
         for path in FILES
         if room(path) != "notebook"
         and re.search(r"import_module|from \.+notebook", path.read_text())
     }
-    assert naming == {"__init__.py", "display.py"}
+    assert naming == {"__init__.py", "__main__.py", "display.py"}

@@ -60,6 +60,11 @@ def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
         words = shlex.split(line, comments=True)
     except ValueError as error:
         raise OptionError(f"{parser.prog}: {error}: close the quotes in {line!r}") from error
+    return given_of(parser, words)
+
+
+def given_of(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
+    """The same of a line that is in words already."""
     given = vars(parser.parse_args(words))
     return {
         name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None

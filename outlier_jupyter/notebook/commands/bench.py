@@ -66,4 +66,5 @@ COMMAND = Command(
     call="`outlier_jupyter.bench.short.short()`, "
     "`outlier_jupyter.repacking.measure_disk(model)`, "
     "`outlier_jupyter.machine.measure_memory()`",
+    terminal=True,
 )

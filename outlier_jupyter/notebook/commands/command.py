@@ -70,6 +70,7 @@ class Command:
         description: for its own help, where that is more than `help`.
         takes_text: the rest of the line, after the flags, is a text for the model.
         call: what does the same in Python, in Markdown.
+        terminal: whether it is of use without a notebook.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Command:
     description: str = ""
     takes_text: bool = False
     call: str = ""
+    terminal: bool = False
 
     def parser(self, prog: str = "") -> argparse.ArgumentParser:
         """What reads its line."""

@@ -46,4 +46,5 @@ COMMAND = Command(
     _run,
     _arguments,
     call='`outlier_jupyter.compare({"a": a, "b": b}, …)`',
+    terminal=True,
 )

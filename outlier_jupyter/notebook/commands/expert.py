@@ -39,4 +39,5 @@ COMMAND = Command(
     _arguments,
     "Say the tokens that chose an expert, LAYER:EXPERT, over all runs in variables.",
     call="`outlier_jupyter.tokens_of(runs, layer, expert)`, `run.tokens_of(layer, expert)`",
+    terminal=True,
 )

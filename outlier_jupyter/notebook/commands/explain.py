@@ -49,4 +49,5 @@ COMMAND = Command(
     _arguments,
     "Say why a token of a run took so long: its parts, its layers, its reads.",
     call="`run.explain(token)`, `run.trace.explain(step)`",
+    terminal=True,
 )

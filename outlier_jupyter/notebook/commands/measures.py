@@ -58,4 +58,5 @@ COMMAND = Command(
     "Say how a run was routed, by layer: balance, locality, confidence; or as figures.",
     call="`run.measures(phase)`; `--figure` is `run.figures.measures(phase)`, `.over_time()`, "
     "`.atlas(labels)`",
+    terminal=True,
 )

@@ -27,4 +27,5 @@ COMMAND = Command(
     _run,
     _arguments,
     call="`outlier_jupyter.Run.load(path)`, `outlier_jupyter.Trace.load(path)`",
+    terminal=True,
 )

@@ -41,4 +41,5 @@ COMMAND = Command(
     _arguments,
     "Say what a model weighs and which cache size to take, before it is loaded.",
     call="`outlier_jupyter.plan(model, …)`",
+    terminal=True,
 )

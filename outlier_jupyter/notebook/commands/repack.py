@@ -34,4 +34,5 @@ COMMAND = Command(
     _run,
     _arguments,
     call="`outlier_jupyter.repack(model, …)`",
+    terminal=True,
 )

@@ -27,4 +27,5 @@ COMMAND = Command(
     _run,
     _arguments,
     call="`run.report(path)`",
+    terminal=True,
 )

@@ -49,6 +49,7 @@ COMMAND = Command(
     "Run the rest of the line as a prompt and watch where it routes.",
     takes_text=True,
     call="`run = engine.generate(prompt, …)`",
+    terminal=True,
 )
 
 

@@ -40,4 +40,5 @@ COMMAND = Command(
     _arguments,
     "Say the experts that a token or a span, FIRST:LAST, chose.",
     call="`run.experts_of(slice(first, last))`, `outlier_jupyter.experts_of(run, tokens)`",
+    terminal=True,
 )

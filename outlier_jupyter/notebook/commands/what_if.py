@@ -79,4 +79,5 @@ COMMAND = Command(
     "Say what other cache sizes and policies would have hit, read and given.",
     call="`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--figure` is "
     "`run.figures.what_if(slots, policies)`, `--slider` `run.trace.sizing()`",
+    terminal=True,
 )

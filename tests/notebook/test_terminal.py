@@ -1,0 +1,94 @@
+"""The commands in a terminal: the magic's own, over files in place of variables."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from outlier_jupyter import Run
+from outlier_jupyter.__main__ import main
+from outlier_jupyter.notebook.commands import COMMANDS
+
+
+@pytest.fixture
+def saved(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A run that a terminal made and saved."""
+    file = tmp_path / "run.safetensors"
+    words = ["run", str(tiny), "Which", "expert?", "--max-tokens", "5", "--cache-experts", "8"]
+    assert main([*words, "--raw", "-o", str(file)]) == 0
+    assert "tokens/s" in capsys.readouterr().out
+    return file
+
+
+def test_a_prompt_is_run_printed_and_saved(saved: Path) -> None:
+    """The words are one prompt; flags of loading and of the run stand side by side."""
+    run = Run.load(saved)
+    assert run.prompt == "Which expert?" and run.trace.info.slots == 8
+    assert 0 < run.generated <= 5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["open", "{run}"], "tokens/s"),
+        (["what-if", "--run", "{run}", "--slots", "8", "--policy", "lru"], "decode_hit_rate"),
+        (["explain", "1", "--run", "{run}"], "token 1"),
+        (["expert", "0:1", "{run}"], "Expert 1 of layer 0"),
+        (["tokens", "1", "--run", "{run}"], "layer 0"),
+        (["measures", "--run", "{run}"], "entropy"),
+        (["plan", "demo"], "qwen3_moe"),
+        (["--help"], "outlier run"),
+        (["run", "--help"], "--cache-gb"),
+    ],
+)
+def test_what_a_command_finds_is_printed(saved, words, said, capsys) -> None:
+    """Tables whole, explanations and uses in words."""
+    assert main([word.format(run=saved) for word in words]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_a_report_and_a_summary_as_json(saved, tiny, tmp_path, capsys) -> None:
+    """What is written says where, and JSON is JSON alone."""
+    page = tmp_path / "page.html"
+    assert main(["report", str(page), "--run", str(saved)]) == 0
+    assert str(page) in capsys.readouterr().out and page.read_text().startswith("<!doctype html>")
+    assert main(["run", str(tiny), "Hello", "--max-tokens", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nonsense"], "outlier nonsense is not a command; there are run, plan"),
+        (["repak", "demo"], "did you mean repack?"),
+        (["chat"], "outlier chat needs a notebook"),
+        (["open", "no-such-file"], "no-such-file"),
+        (["explain", "--run", "no-such-file"], "no-such-file"),
+        (["explain"], "there is no run yet"),
+        (["run", "demo", "Hello", "--max-tokns", "3"], "did you mean --max-tokens?"),
+        (["run", "no-such-model", "Hello"], "no-such-model"),
+        (["what-if", "--slider"], "unrecognized arguments: --slider"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_a_status(words, said, capsys) -> None:
+    """On standard error; nothing else is printed."""
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert said in err and out == "" and len(err.strip().splitlines()) == 1
+
+
+def test_what_needs_a_notebook_is_not_offered() -> None:
+    """Everything that is offered has no flag for a widget, and no variable."""
+    offered = {name for name, each in COMMANDS.items() if each.terminal}
+    assert offered.isdisjoint({"load", "chat", "view", "status", "resize", "unload", "memory"})
+
+
+def test_the_package_is_a_program() -> None:
+    """`python -m outlier_jupyter` is the same."""
+    words = [sys.executable, "-m", "outlier_jupyter", "plan", "nothing-there"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2 and "nothing-there" in done.stderr
