@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from typing import TYPE_CHECKING
 
 from .checkpoint import release_buffers
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 STOP_WAIT_S = 30
 """How long a run of another thread, which was told to stop, is waited for: far longer than a layer
 takes."""
-LOOK_S = 0.05
-"""How often that wait looks for an interrupt."""
 
 
 def check_process(engine: Engine) -> None:
@@ -41,18 +37,15 @@ def close(engine: Engine) -> None:
     if engine._process != os.getpid():
         engine.closed = True  # what it holds is its parent's
         return
-    wait = 0 if engine._runner == threading.get_ident() else STOP_WAIT_S
-    end = time.monotonic() + wait
     with deferred() as interrupts:
-        while not engine._busy.acquire(timeout=min(wait, LOOK_S)):
+        if not engine.turns.take_last(STOP_WAIT_S, interrupts):
             if interrupts.noted:
                 return  # raised when the block ends
-            if time.monotonic() >= end:
-                raise EngineBusy("a stream is still open on this engine: close it, then the engine")
+            raise EngineBusy("a stream is still open on this engine: close it, then the engine")
         try:
             _free(engine)
         finally:
-            engine._busy.release()
+            engine.turns.leave()
 
 
 def _free(engine: Engine) -> None:

@@ -262,28 +262,41 @@ class Decoding:
         )
 
 
-def undisturbed(
-    interrupts: Interrupts, steps: Generator[Step, None, None], made: Callable[[], Run | None]
-) -> Iterator[Step]:
+class Begun:
+    """A run whose `steps` are made as they are asked for, and in the end the `run` itself."""
+
+    def __init__(
+        self, interrupts: Interrupts, steps: Generator[Step, None, None], made: list[Run]
+    ) -> None:
+        # A plain generator: of a class of ours a traceback would keep the frame, and it open.
+        self.steps = _undisturbed(interrupts, steps, made)
+        self._made = made
+
+    @property
+    def run(self) -> Run | None:
+        """The run, also one that was interrupted or failed; None as long as it is under way."""
+        return self._made[-1] if self._made else None
+
+
+def _undisturbed(
+    interrupts: Interrupts, steps: Generator[Step, None, None], made: list[Run]
+) -> Generator[Step, None, None]:
     """Hand out a run's steps; while it makes one, or ends, SIGINT asks it to stop and no more.
 
     A KeyboardInterrupt that comes in between, or that a caller throws in, ends the run in order.
 
     Args:
-        made: the run, once it has ended.
+        made: the run is put there once it has ended.
 
     Raises:
         Interrupted: also where the run was whole already when it was interrupted.
     """
-    begun = False
     try:
         while True:
             with interrupts:
-                begun = True
                 step = next(steps, None)
-                run = made() if step is None and interrupts.noted else None
-                if run is not None:
-                    raise Interrupted(run)
+                if step is None and made and interrupts.noted:
+                    raise Interrupted(made[-1])
             if step is None:
                 return
             yield step
@@ -292,9 +305,8 @@ def undisturbed(
     except KeyboardInterrupt:
         with interrupts:
             steps.close()
-            run = made() if begun else None
-            if run is not None:
-                raise Interrupted(run) from None
+            if made:
+                raise Interrupted(made[-1]) from None
         raise
     finally:
         with deferred():

@@ -6,7 +6,6 @@ a run: its prompt, its KV cache, one run at a time, who listens, and what is kep
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -23,12 +22,14 @@ import numpy.typing as npt
 from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from .aside import Aside
 from .budget import Needs, Room, fitted
 from .checkpoint import Reader, buffers_nbytes
 from .chunking import Costs, choose_chunk
 from .closing import check_process, close
-from .decoding import Decoding, undisturbed
-from .errors import CheckpointChanged, EngineBusy, EngineClosed
+from .decoding import Begun as Begun
+from .decoding import Decoding
+from .errors import CheckpointChanged, EngineClosed
 from .events import Event, PromptEncoded, Resized, RunDone, Sink, TextProduced
 from .interrupt import Interrupts, deferred
 from .kv_caches import KVCache, KVCaches, changed_by
@@ -53,6 +54,7 @@ from .status import Status
 from .trace import TraceInfo
 from .trace.recorder import Recorder
 from .transcript import Transcript
+from .turns import Turns
 from .vocabulary import Vocabulary
 
 FORESEEN_STEPS = 4096
@@ -98,9 +100,8 @@ class Engine:
         self._clock = clock
         self._stop = threading.Event()
         self._tell = Listeners(self._stop.set)
-        self._interrupts = Interrupts(self._stop.set, self._tell.in_a_sink)
-        self._busy, self._process = threading.Lock(), os.getpid()
-        self._runner: int | None = None
+        self.turns, self._process = Turns(), os.getpid()
+        self._interrupts = Interrupts(self._stop_mine, self._tell.in_a_sink)
         self._needs, self._ram_gb = needs, ram_gb
         self._kv_caches = KVCaches(model, round(options.kept_kv_gb * 1e9))
         self._vocabulary = Vocabulary(tokenizer)
@@ -127,14 +128,14 @@ class Engine:
             OptionError, EngineBusy, EngineClosed, ReadFailed: nothing is lost, ask again.
             CheckpointChanged: a file was written to since the model was loaded; load it again.
         """
-        steps = self.stream(prompt, **options)
-        with self._interrupts:
-            for _ in steps:
+        begun = begin(self, prompt, options)
+        with self.turns.ending(), self._interrupts:
+            for _ in begun.steps:
                 pass
-            assert self.last_run is not None
+            assert begun.run is not None
             if self._interrupts.noted:  # when all was made
-                raise Interrupted(self.last_run)
-        return self.last_run
+                raise Interrupted(begun.run)
+        return begun.run
 
     async def agenerate(self, prompt: Prompt, **options: Any) -> Run:
         """`generate` for async code: the event loop stays free while a thread decodes.
@@ -142,15 +143,7 @@ class Engine:
         Cancelling stops the run. A stopped run is returned (`finish_reason` is `interrupted`):
         a KeyboardInterrupt would end the event loop.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="outlier-async") as thread:
-            loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(thread, _whole_or_partial, self, prompt, options)
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                self.stop()
-                await asyncio.wait([work])
-                raise
+        return await Aside(self).run(prompt, options)
 
     @takes(GenerateOptions)
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Step]:
@@ -159,15 +152,16 @@ class Engine:
         Arguments and errors are those of `generate`. Leaving the loop early ends the run as
         interrupted.
         """
-        if self.closed:
-            raise EngineClosed("this engine was closed: load the model again")
-        asked = self.routing.options(options)
-        prepared = encode(self.tokenizer, prompt, asked, self.config)
-        return undisturbed(self._interrupts, self._run(prepared, asked), lambda: self.last_run)
+        return begin(self, prompt, options).steps
 
     def stop(self) -> None:
         """Stop the run under way before its next layer; callable from any thread."""
-        if self._busy.locked():
+        if self.turns.taken:
+            self._stop.set()
+
+    def _stop_mine(self) -> None:
+        """As `stop`, if it is this thread's run: else it waits for the end of another's."""
+        if self.turns.mine:
             self._stop.set()
 
     def subscribe(self, sink: Sink, *kinds: type[Event]) -> Callable[[], None]:
@@ -196,7 +190,7 @@ class Engine:
             EngineBusy, EngineClosed.
         """
         options = replace(resized(self.options, cache_gb, cache_experts), force=force)
-        with deferred(), self._alone():
+        with deferred() as interrupts, self.turns.ending(), self._alone(interrupts):
             options = _fitted(self, options)
             resize(self._installed, float(options.cache_gb), options.cache_experts)
             self.options = options
@@ -241,16 +235,14 @@ class Engine:
         return np.array(keys, np.int16).reshape(-1, 2)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, interrupts: Interrupts | None = None) -> Iterator[None]:
         """Hold the engine: one run, or one change of it, at a time."""
         check_process(self)
-        if not self._busy.acquire(blocking=False):
-            raise EngineBusy("another run is under way on this engine: stop it or wait for its end")
+        self.turns.take(interrupts or self._interrupts)
         at_its_end.begin()
         try:
             if self.closed:
                 raise EngineClosed("this engine was closed: load the model again")
-            self._runner = threading.get_ident()
             self._stop.clear()
             if self._interrupts.noted:  # before there was a run to stop
                 self._stop.set()
@@ -261,10 +253,11 @@ class Engine:
                 self._kv_caches.end()
                 self._tell.end()
             finally:  # whatever came between
-                self._runner = None
-                self._busy.release()
+                self.turns.leave()
 
-    def _run(self, prompt: Encoded, asked: GenerateOptions) -> Generator[Step, None, None]:
+    def _run(
+        self, prompt: Encoded, asked: GenerateOptions, made: list[Run]
+    ) -> Generator[Step, None, None]:
         with self._alone(), self.routing.applied(asked):
             _check_files(self)
             kv, rest = self._kv_caches.start(prompt.tokens, asked)
@@ -277,15 +270,16 @@ class Engine:
             decoding = _decoding(self, rest, kv, asked, recorder, held)
             self._tell(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
             try:
-                yield from self._watched(decoding, recorder, prompt, asked)
+                yield from self._watched(decoding, recorder, prompt, asked, made)
             finally:
                 if asked.reuse_kv:
                     whole = bool(decoding.finish_reason)
                     self._kv_caches.keep(held + decoding.read, kv, asked, whole)
 
     def _watched(
-        self, decoding: Decoding, recorder: Recorder, prompt: Encoded, asked: GenerateOptions
-    ) -> Iterator[Step]:
+        self, decoding: Decoding, recorder: Recorder, prompt: Encoded, asked: GenerateOptions,
+        made: list[Run],
+    ) -> Iterator[Step]:  # fmt: skip
         """Yield the run's steps, and keep what it made however it ends."""
 
         def keep(reason: str) -> Run:
@@ -294,8 +288,9 @@ class Engine:
             self._tell(RunDone(reason))
             info = run_info(self, asked, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
             trace, spell = recorder.trace(info), self._vocabulary.bytes_of
-            self.last_run = decoding.result(prompt.asked, prompt.text, reason, trace, spell)
-            return self.last_run
+            made.append(decoding.result(prompt.asked, prompt.text, reason, trace, spell))
+            self.last_run = made[-1]
+            return made[-1]
 
         try:
             with wired_limit(self.model):
@@ -311,11 +306,14 @@ class Engine:
         keep(decoding.finish_reason)
 
 
-def _whole_or_partial(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Run:
-    try:
-        return engine.generate(prompt, **options)
-    except Interrupted as stop:
-        return stop.run
+def begin(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Begun:
+    """A run that is made as its steps are asked for; arguments and errors as `Engine.stream`'s."""
+    if engine.closed:
+        raise EngineClosed("this engine was closed: load the model again")
+    asked = engine.routing.options(options)
+    prepared = encode(engine.tokenizer, prompt, asked, engine.config)
+    made: list[Run] = []
+    return Begun(engine._interrupts, engine._run(prepared, asked, made), made)
 
 
 def _decoding(

@@ -90,7 +90,7 @@ class EngineClosed(OutlierError):
 
 
 class EngineBusy(OutlierError):
-    """A second run was asked for while one is under way."""
+    """A run was asked for while a stream is open, or gave up its turn."""
 
 
 def place(path: str | os.PathLike[str], most: int = 90) -> str:

@@ -103,6 +103,7 @@ class Scorer:
         try:
             with ExitStack() as held:
                 held.enter_context(engine._interrupts)
+                held.enter_context(engine.turns.ending())
                 held.enter_context(engine._alone())
                 held.enter_context(routing)
                 if asked is None:

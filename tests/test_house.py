@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "interrupt": set(),
     "attended": set(),
     "progress": {"attended"},
+    "turns": {"errors", "interrupt"},
+    "aside": {"run", "turns"},
     "closing": {"checkpoint", "errors", "interrupt", "memory", "paging"},
     "files": {"errors", "interrupt"},
     "units": set(),
@@ -91,6 +93,7 @@ MAY_IMPORT = {
     },
     "engine": BASE
     | {
+        "aside",
         "budget",
         "checkpoint",
         "chunking",
@@ -109,6 +112,7 @@ MAY_IMPORT = {
         "status",
         "trace",
         "transcript",
+        "turns",
         "units",
         "vocabulary",
     },

@@ -149,6 +149,8 @@ class OutlierMagics(Magics):
         if given.pop("fill", None):
             prompt = fill(prompt, self.shell.user_ns)
         engine = self.loaded()
+        if engine.turns.must_wait:
+            sys.stdout.write("Waiting for the end of the run that is under way on this engine.\n")
         runs: list[Run] = []
         try:
             for _ in range(times):

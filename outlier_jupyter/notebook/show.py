@@ -13,12 +13,14 @@ from typing import Any
 from IPython.display import DisplayHandle, display
 
 from ..engine import Engine, run_info
+from ..events import Event, PromptEncoded
 from ..run import Interrupted, Run
 from .feed import Feed
 from .frames import Frame
 from .live import LiveView, header
 from .loss import LossLine
 from .replay import frame_of
+from .worker import on_this_thread
 
 
 def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
@@ -31,21 +33,26 @@ def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
     asked = engine.routing.options(options)
     view = make_view(engine, prompt, info=header(run_info(engine, asked), prompt))
     live = _Live(view)
-    feed = make_feed(engine, live.push)
+    feed = NextRun(engine, live.push)
     loss = LossLine(view)
     unsubscribe = [
-        engine.subscribe(feed, *Feed.KINDS),
-        engine.subscribe(loss, *LossLine.KINDS),
+        engine.subscribe(feed, *NextRun.KINDS),
+        engine.subscribe(on_this_thread(loss), *LossLine.KINDS),
     ]
+    run = None
     try:
-        return engine.generate(prompt, **options)
+        run = engine.generate(prompt, **options)
+        return run
+    except Interrupted as stop:
+        run = stop.run
+        raise
     finally:
         for end in unsubscribe:
             end()
         loss.tell()
-        run = engine.last_run
+        run = run or engine.last_run
         if live.output is not None and run is not None:
-            view.finish(run.finish_reason, last_frame(feed, run))
+            view.finish(run.finish_reason, feed.last_frame(run))
             live.output.update(dict(run._repr_mimebundle_()), raw=True)
         view.close()
 
@@ -95,6 +102,34 @@ def make_feed(engine: Engine, on_frame: Callable[[Frame], object]) -> Feed:
         on_frame=on_frame,
         kernels=info.kernels,
     )
+
+
+class NextRun:
+    """A sink that feeds a view with the next run of the thread that made it.
+
+    The feed begins with the run: until it is its turn other runs change what is in RAM.
+    """
+
+    KINDS = Feed.KINDS
+    """The events that it needs to hear."""
+
+    def __init__(self, engine: Engine, on_frame: Callable[[Frame], object]) -> None:
+        self._engine, self._on_frame = engine, on_frame
+        self._feed: Feed | None = None
+        self._hear = on_this_thread(self._take)
+
+    def __call__(self, event: Event) -> None:
+        self._hear(event)
+
+    def _take(self, event: Event) -> None:
+        if type(event) is PromptEncoded:
+            self._feed = make_feed(self._engine, self._on_frame)
+        if self._feed is not None:
+            self._feed(event)
+
+    def last_frame(self, run: Run | None) -> Frame | None:
+        """What a view shows of a run that is over; None of one that never began."""
+        return None if self._feed is None else last_frame(self._feed, run)
 
 
 def last_frame(feed: Feed, run: Run | None) -> Frame:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..engine import Engine
+from ..engine import Begun, Engine, begin
 from ..errors import TemplateRefused
 from ..events import Event, PromptEncoded, Sink, TextProduced
-from ..run import Interrupted, Run, Step
+from ..run import Interrupted, Run
 from ..templates import without_refused
 from .conversation import Conversation, Message
 from .feed import Feed
@@ -98,30 +98,30 @@ def run_turn(
         elif type(event) is TextProduced:
             grow(event.text)
 
+    begun: Begun | None = None
     unsubscribe = [engine.subscribe(on_this_thread(listen), PromptEncoded, TextProduced)]
     if also is not None:
         unsubscribe.append(engine.subscribe(on_this_thread(also), *Feed.KINDS))
     try:
-        for _ in _steps(engine, turn):
-            pass
-        turn.run = engine.last_run
-    except Interrupted as stop:
-        turn.error, turn.run = stop, stop.run
-    except Exception as error:
+        with engine.turns.ending(turn.cancelled.is_set):
+            begun = _begun(engine, turn)
+            for _ in begun.steps:
+                pass
+    except (Interrupted, Exception) as error:
         turn.error = error
-        turn.run = engine.last_run if turn.answer is not None else None
     finally:
+        turn.run = begun.run if begun is not None else None
         for end in unsubscribe:
             end()
 
 
-def _steps(engine: Engine, turn: Turn) -> Iterator[Step]:
-    """The steps of the turn's run; no answer given earlier stands in its way."""
+def _begun(engine: Engine, turn: Turn) -> Begun:
+    """The turn's run; no answer given earlier stands in its way."""
     messages = turn.messages()
     try:
-        return engine.stream(messages, **turn.options)
+        return begin(engine, messages, turn.options)
     except TemplateRefused:
         kept, turn.left_out = without_refused(engine.tokenizer, messages, turn.options["system"])
         if not turn.left_out:
             raise
-        return engine.stream(kept, **turn.options)
+        return begin(engine, kept, turn.options)

@@ -16,17 +16,16 @@ from typing import Any
 from IPython.display import DisplayHandle, display
 
 from ..attended import attended
-from ..engine import Engine, leave_thread, run_info
+from ..engine import Begun, Engine, begin, leave_thread, run_info
 from ..errors import OptionError, OutlierError
 from ..events import Event, PromptEncoded
 from ..options import GenerateOptions, takes
 from ..prompts import Prompt
 from ..run import Interrupted, Run
-from .feed import Feed
 from .handle import engine_of
 from .live import LiveView, header
 from .loss import LossLine
-from .show import last_frame, make_feed
+from .show import NextRun
 from .worker import Worker, on_this_thread
 
 _workers: weakref.WeakKeyDictionary[Engine, Worker] = weakref.WeakKeyDictionary()
@@ -75,7 +74,7 @@ class Watched(LiveView):
         self._asked = (prompt, engine.routing.given(options))
         self._over = threading.Event()
         self._stopped = False
-        self._begun = False
+        self._thread: int | None = None  # since the run has begun
         self._outputs: list[DisplayHandle] = []
         self._cell = _cell()
         asked = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
@@ -118,7 +117,7 @@ class Watched(LiveView):
     def stop(self) -> None:
         """Stop the run before the model's next layer, or before it has begun; from any thread."""
         self._stopped = True
-        if self._begun and not self._over.is_set():
+        if not self._over.is_set() and self._engine.turns.of(self._thread):
             self._engine.stop()
 
     def close(self) -> None:
@@ -144,35 +143,36 @@ class Watched(LiveView):
     def _decode(self) -> None:
         """The whole run, on the engine's thread for such runs."""
         engine = self._engine
-        feed = make_feed(engine, self.push)
+        feed = NextRun(engine, self.push)
         loss = LossLine(self)
+        begun: Begun | None = None
 
-        def begin(event: Event) -> None:
-            self._begun = True
+        def hear(event: Event) -> None:
+            self._thread = threading.get_ident()
             if self._stopped:
                 engine.stop()  # pressed before there was a run to stop
 
         unsubscribe = [
-            engine.subscribe(on_this_thread(feed), *Feed.KINDS),
+            engine.subscribe(feed, *NextRun.KINDS),
             engine.subscribe(on_this_thread(loss), *LossLine.KINDS),
-            engine.subscribe(on_this_thread(begin), PromptEncoded),
+            engine.subscribe(on_this_thread(hear), PromptEncoded),
         ]
         try:
             prompt, options = self._asked
-            for _ in engine.stream(prompt, **options):
-                pass
-        except Interrupted as stop:
-            self.error = stop
-        except Exception as error:
+            with engine.turns.ending(lambda: self._stopped):
+                begun = begin(engine, prompt, options)
+                for _ in begun.steps:
+                    pass
+        except (Interrupted, Exception) as error:
             self.error = error
         finally:
             for end in unsubscribe:
                 end()
             loss.tell()
-            self.run = engine.last_run if self._begun else None
-            reason = "error" if self.run is None else self.run.finish_reason
+            self.run = begun.run if begun is not None else None
+            ended = "interrupted" if self._stopped else "error"
             self.answer_from(self.run)
-            self.finish(reason, last_frame(feed, self.run) if self._begun else None)
+            self.finish(self.run.finish_reason if self.run else ended, feed.last_frame(self.run))
             with self._lock:
                 self._replace()  # before anybody who waits goes on, and ends the kernel
                 self._over.set()
@@ -218,5 +218,6 @@ def _cell() -> str:
 
 def _end(engine: Engine, over: threading.Event) -> None:
     if not over.is_set():
+        engine.turns.refuse()  # the interpreter ends: no run may begin any more
         engine.stop()
         over.wait()

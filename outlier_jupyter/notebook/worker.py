@@ -33,6 +33,11 @@ class Worker:
         self.busy = False
 
     @property
+    def thread(self) -> int | None:
+        """The id of this thread, once it was needed."""
+        return self._thread.ident if self._thread is not None else None
+
+    @property
     def here(self) -> bool:
         """Whether the caller is on this thread."""
         return threading.current_thread() is self._thread

@@ -19,10 +19,9 @@ from ..options import GenerateOptions, make
 from ..run import Run
 from .controls import options_of
 from .conversation import ASSISTANT, RUNNING, USER, Conversations
-from .feed import Feed
 from .kept_runs import KeptRuns
 from .outline import outline
-from .show import last_frame, make_feed, make_view
+from .show import NextRun, make_view
 from .turn import Turn, run_turn
 from .worker import Worker
 
@@ -58,7 +57,7 @@ class Writer:
         self._turn: Turn | None = None
         self._growing: list[str] = []
         self._tell_at = self._save_at = 0.0
-        self._feed: Feed | None = None
+        self._feed: NextRun | None = None
         self._worker = Worker("outlier chat", leave_thread)
         # A kernel that shuts down in the middle of an answer would leave MLX running on a thread
         # while the interpreter is taken apart.
@@ -167,7 +166,7 @@ class Writer:
     def _cancel(self, turn: Turn) -> None:
         with self.lock:
             turn.cancelled.set()
-            if self._turn is turn and turn.answer is not None:
+            if self._turn is turn and self.engine.turns.of(self._worker.thread):
                 self.engine.stop()
 
     def _do(self, turn: Turn) -> None:
@@ -266,7 +265,7 @@ class Writer:
         if not self._chat.watch:
             return None
         view = make_view(self.engine, turn.text or "", on_stop=self.stop, kernel_id="")
-        self._feed = make_feed(self.engine, view.push)
+        self._feed = NextRun(self.engine, view.push)
         before, self._chat.live = self._chat.live, view
         if before is not None:
             before.close()
@@ -277,7 +276,7 @@ class Writer:
         if feed is not None and self._chat.live is not None:
             reason = run.finish_reason if run is not None else "error"
             self._chat.live.answer_from(run)
-            self._chat.live.finish(reason, last_frame(feed, run))
+            self._chat.live.finish(reason, feed.last_frame(run))
 
 
 def _left_out(answers: int) -> str:
@@ -302,5 +301,6 @@ def _closed() -> EngineClosed:
 def _end(worker: Worker, engine: Engine) -> None:
     worker.refuse()
     if worker.busy:
+        engine.turns.refuse()  # the interpreter ends: no run may begin any more
         engine.stop()
     worker.close()

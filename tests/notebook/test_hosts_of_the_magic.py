@@ -81,6 +81,22 @@ def test_a_notebook_executed_by_a_program_keeps_no_widget_that_nothing_shows(
     assert not notebook.cells[1].outputs
 
 
+def test_run_all_goes_on_over_a_watched_run(tiny: Path, tmp_path: Path) -> None:
+    """A cell that runs says that it waits, waits for the run that `watch` began, and runs."""
+    sources = [
+        f"%load_ext outlier_jupyter\n%outlier load {tiny} --cache-experts 6 -o engine;",
+        "import outlier_jupyter\nengine.tokenizer.eos_token_ids = set()\n"
+        "watched = outlier_jupyter.watch(engine, 'Hello', max_tokens=400)\nwatched",
+        "%%outlier --max-tokens 3 -o run\nAnd now?",
+        "print(watched.run.generated, run.generated)",
+    ]
+    notebook, client = executed(tmp_path, *sources)
+    client.execute()
+    said, shown, _ = notebook.cells[2].outputs
+    assert said.text == "Waiting for the end of the run that is under way on this engine.\n"
+    assert "And now?" in shown.data["text/html"] and notebook.cells[3].outputs[0].text == "400 3\n"
+
+
 def test_what_is_shown_as_a_widget_keeps_its_state(tiny: Path, tmp_path: Path) -> None:
     """A finished run in the live view, by itself and in a box: it can be looked into later."""
     sources = [
