@@ -1,4 +1,4 @@
-// Bundles the widgets, src/live and src/chat, into outlier_jupyter/notebook/static/.
+// Bundles the widgets, src/live and src/chat, and src/lab, an extension of JupyterLab, into outlier_jupyter/notebook/static/.
 //
 // The built files are committed. They must come out byte for byte the same from the same sources,
 // so nothing here depends on the time, the machine or absolute paths. `--check` builds them aside
@@ -43,6 +43,14 @@ await build({
   entryPoints: Object.fromEntries(WIDGETS.map((name) => [name, `src/${name}.css`])),
 });
 
+await build({
+  ...settings,
+  entryPoints: { lab: "src/lab.ts" },
+  format: "iife",
+  target: "es2022",
+  banner: { js: "/* Built from js/src by `npm run build`. */" },
+});
+
 const parts = BUNDLED.map(([name, where, file, home]) => {
   const { version } = JSON.parse(readFileSync(`${here}node_modules/${name}/package.json`, "utf8"));
   const text = readFileSync(`${here}node_modules/${name}/${file}`, "utf8").trim();
@@ -51,7 +59,11 @@ const parts = BUNDLED.map(([name, where, file, home]) => {
 writeFileSync(`${out}/LICENSES.txt`, parts.join(`\n${"-".repeat(72)}\n\n`));
 
 if (check) {
-  const names = [...WIDGETS.flatMap((name) => [`${name}.js`, `${name}.css`]), "LICENSES.txt"];
+  const names = [
+    ...WIDGETS.flatMap((name) => [`${name}.js`, `${name}.css`]),
+    "lab.js",
+    "LICENSES.txt",
+  ];
   const differ = names.filter(
     (name) => !readFileSync(`${out}/${name}`).equals(readFileSync(`${target}/${name}`)),
   );
