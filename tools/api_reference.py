@@ -36,6 +36,10 @@ they do, a call does.
 """
 
 
+PARTS = {"outlier_jupyter.notebook.has_conversations"}
+"""Modules that hold a part of a class: what is there is told as the class's own."""
+
+
 def page() -> str:
     """The whole page."""
     rows = [f"| `{CELL}` | run the cell's text as a prompt | {CELL_CALL} |"]
@@ -72,7 +76,11 @@ def _name(name: str, thing: Any) -> list[str]:
     if name not in OPENED:
         return lines
     rows = []
-    for key, member in sorted(vars(thing).items()):
+    ours = [
+        each for each in reversed(thing.__mro__) if each.__module__ in PARTS | {thing.__module__}
+    ]
+    members = {key: member for each in ours for key, member in vars(each).items()}
+    for key, member in sorted(members.items()):
         if key.startswith("_"):
             continue
         member = getattr(member, "__func__", member)

@@ -7,6 +7,8 @@ export interface Model {
   on(event: string, callback: (...args: never[]) => void): void;
   off(event: string, callback?: (...args: never[]) => void): void;
   send(content: unknown, callbacks?: unknown, buffers?: ArrayBuffer[]): void;
+  /** The page's own, of whatever kind; in JupyterLab and Notebook it knows the notebook. */
+  widget_manager?: unknown;
 }
 
 /** What `LiveView.info` may hold; every entry can be missing. */

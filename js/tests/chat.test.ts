@@ -231,6 +231,7 @@ test("without a kernel nothing can be sent, and it says so", async () => {
   await drawn();
   expect(box().disabled).toBe(true);
   expect(words(".oj-composer .oj-hint")).toContain("kernel is gone");
+  expect(words(".oj-composer .oj-hint")).toContain("run the cell that loads tiny, then this cell");
   expect(page.model.sent).toEqual([{ type: "resync" }]);
 });
 

@@ -1,8 +1,8 @@
 """A chat with a loaded model, as a widget and as an object: both do the same.
 
-`Chat` is the traits and what can be asked. `writer.py` has a thread write the answers and tells
-the browser, `desk.py` takes the browser's messages, `conversation.py` is the data, and what the
-browser does is in `js/src/chat`.
+`Chat` is the traits and what can be asked; of its conversations, `has_conversations.py` is.
+`writer.py` has a thread write the answers and tells the browser, `desk.py` takes the browser's
+messages, `conversation.py` is the data, and what the browser does is in `js/src/chat`.
 """
 
 from __future__ import annotations
@@ -13,30 +13,28 @@ import uuid
 import weakref
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import traitlets
 from ipywidgets import widget_serialization
 
-from .. import files
 from ..attended import attended
 from ..engine import Engine
-from ..errors import OptionError, place
+from ..errors import OptionError
 from ..events import Event, Resized
 from ..options import GenerateOptions, make
 from ..run import Run
 from ..status import Status
 from ..templates import has_template
-from .controls import NAMES, Settings, controls
-from .conversation import Conversation, Message
+from .controls import NAMES, controls
 from .desk import Desk
 from .displays import Displays
 from .handle import engine_of
+from .has_conversations import HasConversations
 from .live import STATIC, LiveView, kernel_id
 from .on_demand import OnDemand
 from .routes import keep_route
-from .saved_chat import bundle
+from .saved_chat import bundle, stamp_of
 from .writer import CLOSED, IDLE, Writer
 
 NO_TEMPLATE = (
@@ -44,13 +42,13 @@ NO_TEMPLATE = (
     "%%outlier or engine.generate."
 )
 
-SET_HERE = {"status", "state", "answer", "notice", "draft"}
+SET_HERE = {"status", "state", "answer", "notice", "draft", "saved"}
 """Traits that the chat sets itself, as answers are written."""
 
 log = logging.getLogger(__name__)
 
 
-class Chat(Settings, OnDemand):
+class Chat(HasConversations, OnDemand):
     """A chat with `engine`: display it, or use it from Python, or both.
 
     The settings are traits (`temperature`, `top_p`, `max_tokens`, `seed`, `system`, `reuse_kv` …):
@@ -85,6 +83,7 @@ class Chat(Settings, OnDemand):
     controls: Any = traitlets.List().tag(sync=True)
     kernel_id = traitlets.Unicode("").tag(sync=True)
     view_id = traitlets.Unicode("").tag(sync=True)
+    saved = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
         self, engine: Engine, *, clock: Callable[[], float] = time.monotonic, **settings: Any
@@ -147,16 +146,6 @@ class Chat(Settings, OnDemand):
         """Give the engine's cache another size between two answers, as `Engine.resize`."""
         return self.engine.resize(cache_gb=cache_gb, cache_experts=cache_experts)
 
-    @property
-    def messages(self) -> list[Message]:
-        """The messages of the current conversation along the path that is read."""
-        return self.writer.books.current.path()
-
-    @property
-    def conversations(self) -> list[Conversation]:
-        """All conversations, oldest first."""
-        return list(self.writer.books.by_id.values())
-
     def send(self, content: Any, *args: Any, **options: Any) -> Any:
         """Ask, wait for the answer and return its `Run`; the same as typing it into the widget.
 
@@ -180,59 +169,9 @@ class Chat(Settings, OnDemand):
         """Ask a question otherwise, on a branch beside the first; raises as `send`."""
         return self.writer.wait(self.writer.ask_otherwise(message, text))
 
-    def choose(self, message: int) -> None:
-        """Read the branch that `message` is on."""
-        with self.writer.lock:
-            self.writer.books.current.choose(message)
-            self.writer.publish()
-
     def stop(self) -> None:
         """Stop the answer being written, before the model's next layer; from any thread."""
         self.writer.stop()
-
-    def new(self, title: str = "") -> Conversation:
-        """Begin another conversation, with the same settings."""
-        with self.writer.lock:
-            out = self.writer.books.new(self.system)
-            out.title = title
-            self.writer.publish()
-            return out
-
-    def switch(self, conversation: int) -> None:
-        """Go on with another conversation, by its id."""
-        with self.writer.lock:
-            books = self.writer.books
-            books.current = books.get(conversation)
-            self._show_current()
-
-    def rename(self, conversation: int, title: str) -> None:
-        """Give a conversation a title; "" names it by its first question."""
-        with self.writer.lock:
-            self.writer.books.get(conversation).title = title.strip()
-            self.writer.publish()
-
-    def delete(self, conversation: int) -> None:
-        """Delete a conversation, by its id; not the one an answer is being written in."""
-        with self.writer.lock:
-            if self.writer.writes_in(conversation):
-                raise OptionError("an answer is being written in this conversation: stop it first")
-            self.writer.books.delete(conversation)
-            self._show_current()
-
-    def dumps(self) -> str:
-        """All conversations as JSON."""
-        with self.writer.lock:
-            return self.writer.books.dumps()
-
-    def add_from(self, text: str) -> None:
-        """Add the conversations of `dumps` to these.
-
-        Raises:
-            OptionError: it is no such text; nothing is added then.
-        """
-        with self.writer.lock:
-            self.writer.books.add_from(text)
-            self._show_current()
 
     def notify_change(self, change: Any) -> None:
         """As every widget's; what an observer of an answer raises is logged and costs none."""
@@ -242,28 +181,6 @@ class Chat(Settings, OnDemand):
             if change["name"] not in SET_HERE:
                 raise
             log.exception("an observer of this chat's %s raised", change["name"])
-
-    def save(self, path: str | Path) -> Path:
-        """Write all conversations to a file, which `load` and the widget's Import read.
-
-        Raises:
-            OptionError: it cannot be written there; what was there before stays.
-        """
-        return files.write(path, self.dumps(), OptionError, "the chat")
-
-    def load(self, path: str | Path) -> None:
-        """Add the conversations of a file that `save` or the widget's Export wrote.
-
-        Raises:
-            OptionError: it is no such file, or cannot be read; nothing is added then.
-        """
-        try:
-            text = files.regular(path).read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise OptionError(f"{place(path)} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise OptionError(f"{place(path)} is no chat file: it is not text") from None
-        self.add_from(text)
 
     def close(self) -> None:
         """Stop what is being written, end the thread, and close the widget."""
@@ -277,16 +194,19 @@ class Chat(Settings, OnDemand):
             self._saved.end()
         super().close()
 
-    def _show_current(self) -> None:
-        self.system = self.writer.books.current.system
-        self.writer.publish()
-
     def _keep_system(self, change: dict[str, Any]) -> None:
         self.writer.books.current.system = change["new"]
 
     def save_view(self) -> None:
         """Bring what a saved notebook shows of this chat up to date, where it is displayed."""
-        self._saved.update(bundle(self.engine.info.model, self.writer.books, self._saved.name))
+        made = bundle(self.engine.info.model, self.writer.books, self._saved.name)
+        self._saved.update(made)
+        self.saved = stamp_of(made)  # after it: the page looks whether it came
+
+    @property
+    def saved_view(self) -> dict[str, str]:
+        """What a saved notebook shows of it, by media type; empty where it is not displayed."""
+        return self._saved.last
 
     def _ipython_display_(self) -> None:
         """IPython's hook: the widget, and beside it what stays when there is no kernel."""

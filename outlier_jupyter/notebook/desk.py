@@ -38,6 +38,7 @@ class Desk:
             "import": lambda told: chat.add_from(told["text"]),
             "resize": self._resize,
             "run": self._run,
+            "saved": lambda told: chat.writer.tell({"type": "saved", "data": chat.saved_view}),
             "resync": lambda told: chat.writer.resync(),
             "draft": lambda told: chat.set_trait("draft", told["text"]),
             "dismiss": lambda told: chat.set_trait("notice", ""),

@@ -1,8 +1,8 @@
 """Two outputs of one cell: a widget, and what takes its place in a notebook without a kernel.
 
 Updating an output that shows a widget makes the widget anew, so what is saved is an output of its
-own. JupyterLab applies updates for as long as the page lives that ran the cell; a page that was
-reloaded since keeps what it had then.
+own. JupyterLab applies updates for as long as the page lives that ran the cell. On a page that was
+reloaded since, the widget itself asks for `last` and puts it there (`js/src/chat/saved.ts`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ class Displays:
 
     Attributes:
         name: of both outputs; nobody else may have it.
+        last: what was put in the second output, empty where it is not displayed.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._shown = False
-        self._last: Mapping[str, str] = {}
+        self.last: dict[str, str] = {}
 
     def show(self, widget: Mapping[str, Any], text: str) -> None:
         """Display the widget, if any, and a place for what is saved; in a terminal, `text`."""
@@ -34,12 +35,12 @@ class Displays:
         if widget:
             display(dict(widget), raw=True, display_id=f"{self.name}-widget")
         display({"text/plain": ""}, raw=True, display_id=self.name)
-        self._shown, self._last = True, {}
+        self._shown, self.last = True, {}
 
-    def update(self, saved: Mapping[str, str]) -> None:
+    def update(self, saved: dict[str, str]) -> None:
         """Put `saved` in the second output; nothing happens where it is there already."""
-        if self._shown and saved != self._last:
-            self._last = saved
+        if self._shown and saved != self.last:
+            self.last = saved
             display(dict(saved), raw=True, display_id=self.name, update=True)
 
     def end(self) -> None:

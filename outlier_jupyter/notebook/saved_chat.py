@@ -8,16 +8,18 @@ the widget hides for as long as it lives. Pure: conversations go in, a bundle co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 
 from ..units import percent, three
-from .conversation import ASSISTANT, RUNNING, Conversations, Message
+from .conversation import ASSISTANT, RUNNING, Conversation, Conversations, Message
 from .outline import newest
 from .static_view.page import STYLE
 
 KEPT_CHARS = 100_000
-"""Text kept of the conversation that is read: it is in the file three times."""
+"""Characters kept of all conversations: they are in the file three times."""
 
 ENDED = {
     RUNNING: "being written when this was saved",
@@ -31,35 +33,88 @@ PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 SPACES = re.compile(r"\s+")
 
 # Where JupyterLab trusts the notebook: a dead widget's place has no elements, only a sentence.
+# (Within `:has` there may be no other: browsers drop such a rule.)
 HIDE_DEAD = (
-    ".jp-OutputArea:has(.oj-transcript)>.jp-OutputArea-child:has(>"
-    '[data-mime-type="application/vnd.jupyter.widget-view+json"]:not(:has(*))){display:none}'
+    ".jp-OutputArea:has(.oj-transcript) "
+    '[data-mime-type="application/vnd.jupyter.widget-view+json"]:not(:has(*)){display:none}'
 )
 
 
+@dataclass(frozen=True)
+class Shown:
+    """One conversation as far as it is shown: the end of the path that is read, and its head."""
+
+    book: Conversation
+    messages: list[Message]
+
+    @property
+    def notes(self) -> list[str]:
+        """How much it is, and what of it is missing."""
+        whole = len(self.book.path())
+        left_out, others = whole - len(self.messages), len(self.book.messages) - whole
+        out = [_counted(whole, "message")]
+        out += [f"the first {left_out:,} are not shown"] if left_out else []
+        out += [f"{_counted(others, 'message')} of other versions not shown"] if others else []
+        return out
+
+
 def bundle(model: str, books: Conversations, name: str) -> dict[str, str]:
-    """The current conversation as text/html, text/markdown and text/plain.
+    """All conversations, the current one first, as text/html, text/markdown and text/plain.
+
+    The newest messages of the current one are kept, and of the others what still has room.
 
     Args:
         model: the model's name.
         name: a class of the HTML's root, by which the live widget finds and hides it.
     """
-    path = books.current.path()
-    shown = newest(path, KEPT_CHARS)
+    made = _bundle(model, books, name)
+    made["text/html"] += f"<!-- {stamp_of(made)} -->"
+    return made
+
+
+def stamp_of(made: dict[str, str]) -> str:
+    """Words that stand in the HTML of this bundle alone, before or after they were put there."""
+    html = made["text/html"].partition("<!-- oj-")[0]
+    return f"oj-{sha256(html.encode('utf-8', 'replace')).hexdigest()[:16]}"
+
+
+def _bundle(model: str, books: Conversations, name: str) -> dict[str, str]:
+    shown = _kept(books)
     if not shown:
         return {"text/html": f'<div class="oj-transcript {name}"></div>', "text/plain": ""}
-    others = len(books.by_id) - 1
-    left_out = len(path) - len(shown)
-    notes = [f"chat, {len(path)} messages"]
-    notes += [f"the first {left_out} are not shown"] if left_out else []
-    notes += [f"{others} more conversation{'s' * (others > 1)} not shown"] if others else []
+    left_out = sum(bool(book.messages) for book in books.by_id.values()) - len(shown)
+    notes = ["chat"]
+    notes += [_counted(len(shown), "conversation")] if len(shown) > 1 else shown[0].notes
+    notes += [f"{_counted(left_out, 'more conversation')} not shown"] if left_out else []
     return {
-        "text/html": _html(model, notes, shown, name, books.current.system),
-        "text/markdown": _markdown(model, notes, shown, books.current.system),
-        "text/plain": "\n\n".join(
-            f"{_who(message)}: {message.text}{_aside(message, ' [{}]')}" for message in shown
-        ),
+        "text/html": _html(model, notes, shown, name),
+        "text/markdown": _markdown(model, notes, shown),
+        "text/plain": "\n\n".join(_plain(shown)),
     }
+
+
+def _kept(books: Conversations) -> list[Shown]:
+    others = [each for each in reversed(books.by_id.values()) if each is not books.current]
+    left, out = KEPT_CHARS, []
+    for book in (books.current, *others):
+        path = book.path()
+        if not path or (book is not books.current and len(path[-1].text) > left):
+            continue
+        messages = newest(path, max(left, 0))
+        left -= sum(len(message.text) for message in messages)
+        out.append(Shown(book, messages))
+    return out
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _how_to_go_on(model: str) -> str:
+    return (
+        f"To go on, run the cell that loads {model}, then this cell: it makes a new chat, and "
+        "chat.load(path) adds what chat.save(path) or Export has saved."
+    )
 
 
 def _who(message: Message) -> str:
@@ -83,17 +138,26 @@ def _aside(message: Message, form: str, write: Callable[[str], str] = str) -> st
     return form.format(" · ".join(said)) if said else ""
 
 
-def _html(model: str, notes: list[str], shown: list[Message], name: str, system: str) -> str:
+def _html(model: str, notes: list[str], shown: list[Shown], name: str) -> str:
+    head = " · ".join(notes)
     parts = [
         f'<div class="oj-static oj-transcript {name}"><style>{STYLE}{HIDE_DEAD}</style>',
         f'<p class="oj-head"><strong>{escape(model)}</strong> '
-        f'<span class="oj-soft">{escape(" · ".join(notes))}</span></p>',
+        f'<span class="oj-soft">{escape(head)}</span></p>',
     ]
-    if system:
-        parts.append(_block("System prompt", system))
-    for message in shown:
-        label = _who(message) + escape(_aside(message, " · {}"))
-        parts.append(_block(label, message.text or "(no text)"))
+    for index, each in enumerate(shown):
+        blocks = [_block("System prompt", each.book.system)] if each.book.system else []
+        for message in each.messages:
+            label = _who(message) + escape(_aside(message, " · {}"))
+            blocks.append(_block(label, message.text or "(no text)"))
+        if len(shown) > 1:
+            title = " · ".join([each.book.label, *each.notes])
+            opened = "" if index else " open"
+            blocks = [
+                f"<details{opened}><summary>{escape(title)}</summary>", *blocks, "</details>",
+            ]  # fmt: skip
+        parts += blocks
+    parts.append(f'<p class="oj-soft">{escape(_how_to_go_on(model))}</p>')
     return "\n".join([*parts, "</div>"])
 
 
@@ -103,15 +167,26 @@ def _block(label: str, text: str) -> str:
     return f'<span class="oj-label">{label}</span>{pre}'
 
 
-def _markdown(model: str, notes: list[str], shown: list[Message], system: str) -> str:
+def _markdown(model: str, notes: list[str], shown: list[Shown]) -> str:
     parts = [f"**{_words(model)}** · {' · '.join(notes)}"]
-    if system:
-        parts.append(f"*System prompt*\n\n{_verbatim(system)}")
-    parts += [
-        f"**{_who(message)}**{_aside(message, ' · {}', _words)}\n\n{_verbatim(message.text)}"
-        for message in shown
-    ]
-    return "\n\n".join(parts)
+    for each in shown:
+        if len(shown) > 1:
+            parts.append(f"**{_words(each.book.label)}** · {' · '.join(each.notes)}")
+        if each.book.system:
+            parts.append(f"*System prompt*\n\n{_verbatim(each.book.system)}")
+        parts += [
+            f"**{_who(message)}**{_aside(message, ' · {}', _words)}\n\n{_verbatim(message.text)}"
+            for message in each.messages
+        ]
+    return "\n\n".join([*parts, _words(_how_to_go_on(model))])
+
+
+def _plain(shown: list[Shown]) -> Iterator[str]:
+    for each in shown:
+        if len(shown) > 1:
+            yield f"{each.book.label} ({', '.join(each.notes)})"
+        for message in each.messages:
+            yield f"{_who(message)}: {message.text}{_aside(message, ' [{}]')}"
 
 
 def _words(text: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import nbformat
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.access import assert_accessible
-from tests.browser.conftest import PICTURES, START_S, Lab, save
+from tests.browser.conftest import PICTURES, START_S, Lab, command, save, wait_until_idle
 from tests.browser.test_chat import ENDLESS, answered, ask, start
 from tests.browser.test_quickstart import contrast
 
@@ -53,6 +54,46 @@ def test_a_reload_in_the_middle_of_an_answer_loses_nothing(lab: Lab, page: Page)
     page.locator(".oj-chat").get_by_role("button", name="Stop").click()
     answered(page, 1)
     assert page.locator(".oj-assistant .oj-body").inner_text().startswith(before[:40])
+
+
+def test_a_chat_saved_after_a_reload_is_whole_and_says_how_to_go_on(lab: Lab, page: Page) -> None:
+    """Turns after the reload are in the file; without its kernel all conversations are shown."""
+    start(page, lab, "whole.ipynb")
+    ask(page, "Before the reload")
+    answered(page, 1)
+    page.locator(".oj-chat").get_by_role("button", name="New").click()
+    answered(page, 0)
+    save(page)
+    page.reload()
+    expect(page.locator(".oj-chat .oj-composer textarea")).to_be_enabled()
+    ask(page, "After the reload")
+    answered(page, 1)
+    answer = page.locator(".oj-assistant .oj-body").inner_text().strip()
+    file = lab.notebooks / "whole.ipynb"
+    expect(page.locator(".oj-transcript")).to_contain_text("After the reload")
+    save(page)
+    saved = str(nbformat.read(file, as_version=4).cells[1].outputs[-1]["data"])
+    assert "Before the reload" in saved and "After the reload" in saved
+    assert answer.split("\n")[0][:30] in saved
+    expect(page.locator(".oj-transcript:visible")).to_have_count(0)
+
+    command(page, "notebook:restart-kernel")
+    page.locator(".jp-Dialog .jp-mod-accept").click()
+    hint = page.locator(".oj-chat .oj-composer .oj-hint")
+    expect(hint).to_contain_text("To go on, run the cell that loads demo, then this cell")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.locator(".oj-chat").screenshot(path=PICTURES / "chat-restarted.png")
+    wait_until_idle(page)
+    page.reload()
+    transcript = page.locator(".oj-transcript")
+    expect(transcript).to_be_visible(timeout=START_S * 1000)
+    expect(transcript).to_contain_text("To go on, run the cell that loads demo, then this cell")
+    expect(transcript.locator("details[open]")).to_contain_text("After the reload")
+    transcript.get_by_text("Before the reload · 2 messages").click()
+    expect(transcript.locator("details[open]")).to_have_count(2)
+    dead = page.locator('[data-mime-type="application/vnd.jupyter.widget-view+json"]')
+    expect(dead).to_be_hidden()
+    page.screenshot(path=PICTURES / "chat-without-a-kernel.png")
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])

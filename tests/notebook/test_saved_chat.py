@@ -14,7 +14,7 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 import outlier_jupyter
 from outlier_jupyter.notebook import displays, saved_chat
 from outlier_jupyter.notebook.chat import Chat
-from outlier_jupyter.notebook.conversation import ASSISTANT, USER, Conversations
+from outlier_jupyter.notebook.conversation import ASSISTANT, ROOT, USER, Conversations
 
 
 def books(*texts: str) -> Conversations:
@@ -102,17 +102,53 @@ def test_nothing_leaves_its_block(text: str) -> None:
     assert tokens[0].content == "\n".join(text.splitlines() or ["(no text)"]) + "\n"
 
 
+def test_all_conversations_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current one first and open, the others by their names, empty ones not at all."""
+    told = books("What is an expert?", "One of many.")
+    told.current.add(told.current.path()[0].id, ASSISTANT, "Another answer.")
+    told.new().title = "<b>second</b>"
+    told.current.add(ROOT, USER, "And a router?")
+    second = told.current
+    told.new().system = "Be brief."
+    told.current = told.by_id[1]
+    made = saved_chat.bundle("demo", told, "n")
+    html = made["text/html"]
+    for form in made.values():
+        assert "And a router?" in form and "Be brief." not in form
+        assert form.index("Another answer.") < form.index("And a router?")
+    assert html.count("<details") == 2 and html.index("<details open>") < html.index("<details>")
+    assert "chat · 2 conversations" in html and "&lt;b&gt;second&lt;/b&gt; · 1 message" in html
+    assert "What is an expert? · 2 messages · 1 message of other versions not shown" in html
+    for name, elements in rendered(made["text/markdown"]).items():
+        assert elements <= {"p", "strong", "em", "pre", "code", "div", "span"}, name
+    told.current = second
+    assert saved_chat.bundle("demo", told, "n")["text/plain"].startswith("<b>second</b>")
+    monkeypatch.setattr(saved_chat, "KEPT_CHARS", 14)
+    assert "1 more conversation not shown" in saved_chat.bundle("demo", told, "n")["text/html"]
+
+
+def test_it_says_how_to_go_on() -> None:
+    """Where the chat was, what to run is named."""
+    made = saved_chat.bundle("demo", books("a", "b"), "n")
+    assert "To go on, run the cell that loads demo, then this cell" in made["text/html"]
+    assert "run the cell that loads demo" in made["text/markdown"]
+
+
+def test_a_bundle_has_a_stamp_of_its_own() -> None:
+    """By which a page knows whether what it has is the newest."""
+    first, second = (saved_chat.bundle("demo", books(*t), "n") for t in (("a",), ("a", "b")))
+    assert saved_chat.stamp_of(first) in first["text/html"]
+    assert saved_chat.stamp_of(first) != saved_chat.stamp_of(second)
+    assert first == saved_chat.bundle("demo", books("a"), "n")
+
+
 def test_it_is_bounded_and_says_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of the path that is read; other conversations are counted."""
+    """The end of the path that is read."""
     told = books(*("x" * 40 for _ in range(6)))
-    current = told.current
-    told.new()
-    told.new()
-    told.current = current
     monkeypatch.setattr(saved_chat, "KEPT_CHARS", 100)
     html = saved_chat.bundle("demo", told, "n")["text/html"]
     assert html.count("x" * 40) == 2
-    assert "6 messages · the first 4 are not shown · 2 more conversations not shown" in html
+    assert "6 messages · the first 4 are not shown" in html
 
 
 def test_nothing_asked_shows_nothing() -> None:

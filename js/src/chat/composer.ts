@@ -6,6 +6,9 @@ import type { ChatStore } from "./store";
 
 const PATIENCE_MS = 3_000;
 const SLOW = "The kernel has not taken this yet; it may be busy with a cell.";
+const GONE = "The kernel is gone; this is what had arrived until then.";
+const goOn = (model = "the model") =>
+  `To go on, run the cell that loads ${model}, then this cell: it makes a new chat.`;
 
 export class Composer {
   readonly node: HTMLElement;
@@ -56,7 +59,7 @@ export class Composer {
 
   private words(connected: boolean, closed: boolean): string {
     if (closed) return "This chat was closed.";
-    if (!connected) return "The kernel is gone; this is what had arrived until then.";
+    if (!connected) return `${GONE} ${goOn(this.store.about.model)}`;
     if (this.slow) return this.slow;
     if (this.store.state.elsewhere) return "An answer is being written in another conversation.";
     return this.store.state.running

@@ -5,6 +5,7 @@
 
 import type { Model } from "../host";
 import { Lifeline } from "../lifeline";
+import { isBehind, replaceSaved } from "./saved";
 
 /** What is told of the run that wrote an answer. */
 type Counted =
@@ -55,6 +56,9 @@ export interface About {
   changed_output?: string;
 }
 
+/** Messages about one change come together. */
+const TOGETHER_MS = 300;
+
 const NOTHING: State = {
   seq: 0,
   conversation: 0,
@@ -78,6 +82,7 @@ interface Incoming {
   name?: string;
   run?: number;
   html?: string;
+  data?: object;
 }
 
 export class ChatStore {
@@ -92,6 +97,7 @@ export class ChatStore {
   private asked = false;
   private count = 0;
   private draftTimer: ReturnType<typeof setTimeout> | undefined;
+  private savedTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(private readonly model: Model) {
     this.draft = String(model.get("draft") ?? "");
@@ -99,18 +105,22 @@ export class ChatStore {
     model.on("change", this.notify);
     model.on("change:state", this.onState);
     model.on("change:draft", this.onDraft);
+    model.on("change:saved", this.onSaved);
     this.lifeline = new Lifeline(model, () => this.send({ type: "resync" }), this.notify);
     this.onState();
+    this.onSaved();
     // A page that was reloaded in the middle of an answer: the trait may be some seconds old.
     if (this.state.running) this.askForAll();
   }
 
   close(): void {
     clearTimeout(this.draftTimer);
+    clearTimeout(this.savedTimer);
     this.model.off("msg:custom", this.onMessage as never);
     this.model.off("change", this.notify);
     this.model.off("change:state", this.onState);
     this.model.off("change:draft", this.onDraft);
+    this.model.off("change:saved", this.onSaved);
     this.lifeline.close();
     this.listeners.clear();
   }
@@ -138,6 +148,11 @@ export class ChatStore {
 
   get kernelId(): string {
     return String(this.model.get("kernel_id") ?? "");
+  }
+
+  /** The chat's own name, which what the notebook keeps of it has as a class. */
+  get viewId(): string {
+    return String(this.model.get("view_id") ?? "");
   }
 
   /** Which run is shown under its answer (0 for none), or why it cannot be. */
@@ -193,6 +208,8 @@ export class ChatStore {
     else if (content?.type === "file") download(content.name ?? "", content.text ?? "");
     else if (content?.type === "run")
       this.html = { run: content.run ?? 0, text: content.html ?? "" };
+    else if (content?.type === "saved" && content.data)
+      replaceSaved(this.model.widget_manager, this.viewId, content.data);
     else return;
     this.notify();
   };
@@ -207,6 +224,15 @@ export class ChatStore {
     // An echo of what was typed a moment ago must not undo what was typed since.
     if (text === "" || this.draft === "") this.draft = text;
     this.notify();
+  };
+
+  /** What the notebook keeps of the chat is updated before this is told, if this page hears of it. */
+  private readonly onSaved = (): void => {
+    clearTimeout(this.savedTimer);
+    this.savedTimer = setTimeout(() => {
+      const stamp = String(this.model.get("saved") ?? "");
+      if (isBehind(this.model.widget_manager, this.viewId, stamp)) this.send({ type: "saved" });
+    }, TOGETHER_MS);
   };
 
   private take(state: State | undefined): void {

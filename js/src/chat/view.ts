@@ -157,7 +157,7 @@ export class ChatView {
     this.notice.hidden = !notice;
     this.composer.draw(this.store.lifeline.holds(this.root));
     this.watchButton.setAttribute("aria-pressed", String(this.store.get("watch") === true));
-    hideSaved(String(this.store.get("view_id") ?? ""), this.signal);
+    hideSaved(this.store.viewId, this.signal);
     this.root.dataset.status = state.running ? "running" : "idle";
     this.cost += (performance.now() - started - this.cost) / 4;
   }
