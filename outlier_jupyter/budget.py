@@ -19,7 +19,7 @@ from .errors import OptionError
 from .kv_caches import KEPT
 from .machine import Machine, machine_memory, process_nbytes
 from .memory import PYTHON_NBYTES, working_nbytes
-from .options import AUTO, LoadOptions
+from .options import AUTO, GenerateOptions, LoadOptions
 from .paging import share_slots
 from .paging.install import Switch, banks_nbytes, slots_aside
 from .paging.probe import Probed
@@ -28,6 +28,10 @@ from .units import size_words
 
 PLANNED_TOKENS = 8192
 """The context whose KV cache is planned for, or the model's own where that is shorter."""
+KV_BITS = 32
+"""Of a number in a KV cache, at most: what is quantised to fewer takes that share at least."""
+ASKED_NBYTES = 64_000_000
+"""A KV cache up to this is not worth asking the system how much memory is free."""
 SPARED = 0.1
 """The share of the machine's memory that is left to everybody else and to the page cache."""
 
@@ -42,6 +46,7 @@ class Needs:
         kv_kept: the most that KV caches kept for reuse take.
         working: activations, what MLX keeps of freed memory, the tokenizer.
         tokens: the context that is planned for.
+        kv_token: by how much the KV cache grows with a token; 0 where that could not be told.
     """
 
     dense: int
@@ -49,6 +54,7 @@ class Needs:
     kv_kept: int
     working: int
     tokens: int
+    kv_token: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -122,7 +128,40 @@ def needs_of(config: dict[str, Any], dense: int, probed: Probed | None, kept_kv_
     kv = probed.kv_nbytes_fixed + tokens * probed.kv_nbytes_per_token if probed else 0
     most = round(kept_kv_gb * 1e9)
     kept = min(most, KEPT * kv) if probed else most
-    return Needs(dense, kv, kept, working_nbytes(vocabulary_of(config)), tokens)
+    grows = probed.kv_nbytes_per_token if probed else 0
+    return Needs(dense, kv, kept, working_nbytes(vocabulary_of(config)), tokens, grows)
+
+
+def check_prompt(
+    tokens: int, asked: GenerateOptions, needs: Needs, ram_gb: float | None, kept: int
+) -> None:
+    """Refuse a prompt whose KV cache cannot be held: nothing of it has been read yet.
+
+    What is not sure is let through: that others free memory, what a quantised cache takes beside
+    its codes. Little is never asked about.
+
+    Args:
+        tokens: of the whole prompt.
+        ram_gb: as in `Room`.
+        kept: bytes of KV caches kept for reuse, which may hold its beginning, or go.
+
+    Raises:
+        OptionError: it is more than what is free.
+    """
+    length = min(tokens, asked.max_kv_size or tokens)
+    nbytes = length * needs.kv_token * (asked.kv_bits or KV_BITS) // KV_BITS
+    if nbytes <= ASKED_NBYTES:
+        return
+    room = Room.now(ram_gb, freed=kept)
+    free = room.machine.available
+    if ram_gb is not None and nbytes > needs.kv_run:
+        free = min(free, max(0, int(ram_gb * 1e9) - room.held))
+    if nbytes > free:
+        raise OptionError(
+            f"the prompt is {tokens:,} tokens, whose KV cache takes {size_words(nbytes)}, and "
+            f"{size_words(free)} are free: shorten it, give max_kv_size or kv_bits, or load the "
+            "model with a smaller cache"
+        )
 
 
 def best_nbytes(switches: Sequence[Switch], room: int) -> int | None:

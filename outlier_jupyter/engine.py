@@ -23,7 +23,7 @@ from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .aside import Aside
-from .budget import Needs, Room, fitted
+from .budget import Needs, Room, check_prompt, fitted
 from .checkpoint import Reader, buffers_nbytes
 from .chunking import Costs, choose_chunk
 from .closing import check_process, close
@@ -46,7 +46,7 @@ from .memory import (
 from .memory import leave_thread as leave_thread
 from .options import GenerateOptions, LoadOptions, resized, takes
 from .paging import Installed, Stopped, resize
-from .prompts import Encoded, Prompt, encode
+from .prompts import Encoded, Prompt, check_length, context_of, encode
 from .reference import Reference
 from .routing import Routing
 from .run import Interrupted, Run, Step
@@ -312,6 +312,10 @@ def begin(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Begun:
         raise EngineClosed("this engine was closed: load the model again")
     asked = engine.routing.options(options)
     prepared = encode(engine.tokenizer, prompt, asked, engine.config)
+    length, kept = len(prepared.tokens), engine._kv_caches.kept_nbytes
+    check_length(context_of(engine.config), length, asked.max_tokens, engine.options.force)
+    if not engine.options.force:
+        check_prompt(length, asked, engine._needs, engine._ram_gb, kept)
     made: list[Run] = []
     return Begun(engine._interrupts, engine._run(prepared, asked, made), made)
 

@@ -100,7 +100,9 @@ class LoadOptions:
     )
     resident: bool = option(False, "read all experts now and keep them, whatever --cache-gb says")
     force: bool = option(
-        False, "load what does not fit in RAM, too; the system may end the process for it"
+        False,
+        "load what does not fit in RAM, and read prompts of any length; the system may end the "
+        "process for it",
     )
     kept_kv_gb: float = option(
         1.0,

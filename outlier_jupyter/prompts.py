@@ -29,7 +29,7 @@ def encode(
 ) -> Encoded:
     """Encode `prompt`; a text goes into the chat template, if there is one, unless `raw`.
 
-    A run that may go beyond the context of the model, as its `config` says, is warned of.
+    Whether the model has room for it is asked by `check_length` and `budget.check_prompt`.
 
     Raises:
         OptionError: there is nothing to encode, the chat template refuses the messages, or the
@@ -51,7 +51,6 @@ def encode(
         text = templated(tokenizer, _messages(prompt, options.system))
         tokens = _ids(tokenizer, text, add_special_tokens=False)
     check_known(tokens, config or {})
-    _warn_beyond(context_of(config or {}), len(tokens), options.max_tokens)
     return Encoded(_as_asked(prompt), text, tokens)
 
 
@@ -124,14 +123,27 @@ def _stretched(config: dict[str, Any]) -> int:
     return int(factor * original)
 
 
-def _warn_beyond(context: int | None, prompt: int, max_tokens: int) -> None:
-    """Say so when a run may go beyond the context the model was made for; mlx-lm goes on, too."""
+def check_length(context: int | None, prompt: int, max_tokens: int, force: bool) -> None:
+    """Refuse a prompt that is longer than `context`, the model's own; mlx-lm goes on, too.
+
+    One that fits, but not with all that may be generated, is warned of; with `force` any is.
+
+    Raises:
+        OptionError: the prompt alone is too long.
+    """
+    if context is None:
+        return
+    if prompt > context and not force:
+        raise OptionError(
+            f"the prompt is {prompt:,} tokens, and the model was made to read {context:,} at most: "
+            "shorten it, or begin another conversation; load(…, force=True) tries"
+        )
     # The last token that is generated is not read any more.
-    if context is not None and prompt + max_tokens - 1 > context:
+    if prompt + max_tokens - 1 > context:
         warnings.warn(
             f"the prompt is {prompt:,} tokens with {max_tokens:,} to come, and the model was made "
             f"for {context:,}: what lies beyond may be poor text; shorten one of them",
-            stacklevel=5,
+            stacklevel=4,
         )
 
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 import outlier_jupyter
 from outlier_jupyter import budget
-from outlier_jupyter.budget import Needs, Room
+from outlier_jupyter.budget import Needs, Room, check_prompt
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.machine import Machine, process_nbytes
 from outlier_jupyter.memory import PYTHON_NBYTES
-from outlier_jupyter.options import LoadOptions
+from outlier_jupyter.options import GenerateOptions, LoadOptions
 from outlier_jupyter.testing import TINY_CONFIG, hollow_checkpoint
 
 GB = 10**9
@@ -149,3 +149,56 @@ def test_a_size_is_a_number_or_auto(value, tiny):
     """Anything else is refused in a sentence."""
     with pytest.raises(OptionError, match="cache_gb"):
         outlier_jupyter.load(tiny, cache_gb=value)
+
+
+NEEDS = Needs(dense=1, kv_run=GB, kv_kept=1, working=1, tokens=8192, kv_token=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options", "ram_gb", "kept"),
+    [
+        (2_001, {}, None, 0),
+        (10**7, {}, None, 0),
+        (2_001, {"max_kv_size": 10_000}, None, 0),
+        (16_100, {"kv_bits": 4}, None, 0),
+        (3_001, {}, None, GB),
+        (1_500, {}, 0.1, 0),
+    ],
+)
+def test_a_prompt_that_memory_cannot_hold_is_refused(tokens, options, ram_gb, kept, free):
+    """Before any of it is read, with how long it is and what is free."""
+    free(2)
+    with pytest.raises(OptionError, match=r"whose KV cache takes .* are free: shorten it") as no:
+        check_prompt(tokens, GenerateOptions(**options), NEEDS, ram_gb, kept)
+    assert f"{tokens:,} tokens" in str(no.value) and len(str(no.value)) <= 300
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options", "ram_gb", "kept"),
+    [
+        (2_000, {}, None, 0),
+        (10**7, {"max_kv_size": 1_000}, None, 0),
+        (16_000, {"kv_bits": 4}, None, 0),
+        (3_000, {}, None, GB),
+        (1_000, {}, 0.1, 0),  # so much was planned for when it was loaded
+    ],
+)
+def test_a_prompt_that_may_fit_is_read(tokens, options, ram_gb, kept, free):
+    """What is bounded, quantised, or may take the place of kept caches counts as that."""
+    free(2)
+    check_prompt(tokens, GenerateOptions(**options), NEEDS, ram_gb, kept)
+
+
+def test_an_engine_refuses_what_memory_cannot_hold(monkeypatch, free):
+    """`generate`, `stream` and the chat alike; the next prompt runs."""
+    with outlier_jupyter.load("demo", cache_gb=0.002, quiet=True) as engine:
+        monkeypatch.setattr(budget, "ASKED_NBYTES", 0)
+        free(0.001)
+        chat = outlier_jupyter.Chat(engine, max_tokens=2)
+        for ask in (engine.generate, engine.stream, chat.send):
+            with pytest.raises(OptionError, match="whose KV cache takes"):
+                ask("one and another " * 100)
+        assert engine.last_run is None and chat.messages == []
+        free(2)
+        assert chat.send("one", max_tokens=2).generated
+        chat.close()

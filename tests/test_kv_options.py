@@ -163,8 +163,8 @@ def test_a_model_with_caches_of_its_own_says_what_cannot_be(checkpoint_of):
         assert engine.generate("abc", raw=True, kv_bits=8, max_tokens=1).generated == 1
 
 
-def test_a_prompt_up_to_the_full_context_works_and_beyond_it_warns(checkpoint_of):
-    """At the config's context nothing is said; one token more is told in a sentence, and runs."""
+def test_a_prompt_up_to_the_full_context_works_and_beyond_it_is_refused(checkpoint_of):
+    """Up to the config's context nothing is said; an answer beyond it is warned of."""
     folder = checkpoint_of(max_position_embeddings=64)
     with outlier_jupyter.load(folder, cache_experts=5) as engine:
         with warnings.catch_warnings():
@@ -173,5 +173,13 @@ def test_a_prompt_up_to_the_full_context_works_and_beyond_it_warns(checkpoint_of
             assert len(engine.last_run.trace.tokens) == 64
         with pytest.warns(UserWarning, match="61 tokens with 5 to come.*made for 64"):
             assert engine.generate("x" * 61, raw=True, max_tokens=5).generated == 5
-        with pytest.warns(UserWarning, match="65 tokens"):
+        before = engine.last_run
+        with pytest.raises(OptionError, match="65 tokens, and the model was made to read 64") as no:
             engine.generate("x" * 65, raw=True, max_tokens=1)
+        assert len(str(no.value)) <= 300 and engine.last_run is before
+        assert engine.generate("x" * 20, raw=True, max_tokens=1).generated == 1
+    with (
+        outlier_jupyter.load(folder, cache_experts=5, force=True) as engine,
+        pytest.warns(UserWarning, match="65 tokens"),
+    ):
+        engine.generate("x" * 65, raw=True, max_tokens=1)
