@@ -17,6 +17,10 @@ PREFILL = 0
 DECODE = 1
 
 
+class Heard(Exception):
+    """Raised by a sink that has heard enough: in this run it is called no more, at no cost."""
+
+
 class PromptEncoded(NamedTuple):
     """The prompt's token ids are known; `reused` of them already sit in the KV cache."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import get_args
 
-from .events import Event, HeldLayers, RunDone, Sink
+from .events import Event, Heard, HeldLayers, RunDone, Sink
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,9 @@ class Listeners:
                 self._stop()
             kind = type(event).__name__
             others = [each for each in self._listening if each is not listener]
+            if isinstance(error, Heard):
+                self._listen(others)
+                return
             if isinstance(error, KeyboardInterrupt) and kind != "RunDone":
                 # It may be as good as ever, and shows a run that would seem to last.
                 others.append(_Listener(listener.sink, (RunDone,)))

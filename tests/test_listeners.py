@@ -6,6 +6,7 @@ import numpy as np
 
 from outlier_jupyter.events import (
     Event,
+    Heard,
     HeldLayers,
     Resized,
     Routed,
@@ -76,3 +77,22 @@ def test_one_that_raises_is_dropped_and_the_others_go_on(caplog) -> None:
     tell(TextProduced("b"))
     assert len(heard) == 3
     assert "broken" in caplog.text and "is not called again" in caplog.text
+
+
+def test_one_that_has_heard_enough_is_called_no_more_in_this_run(caplog) -> None:
+    """Without a word in the log; others go on, and the next run is told to it again."""
+    tell, heard, others = Listeners(), list[Event](), list[Event]()
+
+    def once(event: Event) -> None:
+        heard.append(event)
+        raise Heard
+
+    tell.subscribe(once)
+    tell.subscribe(others.append)
+    for run in (1, 2):
+        tell.begin(lambda event: None)
+        tell(TextProduced("a"))
+        tell(TextProduced("b"))
+        tell.end()
+        assert len(heard) == run and len(others) == 2 * run
+    assert not caplog.records

@@ -79,6 +79,25 @@ test("text grows by pieces, and a gap is asked for once and healed", async () =>
   expect(words(".oj-assistant .oj-body").trim()).toBe("whole");
 });
 
+test("while the prompt is read it says how far, until there is text", async () => {
+  const writing = message(2, "", { ended: "running" });
+  open(state(5, [message(1, "q"), writing], { running: true }));
+  const bar = () => $<HTMLProgressElement>(".oj-assistant progress");
+  const wait = () => $(".oj-assistant .oj-body").dataset.empty;
+  await drawn();
+  expect([wait(), bar().hidden]).toEqual(["Reading…", true]);
+  told({ type: "reading", conversation: 1, reading: { message: 2, read: 512, of: 2048 } });
+  await drawn();
+  expect(wait()).toMatch(/^Reading the prompt: 512 of 2.048.tokens$/);
+  expect([bar().hidden, bar().value, bar().max]).toEqual([false, 512, 2048]);
+  told({ type: "reading", conversation: 3, reading: null });
+  await drawn();
+  expect(bar().hidden).toBe(false);
+  told({ type: "text", seq: 6, conversation: 1, message: 2, text: "Hello" });
+  await drawn();
+  expect(bar().hidden).toBe(true);
+});
+
 test("an older state changes nothing", async () => {
   open(state(9, [message(1, "new")]));
   page.model.set("state", state(8, [message(1, "old")]));

@@ -19,9 +19,11 @@ def outline(books: Conversations, turn: Turn | None, seq: int) -> dict[str, Any]
     shown = newest(path)
     counted = [message.numbers for message in path if message.numbers]
     last = counted[-1] if counted else {}
+    reading = None
     used = last.get("prompt", 0) + last.get("generated", 0)
     if turn is not None and turn.conversation is book:
         used = turn.prompt_tokens or used
+        reading = reading_of(turn)
     return {
         "seq": seq,
         "conversation": book.id,
@@ -32,7 +34,15 @@ def outline(books: Conversations, turn: Turn | None, seq: int) -> dict[str, Any]
         "running": turn is not None,
         "elsewhere": turn.conversation.id if turn and turn.conversation is not book else 0,
         "used": used,
+        "reading": reading,
     }
+
+
+def reading_of(turn: Turn) -> dict[str, int] | None:
+    """How far the turn has come with its prompt; None before it has begun, and once it is read."""
+    if turn.answer is None or turn.read_tokens >= turn.prompt_tokens:
+        return None
+    return {"message": turn.answer.id, "read": turn.read_tokens, "of": turn.prompt_tokens}
 
 
 def newest(path: list[Message], chars: int | None = None) -> list[Message]:

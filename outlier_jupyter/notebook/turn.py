@@ -20,6 +20,7 @@ from ..run import Interrupted, Run
 from ..templates import without_refused
 from .conversation import Conversation, Message
 from .feed import Feed
+from .prompt_progress import PromptProgress
 from .worker import on_this_thread
 
 
@@ -33,6 +34,7 @@ class Turn:
         text: the question; None for another answer.
         request: the browser's name for it, "" from Python.
         answer: the message that is written, once the run has begun.
+        read_tokens: of the prompt, so far.
         left_out: earlier answers that the model's chat template refuses, and so does not read.
         run, error: what came of it, once `done`.
     """
@@ -46,6 +48,7 @@ class Turn:
     done: threading.Event = field(default_factory=threading.Event)
     answer: Message | None = None
     prompt_tokens: int = 0
+    read_tokens: int = 0
     reused_tokens: int = 0
     left_out: int = 0
     run: Run | None = None
@@ -76,6 +79,7 @@ def run_turn(
     engine: Engine,
     turn: Turn,
     begin: Callable[[], object],
+    read: Callable[[], object],
     grow: Callable[[str], object],
     watch: Callable[[], Sink | None],
 ) -> None:
@@ -83,6 +87,7 @@ def run_turn(
 
     Args:
         begin: called when the run has begun, and so cannot be refused any more.
+        read: called as the prompt is read, often; `turn.read_tokens` tells how far.
         grow: called with each piece of text.
         watch: called before the run; the sink it may return hears the run's events.
     """
@@ -98,8 +103,16 @@ def run_turn(
         elif type(event) is TextProduced:
             grow(event.text)
 
+    def reading(tokens: int, whole: int) -> None:
+        turn.read_tokens = tokens
+        read()
+
     begun: Begun | None = None
-    unsubscribe = [engine.subscribe(on_this_thread(listen), PromptEncoded, TextProduced)]
+    progress = PromptProgress(len(engine.info.layer_names), reading)
+    unsubscribe = [
+        engine.subscribe(on_this_thread(listen), PromptEncoded, TextProduced),
+        engine.subscribe(on_this_thread(progress), *PromptProgress.KINDS),
+    ]
     if also is not None:
         unsubscribe.append(engine.subscribe(on_this_thread(also), *Feed.KINDS))
     try:

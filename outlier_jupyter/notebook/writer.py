@@ -20,7 +20,7 @@ from ..run import Run
 from .controls import options_of
 from .conversation import ASSISTANT, RUNNING, USER, Conversations
 from .kept_runs import KeptRuns
-from .outline import outline
+from .outline import outline, reading_of
 from .show import NextRun, make_view
 from .turn import Turn, run_turn
 from .worker import Worker
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from .chat import Chat
 
 TELL_EVERY_S = 0.05
+READING_EVERY_S = 0.25
 SAVE_EVERY_S = 4.0
-"""Text is told, and the whole state is written, at most so often."""
+"""Text, and how far the prompt is read, are told, and the state is written, at most so often."""
 
 IDLE = "idle"
 CLOSED = "closed"
@@ -56,7 +57,7 @@ class Writer:
         self._seq = 0
         self._turn: Turn | None = None
         self._growing: list[str] = []
-        self._tell_at = self._save_at = 0.0
+        self._tell_at = self._save_at = self._read_at = 0.0
         self._feed: NextRun | None = None
         self._worker = Worker("outlier chat", leave_thread)
         # A kernel that shuts down in the middle of an answer would leave MLX running on a thread
@@ -185,6 +186,7 @@ class Writer:
                 self.engine,
                 turn,
                 begin=lambda: self._begin(turn),
+                read=lambda: self._read(turn),
                 grow=self._grow,
                 watch=lambda: self._watch(turn),
             )
@@ -209,9 +211,18 @@ class Writer:
                 self._chat.draft = ""
             self._chat.notice = ""
             self._tell_at = 0.0
+            self._read_at = self._clock() + READING_EVERY_S
             self.publish()
         if turn.request:
             self.tell({"type": "accepted", "request": turn.request})
+
+    def _read(self, turn: Turn) -> None:
+        """Tell how far the prompt is read; a short one is read before there is anything to tell."""
+        now = self._clock()
+        if now >= self._read_at and turn.answer is not None:
+            self._read_at = now + READING_EVERY_S
+            where = {"conversation": turn.conversation.id}
+            self.tell({"type": "reading", "reading": reading_of(turn)} | where)
 
     def _grow(self, text: str) -> None:
         with self.lock:

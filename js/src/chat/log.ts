@@ -90,7 +90,7 @@ export class MessageLog {
       const shown = known ?? new MessageNode(this.store, message);
       if (!known) this.nodes.set(message.id, shown);
       if (last.nextElementSibling !== shown.node) last.after(shown.node);
-      shown.draw(message, state.running);
+      shown.draw(message, state.running, state.reading);
       last = shown.node;
     }
   }

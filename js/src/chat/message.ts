@@ -4,7 +4,7 @@ import { el, setText } from "../dom";
 import { integer, percent, plural, short } from "../format";
 import { button } from "./button";
 import { copyFrom, render } from "./markdown";
-import type { ChatStore, Message } from "./store";
+import type { ChatStore, Message, Reading } from "./store";
 
 const ENDED: Record<string, string> = {
   length: "cut off at the token limit",
@@ -15,6 +15,7 @@ const ENDED: Record<string, string> = {
 export class MessageNode {
   readonly node: HTMLElement;
   private readonly body = el("div", "oj-body", { dir: "auto" });
+  private readonly progress = el("progress", "oj-reading", { "aria-label": "Prompt read" });
   private readonly note = el("div", "oj-problem");
   private readonly facts = el("span", "oj-facts");
   private readonly branches = el("span", "oj-branches", {
@@ -54,18 +55,23 @@ export class MessageNode {
       `oj-message oj-${message.role}`,
       { "aria-label": user ? "You" : "Answer" },
       this.body,
+      this.progress,
       this.note,
       actions,
     );
   }
 
-  draw(message: Message, running: boolean): void {
+  draw(message: Message, running: boolean, reading?: Reading | null): void {
     this.message = message;
     const writing = message.ended === "running";
     this.node.classList.toggle("oj-writing", writing);
     this.node.setAttribute("aria-busy", String(writing));
     if (message.text !== this.shown) this.drawText(message);
-    this.body.dataset.empty = message.text ? "" : writing ? "Reading…" : "No text was generated.";
+    const far = writing && !message.text && reading?.message === message.id ? reading : null;
+    const wait = far ? farInWords(far) : "Reading…";
+    this.body.dataset.empty = message.text ? "" : writing ? wait : "No text was generated.";
+    this.progress.hidden = !far;
+    if (far) [this.progress.max, this.progress.value] = [far.of, far.read];
     setText(this.note, message.note);
     this.note.hidden = !message.note;
     this.copy.disabled = !message.text;
@@ -171,6 +177,9 @@ export class MessageNode {
 
 const AGAIN =
   "Write another answer beside this one; at temperature 0 it would be the same, see Settings";
+
+const farInWords = ({ read, of }: Reading) =>
+  `Reading the prompt: ${integer(read)} of ${plural(of, "token")}`;
 
 function factsOf({ numbers, ended }: Message): string {
   const parts: string[] = [];

@@ -32,6 +32,14 @@ export interface State {
   running: boolean;
   elsewhere: number;
   used: number;
+  /** How far the prompt of the answer under way is read; null once it is. */
+  reading?: Reading | null;
+}
+
+export interface Reading {
+  message: number;
+  read: number;
+  of: number;
 }
 
 export interface Control {
@@ -83,6 +91,7 @@ interface Incoming {
   run?: number;
   html?: string;
   data?: object;
+  reading?: Reading | null;
 }
 
 export class ChatStore {
@@ -203,6 +212,7 @@ export class ChatStore {
 
   private readonly onMessage = (content: Incoming): void => {
     if (content?.type === "text") this.grow(content);
+    else if (content?.type === "reading") this.read(content);
     else if (content?.type === "state" && content.state) this.take(content.state);
     else if (content?.type === "accepted" || content?.type === "refused") this.settle(content);
     else if (content?.type === "file") download(content.name ?? "", content.text ?? "");
@@ -253,6 +263,10 @@ export class ChatStore {
     if (conversation !== state.conversation) return;
     const growing = state.messages.find((each) => each.id === message);
     if (growing) growing.text += text;
+  }
+
+  private read({ conversation, reading }: Incoming): void {
+    if (conversation === this.state.conversation) this.state.reading = reading ?? null;
   }
 
   private settle({ type, request = "" }: Incoming): void {

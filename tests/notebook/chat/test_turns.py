@@ -92,6 +92,32 @@ def test_the_text_told_piece_by_piece_is_the_answer(engine) -> None:
     chat.close()
 
 
+def test_how_far_the_prompt_is_read_is_told_and_then_no_more(engine, monkeypatch) -> None:
+    """Layer by layer within a chunk, never backwards, up to the whole; a reload is told, too."""
+    monkeypatch.setattr(writer, "READING_EVERY_S", 0.0)
+    chat = Chat(engine, max_tokens=4, prefill_chunk=64)
+    chat.comm = FakeComm()
+    chat.send("word " * 200)
+    numbers = chat.messages[-1].numbers
+    prompt, reused = numbers["prompt"], numbers["reused"]
+    far = [each["reading"] for each in told(chat, "reading")]
+    read = [each["read"] for each in far if each]
+    layers = len(engine.info.layer_names)
+    assert read == sorted(read) and read[0] == reused
+    assert len(set(read)) > layers * ((prompt - reused) // 64)
+    assert {(each["of"], each["message"]) for each in far if each} == {(prompt, 2)}
+    assert far[-1] is None and far.index(None) == len(far) - 1  # nothing more while it is decoded
+    assert chat.state["reading"] is None
+    chat.close()
+
+
+def test_a_prompt_that_is_read_at_once_is_not_told_of(chat: Chat) -> None:
+    """Some messages a second at most: a short prompt has none."""
+    chat.writer._clock = lambda: 0.0
+    chat.send("Hello")
+    assert told(chat, "reading") == []
+
+
 def test_regenerate_and_edit_branch_and_choose_goes_back(chat: Chat) -> None:
     """Both are siblings; the state tells which of how many is read."""
     chat.send("First")
