@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,8 +72,9 @@ class Lab:
         end = time.monotonic() + START_S
         while time.monotonic() < end and self._process.poll() is None:
             for file in self._runtime.glob("jpserver-*.json"):
-                found: str = json.loads(file.read_text())["url"]
-                return found
+                with suppress(ValueError):  # it is there before all of it is written
+                    found: str = json.loads(file.read_text())["url"]
+                    return found
             time.sleep(0.1)
         raise RuntimeError("JupyterLab did not start; see lab.log beside its config")
 
