@@ -101,7 +101,11 @@ def place(path: str | os.PathLike[str], most: int = 90) -> str:
 
 def shown(value: object, most: int = 60) -> str:
     """A value for a message, as Python writes it; of a long one the beginning."""
-    said = repr(value)
+    try:
+        said = repr(value)
+    except Exception:  # anybody's, or a number of more digits than Python writes
+        said = f"a value of type {type(value).__name__}"
+    said = " ".join(said.split())
     return said if len(said) <= most else said[: most - 1] + "…"
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import OutlierError
+from .errors import OutlierError, place
 from .interrupt import deferred
 
 KINDS = {
@@ -82,8 +82,8 @@ def write(
         code = error.errno or 0 if isinstance(error, OSError) else 0
         reason = REASONS.get(code) or getattr(error, "strerror", None) or str(error)
         raise failed(
-            f"{what} could not be written to {path} ({reason}): nothing changed there; give a path "
-            "that can be written, with room for it"
+            f"{what} could not be written to {place(path)} ({reason}): nothing changed "
+            "there; give a path that can be written, with room for it"
         ) from error
     return Path(path)
 

@@ -33,7 +33,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from .errors import CheckpointError, ModelNotFound
+from .errors import CheckpointError, ModelNotFound, place, shown
 
 DEMO = "demo"
 DOWNLOADED = ("*.json", "model*.safetensors", "*.py", "*.model", "*.tiktoken", "*.txt",
@@ -119,7 +119,8 @@ def local_folder(model: str, revision: str | None) -> Path | None:
         return None
     if revision is not None:
         raise ModelNotFound(
-            f"{model} is a folder and has no revision {revision!r}: leave the revision out"
+            f"{place(model)} is a folder and has no revision {shown(revision)}: leave the revision "
+            "out"
         )
     return folder
 
@@ -176,7 +177,9 @@ def _not_found(model: str, revision: str | None, error: Exception) -> ModelNotFo
             "with `hf auth login`"
         )
     if isinstance(error, RevisionNotFoundError):
-        return ModelNotFound(f"{model} has no revision {revision!r}: give a branch, tag or commit")
+        return ModelNotFound(
+            f"{model} has no revision {shown(revision)}: give a branch, tag or commit"
+        )
     if isinstance(error, RepositoryNotFoundError):
         return ModelNotFound(
             f"{whole}: {constants.ENDPOINT} has no such repository, or not for you; check the "

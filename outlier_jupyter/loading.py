@@ -52,6 +52,8 @@ from .provenance import fingerprint, machine_words, versions
 from .reads import open_experts
 from .residency import ExpertKey
 from .trace import Trace, TraceInfo
+from .values import path as path_of
+from .values import refused
 
 if TYPE_CHECKING:
     from .native.install import Native
@@ -84,8 +86,10 @@ def load(
     if os.environ.get("OUTLIER_MMAP_EXPERTS") == "1":
         options = {"reader": "mmap"} | options
     asked = make(LoadOptions, options)
+    if replacing is not None and not isinstance(replacing, Engine):
+        raise refused("replacing", replacing, "an engine, or nothing")
     gc.collect()  # a model that nobody has any more is made of cycles: its slots are still there
-    path = resolve(os.fspath(model), asked.revision, asked.quiet)
+    path = resolve(path_of("model", model), asked.revision, asked.quiet)
     folder = ModelFolder(path, trusted=asked.trust_remote_code)
     folder.check_tokenizer()
     return _load(place(model, 1000), folder, asked, clock, replacing)

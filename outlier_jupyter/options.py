@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from .errors import OptionError
+from .errors import OptionError, shown
 from .residency import policies
+from .values import boolean, integer, items, number, path, seed, text, texts, within
 
 AUTO = "auto"
 READERS = ("pread", "direct", "mmap")
@@ -49,33 +49,29 @@ def choices_of(spec: Field[Any]) -> tuple[Any, ...]:
     return tuple(choices() if callable(choices) else choices)
 
 
-def experts_spelled(value: Any) -> Any:
+def experts_spelled(name: str, value: Any) -> tuple[str, ...]:
     """Experts as words: pairs (layer, expert), or a mapping of experts to numbers, spelled out.
 
-    What is words already, or cannot be read, is left to the checks.
+    Raises:
+        OptionError: something else; what words say is held against the model later.
     """
-    if isinstance(value, str):
-        return (value,)
+    if value is None or isinstance(value, str):
+        return texts(name, value)
     if isinstance(value, Mapping):
-        return tuple(f"{_expert(key)}={number!r}" for key, number in value.items())
-    if isinstance(value, Iterable):
-        return tuple(_expert(item) for item in value)
-    return value
+        return texts(name, [f"{_expert(name, k)}={number(name, v)!r}" for k, v in value.items()])
+    wanted = "LAYER:EXPERT, such as 12:37, or several in a list"
+    return texts(name, [_expert(name, item) for item in items(name, value, wanted)])
 
 
-def _expert(item: Any) -> Any:
+def _expert(name: str, item: Any) -> Any:
     if isinstance(item, tuple | list) and len(item) == 2:
-        return f"{int(item[0])}:{int(item[1])}"
+        return ":".join(str(integer(name, part)) for part in item)
     return item
 
 
-def texts(value: Any) -> Any:
-    """One text, or several in any order of things, as a tuple of texts."""
-    if isinstance(value, str):
-        return (value,)
-    if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes):
-        return tuple(value)
-    return value
+def policy_spelled(name: str, value: Any) -> str:
+    """A policy's name; `default` is another of one."""
+    return policies.default_or(text(name, value))
 
 
 @dataclass(frozen=True)
@@ -88,12 +84,14 @@ class LoadOptions:
         "much as fits, as `plan` advises",
         above=0,
         words=(AUTO,),
+        high=1e9,
     )
     ram_gb: float | None = option(
         None,
         "GB of RAM for the whole process, KV caches and Python included; what that leaves is the "
         "cache, instead of --cache-gb",
         above=0,
+        high=1e9,
     )
     cache_experts: int | None = option(
         None, "hold exactly this many experts in RAM, instead of --cache-gb", low=1
@@ -109,6 +107,7 @@ class LoadOptions:
         "GB of RAM for KV caches kept between runs, for --reuse-kv and chats; those used longest "
         "ago are evicted",
         low=0,
+        high=1e9,
     )
     top_k: int | None = option(
         None, "experts per token, instead of the model's own number: this changes the output", low=1
@@ -123,10 +122,10 @@ class LoadOptions:
         policies.DEFAULT,
         policies.explained,
         choices=policies.offered,
-        spell=policies.default_or,
+        spell=policy_spelled,
     )
     warm: str | None = option(
-        None, "a saved trace of an earlier run: what it used most is read at once"
+        None, "a saved trace of an earlier run: what it used most is read at once", spell=path
     )
     pin: tuple[str, ...] = option(
         (),
@@ -137,6 +136,7 @@ class LoadOptions:
         "auto",
         "where to look for repacked experts: a folder; auto, beside the model and in the cache "
         "folder; or off",
+        spell=path,
     )
     kernels: str = option(
         "auto",
@@ -171,7 +171,7 @@ class LoadOptions:
     quiet: bool = option(False, "show no progress while a model downloads or is read")
 
     def __post_init__(self) -> None:
-        check(self)
+        settle(self)
 
 
 @dataclass(frozen=True)
@@ -189,12 +189,11 @@ class GenerateOptions:
     sample_top_k: int = option(0, "sample from this many likeliest tokens; 0 means all", low=0)
     repetition_penalty: float = option(1.0, "divide the logits of recent tokens by this", above=0)
     repetition_context: int = option(20, "how many recent tokens are penalised", low=1)
-    seed: int | None = option(None, "make sampling repeat itself", low=0, high=2**64 - 1)
+    seed: int | None = option(None, "make sampling repeat itself", low=0, spell=seed)
     stop: tuple[str, ...] = option(
         (),
         "stop before this text; may be given more than once. In a flag \\n is a line break, \\t a "
         "tab and \\\\ a backslash",
-        spell=texts,
         escapes=True,
     )
     system: str | None = option(None, "a system message before the prompt")
@@ -244,7 +243,7 @@ class GenerateOptions:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        settle(self)
 
 
 def takes(kind: type[LoadOptions | GenerateOptions]) -> Callable[[Function], Function]:
@@ -269,32 +268,29 @@ def takes(kind: type[LoadOptions | GenerateOptions]) -> Callable[[Function], Fun
     return decorate
 
 
-def plain(value: Any) -> Any:
-    """A number of NumPy's as Python's own, and a path as text; else what it was."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    item = getattr(value, "item", None)
-    return item() if callable(item) and getattr(value, "shape", None) == () else value
-
-
 def make(kind: type[Options], given: dict[str, Any]) -> Options:
     """Build `kind` from keyword arguments; an unknown name is refused with the nearest known one.
 
     Raises:
         OptionError: unknown name, wrong type, or a value outside its rule.
     """
-    known = {f.name: f for f in fields(kind)}
-    for name, value in list(given.items()):
-        spell = known[name].metadata.get("spell") if name in known else None
-        if spell is not None:
-            given = given | {name: spell(value)}
-        elif name in known:
-            given = given | {name: plain(value)}
+    known = [f.name for f in fields(kind)]
+    for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise OptionError(f"there is no option {name!r}; {hint}")
+            hint = f"did you mean {near[0]!r}?" if near else f"such are {', '.join(known[:9])} …"
+            raise OptionError(f"there is no option {shown(name)}; {hint}")
     return kind(**given)
+
+
+def settled(kind: type[Options], given: dict[str, Any]) -> dict[str, Any]:
+    """`given` as the options' own plain values: what can be read only once was read.
+
+    Raises:
+        OptionError: as `make`.
+    """
+    made = make(kind, given)
+    return {name: getattr(made, name) for name in given}
 
 
 def resized(
@@ -312,8 +308,8 @@ def resized(
     return replace(options, cache_gb=cache_gb, cache_experts=None, resident=False)
 
 
-def check(options: LoadOptions | GenerateOptions) -> None:
-    """Hold every field against its type and its rules.
+def settle(options: LoadOptions | GenerateOptions) -> None:
+    """Make every field a plain value of its type, and hold it against its rules.
 
     Raises:
         OptionError: naming the option, what was seen and what was wanted.
@@ -324,30 +320,28 @@ def check(options: LoadOptions | GenerateOptions) -> None:
             continue
         if isinstance(value, str) and value in spec.metadata.get("words", ()):
             continue
-        _check_type(spec, value)
-        _check_rules(spec, value)
+        plain = _plain(spec, value)
+        _check_rules(spec, plain)
+        object.__setattr__(options, spec.name, plain)  # frozen for everybody else
 
 
-def _check_type(spec: Field[Any], value: object) -> None:
-    wanted = str(spec.type).split(" |")[0]
-    accepts: dict[str, tuple[type, ...]] = {
-        "int": (int,),
-        "float": (int, float),
-        "str": (str,),
-        "bool": (bool,),
-        "tuple[str, ...]": (tuple,),
-    }
-    right = isinstance(value, accepts[wanted])
-    if wanted == "tuple[str, ...]" and right:
-        right = all(isinstance(item, str) for item in value)  # type: ignore[attr-defined]
-    if isinstance(value, bool) and wanted != "bool":
-        right = False
-    if not right:
-        kind = {"tuple[str, ...]": "a text, or several in a list"}.get(
-            wanted, f"a value of type {wanted}"
-        )
-        kind = " or ".join([kind, *map(repr, spec.metadata.get("words", ()))])
-        raise OptionError(f"{spec.name}={value!r} cannot be used: give {kind}")
+PLAIN: dict[str, Callable[[str, Any], Any]] = {
+    "int": integer,
+    "float": number,
+    "str": text,
+    "bool": boolean,
+    "tuple[str, ...]": texts,
+}
+"""How a field's type makes a value plain, where the field has no way of its own."""
+
+
+def _plain(spec: Field[Any], value: object) -> Any:
+    made = spec.metadata.get("spell", PLAIN[str(spec.type).split(" |")[0]])
+    try:
+        return made(spec.name, value)
+    except OptionError as error:
+        words = "".join(f" or {word!r}" for word in spec.metadata.get("words", ()))
+        raise OptionError(f"{error}{words}") from None
 
 
 def _check_rules(spec: Field[Any], value: Any) -> None:
@@ -356,10 +350,7 @@ def _check_rules(spec: Field[Any], value: Any) -> None:
         choices = [str(choice) for choice in choices_of(spec)]
         near = difflib.get_close_matches(str(value), choices, 1)
         hint = f"; did you mean {near[0]!r}?" if near and isinstance(value, str) else ""
-        raise OptionError(f"{spec.name}={value!r} is unknown: choose {', '.join(choices)}{hint}")
-    if "low" in rules and not value >= rules["low"]:
-        raise OptionError(f"{spec.name}={value!r} is too small: give {rules['low']} or more")
-    if "above" in rules and not value > rules["above"]:
-        raise OptionError(f"{spec.name}={value!r} cannot be used: give more than {rules['above']}")
-    if "high" in rules and not value <= rules["high"]:
-        raise OptionError(f"{spec.name}={value!r} is too large: give {rules['high']} or less")
+        seen = f"{spec.name}={shown(value)}"
+        raise OptionError(f"{seen} is unknown: choose {', '.join(choices)}{hint}")
+    if "low" in rules or "above" in rules or "high" in rules:
+        within(spec.name, value, rules.get("low"), rules.get("high"), rules.get("above"))

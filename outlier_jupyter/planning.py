@@ -28,6 +28,7 @@ from .paging.install import Switch
 from .paging.probe import Probed, dense_nbytes, expert_format
 from .prompts import context_of
 from .units import percent, size_words, three
+from .values import boolean, checked, path, refused, text
 
 ROWS = 7
 """Cache sizes shown beside the advised one and the whole."""
@@ -175,6 +176,7 @@ class Plan:
         return f"<table>{facts}</table>{sizes if rows else ''}<p>{escape(self.advice)}</p>"
 
 
+@checked(model=path, revision=text, trust_remote_code=boolean)
 def plan(
     model: str | os.PathLike[str],
     *,
@@ -200,13 +202,18 @@ def plan(
         ModelNotFound, CheckpointError, UnsupportedModel, OptionError: each says what to do.
     """
     asked = make(LoadOptions, {"ram_gb": ram_gb, "kernels": kernels, "kept_kv_gb": kept_kv_gb})
+    if machine is not None and not isinstance(machine, Machine):
+        raise refused("machine", machine, "an outlier_jupyter.machine.Machine")
+    if replacing is not None and not isinstance(replacing, Engine):
+        raise refused("replacing", replacing, "an engine, or nothing")
     with hub.headers(os.fspath(model), revision) as (folder, here):
         opened = open_model(ModelFolder(folder, trusted=trust_remote_code))
         formats = dict.fromkeys(expert_format(s) for s in opened.switches)
         dense = dense_nbytes(opened.module, opened.switches)
-        probed = probed_of(opened, kernels)
+        probed = probed_of(opened, asked.kernels)
     freed = replacing.memory().freed if replacing is not None else 0
-    room = Room.now(ram_gb, freed) if machine is None else Room(machine, 0, ram_gb)
+    bound = asked.ram_gb
+    room = Room.now(bound, freed) if machine is None else Room(machine, 0, bound)
     needs = needs_of(opened.config, dense, probed, asked.kept_kv_gb)
     return _plan(place(model, 1000), here, opened, tuple(formats), probed, needs, room)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .errors import OptionError, brief
 from .options import GenerateOptions
 from .templates import content_of, has_template, templated
+from .values import items, refused
 
 Prompt: TypeAlias = str | Sequence[dict[str, Any]]
 """A text, or a conversation as chat templates take it: [{"role": …, "content": …}, …]."""
@@ -35,6 +36,7 @@ def encode(
         OptionError: there is nothing to encode, the chat template refuses the messages, or the
             tokenizer gives ids that the model has not.
     """
+    prompt = readable(prompt)
     if not prompt:
         raise OptionError("the prompt is empty: give at least one character")
     if isinstance(prompt, str) and (options.raw or not has_template(tokenizer)):
@@ -46,15 +48,15 @@ def encode(
             )
         text = prompt
         starts = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-        tokens = _ids(tokenizer, text, add_special_tokens=not starts)
+        tokens = ids_of(tokenizer, text, add_special_tokens=not starts)
     else:
         text = templated(tokenizer, _messages(prompt, options.system))
-        tokens = _ids(tokenizer, text, add_special_tokens=False)
+        tokens = ids_of(tokenizer, text, add_special_tokens=False)
     check_known(tokens, config or {})
     return Encoded(_as_asked(prompt), text, tokens)
 
 
-def _ids(tokenizer: Any, text: str, **options: Any) -> list[int]:
+def ids_of(tokenizer: Any, text: str, **options: Any) -> list[int]:
     """`text` as ids, at least one.
 
     Raises:
@@ -145,6 +147,21 @@ def check_length(context: int | None, prompt: int, max_tokens: int, force: bool)
             f"for {context:,}: what lies beyond may be poor text; shorten one of them",
             stacklevel=4,
         )
+
+
+def readable(prompt: Any) -> Prompt:
+    """The prompt as a text, or a list of messages that can be read more than once.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if isinstance(prompt, str):
+        return str(prompt)
+    wanted = "a text, or messages such as {'role': 'user', 'content': '…'} in a list"
+    found = [] if isinstance(prompt, Mapping) else items("prompt", prompt, wanted)
+    if isinstance(prompt, Mapping):
+        raise refused("prompt", prompt, wanted)
+    return [dict(each) if isinstance(each, Mapping) else each for each in found]
 
 
 def _messages(prompt: Prompt, system: str | None) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from .opening import open_model
 from .progress import Progress
 from .reads import AUTO, find_records, layers_of, record_files
 from .units import size_words
+from .values import boolean, checked, path, text
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Repacked:
         )
 
 
+@checked(model=path, folder=path, revision=text, trust_remote_code=boolean, quiet=boolean)
 def repack(
     model: str | os.PathLike[str],
     folder: str | os.PathLike[str] | None = None,
@@ -88,6 +90,7 @@ def repack(
     return _told(records, written)
 
 
+@checked(model=path)
 def measure_disk(model: str | os.PathLike[str]) -> DiskTable:
     """How fast the disk gives experts of `model`, from where `load` would read them.
 

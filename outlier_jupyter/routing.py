@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from .errors import OptionError
-from .options import GenerateOptions, make
+from .options import GenerateOptions, make, settled
 from .paging import Intervention, Steering
 
 NAMES = ("mask", "boost", "force", "top_k", "router_temperature")
@@ -58,7 +58,8 @@ class Routing:
             raise OptionError(
                 f"routing() has no {', '.join(sorted(other))}: give {', '.join(NAMES)}"
             )
-        before, around = self._around, self._around | changes
+        before = self._around
+        around = before | settled(GenerateOptions, changes)
         with self.applied(make(GenerateOptions, around)):
             self._around = around
             try:

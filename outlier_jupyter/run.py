@@ -23,6 +23,8 @@ from .trace.files import read, write
 from .trace.measures import Summary, summarise
 from .transcript import pieces, readable
 from .units import percent, three
+from .values import checked, instance, integer, integers, items, rate, refused
+from .values import path as path_of
 
 if TYPE_CHECKING:
     from .trace.explain import Explanation
@@ -100,11 +102,13 @@ class Run:
         return draw("Run.view", self)
 
     @classmethod
+    @checked(trace=instance(Trace, wanted="a trace"))
     def of(cls, trace: Trace) -> Run:
         """A run of which only the trace is known: no text, and the tokens it holds."""
         sampled = trace.produced[trace.produced >= 0]
         return cls("", "", "", sampled, "stop", trace)
 
+    @checked(path=path_of)
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the run to one file: its trace (`Trace.load` reads it too) and its texts.
 
@@ -120,6 +124,7 @@ class Run:
         return write(self.trace, path, texts | arrays | {"pieces": pieces, "parts": parts})
 
     @classmethod
+    @checked(path=path_of)
     def load(cls, path: str | os.PathLike[str]) -> Run:
         """A saved run; of a saved trace, what is known of its run.
 
@@ -150,6 +155,7 @@ class Run:
 
         return routing_measures(self.trace, phase)
 
+    @checked(token=integer, memory_rate=rate)
     def explain(self, token: int, memory_rate: float | None = None) -> Explanation:
         """Why a generated token took as long as it did, in words and as a figure.
 
@@ -164,6 +170,7 @@ class Run:
         explainer = self.trace._explainer
         return explainer.explain(step, step_names(self), memory_rate)
 
+    @checked(token=integer)
     def step_of(self, token: int) -> int:
         """The step that produced a generated token, numbered as in `explain`.
 
@@ -178,6 +185,7 @@ class Run:
             )
         return int(steps[at])
 
+    @checked(token=integer)
     def text_of(self, token: int) -> str:
         """The text let go of with a generated token, numbered as in `explain`."""
         at = token - 1 if token > 0 else token % max(len(self.tokens), 1)
@@ -187,6 +195,7 @@ class Run:
         last = at == len(self.text_ends) - 1
         return self.text[begin : len(self.text) if last else int(self.text_ends[at])]
 
+    @checked(token=integer)
     def piece(self, token: int) -> str:
         r"""The text of a token id by itself; "" where it is not known.
 
@@ -197,6 +206,7 @@ class Run:
         ended = self._ended.get(token, ()) if readable(spelt).encode() != spelt else ()
         return next(iter(ended)) if len(ended) == 1 else readable(spelt)
 
+    @checked(tokens=integers)
     def pieces(self, tokens: Iterable[int]) -> list[str]:
         r"""The texts of ids that follow one another; joined they are the whole text.
 
@@ -211,15 +221,23 @@ class Run:
         last = self.trace.produced[-1:]
         return self.pieces([*self.trace.tokens.tolist(), *last[last >= 0].tolist()])
 
+    @checked(step=integer)
     def piece_at(self, step: int) -> str:
         """The text of the token read in a step; of a part of a character, its bytes."""
+        self._check_step(step)
         return self.read_pieces[step] or self.piece(int(self.trace.tokens[step]))
 
+    @checked(step=integer)
     def piece_after(self, step: int) -> str:
         """The text of the token sampled in a step, as when it is read; "" if none was."""
+        self._check_step(step)
         token, after = int(self.trace.produced[step]), step + 1
         known = after < len(self.read_pieces) and token >= 0
         return (self.read_pieces[after] if known else "") or self.piece(token)
+
+    def _check_step(self, step: int) -> None:
+        if not 0 <= step < self.trace.steps:
+            raise OptionError(f"step={step} is not in this run: it has {self.trace.steps}, from 0")
 
     @cached_property
     def _ended(self) -> dict[int, set[str]]:
@@ -254,6 +272,7 @@ class Run:
 
         return experts_of(self, tokens)
 
+    @checked(path=path_of)
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write the run to one page of HTML that needs nothing else: text, plots, tables, origin.
 
@@ -307,8 +326,11 @@ def repeated(runs: Sequence[Run]) -> Run:
 
     `repeated([engine.generate(prompt) for _ in range(5)]).spread()` is `%%outlier --repeat 5`.
     """
-    last = runs[-1]
-    return last if len(runs) == 1 else replace(last, repeats=tuple(runs))
+    found: list[Run] = items("runs", runs, "runs, in a list")
+    if not found or not all(isinstance(run, Run) for run in found):
+        raise refused("runs", runs, "one run or more, in a list")
+    last = found[-1]
+    return last if len(found) == 1 else replace(last, repeats=tuple(found))
 
 
 @dataclass(frozen=True)

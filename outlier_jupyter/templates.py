@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .errors import OptionError, OutlierError, TemplateEndless, TemplateRefused, brief
+from .errors import OptionError, OutlierError, TemplateEndless, TemplateRefused, brief, shown
 from .interrupt import within
 
 Message = dict[str, Any]
@@ -147,8 +147,7 @@ def _plain(number: int, message: Message) -> Message:
     """
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise OptionError(
-            f"{str(message)[:60]!r} is no message: give a text, or a list of "
-            "{'role': …, 'content': …}"
+            f"{shown(message)} is no message: give a text, or a list of {{'role': …, 'content': …}}"
         )
     if "content" not in message and not message.get("tool_calls"):
         raise OptionError(
@@ -162,7 +161,7 @@ def _plain(number: int, message: Message) -> Message:
         content = ""
     if not isinstance(content, str):
         raise OptionError(
-            f"the content of message {number} is {str(content)[:40]!r}: give a text, or a list of "
+            f"the content of message {number} is {shown(content, 40)}: give a text, or a list of "
             "{'type': 'text', 'text': …}"
         )
     return message | {"content": content}
@@ -173,7 +172,7 @@ def _part(number: int, part: Any) -> str:
         return str(part["text"])
     kind = part.get("type") if isinstance(part, dict) else part
     raise OptionError(
-        f"message {number} holds a part of type {str(kind)[:40]!r}, and texts alone are read: give "
+        f"message {number} holds a part of type {shown(kind, 40)}, and texts alone are read: give "
         "{'type': 'text', 'text': …}"
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from .errors import OptionError
 from .run import Run
 from .trace import Trace
 from .units import percent, three
+from .values import checked, instance, integer, integers, items, refused, text
 
 if TYPE_CHECKING:
     import pandas
@@ -97,6 +98,7 @@ class TokenExperts:
         return draw("TokenExperts.html", self, _span(self))
 
 
+@checked(layer=integer, expert=integer)
 def tokens_of(
     runs: Run | Trace | Sequence[Run | Trace] | Mapping[str, Run | Trace], layer: int, expert: int
 ) -> ExpertUses:
@@ -123,6 +125,7 @@ def tokens_of(
     return ExpertUses(layer, expert, held, pandas.concat(parts, ignore_index=True))
 
 
+@checked(run=instance(Run, Trace, wanted="a run or a trace"))
 def experts_of(
     run: Run | Trace,
     tokens: int | slice | Iterable[int] | None = None,
@@ -178,15 +181,29 @@ def named(
     Raises:
         OptionError: there are none.
     """
-    if isinstance(runs, Run | Trace):
-        found: dict[str, Run | Trace] = {"run": runs}
-    elif isinstance(runs, Mapping):
-        found = dict(runs)
-    else:
-        found = {f"run {i}": run for i, run in enumerate(runs)}
+    found = by_name(runs)
     if not found:
         raise OptionError("no runs were given: run a prompt first, or load a saved run")
     return {name: run if isinstance(run, Run) else Run.of(run) for name, run in found.items()}
+
+
+def by_name(runs: Any) -> dict[str, Run | Trace]:
+    """Runs or traces and their names: those given, or numbers.
+
+    Raises:
+        OptionError: something else.
+    """
+    wanted = "a run or a trace, several in a list, or their names and them"
+    if isinstance(runs, Run | Trace):
+        found: dict[str, Run | Trace] = {"run": runs}
+    elif isinstance(runs, Mapping):
+        found = {text("runs", name): run for name, run in runs.items()}
+    else:
+        found = {f"run {i}": run for i, run in enumerate(items("runs", runs, wanted))}
+    for run in found.values():
+        if not isinstance(run, Run | Trace):
+            raise refused("runs", run, wanted)
+    return found
 
 
 def _choices(name: str, run: Run, layer: int, expert: int) -> pandas.DataFrame:
@@ -221,7 +238,9 @@ def _context(run: Run, step: int) -> str:
 
 def _known(trace: Trace, steps: Iterable[int] | None) -> npt.NDArray[np.int64]:
     # Of a range that is longer than the trace, enough is looked at to see that it is.
-    asked = steps[: trace.steps + 1] if isinstance(steps, range) else list(steps or ())
+    if isinstance(steps, range):
+        steps = steps[: trace.steps + 1]
+    asked = integers("steps", steps)
     found = np.array([step for step in asked if -1 <= step < 2**31], np.int64)
     if len(found) < len(asked) or not len(found) or found.min() < 0 or found.max() >= trace.steps:
         raise OptionError(f"there are no such steps: this trace has {trace.steps}, from 0")
@@ -231,12 +250,14 @@ def _known(trace: Trace, steps: Iterable[int] | None) -> npt.NDArray[np.int64]:
 def _steps(run: Run, tokens: int | slice | Iterable[int]) -> npt.NDArray[np.int64]:
     """The steps that produced generated tokens."""
     if isinstance(tokens, slice):
-        first, last = tokens.start or 1, tokens.stop or run.generated
+        ends = (tokens.start or 1, tokens.stop or run.generated)
+        first, last = (integer("tokens", end) for end in ends)
         if tokens.step not in (None, 1) or not 1 <= first <= last:
             raise OptionError(f"{first}:{last} is no span of tokens: give FIRST:LAST, from 1")
         run.step_of(last)  # it is there, before the span is written out
         tokens = range(first, last + 1)
-    numbers = [tokens] if isinstance(tokens, int) else list(tokens)
+    several = isinstance(tokens, Iterable) and not isinstance(tokens, str)
+    numbers = integers("tokens", tokens) if several else [integer("tokens", tokens)]
     if not numbers:
         raise OptionError("no tokens were given: give one number or more, from 1")
     return np.array([run.step_of(number) for number in numbers], np.int64)

@@ -16,12 +16,13 @@ from outlier_jupyter.display import VIEWS, view_of
 ROOT = Path(outlier_jupyter.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 
-BASE = {"errors", "options", "events", "families"}
+BASE = {"errors", "options", "events", "families", "values"}
 MAY_IMPORT = {
     "errors": set(),
     "families": set(),
     "display": set(),
-    "options": {"errors", "residency"},
+    "options": {"errors", "residency", "values"},
+    "values": {"errors"},
     "events": set(),
     "interrupt": set(),
     "attended": set(),
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     "provenance": {"machine", "units"},
     "kv_caches": {"errors", "options", "units"},
     "listeners": {"events"},
-    "prompts": {"errors", "options", "templates"},
+    "prompts": {"values", "errors", "options", "templates"},
     "templates": {"errors", "interrupt"},
     "status": {"checkpoint", "paging", "trace", "units"},
     "transcript": set(),
@@ -60,7 +61,7 @@ MAY_IMPORT = {
     "paging": BASE | {"checkpoint", "interrupt", "large_pages", "machine", "residency", "units"},
     "trace": {"display"} | BASE | {"files", "residency", "units"},
     "run": {"display"} | BASE | {"files", "trace", "transcript", "units"},
-    "uses": {"display"} | {"errors", "run", "trace", "units"},
+    "uses": {"display"} | {"values", "errors", "run", "trace", "units"},
     "routing": {"errors", "options", "paging"},
     "reference": {"events", "paging", "routing"},
     "decoding": BASE | {"interrupt", "memory", "paging", "reference", "run", "trace", "transcript"},
@@ -90,6 +91,7 @@ MAY_IMPORT = {
         "trace",
         "units",
         "uses",
+        "values",
     },
     "engine": BASE
     | {
@@ -162,6 +164,7 @@ MAY_IMPORT = {
         "progress",
         "reads",
         "units",
+        "values",
     },
     "planning": {
         "budget",
@@ -176,6 +179,7 @@ MAY_IMPORT = {
         "paging",
         "prompts",
         "units",
+        "values",
     },
     "notebook": BASE
     | {

@@ -159,9 +159,9 @@ def test_arguments_of_a_call_are_as_the_template_takes_them(engine, use, templat
     ("message", "sentence"),
     [
         ({"role": "user"}, "neither content nor tool_calls"),
-        ({"role": "user", "content": 5}, "content of message 1 is '5'"),
+        ({"role": "user", "content": 5}, "content of message 1 is 5"),
         ({"role": "user", "content": [{"type": "image", "url": "x"}]}, "a part of type 'image'"),
-        ({"role": "user", "content": [7]}, "a part of type '7'"),
+        ({"role": "user", "content": [7]}, "a part of type 7"),
         ({"role": "user", "content": "\ud800"}, "half of a surrogate pair"),
     ],
 )

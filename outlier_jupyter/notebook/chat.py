@@ -20,12 +20,14 @@ from ipywidgets import widget_serialization
 
 from ..attended import attended
 from ..engine import Engine
-from ..errors import OptionError
+from ..errors import OptionError, shown
 from ..events import Event, Resized
 from ..options import GenerateOptions, make
 from ..run import Run
 from ..status import Status
 from ..templates import has_template
+from ..values import integer
+from ..values import text as text_of
 from .controls import NAMES, controls
 from .desk import Desk
 from .displays import Displays
@@ -133,7 +135,7 @@ class Chat(HasConversations, OnDemand):
         """Show this run's view under its answer, in place of another; 0 shows none."""
         before, note = self.run_view, ""
         try:
-            self.run_view = LiveView.of(self.run(number)) if number else None
+            self.run_view = LiveView.of(self.run(number)) if integer("number", number) else None
         except OptionError as error:
             self.run_view, note = None, str(error)
         self.run_shown = {"run": number, "note": note}
@@ -157,9 +159,9 @@ class Chat(HasConversations, OnDemand):
             Interrupted: stopped; what was written stays in the chat and is in `.run`.
             OptionError, EngineBusy, EngineClosed, ReadFailed: nothing is lost, ask again.
         """
-        if not isinstance(content, str):  # a widget's own `send`, which this name hides
+        if isinstance(content, dict) and not options:  # a widget's `send`, which this name hides
             return super().send(content, *args, **options)
-        return self.writer.wait(self.writer.ask(content, options))
+        return self.writer.wait(self.writer.ask(text_of("content", content), options))
 
     def regenerate(self, answer: int | None = None) -> Run:
         """Have an answer (the last one) written once more, beside the first; raises as `send`."""
@@ -225,7 +227,8 @@ def _check(engine: object, settings: dict[str, Any]) -> None:
     """Refuse what cannot be used before there is a widget, whose words would be its own."""
     if not isinstance(engine, Engine):
         raise OptionError(
-            f"a chat cannot use {engine!r} as its engine: give what outlier_jupyter.load returns"
+            f"a chat cannot use {shown(engine)} as its engine: give what outlier_jupyter.load "
+            "returns"
         )
     make(GenerateOptions, settings)
     if unknown := [name for name in settings if name not in NAMES]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import traitlets
 
-from ..options import GenerateOptions, help_of, make
+from ..options import GenerateOptions, help_of, settled
 
 GROUPS = {
     "Sampling": ("temperature", "top_p", "min_p", "sample_top_k", "seed"),
@@ -46,28 +46,23 @@ def _kind(name: str) -> Any:
 
 
 def _trait(name: str) -> traitlets.TraitType[Any, Any]:
-    kinds: dict[Any, Any] = {
-        float: traitlets.Float,
-        int: traitlets.Int,
-        str: traitlets.Unicode,
-        bool: traitlets.Bool,
-    }
     default = _default(name)
-    trait: traitlets.TraitType[Any, Any] = kinds[_kind(name)](default, allow_none=default is None)
-    return trait.tag(sync=True)
+    return Setting(default, allow_none=default is None).tag(sync=True)
 
 
-def _valid(owner: object, proposal: dict[str, Any]) -> Any:
-    """Hold a value against its option's rules; raises OptionError."""
-    name, value = proposal["trait"].name, proposal["value"]
-    make(GenerateOptions, {name: value})
-    return value
+class Setting(traitlets.Any):
+    """A trait whose values are an option's, as plain as the option makes them."""
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Hold a value against its option's rules; raises OptionError."""
+        name = str(self.name)
+        return _default(name) if value is None else settled(GenerateOptions, {name: value})[name]
 
 
 Settings: Any = type(
     "Settings",
     (traitlets.HasTraits,),
-    {name: _trait(name) for name in NAMES} | {"_valid": traitlets.validate(*NAMES)(_valid)},
+    {name: _trait(name) for name in NAMES},
 )
 """The traits, one for each of `NAMES`, checked as the options are."""
 

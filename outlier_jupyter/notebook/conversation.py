@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import OptionError, shown
 from ..trace.said import mended
+from ..values import checked, integer
 
 FORMAT = "outlier_jupyter chat"
 VERSION = 1
@@ -91,6 +92,7 @@ class Conversation:
         self.choose(message.id)
         return message
 
+    @checked(number=integer)
     def get(self, number: int) -> Message:
         """The message of this id.
 
@@ -143,6 +145,7 @@ class Conversations:
         self.by_id[self.current.id] = self.current
         return self.current
 
+    @checked(number=integer)
     def get(self, number: int) -> Conversation:
         """The conversation of this id.
 

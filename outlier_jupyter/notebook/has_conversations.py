@@ -10,6 +10,9 @@ from pathlib import Path
 
 from .. import files
 from ..errors import OptionError, place
+from ..values import checked
+from ..values import path as path_of
+from ..values import text as text_of
 from .controls import Settings
 from .conversation import Conversation, Message
 from .writer import Writer
@@ -36,6 +39,7 @@ class HasConversations(Settings):
             self.writer.books.current.choose(message)
             self.writer.publish()
 
+    @checked(title=text_of)
     def new(self, title: str = "") -> Conversation:
         """Begin another conversation, with the same settings."""
         with self.writer.lock:
@@ -51,6 +55,7 @@ class HasConversations(Settings):
             books.current = books.get(conversation)
             self._show_current()
 
+    @checked(title=text_of)
     def rename(self, conversation: int, title: str) -> None:
         """Give a conversation a title; "" names it by its first question."""
         with self.writer.lock:
@@ -60,7 +65,7 @@ class HasConversations(Settings):
     def delete(self, conversation: int) -> None:
         """Delete a conversation, by its id; not the one an answer is being written in."""
         with self.writer.lock:
-            if self.writer.writes_in(conversation):
+            if self.writer.writes_in(self.writer.books.get(conversation).id):
                 raise OptionError("an answer is being written in this conversation: stop it first")
             self.writer.books.delete(conversation)
             self._show_current()
@@ -70,6 +75,7 @@ class HasConversations(Settings):
         with self.writer.lock:
             return self.writer.books.dumps()
 
+    @checked(text=text_of)
     def add_from(self, text: str) -> None:
         """Add the conversations of `dumps` to these.
 
@@ -80,6 +86,7 @@ class HasConversations(Settings):
             self.writer.books.add_from(text)
             self._show_current()
 
+    @checked(path=path_of)
     def save(self, path: str | Path) -> Path:
         """Write all conversations to a file, which `load` and the widget's Import read.
 
@@ -88,6 +95,7 @@ class HasConversations(Settings):
         """
         return files.write(path, self.dumps(), OptionError, "the chat")
 
+    @checked(path=path_of)
     def load(self, path: str | Path) -> None:
         """Add the conversations of a file that `save` or the widget's Export wrote.
 

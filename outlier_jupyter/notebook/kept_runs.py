@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import OptionError
 from ..run import Run
+from ..values import checked, integer
 
 KEPT_NBYTES = 256_000_000
 """Traces kept, in bytes; the newest run is kept whatever its size."""
@@ -34,6 +35,7 @@ class KeptRuns:
             self._nbytes -= trace_nbytes(self._kept.pop(next(iter(self._kept))))
         return self.made
 
+    @checked(number=integer)
     def get(self, number: int) -> Run:
         """The run of this number.
 

@@ -17,10 +17,10 @@ from IPython.display import DisplayHandle, display
 
 from ..attended import attended
 from ..engine import Begun, Engine, begin, leave_thread, run_info
-from ..errors import OptionError, OutlierError
+from ..errors import OptionError, OutlierError, shown
 from ..events import Event, PromptEncoded
-from ..options import GenerateOptions, takes
-from ..prompts import Prompt
+from ..options import GenerateOptions, settled, takes
+from ..prompts import Prompt, readable
 from ..run import Interrupted, Run
 from .handle import engine_of
 from .live import LiveView, header
@@ -65,9 +65,11 @@ class Watched(LiveView):
     def __init__(self, engine: Engine, prompt: Prompt, options: dict[str, Any]) -> None:
         if not isinstance(engine, Engine):
             raise OptionError(
-                f"{engine!r} is no engine to watch: give what outlier_jupyter.load returns"
+                f"{shown(engine)} is no engine to watch: give what outlier_jupyter.load returns"
             )
-        engine.stream(prompt, **options)  # not begun: what is wrong is refused here, not later
+        # Read once, here: what is wrong is refused now, and a generator gives its items once.
+        prompt, options = readable(prompt), settled(GenerateOptions, options)
+        engine.stream(prompt, **options)  # not begun
         self.run: Run | None = None
         self.error: BaseException | None = None
         self._engine = engine

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from ..engine import Engine, leave_thread
 from ..errors import EngineClosed, OptionError, OutlierError
 from ..events import Sink
-from ..options import GenerateOptions, make
+from ..options import GenerateOptions, settled
 from ..run import Run
+from ..values import checked
+from ..values import text as text_of
 from .controls import options_of
 from .conversation import ASSISTANT, RUNNING, USER, Conversations
 from .kept_runs import KeptRuns
@@ -153,8 +155,8 @@ class Writer:
         self._worker.close()
 
     def _queue(self, parent: int, text: str | None, given: dict[str, Any], request: str) -> Turn:
-        options = options_of(self._chat) | given
-        make(GenerateOptions, options)  # refused here, not on another thread
+        # Refused here, not on another thread.
+        options = settled(GenerateOptions, options_of(self._chat) | given)
         turn = Turn(self.books.current, parent, text, options, request)
         self.put(lambda: self._do(turn))
         return turn
@@ -299,6 +301,7 @@ def _left_out(answers: int) -> str:
     return f"written without {which}, which the model's chat template refuses"
 
 
+@checked(text=text_of)
 def _filled(text: str) -> str:
     if not text.strip():
         raise OptionError("the message is empty: give at least one character")

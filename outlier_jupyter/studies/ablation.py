@@ -21,11 +21,13 @@ from ..errors import OptionError
 from ..options import GenerateOptions, experts_spelled
 from ..paging.interventions import named, parse_experts
 from ..progress import Progress
-from ..prompts import Prompt, encode
+from ..prompts import Prompt, encode, ids_of
 from ..residency import ExpertKey
 from ..scoring import Scorer, Scores
 from ..trace.trace import TraceInfo
 from ..units import percent, three
+from ..values import boolean, checked, count, instance, integer, items, natural, text, texts, word
+from ..values import seed as seed_of
 from .own_run import own_run
 
 if TYPE_CHECKING:
@@ -75,14 +77,18 @@ class Ablation:
         """How many tokens of each prompt's continuation were scored."""
         return np.array([len(values) for values in self.change], np.int64)
 
+    @checked(what=word(*WHAT), prompt=integer)
     def mean(self, what: str = CHANGE, prompt: int | None = None) -> float:
         """The mean over the tokens of one prompt, or of all of them."""
         values = self.change if what == CHANGE else self.kl
+        self._check(prompt)
         return float(np.mean(np.concatenate(values) if prompt is None else values[prompt]))
 
+    @checked(what=word(*WHAT), prompt=integer)
     def by_chance(self, what: str = CHANGE, prompt: int | None = None) -> Values:
         """The same of each random mask: float64 [draws]."""
         found = self.random[:, :, list(WHAT).index(what)]
+        self._check(prompt)
         weights = self.tokens / self.tokens.sum()
         return np.asarray(found @ weights if prompt is None else found[:, prompt], np.float64)
 
@@ -114,6 +120,7 @@ class Ablation:
         worse = chance <= mine if what == CHANGE else chance >= mine
         return float((1 + worse.sum()) / (1 + len(chance)))
 
+    @checked(rows=word("masks", "tokens"))
     def to_pandas(self, rows: str = "masks") -> pandas.DataFrame:
         """A row per prompt and mask (`masks`), or per token of a continuation (`tokens`).
 
@@ -122,9 +129,12 @@ class Ablation:
         """
         import pandas
 
-        if rows not in ("masks", "tokens"):
-            raise OptionError(f"there are no rows {rows!r}: ask for masks or tokens")
         return pandas.DataFrame(self._masks() if rows == "masks" else self._tokens())
+
+    def _check(self, prompt: int | None) -> None:
+        many = len(self.change)
+        if prompt is not None and not -many <= prompt < many:
+            raise OptionError(f"there is no prompt {prompt}: {many} were tried, from 0")
 
     def _masks(self) -> list[dict[str, Any]]:
         sets = [("asked", self.experts), *((f"random {i}", m) for i, m in enumerate(self.masks))]
@@ -179,6 +189,16 @@ class Ablation:
         return "; ".join([*said, f"top-1 agreement {percent(float(agree.mean()))}"])
 
 
+@checked(
+    engine=instance(Engine, wanted="what outlier_jupyter.load returns"),
+    continuations=texts,
+    draws=natural,
+    max_tokens=count,
+    raw=boolean,
+    seed=seed_of,
+    quiet=boolean,
+    among=word("all", "used"),
+)
 def ablate(
     engine: Engine,
     prompts: Prompt | Sequence[str] | Mapping[str, Prompt],
@@ -211,7 +231,7 @@ def ablate(
         OptionError: an expert that there is not, too few left, or nothing to score.
         KeyboardInterrupt: stopped before anything could be told.
     """
-    masked = _masked(engine, experts, among)
+    masked = _masked(engine, experts)
     named_prompts = _named(prompts)
     texts = _texts(engine, named_prompts, continuations, {"max_tokens": max_tokens, "raw": raw})
     total = len(texts) * (draws + 2)
@@ -245,26 +265,28 @@ def _changes(scorer: Scorer, scores: Scores) -> Values:
     return scores.log_probability - scorer.exact.log_probability
 
 
-def _masked(engine: Engine, experts: Any, among: str) -> tuple[ExpertKey, ...]:
+def _masked(engine: Engine, experts: Any) -> tuple[ExpertKey, ...]:
     """The experts, held against the model before anything is run."""
-    words = experts_spelled(experts)
+    words = experts_spelled("experts", experts)
     masked = tuple(sorted(parse_experts("experts", words, engine.info.experts_per_layer)))
     if not masked:
         raise OptionError("no experts were given: name some, such as 12:37")
-    if among not in ("all", "used"):
-        raise OptionError(f"among={among!r} is unknown: choose all or used")
     engine.routing.options({"mask": words})
     return masked
 
 
+TEXTS = "a text, messages, or several in a list or with names"
+
+
 def _named(prompts: Any) -> dict[str, Prompt]:
     if isinstance(prompts, Mapping):
-        return dict(prompts)
-    if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], Mapping)):
-        prompts = [prompts]
-    if not len(prompts):
+        return {text("prompts", name): prompt for name, prompt in prompts.items()}
+    several = [prompts] if isinstance(prompts, str) else items("prompts", prompts, TEXTS)
+    if several and isinstance(several[0], Mapping):
+        several = [several]
+    if not several:
         raise OptionError("there are no prompts: give at least one")
-    return {f"prompt {i}": prompt for i, prompt in enumerate(prompts)}
+    return {f"prompt {i}": prompt for i, prompt in enumerate(several)}
 
 
 def _texts(
@@ -285,7 +307,7 @@ def _texts(
         ).tokens
         if continuations is not None:
             text = continuations[i]
-            more = list(engine.tokenizer.encode(text, add_special_tokens=False))
+            more = ids_of(engine.tokenizer, text, add_special_tokens=False) if text else []
         else:
             with engine.routing.plain():
                 run = own_run(engine, prompt, **asked, **engine.routing.native)

@@ -25,8 +25,11 @@ from ..trace import Trace
 from ..trace.aligning import Stretch, aligned, pieces
 from ..trace.equal_caches import Served, serve
 from ..trace.parting import Information, Parting, blocks_of, corrected, information, leanings, part
-from ..trace.routing import in_phase
+from ..trace.routing import in_phase, phase_number
 from ..units import percent, size_words, three
+from ..uses import by_name
+from ..values import checked, count, integer, number, texts
+from ..values import seed as seed_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -127,6 +130,7 @@ class Comparison:
             return list(range(len(self.runs)))
         return [int(i) for i in leaves_list(self.clusters())]
 
+    @checked(first=integer, second=integer)
     def parting(self, first: int = 0, second: int = 1) -> Parting:
         """The pair of two runs, the lower number first.
 
@@ -140,6 +144,7 @@ class Comparison:
             )
         return self.pairs[first, second]
 
+    @checked(alpha=number)
     def experts(
         self, first: int = 0, second: int = 1, alpha: float = 0.05
     ) -> list[ExpertDifference]:
@@ -161,13 +166,14 @@ class Comparison:
         ]
         return sorted(rows, key=lambda row: (row.p, -abs(row.first - row.second)))
 
+    @checked(first=integer, second=integer, limit=integer)
     def tokens(self, first: int = 0, second: int = 1, limit: int = 20) -> list[TokenLeaning]:
         """The tokens of `first` that are routed least like `second`, the farthest first.
 
         A token is held against its own run without itself. These are the extremes of what is
         there, not findings of their own.
         """
-        one, other = (_trace(self.runs[i]) for i in (first, second))
+        one, other = (_trace(self._run(i)) for i in (first, second))
         bits = leanings(one, other, self.phase)
         order = np.argsort(-np.nan_to_num(bits, nan=-np.inf), kind="stable")
         seen = [int(step) for step in order if np.isfinite(bits[step])][:limit]
@@ -185,13 +191,19 @@ class Comparison:
         """All runs against all, those alike beside each other; a Plotly figure."""
         return draw("Comparison.matrix_figure", self)
 
+    @checked(first=integer, second=integer)
     def aligned(self, first: int = 0, second: int = 1) -> tuple[list[Stretch], list[Stretch]]:
         """Two runs' prompts, and their answers, piece by piece; empty for bare traces."""
-        one, other = self.runs[first], self.runs[second]
+        one, other = self._run(first), self._run(second)
         if not (isinstance(one, Run) and isinstance(other, Run)):
             return [], []
         prompts = aligned(pieces(one.prompt), pieces(other.prompt))
         return prompts, aligned(_answer(one), _answer(other))
+
+    def _run(self, number: int) -> Run | Trace:
+        if not -len(self.runs) <= number < len(self.runs):
+            raise OptionError(f"there is no run {number}: {len(self.runs)} were compared, from 0")
+        return self.runs[number]
 
     def __repr__(self) -> str:
         lines = [f"Comparison of {', '.join(self.names)} ({self.phase or 'all'} steps)"]
@@ -237,6 +249,7 @@ class Comparison:
         )
 
 
+@checked(permutations=count, slots=count, seed=seed_of, domains=texts)
 def compare(
     runs: Sequence[Run | Trace] | Mapping[str, Run | Trace],
     phase: str | None = None,
@@ -257,7 +270,8 @@ def compare(
     Raises:
         OptionError: fewer than two runs, or some that cannot be compared; says why.
     """
-    named = dict(runs) if isinstance(runs, Mapping) else {f"run {i}": r for i, r in enumerate(runs)}
+    named = by_name(runs)
+    phase_number(phase)  # refused before anything is computed
     names, given = tuple(named), tuple(named.values())
     if len(given) < 2:
         raise OptionError(f"{len(given)} runs make no comparison: give two or more")

@@ -14,6 +14,7 @@ from ..trace import Trace
 from ..trace import atlas as placing
 from ..trace.atlas import Atlas, token_class
 from ..uses import named
+from ..values import one_of
 
 BY = ("runs", "tokens")
 """What may tell units apart: the run whose tokens fire them, or the class of token."""
@@ -37,8 +38,7 @@ def atlas(
             are not known.
     """
     held = named(runs)
-    if by is not None and by not in BY:
-        raise OptionError(f"by={by!r} is unknown: choose {' or '.join(BY)}")
+    by = None if by is None else one_of("by", by, BY)
     pieces = [run.read_pieces[: run.trace.steps] for run in held.values()]
     known = all(any(each) for each in pieces)
     if by == "tokens" and not known:

@@ -9,7 +9,7 @@ before each of its tokens are compared. `coherence` says by what rule an answer 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -20,11 +20,13 @@ import numpy as np
 from ..engine import Engine
 from ..errors import OptionError
 from ..loading import load
-from ..options import SWEPT, GenerateOptions, LoadOptions, make
+from ..options import SWEPT, GenerateOptions, LoadOptions, make, settled
 from ..progress import Progress
 from ..prompts import encode
 from ..run import Interrupted, Run
 from ..scoring import Scorer
+from ..values import boolean, checked, count, number, refused, text, texts
+from ..values import seed as seed_of
 from .coherence import distinct_share, repeated_share, verdict
 from .own_run import own_run
 from .swept import Row, Sweep
@@ -61,14 +63,13 @@ class _Plan:
         Raises:
             OptionError: says what.
         """
-        if self.repeats < 1:
-            raise OptionError(f"repeats={self.repeats} runs nothing: give 1 or more")
         if not self.prompts:
             raise OptionError("there are no prompts: give at least one")
         make(GenerateOptions, self.asked)
         make(LoadOptions, self.options)
 
 
+@checked(max_tokens=count, repeats=count, temperature=number, seed=seed_of, quiet=boolean)
 def sweep(
     model: Engine | str,
     *,
@@ -101,10 +102,10 @@ def sweep(
     """
     settings = _settings(axes)
     plan = _Plan(
-        (prompts,) if isinstance(prompts, str) else tuple(PROMPTS if prompts is None else prompts),
+        tuple(PROMPTS) if prompts is None else texts("prompts", prompts),
         {"max_tokens": max_tokens, "temperature": temperature, "seed": seed},
         repeats,
-        dict(options or {}),
+        _options(options),
     )
     plan.check()
     begun = datetime.now(UTC)
@@ -145,11 +146,11 @@ def _all(
 ) -> Iterator[Row]:
     """All runs, round by round; `info` is filled with what the first engine says of itself."""
     own: dict[int, float] = {}
-    for number in range(plan.repeats):
+    for around in range(plan.repeats):
         for setting in settings:
             with _engine_for(model, setting, plan.options) as engine:
                 info.append(engine.info)
-                yield from _runs(engine, setting, plan, number, own)
+                yield from _runs(engine, setting, plan, around, own)
 
 
 def _settings(axes: Mapping[str, Any]) -> list[Setting]:
@@ -158,12 +159,13 @@ def _settings(axes: Mapping[str, Any]) -> list[Setting]:
         raise OptionError(
             f"{', '.join(sorted(unknown))} cannot be swept: give values of {', '.join(SWEPT)}"
         )
+    listed = {name: _listed(value) for name, value in axes.items() if value is not None}
+    # As the options' own plain values: they are written to the record.
     listed = {
-        name: [value] if isinstance(value, str | int | float) else list(value)
-        for name, value in axes.items()
-        if value is not None
+        name: list(dict.fromkeys(settled(LoadOptions, {name: value})[name] for value in values))
+        for name, values in listed.items()
+        if values
     }
-    listed = {name: list(dict.fromkeys(values)) for name, values in listed.items() if values}
     if not listed:
         raise OptionError(f"there is nothing to sweep: give values of {', '.join(SWEPT)}")
     if {"cache_gb", "cache_experts"} <= listed.keys():
@@ -174,6 +176,17 @@ def _settings(axes: Mapping[str, Any]) -> list[Setting]:
     for setting in settings:
         make(LoadOptions, setting)
     return settings
+
+
+def _listed(value: Any) -> list[Any]:
+    one = isinstance(value, str) or getattr(value, "shape", None) == ()
+    return [value] if one or not isinstance(value, Iterable) else list(value)
+
+
+def _options(options: Any) -> dict[str, Any]:
+    if not isinstance(options, Mapping | None):
+        raise refused("options", options, "fields of LoadOptions and their values, in a dict")
+    return settled(LoadOptions, {text("options", name): v for name, v in (options or {}).items()})
 
 
 @contextmanager

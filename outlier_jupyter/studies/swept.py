@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import files
 from ..display import draw
-from ..errors import TraceError
+from ..errors import OptionError, TraceError, shown
 from ..trace.trace import TraceInfo
 from ..units import percent, size_words, three
+from ..values import checked, instance, path, text, word
 from .coherence import COHERENT, SHORT
 
 if TYPE_CHECKING:
@@ -95,10 +96,12 @@ class Sweep:
     ended: str
     stopped: bool = False
 
+    @checked(setting=instance(dict, wanted="one of .settings"))
     def of(self, setting: dict[str, Any]) -> list[Row]:
         """The runs of one setting."""
         return [row for row in self.rows if row.setting == setting]
 
+    @checked(rows=word("settings", "runs"))
     def to_pandas(self, rows: str = "settings") -> pandas.DataFrame:
         """A row per setting, or per run (`runs`).
 
@@ -107,17 +110,16 @@ class Sweep:
         """
         import pandas
 
-        from ..errors import OptionError
-
         if rows == "runs":
             return pandas.DataFrame([row.setting | _flat(row) for row in self.rows])
-        if rows != "settings":
-            raise OptionError(f"there are no rows {rows!r}: ask for settings or runs")
         return pandas.DataFrame([self.summed(setting) for setting in self.settings])
 
+    @checked(setting=instance(dict, wanted="one of .settings"))
     def summed(self, setting: dict[str, Any]) -> dict[str, Any]:
         """One setting's numbers: medians and ranges of speed, means of the rest."""
         mine = self.of(setting)
+        if not mine and setting not in self.settings:
+            raise OptionError(f"{shown(setting)} is no setting of this sweep: see .settings")
         speeds = [r.tokens_per_second for r in mine if isfinite(r.tokens_per_second)]
         tokens = sum(row.tokens for row in mine)
 
@@ -137,6 +139,7 @@ class Sweep:
             "coherent": sum(row.verdict == COHERENT for row in mine),
         }
 
+    @checked(what=word("speed", "loss"))
     def enough(self, what: str) -> bool:
         """Whether settings can be told apart by `speed` (of all runs) or `loss` (by prompt).
 
@@ -178,6 +181,7 @@ class Sweep:
         """Speed with its spread, and the loss, by setting; a Plotly figure."""
         return draw("Sweep.figure", self)
 
+    @checked(folder=path, name=text)
     def save(self, folder: str | os.PathLike[str] = ".", name: str = "") -> tuple[Path, Path]:
         """Write the record, as JSON and as Markdown, and return both paths.
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import OptionError
+from ..errors import OptionError, shown
 from ..events import DECODE, PREFILL
 from . import passes
 from .trace import Trace
@@ -120,9 +120,9 @@ def phase_number(phase: str | int | None) -> int | None:
     if phase is None:
         return None
     for name, number in PHASES.items():
-        if phase in (name, number):
+        if isinstance(phase, str | int) and phase in (name, number):
             return number
-    raise OptionError(f"phase={phase!r} is unknown: choose 'prefill', 'decode' or None")
+    raise OptionError(f"phase={shown(phase)} is unknown: choose 'prefill', 'decode' or None")
 
 
 def routing_measures(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import OptionError, TraceError
+from ..errors import TraceError
+from ..values import one_of
 from .measures import bytes_per_step, hits_per_step
 from .times import parts_of_tokens
 from .trace import Trace
@@ -102,9 +103,8 @@ ROWS: dict[str, Callable[[Trace], Columns]] = {
 
 
 def _columns(trace: Trace, rows: str) -> Columns:
-    if rows not in ROWS:
-        raise OptionError(f"there are no rows {rows!r}: ask for {', '.join(ROWS)}")
-    return {name: np.ascontiguousarray(column) for name, column in ROWS[rows](trace).items()}
+    columns = ROWS[one_of("rows", rows, ROWS)](trace)
+    return {name: np.ascontiguousarray(column) for name, column in columns.items()}
 
 
 def data_frame(trace: Trace, rows: str) -> pandas.DataFrame:

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..display import draw
+from ..values import checked, integer, rate
+from ..values import path as path_of
 
 if TYPE_CHECKING:
     import pandas
@@ -200,6 +202,7 @@ class Trace:
         """Whether the array `name` was recorded; a trace from elsewhere may have a few only."""
         return name not in self.info.absent
 
+    @checked(path=path_of)
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the trace to one file, whole or not at all; `Run.save` keeps the texts as well.
 
@@ -211,6 +214,7 @@ class Trace:
         return write(self, path, None)
 
     @classmethod
+    @checked(path=path_of)
     def load(cls, path: str | os.PathLike[str]) -> Trace:
         """A saved trace, or another program's safetensors file with an array `experts`.
 
@@ -254,6 +258,7 @@ class Trace:
 
         return times_frame(self)
 
+    @checked(step=integer, memory_rate=rate)
     def explain(self, step: int, memory_rate: float | None = None) -> Explanation:
         """Why a step took as long as it did: see `trace.explain`.
 

@@ -7,7 +7,6 @@ prompt in chunks, and every other policy, is replayed size by size.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from ..events import DECODE
 from ..residency.policies import POLICIES, default_or
 from ..residency.replay import Curve, Routing, lru_curve, simulate
 from ..units import percent
+from ..values import integers, items, number, one_of, refused, text, texts
 from .cost import Cost, fit
 from .trace import Trace
 from .validate import check_routing
@@ -74,9 +74,12 @@ def what_if(
     """
     import pandas
 
+    after = _traces(after)
     asked = WhatIf(trace, after)
-    policies = tuple(POLICIES) if policies is None else policies
-    sizes = asked.sizes() if slots is None else [int(size) for size in slots]
+    policies = tuple(POLICIES) if policies is None else texts("policies", policies)
+    sizes = asked.sizes() if slots is None else integers("slots", slots)
+    if not (policies and sizes):
+        raise OptionError("there is nothing to replay: give one size and one policy or more")
     rows = [asked.row(_known(policy), size) for policy in policies for size in sizes]
     for row, named in zip(rows, (p for p in policies for _ in sizes), strict=True):
         row["policy"] = default_or(named)
@@ -108,9 +111,10 @@ def slots_for(
         OptionError: an unknown policy, no such rate, or one that no cache reaches here.
         TraceError: see `what_if`.
     """
+    hit_rate = number("hit_rate", hit_rate)
     if not 0 < hit_rate <= 1:
         raise OptionError(f"hit_rate={hit_rate!r} cannot be used: give more than 0, at most 1")
-    asked, name = WhatIf(trace, after), _known(policy)
+    asked, name = WhatIf(trace, _traces(after)), _known(policy)
     low, high = 1, sum(trace.info.experts_per_layer)
     best = asked.row(name, high)["decode_hit_rate"]
     if not best >= hit_rate:
@@ -128,12 +132,15 @@ def slots_for(
 
 
 def _known(policy: str) -> str:
-    name = default_or(policy)
-    if name not in POLICIES:
-        near = difflib.get_close_matches(name, POLICIES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise OptionError(f"policy {policy!r} is unknown: choose {', '.join(POLICIES)}{hint}")
-    return name
+    return one_of("policy", default_or(text("policy", policy)), POLICIES)
+
+
+def _traces(after: Any) -> list[Trace]:
+    wanted = "traces, such as run.trace, in a list"
+    found = [after] if isinstance(after, Trace) else items("after", after, wanted)
+    if not all(isinstance(trace, Trace) for trace in found):
+        raise refused("after", after, wanted)
+    return found
 
 
 class WhatIf:

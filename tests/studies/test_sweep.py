@@ -131,7 +131,7 @@ def test_stopped_it_keeps_what_is_whole(engine, monkeypatch):
         ({"policy": ["fifo"]}, "choose predictive, lru"),
         ({"cache_gb": 1, "cache_experts": 4}, "in one way"),
         ({"top_k": 2, "prompts": []}, "no prompts"),
-        ({"top_k": 2, "repeats": 0}, "runs nothing"),
+        ({"top_k": 2, "repeats": 0}, "repeats=0 is too small"),
         ({"top_k": 99}, "more than the 8 experts"),
     ],
 )

@@ -61,7 +61,7 @@ def test_arrow_has_the_same_rows(trace, rows):
 
 def test_other_rows_are_refused(trace):
     """A word that is no kind of row is answered with those there are."""
-    with pytest.raises(OptionError, match="ask for tokens, layers, reads"):
+    with pytest.raises(OptionError, match="choose tokens, layers, reads"):
         trace.to_pandas("experts")
 
 

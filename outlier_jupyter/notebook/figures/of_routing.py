@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ...trace.atlas import NONE, Atlas
-from ...trace.routing import PHASES, SEGMENT, over_time, routing_measures
+from ...trace.routing import PHASES, SEGMENT, over_time, phase_number, routing_measures
 from ...trace.trace import Trace
 from ...units import percent
 from ..class_colours import COLOURS as CLASS_COLOURS
@@ -49,6 +49,7 @@ def measures_figure(trace: Trace, phase: str = "decode") -> go.Figure:
     """The measures of one phase by layer, in three panels."""
     figure = make_subplots(rows=3, row_heights=[0.36, 0.36, 0.28], vertical_spacing=0.07,
                            shared_xaxes=True)  # fmt: skip
+    phase_number(phase)  # what can be said in a title
     titled_run(figure, trace, f"Routing by layer, {phase}", height=800)
     figure.update_xaxes(title_text="MoE layer", row=3, col=1)
     figure.update_yaxes(title_text="share (0 to 1)", range=[-0.03, 1.03], row=1, col=1)

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ...errors import OptionError
+from ...errors import OptionError, shown
 from ...events import DECODE, PREFILL
 from ...trace.measures import Timeline, frequency, prefill_spans, residency, timeline
 from ...trace.trace import Trace
+from ...values import integer, texts
 from ..palette import EITHER, colorscale
 from ..static_view.words import model_words, no_reads, no_routing
 from .look import matrix_axes, no_data, titled_run
@@ -159,7 +160,7 @@ class Figures:
         from ...trace.atlas import atlas  # it compiles: imported when asked for
         from .of_routing import atlas_figure
 
-        found = atlas([self._trace], None if labels is None else [labels])
+        found = atlas([self._trace], None if labels is None else [texts("labels", labels)])
         return atlas_figure(found, model_words(self._trace))
 
     def what_if(
@@ -186,14 +187,15 @@ def _phase(phase: str | int | None) -> tuple[int | None, str]:
     if phase is None:
         return None, "all steps"
     for name, number in PHASES.items():
-        if phase in (name, number):
+        if isinstance(phase, str | int) and phase in (name, number):
             return number, name
-    raise OptionError(f"phase={phase!r} is unknown: choose 'prefill', 'decode' or None")
+    raise OptionError(f"phase={shown(phase)} is unknown: choose 'prefill', 'decode' or None")
 
 
 def _step(trace: Trace, step: int | None) -> int:
     if step is None:
         return trace.steps - 1
+    step = integer("step", step)
     if not -trace.steps <= step < trace.steps:
         raise OptionError(f"step={step!r} is not in this run: it has {trace.steps} steps, from 0")
     return step % trace.steps

@@ -1,0 +1,282 @@
+"""Values as people and libraries write them, made plain: NumPy's numbers, paths, lists of texts.
+
+Each function takes the name to speak of and a value, and returns one of Python's own types or says
+in one sentence what was seen and what is wanted. `checked` does that for a function's arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import math
+import numbers
+import operator
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from .errors import OptionError, shown
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+LARGEST = (1 << 63) - 1
+"""No count is larger: what computes with it holds 64 bits."""
+EXACT = 1 << 53
+"""Below it a float holds every whole number."""
+LONGEST_PATH, LONGEST_NAME = 4095, 255
+"""Bytes that a path, and each name in it, may have."""
+
+
+def checked(**how: Callable[[str, Any], Any]) -> Callable[[Function], Function]:
+    """Have these arguments made plain, or refused, before the function is called.
+
+    None is left alone where it is the argument's default.
+    """
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        spared = {n for n, p in signature.parameters.items() if p.default is None}
+
+        @functools.wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            bound = signature.bind(*args, **options)
+            for name, check in how.items():
+                value = bound.arguments.get(name, signature.empty)
+                if value is not signature.empty and not (value is None and name in spared):
+                    bound.arguments[name] = check(name, value)
+            return function(*bound.args, **bound.kwargs)
+
+        return call  # type: ignore[return-value]  # the same signature
+
+    return decorate
+
+
+def refused(name: str, value: object, wanted: str) -> OptionError:
+    """The error for a value of the wrong kind."""
+    return OptionError(f"{name}={shown(value)} cannot be used: give {wanted}")
+
+
+def integer(name: str, value: Any) -> int:
+    """A whole number of 64 bits, also of NumPy or MLX; no bool, and no float, even a whole one.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    found = whole(name, value)
+    if abs(found) > LARGEST:
+        raise OptionError(f"{name}={shown(value)} is too large: give a number of 64 bits")
+    return found
+
+
+def whole(name: str, value: Any) -> int:
+    """`integer` of any size."""
+    if not _is_bool(value):
+        try:
+            return operator.index(_scalar(value))
+        except (TypeError, ValueError):
+            pass
+    raise refused(name, value, "a value of type int")
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number, also of NumPy or MLX, as a float; an int stays one.
+
+    Raises:
+        OptionError: it is no number, or not a finite one.
+    """
+    plain = _scalar(value)
+    if _is_bool(plain) or not isinstance(plain, numbers.Real):
+        raise refused(name, value, "a value of type float")
+    try:
+        found = float(plain)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise refused(name, value, "a finite number")
+    return int(found) if isinstance(plain, numbers.Integral) and abs(found) < EXACT else found
+
+
+def boolean(name: str, value: Any) -> bool:
+    """True or False, also of NumPy.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    if not _is_bool(value):
+        raise refused(name, value, "a value of type bool")
+    return bool(value)
+
+
+def text(name: str, value: Any) -> str:
+    """A text; a path is one.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise refused(name, value, "a value of type str")
+    return str(value)
+
+
+def path(name: str, value: Any) -> str:
+    """A path that a file can have; `~` is left to whoever opens it.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    found = text(name, value)
+    try:
+        encoded = os.fsencode(found)
+    except UnicodeEncodeError:
+        raise refused(name, value, "a path that a file can have") from None
+    names = encoded.split(b"/")
+    if b"\0" in encoded or len(encoded) > LONGEST_PATH or max(map(len, names)) > LONGEST_NAME:
+        raise refused(name, value, "a path that a file can have")
+    return found
+
+
+def items(name: str, value: Any, wanted: str) -> list[Any]:
+    """What is in a list, tuple, array, generator …; not the letters of a text.
+
+    Raises:
+        OptionError: it is something else; `wanted` says what to give.
+    """
+    if isinstance(value, str | bytes | bytearray | type):
+        raise refused(name, value, wanted)
+    try:
+        return list(value)
+    except (TypeError, ValueError):  # MLX's own, too, for a single number
+        raise refused(name, value, wanted) from None
+
+
+def integers(name: str, value: Any) -> list[int]:
+    """Whole numbers, in any container.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    return [integer(name, each) for each in items(name, value, "whole numbers, in a list")]
+
+
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """One text, or any number of them in a list, tuple, generator …; None is none of them.
+
+    Raises:
+        OptionError: it is something else, or something else is in it.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    wanted = "a text, or several in a list"
+    if isinstance(value, Mapping):
+        raise refused(name, value, wanted)
+    found = items(name, value, wanted)
+    for each in found:
+        if not isinstance(each, str):
+            raise refused(name, each, wanted)
+    return tuple(found)
+
+
+def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
+    """One of these words.
+
+    Raises:
+        OptionError: it is something else; says which is near.
+    """
+    words = list(choices)
+    if isinstance(value, str) and value in words:
+        return value
+    near = difflib.get_close_matches(value, words, 1) if isinstance(value, str) else []
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    said = " or ".join(words) if len(words) == 2 else ", ".join(words)
+    raise OptionError(f"{name}={shown(value)} is unknown: choose {said}{hint}")
+
+
+def word(*choices: str) -> Callable[[str, Any], str]:
+    """`one_of` these, for `checked`."""
+    return lambda name, value: one_of(name, value, choices)
+
+
+def within(
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> None:
+    """Raises OptionError: a number is below `low`, not above `above`, or above `high`."""
+    if low is not None and not value >= low:
+        raise OptionError(f"{name}={shown(value)} is too small: give {low} or more")
+    if above is not None and not value > above:
+        raise OptionError(f"{name}={shown(value)} cannot be used: give more than {above}")
+    if high is not None and not value <= high:
+        raise OptionError(f"{name}={shown(value)} is too large: give {high} or less")
+
+
+def count(name: str, value: Any) -> int:
+    """A whole number from 1 on.
+
+    Raises:
+        OptionError: it is none.
+    """
+    found = integer(name, value)
+    within(name, found, low=1)
+    return found
+
+
+def natural(name: str, value: Any) -> int:
+    """A whole number from 0 on.
+
+    Raises:
+        OptionError: it is none.
+    """
+    found = integer(name, value)
+    within(name, found, low=0)
+    return found
+
+
+def rate(name: str, value: Any) -> float:
+    """A finite number above 0.
+
+    Raises:
+        OptionError: it is none.
+    """
+    found = number(name, value)
+    within(name, found, above=0)
+    return found
+
+
+def seed(name: str, value: Any) -> int:
+    """A whole number of 64 bits, none of them a sign, as generators of random numbers take it.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    found = whole(name, value)
+    within(name, found, low=0, high=2**64 - 1)
+    return found
+
+
+def instance(*kinds: type, wanted: str) -> Callable[[str, Any], Any]:
+    """A value of one of these classes as it is, for `checked`."""
+
+    def check(name: str, value: Any) -> Any:
+        if not isinstance(value, kinds):
+            raise refused(name, value, wanted)
+        return value
+
+    return check
+
+
+def _scalar(value: Any) -> Any:
+    """What an array without axes holds; else the value."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "shape", None) == () else value
+
+
+def _is_bool(value: object) -> bool:
+    # NumPy's bool is known by its name: nothing here loads NumPy.
+    return isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
