@@ -280,3 +280,9 @@ def test_every_speed_in_an_example_is_told_when_it_runs():
         for cell in json.loads(path.read_text())["cells"]:
             if cell["cell_type"] == "markdown":
                 assert not re.search(r"\d ?(tokens/s|ms|GB/s|MB/s)", "".join(cell["source"])), path
+
+
+def test_the_chat_that_readers_are_to_type_into_stays_open():
+    """No cell of the chat's example closes it or its engine."""
+    assert any(cell.startswith("%outlier chat") for cell in cells("06_chat"))
+    assert not any(cell.strip().endswith(("close()", "unload")) for cell in cells("06_chat"))
