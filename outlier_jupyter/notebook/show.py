@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from IPython.display import DisplayHandle, display
+from IPython.display import display
 
 from ..engine import Engine, run_info
 from ..events import Event, PromptEncoded
@@ -19,6 +19,7 @@ from .feed import Feed
 from .frames import Frame
 from .live import LiveView, header
 from .loss import LossLine
+from .places import Place
 from .replay import frame_of
 from .worker import on_this_thread
 
@@ -53,7 +54,7 @@ def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
         run = run or engine.last_run
         if live.output is not None and run is not None:
             view.finish(run.finish_reason, feed.last_frame(run))
-            live.output.update(dict(run._repr_mimebundle_()), raw=True)
+            live.output.replace(run._repr_mimebundle_())
         view.close()
 
 
@@ -72,12 +73,12 @@ class _Live:
     """Displays the view with its first frame: a run that is refused leaves nothing behind."""
 
     def __init__(self, view: LiveView) -> None:
-        self.output: DisplayHandle | None = None
+        self.output: Place | None = None
         self._view = view
 
     def push(self, frame: Frame) -> float:
         if self.output is None:
-            self.output = display(self._view, display_id=True)
+            self.output = Place(self._view)
         return self._view.push(frame)
 
 

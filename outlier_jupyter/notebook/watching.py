@@ -13,7 +13,7 @@ import threading
 import weakref
 from typing import Any
 
-from IPython.display import DisplayHandle, display
+from IPython.display import display
 
 from ..attended import attended
 from ..engine import Begun, Engine, begin, leave_thread, run_info
@@ -25,6 +25,7 @@ from ..run import Interrupted, Run
 from .handle import engine_of
 from .live import LiveView, header
 from .loss import LossLine
+from .places import Place
 from .show import NextRun
 from .worker import Worker, on_this_thread
 
@@ -77,7 +78,7 @@ class Watched(LiveView):
         self._over = threading.Event()
         self._stopped = False
         self._thread: int | None = None  # since the run has begun
-        self._outputs: list[DisplayHandle] = []
+        self._places: list[Place] = []
         self._cell = _cell()
         asked = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
         # The cell will have returned: Stop is a message, and never interrupts the kernel.
@@ -137,10 +138,7 @@ class Watched(LiveView):
             bundle: Any = {"text/plain": repr(self)}
             if attended():
                 bundle = self._repr_mimebundle_(**kwargs)
-            data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-            handle = display(dict(data), metadata=metadata, raw=True, display_id=True)
-            if handle is not None:
-                self._outputs.append(handle)
+            self._places.append(Place(self, bundle))
 
     def _decode(self) -> None:
         """The whole run, on the engine's thread for such runs."""
@@ -181,8 +179,8 @@ class Watched(LiveView):
 
     def _replace(self) -> None:
         """Put what needs no kernel in the place of this view."""
-        while self._outputs and self.run is not None:
-            self._outputs.pop().update(dict(self.run._repr_mimebundle_()), raw=True)
+        while self._places and self.run is not None:
+            self._places.pop().replace(self.run._repr_mimebundle_())
 
 
 def _worker(engine: Engine) -> Worker:

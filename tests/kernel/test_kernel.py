@@ -113,3 +113,20 @@ def test_without_the_widget_only_the_static_view_is_shown(loaded):
     (shown,) = kinds(sent, "display_data")
     assert "text/html" in shown["data"] and not any("widget" in mime for mime in shown["data"])
     assert not kinds(sent, "comm_open")
+
+
+def test_a_run_within_an_output_widget_is_shown_in_a_box(loaded):
+    """No page updates what was displayed there: the box that is displayed changes what is in it."""
+    loaded.run("import ipywidgets; out = ipywidgets.Output()")
+    sent = loaded.run(
+        "with out:\n    get_ipython().run_cell_magic('outlier', '--max-tokens 3', 'Hello there')"
+    )
+    (shown,) = kinds(sent, "display_data")
+    box = shown["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]
+    assert not kinds(sent, "update_display_data")
+    states = [each["data"]["state"] for each in kinds(sent, "comm_open")]
+    (html,) = [state["value"] for state in states if state["_model_name"] == "HTMLModel"]
+    assert "Hello there" in html
+    changed = [each["data"]["state"] for each in kinds(sent, "comm_msg")
+               if each["comm_id"] == box]  # fmt: skip
+    assert len(changed) == 1 and len(changed[0]["children"]) == 1
