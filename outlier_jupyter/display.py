@@ -33,6 +33,10 @@ VIEWS = {
 }
 """Record and what it offers → module of this package and function, which gets the record first."""
 
+INERT = "mathjax_ignore tex2jax_ignore"
+"""Classes of the root of all HTML of ours: within them no MathJax, of version 3 or 2, takes what
+stands between dollars for TeX."""
+
 View = TypeVar("View")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from . import hub
 from .budget import SPARED, Needs, Room, best_nbytes, least_nbytes, needs_of, up
+from .display import INERT
 from .engine import Engine
 from .errors import place
 from .loading import native_top_k, probed_of
@@ -173,7 +174,8 @@ class Plan:
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody><caption>with a context of "
             f"{self.planned_tokens:,} tokens</caption></table>"
         )
-        return f"<table>{facts}</table>{sizes if rows else ''}<p>{escape(self.advice)}</p>"
+        said = f"<table>{facts}</table>{sizes if rows else ''}<p>{escape(self.advice)}</p>"
+        return f'<div class="{INERT}">{said}</div>'
 
 
 @checked(model=path, revision=text, trust_remote_code=boolean)

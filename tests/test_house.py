@@ -168,6 +168,7 @@ MAY_IMPORT = {
     },
     "planning": {
         "budget",
+        "display",
         "engine",
         "errors",
         "hub",
@@ -185,6 +186,7 @@ MAY_IMPORT = {
     | {
         "attended",
         "bench",
+        "display",
         "engine",
         "files",
         "loading",

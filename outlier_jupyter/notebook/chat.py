@@ -215,7 +215,7 @@ class Chat(HasConversations, OnDemand):
         # Data, or data and metadata: anywidget has given both.
         made = self._repr_mimebundle_() if attended() else {}
         data = made[0] if isinstance(made, tuple) else made
-        self._saved.show(data or {}, repr(self))
+        self._saved.show(self, data or {}, repr(self))
         self.save_view()
 
     def __repr__(self) -> str:

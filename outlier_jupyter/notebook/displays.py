@@ -1,7 +1,8 @@
 """Two outputs of one cell: a widget, and what takes its place in a notebook without a kernel.
 
 Updating an output that shows a widget makes the widget anew, so what is saved is an output of its
-own. JupyterLab applies updates for as long as the page lives that ran the cell. On a page that was
+own; in an `ipywidgets.Output`, where nothing is updated, it comes when the widget is closed.
+JupyterLab applies updates for as long as the page lives that ran the cell. On a page that was
 reloaded since, the widget itself asks for `last` and puts it there (`js/src/chat/saved.ts`).
 """
 
@@ -12,6 +13,9 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 from IPython.display import display
+from ipywidgets import Widget
+
+from .places import Place, within_output
 
 
 class Displays:
@@ -26,15 +30,23 @@ class Displays:
         self.name = name
         self._shown = False
         self.last: dict[str, str] = {}
+        self._places: list[Place] = []
 
-    def show(self, widget: Mapping[str, Any], text: str) -> None:
-        """Display the widget, if any, and a place for what is saved; in a terminal, `text`."""
+    def show(self, widget: Widget, view: Mapping[str, Any], text: str) -> None:
+        """Display the widget, and a place for what is saved; in a terminal, `text`.
+
+        Args:
+            view: of the widget, by media type; empty where nobody would see it.
+        """
         if not hasattr(get_ipython(), "kernel"):
             print(text)  # noqa: T201, a terminal shows no more of a widget
             return
-        if widget:
-            display(dict(widget), raw=True, display_id=f"{self.name}-widget")
-        display({"text/plain": ""}, raw=True, display_id=self.name)
+        if view and within_output():  # what is saved comes when the widget is closed
+            self._places.append(Place(widget))
+        elif view:
+            display(dict(view), raw=True, display_id=f"{self.name}-widget")
+        if not self._places:
+            display({"text/plain": ""}, raw=True, display_id=self.name)
         self._shown, self.last = True, {}
 
     def update(self, saved: dict[str, str]) -> None:
@@ -48,3 +60,5 @@ class Displays:
         if self._shown:
             self._shown = False
             display({"text/plain": ""}, raw=True, display_id=f"{self.name}-widget", update=True)
+        while self._places:
+            self._places.pop().replace(self.last)

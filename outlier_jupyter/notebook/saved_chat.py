@@ -16,7 +16,7 @@ from html import escape
 from ..units import percent, three
 from .conversation import ASSISTANT, RUNNING, Conversation, Conversations, Message
 from .outline import newest
-from .static_view.page import STYLE
+from .static_view.page import ROOT, STYLE
 
 KEPT_CHARS = 100_000
 """Characters kept of all conversations: they are in the file three times."""
@@ -141,7 +141,7 @@ def _aside(message: Message, form: str, write: Callable[[str], str] = str) -> st
 def _html(model: str, notes: list[str], shown: list[Shown], name: str) -> str:
     head = " · ".join(notes)
     parts = [
-        f'<div class="oj-static oj-transcript {name}"><style>{STYLE}{HIDE_DEAD}</style>',
+        f'<div class="{ROOT} oj-transcript {name}"><style>{STYLE}{HIDE_DEAD}</style>',
         f'<p class="oj-head"><strong>{escape(model)}</strong> '
         f'<span class="oj-soft">{escape(head)}</span></p>',
     ]

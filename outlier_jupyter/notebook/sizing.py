@@ -16,7 +16,7 @@ from ..trace import Trace
 from ..trace.what_if import Row, WhatIf, note
 from ..units import percent, size_words, three
 from .static_view.explained import table
-from .static_view.page import STYLE
+from .static_view.page import ROOT, STYLE
 
 HEAD = ("policy", "hits in decode", "read in decode", "tokens/s, predicted")
 
@@ -70,6 +70,6 @@ class Sizing(ipywidgets.VBox):
         if left_out:
             left_out = f"<p><b>Not hit for hit</b>: {escape(left_out)}.</p>"
         self.readout.value = (
-            f'<div class="oj-static"><style>{STYLE}</style><p><b>{escape(held + own)}</b></p>'
+            f'<div class="{ROOT}"><style>{STYLE}</style><p><b>{escape(held + own)}</b></p>'
             f"{table(HEAD, told)}<p>{escape(str(self._asked.cost))}.</p>{left_out}</div>"
         )

@@ -26,6 +26,26 @@ WATCHED = (
 )
 
 
+CHAT = (
+    "out = ipywidgets.Output()\ndisplay(out)\nchat = outlier_jupyter.Chat(engine, max_tokens=8)\n"
+    "with out:\n    display(chat)\nchat.send('What is an expert?');"
+)
+
+
+def test_a_chat_in_an_output_leaves_its_text(lab: Lab, page: Page) -> None:
+    """It is a chat there as elsewhere, and when it is closed what was said takes its place."""
+    lab.add("chat-output.ipynb", SETUP, CHAT, "chat.close()")
+    open_notebook(page, lab, "chat-output.ipynb")
+    for _ in range(2):
+        command(page, "notebook:run-cell-and-select-next")
+    cell = page.locator(".jp-Cell").nth(1)
+    expect(cell.locator(".oj-chat .oj-assistant")).to_have_count(1)
+    command(page, "notebook:run-cell-and-select-next")
+    expect(cell.locator(".oj-transcript")).to_be_visible()
+    expect(cell.locator(".oj-transcript pre").first).to_have_text("What is an expert?")
+    expect(cell.locator(".oj-chat")).to_have_count(0)
+
+
 def test_what_runs_in_an_output_is_shown_there(lab: Lab, page: Page) -> None:
     """In a block, in the callback of a button, and watched: the view that stays takes the place.
 
@@ -47,3 +67,34 @@ def test_what_runs_in_an_output_is_shown_there(lab: Lab, page: Page) -> None:
     page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     page.reload()
     expect(page.locator(".jp-Cell").nth(1).locator(".oj-static")).to_have_count(1)
+
+
+DOLLARS = (
+    SETUP + "\nname, said = '$a_1$ and $b^2$', 'It costs $5_1$ or $$y^2$$ more, \\\\(z_3\\\\)'",
+    "run = engine.generate(said, max_tokens=6)\nrun",
+    "other = engine.generate('$q$ ' + said, max_tokens=6)\n"
+    "outlier_jupyter.tokens_of({name: run, '$c$': other}, 0, int(run.trace.experts[0, 0, 0]))",
+    "outlier_jupyter.compare({name: run, '$c$': other})",
+    "run.experts_of(slice(0, 4))",
+    "run.explain(1)",
+    "out = ipywidgets.Output()\ndisplay(out)\nwith out:\n"
+    "    get_ipython().run_cell_magic('outlier', '--max-tokens 6', said)",
+    "chat = outlier_jupyter.Chat(engine, max_tokens=6)\ndisplay(chat)\n"
+    "chat.send(said)\nchat.close()",
+)
+
+
+def test_no_dollars_are_typeset(lab: Lab, page: Page) -> None:
+    """JupyterLab, which has MathJax, shows texts and names in every HTML of ours as they are."""
+    math = "from IPython.display import HTML\nHTML('<p>$x^2$</p>')"  # it is there, and would
+    lab.add("dollars.ipynb", *DOLLARS, math)
+    open_notebook(page, lab, "dollars.ipynb")
+    command(page, "notebook:run-all-cells")
+    wait_until_idle(page)
+    cells = page.locator(".jp-Cell")
+    cells.nth(len(DOLLARS)).scroll_into_view_if_needed()
+    expect(cells.nth(len(DOLLARS)).locator("mjx-container")).to_have_count(1)
+    for number in range(1, len(DOLLARS)):
+        cells.nth(number).scroll_into_view_if_needed()
+        expect(cells.nth(number).locator(".oj-static").first).to_be_visible()
+        assert cells.nth(number).locator("mjx-container").count() == 0, DOLLARS[number]

@@ -26,6 +26,14 @@ UNDER = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bo
 """The legend's place below all else, for `update_layout`; the bottom margin has to hold it."""
 
 
+def plain(text: str) -> str:
+    """Words for a figure that are not ours to trust, such as a name or what was said.
+
+    Plotly reads a little HTML in all of its texts, and TeX between dollars where there is MathJax.
+    """
+    return escape(text, quote=False).replace("$", "&#36;")
+
+
 def titled_run(
     figure: go.Figure, trace: Trace, title: str, height: int = 440, said: str = ""
 ) -> None:
@@ -41,15 +49,14 @@ def titled_run(
 
 def titled(figure: go.Figure, title: str, about: str, said: str = "", height: int = 440) -> None:
     """The title, what it is about under it, a warning, and the look all figures share."""
-    # Plotly reads a little HTML in its titles, and a model's name is not ours to trust.
-    text = f"<b>{escape(title, quote=False)}</b>"
+    text = f"<b>{plain(title)}</b>"
     # Plotly cuts a long line off at the figure's edge: what is warned of must not end there.
     under, warned = _lines(about), wrap(said, BOLD)
     for line in under:
-        line = escape(line, quote=False)
+        line = plain(line)
         text += f'<br><span style="font-size:12px;color:{EITHER.muted}">{line}</span>'
     for line in warned:
-        line = escape(line, quote=False)
+        line = plain(line)
         text += f'<br><span style="font-size:12px;color:{EITHER.warn}"><b>{line}</b></span>'
     top = 76 + LINE * (max(len(under), 1) - 1 + len(warned)) + (2 if warned else 0)
     figure.update_layout(
@@ -97,7 +104,7 @@ def matrix_axes(figure: go.Figure, layers: int) -> None:
 def no_data(figure: go.Figure, reason: str) -> go.Figure:
     """The figure with nothing but the reason why."""
     figure.add_annotation(
-        text=f"<b>no data</b>: {escape(reason, quote=False)}",
+        text=f"<b>no data</b>: {plain(reason)}",
         x=0.5,
         y=0.5,
         xref="paper",

@@ -9,7 +9,7 @@ from ...studies.comparison import Comparison
 from ...units import percent, three
 from ..class_colours import COLOURS, class_numbers
 from ..palette import EITHER, LIGHT, ramp
-from .look import STRIPE, UNDER, matrix_axes, titled
+from .look import STRIPE, UNDER, matrix_axes, plain, titled
 
 ALPHA = 0.05
 MARKED = 60
@@ -80,7 +80,7 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
     _titled(figure, found, "The experts that part them", first, second)
     matrix_axes(figure, len(pair.js))
     own, other = _colours(found, first, second)
-    names = [_plain(found.names[i]) for i in (first, second)]
+    names = [plain(found.names[i]) for i in (first, second)]
     limit = float(np.nanmax(np.abs(pair.difference), initial=0)) or 1.0
     figure.add_trace(
         go.Heatmap(
@@ -131,7 +131,7 @@ def _marks(figure: go.Figure, found: Comparison, first: int, second: int) -> Non
                 x=[row.expert for row in shown],
                 y=[row.layer for row in shown],
                 mode="markers",
-                name=f"{_plain(f'more in {name}')} ({count})",
+                name=f"{plain(f'more in {name}')} ({count})",
                 marker={
                     "symbol": sign,
                     "size": 7 if many else 12,
@@ -147,7 +147,7 @@ def matrix_figure(found: Comparison) -> go.Figure:
     """All runs against all: mean divergence above chance, those alike beside each other."""
     figure = go.Figure()
     order = found.order()
-    names = [_plain(found.names[i]) for i in order]
+    names = [plain(found.names[i]) for i in order]
     values = found.matrix[np.ix_(order, order)]
     words = [["" if i == j else three(float(v)) for j, v in enumerate(row)] for i, row in
              enumerate(values)]  # fmt: skip
@@ -185,7 +185,3 @@ def _titled(figure: go.Figure, found: Comparison, title: str, first: int, second
         f"discovery rate {percent(ALPHA)}"
     )
     titled(figure, title, about, f"No finding: {pair.caution}" if pair.caution else "")
-
-
-def _plain(name: str) -> str:
-    return name.replace("&", "&amp;").replace("<", "&lt;")

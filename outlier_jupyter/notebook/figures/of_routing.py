@@ -5,8 +5,6 @@ Every line has a dash and a sign of its own, every class a sign beside its colou
 
 from __future__ import annotations
 
-from html import escape
-
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -19,7 +17,7 @@ from ..class_colours import COLOURS as CLASS_COLOURS
 from ..class_colours import class_numbers
 from ..palette import EITHER, ramp
 from ..static_view.words import no_routing
-from .look import STRIPE, no_data, titled, titled_run
+from .look import STRIPE, no_data, plain, titled, titled_run
 
 BALANCE = (
     ("entropy over its maximum", "evenness"),
@@ -164,18 +162,18 @@ def atlas_figure(found: Atlas, about: str) -> go.Figure:
     size = 4 + 10 * np.sqrt(found.fired / max(int(found.fired.max(initial=1)), 1))
     size *= min(1.0, (2000 / max(len(size), 1)) ** 0.12)  # thousands would cover each other
     looks = class_numbers(found.classes, len(CLASS_COLOURS) * len(SIGNS))
-    plain = {NONE: EITHER.muted, UNITS: CLASS_COLOURS[0]}
-    for name in [*(name for name in plain if name in labels), *found.classes]:
+    unclassed = {NONE: EITHER.muted, UNITS: CLASS_COLOURS[0]}
+    for name in [*(name for name in unclassed if name in labels), *found.classes]:
         mine = labels == name
         bare = name == NONE
-        colour = plain.get(name) or CLASS_COLOURS[looks[name] % len(CLASS_COLOURS)]
-        sign = "circle-open" if name in plain else SIGNS[looks[name] % len(SIGNS)]
+        colour = unclassed.get(name) or CLASS_COLOURS[looks[name] % len(CLASS_COLOURS)]
+        sign = "circle-open" if name in unclassed else SIGNS[looks[name] % len(SIGNS)]
         figure.add_trace(
             go.Scattergl(
                 x=found.place[mine, 0],
                 y=found.place[mine, 1],
                 mode="markers",
-                name=escape(f"{name} ({mine.sum():,})", quote=False),
+                name=plain(f"{name} ({mine.sum():,})"),
                 customdata=np.stack(
                     [found.layer, found.expert, found.fired, np.nan_to_num(found.lift, nan=1)], 1
                 )[mine],

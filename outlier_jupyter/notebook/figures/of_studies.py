@@ -12,7 +12,7 @@ from ...studies.ablation import WHAT, Ablation
 from ...studies.swept import Sweep, words
 from ...units import three
 from ..palette import EITHER
-from .look import NO_BREAK, UNDER, titled
+from .look import NO_BREAK, UNDER, plain, titled
 
 ALL = "all"
 
@@ -20,7 +20,7 @@ ALL = "all"
 def ablation_figure(found: Ablation) -> go.Figure:
     """Change of log-probability and KL by prompt: the masked experts, and random masks beside."""
     names = list(found.names)
-    rows: list[tuple[str, int | None]] = [(_plain(name), i) for i, name in enumerate(names)]
+    rows: list[tuple[str, int | None]] = [(plain(name), i) for i, name in enumerate(names)]
     if len(names) > 1:
         rows.append((ALL, None))
     figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.04)
@@ -68,7 +68,7 @@ def _ablated(
                 x=values, y=[name] * len(values), mode="markers", name="a random mask",
                 legendgroup="random", showlegend=first,
                 marker={"symbol": "circle-open", "size": 8, "color": EITHER.top},
-                hovertemplate=f"random mask<br>%{{x:.3~g}} nats a token<extra>{name}</extra>",
+                hovertemplate="random mask<br>%{x:.3~g} nats a token<extra>%{y}</extra>",
             ),
             row=1, col=col,
         )  # fmt: skip
@@ -202,7 +202,3 @@ def _middles(figure: go.Figure, found: Sweep, names: list[str]) -> None:
             ),
             row=row, col=1,
         )  # fmt: skip
-
-
-def _plain(name: str) -> str:
-    return name.replace("&", "&amp;").replace("<", "&lt;")

@@ -6,7 +6,6 @@ every layer begins at the left, so that the slow ones stand out.
 
 from __future__ import annotations
 
-from html import escape
 from math import isnan
 
 import numpy as np
@@ -17,7 +16,7 @@ from ...trace.explained import fate, headline
 from ...trace.times import layer_part_name, part_name, part_of_layer
 from ...trace.trace import LAYER_PARTS
 from ..palette import EITHER, PART_ROLES
-from .look import STRIPE, no_data, titled
+from .look import STRIPE, no_data, plain, titled
 
 PATTERNS = {
     **{"route": "/", "compute": "/", "lookup": "x", "read_wait": "\\", "install": "-"},
@@ -149,7 +148,7 @@ def _reads(figure: go.Figure, told: Explanation, begins: list[float]) -> None:
             xs += [start, start + miss.ms, None]
             ys += [below, below, None]
             said = f"layer {miss.layer}, expert {fate(told, miss)}<br>read in {miss.ms:.3g} ms"
-            words += [escape(said, quote=False).replace("&lt;br&gt;", "<br>")] * 3
+            words += [plain(said).replace("&lt;br&gt;", "<br>")] * 3
     if xs:
         figure.add_trace(
             go.Scatter(

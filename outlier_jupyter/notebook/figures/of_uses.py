@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from html import escape
-
 import numpy as np
 import plotly.graph_objects as go
 
 from ...uses import ExpertUses, TokenExperts
 from ..palette import EITHER, colorscale
 from ..static_view.words import model_words
-from .look import UNDER, matrix_axes, no_data, titled
+from .look import UNDER, matrix_axes, no_data, plain, titled
 
 
 def uses_figure(found: ExpertUses) -> go.Figure:
@@ -25,7 +23,9 @@ def uses_figure(found: ExpertUses) -> go.Figure:
     titled(figure, f"Where expert {found.expert} of layer {found.layer} is chosen", about,
            height=260 + 44 * len(names))  # fmt: skip
     figure.update_xaxes(title_text="step")
-    figure.update_yaxes(type="category", categoryarray=names[::-1], title_text="run")
+    figure.update_yaxes(
+        type="category", categoryarray=[plain(name) for name in reversed(names)], title_text="run"
+    )
     if found.frame.empty:
         return no_data(figure, "no token of these runs chose it")
     for filled, what in ((True, "the router's first choice"), (False, "a later choice")):
@@ -33,8 +33,9 @@ def uses_figure(found: ExpertUses) -> go.Figure:
         weight = np.nan_to_num(rows.weight.to_numpy(), nan=0.5)
         figure.add_trace(
             go.Scatter(
-                x=rows.step, y=rows.run, mode="markers", name=f"{what} ({len(rows):,})",
-                text=[escape(word, quote=False) for word in rows.context],
+                x=rows.step, y=[plain(name) for name in rows.run], mode="markers",
+                name=f"{what} ({len(rows):,})",
+                text=[plain(word) for word in rows.context],
                 customdata=np.stack([rows.weight, np.where(rows.hit, "hit", "miss")], axis=1),
                 marker={
                     "symbol": "circle" if filled else "circle-open",

@@ -15,7 +15,7 @@ from ...run import Run
 from ...units import percent, size_words, three
 from ..class_colours import COLOURS, class_numbers
 from .explained import table
-from .page import STYLE
+from .page import ROOT, STYLE
 
 if TYPE_CHECKING:
     from ...studies.comparison import Comparison
@@ -48,7 +48,7 @@ def html(found: Comparison) -> str:
     names = ", ".join(found.names)
     class_numbers(found.names)  # so that they have them in this order
     parts = [
-        f'<div class="oj-static"><style>{STYLE}{SHEET}</style>',
+        f'<div class="{ROOT}"><style>{STYLE}{SHEET}</style>',
         f"<p><b>Comparison of {escape(names)}</b> "
         f'<span class="oj-soft">({found.phase or "all"} steps)</span></p>',
     ]

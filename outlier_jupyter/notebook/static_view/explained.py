@@ -7,7 +7,7 @@ from html import escape
 
 from ...trace.explain import Explanation
 from ...trace.explained import cause, headline, layer_rows, left_out, limits, missed, parts
-from .page import STYLE
+from .page import ROOT, STYLE
 
 
 def html(told: Explanation, styled: bool = True) -> str:
@@ -16,7 +16,7 @@ def html(told: Explanation, styled: bool = True) -> str:
     Args:
         styled: whether its style sheet comes along; a page that has it already needs no other.
     """
-    out = [f'<div class="oj-static">{f"<style>{STYLE}</style>" if styled else ""}',
+    out = [f'<div class="{ROOT}">{f"<style>{STYLE}</style>" if styled else ""}',
            f"<p><b>{escape(headline(told))}</b> {escape(cause(told))}</p>",
            table(("part", "time", "share", "what it is"), parts(told)),
            f"<p>{escape(missed(told))}</p>"]  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from html import escape
 
+from ...display import INERT
 from .scene import HEIGHT, WIDTH, Scene
 from .svg import data_uri
 from .words import (
@@ -26,6 +27,9 @@ from .words import (
     tiles,
     warning,
 )
+
+ROOT = f"oj-static {INERT}"
+"""The class of the root of all HTML of ours."""
 
 _LIGHT = "color-scheme:light;--oj-bg:#fff;--oj-ink:#1f2328;--oj-line:#dfe3e8;--oj-warn:#9a5b00"
 _DARK = "color-scheme:dark;--oj-bg:#111;--oj-ink:#e6e8eb;--oj-line:#30353c;--oj-warn:#f0b35a"
@@ -84,7 +88,7 @@ STYLE = f"""
 def page(view: View, scenes: list[Scene]) -> str:
     """The whole view; everything that came from a model or a user is escaped."""
     parts = [
-        f'<div class="oj-static"><style>{STYLE}</style>',
+        f'<div class="{ROOT}"><style>{STYLE}</style>',
         _head(view),
         _words("Prompt", shortened(view.prompt, PROMPT_LIMIT, "")),
         _words("Generated text", shortened(view.text, TEXT_LIMIT, "; see run.text")),

@@ -26,7 +26,7 @@ from ...units import percent, size_words, three
 from .charts import all_charts
 from .explained import html as explained_html
 from .explained import table
-from .page import STYLE, image, page
+from .page import ROOT, STYLE, image, page
 from .report_charts import caches, time_parts
 from .words import View, model_words, no_routing, warning
 
@@ -208,7 +208,7 @@ def _origin(run: Run) -> Iterator[str]:
 
 
 def _framed(body: str) -> str:
-    return f'<div class="oj-static">{body}</div>'
+    return f'<div class="{ROOT}">{body}</div>'
 
 
 SECTIONS = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...units import percent, three
 from .explained import table
-from .page import STYLE
+from .page import ROOT, STYLE
 
 if TYPE_CHECKING:
     from ...run import Run
@@ -31,7 +31,7 @@ LIT = """
 def expert_html(found: ExpertUses, headline: str) -> str:
     """Each run's text with the tokens lit that chose the expert, and the choices of most weight."""
     style = f"<style>{STYLE}{LIT}</style>"
-    parts = [f'<div class="oj-static">{style}<p><b>{escape(headline)}.</b></p>']
+    parts = [f'<div class="{ROOT}">{style}<p><b>{escape(headline)}.</b></p>']
     for name, run in found.runs.items():
         mine = found.frame[found.frame.run == name]
         parts.append(f'<span class="oj-label">{escape(name)}: {len(mine):,} tokens</span>')
@@ -89,6 +89,4 @@ def tokens_html(found: TokenExperts, headline: str) -> str:
         rows.append((str(layer), hits, ", ".join(told) + more))
     head = ("layer", "in RAM", "experts, the most chosen first")
     style = f"<style>{STYLE}</style>"
-    return (
-        f'<div class="oj-static">{style}<p><b>{escape(headline)}.</b></p>{table(head, rows)}</div>'
-    )
+    return f'<div class="{ROOT}">{style}<p><b>{escape(headline)}.</b></p>{table(head, rows)}</div>'
