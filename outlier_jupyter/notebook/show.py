@@ -6,6 +6,7 @@ ends, its place is taken by the static view, which is HTML, a picture, Markdown 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -117,12 +118,11 @@ class NextRun:
     def __init__(self, engine: Engine, on_frame: Callable[[Frame], object]) -> None:
         self._engine, self._on_frame = engine, on_frame
         self._feed: Feed | None = None
-        self._hear = on_this_thread(self._take)
+        self._thread = threading.get_ident()
 
     def __call__(self, event: Event) -> None:
-        self._hear(event)
-
-    def _take(self, event: Event) -> None:
+        if threading.get_ident() != self._thread:
+            return  # another's run, which is waited for
         if type(event) is PromptEncoded:
             self._feed = make_feed(self._engine, self._on_frame)
         if self._feed is not None:
