@@ -42,7 +42,7 @@ class Displays:
             print(text)  # noqa: T201, a terminal shows no more of a widget
             return
         if view and within_output():  # what is saved comes when the widget is closed
-            self._places.append(Place(widget))
+            self._places.append(Place(widget, lambda: None))
         elif view:
             display(dict(view), raw=True, display_id=f"{self.name}-widget")
         if not self._places:

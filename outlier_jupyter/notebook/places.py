@@ -7,7 +7,7 @@ a box, which is a widget too, and it is what is in the box that changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets
@@ -30,19 +30,22 @@ def within_output() -> bool:
 
 
 class Place:
-    """Shows `widget`, as `bundle` if that is given, until `replace` puts something else there."""
+    """Shows `widget` until `replace` puts something else there.
 
-    def __init__(self, widget: ipywidgets.Widget, bundle: Any = None) -> None:
+    Args:
+        output: displays it in an output that can be updated; not called where none can.
+    """
+
+    def __init__(
+        self, widget: ipywidgets.Widget, output: Callable[[], DisplayHandle | None]
+    ) -> None:
         self._box: ipywidgets.VBox | None = None
         self._output: DisplayHandle | None = None
         if within_output():
             self._box = ipywidgets.VBox([widget])
             display(self._box)
-        elif bundle is None:
-            self._output = display(widget, display_id=True)
         else:
-            data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-            self._output = display(dict(data), metadata=metadata, raw=True, display_id=True)
+            self._output = output()
 
     def replace(self, bundle: Mapping[str, Any]) -> None:
         """Put `bundle`, by media type, where the widget is."""

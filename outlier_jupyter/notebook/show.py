@@ -79,7 +79,7 @@ class _Live:
 
     def push(self, frame: Frame) -> float:
         if self.output is None:
-            self.output = Place(self._view)
+            self.output = Place(self._view, lambda: display(self._view, display_id=True))
         return self._view.push(frame)
 
 

@@ -138,7 +138,9 @@ class Watched(LiveView):
             bundle: Any = {"text/plain": repr(self)}
             if attended():
                 bundle = self._repr_mimebundle_(**kwargs)
-            self._places.append(Place(self, bundle))
+            data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+            settings = {"metadata": metadata, "raw": True, "display_id": True}
+            self._places.append(Place(self, lambda: display(dict(data), **settings)))
 
     def _decode(self) -> None:
         """The whole run, on the engine's thread for such runs."""
