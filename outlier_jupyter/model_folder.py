@@ -94,7 +94,11 @@ class ModelFolder:
             )
 
     def check_tokenizer(self) -> None:
-        """Raises CheckpointError: there is nothing to make a tokenizer of."""
+        """Raises CheckpointError: there is nothing to make a tokenizer of but code.
+
+        Where that would help, UnsupportedModel says how to allow it.
+        """
+        self.check_code()
         names = self._names
         if not any(n in TOKENIZERS or n.endswith(".tiktoken") for n in names) and not self.trusted:
             raise CheckpointError(

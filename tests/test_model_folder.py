@@ -161,6 +161,15 @@ def test_a_known_model_that_brings_code_is_run_without_it(folder, monkeypatch):
     assert not (folder / "ran").exists()
 
 
+def test_a_tokenizer_that_is_all_code_is_refused_as_code(folder):
+    """Not for the want of tokenizer.json: copying one is not what would help."""
+    (folder / "tokenizer.json").unlink()
+    file = folder / "tokenizer_config.json"
+    told = json.loads(file.read_text()) | {"auto_map": {"AutoTokenizer": ["custom.Custom", None]}}
+    file.write_text(json.dumps(told))
+    refused(folder, UnsupportedModel, "trust_remote_code=True", "tokenizer_config.json")
+
+
 def test_code_that_is_trusted_is_run(folder):
     """With the option, and only then: here it ends the attempt, which says so."""
     (folder / "custom.py").write_text("raise ValueError('this is the code')")

@@ -85,6 +85,12 @@ class Conversation:
         path = self.path()
         return path[-1].id if path else ROOT
 
+    @property
+    def end_answered(self) -> int:
+        """The last answer's id, or `ROOT`: a question that nobody answered is asked beside."""
+        last = self.messages.get(self.end)
+        return last.parent if last is not None and last.role == USER else self.end
+
     def add(self, parent: int, role: str, text: str = "", ended: str = "") -> Message:
         """Add a message under `parent` and have the path go through it."""
         message = Message(max(self.messages, default=ROOT) + 1, parent, role, text, ended)

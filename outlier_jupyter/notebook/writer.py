@@ -181,7 +181,7 @@ class Writer:
         with self.lock:
             self._turn = turn
             if turn.parent == END:
-                turn.parent = turn.conversation.end
+                turn.parent = turn.conversation.end_answered
         try:
             self._chat.status = RUNNING
             run_turn(

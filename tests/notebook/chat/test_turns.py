@@ -201,3 +201,22 @@ def test_an_observer_that_raises_costs_no_answer(tiny: Path, trait: str) -> None
             assert chat.send("Hello").generated > 0
         assert chat.status == writer.IDLE
         chat.close()
+
+
+def test_a_question_that_nobody_answered_is_asked_beside(chat: Chat) -> None:
+    """A file may end in one; what follows is its sibling, and can be saved and read again."""
+    chat.send("Hello")
+    told_of = json.loads(chat.dumps())
+    book = told_of["conversations"][0]
+    book["messages"].append(book["messages"][0] | {"id": 3, "parent": 2, "text": "And you?"})
+    book["chosen"].append(3)
+    other = Chat(chat.engine, max_tokens=3)
+    other.add_from(json.dumps(told_of))
+    run = other.send("Hi")
+    assert "And you?" not in run.prompt
+    assert [message.text for message in other.messages][::2] == ["Hello", "Hi"]
+    third = Chat(chat.engine)
+    third.add_from(other.dumps())
+    assert [message.role for message in third.messages] == ["user", "assistant"] * 2
+    third.close()
+    other.close()
