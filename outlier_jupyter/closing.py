@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from .checkpoint import release_buffers
 from .errors import EngineBusy, EngineClosed
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 STOP_WAIT_S = 30
 """How long a run of another thread, which was told to stop, is waited for: far longer than a layer
 takes."""
+STREAM_WAIT_S = 2
+"""How long a stream's step is waited for at the process's exit: its reader may ask for no other."""
 
 
 def check_process(engine: Engine) -> None:
@@ -46,6 +50,27 @@ def close(engine: Engine) -> None:
             _free(engine)
         finally:
             engine.turns.leave()
+
+
+_alive: WeakSet[Engine] = WeakSet()
+
+
+def at_exit(engine: Engine) -> None:
+    """Have a run that is under way when the process exits end before, and no other begin.
+
+    Threads that are daemons are cut off then in the middle of what they do, and MLX, in the middle
+    of computing, aborts the process.
+    """
+    _alive.add(engine)
+
+
+@atexit.register
+def _end_runs() -> None:
+    for engine in list(_alive):
+        if not engine.closed and engine._process == os.getpid():
+            wait = STOP_WAIT_S if engine.turns.must_wait else STREAM_WAIT_S
+            engine.stop()
+            engine.turns.end_with_process(wait)
 
 
 def _free(engine: Engine) -> None:

@@ -26,7 +26,7 @@ from .aside import Aside
 from .budget import Needs, Room, check_prompt, fitted
 from .checkpoint import Reader, buffers_nbytes
 from .chunking import Costs, choose_chunk
-from .closing import check_process, close
+from .closing import at_exit, check_process, close
 from .decoding import Begun as Begun
 from .decoding import Decoding
 from .errors import CheckpointChanged, EngineClosed
@@ -111,6 +111,7 @@ class Engine:
         )
         self.closed = False
         cache_cap.hold()
+        at_exit(self)
         for pager in installed.pagers:
             pager.stop = self._stop
             pager.sink = self._tell

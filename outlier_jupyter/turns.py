@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from .errors import EngineBusy, EngineClosed
 from .interrupt import Interrupts
 
+OURS = "outlier"
+"""How the names of the package's own threads begin: they are waited for when the process exits."""
 LOOK_S = 0.05
 """How often who waits looks whether it should go on waiting."""
 
@@ -26,7 +28,7 @@ class Turns:
         self._free = threading.Condition()
         self._runner: int | None = None
         self._ends = False
-        self._over = False
+        self._over = self._exits = False
         self._here = threading.local()
 
     @property
@@ -73,6 +75,7 @@ class Turns:
             EngineBusy: a stream is open, or this wait was given up.
             EngineClosed: the engine is being closed.
         """
+        self._stay_at_exit()
         given_up = getattr(self._here, "given_up", None)
         with self._free:
             while self.taken:
@@ -102,6 +105,20 @@ class Turns:
             self._runner, self._ends = threading.get_ident(), False
         return True
 
+    def end_with_process(self, seconds: float) -> None:
+        """Take the turn for good, if it is free in time: the process exits."""
+        self._exits = True
+        self.take_last(seconds, Interrupts())
+
+    def _stay_at_exit(self) -> None:
+        """Keep a thread of the user's from going on when the process exits: it would be cut off.
+
+        What MLX has for the thread would then be freed while Python is taken apart, and abort it.
+        """
+        thread = threading.current_thread()
+        if self._exits and thread.daemon and not thread.name.startswith(OURS):
+            threading.Event().wait()
+
     def refuse(self) -> None:
         """From now on nobody waits: who does is told that the engine is being closed."""
         self._over = True
@@ -111,3 +128,4 @@ class Turns:
         with self._free:
             self._runner, self._ends = None, False
             self._free.notify_all()
+        self._stay_at_exit()

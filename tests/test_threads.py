@@ -85,3 +85,34 @@ def test_a_forked_child_is_told_to_load_for_itself():
     """Its engine has no threads; the parent's goes on."""
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "0\n2\n"), done.stderr
+
+
+CUT_OFF = """
+import sys, threading
+import outlier_jupyter
+engine = outlier_jupyter.load("demo", cache_experts=24, quiet=True, kernels=sys.argv[1])
+begun = threading.Event()
+
+def work():
+    if sys.argv[2] == "stream":
+        steps = engine.stream("hello", max_tokens=500)
+        next(steps)
+        begun.set()
+        threading.Event().wait()
+    while True:
+        for step in engine.stream("hello " * 100, max_tokens=500):
+            begun.set()
+
+threading.Thread(target=work, daemon=True).start()
+begun.wait()
+print("exits")
+"""
+
+
+@pytest.mark.parametrize(("kernels", "what"), [("mlx", "run"), ("auto", "run"), ("mlx", "stream")])
+def test_a_process_that_exits_in_the_middle_of_a_daemon_s_run_ends_in_order(kernels, what):
+    """The run is stopped and no other begins; Python would cut it off within MLX, and abort."""
+    done = subprocess.run(
+        [sys.executable, "-c", CUT_OFF, kernels, what], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "exits\n"), done.stderr
