@@ -22,7 +22,7 @@ import numpy.typing as npt
 from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .aside import Aside
+from .async_run import AsyncRun
 from .budget import Needs, Room, check_prompt, fitted
 from .checkpoint import Reader, buffers_nbytes
 from .chunking import Costs, choose_chunk
@@ -144,10 +144,10 @@ class Engine:
         Cancelling stops the run. A stopped run is returned (`finish_reason` is `interrupted`):
         a KeyboardInterrupt would end the event loop.
         """
-        return await Aside(self).run(prompt, options)
+        return await AsyncRun(self).run(prompt, options)
 
     @takes(GenerateOptions)
-    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Step]:
+    def stream(self, prompt: Prompt, **options: Any) -> Generator[Step, None, None]:
         """Yield one `Step` per generated token; the `Run` is then in `last_run`.
 
         Arguments and errors are those of `generate`. Leaving the loop early ends the run as

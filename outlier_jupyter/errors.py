@@ -45,7 +45,7 @@ class TemplateEndless(OptionError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the model's chat template did not end within 5 seconds, so it was stopped: give "
+            "the model's chat template took too long and was stopped: it may never end; give "
             "raw=True, or repair chat_template in the model's folder"
         )
 

@@ -17,8 +17,8 @@ PREFILL = 0
 DECODE = 1
 
 
-class Heard(Exception):
-    """Raised by a sink that has heard enough: in this run it is called no more, at no cost."""
+class Unsubscribe(Exception):
+    """Raised by a sink that needs no more events of this run: it costs nothing from then on."""
 
 
 class PromptEncoded(NamedTuple):

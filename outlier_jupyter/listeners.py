@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import get_args
 
-from .events import Event, Heard, HeldLayers, RunDone, Sink
+from .events import Event, HeldLayers, RunDone, Sink, Unsubscribe
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Listeners:
                 self._stop()
             kind = type(event).__name__
             others = [each for each in self._listening if each is not listener]
-            if isinstance(error, Heard):
+            if isinstance(error, Unsubscribe):
                 self._listen(others)
                 return
             if isinstance(error, KeyboardInterrupt) and kind != "RunDone":

@@ -36,7 +36,7 @@ def encode(
         OptionError: there is nothing to encode, the chat template refuses the messages, or the
             tokenizer gives ids that the model has not.
     """
-    prompt = readable(prompt)
+    prompt = as_prompt(prompt)
     if not prompt:
         raise OptionError("the prompt is empty: give at least one character")
     if isinstance(prompt, str) and (options.raw or not has_template(tokenizer)):
@@ -149,7 +149,7 @@ def check_length(context: int | None, prompt: int, max_tokens: int, force: bool)
         )
 
 
-def readable(prompt: Any) -> Prompt:
+def as_prompt(prompt: Any) -> Prompt:
     """The prompt as a text, or a list of messages that can be read more than once.
 
     Raises:

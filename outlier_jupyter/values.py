@@ -216,48 +216,22 @@ def within(
         raise OptionError(f"{name}={shown(value)} is too large: give {high} or less")
 
 
-def count(name: str, value: Any) -> int:
-    """A whole number from 1 on.
+def bounded(read: Callable[[str, Any], Any], **bounds: float) -> Callable[[str, Any], Any]:
+    """What reads a number as `read` does, if it is `within` these bounds."""
 
-    Raises:
-        OptionError: it is none.
-    """
-    found = integer(name, value)
-    within(name, found, low=1)
-    return found
+    def check(name: str, value: Any) -> Any:
+        found = read(name, value)
+        within(name, found, **bounds)
+        return found
 
-
-def natural(name: str, value: Any) -> int:
-    """A whole number from 0 on.
-
-    Raises:
-        OptionError: it is none.
-    """
-    found = integer(name, value)
-    within(name, found, low=0)
-    return found
+    return check
 
 
-def rate(name: str, value: Any) -> float:
-    """A finite number above 0.
-
-    Raises:
-        OptionError: it is none.
-    """
-    found = number(name, value)
-    within(name, found, above=0)
-    return found
-
-
-def seed(name: str, value: Any) -> int:
-    """A whole number of 64 bits, none of them a sign, as generators of random numbers take it.
-
-    Raises:
-        OptionError: it is something else.
-    """
-    found = whole(name, value)
-    within(name, found, low=0, high=2**64 - 1)
-    return found
+count = bounded(integer, low=1)
+natural = bounded(integer, low=0)
+rate = bounded(number, above=0)
+seed = bounded(whole, low=0, high=2**64 - 1)
+"""64 bits without a sign, as generators of random numbers take it."""
 
 
 def instance(*kinds: type, wanted: str) -> Callable[[str, Any], Any]:

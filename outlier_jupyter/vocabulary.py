@@ -84,7 +84,8 @@ ALPHABET = {sign: bytes([byte]) for byte, sign in bytes_to_unicode().items()}
 class ByteDetokenizer(StreamingDetokenizer):  # type: ignore[misc]  # mlx-lm has no types
     """Text as its tokens come, in mlx-lm's own form; it begins with no space if `trim`.
 
-    Bytes that make no character become U+FFFD when that is known.
+    Bytes that make no character become U+FFFD when that is known. mlx-lm's own (0.32) are not used:
+    they fail on gaps, on byte 0 and at the end of a broken character, and write "!" for ids beyond.
     """
 
     def __init__(self, bytes_of: Callable[[int], bytes], trim: bool) -> None:

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
-import signal
 import stat
-from contextlib import contextmanager
 
 import pytest
 
 import outlier_jupyter
 from outlier_jupyter import Chat, files
 from outlier_jupyter.errors import OptionError, TraceError
-
-
-@contextmanager
-def no_file_larger_than(nbytes):
-    """The system refuses to write more, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+from tests.full_disk import files_of_at_most
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +33,7 @@ def test_what_cannot_be_written_whole_leaves_what_was_there(engine, tmp_path, wr
     """The chat, the report, a run and a trace: one sentence, the old file, nothing beside it."""
     to = tmp_path / "kept"
     to.write_bytes(b"what was there")
-    with no_file_larger_than(16), pytest.raises(kind, match="could not be written") as caught:
+    with files_of_at_most(16), pytest.raises(kind, match="could not be written") as caught:
         write(engine, to)
     assert "larger than a file may be here" in str(caught.value)
     assert [f.name for f in tmp_path.iterdir()] == ["kept"]

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "attended": set(),
     "progress": {"attended"},
     "turns": {"errors", "interrupt"},
-    "aside": {"run", "turns"},
+    "async_run": {"run", "turns"},
     "closing": {"checkpoint", "errors", "interrupt", "memory", "paging"},
     "files": {"errors", "interrupt"},
     "units": set(),
@@ -95,7 +95,7 @@ MAY_IMPORT = {
     },
     "engine": BASE
     | {
-        "aside",
+        "async_run",
         "budget",
         "checkpoint",
         "chunking",

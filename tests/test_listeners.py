@@ -6,13 +6,13 @@ import numpy as np
 
 from outlier_jupyter.events import (
     Event,
-    Heard,
     HeldLayers,
     Resized,
     Routed,
     RunDone,
     Served,
     TextProduced,
+    Unsubscribe,
     Weighed,
 )
 from outlier_jupyter.listeners import Listeners
@@ -85,7 +85,7 @@ def test_one_that_has_heard_enough_is_called_no_more_in_this_run(caplog) -> None
 
     def once(event: Event) -> None:
         heard.append(event)
-        raise Heard
+        raise Unsubscribe
 
     tell.subscribe(once)
     tell.subscribe(others.append)

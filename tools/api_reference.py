@@ -45,7 +45,13 @@ def page() -> str:
     rows = [f"| `{CELL}` | run the cell's text as a prompt | {CELL_CALL} |"]
     rows += [f"| `%outlier {name}` | {_cell(each.help)} | {each.call} |"
              for name, each in COMMANDS.items()]  # fmt: skip
-    parts = [HEAD + "\n".join(rows), "", "## Flags", ""]
+    here = ", ".join(f"`{name}`" for name, each in COMMANDS.items() if each.terminal)
+    terminal = (
+        f"In a terminal `outlier COMMAND` (and `python -m outlier_jupyter`) has {here}, with the "
+        "same flags. Where a command takes a variable that holds a run, it takes the file of a "
+        "saved run there; `run` takes the model before the prompt, and `-o FILE`."
+    )
+    parts = [HEAD + "\n".join(rows), "", terminal, "", "## Flags", ""]
     parts += _flags(CELL, cell_parser())
     for name, each in COMMANDS.items():
         if name != "run":  # its flags are the cell's

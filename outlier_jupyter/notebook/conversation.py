@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import OptionError, shown
-from ..trace.said import mended
+from ..trace.metadata import mended
 from ..values import checked, integer
 
 FORMAT = "outlier_jupyter chat"

@@ -99,10 +99,14 @@ class OutlierMagics(Magics):
             )
         command = COMMANDS[name]
         parser = command.parser()
-        if not command.takes_text:
-            return command.run(self, parse(parser, self._expand(rest)))
-        flags, text = split_prompt(parser, rest)
-        return command.run(self, parse(parser, expand_flags(flags, self._expand)) | {"text": text})
+        if command.takes_text:
+            flags, text = split_prompt(parser, rest)
+            given = parse(parser, expand_flags(flags, self._expand)) | {"text": text}
+        else:
+            given = parse(parser, self._expand(rest))
+        found = command.run(self, given)
+        self.store(given.get("output"), found)
+        return found
 
     @property
     def variables(self) -> MutableMapping[str, Any]:
@@ -142,8 +146,6 @@ class OutlierMagics(Magics):
         """Run `text` as a prompt, as the flags `given` ask, and show it."""
         output, quiet, json = (given.pop(name, None) for name in ("output", "quiet", "json"))
         times = given.pop("repeat", 1)
-        if times < 1:
-            raise OptionError(f"--repeat {times} runs nothing: give 1 or more")
         show = self._shower(quiet or json, given.pop("no_widget", None))
         prompt = text.strip("\n")
         if given.pop("fill", None):

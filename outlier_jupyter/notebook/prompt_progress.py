@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..events import CallStarted, Event, Heard, PromptEncoded, Routed, StepDone
+from ..events import CallStarted, Event, PromptEncoded, Routed, StepDone, Unsubscribe
 
 
 class PromptProgress:
@@ -30,7 +30,7 @@ class PromptProgress:
         """Hear one event.
 
         Raises:
-            Heard: the prompt is read.
+            Unsubscribe: the prompt is read.
         """
         if type(event) is Routed:
             self._served += 1
@@ -43,4 +43,4 @@ class PromptProgress:
         within = self._chunk * min(self._served, self._layers) // self._layers
         self._told(self._read + within, self._whole)
         if self._read + within >= self._whole:
-            raise Heard
+            raise Unsubscribe

@@ -90,19 +90,23 @@ class Terminal:
         times = given.pop("repeat", 1)
         if given.pop("fill", None):
             text = fill(text, {})
+        engine = self.loaded()
         for _ in range(times):
-            for step in self.loaded().stream(text, **given):
-                if not (quiet or json):
-                    self.write(step.text)
-                    sys.stdout.flush()
-            run = self.loaded().last_run
-            assert run is not None
+            steps = engine.stream(text, **given)
+            try:
+                for step in steps:
+                    if not (quiet or json):
+                        self.write(step.text)
+                        sys.stdout.flush()
+            finally:
+                steps.close()  # what was made until Ctrl-C is a run
+                if output is not None and engine.last_run is not None:
+                    engine.last_run.save(output)
+            assert engine.last_run is not None
             if json:
-                self.write(f"{as_json(run.summary())}\n")
+                self.write(f"{as_json(engine.last_run.summary())}\n")
             elif not quiet:
-                self.write(f"\n{run.summary()}\n")
-            if output is not None:
-                run.save(output)
+                self.write(f"\n{engine.last_run.summary()}\n")
         return None
 
 

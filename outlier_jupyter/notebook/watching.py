@@ -20,7 +20,7 @@ from ..engine import Begun, Engine, begin, leave_thread, run_info
 from ..errors import OptionError, OutlierError, shown
 from ..events import Event, PromptEncoded
 from ..options import GenerateOptions, settled, takes
-from ..prompts import Prompt, readable
+from ..prompts import Prompt, as_prompt
 from ..run import Interrupted, Run
 from .handle import engine_of
 from .live import LiveView, header
@@ -69,7 +69,7 @@ class Watched(LiveView):
                 f"{shown(engine)} is no engine to watch: give what outlier_jupyter.load returns"
             )
         # Read once, here: what is wrong is refused now, and a generator gives its items once.
-        prompt, options = readable(prompt), settled(GenerateOptions, options)
+        prompt, options = as_prompt(prompt), settled(GenerateOptions, options)
         engine.stream(prompt, **options)  # not begun
         self.run: Run | None = None
         self.error: BaseException | None = None

@@ -138,7 +138,7 @@ def simulate(routing: Routing, policy: str, slots: int, at_start: Keys = ()) -> 
 def _compiled(routing: Routing, kernel: int, slots: int, at_start: Keys) -> Outcome:
     from .policies.belady import next_uses
     from .policies.predictive import new_state
-    from .replaying import replay
+    from .replay_loop import replay
     from .slots import new_slots
 
     experts = np.ascontiguousarray(routing.experts, np.int16)

@@ -27,8 +27,8 @@ from safetensors.numpy import save
 
 from .. import files
 from ..errors import TraceError, brief
+from .metadata import foreign_info, info_of, run_of
 from .packing import Arrays, Columns, columns_of, deflate, inflate, length, table_of
-from .said import foreign_info, info_of, run_of
 from .trace import CALL, EARLY, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
 from .validate import (
     MOST_LAYERS,

@@ -12,6 +12,7 @@ import pytest
 from outlier_jupyter import Run
 from outlier_jupyter.__main__ import main
 from outlier_jupyter.notebook.commands import COMMANDS
+from outlier_jupyter.notebook.terminal import Terminal
 
 
 @pytest.fixture
@@ -79,6 +80,22 @@ def test_what_cannot_be_done_is_one_line_and_a_status(words, said, capsys) -> No
     assert main(words) == 2
     out, err = capsys.readouterr()
     assert said in err and out == "" and len(err.strip().splitlines()) == 1
+
+
+def test_ctrl_c_saves_what_was_made(tiny, tmp_path, monkeypatch, capsys) -> None:
+    """The partial run is in the file, and the status is that of an interrupt."""
+    file, shown = tmp_path / "part.safetensors", []
+
+    def write(self: Terminal, text: str) -> None:
+        shown.append(text)
+        if len(shown) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Terminal, "write", write)
+    words = ["run", str(tiny), "Hello", "--max-tokens", "50", "--raw", "-o", str(file)]
+    assert main([*words, "--temperature", "1", "--seed", "3"]) == 130
+    run = Run.load(file)
+    assert run.finish_reason == "interrupted" and run.generated == 3
 
 
 def test_what_needs_a_notebook_is_not_offered() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
-import signal
 import zlib
-from contextlib import contextmanager
 from dataclasses import fields, replace
 
 import numpy as np
@@ -20,6 +17,7 @@ from outlier_jupyter.notebook.replay import frame_of
 from outlier_jupyter.trace import CALL, EVICTION, READ, TraceInfo
 from outlier_jupyter.trace.measures import summarise
 from outlier_jupyter.trace.trace import LAYER_PARTS
+from tests.full_disk import files_of_at_most
 from tests.residency.routings import real, real_paths
 
 
@@ -204,19 +202,6 @@ def test_other_files_and_versions_say_so(run, tmp_path):
 def _metadata(path):
     data = path.read_bytes()
     return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-
-
-@contextmanager
-def files_of_at_most(nbytes: int):
-    """A disk that is full after so many bytes, as the operating system tells it."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_keeps_the_old_file(run, tmp_path):

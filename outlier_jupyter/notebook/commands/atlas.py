@@ -27,9 +27,7 @@ def _run(session: Session, given: dict[str, Any]) -> go.Figure:
     from ...studies.mapping import atlas  # it compiles: imported when asked for
 
     asked = {name: given[name] for name in ("by", "phase") if name in given}
-    found = atlas(the_runs(session, given), **asked).figure()
-    session.store(given.get("output"), found)
-    return found
+    return atlas(the_runs(session, given), **asked).figure()
 
 
 COMMAND = Command(

@@ -51,9 +51,7 @@ def _run(session: Session, given: dict[str, Any]) -> Benched | None:
     from ...bench.short import short  # it compiles; loading is silent and quick
 
     folder, traces = (Path(given[n]) if n in given else None for n in ("folder", "traces"))
-    found = short(folder, traces, tell=lambda line: session.write(f"{line}\n"))
-    session.store(given.get("output"), found)
-    return found
+    return short(folder, traces, tell=lambda line: session.write(f"{line}\n"))
 
 
 COMMAND = Command(

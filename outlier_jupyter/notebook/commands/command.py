@@ -65,7 +65,7 @@ class Command:
         name: as it is written behind `%outlier`.
         help: what it does, in a line.
         run: given the session and the arguments that were given (what was left out is left out);
-            its result is shown.
+            its result is shown, and stored where `output` is still among them afterwards.
         arguments: adds its arguments to a parser.
         description: for its own help, where that is more than `help`.
         takes_text: the rest of the line, after the flags, is a text for the model.

@@ -27,9 +27,7 @@ def _pair(text: str) -> tuple[int, int]:
 
 def _run(session: Session, given: dict[str, Any]) -> ExpertUses:
     layer, number = given["expert"]
-    found = tokens_of(the_runs(session, given), layer, number)
-    session.store(given.get("output"), found)
-    return found
+    return tokens_of(the_runs(session, given), layer, number)
 
 
 COMMAND = Command(

@@ -25,13 +25,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
 
 
-def _run(session: Session, given: dict[str, Any]) -> object:
-    found = _found(session, given)
-    session.store(given.get("output"), found)
-    return found
-
-
-def _found(session: Session, given: dict[str, Any]) -> pandas.DataFrame | go.Figure:
+def _run(session: Session, given: dict[str, Any]) -> pandas.DataFrame | go.Figure:
     """A row for each layer, or one of the figures of routing."""
     run = the_run(session, given)
     phase, figure = given.get("phase", "decode"), given.get("figure")

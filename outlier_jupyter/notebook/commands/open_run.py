@@ -16,9 +16,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(session: Session, given: dict[str, Any]) -> Run:
-    found = Run.load(given["path"])
-    session.store(given.get("output"), found)
-    return found
+    return Run.load(given["path"])
 
 
 COMMAND = Command(

@@ -25,7 +25,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="put variables in place of {name} in the prompt; {{ and }} stand for braces",
     )  # fmt: skip
     parser.add_argument(
-        "--repeat", type=int, metavar="N",
+        "--repeat", type=_times, metavar="N",
         help="run it N times: the last is the result, its .repeats are all and .spread() their "
         "median and range",
     )  # fmt: skip
@@ -35,6 +35,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", default=None, help="show nothing")
     add_json(parser, "the run's summary")
     add_fields(parser, GenerateOptions)
+
+
+def _times(text: str) -> int:
+    times = int(text)
+    if times < 1:
+        raise argparse.ArgumentTypeError(f"{times} runs nothing: give 1 or more")
+    return times
 
 
 def _run(session: Session, given: dict[str, Any]) -> Run | None:

@@ -28,9 +28,7 @@ def _span(text: str) -> int | slice:
 
 
 def _run(session: Session, given: dict[str, Any]) -> TokenExperts:
-    found = experts_of(the_run(session, given), given["tokens"])
-    session.store(given.get("output"), found)
-    return found
+    return experts_of(the_run(session, given), given["tokens"])
 
 
 COMMAND = Command(

@@ -16,9 +16,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(session: Session, given: dict[str, Any]) -> object:
-    found = the_run(session, given).view()
-    session.store(given.get("output"), found)
-    return found
+    return the_run(session, given).view()
 
 
 COMMAND = Command(

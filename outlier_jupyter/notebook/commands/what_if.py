@@ -44,13 +44,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
 
 
-def _run(session: Session, given: dict[str, Any]) -> object:
-    found = _found(session, given)
-    session.store(given.get("output"), found)
-    return found
-
-
-def _found(session: Session, given: dict[str, Any]) -> Sizing | pandas.DataFrame | go.Figure | int:
+def _run(session: Session, given: dict[str, Any]) -> Sizing | pandas.DataFrame | go.Figure | int:
     """A table, or the slider, the figure, or how many slots a rate takes."""
     run = the_run(session, given)
     if given.get("slider"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .prompts import Prompt
 
 
-class Aside:
+class AsyncRun:
     """One run of `engine`, which can be stopped whether or not it is its turn."""
 
     def __init__(self, engine: Engine) -> None:
