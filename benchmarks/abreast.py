@@ -17,12 +17,12 @@ from statistics import mean, median
 from benchmarks import sections
 from benchmarks.llama import Decode, Llama, way
 from benchmarks.results import Row
-from outlier_jupyter.bench.geometry import prompt_of
-from outlier_jupyter.bench.limits import Memory
-from outlier_jupyter.bench.models import Made
-from outlier_jupyter.bench.rounds import Numbers, row
-from outlier_jupyter.bench.subjects import Text, active_bytes, check_routing
-from outlier_jupyter.engine import Engine
+from outlier_jupyter.benchmark.geometry import prompt_of
+from outlier_jupyter.benchmark.limits import Memory
+from outlier_jupyter.benchmark.models import Made
+from outlier_jupyter.benchmark.rounds import Numbers, row
+from outlier_jupyter.benchmark.subjects import Text, active_bytes, check_routing
+from outlier_jupyter.engine.engine import Engine
 
 SKIPPED, COUNTED = 1, 4
 """Tokens of a turn that are not counted, and that are."""

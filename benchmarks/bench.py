@@ -22,9 +22,9 @@ import psutil
 
 from benchmarks import sections
 from benchmarks.results import ROOT, Row, append
-from outlier_jupyter.bench.models import default_folder, find_source, make
-from outlier_jupyter.bench.routing import Source
-from outlier_jupyter.bench.short import LAYERS, about, compare
+from outlier_jupyter.benchmark.models import default_folder, find_source, make
+from outlier_jupyter.benchmark.routing import Source
+from outlier_jupyter.benchmark.short import LAYERS, about, compare
 
 TRACES = ROOT.parent / "shared" / "traces"
 IN_RAM = 12

@@ -21,8 +21,8 @@ from results import append
 
 import outlier_jupyter
 from outlier_jupyter.checkpoint import ByteRange, Checkpoint, open_reader
-from outlier_jupyter.hub import resolve
-from outlier_jupyter.units import three
+from outlier_jupyter.formatting import three
+from outlier_jupyter.system.hub import resolve
 
 PROMPT = "import os\n\ndef read_file(path):\n"
 TOKENS = 100

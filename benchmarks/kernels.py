@@ -21,8 +21,8 @@ import mlx.core as mx
 import numpy as np
 from results import append
 
-from outlier_jupyter.bench.limits import Memory
-from outlier_jupyter.kernels import (
+from outlier_jupyter.benchmark.limits import Memory
+from outlier_jupyter.cpu.kernels import (
     Activation,
     Bank,
     Cached,
@@ -35,7 +35,7 @@ from outlier_jupyter.kernels import (
     experts_many,
     mxfp4,
 )
-from outlier_jupyter.units import three
+from outlier_jupyter.formatting import three
 
 WIDTH, HIDDEN, SLOTS, K = 2048, 768, 128, 8
 ROUNDS = 15

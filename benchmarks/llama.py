@@ -19,10 +19,10 @@ import numpy as np
 
 from benchmarks import sections
 from benchmarks.results import ROOT
-from outlier_jupyter.bench.geometry import router_codes
-from outlier_jupyter.bench.models import Made
-from outlier_jupyter.bench.rounds import Numbers
-from outlier_jupyter.bench.subjects import Text
+from outlier_jupyter.benchmark.geometry import router_codes
+from outlier_jupyter.benchmark.models import Made
+from outlier_jupyter.benchmark.rounds import Numbers
+from outlier_jupyter.benchmark.subjects import Text
 
 PEER = ROOT / "benchmarks" / "peer"
 LOOKED_AT = 8

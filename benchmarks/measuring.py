@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from outlier_jupyter.trace import Trace, TraceInfo
-from outlier_jupyter.trace.routing import over_time, routing_measures
+from outlier_jupyter.trace.routing_measures import over_time, routing_measures
 from outlier_jupyter.trace.trace import CALL, EVICTION, READ
 
 from .results import append

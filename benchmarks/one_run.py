@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 import outlier_jupyter
-from outlier_jupyter.bench.geometry import Shape
-from outlier_jupyter.bench.routing import Routes
-from outlier_jupyter.bench.subjects import Text, active_bytes, run_engine
-from outlier_jupyter.memory import beside_nbytes
+from outlier_jupyter.benchmark.geometry import Shape
+from outlier_jupyter.benchmark.routing import Routes
+from outlier_jupyter.benchmark.subjects import Text, active_bytes, run_engine
+from outlier_jupyter.engine.memory import beside_nbytes
 
 
 def peak_nbytes() -> int:

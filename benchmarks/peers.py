@@ -22,11 +22,11 @@ from benchmarks.bench import BUSY, TRACES, Others, say, told
 from benchmarks.cgroups import limited, read_ahead
 from benchmarks.llama import Killed, Llama, way
 from benchmarks.results import ROOT, Row, append
-from outlier_jupyter.bench.models import Made, default_folder, find_source, make
-from outlier_jupyter.bench.rounds import Numbers, row
-from outlier_jupyter.machine import Machine
-from outlier_jupyter.memory import beside_nbytes
-from outlier_jupyter.planning import plan
+from outlier_jupyter.benchmark.models import Made, default_folder, find_source, make
+from outlier_jupyter.benchmark.rounds import Numbers, row
+from outlier_jupyter.engine.memory import beside_nbytes
+from outlier_jupyter.engine.plan import plan
+from outlier_jupyter.system.memory_info import Machine
 
 GIB = 1 << 30
 LIMITS = "0,12,8,4,3"

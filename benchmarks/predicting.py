@@ -19,12 +19,12 @@ from pathlib import Path
 
 import outlier_jupyter
 from outlier_jupyter import Engine, Trace
-from outlier_jupyter.bench.geometry import prompt_of
-from outlier_jupyter.bench.models import find_source, make
-from outlier_jupyter.bench.short import LAYERS
-from outlier_jupyter.bench.subjects import Text
-from outlier_jupyter.run import Step
-from outlier_jupyter.trace.cost import fit
+from outlier_jupyter.benchmark.geometry import prompt_of
+from outlier_jupyter.benchmark.models import find_source, make
+from outlier_jupyter.benchmark.short import LAYERS
+from outlier_jupyter.benchmark.subjects import Text
+from outlier_jupyter.runs.run import Step
+from outlier_jupyter.trace.cost_model import fit
 
 from .asking import parser, tell
 from .bench import BUSY, TRACES, Others, say

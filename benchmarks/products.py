@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from outlier_jupyter.bench.routing import Routes
+from outlier_jupyter.benchmark.routing import Routes
 
 Floats = npt.NDArray[np.float32]
 

@@ -21,8 +21,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import outlier_jupyter
-from outlier_jupyter.engine import Engine
-from outlier_jupyter.run import Run
+from outlier_jupyter.engine.engine import Engine
+from outlier_jupyter.runs.run import Run
 from outlier_jupyter.testing import tiny_checkpoint
 
 from .asking import parser, tell

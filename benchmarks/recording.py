@@ -25,14 +25,14 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.results import Row
-from outlier_jupyter.bench.geometry import prompt_of
-from outlier_jupyter.bench.rounds import digits
-from outlier_jupyter.bench.routing import Routes
-from outlier_jupyter.bench.subjects import Text
-from outlier_jupyter.engine import Engine
-from outlier_jupyter.notebook.feed import Feed
-from outlier_jupyter.notebook.live import LiveView
-from outlier_jupyter.notebook.show import make_feed
+from outlier_jupyter.benchmark.geometry import prompt_of
+from outlier_jupyter.benchmark.rounds import digits
+from outlier_jupyter.benchmark.routing import Routes
+from outlier_jupyter.benchmark.subjects import Text
+from outlier_jupyter.engine.engine import Engine
+from outlier_jupyter.notebook.live.frame_builder import Feed
+from outlier_jupyter.notebook.live.show import make_feed
+from outlier_jupyter.notebook.live.widget import LiveView
 
 WAYS = ("neither", "live")
 ROUNDS, BLOCKS = 2, 250

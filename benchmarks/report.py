@@ -23,7 +23,7 @@ from playwright.sync_api import sync_playwright
 from plotly.subplots import make_subplots
 
 from benchmarks.results import ROOT, UNKNOWN, Row, all_rows
-from outlier_jupyter.units import percent, three
+from outlier_jupyter.formatting import percent, three
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 SIZE = (900, 340)

@@ -9,8 +9,8 @@ import platform
 import subprocess
 from pathlib import Path
 
-from outlier_jupyter.kernels.processor import VECTORS, cpu_name
-from outlier_jupyter.provenance import processor_name
+from outlier_jupyter.cpu.kernels.processor import VECTORS, cpu_name
+from outlier_jupyter.system.provenance import processor_name
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -25,13 +25,14 @@ from benchmarks.products import layer_seconds
 from benchmarks.recording import cost
 from benchmarks.results import ROOT, Row
 from benchmarks.traffic import Traffic
-from outlier_jupyter.bench.limits import Memory
-from outlier_jupyter.bench.models import Made
-from outlier_jupyter.bench.rounds import Numbers, hardware, interleave, row
-from outlier_jupyter.bench.short import unpaged
-from outlier_jupyter.bench.subjects import Text, active_bytes, run_engine
-from outlier_jupyter.checkpoint import RecordReader, kernel_queue
-from outlier_jupyter.engine import Engine
+from outlier_jupyter.benchmark.limits import Memory
+from outlier_jupyter.benchmark.models import Made
+from outlier_jupyter.benchmark.rounds import Numbers, hardware, interleave, row
+from outlier_jupyter.benchmark.short import unpaged
+from outlier_jupyter.benchmark.subjects import Text, active_bytes, run_engine
+from outlier_jupyter.checkpoint import RecordReader
+from outlier_jupyter.checkpoint import linux_aio as kernel_queue
+from outlier_jupyter.engine.engine import Engine
 from outlier_jupyter.options import LoadOptions
 
 Say = Callable[[object], None]

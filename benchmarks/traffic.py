@@ -17,9 +17,9 @@ from statistics import fmean
 
 import numpy as np
 
-from outlier_jupyter.bench.limits import Memory
+from outlier_jupyter.benchmark.limits import Memory
 from outlier_jupyter.checkpoint import PAGE, KernelQueue, Wanted, open_queue
-from outlier_jupyter.large_pages import buffer
+from outlier_jupyter.system.huge_pages import buffer
 from outlier_jupyter.trace import Trace
 
 TOKENS = 5

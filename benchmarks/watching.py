@@ -28,7 +28,7 @@ from outlier_jupyter.events import (
     Waited,
     Weighed,
 )
-from outlier_jupyter.notebook.feed import Feed
+from outlier_jupyter.notebook.live.frame_builder import Feed
 from outlier_jupyter.trace.recorder import Recorder
 
 LAYERS, EXPERTS, K, STEPS = 48, 128, 8, 300

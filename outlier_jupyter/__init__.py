@@ -18,58 +18,58 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .engine import Engine as Engine
+    from .engine.engine import Engine as Engine
+    from .engine.load import load as load
+    from .engine.memory import MemoryUse as MemoryUse
+    from .engine.plan import Plan as Plan
+    from .engine.plan import plan as plan
+    from .engine.repack import Repacked as Repacked
+    from .engine.repack import repack as repack
     from .errors import OutlierError as OutlierError
-    from .loading import load as load
-    from .memory import MemoryUse as MemoryUse
-    from .notebook.chat import Chat as Chat
-    from .notebook.watching import watch as watch
-    from .planning import Plan as Plan
-    from .planning import plan as plan
-    from .repacking import Repacked as Repacked
-    from .repacking import repack as repack
-    from .run import Interrupted as Interrupted
-    from .run import Run as Run
-    from .run import Step as Step
-    from .run import repeated as repeated
-    from .studies.ablation import Ablation as Ablation
-    from .studies.ablation import ablate as ablate
-    from .studies.comparison import Comparison as Comparison
-    from .studies.comparison import compare as compare
-    from .studies.mapping import atlas as atlas
+    from .notebook.chat.chat import Chat as Chat
+    from .notebook.live.watch import watch as watch
+    from .runs.run import Interrupted as Interrupted
+    from .runs.run import Run as Run
+    from .runs.run import Step as Step
+    from .runs.run import repeated as repeated
+    from .runs.token_experts import experts_of as experts_of
+    from .runs.token_experts import tokens_of as tokens_of
+    from .studies.ablate import Ablation as Ablation
+    from .studies.ablate import ablate as ablate
+    from .studies.atlas import atlas as atlas
+    from .studies.compare import Comparison as Comparison
+    from .studies.compare import compare as compare
     from .studies.sweep import sweep as sweep
-    from .studies.swept import Sweep as Sweep
+    from .studies.sweep_result import Sweep as Sweep
     from .trace import Trace as Trace
     from .trace.atlas import Atlas as Atlas
-    from .uses import experts_of as experts_of
-    from .uses import tokens_of as tokens_of
 
 _HOMES = {
-    "Ablation": ".studies.ablation",
+    "Ablation": ".studies.ablate",
     "Atlas": ".trace.atlas",
-    "Chat": ".notebook.chat",
-    "Comparison": ".studies.comparison",
-    "Engine": ".engine",
-    "Interrupted": ".run",
-    "MemoryUse": ".memory",
+    "Chat": ".notebook.chat.chat",
+    "Comparison": ".studies.compare",
+    "Engine": ".engine.engine",
+    "Interrupted": ".runs.run",
+    "MemoryUse": ".engine.memory",
     "OutlierError": ".errors",
-    "Plan": ".planning",
-    "Repacked": ".repacking",
-    "Run": ".run",
-    "Step": ".run",
-    "Sweep": ".studies.swept",
+    "Plan": ".engine.plan",
+    "Repacked": ".engine.repack",
+    "Run": ".runs.run",
+    "Step": ".runs.run",
+    "Sweep": ".studies.sweep_result",
     "Trace": ".trace",
-    "ablate": ".studies.ablation",
-    "atlas": ".studies.mapping",
-    "compare": ".studies.comparison",
-    "experts_of": ".uses",
-    "load": ".loading",
-    "plan": ".planning",
-    "repack": ".repacking",
-    "repeated": ".run",
+    "ablate": ".studies.ablate",
+    "atlas": ".studies.atlas",
+    "compare": ".studies.compare",
+    "experts_of": ".runs.token_experts",
+    "load": ".engine.load",
+    "plan": ".engine.plan",
+    "repack": ".engine.repack",
+    "repeated": ".runs.run",
     "sweep": ".studies.sweep",
-    "tokens_of": ".uses",
-    "watch": ".notebook.watching",
+    "tokens_of": ".runs.token_experts",
+    "watch": ".notebook.live.watch",
 }
 
 __all__ = [

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from .checkpoint import ByteRange, Identity, Reader, Straight
 from .errors import ReadFailed
 from .events import Event
-from .hub import write_hollow
+from .system.hub import write_hollow
 
 Tensors = dict[str, mx.array]
 """A checkpoint's tensors by name."""

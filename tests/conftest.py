@@ -16,21 +16,22 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from outlier_jupyter import Engine, load, loading
+from outlier_jupyter import Engine, load
+from outlier_jupyter.engine import load as loading
 from outlier_jupyter.testing import tiny_checkpoint
 from tests.support import Support
 
 HERE = Path(__file__).parent
-ALONE = ("browser", "kernel", "test_examples.py", "test_memory.py")
+ALONE = ("browser/", "jupyter_kernel/", "test_examples.py", "engine/test_memory.py")
 """Rooms and files whose tests want no other tests in their processes, and few busy cores beside."""
 FIRST = (
-    "test_wheel.py", "native/test_exact.py", "kernels/test_processors.py", "paging/test_types.py",
-    "paging/test_formats.py",
+    "test_wheel.py", "cpu/modules/test_exact.py", "cpu/kernels/test_processors.py",
+    "paging/test_types.py", "paging/test_formats.py",
 )  # fmt: skip
 """The longest begin first, so that none of them is left for one worker in the end."""
 TOGETHER = "tests/browser/"
 """A room that one worker runs: two browsers at a time leave no core for the kernels behind them."""
-APART = ("tests/kernel/", "tests/test_examples.py")
+APART = ("tests/jupyter_kernel/", "tests/test_examples.py")
 """What is run in a group for each value of its first parameter: costly to make, and independent."""
 
 # Thirty examples show what a hundred do, where they are the same ones each time; exploring draws a
@@ -44,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is of ALONE, so that each test is of exactly one part of `make test`."""
     items.sort(key=lambda item: place(str(item.path.relative_to(HERE))))
     for item in items:
-        if item.path.relative_to(HERE).parts[0] in ALONE:
+        if str(item.path.relative_to(HERE)).startswith(ALONE):
             item.add_marker(pytest.mark.alone)
 
 
@@ -95,7 +96,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def mlxs_kernels() -> Iterator[None]:
-    """Hold models to mlx-lm's bits: they compute with MLX's kernels, but for tests/native."""
+    """Hold models to mlx-lm's bits: they compute with MLX's kernels, but for tests/cpu/modules."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "native_wanted", lambda kernels: False)
         yield

@@ -16,232 +16,57 @@ from outlier_jupyter.display import VIEWS, view_of
 ROOT = Path(outlier_jupyter.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 
-BASE = {"errors", "options", "events", "families", "values"}
-MAY_IMPORT = {
+BASE = {"errors", "values", "families", "events", "formatting", "options", "display"}
+"""Modules that everybody may import; among themselves as BASES says."""
+BASES = {
     "errors": set(),
-    "families": set(),
-    "display": set(),
-    "options": {"errors", "residency", "values"},
-    "values": {"errors"},
     "events": set(),
-    "interrupt": set(),
-    "attended": set(),
-    "progress": {"attended"},
-    "turns": {"errors", "interrupt"},
-    "async_run": {"run", "turns"},
-    "closing": {"checkpoint", "errors", "interrupt", "memory", "paging"},
-    "files": {"errors", "interrupt"},
-    "units": set(),
-    "machine": set(),
-    "large_pages": set(),
-    "memory": {"machine", "units"},
-    "budget": {"errors", "kv_caches", "machine", "memory", "options", "paging", "prompts", "units"},
-    "hub": {"errors"},
-    "model_folder": {"errors"},
-    "opening": {
-        "checkpoint",
-        "errors",
-        "machine",
-        "model_folder",
-        "paging",
-        "units",
-        "vocabulary",
-    },
-    "provenance": {"machine", "units"},
-    "kv_caches": {"errors", "options", "units"},
-    "listeners": {"events"},
-    "prompts": {"values", "errors", "options", "templates"},
-    "templates": {"errors", "interrupt"},
-    "status": {"checkpoint", "paging", "trace", "units"},
-    "transcript": set(),
-    "vocabulary": {"transcript"},
-    "chunking": set(),
-    "checkpoint": BASE | {"files", "large_pages", "machine"},
-    "residency": {"errors"},
-    "paging": BASE | {"checkpoint", "interrupt", "large_pages", "machine", "residency", "units"},
-    "trace": {"display"} | BASE | {"files", "residency", "units"},
-    "run": {"display"} | BASE | {"files", "trace", "transcript", "units"},
-    "uses": {"display"} | {"values", "errors", "run", "trace", "units"},
-    "routing": {"errors", "options", "paging"},
-    "reference": {"events", "paging", "routing"},
-    "decoding": BASE | {"interrupt", "memory", "paging", "reference", "run", "trace", "transcript"},
-    "scoring": {
-        "engine",
-        "errors",
-        "events",
-        "interrupt",
-        "options",
-        "paging",
-        "prompts",
-        "reference",
-    },
-    "studies": {
-        "display",
-        "engine",
-        "errors",
-        "files",
-        "loading",
-        "options",
-        "paging",
-        "progress",
-        "prompts",
-        "residency",
-        "run",
-        "scoring",
-        "trace",
-        "units",
-        "uses",
-        "values",
-    },
-    "engine": BASE
-    | {
-        "async_run",
-        "budget",
-        "checkpoint",
-        "chunking",
-        "closing",
-        "decoding",
-        "interrupt",
-        "kv_caches",
-        "listeners",
-        "machine",
-        "memory",
-        "paging",
-        "prompts",
-        "reference",
-        "routing",
-        "run",
-        "status",
-        "trace",
-        "transcript",
-        "turns",
-        "units",
-        "vocabulary",
-    },
-    "kernels": BASE,
-    "native": BASE | {"kernels", "large_pages", "progress"},
-    "loading": BASE
-    | {
-        "budget",
-        "checkpoint",
-        "chunking",
-        "engine",
-        "hub",
-        "interrupt",
-        "machine",
-        "memory",
-        "model_folder",
-        "native",
-        "opening",
-        "paging",
-        "progress",
-        "provenance",
-        "reads",
-        "residency",
-        "trace",
-        "units",
-    },
-    "reads": {"checkpoint", "errors", "interrupt", "options", "paging"},
-    "bench": BASE
-    | {
-        "checkpoint",
-        "engine",
-        "kernels",
-        "large_pages",
-        "loading",
-        "machine",
-        "provenance",  # a speed is told with its processor
-        "repacking",
-        "trace",
-        "units",
-    },
-    "repacking": {
-        "checkpoint",
-        "errors",
-        "hub",
-        "model_folder",
-        "opening",
-        "progress",
-        "reads",
-        "units",
-        "values",
-    },
-    "planning": {
-        "budget",
-        "display",
-        "engine",
-        "errors",
-        "hub",
-        "loading",
-        "machine",
-        "model_folder",
-        "opening",
-        "options",
-        "paging",
-        "prompts",
-        "units",
-        "values",
-    },
-    "notebook": BASE
-    | {
-        "attended",
-        "bench",
-        "display",
-        "engine",
-        "files",
-        "loading",
-        "machine",
-        "paging",
-        "planning",
-        "prompts",
-        "repacking",
-        "residency",
-        "run",
-        "status",
-        "studies",
-        "templates",
-        "trace",
-        "units",
-        "uses",
-    },
-    "testing": BASE | {"checkpoint", "hub"},
+    "families": set(),
+    "formatting": set(),
+    "display": set(),
+    "values": {"errors"},
+    "options": {"errors", "residency", "values"},
 }
-"""Room → the rooms it may import. `__init__` is the door, which imports late."""
+ROOMS = {
+    "residency": set(),
+    "system": set(),
+    "checkpoint": {"system"},
+    "cpu": {"system"},
+    "paging": {"checkpoint", "residency", "system"},
+    "trace": {"residency", "system"},
+    "runs": {"system", "trace"},
+    "engine": {"checkpoint", "cpu", "paging", "residency", "runs", "system", "trace"},
+    "studies": {"engine", "paging", "residency", "runs", "system", "trace"},
+    "benchmark": {"checkpoint", "cpu", "engine", "system", "trace"},
+    "notebook": {
+        "benchmark", "engine", "paging", "residency", "runs", "studies", "system", "trace",
+    },
+    "testing": {"checkpoint", "system"},
+}  # fmt: skip
+"""Room → the rooms it may import, which all stand above it. `__init__` is the door."""
+MAY_IMPORT = BASES | {room: rooms | BASE for room, rooms in ROOMS.items()}
+MAY_IMPORT["residency"] = {"errors"}  # `options` lists the policies
 
-WITH_MLX = {
-    "bench",
-    "decoding",
-    "engine",
-    "kv_caches",
-    "loading",
-    "memory",
-    "native",
-    "opening",
-    "paging",
-    "reference",
-    "scoring",
-    "testing",
-    "vocabulary",
-}
+WITH_MLX = {"benchmark", "cpu", "engine", "paging", "studies", "testing"}
 ONLY_IN = {
     "mlx": WITH_MLX,
     "mlx_lm": WITH_MLX,
-    "numba": {"bench", "kernels", "residency"},
-    "llvmlite": {"kernels"},
+    "numba": {"benchmark", "cpu", "residency", "trace"},
+    "llvmlite": {"cpu"},
     "IPython": {"notebook"},
     "anywidget": {"notebook"},
     "traitlets": {"notebook"},
     "plotly": {"notebook"},
-    "huggingface_hub": {"hub"},
-    "platformdirs": {"bench", "reads"},
-    "psutil": {"machine"},
-    "mmap": {"checkpoint", "large_pages"},
+    "huggingface_hub": {"system"},
+    "platformdirs": {"benchmark", "engine"},
+    "psutil": {"system"},
+    "mmap": {"checkpoint", "system"},
     "scipy": {"studies", "trace"},
     "fcntl": {"checkpoint"},
 }
-LATE = {"display": {"notebook"}, "run": {"uses"}}
-"""`display` is the one way from a record to its pictures, made when somebody looks; a run asks what
-it used of tables that pandas makes."""
+"""Library → the rooms that may import it."""
+LATE = {"display": {"notebook"}}
+"""`display` is the one way from a record to its pictures, made when somebody looks."""
 
 
 def room(path: Path) -> str:
@@ -287,6 +112,14 @@ def test_a_room_imports_only_what_it_may(path):
                 assert name[1:] in allowed, f"{here} imports {name[1:]}"
             elif name in ONLY_IN:
                 assert here in ONLY_IN[name], f"{name} is imported in {here}"
+
+
+def test_rooms_import_those_above_them():
+    """No arrow points upwards: each room's imports stand before it in the table."""
+    known = list(ROOMS)
+    for name, imported in ROOMS.items():
+        assert imported <= set(known[: known.index(name)]), name
+    assert {room(path) for path in FILES} <= {*MAY_IMPORT, "__init__", "__main__"}
 
 
 def test_the_door_imports_nothing_heavy():
@@ -344,11 +177,11 @@ def test_every_public_name_says_what_it_is(path):
 
 
 WRITES_ITSELF = {
-    "bench/geometry.py",  # models of the benchmark, made anew where not whole
+    "benchmark/geometry.py",  # models of the benchmark, made anew where not whole
     "checkpoint/repack.py",  # has a journal of its own
-    "files.py",
-    "hub.py",  # headers in a temporary folder
-    "model_folder.py",  # a temporary folder
+    "system/files.py",
+    "system/hub.py",  # headers in a temporary folder
+    "checkpoint/model_folder.py",  # a temporary folder
     "testing.py",  # models for tests
 }
 

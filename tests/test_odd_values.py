@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import outlier_jupyter
-from outlier_jupyter import Chat, Run, Trace, hub
+from outlier_jupyter import Chat, Run, Trace
 from outlier_jupyter.errors import OptionError, OutlierError
 from outlier_jupyter.options import GenerateOptions, LoadOptions, make
+from outlier_jupyter.system import hub
 
 ODD = [
     None, "", "x", "\ud800", "\0", b"x", 5, 0, -1, 10**30, 10**5000, 2.5, 3.0, float("nan"),

@@ -8,9 +8,9 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.errors import OptionError
-from outlier_jupyter.notebook.conversation import Conversations
+from outlier_jupyter.notebook.chat.conversations import Conversations
 from outlier_jupyter.paging.interventions import parse_experts
-from outlier_jupyter.paging.warmth import parse_pins
+from outlier_jupyter.paging.preload import parse_pins
 
 MILLION = 1_000_000
 SIZES = (32,) * 4

@@ -24,7 +24,7 @@ ip.run_line_magic("load_ext", "outlier_jupyter")
 ip.run_line_magic("outlier", "load demo --cache-gb 0.002 --kernels mlx")
 run = ip.run_cell_magic("outlier", "--max-tokens 3", "Hello")
 assert run.generated >= 1
-from outlier_jupyter.notebook.live import LiveView
+from outlier_jupyter.notebook.live.widget import LiveView
 assert len(str(LiveView()._esm)) > 10_000
 """
 """Every module can be imported. What is compiled here would be compiled for this test alone, so the

@@ -36,7 +36,7 @@ they do, a call does.
 """
 
 
-PARTS = {"outlier_jupyter.notebook.has_conversations"}
+PARTS = {"outlier_jupyter.notebook.chat.has_conversations"}
 """Modules that hold a part of a class: what is there is told as the class's own."""
 
 

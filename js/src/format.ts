@@ -19,7 +19,7 @@ export function short(value: number): string {
   return value >= 1000 ? integer(value) : value.toFixed(Math.min(3, digits));
 }
 
-/** As units.py: in tenths; nearer to none or all in as many digits as it takes. */
+/** As formatting.py: in tenths; nearer to none or all in as many digits as it takes. */
 export function percent(part: number, whole = 1): string {
   const share = part / whole;
   if (!Number.isFinite(share)) return NONE;

@@ -1,4 +1,4 @@
-// Reads the wire frame of outlier_jupyter/notebook/frames.py, which documents the layout.
+// Reads the wire frame of outlier_jupyter/notebook/live/frames.py, which documents the layout.
 //
 // The arrays are views into the bytes, not copies: give it bytes that nobody else writes to.
 

@@ -1,13 +1,13 @@
 """Bytes on disk: where each expert's weights lie, and how they are read. No MLX here."""
 
-from .gather import buffers_nbytes, read_expert, release_buffers
-from .identity import Identity
-from .kernel_queue import KernelQueue, Wanted, open_queue
+from .array_views import NotAddressable, View
+from .expert_reader import buffers_nbytes, read_expert, release_buffers
+from .file_identity import Identity
 from .layout import ByteRange, Checkpoint, ExpertPart, RecordSpan, TensorSpan
-from .reader import PAGE, Reader, Straight, open_reader
+from .linux_aio import KernelQueue, Wanted, open_queue
+from .readers import PAGE, Reader, Straight, open_reader
 from .records import RecordReader, Records, places
 from .repack import Written, write_records
-from .views import NotAddressable, View
 
 __all__ = [
     "PAGE",

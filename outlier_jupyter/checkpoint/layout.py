@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, place
-from ..files import regular
-from .identity import Identity, identity
-from .views import NotAddressable, Piece, View, is_packed
+from ..system.files import regular
+from .array_views import NotAddressable, Piece, View, is_packed
+from .file_identity import Identity, identity
 
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,

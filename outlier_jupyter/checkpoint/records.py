@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ReadFailed
-from ..files import regular
-from .gather import read_expert
-from .identity import Identity
+from ..system.files import regular
+from .array_views import Piece, View, packed
+from .expert_reader import read_expert
+from .file_identity import Identity
 from .layout import ByteRange, ExpertPart, RecordSpan
-from .reader import PAGE, Reader, Straight
-from .views import Piece, View, packed
+from .readers import PAGE, Reader, Straight
 
 NAME = "experts.repacked"
 """The file's name, in the model's folder or wherever it may be written."""

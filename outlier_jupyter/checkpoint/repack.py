@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from ..errors import CheckpointError, ReadFailed, RepackFailed
-from ..large_pages import buffer
-from .gather import read_expert
-from .reader import PAGE, Reader, open_reader
+from ..system.huge_pages import buffer
+from .expert_reader import read_expert
+from .readers import PAGE, Reader, open_reader
 from .records import LayerPlan, Layers, Records, checksum, in_record, plan_records, source_of
 
 THREADS = 4

@@ -18,20 +18,20 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from traitlets import Any as Any_
 from traitlets import Bool, TraitType
 
-from ..attended import attended
-from ..engine import Engine
+from ..engine.engine import Engine
 from ..errors import OptionError, OutlierError
 from ..options import GenerateOptions, LoadOptions, help_of
-from ..run import Interrupted, Run, repeated
-from .arguments import expand_flags, fill, parse, split_prompt
+from ..runs.run import Interrupted, Run, repeated
+from ..system.interactive import attended
 from .commands import COMMANDS, help_text
+from .commands.line import expand_flags, fill, parse, split_prompt
+from .commands.parsing import HelpAsked, near
 from .commands.run import cell_parser
 from .commands.status import as_json
 from .completion import matcher
-from .handle import forget_frames
-from .parsing import HelpAsked, near
-from .routes import keep_reading
-from .show import show_result, show_run
+from .engine_handle import forget_frames
+from .ipykernel_fixes import keep_reading
+from .live.show import show_result, show_run
 
 QUESTION = re.compile(r"(\s*)%outlier\s+(run\s.*\?)\s*")
 """A line that asks the model something."""

@@ -12,16 +12,16 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..engine import Engine
+from ..engine.engine import Engine
+from ..engine.load import load
 from ..errors import OptionError, OutlierError
-from ..loading import load
 from ..options import GenerateOptions, LoadOptions
-from ..run import Interrupted, Run
-from .arguments import fill, given_of
+from ..runs.run import Interrupted, Run
 from .commands import COMMANDS
 from .commands.command import MODEL, Command
+from .commands.line import fill, given_of
+from .commands.parsing import HelpAsked, add_fields, near, variable
 from .commands.status import as_json
-from .parsing import HelpAsked, add_fields, near, variable
 
 LOADING = sorted(
     {spec.name for spec in fields(LoadOptions)}

@@ -5,10 +5,10 @@ from .install import Installed, find, install, share_slots, switch_modules
 from .interventions import Intervention
 from .pager import Pager, Stopped
 from .release import release
-from .resizing import resize
+from .resize import resize
+from .router_tap import RouterTap
+from .routing_override import Steering
 from .slots import SlotBank
-from .steering import Steering
-from .weights import RouterTap
 
 __all__ = [
     "Installed",

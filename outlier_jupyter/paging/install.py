@@ -22,18 +22,18 @@ from ..errors import OptionError
 from ..options import LoadOptions
 from ..residency.policies import make_policy
 from ..residency.slot_table import SlotTable
-from .blocks import follow
-from .early import shared_expert
+from .block_hooks import follow
+from .expert_tensors import Locator
 from .fetch import TINY, Here, overlaps
-from .locate import Locator
 from .lookahead import ASIDE, find_ahead, module_at
 from .lookahead import wanted as ahead_wanted
 from .pager import Pager
 from .release import release
+from .router_tap import RouterTap
+from .routing_override import Steering
+from .shared_expert import shared_expert
 from .slots import make_bank
-from .steering import Steering
 from .switch import PagedSwitch
-from .weights import RouterTap
 
 Geometry = tuple[tuple[str, str, tuple[int, ...]], ...]
 """What experts must share to share a bank: (name, dtype, shape) of each of their tensors."""

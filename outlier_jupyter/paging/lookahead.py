@@ -25,8 +25,8 @@ from ..options import LoadOptions
 from ..residency import ExpertKey
 from .fetch import LARGE
 from .pager import Pager
+from .routing_override import Router, find_router
 from .staging import Fate
-from .steering import Router, find_router
 
 ASIDE = 4
 """Slots beside the cache: as many experts are read ahead at once. From the fourth rank on only half

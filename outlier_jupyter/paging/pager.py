@@ -20,10 +20,10 @@ from ..events import Event, ReadEarly, Sink
 from ..residency import ExpertKey
 from ..residency.slot_table import Placement, SlotTable
 from .fetch import Ended, Fetch, Read
-from .given import SlotMap
-from .queued import QueuedReads
+from .record_fetch import QueuedReads
 from .slots import SlotBank
 from .staging import Fate, Staging
+from .switch_inputs import SlotMap
 
 
 class Stopped(Exception):

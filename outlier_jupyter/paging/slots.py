@@ -17,8 +17,8 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from .. import large_pages
 from ..checkpoint import PAGE, ExpertPart
+from ..system import huge_pages as large_pages
 
 MLX_DTYPES = {
     "U8": mx.uint8, "U16": mx.uint16, "U32": mx.uint32, "U64": mx.uint64,

@@ -29,13 +29,13 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from ..events import Routed
 from ..residency import ExpertKey
-from .early import Beside
-from .given import F32s, Given, Graph, Ids, Row, SlotMap, Stopwatch
 from .lookahead import Ahead
 from .pager import Pager
-from .parts import Parts
-from .steering import Steered
-from .weights import RouterTap
+from .partial_experts import Parts
+from .router_tap import RouterTap
+from .routing_override import Steered
+from .shared_expert import Beside
+from .switch_inputs import F32s, Given, Graph, Ids, Row, SlotMap, Stopwatch
 
 PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
 

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiling import compiled
+from .numba_options import compiled
 from .policies.lru import touch
 from .policies.predictive import nearness, observe
 from .policies.registry import BELADY, LRU, PREDICTIVE
-from .slots import (
-    CAPACITY,
-    UNUSED,
-    favourites,
-    least,
-    put,
-    reserve,
-    spare_all_but,
-    split,
-)
+from .slots import CAPACITY, UNUSED, favourites, least, put, reserve, spare_all_but, split
 from .stack_distance import distinct
 
 

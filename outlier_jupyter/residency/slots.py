@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import Float64s, Int64s
-from .compiling import compiled
+from .numba_options import compiled
 
 FREE, RESERVED, ASIDE = -1, -2, -3
 """What `Slots.key_of` says of a slot that is not resident."""

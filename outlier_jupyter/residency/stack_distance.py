@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiling import compiled
+from .numba_options import compiled
 
 BLOCK = 64
 """Places that are counted as one."""

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engine import Engine
+from ..engine.engine import Engine
+from ..engine.load import load
+from ..engine.prompts import encode
 from ..errors import OptionError
-from ..loading import load
 from ..options import SWEPT, GenerateOptions, LoadOptions, make, settled
-from ..progress import Progress
-from ..prompts import encode
-from ..run import Interrupted, Run
-from ..scoring import Scorer
+from ..runs.run import Interrupted, Run
+from ..system.progress import Progress
 from ..values import boolean, checked, count, number, refused, text, texts
 from ..values import seed as seed_of
 from .coherence import distinct_share, repeated_share, verdict
-from .own_run import own_run
-from .swept import Row, Sweep
+from .scoring import Scorer
+from .sweep_result import Row, Sweep
+from .unlisted_run import own_run
 
 if TYPE_CHECKING:
     from ..trace.trace import TraceInfo

@@ -20,7 +20,7 @@ from ..display import draw
 from ..errors import OptionError, TraceError
 from ..events import DECODE
 from ..residency.replay import Outcome, simulate
-from .times import PARTS, parts_of_calls, parts_of_layers
+from .time_parts import PARTS, parts_of_calls, parts_of_layers
 from .trace import Trace
 from .what_if import routing_of
 
@@ -128,12 +128,12 @@ class Explanation:
         return draw("Explanation.figure", self)
 
     def __str__(self) -> str:
-        from .explained import plain
+        from .explanation_text import plain
 
         return plain(self)
 
     def _repr_markdown_(self) -> str:
-        from .explained import markdown
+        from .explanation_text import markdown
 
         return markdown(self)
 

@@ -25,10 +25,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .. import files
 from ..errors import TraceError, brief
+from ..system import files
+from .column_packing import Arrays, Columns, columns_of, deflate, inflate, length, table_of
 from .metadata import foreign_info, info_of, run_of
-from .packing import Arrays, Columns, columns_of, deflate, inflate, length, table_of
 from .trace import CALL, EARLY, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
 from .validate import (
     MOST_LAYERS,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import DECODE, PREFILL
-from ..units import percent, size_words, three
+from ..formatting import percent, size_words, three
 from .trace import Trace
 
 QUANTILES = (0.5, 0.95, 1.0)

@@ -29,7 +29,7 @@ from ..events import (
     Waited,
     Weighed,
 )
-from .times import booked
+from .time_parts import booked
 from .trace import CALL, EARLY, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
 
 EMPTY = {"_tokens": 0, "_produced": -1, "_experts": -1, "_weights": np.nan, "_hits": False}

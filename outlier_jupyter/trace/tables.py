@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..errors import TraceError
 from ..values import one_of
 from .measures import bytes_per_step, hits_per_step
-from .times import parts_of_tokens
+from .time_parts import parts_of_tokens
 from .trace import Trace
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from ..errors import OptionError, TraceError
 from ..events import DECODE
+from ..formatting import percent
 from ..residency.policies import POLICIES, default_or
 from ..residency.replay import Curve, Routing, lru_curve, simulate
-from ..units import percent
 from ..values import integers, items, number, one_of, refused, text, texts
-from .cost import Cost, fit
+from .cost_model import Cost, fit
 from .trace import Trace
 from .validate import check_routing
 

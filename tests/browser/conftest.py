@@ -9,15 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.hosts import (
-    START_S,
-    Lab,
-    Marimo,
-    command,
-    open_notebook,
-    save,
-    wait_until_idle,
-)
+from tests.browser.hosts import START_S, Lab, Marimo, command, open_notebook, save, wait_until_idle
 
 __all__ = [
     "PICTURES", "ROOT", "START_S", "Lab", "command", "open_notebook", "save", "wait_until_idle",

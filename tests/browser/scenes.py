@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import Page, Route
 
-from outlier_jupyter.notebook.controls import NAMES, Settings, controls
-from outlier_jupyter.notebook.conversation import Conversations
-from outlier_jupyter.notebook.live import STATIC, LiveView
-from outlier_jupyter.notebook.outline import outline
-from outlier_jupyter.run import Run
+from outlier_jupyter.notebook.chat.controls import NAMES, Settings, controls
+from outlier_jupyter.notebook.chat.conversations import Conversations
+from outlier_jupyter.notebook.chat.view_state import outline
+from outlier_jupyter.notebook.live.widget import STATIC, LiveView
+from outlier_jupyter.runs.run import Run
 from tests.notebook.conftest import build
 
 WIDTHS = (400, 700, 1100, 1900)

@@ -6,14 +6,7 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import (
-    PICTURES,
-    START_S,
-    Lab,
-    command,
-    open_notebook,
-    wait_until_idle,
-)
+from tests.browser.conftest import PICTURES, START_S, Lab, command, open_notebook, wait_until_idle
 
 SETUP = (
     "%load_ext outlier_jupyter\n%outlier load demo --cache-gb 0.002 -o engine",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outlier_jupyter.notebook.frames import decode
+from outlier_jupyter.notebook.live.frames import decode
 from tests.browser.scenes import live_traits, show
 
 

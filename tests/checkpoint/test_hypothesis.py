@@ -18,10 +18,10 @@ from outlier_jupyter.checkpoint import (
     NotAddressable,
     View,
     buffers_nbytes,
-    gather,
     open_reader,
     read_expert,
 )
+from outlier_jupyter.checkpoint import expert_reader as gather
 from outlier_jupyter.errors import CheckpointError
 from outlier_jupyter.options import READERS
 from tests.checkpoint.files import shards

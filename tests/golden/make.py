@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from outlier_jupyter.notebook.frames import NO_EXPERT, STEP, Frame, Totals, encode
-from outlier_jupyter.notebook.merging import as_snapshot, merge
+from outlier_jupyter.notebook.live.frames import NO_EXPERT, STEP, Frame, Totals, encode
+from outlier_jupyter.notebook.live.merge_frames import as_snapshot, merge
 
 PLAIN = (
     *("run", "seq", "since", "first_step", "layers", "experts", "slots", "prompt_tokens"),

@@ -66,7 +66,7 @@ def test_a_notebook_executed_by_a_program_keeps_no_widget_that_nothing_shows(
     """
     sources = [
         f"%load_ext outlier_jupyter\n%outlier load {tiny} --cache-experts 6 -o engine",
-        "from outlier_jupyter.progress import Progress\nfor _ in Progress(range(3)): pass",
+        "from outlier_jupyter.system.progress import Progress\nfor _ in Progress(range(3)): pass",
         "%%outlier --max-tokens 3 -o run\nHello",
         "import outlier_jupyter\nwatched = outlier_jupyter.watch(engine, 'Hello', max_tokens=3)\n"
         "display(watched)\nwatched.wait();",

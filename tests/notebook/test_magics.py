@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from outlier_jupyter.bench.short import Benched
+from outlier_jupyter.benchmark.short import Benched
 from outlier_jupyter.errors import OptionError, OutlierError
-from outlier_jupyter.run import Interrupted, Run
+from outlier_jupyter.runs.run import Interrupted, Run
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_bench_makes_its_table(loaded, monkeypatch, tmp_path, capsys):
         asked.update(folder=folder, traces=traces)
         return Benched([{"subject": "all cached", "tokens_per_s": 2.5}], "of a fake")
 
-    monkeypatch.setattr("outlier_jupyter.bench.short.short", short)
+    monkeypatch.setattr("outlier_jupyter.benchmark.short.short", short)
     found = loaded.run_line_magic("outlier", f"bench --folder {tmp_path} -o table")
     assert loaded.user_ns["table"] is found and asked == {"folder": tmp_path, "traces": None}
     assert "all cached  2.50" in str(found) and "of a fake" in found._repr_markdown_()

@@ -6,16 +6,16 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.events import CallStarted, Routed
-from outlier_jupyter.notebook.chat import Chat
-from outlier_jupyter.notebook.feed import Feed
-from outlier_jupyter.notebook.frames import Frame
-from outlier_jupyter.notebook.replay import frame_of
-from outlier_jupyter.notebook.saved_chat import bundle
-from outlier_jupyter.notebook.show import last_frame, make_feed
-from outlier_jupyter.notebook.static_view import View
-from outlier_jupyter.notebook.static_view.words import table, tiles
-from outlier_jupyter.run import Interrupted, Run
-from outlier_jupyter.units import percent
+from outlier_jupyter.formatting import percent
+from outlier_jupyter.notebook.chat.chat import Chat
+from outlier_jupyter.notebook.chat.saved_chat import bundle
+from outlier_jupyter.notebook.live.frame_builder import Feed
+from outlier_jupyter.notebook.live.frames import Frame
+from outlier_jupyter.notebook.live.replay import frame_of
+from outlier_jupyter.notebook.live.show import last_frame, make_feed
+from outlier_jupyter.notebook.render.static import View
+from outlier_jupyter.notebook.render.static.text import table, tiles
+from outlier_jupyter.runs.run import Interrupted, Run
 
 
 def watched(engine, layer: int, call: int, **options) -> tuple[Run, Frame]:

@@ -18,7 +18,7 @@ from outlier_jupyter.paging.lookahead import AGAIN, ASIDE, PROOFS, USED, Ahead, 
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.residency.policies import make_policy
 from outlier_jupyter.residency.slot_table import SlotTable
-from outlier_jupyter.run import Interrupted
+from outlier_jupyter.runs.run import Interrupted
 from outlier_jupyter.testing import EventLog, FaultyReader, HeldReader
 from tests.models import checkpoint
 

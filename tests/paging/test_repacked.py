@@ -13,7 +13,8 @@ from mlx_lm import load as load_unpaged
 from mlx_lm.utils import _get_classes as classes_of
 
 import outlier_jupyter
-from outlier_jupyter import reads, repacking
+from outlier_jupyter.engine import choose_reader as reads
+from outlier_jupyter.engine import repack as repacking
 from outlier_jupyter.errors import CheckpointError, OptionError, ReadFailed
 from outlier_jupyter.options import READERS
 from outlier_jupyter.paging import slots as slots_module

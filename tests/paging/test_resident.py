@@ -8,12 +8,12 @@ import pytest
 from mlx_lm import load as load_unpaged
 
 import outlier_jupyter
-from outlier_jupyter import reads
+from outlier_jupyter.engine import choose_reader as reads
 from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import Routed
-from outlier_jupyter.paging import given as given_module
 from outlier_jupyter.paging import slots as slots_module
 from outlier_jupyter.paging import switch as switch_module
+from outlier_jupyter.paging import switch_inputs as given_module
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import EventLog, FaultyReader
 from tests.models import checkpoint, tiny_config

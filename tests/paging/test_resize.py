@@ -11,11 +11,11 @@ from mlx_lm import load as load_unpaged
 import outlier_jupyter
 from outlier_jupyter.errors import EngineBusy, EngineClosed, OptionError
 from outlier_jupyter.events import Resized
-from outlier_jupyter.machine import Machine
-from outlier_jupyter.paging import resizing
+from outlier_jupyter.paging import resize as resizing
 from outlier_jupyter.paging import slots as slots_module
 from outlier_jupyter.paging.slots import SlotBank, StagedSlotBank
 from outlier_jupyter.residency import ExpertKey
+from outlier_jupyter.system.memory_info import Machine
 from outlier_jupyter.testing import EventLog
 from tests.paging.test_exact import logits, prompt
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from outlier_jupyter.checkpoint import PAGE, ExpertPart
-from outlier_jupyter.checkpoint.views import View
+from outlier_jupyter.checkpoint.array_views import View
 from outlier_jupyter.paging import slots as slots_module
 from outlier_jupyter.paging.slots import SlotBank, host_bytes
 

@@ -15,8 +15,8 @@ from mlx_lm.models.cache import make_prompt_cache
 import outlier_jupyter
 from outlier_jupyter.trace import Trace
 from tests.models import CANNOT, MODELS, checkpoint, model_types, tiny_config
+from tests.paging.override_of_types import changes
 from tests.paging.probing import decisions, switches_of
-from tests.paging.steering_of_types import changes
 
 PREFILLS = (1, 7, 130)
 DECODED = 20

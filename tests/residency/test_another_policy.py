@@ -10,10 +10,10 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.notebook.commands import COMMANDS
-from outlier_jupyter.notebook.figures.of_sizes import sizes_figure
-from outlier_jupyter.notebook.static_view.report import report
+from outlier_jupyter.notebook.render.figures.cache_sizes import sizes_figure
+from outlier_jupyter.notebook.render.static.report import report
 from outlier_jupyter.residency.policies import POLICIES
-from outlier_jupyter.run import Run
+from outlier_jupyter.runs.run import Run
 from tests.residency import first_in
 
 

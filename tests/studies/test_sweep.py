@@ -12,8 +12,8 @@ import pytest
 from outlier_jupyter import Interrupted, ablate, sweep
 from outlier_jupyter.errors import OptionError, TraceError
 from outlier_jupyter.events import StepDone
+from outlier_jupyter.formatting import three
 from outlier_jupyter.studies import sweep as module
-from outlier_jupyter.units import three
 
 PROMPTS = ["hello", "def f(x):"]
 

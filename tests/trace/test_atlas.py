@@ -8,9 +8,9 @@ import scipy.stats
 
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.trace import atlas as at
-from outlier_jupyter.trace.routing import choices
-from tests.trace.test_parting import sticky
-from tests.trace.test_routing import routed
+from outlier_jupyter.trace.routing_measures import choices
+from tests.trace.test_divergence import sticky
+from tests.trace.test_routing_measures import routed
 
 
 def planted(steps: int = 240) -> tuple[np.ndarray, list[str]]:

@@ -16,7 +16,7 @@ from outlier_jupyter.testing import tiny_checkpoint
 from outlier_jupyter.trace import Trace
 from outlier_jupyter.trace.equal_caches import serve
 from outlier_jupyter.trace.measures import summarise
-from tests.trace.test_routing import routed, routings
+from tests.trace.test_routing_measures import routed, routings
 
 
 @given(routings(), st.integers(7, 20), st.booleans())

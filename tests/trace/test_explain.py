@@ -12,7 +12,7 @@ from outlier_jupyter import Run, Trace
 from outlier_jupyter.errors import OptionError, TraceError
 from outlier_jupyter.residency.replay import simulate
 from outlier_jupyter.trace.explain import slowest
-from outlier_jupyter.trace.times import PARTS, parts_of_calls
+from outlier_jupyter.trace.time_parts import PARTS, parts_of_calls
 from outlier_jupyter.trace.what_if import routing_of
 
 

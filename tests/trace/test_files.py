@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 import outlier_jupyter
 from outlier_jupyter import Run, Trace
 from outlier_jupyter.errors import TraceError
-from outlier_jupyter.notebook.replay import frame_of
+from outlier_jupyter.notebook.live.replay import frame_of
 from outlier_jupyter.trace import CALL, EVICTION, READ, TraceInfo
 from outlier_jupyter.trace.measures import summarise
 from outlier_jupyter.trace.trace import LAYER_PARTS

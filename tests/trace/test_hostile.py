@@ -19,10 +19,10 @@ from safetensors.numpy import save_file
 from outlier_jupyter import Run, Trace, atlas, compare, load
 from outlier_jupyter.errors import OutlierError, TraceError
 from outlier_jupyter.residency.replay import simulate
+from outlier_jupyter.trace.column_packing import deflate
+from outlier_jupyter.trace.divergence import staying
 from outlier_jupyter.trace.equal_caches import serve
-from outlier_jupyter.trace.packing import deflate
-from outlier_jupyter.trace.parting import staying
-from outlier_jupyter.trace.routing import (
+from outlier_jupyter.trace.routing_measures import (
     choices,
     over_time,
     overlaps,

@@ -10,7 +10,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter.errors import OptionError, TraceError
 from outlier_jupyter.residency.replay import simulate
-from outlier_jupyter.trace.cost import fit
+from outlier_jupyter.trace.cost_model import fit
 from outlier_jupyter.trace.what_if import routing_of
 from tests.residency.routings import drifting
 from tests.trace.made import PER_BYTE, WAIT, timed_trace

@@ -6,12 +6,12 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ...errors import OptionError
-from ..parsing import add_output
 from .command import Command, Session
+from .parsing import add_output
 from .prompts import add_prompts, prompts_of
 
 if TYPE_CHECKING:
-    from ...studies.ablation import Ablation
+    from ...studies.ablate import Ablation
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(session: Session, given: dict[str, Any]) -> Ablation:
-    from ...studies.ablation import ablate  # its libraries are large
+    from ...studies.ablate import ablate  # its libraries are large
 
     output, engine = given.pop("output", None), session.loaded()
     there, texts = prompts_of("ablate", session, given)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..parsing import add_output
 from .command import Command, Session
+from .parsing import add_output
 from .which_run import add_runs, the_runs
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(session: Session, given: dict[str, Any]) -> go.Figure:
-    from ...studies.mapping import atlas  # it compiles: imported when asked for
+    from ...studies.atlas import atlas  # it compiles: imported when asked for
 
     asked = {name: given[name] for name in ("by", "phase") if name in given}
     return atlas(the_runs(session, given), **asked).figure()

@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...engine.repack import measure_disk
 from ...errors import OptionError
-from ...machine import measure_memory
-from ...repacking import measure_disk
-from ...units import size_words
-from ..parsing import add_output
+from ...formatting import size_words
+from ...system.memory_info import measure_memory
 from .command import Command, Session
+from .parsing import add_output
 
 if TYPE_CHECKING:
-    from ...bench.short import Benched
+    from ...benchmark.short import Benched
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def _run(session: Session, given: dict[str, Any]) -> Benched | None:
         raise OptionError(
             "%outlier bench makes a model of its own: leave the model out, or give --disk"
         )
-    from ...bench.short import short  # it compiles; loading is silent and quick
+    from ...benchmark.short import short  # it compiles; loading is silent and quick
 
     folder, traces = (Path(given[n]) if n in given else None for n in ("folder", "traces"))
     return short(folder, traces, tell=lambda line: session.write(f"{line}\n"))
@@ -61,8 +61,8 @@ COMMAND = Command(
     _arguments,
     "Measure this machine: a slice of Qwen3-30B-A3B's geometry with random weights, paged and by "
     "mlx-lm, beside the limit of the hardware. Takes 3 GB of disk.",
-    call="`outlier_jupyter.bench.short.short()`, "
-    "`outlier_jupyter.repacking.measure_disk(model)`, "
-    "`outlier_jupyter.machine.measure_memory()`",
+    call="`outlier_jupyter.benchmark.short.short()`, "
+    "`outlier_jupyter.engine.repack.measure_disk(model)`, "
+    "`outlier_jupyter.system.memory_info.measure_memory()`",
     terminal=True,
 )

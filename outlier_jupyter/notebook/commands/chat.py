@@ -6,10 +6,10 @@ import argparse
 from typing import Any
 
 from ...options import GenerateOptions
-from ..chat import Chat
-from ..controls import DEFAULTS, NAMES
-from ..parsing import add_fields, add_output
+from ..chat.chat import Chat
+from ..chat.controls import DEFAULTS, NAMES
 from .command import Command, Session
+from .parsing import add_fields, add_output
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ...engine import Engine
+from ...engine.engine import Engine
 from ...options import GenerateOptions, LoadOptions
-from ...run import Run
-from ..parsing import Parser
+from ...runs.run import Run
+from .parsing import Parser
 
 MODEL = "demo, a folder, or a Hugging Face id"
 """What names a model."""

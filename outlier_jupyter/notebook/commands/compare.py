@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..parsing import add_output, variable
 from .command import Command, Session
+from .parsing import add_output, variable
 from .which_run import by_name
 
 if TYPE_CHECKING:
-    from ...studies.comparison import Comparison
+    from ...studies.compare import Comparison
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(session: Session, given: dict[str, Any]) -> Comparison:
-    from ...studies.comparison import compare  # its libraries are large
+    from ...studies.compare import compare  # its libraries are large
 
     output = given.pop("output", None)
     found = compare(by_name(given.pop("runs"), session.variables), **given)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ...uses import ExpertUses, tokens_of
-from ..parsing import add_output
+from ...runs.token_experts import ExpertUses, tokens_of
 from .command import Command, Session
+from .parsing import add_output
 from .which_run import add_runs, the_runs
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import OptionError
-from ...run import produced_by
+from ...runs.run import produced_by
 from ...trace.explain import Explanation, slowest
-from ..parsing import add_output
 from .command import Command, Session
+from .parsing import add_output
 from .which_run import add_run, the_run
 
 

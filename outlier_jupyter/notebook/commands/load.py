@@ -7,13 +7,13 @@ import gc
 import sys
 from typing import Any
 
-from ...engine import Engine
+from ...engine.engine import Engine
+from ...engine.load import load
 from ...errors import OutlierError
-from ...loading import load
 from ...options import LoadOptions
-from ..handle import Loaded
-from ..parsing import add_fields, add_output
+from ..engine_handle import Loaded
 from .command import MODEL, Command, Session
+from .parsing import add_fields, add_output
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

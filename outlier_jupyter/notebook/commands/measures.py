@@ -6,8 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ...errors import OptionError
-from ..parsing import add_output
 from .command import Command, Session
+from .parsing import add_output
 from .which_run import add_run, the_run
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _run(session: Session, given: dict[str, Any]) -> pandas.DataFrame | go.Figur
     if figure == "time":
         return run.figures.over_time()
     if figure == "atlas":
-        from ...studies.mapping import atlas  # it compiles: imported when asked for
+        from ...studies.atlas import atlas  # it compiles: imported when asked for
 
         return atlas({"this run": run}).figure()
     raise OptionError(f"--figure {figure} is unknown: choose layers, time or atlas")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from json import dumps
 from typing import Any
 
-from ..parsing import add_json
 from .command import Command, Session
+from .parsing import add_json
 
 
 def _run(session: Session, given: dict[str, Any]) -> None:

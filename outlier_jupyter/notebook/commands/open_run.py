@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ...run import Run
-from ..parsing import add_output
+from ...runs.run import Run
 from .command import Command, Session
+from .parsing import add_output
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,10 @@ import argparse
 from json import dumps
 from typing import Any
 
+from ...engine.plan import Plan, plan
 from ...options import LoadOptions
-from ...planning import Plan, plan
-from ..parsing import add_fields, add_json, add_output
 from .command import MODEL, Command, Session
+from .parsing import add_fields, add_json, add_output
 
 OPTIONS = ("ram_gb", "kernels", "kept_kv_gb", "revision", "trust_remote_code")
 

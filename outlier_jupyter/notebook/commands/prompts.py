@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from ...errors import OptionError
-from ..parsing import near, variable
 from .command import Session
+from .parsing import near, variable
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ...engine.repack import repack
 from ...options import LoadOptions
-from ...repacking import repack
-from ..parsing import add_fields, add_output
 from .command import MODEL, Command, Session
+from .parsing import add_fields, add_output
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from ...options import LoadOptions
-from ..parsing import add_fields, add_json
 from .command import Command, Session
+from .parsing import add_fields, add_json
 from .status import write_status
 
 

@@ -6,9 +6,9 @@ import argparse
 from typing import Any
 
 from ...options import GenerateOptions
-from ...run import Run
-from ..parsing import add_fields, add_json, add_output
+from ...runs.run import Run
 from .command import Command, Session
+from .parsing import add_fields, add_json, add_output
 
 CELL = "%%outlier"
 CELL_CALL = (

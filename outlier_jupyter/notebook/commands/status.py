@@ -7,10 +7,10 @@ from json import dumps
 from math import isnan
 from typing import Any
 
-from ...status import Status
+from ...engine.status import Status
 from ...trace.measures import Summary
-from ..parsing import add_json
 from .command import Command, Session
+from .parsing import add_json
 
 
 def as_json(record: Status | Summary) -> str:

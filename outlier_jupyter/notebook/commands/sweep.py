@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...options import SWEPT, LoadOptions
-from ..parsing import add_output
 from .command import Command, Session
+from .parsing import add_output
 from .prompts import add_prompts, prompts_of
 
 if TYPE_CHECKING:
-    from ...studies.swept import Sweep
+    from ...studies.sweep_result import Sweep
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

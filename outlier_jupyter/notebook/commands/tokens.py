@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ...uses import TokenExperts, experts_of
-from ..parsing import add_output
+from ...runs.token_experts import TokenExperts, experts_of
 from .command import Command, Session
+from .parsing import add_output
 from .which_run import add_run, the_run
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..parsing import add_output
 from .command import Command, Session
+from .parsing import add_output
 from .which_run import add_run, the_run
 
 

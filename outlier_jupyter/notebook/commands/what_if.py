@@ -6,16 +6,16 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ...residency.policies import POLICIES
-from ...uses import named
-from ..parsing import add_output, variable
+from ...runs.token_experts import named
 from .command import Command, Session
+from .parsing import add_output, variable
 from .which_run import add_run, by_name, the_run
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
 
-    from ..sizing import Sizing
+    from ..live.cache_slider import Sizing
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...errors import OptionError
-from ...run import Run
+from ...runs.run import Run
+from ...runs.token_experts import named
 from ...trace import Trace
-from ...uses import named
-from ..parsing import near, variable
 from .command import Session
+from .parsing import near, variable
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..compiling import compiled
+from ..numba_options import compiled
 
 NEVER = np.int64(2**62)
 """The next use of what is not used again."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .. import Int64s
-from ..compiling import compiled
+from ..numba_options import compiled
 from .registry import Policy
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import Float64s
-from ..compiling import compiled
+from ..numba_options import compiled
 from .registry import Policy
 
 DECAY = 0.85

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from outlier_jupyter.events import StepDone
-from outlier_jupyter.notebook.chat import Chat
+from outlier_jupyter.notebook.chat.chat import Chat
 
 WAIT_S = 60
 

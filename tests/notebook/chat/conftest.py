@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 import outlier_jupyter
-from outlier_jupyter.notebook.chat import Chat
-from tests.notebook.test_live import FakeComm
+from outlier_jupyter.notebook.chat.chat import Chat
+from tests.notebook.live.test_widget import FakeComm
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 import traitlets
 
 from outlier_jupyter.errors import OptionError
-from outlier_jupyter.notebook import kept_runs
-from outlier_jupyter.notebook.chat import Chat
-from outlier_jupyter.notebook.live import STATIC
+from outlier_jupyter.notebook.chat import kept_runs
+from outlier_jupyter.notebook.chat.chat import Chat
+from outlier_jupyter.notebook.live.widget import STATIC
 from tests.notebook.chat.asking import page, texts, told
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.errors import EngineBusy, EngineClosed, OutlierError
-from outlier_jupyter.notebook.chat import Chat
+from outlier_jupyter.notebook.chat.chat import Chat
 from tests.notebook.chat.asking import idle, page, texts, told
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from outlier_jupyter.errors import OptionError, TemplateRefused
-from outlier_jupyter.notebook.chat import Chat
-from outlier_jupyter.notebook.conversation import ASSISTANT, USER
+from outlier_jupyter.notebook.chat.chat import Chat
+from outlier_jupyter.notebook.chat.conversations import ASSISTANT, USER
+from tests.engine.test_templates import BODY, WITHOUT_CHANNELS, WITHOUT_EMPTY
 from tests.notebook.chat.asking import page, told
-from tests.test_templates import BODY, WITHOUT_CHANNELS, WITHOUT_EMPTY
 
 THOUGHT = "<|channel|>analysis<|message|>hm<|end|><|channel|>final<|message|>Yes."
 

@@ -10,11 +10,12 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.errors import OptionError
-from outlier_jupyter.notebook import outline, writer
-from outlier_jupyter.notebook.chat import Chat
-from outlier_jupyter.run import Interrupted
+from outlier_jupyter.notebook.chat import runner as writer
+from outlier_jupyter.notebook.chat import view_state as outline
+from outlier_jupyter.notebook.chat.chat import Chat
+from outlier_jupyter.runs.run import Interrupted
 from tests.notebook.chat.asking import page, stop_after, texts, told
-from tests.notebook.test_live import FakeComm
+from tests.notebook.live.test_widget import FakeComm
 
 
 def test_python_and_the_page_give_the_same(tiny: Path) -> None:

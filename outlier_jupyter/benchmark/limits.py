@@ -1,0 +1,102 @@
+"""What the hardware allows: how fast memory can be read, and a file past the page cache.
+
+A token cannot take less than t = max(bytes of active weights ÷ memory bandwidth, bytes missed ÷
+disk bandwidth). Both are measured with nothing around the reading.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+
+from ..checkpoint import PAGE, ByteRange, open_reader
+from ..cpu.kernels.arguments import READ, read_through
+from ..system.huge_pages import buffer
+
+WORDS = 1 << 27
+"""float32 that the memory test reads: half a gigabyte, more than caches hold."""
+PARTS = 64
+"""Shares of it that threads take."""
+STEP = PARTS * READ // 4
+"""float32 of which all readings are multiples."""
+DEPTHS = (2, 4, 8)
+"""How many direct reads are under way at once; the best counts."""
+
+
+@njit(parallel=True, nogil=True)  # type: ignore[untyped-decorator]  # Numba has no types
+def _sum(words: Any, parts: Any) -> None:
+    """Read float32 with all threads."""
+    size = len(words) // len(parts)
+    for part in prange(len(parts)):
+        parts[part] = read_through(words.ctypes.data + 4 * part * size, 4 * size // READ)
+
+
+class Memory:
+    """The memory test: all threads read the same half gigabyte."""
+
+    def __init__(self, words: int = WORDS) -> None:
+        self._words = np.ones(words, np.float32)
+        self._parts = np.zeros(PARTS, np.int32)
+        self._next = 0
+        self.nbytes = self._words.nbytes
+        self.read()
+
+    def read(self) -> None:
+        """Read all of it once."""
+        _sum(self._words, self._parts)
+
+    def move(self, nbytes: float) -> None:
+        """Read so many bytes of it, from where the last such reading ended."""
+        words = int(nbytes) // 4 // STEP * STEP
+        while words > 0:
+            end = min(self._next + words, len(self._words))
+            _sum(self._words[self._next : end], self._parts)
+            words -= end - self._next
+            self._next = end % len(self._words)
+
+    def bytes_per_s(self, times: int = 3) -> float:
+        """The best of so many reads of it."""
+        return max(self._once() for _ in range(times))
+
+    def _once(self) -> float:
+        begin = time.perf_counter()
+        self.read()
+        return float(self.nbytes / (time.perf_counter() - begin))
+
+
+def disk_bytes_per_s(file: Path, nbytes: int, seconds: float = 0.3) -> float:
+    """Direct reads of `nbytes` at random places of `file`: `seconds` at each depth, the best."""
+    whole = max(PAGE, nbytes // PAGE * PAGE)
+    reader = open_reader("direct", [file])
+    try:
+        return max(_at_depth(reader, file, whole, depth, seconds) for depth in DEPTHS)
+    finally:
+        reader.close()
+
+
+def _at_depth(reader: Any, file: Path, nbytes: int, depth: int, seconds: float) -> float:
+    places = max(1, file.stat().st_size // nbytes)
+    begin = time.perf_counter()
+
+    def work(thread: int) -> int:
+        chance, done = random.Random(thread * 7919 + time.monotonic_ns()), 0
+        view = buffer(nbytes)  # what is read into decides how fast a disk is
+        while time.perf_counter() - begin < seconds:
+            reader.read(ByteRange(file, chance.randrange(places) * nbytes, nbytes), view)
+            done += nbytes
+        return done
+
+    with ThreadPoolExecutor(depth) as pool:
+        total = sum(pool.map(work, range(depth)))
+    return total / (time.perf_counter() - begin)
+
+
+def least_seconds(active: float, missed: float, memory: float, disk: float) -> float:
+    """The limit of a token: bytes it must multiply and bytes it must read, over both bandwidths."""
+    return max(active / memory, missed / disk)

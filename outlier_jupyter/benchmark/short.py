@@ -1,0 +1,174 @@
+"""The short form: a slice of Qwen3-30B-A3B's geometry, compared on this machine in minutes.
+
+A few layers with random weights and real routing: everything cached, a quarter of it, and mlx-lm
+with all in RAM, beside the limit of the hardware. `benchmarks/` has the long form.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ..cpu.kernels.processor import VECTORS, cpu_name
+from ..engine.load import load
+from ..formatting import three
+from ..system.memory_info import machine_memory
+from ..system.provenance import processor_name
+from .limits import Memory
+from .models import Made, Tell, default_folder, find_source, make
+from .rounds import Row, Run, hardware, interleave, row
+from .subjects import Text, Unpaged, active_bytes, run_engine
+
+LAYERS, ROUNDS, PROMPT, TOKENS = 4, 3, 32, 48
+UNPAGED_TOKENS = 3
+UNPAGED = {"bf16": None, "float32": mx.float32}
+"""Types of activations with which mlx-lm is measured."""
+LAYER_NBYTES = 2_400_000_000
+"""RAM that the comparison takes for each layer, with all its engines side by side (measured)."""
+HEADS = ("subject", "tokens/s", "range", "hits", "read MB/s", "times the limit")
+
+
+@dataclass(frozen=True)
+class Benched:
+    """What the short form found; `print` it, or display it.
+
+    Attributes:
+        rows: one per subject, as they would stand in `benchmarks/results`.
+        about: what was measured, in a few words.
+    """
+
+    rows: list[Row]
+    about: str
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """The table in words, headings first."""
+        return [HEADS, *(_cells(found) for found in self.rows)]
+
+    def __str__(self) -> str:
+        """The table as text."""
+        cells = self.cells()
+        widths = [max(len(line[i]) for line in cells) for i in range(len(HEADS))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
+        return "\n".join([*(line.rstrip() for line in lines), "", self.about])
+
+    __repr__ = __str__
+
+    def _repr_markdown_(self) -> str:
+        lines = ["| " + " | ".join(line) + " |" for line in self.cells()]
+        lines.insert(1, "|---" * len(HEADS) + "|")
+        return "\n".join([*lines, "", self.about])
+
+
+def short(
+    folder: Path | None = None,
+    traces: Path | None = None,
+    *,
+    layers: int | None = None,
+    rounds: int = ROUNDS,
+    tokens: int = TOKENS,
+    tell: Tell = lambda line: None,
+    config: dict[str, Any] | None = None,
+) -> Benched:
+    """Make the slice if it is not there, and compare.
+
+    Args:
+        folder: where models are made; left out, the cache folder.
+        traces: a folder of recorded traces; left out, the demo model's own routing is taken.
+        layers: of the slice: 340 MB each, and as much again repacked. Left out, four, or as many
+            as memory has room for.
+        rounds, tokens: how often each subject runs, and how many tokens it generates.
+        config: another geometry, for a test.
+    """
+    if layers is None:
+        layers = max(1, min(LAYERS, machine_memory().available // LAYER_NBYTES))
+    made = make("30b", folder or default_folder(), find_source(traces, tell), layers=layers,
+                distinct=None, tell=tell, config=config)  # fmt: skip
+    return Benched(compare(made, rounds, tokens, tell), about(made))
+
+
+def about(made: Made) -> str:
+    """What was measured, in a sentence or two."""
+    said = made.said
+    return (
+        f"{said['layers']} layers of {said['experts']} experts, top-{said['top_k']} "
+        f"({said['model']}); routing of {said['routing']}; "
+        f"{processor_name()} ({cpu_name()}), kernels with {VECTORS}; "
+        f"{three(machine_memory().total / 1e9)} GB of RAM. The limit: bytes multiplied ÷ memory "
+        "bandwidth or bytes missed ÷ disk bandwidth, whichever takes longer."
+    )
+
+
+def compare(made: Made, rounds: int, tokens: int, tell: Tell) -> list[Row]:
+    """A row per subject."""
+    shape = made.shape
+    every = shape.layers * shape.experts
+    paged: dict[str, dict[str, Any]] = {
+        "all cached": {"cache_experts": every},
+        "all cached, MLX's kernels": {"cache_experts": every, "kernels": "mlx"},
+        "a quarter cached": {"cache_experts": every // 4},
+        "a quarter cached, lru": {"cache_experts": every // 4, "policy": "lru"},
+        "a quarter cached, mmap": {"cache_experts": every // 4, "reader": "mmap"},
+        "a quarter cached, not repacked": {"cache_experts": every // 4, "repacked": "off"},
+    }
+    runs: dict[str, Run] = {}
+    with ExitStack() as stack:
+        for name, options in paged.items():
+            tell(f"loading: {name}")
+            settings: dict[str, Any] = {
+                "kernels": "auto",
+                "reader": "direct",
+                "quiet": True,
+                "force": True,  # how much fits side by side was worked out above
+            } | options
+            engine = stack.enter_context(load(str(made.folder), **settings))
+            # On a CPU a few tokens of MLX's kernels take as long as all others together.
+            few = (2, min(4, tokens)) if settings["kernels"] == "mlx" else (PROMPT, tokens)
+            runs[name] = _paged(engine, made, *few)
+        runs |= unpaged(made)
+        tell(f"{rounds} rounds of {len(runs)} subjects")
+        memory = Memory()
+        expert = max(engine.info.expert_nbytes)
+        found = interleave(runs, rounds, lambda: hardware(made.file(), expert, memory))
+    return [row(name, numbers, **made.said) for name, numbers in found.items()]
+
+
+def _paged(engine: Any, made: Made, prompt: int, tokens: int) -> Run:
+    """Every expert is read once before: so its checksum is known, and a full cache is full."""
+    if engine._installed.slots >= made.shape.experts:
+        engine._installed.load_all(lambda: None)
+    active = active_bytes(engine, made.config, prompt + tokens // 2)
+    run_engine(engine, made.routes, Text(0, 2, 2))
+
+    def run(number: int) -> dict[str, float]:
+        first = (number + 1) % made.routes.texts * made.routes.tokens
+        found = run_engine(engine, made.routes, Text(first, prompt, tokens))
+        return found | {"active_bytes": active}
+
+    return run
+
+
+def unpaged(made: Made) -> dict[str, Run]:
+    """mlx-lm with all of a model in RAM, as it is and with float32 activations, by name."""
+    text = Text(0, 1, UNPAGED_TOKENS)
+
+    def of(dtype: Any) -> Run:
+        model = Unpaged(made.folder, made.config, made.shape.layers, dtype)
+        return lambda number: model.run(made.routes, text)
+
+    return {f"mlx-lm in RAM, {name}": of(dtype) for name, dtype in UNPAGED.items()}
+
+
+def _cells(found: Row) -> tuple[str, ...]:
+    def word(name: str, scale: float = 1.0, unit: str = "") -> str:
+        value = found.get(name)
+        number = value if isinstance(value, int | float) else float("nan")
+        return three(number * scale) + (unit if number == number else "")
+
+    return (
+        str(found["subject"]), word("tokens_per_s"), f"{word('slowest')}–{word('fastest')}",
+        word("hit_rate", 100, " %"), word("read_mb_per_s"), word("times_limit"),
+    )  # fmt: skip

@@ -1,0 +1,351 @@
+"""Positional reads of byte ranges into memory the caller gives: all that is read of weights.
+
+Three readers behind one interface. All are safe to call from many threads at once, and none
+holds the interpreter's lock while the disk works. What the bytes are is not known here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from io import FileIO
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ..errors import ReadFailed
+from ..system.files import regular
+from ..system.huge_pages import buffer
+from ..system.memory_info import mapped_nbytes
+from .file_identity import Identity, changed, identity
+from .layout import ByteRange
+from .mapped_file import MappedFile
+
+PAGE = 4096
+"""O_DIRECT wants offset, length and address in multiples of a device block; 4 KiB serves all."""
+SECTOR = 512
+"""The least block there is; most devices take it, and `DirectReader` asks."""
+F_NOCACHE = 48
+"""macOS's fcntl command to keep a file's reads out of the page cache (<sys/fcntl.h>)."""
+
+
+class Straight(NamedTuple):
+    """A file of which the kernel may read a range by itself, into memory aligned to `block`."""
+
+    descriptor: int
+    block: int
+
+
+class Reader(Protocol):
+    """Reads a range into a view of the same length.
+
+    Attributes:
+        name: what serves the reads in truth: `pread`, `direct` or `mmap`.
+        note: what is worth knowing of it, such as why it is not what was asked for; or "".
+    """
+
+    name: str
+    note: str
+
+    def read(self, where: ByteRange, into: memoryview) -> None:
+        """Fill `into` with the bytes at `where`.
+
+        Raises:
+            ReadFailed: the system refused, or the file ends before the range does.
+        """
+
+    def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
+        """Fill the views one after the other with the bytes at `where`; as long as it in all.
+
+        Raises:
+            ReadFailed: as `read`.
+        """
+
+    def straight(self, where: ByteRange) -> Straight | None:
+        """How this range may be read past this reader; None where it must be asked itself."""
+
+    def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
+        """Which file was written to since it was opened, in words; "" where none was.
+
+        Once it was, it stays so: what was read in between may be wrong.
+
+        Args:
+            before: what files are to be, where they were looked at before they were opened here.
+        """
+
+    def held_nbytes(self) -> int:
+        """Bytes of memory that reading takes beside what is read into."""
+
+    def close(self) -> None:
+        """Close every file. Reads under way must have ended."""
+
+
+class PreadReader:
+    """Plain positional reads, through the page cache."""
+
+    name = "pread"
+
+    def __init__(self, files: Iterable[Path], flags: int = 0, note: str = "") -> None:
+        self.note = note
+        # The objects own the descriptors: nothing stays open that nobody has any more.
+        self._files: list[FileIO] = []
+        self._descriptors: dict[Path, int] = {}
+        self._identities: dict[Path, Identity] = {}
+        self._changed = ""
+        try:
+            for file in files:
+                opened = FileIO(
+                    regular(file), opener=lambda path, mode: os.open(path, mode | flags)
+                )
+                self._files.append(opened)
+                self._descriptors[file] = opened.fileno()
+                self._identities[file] = identity(opened.fileno())
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, where: ByteRange, into: memoryview) -> None:
+        self._fill(where, [into])
+
+    def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
+        self._fill(where, into)
+
+    def straight(self, where: ByteRange) -> Straight | None:
+        return None  # through the page cache the kernel would read while it is asked to
+
+    def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
+        known = self._identities | dict(before or {})
+        self._changed = self._changed or changed(self._descriptors, known)
+        return self._changed
+
+    def held_nbytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self._descriptors.clear()
+        for file in self._files:
+            file.close()
+        self._files.clear()
+
+    def _fill(
+        self, where: ByteRange, into: Sequence[memoryview], enough: int | None = None
+    ) -> None:
+        """Read until `enough` bytes (default: all) have come."""
+        _fill(partial(os.preadv, self._descriptors[where.file]), where, into, enough)
+
+
+class DirectReader(PreadReader):
+    """Reads past the page cache: the time of a read is the disk's.
+
+    On Linux O_DIRECT takes only aligned ranges and memory; what is not aligned is read as its
+    aligned surroundings into a buffer of the thread's own, and copied. macOS (F_NOCACHE) asks
+    for no alignment; that path has never been run by us.
+    """
+
+    name = "direct"
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._buffers = threading.local()
+        self._lengths: dict[int, int] = {}
+        super().__init__(files, getattr(os, "O_DIRECT", 0))
+        self._aligned_only = hasattr(os, "O_DIRECT")
+        self._block = PAGE
+        if sys.platform == "darwin":
+            for descriptor in self._descriptors.values():
+                fcntl.fcntl(descriptor, F_NOCACHE, 1)
+
+    def take_sectors(self) -> None:
+        """Ask each file whether smaller blocks than pages will do."""
+        memory = memoryview(mmap.mmap(-1, PAGE))[SECTOR : 2 * SECTOR]
+        try:
+            for descriptor in self._descriptors.values():
+                os.preadv(descriptor, [memory], SECTOR)
+        except OSError:
+            return
+        self._block = SECTOR
+
+    def read(self, where: ByteRange, into: memoryview) -> None:
+        if not self._aligned_only or self._aligned(where.offset, into):
+            super().read(where, into)
+            return
+        begin = where.offset - where.offset % PAGE
+        end = -(-(where.offset + where.nbytes) // PAGE) * PAGE
+        buffer = self._buffer(end - begin)
+        first = where.offset - begin
+        surroundings = ByteRange(where.file, begin, end - begin)
+        self._fill(surroundings, [buffer], first + where.nbytes)
+        _copy(buffer[first:], [into])
+
+    def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
+        """As many of the first views as are aligned in one read with a buffer for the others."""
+        if not self._aligned_only:
+            super().scatter(where, into)
+            return
+        begin, straight = where.offset, 0
+        while straight < len(into) and self._aligned(begin, into[straight]):
+            begin += len(into[straight])
+            straight += 1
+        if begin % self._block:  # nowhere to begin
+            for view in into:
+                self.read(ByteRange(where.file, begin, len(view)), view)
+                begin += len(view)
+            return
+        rest = where.offset + where.nbytes - begin
+        buffer = self._buffer(-(-rest // self._block) * self._block) if rest else memoryview(b"")
+        self._fill(where, [*into[:straight], buffer], where.nbytes)
+        _copy(buffer, into[straight:])
+
+    def straight(self, where: ByteRange) -> Straight | None:
+        if not self._aligned_only or where.offset % self._block or where.nbytes % self._block:
+            return None
+        return Straight(self._descriptors[where.file], self._block)
+
+    def _aligned(self, offset: int, view: memoryview) -> bool:
+        block = self._block
+        if offset % block or len(view) % block:
+            return False
+        return int(np.frombuffer(view, np.uint8).ctypes.data) % block == 0
+
+    def held_nbytes(self) -> int:
+        return sum(self._lengths.values())
+
+    def close(self) -> None:
+        super().close()
+        self._buffers = threading.local()
+        self._lengths.clear()
+
+    def _buffer(self, nbytes: int) -> memoryview:
+        """Page-aligned memory of this thread, at least `nbytes` long, kept for the next read."""
+        held: memoryview | None = getattr(self._buffers, "memory", None)
+        if held is None or len(held) < nbytes:
+            held = self._buffers.memory = buffer(nbytes)
+            self._lengths[threading.get_ident()] = nbytes
+        return held[:nbytes]
+
+
+class MmapReader(PreadReader):
+    """Copies out of a memory map: each first touch is a page fault. Kept to be compared with."""
+
+    name = "mmap"
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._maps: dict[Path, MappedFile] = {}
+        super().__init__(files)
+        try:
+            for file, descriptor in self._descriptors.items():
+                self._maps[file] = MappedFile(descriptor)
+        except BaseException:
+            self.close()
+            raise
+
+    def held_nbytes(self) -> int:
+        return mapped_nbytes(list(self._maps))
+
+    def close(self) -> None:
+        for mapped in self._maps.values():
+            mapped.close()
+        self._maps.clear()
+        super().close()
+
+    def _fill(
+        self, where: ByteRange, into: Sequence[memoryview], enough: int | None = None
+    ) -> None:
+        _fill(self._maps[where.file].preadv, where, into, enough)
+
+
+def open_reader(kind: str, files: Iterable[Path]) -> Reader:
+    """Open `files` with the reader named `kind`: pread, direct or mmap.
+
+    Where the file system refuses direct reads, a pread reader comes back whose `note` says so.
+
+    Raises:
+        ReadFailed: a file cannot be opened.
+    """
+    files = list(files)
+    makers: dict[str, Callable[[list[Path]], Reader]] = {
+        "pread": PreadReader, "direct": _direct_or_pread, "mmap": MmapReader
+    }  # fmt: skip
+    try:
+        return makers[kind](files)
+    except OSError as error:
+        raise ReadFailed(
+            f"{error.filename or files[0]} cannot be opened: {error.strerror or error}"
+        ) from error
+    except ValueError as error:  # from mmap
+        raise ReadFailed(f"{files[0]}, or one beside it, is empty: restore it") from error
+
+
+def _direct_or_pread(files: list[Path]) -> Reader:
+    try:
+        reader = DirectReader(files)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return _refused(files, "opening")
+    try:
+        # Some file systems take the flag when opening and refuse the read.
+        reader.read(ByteRange(files[0], 0, PAGE // 2), memoryview(bytearray(PAGE // 2)))
+        reader.take_sectors()
+    except ReadFailed as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EINVAL:
+            return reader  # shorter than a page, say: not the file system's refusal
+        reader.close()
+        return _refused(files, "reading")
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
+def _refused(files: list[Path], when: str) -> Reader:
+    return PreadReader(
+        files,
+        note=f"the file system refused direct reads ({when}); reads go through the page cache",
+    )
+
+
+def _fill(
+    preadv: Callable[[list[memoryview], int], int],
+    where: ByteRange,
+    into: Sequence[memoryview],
+    enough: int | None,
+) -> None:
+    """preadv until `enough` bytes (default: all) have come; short reads are legal and continued."""
+    wanted = where.nbytes if enough is None else enough
+    left = [view for view in into if len(view)]
+    done = 0
+    while done < wanted:
+        try:
+            count = preadv(left, where.offset + done)
+        except OSError as error:
+            raise ReadFailed(
+                f"reading {where.nbytes} bytes at {where.offset} of {where.file} failed: "
+                f"{error.strerror or error}; check the disk and run again"
+            ) from error
+        if count == 0:
+            raise ReadFailed(
+                f"{where.file} ends at byte {where.offset + done}, {wanted - done} bytes before an "
+                "expert does: the file was cut after the model was loaded; restore it"
+            )
+        done += count
+        while left and count >= len(left[0]):
+            count -= len(left.pop(0))
+        if count:
+            left[0] = left[0][count:]
+
+
+def _copy(source: memoryview, into: Sequence[memoryview]) -> None:
+    """Fill the views one after the other; NumPy lets other threads go on meanwhile."""
+    found = np.frombuffer(source, np.uint8) if len(source) else np.empty(0, np.uint8)
+    begin = 0
+    for view in into:
+        if len(view):
+            np.copyto(np.frombuffer(view, np.uint8), found[begin : begin + len(view)])
+        begin += len(view)

@@ -1,0 +1,335 @@
+"""The experts' MLP over slots, for the few rows of a decode step.
+
+x·gate, x·up, the activation and ·down of every expert are tasks of one kernel: those of the
+first half come first, and the thread that finishes the last of an expert's lays its activations
+out for the second half. A thread waits only for tasks that others are at, so the order alone
+keeps it from waiting for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba.extending import register_jitable
+
+from .activations import KINDS, activate
+from .arguments import add_done, count_done, number, put, put_whole, real, whole
+from .compiled import RUNNING, Array, Prepared, Stage, address, task, work_memory
+from .formats import UNIT, Format
+from .kernel_chain import Chain, Link, link, links_of
+from .linear import F32s, arrange_task
+from .rows import FOUR, LANES, arrange, dots
+from .work_partition import END, FIELDS, RUN, SIBLINGS, START, portions
+
+Slots = npt.NDArray[np.integer]
+
+SPREAD = 8
+"""Between two experts' counters: as many numbers as a cache line holds."""
+
+# The arguments, by place; the first five are `linear.arrange_task`'s. Strides are bytes.
+(WIDTH, X, ARRANGED, SUMS, FEW, HIDDEN, OUTPUT, ROW_STRIDE, SUMS_STRIDE, VALUES, GATES, INNER,
+ INNER_SUMS, OUT, PORTIONS, OUT_PORTIONS, TABLE, DONE, READY, PARAMETERS) = range(20)  # fmt: skip
+UP, GATE, DOWN = 20, 26, 32
+W, S, B, BIAS, ROW_BYTES, SCALE_BYTES = range(6)
+"""Of each bank: its arrays' addresses, and the bytes of one row."""
+NUMBERS = 38
+SLOT, PAIR, COUNT = range(3)
+"""Of each run of pairs that share an expert: its slot, its first pair, how many there are."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """One of the experts' matrices, in slots: [slots, height, width], packed.
+
+    Attributes:
+        weight, scales, biases: contiguous, as MLX packs them.
+        bias: [slots, height] or None, its numbers of type `bias_kind`.
+    """
+
+    form: Format
+    height: int
+    width: int
+    weight: Array
+    scales: Array | None = None
+    biases: Array | None = None
+    bias: Array | None = None
+    bias_kind: str = "none"
+
+    def entry(self) -> list[int]:
+        """What the kernels read of it."""
+        arrays = (self.weight, self.scales, self.biases, self.bias)
+        sizes = (self.form.row_bytes(self.width), self.form.scale_bytes(self.width))
+        return [*(address(array) for array in arrays), *sizes]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One of `KINDS` with its parameters."""
+
+    kind: str
+    a: float = 0.0
+    b: float = 0.0
+
+    @property
+    def gated(self) -> bool:
+        """Whether it takes a gate."""
+        return KINDS[self.kind]
+
+
+def _bank_row(bank: int, row: int) -> tuple[int, int, int]:
+    """Where codes, scales and biases of a bank's row are."""
+    scale = row * whole(bank, SCALE_BYTES)
+    return (
+        whole(bank, W) + row * whole(bank, ROW_BYTES),
+        whole(bank, S) + scale,
+        whole(bank, B) + scale,
+    )
+
+
+bank_row = register_jitable(_bank_row)
+
+
+@lru_cache
+def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANES) -> int:
+    """From activations to those inside an expert; a task is some of one expert's rows.
+
+    Args:
+        first, second: the formats of up and gate, and of down.
+        kind: one of `KINDS`.
+        bias: the type of the experts' biases, or "none".
+    """
+    gated, biased = KINDS[kind], bias != "none"
+
+    def kernel(arguments: int, number_of_task: int) -> None:
+        width, hidden = whole(arguments, WIDTH), whole(arguments, HIDDEN)
+        values, gates = whole(arguments, VALUES), whole(arguments, GATES)
+        portion = whole(arguments, PORTIONS) + 8 * FIELDS * number_of_task
+        turn, start, end = whole(portion, RUN), whole(portion, START), whole(portion, END)
+        run_of = whole(arguments, TABLE) + 24 * turn
+        slot, pair, count = whole(run_of, SLOT), whole(run_of, PAIR), whole(run_of, COUNT)
+        x = whole(arguments, ARRANGED) + pair * whole(arguments, ROW_STRIDE)
+        y = whole(arguments, SUMS) + pair * whole(arguments, SUMS_STRIDE)
+        for half in range(2 if gated else 1):
+            bank = arguments + 8 * (UP if half == 0 else GATE)
+            to = (values if half == 0 else gates) + 4 * pair * hidden
+            w, s, b = bank_row(bank, slot * hidden + start)
+            dots(first, lanes, end - start, w, whole(bank, ROW_BYTES), s, b,
+                 whole(bank, SCALE_BYTES), count, x, whole(arguments, ROW_STRIDE), y,
+                 whole(arguments, SUMS_STRIDE), width, to + 4 * start, 4 * hidden)  # fmt: skip
+        a, c = real(whole(arguments, PARAMETERS), 0), real(whole(arguments, PARAMETERS), 1)
+        for place in range(pair * hidden, (pair + count) * hidden, hidden):
+            for row in range(start, end):
+                value = real(values, place + row)
+                gate = real(gates, place + row) if gated else value
+                if biased:
+                    value += number(bias, whole(arguments, UP + BIAS), slot * hidden + row)
+                    if gated:
+                        gate += number(bias, whole(arguments, GATE + BIAS), slot * hidden + row)
+                put(whole(arguments, INNER), place + row, activate(kind, value, gate, a, c))
+        if add_done(whole(arguments, DONE), SPREAD * turn) == whole(portion, SIBLINGS) - 1:
+            for done in range(pair, pair + count):
+                # The values are used up: their memory takes the arranged activations.
+                arrange(second, lanes, whole(arguments, INNER) + 4 * done * hidden, hidden,
+                        values + 4 * done * hidden,
+                        whole(arguments, INNER_SUMS) + 4 * done * (hidden // UNIT),
+                        int(count < FOUR))  # fmt: skip
+            add_done(whole(arguments, READY), SPREAD * turn)
+
+    return task(kernel)
+
+
+@lru_cache
+def output_task(second: str, bias: str, lanes: int = LANES) -> int:
+    """From the activations inside an expert to its output; a task is some of its rows."""
+    biased = bias != "none"
+
+    def kernel(arguments: int, number_of_task: int) -> None:
+        hidden, output = whole(arguments, HIDDEN), whole(arguments, OUTPUT)
+        portion = whole(arguments, OUT_PORTIONS) + 8 * FIELDS * number_of_task
+        turn, start, end = whole(portion, RUN), whole(portion, START), whole(portion, END)
+        run_of = whole(arguments, TABLE) + 24 * turn
+        slot, pair, count = whole(run_of, SLOT), whole(run_of, PAIR), whole(run_of, COUNT)
+        x = whole(arguments, VALUES) + 4 * pair * hidden
+        y = whole(arguments, INNER_SUMS) + 4 * pair * (hidden // UNIT)
+        out = whole(arguments, OUT)
+        while count_done(whole(arguments, READY), SPREAD * turn) == 0:
+            pass
+        bank = arguments + 8 * DOWN
+        w, s, b = bank_row(bank, slot * output + start)
+        dots(second, lanes, end - start, w, whole(bank, ROW_BYTES), s, b, whole(bank, SCALE_BYTES),
+             count, x, 4 * hidden, y, hidden // UNIT * 4, hidden,
+             out + 4 * (pair * output + start), 4 * output)  # fmt: skip
+        if biased:
+            for place in range(pair * output, (pair + count) * output, output):
+                for row in range(start, end):
+                    more = number(bias, whole(arguments, DOWN + BIAS), slot * output + row)
+                    put(out, place + row, real(out, place + row) + more)
+
+    return task(kernel)
+
+
+IDS, MAP, RUNS, CHOSEN, COUNTERS, COUNTED = range(6)
+
+
+@lru_cache
+def look_up_task() -> int:
+    """Write chosen experts' slots into a table of runs, and set its counters to 0; one task."""
+
+    def kernel(arguments: int, _: int) -> None:
+        table, slots = whole(arguments, RUNS), whole(arguments, MAP)
+        for run_of in range(whole(arguments, CHOSEN)):
+            put_whole(table, 3 * run_of + SLOT, whole(slots, whole(whole(arguments, IDS), run_of)))
+        for counter in range(whole(arguments, COUNTED)):
+            put_whole(whole(arguments, COUNTERS), counter, 0)
+
+    return task(kernel)
+
+
+class _Call(NamedTuple):
+    """The kernel made ready, and what is written into before it runs.
+
+    Attributes:
+        slots: of each run of pairs that share an expert.
+        counters: of tasks done; all 0.
+    """
+
+    prepared: Prepared
+    slots: npt.NDArray[np.int64]
+    counters: npt.NDArray[np.int64]
+    pairs: int
+
+
+class Experts:
+    """The MLP of experts in slots: up, perhaps gate, activation, down.
+
+    Args:
+        up, gate, down: their matrices; `gate` is None where the activation takes none.
+        lanes: of the vectors; other than the machine's only to test.
+
+    Attributes:
+        chain: a slot map, and what was made of `links` with it, for whoever asks again.
+
+    Raises:
+        ValueError: the matrices do not fit each other.
+    """
+
+    chain: tuple[Slots, Chain] | None = None
+
+    def __init__(
+        self, up: Bank, gate: Bank | None, down: Bank, activation: Activation, lanes: int = LANES
+    ) -> None:
+        if gate is not None and (gate.form, gate.height, gate.bias_kind) != (
+            up.form, up.height, up.bias_kind
+        ):  # fmt: skip
+            raise ValueError("gate and up differ in format or size")
+        if (gate is not None) != activation.gated or down.bias_kind != up.bias_kind:
+            raise ValueError(f"{activation.kind} does not fit the matrices that were given")
+        self.width, self.hidden, self.output = up.width, up.height, down.height
+        self.banks = (up, gate or up, down)
+        self.activation = activation
+        first, second = up.form.name, down.form.name
+        self._arrange = arrange_task(first, lanes)
+        self._first = hidden_task(first, second, activation.kind, up.bias_kind, lanes)
+        self._second = output_task(second, up.bias_kind, lanes)
+        self.parameters = np.array([activation.a, activation.b], np.float32)
+        self._arguments = np.zeros(NUMBERS, np.int64)
+        self._ones: dict[int, _Call] = {}  # for one row, by its number of experts
+        used = self.banks if activation.gated else (up, down)
+        self.nbytes = sum(bank.height * bank.form.row_bytes(bank.width) for bank in used)
+        for place, bank in zip((UP, GATE, DOWN), self.banks, strict=True):
+            self._arguments[place : place + 6] = bank.entry()
+
+    def multiply(self, x: F32s, slots: Slots) -> F32s:
+        """x [rows, width], slots [rows, k] → each chosen expert's output, [rows, k, output].
+
+        Rows that choose the same expert share the reading of its weights.
+        """
+        rows, k = slots.shape
+        pairs = slots.ravel()
+        if rows == 1:
+            return self._one(x, pairs)[None]
+        order = np.argsort(pairs, kind="stable")
+        out = np.empty((rows * k, self.output), np.float32)
+        out[order] = self.runs(x[order // k], pairs[order])
+        return out.reshape(rows, k, self.output)
+
+    def links(self, x: F32s, ids: Slots, slot_map: Slots, out: F32s) -> list[Link]:
+        """`multiply` for one row, as links of a chain: x [width], ids [k] → out [k, output].
+
+        Args:
+            ids, slot_map: int64 [k], [experts]; an expert's slot is `slot_map` at its id.
+        """
+        table = _table_of(len(ids))
+        call = self._call(1, table, len(ids))
+        found = link(look_up_task(), 1, ids, slot_map, table, len(ids), call.counters,
+                     len(call.counters))  # fmt: skip
+        return [found, *links_of(call.prepared, x, out)]
+
+    def runs(self, x: F32s, slots: Slots) -> F32s:
+        """x [pairs, width], one slot each, equal ones beside each other → [pairs, output]."""
+        starts = np.flatnonzero(np.diff(slots, prepend=-1))
+        counts = np.diff(starts, append=len(slots))
+        table = np.stack([slots[starts], starts, counts], axis=1).astype(np.int64)
+        call = self._call(len(x), table, len(slots))
+        return self._run(call, np.ascontiguousarray(x), table[:, SLOT])
+
+    def _one(self, x: F32s, slots: Slots) -> F32s:
+        """x [1, width], slots [k] → [k, output]."""
+        k = len(slots)
+        if k not in self._ones:
+            self._ones[k] = self._call(1, _table_of(k), k)
+        return self._run(self._ones[k], x, slots)
+
+    def _run(self, call: _Call, x: F32s, slots: Slots) -> F32s:
+        out = np.empty((call.pairs, self.output), np.float32)
+        with RUNNING:
+            call.slots[:] = slots
+            call.counters[:] = 0
+            call.prepared.run(x, out)
+        return out
+
+    def _call(self, rows: int, table: npt.NDArray[np.int64], pairs: int) -> _Call:
+        """The kernel for x [1 or pairs, width] and runs of pairs [runs, 3]."""
+        width, hidden, runs = self.width, self.hidden, len(table)
+        sizes = [
+            rows * width, rows * (width // UNIT), pairs * hidden, pairs * hidden, pairs * hidden,
+            pairs * (hidden // UNIT),
+        ]  # fmt: skip
+        shared = rows == 1  # then one row of activations serves every pair
+        count = sum(sizes)
+        scratch = work_memory(count) if shared else np.empty(count, np.float32)
+        starts = np.cumsum([0, *sizes[:-1]]) * 4 + address(scratch)
+        arranged, sums, values, gates, inner, inner_sums = starts
+        counters = np.zeros(2 * SPREAD * runs, np.int64)
+        dealt, out_dealt = portions(runs, hidden), portions(runs, self.output)
+        few = np.ones(1, np.int64) if shared else _few(table[:, COUNT])
+        arguments = self._arguments.copy()
+        arguments[:UP] = (
+            width, 0, arranged, sums, address(few), hidden, self.output,
+            0 if shared else 4 * width, 0 if shared else 4 * (width // UNIT),
+            values, gates, inner, inner_sums, 0, address(dealt), address(out_dealt),
+            address(table), address(counters), address(counters) + 8 * SPREAD * runs,
+            address(self.parameters),
+        )  # fmt: skip
+        prepared = Prepared(
+            arguments, (X, OUT), pairs * self.nbytes, Stage(self._first, len(dealt)),
+            before=Stage(self._arrange, rows), then=Stage(self._second, len(out_dealt)),
+            memory=[scratch, few, table, counters, self.parameters, dealt, out_dealt],
+        )  # fmt: skip
+        return _Call(prepared, table[:, SLOT], counters, pairs)
+
+
+def _table_of(k: int) -> npt.NDArray[np.int64]:
+    """The runs of pairs of one row, whose slots are still to be written."""
+    table = np.ones((k, 3), np.int64)
+    table[:, PAIR] = np.arange(k)
+    return table
+
+
+def _few(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Of each pair, whether few share its expert's weights: not how pairs fell into calls."""
+    return np.repeat(counts < FOUR, counts).astype(np.int64)

@@ -1,0 +1,390 @@
+"""The inner loops: one row of packed weights against activations, or unpacked to floats.
+
+Three intrinsics for Numba, each written out as vector code for one format:
+
+- `arrange` lays activations out as the format wants them, and sums them over each group;
+- `dots` multiplies rows of weights with rows of arranged activations;
+- `unpack` writes a row as float32 in the arranged order, so that a matrix product with arranged
+  activations is the product that was meant.
+
+All addresses are bytes in memory, unchecked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from . import integer_activations as digits
+from .formats import ITEM_BYTES, Format, parse
+from .processor import LANES
+from .simd import F32, I64, Emitter, Value, constant, vector
+from .unpack import AHEAD, CACHE_LINE, OFFSET, Steps, steps
+
+__all__ = ["FOUR", "LANES", "arrange", "dots", "unpack"]
+
+
+FLOATS, DIGITS, REST = "floats", "digits", "rest"
+"""How a row is multiplied: its whole steps, in one of two ways, and what is left of it."""
+FOUR, TWO = 4, 2
+"""Rows of activations and of weights that are multiplied at a time: eight sums, which
+with what they are made of fit sixteen registers. Such rows of weights lie half of a task apart:
+of two places that are far from each other, memory gives more at a time than of one."""
+ROWS_AHEAD = 8
+"""Rows between the one that is multiplied and the one whose scales and biases are asked for."""
+
+
+def _literals(*found: Any) -> list[Any] | None:
+    literal = all(isinstance(kind, types.Literal) for kind in found)
+    return [kind.literal_value for kind in found] if literal else None
+
+
+@intrinsic(prefer_literal=True)
+def arrange(context, name, lanes, x, width, out, sums, few):
+    """Lay out float32 x [width] for format `name` at `out` [width], its group sums at `sums`.
+
+    As digits, where the format takes them, if `few` rows share the reading of weights: less than
+    `FOUR`.
+    """
+    known = _literals(name, lanes)
+    if known is None:
+        return None
+    form, count = parse(known[0]), known[1]
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(builder)
+        x, width, out, sums, few = arguments[2:]
+        whole, rest = steps(emit, form, count, width)
+        if digits.fits(form, count):
+            units = digits.units_of(emit, sums, whole.count)
+            with builder.if_else(_is(builder, few)) as (then, otherwise):
+                with then, whole.walk() as value:
+                    digits.split(whole, value, x, out, units)
+                with otherwise, whole.walk() as value:
+                    _arrange_step(whole, value, x, out)
+        else:
+            with whole.walk() as value:
+                _arrange_step(whole, value, x, out)
+        with rest.walk() as value:
+            _arrange_step(rest, value, x, out)
+        if form.kind != "plain":
+            _sum_groups(emit, form, x, width, sums)
+        return context.get_dummy_value()
+
+    return types.void(name, lanes, *[types.int64] * 5), generate
+
+
+def _is(builder: Any, number: Value) -> Value:
+    """Whether a number is not zero."""
+    return builder.icmp_unsigned("!=", number, ir.Constant(I64, 0))
+
+
+def _arrange_step(part: Steps, value: Value, x: Value, out: Value) -> None:
+    emit, per_lane = part.emit, part.form.per_lane
+    start = emit.builder.shl(value, emit.integer(2))
+    if per_lane == 1:
+        with emit.loop(emit.integer(part.blocks)) as block:
+            offset = emit.at(start, emit.builder.mul(block, emit.integer(4 * part.lanes)))
+            emit.store(emit.load(emit.at(x, offset), F32, part.lanes), emit.at(out, offset))
+        return
+    with emit.loop(emit.integer(part.blocks)) as block, emit.loop(emit.integer(part.lanes)) as lane:
+        builder = emit.builder
+        base = emit.at(start, builder.mul(block, emit.integer(4 * per_lane * part.lanes)))
+        source = emit.at(x, emit.at(base, builder.mul(lane, emit.integer(4 * per_lane))))
+        target = emit.at(out, emit.at(base, builder.shl(lane, emit.integer(2))))
+        for place in range(per_lane):
+            number = emit.load(emit.at(source, 4 * place), F32, 1)
+            scaled = builder.fmul(number, constant(part.form.factor(place), F32, 1))
+            emit.store(scaled, emit.at(target, 4 * place * part.lanes))
+
+
+def _sum_groups(emit: Emitter, form: Format, x: Value, width: Value, sums: Value) -> None:
+    """The sum of each group, which is what its bias is multiplied by."""
+    builder, lanes = emit.builder, 8
+    with emit.loop(builder.udiv(width, emit.integer(form.group))) as group:
+        start = emit.at(x, builder.mul(group, emit.integer(4 * form.group)))
+        found = emit.load(start, F32, lanes)
+        for place in range(lanes, form.group, lanes):
+            found = builder.fadd(found, emit.load(emit.at(start, 4 * place), F32, lanes))
+        total = emit.total(found, lanes)
+        if form.kind == "mxfp":  # half, because the table's values are doubled
+            total = builder.fmul(total, constant(-OFFSET / 2, F32, 1))
+        emit.store(total, emit.at(sums, builder.shl(group, emit.integer(2))))
+
+
+@intrinsic(prefer_literal=True)
+def dots(
+    context, name, lanes, high, w, w_stride, s, b, s_stride,
+    rows, x, x_stride, sums, sums_stride, width, out, out_stride,
+):  # fmt: skip
+    """`high` rows of weights × `rows` rows of arranged activations → float32 at `out`.
+
+    Strides are the bytes from one row of codes, scales (and biases), activations, sums and results
+    to the next; a row of results has one number for each row of weights. From four rows of
+    activations on they are taken four at a time with two rows of weights, whose sums fit the
+    registers; the last four may overlap those before.
+    """
+    known = _literals(name, lanes)
+    if known is None:
+        return None
+    form, lane_count = parse(known[0]), known[1]
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(builder)
+        high, rows = arguments[2], arguments[8]
+        four, zero = emit.integer(FOUR), emit.integer(0)
+        many = builder.icmp_unsigned(">=", rows, four)
+        fours = builder.udiv(builder.add(rows, emit.integer(FOUR - 1)), four)
+        twos = builder.udiv(high, emit.integer(TWO))
+        done = builder.mul(twos, emit.integer(TWO))
+        fours, ones = builder.select(many, fours, zero), builder.select(many, zero, rows)
+        last = builder.sub(high, done)
+        singly = [(1, 1, FLOATS, ones, zero, high)]
+        if digits.fits(form, lane_count):
+            singly = [(TWO, 1, DIGITS, ones, zero, twos), (1, 1, DIGITS, ones, done, last)]
+        for tall, wide, way, turns, first, heights in (
+            (TWO, FOUR, FLOATS, fours, zero, twos),
+            (1, FOUR, FLOATS, fours, done, last),
+            *singly,
+            (1, 1, REST, rows, zero, high),  # it adds, so no row may be taken twice
+        ):
+            function = _block(builder.module, form, lane_count, tall, wide, way)
+            builder.call(function, [turns, first, heights, *arguments[3:]])
+        return context.get_dummy_value()
+
+    return types.void(name, lanes, *[types.int64] * 15), generate
+
+
+def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str) -> Any:
+    """A function that multiplies so many rows at a time: their whole steps, or adds the rest.
+
+    Each is a function of its own: in one of all, LLVM would have more to keep in registers than
+    there are, and would read the masks of the innermost loop from memory at each turn.
+    """
+    name, rest = f"dots_{form.name}_{lanes}_{tall}_{wide}_{way}", way == REST
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 16), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    emit = Emitter(ir.IRBuilder(function.append_basic_block()))
+    builder = emit.builder
+    turns, first, heights, w, w_stride, s, b, s_stride, rows, *places = function.args
+    x, x_stride, sums, sums_stride, width, out, out_stride = places
+    part = steps(emit, form, lanes, width)[rest]
+    groups = part.count
+    rooms = [digits.scale_room(emit, groups) for _ in range(tall)] if way == DIGITS else []
+    if rest:
+        none = builder.icmp_unsigned("==", part.count, emit.integer(0))
+        turns = builder.select(none, emit.integer(0), turns)
+    with emit.loop(turns) as turn:
+        row = builder.mul(turn, emit.integer(wide))
+        if wide > 1:
+            last = builder.sub(rows, emit.integer(wide))
+            row = builder.select(builder.icmp_unsigned("<", row, last), row, last)
+        xs, ys, outs = (
+            _row_starts(emit, base, stride, row, wide, emit.integer(1))
+            for base, stride in ((x, x_stride), (sums, sums_stride), (out, out_stride))
+        )
+        with emit.loop(heights) as up:
+            at = builder.add(first, up)
+            ws, ss, bs = (
+                _row_starts(emit, base, stride, at, tall, heights)
+                for base, stride in ((w, w_stride), (s, s_stride), (b, s_stride))
+            )
+            whole = not rest and form.kind != "plain"
+            # Keys, which are plain, are few: the processor's own fetching does for them.
+            if whole and way != DIGITS:
+                _fetch(emit, ws, w_stride)
+            if way == DIGITS:
+                ahead = builder.mul(s_stride, emit.integer(ROWS_AHEAD))
+                for start in (*ss, *bs):
+                    emit.prefetch(emit.at(start, ahead))
+                units = digits.units_of(emit, ys[0], groups)
+                found = [[_zeros(part)] for _ in ws]
+                digits.multiply(part, ws, ss, xs[0], units, rooms, [row[0] for row in found])
+            else:
+                found = _dots(part, ws, ss, xs)
+            if whole:
+                _add_biases(emit, form, ss if form.kind == "mxfp" else bs, ys, width, found)
+            for place in range(tall):
+                column = builder.add(at, builder.mul(heights, emit.integer(place)))
+                into = [emit.at(start, builder.shl(column, emit.integer(2))) for start in outs]
+                _finish(emit, found[place], into, rest)
+    builder.ret_void()
+    return function
+
+
+def _fetch(emit: Emitter, rows: list[Value], nbytes: Value) -> None:
+    """Have as many bytes fetched as rows have, `AHEAD` after each: some of those that follow.
+
+    Not from within the loop over a row: LLVM would then read its masks from memory at each turn.
+    """
+    with emit.loop(emit.builder.udiv(nbytes, emit.integer(CACHE_LINE))) as line:
+        place = emit.at(emit.builder.mul(line, emit.integer(CACHE_LINE)), AHEAD)
+        for row in rows:
+            emit.prefetch(emit.at(row, place))
+
+
+def _dots(part: Steps, ws: list[Value], ss: list[Value], xs: list[Value]) -> list[list[Value]]:
+    """Rows of weights × rows of activations: vectors whose lanes are to be added up, in memory."""
+    sums = [[_zeros(part) for _ in xs] for _ in ws]
+    # One row of weights by itself must not differ from one of two: who shares them varies.
+    if len(xs) == 1 and part.form.kind != "plain":
+        _multiply(part, ws[0], ss[0], xs[0], sums[0][0])
+    else:
+        _multiply_rows(part, ws, ss, xs, sums)
+    return sums
+
+
+def _zeros(part: Steps) -> Value:
+    """A vector to add to."""
+    return part.emit.variable(vector(F32, part.lanes), constant(0.0, F32, part.lanes))
+
+
+def _finish(emit: Emitter, sums: list[Value], into: list[Value], add: bool) -> None:
+    """Add up the lanes of each vector, and write the sum, or add it to what is there."""
+    for at, place in zip(sums, into, strict=True):
+        found = emit.builder.load(at)
+        total = emit.total(found, getattr(found.type, "count", 1))
+        if add:
+            total = emit.builder.fadd(total, emit.load(place, F32, 1, align=4))
+        emit.store(total, place)
+
+
+def _row_starts(
+    emit: Emitter, base: Value, stride: Value, first: Value, count: int, apart: Value
+) -> list[Value]:
+    """Where rows begin, each so many after the one before."""
+    builder = emit.builder
+    rows = [builder.add(first, builder.mul(apart, emit.integer(place))) for place in range(count)]
+    return [emit.at(base, builder.mul(stride, row)) for row in rows]
+
+
+def _multiply(part: Steps, w: Value, s: Value, x: Value, at: Value) -> None:
+    """Add the products of one row's codes and one of activations, scaled by the step, to `at`.
+
+    The fewest instructions for each byte of weights, which is what one row is bound by.
+    """
+    emit = part.emit
+    builder = emit.builder
+    with part.walk() as value:
+        start = emit.at(x, builder.shl(value, emit.integer(2)))
+        inner: list[Value | None] = [None, None]
+        for index, place, codes in part.codes(w, value):
+            factor = emit.load(emit.at(start, 4 * index * part.lanes), F32, part.lanes)
+            before = inner[place % 2]
+            inner[place % 2] = (
+                builder.fmul(codes, factor) if before is None else emit.fma(codes, factor, before)
+            )
+        even, odd = inner
+        both = even if odd is None else builder.fadd(even, odd)
+        builder.store(emit.fma(both, part.scales(s, value), builder.load(at)), at)
+
+
+def _multiply_rows(
+    part: Steps, ws: list[Value], ss: list[Value], xs: list[Value], sums: list[list[Value]]
+) -> None:
+    """The same for several rows of weights, each scaled before it is multiplied, or plain ones."""
+    emit, plain = part.emit, part.form.kind == "plain"
+    builder = emit.builder
+    # With several rows their sums are independent already, and more would not fit the registers.
+    chains = part.blocks if len(xs) == 1 else 1
+    ends = [[[at, *(_zeros(part) for _ in range(1, chains))] for at in row] for row in sums]
+    with part.walk() as value:
+        offset = builder.shl(value, emit.integer(2))
+        scales = [None if plain else part.scales(s, value) for s in ss]
+        for blocks in zip(*(part.codes(w, value) for w in ws), strict=True):
+            index = blocks[0][0]
+            factors = [
+                codes if scale is None else builder.fmul(codes, scale)
+                for (_, _, codes), scale in zip(blocks, scales, strict=True)
+            ]
+            for column, x in enumerate(xs):
+                address = emit.at(emit.at(x, offset), 4 * index * part.lanes)
+                given = emit.load(address, F32, part.lanes)
+                for row, factor in zip(ends, factors, strict=True):
+                    at = row[column][index % chains]
+                    builder.store(emit.fma(factor, given, builder.load(at)), at)
+    for at, *others in (places for row in ends for places in row):
+        for other in others:
+            builder.store(builder.fadd(builder.load(at), builder.load(other)), at)
+
+
+def _add_biases(
+    emit: Emitter,
+    form: Format,
+    biases: list[Value],
+    given: list[Value],
+    width: Value,
+    sums: list[list[Value]],
+) -> None:
+    """Add each group's bias × the sum of its activations to the vectors `sums`."""
+    builder = emit.builder
+    left, first = builder.udiv(width, emit.integer(form.group)), emit.integer(0)
+    for wide in (8, 4, 1):
+        count = builder.udiv(left, emit.integer(wide))
+        with emit.loop(count) as turn:
+            group = builder.add(first, builder.mul(turn, emit.integer(wide)))
+            place = builder.mul(group, emit.integer(ITEM_BYTES[form.scale]))
+            values = [emit.floats(emit.at(bias, place), form.scale, wide) for bias in biases]
+            for column, start in enumerate(given):
+                offset = builder.shl(group, emit.integer(2))
+                factor = emit.load(emit.at(start, offset), F32, wide)
+                for row, value in zip(sums, values, strict=True):
+                    _add_product(emit, value, factor, row[column], wide)
+        done = builder.mul(count, emit.integer(wide))
+        left, first = builder.sub(left, done), builder.add(first, done)
+
+
+def _add_product(emit: Emitter, a: Value, b: Value, at: Value, lanes: int) -> None:
+    """Add a × b, of so many lanes, to the vector at `at`, which may have more."""
+    before = emit.builder.load(at)
+    wanted = before.type.count
+    if lanes == wanted:
+        emit.builder.store(emit.fma(a, b, before), at)
+    else:
+        product = emit.widen(emit.builder.fmul(a, b), lanes, wanted)
+        emit.builder.store(emit.builder.fadd(product, before), at)
+
+
+@intrinsic(prefer_literal=True)
+def unpack(context, name, lanes, w, s, b, width, out):
+    """One row of weights → float32 [width] at `out`, in the order and scale `arrange` gives x."""
+    known = _literals(name, lanes)
+    if known is None:
+        return None
+    form, count = parse(known[0]), known[1]
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(builder)
+        w, s, b, width, out = arguments[2:]
+        for part in steps(emit, form, count, width):
+            with part.walk() as value:
+                _unpack_step(part, value, w, s, b, out)
+        return context.get_dummy_value()
+
+    return types.void(name, lanes, *[types.int64] * 5), generate
+
+
+def _unpack_step(part: Steps, value: Value, w: Value, s: Value, b: Value, out: Value) -> None:
+    emit, form = part.emit, part.form
+    start = emit.at(out, emit.builder.shl(value, emit.integer(2)))
+    scales = biases = None
+    if form.kind != "plain":
+        scales = part.scales(s, value)
+    if form.kind == "affine":
+        biases = part.scales(b, value)
+    for index, place, codes in part.codes(w, value):
+        if scales is not None:
+            # The activations are multiplied by the place's factor, so a bias is divided by it.
+            if biases is None:
+                offset = constant(-OFFSET / (2 * form.factor(place)), F32, part.lanes)
+                codes = emit.builder.fmul(emit.builder.fadd(codes, offset), scales)
+            else:
+                over = constant(1 / form.factor(place), F32, part.lanes)
+                codes = emit.fma(codes, scales, emit.builder.fmul(biases, over))
+        emit.store(codes, emit.at(start, 4 * index * part.lanes))

@@ -1,0 +1,259 @@
+"""A whole decoder layer for one new token, with nothing of it left for MLX to evaluate.
+
+For the classes that `families` names, which are all of one shape: norm, attention, norm, router,
+experts, perhaps a shared expert. What their small operations cost in MLX, an evaluation each time
+the graph is cut, is more than they compute. The experts are asked of the paged switch as ever, and
+the router's weights pass by its tap; the ids of a token come in the order of their weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ...families import known_as
+from ..kernels import RUNNING, Chain, Experts, Room, Stack, blend_link, choose_link, norm_link
+from .arrays import F32s, Ids, as_rows
+from .classes import native_class
+from .kv_append import takes_float32
+
+
+class Stream:
+    """One token's activations between two native layers, which need not ask MLX for them."""
+
+    def __init__(self) -> None:
+        self._array: mx.array | None = None
+        self._rows = np.empty((1, 0), np.float32)
+
+    def carries(self, x: mx.array) -> bool:
+        """Whether x is one token's activations: the last that were handed on, or others."""
+        return x is self._array or bool(x.shape[:2] == (1, 1))
+
+    def rows(self, x: mx.array) -> F32s:
+        """x [1, 1, width] as [1, width]."""
+        return self._rows if x is self._array else as_rows(x)
+
+    def array(self, rows: F32s) -> mx.array:
+        """rows [1, width], which stay as they are, as [1, 1, width]."""
+        self._rows, self._array = rows, mx.array(rows[None])
+        return self._array
+
+
+def norm_of(module: Any) -> tuple[F32s, float]:
+    """An RMS norm's weights [width] and its epsilon."""
+    return as_rows(module.weight)[0].copy(), float(module.eps)
+
+
+class Norm:
+    """An RMS norm of one row, by itself."""
+
+    def __init__(self, module: Any) -> None:
+        weight, epsilon = norm_of(module)
+        self._x, self._out = np.empty_like(weight), np.empty_like(weight)
+        self._chain = Chain([norm_link(self._x, weight, epsilon, self._out)], 0)
+
+    def __call__(self, x: F32s) -> F32s:
+        """x [1, width], normed."""
+        with RUNNING:
+            self._x[:] = x[0]
+            self._chain.run()
+            found: F32s = self._out[None].copy()
+        return found
+
+
+class Shared:
+    """The expert that every token goes through, in proportion to a gate."""
+
+    def __init__(self, block: Any, stacks: dict[int, Stack]) -> None:
+        expert = block.shared_expert
+        self._gate_and_up = stacks[id(expert.gate_proj)]
+        self._down, self._gate = stacks[id(expert.down_proj)], stacks[id(block.shared_expert_gate)]
+
+    def __call__(self, x: F32s) -> F32s:
+        """x [1, width] → [1, width]."""
+        both = self._gate_and_up.multiply(x)
+        gate, up = np.split(both, 2, axis=1)
+        out = self._down.multiply(gate / (1 + np.exp(-gate)) * up)
+        found: F32s = out / (1 + np.exp(-self._gate.multiply(x)))
+        return found
+
+
+class Plan:
+    """What one layer is made of.
+
+    Args:
+        stream: of the model; `memory`: of its layers, which run one after the other.
+    """
+
+    def __init__(self, layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Room) -> None:
+        family = known_as(layer, "layer")
+        assert family is not None, "can_swap was not asked"
+        block = layer[family.block]
+        self.stream = stream
+        self.attention = layer.self_attn._plan
+        self.shared = Shared(block, stacks) if "shared_expert" in block else None
+        self.gate, self.experts = block.gate, block.switch_mlp
+        self._gate_class = type(block.gate)
+        router = stacks[id(block.gate)]
+        k = int(block.top_k if hasattr(block, "top_k") else block.num_experts_per_tok)
+        # Mixtral takes its softmax over the chosen ones, which is the same as making them sum to 1.
+        sums_to_one = bool(getattr(block, "norm_topk_prob", family.sums_to_one))
+        before, after = norm_of(layer.input_layernorm), norm_of(layer.post_attention_layernorm)
+        width = len(before[0])
+        self._k = k
+        self._chosen = ids, weights = self.experts.room(k)
+        self._x, self._normed, self._added = (
+            memory.floats(name, width) for name in ("x", "normed", "added")
+        )
+        logits = memory.floats("logits", router.height)
+        links = [
+            norm_link(self._x, *before, self._normed),
+            *self.attention.links(self._normed, self._added, memory),
+        ]
+        self._attended = len(links)
+        links += [
+            norm_link(self._x, *after, self._normed, self._added),
+            *router.links(self._normed, logits),
+            choose_link(logits, ids[0], weights[0], sums_to_one),
+        ]
+        self._row = self._x[None]
+        self._outputs = memory.floats("outputs", k * width).reshape(k, width)
+        self._blending = blend_link(self._x, weights[0], self._outputs)
+        self._blend = Chain([self._blending], 0)
+        stacked = (self.attention.shared.stack, self.attention.output, router)
+        self._chain = Chain(links, sum(stack.nbytes for stack in stacked))
+
+    def takes(self, cache: Any) -> bool:
+        """Whether a token can be decoded with this cache, and the router chooses as it was made."""
+        if not self._chooses_as_made:
+            return False
+        return self.attention.growing.owns(cache) or takes_float32(cache)
+
+    @property
+    def _chooses_as_made(self) -> bool:
+        # A router that `routing_override` changes has another class.
+        return type(self.gate) is self._gate_class
+
+    def ready(self, cache: Any) -> bool:
+        """Whether all before the experts passes through kernels alone, into memory that is had."""
+        return self._chooses_as_made and self.attention.growing.owns(cache)
+
+    def begin(self, cache: Any) -> None:
+        """Have room for the token's key and value, where the layer is `ready`; then `pass_on`."""
+        self.attention.begin(self._chain, 1, *self.attention.growing.room(cache))
+
+    def pass_on(self, x: F32s) -> F32s:
+        """`decode` of a layer that has begun."""
+        with RUNNING:
+            self._take(x)
+            self._chain.run()
+        return self._ask_experts()
+
+    def decode(self, x: F32s, cache: Any) -> F32s:
+        """x [1, width] → [1, width], which stays as it is until the next layer runs."""
+        self._choose(x, cache)
+        return self._ask_experts()
+
+    def _ask_experts(self) -> F32s:
+        """What comes after the choice."""
+        held = self.experts.held
+        if held is not None:
+            return self._decode_held(held)
+        ids, weights = self._chosen
+        beside: list[F32s] = []  # what is computed while experts are read
+        shared, normed = self.shared, self._normed[None]
+        self._outputs[:] = self.experts.decode(
+            normed, ids.copy(), weights,
+            None if shared is None else lambda: beside.append(shared(normed)),
+        )[0]  # fmt: skip
+        with RUNNING:
+            self._blend.run()
+        for more in beside:
+            self._x += more[0]
+        return self._row
+
+    def _decode_held(self, held: Any) -> F32s:
+        chain = self._chain_of(held.host)
+        self.experts.decode_held(self._k, lambda: self._compute(chain))
+        return self._row
+
+    def _take(self, x: F32s) -> None:
+        """Have x [1, width] where the chain finds it: mostly the layer before has put it there."""
+        if x.base is not self._x:
+            self._x[:] = x[0]
+
+    def _compute(self, chain: Chain) -> None:
+        """All experts, and what a token goes through beside them."""
+        more = None if self.shared is None else self.shared(self._normed[None])
+        with RUNNING:
+            chain.run()
+        if more is not None:
+            self._x += more[0]
+
+    def _chain_of(self, slot_map: Ids) -> Chain:
+        """What computes the experts that are held in these slots, and their sum.
+
+        It is kept by them, not here: a bank that is given up must not live on.
+        """
+        experts: Experts = self.experts.inner.connected()
+        if experts.chain is None or experts.chain[0] is not slot_map:
+            ids = self._chosen[0][0]
+            links = experts.links(self._normed, ids, slot_map, self._outputs)
+            nbytes = len(ids) * experts.nbytes
+            experts.chain = slot_map, Chain([*links, self._blending], nbytes)
+        return experts.chain[1]
+
+    def _choose(self, x: F32s, cache: Any) -> None:
+        """All that comes before the experts."""
+        room = self.attention.growing.room(cache)
+        with RUNNING:
+            self._take(x)
+            if room is not None:
+                self.attention.begin(self._chain, 1, *room)
+                self._chain.run()
+                return
+            self._chain.run(0, 1)
+        added = self.attention.decode(self._normed[None], cache)
+        with RUNNING:
+            self._added[:] = added[0]
+            self._chain.run(self._attended)
+
+
+class _Layer:
+    """What a decoder layer does when it computes natively."""
+
+    _plan: Plan
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        plan = self._plan
+        stream = plan.stream
+        if mask is None and stream.carries(x) and plan.takes(cache):
+            return stream.array(plan.decode(stream.rows(x), cache))
+        return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
+
+
+def plans(layers: Sequence[nn.Module]) -> list[Plan] | None:
+    """What layers are made of, or None if one of them does not compute natively."""
+    found = [each._plan for each in layers if isinstance(each, _Layer)]
+    return found if len(found) == len(layers) > 0 else None
+
+
+def can_swap(layer: nn.Module) -> bool:
+    """Whether the layer is one that is known here, with experts that are paged."""
+    family = known_as(layer, "layer")
+    return family is not None and hasattr(layer[family.block].get("switch_mlp"), "decode")
+
+
+def swap_layer(layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Room) -> None:
+    """Have a layer decode natively; its attention must already.
+
+    Args:
+        stacks: the id of each of the model's linear layers that is native → its matrices.
+        stream, memory: the model's.
+    """
+    object.__setattr__(layer, "_plan", Plan(layer, stacks, stream, memory))
+    layer.__class__ = native_class(_Layer, type(layer))

@@ -1,0 +1,179 @@
+"""Decides what of a loaded model computes natively, compiles what that needs, and swaps it in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ...system.progress import Progress
+from ..kernels import Format, Room, Stack, for_attention, for_experts, for_layers, for_matrix, warm
+from . import attention, switch
+from . import decoder_layer as layer
+from .arrays import KINDS
+from .linear import EMBEDDINGS, LINEARS, Shared, format_of, swap_embedding, swap_linears
+from .model import swap_model
+
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+"""Names of children that are given the same activations."""
+
+
+class _GivenUp(Exception):
+    """Nobody waits for the compiler any more."""
+
+
+class Native:
+    """A model's native part, in the making.
+
+    Args:
+        model: built, perhaps not evaluated; its switches are still mlx-lm's.
+
+    Attributes:
+        attends: once it is finished, whether all of the model's attention is native.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [(path, module) for path, module in model.named_modules()]
+        self._switches = [m for _, m in self._modules if switch.can_swap(m)]
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._done = threading.Event()
+        self._given_up = threading.Event()
+        self._progress = (0, 1)
+        self._layers = len(getattr(model, "layers", ()))
+        self.attends = False
+
+    def computes(self, module: nn.Module) -> bool:
+        """Whether `module`, a switch, will not be MLX's to compute."""
+        return any(module is other for other in self._switches)
+
+    def begin(self) -> None:
+        """Compile on a thread of its own, while the rest of the model is read."""
+        self._thread = threading.Thread(target=self._warm, name="outlier-compile", daemon=True)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """End the compiler's thread: at once, but for the one kernel that it is at."""
+        self._given_up.set()
+        if self._thread is not None and self._thread.ident is not None:
+            self._thread.join()
+
+    def finish(self, quiet: bool) -> None:
+        """Wait for the compiler, with a bar if it takes long, and swap; all must be evaluated."""
+        with Progress(
+            total=self._progress[1], desc="compiling kernels", unit=" kernels", delay=1,
+            leave=False, disable=quiet,
+        ) as bar:  # fmt: skip
+            while not self._done.wait(0.05):
+                done, bar.total = self._progress
+                bar.update(done - bar.n)
+        if self._error is not None:
+            raise self._error
+        self._swap()
+
+    def _warm(self) -> None:
+        try:
+            work = for_attention("f32") + for_layers()
+            for name in {form.name for form in self._forms()}:
+                work += for_matrix(name)
+            for module in self._switches:
+                up, _, down = switch.projections(module)
+                activation = switch.activation_of(module.activation)
+                first, second = format_of(up), format_of(down)
+                assert first and second and activation
+                bias = "none" if "bias" not in up else KINDS[up.bias.dtype]
+                work += for_experts(first.name, second.name, activation.kind, bias)
+            warm(work, self._tell)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+    def _tell(self, done: int, total: int) -> None:
+        if self._given_up.is_set():
+            raise _GivenUp
+        self._progress = (done, total)
+
+    def _forms(self) -> Iterator[Format]:
+        for _, module in self._modules:
+            if type(module) in LINEARS or type(module) in EMBEDDINGS:
+                form = format_of(module)
+                if form is not None:
+                    yield form
+
+    def _swap(self) -> None:
+        for module in self._switches:
+            switch.swap_switch(module)
+        shares: dict[int, Shared] = {}
+        for _, parent in self._modules:
+            for group in _groups(parent):
+                shared = swap_linears(group)
+                shares.update((id(module), shared) for module in group)
+        for _, module in self._modules:
+            if type(module) in EMBEDDINGS and _readable(module):
+                swap_embedding(module)
+            elif attention.can_swap(module):
+                self._swap_attention(module, shares)
+
+        attending = [module for _, module in self._modules if hasattr(module, "_plan")]
+        self.attends = len(attending) == self._layers > 0
+        stacks = {key: shared.stack for key, shared in shares.items()}
+        stream, memory = layer.Stream(), Room()
+        for _, module in self._modules:
+            if layer.can_swap(module) and hasattr(module.self_attn, "_plan"):
+                swap_if_whole(module, stacks, stream, memory)
+        for _, module in self._modules:
+            swap_model(module, stream)
+
+    def _swap_attention(self, module: Any, shares: dict[int, Shared]) -> None:
+        parts = [module[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+        found = [shares.get(id(part)) for part in parts]
+        shared, output = found[0], found[3]
+        if shared is not None and output is not None and found[:3] == [shared] * 3:
+            stack: Stack = output.stack
+            attention.swap_attention(module, shared, stack)
+
+
+def swap_if_whole(
+    module: Any, stacks: dict[int, Stack], stream: layer.Stream, memory: Room
+) -> None:
+    """Swap a decoder layer, unless one of its linear layers is not native."""
+    try:
+        layer.swap_layer(module, stacks, stream, memory)
+    except KeyError:  # computed by MLX, in a format that no kernel reads
+        return
+
+
+def _groups(parent: nn.Module) -> Iterator[list[Any]]:
+    """The linear layers of `parent` that can be swapped, those that share activations together."""
+    children = parent.children()
+    mine = {
+        name: child
+        for name, child in children.items()
+        if type(child) in LINEARS and _readable(child)
+    }
+    for names in TOGETHER:
+        groups: dict[object, list[Any]] = {}
+        for name in names:
+            if name in mine:
+                child = mine.pop(name)
+                key = format_of(child), child.weight.shape[1]
+                groups.setdefault(key, []).append(child)
+        yield from groups.values()
+    yield from ([child] for child in mine.values())
+
+
+def _readable(module: Any) -> bool:
+    """Whether kernels know the format, and each array lies in memory in its order."""
+    if format_of(module) is None:
+        return False
+    arrays = [module[name] for name in ("weight", "scales", "biases") if name in module]
+    mx.eval(arrays)
+    return all(_in_order(array) for array in arrays if array is not None)
+
+
+def _in_order(array: mx.array) -> bool:
+    return memoryview(array).c_contiguous  # type: ignore[arg-type]  # it has the buffer protocol

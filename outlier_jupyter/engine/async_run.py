@@ -1,0 +1,48 @@
+"""A run for async code: on a thread of its own, while the event loop stays free."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from ..runs.run import Interrupted, Run
+from .turns import LOOK_S
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .prompts import Prompt
+
+
+class AsyncRun:
+    """One run of `engine`, which can be stopped whether or not it is its turn."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._stopped = engine, threading.Event()
+        self._thread: int | None = None
+
+    async def run(self, prompt: Prompt, options: dict[str, Any]) -> Run:
+        """The finished run, or what was made of it when it was stopped; cancelling stops it."""
+        with ThreadPoolExecutor(1, thread_name_prefix="outlier-async") as thread:
+            work = asyncio.get_running_loop().run_in_executor(thread, self._run, prompt, options)
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                while not work.done():
+                    self._stop()
+                    await asyncio.wait([work], timeout=LOOK_S)
+                raise
+
+    def _run(self, prompt: Prompt, options: dict[str, Any]) -> Run:
+        self._thread = threading.get_ident()
+        with self._engine.turns.ending(self._stopped.is_set):
+            try:
+                return self._engine.generate(prompt, **options)
+            except Interrupted as stop:
+                return stop.run
+
+    def _stop(self) -> None:
+        self._stopped.set()
+        if self._engine.turns.of(self._thread):
+            self._engine.stop()

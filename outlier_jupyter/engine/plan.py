@@ -1,0 +1,325 @@
+"""Before a model is loaded: what its experts weigh, and how large a cache this machine can hold.
+
+`plan` reads the config and the shards' headers, a few megabytes at most, also of a model that is
+not downloaded, and has mlx-lm build the model lazily, as `load` does. So what it says of layers,
+formats and top-k is what `load` will find. A `Plan` is plain data that shows itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from math import floor, log10
+from typing import Any
+
+from ..checkpoint.model_folder import ModelFolder
+from ..display import INERT
+from ..errors import place
+from ..formatting import percent, size_words, three
+from ..options import AUTO, LoadOptions, make
+from ..paging import share_slots
+from ..paging.install import Switch
+from ..paging.probe import Probed, dense_nbytes, expert_format
+from ..system import hub
+from ..system.memory_info import Machine
+from ..values import boolean, checked, path, refused, text
+from .engine import Engine
+from .load import native_top_k, probed_of
+from .memory_budget import SPARED, Needs, Room, best_nbytes, least_nbytes, needs_of, up
+from .open_checkpoint import Opened, open_model
+from .prompts import context_of
+
+ROWS = 7
+"""Cache sizes shown beside the advised one and the whole."""
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """What a `cache_gb` would hold.
+
+    Attributes:
+        cache_gb: GB (10^9 bytes), as given to `load`.
+        experts: how many experts it holds; `share`, of all.
+        tokens: how many tokens' worth that is: times the experts one token needs in all layers.
+        memory: bytes of RAM with dense weights, KV caches and what a process takes beside them.
+        fits: whether that fits this machine now, and `ram_gb` where it was given.
+    """
+
+    cache_gb: float
+    experts: int
+    share: float
+    tokens: float
+    memory: int
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `load` would find, and what fits. Sizes are bytes.
+
+    Attributes:
+        model, model_type: as asked, and as the config says.
+        here: whether its weights are on this machine already.
+        experts_per_layer, expert_nbytes, top_k: one entry per MoE layer.
+        formats: the experts' formats in words, each once.
+        experts_total: of all experts; `dense`, of everything else.
+        cold_per_token: what one token reads when nothing is in RAM.
+        kv_per_token, kv_fixed: the KV cache's growth per token of context, and what it takes
+            beside that; None where that could not be told. `kv_kept` is the most that caches
+            of earlier runs take.
+        context: the model's full context in tokens; None where its config does not say.
+        planned_tokens: the context that `sizes` make room for.
+        total, available: memory of this machine, and what of it is free to take now.
+        sizes: cache sizes and what they hold, smallest first.
+        cache_gb: the size to take; None for a model that has no experts or does not fit.
+        advice: why, in a sentence.
+    """
+
+    model: str
+    model_type: str
+    here: bool
+    experts_per_layer: tuple[int, ...]
+    expert_nbytes: tuple[int, ...]
+    top_k: tuple[int, ...]
+    formats: tuple[str, ...]
+    experts_total: int
+    dense: int
+    cold_per_token: int
+    kv_per_token: int | None
+    kv_fixed: int | None
+    context: int | None
+    kv_kept: int
+    planned_tokens: int
+    total: int
+    available: int
+    sizes: tuple[CacheSize, ...]
+    cache_gb: float | None
+    advice: str
+
+    @property
+    def layers(self) -> int:
+        """How many MoE layers there are."""
+        return len(self.experts_per_layer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON takes them."""
+        return asdict(self) | {"layers": self.layers}
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What is known of the model and the machine, in words: (name, value)."""
+        where = "on this machine" if self.here else "not downloaded; only its headers were read"
+        rows = [("model", f"{self.model} ({self.model_type}; {where})")]
+        if self.layers:
+            each = _alike(self.expert_nbytes, size_words)
+            rows += [
+                ("experts", f"{self.layers} layers × {_alike(self.experts_per_layer)}, top-"
+                 f"{_alike(self.top_k)}; {each} each, {size_words(self.experts_total)} in all"),
+                ("format", ", ".join(self.formats)),
+                ("cold", f"{size_words(self.cold_per_token)} read for a token when none is in RAM"),
+            ]  # fmt: skip
+        else:
+            rows.append(("experts", "none that can be paged: the model is held whole"))
+        kv = "unknown"
+        if self.kv_per_token is not None:
+            kv = f"{size_words(self.kv_per_token)} per token"
+            kv += f" and {size_words(self.kv_fixed)}" if self.kv_fixed else ""
+        context = f"; the full context is {self.context:,} tokens" if self.context else ""
+        return [
+            *rows,
+            ("the rest", f"{size_words(self.dense)} of RAM: attention, routers, embeddings"),
+            ("KV cache", kv + context),
+            ("", f"caches of earlier runs are kept up to {size_words(self.kv_kept)}"),
+            ("machine", f"{size_words(self.available)} of {size_words(self.total)} RAM free"),
+        ]
+
+    def table(self) -> list[tuple[str, ...]]:
+        """The cache sizes in words: a row of headings, then one row per size."""
+        rows: list[tuple[str, ...]] = []
+        rows.append(("cache_gb", "experts", "share", "tokens' worth", "RAM in all", "fits now"))
+        for s in self.sizes:
+            mark = " ←" if s.cache_gb == self.cache_gb else ""
+            fits = ("yes" if s.fits else "no") + mark
+            rows.append((f"{s.cache_gb:g}", f"{s.experts:,}", percent(s.share), three(s.tokens),
+                         size_words(s.memory), fits))  # fmt: skip
+        return rows
+
+    def __str__(self) -> str:
+        """Facts, table and advice, in lines."""
+        lines = [f"{name:<9} {value}" for name, value in self.facts()]
+        if self.sizes:
+            rows = self.table()
+            widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+            lines += ["", f"with a context of {self.planned_tokens:,} tokens:"]
+            for row in rows:
+                cells = [c.rjust(w) for c, w in zip(row[:-1], widths, strict=False)]
+                lines.append("  ".join([*cells, row[-1]]).rstrip())
+        return "\n".join([*lines, "", self.advice])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        facts = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th>"
+            f"<td style='text-align:left'>{escape(value)}</td></tr>"
+            for name, value in self.facts()
+        )
+        heads, *rows = self.table()
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        )
+        sizes = (
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody><caption>with a context of "
+            f"{self.planned_tokens:,} tokens</caption></table>"
+        )
+        said = f"<table>{facts}</table>{sizes if rows else ''}<p>{escape(self.advice)}</p>"
+        return f'<div class="{INERT}">{said}</div>'
+
+
+@checked(model=path, revision=text, trust_remote_code=boolean)
+def plan(
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    machine: Machine | None = None,
+    ram_gb: float | None = None,
+    kernels: str = AUTO,
+    kept_kv_gb: float = LoadOptions.kept_kv_gb,
+    replacing: Engine | None = None,
+) -> Plan:
+    """Say what `load(model)` would find and which cache size to take, from headers alone.
+
+    Args:
+        model: "demo", a folder, or a Hugging Face id, which need not be downloaded.
+        revision: branch, tag or commit of a Hugging Face repository.
+        trust_remote_code: run the code that the model's folder brings, where it needs that.
+        machine: plan for this memory instead of what is free here and now.
+        ram_gb, kernels, kept_kv_gb: as in `load`.
+        replacing: an open engine whose memory would be freed first.
+
+    Raises:
+        ModelNotFound, CheckpointError, UnsupportedModel, OptionError: each says what to do.
+    """
+    asked = make(LoadOptions, {"ram_gb": ram_gb, "kernels": kernels, "kept_kv_gb": kept_kv_gb})
+    if machine is not None and not isinstance(machine, Machine):
+        raise refused("machine", machine, "an outlier_jupyter.system.memory_info.Machine")
+    if replacing is not None and not isinstance(replacing, Engine):
+        raise refused("replacing", replacing, "an engine, or nothing")
+    with hub.headers(os.fspath(model), revision) as (folder, here):
+        opened = open_model(ModelFolder(folder, trusted=trust_remote_code))
+        formats = dict.fromkeys(expert_format(s) for s in opened.switches)
+        dense = dense_nbytes(opened.module, opened.switches)
+        probed = probed_of(opened, asked.kernels)
+    freed = replacing.memory().freed if replacing is not None else 0
+    bound = asked.ram_gb
+    room = Room.now(bound, freed) if machine is None else Room(machine, 0, bound)
+    needs = needs_of(opened.config, dense, probed, asked.kept_kv_gb)
+    return _plan(place(model, 1000), here, opened, tuple(formats), probed, needs, room)
+
+
+def _plan(
+    model: str,
+    here: bool,
+    opened: Opened,
+    formats: tuple[str, ...],
+    probed: Probed | None,
+    needs: Needs,
+    room: Room,
+) -> Plan:
+    switches = opened.switches
+    nbytes = tuple(switch.expert_nbytes for switch in switches)
+    top_k = probed.top_k if probed else (native_top_k(opened.config) or 1,) * len(switches)
+    sizes, best = _sizes(switches, top_k, needs, room)
+    return Plan(
+        model=model,
+        model_type=str(opened.config.get("model_type", "")),
+        here=here,
+        experts_per_layer=tuple(switch.experts for switch in switches),
+        expert_nbytes=nbytes,
+        top_k=top_k,
+        formats=formats,
+        experts_total=sum(s.experts * s.expert_nbytes for s in switches),
+        dense=needs.dense,
+        cold_per_token=sum(k * n for k, n in zip(top_k, nbytes, strict=True)),
+        kv_per_token=probed.kv_nbytes_per_token if probed else None,
+        kv_fixed=probed.kv_nbytes_fixed if probed else None,
+        context=context_of(opened.config),
+        kv_kept=needs.kv_kept,
+        planned_tokens=needs.tokens,
+        total=room.machine.total,
+        available=room.machine.available,
+        sizes=sizes,
+        cache_gb=best.cache_gb if best else None,
+        advice=_advice(sizes, best, needs, room),
+    )
+
+
+def _sizes(
+    switches: Sequence[Switch], top_k: Sequence[int], needs: Needs, room: Room
+) -> tuple[tuple[CacheSize, ...], CacheSize | None]:
+    """Round sizes from about one token's worth to everything, and the one to take."""
+    if not switches:
+        return (), None
+    everything = sum(s.experts * s.expert_nbytes for s in switches)
+    cold = sum(k * s.expert_nbytes for k, s in zip(top_k, switches, strict=True))
+    experts = sum(s.experts for s in switches)
+    beside, left = room.python + needs.nbytes, room.for_experts(needs)
+
+    def size(nbytes: int) -> CacheSize:
+        gb = min(up(everything), nbytes) / 1e9
+        held = sum(share_slots(switches, gb, None).values())
+        taken = min(nbytes, everything)
+        return CacheSize(gb, held, held / experts, held / sum(top_k), beside + taken,
+                         taken <= left)  # fmt: skip
+
+    steps = [n for n in _round_sizes(cold // 2, everything) if n > least_nbytes(switches)]
+    if len(steps) > ROWS:
+        steps = steps[: ROWS - 3] + steps[-3:]
+    nbytes = best_nbytes(switches, left)
+    best = None if nbytes is None else size(nbytes)
+    rows = [size(n) for n in (*steps, up(everything))] + ([best] if best else [])
+    return tuple(
+        sorted({row.cache_gb: row for row in rows}.values(), key=lambda s: s.cache_gb)
+    ), best
+
+
+def _advice(sizes: Sequence[CacheSize], best: CacheSize | None, needs: Needs, room: Room) -> str:
+    beside, left = size_words(room.python + needs.nbytes), room.for_experts(needs)
+    if not sizes:
+        fits = "fits" if left >= 0 else "does not fit"
+        return f"No expert can be paged; held whole it {fits} here: it takes {beside}."
+    if best is None:
+        return (
+            f"It does not fit here now: {beside} are needed beside the experts, and the process "
+            f"may take {size_words(room.most)} ({room.words()})."
+        )
+    if best.share >= 1:
+        return f"Take cache_gb={best.cache_gb:g}: all experts fit, and nothing is read twice."
+    spared = size_words(SPARED * room.machine.total)
+    take = f"Take cache_gb={best.cache_gb:g}: the most that fits "
+    if room.bounded:
+        take += f"in {room.words()} beside {beside} for the rest"
+    else:
+        take += f"beside {beside} for the rest and {spared} left free"
+    if best.tokens < 1:
+        return (
+            f"{take}; that is less than the experts of a single token, so nearly every expert is "
+            "read each time it is needed."
+        )
+    return f"{take}; it holds the experts of {three(best.tokens)} tokens."
+
+
+def _round_sizes(low: int, high: int) -> list[int]:
+    """1, 2 and 5 times powers of ten, in bytes, from `low` up to below `high`."""
+    powers = range(floor(log10(max(low, 1))), floor(log10(high)) + 1)
+    sizes = [digit * 10**power for power in powers for digit in (1, 2, 5)]
+    return [n for n in sizes if low <= n < high]
+
+
+def _alike(values: Sequence[int], words: Any = str) -> str:
+    """One value in words, or the least and the most where layers differ."""
+    least, most = min(values), max(values)
+    return words(least) if least == most else f"{words(least)} to {words(most)}"

@@ -1,0 +1,79 @@
+"""What an engine says of itself: plain facts, and the lines that tell them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..checkpoint import Reader
+from ..formatting import size_words
+from ..paging import Installed
+from ..trace import TraceInfo
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where an engine stands: what is loaded, how much of it sits in RAM, whether it was closed."""
+
+    model: str
+    layers: int
+    experts: int
+    slots: int
+    resident: int
+    bank_nbytes: int
+    experts_nbytes: int
+    dense_nbytes: int
+    reader: str
+    reader_note: str
+    kernels: str
+    top_k: int | None
+    changed_output: str
+    closed: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        info: TraceInfo,
+        installed: Installed,
+        reader: Reader,
+        resident: int,
+        top_k: int | None,
+        closed: bool = False,
+    ) -> Status:
+        """Where an engine stands that holds `resident` experts and was asked for `top_k`."""
+        switches = installed.switches
+        return cls(
+            model=info.model,
+            layers=len(switches),
+            experts=sum(switch.experts for switch in switches),
+            slots=installed.slots,
+            resident=resident,
+            bank_nbytes=installed.bank_nbytes,
+            experts_nbytes=sum(s.experts * s.expert_nbytes for s in switches),
+            dense_nbytes=0 if closed else info.dense_nbytes,
+            reader=reader.name,
+            reader_note=reader.note,
+            kernels=info.kernels,
+            top_k=top_k or info.native_top_k,
+            changed_output=info.changed_output,
+            closed=closed,
+        )
+
+    def __str__(self) -> str:
+        """A few lines, one fact each."""
+        lines = [
+            f"model     {self.model}",
+            f"experts   {self.experts:,} in {self.layers} layers, {size_words(self.experts_nbytes)}"
+            f" on disk; {self.top_k} a token in each layer",
+            f"slots     {self.slots:,} of {self.experts:,} fit, {size_words(self.bank_nbytes)} of "
+            f"RAM; {self.resident:,} taken",
+            f"the rest  {size_words(self.dense_nbytes)} of RAM: attention, routers, embeddings",
+            f"reads     {self.reader}" + (f" ({self.reader_note})" if self.reader_note else ""),
+            f"kernels   {self.kernels}",
+        ]
+        if not self.layers:
+            lines[1:3] = ["experts   none: the model is dense"]
+        if self.closed:
+            lines.insert(1, "closed    its memory was freed; load the model again")
+        if self.changed_output:
+            lines.append(f"changed   {self.changed_output}")
+        return "\n".join(lines)

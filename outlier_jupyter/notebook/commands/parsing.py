@@ -1,0 +1,126 @@
+"""What the parsers of all commands are made of: argparse that raises, and options as flags.
+
+A mistake becomes an `OptionError` with one line and, where a known name is near, a suggestion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import types
+import typing
+from collections.abc import Callable, Collection
+from dataclasses import fields
+from typing import Any, NoReturn
+
+from ...errors import OptionError
+from ...options import GenerateOptions, LoadOptions, choices_of, help_of
+
+
+class HelpAsked(Exception):
+    """`--help` was among the arguments; the text to show is the message."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises in place of leaving the process."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, **settings)
+        self.formatter_class = lambda prog: argparse.HelpFormatter(
+            prog, max_help_position=32, width=96
+        )
+        self.add_argument("-h", "--help", action=_Help, help="show this text")
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(
+            f"{self.prog}: {message}{self._suggestion(message)}; see {self.prog} --help"
+        )
+
+    def _suggestion(self, message: str) -> str:
+        """The known flags nearest to the unknown ones the message names."""
+        known = list(self._option_string_actions)
+        seen = [word for word in message.replace("=", " ").split() if word.startswith("-")]
+        near = [match for word in seen for match in difflib.get_close_matches(word, known, 1)]
+        return f"; did you mean {', '.join(near)}?" if near and "unrecognized" in message else ""
+
+
+class _Help(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
+        raise HelpAsked(parser.format_help())
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--json`, which prints `what`."""
+    parser.add_argument("--json", action="store_true", default=None, help=f"print {what} as JSON")
+
+
+def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    """`-o NAME`, which stores `what`."""
+    text = f"store the {what} in this variable"
+    parser.add_argument("-o", "--output", metavar="NAME", type=variable, help=text)
+
+
+def variable(name: str) -> str:
+    """`name`, if a variable may be called so."""
+    if not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{name!r} is not a variable's name, such as `run`")
+    return name
+
+
+def near(word: str, known: Collection[str]) -> str:
+    """`; did you mean …?` for the known word nearest to an unknown one, if any is near."""
+    found = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
+
+
+def unescaped(text: str) -> str:
+    """`text` with a line break for each backslash and n, as one line cannot hold one."""
+    return re.sub(r"\\[nt\\]", lambda found: ESCAPES[found[0]], text)
+
+
+def add_fields(
+    parser: argparse.ArgumentParser,
+    options: type[LoadOptions | GenerateOptions],
+    names: Collection[str] | None = None,
+    defaults: bool = True,
+) -> None:
+    """One flag per field; its default stays the dataclass's, so absent flags are absent."""
+    hints = typing.get_type_hints(options)
+    for spec in fields(options):
+        if names is not None and spec.name not in names:
+            continue
+        flag = "--" + spec.name.replace("_", "-")
+        text = help_of(spec) + (
+            "" if not defaults or spec.default in (None, (), False) else f" ({spec.default})"
+        )
+        text = text.replace("%", "%%")
+        wanted = hints[spec.name]
+        if isinstance(wanted, types.UnionType):
+            wanted = next(option for option in typing.get_args(wanted) if option is not type(None))
+        if wanted is bool:
+            parser.add_argument(flag, action="store_true", default=None, help=text)
+        elif typing.get_origin(wanted) is tuple:
+            kind = unescaped if spec.metadata.get("escapes") else str
+            parser.add_argument(flag, action="append", type=kind, metavar="TEXT", help=text)
+        else:
+            words = spec.metadata.get("words", ())
+            metavar = "|".join(map(str, choices_of(spec) or (wanted.__name__.upper(), *words)))
+            reads = _or_words(wanted, words) if words else wanted
+            parser.add_argument(flag, type=reads, metavar=metavar, help=text)
+
+
+def _or_words(kind: type, words: Collection[str]) -> Callable[[str], Any]:
+    """What reads a value of `kind`, or one of `words`."""
+
+    def read(text: str) -> Any:
+        return text if text in words else kind(text)
+
+    read.__name__ = kind.__name__  # argparse names it in its errors
+    return read

@@ -1,0 +1,383 @@
+"""The wire frame of the live view: what changed since the last one, as a few hundred bytes.
+
+A `Frame` carries the new text, one record per token read by the model, which experts each of the
+newest tokens chose, how often experts were chosen, which arrived or left and when, and running
+totals. `encode` and `decode` turn it into little-endian bytes whose arrays are aligned, so that a
+browser can lay typed arrays over them. `merging.py` makes one frame of many. This module knows
+nothing of events, clocks, Jupyter or MLX.
+
+Layout of version 3, all little-endian, arrays in this order without gaps::
+
+    head       96 bytes   magic "OJLF", u16 version, u16 flags, then 22 u32: length of the
+                          whole frame, run, seq, since, first_step, steps, layers, experts,
+                          slots, prompt_tokens, text_start, text bytes, counts, changes, k,
+                          routed, moves, moves_from, call_tokens, call_layers, parts, first_token
+    totals     11 u64     in the order of `Totals`
+    steps      f64 nbytes | f32 token_ms, read_p50_ms, read_p95_ms, read_max_ms, then the
+               parts of the token's time | u32 hits, misses, reads, text_end
+               (one array of `steps` values each)
+    counts     u32 index, u32 count
+    changes    u32 index
+    moves      u32 step, u32 twice the expert's index, plus 1 when it came
+    routing    u16 of `routed` x layers x k
+    phases     u8 of `steps`
+    states     u8 of `changes`
+    hits       u8 of `routed` x ceil(layers x k / 8): one bit each, the lowest first
+    text       UTF-8
+
+Version 2 is read as well: its head ends with call_layers, and its five parts are `PARTS_OF_2`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import OutlierError
+from ...trace.time_parts import PARTS
+
+MAGIC = b"OJLF"
+VERSION = 3
+SNAPSHOT = 1
+FINAL = 2
+
+NO_EXPERT = 0xFFFF
+"""Where a layer chose fewer experts than the widest."""
+NO_TOKEN = 0xFFFFFFFF
+"""In place of a step, while no token was generated."""
+PARTS_OF_2 = ("route", "lookup", "read_wait", "install", "sample")
+"""The parts in a frame of version 2; what they leave of a token's time was computing, mostly."""
+
+STEP = np.dtype(
+    [
+        ("nbytes", "<f8"),
+        ("token_ms", "<f4"),
+        ("read_p50_ms", "<f4"),
+        ("read_p95_ms", "<f4"),
+        ("read_max_ms", "<f4"),
+        ("parts_ms", "<f4", (len(PARTS),)),
+        ("hits", "<u4"),
+        ("misses", "<u4"),
+        ("reads", "<u4"),
+        ("text_end", "<u4"),
+        ("phase", "u1"),
+    ]
+)
+"""One token read by the model. The read latencies are NaN where nothing was read.
+
+A prefill call's time is shared equally by its tokens; a read belongs to the first of them that
+needed it. `parts_ms` are those of `trace.times`, NaN where a part cannot be told; the others add up
+to `token_ms`. The text that was let go of after a step ends at `text_end`, in UTF-16 code units
+from the run's beginning.
+"""
+
+_HEAD = struct.Struct("<4sHH22I")
+_HEAD_OF_2 = struct.Struct("<4sHH20I")
+_TOTALS = struct.Struct("<11Q")
+_WIDE = tuple(name for name in STEP.names or () if name != "phase")
+_STEP_NBYTES = STEP.itemsize - STEP["parts_ms"].itemsize
+
+
+class FrameError(OutlierError):
+    """Bytes that are not a frame of this version, or frames that do not follow each other."""
+
+
+class Totals(NamedTuple):
+    """Everything since the run began; the `decode_` ones count generated tokens only."""
+
+    steps: int = 0
+    lookups: int = 0
+    hits: int = 0
+    reads: int = 0
+    nbytes: int = 0
+    evictions: int = 0
+    elapsed_ns: int = 0
+    decode_steps: int = 0
+    decode_lookups: int = 0
+    decode_hits: int = 0
+    decode_ns: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """What changed after frame `since`, up to and with frame `seq`, of one run.
+
+    Attributes:
+        run: number of the run; frames of different runs never merge.
+        seq: number of this frame, from 1; a merged frame has that of its last part.
+        since: the frame a receiver must have seen; 0 means that none is needed.
+        first_step: how many steps came before those in `steps`.
+        layers, experts: of the model; `experts` is that of the widest layer.
+        slots: how many experts fit in RAM.
+        prompt_tokens: length of the prompt; 0 until it is known.
+        text: what was generated, or the end of it; `text_start` UTF-16 code units, as browsers
+            count, came before.
+        steps: `STEP` [n].
+        count_index, count: uint32 [m], expert `layer * experts + expert` was chosen so often.
+        change_index: uint32 [r], the same numbering; `change_state` uint8 [r]: 1 in RAM, 0 gone.
+        experts_of: uint16 [r, layers, k], what the last r of `steps` chose, or `NO_EXPERT`.
+        hits_of: bool, the same shape: resident before anything was read for it.
+        move_step: uint32 [q], the step during which an expert came or went, in order; during a
+            call of several tokens, the call's last. `move`: uint32 [q], twice its number, plus 1
+            when it came. All moves of steps from `moves_from` on are there.
+        call_tokens, call_layers: of the call that is open, and how many layers it has routed.
+        first_token: the step that produced the first generated token, or `NO_TOKEN`.
+        totals: since the run began.
+        snapshot: the whole state from zero, to be used instead of what was known before.
+        final: the run is over.
+    """
+
+    run: int
+    seq: int
+    since: int
+    first_step: int
+    layers: int
+    experts: int
+    slots: int
+    prompt_tokens: int
+    text: str
+    text_start: int
+    steps: npt.NDArray[np.void]
+    count_index: npt.NDArray[np.uint32]
+    count: npt.NDArray[np.uint32]
+    change_index: npt.NDArray[np.uint32]
+    change_state: npt.NDArray[np.uint8]
+    experts_of: npt.NDArray[np.uint16]
+    hits_of: npt.NDArray[np.bool_]
+    move_step: npt.NDArray[np.uint32]
+    move: npt.NDArray[np.uint32]
+    totals: Totals
+    moves_from: int = 0
+    call_tokens: int = 0
+    call_layers: int = 0
+    first_token: int = NO_TOKEN
+    snapshot: bool = False
+    final: bool = False
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when the bytes are: NaN equals NaN, arrays compare as wholes."""
+        return isinstance(other, Frame) and encode(self) == encode(other)
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, which can be large
+
+
+def encode(frame: Frame) -> bytes:
+    """The frame as bytes; see the module for the layout."""
+    # A lone surrogate cannot be sent as UTF-8; it becomes a question mark.
+    text = frame.text.encode("utf-8", "replace")
+    steps = frame.steps
+    routed, layers, k = frame.experts_of.shape
+    counted = (len(steps), len(frame.count), len(frame.change_index), len(frame.move), len(text))
+    length = _HEAD.size + _length(*counted, routed, layers * k, len(PARTS))
+    head = _HEAD.pack(
+        MAGIC,
+        VERSION,
+        SNAPSHOT * frame.snapshot | FINAL * frame.final,
+        length,
+        frame.run,
+        frame.seq,
+        frame.since,
+        frame.first_step,
+        len(steps),
+        frame.layers,
+        frame.experts,
+        frame.slots,
+        frame.prompt_tokens,
+        frame.text_start,
+        len(text),
+        len(frame.count),
+        len(frame.change_index),
+        k,
+        routed,
+        len(frame.move),
+        frame.moves_from,
+        frame.call_tokens,
+        frame.call_layers,
+        len(PARTS),
+        frame.first_token,
+    )
+    bits = np.packbits(frame.hits_of.reshape(routed, layers * k), axis=1, bitorder="little")
+    return b"".join(
+        [
+            head,
+            _TOTALS.pack(*frame.totals),
+            *_wide_of(steps),
+            frame.count_index.astype("<u4", copy=False).tobytes(),
+            frame.count.astype("<u4", copy=False).tobytes(),
+            frame.change_index.astype("<u4", copy=False).tobytes(),
+            frame.move_step.astype("<u4", copy=False).tobytes(),
+            frame.move.astype("<u4", copy=False).tobytes(),
+            frame.experts_of.astype("<u2", copy=False).tobytes(),
+            steps["phase"].tobytes(),
+            frame.change_state.tobytes(),
+            bits.tobytes(),
+            text,
+        ]
+    )
+
+
+def _wide_of(steps: npt.NDArray[np.void]) -> list[bytes]:
+    """All fields of the steps but the phase, which is their last, one array behind the other."""
+    if len(steps) == 1:  # the usual frame: in a record they stand as they are sent
+        return [steps.tobytes()[: -STEP["phase"].itemsize]]
+    return [steps[name].T.tobytes() for name in _WIDE]
+
+
+def decode(data: bytes | bytearray | memoryview) -> Frame:
+    """The frame in `data`, which must hold exactly one.
+
+    Raises:
+        FrameError: not a frame, another version, cut short, or numbers that cannot be.
+    """
+    data = bytes(data)
+    if len(data) < _HEAD_OF_2.size + _TOTALS.size or data[:4] != MAGIC:
+        raise FrameError(f"{len(data)} bytes starting {data[:4]!r} are not a frame")
+    version = int.from_bytes(data[4:6], "little")
+    if version not in (2, VERSION):
+        raise FrameError(f"frame version {version} was seen, {VERSION} is wanted; reload the page")
+    layout = _HEAD if version == VERSION else _HEAD_OF_2
+    if len(data) < layout.size + _TOTALS.size:
+        raise FrameError(f"a frame of {len(data)} bytes was cut short")
+    _, _, flags, length, *numbers = layout.unpack_from(data)
+    since_3 = () if version == VERSION else (len(PARTS_OF_2), NO_TOKEN)
+    head = _Head(layout.size, *numbers, *since_3)
+    if version == VERSION and head.parts != len(PARTS):
+        raise FrameError(f"a frame divides time in {head.parts} parts, {len(PARTS)} are wanted")
+    sizes = (head.steps, head.counts, head.changes, head.moves, head.text)
+    width = head.layers * head.k
+    wanted = layout.size + _length(*sizes, head.routed, width, head.parts)
+    if length != len(data) or length != wanted:
+        raise FrameError(
+            f"a frame of {length} bytes came as {len(data)}: it was cut short or mixed up"
+        )
+    frame = _read(data, head, flags)
+    chosen = frame.experts_of[frame.experts_of != NO_EXPERT]
+    size = head.layers * head.experts
+    checks = ((frame.count_index, size), (frame.change_index, size), (frame.move // 2, size))
+    for index, bound in (*checks, (chosen, head.experts)):
+        if len(index) and int(index.max()) >= bound:
+            raise FrameError(
+                f"a frame of {head.layers} x {head.experts} experts names number {index.max()}"
+            )
+    return frame
+
+
+class _Head(NamedTuple):
+    """How long the head is, and its numbers behind the frame's length."""
+
+    size: int
+    run: int
+    seq: int
+    since: int
+    first_step: int
+    steps: int
+    layers: int
+    experts: int
+    slots: int
+    prompt_tokens: int
+    text_start: int
+    text: int
+    counts: int
+    changes: int
+    k: int
+    routed: int
+    moves: int
+    moves_from: int
+    call_tokens: int
+    call_layers: int
+    parts: int
+    first_token: int
+
+
+def _read(data: bytes, head: _Head, flags: int) -> Frame:
+    """The frame in bytes whose length has been checked; arrays are taken in the wire's order."""
+    take = _Taker(data, head.size + _TOTALS.size)
+    totals = Totals(*_TOTALS.unpack_from(data, head.size))
+    if head.size != _HEAD.size and totals.decode_steps:
+        head = head._replace(first_token=totals.steps - totals.decode_steps - 1)
+    table = np.zeros(head.steps, STEP)
+    for name in _WIDE:
+        if name == "parts_ms":
+            parts = take("<f4", head.parts * head.steps).reshape(head.parts, head.steps).T
+            table[name] = parts if head.size == _HEAD.size else _parts_of_2(parts, table)
+        else:
+            table[name] = take(str(STEP[name]), head.steps)
+    count_index, count = take("<u4", head.counts), take("<u4", head.counts)
+    change_index = take("<u4", head.changes)
+    move_step, move = take("<u4", head.moves), take("<u4", head.moves)
+    shape, width = (head.routed, head.layers, head.k), head.layers * head.k
+    experts_of = take("<u2", head.routed * width).reshape(shape)
+    table["phase"] = take("u1", head.steps)
+    change_state = take("u1", head.changes)
+    bits = take("u1", head.routed * _bit_bytes(width)).reshape(head.routed, _bit_bytes(width))
+    hits_of = np.unpackbits(bits, axis=1, count=width, bitorder="little").astype(bool)
+    same = ("run", "seq", "since", "first_step", "layers", "experts", "slots", "prompt_tokens")
+    also = ("text_start", "moves_from", "call_tokens", "call_layers", "first_token")
+    return Frame(
+        **{name: getattr(head, name) for name in same + also},
+        text=data[len(data) - head.text :].decode("utf-8", "replace"),
+        steps=table,
+        count_index=count_index,
+        count=count,
+        change_index=change_index,
+        change_state=change_state,
+        experts_of=experts_of,
+        hits_of=hits_of.reshape(shape),
+        move_step=move_step,
+        move=move,
+        totals=totals,
+        snapshot=bool(flags & SNAPSHOT),
+        final=bool(flags & FINAL),
+    )
+
+
+def _parts_of_2(
+    parts: npt.NDArray[np.float32], steps: npt.NDArray[np.void]
+) -> npt.NDArray[np.float32]:
+    """The parts of version 2, [steps, 5], as parts of today that do not exceed the token's time."""
+    out = np.full((len(parts), len(PARTS)), np.nan, np.float32)
+    left = np.nan_to_num(steps["token_ms"])
+    for name, spent in zip(PARTS_OF_2, parts.T, strict=True):
+        out[:, list(PARTS).index(name)] = claimed = np.clip(np.nan_to_num(spent), 0, left)
+        left = left - claimed
+    out[:, list(PARTS).index("other")] = left
+    return out
+
+
+class _Taker:
+    """Reads arrays one after another out of a frame's bytes, as copies that can be written."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self._data, self._at = data, at
+
+    def __call__(self, dtype: str, n: int) -> npt.NDArray[Any]:
+        out: npt.NDArray[Any] = np.frombuffer(self._data, dtype, n, self._at).copy()
+        self._at += out.nbytes
+        return out
+
+
+def _bit_bytes(bits: int) -> int:
+    return (bits + 7) // 8
+
+
+def _length(*sizes: int) -> int:
+    """Bytes of a frame behind its head."""
+    steps, counts, changes, moves, text, routed, width, parts = sizes
+    fixed = _TOTALS.size + steps * (_STEP_NBYTES + 4 * parts)
+    return (
+        fixed
+        + counts * 8
+        + changes * 5
+        + moves * 8
+        + routed * (2 * width + _bit_bytes(width))
+        + text
+    )
+
+
+def utf16_units(text: str) -> int:
+    """How many UTF-16 code units `text` has: a browser's offsets count these."""
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "replace")) // 2

@@ -1,0 +1,104 @@
+"""The figure of other caches: hits and predicted speed by size, a line for each policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log10
+from textwrap import wrap
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ....residency.policies import DEFAULT, POLICIES
+from ....trace.trace import Trace
+from ....trace.what_if import note, what_if
+from ..palette import EITHER
+from ..static.text import no_routing
+from .style import BOLD, LINE, no_data, titled_run
+
+LINES = {
+    "lru": (EITHER.miss, "dash", "square-open"),
+    DEFAULT: (EITHER.hit, "solid", "circle"),
+    "belady": (EITHER.top, "dot", "diamond-open"),
+}
+ANOTHER = (EITHER.ink, "dashdot", "x-thin-open")
+"""The line of a policy that somebody added."""
+WIDE = 20
+"""Times the smallest size from which on the largest needs an axis of logarithms: all that happens
+happens among the small ones."""
+
+
+def sizes_figure(
+    trace: Trace, slots: Sequence[int] | None, policies: Sequence[str] | None
+) -> go.Figure:
+    """`what_if` of a trace; where no times were recorded, of hits alone."""
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    said = note(trace)
+    titled_run(figure, trace, "What other caches would have given", 620,
+               f"Not hit for hit: {said}" if said else "")  # fmt: skip
+    slots_title = "slots (experts in RAM)"
+    figure.update_xaxes(title_text=slots_title, row=2, col=1)
+    figure.update_yaxes(title_text="hits in decode (%)", range=[-3, 103], row=1, col=1)
+    figure.update_yaxes(title_text="tokens/s, predicted", rangemode="tozero", row=2, col=1)
+    reason = no_routing(trace) or ("" if (trace.phase == 1).any() else "no token was decoded")
+    if reason:
+        return no_data(figure, reason)
+    frame = what_if(trace, slots, policies)
+    for policy, rows in frame.groupby("policy", sort=False):
+        colour, dash, sign = LINES.get(policy, ANOTHER)
+        label = POLICIES[policy].label
+        for row, values, unit in (
+            (1, 100 * rows.decode_hit_rate, "%{y:.1f} % of look-ups hit"),
+            (2, rows.tokens_per_second, "%{y:.3~g} tokens/s"),
+        ):
+            figure.add_trace(
+                go.Scatter(
+                    x=rows.slots, y=values, name=label, legendgroup=policy,
+                    mode="lines+markers", showlegend=row == 1,
+                    line={"color": colour, "dash": dash, "width": 1.6},
+                    marker={"symbol": sign, "size": 6, "color": colour},
+                    customdata=rows[["gb", "share"]],
+                    hovertemplate=f"%{{x:,d}} slots, %{{customdata[1]:.3~p}} of all, "
+                    f"%{{customdata[0]:.3~g}} GB<br>{unit}<extra>{label}</extra>",
+                ),
+                row=row, col=1,
+            )  # fmt: skip
+    ends = float(frame.slots.min()), float(frame.slots.max())
+    if logarithmic := ends[1] > WIDE * ends[0]:
+        # Plotly's own ticks between powers of ten are bare digits: "2" for 2,000.
+        round_ones = [n * 10**power for power in range(9) for n in (1, 2, 5)]
+        ticks = [at for at in round_ones if ends[0] <= at <= ends[1]]
+        figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{at:,}" for at in ticks])
+        slots_title += ", logarithmic"
+    if trace.info.slots:
+        _own(figure, trace.info.slots, ends, logarithmic)
+    figure.update_xaxes(title_text=slots_title, row=2, col=1)
+    if frame.tokens_per_second.isna().all():
+        figure.update_yaxes(showticklabels=False, showgrid=False, row=2, col=1)
+        figure.update_xaxes(showgrid=False, row=2, col=1)
+        figure.add_annotation(text=frame.attrs["cost"], x=0.5, y=0.5, xref="x2 domain",
+                              yref="y2 domain", showarrow=False)  # fmt: skip
+    else:
+        _say_by_what(figure, frame.attrs["cost"])
+    return figure
+
+
+def _say_by_what(figure: go.Figure, cost: str) -> None:
+    """Below all else by what cost the speeds are predicted, and how far off that is."""
+    lines = wrap(f"Speeds are predicted: {cost}", BOLD)
+    small = [f'<span style="font-size:12px;color:{EITHER.muted}">{line}</span>' for line in lines]
+    axis, room = figure.layout.xaxis2.title, LINE * len(lines)
+    axis.text = "<br>".join([axis.text, *small])
+    figure.update_layout(margin={"b": 56 + room}, height=figure.layout.height + room)
+
+
+def _own(figure: go.Figure, slots: int, ends: tuple[float, float], logarithmic: bool) -> None:
+    """Mark the size that the run had; its words go to the side where there is room."""
+    if logarithmic:  # a line is placed by the value, words by its logarithm
+        ends = log10(ends[0]), log10(ends[1])
+    at = log10(slots) if logarithmic else slots
+    side = "right" if at > sum(ends) / 2 else "left"
+    figure.add_vline(slots, line={"color": EITHER.ink, "width": 1, "dash": "dot"})
+    figure.add_annotation(x=at, y=1, xref="x", yref="y domain", text="this run's size",
+                          xanchor=side, yanchor="bottom", showarrow=False,
+                          font={"size": 11, "color": EITHER.muted})  # fmt: skip

@@ -1,0 +1,354 @@
+"""Plotly figures of a finished run, to hover over, zoom and export. It measures nothing itself.
+
+Plain `go.Figure`, never FigureWidget, which would carry five megabytes of script with every
+instance. Numbers come from `trace.measures`, colours from `palette`; see `look` for the theme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ....errors import OptionError, shown
+from ....events import DECODE, PREFILL
+from ....trace.measures import Timeline, frequency, prefill_spans, residency, timeline
+from ....trace.trace import Trace
+from ....values import integer, texts
+from ..palette import EITHER, colorscale
+from ..static.text import model_words, no_reads, no_routing
+from .style import matrix_axes, no_data, titled_run
+
+MAX_BINS = 2000
+"""Longer runs are drawn in bins: more bars than pixels would only cost the browser time."""
+
+PHASES = {"prefill": PREFILL, "decode": DECODE}
+LATENCY_LINES = (
+    ("p50", EITHER.p50, "solid"),
+    ("p95", EITHER.p95, "dash"),
+    ("max", EITHER.top, "dot"),
+)
+
+
+class Figures:
+    """The plots of one trace; each method builds a new `plotly.graph_objects.Figure`."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._line: Timeline | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Figures of {model_words(self._trace)}, {self._trace.steps} steps: "
+            ".routing(phase=None), .residency(step=None), .latency(), .measures(phase), "
+            ".over_time(), .atlas(labels=None), .what_if(slots=None)"
+        )
+
+    def routing(self, phase: str | int | None = None) -> go.Figure:
+        """How often each expert was chosen: a heatmap of layers × experts.
+
+        Args:
+            phase: `"prefill"` or `"decode"` (or their numbers); None counts all steps.
+
+        Raises:
+            OptionError: no such phase.
+        """
+        number, part = _phase(phase)
+        trace = self._trace
+        figure = go.Figure()
+        titled_run(figure, trace, f"Routing frequency, {part}")
+        matrix_axes(figure, trace.layers)
+        reason = no_routing(trace)
+        counts = frequency(trace, number)
+        if not reason and not counts.any():
+            reason = f"no step of this run was {part}"
+        if reason:
+            return no_data(figure, reason)
+        figure.add_trace(_counts(trace, counts))
+        return figure
+
+    def residency(self, step: int | None = None) -> go.Figure:
+        """Which experts sit in RAM after `step` (default: at the end), over hits and misses.
+
+        Args:
+            step: a step of the run; negative ones count from the end.
+
+        Raises:
+            OptionError: the run has no such step.
+        """
+        trace = self._trace
+        at = _step(trace, step)
+        figure = make_subplots(rows=2, row_heights=[0.55, 0.45], vertical_spacing=0.17)
+        when = "at the end" if step is None else f"after step {at:,}"
+        titled_run(figure, trace, f"Residency {when}, and hits and misses per step", height=640)
+        matrix_axes(figure, trace.layers)
+        line = self._timeline()
+        figure.update_xaxes(title_text=_step_title(line), row=2, col=1)
+        figure.update_yaxes(title_text=_per_step("look-ups", line), row=2, col=1)
+        if reason := no_routing(trace):
+            return no_data(figure, reason)
+        for part in _resident(trace, residency(trace, at)):
+            figure.add_trace(part, row=1, col=1)
+        for part in _lookups(line):
+            figure.add_trace(part, row=2, col=1)
+        if step is not None:
+            figure.add_vline(at + 0.5, line={"color": EITHER.ink, "width": 1}, row=2, col=1)
+        _mark_prefill(figure, trace, row=2)
+        below = {"x": 1.02, "y": figure.layout.yaxis2.domain[1], "yanchor": "top"}
+        figure.update_layout(barmode="stack", bargap=0, legend2=below)
+        figure.update_xaxes(range=[0, trace.steps], row=2, col=1)
+        return figure
+
+    def latency(self) -> go.Figure:
+        """p50, p95 and max read latency per step, over the bytes read per step.
+
+        The reads of a prefill call belong to all its steps: their quantiles are drawn over the
+        whole call, and their bytes are shared among its steps. Steps without reads are gaps.
+        """
+        trace, line = self._trace, self._timeline()
+        figure = make_subplots(
+            rows=2, row_heights=[0.62, 0.38], vertical_spacing=0.08, shared_xaxes=True
+        )
+        titled_run(figure, trace, "Read latency and bytes read per step", height=560)
+        figure.update_xaxes(title_text=_step_title(line), row=2, col=1)
+        figure.update_yaxes(title_text=_per_step("MB", line), row=2, col=1)
+        figure.update_yaxes(title_text="read latency (ms)", row=1, col=1)
+        if reason := no_reads(trace):
+            return no_data(figure, reason)
+        for part in _latencies(line):
+            figure.add_trace(part, row=1, col=1)
+        if _needs_log(line.latency_ms):
+            figure.update_yaxes(type="log", title_text="read latency (ms, log)", row=1, col=1)
+        else:
+            figure.update_yaxes(rangemode="tozero", row=1, col=1)
+        figure.add_trace(_megabytes(line), row=2, col=1)
+        for row in (1, 2):
+            _mark_prefill(figure, trace, row)
+            figure.update_xaxes(range=[0, trace.steps], row=row, col=1)
+        figure.update_layout(bargap=0)
+        return figure
+
+    def measures(self, phase: str = "decode") -> go.Figure:
+        """How balanced, how local and how sure the routing is, layer by layer.
+
+        Raises:
+            OptionError: no such phase.
+        """
+        from .routing import measures_figure  # it compiles: imported when asked for
+
+        return measures_figure(self._trace, phase)
+
+    def over_time(self) -> go.Figure:
+        """Entropy, and what a token shares with the one before, of each layer over the steps."""
+        from .routing import over_time_figure
+
+        return over_time_figure(self._trace)
+
+    def atlas(self, labels: Sequence[str] | None = None) -> go.Figure:
+        """A map of (layer, expert) units, those that the same tokens choose near each other.
+
+        Args:
+            labels: a word per step, such as `token_classes` gives; units get the colour and the
+                sign of the word that fires them more than chance.
+
+        Raises:
+            OptionError: labels that do not fit, or a run too short.
+        """
+        from ....trace.atlas import atlas  # it compiles: imported when asked for
+        from .routing import atlas_figure
+
+        found = atlas([self._trace], None if labels is None else [texts("labels", labels)])
+        return atlas_figure(found, model_words(self._trace))
+
+    def what_if(
+        self,
+        slots: Sequence[int] | None = None,
+        policies: Sequence[str] | None = None,
+    ) -> go.Figure:
+        """Hits and predicted tokens/s at other sizes of the cache: `Trace.what_if` as lines.
+
+        Raises:
+            OptionError: an unknown policy, or a size below 1.
+        """
+        from .cache_sizes import sizes_figure  # it compiles: imported when asked for
+
+        return sizes_figure(self._trace, slots, policies)
+
+    def _timeline(self) -> Timeline:
+        if self._line is None:
+            self._line = timeline(self._trace, MAX_BINS)
+        return self._line
+
+
+def _phase(phase: str | int | None) -> tuple[int | None, str]:
+    if phase is None:
+        return None, "all steps"
+    for name, number in PHASES.items():
+        if isinstance(phase, str | int) and phase in (name, number):
+            return number, name
+    raise OptionError(f"phase={shown(phase)} is unknown: choose 'prefill', 'decode' or None")
+
+
+def _step(trace: Trace, step: int | None) -> int:
+    if step is None:
+        return trace.steps - 1
+    step = integer("step", step)
+    if not -trace.steps <= step < trace.steps:
+        raise OptionError(f"step={step!r} is not in this run: it has {trace.steps} steps, from 0")
+    return step % trace.steps
+
+
+def _counts(trace: Trace, counts: npt.NDArray[np.int64]) -> go.Heatmap:
+    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return go.Heatmap(
+        z=_absent_as_nan(trace, counts),
+        customdata=counts / totals,
+        colorscale=colorscale(EITHER.empty),
+        zmin=0,
+        zmax=int(counts.max()),
+        colorbar={
+            "title": {"text": "times chosen (square-root colours)", "side": "right"},
+            "thickness": 14,
+            "tickformat": ",d",
+        },
+        hovertemplate="layer %{y}, expert %{x}<br>chosen %{z:,d} times"
+        "<br>%{customdata:.3~p} of the layer's choices<extra></extra>",
+        hoverongaps=False,
+    )
+
+
+def _resident(trace: Trace, held: npt.NDArray[np.bool_]) -> list[go.Heatmap | go.Scatter]:
+    """The heatmap in two flat colours, and two empty traces that make its legend."""
+    colours = [(0, EITHER.empty), (0.5, EITHER.empty), (0.5, EITHER.resident), (1, EITHER.resident)]
+    heatmap = go.Heatmap(
+        z=_absent_as_nan(trace, held),
+        customdata=np.where(held, "in RAM", "on SSD"),
+        colorscale=colours,
+        zmin=0,
+        zmax=1,
+        showscale=False,
+        hovertemplate="layer %{y}, expert %{x}<br>%{customdata}<extra></extra>",
+        hoverongaps=False,
+    )
+    total = sum(trace.info.experts_per_layer)
+    names = (
+        (f"in RAM ({held.sum():,})", EITHER.resident),
+        (f"on SSD ({total - held.sum():,})", EITHER.empty),
+    )
+    keys = [
+        go.Scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            name=name,
+            marker={"symbol": "square", "size": 11, "color": colour},
+        )
+        for name, colour in names
+    ]
+    return [heatmap, *keys]
+
+
+def _lookups(line: Timeline) -> list[go.Bar]:
+    share = line.hits / np.maximum(line.hits + line.misses, 1e-12)
+    return [
+        go.Bar(
+            x=line.first + line.steps / 2,
+            width=line.steps,
+            y=values,
+            name=name,
+            customdata=np.stack([line.first, share], axis=1),
+            marker={"color": colour, "line": {"width": 0}},
+            hovertemplate="step %{customdata[0]:,d}<br>%{y:,.4~g} "
+            + name
+            + "<br>hit rate %{customdata[1]:.4~p}<extra></extra>",
+            legend="legend2",
+        )
+        for name, colour, values in (
+            ("hits", EITHER.hit, line.hits),
+            ("misses", EITHER.miss, line.misses),
+        )
+    ]
+
+
+def _latencies(line: Timeline) -> list[go.Scatter]:
+    # A lone step between gaps has no line to be seen by, so it gets a marker.
+    there = np.pad(np.isfinite(line.latency_ms[:, 0]), 1)
+    lone = there[1:-1] & ~there[:-2] & ~there[2:]
+    return [
+        go.Scatter(
+            x=line.first + line.steps / 2,
+            y=line.latency_ms[:, column],
+            name=name,
+            customdata=line.first,
+            mode="lines+markers",
+            marker={"size": np.where(lone, 5, 0), "color": colour, "line": {"width": 0}},
+            line={"color": colour, "dash": dash, "width": 1.6},
+            connectgaps=False,
+            legendrank=column,
+            hovertemplate=f"step %{{customdata:,d}}<br>{name} %{{y:.3~g}} ms<extra></extra>",
+        )
+        for column, (name, colour, dash) in reversed(list(enumerate(LATENCY_LINES)))
+    ]
+
+
+def _megabytes(line: Timeline) -> go.Bar:
+    return go.Bar(
+        x=line.first + line.steps / 2,
+        width=line.steps,
+        y=line.nbytes / 1e6,
+        name="MB read",
+        customdata=line.first,
+        marker={"color": EITHER.resident, "line": {"width": 0}},
+        hovertemplate="step %{customdata:,d}<br>%{y:,.4~g} MB<extra></extra>",
+    )
+
+
+def _mark_prefill(figure: go.Figure, trace: Trace, row: int) -> None:
+    """Shade the prefill steps of one panel and name them."""
+    for first, end in prefill_spans(trace):
+        figure.add_vrect(
+            first,
+            end,
+            row=row,
+            col=1,
+            fillcolor=EITHER.band,
+            layer="below",
+            line={"width": 0},
+        )
+        figure.add_vline(end, row=row, col=1, line={"color": EITHER.ink, "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            x=first,
+            y=1,
+            yref=f"y{row} domain" if row > 1 else "y domain",
+            xref=f"x{row}" if row > 1 else "x",
+            text="prefill",
+            showarrow=False,
+            xanchor="left",
+            yanchor="bottom",
+            font={"size": 11, "color": EITHER.muted},
+        )
+
+
+def _absent_as_nan(
+    trace: Trace, values: npt.NDArray[np.int64] | npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """`values` with NaN where a layer has fewer experts than the widest."""
+    widths = np.asarray(trace.info.experts_per_layer)[:, None]
+    return np.where(np.arange(values.shape[1]) < widths, values.astype(float), np.nan)
+
+
+def _needs_log(latency_ms: npt.NDArray[np.float64]) -> bool:
+    """Whether one slow read would flatten all others on a linear axis."""
+    seen = latency_ms[np.isfinite(latency_ms)]
+    return bool(len(seen) and seen.min() > 0 and seen.max() > 20 * seen.min())
+
+
+def _step_title(line: Timeline) -> str:
+    return "step" if line.size == 1 else f"step (in bins of {line.size} steps)"
+
+
+def _per_step(what: str, line: Timeline) -> str:
+    return f"{what} per step" if line.size == 1 else f"{what} per step (mean)"

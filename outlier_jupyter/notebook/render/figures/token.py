@@ -1,0 +1,167 @@
+"""One token's timeline: its layers one below the other, what each did when, and its reads.
+
+Few layers stand where they were in time. Of many, each would be a speck on a long diagonal: there
+every layer begins at the left, so that the slow ones stand out.
+"""
+
+from __future__ import annotations
+
+from math import isnan
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ....trace.explain import Explanation, LayerStory
+from ....trace.explanation_text import fate, headline
+from ....trace.time_parts import layer_part_name, part_name, part_of_layer
+from ....trace.trace import LAYER_PARTS
+from ..palette import EITHER, PART_ROLES
+from .style import STRIPE, no_data, plain, titled
+
+PATTERNS = {
+    **{"route": "/", "compute": "/", "lookup": "x", "read_wait": "\\", "install": "-"},
+    **{"watch": ".", "other": "+", "sample": "|"},
+}
+"""Part of the whole → its pattern; those of computing have none."""
+
+MANY = 16
+"""Layers from which on each begins at the left."""
+ALL = -1
+"""The row of all layers together, above the first."""
+
+
+def token_figure(told: Explanation) -> go.Figure:
+    """A bar for each layer, from its beginning to its end; reads are lines below them."""
+    figure = go.Figure()
+    titled(figure, f"Where the time of {told.name} went", headline(told),
+           height=max(420, 190 + 15 * len(told.layers)))  # fmt: skip
+    since = "the call began"
+    figure.update_xaxes(title_text=f"ms since {since}", rangemode="tozero")
+    if not told.layers or not told.ms:
+        return no_data(figure, "no times were recorded" if told.layers else "no expert layers")
+    begins, rows = [0.0] * len(told.layers), len(told.layers)
+    if told.layers[0].parts:
+        ends = np.cumsum([sum(layer.parts[name] for name in LAYER_PARTS) for layer in told.layers])
+        if rows >= MANY:
+            since, rows = "the layer before ended", rows + 1
+            begins = [0.0, *ends[:-1].tolist()]
+        _by_layer(figure, told, begins, float(ends[-1]))
+    else:
+        _whole(figure, told)
+    _reads(figure, told, begins)
+    figure.update_xaxes(title_text=f"ms since {since}")
+    _layer_axis(figure, len(told.layers), rows, bool(told.layers[0].parts))
+    if rows == len(told.layers):
+        figure.add_vline(told.ms, line={"color": EITHER.ink, "width": 1, "dash": "dot"})
+    figure.update_layout(barmode="overlay", legend={"traceorder": "normal"})
+    return figure
+
+
+def _layer_axis(figure: go.Figure, layers: int, rows: int, by_layer: bool) -> None:
+    """Layers down from 0. A row that is none of them has a word in place of a number."""
+    every = 1 if layers <= 8 else 2 if layers <= MANY else 5
+    ticks = {at: str(at) for at in range(0, layers, every)}
+    if rows > layers:
+        ticks = {at: said for at, said in ticks.items() if at < layers - 1} | {layers: "after"}
+    if not by_layer:
+        ticks[ALL] = "all"
+    figure.update_yaxes(
+        title_text="MoE layer", range=[rows - 0.4, -0.6 if by_layer else ALL - 0.6],
+        tickvals=list(ticks), ticktext=list(ticks.values()), showgrid=False,
+    )  # fmt: skip
+
+
+def _by_layer(figure: go.Figure, told: Explanation, begins: list[float], end: float) -> None:
+    """A layer's parts, one after the other, from its place less `begins`."""
+    at = 0.0
+    starts: dict[str, list[float]] = {name: [] for name in LAYER_PARTS}
+    for layer, begin in zip(told.layers, begins, strict=True):
+        for name in LAYER_PARTS:
+            starts[name].append(at - begin)
+            at += layer.parts[name]
+    for name in LAYER_PARTS:
+        spent = [layer.parts[name] for layer in told.layers]
+        if max(spent) <= 0:
+            continue
+        title = layer_part_name(name, told.kernels)
+        part = part_of_layer(name, told.kernels)
+        of_graph = name == "experts" != part  # beside the other part of building MLX's graph
+        figure.add_trace(
+            go.Bar(
+                base=starts[name],
+                x=spent,
+                y=[layer.layer for layer in told.layers],
+                orientation="h",
+                name=title,
+                width=0.62,
+                customdata=[_needed(layer) for layer in told.layers],
+                marker=_looks(part, "+" if of_graph else ""),
+                hovertemplate=f"layer %{{y}}: {title} %{{x:.3~g}} ms<br>%{{customdata}}"
+                "<extra></extra>",
+            )
+        )  # fmt: skip
+    if told.ms > end:
+        aside = bool(begins[-1])  # in a row of its own, where each row begins at the left
+        figure.add_trace(
+            go.Bar(
+                base=[0 if aside else end], x=[told.ms - end], orientation="h", width=0.2,
+                y=[told.layers[-1].layer + aside], name="after the last layer",
+                marker={"color": EITHER.ink, "line": {"width": 0}},
+                hovertemplate="after the last layer %{x:.3~g} ms<extra></extra>",
+            )
+        )  # fmt: skip
+
+
+def _whole(figure: go.Figure, told: Explanation) -> None:
+    """The parts one after the other, where it is not known in which layer they were."""
+    at = 0.0
+    for name, spent in told.parts.items():
+        if not spent > 0:
+            continue
+        figure.add_trace(
+            go.Bar(
+                base=[at], x=[spent], y=[ALL], orientation="h", width=0.62, name=part_name(name),
+                marker=_looks(name),
+                hovertemplate=f"{part_name(name)} %{{x:.3~g}} ms over all layers<extra></extra>",
+            )
+        )  # fmt: skip
+        at += spent
+
+
+def _looks(part: str, bare: str = "") -> dict[str, object]:
+    """The marker of a part of the whole: its colour in every view, and a pattern."""
+    pattern = {"shape": PATTERNS.get(part, bare), "size": 5, "fgcolor": STRIPE}
+    colour = getattr(EITHER, PART_ROLES[part])
+    return {"color": colour, "line": {"width": 0}, "pattern": pattern}
+
+
+def _reads(figure: go.Figure, told: Explanation, begins: list[float]) -> None:
+    """A line for each read, below its layer's bar; what it was for is told when pointed at."""
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    words: list[str] = []
+    for layer, begin in zip(told.layers, begins, strict=True):
+        known = [miss for miss in layer.misses if not isnan(miss.start_ms)]
+        for i, miss in enumerate(known):
+            below = layer.layer + 0.34 + 0.3 * (i + 1) / (len(known) + 1)
+            start = miss.start_ms - begin
+            xs += [start, start + miss.ms, None]
+            ys += [below, below, None]
+            said = f"layer {miss.layer}, expert {fate(told, miss)}<br>read in {miss.ms:.3g} ms"
+            words += [plain(said).replace("&lt;br&gt;", "<br>")] * 3
+    if xs:
+        figure.add_trace(
+            go.Scatter(
+                x=xs, y=ys, text=words, mode="lines+markers", name=f"reads ({len(xs) // 3:,})",
+                line={"color": EITHER.ink, "width": 1.2},
+                marker={"symbol": "line-ns-open", "size": 4, "color": EITHER.ink},
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )  # fmt: skip
+
+
+def _needed(layer: LayerStory) -> str:
+    missed = {miss.expert for miss in layer.misses}
+    return "experts " + ", ".join(
+        f"{expert}{' (read)' if expert in missed else ''}" for expert in layer.experts
+    )

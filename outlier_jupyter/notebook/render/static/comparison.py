@@ -1,0 +1,174 @@
+"""A comparison as HTML: texts side by side, what parts each pair, and equal caches. No script.
+
+Words that one run has in another's place are marked, by a line below them as well as by colour.
+Only pairs that are few enough to read are told in full; of many runs there is the matrix.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ....formatting import percent, size_words, three
+from ....runs.run import Run
+from ..class_colours import COLOURS, class_numbers
+from .explanation import table
+from .page import ROOT, STYLE
+
+if TYPE_CHECKING:
+    from ....studies.compare import Comparison
+    from ....trace.alignment import Stretch
+
+PAIRS = 3
+"""Pairs told in full."""
+EXPERTS, TOKENS = 12, 10
+TEXT = 6000
+"""Characters of a text that are shown."""
+
+SHEET = """
+.oj-static .oj-sides{display:grid;grid-template-columns:1fr 1fr;gap:0 18px;margin:0 0 10px}
+.oj-static .oj-sides>div{min-width:0;white-space:pre-wrap;overflow-wrap:anywhere}
+.oj-static .oj-own{border-bottom:2px solid}
+.oj-static .oj-own-2{border-bottom:2px dashed}
+.oj-static h4{margin:14px 0 6px;font-size:14px}
+.oj-static .oj-bar{display:inline-block;height:8px;background:#4a86c4;vertical-align:middle;
+ margin-right:6px}
+@media(max-width:600px){.oj-static .oj-sides{grid-template-columns:1fr}}
+""" + "".join(
+    f".oj-static .oj-class-{number}{{border-color:{colour};"
+    f"background:color-mix(in srgb,{colour} 20%,transparent)}}\n"
+    for number, colour in enumerate(COLOURS)
+)
+
+
+def html(found: Comparison) -> str:
+    """The text/html form; everything that came from a model or a user is escaped."""
+    names = ", ".join(found.names)
+    class_numbers(found.names)  # so that they have them in this order
+    parts = [
+        f'<div class="{ROOT}"><style>{STYLE}{SHEET}</style>',
+        f"<p><b>Comparison of {escape(names)}</b> "
+        f'<span class="oj-soft">({found.phase or "all"} steps)</span></p>',
+    ]
+    parts += [f'<p class="oj-warn">{escape(said)}.</p>' for said in found.warnings]
+    if len(found.runs) > 2:
+        parts += ["<h4>All against all</h4>", _matrix(found)]
+    pairs = list(found.pairs)
+    for i, j in pairs[:PAIRS]:
+        parts += _pair(found, i, j)
+    if (more := len(pairs) - PAIRS) > 0:
+        parts.append(f'<p class="oj-soft">{more:,} more pairs: .parting(i, j), .experts(i, j), '
+                     ".figure(i, j).</p>")  # fmt: skip
+    parts += ["<h4>With equal caches, prompt and answer together</h4>", _caches(found)]
+    if found.domains:
+        told = found.domains[1]
+        parts.append(
+            f"<p>Experts tell {three(float(np.nanmean(told.bits)))} bits of the domain, "
+            f"{three(float(np.nanmean(told.expected)))} expected by chance; "
+            f"{int((told.q <= 0.05).sum())} of {len(told.q)} layers by more than chance.</p>"
+        )
+    return "\n".join([*parts, "</div>"])
+
+
+def _pair(found: Comparison, i: int, j: int) -> list[str]:
+    one, other = found.names[i], found.names[j]
+    parts = [f"<h4>{escape(one)} against {escape(other)}</h4>"]
+    prompts, answers = found.aligned(i, j)
+    for label, stretches in (("Prompt", prompts), ("Answer", answers)):
+        if stretches:
+            parts.append(_sides(label, one, other, stretches))
+    parts.append(f"<p>{escape(found._pair_words(i, j).strip())}.</p>")
+    parts.append(_layers(found, i, j))
+    rows = [
+        (str(row.layer), str(row.expert), percent(row.first), percent(row.second), three(row.p))
+        for row in found.experts(i, j)[:EXPERTS]
+    ]
+    if rows:
+        head = ("layer", "expert", f"share in {one}", f"in {other}", "corrected p")
+        parts.append(_folded(f"Experts that part them ({len(rows)} surest)", table(head, rows)))
+    run = found.runs[i]
+    tokens = [
+        (f"{leaning.step:,}", run.piece_at(leaning.step) if isinstance(run, Run) else "",
+         three(leaning.bits))
+        for leaning in found.tokens(i, j, TOKENS)
+    ]  # fmt: skip
+    if tokens:
+        said = table((f"step of {one}", "token", "bits a choice"), tokens)
+        parts.append(_folded(f"Tokens of {one} routed least like {other}", said))
+    return parts
+
+
+def _sides(label: str, one: str, other: str, stretches: list[Stretch]) -> str:
+    """Both texts beside each other; what is not in the other is marked."""
+    sides = ["", ""]
+    colours = [f"oj-class-{number}" for number in class_numbers((one, other)).values()]
+    for stretch in stretches:
+        for side, (text, kind) in enumerate(
+            ((stretch.first, f"oj-own {colours[0]}"), (stretch.second, f"oj-own-2 {colours[1]}"))
+        ):
+            if len(sides[side]) > TEXT or not text:
+                continue
+            shown = escape(text[:TEXT])
+            sides[side] += shown if stretch.same else f'<span class="{kind}">{shown}</span>'
+    cells = "".join(
+        f'<div><span class="oj-label">{label}, {escape(name)}</span>{side or "(none)"}</div>'
+        for name, side in zip((one, other), sides, strict=True)
+    )
+    return f'<div class="oj-sides">{cells}</div>'
+
+
+def _layers(found: Comparison, i: int, j: int) -> str:
+    """Divergence above chance by layer, as bars of words and length; differing ones are said."""
+    pair = found.parting(i, j)
+    sure = set(pair.differing().tolist()) if not pair.caution else set()
+    top = float(np.nanmax(np.abs(pair.excess), initial=0)) or 1.0
+    rows = []
+    for layer in range(len(pair.js)):
+        value = float(pair.excess[layer])
+        wide = 0 if np.isnan(value) else max(0.0, 120 * value / top)
+        bar = f'<span class="oj-bar" style="width:{wide:.0f}px"></span>'
+        interval = f"{three(float(pair.low[layer]))} to {three(float(pair.high[layer]))}"
+        said = "beyond chance" if layer in sure else "not told from chance"
+        rows.append(
+            f"<tr><td>{layer}</td><td>{bar}{three(value)}</td><td>{interval}</td>"
+            f"<td>{three(float(pair.q[layer]))}</td><td>{said}</td></tr>"
+        )
+    head = "".join(
+        f"<th>{name}</th>"
+        for name in ("layer", "bits above chance", "95 % interval", "q", "finding")
+    )
+    body = (
+        f'<div class="oj-wide"><table class="oj-told"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+    return _folded(f"Layer by layer ({len(sure)} of {len(pair.js)} beyond chance)", body)
+
+
+def _matrix(found: Comparison) -> str:
+    order = found.order()
+    values = found.matrix
+    rows = [
+        (found.names[i], *("–" if i == j else three(float(values[i, j])) for j in order))
+        for i in order
+    ]
+    note = '<p class="oj-soft">mean bits above chance, those alike beside each other</p>'
+    return table(("", *(found.names[i] for i in order)), rows) + note
+
+
+def _caches(found: Comparison) -> str:
+    rows = [
+        (name, f"{held.held:,} of {held.slots:,} slots, {percent(held.useful)} of what it used",
+         f"{percent(cold.hit_rate)} hits, {size_words(cold.nbytes)} in {cold.reads:,} reads",
+         f"{percent(warm.hit_rate)} hits, {size_words(warm.nbytes)} in {warm.reads:,} reads")
+        for name, held, cold, warm in zip(found.names, found.warmth, found.cold, found.warm,
+                                          strict=True)
+    ]  # fmt: skip
+    head = ("run", "in its cache when it began", f"LRU of {found.slots:,} slots, from empty",
+            f"from what {found.names[0]} began with")  # fmt: skip
+    return table(head, rows)
+
+
+def _folded(summary: str, body: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{body}</details>"

@@ -1,0 +1,220 @@
+"""One self-contained page of a run: text, plots, tables, settings and where it comes from.
+
+No script and nothing fetched: plots are SVG that follows the reader's light or dark theme, some
+50 kB each, where plotly's script alone would be five megabytes. It measures nothing itself; a
+section whose numbers were not recorded says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from html import escape
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ....errors import OutlierError
+from ....events import DECODE
+from ....formatting import percent, size_words, three
+from ....residency.policies import POLICIES
+from ....trace.explain import slowest
+from ....trace.routing_measures import routing_measures
+from ....trace.time_parts import meaning, part_name, parts_of_tokens
+from ....trace.trace import Trace
+from ....trace.what_if import WhatIf, note
+from .charts import all_charts
+from .explanation import html as explained_html
+from .explanation import table
+from .page import ROOT, STYLE, image, page
+from .report_charts import caches, time_parts
+from .text import View, model_words, no_routing, warning
+
+if TYPE_CHECKING:
+    from ....runs.run import Run
+
+SLOW = 3
+"""Tokens that are explained."""
+SIZES = 9
+
+SHEET = """
+:root{color-scheme:light dark}
+main,main *{box-sizing:border-box}body{margin:0;background:#fff;color:#1f2328;
+ font:14px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:1000px;margin:0 auto;padding:20px 16px 48px}
+h1{font-size:22px;margin:0 0 4px}h2{font-size:17px;margin:30px 0 8px}
+main>p{margin:0 0 10px}
+main .oj-static{max-width:none;margin-bottom:10px}
+main .oj-static .oj-charts img{max-width:480px}
+@media(prefers-color-scheme:dark){body{background:#0b0c0e;color:#e6e8eb}}
+@media print{h2,.oj-charts img{break-inside:avoid}}
+"""
+
+
+def report(run: Run) -> str:
+    """The whole page; everything that came from a model or a user is escaped."""
+    trace = run.trace
+    title = f"Run of {model_words(trace)}"
+    view = View(run.text, trace, run.finish_reason, run.prompt)
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{SHEET}{STYLE}</style></head><body><main>",
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{escape(faithful(trace))}</p>",
+        page(view, all_charts(trace)),
+    ]
+    for name, section in SECTIONS.items():
+        parts += [f"<h2>{name}</h2>", *_guarded(section, run)]
+    return "\n".join([*parts, "</main></body></html>"])
+
+
+def faithful(trace: Trace) -> str:
+    """Whether the output is the model's own, in a sentence."""
+    if said := warning(trace):
+        return f"{said}."
+    kernels = {"mlx": "MLX's kernels", "cpu": "compiled kernels, in float32"}.get(
+        trace.info.kernels, "kernels that are not named"
+    )
+    return f"Nothing was left out of the model: the output is its own, by {kernels}."
+
+
+def _guarded(section: Callable[[Run], Iterator[str]], run: Run) -> Iterator[str]:
+    """A section, or why there is none: a trace from elsewhere lacks this or that."""
+    try:
+        yield from section(run)
+    except OutlierError as error:
+        yield f"<p>{escape(str(error))}.</p>"
+
+
+def _time(run: Run) -> Iterator[str]:
+    trace = run.trace
+    decode = trace.phase == DECODE
+    if not trace.has("calls") or not decode.any():
+        yield "<p>No times of decode were recorded.</p>"
+        return
+    parts = parts_of_tokens(trace)
+    whole = float(np.mean(trace.step_ns[decode])) / 1e6
+    rows = []
+    for name, values in parts.items():
+        mine = values[decode]
+        if np.isnan(mine).all() or mine.max() < 0.0005:
+            continue
+        mean = float(np.mean(mine))
+        numbers = (f"{three(float(value))} ms" for value in np.quantile(mine, (0.5, 0.95)))
+        rows.append((mean, (part_name(name), f"{three(mean)} ms", percent(mean / whole), *numbers,
+                            meaning(name, trace.info.kernels))))  # fmt: skip
+    head = ("part", "mean", "share", "median", "p95", "what it is")
+    told = table(head, [row for _, row in sorted(rows, key=lambda each: -each[0])])
+    yield _framed(f'<div class="oj-charts">{image(time_parts(trace))}</div>{told}')
+
+
+def _slow(run: Run) -> Iterator[str]:
+    from ....runs.run import produced_by, step_names
+
+    explainer, names = run.trace._explainer, step_names(run)
+    made = produced_by(run.trace).tolist()
+    found = slowest(run.trace, SLOW).tolist()
+    if not found:
+        yield "<p>No token was decoded.</p>"
+    for step in found:
+        if step in made:
+            yield explained_html(explainer.explain(step, names), styled=False)
+
+
+def _caches(run: Run) -> Iterator[str]:
+    trace = run.trace
+    if reason := no_routing(trace):
+        yield f"<p>{escape(reason)}.</p>"
+        return
+    asked = WhatIf(trace)
+    sizes = asked.sizes()
+    if len(sizes) > SIZES:
+        own = {trace.info.slots} & set(sizes)
+        sizes = sorted({sizes[i] for i in np.linspace(0, len(sizes) - 1, SIZES).astype(int)} | own)
+    rows = [asked.row(policy, size) for policy in POLICIES for size in sizes]
+    head = ("slots", "of all", "GB", *(f"{policy}: hits · read · tokens/s" for policy in POLICIES))
+    body = []
+    for i, size in enumerate(sizes):
+        mine = rows[i :: len(sizes)]
+        told = [
+            f"{percent(row['decode_hit_rate'])} · {size_words(row['decode_bytes'])} · "
+            f"{three(row['tokens_per_second'])}"
+            for row in mine
+        ]
+        gb = three(mine[0]["gb"])
+        here = " ←" if size == trace.info.slots else ""
+        body.append((f"{size:,}{here}", percent(mine[0]["share"]), gb, *told))
+    chart = f'<div class="oj-charts">{image(caches(rows, trace))}</div>'
+    yield _framed(chart + table(head, body))
+    if left_out := note(trace):
+        yield f"<p>Not hit for hit: {escape(left_out)}.</p>"
+    yield (
+        "<p>Replays of this run's look-ups in decode; ← is the size it had. "
+        f"Speeds are predicted: {escape(str(asked.cost))}.</p>"
+    )
+
+
+MEASURED = {
+    "evenness": "evenness of choices", "half": "experts with half the choices",
+    "never": "never chosen", "overlap": "shared with the token before",
+    "chance_overlap": "the same by chance", "sch": "segment cache hit rate",
+    "confidence": "largest weight",
+}  # fmt: skip
+
+
+def _routing(run: Run) -> Iterator[str]:
+    if reason := no_routing(run.trace):
+        yield f"<p>{escape(reason)}.</p>"
+        return
+    for phase in ("decode", "prefill"):
+        found = routing_measures(run.trace, phase)
+        if not found.choices.any():
+            continue
+        rows = [
+            (str(int(row["layer"])), *(_measure(name, row[name]) for name in MEASURED))
+            for row in found.rows()
+        ]
+        shown = table(("layer", *MEASURED.values()), rows)
+        opened = " open" if phase == "decode" and len(rows) <= 16 else ""
+        yield _framed(f"<details{opened}><summary>{phase}, by layer</summary>{shown}</details>")
+
+
+def _measure(name: str, value: float) -> str:
+    if not isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if name == "never" else percent(value)
+
+
+def _origin(run: Run) -> Iterator[str]:
+    info = run.trace.info
+    rows = [
+        ("Model", model_words(run.trace)),
+        ("Checkpoint", info.model_hash or "not known"),
+        ("Machine", info.machine or "not known"),
+        ("Versions", ", ".join(f"{name} {v}" for name, v in info.versions.items()) or "not known"),
+        ("Kernels", info.kernels or "not known"),
+        ("Cache policy", info.policy or "not known"),
+        ("In RAM when it began", f"{len(run.trace.resident_at_start):,} experts"),
+        ("Disk", f"{size_words(info.disk_rate)}/s by its probe" if info.disk_rate else "no probe"),
+        ("Changed output", info.changed_output or "no"),
+        ("Not recorded", ", ".join(info.absent) or "nothing is missing"),
+    ]
+    rows += [
+        (name.replace("_", " "), "not set" if value in (None, "", ()) else str(value))
+        for name, value in info.options.items()
+    ]
+    yield _framed(table(("what", "value"), rows))
+
+
+def _framed(body: str) -> str:
+    return f'<div class="{ROOT}">{body}</div>'
+
+
+SECTIONS = {
+    "Where the time went": _time,
+    "The slowest tokens": _slow,
+    "What another cache would have done": _caches,
+    "Routing": _routing,
+    "Settings and origin": _origin,
+}

@@ -1,0 +1,92 @@
+"""An expert's tokens lit up in their texts, and a span's experts in a table: HTML, no script."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ....formatting import percent, three
+from .explanation import table
+from .page import ROOT, STYLE
+
+if TYPE_CHECKING:
+    from ....runs.run import Run
+    from ....runs.token_experts import ExpertUses, TokenExperts
+
+TOKENS = 1500
+"""Of a run at most so many are shown, from the first that chose the expert on."""
+ROWS = 20
+
+LIT = """
+.oj-static .oj-said{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.9;margin:0 0 10px}
+.oj-static mark{color:inherit;border-radius:3px;padding:1px 0;
+ background:color-mix(in srgb,#d4760a calc(var(--w)*70%),transparent);
+ border-bottom:2px solid #d4760a}
+.oj-static mark.oj-second{border-bottom-style:dotted}
+"""
+
+
+def expert_html(found: ExpertUses, headline: str) -> str:
+    """Each run's text with the tokens lit that chose the expert, and the choices of most weight."""
+    style = f"<style>{STYLE}{LIT}</style>"
+    parts = [f'<div class="{ROOT}">{style}<p><b>{escape(headline)}.</b></p>']
+    for name, run in found.runs.items():
+        mine = found.frame[found.frame.run == name]
+        parts.append(f'<span class="oj-label">{escape(name)}: {len(mine):,} tokens</span>')
+        weights = dict(zip(mine.step.tolist(), mine.weight.tolist(), strict=True))
+        first = set(mine.step[mine["rank"] == 0].tolist())
+        parts.append(f'<div class="oj-said">{_lit(run, weights, first)}</div>')
+    order = found.frame.sort_values("weight", ascending=False, kind="stable").head(ROWS)
+    head = ("run", "step", "phase", "weight", "rank", "in RAM", "sampled next", "context")
+    rows = [
+        (row.run, f"{row.step:,}", row.phase, three(float(row.weight)), str(row.rank + 1),
+         "hit" if row.hit else "miss", row.next, row.context)
+        for row in order.itertuples()
+    ]  # fmt: skip
+    if more := len(found.frame) - len(rows):
+        parts.append(f'<p class="oj-soft">The {len(rows)} of most weight; {more:,} more.</p>')
+    return "\n".join([*parts, table(head, rows), "</div>"])
+
+
+def _lit(run: Run, weights: dict[int, float], first: set[int]) -> str:
+    """The tokens a run read, those with a weight lit by it; a dotted line where it was no first."""
+    trace = run.trace
+    begin = max(0, min(weights, default=0) - 5)
+    end = min(trace.steps, begin + TOKENS)
+    top = max((w for w in weights.values() if np.isfinite(w)), default=1.0) or 1.0
+    out = [f"({begin:,} tokens before) " if begin else ""]
+    for step in range(begin, end):
+        piece = run.read_pieces[step]
+        shown = escape(piece) if piece else ("▪" if step in weights else "·")
+        if step not in weights:
+            out.append(shown)
+            continue
+        weight = weights[step]
+        share = weight / top if np.isfinite(weight) else 0.6
+        kind = "" if step in first else ' class="oj-second"'
+        out.append(
+            f'<mark{kind} style="--w:{share:.2f}" title="step {step}, weight '
+            f'{three(float(weight))}">{shown}</mark>'
+        )
+    if end < trace.steps:
+        out.append(f" ({trace.steps - end:,} tokens more)")
+    return "".join(out)
+
+
+def tokens_html(found: TokenExperts, headline: str) -> str:
+    """The span's experts, layer by layer."""
+    rows = []
+    for layer, each in found.frame.groupby("layer"):
+        told = [
+            f"{row.expert} ({row.times}×, weight {three(float(row.mean_weight))}, usually "
+            f"{percent(float(row.usual))} of the layer)"
+            for row in each.head(8).itertuples()
+        ]
+        more = f"; {len(each) - 8} more" if len(each) > 8 else ""
+        hits = f"{percent(float(each.hits.sum() / each.times.sum()))}"
+        rows.append((str(layer), hits, ", ".join(told) + more))
+    head = ("layer", "in RAM", "experts, the most chosen first")
+    style = f"<style>{STYLE}</style>"
+    return f'<div class="{ROOT}">{style}<p><b>{escape(headline)}.</b></p>{table(head, rows)}</div>'

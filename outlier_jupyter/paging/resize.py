@@ -1,0 +1,87 @@
+"""Another size for the banks of a loaded model, between two runs; what was used last stays.
+
+Whether the memory can be had is asked before anything changes: where it cannot, MLX does not
+raise on every device, the process just ends. A bank is replaced part by part, so that only one
+tensor's rows are held twice at a time. Nobody may be computing with the model meanwhile; who
+sees to that is the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import mlx.core as mx
+
+from ..errors import OptionError
+from ..formatting import size_words
+from ..system.memory_info import machine_memory
+from .install import Geometry, Installed, Switch, bind, share_slots
+from .pager import Pager
+
+Change = tuple[Geometry, Pager, int]
+"""A geometry, its pager, and how many slots that is to have."""
+
+
+def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> None:
+    """Give each bank the slots that `share_slots` makes of these.
+
+    Raises:
+        OptionError: there are no experts, not one fits, or the memory cannot be had. What was
+            there is still there then.
+    """
+    if not installed.switches:
+        raise OptionError("this model is dense: it has no experts, and so no cache to resize")
+    geometries = dict.fromkeys(switch.geometry for switch in installed.switches)
+    aside = {g: len(p.table.aside) for g, p in zip(geometries, installed.pagers, strict=True)}
+    shared = share_slots(installed.switches, cache_gb, cache_experts, aside)
+    paired = zip(shared.items(), installed.pagers, strict=True)
+    changes = [(geometry, pager, slots) for (geometry, slots), pager in paired]
+    changes.sort(key=lambda change: _rows(change) - change[1].bank.slots)  # who gives goes first
+    needed, free = _needed(changes), machine_memory().available
+    if needed > free:
+        total = sum(change[1].bank.expert_nbytes * _rows(change) for change in changes)
+        raise OptionError(
+            f"a cache of {size_words(total)} cannot be had: on the way there it needs "
+            f"{size_words(needed)} more, and {size_words(free)} are free; give less"
+        )
+    for _, pager, slots in changes:
+        pinned = pager.table.capacity - pager.table.room
+        if slots <= pinned:
+            raise OptionError(
+                f"{slots:,} slots leave none beside the {pinned:,} pinned experts: give more"
+            )
+    installed.settle()
+    for geometry, pager, slots in changes:
+        rows = _rows((geometry, pager, slots))
+        if rows == pager.bank.slots and slots == pager.table.capacity:
+            continue
+        members = [switch for switch in installed.switches if switch.geometry == geometry]
+        try:
+            pager.resize(slots, partial(_rebind, members))
+        except (MemoryError, RuntimeError) as error:  # Metal's and CUDA's way to say no
+            raise OptionError(
+                f"MLX has no memory for {slots:,} experts ({error}); "
+                f"{installed.slots:,} fit as before: give less"
+            ) from error
+
+
+def _rebind(members: Sequence[Switch], name: str, array: mx.array) -> None:
+    for switch in members:
+        bind(switch.module, name, array)
+
+
+def _needed(changes: Sequence[Change]) -> int:
+    """How much more than now is held at the worst moment, in bytes."""
+    more = most = 0
+    for change in changes:
+        bank, rows = change[1].bank, _rows(change)
+        for nbytes in bank.row_nbytes.values():
+            most = max(most, more + nbytes * rows)
+            more += nbytes * (rows - bank.slots)
+    return most
+
+
+def _rows(change: Change) -> int:
+    """The rows of a bank: its slots and those aside."""
+    return change[2] + len(change[1].table.aside)

@@ -1,0 +1,1 @@
+"""What a run leaves: its text and its trace, and which tokens chose which experts. No MLX."""

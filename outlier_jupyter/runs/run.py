@@ -1,0 +1,393 @@
+"""What a run leaves behind: its text, its trace, why it ended, and how to look at it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import isfinite, nan
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..display import draw
+from ..errors import OptionError, TraceError
+from ..events import DECODE
+from ..formatting import percent, three
+from ..system import files
+from ..trace import Trace
+from ..trace.files import read, write
+from ..trace.measures import Summary, summarise
+from ..values import checked, instance, integer, integers, items, rate, refused
+from ..values import path as path_of
+from .text_stream import pieces, readable
+
+if TYPE_CHECKING:
+    from ..trace.explain import Explanation
+    from ..trace.routing_measures import RoutingMeasures
+    from .token_experts import ExpertUses, TokenExperts
+
+TEXTS = ("prompt", "encoded", "text", "finish_reason")
+"""What a saved run keeps beside its trace and its tokens."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One generated token, as `Engine.stream` yields it.
+
+    Attributes:
+        token: its id.
+        text: the text the detokenizer let go of with it; may be empty.
+        ns: wall time of the model call that produced it, in nanoseconds.
+        hits, misses: of that call, over all MoE layers.
+        nbytes: bytes of expert weights read for it.
+        finish_reason: None, or on the last step why the run ended.
+    """
+
+    token: int
+    text: str
+    ns: int
+    hits: int
+    misses: int
+    nbytes: int
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished, or interrupted, generation.
+
+    Attributes:
+        prompt: what was asked, as it was given; a conversation as lines of `role: content`.
+        encoded: the text the model read, after the chat template.
+        text: what was generated, without the text of a stop word.
+        tokens: int32 [generated], the ids generated, an end-of-turn token included.
+        finish_reason: `stop`, `length` or `interrupted`.
+        trace: what happened, step by step.
+        text_ends: int32 [generated], how many characters of text had been let go of with each
+            token; the last may be short of `text`, which ends with what was held back. Empty
+            where that is not known.
+        repeats: all runs of a prompt that was repeated, this one last; empty otherwise.
+        spell: an id's bytes, while the model's tokenizer is there.
+    """
+
+    prompt: str
+    encoded: str
+    text: str
+    tokens: npt.NDArray[np.int32]
+    finish_reason: str
+    trace: Trace
+    text_ends: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    repeats: tuple[Run, ...] = field(default=(), repr=False, compare=False)
+    spell: Callable[[int], bytes] | None = field(default=None, repr=False, compare=False)
+    _spelt: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)
+    _brief: list[bool] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def generated(self) -> int:
+        """How many tokens were generated."""
+        return len(self.tokens)
+
+    @property
+    def figures(self) -> Any:
+        """Plotly figures: `.routing()`, `.residency()`, `.latency()`."""
+        return draw("Run.figures", self.trace)
+
+    def view(self) -> Any:
+        """The run in the live view, to scrub through, replay and look into; a widget."""
+        return draw("Run.view", self)
+
+    @classmethod
+    @checked(trace=instance(Trace, wanted="a trace"))
+    def of(cls, trace: Trace) -> Run:
+        """A run of which only the trace is known: no text, and the tokens it holds."""
+        sampled = trace.produced[trace.produced >= 0]
+        return cls("", "", "", sampled, "stop", trace)
+
+    @checked(path=path_of)
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the run to one file: its trace (`Trace.load` reads it too) and its texts.
+
+        Raises:
+            TraceError: it cannot be written there; what was there before is still there.
+        """
+        texts = {name: getattr(self, name) for name in TEXTS}
+        arrays = {name: getattr(self, name).tolist() for name in ("tokens", "text_ends")}
+        ids = {*self.trace.tokens.tolist(), *self.tokens.tolist()}
+        spelt = {str(token): self._bytes_of(token) for token in sorted(ids)}
+        pieces = {token: readable(each) for token, each in spelt.items() if each}
+        parts = {t: s.hex() for t, s in spelt.items() if s != pieces.get(t, "").encode()}
+        return write(self.trace, path, texts | arrays | {"pieces": pieces, "parts": parts})
+
+    @classmethod
+    @checked(path=path_of)
+    def load(cls, path: str | os.PathLike[str]) -> Run:
+        """A saved run; of a saved trace, what is known of its run.
+
+        Raises:
+            TraceError: no such file, cut short, something else, or of an unknown version.
+        """
+        trace, saved = read(path)
+        if saved is None:
+            return cls.of(trace)
+        return cls(
+            str(saved["prompt"]),
+            str(saved["encoded"]),
+            str(saved["text"]),
+            np.array(saved["tokens"], np.int32),
+            str(saved["finish_reason"]),
+            trace,
+            np.array(saved["text_ends"], np.int32),
+            _spelt=_spelt(saved.get("pieces", {}), saved.get("parts", {})),
+        )
+
+    def summary(self) -> Summary:
+        """The headline numbers."""
+        return summarise(self.trace)
+
+    def measures(self, phase: str | None = "decode") -> RoutingMeasures:
+        """How it was routed, one number per layer; `routing_measures` of its trace."""
+        from ..trace.routing_measures import (
+            routing_measures,  # it compiles: imported when asked for
+        )
+
+        return routing_measures(self.trace, phase)
+
+    @checked(token=integer, memory_rate=rate)
+    def explain(self, token: int, memory_rate: float | None = None) -> Explanation:
+        """Why a generated token took as long as it did, in words and as a figure.
+
+        Args:
+            token: its number as the live view counts, from 1; negative ones count from the end.
+            memory_rate: bytes a second that memory gives, where the trace does not know it.
+
+        Raises:
+            OptionError: no such token. TraceError: the trace has no times.
+        """
+        step = self.step_of(token)
+        explainer = self.trace._explainer
+        return explainer.explain(step, step_names(self), memory_rate)
+
+    @checked(token=integer)
+    def step_of(self, token: int) -> int:
+        """The step that produced a generated token, numbered as in `explain`.
+
+        Raises:
+            OptionError: there is no such token.
+        """
+        steps = produced_by(self.trace)
+        at = token - 1 if token > 0 else token
+        if token == 0 or not -len(steps) <= at < len(steps):
+            raise OptionError(
+                f"there is no token {token!r}: this run generated {len(steps)}, numbered from 1"
+            )
+        return int(steps[at])
+
+    @checked(token=integer)
+    def text_of(self, token: int) -> str:
+        """The text let go of with a generated token, numbered as in `explain`."""
+        at = token - 1 if token > 0 else token % max(len(self.tokens), 1)
+        if not 0 <= at < len(self.text_ends):
+            return ""
+        begin = int(self.text_ends[at - 1]) if at else 0
+        last = at == len(self.text_ends) - 1
+        return self.text[begin : len(self.text) if last else int(self.text_ends[at])]
+
+    @checked(token=integer)
+    def piece(self, token: int) -> str:
+        r"""The text of a token id by itself; "" where it is not known.
+
+        A part of a character is shown as its bytes, `\xf0`; the last part as the character, where
+        it ends no other in this run.
+        """
+        spelt = self._bytes_of(token)
+        ended = self._ended.get(token, ()) if readable(spelt).encode() != spelt else ()
+        return next(iter(ended)) if len(ended) == 1 else readable(spelt)
+
+    @checked(tokens=integers)
+    def pieces(self, tokens: Iterable[int]) -> list[str]:
+        r"""The texts of ids that follow one another; joined they are the whole text.
+
+        A character of several tokens is the last one's, and the others have "". Bytes that make no
+        character are shown as `\xf0`.
+        """
+        return pieces(self._bytes_of(int(token)) for token in tokens)
+
+    @cached_property
+    def read_pieces(self) -> list[str]:
+        """The pieces of the tokens read, step by step, and of the one that was sampled last."""
+        last = self.trace.produced[-1:]
+        return self.pieces([*self.trace.tokens.tolist(), *last[last >= 0].tolist()])
+
+    @checked(step=integer)
+    def piece_at(self, step: int) -> str:
+        """The text of the token read in a step; of a part of a character, its bytes."""
+        self._check_step(step)
+        return self.read_pieces[step] or self.piece(int(self.trace.tokens[step]))
+
+    @checked(step=integer)
+    def piece_after(self, step: int) -> str:
+        """The text of the token sampled in a step, as when it is read; "" if none was."""
+        self._check_step(step)
+        token, after = int(self.trace.produced[step]), step + 1
+        known = after < len(self.read_pieces) and token >= 0
+        return (self.read_pieces[after] if known else "") or self.piece(token)
+
+    def _check_step(self, step: int) -> None:
+        if not 0 <= step < self.trace.steps:
+            raise OptionError(f"step={step} is not in this run: it has {self.trace.steps}, from 0")
+
+    @cached_property
+    def _ended(self) -> dict[int, set[str]]:
+        """For each id that was read, the texts that came with it."""
+        ended: dict[int, set[str]] = {}
+        for token, piece in zip(self.trace.tokens.tolist(), self.read_pieces, strict=False):
+            if piece:
+                ended.setdefault(token, set()).add(piece)
+        return ended
+
+    def _bytes_of(self, token: int) -> bytes:
+        found = self._spelt.get(token)
+        return found if found is not None else self.spell(token) if self.spell else b""
+
+    def tokens_of(self, layer: int, expert: int) -> ExpertUses:
+        """The tokens that chose an expert; of several runs, `outlier_jupyter.tokens_of`.
+
+        Raises:
+            OptionError: the model has no such expert.
+        """
+        from .token_experts import tokens_of
+
+        return tokens_of(self, layer, expert)
+
+    def experts_of(self, tokens: int | slice | Iterable[int]) -> TokenExperts:
+        """The experts that generated tokens chose, numbered as in `explain`; see `uses`.
+
+        Raises:
+            OptionError: there are no such tokens.
+        """
+        from .token_experts import experts_of
+
+        return experts_of(self, tokens)
+
+    @checked(path=path_of)
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write the run to one page of HTML that needs nothing else: text, plots, tables, origin.
+
+        Raises:
+            TraceError: it cannot be written there.
+        """
+        page: str = draw("Run.report", self)
+        return files.write(path, page, TraceError, "the report")
+
+    def spread(self) -> Spread:
+        """Median and range over `repeats`; of a run that was not repeated, its own numbers."""
+        return Spread.of([run.summary() for run in self.repeats or (self,)])
+
+    def brief_once(self) -> Run:
+        """Make the next rich display one line: the magic has just shown the whole picture."""
+        self._brief[:] = [True]
+        return self
+
+    def __repr__(self) -> str:
+        return f"Run({self.generated} tokens, {self.finish_reason} · {self.summary()})"
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> dict[str, str | bytes]:
+        if self._brief:
+            self._brief.clear()
+            return {"text/plain": repr(self)}
+        return draw("Run.mimebundle", self)
+
+
+def produced_by(trace: Trace) -> npt.NDArray[np.int64]:
+    """The steps that produced a token, in order; all decode steps where that is not known."""
+    found = np.flatnonzero(trace.produced >= 0)
+    return np.asarray(found if len(found) else np.flatnonzero(trace.phase == DECODE), np.int64)
+
+
+def step_names(run: Run) -> dict[int, str]:
+    """What each step is called: `token 12 “the”` for those that produced one, `prompt 3` before."""
+    names = {int(step): f"prompt {step + 1}" for step in np.flatnonzero(run.trace.phase != DECODE)}
+    for number, step in enumerate(produced_by(run.trace).tolist(), 1):
+        text = run.text_of(number).replace("\n", "↵").replace("\t", "⇥")
+        names[step] = f"token {number}" + (f" “{text}”" if text else "")
+    return names
+
+
+def repeated(runs: Sequence[Run]) -> Run:
+    """The last of several runs of one prompt, with all of them as its `repeats`.
+
+    `repeated([engine.generate(prompt) for _ in range(5)]).spread()` is `%%outlier --repeat 5`.
+    """
+    found: list[Run] = items("runs", runs, "runs, in a list")
+    if not found or not all(isinstance(run, Run) for run in found):
+        raise refused("runs", runs, "one run or more, in a list")
+    last = found[-1]
+    return last if len(found) == 1 else replace(last, repeats=tuple(found))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far repeats of one prompt differ: (median, least, most) of each.
+
+    Attributes:
+        runs: how many.
+        tokens_per_second, decode_hit_rate: over the runs in which there was something to count;
+            NaN where there was none.
+    """
+
+    runs: int
+    tokens_per_second: tuple[float, float, float]
+    decode_hit_rate: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, found: Sequence[Summary]) -> Spread:
+        """The spread of several summaries."""
+        speeds = _middle_and_ends([summary.tokens_per_second for summary in found])
+        return cls(len(found), speeds, _middle_and_ends([s.decode_hit_rate for s in found]))
+
+    def __str__(self) -> str:
+        speed = [three(value) for value in self.tokens_per_second]
+        rate = [percent(value) for value in self.decode_hit_rate]
+        return (
+            f"{self.runs} runs: median {speed[0]} tokens/s ({speed[1]} to {speed[2]}) · "
+            f"hit rate in decode {rate[0]} ({rate[1]} to {rate[2]}); each began with the cache "
+            "that the one before left"
+        )
+
+
+def _spelt(pieces: dict[str, str], parts: dict[str, str]) -> dict[int, bytes]:
+    """Each id's bytes, as they were saved: texts, and in hex what is no text."""
+    known = {int(token): text.encode() for token, text in pieces.items()}
+    return known | {int(token): bytes.fromhex(each) for token, each in parts.items()}
+
+
+def _middle_and_ends(values: list[float]) -> tuple[float, float, float]:
+    known = [value for value in values if isfinite(value)]
+    return (median(known), min(known), max(known)) if known else (nan, nan, nan)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped by the user; `run` holds the tokens, text and trace made until then.
+
+    It is a KeyboardInterrupt, so that a notebook's "Run All" stops where the user stopped it. Where
+    a process was told to ignore SIGINT, as in the background of a shell's script, Ctrl-C stops
+    nothing: `engine.stop()` does, from another thread.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(f"stopped after {run.generated} tokens; the partial run is kept")
+        self.run = run
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython's hook: one line in the cell instead of a stack of internals."""
+        return [f"Interrupted: {self}"]

@@ -1,0 +1,287 @@
+"""From an expert to the tokens that chose it, over several runs, and from tokens to their experts.
+
+An expert is chosen while a token is read: a row tells the token that was read, and the one that was
+sampled after it, under whose name the live view shows the same step. Everything is counted in
+arrays; texts are asked of the runs, which know those of their own tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..display import draw
+from ..errors import OptionError
+from ..formatting import percent, three
+from ..trace import Trace
+from ..values import checked, instance, integer, integers, items, refused, text
+from .run import Run
+
+if TYPE_CHECKING:
+    import pandas
+    from plotly.graph_objects import Figure
+
+CONTEXT = 4
+"""Tokens of context on either side."""
+TOLD = 12
+"""Rows of the text form."""
+PHASES = np.array(["prefill", "decode"])
+
+
+@dataclass(frozen=True)
+class ExpertUses:
+    """The tokens that chose one expert.
+
+    Attributes:
+        layer, expert: which.
+        runs: by name, those that were looked at.
+        frame: one row per choice: run, step, phase, token (read), next (sampled after it), weight,
+            rank (0: the router's first), hit, context. Texts are "" where they are not known.
+    """
+
+    layer: int
+    expert: int
+    runs: Mapping[str, Run]
+    frame: pandas.DataFrame
+
+    def figure(self) -> Figure:
+        """Each run's choices of it over the steps, by weight; a Plotly figure."""
+        return draw("ExpertUses.figure", self)
+
+    def __str__(self) -> str:
+        lines = [_headline(self)]
+        order = self.frame.sort_values("weight", ascending=False, kind="stable")
+        for row in order.head(TOLD).itertuples():
+            where = f"{row.run}, {row.phase} step {row.step}"
+            lines.append(f"  {three(float(row.weight)):>6}  {row.context or row.token}  ({where})")
+        if (more := len(self.frame) - TOLD) > 0:
+            lines.append(f"  and {more:,} more, of less weight: see .frame")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return draw("ExpertUses.html", self, _headline(self))
+
+
+@dataclass(frozen=True)
+class TokenExperts:
+    """The experts that a span of tokens chose.
+
+    Attributes:
+        run: whose tokens. `steps`: int64, theirs.
+        frame: one row per (layer, expert): layer, expert, times, weight (the sum), mean_weight,
+            hits, share (of the layer's choices in the span), usual (of those in the whole run).
+            Within a layer the most chosen come first.
+    """
+
+    run: Run
+    steps: npt.NDArray[np.int64]
+    frame: pandas.DataFrame
+
+    def figure(self) -> Figure:
+        """The span's choices as a map of layers × experts; a Plotly figure."""
+        return draw("TokenExperts.figure", self)
+
+    def __str__(self) -> str:
+        lines = [_span(self)]
+        for layer, rows in self.frame.groupby("layer"):
+            first = list(rows.head(6).itertuples())
+            told = ", ".join(f"{row.expert} ({row.times}×)" for row in first)
+            more = f" and {len(rows) - 6} more" if len(rows) > 6 else ""
+            lines.append(f"  layer {layer}: {told}{more}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return draw("TokenExperts.html", self, _span(self))
+
+
+@checked(layer=integer, expert=integer)
+def tokens_of(
+    runs: Run | Trace | Sequence[Run | Trace] | Mapping[str, Run | Trace], layer: int, expert: int
+) -> ExpertUses:
+    """The tokens that chose an expert, over one run or several of one model.
+
+    Args:
+        runs: runs or traces, or their names and them.
+        layer, expert: counted from 0; layers are MoE layers.
+
+    Raises:
+        OptionError: no runs, or one of them has no such expert.
+    """
+    import pandas
+
+    held = named(runs)
+    for name, run in held.items():
+        sizes = run.trace.info.experts_per_layer
+        if not (0 <= layer < len(sizes) and 0 <= expert < sizes[layer]):
+            there = f"{len(sizes)} MoE layers" + (
+                f", layer {layer} has {sizes[layer]} experts" if 0 <= layer < len(sizes) else ""
+            )
+            raise OptionError(f"{name} has no expert {layer}:{expert}: it has {there}, from 0")
+    parts = [_choices(name, run, layer, expert) for name, run in held.items()]
+    return ExpertUses(layer, expert, held, pandas.concat(parts, ignore_index=True))
+
+
+@checked(run=instance(Run, Trace, wanted="a run or a trace"))
+def experts_of(
+    run: Run | Trace,
+    tokens: int | slice | Iterable[int] | None = None,
+    *,
+    steps: Iterable[int] | None = None,
+) -> TokenExperts:
+    """The experts that some tokens chose.
+
+    Args:
+        tokens: numbers of generated tokens as the live view counts them, from 1; a slice takes its
+            end along, as `5:9` does in the magic.
+        steps: in their place steps of the trace, from 0, the prompt's too.
+
+    Raises:
+        OptionError: there are no such tokens, or not one of the two was given.
+    """
+    import pandas
+
+    if (tokens is None) == (steps is None):
+        raise OptionError("give experts_of either tokens, from 1, or steps=…, from 0")
+    whole = run if isinstance(run, Run) else Run.of(run)
+    trace = whole.trace
+    asked = _known(trace, steps) if tokens is None else _steps(whole, tokens)
+    at, layers, i = np.nonzero(trace.experts[asked] >= 0)
+    chosen = trace.experts[asked][at, layers, i].astype(np.int64)
+    frame = pandas.DataFrame(
+        {
+            "layer": layers,
+            "expert": chosen,
+            "weight": trace.weights[asked][at, layers, i],
+            "hit": trace.hits[asked][at, layers, i],
+        }
+    )
+    grouped = frame.groupby(["layer", "expert"], as_index=False).agg(
+        times=("hit", "size"),
+        weight=("weight", "sum"),
+        mean_weight=("weight", "mean"),
+        hits=("hit", "sum"),
+    )
+    grouped["share"] = grouped.times / grouped.groupby("layer").times.transform("sum")
+    grouped["usual"] = _usual(trace)[grouped.layer, grouped.expert]
+    order = grouped.sort_values(
+        ["layer", "times", "weight", "expert"], ascending=[True, False, False, True]
+    )
+    return TokenExperts(whole, asked, order.reset_index(drop=True))
+
+
+def named(
+    runs: Run | Trace | Sequence[Run | Trace] | Mapping[str, Run | Trace],
+) -> dict[str, Run]:
+    """Runs by name; traces as runs of which nothing else is known.
+
+    Raises:
+        OptionError: there are none.
+    """
+    found = by_name(runs)
+    if not found:
+        raise OptionError("no runs were given: run a prompt first, or load a saved run")
+    return {name: run if isinstance(run, Run) else Run.of(run) for name, run in found.items()}
+
+
+def by_name(runs: Any) -> dict[str, Run | Trace]:
+    """Runs or traces and their names: those given, or numbers.
+
+    Raises:
+        OptionError: something else.
+    """
+    wanted = "a run or a trace, several in a list, or their names and them"
+    if isinstance(runs, Run | Trace):
+        found: dict[str, Run | Trace] = {"run": runs}
+    elif isinstance(runs, Mapping):
+        found = {text("runs", name): run for name, run in runs.items()}
+    else:
+        found = {f"run {i}": run for i, run in enumerate(items("runs", runs, wanted))}
+    for run in found.values():
+        if not isinstance(run, Run | Trace):
+            raise refused("runs", run, wanted)
+    return found
+
+
+def _choices(name: str, run: Run, layer: int, expert: int) -> pandas.DataFrame:
+    import pandas
+
+    trace = run.trace
+    steps, rank = np.nonzero(trace.experts[:, layer] == expert)
+    return pandas.DataFrame(
+        {
+            "run": name,
+            "step": steps,
+            "phase": PHASES[trace.phase[steps]],
+            "token": [run.piece_at(step) for step in steps.tolist()],
+            "next": [run.piece_after(step) for step in steps.tolist()],
+            "weight": trace.weights[steps, layer, rank],
+            "rank": rank,
+            "hit": trace.hits[steps, layer, rank],
+            "context": [_context(run, step) for step in steps.tolist()],
+        }
+    )
+
+
+def _context(run: Run, step: int) -> str:
+    """The token read in `step` in brackets, within those around it; "" where texts are unknown."""
+    pieces = run.read_pieces[max(0, step - CONTEXT) : min(step + CONTEXT + 1, run.trace.steps)]
+    at, shown = min(step, CONTEXT), run.piece_at(step)
+    if not shown:
+        return ""
+    text = f"{''.join(pieces[:at])}[{shown}]{''.join(pieces[at + 1 :])}"
+    return text.replace("\n", "↵")
+
+
+def _known(trace: Trace, steps: Iterable[int] | None) -> npt.NDArray[np.int64]:
+    # Of a range that is longer than the trace, enough is looked at to see that it is.
+    if isinstance(steps, range):
+        steps = steps[: trace.steps + 1]
+    asked = integers("steps", steps)
+    found = np.array([step for step in asked if -1 <= step < 2**31], np.int64)
+    if len(found) < len(asked) or not len(found) or found.min() < 0 or found.max() >= trace.steps:
+        raise OptionError(f"there are no such steps: this trace has {trace.steps}, from 0")
+    return found
+
+
+def _steps(run: Run, tokens: int | slice | Iterable[int]) -> npt.NDArray[np.int64]:
+    """The steps that produced generated tokens."""
+    if isinstance(tokens, slice):
+        ends = (tokens.start or 1, tokens.stop or run.generated)
+        first, last = (integer("tokens", end) for end in ends)
+        if tokens.step not in (None, 1) or not 1 <= first <= last:
+            raise OptionError(f"{first}:{last} is no span of tokens: give FIRST:LAST, from 1")
+        run.step_of(last)  # it is there, before the span is written out
+        tokens = range(first, last + 1)
+    several = isinstance(tokens, Iterable) and not isinstance(tokens, str)
+    numbers = integers("tokens", tokens) if several else [integer("tokens", tokens)]
+    if not numbers:
+        raise OptionError("no tokens were given: give one number or more, from 1")
+    return np.array([run.step_of(number) for number in numbers], np.int64)
+
+
+def _usual(trace: Trace) -> npt.NDArray[np.float64]:
+    """Each expert's share of its layer's choices in the whole run: [layers, experts]."""
+    counts = np.zeros((trace.layers, max(trace.info.experts_per_layer, default=0)))
+    at, layers, i = np.nonzero(trace.experts >= 0)
+    np.add.at(counts, (layers, trace.experts[at, layers, i]), 1)
+    return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+
+
+def _headline(found: ExpertUses) -> str:
+    read = sum(run.trace.steps for run in found.runs.values())
+    share = percent(len(found.frame) / read) if read else "–"
+    over = "" if len(found.runs) == 1 else f" of {len(found.runs)} runs"
+    return (
+        f"Expert {found.expert} of layer {found.layer} was chosen by {len(found.frame):,} of "
+        f"{read:,} tokens read{over} ({share})"
+    )
+
+
+def _span(found: TokenExperts) -> str:
+    pieces = "".join(found.run.pieces(found.run.trace.produced[found.steps].tolist()))
+    said = f" “{pieces}”" if pieces else ""
+    return f"{len(found.steps):,} tokens{said} chose {len(found.frame):,} different experts"

@@ -1,0 +1,296 @@
+"""What a sweep leaves: its runs, as a table, in words, as a figure, and as a record on disk.
+
+The record says what it would take to do it again: machine, versions, the model's hash, prompts,
+seeds, and every run with its text. It is written as JSON for programs and Markdown for people.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite, nan
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from ..display import draw
+from ..errors import OptionError, TraceError, shown
+from ..formatting import percent, size_words, three
+from ..system import files
+from ..trace.trace import TraceInfo
+from ..values import checked, instance, path, text, word
+from .coherence import COHERENT, SHORT
+
+if TYPE_CHECKING:
+    import pandas
+    from plotly.graph_objects import Figure
+
+FORMAT, VERSION = "outlier_jupyter.sweep", 1
+RULE = (
+    "Coherent: not more than half of its runs of four tokens had occurred before; at least a "
+    "quarter of any 64 tokens are distinct (both asked of 32 tokens or more); and the model's own "
+    "routing gives its tokens at most 2 nats less, on average, than those of its own answer."
+)
+FEWEST = 5
+"""Between the lowest and the highest of so many lies the median of all such runs in 15 of 16 cases,
+between those of two in one of two."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of a sweep.
+
+    Attributes:
+        setting: what was varied, by name; `options`, all that its engine was loaded with.
+        prompt: its number; `repeat`, the round.
+        kl: KL(exact ‖ run), nats a token, over the answer's tokens; `top1_agreement` of them.
+        log_probability: mean of the answer's tokens under the model's own routing, nats;
+            `own_log_probability`, the same of the model's own answer.
+        repeated, distinct, verdict: see `coherence`.
+    """
+
+    setting: dict[str, Any]
+    prompt: int
+    repeat: int
+    begun: str
+    text: str
+    tokens: int
+    finish_reason: str
+    tokens_per_second: float
+    prefill_seconds: float
+    decode_hit_rate: float
+    bytes_read: int
+    slots: int
+    kl: float
+    top1_agreement: float
+    log_probability: float
+    own_log_probability: float
+    repeated: float
+    distinct: float
+    verdict: str
+    changed_output: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What `sweep` found.
+
+    Attributes:
+        info: of the model, the machine and the versions.
+        settings: the combinations, in the order tried; `prompts`, what was asked of each.
+        asked: the options that all runs share, and how many rounds there were to be.
+        rows: the runs that are whole.
+        begun, ended: times, UTC.
+        stopped: whether it was stopped before all runs were made.
+    """
+
+    info: TraceInfo
+    settings: tuple[dict[str, Any], ...]
+    prompts: tuple[str, ...]
+    asked: dict[str, Any]
+    rows: tuple[Row, ...]
+    begun: str
+    ended: str
+    stopped: bool = False
+
+    @checked(setting=instance(dict, wanted="one of .settings"))
+    def of(self, setting: dict[str, Any]) -> list[Row]:
+        """The runs of one setting."""
+        return [row for row in self.rows if row.setting == setting]
+
+    @checked(rows=word("settings", "runs"))
+    def to_pandas(self, rows: str = "settings") -> pandas.DataFrame:
+        """A row per setting, or per run (`runs`).
+
+        Raises:
+            OptionError: another word for `rows`.
+        """
+        import pandas
+
+        if rows == "runs":
+            return pandas.DataFrame([row.setting | _flat(row) for row in self.rows])
+        return pandas.DataFrame([self.summed(setting) for setting in self.settings])
+
+    @checked(setting=instance(dict, wanted="one of .settings"))
+    def summed(self, setting: dict[str, Any]) -> dict[str, Any]:
+        """One setting's numbers: medians and ranges of speed, means of the rest."""
+        mine = self.of(setting)
+        if not mine and setting not in self.settings:
+            raise OptionError(f"{shown(setting)} is no setting of this sweep: see .settings")
+        speeds = [r.tokens_per_second for r in mine if isfinite(r.tokens_per_second)]
+        tokens = sum(row.tokens for row in mine)
+
+        def mean(name: str) -> float:
+            return sum(getattr(r, name) * r.tokens for r in mine) / tokens if tokens else nan
+
+        return setting | {
+            "runs": len(mine),
+            "tokens_per_second": median(speeds) if speeds else nan,
+            "slowest": min(speeds, default=nan),
+            "fastest": max(speeds, default=nan),
+            "decode_hit_rate": mean("decode_hit_rate"),
+            "bytes_read": sum(row.bytes_read for row in mine),
+            "kl": mean("kl"),
+            "top1_agreement": mean("top1_agreement"),
+            "log_probability": mean("log_probability"),
+            "coherent": sum(row.verdict == COHERENT for row in mine),
+        }
+
+    @checked(what=word("speed", "loss"))
+    def enough(self, what: str) -> bool:
+        """Whether settings can be told apart by `speed` (of all runs) or `loss` (by prompt).
+
+        Another round of the same prompt gives the same text, so of the loss it says nothing new.
+        """
+        return self._fewest(what) >= FEWEST
+
+    def _fewest(self, what: str) -> int:
+        """Runs, or different prompts, of the setting that has the fewest."""
+        counts = [
+            len(mine) if what == "speed" else len({row.prompt for row in mine})
+            for mine in map(self.of, self.settings)
+        ]
+        return min(counts, default=0)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What these runs are too few or too short to tell, a sentence each."""
+        found = []
+        runs, prompts = self._fewest("speed"), self._fewest("loss")
+        if runs < FEWEST:
+            found.append(
+                f"too few runs to tell settings apart by speed: {runs} each; ask for {FEWEST}, "
+                "by more prompts or repeats"
+            )
+        if prompts < FEWEST:
+            found.append(
+                f"too few prompts to tell settings apart by KL and coherence: {prompts} each; give "
+                f"{FEWEST}"
+            )
+        if any(row.tokens < SHORT for row in self.rows):
+            found.append(
+                f"in answers of less than {SHORT} tokens repetition is not looked for: coherent "
+                "means likely to the model there"
+            )
+        return found
+
+    def figure(self) -> Figure:
+        """Speed with its spread, and the loss, by setting; a Plotly figure."""
+        return draw("Sweep.figure", self)
+
+    @checked(folder=path, name=text)
+    def save(self, folder: str | os.PathLike[str] = ".", name: str = "") -> tuple[Path, Path]:
+        """Write the record, as JSON and as Markdown, and return both paths.
+
+        Args:
+            name: of the files, without an ending; by default it has the time in it.
+
+        Raises:
+            TraceError: it cannot be written there.
+        """
+        stem = name or f"sweep-{self.begun.replace(':', '').replace('+0000', 'Z')}"
+        paths = Path(folder) / f"{stem}.json", Path(folder) / f"{stem}.md"
+        text = json.dumps(_plain(self._record()), indent=1, ensure_ascii=False)
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TraceError(
+                f"the sweep could not be written to {folder} ({error.strerror}): give a folder "
+                "that can be written"
+            ) from error
+        files.write(paths[0], text + "\n", TraceError, "the sweep")
+        files.write(paths[1], self._markdown(), TraceError, "the sweep")
+        return paths
+
+    def _record(self) -> dict[str, Any]:
+        return {"format": FORMAT, "version": VERSION, "rule": RULE} | asdict(self)
+
+    def _markdown(self) -> str:
+        info = self.info
+        facts = [
+            ("Model", f"{info.model} ({info.model_hash})"),
+            ("Machine", info.machine),
+            ("Versions", ", ".join(f"{name} {v}" for name, v in info.versions.items())),
+            ("From, to", f"{self.begun}, {self.ended}{' (stopped)' if self.stopped else ''}"),
+            ("Every run", ", ".join(f"{name}={value}" for name, value in self.asked.items())),
+        ]
+        head, *lines = self._table()
+        out = ["# Sweep", "", *(f"- {name}: {_line(said)}" for name, said in facts), ""]
+        out += [_cells(head), _cells(["---"] * len(head)), *map(_cells, lines), ""]
+        out += [*(f"Note: {said}.\n" for said in self.cautions), RULE, ""]
+        for number, prompt in enumerate(self.prompts):
+            out += [f"## Prompt {number}", "", *_quoted(prompt), ""]
+            for row in (row for row in self.rows if row.prompt == number):
+                said = f"{three(row.tokens_per_second)} tokens/s, KL {three(row.kl)}, {row.verdict}"
+                out += [f"{words(row.setting)}, round {row.repeat}: {said}", ""]
+                out += [*_quoted(row.text), ""]
+        return "\n".join(out)
+
+    def _table(self) -> list[list[str]]:
+        head = [
+            "setting",
+            "tokens/s",
+            "from, to",
+            "hits in decode",
+            "read in all",
+            "KL, nats a token",
+            "top-1",
+            "coherent",
+        ]
+        out = [head]
+        for setting in self.settings:
+            s = self.summed(setting)
+            out.append([
+                words(setting), three(s["tokens_per_second"]),
+                f"{three(s['slowest'])}, {three(s['fastest'])}", percent(s["decode_hit_rate"]),
+                size_words(s["bytes_read"]), three(s["kl"]), percent(s["top1_agreement"]),
+                f"{s['coherent']} of {s['runs']}",
+            ])  # fmt: skip
+        return out
+
+    def __repr__(self) -> str:
+        table = self._table()
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        lines = [
+            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            for row in table
+        ]
+        rounds = self.asked.get("repeats", 1)
+        prompts = f"{len(self.prompts)} prompt{'' if len(self.prompts) == 1 else 's'}"
+        said = f"Sweep of {self.info.model}: {prompts}, {rounds} round"
+        stopped = "; stopped before the end" if self.stopped else ""
+        lines += [f"Note: {said}." for said in self.cautions]
+        return "\n".join([f"{said}{'s' if rounds != 1 else ''}{stopped}", *map(str.rstrip, lines)])
+
+
+def words(setting: dict[str, Any]) -> str:
+    """A setting in words."""
+    return ", ".join(f"{name}={value}" for name, value in setting.items())
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    return {k: v for k, v in asdict(row).items() if k not in ("setting", "options")}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: it is null there."""
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _cells(row: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+
+def _line(said: str) -> str:
+    return " ".join(said.split())
+
+
+def _quoted(text: str) -> list[str]:
+    return [f"> {line}" for line in text.splitlines()] or ["> (no text)"]

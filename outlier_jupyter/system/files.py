@@ -1,0 +1,120 @@
+"""Files of the user's: only regular ones are read, and each is written whole or not at all.
+
+Opening a named pipe waits for a writer that never comes, and a device has no end. What is written
+goes to a new file beside, is made durable, and takes the name of the old one, which is there until
+then. What is in a file is not known here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import OutlierError, place
+from .interrupt import deferred
+
+KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+"""What may stand where a file is wanted."""
+REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "it is larger than a file may be here",
+}
+"""What keeps a file from being written, in plainer words than the system's."""
+
+
+class NotAFile(OSError):
+    """Something else stands where a file is wanted."""
+
+
+def regular(path: str | os.PathLike[str]) -> Path:
+    """`path`, where a regular file is, or a link to one, or nothing at all.
+
+    Raises:
+        NotAFile: anything else is there; opening it might wait for ever.
+        OSError: it may not be looked at.
+    """
+    at = Path(path)
+    try:
+        mode = at.stat().st_mode
+    except FileNotFoundError:
+        return at
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), "something else")
+        raise NotAFile(errno.ESPIPE, f"it is {kind}, not a file", str(path))
+    return at
+
+
+def write(
+    path: str | os.PathLike[str],
+    data: str | bytes,
+    failed: Callable[[str], OutlierError],
+    what: str,
+) -> Path:
+    """Write `data` to `path`: all of it, or nothing, and then what was there stays.
+
+    A link is followed, and a file keeps its permissions and, where that can be, its owner.
+
+    Args:
+        data: a text is written as UTF-8.
+        failed: makes the error that is raised, from a sentence.
+        what: what is written, for that sentence, such as "the chat".
+
+    Returns:
+        `path`.
+    """
+    whole = data.encode("utf-8", "replace") if isinstance(data, str) else data
+    try:
+        with deferred():
+            _replace(regular(path), whole)
+    except (OSError, ValueError) as error:
+        code = error.errno or 0 if isinstance(error, OSError) else 0
+        reason = REASONS.get(code) or getattr(error, "strerror", None) or str(error)
+        raise failed(
+            f"{what} could not be written to {place(path)} ({reason}): nothing changed "
+            "there; give a path that can be written, with room for it"
+        ) from error
+    return Path(path)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    at = path.resolve()
+    before = at.stat() if at.exists() else None
+    if before is not None and not os.access(at, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(at))
+    beside = at.parent / f".outlier-{secrets.token_hex(8)}~"
+    try:
+        with beside.open("xb") as file:
+            if before is not None:
+                with suppress(OSError):  # only root may give a file away
+                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(at)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _sync_folder(at.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a new name in `folder` survive a power cut, where the system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,242 @@
+"""Compiled passes over routing: one walk through the steps of each layer, in arrays of integers.
+
+They count; what the counts mean is `routing`'s. An expert is always a pair (layer, expert): no
+pass adds up one index over layers. Each is compiled when it is first called, then kept on disk.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..residency.numba_options import compiled
+
+SOON, PRESENT = 2**40, 2**56
+"""In how much an expert is wanted, one use to come outweighs any step of its last use, and to be
+of the present token outweighs all."""
+
+
+@compiled
+def count_in_bins(experts, bin_of, counts):  # type: ignore[no-untyped-def]
+    """Add each choice to `counts` int64 [bins, layers, width]; `bin_of` is int64 [steps]."""
+    steps, layers, k = experts.shape
+    for step in range(steps):
+        here = counts[bin_of[step]]
+        for layer in range(layers):
+            for i in range(k):
+                expert = experts[step, layer, i]
+                if expert >= 0:
+                    here[layer, expert] += 1
+
+
+@compiled
+def tokens_routed(experts, counted, tokens, most):  # type: ignore[no-untyped-def]
+    """How many counted steps chose any expert, and the most that any step chose.
+
+    Args:
+        tokens, most: int64 [layers], written.
+    """
+    steps, layers, k = experts.shape
+    for step in range(steps):
+        for layer in range(layers):
+            chosen = 0
+            for i in range(k):
+                chosen += experts[step, layer, i] >= 0
+            most[layer] = max(most[layer], chosen)
+            tokens[layer] += counted[step] and chosen > 0
+
+
+@compiled
+def reuse(experts, counted, distances, gaps, overlap):  # type: ignore[no-untyped-def]
+    """How soon experts come again.
+
+    Args:
+        experts: int16 [layers, steps, k], which a walk through a layer reads in order.
+        counted: bool [steps], the steps whose choices are counted; all are remembered.
+        distances: int64 [layers, width + 1], written: choices by the number of other experts
+            that tokens in between chose; the last column is of experts that had not come before.
+        gaps: int64 [layers, longest + 1], written: choices by tokens since, at most `longest`.
+        overlap: float32 [layers, steps], written: share of the token's experts that the token
+            before chose as well, NaN where one of the two chose none.
+    """
+    layers, steps, k = experts.shape
+    width, longest = distances.shape[1] - 1, gaps.shape[1] - 1
+    for layer in range(layers):
+        last = np.full(width, -1, np.int32)
+        before = 0
+        for step in range(steps):
+            chosen, shared = 0, 0
+            for i in range(k):
+                expert = experts[layer, step, i]
+                if expert < 0:
+                    continue
+                chosen += 1
+                then = last[expert]
+                shared += then >= 0 and then == step - 1
+                if not counted[step]:
+                    continue
+                if then < 0:
+                    distances[layer, width] += 1
+                    continue
+                distance = np.int32(0)
+                for other in range(width if then < step - 1 else 0):
+                    # Kept to 32 bits, eight of these are one instruction.
+                    distance = np.int32(distance + np.int32(last[other] > then))
+                distances[layer, distance] += 1
+                gaps[layer, min(step - then, longest)] += 1
+            for i in range(k):
+                expert = experts[layer, step, i]
+                if expert >= 0:
+                    last[expert] = step
+            if chosen and before:
+                overlap[layer, step] = shared / chosen
+            before = chosen
+
+
+@compiled
+def shared_at_lags(experts, shared, asked):  # type: ignore[no-untyped-def]
+    """How many of a token's experts the token so many before chose as well, over all layers.
+
+    Args:
+        experts: int16 [layers, steps, k].
+        shared, asked: int64 [lags], written; the first is of lag 1.
+    """
+    layers, steps, k = experts.shape
+    for layer in range(layers):
+        for step in range(steps):
+            for lag in range(1, min(len(shared), step) + 1):
+                for i in range(k):
+                    expert = experts[layer, step, i]
+                    if expert < 0:
+                        continue
+                    asked[lag - 1] += 1
+                    for j in range(k):
+                        shared[lag - 1] += experts[layer, step - lag, j] == expert
+
+
+@compiled
+def _is_first(row, i):  # type: ignore[no-untyped-def]
+    """Whether a token's i-th choice is none of those before: some routers name one twice."""
+    same = 0
+    for j in range(i):
+        same += row[j] == row[i]
+    return same == 0
+
+
+@compiled
+def segment_histogram(experts, spans, length, width):  # type: ignore[no-untyped-def]
+    """How many (expert, segment) pairs have the expert active in f of the segment's tokens.
+
+    Args:
+        spans: int64 [n, 2], stretches of steps (first, one past the last); a segment lies in one.
+        length: tokens per segment; there is one at every position.
+
+    Returns:
+        int64 [layers, length + 1], by f; the column of f = 0 counts `width` experts everywhere.
+    """
+    layers, _, k = experts.shape
+    out = np.zeros((layers, length + 1), np.int64)
+    for layer in range(layers):
+        for first, end in spans:
+            if end - first < length:
+                continue
+            active, since = np.zeros(width, np.int64), np.zeros(width, np.int64)
+            for step in range(first, end):
+                at = step - first - length + 1  # the position of the segment that ends here
+                for i in range(k):
+                    # Who leaves before who comes, so that no count is above `length`.
+                    expert = experts[layer, step - length, i] if at > 0 else -1
+                    if expert >= 0 and _is_first(experts[layer, step - length], i):
+                        out[layer, active[expert]] += at - since[expert]
+                        active[expert] -= 1
+                        since[expert] = at
+                for i in range(k):
+                    expert = experts[layer, step, i]
+                    if expert >= 0 and _is_first(experts[layer, step], i):
+                        if at > 0:
+                            out[layer, active[expert]] += at - since[expert]
+                            since[expert] = at
+                        active[expert] += 1
+            for expert in range(width):
+                out[layer, active[expert]] += end - first - length + 1 - since[expert]
+    return out
+
+
+@compiled
+def segment_cache(experts, spans, length, slots, width):  # type: ignore[no-untyped-def]
+    """Hits of a cache that, for a missing expert, gives up the one least wanted soon.
+
+    Who leaves is held, not of this token, and active least in the next `length` tokens; of equals
+    the one used longest ago. Each span begins with an empty cache.
+
+    Args:
+        slots: int64 [layers], at least as many as one token's experts.
+
+    Returns:
+        int64 [2, layers]: hits, and choices.
+    """
+    layers, _, k = experts.shape
+    out = np.zeros((2, layers), np.int64)
+    for layer in range(layers):
+        for first, end in spans:
+            held, filled = np.zeros(slots[layer], np.int64), 0
+            is_held = np.zeros(width, np.bool_)
+            wanted = np.zeros(width, np.int64)  # SOON for each use to come, and the last use
+            for step in range(first, min(first + length, end)):
+                for i in range(k):
+                    if experts[layer, step, i] >= 0:
+                        wanted[experts[layer, step, i]] += SOON
+            for step in range(first, end):
+                for i in range(k):
+                    expert = experts[layer, step, i]
+                    if expert >= 0:
+                        wanted[expert] += PRESENT - SOON - wanted[expert] % SOON + step
+                        out[0, layer] += is_held[expert]
+                        out[1, layer] += 1
+                    if step + length < end and experts[layer, step + length, i] >= 0:
+                        wanted[experts[layer, step + length, i]] += SOON
+                for i in range(k):
+                    expert = experts[layer, step, i]
+                    if expert < 0 or is_held[expert]:
+                        continue
+                    place = filled
+                    if filled < slots[layer]:
+                        filled += 1
+                    else:
+                        place = _least_wanted(held, wanted)
+                        is_held[held[place]] = False
+                    held[place] = expert
+                    is_held[expert] = True
+                for i in range(k):
+                    if experts[layer, step, i] >= 0:
+                        wanted[experts[layer, step, i]] -= PRESENT
+    return out
+
+
+@compiled
+def _least_wanted(held, wanted):  # type: ignore[no-untyped-def]
+    best, least = 0, wanted[held[0]]
+    for place in range(1, len(held)):
+        if wanted[held[place]] < least:
+            best, least = place, wanted[held[place]]
+    return best
+
+
+@compiled
+def largest_share(weights, out):  # type: ignore[no-untyped-def]
+    """The largest weight over the sum of all that are known: into float32 [steps, layers]."""
+    steps, layers, k = weights.shape
+    for step in range(steps):
+        for layer in range(layers):
+            top, total = 0.0, 0.0
+            for i in range(k):
+                weight = weights[step, layer, i]
+                if weight == weight:  # NaN is what could not be seen
+                    total += weight
+                    top = max(top, weight)
+            if total > 0:
+                out[step, layer] = top / total
+
+
+Spans = npt.NDArray[np.int64]
+"""int64 [n, 2]: stretches of steps, (first, one past the last)."""

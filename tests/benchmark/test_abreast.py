@@ -1,0 +1,38 @@
+"""Two engines' tokens in turn."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.abreast import COUNTED, SKIPPED, TURNS, turns
+from outlier_jupyter.benchmark.limits import STEP, Memory
+
+
+def test_engines_take_as_many_turns_and_each_goes_first_in_half_of_them():
+    """What comes first in a pair meets another memory than what comes second."""
+    asked: list[str] = []
+
+    def decode(name, tokens):
+        asked.append(name)
+        return [0.5] * tokens
+
+    subjects = {name: lambda tokens, name=name: decode(name, tokens) for name in "ab"}
+    seen = turns(subjects, Memory(STEP), active=1e6)
+    firsts = asked[::2]
+    assert firsts.count("a") == firsts.count("b") == TURNS // 2
+    assert {name: len(found) for name, found in seen.items()} == {"a": TURNS, "b": TURNS}
+
+
+def test_the_first_tokens_of_a_turn_do_not_count():
+    """They wake threads and find the other engine's data in the caches."""
+    took = [9.0] * SKIPPED + [0.25] * COUNTED
+    seen = turns({"a": lambda tokens: took[:tokens]}, Memory(STEP), active=1e6)
+    assert {found["token_s"] for found in seen["a"]} == {0.25}
+
+
+def test_a_turn_is_held_against_the_memory_measured_after_it():
+    """The limit and its multiple say the same as the token's seconds and the bandwidth."""
+    seen = turns({"a": lambda tokens: [0.5] * tokens}, Memory(STEP), active=1e6)
+    for found in seen["a"]:
+        assert found["limit_s"] * found["times_limit"] == pytest.approx(0.5)
+        assert found["limit_s"] * found["memory_gb_per_s"] * 1e9 == pytest.approx(1e6)

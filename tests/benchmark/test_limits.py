@@ -1,0 +1,26 @@
+"""What the hardware allows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from outlier_jupyter.benchmark.limits import PARTS, STEP, Memory, least_seconds
+
+
+def test_the_memory_test_reads_every_word():
+    """Another word changes the sum of its share, wherever it lies."""
+    memory = Memory(2 * STEP)
+    before = memory._parts.copy()
+    for place in np.random.default_rng(0).integers(0, 2 * STEP, 200):
+        memory._words[place] = 2.0
+        memory.read()
+        changed = np.flatnonzero(memory._parts != before)
+        assert changed.tolist() == [place // (2 * STEP // PARTS)]
+        memory._words[place] = 1.0
+
+
+def test_the_limit_is_what_takes_longer():
+    """Bytes over bandwidths: the memory's share or the disk's, whichever is larger."""
+    assert least_seconds(10.0, 1.0, 5.0, 1.0) == pytest.approx(2.0)
+    assert least_seconds(1.0, 4.0, 5.0, 1.0) == pytest.approx(4.0)

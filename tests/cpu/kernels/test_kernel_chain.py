@@ -1,0 +1,114 @@
+"""Kernels in a chain: each after the one before, with every task of it done."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from outlier_jupyter.cpu.kernels import (
+    RUNNING,
+    Attend,
+    Cached,
+    Chain,
+    Keep,
+    Stack,
+    affine,
+    attend,
+    mxfp4,
+)
+from outlier_jupyter.cpu.kernels.arguments import put, real, whole
+from outlier_jupyter.cpu.kernels.compiled import task
+from outlier_jupyter.cpu.kernels.kernel_chain import link
+
+from .conftest import matrix
+from .test_experts import SLOTS, experts_of
+
+SEVERAL = 1 << 40
+"""Bytes for which every thread is woken."""
+
+
+@pytest.fixture(scope="module")
+def turn() -> int:
+    """A kernel that writes to its second row the next number of its first, and one more."""
+
+    def kernel(arguments: int, place: int) -> None:
+        x, out, count = whole(arguments, 0), whole(arguments, 1), whole(arguments, 2)
+        put(out, place, real(x, (place + 1) % count) + 1)
+
+    return task(kernel)
+
+
+def run(links, nbytes=SEVERAL):
+    """The links, as one chain."""
+    with RUNNING:
+        Chain(links, nbytes).run()
+
+
+@pytest.mark.parametrize("nbytes", [0, SEVERAL])
+def test_a_kernel_begins_when_the_one_before_is_done(turn, nbytes):
+    """Each of 40 reads numbers that other tasks of the one before wrote."""
+    rows = np.empty((41, 300), np.float32)
+    links = [link(turn, 300, before, after, 300) for before, after in pairwise(rows)]
+    for _ in range(20):
+        rows[:] = np.nan
+        rows[0] = np.arange(300)
+        run(links, nbytes)
+        np.testing.assert_array_equal(rows[-1], np.roll(rows[0], -40) + 40)
+
+
+def test_some_links_may_be_run_and_one_replaced(turn):
+    """From a number to before another; what stands in for a link keeps its place."""
+    rows = np.arange(20, dtype=np.float32).reshape(4, 5)
+    links = [link(turn, 5, rows[n], rows[3], 5) for n in range(3)]
+    chain = Chain(links, 0)
+    with RUNNING:
+        chain.run(1, 2)
+    np.testing.assert_array_equal(rows[3], [7, 8, 9, 10, 6])
+    chain.replace(1, links[2].code, int(links[2].arguments.ctypes.data), 5)
+    with RUNNING:
+        chain.run(1, 2)
+    np.testing.assert_array_equal(rows[3], [12, 13, 14, 15, 11])
+    assert len(chain) == 3
+
+
+def test_products_of_a_chain_are_those_outside_it(random):
+    """Of dense matrices and of experts, bit for bit, run after run."""
+    stack = Stack([matrix(affine(4, 64, "bf16"), height, 128)[0] for height in (90, 7)])
+    experts, _ = experts_of(affine(4, 32, "bf16"), mxfp4(), "swiglu")
+    x, out = random.normal(size=128).astype(np.float32), np.empty(97, np.float32)
+    ids, slot_map = np.array([3, 0], np.int64), random.permutation(SLOTS).astype(np.int64)
+    outputs = np.empty((2, experts.output), np.float32)
+    chain = Chain([*stack.links(x, out), *experts.links(x, ids, slot_map, outputs)], SEVERAL)
+    for _ in range(3):
+        x[:] = random.normal(size=128)
+        ids[:] = random.permutation(SLOTS)[:2]
+        with RUNNING:
+            chain.run()
+        np.testing.assert_array_equal(out[None], stack.multiply(x[None]))
+        np.testing.assert_array_equal(outputs, experts.multiply(x[None], slot_map[ids][None])[0])
+
+
+@pytest.mark.parametrize("tokens", [1, 200, 3000])
+def test_a_token_is_kept_and_attends_over_it(tokens, random):
+    """Keys and values stand where they belong, and the token's own are among what it sees."""
+    heads, kv_heads, width, wide, scale = 6, 2, 16, 8, 0.3
+    found = random.normal(size=heads * width + kv_heads * (width + wide)).astype(np.float32)
+    rooms = [random.normal(size=(2, tokens + 5, each)).astype(np.float32) for each in (width, wide)]
+    keys, values = (Cached(room.copy(), "f32") for room in rooms)
+    queries, key, value = (
+        part.copy() for part in np.split(found, [heads * width, (heads + kv_heads) * width])
+    )
+    keep, mixed = Keep(found, heads, kv_heads, width, wide, scale), np.empty(48, np.float32)
+    over = Attend(found, mixed, heads)
+    chain = Chain([keep.link, over.link], SEVERAL)
+    with RUNNING:
+        keep.into(keys, values, tokens - 1)
+        over.over(keys, values, tokens, chain, 1)
+        chain.run()
+    for room, kept, mine in zip(rooms, (keys, values), (key, value), strict=True):
+        room[:, tokens - 1] = mine.reshape(2, -1)
+        np.testing.assert_array_equal(kept.memory, room)
+    wanted = attend(queries.reshape(heads, width), keys, values, scale, None, tokens)
+    np.testing.assert_array_equal(mixed.reshape(heads, wide), wanted)

@@ -1,0 +1,64 @@
+"""What lies between the products of a token, against float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from outlier_jupyter.cpu.kernels import RUNNING, Chain, blend_link, choose_link, norm_link
+
+from .conftest import close
+
+
+def run(link):
+    """Run one kernel by itself."""
+    with RUNNING:
+        Chain([link], 0).run()
+
+
+@pytest.mark.parametrize("width", [1, 7, 2048])
+def test_a_row_is_normed(width, random):
+    """Divided by the root of its mean square, and weighed; something is added to it before."""
+    x, weight, added = (random.normal(size=width).astype(np.float32) for _ in range(3))
+    wide, total, out = x.astype(np.float64), x + added.astype(np.float64), np.empty_like(x)
+    run(norm_link(x, weight, 1e-6, out))
+    close(out, wide / np.sqrt(np.mean(wide * wide) + 1e-6) * weight)
+    run(norm_link(x, weight, 1e-6, out, added))
+    close(out, total / np.sqrt(np.mean(total * total) + 1e-6) * weight)
+    close(x, total)
+    run(norm_link(x, weight, 1e-6, x))
+    close(x, out)
+
+
+def chosen(logits, k, sums_to_one):
+    """Ids and weights."""
+    ids, weights = np.empty(k, np.int64), np.empty(k, np.float32)
+    run(choose_link(logits.copy(), ids, weights, sums_to_one))
+    return ids, weights
+
+
+@pytest.mark.parametrize("sums_to_one", [True, False])
+def test_the_likeliest_are_chosen_in_the_order_of_their_weights(sums_to_one, random):
+    """Their softmax over all or over themselves; of equals the first."""
+    logits = random.normal(size=40).astype(np.float32) * 3
+    logits[[30, 7]] = logits.max()
+    ids, weights = chosen(logits, 5, sums_to_one)
+    shares = np.exp(logits.astype(np.float64) - logits.max())
+    wanted = np.argsort(-shares, kind="stable")[:5]
+    assert ids.tolist() == wanted.tolist() and ids[0] < ids[1]
+    close(weights, shares[wanted] / (shares[wanted] if sums_to_one else shares).sum())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_name_no_expert_twice(value):
+    """A model that has gone wrong asks for experts that there are, each once."""
+    ids, _ = chosen(np.full(6, value, np.float32), 4, True)
+    assert len(set(ids.tolist())) == 4 and set(ids.tolist()) <= set(range(6))
+
+
+def test_rows_are_added_by_their_weights(random):
+    """Their weighed sum onto what is there."""
+    x, weights, rows = (random.normal(size=shape).astype(np.float32) for shape in (33, 4, (4, 33)))
+    wanted = x + weights.astype(np.float64) @ rows
+    run(blend_link(x, weights, rows))
+    close(x, wanted)

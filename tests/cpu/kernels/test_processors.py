@@ -1,0 +1,50 @@
+"""The kernels' tests once more, with code that other processors would run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from outlier_jupyter.cpu.kernels.compiled import cache_folder
+from outlier_jupyter.cpu.kernels.processor import FEATURES
+
+HERE = Path(__file__).parent
+NO_AVX512 = ",".join(
+    ("-" if name.startswith("avx512") else "+") + name for name in sorted(FEATURES)
+)
+TARGETS = {
+    "without AVX-512": {"NUMBA_CPU_FEATURES": NO_AVX512},
+    "without AVX2": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+}
+KERNELS = ("test_linear.py", "test_digits.py", "test_experts.py", "test_attention.py")
+FILES = [
+    *(str(HERE / name) for name in KERNELS),
+    str(HERE.parent / "native" / "test_exact.py")
+    + "::test_tokens_and_trace_are_those_of_the_plain_path",
+]
+PRINT = "from outlier_jupyter.cpu.kernels import compiled; print(compiled.cache_folder().name)"
+
+
+def child(target: str, *command: str) -> subprocess.CompletedProcess[str]:
+    """Another process, whose Numba compiles for `target`."""
+    return subprocess.run(
+        [sys.executable, *command], env=os.environ | TARGETS[target], cwd=HERE.parent.parent,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_kernels_are_right_on_a_lesser_processor(target):
+    """Formats, experts and attention are those of float64 with narrower vectors, too."""
+    done = child(target, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *FILES)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+def test_code_of_different_processors_is_kept_apart():
+    """Each set of instructions has a folder of its own."""
+    lesser = child("without AVX2", "-c", PRINT)
+    assert cache_folder().name != lesser.stdout.strip(), lesser.stderr

@@ -1,0 +1,204 @@
+"""Files of weights that somebody writes to while a model is loaded: the run says so, and ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter.checkpoint import ByteRange, open_reader
+from outlier_jupyter.checkpoint import mapped_file as mapped_module
+from outlier_jupyter.checkpoint import records as records_module
+from outlier_jupyter.engine import load as loading
+from outlier_jupyter.errors import CheckpointChanged, ReadFailed
+from outlier_jupyter.options import READERS
+
+SHARD = "model.safetensors"
+PROMPT = "a fox in a box, a bird on a wire"
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """A model of one's own, to be spoilt."""
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
+
+
+def overwrite(file):
+    """Other weights in the place of these, as good as any: nothing in them is no number."""
+    with file.open("r+b") as stream:
+        data = np.frombuffer(stream.read(), np.uint8)
+        stream.seek(len(data) // 2)
+        stream.write(bytes(len(data) - len(data) // 2))
+
+
+def cut(file):
+    os.truncate(file, 4096)
+
+
+def run_with(engine, do):
+    """Generate, and have `do` done after the third token; the tokens."""
+    tokens = []
+    for step in engine.stream(PROMPT, max_tokens=40):
+        tokens.append(step.token)
+        if len(tokens) == 3:
+            do()
+    return tokens
+
+
+@pytest.mark.parametrize("spoil", [overwrite, cut])
+@pytest.mark.parametrize("kind", READERS)
+def test_a_shard_that_is_written_to_ends_the_run_with_a_sentence(folder, kind, spoil):
+    """The partial run is kept and says why; later runs are refused until the model is loaded."""
+    with outlier_jupyter.load(folder, cache_experts=3, reader=kind, quiet=True) as engine:
+        engine.tokenizer.eos_token_ids = set()
+        with pytest.raises(CheckpointChanged, match=rf"{SHARD}.* load the model again") as said:
+            run_with(engine, lambda: spoil(folder / SHARD))
+        assert len(str(said.value)) <= 300
+        kept = engine.last_run
+        assert kept.finish_reason == "error" and kept.generated >= 3
+        assert SHARD in kept.trace.info.changed_output
+        with pytest.raises(CheckpointChanged, match="load the model again"):
+            engine.generate(PROMPT, max_tokens=1)
+        assert engine.last_run is kept
+    assert engine.closed
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_shard_that_is_put_back_as_it_was_is_not_trusted_again(folder, kind):
+    """What was read in between is in the cache, whatever the file says of itself later."""
+    shard = folder / SHARD
+    before, stat = shard.read_bytes(), shard.stat()
+    with outlier_jupyter.load(folder, cache_experts=3, reader=kind, quiet=True) as engine:
+        engine.tokenizer.eos_token_ids = set()
+        with pytest.raises(CheckpointChanged):
+            run_with(engine, lambda: overwrite(shard))
+        with shard.open("r+b") as stream:
+            stream.write(before)
+        os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        with pytest.raises(CheckpointChanged):
+            engine.generate(PROMPT, max_tokens=1)
+
+
+def remove(file):
+    file.unlink()
+
+
+def replace(file):
+    beside = file.with_suffix(".new")
+    beside.write_bytes(bytes(file.stat().st_size))
+    beside.replace(file)
+
+
+@pytest.mark.parametrize("do", [remove, replace])
+@pytest.mark.parametrize("kind", READERS)
+def test_a_shard_that_is_removed_or_replaced_is_read_on_as_it_was(folder, kind, do):
+    """The open file is another than the one of that name now; tokens are the same."""
+    with outlier_jupyter.load(folder, cache_experts=3, reader=kind, quiet=True) as engine:
+        engine.tokenizer.eos_token_ids = set()
+        before = engine.generate(PROMPT, max_tokens=40).tokens.tolist()
+        assert run_with(engine, lambda: do(folder / SHARD)) == before
+        assert engine.last_run.trace.info.changed_output == ""
+
+
+def test_repacked_experts_that_are_overwritten_are_named(folder, tmp_path):
+    """Their checksums are looked at the first time alone, so the file is watched as shards are."""
+    outlier_jupyter.repack(folder, tmp_path / "records", quiet=True)
+    where = tmp_path / "records"
+    with outlier_jupyter.load(folder, cache_experts=3, repacked=str(where), quiet=True) as engine:
+        engine.tokenizer.eos_token_ids = set()
+        run_with(engine, lambda: None)
+        with pytest.raises(CheckpointChanged, match=records_module.NAME):
+            run_with(engine, lambda: overwrite(where / records_module.NAME))
+
+
+def test_a_run_that_is_stopped_says_that_its_files_changed(folder):
+    """An interrupt stays one: what was made is kept, and told to be another model's."""
+    with outlier_jupyter.load(folder, cache_experts=3, quiet=True) as engine:
+        engine.tokenizer.eos_token_ids = set()
+
+        def spoil_and_stop():
+            overwrite(folder / SHARD)
+            engine.stop()
+
+        with pytest.raises(outlier_jupyter.Interrupted) as stopped:
+            run_with(engine, spoil_and_stop)
+        assert SHARD in stopped.value.run.trace.info.changed_output
+
+
+@pytest.mark.parametrize("step", ["_fitted", "install"])
+@pytest.mark.parametrize("spoil", [overwrite, cut, replace])
+def test_a_shard_that_changes_while_it_is_loaded_is_refused(folder, monkeypatch, step, spoil):
+    """Between its header and the first token, whoever reads it: nothing of it is used."""
+    real = getattr(loading, step)
+
+    def spoilt(*given, **named):
+        spoil(folder / SHARD)
+        return real(*given, **named)
+
+    monkeypatch.setattr(loading, step, spoilt)
+    if (step, spoil) == ("install", replace):  # all is open by then
+        outlier_jupyter.load(folder, quiet=True).close()
+        return
+    with pytest.raises(CheckpointChanged, match=SHARD):
+        outlier_jupyter.load(folder, quiet=True)
+
+
+def test_weights_that_the_disk_does_not_give_are_one_sentence(folder, monkeypatch):
+    """What MLX says when it cannot read is told with the folder's name."""
+    real = loading.install
+
+    def fail(*given):
+        raise RuntimeError("[read] Unable to read from file.")
+
+    def installed(*given):
+        found = real(*given)
+        monkeypatch.setattr(loading.mx, "eval", fail)
+        return found
+
+    monkeypatch.setattr(loading, "install", installed)
+    with pytest.raises(ReadFailed, match=r"model cannot be read .*Unable to read"):
+        outlier_jupyter.load(folder, quiet=True)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_map_of_a_file_that_was_cut_gives_what_is_left(tmp_path, monkeypatch, allowed):
+    """Neither the zeros of its last page nor a signal: whether the system copies, or we do."""
+    path = tmp_path / SHARD
+    path.write_bytes(bytes(range(1, 251)) * 80)
+    reader = open_reader("mmap", [path])
+    if not allowed:
+        monkeypatch.setattr(mapped_module, "_readv", None)
+    memory = memoryview(bytearray(9_000))
+    reader.read(ByteRange(path, 5_000, 9_000), memory)
+    assert memory == path.read_bytes()[5_000:14_000]
+    os.truncate(path, 10_000)
+    reader.read(ByteRange(path, 1_000, 9_000), memory)
+    assert memory == path.read_bytes()[1_000:]
+    for begin in (1_001, 9_999, 10_000, 16_384):
+        with pytest.raises(ReadFailed, match=r"ends at byte"):
+            reader.read(ByteRange(path, begin, 9_000), memory)
+    reader.close()
+
+
+def test_a_disk_that_fails_under_a_map_is_a_read_failure(tmp_path, monkeypatch):
+    """A page that is not had though the file is long enough: the disk's fault."""
+    path = tmp_path / SHARD
+    path.write_bytes(bytes(8192))
+    reader = open_reader("mmap", [path])
+    monkeypatch.setattr(mapped_module, "_copied", lambda *given: 0)
+    with pytest.raises(ReadFailed, match="check the disk"):
+        reader.read(ByteRange(path, 0, 4096), memoryview(bytearray(4096)))
+    reader.close()
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_an_empty_file_cannot_be_read_from(tmp_path, kind):
+    """Whatever a reader does when it opens one: reading says so, or opening does."""
+    path = tmp_path / SHARD
+    path.touch()
+    with pytest.raises(ReadFailed, match=SHARD):
+        open_reader(kind, [path]).read(ByteRange(path, 0, 1), memoryview(bytearray(1)))

@@ -1,0 +1,31 @@
+"""One run under way: what may go wrong below it and does not show."""
+
+from __future__ import annotations
+
+import numpy as np
+from mlx_lm.sample_utils import make_sampler
+
+import outlier_jupyter
+from outlier_jupyter.engine import decode as decoding
+
+
+def test_a_sampler_that_lost_its_library_is_asked_again_and_says_the_same(tiny, monkeypatch):
+    """MLX compiles into a folder of all processes, where one can take another's file away."""
+
+    def make(*given, **named):
+        sampler, losses = make_sampler(*given, **named), iter([True])
+
+        def losing(logits):
+            token = sampler(logits)
+            if next(losses, False):
+                raise RuntimeError("Could not load C++ shared library /tmp/mlx/tmp_0.so: no file")
+            return token
+
+        return losing
+
+    asked = {"temperature": 1.0, "seed": 3, "max_tokens": 8}
+    with outlier_jupyter.load(tiny, cache_experts=5) as engine:
+        expected = engine.generate("What is an expert?", **asked)
+        monkeypatch.setattr(decoding, "make_sampler", make)
+        again = engine.generate("What is an expert?", **asked)
+    np.testing.assert_array_equal(again.tokens, expected.tokens)

@@ -1,0 +1,163 @@
+"""Ctrl-C at any moment of a run: the partial run is kept, the engine usable, the next run equal."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter.events import RunDone, StepDone
+from outlier_jupyter.runs.run import Interrupted
+from tests.interrupting import lines_of, python_s_handler
+
+PROMPT = "What is an expert?"
+
+
+@pytest.fixture
+def small(tiny):
+    """Fewer slots than a token needs: reads, evictions and bookings at every layer."""
+    with outlier_jupyter.load(tiny, cache_experts=5, reader="pread", quiet=True) as engine:
+        engine.tokenizer.eos_token_ids = set()
+        yield engine
+
+
+def generated(engine) -> None:
+    engine.generate(PROMPT, max_tokens=2, raw=True)
+
+
+def streamed(engine) -> None:
+    for _ in engine.stream(PROMPT, max_tokens=2, raw=True):
+        pass
+
+
+@pytest.mark.parametrize("gap", [1, 3, 40])
+@pytest.mark.parametrize("ask", [generated, streamed])
+def test_two_interrupts_at_any_moment_lose_nothing(small, ask, gap):
+    """SIGINT before one of 120 lines, and again soon: Interrupted with what was made, and no more.
+
+    Before a run has begun, and after its end, it is a KeyboardInterrupt as of any other code.
+    """
+    whole = small.generate(PROMPT, max_tokens=2, raw=True)
+    lines = lines_of(lambda: ask(small))
+    kept = 0
+    with python_s_handler():
+        for at in np.linspace(0, lines - 1, 120, dtype=int).tolist():
+            small.last_run = None
+            with pytest.raises(KeyboardInterrupt) as stopped:
+                lines_of(lambda: ask(small), {at, at + gap})
+            if isinstance(stopped.value, Interrupted):
+                run = stopped.value.run
+                assert run is small.last_run, at
+                assert whole.tokens.tolist()[: run.generated] == run.tokens.tolist(), at
+                kept += 1
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, at
+            again = small.generate(PROMPT, max_tokens=2, raw=True)
+            assert again.tokens.tolist() == whole.tokens.tolist(), at
+    assert kept > 90
+
+
+def test_an_interrupt_between_two_steps_ends_the_run_in_order(small):
+    """A KeyboardInterrupt in the body of a loop leaves the partial run and a free engine."""
+    with pytest.raises(KeyboardInterrupt):
+        for count, _ in enumerate(small.stream(PROMPT, max_tokens=9)):
+            if count == 2:
+                raise KeyboardInterrupt
+    assert small.last_run.finish_reason == "interrupted" and small.last_run.generated == 3
+    assert small.generate(PROMPT, max_tokens=2).generated == 2
+
+
+def test_an_interrupt_that_is_thrown_into_a_stream_is_interrupted(small):
+    """`throw` ends the run as Ctrl-C does."""
+    steps = small.stream(PROMPT, max_tokens=9)
+    next(steps)
+    with pytest.raises(Interrupted) as stopped:
+        steps.throw(KeyboardInterrupt)
+    assert stopped.value.run.generated == 1
+    assert small.generate(PROMPT, max_tokens=2).generated == 2
+
+
+def test_an_interrupt_when_all_is_made_is_not_swallowed(small):
+    """The run is whole, and whoever pressed Ctrl-C hears of it all the same."""
+
+    def press(event):
+        signal.raise_signal(signal.SIGINT)
+
+    unsubscribe = small.subscribe(press, RunDone)
+    with python_s_handler(), pytest.raises(Interrupted) as stopped:
+        small.generate(PROMPT, max_tokens=3)
+    unsubscribe()
+    assert stopped.value.run.generated == 3 and stopped.value.run.finish_reason == "length"
+
+
+def test_a_subscriber_that_hangs_can_be_interrupted(small):
+    """The second Ctrl-C ends it, and nothing else: the run is kept, and it hears of the end."""
+    heard = []
+
+    def hang(event):
+        heard.append(type(event))
+        if isinstance(event, StepDone):
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+            threading.Event().wait()
+
+    unsubscribe = small.subscribe(hang, StepDone, RunDone)
+    with python_s_handler(), pytest.raises(Interrupted):
+        small.generate(PROMPT, max_tokens=5)
+    unsubscribe()
+    assert heard == [StepDone, RunDone]
+    assert small.generate(PROMPT, max_tokens=2).generated == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, RuntimeError])
+def test_whatever_a_subscriber_raises_stays_there(small, error):
+    """KeyboardInterrupt stops the run; all else is logged, and the run goes on."""
+
+    def broken(event):
+        raise error
+
+    whole = small.generate(PROMPT, max_tokens=3).tokens.tolist()
+    unsubscribe = small.subscribe(broken, StepDone)
+    if error is KeyboardInterrupt:
+        with pytest.raises(Interrupted):
+            small.generate(PROMPT, max_tokens=3)
+    else:
+        assert small.generate(PROMPT, max_tokens=3).tokens.tolist() == whole
+    unsubscribe()
+    assert small.generate(PROMPT, max_tokens=3).tokens.tolist() == whole
+
+
+@pytest.mark.parametrize("gap", [1, 30])
+def test_a_resize_is_interrupted_before_or_after_it(small, gap):
+    """The cache has the old size or the new one, and the model says the same."""
+    whole = small.generate(PROMPT, max_tokens=2, raw=True).tokens.tolist()
+
+    def resized():
+        small.resize(cache_experts=8)
+
+    lines = lines_of(resized)
+    with python_s_handler():
+        for at in np.linspace(0, lines - 1, 40, dtype=int).tolist():
+            small.resize(cache_experts=5)
+            with pytest.raises(KeyboardInterrupt):
+                lines_of(resized, {at, at + gap})
+            assert small.status().slots in (5, 8)
+            assert small.generate(PROMPT, max_tokens=2, raw=True).tokens.tolist() == whole
+
+
+def test_a_close_that_is_interrupted_can_be_repeated(tiny):
+    """Wherever it is interrupted, the next one ends it."""
+
+    def opened():
+        return outlier_jupyter.load(tiny, cache_experts=5, quiet=True)
+
+    lines = lines_of(opened().close)
+    with python_s_handler():
+        for at in np.linspace(0, lines - 1, 12, dtype=int).tolist():
+            engine = opened()
+            with pytest.raises(KeyboardInterrupt):
+                lines_of(engine.close, {at, at + 2})
+            engine.close()
+            assert engine.closed

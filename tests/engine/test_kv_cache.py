@@ -1,0 +1,73 @@
+"""KV caches of runs that were cut short: what was read is kept, and nothing that was not."""
+
+from __future__ import annotations
+
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter.events import Routed, StepDone
+from outlier_jupyter.runs.run import Interrupted
+from outlier_jupyter.testing import FaultyReader
+
+QUESTION = "What is an expert, and who picks it?"
+
+
+@pytest.fixture
+def engine(tiny):
+    with outlier_jupyter.load(tiny, cache_experts=8) as engine:
+        engine.tokenizer.eos_token_ids = set()
+        yield engine
+
+
+def stop_in(engine, calls: int, layer: int) -> None:
+    """Have the run stop in its next but `calls` call, after that layer's router."""
+    done = []
+
+    def listen(event):
+        if isinstance(event, StepDone):
+            done.append(event)
+        if isinstance(event, Routed) and len(done) == calls and event.layer == layer:
+            engine.stop()
+            unsubscribe()
+
+    unsubscribe = engine.subscribe(listen)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("calls", [1, 2, 5])
+def test_a_run_stopped_between_two_layers_is_gone_on_from(engine, layer, calls):
+    """The layers that were one call ahead are brought back: the same text, almost nothing read."""
+    whole = engine.generate(QUESTION, max_tokens=8)
+    stop_in(engine, calls, layer)
+    with pytest.raises(Interrupted):
+        engine.generate(QUESTION, max_tokens=8, reuse_kv=True, prefill_chunk=16)
+    read = int(engine.last_run.trace.info.options["prefill_chunk"])  # one chunk, at the least
+    again = engine.generate(QUESTION, max_tokens=8, reuse_kv=True)
+    assert again.text == whole.text
+    prompt = (whole.trace.phase == 0).sum()
+    assert (again.trace.phase == 0).sum() <= max(1, prompt - read)
+
+
+def test_a_run_that_failed_is_gone_on_from(engine):
+    """A read that failed half way through a call loses that call alone."""
+    whole = engine.generate(QUESTION, max_tokens=8)
+    pager = engine._installed.pagers[0]
+    reader = pager._reader
+    faulty = FaultyReader(reader, lambda where: faulty.reads > 300)
+    pager._reader = faulty
+    with pytest.raises(outlier_jupyter.OutlierError, match="made to fail"):
+        engine.generate(QUESTION, max_tokens=100, reuse_kv=True)
+    pager._reader = reader
+    again = engine.generate(QUESTION, max_tokens=8, reuse_kv=True)
+    assert again.text == whole.text and (again.trace.phase == 0).sum() == 1
+
+
+def test_a_stop_before_anything_was_read_keeps_nothing(engine):
+    """The next run reads the whole prompt."""
+    whole = engine.generate(QUESTION, max_tokens=3)
+    stop_in(engine, 0, 0)
+    with pytest.raises(Interrupted):
+        engine.generate(QUESTION, max_tokens=3, reuse_kv=True)
+    again = engine.generate(QUESTION, max_tokens=3, reuse_kv=True)
+    assert again.text == whole.text
+    assert (again.trace.phase == 0).sum() == (whole.trace.phase == 0).sum()

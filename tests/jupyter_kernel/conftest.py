@@ -1,0 +1,95 @@
+"""A real kernel, of each ipykernel that is supported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty
+
+import pytest
+from jupyter_client.manager import KernelManager
+
+WAIT = 120
+ROOT = Path(__file__).parent.parent.parent
+IPYKERNELS = ("6.31.0", "7.3.0", "7.4.0")
+"""They handle messages to a busy kernel each in another way, and interrupts must work in all."""
+AT_START = (
+    "import faulthandler, signal; faulthandler.register(signal.SIGUSR1)",
+    "from outlier_jupyter.notebook.ipykernel_fixes import keep_reading; keep_reading()",
+)
+"""Lines run before a kernel serves. Asked by a signal, it prints what each of its threads is at;
+and replies go through the stream, or ipykernel 7.3 may be deaf before the magics are loaded."""
+
+
+class Kernel:
+    """A running kernel that executes cells and collects what they send."""
+
+    def __init__(self, overlay: Path) -> None:
+        connection = str(overlay / "kernel.json")  # its sockets lie beside it
+        self.manager = KernelManager(transport="ipc", connection_file=connection)
+        self.manager.start_kernel(
+            env=os.environ | {"PYTHONPATH": f"{overlay}:{ROOT}"},
+            extra_arguments=[f"--IPKernelApp.exec_lines={line}" for line in AT_START],
+        )
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=WAIT)
+
+    def start(self, code: str) -> str:
+        return self.client.execute(code)
+
+    def messages(self, request: str) -> Iterator[dict]:
+        """What the cell sends, as it comes, until it is idle."""
+        while True:
+            message = self._next()
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                return
+            yield message
+
+    def _next(self) -> dict:
+        try:
+            return self.client.get_iopub_msg(timeout=WAIT)
+        except Empty:
+            self.manager.signal_kernel(signal.SIGUSR1)  # the test's report shows what it prints
+            raise
+
+    def run(self, code: str) -> list[dict]:
+        return list(self.messages(self.start(code)))
+
+    def value(self, expression: str) -> str:
+        """The repr of an expression, which must not fail."""
+        sent = self.run(expression)
+        assert not [m["content"] for m in sent if m["msg_type"] == "error"]
+        return next(
+            m["content"]["data"]["text/plain"] for m in sent if m["msg_type"] == "execute_result"
+        )
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+
+def kinds(sent: list[dict], kind: str) -> list[dict]:
+    """The contents of the messages of one type."""
+    return [message["content"] for message in sent if message["msg_type"] == kind]
+
+
+@pytest.fixture(scope="session", params=IPYKERNELS)
+def kernel(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kernel]:
+    """A kernel with its ipykernel laid over the one that is installed, for all files in turn."""
+    overlay = tmp_path_factory.mktemp("ipykernel")
+    needs = [f"ipykernel=={request.param}", "nest_asyncio"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*pip, str(overlay), *needs], check=True)
+    kernel = Kernel(overlay)
+    assert kernel.value("__import__('ipykernel').__version__") == repr(request.param)
+    yield kernel
+    kernel.close()

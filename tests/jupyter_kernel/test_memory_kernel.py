@@ -1,0 +1,156 @@
+"""What a kernel's memory holds after loading again, unloading, a reset, and loads that fail."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from outlier_jupyter.testing import TINY_CONFIG, tiny_checkpoint
+from tests.jupyter_kernel.conftest import kinds
+
+MB = 10**6
+LOOK = """
+import gc, json, psutil, mlx.core as mx
+gc.collect()
+_found = [o for o in gc.get_objects() if type(o).__module__ == "outlier_jupyter.engine.engine"
+          and type(o).__name__ == "Engine"]
+_seen = [len(_found), mx.get_active_memory(), mx.get_peak_memory()]
+_seen.append(psutil.Process().memory_info().rss)
+del _found
+mx.reset_peak_memory()
+print(json.dumps(_seen))
+"""
+"""Prints engines alive, MLX's bytes now and at most since it was last looked, the resident set."""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A model with 120 MB of weights: more than anything else that comes and goes."""
+    config = TINY_CONFIG | {
+        "hidden_size": 512, "moe_intermediate_size": 512, "num_experts": 64,
+        "num_hidden_layers": 3, "num_attention_heads": 8, "head_dim": 64,
+    }  # fmt: skip
+    return tiny_checkpoint(tmp_path_factory.mktemp("large") / "model", base=config)
+
+
+@pytest.fixture
+def fresh(kernel):
+    """A kernel with the magics and nothing loaded; widgets of earlier tests may have engines."""
+    kernel.run("%reload_ext outlier_jupyter\n%outlier unload\n%reset -f")
+    kernel.engines_before = 0
+    kernel.engines_before = look(kernel)[0]
+    return kernel
+
+
+def look(kernel) -> tuple[int, int, int, int]:
+    """As `LOOK` prints it, without the engines of earlier tests."""
+    (sent,) = kinds(kernel.run(LOOK), "stream")
+    engines, *nbytes = json.loads(sent["text"])
+    return (engines - kernel.engines_before, *nbytes)
+
+
+def test_loading_again_never_holds_two_models(fresh, large):
+    """Three loads take what one takes, also at their worst moment, and leave one engine."""
+    load = f"%outlier load {large} --resident --quiet"
+    fresh.run(load)
+    engines, one, _, resident = look(fresh)
+    assert engines == 1 and one > 100 * MB
+    for _ in range(2):
+        fresh.run(load)
+        engines, now, most, process = look(fresh)
+        assert engines == 1 and now < one + 5 * MB
+        assert most < one + 60 * MB and process < resident + 60 * MB
+
+
+def test_unloading_frees_the_model_whoever_points_to_it(fresh, large):
+    """`Out`, a variable, the model itself: none keeps weights, and what is closed still answers."""
+    _, before, _, resident = look(fresh)
+    fresh.run(f"%outlier load {large} --resident --quiet -o engine")
+    fresh.run("model = engine.model; layer = model.layers[1]; engine")
+    fresh.run("run = engine.generate('x' * 300, raw=True, max_tokens=3, reuse_kv=True)")
+    fresh.run("%outlier unload")
+    engines, now, _, process = look(fresh)
+    assert engines == 1  # the variable's
+    assert now < before + 2 * MB and process < resident + 60 * MB
+    assert fresh.value("engine.closed, engine.last_run is run, engine.status().bank_nbytes") == (
+        "(True, True, 0)"
+    )
+    (error,) = kinds(fresh.run("model(None)"), "error")
+    assert error["ename"] == "EngineClosed"
+
+
+def test_what_load_returned_does_not_keep_the_engine(fresh, tiny):
+    """Whatever is in `Out`, an engine that was unloaded is gone; till then it can be used."""
+    result = kinds(fresh.run(f"%outlier load {tiny} --cache-experts 5"), "execute_result")
+    assert result[0]["data"]["text/plain"].startswith("Engine(")
+    assert fresh.value("_.generate('abc', raw=True, max_tokens=2).generated") == "2"
+    fresh.run(f"held = %outlier load {tiny} --cache-experts 5")
+    assert fresh.value("held.status().slots") == "5"
+    assert look(fresh)[0] == 1
+    fresh.run("%outlier unload")
+    assert look(fresh)[0] == 0
+    assert "unloaded" in fresh.value("held")
+    (error,) = kinds(fresh.run("held.status()"), "error")
+    assert error["ename"] == "EngineClosed"
+
+
+def test_a_reset_keeps_the_loaded_model_and_no_other(fresh, large):
+    """`%reset` forgets variables: what the magics loaded stays, once, and can be unloaded."""
+    _, before, _, _ = look(fresh)
+    for _ in range(2):
+        fresh.run(f"%outlier load {large} --resident --quiet -o engine")
+    fresh.run("%reset -f")
+    engines, now, _, _ = look(fresh)
+    assert engines == 1 and 100 * MB < now - before < 200 * MB
+    fresh.run("%unload_ext outlier_jupyter")
+    engines, now, _, _ = look(fresh)
+    assert engines == 0 and now < before + 2 * MB
+
+
+def test_a_load_that_fails_early_leaves_the_model_before(fresh, tiny):
+    """A name that is none, an option that is wrong: the engine is still there, and it is said."""
+    fresh.run(f"%outlier load {tiny} --cache-experts 5")
+    for line in (f"{tiny}/nothing", f"{tiny} --top-k 99", f"{tiny} --warm {tiny}/config.json"):
+        (error,) = kinds(fresh.run(f"%outlier load {line}"), "error")
+        assert error["evalue"].endswith("is still loaded)"), error["evalue"]
+    assert look(fresh)[0] == 1
+    assert not kinds(fresh.run("%outlier run -q --max-tokens 2 abc"), "error")
+
+
+def test_a_load_that_fails_late_leaves_nothing(fresh, large):
+    """When weights were being read, the engine before was closed: nothing is left of either."""
+    _, before, _, resident = look(fresh)
+    fresh.run(f"%outlier load {large} --resident --quiet")
+    fresh.run(
+        "import outlier_jupyter.engine.load as _l; _whole = _l._read_all\n"
+        "def _fails(installed, quiet):\n"
+        "    _whole(installed, quiet)\n"
+        "    raise _l.OptionError('it failed when all was read')\n"
+        "_l._read_all = _fails"
+    )
+    (error,) = kinds(fresh.run(f"%outlier load {large} --resident --quiet"), "error")
+    fresh.run("_l._read_all = _whole")
+    assert error["evalue"].endswith("it failed when all was read (no model is loaded now)")
+    engines, now, _, process = look(fresh)
+    assert engines == 0 and now < before + 2 * MB and process < resident + 60 * MB
+
+
+def test_a_load_that_is_interrupted_leaves_nothing(fresh, large):
+    """An interrupt in the middle of reading: also what the traceback points to has no weights."""
+    _, before, _, resident = look(fresh)
+    fresh.run(
+        "import outlier_jupyter, outlier_jupyter.engine.load as _l; _whole = _l._read_all\n"
+        "def _interrupted(installed, quiet):\n"
+        "    _whole(installed, quiet)\n"
+        "    raise KeyboardInterrupt\n"
+        "_l._read_all = _interrupted"
+    )
+    for line in (f"%outlier load {large} --resident --quiet",
+                 f"outlier_jupyter.load({str(large)!r}, resident=True, quiet=True)"):  # fmt: skip
+        (error,) = kinds(fresh.run(line), "error")
+        assert error["ename"] == "KeyboardInterrupt"
+        _, now, _, process = look(fresh)
+        assert now < before + 2 * MB and process < resident + 60 * MB
+    fresh.run("_l._read_all = _whole")
+    assert not kinds(fresh.run(f"%outlier load {large} --quiet"), "error")

@@ -1,0 +1,19 @@
+"""Work goes to one thread, and what it hears is its own."""
+
+from __future__ import annotations
+
+import threading
+
+from outlier_jupyter.events import Event, TextProduced
+from outlier_jupyter.notebook.chat.thread import on_this_thread
+
+
+def test_a_sink_of_this_thread_does_not_hear_another_thread_s_run() -> None:
+    """Somebody else's run that comes in between tells it nothing."""
+    heard: list[Event] = []
+    sink = on_this_thread(heard.append)
+    other = threading.Thread(target=sink, args=(TextProduced("theirs"),))
+    other.start()
+    other.join()
+    sink(TextProduced("mine"))
+    assert heard == [TextProduced("mine")]

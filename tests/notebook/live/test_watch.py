@@ -1,0 +1,201 @@
+"""`watch`: a run on a thread of its own, in the view that it returns at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter import Engine, Interrupted
+from outlier_jupyter.errors import EngineClosed, OptionError, OutlierError
+from outlier_jupyter.events import PromptEncoded, StepDone
+from outlier_jupyter.notebook.live import watch as watching
+from outlier_jupyter.notebook.live.frames import decode
+
+
+@pytest.fixture
+def engine(tiny: Path) -> Iterator[Engine]:
+    """A tiny model whose runs do not end by themselves."""
+    with outlier_jupyter.load(str(tiny), cache_experts=6) as engine:
+        engine.tokenizer.eos_token_ids = set()
+        yield engine
+
+
+def test_the_run_is_that_of_generate(engine: Engine) -> None:
+    """The same tokens; the view ends with the run's reason and holds the whole of it."""
+    wanted = engine.generate("Hello", max_tokens=6)
+    seen: list[str] = []
+    view = outlier_jupyter.watch(engine, "Hello", max_tokens=6)
+    view.observe(lambda change: seen.append(change["new"]), "status")
+    run = view.wait()
+    assert run.text == wanted.text and run.tokens.tolist() == wanted.tokens.tolist()
+    assert view.run is run and view.status == "length" and seen[-1] == "length"
+    assert decode(view.snapshot).text == run.text
+
+
+def test_stop_before_the_run_begins_and_in_the_middle(engine: Engine) -> None:
+    """A stop that comes before there is a run to stop is not forgotten."""
+    asked_at: list[int] = []
+
+    def count(event: object) -> None:
+        if isinstance(event, StepDone):
+            asked_at.append(1)
+            if len(asked_at) == 20:
+                view.stop()
+
+    unsubscribe = engine.subscribe(count)
+    view = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
+    with pytest.raises(Interrupted):
+        view.wait()
+    unsubscribe()
+    assert view.run is not None and view.status == "interrupted"
+    assert len(asked_at) == 20  # not one step after it
+    first = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
+    second = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
+    second.stop()
+    first.stop()
+    with pytest.raises(Interrupted) as stopped:
+        second.wait()
+    assert stopped.value.run.generated == 0
+
+
+def test_runs_of_one_engine_wait_for_each_other(engine: Engine) -> None:
+    """Two are asked for at once, and both are had, in order."""
+    order: list[str] = []
+    views = []
+    for prompt in ("one", "two"):
+        view = outlier_jupyter.watch(engine, prompt, max_tokens=5)
+        view.observe(lambda change: order.append(change["owner"].info["prompt"]), "status")
+        views.append(view)
+    assert [view.wait().prompt for view in views] == ["one", "two"]
+    assert [name for name, after in zip(order, [*order[1:], ""], strict=True) if name != after] == [
+        "one", "two",
+    ]  # fmt: skip
+
+
+def test_a_cell_that_is_run_again_supersedes_its_run(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run is stopped; one that another cell began is waited for."""
+    monkeypatch.setattr(watching, "_cell", lambda: "a")
+    first = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
+    monkeypatch.setattr(watching, "_cell", lambda: "b")
+    other = outlier_jupyter.watch(engine, "Hello", max_tokens=3)
+    monkeypatch.setattr(watching, "_cell", lambda: "a")
+    again = outlier_jupyter.watch(engine, "Hello", max_tokens=3)
+    assert again.wait().generated == 3 and other.wait().generated == 3
+    assert first.status == "interrupted"
+
+
+def test_an_interrupt_of_wait_stops_the_run(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while a cell waits: the run is stopped, kept, and raised as Interrupted."""
+    view = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
+
+    class Once:
+        """An event whose first wait is interrupted."""
+
+        def __init__(self, event: threading.Event) -> None:
+            self.event, self.times = event, 0
+            self.is_set, self.set = event.is_set, event.set
+
+        def wait(self) -> bool:
+            self.times += 1
+            if self.times == 1:
+                raise KeyboardInterrupt
+            return self.event.wait()
+
+    monkeypatch.setattr(view, "_over", Once(view._over))
+    with pytest.raises(Interrupted):
+        view.wait()
+
+
+def test_what_cannot_be_run_is_refused_in_the_cell(engine: Engine) -> None:
+    """Bad options, a closed engine and something that is no engine raise at once."""
+    with pytest.raises(OptionError, match="max_tokens"):
+        outlier_jupyter.watch(engine, "Hello", max_tokens=0)
+    with pytest.raises(OptionError, match="is no engine to watch"):
+        outlier_jupyter.watch("demo", "Hello")
+    waiting = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
+    behind = outlier_jupyter.watch(engine, "Hello", max_tokens=3)
+    begun = threading.Event()
+    engine.subscribe(lambda event: begun.set() if isinstance(event, PromptEncoded) else None)
+    waiting.stop()
+    behind.wait()
+    engine.close()
+    with pytest.raises(EngineClosed):
+        outlier_jupyter.watch(engine, "Hello")
+
+
+def test_an_observer_may_not_wait_for_its_own_run(engine: Engine) -> None:
+    """It would never end; it is told so."""
+    told: list[BaseException] = []
+
+    def observe(_: object) -> None:
+        try:
+            view.wait()
+        except OutlierError as error:
+            told.append(error)
+
+    gate = outlier_jupyter.watch(engine, "Hello", max_tokens=50)
+    view = outlier_jupyter.watch(engine, "Hello", max_tokens=2)
+    view.observe(observe, "status")
+    gate.wait()
+    view.wait()
+    assert told and "would wait for itself" in str(told[0])
+
+
+def test_displayed_by_itself_it_leaves_what_needs_no_kernel(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its outputs is replaced when the run has ended; later ones never show the widget."""
+    shown: list[dict[str, object]] = []
+    replaced: list[dict[str, object]] = []
+
+    class Handle:
+        """Stands for one output."""
+
+        def update(self, bundle: dict[str, object], raw: bool) -> None:
+            replaced.append(bundle)
+
+    def display(bundle: dict[str, object], **_: object) -> Handle:
+        shown.append(bundle)
+        return Handle()
+
+    monkeypatch.setattr(watching, "display", display)
+    view = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
+    view._ipython_display_()
+    view._ipython_display_()
+    view.stop()
+    with pytest.raises(Interrupted):
+        view.wait()
+    watching._worker(engine).close()
+    assert all("application/vnd.jupyter.widget-view+json" in bundle for bundle in shown)
+    assert len(shown) == len(replaced) == 2
+    assert all("text/html" in bundle and len(bundle) == 4 for bundle in replaced)
+    view._ipython_display_()
+    assert "text/html" in shown[2]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "outlier_jupyter.watch(engine, 'Hello', max_tokens=3).wait()",
+        "chat = outlier_jupyter.Chat(engine); chat.send('a', max_tokens=3); chat.send('b')",
+        "for _ in 'ab': asyncio.run(engine.agenerate('Hello', max_tokens=3))",
+    ],
+    ids=["watch", "chat", "agenerate"],
+)
+def test_a_process_that_used_threads_ends_well(tiny: Path, use: str) -> None:
+    """What MLX keeps for a thread is freed with it: left behind it aborts the process, mostly."""
+    head = f"import asyncio, outlier_jupyter; engine = outlier_jupyter.load({str(tiny)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{head}\n{use}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,261 @@
+"""The saved view needs no kernel, no script and no network, and escapes what it was given."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from outlier_jupyter.formatting import percent, size_words, three
+from outlier_jupyter.notebook.render.static import View, mimebundle
+from outlier_jupyter.notebook.render.static import charts as charts_of
+from outlier_jupyter.notebook.render.static.scene import Box, Picture, Scene, log_ticks, ticks
+from outlier_jupyter.trace import Trace
+from outlier_jupyter.trace.measures import frequency, hits_per_step, residency, timeline
+
+MakeTrace = Callable[..., Trace]
+SVG = "{http://www.w3.org/2000/svg}"
+TAGS = {"div", "style", "p", "strong", "span", "b", "pre", "img", "details", "summary"}
+TAGS |= {"table", "tbody", "tr", "th", "td"}
+EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>\n```\n</pre>| & "quotes"'
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and all text outside of styles."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag != "img":
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.words += data
+
+    @property
+    def svgs(self) -> list[str]:
+        """The charts, decoded."""
+        sources = [a["src"] for tag, a in self.tags if tag == "img"]
+        head = "data:image/svg+xml;base64,"
+        assert all(source.startswith(head) for source in sources)
+        return [base64.b64decode(source.removeprefix(head)).decode() for source in sources]
+
+
+def view(trace: Trace, text: str = "some text", finish_reason: str = "stop") -> View:
+    """A view of `trace` with a short prompt."""
+    return View(text=text, trace=trace, finish_reason=finish_reason, prompt="a prompt")
+
+
+def png_of(bundle: dict[str, str]) -> Image.Image:
+    """The bundle's PNG, decoded."""
+    return Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+
+
+@pytest.fixture(scope="module")
+def large(make_trace: MakeTrace) -> dict[str, str]:
+    """The bundle of a long run of a large model."""
+    trace = make_trace(steps=1000, layers=60, experts=512, k=8, slots=9000, prompt=100)
+    return mimebundle(view(trace, "word " * 1000))
+
+
+def test_html_holds_no_script_and_fetches_nothing(make_trace: MakeTrace) -> None:
+    """No script, handler, link or address, neither in the page nor in the charts within it."""
+    page = Page(mimebundle(view(make_trace(model=EVIL, reader=EVIL), EVIL))["text/html"])
+    assert {tag for tag, _ in page.tags} <= TAGS
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "href"]
+    assert len(page.svgs) == 4
+    for svg in page.svgs:
+        bare = svg.replace('xmlns="http://www.w3.org/2000/svg"', "")
+        assert not re.search(r"https?:|<script|\son\w+=|@import|url\(", bare)
+
+
+def test_no_address_in_the_page(make_trace: MakeTrace) -> None:
+    """The page's own markup and style name no host."""
+    html = mimebundle(view(make_trace()))["text/html"]
+    assert not re.search(r"https?:|//\w|@import|url\(", re.sub(r'src="[^"]*"', "", html))
+
+
+def test_model_text_stays_text(make_trace: MakeTrace) -> None:
+    """Markup in prompt, text and names arrives on the page as the letters it was."""
+    trace = make_trace(model=EVIL, changed_output=EVIL)
+    html = mimebundle(View(EVIL, trace, EVIL, EVIL))["text/html"]
+    assert "<script" not in html and "onerror=alert(1)>" not in html
+    page = Page(html)
+    assert page.words.count(EVIL) >= 4
+
+
+def test_markdown_cannot_be_broken_out_of(make_trace: MakeTrace) -> None:
+    """Text with a fence in it gets a longer fence, and table cells hold no markup."""
+    made = mimebundle(View(EVIL, make_trace(model=EVIL), "stop", "hi"))["text/markdown"]
+    assert f"````text\n{EVIL}\n````" in made
+    assert "| Model | &lt;script&gt;" in made
+
+
+def test_every_style_rule_is_scoped(make_trace: MakeTrace) -> None:
+    """Every selector names `.oj-static`, so that the notebook around it keeps its looks."""
+    html = mimebundle(view(make_trace()))["text/html"]
+    style = re.sub(r"@media\([^)]*\)", "", html.split("<style>")[1].split("</style>")[0])
+    selectors = ",".join(re.findall(r"([^{}]+)\{", style)).split(",")
+    assert all(".oj-static" in one for one in selectors if one.strip())
+
+
+def test_charts_are_valid_and_speak(make_trace: MakeTrace) -> None:
+    """Each chart parses as XML, has a title, units in its words, and a spoken form with numbers."""
+    page = Page(mimebundle(view(make_trace()))["text/html"])
+    words = []
+    for svg in page.svgs:
+        root = ElementTree.fromstring(svg)
+        words.append(" ".join(node.text or "" for node in root.iter(f"{SVG}text")))
+        assert re.search(r"\d", root.findtext(f"{SVG}title") or "")
+    for wanted, found in zip(("times chosen", "in RAM (24)", "look-ups", "ms"), words, strict=True):
+        assert wanted in found
+    for tag, attributes in page.tags:
+        if tag == "img":
+            assert attributes["role"] == "img"
+            assert attributes["alt"] == attributes["aria-label"] != ""
+
+
+def test_charts_show_the_measures(make_trace: MakeTrace) -> None:
+    """Heatmap cells and bar heights are those of the measures."""
+    trace = make_trace()
+    routing, resident, lookups, _ = charts_of.all_charts(trace)
+
+    def cells(scene: Scene) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+        return next(m.cells for m in scene.marks if isinstance(m, Picture) and m.x == 54)
+
+    np.testing.assert_array_equal(cells(routing) == 1, frequency(trace) == 0)
+    order = np.argsort(frequency(trace), axis=None, kind="stable")
+    assert (np.diff(cells(routing).ravel()[order].astype(int)) >= 0).all()
+    key = next(m for m in routing.marks if isinstance(m, Picture) and m.x != 54)
+    heat = next(m for m in routing.marks if isinstance(m, Picture) and m.x == 54)
+    ends = heat.colours[[heat.cells[heat.cells > 1].min(), heat.cells.max()]]
+    assert (key.colours[[0, -1]] == ends).all()
+    np.testing.assert_array_equal(cells(resident) == 2, residency(trace))
+    bars = [m for m in lookups.marks if isinstance(m, Box) and len(m.rects) == trace.steps]
+    hits, misses = hits_per_step(trace)
+    both, lower = (mark.rects[:, 3] for mark in bars)
+    np.testing.assert_allclose(lower / both, hits / (hits + misses))
+
+
+def test_size_of_a_large_run(large: dict[str, str]) -> None:
+    """60 × 512 experts over 1,000 steps stay within 300 kB of HTML and 150 kB of PNG."""
+    assert len(large["text/html"].encode()) < 300_000
+    assert len(base64.b64decode(large["image/png"])) < 150_000
+
+
+def test_png_shows_something(large: dict[str, str], make_trace: MakeTrace) -> None:
+    """The PNG decodes, is twice the layout's size, and is white paper with many colours on it."""
+    for bundle in (large, mimebundle(view(make_trace()))):
+        image = png_of(bundle)
+        assert image.width == 2 * (2 * 400 + 3 * 12)
+        colours = image.convert("RGB").getcolors() or []
+        assert len(colours) > 60
+        white = sum(count for count, colour in colours if colour == (255, 255, 255))
+        assert 0.2 < white / (image.width * image.height) < 0.9
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ({"steps": 5, "layers": 0, "experts": 0, "k": 0}, "a dense model has no expert layers"),
+        ({"steps": 0, "prompt": 0}, "the run made no step"),
+        ({"steps": 1, "prompt": 1}, None),
+    ],
+)
+def test_small_and_empty_runs(
+    make_trace: MakeTrace, shape: dict[str, int], reason: str | None
+) -> None:
+    """A dense model and runs of no or one step are shown, with the reason for what is missing."""
+    bundle = mimebundle(view(make_trace(**shape), text=""))
+    charts = "".join(Page(bundle["text/html"]).svgs)
+    assert ("no data" in charts) is (reason is not None)
+    assert (reason or "") in charts
+    assert "nan" not in "".join(bundle.values()).lower().replace(bundle["image/png"].lower(), "")
+    assert png_of(bundle).width
+
+
+def test_a_run_without_reads(make_trace: MakeTrace) -> None:
+    """When all experts sat in RAM the latency chart says so; with mmap, that nobody told."""
+    trace = make_trace(steps=6, prompt=2)
+    trace.hits[:] = True
+    bare = {name: getattr(trace, name) for name in trace.__dataclass_fields__}
+    warm = Trace(**(bare | {"reads": trace.reads[:0]}))
+    assert "already sat in RAM" in charts_of.latency(warm, timeline(warm)).spoken
+    mapped = Trace(**(bare | {"reads": trace.reads[:0], "info": make_trace(reader="mmap").info}))
+    assert "operating system" in charts_of.latency(mapped, timeline(mapped)).spoken
+
+
+@pytest.mark.parametrize("form", ["text/html", "text/markdown", "text/plain"])
+def test_interrupted_and_changed_runs_say_so(make_trace: MakeTrace, form: str) -> None:
+    """An interrupted run and a changed output are labelled in every form with words."""
+    trace = make_trace(changed_output="top_k=1 instead of 2")
+    said = mimebundle(view(trace, finish_reason="interrupted"))[form].replace("\\", "")
+    assert "Interrupted" in said and "top_k=1 instead of 2" in said
+    plain = mimebundle(view(make_trace()))[form]
+    assert "Interrupted" not in plain and "own output" not in plain
+
+
+def test_summary_is_in_every_form(make_trace: MakeTrace) -> None:
+    """Speed, hit rate, bytes, latency, reader and cache are told in words, tables and lines."""
+    bundle = mimebundle(view(make_trace(reader="direct")))
+    for form in ("text/html", "text/markdown", "text/plain"):
+        for wanted in ("tokens/s", "%", "MB", "ms", "reads past the page cache (direct)"):
+            assert wanted in bundle[form]
+    assert "24 expert slots · 48 MB in RAM" in bundle["text/html"]
+
+
+def test_long_text_is_shortened(make_trace: MakeTrace) -> None:
+    """A text of a megabyte does not make a notebook of megabytes; what is left out is counted."""
+    bundle = mimebundle(View("x" * 10**6, make_trace(), "length", "y" * 10**5))
+    assert all(len(form) < 150_000 for form in bundle.values())
+    assert "980,000 more characters; see run.text" in bundle["text/html"]
+
+
+def test_the_same_run_gives_the_same_bytes(make_trace: MakeTrace) -> None:
+    """Nothing depends on time, chance or order, so that notebooks diff cleanly."""
+    assert mimebundle(view(make_trace())) == mimebundle(view(make_trace()))
+
+
+def test_numbers_in_words() -> None:
+    """Sizes, shares and plain numbers keep three digits and never round to all or nothing."""
+    assert [size_words(n) for n in (0, 999, 1_234_567, 24e9)] == [
+        "0 B",
+        "999 B",
+        "1.23 MB",
+        "24 GB",
+    ]
+    assert [percent(s) for s in (0, 1, 0.99999, 0.5, float("nan"))] == [
+        "0 %",
+        "100 %",
+        "99.999 %",
+        "50 %",
+        "–",
+    ]
+    assert [three(v) for v in (0.01234, 1.234, 1234.5, 0)] == ["0.0123", "1.23", "1,234", "0"]
+
+
+def test_ticks_are_round() -> None:
+    """Ticks fall on 1, 2 and 5 times powers of ten, on whole numbers where asked."""
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert ticks(0, 3, 6, whole=True) == [0, 1, 2, 3]
+    assert ticks(0, 0, whole=True) == [0]
+    assert log_ticks(0.3, 40) == [0.5, 1, 2, 5, 10, 20]

@@ -1,0 +1,62 @@
+"""What can be changed in the routing of a loaded model, found out by trying."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from outlier_jupyter.engine.engine import Engine
+from outlier_jupyter.errors import OptionError
+from outlier_jupyter.trace import Trace
+
+PROMPT = "def f(x):"
+
+
+def traced(engine: Engine, **routing: object) -> Trace:
+    """Ten tokens' routing."""
+    return engine.generate(PROMPT, raw=True, max_tokens=2, **routing).trace
+
+
+def changes(engine: Engine) -> tuple[str, ...]:
+    """Try all that can be changed: the words of what did as asked, or what refused it.
+
+    Whatever is tried, nothing of it is left afterwards.
+    """
+    plain = traced(engine)
+    layers, k = plain.experts.shape[1:]
+    # Not expert 0: where a model maps what is no expert to it, its own choice cannot be told.
+    used = [np.bincount(_chosen(plain, layer), minlength=8)[1:] for layer in range(layers)]
+    most = [(layer, int(uses.argmax()) + 1) for layer, uses in enumerate(used)]
+    least = [(layer, int(uses.argmin()) + 1) for layer, uses in enumerate(used)]
+    done = []
+    for word, routing in (
+        ("mask", {"mask": most}),
+        ("force", {"force": least}),
+        ("boost", {"boost": dict.fromkeys(least, 50.0)}),
+        ("temperature", {"router_temperature": 4.0}),
+        ("top-k", {"top_k": k + 1}),
+    ):
+        try:
+            seen = traced(engine, **routing)
+        except OptionError:
+            continue
+        asked = seen.experts[:, :, 0] >= 0  # nobody asks the last layer in the midst of a prompt
+        if word == "mask":
+            assert not any((seen.experts[:, at] == expert).any() for at, expert in most)
+        if word == "force":
+            for at, expert in least:
+                assert (seen.experts[asked[:, at], at] == expert).any(-1).all()
+        if word == "top-k":
+            assert seen.experts.shape[2] == k + 1 and (seen.experts[asked] >= 0).all()
+        elif np.array_equal(seen.weights, plain.weights, equal_nan=True):
+            continue  # without effect
+        done.append(word)
+    after = traced(engine)
+    assert np.array_equal(after.experts, plain.experts)
+    assert np.array_equal(after.weights, plain.weights, equal_nan=True)
+    return tuple(done)
+
+
+def _chosen(trace: Trace, layer: int) -> np.ndarray:
+    """Every choice of a layer."""
+    ids = trace.experts[:, layer].ravel()
+    return ids[ids >= 0]

@@ -1,0 +1,123 @@
+"""Reads that the kernel makes by itself are those that threads would make, and fail as they do."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter.checkpoint import KernelQueue, Straight
+from outlier_jupyter.checkpoint import linux_aio as kernel_queue
+from outlier_jupyter.checkpoint.readers import PreadReader
+from outlier_jupyter.errors import ReadFailed
+from outlier_jupyter.events import PagedIn
+from outlier_jupyter.testing import EventLog, FaultyReader
+
+PROMPT = "import os"
+
+
+@pytest.fixture
+def own(tiny, tmp_path):
+    """A copy of the tiny model, repacked."""
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    outlier_jupyter.repack(folder, quiet=True)
+    return folder
+
+
+@pytest.fixture
+def submitted(monkeypatch):
+    """Has every file read by the kernel, aligned or not; what was handed to it, by number."""
+    numbers: list[int] = []
+    submit = KernelQueue.submit
+
+    def counted(self, wanted, *rest):
+        taken = submit(self, wanted, *rest)
+        numbers.extend(read.number for read in wanted[:taken])
+        return taken
+
+    def straight(self, where):
+        return Straight(self._descriptors[where.file], 1)
+
+    monkeypatch.setattr(KernelQueue, "submit", counted)
+    monkeypatch.setattr(PreadReader, "straight", straight)
+    monkeypatch.setattr(PreadReader, "name", "direct")  # the others are not asked
+    return numbers
+
+
+def load(folder, **options):
+    options = {"cache_experts": 6, "reader": "pread", "overlap": "on"} | options
+    return outlier_jupyter.load(folder, **options)
+
+
+@pytest.mark.parametrize("slots", [1, 3, 6, 20])
+@pytest.mark.parametrize("overlap", ["on", "off"])
+def test_tokens_and_trace_are_those_of_threads(own, submitted, monkeypatch, slots, overlap):
+    """At every cache size; a record's first read, which checks it, is a thread's."""
+    traces = []
+    for calls in (kernel_queue.CALLS, {}):
+        monkeypatch.setattr(kernel_queue, "CALLS", calls)
+        with load(own, cache_experts=slots, overlap=overlap) as engine:
+            traces += [engine.generate(PROMPT, max_tokens=12).trace for _ in range(2)]
+        assert bool(submitted) is bool(calls)
+        if calls:
+            assert len(submitted) <= len(traces[0].reads) + len(traces[1].reads) - slots
+        submitted.clear()
+    for queued, threads in zip(traces[:2], traces[2:], strict=True):
+        for name in ("tokens", "experts", "weights", "hits", "evictions", "resident_at_start"):
+            assert np.array_equal(getattr(queued, name), getattr(threads, name))
+        for name in ("step", "layer", "expert", "nbytes"):
+            assert np.array_equal(queued.reads[name], threads.reads[name])
+        assert (queued.reads["ns"] > 0).all()
+
+
+def test_slots_that_move_are_read_into_where_they_are(own, submitted):
+    """After a resize the bank lies elsewhere."""
+    with load(own, cache_experts=24) as engine:
+        expected = engine.generate(PROMPT, max_tokens=8)
+        for slots in (4, 9, 2):
+            engine.resize(cache_experts=slots)
+            assert engine.generate(PROMPT, max_tokens=8).text == expected.text
+    assert submitted
+
+
+def test_what_the_kernel_cannot_read_a_thread_reads_or_says_why(own, submitted, monkeypatch):
+    """Bytes that do not come: the records' own way out is taken, and the reader tells of it.
+
+    The file is cut short for that, and nobody looks whether it was written to.
+    """
+    with load(own) as engine:
+        monkeypatch.setattr(engine._reader, "changed", lambda before=None: "")
+        expected = engine.generate(PROMPT, max_tokens=12)
+        records = next(own.glob("*.repacked"))
+        with records.open("r+b") as file:
+            file.truncate(records.stat().st_size // 2)
+        assert engine.generate(PROMPT, max_tokens=12).text == expected.text
+        assert "damaged" in engine.status().reader_note
+        pager = engine._installed.pagers[0]
+        pager._reader = FaultyReader(pager._reader, lambda where: True)
+        with pytest.raises(ReadFailed, match="made to fail"):
+            engine.generate("something else altogether", max_tokens=12)
+        pager._reader.fails = lambda where: False
+        assert engine.generate(PROMPT, max_tokens=12).text == expected.text
+
+
+def test_an_interrupt_in_mid_wait_leaves_nothing_under_way(own, submitted, monkeypatch):
+    """What was handed over is waited for, booked and told before anything else is read."""
+    with load(own) as engine:
+        expected = engine.generate(PROMPT, max_tokens=12)
+        pager, log, ended = engine._installed.pagers[0], EventLog(), KernelQueue.ended
+        engine.subscribe(log, PagedIn)
+
+        def interrupted(self, wait):
+            monkeypatch.setattr(KernelQueue, "ended", ended)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(KernelQueue, "ended", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.generate(PROMPT, max_tokens=12)
+        assert not pager._queued._queue.pending
+        pager.table.check()
+        assert log.events
+        assert engine.generate(PROMPT, max_tokens=12).text == expected.text
