@@ -21,7 +21,7 @@ from outlier_jupyter.benchmark.geometry import prompt_of
 from outlier_jupyter.benchmark.limits import Memory
 from outlier_jupyter.benchmark.models import Made
 from outlier_jupyter.benchmark.rounds import Numbers, row
-from outlier_jupyter.benchmark.subjects import Text, active_bytes, check_routing
+from outlier_jupyter.benchmark.subjects import BenchmarkText, active_bytes, check_routing
 from outlier_jupyter.engine.engine import Engine
 
 SKIPPED, COUNTED = 1, 4
@@ -32,7 +32,7 @@ OURS = "ours, all cached"
 
 
 @contextmanager
-def decoding(engine: Engine, made: Made, text: Text) -> Iterator[Decode]:
+def decoding(engine: Engine, made: Made, text: BenchmarkText) -> Iterator[Decode]:
     """Our engine, when it has read the prompt."""
     steps = engine.stream(prompt_of(text.ids(made.routes)), raw=True, max_tokens=text.tokens)
     next(steps)

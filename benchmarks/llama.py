@@ -22,7 +22,7 @@ from benchmarks.results import ROOT
 from outlier_jupyter.benchmark.geometry import router_codes
 from outlier_jupyter.benchmark.models import Made
 from outlier_jupyter.benchmark.rounds import Numbers
-from outlier_jupyter.benchmark.subjects import Text
+from outlier_jupyter.benchmark.subjects import BenchmarkText
 
 PEER = ROOT / "benchmarks" / "peer"
 LOOKED_AT = 8
@@ -88,7 +88,7 @@ class Llama:
                 f"{same.size} choices: it cannot be compared, {gguf} is left to look at"
             )
 
-    def run(self, text: Text, prefix: tuple[str, ...] = (), **settings: Any) -> Numbers:
+    def run(self, text: BenchmarkText, prefix: tuple[str, ...] = (), **settings: Any) -> Numbers:
         """One run in a process of its own; `prefix` is put before its command.
 
         Raises:
@@ -103,7 +103,7 @@ class Llama:
         return _checked(done.stdout.splitlines()[-1])
 
     @contextmanager
-    def decoding(self, text: Text, **settings: Any) -> Iterator[Decode]:
+    def decoding(self, text: BenchmarkText, **settings: Any) -> Iterator[Decode]:
         """A process that has read the prompt, and decodes when it is asked to."""
         command = self._command(text, settings | {"asked": True})
         pipe = subprocess.PIPE
@@ -123,7 +123,7 @@ class Llama:
             asks.close()
             _checked(answers.readline())
 
-    def _command(self, text: Text, settings: dict[str, Any]) -> list[str]:
+    def _command(self, text: BenchmarkText, settings: dict[str, Any]) -> list[str]:
         asked = {
             "model": str(self.gguf), "routes": str(self.made.folder / "routes.npz"),
             "first": text.first, "prompt": text.prompt, "tokens": text.tokens,

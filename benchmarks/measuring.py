@@ -13,7 +13,7 @@ import numpy as np
 
 from outlier_jupyter.trace import Trace, TraceInfo
 from outlier_jupyter.trace.routing_measures import over_time, routing_measures
-from outlier_jupyter.trace.trace import CALL, EVICTION, READ
+from outlier_jupyter.trace.schema import CALL, EVICTION, READ
 
 from .results import append
 

@@ -18,7 +18,8 @@ import numpy as np
 import outlier_jupyter
 from outlier_jupyter.benchmark.geometry import Shape
 from outlier_jupyter.benchmark.routing import Routes
-from outlier_jupyter.benchmark.subjects import Text, active_bytes, run_engine
+from outlier_jupyter.benchmark.subjects import BenchmarkText, active_bytes, run_engine
+from outlier_jupyter.engine.load import read_all_experts
 from outlier_jupyter.engine.memory import beside_nbytes
 
 
@@ -42,9 +43,9 @@ def main() -> None:
     options = usual | asked["options"]
     with outlier_jupyter.load(asked["folder"], **options) as engine:
         if engine.status().slots >= Shape.of(config).layers * Shape.of(config).experts:
-            engine._installed.load_all(lambda: None)
-        run_engine(engine, routes, Text(0, 4, 3))
-        text = Text(asked["first"], asked["prompt"], asked["tokens"])
+            read_all_experts(engine)
+        run_engine(engine, routes, BenchmarkText(0, 4, 3))
+        text = BenchmarkText(asked["first"], asked["prompt"], asked["tokens"])
         found = run_engine(engine, routes, text)
         use = engine.memory()
         length = text.prompt + text.tokens

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import Row, append
-from outlier_jupyter.residency.replay import Routing, lru_curve
+from outlier_jupyter.residency.replay import RecordedRouting, lru_curve
 from outlier_jupyter.trace import Trace
 
 TOKENS_WORTH = (0.9, 2, 4)
@@ -59,7 +59,7 @@ def curve(tokens: int = 100_000, layers: int = 48, width: int = 128, k: int = 8)
             noise = np.log(rng.exponential(size=(len(rows), width)).astype(np.float32))
             rows[:] = np.argpartition(noise - popularity[layer], k, axis=1)[:, :k]
     starts = np.arange(tokens + 1)
-    routing = Routing(experts, starts, (width,) * layers, np.zeros(layers, np.int64))
+    routing = RecordedRouting(experts, starts, (width,) * layers, np.zeros(layers, np.int64))
     short = replace(routing, experts=experts[:20], starts=starts[:21])
     lru_curve(short, np.ones(20, np.uint8), [1] * layers)
     load = os.getloadavg()[0]

@@ -22,7 +22,7 @@ from outlier_jupyter import Engine, Trace
 from outlier_jupyter.benchmark.geometry import prompt_of
 from outlier_jupyter.benchmark.models import find_source, make
 from outlier_jupyter.benchmark.short import LAYERS
-from outlier_jupyter.benchmark.subjects import Text
+from outlier_jupyter.benchmark.subjects import BenchmarkText
 from outlier_jupyter.runs.run import Step
 from outlier_jupyter.trace.cost_model import fit
 
@@ -59,7 +59,7 @@ def large(folder: Path, traces: Path) -> Subject:
 
     def begin(engine: Engine, number: int) -> Iterator[Step]:
         first = (number + 1) % made.routes.texts * made.routes.tokens
-        ids = Text(first, 32, 40).ids(made.routes)
+        ids = BenchmarkText(first, 32, 40).ids(made.routes)
         return engine.stream(prompt_of(ids), max_tokens=40, raw=True)
 
     others = (round(0.9 * token), 2 * token, every // 2, 3 * every // 4)

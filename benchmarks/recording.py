@@ -28,7 +28,7 @@ from benchmarks.results import Row
 from outlier_jupyter.benchmark.geometry import prompt_of
 from outlier_jupyter.benchmark.rounds import digits
 from outlier_jupyter.benchmark.routing import Routes
-from outlier_jupyter.benchmark.subjects import Text
+from outlier_jupyter.benchmark.subjects import BenchmarkText
 from outlier_jupyter.engine.engine import Engine
 from outlier_jupyter.notebook.live.frame_builder import Feed
 from outlier_jupyter.notebook.live.show import make_feed
@@ -143,7 +143,7 @@ def sinks_share(engine: Engine, ids: list[int]) -> float:
 
 def cost(engine: Engine, routes: Routes, say: Callable[[object], None]) -> list[Row]:
     """A row each for neither and live."""
-    ids = Text(0, 16, WARM + len(WAYS) * BLOCKS).ids(routes)
+    ids = BenchmarkText(0, 16, WARM + len(WAYS) * BLOCKS).ids(routes)
     blocks = [block for _ in range(ROUNDS) for block in decode(engine, ids)]
     share = sinks_share(engine, ids)
     rows: list[Row] = []

@@ -29,10 +29,11 @@ from outlier_jupyter.benchmark.limits import Memory
 from outlier_jupyter.benchmark.models import Made
 from outlier_jupyter.benchmark.rounds import Numbers, hardware, interleave, row
 from outlier_jupyter.benchmark.short import unpaged
-from outlier_jupyter.benchmark.subjects import Text, active_bytes, run_engine
+from outlier_jupyter.benchmark.subjects import BenchmarkText, active_bytes, run_engine
 from outlier_jupyter.checkpoint import RecordReader
 from outlier_jupyter.checkpoint import linux_aio as kernel_queue
 from outlier_jupyter.engine.engine import Engine
+from outlier_jupyter.engine.load import read_all_experts
 from outlier_jupyter.options import LoadOptions
 
 Say = Callable[[object], None]
@@ -76,21 +77,21 @@ def opened(made: Made, **options: Any) -> Engine:
     if slots >= (shape.layers * shape.experts if known else shape.experts):
         fill(engine)
         _READ.add(made.folder)
-    run_engine(engine, made.routes, Text(0, 4, 3))
+    run_engine(engine, made.routes, BenchmarkText(0, 4, 3))
     return engine
 
 
 def fill(engine: Engine) -> None:
     """Read all experts; a cache of all then has all."""
-    engine._installed.load_all(lambda: None)
+    read_all_experts(engine)
 
 
-def text_of(made: Made, number: int, prompt: int = PROMPT, tokens: int = 64) -> Text:
+def text_of(made: Made, number: int, prompt: int = PROMPT, tokens: int = 64) -> BenchmarkText:
     """The text of a round."""
-    return Text((number + 1) % made.routes.texts * made.routes.tokens, prompt, tokens)
+    return BenchmarkText((number + 1) % made.routes.texts * made.routes.tokens, prompt, tokens)
 
 
-def measured(engine: Engine, made: Made, text: Text) -> Numbers:
+def measured(engine: Engine, made: Made, text: BenchmarkText) -> Numbers:
     """A run, with the bytes that each of its tokens multiplies."""
     active = active_bytes(engine, made.config, text.prompt + text.tokens // 2)
     return run_engine(engine, made.routes, text) | {"active_bytes": active}
@@ -102,7 +103,7 @@ def limits_of(made: Made, engine: Engine, memory: Memory | None = None) -> Calla
     return lambda: hardware(made.file(), nbytes, memory)
 
 
-def settings(made: Made, engine: Engine, text: Text) -> Row:
+def settings(made: Made, engine: Engine, text: BenchmarkText) -> Row:
     """What a row says beside its numbers."""
     options = engine.options
     told: Row = {
@@ -244,7 +245,7 @@ def prompts(made: Made, rounds: int, lengths: tuple[int, ...], say: Say) -> list
     with opened(made, cache_experts=every) as whole, opened(made, cache_experts=every // 4) as part:
         limits = limits_of(made, whole)
         for length in lengths:
-            ids = Text(0, length, 1).ids(made.routes)
+            ids = BenchmarkText(0, length, 1).ids(made.routes)
 
             def subject(engine: Engine, length: int = length) -> Callable[[int], Numbers]:
                 def run(number: int) -> Numbers:
@@ -320,7 +321,7 @@ def huge(made: Made, rounds: int, say: Say) -> list[Row]:
     texts = {name: {"prompt": 4, "tokens": 10} for name in wanted}
     options = BASE | AHEAD | {"repacked": "off", "cache_experts": max(wanted.values())}
     with outlier_jupyter.load(str(made.folder), **options) as engine:
-        run_engine(engine, made.routes, Text(0, 2, 2))
+        run_engine(engine, made.routes, BenchmarkText(0, 2, 2))
         found = resized(engine, made, wanted, texts, rounds, say)
     return [row(f"397B, {name}", each, **told) for name, (each, told) in found.items()]
 

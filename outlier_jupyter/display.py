@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 VIEWS = {
     "Run.figures": "notebook.render.figures:Figures",
     "Run.view": "notebook.live.widget:LiveView.of",
+    "Run.tokens_of": "runs.token_experts:tokens_of",
+    "Run.experts_of": "runs.token_experts:experts_of",
     "Run.report": "notebook.render.static.report:report",
     "Run.mimebundle": "notebook.render.static:run_bundle",
     "Trace.view": "notebook.live.widget:of_trace",

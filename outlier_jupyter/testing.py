@@ -23,7 +23,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_lm.utils import _get_classes as classes_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from .checkpoint import ByteRange, Identity, Reader, Straight
+from .checkpoint import ByteRange, Identity, KernelReadable, Reader
 from .errors import ReadFailed
 from .events import Event
 from .system.hub import write_hollow
@@ -282,7 +282,7 @@ class FaultyReader:
             raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
         self._reader.scatter(where, into)
 
-    def straight(self, where: ByteRange) -> Straight | None:
+    def straight(self, where: ByteRange) -> KernelReadable | None:
         """Never: what is made to fail must pass by here."""
         return None
 

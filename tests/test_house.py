@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,102 @@ def test_rooms_import_those_above_them():
     for name, imported in ROOMS.items():
         assert imported <= set(known[: known.index(name)]), name
     assert {room(path) for path in FILES} <= {*MAY_IMPORT, "__init__", "__main__"}
+
+
+HEAVY = {
+    "IPython", "anywidget", "huggingface_hub", "mlx", "mlx_lm", "numba", "pandas", "plotly",
+    "pyarrow", "scipy", "traitlets", "tqdm", "transformers",
+}  # fmt: skip
+"""Libraries for whose sake a module may be imported late: they take a moment, or may be missing."""
+
+
+def module(path: Path) -> str:
+    """A file's dotted name below the package, "" for the door itself."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+def imported(path: Path, late: bool):
+    """What a file imports at its top level, or late: our modules as `.a.b`, libraries as `a`."""
+    tree = ast.parse(path.read_text())
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    inside = {n for f in ast.walk(tree) if isinstance(f, functions) for n in ast.walk(f)}
+    for_types = {
+        n
+        for i in ast.walk(tree)
+        if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.unparse(i.test)
+        for n in ast.walk(i)
+    }
+    package = (
+        module(path).split(".") if path.name == "__init__.py" else module(path).split(".")[:-1]
+    )
+    for node in ast.walk(tree):
+        if node in for_types or (node in inside) != late:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) + 1 - node.level], *filter(None, [node.module])]
+            for alias in node.names:
+                whole = ".".join([*base, alias.name])
+                yield "." + (whole if whole in MODULES else ".".join(base))
+
+
+def reached(start: str) -> set[str]:
+    """All that is imported, ours and libraries, when the module `start` is."""
+    found, left = set(), ["." + start]
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if name.startswith(".") and name[1:]:
+            left += imported(MODULES[name[1:]], late=False)
+    return found
+
+
+def test_no_modules_import_each_other():
+    """No circle, late imports counted, imports for types alone not."""
+    graph = {
+        name: {
+            other[1:] for late in (False, True) for other in imported(path, late)
+            if other.startswith(".") and other[1:] != name
+        }
+        for name, path in MODULES.items()
+    }  # fmt: skip
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_is_imported_late_is_heavy(path):
+    """Libraries that take a moment, and modules of ours that load one of them first."""
+    for name in imported(path, late=True):
+        if name.startswith("."):
+            loads = (reached(name[1:]) - reached(module(path))) & HEAVY
+            assert loads, f"{name[1:]} loads nothing heavy: import it at the top"
+        elif name not in sys.stdlib_module_names:
+            assert name in HEAVY, name
+
+
+def test_a_class_has_a_name_of_its_own():
+    """No name stands for two classes."""
+    homes: dict[str, list[str]] = {}
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(name)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_its_room_looks_into_an_engine(path):
+    """`engine._x` stands in `engine/` alone."""
+    assert room(path) == "engine" or not re.search(r"\bengine\._[a-z]", path.read_text())
 
 
 def test_the_door_imports_nothing_heavy():

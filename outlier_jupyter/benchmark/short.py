@@ -14,14 +14,14 @@ from typing import Any
 import mlx.core as mx
 
 from ..cpu.kernels.processor import VECTORS, cpu_name
-from ..engine.load import load
+from ..engine.load import load, read_all_experts
 from ..formatting import three
 from ..system.memory_info import machine_memory
 from ..system.provenance import processor_name
 from .limits import Memory
 from .models import Made, Tell, default_folder, find_source, make
 from .rounds import Row, Run, hardware, interleave, row
-from .subjects import Text, Unpaged, active_bytes, run_engine
+from .subjects import BenchmarkText, Unpaged, active_bytes, run_engine
 
 LAYERS, ROUNDS, PROMPT, TOKENS = 4, 3, 32, 48
 UNPAGED_TOKENS = 3
@@ -138,14 +138,14 @@ def compare(made: Made, rounds: int, tokens: int, tell: Tell) -> list[Row]:
 
 def _paged(engine: Any, made: Made, prompt: int, tokens: int) -> Run:
     """Every expert is read once before: so its checksum is known, and a full cache is full."""
-    if engine._installed.slots >= made.shape.experts:
-        engine._installed.load_all(lambda: None)
+    if engine.status().slots >= made.shape.experts:
+        read_all_experts(engine)
     active = active_bytes(engine, made.config, prompt + tokens // 2)
-    run_engine(engine, made.routes, Text(0, 2, 2))
+    run_engine(engine, made.routes, BenchmarkText(0, 2, 2))
 
     def run(number: int) -> dict[str, float]:
         first = (number + 1) % made.routes.texts * made.routes.tokens
-        found = run_engine(engine, made.routes, Text(first, prompt, tokens))
+        found = run_engine(engine, made.routes, BenchmarkText(first, prompt, tokens))
         return found | {"active_bytes": active}
 
     return run
@@ -153,7 +153,7 @@ def _paged(engine: Any, made: Made, prompt: int, tokens: int) -> Run:
 
 def unpaged(made: Made) -> dict[str, Run]:
     """mlx-lm with all of a model in RAM, as it is and with float32 activations, by name."""
-    text = Text(0, 1, UNPAGED_TOKENS)
+    text = BenchmarkText(0, 1, UNPAGED_TOKENS)
 
     def of(dtype: Any) -> Run:
         model = Unpaged(made.folder, made.config, made.shape.layers, dtype)

@@ -30,7 +30,7 @@ Numbers = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Text:
+class BenchmarkText:
     """Which of a model's tokens are read, and how many are then generated.
 
     Attributes:
@@ -46,7 +46,7 @@ class Text:
         return [(self.first + i) % len(routes.picks) for i in range(self.prompt)]
 
 
-def run_engine(engine: Engine, routes: Routes, text: Text) -> Numbers:
+def run_engine(engine: Engine, routes: Routes, text: BenchmarkText) -> Numbers:
     """One run: its speed, what it hit and read, and how fast the reads were.
 
     Raises:
@@ -135,7 +135,7 @@ class Unpaged:
             self._model.set_dtype(dtype)
         mx.eval(self._model.parameters())
 
-    def run(self, routes: Routes, text: Text) -> Numbers:
+    def run(self, routes: Routes, text: BenchmarkText) -> Numbers:
         """Read the prompt, generate, and time both."""
         cache = make_prompt_cache(self._model)
         begin = time.perf_counter()

@@ -1,6 +1,6 @@
 """Where every element of an array lies on disk, when the array is tensors moved about.
 
-A `View` is an array that was never made: boxes of it, each an affine walk (a first byte, and a
+A `ArrayView` is an array that was never made: boxes of it, each an affine walk (a first byte, and a
 stride per axis) through one tensor's bytes. Slicing, transposing, reshaping, joining and
 reinterpreting views is arithmetic on those few numbers and touches no weight. What a walk cannot
 say raises `NotAddressable`. Who wants the array, and why, is not known here.
@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 
 class NotAddressable(Exception):
-    """The elements wanted do not lie in the files in a pattern that a `View` can say."""
+    """The elements wanted do not lie in the files in a pattern that a `ArrayView` can say."""
 
 
 class Piece(NamedTuple):
@@ -40,7 +40,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class View:
+class ArrayView:
     """An array of `shape` whose elements of `itemsize` bytes lie where its pieces say.
 
     The pieces do not overlap, and together they are the whole array.
@@ -51,15 +51,15 @@ class View:
     pieces: tuple[Piece, ...]
 
     @staticmethod
-    def of(file: Path, offset: int, shape: Shape, itemsize: int) -> View:
+    def of(file: Path, offset: int, shape: Shape, itemsize: int) -> ArrayView:
         """A tensor as it lies in a file: row by row from `offset` on."""
         if 0 in shape:
-            return View(shape, itemsize, ())
+            return ArrayView(shape, itemsize, ())
         piece = Piece((0,) * len(shape), shape, file, offset, packed(shape, itemsize))
-        return View(shape, itemsize, (piece,))
+        return ArrayView(shape, itemsize, (piece,))
 
     @staticmethod
-    def concatenate(views: Sequence[View], axis: int) -> View:
+    def concatenate(views: Sequence[ArrayView], axis: int) -> ArrayView:
         """The views one after the other along `axis`; they agree on everything else."""
         pieces: list[Piece] = []
         begin = 0
@@ -70,16 +70,16 @@ class View:
             begin += view.shape[axis]
         first = views[0]
         shape = (*first.shape[:axis], begin, *first.shape[axis + 1 :])
-        return View(shape, first.itemsize, tuple(pieces))
+        return ArrayView(shape, first.itemsize, tuple(pieces))
 
-    def slice(self, starts: Shape, steps: Shape, shape: Shape) -> View:
+    def slice(self, starts: Shape, steps: Shape, shape: Shape) -> ArrayView:
         """Every `steps`-th element from `starts` on, `shape` of them."""
         if min(steps, default=1) < 1:
             raise NotAddressable("a slice with a step below one")
         kept = (_cut(piece, starts, steps, shape) for piece in self.pieces)
-        return View(shape, self.itemsize, tuple(piece for piece in kept if piece is not None))
+        return ArrayView(shape, self.itemsize, tuple(piece for piece in kept if piece is not None))
 
-    def transpose(self, axes: Shape) -> View:
+    def transpose(self, axes: Shape) -> ArrayView:
         """Axis i of the result is axis `axes[i]` of this view."""
 
         def turn(numbers: Shape) -> Shape:
@@ -88,9 +88,9 @@ class View:
         pieces = tuple(
             Piece(turn(p.at), turn(p.shape), p.file, p.offset, turn(p.strides)) for p in self.pieces
         )
-        return View(turn(self.shape), self.itemsize, pieces)
+        return ArrayView(turn(self.shape), self.itemsize, pieces)
 
-    def expand(self, axis: int) -> View:
+    def expand(self, axis: int) -> ArrayView:
         """A new axis of length one: what `reshape` would do, for the thousands that are stacked."""
 
         def widen(numbers: Shape, new: int) -> Shape:
@@ -100,21 +100,21 @@ class View:
             Piece(widen(p.at, 0), widen(p.shape, 1), p.file, p.offset, widen(p.strides, 0))
             for p in self.pieces
         )
-        return View(widen(self.shape, 1), self.itemsize, pieces)
+        return ArrayView(widen(self.shape, 1), self.itemsize, pieces)
 
-    def reshape(self, shape: Shape) -> View:
+    def reshape(self, shape: Shape) -> ArrayView:
         """The same elements in row-major order, as `shape`.
 
         Raises:
             NotAddressable: a piece does not become a box with one stride per axis.
         """
         if not self.pieces:
-            return View(shape, self.itemsize, ())
+            return ArrayView(shape, self.itemsize, ())
         groups = _groups(self.shape, shape)
         pieces = tuple(_regroup(piece, self.shape, shape, groups) for piece in self.pieces)
-        return View(shape, self.itemsize, pieces)
+        return ArrayView(shape, self.itemsize, pieces)
 
-    def reinterpret(self, itemsize: int) -> View:
+    def reinterpret(self, itemsize: int) -> ArrayView:
         """The same bytes as elements of another size; the last axis grows or shrinks.
 
         Raises:
@@ -126,7 +126,7 @@ class View:
             raise NotAddressable("a scalar read as elements of another size")
         pieces = tuple(_retype(piece, self.itemsize, itemsize) for piece in self.pieces)
         last = self.shape[-1] * self.itemsize // itemsize
-        return View((*self.shape[:-1], last), itemsize, pieces)
+        return ArrayView((*self.shape[:-1], last), itemsize, pieces)
 
     def row(self, index: int) -> tuple[Piece, ...]:
         """The pieces of `self[index]`, an array of `shape[1:]`."""

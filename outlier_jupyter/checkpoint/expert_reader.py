@@ -27,7 +27,7 @@ BAND_NBYTES = 4 << 20
 """How much is read at once where a copy has to put the bytes in order: a buffer per thread."""
 
 
-class Straight(NamedTuple):
+class CopiedRange(NamedTuple):
     """Bytes of `part` that go as they are to `begin` of its memory."""
 
     where: ByteRange
@@ -76,7 +76,7 @@ def read_expert(
     # Asked for once: a bank that stages its rows gives new memory each time.
     rows = {part.name: memory(part.name) for part in parts}
     walks: list[Walk] = []
-    straight: list[Straight] = []
+    straight: list[CopiedRange] = []
     record: RecordSpan | None = None
     for part in parts:
         if part.held is not None:
@@ -87,7 +87,7 @@ def read_expert(
             continue
         where = part.range_of(expert)
         if where is not None:
-            straight.append(Straight(where, part.name, 0))
+            straight.append(CopiedRange(where, part.name, 0))
             continue
         for wanted in _wanted(part, expert):
             if isinstance(wanted, Walk):
@@ -108,7 +108,7 @@ def read_expert(
     return sum(part.nbytes for part in parts)
 
 
-def _wanted(part: ExpertPart, expert: int) -> Iterator[Straight | Walk]:
+def _wanted(part: ExpertPart, expert: int) -> Iterator[CopiedRange | Walk]:
     itemsize = part.view.itemsize
     whole = packed(part.shape, itemsize)
     for piece in part.row(expert):
@@ -117,15 +117,15 @@ def _wanted(part: ExpertPart, expert: int) -> Iterator[Straight | Walk]:
             piece.shape, whole, itemsize
         ):
             nbytes = itemsize * math.prod(piece.shape)
-            yield Straight(ByteRange(piece.file, piece.offset, nbytes), part.name, begin)
+            yield CopiedRange(ByteRange(piece.file, piece.offset, nbytes), part.name, begin)
         else:
             yield Walk(part.name, itemsize, piece, begin, whole)
 
 
-def _runs(straight: list[Straight]) -> Iterator[list[Straight]]:
+def _runs(straight: list[CopiedRange]) -> Iterator[list[CopiedRange]]:
     """What follows one another in a file, together."""
     straight.sort(key=lambda wanted: (str(wanted.where.file), wanted.where.offset))
-    run: list[Straight] = []
+    run: list[CopiedRange] = []
     for wanted in straight:
         if run:
             file, offset, nbytes = run[-1].where

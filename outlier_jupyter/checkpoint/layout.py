@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, place
 from ..system.files import regular
-from .array_views import NotAddressable, Piece, View, is_packed
+from .array_views import ArrayView, NotAddressable, Piece, is_packed
 from .file_identity import Identity, identity
 
 ITEM_BYTES = {
@@ -52,9 +52,9 @@ class TensorSpan:
     shape: tuple[int, ...]
     bytes: ByteRange
 
-    def view(self) -> View:
+    def view(self) -> ArrayView:
         """The tensor as it lies, to be moved about."""
-        return View.of(self.bytes.file, self.bytes.offset, self.shape, ITEM_BYTES[self.dtype])
+        return ArrayView.of(self.bytes.file, self.bytes.offset, self.shape, ITEM_BYTES[self.dtype])
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class ExpertPart:
 
     name: str
     dtype: str
-    view: View
+    view: ArrayView
     held: bytes | None = None
     record: RecordSpan | None = None
 

@@ -36,7 +36,7 @@ F_NOCACHE = 48
 """macOS's fcntl command to keep a file's reads out of the page cache (<sys/fcntl.h>)."""
 
 
-class Straight(NamedTuple):
+class KernelReadable(NamedTuple):
     """A file of which the kernel may read a range by itself, into memory aligned to `block`."""
 
     descriptor: int
@@ -68,7 +68,7 @@ class Reader(Protocol):
             ReadFailed: as `read`.
         """
 
-    def straight(self, where: ByteRange) -> Straight | None:
+    def straight(self, where: ByteRange) -> KernelReadable | None:
         """How this range may be read past this reader; None where it must be asked itself."""
 
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
@@ -117,7 +117,7 @@ class PreadReader:
     def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
         self._fill(where, into)
 
-    def straight(self, where: ByteRange) -> Straight | None:
+    def straight(self, where: ByteRange) -> KernelReadable | None:
         return None  # through the page cache the kernel would read while it is asked to
 
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
@@ -202,10 +202,10 @@ class DirectReader(PreadReader):
         self._fill(where, [*into[:straight], buffer], where.nbytes)
         _copy(buffer, into[straight:])
 
-    def straight(self, where: ByteRange) -> Straight | None:
+    def straight(self, where: ByteRange) -> KernelReadable | None:
         if not self._aligned_only or where.offset % self._block or where.nbytes % self._block:
             return None
-        return Straight(self._descriptors[where.file], self._block)
+        return KernelReadable(self._descriptors[where.file], self._block)
 
     def _aligned(self, offset: int, view: memoryview) -> bool:
         block = self._block

@@ -23,11 +23,11 @@ from typing import Any
 
 from ..errors import CheckpointError, ReadFailed
 from ..system.files import regular
-from .array_views import Piece, View, packed
+from .array_views import ArrayView, Piece, packed
 from .expert_reader import read_expert
 from .file_identity import Identity
 from .layout import ByteRange, ExpertPart, RecordSpan
-from .readers import PAGE, Reader, Straight
+from .readers import PAGE, KernelReadable, Reader
 
 NAME = "experts.repacked"
 """The file's name, in the model's folder or wherever it may be written."""
@@ -41,7 +41,7 @@ Layers = Mapping[str, Sequence[ExpertPart]]
 
 
 @dataclass(frozen=True)
-class LayerPlan:
+class RecordLayout:
     """Where the records of one layer lie.
 
     Attributes:
@@ -70,7 +70,7 @@ def in_record(parts: Iterable[ExpertPart]) -> list[ExpertPart]:
     return sorted(read, key=lambda part: -min(part.nbytes & -part.nbytes, PAGE))
 
 
-def plan_records(layers: Layers) -> list[LayerPlan]:
+def plan_records(layers: Layers) -> list[RecordLayout]:
     """Lay out a file of records."""
     begin, plans = 0, []
     for path, parts in layers.items():
@@ -78,7 +78,7 @@ def plan_records(layers: Layers) -> list[LayerPlan]:
         nbytes = sum(part.nbytes for part in held)
         stride = -(-nbytes // PAGE) * PAGE
         told = [[part.name, part.dtype, list(part.shape)] for part in held]
-        plans.append(LayerPlan(path, parts[0].experts, begin, stride, nbytes, told))
+        plans.append(RecordLayout(path, parts[0].experts, begin, stride, nbytes, told))
         begin += stride * parts[0].experts
     return plans
 
@@ -99,7 +99,7 @@ class Records:
 
     file: Path
     source: Source
-    plans: list[LayerPlan]
+    plans: list[RecordLayout]
     sums: list[list[int]]
 
     @property
@@ -159,7 +159,7 @@ class Records:
             shape, itemsize = part.view.shape, part.view.itemsize
             strides = (plan.stride, *packed(shape, itemsize)[1:])
             piece = Piece((0,) * len(shape), shape, self.file, begin, strides)
-            view = View(shape, itemsize, (piece,))
+            view = ArrayView(shape, itemsize, (piece,))
             found[part.name] = ExpertPart(part.name, part.dtype, view, record=span)
             begin += part.nbytes
         return tuple(found.get(part.name, part) for part in parts)
@@ -173,7 +173,7 @@ def _told(file: Path, text: bytes) -> Records:
     """
     try:
         told = json.loads(text)
-        plans = [LayerPlan(**plan) for plan in told["plans"]]
+        plans = [RecordLayout(**plan) for plan in told["plans"]]
         records = Records(file, told["source"], plans, told["sums"])
         counts = [[index(n) for n in (p.experts, p.begin, p.stride, p.nbytes)] for p in plans]
         whole = all(min(numbers) >= 0 and numbers[0] > 0 for numbers in counts)
@@ -248,7 +248,7 @@ class RecordReader:
                 "and read from the model's own files: repack the model to mend that"
             )
 
-    def straight(self, where: ByteRange) -> Straight | None:
+    def straight(self, where: ByteRange) -> KernelReadable | None:
         """A record must be looked at the first time, and one that is damaged is not read at all."""
         if where.file == self._file:
             layer, expert, _ = self._sums[where.offset]

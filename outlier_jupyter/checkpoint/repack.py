@@ -26,7 +26,7 @@ from ..errors import CheckpointError, ReadFailed, RepackFailed
 from ..system.huge_pages import buffer
 from .expert_reader import read_expert
 from .readers import PAGE, Reader, open_reader
-from .records import LayerPlan, Layers, Records, checksum, in_record, plan_records, source_of
+from .records import Layers, RecordLayout, Records, checksum, in_record, plan_records, source_of
 
 THREADS = 4
 """How many experts are under way at once, each in memory of its own."""
@@ -56,7 +56,7 @@ class _Job:
         self.reader: Reader
         self._memory = threading.local()
 
-    def write(self, descriptor: int, plan: LayerPlan, expert: int) -> int:
+    def write(self, descriptor: int, plan: RecordLayout, expert: int) -> int:
         """Write one record, and return the checksum of its weights."""
         memory = self._buffer(plan.stride)
         views, begin = {}, 0
@@ -73,7 +73,7 @@ class _Job:
         return checksum([memory[:begin]])
 
     def check(
-        self, reader: Reader, file: Path, plan: LayerPlan, crcs: Sequence[int], expert: int
+        self, reader: Reader, file: Path, plan: RecordLayout, crcs: Sequence[int], expert: int
     ) -> bool:
         """Whether a record is still what was written."""
         memory = self._buffer(plan.stride)
@@ -238,7 +238,7 @@ def _check_all(job: _Job, sums: list[list[int]]) -> None:
         )
 
 
-def _spread(call: Callable[[int], Result], plan: LayerPlan, each: Each) -> list[Result]:
+def _spread(call: Callable[[int], Result], plan: RecordLayout, each: Each) -> list[Result]:
     """`call` with every expert of a layer, on threads; the results in order.
 
     `each` is called here, not on a thread: a progress bar in a notebook belongs to its cell. An

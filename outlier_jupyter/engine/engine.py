@@ -41,11 +41,11 @@ from .event_bus import Listeners
 from .kv_cache import KVCache, KVCaches, changed_by
 from .memory import ACTIVATION_NBYTES, MemoryUse, at_its_end, cache_cap, measure, outside_mlx
 from .memory import leave_thread as leave_thread
-from .memory_budget import Needs, Room, check_prompt, fitted
+from .memory_budget import MemoryBounds, Needs, check_prompt, fitted
 from .prefill_chunk import Costs, choose_chunk
 from .prompts import Encoded, Prompt, check_length, context_of, encode
 from .reference import Reference
-from .routing_options import Routing
+from .routing_options import RoutingOptions
 from .status import Status
 from .turns import Turns
 from .vocabulary import Vocabulary
@@ -62,7 +62,7 @@ class Engine:
         tokenizer: mlx-lm's tokenizer.
         config: the model's config.json.
         info: what every trace of this engine says about model, slots and reader.
-        routing: called, a block in which routers choose otherwise; see `Routing`.
+        routing: called, a block in which routers choose otherwise; see `RoutingOptions`.
         last_run: the newest run, also an interrupted or failed one; None before the first. Those
             that a study (`ablate`, `sweep`) makes for itself do not count.
     """
@@ -99,7 +99,7 @@ class Engine:
         self._kv_caches = KVCaches(model, round(options.kept_kv_gb * 1e9))
         self._vocabulary = Vocabulary(tokenizer)
         self._python_nbytes = outside_mlx()
-        self.routing = Routing(
+        self.routing = RoutingOptions(
             installed.steering, info.experts_per_layer, info.native_top_k, options.top_k
         )
         self.closed = False
@@ -363,7 +363,7 @@ def run_info(engine: Engine, asked: GenerateOptions, length: int | None = None) 
 
 def _fitted(engine: Engine, options: LoadOptions) -> LoadOptions:
     """`options` with the cache's size worked out, if it fits beside all else of this process."""
-    room = Room.now(engine._ram_gb, engine.memory().freed)
+    room = MemoryBounds.now(engine._ram_gb, engine.memory().freed)
     have = engine._installed.bank_nbytes
     return fitted(engine._installed.switches, options, engine._needs, room, have)
 

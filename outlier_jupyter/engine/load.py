@@ -45,7 +45,7 @@ from ..values import refused
 from .choose_reader import open_experts
 from .engine import Engine
 from .memory import give_back
-from .memory_budget import Needs, Room, fitted, needs_of, slots_of
+from .memory_budget import MemoryBounds, Needs, fitted, needs_of, slots_of
 from .open_checkpoint import Opened, open_model, open_tokenizer
 from .prefill_chunk import Costs
 
@@ -227,7 +227,7 @@ def _fitted(
     probed = probed_of(opened, asked.kernels)
     needs = needs_of(config, dense_nbytes(module, switches), probed, asked.kept_kv_gb)
     freed = replacing.memory().freed if replacing is not None else 0
-    room = Room.now(asked.ram_gb, freed)
+    room = MemoryBounds.now(asked.ram_gb, freed)
     return fitted(switches, asked, needs, room), needs, asked.ram_gb
 
 
@@ -244,6 +244,11 @@ def _begin_native(module: nn.Module, kernels: str, undo: ExitStack) -> Native | 
         undo.callback(fast.cancel)
         fast.begin()
     return fast
+
+
+def read_all_experts(engine: Engine) -> None:
+    """Read every expert into `engine`'s slots, of which there must be one for each."""
+    _read_all(engine._installed, quiet=True)
 
 
 def _read_all(installed: Installed, quiet: bool) -> None:

@@ -63,7 +63,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBounds:
     """Bytes that this process may take.
 
     Attributes:
@@ -77,7 +77,7 @@ class Room:
     ram_gb: float | None = None
 
     @classmethod
-    def now(cls, ram_gb: float | None = None, freed: int = 0) -> Room:
+    def now(cls, ram_gb: float | None = None, freed: int = 0) -> MemoryBounds:
         """Of this process, in which `freed` bytes are to be freed first."""
         seen = machine_memory()
         free = min(seen.available + freed, seen.total)
@@ -142,7 +142,7 @@ def check_prompt(
 
     Args:
         tokens: of the whole prompt.
-        ram_gb: as in `Room`.
+        ram_gb: as in `MemoryBounds`.
         kept: bytes of KV caches kept for reuse, which may hold its beginning, or go.
 
     Raises:
@@ -152,7 +152,7 @@ def check_prompt(
     nbytes = length * needs.kv_token * (asked.kv_bits or KV_BITS) // KV_BITS
     if nbytes <= ASKED_NBYTES:
         return
-    room = Room.now(ram_gb, freed=kept)
+    room = MemoryBounds.now(ram_gb, freed=kept)
     free = room.machine.available
     if ram_gb is not None and nbytes > needs.kv_run:
         free = min(free, max(0, int(ram_gb * 1e9) - room.held))
@@ -179,7 +179,7 @@ def least_nbytes(switches: Sequence[Switch]) -> int:
 
 
 def fitted(
-    switches: Sequence[Switch], asked: LoadOptions, needs: Needs, room: Room, have: int = 0
+    switches: Sequence[Switch], asked: LoadOptions, needs: Needs, room: MemoryBounds, have: int = 0
 ) -> LoadOptions:
     """`asked` with its cache's size worked out, if it fits.
 
@@ -232,7 +232,12 @@ def _what(asked: LoadOptions) -> str:
 
 
 def _refusal(
-    what: str, experts: int, needs: Needs, room: Room, advice: str, more: str = ", or force=True"
+    what: str,
+    experts: int,
+    needs: Needs,
+    room: MemoryBounds,
+    advice: str,
+    more: str = ", or force=True",
 ) -> str:
     total = size_words(room.python + needs.nbytes + experts)
     kv = size_words(needs.kv_run + needs.kv_kept)

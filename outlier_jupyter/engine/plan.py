@@ -27,7 +27,7 @@ from ..system.memory_info import Machine
 from ..values import boolean, checked, path, refused, text
 from .engine import Engine
 from .load import native_top_k, probed_of
-from .memory_budget import SPARED, Needs, Room, best_nbytes, least_nbytes, needs_of, up
+from .memory_budget import SPARED, MemoryBounds, Needs, best_nbytes, least_nbytes, needs_of, up
 from .open_checkpoint import Opened, open_model
 from .prompts import context_of
 
@@ -215,7 +215,7 @@ def plan(
         probed = probed_of(opened, asked.kernels)
     freed = replacing.memory().freed if replacing is not None else 0
     bound = asked.ram_gb
-    room = Room.now(bound, freed) if machine is None else Room(machine, 0, bound)
+    room = MemoryBounds.now(bound, freed) if machine is None else MemoryBounds(machine, 0, bound)
     needs = needs_of(opened.config, dense, probed, asked.kept_kv_gb)
     return _plan(place(model, 1000), here, opened, tuple(formats), probed, needs, room)
 
@@ -227,7 +227,7 @@ def _plan(
     formats: tuple[str, ...],
     probed: Probed | None,
     needs: Needs,
-    room: Room,
+    room: MemoryBounds,
 ) -> Plan:
     switches = opened.switches
     nbytes = tuple(switch.expert_nbytes for switch in switches)
@@ -258,7 +258,7 @@ def _plan(
 
 
 def _sizes(
-    switches: Sequence[Switch], top_k: Sequence[int], needs: Needs, room: Room
+    switches: Sequence[Switch], top_k: Sequence[int], needs: Needs, room: MemoryBounds
 ) -> tuple[tuple[CacheSize, ...], CacheSize | None]:
     """Round sizes from about one token's worth to everything, and the one to take."""
     if not switches:
@@ -286,7 +286,9 @@ def _sizes(
     ), best
 
 
-def _advice(sizes: Sequence[CacheSize], best: CacheSize | None, needs: Needs, room: Room) -> str:
+def _advice(
+    sizes: Sequence[CacheSize], best: CacheSize | None, needs: Needs, room: MemoryBounds
+) -> str:
     beside, left = size_words(room.python + needs.nbytes), room.for_experts(needs)
     if not sizes:
         fits = "fits" if left >= 0 else "does not fit"

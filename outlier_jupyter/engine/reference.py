@@ -18,7 +18,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ..events import Compared, Event, Evicted, PagedIn, Sink
 from ..paging import Pager, Stopped
-from .routing_options import Routing
+from .routing_options import RoutingOptions
 
 
 class Reference:
@@ -32,7 +32,7 @@ class Reference:
     def __init__(
         self,
         model: nn.Module,
-        routing: Routing,
+        routing: RoutingOptions,
         pagers: Sequence[Pager],
         behind: list[int],
         chunk: int | None,

@@ -21,7 +21,7 @@ NAMES = ("mask", "boost", "force", "top_k", "router_temperature")
 """The options of a run that change the routing."""
 
 
-class Routing:
+class RoutingOptions:
     """The routing of one engine; called, a block in which it is changed.
 
     Args:

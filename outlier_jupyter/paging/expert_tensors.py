@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..checkpoint import Checkpoint, ExpertPart, View
+from ..checkpoint import ArrayView, Checkpoint, ExpertPart
 from ..errors import NotPageable
 from .sanitize_trace import Computed, Recipe, trace_sanitize
 from .slots import host_bytes, safetensors_dtype
@@ -66,7 +66,7 @@ class Locator:
                 )
             mx.eval(array)
             return ExpertPart(
-                name, dtype, View(shape, array.dtype.size, ()), bytes(host_bytes(array))
+                name, dtype, ArrayView(shape, array.dtype.size, ()), bytes(host_bytes(array))
             )
         if recipe.view.shape != shape or recipe.dtype != array.dtype:
             raise NotPageable(

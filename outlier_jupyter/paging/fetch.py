@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from ..events import Event, Evicted, PagedIn, Waited
 from ..residency import ExpertKey
-from ..residency.slot_table import Placement, Plan, SlotTable
+from ..residency.slot_table import Lookup, Placement, SlotTable
 from .slots import SlotBank
 
 Ended = tuple[int, int, int]
@@ -80,7 +80,7 @@ class Fetch:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Lookup,
         bank: SlotBank,
         table: SlotTable,
         *,

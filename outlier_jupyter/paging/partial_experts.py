@@ -21,7 +21,7 @@ SORT_FROM = 64
 Numbers = npt.NDArray[np.integer[Any]]
 
 
-class Parts(Protocol):
+class PartialExperts(Protocol):
     """Takes the pairs (token, one of its experts) of a call in any order, each once."""
 
     def add(self, mine: Numbers, slots: Numbers) -> None:
@@ -31,7 +31,7 @@ class Parts(Protocol):
         """All pairs' outputs [..., k, width], when each of them was added."""
 
 
-class LazyParts:
+class LazyPartialExperts:
     """Over mlx-lm's switch `inner`, for x [..., width] and ids of shape [..., k].
 
     Args:
@@ -52,7 +52,7 @@ class LazyParts:
         self._order: list[Numbers] = []
 
     def add(self, mine: Numbers, slots: Numbers) -> None:
-        """As `Parts.add`; nothing is evaluated."""
+        """As `PartialExperts.add`; nothing is evaluated."""
         order = np.argsort(slots, kind="stable")
         mine, slots = mine[order], slots[order]
         rows = self._rows[mx.array((mine // self._shape[-1]).astype(np.uint32))]
@@ -62,7 +62,7 @@ class LazyParts:
         self._order.append(mine)
 
     def output(self) -> mx.array:
-        """As `Parts.output`."""
+        """As `PartialExperts.output`."""
         back = np.argsort(np.concatenate(self._order)).astype(np.uint32)
         output = mx.concatenate(self._outputs)[mx.array(back)]
         self._reading(output)

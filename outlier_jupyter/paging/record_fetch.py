@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..checkpoint import ByteRange, ExpertPart, KernelQueue, RecordSpan, Straight, Wanted
+from ..checkpoint import ByteRange, ExpertPart, KernelQueue, KernelReadable, RecordSpan, Wanted
 from ..residency import ExpertKey
 from ..residency.slot_table import Placement
 from .fetch import Ended, Read
@@ -80,7 +80,7 @@ class QueuedReads:
     def __init__(
         self,
         queue: KernelQueue,
-        straight: Callable[[ByteRange], Straight | None],
+        straight: Callable[[ByteRange], KernelReadable | None],
         parts: Mapping[int, Sequence[ExpertPart]],
         bank: SlotBank,
         clock: Callable[[], int],

@@ -3,7 +3,7 @@
 A checkpoint may hold experts stacked, one by one, fused, interleaved, transposed, under any name;
 how they become a model's tensors is written down once, in the model's `sanitize`. Here it is run
 on placeholders under MLX's own tracer, which hands out the graph, and the graph's movements of
-data become `View`s: where each element of a model's tensor lies on disk. No weight is read.
+data become `ArrayView`s: where each element of a model's tensor lies on disk. No weight is read.
 Arithmetic has no place on disk: what is computed is said to be, with the operation's name.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..checkpoint import Checkpoint, NotAddressable, View
+from ..checkpoint import ArrayView, Checkpoint, NotAddressable
 from ..system.interrupt import deferred
 from .slots import MLX_DTYPES
 
@@ -29,7 +29,7 @@ _patching = threading.Lock()
 class Moved:
     """A tensor of the model whose elements lie on disk as they are."""
 
-    view: View
+    view: ArrayView
     dtype: mx.Dtype
 
 
@@ -165,16 +165,20 @@ def _nbytes(recipe: Recipe) -> int:
 
 
 Shapes = list[tuple[int, ...]]
-Move = Callable[[list[View], list[Any], Shapes, int], list[View]]
+Move = Callable[[list[ArrayView], list[Any], Shapes, int], list[ArrayView]]
 """(inputs, the primitive's arguments, the outputs' shapes, their item size) → the outputs."""
 
 
-def _slice(views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int) -> list[View]:
+def _slice(
+    views: list[ArrayView], arguments: list[Any], shapes: Shapes, itemsize: int
+) -> list[ArrayView]:
     starts, _, steps = arguments
     return [views[0].slice(tuple(starts), tuple(steps), shapes[0])]
 
 
-def _split(views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int) -> list[View]:
+def _split(
+    views: list[ArrayView], arguments: list[Any], shapes: Shapes, itemsize: int
+) -> list[ArrayView]:
     axis = arguments[1]
     ones = (1,) * len(shapes[0])
     parts, begin = [], 0
@@ -186,22 +190,26 @@ def _split(views: list[View], arguments: list[Any], shapes: Shapes, itemsize: in
 
 
 def _transpose(
-    views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int
-) -> list[View]:
+    views: list[ArrayView], arguments: list[Any], shapes: Shapes, itemsize: int
+) -> list[ArrayView]:
     return [views[0].transpose(tuple(arguments[0]))]
 
 
 def _concatenate(
-    views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int
-) -> list[View]:
-    return [View.concatenate(views, arguments[0])]
+    views: list[ArrayView], arguments: list[Any], shapes: Shapes, itemsize: int
+) -> list[ArrayView]:
+    return [ArrayView.concatenate(views, arguments[0])]
 
 
-def _reshape(views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int) -> list[View]:
+def _reshape(
+    views: list[ArrayView], arguments: list[Any], shapes: Shapes, itemsize: int
+) -> list[ArrayView]:
     return [views[0].reshape(shapes[0])]
 
 
-def _expand(views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int) -> list[View]:
+def _expand(
+    views: list[ArrayView], arguments: list[Any], shapes: Shapes, itemsize: int
+) -> list[ArrayView]:
     axes = arguments[0]
     if len(axes) > 1:
         return _reshape(views, arguments, shapes, itemsize)
@@ -209,12 +217,14 @@ def _expand(views: list[View], arguments: list[Any], shapes: Shapes, itemsize: i
 
 
 def _reinterpret(
-    views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int
-) -> list[View]:
+    views: list[ArrayView], arguments: list[Any], shapes: Shapes, itemsize: int
+) -> list[ArrayView]:
     return [views[0].reinterpret(itemsize)]
 
 
-def _same(views: list[View], arguments: list[Any], shapes: Shapes, itemsize: int) -> list[View]:
+def _same(
+    views: list[ArrayView], arguments: list[Any], shapes: Shapes, itemsize: int
+) -> list[ArrayView]:
     return [views[0]]
 
 

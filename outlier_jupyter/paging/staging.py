@@ -18,7 +18,7 @@ from concurrent.futures import Executor, Future, wait
 from typing import NamedTuple
 
 from ..residency import ExpertKey
-from ..residency.slot_table import Placement, Plan, SlotTable
+from ..residency.slot_table import Lookup, Placement, SlotTable
 from .fetch import Ended
 from .slots import SlotBank
 
@@ -115,7 +115,7 @@ class Staging:
         self._reclaim()
         return fates
 
-    def take(self, plan: Plan) -> tuple[Plan, dict[ExpertKey, Future[Ended]]]:
+    def take(self, plan: Lookup) -> tuple[Lookup, dict[ExpertKey, Future[Ended]]]:
         """`plan` with what was read early in the slots it is in, and the reads of that."""
         if not self._reads:
             return plan, {}
@@ -127,7 +127,7 @@ class Staging:
                 placement = self._table.exchange(placement, early.placement.slot)
                 taken[placement.key] = early.future
             placements.append(placement)
-        return Plan(plan.hits, tuple(placements)), taken
+        return Lookup(plan.hits, tuple(placements)), taken
 
     def clear(self) -> list[Fate]:
         """Drop all, and wait until nothing is written any more."""

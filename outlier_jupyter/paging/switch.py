@@ -31,11 +31,11 @@ from ..events import Routed
 from ..residency import ExpertKey
 from .lookahead import Ahead
 from .pager import Pager
-from .partial_experts import Parts
+from .partial_experts import PartialExperts
 from .router_tap import RouterTap
 from .routing_override import Steered
 from .shared_expert import Beside
-from .switch_inputs import F32s, Given, Graph, Ids, Row, SlotMap, Stopwatch
+from .switch_inputs import F32s, Given, Graph, Ids, SlotMap, Stopwatch, TokenRow
 
 PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
 
@@ -115,7 +115,7 @@ class PagedSwitch(nn.Module):
         Returns:
             float32 [1, k, width].
         """
-        output: F32s = self._serve(Row(x, ids, weights), meanwhile)
+        output: F32s = self._serve(TokenRow(x, ids, weights), meanwhile)
         return output
 
     @property
@@ -216,7 +216,7 @@ class PagedSwitch(nn.Module):
             tell: says what was chosen; called when the first reads have begun, to be done beside.
         """
         pager = self._pager
-        work: Parts | None = None
+        work: PartialExperts | None = None
         looked = keep is not None  # a prompt needs too many to guess any
         for number, part in enumerate(parts):
             if number:  # what the last part computes must be done before its slots are written
@@ -261,7 +261,7 @@ class PagedSwitch(nn.Module):
         """Whether it computes when it is called: in parts, then, at no cost."""
         return hasattr(self._inner, "parts")
 
-    def _add(self, work: Parts, ids: Ids, slots: Mapping[ExpertKey, int]) -> None:
+    def _add(self, work: PartialExperts, ids: Ids, slots: Mapping[ExpertKey, int]) -> None:
         """Compute all of a call's pairs whose experts are among these."""
         if ids.size < len(self._keys):  # a token: its few ids are looked up one by one
             held = {key.expert: slot for key, slot in slots.items()}

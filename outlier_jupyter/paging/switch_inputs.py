@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from .partial_experts import LazyParts, Parts
+from .partial_experts import LazyPartialExperts, PartialExperts
 from .router_tap import RouterTap
 from .slots import SlotBank
 
@@ -47,10 +47,10 @@ class Given(Protocol):
     def with_slots(self, inner: Any, slots: Ids, bank: SlotBank) -> Any:
         """What `inner` computes over the `slots` of the ids, [..., k]."""
 
-    def parts(self, inner: Any, bank: SlotBank) -> Parts:
+    def parts(self, inner: Any, bank: SlotBank) -> PartialExperts:
         """The same, some pairs at a time."""
 
-    def joined(self, work: Parts) -> Any:
+    def joined(self, work: PartialExperts) -> Any:
         """What those parts are together."""
 
     def weighed(self, tap: RouterTap, layer: int, output: Any) -> Any:
@@ -83,15 +83,15 @@ class Graph:
         bank.reading(output)
         return output
 
-    def parts(self, inner: Any, bank: SlotBank) -> Parts:
+    def parts(self, inner: Any, bank: SlotBank) -> PartialExperts:
         """As `Given.parts`; what computes natively has parts of its own."""
         shape = tuple(self.indices.shape)
         if hasattr(inner, "parts"):
-            parts: Parts = inner.parts(self._x, shape)
+            parts: PartialExperts = inner.parts(self._x, shape)
             return parts
-        return LazyParts(inner, self._x, shape, bank.reading)
+        return LazyPartialExperts(inner, self._x, shape, bank.reading)
 
-    def joined(self, work: Parts) -> Any:
+    def joined(self, work: PartialExperts) -> Any:
         """As `Given.joined`."""
         return work.output()
 
@@ -100,7 +100,7 @@ class Graph:
         return tap.watch(output, layer, self._x)
 
 
-class Row:
+class TokenRow:
     """The numbers of one token: x [1, width], ids and weights [1, k]; `inner` computes natively."""
 
     def __init__(self, x: F32s, ids: Ids, weights: F32s) -> None:
@@ -124,9 +124,9 @@ class Row:
         """As `Given.with_slots`."""
         return inner.compute(self._x, slots)
 
-    def parts(self, inner: Any, bank: SlotBank) -> Parts:
+    def parts(self, inner: Any, bank: SlotBank) -> PartialExperts:
         """As `Given.parts`."""
-        parts: Parts = inner.parts(self._x, self.indices.shape)
+        parts: PartialExperts = inner.parts(self._x, self.indices.shape)
         return parts
 
     def joined(self, work: Any) -> Any:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Routing:
+class RecordedRouting:
     """What the routers of a model chose, call by call.
 
     Attributes:
@@ -85,12 +85,12 @@ class Routing:
             shares.append((mine, max(1, share)))
         return shares
 
-    def after(self, before: Routing) -> Routing:
+    def after(self, before: RecordedRouting) -> RecordedRouting:
         """Both, one after the other."""
         k = max(before.experts.shape[2], self.experts.shape[2])
         both = [_padded(routing.experts, k) for routing in (before, self)]
         starts = np.concatenate([before.starts[:-1], len(before.experts) + self.starts])
-        return Routing(np.concatenate(both), starts, self.experts_per_layer, self.bank)
+        return RecordedRouting(np.concatenate(both), starts, self.experts_per_layer, self.bank)
 
 
 def _padded(experts: npt.NDArray[np.int16], k: int) -> npt.NDArray[np.int16]:
@@ -110,7 +110,7 @@ class Outcome:
     hits: npt.NDArray[np.bool_]
     reads: npt.NDArray[np.int32]
 
-    def last(self, routing: Routing) -> Outcome:
+    def last(self, routing: RecordedRouting) -> Outcome:
         """The part that belongs to `routing`, the last of those replayed."""
         k = routing.experts.shape[2]
         hits = self.hits[len(self.hits) - len(routing.experts) :, :, :k]
@@ -121,7 +121,7 @@ Keys = Sequence[ExpertKey] | npt.NDArray[np.integer[Any]]
 """(layer, expert) pairs."""
 
 
-def simulate(routing: Routing, policy: str, slots: int, at_start: Keys = ()) -> Outcome:
+def simulate(routing: RecordedRouting, policy: str, slots: int, at_start: Keys = ()) -> Outcome:
     """Replay `routing` from `slots` slots.
 
     Args:
@@ -135,7 +135,7 @@ def simulate(routing: Routing, policy: str, slots: int, at_start: Keys = ()) -> 
     return _compiled(routing, spec.kernel, slots, at_start)
 
 
-def _compiled(routing: Routing, kernel: int, slots: int, at_start: Keys) -> Outcome:
+def _compiled(routing: RecordedRouting, kernel: int, slots: int, at_start: Keys) -> Outcome:
     from .policies.belady import next_uses
     from .policies.predictive import new_state
     from .replay_loop import replay
@@ -157,7 +157,9 @@ def _compiled(routing: Routing, kernel: int, slots: int, at_start: Keys) -> Outc
     return Outcome(hits, reads)
 
 
-def in_python(routing: Routing, spec: PolicySpec, slots: int, at_start: Keys = ()) -> Outcome:
+def in_python(
+    routing: RecordedRouting, spec: PolicySpec, slots: int, at_start: Keys = ()
+) -> Outcome:
     """`simulate` with a policy that has no compiled kernel: the same table, one call at a time."""
     from .slot_table import SlotTable
 
@@ -209,7 +211,7 @@ def _codes(keys: Keys, mine: npt.NDArray[np.bool_], width: int) -> npt.NDArray[n
     return np.asarray(pairs[:, 0] * width + pairs[:, 1], np.int64)
 
 
-def _lookups(routing: Routing) -> Any:
+def _lookups(routing: RecordedRouting) -> Any:
     """Each (call, layer, rows [tokens, k]) in which something was chosen."""
     for call in range(routing.calls):
         steps = slice(routing.starts[call], routing.starts[call + 1])
@@ -247,7 +249,7 @@ class Curve:
 
 
 def lru_curve(
-    routing: Routing,
+    routing: RecordedRouting,
     phase: npt.NDArray[np.uint8],
     nbytes: Sequence[int],
     at_start: Keys = (),

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import ExpertKey, Int64s, slots
-from .policies import Policy
+from .policies import Policy, make_policy
 from .slots import ASIDE, CAPACITY, FREE, HIT, IN_USE, PINNED, RESERVED, UNUSED
 
 
@@ -34,7 +34,7 @@ class Placement(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Lookup:
     """What one request needs: the slots of resident experts, and where the others are to go."""
 
     hits: dict[ExpertKey, int]
@@ -154,7 +154,7 @@ class SlotTable:
         """Have the resident experts of `layer` evicted before all others, except `keep`."""
         slots.spare_all_but(self._slots, self._codes(keep), layer)
 
-    def reserve(self, keys: Iterable[ExpertKey]) -> Plan:
+    def reserve(self, keys: Iterable[ExpertKey]) -> Lookup:
         """Look up distinct `keys` together, and book slots for those that are not resident.
 
         Every placement must be followed by `commit` or `release`.
@@ -177,7 +177,7 @@ class SlotTable:
             self._reserved.add(slot)
             out = None if gone == FREE else ExpertKey(*divmod(gone, self._width))
             placements.append(Placement(key, slot, out))
-        return Plan(hits, tuple(placements))
+        return Lookup(hits, tuple(placements))
 
     def exchange(self, placement: Placement, slot: int) -> Placement:
         """Have a reserved `placement` sit in `slot`, one of `aside`; its own lies there then."""
@@ -295,8 +295,6 @@ class SlotTable:
 @lru_cache(maxsize=1)
 def precompile() -> None:
     """Compile, or load what was compiled, now and not at the first token."""
-    from .policies import make_policy
-
     policy = make_policy("predictive", [4, 4])
     policy.routed(0, np.zeros((1, 1), np.int16))
     table = slots.new_slots(1, policy.score, policy.weight)

@@ -20,7 +20,7 @@ from ..events import DECODE
 from ..formatting import percent, three
 from ..system import files
 from ..trace import Trace
-from ..trace.files import read, write
+from ..trace.files import write
 from ..trace.measures import Summary, summarise
 from ..values import checked, instance, integer, integers, items, rate, refused
 from ..values import path as path_of
@@ -131,7 +131,7 @@ class Run:
         Raises:
             TraceError: no such file, cut short, something else, or of an unknown version.
         """
-        trace, saved = read(path)
+        trace, saved = Trace.load_with_run(path)
         if saved is None:
             return cls.of(trace)
         return cls(
@@ -260,9 +260,7 @@ class Run:
         Raises:
             OptionError: the model has no such expert.
         """
-        from .token_experts import tokens_of
-
-        return tokens_of(self, layer, expert)
+        return draw("Run.tokens_of", self, layer, expert)
 
     def experts_of(self, tokens: int | slice | Iterable[int]) -> TokenExperts:
         """The experts that generated tokens chose, numbered as in `explain`; see `uses`.
@@ -270,9 +268,7 @@ class Run:
         Raises:
             OptionError: there are no such tokens.
         """
-        from .token_experts import experts_of
-
-        return experts_of(self, tokens)
+        return draw("Run.experts_of", self, tokens)
 
     @checked(path=path_of)
     def report(self, path: str | os.PathLike[str]) -> Path:

@@ -24,7 +24,7 @@ from ..options import GenerateOptions, experts_spelled
 from ..paging.interventions import named, parse_experts
 from ..residency import ExpertKey
 from ..system.progress import Progress
-from ..trace.trace import TraceInfo
+from ..trace.schema import TraceInfo
 from ..values import boolean, checked, count, instance, integer, items, natural, text, texts, word
 from ..values import seed as seed_of
 from .scoring import Scorer, Scores

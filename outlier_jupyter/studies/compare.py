@@ -34,7 +34,7 @@ from ..trace.divergence import (
     leanings,
     part,
 )
-from ..trace.equal_caches import Served, serve
+from ..trace.equal_caches import ReplayTotals, serve
 from ..trace.routing_measures import in_phase, phase_number
 from ..values import checked, count, integer, number, texts
 from ..values import seed as seed_of
@@ -108,8 +108,8 @@ class Comparison:
     pairs: Mapping[Key, Parting]
     warmth: tuple[Warmth, ...]
     slots: int
-    cold: tuple[Served, ...]
-    warm: tuple[Served, ...]
+    cold: tuple[ReplayTotals, ...]
+    warm: tuple[ReplayTotals, ...]
     warnings: tuple[str, ...]
     domains: tuple[tuple[str, ...], Information] | None = None
 

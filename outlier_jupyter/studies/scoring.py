@@ -7,25 +7,20 @@ kept: nothing is sampled and nothing recorded. Experts come through the engine's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
-from mlx_lm.models.cache import make_prompt_cache
 
 from ..engine.engine import Engine
+from ..engine.forward import logits_of
 from ..engine.prompts import check_known
 from ..engine.reference import divergences, log_probabilities
 from ..errors import OptionError
-from ..events import Event, HeldLayers, Routed
+from ..events import Event, Routed
 from ..options import GenerateOptions
-from ..paging import Stopped
-
-CHUNK = 512
-"""Tokens a forward pass."""
 
 
 @dataclass(frozen=True)
@@ -95,40 +90,10 @@ class Scorer:
 
     def _logits(self, asked: GenerateOptions | None) -> mx.array:
         """Logits [tokens scored, vocabulary]; under the exact routing without `asked`."""
-        engine = self._engine
-        kv = make_prompt_cache(engine.model)
-        kept: list[mx.array] = []
-        pagers, tap = engine._installed.pagers, engine._installed.tap
-        routing = engine.routing.exact() if asked is None else engine.routing.applied(asked)
-        try:
-            with ExitStack() as held:
-                held.enter_context(engine._interrupts)
-                held.enter_context(engine.turns.ending())
-                held.enter_context(engine._alone())
-                held.enter_context(routing)
-                if asked is None:
-                    for pager in pagers:
-                        held.callback(setattr, pager, "sink", pager.sink)
-                        pager.sink = self._hear
-                # The last token is what is predicted last: it is not read.
-                for at in range(0, len(self._tokens) - 1, CHUNK):
-                    part = self._tokens[at : min(at + CHUNK, len(self._tokens) - 1)]
-                    tap.begin()  # layers that are held for good tell their ids by it alone
-                    logits = engine.model(mx.array(part)[None], cache=kv)[0]
-                    wanted = logits[max(0, self._first - 1 - at) :]
-                    mx.eval(wanted, [layer.state for layer in kv])
-                    for event in tap.drain():
-                        if asked is None:
-                            self._hear(event)
-                    kept.append(wanted)
-        except Stopped:
-            raise KeyboardInterrupt from None
-        return mx.concatenate([part for part in kept if len(part)])
+        sink = self._note if asked is None else None
+        return logits_of(self._engine, self._tokens, self._first, asked, sink)
 
-    def _hear(self, event: Event) -> None:
-        if isinstance(event, HeldLayers):
-            for single in event.singly():
-                self._hear(single)
-        elif isinstance(event, Routed):
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Routed):
             experts = np.unique(event.experts[event.experts >= 0])
             self.used.update((event.layer, int(expert)) for expert in experts)

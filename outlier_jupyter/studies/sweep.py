@@ -28,11 +28,11 @@ from ..values import boolean, checked, count, number, refused, text, texts
 from ..values import seed as seed_of
 from .coherence import distinct_share, repeated_share, verdict
 from .scoring import Scorer
-from .sweep_result import Row, Sweep
+from .sweep_result import Sweep, SweepRow
 from .unlisted_run import own_run
 
 if TYPE_CHECKING:
-    from ..trace.trace import TraceInfo
+    from ..trace.schema import TraceInfo
 
 PROMPTS = (
     "What is an expert?",
@@ -124,9 +124,9 @@ def sweep(
 
 def _collected(
     model: Engine | str, settings: Sequence[Setting], plan: _Plan, quiet: bool
-) -> tuple[list[Row], TraceInfo, bool]:
+) -> tuple[list[SweepRow], TraceInfo, bool]:
     """The runs that are whole, what an engine said of itself, and whether it was stopped."""
-    rows: list[Row] = []
+    rows: list[SweepRow] = []
     info: list[TraceInfo] = []
     total = len(settings) * len(plan.prompts) * plan.repeats
     with Progress(total=total, desc="sweeping", unit="run", leave=False, disable=quiet) as bar:
@@ -143,7 +143,7 @@ def _collected(
 
 def _all(
     model: Engine | str, settings: Sequence[Setting], plan: _Plan, info: list[TraceInfo]
-) -> Iterator[Row]:
+) -> Iterator[SweepRow]:
     """All runs, round by round; `info` is filled with what the first engine says of itself."""
     own: dict[int, float] = {}
     for around in range(plan.repeats):
@@ -227,7 +227,7 @@ def _resize_back(engine: Engine, before: LoadOptions) -> None:
 
 def _runs(
     engine: Engine, setting: Setting, plan: _Plan, number: int, own: dict[int, float]
-) -> Iterator[Row]:
+) -> Iterator[SweepRow]:
     """One round of a setting: a row per prompt.
 
     Args:
@@ -264,7 +264,7 @@ def _scored(engine: Engine, run: Run) -> Scorer:
 
 def _row(
     engine: Engine, run: Run, setting: Setting, where: tuple[int, int, str], own: float
-) -> Row:
+) -> SweepRow:
     scorer = _scored(engine, run)
     asked = make(GenerateOptions, {"top_k": setting.get("top_k")})
     scores = scorer.scores(asked)
@@ -273,7 +273,7 @@ def _row(
     said = [token for token in run.tokens.tolist() if token not in ends]
     likely = float(scorer.exact.log_probability.mean())
     prompt, number, begun = where
-    return Row(
+    return SweepRow(
         setting=setting,
         prompt=prompt,
         repeat=number,

@@ -19,7 +19,7 @@ from ..display import draw
 from ..errors import OptionError, TraceError, shown
 from ..formatting import percent, size_words, three
 from ..system import files
-from ..trace.trace import TraceInfo
+from ..trace.schema import TraceInfo
 from ..values import checked, instance, path, text, word
 from .coherence import COHERENT, SHORT
 
@@ -39,7 +39,7 @@ between those of two in one of two."""
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """One run of a sweep.
 
     Attributes:
@@ -91,13 +91,13 @@ class Sweep:
     settings: tuple[dict[str, Any], ...]
     prompts: tuple[str, ...]
     asked: dict[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[SweepRow, ...]
     begun: str
     ended: str
     stopped: bool = False
 
     @checked(setting=instance(dict, wanted="one of .settings"))
-    def of(self, setting: dict[str, Any]) -> list[Row]:
+    def of(self, setting: dict[str, Any]) -> list[SweepRow]:
         """The runs of one setting."""
         return [row for row in self.rows if row.setting == setting]
 
@@ -271,7 +271,7 @@ def words(setting: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in setting.items())
 
 
-def _flat(row: Row) -> dict[str, Any]:
+def _flat(row: SweepRow) -> dict[str, Any]:
     return {k: v for k, v in asdict(row).items() if k not in ("setting", "options")}
 
 

@@ -112,7 +112,9 @@ def local_folder(model: str, revision: str | None) -> Path | None:
     Raises:
         ModelNotFound: a revision of something that has none, or a path that is not there.
     """
-    folder = Path(str(files("outlier_jupyter"))) / DEMO if model == DEMO else Path(model).expanduser()
+    folder = (
+        Path(str(files("outlier_jupyter"))) / DEMO if model == DEMO else Path(model).expanduser()
+    )
     if not folder.is_dir():
         if model.startswith((".", "/", "~")) or model.count("/") > 1:
             raise ModelNotFound(f"there is no folder {model}: check the path")

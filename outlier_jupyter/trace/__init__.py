@@ -1,5 +1,6 @@
 """Events become numbers: recording them, holding them, measuring them. No MLX, no Jupyter."""
 
-from .trace import CALL, EVICTION, READ, Trace, TraceInfo
+from .schema import CALL, EVICTION, READ, TraceInfo
+from .trace import Trace
 
 __all__ = ["CALL", "EVICTION", "READ", "Trace", "TraceInfo"]

@@ -13,13 +13,17 @@ Prefill is not predicted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..events import DECODE
 from ..formatting import percent
-from .trace import LAYER_PARTS, Trace
+from .schema import LAYER_PARTS
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 LEAST_CALLS = 4
 """With fewer decode calls nothing is fitted."""

@@ -17,7 +17,7 @@ from .what_if import routing_of
 
 
 @dataclass(frozen=True)
-class Served:
+class ReplayTotals:
     """What a replay came to: choices that hit, choices in all, experts read and their bytes."""
 
     hits: int
@@ -31,7 +31,7 @@ class Served:
         return self.hits / self.lookups if self.lookups else float("nan")
 
 
-def serve(trace: Trace, slots: int, at_start: Keys = ()) -> Served:
+def serve(trace: Trace, slots: int, at_start: Keys = ()) -> ReplayTotals:
     """Replay a trace's look-ups through an LRU cache; see `residency.replay`.
 
     Args:
@@ -49,4 +49,4 @@ def serve(trace: Trace, slots: int, at_start: Keys = ()) -> Served:
     nbytes = np.array(trace.info.expert_nbytes or (0,) * trace.layers, np.int64)
     reads = found.reads.sum(axis=0, dtype=np.int64)
     asked = int((trace.experts >= 0).sum())
-    return Served(int(found.hits.sum()), asked, int(reads.sum()), int(reads @ nbytes))
+    return ReplayTotals(int(found.hits.sum()), asked, int(reads.sum()), int(reads @ nbytes))

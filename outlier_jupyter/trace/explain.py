@@ -20,12 +20,14 @@ from ..display import draw
 from ..errors import OptionError, TraceError
 from ..events import DECODE
 from ..residency.replay import Outcome, simulate
+from . import explanation_text
 from .time_parts import PARTS, parts_of_calls, parts_of_layers
-from .trace import Trace
 from .what_if import routing_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+    from .trace import Trace
 
 FAST = 0.95
 """Of the rates of a run's reads, the one this share is slower than stands for what the disk can."""
@@ -128,14 +130,10 @@ class Explanation:
         return draw("Explanation.figure", self)
 
     def __str__(self) -> str:
-        from .explanation_text import plain
-
-        return plain(self)
+        return explanation_text.plain(self)
 
     def _repr_markdown_(self) -> str:
-        from .explanation_text import markdown
-
-        return markdown(self)
+        return explanation_text.markdown(self)
 
     def _repr_html_(self) -> str:
         return draw("Explanation.html", self)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from math import isnan
+from typing import TYPE_CHECKING
 
 from ..events import PREFILL
 from ..formatting import percent, size_words, three
-from .explain import Explanation, LayerStory, Miss
 from .time_parts import meaning, part_name
+
+if TYPE_CHECKING:
+    from .explain import Explanation, LayerStory, Miss
 
 SHOWN = 12
 """Layers told of one by one, those that waited longest; the others are counted."""

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from ..errors import TraceError, brief
 from ..system import files
 from .column_packing import Arrays, Columns, columns_of, deflate, inflate, length, table_of
 from .metadata import foreign_info, info_of, run_of
-from .trace import CALL, EARLY, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
+from .schema import CALL, EARLY, EVICTION, LAYER_PARTS, READ, TraceInfo
 from .validate import (
     MOST_LAYERS,
     MOST_SPAN,
@@ -44,6 +44,11 @@ from .validate import (
     check_span,
 )
 
+if TYPE_CHECKING:
+    from .trace import Trace
+
+Fields = dict[str, Any]
+"""The fields of a `Trace` by name, each checked."""
 FORMAT = "outlier_jupyter.trace"
 BROKEN = (
     AttributeError,
@@ -116,8 +121,8 @@ def _packed(trace: Trace) -> Arrays:
     return {name: array for name, array in out.items() if trace.has(name.split(".")[0])}
 
 
-def read(path: str | os.PathLike[str]) -> tuple[Trace, dict[str, Any] | None]:
-    """The trace in a file, and what else was kept of its run (None if nothing was).
+def read(path: str | os.PathLike[str]) -> tuple[Fields, dict[str, Any] | None]:
+    """The fields of the trace in a file, and what else was kept of its run (None if nothing was).
 
     All of it is checked, and what it says it holds is, before memory is taken for it.
 
@@ -177,7 +182,7 @@ def _check_kind(about: Mapping[str, str], shapes: Mapping[str, Sequence[int]], s
         )
 
 
-def _trace(arrays: Arrays, about: Mapping[str, str]) -> tuple[Trace, Any]:
+def _trace(arrays: Arrays, about: Mapping[str, str]) -> tuple[Fields, Any]:
     experts = arrays["experts"]
     if experts.ndim != 3:
         raise ValueError(f"`experts` is {list(experts.shape)}, and [tokens, layers, k] was wanted")
@@ -199,8 +204,8 @@ def _trace(arrays: Arrays, about: Mapping[str, str]) -> tuple[Trace, Any]:
     return build(arrays, foreign_info(experts, about)), None
 
 
-def build(arrays: Arrays, info: TraceInfo) -> Trace:
-    """A trace of the arrays there are; the others hold nothing and are named in `info.absent`.
+def build(arrays: Arrays, info: TraceInfo) -> Fields:
+    """The fields of a trace of the arrays there are; `info.absent` names the others, now empty.
 
     Raises:
         ValueError: arrays that do not fit each other, or what is said of them.
@@ -246,7 +251,7 @@ def build(arrays: Arrays, info: TraceInfo) -> Trace:
         check_numbers("agrees", agrees, 0, 1)
         check_shape("agrees", agrees.shape, arrays["kl"].shape)
         whole["kl"], whole["agrees"] = arrays["kl"].astype(np.float32), agrees.astype(np.bool_)
-    return Trace(experts=experts, call=call, step_ns=share[call], info=named, **whole)
+    return {"experts": experts, "call": call, "step_ns": share[call], "info": named, **whole}
 
 
 def _check_plain(

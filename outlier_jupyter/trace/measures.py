@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import nan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..events import DECODE, PREFILL
 from ..formatting import percent, size_words, three
-from .trace import Trace
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 QUANTILES = (0.5, 0.95, 1.0)
 """p50, p95 and max: the quantiles of read latency shown everywhere."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .trace import TraceInfo
+from .schema import TraceInfo
 
 HEX = re.compile("([0-9a-f]{2})*")
 

@@ -29,8 +29,9 @@ from ..events import (
     Waited,
     Weighed,
 )
+from .schema import CALL, EARLY, EVICTION, LAYER_PARTS, READ, TraceInfo
 from .time_parts import booked
-from .trace import CALL, EARLY, EVICTION, LAYER_PARTS, READ, Trace, TraceInfo
+from .trace import Trace
 
 EMPTY = {"_tokens": 0, "_produced": -1, "_experts": -1, "_weights": np.nan, "_hits": False}
 """The arrays that grow, and what stands in them where nothing was recorded."""
@@ -45,7 +46,7 @@ _Switches: TypeAlias = tuple[npt.NDArray[np.int64], ...]
 
 
 @dataclass(slots=True)
-class _Call:
+class _OpenCall:
     """What one call told, as it came; `first` is its first step, `done` how it ended."""
 
     started: CallStarted
@@ -95,7 +96,7 @@ class Recorder:
         self._layers = layers
         self._compared: list[tuple[int, float, bool]] = []
         self._steps = 0
-        self._whole: list[_Call] = []  # not folded yet
+        self._whole: list[_OpenCall] = []  # not folded yet
         self._take: dict[type[Event], Callable[[Any], object]] = {
             CallStarted: self._begin,
             PagedIn: self._page_in,
@@ -113,7 +114,7 @@ class Recorder:
 
     def _begin(self, event: CallStarted) -> None:
         """A call begins; what a call that was cut short had kept is dropped."""
-        call = self._call = _Call(event, self._steps)
+        call = self._call = _OpenCall(event, self._steps)
         # Two of these a layer: a list's own method costs half of one of ours.
         self._take[Routed] = call.routed.append
         self._take[Weighed] = call.weighed.append
@@ -162,7 +163,7 @@ class Recorder:
             self._fold_one(call)
         self._whole.clear()
 
-    def _fold_one(self, call: _Call) -> None:
+    def _fold_one(self, call: _OpenCall) -> None:
         first = call.first
         rows = slice(first, first + len(call.started.tokens))
         assert call.done is not None
@@ -183,7 +184,7 @@ class Recorder:
         self._early += [(first, *event) for event in call.early]
         self._book(call, call.done)
 
-    def _book(self, call: _Call, done: StepDone) -> None:
+    def _book(self, call: _OpenCall, done: StepDone) -> None:
         """One row of `calls`."""
         sums = (
             sum(routed.route_ns for routed in call.routed),
@@ -200,7 +201,7 @@ class Recorder:
         row = (phase, call.first, len(tokens), start_ns)
         self._calls.append((*row, *booked(done, *sums, switches)))
 
-    def _layer_times(self, call: _Call, served: _Switches) -> npt.NDArray[np.int32]:
+    def _layer_times(self, call: _OpenCall, served: _Switches) -> npt.NDArray[np.int32]:
         """The call's row of `layer_us`."""
         times = np.zeros((len(LAYER_PARTS), self._layers), np.int64)
         since, routing, lookup, waiting, installing, computing, telling = times
@@ -278,7 +279,7 @@ def _compared(
     return kl, agrees
 
 
-def _switches(call: _Call) -> _Switches:
+def _switches(call: _OpenCall) -> _Switches:
     """What the call's switches told, in the order in which they served."""
     held: list[_Switches] = [(h.layers, h.start_ns, h.ns, h.ns, 0 * h.ns) for h in call.held]
     if len(held) == 1 and not call.served:

@@ -16,11 +16,12 @@ from ..errors import TraceError
 from ..values import one_of
 from .measures import bytes_per_step, hits_per_step
 from .time_parts import parts_of_tokens
-from .trace import Trace
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
+
+    from .trace import Trace
 
 Columns = dict[str, npt.NDArray[Any]]
 

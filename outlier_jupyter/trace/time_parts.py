@@ -10,13 +10,16 @@ is NaN; so are all where a trace has no times. Whole-trace arrays, no loops.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..events import StepDone
-from .trace import LAYER_PARTS, Trace
+from .schema import LAYER_PARTS
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 
 class Part(NamedTuple):

@@ -17,116 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import values
 from ..display import draw
 from ..values import checked, integer, rate
 from ..values import path as path_of
+from . import files, tables, what_if
+from .explain import Explainer, Explanation
+from .schema import EARLY, LAYER_PARTS, TraceInfo
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
-
-    from .explain import Explainer, Explanation
-
-READ = np.dtype(
-    [
-        ("step", np.int32),
-        ("layer", np.int16),
-        ("expert", np.int16),
-        ("nbytes", np.int64),
-        ("start_ns", np.int64),
-        ("ns", np.int64),
-    ]
-)
-"""One expert read from disk. `step` is the first step of its call that chose this expert."""
-
-EVICTION = np.dtype(
-    [
-        ("step", np.int32),
-        ("layer", np.int16),
-        ("expert", np.int16),
-        ("by_layer", np.int16),
-        ("by_expert", np.int16),
-    ]
-)
-"""One expert that lost its slot to (by_layer, by_expert)."""
-
-EARLY = np.dtype(
-    [
-        ("step", np.int32),
-        ("layer", np.int16),
-        ("expert", np.int16),
-        ("nbytes", np.int64),
-        ("used", np.uint8),
-    ]
-)
-"""One expert read before its router had chosen. A used one is among the reads as well, with its
-true times; of one that was not asked for (0), `nbytes` were wasted."""
-
-CALL = np.dtype(
-    [
-        ("phase", np.uint8),
-        ("first_step", np.int32),
-        ("steps", np.int32),
-        ("start_ns", np.int64),
-        ("ns", np.int64),
-        ("route_ns", np.int64),
-        ("lookup_ns", np.int64),
-        ("read_wait_ns", np.int64),
-        ("install_ns", np.int64),
-        ("sample_ns", np.int64),
-        ("forward_ns", np.int64),
-        ("outside_ns", np.int64),
-        ("experts_ns", np.int64),
-        ("watch_ns", np.int64),
-    ]
-)
-"""One forward pass and where its time went, in nanoseconds.
-
-`route_ns` is the time until the routers' ids left the device: with MLX's kernels dense compute,
-attention and the experts of the layer before, all of which that evaluation brings about.
-`lookup_ns` is who is in RAM and who leaves; `sample_ns` what came after the model's own code: the
-sampler, and with MLX's kernels the last layer's experts and the output head. `forward_ns` is all of
-the model's code, `outside_ns` what of it was outside of the experts' switches, `experts_ns` what
-the experts' modules took (with MLX's kernels both only build a graph), `watch_ns` what listeners
-took, recorder and live view. `times.py` makes parts of these that add up.
-"""
-
-LAYER_PARTS = ("before", "route", "lookup", "read_wait", "install", "experts", "watch")
-"""Where a layer's time went, in this order: since the layer before, then within its switch."""
-
-
-@dataclass(frozen=True)
-class TraceInfo:
-    """What was run, on what, and how: everything needed to read the arrays of a `Trace`."""
-
-    model: str = ""
-    layer_names: tuple[str, ...] = ()
-    experts_per_layer: tuple[int, ...] = ()
-    expert_nbytes: tuple[int, ...] = ()
-    native_top_k: int | None = None
-    slots: int = 0
-    reader: str = ""
-    reader_note: str = ""
-    kernels: str = ""
-    options: dict[str, object] = field(default_factory=dict)
-    policy: str = ""
-    """Who leaves when a slot is needed."""
-    banks: tuple[int, ...] = ()
-    """For each layer, which layers it shares its slots with: those of the same number."""
-    model_hash: str = ""
-    """Tells one checkpoint from another: of its config and of its tensors' names and places."""
-    machine: str = ""
-    dense_nbytes: int = 0
-    """Of the weights that are no experts, which every token touches; 0 where not known."""
-    disk_rate: float = 0.0
-    memory_rate: float = 0.0
-    """Bytes a second that disk and memory were measured to give; 0 where nobody has."""
-    versions: dict[str, str] = field(default_factory=dict)
-    absent: tuple[str, ...] = ()
-    """The arrays that were not recorded; they hold nothing that was seen."""
-    changed_output: str = ""
-    """Why the output differs from the model's own ("" when it does not): another `top_k`, routing
-    that was changed, a KV cache that was quantised or forgot."""
 
 
 @dataclass(frozen=True)
@@ -209,9 +110,7 @@ class Trace:
         Raises:
             TraceError: it cannot be written there; what was there before is still there.
         """
-        from .files import write
-
-        return write(self, path, None)
+        return files.write(self, path, None)
 
     @classmethod
     @checked(path=path_of)
@@ -221,9 +120,17 @@ class Trace:
         Raises:
             TraceError: no such file, cut short, something else, or of an unknown version.
         """
-        from .files import read
+        return cls.load_with_run(path)[0]
 
-        return read(path)[0]
+    @classmethod
+    def load_with_run(cls, path: str | os.PathLike[str]) -> tuple[Trace, dict[str, Any] | None]:
+        """The trace in a file, and what else the file keeps of its run; None where nothing.
+
+        Raises:
+            TraceError: as `load`.
+        """
+        fields, run = files.read(path)
+        return cls(**fields), run
 
     def view(self) -> Any:
         """The trace in the live view, without its model or its text; a widget."""
@@ -237,9 +144,7 @@ class Trace:
         Raises:
             OptionError: another word for `rows`.
         """
-        from .tables import data_frame
-
-        return data_frame(self, rows)
+        return tables.data_frame(self, rows)
 
     def to_arrow(self, rows: str = "tokens") -> pyarrow.Table:
         """The same rows as an Arrow table; needs the package pyarrow.
@@ -248,15 +153,11 @@ class Trace:
             OptionError: another word for `rows`.
             TraceError: pyarrow is not installed.
         """
-        from .tables import arrow_table
-
-        return arrow_table(self, rows)
+        return tables.arrow_table(self, rows)
 
     def times(self) -> pandas.DataFrame:
         """One row per token: its time in ms, and the parts it is made of (`trace.times`)."""
-        from .tables import times_frame
-
-        return times_frame(self)
+        return tables.times_frame(self)
 
     @checked(step=integer, memory_rate=rate)
     def explain(self, step: int, memory_rate: float | None = None) -> Explanation:
@@ -274,8 +175,6 @@ class Trace:
 
     @cached_property
     def _explainer(self) -> Explainer:
-        from .explain import Explainer  # it compiles: imported when asked for
-
         return Explainer(self)
 
     def what_if(
@@ -285,9 +184,7 @@ class Trace:
         after: Sequence[Trace] = (),
     ) -> pandas.DataFrame:
         """What other caches would have hit and read: see `trace.what_if`."""
-        from .what_if import what_if
-
-        return what_if(self, slots, policies, after)
+        return what_if.what_if(self, slots, policies, _traces(after))
 
     def sizing(self) -> Any:
         """A slider of cache sizes with what each would have hit, read and given; a widget."""
@@ -295,6 +192,14 @@ class Trace:
 
     def slots_for(self, hit_rate: float, policy: str = "default", **options: Any) -> int:
         """With how few slots so much of decode hits, found by halving: see `trace.what_if`."""
-        from .what_if import slots_for
+        if "after" in options:
+            options["after"] = _traces(options["after"])
+        return what_if.slots_for(self, hit_rate, policy, **options)
 
-        return slots_for(self, hit_rate, policy, **options)
+
+def _traces(after: Any) -> list[Trace]:
+    wanted = "traces, such as run.trace, in a list"
+    found = [after] if isinstance(after, Trace) else values.items("after", after, wanted)
+    if not all(isinstance(trace, Trace) for trace in found):
+        raise values.refused("after", after, wanted)
+    return found

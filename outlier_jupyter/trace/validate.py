@@ -19,7 +19,8 @@ import numpy.typing as npt
 from ..errors import TraceError
 
 if TYPE_CHECKING:
-    from .trace import Trace, TraceInfo
+    from .schema import TraceInfo
+    from .trace import Trace
 
 MOST_LAYERS, MOST_EXPERTS = 1024, 2**17
 """MoE layers, and experts of all of them (layers × those of the widest): some four times those of

@@ -17,19 +17,20 @@ from ..errors import OptionError, TraceError
 from ..events import DECODE
 from ..formatting import percent
 from ..residency.policies import POLICIES, default_or
-from ..residency.replay import Curve, Routing, lru_curve, simulate
-from ..values import integers, items, number, one_of, refused, text, texts
+from ..residency.replay import Curve, RecordedRouting, lru_curve, simulate
+from ..values import integers, number, one_of, text, texts
 from .cost_model import Cost, fit
-from .trace import Trace
 from .validate import check_routing
 
 if TYPE_CHECKING:
     import pandas
 
+    from .trace import Trace
+
 Row = dict[str, Any]
 
 
-def routing_of(trace: Trace) -> Routing:
+def routing_of(trace: Trace) -> RecordedRouting:
     """What the replay needs of a trace.
 
     Raises:
@@ -41,7 +42,7 @@ def routing_of(trace: Trace) -> Routing:
     check_routing(trace)
     starts = np.append(trace.calls["first_step"], trace.steps).astype(np.int64)
     banks = trace.info.banks or (0,) * trace.layers
-    return Routing(trace.experts, starts, sizes, np.array(banks, np.int64))
+    return RecordedRouting(trace.experts, starts, sizes, np.array(banks, np.int64))
 
 
 def what_if(
@@ -74,7 +75,6 @@ def what_if(
     """
     import pandas
 
-    after = _traces(after)
     asked = WhatIf(trace, after)
     policies = tuple(POLICIES) if policies is None else texts("policies", policies)
     sizes = asked.sizes() if slots is None else integers("slots", slots)
@@ -114,7 +114,7 @@ def slots_for(
     hit_rate = number("hit_rate", hit_rate)
     if not 0 < hit_rate <= 1:
         raise OptionError(f"hit_rate={hit_rate!r} cannot be used: give more than 0, at most 1")
-    asked, name = WhatIf(trace, _traces(after)), _known(policy)
+    asked, name = WhatIf(trace, after), _known(policy)
     low, high = 1, sum(trace.info.experts_per_layer)
     best = asked.row(name, high)["decode_hit_rate"]
     if not best >= hit_rate:
@@ -133,14 +133,6 @@ def slots_for(
 
 def _known(policy: str) -> str:
     return one_of("policy", default_or(text("policy", policy)), POLICIES)
-
-
-def _traces(after: Any) -> list[Trace]:
-    wanted = "traces, such as run.trace, in a list"
-    found = [after] if isinstance(after, Trace) else items("after", after, wanted)
-    if not all(isinstance(trace, Trace) for trace in found):
-        raise refused("after", after, wanted)
-    return found
 
 
 class WhatIf:

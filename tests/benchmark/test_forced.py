@@ -16,7 +16,7 @@ import outlier_jupyter
 from outlier_jupyter.benchmark.geometry import config_of
 from outlier_jupyter.benchmark.models import make
 from outlier_jupyter.benchmark.routing import read_source
-from outlier_jupyter.benchmark.subjects import Text, run_engine
+from outlier_jupyter.benchmark.subjects import BenchmarkText, run_engine
 from outlier_jupyter.residency.policies import offered
 
 EXTRACTS = sorted((Path(__file__).parent / "extracts").glob("*.safetensors"))
@@ -42,7 +42,7 @@ def run(model, tokens: int, slots: int, policy: str):
     with outlier_jupyter.load(
         str(model.folder), cache_experts=slots, policy=policy, kernels="mlx", quiet=True
     ) as engine:
-        run_engine(engine, model.routes, Text(0, 8, tokens - 8))  # refuses another routing
+        run_engine(engine, model.routes, BenchmarkText(0, 8, tokens - 8))  # refuses another routing
         return engine.last_run.trace
 
 

@@ -12,7 +12,7 @@ from outlier_jupyter.benchmark.models import layer_nbytes, make
 from outlier_jupyter.benchmark.rounds import interleave, limited, row
 from outlier_jupyter.benchmark.routing import Source, resample
 from outlier_jupyter.benchmark.short import short
-from outlier_jupyter.benchmark.subjects import Text, check_routing, run_engine
+from outlier_jupyter.benchmark.subjects import BenchmarkText, check_routing, run_engine
 from outlier_jupyter.checkpoint import Checkpoint
 from outlier_jupyter.cpu.kernels.processor import VECTORS, cpu_name
 from outlier_jupyter.errors import OutlierError
@@ -42,7 +42,7 @@ def model(source, tmp_path_factory):
 def test_a_model_routes_and_talks_as_it_was_made_to(model, kernels):
     """Any kernels decode the trace's text, and choose its experts in every layer."""
     with outlier_jupyter.load(str(model.folder), kernels=kernels, cache_experts=12) as engine:
-        found = run_engine(engine, model.routes, Text(12, 4, 6))
+        found = run_engine(engine, model.routes, BenchmarkText(12, 4, 6))
         produced = engine.last_run.tokens.tolist()
     assert produced == [16, 17, 18, 19, 20, 21]
     assert 0 < found["hit_rate"] < 1 and found["missed_bytes"] > 0
@@ -51,7 +51,7 @@ def test_a_model_routes_and_talks_as_it_was_made_to(model, kernels):
 def test_a_run_that_routed_elsewhere_is_refused(model):
     """A number of a run that chose other experts than it should is none."""
     with outlier_jupyter.load(str(model.folder), kernels="mlx", cache_experts=48) as engine:
-        run_engine(engine, model.routes, Text(0, 2, 2))
+        run_engine(engine, model.routes, BenchmarkText(0, 2, 2))
         trace = engine.last_run.trace
     trace.experts[1, 3] = (trace.experts[1, 3] + 1) % 8
     with pytest.raises(OutlierError, match="1 of 3 steps did not route"):

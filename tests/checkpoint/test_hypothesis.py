@@ -13,10 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from outlier_jupyter.checkpoint import (
+    ArrayView,
     Checkpoint,
     ExpertPart,
     NotAddressable,
-    View,
     buffers_nbytes,
     open_reader,
     read_expert,
@@ -76,7 +76,7 @@ def test_a_damaged_header_is_one_sentence_or_still_within_its_file(files, data, 
 class Made:
     """An array and its view, moved about together."""
 
-    def __init__(self, array: np.ndarray, view: View) -> None:
+    def __init__(self, array: np.ndarray, view: ArrayView) -> None:
         self.array = array
         self.view = view
 
@@ -106,11 +106,11 @@ class Made:
     def join(self, draw) -> None:
         axis = draw(st.integers(0, self.array.ndim - 1))
         self.array = np.concatenate([self.array, self.array], axis)
-        self.view = View.concatenate([self.view, self.view], axis)
+        self.view = ArrayView.concatenate([self.view, self.view], axis)
 
     def stack(self, draw) -> None:
         axis = draw(st.integers(0, self.array.ndim))
-        self.view = View.concatenate([self.view.expand(axis)] * 2, axis)
+        self.view = ArrayView.concatenate([self.view.expand(axis)] * 2, axis)
         self.array = np.stack([self.array, self.array], axis)
 
     def reinterpret(self, draw) -> None:
@@ -131,7 +131,7 @@ def movements(draw: st.DrawFn, file: Path, content: np.ndarray) -> Made:
     nbytes = int(np.prod(shape)) * itemsize
     offset = draw(st.integers(0, content.size - nbytes))
     array = np.ndarray(shape, f"u{itemsize}", content.tobytes(), offset)
-    made = Made(array, View.of(file, offset, shape, itemsize))
+    made = Made(array, ArrayView.of(file, offset, shape, itemsize))
     for name in draw(st.lists(st.sampled_from(MOVES), max_size=6)):
         if made.array.size < 2000:
             try:
@@ -193,7 +193,7 @@ def test_parts_that_lie_in_the_same_bytes_share_the_reads(joined, band, blob, mo
     """Gate and up in one tensor are read once together, whatever the height of a band."""
     monkeypatch.setattr(gather, "BAND_NBYTES", band)
     file, content = blob
-    view = View.of(file, 40, (3, 8, 10), 4)
+    view = ArrayView.of(file, 40, (3, 8, 10), 4)
     array = np.ndarray((3, 8, 10), np.uint32, content.tobytes(), 40)
     half = {"rows": (1, 4, 1), "columns": (2, 5, 1), "in turn": (1, 1, 2), "turned": (2, 5, 1)}
     axis, second, step = half[joined]
@@ -223,7 +223,7 @@ def test_parts_that_lie_in_the_same_bytes_share_the_reads(joined, band, blob, mo
 def test_a_threads_buffer_is_counted_while_the_thread_lives(blob):
     """What bands are read into is memory, and said to be, until the thread ends."""
     file, _ = blob
-    part = ExpertPart("w", "U8", View.of(file, 0, (1, 64, 64), 1).transpose((0, 2, 1)))
+    part = ExpertPart("w", "U8", ArrayView.of(file, 0, (1, 64, 64), 1).transpose((0, 2, 1)))
     reader = open_reader("pread", [file])
     before = buffers_nbytes()
     seen = []
@@ -244,8 +244,10 @@ def test_a_threads_buffer_is_counted_while_the_thread_lives(blob):
 def test_what_lies_as_it_is_wanted_is_read_straight_into_its_place(blob):
     """No buffer and no copy between the file and the slot when the bytes lie in order."""
     file, _ = blob
-    view = View.of(file, 0, (4, 6, 5), 2)
-    rows = View.concatenate([view.slice((0, half, 0), (1, 1, 1), (4, 3, 5)) for half in (0, 3)], 0)
+    view = ArrayView.of(file, 0, (4, 6, 5), 2)
+    rows = ArrayView.concatenate(
+        [view.slice((0, half, 0), (1, 1, 1), (4, 3, 5)) for half in (0, 3)], 0
+    )
     memory = bytearray(30)
     seen = []
 
@@ -267,7 +269,7 @@ def test_what_lies_as_it_is_wanted_is_read_straight_into_its_place(blob):
 def test_an_expert_that_is_no_range_says_so(blob):
     """`at` of a turned expert is refused; `read_expert` is what reads it."""
     file, _ = blob
-    part = ExpertPart("w", "U8", View.of(file, 0, (2, 3, 4), 1).transpose((0, 2, 1)))
+    part = ExpertPart("w", "U8", ArrayView.of(file, 0, (2, 3, 4), 1).transpose((0, 2, 1)))
     with pytest.raises(NotAddressable, match="expert 1 of w is not one range"):
         part.at(1)
 
@@ -275,6 +277,6 @@ def test_an_expert_that_is_no_range_says_so(blob):
 @pytest.mark.parametrize(("shape", "new"), list(itertools.product([(4, 6)], [(24,), (2, 12)])))
 def test_a_reshape_across_turned_rows_is_refused(shape, new, blob):
     """What no stride can say is not guessed at."""
-    view = View.of(blob[0], 0, shape, 1).transpose((1, 0))
+    view = ArrayView.of(blob[0], 0, shape, 1).transpose((1, 0))
     with pytest.raises(NotAddressable, match="one after the other"):
         view.reshape(new)

@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from outlier_jupyter.checkpoint import (
+    ArrayView,
     Checkpoint,
     ExpertPart,
     RecordReader,
     Records,
-    View,
     open_reader,
     read_expert,
     repack,
@@ -76,11 +76,11 @@ class Model:
     def turn(ndim: int) -> tuple[int, ...]:
         return (0, *range(ndim - 1, 0, -1))
 
-    def view(self, name: str, layout: str) -> View:
+    def view(self, name: str, layout: str) -> ArrayView:
         spans = self.checkpoint.spans
         if layout == "one by one":
             rows = [spans[f"{name}.{e}"].view().expand(0) for e in range(self.experts)]
-            return View.concatenate(rows, 0)
+            return ArrayView.concatenate(rows, 0)
         view = spans[name].view()
         if layout == "turned":
             return view.transpose(self.turn(len(view.shape)))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import outlier_jupyter
 from outlier_jupyter.engine import memory_budget as budget
 from outlier_jupyter.engine.memory import PYTHON_NBYTES
-from outlier_jupyter.engine.memory_budget import Needs, Room, check_prompt
+from outlier_jupyter.engine.memory_budget import MemoryBounds, Needs, check_prompt
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.options import GenerateOptions, LoadOptions
 from outlier_jupyter.system.memory_info import Machine, process_nbytes
@@ -120,9 +120,9 @@ def test_what_is_replaced_counts_as_free(tiny, monkeypatch):
     """Two engines do not fit beside each other; one in the place of another does."""
     with outlier_jupyter.load(tiny, cache_experts=24, force=True) as engine:
         freed = engine.memory().freed
-        room = Room.now(freed=freed)
+        room = MemoryBounds.now(freed=freed)
         monkeypatch.setattr(budget, "machine_memory", lambda: Machine(24 * GB, 3 * GB))
-        assert Room.now(freed=freed).machine.available == 3 * GB + freed
+        assert MemoryBounds.now(freed=freed).machine.available == 3 * GB + freed
         assert room.held < process_nbytes()
         other = outlier_jupyter.load(tiny, cache_experts=24, replacing=engine, force=True)
         assert engine.closed
@@ -136,7 +136,7 @@ def test_what_is_replaced_counts_as_free(tiny, monkeypatch):
 def test_what_is_left_for_experts_never_breaks_a_bound(total, available, held, ram_gb, dense):
     """With all of it taken the process stays within `ram_gb`, and leaves the spared share free."""
     available = min(available, total)
-    room, needs = Room(Machine(total, available), held, ram_gb), Needs(dense, 1, 1, 1, 1)
+    room, needs = MemoryBounds(Machine(total, available), held, ram_gb), Needs(dense, 1, 1, 1, 1)
     left = room.for_experts(needs)
     whole = room.python + needs.nbytes + max(left, 0)
     if left > 0:

@@ -18,7 +18,7 @@ from outlier_jupyter.notebook.live.loss import LossLine
 from outlier_jupyter.notebook.live.widget import LiveView
 from outlier_jupyter.notebook.render.figures import Figures
 from outlier_jupyter.notebook.render.static.report import report
-from outlier_jupyter.notebook.render.static.text import View, plain, table, tiles
+from outlier_jupyter.notebook.render.static.text import SavedView, plain, table, tiles
 from outlier_jupyter.testing import EventLog
 
 PROMPT = "def f(x):\n    return"
@@ -133,7 +133,7 @@ def test_the_loss_is_saved_and_is_in_the_table(masked, tmp_path):
 
 def test_the_views_say_what_was_changed_and_how_far_it_is(masked):
     """Text, tiles and table of the static view; unmeasured, they say that it was not."""
-    view = View(masked.text, masked.trace, masked.finish_reason, PROMPT)
+    view = SavedView(masked.text, masked.trace, masked.finish_reason, PROMPT)
     assert "not the model's own output: 7 experts of 2 layers masked; against the" in plain(view)
     assert [what for _, what in tiles(masked.trace)][-1] == "top-1 agreement with it"
     assert "top-1 agreement" in dict(table(view))["Loss"]

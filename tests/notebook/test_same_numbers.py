@@ -13,7 +13,7 @@ from outlier_jupyter.notebook.live.frame_builder import Feed
 from outlier_jupyter.notebook.live.frames import Frame
 from outlier_jupyter.notebook.live.replay import frame_of
 from outlier_jupyter.notebook.live.show import last_frame, make_feed
-from outlier_jupyter.notebook.render.static import View
+from outlier_jupyter.notebook.render.static import SavedView
 from outlier_jupyter.notebook.render.static.text import table, tiles
 from outlier_jupyter.runs.run import Interrupted, Run
 
@@ -91,7 +91,7 @@ def test_both_phases_hit_rates_are_told_everywhere(tiny) -> None:
     decode, prefill = percent(s.decode_hit_rate), percent(s.prefill_hit_rate)
     assert decode != prefill != percent(s.hit_rate)
     assert f"hit rate in decode {decode}, in prefill {prefill}" in str(s)
-    shown = View(run.text, run.trace, run.finish_reason, run.prompt)
+    shown = SavedView(run.text, run.trace, run.finish_reason, run.prompt)
     assert {(decode, "hit rate in decode"), (prefill, "hit rate in prefill")} <= set(
         tiles(shown.trace)
     )

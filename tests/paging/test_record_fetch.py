@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import outlier_jupyter
-from outlier_jupyter.checkpoint import KernelQueue, Straight
+from outlier_jupyter.checkpoint import KernelQueue, KernelReadable
 from outlier_jupyter.checkpoint import linux_aio as kernel_queue
 from outlier_jupyter.checkpoint.readers import PreadReader
 from outlier_jupyter.errors import ReadFailed
@@ -38,7 +38,7 @@ def submitted(monkeypatch):
         return taken
 
     def straight(self, where):
-        return Straight(self._descriptors[where.file], 1)
+        return KernelReadable(self._descriptors[where.file], 1)
 
     monkeypatch.setattr(KernelQueue, "submit", counted)
     monkeypatch.setattr(PreadReader, "straight", straight)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from outlier_jupyter.checkpoint import PAGE, ExpertPart
-from outlier_jupyter.checkpoint.array_views import View
+from outlier_jupyter.checkpoint.array_views import ArrayView
 from outlier_jupyter.paging import slots as slots_module
 from outlier_jupyter.paging.slots import SlotBank, host_bytes
 
 
 def part(dtype: str, itemsize: int, *shape: int) -> ExpertPart:
     """One of two experts' tensors of `shape`."""
-    return ExpertPart("weight", dtype, View.of(Path("none"), 0, (2, *shape), itemsize))
+    return ExpertPart("weight", dtype, ArrayView.of(Path("none"), 0, (2, *shape), itemsize))
 
 
 def address(bank: SlotBank) -> int:

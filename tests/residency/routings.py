@@ -9,14 +9,14 @@ import numpy as np
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from outlier_jupyter.residency.replay import Routing
+from outlier_jupyter.residency.replay import RecordedRouting
 
 
-def routing_of(experts, width: int, starts=None, bank=None) -> Routing:
+def routing_of(experts, width: int, starts=None, bank=None) -> RecordedRouting:
     """Call by call as `starts` says, or token by token; one bank unless said."""
     experts = np.asarray(experts, np.int16)
     layers = experts.shape[1]
-    return Routing(
+    return RecordedRouting(
         experts,
         np.arange(len(experts) + 1) if starts is None else np.array(starts),
         (width,) * layers,
@@ -25,7 +25,7 @@ def routing_of(experts, width: int, starts=None, bank=None) -> Routing:
 
 
 @st.composite
-def routings(draw, steps: int = 12, layers: int = 3, width: int = 5, k: int = 2) -> Routing:
+def routings(draw, steps: int = 12, layers: int = 3, width: int = 5, k: int = 2) -> RecordedRouting:
     """Small ones: chunks of a prompt and single tokens, absent experts, one bank or two."""
     steps, layers = draw(st.integers(1, steps)), draw(st.integers(1, layers))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -37,7 +37,7 @@ def routings(draw, steps: int = 12, layers: int = 3, width: int = 5, k: int = 2)
     return routing_of(experts, width, sorted(cuts), bank)
 
 
-def drifting(seed: int, *, every: int, tokens: int = 240) -> Routing:
+def drifting(seed: int, *, every: int, tokens: int = 240) -> RecordedRouting:
     """Popularity by layer that changes `every` so many tokens: 16 layers × 64 experts, top-6."""
     rng = np.random.default_rng(seed)
     base = rng.normal(0, 0.8, (16, 64))
@@ -57,7 +57,7 @@ def real_paths() -> list[Path]:
     return sorted(path for place in places for path in place.glob("*.safetensors"))
 
 
-def real() -> dict[str, Routing]:
+def real() -> dict[str, RecordedRouting]:
     """The traces of real models, by name; none where they are not at hand."""
     found = {}
     for path in real_paths():

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.residency.policies import POLICIES, PolicySpec, make_policy, offered
-from outlier_jupyter.residency.replay import Routing, in_python, lru_curve, simulate
+from outlier_jupyter.residency.replay import RecordedRouting, in_python, lru_curve, simulate
 from outlier_jupyter.residency.slot_table import SlotTable
 from tests.residency.routings import drifting, real, routing_of, routings
 
 CASES = {"drift of 60": drifting(0, every=60), "stationary": drifting(1, every=999)} | real()
 
 
-def lookups(routing: Routing):
+def lookups(routing: RecordedRouting):
     """(layer, distinct experts) in order."""
     for first, end in itertools.pairwise(routing.starts):
         for layer in range(routing.experts.shape[1]):
@@ -48,7 +48,7 @@ def test_the_compiled_replay_is_what_a_table_does(policy, routing, slots):
 def test_a_replay_of_a_long_routing_is_the_tables(name):
     """Of real models too, token by token, whatever the policy: hit for hit."""
     routing = CASES[name]
-    routing = Routing(
+    routing = RecordedRouting(
         routing.experts[:60], routing.starts[:61], routing.experts_per_layer, routing.bank
     )
     slots = round(1.5 * routing.experts[0].size)
@@ -63,7 +63,7 @@ STARTS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), unique=True)
 """What is resident before a routing begins, of two layers of four experts; evicted first, first."""
 
 
-def fewest_reads(routing: Routing, slots: int, start: list) -> int:
+def fewest_reads(routing: RecordedRouting, slots: int, start: list) -> int:
     """Of all choices of what to evict, tried out: the fewest experts read, from one bank."""
     asked = [(layer, wanted) for layer, wanted in lookups(routing) if wanted]
     together = np.diff(routing.starts) == 1
@@ -71,7 +71,7 @@ def fewest_reads(routing: Routing, slots: int, start: list) -> int:
         len(wanted) <= slots and together[call]
         for call in range(routing.calls)
         for layer, wanted in lookups(
-            Routing(
+            RecordedRouting(
                 routing.experts[routing.starts[call] : routing.starts[call + 1]],
                 np.array([0, routing.starts[call + 1] - routing.starts[call]]),
                 routing.experts_per_layer,
@@ -111,7 +111,9 @@ def test_no_choice_of_victims_reads_less_than_belady(routing, slots, start):
     """Against every possible choice, tried out, from any start, prompts and single tokens."""
     experts = sum(routing.experts_per_layer)
     start = [key for key in start if key[0] < len(routing.experts_per_layer)]
-    routing = Routing(routing.experts, routing.starts, routing.experts_per_layer, 0 * routing.bank)
+    routing = RecordedRouting(
+        routing.experts, routing.starts, routing.experts_per_layer, 0 * routing.bank
+    )
     slots = min(slots, experts)
     found = simulate(routing, "belady", slots, start).reads.sum()
     assert found == fewest_reads(routing, slots, start)
@@ -135,7 +137,7 @@ def test_belady_is_the_bound_from_what_an_earlier_run_left(name):
     """On long routings, real ones too: its start is what another half of the routing left."""
     whole = CASES[name]
     half = len(whole.experts) // 2
-    later = Routing(
+    later = RecordedRouting(
         whole.experts[half:], whole.starts[half:] - half, whole.experts_per_layer, whole.bank
     )
     rows = whole.experts[max(0, half - 2) : half]
@@ -199,7 +201,9 @@ def test_routings_one_after_the_other_are_one():
     """The second run's outcome, from a cache and a memory that the first left."""
     whole = drifting(3, every=50, tokens=80)
     parts = [
-        Routing(whole.experts[a:b], np.arange(b - a + 1), whole.experts_per_layer, whole.bank)
+        RecordedRouting(
+            whole.experts[a:b], np.arange(b - a + 1), whole.experts_per_layer, whole.bank
+        )
         for a, b in ((0, 50), (50, 80))
     ]
     both = simulate(parts[1].after(parts[0]), "predictive", 200)

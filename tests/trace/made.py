@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from outlier_jupyter.residency.replay import Routing, simulate
+from outlier_jupyter.residency.replay import RecordedRouting, simulate
 from outlier_jupyter.trace import CALL, EVICTION, READ, Trace, TraceInfo
-from outlier_jupyter.trace.trace import LAYER_PARTS
+from outlier_jupyter.trace.schema import LAYER_PARTS
 
 NBYTES, COMPUTE, WAIT, PER_BYTE = 1_000_000, 20_000_000, 90_000, 0.4
 """Of an expert; of a token, a layer that waits, and a byte, in nanoseconds."""
 
 
-def timed_trace(routing: Routing, slots: int = 250, slowing: float = 0.0) -> Trace:
+def timed_trace(routing: RecordedRouting, slots: int = 250, slowing: float = 0.0) -> Trace:
     """Decode of `routing`, one token a call, on a machine whose computing wavers by 1 %.
 
     Args:

@@ -16,7 +16,7 @@ from outlier_jupyter.errors import TraceError
 from outlier_jupyter.notebook.live.replay import frame_of
 from outlier_jupyter.trace import CALL, EVICTION, READ, TraceInfo
 from outlier_jupyter.trace.measures import summarise
-from outlier_jupyter.trace.trace import LAYER_PARTS
+from outlier_jupyter.trace.schema import LAYER_PARTS
 from tests.full_disk import files_of_at_most
 from tests.residency.routings import real, real_paths
 

@@ -29,7 +29,7 @@ from outlier_jupyter.trace.routing_measures import (
     router_confidence,
     routing_measures,
 )
-from outlier_jupyter.trace.trace import EARLY
+from outlier_jupyter.trace.schema import EARLY
 from outlier_jupyter.trace.what_if import WhatIf, routing_of
 
 

@@ -81,7 +81,7 @@ def test_a_trace_without_reads_has_no_rows_of_them(trace):
     """Asked for what was not recorded, it says so; other rows leave its columns out."""
     from outlier_jupyter.trace.files import build
 
-    bare = build({"experts": trace.experts}, trace.info)
+    bare = outlier_jupyter.Trace(**build({"experts": trace.experts}, trace.info))
     with pytest.raises(TraceError, match="has no reads"):
         bare.to_pandas("reads")
     assert list(bare.to_pandas().columns) == ["step"]

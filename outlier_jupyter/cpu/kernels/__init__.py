@@ -8,13 +8,13 @@ from .attention import Attend, Cached, Keep, attend
 from .compiled import RUNNING
 from .experts import Activation, Bank, Experts
 from .formats import Format, affine, mxfp4, plain
-from .kernel_chain import Chain, Link, Room
+from .kernel_chain import Chain, Link, Workspace
 from .linear import Matrix, Stack
 from .norm_and_top_k import blend_link, choose_link, norm_link
 from .precompile import for_attention, for_experts, for_layers, for_matrix, warm
 from .prefill_attention import attend_causal
 from .prefill_matmul import MANY_ROWS, experts_many, multiply_many
-from .rope import Turn
+from .rope import HeadRotation
 
 __all__ = [
     "MANY_ROWS",
@@ -26,12 +26,12 @@ __all__ = [
     "Chain",
     "Experts",
     "Format",
+    "HeadRotation",
     "Keep",
     "Link",
     "Matrix",
-    "Room",
     "Stack",
-    "Turn",
+    "Workspace",
     "affine",
     "attend",
     "attend_causal",

@@ -189,7 +189,7 @@ def look_up_task() -> int:
     return task(kernel)
 
 
-class _Call(NamedTuple):
+class _ExpertsCall(NamedTuple):
     """The kernel made ready, and what is written into before it runs.
 
     Attributes:
@@ -237,7 +237,7 @@ class Experts:
         self._second = output_task(second, up.bias_kind, lanes)
         self.parameters = np.array([activation.a, activation.b], np.float32)
         self._arguments = np.zeros(NUMBERS, np.int64)
-        self._ones: dict[int, _Call] = {}  # for one row, by its number of experts
+        self._ones: dict[int, _ExpertsCall] = {}  # for one row, by its number of experts
         used = self.banks if activation.gated else (up, down)
         self.nbytes = sum(bank.height * bank.form.row_bytes(bank.width) for bank in used)
         for place, bank in zip((UP, GATE, DOWN), self.banks, strict=True):
@@ -284,7 +284,7 @@ class Experts:
             self._ones[k] = self._call(1, _table_of(k), k)
         return self._run(self._ones[k], x, slots)
 
-    def _run(self, call: _Call, x: F32s, slots: Slots) -> F32s:
+    def _run(self, call: _ExpertsCall, x: F32s, slots: Slots) -> F32s:
         out = np.empty((call.pairs, self.output), np.float32)
         with RUNNING:
             call.slots[:] = slots
@@ -292,7 +292,7 @@ class Experts:
             call.prepared.run(x, out)
         return out
 
-    def _call(self, rows: int, table: npt.NDArray[np.int64], pairs: int) -> _Call:
+    def _call(self, rows: int, table: npt.NDArray[np.int64], pairs: int) -> _ExpertsCall:
         """The kernel for x [1 or pairs, width] and runs of pairs [runs, 3]."""
         width, hidden, runs = self.width, self.hidden, len(table)
         sizes = [
@@ -320,7 +320,7 @@ class Experts:
             before=Stage(self._arrange, rows), then=Stage(self._second, len(out_dealt)),
             memory=[scratch, few, table, counters, self.parameters, dealt, out_dealt],
         )  # fmt: skip
-        return _Call(prepared, table[:, SLOT], counters, pairs)
+        return _ExpertsCall(prepared, table[:, SLOT], counters, pairs)
 
 
 def _table_of(k: int) -> npt.NDArray[np.int64]:

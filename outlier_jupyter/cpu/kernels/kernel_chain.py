@@ -32,7 +32,7 @@ class Link(NamedTuple):
     memory: tuple[Array, ...]
 
 
-class Room:
+class Workspace:
     """Memory that kernels hand each other, by name; chains that are not run at once share it."""
 
     def __init__(self) -> None:

@@ -42,7 +42,7 @@ def turn_task() -> int:
     return task(kernel)
 
 
-class Turn:
+class HeadRotation:
     """Norms and turns the heads of one token.
 
     Args:

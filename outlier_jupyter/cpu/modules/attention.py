@@ -19,11 +19,11 @@ from ..kernels import (
     Attend,
     Cached,
     Chain,
+    HeadRotation,
     Keep,
     Link,
-    Room,
     Stack,
-    Turn,
+    Workspace,
     attend,
     attend_causal,
     norm_link,
@@ -31,17 +31,17 @@ from ..kernels import (
 from .arrays import F32s, as_rows
 from .classes import native_class
 from .kv_append import Growing, held, takes_float32
-from .linear import Shared, compute
+from .linear import SharedInput, compute
 
 HEADS = ("n_heads", "num_heads", "num_attention_heads")
 KV_HEADS = ("n_kv_heads", "num_key_value_heads")
 SCALES = ("scale", "sm_scale")
 
 
-class Plan:
+class AttentionPlan:
     """What one layer's attention is made of."""
 
-    def __init__(self, module: Any, shared: Shared, output: Stack) -> None:
+    def __init__(self, module: Any, shared: SharedInput, output: Stack) -> None:
         self.shared, self.output = shared, output
         self.growing = Growing()
         self.heads, self.kv_heads = _first(module, HEADS), _first(module, KV_HEADS)
@@ -60,7 +60,7 @@ class Plan:
             weights = np.concatenate(
                 [np.tile(norm, (n, 1)) for norm, n in zip(self.norms, counts, strict=True)]
             )
-        self.turn = Turn(
+        self.turn = HeadRotation(
             self.heads + self.kv_heads, self.width, frequencies, paired, weights, self.epsilon
         )
 
@@ -79,7 +79,7 @@ class Plan:
         mixed = attend(queries, found[0], found[1], self.scale, self.sinks, found[2])
         return self.output.multiply(mixed.reshape(1, -1))
 
-    def links(self, x: F32s, out: F32s, memory: Room) -> list[Link]:
+    def links(self, x: F32s, out: F32s, memory: Workspace) -> list[Link]:
         """The same as links of a chain, which `begin` makes ready: x [width] → out [width]."""
         stack, turned = self.shared.stack, (self.heads + self.kv_heads) * self.width
         wide = (stack.height - turned) // self.kv_heads
@@ -132,7 +132,7 @@ class Plan:
 class _Attention:
     """What an attention module does when it computes natively."""
 
-    _plan: Plan
+    _plan: AttentionPlan
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         if mask is None and x.shape[:2] == (1, 1) and takes_float32(cache):
@@ -154,9 +154,9 @@ def can_swap(module: nn.Module) -> bool:
     return known_as(module, "attention") is not None and type(module.rope) is nn.RoPE
 
 
-def swap_attention(module: Any, shared: Shared, output: Stack) -> None:
+def swap_attention(module: Any, shared: SharedInput, output: Stack) -> None:
     """Have an attention module decode natively."""
-    object.__setattr__(module, "_plan", Plan(module, shared, output))
+    object.__setattr__(module, "_plan", AttentionPlan(module, shared, output))
     module.__class__ = native_class(_Attention, type(module))
 
 

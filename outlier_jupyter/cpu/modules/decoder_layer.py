@@ -16,7 +16,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ...families import known_as
-from ..kernels import RUNNING, Chain, Experts, Room, Stack, blend_link, choose_link, norm_link
+from ..kernels import RUNNING, Chain, Experts, Stack, Workspace, blend_link, choose_link, norm_link
 from .arrays import F32s, Ids, as_rows
 from .classes import native_class
 from .kv_append import takes_float32
@@ -65,7 +65,7 @@ class Norm:
         return found
 
 
-class Shared:
+class SharedExpert:
     """The expert that every token goes through, in proportion to a gate."""
 
     def __init__(self, block: Any, stacks: dict[int, Stack]) -> None:
@@ -82,20 +82,22 @@ class Shared:
         return found
 
 
-class Plan:
+class LayerPlan:
     """What one layer is made of.
 
     Args:
         stream: of the model; `memory`: of its layers, which run one after the other.
     """
 
-    def __init__(self, layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Room) -> None:
+    def __init__(
+        self, layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Workspace
+    ) -> None:
         family = known_as(layer, "layer")
         assert family is not None, "can_swap was not asked"
         block = layer[family.block]
         self.stream = stream
         self.attention = layer.self_attn._plan
-        self.shared = Shared(block, stacks) if "shared_expert" in block else None
+        self.shared = SharedExpert(block, stacks) if "shared_expert" in block else None
         self.gate, self.experts = block.gate, block.switch_mlp
         self._gate_class = type(block.gate)
         router = stacks[id(block.gate)]
@@ -226,7 +228,7 @@ class Plan:
 class _Layer:
     """What a decoder layer does when it computes natively."""
 
-    _plan: Plan
+    _plan: LayerPlan
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         plan = self._plan
@@ -236,7 +238,7 @@ class _Layer:
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
-def plans(layers: Sequence[nn.Module]) -> list[Plan] | None:
+def plans(layers: Sequence[nn.Module]) -> list[LayerPlan] | None:
     """What layers are made of, or None if one of them does not compute natively."""
     found = [each._plan for each in layers if isinstance(each, _Layer)]
     return found if len(found) == len(layers) > 0 else None
@@ -248,12 +250,12 @@ def can_swap(layer: nn.Module) -> bool:
     return family is not None and hasattr(layer[family.block].get("switch_mlp"), "decode")
 
 
-def swap_layer(layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Room) -> None:
+def swap_layer(layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Workspace) -> None:
     """Have a layer decode natively; its attention must already.
 
     Args:
         stacks: the id of each of the model's linear layers that is native → its matrices.
         stream, memory: the model's.
     """
-    object.__setattr__(layer, "_plan", Plan(layer, stacks, stream, memory))
+    object.__setattr__(layer, "_plan", LayerPlan(layer, stacks, stream, memory))
     layer.__class__ = native_class(_Layer, type(layer))

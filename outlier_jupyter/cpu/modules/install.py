@@ -10,11 +10,20 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ...system.progress import Progress
-from ..kernels import Format, Room, Stack, for_attention, for_experts, for_layers, for_matrix, warm
+from ..kernels import (
+    Format,
+    Stack,
+    Workspace,
+    for_attention,
+    for_experts,
+    for_layers,
+    for_matrix,
+    warm,
+)
 from . import attention, switch
 from . import decoder_layer as layer
 from .arrays import KINDS
-from .linear import EMBEDDINGS, LINEARS, Shared, format_of, swap_embedding, swap_linears
+from .linear import EMBEDDINGS, LINEARS, SharedInput, format_of, swap_embedding, swap_linears
 from .model import swap_model
 
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
@@ -107,7 +116,7 @@ class Native:
     def _swap(self) -> None:
         for module in self._switches:
             switch.swap_switch(module)
-        shares: dict[int, Shared] = {}
+        shares: dict[int, SharedInput] = {}
         for _, parent in self._modules:
             for group in _groups(parent):
                 shared = swap_linears(group)
@@ -121,14 +130,14 @@ class Native:
         attending = [module for _, module in self._modules if hasattr(module, "_plan")]
         self.attends = len(attending) == self._layers > 0
         stacks = {key: shared.stack for key, shared in shares.items()}
-        stream, memory = layer.Stream(), Room()
+        stream, memory = layer.Stream(), Workspace()
         for _, module in self._modules:
             if layer.can_swap(module) and hasattr(module.self_attn, "_plan"):
                 swap_if_whole(module, stacks, stream, memory)
         for _, module in self._modules:
             swap_model(module, stream)
 
-    def _swap_attention(self, module: Any, shares: dict[int, Shared]) -> None:
+    def _swap_attention(self, module: Any, shares: dict[int, SharedInput]) -> None:
         parts = [module[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
         found = [shares.get(id(part)) for part in parts]
         shared, output = found[0], found[3]
@@ -138,7 +147,7 @@ class Native:
 
 
 def swap_if_whole(
-    module: Any, stacks: dict[int, Stack], stream: layer.Stream, memory: Room
+    module: Any, stacks: dict[int, Stack], stream: layer.Stream, memory: Workspace
 ) -> None:
     """Swap a decoder layer, unless one of its linear layers is not native."""
     try:

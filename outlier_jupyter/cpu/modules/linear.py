@@ -47,7 +47,7 @@ def matrix_of(module: Any) -> Matrix:
     return Matrix(form, len(weight), width, weight, scales, biases, bias)
 
 
-class Shared:
+class SharedInput:
     """Linear layers that are multiplied with the same activations, usually."""
 
     def __init__(self, modules: list[Any]) -> None:
@@ -76,9 +76,9 @@ def compute(x: F32s, stack: Stack) -> F32s:
 
 
 class _Linear:
-    """What a linear layer does once it has a share in a `Shared`."""
+    """What a linear layer does once it has a share in a `SharedInput`."""
 
-    _share: Shared
+    _share: SharedInput
     _index: int
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -126,9 +126,9 @@ EMBEDDINGS: dict[type, type] = {
 }
 
 
-def swap_linears(modules: list[Any]) -> Shared:
+def swap_linears(modules: list[Any]) -> SharedInput:
     """Have linear layers of one format and width compute together."""
-    shared = Shared(modules)
+    shared = SharedInput(modules)
     for index, module in enumerate(modules):
         module.__class__ = LINEARS[type(module)]
         object.__setattr__(module, "_share", shared)

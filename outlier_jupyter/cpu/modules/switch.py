@@ -71,7 +71,7 @@ def bank_of(module: Any) -> Bank:
     )
 
 
-class Parts:
+class NativePartialExperts:
     """A call's pairs (row, one of its experts), computed as they are added, into one output.
 
     A pair's numbers do not depend on which others are added with it, as long as all pairs of an
@@ -114,9 +114,11 @@ class _Switch:
         found = self.compute(rows, view(indices).reshape(len(rows), -1))
         return mx.array(found.reshape(*indices.shape, found.shape[-1]))
 
-    def parts(self, x: mx.array | F32s, shape: tuple[int, ...]) -> Parts:
+    def parts(self, x: mx.array | F32s, shape: tuple[int, ...]) -> NativePartialExperts:
         """The same for x [..., width] and ids of `shape`, [..., k], some pairs at a time."""
-        return Parts(self.compute, as_rows(x) if isinstance(x, mx.array) else x, shape)
+        return NativePartialExperts(
+            self.compute, as_rows(x) if isinstance(x, mx.array) else x, shape
+        )
 
     def compute(self, x: F32s, slots: Slots) -> F32s:
         """x [rows, width], slots [rows, k] → [rows, k, output]."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ...benchmark.short import Benched, short
 from ...engine.repack import measure_disk
 from ...errors import OptionError
 from ...formatting import size_words
 from ...system.memory_info import measure_memory
 from .command import Command, Session
 from .parsing import add_output
-
-if TYPE_CHECKING:
-    from ...benchmark.short import Benched
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +46,6 @@ def _run(session: Session, given: dict[str, Any]) -> Benched | None:
         raise OptionError(
             "%outlier bench makes a model of its own: leave the model out, or give --disk"
         )
-    from ...benchmark.short import short  # it compiles; loading is silent and quick
-
     folder, traces = (Path(given[n]) if n in given else None for n in ("folder", "traces"))
     return short(folder, traces, tell=lambda line: session.write(f"{line}\n"))
 

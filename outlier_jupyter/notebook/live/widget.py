@@ -22,7 +22,7 @@ from typing import Any
 import traitlets
 
 from ...errors import OutlierError
-from ...runs.run import Run
+from ...runs.run import Run, step_names
 from ...trace import Trace, TraceInfo
 from ...trace.time_parts import PARTS, meaning, part_name, parts_with
 from ..ipykernel_fixes import keep_route
@@ -178,8 +178,6 @@ class LiveView(OnDemand):
 
 def words_about(run: Run, about: object) -> str:
     """What is told of a step, {"step": 12}, or of an expert, {"layer": 3, "expert": 7}."""
-    from ...runs.run import step_names
-
     try:
         match about:
             case {"step": int(step)}:

@@ -3,6 +3,7 @@
 `registry` knows the names; a module holds one policy. To add one, register a `PolicySpec`.
 """
 
+from . import builtin
 from .registry import (
     DEFAULT,
     POLICIES,
@@ -20,6 +21,7 @@ __all__ = [
     "POLICIES",
     "Policy",
     "PolicySpec",
+    "builtin",
     "default_or",
     "explained",
     "make_policy",

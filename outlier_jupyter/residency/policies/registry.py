@@ -97,28 +97,3 @@ def make_policy(name: str, experts_per_layer: Sequence[int]) -> Policy:
     make = POLICIES[default_or(name)].make
     assert make is not None, f"{name} needs the future: it can only be replayed"
     return make(experts_per_layer)
-
-
-def _lru(experts_per_layer: Sequence[int]) -> Policy:
-    from .lru import LRU  # compiled code: only where it is used
-
-    return LRU(experts_per_layer)
-
-
-def _predictive(experts_per_layer: Sequence[int]) -> Policy:
-    from .predictive import Predictive
-
-    return Predictive(experts_per_layer)
-
-
-register(PolicySpec("lru", "least recently used", "the most recently used stay", _lru, LRU))
-register(
-    PolicySpec(
-        DEFAULT,
-        "predictive, the default",
-        "what is used often, follows such moments, or comes soon stays",
-        _predictive,
-        PREDICTIVE,
-    )
-)
-register(PolicySpec("belady", "best possible", "knows the future: the bound of all", None, BELADY))

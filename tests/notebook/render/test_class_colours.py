@@ -18,8 +18,8 @@ from outlier_jupyter.notebook.render.figures import Figures
 from outlier_jupyter.notebook.render.figures.routing import SIGNS
 from outlier_jupyter.notebook.render.palette import DARK, EITHER, LIGHT, PART_ROLES
 from outlier_jupyter.notebook.render.static.report_charts import time_parts
+from outlier_jupyter.trace.schema import LAYER_PARTS
 from outlier_jupyter.trace.time_parts import PARTS, part_name
-from outlier_jupyter.trace.trace import LAYER_PARTS
 from tests.notebook.render.test_figures import contrast
 from tests.trace.test_divergence import sticky
 from tests.trace.test_routing_measures import routed

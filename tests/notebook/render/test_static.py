@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from outlier_jupyter.formatting import percent, size_words, three
-from outlier_jupyter.notebook.render.static import View, mimebundle
+from outlier_jupyter.notebook.render.static import SavedView, mimebundle
 from outlier_jupyter.notebook.render.static import charts as charts_of
 from outlier_jupyter.notebook.render.static.scene import Box, Picture, Scene, log_ticks, ticks
 from outlier_jupyter.trace import Trace
@@ -59,9 +59,9 @@ class Page(HTMLParser):
         return [base64.b64decode(source.removeprefix(head)).decode() for source in sources]
 
 
-def view(trace: Trace, text: str = "some text", finish_reason: str = "stop") -> View:
+def view(trace: Trace, text: str = "some text", finish_reason: str = "stop") -> SavedView:
     """A view of `trace` with a short prompt."""
-    return View(text=text, trace=trace, finish_reason=finish_reason, prompt="a prompt")
+    return SavedView(text=text, trace=trace, finish_reason=finish_reason, prompt="a prompt")
 
 
 def png_of(bundle: dict[str, str]) -> Image.Image:
@@ -97,7 +97,7 @@ def test_no_address_in_the_page(make_trace: MakeTrace) -> None:
 def test_model_text_stays_text(make_trace: MakeTrace) -> None:
     """Markup in prompt, text and names arrives on the page as the letters it was."""
     trace = make_trace(model=EVIL, changed_output=EVIL)
-    html = mimebundle(View(EVIL, trace, EVIL, EVIL))["text/html"]
+    html = mimebundle(SavedView(EVIL, trace, EVIL, EVIL))["text/html"]
     assert "<script" not in html and "onerror=alert(1)>" not in html
     page = Page(html)
     assert page.words.count(EVIL) >= 4
@@ -105,7 +105,7 @@ def test_model_text_stays_text(make_trace: MakeTrace) -> None:
 
 def test_markdown_cannot_be_broken_out_of(make_trace: MakeTrace) -> None:
     """Text with a fence in it gets a longer fence, and table cells hold no markup."""
-    made = mimebundle(View(EVIL, make_trace(model=EVIL), "stop", "hi"))["text/markdown"]
+    made = mimebundle(SavedView(EVIL, make_trace(model=EVIL), "stop", "hi"))["text/markdown"]
     assert f"````text\n{EVIL}\n````" in made
     assert "| Model | &lt;script&gt;" in made
 
@@ -225,7 +225,7 @@ def test_summary_is_in_every_form(make_trace: MakeTrace) -> None:
 
 def test_long_text_is_shortened(make_trace: MakeTrace) -> None:
     """A text of a megabyte does not make a notebook of megabytes; what is left out is counted."""
-    bundle = mimebundle(View("x" * 10**6, make_trace(), "length", "y" * 10**5))
+    bundle = mimebundle(SavedView("x" * 10**6, make_trace(), "length", "y" * 10**5))
     assert all(len(form) < 150_000 for form in bundle.values())
     assert "980,000 more characters; see run.text" in bundle["text/html"]
 

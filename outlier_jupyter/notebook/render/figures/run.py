@@ -20,6 +20,7 @@ from ....trace.trace import Trace
 from ....values import integer, texts
 from ..palette import EITHER, colorscale
 from ..static.text import model_words, no_reads, no_routing
+from .cache_sizes import sizes_figure
 from .style import matrix_axes, no_data, titled_run
 
 MAX_BINS = 2000
@@ -173,8 +174,6 @@ class Figures:
         Raises:
             OptionError: an unknown policy, or a size below 1.
         """
-        from .cache_sizes import sizes_figure  # it compiles: imported when asked for
-
         return sizes_figure(self._trace, slots, policies)
 
     def _timeline(self) -> Timeline:

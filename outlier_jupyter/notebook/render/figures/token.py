@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 
 from ....trace.explain import Explanation, LayerStory
 from ....trace.explanation_text import fate, headline
+from ....trace.schema import LAYER_PARTS
 from ....trace.time_parts import layer_part_name, part_name, part_of_layer
-from ....trace.trace import LAYER_PARTS
 from ..palette import EITHER, PART_ROLES
 from .style import STRIPE, no_data, plain, titled
 

@@ -1,7 +1,7 @@
 """What a saved notebook shows of a run, with no kernel and no script.
 
 One finished run becomes four forms of the same view: HTML with charts, a PNG, markdown and
-plain text; a front end takes the richest it can show. Pure functions of a `View`: nothing here
+plain text; a front end takes the richest it can show. Pure functions of a `SavedView`: nothing here
 knows IPython, the engine or the live widget.
 """
 
@@ -13,7 +13,7 @@ from .charts import all_charts
 from .page import page
 from .raster import png
 from .text import (
-    View,
+    SavedView,
     cache_words,
     ended_words,
     markdown,
@@ -27,15 +27,15 @@ from .text import (
 if TYPE_CHECKING:
     from ....runs.run import Run
 
-__all__ = ["View", "mimebundle", "run_bundle"]
+__all__ = ["SavedView", "mimebundle", "run_bundle"]
 
 
 def run_bundle(run: Run) -> dict[str, str | bytes]:
     """The same of a run."""
-    return dict(mimebundle(View(run.text, run.trace, run.finish_reason, run.prompt)))
+    return dict(mimebundle(SavedView(run.text, run.trace, run.finish_reason, run.prompt)))
 
 
-def mimebundle(view: View) -> dict[str, str]:
+def mimebundle(view: SavedView) -> dict[str, str]:
     """The view as text/html, image/png (base64), text/markdown and text/plain."""
     scenes = all_charts(view.trace)
     trace = view.trace

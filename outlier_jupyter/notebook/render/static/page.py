@@ -17,7 +17,7 @@ from .svg import data_uri
 from .text import (
     PROMPT_LIMIT,
     TEXT_LIMIT,
-    View,
+    SavedView,
     cache_words,
     ended_words,
     model_words,
@@ -85,7 +85,7 @@ STYLE = f"""
 """
 
 
-def page(view: View, scenes: list[Scene]) -> str:
+def page(view: SavedView, scenes: list[Scene]) -> str:
     """The whole view; everything that came from a model or a user is escaped."""
     parts = [
         f'<div class="{ROOT}"><style>{STYLE}</style>',
@@ -100,7 +100,7 @@ def page(view: View, scenes: list[Scene]) -> str:
     return "\n".join(parts)
 
 
-def _head(view: View) -> str:
+def _head(view: SavedView) -> str:
     trace = view.trace
     soft = [reader_words(trace)]
     if cache := cache_words(trace):
@@ -126,7 +126,7 @@ def _words(label: str, words: str) -> str:
     )
 
 
-def _tiles(view: View) -> str:
+def _tiles(view: SavedView) -> str:
     tile = '<span class="oj-tile"><b>{}</b> <span>{}</span></span>'
     all_tiles = [tile.format(escape(number), escape(what)) for number, what in tiles(view.trace)]
     separator = '<span class="oj-sep"> · </span>'
@@ -142,7 +142,7 @@ def image(scene: Scene) -> str:
     )
 
 
-def _details(view: View) -> str:
+def _details(view: SavedView) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
         for name, value in table(view)

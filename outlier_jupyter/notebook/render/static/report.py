@@ -18,6 +18,7 @@ from ....errors import OutlierError
 from ....events import DECODE
 from ....formatting import percent, size_words, three
 from ....residency.policies import POLICIES
+from ....runs.run import produced_by, step_names
 from ....trace.explain import slowest
 from ....trace.routing_measures import routing_measures
 from ....trace.time_parts import meaning, part_name, parts_of_tokens
@@ -28,7 +29,7 @@ from .explanation import html as explained_html
 from .explanation import table
 from .page import ROOT, STYLE, image, page
 from .report_charts import caches, time_parts
-from .text import View, model_words, no_routing, warning
+from .text import SavedView, model_words, no_routing, warning
 
 if TYPE_CHECKING:
     from ....runs.run import Run
@@ -55,7 +56,7 @@ def report(run: Run) -> str:
     """The whole page; everything that came from a model or a user is escaped."""
     trace = run.trace
     title = f"Run of {model_words(trace)}"
-    view = View(run.text, trace, run.finish_reason, run.prompt)
+    view = SavedView(run.text, trace, run.finish_reason, run.prompt)
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -110,8 +111,6 @@ def _time(run: Run) -> Iterator[str]:
 
 
 def _slow(run: Run) -> Iterator[str]:
-    from ....runs.run import produced_by, step_names
-
     explainer, names = run.trace._explainer, step_names(run)
     made = produced_by(run.trace).tolist()
     found = slowest(run.trace, SLOW).tolist()

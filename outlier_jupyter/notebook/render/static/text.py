@@ -23,7 +23,7 @@ PROMPT_LIMIT, TEXT_LIMIT = 400, 20_000
 
 
 @dataclass(frozen=True)
-class View:
+class SavedView:
     """All that the saved view is made from."""
 
     text: str
@@ -105,7 +105,7 @@ def _rate(share: float) -> str:
     return percent(share) if math.isfinite(share) else "no data"
 
 
-def table(view: View) -> list[tuple[str, str]]:
+def table(view: SavedView) -> list[tuple[str, str]]:
     """Every number behind the picture, as (name, value) rows."""
     trace, s = view.trace, summarise(view.trace)
     info = trace.info
@@ -165,7 +165,7 @@ def shortened(words: str, limit: int, where: str) -> str:
     return f"{words[:limit].rstrip()} … ({len(words) - limit:,} more characters{where})"
 
 
-def plain(view: View) -> str:
+def plain(view: SavedView) -> str:
     """The text/plain form: the text, then one line of numbers."""
     line = " · ".join(f"{number} {what}" for number, what in tiles(view.trace))
     parts = [shortened(view.text, TEXT_LIMIT, "; see run.text") or "(no text)", ""]
@@ -177,7 +177,7 @@ def plain(view: View) -> str:
     return "\n".join(parts)
 
 
-def markdown(view: View) -> str:
+def markdown(view: SavedView) -> str:
     """The text/markdown form: prompt and text in fences nothing can close, and a table."""
     text = shortened(view.text, TEXT_LIMIT, "; see run.text")
     parts = [

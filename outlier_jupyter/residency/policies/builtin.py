@@ -1,0 +1,32 @@
+"""The policies that come with the package. Their compiled code is loaded when one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .registry import BELADY, DEFAULT, LRU, PREDICTIVE, Policy, PolicySpec, register
+
+
+def _lru(experts_per_layer: Sequence[int]) -> Policy:
+    from . import lru
+
+    return lru.LRU(experts_per_layer)
+
+
+def _predictive(experts_per_layer: Sequence[int]) -> Policy:
+    from .predictive import Predictive
+
+    return Predictive(experts_per_layer)
+
+
+register(PolicySpec("lru", "least recently used", "the most recently used stay", _lru, LRU))
+register(
+    PolicySpec(
+        DEFAULT,
+        "predictive, the default",
+        "what is used often, follows such moments, or comes soon stays",
+        _predictive,
+        PREDICTIVE,
+    )
+)
+register(PolicySpec("belady", "best possible", "knows the future: the bound of all", None, BELADY))
