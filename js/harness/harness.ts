@@ -4,7 +4,7 @@
 // end=stop|length|interrupted|error to finish it. play=1 makes nothing by itself: `start` does, as
 // benchmarks/drawing.py asks for it.
 
-import type { Frame } from "../src/frames";
+import type { Frame } from "../src/live/frames";
 import widget from "../src/live";
 import { encode, MockModel, PARTS, type Shape, Synthetic } from "../tests/synthetic";
 

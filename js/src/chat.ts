@@ -3,7 +3,7 @@
 import type { Host } from "./chat/nested";
 import { ChatStore } from "./chat/store";
 import { ChatView } from "./chat/view";
-import { door } from "./door";
+import { door } from "./widget/lifecycle";
 
 export default door<ChatStore, Host>(
   (model) => new ChatStore(model),

@@ -1,8 +1,8 @@
 // The run view as a widget.
 
-import { door } from "./door";
-import { Store } from "./store";
-import { View } from "./view";
+import { door } from "./widget/lifecycle";
+import { Store } from "./live/store";
+import { View } from "./live/view";
 
 export default door(
   (model) => new Store(model),

@@ -1,8 +1,8 @@
 // A model's comm that only counts and remembers, and made-up runs to feed it.
 
-import { type Frame, NO_TOKEN, type StepColumns, type Totals } from "../src/frames";
-import type { Model } from "../src/host";
-import type { Part } from "../src/parts";
+import { type Frame, NO_TOKEN, type StepColumns, type Totals } from "../src/live/frames";
+import type { Model } from "../src/widget/host";
+import type { Part } from "../src/live/time-parts";
 
 /** As Python tells them of compiled kernels, in words of the tests' own. */
 export const PARTS: readonly Part[] = [

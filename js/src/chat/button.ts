@@ -1,6 +1,6 @@
 // A button of the chat.
 
-import { el } from "../dom";
+import { el } from "../widget/dom";
 
 /** A quiet button; what it does is its tooltip and, where its text does not say it, its name. */
 export function button(text: string, what: string, act: () => void): HTMLButtonElement {

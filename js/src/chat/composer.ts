@@ -1,7 +1,7 @@
 // Where a message is written, sent, and the answer stopped.
 
-import { el, setText } from "../dom";
-import { insist, stop } from "../stop";
+import { el, setText } from "../widget/dom";
+import { insist, stop } from "../widget/stop";
 import type { ChatStore } from "./store";
 
 const PATIENCE_MS = 3_000;

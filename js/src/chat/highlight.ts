@@ -13,7 +13,7 @@ import rs from "@speed-highlight/core/languages/rs.js";
 import toml from "@speed-highlight/core/languages/toml.js";
 import yaml from "@speed-highlight/core/languages/yaml.js";
 import { type ShjLanguageData, tokenizeWith } from "@speed-highlight/core/tokenize";
-import { el } from "../dom";
+import { el } from "../widget/dom";
 
 // Their own types differ in what `undefined` may stand for.
 const LANGUAGES = { bash, c, diff, js, json, py, rs, toml, yaml } as unknown as Record<

@@ -3,7 +3,7 @@
 
 import DOMPurify from "dompurify";
 import { Marked } from "marked";
-import { el } from "../dom";
+import { el } from "../widget/dom";
 import { coloured } from "./highlight";
 
 const TAGS =

@@ -1,7 +1,7 @@
 // One message of the chat, with what can be done about it.
 
-import { el, setText } from "../dom";
-import { integer, percent, plural, short } from "../format";
+import { el, setText } from "../widget/dom";
+import { integer, percent, plural, short } from "../widget/format";
 import { button } from "./button";
 import { copyFrom, render } from "./markdown";
 import type { ChatStore, Message, Reading } from "./store";

@@ -1,6 +1,6 @@
 // A widget of its own, shown inside the chat's: the live view of a run.
 
-import { el } from "../dom";
+import { el } from "../widget/dom";
 
 /** What anywidget offers a widget that shows others. */
 export interface Host {

@@ -1,8 +1,8 @@
 // The settings: one control for each option that Python names, and what concerns the conversation.
 
-import { el, setText } from "../dom";
+import { el, setText } from "../widget/dom";
 import { button } from "./button";
-import { CacheSize } from "./cache";
+import { CacheSize } from "./cache-size";
 import type { ChatStore, Control } from "./store";
 
 const SURE_MS = 4_000;

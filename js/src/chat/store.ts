@@ -3,8 +3,8 @@
 // Whatever carries a number that does not follow the last one is a gap, and the whole is asked
 // for. A state replaces everything before it.
 
-import type { Model } from "../host";
-import { Lifeline } from "../lifeline";
+import type { Model } from "../widget/host";
+import { Lifeline } from "../widget/connection";
 import { isBehind, replaceSaved } from "./saved";
 
 /** What is told of the run that wrote an answer. */

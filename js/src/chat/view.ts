@@ -1,13 +1,13 @@
 // One view of a chat: head, messages, composer; redrawn at most once an animation frame.
 
-import { CALM_REDRAW_MS, REST } from "../constants";
-import { el, rootElement, setText } from "../dom";
-import { integer } from "../format";
-import { readTheme, watchTheme } from "../theme";
+import { CALM_REDRAW_MS, REST } from "../live/limits";
+import { el, rootElement, setText } from "../widget/dom";
+import { integer } from "../widget/format";
+import { readTheme, watchTheme } from "../widget/theme";
 import { button } from "./button";
 import { Composer } from "./composer";
-import { LivePanel } from "./live";
-import { MessageLog } from "./log";
+import { LivePanel } from "./live-panel";
+import { MessageLog } from "./message-log";
 import type { Host } from "./nested";
 import { hideSaved } from "./saved";
 import { Settings } from "./settings";

@@ -1,0 +1,214 @@
+// A layers × experts map: cells as pixels below, axes, marks and what is pointed at above them.
+//
+// The two are canvases of their own, because they change at different times: the cells with every
+// token, and in part; what lies above mostly with the pointer. It knows nothing of what the levels
+// mean, but for those that carry a mark.
+
+import { drawCorner, drawSideways, wholeTicks } from "./axes";
+import { Bitmap, type Cells } from "./bitmap";
+import { Canvas } from "./canvas";
+import { MARGIN } from "../live/limits";
+import type { Cell, Focus } from "./focus";
+import type { Chosen } from "../live/draw-input";
+import {
+  type Box,
+  drawGaps,
+  drawSigns,
+  drawTicks,
+  GAP_FROM,
+  hasSigns,
+  type Marked,
+  movedLayers,
+  outline,
+} from "./marks";
+import type { Theme } from "../widget/theme";
+
+export interface Levels extends Cells {
+  /** The levels whose cells carry a sign, and whose layers a tick in the gutter. */
+  marked?: Marked;
+  /** What the token that is looked at chose: ringed, and filled where it was a miss. */
+  chosen?: readonly Chosen[] | undefined;
+}
+
+const GUTTER = 15;
+
+export class Heatmap {
+  readonly canvas: Canvas;
+  readonly bitmap = new Bitmap();
+  private shown: Levels | null = null;
+  /** What lay above the cells when it was drawn last, and which layers had a tick beside them. */
+  private above = "";
+  private ticks = "";
+  private chosen: readonly Chosen[] | undefined;
+  private theme: Theme | null = null;
+  private box: Box = { x: 0, y: 0, width: 0, height: 0 };
+
+  constructor(
+    label: string,
+    private readonly focus: Focus,
+    signal: AbortSignal,
+  ) {
+    this.canvas = new Canvas(label);
+    const node = this.canvas.node;
+    const options = { signal };
+    const point = (event: MouseEvent) => focus.hoverCell(this.cellAt(event));
+    node.addEventListener("pointermove", point, options);
+    node.addEventListener("pointerleave", () => focus.hoverCell(null), options);
+    node.addEventListener("blur", () => focus.hoverCell(null), options);
+    node.addEventListener(
+      "click",
+      (event) => {
+        point(event); // a finger has not hovered before
+        if (this.cellAt(event)) focus.pinCell();
+      },
+      options,
+    );
+    node.addEventListener(
+      "keydown",
+      (event) => focus.cellKey(event, this.shown?.layers ?? 0, this.shown?.experts ?? 0),
+      options,
+    );
+  }
+
+  /** How many cells share one pixel of the screen, at most; 1 when each has its own. */
+  get shared(): number {
+    const { shown, bitmap } = this;
+    if (!shown || !bitmap.columns) return 1;
+    const across = Math.ceil(shown.experts / bitmap.columns);
+    return across * Math.ceil(shown.layers / bitmap.rows);
+  }
+
+  draw(map: Levels, theme: Theme): void {
+    this.shown = map;
+    if (!this.canvas.fit() || map.layers === 0 || map.experts === 0) return;
+    this.place();
+    this.drawCells(map);
+    const { context } = this.canvas;
+    const { box } = this;
+    const moved = map.marked ? movedLayers(map, map.marked) : null;
+    const [above, ticks] = [this.describe(map), moved ? moved.join("") : ""];
+    const same = above === this.above && map.chosen === this.chosen && theme === this.theme;
+    if (same && ticks === this.ticks) return;
+    [this.above, this.chosen, this.theme, this.ticks] = [above, map.chosen, theme, ticks];
+    if (same && moved) {
+      const edge = box.x + box.width;
+      context.clearRect(edge, 0, this.canvas.width - edge, box.y + box.height + 3);
+      drawTicks(context, box, moved, theme);
+      return;
+    }
+    this.canvas.clear();
+    if (Math.min(box.width / map.experts, box.height / map.layers) >= GAP_FROM) {
+      drawGaps(context, box, map, theme);
+    }
+    if (map.marked && hasSigns(box, map)) drawSigns(context, box, map, map.marked, theme);
+    if (moved) drawTicks(context, box, moved, theme);
+    this.drawAxes(map, theme);
+    if (map.chosen) this.drawChosen(map, map.chosen, theme);
+    this.drawFocus(map, theme);
+  }
+
+  /** Show other levels, with nothing else changed since the last `draw`. */
+  drawCells(map: Levels): void {
+    const { width, height } = this.box;
+    const { scale } = this.canvas;
+    if (width > 0 && height > 0) this.bitmap.paint(map, width * scale, height * scale);
+  }
+
+  /** All that what lies above the cells depends on, apart from colours and the chosen. */
+  private describe(map: Levels): string {
+    const { width, height, scale } = this.canvas;
+    const { pinnedCell, cell } = this.focus;
+    const signs = map.marked && hasSigns(this.box, map) ? map.levels.join("") : "";
+    return JSON.stringify([width, height, scale, map.layers, map.experts, pinnedCell, cell, signs]);
+  }
+
+  /** Put the cells where the plot is. */
+  private place(): void {
+    const { width, height } = this.canvas;
+    const right = this.shown?.marked === undefined ? 0 : GUTTER;
+    const [x, y] = [MARGIN.left, MARGIN.top];
+    const box = {
+      ...{ x, y, width: width - x - MARGIN.right - right },
+      height: height - y - MARGIN.bottom,
+    };
+    if (box.width === this.box.width && box.height === this.box.height) return;
+    this.box = box;
+    const { style } = this.bitmap.node;
+    [style.left, style.top] = [`${box.x}px`, `${box.y}px`];
+    [style.width, style.height] = [`${box.width}px`, `${box.height}px`];
+  }
+
+  /** A ring around each expert of one token: hollow for a hit, with a filled heart for a miss. */
+  private drawChosen(map: Levels, chosen: readonly Chosen[], theme: Theme): void {
+    const { context } = this.canvas;
+    const { x, y, width, height } = this.box;
+    const [w, h] = [Math.max(width / map.experts, 4), Math.max(height / map.layers, 4)];
+    const rings = new Path2D();
+    const hearts = new Path2D();
+    for (const { index, hit } of chosen) {
+      const cx = x + (((index % map.experts) + 0.5) * width) / map.experts;
+      const cy = y + ((Math.floor(index / map.experts) + 0.5) * height) / map.layers;
+      rings.rect(cx - w / 2 + 0.5, cy - h / 2 + 0.5, w - 1, h - 1);
+      if (!hit) hearts.rect(cx - w / 4, cy - h / 4, w / 2, h / 2);
+    }
+    context.lineWidth = 2.5;
+    context.strokeStyle = theme.surface;
+    context.stroke(rings);
+    context.lineWidth = 1.25;
+    context.strokeStyle = theme.ink;
+    context.stroke(rings);
+    context.fillStyle = theme.miss;
+    context.fill(hearts);
+  }
+
+  private drawFocus(map: Levels, theme: Theme): void {
+    const { x, y, width, height } = this.box;
+    for (const cell of new Set([this.focus.pinnedCell, this.focus.cell])) {
+      if (!cell || cell.layer >= map.layers || (cell.expert ?? 0) >= map.experts) continue;
+      const cellHeight = height / map.layers;
+      const h = Math.max(cellHeight, 4);
+      const top = y + (cell.layer + 0.5) * cellHeight - h / 2;
+      const w = cell.expert === null ? width : Math.max(width / map.experts, 4);
+      const middle =
+        cell.expert === null ? x + width / 2 : x + ((cell.expert + 0.5) * width) / map.experts;
+      outline(this.canvas.context, { x: middle - w / 2, y: top, width: w, height: h }, theme);
+    }
+  }
+
+  private drawAxes(map: Levels, theme: Theme): void {
+    const context = this.canvas.context;
+    const { x, y, width, height } = this.box;
+    context.fillStyle = theme.muted;
+    context.font = theme.font;
+    context.textBaseline = "middle";
+    context.textAlign = "right";
+    for (const layer of wholeTicks(0, map.layers, Math.min(6, height / 22))) {
+      context.fillText(String(layer), x - 5, y + ((layer + 0.5) * height) / map.layers);
+    }
+    context.textBaseline = "alphabetic";
+    context.textAlign = "center";
+    for (const expert of wholeTicks(0, map.experts, Math.min(8, width / 45))) {
+      const at = x + ((expert + 0.5) * width) / map.experts;
+      context.fillText(String(expert), at, y + height + 13);
+    }
+    drawSideways(context, "layer", 9, y + height / 2);
+    drawCorner(context, "expert", y + height);
+  }
+
+  /**
+   * The cell under the pointer: of cells that share a pixel, the one that it shows. Left of the
+   * map, beside its number, the whole layer.
+   */
+  private cellAt(event: MouseEvent): Cell | null {
+    const map = this.shown;
+    const { columns, rows } = this.bitmap;
+    if (!map?.layers || !columns) return null;
+    const node = this.canvas.node.getBoundingClientRect();
+    const { x, y, width, height } = this.box;
+    const row = Math.floor(((event.clientY - node.top - y) / height) * rows);
+    const column = Math.floor(((event.clientX - node.left - x) / width) * columns);
+    if (row < 0 || row >= rows || column >= columns) return null;
+    const cell = this.bitmap.cellAt(map, Math.max(0, column), row);
+    return { layer: cell.layer, expert: column < 0 ? null : cell.expert };
+  }
+}

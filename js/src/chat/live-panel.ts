@@ -1,0 +1,31 @@
+// The live view of the run under way, at the end of the messages.
+
+import { el } from "../widget/dom";
+import { type Host, Nested } from "./nested";
+import type { ChatStore } from "./store";
+
+const CANNOT = "This page cannot show one widget in another: display(chat.live).";
+
+export class LivePanel {
+  readonly node = el("section", "oj-watch", { "aria-label": "Live run view" });
+  private readonly hint = el("div", "oj-facts", {}, "The run view begins with the next answer.");
+  private readonly nested: Nested;
+
+  constructor(
+    private readonly store: ChatStore,
+    host: Host | undefined,
+    signal: AbortSignal,
+  ) {
+    const place = el("div", "");
+    this.node.append(this.hint, place);
+    this.nested = new Nested(place, host, () => el("div", "oj-facts", {}, CANNOT), signal);
+  }
+
+  draw(): void {
+    this.node.hidden = this.store.get("watch") !== true;
+    if (this.node.hidden) return;
+    const live = this.store.get("live");
+    this.hint.hidden = typeof live === "string";
+    this.nested.show(live);
+  }
+}

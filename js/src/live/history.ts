@@ -1,0 +1,129 @@
+// The experts as they were after some step: counts, residency, arrivals.
+//
+// It begins at what is known now and undoes steps one by one, or does them again, so that moving by
+// one token costs one token. A call under way that is shown already is undone with the rest.
+
+import { RECENT_STEPS } from "./limits";
+import type { Picture, RunState } from "./state";
+
+export class Past implements Picture {
+  counts = new Uint32Array(0);
+  resident = new Uint8Array(0);
+  layerTotals = new Float64Array(0);
+  maxCount = 0;
+  residentCount = 0;
+  chosenCount = 0;
+  /** The step after which it is. */
+  step = -1;
+  private epoch = -1;
+  /** Moves before this one have happened. */
+  private moves = 0;
+  private recent = new Uint8Array(0);
+
+  constructor(private readonly state: RunState) {}
+
+  /** The earliest step that can still be shown, with all that is told of it. */
+  get first(): number {
+    return Math.max(this.state.steps.first, this.whole);
+  }
+
+  /** The earliest step after which the experts are known; -1 is before the run's first. */
+  private get whole(): number {
+    const { routing, moves } = this.state;
+    return Math.max(routing.first - 1, moves.from - 1);
+  }
+
+  /** Go to the state after `step`, which must be one that is known. */
+  show(step: number): this {
+    const { state } = this;
+    const fresh = this.epoch !== state.epoch || this.step < this.whole;
+    if (fresh) this.begin();
+    if (!fresh && step === this.step) return this;
+    while (this.step < step) this.count(++this.step, 1);
+    while (this.step > step) this.count(this.step--, -1);
+    this.move();
+    this.maxCount = this.chosenCount = 0;
+    for (const count of this.counts) {
+      if (count > 0) this.chosenCount += 1;
+      if (count > this.maxCount) this.maxCount = count;
+    }
+    return this;
+  }
+
+  /**
+   * The experts as a step found them: before its call, and of those it chose, when each was looked
+   * up, which may have left earlier in the call. null where that is not kept.
+   */
+  foundBy(step: number): Picture | null {
+    if (step - 1 < this.whole || !this.state.routing.has(step)) return null;
+    this.show(step - 1);
+    const resident = this.resident.slice();
+    let { residentCount } = this;
+    this.state.routing.forEach(step, this.state.experts, (index, hit) => {
+      residentCount += Number(hit) - resident[index];
+      resident[index] = Number(hit);
+    });
+    const { counts, layerTotals, maxCount, chosenCount } = this;
+    return {
+      ...{ counts, layerTotals, maxCount, chosenCount, resident, residentCount },
+      isRecent: (index) => this.isRecent(index),
+      movedAgo: (index) => this.movedAgo(index),
+    };
+  }
+
+  isRecent(index: number): boolean {
+    return this.recent[index] > 0;
+  }
+
+  movedAgo(index: number): number | null {
+    const { moves } = this.state;
+    for (let n = this.moves - 1; n >= moves.begin; n -= 1) {
+      if (moves.expertOf(n) === index) return this.step - moves.stepOf(n);
+    }
+    return null;
+  }
+
+  /** Take what is known now. */
+  private begin(): void {
+    const { state } = this;
+    this.epoch = state.epoch;
+    this.counts = state.counts.slice();
+    this.layerTotals = state.layerTotals.slice();
+    this.resident = state.resident.slice();
+    this.residentCount = state.residentCount;
+    this.recent = new Uint8Array(this.counts.length);
+    this.moves = state.moves.end;
+    this.step = state.steps.end - 1;
+  }
+
+  private count(step: number, sign: 1 | -1): void {
+    const { counts, layerTotals, state } = this;
+    state.routing.forEach(step, state.experts, (index) => {
+      counts[index] += sign;
+      layerTotals[Math.floor(index / state.experts)] += sign;
+    });
+  }
+
+  /** Do or undo arrivals and evictions up to `step`, and mark the newest. */
+  private move(): void {
+    const { moves } = this.state;
+    while (this.moves > moves.begin && moves.stepOf(this.moves - 1) > this.step) {
+      this.moves -= 1;
+      this.set(moves.expertOf(this.moves), moves.came(this.moves) ? 0 : 1);
+    }
+    while (this.moves < moves.end && moves.stepOf(this.moves) <= this.step) {
+      this.set(moves.expertOf(this.moves), moves.came(this.moves) ? 1 : 0);
+      this.moves += 1;
+    }
+    this.recent.fill(0);
+    for (let n = this.moves - 1; n >= moves.begin; n -= 1) {
+      if (moves.stepOf(n) <= this.step - RECENT_STEPS) break;
+      this.recent[moves.expertOf(n)] = 1;
+    }
+  }
+
+  private set(index: number, here: 0 | 1): void {
+    this.residentCount += here - this.resident[index];
+    this.resident[index] = here;
+  }
+}

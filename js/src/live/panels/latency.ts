@@ -1,0 +1,109 @@
+// Panel: how long the reads of each token took, and how much was read for it.
+
+import { Bars } from "../../charts/bars";
+import { el } from "../../widget/dom";
+import type { Focus } from "../../charts/focus";
+import { byteScale, bytes, integer, ms, plural, short } from "../../widget/format";
+import { Lines } from "../../charts/lines";
+import type { Look } from "../draw-input";
+import { legendItem, Panel, type Table } from "./panel";
+import type { RunState } from "../state";
+
+const LAST = 20;
+
+/** The lines, from the lowest up. Each has a dash of its own: the cue beside its colour. */
+const QUANTILES = [
+  { column: "p50", look: "p50", width: 1.75, dash: [], by: "mean" },
+  { column: "p95", look: "p95", width: 1.5, dash: [5, 3], by: "mean" },
+  { column: "max", look: "top", width: 1, dash: [1.5, 2.5], by: "highest" },
+] as const;
+
+/** From this width on there is room to name the quantiles; else they stand in the legend's order. */
+const ROOMY = 420;
+
+export class ReadingPanel {
+  readonly panel: Panel;
+  private readonly lines: Lines;
+  private readonly bars: Bars;
+  private name = (step: number): string => String(step);
+
+  constructor(
+    private readonly state: RunState,
+    private readonly focus: Focus,
+    changed: () => void,
+    signal: AbortSignal,
+  ) {
+    const legend = el(
+      "span",
+      "oj-legend-row",
+      {},
+      legendItem("p50", "p50"),
+      legendItem("p95", "p95"),
+      legendItem("top", "max"),
+      legendItem("read", "bytes read"),
+    );
+    const table = () => this.table();
+    this.panel = new Panel("Read latency", "latency", legend, table, changed, signal);
+    const label = "Read latency of each token: median, 95th percentile and maximum";
+    this.lines = new Lines(label, focus, signal);
+    this.bars = new Bars("Bytes read for each token", focus, signal);
+    this.panel.add(this.lines.plot.canvas.node, 3);
+    this.panel.add(this.bars.plot.canvas.node, 2);
+  }
+
+  draw(look: Look): void {
+    const { shown, theme, lit } = look;
+    this.name = look.name;
+    this.panel.setAside("ms per read, by token");
+    const { steps } = this.state;
+    this.panel.setReadout(this.readout(shown.until), this.focus.step !== null);
+    if (!this.panel.drawn) return;
+    const lines = QUANTILES.map(({ column, look, ...line }) => {
+      return { ...line, values: steps.column(column, shown.from, shown.to), colour: theme[look] };
+    });
+    this.lines.draw({ shown, lines, title: "ms", lit }, theme);
+    const values = steps.column("nbytes", shown.from, shown.to);
+    const { factor, unit } = byteScale(values.reduce((most, value) => Math.max(most, value), 0));
+    const parts = [{ values, colour: theme.read }];
+    this.bars.draw({ shown, parts, title: unit, factor, lit }, theme);
+    this.panel.setNote(this.bars.note);
+  }
+
+  private readout(until: number | null): string {
+    const { steps } = this.state;
+    const step = this.focus.step ?? until;
+    if (step === null) {
+      const last = steps.end - 1;
+      return steps.length ? this.describe(last) : "";
+    }
+    return this.describe(step);
+  }
+
+  private describe(step: number): string {
+    const { steps } = this.state;
+    const reads = steps.at("reads", step);
+    if (Number.isNaN(reads)) return "";
+    const name = this.name(step);
+    if (reads === 0) return `${name} · no reads`;
+    const [p50, p95, max] = (["p50", "p95", "max"] as const).map((c) => short(steps.at(c, step)));
+    const quantiles =
+      this.panel.width < ROOMY
+        ? `${p50} / ${p95} / ${max}\u202fms`
+        : `p50 ${p50} · p95 ${p95} · max ${max}\u202fms`;
+    return `${name} · ${plural(reads, "read")}, ${bytes(steps.at("nbytes", step))} · ${quantiles}`;
+  }
+
+  private table(): Table {
+    const { steps } = this.state;
+    const rows: string[][] = [];
+    for (let step = steps.end - 1; step >= Math.max(steps.first, steps.end - LAST); step -= 1) {
+      const name = this.name(step);
+      const quantiles = (["p50", "p95", "max"] as const).map((c) => ms(steps.at(c, step)));
+      const reads = integer(steps.at("reads", step));
+      const spent = ms(steps.at("tokenMs", step));
+      rows.push([name, spent, reads, ...quantiles, bytes(steps.at("nbytes", step))]);
+    }
+    const head = ["Token", "Time", "Reads", "p50", "p95", "max", "Bytes"];
+    return { caption: `The last ${LAST} tokens, newest first`, head, rows };
+  }
+}

@@ -1,0 +1,262 @@
+// Panel: the generated text, token by token, shaded by how much of what it needed was missing.
+//
+// The text is the model's, so it is only ever set as text. Each token is an element of its own;
+// text whose token is not known any more stands before them as it is. A paragraph is a block of its
+// own, so that a new token has the page lay out the last paragraph only, and not the whole text.
+
+import { KEPT_STEPS } from "../limits";
+import { el, setText } from "../../widget/dom";
+import type { Focus } from "../../charts/focus";
+import { bytes, integer, ms, plural } from "../../widget/format";
+import type { Status } from "../../widget/host";
+import type { Look } from "../draw-input";
+import { legendItem, Panel, type Table } from "./panel";
+import type { RunState } from "../state";
+
+const LAST = 20;
+
+/** From which share of misses a token gets the next shade and underline. */
+const SHADES = [0, 0.1, 0.3] as const;
+
+export class TextPanel {
+  readonly panel: Panel;
+  private readonly log = el("div", "oj-log", { role: "log", tabindex: "0" });
+  /** Text before the first known token, and after the last. */
+  private readonly lead = document.createTextNode("");
+  private readonly rest = document.createTextNode("");
+  private readonly hint = el("span", "oj-hint");
+  private readonly caret = el("span", "oj-caret", { "aria-hidden": "true" });
+  private readonly prompt = el("div", "oj-prompt");
+  /** The paragraph that grows; what has no token yet, the caret and the hint stand at its end. */
+  private paragraph: HTMLElement | null = null;
+  private readonly tokens = new Map<number, HTMLElement>();
+  private readonly stepOf = new WeakMap<Element, number>();
+  /** Classes set on tokens, and on which steps. */
+  private readonly marked = new Map<string, Set<number>>();
+  private next = 0;
+  private epoch = -1;
+  private length = 0;
+  /** Whether the end of the text is in sight, and so stays in sight. */
+  private following = true;
+  private revealed: number | null = null;
+  /** The step that was shown last; null while the run was followed. */
+  private shown: number | null = null;
+  private name = (step: number): string => String(step);
+
+  constructor(
+    private readonly state: RunState,
+    private readonly focus: Focus,
+    changed: () => void,
+    signal: AbortSignal,
+  ) {
+    this.log.setAttribute("aria-label", "Generated text");
+    this.log.append(this.lead);
+    this.beginParagraph();
+    const legend = el(
+      "span",
+      "oj-legend-row",
+      {},
+      el("span", "oj-legend-item", {}, "missed:"),
+      legendItem("miss-0", "nothing"),
+      legendItem("miss-1", "little"),
+      legendItem("miss-2", "over 10\u202f%"),
+      legendItem("miss-3", "over 30\u202f%"),
+    );
+    legend.title = "Of the look-ups that a token's call made, how many were not in RAM";
+    this.panel = new Panel("Text", "text", legend, () => this.table(), changed, signal);
+    this.panel.add(el("div", "oj-reading", {}, this.prompt, this.log), 1);
+    this.listen(signal);
+  }
+
+  draw(look: Look, status: Status, prompt: string): void {
+    const { state } = this;
+    this.name = look.name;
+    setText(this.prompt, prompt);
+    this.prompt.hidden = !prompt;
+    const count = state.generated;
+    this.panel.setAside(count ? plural(count, "token") : "");
+    this.panel.setReadout(this.readout(look.shown.until), this.focus.step !== null);
+    this.grow();
+    this.mark("oj-later", this.later(look.shown.until));
+    this.mark("oj-on", this.focus.step === null ? [] : [this.focus.step]);
+    this.mark("oj-pinned", this.focus.pinnedStep === null ? [] : [this.focus.pinnedStep]);
+    this.mark("oj-lit", look.lit ?? []);
+    const followed = this.shown !== null && look.shown.until === null;
+    this.shown = look.shown.until;
+    if (followed) this.following = true; // its end is what is shown again
+    this.caret.hidden = status !== "running" || !state.text || look.shown.until !== null;
+    setText(this.hint, state.text ? "" : hint(state, status));
+    const longer = this.length !== state.text.length;
+    if ((longer || followed) && this.following && look.shown.until === null) this.toEnd();
+    if (followed) requestAnimationFrame(() => this.toEnd()); // by then its heights are known
+    this.length = state.text.length;
+  }
+
+  /** The steps after the one that is shown; it is kept in sight. */
+  private later(until: number | null): number[] {
+    if (until === null) {
+      this.revealed = null;
+      return [];
+    }
+    if (until !== this.revealed) {
+      this.reveal(until);
+      // Paragraphs out of sight have heights that are guessed: once in sight, they are known.
+      requestAnimationFrame(() => this.revealed === until && this.reveal(until));
+    }
+    this.revealed = until;
+    const { end } = this.state.steps;
+    return Array.from({ length: Math.max(0, end - until - 1) }, (_, i) => until + 1 + i);
+  }
+
+  /** Add the tokens that came since the last time. */
+  private grow(): void {
+    const { state } = this;
+    const { steps } = state;
+    if (state.textEpoch !== this.epoch || this.tokens.size > 2 * KEPT_STEPS) this.restart();
+    for (let step = this.next; step < steps.end; step += 1) {
+      const text = state.textOf(step);
+      if (!text) continue;
+      const token = el("span", `oj-token oj-miss-${this.shade(step)}`, {}, text);
+      this.tokens.set(step, token);
+      this.stepOf.set(token, step);
+      this.rest.before(token);
+      if (text.endsWith("\n")) this.beginParagraph();
+    }
+    this.next = Math.max(this.next, steps.end);
+    const told = steps.length ? state.textEndOf(steps.end - 1) : state.textStart;
+    const rest = state.text.slice(Math.max(0, told - state.textStart));
+    if (this.rest.data !== rest) this.rest.data = rest;
+  }
+
+  private restart(): void {
+    const { state } = this;
+    this.log.replaceChildren(this.lead);
+    this.beginParagraph();
+    this.tokens.clear();
+    this.marked.clear();
+    this.epoch = state.textEpoch;
+    this.revealed = null;
+    // Where the oldest step's text begins is told by the one before it, which is gone.
+    this.next = state.steps.first > 0 ? state.steps.first + 1 : 0;
+    const lead = this.next ? state.textEndOf(state.steps.first) : 0;
+    this.lead.data = state.text.slice(0, Math.max(0, (lead || 0) - state.textStart));
+  }
+
+  private beginParagraph(): void {
+    this.paragraph = el("div", "oj-paragraph", {}, this.rest, this.caret, this.hint);
+    this.log.append(this.paragraph);
+  }
+
+  /** 0 to 3: how much of what the step looked up was missing. */
+  private shade(step: number): number {
+    const { steps } = this.state;
+    const misses = steps.at("misses", step);
+    const share = misses / Math.max(1, misses + steps.at("hits", step));
+    return SHADES.filter((least) => share > least).length;
+  }
+
+  /** Let exactly `steps` carry a class. */
+  private mark(name: string, steps: readonly number[]): void {
+    const before = this.marked.get(name) ?? new Set();
+    const now = new Set(steps);
+    for (const step of before) if (!now.has(step)) this.tokens.get(step)?.classList.remove(name);
+    for (const step of now) if (!before.has(step)) this.tokens.get(step)?.classList.add(name);
+    this.marked.set(name, now);
+  }
+
+  private listen(signal: AbortSignal): void {
+    const { log, focus } = this;
+    const at = (event: Event): number | null => {
+      const token = (event.target as Element).closest?.(".oj-token");
+      return (token && this.stepOf.get(token)) ?? null;
+    };
+    log.addEventListener(
+      "scroll",
+      () => {
+        this.following = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+      },
+      { signal },
+    );
+    log.addEventListener("pointerover", (event) => focus.hoverStep(at(event)), { signal });
+    log.addEventListener("pointerleave", () => focus.hoverStep(null), { signal });
+    log.addEventListener("blur", () => focus.hoverStep(null), { signal });
+    log.addEventListener(
+      "click",
+      (event) => {
+        // Who has just marked some text wants to copy it.
+        if (at(event) === null || getSelection()?.isCollapsed === false) return;
+        focus.hoverStep(at(event));
+        focus.pinStep();
+      },
+      { signal },
+    );
+    log.addEventListener(
+      "keydown",
+      (event) => {
+        const { state } = this;
+        const from = Math.max(state.firstToken, state.steps.first);
+        focus.stepKey(event, from, state.steps.end);
+        if (focus.step !== null) this.reveal(focus.step);
+      },
+      { signal },
+    );
+  }
+
+  private toEnd(): void {
+    this.following = true;
+    this.log.scrollTop = this.log.scrollHeight;
+  }
+
+  /**
+   * Scroll the text, and nothing else on the page, until a token can be seen; of one that has no
+   * text of its own, the one before it.
+   */
+  private reveal(step: number): void {
+    let token = this.tokens.get(step);
+    for (let at = step; !token && at > this.state.firstToken; ) token = this.tokens.get(--at);
+    if (!token) return;
+    const [box, view] = [token.getBoundingClientRect(), this.log.getBoundingClientRect()];
+    if (box.top < view.top) this.log.scrollTop -= view.top - box.top;
+    if (box.bottom > view.bottom) this.log.scrollTop += box.bottom - view.bottom;
+  }
+
+  private readout(until: number | null): string {
+    const { state, focus } = this;
+    const step = focus.step ?? until ?? (state.generated ? state.steps.end - 1 : null);
+    if (step === null || Number.isNaN(state.steps.at("tokenMs", step))) return "";
+    const [hits, misses] = [state.steps.at("hits", step), state.steps.at("misses", step)];
+    const text = visible(state.textOf(step));
+    const words = [this.name(step), text, ms(state.steps.at("tokenMs", step))];
+    if (hits + misses) words.push(`${misses} of ${integer(hits + misses)} missed`);
+    const read = state.steps.at("nbytes", step);
+    if (read) words.push(`${bytes(read)} read`);
+    return words.filter(Boolean).join(" · ");
+  }
+
+  private table(): Table {
+    const { state } = this;
+    const { steps } = state;
+    const rows: string[][] = [];
+    const least = Math.max(state.firstToken, steps.first, steps.end - LAST);
+    for (let step = steps.end - 1; step >= least; step -= 1) {
+      const numbers = [steps.at("hits", step), steps.at("misses", step)].map(integer);
+      const spent = ms(steps.at("tokenMs", step));
+      const read = bytes(steps.at("nbytes", step));
+      rows.push([this.name(step), visible(state.textOf(step)), spent, ...numbers, read]);
+    }
+    const caption = `The last ${LAST} tokens, newest first`;
+    return { caption, head: ["Token", "Text", "Time", "Hits", "Misses", "Bytes"], rows };
+  }
+}
+
+/** A token's text in quotes, its spaces and line ends kept visible; "" for none. */
+function visible(text: string): string {
+  if (!text) return "";
+  return `“${text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "\u00a0")}”`;
+}
+
+function hint(state: RunState, status: Status): string {
+  if (status === "waiting") return "Waiting for the run to begin.";
+  if (status !== "running") return "No text was generated.";
+  return state.promptTokens ? `Reading the prompt, ${state.promptTokens} tokens…` : "Starting…";
+}

@@ -1,0 +1,106 @@
+// Panel: where the time of each token went, as one stacked bar a token. In which parts, and how much
+// each took, is told by Python: nothing is added up or left over here.
+
+import { Bars } from "../../charts/bars";
+import { el } from "../../widget/dom";
+import type { Focus } from "../../charts/focus";
+import { ms, percent, short } from "../../widget/format";
+import type { Look } from "../draw-input";
+import { legendItem, Panel, type Table } from "./panel";
+import { colourOf, type Part, swatchOf } from "../time-parts";
+import type { RunState } from "../state";
+
+const LAST = 20;
+/** The part that is hatched, and always told. */
+const WAIT = "read_wait";
+
+/** A part that never takes so much, in ms, is not in the legend. */
+const LEAST_MS = 0.0005;
+
+export class TimePanel {
+  readonly panel: Panel;
+  private readonly bars: Bars;
+  private readonly legend = el("span", "oj-legend-row", {});
+  private listed = "";
+  private name = (step: number): string => String(step);
+
+  /** `told` gives the parts, which Python names. */
+  constructor(
+    private readonly told: () => readonly Part[],
+    private readonly state: RunState,
+    private readonly focus: Focus,
+    changed: () => void,
+    signal: AbortSignal,
+  ) {
+    const table = () => this.table();
+    this.panel = new Panel("Time", "time", this.legend, table, changed, signal);
+    this.bars = new Bars("Time of each token by part, stacked", focus, signal);
+    this.panel.add(this.bars.plot.canvas.node, 1);
+  }
+
+  draw(look: Look): void {
+    const { shown, theme, lit } = look;
+    this.name = look.name;
+    this.panel.setAside("ms of each token, by part");
+    this.panel.setReadout(this.readout(shown.until), this.focus.step !== null);
+    if (!this.panel.drawn) return;
+    const stack = this.told().map((part) => ({
+      part,
+      values: this.state.steps.part(part.column, shown.from, shown.to),
+    }));
+    const some = stack.filter(({ values }) => values.some((ms) => ms >= LEAST_MS));
+    const taken = some.length ? some : stack;
+    this.list(taken.map(({ part }) => part));
+    const parts = taken.map(({ part, values }) => ({
+      values,
+      colour: colourOf(part, theme),
+      hatched: part.key === WAIT,
+    }));
+    this.bars.draw({ shown, parts, title: "ms", lit }, theme);
+    this.panel.setNote(this.bars.note);
+  }
+
+  /** Name the parts in the legend. */
+  private list(parts: readonly Part[]): void {
+    const listed = JSON.stringify(parts);
+    if (listed === this.listed) return;
+    this.listed = listed;
+    const items = parts.map((part) => {
+      const item = legendItem(swatchOf(part), part.name);
+      item.title = part.means;
+      return item;
+    });
+    this.legend.replaceChildren(...items);
+  }
+
+  private readout(until: number | null): string {
+    const { state, focus } = this;
+    const step = focus.step ?? until ?? (state.steps.length ? state.steps.end - 1 : null);
+    if (step === null) return "";
+    const total = state.steps.at("tokenMs", step);
+    if (Number.isNaN(total)) return "";
+    const words = [this.name(step), ms(total)];
+    const parts = this.told().map((part) => [part, this.of(part, step)] as const);
+    const most = parts.reduce((a, b) => (b[1] > a[1] || Number.isNaN(a[1]) ? b : a), parts[0]);
+    if (most) words.push(`${most[0].name} ${short(most[1])} (${percent(most[1], total)})`);
+    const wait = parts.find(([part]) => part.key === WAIT);
+    if (wait && wait !== most) words.push(`${wait[0].name} ${short(wait[1])}`);
+    return words.join(" · ");
+  }
+
+  private of({ column }: Part, step: number): number {
+    return this.state.steps.part(column, step, step + 1)[0] ?? Number.NaN;
+  }
+
+  private table(): Table {
+    const { steps } = this.state;
+    const parts = this.told();
+    const rows: string[][] = [];
+    for (let step = steps.end - 1; step >= Math.max(steps.first, steps.end - LAST); step -= 1) {
+      const times = parts.map((part) => short(this.of(part, step)));
+      rows.push([this.name(step), short(steps.at("tokenMs", step)), ...times]);
+    }
+    const head = ["Token", "ms", ...parts.map((part) => part.name)];
+    return { caption: `The last ${LAST} tokens, newest first`, head, rows };
+  }
+}

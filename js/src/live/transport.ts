@@ -1,0 +1,117 @@
+// The line below the header: how far the prompt has been read, then the run's tokens to scrub
+// through, play again and follow.
+
+import { el, setText } from "../widget/dom";
+import { duration, integer, plural } from "../widget/format";
+import { type Playback, SPEEDS } from "./playback";
+import type { RunState } from "./state";
+
+export class Transport {
+  readonly node: HTMLElement;
+  private readonly play = el("button", "oj-button oj-play", { type: "button" }, "Replay");
+  private readonly pace: HTMLSelectElement;
+  private readonly slider = el("input", "oj-slider", {
+    ...{ type: "range", step: "1", "aria-label": "Token shown" },
+  });
+  private readonly followButton = el("button", "oj-button oj-follow", { type: "button" }, "Follow");
+  private readonly label = el("span", "oj-where");
+  private readonly bar = el("progress", "oj-progress", { "aria-label": "Prompt read" });
+  private readonly controls: HTMLElement;
+
+  constructor(
+    private readonly state: RunState,
+    private readonly playback: Playback,
+    changed: () => void,
+    signal: AbortSignal,
+  ) {
+    const options = SPEEDS.map((speed) => el("option", "", { value: String(speed) }, `${speed}×`));
+    this.pace = el("select", "oj-button oj-pace", { "aria-label": "Replay speed" }, ...options);
+    const on = (node: HTMLElement, type: string, action: () => void) =>
+      node.addEventListener(
+        type,
+        () => {
+          action();
+          changed();
+        },
+        { signal },
+      );
+    on(this.play, "click", () => playback.toggle(performance.now()));
+    on(this.followButton, "click", () => playback.follow());
+    on(this.slider, "input", () => {
+      playback.playing = false;
+      playback.scrub(Number(this.slider.value));
+    });
+    // By hand: a notebook may keep the arrow keys from doing what they do.
+    this.slider.addEventListener(
+      "keydown",
+      (event) => {
+        if (!playback.key(event.key)) return;
+        event.preventDefault();
+        event.stopPropagation();
+        changed();
+      },
+      { signal },
+    );
+    on(this.pace, "change", () => {
+      playback.speed = Number(this.pace.value);
+    });
+    this.controls = el("span", "oj-controls", {}, this.play, this.pace, this.slider);
+    const parts = [this.controls, this.bar, this.label, this.followButton];
+    this.node = el("div", "oj-transport", { role: "group", "aria-label": "Replay" }, ...parts);
+  }
+
+  draw(running: boolean): void {
+    const { playback } = this;
+    const reading = running && !this.state.generated;
+    this.controls.hidden = reading;
+    this.bar.hidden = !reading;
+    this.followButton.hidden = reading;
+    if (reading) this.drawPrompt();
+    else this.drawTokens(running);
+    const disabled = !playback.ready;
+    for (const control of [this.play, this.pace, this.slider]) control.disabled = disabled;
+    this.followButton.disabled = disabled || playback.at === null;
+    setText(this.followButton, running ? "Follow" : "To the end");
+    setText(this.play, playback.playing ? "Pause" : "Replay");
+  }
+
+  private drawPrompt(): void {
+    const { state } = this;
+    const total = state.promptTokens;
+    const read = promptRead(state);
+    this.bar.max = Math.max(1, total);
+    this.bar.value = read;
+    if (!total) {
+      setText(this.label, "");
+      return;
+    }
+    const left = read > 0 ? ((state.totals.elapsedNs / 1e9) * (total - read)) / read : Number.NaN;
+    const rest = left > 0.5 ? ` · about ${duration(left)} left` : "";
+    setText(this.label, `prompt: ${integer(read)} of ${plural(total, "token")}${rest}`);
+  }
+
+  private drawTokens(running: boolean): void {
+    const { state, playback } = this;
+    const [first, last] = playback.range;
+    const at = playback.at ?? last;
+    this.slider.min = String(first);
+    this.slider.max = String(Math.max(first, last));
+    this.slider.value = String(at);
+    const name = (step: number) => integer(step - state.firstToken + 1);
+    this.slider.setAttribute("aria-valuetext", `token ${name(at)}`);
+    if (!state.generated) {
+      setText(this.label, "");
+      return;
+    }
+    const dropped = first > state.firstToken ? ` · kept from token ${name(first)} on` : "";
+    const where =
+      playback.at !== null ? `token ${name(at)} of ${name(last)}` : running ? "live" : "the end";
+    setText(this.label, where + dropped);
+  }
+}
+
+/** Prompt tokens read so far; a call under way counts by the layers it has passed. */
+export function promptRead(state: RunState): number {
+  const open = state.layers ? (state.callTokens * state.callLayers) / state.layers : 0;
+  return Math.min(state.promptTokens, state.totals.steps + Math.floor(open));
+}

@@ -1,0 +1,154 @@
+// Contrast, second cues and the keyboard, in both themes and on the hosts' own colours.
+
+import { afterEach, expect, test, vi } from "vitest";
+import "../../src/live.css";
+import { GLOW_MS } from "../../src/live/limits";
+import { el } from "../../src/widget/dom";
+import widget from "../../src/live";
+import { parse, RESIDENCY, readTheme } from "../../src/widget/theme";
+import { encode, MockModel, PARTS, Synthetic, settled } from "../synthetic";
+
+const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
+const INFO = { model: "tiny", changed_output: "top_k=4 instead of 8", prompt: "Say hi" };
+
+let host: HTMLElement;
+let model: MockModel;
+let run: Synthetic;
+
+function open(tokens = 8): void {
+  document.body.style.cssText = "margin: 0";
+  host = document.body.appendChild(el("div", ""));
+  model = new MockModel({ info: { ...INFO, parts: PARTS } });
+  const instance = widget();
+  instance.initialize({ model });
+  instance.render({ model, el: host });
+  model.set("status", "running");
+  run = new Synthetic(SHAPE);
+  model.frame(encode(run.next(5, false)));
+  for (let i = 0; i < tokens; i += 1) model.frame(encode(run.next(1, true)));
+}
+
+afterEach(() => {
+  vi.restoreAllMocks();
+  host.remove();
+  document.body.style.cssText = "";
+});
+
+const $ = (selector: string) => host.querySelector<HTMLElement>(selector)!;
+
+/** WCAG's relative luminance of a colour. */
+function luminance(colour: readonly number[]): number {
+  const [r, g, b] = colour.map((part) => {
+    const c = part / 255;
+    return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+
+/** WCAG's contrast ratio of two colours. */
+function contrast(one: readonly number[], other: readonly number[]): number {
+  const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}
+
+/** Surfaces of JupyterLab light and dark, VS Code light and dark, under the name each goes by. */
+const SURFACES = [
+  ["--jp-layout-color1", "#ffffff"],
+  ["--jp-layout-color1", "#111111"],
+  ["--vscode-editor-background", "#ffffff"],
+  ["--vscode-editor-background", "#1e1e1e"],
+] as const;
+
+test.each(SURFACES)("text is readable on %s %s", async (name, surface) => {
+  open();
+  document.body.style.setProperty(name, surface);
+  await settled(host);
+  expect($(".oj-root").dataset.ojTheme).toBe(surface === "#ffffff" ? "light" : "dark");
+  const ground = parse(getComputedStyle($(".oj-root")).backgroundColor);
+  const texts = [".oj-log", ".oj-aside", ".oj-readout", ".oj-status", ".oj-stop", ".oj-prompt"];
+  texts.push(".oj-name", ".oj-value", ".oj-badge", ".oj-where", ".oj-legend-item", ".oj-as-table");
+  for (const selector of texts) {
+    const ink = parse(getComputedStyle($(selector)).color);
+    expect(contrast(ink, ground), selector).toBeGreaterThanOrEqual(4.5);
+  }
+  // A token that missed much stands on a shade of its own.
+  const theme = readTheme($(".oj-root"));
+  const shade = ground.slice(0, 3).map((c, i) => c + (parse(theme.miss)[i] - c) * 0.22);
+  expect(contrast(parse(theme.ink), shade)).toBeGreaterThanOrEqual(4.5);
+});
+
+test.each(SURFACES)("what pictures are made of stands out on %s %s", async (name, surface) => {
+  open();
+  document.body.style.setProperty(name, surface);
+  await settled(host);
+  const theme = readTheme($(".oj-root"));
+  const ground = parse(theme.surface);
+  const marks = ["hit", "miss", "resident", "left", "p50", "p95", "top", "read", "lit", "route"];
+  marks.push("dense", "experts", "graph", "lookup", "install", "sample", "watch", "other", "ink");
+  const faint = marks.filter((role) => contrast(parse(theme[role as "hit"]), ground) < 3);
+  expect(faint).toEqual([]);
+  const focus = getComputedStyle($(".oj-root")).getPropertyValue("--oj-focus");
+  expect(contrast(parse(focus.trim()), ground)).toBeGreaterThanOrEqual(3);
+  // Signs on cells, and the cells that are told apart by brightness alone.
+  expect(contrast(parse(theme.mark), parse(theme.miss))).toBeGreaterThanOrEqual(3);
+  const { RESIDENT, LEFT, ARRIVED } = RESIDENCY;
+  const word = (level: number) => {
+    const packed = theme.residency[level];
+    return [packed & 255, (packed >> 8) & 255, (packed >> 16) & 255];
+  };
+  expect(contrast(word(RESIDENT), word(LEFT - 1))).toBeGreaterThanOrEqual(2);
+  expect(contrast(word(LEFT), parse(theme.empty))).toBeGreaterThanOrEqual(3);
+  expect(word(ARRIVED)).not.toEqual(word(RESIDENT));
+});
+
+test("what is read out is what was asked for, not each new token's numbers", async () => {
+  open();
+  await settled(host);
+  const live = () =>
+    [...host.querySelectorAll(".oj-readout")].map((each) => each.getAttribute("aria-live"));
+  expect(new Set(live())).toEqual(new Set(["off"]));
+  expect($(".oj-log").getAttribute("role")).toBe("log");
+  const press = (key: string) =>
+    $(".oj-time canvas").dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  press("End");
+  await settled(host);
+  expect(new Set(live())).toEqual(new Set(["polite"]));
+  press("Escape");
+  await settled(host);
+  expect(new Set(live())).toEqual(new Set(["off"]));
+});
+
+test("every control and every plot can be reached by Tab, and shows that it has been", async () => {
+  open();
+  await settled(host);
+  const reached = [...host.querySelectorAll<HTMLElement>("button, select, input, [tabindex]")]
+    .filter((each) => each.getClientRects().length > 0 && !each.matches(":disabled"))
+    .filter((each) => each.tabIndex >= 0);
+  const plots = host.querySelectorAll(".oj-canvas");
+  expect(plots).toHaveLength(6);
+  expect(reached).toEqual(expect.arrayContaining([...plots]));
+  for (const each of reached) {
+    each.focus({ focusVisible: true } as FocusOptions);
+    expect(document.activeElement).toBe(each);
+    const { outlineStyle, outlineWidth } = getComputedStyle(each);
+    expect([each.className, outlineStyle, outlineWidth]).toEqual([each.className, "solid", "2px"]);
+    const name = each.getAttribute("aria-label") ?? each.textContent;
+    expect(name, each.className).toBeTruthy();
+  }
+});
+
+test("who wants less motion sees no glow, and a picture twice a second", async () => {
+  const real = window.matchMedia.bind(window);
+  vi.spyOn(window, "matchMedia").mockImplementation((query) =>
+    query.includes("reduced-motion")
+      ? ({ matches: true, addEventListener() {} } as unknown as MediaQueryList)
+      : real(query),
+  );
+  open();
+  await settled(host);
+  await new Promise((resolve) => setTimeout(resolve, 600));
+  const frames = vi.spyOn(window, "requestAnimationFrame");
+  model.frame(encode(run.next(1, true)));
+  await new Promise((resolve) => setTimeout(resolve, GLOW_MS / 2));
+  expect(frames.mock.calls.length).toBeLessThanOrEqual(1);
+});

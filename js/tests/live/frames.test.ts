@@ -1,0 +1,148 @@
+import { expect, test } from "vitest";
+import { copyBytes, decode, type Frame, FrameError } from "../../src/live/frames";
+import { encode, Synthetic } from "../synthetic";
+
+const GOLDEN = ["empty", "first", "second", "snapshot"] as const;
+
+// Vite turns these into URLs that the test's own server answers.
+const bins = import.meta.glob("../../../tests/golden/*.bin", { query: "?url", import: "default" });
+const jsons = import.meta.glob("../../../tests/golden/*.json", { import: "default" });
+
+async function golden(name: string): Promise<Uint8Array<ArrayBuffer>> {
+  const url = (await bins[`../../../tests/golden/${name}.bin`]()) as string;
+  return new Uint8Array(await (await fetch(url)).arrayBuffer());
+}
+
+/** The frame in the words of the JSON files, which are Python's. */
+function described(frame: Frame): unknown {
+  const list = (values: ArrayLike<number>) =>
+    Array.from(values, (value) => (Number.isNaN(value) ? null : value));
+  const { steps, totals } = frame;
+  return {
+    run: frame.run,
+    seq: frame.seq,
+    since: frame.since,
+    first_step: frame.firstStep,
+    layers: frame.layers,
+    experts: frame.experts,
+    slots: frame.slots,
+    prompt_tokens: frame.promptTokens,
+    text: frame.text,
+    text_start: frame.textStart,
+    snapshot: frame.snapshot,
+    final: frame.final,
+    count_index: list(frame.countIndex),
+    count: list(frame.count),
+    change_index: list(frame.changeIndex),
+    change_state: list(frame.changeState),
+    experts_of: nested(frame, (i) => frame.expertsOf[i]),
+    hits_of: nested(frame, (_, row, bit) => {
+      const bytes = Math.ceil((frame.layers * frame.k) / 8);
+      return (frame.hitBits[row * bytes + (bit >> 3)] & (1 << (bit & 7))) !== 0;
+    }),
+    move_step: list(frame.moveStep),
+    move: list(frame.move),
+    moves_from: frame.movesFrom,
+    call_tokens: frame.callTokens,
+    call_layers: frame.callLayers,
+    first_token: frame.firstToken,
+    steps: {
+      nbytes: list(steps.nbytes),
+      token_ms: list(steps.tokenMs),
+      read_p50_ms: list(steps.p50),
+      read_p95_ms: list(steps.p95),
+      read_max_ms: list(steps.max),
+      hits: list(steps.hits),
+      misses: list(steps.misses),
+      reads: list(steps.reads),
+      phase: list(steps.phase),
+      parts_ms: steps.parts.map(list),
+      text_end: list(steps.textEnd),
+    },
+    totals: {
+      steps: totals.steps,
+      lookups: totals.lookups,
+      hits: totals.hits,
+      reads: totals.reads,
+      nbytes: totals.nbytes,
+      evictions: totals.evictions,
+      elapsed_ns: totals.elapsedNs,
+      decode_steps: totals.decodeSteps,
+      decode_lookups: totals.decodeLookups,
+      decode_hits: totals.decodeHits,
+      decode_ns: totals.decodeNs,
+    },
+  };
+}
+
+/** One value per step, layer and choice, as nested lists. */
+function nested<T>(frame: Frame, value: (i: number, row: number, bit: number) => T): T[][][] {
+  const { routed, layers, k } = frame;
+  return Array.from({ length: routed }, (_, row) =>
+    Array.from({ length: layers }, (_, layer) =>
+      Array.from({ length: k }, (_, j) => {
+        const bit = layer * k + j;
+        return value(row * layers * k + bit, row, bit);
+      }),
+    ),
+  );
+}
+
+for (const name of GOLDEN) {
+  test(`the golden frame "${name}" says here what it says in Python`, async () => {
+    const bytes = await golden(name);
+    const json = await jsons[`../../../tests/golden/${name}.json`]();
+    expect(described(decode(bytes))).toEqual(json);
+    expect(encode(decode(bytes))).toEqual(bytes);
+  });
+}
+
+for (const name of ["first-of-2", "snapshot-of-2"]) {
+  test(`"${name}", of the version before, is read, and its parts are whole`, async () => {
+    const json = (await jsons[`../../../tests/golden/${name}.json`]()) as Old;
+    const { parts_ms, ...steps } = (described(decode(await golden(name))) as Told).steps;
+    const [route, lookup, wait, install, sample, rest] = parts_ms;
+    const { route_ms, lookup_ms, wait_ms, install_ms, sample_ms, ...others } = json.steps;
+    const told = [route_ms, lookup_ms, wait_ms, install_ms, sample_ms];
+    const [first] = [route, lookup, wait, install, sample].map((part) => part.slice(0, 3));
+    expect(first).toEqual(route_ms.slice(0, 3));
+    expect([route, lookup, wait, install, sample].map((part) => part[2])).toEqual(
+      told.map((part) => part[2]),
+    );
+    expect(rest.slice(0, 3)).toEqual([0.5625, 0.5625, 0.53125]);
+    expect(steps).toEqual(others);
+  });
+}
+
+interface Told {
+  steps: { parts_ms: number[][]; [name: string]: unknown };
+}
+interface Old {
+  steps: Record<string, number[]>;
+}
+
+test("bytes that are no frame are refused with a reason", async () => {
+  const good = await golden("first");
+  const changed = (at: number, value: number) => {
+    const bytes = good.slice();
+    bytes[at] = value;
+    return bytes;
+  };
+  expect(() => decode(new Uint8Array(0))).toThrow(FrameError);
+  expect(() => decode(changed(0, 7))).toThrow(/not a frame/);
+  expect(() => decode(changed(4, 4))).toThrow(/version 4 was seen, 3 is wanted/);
+  expect(() => decode(good.slice(0, -1))).toThrow(/came as/);
+});
+
+test("a message's bytes are copied, from wherever they lie", () => {
+  const bytes = encode(new Synthetic(SHAPE).next(2, false));
+  const odd = new Uint8Array(bytes.length + 3);
+  odd.set(bytes, 3);
+  const copy = copyBytes(new DataView(odd.buffer, 3));
+  odd.fill(0);
+  expect(copy.byteOffset % 8).toBe(0);
+  expect(decode(copy).nSteps).toBe(2);
+  expect(decode(copyBytes(bytes.buffer)).nSteps).toBe(2);
+});
+
+const SHAPE = { layers: 2, experts: 4, k: 2, slots: 4, prompt: 2, expertBytes: 10 };

@@ -1,0 +1,135 @@
+import { expect, test } from "vitest";
+import { duration } from "../../src/widget/format";
+import type { Frame } from "../../src/live/frames";
+import { Past } from "../../src/live/history";
+import { Playback } from "../../src/live/playback";
+import { RunState } from "../../src/live/state";
+import { promptRead } from "../../src/live/transport";
+import { Synthetic } from "../synthetic";
+
+const SHAPE = { layers: 3, experts: 8, k: 2, slots: 9, prompt: 4, expertBytes: 10 };
+
+function frames(n: number): Frame[] {
+  const run = new Synthetic(SHAPE);
+  return [run.next(SHAPE.prompt, false), ...Array.from({ length: n }, () => run.next(1, true))];
+}
+
+function stateOf(all: Frame[]): RunState {
+  const state = new RunState();
+  for (const frame of all) state.apply(frame);
+  return state;
+}
+
+test("the past is what the state was then, wherever one comes from", () => {
+  const all = frames(30);
+  const past = new Past(stateOf(all));
+  for (const token of [20, 5, 6, 7, 30, 1, 29, 28, 0]) {
+    const then = stateOf(all.slice(0, token + 1));
+    past.show(SHAPE.prompt + token - 1);
+    expect(past.counts).toEqual(then.counts);
+    expect(past.layerTotals).toEqual(then.layerTotals);
+    expect(past.maxCount).toBe(then.maxCount);
+    expect(past.resident).toEqual(then.resident);
+    expect(past.residentCount).toBe(then.residentCount);
+    for (let i = 0; token > 3 && i < then.resident.length; i += 1) {
+      if (!then.resident[i]) continue;
+      expect(past.isRecent(i)).toBe(then.isRecent(i));
+    }
+  }
+});
+
+test("a token is shown with the experts it found: its hits in RAM, its misses on SSD", () => {
+  const all = frames(30);
+  const state = stateOf(all);
+  const past = new Past(state);
+  for (const token of [20, 5, 6, 30, 1, 0]) {
+    const step = SHAPE.prompt + token - 1;
+    const found = past.foundBy(step)!;
+    const before = token ? stateOf(all.slice(0, token)).resident : new Uint8Array(24);
+    const chosen = new Map<number, boolean>();
+    state.routing.forEach(step, SHAPE.experts, (index, hit) => chosen.set(index, hit));
+    for (const [index, hit] of chosen) expect(found.resident[index]).toBe(Number(hit));
+    found.resident.forEach((here, index) => {
+      if (!chosen.has(index)) expect(here).toBe(before[index]);
+    });
+    expect(found.residentCount).toBe(found.resident.reduce((a, b) => a + b, 0));
+  }
+  expect(past.show(state.steps.end - 1).resident).toEqual(state.resident);
+  state.moves.from = SHAPE.prompt + 5;
+  expect(past.foundBy(SHAPE.prompt + 4)).toBeNull();
+  expect(past.foundBy(SHAPE.prompt + 5)).not.toBeNull();
+});
+
+test("the past stays as it is while the run goes on", () => {
+  const all = frames(30);
+  const state = stateOf(all.slice(0, 12));
+  const past = new Past(state);
+  const then = past.show(SHAPE.prompt + 4).counts.slice();
+  for (const frame of all.slice(12)) state.apply(frame);
+  expect(past.show(SHAPE.prompt + 4).counts).toEqual(then);
+  expect(past.show(state.steps.end - 1).resident).toEqual(state.resident);
+});
+
+test("what a call under way has moved already is not the past's", () => {
+  const all = frames(10);
+  const state = stateOf(all);
+  const here = state.resident.slice();
+  const index = here.indexOf(0);
+  const open = new Synthetic(SHAPE).next(0, true);
+  state.apply({
+    ...open,
+    ...{ seq: state.seq + 1, since: state.seq, firstStep: state.steps.end, callTokens: 1 },
+    ...{ changeIndex: Uint32Array.of(index), changeState: Uint8Array.of(1) },
+    ...{ moveStep: Uint32Array.of(state.steps.end), move: Uint32Array.of(2 * index + 1) },
+  });
+  expect(state.resident[index]).toBe(1);
+  expect(new Past(state).show(state.steps.end - 1).resident).toEqual(here);
+});
+
+test("a run plays at its own speed, or faster, and is then followed", () => {
+  const state = stateOf(frames(10));
+  const playback = new Playback(state, new Past(state));
+  const [first, last] = playback.range;
+  expect([first, last]).toEqual([SHAPE.prompt - 1, SHAPE.prompt + 9]);
+  playback.toggle(0);
+  expect(playback.at).toBe(first);
+  const spent = state.steps.at("tokenMs", first + 1);
+  playback.tick(spent - 1);
+  expect(playback.at).toBe(first);
+  playback.tick(spent + 1);
+  expect(playback.at).toBe(first + 1);
+  playback.toggle(spent + 1);
+  playback.tick(spent + 900);
+  expect(playback.at).toBe(first + 1);
+  playback.speed = 16;
+  playback.toggle(5000);
+  playback.tick(5900);
+  expect([playback.at, playback.playing]).toEqual([null, false]);
+});
+
+test("scrubbing stays within what is kept", () => {
+  const state = stateOf(frames(10));
+  const playback = new Playback(state, new Past(state));
+  playback.scrub(-5);
+  expect(playback.at).toBe(SHAPE.prompt - 1);
+  playback.scrub(999);
+  expect(playback.at).toBe(state.steps.end - 1);
+  state.moves.from = SHAPE.prompt + 5;
+  playback.scrub(0);
+  expect(playback.at).toBe(SHAPE.prompt + 4);
+  const empty = new Playback(new RunState(), new Past(new RunState()));
+  empty.toggle(0);
+  empty.tick(1);
+  expect([empty.ready, empty.at]).toEqual([false, null]);
+});
+
+test("a prompt's progress counts the layers of the call that reads it", () => {
+  const state = stateOf([{ ...frames(0)[0], promptTokens: 20, callTokens: 9, callLayers: 2 }]);
+  expect(promptRead(state)).toBe(SHAPE.prompt + 6);
+  expect([0.2, 8, 80, 7500].map(duration)).toEqual([
+    "1\u202fs",
+    "8\u202fs",
+    "1\u202fmin 20\u202fs",
+    "2\u202fh 5\u202fmin",
+  ]);
+});

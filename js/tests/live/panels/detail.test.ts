@@ -1,0 +1,83 @@
+// What is told of a pinned token or expert: by Python where it answers, else by the view itself.
+
+import { afterEach, beforeEach, expect, test } from "vitest";
+import "../../../src/live.css";
+import widget from "../../../src/live";
+import { encode, MockModel, Synthetic, settled } from "../../synthetic";
+
+const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
+
+let model: MockModel;
+let host: HTMLElement;
+let close: () => void;
+
+beforeEach(async () => {
+  document.body.style.cssText = "margin: 0; --jp-layout-color1: #ffffff";
+  host = document.body.appendChild(document.createElement("div"));
+  model = new MockModel({ info: { model: "tiny" } });
+  const instance = widget();
+  const dispose = instance.initialize({ model });
+  const controller = new AbortController();
+  const cleanup = instance.render({ model, el: host, signal: controller.signal });
+  close = () => {
+    cleanup();
+    controller.abort();
+    dispose();
+  };
+  model.set("status", "running");
+  const run = new Synthetic(SHAPE);
+  model.frame(encode(run.next(5, false)));
+  for (let i = 0; i < 12; i += 1) model.frame(encode(run.next(1, true, i === 11)));
+  await settled(host);
+});
+
+afterEach(() => {
+  close();
+  host.remove();
+});
+
+const $ = (selector: string) => host.querySelector<HTMLElement>(selector)!;
+const words = () => $(".oj-detail-words").textContent ?? "";
+
+async function pinToken(): Promise<void> {
+  host.querySelectorAll<HTMLElement>(".oj-token")[3].click();
+  await settled(host);
+}
+
+test("a click on a token tells of it at once, and asks Python once when the run is over", async () => {
+  expect($(".oj-detail").hidden).toBe(true);
+  await pinToken();
+  expect($(".oj-detail h3").textContent).toMatch(/^Where the time of token \d+ went$/);
+  expect(words()).toMatch(/look-ups missed/);
+  expect(model.sent).toEqual([]);
+  model.set("status", "stop");
+  await settled(host);
+  const asked = model.sent as { type: string; about: { step: number } }[];
+  expect(asked.map((each) => each.type)).toEqual(["ask"]);
+  expect(asked[0].about.step).toBeGreaterThan(3);
+  model.emit("msg:custom", { type: "told", about: asked[0].about, words: "waited <b>long</b>" });
+  await settled(host);
+  expect(words()).toBe("waited <b>long</b>");
+  expect(host.querySelector(".oj-detail b")).toBeNull();
+  await pinToken();
+  expect($(".oj-detail").hidden).toBe(true);
+  await pinToken();
+  expect(words()).toBe("waited <b>long</b>");
+  expect(model.sent).toHaveLength(1);
+});
+
+test("a pinned expert names its tokens, and Close lets go of it", async () => {
+  const map = $(".oj-routing canvas.oj-canvas");
+  map.focus();
+  map.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown", bubbles: true }));
+  map.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+  await settled(host);
+  expect($(".oj-detail h3").textContent).toBe("Tokens of layer 0, expert 0");
+  const lit = host.querySelectorAll(".oj-token.oj-lit").length;
+  expect(words()).toMatch(/^Chosen by \d+.tokens?/);
+  expect(words().split("“").length - 1).toBeGreaterThanOrEqual(lit);
+  $(".oj-detail button").click();
+  await settled(host);
+  expect($(".oj-detail").hidden).toBe(true);
+  expect(host.querySelectorAll(".oj-token.oj-lit")).toHaveLength(0);
+});

@@ -1,0 +1,541 @@
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import "../../src/live.css";
+import { MAX_QUEUED } from "../../src/live/limits";
+import { NO_TOKEN } from "../../src/live/frames";
+import widget from "../../src/live";
+import { encode, MockModel, PARTS, Synthetic, settled } from "../synthetic";
+
+const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
+const INFO = {
+  ...{ model: "tiny", reader: "direct", expert_nbytes: 1_000_000, prompt: "Say <b>hi</b>" },
+  parts: PARTS,
+};
+
+let model: MockModel;
+let run: Synthetic;
+let host: HTMLElement;
+let close: () => void;
+let renderAgain: () => void;
+
+/** Made as anywidget makes it: one instance per model, `render` once per view. */
+function open(traits: Record<string, unknown> = {}): void {
+  model = new MockModel({ info: INFO, ...traits });
+  const instance = widget();
+  const dispose = instance.initialize({ model });
+  const controller = new AbortController();
+  const render = () => instance.render({ model, el: host, signal: controller.signal });
+  const cleanup = render();
+  renderAgain = render;
+  if (!traits.status) model.set("status", "running");
+  close = () => {
+    cleanup();
+    controller.abort();
+    dispose();
+  };
+}
+
+beforeEach(() => {
+  document.body.style.cssText = "margin: 0; --jp-layout-color1: #ffffff";
+  host = document.body.appendChild(document.createElement("div"));
+  run = new Synthetic(SHAPE);
+});
+
+afterEach(() => {
+  close();
+  host.remove();
+});
+
+const push = (n: number, decode: boolean, final = false) =>
+  model.frame(encode(run.next(n, decode, final)));
+const $ = (selector: string) => host.querySelector<HTMLElement>(selector)!;
+const text = (selector: string) => $(selector).textContent ?? "";
+/** Until the view has drawn what it was told. */
+const drawn = () => settled(host);
+
+/** The canvases that show what is pointed at; a map's cells are on one of their own. */
+const canvases = () => [...host.querySelectorAll<HTMLCanvasElement>(".oj-canvas")];
+
+/** How many different colours a canvas shows. */
+function colours(canvas: HTMLCanvasElement): number {
+  const { data } = canvas.getContext("2d")!.getImageData(0, 0, canvas.width, canvas.height);
+  return new Set(new Uint32Array(data.buffer)).size;
+}
+
+test("the view is there at once and says what it waits for", async () => {
+  open({ status: "waiting" });
+  await drawn();
+  expect(text(".oj-model")).toBe("tiny");
+  expect(text(".oj-status")).toBe("Waiting");
+  expect(text(".oj-log")).toContain("Waiting");
+  expect(host.querySelectorAll(".oj-panel h3")).toHaveLength(5);
+});
+
+test("frames become text, numbers and pictures", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 12; i += 1) push(1, true);
+  await drawn();
+  expect(text(".oj-log")).toContain("The river keeps its own time.");
+  expect(text(".oj-status")).toBe("Generating");
+  expect(text(".oj-numbers")).toMatch(/hit rate in decode \d+/);
+  expect(text(".oj-numbers")).toMatch(/hit rate in prefill \d+/);
+  expect(text(".oj-residency .oj-aside")).toMatch(/^20 of 20.slots$/);
+  for (const canvas of host.querySelectorAll("canvas")) expect(colours(canvas)).toBeGreaterThan(2);
+  expect(model.sent).toEqual([]);
+});
+
+test("what the model wrote is text, whatever it looks like", async () => {
+  open();
+  const frame = run.next(1, false);
+  model.frame(encode({ ...frame, text: '<img src=x onerror="window.hit=1"> & <b>bold</b>' }));
+  await drawn();
+  expect(text(".oj-log")).toContain('<img src=x onerror="window.hit=1"> & <b>bold</b>');
+  expect(text(".oj-prompt")).toBe("Say <b>hi</b>");
+  expect(host.querySelector("img, b")).toBeNull();
+});
+
+test("a lost frame is asked for once, and a snapshot heals the view", async () => {
+  open();
+  push(5, false);
+  run.next(1, true);
+  push(1, true);
+  push(1, true);
+  await drawn();
+  expect(model.sent).toEqual([{ type: "resync" }]);
+  expect(text(".oj-note")).toContain("lost");
+  const whole = { ...new Synthetic(SHAPE).next(9, true), seq: run.seq, since: 0, snapshot: true };
+  model.frame(encode(whole));
+  push(1, true);
+  await drawn();
+  expect($(".oj-note").hidden).toBe(true);
+  expect(model.sent).toHaveLength(1);
+});
+
+test("a view made late, and one made twice, show the whole run", async () => {
+  open();
+  push(5, false);
+  push(1, true);
+  await drawn();
+  const first = text(".oj-log");
+  renderAgain();
+  host.lastElementChild!.scrollIntoView();
+  await drawn();
+  const logs = [...host.querySelectorAll(".oj-log")].map((log) => log.textContent);
+  expect(logs).toEqual([first, first]);
+});
+
+test("after a reload the snapshot is shown, and the rest asked for", async () => {
+  const frame = { ...run.next(6, true), snapshot: true, since: 0, text: "so far" };
+  open({ status: "running", snapshot: new DataView(encode(frame).buffer) });
+  await drawn();
+  expect(text(".oj-log")).toContain("so far");
+  expect(model.sent).toEqual([{ type: "resync" }]);
+});
+
+test("a finished run is shown from its snapshot alone", async () => {
+  const frame = { ...run.next(6, true, true), snapshot: true, since: 0 };
+  open({ status: "length", snapshot: new DataView(encode(frame).buffer) });
+  await drawn();
+  expect(text(".oj-status")).toBe("Done, token limit reached");
+  expect($(".oj-stop").hidden).toBe(true);
+  expect(model.sent).toEqual([]);
+});
+
+test("the last snapshot is taken with its status", async () => {
+  open();
+  push(5, false);
+  const frame = { ...run.next(3, true, true), since: 0, snapshot: true, text: "all of it" };
+  model.set("snapshot", new DataView(encode(frame).buffer));
+  model.set("status", "interrupted");
+  await drawn();
+  expect(text(".oj-log")).toBe("all of it");
+  expect(text(".oj-status")).toBe("Interrupted");
+});
+
+test("nothing is drawn out of sight, and all is there when it comes back", async () => {
+  open();
+  push(5, false);
+  await drawn();
+  host.style.display = "none";
+  await drawn();
+  const raf = vi.spyOn(window, "requestAnimationFrame");
+  for (let i = 0; i < 3 * MAX_QUEUED; i += 1) push(1, true);
+  await new Promise((resolve) => setTimeout(resolve, 160));
+  expect(raf).not.toHaveBeenCalled();
+  raf.mockRestore();
+  host.style.display = "";
+  await drawn();
+  expect(text(".oj-log").length).toBeGreaterThan(100);
+});
+
+test("pointing at a cell tells its exact count", async () => {
+  open();
+  push(5, false);
+  await drawn();
+  const canvas = $(".oj-routing canvas");
+  const box = canvas.getBoundingClientRect();
+  const at = { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2 };
+  canvas.dispatchEvent(new PointerEvent("pointermove", at));
+  await drawn();
+  expect(text(".oj-routing .oj-readout")).toMatch(
+    /^layer \d+ · expert \d+ · \d+.times? \(\d+(\.\d)?.% of the layer\)$/,
+  );
+});
+
+test("the keyboard reaches cells and tokens, and the notebook hears nothing of it", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 5; i += 1) push(1, true);
+  await drawn();
+  const heard = vi.fn();
+  host.addEventListener("keydown", heard);
+  const press = (selector: string, key: string) =>
+    $(selector).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  press(".oj-residency canvas", "ArrowRight");
+  press(".oj-latency canvas", "End");
+  await drawn();
+  expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · expert 0 · (in RAM|on SSD)/);
+  expect(text(".oj-latency .oj-readout")).toMatch(/^token 6 · /);
+  expect(heard).not.toHaveBeenCalled();
+  expect($(".oj-root").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
+  // A notebook may bind a key to whatever has the focus, so that must refuse by itself.
+  $(".oj-slider").focus();
+  expect($(".oj-slider").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
+});
+
+/** Point at the middle of an element, then perhaps click it. */
+function point(node: Element, click = false): void {
+  const box = node.getBoundingClientRect();
+  const at = { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2 };
+  for (const type of ["pointerover", "pointermove"]) {
+    node.dispatchEvent(new PointerEvent(type, { ...at, bubbles: true }));
+  }
+  if (click) node.dispatchEvent(new MouseEvent("click", { ...at, bubbles: true }));
+}
+
+test("each token is shaded by what it missed, and underlined for those who see no shade", async () => {
+  open();
+  push(5, false);
+  const frames = Array.from({ length: 8 }, () => run.next(1, true));
+  for (const frame of frames) model.frame(encode(frame));
+  await drawn();
+  const tokens = [...host.querySelectorAll(".oj-token")];
+  expect(tokens.map((token) => token.textContent).join("")).toBe(
+    [...host.querySelectorAll(".oj-log")][0].textContent,
+  );
+  frames.forEach(({ steps }, i) => {
+    const share = steps.misses[0] / (steps.misses[0] + steps.hits[0]);
+    const level = share > 0.3 ? 3 : share > 0.1 ? 2 : share > 0 ? 1 : 0;
+    expect(tokens[i + 1].className).toBe(`oj-token oj-miss-${level}`);
+  });
+  const lines = [0, 1, 2, 3].map((level) => {
+    tokens[0].className = `oj-token oj-miss-${level}`;
+    return getComputedStyle(tokens[0]).textDecoration;
+  });
+  expect(new Set(lines).size).toBe(4);
+});
+
+test("a token that is pointed at is told in all panels, and a click pins it", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 8; i += 1) push(1, true);
+  await drawn();
+  const before = canvases().map((canvas) => canvas.toDataURL());
+  const token = host.querySelectorAll(".oj-token")[3];
+  point(token);
+  await drawn();
+  for (const panel of [".oj-text", ".oj-residency", ".oj-latency", ".oj-routing"]) {
+    expect(text(`${panel} .oj-readout`)).toMatch(/^token 4 · /);
+  }
+  expect(text(".oj-text .oj-readout")).toMatch(/“.*keeps” · \d.*ms · \d of 8 missed/);
+  canvases().forEach((canvas, i) => {
+    expect(canvas.toDataURL()).not.toBe(before[i]);
+  });
+  point(token, true);
+  $(".oj-log").dispatchEvent(new PointerEvent("pointerleave"));
+  await drawn();
+  expect(token.classList).toContain("oj-pinned");
+  expect(text(".oj-latency .oj-readout")).toMatch(/^token 4 · /);
+  $(".oj-log").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+  await drawn();
+  expect(host.querySelector(".oj-on, .oj-pinned")).toBeNull();
+});
+
+test("an expert that is pointed at lights up the tokens that used it", async () => {
+  open();
+  push(5, false);
+  const frames = Array.from({ length: 8 }, () => run.next(1, true));
+  for (const frame of frames) model.frame(encode(frame));
+  await drawn();
+  const expert = frames[2].expertsOf[0];
+  const key = (name: string) =>
+    $(".oj-routing canvas").dispatchEvent(
+      new KeyboardEvent("keydown", { key: name, bubbles: true }),
+    );
+  for (let i = 0; i <= expert; i += 1) key("ArrowRight");
+  await drawn();
+  expect(text(".oj-routing .oj-readout")).toContain(`layer 0 · expert ${expert} ·`);
+  const tokens = [...host.querySelectorAll(".oj-token")].slice(1);
+  const used = frames.map((frame) => frame.expertsOf.subarray(0, SHAPE.k).includes(expert));
+  expect(tokens.map((token) => token.classList.contains("oj-lit"))).toEqual(used);
+});
+
+test("left of a map, the whole layer is pointed at", async () => {
+  open();
+  push(5, false);
+  push(1, true);
+  await drawn();
+  const box = $(".oj-routing canvas").getBoundingClientRect();
+  const at = { clientX: box.left + 20, clientY: box.top + 10 };
+  $(".oj-routing canvas").dispatchEvent(new PointerEvent("pointermove", at));
+  await drawn();
+  expect(text(".oj-routing .oj-readout")).toMatch(/^layer 0 · \d+ of 16.experts chosen/);
+  expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · \d+ of 16.experts in RAM/);
+});
+
+test("a token's time is told by the parts that Python names, and by no others", async () => {
+  open();
+  const { steps, ...frame } = run.next(1, true);
+  steps.tokenMs[0] = 10;
+  [6, 2.5, 0.5, 1, 0, 0].forEach((ms, n) => {
+    steps.parts[PARTS[n].column][0] = ms;
+  });
+  model.frame(encode({ ...frame, steps }));
+  await drawn();
+  expect(text(".oj-time .oj-readout")).toMatch(/^token 1 · 10.0.ms · dense work 6.00 \(60.%\)/);
+  expect(text(".oj-time .oj-readout")).toContain("waiting 1.00");
+  const legend = [...host.querySelectorAll<HTMLElement>(".oj-time .oj-legend-row > *")];
+  const named = legend.map((item) => [item.textContent, item.title]);
+  expect(named).toEqual(PARTS.slice(0, 4).map(({ name, means }) => [name, means]));
+  expect(colours($(".oj-time canvas") as HTMLCanvasElement)).toBeGreaterThan(5);
+  $(".oj-time .oj-as-table").click();
+  await drawn();
+  const cells = [...host.querySelectorAll(".oj-time td")].map((cell) => cell.textContent);
+  expect(cells).toEqual(["token 1", "10.0", "6.00", "2.50", "0.500", "1.00", "0", "0"]);
+});
+
+test("a folded panel is its title alone, and nothing is drawn in it", async () => {
+  open();
+  push(5, false);
+  push(1, true);
+  await drawn();
+  const button = $(".oj-routing .oj-fold");
+  const tall = $(".oj-routing").clientHeight;
+  button.click();
+  await drawn();
+  expect(button.getAttribute("aria-expanded")).toBe("false");
+  expect($(".oj-routing").clientHeight).toBeLessThan(60);
+  expect($(".oj-routing .oj-plots").clientHeight).toBe(0);
+  button.click();
+  push(1, true);
+  await drawn();
+  expect($(".oj-routing").clientHeight).toBe(tall);
+  expect(colours($(".oj-routing canvas") as HTMLCanvasElement)).toBeGreaterThan(2);
+});
+
+test("the run can be scrubbed back and followed again", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 12; i += 1) push(1, true);
+  await drawn();
+  expect(text(".oj-where")).toBe("live");
+  const now = text(".oj-routing .oj-readout");
+  const slider = $(".oj-slider") as HTMLInputElement;
+  slider.value = "6";
+  slider.dispatchEvent(new Event("input"));
+  await drawn();
+  expect(text(".oj-where")).toBe("token 3 of 13");
+  expect(text(".oj-routing .oj-readout")).not.toBe(now);
+  expect(text(".oj-text .oj-readout")).toMatch(/^token 3 · /);
+  const later = [...host.querySelectorAll(".oj-token")].map((t) =>
+    t.classList.contains("oj-later"),
+  );
+  expect(later).toEqual(Array.from({ length: 13 }, (_, i) => i > 2));
+  push(1, true);
+  await drawn();
+  expect(text(".oj-where")).toBe("token 3 of 14");
+  slider.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+  await drawn();
+  expect(text(".oj-where")).toBe("token 4 of 14");
+  expect(slider.value).toBe("7");
+  $(".oj-follow").click();
+  await drawn();
+  expect(text(".oj-where")).toBe("live");
+  expect(host.querySelector(".oj-later")).toBeNull();
+});
+
+test("what a token found in RAM is what the map shows while it is looked at", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 12; i += 1) push(1, true);
+  await drawn();
+  const now = text(".oj-residency .oj-aside");
+  const map = host.querySelector<HTMLCanvasElement>(".oj-residency .oj-bitmap")!;
+  const before = map.toDataURL();
+  host.querySelectorAll<HTMLElement>(".oj-token")[3].click();
+  await drawn();
+  expect(text(".oj-residency .oj-aside")).toMatch(/slots · as token 4 found them$/);
+  expect(map.toDataURL()).not.toBe(before);
+  $(".oj-log").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+  await drawn();
+  expect(text(".oj-residency .oj-aside")).toBe(now);
+});
+
+test("the text keeps up with the token that is shown, and with the run that is followed", async () => {
+  let added = 0;
+  const longer = (at: number) => at + added;
+  open();
+  push(5, false);
+  for (let i = 0; i < 400; i += 1) {
+    const frame = run.next(1, true);
+    frame.steps.textEnd[0] = longer(frame.textStart) + frame.text.length + 1;
+    // A paragraph each: most of them are out of sight.
+    const told = { text: `${frame.text}\n`, textStart: longer(frame.textStart) };
+    model.frame(encode({ ...frame, ...told }));
+    added += 1;
+  }
+  await drawn();
+  const log = $(".oj-log");
+  const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+  expect(atEnd()).toBe(true);
+  const slider = $(".oj-slider") as HTMLInputElement;
+  const inSight = (token: number) => {
+    const box = host.querySelectorAll(".oj-token")[token].getBoundingClientRect();
+    const view = log.getBoundingClientRect();
+    return box.top >= view.top - 1 && box.bottom <= view.bottom + 1;
+  };
+  for (const step of [10, 390, 200, 4]) {
+    slider.value = String(step);
+    slider.dispatchEvent(new Event("input"));
+    await drawn();
+    expect(inSight(step - 4)).toBe(true);
+  }
+  $(".oj-follow").click();
+  await drawn();
+  expect(atEnd()).toBe(true);
+  push(1, true);
+  await drawn();
+  expect(atEnd()).toBe(true);
+  slider.value = "10";
+  slider.dispatchEvent(new Event("input"));
+  await drawn();
+  $(".oj-play").click();
+  const pace = $(".oj-pace") as HTMLSelectElement;
+  pace.value = "16";
+  pace.dispatchEvent(new Event("change"));
+  await vi.waitFor(() => expect(text(".oj-where")).toBe("live"), { timeout: 9_000 });
+  await drawn();
+  expect(atEnd()).toBe(true);
+});
+
+test("while a prompt is read, its progress and the time left are told", async () => {
+  open();
+  const frame = run.next(5, false);
+  const totals = { ...frame.totals, elapsedNs: 4e9 };
+  model.frame(encode({ ...frame, totals, text: "", promptTokens: 20, firstToken: NO_TOKEN }));
+  await drawn();
+  expect(text(".oj-where")).toBe("prompt: 5 of 20\u202ftokens · about 12\u202fs left");
+  expect(($(".oj-progress") as HTMLProgressElement).value).toBe(5);
+  expect($(".oj-controls").hidden).toBe(true);
+  push(1, true);
+  await drawn();
+  expect($(".oj-progress").hidden).toBe(true);
+  expect($(".oj-controls").hidden).toBe(false);
+});
+
+test("each panel has a table in its picture's place", async () => {
+  open();
+  push(5, false);
+  push(1, true);
+  await drawn();
+  for (const button of host.querySelectorAll<HTMLElement>(".oj-as-table")) button.click();
+  await drawn();
+  const tables = [...host.querySelectorAll("table")];
+  expect(tables).toHaveLength(5);
+  for (const table of tables) {
+    expect(table.querySelectorAll("th").length).toBeGreaterThan(2);
+    expect(table.querySelectorAll("td").length).toBeGreaterThan(2);
+  }
+  expect($(".oj-routing .oj-plots").hidden).toBe(true);
+});
+
+test("a token without reads has no latency, instead of none at all", async () => {
+  open();
+  const frame = run.next(1, true);
+  frame.steps.reads[0] = 0;
+  frame.steps.nbytes[0] = 0;
+  frame.steps.p50[0] = Number.NaN;
+  model.frame(encode(frame));
+  await drawn();
+  expect(text(".oj-latency .oj-readout")).toBe("token 1 · no reads");
+});
+
+test("stop tells the kernel, and how to interrupt where that is not enough", async () => {
+  open();
+  push(5, false);
+  await drawn();
+  $(".oj-stop").click();
+  await drawn();
+  expect(model.sent).toEqual([{ type: "stop" }]);
+  expect(text(".oj-note")).toContain("Kernel → Interrupt");
+});
+
+test("a kernel that is gone is said to be gone", async () => {
+  open();
+  push(5, false);
+  model.emit("comm_live_update");
+  await drawn();
+  expect(text(".oj-status")).toBe("Kernel gone");
+  expect($(".oj-stop").hidden).toBe(true);
+  expect(text(".oj-note")).toContain("until then");
+});
+
+test("a changed output is said to be changed", async () => {
+  open({ info: { ...INFO, changed_output: "top_k=4 instead of 8" } });
+  await drawn();
+  expect(text(".oj-badge")).toContain("top_k=4 instead of 8");
+  expect($(".oj-badge").hidden).toBe(false);
+});
+
+test("frames of another version are reported, not guessed at", async () => {
+  open();
+  const bytes = encode(run.next(5, false));
+  bytes[4] = 9;
+  model.frame(bytes);
+  await drawn();
+  expect(text(".oj-note")).toContain("version 9 was seen");
+});
+
+test("the theme follows the page", async () => {
+  open();
+  push(5, false);
+  await drawn();
+  expect($(".oj-root").dataset.ojTheme).toBe("light");
+  document.body.style.setProperty("--jp-layout-color1", "#111111");
+  await drawn();
+  expect($(".oj-root").dataset.ojTheme).toBe("dark");
+});
+
+test("it fits any width without scrolling sideways", async () => {
+  open({ info: { ...INFO, changed_output: "top_k=4 instead of 8" } });
+  push(5, false);
+  for (let i = 0; i < 30; i += 1) push(1, true);
+  for (const width of [400, 639, 640, 900, 1239, 1240, 2000]) {
+    host.style.width = `${width}px`;
+    await drawn();
+    const root = $(".oj-root");
+    expect(root.scrollWidth).toBeLessThanOrEqual(width);
+    for (const canvas of host.querySelectorAll("canvas")) {
+      expect(canvas.getBoundingClientRect().width).toBeGreaterThan(100);
+    }
+  }
+});
+
+test("closing leaves no listener behind", async () => {
+  open();
+  push(5, false);
+  await drawn();
+  close();
+  expect(model.listeners).toBe(0);
+  expect(host.children).toHaveLength(0);
+});
