@@ -1,11 +1,11 @@
-// A page that shows the view with a made-up run, for looking at it and for measuring it.
+// A page that shows the run view with a synthetic run, to look at it and to measure it.
 //
 // Query: theme=light|dark, size=demo|qwen|wide, tokens=<how many>, live=1 to play it in real time,
-// end=stop|length|interrupted|error to finish it. play=1 makes nothing by itself: `start` does, as
-// benchmarks/drawing.py asks for it.
+// end=stop|length|interrupted|error to finish it. With play=1 the page waits for the functions that
+// benchmarks/drawing.py calls.
 
-import type { Frame } from "../src/live/frames";
 import widget from "../src/live";
+import type { Frame } from "../src/live/frames";
 import { encode, MockModel, PARTS, type Shape, Synthetic } from "../tests/synthetic";
 
 const SHAPES: Record<string, Shape> = {
@@ -14,7 +14,7 @@ const SHAPES: Record<string, Shape> = {
   wide: { layers: 60, experts: 512, k: 10, slots: 9000, prompt: 40, expertBytes: 3_538_944 },
 };
 
-/** What a feed sends: a message every so many ms. */
+/** Milliseconds between two messages, as Python sends them. */
 const EVERY_MS = 50;
 
 const query = new URLSearchParams(location.search);
@@ -69,14 +69,14 @@ if (query.has("play")) {
   if (end) model.set("status", end);
 }
 
-/** Let `n` tokens be there before the run is displayed. */
+/** Send `n` tokens before the run is displayed. */
 function fill(n: number): void {
   model.set("status", "running");
   push(shape.prompt, false);
   for (let i = 0; i < n; i += 1) push(1, true);
 }
 
-/** Milliseconds from displaying the run to the frame after its first picture. */
+/** Display the run; returns the milliseconds until the frame after its first drawing. */
 async function open(): Promise<number> {
   const began = performance.now();
   render();
@@ -88,25 +88,25 @@ async function open(): Promise<number> {
 
 const messages: Uint8Array[] = [];
 
-/** Make `seconds` of `rate` tokens a second, for `start` to play. */
+/** Prepare `seconds` of a run at `rate` tokens per second, for `start` to play. */
 function prepare(seconds: number, rate: number): void {
   messages.length = 0;
-  let told = 0;
+  let made = 0;
   for (let at = EVERY_MS; at <= 1000 * seconds; at += EVERY_MS) {
-    const due = Math.floor((at * rate) / 1000 + 1e-9) - told;
-    told += due;
+    const due = Math.floor((at * rate) / 1000 + 1e-9) - made;
+    made += due;
     const frame: Frame = run.next(due, true);
     messages.push(encode(frame));
   }
 }
 
-/** Play what was prepared at its own pace; resolves with the number of messages. */
+/** Play the prepared run in real time; resolves to the number of messages. */
 function start(): Promise<number> {
   const began = performance.now();
   return new Promise((resolve) => {
     let sent = 0;
     const timer = setInterval(() => {
-      // A late timer catches up: what is measured is the same run on any machine.
+      // A late timer catches up, so that every machine measures the same run.
       while (sent < messages.length && performance.now() - began >= (sent + 1) * EVERY_MS) {
         model.frame(messages[sent]);
         sent += 1;
@@ -121,9 +121,9 @@ function start(): Promise<number> {
 const realFrame = window.requestAnimationFrame.bind(window);
 
 /**
- * Play what was prepared by a clock that stands still while a frame is drawn: 60 frames a second of
- * that clock, each drawn and presented before the next, however busy the machine is. Resolves with
- * 1 for each frame that had something to draw, 0 for the others.
+ * Play the prepared run by a clock that stops while a frame is drawn: 60 frames per second of that
+ * clock, each presented before the next, however busy the machine is. Resolves to a list with 1 for
+ * each frame that drew something and 0 for the others.
  */
 async function step(): Promise<number[]> {
   const waiting: FrameRequestCallback[] = [];

@@ -1,11 +1,10 @@
-// The chat as a widget.
+// The chat as a widget: the entry of chat.js.
 
-import type { Host } from "./chat/nested";
 import { ChatStore } from "./chat/store";
 import { ChatView } from "./chat/view";
-import { door } from "./widget/lifecycle";
+import { lifecycle } from "./widget/lifecycle";
 
-export default door<ChatStore, Host>(
+export default lifecycle(
   (model) => new ChatStore(model),
   (store, el, signal, host) => void new ChatView(store, el, signal, host),
 );

@@ -1,13 +1,15 @@
-// A JupyterLab extension: the cell of `%%outlier` is a prompt, so it is shown as text, not as Python.
+// A JupyterLab extension: shows the cell of `%%outlier`, which is a prompt, as text and not as
+// Python.
 //
-// JupyterLab loads it when a page opens, without a build, as a module federation container: `init`
-// is given the libraries of the page, `get` returns the plugin. It uses the notebook tracker alone.
+// JupyterLab loads it when a page opens, without a build, as a module federation container: it
+// passes the page's libraries to `init`, and `get` returns the plugin. It uses only the notebook
+// tracker.
 
 interface Signal<Sender, Args> {
   connect(slot: (sender: Sender, args: Args) => void): void;
 }
 
-/** What is used of a cell's model. */
+/** The part of a cell's model that is used. */
 export interface CellModel {
   readonly type: string;
   readonly sharedModel: { getSource(): string };
@@ -16,12 +18,12 @@ export interface CellModel {
   mimeType: string;
 }
 
-interface Cells extends Iterable<CellModel> {
-  readonly changed: Signal<Cells, unknown>;
+interface CellList extends Iterable<CellModel> {
+  readonly changed: Signal<CellList, unknown>;
 }
 
 interface Notebook {
-  readonly model: { readonly cells: Cells } | null;
+  readonly model: { readonly cells: CellList } | null;
   readonly modelChanged: Signal<Notebook, unknown>;
 }
 
@@ -36,33 +38,35 @@ type Scope = Record<string, Record<string, Library>>;
 const PROMPT = /^\s*%%outlier(\s|$)/;
 const TEXT = "text/plain";
 
-const usual = new WeakMap<CellModel, string>();
+/** The type that each cell has while it is no prompt. */
+const usualType = new WeakMap<CellModel, string>();
 
-/** Have a cell's editor take it for text while it is a prompt, and for what it was when it is not. */
+/** Set a cell's type: text while it is a prompt, its usual type otherwise. */
 export function mark(cell: CellModel): void {
   const prompt = PROMPT.test(cell.sharedModel.getSource());
   if (cell.mimeType !== TEXT) {
-    usual.set(cell, cell.mimeType);
+    usualType.set(cell, cell.mimeType);
   }
-  const wanted = prompt ? TEXT : (usual.get(cell) ?? cell.mimeType);
+  const wanted = prompt ? TEXT : (usualType.get(cell) ?? cell.mimeType);
   if (cell.mimeType !== wanted) {
     cell.mimeType = wanted;
   }
 }
 
-function follow(cell: CellModel): void {
-  if (cell.type === "code" && !usual.has(cell)) {
-    usual.set(cell, cell.mimeType);
+function followCell(cell: CellModel): void {
+  if (cell.type === "code" && !usualType.has(cell)) {
+    usualType.set(cell, cell.mimeType);
     cell.contentChanged.connect(mark);
     cell.mimeTypeChanged.connect(mark);
     mark(cell);
   }
 }
 
-function attend(notebook: Notebook): void {
+/** Follow all cells of a notebook, now and later. */
+function followNotebook(notebook: Notebook): void {
   const all = () => {
     for (const cell of notebook.model?.cells ?? []) {
-      follow(cell);
+      followCell(cell);
     }
   };
   const begin = () => {
@@ -75,9 +79,9 @@ function attend(notebook: Notebook): void {
 
 function activate(_app: unknown, tracker: Tracker): void {
   tracker.forEach((panel) => {
-    attend(panel.content);
+    followNotebook(panel.content);
   });
-  tracker.widgetAdded.connect((_, panel) => attend(panel.content));
+  tracker.widgetAdded.connect((_, panel) => followNotebook(panel.content));
 }
 
 let shared: Scope = {};

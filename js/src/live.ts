@@ -1,10 +1,10 @@
-// The run view as a widget.
+// The run view as a widget: the entry of live.js.
 
-import { door } from "./widget/lifecycle";
-import { Store } from "./live/store";
-import { View } from "./live/view";
+import { RunStore } from "./live/store";
+import { RunView } from "./live/view";
+import { lifecycle } from "./widget/lifecycle";
 
-export default door(
-  (model) => new Store(model),
-  (store, el, signal) => void new View(store, el, signal),
+export default lifecycle(
+  (model) => new RunStore(model),
+  (store, el, signal) => void new RunView(store, el, signal),
 );

@@ -1,19 +1,19 @@
-// A model's comm that only counts and remembers, and made-up runs to feed it.
+// A mock of anywidget's model that records what is sent, and synthetic runs to feed it.
 
 import { type Frame, NO_TOKEN, type StepColumns, type Totals } from "../src/live/frames";
+import type { Part } from "../src/live/info";
 import type { Model } from "../src/widget/host";
-import type { Part } from "../src/live/time-parts";
 
-/** As Python tells them of compiled kernels, in words of the tests' own. */
+/** Parts as Python reports them for compiled kernels, with the tests' own names. */
 export const PARTS: readonly Part[] = [
   { column: 0, key: "dense", name: "dense work", means: "attention and the like" },
   { column: 1, key: "experts", name: "expert work", means: "the experts" },
-  { column: 5, key: "lookup", name: "look-up", means: "who is there" },
+  { column: 5, key: "lookup", name: "lookup", means: "which experts are in RAM" },
   { column: 6, key: "read_wait", name: "waiting", means: "for reads" },
-  { column: 9, key: "watch", name: "watching", means: "this" },
-  { column: 10, key: "rest", name: "the rest", means: "unclaimed" },
+  { column: 9, key: "watch", name: "watching", means: "the view itself" },
+  { column: 10, key: "rest", name: "the rest", means: "everything else" },
 ];
-/** How many columns of parts a frame has, told or not. */
+/** Columns of parts in a frame, reported or not. */
 const COLUMNS = 11;
 
 export class MockModel implements Model {
@@ -52,7 +52,7 @@ export class MockModel implements Model {
     for (const handler of this.handlers.get(event) ?? []) handler(...args);
   }
 
-  /** A frame as the kernel would send it. */
+  /** Deliver a frame as the kernel sends it. */
   frame(bytes: Uint8Array): void {
     this.emit("msg:custom", { type: "frame" }, [new DataView(bytes.slice().buffer)]);
   }
@@ -62,7 +62,7 @@ export class MockModel implements Model {
   }
 }
 
-/** The bytes of a frame, as frames.py writes them. */
+/** Encode a frame as frames.py does. */
 export function encode(frame: Frame): Uint8Array<ArrayBuffer> {
   const text = new TextEncoder().encode(frame.text);
   const { steps } = frame;
@@ -132,7 +132,7 @@ const WORDS =
     " ",
   );
 
-/** A run with skewed routing and an LRU-like cache: frames of one token each. */
+/** A run with skewed routing and an LRU-like cache. */
 export class Synthetic {
   seq = 0;
   private steps = 0;
@@ -150,7 +150,7 @@ export class Synthetic {
     };
   }
 
-  /** The next frame: `n` tokens read by the model, in prefill or decode. */
+  /** The next frame: `n` tokens, in prefill or decode. */
   next(n: number, decode: boolean, final = false): Frame {
     const { layers, experts, k, slots, expertBytes } = this.shape;
     const counts = new Map<number, number>();
@@ -166,7 +166,7 @@ export class Synthetic {
       const latencies: number[] = [];
       for (let layer = 0; layer < layers; layer += 1) {
         for (let j = 0; j < k; j += 1) {
-          // Some layers have favourites, and every few tokens the favourites move on a little.
+          // Some layers prefer a few experts, and every few tokens the preference shifts.
           const expert = Math.floor(experts * this.draw() ** (2.4 + ((layer * 7) % 5) * 0.5));
           const topic = this.draw() < 0.3 ? Math.floor((this.steps + i) / 40) * 13 : 0;
           const index = layer * experts + ((expert * 37 + topic + layer * 11) % experts);
@@ -196,9 +196,9 @@ export class Synthetic {
       steps.phase[i] = decode ? 1 : 0;
       const wait = latencies.length * 0.4;
       const dense = 14 + 2 * this.draw();
-      const told = [dense, steps.tokenMs[i] - dense - wait - 1, 0.75, wait, 0.25, 0];
+      const partTimes = [dense, steps.tokenMs[i] - dense - wait - 1, 0.75, wait, 0.25, 0];
       PARTS.forEach(({ column }, n) => {
-        steps.parts[column][i] = told[n];
+        steps.parts[column][i] = partTimes[n];
       });
     }
     return this.frame(n, decode, final, steps, counts, changes, routing);
@@ -241,8 +241,8 @@ export class Synthetic {
       t.decodeNs += Math.round(sum(steps.tokenMs) * 1e6);
     }
     const word = WORDS[(this.steps - prompt + WORDS.length) % WORDS.length];
-    const speaks = decode || this.steps + n === prompt;
-    const text = speaks ? (/[.,;]/.test(word) || this.textBytes === 0 ? word : ` ${word}`) : "";
+    const hasText = decode || this.steps + n === prompt;
+    const text = hasText ? (/[.,;]/.test(word) || this.textBytes === 0 ? word : ` ${word}`) : "";
     steps.textEnd.fill(this.textBytes);
     steps.textEnd[n - 1] = this.textBytes + text.length;
     const sorted = (map: Map<number, number>) => [...map].sort((a, b) => a[0] - b[0]);
@@ -258,7 +258,7 @@ export class Synthetic {
       ...{ k, routed: n, expertsOf: routing.expertsOf, hitBits: routing.hitBits },
       moveStep: new Uint32Array(routing.moves.length).fill(this.steps + n - 1),
       ...{ move: Uint32Array.from(routing.moves), movesFrom: 0, callTokens: 0, callLayers: 0 },
-      firstToken: speaks ? Math.max(0, t.steps - t.decodeSteps - 1) : NO_TOKEN,
+      firstToken: hasText ? Math.max(0, t.steps - t.decodeSteps - 1) : NO_TOKEN,
       ...{ totals: { ...t }, snapshot: false, final },
     };
     this.seq += 1;
@@ -277,8 +277,8 @@ export class Synthetic {
 }
 
 /**
- * Until every view below `host` has been drawn and then stayed the same for a while. A busy machine
- * draws late, so this goes by animation frames and by what is there, not by the clock alone.
+ * Wait until every view below `host` is drawn and stays the same for a while. A busy machine draws
+ * late, so this waits for animation frames and compares the document.
  */
 export async function settled(host: HTMLElement): Promise<void> {
   const end = performance.now() + 10_000;

@@ -1,6 +1,9 @@
-// Where an axis has its ticks, and its titles on a canvas.
+// Axes: margins, tick positions, and titles on a canvas.
 
-/** Whole-number tick positions in [from, to), at most about `wanted` of them. */
+/** Plot margins in CSS pixels. All panels share them, so their axes line up. */
+export const MARGIN = { left: 44, right: 10, top: 6, bottom: 18 } as const;
+
+/** Whole-number tick positions in [from, to), about `wanted` of them at most. */
 export function wholeTicks(from: number, to: number, wanted: number): number[] {
   const step = niceStep((to - from) / Math.max(1, wanted), 1);
   const out: number[] = [];
@@ -8,7 +11,7 @@ export function wholeTicks(from: number, to: number, wanted: number): number[] {
   return out;
 }
 
-/** 1, 2 or 5 times a power of ten, at least `raw` and `least`. */
+/** The smallest of 1, 2 or 5 times a power of ten that is at least `raw` and `least`. */
 export function niceStep(raw: number, least = 0): number {
   const wanted = Math.max(raw, least, 1e-12);
   const power = 10 ** Math.floor(Math.log10(wanted) + 1e-9);
@@ -16,14 +19,16 @@ export function niceStep(raw: number, least = 0): number {
   return factor * power;
 }
 
-/** The horizontal axis's title, below the vertical axis whose foot is at `base`. */
+/**
+ * Draw the horizontal axis's title in the corner below the vertical axis, which ends at y = `base`.
+ */
 export function drawCorner(context: CanvasRenderingContext2D, text: string, base: number): void {
   context.textAlign = "left";
   context.textBaseline = "alphabetic";
   context.fillText(text, 4, base + 13);
 }
 
-/** An axis title that reads upwards, centred on (x, y). */
+/** Draw an axis title that reads upwards, centred on (x, y). */
 export function drawSideways(
   context: CanvasRenderingContext2D,
   text: string,

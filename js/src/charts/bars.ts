@@ -1,11 +1,11 @@
-// Stacked bars, one per token. It knows nothing of what is stacked.
+// Stacked bars, one per token. They know nothing of what the values mean.
 
+import { perTheme, type Theme } from "../widget/theme";
 import type { Focus } from "./focus";
-import { type Content, means, type Painter, type Place, Plot, sharedNote } from "./plot";
-import type { Theme } from "../widget/theme";
+import { means, type Painter, type Place, Plot, type PlotContent, sharedNote } from "./plot";
 
-export interface Stack extends Content {
-  /** From the bottom up. */
+export interface Stack extends PlotContent {
+  /** The parts of each bar, from the bottom up. */
   parts: { values: ArrayLike<number>; colour: string; hatched?: boolean }[];
 }
 
@@ -32,7 +32,7 @@ class StackPainter implements Painter {
 
   constructor(private readonly stack: Stack) {
     this.count = Math.max(0, ...stack.parts.map((part) => part.values.length));
-    // Of single tokens, though bars may be means: so that the scale stays when the axis grows.
+    // The highest single token, although bars may be means: the scale stays when the axis grows.
     let top = 0;
     for (let i = 0; i < this.count; i += 1) {
       let sum = 0;
@@ -55,12 +55,12 @@ class StackPainter implements Painter {
         const [left, right] = [place.left(mark), place.left(mark + 1)];
         const width = right - left - (right - left >= 5 ? 1 : 0.5);
         feet[mark - from] -= height;
-        // A hair of surface between two parts keeps them apart without their colours.
+        // A thin gap separates two parts without the help of their colours.
         const trim = n > 0 && height > 2 ? 0.75 : 0;
         const y = feet[mark - from];
         context.fillRect(left, y, width, height - trim);
         if (!part.hatched || right - left < 6 || height < 6) continue;
-        context.fillStyle = hatching(context, theme);
+        context.fillStyle = hatching(theme);
         context.fillRect(left, y, width, height - trim);
         context.fillStyle = part.colour;
       }
@@ -68,12 +68,8 @@ class StackPainter implements Painter {
   }
 }
 
-const patterns = new WeakMap<Theme, CanvasPattern>();
-
-/** Slanted lines of surface colour, to be laid over a part. */
-function hatching(context: CanvasRenderingContext2D, theme: Theme): CanvasPattern {
-  const known = patterns.get(theme);
-  if (known) return known;
+/** A pattern of slanted lines in the surface colour, painted over a part. */
+const hatching = perTheme((theme) => {
   const tile = document.createElement("canvas");
   [tile.width, tile.height] = [5, 5];
   const lines = tile.getContext("2d")!;
@@ -84,7 +80,5 @@ function hatching(context: CanvasRenderingContext2D, theme: Theme): CanvasPatter
     lines.lineTo(at + 5, 0);
   }
   lines.stroke();
-  const pattern = context.createPattern(tile, "repeat")!;
-  patterns.set(theme, pattern);
-  return pattern;
-}
+  return lines.createPattern(tile, "repeat")!;
+});

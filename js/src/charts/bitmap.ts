@@ -1,8 +1,8 @@
-// A map's cells as the pixels of a small canvas, which the page stretches over the plot.
+// Draws a map's cells as the pixels of a small canvas, which the page stretches over the plot.
 //
-// Only what changed is written. Where cells are narrower than the screen's pixels, neighbours share
-// one and the highest level shows, so that nothing rare is lost. It knows nothing of what the
-// levels mean, nor of the mouse.
+// It writes only the pixels that changed. Where cells are narrower than the screen's pixels,
+// neighbours share a pixel that shows their highest level, so that no rare cell is lost. It knows
+// nothing of what the levels mean, nor of the pointer.
 
 import { el } from "../widget/dom";
 
@@ -14,7 +14,7 @@ export interface Cells {
   colours: Uint32Array;
 }
 
-/** Cells [from, to) along one axis that share pixel `n` of `pixels`. */
+/** The cells [from, to) along one axis that share pixel `n` of `pixels`. */
 export function sharing(n: number, cells: number, pixels: number): [number, number] {
   return [Math.ceil((n * cells) / pixels), Math.ceil(((n + 1) * cells) / pixels)];
 }
@@ -23,7 +23,7 @@ export class Bitmap {
   readonly node = el("canvas", "oj-bitmap", { "aria-hidden": "true" });
   columns = 0;
   rows = 0;
-  /** How many pixels the last `paint` wrote, for tests and for those who wonder. */
+  /** How many pixels the last `paint` wrote; tests count them. */
   touched = 0;
   private readonly context = this.node.getContext("2d")!;
   private image: ImageData | null = null;
@@ -31,14 +31,14 @@ export class Bitmap {
   /** The level that each pixel shows. */
   private shown = new Uint8Array(0);
   private colours: Uint32Array | null = null;
-  /** Which column shows an expert, where experts share columns. */
+  /** The column that shows each expert, where experts share columns. */
   private columnOf = new Uint16Array(0);
 
-  /** Show `cells` in at most so many pixels: as many as the plot has on the screen. */
-  paint(cells: Cells, mostColumns: number, mostRows: number): void {
-    const columns = Math.max(1, Math.min(cells.experts, Math.floor(mostColumns)));
-    const rows = Math.max(1, Math.min(cells.layers, Math.floor(mostRows)));
-    const all = this.fit(columns, rows) || this.colours !== cells.colours;
+  /** Show `cells` in at most as many pixels as the plot has on the screen. */
+  paint(cells: Cells, maxColumns: number, maxRows: number): void {
+    const columns = Math.max(1, Math.min(cells.experts, Math.floor(maxColumns)));
+    const rows = Math.max(1, Math.min(cells.layers, Math.floor(maxRows)));
+    const all = this.resize(columns, rows) || this.colours !== cells.colours;
     this.colours = cells.colours;
     if (all && this.columnOf.length !== cells.experts) {
       this.columnOf = new Uint16Array(cells.experts);
@@ -51,7 +51,7 @@ export class Bitmap {
     this.context.putImageData(this.image!, 0, 0, 0, first, columns, last - first + 1);
   }
 
-  /** The cell that a pixel shows: of those that share it, the first with the highest level. */
+  /** The cell that a pixel shows: the first with the highest level among those that share it. */
   cellAt(cells: Cells, column: number, row: number): { layer: number; expert: number } {
     const [top, bottom] = sharing(row, cells.layers, this.rows);
     const [left, right] = sharing(column, cells.experts, this.columns);
@@ -65,8 +65,8 @@ export class Bitmap {
     return { layer, expert };
   }
 
-  /** Have so many pixels; whether that is new. */
-  private fit(columns: number, rows: number): boolean {
+  /** Take a size in pixels; returns whether it changed. */
+  private resize(columns: number, rows: number): boolean {
     if (this.columns === columns && this.rows === rows) return false;
     [this.columns, this.rows] = [columns, rows];
     [this.node.width, this.node.height] = [columns, rows];
@@ -76,7 +76,7 @@ export class Bitmap {
     return true;
   }
 
-  /** Write the pixels whose level is another; returns the first and the last row of them. */
+  /** Write the pixels whose level changed; returns the first and the last row of them. */
   private write(levels: Uint8Array, all: boolean): [number, number] {
     const { pixels, shown, columns } = this;
     const colours = this.colours!;
@@ -94,6 +94,7 @@ export class Bitmap {
     return [Math.floor(first / columns), Math.floor(last / columns)];
   }
 
+  /** The highest level of the cells that share each pixel. */
   private highest({ layers, experts, levels }: Cells): Uint8Array {
     const { columns, rows, columnOf } = this;
     const out = new Uint8Array(columns * rows);

@@ -1,11 +1,11 @@
-// What is looked at, shared by all panels: a token, and a layer or one of its experts.
+// The selection that all panels share: a token, and a layer or one of its experts.
 //
-// The pointer or the arrow keys hover, a click or Enter pins. What is hovered goes before what is
-// pinned; Escape lets go of both.
+// The pointer and the arrow keys hover; a click or Enter pins. What is hovered takes precedence
+// over what is pinned. Escape clears both.
 
 export interface Cell {
   layer: number;
-  /** null: the whole layer. */
+  /** null stands for the whole layer. */
   expert: number | null;
 }
 
@@ -28,7 +28,7 @@ export class Focus {
     return this.hoveredCell ?? this.pinnedCell;
   }
 
-  /** Whether anything is looked at. */
+  /** Whether anything is hovered or pinned. */
   get any(): boolean {
     return this.step !== null || this.cell !== null;
   }
@@ -45,13 +45,14 @@ export class Focus {
     this.changed();
   }
 
-  /** Pin what is hovered, or let go of it when it is pinned already. */
+  /** Pin the token that is hovered; unpin it if it is pinned already. */
   pinStep(): void {
     this.pinnedStep = this.step === this.pinnedStep ? null : this.step;
     if (this.pinnedStep === null) this.hoveredStep = null;
     this.changed();
   }
 
+  /** Pin the cell that is hovered; unpin it if it is pinned already. */
   pinCell(): void {
     this.pinnedCell = same(this.cell, this.pinnedCell) ? null : this.cell;
     if (this.pinnedCell === null) this.hoveredCell = null;
@@ -64,7 +65,7 @@ export class Focus {
     this.changed();
   }
 
-  /** Arrow keys move over steps [from, to); Home and End jump, Enter pins, Escape leaves. */
+  /** Arrow keys move over steps [from, to); Home and End jump, Enter pins, Escape clears. */
   stepKey(event: KeyboardEvent, from: number, to: number): void {
     if (to <= from) return;
     const { step } = this;
@@ -75,11 +76,11 @@ export class Focus {
       End: to - 1,
     };
     if (this.commonKey(event, () => this.pinStep()) || !(event.key in targets)) return;
-    taken(event);
+    consume(event);
     this.hoverStep(Math.max(from, Math.min(to - 1, targets[event.key])));
   }
 
-  /** Arrow keys move over a map's cells. */
+  /** Arrow keys move over a map's cells; Enter pins, Escape clears. */
   cellKey(event: KeyboardEvent, layers: number, experts: number): void {
     const moves: Record<string, [number, number]> = {
       ArrowLeft: [0, -1],
@@ -89,7 +90,7 @@ export class Focus {
     };
     if (this.commonKey(event, () => this.pinCell()) || !(event.key in moves)) return;
     if (!layers || !experts) return;
-    taken(event);
+    consume(event);
     const [down, right] = this.cell === null ? [0, 0] : moves[event.key];
     const { layer, expert } = this.cell ?? { layer: 0, expert: 0 };
     const clamp = (value: number, end: number) => Math.max(0, Math.min(end - 1, value));
@@ -100,11 +101,11 @@ export class Focus {
   }
 
   private commonKey(event: KeyboardEvent, pin: () => void): boolean {
-    if (event.key === "Escape" && (this.step !== null || this.cell !== null)) {
-      taken(event);
+    if (event.key === "Escape" && this.any) {
+      consume(event);
       this.clear();
     } else if (event.key === "Enter" || event.key === " ") {
-      taken(event);
+      consume(event);
       pin();
     } else {
       return false;
@@ -113,7 +114,7 @@ export class Focus {
   }
 }
 
-function taken(event: KeyboardEvent): void {
+function consume(event: KeyboardEvent): void {
   event.preventDefault();
   event.stopPropagation();
 }

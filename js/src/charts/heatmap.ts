@@ -1,15 +1,14 @@
-// A layers × experts map: cells as pixels below, axes, marks and what is pointed at above them.
+// A layers × experts map: the cells below; axes, marks and the selection above them.
 //
-// The two are canvases of their own, because they change at different times: the cells with every
-// token, and in part; what lies above mostly with the pointer. It knows nothing of what the levels
-// mean, but for those that carry a mark.
+// Cells and overlay are two canvases, because they change at different times: some cells with every
+// token, the overlay mostly with the pointer. It knows nothing of what the levels mean, except for
+// those that carry a sign.
 
-import { drawCorner, drawSideways, wholeTicks } from "./axes";
+import type { Theme } from "../widget/theme";
+import { drawCorner, drawSideways, MARGIN, wholeTicks } from "./axes";
 import { Bitmap, type Cells } from "./bitmap";
 import { Canvas } from "./canvas";
-import { MARGIN } from "../live/limits";
 import type { Cell, Focus } from "./focus";
-import type { Chosen } from "../live/draw-input";
 import {
   type Box,
   drawGaps,
@@ -17,27 +16,33 @@ import {
   drawTicks,
   GAP_FROM,
   hasSigns,
-  type Marked,
+  type MovedLevels,
   movedLayers,
   outline,
 } from "./marks";
-import type { Theme } from "../widget/theme";
 
-export interface Levels extends Cells {
-  /** The levels whose cells carry a sign, and whose layers a tick in the gutter. */
-  marked?: Marked;
-  /** What the token that is looked at chose: ringed, and filled where it was a miss. */
+/** An expert that a token chose, at layer * experts + expert. */
+export interface Chosen {
+  index: number;
+  hit: boolean;
+}
+
+export interface MapContent extends Cells {
+  /** The levels of cells that moved: these carry a sign, and their layer a tick in the gutter. */
+  moved?: MovedLevels;
+  /** The experts that the selected token chose: ringed, and filled where it missed. */
   chosen?: readonly Chosen[] | undefined;
 }
 
+/** The width of the space for ticks right of the map, in CSS pixels. */
 const GUTTER = 15;
 
 export class Heatmap {
   readonly canvas: Canvas;
   readonly bitmap = new Bitmap();
-  private shown: Levels | null = null;
-  /** What lay above the cells when it was drawn last, and which layers had a tick beside them. */
-  private above = "";
+  private shown: MapContent | null = null;
+  /** What the last overlay was drawn from, and its ticks. */
+  private overlay = "";
   private ticks = "";
   private chosen: readonly Chosen[] | undefined;
   private theme: Theme | null = null;
@@ -58,7 +63,7 @@ export class Heatmap {
     node.addEventListener(
       "click",
       (event) => {
-        point(event); // a finger has not hovered before
+        point(event); // a touch does not hover first
         if (this.cellAt(event)) focus.pinCell();
       },
       options,
@@ -70,7 +75,7 @@ export class Heatmap {
     );
   }
 
-  /** How many cells share one pixel of the screen, at most; 1 when each has its own. */
+  /** How many cells share one pixel of the screen, at most. */
   get shared(): number {
     const { shown, bitmap } = this;
     if (!shown || !bitmap.columns) return 1;
@@ -78,18 +83,18 @@ export class Heatmap {
     return across * Math.ceil(shown.layers / bitmap.rows);
   }
 
-  draw(map: Levels, theme: Theme): void {
+  draw(map: MapContent, theme: Theme): void {
     this.shown = map;
     if (!this.canvas.fit() || map.layers === 0 || map.experts === 0) return;
-    this.place();
+    this.placeCells();
     this.drawCells(map);
     const { context } = this.canvas;
     const { box } = this;
-    const moved = map.marked ? movedLayers(map, map.marked) : null;
-    const [above, ticks] = [this.describe(map), moved ? moved.join("") : ""];
-    const same = above === this.above && map.chosen === this.chosen && theme === this.theme;
+    const moved = map.moved ? movedLayers(map, map.moved) : null;
+    const [overlay, ticks] = [this.describe(map), moved ? moved.join("") : ""];
+    const same = overlay === this.overlay && map.chosen === this.chosen && theme === this.theme;
     if (same && ticks === this.ticks) return;
-    [this.above, this.chosen, this.theme, this.ticks] = [above, map.chosen, theme, ticks];
+    [this.overlay, this.chosen, this.theme, this.ticks] = [overlay, map.chosen, theme, ticks];
     if (same && moved) {
       const edge = box.x + box.width;
       context.clearRect(edge, 0, this.canvas.width - edge, box.y + box.height + 3);
@@ -100,32 +105,32 @@ export class Heatmap {
     if (Math.min(box.width / map.experts, box.height / map.layers) >= GAP_FROM) {
       drawGaps(context, box, map, theme);
     }
-    if (map.marked && hasSigns(box, map)) drawSigns(context, box, map, map.marked, theme);
+    if (map.moved && hasSigns(box, map)) drawSigns(context, box, map, map.moved, theme);
     if (moved) drawTicks(context, box, moved, theme);
     this.drawAxes(map, theme);
     if (map.chosen) this.drawChosen(map, map.chosen, theme);
     this.drawFocus(map, theme);
   }
 
-  /** Show other levels, with nothing else changed since the last `draw`. */
-  drawCells(map: Levels): void {
+  /** Show new levels, if nothing else changed since the last `draw`. */
+  drawCells(map: MapContent): void {
     const { width, height } = this.box;
     const { scale } = this.canvas;
     if (width > 0 && height > 0) this.bitmap.paint(map, width * scale, height * scale);
   }
 
-  /** All that what lies above the cells depends on, apart from colours and the chosen. */
-  private describe(map: Levels): string {
+  /** Everything the overlay depends on, except the theme and the chosen experts. */
+  private describe(map: MapContent): string {
     const { width, height, scale } = this.canvas;
     const { pinnedCell, cell } = this.focus;
-    const signs = map.marked && hasSigns(this.box, map) ? map.levels.join("") : "";
+    const signs = map.moved && hasSigns(this.box, map) ? map.levels.join("") : "";
     return JSON.stringify([width, height, scale, map.layers, map.experts, pinnedCell, cell, signs]);
   }
 
-  /** Put the cells where the plot is. */
-  private place(): void {
+  /** Lay the canvas of the cells over the plot. */
+  private placeCells(): void {
     const { width, height } = this.canvas;
-    const right = this.shown?.marked === undefined ? 0 : GUTTER;
+    const right = this.shown?.moved === undefined ? 0 : GUTTER;
     const [x, y] = [MARGIN.left, MARGIN.top];
     const box = {
       ...{ x, y, width: width - x - MARGIN.right - right },
@@ -138,18 +143,20 @@ export class Heatmap {
     [style.width, style.height] = [`${box.width}px`, `${box.height}px`];
   }
 
-  /** A ring around each expert of one token: hollow for a hit, with a filled heart for a miss. */
-  private drawChosen(map: Levels, chosen: readonly Chosen[], theme: Theme): void {
+  /**
+   * Draw a ring around each expert of one token: hollow for a hit, with a filled centre for a miss.
+   */
+  private drawChosen(map: MapContent, chosen: readonly Chosen[], theme: Theme): void {
     const { context } = this.canvas;
     const { x, y, width, height } = this.box;
     const [w, h] = [Math.max(width / map.experts, 4), Math.max(height / map.layers, 4)];
     const rings = new Path2D();
-    const hearts = new Path2D();
+    const centres = new Path2D();
     for (const { index, hit } of chosen) {
       const cx = x + (((index % map.experts) + 0.5) * width) / map.experts;
       const cy = y + ((Math.floor(index / map.experts) + 0.5) * height) / map.layers;
       rings.rect(cx - w / 2 + 0.5, cy - h / 2 + 0.5, w - 1, h - 1);
-      if (!hit) hearts.rect(cx - w / 4, cy - h / 4, w / 2, h / 2);
+      if (!hit) centres.rect(cx - w / 4, cy - h / 4, w / 2, h / 2);
     }
     context.lineWidth = 2.5;
     context.strokeStyle = theme.surface;
@@ -158,10 +165,10 @@ export class Heatmap {
     context.strokeStyle = theme.ink;
     context.stroke(rings);
     context.fillStyle = theme.miss;
-    context.fill(hearts);
+    context.fill(centres);
   }
 
-  private drawFocus(map: Levels, theme: Theme): void {
+  private drawFocus(map: MapContent, theme: Theme): void {
     const { x, y, width, height } = this.box;
     for (const cell of new Set([this.focus.pinnedCell, this.focus.cell])) {
       if (!cell || cell.layer >= map.layers || (cell.expert ?? 0) >= map.experts) continue;
@@ -175,7 +182,7 @@ export class Heatmap {
     }
   }
 
-  private drawAxes(map: Levels, theme: Theme): void {
+  private drawAxes(map: MapContent, theme: Theme): void {
     const context = this.canvas.context;
     const { x, y, width, height } = this.box;
     context.fillStyle = theme.muted;
@@ -196,8 +203,8 @@ export class Heatmap {
   }
 
   /**
-   * The cell under the pointer: of cells that share a pixel, the one that it shows. Left of the
-   * map, beside its number, the whole layer.
+   * The cell under the pointer: if cells share a pixel, the one that the pixel shows. Left of the
+   * map, beside the layer's number, it is the whole layer.
    */
   private cellAt(event: MouseEvent): Cell | null {
     const map = this.shown;

@@ -1,25 +1,25 @@
-// Lines over the run's tokens. A token without a value is a gap in its line, not a zero.
+// Lines over the run's tokens. A token without a value makes a gap in the line, not a zero.
 
-import type { Focus } from "./focus";
-import { type Content, type Painter, type Place, Plot } from "./plot";
 import type { Theme } from "../widget/theme";
+import type { Focus } from "./focus";
+import { type Painter, type Place, Plot, type PlotContent } from "./plot";
 
 export interface Line {
   values: ArrayLike<number>;
   colour: string;
   width: number;
   dash: readonly number[];
-  /** What tokens that share a point are shown by. */
-  by: "mean" | "highest";
+  /** The value of a point that several tokens share. */
+  shared: "mean" | "highest";
 }
 
-export interface Curves extends Content {
+export interface Curves extends PlotContent {
   lines: Line[];
 }
 
 export class Lines {
   readonly plot: Plot;
-  /** How long each line is so far, so that its dashes go on where they ended. */
+  /** The length of each line so far: its dashes continue where they ended. */
   private lengths: number[] = [];
 
   constructor(label: string, focus: Focus, signal: AbortSignal) {
@@ -34,7 +34,7 @@ export class Lines {
 class LinePainter implements Painter {
   readonly count: number;
   readonly top: number;
-  /** A line that ran to a point that moves would have to be taken back. */
+  /** False: a point that changed would leave a wrong piece of line behind. */
   readonly partial = false;
 
   constructor(
@@ -61,7 +61,7 @@ class LinePainter implements Painter {
     context.setLineDash([]);
   }
 
-  /** Draw one line through marks [from, to), on from the mark before; returns its length. */
+  /** Draw a line through marks [from, to), starting at the mark before; returns its length. */
   private trace(
     context: CanvasRenderingContext2D,
     { axis, perMark, base, unit }: Place,
@@ -73,12 +73,12 @@ class LinePainter implements Painter {
     let [length, before, x0, y0] = [0, false, 0, 0];
     context.beginPath();
     for (let mark = Math.max(0, from - 1); mark < to; mark += 1) {
-      const value = shownBy(line, mark * perMark, (mark + 1) * perMark);
+      const value = pointValue(line, mark * perMark, (mark + 1) * perMark);
       if (Number.isNaN(value)) {
         before = false;
         continue;
       }
-      // The middle of a token's column, so that points sit over the bars of the other charts.
+      // The middle of a token's column: points stand over the bars of the other charts.
       const x = axis.left(shown.from + Math.min((mark + 0.5) * perMark, this.count));
       const y = base - value * unit;
       if (before) {
@@ -86,7 +86,7 @@ class LinePainter implements Painter {
         length += Math.hypot(x - x0, y - y0);
       } else {
         context.moveTo(x, y);
-        // The first after a gap has a dot of its own: there may be no line to it.
+        // The first point after a gap gets a dot, because there may be no line from it.
         if (mark >= from)
           context.fillRect(x - line.width, y - line.width, 2 * line.width, 2 * line.width);
       }
@@ -97,8 +97,8 @@ class LinePainter implements Painter {
   }
 }
 
-/** What steps [from, to) are shown by; NaN where none has a value. */
-function shownBy({ values, by }: Line, from: number, to: number): number {
+/** The value of the point for steps [from, to); NaN if none of them has a value. */
+function pointValue({ values, shared }: Line, from: number, to: number): number {
   let [sum, n, most] = [0, 0, Number.NaN];
   for (let i = from; i < Math.min(to, values.length); i += 1) {
     const value = values[i];
@@ -107,5 +107,5 @@ function shownBy({ values, by }: Line, from: number, to: number): number {
     if (!(value <= most)) most = value;
   }
   if (!n) return Number.NaN;
-  return by === "highest" ? most : sum / n;
+  return shared === "highest" ? most : sum / n;
 }

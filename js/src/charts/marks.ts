@@ -1,8 +1,7 @@
-// What is drawn above a map's cells: gaps between large ones, signs on those that came or went, and
-// an outline.
+// The marks above a map's cells: gaps between large cells, signs on cells that moved, and outlines.
 
-import type { Cells } from "./bitmap";
 import type { Theme } from "../widget/theme";
+import type { Cells } from "./bitmap";
 
 /** A plot's place on its canvas, in CSS pixels. */
 export interface Box {
@@ -12,15 +11,15 @@ export interface Box {
   height: number;
 }
 
-/** The levels of cells that have just come, and of those that have just left. */
-export interface Marked {
+/** The levels of cells whose expert just arrived or was just evicted. */
+export interface MovedLevels {
   arrived: number;
-  left: number;
+  evicted: number;
 }
 
 /** Cells at least this large, in CSS pixels, are drawn with a gap between them. */
 export const GAP_FROM = 6;
-/** … and carry a sign of their own. */
+/** Cells at least this large carry a sign. */
 const SIGN_FROM = 5;
 
 export function drawGaps(
@@ -43,19 +42,19 @@ export function hasSigns({ width, height }: Box, { layers, experts }: Cells): bo
   return Math.min(width / experts, height / layers) >= SIGN_FROM;
 }
 
-/** A dot on each cell that came and a cross on each that left. */
+/** Draw a dot on each cell that arrived and a cross on each that was evicted. */
 export function drawSigns(
   context: CanvasRenderingContext2D,
   { x, y, width, height }: Box,
   { layers, experts, levels }: Cells,
-  { arrived, left }: Marked,
+  { arrived, evicted }: MovedLevels,
   theme: Theme,
 ): void {
   const [cellWidth, cellHeight] = [width / experts, height / layers];
   const radius = Math.min(cellWidth, cellHeight, 12) / 5;
   const [dots, crosses] = [new Path2D(), new Path2D()];
   for (let i = 0; i < layers * experts; i += 1) {
-    if (levels[i] !== arrived && levels[i] !== left) continue;
+    if (levels[i] !== arrived && levels[i] !== evicted) continue;
     const at = x + ((i % experts) + 0.5) * cellWidth;
     const middle = y + (Math.floor(i / experts) + 0.5) * cellHeight;
     if (levels[i] === arrived) dot(dots, at, middle, radius);
@@ -68,19 +67,19 @@ export function drawSigns(
   context.stroke(crosses);
 }
 
-/** Per layer: 1 where an expert came, plus 2 where one left. */
-export function movedLayers({ layers, experts, levels }: Cells, marked: Marked): Uint8Array {
+/** For each layer, 1 if an expert arrived, plus 2 if one was evicted. */
+export function movedLayers({ layers, experts, levels }: Cells, moved: MovedLevels): Uint8Array {
   const out = new Uint8Array(layers);
   for (let layer = 0; layer < layers; layer += 1) {
     for (let i = layer * experts; i < (layer + 1) * experts; i += 1) {
-      if (levels[i] === marked.arrived) out[layer] |= 1;
-      else if (levels[i] === marked.left) out[layer] |= 2;
+      if (levels[i] === moved.arrived) out[layer] |= 1;
+      else if (levels[i] === moved.evicted) out[layer] |= 2;
     }
   }
   return out;
 }
 
-/** Beside each layer's row ◂ where an expert came, and further out ▹ where one left. */
+/** Draw beside each layer's row ◂ if an expert arrived and, further out, ▹ if one was evicted. */
 export function drawTicks(
   context: CanvasRenderingContext2D,
   { x, y, width, height }: Box,
@@ -92,20 +91,20 @@ export function drawTicks(
   const edge = x + width;
   context.fillStyle = context.strokeStyle = theme.ink;
   context.lineWidth = 0.75;
-  moved.forEach((came, layer) => {
+  moved.forEach((flags, layer) => {
     const middle = y + (layer + 0.5) * tall;
     if (tall < SIGN_FROM) {
-      // Too low for a shape: a short thick stroke, and a long thin one.
-      if (came & 1) context.fillRect(edge + 2, middle - half, 4, 2 * half);
-      if (came & 2) context.fillRect(edge + 8, middle - 0.375, 6, 0.75);
+      // Too low for a triangle: a short thick stroke, and a long thin one.
+      if (flags & 1) context.fillRect(edge + 2, middle - half, 4, 2 * half);
+      if (flags & 2) context.fillRect(edge + 8, middle - 0.375, 6, 0.75);
       return;
     }
-    if (came & 1) context.fill(triangle(edge + 2, edge + 7, middle, half));
-    if (came & 2) context.stroke(triangle(edge + 14, edge + 9, middle, half));
+    if (flags & 1) context.fill(triangle(edge + 2, edge + 7, middle, half));
+    if (flags & 2) context.stroke(triangle(edge + 14, edge + 9, middle, half));
   });
 }
 
-/** An outline that can be seen on any ground. */
+/** Draw an outline that is visible on any background. */
 export function outline(
   context: CanvasRenderingContext2D,
   { x, y, width, height }: Box,

@@ -1,64 +1,63 @@
-// A plot over the run's tokens: the axes, what is pointed at, and only as much redrawn as is new.
+// A plot over the run's tokens. It draws axes and selection; a painter draws the marks (bars,
+// lines).
 //
-// A new token touches its own place on the canvas and nothing else, until the axis is used up or
-// the scale too small. Where tokens are narrower than a mark can be, neighbours share one. What the
-// marks look like (bars, lines) is told by who makes the plot.
+// A new token redraws only its own place on the canvas, until the axis is full or the scale is too
+// small. Tokens that are narrower than a mark can be share one mark.
 
-import { drawCorner, drawSideways, niceStep, wholeTicks } from "./axes";
-import { Canvas } from "./canvas";
-import { MARGIN } from "../live/limits";
-import type { Focus } from "./focus";
 import { integer } from "../widget/format";
-import { Axis, type Span } from "./step-range";
 import type { Theme } from "../widget/theme";
+import { drawCorner, drawSideways, MARGIN, niceStep, wholeTicks } from "./axes";
+import { Canvas } from "./canvas";
+import type { Focus } from "./focus";
+import { Axis, type StepRange } from "./step-range";
 
-/** One plot's content; all values are those of steps shown.from, shown.from + 1, … */
-export interface Content {
-  shown: Span;
+/** A plot's content. Its values belong to steps shown.from, shown.from + 1, … */
+export interface PlotContent {
+  shown: StepRange;
   title: string;
-  /** What a tick is divided by; its unit ends up in the title. */
+  /** Tick labels are values divided by it; the title names the unit. */
   factor?: number;
-  /** Steps that used what is looked at: marked at the foot. */
-  lit?: readonly number[] | undefined;
+  /** Steps that used the selected expert: marked below the axis. */
+  highlighted?: readonly number[] | undefined;
 }
 
-/** Draws marks on a plot whose place and scale are known. */
+/** Draws the marks of a plot. */
 export interface Painter {
-  /** How many steps there are. */
+  /** The number of steps. */
   count: number;
-  /** The largest value of any mark; 0 or less when there is nothing to scale to. */
+  /** The largest value; 0 or less if there is nothing to scale to. */
   top: number;
-  /** Whether a mark can be drawn before all of its tokens are there, and once more with each. */
+  /** Whether a mark can be drawn before all of its tokens exist, and again with each new one. */
   partial: boolean;
-  /** Draw marks [from, to), of `perMark` steps each. */
+  /** Draw marks [from, to), each of place.perMark steps. */
   paint(context: CanvasRenderingContext2D, place: Place, from: number, to: number): void;
 }
 
-/** Where marks go. */
+/** The positions and the scale of marks. */
 export interface Place {
   axis: Axis;
   perMark: number;
-  /** Where a mark begins, on a whole pixel of the screen: so it can be wiped and drawn again. */
+  /** Where a mark begins, on a whole pixel of the screen, so that it can be cleared and redrawn. */
   left(mark: number): number;
-  /** y of the foot, in CSS pixels, and how many of them the value 1 is high. */
+  /** The y of the axis in CSS pixels, and the height of the value 1. */
   base: number;
   unit: number;
   theme: Theme;
 }
 
-/** The narrowest mark, in CSS pixels. */
+/** The width of the narrowest mark, in CSS pixels. */
 const NARROWEST = 3;
 
-/** Ends of the vertical axis, within one power of ten. */
+/** Where the vertical axis may end, within one power of ten. */
 const TOPS = [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10] as const;
 
 export class Plot {
   readonly canvas: Canvas;
-  /** How many marks the last `draw` drew, for tests and for those who wonder. */
+  /** How many marks the last `draw` drew; tests count them. */
   painted = 0;
   private place: Place | null = null;
   private end = 0;
-  /** All that the whole picture depends on, and up to which mark it was drawn. */
+  /** What the whole plot depends on, and the number of complete marks drawn. */
   private key = "";
   private drawn = 0;
 
@@ -76,7 +75,7 @@ export class Plot {
     node.addEventListener(
       "click",
       (event) => {
-        point(event); // a finger has not hovered before
+        point(event); // a touch does not hover first
         if (this.stepAt(event.clientX) !== null) focus.pinStep();
       },
       { signal },
@@ -93,7 +92,7 @@ export class Plot {
     return this.place?.perMark ?? 1;
   }
 
-  draw(content: Content, painter: Painter, theme: Theme): void {
+  draw(content: PlotContent, painter: Painter, theme: Theme): void {
     if (!this.canvas.fit()) return;
     const { shown } = content;
     const axis = new Axis(shown, this.canvas.width);
@@ -101,7 +100,7 @@ export class Plot {
     const top = ceiling(painter.top);
     const base = MARGIN.top + this.height;
     const unit = top > 0 ? this.height / top : 0;
-    const known = this.place?.theme === theme && !content.lit;
+    const known = this.place?.theme === theme && !content.highlighted;
     const { scale } = this.canvas;
     const left = (mark: number) => {
       const step = Math.min(shown.from + mark * perMark, shown.to);
@@ -117,7 +116,7 @@ export class Plot {
         : Math.floor(painter.count / perMark);
     const from = known && key === this.key && marks >= this.drawn ? this.drawn : 0;
     this.key = key;
-    // A mark that is not full yet is drawn again with the next token.
+    // An incomplete mark is drawn again with the next token.
     this.drawn = Math.floor(painter.count / perMark);
     this.painted = marks - from;
     if (from === 0) this.drawAll(content, painter, top, marks);
@@ -128,7 +127,7 @@ export class Plot {
     return this.canvas.height - MARGIN.top - MARGIN.bottom;
   }
 
-  private describe(content: Content, perMark: number, top: number): string {
+  private describe(content: PlotContent, perMark: number, top: number): string {
     const { width, height, scale } = this.canvas;
     const { step, pinnedStep } = this.focus;
     const { shown, title, factor } = content;
@@ -146,7 +145,7 @@ export class Plot {
     ]);
   }
 
-  private drawAll(content: Content, painter: Painter, top: number, marks: number): void {
+  private drawAll(content: PlotContent, painter: Painter, top: number, marks: number): void {
     const { context } = this.canvas;
     const place = this.place!;
     this.canvas.clear();
@@ -154,7 +153,7 @@ export class Plot {
     this.drawGrid(top, content.factor ?? 1, place.axis.x, place.axis.width);
     this.drawFocus(content);
     if (place.unit > 0) painter.paint(context, place, 0, marks);
-    this.veil();
+    this.fadeLater();
   }
 
   private drawNew(painter: Painter, top: number, factor: number, from: number, to: number): void {
@@ -184,7 +183,7 @@ export class Plot {
     }
   }
 
-  private drawAxes(content: Content, top: number): void {
+  private drawAxes(content: PlotContent, top: number): void {
     const { context } = this.canvas;
     const { axis, base, unit, theme } = this.place!;
     const factor = content.factor ?? 1;
@@ -206,15 +205,15 @@ export class Plot {
     drawSideways(context, content.title, 9, MARGIN.top + this.height / 2);
   }
 
-  private drawFocus({ shown: { from, to }, lit }: Content): void {
+  private drawFocus({ shown: { from, to }, highlighted }: PlotContent): void {
     const { context } = this.canvas;
     const { axis, base, theme } = this.place!;
-    const foot = base + 1;
-    context.fillStyle = theme.lit;
-    for (const step of lit ?? []) {
+    const below = base + 1;
+    context.fillStyle = theme.highlight;
+    for (const step of highlighted ?? []) {
       if (step < from || step >= to) continue;
       const width = axis.left(step + 1) - axis.left(step) - 1;
-      context.fillRect(axis.left(step), foot, Math.max(1.5, width), 2);
+      context.fillRect(axis.left(step), below, Math.max(1.5, width), 2);
     }
     for (const step of new Set([this.focus.pinnedStep, this.focus.step])) {
       if (step === null || step < from || step >= to) continue;
@@ -223,14 +222,14 @@ export class Plot {
       const x = (left + right - width) / 2 - 0.25;
       context.fillStyle = theme.band;
       if (step === this.focus.step) context.fillRect(x, MARGIN.top, width, this.height);
-      // A full bar hides the band: the foot stays visible, and is thicker when it is pinned.
+      // A full bar hides the band; the mark below the axis stays visible, thicker if it is pinned.
       context.fillStyle = theme.ink;
-      context.fillRect(x, foot, width, step === this.focus.pinnedStep ? 4 : 2);
+      context.fillRect(x, below, width, step === this.focus.pinnedStep ? 4 : 2);
     }
   }
 
-  /** A veil over the tokens after the one that is shown, while the run is scrubbed back. */
-  private veil(): void {
+  /** Fade the tokens after the one shown, while the run is scrubbed back. */
+  private fadeLater(): void {
     const { context } = this.canvas;
     const { axis, theme } = this.place!;
     const { until, to } = axis.shown;
@@ -253,26 +252,26 @@ export class Plot {
   }
 }
 
-/** How to read marks that tokens share; "" where each has its own. */
+/** A note for marks that several tokens share; "" if each token has its own. */
 export function sharedNote(shared: number, mark: string): string {
   return shared > 1 ? `each ${mark} is the mean of ${integer(shared)} tokens` : "";
 }
 
-/** The end of an axis that reaches at least up to `top`; it changes seldom as `top` grows. */
+/** A round end for an axis that must reach `top`; it changes seldom as `top` grows. */
 export function ceiling(top: number): number {
   if (!(top > 0)) return 0;
   const power = 10 ** Math.floor(Math.log10(top) + 1e-9);
   return power * (TOPS.find((end) => end * power >= top * (1 - 1e-9)) ?? 10);
 }
 
-/** Steps that get a label: token 1, then round numbers. */
+/** The steps that get a label: token 1, then round numbers. */
 export function tokenTicks(axis: Axis): number[] {
   const { from, to, origin } = axis.shown;
   const ticks = wholeTicks(from - origin + 1, to - origin + 1, Math.min(8, axis.width / 50));
   return ticks.filter((token) => token > 0).map((token) => token + origin - 1);
 }
 
-/** The mean of each run of `size` values, from the `first`th run to before the `last`th. */
+/** The mean of each group of `size` values, for groups [first, last). Missing values count as 0. */
 export function means(
   values: ArrayLike<number>,
   size: number,
@@ -283,7 +282,7 @@ export function means(
   for (let mark = first; mark < last; mark += 1) {
     const [low, high] = [mark * size, Math.min(values.length, (mark + 1) * size)];
     let sum = 0;
-    for (let i = low; i < high; i += 1) sum += values[i] || 0; // of what is not told, nothing
+    for (let i = low; i < high; i += 1) sum += values[i] || 0;
     out[mark - first] = sum / Math.max(1, high - low);
   }
   return out;

@@ -1,55 +1,46 @@
-// Which steps the charts show, and what a step is called.
-//
-// Once tokens are generated the charts begin at the step that produced the first: a long prompt
-// would otherwise fill them, and what it costs is paid in chunks. Until then they show the prompt as
-// it is read.
+// The steps that the charts show, and the axis they share.
 
-import { MARGIN, MIN_SPAN } from "../live/limits";
-import type { RunState } from "../live/state";
+import { MARGIN } from "./axes";
 
-export interface Span {
-  /** Steps [from, to) on the axis; the last of them may not have happened yet. */
+export interface StepRange {
+  /** Steps [from, to) on the axis; the last ones may not exist yet. */
   from: number;
   to: number;
-  /** Number of the step that is token 1. */
+  /** The step of token 1. */
   origin: number;
+  /** Whether the charts show the prompt, as it is read. */
   prompt: boolean;
-  /** The last step that is shown, when the run is scrubbed back; null while it is followed. */
+  /** The last step shown while the run is scrubbed back; null while the view follows the run. */
   until: number | null;
 }
 
-export function span(state: RunState, until: number | null = null): Span {
-  const prompt = state.generated === 0;
-  const origin = prompt ? 0 : state.firstToken;
-  const from = Math.max(origin, state.steps.first);
-  const end = state.steps.end;
-  const to = state.final ? Math.max(end, from + MIN_SPAN) : from + roomFor(end - from);
-  return { from, to, origin, prompt, until };
-}
+/** The fewest steps on an axis: with fewer the first bars would be too wide. */
+export const MIN_STEPS = 24;
 
 /**
- * How many steps an axis has room for that must show `n`: a third more at most. So a run that goes
- * on has its tokens stay where they are, and only now and then are all of them moved.
+ * How many steps an axis has that must show `n` of them: at most a third more. Tokens of a growing
+ * run keep their place, and all of them move only now and then.
  */
-export function roomFor(n: number): number {
-  let room = MIN_SPAN;
+export function capacityFor(n: number): number {
+  let capacity = MIN_STEPS;
   // 24, 32, 48, 64, 96, …
-  for (let odd = true; room < n; odd = !odd) room = odd ? (room * 4) / 3 : (room * 3) / 2;
-  return room;
+  for (let odd = true; capacity < n; odd = !odd)
+    capacity = odd ? (capacity * 4) / 3 : (capacity * 3) / 2;
+  return capacity;
 }
 
 /** "token 12", or "prompt 3". */
-export function stepName(step: number, shown: Span): string {
+export function stepName(step: number, shown: StepRange): string {
   return `${shown.prompt ? "prompt" : "token"} ${step - shown.origin + 1}`;
 }
 
-/** The horizontal axis shared by the charts: steps to CSS pixels and back. */
+/** The horizontal axis of the charts: converts steps to CSS pixels and back. */
 export class Axis {
   readonly x = MARGIN.left;
   readonly width: number;
 
   constructor(
-    readonly shown: Span,
+    readonly shown: StepRange,
     canvasWidth: number,
   ) {
     this.width = canvasWidth - MARGIN.left - MARGIN.right;

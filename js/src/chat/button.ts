@@ -1,11 +1,11 @@
-// A button of the chat.
+// The chat's buttons.
 
 import { el } from "../widget/dom";
 
-/** A quiet button; what it does is its tooltip and, where its text does not say it, its name. */
-export function button(text: string, what: string, act: () => void): HTMLButtonElement {
-  const node = el("button", "oj-button oj-quiet", { type: "button", title: what }, text);
-  if (text.length < 3) node.setAttribute("aria-label", what);
+/** A button without a border. `action` is its tooltip and, if `text` is only a sign, its name. */
+export function button(text: string, action: string, act: () => void): HTMLButtonElement {
+  const node = el("button", "oj-button oj-quiet", { type: "button", title: action }, text);
+  if (text.length < 3) node.setAttribute("aria-label", action);
   node.addEventListener("click", act);
   return node;
 }

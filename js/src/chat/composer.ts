@@ -1,11 +1,12 @@
-// Where a message is written, sent, and the answer stopped.
+// The message box, with buttons to send a message and to stop an answer.
 
 import { el, setText } from "../widget/dom";
-import { insist, stop } from "../widget/stop";
+import { repeatWhile, stop } from "../widget/stop";
 import type { ChatStore } from "./store";
 
-const PATIENCE_MS = 3_000;
-const SLOW = "The kernel has not taken this yet; it may be busy with a cell.";
+/** A message that the kernel has not accepted after this time is slow. */
+const SLOW_MS = 3_000;
+const SLOW = "The kernel has not answered yet; it may be busy with a cell.";
 const GONE = "The kernel is gone; this is what had arrived until then.";
 const goOn = (model = "the model") =>
   `To go on, run the cell that loads ${model}, then this cell: it makes a new chat.`;
@@ -17,6 +18,7 @@ export class Composer {
   private readonly stopButton = el("button", "oj-button oj-stop", { type: "button" }, "Stop");
   private readonly hint = el("div", "oj-hint", { role: "status" });
   private pending = false;
+  /** The hint about a slow kernel, "" for none. */
   private slow = "";
   private timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -47,19 +49,19 @@ export class Composer {
     const usable = connected && !closed;
     this.box.disabled = !usable;
     this.sendButton.disabled = !usable || this.pending || !this.box.value.trim();
-    const stops = state.running && usable;
+    const stoppable = state.running && usable;
     const focused = (this.node.getRootNode() as Document).activeElement;
-    this.stopButton.hidden = !stops;
-    this.sendButton.hidden = stops;
-    const gone = stops ? this.sendButton : this.stopButton;
-    if (focused === gone) this.box.focus();
-    if (!state.running && !this.pending) this.calm();
-    setText(this.hint, this.words(connected, closed));
+    this.stopButton.hidden = !stoppable;
+    this.sendButton.hidden = stoppable;
+    const hidden = stoppable ? this.sendButton : this.stopButton;
+    if (focused === hidden) this.box.focus();
+    if (!state.running && !this.pending) this.clearSlow();
+    setText(this.hint, this.hintText(connected, closed));
   }
 
-  private words(connected: boolean, closed: boolean): string {
+  private hintText(connected: boolean, closed: boolean): string {
     if (closed) return "This chat was closed.";
-    if (!connected) return `${GONE} ${goOn(this.store.about.model)}`;
+    if (!connected) return `${GONE} ${goOn(this.store.info.model)}`;
     if (this.slow) return this.slow;
     if (this.store.state.elsewhere) return "An answer is being written in another conversation.";
     return this.store.state.running
@@ -67,7 +69,7 @@ export class Composer {
       : "Enter sends · Shift+Enter begins a new line";
   }
 
-  /** As high as its text, up to a limit that the style sheet sets. */
+  /** Make the box as high as its text, up to the limit in the style sheet. */
   private fit(): void {
     this.box.style.height = "auto";
     if (this.box.scrollHeight) this.box.style.height = `${this.box.scrollHeight + 2}px`;
@@ -87,37 +89,40 @@ export class Composer {
     const text = this.box.value;
     if (this.pending || this.store.state.running || !text.trim()) return;
     this.pending = true;
-    this.expect(SLOW);
+    this.warnIfSlow(SLOW);
     this.store.notify();
-    const taken = await this.store.request({ type: "send", text });
+    const accepted = await this.store.request({ type: "send", text });
     this.pending = false;
-    this.calm();
-    // Refused: the text stays where it is. Taken: what was typed since stays.
-    if (taken && this.store.draft === text) this.store.clearDraft();
-    if (taken) this.sent();
+    this.clearSlow();
+    // A refused text stays in the box, and so does what was typed since an accepted one.
+    if (accepted && this.store.draft === text) this.store.clearDraft();
+    if (accepted) this.sent();
     this.store.notify();
   }
 
-  /** A cell that waits for the answer reads no message: then only an interrupt arrives. */
+  /**
+   * Stop the answer. If a cell waits for it, the kernel reads no messages: only an interrupt works.
+   */
   private stop(): void {
-    this.expect(`${SLOW} Interrupt it from the notebook to stop both.`);
-    const ask = () => this.store.send({ type: "stop" });
-    const written = this.store.state.messages.at(-1)?.id;
+    this.warnIfSlow(`${SLOW} Interrupt it from the notebook to stop both.`);
+    const sendStop = () => this.store.send({ type: "stop" });
+    const answer = this.store.state.messages.at(-1)?.id;
     const needed = () =>
-      this.store.state.running && this.store.state.messages.at(-1)?.id === written;
-    if (this.store.blocking) void stop(this.store.kernelId, ask, needed);
-    else insist(ask, needed);
+      this.store.state.running && this.store.state.messages.at(-1)?.id === answer;
+    if (this.store.blocking) void stop(this.store.kernelId, sendStop, needed);
+    else repeatWhile(needed, sendStop);
   }
 
-  private expect(words: string): void {
-    this.calm();
+  /** Show a hint if the kernel does not react for SLOW_MS. */
+  private warnIfSlow(text: string): void {
+    this.clearSlow();
     this.timer = setTimeout(() => {
-      this.slow = words;
+      this.slow = text;
       this.store.notify();
-    }, PATIENCE_MS);
+    }, SLOW_MS);
   }
 
-  private calm(): void {
+  private clearSlow(): void {
     clearTimeout(this.timer);
     this.slow = "";
   }

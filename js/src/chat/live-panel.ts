@@ -1,19 +1,20 @@
-// The live view of the run under way, at the end of the messages.
+// The live view of the current run, below the messages.
 
 import { el } from "../widget/dom";
-import { type Host, Nested } from "./nested";
+import type { WidgetHost } from "../widget/host";
+import { Nested } from "./nested";
 import type { ChatStore } from "./store";
 
-const CANNOT = "This page cannot show one widget in another: display(chat.live).";
+const CANNOT = "This page cannot show a widget inside another. Use display(chat.live).";
 
 export class LivePanel {
   readonly node = el("section", "oj-watch", { "aria-label": "Live run view" });
-  private readonly hint = el("div", "oj-facts", {}, "The run view begins with the next answer.");
+  private readonly hint = el("div", "oj-facts", {}, "The run view starts with the next answer.");
   private readonly nested: Nested;
 
   constructor(
     private readonly store: ChatStore,
-    host: Host | undefined,
+    host: WidgetHost | undefined,
     signal: AbortSignal,
   ) {
     const place = el("div", "");

@@ -1,10 +1,10 @@
-// Markdown of the model's → elements. Its text is never HTML: tags in it are shown as text, what
-// marked makes of the rest is sanitised, and nothing in it is fetched.
+// Renders the model's Markdown as elements. HTML tags in it are shown as text, the output of marked
+// is sanitised, and nothing is fetched.
 
 import DOMPurify from "dompurify";
 import { Marked } from "marked";
 import { el } from "../widget/dom";
-import { coloured } from "./highlight";
+import { highlighted } from "./highlight";
 
 const TAGS =
   "p br hr h1 h2 h3 h4 h5 h6 strong em del code pre blockquote ul ol li table thead tbody tr th td a";
@@ -27,19 +27,19 @@ const marked = new Marked({
   async: false,
   renderer: {
     html: ({ text, block }) => (block ? `<p>${escaped(text)}</p>` : escaped(text)),
-    // An image would be fetched, and so tell somebody that it was read.
+    // Fetching an image would tell its server that the answer was read.
     image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text || href)}</a>`,
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
   },
 });
 
-/** The elements that `text` stands for. */
+/** Render `text`. */
 export function render(text: string): DocumentFragment {
   const fragment = DOMPurify.sanitize(marked.parse(text) as string, SAFE);
   for (const link of fragment.querySelectorAll("a")) {
     link.target = "_blank";
     link.rel = "noopener noreferrer";
-    if (!link.hasAttribute("href")) link.replaceWith(...link.childNodes); // it was refused
+    if (!link.hasAttribute("href")) link.replaceWith(...link.childNodes); // the sanitiser refused it
   }
   for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(codeBlock(pre));
   for (const table of fragment.querySelectorAll("table")) {
@@ -50,7 +50,7 @@ export function render(text: string): DocumentFragment {
   return fragment;
 }
 
-/** The block with its language and a button to copy it. */
+/** A code block with its language and a button that copies it. */
 function codeBlock(pre: HTMLPreElement): HTMLElement {
   const code = pre.querySelector("code") ?? pre;
   const language = /(?:^|\s)language-(\S+)/.exec(code.className)?.[1] ?? "";
@@ -59,11 +59,11 @@ function codeBlock(pre: HTMLPreElement): HTMLElement {
   button.setAttribute("aria-label", "Copy this code");
   button.addEventListener("click", () => void copyFrom(button, text));
   const head = el("div", "oj-code-head", {}, el("span", "", {}, language || "code"), button);
-  const body = el("pre", "", { tabindex: "0" }, el("code", "", {}, ...coloured(text, language)));
+  const body = el("pre", "", { tabindex: "0" }, el("code", "", {}, ...highlighted(text, language)));
   return el("div", "oj-code", {}, head, body);
 }
 
-/** Put `text` on the clipboard and say so on the button. */
+/** Copy `text` to the clipboard, and show the result on the button. */
 export async function copyFrom(button: HTMLElement, text: string): Promise<void> {
   const done = await copy(text);
   const label = button.dataset.label ?? button.textContent ?? "";
@@ -79,7 +79,7 @@ async function copy(text: string): Promise<boolean> {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // A page that is not served securely has no clipboard but this.
+    // On a page that is not served securely this is the only way to the clipboard.
     const box = el("textarea", "", { "aria-hidden": "true" });
     box.value = text;
     document.body.append(box);

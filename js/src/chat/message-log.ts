@@ -1,14 +1,14 @@
-// The messages that are read, as a log: what changed is redrawn, the end is followed, the focus
-// stays where it was although another version of a message takes its place.
+// The log of messages. It redraws messages that changed, follows the end, and keeps the focus when
+// another version of a message replaces the one that had it.
 
 import { el, setText } from "../widget/dom";
 import { integer } from "../widget/format";
+import type { WidgetHost } from "../widget/host";
 import { MessageNode } from "./message";
-import type { Host } from "./nested";
 import { RunPanel } from "./run-panel";
 import type { ChatStore } from "./store";
 
-/** Pixels from the end that still count as the end. */
+/** This many pixels from the end still count as the end. */
 const NEAR = 40;
 
 export class MessageLog {
@@ -19,14 +19,14 @@ export class MessageLog {
   private readonly nodes = new Map<number, MessageNode>();
   private path: number[] = [];
   private conversation = 0;
-  /** Whether it stays at its end as it grows, or as it is made narrower. */
+  /** Whether the end stays in sight as the log grows or becomes narrower. */
   private following = true;
 
-  /** `homeless` takes the focus when what had it is gone. */
+  /** `focusFallback` takes the focus if the element that had it is removed. */
   constructor(
     private readonly store: ChatStore,
-    private readonly homeless: () => void,
-    host: Host | undefined,
+    private readonly focusFallback: () => void,
+    host: WidgetHost | undefined,
     signal: AbortSignal,
   ) {
     const { node } = this;
@@ -39,32 +39,35 @@ export class MessageLog {
     node.addEventListener("scroll", scrolled, { signal, passive: true });
   }
 
-  /** Go to the end with the next redraw: somebody has just asked something. */
+  /** Scroll to the end with the next redraw, after the user sent a message. */
   follow(): void {
     this.following = true;
   }
 
   draw(): void {
-    const { state, about } = this.store;
+    const { state, info } = this.store;
     const { node } = this;
-    // Read out once, when it is whole: an answer that grows would be read over and over.
+    // Screen readers read an answer once, when it is complete, and not each time it grows.
     node.setAttribute("aria-live", state.running ? "off" : "polite");
-    const lost = this.clear();
-    this.place();
+    const lost = this.removeOld();
+    this.drawMessages();
     if (lost) this.refocus(lost);
     this.empty.hidden = state.messages.length > 0;
-    setText(this.empty, `Ask ${about.model ?? "the model"} something.`);
+    setText(this.empty, `Ask ${info.model ?? "the model"} something.`);
     this.earlier.hidden = state.earlier === 0;
-    const left = `${integer(state.earlier)} earlier messages are in the file that Export saves.`;
-    setText(this.earlier, left);
+    const earlier = `${integer(state.earlier)} earlier messages are not shown; Export saves them.`;
+    setText(this.earlier, earlier);
     const shown = [...this.nodes.values()].find((each) => each.showsRun);
-    // Somebody wants to look at it: its beginning, not the end that it pushes out of sight.
+    // A run that was just opened is shown from its beginning.
     if (this.run.draw(shown?.node)) this.following = false;
     if (this.following) node.scrollTop = node.scrollHeight;
   }
 
-  /** Take away what is read no more; returns where the focus was, if it was in there. */
-  private clear(): { index: number; name: string } | null {
+  /**
+   * Remove messages that are no longer shown; returns where the focus was, if it was in one of
+   * them.
+   */
+  private removeOld(): { index: number; name: string } | null {
     const { state } = this.store;
     const other = state.conversation !== this.conversation;
     this.conversation = state.conversation;
@@ -81,7 +84,8 @@ export class MessageLog {
     return lost;
   }
 
-  private place(): void {
+  /** Add new messages, and draw all of them in order. */
+  private drawMessages(): void {
     const { state } = this.store;
     this.path = state.messages.map((message) => message.id);
     let last: Element = this.empty;
@@ -95,10 +99,12 @@ export class MessageLog {
     }
   }
 
-  /** The same button of the message that is there now; while one is written, the message box. */
+  /**
+   * Focus the same button of the message now in that place, or the message box during an answer.
+   */
   private refocus({ index, name }: { index: number; name: string }): void {
     const { state } = this.store;
     const here = this.nodes.get(state.messages[index]?.id);
-    if (name === "other" || state.running || !here?.focus(name)) this.homeless();
+    if (name === "other" || state.running || !here?.focus(name)) this.focusFallback();
   }
 }

@@ -1,11 +1,12 @@
-// One message of the chat, with what can be done about it.
+// One message of the chat, with its buttons and facts.
 
 import { el, setText } from "../widget/dom";
 import { integer, percent, plural, short } from "../widget/format";
 import { button } from "./button";
 import { copyFrom, render } from "./markdown";
-import type { ChatStore, Message, Reading } from "./store";
+import type { ChatStore, Message, PromptProgress } from "./store";
 
+/** What the facts say about an answer that did not end by itself. */
 const ENDED: Record<string, string> = {
   length: "cut off at the token limit",
   interrupted: "stopped",
@@ -15,7 +16,7 @@ const ENDED: Record<string, string> = {
 export class MessageNode {
   readonly node: HTMLElement;
   private readonly body = el("div", "oj-body", { dir: "auto" });
-  private readonly progress = el("progress", "oj-reading", { "aria-label": "Prompt read" });
+  private readonly progress = el("progress", "oj-prompt-progress", { "aria-label": "Prompt read" });
   private readonly note = el("div", "oj-problem");
   private readonly facts = el("span", "oj-facts");
   private readonly branches = el("span", "oj-branches", {
@@ -45,7 +46,7 @@ export class MessageNode {
       void copyFrom(this.copy, this.message.text);
     });
     this.change = user
-      ? button("Edit", "Ask this otherwise, on a branch of its own", () => this.edit())
+      ? button("Edit", "Change this message and ask again, on a new branch", () => this.edit())
       : button("Try again", AGAIN, () => this.again());
     this.runButton = button("Run", "", () => this.toggleRun());
     const actions = el("div", "oj-actions", {}, this.copy, this.change, this.branches);
@@ -61,17 +62,17 @@ export class MessageNode {
     );
   }
 
-  draw(message: Message, running: boolean, reading?: Reading | null): void {
+  draw(message: Message, running: boolean, reading?: PromptProgress | null): void {
     this.message = message;
     const writing = message.ended === "running";
     this.node.classList.toggle("oj-writing", writing);
     this.node.setAttribute("aria-busy", String(writing));
     if (message.text !== this.shown) this.drawText(message);
-    const far = writing && !message.text && reading?.message === message.id ? reading : null;
-    const wait = far ? farInWords(far) : "Reading…";
+    const progress = writing && !message.text && reading?.message === message.id ? reading : null;
+    const wait = progress ? progressText(progress) : "Reading…";
     this.body.dataset.empty = message.text ? "" : writing ? wait : "No text was generated.";
-    this.progress.hidden = !far;
-    if (far) [this.progress.max, this.progress.value] = [far.of, far.read];
+    this.progress.hidden = !progress;
+    if (progress) [this.progress.max, this.progress.value] = [progress.of, progress.read];
     setText(this.note, message.note);
     this.note.hidden = !message.note;
     this.copy.disabled = !message.text;
@@ -85,24 +86,24 @@ export class MessageNode {
     const { run } = message.numbers;
     this.runButton.hidden = !run;
     setText(this.runButton, `Run ${run}`);
-    this.runButton.title = `Where it routed and what was read: chat.run(${run}) in Python`;
+    this.runButton.title = `Show its routing and reads; in Python: chat.run(${run})`;
     this.runButton.setAttribute("aria-expanded", String(this.showsRun));
     setText(this.facts, factsOf(message));
   }
 
-  /** Whether the run view that is open is that of this answer. */
+  /** Whether the open run view is this answer's. */
   get showsRun(): boolean {
     return this.message.numbers.run === this.store.runShown.run && !this.runButton.hidden;
   }
 
-  /** Which of its buttons has the focus, "" if none; `focus` gives it back to another message. */
+  /** The name of the button that has the focus, "other" for another element inside, "" for none. */
   get focused(): string {
     const { activeElement } = this.node.getRootNode() as Document;
     const found = this.buttons().find(([, each]) => each === activeElement);
     return found?.[0] ?? (this.node.contains(activeElement) ? "other" : "");
   }
 
-  /** Focus the button of that name, or another that can be pressed; false if there is none. */
+  /** Focus the button of that name, or else another usable one; false if there is none. */
   focus(name: string): boolean {
     const usable = this.buttons().filter(([, each]) => !each.disabled && each.offsetParent);
     const [, node] = usable.find(([each]) => each === name) ?? usable[0] ?? [];
@@ -135,8 +136,8 @@ export class MessageNode {
     if (this.editor) return;
     const box = el("textarea", "oj-input", { "aria-label": "Edit your message", rows: "3" });
     box.value = this.message.text;
-    const send = button("Send", "Ask it like this", () => void this.sendEdit(box, send));
-    const cancel = button("Cancel", "Leave it as it was", () => this.endEdit());
+    const send = button("Send", "Send the changed message", () => void this.sendEdit(box, send));
+    const cancel = button("Cancel", "Keep the message as it was", () => this.endEdit());
     send.classList.add("oj-primary");
     box.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.endEdit();
@@ -156,9 +157,9 @@ export class MessageNode {
     if (!box.value.trim()) return;
     send.disabled = true;
     const { id } = this.message;
-    const taken = await this.store.request({ type: "edit", message: id, text: box.value });
+    const accepted = await this.store.request({ type: "edit", message: id, text: box.value });
     send.disabled = false;
-    if (taken) this.endEdit();
+    if (accepted) this.endEdit();
   }
 
   private endEdit(): void {
@@ -175,10 +176,11 @@ export class MessageNode {
   }
 }
 
+/** The tooltip of Try again. */
 const AGAIN =
-  "Write another answer beside this one; at temperature 0 it would be the same, see Settings";
+  "Write another answer beside this one; at temperature 0 (see Settings) it would be the same";
 
-const farInWords = ({ read, of }: Reading) =>
+const progressText = ({ read, of }: PromptProgress) =>
   `Reading the prompt: ${integer(read)} of ${plural(of, "token")}`;
 
 function factsOf({ numbers, ended }: Message): string {

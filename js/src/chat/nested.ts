@@ -1,29 +1,23 @@
-// A widget of its own, shown inside the chat's: the live view of a run.
+// Shows another widget, the live view of a run, inside the chat.
 
 import { el } from "../widget/dom";
-
-/** What anywidget offers a widget that shows others. */
-export interface Host {
-  getWidget(ref: string): Promise<{
-    render(context: { el: HTMLElement; signal: AbortSignal }): Promise<void>;
-  }>;
-}
+import type { WidgetHost } from "../widget/host";
 
 export class Nested {
   private shown: unknown = null;
   private rendered: AbortController | null = null;
 
-  /** `failed` says what stands in its place where the page cannot show a widget in another. */
+  /** `failed` returns a substitute for pages that cannot show a widget inside another. */
   constructor(
     private readonly place: HTMLElement,
-    private readonly host: Host | undefined,
+    private readonly host: WidgetHost | undefined,
     private readonly failed: () => Node,
     signal: AbortSignal,
   ) {
     signal.addEventListener("abort", () => this.rendered?.abort());
   }
 
-  /** Show the widget that a trait refers to; null takes away what was there. */
+  /** Show the widget that a trait refers to; null removes the one shown. */
   show(ref: unknown): void {
     if (ref === this.shown) return;
     this.shown = ref;

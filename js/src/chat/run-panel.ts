@@ -1,33 +1,35 @@
-// The run behind one answer, shown under it: the live view, finished, to look into and replay.
+// The run of one answer, shown below it in a live view.
 //
-// Python says which run it is, so that it is still there after a reload. Where the page cannot show
-// a widget in another, Python's own static view takes its place: HTML in which all text is escaped,
-// in a shadow root so that its style stays with it.
+// Python keeps which run is shown, so it is still shown after a reload. A page that cannot show a
+// widget inside another shows Python's static view: HTML with all text escaped, in a shadow root so
+// that its styles apply only to it.
 
 import { el, setText } from "../widget/dom";
-import { type Host, Nested } from "./nested";
+import type { WidgetHost } from "../widget/host";
+import { Nested } from "./nested";
 import type { ChatStore } from "./store";
 
 export class RunPanel {
   readonly node = el("section", "oj-run");
   private readonly note = el("div", "oj-facts");
-  private readonly plain = el("div", "");
+  private readonly staticView = el("div", "");
   private readonly nested: Nested;
-  private asked = 0;
-  private pictured = 0;
+  /** The runs whose static view was requested, and is shown. */
+  private requested = 0;
+  private staticShown = 0;
 
   constructor(
     private readonly store: ChatStore,
-    host: Host | undefined,
+    host: WidgetHost | undefined,
     signal: AbortSignal,
   ) {
     const place = el("div", "");
-    this.plain.attachShadow({ mode: "open" });
+    this.staticView.attachShadow({ mode: "open" });
     this.node.append(this.note, place);
-    this.nested = new Nested(place, host, () => this.askForHtml(), signal);
+    this.nested = new Nested(place, host, () => this.requestStaticView(), signal);
   }
 
-  /** Draw it into the message it belongs to, or nowhere; true when it has just come there. */
+  /** Draw the run into its message, or remove it; true if it was just added. */
   draw(parent: HTMLElement | undefined): boolean {
     const { run, note } = this.store.runShown;
     if (!parent) {
@@ -41,17 +43,17 @@ export class RunPanel {
     this.note.hidden = !note && typeof this.store.get("run_view") === "string";
     this.nested.show(note ? null : this.store.get("run_view"));
     const { html } = this.store;
-    if (html?.run === run && this.pictured !== run) {
-      this.pictured = run;
-      this.plain.shadowRoot!.innerHTML = html.text;
+    if (html?.run === run && this.staticShown !== run) {
+      this.staticShown = run;
+      this.staticView.shadowRoot!.innerHTML = html.text;
     }
     return moved;
   }
 
-  private askForHtml(): HTMLElement {
+  private requestStaticView(): HTMLElement {
     const { run } = this.store.runShown;
-    if (this.asked !== run) this.store.send({ type: "run", run, html: true });
-    this.asked = run;
-    return this.plain;
+    if (this.requested !== run) this.store.send({ type: "run", run, html: true });
+    this.requested = run;
+    return this.staticView;
   }
 }

@@ -1,7 +1,7 @@
-// What the notebook keeps of the chat for when there is no kernel: another output of the same cell.
-// Beside a living widget it would say everything twice.
+// The transcript that the notebook saves for when there is no kernel: another output of the same
+// cell. It is hidden beside a live widget, which shows the same messages.
 
-/** Hide it while `signal` lasts; call it again when it may have been drawn anew. */
+/** Hide the transcript until `signal` aborts. Call this again after each redraw: it may be new. */
 export function hideSaved(name: string, signal: AbortSignal): void {
   if (!name || signal.aborted) return;
   for (const each of document.getElementsByClassName(name)) {
@@ -23,7 +23,7 @@ interface Outputs {
   set(index: number, output: object): void;
 }
 
-/** As much of JupyterLab's manager of widgets as leads to the notebook's cells. */
+/** The path from JupyterLab's widget manager to the notebook's cells. */
 interface Manager {
   context?: {
     model?: { cells?: { length: number; get(index: number): { outputs?: Outputs } } };
@@ -31,14 +31,14 @@ interface Manager {
 }
 
 /**
- * Whether the notebook on this page has such an output, of the chat called `name`, that is not the
- * one with this `stamp`: a page that was reloaded does not hear of updates any more.
+ * Whether a transcript of the chat `name` in the notebook lacks this `stamp`: a page that was
+ * reloaded no longer receives updates of outputs.
  */
 export function isBehind(manager: unknown, name: string, stamp: string): boolean {
   return savedOutputs(manager, name).some(({ html }) => !html.includes(stamp));
 }
 
-/** Put `data` in all outputs of the chat called `name`. */
+/** Replace all transcripts of the chat `name` by `data`. */
 export function replaceSaved(manager: unknown, name: string, data: object): void {
   for (const { outputs, index } of savedOutputs(manager, name))
     outputs.set(index, { output_type: "display_data", data, metadata: {} });

@@ -1,11 +1,12 @@
-// The settings: one control for each option that Python names, and what concerns the conversation.
+// The settings: a control for each option that Python names, and those of the conversation.
 
 import { el, setText } from "../widget/dom";
 import { button } from "./button";
 import { CacheSize } from "./cache-size";
 import type { ChatStore, Control } from "./store";
 
-const SURE_MS = 4_000;
+/** The second press of Delete must follow within this time. */
+const CONFIRM_MS = 4_000;
 
 export class Settings {
   readonly node: HTMLElement;
@@ -21,14 +22,14 @@ export class Settings {
     private readonly signal: AbortSignal,
   ) {
     this.cache = new CacheSize(store, signal);
-    this.system.placeholder = "What the model is told before the conversation";
+    this.system.placeholder = "Instructions that the model reads before the conversation";
     this.onChange(this.system, () => this.set("system", this.system.value));
     this.onChange(this.title, () =>
       store.send({ type: "rename", conversation: this.id, title: this.title.value }),
     );
-    this.remove = button("Delete", "Delete this conversation", () => this.askToDelete());
+    this.remove = button("Delete", "Delete this conversation", () => this.deleteOrConfirm());
     this.file.hidden = true;
-    this.file.addEventListener("change", () => void this.read(), { signal });
+    this.file.addEventListener("change", () => void this.importFile(), { signal });
     const all = el(
       "div",
       "oj-actions",
@@ -82,7 +83,7 @@ export class Settings {
     input.step = kind === "float" ? "any" : String(step);
     if (control.default === null) input.placeholder = name === "seed" ? "none" : "automatic";
     this.inputs.set(name, input);
-    this.onChange(input, () => this.set(name, typedIn(input, control)));
+    this.onChange(input, () => this.set(name, controlValue(input, control)));
     return el("label", "", { title: control.help }, el("span", "", {}, control.label), input);
   }
 
@@ -94,36 +95,37 @@ export class Settings {
     node.addEventListener("change", act, { signal: this.signal });
   }
 
-  /** The first press asks, the second one does it. */
-  private askToDelete(): void {
-    if (this.remove.dataset.sure) {
+  /** The first press asks for confirmation, the second one deletes. */
+  private deleteOrConfirm(): void {
+    if (this.remove.dataset.confirming) {
       this.store.send({ type: "delete", conversation: this.id });
-      this.unsure();
+      this.endConfirm();
       return;
     }
-    this.remove.dataset.sure = "yes";
+    this.remove.dataset.confirming = "yes";
     setText(this.remove, "Really delete?");
-    setTimeout(() => this.unsure(), SURE_MS);
+    setTimeout(() => this.endConfirm(), CONFIRM_MS);
   }
 
-  private unsure(): void {
-    delete this.remove.dataset.sure;
+  private endConfirm(): void {
+    delete this.remove.dataset.confirming;
     setText(this.remove, "Delete");
   }
 
-  private async read(): Promise<void> {
+  private async importFile(): Promise<void> {
     const file = this.file.files?.[0];
     if (file) this.store.send({ type: "import", text: await file.text() });
     this.file.value = "";
   }
 }
 
-/** Show a value unless somebody is changing it. */
+/** Show a value unless the user is changing it. */
 function show(input: HTMLInputElement | HTMLTextAreaElement, value: string): void {
   if (document.activeElement !== input && input.value !== value) input.value = value;
 }
 
-function typedIn(input: HTMLInputElement, control: Control): number | boolean | null {
+/** The value of a control; an empty one stands for the option's default. */
+function controlValue(input: HTMLInputElement, control: Control): number | boolean | null {
   if (control.kind === "bool") return input.checked;
   return input.value === "" ? control.default : Number(input.value);
 }

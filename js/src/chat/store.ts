@@ -1,14 +1,14 @@
-// A chat as Python tells it: the last whole state, and the text that came since.
+// The state of a chat in the browser: Python's last full state, and the text that arrived since.
 //
-// Whatever carries a number that does not follow the last one is a gap, and the whole is asked
-// for. A state replaces everything before it.
+// A message whose number does not follow the last one reveals a gap; then the full state is
+// requested. A full state replaces everything before it.
 
+import { Connection } from "../widget/connection";
 import type { Model } from "../widget/host";
-import { Lifeline } from "../widget/connection";
 import { isBehind, replaceSaved } from "./saved";
 
-/** What is told of the run that wrote an answer. */
-type Counted =
+/** The numbers of the run that wrote an answer. */
+type RunNumber =
   | ("prompt" | "reused" | "generated" | "run")
   | ("tokens_per_second" | "decode_hit_rate" | "prefill_hit_rate");
 
@@ -18,11 +18,11 @@ export interface Message {
   text: string;
   ended: "" | "running" | "stop" | "length" | "interrupted" | "error";
   note: string;
-  numbers: Partial<Record<Counted, number>>;
+  numbers: Partial<Record<RunNumber, number>>;
   siblings: number[];
 }
 
-export interface State {
+export interface ChatState {
   seq: number;
   conversation: number;
   title: string;
@@ -32,16 +32,17 @@ export interface State {
   running: boolean;
   elsewhere: number;
   used: number;
-  /** How far the prompt of the answer under way is read; null once it is. */
-  reading?: Reading | null;
+  /** How much of the prompt of the current answer has been read; null once all is. */
+  reading?: PromptProgress | null;
 }
 
-export interface Reading {
+export interface PromptProgress {
   message: number;
   read: number;
   of: number;
 }
 
+/** An option that the user can set, as Python describes it. */
 export interface Control {
   group: string;
   name: string;
@@ -54,7 +55,8 @@ export interface Control {
   step: number;
 }
 
-export interface About {
+/** The trait `info`; any entry may be missing. */
+export interface ChatInfo {
   model?: string;
   context?: number | null;
   slots?: number;
@@ -64,10 +66,10 @@ export interface About {
   changed_output?: string;
 }
 
-/** Messages about one change come together. */
-const TOGETHER_MS = 300;
+/** Several messages about one change arrive within this time. */
+const SETTLE_MS = 300;
 
-const NOTHING: State = {
+const EMPTY: ChatState = {
   seq: 0,
   conversation: 0,
   title: "",
@@ -85,25 +87,25 @@ interface Incoming {
   conversation?: number;
   message?: number;
   text?: string;
-  state?: State;
+  state?: ChatState;
   request?: string;
   name?: string;
   run?: number;
   html?: string;
   data?: object;
-  reading?: Reading | null;
+  reading?: PromptProgress | null;
 }
 
 export class ChatStore {
-  state: State = NOTHING;
-  /** What is in the message box; kept here so that two views and a reload have the same. */
+  state: ChatState = EMPTY;
+  /** The text in the message box, kept here so that all views share it. */
   draft: string;
-  /** The static view of the run that is shown, where this page cannot show its widget. */
+  /** The static view of the shown run, for pages that cannot show its widget. */
   html: { run: number; text: string } | null = null;
-  readonly lifeline: Lifeline;
+  readonly connection: Connection;
   private readonly listeners = new Set<() => void>();
-  private readonly waiting = new Map<string, (accepted: boolean) => void>();
-  private asked = false;
+  private readonly requests = new Map<string, (accepted: boolean) => void>();
+  private stateRequested = false;
   private count = 0;
   private draftTimer: ReturnType<typeof setTimeout> | undefined;
   private savedTimer: ReturnType<typeof setTimeout> | undefined;
@@ -115,11 +117,11 @@ export class ChatStore {
     model.on("change:state", this.onState);
     model.on("change:draft", this.onDraft);
     model.on("change:saved", this.onSaved);
-    this.lifeline = new Lifeline(model, () => this.send({ type: "resync" }), this.notify);
+    this.connection = new Connection(model, () => this.send({ type: "resync" }), this.notify);
     this.onState();
     this.onSaved();
-    // A page that was reloaded in the middle of an answer: the trait may be some seconds old.
-    if (this.state.running) this.askForAll();
+    // After a reload in the middle of an answer the trait may be some seconds old.
+    if (this.state.running) this.requestState();
   }
 
   close(): void {
@@ -130,12 +132,12 @@ export class ChatStore {
     this.model.off("change:state", this.onState);
     this.model.off("change:draft", this.onDraft);
     this.model.off("change:saved", this.onSaved);
-    this.lifeline.close();
+    this.connection.close();
     this.listeners.clear();
   }
 
-  get about(): About {
-    return (this.model.get("info") ?? {}) as About;
+  get info(): ChatInfo {
+    return (this.model.get("info") ?? {}) as ChatInfo;
   }
 
   get controls(): Control[] {
@@ -150,7 +152,7 @@ export class ChatStore {
     return this.model.get("status") === "closed";
   }
 
-  /** Whether a cell waits for the answer, so that no message is read before it is there. */
+  /** Whether a cell waits for the answer: until it ends the kernel reads no messages. */
   get blocking(): boolean {
     return this.model.get("blocking") === true;
   }
@@ -159,12 +161,12 @@ export class ChatStore {
     return String(this.model.get("kernel_id") ?? "");
   }
 
-  /** The chat's own name, which what the notebook keeps of it has as a class. */
+  /** The chat's name, which is a class of its transcript in the notebook. */
   get viewId(): string {
     return String(this.model.get("view_id") ?? "");
   }
 
-  /** Which run is shown under its answer (0 for none), or why it cannot be. */
+  /** The run shown below its answer (0 for none), or a note why it cannot be shown. */
   get runShown(): { run: number; note: string } {
     return { run: 0, note: "", ...(this.model.get("run_shown") as object | undefined) };
   }
@@ -177,15 +179,15 @@ export class ChatStore {
     this.model.send(content);
   }
 
-  /** Send what may be refused; resolves to whether it was taken. */
+  /** Send a request; resolves to whether Python accepted it. */
   request(content: object): Promise<boolean> {
     this.count += 1;
     const request = `${Date.now()}-${Math.random()}-${this.count}`;
     this.model.send({ ...content, request });
-    return new Promise((resolve) => this.waiting.set(request, resolve));
+    return new Promise((resolve) => this.requests.set(request, resolve));
   }
 
-  /** Remember what is being typed, and tell Python when typing rests. */
+  /** Keep the text being typed, and send it to Python after a pause. */
   setDraft(text: string): void {
     this.draft = text;
     clearTimeout(this.draftTimer);
@@ -193,14 +195,14 @@ export class ChatStore {
     this.notify();
   }
 
-  /** The draft was taken: Python has emptied it, too. */
+  /** Clear the draft after Python accepted the message, which clears Python's draft too. */
   clearDraft(): void {
     clearTimeout(this.draftTimer);
     this.draft = "";
     this.notify();
   }
 
-  /** Call `listener` when there may be something to draw; returns how to stop that. */
+  /** Call `listener` when there may be something to draw; returns a function that ends it. */
   listen(listener: () => void): () => void {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);
@@ -211,8 +213,8 @@ export class ChatStore {
   };
 
   private readonly onMessage = (content: Incoming): void => {
-    if (content?.type === "text") this.grow(content);
-    else if (content?.type === "reading") this.read(content);
+    if (content?.type === "text") this.appendText(content);
+    else if (content?.type === "reading") this.setProgress(content);
     else if (content?.type === "state" && content.state) this.take(content.state);
     else if (content?.type === "accepted" || content?.type === "refused") this.settle(content);
     else if (content?.type === "file") download(content.name ?? "", content.text ?? "");
@@ -225,59 +227,61 @@ export class ChatStore {
   };
 
   private readonly onState = (): void => {
-    this.take(this.model.get("state") as State | undefined);
+    this.take(this.model.get("state") as ChatState | undefined);
     this.notify();
   };
 
   private readonly onDraft = (): void => {
     const text = String(this.model.get("draft") ?? "");
-    // An echo of what was typed a moment ago must not undo what was typed since.
+    // Python echoes the draft; an old echo must not overwrite what was typed since.
     if (text === "" || this.draft === "") this.draft = text;
     this.notify();
   };
 
-  /** What the notebook keeps of the chat is updated before this is told, if this page hears of it. */
+  /**
+   * Python updates the transcript before this trait. If this page missed the update, request it.
+   */
   private readonly onSaved = (): void => {
     clearTimeout(this.savedTimer);
     this.savedTimer = setTimeout(() => {
       const stamp = String(this.model.get("saved") ?? "");
       if (isBehind(this.model.widget_manager, this.viewId, stamp)) this.send({ type: "saved" });
-    }, TOGETHER_MS);
+    }, SETTLE_MS);
   };
 
-  private take(state: State | undefined): void {
+  private take(state: ChatState | undefined): void {
     if (!state?.seq || state.seq < this.state.seq) return;
-    // The trait's own object is not ours to write to.
+    // A copy, because the trait's own object must not be changed.
     this.state = { ...state, messages: state.messages.map((message) => ({ ...message })) };
-    this.asked = false;
+    this.stateRequested = false;
   }
 
-  private grow({ seq = 0, conversation, message, text = "" }: Incoming): void {
+  private appendText({ seq = 0, conversation, message, text = "" }: Incoming): void {
     const { state } = this;
     if (seq <= state.seq) return;
     if (seq !== state.seq + 1) {
-      this.askForAll();
+      this.requestState();
       return;
     }
     state.seq = seq;
     if (conversation !== state.conversation) return;
-    const growing = state.messages.find((each) => each.id === message);
-    if (growing) growing.text += text;
+    const answer = state.messages.find((each) => each.id === message);
+    if (answer) answer.text += text;
   }
 
-  private read({ conversation, reading }: Incoming): void {
+  private setProgress({ conversation, reading }: Incoming): void {
     if (conversation === this.state.conversation) this.state.reading = reading ?? null;
   }
 
   private settle({ type, request = "" }: Incoming): void {
-    this.waiting.get(request)?.(type === "accepted");
-    this.waiting.delete(request);
+    this.requests.get(request)?.(type === "accepted");
+    this.requests.delete(request);
   }
 
-  /** Once for each gap: in a busy kernel the answer may take as long as the cell. */
-  private askForAll(): void {
-    if (this.asked) return;
-    this.asked = true;
+  /** Request the full state, once per gap: a busy kernel may answer only after the cell. */
+  private requestState(): void {
+    if (this.stateRequested) return;
+    this.stateRequested = true;
     this.send({ type: "resync" });
   }
 }

@@ -1,19 +1,21 @@
-// One view of a chat: head, messages, composer; redrawn at most once an animation frame.
+// One view of a chat: head, messages, composer. It redraws at most once per animation frame.
 
-import { CALM_REDRAW_MS, REST } from "../live/limits";
 import { el, rootElement, setText } from "../widget/dom";
 import { integer } from "../widget/format";
+import type { WidgetHost } from "../widget/host";
+import { watchSizes, watchVisibility } from "../widget/observe";
+import { REDUCED_MOTION_REDRAW_MS, REST_FACTOR } from "../widget/redraw-limits";
 import { readTheme, watchTheme } from "../widget/theme";
 import { button } from "./button";
 import { Composer } from "./composer";
 import { LivePanel } from "./live-panel";
 import { MessageLog } from "./message-log";
-import type { Host } from "./nested";
 import { hideSaved } from "./saved";
 import { Settings } from "./settings";
 import type { ChatStore } from "./store";
 
-const FULL = 0.9;
+/** The context counts as nearly full from this share on. */
+const NEARLY_FULL = 0.9;
 
 export class ChatView {
   readonly root: HTMLElement;
@@ -34,13 +36,13 @@ export class ChatView {
   private later: ReturnType<typeof setTimeout> | undefined;
   private drawnAt = 0;
   private cost = 0;
-  private readonly calm = matchMedia("(prefers-reduced-motion: reduce)");
+  private readonly reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(
     private readonly store: ChatStore,
     parent: HTMLElement,
     private readonly signal: AbortSignal,
-    host?: Host,
+    host?: WidgetHost,
   ) {
     this.settings = new Settings(store, signal);
     this.settings.node.hidden = true;
@@ -78,15 +80,16 @@ export class ChatView {
       ),
     );
     parent.append(this.root);
-    this.watch(signal);
+    this.observe(signal);
   }
 
-  /** Draw with the next animation frame, if anybody can see it. */
+  /** Draw in the next animation frame, if anybody can see the view. */
   schedule(): void {
     if (!this.visible || this.request) return;
     const writing = this.store.state.running;
-    const least = this.calm.matches && writing ? CALM_REDRAW_MS : this.cost * REST;
-    const wait = this.drawnAt + least - performance.now();
+    const rest =
+      this.reducedMotion.matches && writing ? REDUCED_MOTION_REDRAW_MS : this.cost * REST_FACTOR;
+    const wait = this.drawnAt + rest - performance.now();
     clearTimeout(this.later);
     if (wait > 0) this.later = setTimeout(() => this.schedule(), wait);
     else this.request = requestAnimationFrame(() => this.draw());
@@ -103,37 +106,34 @@ export class ChatView {
       () => this.store.send({ type: "switch", conversation: Number(this.pick.value) }),
       { signal },
     );
-    const add = button("New", "Begin another conversation", () => this.store.send({ type: "new" }));
+    const add = button("New", "Start another conversation", () => this.store.send({ type: "new" }));
     const bar = el("div", "oj-bar", {}, this.pick, add, this.watchButton, this.settingsButton);
     return el("div", "oj-chat-head", {}, bar, this.context, this.badge);
   }
 
-  private watch(signal: AbortSignal): void {
+  private observe(signal: AbortSignal): void {
     const changed = () => this.schedule();
     const rethemed = () => {
       readTheme(this.root);
       this.schedule();
     };
-    const seen = new IntersectionObserver((entries) => {
-      this.visible = entries[entries.length - 1].isIntersecting;
+    const visibilityChanged = (visible: boolean) => {
+      this.visible = visible;
       rethemed();
-    });
-    seen.observe(this.root);
-    const resized = new ResizeObserver(changed);
-    resized.observe(this.root);
+    };
+    watchVisibility(this.root, visibilityChanged, signal);
+    watchSizes([this.root], changed, signal);
     watchTheme(rethemed, signal);
     const unlisten = this.store.listen(changed);
     signal.addEventListener("abort", () => {
       unlisten();
-      seen.disconnect();
-      resized.disconnect();
       cancelAnimationFrame(this.request);
       clearTimeout(this.later);
       this.root.remove();
     });
   }
 
-  /** Go to the end with the next redraw: somebody has just asked something. */
+  /** Scroll to the end with the next redraw, after the user sent a message. */
   private follow(): void {
     this.log.follow();
     this.schedule();
@@ -143,19 +143,16 @@ export class ChatView {
     this.request = 0;
     const started = performance.now();
     this.drawnAt = started;
-    const { state, about, notice } = this.store;
+    const { state, info, notice } = this.store;
     this.drawHead();
-    setText(
-      this.badge,
-      about.changed_output ? `⚠ not the model’s own: ${about.changed_output}` : "",
-    );
-    this.badge.hidden = !about.changed_output;
+    setText(this.badge, info.changed_output ? `⚠ not the model’s own: ${info.changed_output}` : "");
+    this.badge.hidden = !info.changed_output;
     this.settings.draw();
     this.log.draw();
     this.live.draw();
     setText(this.noticeText, notice);
     this.notice.hidden = !notice;
-    this.composer.draw(this.store.lifeline.holds(this.root));
+    this.composer.draw(this.store.connection.isOpen(this.root));
     this.watchButton.setAttribute("aria-pressed", String(this.store.get("watch") === true));
     hideSaved(this.store.viewId, this.signal);
     this.root.dataset.status = state.running ? "running" : "idle";
@@ -163,7 +160,7 @@ export class ChatView {
   }
 
   private drawHead(): void {
-    const { state, about } = this.store;
+    const { state, info } = this.store;
     const options = JSON.stringify(state.conversations);
     if (options !== this.options) {
       this.options = options;
@@ -174,18 +171,18 @@ export class ChatView {
       );
     }
     this.pick.value = String(state.conversation);
-    const size = about.context ?? 0;
+    const size = info.context ?? 0;
     const of = size ? ` of ${integer(size)}` : "";
-    const near = size > 0 && state.used > FULL * size;
-    const told = `${integer(state.used)}${of} tokens of context`;
-    setText(this.context, `${about.model ?? ""} · ${told}${near ? full(state.used / size) : ""}`);
+    const near = size > 0 && state.used > NEARLY_FULL * size;
+    const used = `${integer(state.used)}${of} tokens of context`;
+    setText(this.context, `${info.model ?? ""} · ${used}${near ? warning(state.used / size) : ""}`);
     this.context.dataset.full = String(near);
   }
 }
 
-/** What to do about a context that is nearly full, or more than that. */
-function full(share: number): string {
+/** A warning about a context that is nearly full, or too long. */
+function warning(share: number): string {
   return share > 1
-    ? " · ⚠ more than the model can read: begin another conversation"
-    : ` · ⚠ ${Math.floor(share * 100)} % full: begin another conversation soon`;
+    ? " · ⚠ more than the model can read: start another conversation"
+    : ` · ⚠ ${Math.floor(share * 100)} % full: start another conversation soon`;
 }

@@ -1,49 +1,60 @@
-// What one redraw shows: which steps, which of them is looked at, and the experts as of then.
+// Collects what one redraw shows: the steps, the selection, and the experts at that moment.
 
 import type { Focus } from "../charts/focus";
-import type { Past } from "./history";
-import { type Span, span, stepName } from "../charts/step-range";
-import type { Picture, RunState } from "./state";
+import type { Chosen } from "../charts/heatmap";
+import { capacityFor, MIN_STEPS, type StepRange, stepName } from "../charts/step-range";
 import type { Theme } from "../widget/theme";
+import type { ExpertHistory } from "./history";
+import type { ExpertStates, RunState } from "./state";
 
-/** An expert that a token chose, at layer * experts + expert. */
-export interface Chosen {
-  index: number;
-  hit: boolean;
-}
-
-export interface Look {
+export interface DrawInput {
   theme: Theme;
-  shown: Span;
-  /** Experts now, or as they were after `shown.until`. */
-  picture: Picture;
-  /** What the token that is looked at chose, where its routing is kept. */
+  shown: StepRange;
+  /** The experts now, or as they were after `shown.until`. */
+  experts: ExpertStates;
+  /** The experts that the selected token chose, if its routing is kept. */
   chosen?: readonly Chosen[];
-  /** The token that is looked at, and the experts as it found them, where that is kept. */
-  found?: { step: number; picture: Picture };
-  /** The steps that chose the expert that is looked at. */
-  lit?: readonly number[];
+  /** The selected token, and the experts as it found them, if that is kept. */
+  found?: { step: number; experts: ExpertStates };
+  /** The steps that chose the selected expert. */
+  users?: readonly number[];
+  /** What a step is called: "token 12". */
   name: (step: number) => string;
 }
 
-export function lookAt(
+/** `history` is moved to the moment before the selected token. */
+export function drawInput(
   state: RunState,
   focus: Focus,
   theme: Theme,
-  picture: Picture,
+  experts: ExpertStates,
   until: number | null,
-  before: Past,
-): Look {
-  const shown = span(state, until);
-  const look: Look = { theme, shown, picture, name: (step) => stepName(step, shown) };
+  history: ExpertHistory,
+): DrawInput {
+  const shown = stepRange(state, until);
+  const input: DrawInput = { theme, shown, experts, name: (step) => stepName(step, shown) };
   const { step, cell } = focus;
   if (step !== null && state.routing.has(step)) {
     const chosen: Chosen[] = [];
     state.routing.forEach(step, state.experts, (index, hit) => chosen.push({ index, hit }));
-    look.chosen = chosen;
-    const found = before.foundBy(step);
-    if (found) look.found = { step, picture: found };
+    input.chosen = chosen;
+    const found = history.foundBy(step);
+    if (found) input.found = { step, experts: found };
   }
-  if (cell?.expert != null) look.lit = state.usersOf(cell.layer, cell.expert);
-  return look;
+  if (cell?.expert != null) input.users = state.usersOf(cell.layer, cell.expert);
+  return input;
+}
+
+/**
+ * The steps on the charts' axis. While the prompt is read they are the prompt's. Then they begin at
+ * the step that produced the first token: a long prompt would fill the charts, and its cost is per
+ * chunk, not per token.
+ */
+export function stepRange(state: RunState, until: number | null = null): StepRange {
+  const prompt = state.generated === 0;
+  const origin = prompt ? 0 : state.firstToken;
+  const from = Math.max(origin, state.steps.first);
+  const end = state.steps.end;
+  const to = state.final ? Math.max(end, from + MIN_STEPS) : from + capacityFor(end - from);
+  return { from, to, origin, prompt, until };
 }

@@ -1,21 +1,22 @@
-// Reads the wire frame of outlier_jupyter/notebook/live/frames.py, which documents the layout.
+// Decodes the wire frame of outlier_jupyter/notebook/live/frames.py, which documents the layout.
 //
-// The arrays are views into the bytes, not copies: give it bytes that nobody else writes to.
+// The arrays are views into the bytes, not copies: nobody else may write to the bytes.
 
 const MAGIC = 0x464c4a4f; // "OJLF", little-endian
 const VERSION = 3;
 const HEAD_BYTES = 96;
 const TOTALS_BYTES = 11 * 8;
-/** Without the parts of its time. */
+/** Bytes of a step, without the parts of its time. */
 const STEP_BYTES = 8 + 8 * 4 + 1;
-/** Frames of version 2 are read as well: they had fewer numbers in the head, and five parts. */
+/** Version 2 is supported too: its head has fewer numbers, and a step's time five parts. */
 const [HEAD_BYTES_OF_2, PARTS_OF_2] = [88, 5];
+/** Bits of the flags. */
 const SNAPSHOT = 1;
 const FINAL = 2;
 
-/** Where a layer chose fewer experts than the widest. */
+/** In place of an expert, where a layer chose fewer than the widest one. */
 export const NO_EXPERT = 0xffff;
-/** In place of a step, while no token was generated. */
+/** In place of a step, while no token is generated. */
 export const NO_TOKEN = 0xffffffff;
 
 export class FrameError extends Error {}
@@ -40,7 +41,7 @@ export interface StepColumns {
   p50: Float32Array;
   p95: Float32Array;
   max: Float32Array;
-  /** The parts of the token's time in ms, a column each; NaN where one cannot be told. */
+  /** The parts of each token's time in ms, one column per part; NaN if not known. */
   parts: Float32Array[];
   hits: Uint32Array;
   misses: Uint32Array;
@@ -66,7 +67,7 @@ export interface Frame {
   count: Uint32Array;
   changeIndex: Uint32Array;
   changeState: Uint8Array;
-  /** Experts each token chose in each layer, and of how many of the newest steps it is told. */
+  /** Experts that each token chose per layer, and how many of the newest steps have routing. */
   k: number;
   routed: number;
   expertsOf: Uint16Array;
@@ -83,7 +84,7 @@ export interface Frame {
   final: boolean;
 }
 
-/** The frame in `bytes`, which must begin at a multiple of 8 in their buffer. */
+/** Decode a frame. `bytes` must begin at a multiple of 8 in their buffer. */
 export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
   const { buffer, byteOffset, byteLength } = bytes;
   const view = new DataView(buffer, byteOffset, byteLength);
@@ -122,14 +123,14 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
   const nbytes = new Float64Array(buffer, skip(8 * n), n);
   const [tokenMs, p50, p95, max] = [f32(), f32(), f32(), f32()];
   const parts = Array.from({ length: nParts }, f32);
-  if (old) parts.push(restOf(tokenMs, parts));
+  if (old) parts.push(remainderOf(tokenMs, parts));
   const [hits, misses, reads, textEnd] = [u32(n), u32(n), u32(n), u32(n)];
   const [countIndex, count, changeIndex] = [u32(m), u32(m), u32(r)];
   const [moveStep, move] = [u32(q), u32(q)];
   const expertsOf = new Uint16Array(buffer, skip(2 * routed * layers * k), routed * layers * k);
   const phase = u8(n);
   const changeState = u8(r);
-  const told = totals(view, headBytes);
+  const totals = totalsIn(view, headBytes);
   const hitBits = u8(routed * rowBytes);
   return {
     run: head(1),
@@ -153,14 +154,14 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
     changeState,
     ...{ k, routed, expertsOf, hitBits, moveStep, move },
     ...{ movesFrom: head(17), callTokens: head(18), callLayers: head(19) },
-    firstToken: old ? firstOf(told) : head(21),
-    totals: told,
+    firstToken: old ? firstTokenOf(totals) : head(21),
+    totals,
     snapshot: (flags & SNAPSHOT) !== 0,
     final: (flags & FINAL) !== 0,
   };
 }
 
-/** A copy of a message's buffer, aligned for `decode`; the host may reuse its own. */
+/** Copy a message's buffer, aligned for `decode`; the host may reuse its own. */
 export function copyBytes(data: DataView | ArrayBuffer | ArrayBufferView): Uint8Array<ArrayBuffer> {
   const bytes =
     data instanceof ArrayBuffer
@@ -169,8 +170,10 @@ export function copyBytes(data: DataView | ArrayBuffer | ArrayBufferView): Uint8
   return new Uint8Array(bytes);
 }
 
-/** What the parts of version 2 leave of each token's time; those that exceed it are cut. */
-function restOf(
+/**
+ * The time that no part of a version 2 frame covers. Parts that exceed the token's time are cut.
+ */
+function remainderOf(
   tokenMs: Float32Array<ArrayBuffer>,
   parts: Float32Array[],
 ): Float32Array<ArrayBuffer> {
@@ -184,12 +187,12 @@ function restOf(
   return left;
 }
 
-/** The step that produced the first token, as version 2 implies it. */
-function firstOf({ steps, decodeSteps }: Totals): number {
+/** The step that produced the first token, derived from the totals of version 2. */
+function firstTokenOf({ steps, decodeSteps }: Totals): number {
   return decodeSteps ? Math.max(0, steps - decodeSteps - 1) : NO_TOKEN;
 }
 
-function totals(view: DataView, headBytes: number): Totals {
+function totalsIn(view: DataView, headBytes: number): Totals {
   const u64 = (n: number) => Number(view.getBigUint64(headBytes + 8 * n, true));
   return {
     steps: u64(0),

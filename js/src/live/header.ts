@@ -1,10 +1,10 @@
-// The line on top: what runs, how it goes, the headline numbers, and Stop.
+// The header: model, status, main numbers, and the Stop button.
 
 import { el, setText } from "../widget/dom";
 import { bytes, integer, NONE, percent, plural, short } from "../widget/format";
-import { isOver, type Status } from "../widget/host";
 import { stop } from "../widget/stop";
-import type { Store } from "./store";
+import { isOver, type Status } from "./info";
+import type { RunStore } from "./store";
 
 const LABELS: Record<string, string> = {
   waiting: "Waiting",
@@ -14,13 +14,13 @@ const LABELS: Record<string, string> = {
   error: "Failed",
 };
 
-export const READERS: Record<string, string> = {
+const READERS: Record<string, string> = {
   pread: "pread (through the page cache)",
   direct: "direct (past the page cache)",
   mmap: "mmap (through the page cache)",
 };
 
-/** The words of the view that stays when there is no kernel. */
+/** The names of the numbers; the static view uses the same. */
 const NUMBERS = [
   ...["tokens/s", "tokens", "hit rate in decode", "hit rate in prefill", "read from SSD"],
   ...["in RAM", "reads"],
@@ -37,12 +37,12 @@ export class Header {
   private message = "";
 
   constructor(
-    private readonly store: Store,
+    private readonly store: RunStore,
     private readonly changed: () => void,
     signal: AbortSignal,
   ) {
     this.stopButton.addEventListener("click", () => void this.stop(), { signal });
-    // Not a <dl>: notebooks style those, for the HTML that people display.
+    // Not a <dl>, because notebooks style those.
     const numbers = el("div", "oj-numbers", { role: "group", "aria-label": "Numbers" });
     for (const name of NUMBERS) {
       const value = el("span", "oj-value", {}, NONE);
@@ -76,12 +76,12 @@ export class Header {
     this.set("tokens/s", short(state.tokensPerSecond));
     this.set("tokens", integer(state.generated), `${plural(state.promptTokens, "prompt token")}`);
     const { decode, prefill, all } = state.hitRates;
-    const whole = `${percent(all)} of all ${integer(totals.lookups)} look-ups`;
+    const whole = `${percent(all)} of all ${integer(totals.lookups)} lookups`;
     this.set("hit rate in decode", percent(decode), whole);
     this.set("hit rate in prefill", percent(prefill), whole);
     this.set("read from SSD", bytes(totals.nbytes), plural(totals.reads, "read"));
-    const held = nbytes ? bytes(nbytes * state.residentCount) : integer(state.residentCount);
-    this.set("in RAM", held, [info.cache, plural(state.residentCount, "expert")].join(" · "));
+    const resident = nbytes ? bytes(nbytes * state.residentCount) : integer(state.residentCount);
+    this.set("in RAM", resident, [info.cache, plural(state.residentCount, "expert")].join(" · "));
     this.set("reads", READERS[reader] ?? (reader || NONE), info.reader_note ?? "");
   }
 
@@ -100,7 +100,7 @@ export class Header {
     if (lost) return "The kernel is gone; this is what had arrived until then.";
     if (this.store.problem) return `Frames cannot be read: ${this.store.problem}.`;
     if (this.store.state.stale && this.store.running) {
-      return "Some messages were lost; the picture catches up with the next full one.";
+      return "Some messages were lost; the view catches up with the next snapshot.";
     }
     return this.store.running ? this.message : "";
   }
@@ -114,9 +114,9 @@ export class Header {
     );
     this.message = {
       interrupted: "Stopping…",
-      gone: "The server does not know this kernel any more.",
-      asked:
-        "Asked the kernel to stop. Should it go on, interrupt it from the notebook " +
+      gone: "The server no longer has this kernel.",
+      requested:
+        "Stop requested. If the run continues, interrupt the kernel from the notebook " +
         "(Kernel → Interrupt, or the stop button of the cell).",
     }[outcome];
     this.stopButton.disabled = false;

@@ -1,47 +1,47 @@
-// The experts as they were after some step: counts, residency, arrivals.
+// The experts as they were after an earlier step: counts, residency, recent moves.
 //
-// It begins at what is known now and undoes steps one by one, or does them again, so that moving by
-// one token costs one token. A call under way that is shown already is undone with the rest.
+// It starts at the current state and undoes or repeats steps one by one, so that moving by one
+// token costs one token. A call in progress is undone with the rest.
 
 import { RECENT_STEPS } from "./limits";
-import type { Picture, RunState } from "./state";
+import type { ExpertStates, RunState } from "./state";
 
-export class Past implements Picture {
+export class ExpertHistory implements ExpertStates {
   counts = new Uint32Array(0);
   resident = new Uint8Array(0);
   layerTotals = new Float64Array(0);
   maxCount = 0;
   residentCount = 0;
   chosenCount = 0;
-  /** The step after which it is. */
+  /** The experts are as they were after this step. */
   step = -1;
   private epoch = -1;
-  /** Moves before this one have happened. */
+  /** The moves before this one are applied. */
   private moves = 0;
   private recent = new Uint8Array(0);
 
   constructor(private readonly state: RunState) {}
 
-  /** The earliest step that can still be shown, with all that is told of it. */
+  /** The earliest step whose numbers and experts are both known. */
   get first(): number {
-    return Math.max(this.state.steps.first, this.whole);
+    return Math.max(this.state.steps.first, this.earliest);
   }
 
-  /** The earliest step after which the experts are known; -1 is before the run's first. */
-  private get whole(): number {
+  /** The earliest step after which the experts are known; -1 is before the first step. */
+  private get earliest(): number {
     const { routing, moves } = this.state;
     return Math.max(routing.first - 1, moves.from - 1);
   }
 
-  /** Go to the state after `step`, which must be one that is known. */
+  /** Move to the state after `step`, which must be known. */
   show(step: number): this {
     const { state } = this;
-    const fresh = this.epoch !== state.epoch || this.step < this.whole;
-    if (fresh) this.begin();
+    const fresh = this.epoch !== state.epoch || this.step < this.earliest;
+    if (fresh) this.restart();
     if (!fresh && step === this.step) return this;
     while (this.step < step) this.count(++this.step, 1);
     while (this.step > step) this.count(this.step--, -1);
-    this.move();
+    this.applyMoves();
     this.maxCount = this.chosenCount = 0;
     for (const count of this.counts) {
       if (count > 0) this.chosenCount += 1;
@@ -51,11 +51,11 @@ export class Past implements Picture {
   }
 
   /**
-   * The experts as a step found them: before its call, and of those it chose, when each was looked
-   * up, which may have left earlier in the call. null where that is not kept.
+   * The experts as a step found them: before its call, but for the experts that it chose, at their
+   * lookup, because the call itself may have evicted them before. null if that is not kept.
    */
-  foundBy(step: number): Picture | null {
-    if (step - 1 < this.whole || !this.state.routing.has(step)) return null;
+  foundBy(step: number): ExpertStates | null {
+    if (step - 1 < this.earliest || !this.state.routing.has(step)) return null;
     this.show(step - 1);
     const resident = this.resident.slice();
     let { residentCount } = this;
@@ -83,8 +83,8 @@ export class Past implements Picture {
     return null;
   }
 
-  /** Take what is known now. */
-  private begin(): void {
+  /** Copy the current state. */
+  private restart(): void {
     const { state } = this;
     this.epoch = state.epoch;
     this.counts = state.counts.slice();
@@ -96,6 +96,7 @@ export class Past implements Picture {
     this.step = state.steps.end - 1;
   }
 
+  /** Add a step's choices to the counts, or take them off. */
   private count(step: number, sign: 1 | -1): void {
     const { counts, layerTotals, state } = this;
     state.routing.forEach(step, state.experts, (index) => {
@@ -104,15 +105,15 @@ export class Past implements Picture {
     });
   }
 
-  /** Do or undo arrivals and evictions up to `step`, and mark the newest. */
-  private move(): void {
+  /** Apply or undo arrivals and evictions up to `step`, and mark the recent ones. */
+  private applyMoves(): void {
     const { moves } = this.state;
     while (this.moves > moves.begin && moves.stepOf(this.moves - 1) > this.step) {
       this.moves -= 1;
-      this.set(moves.expertOf(this.moves), moves.came(this.moves) ? 0 : 1);
+      this.set(moves.expertOf(this.moves), moves.arrived(this.moves) ? 0 : 1);
     }
     while (this.moves < moves.end && moves.stepOf(this.moves) <= this.step) {
-      this.set(moves.expertOf(this.moves), moves.came(this.moves) ? 1 : 0);
+      this.set(moves.expertOf(this.moves), moves.arrived(this.moves) ? 1 : 0);
       this.moves += 1;
     }
     this.recent.fill(0);

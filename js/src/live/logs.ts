@@ -1,16 +1,21 @@
-// What the newest steps chose, and which experts came and went: what scrubbing back is made of.
+// Logs of a run: the numbers of each step, its routing, and the experts that moved.
 //
-// Both logs are bounded and drop their oldest part; `first` and `from` say from where they are
-// whole. No DOM, no messages.
+// All are bounded and drop their oldest entries; `first` and `from` say where what is kept begins.
+// They know neither the page nor messages.
 
-import { KEPT_MOVES, KEPT_ROUTING, KEPT_STEPS } from "./limits";
-import { type Frame, NO_EXPERT } from "./frames";
+import { type Frame, NO_EXPERT, type StepColumns } from "./frames";
+import { KEPT_STEPS } from "./limits";
 
-const NOTHING = new Uint16Array(0);
+/** Bytes of routing kept: enough for KEPT_STEPS of all but the widest models. */
+const KEPT_ROUTING = 8_000_000;
+/** Moves of experts kept. */
+export const KEPT_MOVES = 200_000;
 
-/** Which experts each step chose, layer by layer, and whether they were in RAM. */
+const NONE = new Uint16Array(0);
+
+/** The experts that each step chose in each layer, and whether they were in RAM. */
 export class RoutingLog {
-  /** The first step kept, and how many are kept. */
+  /** The first step kept, and the number of steps kept. */
   first = 0;
   length = 0;
   layers = 0;
@@ -29,7 +34,7 @@ export class RoutingLog {
     const begin = firstStep + nSteps - routed;
     if (begin !== this.end || layers !== this.layers || k !== this.k) {
       this.clear(begin);
-      if (layers * k !== this.width) this.experts = NOTHING;
+      if (layers * k !== this.width) this.experts = NONE;
       [this.layers, this.k] = [layers, k];
     }
     if (!routed || !this.width) return;
@@ -56,14 +61,14 @@ export class RoutingLog {
     return step >= this.first && step < this.end;
   }
 
-  /** What a step chose in one layer, a view; entries may be NO_EXPERT. */
+  /** The experts that a step chose in one layer, as a view; entries may be NO_EXPERT. */
   chosen(step: number, layer: number): Uint16Array {
-    if (!this.has(step)) return NOTHING;
+    if (!this.has(step)) return NONE;
     const at = (step - this.first) * this.width + layer * this.k;
     return this.experts.subarray(at, at + this.k);
   }
 
-  /** Whether a step, which must be kept, chose an expert. */
+  /** Whether a step chose an expert; the step must be kept. */
   chose(step: number, layer: number, expert: number): boolean {
     const at = (step - this.first) * this.width + layer * this.k;
     for (let j = 0; j < this.k; j += 1) if (this.experts[at + j] === expert) return true;
@@ -75,7 +80,10 @@ export class RoutingLog {
     return (this.bits[(step - this.first) * this.rowBytes + (bit >> 3)] & (1 << (bit & 7))) !== 0;
   }
 
-  /** Call `each` with the number of every expert that a step chose, and whether it was a hit. */
+  /**
+   * Call `each` for every expert that a step chose, with layer * experts + expert and whether it
+   * hit.
+   */
   forEach(step: number, experts: number, each: (index: number, hit: boolean) => void): void {
     if (!this.has(step)) return;
     for (let layer = 0; layer < this.layers; layer += 1) {
@@ -89,7 +97,10 @@ export class RoutingLog {
     return Math.ceil(this.width / 8);
   }
 
-  /** Room for `n` more rows; of those there at most `keep` - n stay, and `skipped` never came. */
+  /**
+   * Make room for `n` more rows; at most `keep` rows stay in all. If rows were `skipped`, all
+   * earlier ones are dropped, so that the log has no gap.
+   */
   private makeRoom(n: number, keep: number, skipped: number): void {
     if (this.experts.length < (this.length + n) * this.width) {
       const rows = Math.min(2 * keep, Math.max(64, 2 * (this.length + n)));
@@ -111,11 +122,11 @@ export class RoutingLog {
   }
 }
 
-/** Arrivals and evictions in order. A move is twice the expert's number, plus 1 when it came. */
+/** Arrivals and evictions in order. A move is twice the expert's index, plus 1 if it arrived. */
 export class MoveLog {
-  /** All moves of steps from this one on are kept. */
+  /** All moves from this step on are kept. */
   from = 0;
-  /** Moves are numbered from the run's first; those from `begin` to `end` are kept. */
+  /** Moves are numbered from the first of the run; [begin, end) are kept. */
   begin = 0;
   end = 0;
   private steps = new Uint32Array(256);
@@ -143,7 +154,7 @@ export class MoveLog {
     return this.codes[n - this.begin] >> 1;
   }
 
-  came(n: number): boolean {
+  arrived(n: number): boolean {
     return (this.codes[n - this.begin] & 1) === 1;
   }
 
@@ -161,5 +172,89 @@ export class MoveLog {
     this.steps.copyWithin(0, drop);
     this.codes.copyWithin(0, drop);
     this.begin += drop;
+  }
+}
+
+type ColumnName = Exclude<keyof StepColumns, "parts">;
+
+type Column = StepColumns[ColumnName];
+
+/** The numbers of the newest steps, in contiguous columns that a chart reads without copying. */
+export class StepLog {
+  /** Number of the first step kept, and how many are kept. */
+  first = 0;
+  length = 0;
+  private readonly capacity = 2 * KEPT_STEPS;
+  private readonly columns: StepColumns = {
+    nbytes: new Float64Array(this.capacity),
+    tokenMs: new Float32Array(this.capacity),
+    p50: new Float32Array(this.capacity),
+    p95: new Float32Array(this.capacity),
+    max: new Float32Array(this.capacity),
+    parts: [],
+    hits: new Uint32Array(this.capacity),
+    misses: new Uint32Array(this.capacity),
+    reads: new Uint32Array(this.capacity),
+    textEnd: new Uint32Array(this.capacity),
+    phase: new Uint8Array(this.capacity),
+  };
+
+  clear(first: number): void {
+    this.first = first;
+    this.length = 0;
+  }
+
+  append(steps: StepColumns, n: number): void {
+    const take = Math.min(n, this.capacity);
+    const overflow = this.length + take - this.capacity;
+    const drop =
+      overflow > 0 ? Math.min(this.length, Math.max(overflow, this.length - KEPT_STEPS)) : 0;
+    if (n && steps.parts.length !== this.partCount) {
+      this.columns.parts = steps.parts.map(() => new Float32Array(this.capacity).fill(Number.NaN));
+    }
+    const move = (column: Column, from: Column) => {
+      column.copyWithin(0, drop, this.length);
+      column.set(from.subarray(n - take), this.length - drop);
+    };
+    for (const name of Object.keys(this.columns) as (keyof StepColumns)[]) {
+      if (name !== "parts") move(this.columns[name], steps[name]);
+    }
+    this.columns.parts.forEach((column, i) => {
+      if (n) move(column, steps.parts[i]);
+    });
+    this.first += drop + (n - take);
+    this.length += take - drop;
+  }
+
+  /** One past the last step. */
+  get end(): number {
+    return this.first + this.length;
+  }
+
+  /** The value of one column at a step; NaN if it is not kept. */
+  at(name: ColumnName, step: number): number {
+    const i = step - this.first;
+    return i >= 0 && i < this.length ? this.columns[name][i] : Number.NaN;
+  }
+
+  /** One column over steps [from, to), as a view. */
+  column<Name extends ColumnName>(name: Name, from: number, to: number): StepColumns[Name] {
+    return this.columns[name].subarray(...this.kept(from, to)) as StepColumns[Name];
+  }
+
+  /** The number of parts that a token's time is divided into. */
+  get partCount(): number {
+    return this.columns.parts.length;
+  }
+
+  /** One part of the tokens' time over steps [from, to) in ms, as a view. */
+  part(column: number, from: number, to: number): Float32Array {
+    return (this.columns.parts[column] ?? new Float32Array(0)).subarray(...this.kept(from, to));
+  }
+
+  /** Steps [from, to) as indices into the columns, limited to what is kept. */
+  private kept(from: number, to: number): [number, number] {
+    const low = Math.max(0, from - this.first);
+    return [low, Math.max(low, Math.min(this.length, to - this.first))];
   }
 }

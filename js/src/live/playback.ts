@@ -1,34 +1,35 @@
-// Which token is shown while the run is scrubbed back or played again; null while it is followed.
+// Replays a run: which token is shown while the user scrubs back or plays the run again.
 
-import type { Past } from "./history";
+import type { ExpertHistory } from "./history";
 import type { RunState } from "./state";
 
 export const SPEEDS = [1, 2, 4, 16] as const;
 
-/** A pause longer than this is no pause of the run: the page was hidden, or slept. */
-const LONGEST_MS = 1000;
+/** A longer time between two ticks does not count in full: the page was hidden, or slept. */
+const MAX_TICK_MS = 1000;
 
 export class Playback {
+  /** The step shown; null while the view follows the run. */
   at: number | null = null;
   playing = false;
   speed: number = SPEEDS[0];
   private clock = 0;
-  /** Milliseconds played of the next token's time. */
+  /** Milliseconds of the next token's time that have been played. */
   private played = 0;
 
   constructor(
     private readonly state: RunState,
-    private readonly past: Past,
+    private readonly history: ExpertHistory,
   ) {}
 
   /** The first and the last step that can be shown. */
   get range(): [number, number] {
     const { state } = this;
     const last = state.steps.end - 1;
-    return [Math.min(last, Math.max(state.firstToken, this.past.first)), last];
+    return [Math.min(last, Math.max(state.firstToken, this.history.first)), last];
   }
 
-  /** Whether there is anything to scrub through. */
+  /** Whether there is more than one token to scrub through. */
   get ready(): boolean {
     const [first, last] = this.range;
     return this.state.generated > 1 && last > first;
@@ -40,7 +41,7 @@ export class Playback {
     this.played = 0;
   }
 
-  /** Arrow keys, Home and End on the slider; whether it was one of them. */
+  /** Handle the slider's arrow keys, page keys, Home and End; returns whether `key` is one. */
   key(key: string): boolean {
     const [first, last] = this.range;
     const at = this.at ?? last;
@@ -59,7 +60,7 @@ export class Playback {
     this.playing = false;
   }
 
-  /** Play from where it stands; from the beginning when it stands at the end. */
+  /** Play from the step shown, or from the beginning if that is the last; or pause. */
   toggle(now: number): void {
     this.playing = !this.playing;
     this.clock = now;
@@ -72,22 +73,22 @@ export class Playback {
   }
 
   /**
-   * Let the time since the last call pass; at the end of what is known the run is followed.
+   * Advance by the time since the last call; at the last step the view follows the run again.
    * Returns whether another token is shown.
    */
   tick(now: number): boolean {
     const before = this.at;
-    this.pass(now);
+    this.advance(now);
     return this.at !== before;
   }
 
-  private pass(now: number): void {
+  private advance(now: number): void {
     if (!this.ready) this.follow();
     if (this.at === null) return;
     const [first, last] = this.range;
     this.at = Math.max(first, Math.min(last, this.at));
     if (!this.playing) return;
-    this.played += Math.min(LONGEST_MS, Math.max(0, now - this.clock)) * this.speed;
+    this.played += Math.min(MAX_TICK_MS, Math.max(0, now - this.clock)) * this.speed;
     this.clock = now;
     while (this.at < last) {
       const spent = this.state.steps.at("tokenMs", this.at + 1) || 0;

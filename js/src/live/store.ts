@@ -1,38 +1,41 @@
-// One run's state on the browser side, shared by all its views: messages in, state out.
+// The state of one run in the browser, shared by all its views. It folds Python's messages.
 //
-// The message handler only copies bytes and returns, because the host handles messages one after
-// another; the folding happens when a view draws.
+// The message handler only copies bytes, because the host handles messages one after another. The
+// bytes are folded when a view draws.
 
-import { MAX_QUEUED, UNSEEN_MS } from "./limits";
+import { Connection } from "../widget/connection";
+import type { Model } from "../widget/host";
+import { KernelMonitor } from "../widget/kernel-monitor";
 import { copyBytes, decode, FrameError } from "./frames";
-import type { Info, Model, Status } from "../widget/host";
-import { isOver } from "../widget/host";
-import { Lifeline } from "../widget/connection";
+import { type Info, isOver, type Status } from "./info";
+import { UNSEEN_MS } from "./limits";
 import { RunState } from "./state";
-import { Watch } from "../widget/kernel-monitor";
 
-/** A token, by its step, or an expert: what Python can be asked about. */
-export type About = { step: number } | { layer: number; expert: number };
+/** Messages kept for the next redraw. Beyond that (the page is hidden) they are folded at once. */
+export const MAX_QUEUED = 64;
 
-export class Store {
+/** What Python can explain: a token, by its step, or an expert. */
+export type Subject = { step: number } | { layer: number; expert: number };
+
+export class RunStore {
   readonly state = new RunState();
-  /** Why frames cannot be read, "" while they can. */
+  /** Why frames cannot be decoded; "" while they can. */
   problem = "";
   private readonly queue: Uint8Array<ArrayBuffer>[] = [];
   private readonly listeners = new Set<() => void>();
-  private asked = false;
-  /** How seldom each view wants frames, and what the kernel was asked for last, in ms. */
-  private readonly paces = new Map<object, number>();
-  private pace = 0;
-  private seen: unknown = null;
-  /** What Python said about what; "" while it was asked and has not answered. */
-  private readonly answers = new Map<string, string>();
+  private snapshotRequested = false;
+  /** The interval that each view wants between frames, and the last one requested, in ms. */
+  private readonly intervals = new Map<object, number>();
+  private interval = 0;
+  private lastSnapshot: unknown = null;
+  /** Python's explanations; "" while one is requested. */
+  private readonly explanations = new Map<string, string>();
 
-  readonly lifeline: Lifeline;
-  private readonly watch: Watch;
+  readonly connection: Connection;
+  private readonly monitor: KernelMonitor;
 
   constructor(private readonly model: Model) {
-    this.watch = new Watch(
+    this.monitor = new KernelMonitor(
       () => this.kernelId,
       () => this.status === "running",
       () => this.notify(),
@@ -41,19 +44,19 @@ export class Store {
     model.on("change:snapshot", this.onSnapshot);
     model.on("change:status", this.notify);
     model.on("change:info", this.notify);
-    this.lifeline = new Lifeline(model, () => this.send({ type: "resync" }), this.notify);
+    this.connection = new Connection(model, () => this.send({ type: "resync" }), this.notify);
     this.onSnapshot();
-    // A page that was reloaded in the middle of a run: the trait may be some seconds old.
-    if (this.status === "running") this.askForSnapshot();
+    // After a reload in the middle of a run the trait may be some seconds old.
+    if (this.status === "running") this.requestSnapshot();
   }
 
   close(): void {
-    this.watch.close();
+    this.monitor.close();
     this.model.off("msg:custom", this.onMessage as never);
     this.model.off("change:snapshot", this.onSnapshot);
     this.model.off("change:status", this.notify);
     this.model.off("change:info", this.notify);
-    this.lifeline.close();
+    this.connection.close();
     this.listeners.clear();
   }
 
@@ -69,9 +72,9 @@ export class Store {
     return !isOver(this.status);
   }
 
-  /** The kernel died in the middle of the run, as far as can be told. */
+  /** Whether the kernel seems to have died in the middle of the run. */
   get lost(): boolean {
-    return this.watch.lost;
+    return this.monitor.lost;
   }
 
   get kernelId(): string {
@@ -83,36 +86,36 @@ export class Store {
   }
 
   /**
-   * A view wants a frame at most every so many ms; 0 leaves it to the kernel, null: it is gone. The
-   * kernel is asked for what the most eager view wants. It may hear of it late; no harm is done.
+   * Set the interval between frames that a view wants; 0 leaves it to the kernel, null removes the
+   * view. The kernel gets the shortest interval of all views. It does no harm if that arrives late.
    */
-  want(view: object, ms: number | null): void {
-    if (ms === null) this.paces.delete(view);
-    else this.paces.set(view, ms);
-    const pace = this.paces.size ? Math.min(...this.paces.values()) : UNSEEN_MS;
-    if (pace === this.pace || !this.running) return;
-    this.pace = pace;
-    this.send({ type: "pace", ms: pace });
+  setFrameInterval(view: object, ms: number | null): void {
+    if (ms === null) this.intervals.delete(view);
+    else this.intervals.set(view, ms);
+    const interval = this.intervals.size ? Math.min(...this.intervals.values()) : UNSEEN_MS;
+    if (interval === this.interval || !this.running) return;
+    this.interval = interval;
+    this.send({ type: "pace", ms: interval });
   }
 
-  /** Python's words about a token or an expert, null until they come; asked for once, when over. */
-  told(about: About): string | null {
+  /** Python's explanation, requested once, after the run; null until it arrives. */
+  explanation(about: Subject): string | null {
     if (this.running) return null;
     const key = keyOf(about);
-    if (!this.answers.has(key)) {
-      this.answers.set(key, "");
+    if (!this.explanations.has(key)) {
+      this.explanations.set(key, "");
       this.send({ type: "ask", about });
     }
-    return this.answers.get(key) || null;
+    return this.explanations.get(key) || null;
   }
 
-  /** Call `listener` when there may be something to draw; returns how to stop that. */
+  /** Call `listener` when there may be something to draw; returns a function that ends it. */
   listen(listener: () => void): () => void {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);
   }
 
-  /** Fold what has arrived. */
+  /** Fold the messages that have arrived. */
   drain(): void {
     for (const bytes of this.queue.splice(0)) this.fold(bytes);
   }
@@ -121,14 +124,14 @@ export class Store {
     for (const listener of this.listeners) listener();
   };
 
-  private readonly onMessage = (content: Message, buffers?: DataView[]): void => {
+  private readonly onMessage = (content: LiveMessage, buffers?: DataView[]): void => {
     if (content?.type === "told" && content.about) {
-      this.answers.set(keyOf(content.about), String(content.words ?? ""));
+      this.explanations.set(keyOf(content.about), String(content.words ?? ""));
       this.notify();
       return;
     }
     if (content?.type !== "frame" || !buffers?.length) return;
-    this.watch.heard();
+    this.monitor.messageArrived();
     this.queue.push(copyBytes(buffers[0]));
     if (this.queue.length > MAX_QUEUED) this.drain();
     this.notify();
@@ -136,9 +139,9 @@ export class Store {
 
   private readonly onSnapshot = (): void => {
     const value = this.model.get("snapshot") as DataView | ArrayBuffer | null | undefined;
-    if (!value || value.byteLength === 0 || value === this.seen) return;
-    this.seen = value;
-    this.drain(); // frames that came before it
+    if (!value || value.byteLength === 0 || value === this.lastSnapshot) return;
+    this.lastSnapshot = value;
+    this.drain(); // the frames before the snapshot
     this.fold(copyBytes(value));
     this.notify();
   };
@@ -146,28 +149,28 @@ export class Store {
   private fold(bytes: Uint8Array<ArrayBuffer>): void {
     try {
       const result = this.state.apply(decode(bytes));
-      if (result === "applied") this.asked = false;
-      if (result === "gap") this.askForSnapshot();
+      if (result === "applied") this.snapshotRequested = false;
+      if (result === "gap") this.requestSnapshot();
     } catch (error) {
       if (!(error instanceof FrameError)) throw error;
       this.problem = error.message;
     }
   }
 
-  /** Once for each gap: in a busy kernel the answer may take as long as the cell. */
-  private askForSnapshot(): void {
-    if (this.asked) return;
-    this.asked = true;
+  /** Request a snapshot, once per gap: a busy kernel may answer only after the cell. */
+  private requestSnapshot(): void {
+    if (this.snapshotRequested) return;
+    this.snapshotRequested = true;
     this.model.send({ type: "resync" });
   }
 }
 
-interface Message {
+interface LiveMessage {
   type?: string;
-  about?: About;
+  about?: Subject;
   words?: string;
 }
 
-function keyOf(about: About): string {
+function keyOf(about: Subject): string {
   return "step" in about ? `step ${about.step}` : `expert ${about.layer}:${about.expert}`;
 }

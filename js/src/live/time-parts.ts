@@ -1,45 +1,34 @@
-// The parts of a token's time. What they are, and what they are called, is Python's to say.
+// The parts of a token's time. Python decides which parts there are, and names them.
 
-import type { Info } from "../widget/host";
-import type { RunState } from "./state";
 import type { Role, Theme } from "../widget/theme";
-
-/** `column` is its place among a frame's parts, `key` is what colours go by. */
-export interface Part {
-  column: number;
-  key: string;
-  name: string;
-  means: string;
-}
+import type { Info, Part } from "./info";
+import type { RunState } from "./state";
 
 const part = (column: number, key: string, name: string, means: string): Part => ({
   ...{ column, key, name, means },
 });
 
-/** Those of frames of version 2, whose Python told nothing of them. */
-const OF_2: readonly Part[] = [
-  part(0, "compute", "route", "until the routers’ choices were known"),
-  part(1, "lookup", "look-up", "who was in RAM, who left, handing over reads"),
+/** The parts of version 2 frames: Python did not describe them then. */
+const PARTS_OF_VERSION_2: readonly Part[] = [
+  part(0, "compute", "route", "computing until the routers’ choices are known"),
+  part(1, "lookup", "lookup", "finding which experts are in RAM and which are evicted"),
   part(2, "read_wait", "waiting for reads", "waiting for experts from disk"),
-  part(3, "install", "install", "putting what was read into its slots"),
+  part(3, "install", "install", "writing the experts that were read into their slots"),
   part(4, "sample", "sampling", "the sampler, and what was computed for it"),
-  part(5, "other", "other", "what no part claims"),
+  part(5, "other", "other", "time outside the other parts"),
 ];
 
 const NONE: readonly Part[] = [];
 
 export function partsOf(info: Info, state: RunState): readonly Part[] {
-  if (state.steps.partCount === OF_2.length) return OF_2;
+  if (state.steps.partCount === PARTS_OF_VERSION_2.length) return PARTS_OF_VERSION_2;
   return info.parts ?? NONE;
 }
 
-/** The colour of a part: its own, or that of the rest where the page has none for it. */
-export function colourOf({ key }: Part, theme: Theme): string {
-  return theme[ROLES[key] ?? "other"];
-}
+/** The colour role of a part; an unknown part has the role of the remainder. */
+export const roleOf = ({ key }: Part): Role => ROLES[key] ?? "other";
 
-/** The class of a part's swatch. */
-export const swatchOf = ({ key }: Part): string => ROLES[key] ?? "other";
+export const colourOf = (part: Part, theme: Theme): string => theme[roleOf(part)];
 
 const ROLES: Record<string, Role> = {
   ...{ dense: "dense", experts: "experts", graph: "graph", compute: "dense", route: "route" },

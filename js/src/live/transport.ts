@@ -1,5 +1,5 @@
-// The line below the header: how far the prompt has been read, then the run's tokens to scrub
-// through, play again and follow.
+// The line below the header: the progress of the prompt, then the controls to scrub through the
+// run, replay it and follow it.
 
 import { el, setText } from "../widget/dom";
 import { duration, integer, plural } from "../widget/format";
@@ -9,7 +9,7 @@ import type { RunState } from "./state";
 export class Transport {
   readonly node: HTMLElement;
   private readonly play = el("button", "oj-button oj-play", { type: "button" }, "Replay");
-  private readonly pace: HTMLSelectElement;
+  private readonly speed: HTMLSelectElement;
   private readonly slider = el("input", "oj-slider", {
     ...{ type: "range", step: "1", "aria-label": "Token shown" },
   });
@@ -25,7 +25,7 @@ export class Transport {
     signal: AbortSignal,
   ) {
     const options = SPEEDS.map((speed) => el("option", "", { value: String(speed) }, `${speed}×`));
-    this.pace = el("select", "oj-button oj-pace", { "aria-label": "Replay speed" }, ...options);
+    this.speed = el("select", "oj-button oj-speed", { "aria-label": "Replay speed" }, ...options);
     const on = (node: HTMLElement, type: string, action: () => void) =>
       node.addEventListener(
         type,
@@ -41,7 +41,7 @@ export class Transport {
       playback.playing = false;
       playback.scrub(Number(this.slider.value));
     });
-    // By hand: a notebook may keep the arrow keys from doing what they do.
+    // Handled here, because a notebook may prevent what arrow keys do by default.
     this.slider.addEventListener(
       "keydown",
       (event) => {
@@ -52,10 +52,10 @@ export class Transport {
       },
       { signal },
     );
-    on(this.pace, "change", () => {
-      playback.speed = Number(this.pace.value);
+    on(this.speed, "change", () => {
+      playback.speed = Number(this.speed.value);
     });
-    this.controls = el("span", "oj-controls", {}, this.play, this.pace, this.slider);
+    this.controls = el("span", "oj-controls", {}, this.play, this.speed, this.slider);
     const parts = [this.controls, this.bar, this.label, this.followButton];
     this.node = el("div", "oj-transport", { role: "group", "aria-label": "Replay" }, ...parts);
   }
@@ -69,7 +69,7 @@ export class Transport {
     if (reading) this.drawPrompt();
     else this.drawTokens(running);
     const disabled = !playback.ready;
-    for (const control of [this.play, this.pace, this.slider]) control.disabled = disabled;
+    for (const control of [this.play, this.speed, this.slider]) control.disabled = disabled;
     this.followButton.disabled = disabled || playback.at === null;
     setText(this.followButton, running ? "Follow" : "To the end");
     setText(this.play, playback.playing ? "Pause" : "Replay");
@@ -110,7 +110,7 @@ export class Transport {
   }
 }
 
-/** Prompt tokens read so far; a call under way counts by the layers it has passed. */
+/** Prompt tokens read so far. A call in progress counts by the share of layers it has routed. */
 export function promptRead(state: RunState): number {
   const open = state.layers ? (state.callTokens * state.callLayers) / state.layers : 0;
   return Math.min(state.promptTokens, state.totals.steps + Math.floor(open));

@@ -1,87 +1,92 @@
-// One view of a run: builds the panels and redraws them, at most once an animation frame, and not
-// at all while nobody can see it.
+// One view of a run: builds the panels, and redraws them at most once per animation frame while
+// somebody can see them.
 //
-// What arrives is drawn part by part, one an animation frame, and between two messages the experts
-// in use fade; so the page is never held up for long. What the user does shows in all parts at once.
+// After a message each animation frame draws one part, so that no frame takes long. Between
+// messages the experts in use fade. After a user's action all parts are drawn in the same frame.
 
-import { watchSizes } from "../charts/canvas";
-import { CALM_REDRAW_MS, FRAME_BUDGET_MS, REST, UNSEEN_MS } from "./limits";
-import { Detail } from "./panels/detail";
-import { el, rootElement } from "../widget/dom";
 import { Focus } from "../charts/focus";
+import { el, rootElement } from "../widget/dom";
+import { watchSizes, watchVisibility } from "../widget/observe";
+import { REDUCED_MOTION_REDRAW_MS, REST_FACTOR } from "../widget/redraw-limits";
+import { readTheme, type Theme, watchTheme } from "../widget/theme";
+import { drawInput } from "./draw-input";
 import { Header } from "./header";
-import { lookAt } from "./draw-input";
+import { ExpertHistory } from "./history";
+import { UNSEEN_MS } from "./limits";
+import { Detail } from "./panels/detail";
+import { LatencyPanel } from "./panels/latency";
 import type { Panel } from "./panels/panel";
-import { partsOf } from "./time-parts";
-import { Past } from "./history";
-import { Playback } from "./playback";
-import { ReadingPanel } from "./panels/latency";
 import { ResidencyPanel } from "./panels/residency";
 import { RoutingPanel } from "./panels/routing";
-import type { RunState } from "./state";
-import type { Store } from "./store";
 import { TextPanel } from "./panels/text";
-import { readTheme, type Theme, watchTheme } from "../widget/theme";
 import { TimePanel } from "./panels/time";
+import { Playback } from "./playback";
+import { RedrawScheduler } from "./redraw-scheduler";
+import type { RunState } from "./state";
+import type { RunStore } from "./store";
+import { partsOf } from "./time-parts";
 import { Transport } from "./transport";
-import { Turns } from "./redraw-scheduler";
 
-/** The cost follows that of the frames in such steps: one that was held up hardly counts. */
+/** A redraw may cost this much, in ms. If it costs more, the view rests after it. */
+const FRAME_BUDGET_MS = 8;
+
+/**
+ * The estimated cost changes by at most this much per frame, so that one slow frame hardly counts.
+ */
 const COST_STEP_MS = 1;
 
-/** The parts that take turns: numbers and text go with the first of them. */
+/** The parts that are drawn in turn; numbers and text belong to the first. */
 const [ROUTING, RESIDENCY, CHARTS, PARTS] = [0, 1, 2, 3];
 
-export class View {
+export class RunView {
   readonly root: HTMLElement;
-  /** How many times it was drawn, for tests and for those who wonder. */
-  draws = 0;
+  private draws = 0;
   private readonly header: Header;
   private readonly focus: Focus;
   private readonly text: TextPanel;
   private readonly routing: RoutingPanel;
   private readonly residency: ResidencyPanel;
-  private readonly reading: ReadingPanel;
+  private readonly latency: LatencyPanel;
   private readonly time: TimePanel;
   private readonly detail: Detail;
-  private readonly past: Past;
-  /** The moment before the token that is looked at. */
-  private readonly before: Past;
+  private readonly history: ExpertHistory;
+  /** The experts before the selected token. */
+  private readonly beforeSelected: ExpertHistory;
   private readonly playback: Playback;
   private readonly transport: Transport;
   private readonly panels: Panel[];
-  private readonly turns = new Turns(PARTS);
+  private readonly scheduler = new RedrawScheduler(PARTS);
   private theme: Theme | null = null;
   private visible = false;
   private request = 0;
   private later: ReturnType<typeof setTimeout> | undefined;
   private drawnAt = 0;
-  /** What a frame usually costs, in ms: about the median. */
+  /** The usual cost of a frame in ms, about the median. */
   private cost = 0;
-  private readonly calm = matchMedia("(prefers-reduced-motion: reduce)");
+  private readonly reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(
-    private readonly store: Store,
+    private readonly store: RunStore,
     parent: HTMLElement,
     signal: AbortSignal,
   ) {
     const { state } = store;
     const changed = () => this.redraw();
     this.focus = new Focus(changed);
-    this.past = new Past(state);
-    this.before = new Past(state);
-    this.playback = new Playback(state, this.past);
+    this.history = new ExpertHistory(state);
+    this.beforeSelected = new ExpertHistory(state);
+    this.playback = new Playback(state, this.history);
     this.transport = new Transport(state, this.playback, changed, signal);
     const shared = [state, this.focus, changed, signal] as const;
     this.header = new Header(store, changed, signal);
     this.text = new TextPanel(...shared);
     this.routing = new RoutingPanel(...shared);
     this.residency = new ResidencyPanel(...shared);
-    this.reading = new ReadingPanel(...shared);
+    this.latency = new LatencyPanel(...shared);
     this.time = new TimePanel(() => partsOf(store.info, state), ...shared);
     this.detail = new Detail(store, this.focus, signal);
-    // Three columns in a wide cell; the first lies above the others in a narrower one.
-    const columns = [[this.text, this.time], [this.routing, this.reading], [this.residency]];
+    // Three columns in a wide cell; in a narrower one the first lies above the others.
+    const columns = [[this.text, this.time], [this.routing, this.latency], [this.residency]];
     this.panels = columns.flat().map((each) => each.panel);
     const column = (panels: { panel: Panel }[]) =>
       el("div", "oj-col", {}, ...panels.map((each) => each.panel.node));
@@ -98,28 +103,34 @@ export class View {
     );
     this.root.append(frame);
     parent.append(this.root);
-    this.watch(signal);
+    this.observe(signal);
   }
 
-  /** Somebody did something: all of it shows with the next animation frame. */
+  /** Redraw everything in the next animation frame, after a user's action. */
   private redraw(): void {
-    this.turns.markTogether();
+    this.scheduler.markTogether();
     this.schedule();
   }
 
-  /** Something arrived: it shows part by part, unless the view is calm or looks at the past. */
-  private arrived(): void {
-    if (this.calm.matches || this.playback.at !== null) this.turns.markTogether();
-    else this.turns.mark();
+  /**
+   * Redraw after a message: part by part, unless motion is reduced or an earlier token is shown.
+   */
+  private redrawInParts(): void {
+    if (this.reducedMotion.matches || this.playback.at !== null) this.scheduler.markTogether();
+    else this.scheduler.mark();
     this.schedule();
   }
 
-  /** Draw with the next animation frame, if anybody can see it. */
+  /** Draw in the next animation frame, if anybody can see the view. */
   private schedule(): void {
     if (!this.visible || document.hidden || this.request) return;
-    const dear = this.cost > FRAME_BUDGET_MS;
-    const least = this.calm.matches ? CALM_REDRAW_MS : dear ? this.cost * REST : 0;
-    const wait = this.drawnAt + least - performance.now();
+    const expensive = this.cost > FRAME_BUDGET_MS;
+    const rest = this.reducedMotion.matches
+      ? REDUCED_MOTION_REDRAW_MS
+      : expensive
+        ? this.cost * REST_FACTOR
+        : 0;
+    const wait = this.drawnAt + rest - performance.now();
     if (wait > 0) {
       this.drawLater(wait);
       return;
@@ -127,41 +138,40 @@ export class View {
     this.request = requestAnimationFrame((now) => this.draw(now));
   }
 
-  private watch(signal: AbortSignal): void {
+  private observe(signal: AbortSignal): void {
     const changed = () => this.redraw();
     const rethemed = () => {
       this.theme = null;
       this.redraw();
     };
-    const seen = new IntersectionObserver((entries) => {
-      this.visible = entries[entries.length - 1].isIntersecting;
-      this.tellPace();
+    const visibilityChanged = (visible: boolean) => {
+      this.visible = visible;
+      this.requestInterval();
       rethemed();
-    });
-    seen.observe(this.root);
+    };
+    watchVisibility(this.root, visibilityChanged, signal);
     watchSizes(this.root.querySelectorAll(".oj-plot, .oj-plots"), changed, signal);
     watchTheme(rethemed, signal);
-    const shown = () => {
-      this.tellPace();
+    const pageShown = () => {
+      this.requestInterval();
       this.redraw();
     };
-    document.addEventListener("visibilitychange", shown, { signal });
-    const unlisten = this.store.listen(() => this.arrived());
+    document.addEventListener("visibilitychange", pageShown, { signal });
+    const unlisten = this.store.listen(() => this.redrawInParts());
     signal.addEventListener("abort", () => {
       unlisten();
-      this.store.want(this, null);
-      seen.disconnect();
+      this.store.setFrameInterval(this, null);
       cancelAnimationFrame(this.request);
       clearTimeout(this.later);
       this.root.remove();
     });
   }
 
-  /** Tell how often this view wants frames: seldom while it is unseen, or while drawing is dear. */
-  private tellPace(): void {
-    const dear =
-      this.cost > FRAME_BUDGET_MS ? 100 * Math.ceil((PARTS * this.cost * REST) / 100) : 0;
-    this.store.want(this, this.visible && !document.hidden ? dear : UNSEEN_MS);
+  /** Request frames less often while the view is unseen, or while drawing is expensive. */
+  private requestInterval(): void {
+    const expensive = this.cost > FRAME_BUDGET_MS;
+    const ms = expensive ? 100 * Math.ceil((PARTS * this.cost * REST_FACTOR) / 100) : 0;
+    this.store.setFrameInterval(this, this.visible && !document.hidden ? ms : UNSEEN_MS);
   }
 
   private draw(now: number): void {
@@ -171,62 +181,62 @@ export class View {
     this.draws += 1;
     this.store.drain();
     this.theme ??= readTheme(this.root);
-    if (this.playback.tick(started)) this.turns.markTogether();
-    const parts = this.turns.take();
+    if (this.playback.tick(started)) this.scheduler.markTogether();
+    const parts = this.scheduler.take();
     if (parts.length) this.drawParts(parts, now);
     if (!parts.includes(RESIDENCY)) this.residency.fade(now);
-    // A table is brought up to date less often than it changes; the last change must show too.
-    const apart = performance.now() - started - this.cost;
-    this.cost += Math.max(-COST_STEP_MS, Math.min(COST_STEP_MS, apart));
-    if (this.draws % 32 === 0) this.tellPace();
-    if (this.playback.playing || this.turns.pending || this.residency.fading) this.schedule();
+    const difference = performance.now() - started - this.cost;
+    this.cost += Math.max(-COST_STEP_MS, Math.min(COST_STEP_MS, difference));
+    if (this.draws % 32 === 0) this.requestInterval();
+    if (this.playback.playing || this.scheduler.pending || this.residency.fading) this.schedule();
+    // A table is updated less often than it changes: one more redraw shows its last change.
     if (this.store.running && this.panels.some((panel) => panel.tableOpen)) this.drawLater(600);
   }
 
   private drawParts(parts: number[], now: number): void {
     const { state, info, status } = this.store;
     const { at } = this.playback;
-    const picture = at === null ? state : this.past.show(at);
-    const look = lookAt(state, this.focus, this.theme!, picture, at, this.before);
+    const experts = at === null ? state : this.history.show(at);
+    const input = drawInput(state, this.focus, this.theme!, experts, at, this.beforeSelected);
     if (parts.includes(ROUTING)) {
       this.transport.draw(this.store.running);
-      this.header.draw(this.store.lifeline.holds(this.root));
-      this.detail.draw(look);
-      this.routing.draw(look);
+      this.header.draw(this.store.connection.isOpen(this.root));
+      this.detail.draw(input);
+      this.routing.draw(input);
       this.routing.panel.drawTable(now);
     }
     if (parts.includes(RESIDENCY)) {
-      this.residency.draw(look, this.calm.matches ? null : now);
+      this.residency.draw(input, this.reducedMotion.matches ? null : now);
       this.residency.panel.drawTable(now);
     }
     if (parts.includes(CHARTS)) {
-      for (const each of [this.reading, this.time]) {
-        each.draw(look);
+      for (const each of [this.latency, this.time]) {
+        each.draw(input);
         each.panel.drawTable(now);
       }
     }
     if (!parts.includes(ROUTING)) return;
     for (const panel of this.panels) {
-      // A dense model has no experts to show, but text and time.
+      // A dense model has text and times, but no experts.
       const needsExperts = panel !== this.text.panel && panel !== this.time.panel;
       panel.setHint(panel === this.text.panel ? "" : hint(state, needsExperts));
     }
     this.text.panel.drawTable(now);
-    // The last to draw: to scroll to its end it must be laid out.
-    this.text.draw(look, status, info.prompt ?? "");
+    // Drawn last, because scrolling to its end needs a layout.
+    this.text.draw(input, status, info.prompt ?? "");
   }
 
   private drawLater(wait: number): void {
     clearTimeout(this.later);
     this.later = setTimeout(() => {
       if (!this.visible || document.hidden) return;
-      this.turns.mark();
+      this.scheduler.mark();
       this.request ||= requestAnimationFrame((now) => this.draw(now));
     }, wait);
   }
 }
 
-/** What stands in the plots' place while there is nothing to plot. */
+/** The text in place of the plots while there is nothing to plot. */
 function hint(state: RunState, needsExperts: boolean): string {
   if (state.seq === 0) return "nothing yet";
   return needsExperts && state.layers * state.experts === 0

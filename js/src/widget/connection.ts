@@ -1,21 +1,21 @@
-// Whether the Python half of a widget is still there.
+// Tells whether the Python half of a widget still exists.
 //
-// A model is told that its connection to the kernel has changed, but not in which way, and the mark
-// that ipywidgets puts on the views of its own widgets is missing on others. So after a change the
-// kernel is asked for something, and until it answers it is taken to be gone.
+// A model reports that its connection to the kernel changed, but not how, and ipywidgets marks only
+// its own widgets as disconnected. So after a change the widget requests a message from the kernel
+// and counts as disconnected until one arrives.
 
 import type { Model } from "./host";
 
-/** ipywidgets puts this class on its own widgets, ours may lie inside, when the kernel is gone. */
+/** ipywidgets sets this class on its own widgets when the kernel is gone; ours may lie in one. */
 const DISCONNECTED = ".jupyter-widgets-disconnected";
 
-export class Lifeline {
-  private connected = true;
+export class Connection {
+  private open = true;
 
-  /** `ask` has the kernel send a message, if there is one; `changed` when views should redraw. */
+  /** `request` asks the kernel for any message; `changed` is called when views must redraw. */
   constructor(
     private readonly model: Model,
-    private readonly ask: () => void,
+    private readonly request: () => void,
     private readonly changed: () => void,
   ) {
     model.on("comm_live_update", this.onChange);
@@ -27,20 +27,20 @@ export class Lifeline {
     this.model.off("msg:custom", this.onMessage);
   }
 
-  /** Whether what is shown in `view` can still be used. */
-  holds(view: Element): boolean {
-    return this.connected && !view.closest(DISCONNECTED);
+  /** Whether the controls in `view` can reach Python. */
+  isOpen(view: Element): boolean {
+    return this.open && !view.closest(DISCONNECTED);
   }
 
   private readonly onChange = (): void => {
-    this.connected = false;
-    this.ask();
+    this.open = false;
+    this.request();
     this.changed();
   };
 
   private readonly onMessage = (): void => {
-    if (this.connected) return;
-    this.connected = true;
+    if (this.open) return;
+    this.open = true;
     this.changed();
   };
 }

@@ -1,4 +1,4 @@
-// Small helpers for building elements. Text always goes in as text, never as markup.
+// Helpers that build elements. They insert text as text, never as markup.
 
 type Attributes = Record<string, string | boolean>;
 
@@ -20,20 +20,20 @@ export function el<Tag extends keyof HTMLElementTagNameMap>(
 
 const NO_SHORTCUTS = "data-lm-suppress-shortcuts";
 
-/** A widget's outermost element: no key pressed inside triggers a notebook's shortcuts. */
+/** A widget's outermost element. It keeps key presses inside from triggering notebook shortcuts. */
 export function rootElement(className: string): HTMLElement {
   const root = el("div", className, { [NO_SHORTCUTS]: "true" });
-  // Some shortcuts are bound to whatever has the focus, which is asked before the root is.
+  // Some shortcuts look only at the focused element, before they look at the root.
   root.addEventListener("focusin", (event) => {
     (event.target as Element).setAttribute(NO_SHORTCUTS, "true");
   });
-  // JupyterLab listens at a text box in a cell for the line break that Shift+Enter, or the undoing
-  // that Ctrl+Z is about to make there, and prevents it. What is typed in here is nobody else's.
+  // JupyterLab prevents the input of Shift+Enter and Ctrl+Z in a cell's text boxes. Stopping the
+  // event here lets our own boxes receive them.
   root.addEventListener("beforeinput", (event) => event.stopPropagation(), { capture: true });
   return root;
 }
 
-/** Set text only when it differs: most of a header stays the same from frame to frame. */
+/** Set an element's text, only if it differs: most texts stay the same from frame to frame. */
 export function setText(node: HTMLElement, text: string): void {
   if (node.textContent !== text) node.textContent = text;
 }

@@ -1,4 +1,4 @@
-// Numbers as people read them. Units are decimal (1 GB = 10^9 bytes), as in the package's options.
+// Formats numbers for people. Units are decimal (1 GB = 10^9 bytes), as in the package's options.
 
 export const NONE = "–";
 
@@ -7,19 +7,19 @@ export function integer(value: number): string {
   return String(Math.round(value)).replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f");
 }
 
-/** Three significant digits, no exponent: 0.123, 1.23, 12.3, 123; one below 0.001: 0.0004. */
+/** Three significant digits, no exponent: 0.123, 1.23, 12.3, 123; one digit below 0.001: 0.0004. */
 export function short(value: number): string {
   if (!Number.isFinite(value)) return NONE;
   if (value === 0) return "0";
   if (Math.abs(value) < 0.001)
     return value.toFixed(Math.min(20, Math.ceil(-Math.log10(Math.abs(value)))));
   let digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
-  // Rounded up to the next power of ten it has a digit more.
+  // A value that rounds up to the next power of ten has one more digit.
   if (Math.abs(value) + 0.5 / 10 ** digits >= 10 ** (3 - digits)) digits = Math.max(0, digits - 1);
   return value >= 1000 ? integer(value) : value.toFixed(Math.min(3, digits));
 }
 
-/** As formatting.py: in tenths; nearer to none or all in as many digits as it takes. */
+/** A share in percent, as formatting.py: one decimal, and more of them close to 0 % or 100 %. */
 export function percent(part: number, whole = 1): string {
   const share = part / whole;
   if (!Number.isFinite(share)) return NONE;
@@ -34,7 +34,7 @@ export function ms(value: number): string {
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"] as const;
 
-/** The power of 1000 whose unit suits `value` best. */
+/** The power of 1000, and its unit, that suits `value` best. */
 export function byteScale(value: number): { factor: number; unit: string } {
   let power = 0;
   for (let rest = value; rest >= 999.5 && power < 4; rest /= 1000) power += 1;
@@ -47,7 +47,7 @@ export function bytes(value: number): string {
   return `${short(value / factor)}\u202f${unit}`;
 }
 
-/** Seconds as people say them: 8 s, 1 min 20 s, 2 h 5 min. */
+/** Seconds in two units at most: 8 s, 1 min 20 s, 2 h 5 min. */
 export function duration(seconds: number): string {
   const whole = Math.max(1, Math.round(seconds));
   if (whole < 60) return `${whole}\u202fs`;
@@ -56,6 +56,7 @@ export function duration(seconds: number): string {
   return `${Math.floor(minutes / 60)}\u202fh ${minutes % 60}\u202fmin`;
 }
 
+/** A count and its noun: "1 read", "2 reads". */
 export function plural(n: number, word: string): string {
   return `${integer(n)}\u202f${word}${n === 1 ? "" : "s"}`;
 }

@@ -1,19 +1,20 @@
-// Notices a kernel that died in the middle of a run.
+// Notices that the kernel died in the middle of a run.
 //
-// A widget is told when its kernel is shut down or restarted by hand, but not when it crashes and
-// the server restarts it: the frames just end. So after some silence the server is asked. A kernel
-// that is busy may well be reading a long prompt; one that is idle has no run any more.
+// A widget is notified when a user shuts its kernel down or restarts it, but not when the kernel
+// crashes and the server restarts it: frames stop arriving, and nothing else happens. So after some
+// silence the monitor asks the server for the kernel's state. A busy kernel may be reading a long
+// prompt; an idle one runs nothing any more.
 
 import { kernelState } from "./server";
 
 const SILENCE_MS = 10_000;
-const EVERY_MS = 5_000;
+const CHECK_MS = 5_000;
 
 const ALIVE = new Set(["busy", "starting", "restarting"]);
 
-export class Watch {
+export class KernelMonitor {
   lost = false;
-  private heardAt = performance.now();
+  private lastMessageAt = performance.now();
   private readonly timer: ReturnType<typeof setInterval>;
 
   constructor(
@@ -21,14 +22,14 @@ export class Watch {
     private readonly running: () => boolean,
     private readonly changed: () => void,
     private readonly silence = SILENCE_MS,
-    every = EVERY_MS,
+    interval = CHECK_MS,
   ) {
-    this.timer = setInterval(() => void this.look(), every);
+    this.timer = setInterval(() => void this.check(), interval);
   }
 
-  /** Something came from the kernel. */
-  heard(): void {
-    this.heardAt = performance.now();
+  /** Record that a message from the kernel arrived. */
+  messageArrived(): void {
+    this.lastMessageAt = performance.now();
     this.lost = false;
   }
 
@@ -36,11 +37,11 @@ export class Watch {
     clearInterval(this.timer);
   }
 
-  private async look(): Promise<void> {
-    const heardAt = this.heardAt;
-    if (!this.running() || performance.now() - heardAt < this.silence) return;
+  private async check(): Promise<void> {
+    const { lastMessageAt } = this;
+    if (!this.running() || performance.now() - lastMessageAt < this.silence) return;
     const state = await kernelState(this.kernelId());
-    if (state === null || heardAt !== this.heardAt) return;
+    if (state === null || lastMessageAt !== this.lastMessageAt) return;
     const lost = !ALIVE.has(state);
     if (lost === this.lost) return;
     this.lost = lost;

@@ -1,20 +1,21 @@
-// What anywidget calls, for any of our widgets.
+// The functions that anywidget calls on a widget: initialize and render.
 //
-// A model's state outlives its views, so that a view made late, or twice, shows all of it. It is
-// kept per model, by the id that Python gave it: some hosts evaluate a module once for all.
+// A model has one store for all its views, so a view made late, or a second one, shows the whole
+// state. Stores are found by the view id that Python sets, because some hosts evaluate a module
+// once for all models.
 
-import type { Model } from "./host";
+import type { Model, WidgetHost } from "./host";
 
-interface Context<Host> {
+interface Context {
   model: Model;
   signal?: AbortSignal;
-  host?: Host;
+  host?: WidgetHost;
 }
 
-/** A widget whose state is made by `open` and whose views are made by `show`, until `signal` aborts. */
-export function door<Store extends { close(): void }, Host = unknown>(
+/** A widget. `open` makes a model's store; `show` adds a view to `el` until `signal` aborts. */
+export function lifecycle<Store extends { close(): void }>(
   open: (model: Model) => Store,
-  show: (store: Store, el: HTMLElement, signal: AbortSignal, host?: Host) => void,
+  show: (store: Store, el: HTMLElement, signal: AbortSignal, host?: WidgetHost) => void,
 ) {
   return () => {
     const stores = new Map<string, Store>();
@@ -27,7 +28,7 @@ export function door<Store extends { close(): void }, Host = unknown>(
     };
 
     return {
-      initialize({ model }: Context<Host>) {
+      initialize({ model }: Context) {
         const [store, id] = [storeOf(model), idOf(model)];
         return () => {
           store.close();
@@ -35,7 +36,7 @@ export function door<Store extends { close(): void }, Host = unknown>(
         };
       },
 
-      render({ model, el, signal, host }: Context<Host> & { el: HTMLElement }) {
+      render({ model, el, signal, host }: Context & { el: HTMLElement }) {
         const controller = new AbortController();
         signal?.addEventListener("abort", () => controller.abort());
         show(storeOf(model), el, controller.signal, host);

@@ -1,14 +1,14 @@
-// The Jupyter server that served the page, where one did: interrupt the kernel, ask how it is.
+// Requests to the Jupyter server that served the page: interrupt the kernel, read its state.
 //
-// Requests stay on the page's own origin, so that the server's token goes nowhere else. On other
-// pages (VS Code, Colab) there is no such server and every answer is null.
+// Requests stay on the page's own origin, so the server's token goes nowhere else. Other pages
+// (VS Code, Colab) have no such server, and every answer is null.
 
 interface PageConfig {
   baseUrl?: string;
   token?: string;
 }
 
-/** What a Jupyter server tells its pages, or null on a page that it did not serve. */
+/** The configuration that a Jupyter server puts in its pages; null on any other page. */
 export function pageConfig(doc: Document = document): PageConfig | null {
   const text = doc.getElementById("jupyter-config-data")?.textContent;
   if (!text) return null;
@@ -26,14 +26,17 @@ export function kernelUrl(config: PageConfig, kernelId: string): string {
   return `${location.origin}${path}api/kernels/${encodeURIComponent(kernelId)}`;
 }
 
-/** The server's answer to an interrupt, null without a server. */
+/** Interrupt the kernel. Returns the server's response; null without a server. */
 export function interrupt(kernelId: string): Promise<Response | null> {
-  return ask("POST", kernelId, "/interrupt");
+  return request("POST", kernelId, "/interrupt");
 }
 
-/** "busy", "idle", "dead", … as the server knows it; "gone" when it does not; null if unknown. */
+/**
+ * The kernel's state: "busy", "idle", "dead", …; "gone" if the server has no such kernel; null if
+ * unknown.
+ */
 export async function kernelState(kernelId: string): Promise<string | null> {
-  const response = await ask("GET", kernelId);
+  const response = await request("GET", kernelId);
   if (response?.status === 404) return "gone";
   if (!response?.ok) return null;
   try {
@@ -44,7 +47,7 @@ export async function kernelState(kernelId: string): Promise<string | null> {
   }
 }
 
-async function ask(method: string, kernelId: string, path = ""): Promise<Response | null> {
+async function request(method: string, kernelId: string, path = ""): Promise<Response | null> {
   const config = pageConfig();
   if (!kernelId || !config) return null;
   try {
@@ -54,7 +57,7 @@ async function ask(method: string, kernelId: string, path = ""): Promise<Respons
       headers: headers(config),
     });
   } catch {
-    return null; // no server after all
+    return null; // the server cannot be reached
   }
 }
 

@@ -1,40 +1,41 @@
-// Asking the kernel to stop.
+// Stops a run.
 //
-// While a cell is running, most kernels read no message from a widget until the cell is over. The
-// Jupyter server, though, can interrupt the kernel, and a page that it serves may ask it to. Where
-// there is no such server a message is all there is, and the user is told how to interrupt by hand.
+// While a cell runs, most kernels do not read a widget's messages until the cell ends. The Jupyter
+// server can interrupt the kernel, and accepts that request from a page it served. Without such a
+// server the widget sends a message, and the caller tells the user how to interrupt by hand.
 
 import { interrupt } from "./server";
 
-const AGAIN_MS = 1000;
-const MOST = 20;
+const REPEAT_MS = 1000;
+const MAX_REQUESTS = 20;
 
 /**
- * Ask now, and again every second while it is still `needed`. Now and then a kernel whose other
- * thread is at work leaves a message unread until the next one comes; to stop twice does no harm.
+ * Call `send` now and once a second while `needed`, at most MAX_REQUESTS times. A kernel whose
+ * other thread is busy sometimes leaves a message unread until the next one arrives; stopping twice
+ * does no harm.
  */
-export function insist(ask: () => void, needed: () => boolean): void {
-  let asked = 0;
+export function repeatWhile(needed: () => boolean, send: () => void): void {
+  let sent = 0;
   const again = () => {
-    if (!needed() || asked === MOST) return;
-    asked += 1;
-    ask();
-    setTimeout(again, AGAIN_MS);
+    if (!needed() || sent === MAX_REQUESTS) return;
+    sent += 1;
+    send();
+    setTimeout(again, REPEAT_MS);
   };
   again();
 }
 
-export type Outcome = "interrupted" | "gone" | "asked";
+export type StopOutcome = "interrupted" | "gone" | "requested";
 
-/** Interrupt over the server, else by `sendStop` while `needed`; tells which of them it was. */
+/** Interrupt through the server; without one call `sendStop` while `needed`. */
 export async function stop(
   kernelId: string,
   sendStop: () => void,
   needed: () => boolean,
-): Promise<Outcome> {
+): Promise<StopOutcome> {
   const response = await interrupt(kernelId);
   if (response?.ok) return "interrupted";
   if (response?.status === 404) return "gone";
-  insist(sendStop, needed);
-  return "asked";
+  repeatWhile(needed, sendStop);
+  return "requested";
 }

@@ -1,8 +1,9 @@
+// The chat: messages, sending, stopping and conversations.
+
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { userEvent } from "vitest/browser";
 import {
   $,
-  asked,
   box,
   clear,
   drawn,
@@ -12,20 +13,21 @@ import {
   open,
   page,
   prepare,
+  receive,
+  sent,
   state,
-  told,
-  words,
+  textOf,
 } from "./chatting";
 
 beforeEach(prepare);
 afterEach(clear);
 
-test("the path that is read is shown, questions as text and answers as Markdown", async () => {
+test("the current path is shown, questions as text and answers as Markdown", async () => {
   open(state(1, [message(1, "**not** bold"), message(2, "**bold** and `code`")]));
   await drawn();
-  expect(words(".oj-user .oj-body")).toBe("**not** bold");
-  expect(words(".oj-assistant strong")).toBe("bold");
-  expect(words(".oj-context")).toContain("42 of 100");
+  expect(textOf(".oj-user .oj-body")).toBe("**not** bold");
+  expect(textOf(".oj-assistant strong")).toBe("bold");
+  expect(textOf(".oj-context")).toContain("42 of 100");
   expect($(".oj-messages").getAttribute("role")).toBe("log");
   expect($(".oj-chat").dataset.lmSuppressShortcuts).toBe("true");
 });
@@ -40,7 +42,7 @@ test("what the model wrote is never HTML, fetches nothing and runs nothing", asy
   open(state(1, [message(1, "q"), message(2, bad.join("\n\n"))]));
   await drawn();
   expect(page.host.querySelector("img, script, b, i, .oj-body div[onclick]")).toBeNull();
-  expect(words(".oj-assistant .oj-body")).toContain('<img src=x onerror="window.hit=1">');
+  expect(textOf(".oj-assistant .oj-body")).toContain('<img src=x onerror="window.hit=1">');
   const links = [...page.host.querySelectorAll<HTMLAnchorElement>(".oj-body a")];
   expect(links.map((link) => link.href)).toEqual([
     "https://example.org/a.png",
@@ -56,44 +58,44 @@ test("tables, lists and code keep what they are", async () => {
   await drawn();
   expect($(".oj-body td:last-child").getAttribute("align")).toBe("right");
   expect($(".oj-body ol").getAttribute("start")).toBe("3");
-  expect(words(".oj-body ul")).toContain("☑ done");
-  expect(words(".oj-code-head span")).toBe("python");
-  expect(words(".oj-code code")).toBe("x = 1\n");
+  expect(textOf(".oj-body ul")).toContain("☑ done");
+  expect(textOf(".oj-code-head span")).toBe("python");
+  expect(textOf(".oj-code code")).toBe("x = 1\n");
 });
 
-test("text grows by pieces, and a gap is asked for once and healed", async () => {
+test("text grows by pieces, and a gap is repaired by one request", async () => {
   open(state(5, [message(1, "q"), message(2, "", { ended: "running" })], { running: true }));
-  expect(asked()).toEqual([{ type: "resync" }]); // opened in the middle of an answer
-  told({ type: "state", state: page.model.get("state") });
-  told({ type: "text", seq: 6, conversation: 1, message: 2, text: "Hello " });
-  told({ type: "text", seq: 7, conversation: 1, message: 2, text: "you" });
-  told({ type: "text", seq: 7, conversation: 1, message: 2, text: "you" });
+  expect(sent()).toEqual([{ type: "resync" }]); // opened in the middle of an answer
+  receive({ type: "state", state: page.model.get("state") });
+  receive({ type: "text", seq: 6, conversation: 1, message: 2, text: "Hello " });
+  receive({ type: "text", seq: 7, conversation: 1, message: 2, text: "you" });
+  receive({ type: "text", seq: 7, conversation: 1, message: 2, text: "you" });
   await drawn();
-  expect(words(".oj-assistant .oj-body").trim()).toBe("Hello you");
+  expect(textOf(".oj-assistant .oj-body").trim()).toBe("Hello you");
   expect($(".oj-assistant").getAttribute("aria-busy")).toBe("true");
-  told({ type: "text", seq: 9, conversation: 1, message: 2, text: "lost" });
-  told({ type: "text", seq: 10, conversation: 1, message: 2, text: "lost" });
-  expect(asked()).toHaveLength(2);
-  told({ type: "state", state: state(11, [message(1, "q"), message(2, "whole")]) });
+  receive({ type: "text", seq: 9, conversation: 1, message: 2, text: "lost" });
+  receive({ type: "text", seq: 10, conversation: 1, message: 2, text: "lost" });
+  expect(sent()).toHaveLength(2);
+  receive({ type: "state", state: state(11, [message(1, "q"), message(2, "whole")]) });
   await drawn();
-  expect(words(".oj-assistant .oj-body").trim()).toBe("whole");
+  expect(textOf(".oj-assistant .oj-body").trim()).toBe("whole");
 });
 
-test("while the prompt is read it says how far, until there is text", async () => {
+test("while the prompt is read its progress is shown, until there is text", async () => {
   const writing = message(2, "", { ended: "running" });
   open(state(5, [message(1, "q"), writing], { running: true }));
   const bar = () => $<HTMLProgressElement>(".oj-assistant progress");
   const wait = () => $(".oj-assistant .oj-body").dataset.empty;
   await drawn();
   expect([wait(), bar().hidden]).toEqual(["Reading…", true]);
-  told({ type: "reading", conversation: 1, reading: { message: 2, read: 512, of: 2048 } });
+  receive({ type: "reading", conversation: 1, reading: { message: 2, read: 512, of: 2048 } });
   await drawn();
   expect(wait()).toMatch(/^Reading the prompt: 512 of 2.048.tokens$/);
   expect([bar().hidden, bar().value, bar().max]).toEqual([false, 512, 2048]);
-  told({ type: "reading", conversation: 3, reading: null });
+  receive({ type: "reading", conversation: 3, reading: null });
   await drawn();
   expect(bar().hidden).toBe(false);
-  told({ type: "text", seq: 6, conversation: 1, message: 2, text: "Hello" });
+  receive({ type: "text", seq: 6, conversation: 1, message: 2, text: "Hello" });
   await drawn();
   expect(bar().hidden).toBe(true);
 });
@@ -102,17 +104,17 @@ test("an older state changes nothing", async () => {
   open(state(9, [message(1, "new")]));
   page.model.set("state", state(8, [message(1, "old")]));
   await drawn();
-  expect(words(".oj-user .oj-body")).toBe("new");
+  expect(textOf(".oj-user .oj-body")).toBe("new");
 });
 
-test("Enter sends, Shift+Enter begins a line, and the text goes when it is taken", async () => {
+test("Enter sends, Shift+Enter begins a line, and an accepted message leaves the box", async () => {
   open(state(1, []));
   await drawn();
   await userEvent.click(box());
   await userEvent.keyboard("one{Shift>}{Enter}{/Shift}two{Enter}");
   expect(last()).toMatchObject({ type: "send", text: "one\ntwo" });
   expect(box().value).toBe("one\ntwo");
-  told({ type: "accepted", request: last().request });
+  receive({ type: "accepted", request: last().request });
   await drawn();
   expect(box().value).toBe("");
 });
@@ -123,10 +125,10 @@ test("a refused message stays where it was typed, with the reason", async () => 
   await userEvent.click(box());
   await userEvent.keyboard("wait{Enter}");
   page.model.set("notice", "another run is under way");
-  told({ type: "refused", request: last().request });
+  receive({ type: "refused", request: last().request });
   await drawn();
   expect(box().value).toBe("wait");
-  expect(words(".oj-notice")).toContain("another run is under way");
+  expect(textOf(".oj-notice")).toContain("another run is under way");
   expect($(".oj-notice").getAttribute("role")).toBe("alert");
   named("Dismiss").click();
   expect(last()).toEqual({ type: "dismiss" });
@@ -139,10 +141,10 @@ test("an Enter that chooses from an input method sends nothing", async () => {
   open(state(1, []), { draft: "にほん" });
   await drawn();
   box().dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", isComposing: true }));
-  expect(asked()).toEqual([]);
+  expect(sent()).toEqual([]);
 });
 
-test("what was typed comes back with a reload, and is told to Python", async () => {
+test("a draft survives a reload, and is sent to Python", async () => {
   open(state(1, []), { draft: "half a thou" });
   await drawn();
   expect(box().value).toBe("half a thou");
@@ -161,28 +163,28 @@ test("Escape and the button stop an answer; the focus goes back to the box", asy
   await userEvent.keyboard("{Escape}");
   expect(last()).toEqual({ type: "stop" });
   await userEvent.click(named("Stop"));
-  expect(asked().slice(1)).toEqual([{ type: "stop" }, { type: "stop" }]);
+  expect(sent().slice(1)).toEqual([{ type: "stop" }, { type: "stop" }]);
   page.model.set("state", state(2, [message(1, "q"), message(2, "a", { ended: "interrupted" })]));
   await drawn();
   expect(document.activeElement).toBe(box());
   expect(box().value).toBe("next");
-  expect(words(".oj-assistant .oj-facts")).toContain("stopped");
+  expect(textOf(".oj-assistant .oj-facts")).toContain("stopped");
 });
 
-test("regenerate, versions and edit ask for the right message", async () => {
+test("regenerate, versions and edit name the right message", async () => {
   const two = [message(1, "q", { siblings: [1, 4, 9] }), message(2, "a")];
   open(state(1, two));
   await drawn();
   named("Try again").click();
   expect(last()).toMatchObject({ type: "regenerate", message: 2 });
-  expect(words(".oj-place")).toBe("1/3");
+  expect(textOf(".oj-place")).toBe("1/3");
   expect((named("Earlier version") as HTMLButtonElement).disabled).toBe(true);
   named("Later version").click();
   expect(last()).toEqual({ type: "choose", message: 4 });
   named("Edit").click();
   await userEvent.keyboard("!{Enter}");
   expect(last()).toMatchObject({ type: "edit", message: 1, text: "q!" });
-  told({ type: "refused", request: last().request });
+  receive({ type: "refused", request: last().request });
   await drawn();
   expect($<HTMLTextAreaElement>(".oj-editor textarea").value).toBe("q!");
   await userEvent.keyboard("{Escape}");
@@ -209,7 +211,7 @@ test("settings are controls with their limits, sent when changed", async () => {
   expect(last()).toEqual({ type: "set", name: "system", value: "Be brief." });
 });
 
-test("conversations are chosen, begun, exported, and deleted at the second press", async () => {
+test("conversations are switched, started, exported, and deleted at the second press", async () => {
   const conversations = [
     { id: 1, label: "One" },
     { id: 2, label: "<b>Two</b>" },
@@ -230,7 +232,7 @@ test("conversations are chosen, begun, exported, and deleted at the second press
   expect(last()).toEqual({ type: "delete", conversation: 1 });
   page.model.set("state", state(2, [message(1, "other")], { conversation: 2, conversations }));
   await drawn();
-  expect(words(".oj-user .oj-body")).toBe("other");
+  expect(textOf(".oj-user .oj-body")).toBe("other");
 });
 
 test("a view made twice shows the same, and closing leaves nothing behind", async () => {
@@ -244,25 +246,25 @@ test("a view made twice shows the same, and closing leaves nothing behind", asyn
   expect(page.model.listeners).toBe(0);
 });
 
-test("without a kernel nothing can be sent, and it says so", async () => {
+test("without a kernel nothing can be sent, and the chat says so", async () => {
   open(state(1, [message(1, "q")]));
   page.model.emit("comm_live_update");
   await drawn();
   expect(box().disabled).toBe(true);
-  expect(words(".oj-composer .oj-hint")).toContain("kernel is gone");
-  expect(words(".oj-composer .oj-hint")).toContain("run the cell that loads tiny, then this cell");
+  expect(textOf(".oj-composer .oj-hint")).toContain("kernel is gone");
+  expect(textOf(".oj-composer .oj-hint")).toContain("run the cell that loads tiny, then this cell");
   expect(page.model.sent).toEqual([{ type: "resync" }]);
 });
 
-test("a kernel that answers again can be written to", async () => {
+test("when the kernel answers again, messages can be sent", async () => {
   open(state(1, [message(1, "q")]));
   page.model.emit("comm_live_update");
-  told({ type: "state", seq: 2, state: state(2, [message(1, "q")]) });
+  receive({ type: "state", seq: 2, state: state(2, [message(1, "q")]) });
   await drawn();
   expect(box().disabled).toBe(false);
 });
 
-test("inside a box that has lost its kernel it says so, too", async () => {
+test("inside a disconnected ipywidgets box nothing can be sent", async () => {
   page.host.className = "jupyter-widgets-disconnected";
   open(state(1, [message(1, "q")]));
   await drawn();

@@ -1,9 +1,9 @@
-// A chat as anywidget makes it, with a mock in the place of Python, and how to look at it.
+// A chat with a mock of Python, made as anywidget makes it, and helpers to inspect it.
 
 import "../../src/chat.css";
 import widget from "../../src/chat";
-import type { Host } from "../../src/chat/nested";
-import type { Control, Message, State } from "../../src/chat/store";
+import type { ChatState, Control, Message } from "../../src/chat/store";
+import type { WidgetHost } from "../../src/widget/host";
 import { MockModel, settled } from "../synthetic";
 
 const CONTROL: Control = {
@@ -14,12 +14,12 @@ const REUSE: Control = {
   ...{ group: "Cache", name: "reuse_kv", label: "reuse the KV cache", help: "reuse" },
   ...{ kind: "bool", default: true, least: null, most: null, step: 1 },
 };
-const ABOUT = {
+const INFO = {
   ...{ model: "tiny", context: 100, slots: 8, experts: 24 },
   ...{ bank_nbytes: 8_000, token_experts: 6 },
 };
 
-/** The page of the test that runs. */
+/** The page of the current test. */
 export const page = {} as {
   model: MockModel;
   host: HTMLElement;
@@ -33,7 +33,7 @@ export function message(id: number, text: string, more: Partial<Message> = {}): 
   return { id, role, text, ended, note: "", numbers: {}, siblings: [id], ...more };
 }
 
-export function state(seq: number, messages: Message[], more: Partial<State> = {}): State {
+export function state(seq: number, messages: Message[], more: Partial<ChatState> = {}): ChatState {
   return {
     ...{ seq, conversation: 1, title: "", conversations: [{ id: 1, label: "One" }], messages },
     ...{ earlier: 0, running: false, elsewhere: 0, used: 42, ...more },
@@ -41,10 +41,14 @@ export function state(seq: number, messages: Message[], more: Partial<State> = {
 }
 
 /** Made as anywidget makes it: one instance per model, `render` once per view. */
-export function open(first: State, traits: Record<string, unknown> = {}, host?: Host): void {
+export function open(
+  first: ChatState,
+  traits: Record<string, unknown> = {},
+  host?: WidgetHost,
+): void {
   page.model = new MockModel({
     ...{ state: first, notice: "", draft: "", status: "idle", watch: false, live: null },
-    ...{ run_view: null, run_shown: { run: 0, note: "" }, view_id: "oj-chat-1", info: ABOUT },
+    ...{ run_view: null, run_shown: { run: 0, note: "" }, view_id: "oj-chat-1", info: INFO },
     ...{ controls: [CONTROL, REUSE], temperature: 0.5, reuse_kv: true, system: "" },
     ...{ blocking: false, ...traits },
   });
@@ -73,15 +77,15 @@ export function clear(): void {
 }
 
 export const $ = <T extends HTMLElement>(selector: string) => page.host.querySelector<T>(selector)!;
-export const words = (selector: string) => $(selector).textContent ?? "";
+export const textOf = (selector: string) => $(selector).textContent ?? "";
 export const box = () => $<HTMLTextAreaElement>(".oj-composer textarea");
-export const told = (content: object) => page.model.emit("msg:custom", content);
+export const receive = (content: object) => page.model.emit("msg:custom", content);
 export const named = (name: string) =>
   [...page.host.querySelectorAll("button")].find(
     (each) => each.textContent === name || each.getAttribute("aria-label") === name,
   )!;
 export const drawn = () => settled(page.host);
-/** What was sent but for the draft, which follows the typing by a while. */
-export const asked = () =>
+/** The messages sent, except drafts, which follow the typing after a pause. */
+export const sent = () =>
   page.model.sent.filter((each) => (each as { type: string }).type !== "draft");
-export const last = () => asked().at(-1) as Record<string, unknown>;
+export const last = () => sent().at(-1) as Record<string, unknown>;

@@ -1,8 +1,9 @@
+// The chat's settings, code blocks, runs and focus.
+
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { userEvent } from "vitest/browser";
 import {
   $,
-  asked,
   box,
   clear,
   drawn,
@@ -12,9 +13,10 @@ import {
   open,
   page,
   prepare,
+  receive,
+  sent,
   state,
-  told,
-  words,
+  textOf,
 } from "./chatting";
 
 beforeEach(prepare);
@@ -25,7 +27,7 @@ const experts = () => $<HTMLInputElement>(".oj-cache input[type=number]");
 
 const answers = (label: string) => $(`.oj-assistant [aria-label="${label}"]`);
 
-test("the cache's size is a control that tells what it holds, sent when it rests", async () => {
+test("the cache's size is a control that says what fits, and is sent after a pause", async () => {
   open(state(1, []));
   await drawn();
   named("Settings").click();
@@ -33,39 +35,41 @@ test("the cache's size is a control that tells what it holds, sent when it rests
   expect([slider().min, slider().max, slider().value, experts().value]).toEqual([
     ...["1", "24", "8", "8"],
   ]);
-  expect(words(".oj-cache .oj-facts")).toMatch(/^8 of 24 experts fit in RAM \(8.00.kB\)$/);
+  expect(textOf(".oj-cache .oj-facts")).toMatch(/^8 of 24 experts fit in RAM \(8.00.kB\)$/);
   slider().focus();
   await userEvent.keyboard("{ArrowRight}{ArrowRight}");
   await drawn();
   expect(experts().value).toBe("10");
-  expect(words(".oj-cache .oj-facts")).toMatch(/^10 of 24 experts fit in RAM \(10.0.kB\)$/);
+  expect(textOf(".oj-cache .oj-facts")).toMatch(/^10 of 24 experts fit in RAM \(10.0.kB\)$/);
   await vi.waitFor(() => expect(last()).toMatchObject({ type: "resize", cache_experts: 10 }));
-  expect(asked()).toHaveLength(1);
+  expect(sent()).toHaveLength(1);
   page.model.set("info", { ...(page.model.get("info") as object), slots: 10, bank_nbytes: 10_000 });
-  told({ type: "accepted", request: last().request });
+  receive({ type: "accepted", request: last().request });
   await drawn();
   expect(slider().value).toBe("10");
 });
 
-test("a size that is refused goes back to what is, and few experts are warned of", async () => {
+test("a refused size is reset, and a small one is warned about", async () => {
   open(state(1, []));
   named("Settings").click();
   await drawn();
   await userEvent.fill(experts(), "3");
   await drawn();
-  expect(words(".oj-cache .oj-facts")).toContain("one token needs 6: hardly any are reused");
+  expect(textOf(".oj-cache .oj-facts")).toContain("one token needs 6, so hardly any are reused");
   await vi.waitFor(() => expect(last()).toMatchObject({ type: "resize", cache_experts: 3 }));
-  told({ type: "refused", request: last().request });
+  receive({ type: "refused", request: last().request });
   await vi.waitFor(() => expect(slider().value).toBe("8"));
   expect(experts().value).toBe("8");
 });
 
-test("while an answer is written the cache keeps its size, and says when it can change", async () => {
+test("during an answer the cache's size is fixed, and the control says when it is not", async () => {
   open(state(1, [message(1, "q"), message(2, "a", { ended: "running" })], { running: true }));
   named("Settings").click();
   await drawn();
   expect([slider().disabled, experts().disabled]).toEqual([true, true]);
-  expect(words(".oj-cache .oj-facts")).toContain("can be changed when the answer is written");
+  expect(textOf(".oj-cache .oj-facts")).toContain(
+    "you can change this when the answer is complete",
+  );
 });
 
 test("Escape closes the settings and gives the focus back to their button", async () => {
@@ -107,24 +111,24 @@ test("the copy buttons copy the message as it was written, and the code alone", 
   write.mockRestore();
 });
 
-test("a context that is nearly full is told in words, and one that is over, too", async () => {
+test("a context that is nearly full, or too long, is warned about", async () => {
   open(state(1, [message(1, "q")], { used: 90 }));
   await drawn();
-  expect(words(".oj-context")).toBe("tiny · 90 of 100 tokens of context");
+  expect(textOf(".oj-context")).toBe("tiny · 90 of 100 tokens of context");
   page.model.set("state", state(2, [message(1, "q")], { used: 93 }));
   await drawn();
-  expect(words(".oj-context")).toContain("⚠ 93 % full: begin another conversation soon");
+  expect(textOf(".oj-context")).toContain("⚠ 93 % full: start another conversation soon");
   page.model.set("state", state(3, [message(1, "q")], { used: 130 }));
   await drawn();
-  expect(words(".oj-context")).toContain("more than the model can read");
+  expect(textOf(".oj-context")).toContain("more than the model can read");
 });
 
 const numbers = { run: 3, generated: 24, prompt: 55, reused: 38, tokens_per_second: 12.34 };
 
 test("an answer's run is shown under it, as the widget that Python names", async () => {
-  const asking: string[] = [];
+  const requested: string[] = [];
   const getWidget = async (ref: string) => {
-    asking.push(ref);
+    requested.push(ref);
     return {
       render: async ({ el }: { el: HTMLElement }) => {
         el.textContent = "the run";
@@ -133,7 +137,9 @@ test("an answer's run is shown under it, as the widget that Python names", async
   };
   open(state(1, [message(1, "q"), message(2, "a", { numbers })]), {}, { getWidget });
   await drawn();
-  expect(words(".oj-assistant .oj-facts")).toMatch(/24.tokens · 12.3 tokens\/s · prompt 55, 38 of/);
+  expect(textOf(".oj-assistant .oj-facts")).toMatch(
+    /24.tokens · 12.3 tokens\/s · prompt 55, 38 of/,
+  );
   const run = named("Run 3");
   expect([run.title.includes("chat.run(3)"), run.getAttribute("aria-expanded")]).toEqual([
     ...[true, "false"],
@@ -142,8 +148,8 @@ test("an answer's run is shown under it, as the widget that Python names", async
   expect(last()).toEqual({ type: "run", run: 3 });
   page.model.set("run_view", "IPY_MODEL_abc");
   page.model.set("run_shown", { run: 3, note: "" });
-  await vi.waitFor(() => expect(words(".oj-assistant .oj-run")).toContain("the run"));
-  expect(asking).toEqual(["anywidget:abc"]);
+  await vi.waitFor(() => expect(textOf(".oj-assistant .oj-run")).toContain("the run"));
+  expect(requested).toEqual(["anywidget:abc"]);
   expect(named("Run 3").getAttribute("aria-expanded")).toBe("true");
   named("Run 3").click();
   expect(last()).toEqual({ type: "run", run: 0 });
@@ -153,27 +159,27 @@ test("an answer's run is shown under it, as the widget that Python names", async
   expect($(".oj-run")).toBeNull();
 });
 
-test("where a page shows no widget in another, the run is a static view apart from it", async () => {
+test("a page that cannot show a widget inside another shows the run's static view", async () => {
   const shown = { run_view: "IPY_MODEL_abc", run_shown: { run: 3, note: "" } };
   open(state(1, [message(1, "q"), message(2, "a", { numbers })]), shown);
   await drawn();
   await vi.waitFor(() => expect(last()).toEqual({ type: "run", run: 3, html: true }));
-  told({ type: "run", run: 3, html: "<style>p { color: red }</style><p>static</p>" });
+  receive({ type: "run", run: 3, html: "<style>p { color: red }</style><p>static</p>" });
   await drawn();
   const apart = [...page.host.querySelectorAll(".oj-run div")].find((each) => each.shadowRoot)!;
   expect(apart.shadowRoot!.querySelector("p")!.textContent).toBe("static");
-  expect(asked()).toHaveLength(1);
+  expect(sent()).toHaveLength(1);
 });
 
-test("a run that was let go of says so in its place", async () => {
+test("a run that is no longer kept is replaced by a note", async () => {
   open(state(1, [message(1, "q"), message(2, "a", { numbers })]), {
-    run_shown: { run: 3, note: "run 3 has been let go of" },
+    run_shown: { run: 3, note: "run 3 is no longer kept" },
   });
   await drawn();
-  expect(words(".oj-assistant .oj-run")).toContain("run 3 has been let go of");
+  expect(textOf(".oj-assistant .oj-run")).toContain("run 3 is no longer kept");
 });
 
-test("the focus stays on a version's buttons, and goes to the box when one is written", async () => {
+test("the focus stays on a version's buttons, and goes to the box during an answer", async () => {
   const one = [message(1, "q"), message(2, "a", { siblings: [2, 4] })];
   open(state(1, one));
   await drawn();
@@ -189,12 +195,12 @@ test("the focus stays on a version's buttons, and goes to the box when one is wr
   expect(document.activeElement).toBe(box());
 });
 
-test("after an edit is taken the focus is in the box, where Escape stops the answer", async () => {
+test("after an accepted edit the focus is in the box, where Escape stops the answer", async () => {
   open(state(1, [message(1, "q"), message(2, "a")]));
   await drawn();
   named("Edit").click();
   await userEvent.keyboard("!{Enter}");
-  told({ type: "accepted", request: last().request });
+  receive({ type: "accepted", request: last().request });
   const writing = [message(3, "q!", { siblings: [1, 3] }), message(4, "", { ended: "running" })];
   page.model.set("state", state(2, writing, { running: true }));
   await drawn();
@@ -203,7 +209,7 @@ test("after an edit is taken the focus is in the box, where Escape stops the ans
   expect(last()).toEqual({ type: "stop" });
 });
 
-test("an answer is read out once, when it is whole", async () => {
+test("screen readers read an answer once, when it is complete", async () => {
   open(state(1, [message(1, "q"), message(2, "a", { ended: "running" })], { running: true }));
   await drawn();
   expect($("[role=log]").getAttribute("aria-live")).toBe("off");
@@ -212,7 +218,7 @@ test("an answer is read out once, when it is whole", async () => {
   expect($("[role=log]").getAttribute("aria-live")).toBe("polite");
 });
 
-test("what is saved beside the widget is hidden for as long as it lives", async () => {
+test("the saved transcript is hidden while the widget is live", async () => {
   const saved = document.createElement("div");
   saved.className = "oj-transcript oj-chat-1";
   document.body.append(saved);

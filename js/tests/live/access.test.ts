@@ -1,11 +1,17 @@
-// Contrast, second cues and the keyboard, in both themes and on the hosts' own colours.
+// Accessibility: contrast, cues besides colour, and the keyboard, on the colours of each host.
 
 import { afterEach, expect, test, vi } from "vitest";
 import "../../src/live.css";
-import { GLOW_MS } from "../../src/live/limits";
-import { el } from "../../src/widget/dom";
 import widget from "../../src/live";
-import { parse, RESIDENCY, readTheme } from "../../src/widget/theme";
+import {
+  ARRIVED,
+  EVICTED,
+  RESIDENT,
+  residencyColours,
+} from "../../src/live/panels/residency-levels";
+import { FADE_MS } from "../../src/live/recency-fade";
+import { el } from "../../src/widget/dom";
+import { parse, readTheme } from "../../src/widget/theme";
 import { encode, MockModel, PARTS, Synthetic, settled } from "../synthetic";
 
 const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
@@ -65,43 +71,53 @@ test.each(SURFACES)("text is readable on %s %s", async (name, surface) => {
   await settled(host);
   expect($(".oj-root").dataset.ojTheme).toBe(surface === "#ffffff" ? "light" : "dark");
   const ground = parse(getComputedStyle($(".oj-root")).backgroundColor);
-  const texts = [".oj-log", ".oj-aside", ".oj-readout", ".oj-status", ".oj-stop", ".oj-prompt"];
+  const texts = [".oj-log", ".oj-subtitle", ".oj-readout", ".oj-status", ".oj-stop", ".oj-prompt"];
   texts.push(".oj-name", ".oj-value", ".oj-badge", ".oj-where", ".oj-legend-item", ".oj-as-table");
   for (const selector of texts) {
     const ink = parse(getComputedStyle($(selector)).color);
     expect(contrast(ink, ground), selector).toBeGreaterThanOrEqual(4.5);
   }
-  // A token that missed much stands on a shade of its own.
+  // A token with many misses has a shade behind it.
   const theme = readTheme($(".oj-root"));
   const shade = ground.slice(0, 3).map((c, i) => c + (parse(theme.miss)[i] - c) * 0.22);
   expect(contrast(parse(theme.ink), shade)).toBeGreaterThanOrEqual(4.5);
 });
 
-test.each(SURFACES)("what pictures are made of stands out on %s %s", async (name, surface) => {
+test.each(SURFACES)("the colours of the plots stand out on %s %s", async (name, surface) => {
   open();
   document.body.style.setProperty(name, surface);
   await settled(host);
   const theme = readTheme($(".oj-root"));
   const ground = parse(theme.surface);
-  const marks = ["hit", "miss", "resident", "left", "p50", "p95", "top", "read", "lit", "route"];
+  const marks = [
+    "hit",
+    "miss",
+    "resident",
+    "evicted",
+    "p50",
+    "p95",
+    "top",
+    "read",
+    "highlight",
+    "route",
+  ];
   marks.push("dense", "experts", "graph", "lookup", "install", "sample", "watch", "other", "ink");
   const faint = marks.filter((role) => contrast(parse(theme[role as "hit"]), ground) < 3);
   expect(faint).toEqual([]);
   const focus = getComputedStyle($(".oj-root")).getPropertyValue("--oj-focus");
   expect(contrast(parse(focus.trim()), ground)).toBeGreaterThanOrEqual(3);
-  // Signs on cells, and the cells that are told apart by brightness alone.
+  // Signs on cells, and cells that differ only by brightness.
   expect(contrast(parse(theme.mark), parse(theme.miss))).toBeGreaterThanOrEqual(3);
-  const { RESIDENT, LEFT, ARRIVED } = RESIDENCY;
   const word = (level: number) => {
-    const packed = theme.residency[level];
+    const packed = residencyColours(theme)[level];
     return [packed & 255, (packed >> 8) & 255, (packed >> 16) & 255];
   };
-  expect(contrast(word(RESIDENT), word(LEFT - 1))).toBeGreaterThanOrEqual(2);
-  expect(contrast(word(LEFT), parse(theme.empty))).toBeGreaterThanOrEqual(3);
+  expect(contrast(word(RESIDENT), word(EVICTED - 1))).toBeGreaterThanOrEqual(2);
+  expect(contrast(word(EVICTED), parse(theme.empty))).toBeGreaterThanOrEqual(3);
   expect(word(ARRIVED)).not.toEqual(word(RESIDENT));
 });
 
-test("what is read out is what was asked for, not each new token's numbers", async () => {
+test("screen readers read the selection, not each new token's numbers", async () => {
   open();
   await settled(host);
   const live = () =>
@@ -118,7 +134,7 @@ test("what is read out is what was asked for, not each new token's numbers", asy
   expect(new Set(live())).toEqual(new Set(["off"]));
 });
 
-test("every control and every plot can be reached by Tab, and shows that it has been", async () => {
+test("Tab reaches every control and every plot, and each shows the focus", async () => {
   open();
   await settled(host);
   const reached = [...host.querySelectorAll<HTMLElement>("button, select, input, [tabindex]")]
@@ -137,7 +153,7 @@ test("every control and every plot can be reached by Tab, and shows that it has 
   }
 });
 
-test("who wants less motion sees no glow, and a picture twice a second", async () => {
+test("with reduced motion nothing fades, and the view is drawn twice a second", async () => {
   const real = window.matchMedia.bind(window);
   vi.spyOn(window, "matchMedia").mockImplementation((query) =>
     query.includes("reduced-motion")
@@ -149,6 +165,6 @@ test("who wants less motion sees no glow, and a picture twice a second", async (
   await new Promise((resolve) => setTimeout(resolve, 600));
   const frames = vi.spyOn(window, "requestAnimationFrame");
   model.frame(encode(run.next(1, true)));
-  await new Promise((resolve) => setTimeout(resolve, GLOW_MS / 2));
+  await new Promise((resolve) => setTimeout(resolve, FADE_MS / 2));
   expect(frames.mock.calls.length).toBeLessThanOrEqual(1);
 });

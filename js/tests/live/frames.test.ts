@@ -1,3 +1,5 @@
+// The wire frame: decoded here as Python encodes it.
+
 import { expect, test } from "vitest";
 import { copyBytes, decode, type Frame, FrameError } from "../../src/live/frames";
 import { encode, Synthetic } from "../synthetic";
@@ -13,7 +15,7 @@ async function golden(name: string): Promise<Uint8Array<ArrayBuffer>> {
   return new Uint8Array(await (await fetch(url)).arrayBuffer());
 }
 
-/** The frame in the words of the JSON files, which are Python's. */
+/** The frame with the keys of the JSON files, which Python wrote. */
 function described(frame: Frame): unknown {
   const list = (values: ArrayLike<number>) =>
     Array.from(values, (value) => (Number.isNaN(value) ? null : value));
@@ -89,7 +91,7 @@ function nested<T>(frame: Frame, value: (i: number, row: number, bit: number) =>
 }
 
 for (const name of GOLDEN) {
-  test(`the golden frame "${name}" says here what it says in Python`, async () => {
+  test(`the golden frame "${name}" decodes to the same values as in Python`, async () => {
     const bytes = await golden(name);
     const json = await jsons[`../../../tests/golden/${name}.json`]();
     expect(described(decode(bytes))).toEqual(json);
@@ -98,30 +100,30 @@ for (const name of GOLDEN) {
 }
 
 for (const name of ["first-of-2", "snapshot-of-2"]) {
-  test(`"${name}", of the version before, is read, and its parts are whole`, async () => {
+  test(`"${name}", of the version before, is decoded, and its parts add up`, async () => {
     const json = (await jsons[`../../../tests/golden/${name}.json`]()) as Old;
-    const { parts_ms, ...steps } = (described(decode(await golden(name))) as Told).steps;
+    const { parts_ms, ...steps } = (described(decode(await golden(name))) as Described).steps;
     const [route, lookup, wait, install, sample, rest] = parts_ms;
     const { route_ms, lookup_ms, wait_ms, install_ms, sample_ms, ...others } = json.steps;
-    const told = [route_ms, lookup_ms, wait_ms, install_ms, sample_ms];
+    const expected = [route_ms, lookup_ms, wait_ms, install_ms, sample_ms];
     const [first] = [route, lookup, wait, install, sample].map((part) => part.slice(0, 3));
     expect(first).toEqual(route_ms.slice(0, 3));
     expect([route, lookup, wait, install, sample].map((part) => part[2])).toEqual(
-      told.map((part) => part[2]),
+      expected.map((part) => part[2]),
     );
     expect(rest.slice(0, 3)).toEqual([0.5625, 0.5625, 0.53125]);
     expect(steps).toEqual(others);
   });
 }
 
-interface Told {
+interface Described {
   steps: { parts_ms: number[][]; [name: string]: unknown };
 }
 interface Old {
   steps: Record<string, number[]>;
 }
 
-test("bytes that are no frame are refused with a reason", async () => {
+test("bytes that are not a frame are refused with a reason", async () => {
   const good = await golden("first");
   const changed = (at: number, value: number) => {
     const bytes = good.slice();
@@ -134,7 +136,7 @@ test("bytes that are no frame are refused with a reason", async () => {
   expect(() => decode(good.slice(0, -1))).toThrow(/came as/);
 });
 
-test("a message's bytes are copied, from wherever they lie", () => {
+test("a message's bytes are copied from any offset", () => {
   const bytes = encode(new Synthetic(SHAPE).next(2, false));
   const odd = new Uint8Array(bytes.length + 3);
   odd.set(bytes, 3);

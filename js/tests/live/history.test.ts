@@ -1,7 +1,8 @@
+// Scrubbing back: the experts after earlier steps, replay, and the progress of a prompt.
+
 import { expect, test } from "vitest";
-import { duration } from "../../src/widget/format";
 import type { Frame } from "../../src/live/frames";
-import { Past } from "../../src/live/history";
+import { ExpertHistory } from "../../src/live/history";
 import { Playback } from "../../src/live/playback";
 import { RunState } from "../../src/live/state";
 import { promptRead } from "../../src/live/transport";
@@ -20,20 +21,20 @@ function stateOf(all: Frame[]): RunState {
   return state;
 }
 
-test("the past is what the state was then, wherever one comes from", () => {
+test("the history at a step is the state after it, whichever step was shown before", () => {
   const all = frames(30);
-  const past = new Past(stateOf(all));
+  const history = new ExpertHistory(stateOf(all));
   for (const token of [20, 5, 6, 7, 30, 1, 29, 28, 0]) {
     const then = stateOf(all.slice(0, token + 1));
-    past.show(SHAPE.prompt + token - 1);
-    expect(past.counts).toEqual(then.counts);
-    expect(past.layerTotals).toEqual(then.layerTotals);
-    expect(past.maxCount).toBe(then.maxCount);
-    expect(past.resident).toEqual(then.resident);
-    expect(past.residentCount).toBe(then.residentCount);
+    history.show(SHAPE.prompt + token - 1);
+    expect(history.counts).toEqual(then.counts);
+    expect(history.layerTotals).toEqual(then.layerTotals);
+    expect(history.maxCount).toBe(then.maxCount);
+    expect(history.resident).toEqual(then.resident);
+    expect(history.residentCount).toBe(then.residentCount);
     for (let i = 0; token > 3 && i < then.resident.length; i += 1) {
       if (!then.resident[i]) continue;
-      expect(past.isRecent(i)).toBe(then.isRecent(i));
+      expect(history.isRecent(i)).toBe(then.isRecent(i));
     }
   }
 });
@@ -41,10 +42,10 @@ test("the past is what the state was then, wherever one comes from", () => {
 test("a token is shown with the experts it found: its hits in RAM, its misses on SSD", () => {
   const all = frames(30);
   const state = stateOf(all);
-  const past = new Past(state);
+  const history = new ExpertHistory(state);
   for (const token of [20, 5, 6, 30, 1, 0]) {
     const step = SHAPE.prompt + token - 1;
-    const found = past.foundBy(step)!;
+    const found = history.foundBy(step)!;
     const before = token ? stateOf(all.slice(0, token)).resident : new Uint8Array(24);
     const chosen = new Map<number, boolean>();
     state.routing.forEach(step, SHAPE.experts, (index, hit) => chosen.set(index, hit));
@@ -54,23 +55,23 @@ test("a token is shown with the experts it found: its hits in RAM, its misses on
     });
     expect(found.residentCount).toBe(found.resident.reduce((a, b) => a + b, 0));
   }
-  expect(past.show(state.steps.end - 1).resident).toEqual(state.resident);
+  expect(history.show(state.steps.end - 1).resident).toEqual(state.resident);
   state.moves.from = SHAPE.prompt + 5;
-  expect(past.foundBy(SHAPE.prompt + 4)).toBeNull();
-  expect(past.foundBy(SHAPE.prompt + 5)).not.toBeNull();
+  expect(history.foundBy(SHAPE.prompt + 4)).toBeNull();
+  expect(history.foundBy(SHAPE.prompt + 5)).not.toBeNull();
 });
 
-test("the past stays as it is while the run goes on", () => {
+test("the history of a step stays the same while the run continues", () => {
   const all = frames(30);
   const state = stateOf(all.slice(0, 12));
-  const past = new Past(state);
-  const then = past.show(SHAPE.prompt + 4).counts.slice();
+  const history = new ExpertHistory(state);
+  const then = history.show(SHAPE.prompt + 4).counts.slice();
   for (const frame of all.slice(12)) state.apply(frame);
-  expect(past.show(SHAPE.prompt + 4).counts).toEqual(then);
-  expect(past.show(state.steps.end - 1).resident).toEqual(state.resident);
+  expect(history.show(SHAPE.prompt + 4).counts).toEqual(then);
+  expect(history.show(state.steps.end - 1).resident).toEqual(state.resident);
 });
 
-test("what a call under way has moved already is not the past's", () => {
+test("moves of a call in progress are not part of the history", () => {
   const all = frames(10);
   const state = stateOf(all);
   const here = state.resident.slice();
@@ -83,12 +84,12 @@ test("what a call under way has moved already is not the past's", () => {
     ...{ moveStep: Uint32Array.of(state.steps.end), move: Uint32Array.of(2 * index + 1) },
   });
   expect(state.resident[index]).toBe(1);
-  expect(new Past(state).show(state.steps.end - 1).resident).toEqual(here);
+  expect(new ExpertHistory(state).show(state.steps.end - 1).resident).toEqual(here);
 });
 
-test("a run plays at its own speed, or faster, and is then followed", () => {
+test("a run replays at its own speed or faster, and is then followed", () => {
   const state = stateOf(frames(10));
-  const playback = new Playback(state, new Past(state));
+  const playback = new Playback(state, new ExpertHistory(state));
   const [first, last] = playback.range;
   expect([first, last]).toEqual([SHAPE.prompt - 1, SHAPE.prompt + 9]);
   playback.toggle(0);
@@ -107,9 +108,9 @@ test("a run plays at its own speed, or faster, and is then followed", () => {
   expect([playback.at, playback.playing]).toEqual([null, false]);
 });
 
-test("scrubbing stays within what is kept", () => {
+test("scrubbing stays within the steps kept", () => {
   const state = stateOf(frames(10));
-  const playback = new Playback(state, new Past(state));
+  const playback = new Playback(state, new ExpertHistory(state));
   playback.scrub(-5);
   expect(playback.at).toBe(SHAPE.prompt - 1);
   playback.scrub(999);
@@ -117,7 +118,7 @@ test("scrubbing stays within what is kept", () => {
   state.moves.from = SHAPE.prompt + 5;
   playback.scrub(0);
   expect(playback.at).toBe(SHAPE.prompt + 4);
-  const empty = new Playback(new RunState(), new Past(new RunState()));
+  const empty = new Playback(new RunState(), new ExpertHistory(new RunState()));
   empty.toggle(0);
   empty.tick(1);
   expect([empty.ready, empty.at]).toEqual([false, null]);
@@ -126,10 +127,4 @@ test("scrubbing stays within what is kept", () => {
 test("a prompt's progress counts the layers of the call that reads it", () => {
   const state = stateOf([{ ...frames(0)[0], promptTokens: 20, callTokens: 9, callLayers: 2 }]);
   expect(promptRead(state)).toBe(SHAPE.prompt + 6);
-  expect([0.2, 8, 80, 7500].map(duration)).toEqual([
-    "1\u202fs",
-    "8\u202fs",
-    "1\u202fmin 20\u202fs",
-    "2\u202fh 5\u202fmin",
-  ]);
 });

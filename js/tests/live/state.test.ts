@@ -1,9 +1,12 @@
+// The fold of frames into a run's state.
+
 import { expect, test } from "vitest";
-import { KEPT_MOVES, KEPT_STEPS } from "../../src/live/limits";
+import { stepName } from "../../src/charts/step-range";
+import { stepRange } from "../../src/live/draw-input";
 import { type Frame, NO_TOKEN } from "../../src/live/frames";
-import { MoveLog, RoutingLog } from "../../src/live/logs";
-import { span, stepName } from "../../src/charts/step-range";
-import { RunState, StepLog } from "../../src/live/state";
+import { KEPT_STEPS } from "../../src/live/limits";
+import { KEPT_MOVES, MoveLog, RoutingLog, StepLog } from "../../src/live/logs";
+import { RunState } from "../../src/live/state";
 import { noSteps, Synthetic } from "../synthetic";
 
 const SHAPE = { layers: 3, experts: 8, k: 2, slots: 9, prompt: 4, expertBytes: 10 };
@@ -13,7 +16,7 @@ function frames(n: number): Frame[] {
   return [run.next(SHAPE.prompt, false), ...Array.from({ length: n }, () => run.next(1, true))];
 }
 
-/** What Python would send as a snapshot after `all`. */
+/** The snapshot that Python sends after `all`. */
 function snapshotOf(all: Frame[]): Frame {
   const state = new RunState();
   for (const frame of all) state.apply(frame);
@@ -62,7 +65,7 @@ test("the state is the sum of the frames", () => {
   expect(state.generated).toBe(21);
 });
 
-test("a lost frame is noticed, and a snapshot mends it", () => {
+test("a lost frame is noticed, and a snapshot repairs the state", () => {
   const all = frames(10);
   const state = new RunState();
   for (const frame of all.slice(0, 5)) state.apply(frame);
@@ -83,11 +86,11 @@ test("frames that are known already change nothing", () => {
   const all = frames(6);
   const state = new RunState();
   for (const frame of all) state.apply(frame);
-  const version = state.version;
+  const [seq, text, counts] = [state.seq, state.text, state.counts.slice()];
   expect(state.apply(all[3])).toBe("old");
   expect(state.apply(snapshotOf(all))).toBe("old");
   expect(state.apply(snapshotOf(all.slice(0, 3)))).toBe("old");
-  expect(state.version).toBe(version);
+  expect([state.seq, state.text, state.counts]).toEqual([seq, text, counts]);
 });
 
 test("another run starts from nothing", () => {
@@ -100,7 +103,7 @@ test("another run starts from nothing", () => {
   expect(state.steps.length).toBe(SHAPE.prompt);
 });
 
-test("what was in RAM from the start has not arrived", () => {
+test("an expert that was in RAM from the start did not arrive", () => {
   const first = { ...frames(0)[0], move: new Uint32Array(0), moveStep: new Uint32Array(0) };
   const state = new RunState();
   state.apply(first);
@@ -128,7 +131,7 @@ test("the log of steps keeps the newest, in order", () => {
   expect(log.end).toBe(8 * KEPT_STEPS);
 });
 
-test("routing and moves keep the newest, and say from where they are whole", () => {
+test("the logs of routing and moves keep the newest entries, and say where they begin", () => {
   const one = frames(1)[1];
   const [routing, moves] = [new RoutingLog(), new MoveLog()];
   const total = 3 * KEPT_STEPS;
@@ -153,10 +156,10 @@ test("routing and moves keep the newest, and say from where they are whole", () 
   expect(moves.end).toBe(3 * KEPT_MOVES);
   expect(moves.from).toBeGreaterThan(0);
   expect(moves.stepOf(moves.begin)).toBeLessThanOrEqual(moves.from);
-  expect([moves.expertOf(moves.end - 1), moves.came(moves.end - 1)]).toEqual([499, true]);
+  expect([moves.expertOf(moves.end - 1), moves.arrived(moves.end - 1)]).toEqual([499, true]);
 });
 
-test("a step's text is cut out in a browser's own units", () => {
+test("a step's text is cut in UTF-16 units", () => {
   const all = frames(3);
   const state = new RunState();
   for (const frame of all) state.apply(frame);
@@ -165,19 +168,19 @@ test("a step's text is cut out in a browser's own units", () => {
   expect(state.textOf(0)).toBe("");
 });
 
-test("charts begin at the prompt, and move to the answer when there is one", () => {
+test("charts begin at the prompt, and move to the answer once there is one", () => {
   const run = new Synthetic(SHAPE);
   const state = new RunState();
   const prompt = run.next(SHAPE.prompt, false);
   state.apply({ ...prompt, firstToken: NO_TOKEN });
-  expect(span(state)).toMatchObject({ from: 0, origin: 0, prompt: true });
-  expect(stepName(2, span(state))).toBe("prompt 3");
+  expect(stepRange(state)).toMatchObject({ from: 0, origin: 0, prompt: true });
+  expect(stepName(2, stepRange(state))).toBe("prompt 3");
   const alone = new RunState();
   alone.apply(prompt);
-  expect([alone.generated, stepName(SHAPE.prompt - 1, span(alone))]).toEqual([1, "token 1"]);
+  expect([alone.generated, stepName(SHAPE.prompt - 1, stepRange(alone))]).toEqual([1, "token 1"]);
   state.apply(run.next(1, true));
-  expect(span(state)).toMatchObject({
+  expect(stepRange(state)).toMatchObject({
     ...{ from: SHAPE.prompt - 1, origin: SHAPE.prompt - 1, prompt: false, until: null },
   });
-  expect(stepName(SHAPE.prompt, span(state))).toBe("token 2");
+  expect(stepName(SHAPE.prompt, stepRange(state))).toBe("token 2");
 });

@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import "../../src/live.css";
-import { MAX_QUEUED } from "../../src/live/limits";
-import { NO_TOKEN } from "../../src/live/frames";
 import widget from "../../src/live";
+import { NO_TOKEN } from "../../src/live/frames";
+import { MAX_QUEUED } from "../../src/live/store";
 import { encode, MockModel, PARTS, Synthetic, settled } from "../synthetic";
 
 const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
@@ -49,10 +49,10 @@ const push = (n: number, decode: boolean, final = false) =>
   model.frame(encode(run.next(n, decode, final)));
 const $ = (selector: string) => host.querySelector<HTMLElement>(selector)!;
 const text = (selector: string) => $(selector).textContent ?? "";
-/** Until the view has drawn what it was told. */
+/** Wait until the view has drawn everything. */
 const drawn = () => settled(host);
 
-/** The canvases that show what is pointed at; a map's cells are on one of their own. */
+/** The canvases that show the selection; a map's cells have a canvas of their own. */
 const canvases = () => [...host.querySelectorAll<HTMLCanvasElement>(".oj-canvas")];
 
 /** How many different colours a canvas shows. */
@@ -61,7 +61,7 @@ function colours(canvas: HTMLCanvasElement): number {
   return new Set(new Uint32Array(data.buffer)).size;
 }
 
-test("the view is there at once and says what it waits for", async () => {
+test("the view appears at once and says what it waits for", async () => {
   open({ status: "waiting" });
   await drawn();
   expect(text(".oj-model")).toBe("tiny");
@@ -79,7 +79,7 @@ test("frames become text, numbers and pictures", async () => {
   expect(text(".oj-status")).toBe("Generating");
   expect(text(".oj-numbers")).toMatch(/hit rate in decode \d+/);
   expect(text(".oj-numbers")).toMatch(/hit rate in prefill \d+/);
-  expect(text(".oj-residency .oj-aside")).toMatch(/^20 of 20.slots$/);
+  expect(text(".oj-residency .oj-subtitle")).toMatch(/^20 of 20.slots$/);
   for (const canvas of host.querySelectorAll("canvas")) expect(colours(canvas)).toBeGreaterThan(2);
   expect(model.sent).toEqual([]);
 });
@@ -94,7 +94,7 @@ test("what the model wrote is text, whatever it looks like", async () => {
   expect(host.querySelector("img, b")).toBeNull();
 });
 
-test("a lost frame is asked for once, and a snapshot heals the view", async () => {
+test("after a lost frame one snapshot is requested, and it repairs the view", async () => {
   open();
   push(5, false);
   run.next(1, true);
@@ -124,7 +124,7 @@ test("a view made late, and one made twice, show the whole run", async () => {
   expect(logs).toEqual([first, first]);
 });
 
-test("after a reload the snapshot is shown, and the rest asked for", async () => {
+test("after a reload the snapshot is shown, and the rest is requested", async () => {
   const frame = { ...run.next(6, true), snapshot: true, since: 0, text: "so far" };
   open({ status: "running", snapshot: new DataView(encode(frame).buffer) });
   await drawn();
@@ -152,7 +152,7 @@ test("the last snapshot is taken with its status", async () => {
   expect(text(".oj-status")).toBe("Interrupted");
 });
 
-test("nothing is drawn out of sight, and all is there when it comes back", async () => {
+test("nothing is drawn out of sight, and everything when the view comes back", async () => {
   open();
   push(5, false);
   await drawn();
@@ -168,7 +168,7 @@ test("nothing is drawn out of sight, and all is there when it comes back", async
   expect(text(".oj-log").length).toBeGreaterThan(100);
 });
 
-test("pointing at a cell tells its exact count", async () => {
+test("pointing at a cell shows its exact count", async () => {
   open();
   push(5, false);
   await drawn();
@@ -182,7 +182,7 @@ test("pointing at a cell tells its exact count", async () => {
   );
 });
 
-test("the keyboard reaches cells and tokens, and the notebook hears nothing of it", async () => {
+test("the keyboard reaches cells and tokens, and the notebook receives no key", async () => {
   open();
   push(5, false);
   for (let i = 0; i < 5; i += 1) push(1, true);
@@ -198,7 +198,7 @@ test("the keyboard reaches cells and tokens, and the notebook hears nothing of i
   expect(text(".oj-latency .oj-readout")).toMatch(/^token 6 · /);
   expect(heard).not.toHaveBeenCalled();
   expect($(".oj-root").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
-  // A notebook may bind a key to whatever has the focus, so that must refuse by itself.
+  // A notebook may bind keys to the focused element, so that must suppress shortcuts too.
   $(".oj-slider").focus();
   expect($(".oj-slider").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
 });
@@ -213,7 +213,7 @@ function point(node: Element, click = false): void {
   if (click) node.dispatchEvent(new MouseEvent("click", { ...at, bubbles: true }));
 }
 
-test("each token is shaded by what it missed, and underlined for those who see no shade", async () => {
+test("each token is shaded by its misses, and underlined in a way of its own", async () => {
   open();
   push(5, false);
   const frames = Array.from({ length: 8 }, () => run.next(1, true));
@@ -235,7 +235,7 @@ test("each token is shaded by what it missed, and underlined for those who see n
   expect(new Set(lines).size).toBe(4);
 });
 
-test("a token that is pointed at is told in all panels, and a click pins it", async () => {
+test("a hovered token is described in all panels, and a click pins it", async () => {
   open();
   push(5, false);
   for (let i = 0; i < 8; i += 1) push(1, true);
@@ -261,7 +261,7 @@ test("a token that is pointed at is told in all panels, and a click pins it", as
   expect(host.querySelector(".oj-on, .oj-pinned")).toBeNull();
 });
 
-test("an expert that is pointed at lights up the tokens that used it", async () => {
+test("a hovered expert highlights the tokens that used it", async () => {
   open();
   push(5, false);
   const frames = Array.from({ length: 8 }, () => run.next(1, true));
@@ -277,10 +277,10 @@ test("an expert that is pointed at lights up the tokens that used it", async () 
   expect(text(".oj-routing .oj-readout")).toContain(`layer 0 · expert ${expert} ·`);
   const tokens = [...host.querySelectorAll(".oj-token")].slice(1);
   const used = frames.map((frame) => frame.expertsOf.subarray(0, SHAPE.k).includes(expert));
-  expect(tokens.map((token) => token.classList.contains("oj-lit"))).toEqual(used);
+  expect(tokens.map((token) => token.classList.contains("oj-highlight"))).toEqual(used);
 });
 
-test("left of a map, the whole layer is pointed at", async () => {
+test("left of a map, the whole layer is hovered", async () => {
   open();
   push(5, false);
   push(1, true);
@@ -293,7 +293,7 @@ test("left of a map, the whole layer is pointed at", async () => {
   expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · \d+ of 16.experts in RAM/);
 });
 
-test("a token's time is told by the parts that Python names, and by no others", async () => {
+test("a token's time has the parts that Python names, and no others", async () => {
   open();
   const { steps, ...frame } = run.next(1, true);
   steps.tokenMs[0] = 10;
@@ -314,7 +314,7 @@ test("a token's time is told by the parts that Python names, and by no others", 
   expect(cells).toEqual(["token 1", "10.0", "6.00", "2.50", "0.500", "1.00", "0", "0"]);
 });
 
-test("a folded panel is its title alone, and nothing is drawn in it", async () => {
+test("a folded panel shows only its title, and nothing is drawn in it", async () => {
   open();
   push(5, false);
   push(1, true);
@@ -364,24 +364,24 @@ test("the run can be scrubbed back and followed again", async () => {
   expect(host.querySelector(".oj-later")).toBeNull();
 });
 
-test("what a token found in RAM is what the map shows while it is looked at", async () => {
+test("the map shows what the selected token found in RAM", async () => {
   open();
   push(5, false);
   for (let i = 0; i < 12; i += 1) push(1, true);
   await drawn();
-  const now = text(".oj-residency .oj-aside");
+  const now = text(".oj-residency .oj-subtitle");
   const map = host.querySelector<HTMLCanvasElement>(".oj-residency .oj-bitmap")!;
   const before = map.toDataURL();
   host.querySelectorAll<HTMLElement>(".oj-token")[3].click();
   await drawn();
-  expect(text(".oj-residency .oj-aside")).toMatch(/slots · as token 4 found them$/);
+  expect(text(".oj-residency .oj-subtitle")).toMatch(/slots · as token 4 found them$/);
   expect(map.toDataURL()).not.toBe(before);
   $(".oj-log").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
   await drawn();
-  expect(text(".oj-residency .oj-aside")).toBe(now);
+  expect(text(".oj-residency .oj-subtitle")).toBe(now);
 });
 
-test("the text keeps up with the token that is shown, and with the run that is followed", async () => {
+test("the text scrolls to the token shown, and follows the run", async () => {
   let added = 0;
   const longer = (at: number) => at + added;
   open();
@@ -390,8 +390,8 @@ test("the text keeps up with the token that is shown, and with the run that is f
     const frame = run.next(1, true);
     frame.steps.textEnd[0] = longer(frame.textStart) + frame.text.length + 1;
     // A paragraph each: most of them are out of sight.
-    const told = { text: `${frame.text}\n`, textStart: longer(frame.textStart) };
-    model.frame(encode({ ...frame, ...told }));
+    const changed = { text: `${frame.text}\n`, textStart: longer(frame.textStart) };
+    model.frame(encode({ ...frame, ...changed }));
     added += 1;
   }
   await drawn();
@@ -420,15 +420,15 @@ test("the text keeps up with the token that is shown, and with the run that is f
   slider.dispatchEvent(new Event("input"));
   await drawn();
   $(".oj-play").click();
-  const pace = $(".oj-pace") as HTMLSelectElement;
-  pace.value = "16";
-  pace.dispatchEvent(new Event("change"));
+  const speed = $(".oj-speed") as HTMLSelectElement;
+  speed.value = "16";
+  speed.dispatchEvent(new Event("change"));
   await vi.waitFor(() => expect(text(".oj-where")).toBe("live"), { timeout: 9_000 });
   await drawn();
   expect(atEnd()).toBe(true);
 });
 
-test("while a prompt is read, its progress and the time left are told", async () => {
+test("while a prompt is read, its progress and the time left are shown", async () => {
   open();
   const frame = run.next(5, false);
   const totals = { ...frame.totals, elapsedNs: 4e9 };
@@ -443,7 +443,7 @@ test("while a prompt is read, its progress and the time left are told", async ()
   expect($(".oj-controls").hidden).toBe(false);
 });
 
-test("each panel has a table in its picture's place", async () => {
+test("each panel has a table in place of its plots", async () => {
   open();
   push(5, false);
   push(1, true);
@@ -459,7 +459,7 @@ test("each panel has a table in its picture's place", async () => {
   expect($(".oj-routing .oj-plots").hidden).toBe(true);
 });
 
-test("a token without reads has no latency, instead of none at all", async () => {
+test("a token without reads is said to have none", async () => {
   open();
   const frame = run.next(1, true);
   frame.steps.reads[0] = 0;
@@ -470,7 +470,7 @@ test("a token without reads has no latency, instead of none at all", async () =>
   expect(text(".oj-latency .oj-readout")).toBe("token 1 · no reads");
 });
 
-test("stop tells the kernel, and how to interrupt where that is not enough", async () => {
+test("Stop sends a message, and says how to interrupt if that is not enough", async () => {
   open();
   push(5, false);
   await drawn();
@@ -480,7 +480,7 @@ test("stop tells the kernel, and how to interrupt where that is not enough", asy
   expect(text(".oj-note")).toContain("Kernel → Interrupt");
 });
 
-test("a kernel that is gone is said to be gone", async () => {
+test("the view says that the kernel is gone", async () => {
   open();
   push(5, false);
   model.emit("comm_live_update");
@@ -490,14 +490,14 @@ test("a kernel that is gone is said to be gone", async () => {
   expect(text(".oj-note")).toContain("until then");
 });
 
-test("a changed output is said to be changed", async () => {
+test("the view says that the output is changed", async () => {
   open({ info: { ...INFO, changed_output: "top_k=4 instead of 8" } });
   await drawn();
   expect(text(".oj-badge")).toContain("top_k=4 instead of 8");
   expect($(".oj-badge").hidden).toBe(false);
 });
 
-test("frames of another version are reported, not guessed at", async () => {
+test("frames of another version are reported, not decoded", async () => {
   open();
   const bytes = encode(run.next(5, false));
   bytes[4] = 9;

@@ -13,7 +13,7 @@ KEPT_MESSAGES = 400
 
 
 def outline(books: Conversations, turn: Turn | None, seq: int) -> dict[str, Any]:
-    """The state after message `seq`: what `js/src/chat/store.ts` calls a State."""
+    """The state after message `seq`: what `js/src/chat/store.ts` calls a ChatState."""
     book = books.current
     path = book.path()
     shown = newest(path)

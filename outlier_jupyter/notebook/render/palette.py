@@ -147,7 +147,7 @@ PART_ROLES = {
     **{"route": "route", "lookup": "lookup", "read_wait": "miss", "install": "install"},
     **{"sample": "sample", "watch": "watch", "other": "other"},
 }
-"""Part of a token's time → the role that has its colour, in every view; as in parts.ts."""
+"""Part of a token's time → the role that has its colour, in every view; as in time-parts.ts."""
 
 
 def ramp(levels: int) -> npt.NDArray[np.uint8]:

@@ -1,87 +1,90 @@
-// What is known of the token or the expert that is pinned, in words, below the panels.
+// Explains the pinned token or expert in words, below the panels.
 //
-// The words come from Python, which knows the whole run and is asked once for each. Until they come,
-// and where there is no kernel to ask, stands what the view itself knows.
+// Python, which knows the whole run, sends the explanation on request. Until it arrives, and
+// without a kernel, the view explains what it knows itself.
 
-import { el, setText } from "../../widget/dom";
 import type { Cell, Focus } from "../../charts/focus";
+import { el, setText } from "../../widget/dom";
 import { bytes, integer, ms, percent, plural } from "../../widget/format";
+import type { DrawInput } from "../draw-input";
 import { NO_EXPERT } from "../frames";
-import type { Look } from "../draw-input";
-import { partsOf } from "../time-parts";
 import type { RunState } from "../state";
-import type { About, Store } from "../store";
+import type { RunStore, Subject } from "../store";
+import { partsOf } from "../time-parts";
 
-/** Tokens or layers named before the rest is counted. */
-const NAMED = 24;
+/** How many tokens or layers are listed at most. */
+const MAX_LISTED = 24;
 
 export class Detail {
   readonly node: HTMLElement;
   private readonly title = el("h3", "", {});
-  private readonly words = el("div", "oj-detail-words", { tabindex: "0", role: "group" });
+  private readonly text = el("div", "oj-detail-text", { tabindex: "0", role: "group" });
 
   constructor(
-    private readonly store: Store,
+    private readonly store: RunStore,
     private readonly focus: Focus,
     signal: AbortSignal,
   ) {
     const close = el("button", "oj-button", { type: "button" }, "Close");
     close.addEventListener("click", () => focus.clear(), { signal });
-    this.words.setAttribute("aria-label", "About what is pinned");
+    this.text.setAttribute("aria-label", "About the pinned token or expert");
     const head = el("header", "oj-detail-head", {}, this.title, close);
-    this.node = el("section", "oj-detail", { "aria-label": "Explanation" }, head, this.words);
+    this.node = el("section", "oj-detail", { "aria-label": "Explanation" }, head, this.text);
     this.node.hidden = true;
   }
 
-  draw(look: Look): void {
+  draw(input: DrawInput): void {
     const { pinnedStep, pinnedCell } = this.focus;
     const cell = pinnedCell?.expert == null ? null : pinnedCell;
     this.node.hidden = pinnedStep === null && cell === null;
     if (this.node.hidden) return;
-    const about: About =
+    const subject: Subject =
       pinnedStep === null ? { layer: cell!.layer, expert: cell!.expert! } : { step: pinnedStep };
     setText(
       this.title,
       pinnedStep === null
         ? `Tokens of layer ${cell!.layer}, expert ${cell!.expert}`
-        : `Where the time of ${look.name(pinnedStep)} went`,
+        : `Where the time of ${input.name(pinnedStep)} went`,
     );
-    const known = pinnedStep === null ? this.ofExpert(cell!, look) : this.ofStep(pinnedStep, look);
-    setText(this.words, this.store.told(about) ?? known);
+    const known =
+      pinnedStep === null
+        ? this.describeExpert(cell!, input)
+        : this.describeStep(pinnedStep, input);
+    setText(this.text, this.store.explanation(subject) ?? known);
   }
 
-  /** What the frames tell of a token. */
-  private ofStep(step: number, look: Look): string {
+  /** What the frames report about a token. */
+  private describeStep(step: number, input: DrawInput): string {
     const { steps, layers } = this.store.state;
     const total = steps.at("tokenMs", step);
-    if (Number.isNaN(total)) return "Its numbers are not kept any more.";
-    const lines = [`${look.name(step)} took ${ms(total)}.`];
+    if (Number.isNaN(total)) return "Its numbers are no longer kept.";
+    const lines = [`${input.name(step)} took ${ms(total)}.`];
     for (const { name, column } of partsOf(this.store.info, this.store.state)) {
       const spent = steps.part(column, step, step + 1)[0] ?? 0;
       if (spent >= 0.0005) lines.push(`  ${name}: ${ms(spent)} (${percent(spent, total)})`);
     }
     const [misses, hits] = [steps.at("misses", step), steps.at("hits", step)];
     lines.push(
-      `${integer(misses)} of ${integer(misses + hits)} look-ups missed; ${bytes(steps.at("nbytes", step))} were read in ${plural(steps.at("reads", step), "read")}.`,
+      `${integer(misses)} of ${integer(misses + hits)} lookups missed; ${bytes(steps.at("nbytes", step))} were read in ${plural(steps.at("reads", step), "read")}.`,
     );
-    let left = NAMED;
-    for (let layer = 0; layer < layers && left > 0; layer += 1) {
+    let remaining = MAX_LISTED;
+    for (let layer = 0; layer < layers && remaining > 0; layer += 1) {
       const missed = missedIn(this.store.state, step, layer);
       if (!missed.length) continue;
       lines.push(`  layer ${layer}: expert ${missed.join(", ")} had to be read`);
-      left -= 1;
+      remaining -= 1;
     }
     return lines.join("\n");
   }
 
-  /** The tokens that chose an expert, as far as their routing is kept. */
-  private ofExpert({ layer, expert }: Cell, look: Look): string {
+  /** The tokens that chose an expert, among those whose routing is kept. */
+  private describeExpert({ layer, expert }: Cell, input: DrawInput): string {
     const { state } = this.store;
     const users = state.usersOf(layer, expert!);
     const texts = users
-      .slice(-NAMED)
-      .map((step) => `${look.name(step)} “${state.textOf(step).replaceAll("\n", "↵")}”`);
-    const more = users.length > NAMED ? ` (the last ${NAMED})` : "";
+      .slice(-MAX_LISTED)
+      .map((step) => `${input.name(step)} “${state.textOf(step).replaceAll("\n", "↵")}”`);
+    const more = users.length > MAX_LISTED ? ` (the last ${MAX_LISTED})` : "";
     return `Chosen by ${plural(users.length, "token")}${more}: ${texts.join(", ")}`;
   }
 }

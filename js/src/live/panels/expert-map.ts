@@ -1,21 +1,18 @@
-// What the two maps of experts have in common: a panel's plot with one level per expert.
+// A map of experts in a panel: one level per expert. The routing and the residency panel use it.
 
 import type { Focus } from "../../charts/focus";
+import { type Chosen, Heatmap } from "../../charts/heatmap";
+import type { MovedLevels } from "../../charts/marks";
 import { integer } from "../../widget/format";
-import { Heatmap } from "../../charts/heatmap";
-import type { Chosen } from "../draw-input";
-import type { Marked } from "../../charts/marks";
-import type { Panel } from "./panel";
-import type { Picture, RunState } from "../state";
 import type { Theme } from "../../widget/theme";
-
-type Ringed = readonly Chosen[] | undefined;
+import type { ExpertStates, RunState } from "../state";
+import type { Panel } from "./panel";
 
 export class ExpertMap {
-  /** Per expert, at layer * experts + expert; what a level means is the panel's affair. */
+  /** The level of each expert, at layer * experts + expert; the panel decides what levels mean. */
   levels = new Uint8Array(0);
-  /** What was drawn last. */
-  picture: Picture;
+  /** The experts drawn last. */
+  states: ExpertStates;
   readonly heatmap: Heatmap;
   private colours: Uint32Array = new Uint32Array(0);
 
@@ -27,31 +24,35 @@ export class ExpertMap {
     signal: AbortSignal,
     share = 1,
   ) {
-    this.picture = state;
+    this.states = state;
     this.heatmap = new Heatmap(label, focus, signal);
     panel.add(this.heatmap.canvas.node, share, this.heatmap.bitmap.node);
   }
 
-  /** Take the experts to show: from now on there is a level for each. */
-  take(picture: Picture): Picture {
-    this.picture = picture;
-    const size = picture.counts.length;
+  /** Set the experts to show; `levels` then has an entry for each. */
+  setStates(states: ExpertStates): void {
+    this.states = states;
+    const size = states.counts.length;
     if (this.levels.length !== size) this.levels = new Uint8Array(size);
-    return picture;
   }
 
-  /** `chosen` are ringed: hits, and misses with a filled heart. */
-  draw(theme: Theme, colours: Uint32Array, chosen: Ringed, marked?: Marked): void {
+  /** Draw the levels. The `chosen` experts get a ring, misses with a filled centre. */
+  draw(
+    theme: Theme,
+    colours: Uint32Array,
+    chosen: readonly Chosen[] | undefined,
+    moved?: MovedLevels,
+  ): void {
     this.colours = colours;
-    this.heatmap.draw({ ...this.cells, ...(marked && { marked }), chosen }, theme);
+    this.heatmap.draw({ ...this.cells, ...(moved && { moved }), chosen }, theme);
   }
 
-  /** The levels have changed, and nothing else has. */
+  /** Draw the levels again, if nothing else changed. */
   drawLevels(): void {
     this.heatmap.drawCells(this.cells);
   }
 
-  /** What a pixel shows where experts are more than pixels; "" where each has its own. */
+  /** What a pixel shows if there are more experts than pixels, else "". */
   get note(): string {
     const { shared } = this.heatmap;
     return shared > 1 ? `each pixel shows the highest of up to ${integer(shared)} experts` : "";

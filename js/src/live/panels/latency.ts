@@ -1,27 +1,28 @@
-// Panel: how long the reads of each token took, and how much was read for it.
+// Panel: how long the reads of each token took, and how many bytes were read.
 
 import { Bars } from "../../charts/bars";
-import { el } from "../../widget/dom";
 import type { Focus } from "../../charts/focus";
-import { byteScale, bytes, integer, ms, plural, short } from "../../widget/format";
 import { Lines } from "../../charts/lines";
-import type { Look } from "../draw-input";
-import { legendItem, Panel, type Table } from "./panel";
+import { el } from "../../widget/dom";
+import { byteScale, bytes, integer, ms, plural, short } from "../../widget/format";
+import type { DrawInput } from "../draw-input";
 import type { RunState } from "../state";
+import { legendItem, Panel, type Table } from "./panel";
 
+/** Tokens in the table. */
 const LAST = 20;
 
-/** The lines, from the lowest up. Each has a dash of its own: the cue beside its colour. */
+/** The lines, from the lowest up. They differ by their dashes as well as by their colours. */
 const QUANTILES = [
-  { column: "p50", look: "p50", width: 1.75, dash: [], by: "mean" },
-  { column: "p95", look: "p95", width: 1.5, dash: [5, 3], by: "mean" },
-  { column: "max", look: "top", width: 1, dash: [1.5, 2.5], by: "highest" },
+  { column: "p50", role: "p50", width: 1.75, dash: [], shared: "mean" },
+  { column: "p95", role: "p95", width: 1.5, dash: [5, 3], shared: "mean" },
+  { column: "max", role: "top", width: 1, dash: [1.5, 2.5], shared: "highest" },
 ] as const;
 
-/** From this width on there is room to name the quantiles; else they stand in the legend's order. */
-const ROOMY = 420;
+/** From this width on the readout names the quantiles; below it they follow the legend's order. */
+const WIDE = 420;
 
-export class ReadingPanel {
+export class LatencyPanel {
   readonly panel: Panel;
   private readonly lines: Lines;
   private readonly bars: Bars;
@@ -51,24 +52,25 @@ export class ReadingPanel {
     this.panel.add(this.bars.plot.canvas.node, 2);
   }
 
-  draw(look: Look): void {
-    const { shown, theme, lit } = look;
-    this.name = look.name;
-    this.panel.setAside("ms per read, by token");
+  draw(input: DrawInput): void {
+    const { shown, theme, users: highlighted } = input;
+    this.name = input.name;
+    this.panel.setSubtitle("ms per read, by token");
     const { steps } = this.state;
     this.panel.setReadout(this.readout(shown.until), this.focus.step !== null);
     if (!this.panel.drawn) return;
-    const lines = QUANTILES.map(({ column, look, ...line }) => {
-      return { ...line, values: steps.column(column, shown.from, shown.to), colour: theme[look] };
+    const lines = QUANTILES.map(({ column, role, ...line }) => {
+      return { ...line, values: steps.column(column, shown.from, shown.to), colour: theme[role] };
     });
-    this.lines.draw({ shown, lines, title: "ms", lit }, theme);
+    this.lines.draw({ shown, lines, title: "ms", highlighted }, theme);
     const values = steps.column("nbytes", shown.from, shown.to);
     const { factor, unit } = byteScale(values.reduce((most, value) => Math.max(most, value), 0));
     const parts = [{ values, colour: theme.read }];
-    this.bars.draw({ shown, parts, title: unit, factor, lit }, theme);
+    this.bars.draw({ shown, parts, title: unit, factor, highlighted }, theme);
     this.panel.setNote(this.bars.note);
   }
 
+  /** The numbers of the selected token, or of the last one. */
   private readout(until: number | null): string {
     const { steps } = this.state;
     const step = this.focus.step ?? until;
@@ -87,7 +89,7 @@ export class ReadingPanel {
     if (reads === 0) return `${name} · no reads`;
     const [p50, p95, max] = (["p50", "p95", "max"] as const).map((c) => short(steps.at(c, step)));
     const quantiles =
-      this.panel.width < ROOMY
+      this.panel.width < WIDE
         ? `${p50} / ${p95} / ${max}\u202fms`
         : `p50 ${p50} · p95 ${p95} · max ${max}\u202fms`;
     return `${name} · ${plural(reads, "read")}, ${bytes(steps.at("nbytes", step))} · ${quantiles}`;

@@ -1,7 +1,8 @@
-// The frame around a plot: title, legend, a line of read-out, and a table in its place on demand.
+// The frame around a plot: title, legend, a readout in words, and a table that can replace the
+// plot.
 
-import { boxOf } from "../../charts/canvas";
 import { el, setText } from "../../widget/dom";
+import { sizeOf } from "../../widget/observe";
 
 export interface Table {
   caption: string;
@@ -12,7 +13,7 @@ export interface Table {
 export class Panel {
   readonly node: HTMLElement;
   readonly plots: HTMLElement;
-  private readonly aside = el("span", "oj-aside");
+  private readonly subtitle = el("span", "oj-subtitle");
   private readonly readout = el("div", "oj-readout", { "aria-live": "off" });
   private readonly note = el("span", "oj-legend-item oj-legend-note");
   private readonly hint = el("div", "oj-panel-hint");
@@ -23,12 +24,12 @@ export class Panel {
   tableOpen = false;
   folded = false;
 
-  /** Whether its plots are in sight. */
+  /** Whether the plots are shown. */
   get drawn(): boolean {
     return !this.tableOpen && !this.folded;
   }
 
-  /** `table` is asked for only while it is shown; `changed` when the panel wants to be drawn. */
+  /** `table` is called only while it is shown; `changed` when the panel must be drawn. */
   constructor(
     title: string,
     name: string,
@@ -74,7 +75,7 @@ export class Panel {
       "oj-panel-head",
       {},
       el("h3", "", {}, this.fold),
-      this.aside,
+      this.subtitle,
       this.toggle,
     );
     this.node = el(
@@ -89,45 +90,48 @@ export class Panel {
     );
   }
 
-  /** A plot's box, with its share of the height; what is below it in the plot comes after it. */
+  /** Add a plot with its share of the height; the elements `below` lie under it. */
   add(plot: HTMLElement, share: number, ...below: HTMLElement[]): void {
     const box = el("div", "oj-plot", {}, plot, ...below);
     box.style.flexGrow = String(share);
     this.plots.append(box);
   }
 
-  /** Of its plots, in CSS pixels. */
+  /** The width of the plots in CSS pixels. */
   get width(): number {
-    return boxOf(this.plots).width;
+    return sizeOf(this.plots).width;
   }
 
-  /** A hint in the plots' place while there is nothing to plot; "" takes it away. */
+  /** Show a hint in place of the plots; "" shows the plots. */
   setHint(text: string): void {
     setText(this.hint, text);
     this.hint.hidden = !text;
     this.node.classList.toggle("oj-empty", !!text);
   }
 
-  setAside(text: string): void {
-    setText(this.aside, text);
+  setSubtitle(text: string): void {
+    setText(this.subtitle, text);
   }
 
-  /** What one must know to read the plot as it is now, at the legend's end; "" for nothing. */
+  /** Show a note on how to read the plot, at the end of the legend; "" for none. */
   setNote(text: string): void {
     setText(this.note, text);
     this.note.hidden = !text;
   }
 
-  /** What the plot says in words. Read out only while somebody `asked`: it changes with each token. */
-  setReadout(text: string, asked: boolean): void {
-    const live = asked ? "polite" : "off";
+  /**
+   * Describe the plot in words. Screen readers read it only if `selected`: it changes with each
+   * token.
+   */
+  setReadout(text: string, selected: boolean): void {
+    const live = selected ? "polite" : "off";
     if (this.readout.getAttribute("aria-live") !== live) {
       this.readout.setAttribute("aria-live", live);
     }
     setText(this.readout, text);
   }
 
-  /** Bring the table up to date, at most twice a second: it is a lot of elements. */
+  /** Update the table, at most twice a second, because it has many elements. */
   drawTable(now: number): void {
     if (!this.tableOpen || this.folded || now - this.builtAt < 500) return;
     this.builtAt = now;
@@ -146,8 +150,8 @@ export class Panel {
   }
 }
 
-/** A swatch and its name. `look` is the swatch's class. */
-export function legendItem(look: string, name: string): HTMLElement {
-  const swatch = el("span", `oj-swatch oj-swatch-${look}`, { "aria-hidden": "true" });
+/** A swatch and its name. `style` selects the swatch's class. */
+export function legendItem(style: string, name: string): HTMLElement {
+  const swatch = el("span", `oj-swatch oj-swatch-${style}`, { "aria-hidden": "true" });
   return el("span", "oj-legend-item", {}, swatch, name);
 }

@@ -1,24 +1,22 @@
-// Panel: which experts sit in RAM, and how many look-ups of each token found theirs there.
+// Panel: which experts are in RAM, and how many lookups of each token hit.
 
 import { Bars } from "../../charts/bars";
-import { RECENT_STEPS } from "../limits";
-import { el } from "../../widget/dom";
-import { ExpertMap } from "./expert-map";
 import type { Focus } from "../../charts/focus";
+import { el } from "../../widget/dom";
 import { integer, percent, plural } from "../../widget/format";
-import { Glow } from "../recency-fade";
-import type { Look } from "../draw-input";
+import type { DrawInput } from "../draw-input";
+import { RECENT_STEPS } from "../limits";
+import { RecencyFade } from "../recency-fade";
+import type { ExpertStates, RunState } from "../state";
+import { ExpertMap } from "./expert-map";
 import { legendItem, Panel, type Table } from "./panel";
-import type { Picture, RunState } from "../state";
-import { RESIDENCY } from "../../widget/theme";
-
-const { ABSENT, RESIDENT, LEFT, ARRIVED } = RESIDENCY;
+import { ABSENT, ARRIVED, EVICTED, RESIDENT, residencyColours } from "./residency-levels";
 
 export class ResidencyPanel {
   readonly panel: Panel;
   private readonly map: ExpertMap;
   private readonly bars: Bars;
-  private readonly glow: Glow;
+  private readonly recency: RecencyFade;
 
   constructor(
     private readonly state: RunState,
@@ -30,14 +28,14 @@ export class ResidencyPanel {
       legendItem("resident", "in RAM"),
       legendItem("used", "in use"),
       legendItem("recent", "just arrived"),
-      legendItem("left", "just left"),
+      legendItem("evicted", "just evicted"),
       legendItem("empty", "on SSD"),
       legendItem("hit", "hit"),
       legendItem("miss", "miss"),
     ];
     const legend = el("span", "oj-legend-row", {}, ...items);
     legend.title =
-      `Just arrived or left: within the last ${RECENT_STEPS} tokens; marked with a dot or a cross ` +
+      `Just arrived or evicted: within the last ${RECENT_STEPS} tokens; marked with a dot or a cross ` +
       "and, beside its layer, with ◂ or ▹. In use: chosen by the newest tokens";
     const table = () => this.table();
     this.panel = new Panel("Residency", "residency", legend, table, changed, signal);
@@ -45,138 +43,146 @@ export class ResidencyPanel {
     this.map = new ExpertMap(state, this.panel, label, focus, signal, 3);
     this.bars = new Bars("Hits and misses of each token, stacked", focus, signal);
     this.panel.add(this.bars.plot.canvas.node, 2);
-    this.glow = new Glow(state);
+    this.recency = new RecencyFade(state);
   }
 
-  /** Draw the run as `look` has it; `now` (ms) lets the experts in use glow, null lets none. */
-  draw(look: Look, now: number | null): void {
+  /** Draw the experts. Those in use fade with `now` (ms); with null none is shown as in use. */
+  draw(input: DrawInput, now: number | null): void {
     const { state } = this;
-    const { theme, shown, lit } = look;
-    const picture = this.map.take(look.found?.picture ?? look.picture);
-    this.panel.setReadout(this.readout(look), this.focus.any);
+    const { theme, shown, users: highlighted } = input;
+    const states = input.found?.experts ?? input.experts;
+    this.map.setStates(states);
+    this.panel.setReadout(this.readout(input), this.focus.any);
     if (this.panel.drawn) {
-      const newest = look.found ? look.found.step - 1 : (shown.until ?? state.steps.end - 1);
-      this.glow.show(newest, now ?? 0);
-      if (now === null) this.glow.douse();
-      else this.glow.fade(now);
-      this.setLevels(picture);
-      // Rings are those of the moment that is shown: else a hit could lie on an expert on SSD.
-      const ringed = look.found && look.chosen;
-      this.map.draw(theme, theme.residency, ringed, { arrived: ARRIVED, left: LEFT });
+      const newest = input.found ? input.found.step - 1 : (shown.until ?? state.steps.end - 1);
+      this.recency.show(newest, now ?? 0);
+      if (now === null) this.recency.clear();
+      else this.recency.fade(now);
+      this.setLevels(states);
+      // Rings need the experts as the token found them: else a hit could lie on an expert on SSD.
+      const chosen = input.found && input.chosen;
+      const moved = { arrived: ARRIVED, evicted: EVICTED };
+      this.map.draw(theme, residencyColours(theme), chosen, moved);
       const column = (name: "hits" | "misses") => state.steps.column(name, shown.from, shown.to);
       const parts = [
         { values: column("hits"), colour: theme.hit },
         { values: column("misses"), colour: theme.miss, hatched: true },
       ];
-      this.bars.draw({ shown, parts, title: "look-ups", lit }, theme);
+      this.bars.draw({ shown, parts, title: "lookups", highlighted }, theme);
     }
-    const held = `${integer(picture.residentCount)} of ${plural(state.slots, "slot")}`;
-    this.panel.setAside(state.seq ? held + this.when(look) : "");
+    const resident = `${integer(states.residentCount)} of ${plural(state.slots, "slot")}`;
+    this.panel.setSubtitle(state.seq ? resident + this.when(input) : "");
     this.panel.setNote(this.map.note);
   }
 
-  /** Of which moment the map is, where that is another than the charts'. */
-  private when({ found, chosen, name }: Look): string {
+  /** The moment that the map shows, if it differs from the charts'. */
+  private when({ found, chosen, name }: DrawInput): string {
     if (found) return ` · as ${name(found.step)} found them`;
-    return chosen ? " · not as that token found them: that is not kept" : "";
+    return chosen ? " · not as that token found them (no longer kept)" : "";
   }
 
-  /** Whether there is something that fades as time passes. */
+  /** Whether an expert in use is fading. */
   get fading(): boolean {
-    return this.panel.drawn && this.glow.fading;
+    return this.panel.drawn && this.recency.fading;
   }
 
-  /** Let the experts in use fade; all else stays. */
+  /** Fade the experts in use, and change nothing else. */
   fade(now: number): void {
-    if (!this.fading || !this.glow.fade(now)) return;
+    if (!this.fading || !this.recency.fade(now)) return;
     const { levels } = this.map;
-    const { stages } = this.glow;
+    const { stages } = this.recency;
     for (let i = 0; i < levels.length; i += 1) {
       const level = levels[i];
-      if (level >= RESIDENT && level < LEFT) levels[i] = RESIDENT + stages[i];
+      if (level >= RESIDENT && level < EVICTED) levels[i] = RESIDENT + stages[i];
     }
     this.map.drawLevels();
   }
 
-  private setLevels(picture: Picture): void {
+  private setLevels(states: ExpertStates): void {
     const { levels } = this.map;
-    const { stages } = this.glow;
-    const { resident } = picture;
+    const { stages } = this.recency;
+    const { resident } = states;
     for (let i = 0; i < levels.length; i += 1) {
-      const moved = picture.isRecent(i);
+      const moved = states.isRecent(i);
       if (resident[i]) levels[i] = moved ? ARRIVED : RESIDENT + stages[i];
-      else levels[i] = moved ? LEFT : ABSENT;
+      else levels[i] = moved ? EVICTED : ABSENT;
     }
   }
 
-  private readout(look: Look): string {
+  private readout(input: DrawInput): string {
     const { state, focus } = this;
     if (!state.seq) return "";
     const { cell } = focus;
-    const step = focus.step ?? look.shown.until;
+    const step = focus.step ?? input.shown.until;
     if (cell && cell.layer < state.layers && (cell.expert ?? 0) < state.experts) {
       return cell.expert === null
-        ? this.aboutLayer(cell.layer, look)
-        : this.about(cell.layer, cell.expert, look);
+        ? this.aboutLayer(cell.layer, input)
+        : this.about(cell.layer, cell.expert, input);
     }
     if (step !== null) {
       const hits = state.steps.at("hits", step);
       const misses = state.steps.at("misses", step);
       if (Number.isNaN(hits)) return "";
       const rate = percent(hits, hits + misses);
-      return `${look.name(step)} · ${plural(hits, "hit")}, ${misses} missed (${rate} hits)`;
+      return `${input.name(step)} · ${plural(hits, "hit")}, ${misses} missed (${rate} hits)`;
     }
-    return `hits and misses of each ${look.shown.prompt ? "prompt token" : "generated token"}, all layers`;
+    return `hits and misses of each ${input.shown.prompt ? "prompt token" : "generated token"}, all layers`;
   }
 
-  private about(layer: number, expert: number, look: Look): string {
+  private about(layer: number, expert: number, input: DrawInput): string {
     const at = layer * this.state.experts + expert;
-    const { picture } = this.map;
-    const here = picture.resident[at] ? "in RAM" : "on SSD";
-    const ago = picture.movedAgo(at);
-    const verb = picture.resident[at] ? "arrived" : "left";
+    const { states } = this.map;
+    const here = states.resident[at] ? "in RAM" : "on SSD";
+    const ago = states.movedAgo(at);
+    const verb = states.resident[at] ? "arrived" : "evicted";
     const when = ago ? `${plural(ago, "token")} ago` : "with the last token";
-    const words = [`layer ${layer}`, `expert ${expert}`];
-    words.push(ago === null ? here : `${here}, ${verb} ${when}`);
-    if (look.lit) words.push(`used by ${plural(look.lit.length, "token")}`);
-    return words.join(" · ");
+    const parts = [`layer ${layer}`, `expert ${expert}`];
+    parts.push(ago === null ? here : `${here}, ${verb} ${when}`);
+    if (input.users) parts.push(`used by ${plural(input.users.length, "token")}`);
+    return parts.join(" · ");
   }
 
-  private aboutLayer(layer: number, look: Look): string {
+  private aboutLayer(layer: number, input: DrawInput): string {
     const { experts } = this.state;
-    const row = this.map.picture.resident.subarray(layer * experts, (layer + 1) * experts);
-    const held = row.reduce((n, here) => n + here, 0);
-    const name = `layer ${layer} · ${integer(held)} of ${plural(experts, "expert")} in RAM`;
+    const row = this.map.states.resident.subarray(layer * experts, (layer + 1) * experts);
+    const inRam = row.reduce((n, here) => n + here, 0);
+    const name = `layer ${layer} · ${integer(inRam)} of ${plural(experts, "expert")} in RAM`;
     const step = this.focus.step;
     if (step === null) return name;
-    const [hits, asked] = this.state.layerHits(step, layer);
-    return asked ? `${name} · ${look.name(step)}: ${hits} of ${plural(asked, "hit")}` : name;
+    const [hits, lookups] = this.state.layerHits(step, layer);
+    return lookups ? `${name} · ${input.name(step)}: ${hits} of ${plural(lookups, "hit")}` : name;
   }
 
   private table(): Table {
     const { layers, experts } = this.state;
-    const { resident } = this.map.picture;
+    const { resident } = this.map.states;
     const rows: string[][] = [];
     for (let layer = 0; layer < layers; layer += 1) {
       const row = resident.subarray(layer * experts, (layer + 1) * experts);
       const ids = Array.from(row.keys()).filter((expert) => row[expert]);
-      const { came, went } = this.movedIn(layer);
-      rows.push([String(layer), integer(ids.length), ranges(ids), ranges(came), ranges(went)]);
+      const { arrived, evicted } = this.movedIn(layer);
+      rows.push([
+        String(layer),
+        integer(ids.length),
+        ranges(ids),
+        ranges(arrived),
+        ranges(evicted),
+      ]);
     }
-    const head = ["Layer", "In RAM", "Experts", "Just arrived", "Just left"];
+    const head = ["Layer", "In RAM", "Experts", "Just arrived", "Just evicted"];
     return { caption: "Experts in RAM", head, rows };
   }
 
-  /** The experts of a layer that came or went within the last few tokens. */
-  private movedIn(layer: number): { came: number[]; went: number[] } {
+  /** The experts of a layer that arrived or were evicted within the last few tokens. */
+  private movedIn(layer: number): { arrived: number[]; evicted: number[] } {
     const { experts } = this.state;
-    const { picture } = this.map;
-    const [came, went]: [number[], number[]] = [[], []];
+    const { states } = this.map;
+    const [arrived, evicted]: [number[], number[]] = [[], []];
     for (let expert = 0; expert < experts; expert += 1) {
       const at = layer * experts + expert;
-      if (picture.isRecent(at)) (picture.resident[at] ? came : went).push(expert);
+      if (states.isRecent(at)) (states.resident[at] ? arrived : evicted).push(expert);
     }
-    return { came, went };
+    return { arrived, evicted };
   }
 }
 

@@ -1,14 +1,15 @@
 // Panel: how often each expert was chosen.
 
-import { el, setText } from "../../widget/dom";
-import { ExpertMap } from "./expert-map";
+import { CIVIDIS, cividisOf } from "../../charts/colours";
 import type { Focus } from "../../charts/focus";
+import { el, setText } from "../../widget/dom";
 import { integer, NONE, percent, plural } from "../../widget/format";
-import type { Look } from "../draw-input";
-import { legendItem, Panel, type Table } from "./panel";
+import type { DrawInput } from "../draw-input";
 import type { RunState } from "../state";
-import { CIVIDIS } from "../../widget/theme";
+import { ExpertMap } from "./expert-map";
+import { legendItem, Panel, type Table } from "./panel";
 
+/** Experts in the table. */
 const TOP = 12;
 
 export class RoutingPanel {
@@ -39,21 +40,22 @@ export class RoutingPanel {
     this.map = new ExpertMap(state, this.panel, label, focus, signal);
   }
 
-  draw(look: Look): void {
-    const picture = this.map.take(look.picture);
-    setText(this.most, picture.maxCount ? integer(picture.maxCount) : NONE);
+  draw(input: DrawInput): void {
+    const { counts, maxCount } = input.experts;
+    this.map.setStates(input.experts);
+    setText(this.most, maxCount ? integer(maxCount) : NONE);
     if (this.panel.drawn) {
-      levelsOf(picture.counts, picture.maxCount, this.map.levels);
-      this.map.draw(look.theme, look.theme.ramp, look.chosen);
+      levelsOf(counts, maxCount, this.map.levels);
+      this.map.draw(input.theme, cividisOf(input.theme), input.chosen);
     }
-    this.panel.setAside("times chosen");
+    this.panel.setSubtitle("times chosen");
     this.panel.setNote(this.map.note);
-    this.panel.setReadout(this.readout(look), this.focus.any);
+    this.panel.setReadout(this.readout(input), this.focus.any);
   }
 
-  private readout(look: Look): string {
+  private readout(input: DrawInput): string {
     const { state, focus } = this;
-    const { counts, layerTotals } = look.picture;
+    const { counts, layerTotals } = input.experts;
     if (!state.seq) return "";
     const { cell, step } = focus;
     if (cell && cell.layer < state.layers && (cell.expert ?? 0) < state.experts) {
@@ -69,14 +71,14 @@ export class RoutingPanel {
       const share = percent(times, total);
       return `layer ${layer} · expert ${expert} · ${plural(times, "time")} (${share} of the layer)`;
     }
-    if (step !== null && look.chosen?.length) {
-      return `${look.name(step)} · its ${integer(look.chosen.length)} choices are ringed, misses filled`;
+    if (step !== null && input.chosen?.length) {
+      return `${input.name(step)} · its ${integer(input.chosen.length)} choices are ringed, misses filled`;
     }
-    return `${some(look.picture.chosenCount, counts.length)} so far`;
+    return `${some(input.experts.chosenCount, counts.length)} so far`;
   }
 
   private table(): Table {
-    const { counts, layerTotals } = this.map.picture;
+    const { counts, layerTotals } = this.map.states;
     const { experts } = this.state;
     const order = Array.from(counts.keys()).sort((a, b) => counts[b] - counts[a]);
     const rows = order.slice(0, TOP).map((at) => {
@@ -85,7 +87,7 @@ export class RoutingPanel {
       return [String(layer), String(at % experts), integer(counts[at]), share];
     });
     const caption = `The ${TOP} experts chosen most often`;
-    return { caption, head: ["Layer", "Expert", "Times", "Of its layer"], rows };
+    return { caption, head: ["Layer", "Expert", "Times", "Share of layer"], rows };
   }
 }
 
@@ -94,9 +96,9 @@ function some(chosen: number, all: number): string {
   return `${integer(chosen)} of ${plural(all, "expert")} chosen`;
 }
 
-/** Levels 1 to 255 by the square root of the count; 0 stays 0. Written to `out`. */
+/** Write the level of each count to `out`: 1 to 255 by the square root of the count; 0 stays 0. */
 export function levelsOf(counts: Uint32Array, most: number, out: Uint8Array): void {
-  // Almost all counts are small, so each one's level is worked out once.
+  // Almost all counts are small, so each small count's level is computed once.
   const known = new Uint8Array(Math.min(most, 4095) + 1);
   const level = (count: number) =>
     1 + Math.round(254 * Math.sqrt((count - 1) / Math.max(1, most - 1)));

@@ -1,45 +1,47 @@
-// Panel: the generated text, token by token, shaded by how much of what it needed was missing.
+// Panel: the generated text. Each token is shaded by its share of misses.
 //
-// The text is the model's, so it is only ever set as text. Each token is an element of its own;
-// text whose token is not known any more stands before them as it is. A paragraph is a block of its
-// own, so that a new token has the page lay out the last paragraph only, and not the whole text.
+// The text comes from the model, so it is inserted only as text. Each token is an element; text
+// whose tokens are no longer known stands before them. Each paragraph is a block, so that for a new
+// token the page lays out only the last paragraph.
 
-import { KEPT_STEPS } from "../limits";
-import { el, setText } from "../../widget/dom";
 import type { Focus } from "../../charts/focus";
+import { el, setText } from "../../widget/dom";
 import { bytes, integer, ms, plural } from "../../widget/format";
-import type { Status } from "../../widget/host";
-import type { Look } from "../draw-input";
-import { legendItem, Panel, type Table } from "./panel";
+import type { DrawInput } from "../draw-input";
+import type { Status } from "../info";
+import { KEPT_STEPS } from "../limits";
 import type { RunState } from "../state";
+import { legendItem, Panel, type Table } from "./panel";
 
+/** Tokens in the table. */
 const LAST = 20;
 
-/** From which share of misses a token gets the next shade and underline. */
+/** A token gets the next shade and underline if its share of misses is above this. */
 const SHADES = [0, 0.1, 0.3] as const;
 
 export class TextPanel {
   readonly panel: Panel;
   private readonly log = el("div", "oj-log", { role: "log", tabindex: "0" });
-  /** Text before the first known token, and after the last. */
+  /** The text before the first known token, and after the last. */
   private readonly lead = document.createTextNode("");
   private readonly rest = document.createTextNode("");
-  private readonly hint = el("span", "oj-hint");
+  private readonly hint = el("span", "oj-text-hint");
   private readonly caret = el("span", "oj-caret", { "aria-hidden": "true" });
   private readonly prompt = el("div", "oj-prompt");
-  /** The paragraph that grows; what has no token yet, the caret and the hint stand at its end. */
+  /** The last paragraph. Text without a token yet, the caret and the hint stand at its end. */
   private paragraph: HTMLElement | null = null;
   private readonly tokens = new Map<number, HTMLElement>();
   private readonly stepOf = new WeakMap<Element, number>();
-  /** Classes set on tokens, and on which steps. */
+  /** The steps whose tokens have a class, by class. */
   private readonly marked = new Map<string, Set<number>>();
+  /** The first step without a token element. */
   private next = 0;
   private epoch = -1;
   private length = 0;
-  /** Whether the end of the text is in sight, and so stays in sight. */
+  /** Whether the end of the text is in sight; then it stays in sight. */
   private following = true;
   private revealed: number | null = null;
-  /** The step that was shown last; null while the run was followed. */
+  /** The step shown last; null if the view followed the run. */
   private shown: number | null = null;
   private name = (step: number): string => String(step);
 
@@ -62,37 +64,37 @@ export class TextPanel {
       legendItem("miss-2", "over 10\u202f%"),
       legendItem("miss-3", "over 30\u202f%"),
     );
-    legend.title = "Of the look-ups that a token's call made, how many were not in RAM";
+    legend.title = "The share of lookups in a token's call whose expert was not in RAM";
     this.panel = new Panel("Text", "text", legend, () => this.table(), changed, signal);
-    this.panel.add(el("div", "oj-reading", {}, this.prompt, this.log), 1);
+    this.panel.add(el("div", "oj-text-body", {}, this.prompt, this.log), 1);
     this.listen(signal);
   }
 
-  draw(look: Look, status: Status, prompt: string): void {
+  draw(input: DrawInput, status: Status, prompt: string): void {
     const { state } = this;
-    this.name = look.name;
+    this.name = input.name;
     setText(this.prompt, prompt);
     this.prompt.hidden = !prompt;
     const count = state.generated;
-    this.panel.setAside(count ? plural(count, "token") : "");
-    this.panel.setReadout(this.readout(look.shown.until), this.focus.step !== null);
+    this.panel.setSubtitle(count ? plural(count, "token") : "");
+    this.panel.setReadout(this.readout(input.shown.until), this.focus.step !== null);
     this.grow();
-    this.mark("oj-later", this.later(look.shown.until));
+    this.mark("oj-later", this.later(input.shown.until));
     this.mark("oj-on", this.focus.step === null ? [] : [this.focus.step]);
     this.mark("oj-pinned", this.focus.pinnedStep === null ? [] : [this.focus.pinnedStep]);
-    this.mark("oj-lit", look.lit ?? []);
-    const followed = this.shown !== null && look.shown.until === null;
-    this.shown = look.shown.until;
-    if (followed) this.following = true; // its end is what is shown again
-    this.caret.hidden = status !== "running" || !state.text || look.shown.until !== null;
+    this.mark("oj-highlight", input.users ?? []);
+    const followed = this.shown !== null && input.shown.until === null;
+    this.shown = input.shown.until;
+    if (followed) this.following = true; // the end is shown again
+    this.caret.hidden = status !== "running" || !state.text || input.shown.until !== null;
     setText(this.hint, state.text ? "" : hint(state, status));
     const longer = this.length !== state.text.length;
-    if ((longer || followed) && this.following && look.shown.until === null) this.toEnd();
-    if (followed) requestAnimationFrame(() => this.toEnd()); // by then its heights are known
+    if ((longer || followed) && this.following && input.shown.until === null) this.toEnd();
+    if (followed) requestAnimationFrame(() => this.toEnd()); // by then the heights are known
     this.length = state.text.length;
   }
 
-  /** The steps after the one that is shown; it is kept in sight. */
+  /** The steps after the one shown, which is kept in sight. */
   private later(until: number | null): number[] {
     if (until === null) {
       this.revealed = null;
@@ -100,7 +102,8 @@ export class TextPanel {
     }
     if (until !== this.revealed) {
       this.reveal(until);
-      // Paragraphs out of sight have heights that are guessed: once in sight, they are known.
+      // The page guesses the heights of paragraphs out of sight, and knows them once they are in
+      // sight.
       requestAnimationFrame(() => this.revealed === until && this.reveal(until));
     }
     this.revealed = until;
@@ -108,7 +111,7 @@ export class TextPanel {
     return Array.from({ length: Math.max(0, end - until - 1) }, (_, i) => until + 1 + i);
   }
 
-  /** Add the tokens that came since the last time. */
+  /** Add the tokens that arrived since the last redraw. */
   private grow(): void {
     const { state } = this;
     const { steps } = state;
@@ -123,8 +126,8 @@ export class TextPanel {
       if (text.endsWith("\n")) this.beginParagraph();
     }
     this.next = Math.max(this.next, steps.end);
-    const told = steps.length ? state.textEndOf(steps.end - 1) : state.textStart;
-    const rest = state.text.slice(Math.max(0, told - state.textStart));
+    const end = steps.length ? state.textEndOf(steps.end - 1) : state.textStart;
+    const rest = state.text.slice(Math.max(0, end - state.textStart));
     if (this.rest.data !== rest) this.rest.data = rest;
   }
 
@@ -136,7 +139,7 @@ export class TextPanel {
     this.marked.clear();
     this.epoch = state.textEpoch;
     this.revealed = null;
-    // Where the oldest step's text begins is told by the one before it, which is gone.
+    // The text of the oldest step begins where the one before it ended, which is dropped.
     this.next = state.steps.first > 0 ? state.steps.first + 1 : 0;
     const lead = this.next ? state.textEndOf(state.steps.first) : 0;
     this.lead.data = state.text.slice(0, Math.max(0, (lead || 0) - state.textStart));
@@ -147,7 +150,7 @@ export class TextPanel {
     this.log.append(this.paragraph);
   }
 
-  /** 0 to 3: how much of what the step looked up was missing. */
+  /** The shade of a step, 0 to 3, by its share of misses. */
   private shade(step: number): number {
     const { steps } = this.state;
     const misses = steps.at("misses", step);
@@ -155,7 +158,7 @@ export class TextPanel {
     return SHADES.filter((least) => share > least).length;
   }
 
-  /** Let exactly `steps` carry a class. */
+  /** Set a class on the tokens of `steps`, and on no others. */
   private mark(name: string, steps: readonly number[]): void {
     const before = this.marked.get(name) ?? new Set();
     const now = new Set(steps);
@@ -183,7 +186,7 @@ export class TextPanel {
     log.addEventListener(
       "click",
       (event) => {
-        // Who has just marked some text wants to copy it.
+        // A user who has selected text wants to copy it.
         if (at(event) === null || getSelection()?.isCollapsed === false) return;
         focus.hoverStep(at(event));
         focus.pinStep();
@@ -208,8 +211,8 @@ export class TextPanel {
   }
 
   /**
-   * Scroll the text, and nothing else on the page, until a token can be seen; of one that has no
-   * text of its own, the one before it.
+   * Scroll the text, and nothing else on the page, until a token is in sight. For a step without
+   * text it is the token before.
    */
   private reveal(step: number): void {
     let token = this.tokens.get(step);
@@ -226,11 +229,11 @@ export class TextPanel {
     if (step === null || Number.isNaN(state.steps.at("tokenMs", step))) return "";
     const [hits, misses] = [state.steps.at("hits", step), state.steps.at("misses", step)];
     const text = visible(state.textOf(step));
-    const words = [this.name(step), text, ms(state.steps.at("tokenMs", step))];
-    if (hits + misses) words.push(`${misses} of ${integer(hits + misses)} missed`);
+    const parts = [this.name(step), text, ms(state.steps.at("tokenMs", step))];
+    if (hits + misses) parts.push(`${misses} of ${integer(hits + misses)} missed`);
     const read = state.steps.at("nbytes", step);
-    if (read) words.push(`${bytes(read)} read`);
-    return words.filter(Boolean).join(" · ");
+    if (read) parts.push(`${bytes(read)} read`);
+    return parts.filter(Boolean).join(" · ");
   }
 
   private table(): Table {
@@ -249,7 +252,7 @@ export class TextPanel {
   }
 }
 
-/** A token's text in quotes, its spaces and line ends kept visible; "" for none. */
+/** A token's text in quotes, with visible spaces and line ends; "" for no text. */
 function visible(text: string): string {
   if (!text) return "";
   return `“${text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "\u00a0")}”`;

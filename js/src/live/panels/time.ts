@@ -1,20 +1,22 @@
-// Panel: where the time of each token went, as one stacked bar a token. In which parts, and how much
-// each took, is told by Python: nothing is added up or left over here.
+// Panel: where the time of each token went, as stacked bars. Python reports the parts and their
+// times; nothing is computed here.
 
 import { Bars } from "../../charts/bars";
-import { el } from "../../widget/dom";
 import type { Focus } from "../../charts/focus";
+import { el } from "../../widget/dom";
 import { ms, percent, short } from "../../widget/format";
-import type { Look } from "../draw-input";
-import { legendItem, Panel, type Table } from "./panel";
-import { colourOf, type Part, swatchOf } from "../time-parts";
+import type { DrawInput } from "../draw-input";
+import type { Part } from "../info";
 import type { RunState } from "../state";
+import { colourOf, roleOf } from "../time-parts";
+import { legendItem, Panel, type Table } from "./panel";
 
+/** Tokens in the table. */
 const LAST = 20;
-/** The part that is hatched, and always told. */
+/** The part that is hatched, and always in the readout. */
 const WAIT = "read_wait";
 
-/** A part that never takes so much, in ms, is not in the legend. */
+/** A part that never takes this much, in ms, is not in the legend. */
 const LEAST_MS = 0.0005;
 
 export class TimePanel {
@@ -24,9 +26,9 @@ export class TimePanel {
   private listed = "";
   private name = (step: number): string => String(step);
 
-  /** `told` gives the parts, which Python names. */
+  /** `allParts` returns the parts that Python named. */
   constructor(
-    private readonly told: () => readonly Part[],
+    private readonly allParts: () => readonly Part[],
     private readonly state: RunState,
     private readonly focus: Focus,
     changed: () => void,
@@ -38,25 +40,25 @@ export class TimePanel {
     this.panel.add(this.bars.plot.canvas.node, 1);
   }
 
-  draw(look: Look): void {
-    const { shown, theme, lit } = look;
-    this.name = look.name;
-    this.panel.setAside("ms of each token, by part");
+  draw(input: DrawInput): void {
+    const { shown, theme, users: highlighted } = input;
+    this.name = input.name;
+    this.panel.setSubtitle("ms of each token, by part");
     this.panel.setReadout(this.readout(shown.until), this.focus.step !== null);
     if (!this.panel.drawn) return;
-    const stack = this.told().map((part) => ({
+    const stack = this.allParts().map((part) => ({
       part,
       values: this.state.steps.part(part.column, shown.from, shown.to),
     }));
     const some = stack.filter(({ values }) => values.some((ms) => ms >= LEAST_MS));
-    const taken = some.length ? some : stack;
-    this.list(taken.map(({ part }) => part));
-    const parts = taken.map(({ part, values }) => ({
+    const listed = some.length ? some : stack;
+    this.list(listed.map(({ part }) => part));
+    const parts = listed.map(({ part, values }) => ({
       values,
       colour: colourOf(part, theme),
       hatched: part.key === WAIT,
     }));
-    this.bars.draw({ shown, parts, title: "ms", lit }, theme);
+    this.bars.draw({ shown, parts, title: "ms", highlighted }, theme);
     this.panel.setNote(this.bars.note);
   }
 
@@ -66,7 +68,7 @@ export class TimePanel {
     if (listed === this.listed) return;
     this.listed = listed;
     const items = parts.map((part) => {
-      const item = legendItem(swatchOf(part), part.name);
+      const item = legendItem(roleOf(part), part.name);
       item.title = part.means;
       return item;
     });
@@ -79,22 +81,23 @@ export class TimePanel {
     if (step === null) return "";
     const total = state.steps.at("tokenMs", step);
     if (Number.isNaN(total)) return "";
-    const words = [this.name(step), ms(total)];
-    const parts = this.told().map((part) => [part, this.of(part, step)] as const);
+    const texts = [this.name(step), ms(total)];
+    const parts = this.allParts().map((part) => [part, this.of(part, step)] as const);
     const most = parts.reduce((a, b) => (b[1] > a[1] || Number.isNaN(a[1]) ? b : a), parts[0]);
-    if (most) words.push(`${most[0].name} ${short(most[1])} (${percent(most[1], total)})`);
+    if (most) texts.push(`${most[0].name} ${short(most[1])} (${percent(most[1], total)})`);
     const wait = parts.find(([part]) => part.key === WAIT);
-    if (wait && wait !== most) words.push(`${wait[0].name} ${short(wait[1])}`);
-    return words.join(" · ");
+    if (wait && wait !== most) texts.push(`${wait[0].name} ${short(wait[1])}`);
+    return texts.join(" · ");
   }
 
+  /** The time of a part in a step, in ms; NaN if not known. */
   private of({ column }: Part, step: number): number {
     return this.state.steps.part(column, step, step + 1)[0] ?? Number.NaN;
   }
 
   private table(): Table {
     const { steps } = this.state;
-    const parts = this.told();
+    const parts = this.allParts();
     const rows: string[][] = [];
     for (let step = steps.end - 1; step >= Math.max(steps.first, steps.end - LAST); step -= 1) {
       const times = parts.map((part) => short(this.of(part, step)));

@@ -1,4 +1,4 @@
-// What is told of a pinned token or expert: by Python where it answers, else by the view itself.
+// The explanation of a pinned token or expert: Python's if it answers, else the view's own.
 
 import { afterEach, beforeEach, expect, test } from "vitest";
 import "../../../src/live.css";
@@ -37,47 +37,47 @@ afterEach(() => {
 });
 
 const $ = (selector: string) => host.querySelector<HTMLElement>(selector)!;
-const words = () => $(".oj-detail-words").textContent ?? "";
+const explanation = () => $(".oj-detail-text").textContent ?? "";
 
 async function pinToken(): Promise<void> {
   host.querySelectorAll<HTMLElement>(".oj-token")[3].click();
   await settled(host);
 }
 
-test("a click on a token tells of it at once, and asks Python once when the run is over", async () => {
+test("a click explains a token at once, and asks Python once when the run is over", async () => {
   expect($(".oj-detail").hidden).toBe(true);
   await pinToken();
   expect($(".oj-detail h3").textContent).toMatch(/^Where the time of token \d+ went$/);
-  expect(words()).toMatch(/look-ups missed/);
+  expect(explanation()).toMatch(/lookups missed/);
   expect(model.sent).toEqual([]);
   model.set("status", "stop");
   await settled(host);
-  const asked = model.sent as { type: string; about: { step: number } }[];
-  expect(asked.map((each) => each.type)).toEqual(["ask"]);
-  expect(asked[0].about.step).toBeGreaterThan(3);
-  model.emit("msg:custom", { type: "told", about: asked[0].about, words: "waited <b>long</b>" });
+  const requests = model.sent as { type: string; about: { step: number } }[];
+  expect(requests.map((each) => each.type)).toEqual(["ask"]);
+  expect(requests[0].about.step).toBeGreaterThan(3);
+  model.emit("msg:custom", { type: "told", about: requests[0].about, words: "waited <b>long</b>" });
   await settled(host);
-  expect(words()).toBe("waited <b>long</b>");
+  expect(explanation()).toBe("waited <b>long</b>");
   expect(host.querySelector(".oj-detail b")).toBeNull();
   await pinToken();
   expect($(".oj-detail").hidden).toBe(true);
   await pinToken();
-  expect(words()).toBe("waited <b>long</b>");
+  expect(explanation()).toBe("waited <b>long</b>");
   expect(model.sent).toHaveLength(1);
 });
 
-test("a pinned expert names its tokens, and Close lets go of it", async () => {
+test("a pinned expert lists its tokens, and Close unpins it", async () => {
   const map = $(".oj-routing canvas.oj-canvas");
   map.focus();
   map.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown", bubbles: true }));
   map.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
   await settled(host);
   expect($(".oj-detail h3").textContent).toBe("Tokens of layer 0, expert 0");
-  const lit = host.querySelectorAll(".oj-token.oj-lit").length;
-  expect(words()).toMatch(/^Chosen by \d+.tokens?/);
-  expect(words().split("“").length - 1).toBeGreaterThanOrEqual(lit);
+  const highlighted = host.querySelectorAll(".oj-token.oj-highlight").length;
+  expect(explanation()).toMatch(/^Chosen by \d+.tokens?/);
+  expect(explanation().split("“").length - 1).toBeGreaterThanOrEqual(highlighted);
   $(".oj-detail button").click();
   await settled(host);
   expect($(".oj-detail").hidden).toBe(true);
-  expect(host.querySelectorAll(".oj-token.oj-lit")).toHaveLength(0);
+  expect(host.querySelectorAll(".oj-token.oj-highlight")).toHaveLength(0);
 });

@@ -1,0 +1,35 @@
+// What Python reports about a run in the traits `info` and `status`.
+
+/** A part of a token's time. */
+export interface Part {
+  /** The index of its column in a frame. */
+  column: number;
+  /** Selects its colour. */
+  key: string;
+  name: string;
+  /** An explanation, for the tooltip. */
+  means: string;
+}
+
+/** The trait `info`; any entry may be missing. */
+export interface Info {
+  model?: string;
+  reader?: string;
+  reader_note?: string;
+  expert_nbytes?: number;
+  changed_output?: string;
+  cache?: string;
+  prompt?: string;
+  parts?: readonly Part[];
+}
+
+export type Status =
+  | "waiting"
+  | "running"
+  | "stop"
+  | "length"
+  | "interrupted"
+  | "error"
+  | (string & {});
+
+export const isOver = (status: Status): boolean => status !== "waiting" && status !== "running";

@@ -1,0 +1,153 @@
+// How much of the run view is redrawn, and when: counted, never timed.
+
+import { afterEach, expect, test, vi } from "vitest";
+import "../../src/live.css";
+import widget from "../../src/live";
+import { decode } from "../../src/live/frames";
+import { KEPT_STEPS } from "../../src/live/limits";
+import { RoutingPanel } from "../../src/live/panels/routing";
+import { FADE_MS, RecencyFade, STAGES } from "../../src/live/recency-fade";
+import { RedrawScheduler } from "../../src/live/redraw-scheduler";
+import { RunState } from "../../src/live/state";
+import { el } from "../../src/widget/dom";
+import { encode, MockModel, Synthetic, settled } from "../synthetic";
+
+const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
+
+let host: HTMLElement;
+
+afterEach(() => {
+  host?.remove();
+  vi.restoreAllMocks();
+});
+
+test("outdated parts are drawn in turn, one a frame, and none is left out", () => {
+  const scheduler = new RedrawScheduler(3);
+  expect(scheduler.take()).toEqual([0, 1, 2]); // the first picture is whole
+  expect(scheduler.pending).toBe(false);
+  scheduler.mark();
+  expect([scheduler.take(), scheduler.take()]).toEqual([[0], [1]]);
+  scheduler.mark(); // marked again before the last was drawn
+  expect([scheduler.take(), scheduler.take(), scheduler.take(), scheduler.take()]).toEqual([
+    [2],
+    [0],
+    [1],
+    [],
+  ]);
+  scheduler.mark();
+  scheduler.markTogether();
+  expect(scheduler.take()).toEqual([0, 1, 2]);
+});
+
+test("experts are marked when they are used, and fade as time passes", () => {
+  const state = new RunState();
+  const run = new Synthetic(SHAPE);
+  const advance = (n: number, decoded: boolean) => {
+    const frame = decode(encode(run.next(n, decoded)));
+    state.apply(frame);
+    return frame;
+  };
+  const fade = new RecencyFade(state);
+  advance(5, false);
+  fade.show(state.steps.end - 1, 0);
+  expect(fade.fading).toBe(false); // earlier uses do not begin to fade
+  const { expertsOf } = advance(1, true);
+  fade.show(state.steps.end - 1, 1000);
+  fade.fade(1000);
+  const used = new Set([...expertsOf].map((e, i) => Math.floor(i / SHAPE.k) * SHAPE.experts + e));
+  const lit = () => [...fade.stages.keys()].filter((i) => fade.stages[i] > 0);
+  expect(new Set(lit())).toEqual(used);
+  expect(Math.max(...fade.stages)).toBe(STAGES);
+  expect(fade.fade(1000 + FADE_MS / 2)).toBe(true);
+  expect(new Set(lit().map((i) => fade.stages[i]))).toEqual(new Set([STAGES / 2]));
+  fade.fade(1000 + FADE_MS);
+  expect([lit(), fade.fading]).toEqual([[], false]);
+});
+
+/** A view of a run in a box on the page. */
+function view(): { model: MockModel; run: Synthetic; push: (n?: number) => void } {
+  host = document.body.appendChild(el("div", ""));
+  const model = new MockModel({ info: { model: "tiny" } });
+  const instance = widget();
+  instance.initialize({ model });
+  instance.render({ model, el: host });
+  const run = new Synthetic(SHAPE);
+  model.set("status", "running");
+  model.frame(encode(run.next(5, false)));
+  const push = (n = 1) => model.frame(encode(run.next(n, true)));
+  return { model, run, push };
+}
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+test("a burst of frames is drawn once or twice, not once each", async () => {
+  const { push } = view();
+  await settled(host);
+  const drawn = vi.spyOn(RoutingPanel.prototype, "draw");
+  for (let i = 0; i < 200; i += 1) push();
+  await settled(host);
+  expect(drawn.mock.calls.length).toBeGreaterThan(0);
+  expect(drawn.mock.calls.length).toBeLessThan(4);
+});
+
+test("a token adds its own elements to the page, and few", async () => {
+  const { push } = view();
+  for (let i = 0; i < 50; i += 1) push();
+  await settled(host);
+  const before = host.querySelectorAll("*").length;
+  for (let i = 0; i < 100; i += 1) push();
+  await settled(host);
+  expect(host.querySelectorAll("*").length - before).toBe(100);
+});
+
+test("after ten thousand tokens the page holds no more than the newest", async () => {
+  const { push } = view();
+  await settled(host);
+  for (let i = 0; i < 10_000; i += 1) push();
+  await settled(host);
+  const tokens = host.querySelectorAll(".oj-token").length;
+  expect(tokens).toBeGreaterThan(KEPT_STEPS / 2);
+  expect(tokens).toBeLessThanOrEqual(2 * KEPT_STEPS);
+  expect(host.querySelectorAll("*").length - tokens).toBeLessThan(400);
+  expect(host.querySelector(".oj-text .oj-subtitle")?.textContent).toMatch(/^10.001.tokens$/);
+});
+
+test("without messages nothing is drawn", async () => {
+  const { push } = view();
+  push();
+  await settled(host);
+  await pause(FADE_MS + 200);
+  const frames = vi.spyOn(window, "requestAnimationFrame");
+  await pause(300);
+  expect(frames).not.toHaveBeenCalled();
+  push();
+  expect(frames).toHaveBeenCalledTimes(1);
+});
+
+test("a page that is hidden is not drawn", async () => {
+  const { push } = view();
+  await settled(host);
+  await pause(FADE_MS + 200);
+  vi.spyOn(document, "hidden", "get").mockReturnValue(true);
+  const frames = vi.spyOn(window, "requestAnimationFrame");
+  push();
+  await pause(100);
+  expect(frames).not.toHaveBeenCalled();
+  vi.restoreAllMocks();
+  document.dispatchEvent(new Event("visibilitychange"));
+  await settled(host);
+  expect(host.querySelector(".oj-where")?.textContent).toBe("live");
+});
+
+test("an unseen run requests frames seldom, and often again when it is seen", async () => {
+  const { model } = view();
+  await settled(host);
+  expect(model.sent).toEqual([]);
+  vi.spyOn(document, "hidden", "get").mockReturnValue(true);
+  document.dispatchEvent(new Event("visibilitychange"));
+  document.dispatchEvent(new Event("visibilitychange"));
+  expect(model.sent).toEqual([{ type: "pace", ms: 1000 }]);
+  vi.restoreAllMocks();
+  document.dispatchEvent(new Event("visibilitychange"));
+  expect(model.sent.slice(1)).toEqual([{ type: "pace", ms: 0 }]);
+});
