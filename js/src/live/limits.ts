@@ -1,6 +1,6 @@
 // Bounds that more than one module of the run view needs.
 
-/** Steps kept; the same bound as KEPT_STEPS in merging.py. */
+/** Steps kept; the same bound as KEPT_STEPS in merge_frames.py. */
 export const KEPT_STEPS = 4_000;
 
 /** Characters of text kept: more than the Python side keeps, so that a snapshot always fits. */

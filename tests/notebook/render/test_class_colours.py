@@ -111,8 +111,8 @@ def test_a_class_that_fires_nothing_moves_no_other() -> None:
 def test_a_part_of_time_has_one_colour_in_every_view(make_trace) -> None:
     """Report, timeline of a token and live view: the roles of the parts and their colours."""
     assert set(PART_ROLES) == set(PARTS)
-    told = dict(re.findall(r"(\w+): \"(\w+)\"", (JS / "live" / "time-parts.ts").read_text().split("ROLES:")[1]))
-    assert told == PART_ROLES
+    parts = (JS / "live" / "time-parts.ts").read_text().split("ROLES:")[1]
+    assert dict(re.findall(r"(\w+): \"(\w+)\"", parts)) == PART_ROLES
     light, dark = (JS / "widget" / "root.css").read_text().split('[data-oj-theme="dark"]')
     roles = {*PART_ROLES.values(), "hit", "miss", "p50", "p95"}
     for theme, sheet in ((LIGHT, light), (DARK, dark)):
