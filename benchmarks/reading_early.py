@@ -60,7 +60,7 @@ def measure(model: str, slots: int, reader: str, tokens: int, rounds: int) -> Ro
             times[way].append((*(part / 1e6 for part in parts), time.process_time() - cpu))
         _assert_same(runs["off"], runs["on"])
         summary = runs["on"].summary()
-        found = (summary.read_early, summary.early_used, summary.early_wasted_bytes)
+        found = (summary.prefetched, summary.prefetched_used, summary.prefetched_wasted_bytes)
         early = [old + new for old, new in zip(early, found, strict=True)]
     for engine in engines.values():
         engine.close()

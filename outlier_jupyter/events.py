@@ -74,7 +74,7 @@ class PagedIn(NamedTuple):
     ns: int
 
 
-class ReadEarly(NamedTuple):
+class Prefetched(NamedTuple):
     """A read begun before its layer's router had chosen: `used`, if the expert was then asked for.
 
     Told at that layer's look-up, before what is read for it: a used one is a `PagedIn` as well.
@@ -98,7 +98,7 @@ class Waited(NamedTuple):
 class Served(NamedTuple):
     """A layer's switch returned, `ns` after it was called at `start_ns`; told when the call ends.
 
-    Of that, `experts_ns` passed in the experts' own module and `told_ns` in telling who listens.
+    Of that, `experts_ns` passed in the experts' own module and `report_ns` in telling who listens.
     With MLX's kernels the module only builds a graph, which is computed when the next ids are.
     """
 
@@ -106,7 +106,7 @@ class Served(NamedTuple):
     start_ns: int
     ns: int
     experts_ns: int
-    told_ns: int
+    report_ns: int
 
 
 class Weighed(NamedTuple):
@@ -116,7 +116,7 @@ class Weighed(NamedTuple):
     weights: npt.NDArray[np.float32]
 
 
-class HeldLayers(NamedTuple):
+class ResidentLayers(NamedTuple):
     """What layers that are held for good chose of one token, told together when the call ends.
 
     It stands for a `Routed`, a `Weighed` and a `Served` of each, which a listener that does not
@@ -152,15 +152,15 @@ class HeldLayers(NamedTuple):
 class StepDone(NamedTuple):
     """One call of the model ended: `produced` is the token sampled from it, or -1 in prefill.
 
-    Of its `ns`, `forward_ns` passed in the model's own code and `sample_ns` after it; `told_ns` in
-    telling who listens, before the model was called.
+    Of its `ns`, the model's own code took `forward_ns`, what follows it `sample_ns`, and the
+    subscribers, before the model was called, `report_ns`.
     """
 
     produced: int
     ns: int
     sample_ns: int
     forward_ns: int = 0
-    told_ns: int = 0
+    report_ns: int = 0
 
 
 class Compared(NamedTuple):
@@ -196,11 +196,11 @@ Event: TypeAlias = (
     | Routed
     | Evicted
     | PagedIn
-    | ReadEarly
+    | Prefetched
     | Waited
     | Served
     | Weighed
-    | HeldLayers
+    | ResidentLayers
     | StepDone
     | Compared
     | TextProduced

@@ -1,7 +1,7 @@
 """Fakes and small real things for tests, ours and those of whoever builds on this package.
 
 `tiny_checkpoint` writes a real safetensors folder that mlx-lm loads, with random weights;
-`FakeClock` counts; `FaultyReader` fails on command, `HeldReader` waits for one. Nothing here is
+`FakeClock` counts; `FaultyReader` fails on command, `PausedReader` waits for one. Nothing here is
 imported by the package.
 """
 
@@ -290,16 +290,16 @@ class FaultyReader:
         """What the real reader says."""
         return self._reader.changed(before)
 
-    def held_nbytes(self) -> int:
+    def buffer_nbytes(self) -> int:
         """What the real reader holds."""
-        return self._reader.held_nbytes()
+        return self._reader.buffer_nbytes()
 
     def close(self) -> None:
         """Close the real reader."""
         self._reader.close()
 
 
-class HeldReader(FaultyReader):
+class PausedReader(FaultyReader):
     """Holds every read back until `release`; one that was held for `patience_s` fails.
 
     Attributes:

@@ -251,7 +251,7 @@ def test_files_functions_and_classes_stay_small(path):
 
 IN_PROTOCOLS = {
     "read", "close", "add", "row", "commit", "add_token", "finalize",
-    "error", "held_nbytes", "routed", "ask", "drop", "victims", "order", "scatter", "straight",
+    "error", "buffer_nbytes", "routed", "ask", "drop", "victims", "order", "scatter", "straight",
     "changed",
 }  # fmt: skip
 """Methods whose docstring stands in a protocol or a base class."""

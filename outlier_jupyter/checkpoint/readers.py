@@ -80,7 +80,7 @@ class Reader(Protocol):
             before: what files are to be, where they were looked at before they were opened here.
         """
 
-    def held_nbytes(self) -> int:
+    def buffer_nbytes(self) -> int:
         """Bytes of memory that reading takes beside what is read into."""
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class PreadReader:
         self._changed = self._changed or changed(self._descriptors, known)
         return self._changed
 
-    def held_nbytes(self) -> int:
+    def buffer_nbytes(self) -> int:
         return 0
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ class DirectReader(PreadReader):
             return False
         return int(np.frombuffer(view, np.uint8).ctypes.data) % block == 0
 
-    def held_nbytes(self) -> int:
+    def buffer_nbytes(self) -> int:
         return sum(self._lengths.values())
 
     def close(self) -> None:
@@ -245,7 +245,7 @@ class MmapReader(PreadReader):
             self.close()
             raise
 
-    def held_nbytes(self) -> int:
+    def buffer_nbytes(self) -> int:
         return mapped_nbytes(list(self._maps))
 
     def close(self) -> None:

@@ -259,8 +259,8 @@ class RecordReader:
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
         return self._reader.changed(before)
 
-    def held_nbytes(self) -> int:
-        return self._reader.held_nbytes()
+    def buffer_nbytes(self) -> int:
+        return self._reader.buffer_nbytes()
 
     def close(self) -> None:
         self._reader.close()

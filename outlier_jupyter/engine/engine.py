@@ -162,7 +162,7 @@ class Engine:
         """Have `sink` called with every event of later runs; call what is returned to end that.
 
         With `kinds`, classes of `outlier_jupyter.events`, it hears only those, and costs only them;
-        `HeldLayers` has to be named, or what it stands for is told.
+        `ResidentLayers` has to be named, or what it stands for is told.
         Between runs it is told of `Resized` alone.
         A sink is called on the decode thread, for microseconds. One that raises is dropped and
         logged, and decoding goes on; KeyboardInterrupt stops the run.
@@ -375,7 +375,7 @@ def _memory(engine: Engine) -> MemoryUse:
         kv_run=engine._kv_caches.running,
         kv_kept=engine._kv_caches.kept_nbytes,
         kv_bound=engine._kv_caches.bound,
-        readers=engine._reader.held_nbytes() + buffers_nbytes(),
+        readers=engine._reader.buffer_nbytes() + buffers_nbytes(),
         trace=engine.last_run.trace.nbytes if engine.last_run else 0,
         python=engine._python_nbytes,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import get_args
 
-from ..events import Event, HeldLayers, RunDone, Sink, Unsubscribe
+from ..events import Event, ResidentLayers, RunDone, Sink, Unsubscribe
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 class _Listener:
     """A sink, and the kinds of event that it hears; all, where none are named.
 
-    `HeldLayers` is heard where it is named; others hear the events that it stands for.
+    `ResidentLayers` is heard where it is named; others hear the events that it stands for.
     """
 
     sink: Sink
@@ -25,7 +25,7 @@ class _Listener:
 
     def hears(self, kind: type[Event]) -> bool:
         """Whether it is told events of this kind."""
-        return kind in self.kinds or not (self.kinds or kind is HeldLayers)
+        return kind in self.kinds or not (self.kinds or kind is ResidentLayers)
 
 
 class Listeners:
@@ -71,7 +71,7 @@ class Listeners:
         """Tell everybody who hears this kind."""
         for listener in self._hearing.get(type(event), ()):
             self._hand(listener, event)
-        if self._singly and isinstance(event, HeldLayers):
+        if self._singly and isinstance(event, ResidentLayers):
             for single in event.singly():
                 for listener in self._singly:
                     if listener.hears(type(single)):
@@ -109,4 +109,4 @@ class Listeners:
             kind: [each for each in listening if each.hears(kind)]
             for kind in (get_args(Event) if listening else ())
         }
-        self._singly = [each for each in listening if HeldLayers not in each.kinds]
+        self._singly = [each for each in listening if ResidentLayers not in each.kinds]

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from ..events import Event, HeldLayers
+from ..events import Event, ResidentLayers
 from ..options import GenerateOptions
 from ..paging import Stopped
 from .engine import Engine
@@ -36,7 +36,7 @@ def logits_of(
     """
 
     def report(event: Event) -> None:
-        for single in event.singly() if isinstance(event, HeldLayers) else (event,):
+        for single in event.singly() if isinstance(event, ResidentLayers) else (event,):
             if sink is not None:
                 sink(single)
 

@@ -19,7 +19,7 @@ from ..errors import OptionError
 from ..formatting import size_words
 from ..options import AUTO, GenerateOptions, LoadOptions
 from ..paging import share_slots
-from ..paging.install import Switch, banks_nbytes, slots_aside
+from ..paging.install import Switch, banks_nbytes, staging_slots
 from ..paging.probe import Probed
 from ..system.memory_info import Machine, machine_memory, process_nbytes
 from .kv_cache import KEPT
@@ -206,7 +206,7 @@ def fitted(
             raise OptionError(_refusal(what, 0, needs, room, advice, ""))
         asked = replace(asked, cache_gb=best / 1e9)
     asked = replace(asked, ram_gb=None)
-    taken = banks_nbytes(switches, slots_of(switches, asked), slots_aside(switches, asked))
+    taken = banks_nbytes(switches, slots_of(switches, asked), staging_slots(switches, asked))
     if taken > max(left, have) and not asked.force:
         advice = "free memory" if best is None else f"give cache_gb={best / 1e9:g} or less"
         raise OptionError(_refusal(_what(asked), taken, needs, room, advice))
@@ -220,7 +220,7 @@ def slots_of(switches: Sequence[Switch], asked: LoadOptions) -> dict[Any, int]:
         OptionError: not one expert fits.
     """
     count = sum(s.experts for s in switches) if asked.resident else asked.cache_experts
-    return share_slots(switches, float(asked.cache_gb), count, slots_aside(switches, asked))
+    return share_slots(switches, float(asked.cache_gb), count, staging_slots(switches, asked))
 
 
 def _what(asked: LoadOptions) -> str:

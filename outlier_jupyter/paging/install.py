@@ -94,7 +94,7 @@ class Installed:
         """
         for pager in self.pagers:
             pager.finish()
-            pager.forget_foreseen()
+            pager.forget_predicted()
             pager.bank.settle()
         self.tap.forget()
 
@@ -172,7 +172,7 @@ def _put_in_place(
     for geometry, count in slots.items():
         members = {i: s.parts for i, s in enumerate(switches) if s.geometry == geometry}
         whole = count >= sum(sizes[layer] for layer in members)
-        aside = 0 if whole else slots_aside(switches, asked)[geometry]
+        aside = 0 if whole else staging_slots(switches, asked)[geometry]
         bank = make_bank(next(iter(members.values())), count + aside)
         table = SlotTable(count, make_policy(asked.policy, sizes), aside)
         overlap = overlaps(asked.overlap, bank.expert_nbytes)
@@ -212,7 +212,7 @@ def _look_ahead(
             paged[layer].learn_from(ahead)
 
 
-def slots_aside(switches: Sequence[Switch], asked: LoadOptions) -> dict[Geometry, int]:
+def staging_slots(switches: Sequence[Switch], asked: LoadOptions) -> dict[Geometry, int]:
     """How many slots lie beside each geometry's cache, for what is read ahead."""
     return {
         switch.geometry: ASIDE if ahead_wanted(asked, switch.expert_nbytes) else 0

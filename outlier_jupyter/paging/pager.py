@@ -16,7 +16,7 @@ import numpy as np
 
 from ..checkpoint import ExpertPart, KernelQueue, Reader, read_expert
 from ..errors import EngineClosed
-from ..events import Event, ReadEarly, Sink
+from ..events import Event, Prefetched, Sink
 from ..residency import ExpertKey
 from ..residency.slot_table import Placement, SlotTable
 from .fetch import Ended, Fetch, Read
@@ -59,7 +59,7 @@ class Pager:
         self.stop = threading.Event()
         self.closed = False
         self.overlap = overlap
-        self.told_ns = 0
+        self.report_ns = 0
         self.sink: Sink = _nobody
         self._under_way: Fetch | None = None
         self._parts = parts
@@ -99,10 +99,10 @@ class Pager:
         self.bank.release()
 
     def tell(self, event: Event) -> None:
-        """Hand one event to whoever listens; `told_ns` is what all of that took so far."""
+        """Hand one event to whoever listens; `report_ns` is what all of that took so far."""
         begin = self.clock()
         self.sink(event)
-        self.told_ns += self.clock() - begin
+        self.report_ns += self.clock() - begin
 
     def enter(self) -> None:
         """Called before every layer.
@@ -183,10 +183,10 @@ class Pager:
         """A router has chosen `keys`: what else was foreseen is dropped, and all of it is told."""
         fates = self._staging.looked_up(keys)
         for (layer, expert), used, nbytes in fates:
-            self.tell(ReadEarly(layer, expert, nbytes, used))
+            self.tell(Prefetched(layer, expert, nbytes, used))
         return fates
 
-    def forget_foreseen(self) -> None:
+    def forget_predicted(self) -> None:
         """Drop what was foreseen, and wait until nothing of it is being read."""
         self._staging.clear()
 
@@ -202,7 +202,7 @@ class Pager:
         pager that works.
         """
         self.forget_slot_maps()
-        self.forget_foreseen()
+        self.forget_predicted()
         self.bank.move(self.table.straighten())
         if slots < self.table.capacity:
             self.bank.move(self.table.shrink(slots))

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..events import HeldLayers
+from ..events import ResidentLayers
 
 Ids = npt.NDArray[np.int64]
 F32s = npt.NDArray[np.float32]
@@ -50,7 +50,7 @@ class Choices:
         """Nothing was chosen."""
         self._notes.clear()
 
-    def told(self) -> list[HeldLayers]:
+    def told(self) -> list[ResidentLayers]:
         """What was noted, in the order of serving; layers that choose as many are told together."""
         flat = np.fromiter(chain.from_iterable(self._notes), np.int64, 4 * len(self._notes))
         notes = flat.reshape(-1, 4)
@@ -59,5 +59,5 @@ class Choices:
             _, layers, start, ns = notes[notes[:, 0] == k].T
             if len(layers):
                 experts = ids[layers].astype(np.int32)
-                told.append(HeldLayers(layers, experts, weights[layers], start, ns))
+                told.append(ResidentLayers(layers, experts, weights[layers], start, ns))
         return told

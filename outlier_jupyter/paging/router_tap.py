@@ -27,7 +27,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from ..events import HeldLayers, Routed, Served, Weighed
+from ..events import ResidentLayers, Routed, Served, Weighed
 from .resident_log import Choices, Note
 from .slots import host_bytes
 
@@ -102,10 +102,10 @@ class RouterTap:
         if self._on:
             self._caught.append(Weighed(layer, weights))
 
-    def served(self, layer: int, start_ns: int, ns: int, experts_ns: int, told_ns: int) -> None:
+    def served(self, layer: int, start_ns: int, ns: int, experts_ns: int, report_ns: int) -> None:
         """The switch of `layer` returns; as `Served`."""
         if self._on:
-            self._served.append((layer, start_ns, ns, experts_ns, told_ns))
+            self._served.append((layer, start_ns, ns, experts_ns, report_ns))
 
     def enter(self, x: mx.array) -> mx.array:
         """Return `x`, a block's input [..., width], so that weights multiplied to it are seen."""
@@ -160,7 +160,7 @@ class RouterTap:
         if isinstance(output, _Watched):
             _Watched.catchers.pop(id(output), None)
 
-    def drain(self) -> list[HeldLayers | Routed | Weighed | Served]:
+    def drain(self) -> list[ResidentLayers | Routed | Weighed | Served]:
         """What was chosen, caught and taken since `begin`, ids first. Ends the watch.
 
         All of it was computed with the call, except in a chunk of the prompt after which nothing
@@ -169,7 +169,7 @@ class RouterTap:
         caught = [weights for weights in self._caught if isinstance(weights, _Weights)]
         factors = [factor for weights in caught for factor in (weights.each, *weights.sums)]
         mx.eval([ids for _, ids in self._ids if isinstance(ids, mx.array)], factors)
-        told: list[HeldLayers | Routed | Weighed | Served] = [*self.choices.told()]
+        told: list[ResidentLayers | Routed | Weighed | Served] = [*self.choices.told()]
         for layer, ids in self._ids:
             experts = np.array(ids, copy=True).reshape(-1, ids.shape[-1]).astype(np.int32)
             told.append(Routed(layer, experts, np.ones(experts.shape, bool), 0, 0))

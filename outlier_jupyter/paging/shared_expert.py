@@ -41,7 +41,7 @@ class Beside:
         return found
 
 
-class _Early:
+class _Prefetch:
     """What a module does that may have been computed already."""
 
     _beside: Beside
@@ -60,7 +60,9 @@ def shared_expert(block: nn.Module) -> Beside | None:
         if isinstance(module, nn.Module):
             beside = Beside(module)
             kind = type(module)
-            module.__class__ = type(kind.__name__, (_Early, kind), {"__module__": kind.__module__})
+            module.__class__ = type(
+                kind.__name__, (_Prefetch, kind), {"__module__": kind.__module__}
+            )
             object.__setattr__(module, "_beside", beside)
             return beside
     return None

@@ -34,7 +34,7 @@ class Fate(NamedTuple):
     nbytes: int
 
 
-class EarlyRead:
+class PrefetchRead:
     """One read ahead, which may be taken over while it is under way."""
 
     def __init__(self, placement: Placement, work: Work) -> None:
@@ -68,8 +68,8 @@ class Staging:
     def __init__(self, table: SlotTable, bank: SlotBank, executor: Executor, work: Work) -> None:
         self._table, self._bank = table, bank
         self._executor, self._work = executor, work
-        self._reads: dict[ExpertKey, EarlyRead] = {}
-        self._dropped: list[EarlyRead] = []
+        self._reads: dict[ExpertKey, PrefetchRead] = {}
+        self._dropped: list[PrefetchRead] = []
 
     def __len__(self) -> int:
         """How many experts are there, or are being read."""
@@ -88,7 +88,9 @@ class Staging:
         begun = []
         for key in keys:
             if free and key not in self._table and key not in self._reads:
-                early = self._reads[key] = EarlyRead(Placement(key, free.pop(), None), self._work)
+                early = self._reads[key] = PrefetchRead(
+                    Placement(key, free.pop(), None), self._work
+                )
                 early.future = self._executor.submit(early.run)
                 begun.append(key)
         return begun

@@ -35,7 +35,7 @@ from .partial_experts import PartialExperts
 from .router_tap import RouterTap
 from .routing_override import Steered
 from .shared_expert import Beside
-from .switch_inputs import F32s, Given, Graph, Ids, SlotMap, Stopwatch, TokenRow
+from .switch_inputs import F32s, Graph, Ids, SlotMap, Stopwatch, SwitchInputs, TokenRow
 
 PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
 
@@ -129,10 +129,10 @@ class PagedSwitch(nn.Module):
         return self._pager.slot_map(self._layer) if self._steered is None else None
 
     def room(self, k: int) -> tuple[Ids, F32s]:
-        """Where `decode_held` finds what was chosen: ids and weights, both [1, k]."""
+        """Where `decode_resident` finds what was chosen: ids and weights, both [1, k]."""
         return self._tap.choices.room(self._layer, k)
 
-    def decode_held(self, k: int, compute: Callable[[], object]) -> None:
+    def decode_resident(self, k: int, compute: Callable[[], object]) -> None:
         """`decode` where the layer is `held`: whoever asks computes, by `compute`.
 
         Ids and weights to be told lie in `room(k)`, until the call ends.
@@ -143,10 +143,10 @@ class PagedSwitch(nn.Module):
         compute()
         self._tap.noted((k, self._layer, begin, pager.clock() - begin))
 
-    def _serve(self, given: Given, meanwhile: Callable[[], object] | None) -> Any:
+    def _serve(self, given: SwitchInputs, meanwhile: Callable[[], object] | None) -> Any:
         pager, timed = self._pager, self._timed
         pager.enter()
-        begin, told, timed.ns = pager.clock(), pager.told_ns, 0
+        begin, told, timed.ns = pager.clock(), pager.report_ns, 0
         if self._steered is not None:
             self._steered.check(np.array(given.indices))
         slot_map = pager.slot_map(self._layer)
@@ -158,11 +158,13 @@ class PagedSwitch(nn.Module):
         else:
             output = self._paged(given, begin, meanwhile)
         output = given.weighed(self._tap, self._layer, output)
-        told, spent = pager.told_ns - told, pager.clock() - begin
+        told, spent = pager.report_ns - told, pager.clock() - begin
         self._tap.served(self._layer, begin, spent, timed.ns, told)
         return output
 
-    def _paged(self, given: Given, begin: int, meanwhile: Callable[[], object] | None) -> Any:
+    def _paged(
+        self, given: SwitchInputs, begin: int, meanwhile: Callable[[], object] | None
+    ) -> Any:
         """Learn the ids, bring the experts in, compute."""
         pager = self._pager
         ids = given.ids(pager.bank)
@@ -202,7 +204,7 @@ class PagedSwitch(nn.Module):
 
     def _in_parts(
         self,
-        given: Given,
+        given: SwitchInputs,
         ids: Ids,
         parts: list[tuple[ExpertKey, ...]],
         keep: Set[ExpertKey] | None,
@@ -246,7 +248,7 @@ class PagedSwitch(nn.Module):
         slot_ids = self._slot_ids(ids, fetch.slots)
         return self._timed(given.with_slots, self._inner, slot_ids, pager.bank)
 
-    def _look_ahead(self, given: Given, now: bool) -> bool:
+    def _look_ahead(self, given: SwitchInputs, now: bool) -> bool:
         """Begin to read for the next layer, if it is time: nothing else is being read."""
         if now and self._next is not None and self._may(self._next):
             self._next.foresee(given.array())

@@ -28,7 +28,7 @@ class SlotMap(NamedTuple):
     host: Ids
 
 
-class Given(Protocol):
+class SwitchInputs(Protocol):
     """Activations, and the ids of the experts that they go to."""
 
     @property
@@ -65,26 +65,26 @@ class Graph:
         self.indices = indices
 
     def array(self) -> mx.array:
-        """As `Given.array`."""
+        """As `SwitchInputs.array`."""
         return self._x
 
     def ids(self, bank: SlotBank) -> Ids:
-        """As `Given.ids`: this is the one synchronisation per layer."""
+        """As `SwitchInputs.ids`: this is the one synchronisation per layer."""
         bank.settle(self.indices)
         return np.array(self.indices, copy=True).astype(np.int64)
 
     def with_map(self, inner: Any, slot_map: SlotMap) -> Any:
-        """As `Given.with_map`; nothing is evaluated."""
+        """As `SwitchInputs.with_map`; nothing is evaluated."""
         return inner(self._x, slot_map.device[self.indices])
 
     def with_slots(self, inner: Any, slots: Ids, bank: SlotBank) -> Any:
-        """As `Given.with_slots`; nothing is evaluated."""
+        """As `SwitchInputs.with_slots`; nothing is evaluated."""
         output = inner(self._x, mx.array(slots.astype(np.uint32)))
         bank.reading(output)
         return output
 
     def parts(self, inner: Any, bank: SlotBank) -> PartialExperts:
-        """As `Given.parts`; what computes natively has parts of its own."""
+        """As `SwitchInputs.parts`; what computes natively has parts of its own."""
         shape = tuple(self.indices.shape)
         if hasattr(inner, "parts"):
             parts: PartialExperts = inner.parts(self._x, shape)
@@ -92,11 +92,11 @@ class Graph:
         return LazyPartialExperts(inner, self._x, shape, bank.reading)
 
     def joined(self, work: PartialExperts) -> Any:
-        """As `Given.joined`."""
+        """As `SwitchInputs.joined`."""
         return work.output()
 
     def weighed(self, tap: RouterTap, layer: int, output: Any) -> Any:
-        """As `Given.weighed`: the model's own code will multiply by the weights."""
+        """As `SwitchInputs.weighed`: the model's own code will multiply by the weights."""
         return tap.watch(output, layer, self._x)
 
 
@@ -108,33 +108,33 @@ class TokenRow:
         self.indices = ids
 
     def array(self) -> mx.array:
-        """As `Given.array`."""
+        """As `SwitchInputs.array`."""
         return mx.array(self._x[None])
 
     def ids(self, bank: SlotBank) -> Ids:
-        """As `Given.ids`: they are known."""
+        """As `SwitchInputs.ids`: they are known."""
         bank.settle()
         return self.indices
 
     def with_map(self, inner: Any, slot_map: SlotMap) -> Any:
-        """As `Given.with_map`."""
+        """As `SwitchInputs.with_map`."""
         return inner.compute(self._x, slot_map.host[self.indices])
 
     def with_slots(self, inner: Any, slots: Ids, bank: SlotBank) -> Any:
-        """As `Given.with_slots`."""
+        """As `SwitchInputs.with_slots`."""
         return inner.compute(self._x, slots)
 
     def parts(self, inner: Any, bank: SlotBank) -> PartialExperts:
-        """As `Given.parts`."""
+        """As `SwitchInputs.parts`."""
         parts: PartialExperts = inner.parts(self._x, self.indices.shape)
         return parts
 
     def joined(self, work: Any) -> Any:
-        """As `Given.joined`."""
+        """As `SwitchInputs.joined`."""
         return work.rows()
 
     def weighed(self, tap: RouterTap, layer: int, output: Any) -> Any:
-        """As `Given.weighed`."""
+        """As `SwitchInputs.weighed`."""
         tap.weighs(layer, self._weights)
         return output
 

@@ -180,7 +180,7 @@ def segment_cache(experts, spans, length, slots, width):  # type: ignore[no-unty
     for layer in range(layers):
         for first, end in spans:
             held, filled = np.zeros(slots[layer], np.int64), 0
-            is_held = np.zeros(width, np.bool_)
+            is_resident = np.zeros(width, np.bool_)
             wanted = np.zeros(width, np.int64)  # SOON for each use to come, and the last use
             for step in range(first, min(first + length, end)):
                 for i in range(k):
@@ -191,22 +191,22 @@ def segment_cache(experts, spans, length, slots, width):  # type: ignore[no-unty
                     expert = experts[layer, step, i]
                     if expert >= 0:
                         wanted[expert] += PRESENT - SOON - wanted[expert] % SOON + step
-                        out[0, layer] += is_held[expert]
+                        out[0, layer] += is_resident[expert]
                         out[1, layer] += 1
                     if step + length < end and experts[layer, step + length, i] >= 0:
                         wanted[experts[layer, step + length, i]] += SOON
                 for i in range(k):
                     expert = experts[layer, step, i]
-                    if expert < 0 or is_held[expert]:
+                    if expert < 0 or is_resident[expert]:
                         continue
                     place = filled
                     if filled < slots[layer]:
                         filled += 1
                     else:
                         place = _least_wanted(held, wanted)
-                        is_held[held[place]] = False
+                        is_resident[held[place]] = False
                     held[place] = expert
-                    is_held[expert] = True
+                    is_resident[expert] = True
                 for i in range(k):
                     if experts[layer, step, i] >= 0:
                         wanted[experts[layer, step, i]] -= PRESENT

@@ -53,7 +53,7 @@ class Miss:
     ms: float
     left_at: int | None
     taken_by: tuple[int, int] | None
-    held_by_belady: bool | None
+    resident_under_belady: bool | None
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,9 @@ class Explainer:
                     ms=np.nan if read is None else int(read["ns"]) / 1e6,
                     left_at=left_at,
                     taken_by=taken_by,
-                    held_by_belady=None if held is None else bool(held.hits[first + s, layer, i]),
+                    resident_under_belady=None
+                    if held is None
+                    else bool(held.hits[first + s, layer, i]),
                 )
             )
         for of_layer in found.values():

@@ -71,10 +71,10 @@ def missed(told: Explanation) -> str:
         f"Of {told.lookups:,} look-ups in {len(told.layers)} layers {experts} had to be read, "
         f"{size} in {waited} layer{'s' if waited > 1 else ''} that had to wait."
     )
-    known = [miss for miss in misses if miss.held_by_belady is not None]
+    known = [miss for miss in misses if miss.resident_under_belady is not None]
     if not known:
         return f"{said} What Belady's cache would have kept is not known: the size is not."
-    kept = sum(bool(miss.held_by_belady) for miss in known)
+    kept = sum(bool(miss.resident_under_belady) for miss in known)
     first = sum(miss.left_at is None for miss in misses)
     new = f"{first:,} of them" if first else "None of them"
     return (
@@ -124,8 +124,8 @@ def fate(told: Explanation, miss: Miss) -> str:
     name = told.names.get(miss.left_at, f"step {miss.left_at}")
     when = "earlier in this call" if miss.left_at >= told.step else f"at {name}"
     said = f"{miss.expert}: left {when}, for layer {layer}'s expert {expert}"
-    if miss.held_by_belady is not None:
-        said += "; Belady keeps it" if miss.held_by_belady else "; Belady gives it up, too"
+    if miss.resident_under_belady is not None:
+        said += "; Belady keeps it" if miss.resident_under_belady else "; Belady gives it up, too"
     return said
 
 

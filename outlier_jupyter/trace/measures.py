@@ -30,8 +30,8 @@ class Summary:
     `hit_rate` is that of all look-ups, prefill and decode together.
 
     `compared` tokens were held against the exact model: their mean divergence in nats, and the
-    share of them that it would have chosen, too. `read_early` reads were begun before their router
-    had chosen; `early_used` of them were asked for.
+    share of them that it would have chosen, too. `prefetched` reads were begun before their router
+    had chosen; `prefetched_used` of them were asked for.
     """
 
     prompt_tokens: int
@@ -51,14 +51,14 @@ class Summary:
     compared: int = 0
     kl: float = nan
     top1_agreement: float = nan
-    read_early: int = 0
-    early_used: int = 0
-    early_wasted_bytes: int = 0
+    prefetched: int = 0
+    prefetched_used: int = 0
+    prefetched_wasted_bytes: int = 0
     prefill_hit_rate: float = nan
 
     def __str__(self) -> str:
         """One line: speed, hit rate, bytes read, latency; early reads and loss where there are."""
-        more = [words for words in (self.early_words(), self.loss_words()) if words]
+        more = [words for words in (self.prefetch_words(), self.loss_words()) if words]
         return (
             f"{three(self.tokens_per_second)} tokens/s · {self.hit_words()} · "
             f"{size_words(self.bytes_read)} in {self.reads:,} reads · read latency "
@@ -73,13 +73,13 @@ class Summary:
             f"{percent(self.prefill_hit_rate)}"
         )
 
-    def early_words(self) -> str:
+    def prefetch_words(self) -> str:
         """How many reads were begun early and what for; "" where none were."""
-        if not self.read_early:
+        if not self.prefetched:
             return ""
         return (
-            f"read early: {self.read_early:,}, used {self.early_used:,}, wasted "
-            f"{size_words(self.early_wasted_bytes)}"
+            f"read early: {self.prefetched:,}, used {self.prefetched_used:,}, wasted "
+            f"{size_words(self.prefetched_wasted_bytes)}"
         )
 
     def loss_words(self) -> str:
@@ -280,9 +280,9 @@ def summarise(trace: Trace) -> Summary:
         read_p50_ms=float(p50),
         read_p95_ms=float(p95),
         read_max_ms=float(top),
-        read_early=len(trace.early),
-        early_used=int(used.sum()),
-        early_wasted_bytes=int(trace.early["nbytes"][~used].sum()),
+        prefetched=len(trace.early),
+        prefetched_used=int(used.sum()),
+        prefetched_wasted_bytes=int(trace.early["nbytes"][~used].sum()),
         **_loss(trace),
     )
 

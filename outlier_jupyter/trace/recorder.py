@@ -20,9 +20,9 @@ from ..events import (
     Compared,
     Event,
     Evicted,
-    HeldLayers,
     PagedIn,
-    ReadEarly,
+    Prefetched,
+    ResidentLayers,
     Routed,
     Served,
     StepDone,
@@ -55,10 +55,10 @@ class _OpenCall:
     weighed: list[Weighed] = field(default_factory=list)
     waited: list[Waited] = field(default_factory=list)
     served: list[Served] = field(default_factory=list)
-    held: list[HeldLayers] = field(default_factory=list)
+    held: list[ResidentLayers] = field(default_factory=list)
     reads: list[tuple[int, ...]] = field(default_factory=list)
     evictions: list[tuple[int, ...]] = field(default_factory=list)
-    early: list[ReadEarly] = field(default_factory=list)
+    early: list[Prefetched] = field(default_factory=list)
     done: StepDone | None = None
 
 
@@ -75,7 +75,7 @@ class Recorder:
     """
 
     KINDS: tuple[type[Event], ...] = (
-        CallStarted, Routed, Weighed, Served, HeldLayers, Waited, PagedIn, Evicted, ReadEarly,
+        CallStarted, Routed, Weighed, Served, ResidentLayers, Waited, PagedIn, Evicted, Prefetched,
         StepDone, Compared,
     )  # fmt: skip
     """The events that a trace is made of; others are passed over."""
@@ -120,8 +120,8 @@ class Recorder:
         self._take[Weighed] = call.weighed.append
         self._take[Waited] = call.waited.append
         self._take[Served] = call.served.append
-        self._take[HeldLayers] = call.held.append
-        self._take[ReadEarly] = call.early.append
+        self._take[ResidentLayers] = call.held.append
+        self._take[Prefetched] = call.early.append
 
     def _page_in(self, event: PagedIn) -> None:
         layer, expert, _, nbytes, start_ns, ns = event

@@ -145,7 +145,7 @@ def booked(
     outside = max(0, done.forward_ns - inside)
     return (
         *(done.ns, route, lookup, waited, install, done.sample_ns, done.forward_ns),
-        *(outside, experts, told + done.told_ns),
+        *(outside, experts, told + done.report_ns),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from outlier_jupyter.engine.event_bus import Listeners
 from outlier_jupyter.events import (
     Event,
-    HeldLayers,
+    ResidentLayers,
     Resized,
     Routed,
     RunDone,
@@ -46,12 +46,12 @@ def test_layers_told_together_are_told_singly_to_who_does_not_name_them() -> Non
     tell, whole, single, routed = Listeners(), list[Event](), list[Event](), list[Event]()
     tell.subscribe(single.append)
     tell.subscribe(routed.append, Routed)
-    tell.begin(whole.append, HeldLayers)
+    tell.begin(whole.append, ResidentLayers)
     layers, start, ns = (np.array(numbers) for numbers in ([2, 0], [10, 30], [5, 6]))
     experts, weights = np.array([[1, 4], [3, 0]], np.int32), np.ones((2, 2), np.float32)
     weights[1] = 0.25
-    tell(HeldLayers(layers, experts, weights, start, ns))
-    assert [type(event) for event in whole] == [HeldLayers]
+    tell(ResidentLayers(layers, experts, weights, start, ns))
+    assert [type(event) for event in whole] == [ResidentLayers]
     assert [type(event) for event in routed] == [Routed, Routed]
     assert [type(event) for event in single] == [Routed] * 2 + [Weighed] * 2 + [Served] * 2
     for at, layer in enumerate((2, 0)):

@@ -11,7 +11,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter import Trace
 from outlier_jupyter.errors import ReadFailed
-from outlier_jupyter.events import PagedIn, ReadEarly, Waited
+from outlier_jupyter.events import PagedIn, Prefetched, Waited
 from outlier_jupyter.options import LoadOptions
 from outlier_jupyter.paging.fetch import LARGE
 from outlier_jupyter.paging.lookahead import AGAIN, ASIDE, PROOFS, USED, Ahead, Gate, wanted
@@ -19,7 +19,7 @@ from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.residency.policies import make_policy
 from outlier_jupyter.residency.slot_table import SlotTable
 from outlier_jupyter.runs.run import Interrupted
-from outlier_jupyter.testing import EventLog, FaultyReader, HeldReader
+from outlier_jupyter.testing import EventLog, FaultyReader, PausedReader
 from tests.models import checkpoint
 
 SAME = ("tokens", "experts", "hits", "evictions", "resident_at_start")
@@ -48,7 +48,7 @@ def until(true):
 
 
 def early(log):
-    return [event for event in log.events if isinstance(event, ReadEarly)]
+    return [event for event in log.events if isinstance(event, Prefetched)]
 
 
 def ids(*experts):
@@ -143,7 +143,7 @@ def test_an_early_read_begins_before_its_layer_is_asked(engine):
     ahead, x = first._next, a_token()
     ahead._k, ahead._proofs = 2, PROOFS
     chosen = ahead.ranked(ahead._scaled(x)).tolist()
-    held = pager._reader = HeldReader(pager._reader)
+    held = pager._reader = PausedReader(pager._reader)
     first(x, ids(0, 1))
     until(lambda: held.waiting)
     assert "ReadEarly" not in log.kinds() and not any(key.layer == 1 for key in pager.table)
@@ -152,7 +152,7 @@ def test_an_early_read_begins_before_its_layer_is_asked(engine):
     before, asked = held.reads, pager.clock()
     second(x, ids(*chosen))
     assert held.reads == before
-    assert early(log) == [ReadEarly(1, e, pager.bank.expert_nbytes, True) for e in chosen]
+    assert early(log) == [Prefetched(1, e, pager.bank.expert_nbytes, True) for e in chosen]
     came = [event for event in log.events if isinstance(event, PagedIn) and event.layer == 1]
     assert [event.expert for event in came] == sorted(chosen)
     assert all(event.start_ns < asked for event in came)
@@ -162,20 +162,20 @@ def test_an_early_read_begins_before_its_layer_is_asked(engine):
 def test_it_is_not_begun_while_anything_else_is_read(engine):
     """Reads that were asked for come first; one that is dropped and not over counts, too."""
     pager, log, *_ = parts(engine)
-    held = pager._reader = HeldReader(pager._reader)
+    held = pager._reader = PausedReader(pager._reader)
     with pager.fetch([ExpertKey(0, 0)]):
         assert pager.foresee(KEYS[:2]) == []
         held.release()
     assert len(pager.foresee(KEYS[:2])) == 2
     until(lambda: all(e.future.done() for e in pager._staging._reads.values()))
-    held = pager._reader = HeldReader(pager._reader._reader)
+    held = pager._reader = PausedReader(pager._reader._reader)
     assert pager.foresee(KEYS[2:3]) == KEYS[2:3]
     until(lambda: held.waiting)
     pager.looked_up([])
     assert pager.foresee(KEYS[4:5]) == []
     held.release()
     until(lambda: held.done and not held.waiting and pager.foresee(KEYS[4:5]))
-    pager.forget_foreseen()
+    pager.forget_predicted()
     assert sum(event.used for event in early(log)) == 0 and len(early(log)) == 3
 
 
@@ -213,7 +213,7 @@ def test_what_failed_early_is_read_again(engine):
     until(lambda: pager._staging._reads[KEYS[0]].failed)
     pager._reader = whole
     pager.looked_up(KEYS[:1])
-    assert pager.acquire(KEYS[:1]) and early(log) == [ReadEarly(1, 0, 0, False)]
+    assert pager.acquire(KEYS[:1]) and early(log) == [Prefetched(1, 0, 0, False)]
 
     pager._reader = FaultyReader(whole, lambda where: once.pop() if once else False)
     once = [True]
@@ -327,10 +327,10 @@ def test_waste_is_told_and_saved(tiny, tmp_path):
     with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
         run = engine.generate("waste", max_tokens=30)
     summary, rows = run.summary(), run.trace.early
-    assert summary.read_early == len(rows) > summary.early_used == rows["used"].sum() > 0
+    assert summary.prefetched == len(rows) > summary.prefetched_used == rows["used"].sum() > 0
     size = run.trace.info.expert_nbytes[0]
-    assert summary.early_wasted_bytes == size * (len(rows) - summary.early_used)
-    assert f"read early: {len(rows)}, used {summary.early_used}, wasted" in str(summary)
+    assert summary.prefetched_wasted_bytes == size * (len(rows) - summary.prefetched_used)
+    assert f"read early: {len(rows)}, used {summary.prefetched_used}, wasted" in str(summary)
     loaded = Trace.load(run.trace.save(tmp_path / "early.safetensors"))
     assert np.array_equal(loaded.early, rows) and loaded.info.absent == run.trace.info.absent
 

@@ -77,9 +77,9 @@ def test_an_aligned_expert_goes_straight_into_its_slot(tmp_path):
     folder = tiny_checkpoint(tmp_path, bits=None, moe_intermediate_size=128)
     outlier_jupyter.repack(folder, quiet=True)
     with outlier_jupyter.load(folder, cache_experts=5, reader="direct") as engine:
-        before = engine._reader.held_nbytes()
+        before = engine._reader.buffer_nbytes()
         engine._installed.pagers[0].acquire([ExpertKey(0, 1), ExpertKey(2, 3)])
-        assert engine._reader.held_nbytes() == before
+        assert engine._reader.buffer_nbytes() == before
 
 
 def test_staged_slots_take_records_too(own, monkeypatch):

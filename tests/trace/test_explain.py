@@ -96,7 +96,7 @@ def test_each_miss_has_its_cause(run):
         told = cold.explain(token)
         for miss in told.misses:
             at = trace.experts[told.step, miss.layer].tolist().index(miss.expert)
-            assert miss.held_by_belady == bool(bound.hits[told.step, miss.layer, at])
+            assert miss.resident_under_belady == bool(bound.hits[told.step, miss.layer, at])
 
 
 def test_the_words_say_what_the_numbers_say(run):

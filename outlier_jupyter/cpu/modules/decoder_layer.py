@@ -164,7 +164,7 @@ class LayerPlan:
         """What comes after the choice."""
         held = self.experts.held
         if held is not None:
-            return self._decode_held(held)
+            return self._decode_resident(held)
         ids, weights = self._chosen
         beside: list[F32s] = []  # what is computed while experts are read
         shared, normed = self.shared, self._normed[None]
@@ -178,9 +178,9 @@ class LayerPlan:
             self._x += more[0]
         return self._row
 
-    def _decode_held(self, held: Any) -> F32s:
+    def _decode_resident(self, held: Any) -> F32s:
         chain = self._chain_of(held.host)
-        self.experts.decode_held(self._k, lambda: self._compute(chain))
+        self.experts.decode_resident(self._k, lambda: self._compute(chain))
         return self._row
 
     def _take(self, x: F32s) -> None:

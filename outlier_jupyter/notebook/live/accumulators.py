@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ...events import HeldLayers, Routed, StepDone
+from ...events import ResidentLayers, Routed, StepDone
 from ...trace.time_parts import PARTS, TIMES, booked, divide
 from .frames import NO_EXPERT, STEP
 from .merge_frames import UNNAMED, routing_rows, widened
@@ -157,7 +157,7 @@ class OpenCall:
         self.phase = phase
         self.tokens = tokens
         self.routed: list[Routed] = []
-        self.held: list[HeldLayers] = []
+        self.held: list[ResidentLayers] = []
         self.last: Routed | None = None
         self.needs: npt.NDArray[np.intp] | None = None
         self.hits = np.zeros(tokens, np.int64)
@@ -200,14 +200,14 @@ class OpenCall:
             layers, hits = tuple(held.layers.tolist()), np.ones(experts.shape, bool)
             self._count(pending, known, layers, held.experts[:, None], experts, hits)
 
-    def serve(self, ns: int, experts_ns: int, told_ns: int) -> None:
+    def serve(self, ns: int, experts_ns: int, report_ns: int) -> None:
         """A switch told how long it took."""
         if self.served is None:
             self.served = [0, 0, 0]
         served = self.served
         served[0] += ns
         served[1] += experts_ns
-        served[2] += told_ns
+        served[2] += report_ns
 
     def times(self, done: StepDone) -> tuple[int, ...]:
         """The `TIMES` of this call, which is over."""

@@ -26,9 +26,9 @@ from ...events import (
     CallStarted,
     Event,
     Evicted,
-    HeldLayers,
     PagedIn,
     PromptEncoded,
+    ResidentLayers,
     Routed,
     RunDone,
     Served,
@@ -63,7 +63,7 @@ _MAY_CUT = {
     PagedIn: False,
     Waited: False,
     Served: False,
-    HeldLayers: False,
+    ResidentLayers: False,
     StepDone: False,
     TextProduced: True,
     RunDone: True,
@@ -200,13 +200,13 @@ class Feed:
                 if call.tokens > 1:
                     call.last, call.needs = event, None
             elif kind is Served:
-                _, _, ns, experts_ns, told_ns = event
-                call.serve(ns, experts_ns, told_ns)
+                _, _, ns, experts_ns, report_ns = event
+                call.serve(ns, experts_ns, report_ns)
             elif kind is Waited:
                 _, wait_ns, install_ns = event
                 call.wait_ns += wait_ns
                 call.install_ns += install_ns
-            elif kind is HeldLayers:
+            elif kind is ResidentLayers:
                 call.held.append(event)
             elif kind is CallStarted:
                 self._book_moves(call)

@@ -21,7 +21,7 @@ from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.residency.policies import make_policy
 from outlier_jupyter.residency.slot_table import SlotTable
 from outlier_jupyter.runs.run import Interrupted
-from outlier_jupyter.testing import EventLog, FakeClock, FaultyReader, HeldReader
+from outlier_jupyter.testing import EventLog, FakeClock, FaultyReader, PausedReader
 from tests.models import checkpoint
 from tests.paging.test_exact import logits, prompt
 
@@ -82,7 +82,7 @@ def test_hits_are_computed_while_reads_are_under_way(engine, monkeypatch):
     wanted = np.array(paged(x, ids(3, 1, 6, 5)))
     pager.acquire([ExpertKey(0, expert) for expert in range(6)])  # out they go
     pager.acquire([ExpertKey(1, 3), ExpertKey(1, 6)])
-    held = pager._reader = HeldReader(pager._reader)
+    held = pager._reader = PausedReader(pager._reader)
     computed = []
 
     def add(self, mine, slots, whole=switch.Parts.add):
@@ -127,7 +127,7 @@ def test_without_overlap_all_is_read_first(tiny):
     with outlier_jupyter.load(tiny, cache_experts=6, kernels="auto", overlap="off") as engine:
         paged, x, pager = a_layer(engine)
         pager.acquire([ExpertKey(1, 3)])
-        pager._reader = HeldReader(pager._reader, patience_s=0.05)
+        pager._reader = PausedReader(pager._reader, patience_s=0.05)
         with pytest.raises(ReadFailed):
             paged(x, ids(3, 1))
 
@@ -148,7 +148,7 @@ def test_the_shared_expert_is_computed_while_reads_are_under_way(tmp_path, monke
             return whole(self, x)
 
         monkeypatch.setattr(layer.Shared, "__call__", shared)
-        held = pager._reader = HeldReader(pager._reader)
+        held = pager._reader = PausedReader(pager._reader)
         assert np.array_equal(logits(engine.model, prompt(1))[1:].shape, wanted[1:].shape)
         assert made[0] == 0
         assert np.array_equal(logits(engine.model, prompt(5)), wanted)
@@ -180,7 +180,7 @@ def test_shared_experts_of_other_blocks_are_computed_early(model_type, tmp_path,
             folder, cache_experts=3, kernels="auto", overlap=overlap
         ) as engine:
             pager = engine._installed.pagers[0]
-            held = pager._reader = HeldReader(pager._reader)
+            held = pager._reader = PausedReader(pager._reader)
             if overlap == "off":
                 held.release()
             found.append([logits(engine.model, prompt(length)) for length in (1, 40)])
@@ -209,7 +209,7 @@ def test_an_interrupt_while_reads_are_under_way_leaves_nothing_dangling(engine, 
     """Ctrl-C between two experts waits for the reads and books them; the engine goes on."""
     paged, x, pager = a_layer(engine)
     pager.acquire([ExpertKey(1, 3)])
-    held = pager._reader = HeldReader(pager._reader)
+    held = pager._reader = PausedReader(pager._reader)
 
     def add(self, mine, slots):
         threading.Timer(0.05, held.release).start()
@@ -227,7 +227,7 @@ def test_an_interrupt_while_reads_are_under_way_leaves_nothing_dangling(engine, 
 def test_stop_while_reads_are_under_way_ends_the_run(engine):
     """The layer is finished, the run ends before the next, and it is kept."""
     pager = engine._installed.pagers[0]
-    held = pager._reader = HeldReader(pager._reader)
+    held = pager._reader = PausedReader(pager._reader)
 
     def stop():
         while not held.waiting:

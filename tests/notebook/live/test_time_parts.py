@@ -17,9 +17,9 @@ from outlier_jupyter.events import (
     PREFILL,
     CallStarted,
     Event,
-    HeldLayers,
     PagedIn,
     PromptEncoded,
+    ResidentLayers,
     Routed,
     RunDone,
     Served,
@@ -73,7 +73,7 @@ def calls(draw: st.DrawFn, kernels: str) -> list[Event]:
                 spent = draw(NS)
                 experts, weights = ids.astype(np.int32), np.ones((1, K), np.float32)
                 where = np.array([layer]), experts, weights, np.array([at]), np.array([spent])
-                served.append(HeldLayers(*where))
+                served.append(ResidentLayers(*where))
                 at, inside = at + spent, inside + spent
                 continue
             route, book, wait, install, experts_ns, told = (draw(NS) for _ in range(6))
@@ -109,7 +109,7 @@ def played(events: list[Event], kernels: str) -> tuple[Run, Frame]:
     )
     for event in events:
         feed(event)
-        if isinstance(event, HeldLayers) or type(event) in Recorder.KINDS:
+        if isinstance(event, ResidentLayers) or type(event) in Recorder.KINDS:
             recorder(event)
     shape = {"layer_names": ("a", "b", "c"), "experts_per_layer": (EXPERTS,) * LAYERS}
     info = TraceInfo(**shape, expert_nbytes=(100,) * LAYERS, slots=8, kernels=kernels)
