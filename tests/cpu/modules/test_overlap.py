@@ -85,12 +85,12 @@ def test_hits_are_computed_while_reads_are_under_way(engine, monkeypatch):
     held = pager._reader = PausedReader(pager._reader)
     computed = []
 
-    def add(self, mine, slots, whole=switch.Parts.add):
+    def add(self, mine, slots, whole=switch.NativePartialExperts.add):
         whole(self, mine, slots)
         computed.append((mine.tolist(), held.done))
         held.release()
 
-    monkeypatch.setattr(switch.Parts, "add", add)
+    monkeypatch.setattr(switch.NativePartialExperts, "add", add)
     assert np.array_equal(np.array(paged(x, ids(3, 1, 6, 5))), wanted)
     assert computed[0] == ([0, 2], 0)
     assert sorted(place for places, _ in computed[1:] for place in places) == [1, 3]
@@ -104,12 +104,12 @@ def test_what_has_landed_is_computed_while_the_rest_is_read(engine, monkeypatch)
     pager._reader = FaultyReader(pager._reader, lambda where: where == slow and not gate.wait(20))
     computed = []
 
-    def add(self, mine, slots, whole=switch.Parts.add):
+    def add(self, mine, slots, whole=switch.NativePartialExperts.add):
         whole(self, mine, slots)
         computed.append(mine.tolist())
         gate.set()
 
-    monkeypatch.setattr(switch.Parts, "add", add)
+    monkeypatch.setattr(switch.NativePartialExperts, "add", add)
     paged(x, ids(5, 2))
     assert computed == [[1], [0]]
 
@@ -216,7 +216,7 @@ def test_an_interrupt_while_reads_are_under_way_leaves_nothing_dangling(engine, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(switch.Parts, "add", add)
+        patched.setattr(switch.NativePartialExperts, "add", add)
         paged(x, ids(3, 1, 4))
     assert (held.waiting, pager._under_way) == (0, None)
     pager.table.check()
