@@ -39,14 +39,15 @@ from .decode import Begun as Begun
 from .decode import Decoding
 from .event_bus import Listeners
 from .kv_cache import KVCache, KVCaches, changed_by
-from .memory import ACTIVATION_NBYTES, MemoryUse, at_its_end, cache_cap, measure, outside_mlx
-from .memory import leave_thread as leave_thread
+from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
 from .memory_budget import MemoryBounds, Needs, check_prompt, fitted
 from .prefill_chunk import Costs, choose_chunk
 from .prompts import Encoded, Prompt, check_length, context_of, encode
 from .reference import Reference
 from .routing_options import RoutingOptions
 from .status import Status
+from .threads import at_its_end
+from .threads import leave_thread as leave_thread
 from .turns import Turns
 from .vocabulary import Vocabulary
 

@@ -163,40 +163,6 @@ def give_back() -> None:
     give_back_freed()
 
 
-def leave_thread() -> None:
-    """Free what MLX keeps for the calling thread; at the end of one that ran an engine.
-
-    MLX starts threads of its own for each thread that computes. Those that are left when
-    the process exits abort it ("terminate called without an active exception").
-    """
-    if threading.current_thread() is not threading.main_thread():
-        mx.clear_streams()
-
-
-class LeavesThread:
-    """Does as `leave_thread` when the thread that made it ends, also one of the user's own."""
-
-    def __init__(self) -> None:
-        self._leave = mx.clear_streams  # by then the module may be gone
-
-    def __del__(self) -> None:
-        self._leave()
-
-
-class AtItsEnd(threading.local):
-    """What goes with each thread."""
-
-    _thread: LeavesThread | None = None
-
-    def begin(self) -> None:
-        """An engine runs on this thread."""
-        if threading.current_thread() is not threading.main_thread():
-            self._thread = self._thread or LeavesThread()
-
-
-at_its_end = AtItsEnd()
-
-
 def weights_nbytes(model: nn.Module) -> int:
     """Bytes of a module's parameters."""
     return arrays_nbytes(model.parameters())

@@ -25,6 +25,7 @@ from ..paging import find
 from ..paging.install import Switch
 from ..paging.probe import dense_nbytes
 from ..system.memory_info import machine_memory
+from .threads import at_its_end
 from .vocabulary import put_right
 
 WHOLE_SHARE = 0.8
@@ -54,6 +55,7 @@ def open_model(
             paged nor held.
     """
     folder.check_code()
+    at_its_end.begin()
     with folder.view() as shown:
         # Of a tensor that two shards hold, the one counts that mlx-lm's own call gives last.
         read = [Path(file).name for file in glob(str(shown / "model*.safetensors"))]  # noqa: PTH207

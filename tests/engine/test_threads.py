@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 
 import mlx.core as mx
+import psutil
 import pytest
 
 from outlier_jupyter import load
@@ -116,3 +118,99 @@ def test_a_process_that_exits_in_the_middle_of_a_daemon_s_run_ends_in_order(kern
         [sys.executable, "-c", CUT_OFF, kernels, what], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout) == (0, "exits\n"), done.stderr
+
+
+ASLEEP = """
+import sys, threading, time
+import outlier_jupyter
+engine = outlier_jupyter.load("demo", cache_experts=24, quiet=True, kernels=sys.argv[1])
+begun = threading.Event()
+
+def work():
+    while True:
+        if sys.argv[2] == "stream":
+            list(engine.stream("hello", max_tokens=4))
+        else:
+            engine.generate("hello", max_tokens=4)
+        begun.set()
+        time.sleep(0.01)
+
+threading.Thread(target=work, daemon=True).start()
+begun.wait()
+print("exits")
+"""
+
+
+@pytest.mark.parametrize(("kernels", "what"), [("mlx", "run"), ("auto", "run"), ("mlx", "stream")])
+def test_a_daemon_that_wakes_while_python_is_taken_apart_does_not_abort_it(kernels, what):
+    """Python ends the thread then, and what MLX keeps for it would be freed without Python."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASLEEP, kernels, what], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "exits\n"), done.stderr
+
+
+LOADED = """
+import sys, threading, time
+import outlier_jupyter
+loaded = threading.Event()
+
+def work():
+    global engine
+    engine = outlier_jupyter.load("demo", cache_experts=24, quiet=True, kernels="mlx")
+    loaded.set()
+    while sys.argv[1] == "sleeps":
+        time.sleep(0.01)
+
+thread = threading.Thread(target=work, daemon=True)
+thread.start()
+loaded.wait()
+if sys.argv[1] == "ends":
+    thread.join()
+print(engine.generate("hello", max_tokens=4).tokens.size)
+"""
+
+
+@pytest.mark.parametrize("then", ["sleeps", "ends"])
+def test_a_process_whose_model_was_loaded_on_a_thread_ends_well(then):
+    """Also where that thread was the first that MLX was used on."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, then], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+
+
+def test_a_thread_s_random_numbers_are_its_own_after_a_run_as_before(tiny):
+    """What an engine makes on it beforehand takes none of a sequence that was seeded."""
+    found = []
+
+    def work(engine):
+        for run in (False, True):
+            mx.random.seed(7)
+            if run:
+                engine.resize(cache_experts=6)
+            found.append(mx.random.uniform().item())
+
+    with load(tiny, cache_experts=8) as engine:
+        thread = threading.Thread(target=work, args=(engine,))
+        thread.start()
+        thread.join()
+    assert found[0] == found[1]
+
+
+def test_a_thread_that_ends_in_order_is_gone(tiny):
+    """Only one that Python cuts off is held."""
+    ids = []
+
+    def work(engine):
+        ids.append(threading.get_native_id())
+        engine.generate("hello", max_tokens=2)
+
+    with load(tiny, cache_experts=8) as engine:
+        thread = threading.Thread(target=work, args=(engine,))
+        thread.start()
+        thread.join()
+    end = time.monotonic() + 60  # Python lets go of it a little before the system does
+    while ids[0] in {each.id for each in psutil.Process().threads()}:
+        assert time.monotonic() < end
+        time.sleep(0.01)

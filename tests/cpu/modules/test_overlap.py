@@ -142,12 +142,12 @@ def test_the_shared_expert_is_computed_while_reads_are_under_way(tmp_path, monke
         pager.acquire([ExpertKey(1, expert) for expert in range(4)])
         made = []
 
-        def shared(self, x, whole=layer.Shared.__call__):
+        def shared(self, x, whole=layer.SharedExpert.__call__):
             made.append(held.done)
             held.release()
             return whole(self, x)
 
-        monkeypatch.setattr(layer.Shared, "__call__", shared)
+        monkeypatch.setattr(layer.SharedExpert, "__call__", shared)
         held = pager._reader = PausedReader(pager._reader)
         assert np.array_equal(logits(engine.model, prompt(1))[1:].shape, wanted[1:].shape)
         assert made[0] == 0
