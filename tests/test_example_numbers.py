@@ -161,9 +161,9 @@ def test_the_slowest_token_is_taken_apart_rightly(answered):
             & (trace.evictions["step"] < step)
         ]
         if (trace.experts[:step, miss.layer] == miss.expert).any():
-            assert miss.left_at == (gone["step"][-1] if len(gone) else step)
+            assert miss.evicted_at == (gone["step"][-1] if len(gone) else step)
         else:
-            assert miss.left_at is None
+            assert miss.evicted_at is None
 
 
 def test_times_are_the_calls_and_add_up(answered):
@@ -204,7 +204,7 @@ def test_two_texts_part_where_their_choices_do(texts):
     prose, code = (
         counts(run.trace) / counts(run.trace).sum(axis=1, keepdims=True) for run in texts
     )
-    found = both.parting()
+    found = both.divergence()
     js = entropy((prose + code) / 2) - (entropy(prose) + entropy(code)) / 2
     np.testing.assert_allclose(found.js, js, atol=1e-6)
     np.testing.assert_allclose(both.experts_figure().data[0].z, prose - code, atol=1e-6)
@@ -216,7 +216,7 @@ def test_two_texts_part_where_their_choices_do(texts):
     assert leaning == [divmod(int(at), EXPERTS) for at in most]
     chosen = set(map(tuple, np.argwhere(code > 0).tolist()))
     start = set(map(tuple, texts[1].trace.resident_at_start.tolist()))
-    assert both.warmth[1].useful == len(chosen & start) / len(chosen)
+    assert both.starting_caches[1].useful == len(chosen & start) / len(chosen)
     for run, served in zip(texts, both.cold, strict=True):
         assert served.lookups == run.trace.experts.size and served.nbytes == served.reads * 41472
 

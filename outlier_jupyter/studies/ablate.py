@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..aliases import alias
 from ..display import draw
 from ..engine.engine import Engine
 from ..engine.prompts import Prompt, encode, ids_of
@@ -70,7 +71,8 @@ class Ablation:
     masks: tuple[tuple[ExpertKey, ...], ...]
     among: str
     seed: int
-    foreseen: int
+    requested: int
+    foreseen = alias("requested")
 
     @property
     def tokens(self) -> npt.NDArray[np.int64]:
@@ -167,8 +169,8 @@ class Ablation:
         drawn = f"{len(self.masks)} random masks of equal size in the same layers"
         if self.among == "used":
             drawn += ", of experts that these texts use"
-        if len(self.masks) < self.foreseen:
-            drawn += f" (stopped: {self.foreseen} were asked for)"
+        if len(self.masks) < self.requested:
+            drawn += f" (stopped: {self.requested} were asked for)"
         lines = [f"Ablation of {named(self.experts)} in {self.info.model}, against {drawn}"]
         lines += [f"  {name}: {self._words(i)}" for i, name in enumerate(self.names)]
         if len(self.names) > 1:
@@ -257,7 +259,7 @@ def ablate(
         masks=masks[: len(random)],
         among=among,
         seed=seed,
-        foreseen=draws,
+        requested=draws,
     )
 
 

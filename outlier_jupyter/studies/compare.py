@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from ..aliases import alias
 from ..display import draw
 from ..errors import OptionError
 from ..formatting import percent, size_words, three
@@ -27,14 +28,14 @@ from ..trace import Trace
 from ..trace.alignment import Stretch, aligned, pieces
 from ..trace.divergence import (
     Information,
-    Parting,
+    RoutingDivergence,
     blocks_of,
     corrected,
     information,
-    leanings,
+    log_share_ratios,
     part,
 )
-from ..trace.equal_caches import ReplayTotals, serve
+from ..trace.equal_caches import ReplayTotals, replay_lru
 from ..trace.routing_measures import in_phase, phase_number
 from ..values import checked, count, integer, number, texts
 from ..values import seed as seed_of
@@ -51,7 +52,7 @@ TEXTS_NOT_DOMAINS = (
 
 
 @dataclass(frozen=True)
-class Warmth:
+class StartingCache:
     """What was in the cache when a run began.
 
     Attributes:
@@ -60,9 +61,10 @@ class Warmth:
         useful: share of the run's distinct experts that were among them; NaN without any.
     """
 
-    held: int
+    resident: int
     slots: int
     useful: float
+    held = alias("resident")
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class ExpertDifference:
 
 
 @dataclass(frozen=True)
-class TokenLeaning:
-    """A token routed unlike the other run: `bits` per choice, by `leanings`."""
+class TokenDivergence:
+    """A token routed unlike the other run: `bits` per choice, by `log_share_ratios`."""
 
     step: int
     token: int
@@ -105,13 +107,15 @@ class Comparison:
     names: tuple[str, ...]
     runs: tuple[Run | Trace, ...]
     phase: str | None
-    pairs: Mapping[Key, Parting]
-    warmth: tuple[Warmth, ...]
+    pairs: Mapping[Key, RoutingDivergence]
+    starting_caches: tuple[StartingCache, ...]
     slots: int
     cold: tuple[ReplayTotals, ...]
     warm: tuple[ReplayTotals, ...]
     warnings: tuple[str, ...]
     domains: tuple[tuple[str, ...], Information] | None = None
+    warmth = alias("starting_caches")
+    parting = alias("divergence")
 
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
@@ -139,7 +143,7 @@ class Comparison:
         return [int(i) for i in leaves_list(self.clusters())]
 
     @checked(first=integer, second=integer)
-    def parting(self, first: int = 0, second: int = 1) -> Parting:
+    def divergence(self, first: int = 0, second: int = 1) -> RoutingDivergence:
         """The pair of two runs, the lower number first.
 
         Raises:
@@ -157,7 +161,7 @@ class Comparison:
         self, first: int = 0, second: int = 1, alpha: float = 0.05
     ) -> list[ExpertDifference]:
         """The experts that part two runs, the surest and largest differences first."""
-        found = self.parting(first, second)
+        found = self.divergence(first, second)
         if found.caution:
             return []
         shares = [_shares(_trace(self.runs[i]), self.phase) for i in (first, second)]
@@ -175,17 +179,17 @@ class Comparison:
         return sorted(rows, key=lambda row: (row.p, -abs(row.first - row.second)))
 
     @checked(first=integer, second=integer, limit=integer)
-    def tokens(self, first: int = 0, second: int = 1, limit: int = 20) -> list[TokenLeaning]:
+    def tokens(self, first: int = 0, second: int = 1, limit: int = 20) -> list[TokenDivergence]:
         """The tokens of `first` that are routed least like `second`, the farthest first.
 
         A token is held against its own run without itself. These are the extremes of what is
         there, not findings of their own.
         """
         one, other = (_trace(self._run(i)) for i in (first, second))
-        bits = leanings(one, other, self.phase)
+        bits = log_share_ratios(one, other, self.phase)
         order = np.argsort(-np.nan_to_num(bits, nan=-np.inf), kind="stable")
         seen = [int(step) for step in order if np.isfinite(bits[step])][:limit]
-        return [TokenLeaning(step, int(one.tokens[step]), float(bits[step])) for step in seen]
+        return [TokenDivergence(step, int(one.tokens[step]), float(bits[step])) for step in seen]
 
     def figure(self, first: int = 0, second: int = 1) -> Figure:
         """Divergence by layer, with intervals and what chance makes; a Plotly figure."""
@@ -299,28 +303,28 @@ def compare(
         runs=given,
         phase=phase,
         pairs=pairs,
-        warmth=tuple(warmth(trace) for trace in traces),
+        starting_caches=tuple(starting_cache(trace) for trace in traces),
         slots=size,
-        cold=tuple(serve(trace, size) for trace in traces),
-        warm=tuple(serve(trace, size, start) for trace in traces),
+        cold=tuple(replay_lru(trace, size) for trace in traces),
+        warm=tuple(replay_lru(trace, size, start) for trace in traces),
         warnings=tuple(_warnings(names, traces) + ([TEXTS_NOT_DOMAINS] if domains else [])),
         domains=None if domains is None else _domains(traces, domains, phase, pairs, permutations),
     )
 
 
-def _corrected_together(pairs: dict[Key, Parting]) -> dict[Key, Parting]:
+def _corrected_together(pairs: dict[Key, RoutingDivergence]) -> dict[Key, RoutingDivergence]:
     """The pairs with `q` for the number of layers and of pairs: many pairs find much by chance."""
     q = corrected(np.stack([found.p for found in pairs.values()]))
     return {key: replace(found, q=q[i]) for i, (key, found) in enumerate(pairs.items())}
 
 
-def warmth(trace: Trace) -> Warmth:
+def starting_cache(trace: Trace) -> StartingCache:
     """What was in the cache when the run began, and how much of it was of use."""
     start = {(int(layer), int(expert)) for layer, expert in trace.resident_at_start}
     steps, layers, _ = np.nonzero(trace.experts >= 0)
     used = set(zip(layers.tolist(), trace.experts[trace.experts >= 0].tolist(), strict=True))
     useful = len(used & start) / len(used) if len(steps) else nan
-    return Warmth(len(start), trace.info.slots, useful)
+    return StartingCache(len(start), trace.info.slots, useful)
 
 
 def _warnings(names: tuple[str, ...], traces: list[Trace]) -> list[str]:
@@ -348,7 +352,7 @@ def _domains(
     traces: list[Trace],
     domains: Sequence[str],
     phase: str | None,
-    pairs: Mapping[Key, Parting],
+    pairs: Mapping[Key, RoutingDivergence],
     permutations: int,
 ) -> tuple[tuple[str, ...], Information]:
     """Mutual information, with the longest of the pairs' blocks."""

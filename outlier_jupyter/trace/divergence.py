@@ -1,16 +1,16 @@
-"""Where the routing of two texts parts, and whether that is more than noise. Pure statistics.
+"""How far the routing of two texts differs, and whether that is more than noise. Pure statistics.
 
-The divergence is Jensen and Shannon's, of the experts' shares in one layer: 0 bits when they are
-the same, 1 when no expert is shared. It is never 0 of samples, so it is shown beside what chance
-would make of it: blocks of neighbouring tokens are dealt to the two sides anew, as often as asked.
-Single tokens may not be dealt: neighbours choose alike, so that a text has far fewer independent
-tokens than tokens, and any two texts would seem to differ. How long routing stays alike is
-measured, and a block is a few times as long.
+The measure is the Jensen–Shannon divergence of the experts' shares in one layer: 0 bits when the
+shares are equal, 1 when no expert is shared. Between finite samples it is never 0, so a permutation
+test gives its value by chance: blocks of neighbouring tokens are assigned to the two sides at
+random. Single tokens cannot be permuted. Neighbours choose similar experts, so a text has far fewer
+independent tokens than tokens, and any two texts would seem to differ. The block length is a
+multiple of the measured correlation time.
 
-Layers are corrected for being many by Benjamini and Hochberg (false discovery rate), experts by
-Westfall and Young's largest statistic (family-wise). Intervals are basic bootstrap ones of the
-same blocks, about the divergence less what chance makes of it: a sample's own bootstrap takes out
-too little of the bias upwards when there are hundreds of experts.
+Layers are corrected for multiple tests by Benjamini and Hochberg (false discovery rate), experts by
+Westfall and Young's maximum statistic (family-wise). Intervals are basic bootstrap intervals over
+the same blocks, of the divergence minus its mean by chance: a plain bootstrap removes too little of
+the upward bias when there are hundreds of experts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import false_discovery_control
 
+from ..aliases import alias
 from ..errors import OptionError
 from . import compiled_folds as passes
 from .routing_measures import Floats, Ints, choices, entropy, in_phase
@@ -28,36 +29,36 @@ from .trace import Trace
 from .validate import check_routing
 
 SHORTEST = 8
-"""Tokens dealt together at least, where there are enough of them."""
+"""The shortest block in tokens, where the text is long enough."""
 TIMES = 8
-"""A block is so many times as long as routing stays alike. Measured: see EXPERIMENTS.md."""
+"""Block length over correlation time. Measured: see EXPERIMENTS.md."""
 FEWEST, MOST = 6, 200
-"""Blocks of a side: below the first, blocks are cut shorter; above the second, they are longer."""
-LAGS, LOOKED_AT = 64, 2048
-"""How far, and in how many tokens, it is looked at how long routing stays alike."""
-AT_ONCE = 64
-"""Deals that are made at a time."""
-MOST_DEALT = 20_000
-"""Deals: a number of each layer and expert is kept of all of them."""
+"""Blocks per side: below the first, blocks get shorter; above the second, longer."""
+LAGS, MOST_SAMPLED = 64, 2048
+"""The longest lag, and the most tokens, that the correlation time is estimated from."""
+BATCH = 64
+"""Permutations computed at a time."""
+MOST_PERMUTATIONS = 20_000
+"""One number per layer and expert is kept for each permutation."""
 
 
 @dataclass(frozen=True)
-class Parting:
-    """How far two samples of routing lie apart.
+class RoutingDivergence:
+    """How far the routing of two samples differs.
 
     Attributes:
         js: float64 [layers], Jensen–Shannon divergence in bits, 0 to 1.
-        expected: float64 [layers], its mean when blocks are dealt by chance.
-        low, high: float64 [layers], the interval of 95 % of `excess`.
+        expected: float64 [layers], its mean over random permutations of the blocks.
+        low, high: float64 [layers], the 95 % interval of `excess`.
         p: float64 [layers], how often chance reaches `js`; at least 1 / (permutations + 1).
         q: float64 [layers], `p` corrected for the number of layers.
-        difference: float64 [layers, experts], share in the first less share in the second.
+        difference: float64 [layers, experts], share in the first minus share in the second.
         expert_p: float64 [layers, experts], corrected for the number of experts and layers.
-        block: tokens dealt together.
-        blocks: how many on each side.
-        permutations: how often they were dealt.
-        stays: for how many tokens routing stays alike, the larger of both; see `staying`.
-        gap: tokens at the end of each block that were left out; see `gap_length`.
+        block: block length in tokens.
+        blocks: how many blocks each side has.
+        permutations: how many were drawn.
+        correlation_time: in tokens, the larger of the two texts'; `stays` is its old name.
+        gap: tokens left out at the end of each block; see `gap_length`.
     """
 
     js: Floats
@@ -71,26 +72,28 @@ class Parting:
     block: int
     blocks: tuple[int, int]
     permutations: int
-    stays: float = 1.0
+    correlation_time: float = 1.0
     gap: int = 0
+    stays = alias("correlation_time")
 
     @property
     def caution(self) -> str:
-        """Why small values of `p` are not to be relied upon; "" when they are."""
-        if self.block >= round(TIMES * self.stays):
+        """Why small values of `p` are unreliable; "" when they are reliable."""
+        if self.block >= round(TIMES * self.correlation_time):
             return ""
         return (
-            f"routing stays alike for about {self.stays:.1f} tokens, and the shorter text has too "
-            f"few for blocks longer than {self.block}: differences may be chance; use longer texts"
+            f"routing stays alike for about {self.correlation_time:.1f} tokens, and the shorter "
+            f"text has too few for blocks longer than {self.block}: differences may be chance; use "
+            "longer texts"
         )
 
     @property
     def excess(self) -> Floats:
-        """Divergence above what chance makes: float64 [layers], bits; may be below 0."""
+        """Divergence minus its mean by chance: float64 [layers], bits; may be below 0."""
         return self.js - self.expected
 
     def differing(self, alpha: float = 0.05) -> Ints:
-        """The layers that differ, at a false discovery rate of `alpha`; none under a `caution`."""
+        """The layers that differ at a false discovery rate of `alpha`; none under a `caution`."""
         if self.caution:
             return np.zeros(0, np.int64)
         return np.flatnonzero(self.q <= alpha)
@@ -113,50 +116,51 @@ def _entropy_of_shares(shares: Floats) -> Floats:
         return np.asarray(-(shares * np.log2(np.where(shares > 0, shares, 1.0))).sum(axis=-1))
 
 
-def staying(trace: Trace, phase: str | int | None = None) -> float:
-    """For how many tokens routing stays alike: 1 when each token is routed by itself.
+def correlation_time(trace: Trace, phase: str | int | None = None) -> float:
+    """For how many tokens routing stays alike: 1 when tokens are routed independently.
 
-    The integrated correlation time, 1 + 2 Σ c(lag), c being the share of experts in common above
-    what the layers' shares make by chance; summed until c is below 0.05, at most to `LAGS`.
+    The integrated correlation time, 1 + 2 Σ c(lag). c is the share of common experts above the
+    share that the layers' frequencies give by chance. The sum ends where c falls below 0.05, or at
+    `LAGS`.
     """
     check_routing(trace)
-    steps = np.flatnonzero(in_phase(trace, phase))[:LOOKED_AT]
+    steps = np.flatnonzero(in_phase(trace, phase))[:MOST_SAMPLED]
     if len(steps) < 2:
         return 1.0
     experts = np.ascontiguousarray(trace.experts[steps].transpose(1, 0, 2))
-    shared, asked = np.zeros((2, min(LAGS, len(steps) - 1)), np.int64)
-    passes.shared_at_lags(experts, shared, asked)
+    shared, compared = np.zeros((2, min(LAGS, len(steps) - 1)), np.int64)
+    passes.shared_at_lags(experts, shared, compared)
     counts = np.zeros((1, trace.layers, max(trace.info.experts_per_layer)), np.int64)
     passes.count_in_bins(trace.experts[steps], np.zeros(len(steps), np.int64), counts)
     chance = (counts.astype(float) ** 2).sum() / len(steps) / max(int(counts.sum()), 1)
     if chance >= 1:
         return 1.0
     with np.errstate(invalid="ignore", divide="ignore"):
-        common = (shared / asked - chance) / (1 - chance)
-    apart = np.flatnonzero(~(common >= 0.05))
-    end = int(apart[0]) if len(apart) else len(common)
+        common = (shared / compared - chance) / (1 - chance)
+    uncorrelated = np.flatnonzero(~(common >= 0.05))
+    end = int(uncorrelated[0]) if len(uncorrelated) else len(common)
     return 1.0 + 2.0 * float(common[:end].sum())
 
 
-def block_length(tokens: tuple[int, ...], stays: float) -> int:
-    """Tokens to deal together, for samples of so many tokens that stay alike for `stays`."""
-    wanted = max(SHORTEST, round(TIMES * stays), -(-max(tokens) // MOST))
+def block_length(tokens: tuple[int, ...], time: float) -> int:
+    """The block length for samples of `tokens` tokens each with this correlation time."""
+    wanted = max(SHORTEST, round(TIMES * time), -(-max(tokens) // MOST))
     return max(1, min(wanted, min(tokens) // FEWEST))
 
 
-def gap_length(length: int, stays: float) -> int:
-    """Tokens left out at the end of a block, so that the next is independent of it.
+def gap_length(length: int, time: float) -> int:
+    """Tokens left out at the end of a block, so that the next block is independent of it.
 
-    Without them neighbouring blocks have something in common, which dealing takes apart: chance
-    then looks smaller than it is, and with hundreds of experts nothing hides that.
+    Without the gap neighbouring blocks correlate, and a permutation separates them. Divergence by
+    chance then comes out too small, which is visible with hundreds of experts.
     """
-    return min(round(2 * (stays - 1)), length // 2)
+    return min(round(2 * (time - 1)), length // 2)
 
 
 def blocks_of(
     trace: Trace, phase: str | int | None, length: int, gap: int = 0
 ) -> npt.NDArray[np.float32]:
-    """Choices in blocks of `length` neighbouring tokens, the last `gap` of each left out.
+    """Choice counts in blocks of `length` neighbouring tokens, without the last `gap` of each.
 
     Returns:
         float32 [blocks, layers, experts].
@@ -175,18 +179,21 @@ def part(
     phase: str | int | None = None,
     permutations: int = 999,
     seed: int = 0,
-) -> Parting:
+) -> RoutingDivergence:
     """Compare the routing of two traces of one model.
 
     Args:
         phase: "prefill", "decode", or None for all steps.
-        permutations: how often blocks are dealt anew, and drawn for the interval.
+        permutations: random permutations, and as many bootstrap samples for the interval.
 
     Raises:
-        OptionError: they are not of one model, or one has no two tokens in that phase.
+        OptionError: the traces are of different models, or one has fewer than two tokens in the
+            phase.
     """
-    if not 1 <= permutations <= MOST_DEALT:
-        raise OptionError(f"permutations={permutations!r} cannot be used: give 1 to {MOST_DEALT:,}")
+    if not 1 <= permutations <= MOST_PERMUTATIONS:
+        raise OptionError(
+            f"permutations={permutations!r} cannot be used: give 1 to {MOST_PERMUTATIONS:,}"
+        )
     for trace in (first, second):
         check_routing(trace)
     if first.info.experts_per_layer != second.info.experts_per_layer or not first.layers:
@@ -200,12 +207,12 @@ def part(
             f"these runs cannot be compared: one has {min(tokens)} tokens in "
             f"{phase or 'all'} steps, and at least 2 are needed"
         )
-    stays = max(staying(trace, phase) for trace in (first, second))
-    length = block_length(tokens, stays)
-    gap = gap_length(length, stays)
+    time = max(correlation_time(trace, phase) for trace in (first, second))
+    length = block_length(tokens, time)
+    gap = gap_length(length, time)
     a, b = (blocks_of(trace, phase, length, gap) for trace in (first, second))
     found = compare_blocks(a, b, length, permutations, np.random.default_rng(seed))
-    return replace(found, stays=stays, gap=gap)
+    return replace(found, correlation_time=time, gap=gap)
 
 
 def compare_blocks(
@@ -214,23 +221,24 @@ def compare_blocks(
     length: int,
     permutations: int,
     rng: np.random.Generator,
-) -> Parting:
-    """`part` of blocks [blocks, layers, experts] that were counted already."""
+) -> RoutingDivergence:
+    """The same from counted blocks, each side [blocks, layers, experts]."""
     js = divergence(a.sum(axis=0), b.sum(axis=0))
     difference = _difference(a.sum(axis=0), b.sum(axis=0))
     pool = np.concatenate([a, b])
-    dealt = [_deal(pool, len(a), n, rng) for n in _portions(permutations)]
-    chance = np.concatenate([divergence(x, y) for x, y in dealt])
-    by_chance = np.concatenate([_difference(x, y).astype(np.float32) for x, y in dealt])
+    batches = [min(BATCH, permutations - done) for done in range(0, permutations, BATCH)]
+    permuted = [_permute(pool, len(a), n, rng) for n in batches]
+    chance = np.concatenate([divergence(x, y) for x, y in permuted])
+    by_chance = np.concatenate([_difference(x, y).astype(np.float32) for x, y in permuted])
     drawn = np.concatenate(
-        [divergence(_draw(a, n, rng), _draw(b, n, rng)) for n in _portions(permutations)]
+        [divergence(_resample(a, n, rng), _resample(b, n, rng)) for n in batches]
     )
     p = (1 + (chance >= js - 1e-12).sum(axis=0)) / (permutations + 1)
     p = np.where(np.isnan(js), np.nan, p)
     low, high = (
         js - chance.mean(axis=0) + drawn.mean(axis=0) - np.quantile(drawn, (0.975, 0.025), axis=0)
     )
-    return Parting(
+    return RoutingDivergence(
         js=js,
         expected=chance.mean(axis=0),
         low=low,
@@ -246,7 +254,7 @@ def compare_blocks(
 
 
 def corrected(p: Floats) -> Floats:
-    """Benjamini and Hochberg's correction of what is not NaN."""
+    """`p` corrected by Benjamini and Hochberg; NaN stays NaN."""
     out, there = np.full(p.shape, np.nan), ~np.isnan(p)
     if there.any():
         out[there] = false_discovery_control(p[there], method="bh")
@@ -254,7 +262,7 @@ def corrected(p: Floats) -> Floats:
 
 
 def _largest_statistic(observed: Floats, by_chance: npt.NDArray[np.float32]) -> Floats:
-    """How often the largest of all differences by chance, each in its own spread, is so large."""
+    """p of each difference: how often the largest standardised difference by chance reaches it."""
     spread = by_chance.std(axis=0)
     known = np.isfinite(spread) & (spread > 1e-9)
     scale = np.where(known, spread, 1.0)
@@ -271,14 +279,10 @@ def _difference(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> Float
         )
 
 
-def _portions(total: int) -> list[int]:
-    return [min(AT_ONCE, total - done) for done in range(0, total, AT_ONCE)]
-
-
-def _deal(
+def _permute(
     pool: npt.NDArray[np.float32], first: int, times: int, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """`times` ways to give `first` of the blocks to one side and the rest to the other."""
+    """Sums of both sides for `times` random assignments of `first` blocks to the first side."""
     rank = rng.permuted(np.tile(np.arange(len(pool)), (times, 1)), axis=1)
     flat = pool.reshape(len(pool), -1)
     mine = (rank < first).astype(np.float32) @ flat
@@ -286,23 +290,23 @@ def _deal(
     return mine.reshape(shape), np.maximum(flat.sum(axis=0) - mine, 0).reshape(shape)
 
 
-def _draw(
+def _resample(
     blocks: npt.NDArray[np.float32], times: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """`times` samples of as many blocks, drawn with replacement."""
+    """Sums of `times` bootstrap samples of the blocks."""
     weights = rng.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), times)
-    drawn = weights.astype(np.float32) @ blocks.reshape(len(blocks), -1)
-    return drawn.reshape(times, *blocks.shape[1:])
+    sums = weights.astype(np.float32) @ blocks.reshape(len(blocks), -1)
+    return sums.reshape(times, *blocks.shape[1:])
 
 
-def leanings(trace: Trace, other: Trace, phase: str | int | None = None) -> Floats:
-    """How much more each token of `trace` is routed like its own text than like the other.
+def log_share_ratios(trace: Trace, other: Trace, phase: str | int | None = None) -> Floats:
+    """How much more each token of `trace` is routed like its own text than like `other`.
 
-    The mean over a token's choices of log2(share of the expert in its own text without this
-    token / share in the other), with half a choice added to every expert.
+    The mean over the token's choices of log2(share of the expert in its own text without this
+    token / share in the other text), with half a choice added to every expert.
 
     Returns:
-        float64 [steps], bits per choice; NaN outside the phase, and where nothing was chosen.
+        float64 [steps], bits per choice; NaN outside the phase and where no expert was chosen.
     """
     mine, theirs = in_phase(trace, phase), in_phase(other, phase)
     own = choices(trace, np.where(mine, 0, 1), 2)[0]
@@ -322,13 +326,13 @@ def leanings(trace: Trace, other: Trace, phase: str | int | None = None) -> Floa
 
 @dataclass(frozen=True)
 class Information:
-    """What the choice of an expert tells of the domain of its token.
+    """What the chosen expert says about the domain of its token.
 
     Attributes:
         bits: float64 [layers], mutual information of domain and expert.
-        expected, p, q: float64 [layers], as in `Parting`.
+        expected, p, q: float64 [layers], as in `RoutingDivergence`.
         lift: float64 [domains, layers, experts], log2 of an expert's share in a domain over its
-            share in all; 0 where it is as likely, -inf where it was never chosen there.
+            share in all domains; 0 where they are equal, -inf where it was never chosen.
     """
 
     bits: Floats
@@ -341,30 +345,30 @@ class Information:
 def information(
     groups: list[npt.NDArray[np.float32]], permutations: int = 999, seed: int = 0
 ) -> Information:
-    """Mutual information of domain and expert per layer, blocks being dealt between domains.
+    """Mutual information of domain and expert per layer, tested by permuting blocks over domains.
 
     Args:
-        groups: of each domain its blocks, float32 [blocks, layers, experts]; see `blocks_of`.
+        groups: the blocks of each domain, float32 [blocks, layers, experts]; see `blocks_of`.
     """
     rng = np.random.default_rng(seed)
     pool = np.concatenate(groups)
     domain = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
 
-    def shared(of: npt.NDArray[np.integer]) -> Floats:
-        counts = np.stack([pool[of == d].sum(axis=0) for d in range(len(groups))])
+    def mutual(domains: npt.NDArray[np.integer]) -> Floats:
+        counts = np.stack([pool[domains == d].sum(axis=0) for d in range(len(groups))])
         weights = counts.sum(axis=2) / np.maximum(counts.sum(axis=(0, 2)), 1)
         bits = np.nan_to_num(entropy(counts.astype(np.int64)))
         whole = entropy(counts.sum(axis=0).astype(np.int64))
         return np.asarray(whole - (weights * bits).sum(axis=0), np.float64)
 
-    bits = shared(domain)
-    chance = np.stack([shared(rng.permutation(domain)) for _ in range(permutations)])
+    bits = mutual(domain)
+    chance = np.stack([mutual(rng.permutation(domain)) for _ in range(permutations)])
     p = (1 + (chance >= bits - 1e-12).sum(axis=0)) / (permutations + 1)
     p = np.where(np.isnan(bits), np.nan, p)
     counts = np.stack([group.sum(axis=0) for group in groups]).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        all_of = counts.sum(axis=0) / counts.sum(axis=(0, 2))[:, None]
-        lift = np.log2(counts / counts.sum(axis=2, keepdims=True) / all_of)
+        overall = counts.sum(axis=0) / counts.sum(axis=(0, 2))[:, None]
+        lift = np.log2(counts / counts.sum(axis=2, keepdims=True) / overall)
     return Information(bits, chance.mean(axis=0), p, corrected(p), lift)
 
 

@@ -31,7 +31,7 @@ class ReplayTotals:
         return self.hits / self.lookups if self.lookups else float("nan")
 
 
-def serve(trace: Trace, slots: int, at_start: Keys = ()) -> ReplayTotals:
+def replay_lru(trace: Trace, slots: int, at_start: Keys = ()) -> ReplayTotals:
     """Replay a trace's look-ups through an LRU cache; see `residency.replay`.
 
     Args:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..aliases import alias
 from ..display import draw
 from ..errors import OptionError, TraceError
 from ..events import DECODE
@@ -51,9 +52,12 @@ class Miss:
     nbytes: int
     start_ms: float
     ms: float
-    left_at: int | None
-    taken_by: tuple[int, int] | None
+    evicted_at: int | None
+    evicted_by: tuple[int, int] | None
     resident_under_belady: bool | None
+    left_at = alias("evicted_at")
+    taken_by = alias("evicted_by")
+    held_by_belady = alias("resident_under_belady")
 
 
 @dataclass(frozen=True)
@@ -240,7 +244,7 @@ class Explainer:
                 continue
             seen.add(key)
             read = read_of.get(key)
-            left_at, taken_by = self._left(*key, first, end)
+            evicted_at, evicted_by = self._left(*key, first, end)
             held = self.belady
             found.setdefault(layer, []).append(
                 Miss(
@@ -248,8 +252,8 @@ class Explainer:
                     nbytes=0 if read is None else int(read["nbytes"]),
                     start_ms=np.nan if read is None else (int(read["start_ns"]) - begin) / 1e6,
                     ms=np.nan if read is None else int(read["ns"]) / 1e6,
-                    left_at=left_at,
-                    taken_by=taken_by,
+                    evicted_at=evicted_at,
+                    evicted_by=evicted_by,
                     resident_under_belady=None
                     if held is None
                     else bool(held.hits[first + s, layer, i]),

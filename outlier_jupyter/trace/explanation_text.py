@@ -75,7 +75,7 @@ def missed(told: Explanation) -> str:
     if not known:
         return f"{said} What Belady's cache would have kept is not known: the size is not."
     kept = sum(bool(miss.resident_under_belady) for miss in known)
-    first = sum(miss.left_at is None for miss in misses)
+    first = sum(miss.evicted_at is None for miss in misses)
     new = f"{first:,} of them" if first else "None of them"
     return (
         f"{said} {new} came for the first time in this run. A cache of {told.slots:,} "
@@ -117,12 +117,12 @@ def limits(told: Explanation) -> list[str]:
 
 def fate(told: Explanation, miss: Miss) -> str:
     """Why an expert was not in RAM."""
-    if miss.left_at is None:
+    if miss.evicted_at is None:
         return f"{miss.expert}: for the first time"
-    assert miss.taken_by is not None
-    layer, expert = miss.taken_by
-    name = told.names.get(miss.left_at, f"step {miss.left_at}")
-    when = "earlier in this call" if miss.left_at >= told.step else f"at {name}"
+    assert miss.evicted_by is not None
+    layer, expert = miss.evicted_by
+    name = told.names.get(miss.evicted_at, f"step {miss.evicted_at}")
+    when = "earlier in this call" if miss.evicted_at >= told.step else f"at {name}"
     said = f"{miss.expert}: left {when}, for layer {layer}'s expert {expert}"
     if miss.resident_under_belady is not None:
         said += "; Belady keeps it" if miss.resident_under_belady else "; Belady gives it up, too"
@@ -141,8 +141,8 @@ def layer_rows(told: Explanation, shown: int = SHOWN) -> list[tuple[str, str, st
     rows = []
     for layer in chosen:
         wait = _wait(layer)
-        again = [miss for miss in layer.misses if miss.left_at is not None]
-        first = [str(miss.expert) for miss in layer.misses if miss.left_at is None]
+        again = [miss for miss in layer.misses if miss.evicted_at is not None]
+        first = [str(miss.expert) for miss in layer.misses if miss.evicted_at is None]
         words = [fate(told, miss) for miss in again[:SHOWN]]
         if more := len(again) - SHOWN:
             words.append(f"and {more:,} more that had left" if more > 0 else "")

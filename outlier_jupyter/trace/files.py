@@ -29,7 +29,7 @@ from ..errors import TraceError, brief
 from ..system import files
 from .column_packing import Arrays, Columns, columns_of, deflate, inflate, length, table_of
 from .metadata import foreign_info, info_of, run_of
-from .schema import CALL, EARLY, EVICTION, LAYER_PARTS, READ, TraceInfo
+from .schema import CALL, EVICTION, LAYER_PARTS, PREFETCHED, READ, TraceInfo
 from .validate import (
     MOST_LAYERS,
     MOST_SPAN,
@@ -66,8 +66,10 @@ OLDER = ("1",)
 """Versions that are read as well; what they lack is absent or, of the calls' parts, 0."""
 SINCE_2 = ("calls.forward_ns", "calls.outside_ns", "calls.experts_ns", "calls.watch_ns")
 TABLES = {"reads": READ, "evictions": EVICTION, "calls": CALL}
-IF_ANY = {"early": EARLY}
-"""Tables that are left out where they are empty, and by programs that know nothing of them."""
+OPTIONAL = {"early": PREFETCHED}
+"""Tables that are written only if they have rows, and may be missing."""
+FIELDS = {"early": "prefetched"}
+"""Table in the file → field of `Trace`, where the names differ."""
 PLAIN = ("tokens", "produced", "phase", "experts", "weights", "resident_at_start")
 """Stored as tensors under their own names; `hits` and the `TABLES` are packed."""
 PER_STEP = ("tokens", "produced", "phase")
@@ -112,10 +114,10 @@ def _packed(trace: Trace) -> Arrays:
     if len(trace.kl):
         out |= {"kl": trace.kl, "agrees": trace.agrees}
     out["hits"] = np.packbits(trace.hits)
-    for table in [*TABLES, *(name for name in IF_ANY if len(getattr(trace, name)))]:
-        rows = getattr(trace, table)
-        for column in rows.dtype.names or ():
-            out[f"{table}.{column}"] = deflate(rows[column])
+    for table in (*TABLES, *OPTIONAL):
+        rows = getattr(trace, FIELDS.get(table, table))
+        if table in TABLES or len(rows):
+            out |= {f"{table}.{column}": deflate(rows[column]) for column in rows.dtype.names}
     if trace.layer_us.size:
         out["layer_us"] = deflate(trace.layer_us.transpose(2, 1, 0).ravel())
     return {name: array for name, array in out.items() if trace.has(name.split(".")[0])}
@@ -162,7 +164,7 @@ def _known(name: str) -> bool:
     if name in (*PLAIN, "hits", "layer_us", *MEASURED):
         return True
     table, _, column = name.partition(".")
-    kind = (TABLES | IF_ANY).get(table)
+    kind = (TABLES | OPTIONAL).get(table)
     return kind is not None and column in (kind.names or ())
 
 
@@ -228,11 +230,11 @@ def build(arrays: Arrays, info: TraceInfo) -> Fields:
         _check_plain(name, arrays[name], experts.shape, sizes)
         with np.errstate(over="ignore"):
             whole[name] = arrays[name].astype(whole[name].dtype)
-    for name in TABLES | IF_ANY:
+    for name in TABLES | OPTIONAL:
         columns = _columns(name, arrays, experts, sizes, whole["phase"])
         if columns is None and name in TABLES:
             absent.add(name)
-        whole[name] = table_of((TABLES | IF_ANY)[name], columns)
+        whole[FIELDS.get(name, name)] = table_of((TABLES | OPTIONAL)[name], columns)
     if "calls" in absent:
         whole["calls"] = _one_call_a_step(whole["phase"])
     call = np.repeat(np.arange(len(whole["calls"]), dtype=np.int32), whole["calls"]["steps"])
@@ -276,7 +278,7 @@ def _columns(
     Raises:
         ValueError: columns that do not fit each other, or the model and the steps.
     """
-    kind, steps = (TABLES | IF_ANY)[table], len(experts)
+    kind, steps = (TABLES | OPTIONAL)[table], len(experts)
     if table == "calls" and "calls.start_ns" in arrays and not arrays.keys() & set(SINCE_2):
         none = deflate(np.zeros(length("calls.start_ns", arrays["calls.start_ns"]), np.int64))
         arrays = arrays | dict.fromkeys(SINCE_2, none)

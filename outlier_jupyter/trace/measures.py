@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..aliases import alias
 from ..events import DECODE, PREFILL
 from ..formatting import percent, size_words, three
 
@@ -27,11 +28,20 @@ QUANTILES = (0.5, 0.95, 1.0)
 class Summary:
     """The headline numbers of a run. Rates are NaN where nothing was counted.
 
-    `hit_rate` is that of all look-ups, prefill and decode together.
-
-    `compared` tokens were held against the exact model: their mean divergence in nats, and the
-    share of them that it would have chosen, too. `prefetched` reads were begun before their router
-    had chosen; `prefetched_used` of them were asked for.
+    Attributes:
+        prompt_tokens, decoded_steps: tokens read in prefill and in decode.
+        prefill_seconds, decode_seconds: wall time of their calls.
+        tokens_per_second: decode steps over `decode_seconds`.
+        lookups, hits: of prefill and decode together; `hit_rate` is hits over lookups.
+        decode_hit_rate, prefill_hit_rate: the same of one phase.
+        reads, bytes_read: experts read from disk.
+        read_p50_ms, read_p95_ms, read_max_ms: read latency.
+        compared: tokens compared with the exact model (`measure_loss`).
+        kl: their mean KL(exact ‖ run) in nats.
+        top1_agreement: the share of them for which the exact model would have chosen the same.
+        prefetched: reads started before their router had chosen; of these, `prefetched_used` were
+            then requested, and the others wasted `prefetched_wasted_bytes`. The old names are
+            `read_early`, `early_used` and `early_wasted_bytes`.
     """
 
     prompt_tokens: int
@@ -55,6 +65,9 @@ class Summary:
     prefetched_used: int = 0
     prefetched_wasted_bytes: int = 0
     prefill_hit_rate: float = nan
+    read_early = alias("prefetched")
+    early_used = alias("prefetched_used")
+    early_wasted_bytes = alias("prefetched_wasted_bytes")
 
     def __str__(self) -> str:
         """One line: speed, hit rate, bytes read, latency; early reads and loss where there are."""
@@ -263,7 +276,7 @@ def summarise(trace: Trace) -> Summary:
     decode = trace.phase == DECODE
     seconds = {p: float(trace.step_ns[trace.phase == p].sum()) / 1e9 for p in (PREFILL, DECODE)}
     p50, p95, top = quantiles(trace.reads["ns"] / 1e6)
-    used = trace.early["used"] > 0
+    used = trace.prefetched["used"] > 0
     return Summary(
         prompt_tokens=int((~decode).sum()),
         decoded_steps=int(decode.sum()),
@@ -280,9 +293,9 @@ def summarise(trace: Trace) -> Summary:
         read_p50_ms=float(p50),
         read_p95_ms=float(p95),
         read_max_ms=float(top),
-        prefetched=len(trace.early),
+        prefetched=len(trace.prefetched),
         prefetched_used=int(used.sum()),
-        prefetched_wasted_bytes=int(trace.early["nbytes"][~used].sum()),
+        prefetched_wasted_bytes=int(trace.prefetched["nbytes"][~used].sum()),
         **_loss(trace),
     )
 

@@ -29,7 +29,7 @@ from ..events import (
     Waited,
     Weighed,
 )
-from .schema import CALL, EARLY, EVICTION, LAYER_PARTS, READ, TraceInfo
+from .schema import CALL, EVICTION, LAYER_PARTS, PREFETCHED, READ, TraceInfo
 from .time_parts import booked
 from .trace import Trace
 
@@ -58,7 +58,7 @@ class _OpenCall:
     held: list[ResidentLayers] = field(default_factory=list)
     reads: list[tuple[int, ...]] = field(default_factory=list)
     evictions: list[tuple[int, ...]] = field(default_factory=list)
-    early: list[Prefetched] = field(default_factory=list)
+    prefetched: list[Prefetched] = field(default_factory=list)
     done: StepDone | None = None
 
 
@@ -121,7 +121,7 @@ class Recorder:
         self._take[Waited] = call.waited.append
         self._take[Served] = call.served.append
         self._take[ResidentLayers] = call.held.append
-        self._take[Prefetched] = call.early.append
+        self._take[Prefetched] = call.prefetched.append
 
     def _page_in(self, event: PagedIn) -> None:
         layer, expert, _, nbytes, start_ns, ns = event
@@ -181,7 +181,7 @@ class Recorder:
             self._weights[first, layers, :k] = weights
         self._reads += call.reads
         self._evictions += call.evictions
-        self._early += [(first, *event) for event in call.early]
+        self._early += [(first, *event) for event in call.prefetched]
         self._book(call, call.done)
 
     def _book(self, call: _OpenCall, done: StepDone) -> None:
@@ -256,7 +256,7 @@ class Recorder:
             calls=table,
             resident_at_start=self._resident,
             info=info,
-            early=np.array(self._early, EARLY),
+            prefetched=np.array(self._early, PREFETCHED),
             **self._by_layer(),
             kl=kl,
             agrees=agrees,

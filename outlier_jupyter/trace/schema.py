@@ -29,7 +29,7 @@ EVICTION = np.dtype(
 )
 """One expert that lost its slot to (by_layer, by_expert)."""
 
-EARLY = np.dtype(
+PREFETCHED = np.dtype(
     [
         ("step", np.int32),
         ("layer", np.int16),

@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import values
+from ..aliases import alias
 from ..display import draw
 from ..values import checked, integer, rate
 from ..values import path as path_of
 from . import files, tables, what_if
 from .explain import Explainer, Explanation
-from .schema import EARLY, LAYER_PARTS, TraceInfo
+from .schema import LAYER_PARTS, PREFETCHED, TraceInfo
 
 if TYPE_CHECKING:
     import pandas
@@ -55,7 +56,8 @@ class Trace:
             measured (`measure_loss`). Of no length where nothing was.
         agrees: bool [steps], whether the exact model would have taken the same token; False where
             `kl` is NaN.
-        early: structured, see `EARLY`; empty where nothing was read early.
+        prefetched: structured, see `PREFETCHED`; empty where nothing was prefetched. `early` is
+            its old name.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -76,7 +78,8 @@ class Trace:
     )
     kl: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     agrees: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    early: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, EARLY))
+    prefetched: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, PREFETCHED))
+    early = alias("prefetched")
 
     @property
     def steps(self) -> int:

@@ -77,10 +77,10 @@ def test_tokens_and_who_is_held_are_the_same(kernels, tiny):
             assert np.array_equal(getattr(on, name), getattr(off, name)), name
         for name in ("step", "layer", "expert", "nbytes"):
             assert np.array_equal(on.reads[name], off.reads[name]), name
-        assert not len(off.early)
-        told += on.early["used"].sum()
+        assert not len(off.prefetched)
+        told += on.prefetched["used"].sum()
         among = {tuple(row) for row in on.reads[["step", "layer", "expert"]].tolist()}
-        used = on.early[on.early["used"] == 1]
+        used = on.prefetched[on.prefetched["used"] == 1]
         assert {tuple(row) for row in used[["step", "layer", "expert"]].tolist()} <= among
     assert told > 20
 
@@ -109,7 +109,7 @@ def test_a_router_that_answers_otherwise_is_left_alone(model_type, tmp_path):
     folder = checkpoint(model_type, tmp_path / "model")
     with outlier_jupyter.load(folder, cache_experts=4, lookahead="on") as engine:
         run = engine.generate("no", raw=True, max_tokens=16)
-    assert run.trace.layers > 1 and not len(run.trace.early)
+    assert run.trace.layers > 1 and not len(run.trace.prefetched)
 
 
 def test_a_changed_top_k_is_followed(tiny):
@@ -120,7 +120,7 @@ def test_a_changed_top_k_is_followed(tiny):
         fewer, whole = ahead._k, ahead.ranked
         ahead.ranked = lambda x: whole(x)[: fewer - 1]
         run = engine.generate("with fewer", raw=True, max_tokens=8)
-    assert len(run.tokens) == 8 and ahead.suits and len(run.trace.early)
+    assert len(run.tokens) == 8 and ahead.suits and len(run.trace.prefetched)
 
 
 def test_the_state_is_put_under_the_next_norm(engine):
@@ -299,8 +299,8 @@ def test_a_layer_whose_guesses_are_useless_reads_nothing_early(tiny, monkeypatch
     monkeypatch.setattr(Ahead, "ranked", worst)
     with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
         run = engine.generate("useless", max_tokens=60)
-    half = run.trace.early["step"] > run.trace.steps - 30
-    assert len(run.trace.early) > 4 and half.sum() < (~half).sum() / 2
+    half = run.trace.prefetched["step"] > run.trace.steps - 30
+    assert len(run.trace.prefetched) > 4 and half.sum() < (~half).sum() / 2
 
 
 def test_who_gets_it():
@@ -326,13 +326,13 @@ def test_waste_is_told_and_saved(tiny, tmp_path):
     """The summary says what was read early, used and wasted; a saved trace says the same."""
     with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
         run = engine.generate("waste", max_tokens=30)
-    summary, rows = run.summary(), run.trace.early
+    summary, rows = run.summary(), run.trace.prefetched
     assert summary.prefetched == len(rows) > summary.prefetched_used == rows["used"].sum() > 0
     size = run.trace.info.expert_nbytes[0]
     assert summary.prefetched_wasted_bytes == size * (len(rows) - summary.prefetched_used)
     assert f"read early: {len(rows)}, used {summary.prefetched_used}, wasted" in str(summary)
     loaded = Trace.load(run.trace.save(tmp_path / "early.safetensors"))
-    assert np.array_equal(loaded.early, rows) and loaded.info.absent == run.trace.info.absent
+    assert np.array_equal(loaded.prefetched, rows) and loaded.info.absent == run.trace.info.absent
 
 
 def test_a_table_keeps_count_of_what_lies_aside():

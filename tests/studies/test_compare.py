@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import fcluster
 from outlier_jupyter import Run, compare, load, repeated
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.runs.run import Spread
-from outlier_jupyter.trace.equal_caches import serve
+from outlier_jupyter.trace.equal_caches import replay_lru
 from tests.notebook.conftest import build
 from tests.trace.test_divergence import sticky
 
@@ -23,8 +23,8 @@ def test_runs_are_compared_under_their_names() -> None:
     """Each pair is there; alike runs make a cluster; only what differs is said to."""
     found = compare({"a": sticky(1), "b": sticky(2), "c": sticky(3, liking=5)}, permutations=99)
     assert list(found.pairs) == [(0, 1), (0, 2), (1, 2)]
-    assert not len(found.parting(0, 1).differing()) and not found.experts(0, 1)
-    assert len(found.parting(0, 2).differing()) == 4 and found.experts(0, 2)
+    assert not len(found.divergence(0, 1).differing()) and not found.experts(0, 1)
+    assert len(found.divergence(0, 2).differing()) == 4 and found.experts(0, 2)
     np.testing.assert_array_equal(found.matrix, found.matrix.T)
     groups = fcluster(found.clusters(), 2, "maxclust")
     assert groups[0] == groups[1] != groups[2]
@@ -59,15 +59,15 @@ def test_the_token_that_parts_is_named() -> None:
     assert {row.step for row in top} == {100, 101, 102, 103}
 
 
-def test_equal_caches_and_warmth() -> None:
+def test_equal_caches_and_starting_caches() -> None:
     """Replays begin alike whatever the runs began with; unlike beginnings are warned of."""
     a, b = build(steps=60, seed=1), build(steps=60, seed=2)
     warm = replace(b, resident_at_start=np.array([[0, 1], [1, 2]], np.int16))
     found = compare([warm, a], permutations=9)
     assert found.slots == 24
-    assert found.cold == (serve(warm, 24), serve(a, 24))
-    assert found.warm[1] == serve(a, 24, [(0, 1), (1, 2)])
-    assert [w.held for w in found.warmth] == [2, 0]
+    assert found.cold == (replay_lru(warm, 24), replay_lru(a, 24))
+    assert found.warm[1] == replay_lru(a, 24, [(0, 1), (1, 2)])
+    assert [w.resident for w in found.starting_caches] == [2, 0]
     assert any("not alike" in said for said in found.warnings)
     assert not any("not alike" in said for said in compare([a, a], permutations=9).warnings)
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_compared_is_said() -> None:
         compare([sticky(1)])
     found = compare([sticky(1), sticky(2)], permutations=9)
     with pytest.raises(OptionError, match="lower first"):
-        found.parting(1, 0)
+        found.divergence(1, 0)
     with pytest.raises(OptionError, match="3 or more"):
         found.clusters()
 
@@ -113,7 +113,7 @@ def test_real_runs_align_and_repeat() -> None:
     assert "".join(s.second for s in answers) == other.text
     assert [s for s in prompts if not s.same]
     assert all(s.same for text in found.aligned(0, 1) for s in text)
-    np.testing.assert_allclose(found.parting(0, 1).js, 0, atol=1e-12)
+    np.testing.assert_allclose(found.divergence(0, 1).js, 0, atol=1e-12)
 
 
 def test_a_spread_of_nothing_is_nan() -> None:

@@ -68,9 +68,9 @@ def test_what_differs_is_found_with_its_experts() -> None:
 
 def test_sticky_routing_is_dealt_in_longer_blocks() -> None:
     """Tokens routed each by itself stay alike for one token, sticky ones for their known time."""
-    assert p.staying(sticky(1, 2000)) == pytest.approx(1, abs=0.2)
+    assert p.correlation_time(sticky(1, 2000)) == pytest.approx(1, abs=0.2)
     # Kept with probability 0.8, the correlation at lag l is 0.8^l: 1 + 2 · 4 = 9, less its tail.
-    assert p.staying(sticky(1, 2000, 0.8)) == pytest.approx(9, rel=0.2)
+    assert p.correlation_time(sticky(1, 2000, 0.8)) == pytest.approx(9, rel=0.2)
     free, bound = (p.part(sticky(1, 800, s), sticky(2, 800, s), permutations=9) for s in (0, 0.8))
     assert bound.block > 3 * free.block
     assert not free.caution and not bound.caution
@@ -103,7 +103,7 @@ def test_leanings_leave_the_token_itself_out(a: Trace, b: Trace) -> None:
     """A token's bits are those of smoothed shares, its own counted without it."""
     if a.info.experts_per_layer != b.info.experts_per_layer:
         b = routed(a.experts[::-1].copy(), a.info.experts_per_layer)
-    found = p.leanings(a, b)
+    found = p.log_share_ratios(a, b)
     for step in range(a.steps):
         bits, chosen = 0.0, 0
         for layer, size in enumerate(a.info.experts_per_layer):

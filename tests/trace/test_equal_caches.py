@@ -14,7 +14,7 @@ from outlier_jupyter import load
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.testing import tiny_checkpoint
 from outlier_jupyter.trace import Trace
-from outlier_jupyter.trace.equal_caches import serve
+from outlier_jupyter.trace.equal_caches import replay_lru
 from outlier_jupyter.trace.measures import summarise
 from tests.trace.test_routing_measures import routed, routings
 
@@ -39,7 +39,7 @@ def test_token_by_token_it_is_a_naive_lru(trace: Trace, slots: int, warm: bool) 
                 reads += key not in held
                 held[key] = None
                 held.move_to_end(key)
-    found = serve(trace, slots, start)
+    found = replay_lru(trace, slots, start)
     assert (found.hits, found.reads) == (hits, reads)
     assert found.lookups == int((trace.experts >= 0).sum())
 
@@ -48,7 +48,7 @@ def test_it_is_what_the_engine_did(tmp_path: Path) -> None:
     """From an empty cache of its size, a run's replay has the run's own hits, reads and bytes."""
     with load(str(tiny_checkpoint(tmp_path)), cache_experts=9, policy="lru") as engine:
         run = engine.generate("a prompt that is read in one chunk", max_tokens=20)
-    seen, found = summarise(run.trace), serve(run.trace, run.trace.info.slots)
+    seen, found = summarise(run.trace), replay_lru(run.trace, run.trace.info.slots)
     assert (found.hits, found.lookups) == (seen.hits, seen.lookups)
     assert (found.reads, found.nbytes) == (seen.reads, seen.bytes_read)
     assert 0 < found.hits < found.lookups
@@ -57,4 +57,4 @@ def test_it_is_what_the_engine_did(tmp_path: Path) -> None:
 def test_a_cache_without_slots_is_refused() -> None:
     """No slot, no cache: one sentence."""
     with pytest.raises(OptionError, match="holds nothing"):
-        serve(routed(np.zeros((2, 1, 1)), (2,)), 0)
+        replay_lru(routed(np.zeros((2, 1, 1)), (2,)), 0)

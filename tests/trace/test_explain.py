@@ -83,12 +83,12 @@ def test_each_miss_has_its_cause(run):
         assert sum(miss.nbytes for miss in told.misses) == read["nbytes"].sum()
         for miss in told.misses:
             expected = told_by_events(trace, told.step, miss.layer, miss.expert)
-            assert (miss.left_at, miss.taken_by) == expected
+            assert (miss.evicted_at, miss.evicted_by) == expected
             held_before = [miss.layer, miss.expert] in start.tolist()
             read_before = ((trace.reads["step"] < told.step) & (trace.reads["layer"] == miss.layer)
                            & (trace.reads["expert"] == miss.expert)).any()  # fmt: skip
-            assert (miss.left_at is not None) == (held_before or read_before)
-            seen += miss.left_at is not None
+            assert (miss.evicted_at is not None) == (held_before or read_before)
+            seen += miss.evicted_at is not None
     assert seen > 5
     # From an empty cache.
     cold = Run.of(replace(trace, resident_at_start=np.zeros((0, 2), np.int16)))

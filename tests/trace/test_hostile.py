@@ -20,8 +20,8 @@ from outlier_jupyter import Run, Trace, atlas, compare, load
 from outlier_jupyter.errors import OutlierError, TraceError
 from outlier_jupyter.residency.replay import simulate
 from outlier_jupyter.trace.column_packing import deflate
-from outlier_jupyter.trace.divergence import staying
-from outlier_jupyter.trace.equal_caches import serve
+from outlier_jupyter.trace.divergence import correlation_time
+from outlier_jupyter.trace.equal_caches import replay_lru
 from outlier_jupyter.trace.routing_measures import (
     choices,
     over_time,
@@ -29,7 +29,7 @@ from outlier_jupyter.trace.routing_measures import (
     router_confidence,
     routing_measures,
 )
-from outlier_jupyter.trace.schema import EARLY
+from outlier_jupyter.trace.schema import PREFETCHED
 from outlier_jupyter.trace.what_if import WhatIf, routing_of
 
 
@@ -185,9 +185,9 @@ def test_every_compiled_walk_is_behind_the_check(saved):
         replace(good, info=replace(good.info, experts_per_layer=(4,) * good.layers)),
     )
     for trace in broken:
-        for walk in (routing_measures, overlaps, router_confidence, over_time, staying, WhatIf,
-                     lambda trace: choices(trace, np.zeros(good.steps, int), 1),
-                     lambda trace: serve(trace, 8),
+        for walk in (routing_measures, overlaps, router_confidence, over_time, correlation_time,
+                     WhatIf, lambda trace: choices(trace, np.zeros(good.steps, int), 1),
+                     lambda trace: replay_lru(trace, 8),
                      lambda trace: compare({"a": trace, "b": good}, permutations=3),
                      ):  # fmt: skip
             with pytest.raises(TraceError, match="does not hold together"):
@@ -232,7 +232,7 @@ def test_a_measured_run_that_read_more_than_it_chose_comes_back(tmp_path):
 def test_times_and_bytes_that_cannot_be_are_refused(saved, column, value):
     """Of what a clock or a disk cannot have told, and of what adds up to no number."""
     rows = int(np.frombuffer(saved[1]["reads.step"].tobytes()[:8], "<i8")[0])
-    arrays = {f"early.{name}": deflate(np.zeros(rows)) for name in EARLY.names}
+    arrays = {f"early.{name}": deflate(np.zeros(rows)) for name in PREFETCHED.names}
     if column in saved[1]:
         rows = int(np.frombuffer(saved[1][column].tobytes()[:8], "<i8")[0])
     values = np.full(rows, value)

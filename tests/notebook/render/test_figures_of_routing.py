@@ -87,7 +87,7 @@ def test_what_is_no_finding_is_drawn_hollow() -> None:
     assert (sure.marker.symbol, open_.marker.symbol) == ("circle", "circle-open")
     assert list(sure.x) == [2] and list(open_.x) == [0, 1, 3]
     heat, more, less = found.experts_figure().data
-    np.testing.assert_allclose(heat.z, found.parting().difference)
+    np.testing.assert_allclose(heat.z, found.divergence().difference)
     assert len(more.x) + len(less.x) == len(found.experts()) > 0
     assert "<i>" not in found.figure().layout.title.text.replace("<br>", "")
     assert "bits" in titles(found.figure())
@@ -96,7 +96,7 @@ def test_what_is_no_finding_is_drawn_hollow() -> None:
 def test_a_long_warning_is_not_cut() -> None:
     """It goes over several lines, none too long for a narrow page, and the plot makes room."""
     few = compare({"a": sticky(1, 24), "b": sticky(2, 24)}, permutations=49)
-    figure, caution = few.figure(), few.parting().caution
+    figure, caution = few.figure(), few.divergence().caution
     lines = [re.sub("<[^>]*>", "", line) for line in figure.layout.title.text.split("<br>")]
     assert caution and caution in " ".join(lines)
     assert len(lines) > 3 and max(map(len, lines)) <= 88

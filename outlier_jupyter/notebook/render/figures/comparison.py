@@ -24,7 +24,7 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
     Raises:
         OptionError: there is no such pair.
     """
-    pair = found.parting(first, second)
+    pair = found.divergence(first, second)
     figure = go.Figure()
     _titled(figure, found, "Where the routing parts, by layer (Jensen–Shannon)", first, second)
     layers = np.arange(len(pair.js))
@@ -75,7 +75,7 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
     Raises:
         OptionError: there is no such pair.
     """
-    pair = found.parting(first, second)
+    pair = found.divergence(first, second)
     figure = go.Figure()
     _titled(figure, found, "The experts that part them", first, second)
     matrix_axes(figure, len(pair.js))
@@ -118,7 +118,7 @@ def _colours(found: Comparison, first: int, second: int) -> list[str]:
 def _marks(figure: go.Figure, found: Comparison, first: int, second: int) -> None:
     """A sign on each expert that is used more by one of them, beyond chance; the surest of many."""
     one, other = (found.names[i] for i in (first, second))
-    many = len(found.parting(first, second).js) > 16
+    many = len(found.divergence(first, second).js) > 16
     rows = found.experts(first, second, ALPHA)
     for name, sign, fill, edge, mine in (
         (one, "triangle-up", LIGHT.ink, STRIPE, [r for r in rows if r.first > r.second]),
@@ -178,7 +178,7 @@ def matrix_figure(found: Comparison) -> go.Figure:
 
 
 def _titled(figure: go.Figure, found: Comparison, title: str, first: int, second: int) -> None:
-    pair = found.parting(first, second)
+    pair = found.divergence(first, second)
     about = (
         f"{found.names[first]} against {found.names[second]} · {found.phase or 'all'} steps · "
         f"{pair.permutations:,} deals of {pair.block} tokens each · 95 % intervals, false "

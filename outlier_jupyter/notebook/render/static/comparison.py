@@ -59,7 +59,7 @@ def html(found: Comparison) -> str:
     for i, j in pairs[:PAIRS]:
         parts += _pair(found, i, j)
     if (more := len(pairs) - PAIRS) > 0:
-        parts.append(f'<p class="oj-soft">{more:,} more pairs: .parting(i, j), .experts(i, j), '
+        parts.append(f'<p class="oj-soft">{more:,} more pairs: .divergence(i, j), .experts(i, j), '
                      ".figure(i, j).</p>")  # fmt: skip
     parts += ["<h4>With equal caches, prompt and answer together</h4>", _caches(found)]
     if found.domains:
@@ -121,7 +121,7 @@ def _sides(label: str, one: str, other: str, stretches: list[Stretch]) -> str:
 
 def _layers(found: Comparison, i: int, j: int) -> str:
     """Divergence above chance by layer, as bars of words and length; differing ones are said."""
-    pair = found.parting(i, j)
+    pair = found.divergence(i, j)
     sure = set(pair.differing().tolist()) if not pair.caution else set()
     top = float(np.nanmax(np.abs(pair.excess), initial=0)) or 1.0
     rows = []
@@ -159,11 +159,12 @@ def _matrix(found: Comparison) -> str:
 
 def _caches(found: Comparison) -> str:
     rows = [
-        (name, f"{held.held:,} of {held.slots:,} slots, {percent(held.useful)} of what it used",
+        (name, f"{start.resident:,} of {start.slots:,} slots, "
+         f"{percent(start.useful)} of what it used",
          f"{percent(cold.hit_rate)} hits, {size_words(cold.nbytes)} in {cold.reads:,} reads",
          f"{percent(warm.hit_rate)} hits, {size_words(warm.nbytes)} in {warm.reads:,} reads")
-        for name, held, cold, warm in zip(found.names, found.warmth, found.cold, found.warm,
-                                          strict=True)
+        for name, start, cold, warm in zip(found.names, found.starting_caches, found.cold,
+                                           found.warm, strict=True)
     ]  # fmt: skip
     head = ("run", "in its cache when it began", f"LRU of {found.slots:,} slots, from empty",
             f"from what {found.names[0]} began with")  # fmt: skip

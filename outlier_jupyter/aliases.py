@@ -1,0 +1,11 @@
+"""Old names of attributes and methods, kept for one release after a rename."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+
+def alias(name: str) -> Any:
+    """A read-only attribute that stands for `name` of the same object, without a warning."""
+    return property(attrgetter(name), doc=f"The old name of `{name}`, kept for one release.")
