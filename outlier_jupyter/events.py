@@ -1,8 +1,10 @@
 """What happens on the decode path, as frozen records.
 
 The pager and the engine emit these to one sink, in the order in which things happened; the
-recorder, the live view and the tests listen. Nothing here knows who listens. Times are
-nanoseconds of the engine's clock (`time.perf_counter_ns` unless a test passes its own).
+recorder, the live view and the tests subscribe. Nothing here knows who does. In all of them
+`layer` counts the MoE layers from 0, `expert` is a number in its layer, `slot` a row of the bank.
+Times are nanoseconds of the engine's clock (`time.perf_counter_ns` unless a test passes its own);
+a `start_ns` is a moment of it, all others are durations.
 """
 
 from __future__ import annotations
@@ -22,14 +24,17 @@ class Unsubscribe(Exception):
 
 
 class PromptEncoded(NamedTuple):
-    """The prompt's token ids are known; `reused` of them already sit in the KV cache."""
+    """The prompt's ids, `tokens`, are known; the first `reused` are in the KV cache already."""
 
     tokens: npt.NDArray[np.int32]
     reused: int
 
 
 class CallStarted(NamedTuple):
-    """One call of the model begins, over `tokens` (all of a prefill chunk, or one token)."""
+    """One call of the model begins, over `tokens` (all of a prefill chunk, or one token).
+
+    `phase` is `PREFILL` or `DECODE`.
+    """
 
     phase: int
     tokens: npt.NDArray[np.int32]
@@ -39,7 +44,8 @@ class CallStarted(NamedTuple):
 class Routed(NamedTuple):
     """A layer's router chose: `experts` and `hits` are [tokens, k], in the router's order.
 
-    A hit is an expert that was resident before any expert of this layer's call was read.
+    A hit is an expert that was resident before any expert of this layer's call was read. The ids
+    took `route_ns` to leave the device, the lookup `lookup_ns`.
     """
 
     layer: int
@@ -50,7 +56,7 @@ class Routed(NamedTuple):
 
 
 class Evicted(NamedTuple):
-    """An expert left its slot, to make room for another."""
+    """An expert was evicted, to make room for (`by_layer`, `by_expert`)."""
 
     layer: int
     expert: int
@@ -110,7 +116,7 @@ class Served(NamedTuple):
 
 
 class Weighed(NamedTuple):
-    """The weights the model gave the chosen experts of a layer: float32 [tokens, k]."""
+    """The `weights` that the model gave the chosen experts of a layer: float32 [tokens, k]."""
 
     layer: int
     weights: npt.NDArray[np.float32]
@@ -164,8 +170,8 @@ class StepDone(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """The last step against the exact model: KL(exact ‖ run) in nats, and whether both would have
-    taken the same token. Told after its `StepDone`, by a run with `measure_loss`.
+    """The last step against the exact model: `kl`, KL(exact ‖ run) in nats, and `agrees`, whether
+    both would have taken the same token. Comes after its `StepDone`, by a run with `measure_loss`.
     """
 
     kl: float
@@ -173,13 +179,15 @@ class Compared(NamedTuple):
 
 
 class TextProduced(NamedTuple):
-    """The detokenizer let go of some text (tokens and text do not align one to one)."""
+    """The detokenizer let go of some `text` (tokens and text do not align one to one)."""
 
     text: str
 
 
 class RunDone(NamedTuple):
-    """The run ended: `stop` (end of turn or stop word), `length`, `interrupted` or `error`."""
+    """The run ended. `finish_reason`: `stop` (end of turn or stop word), `length`, `interrupted` or
+    `error`.
+    """
 
     finish_reason: str
 

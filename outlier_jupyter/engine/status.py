@@ -12,7 +12,24 @@ from ..trace import TraceInfo
 
 @dataclass(frozen=True)
 class Status:
-    """Where an engine stands: what is loaded, how much of it sits in RAM, whether it was closed."""
+    """Where an engine stands: what is loaded, how much of it is in RAM, whether it was closed.
+
+    Attributes:
+        model: as it was named to `load`.
+        layers: MoE layers.
+        experts: in all layers.
+        slots: how many experts fit in RAM.
+        resident: how many are in RAM now.
+        bank_nbytes: bytes of the slots, full or not.
+        experts_nbytes: bytes of all experts on disk.
+        dense_nbytes: bytes of all other weights, always in RAM.
+        reader: how experts are read, `pread`, `direct` or `mmap`.
+        reader_note: why this reader, in words; "" where there is nothing to say.
+        kernels: `cpu` for the compiled ones, or `mlx`.
+        top_k: experts per token in each layer; None where not known.
+        changed_output: why the output differs from the model's own; "" where it does not.
+        closed: whether the engine was closed.
+    """
 
     model: str
     layers: int

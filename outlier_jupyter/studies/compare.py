@@ -80,7 +80,7 @@ class ExpertDifference:
 
 @dataclass(frozen=True)
 class TokenDivergence:
-    """A token routed unlike the other run: `bits` per choice, by `log_share_ratios`."""
+    """The `token` of a `step`, routed unlike the other run: `bits` per choice, by `log_share_ratios`."""
 
     step: int
     token: int

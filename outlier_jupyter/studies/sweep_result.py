@@ -45,10 +45,16 @@ class SweepRow:
     Attributes:
         setting: what was varied, by name; `options`, all that its engine was loaded with.
         prompt: its number; `repeat`, the round.
+        begun: when, UTC.
+        text, tokens, finish_reason: the answer, how many tokens it has, and why it ended.
+        tokens_per_second: of decode; `prefill_seconds`, wall time of the prompt.
+        decode_hit_rate: share of decode's lookups that hit; `bytes_read` in all.
+        slots: of the cache.
         kl: KL(exact ‖ run), nats a token, over the answer's tokens; `top1_agreement` of them.
         log_probability: mean of the answer's tokens under the model's own routing, nats;
             `own_log_probability`, the same of the model's own answer.
         repeated, distinct, verdict: see `coherence`.
+        changed_output: why the output differs from the model's own; "" where it does not.
     """
 
     setting: dict[str, Any]

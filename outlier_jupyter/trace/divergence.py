@@ -31,7 +31,7 @@ from .validate import check_routing
 SHORTEST = 8
 """The shortest block in tokens, where the text is long enough."""
 TIMES = 8
-"""Block length over correlation time. Measured: see EXPERIMENTS.md."""
+"""Block length over correlation time. Measured: docs/experiments/measures.md."""
 FEWEST, MOST = 6, 200
 """Blocks per side: below the first, blocks get shorter; above the second, longer."""
 LAGS, MOST_SAMPLED = 64, 2048

@@ -18,7 +18,7 @@ from .what_if import routing_of
 
 @dataclass(frozen=True)
 class ReplayTotals:
-    """What a replay came to: choices that hit, choices in all, experts read and their bytes."""
+    """What a replay came to: `hits` of `lookups`, `reads` of experts and their `nbytes`."""
 
     hits: int
     lookups: int

@@ -44,7 +44,8 @@ class Miss:
             where the read is not known.
         left_at: the step during which it had lost its slot; None if the run never held it.
         taken_by: the (layer, expert) that took the slot; None likewise.
-        held_by_belady: whether a cache that knew the future would have had it; None if not known.
+        resident_under_belady: whether a cache that knew the future would have had it; None if not
+            known.
     """
 
     layer: int
@@ -65,6 +66,7 @@ class LayerStory:
     """One layer of the token.
 
     Attributes:
+        layer: the MoE layer, from 0.
         experts, weights: what the router chose for this token, in its order.
         misses: what its call read in this layer.
         parts: `LAYER_PARTS` in ms; empty where they were not recorded.
@@ -79,7 +81,10 @@ class LayerStory:
 
 @dataclass(frozen=True)
 class Limit:
-    """How long something had to take at least: `nbytes` at `rate` bytes a second, 0 if unknown."""
+    """How long something takes at least: `nbytes` at `rate` bytes a second, 0 if unknown.
+
+    `source` says in words where the rate is from.
+    """
 
     nbytes: int
     rate: float
@@ -99,10 +104,11 @@ class Explanation:
         step, call_steps, phase: the step, how many tokens its call read, 0 prefill or 1 decode.
         name, names: what the token is called, and what others are, by step.
         ms: of its call. `parts`: ms of each part, NaN left out, adding up to it.
-        usual: the median of each part over the run's decode calls; empty for a prompt's call.
+        usual: the median of each part over the run's decode calls, ms; empty for a prompt's call.
+        usual_ms: the median of those calls, ms; NaN for a prompt's call.
         slower_than: share of the run's decode calls that were faster; NaN for a prompt's.
         lookups: choices of the call, over all layers. `layers`: in order.
-        disk: what reading its bytes had to take; memory: what touching its weights had to.
+        disk, memory: how long reading its bytes, and touching its weights, takes at least.
         slots, policy, kernels: of the run.
     """
 

@@ -76,7 +76,32 @@ LAYER_PARTS = ("before", "route", "lookup", "read_wait", "install", "experts", "
 
 @dataclass(frozen=True)
 class TraceInfo:
-    """What was run, on what, and how: everything needed to read the arrays of a `Trace`."""
+    """What was run, on what, and how: everything needed to read the arrays of a `Trace`.
+
+    Attributes:
+        model: as it was named to `load`.
+        layer_names: each MoE layer's module in the model.
+        experts_per_layer: experts of each MoE layer.
+        expert_nbytes: bytes of one expert of each layer.
+        native_top_k: the model's own number of experts per token; None where not known.
+        slots: how many experts fit in RAM.
+        reader: how experts were read; `reader_note` says why, or what was found.
+        kernels: `cpu` for the compiled ones, or `mlx`.
+        options: those of the run, by name.
+        policy: which expert was evicted when a slot was needed.
+        banks: for each layer, which layers it shares its slots with: those of the same number.
+        model_hash: tells one checkpoint from another: of its config and of its tensors' names and
+            places.
+        machine: system, processor and cores, in words.
+        dense_nbytes: bytes of the weights that are no experts, which every token touches; 0 where
+            not known.
+        disk_rate: bytes a second that the disk was measured to give; 0 where nobody has.
+        memory_rate: the same of memory.
+        versions: of Python, MLX and the libraries, by name.
+        absent: the arrays that were not recorded; they hold nothing that was seen.
+        changed_output: why the output differs from the model's own ("" when it does not): another
+            `top_k`, changed routing, a KV cache that was quantised or forgot.
+    """
 
     model: str = ""
     layer_names: tuple[str, ...] = ()
@@ -89,20 +114,12 @@ class TraceInfo:
     kernels: str = ""
     options: dict[str, object] = field(default_factory=dict)
     policy: str = ""
-    """Who leaves when a slot is needed."""
     banks: tuple[int, ...] = ()
-    """For each layer, which layers it shares its slots with: those of the same number."""
     model_hash: str = ""
-    """Tells one checkpoint from another: of its config and of its tensors' names and places."""
     machine: str = ""
     dense_nbytes: int = 0
-    """Of the weights that are no experts, which every token touches; 0 where not known."""
     disk_rate: float = 0.0
     memory_rate: float = 0.0
-    """Bytes a second that disk and memory were measured to give; 0 where nobody has."""
     versions: dict[str, str] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
-    """The arrays that were not recorded; they hold nothing that was seen."""
     changed_output: str = ""
-    """Why the output differs from the model's own ("" when it does not): another `top_k`, routing
-    that was changed, a KV cache that was quantised or forgot."""

@@ -11,7 +11,7 @@ An expert's score is what is expected of its next uses, the sum of two parts:
 
 The scores of a layer are renewed when its router has chosen. A layer's weight is 1 − `NEARNESS` ×
 d, where d is how far ahead its next turn is, from 0 (next) to 1 (a whole cycle). None of the
-numbers was fitted to a model: EXPERIMENTS.md has what other values give.
+numbers is fitted to a model: docs/experiments/caching.md has what other values give.
 """
 
 from __future__ import annotations
