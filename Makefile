@@ -1,12 +1,14 @@
 # make demo   set up, run the quickstart in a real kernel, leave build/01_quickstart.html
 # make lab    the same notebook, live in JupyterLab
 # make test   set up and run every test and check
-# make check  format, lint, types, and the built JavaScript against a fresh build
+# make check  format, lint, types, the site, and the built JavaScript against a fresh build
+# make docs   build the site of docs/ into build/docs
 # make build  build the widget's JavaScript, after a change in js/src
 # make pictures  take the README's pictures and its animation again, from a run in JupyterLab
 # make accept-pictures  take the pictures that the visual checks compare with; look at each of them
 # make support  write docs/models.md again, from what the last run of the tests found
-# make bench  the benchmark, in under 30 minutes: rows in benchmarks/results, README's table and figure
+# make bench  the benchmark, in under 30 minutes: rows in benchmarks/results, tables and figures of
+#             docs/benchmarks.md, README's table
 # make bench-short  a slice of it, in under 5
 # make bench-peers  the same beside llama.cpp, which is built for it first (10 minutes more)
 # make train  make the demo model again from nothing (hours)
@@ -18,7 +20,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo lab test check check-python check-js build pictures accept-pictures support train \
+.PHONY: demo lab test check check-python check-docs check-js docs build pictures accept-pictures support train \
     clean js-test bench bench-short bench-peers
 
 PYTHON ?= python3
@@ -41,12 +43,21 @@ test:
 	python -m pytest -m "not alone" -n 2
 	python -m pytest -m alone -n 2
 
-check: check-python check-js
+check: check-python check-docs check-js
 
 check-python: .venv/.dev
 	ruff format --check .
 	ruff check .
 	mypy
+
+# Warnings are errors, wrong links within the site among them; links out of it would need a network.
+SPHINX := python -m sphinx -q -W --keep-going -d build/doctrees docs build/docs
+
+check-docs: .venv/.dev
+	$(SPHINX) -E
+
+docs: .venv/.dev
+	$(SPHINX)
 
 check-js: js/node_modules/.ready
 	npm --prefix js run --silent check

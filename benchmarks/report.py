@@ -1,10 +1,10 @@
-"""Fills the README's table and figure of the benchmark from the newest rows.
+"""Fills docs/benchmarks.md and the README's table from the newest rows of the benchmark.
 
     python -m benchmarks.report
 
 Of every part of the benchmark the rows of its last run are taken, for each processor apart: no
-table and no figure has rows of two. What was measured while others used the machine says so. The
-tables stand between two marks in README.md, the figures in `docs/`.
+table and no figure has rows of two. What was measured while others used the machine says so. In
+both files the tables stand between two marks; the figures are in `docs/`.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def abreast_lines(parts: Parts) -> list[str]:
 def other_lines(parts: Parts) -> list[str]:
     """What is told in sentences."""
     said = [
-        f"A process of its own with a quarter cached held {cell(r, 'rss_gb')} GB after a prompt of "
+        f"A process of its own with a quarter cached took {cell(r, 'rss_gb')} GB after a prompt of "
         f"{r['prompt']} tokens, {percent(number(r, 'rss_of_budget'))} of what it promises to keep "
         f"to, and {percent(number(r, 'peak_of_budget'))} at its most."
         for r in parts.get("resident", [])
@@ -229,7 +229,7 @@ def other_lines(parts: Parts) -> list[str]:
         said.append(
             f"Recording with a live view attached took {100 * number(r, 'cost'):.1f} % of decode's "
             f"time by the clock (standard error {100 * number(r, 'error'):.1f}) and "
-            f"{percent(number(r, 'sinks'))} measured in what listens{mark}."
+            f"{percent(number(r, 'sinks'))} measured in subscribers{mark}."
         )
     return [" ".join(said), ""] if said else []
 
@@ -320,14 +320,14 @@ def drawn(parts: Parts) -> bool:
 
 def section(parts: Parts, here: Where) -> list[str]:
     """All that was measured on one processor, under its name."""
+    alt = f":alt: Decode speed by cache size, beside the limit and llama.cpp: {named(here)}"
     picture = [
-        "<picture>",
-        f'  <source media="(prefers-color-scheme: dark)" srcset="docs/{picture_of(here, "dark")}">',
-        f'  <img alt="Decode speed by cache size, beside the limit and llama.cpp: {named(here)}" '
-        f'src="docs/{picture_of(here, "light")}">',
-        "</picture>",
-        "",
-    ]
+        line
+        for shade in ("light", "dark")
+        for line in (
+            f"```{{image}} {picture_of(here, shade)}", alt, f":class: only-{shade}", "```", ""
+        )
+    ]  # fmt: skip
     tables = (decode_lines, unpaged_lines, peer_lines, abreast_lines, feature_lines, prompt_lines)
     return [
         f"### {named(here)}", "", *(picture if drawn(parts) else []),
@@ -343,17 +343,30 @@ def labelled(lines: list[str], here: Where) -> list[str]:
 
 
 def report() -> str:
-    """What stands between the marks."""
-    return "\n".join(line for here, parts in collect().items() for line in section(parts, here))
+    """What stands between the marks of docs/benchmarks.md."""
+    found = "\n".join(line for here, parts in collect().items() for line in section(parts, here))
+    return found.replace("tokens' worth", "working sets")
+
+
+def brief() -> str:
+    """What stands between the marks of the README: decode by cache size, last measured."""
+    here, parts = next((here, parts) for here, parts in collect().items() if parts.get("sizes"))
+    lines = labelled(decode_lines(parts), here)
+    return "\n".join([*lines, f"Measured on: {named(here)}."]).replace(
+        "tokens' worth", "working sets"
+    )
+
+
+def fill(page: Path, text: str) -> None:
+    """Put `text` between the marks of a page."""
+    before, rest = page.read_text().split(BEGIN, 1)
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}")
 
 
 def main() -> int:
-    """Write the README's part, and the pictures."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    readme.write_text(f"{before}{BEGIN}\n{report()}\n{END}{after}")
+    """Write what is made from the rows: both pages' parts, and the pictures."""
+    fill(ROOT / "docs" / "benchmarks.md", report())
+    fill(ROOT / "README.md", brief())
     for here, parts in collect().items():
         if drawn(parts):
             draw(parts, here, ROOT / "docs")

@@ -1,44 +1,74 @@
-"""The reference page says what the code says."""
+"""The documents say what the code says, their examples run, and their links lead somewhere."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
+from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
+import outlier_jupyter
+from outlier_jupyter import options
+from outlier_jupyter.notebook.commands import COMMANDS
+from outlier_jupyter.trace import schema
+
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+REFERENCE = {page.stem: page.read_text() for page in (DOCS / "reference").glob("*.md")}
+EXPERIMENTS = sorted(set((DOCS / "experiments").glob("*.md")) - {DOCS / "experiments/index.md"})
+ENTRY = re.compile(r"^###? (\d{4}-\d\d-\d\d): .+$", re.MULTILINE)
+AT_THE_ROOT = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
 
 
-def reference():
-    """tools/api_reference.py as a module."""
-    spec = importlib.util.spec_from_file_location("api", ROOT / "tools" / "api_reference.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_the_readme_is_short():
+    """Whoever comes first reads 150 lines at most."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-def test_the_reference_is_what_the_code_says():
-    """docs/api.md is the page the tool writes: `python tools/api_reference.py` renews it."""
-    api = reference()
-    assert (ROOT / "docs" / "api.md").read_text() == api.page()
+@pytest.mark.parametrize("page", [ROOT / name for name in AT_THE_ROOT] + PAGES, ids=str)
+def test_links_to_files_lead_to_files(page):
+    """Those that Sphinx does not see as well: of pages that a forge shows, and of pictures."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"", text):
+        link = "".join(target)
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
 
 
-def test_every_command_and_name_is_in_it():
-    """Each command has its form as a call, each public name its paragraph, each flag its line."""
-    api, page = reference(), (ROOT / "docs" / "api.md").read_text()
-    assert all(each.call for each in api.COMMANDS.values())
-    for name in api.outlier_jupyter.__all__:
-        assert name.startswith("_") or name.endswith("extension") or f"### `{name}" in page
-    assert "`--max-tokens" in page and "`.explain(token, memory_rate=None)`" in page
+def test_every_public_name_is_in_the_reference():
+    """Each of `__all__`, by the directive that takes its docstring."""
+    text = "\n".join(REFERENCE.values())
+    for name in outlier_jupyter.__all__:
+        assert re.search(rf"^\.\. auto\w+:: outlier_jupyter\.{name}$", text, re.MULTILINE), name
+
+
+def test_commands_options_and_record_types_are_in_the_reference():
+    """By directives that list what there is when the site is built; each command has its call."""
+    assert "```{commands}" in REFERENCE["commands"] and "```{flags}" in REFERENCE["commands"]
+    assert all(each.call for each in COMMANDS.values())
+    for kind in (options.LoadOptions, options.GenerateOptions):
+        assert f"```{{options}} {kind.__name__}" in REFERENCE["engine"] and fields(kind)
+    for name in ("READ", "EVICTION", "EARLY", "CALL"):
+        assert f"```{{fields}} {name}" in REFERENCE["trace"] and getattr(schema, name).names
 
 
 def test_every_experiment_names_its_processor():
-    """What of it the kernels used, that it was not recorded, or a dash where it makes no odds."""
-    rows = [
-        line for line in (ROOT / "EXPERIMENTS.md").read_text().splitlines() if line[:4] == "| 20"
-    ]
-    assert rows
-    for row in rows:
-        date, processor, *others = (cell.strip() for cell in row.strip("| ").split(" | "))
-        assert len(others) >= 4, f"no column of the processor: {row[:60]}"
-        assert re.search(r"^–$|^not recorded$|AVX|lanes|NEON", processor), f"{date}: {processor}"
+    """What of it the kernels used, that it was not recorded, or that it makes no odds."""
+    for page in EXPERIMENTS:
+        _, *entries = re.split(r"(?=^###? \d{4}-)", page.read_text(), flags=re.MULTILINE)
+        assert entries
+        for entry in entries:
+            assert "\n**Idea.** " in entry and "\n**Result.** " in entry, entry
+            found = re.search(r"^\*Kept:\* .+ · \*Processor:\* (.+)$", entry, re.MULTILINE)
+            assert found, entry
+            assert re.search(r"^of no consequence$|^not recorded$|AVX|lanes|NEON", found[1]), entry
+
+
+def test_the_list_of_experiments_counts_them():
+    """The index names each topic with the number of its entries."""
+    index = (DOCS / "experiments" / "index.md").read_text()
+    for page in EXPERIMENTS:
+        count = len(ENTRY.findall(page.read_text()))
+        assert re.search(rf"\({page.name}\) \| .* \| {count} \|$", index, re.MULTILINE), page.name

@@ -1,4 +1,4 @@
-"""Rows of results: files that gain columns, and the README's part made of the newest rows."""
+"""Rows of results: files that gain columns, and the pages made of the newest rows."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_each_processor_has_tables_of_its_own(tmp_path, monkeypatch):
     assert (
         "2.22" in sections["A"] and "3.33" not in sections["A"] and "AVX-512" not in sections["A"]
     )
-    assert sections["B"].count("B, kernels with AVX-512; Linux x86_64, 2 cores") == 3
+    assert sections["B"].count("B, kernels with AVX-512; Linux x86_64, 2 cores") == 4
     (here, parts), _ = report.collect().items()
     assert report.named(here) in report.figure(parts, here, dark=True).layout.title.text
     assert len({report.picture_of(here, "dark") for here in report.collect()}) == 2
@@ -87,20 +87,26 @@ def test_every_row_that_is_kept_names_its_processor():
         assert len(known) <= 1, file
 
 
-def test_the_readme_is_the_report():
-    """What stands between the marks is made from the rows that are kept."""
-    text = (results.ROOT / "README.md").read_text()
-    assert text.split(report.BEGIN)[1].split(report.END)[0].strip() == report.report().strip()
+@pytest.mark.parametrize("page, made", [("docs/benchmarks.md", "report"), ("README.md", "brief")])
+def test_what_stands_between_the_marks_is_made_from_the_rows_that_are_kept(page, made):
+    """The benchmark's page and the README's table: `python -m benchmarks.report` renews them."""
+    text = (results.ROOT / page).read_text()
+    between = text.split(report.BEGIN)[1].split(report.END)[0]
+    assert between.strip() == getattr(report, made)().strip()
+
+
+def test_the_pictures_of_the_benchmark_are_there():
+    """Light and dark, for each processor of which there is something to draw."""
     for here, parts in report.collect().items():
         for shade in ("light", "dark") if report.drawn(parts) else ():
             assert (results.ROOT / "docs" / report.picture_of(here, shade)).exists()
 
 
-def test_the_demo_table_of_the_readme_is_that_of_its_rows():
+def test_the_demo_table_is_that_of_its_rows():
     """Speeds, first tokens, hit rates and megabytes of the last rows; its processor is theirs."""
     rows = results.read(results.RESULTS / "demo-Linux-x86_64-2cores.csv")
     last = {row["subject"]: row for row in rows if row["commit"] == rows[-1]["commit"]}
-    text = (results.ROOT / "README.md").read_text()
+    text = (results.ROOT / "docs" / "benchmarks.md").read_text()
     head, _, *lines = text.split("\n\n| demo model")[1].split("\n\n")[0].splitlines()
     assert {row["vectors"] for row in last.values()} == {head.split("; ")[1].partition(" |")[0]}
     ways = ("direct", "pread", "mmap")
