@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+import sys
+from dataclasses import fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import outlier_jupyter
-from outlier_jupyter import options
+from outlier_jupyter import events, options
 from outlier_jupyter.notebook.commands import COMMANDS
 from outlier_jupyter.trace import schema
 
@@ -17,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 REFERENCE = {page.stem: page.read_text() for page in (DOCS / "reference").glob("*.md")}
+TEXT = "\n".join(REFERENCE.values())
 EXPERIMENTS = sorted(set((DOCS / "experiments").glob("*.md")) - {DOCS / "experiments/index.md"})
 ENTRY = re.compile(r"^###? (\d{4}-\d\d-\d\d): .+$", re.MULTILINE)
 AT_THE_ROOT = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
@@ -39,9 +43,27 @@ def test_links_to_files_lead_to_files(page):
 
 def test_every_public_name_is_in_the_reference():
     """Each of `__all__`, by the directive that takes its docstring."""
-    text = "\n".join(REFERENCE.values())
     for name in outlier_jupyter.__all__:
-        assert re.search(rf"^\.\. auto\w+:: outlier_jupyter\.{name}$", text, re.MULTILINE), name
+        assert re.search(rf"^\.\. auto\w+:: outlier_jupyter\.{name}$", TEXT, re.MULTILINE), name
+
+
+def test_what_the_reference_names_is_there_and_tells_of_its_fields():
+    """Each target of a directive; of a record each field, in its docstring or its module's."""
+    for target in re.findall(r"^\.\. auto(?!module)\w+:: (.+)$", TEXT, re.MULTILINE):
+        module, _, name = target.rpartition(".")
+        thing = getattr(import_module(module), name)
+        names = [f.name for f in fields(thing)] if is_dataclass(thing) else []
+        names = names or getattr(thing, "_fields", ())
+        told = f"{thing.__doc__} {sys.modules[thing.__module__].__doc__}" if names else ""
+        for field in names:
+            assert field.startswith("_") or re.search(rf"\b{field}\b", told), f"{target}.{field}"
+
+
+def test_events_tell_of_their_fields():
+    """In their docstrings, or at the top of their module."""
+    for event in get_args(events.Event):
+        for field in event._fields:
+            assert re.search(rf"\b{field}\b", f"{event.__doc__} {events.__doc__}"), (event, field)
 
 
 def test_commands_options_and_record_types_are_in_the_reference():
@@ -50,7 +72,7 @@ def test_commands_options_and_record_types_are_in_the_reference():
     assert all(each.call for each in COMMANDS.values())
     for kind in (options.LoadOptions, options.GenerateOptions):
         assert f"```{{options}} {kind.__name__}" in REFERENCE["engine"] and fields(kind)
-    for name in ("READ", "EVICTION", "EARLY", "CALL"):
+    for name in ("READ", "EVICTION", "PREFETCHED", "CALL"):
         assert f"```{{fields}} {name}" in REFERENCE["trace"] and getattr(schema, name).names
 
 

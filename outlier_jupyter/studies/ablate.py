@@ -57,7 +57,7 @@ class Ablation:
         agrees: bool [tokens] for each, whether the likeliest token stayed.
         random: float64 [draws, prompts, 2], the mean change and KL under random masks.
         masks: the random masks; `among`, what they were drawn from, with `seed`.
-        foreseen: how many draws were asked for; fewer were made if it was stopped.
+        requested: how many draws were requested; fewer were made if it was stopped.
     """
 
     info: TraceInfo

@@ -56,7 +56,7 @@ class StartingCache:
     """What was in the cache when a run began.
 
     Attributes:
-        held: how many experts.
+        resident: how many experts.
         slots: how many there was room for.
         useful: share of the run's distinct experts that were among them; NaN without any.
     """
@@ -69,7 +69,10 @@ class StartingCache:
 
 @dataclass(frozen=True)
 class ExpertDifference:
-    """One expert's share of its layer's choices in two runs; `p` is corrected for all experts."""
+    """(`layer`, `expert`): its share of the layer's choices in the `first` and the `second` run.
+
+    `p` is corrected for all experts.
+    """
 
     layer: int
     expert: int
@@ -80,7 +83,10 @@ class ExpertDifference:
 
 @dataclass(frozen=True)
 class TokenDivergence:
-    """The `token` of a `step`, routed unlike the other run: `bits` per choice, by `log_share_ratios`."""
+    """The `token` of a `step`, routed unlike the other run.
+
+    `bits` are per choice, by `log_share_ratios`.
+    """
 
     step: int
     token: int
@@ -96,7 +102,7 @@ class Comparison:
         runs: as they were given.
         phase: which steps were compared; None for all.
         pairs: (i, j) with i < j → where these two part.
-        warmth: each run's cache when it began.
+        starting_caches: each run's cache when it began.
         slots: of the caches in `cold` and `warm`.
         cold: what each run would have read from an empty LRU cache.
         warm: the same, when all begin with what the first began with.

@@ -42,8 +42,8 @@ class Miss:
         layer, expert, nbytes: which, and how much was read; 0 bytes where the read is not known.
         start_ms, ms: when its read began, since the call's beginning, and how long it took; NaN
             where the read is not known.
-        left_at: the step during which it had lost its slot; None if the run never held it.
-        taken_by: the (layer, expert) that took the slot; None likewise.
+        evicted_at: the step during which it was evicted; None if it was not resident in this run.
+        evicted_by: the (layer, expert) that took the slot; None likewise.
         resident_under_belady: whether a cache that knew the future would have had it; None if not
             known.
     """
