@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -11,7 +12,7 @@ from ..checkpoint import release_buffers
 from ..errors import EngineBusy, EngineClosed
 from ..paging import release
 from ..system.interrupt import deferred
-from .memory import cache_cap, give_back
+from .memory import give_back
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -64,6 +65,15 @@ def at_exit(engine: Engine) -> None:
     _alive.add(engine)
 
 
+def free_unreachable() -> None:
+    """Free models that nobody has any more: made of cycles, they keep their slots until collected.
+
+    A collection takes a tenth of a second and more where many modules are loaded.
+    """
+    if any(not engine.closed for engine in _alive):
+        gc.collect()
+
+
 @atexit.register
 def _end_runs() -> None:
     for engine in list(_alive):
@@ -75,8 +85,7 @@ def _end_runs() -> None:
 
 def _free(engine: Engine) -> None:
     """Take the memory out of all that the engine has handed out."""
-    if not engine.closed:
-        cache_cap.release()
+    engine._uncap_cache()
     engine.closed = True
     engine._executor.shutdown()
     engine._reader.close()

@@ -104,7 +104,7 @@ class Engine:
             installed.steering, info.experts_per_layer, info.native_top_k, options.top_k
         )
         self.closed = False
-        cache_cap.hold()
+        self._uncap_cache = cache_cap.hold(self)
         at_exit(self)
         for pager in installed.pagers:
             pager.stop = self._stop

@@ -43,6 +43,7 @@ from ..trace import Trace, TraceInfo
 from ..values import path as path_of
 from ..values import refused
 from .choose_reader import open_experts
+from .close import free_unreachable
 from .engine import Engine
 from .memory import give_back
 from .memory_budget import MemoryBounds, Needs, fitted, needs_of, slots_of
@@ -82,7 +83,7 @@ def load(
     asked = make(LoadOptions, options)
     if replacing is not None and not isinstance(replacing, Engine):
         raise refused("replacing", replacing, "an engine, or nothing")
-    gc.collect()  # a model that nobody has any more is made of cycles: its slots are still there
+    free_unreachable()
     path = resolve(path_of("model", model), asked.revision, asked.quiet)
     folder = ModelFolder(path, trusted=asked.trust_remote_code)
     folder.check_tokenizer()

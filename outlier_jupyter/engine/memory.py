@@ -11,7 +11,8 @@ now; what differs is shown as a row of its own.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -137,16 +138,18 @@ class CacheCap:
         self._open = 0
         self._before = 0
 
-    def hold(self) -> None:
-        """One more engine is open."""
+    def hold(self, engine: object) -> Callable[[], object]:
+        """One more engine is open; what is returned ends that, and so does the engine's end."""
         with self._lock:
             self._open += 1
             if self._open == 1:
                 self._before = mx.set_cache_limit(MLX_CACHE_NBYTES)
                 mx.set_cache_limit(min(self._before, MLX_CACHE_NBYTES))
+        release = weakref.finalize(engine, self._release)
+        release.atexit = False
+        return release
 
-    def release(self) -> None:
-        """An engine was closed."""
+    def _release(self) -> None:
         with self._lock:
             self._open -= 1
             if self._open == 0:

@@ -5,7 +5,7 @@ from .install import Installed, find, install, share_slots, switch_modules
 from .interventions import Intervention
 from .pager import Pager, Stopped
 from .release import release
-from .resize import resize
+from .resize_banks import resize
 from .router_tap import RouterTap
 from .routing_override import Steering
 from .slots import SlotBank

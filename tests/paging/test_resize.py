@@ -11,7 +11,6 @@ from mlx_lm import load as load_unpaged
 import outlier_jupyter
 from outlier_jupyter.errors import EngineBusy, EngineClosed, OptionError
 from outlier_jupyter.events import Resized
-from outlier_jupyter.paging import resize as resizing
 from outlier_jupyter.paging import slots as slots_module
 from outlier_jupyter.paging.slots import SlotBank, StagedSlotBank
 from outlier_jupyter.residency import ExpertKey
@@ -26,6 +25,8 @@ TWO_WIDTHS = {
     "rope_scaling": {"type": "dynamic", "factor": 1.0, "alpha": 1000.0},
 }  # fmt: skip
 """A model whose layers differ in width, and so need two banks."""
+
+MEMORY = "outlier_jupyter.paging.resize_banks.machine_memory"
 
 
 @pytest.fixture
@@ -135,13 +136,15 @@ def test_a_size_that_cannot_be_is_one_sentence_and_changes_nothing(engine, asked
 def test_memory_that_is_not_there_is_not_asked_for(engine, monkeypatch):
     """What it needs on the way is told, and what is free; the old bank stays."""
     row = max(engine._installed.pagers[0].bank.row_nbytes.values())
-    monkeypatch.setattr(resizing, "machine_memory", lambda: Machine(0, 24 * row))
+    monkeypatch.setattr(
+        "outlier_jupyter.paging.resize_banks.machine_memory", lambda: Machine(0, 24 * row)
+    )
     with pytest.raises(OptionError, match=r"cannot be had: on the way there it needs .* are free"):
         engine.resize(cache_experts=24)
     assert engine.status().slots == 6
     check(engine)
     # Giving memory back needs room for one part of the smaller bank alone.
-    monkeypatch.setattr(resizing, "machine_memory", lambda: Machine(0, 2 * row))
+    monkeypatch.setattr(MEMORY, lambda: Machine(0, 2 * row))
     assert engine.resize(cache_experts=2).slots == 2
 
 

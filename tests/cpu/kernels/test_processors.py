@@ -20,7 +20,9 @@ TARGETS = {
     "without AVX-512": {"NUMBA_CPU_FEATURES": NO_AVX512},
     "without AVX2": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
 }
-KERNELS = ("test_linear.py", "test_digits.py", "test_experts.py", "test_attention.py")
+KERNELS = (
+    "test_linear.py", "test_integer_activations.py", "test_experts.py", "test_attention.py",
+)  # fmt: skip
 FILES = [
     *(str(HERE / name) for name in KERNELS),
     str(HERE.parent / "native" / "test_exact.py")
