@@ -101,7 +101,7 @@ class Engine:
         self._vocabulary = Vocabulary(tokenizer)
         self._python_nbytes = outside_mlx()
         self.routing = RoutingOptions(
-            installed.steering, info.experts_per_layer, info.native_top_k, options.top_k
+            installed.routing_override, info.experts_per_layer, info.native_top_k, options.top_k
         )
         self.closed = False
         self._uncap_cache = cache_cap.hold(self)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..options import GenerateOptions, make, settled
-from ..paging import Intervention, Steering
+from ..paging import Intervention, RoutingOverride
 
 NAMES = ("mask", "boost", "force", "top_k", "router_temperature")
 """The options of a run that change the routing."""
@@ -31,12 +31,12 @@ class RoutingOptions:
 
     def __init__(
         self,
-        steering: Steering,
+        routing_override: RoutingOverride,
         experts_per_layer: Sequence[int],
         native: int | None,
         loaded: int | None,
     ) -> None:
-        self._steering = steering
+        self._routing_override = routing_override
         self._experts = tuple(experts_per_layer)
         self._native = native
         self._loaded = loaded or native
@@ -110,11 +110,11 @@ class RoutingOptions:
 
     def applied(self, asked: GenerateOptions) -> AbstractContextManager[None]:
         """Route as a run asks, within the block."""
-        return self._steering.applied(self.asked(asked))
+        return self._routing_override.applied(self.asked(asked))
 
     def exact(self) -> AbstractContextManager[None]:
         """Route as the model itself does, within the block, however it was loaded."""
-        return self._steering.applied(Intervention(**self.native))
+        return self._routing_override.applied(Intervention(**self.native))
 
     def words(self, asked: GenerateOptions) -> list[str]:
         """Why a run's routing is another than the model's own; empty when it is not."""

@@ -7,7 +7,7 @@ from .pager import Pager, Stopped
 from .release import release
 from .resize_banks import resize
 from .router_tap import RouterTap
-from .routing_override import Steering
+from .routing_override import RoutingOverride
 from .slots import SlotBank
 
 __all__ = [
@@ -15,8 +15,8 @@ __all__ = [
     "Intervention",
     "Pager",
     "RouterTap",
+    "RoutingOverride",
     "SlotBank",
-    "Steering",
     "Stopped",
     "check_device",
     "find",

@@ -26,8 +26,8 @@ def follow(block: nn.Module, tap: RouterTap) -> None:
     call = _told(kind.__call__, tap)
 
     def __call__(self: nn.Module, x: mx.array, *args: Any, **kwargs: Any) -> Any:  # noqa: N807  # a method
-        output = call(self, tap.enter(x), *args, **kwargs)
-        tap.leave(output)
+        output = call(self, tap.watch_input(x), *args, **kwargs)
+        tap.end_watch(output)
         return output
 
     names = {"__call__": __call__, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
@@ -54,7 +54,7 @@ def _told(call: Callable[..., Any], tap: RouterTap) -> Callable[..., Any]:
 def _telling(function: Callable[..., Any], tap: RouterTap) -> Callable[..., Any]:
     @functools.wraps(function, assigned=("__doc__",), updated=())
     def telling(*args: Any, **kwargs: Any) -> Any:
-        tap.passed((*args, *kwargs.values()))
+        tap.inspect_arguments((*args, *kwargs.values()))
         return function(*args, **kwargs)
 
     return telling

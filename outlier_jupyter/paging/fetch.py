@@ -19,17 +19,17 @@ from ..residency import ExpertKey
 from ..residency.slot_table import Lookup, Placement, SlotTable
 from .slots import SlotBank
 
-Ended = tuple[int, int, int]
+ReadResult = tuple[int, int, int]
 """Of the read of one expert: bytes, when it began, nanoseconds."""
 
 
 class Read(Protocol):
     """A read of one expert that was begun: a `Future`, or what does as one would."""
 
-    def add_done_callback(self, tell: Callable[[Any], object], /) -> None:
-        """Have `tell` called with it when it has ended, well or not; at once if it has."""
+    def add_done_callback(self, report: Callable[[Any], object], /) -> None:
+        """Have `report` called with it when it has ended, well or not; at once if it has."""
 
-    def result(self) -> Ended:
+    def result(self) -> ReadResult:
         """Wait for its end, and raise its failure, if any."""
 
     def exception(self) -> BaseException | None:
@@ -46,7 +46,7 @@ TINY = 1 << 16
 read to another thread."""
 
 
-class Here(Executor):
+class InlineExecutor(Executor):
     """Reads on the thread that asks."""
 
     def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
@@ -86,7 +86,7 @@ class Fetch:
         *,
         whole: bool,
         clock: Callable[[], int],
-        tell: Callable[[Event], None],
+        report: Callable[[Event], None],
         reap: Callable[[bool], bool] = lambda wait: False,
     ) -> None:
         self.slots = plan.hits | {place.key: place.slot for place in plan.placements}
@@ -94,7 +94,7 @@ class Fetch:
         self._placements = plan.placements
         self._bank, self._table = bank, table
         self._whole = whole
-        self._clock, self._tell, self._reap = clock, tell, reap
+        self._clock, self._report, self._reap = clock, report, reap
         self._futures: list[Read] = []
         # Numbers of the reads that have ended, in that order, and a bell that rings for each: to
         # ask `concurrent.futures` for the first to end takes longer than many a read.
@@ -165,7 +165,7 @@ class Fetch:
                 read.exception()
             self._open = False
             self._book()
-        self._tell_all()
+        self._report_all()
 
     def check(self) -> None:
         """Raise the first failure of a read, if any."""
@@ -208,12 +208,12 @@ class Fetch:
                 self._table.release(placement)
         self._install_ns += self._clock() - begin
 
-    def _tell_all(self) -> None:
+    def _report_all(self) -> None:
         for i, placement in enumerate(self._placements):
             (layer, expert), slot, evicted = placement
             if evicted is not None:
-                self._tell(Evicted(*evicted, slot, layer, expert))
+                self._report(Evicted(*evicted, slot, layer, expert))
             if i in self._written:
                 nbytes, start, ns = self._futures[i].result()
-                self._tell(PagedIn(layer, expert, slot, nbytes, start, ns))
-        self._tell(Waited(self._placements[0].key.layer, self._wait_ns, self._install_ns))
+                self._report(PagedIn(layer, expert, slot, nbytes, start, ns))
+        self._report(Waited(self._placements[0].key.layer, self._wait_ns, self._install_ns))

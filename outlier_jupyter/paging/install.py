@@ -24,13 +24,13 @@ from ..residency.policies import make_policy
 from ..residency.slot_table import SlotTable
 from .block_hooks import follow
 from .expert_tensors import Locator
-from .fetch import TINY, Here, overlaps
-from .lookahead import ASIDE, find_ahead, module_at
+from .fetch import TINY, InlineExecutor, overlaps
+from .lookahead import STAGING_SLOTS, find_lookahead, module_at
 from .lookahead import wanted as ahead_wanted
 from .pager import Pager
 from .release import release
 from .router_tap import RouterTap
-from .routing_override import Steering
+from .routing_override import RoutingOverride
 from .shared_expert import shared_expert
 from .slots import make_bank
 from .switch import PagedSwitch
@@ -70,7 +70,7 @@ class Installed:
     switches: tuple[Switch, ...]
     pagers: tuple[Pager, ...]
     tap: RouterTap
-    steering: Steering
+    routing_override: RoutingOverride
 
     @property
     def slots(self) -> int:
@@ -94,7 +94,7 @@ class Installed:
         """
         for pager in self.pagers:
             pager.finish()
-            pager.forget_predicted()
+            pager.drop_prefetched()
             pager.bank.settle()
         self.tap.forget()
 
@@ -106,7 +106,7 @@ class Installed:
         for pager in self.pagers:
             pager.release()
         self.tap.forget()
-        self.steering.release()
+        self.routing_override.release()
         for switch in self.switches:
             release(switch.module)
         return replaced(self, pagers=())
@@ -148,12 +148,14 @@ def install(
     pagers: dict[Geometry, Pager] = {}
     try:
         _put_in_place(model, switches, slots, reader, executor, clock, asked, tap, pagers)
-        steering = Steering(model, [(switch.path, switch.experts) for switch in switches])
+        routing_override = RoutingOverride(
+            model, [(switch.path, switch.experts) for switch in switches]
+        )
     except BaseException:
         for pager in pagers.values():
             pager.release()
         raise
-    return Installed(tuple(switches), tuple(pagers.values()), tap, steering)
+    return Installed(tuple(switches), tuple(pagers.values()), tap, routing_override)
 
 
 def _put_in_place(
@@ -172,14 +174,14 @@ def _put_in_place(
     for geometry, count in slots.items():
         members = {i: s.parts for i, s in enumerate(switches) if s.geometry == geometry}
         whole = count >= sum(sizes[layer] for layer in members)
-        aside = 0 if whole else staging_slots(switches, asked)[geometry]
-        bank = make_bank(next(iter(members.values())), count + aside)
-        table = SlotTable(count, make_policy(asked.policy, sizes), aside)
+        staging = 0 if whole else staging_slots(switches, asked)[geometry]
+        bank = make_bank(next(iter(members.values())), count + staging)
+        table = SlotTable(count, make_policy(asked.policy, sizes), staging)
         overlap = overlaps(asked.overlap, bank.expert_nbytes)
         tiny = bank.expert_nbytes < TINY and reader.name == "pread"
-        here = tiny and not (overlap or aside)
+        here = tiny and not (overlap or staging)
         pagers[geometry] = Pager(
-            members, bank, table, reader, Here() if here else executor, clock, overlap,
+            members, bank, table, reader, InlineExecutor() if here else executor, clock, overlap,
             open_queue() if reader.name == "direct" else None,
         )  # fmt: skip
     for layer, switch in enumerate(switches):
@@ -191,7 +193,7 @@ def _put_in_place(
         if isinstance(block, nn.Module):
             follow(block, tap)
             if pager.overlap:
-                paged.help(shared_expert(block))
+                paged.overlap_shared_expert(shared_expert(block))
     _look_ahead(model, switches, pagers, asked)
 
 
@@ -206,16 +208,16 @@ def _look_ahead(
     paged = [module_at(model, path) for path in paths]
     for layer, switch in list(enumerate(switches))[1:]:
         pager = pagers[switch.geometry]
-        if pager.table.aside:
-            ahead = find_ahead(model, layer, paths, switch.experts, pager, asked)
-            paged[layer - 1].read_ahead(ahead)
-            paged[layer].learn_from(ahead)
+        if pager.table.staging:
+            ahead = find_lookahead(model, layer, paths, switch.experts, pager, asked)
+            paged[layer - 1].predict_next(ahead)
+            paged[layer].check_predictions(ahead)
 
 
 def staging_slots(switches: Sequence[Switch], asked: LoadOptions) -> dict[Geometry, int]:
     """How many slots lie beside each geometry's cache, for what is read ahead."""
     return {
-        switch.geometry: ASIDE if ahead_wanted(asked, switch.expert_nbytes) else 0
+        switch.geometry: STAGING_SLOTS if ahead_wanted(asked, switch.expert_nbytes) else 0
         for switch in switches
     }
 
@@ -224,7 +226,7 @@ def share_slots(
     switches: Sequence[Switch],
     cache_gb: float,
     cache_experts: int | None,
-    aside: Mapping[Geometry, int] | None = None,
+    staging: Mapping[Geometry, int] | None = None,
 ) -> dict[Geometry, int]:
     """How many slots each geometry gets, in proportion to its experts.
 
@@ -246,8 +248,8 @@ def share_slots(
         slots[switch.geometry] = slots.get(switch.geometry, 0) + switch.experts
     for geometry, experts in slots.items():
         fit = int(experts * share + 1e-9)
-        if cache_experts is None and aside is not None and fit < experts:
-            fit = max(min(fit, 1), fit - aside[geometry])
+        if cache_experts is None and staging is not None and fit < experts:
+            fit = max(min(fit, 1), fit - staging[geometry])
         slots[geometry] = min(experts, fit)
         if slots[geometry] < 1:
             least = total / experts / 1e9
@@ -259,15 +261,15 @@ def share_slots(
 
 
 def banks_nbytes(
-    switches: Sequence[Switch], slots: Mapping[Geometry, int], aside: Mapping[Geometry, int]
+    switches: Sequence[Switch], slots: Mapping[Geometry, int], staging: Mapping[Geometry, int]
 ) -> int:
-    """Bytes of the banks that `install` makes of so many slots, those aside included."""
+    """Bytes of the banks that `install` makes of so many slots, staging slots included."""
     kinds = {switch.geometry: switch.expert_nbytes for switch in switches}
     experts = dict.fromkeys(kinds, 0)
     for switch in switches:
         experts[switch.geometry] += switch.experts
     return sum(
-        nbytes * (slots[kind] + (aside[kind] if slots[kind] < experts[kind] else 0))
+        nbytes * (slots[kind] + (staging[kind] if slots[kind] < experts[kind] else 0))
         for kind, nbytes in kinds.items()
     )
 

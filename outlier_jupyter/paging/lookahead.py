@@ -26,9 +26,9 @@ from ..residency import ExpertKey
 from .fetch import LARGE
 from .pager import Pager
 from .routing_override import Router, find_router
-from .staging import Fate
+from .staging import PrefetchOutcome
 
-ASIDE = 4
+STAGING_SLOTS = 4
 """Slots beside the cache: as many experts are read ahead at once. From the fourth rank on only half
 of the guesses are right, and no more reads end within what the next layer computes first."""
 PROOFS = 8
@@ -87,7 +87,7 @@ class Gate:
         return self._shares.get(rank, FIRST)
 
 
-class Ahead:
+class Lookahead:
     """The guesses for one layer.
 
     Args:
@@ -120,7 +120,7 @@ class Ahead:
         """Whether its router may be asked: False once it answered otherwise than it chose."""
         return self._suits
 
-    def foresee(self, x: mx.array) -> None:
+    def prefetch(self, x: mx.array) -> None:
         """The layer before is given `x`, one token: begin the reads that look worth it.
 
         Called when all that the layer before asked for has been read.
@@ -133,12 +133,14 @@ class Ahead:
             # Fewer are named while `top_k` is changed.
             keys = [(ExpertKey(self._layer, e), i) for i, e in enumerate(named.tolist())]
             ranks = {key: rank for key, rank in keys if rank in ranks_open}
-            self._ranks = {key: ranks[key] for key in self._pager.foresee(list(ranks))}
+            self._ranks = {key: ranks[key] for key in self._pager.prefetch(list(ranks))}
 
-    def learn(self, x: mx.array, ids: npt.NDArray[np.int64], fates: Sequence[Fate]) -> None:
+    def learn(
+        self, x: mx.array, ids: npt.NDArray[np.int64], outcomes: Sequence[PrefetchOutcome]
+    ) -> None:
         """The layer's router chose `ids`, [..., k], of one token, and its switch is given `x`."""
         if self._ranks is not None:
-            mine = [(self._ranks[key], used) for key, used, _ in fates if key in self._ranks]
+            mine = [(self._ranks[key], used) for key, used, _ in outcomes if key in self._ranks]
             for rank, used in mine:
                 self.gate.learn(rank, used)
             self.gate.guessed(any(used for _, used in mine))
@@ -188,14 +190,14 @@ class Ahead:
         return mx.multiply(x, self._ratio)  # not as an operator: the tap watches those of `x`
 
 
-def find_ahead(
+def find_lookahead(
     model: nn.Module,
     layer: int,
     paths: Sequence[str],
     experts: int,
     pager: Pager,
     asked: LoadOptions,
-) -> Ahead | None:
+) -> Lookahead | None:
     """The guesses for MoE layer `layer` of the switches at `paths`; None where they cannot be.
 
     Run when the paged switches are in place.
@@ -205,7 +207,7 @@ def find_ahead(
         return None
     before, here = _norm(model, paths[layer - 1]), _norm(model, paths[layer])
     norms = (before, here) if before is not None and here is not None else None
-    return Ahead(layer, pager, router, norms, asked.lookahead == "auto")
+    return Lookahead(layer, pager, router, norms, asked.lookahead == "auto")
 
 
 def _norm(model: nn.Module, path: str) -> nn.RMSNorm | None:

@@ -1,7 +1,7 @@
-"""From the ids a router chose to the slots their experts sit in: plan, read, hand out, book, tell.
+"""The pager: makes experts resident. It looks them up, reads misses into slots, reports events.
 
-One pager serves all layers whose experts have the same geometry. It decides nothing about who
-leaves (residency does) and knows nothing about what the experts compute.
+One pager serves all layers whose experts have the same geometry. It does not choose what is evicted
+(residency does) and knows nothing about what the experts compute.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ..errors import EngineClosed
 from ..events import Event, Prefetched, Sink
 from ..residency import ExpertKey
 from ..residency.slot_table import Placement, SlotTable
-from .fetch import Ended, Fetch, Read
+from .fetch import Fetch, Read, ReadResult
 from .record_fetch import QueuedReads
 from .slots import SlotBank
-from .staging import Fate, Staging
+from .staging import PrefetchOutcome, Staging
 from .switch_inputs import SlotMap
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and does so between two layers. Never leaves the engine."""
+    """Ends a run between two layers, after `Pager.stop` was set. Never leaves the engine."""
 
 
 class Pager:
@@ -35,11 +35,17 @@ class Pager:
 
     Args:
         parts: MoE layer → the tensors of its experts on disk.
-        bank, table: the memory and the booking of the same number of slots, those aside included.
+        bank, table: the slots' memory and the table of what is in them, of the same number of
+            slots, staging slots included.
         reader: reads byte ranges; called on the executor's threads.
         clock: nanoseconds, monotonic.
-        overlap: whether what is held may be computed with while the rest is read.
-        queue: where the kernel reads by itself what it can, if there is one.
+        overlap: whether resident experts are computed with while the others are read.
+        queue: the kernel's queue of asynchronous reads, if there is one.
+
+    Attributes:
+        stop: set from any thread to end the run before the next layer.
+        sink: receives the events of a run.
+        report_ns: nanoseconds spent in `sink` so far.
     """
 
     def __init__(
@@ -60,8 +66,8 @@ class Pager:
         self.closed = False
         self.overlap = overlap
         self.report_ns = 0
-        self.sink: Sink = _nobody
-        self._under_way: Fetch | None = None
+        self.sink: Sink = _no_sink
+        self._current: Fetch | None = None
         self._parts = parts
         self._reader = reader
         self._executor = executor
@@ -76,13 +82,13 @@ class Pager:
         )  # fmt: skip
 
     @property
-    def layers(self) -> int:
-        """How many layers share its slots."""
+    def layer_count(self) -> int:
+        """How many layers share the slots."""
         return len(self._parts)
 
     @property
-    def served(self) -> Collection[int]:
-        """The MoE layers it serves."""
+    def layers(self) -> Collection[int]:
+        """The MoE layers that this pager serves."""
         return self._parts.keys()
 
     def close(self) -> None:
@@ -92,24 +98,24 @@ class Pager:
             self._queued.close()
 
     def release(self) -> None:
-        """Close, and let go of the bank's memory; no read may be under way."""
+        """Close, and free the bank's memory; no read may be under way."""
         self.close()
-        self.sink = _nobody
+        self.sink = _no_sink
         self.forget_slot_maps()
         self.bank.release()
 
-    def tell(self, event: Event) -> None:
-        """Hand one event to whoever listens; `report_ns` is what all of that took so far."""
+    def report(self, event: Event) -> None:
+        """Send one event to the sink, and add the time that takes to `report_ns`."""
         begin = self.clock()
         self.sink(event)
         self.report_ns += self.clock() - begin
 
-    def enter(self) -> None:
-        """Called before every layer.
+    def check_running(self) -> None:
+        """Check, before every layer, that the run may go on.
 
         Raises:
-            Stopped: the run was asked to stop.
-            EngineClosed: the readers are gone.
+            Stopped: `stop` is set.
+            EngineClosed: the pager is closed.
         """
         if self.stop.is_set():
             raise Stopped
@@ -117,20 +123,20 @@ class Pager:
             raise EngineClosed("this model's engine was closed: load the model again")
 
     def slot_map(self, layer: int) -> SlotMap | None:
-        """Expert → slot, once all of `layer` is held for good; before, None.
+        """Expert → slot, once all of `layer` is resident for good; before, None.
 
-        Whoever changes the bank's size or moves its rows must `forget_slot_maps`.
+        Code that resizes the bank or moves its rows must call `forget_slot_maps`.
         """
         return self._slot_maps.get(layer)
 
     def forget_slot_maps(self) -> None:
-        """No layer is held for good any more, until the next reading finds it is."""
+        """Treat no layer as resident for good, until the next fetch finds that it is."""
         self._slot_maps.clear()
 
     def load_all(self, each: Callable[[], object]) -> None:
-        """Read every expert, in the order of layers and experts; `each` is called after a layer.
+        """Read every expert, in the order of layers and experts; call `each` after each layer.
 
-        There must be a slot for each.
+        There must be a slot for every expert.
         """
         for layer, parts in self._parts.items():
             self.bank.settle()
@@ -141,101 +147,104 @@ class Pager:
     def fetch(self, keys: Sequence[ExpertKey]) -> Iterator[Fetch]:
         """Make `keys` resident, at most as many as there are slots, while the context lasts.
 
-        The bank must be settled. Inside the context, `Fetch.arrivals` hands out what can be
-        computed with; when it is left, however that happens, every slot is held or free again.
+        The bank must be settled. Inside the context, `Fetch.arrivals` yields the experts that can
+        be computed with. On exit, also by an exception, every slot is resident or free again.
 
         Raises:
-            ReadFailed: on leaving, an expert could not be read; those that could stay resident.
+            ReadFailed: on exit, if an expert could not be read; the others stay resident.
         """
         self.finish()
-        plan, early = self._staging.take(self.table.reserve(keys))
-        fetch = self._under_way = Fetch(
+        plan, prefetched = self._staging.take(self.table.reserve(keys))
+        fetch = self._current = Fetch(
             plan, self.bank, self.table,
-            whole=not self.overlap, clock=self.clock, tell=self.tell, reap=self._reap,
+            whole=not self.overlap, clock=self.clock, report=self.report, reap=self._reap,
         )  # fmt: skip
         try:
-            fetch.begin(lambda placements: self._start(placements, early))
+            fetch.begin(lambda placements: self._start(placements, prefetched))
             yield fetch
         finally:
             self.finish()
         fetch.check()
-        if self.table.capacity >= self._experts:  # then nobody ever leaves
+        if self.table.capacity >= self._experts:  # then nothing is ever evicted
             for layer in {key.layer for key in fetch.slots} - self._slot_maps.keys():
                 self._map_if_whole(layer)
 
     def finish(self) -> None:
-        """Wait for the reads that an interrupt may have left under way, and book them."""
-        if self._under_way is not None:
-            self._under_way.finish()
-            self._under_way = None
+        """Wait for the reads that an interrupt may have left under way, and commit them."""
+        if self._current is not None:
+            self._current.finish()
+            self._current = None
 
-    def foresee(self, keys: Sequence[ExpertKey]) -> list[ExpertKey]:
-        """Begin to read `keys`, which a layer to come may ask for; those that were begun.
+    def prefetch(self, keys: Sequence[ExpertKey]) -> list[ExpertKey]:
+        """Begin to read `keys`, which a later layer may need, into staging slots.
 
-        None of them is held by it, nor is anything evicted. Reads only what is neither held nor
-        coming, while there are slots aside, and nothing if any other read is under way.
+        This makes nothing resident and evicts nothing. Keys that are resident or being read are
+        skipped; nothing is read while another read is under way.
+
+        Returns:
+            the keys whose reads were begun.
         """
-        if self.closed or not (self._under_way is None or self._under_way.landed):
+        if self.closed or not (self._current is None or self._current.landed):
             return []
         return self._staging.begin(keys)
 
-    def looked_up(self, keys: Sequence[ExpertKey]) -> list[Fate]:
-        """A router has chosen `keys`: what else was foreseen is dropped, and all of it is told."""
-        fates = self._staging.looked_up(keys)
-        for (layer, expert), used, nbytes in fates:
-            self.tell(Prefetched(layer, expert, nbytes, used))
-        return fates
+    def resolve_prefetched(self, keys: Sequence[ExpertKey]) -> list[PrefetchOutcome]:
+        """Drop prefetched experts other than `keys`, which a router has chosen; report all."""
+        outcomes = self._staging.resolve_prefetched(keys)
+        for (layer, expert), used, nbytes in outcomes:
+            self.report(Prefetched(layer, expert, nbytes, used))
+        return outcomes
 
-    def forget_predicted(self) -> None:
-        """Drop what was foreseen, and wait until nothing of it is being read."""
+    def drop_prefetched(self) -> None:
+        """Drop all prefetched experts, and wait for their reads to end."""
         self._staging.clear()
 
     def acquire(self, keys: Sequence[ExpertKey]) -> dict[ExpertKey, int]:
-        """Make `keys` resident and say where they sit: `fetch`, waited for."""
+        """Make `keys` resident and return their slots: `fetch`, waited for."""
         with self.fetch(keys) as fetch:
             return fetch.slots
 
     def resize(self, slots: int, bind: Callable[[str, mx.array], object]) -> None:
-        """Have `slots` slots. The bank must be settled; see `SlotBank.resize` for `bind`.
+        """Change the number of slots. The bank must be settled; see `SlotBank.resize` for `bind`.
 
-        At every moment table and bank agree on the slots both have, so that a failure leaves a
-        pager that works.
+        Table and bank agree at every moment on the slots that both have, so that a failure leaves
+        a pager that works.
         """
         self.forget_slot_maps()
-        self.forget_predicted()
-        self.bank.move(self.table.straighten())
+        self.drop_prefetched()
+        self.bank.move(self.table.compact())
         if slots < self.table.capacity:
             self.bank.move(self.table.shrink(slots))
-        self.bank.resize(slots + len(self.table.aside), bind)
+        self.bank.resize(slots + len(self.table.staging), bind)
         if slots > self.table.capacity:
             self.table.grow(slots)
 
     def _map_if_whole(self, layer: int) -> None:
         keys = [ExpertKey(layer, expert) for expert in range(self._parts[layer][0].experts)]
         if all(key in self.table for key in keys):
-            held = self.table.reserve(keys).hits
-            slots = np.array([held[key] for key in keys], np.int64)
+            hits = self.table.reserve(keys).hits
+            slots = np.array([hits[key] for key in keys], np.int64)
             self._slot_maps[layer] = SlotMap(mx.array(slots.astype(np.uint32)), slots)
 
     def _start(
-        self, placements: Sequence[Placement], early: Mapping[ExpertKey, Read]
+        self, placements: Sequence[Placement], prefetched: Mapping[ExpertKey, Read]
     ) -> Iterator[Read]:
-        """Have experts read, by the kernel or by threads, but for those that were begun `early`."""
-        late = [place for place in placements if place.key not in early] if early else placements
-        queued = {} if self._queued is None else self._queued.start(late)
+        """Begin to read, by the kernel or on threads, all that was not `prefetched`."""
+        missing = [place for place in placements if place.key not in prefetched]
+        queued = {} if self._queued is None else self._queued.start(missing)
         for placement in placements:
-            read = early.get(placement.key) or queued.get(placement.key)
+            read = prefetched.get(placement.key) or queued.get(placement.key)
             yield read or self._submit(placement)
 
-    def _submit(self, placement: Placement) -> Future[Ended]:
+    def _submit(self, placement: Placement) -> Future[ReadResult]:
         return self._executor.submit(self._read, placement)
 
     def _reap(self, wait: bool) -> bool:
-        """As `Fetch` asks it."""
+        """As `Fetch`'s argument `reap`."""
         return self._queued is not None and self._queued.reap(wait)
 
-    def _read(self, placement: Placement) -> Ended:
-        """On a reader thread: (bytes, start, nanoseconds) of one expert's tensors."""
+    def _read(self, placement: Placement) -> ReadResult:
+        """Read one expert's tensors, on a reader thread."""
         start = self.clock()
         (layer, expert), slot, _ = placement
         nbytes = read_expert(
@@ -244,5 +253,5 @@ class Pager:
         return nbytes, start, self.clock() - start
 
 
-def _nobody(event: Event) -> None:
+def _no_sink(event: Event) -> None:
     """The sink between runs."""

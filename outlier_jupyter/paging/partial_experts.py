@@ -1,8 +1,8 @@
-"""A layer's experts computed some at a time, with MLX's kernels, into one output.
+"""Computes a layer's experts group by group into one output, with MLX's kernels.
 
-A row's arithmetic is the same whoever is computed beside it: the same kernel, told "sorted"
-exactly when mlx-lm would have sorted all rows of the call. What computes natively has parts of its
-own, with the same two methods.
+A row's arithmetic does not depend on the rows beside it: the kernel is the same, and it gets
+`sorted_indices` exactly when mlx-lm would have sorted all rows of the call. Native modules have
+their own implementation, with the same two methods.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import numpy.typing as npt
 from mlx_lm.models.switch_layers import SwitchGLU
 
 SORT_FROM = 64
-"""From this many (token, expert) pairs mlx-lm sorts them by expert, and tells its kernels."""
+"""From this many (token, expert) pairs on, mlx-lm sorts them by expert."""
 
 Numbers = npt.NDArray[np.integer[Any]]
 
 
 class PartialExperts(Protocol):
-    """Takes the pairs (token, one of its experts) of a call in any order, each once."""
+    """Takes the (token, expert) pairs of a call in any order, each once."""
 
     def add(self, mine: Numbers, slots: Numbers) -> None:
-        """Compute the pairs numbered `mine`, whose experts sit in `slots`; both [pairs]."""
+        """Compute the pairs numbered `mine`, whose experts are in `slots`; both [pairs]."""
 
     def output(self) -> mx.array:
-        """All pairs' outputs [..., k, width], when each of them was added."""
+        """All pairs' outputs [..., k, width], once each of them was added."""
 
 
 class LazyPartialExperts:
     """Over mlx-lm's switch `inner`, for x [..., width] and ids of shape [..., k].
 
     Args:
-        reading: told each array that is computed from the bank.
+        reading: called with each array that is computed from the bank.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ def pin(installed: Installed, keys: Sequence[ExpertKey], read: Callable[[int], o
         ReadFailed: an expert could not be read.
     """
     for pager in installed.pagers:
-        mine = [key for key in keys if key.layer in pager.served]
+        mine = [key for key in keys if key.layer in pager.layers]
         try:
             pager.table.pin(mine)
         except ValueError as error:
@@ -84,11 +84,11 @@ def warm(
             f"model's {len(sizes)}: give a trace of this model"
         )
     for layer in range(len(sizes) if len(experts) else 0):
-        pager = next(pager for pager in installed.pagers if layer in pager.served)
+        pager = next(pager for pager in installed.pagers if layer in pager.layers)
         pager.table.routed(layer, experts[-LEARNT:, layer])
     for pager in installed.pagers:
         used: dict[ExpertKey, int] = {}
-        for layer in sorted(pager.served):
+        for layer in sorted(pager.layers):
             chosen = experts[:, layer]
             counts = np.bincount(chosen[chosen >= 0], minlength=sizes[layer])
             used |= {ExpertKey(layer, e): int(counts[e]) for e in np.flatnonzero(counts).tolist()}

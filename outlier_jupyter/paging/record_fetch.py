@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..checkpoint import ByteRange, ExpertPart, KernelQueue, KernelReadable, RecordSpan, Wanted
 from ..residency import ExpertKey
 from ..residency.slot_table import Placement
-from .fetch import Ended, Read
+from .fetch import Read, ReadResult
 from .slots import SlotBank
 
 
@@ -26,11 +26,11 @@ class QueuedRead:
     """
 
     def __init__(self) -> None:
-        self._ended: Ended | None = None
+        self._ended: ReadResult | None = None
         self._tell: Callable[[Read], object] = _nobody
         self._again: Read | None = None
 
-    def end(self, ended: Ended) -> None:
+    def end(self, ended: ReadResult) -> None:
         """It came as it should."""
         self._ended = ended
         self._tell(self)
@@ -44,7 +44,7 @@ class QueuedRead:
         """`tell` is called when it has ended, which it must not have yet; the last one counts."""
         self._tell = tell
 
-    def result(self) -> Ended:
+    def result(self) -> ReadResult:
         """As a `Future`'s; waits only where a thread reads."""
         if self._again is not None:
             return self._again.result()

@@ -1,8 +1,7 @@
-"""Where layers that compute natively write what they choose for one token, and when.
+"""The memory that fully resident native layers write one token's choices to, and their times.
 
-All layers' lie beside each other. What is scattered over a token's layers has long left the
-processor's caches when the call ends: to collect each layer's own arrays then took 8 µs a layer,
-to copy these takes 3.
+All layers' choices are contiguous. Arrays scattered over the layers have left the processor's
+caches when the call ends: collecting them took 8 µs a layer, copying these takes 3.
 """
 
 from __future__ import annotations
@@ -18,46 +17,46 @@ from ..events import ResidentLayers
 Ids = npt.NDArray[np.int64]
 F32s = npt.NDArray[np.float32]
 Note: TypeAlias = tuple[int, int, int, int]
-"""k, layer, when it was called, and for how long, in nanoseconds."""
+"""k, layer, when its switch was called, and for how long, in nanoseconds."""
 
 
-class Choices:
-    """What fully resident layers chose of one token, held until the call ends.
+class ResidentLog:
+    """What fully resident layers chose for one token, kept until the call ends.
 
     Args:
         layers: MoE layers of the model.
 
     Attributes:
-        note: told, as a `Note`, that a layer has written and served. A list's own method: 7 µs a
-            layer were spent in fetching from memory what code of ours would be called here.
+        note: takes the `Note` of a layer that has written its choice and returned. It is a list's
+            own method: calling a method of ours cost 7 µs a layer in memory fetches.
     """
 
     def __init__(self, layers: int) -> None:
         self._layers = layers
-        self._rooms: dict[int, tuple[Ids, F32s]] = {}
+        self._buffers: dict[int, tuple[Ids, F32s]] = {}
         self._notes: list[Note] = []
         self.note = self._notes.append
 
-    def room(self, layer: int, k: int) -> tuple[Ids, F32s]:
+    def buffers(self, layer: int, k: int) -> tuple[Ids, F32s]:
         """The ids and the weights that `layer` writes, both [1, k]; always the same memory."""
-        if k not in self._rooms:
+        if k not in self._buffers:
             shape = self._layers, k
-            self._rooms[k] = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-        ids, weights = self._rooms[k]
+            self._buffers[k] = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+        ids, weights = self._buffers[k]
         return ids[layer : layer + 1], weights[layer : layer + 1]
 
-    def forget(self) -> None:
-        """Nothing was chosen."""
+    def clear(self) -> None:
+        """Drop all notes."""
         self._notes.clear()
 
-    def told(self) -> list[ResidentLayers]:
-        """What was noted, in the order of serving; layers that choose as many are told together."""
+    def events(self) -> list[ResidentLayers]:
+        """One event for all layers with the same k, in the order in which they returned."""
         flat = np.fromiter(chain.from_iterable(self._notes), np.int64, 4 * len(self._notes))
         notes = flat.reshape(-1, 4)
-        told = []
-        for k, (ids, weights) in self._rooms.items():
+        events = []
+        for k, (ids, weights) in self._buffers.items():
             _, layers, start, ns = notes[notes[:, 0] == k].T
             if len(layers):
                 experts = ids[layers].astype(np.int32)
-                told.append(ResidentLayers(layers, experts, weights[layers], start, ns))
-        return told
+                events.append(ResidentLayers(layers, experts, weights[layers], start, ns))
+        return events

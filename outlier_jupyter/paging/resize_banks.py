@@ -33,8 +33,8 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
     if not installed.switches:
         raise OptionError("this model is dense: it has no experts, and so no cache to resize")
     geometries = dict.fromkeys(switch.geometry for switch in installed.switches)
-    aside = {g: len(p.table.aside) for g, p in zip(geometries, installed.pagers, strict=True)}
-    shared = share_slots(installed.switches, cache_gb, cache_experts, aside)
+    staging = {g: len(p.table.staging) for g, p in zip(geometries, installed.pagers, strict=True)}
+    shared = share_slots(installed.switches, cache_gb, cache_experts, staging)
     paired = zip(shared.items(), installed.pagers, strict=True)
     changes = [(geometry, pager, slots) for (geometry, slots), pager in paired]
     changes.sort(key=lambda change: _rows(change) - change[1].bank.slots)  # who gives goes first
@@ -83,5 +83,5 @@ def _needed(changes: Sequence[Change]) -> int:
 
 
 def _rows(change: Change) -> int:
-    """The rows of a bank: its slots and those aside."""
-    return change[2] + len(change[1].table.aside)
+    """The rows of a bank: its slots and staging slots."""
+    return change[2] + len(change[1].table.staging)

@@ -1,19 +1,21 @@
-"""Catches the router's weights where the model applies them, without touching the model's code.
+"""The router tap: records the weights of experts where the model applies them.
 
-Nearly every model that mlx-lm builds from a switch multiplies the switch's output [.., k, width]
-by the weights [.., k, 1] of the experts. `RouterTap.watch` gives that output a class of its own
-whose multiplication remembers the other factor and then multiplies as MLX does: no copy, no other
-graph, and what is remembered is what was applied. A model may scale the sum of its experts once
-more before it adds anything to it (laguna by a constant, Klear by a gate of the token): the sum is
-watched too, until the block returns, and its factors belong to each expert's weight. Two more ways
-are seen with the help of `blocks.py`: a function of the model's module that takes output and
-weights, and, for one expert a token, weights that multiply the switch's input. Where a model does
-it otherwise nothing is caught, and the trace says so with NaN.
+The model's code is not changed. Nearly every model that mlx-lm builds from a switch multiplies the
+switch's output [.., k, width] by the weights [.., k, 1] of the experts. `RouterTap.watch_output`
+gives that output a class of its own, whose multiplication records the other factor and then
+multiplies as MLX does: no copy, no other graph, and the recorded weights are the applied ones.
 
-A fully resident layer's ids never leave the device while a call lasts; the tap keeps them too,
-and reads all of them at the call's end. It keeps what each switch took, too: told at the end,
-this costs a tenth of what it does after each layer, whose weights have just passed through the
-processor's caches.
+A model may scale the sum of its experts once more before it adds anything to it (laguna by a
+constant, Klear by a gate of the token). The sum is watched too, until the block returns, and its
+factors are multiplied into each expert's weight.
+
+`block_hooks` covers two more ways: a function of the model's module that takes output and weights,
+and, for one expert per token, weights that multiply the switch's input. For models that do it
+otherwise nothing is recorded, and the trace has NaN.
+
+The ids of a fully resident layer stay on the device during a call; the tap keeps the arrays and
+reads them all when the call ends. It also keeps each switch's times: reported at the end, they cost
+a tenth of what they cost after each layer, whose weights have just passed through the caches.
 """
 
 from __future__ import annotations
@@ -28,18 +30,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import ResidentLayers, Routed, Served, Weighed
-from .resident_log import Choices, Note
+from .resident_log import Note, ResidentLog
 from .slots import host_bytes
 
 
 @dataclass
 class _Weights:
-    """What was multiplied with one switch's output, and then with the sum of it."""
+    """The factors of one switch's output, and then of the sum over its experts."""
 
     layer: int
     k: int
     each: mx.array  # [..., k] or [..., k, 1]
-    sums: list[mx.array | float] = field(default_factory=list)  # a token's each, [..., 1], or one
+    sums: list[mx.array | float] = field(default_factory=list)  # [..., 1], or one for all tokens
 
     def applied(self) -> npt.NDArray[np.float32]:
         """Their product, evaluated: [tokens, k]."""
@@ -52,221 +54,232 @@ class _Weights:
 
 
 class RouterTap:
-    """Collects of a call its weights, the ids of fully resident layers, and its switches' times.
+    """Collects one call's weights, the ids of fully resident layers, and the switches' times.
 
     Args:
-        layers: how many layers may write into the room of the tap's own, `choices`.
+        layers: MoE layers that may write to `resident`.
 
     Attributes:
-        noted: told, as a `Note`, that a layer, fully resident, has written its choice there.
+        resident: the log that fully resident native layers write their choices to.
+        note: `resident.note` during a call of a run; otherwise it ignores the `Note`.
     """
 
     def __init__(self, layers: int = 0) -> None:
-        self.choices = Choices(layers)
-        self.noted: Callable[[Note], object] = _ignore_note
+        self.resident = ResidentLog(layers)
+        self.note: Callable[[Note], object] = _ignore_note
         self._on = False
         self._ids: list[tuple[int, mx.array | npt.NDArray[Any]]] = []
-        self._caught: list[_Weights | Weighed] = []
-        self._watching: dict[int, tuple[int, tuple[int, ...]]] = {}
-        self._inputs: dict[int, mx.array] = {}
+        self._weights: list[_Weights | Weighed] = []
+        self._watched_outputs: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._input_weights: dict[int, mx.array] = {}
         self._seen: list[int] = []
-        self._served: list[tuple[int, int, int, int, int]] = []
+        self._times: list[tuple[int, int, int, int, int]] = []
 
     def begin(self) -> None:
-        """Watch the call that follows. Calls outside of a run are not watched: nobody drains."""
+        """Watch the next call. Calls outside of a run are not watched: nothing drains the tap."""
         self.forget()
         self._on = True
-        self.noted = self.choices.note
+        self.note = self.resident.note
 
     def forget(self) -> None:
-        """Stop watching, and let go of what a call that was cut short left."""
+        """Stop watching, and drop what an interrupted call left."""
         self._on = False
-        self.noted = _ignore_note
-        for known in (self._ids, self._caught, self._watching, self._inputs, self._served):
+        self.note = _ignore_note
+        for known in (
+            self._ids,
+            self._weights,
+            self._watched_outputs,
+            self._input_weights,
+            self._times,
+        ):
             known.clear()
-        self.choices.forget()
+        self.resident.clear()
         for array in self._seen:
-            _Watched.catchers.pop(array, None)
+            _Watched.callbacks.pop(array, None)
         self._seen.clear()
 
-    def chose(self, layer: int, ids: mx.array | npt.NDArray[Any]) -> None:
-        """`layer`, fully resident, was asked for the experts `ids`, [..., k], not yet evaluated."""
+    def record_ids(self, layer: int, ids: mx.array | npt.NDArray[Any]) -> None:
+        """Keep the `ids` [..., k], not yet evaluated, that fully resident `layer` chose."""
         if self._on:
             self._ids.append((layer, ids))
 
-    def weighs(self, layer: int, weights: npt.NDArray[np.float32]) -> None:
-        """The experts of `layer` are weighed by `weights` [tokens, k], which are not MLX's.
-
-        They must stay as they are until the call ends.
-        """
+    def record_weights(self, layer: int, weights: npt.NDArray[np.float32]) -> None:
+        """Keep a native layer's `weights` [tokens, k]; they must not change during the call."""
         if self._on:
-            self._caught.append(Weighed(layer, weights))
+            self._weights.append(Weighed(layer, weights))
 
-    def served(self, layer: int, start_ns: int, ns: int, experts_ns: int, report_ns: int) -> None:
-        """The switch of `layer` returns; as `Served`."""
+    def record_served(
+        self, layer: int, start_ns: int, ns: int, experts_ns: int, report_ns: int
+    ) -> None:
+        """Keep the times of a switch that returns, as in `Served`."""
         if self._on:
-            self._served.append((layer, start_ns, ns, experts_ns, report_ns))
+            self._times.append((layer, start_ns, ns, experts_ns, report_ns))
 
-    def enter(self, x: mx.array) -> mx.array:
-        """Return `x`, a block's input [..., width], so that weights multiplied to it are seen."""
+    def watch_input(self, x: mx.array) -> mx.array:
+        """Return a block's input `x` [..., width], watched for weights that multiply it."""
         if not self._on or not isinstance(x, mx.array):
             return x
 
-        wanted = (*x.shape[:-1], 1)
+        per_token_shape = (*x.shape[:-1], 1)
 
-        # These closures must not hold the arrays: a prompt's would then all live to its end.
-        def caught(factor: object, product: mx.array) -> None:
-            if isinstance(factor, mx.array) and tuple(factor.shape) == wanted:
-                self._inputs[id(product)] = factor
-                self._mark(product, _ignore)
+        # These closures must not hold the arrays: a prompt's would all live to its end.
+        def on_product(factor: object, product: mx.array) -> None:
+            if isinstance(factor, mx.array) and tuple(factor.shape) == per_token_shape:
+                self._input_weights[id(product)] = factor
+                self._watch(product, _ignore_product)
 
-        return self._mark(x, caught)
+        return self._watch(x, on_product)
 
-    def watch(self, output: mx.array, layer: int, x: mx.array | None = None) -> mx.array:
-        """Return `output`, a switch's [..., k, width], so that what weighs it is seen.
+    def watch_output(self, output: mx.array, layer: int, x: mx.array | None = None) -> mx.array:
+        """Return a switch's `output` [..., k, width], watched for weights that multiply it.
 
-        `x` is the switch's input: with one expert a token, the weights may be in it already.
+        Args:
+            x: the switch's input; with one expert per token, it may be multiplied already.
         """
         if not self._on:
             return output
         key, shape = id(output), tuple(output.shape[:-1])
         if isinstance(x, _Watched) and shape[-1] == 1:
-            weights = self._inputs.pop(id(x), None)
+            weights = self._input_weights.pop(id(x), None)
             if weights is not None:
-                self._caught.append(_Weights(layer, 1, weights))
+                self._weights.append(_Weights(layer, 1, weights))
                 return output
 
-        def caught(factor: object, product: mx.array) -> None:
+        def on_product(factor: object, product: mx.array) -> None:
             if isinstance(factor, mx.array) and tuple(factor.shape) == (*shape, 1):
-                weights = self._catch(key, factor)
+                weights = self._record_output(key, factor)
                 if weights is not None:
-                    self._mark(product, _ignore, lambda total: self._follow(total, weights))
+                    self._watch(
+                        product, _ignore_product, lambda total: self._follow(total, weights)
+                    )
 
-        self._watching[key] = (layer, shape)
-        return self._mark(output, caught)
+        self._watched_outputs[key] = (layer, shape)
+        return self._watch(output, on_product)
 
-    def passed(self, arguments: tuple[object, ...]) -> None:
-        """A function of the model is called: is a switch's output among these, and its weights?"""
+    def inspect_arguments(self, arguments: tuple[object, ...]) -> None:
+        """Look for a switch's output and its weights among the arguments of a model's function."""
         for output in arguments:
-            if isinstance(output, _Watched) and id(output) in self._watching:
-                _, shape = self._watching[id(output)]
+            if isinstance(output, _Watched) and id(output) in self._watched_outputs:
+                _, shape = self._watched_outputs[id(output)]
                 for other in arguments:
                     if isinstance(other, mx.array) and tuple(other.shape) in (shape, (*shape, 1)):
-                        self._catch(id(output), other)
+                        self._record_output(id(output), other)
                         return
 
-    def leave(self, output: object) -> None:
-        """A block returns `output`: what it is multiplied by from here on weighs no expert."""
+    def end_watch(self, output: object) -> None:
+        """Stop watching a block's `output`: what multiplies it from here on weighs no expert."""
         if isinstance(output, _Watched):
-            _Watched.catchers.pop(id(output), None)
+            _Watched.callbacks.pop(id(output), None)
 
     def drain(self) -> list[ResidentLayers | Routed | Weighed | Served]:
-        """What was chosen, caught and taken since `begin`, ids first. Ends the watch.
+        """Return the events since `begin`, ids first, and stop watching.
 
-        All of it was computed with the call, except in a chunk of the prompt after which nothing
+        All arrays were computed with the call, except in a chunk of the prompt after which nothing
         is sampled: there the last layer's router is evaluated for the trace alone.
         """
-        caught = [weights for weights in self._caught if isinstance(weights, _Weights)]
-        factors = [factor for weights in caught for factor in (weights.each, *weights.sums)]
+        lazy = [weights for weights in self._weights if isinstance(weights, _Weights)]
+        factors = [factor for weights in lazy for factor in (weights.each, *weights.sums)]
         mx.eval([ids for _, ids in self._ids if isinstance(ids, mx.array)], factors)
-        told: list[ResidentLayers | Routed | Weighed | Served] = [*self.choices.told()]
+        events: list[ResidentLayers | Routed | Weighed | Served] = [*self.resident.events()]
         for layer, ids in self._ids:
             experts = np.array(ids, copy=True).reshape(-1, ids.shape[-1]).astype(np.int32)
-            told.append(Routed(layer, experts, np.ones(experts.shape, bool), 0, 0))
-        for weights in self._caught:
+            events.append(Routed(layer, experts, np.ones(experts.shape, bool), 0, 0))
+        for weights in self._weights:
             if isinstance(weights, _Weights):
-                told.append(Weighed(weights.layer, weights.applied()))
+                events.append(Weighed(weights.layer, weights.applied()))
             else:
-                told.append(Weighed(weights.layer, weights.weights.copy()))
-        told += [Served(*times) for times in self._served]
+                events.append(Weighed(weights.layer, weights.weights.copy()))
+        events += [Served(*times) for times in self._times]
         self.forget()
-        return told
+        return events
 
-    def _catch(self, output: int, weights: mx.array) -> _Weights | None:
-        """Book the weights of a watched output, once."""
-        known = self._watching.pop(output, None)
+    def _record_output(self, output: int, weights: mx.array) -> _Weights | None:
+        """Keep the weights of a watched output, once."""
+        known = self._watched_outputs.pop(output, None)
         if known is None:
             return None
         layer, shape = known
-        caught = _Weights(layer, shape[-1], weights)
-        self._caught.append(caught)
-        return caught
+        kept = _Weights(layer, shape[-1], weights)
+        self._weights.append(kept)
+        return kept
 
     def _follow(self, total: mx.array, weights: _Weights) -> None:
-        """Watch `total`, the weighed sum of a switch's output, for what scales it as a whole."""
-        self._mark(total, partial(self._scaled, weights, (*total.shape[:-1], 1)))
+        """Watch `total`, the weighted sum of a switch's output, for factors of the whole."""
+        self._watch(total, partial(self._scaled, weights, (*total.shape[:-1], 1)))
 
     def _scaled(
-        self, weights: _Weights, wanted: tuple[int, ...], factor: object, product: mx.array
+        self, weights: _Weights, per_token_shape: tuple[int, ...], factor: object, product: mx.array
     ) -> None:
-        """A watched sum is multiplied; what weighs a whole token is booked, the product watched."""
+        """Keep a watched sum's factor if it scales whole tokens, and watch the product."""
         if isinstance(factor, int | float):
             weights.sums.append(float(factor))
-        elif isinstance(factor, mx.array) and tuple(factor.shape) == wanted:
+        elif isinstance(factor, mx.array) and tuple(factor.shape) == per_token_shape:
             weights.sums.append(factor)
         else:
             return
         # No closure that names itself: that cycle would keep a prompt's weights after the run.
-        self._mark(product, partial(self._scaled, weights, wanted))
+        self._watch(product, partial(self._scaled, weights, per_token_shape))
 
-    def _mark(self, array: mx.array, caught: Catcher, summed: Summed | None = None) -> mx.array:
-        _Watched.catchers[id(array)] = caught, summed or _ignore_sum
+    def _watch(
+        self, array: mx.array, on_product: OnProduct, on_sum: OnSum | None = None
+    ) -> mx.array:
+        _Watched.callbacks[id(array)] = on_product, on_sum or _ignore_sum
         self._seen.append(id(array))
         # Assigning the class keeps the array itself; constructing a subclass would copy it.
         array.__class__ = _Watched
         return array
 
 
-Catcher = Callable[[object, mx.array], None]
-"""Told the other factor and the product."""
-Summed = Callable[[mx.array], None]
-"""Told the sum over the experts."""
+OnProduct = Callable[[object, mx.array], None]
+"""Called with the other factor and the product."""
+OnSum = Callable[[mx.array], None]
+"""Called with the sum over the experts."""
 
 
 class _Watched(mx.array):
     __slots__ = ()
-    catchers: ClassVar[dict[int, tuple[Catcher, Summed]]] = {}
+    callbacks: ClassVar[dict[int, tuple[OnProduct, OnSum]]] = {}
 
     def __mul__(self, other: Any) -> mx.array:
         product = super().__mul__(other)
-        self._caught_by()[0](other, product)
+        self._callbacks()[0](other, product)
         return product
 
     def __rmul__(self, other: Any) -> mx.array:
         product = super().__rmul__(other)
-        self._caught_by()[0](other, product)
+        self._callbacks()[0](other, product)
         return product
 
     def sum(self, *args: Any, **kwargs: Any) -> mx.array:
-        """A sum of what was weighed is told of, where it is one over the experts."""
+        """MLX's sum; one over the experts calls the watched array's `OnSum`."""
         total = super().sum(*args, **kwargs)
         if total.shape == (*self.shape[:-2], self.shape[-1]):
-            self._caught_by()[1](total)
+            self._callbacks()[1](total)
         return total
 
-    def _caught_by(self) -> tuple[Catcher, Summed]:
-        return self.catchers.get(id(self), (_ignore, _ignore_sum))
+    def _callbacks(self) -> tuple[OnProduct, OnSum]:
+        return self.callbacks.get(id(self), (_ignore_product, _ignore_sum))
 
     def astype(self, *args: Any, **kwargs: Any) -> mx.array:
-        """Another type of the same numbers is watched in its place."""
+        """MLX's cast; the result is watched as well."""
         cast = super().astype(*args, **kwargs)
-        catcher = self.catchers.get(id(self))
-        if catcher is not None and cast is not self:
-            self.catchers[id(cast)] = catcher
+        callback = self.callbacks.get(id(self))
+        if callback is not None and cast is not self:
+            self.callbacks[id(cast)] = callback
             cast.__class__ = _Watched
         return cast
 
 
-def _ignore(factor: object, product: mx.array) -> None:
-    """Nobody waits for this product."""
+def _ignore_product(factor: object, product: mx.array) -> None:
+    """For a product that needs no recording."""
 
 
 def _ignore_note(note: Note) -> None:
-    """Nobody watches this call."""
+    """For a call that is not watched."""
 
 
 def _ignore_sum(total: mx.array) -> None:
-    """Nobody waits for this sum."""
+    """For a sum that needs no recording."""
 
 
 def as_float32(weights: mx.array, k: int) -> npt.NDArray[np.float32]:

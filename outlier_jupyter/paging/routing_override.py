@@ -72,7 +72,7 @@ class Router:
         ]
 
 
-class Steered:
+class LayerOverride:
     """One layer's routing while it is changed."""
 
     def __init__(self, layer: int, wanted: Intervention, router: Router, experts: int) -> None:
@@ -149,7 +149,7 @@ class Steered:
                 )
 
 
-class Steering:
+class RoutingOverride:
     """Changes the routing of one model.
 
     Args:
@@ -213,23 +213,23 @@ class Steering:
                 f"the routing of layer {layer} cannot be changed: no matrix with a row for each of "
                 f"its {experts} experts was found beside {path}"
             )
-        steered = Steered(layer, wanted, router, experts)
-        self._swap_class(router.matrix, steered)
+        override = LayerOverride(layer, wanted, router, experts)
+        self._swap_class(router.matrix, override)
         for module, name in router.biases():
             old = module[name]
-            module[name] = steered.bias(old)
+            module[name] = override.bias(old)
             self._undo.append(lambda m=module, n=name, old=old: m.__setitem__(n, old))
         if wanted.top_k is not None:
             for thing in router.around:
                 self._set_top_k(thing, wanted.top_k)
         switch = _at(self._model, path.split("."))
-        object.__setattr__(switch, "_steered", steered)
-        self._undo.append(lambda: object.__setattr__(switch, "_steered", None))
+        switch.override_routing(override)
+        self._undo.append(lambda: switch.override_routing(None))
 
-    def _swap_class(self, module: nn.Module, steered: Steered) -> None:
+    def _swap_class(self, module: nn.Module, override: LayerOverride) -> None:
         kind = type(module)
-        call = _linear(kind, steered) if _is_linear(module) else _multiplying(kind, steered)
-        module.__class__ = type(kind.__name__, (kind,), {"__call__": call, "steered": True})
+        call = _linear(kind, override) if _is_linear(module) else _multiplying(kind, override)
+        module.__class__ = type(kind.__name__, (kind,), {"__call__": call, "overridden": True})
         self._undo.append(lambda: setattr(module, "__class__", kind))
 
     def _set_top_k(self, thing: Any, top_k: int) -> None:
@@ -302,26 +302,26 @@ def _at(model: Any, steps: Sequence[str]) -> Any:
     return model
 
 
-def _linear(kind: Any, steered: Steered) -> Any:
+def _linear(kind: Any, override: LayerOverride) -> Any:
     """The call of a linear layer whose output is the logits."""
 
     def __call__(self: Any, x: mx.array) -> mx.array:  # noqa: N807  # a method
-        return steered.logits(kind.__call__(self, x))
+        return override.logits(kind.__call__(self, x))
 
     return __call__
 
 
-def _multiplying(kind: Any, steered: Steered) -> Any:
+def _multiplying(kind: Any, override: LayerOverride) -> Any:
     """The call of a module that multiplies by a matrix of its own on its way."""
 
     def __call__(self: Any, x: mx.array, *args: Any, **kwargs: Any) -> Any:  # noqa: N807  # a method
         probe = mx.reshape(x, x.shape)  # another object over the same numbers
         probe.__class__ = _Probe
-        _probing.steered = steered
+        _probing.override = override
         try:
             return kind.__call__(self, probe, *args, **kwargs)
         finally:
-            _probing.steered = None
+            _probing.override = None
 
     return __call__
 
@@ -336,9 +336,9 @@ class _Probe(mx.array):
 
     def __matmul__(self, other: Any) -> mx.array:
         product = super().__matmul__(other)
-        steered: Steered | None = getattr(_probing, "steered", None)
-        if steered is not None and product.shape[-1] == steered.width:
-            return steered.logits(product)
+        override: LayerOverride | None = getattr(_probing, "override", None)
+        if override is not None and product.shape[-1] == override.width:
+            return override.logits(product)
         return product
 
     def astype(self, *args: Any, **kwargs: Any) -> mx.array:

@@ -1,13 +1,14 @@
-"""Reads begun before a router has asked, into slots that lie beside the cache.
+"""Prefetches experts into staging slots beside the cache, before their router has chosen them.
 
-The table knows nothing of what is in them: an expert read early is not held, and is a miss when it
-is asked for. Its placement then takes the slot that it was read into, and the slot it was given
-lies beside the cache in turn; nothing is copied. What was not asked for is dropped at the look-up,
-and its slot serves again when its read has ended. Early reads wait for others, never others for
-them: they begin only when no read is under way, and one that has not begun is called off.
+The slot table does not know what is in staging slots: a prefetched expert is not resident, and
+counts as a miss when it is looked up. Its placement then swaps slots: the staging slot joins the
+cache, and the slot reserved for it becomes a staging slot; nothing is copied. Prefetched experts
+that were not chosen are dropped at the lookup, and their slots are used again when their reads have
+ended. Prefetches yield to other reads: they begin only when no read is under way, and one that has
+not begun is cancelled.
 
-A slot of these is read by nobody when it is written: it was given away by a look-up, before which
-the bank was settled, or never held anything that was computed with.
+Nothing reads a staging slot while it is written: it left the cache at a lookup, before which the
+bank was settled, or was never computed with.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from typing import NamedTuple
 
 from ..residency import ExpertKey
 from ..residency.slot_table import Lookup, Placement, SlotTable
-from .fetch import Ended
+from .fetch import ReadResult
 from .slots import SlotBank
 
-Work = Callable[[Placement], Ended]
-"""Reads an expert into a slot, on a reader thread: bytes, when it began, nanoseconds."""
+ReadInto = Callable[[Placement], ReadResult]
+"""Reads an expert into a slot, on a reader thread."""
 
 
-class Fate(NamedTuple):
-    """What became of an early read: whether its expert was asked for, and the bytes read."""
+class PrefetchOutcome(NamedTuple):
+    """Whether a prefetched expert was chosen, and the bytes read for it."""
 
     key: ExpertKey
     used: bool
@@ -35,111 +36,120 @@ class Fate(NamedTuple):
 
 
 class PrefetchRead:
-    """One read ahead, which may be taken over while it is under way."""
+    """The read of one prefetched expert, which may be taken over while it is under way."""
 
-    def __init__(self, placement: Placement, work: Work) -> None:
+    def __init__(self, placement: Placement, read_into: ReadInto) -> None:
         self.placement = placement
-        self._work = work
+        self._read = read_into
         self._lock = threading.Lock()
         self._taken = self.failed = False
-        self.future: Future[Ended] = Future()
+        self.future: Future[ReadResult] = Future()
 
-    def run(self) -> Ended:
-        """On a reader thread. Fails alone as long as nobody wants it; then it is read again."""
+    def run(self) -> ReadResult:
+        """Read, on a reader thread; a failure is retried once the read was taken over."""
         try:
-            return self._work(self.placement)
+            return self._read(self.placement)
         except Exception:
             with self._lock:
                 self.failed = not self._taken
             if self.failed:
                 raise
-        return self._work(self.placement)
+        return self._read(self.placement)
 
     def take(self) -> bool:
-        """Whether it may be waited for like any other read: not if it has failed."""
+        """Take the read over, to be waited for like any other; False if it has failed."""
         with self._lock:
             self._taken = not self.failed
         return self._taken
 
 
 class Staging:
-    """The slots beside one table's cache, and the early reads into them."""
+    """The staging slots of one table, and the prefetches into them."""
 
-    def __init__(self, table: SlotTable, bank: SlotBank, executor: Executor, work: Work) -> None:
+    def __init__(self, table: SlotTable, bank: SlotBank, executor: Executor, read_into: ReadInto) -> None:
         self._table, self._bank = table, bank
-        self._executor, self._work = executor, work
+        self._executor, self._read = executor, read_into
         self._reads: dict[ExpertKey, PrefetchRead] = {}
         self._dropped: list[PrefetchRead] = []
 
     def __len__(self) -> int:
-        """How many experts are there, or are being read."""
+        """How many experts were prefetched, or are being read."""
         return len(self._reads)
 
     def begin(self, keys: Iterable[ExpertKey]) -> list[ExpertKey]:
-        """Begin to read those of `keys` that are not held, as far as slots go; those begun.
+        """Begin to read those of `keys` that are not resident, as far as there are slots.
 
-        None while an earlier one is still being read: the disk is busy.
+        Nothing is begun while an earlier prefetch is still being read: the disk is busy.
+
+        Returns:
+            the keys whose reads were begun.
         """
         self._reclaim()
-        if self._dropped or not all(early.future.done() for early in self._reads.values()):
+        if self._dropped or not all(read.future.done() for read in self._reads.values()):
             return []
-        busy = {early.placement.slot for early in self._reads.values()}
-        free = sorted(self._table.aside - busy)
+        busy = {read.placement.slot for read in self._reads.values()}
+        free = sorted(self._table.staging - busy)
         begun = []
         for key in keys:
             if free and key not in self._table and key not in self._reads:
-                early = self._reads[key] = PrefetchRead(
-                    Placement(key, free.pop(), None), self._work
+                read = self._reads[key] = PrefetchRead(
+                    Placement(key, free.pop(), None), self._read
                 )
-                early.future = self._executor.submit(early.run)
+                read.future = self._executor.submit(read.run)
                 begun.append(key)
         return begun
 
-    def looked_up(self, keys: Iterable[ExpertKey]) -> list[Fate]:
-        """A layer asks for `keys`: all that is not of them is dropped.
+    def resolve_prefetched(self, keys: Iterable[ExpertKey]) -> list[PrefetchOutcome]:
+        """Drop all prefetched experts that are not among `keys`, which a router has chosen.
 
         Returns:
-            what became of each early read there was; those that never began are left out.
+            the outcome of each prefetch that was begun.
         """
         if not self._reads and not self._dropped:
             return []
-        wanted = set(keys)
-        fates = []
-        for key, early in list(self._reads.items()):
-            used = key in wanted and key not in self._table and early.take()
+        chosen = set(keys)
+        outcomes = []
+        for key, read in list(self._reads.items()):
+            used = key in chosen and key not in self._table and read.take()
             if not used:
                 del self._reads[key]
-                if early.future.cancel():
-                    self._bank.abandon([early.placement.slot])
+                if read.future.cancel():
+                    self._bank.abandon([read.placement.slot])
                     continue
-                self._dropped.append(early)
-            fates.append(Fate(key, used, 0 if early.failed else self._bank.expert_nbytes))
+                self._dropped.append(read)
+            outcomes.append(
+                PrefetchOutcome(key, used, 0 if read.failed else self._bank.expert_nbytes)
+            )
         self._reclaim()
-        return fates
+        return outcomes
 
-    def take(self, plan: Lookup) -> tuple[Lookup, dict[ExpertKey, Future[Ended]]]:
-        """`plan` with what was read early in the slots it is in, and the reads of that."""
+    def take(self, plan: Lookup) -> tuple[Lookup, dict[ExpertKey, Future[ReadResult]]]:
+        """Put the prefetched experts of `plan` into the slots that they were read into.
+
+        Returns:
+            the changed plan, and the reads of the prefetched experts.
+        """
         if not self._reads:
             return plan, {}
-        taken: dict[ExpertKey, Future[Ended]] = {}
+        taken: dict[ExpertKey, Future[ReadResult]] = {}
         placements = []
         for placement in plan.placements:
-            early = self._reads.pop(placement.key, None)
-            if early is not None:
-                placement = self._table.exchange(placement, early.placement.slot)
-                taken[placement.key] = early.future
+            read = self._reads.pop(placement.key, None)
+            if read is not None:
+                placement = self._table.exchange(placement, read.placement.slot)
+                taken[placement.key] = read.future
             placements.append(placement)
         return Lookup(plan.hits, tuple(placements)), taken
 
-    def clear(self) -> list[Fate]:
-        """Drop all, and wait until nothing is written any more."""
-        fates = self.looked_up(())
-        wait([early.future for early in self._dropped])
+    def clear(self) -> list[PrefetchOutcome]:
+        """Drop all prefetched experts, and wait until no slot is being written."""
+        outcomes = self.resolve_prefetched(())
+        wait([read.future for read in self._dropped])
         self._reclaim()
-        return fates
+        return outcomes
 
     def _reclaim(self) -> None:
-        """Have the slots of dropped reads serve again, where they have ended."""
-        ended = [early for early in self._dropped if early.future.done()]
-        self._bank.abandon([early.placement.slot for early in ended])
-        self._dropped = [early for early in self._dropped if not early.future.done()]
+        """Free the slots of dropped reads that have ended."""
+        ended = [read for read in self._dropped if read.future.done()]
+        self._bank.abandon([read.placement.slot for read in ended])
+        self._dropped = [read for read in self._dropped if not read.future.done()]

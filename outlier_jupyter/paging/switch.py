@@ -1,18 +1,19 @@
-"""The module that stands in for mlx-lm's SwitchGLU or SwitchMLP.
+"""The paged switch: replaces mlx-lm's SwitchGLU or SwitchMLP in one MoE layer.
 
-It learns the router's ids (the one synchronisation per MoE layer), has the pager make those
-experts resident, and lets the original module compute over the bank with slot ids in place of
-expert ids. Activation, expert biases and the sorting of long prompts are therefore mlx-lm's own.
+It reads the router's ids back from the device (the one synchronisation per MoE layer), has the
+pager make those experts resident, and calls the original module over the bank with slot ids in
+place of expert ids. Activation, expert biases and the sorting of long prompts stay mlx-lm's own.
 
-Once all experts of a layer are held for good, there is nothing to learn: slot ids are looked up on
-the device, nothing is evaluated, and the tap reads the ids when the call is over.
+Once all experts of a layer are resident for good, nothing is read back: slot ids are looked up on
+the device, nothing is evaluated, and the tap reads the ids when the call ends.
 
-What computes natively does so while misses are read: what is held first, then what has landed.
-MLX's graphs are computed when all is there.
+Native modules compute while misses are read: first with the hits, then with each group that lands.
+MLX's lazy graphs are built when all experts are resident.
 
-A prompt may need more distinct experts than there are slots for it. Then the tokens are taken
-expert by expert, in as many passes as it needs; the arithmetic of a row does not change with it.
-What a layer of a prompt used most stays, up to its share of the slots, so that decode starts warm.
+A prompt may need more distinct experts than there are slots. Its experts are then processed in
+parts that fit, in as many passes as that takes; the arithmetic of a row does not depend on it. The
+experts that a layer of the prompt used most stay resident, up to the layer's share of the slots, so
+that decode starts warm.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from ..events import Routed
 from ..residency import ExpertKey
-from .lookahead import Ahead
+from .lookahead import Lookahead
 from .pager import Pager
 from .partial_experts import PartialExperts
 from .router_tap import RouterTap
-from .routing_override import Steered
-from .shared_expert import Beside
-from .switch_inputs import F32s, Graph, Ids, SlotMap, Stopwatch, SwitchInputs, TokenRow
+from .routing_override import LayerOverride
+from .shared_expert import OverlappedSharedExpert
+from .switch_inputs import F32s, Ids, LazyInputs, SlotMap, Stopwatch, SwitchInputs, TokenInputs
 
 PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
 
 
 def expert_tensors(switch: nn.Module) -> dict[str, mx.array]:
-    """A switch's tensors that hold a row per expert, [experts, …], by name below the switch."""
+    """A switch's tensors with one row per expert, [experts, …], by name below the switch."""
     tensors: dict[str, mx.array] = {}
     for name, child in switch.children().items():
         if isinstance(child, PROJECTIONS):
@@ -66,29 +67,33 @@ class PagedSwitch(nn.Module):
         self._pager = pager
         self._timed = Stopwatch(pager.clock)  # of the experts' own module
         self._tap = tap
-        self._steered: Steered | None = None  # set by Steering while the routing is changed
-        self._next: Ahead | None = None
-        self._foreseen: Ahead | None = None
-        self._beside: Beside | None = None
-        # What else has weights (muse_spark hangs a norm on its switch) stays part of the model.
+        self._override: LayerOverride | None = None
+        self._lookahead: Lookahead | None = None
+        self._next_lookahead: Lookahead | None = None
+        self._shared_expert: OverlappedSharedExpert | None = None
+        # Other children with weights (muse_spark hangs a norm on its switch) stay in the model.
         for name, child in inner.children().items():
             if not isinstance(child, PROJECTIONS) and tree_flatten(child):
                 self[name] = child
 
-    def help(self, beside: Beside | None) -> None:
-        """Have a shared expert computed while reads are under way."""
-        self._beside = beside
+    def overlap_shared_expert(self, shared: OverlappedSharedExpert | None) -> None:
+        """Compute the block's shared expert while this layer's experts are read."""
+        self._shared_expert = shared
 
-    def read_ahead(self, following: Ahead | None) -> None:
-        """Have the next layer's experts foreseen from this one's input."""
-        self._next = following
+    def predict_next(self, lookahead: Lookahead | None) -> None:
+        """Predict the next layer's experts from this layer's input, and prefetch them."""
+        self._next_lookahead = lookahead
 
-    def learn_from(self, foreseen: Ahead | None) -> None:
-        """Have what was foreseen for this layer learn from what it then asks for."""
-        self._foreseen = foreseen
+    def check_predictions(self, lookahead: Lookahead | None) -> None:
+        """Compare the predictions for this layer with what its router chooses."""
+        self._lookahead = lookahead
+
+    def override_routing(self, override: LayerOverride | None) -> None:
+        """Check each choice of the router against `override`, until it is None again."""
+        self._override = override
 
     def __getattr__(self, name: str) -> object:
-        """What a model hangs on its switch, beside the projections, stays reachable."""
+        """The original switch's other attributes stay reachable."""
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self._inner, name)
@@ -96,103 +101,106 @@ class PagedSwitch(nn.Module):
     def __call__(
         self, x: mx.array, indices: mx.array, meanwhile: Callable[[], object] | None = None
     ) -> mx.array:
-        """As the switch; `meanwhile` is called once, while reads are under way if there are any.
+        """As the switch it replaces.
 
-        Without it, and where it computes natively, it has its block's shared expert computed then.
+        Args:
+            meanwhile: called once, while reads are under way if there are any. Without it, a
+                native module has its block's shared expert computed then.
         """
-        output: mx.array = self._serve(Graph(x, indices), meanwhile)
+        output: mx.array = self._serve(LazyInputs(x, indices), meanwhile)
         return output
 
     def decode(
         self, x: F32s, ids: Ids, weights: F32s, meanwhile: Callable[[], object] | None = None
     ) -> F32s:
-        """The same for one token of a layer that computes natively, which MLX never sees.
+        """The same for one token of a native decoder layer, without MLX.
 
         Args:
-            x, ids, weights: [1, width], [1, k] with no expert twice, [1, k]; told are the weights,
-                which must stay as they are, and not applied.
+            x, ids, weights: [1, width], [1, k] with no expert twice, [1, k]. The weights are
+                reported to the trace, not applied; they must not change during the call.
 
         Returns:
             float32 [1, k, width].
         """
-        output: F32s = self._serve(TokenRow(x, ids, weights), meanwhile)
+        output: F32s = self._serve(TokenInputs(x, ids, weights), meanwhile)
         return output
 
     @property
     def inner(self) -> Any:
-        """The experts' own module, mlx-lm's, over the bank's slots."""
+        """The original switch, which computes over the bank's slots."""
         return self._inner
 
     @property
-    def held(self) -> SlotMap | None:
-        """Expert → slot, where the layer is held for good and its routing is the model's own."""
-        return self._pager.slot_map(self._layer) if self._steered is None else None
+    def resident_map(self) -> SlotMap | None:
+        """Expert → slot, if the layer is resident for good and its routing is not overridden."""
+        return self._pager.slot_map(self._layer) if self._override is None else None
 
-    def room(self, k: int) -> tuple[Ids, F32s]:
-        """Where `decode_resident` finds what was chosen: ids and weights, both [1, k]."""
-        return self._tap.choices.room(self._layer, k)
+    def choice_buffers(self, k: int) -> tuple[Ids, F32s]:
+        """The memory that a native layer writes its choice to: ids and weights, both [1, k]."""
+        return self._tap.resident.buffers(self._layer, k)
 
     def decode_resident(self, k: int, compute: Callable[[], object]) -> None:
-        """`decode` where the layer is `held`: whoever asks computes, by `compute`.
+        """`decode` of a layer with a `resident_map`: the caller's `compute` does the arithmetic.
 
-        Ids and weights to be told lie in `room(k)`, until the call ends.
+        Ids and weights for the trace stay in `choice_buffers(k)` until the call ends.
         """
         pager = self._pager
-        pager.enter()
+        pager.check_running()
         begin = pager.clock()
         compute()
-        self._tap.noted((k, self._layer, begin, pager.clock() - begin))
+        self._tap.note((k, self._layer, begin, pager.clock() - begin))
 
-    def _serve(self, given: SwitchInputs, meanwhile: Callable[[], object] | None) -> Any:
+    def _serve(self, inputs: SwitchInputs, meanwhile: Callable[[], object] | None) -> Any:
         pager, timed = self._pager, self._timed
-        pager.enter()
-        begin, told, timed.ns = pager.clock(), pager.report_ns, 0
-        if self._steered is not None:
-            self._steered.check(np.array(given.indices))
+        pager.check_running()
+        begin, report_begin, timed.ns = pager.clock(), pager.report_ns, 0
+        if self._override is not None:
+            self._override.check(np.array(inputs.indices))
         slot_map = pager.slot_map(self._layer)
         if slot_map is not None:
             if meanwhile is not None:
                 timed(meanwhile)
-            self._tap.chose(self._layer, given.indices)
-            output = timed(given.with_map, self._inner, slot_map)
+            self._tap.record_ids(self._layer, inputs.indices)
+            output = timed(inputs.compute_resident, self._inner, slot_map)
         else:
-            output = self._paged(given, begin, meanwhile)
-        output = given.weighed(self._tap, self._layer, output)
-        told, spent = pager.report_ns - told, pager.clock() - begin
-        self._tap.served(self._layer, begin, spent, timed.ns, told)
+            output = self._paged(inputs, begin, meanwhile)
+        output = inputs.tap_weights(self._tap, self._layer, output)
+        report_ns, spent = pager.report_ns - report_begin, pager.clock() - begin
+        self._tap.record_served(self._layer, begin, spent, timed.ns, report_ns)
         return output
 
     def _paged(
-        self, given: SwitchInputs, begin: int, meanwhile: Callable[[], object] | None
+        self, inputs: SwitchInputs, begin: int, meanwhile: Callable[[], object] | None
     ) -> Any:
-        """Learn the ids, bring the experts in, compute."""
+        """Read the ids back, make their experts resident, compute."""
         pager = self._pager
-        ids = given.ids(pager.bank)
+        ids = inputs.ids(pager.bank)
         routed = pager.clock()
         rows = ids.reshape(-1, ids.shape[-1])
-        alone = len(rows) == 1
-        if alone:
+        one_token = len(rows) == 1
+        if one_token:
             experts, counts = sorted(set(rows[0].tolist())), []
         else:
             experts, counts = (found.tolist() for found in np.unique(ids, return_counts=True))
         keys = [self._keys[expert] for expert in experts]
-        held = [expert for expert, key in zip(experts, keys, strict=True) if key in pager.table]
+        hits = [expert for expert, key in zip(experts, keys, strict=True) if key in pager.table]
         pager.table.routed(self._layer, rows)
-        fates = pager.looked_up(keys)
-        if alone and self._foreseen is not None and self._may(self._foreseen):
-            self._foreseen.learn(given.array(), ids, fates)
-        tell = partial(self._tell_routed, rows, held, begin, routed)
-        if alone:
-            return self._in_parts(given, ids, pager.table.split(keys), None, meanwhile, tell)
+        outcomes = pager.resolve_prefetched(keys)
+        if one_token and self._lookahead is not None and self._may_predict(self._lookahead):
+            self._lookahead.learn(inputs.array(), ids, outcomes)
+        report = partial(self._report_routed, rows, hits, begin, routed)
+        if one_token:
+            return self._in_parts(inputs, ids, pager.table.split(keys), None, meanwhile, report)
         uses = dict(zip(keys, counts, strict=True))
-        keep = pager.table.favourites(self._layer, uses, pager.layers)
-        return self._in_parts(given, ids, pager.table.split(keys, uses), keep, meanwhile, tell)
+        keep = pager.table.most_used(self._layer, uses, pager.layer_count)
+        parts = pager.table.split(keys, uses)
+        return self._in_parts(inputs, ids, parts, keep, meanwhile, report)
 
-    def _tell_routed(self, experts: Ids, held: list[int], begin: int, routed: int) -> None:
-        """Of `experts` [tokens, k], of which some were `held`."""
+    def _report_routed(self, experts: Ids, resident: list[int], begin: int, routed: int) -> None:
+        """Report the choice `experts` [tokens, k]; those in `resident` were hits."""
         hits = np.zeros(len(self._keys), bool)
-        hits[held] = True
-        self._pager.tell(
+        hits[resident] = True
+        self._pager.report(
             Routed(
                 layer=self._layer,
                 experts=experts.astype(np.int32),
@@ -204,86 +212,90 @@ class PagedSwitch(nn.Module):
 
     def _in_parts(
         self,
-        given: SwitchInputs,
+        inputs: SwitchInputs,
         ids: Ids,
         parts: list[tuple[ExpertKey, ...]],
         keep: Set[ExpertKey] | None,
         meanwhile: Callable[[], object] | None,
-        tell: Callable[[], object],
+        report: Callable[[], object],
     ) -> Any:
-        """Fetch one part of the experts after the other, and compute with them.
+        """Fetch the experts part by part, and compute with each part.
 
         Args:
-            keep: the experts of this layer that stay when they have been used, if not all.
-            tell: says what was chosen; called when the first reads have begun, to be done beside.
+            keep: the experts of this layer that stay resident after use; None for all.
+            report: reports the choice; called once the first reads have begun, to overlap them.
         """
         pager = self._pager
         work: PartialExperts | None = None
-        looked = keep is not None  # a prompt needs too many to guess any
+        predicted = keep is not None  # a prompt needs too many experts to predict any
         for number, part in enumerate(parts):
             if number:  # what the last part computes must be done before its slots are written
                 pager.bank.settle()
             with pager.fetch(part) as fetch:
                 if number == 0:
-                    tell()
-                early = bool(fetch.reads) and pager.overlap and self._native
-                looked = looked or self._look_ahead(given, fetch.landed and part is parts[-1])
+                    report()
+                overlap = bool(fetch.reads) and pager.overlap and self._native
+                last = fetch.landed and part is parts[-1]
+                predicted = predicted or self._prefetch_next(inputs, last)
                 if number == 0 and meanwhile is not None:
                     self._timed(meanwhile)
-                elif number == 0 and early and self._beside is not None:
-                    self._timed(self._beside.compute, given.array())
-                if len(parts) > 1 or early:
-                    work = work or given.parts(self._inner, pager.bank)
+                elif number == 0 and overlap and self._shared_expert is not None:
+                    self._timed(self._shared_expert.compute, inputs.array())
+                if len(parts) > 1 or overlap:
+                    work = work or inputs.partial(self._inner, pager.bank)
                     for slots in fetch.arrivals():
                         last = fetch.landed and part is parts[-1]
-                        looked = looked or self._look_ahead(given, last)
-                        self._timed(self._add, work, ids, slots)
+                        predicted = predicted or self._prefetch_next(inputs, last)
+                        self._timed(self._compute_group, work, ids, slots)
             if keep is not None:
-                # An order of leaving only: nothing is written before the bank is settled again.
-                pager.table.spare_all_but(self._layer, keep)
-        if not looked:
-            self._look_ahead(given, True)
+                # This only changes the eviction order: nothing is written before the bank is
+                # settled again.
+                pager.table.demote_except(self._layer, keep)
+        if not predicted:
+            self._prefetch_next(inputs, True)
         if work is not None:
-            return self._timed(given.joined, work)
+            return self._timed(inputs.combined, work)
         slot_ids = self._slot_ids(ids, fetch.slots)
-        return self._timed(given.with_slots, self._inner, slot_ids, pager.bank)
+        return self._timed(inputs.compute, self._inner, slot_ids, pager.bank)
 
-    def _look_ahead(self, given: SwitchInputs, now: bool) -> bool:
-        """Begin to read for the next layer, if it is time: nothing else is being read."""
-        if now and self._next is not None and self._may(self._next):
-            self._next.foresee(given.array())
-        return now
+    def _prefetch_next(self, inputs: SwitchInputs, idle: bool) -> bool:
+        """Prefetch for the next layer if the disk is `idle`; returns `idle`."""
+        if idle and self._next_lookahead is not None and self._may_predict(self._next_lookahead):
+            self._next_lookahead.prefetch(inputs.array())
+        return idle
 
-    def _may(self, ahead: Ahead) -> bool:
-        """Whether to guess, the way this layer computes."""
-        return self._native or not ahead.native_only
+    def _may_predict(self, lookahead: Lookahead) -> bool:
+        """Whether `lookahead` predicts for the kind of module this layer computes with."""
+        return self._native or not lookahead.native_only
 
     @property
     def _native(self) -> bool:
-        """Whether it computes when it is called: in parts, then, at no cost."""
+        """Whether the module computes when it is called, and so can compute in parts for free."""
         return hasattr(self._inner, "parts")
 
-    def _add(self, work: PartialExperts, ids: Ids, slots: Mapping[ExpertKey, int]) -> None:
-        """Compute all of a call's pairs whose experts are among these."""
-        if ids.size < len(self._keys):  # a token: its few ids are looked up one by one
-            held = {key.expert: slot for key, slot in slots.items()}
-            pairs = [(i, held[each]) for i, each in enumerate(ids.ravel().tolist()) if each in held]
+    def _compute_group(
+        self, work: PartialExperts, ids: Ids, slots: Mapping[ExpertKey, int]
+    ) -> None:
+        """Compute all (token, expert) pairs of the call whose experts are in `slots`."""
+        if ids.size < len(self._keys):  # one token: few ids, looked up one by one
+            slot_of = {key.expert: slot for key, slot in slots.items()}
+            pairs = [(i, slot_of[e]) for i, e in enumerate(ids.ravel().tolist()) if e in slot_of]
             mine, found = np.array(pairs, np.int64).reshape(-1, 2).T
             work.add(mine, found)
             return
-        found = self._slots(slots)[ids.ravel()]
+        found = self._slot_array(slots)[ids.ravel()]
         mine = np.flatnonzero(found >= 0)
         work.add(mine, found[mine])
 
     def _slot_ids(self, ids: Ids, slot_of: Mapping[ExpertKey, int]) -> Ids:
-        """The slots of ids [..., k], all of which are there."""
-        if ids.size < len(self._keys):  # a token, as above
+        """The slots of ids [..., k], all of which are resident."""
+        if ids.size < len(self._keys):  # one token, as above
             few = [slot_of[self._keys[each]] for each in ids.ravel().tolist()]
             return np.array(few, np.int64).reshape(ids.shape)
-        return self._slots(slot_of)[ids]
+        return self._slot_array(slot_of)[ids]
 
-    def _slots(self, slot_of: Mapping[ExpertKey, int]) -> Ids:
-        """Expert id → slot, as an array to index with ids; -1 for those that are not there."""
+    def _slot_array(self, slot_of: Mapping[ExpertKey, int]) -> Ids:
+        """Expert id → slot, int64 [experts]; -1 where an expert is not in `slot_of`."""
         slots = np.full(len(self._keys), -1, np.int64)
         slots[[key.expert for key in slot_of]] = list(slot_of.values())
         return slots

@@ -1,8 +1,4 @@
-"""What a switch is given, in the two ways there are, and what is done with it either way.
-
-MLX's arrays, of which nothing may have been computed yet; or the numbers of one token, where they
-lie, from a decoder layer that computes natively and hands MLX nothing.
-"""
+"""Switch inputs: lazy MLX arrays, or one token's NumPy rows from a native decoder layer."""
 
 from __future__ import annotations
 
@@ -22,42 +18,42 @@ F32s = npt.NDArray[np.float32]
 
 
 class SlotMap(NamedTuple):
-    """Expert → slot of a layer that is held for good: uint32 for MLX, int64, both [experts]."""
+    """Expert → slot of a fully resident layer, [experts]: uint32 for MLX, int64 on the host."""
 
     device: mx.array
     host: Ids
 
 
 class SwitchInputs(Protocol):
-    """Activations, and the ids of the experts that they go to."""
+    """Activations, and the ids of the experts that the router chose for them."""
 
     @property
     def indices(self) -> Any:
-        """The ids, [..., k], as they were given."""
+        """The ids [..., k], as the switch received them."""
 
     def array(self) -> mx.array:
-        """The activations as a module of the model takes them."""
+        """The activations, as a module of the model takes them."""
 
     def ids(self, bank: SlotBank) -> Ids:
-        """The ids, [..., k], once all that was computed from the bank is done with it."""
+        """Settle the bank, and return the ids [..., k] on the host."""
 
-    def with_map(self, inner: Any, slot_map: SlotMap) -> Any:
-        """What `inner` computes, with slots looked up."""
+    def compute_resident(self, inner: Any, slot_map: SlotMap) -> Any:
+        """Compute `inner` with all experts resident, the slots looked up in `slot_map`."""
 
-    def with_slots(self, inner: Any, slots: Ids, bank: SlotBank) -> Any:
-        """What `inner` computes over the `slots` of the ids, [..., k]."""
+    def compute(self, inner: Any, slots: Ids, bank: SlotBank) -> Any:
+        """Compute `inner` over the `slots` of the ids, [..., k]."""
 
-    def parts(self, inner: Any, bank: SlotBank) -> PartialExperts:
-        """The same, some pairs at a time."""
+    def partial(self, inner: Any, bank: SlotBank) -> PartialExperts:
+        """Begin to compute `inner` group by group."""
 
-    def joined(self, work: PartialExperts) -> Any:
-        """What those parts are together."""
+    def combined(self, work: PartialExperts) -> Any:
+        """The output of all groups of `work`."""
 
-    def weighed(self, tap: RouterTap, layer: int, output: Any) -> Any:
-        """`output`, with what it is weighed by told to the tap, now or when it is."""
+    def tap_weights(self, tap: RouterTap, layer: int, output: Any) -> Any:
+        """Return `output`, and have the tap record its weights, now or when they are applied."""
 
 
-class Graph:
+class LazyInputs:
     """MLX's arrays: x [..., width], indices [..., k]."""
 
     def __init__(self, x: mx.array, indices: mx.array) -> None:
@@ -69,39 +65,39 @@ class Graph:
         return self._x
 
     def ids(self, bank: SlotBank) -> Ids:
-        """As `SwitchInputs.ids`: this is the one synchronisation per layer."""
+        """As `SwitchInputs.ids`; this is the one synchronisation per layer."""
         bank.settle(self.indices)
         return np.array(self.indices, copy=True).astype(np.int64)
 
-    def with_map(self, inner: Any, slot_map: SlotMap) -> Any:
-        """As `SwitchInputs.with_map`; nothing is evaluated."""
+    def compute_resident(self, inner: Any, slot_map: SlotMap) -> Any:
+        """As `SwitchInputs.compute_resident`; nothing is evaluated."""
         return inner(self._x, slot_map.device[self.indices])
 
-    def with_slots(self, inner: Any, slots: Ids, bank: SlotBank) -> Any:
-        """As `SwitchInputs.with_slots`; nothing is evaluated."""
+    def compute(self, inner: Any, slots: Ids, bank: SlotBank) -> Any:
+        """As `SwitchInputs.compute`; nothing is evaluated."""
         output = inner(self._x, mx.array(slots.astype(np.uint32)))
         bank.reading(output)
         return output
 
-    def parts(self, inner: Any, bank: SlotBank) -> PartialExperts:
-        """As `SwitchInputs.parts`; what computes natively has parts of its own."""
+    def partial(self, inner: Any, bank: SlotBank) -> PartialExperts:
+        """As `SwitchInputs.partial`; native modules have their own implementation."""
         shape = tuple(self.indices.shape)
         if hasattr(inner, "parts"):
-            parts: PartialExperts = inner.parts(self._x, shape)
-            return parts
+            native: PartialExperts = inner.parts(self._x, shape)
+            return native
         return LazyPartialExperts(inner, self._x, shape, bank.reading)
 
-    def joined(self, work: PartialExperts) -> Any:
-        """As `SwitchInputs.joined`."""
+    def combined(self, work: PartialExperts) -> Any:
+        """As `SwitchInputs.combined`."""
         return work.output()
 
-    def weighed(self, tap: RouterTap, layer: int, output: Any) -> Any:
-        """As `SwitchInputs.weighed`: the model's own code will multiply by the weights."""
-        return tap.watch(output, layer, self._x)
+    def tap_weights(self, tap: RouterTap, layer: int, output: Any) -> Any:
+        """As `SwitchInputs.tap_weights`: the model's own code will multiply by the weights."""
+        return tap.watch_output(output, layer, self._x)
 
 
-class TokenRow:
-    """The numbers of one token: x [1, width], ids and weights [1, k]; `inner` computes natively."""
+class TokenInputs:
+    """One token's rows: x [1, width], ids and weights [1, k]; `inner` is a native module."""
 
     def __init__(self, x: F32s, ids: Ids, weights: F32s) -> None:
         self._x, self._weights = x, weights
@@ -112,43 +108,43 @@ class TokenRow:
         return mx.array(self._x[None])
 
     def ids(self, bank: SlotBank) -> Ids:
-        """As `SwitchInputs.ids`: they are known."""
+        """As `SwitchInputs.ids`; they are on the host already."""
         bank.settle()
         return self.indices
 
-    def with_map(self, inner: Any, slot_map: SlotMap) -> Any:
-        """As `SwitchInputs.with_map`."""
+    def compute_resident(self, inner: Any, slot_map: SlotMap) -> Any:
+        """As `SwitchInputs.compute_resident`."""
         return inner.compute(self._x, slot_map.host[self.indices])
 
-    def with_slots(self, inner: Any, slots: Ids, bank: SlotBank) -> Any:
-        """As `SwitchInputs.with_slots`."""
+    def compute(self, inner: Any, slots: Ids, bank: SlotBank) -> Any:
+        """As `SwitchInputs.compute`."""
         return inner.compute(self._x, slots)
 
-    def parts(self, inner: Any, bank: SlotBank) -> PartialExperts:
-        """As `SwitchInputs.parts`."""
-        parts: PartialExperts = inner.parts(self._x, self.indices.shape)
-        return parts
+    def partial(self, inner: Any, bank: SlotBank) -> PartialExperts:
+        """As `SwitchInputs.partial`."""
+        native: PartialExperts = inner.parts(self._x, self.indices.shape)
+        return native
 
-    def joined(self, work: Any) -> Any:
-        """As `SwitchInputs.joined`."""
+    def combined(self, work: Any) -> Any:
+        """As `SwitchInputs.combined`."""
         return work.rows()
 
-    def weighed(self, tap: RouterTap, layer: int, output: Any) -> Any:
-        """As `SwitchInputs.weighed`."""
-        tap.weighs(layer, self._weights)
+    def tap_weights(self, tap: RouterTap, layer: int, output: Any) -> Any:
+        """As `SwitchInputs.tap_weights`."""
+        tap.record_weights(layer, self._weights)
         return output
 
 
 class Stopwatch:
-    """Adds up what something took, in nanoseconds of a clock."""
+    """Adds up the time of calls, in nanoseconds of a clock."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self.ns = 0
         self._clock = clock
 
-    def __call__(self, compute: Callable[..., Any], *given: Any) -> Any:
-        """What `compute` returns; the time it takes is added to `ns`."""
+    def __call__(self, compute: Callable[..., Any], *arguments: Any) -> Any:
+        """Call `compute`, add the time it takes to `ns`, and return its result."""
         begin = self._clock()
-        output = compute(*given)
+        output = compute(*arguments)
         self.ns += self._clock() - begin
         return output

@@ -183,11 +183,11 @@ def in_python(
         if len(rows) > 1:  # a chunk of a prompt, as `PagedSwitch` takes it
             counts = np.bincount(rows[rows >= 0])
             uses = {key: int(counts[key.expert]) for key in keys}
-            stay = table.favourites(layer, uses, sum(each is table for each in tables.values()))
+            stay = table.most_used(layer, uses, sum(each is table for each in tables.values()))
         for part in table.split(keys, uses):
             reads[call, layer] += _serve(table, part)
             if stay is not None:
-                table.spare_all_but(layer, stay)
+                table.demote_except(layer, stay)
     return Outcome(hits, reads)
 
 

@@ -8,7 +8,7 @@ from .numba_options import compiled
 from .policies.lru import touch
 from .policies.predictive import nearness, observe
 from .policies.registry import BELADY, LRU, PREDICTIVE
-from .slots import CAPACITY, UNUSED, favourites, least, put, reserve, spare_all_but, split
+from .slots import CAPACITY, UNUSED, demote_except, least, most_used, put, reserve, split
 from .stack_distance import distinct
 
 
@@ -62,7 +62,7 @@ def replay(policy, state, slots, future, experts, starts, mine, at_start, hits, 
             prompt = end - first > 1 and policy != BELADY
             stay = np.empty(0, np.int64)
             if prompt:
-                stay = favourites(slots, keys[:wanted], uses[:wanted], layer, mine.sum())
+                stay = most_used(slots, keys[:wanted], uses[:wanted], layer, mine.sum())
             size, window = split(slots, keys[:wanted], uses, prompt, order)
             begin = 0
             while begin < wanted:
@@ -71,7 +71,7 @@ def replay(policy, state, slots, future, experts, starts, mine, at_start, hits, 
                     touch(slots.score, clock, part)
                 reads[call, layer] += _serve(slots, part)
                 if prompt:
-                    spare_all_but(slots, stay, layer)
+                    demote_except(slots, stay, layer)
                 begin, size = begin + size, window
 
 

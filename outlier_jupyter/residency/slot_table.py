@@ -1,13 +1,11 @@
-"""The table of slots that an engine books: which expert is in which slot, and what must move next.
+"""The slot table of an engine: which expert is in which slot, and what must move next.
 
-The table decides and books; it reads nothing itself, so a read that fails only hands its slot back.
-All experts of one (call, layer) are looked up at once: hits are those resident before any of them
-is read, and none of those requested is evicted. What it decides are the functions of `slots`, which
-a replay calls as well.
+It decides and keeps track; it reads no file, so a failed read only returns its slot. All experts of
+one (call, layer) are looked up at once: hits are those resident before any of them is read, and no
+requested expert is evicted. Its decisions are the functions of `slots`, which a replay calls too.
 
-Some more slots may lie beside the cache, `aside`. Whoever has read an expert into one of them ahead
-of time can `exchange` it for the slot that the expert was given; what is resident never depends on
-that.
+A table may have staging slots beside the cache. An expert that was prefetched into one of them can
+be `exchange`d for the slot reserved for it; what is resident never depends on that.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import numpy.typing as npt
 
 from . import ExpertKey, Int64s, slots
 from .policies import Policy, make_policy
-from .slots import ASIDE, CAPACITY, FREE, HIT, IN_USE, PINNED, RESERVED, UNUSED
+from .slots import CAPACITY, FREE, HIT, IN_USE, PINNED, RESERVED, STAGING, UNUSED
 
 
 class Placement(NamedTuple):
@@ -42,7 +40,7 @@ class Lookup:
 
 
 class SlotTable:
-    """`capacity` slots, all free at first, and `aside` more beside them.
+    """`capacity` slots, all free at first, and `staging` more beside them.
 
     Args:
         policy: scores the experts; it is this table's alone.
@@ -51,14 +49,14 @@ class SlotTable:
         ValueError: a capacity below 1.
     """
 
-    def __init__(self, capacity: int, policy: Policy, aside: int = 0) -> None:
+    def __init__(self, capacity: int, policy: Policy, staging: int = 0) -> None:
         if capacity < 1:
             raise ValueError(f"a table of {capacity} slots holds nothing: give 1 or more")
         precompile()
         self._policy = policy
         self._width: int = policy.score.shape[1]
-        self._slots = slots.new_slots(capacity, policy.score, policy.weight, aside)
-        self._aside = set(range(capacity, capacity + aside))
+        self._slots = slots.new_slots(capacity, policy.score, policy.weight, staging)
+        self._staging = set(range(capacity, capacity + staging))
         self._reserved: set[int] = set()
 
     def __len__(self) -> int:
@@ -83,9 +81,9 @@ class SlotTable:
         return self._policy.name
 
     @property
-    def aside(self) -> frozenset[int]:
+    def staging(self) -> frozenset[int]:
         """The slots that lie beside the cache now."""
-        return frozenset(self._aside)
+        return frozenset(self._staging)
 
     @property
     def room(self) -> int:
@@ -133,14 +131,14 @@ class SlotTable:
         return [tuple(cut[a:b]) for a, b in zip(starts, ends, strict=True)]
 
     @property
-    def passing(self) -> int:
+    def streaming_slots(self) -> int:
         """Slots through which the experts of a prompt pass, where none are free or spare."""
-        return int(slots.passing(self._slots))
+        return int(slots.streaming_slots(self._slots))
 
-    def favourites(
+    def most_used(
         self, layer: int, uses: Mapping[ExpertKey, int], layers: int
     ) -> frozenset[ExpertKey]:
-        """The experts of `layer` that stay when a chunk was read; see `slots.favourites`.
+        """The experts of `layer` that stay when a chunk was read; see `slots.most_used`.
 
         Args:
             uses: how often the chunk uses each of its experts.
@@ -148,11 +146,11 @@ class SlotTable:
         """
         keys = list(uses)
         codes, counts = self._codes(keys), self._counts(keys, uses)
-        return frozenset(self._keys(slots.favourites(self._slots, codes, counts, layer, layers)))
+        return frozenset(self._keys(slots.most_used(self._slots, codes, counts, layer, layers)))
 
-    def spare_all_but(self, layer: int, keep: Set[ExpertKey]) -> None:
+    def demote_except(self, layer: int, keep: Set[ExpertKey]) -> None:
         """Have the resident experts of `layer` evicted before all others, except `keep`."""
-        slots.spare_all_but(self._slots, self._codes(keep), layer)
+        slots.demote_except(self._slots, self._codes(keep), layer)
 
     def reserve(self, keys: Iterable[ExpertKey]) -> Lookup:
         """Look up distinct `keys` together, and book slots for those that are not resident.
@@ -180,13 +178,13 @@ class SlotTable:
         return Lookup(hits, tuple(placements))
 
     def exchange(self, placement: Placement, slot: int) -> Placement:
-        """Have a reserved `placement` sit in `slot`, one of `aside`; its own lies there then."""
-        self._aside.remove(slot)
-        self._aside.add(placement.slot)
+        """Have a reserved `placement` sit in `slot`, one of `staging`; its own lies there then."""
+        self._staging.remove(slot)
+        self._staging.add(placement.slot)
         self._reserved.remove(placement.slot)
         self._reserved.add(slot)
         self._slots.key_of[slot] = RESERVED
-        self._slots.key_of[placement.slot] = ASIDE
+        self._slots.key_of[placement.slot] = STAGING
         return placement._replace(slot=slot)
 
     def commit(self, placement: Placement) -> None:
@@ -197,9 +195,9 @@ class SlotTable:
     def release(self, placement: Placement) -> None:
         """The read failed: the slot is free again (what was evicted for it stays gone)."""
         self._reserved.remove(placement.slot)
-        slots.give_back(self._slots, placement.slot)
+        slots.free_slot(self._slots, placement.slot)
 
-    def straighten(self) -> list[tuple[int, int]]:
+    def compact(self) -> list[tuple[int, int]]:
         """Have the slots of the cache be the first `capacity`, and those aside come after them.
 
         Returns:
@@ -207,7 +205,7 @@ class SlotTable:
         """
         assert not self._reserved, "slots are being read into"
         capacity, table = self.capacity, self._slots
-        room = sorted(slot for slot in self._aside if slot < capacity)
+        room = sorted(slot for slot in self._staging if slot < capacity)
         free = table.free[: table.counts[UNUSED]]
         table.free[: len(free)] = [s if s < capacity else room.pop() for s in free.tolist()]
         moves = self._move_down(room)
@@ -254,26 +252,26 @@ class SlotTable:
 
     def _resize(self, capacity: int, free: Sequence[int] | None = None) -> None:
         """Have `capacity` slots, `free` of them free (default: as before), then those aside."""
-        table, aside = self._slots, len(self._aside)
+        table, staging = self._slots, len(self._staging)
         if free is None:
             free = table.free[: table.counts[UNUSED]].tolist()
-        key_of = np.full(capacity + aside, FREE, np.int64)
+        key_of = np.full(capacity + staging, FREE, np.int64)
         both = min(capacity, self.capacity)
         resident = table.key_of[:both] >= 0
         key_of[:both][resident] = table.key_of[:both][resident]
-        key_of[capacity:] = ASIDE
-        stack = np.zeros(capacity + aside, np.int64)
+        key_of[capacity:] = STAGING
+        stack = np.zeros(capacity + staging, np.int64)
         stack[: len(free)] = free
         table.counts[[UNUSED, CAPACITY]] = len(free), capacity
         self._slots = table._replace(key_of=key_of, free=stack)
-        self._aside = set(range(capacity, capacity + aside))
+        self._staging = set(range(capacity, capacity + staging))
 
     def check(self) -> None:
         """Assert that every slot is in exactly one state; for tests."""
         states = np.arange(len(self._slots.key_of))
         slots.check(
             self._slots,
-            np.isin(states, list(self._aside)),
+            np.isin(states, list(self._staging)),
             np.isin(states, list(self._reserved)),
         )
 
@@ -301,11 +299,11 @@ def precompile() -> None:
     keys = np.array([0], np.int64)
     out, gone = np.empty(1, np.int64), np.empty(1, np.int64)
     slots.fits(table, keys)
-    slots.passing(table)
+    slots.streaming_slots(table)
     for slot in (0, 0):
         slots.reserve(table, keys, out, gone)
         slots.put(table, 0, slot)
     slots.split(table, keys, keys, True, out)
-    slots.spare_all_but(table, slots.favourites(table, keys, keys, 0, 1), 0)
+    slots.demote_except(table, slots.most_used(table, keys, keys, 0, 1), 0)
     slots.evict(table, 1)
-    slots.give_back(table, 0)
+    slots.free_slot(table, 0)

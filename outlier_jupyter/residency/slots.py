@@ -18,7 +18,7 @@ import numpy.typing as npt
 from . import Float64s, Int64s
 from .numba_options import compiled
 
-FREE, RESERVED, ASIDE = -1, -2, -3
+FREE, RESERVED, STAGING = -1, -2, -3
 """What `Slots.key_of` says of a slot that is not resident."""
 HIT = -2
 """What `reserve` says was evicted for a key that is resident already."""
@@ -52,15 +52,15 @@ class Slots(NamedTuple):
     weight: Float64s
 
 
-def new_slots(capacity: int, score: Float64s, weight: Float64s, aside: int = 0) -> Slots:
-    """`capacity` free slots, and `aside` more that lie beside them.
+def new_slots(capacity: int, score: Float64s, weight: Float64s, staging: int = 0) -> Slots:
+    """`capacity` free slots, and `staging` more that lie beside them.
 
     Args:
         score: float64 [layers, width]; weight: float64 [layers]: the policy writes them.
     """
-    slots = capacity + aside
+    slots = capacity + staging
     key_of = np.full(slots, FREE, np.int64)
-    key_of[capacity:] = ASIDE
+    key_of[capacity:] = STAGING
     free = np.zeros(slots, np.int64)
     free[:capacity] = np.arange(capacity - 1, -1, -1)
     return Slots(
@@ -203,7 +203,7 @@ def evict(slots, count):  # type: ignore[no-untyped-def]
     going = np.empty(count, np.int64)
     found = evicted_first(slots, slots.key_of, going)
     for key in going[:found]:
-        give_back(slots, _remove(slots, key))
+        free_slot(slots, _remove(slots, key))
     return found
 
 
@@ -216,7 +216,7 @@ def put(slots, key, slot):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def give_back(slots, slot):  # type: ignore[no-untyped-def]
+def free_slot(slots, slot):  # type: ignore[no-untyped-def]
     """`slot` is free; it is the next to be taken."""
     slots.key_of[slot] = FREE
     slots.free[slots.counts[UNUSED]] = slot
@@ -224,7 +224,7 @@ def give_back(slots, slot):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def passing(slots):  # type: ignore[no-untyped-def]
+def streaming_slots(slots):  # type: ignore[no-untyped-def]
     """Slots through which the experts of a prompt pass, where none are free or spare."""
     return max(1, (slots.counts[CAPACITY] - slots.counts[PINNED]) // 4)
 
@@ -271,12 +271,12 @@ def split(slots, keys, uses, prompt, order):  # type: ignore[no-untyped-def]
             window += key >= 0 and slots.rank.ravel()[key] < 0
         for key in order[:resident]:
             window -= slots.rank.ravel()[key] < 0
-        window = min(max(window, passing(slots)), room)
+        window = min(max(window, streaming_slots(slots)), room)
     return resident + max(0, min(window, slots.counts[CAPACITY] - together)), window
 
 
 @compiled
-def favourites(slots, keys, uses, layer, layers):  # type: ignore[no-untyped-def]
+def most_used(slots, keys, uses, layer, layers):  # type: ignore[no-untyped-def]
     """The keys of `layer` that stay when a chunk of a prompt was read, as int64.
 
     They are those the chunk uses most, then those of earlier that would be evicted last, as many
@@ -287,7 +287,7 @@ def favourites(slots, keys, uses, layer, layers):  # type: ignore[no-untyped-def
         layers: how many layers share the slots.
     """
     room = slots.counts[CAPACITY] - slots.counts[PINNED]
-    share = max(1, (room - passing(slots)) // layers)
+    share = max(1, (room - streaming_slots(slots)) // layers)
     most, use = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
     for i in range(len(keys)):
         at = i
@@ -307,7 +307,7 @@ def favourites(slots, keys, uses, layer, layers):  # type: ignore[no-untyped-def
 
 
 @compiled
-def spare_all_but(slots, stay, layer):  # type: ignore[no-untyped-def]
+def demote_except(slots, stay, layer):  # type: ignore[no-untyped-def]
     """Have the resident experts of `layer` evicted before all others, except those of `stay`."""
     for key in stay:
         slots.keep[key] += 1
@@ -345,15 +345,15 @@ def order(slots: Slots) -> Int64s:
     return found
 
 
-def check(slots: Slots, aside: npt.NDArray[np.bool_], reserved: npt.NDArray[np.bool_]) -> None:
+def check(slots: Slots, staging: npt.NDArray[np.bool_], reserved: npt.NDArray[np.bool_]) -> None:
     """Assert that every slot is in exactly one state; for tests."""
     resident = np.flatnonzero(slots.key_of >= 0)
     assert (slots.slot_of[slots.key_of[resident]] == resident).all(), "a key is in two slots"
     assert (slots.slot_of >= 0).sum() == len(resident) == slots.counts[IN_USE], "keys lost"
     free = slots.free[: slots.counts[UNUSED]]
     assert sorted(free) == np.flatnonzero(slots.key_of == FREE).tolist(), "free slots lost"
-    assert ((slots.key_of == ASIDE) == aside).all() and aside.sum() + slots.counts[CAPACITY] == len(
-        slots.key_of
-    ), "slots aside lost"
+    assert ((slots.key_of == STAGING) == staging).all() and staging.sum() + slots.counts[
+        CAPACITY
+    ] == len(slots.key_of), "slots aside lost"
     assert ((slots.key_of == RESERVED) == reserved).all(), "reserved slots lost"
     assert (slots.slot_of[np.flatnonzero(slots.rank.ravel() < 0)] >= 0).all(), "spare, not there"

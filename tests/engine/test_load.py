@@ -49,7 +49,7 @@ INSTALL = sys.modules["outlier_jupyter.paging.install"]
 STAGES = {
     "the places of experts": (loading, "install"),
     "the pagers": (INSTALL, "Pager"),
-    "routers": (INSTALL, "Steering"),
+    "routers": (INSTALL, "RoutingOverride"),
     "the rest of the weights": (loading, "_info"),
     "the engine": (loading, "Engine"),
     "the first experts": (loading, "_fill"),

@@ -14,7 +14,15 @@ from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import PagedIn, Prefetched, Waited
 from outlier_jupyter.options import LoadOptions
 from outlier_jupyter.paging.fetch import LARGE
-from outlier_jupyter.paging.lookahead import AGAIN, ASIDE, PROOFS, USED, Ahead, Gate, wanted
+from outlier_jupyter.paging.lookahead import (
+    AGAIN,
+    PROOFS,
+    STAGING_SLOTS,
+    USED,
+    Gate,
+    Lookahead,
+    wanted,
+)
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.residency.policies import make_policy
 from outlier_jupyter.residency.slot_table import SlotTable
@@ -93,11 +101,11 @@ def test_a_router_given_its_own_state_names_what_it_chose(model_type, tmp_path, 
     folder = checkpoint(model_type, tmp_path / "model")
     asked = []
 
-    def learn(self, x, ids, fates, whole=Ahead.learn):
-        whole(self, x, ids, fates)
+    def learn(self, x, ids, outcomes, whole=Lookahead.learn):
+        whole(self, x, ids, outcomes)
         asked.append(sorted(self.ranked(x).tolist()) == sorted(ids.ravel().tolist()))
 
-    monkeypatch.setattr(Ahead, "learn", learn)
+    monkeypatch.setattr(Lookahead, "learn", learn)
     with outlier_jupyter.load(folder, cache_experts=4, lookahead="on") as engine:
         engine.generate("control", raw=True, max_tokens=10)
     assert len(asked) >= 10 and all(asked)
@@ -116,7 +124,7 @@ def test_a_changed_top_k_is_followed(tiny):
     """While fewer experts are asked for, a guess made of more ranks finds what is named."""
     with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
         engine.generate("as it is", raw=True, max_tokens=14)
-        ahead = engine.model.layers[0].mlp.switch_mlp._next
+        ahead = engine.model.layers[0].mlp.switch_mlp._next_lookahead
         fewer, whole = ahead._k, ahead.ranked
         ahead.ranked = lambda x: whole(x)[: fewer - 1]
         run = engine.generate("with fewer", raw=True, max_tokens=8)
@@ -125,7 +133,7 @@ def test_a_changed_top_k_is_followed(tiny):
 
 def test_the_state_is_put_under_the_next_norm(engine):
     """Where two layers share their state, the guess for the second is its choice."""
-    ahead = engine.model.layers[0].mlp.switch_mlp._next
+    ahead = engine.model.layers[0].mlp.switch_mlp._next_lookahead
     ahead._k = 2
     first, second = (layer.post_attention_layernorm for layer in engine.model.layers[:2])
     first.weight, second.weight = mx.random.normal((64,)), mx.random.normal((64,))
@@ -140,7 +148,7 @@ def test_an_early_read_begins_before_its_layer_is_asked(engine):
     """It is under way when the layer before returns, and the look-up waits only for its rest."""
     pager, log, first, second = parts(engine)
     pager.acquire([ExpertKey(0, 0), ExpertKey(0, 1)])
-    ahead, x = first._next, a_token()
+    ahead, x = first._next_lookahead, a_token()
     ahead._k, ahead._proofs = 2, PROOFS
     chosen = ahead.ranked(ahead._scaled(x)).tolist()
     held = pager._reader = PausedReader(pager._reader)
@@ -164,18 +172,18 @@ def test_it_is_not_begun_while_anything_else_is_read(engine):
     pager, log, *_ = parts(engine)
     held = pager._reader = PausedReader(pager._reader)
     with pager.fetch([ExpertKey(0, 0)]):
-        assert pager.foresee(KEYS[:2]) == []
+        assert pager.prefetch(KEYS[:2]) == []
         held.release()
-    assert len(pager.foresee(KEYS[:2])) == 2
+    assert len(pager.prefetch(KEYS[:2])) == 2
     until(lambda: all(e.future.done() for e in pager._staging._reads.values()))
     held = pager._reader = PausedReader(pager._reader._reader)
-    assert pager.foresee(KEYS[2:3]) == KEYS[2:3]
+    assert pager.prefetch(KEYS[2:3]) == KEYS[2:3]
     until(lambda: held.waiting)
-    pager.looked_up([])
-    assert pager.foresee(KEYS[4:5]) == []
+    pager.resolve_prefetched([])
+    assert pager.prefetch(KEYS[4:5]) == []
     held.release()
-    until(lambda: held.done and not held.waiting and pager.foresee(KEYS[4:5]))
-    pager.forget_predicted()
+    until(lambda: held.done and not held.waiting and pager.prefetch(KEYS[4:5]))
+    pager.drop_prefetched()
     assert sum(event.used for event in early(log)) == 0 and len(early(log)) == 3
 
 
@@ -186,20 +194,20 @@ def test_slots_change_hands_and_none_in_use_is_written(engine):
     wanted_of = {}
     for expert in range(8):
         wanted_of[expert] = np.array(second(x, ids(expert)))
-    aside = pager.table.aside
+    staging = pager.table.staging
     for _ in range(60):
         guessed, asked = rng.permutation(8)[:3].tolist(), rng.permutation(8)[:2].tolist()
-        pager.foresee([ExpertKey(1, expert) for expert in guessed])
+        pager.prefetch([ExpertKey(1, expert) for expert in guessed])
         found = np.array(second(x, ids(*asked)))
         for place, expert in enumerate(asked):
             assert np.array_equal(found[..., place, :], wanted_of[expert][..., 0, :])
         pager.table.check()
-    assert pager.table.aside != aside and len(pager.table.aside) == ASIDE
+    assert pager.table.staging != staging and len(pager.table.staging) == STAGING_SLOTS
     engine.resize(cache_experts=3)
     engine.resize(cache_experts=9)
     pager.table.check()
-    assert pager.table.aside == frozenset(range(9, 9 + ASIDE))
-    assert pager.bank.slots == 9 + ASIDE
+    assert pager.table.staging == frozenset(range(9, 9 + STAGING_SLOTS))
+    assert pager.bank.slots == 9 + STAGING_SLOTS
     for expert in range(8):
         assert np.array_equal(np.array(second(x, ids(expert))), wanted_of[expert])
 
@@ -209,10 +217,10 @@ def test_what_failed_early_is_read_again(engine):
     pager, log, _, _ = parts(engine)
     whole = pager._reader
     pager._reader = FaultyReader(whole, lambda where: True)
-    assert pager.foresee(KEYS[:1])
+    assert pager.prefetch(KEYS[:1])
     until(lambda: pager._staging._reads[KEYS[0]].failed)
     pager._reader = whole
-    pager.looked_up(KEYS[:1])
+    pager.resolve_prefetched(KEYS[:1])
     assert pager.acquire(KEYS[:1]) and early(log) == [Prefetched(1, 0, 0, False)]
 
     pager._reader = FaultyReader(whole, lambda where: once.pop() if once else False)
@@ -220,15 +228,15 @@ def test_what_failed_early_is_read_again(engine):
     gate = pager._staging._work
     pager._staging._work = lambda placement: (until(lambda: taken), gate(placement))[1]
     taken: list[bool] = []
-    assert pager.foresee(KEYS[1:2])
-    pager.looked_up(KEYS[1:2])
+    assert pager.prefetch(KEYS[1:2])
+    pager.resolve_prefetched(KEYS[1:2])
     taken.append(True)
     assert KEYS[1] in pager.acquire(KEYS[1:2]) and not once
 
     pager._reader = FaultyReader(whole, lambda where: True)
     taken.clear()
-    assert pager.foresee(KEYS[2:3])
-    pager.looked_up(KEYS[2:3])
+    assert pager.prefetch(KEYS[2:3])
+    pager.resolve_prefetched(KEYS[2:3])
     taken.append(True)
     with pytest.raises(ReadFailed):
         pager.acquire(KEYS[2:3])
@@ -243,21 +251,21 @@ def test_stop_and_close_leave_nothing_being_read(tiny):
     pager = engine._installed.pagers[0]
     begun = []
 
-    def foresee(keys, whole=pager.foresee):
+    def prefetch(keys, whole=pager.prefetch):
         begun.extend(whole(keys))
         if begun:
             engine.stop()
         return begun
 
-    pager.foresee = foresee
+    pager.prefetch = prefetch
     with pytest.raises(Interrupted):
         engine.generate("stop me", max_tokens=50)
     assert begun and not len(pager._staging) and not pager._staging._dropped
     pager.table.check()
-    del pager.foresee
-    assert pager.foresee(KEYS[:2])
+    del pager.prefetch
+    assert pager.prefetch(KEYS[:2])
     engine.close()
-    assert pager.foresee(KEYS[3:4]) == []
+    assert pager.prefetch(KEYS[3:4]) == []
 
 
 def test_useless_guesses_close_the_gate():
@@ -288,7 +296,7 @@ def test_where_all_is_held_no_guess_is_made():
 
 def test_a_layer_whose_guesses_are_useless_reads_nothing_early(tiny, monkeypatch):
     """With a router that names the least likely, nearly all of a long run goes without."""
-    right = Ahead.ranked
+    right = Lookahead.ranked
 
     def worst(self, x):
         if self._proofs < PROOFS:
@@ -296,7 +304,7 @@ def test_a_layer_whose_guesses_are_useless_reads_nothing_early(tiny, monkeypatch
         logits = np.array(self._router.matrix(x).astype(mx.float32)).reshape(-1)
         return np.argsort(logits)[: self._k]
 
-    monkeypatch.setattr(Ahead, "ranked", worst)
+    monkeypatch.setattr(Lookahead, "ranked", worst)
     with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
         run = engine.generate("useless", max_tokens=60)
     half = run.trace.prefetched["step"] > run.trace.steps - 30
@@ -319,7 +327,7 @@ def test_its_slots_are_within_the_memory_that_was_given(tiny):
         nbytes = engine.memory().experts
     with outlier_jupyter.load(tiny, cache_gb=nbytes / 1e9, lookahead="on") as engine:
         assert engine.memory().experts == nbytes
-        assert engine.info.slots == 12 - ASIDE
+        assert engine.info.slots == 12 - STAGING_SLOTS
 
 
 def test_waste_is_told_and_saved(tiny, tmp_path):
@@ -337,20 +345,20 @@ def test_waste_is_told_and_saved(tiny, tmp_path):
 
 def test_a_table_keeps_count_of_what_lies_aside():
     """Exchanges, straightening and other sizes leave each slot in one state."""
-    table = SlotTable(3, make_policy("lru", (8, 8, 8)), aside=2)
+    table = SlotTable(3, make_policy("lru", (8, 8, 8)), staging=2)
     for expert, slot in ((0, 3), (1, None), (2, 4)):
         (placement,) = table.reserve([ExpertKey(0, expert)]).placements
         if slot is not None:
             placement = table.exchange(placement, slot)
         table.check()
         table.commit(placement)
-    assert len(table.aside & {0, 1, 2}) == 2
-    moves = table.straighten()
+    assert len(table.staging & {0, 1, 2}) == 2
+    moves = table.compact()
     assert len(moves) == 2 and {origin for origin, _ in moves} == {3, 4}
     table.check()
-    assert table.aside == {3, 4}
+    assert table.staging == {3, 4}
     table.shrink(2)
     table.check()
     table.grow(5)
     table.check()
-    assert table.aside == {5, 6}
+    assert table.staging == {5, 6}

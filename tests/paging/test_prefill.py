@@ -70,7 +70,7 @@ def test_decode_starts_warmer_than_after_plain_lru(tiny, monkeypatch):
     warm = [first_decode_hits(tiny, slots) for slots in (8, 12, 16)]
     split = SlotTable.split
     monkeypatch.setattr(SlotTable, "split", lambda self, keys, uses=None: split(self, keys))
-    monkeypatch.setattr(SlotTable, "spare_all_but", lambda *_: None)
+    monkeypatch.setattr(SlotTable, "demote_except", lambda *_: None)
     plain = [first_decode_hits(tiny, slots) for slots in (8, 12, 16)]
     assert sum(warm) > sum(plain)
 
@@ -89,15 +89,15 @@ def test_parts_pass_through_the_slots_that_can_be_spared():
     table = SlotTable(8, make_policy("lru", (8, 8, 8)))
     fill(table, keys(0, 0, 1, 2, 3))
     fill(table, keys(1, 0, 1, 2, 3))
-    table.spare_all_but(0, frozenset(keys(0, 0, 1)))
+    table.demote_except(0, frozenset(keys(0, 0, 1)))
     uses = dict(zip(keys(2, 0, 1, 2, 3, 4), (5, 1, 4, 2, 3), strict=True))
     parts = table.split([*uses], uses)
     assert parts == [tuple(keys(2, 1, 3)), tuple(keys(2, 4, 2)), tuple(keys(2, 0))]
-    keep = table.favourites(2, uses, layers=3)
+    keep = table.most_used(2, uses, layers=3)
     assert keep == set(keys(2, 0, 2))
     for part in parts:
         fill(table, part)
-        table.spare_all_but(2, keep)
+        table.demote_except(2, keep)
         table.check()
     assert set(table) >= {*keys(0, 0, 1), *keys(2, 0, 2)}
     assert len(table.split([*uses])) == 1  # for a single token all at once, as long as they fit
@@ -108,4 +108,4 @@ def test_a_share_is_filled_up_with_what_was_asked_for_last():
     table = SlotTable(8, make_policy("lru", (8, 8, 8)))
     fill(table, keys(0, 0, 1, 2, 3))
     fill(table, keys(0, 1))  # asked for again: the latest
-    assert table.favourites(0, {ExpertKey(0, 7): 3}, layers=2) == set(keys(0, 7, 1, 3))
+    assert table.most_used(0, {ExpertKey(0, 7): 3}, layers=2) == set(keys(0, 7, 1, 3))

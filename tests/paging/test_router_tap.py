@@ -17,7 +17,7 @@ from outlier_jupyter.paging.router_tap import RouterTap, as_float32
 def apply(tap: RouterTap, layer: int, swapped: bool) -> tuple[mx.array, mx.array]:
     output = mx.arange(12, dtype=mx.float32).reshape(2, 3, 2)
     weights = mx.arange(6, dtype=mx.float32).reshape(2, 3) + layer
-    watched = tap.watch(output * 1, layer)
+    watched = tap.watch_output(output * 1, layer)
     product = weights[..., None] * watched if swapped else watched * weights[..., None]
     return product, output * weights[..., None]
 
@@ -41,7 +41,7 @@ def test_a_factor_of_another_type_is_caught():
     """`y.astype(t) * w` is seen as well, and further casts of y after it book nothing twice."""
     tap = RouterTap()
     tap.begin()
-    watched = tap.watch(mx.ones((2, 3, 4)), 5)
+    watched = tap.watch_output(mx.ones((2, 3, 4)), 5)
     cast = watched.astype(mx.float16)
     product = cast * mx.full((2, 3, 1), 0.5, mx.float16)
     mx.eval(product, watched * mx.ones((2, 3, 1)))
@@ -81,7 +81,7 @@ def test_weights_that_a_function_or_the_input_takes_are_caught(way, k):
     x, weights = mx.random.normal((2, 4)), mx.random.uniform(shape=(2, k))
 
     def switch(y):
-        return tap.watch(mx.stack([y] * k, axis=1) + 0, 1, y)
+        return tap.watch_output(mx.stack([y] * k, axis=1) + 0, 1, y)
 
     plain = Block(switch, way)(x, weights)
     block = Block(switch, way)
@@ -102,7 +102,7 @@ class Scaling(nn.Module):
         self.tap = tap
 
     def __call__(self, x, weights, gate, constant):
-        y = self.tap.watch(mx.stack([x] * 3, axis=-2), 2)
+        y = self.tap.watch_output(mx.stack([x] * 3, axis=-2), 2)
         total = (y * weights[..., None]).sum(axis=-2).astype(mx.float32)
         return constant * (total * gate) if constant else total + x * gate
 
@@ -132,17 +132,17 @@ def test_the_tap_holds_no_large_array():
     tap.begin()
     x, output = mx.ones((2, 4)), mx.ones((2, 3, 4))
     before = sys.getrefcount(x), sys.getrefcount(output)
-    tap.enter(x)
-    tap.watch(output, 0, x)
+    tap.watch_input(x)
+    tap.watch_output(output, 0, x)
     assert (sys.getrefcount(x), sys.getrefcount(output)) == before
 
 
-def test_ids_of_resident_layers_are_told_at_the_end():
-    """`chose` keeps ids that nobody has evaluated; `drain` tells them as hits, before weights."""
+def test_ids_of_resident_layers_are_reported_at_the_end():
+    """`record_ids` keeps unevaluated ids; `drain` reports them as hits, before weights."""
     tap = RouterTap()
     tap.begin()
-    tap.chose(2, mx.array([[[3, 1]]], mx.uint32))
-    mx.eval(tap.watch(mx.ones((1, 1, 2, 4)), 2) * mx.ones((1, 1, 2, 1)))
+    tap.record_ids(2, mx.array([[[3, 1]]], mx.uint32))
+    mx.eval(tap.watch_output(mx.ones((1, 1, 2, 4)), 2) * mx.ones((1, 1, 2, 1)))
     routed, weighed = tap.drain()
     assert routed.layer == 2 and routed.experts.tolist() == [[3, 1]] and routed.hits.all()
     assert weighed.weights.tolist() == [[1.0, 1.0]]
@@ -152,7 +152,7 @@ def test_other_products_are_not_taken_for_weights():
     """A factor of another shape is no router's weight."""
     tap = RouterTap()
     tap.begin()
-    watched = tap.watch(mx.ones((2, 3, 4)), 0)
+    watched = tap.watch_output(mx.ones((2, 3, 4)), 0)
     mx.eval(watched * 2.0)
     mx.eval(watched * mx.ones((4,)))
     assert tap.drain() == []
@@ -174,4 +174,4 @@ def test_calls_outside_of_a_run_leave_nothing_behind(tiny):
     with outlier_jupyter.load(tiny, cache_experts=6) as engine:
         mx.eval(engine.model(mx.array([[1, 2, 3]])))
         tap = engine._installed.tap
-        assert tap._caught == tap._ids == tap._seen == []
+        assert tap._weights == tap._ids == tap._seen == []

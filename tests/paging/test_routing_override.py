@@ -112,7 +112,7 @@ def test_nothing_is_touched_while_nothing_is_asked(engine):
     with engine.routing(boost={(0, 1): 0.0}):
         assert [type(gate) for gate in gates] != kinds
         zero = traced(engine)
-    assert not any(getattr(kind, "steered", False) for kind in kinds)
+    assert not any(getattr(kind, "overridden", False) for kind in kinds)
     for trace in (same, zero, traced(engine)):
         np.testing.assert_array_equal(trace.weights, plain.weights)
         np.testing.assert_array_equal(trace.experts, plain.experts)

@@ -47,7 +47,7 @@ class NaiveTable:
         parts += [missing[at : at + window] for at in range(first, len(missing), window)]
         return [tuple(part) for part in parts if part]
 
-    def favourites(self, layer: int, uses: dict[Key, int], layers: int) -> set[Key]:
+    def most_used(self, layer: int, uses: dict[Key, int], layers: int) -> set[Key]:
         """What stays of a layer: what is used most, then what would be evicted last."""
         room = self.capacity - len(self.pinned)
         share = max(1, (room - max(1, room // 4)) // layers)
@@ -59,7 +59,7 @@ class NaiveTable:
         ]
         return set([*most, *before][:share])
 
-    def spare_all_but(self, layer: int, keep: set[Key]) -> None:
+    def demote_except(self, layer: int, keep: set[Key]) -> None:
         """Evict all else of `layer` before all others."""
         going = [
             key

@@ -167,9 +167,9 @@ def test_prompts_and_tokens_are_served_as_plain_lists_would(chunks, capacity, pi
     for layer, used, prompt in chunks:
         keys = [ExpertKey(layer, expert) for expert in sorted(used)]
         uses = {key: used[key.expert] for key in keys} if prompt else None
-        stay = table.favourites(layer, uses, 3) if uses is not None else frozenset()
+        stay = table.most_used(layer, uses, 3) if uses is not None else frozenset()
         if uses is not None:
-            assert stay == naive.favourites(layer, uses, 3)
+            assert stay == naive.most_used(layer, uses, 3)
         parts = table.split(keys, uses)
         assert parts == naive.split(keys, uses)
         for part in parts:
@@ -178,7 +178,7 @@ def test_prompts_and_tokens_are_served_as_plain_lists_would(chunks, capacity, pi
             assert list(plan.hits) == resident
             assert [p.evicted for p in plan.placements if p.evicted] == naive.serve(part)
             if prompt:
-                table.spare_all_but(layer, stay)
-                naive.spare_all_but(layer, set(stay))
+                table.demote_except(layer, stay)
+                naive.demote_except(layer, set(stay))
             table.check()
         assert table.order() == naive.order()

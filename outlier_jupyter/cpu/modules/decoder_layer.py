@@ -107,7 +107,7 @@ class LayerPlan:
         before, after = norm_of(layer.input_layernorm), norm_of(layer.post_attention_layernorm)
         width = len(before[0])
         self._k = k
-        self._chosen = ids, weights = self.experts.room(k)
+        self._chosen = ids, weights = self.experts.choice_buffers(k)
         self._x, self._normed, self._added = (
             memory.floats(name, width) for name in ("x", "normed", "added")
         )
@@ -162,7 +162,7 @@ class LayerPlan:
 
     def _ask_experts(self) -> F32s:
         """What comes after the choice."""
-        held = self.experts.held
+        held = self.experts.resident_map
         if held is not None:
             return self._decode_resident(held)
         ids, weights = self._chosen

@@ -16,7 +16,7 @@ from outlier_jupyter.cpu.modules import switch
 from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import Evicted, PagedIn, Waited
 from outlier_jupyter.paging.fetch import LARGE, Fetch, overlaps
-from outlier_jupyter.paging.shared_expert import Beside
+from outlier_jupyter.paging.shared_expert import OverlappedSharedExpert
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.residency.policies import make_policy
 from outlier_jupyter.residency.slot_table import SlotTable
@@ -163,18 +163,18 @@ def test_shared_experts_of_other_blocks_are_computed_early(model_type, tmp_path,
     folder = checkpoint(model_type, tmp_path / "model")
     made, taken, found = [], [], []
 
-    def compute(self, x, whole=Beside.compute):
+    def compute(self, x, whole=OverlappedSharedExpert.compute):
         whole(self, x)
         made.append(held.done)
         held.release()
 
-    def take(self, x, whole=Beside.take):
+    def take(self, x, whole=OverlappedSharedExpert.take):
         found = whole(self, x)
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(Beside, "compute", compute)
-    monkeypatch.setattr(Beside, "take", take)
+    monkeypatch.setattr(OverlappedSharedExpert, "compute", compute)
+    monkeypatch.setattr(OverlappedSharedExpert, "take", take)
     for overlap in ("on", "off"):
         with outlier_jupyter.load(
             folder, cache_experts=3, kernels="auto", overlap=overlap
@@ -218,7 +218,7 @@ def test_an_interrupt_while_reads_are_under_way_leaves_nothing_dangling(engine, 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(switch.NativePartialExperts, "add", add)
         paged(x, ids(3, 1, 4))
-    assert (held.waiting, pager._under_way) == (0, None)
+    assert (held.waiting, pager._current) == (0, None)
     pager.table.check()
     assert set(pager.table) == {(1, 3), (1, 1), (1, 4)}
     assert np.isfinite(np.array(paged(x, ids(3, 1, 4)))).all()
@@ -254,7 +254,7 @@ def test_what_is_told_as_waiting_was_waited_for():
     read: Future[tuple[int, int, int]] = Future()
     bank = type("Bank", (), {"commit": lambda self, slots: None})()
     asked = [keys[1], ExpertKey(0, 7)]
-    fetch = Fetch(table.reserve(asked), bank, table, whole=False, clock=clock, tell=log)
+    fetch = Fetch(table.reserve(asked), bank, table, whole=False, clock=clock, report=log)
     fetch.begin(lambda placements: [read])
     groups = []
     for group in fetch.arrivals():
