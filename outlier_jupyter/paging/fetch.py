@@ -1,9 +1,9 @@
-"""One request's reads under way: what is held is handed out at once, the rest as it lands.
+"""The reads of one lookup: yields the hits at once, and the misses as their reads end.
 
-The decode thread computes with what it has been handed while reader threads fill other slots.
+The decode thread computes with the experts that are ready while reader threads fill other slots.
 However that ends, by a failed read or an interrupt in mid-wait, `finish` waits for every read
-before a slot changes hands: a thread may still be writing into it. Events are told then, in the
-order of asking, so that they do not depend on which read was quicker.
+before a slot changes state: a thread may still be writing into it. Events are reported then, in the
+order of the lookup, so that they do not depend on which read was quicker.
 """
 
 from __future__ import annotations
@@ -20,62 +20,61 @@ from ..residency.slot_table import Lookup, Placement, SlotTable
 from .slots import SlotBank
 
 ReadResult = tuple[int, int, int]
-"""Of the read of one expert: bytes, when it began, nanoseconds."""
+"""The read of one expert: bytes, when it began, how long it took, in nanoseconds."""
 
 
 class Read(Protocol):
-    """A read of one expert that was begun: a `Future`, or what does as one would."""
+    """A read of one expert that was begun: a `Future`, or an object with these methods of one."""
 
-    def add_done_callback(self, report: Callable[[Any], object], /) -> None:
-        """Have `report` called with it when it has ended, well or not; at once if it has."""
+    def add_done_callback(self, callback: Callable[[Any], object], /) -> None:
+        """Call `callback` with the read when it has ended, well or not; at once if it has."""
 
     def result(self) -> ReadResult:
-        """Wait for its end, and raise its failure, if any."""
+        """Wait for the read to end; raise its failure, if any."""
 
     def exception(self) -> BaseException | None:
-        """Wait for its end; its failure, if any."""
+        """Wait for the read to end; return its failure, if any."""
 
 
 LARGE = 1 << 18
-"""Bytes of an expert from which computing with some while others are read pays: below, the calls
-of kernels it takes, one for each group, cost more than the waiting they save."""
+"""Bytes of an expert from which on computing with some while others are read pays: below, the
+kernel calls, one per group, cost more than the waiting they save."""
 
 
 TINY = 1 << 16
-"""Bytes of an expert below which reading it from the page cache takes less time than handing the
-read to another thread."""
+"""Bytes of an expert below which a read from the page cache takes less time than a thread switch."""
 
 
 class InlineExecutor(Executor):
-    """Reads on the thread that asks."""
+    """Runs everything on the calling thread."""
 
-    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Do `work` at once."""
         future: Future[Any] = Future()
         try:
-            future.set_result(work(*given, **named))
+            future.set_result(work(*args, **kwargs))
         except Exception as error:
             future.set_exception(error)
         return future
 
 
-def overlaps(asked: str, expert_nbytes: int) -> bool:
-    """Whether reads and computing overlap, where `auto`, `on` or `off` was asked for."""
-    return asked == "on" or (asked == "auto" and expert_nbytes >= LARGE)
+def overlaps(option: str, expert_nbytes: int) -> bool:
+    """Whether reads and computing overlap, for the load option `auto`, `on` or `off`."""
+    return option == "on" or (option == "auto" and expert_nbytes >= LARGE)
 
 
 class Fetch:
-    """The reads of one request, from `begin` to `finish`.
+    """The reads of one lookup, from `begin` to `finish`.
 
     Args:
-        plan: what the table booked for it.
-        whole: hand everything out together, when the last read has landed.
-        tell: told the events.
-        reap: looks for what ended where no thread tells of it, and may wait for one; returns
-            whether anything is under way there.
+        plan: the hits, and the slots that the table reserved for the misses.
+        whole: yield all experts together, when the last read has ended.
+        report: receives the events.
+        reap: collects the ends of the kernel's asynchronous reads, and may wait for one; returns
+            whether any were under way.
 
     Attributes:
-        slots: key → slot of all that is held once this has ended well.
+        slots: key → slot of all experts that are resident once this has ended well.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class Fetch:
         self._clock, self._report, self._reap = clock, report, reap
         self._futures: list[Read] = []
         # Numbers of the reads that have ended, in that order, and a bell that rings for each: to
-        # ask `concurrent.futures` for the first to end takes longer than many a read.
+        # wait with `concurrent.futures` for the first to end takes longer than many a read.
         self._ended: list[int] = []
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._written: set[int] = set()
@@ -106,16 +105,16 @@ class Fetch:
 
     @property
     def reads(self) -> int:
-        """How many experts of it must be read."""
+        """How many experts are read."""
         return len(self._placements)
 
     @property
     def landed(self) -> bool:
-        """Whether nothing of it is being read any more."""
+        """Whether all reads have ended."""
         return len(self._ended) == len(self._futures)
 
     def begin(self, start: Callable[[Sequence[Placement]], Iterable[Read]]) -> None:
-        """Have every read of the request started; or made, by one that reads where it is asked.
+        """Begin all reads; an `InlineExecutor` has made them when this returns.
 
         Args:
             start: begins one read after the other, in the order of the placements.
@@ -128,10 +127,11 @@ class Fetch:
             self._wait_ns += self._clock() - begin
 
     def arrivals(self) -> Iterator[dict[ExpertKey, int]]:
-        """Key → slot of what may be computed with, group after group; each key comes once.
+        """Yield key → slot of the experts that can be computed with, group after group.
 
-        What is held comes first. Then whatever has landed since is one group, and only when
-        nothing has is a read waited for. Ends early where a read fails: `check` raises that.
+        The hits come first. Then all that has been read since is one group; this waits for a read
+        only when nothing has. Each key comes once. It ends early if a read failed; `check` raises
+        the failure.
         """
         if self._whole:
             self._wait(len(self._futures))
@@ -152,7 +152,7 @@ class Fetch:
             taken += len(landed)
 
     def finish(self) -> None:
-        """Wait for all reads, book what came and hand back what did not, tell; once."""
+        """Wait for all reads, commit or release their slots, report the events; once."""
         if not self._open:
             return
         try:
@@ -164,7 +164,7 @@ class Fetch:
             for read in self._futures:
                 read.exception()
             self._open = False
-            self._book()
+            self._commit_or_release()
         self._report_all()
 
     def check(self) -> None:
@@ -173,12 +173,12 @@ class Fetch:
             read.result()
 
     def _end(self, number: int, read: Read) -> None:
-        """On the thread that read: it is over, well or not."""
+        """Note, on the thread that read, that a read has ended, well or not."""
         self._ended.append(number)
         self._bell.put(None)
 
     def _wait(self, count: int) -> None:
-        """Wait until so many reads have ended."""
+        """Wait until `count` reads have ended."""
         self._reap(False)
         if len(self._ended) >= count:
             return
@@ -189,14 +189,14 @@ class Fetch:
         self._wait_ns += self._clock() - begin
 
     def _write(self, landed: Sequence[int]) -> None:
-        """The rows of these reads are whole: make the bank's arrays hold them."""
+        """Commit the rows of these reads, which are complete, to the bank's arrays."""
         begin = self._clock()
         new = [i for i in landed if i not in self._written]
         self._bank.commit([self._placements[i].slot for i in new])
         self._written.update(new)
         self._install_ns += self._clock() - begin
 
-    def _book(self) -> None:
+    def _commit_or_release(self) -> None:
         good = [i for i, read in enumerate(self._futures) if read.exception() is None]
         self._write(good)
         begin = self._clock()

@@ -66,7 +66,9 @@ class PrefetchRead:
 class Staging:
     """The staging slots of one table, and the prefetches into them."""
 
-    def __init__(self, table: SlotTable, bank: SlotBank, executor: Executor, read_into: ReadInto) -> None:
+    def __init__(
+        self, table: SlotTable, bank: SlotBank, executor: Executor, read_into: ReadInto
+    ) -> None:
         self._table, self._bank = table, bank
         self._executor, self._read = executor, read_into
         self._reads: dict[ExpertKey, PrefetchRead] = {}
@@ -92,9 +94,7 @@ class Staging:
         begun = []
         for key in keys:
             if free and key not in self._table and key not in self._reads:
-                read = self._reads[key] = PrefetchRead(
-                    Placement(key, free.pop(), None), self._read
-                )
+                read = self._reads[key] = PrefetchRead(Placement(key, free.pop(), None), self._read)
                 read.future = self._executor.submit(read.run)
                 begun.append(key)
         return begun

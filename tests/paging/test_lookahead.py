@@ -225,8 +225,8 @@ def test_what_failed_early_is_read_again(engine):
 
     pager._reader = FaultyReader(whole, lambda where: once.pop() if once else False)
     once = [True]
-    gate = pager._staging._work
-    pager._staging._work = lambda placement: (until(lambda: taken), gate(placement))[1]
+    gate = pager._staging._read
+    pager._staging._read = lambda placement: (until(lambda: taken), gate(placement))[1]
     taken: list[bool] = []
     assert pager.prefetch(KEYS[1:2])
     pager.resolve_prefetched(KEYS[1:2])
