@@ -42,7 +42,7 @@ kernel calls, one per group, cost more than the waiting they save."""
 
 
 TINY = 1 << 16
-"""Bytes of an expert below which a read from the page cache takes less time than a thread switch."""
+"""Bytes of an expert below which a page-cache read takes less time than a thread switch."""
 
 
 class InlineExecutor(Executor):
