@@ -35,7 +35,7 @@ QUESTIONS = Path(__file__).parents[1] / "tools" / "questions"
 DEMO = Path(outlier_jupyter.__file__).parent / "demo"
 BEGIN, END = 200, 450
 SLOTS = (22, 48, 96)
-"""0.9, 2 and 4 tokens' worth."""
+"""0.9, 2 and 4 working sets."""
 READS = (1.5, 0.5)
 """Of a layer's computing: how long one expert's read takes."""
 BEFORE_ROUTER = 0.4

@@ -2,7 +2,7 @@
 
     python -m benchmarks.policies TRACE.safetensors …
 
-For each trace, token by token from an empty cache, at 0.9, 2 and 4 tokens' worth of slots: rates,
+For each trace, token by token from an empty cache, at 0.9, 2 and 4 working sets of slots: rates,
 and how much of the way from LRU to Belady's bound the default policy goes. Then the time of the LRU
 curve of all sizes for 100,000 tokens × 48 layers × 8 of made-up routing. Rows go to
 `benchmarks/results/policies-<machine>.csv`.

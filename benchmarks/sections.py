@@ -44,7 +44,7 @@ BASE: dict[str, Any] = {
 }  # fmt: skip
 OPTIONS = {spec.name: spec for spec in fields(LoadOptions)}
 WORTHS = (0.9, 2, 4)
-"""Cache sizes in tokens' worth; then a half and all. A quarter of 128 experts at top-8 is 4."""
+"""Cache sizes in working sets; then a half and all. A quarter of 128 experts at top-8 is 4."""
 
 
 def known(**options: Any) -> dict[str, Any] | None:
@@ -158,7 +158,7 @@ def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
     """One engine, resized: from below one token's working set to everything."""
     shape = made.shape
     every, token = shape.layers * shape.experts, shape.layers * shape.k
-    wanted = {f"{worth} tokens' worth": round(worth * token) for worth in WORTHS}
+    wanted = {f"{worth} working sets": round(worth * token) for worth in WORTHS}
     wanted |= {"half": every // 2, "all": every}
     lengths = dict(zip(wanted, (16, 24, 32, 32, 32), strict=True))
     texts = {name: {"prompt": 16, "tokens": tokens} for name, tokens in lengths.items()}
@@ -314,10 +314,10 @@ def routes_file(made: Made) -> Path:
 
 
 def huge(made: Made, rounds: int, say: Say) -> list[Row]:
-    """The 397B geometry: cached are one to two tokens' worth, what this machine has room for."""
+    """The 397B geometry: cached are one to two working sets, what this machine has room for."""
     shape = made.shape
     token = shape.layers * shape.k
-    wanted = {f"{worth} tokens' worth": round(worth * token) for worth in (0.9, 2)}
+    wanted = {f"{worth} working sets": round(worth * token) for worth in (0.9, 2)}
     texts = {name: {"prompt": 4, "tokens": 10} for name in wanted}
     options = BASE | AHEAD | {"repacked": "off", "cache_experts": max(wanted.values())}
     with outlier_jupyter.load(str(made.folder), **options) as engine:

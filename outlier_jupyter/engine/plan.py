@@ -42,7 +42,7 @@ class CacheSize:
     Attributes:
         cache_gb: GB (10^9 bytes), as given to `load`.
         experts: how many experts it holds; `share`, of all.
-        tokens: how many tokens' worth that is: times the experts one token needs in all layers.
+        tokens: how many working sets that is: times the experts one token needs in all layers.
         memory: bytes of RAM with dense weights, KV caches and what a process takes beside them.
         fits: whether that fits this machine now, and `ram_gb` where it was given.
     """
@@ -137,7 +137,7 @@ class Plan:
     def table(self) -> list[tuple[str, ...]]:
         """The cache sizes in words: a row of headings, then one row per size."""
         rows: list[tuple[str, ...]] = []
-        rows.append(("cache_gb", "experts", "share", "tokens' worth", "RAM in all", "fits now"))
+        rows.append(("cache_gb", "experts", "share", "working sets", "RAM in all", "fits now"))
         for s in self.sizes:
             mark = " ←" if s.cache_gb == self.cache_gb else ""
             fits = ("yes" if s.fits else "no") + mark

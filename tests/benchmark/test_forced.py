@@ -46,7 +46,7 @@ def run(model, tokens: int, slots: int, policy: str):
         return engine.last_run.trace
 
 
-@pytest.mark.parametrize("worth", [0.8, 2], ids=lambda worth: f"{worth} tokens' worth")
+@pytest.mark.parametrize("worth", [0.8, 2], ids=lambda worth: f"{worth} working sets")
 def test_what_if_is_the_engine_hit_for_hit_on_real_routing(forced, worth):
     """For each policy an engine can have, asked of a run that had another cache."""
     model, tokens, seen = forced
