@@ -25,7 +25,7 @@ KERNELS = (
 )  # fmt: skip
 FILES = [
     *(str(HERE / name) for name in KERNELS),
-    str(HERE.parent / "native" / "test_exact.py")
+    str(HERE.parent / "modules" / "test_exact.py")
     + "::test_tokens_and_trace_are_those_of_the_plain_path",
 ]
 PRINT = "from outlier_jupyter.cpu.kernels import compiled; print(compiled.cache_folder().name)"
