@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any
 
 
 def alias(name: str) -> Any:
     """A read-only attribute that stands for `name` of the same object, without a warning."""
-    return property(attrgetter(name), doc=f"The old name of `{name}`, kept for one release.")
+
+    def read(self: object) -> Any:
+        return getattr(self, name)
+
+    read.__doc__ = f"The old name of `{name}`, kept for one release."
+    return property(read)

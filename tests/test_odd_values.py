@@ -142,7 +142,7 @@ def of_studies(engine, run):
         "sweep cache": lambda v: outlier_jupyter.sweep(
             engine, prompts="hi", max_tokens=1, quiet=True, cache_experts=v),
         **{f"comparison.{n}": getattr(compared, n) for n in (
-            "aligned", "experts", "experts_figure", "figure", "parting", "tokens")},
+            "aligned", "divergence", "experts", "experts_figure", "figure", "tokens")},
         "comparison.tokens limit": lambda v: compared.tokens(0, 1, v),
         "comparison.experts alpha": lambda v: compared.experts(0, 1, v),
         **{f"ablation.{n}": getattr(ablated, n) for n in (

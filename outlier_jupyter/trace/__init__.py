@@ -1,4 +1,4 @@
-"""Events become numbers: recording them, holding them, measuring them. No MLX, no Jupyter."""
+"""Recorded events as arrays: recording, saving and measuring them. No MLX, no Jupyter."""
 
 from .schema import CALL, EVICTION, READ, TraceInfo
 from .trace import Trace

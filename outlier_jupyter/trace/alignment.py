@@ -1,7 +1,4 @@
-"""Two texts beside each other: what they have in common, and where they part. By pieces, in order.
-
-The alignment is difflib's; a piece is whatever the caller cut the texts into.
-"""
+"""Aligns two texts: which pieces they share, in order, and where they differ; by `difflib`."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ PIECES = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
 
 @dataclass(frozen=True)
 class Stretch:
-    """A run of pieces that both texts have (`same`), or what each has in its place."""
+    """Consecutive pieces that both texts have (`same`), or the different pieces of each."""
 
     same: bool
     first: str
@@ -23,12 +20,12 @@ class Stretch:
 
 
 def pieces(text: str) -> list[str]:
-    """A text cut into words and signs, each with the space before it; joined they are the text."""
+    """A text split into words and signs, each with its leading space; joined they are the text."""
     return PIECES.findall(text)
 
 
 def aligned(first: Sequence[str], second: Sequence[str]) -> list[Stretch]:
-    """The stretches of two texts, in order; joined, each side is its text."""
+    """The stretches of two texts, in order; each side, joined, is its text."""
     matcher = SequenceMatcher(None, first, second, autojunk=False)
     return [
         Stretch(kind == "equal", "".join(first[a:b]), "".join(second[c:d]))

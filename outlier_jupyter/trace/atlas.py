@@ -1,10 +1,10 @@
-"""A map of (layer, expert) units: those chosen by the same tokens lie near each other.
+"""A map of (layer, expert) units: units chosen by the same tokens lie near each other.
 
-Tokens and units make a table of who chose whom. Its correspondence analysis, which is the spectral
-embedding of the units' co-activation normalised by how often each fires, gives every unit a place:
-the scores of the largest axes after the trivial one. A unit is coloured by the class of token that
-fires it more than chance would (hypergeometric, corrected over all units and classes); where none
-does, it has no class. Neighbouring tokens are alike, so these are hints and no proofs.
+The table tokens × units holds 1 where the token chose the unit. Its correspondence analysis gives
+every unit coordinates: the scores on the largest axes after the trivial one. (This is the spectral
+embedding of the units' co-activation, normalised by how often each unit is chosen.) A unit gets the
+class of token that chooses it more often than by chance (hypergeometric test, corrected over all
+units and classes), or no class. Neighbouring tokens are similar, so these are hints, not proofs.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 TOKENS = 4000
-"""More tokens are thinned out to so many, evenly: the map changes little, its cost much."""
+"""Of more tokens an even sample of this size is used: the map changes little, its cost much."""
 FEWEST = 3
-"""A unit that fired less often has no place: where it lies would be chance."""
+"""A unit chosen less often has no place on the map: its place would be chance."""
 NONE = "no class more than chance"
 CLASSES = ("word", "digit", "punctuation", "code sign", "whitespace", "other")
 CODE = set("{}[]()<>=+-*/\\|&^%$#@~`_")
@@ -40,20 +40,21 @@ CODE = set("{}[]()<>=+-*/\\|&^%$#@~`_")
 
 @dataclass(frozen=True)
 class Atlas:
-    """Units and where they lie.
+    """Units and their coordinates.
 
     Attributes:
         layer, expert: int64 [units].
-        fired: int64 [units], tokens that chose the unit, of `tokens` looked at.
-        place: float64 [units, axes], in the order of `share`.
-        share: float64 [axes], of the table's inertia, the trivial axis left out.
-        label: [units], the class that fires the unit more than chance, or `NONE`; () unasked.
+        fired: int64 [units], how many of the `tokens` chose the unit.
+        place: float64 [units, axes], coordinates, in the order of `share`.
+        share: float64 [axes], share of the table's inertia, without the trivial axis.
+        label: [units], the class that chooses the unit more often than by chance, or `NONE`; empty
+            if no labels were given.
         lift: float64 [units], how much more often than by chance that class is among its tokens;
-            NaN where there is none.
-        left_out: units that fired, but less than `FEWEST` times.
-        tokens: how many were looked at.
-        about: the model and the runs, in words.
-        classes: all that a unit could have had, in the order in which they were first met.
+            NaN without a class.
+        left_out: units chosen fewer than `FEWEST` times.
+        tokens: how many tokens were analysed.
+        about: the names of the model and the runs.
+        classes: all classes, in the order of their first token.
     """
 
     layer: Ints
@@ -69,12 +70,12 @@ class Atlas:
     classes: tuple[str, ...] = ()
 
     def figure(self) -> Figure:
-        """The units at their places; the class that fires them as colour and sign; in Plotly."""
+        """The map, with each unit's class as colour and symbol; a Plotly figure."""
         return draw("Atlas.figure", self, self.about)
 
 
 def token_class(text: str) -> str:
-    """Which of `CLASSES` a token's text is, by its first sign that is no space."""
+    """The one of `CLASSES` that a token's text belongs to, by its first character but spaces."""
     bare = text.strip()
     if not bare:
         return "whitespace" if text else "other"
@@ -89,7 +90,7 @@ def token_class(text: str) -> str:
 
 
 def token_classes(tokens: npt.NDArray[np.integer], decode: Callable[[list[int]], str]) -> list[str]:
-    """The class of each token, by what `decode` (a tokenizer's) makes of it alone."""
+    """The class of each token, from its text alone by `decode` (a tokenizer's)."""
     known = {int(token): token_class(decode([int(token)])) for token in np.unique(tokens)}
     return [known[int(token)] for token in tokens]
 
@@ -104,18 +105,20 @@ def atlas(
     """Place the units of one or more runs of one model.
 
     Args:
-        labels: for each trace a word per step: `token_class` of its text, or its prompt's name.
-        alpha: the false discovery rate at which a unit is given a class.
+        labels: for each trace one label per step: `token_class` of its text, or a prompt's name.
+        alpha: the false discovery rate of the units' classes.
 
     Raises:
-        OptionError: traces of different models, labels that do not fit, or too little to place.
+        OptionError: traces of different models, labels that do not fit, or too few tokens.
     """
     for trace in traces:
         check_routing(trace)
     if len({trace.info.experts_per_layer for trace in traces}) != 1:
-        raise OptionError("an atlas is of one model: give one or more traces, all of the same")
+        raise OptionError("an atlas shows one model: give one trace or more, all of the same model")
     if labels is not None and [len(words) for words in labels] != [t.steps for t in traces]:
-        raise OptionError("labels do not fit the traces: give one word for each step of each")
+        raise OptionError(
+            "labels do not fit the traces: give one label for each step of each trace"
+        )
     steps = [np.flatnonzero(in_phase(trace, phase)) for trace in traces]
     chosen = np.concatenate([t.experts[at] for t, at in zip(traces, steps, strict=True)])
     thin = np.arange(0, len(chosen), max(1, -(-len(chosen) // TOKENS)))
@@ -125,8 +128,8 @@ def atlas(
     table = table[seen]
     if min(len(seen), len(ids)) < axes + 3:
         raise OptionError(
-            f"{len(seen)} tokens and {len(ids)} units that fired {FEWEST} times or more "
-            f"are too few to be placed on {axes} axes: use a longer run"
+            f"{len(seen)} tokens and {len(ids)} units chosen {FEWEST} times or more are too few "
+            f"for {axes} axes: use a longer run"
         )
     place, share = _embed(table, axes)
     fired = np.asarray(table.sum(axis=0)).astype(np.int64)
@@ -145,11 +148,11 @@ def atlas(
 
 
 def _table(chosen: npt.NDArray[np.int16], width: int) -> tuple[csr_array, Ints, int]:
-    """Who chose whom, 0 or 1 [tokens, units], of the units that fired often enough."""
+    """The table [tokens, units] of 0 and 1, the units' ids, and how many units were left out."""
     tokens, layers, _ = chosen.shape
-    there = chosen >= 0
-    units = (chosen.astype(np.int64) + np.arange(layers)[:, None] * width)[there]
-    rows = np.broadcast_to(np.arange(tokens)[:, None, None], chosen.shape)[there]
+    valid = chosen >= 0
+    units = (chosen.astype(np.int64) + np.arange(layers)[:, None] * width)[valid]
+    rows = np.broadcast_to(np.arange(tokens)[:, None, None], chosen.shape)[valid]
     fired = np.bincount(units, minlength=layers * width)
     ids = np.flatnonzero(fired >= FEWEST)
     column = np.full(layers * width, -1)
@@ -161,23 +164,24 @@ def _table(chosen: npt.NDArray[np.int16], width: int) -> tuple[csr_array, Ints, 
 
 
 def _embed(table: csr_array, axes: int) -> tuple[Floats, Floats]:
-    """Principal scores of the columns in correspondence analysis, and each axis' share."""
+    """Principal column scores of the correspondence analysis, and each axis' share."""
     rows, columns = np.asarray(table.sum(axis=1)), np.asarray(table.sum(axis=0))
     scaled = csr_array(table.multiply(1 / np.sqrt(rows)[:, None]).multiply(1 / np.sqrt(columns)))
     start = np.ones(min(scaled.shape))
     _, sizes, right = svds(scaled, k=axes + 1, v0=start)
     order = np.argsort(-sizes)[1:]  # the first is 1, along the square roots of the masses
     scores = right[order] * sizes[order, None] / np.sqrt(columns / columns.sum())
-    # An axis may as well point the other way: let its largest score be positive.
-    far = scores[np.arange(axes), np.abs(scores).argmax(axis=1)]
+    # The sign of an axis is arbitrary: its largest score is made positive.
+    largest = scores[np.arange(axes), np.abs(scores).argmax(axis=1)]
     inertia = float(scaled.multiply(scaled).sum()) - 1
     share = sizes[order] ** 2 / inertia if inertia > 0 else np.full(axes, np.nan)
-    return np.asarray((scores * np.sign(far)[:, None]).T), np.asarray(share)
+    return np.asarray((scores * np.sign(largest)[:, None]).T), np.asarray(share)
 
 
 def _classes(
     table: csr_array, fired: Ints, words: list[str], alpha: float
 ) -> tuple[tuple[str, ...], Floats]:
+    """Each unit's class, or `NONE`, and its lift."""
     names = sorted(set(words))
     is_of = np.array([[word == name for name in names] for word in words], float)
     both = np.asarray(table.T @ is_of)

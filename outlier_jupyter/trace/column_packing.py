@@ -1,7 +1,8 @@
-"""Columns of integers as a file has them: the deflated differences, in the narrowest integers.
+"""Packs columns of integers for a file: deflated differences, in the narrowest integers that fit.
 
-Differences, and with the bytes of equal weight side by side, because steps, layers and start times
-hardly change from row to row. What is unpacked is never longer than the caller says it may be.
+Steps, layers and start times hardly change from row to row, so differences compress better, with
+bytes of equal significance stored together. Unpacking never exceeds the length that the caller
+allows.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ Arrays = dict[str, npt.NDArray[Any]]
 Columns = dict[str, npt.NDArray[np.int64]]
 
 HEAD = 16
-"""Bytes before the deflated ones: how many values, and of how many bytes each."""
+"""Bytes of the header: the number of values, and the bytes of each."""
 
 
 def deflate(column: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """A column of integers as bytes: its length, its first value, and the deflated differences."""
+    """A column of integers as bytes: the header, and the deflated differences from 0 on."""
     values = column.astype(np.int64)
     steps = np.diff(values, prepend=0)
     size = next(n for n in (1, 2, 4, 8) if _fits(steps, n))
@@ -38,16 +39,16 @@ def _fits(values: npt.NDArray[np.int64], size: int) -> bool:
 
 
 def length(name: str, data: npt.NDArray[Any]) -> int:
-    """How many values a packed column says it has.
+    """The number of values in a packed column's header.
 
     Raises:
-        ValueError: it is no packed column.
+        ValueError: not a packed column.
     """
     if data.dtype != np.uint8 or data.ndim != 1 or len(data) < HEAD:
-        raise ValueError(f"`{name}` is no packed column")
+        raise ValueError(f"`{name}` is not a packed column")
     count, size = np.frombuffer(data[:HEAD].tobytes(), "<i8").tolist()
     if count < 0 or size not in (1, 2, 4, 8):
-        raise ValueError(f"`{name}` says it has {count} values of {size} bytes")
+        raise ValueError(f"the header of `{name}` has {count} values of {size} bytes")
     return int(count)
 
 
@@ -55,19 +56,19 @@ def inflate(name: str, data: npt.NDArray[Any], count: int) -> npt.NDArray[np.int
     """The `count` values of a packed column.
 
     Raises:
-        ValueError: it is none, or of another length.
+        ValueError: not a packed column, or of another length.
     """
     if length(name, data) != count:
-        raise ValueError(f"`{name}` is of {length(name, data):,} values where {count:,} belong")
+        raise ValueError(f"`{name}` has {length(name, data):,} values: {count:,} expected")
     raw = data.tobytes()
     size = int(np.frombuffer(raw[8:HEAD], "<i8")[0])
-    unpacking = zlib.decompressobj()
+    decompressor = zlib.decompressobj()
     try:
-        found = unpacking.decompress(raw[HEAD:], count * size + 1)
+        found = decompressor.decompress(raw[HEAD:], count * size + 1)
     except zlib.error as error:
         raise ValueError(f"`{name}` cannot be unpacked ({error})") from error
-    if len(found) != count * size or not unpacking.eof:
-        raise ValueError(f"`{name}` does not unpack to the {count:,} values it promises")
+    if len(found) != count * size or not decompressor.eof:
+        raise ValueError(f"`{name}` does not unpack to {count:,} values")
     planes = np.frombuffer(found, np.uint8).reshape(size, count)
     steps = np.ascontiguousarray(planes.T).view(f"<i{size}").ravel()
     return np.asarray(np.cumsum(steps, dtype=np.int64))
@@ -76,13 +77,13 @@ def inflate(name: str, data: npt.NDArray[Any], count: int) -> npt.NDArray[np.int
 def columns_of(
     table: str, kind: np.dtype[np.void], arrays: Mapping[str, Any], most: int
 ) -> Columns | None:
-    """The columns of a packed table, as they are; None where one is missing.
+    """The unpacked columns of a table; None if one is missing.
 
     Args:
-        most: rows it may have.
+        most: the most rows allowed.
 
     Raises:
-        ValueError: more rows than that, or columns that are not of one length.
+        ValueError: more rows than that, or columns of different lengths.
     """
     packed = {name: arrays.get(f"{table}.{name}") for name in kind.names or ()}
     if any(column is None for column in packed.values()):
@@ -90,12 +91,12 @@ def columns_of(
     whole = {name: column for name, column in packed.items() if column is not None}
     rows = length(f"{table}.{next(iter(whole))}", next(iter(whole.values())))
     if rows > most:
-        raise ValueError(f"`{table}` says it has {rows:,} rows: {most:,} at most belong here")
+        raise ValueError(f"`{table}` has {rows:,} rows: at most {most:,} expected")
     return {name: inflate(f"{table}.{name}", column, rows) for name, column in whole.items()}
 
 
 def table_of(kind: np.dtype[np.void], columns: Columns | None) -> npt.NDArray[np.void]:
-    """Columns, whose values fit their types, as one structured array; None as an empty one."""
+    """Columns as one structured array; their values must fit its types. None gives an empty one."""
     if columns is None:
         return np.zeros(0, kind)
     names = kind.names or ()

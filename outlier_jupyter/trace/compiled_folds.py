@@ -1,7 +1,8 @@
-"""Compiled passes over routing: one walk through the steps of each layer, in arrays of integers.
+"""Compiled counting loops over routing: one pass through the steps of each layer.
 
-They count; what the counts mean is `routing`'s. An expert is always a pair (layer, expert): no
-pass adds up one index over layers. Each is compiled when it is first called, then kept on disk.
+`routing_measures` and `divergence` make measures of the counts. An expert is always a pair
+(layer, expert): no loop sums one index over layers. Numba compiles each on its first call and
+caches it on disk.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import numpy.typing as npt
 from ..residency.numba_options import compiled
 
 SOON, PRESENT = 2**40, 2**56
-"""In how much an expert is wanted, one use to come outweighs any step of its last use, and to be
-of the present token outweighs all."""
+"""Weights in an expert's score: one future use outweighs any step of its last use, and being chosen
+by the present token outweighs both."""
 
 
 @compiled
@@ -31,10 +32,10 @@ def count_in_bins(experts, bin_of, counts):  # type: ignore[no-untyped-def]
 
 @compiled
 def tokens_routed(experts, counted, tokens, most):  # type: ignore[no-untyped-def]
-    """How many counted steps chose any expert, and the most that any step chose.
+    """How many counted steps chose any expert, and the most experts that a step chose.
 
     Args:
-        tokens, most: int64 [layers], written.
+        tokens, most: int64 [layers], outputs.
     """
     steps, layers, k = experts.shape
     for step in range(steps):
@@ -48,16 +49,17 @@ def tokens_routed(experts, counted, tokens, most):  # type: ignore[no-untyped-de
 
 @compiled
 def reuse(experts, counted, distances, gaps, overlap):  # type: ignore[no-untyped-def]
-    """How soon experts come again.
+    """How soon experts are chosen again.
 
     Args:
-        experts: int16 [layers, steps, k], which a walk through a layer reads in order.
-        counted: bool [steps], the steps whose choices are counted; all are remembered.
-        distances: int64 [layers, width + 1], written: choices by the number of other experts
-            that tokens in between chose; the last column is of experts that had not come before.
-        gaps: int64 [layers, longest + 1], written: choices by tokens since, at most `longest`.
-        overlap: float32 [layers, steps], written: share of the token's experts that the token
-            before chose as well, NaN where one of the two chose none.
+        experts: int16 [layers, steps, k], contiguous, so that a layer is read in order.
+        counted: bool [steps], the steps whose choices are counted; the others only set last uses.
+        distances: int64 [layers, width + 1], output: choices by reuse distance, the number of
+            other experts chosen since the last use; the last column counts first uses.
+        gaps: int64 [layers, longest + 1], output: choices by tokens since the last use, at most
+            `longest`.
+        overlap: float32 [layers, steps], output: share of the token's experts that the token
+            before also chose; NaN where one of the two chose none.
     """
     layers, steps, k = experts.shape
     width, longest = distances.shape[1] - 1, gaps.shape[1] - 1
@@ -80,7 +82,7 @@ def reuse(experts, counted, distances, gaps, overlap):  # type: ignore[no-untype
                     continue
                 distance = np.int32(0)
                 for other in range(width if then < step - 1 else 0):
-                    # Kept to 32 bits, eight of these are one instruction.
+                    # In 32 bits, eight of these are one instruction.
                     distance = np.int32(distance + np.int32(last[other] > then))
                 distances[layer, distance] += 1
                 gaps[layer, min(step - then, longest)] += 1
@@ -94,12 +96,12 @@ def reuse(experts, counted, distances, gaps, overlap):  # type: ignore[no-untype
 
 
 @compiled
-def shared_at_lags(experts, shared, asked):  # type: ignore[no-untyped-def]
-    """How many of a token's experts the token so many before chose as well, over all layers.
+def shared_at_lags(experts, shared, compared):  # type: ignore[no-untyped-def]
+    """How many of a token's experts the token `lag` steps before also chose, over all layers.
 
     Args:
         experts: int16 [layers, steps, k].
-        shared, asked: int64 [lags], written; the first is of lag 1.
+        shared, compared: int64 [lags], outputs: common choices, and all; the first is lag 1.
     """
     layers, steps, k = experts.shape
     for layer in range(layers):
@@ -109,14 +111,14 @@ def shared_at_lags(experts, shared, asked):  # type: ignore[no-untyped-def]
                     expert = experts[layer, step, i]
                     if expert < 0:
                         continue
-                    asked[lag - 1] += 1
+                    compared[lag - 1] += 1
                     for j in range(k):
                         shared[lag - 1] += experts[layer, step - lag, j] == expert
 
 
 @compiled
 def _is_first(row, i):  # type: ignore[no-untyped-def]
-    """Whether a token's i-th choice is none of those before: some routers name one twice."""
+    """Whether a token's i-th choice differs from those before it: some routers repeat one."""
     same = 0
     for j in range(i):
         same += row[j] == row[i]
@@ -125,14 +127,14 @@ def _is_first(row, i):  # type: ignore[no-untyped-def]
 
 @compiled
 def segment_histogram(experts, spans, length, width):  # type: ignore[no-untyped-def]
-    """How many (expert, segment) pairs have the expert active in f of the segment's tokens.
+    """Count (expert, segment) pairs by f, the number of the segment's tokens that chose the expert.
 
     Args:
-        spans: int64 [n, 2], stretches of steps (first, one past the last); a segment lies in one.
-        length: tokens per segment; there is one at every position.
+        spans: int64 [n, 2], spans of steps (first, one past the last); segments lie within one.
+        length: tokens per segment; a segment begins at every position.
 
     Returns:
-        int64 [layers, length + 1], by f; the column of f = 0 counts `width` experts everywhere.
+        int64 [layers, length + 1], by f; every layer counts as `width` experts.
     """
     layers, _, k = experts.shape
     out = np.zeros((layers, length + 1), np.int64)
@@ -144,7 +146,7 @@ def segment_histogram(experts, spans, length, width):  # type: ignore[no-untyped
             for step in range(first, end):
                 at = step - first - length + 1  # the position of the segment that ends here
                 for i in range(k):
-                    # Who leaves before who comes, so that no count is above `length`.
+                    # Remove the oldest token before adding the new one: counts stay ≤ `length`.
                     expert = experts[layer, step - length, i] if at > 0 else -1
                     if expert >= 0 and _is_first(experts[layer, step - length], i):
                         out[layer, active[expert]] += at - since[expert]
@@ -164,13 +166,14 @@ def segment_histogram(experts, spans, length, width):  # type: ignore[no-untyped
 
 @compiled
 def segment_cache(experts, spans, length, slots, width):  # type: ignore[no-untyped-def]
-    """Hits of a cache that, for a missing expert, gives up the one least wanted soon.
+    """Hits of a cache that knows the next `length` tokens.
 
-    Who leaves is held, not of this token, and active least in the next `length` tokens; of equals
-    the one used longest ago. Each span begins with an empty cache.
+    For a missing expert it evicts one that the present token did not choose and that the next
+    `length` tokens choose least often; among equals the least recently used. Each span begins with
+    an empty cache.
 
     Args:
-        slots: int64 [layers], at least as many as one token's experts.
+        slots: int64 [layers], at least one token's experts.
 
     Returns:
         int64 [2, layers]: hits, and choices.
@@ -179,59 +182,59 @@ def segment_cache(experts, spans, length, slots, width):  # type: ignore[no-unty
     out = np.zeros((2, layers), np.int64)
     for layer in range(layers):
         for first, end in spans:
-            held, filled = np.zeros(slots[layer], np.int64), 0
+            in_slot, filled = np.zeros(slots[layer], np.int64), 0
             is_resident = np.zeros(width, np.bool_)
-            wanted = np.zeros(width, np.int64)  # SOON for each use to come, and the last use
+            score = np.zeros(width, np.int64)  # SOON for each future use, plus the last use
             for step in range(first, min(first + length, end)):
                 for i in range(k):
                     if experts[layer, step, i] >= 0:
-                        wanted[experts[layer, step, i]] += SOON
+                        score[experts[layer, step, i]] += SOON
             for step in range(first, end):
                 for i in range(k):
                     expert = experts[layer, step, i]
                     if expert >= 0:
-                        wanted[expert] += PRESENT - SOON - wanted[expert] % SOON + step
+                        score[expert] += PRESENT - SOON - score[expert] % SOON + step
                         out[0, layer] += is_resident[expert]
                         out[1, layer] += 1
                     if step + length < end and experts[layer, step + length, i] >= 0:
-                        wanted[experts[layer, step + length, i]] += SOON
+                        score[experts[layer, step + length, i]] += SOON
                 for i in range(k):
                     expert = experts[layer, step, i]
                     if expert < 0 or is_resident[expert]:
                         continue
-                    place = filled
+                    slot = filled
                     if filled < slots[layer]:
                         filled += 1
                     else:
-                        place = _least_wanted(held, wanted)
-                        is_resident[held[place]] = False
-                    held[place] = expert
+                        slot = _lowest_score(in_slot, score)
+                        is_resident[in_slot[slot]] = False
+                    in_slot[slot] = expert
                     is_resident[expert] = True
                 for i in range(k):
                     if experts[layer, step, i] >= 0:
-                        wanted[experts[layer, step, i]] -= PRESENT
+                        score[experts[layer, step, i]] -= PRESENT
     return out
 
 
 @compiled
-def _least_wanted(held, wanted):  # type: ignore[no-untyped-def]
-    best, least = 0, wanted[held[0]]
-    for place in range(1, len(held)):
-        if wanted[held[place]] < least:
-            best, least = place, wanted[held[place]]
+def _lowest_score(in_slot, score):  # type: ignore[no-untyped-def]
+    best, least = 0, score[in_slot[0]]
+    for slot in range(1, len(in_slot)):
+        if score[in_slot[slot]] < least:
+            best, least = slot, score[in_slot[slot]]
     return best
 
 
 @compiled
 def largest_share(weights, out):  # type: ignore[no-untyped-def]
-    """The largest weight over the sum of all that are known: into float32 [steps, layers]."""
+    """The largest weight over the sum of the known weights, into float32 [steps, layers]."""
     steps, layers, k = weights.shape
     for step in range(steps):
         for layer in range(layers):
             top, total = 0.0, 0.0
             for i in range(k):
                 weight = weights[step, layer, i]
-                if weight == weight:  # NaN is what could not be seen
+                if weight == weight:  # NaN: not recorded
                     total += weight
                     top = max(top, weight)
             if total > 0:
@@ -239,4 +242,4 @@ def largest_share(weights, out):  # type: ignore[no-untyped-def]
 
 
 Spans = npt.NDArray[np.int64]
-"""int64 [n, 2]: stretches of steps, (first, one past the last)."""
+"""int64 [n, 2]: spans of steps, (first, one past the last)."""

@@ -1,13 +1,12 @@
-"""What a token's time is made of, fitted from a trace's own calls: compute, and waiting for reads.
+"""Fits the cost of a decode call from a trace's own calls: compute, and waiting for reads.
 
-A decode call takes `compute` ns whatever is resident, `wait` ns more for each layer that has to
-wait for at least one read, and `per_byte` ns for each byte read. The last two are found by holding
-the layers of one call against each other: a machine is slower from one second to the next for
-reasons of its own, and a long call is no sign of dear reads. Of each layer it is taken what passed
-from its ids being known to the next layer's: computing is slower, too, after a wait, whose threads
-have gone to sleep, and MLX computes a layer's experts when the next one's ids are asked for. The
-first is what then is left of the mean call, so that the trace's own speed comes out as it was.
-Prefill is not predicted.
+A decode call takes `compute` ns, plus `wait` ns for each layer that waits for at least one read,
+plus `per_byte` ns for each byte read. `wait` and `per_byte` are fitted within calls, layer against
+layer: machines drift from one second to the next, so a long call does not mean expensive reads. A
+layer's time runs from its ids being known to the next layer's. That includes the slower compute
+after a wait, when threads have gone to sleep, and MLX computes a layer's experts only when the next
+ids are read. `compute` is the rest of the mean call, so that the model reproduces the trace's own
+speed. Prefill is not predicted.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 LEAST_CALLS = 4
-"""With fewer decode calls nothing is fitted."""
+"""Nothing is fitted to fewer decode calls."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Nanoseconds: `compute` a call, `wait` a layer that waits, `per_byte` a byte. NaN: unknown.
+    """Nanoseconds per call, per layer that waits, and per byte read; NaN if unknown.
 
-    `residual` is how far off the fit is on the calls it was made from: the median over calls of
-    |predicted − measured| ÷ measured time.
+    `residual` is the error of the fit on its own calls: the median of |predicted − measured| over
+    the measured time.
     """
 
     compute: float
@@ -43,7 +42,7 @@ class Cost:
     residual: float
 
     def tokens_per_second(self, tokens: int, stalls: float, nbytes: float) -> float:
-        """For `tokens` decoded one by one, with so many waiting layers and bytes in all."""
+        """Predicted speed of `tokens` single-token calls with `stalls` waits and `nbytes` read."""
         if not tokens:
             return float("nan")
         waited = self.wait * stalls + self.per_byte * nbytes if nbytes else 0.0
@@ -51,21 +50,21 @@ class Cost:
         return 1e9 * tokens / total if total > 0 else float("nan")
 
     def __str__(self) -> str:
-        """What a token costs, in words."""
+        """One sentence: the cost of a token."""
         if np.isnan(self.compute):
             return "no times were recorded, so no speed is predicted"
-        told = f"{self.compute / 1e6:.3g} ms of computing a token"
+        compute = f"{self.compute / 1e6:.3g} ms of compute per token"
         if np.isnan(self.per_byte):
-            return told + "; nothing was read in this trace, so reads are not predicted"
+            return compute + "; this trace has no reads, so their cost is unknown"
         speed = f"{1 / self.per_byte:.3g} GB/s" if self.per_byte else "any speed"
         return (
-            f"{told}, {self.wait / 1e6:.3g} ms for each layer that waits, and reads at {speed}; "
-            f"on its own calls it is off by {percent(self.residual)} (median)"
+            f"{compute}, {self.wait / 1e6:.3g} ms for each layer that waits, and reads at {speed}; "
+            f"median error on the trace's own calls {percent(self.residual)}"
         )
 
 
 def fit(trace: Trace) -> Cost:
-    """The cost of a decode call, from the decode calls of `trace`."""
+    """The cost of a decode call, fitted to the decode calls of `trace`."""
     calls = trace.calls
     decode = np.flatnonzero((calls["phase"] == DECODE) & (calls["steps"] == 1) & (calls["ns"] > 0))
     if len(decode) < LEAST_CALLS or not (trace.has("calls") and trace.has("reads")):
@@ -82,10 +81,10 @@ def fit(trace: Trace) -> Cost:
     if causes.any():
         spans = _spans(trace, decode)
         prices = _prices(causes if spans.shape[1] > 1 else each[:, :, None], spans)
-        if not prices.any():  # all calls read alike: nothing to hold against each other
+        if not prices.any():  # no variation between layers: take the mean waiting time per byte
             prices = np.array([0.0, float(waited.sum() / each[1].sum())])
     explained = float(np.nan_to_num(prices) @ each.mean(axis=1))
-    # What a call took beside its waiting was not waiting.
+    # Waiting cannot explain more than the fastest call leaves beside its own waiting.
     most = float(took.mean() - np.min(took - waited))
     prices *= min(1.0, most / explained) if explained else 1.0
     predicted = took.mean() + np.nan_to_num(prices) @ (each - each.mean(axis=1, keepdims=True))
@@ -98,7 +97,7 @@ def _spans(trace: Trace, calls: npt.NDArray[np.int64]) -> npt.NDArray[np.float64
     """Nanoseconds from each layer's ids to those of the next, or to the call's end.
 
     Returns:
-        [calls, layers]; of a trace without times of layers [calls, 1], the whole call.
+        [calls, layers]; [calls, 1], the whole call, if layers were not timed.
     """
     took = trace.calls["ns"][calls].astype(np.float64)
     if not len(trace.layer_us):
@@ -113,21 +112,22 @@ def _spans(trace: Trace, calls: npt.NDArray[np.int64]) -> npt.NDArray[np.float64
 def _prices(
     causes: npt.NDArray[np.float64], spans: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """How much more of a span there is for each unit of a cause: least squares, none negative.
+    """The time per unit of each cause: non-negative least squares.
 
-    What a layer takes on average is no sign of its reads, and neither is what a call does.
+    The means of each layer and each call are removed first, since they have other reasons.
 
     Args:
-        causes: [causes, calls, layers]; spans: [calls, layers].
+        causes: [causes, calls, layers].
+        spans: [calls, layers].
     """
-    from scipy.optimize import nnls  # takes a moment: imported when something is fitted
+    from scipy.optimize import nnls  # slow to import
 
-    def apart(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def centred(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         found = values - values.mean(axis=-2, keepdims=True)
         if values.shape[-1] > 1:
             found = found - found.mean(axis=-1, keepdims=True)
         return np.asarray(found.reshape(*values.shape[:-2], -1), np.float64)
 
     scale = causes.max(axis=(1, 2), keepdims=True)
-    prices, _ = nnls(apart(causes / scale).T, apart(spans))
+    prices, _ = nnls(centred(causes / scale).T, centred(spans))
     return np.asarray(prices / scale.ravel(), np.float64)

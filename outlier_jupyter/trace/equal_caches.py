@@ -1,7 +1,7 @@
-"""What runs would have hit and read had their caches begun alike: replays with LRU caches.
+"""Replays traces through equal LRU caches, so that their misses can be compared.
 
-Two runs cannot be compared by their misses: the second finds what the first left. So each trace's
-look-ups are asked of a cache of the same size with the same contents.
+The recorded misses of two runs do not compare, because the second run starts with the experts that
+the first left in the cache. A replay gives each trace a cache of the same size and contents.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .what_if import routing_of
 
 @dataclass(frozen=True)
 class ReplayTotals:
-    """What a replay came to: `hits` of `lookups`, `reads` of experts and their `nbytes`."""
+    """The totals of a replay: `hits` of `lookups`, `reads` of experts and their `nbytes`."""
 
     hits: int
     lookups: int
@@ -27,26 +27,26 @@ class ReplayTotals:
 
     @property
     def hit_rate(self) -> float:
-        """Hits over look-ups; NaN where there were none."""
+        """Hits over lookups; NaN without lookups."""
         return self.hits / self.lookups if self.lookups else float("nan")
 
 
 def replay_lru(trace: Trace, slots: int, at_start: Keys = ()) -> ReplayTotals:
-    """Replay a trace's look-ups through an LRU cache; see `residency.replay`.
+    """Replay a trace's lookups through an LRU cache; see `residency.replay`.
 
     Args:
-        slots: of the cache, shared as the run's were.
-        at_start: the (layer, expert) pairs held at first, those to leave first coming first;
-            what does not fit is left out from the front.
+        slots: size of the cache, shared among layers as in the run.
+        at_start: the (layer, expert) pairs resident at the start, in eviction order; if they do
+            not fit, the first ones are left out.
 
     Raises:
         OptionError: a cache without slots.
         TraceError: a trace without MoE layers.
     """
     if slots < 1:
-        raise OptionError(f"a cache of {slots} slots holds nothing: give 1 or more")
+        raise OptionError(f"a cache of {slots} slots holds no expert: give 1 or more")
     found = simulate(routing_of(trace), "lru", slots, at_start)
     nbytes = np.array(trace.info.expert_nbytes or (0,) * trace.layers, np.int64)
     reads = found.reads.sum(axis=0, dtype=np.int64)
-    asked = int((trace.experts >= 0).sum())
-    return ReplayTotals(int(found.hits.sum()), asked, int(reads.sum()), int(reads @ nbytes))
+    lookups = int((trace.experts >= 0).sum())
+    return ReplayTotals(int(found.hits.sum()), lookups, int(reads.sum()), int(reads @ nbytes))

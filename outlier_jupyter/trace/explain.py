@@ -1,10 +1,9 @@
-"""Why was this token slow: its time part by part, its layers in order, and what each read was for.
+"""Explains why a token was slow: its time by part, its layers in order, and the cause of each miss.
 
-For every expert that had to be read it is told whether the run had held it before, which token's
-which expert took its slot, and whether a cache of the same size that knew the future (Belady's)
-would still have had it, from a replay of the whole trace. Limits are bytes over a rate that was
-measured; a rate nobody measured is unknown, not guessed. It says all this as plain data; the words
-are in `explained.py`, the figure in `notebook/figures`.
+For every miss it finds when the expert was evicted and for which expert, and, by a replay of the
+whole trace, whether Belady's cache of the same size would have kept it. Limits are bytes over a
+measured rate; an unmeasured rate is unknown, not guessed. The result is plain data:
+`explanation_text.py` has its text, `notebook/render` its HTML and figure.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 FAST = 0.95
-"""Of the rates of a run's reads, the one this share is slower than stands for what the disk can."""
+"""The quantile of a run's read rates that stands for the disk's speed where it was not probed."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,13 @@ class Miss:
     """An expert that had to be read.
 
     Attributes:
-        layer, expert, nbytes: which, and how much was read; 0 bytes where the read is not known.
-        start_ms, ms: when its read began, since the call's beginning, and how long it took; NaN
-            where the read is not known.
-        evicted_at: the step during which it was evicted; None if it was not resident in this run.
-        evicted_by: the (layer, expert) that took the slot; None likewise.
-        resident_under_belady: whether a cache that knew the future would have had it; None if not
-            known.
+        layer, expert, nbytes: which, and the bytes read; 0 if the read was not recorded.
+        start_ms, ms: when its read began, from the start of the call, and how long it took; NaN if
+            the read was not recorded.
+        evicted_at: the step in which it was last evicted; None if it was not resident before.
+        evicted_by: the (layer, expert) that took its slot; None if `evicted_at` is.
+        resident_under_belady: whether Belady's cache would have kept it; None if unknown.
+        left_at, taken_by, held_by_belady: old names of these three.
     """
 
     layer: int
@@ -67,9 +66,9 @@ class LayerStory:
 
     Attributes:
         layer: the MoE layer, from 0.
-        experts, weights: what the router chose for this token, in its order.
-        misses: what its call read in this layer.
-        parts: `LAYER_PARTS` in ms; empty where they were not recorded.
+        experts, weights: the router's choices for this token, in its order.
+        misses: the experts that the call read in this layer.
+        parts: `LAYER_PARTS` in ms; empty if not recorded.
     """
 
     layer: int
@@ -81,9 +80,9 @@ class LayerStory:
 
 @dataclass(frozen=True)
 class Limit:
-    """How long something takes at least: `nbytes` at `rate` bytes a second, 0 if unknown.
+    """A lower bound of a time: `nbytes` at `rate` bytes a second, 0 if unknown.
 
-    `source` says in words where the rate is from.
+    `source` says how the rate was measured.
     """
 
     nbytes: int
@@ -92,23 +91,25 @@ class Limit:
 
     @property
     def ms(self) -> float:
-        """Milliseconds; NaN where bytes or rate are not known."""
+        """Milliseconds; NaN if bytes or rate are unknown."""
         return 1e3 * self.nbytes / self.rate if self.rate and self.nbytes else float("nan")
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What one token's time was spent on. `print` it, display it, or ask for its `figure()`.
+    """What one token's time was spent on. `print` it, display it, or draw its `figure()`.
 
     Attributes:
-        step, call_steps, phase: the step, how many tokens its call read, 0 prefill or 1 decode.
-        name, names: what the token is called, and what others are, by step.
-        ms: of its call. `parts`: ms of each part, NaN left out, adding up to it.
+        step, call_steps, phase: the step, the tokens of its call, and 0 prefill or 1 decode.
+        name, names: the label of the token, and the labels of the others by step.
+        ms: wall time of its call.
+        parts: ms of each measured part; they add up to `ms`.
         usual: the median of each part over the run's decode calls, ms; empty for a prompt's call.
-        usual_ms: the median of those calls, ms; NaN for a prompt's call.
-        slower_than: share of the run's decode calls that were faster; NaN for a prompt's.
-        lookups: choices of the call, over all layers. `layers`: in order.
-        disk, memory: how long reading its bytes, and touching its weights, takes at least.
+        usual_ms: the median time of these calls; NaN for a prompt's call.
+        slower_than: share of the run's decode calls that were faster; NaN for a prompt's call.
+        lookups: lookups of the call, over all layers.
+        layers: its layers in order.
+        disk, memory: lower bounds of reading its misses and of reading its weights from memory.
         slots, policy, kernels: of the run.
     """
 
@@ -150,11 +151,11 @@ class Explanation:
 
 
 class Explainer:
-    """One trace, asked about several tokens: what concerns all of them is worked out once."""
+    """Explains the tokens of one trace; what they share is computed once."""
 
     def __init__(self, trace: Trace) -> None:
         if not trace.has("calls"):
-            raise TraceError("this trace has no times, so there is nothing slow to explain")
+            raise TraceError("this trace has no times: nothing can be explained")
         self._trace = trace
         self._parts = parts_of_calls(trace)
         decode = (trace.calls["phase"] == DECODE) & (trace.calls["steps"] == 1)
@@ -163,10 +164,9 @@ class Explainer:
                        if decode.any() and not np.isnan(value[decode]).all()}  # fmt: skip
         self._belady: Outcome | None = None
         self._replayed = False
-        order = ("expert", "layer")
-        self._gone = np.lexsort([trace.evictions[name] for name in order])
-        keys = trace.evictions[self._gone]
-        self._gone_key = keys["layer"].astype(np.int64) << 16 | keys["expert"]
+        self._evicted = np.lexsort([trace.evictions[name] for name in ("expert", "layer")])
+        keys = trace.evictions[self._evicted]
+        self._evicted_key = keys["layer"].astype(np.int64) << 16 | keys["expert"]
         self._rates = _rates(trace)
 
     def explain(
@@ -184,23 +184,23 @@ class Explainer:
         step %= trace.steps
         call = int(trace.call[step])
         row = trace.calls[call]
-        alone = int(row["phase"]) == DECODE and int(row["steps"]) == 1
+        decode = int(row["phase"]) == DECODE and int(row["steps"]) == 1
         ms = float(row["ns"]) / 1e6
         known = {name: float(value[call]) for name, value in self._parts.items()}
-        named = names if names is not None else {}
+        names = names if names is not None else {}
         first = int(row["first_step"])
         return Explanation(
             step=step,
             call_steps=int(row["steps"]),
             phase=int(row["phase"]),
-            name=named.get(step, f"step {step}"),
-            names=named,
+            name=names.get(step, f"step {step}"),
+            names=names,
             ms=ms,
             parts={name: value for name, value in known.items() if not np.isnan(value)},
-            usual=self._usual if alone else {},
-            usual_ms=float(np.median(self._decode_ms)) if alone else float("nan"),
+            usual=self._usual if decode else {},
+            usual_ms=float(np.median(self._decode_ms)) if decode else float("nan"),
             slower_than=float(np.searchsorted(self._decode_ms, ms) / len(self._decode_ms))
-            if alone
+            if decode
             else float("nan"),
             lookups=int((trace.experts[first : first + int(row["steps"])] >= 0).sum()),
             layers=tuple(self._layers(step, call)),
@@ -215,20 +215,20 @@ class Explainer:
         trace = self._trace
         times = parts_of_layers(trace, call)
         missed = self._misses(call)
-        told = []
+        layers = []
         for layer in range(trace.layers):
             chosen = trace.experts[step, layer]
-            there = chosen >= 0
-            told.append(
+            valid = chosen >= 0
+            layers.append(
                 LayerStory(
                     layer,
-                    tuple(chosen[there].tolist()),
-                    tuple(trace.weights[step, layer][there].tolist()),
+                    tuple(chosen[valid].tolist()),
+                    tuple(trace.weights[step, layer][valid].tolist()),
                     tuple(missed.get(layer, ())),
                     {name: float(value[layer]) for name, value in times.items()} if times else {},
                 )
             )
-        return told
+        return layers
 
     def _misses(self, call: int) -> dict[int, list[Miss]]:
         """Each layer's misses in one call, in the order of their reads."""
@@ -250,8 +250,8 @@ class Explainer:
                 continue
             seen.add(key)
             read = read_of.get(key)
-            evicted_at, evicted_by = self._left(*key, first, end)
-            held = self.belady
+            evicted_at, evicted_by = self._last_eviction(*key, first, end)
+            belady = self.belady
             found.setdefault(layer, []).append(
                 Miss(
                     *key,
@@ -261,21 +261,21 @@ class Explainer:
                     evicted_at=evicted_at,
                     evicted_by=evicted_by,
                     resident_under_belady=None
-                    if held is None
-                    else bool(held.hits[first + s, layer, i]),
+                    if belady is None
+                    else bool(belady.hits[first + s, layer, i]),
                 )
             )
         for of_layer in found.values():
             of_layer.sort(key=lambda miss: miss.start_ms)
         return found
 
-    def _left(
+    def _last_eviction(
         self, layer: int, expert: int, first: int, end: int
     ) -> tuple[int | None, tuple[int, int] | None]:
-        """When (layer, expert) was evicted last before its look-up in a call, and for whom."""
+        """When (layer, expert) was last evicted before its lookup in a call, and by what."""
         key = layer << 16 | expert
-        low, high = np.searchsorted(self._gone_key, (key, key + 1))
-        rows = self._trace.evictions[np.sort(self._gone[low:high])]
+        low, high = np.searchsorted(self._evicted_key, (key, key + 1))
+        rows = self._trace.evictions[np.sort(self._evicted[low:high])]
         before = rows[(rows["step"] < first) | ((rows["step"] < end) & (rows["by_layer"] < layer))]
         if not len(before):
             return None, None
@@ -284,7 +284,7 @@ class Explainer:
 
     @property
     def belady(self) -> Outcome | None:
-        """The replay that knows the future, at the run's size; None where it cannot be had."""
+        """Belady's replay at the run's size; None if the trace lacks the size or the experts."""
         if not self._replayed:
             self._replayed = True
             trace = self._trace
@@ -298,14 +298,16 @@ class Explainer:
         mine = trace.call[trace.reads["step"]] == call
         nbytes = int(trace.reads["nbytes"][mine].sum())
         if trace.info.disk_rate:
-            return Limit(nbytes, trace.info.disk_rate, "as the disk was probed")
+            return Limit(nbytes, trace.info.disk_rate, "measured by a probe")
         if len(self._rates):
             rate = float(np.quantile(self._rates, FAST))
-            return Limit(nbytes, rate, f"what the fastest {1 - FAST:.0%} of this run's reads had")
+            return Limit(
+                nbytes, rate, f"what the fastest {1 - FAST:.0%} of this run's reads reached"
+            )
         return Limit(nbytes, 0.0, "")
 
     def _memory_limit(self, call: int, rate: float | None) -> Limit:
-        """Dense weights once, and each distinct expert of the call once."""
+        """The dense weights once, and each distinct expert of the call once."""
         trace, row = self._trace, self._trace.calls[call]
         steps = slice(int(row["first_step"]), int(row["first_step"] + row["steps"]))
         sizes = trace.info.expert_nbytes or (0,) * trace.layers
@@ -314,11 +316,11 @@ class Explainer:
             chosen = trace.experts[steps, layer]
             nbytes += len(np.unique(chosen[chosen >= 0])) * sizes[layer]
         known = rate or trace.info.memory_rate
-        return Limit(nbytes if trace.info.dense_nbytes else 0, known, "as memory was measured")
+        return Limit(nbytes if trace.info.dense_nbytes else 0, known, "measured")
 
 
 def _rates(trace: Trace) -> npt.NDArray[Any]:
-    """Bytes a second of the reads that one layer waited for together, one rate for each."""
+    """Bytes a second of each group of reads that one layer waited for together."""
     reads = trace.reads
     if not len(reads):
         return np.zeros(0)
@@ -333,7 +335,7 @@ def _rates(trace: Trace) -> npt.NDArray[Any]:
 
 
 def slowest(trace: Trace, count: int = 10) -> npt.NDArray[np.int64]:
-    """The steps of the decode calls that took longest, the slowest first."""
+    """The steps of the slowest decode calls, the slowest first."""
     decode = np.flatnonzero(trace.phase == DECODE)
     order = np.argsort(-trace.step_ns[decode], kind="stable")[:count]
     return np.asarray(decode[order], np.int64)

@@ -1,13 +1,12 @@
-"""A trace as a file: safetensors arrays and JSON beside them, versioned, written all or nothing.
+"""Saves and loads traces: safetensors arrays with JSON metadata, versioned, written atomically.
 
-The arrays that other programs may want (`experts`, `weights`, `phase`, `tokens`) are plain tensors
-under their own names, as are `kl` and `agrees` where they were measured. What is bulky and regular
-(hits, reads, evictions, calls) is packed: hits as bits, tables column by column in the narrowest
-integers, deflated. Everything comes back exactly, but for `weights`: they are kept as float16, to
-one part in 2,048 (below 6e-5, to 6e-8).
+The arrays that other programs may want (`experts`, `weights`, `phase`, `tokens`, and `kl` and
+`agrees` where measured) are plain tensors under their own names. The bulky tables are packed: hits
+as bits; reads, evictions and calls column by column, see `column_packing`. Everything is restored
+exactly except `weights`, which are stored as float16, to one part in 2,048 (below 6e-5, to 6e-8).
 
-A file that has only some of the arrays, as traces from other programs do, gives a trace that says
-which are absent.
+A file with only some of the arrays, as other programs write, gives a trace whose `info.absent`
+names the missing ones.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 Fields = dict[str, Any]
-"""The fields of a `Trace` by name, each checked."""
+"""The validated fields of a `Trace` by name."""
 FORMAT = "outlier_jupyter.trace"
 BROKEN = (
     AttributeError,
@@ -60,10 +59,10 @@ BROKEN = (
     RecursionError,
     MemoryError,
 )
-"""What Python and NumPy raise of a file that says something else than it must."""
+"""What Python and NumPy raise for a file with wrong contents."""
 VERSION = 2
 OLDER = ("1",)
-"""Versions that are read as well; what they lack is absent or, of the calls' parts, 0."""
+"""Older versions that can be read. Arrays they lack are absent; parts of calls they lack are 0."""
 SINCE_2 = ("calls.forward_ns", "calls.outside_ns", "calls.experts_ns", "calls.watch_ns")
 TABLES = {"reads": READ, "evictions": EVICTION, "calls": CALL}
 OPTIONAL = {"early": PREFETCHED}
@@ -75,20 +74,20 @@ PLAIN = ("tokens", "produced", "phase", "experts", "weights", "resident_at_start
 PER_STEP = ("tokens", "produced", "phase")
 MEASURED = ("kl", "agrees")
 FEW_ROWS = 2**20
-"""Rows that a table may have whatever was chosen: the exact model beside a run reads for itself,
-what it reads is told, and what it chose is not. Beyond them it is 16 for each choice."""
-NAMED, SAID = 100, 110
-"""Characters of a path, and of what is wrong, that an error says."""
+"""Rows that a table may have besides 16 for each choice: with `measure_loss` the reads of the
+exact model are recorded, but not its choices."""
+PATH_SHOWN, REASON_SHOWN = 100, 110
+"""The most characters of a path and of a reason in an error message."""
 
 
 def write(trace: Trace, path: str | os.PathLike[str], run: Mapping[str, object] | None) -> Path:
-    """Write `trace` to `path`; what was there before stays until the new file is whole.
+    """Write `trace` to `path`; an existing file is replaced only once the new one is complete.
 
     Args:
-        run: what else is kept, as JSON: the texts of the run.
+        run: the texts of the run, stored as JSON.
 
     Raises:
-        TraceError: it cannot be written there; nothing has changed then.
+        TraceError: the file cannot be written; nothing has changed then.
     """
     to = Path(path)
     about = {
@@ -101,7 +100,7 @@ def write(trace: Trace, path: str | os.PathLike[str], run: Mapping[str, object] 
     try:
         data = save({name: np.ascontiguousarray(a) for name, a in _packed(trace).items()}, about)
     except (TypeError, ValueError) as error:
-        raise TraceError(f"the trace holds what no file can ({brief(error)})") from error
+        raise TraceError(f"the trace cannot be stored in a file ({brief(error)})") from error
     return files.write(to, data, TraceError, "the trace")
 
 
@@ -109,7 +108,7 @@ def _packed(trace: Trace) -> Arrays:
     out: Arrays = {name: getattr(trace, name) for name in PLAIN}
     with np.errstate(over="ignore"):
         half = trace.weights.astype(np.float16)
-    if not np.isinf(half).any():  # else a weight is too large for it: all of them are kept as is
+    if not np.isinf(half).any():  # too large for float16: then all stay float32
         out["weights"] = half
     if len(trace.kl):
         out |= {"kl": trace.kl, "agrees": trace.agrees}
@@ -124,43 +123,41 @@ def _packed(trace: Trace) -> Arrays:
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Fields, dict[str, Any] | None]:
-    """The fields of the trace in a file, and what else was kept of its run (None if nothing was).
+    """The fields of the trace in a file, and the texts of its run (None without).
 
-    All of it is checked, and what it says it holds is, before memory is taken for it.
+    Everything is checked, and declared sizes are checked before memory is allocated for them.
 
     Raises:
-        TraceError: no such file, not a trace, cut short, one that does not hold together, or of a
-            version not known here.
+        TraceError: no such file, not a trace, truncated, inconsistent, or of an unknown version.
     """
-    place = Path(path)
-    said = str(place) if len(str(place)) <= NAMED else "…" + str(place)[-NAMED:]
-    if not place.exists():
-        raise TraceError(f"there is no file {said}: give the path of a saved trace")
-    if not place.is_file():  # a folder; a pipe would be waited for
-        raise TraceError(f"{said} is no file: give the path of a saved trace")
+    source = Path(path)
+    name = str(source) if len(str(source)) <= PATH_SHOWN else "…" + str(source)[-PATH_SHOWN:]
+    if not source.exists():
+        raise TraceError(f"there is no file {name}: give the path of a saved trace")
+    if not source.is_file():  # a folder, or a pipe, which would block
+        raise TraceError(f"{name} is not a file: give the path of a saved trace")
     try:
-        with safe_open(place, "np") as file:
+        with safe_open(source, "np") as file:
             about = file.metadata() or {}
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-            _check_kind(about, shapes, said)
-            arrays: Arrays = {name: file.get_tensor(name) for name in shapes if _known(name)}
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+            _check_kind(about, shapes, name)
+            arrays: Arrays = {key: file.get_tensor(key) for key in shapes if _known(key)}
     except (SafetensorError, OSError, ValueError, TypeError, MemoryError) as error:
         raise TraceError(
-            f"{said} is no whole safetensors file ({brief(error)}): it is something else or was "
-            "cut short; give a file that Trace.save has written"
+            f"{name} is not a complete safetensors file ({brief(error)}): it is something else or "
+            "was truncated; give a file that Trace.save has written"
         ) from error
     try:
         return _trace(arrays, about)
     except BROKEN as error:
-        what = str(error)[:SAID] if type(error) is ValueError else brief(error)
+        reason = str(error)[:REASON_SHOWN] if type(error) is ValueError else brief(error)
         raise TraceError(
-            f"{said} does not hold together as a trace ({what}): it was changed or damaged; save "
-            "it again"
+            f"{name} is not a valid trace ({reason}): it was changed or damaged; save it again"
         ) from error
 
 
 def _known(name: str) -> bool:
-    """Whether an array is part of a trace; of a large file of something else nothing is read."""
+    """Whether an array is part of a trace; others, which may be large, are not read."""
     if name in (*PLAIN, "hits", "layer_us", *MEASURED):
         return True
     table, _, column = name.partition(".")
@@ -168,30 +165,30 @@ def _known(name: str) -> bool:
     return kind is not None and column in (kind.names or ())
 
 
-def _check_kind(about: Mapping[str, str], shapes: Mapping[str, Sequence[int]], said: str) -> None:
-    """Raises TraceError: another kind of file, or a version that is not known."""
+def _check_kind(about: Mapping[str, str], shapes: Mapping[str, Sequence[int]], path: str) -> None:
+    """Raises TraceError: another kind of file, or an unknown version."""
     if about.get("format") == FORMAT:
         if about.get("version") not in (str(VERSION), *OLDER):
             raise TraceError(
-                f"{said} is a trace of version {str(about.get('version'))[:20]}, and this program "
-                f"reads version {VERSION}: install the outlier-jupyter that wrote it, or a newer "
-                "one"
+                f"{path} is a trace of version {str(about.get('version'))[:20]}, and this program "
+                f"reads up to version {VERSION}: install the outlier-jupyter that wrote it, or a "
+                "newer one"
             )
     elif len(shapes.get("experts", ())) != 3:
         raise TraceError(
-            f"{said} holds no array `experts` of [tokens, layers, k]: it is a safetensors file, "
-            "but no trace; give a file that Trace.save has written"
+            f"{path} has no array `experts` of [tokens, layers, k]: it is a safetensors file, but "
+            "not a trace; give a file that Trace.save has written"
         )
 
 
 def _trace(arrays: Arrays, about: Mapping[str, str]) -> tuple[Fields, Any]:
     experts = arrays["experts"]
     if experts.ndim != 3:
-        raise ValueError(f"`experts` is {list(experts.shape)}, and [tokens, layers, k] was wanted")
-    # Arrays of nothing can say they are of any length: of steps and layers there must be bytes.
+        raise ValueError(f"`experts` is {list(experts.shape)}: [tokens, layers, k] expected")
+    # An empty array can declare any length: only bytes of another array confirm the steps.
     bare = not any(name in arrays for name in PER_STEP)
     if (len(experts) > 0 and experts.size == 0 and bare) or experts.shape[1] > MOST_LAYERS:
-        raise ValueError(f"`experts` is {list(experts.shape)}, which no model's routing is")
+        raise ValueError(f"`experts` is {list(experts.shape)}, the routing of no model")
     for name in arrays.keys() & {*PER_STEP, *MEASURED}:
         wanted = (0,) if name in MEASURED and not arrays[name].size else experts.shape[:1]
         check_shape(name, arrays[name].shape, wanted)
@@ -207,10 +204,10 @@ def _trace(arrays: Arrays, about: Mapping[str, str]) -> tuple[Fields, Any]:
 
 
 def build(arrays: Arrays, info: TraceInfo) -> Fields:
-    """The fields of a trace of the arrays there are; `info.absent` names the others, now empty.
+    """The fields of a trace; missing arrays get placeholder values and a name in `info.absent`.
 
     Raises:
-        ValueError: arrays that do not fit each other, or what is said of them.
+        ValueError: arrays that do not fit each other or `info`.
     """
     experts, sizes = arrays["experts"], info.experts_per_layer
     steps, layers, k = experts.shape
@@ -259,7 +256,7 @@ def build(arrays: Arrays, info: TraceInfo) -> Fields:
 def _check_plain(
     name: str, values: npt.NDArray[Any], shape: tuple[int, ...], sizes: Sequence[int]
 ) -> None:
-    """Raises ValueError: an array that is stored as it is, and does not fit `experts`."""
+    """Raises ValueError: a plain array that does not fit `experts`."""
     if name == "resident_at_start":
         check_resident(values, sizes)
         return
@@ -273,15 +270,15 @@ def _check_plain(
 def _columns(
     table: str, arrays: Arrays, experts: npt.NDArray[Any], sizes: Sequence[int], phase: Any
 ) -> Columns | None:
-    """A packed table's columns, checked; None where one of them is missing.
+    """A packed table's validated columns; None if one is missing.
 
     Raises:
-        ValueError: columns that do not fit each other, or the model and the steps.
+        ValueError: columns that do not fit each other, the model or the steps.
     """
     kind, steps = (TABLES | OPTIONAL)[table], len(experts)
     if table == "calls" and "calls.start_ns" in arrays and not arrays.keys() & set(SINCE_2):
-        none = deflate(np.zeros(length("calls.start_ns", arrays["calls.start_ns"]), np.int64))
-        arrays = arrays | dict.fromkeys(SINCE_2, none)
+        zeros = deflate(np.zeros(length("calls.start_ns", arrays["calls.start_ns"]), np.int64))
+        arrays = arrays | dict.fromkeys(SINCE_2, zeros)
     most = steps if table == "calls" else 16 * experts.size + FEW_ROWS
     columns = columns_of(table, kind, arrays, most)
     if columns is None:
@@ -306,7 +303,7 @@ def _columns(
 
 
 def _one_call_a_step(phase: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
-    """Where calls were not recorded, each token is taken for one, of unknown time."""
+    """Calls for a trace without them: one per token, of unknown time."""
     calls = np.zeros(len(phase), CALL)
     calls["phase"], calls["steps"] = phase, 1
     calls["first_step"] = np.arange(len(phase))

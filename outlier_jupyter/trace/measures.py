@@ -1,7 +1,7 @@
-"""Pure folds over a `Trace`: counts, rates, quantiles. No plotting, no IO.
+"""Counts, rates and quantiles of a trace.
 
-Every function takes a whole trace and returns arrays or a small frozen record, so that a
-figure, a table and the command line all show the same number.
+Figures, tables and the command line all call these functions, so they show the same numbers. No
+plotting, no IO.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 QUANTILES = (0.5, 0.95, 1.0)
-"""p50, p95 and max: the quantiles of read latency shown everywhere."""
+"""p50, p95 and max: the quantiles of read latency in all views."""
 
 
 @dataclass(frozen=True)
@@ -70,33 +70,33 @@ class Summary:
     early_wasted_bytes = alias("prefetched_wasted_bytes")
 
     def __str__(self) -> str:
-        """One line: speed, hit rate, bytes read, latency; early reads and loss where there are."""
-        more = [words for words in (self.prefetch_words(), self.loss_words()) if words]
+        """One line: speed, hit rate, bytes read, latency; prefetched reads and loss if any."""
+        more = [text for text in (self.prefetch_text(), self.loss_text()) if text]
         return (
-            f"{three(self.tokens_per_second)} tokens/s · {self.hit_words()} · "
+            f"{three(self.tokens_per_second)} tokens/s · {self.hit_text()} · "
             f"{size_words(self.bytes_read)} in {self.reads:,} reads · read latency "
             f"p50 {three(self.read_p50_ms)} ms, "
-            f"p95 {three(self.read_p95_ms)} ms{''.join(f' · {words}' for words in more)}"
+            f"p95 {three(self.read_p95_ms)} ms{''.join(f' · {text}' for text in more)}"
         )
 
-    def hit_words(self) -> str:
-        """The hit rates of both phases, as every view names them."""
+    def hit_text(self) -> str:
+        """The hit rates of both phases, the same in every view."""
         return (
             f"hit rate in decode {percent(self.decode_hit_rate)}, in prefill "
             f"{percent(self.prefill_hit_rate)}"
         )
 
-    def prefetch_words(self) -> str:
-        """How many reads were begun early and what for; "" where none were."""
+    def prefetch_text(self) -> str:
+        """How many reads were prefetched, used and wasted; "" if none were."""
         if not self.prefetched:
             return ""
         return (
-            f"read early: {self.prefetched:,}, used {self.prefetched_used:,}, wasted "
+            f"prefetched: {self.prefetched:,}, used {self.prefetched_used:,}, wasted "
             f"{size_words(self.prefetched_wasted_bytes)}"
         )
 
-    def loss_words(self) -> str:
-        """How far the run was from the exact model, over the `compared` tokens; "" if not known."""
+    def loss_text(self) -> str:
+        """How far the run was from the exact model, over the `compared` tokens; "" if unknown."""
         if not self.compared:
             return ""
         return (
@@ -124,9 +124,9 @@ def hits_per_step(trace: Trace) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     """Hits and misses of each step over all its layers: two int64 [steps], 0 if not recorded."""
     if not trace.has("hits"):
         return np.zeros(trace.steps, np.int64), np.zeros(trace.steps, np.int64)
-    asked = (trace.experts >= 0).sum(axis=(1, 2))
+    lookups = (trace.experts >= 0).sum(axis=(1, 2))
     hits = (trace.hits & (trace.experts >= 0)).sum(axis=(1, 2))
-    return hits.astype(np.int64), (asked - hits).astype(np.int64)
+    return hits.astype(np.int64), (lookups - hits).astype(np.int64)
 
 
 def bytes_per_step(trace: Trace) -> npt.NDArray[np.int64]:
@@ -140,7 +140,7 @@ def read_latency_per_step(trace: Trace) -> npt.NDArray[np.float64]:
     """Read latency in ms of each step's reads at `QUANTILES`: float64 [steps, 3], NaN if none."""
     out = np.full((trace.steps, len(QUANTILES)), np.nan)
     if not len(trace.reads):
-        return out  # np.split makes one empty group of nothing
+        return out  # np.split would make one empty group
     order = np.argsort(trace.reads["step"], kind="stable")
     steps = trace.reads["step"][order]
     latencies = trace.reads["ns"][order] / 1e6
@@ -158,20 +158,20 @@ def quantiles(values_ms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def residency(trace: Trace, step: int | None = None) -> npt.NDArray[np.bool_]:
-    """Which experts sat in a slot after `step` (default: at the end): bool [layers, experts]."""
+    """Which experts were resident after `step` (default: the last): bool [layers, experts]."""
     last = trace.steps - 1 if step is None else step
     resident = np.zeros((trace.layers, widest(trace)), bool)
     resident[trace.resident_at_start[:, 0], trace.resident_at_start[:, 1]] = True
     balance = resident.astype(np.int64)
     read = trace.reads[trace.reads["step"] <= last]
-    gone = trace.evictions[trace.evictions["step"] <= last]
+    evicted = trace.evictions[trace.evictions["step"] <= last]
     np.add.at(balance, (read["layer"], read["expert"]), 1)
-    np.subtract.at(balance, (gone["layer"], gone["expert"]), 1)
+    np.subtract.at(balance, (evicted["layer"], evicted["expert"]), 1)
     return balance > 0
 
 
 def resident_count_per_step(trace: Trace) -> npt.NDArray[np.int64]:
-    """How many experts sat in a slot after each step: int64 [steps]."""
+    """How many experts were resident after each step: int64 [steps]."""
     change = np.zeros(trace.steps, np.int64)
     np.add.at(change, trace.reads["step"], 1)
     np.subtract.at(change, trace.evictions["step"], 1)
@@ -179,9 +179,9 @@ def resident_count_per_step(trace: Trace) -> npt.NDArray[np.int64]:
 
 
 def bytes_per_token(trace: Trace) -> npt.NDArray[np.float64]:
-    """Bytes read per step, a prefill call's shared equally among its steps: float64 [steps].
+    """Bytes read per step, a prefill call's divided equally among its steps: float64 [steps].
 
-    A call reads once for all its steps; by step alone, a prefill is a spike at its start.
+    A call reads once for all its steps, so undivided a prefill would be a spike at its start.
     """
     per_step = bytes_per_step(trace)
     _, starts, call_of = _calls(trace)
@@ -192,7 +192,7 @@ def bytes_per_token(trace: Trace) -> npt.NDArray[np.float64]:
 
 
 def prefill_spans(trace: Trace) -> list[tuple[int, int]]:
-    """The stretches of steps that were prefill, as (first, one past the last)."""
+    """The spans of prefill steps, as (first, one past the last)."""
     edges = np.flatnonzero(np.diff(np.pad(trace.phase == PREFILL, 1).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
@@ -202,13 +202,13 @@ class Timeline:
     """A run over its steps, in bins of `size` steps (1 unless the run is long).
 
     Attributes:
-        size: steps per bin; the last bin may hold fewer.
+        size: steps per bin; the last bin may have fewer.
         first: int64 [bins], the first step of each bin.
-        steps: int64 [bins], how many steps it holds.
+        steps: int64 [bins], the number of steps of each bin.
         hits, misses: float64 [bins], the mean per step.
         nbytes: float64 [bins], the mean of `bytes_per_token`.
-        latency_ms: float64 [bins, 3], `QUANTILES` over all reads of the calls the bin touches;
-            NaN where there were none.
+        latency_ms: float64 [bins, 3], `QUANTILES` over all reads of the calls that overlap the bin;
+            NaN without reads.
     """
 
     size: int
@@ -246,13 +246,13 @@ def timeline(trace: Trace, limit: int = 2000) -> Timeline:
 def _latency_of_bins(
     trace: Trace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """`QUANTILES` of the reads of all calls that share a step with [first, end) of each bin."""
+    """`QUANTILES` of the reads of all calls that overlap [first, end) of each bin."""
     out = np.full((len(first), len(QUANTILES)), np.nan)
     order = np.argsort(trace.reads["step"], kind="stable")
     read_step, latency = trace.reads["step"][order], trace.reads["ns"][order] / 1e6
     _, starts, call_of = _calls(trace)
     ends = np.append(starts[1:], trace.steps)
-    # Long prefill calls span many bins: the same reads are measured once.
+    # A long prefill call spans many bins: its quantiles are computed once.
     known: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
     for i, (a, b) in enumerate(zip(first, end, strict=True)):
         low, high = np.searchsorted(read_step, (starts[call_of[a]], ends[call_of[b - 1]]))
@@ -266,12 +266,12 @@ def _latency_of_bins(
 def _calls(
     trace: Trace,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """The calls seen in the steps: their rows, their first steps, and each step's place."""
+    """The calls of the steps: their rows, their first steps, and each step's index into both."""
     return np.unique(trace.call, return_index=True, return_inverse=True)
 
 
 def summarise(trace: Trace) -> Summary:
-    """The headline numbers. Tokens per second counts decode calls and their time only."""
+    """The headline numbers of a run."""
     hits, misses = hits_per_step(trace)
     decode = trace.phase == DECODE
     seconds = {p: float(trace.step_ns[trace.phase == p].sum()) / 1e9 for p in (PREFILL, DECODE)}

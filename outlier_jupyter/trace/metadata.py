@@ -1,6 +1,6 @@
-"""What a trace's file says in words beside its arrays: of its model and its run, checked.
+"""Validates the JSON metadata of a trace's file: its model and the texts of its run.
 
-Words are what they were, but for halves of characters, which no page or file can hold.
+Texts stay as they are, except lone surrogates, which no page or file can encode.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ MOST_EXPERTS_OF_A_LAYER = 2**15 - 1
 
 
 def info_of(saved: Any) -> TraceInfo:
-    """What was saved of a `TraceInfo`, lists as the tuples they were; `check_info` judges it.
+    """The saved `TraceInfo`, with lists as tuples; `check_info` validates its values.
 
     Raises:
-        ValueError: it is no record.
+        ValueError: not a JSON object of the right form.
     """
-    _want(isinstance(saved, dict), "`info` is no record")
+    _check(isinstance(saved, dict), "`info` is not an object")
     options = saved.get("options", {})
-    _want(isinstance(options, dict), "`options` is no record")
+    _check(isinstance(options, dict), "`options` is not an object")
     versions = saved.get("versions", {})
-    _want(
+    _check(
         isinstance(versions, dict) and all(isinstance(v, str) for v in versions.values()),
-        "`versions` holds something that is no text",
+        "`versions` has a value that is not text",
     )
     names = {field.name for field in fields(TraceInfo)}
     known = {name: _tupled(mended(value)) for name, value in saved.items() if name in names}
-    told = {name: _tupled(value) for name, value in mended(options).items()}
-    return TraceInfo(**known | {"options": told})
+    options = {name: _tupled(value) for name, value in mended(options).items()}
+    return TraceInfo(**known | {"options": options})
 
 
 def _tupled(value: Any) -> Any:
@@ -45,18 +45,18 @@ def _tupled(value: Any) -> Any:
 
 
 def foreign_info(experts: npt.NDArray[Any], about: Mapping[str, str]) -> TraceInfo:
-    """What another program's metadata says of its model.
+    """The `TraceInfo` from another program's metadata.
 
     Raises:
-        ValueError: a number that is none, or cannot be.
+        ValueError: a value that is not a number, or out of range.
     """
     _, layers, k = experts.shape
-    _want(experts.dtype.kind in "iu", f"`experts` is {experts.dtype}: whole numbers were wanted")
-    # Where nobody says how many there are, those are counted that were seen.
+    _check(experts.dtype.kind in "iu", f"`experts` is {experts.dtype}: integers expected")
+    # Without `num_experts`, the largest id gives the number.
     seen = max(int(experts.max(initial=0)) + 1, k, 1)
     width = _number(about, "num_experts", seen)
     top_k = _number(about, "top_k", 0)
-    _want(top_k is None or top_k <= width, f"`top_k` is {top_k} of {width} experts")
+    _check(top_k is None or top_k <= width, f"`top_k` is {top_k} of {width} experts")
     return TraceInfo(
         model=mended(about.get("model", "")),
         layer_names=tuple(f"layer {layer}" for layer in range(layers)),
@@ -68,49 +68,47 @@ def foreign_info(experts: npt.NDArray[Any], about: Mapping[str, str]) -> TraceIn
 
 def _number(about: Mapping[str, str], name: str, missing: int) -> int:
     if name not in about:
-        _want(missing <= MOST_EXPERTS_OF_A_LAYER, f"`experts` holds {missing - 1}, no expert's id")
+        _check(missing <= MOST_EXPERTS_OF_A_LAYER, f"`experts` has {missing - 1}, no expert's id")
         return missing
-    words = about[name].strip()
-    right = words.isdecimal() and len(words) <= 9 and 1 <= int(words) <= MOST_EXPERTS_OF_A_LAYER
-    _want(right, f"`{name}` is {words[:20]!r}, and 1 to {MOST_EXPERTS_OF_A_LAYER:,} was wanted")
-    return int(words)
+    text = about[name].strip()
+    valid = text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= MOST_EXPERTS_OF_A_LAYER
+    _check(valid, f"`{name}` is {text[:20]!r}: 1 to {MOST_EXPERTS_OF_A_LAYER:,} expected")
+    return int(text)
 
 
 TEXTS = ("prompt", "encoded", "text", "finish_reason")
 
 
 def run_of(saved: Any) -> dict[str, Any] | None:
-    """What was kept of a run beside its trace; None where nothing was.
+    """The saved texts and tokens of a run; None if there are none.
 
     Raises:
-        ValueError: something is missing, of another type, or no number that can be.
+        ValueError: a value that is missing, of another type, or out of range.
     """
     if saved is None:
         return None
-    _want(isinstance(saved, dict), "`run` is no record")
+    _check(isinstance(saved, dict), "`run` is not an object")
     for name in TEXTS:
-        _want(isinstance(saved.get(name), str), f"`run` has no text `{name}`")
+        _check(isinstance(saved.get(name), str), f"`run` has no text `{name}`")
     for name in ("tokens", "text_ends"):
         values = saved.get(name)
-        right = isinstance(values, list) and all(type(n) is int and 0 <= n < 2**31 for n in values)
-        _want(right, f"`{name}` of `run` is no list of whole numbers")
-    _want(len(saved["text_ends"]) <= len(saved["tokens"]), "`text_ends` is longer than `tokens`")
-    _want(saved["text_ends"] == sorted(saved["text_ends"]), "`text_ends` goes backwards")
-    pieces = saved.get("pieces", {})
-    _want(isinstance(pieces, dict), "`pieces` is no record")
-    for token, text in pieces.items():
-        right = token.isdecimal() and len(token) <= 10 and isinstance(text, str)
-        _want(right, "`pieces` holds something else than texts of tokens")
-    parts = saved.get("parts", {})
-    _want(isinstance(parts, dict), "`parts` is no record")
-    for token, each in parts.items():
-        right = token.isdecimal() and len(token) <= 10 and isinstance(each, str)
-        _want(right and bool(HEX.fullmatch(each)), "`parts` holds something else than bytes in hex")
+        valid = isinstance(values, list) and all(type(n) is int and 0 <= n < 2**31 for n in values)
+        _check(valid, f"`{name}` of `run` is not a list of integers")
+    _check(len(saved["text_ends"]) <= len(saved["tokens"]), "`text_ends` is longer than `tokens`")
+    _check(saved["text_ends"] == sorted(saved["text_ends"]), "`text_ends` is not ascending")
+    for name in ("pieces", "parts"):
+        texts = saved.get(name, {})
+        _check(isinstance(texts, dict), f"`{name}` is not an object")
+        for token, text in texts.items():
+            valid = token.isdecimal() and len(token) <= 10 and isinstance(text, str)
+            _check(valid, f"`{name}` has an entry that is not a token and its text")
+    valid = all(HEX.fullmatch(text) for text in saved.get("parts", {}).values())
+    _check(valid, "`parts` has a text that is not bytes in hex")
     return dict(mended(saved))
 
 
 def mended(value: Any) -> Any:
-    """A value from JSON with the halves of characters in its texts replaced (U+FFFD)."""
+    """A JSON value with the lone surrogates in its texts replaced (U+FFFD)."""
     if isinstance(value, str):
         if value.isascii():
             return value
@@ -122,6 +120,6 @@ def mended(value: Any) -> Any:
     return value
 
 
-def _want(right: bool, seen: str) -> None:
-    if not right:
-        raise ValueError(seen)
+def _check(valid: bool, fault: str) -> None:
+    if not valid:
+        raise ValueError(fault)

@@ -1,8 +1,8 @@
-"""Turns the events of one run into a `Trace`, on the decode thread, into arrays made ahead.
+"""Records the events of one run into preallocated arrays, on the decode thread, as a `Trace`.
 
-It listens and never asks: nothing is evaluated because somebody records. An event is only kept
-when it comes; some calls' layers at a time are folded into the arrays in one go. Arrays grow by
-doubling when a run is longer than foreseen, so a run of any length is held whole.
+It only receives events and evaluates nothing. An event is first just stored; the layers of several
+calls are then copied into the arrays together. The arrays double when a run is longer than
+expected, so a run of any length is recorded whole.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from ..events import (
     Weighed,
 )
 from .schema import CALL, EVICTION, LAYER_PARTS, PREFETCHED, READ, TraceInfo
-from .time_parts import booked
+from .time_parts import call_times
 from .trace import Trace
 
 EMPTY = {"_tokens": 0, "_produced": -1, "_experts": -1, "_weights": np.nan, "_hits": False}
-"""The arrays that grow, and what stands in them where nothing was recorded."""
+"""The arrays that grow, and their value where nothing was recorded."""
 
-TOGETHER = 16
-"""Calls of one token that are folded together. A token's weights drive this code and its data
-from the processor's caches: to fold one call there takes three times what the next one takes."""
+BATCH = 16
+"""Single-token calls that are copied together. A token's weights drive this code and its data out
+of the processor's caches: the first call of a batch takes three times as long as the next one."""
 
 
 _Switches: TypeAlias = tuple[npt.NDArray[np.int64], ...]
@@ -47,7 +47,7 @@ _Switches: TypeAlias = tuple[npt.NDArray[np.int64], ...]
 
 @dataclass(slots=True)
 class _OpenCall:
-    """What one call told, as it came; `first` is its first step, `done` how it ended."""
+    """The events of one call, in order; `first` is its first step, `done` its last event."""
 
     started: CallStarted
     first: int
@@ -55,7 +55,7 @@ class _OpenCall:
     weighed: list[Weighed] = field(default_factory=list)
     waited: list[Waited] = field(default_factory=list)
     served: list[Served] = field(default_factory=list)
-    held: list[ResidentLayers] = field(default_factory=list)
+    resident: list[ResidentLayers] = field(default_factory=list)
     reads: list[tuple[int, ...]] = field(default_factory=list)
     evictions: list[tuple[int, ...]] = field(default_factory=list)
     prefetched: list[Prefetched] = field(default_factory=list)
@@ -66,19 +66,19 @@ class Recorder:
     """An event sink for one run.
 
     Args:
-        layers: how many MoE layers the model has.
-        steps: how many steps are foreseen (prompt tokens + tokens to generate).
-        resident: int16 [n, 2], the (layer, expert) pairs in a slot now.
+        layers: number of MoE layers of the model.
+        steps: expected number of steps (prompt tokens + tokens to generate).
+        resident: int16 [n, 2], the (layer, expert) pairs resident now.
 
     Attributes:
-        call_ns, call_hits, call_misses, call_nbytes: of the last whole call.
+        call_ns, call_hits, call_misses, call_nbytes: of the last complete call.
     """
 
     KINDS: tuple[type[Event], ...] = (
         CallStarted, Routed, Weighed, Served, ResidentLayers, Waited, PagedIn, Evicted, Prefetched,
         StepDone, Compared,
     )  # fmt: skip
-    """The events that a trace is made of; others are passed over."""
+    """The events that a trace is made of; others are ignored."""
 
     def __init__(self, layers: int, steps: int, resident: npt.NDArray[np.int16]) -> None:
         self.call_ns = self.call_hits = self.call_misses = self.call_nbytes = 0
@@ -96,8 +96,8 @@ class Recorder:
         self._layers = layers
         self._compared: list[tuple[int, float, bool]] = []
         self._steps = 0
-        self._whole: list[_OpenCall] = []  # not folded yet
-        self._take: dict[type[Event], Callable[[Any], object]] = {
+        self._complete: list[_OpenCall] = []  # not copied yet
+        self._handlers: dict[type[Event], Callable[[Any], object]] = {
             CallStarted: self._begin,
             PagedIn: self._page_in,
             Evicted: self._evict,
@@ -107,21 +107,21 @@ class Recorder:
         self._begin(CallStarted(0, np.zeros(0, np.int32), 0))
 
     def __call__(self, event: Event) -> None:
-        """Take one event; the kinds that carry nothing to keep are passed over."""
-        take = self._take.get(type(event))
-        if take is not None:
-            take(event)
+        """Record one event; kinds other than `KINDS` are ignored."""
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)
 
     def _begin(self, event: CallStarted) -> None:
-        """A call begins; what a call that was cut short had kept is dropped."""
+        """A call begins; the events of an interrupted call are dropped."""
         call = self._call = _OpenCall(event, self._steps)
-        # Two of these a layer: a list's own method costs half of one of ours.
-        self._take[Routed] = call.routed.append
-        self._take[Weighed] = call.weighed.append
-        self._take[Waited] = call.waited.append
-        self._take[Served] = call.served.append
-        self._take[ResidentLayers] = call.held.append
-        self._take[Prefetched] = call.prefetched.append
+        # Two of these per layer: `list.append` costs half of a method of ours.
+        self._handlers[Routed] = call.routed.append
+        self._handlers[Weighed] = call.weighed.append
+        self._handlers[Waited] = call.waited.append
+        self._handlers[Served] = call.served.append
+        self._handlers[ResidentLayers] = call.resident.append
+        self._handlers[Prefetched] = call.prefetched.append
 
     def _page_in(self, event: PagedIn) -> None:
         layer, expert, _, nbytes, start_ns, ns = event
@@ -133,59 +133,60 @@ class Recorder:
         self._call.evictions.append((step, layer, expert, by_layer, by_expert))
 
     def _first_need(self, expert: int) -> int:
-        """The first step of this call that routed to `expert` in the layer just routed."""
+        """The first step of this call that chose `expert` in the layer just routed."""
         call = self._call
         if len(call.started.tokens) == 1:
             return call.first
         return call.first + int((call.routed[-1].experts == expert).any(axis=1).argmax())
 
     def _end(self, event: StepDone) -> None:
-        """The call is whole: its numbers are told at once, its layers folded with others'."""
+        """The call is complete: set its totals now, and copy its layers with those of others."""
         call, n = self._call, len(self._call.started.tokens)
         call.done = event
-        self._whole.append(call)
+        self._complete.append(call)
         self._steps += n
-        looked_up = [routed.hits for routed in call.routed]
-        held = sum(held.experts.size for held in call.held)
-        asked = held + sum(hits.size for hits in looked_up)
+        hits = [routed.hits for routed in call.routed]
+        resident = sum(layers.experts.size for layers in call.resident)
+        lookups = resident + sum(each.size for each in hits)
         self.call_ns = event.ns
-        self.call_hits = held + sum(int(np.count_nonzero(hits)) for hits in looked_up)
-        self.call_misses = asked - self.call_hits
+        self.call_hits = resident + sum(int(np.count_nonzero(each)) for each in hits)
+        self.call_misses = lookups - self.call_hits
         self.call_nbytes = sum(read[3] for read in call.reads)
-        if n > 1 or len(self._whole) == TOGETHER:
-            self._fold()
+        if n > 1 or len(self._complete) == BATCH:
+            self._copy_complete()
 
-    def _fold(self) -> None:
-        """Fold the calls that are whole into the arrays."""
+    def _copy_complete(self) -> None:
+        """Copy the complete calls into the arrays."""
         if self._steps > len(self._tokens):
             self._grow(2 * self._steps)
-        for call in self._whole:
-            self._fold_one(call)
-        self._whole.clear()
+        for call in self._complete:
+            self._copy(call)
+        self._complete.clear()
 
-    def _fold_one(self, call: _OpenCall) -> None:
+    def _copy(self, call: _OpenCall) -> None:
         first = call.first
         rows = slice(first, first + len(call.started.tokens))
         assert call.done is not None
         self._tokens[rows] = call.started.tokens
         self._produced[rows.stop - 1] = call.done.produced
         chosen = [routed.experts for routed in call.routed]
-        wide = [rows.shape[1] for rows in chosen] + [held.experts.shape[1] for held in call.held]
-        self._widen(max(wide, default=0))
+        widths = [each.shape[1] for each in chosen]
+        widths += [each.experts.shape[1] for each in call.resident]
+        self._widen(max(widths, default=0))
         _fill(self._experts[rows], call.routed, chosen)
         _fill(self._hits[rows], call.routed, [routed.hits for routed in call.routed])
         _fill(self._weights[rows], call.weighed, [weighed.weights for weighed in call.weighed])
-        for layers, experts, weights, _, _ in call.held:
+        for layers, experts, weights, _, _ in call.resident:
             k = experts.shape[1]
             self._experts[first, layers, :k], self._hits[first, layers, :k] = experts, True
             self._weights[first, layers, :k] = weights
         self._reads += call.reads
         self._evictions += call.evictions
         self._early += [(first, *event) for event in call.prefetched]
-        self._book(call, call.done)
+        self._add_call(call, call.done)
 
-    def _book(self, call: _OpenCall, done: StepDone) -> None:
-        """One row of `calls`."""
+    def _add_call(self, call: _OpenCall, done: StepDone) -> None:
+        """Add the call's row of `calls`."""
         sums = (
             sum(routed.route_ns for routed in call.routed),
             sum(routed.lookup_ns for routed in call.routed),
@@ -199,22 +200,22 @@ class Recorder:
             self._layer_us.append(self._layer_times(call, served))
         phase, tokens, start_ns = call.started
         row = (phase, call.first, len(tokens), start_ns)
-        self._calls.append((*row, *booked(done, *sums, switches)))
+        self._calls.append((*row, *call_times(done, *sums, switches)))
 
     def _layer_times(self, call: _OpenCall, served: _Switches) -> npt.NDArray[np.int32]:
         """The call's row of `layer_us`."""
         times = np.zeros((len(LAYER_PARTS), self._layers), np.int64)
-        since, routing, lookup, waiting, installing, computing, telling = times
+        since, routing, lookup, waiting, installing, computing, reporting = times
         for routed in call.routed:
             routing[routed.layer] = routed.route_ns
         for layer, wait_ns, install_ns in call.waited:
             waiting[layer] += wait_ns
             installing[layer] += install_ns
-        layers, start, ns, experts, told = served
+        layers, start, ns, experts, report = served
         since[layers[:1]] = start[:1] - call.started.start_ns
         since[layers[1:]] = start[1:] - start[:-1] - ns[:-1]
-        computing[layers], telling[layers], lookup[layers] = experts, told, ns
-        lookup -= routing + waiting + installing + computing + telling
+        computing[layers], reporting[layers], lookup[layers] = experts, report, ns
+        lookup -= routing + waiting + installing + computing + reporting
         np.maximum(lookup, 0, out=lookup)
         return (times // 1000).T.astype(np.int32)
 
@@ -235,8 +236,8 @@ class Recorder:
             setattr(self, name, new)
 
     def trace(self, info: TraceInfo) -> Trace:
-        """What was recorded so far. A call cut short by an interrupt or an error is left out."""
-        self._fold()
+        """The trace so far, without a call that an interrupt or an error ended."""
+        self._copy_complete()
         table = np.array(self._calls, CALL)
         call_of_step = np.repeat(np.arange(len(table), dtype=np.int32), table["steps"])
         share = table["ns"] // np.maximum(table["steps"], 1)
@@ -263,15 +264,15 @@ class Recorder:
         )
 
     def _by_layer(self) -> dict[str, npt.NDArray[np.int32]]:
-        """`layer_us`, where every call has it."""
-        whole = len(self._layer_us) == len(self._calls) > 0
-        return {"layer_us": np.stack(self._layer_us)} if whole else {}
+        """`layer_us`, if every call has it."""
+        complete = len(self._layer_us) == len(self._calls) > 0
+        return {"layer_us": np.stack(self._layer_us)} if complete else {}
 
 
 def _compared(
     found: list[tuple[int, float, bool]], steps: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """What was measured of each step; nothing where nothing was."""
+    """`kl` and `agrees`, [steps]; empty if nothing was compared."""
     count = steps if found else 0
     kl, agrees = np.full(count, np.nan, np.float32), np.zeros(count, bool)
     for step, nats, same in found:
@@ -280,12 +281,14 @@ def _compared(
 
 
 def _switches(call: _OpenCall) -> _Switches:
-    """What the call's switches told, in the order in which they served."""
-    held: list[_Switches] = [(h.layers, h.start_ns, h.ns, h.ns, 0 * h.ns) for h in call.held]
-    if len(held) == 1 and not call.served:
-        return held[0]
+    """The `Served` fields of the call's switches, in the order in which they ran."""
+    resident: list[_Switches] = [
+        (r.layers, r.start_ns, r.ns, r.ns, 0 * r.ns) for r in call.resident
+    ]
+    if len(resident) == 1 and not call.served:
+        return resident[0]
     flat = np.fromiter(chain.from_iterable(call.served), np.int64, 5 * len(call.served))
-    table = np.concatenate([flat.reshape(-1, 5).T, *held], axis=1)
+    table = np.concatenate([flat.reshape(-1, 5).T, *resident], axis=1)
     return tuple(table[:, np.argsort(table[1], kind="stable")])
 
 
@@ -294,12 +297,12 @@ def _fill(
     events: Sequence[Any],
     layers: list[npt.NDArray[Any]],
 ) -> None:
-    """Write each event's layer, [steps, k], to its place in `into`, [steps, layers, widest k]."""
+    """Write each event's layer, [steps, k], to its layer of `into`, [steps, layers, widest k]."""
     if layers and [event.layer for event in events] == list(range(into.shape[1])):
-        together = np.concatenate(layers, axis=1)
-        if together.size == into.size:
-            # The usual case, all layers as wide as the widest: one copy in place of one per layer.
-            into[:] = together.reshape(into.shape)
+        joined = np.concatenate(layers, axis=1)
+        if joined.size == into.size:
+            # The usual case, all layers equally wide: one copy instead of one per layer.
+            into[:] = joined.reshape(into.shape)
             return
     for event, layer in zip(events, layers, strict=True):
         into[:, event.layer, : layer.shape[1]] = layer

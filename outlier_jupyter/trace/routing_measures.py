@@ -1,12 +1,12 @@
-"""How a run was routed: per layer, and over time. Prefill and decode are never mixed unasked.
+"""Measures of routing per layer and over time: balance, locality, confidence.
 
-Every number is of one layer: an expert is a pair (layer, expert), and the index alone says nothing
-across layers. Where nothing was counted, a number is NaN. Entropies are in bits.
+Prefill and decode are mixed only with `phase=None`. Every number belongs to one layer: an expert is
+a pair (layer, expert), and equal indices in two layers are unrelated. A number is NaN where nothing
+was counted. Entropies are in bits.
 
-Segment routing performance and segment cache hit rate are those of Liang et al., "Not All Models
-Suit Expert Offloading" (arXiv:2505.16056), with one difference to the code that came with it: the
-cache looks at the `segment` tokens after the present one, as the paper says, and not at the
-present one among them.
+Segment routing performance and segment cache hit rate follow Liang et al., "Not All Models Suit
+Expert Offloading" (arXiv:2505.16056). The cache looks at the `segment` tokens after the present
+one, as the paper says; the paper's own code includes the present one.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .validate import check_routing
 
 PHASES = {"prefill": PREFILL, "decode": DECODE}
 SEGMENT = 16
-"""Tokens of a segment, unless asked otherwise: one of the paper's lengths."""
+"""The default length of a segment in tokens: one of the paper's."""
 CACHE_RATIO = 2.0
-"""Experts the segment cache holds, over those of a token: the paper's knee."""
+"""Size of the segment cache over the experts of a token: the knee of the paper's curve."""
 LONGEST = 4096
-"""Tokens since an expert's last use are told apart up to here."""
+"""The longest gap, in tokens, that is counted exactly."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -44,24 +44,26 @@ class RoutingMeasures:
     """One number per layer, each an array [layers].
 
     Attributes:
-        choices: how many experts were chosen, over all tokens counted.
-        experts: how many the layer has.
-        entropy: of the shares of the choices, bits; `evenness` is it over log2(experts), 0 to 1.
-        gini: 0 when all experts are chosen equally often, towards 1 when few are.
-        jain: Jain's fairness, 1 when equal, 1/experts when one expert takes all.
-        half: the share of the layer's experts, most chosen first, that takes half the choices.
-        never: how many experts were not chosen once.
-        overlap: mean share of a token's experts that the token before chose, too.
-        chance_overlap: what `overlap` would be if each token chose by the layer's shares alone,
-            about: the sum over experts of (rate per token)², over k.
-        reuse: median number of other experts of the layer chosen between two uses of one: with
-            as many slots and those of a token, LRU would hit. Infinite where most come once.
-        gap: median tokens since an expert's last use; infinite where most come once.
-        first_uses: share of choices of an expert that had not been chosen before in the run.
+        choices: number of choices, over all tokens counted.
+        experts: number of experts of the layer.
+        entropy: entropy of the experts' shares, bits.
+        evenness: entropy over log2(experts), 0 to 1.
+        gini: Gini coefficient: 0 if all experts are chosen equally often, towards 1 if few are.
+        jain: Jain's fairness index: 1 if all are equal, 1/experts if one expert is always chosen.
+        half: share of the layer's experts, most chosen first, that make up half of the choices.
+        never: number of experts that were never chosen.
+        overlap: mean share of a token's experts that the token before also chose.
+        chance_overlap: about the `overlap` of independent tokens with the same shares: the sum
+            over experts of (rate per token)², over k.
+        reuse: median reuse distance: other experts of the layer chosen between two uses of one.
+            LRU hits with that many slots plus those of a token. Infinite if most are first uses.
+        gap: median tokens since an expert's last use; infinite if most are first uses.
+        first_uses: share of choices of an expert that was not chosen before in the run.
         srp: segment routing best performance, 0 to 1: F1 of the best fixed group per segment.
-        srp_size: size of that group, over the experts of a token.
-        sch: segment cache best hit rate, from an empty cache of `cache_ratio` tokens' experts.
-        confidence: mean share of the largest weight in a token's weights; 1 by nature at top-1.
+        srp_size: size of that group over the experts of a token.
+        sch: segment cache best hit rate, from an empty cache of `cache_ratio` times the experts
+            of a token.
+        confidence: mean share of the largest weight in a token's weights; always 1 at top-1.
     """
 
     choices: Ints
@@ -93,13 +95,13 @@ class RoutingMeasures:
 
 @dataclass(frozen=True)
 class RoutingOverTime:
-    """The same routing over the steps, in bins that lie in one phase each.
+    """Routing over the steps, in bins that lie in one phase each.
 
     Attributes:
-        first, steps: int64 [bins], the first step of a bin and how many it holds.
+        first, steps: int64 [bins], the first step of a bin and its number of steps.
         phase: uint8 [bins].
-        entropy: float64 [bins, layers], bits. Few choices have low entropy whatever the router
-            does, so only bins of the same length can be compared.
+        entropy: float64 [bins, layers], bits. Few choices always have low entropy, so only bins
+            of the same length can be compared.
         overlap, confidence: float64 [bins, layers], means as in `RoutingMeasures`.
     """
 
@@ -115,7 +117,7 @@ def phase_number(phase: str | int | None) -> int | None:
     """PREFILL, DECODE, or None for all steps.
 
     Raises:
-        OptionError: no such phase.
+        OptionError: an unknown phase.
     """
     if phase is None:
         return None
@@ -134,13 +136,13 @@ def routing_measures(
     """All measures of one phase.
 
     Args:
-        phase: "prefill", "decode", or None for all steps. What came before the phase is known
-            to `overlap`, `reuse`, `gap` and `first_uses`; segments lie within it.
-        segment: tokens of a segment; none is longer than the trace.
-        cache_ratio: experts the segment cache holds over those of a token; at least 1.
+        phase: "prefill", "decode", or None for all steps. `overlap`, `reuse`, `gap` and
+            `first_uses` take the steps before the phase into account; segments lie within it.
+        segment: tokens per segment, at most the length of the trace.
+        cache_ratio: size of the segment cache over the experts of a token; at least 1.
 
     Raises:
-        OptionError: a value that cannot be used.
+        OptionError: a value out of range.
     """
     if segment < 1:
         raise OptionError(f"segment={segment!r} cannot be used: give 1 token or more")
@@ -148,7 +150,7 @@ def routing_measures(
         raise OptionError(f"cache_ratio={cache_ratio!r} cannot be used: give 1 or more")
     check_routing(trace)
     mine = in_phase(trace, phase)
-    segment = min(segment, trace.steps + 1)  # memory is taken for each of its tokens
+    segment = min(segment, trace.steps + 1)  # memory is allocated for each of its tokens
     counts = choices(trace, np.where(mine, 0, 1), 2)[0]
     experts = np.asarray(trace.info.experts_per_layer, np.int64)
     layered = by_layer(trace)
@@ -170,7 +172,7 @@ def choices(trace: Trace, group: npt.NDArray[np.integer], groups: int) -> Ints:
     """How often each expert was chosen in each group of steps: int64 [groups, layers, experts].
 
     Args:
-        group: int [steps], the group each step belongs to, 0 to `groups` - 1.
+        group: int [steps], the group of each step, 0 to `groups` - 1.
     """
     check_routing(trace)
     width = max(trace.info.experts_per_layer, default=0)
@@ -180,7 +182,7 @@ def choices(trace: Trace, group: npt.NDArray[np.integer], groups: int) -> Ints:
 
 
 def entropy(counts: npt.NDArray[np.integer]) -> Floats:
-    """Entropy of the shares along the last axis, in bits; NaN where nothing was counted."""
+    """Entropy of counts along the last axis, in bits; NaN where all counts are 0."""
     total = counts.sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.where(counts > 0, counts * np.log2(np.maximum(counts, 1)), 0.0).sum(axis=-1)
@@ -188,16 +190,16 @@ def entropy(counts: npt.NDArray[np.integer]) -> Floats:
 
 
 def balance(counts: Ints, experts: Ints) -> dict[str, Any]:
-    """Measures of counts [layers, widest], of which layer l has `experts[l]`."""
+    """Balance measures of counts [layers, widest]; layer l has `experts[l]` experts."""
     total = counts.sum(axis=-1)
-    there = np.arange(counts.shape[1]) < experts[:, None]
-    # Experts that a layer has not are sorted behind all, with nothing to add.
-    falling = np.maximum(-np.sort(-np.where(there, counts, -1), axis=1), 0)
+    exists = np.arange(counts.shape[1]) < experts[:, None]
+    # Columns beyond a layer's experts are sorted last and count 0.
+    falling = np.maximum(-np.sort(-np.where(exists, counts, -1), axis=1), 0)
     rank = np.arange(1, counts.shape[1] + 1)
     taken = falling.cumsum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         bits = entropy(counts)
-        rising = np.where(there, experts[:, None] - rank + 1, 0)
+        rising = np.where(exists, experts[:, None] - rank + 1, 0)
         gini = (2 * (falling * rising).sum(axis=1) / (experts * total)) - (experts + 1) / experts
         jain = total.astype(float) ** 2 / (experts * (falling.astype(float) ** 2).sum(axis=1))
         half = np.where(total > 0, (2 * taken < total[:, None]).sum(axis=1) + 1, np.nan) / experts
@@ -210,17 +212,17 @@ def balance(counts: Ints, experts: Ints) -> dict[str, Any]:
         "gini": np.where(total > 0, gini, np.nan),
         "jain": jain,
         "half": half,
-        "never": ((counts == 0) & there).sum(axis=1),
+        "never": ((counts == 0) & exists).sum(axis=1),
     }
 
 
 def overlaps(trace: Trace) -> npt.NDArray[np.float32]:
-    """Share of each token's experts that the token before chose: float32 [steps, layers]."""
+    """Share of each token's experts that the token before also chose: float32 [steps, layers]."""
     return _reuse_pass(trace, by_layer(trace), np.zeros(trace.steps, bool))[2]
 
 
 def router_confidence(trace: Trace) -> npt.NDArray[np.float32]:
-    """The largest weight's share of a token's weights: float32 [steps, layers], NaN if unseen."""
+    """Share of the largest weight in a token's weights: float32 [steps, layers], NaN if unknown."""
     check_routing(trace)
     out = np.full((trace.steps, trace.layers), np.nan, np.float32)
     passes.largest_share(trace.weights, out)
@@ -263,22 +265,22 @@ def _reuse_pass(
 
 
 def by_layer(trace: Trace) -> npt.NDArray[np.int16]:
-    """The choices as the passes walk them, checked: int16 [layers, steps, k], contiguous."""
+    """The validated choices as int16 [layers, steps, k], contiguous."""
     check_routing(trace)
     return np.ascontiguousarray(trace.experts.transpose(1, 0, 2))
 
 
 def _on_threads(
-    walk: Callable[..., Any], layers: int, given: Callable[[slice], tuple[Any, ...]]
+    function: Callable[..., Any], layers: int, arguments: Callable[[slice], tuple[Any, ...]]
 ) -> list[Any]:
-    """Walk through the layers with all cores, each a share of them; what each returns, in order."""
+    """Call `function` for a share of the layers per core; the results in the layers' order."""
     shares = min(os.cpu_count() or 1, layers)
     if shares < 2:
-        return [walk(*given(slice(0, layers)))]
+        return [function(*arguments(slice(0, layers)))]
     edges = np.linspace(0, layers, shares + 1).astype(int)
-    parts = [given(slice(a, b)) for a, b in pairwise(edges.tolist())]
+    parts = [arguments(slice(a, b)) for a, b in pairwise(edges.tolist())]
     with ThreadPoolExecutor(shares) as threads:
-        return list(threads.map(lambda part: walk(*part), parts))
+        return list(threads.map(lambda part: function(*part), parts))
 
 
 def _reuse(
@@ -308,7 +310,7 @@ def _tokens_routed(trace: Trace, mine: npt.NDArray[np.bool_]) -> tuple[Ints, Int
 
 
 def _median(histogram: Ints, total: Ints) -> Floats:
-    """The lower median of each row, of `total` things, those not in the histogram infinite."""
+    """The lower median of each row's `total` values; those not in the histogram are infinite."""
     middle = (total + 1) // 2
     below = histogram.cumsum(axis=1) < middle[:, None]
     found = below.sum(axis=1).astype(float)
@@ -331,7 +333,7 @@ def _segments(
     ))  # fmt: skip
     _, k = _tokens_routed(trace, mine)
     slots = np.maximum(k, np.minimum(experts, np.rint(cache_ratio * k))).astype(np.int64)
-    hits, asked = np.concatenate(
+    hits, lookups = np.concatenate(
         _on_threads(
             passes.segment_cache, trace.layers,
             lambda at: (layered[at], spans, segment, slots[at], width),
@@ -340,28 +342,29 @@ def _segments(
     )  # fmt: skip
     srp, size = best_f1(histogram)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return {"srp": srp, "srp_size": size, "sch": np.asarray(hits / asked, np.float64)}
+        return {"srp": srp, "srp_size": size, "sch": np.asarray(hits / lookups, np.float64)}
 
 
 def best_f1(histogram: Ints) -> tuple[Floats, Floats]:
-    """SRP and its size ratio from (expert, segment) pairs by active tokens: [layers, length + 1].
+    """SRP and its size ratio, from (expert, segment) pairs by active tokens: [layers, length + 1].
 
-    The best router takes all pairs with at least so many active tokens; all limits are tried.
+    The best group has all pairs with at least a threshold of active tokens; all thresholds are
+    tried.
     """
     length = histogram.shape[1] - 1
     active = histogram * np.arange(length + 1)
-    wanted = active.sum(axis=1, keepdims=True)
-    covered = active[:, :0:-1].cumsum(axis=1)  # by limits length, length - 1, …, 1
+    total = active.sum(axis=1, keepdims=True)
+    covered = active[:, :0:-1].cumsum(axis=1)  # by thresholds length, length - 1, …, 1
     predicted = length * histogram[:, :0:-1].cumsum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        f1 = np.where(wanted > 0, 2 * covered / (predicted + wanted), np.nan)
-        size = predicted / wanted
+        f1 = np.where(total > 0, 2 * covered / (predicted + total), np.nan)
+        size = predicted / total
     rows, best = np.arange(len(f1)), np.nan_to_num(f1, nan=-1.0).argmax(axis=1)
-    return f1[rows, best], np.where(wanted[:, 0] > 0, size[rows, best], np.nan)
+    return f1[rows, best], np.where(total[:, 0] > 0, size[rows, best], np.nan)
 
 
 def _spans(mine: npt.NDArray[np.bool_], kind: npt.NDArray[np.generic]) -> passes.Spans:
-    """Stretches of steps that are `mine` and of one `kind`."""
+    """Spans of consecutive steps that are `mine` and of one `kind`."""
     if not len(mine):
         return np.zeros((0, 2), np.int64)
     edges = np.flatnonzero((mine[1:] != mine[:-1]) | (kind[1:] != kind[:-1])) + 1
@@ -370,19 +373,19 @@ def _spans(mine: npt.NDArray[np.bool_], kind: npt.NDArray[np.generic]) -> passes
 
 
 def _mean(values: npt.NDArray[np.float32]) -> Floats:
-    """The mean over the first axis of what is not NaN."""
-    there = ~np.isnan(values)
+    """The mean over the first axis, without NaN."""
+    known = ~np.isnan(values)
     with np.errstate(divide="ignore", invalid="ignore"):
-        sums = np.where(there, values, 0).sum(axis=0, dtype=np.float64)
-        return np.asarray(sums / there.sum(axis=0), np.float64)
+        sums = np.where(known, values, 0).sum(axis=0, dtype=np.float64)
+        return np.asarray(sums / known.sum(axis=0), np.float64)
 
 
 def _mean_of_bins(values: npt.NDArray[np.float32], group: Ints, bins: int) -> Floats:
-    """The mean in each group of steps of what is not NaN: float64 [bins, layers]."""
+    """The mean of each group of steps, without NaN: float64 [bins, layers]."""
     if not bins:
         return np.zeros((0, values.shape[1]))
     starts = np.searchsorted(group, np.arange(bins))
-    there = ~np.isnan(values)
-    sums = np.add.reduceat(np.where(there, values, 0).astype(np.float64), starts, axis=0)
+    known = ~np.isnan(values)
+    sums = np.add.reduceat(np.where(known, values, 0).astype(np.float64), starts, axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(sums / np.add.reduceat(there.astype(np.int64), starts, axis=0))
+        return np.asarray(sums / np.add.reduceat(known.astype(np.int64), starts, axis=0))

@@ -1,4 +1,4 @@
-"""The tables of a trace, column by column, and what a trace says of its model and its run."""
+"""The columns of a trace's tables, and the metadata of its model and run."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ PREFETCHED = np.dtype(
         ("used", np.uint8),
     ]
 )
-"""One expert read before its router had chosen. A used one is among the reads as well, with its
-true times; of one that was not asked for (0), `nbytes` were wasted."""
+"""One expert read before its router had chosen. If `used` is 1 the router then chose it, and it is
+among the reads as well, with its true times; if 0, `nbytes` were wasted."""
 
 CALL = np.dtype(
     [
@@ -61,17 +61,21 @@ CALL = np.dtype(
 )
 """One forward pass and where its time went, in nanoseconds.
 
-`route_ns` is the time until the routers' ids left the device: with MLX's kernels dense compute,
-attention and the experts of the layer before, all of which that evaluation brings about.
-`lookup_ns` is who is in RAM and who leaves; `sample_ns` what came after the model's own code: the
-sampler, and with MLX's kernels the last layer's experts and the output head. `forward_ns` is all of
-the model's code, `outside_ns` what of it was outside of the experts' switches, `experts_ns` what
-the experts' modules took (with MLX's kernels both only build a graph), `watch_ns` what listeners
-took, recorder and live view. `times.py` makes parts of these that add up.
+- `route_ns`: until the routers' ids left the device. With MLX's kernels that evaluation computes
+  attention, the dense parts and the experts of the layer before.
+- `lookup_ns`: finding resident experts and choosing evictions.
+- `read_wait_ns`, `install_ns`: waiting for reads, and copying them into slots.
+- `sample_ns`: after the model's own code: the sampler, and with MLX's kernels the last layer's
+  experts and the output head.
+- `forward_ns`: the model's own code; of it `outside_ns` outside of the experts' switches and
+  `experts_ns` in the experts' modules (with MLX's kernels both only build a graph).
+- `watch_ns`: in the subscribers, recorder and live view.
+
+`time_parts.py` divides a call into parts that add up.
 """
 
 LAYER_PARTS = ("before", "route", "lookup", "read_wait", "install", "experts", "watch")
-"""Where a layer's time went, in this order: since the layer before, then within its switch."""
+"""Where a layer's time went: first what passed since the layer before, then within its switch."""
 
 
 @dataclass(frozen=True)
@@ -79,28 +83,27 @@ class TraceInfo:
     """What was run, on what, and how: everything needed to read the arrays of a `Trace`.
 
     Attributes:
-        model: as it was named to `load`.
-        layer_names: each MoE layer's module in the model.
+        model: the name given to `load`.
+        layer_names: the module of each MoE layer in the model.
         experts_per_layer: experts of each MoE layer.
         expert_nbytes: bytes of one expert of each layer.
-        native_top_k: the model's own number of experts per token; None where not known.
-        slots: how many experts fit in RAM.
-        reader: how experts were read; `reader_note` says why, or what was found.
-        kernels: `cpu` for the compiled ones, or `mlx`.
-        options: those of the run, by name.
-        policy: which expert was evicted when a slot was needed.
-        banks: for each layer, which layers it shares its slots with: those of the same number.
-        model_hash: tells one checkpoint from another: of its config and of its tensors' names and
-            places.
-        machine: system, processor and cores, in words.
-        dense_nbytes: bytes of the weights that are no experts, which every token touches; 0 where
-            not known.
-        disk_rate: bytes a second that the disk was measured to give; 0 where nobody has.
-        memory_rate: the same of memory.
+        native_top_k: the model's own number of experts per token; None if unknown.
+        slots: size of the expert cache, in experts.
+        reader: how experts were read; `reader_note` says why this reader was chosen.
+        kernels: `cpu` for compiled kernels, or `mlx`.
+        options: the options of the run, by name.
+        policy: the eviction policy.
+        banks: a number per layer; layers with the same number share their slots.
+        model_hash: identifies the checkpoint: a hash of its config and its tensors' names and
+            offsets.
+        machine: system, processor and cores.
+        dense_nbytes: bytes of the weights that are not experts, which every token reads; 0 if
+            unknown.
+        disk_rate, memory_rate: measured bytes a second of disk and memory; 0 if not measured.
         versions: of Python, MLX and the libraries, by name.
-        absent: the arrays that were not recorded; they hold nothing that was seen.
-        changed_output: why the output differs from the model's own ("" when it does not): another
-            `top_k`, changed routing, a KV cache that was quantised or forgot.
+        absent: the arrays that were not recorded; they hold placeholder values.
+        changed_output: why the output differs from the model's own, "" if it does not: another
+            `top_k`, changed routing, or a quantised or truncated KV cache.
     """
 
     model: str = ""

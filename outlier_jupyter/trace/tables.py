@@ -1,7 +1,6 @@
-"""A trace as rows: one per token, per token and layer, or per read; for pandas and for Arrow.
+"""A trace as rows, one per token, per token and layer, or per read, for pandas and Arrow.
 
-pandas and pyarrow are imported when they are asked for, and nowhere else in this room but here and
-in `what_if`.
+pandas and pyarrow are imported when a table is made; in this room only here and in `what_if`.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ PHASES = np.array(["prefill", "decode"])
 
 
 def token_columns(trace: Trace) -> Columns:
-    """One row per token: what was read and sampled, its phase and call, ms, hits, misses, bytes.
+    """One row per token: the token, the one sampled after it, phase, call, ms, hits, misses, bytes.
 
     The tokens of a prefill call share its time equally; a read counts for the first token that
-    chose its expert. `kl` (nats) and `agrees` (1 or 0) stand beside where they were measured.
+    chose its expert. `kl` (nats) and `agrees` (1 or 0) follow if they were measured.
     """
     hits, misses = hits_per_step(trace)
     columns: list[tuple[str, str, npt.NDArray[Any]]] = [
@@ -56,7 +55,7 @@ def token_columns(trace: Trace) -> Columns:
 def layer_columns(trace: Trace) -> Columns:
     """One row per token and layer: the experts in the router's order, their weights, their hits.
 
-    -1 and NaN stand where a layer has fewer experts per token than the widest.
+    -1 and NaN fill the columns of layers with fewer experts per token than the widest.
     """
     steps, layers, k = trace.experts.shape
     columns: Columns = {
@@ -66,24 +65,24 @@ def layer_columns(trace: Trace) -> Columns:
     if trace.has("phase"):
         columns["phase"] = np.repeat(PHASES[trace.phase], layers)
     if trace.has("hits"):
-        asked = trace.experts >= 0
-        columns["hits"] = (trace.hits & asked).sum(axis=2).ravel()
-        columns["misses"] = asked.sum(axis=2).ravel() - columns["hits"]
-    for name, word in (("experts", "expert"), ("weights", "weight"), ("hits", "hit")):
+        lookups = trace.experts >= 0
+        columns["hits"] = (trace.hits & lookups).sum(axis=2).ravel()
+        columns["misses"] = lookups.sum(axis=2).ravel() - columns["hits"]
+    for name in ("experts", "weights", "hits"):
         if trace.has(name):
             flat = getattr(trace, name).reshape(-1, k)
-            columns |= {f"{word}_{i}": np.ascontiguousarray(flat[:, i]) for i in range(k)}
+            columns |= {f"{name[:-1]}_{i}": np.ascontiguousarray(flat[:, i]) for i in range(k)}
     return columns
 
 
 def read_columns(trace: Trace) -> Columns:
-    """One row per expert read: for which token and layer, bytes, when (from the first call), ms.
+    """One row per expert read: its token and layer, bytes, start (since the first call), ms.
 
     Raises:
         TraceError: the trace has no reads.
     """
     if not trace.has("reads"):
-        raise TraceError("this trace has no reads: it was recorded elsewhere, without them")
+        raise TraceError("this trace has no reads: it was recorded elsewhere without them")
     reads = trace.reads
     begin = int(trace.calls["start_ns"][0]) if len(trace.calls) else 0
     return {
@@ -116,7 +115,7 @@ def data_frame(trace: Trace, rows: str) -> pandas.DataFrame:
 
 
 def times_frame(trace: Trace) -> pandas.DataFrame:
-    """See `Trace.times`: step, token, phase, ms, then `<part>_ms`, NaN where it cannot be told."""
+    """See `Trace.times`: step, token, phase, ms, then `<part>_ms`, NaN if not measured."""
     import pandas
 
     columns: Columns = {

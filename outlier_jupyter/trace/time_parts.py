@@ -1,11 +1,10 @@
-"""How a token's time is divided: the one home of its parts, their names, and their arithmetic.
+"""The parts of a token's time: their names, their meaning, and how a call's time is divided.
 
-The recorder books each call's times with `booked`, the live view divides them while a run goes on,
-and `times()`, `explain`, report, static view and replays ask the same `divide`. With compiled
-kernels a layer is computed where it stands, so dense parts and experts are measured apart. With
-MLX's kernels its code builds a graph, which is computed when the next layer's ids are asked for:
-there computing is one part, and nothing is evaluated early to divide it. A part that cannot be told
-is NaN; so are all where a trace has no times. Whole-trace arrays, no loops.
+The recorder sums each call's times with `call_times`. The live view, `times()`, `explain`, report,
+static view and replays all divide them with `divide`. Compiled kernels compute a layer when it is
+called, so dense parts and experts are measured separately. MLX's kernels build a graph, which runs
+when the next layer's ids are read: compute is then one part, since measuring must not force an
+evaluation. A part that was not measured is NaN, and so are all parts of a trace without times.
 """
 
 from __future__ import annotations
@@ -23,17 +22,18 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """A part of a token's time: what views call it, and what it is.
+    """A part of a token's time.
 
     Attributes:
-        name: the same words in every view.
-        means: a sentence about it; with MLX's kernels `means_of_mlx`, where that is something else.
-        kernels: "cpu" or "mlx" where it exists with those only, "" where with both.
+        name: its label in every view.
+        meaning: what it contains.
+        meaning_with_mlx: the same with MLX's kernels, "" where it does not differ.
+        kernels: "cpu" or "mlx" if it exists with those kernels only, "" if with both.
     """
 
     name: str
-    means: str
-    means_of_mlx: str = ""
+    meaning: str
+    meaning_with_mlx: str = ""
     kernels: str = ""
 
 
@@ -45,65 +45,65 @@ PARTS = {
     ),
     "experts": Part(
         "expert compute",
-        "the experts' matrices, and a shared expert where it was computed beside reads",
+        "the experts' matrices, and a shared expert if it was computed during reads",
         kernels="cpu",
     ),
     "graph": Part(
         "building MLX's graph",
-        "building the graph that MLX computes later, in Python",
+        "building, in Python, the graph that MLX computes later",
         kernels="mlx",
     ),
     "compute": Part(
         "compute, undivided",
-        "what MLX computed until the routers' ids were known: dense parts, and the experts "
-        "of the layer before, which cannot be told apart",
+        "what MLX computed until the routers' ids were known: dense parts and the experts of the "
+        "layer before, which are not measured separately",
         kernels="mlx",
     ),
     "route": Part("router read-back", "reading the routers' ids back", kernels="cpu"),
-    "lookup": Part("look-up", "who is in RAM, who leaves, and booking it"),
+    "lookup": Part("lookup", "finding which experts are resident, and choosing which to evict"),
     "read_wait": Part("waiting for reads", "waiting for experts from disk"),
-    "install": Part("install", "putting what was read into its slots"),
+    "install": Part("install", "copying the experts read into their slots"),
     "sample": Part(
         "sampling",
         "the sampler",
-        means_of_mlx="the last layer's experts, the output head and the sampler",
+        meaning_with_mlx="the last layer's experts, the output head and the sampler",
     ),
-    "watch": Part("recording and showing", "telling the recorder and the live view"),
-    "other": Part("other", "what no part claims"),
+    "watch": Part("recording and showing", "sending events to the recorder and the live view"),
+    "other": Part("other", "the rest of the call"),
 }
-"""The parts of a token's time, in the order in which they are stacked and sent."""
+"""The parts of a token's time, in the order in which figures stack them and frames send them."""
 
 TIMES = (
     *("ns", "route_ns", "lookup_ns", "read_wait_ns", "install_ns", "sample_ns", "forward_ns"),
     *("outside_ns", "experts_ns", "watch_ns"),
 )
-"""The fields of `CALL` that `booked` makes and `divide` takes."""
+"""The fields of `CALL` that `call_times` makes and `divide` takes."""
 
 OF_CPU = {"dense": "outside_ns", "experts": "experts_ns", "route": "route_ns"}
 OF_MLX = {"graph": "outside_ns", "compute": "route_ns"}
 OF_BOTH = {"read_wait": "read_wait_ns", "install": "install_ns", "sample": "sample_ns",
            "watch": "watch_ns"}  # fmt: skip
-"""Parts and what was measured of them; they claim a call's time in this order. Look-up does so
-last: where no switch told how long it took, its time holds handing over reads, too."""
+"""Part → the field of `CALL` that measures it. Parts take their time from a call in this order.
+Lookup comes last: where a switch did not report its time, `lookup_ns` includes starting reads."""
 SINCE_2 = {"dense", "experts", "graph", "watch"}
-"""Parts that a trace of version 1 does not know."""
+"""Parts that a trace of version 1 does not have."""
 
 Floats = npt.NDArray[np.float64]
 
 
 def parts_with(kernels: str) -> list[str]:
-    """Those of `PARTS` that can be told of a run with these kernels, in order."""
+    """The `PARTS` that a run with these kernels has, in order."""
     cpu = "cpu" if kernels == "cpu" else "mlx"
     return [name for name, part in PARTS.items() if part.kernels in ("", cpu)]
 
 
 def part_name(part: str) -> str:
-    """What a part is called, in every view."""
+    """The label of a part."""
     return PARTS[part].name
 
 
 def layer_part_name(part: str, kernels: str) -> str:
-    """What one of `LAYER_PARTS` is called, by the part of the token's time that it belongs to."""
+    """The label of one of `LAYER_PARTS`: that of the part of the token's time it belongs to."""
     whole = part_name(part_of_layer(part, kernels))
     graph = {"before": "dense parts", "experts": "experts"}
     return whole if kernels == "cpu" or part not in graph else f"{whole}: {graph[part]}"
@@ -116,12 +116,12 @@ def part_of_layer(part: str, kernels: str) -> str:
 
 
 def meaning(part: str, kernels: str) -> str:
-    """What a part is, in a run with these kernels."""
-    told = PARTS[part]
-    return told.means if kernels == "cpu" else told.means_of_mlx or told.means
+    """What a part contains, in a run with these kernels."""
+    found = PARTS[part]
+    return found.meaning if kernels == "cpu" else found.meaning_with_mlx or found.meaning
 
 
-def booked(
+def call_times(
     done: StepDone,
     route: int,
     lookup: int,
@@ -129,35 +129,36 @@ def booked(
     install: int,
     served: tuple[int, int, int] | None,
 ) -> tuple[int, ...]:
-    """One call's `TIMES`, in nanoseconds, from what its events told.
+    """One call's `TIMES`, in nanoseconds, from its events.
 
     Args:
-        done: how it ended.
-        route, lookup, waited, install: sums over its layers, of `Routed` and `Waited`.
-        served: sums of `Served` over its switches: in all, experts, telling. None where none told.
+        done: the event that ended it.
+        route, lookup, waited, install: sums over its layers, from `Routed` and `Waited`.
+        served: sums of `Served` over its switches: `ns`, `experts_ns`, `report_ns`; None if there
+            were no such events.
     """
     if served is None:
-        inside, experts, told = route + lookup + waited + install, 0, 0
+        inside, experts, report = route + lookup + waited + install, 0, 0
     else:
-        inside, experts, told = served
-        # All of a switch that is nothing else: besides the look-up, booking who leaves.
-        lookup = max(0, inside - route - waited - install - experts - told)
+        inside, experts, report = served
+        # The rest of the switches' time: besides the lookup, recording evictions.
+        lookup = max(0, inside - route - waited - install - experts - report)
     outside = max(0, done.forward_ns - inside)
     return (
         *(done.ns, route, lookup, waited, install, done.sample_ns, done.forward_ns),
-        *(outside, experts, told + done.report_ns),
+        *(outside, experts, report + done.report_ns),
     )
 
 
 def divide(calls: npt.NDArray[np.void], kernels: str) -> Floats:
-    """Milliseconds of each of `PARTS`: float64 [calls, parts], NaN where a part cannot be told.
+    """Milliseconds of each of `PARTS`: float64 [calls, parts], NaN where a part was not measured.
 
-    The others of a call add up to its `ns`: what no part claims is the last one, and of what was
-    measured twice a part gets what is left of the call.
+    The parts of a call add up to its `ns`. The last part is the rest; a part whose time another
+    has taken already gets at most what is left of the call.
 
     Args:
         calls: structured, with the fields `TIMES`.
-        kernels: "cpu" where compiled kernels computed, each where it stands.
+        kernels: "cpu" for compiled kernels.
     """
     out = np.full((len(calls), len(PARTS)), np.nan)
     known = calls["forward_ns"] > 0
@@ -166,7 +167,7 @@ def divide(calls: npt.NDArray[np.void], kernels: str) -> Floats:
     claims = OF_BOTH | (OF_CPU if kernels == "cpu" else OF_MLX) | {"lookup": "lookup_ns"}
     for name, field in claims.items():
         spent = np.clip(calls[field], 0, left)
-        if field == "outside_ns" and kernels != "cpu":  # there the experts build a graph, too
+        if field == "outside_ns" and kernels != "cpu":  # the experts' modules build a graph, too
             spent = np.clip(calls[field] + calls["experts_ns"], 0, left)
         if name in SINCE_2:
             spent = np.where(known, spent, 0)
@@ -177,7 +178,7 @@ def divide(calls: npt.NDArray[np.void], kernels: str) -> Floats:
 
 
 def parts_of_calls(trace: Trace) -> dict[str, Floats]:
-    """Milliseconds of each part, [calls]; the NaN left out they add up to the call's time."""
+    """Milliseconds of each part: float64 [calls]; those that are not NaN add up to the call."""
     table = divide(trace.calls, trace.info.kernels)
     if not trace.has("calls"):
         table[:] = np.nan
@@ -185,7 +186,7 @@ def parts_of_calls(trace: Trace) -> dict[str, Floats]:
 
 
 def parts_of_tokens(trace: Trace) -> dict[str, Floats]:
-    """The same of each step, [steps]: those of a prefill call share its time equally."""
+    """The same per step, [steps]; the steps of a prefill call share its time equally."""
     share = 1 / np.maximum(trace.calls["steps"], 1)
     return {name: (value * share)[trace.call] for name, value in parts_of_calls(trace).items()}
 

@@ -1,8 +1,8 @@
-"""A finished recording: plain arrays and what they are of. It knows nothing of how it was made.
+"""A finished recording: plain arrays and their metadata, however they were recorded.
 
-A *step* is one token read by the model, in prefill as in decode; a *call* is one forward pass
-(a prefill chunk of many steps, or one decode step). Layers count the MoE layers only, from 0,
-in the model's order; `info.layer_names` says which modules they are.
+A *step* is one token read by the model, in prefill or in decode. A *call* is one forward pass: a
+prefill chunk of many steps, or one decode step. Layers are the MoE layers only, from 0, in the
+model's order; `info.layer_names` has their module names.
 """
 
 from __future__ import annotations
@@ -33,28 +33,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one run did, step by step. See the module for *step*, *call* and *layer*.
+    """What one run did, step by step. A step is a token read, a call a forward pass.
 
     Attributes:
         tokens: int32 [steps], the token read in each step.
-        produced: int32 [steps], the token sampled after it, or -1 where none was.
+        produced: int32 [steps], the token sampled after it, or -1 if none was.
         phase: uint8 [steps], 0 prefill, 1 decode.
         call: int32 [steps], the row of `calls` this step belongs to.
         step_ns: int64 [steps], wall time; the steps of a prefill call share its time equally.
         experts: int16 [steps, layers, k], the router's ids in its order; -1 where a layer has
-            a smaller k than the widest or the call was cut short.
-        weights: float32 [steps, layers, k], what the model multiplied each expert's output by;
-            NaN where that could not be seen.
-        hits: bool [steps, layers, k], resident before the call's reads at that layer.
+            a smaller k than the widest or the call was interrupted.
+        weights: float32 [steps, layers, k], the factor of each expert's output; NaN where it is
+            unknown.
+        hits: bool [steps, layers, k], whether the expert was resident before the call's reads
+            in that layer.
         reads, evictions, calls: structured, see `READ`, `EVICTION`, `CALL`.
-        resident_at_start: int16 [n, 2], the (layer, expert) pairs in a slot when the run began,
-            the first to leave first.
+        resident_at_start: int16 [n, 2], the (layer, expert) pairs resident when the run began, in
+            eviction order.
         info: what was run, on what, and how.
         layer_us: int32 [calls, layers, parts], microseconds of each layer by `LAYER_PARTS`; [0, …]
-            where that was not recorded.
-        kl: float32 [steps], KL(exact ‖ run) in nats after each step, NaN where it was not
-            measured (`measure_loss`). Of no length where nothing was.
-        agrees: bool [steps], whether the exact model would have taken the same token; False where
+            if not recorded.
+        kl: float32 [steps], KL(exact ‖ run) in nats after each step (`measure_loss`), NaN where
+            not measured; [0] if nothing was.
+        agrees: bool [steps], whether the exact model would have chosen the same token; False where
             `kl` is NaN.
         prefetched: structured, see `PREFETCHED`; empty where nothing was prefetched. `early` is
             its old name.
@@ -83,12 +84,12 @@ class Trace:
 
     @property
     def steps(self) -> int:
-        """How many tokens the model read."""
+        """The number of tokens that the model read."""
         return len(self.tokens)
 
     @property
     def layers(self) -> int:
-        """How many MoE layers were recorded; 0 for a dense model."""
+        """The number of MoE layers recorded; 0 for a dense model."""
         return int(self.experts.shape[1])
 
     @property
@@ -103,15 +104,15 @@ class Trace:
         )
 
     def has(self, name: str) -> bool:
-        """Whether the array `name` was recorded; a trace from elsewhere may have a few only."""
+        """Whether the array `name` was recorded; traces of other programs may lack some."""
         return name not in self.info.absent
 
     @checked(path=path_of)
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the trace to one file, whole or not at all; `Run.save` keeps the texts as well.
+        """Write the trace to one file, atomically; `Run.save` stores the texts as well.
 
         Raises:
-            TraceError: it cannot be written there; what was there before is still there.
+            TraceError: it cannot be written; an existing file is unchanged.
         """
         return files.write(self, path, None)
 
@@ -121,13 +122,13 @@ class Trace:
         """A saved trace, or another program's safetensors file with an array `experts`.
 
         Raises:
-            TraceError: no such file, cut short, something else, or of an unknown version.
+            TraceError: no such file, truncated, not a trace, or of an unknown version.
         """
         return cls.load_with_run(path)[0]
 
     @classmethod
     def load_with_run(cls, path: str | os.PathLike[str]) -> tuple[Trace, dict[str, Any] | None]:
-        """The trace in a file, and what else the file keeps of its run; None where nothing.
+        """The trace in a file, and the texts of its run, None without.
 
         Raises:
             TraceError: as `load`.
@@ -136,7 +137,7 @@ class Trace:
         return cls(**fields), run
 
     def view(self) -> Any:
-        """The trace in the live view, without its model or its text; a widget."""
+        """The trace in the live view, without model or text; a widget."""
         return draw("Trace.view", self)
 
     def to_pandas(self, rows: str = "tokens") -> pandas.DataFrame:
@@ -145,7 +146,7 @@ class Trace:
         Columns that were not recorded are left out.
 
         Raises:
-            OptionError: another word for `rows`.
+            OptionError: an unknown value of `rows`.
         """
         return tables.data_frame(self, rows)
 
@@ -153,13 +154,13 @@ class Trace:
         """The same rows as an Arrow table; needs the package pyarrow.
 
         Raises:
-            OptionError: another word for `rows`.
+            OptionError: an unknown value of `rows`.
             TraceError: pyarrow is not installed.
         """
         return tables.arrow_table(self, rows)
 
     def times(self) -> pandas.DataFrame:
-        """One row per token: its time in ms, and the parts it is made of (`trace.times`)."""
+        """One row per token: its time in ms, and the parts of it, `<part>_ms`."""
         return tables.times_frame(self)
 
     @checked(step=integer, memory_rate=rate)
@@ -167,11 +168,11 @@ class Trace:
         """Why a step took as long as it did: see `trace.explain`.
 
         Args:
-            step: counted from 0, prompt and all; negative ones from the end.
-            memory_rate: bytes a second that memory gives, where the trace does not know it.
+            step: counted from 0, with the prompt; negative numbers count from the end.
+            memory_rate: bytes a second of memory, if the trace does not have it.
 
         Raises:
-            OptionError: the run has no such step.
+            OptionError: no such step.
             TraceError: the trace has no times.
         """
         return self._explainer.explain(step, memory_rate=memory_rate)
@@ -190,11 +191,11 @@ class Trace:
         return what_if.what_if(self, slots, policies, _traces(after))
 
     def sizing(self) -> Any:
-        """A slider of cache sizes with what each would have hit, read and given; a widget."""
+        """A slider over cache sizes: hits, reads and predicted speed of each; a widget."""
         return draw("Trace.sizing", self)
 
     def slots_for(self, hit_rate: float, policy: str = "default", **options: Any) -> int:
-        """With how few slots so much of decode hits, found by halving: see `trace.what_if`."""
+        """The smallest cache with this hit rate in decode: see `trace.what_if`."""
         if "after" in options:
             options["after"] = _traces(options["after"])
         return what_if.slots_for(self, hit_rate, policy, **options)
@@ -202,7 +203,7 @@ class Trace:
 
 def _traces(after: Any) -> list[Trace]:
     wanted = "traces, such as run.trace, in a list"
-    found = [after] if isinstance(after, Trace) else values.items("after", after, wanted)
-    if not all(isinstance(trace, Trace) for trace in found):
+    traces = [after] if isinstance(after, Trace) else values.items("after", after, wanted)
+    if not all(isinstance(trace, Trace) for trace in traces):
         raise values.refused("after", after, wanted)
-    return found
+    return traces

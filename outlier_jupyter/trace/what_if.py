@@ -1,8 +1,8 @@
-"""From one trace: what every size of cache and every policy would have hit, read and cost.
+"""Replays one trace with other cache sizes and policies: hits, reads and predicted speed of each.
 
-The look-ups are the trace's own, call by call, all distinct experts of a call and layer at once.
-LRU at all sizes comes from one pass of exact stack distances where every call is of one token; a
-prompt in chunks, and every other policy, is replayed size by size.
+The lookups are the trace's own, call by call; all distinct experts of a call and layer are looked
+up at once. If every call has one token, a single pass of exact stack distances gives LRU at all
+sizes. Prompts in chunks, and all other policies, are replayed size by size.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Row = dict[str, Any]
 
 
 def routing_of(trace: Trace) -> RecordedRouting:
-    """What the replay needs of a trace.
+    """The routing of a trace, as the replay takes it.
 
     Raises:
-        TraceError: it does not say how many experts its layers have.
+        TraceError: the trace has no MoE layers.
     """
     sizes = trace.info.experts_per_layer
     if len(sizes) != trace.layers or not trace.layers:
-        raise TraceError("this trace has no MoE layers, so there is no cache to ask about")
+        raise TraceError("this trace has no MoE layers, so there is no cache to replay")
     check_routing(trace)
     starts = np.append(trace.calls["first_step"], trace.steps).astype(np.int64)
     banks = trace.info.banks or (0,) * trace.layers
@@ -51,23 +51,22 @@ def what_if(
     policies: Sequence[str] | None = None,
     after: Sequence[Trace] = (),
 ) -> pandas.DataFrame:
-    """What the trace's look-ups would have hit with other caches.
+    """What the trace's lookups would have hit with other caches.
 
     Args:
-        slots: sizes of the cache, in experts; by default from half a token's experts to all.
-        policies: their names, by default of all there are; "belady" knows the future and is the
-            bound.
-        after: the traces of the runs before, oldest first, from an empty cache: what they left in
-            the cache, and taught the policy, is then known. Without them every size begins with
-            what the trace began with, as far as it fits.
+        slots: sizes of the cache in experts; by default from half a working set to all experts.
+        policies: their names, by default all; "belady" knows the future and is the upper bound.
+        after: the traces of earlier runs, oldest first, the first from an empty cache. Replaying
+            them gives the cache's contents and the policy's state. Without them every size begins
+            with the experts resident when the trace began, as far as they fit.
 
     Returns:
         One row per policy and size: policy, slots, share (of all experts), gb (10^9 bytes of
-        them); lookups, hits, hit_rate, reads, bytes of the whole run; decode_lookups,
+        experts); lookups, hits, hit_rate, reads, bytes of the whole run; decode_lookups,
         decode_hits, decode_hit_rate, decode_bytes, decode_waits (layers that waited for a read)
-        of decode; tokens_per_second, predicted for decode by the cost fitted from the trace's
-        own times (`attrs["cost"]` says it in words), NaN where it has none. `attrs["note"]` says
-        why a replay cannot be the run hit for hit, "" where it is.
+        of decode; tokens_per_second, predicted for decode by the cost fitted to the trace's own
+        times, NaN without times. `attrs["cost"]` describes that cost; `attrs["note"]` says why a
+        replay differs from the run, "" if it does not.
 
     Raises:
         OptionError: an unknown policy, or a size below 1.
@@ -75,56 +74,57 @@ def what_if(
     """
     import pandas
 
-    asked = WhatIf(trace, after)
+    replays = WhatIf(trace, after)
     policies = tuple(POLICIES) if policies is None else texts("policies", policies)
-    sizes = asked.sizes() if slots is None else integers("slots", slots)
+    sizes = replays.sizes() if slots is None else integers("slots", slots)
     if not (policies and sizes):
-        raise OptionError("there is nothing to replay: give one size and one policy or more")
-    rows = [asked.row(_known(policy), size) for policy in policies for size in sizes]
+        raise OptionError("there is nothing to replay: give at least one size and one policy")
+    rows = [replays.row(_known(policy), size) for policy in policies for size in sizes]
     for row, named in zip(rows, (p for p in policies for _ in sizes), strict=True):
         row["policy"] = default_or(named)
     frame = pandas.DataFrame(rows)
-    frame.attrs["cost"] = str(asked.cost)
+    frame.attrs["cost"] = str(replays.cost)
     frame.attrs["note"] = "; ".join(dict.fromkeys(filter(None, map(note, [*after, trace]))))
     return frame
 
 
 def note(trace: Trace) -> str:
-    """Why a replay of this trace cannot be the run hit for hit; "" where it is."""
+    """Why a replay of this trace differs from the run; "" if it does not."""
     if not trace.info.options.get("measure_loss"):
         return ""
     return (
-        "its loss was measured: the exact model beside it used the same cache, and what that "
-        "looked up is not in the trace, so this is the run without it"
+        "the run measured its loss: the exact model used the same cache, and its lookups are not "
+        "in the trace, so this replay is the run without them"
     )
 
 
 def slots_for(
     trace: Trace, hit_rate: float, policy: str = "default", after: Sequence[Trace] = ()
 ) -> int:
-    """With how few slots `hit_rate` (0 to 1) of decode's lookups hit: one slot less does not do.
+    """The fewest slots with which `hit_rate` (0 to 1) of decode's lookups hit.
 
-    Found by halving, which takes it that more slots hit no less. Experts that come for the first
-    time miss with any cache, so not every rate can be had.
+    Found by bisection, which assumes that more slots never hit less. The first lookup of an expert
+    misses with any cache, so not every rate can be reached.
 
     Raises:
-        OptionError: an unknown policy, no such rate, or one that no cache reaches here.
+        OptionError: an unknown policy, an invalid rate, or one that no cache reaches.
         TraceError: see `what_if`.
     """
     hit_rate = number("hit_rate", hit_rate)
     if not 0 < hit_rate <= 1:
         raise OptionError(f"hit_rate={hit_rate!r} cannot be used: give more than 0, at most 1")
-    asked, name = WhatIf(trace, after), _known(policy)
+    replays, name = WhatIf(trace, after), _known(policy)
     low, high = 1, sum(trace.info.experts_per_layer)
-    best = asked.row(name, high)["decode_hit_rate"]
+    best = replays.row(name, high)["decode_hit_rate"]
     if not best >= hit_rate:
         raise OptionError(
             f"no cache hits {percent(hit_rate)} of this trace's decode: all {high:,} experts in "
-            f"RAM hit {percent(best)}, because the others come for the first time; ask for less"
+            f"RAM hit {percent(best)}, since the first lookup of an expert misses; give a lower "
+            "rate"
         )
     while low < high:
         middle = (low + high) // 2
-        if asked.row(name, middle)["decode_hit_rate"] >= hit_rate:
+        if replays.row(name, middle)["decode_hit_rate"] >= hit_rate:
             high = middle
         else:
             low = middle + 1
@@ -136,7 +136,7 @@ def _known(policy: str) -> str:
 
 
 class WhatIf:
-    """One trace, asked for several caches."""
+    """Replays one trace with several caches; see `what_if`."""
 
     def __init__(self, trace: Trace, after: Sequence[Trace] = ()) -> None:
         self._trace = trace
@@ -144,9 +144,9 @@ class WhatIf:
         for before in reversed(after):
             earlier = routing_of(before)
             if earlier.experts_per_layer != self._routing.experts_per_layer:
-                raise TraceError("the traces in `after` are of another model than this one")
+                raise TraceError("the traces in `after` are of a different model")
             self._whole = self._whole.after(earlier)
-        # What the runs before left is found by replaying them; else the trace says it.
+        # With `after`, replaying the earlier runs fills the cache.
         self._start = np.zeros((0, 2), np.int16) if after else trace.resident_at_start
         self._decode = trace.calls["phase"] == DECODE
         self._nbytes = np.array(trace.info.expert_nbytes or (0,) * trace.layers, np.int64)
@@ -154,22 +154,23 @@ class WhatIf:
         self.cost: Cost = fit(trace)
 
     def sizes(self) -> list[int]:
-        """From half a token's experts to all there are, and the trace's own."""
-        token, total = self._routing.experts[0].size, sum(self._routing.experts_per_layer)
-        asked = {round(token * x) for x in (0.5, 0.9, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)}
-        sizes = asked | {self._trace.info.slots, total}
+        """From half a working set to all experts, with the trace's own size."""
+        working_set, total = self._routing.experts[0].size, sum(self._routing.experts_per_layer)
+        factors = (0.5, 0.9, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+        sizes = {round(working_set * factor) for factor in factors}
+        sizes |= {self._trace.info.slots, total}
         return sorted(size for size in sizes if 1 <= size <= total)
 
     def row(self, policy: str, slots: int) -> Row:
-        """One row of the table."""
+        """One row of `what_if`."""
         if slots < 1:
-            raise OptionError(f"a cache of {slots} slots holds nothing: give 1 or more")
-        parts = self._by_curve(slots) if policy == "lru" else None
-        if parts is None:
-            parts = self._by_replay(policy, slots)
-        hits, reads, nbytes, waits = parts
-        asked = (self._trace.experts >= 0).sum(axis=(1, 2))
-        lookups = np.array([asked.sum(), asked[self._trace.phase == DECODE].sum()])
+            raise OptionError(f"a cache of {slots} slots holds no expert: give 1 or more")
+        counts = self._by_curve(slots) if policy == "lru" else None
+        if counts is None:
+            counts = self._by_replay(policy, slots)
+        hits, reads, nbytes, waits = counts
+        per_step = (self._trace.experts >= 0).sum(axis=(1, 2))
+        lookups = np.array([per_step.sum(), per_step[self._trace.phase == DECODE].sum()])
         sizes = np.array(self._routing.experts_per_layer)
         gb = float((sizes * self._nbytes).sum()) / int(sizes.sum()) * slots / 1e9
         tokens = int((self._trace.phase == DECODE).sum())
@@ -194,7 +195,7 @@ class WhatIf:
         }
 
     def _by_replay(self, policy: str, slots: int) -> npt.NDArray[np.int64]:
-        """Hits, reads, bytes and waiting look-ups, each of prefill and of decode: [4, 2]."""
+        """Hits, reads, bytes and layers that waited, in prefill and in decode: int64 [4, 2]."""
         outcome = simulate(self._whole, policy, slots, self._start).last(self._routing)
         in_decode = self._trace.phase == DECODE
         per_step = outcome.hits.sum(axis=(1, 2))
@@ -205,7 +206,7 @@ class WhatIf:
         return np.array([[part[~mine].sum(), part[mine].sum()] for part, mine in rows])
 
     def _by_curve(self, slots: int) -> npt.NDArray[np.int64] | None:
-        """The same for LRU from the curves; None where they do not hold."""
+        """The same for LRU, from stack distances; None where these are not exact."""
         if self._whole is not self._routing or (np.diff(self._routing.starts) > 1).any():
             return None
         total = np.zeros((4, 2), np.int64)

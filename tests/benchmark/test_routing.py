@@ -64,5 +64,5 @@ def test_after_a_text_comes_its_beginning():
 def test_what_is_no_trace_is_refused(tmp_path):
     """The message names the file."""
     (tmp_path / "text.safetensors").write_text("nothing")
-    with pytest.raises(TraceError, match=r"text\.safetensors is no whole safetensors file"):
+    with pytest.raises(TraceError, match=r"text\.safetensors is not a complete safetensors file"):
         read_source(tmp_path / "text.safetensors")

@@ -84,7 +84,7 @@ def test_measuring_changes_no_token_and_nothing_is_lost_without_a_change(engine)
     np.testing.assert_array_equal(run.trace.experts, plain_run.trace.experts)
     assert run.summary().kl == 0 and run.summary().top1_agreement == 1
     assert run.summary().compared == 5 and plain_run.summary().compared == 0
-    assert len(plain_run.trace.kl) == 0 and not plain_run.summary().loss_words()
+    assert len(plain_run.trace.kl) == 0 and not plain_run.summary().loss_text()
 
 
 @pytest.mark.parametrize("changed", [{"kv_bits": 2, "kv_group_size": 32, "quantized_kv_start": 0},

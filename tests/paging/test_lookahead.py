@@ -338,7 +338,7 @@ def test_waste_is_told_and_saved(tiny, tmp_path):
     assert summary.prefetched == len(rows) > summary.prefetched_used == rows["used"].sum() > 0
     size = run.trace.info.expert_nbytes[0]
     assert summary.prefetched_wasted_bytes == size * (len(rows) - summary.prefetched_used)
-    assert f"read early: {len(rows)}, used {summary.prefetched_used}, wasted" in str(summary)
+    assert f"prefetched: {len(rows)}, used {summary.prefetched_used}, wasted" in str(summary)
     loaded = Trace.load(run.trace.save(tmp_path / "early.safetensors"))
     assert np.array_equal(loaded.prefetched, rows) and loaded.info.absent == run.trace.info.absent
 

@@ -113,7 +113,7 @@ def test_too_little_is_said() -> None:
     """Few tokens, labels that do not fit, two models: one sentence each."""
     with pytest.raises(OptionError, match="too few"):
         at.atlas([sticky(1, 4)])
-    with pytest.raises(OptionError, match="one word for each step"):
+    with pytest.raises(OptionError, match="one label for each step"):
         at.atlas([sticky(1, 40)], [["a"]])
-    with pytest.raises(OptionError, match="of one model"):
+    with pytest.raises(OptionError, match="shows one model"):
         at.atlas([sticky(1, 40), sticky(1, 40, layers=3)])

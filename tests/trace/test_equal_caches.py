@@ -56,5 +56,5 @@ def test_it_is_what_the_engine_did(tmp_path: Path) -> None:
 
 def test_a_cache_without_slots_is_refused() -> None:
     """No slot, no cache: one sentence."""
-    with pytest.raises(OptionError, match="holds nothing"):
+    with pytest.raises(OptionError, match="holds no expert"):
         replay_lru(routed(np.zeros((2, 1, 1)), (2,)), 0)

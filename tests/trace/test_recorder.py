@@ -17,7 +17,7 @@ from outlier_jupyter.events import (
     Weighed,
 )
 from outlier_jupyter.trace import TraceInfo
-from outlier_jupyter.trace.recorder import TOGETHER, Recorder
+from outlier_jupyter.trace.recorder import BATCH, Recorder
 
 NOBODY = np.zeros((0, 2), np.int16)
 
@@ -93,7 +93,7 @@ def test_a_call_cut_short_is_left_out():
 
 def test_a_trace_may_be_asked_for_at_any_call():
     """Calls are folded some at a time; what is told does not depend on when, nor on who asks."""
-    tokens = list(range(3, 3 + 2 * TOGETHER + 5))
+    tokens = list(range(3, 3 + 2 * BATCH + 5))
     asked, alone = Recorder(2, 1, NOBODY), Recorder(2, 1, NOBODY)
     for recorder in (asked, alone):
         call(recorder, PREFILL, [1, 3], ns=10)

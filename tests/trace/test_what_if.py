@@ -78,7 +78,7 @@ def test_how_much_memory_for_a_hit_rate():
     slots = trace.slots_for(0.6, "lru")
     rates = trace.what_if([slots - 1, slots], ["lru"]).decode_hit_rate
     assert rates[0] < 0.6 <= rates[1]
-    with pytest.raises(OptionError, match="come for the first time"):
+    with pytest.raises(OptionError, match="first lookup of an expert misses"):
         trace.slots_for(0.999)
     with pytest.raises(OptionError, match="more than 0, at most 1"):
         trace.slots_for(90)
@@ -93,7 +93,7 @@ def test_the_speed_is_that_of_a_machine_that_keeps_its_costs():
     for predicted, slots in zip(told, (150, 400, 700), strict=True):
         there = timed_trace(routing, slots=slots)
         assert predicted == pytest.approx(1e9 * there.steps / there.calls["ns"].sum(), rel=0.01)
-    assert "ms of computing a token" in seen.what_if([400], ["lru"]).attrs["cost"]
+    assert "ms of compute per token" in seen.what_if([400], ["lru"]).attrs["cost"]
 
 
 def test_a_machine_that_is_slow_at_times_makes_no_read_dear():
@@ -120,7 +120,7 @@ def test_questions_without_an_answer_say_so():
     trace = timed_trace(drifting(9, every=80, tokens=6))
     with pytest.raises(OptionError, match="did you mean 'belady'"):
         trace.what_if([10], ["beladi"])
-    with pytest.raises(OptionError, match="0 slots holds nothing"):
+    with pytest.raises(OptionError, match="0 slots holds no expert"):
         trace.what_if([0])
     dense = replace(
         trace, experts=trace.experts[:, :0], info=replace(trace.info, experts_per_layer=())
@@ -128,5 +128,5 @@ def test_questions_without_an_answer_say_so():
     with pytest.raises(TraceError, match="no MoE layers"):
         dense.what_if()
     other = replace(trace, info=replace(trace.info, experts_per_layer=(128,) * 16))
-    with pytest.raises(TraceError, match="another model"):
+    with pytest.raises(TraceError, match="a different model"):
         trace.what_if([100], after=[other])

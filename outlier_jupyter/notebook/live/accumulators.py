@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...events import ResidentLayers, Routed, StepDone
-from ...trace.time_parts import PARTS, TIMES, booked, divide
+from ...trace.time_parts import PARTS, TIMES, call_times, divide
 from .frames import NO_EXPERT, STEP
 from .merge_frames import UNNAMED, routing_rows, widened
 
@@ -213,7 +213,7 @@ class OpenCall:
         """The `TIMES` of this call, which is over."""
         sums = (self.route_ns, self.lookup_ns, self.wait_ns, self.install_ns)
         served = None if self.served is None else (self.served[0], self.served[1], self.served[2])
-        return booked(done, *sums, served)
+        return call_times(done, *sums, served)
 
     def _count(
         self,

@@ -200,4 +200,4 @@ def test_a_measured_memory_is_known_to_later_runs(tiny):
     with outlier_jupyter.load(tiny, cache_experts=4) as engine:
         run = engine.generate("after", max_tokens=3)
     assert run.trace.info.memory_rate == memory_rate()
-    assert "as memory was measured" in str(run.explain(2))
+    assert "(measured)" in str(run.explain(2))

@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ....trace.explain import Explanation, LayerStory
-from ....trace.explanation_text import fate, headline
+from ....trace.explanation_text import headline, miss_text
 from ....trace.schema import LAYER_PARTS
 from ....trace.time_parts import layer_part_name, part_name, part_of_layer
 from ..palette import EITHER, PART_ROLES
@@ -147,7 +147,7 @@ def _reads(figure: go.Figure, told: Explanation, begins: list[float]) -> None:
             start = miss.start_ms - begin
             xs += [start, start + miss.ms, None]
             ys += [below, below, None]
-            said = f"layer {miss.layer}, expert {fate(told, miss)}<br>read in {miss.ms:.3g} ms"
+            said = f"layer {miss.layer}, expert {miss_text(told, miss)}<br>read in {miss.ms:.3g} ms"
             words += [plain(said).replace("&lt;br&gt;", "<br>")] * 3
     if xs:
         figure.add_trace(

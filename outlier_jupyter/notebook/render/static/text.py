@@ -127,7 +127,7 @@ def table(view: SavedView) -> list[tuple[str, str]]:
         ("Read latency", latency_words(s)),
     ]
     if info.changed_output:
-        said = s.loss_words() or "how far from the exact model was not measured (measure_loss)"
+        said = s.loss_text() or "how far from the exact model was not measured (measure_loss)"
         rows[2:2] = [("Changed output", info.changed_output), ("Loss", said)]
     return rows
 
@@ -154,7 +154,7 @@ def ended_words(reason: str) -> str:
 def warning(trace: Trace) -> str:
     """The warning a changed output earns; "" when the output is the model's own."""
     why = trace.info.changed_output
-    loss = summarise(trace).loss_words() if why else ""
+    loss = summarise(trace).loss_text() if why else ""
     return f"This is not the model's own output: {why}{f'; {loss}' if loss else ''}" if why else ""
 
 
