@@ -53,13 +53,13 @@ class Watch:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._tell, self._tap = engine._tell, engine._installed.tap
+        self._bus, self._tap = engine._bus, engine._installed.tap
         self._begin = self._tap.begin
-        self._hearing: dict[str, Any] = {"neither": {}, "live": self._tell._hearing}
+        self._by_kind: dict[str, Any] = {"neither": {}, "live": self._bus._by_kind}
 
     def set(self, way: str) -> None:
         """From the next token on."""
-        self._tell._hearing = self._hearing[way]
+        self._bus._by_kind = self._by_kind[way]
         self._tap.begin = self._tap.forget if way == "neither" else self._begin  # type: ignore[method-assign]
 
 
@@ -123,8 +123,8 @@ class Timed:
 
 def sinks_share(engine: Engine, ids: list[int]) -> float:
     """The share of a run's decode that its listeners take, with a view attached."""
-    timed = Timed(engine._tell)
-    with live(engine), patch.object(engine, "_tell", timed):
+    timed = Timed(engine._bus)
+    with live(engine), patch.object(engine, "_bus", timed):
         pagers = engine._installed.pagers
         before = [pager.sink for pager in pagers]
         for pager in pagers:

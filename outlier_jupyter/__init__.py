@@ -6,7 +6,7 @@
 
 In a notebook: `%load_ext outlier_jupyter`, then `%outlier --help`.
 
-This module is a door: it imports nothing heavy until a name is used.
+The module imports nothing heavy until a name is used.
 """
 
 from __future__ import annotations
@@ -107,12 +107,12 @@ __version__ = version("outlier-jupyter")
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """`%load_ext outlier_jupyter`: add the `%outlier` magics, silently."""
+    """`%load_ext outlier_jupyter`: register the `%outlier` magics, silently."""
     import_module(".notebook.magics", __name__).register(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
-    """`%unload_ext outlier_jupyter`: close the engine and restore what was there before."""
+    """`%unload_ext outlier_jupyter`: close the engine and remove the magics."""
     import_module(".notebook.magics", __name__).unregister(shell)
 
 

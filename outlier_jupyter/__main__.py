@@ -1,4 +1,4 @@
-"""`outlier` and `python -m outlier_jupyter`: the commands that need no notebook, in a terminal."""
+"""`outlier` and `python -m outlier_jupyter`: the commands that work in a terminal."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from importlib import import_module
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what a command line says; the exit status.
+    """Run a command line and return its exit status.
 
     Args:
-        argv: the words after the program's name, by default the process's own.
+        argv: the arguments after the program's name; by default the process's own.
     """
     terminal = import_module(".notebook.terminal", __package__)
     status: int = terminal.main(sys.argv[1:] if argv is None else argv)

@@ -1,8 +1,7 @@
-"""The one way from a record to a picture of it: which function draws what, imported when asked for.
+"""The table of views: which function draws what of a record, imported on first use.
 
-Records (runs, traces, studies) know numbers and no views, so that they can be used without Jupyter
-or Plotly; views know records. What a record offers to draw stands in this table, and nowhere else
-does a record name a view.
+Records (runs, traces, studies) hold numbers and import no view, so they work without Jupyter or
+Plotly. This table is the only link from a record to its views.
 """
 
 from __future__ import annotations
@@ -33,23 +32,23 @@ VIEWS = {
     "Ablation.figure": "notebook.render.figures.studies:ablation_figure",
     "Sweep.figure": "notebook.render.figures.studies:sweep_figure",
 }
-"""Record and what it offers → module of this package and function, which gets the record first."""
+"""Record and view → module of this package and function, which gets the record first."""
 
 INERT = "mathjax_ignore tex2jax_ignore"
-"""Classes of the root of all HTML of ours: within them no MathJax, of version 3 or 2, takes what
-stands between dollars for TeX."""
+"""Classes of the root element of all our HTML. They keep MathJax 2 and 3 from reading text between
+dollar signs as TeX."""
 
 View = TypeVar("View")
 
 
-def draw(what: str, *given: Any) -> View:  # type: ignore[type-var]  # who calls says what it is
+def draw(what: str, *args: Any) -> View:  # type: ignore[type-var]  # the caller's annotation decides
     """Draw `what` of a record.
 
     Args:
         what: a key of `VIEWS`.
-        given: for its function: the record, and what else it takes.
+        args: the record, and the function's further arguments.
     """
-    view: View = view_of(what)(*given)
+    view: View = view_of(what)(*args)
     return view
 
 

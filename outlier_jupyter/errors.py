@@ -2,21 +2,22 @@
 
     OutlierError
     ├── OptionError            an option has a value that cannot be used (also a ValueError)
-    │   └── TemplateRefused    the model's chat template refused the messages
+    │   ├── TemplateRefused    the model's chat template refused the messages
+    │   └── TemplateEndless    the model's chat template did not end in time
     ├── ModelNotFound          no such folder, file or Hugging Face id
     ├── CheckpointError        the bytes on disk are not what their headers promise
     │   ├── ReadFailed         the operating system refused or cut short a read
     │   ├── CheckpointChanged  a file was written to after the model was loaded
-    │   └── RepackFailed       experts could not be written anew; what was there is still there
-    ├── TraceError             a saved trace cannot be read, written or used for what was asked
+    │   └── RepackFailed       repacking experts failed; what was there before is untouched
+    ├── TraceError             a saved trace cannot be read or written, or lacks what is needed
     ├── UnsupportedModel       this model cannot be run here
-    │   └── NotPageable        its experts do not lie on disk as they are multiplied
-    ├── EngineClosed           the engine was closed and cannot run any more
-    └── EngineBusy             another run holds the engine
+    │   └── NotPageable        the layout of its experts on disk cannot be paged
+    ├── EngineClosed           the engine was closed; load the model again
+    └── EngineBusy             another run uses the engine
 
 `run.Interrupted` stands apart: it is a KeyboardInterrupt, raised when the user stops a run.
 
-A message says what was seen, what was wanted and what to do next, in one sentence or two.
+A message names what was found, what was expected and what to do next, in one or two sentences.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ import os
 
 
 class OutlierError(Exception):
-    """The root: catch this to catch everything this package raises on purpose."""
+    """The root of all errors that this package raises on purpose."""
 
     def _render_traceback_(self) -> list[str]:
-        """IPython's hook: the sentence in the cell instead of a stack of internals."""
+        """IPython's hook: show the message in the cell, not a stack of internals."""
         return [f"{type(self).__name__}: {self}"]
 
 
@@ -51,7 +52,7 @@ class TemplateEndless(OptionError):
 
 
 class ModelNotFound(OutlierError):
-    """The model named is neither `demo`, nor a folder, nor a repository that can be had."""
+    """The name is neither `demo`, nor a folder, nor a repository that can be downloaded."""
 
 
 class CheckpointError(OutlierError):
@@ -59,22 +60,22 @@ class CheckpointError(OutlierError):
 
 
 class ReadFailed(CheckpointError):
-    """A read of expert weights failed; the engine stays usable and can be asked again."""
+    """A read of expert weights failed; the engine stays usable."""
 
 
 class CheckpointChanged(CheckpointError):
-    """A file of weights was written to after it was opened: what is read of it may be wrong.
+    """A weight file was written to after it was opened, so what is read from it may be wrong.
 
     The engine makes no more runs; load the model again.
     """
 
 
 class TraceError(OutlierError):
-    """A saved trace cannot be read or written, or lacks what was asked of it."""
+    """A saved trace cannot be read or written, or lacks what a view of it needs."""
 
 
 class RepackFailed(CheckpointError):
-    """Experts could not be rewritten; what was there is untouched, what was done is kept."""
+    """Repacking failed: the model is untouched, and the records already written are kept."""
 
 
 class UnsupportedModel(OutlierError):
@@ -82,7 +83,7 @@ class UnsupportedModel(OutlierError):
 
 
 class NotPageable(UnsupportedModel):
-    """The experts do not lie on disk as they are multiplied, and the whole does not fit in RAM."""
+    """The experts' layout on disk cannot be paged, and the whole model does not fit in RAM."""
 
 
 class EngineClosed(OutlierError):
@@ -90,27 +91,29 @@ class EngineClosed(OutlierError):
 
 
 class EngineBusy(OutlierError):
-    """A run was asked for while a stream is open, or gave up its turn."""
+    """A stream is open on the engine, or the run stopped waiting for its turn."""
 
 
 def place(path: str | os.PathLike[str], most: int = 90) -> str:
-    """A path for a message: printable, and of a long one the end."""
-    said = os.fsencode(path).decode("utf-8", "replace")
-    return said if len(said) <= most else "…" + said[1 - most :]
+    """`path` as text for a message, cut at the front to `most` characters."""
+    text = os.fsencode(path).decode("utf-8", "replace")
+    return text if len(text) <= most else "…" + text[1 - most :]
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value for a message, as Python writes it; of a long one the beginning."""
+    """The repr of `value` for a message, in one line, cut to `most` characters."""
     try:
-        said = repr(value)
-    except Exception:  # anybody's, or a number of more digits than Python writes
-        said = f"a value of type {type(value).__name__}"
-    said = " ".join(said.split())
-    return said if len(said) <= most else said[: most - 1] + "…"
+        text = repr(value)
+    except Exception:  # foreign code, or a number of more digits than Python writes
+        text = f"a value of type {type(value).__name__}"
+    return _cut(" ".join(text.split()), most)
 
 
 def brief(error: BaseException, most: int = 110) -> str:
-    """Another library's exception in a few words: its type and the beginning of what it says."""
-    words = " ".join(str(error).split()).rstrip(".:")
-    said = f"{type(error).__name__}: {words}" if words else type(error).__name__
-    return said if len(said) <= most else said[: most - 1] + "…"
+    """Another library's exception: its type and the beginning of its message."""
+    message = " ".join(str(error).split()).rstrip(".:")
+    return _cut(f"{type(error).__name__}: {message}" if message else type(error).__name__, most)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

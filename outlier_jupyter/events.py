@@ -1,10 +1,10 @@
-"""What happens on the decode path, as frozen records.
+"""The events of the decode path, as immutable records.
 
-The pager and the engine emit these to one sink, in the order in which things happened; the
-recorder, the live view and the tests subscribe. Nothing here knows who does. In all of them
-`layer` counts the MoE layers from 0, `expert` is a number in its layer, `slot` a row of the bank.
-Times are nanoseconds of the engine's clock (`time.perf_counter_ns` unless a test passes its own);
-a `start_ns` is a moment of it, all others are durations.
+The pager and the engine emit them to one sink, in the order in which they happen. The recorder,
+the live view and tests subscribe; this module knows no subscriber. In all events `layer` counts the
+MoE layers from 0, `expert` is a number within its layer, and `slot` a row of the bank. Times are
+nanoseconds of the engine's clock (`time.perf_counter_ns` unless a test passes its own): a
+`start_ns` is a moment, all others are durations.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ DECODE = 1
 
 
 class Unsubscribe(Exception):
-    """Raised by a sink that needs no more events of this run: it costs nothing from then on."""
+    """A sink raises it to receive no more events of this run; from then on it costs nothing."""
 
 
 class PromptEncoded(NamedTuple):
-    """The prompt's ids, `tokens`, are known; the first `reused` are in the KV cache already."""
+    """The prompt is encoded: `tokens` are left to read, `reused` ids are in the KV cache already."""
 
     tokens: npt.NDArray[np.int32]
     reused: int
 
 
 class CallStarted(NamedTuple):
-    """One call of the model begins, over `tokens` (all of a prefill chunk, or one token).
+    """A call of the model begins, over `tokens` (a prefill chunk, or one token).
 
     `phase` is `PREFILL` or `DECODE`.
     """
@@ -42,10 +42,10 @@ class CallStarted(NamedTuple):
 
 
 class Routed(NamedTuple):
-    """A layer's router chose: `experts` and `hits` are [tokens, k], in the router's order.
+    """A layer's router chose `experts`; `hits` says which are hits. Both [tokens, k], router order.
 
-    A hit is an expert that was resident before any expert of this layer's call was read. The ids
-    took `route_ns` to leave the device, the lookup `lookup_ns`.
+    A hit is an expert that was resident before this layer's call read any expert. The ids took
+    `route_ns` to leave the device, the lookup `lookup_ns`.
     """
 
     layer: int
@@ -56,7 +56,7 @@ class Routed(NamedTuple):
 
 
 class Evicted(NamedTuple):
-    """An expert was evicted, to make room for (`by_layer`, `by_expert`)."""
+    """An expert was evicted from `slot`, to make room for (`by_layer`, `by_expert`)."""
 
     layer: int
     expert: int
@@ -68,8 +68,8 @@ class Evicted(NamedTuple):
 class PagedIn(NamedTuple):
     """An expert was read into its slot: `nbytes` of weights, in `ns` from `start_ns`.
 
-    A read that the kernel made by itself counts until the decode thread learns of its end: at once
-    where it waits for it, after what it computes where it does not.
+    An asynchronous read (Linux AIO) ends when the decode thread notices: at once if the thread
+    waits for it, else after the computation under way.
     """
 
     layer: int
@@ -81,10 +81,10 @@ class PagedIn(NamedTuple):
 
 
 class Prefetched(NamedTuple):
-    """A read begun before its layer's router had chosen: `used`, if the expert was then asked for.
+    """A read began before its layer's router chose; `used` if the router then chose the expert.
 
-    Told at that layer's look-up, before what is read for it: a used one is a `PagedIn` as well.
-    `nbytes` is what was read, or is still being read.
+    Reported at that layer's lookup, before the layer's own reads. A used one is also a `PagedIn`.
+    `nbytes` were read, or are still being read.
     """
 
     layer: int
@@ -94,7 +94,7 @@ class Prefetched(NamedTuple):
 
 
 class Waited(NamedTuple):
-    """The decode thread waited `ns` for all reads of one layer, and `install_ns` to commit them."""
+    """The decode thread waited `ns` for a layer's reads; committing them took `install_ns`."""
 
     layer: int
     ns: int
@@ -102,10 +102,10 @@ class Waited(NamedTuple):
 
 
 class Served(NamedTuple):
-    """A layer's switch returned, `ns` after it was called at `start_ns`; told when the call ends.
+    """A layer's switch returned, `ns` after its call at `start_ns`; reported when the call ends.
 
-    Of that, `experts_ns` passed in the experts' own module and `report_ns` in telling who listens.
-    With MLX's kernels the module only builds a graph, which is computed when the next ids are.
+    Of `ns`, the experts' module took `experts_ns` and reporting to subscribers `report_ns`. With
+    MLX's kernels the module only builds a graph, which is computed with the next layer's ids.
     """
 
     layer: int
@@ -116,21 +116,21 @@ class Served(NamedTuple):
 
 
 class Weighed(NamedTuple):
-    """The `weights` that the model gave the chosen experts of a layer: float32 [tokens, k]."""
+    """The router's `weights` of a layer's chosen experts: float32 [tokens, k]."""
 
     layer: int
     weights: npt.NDArray[np.float32]
 
 
 class ResidentLayers(NamedTuple):
-    """What layers that are held for good chose of one token, told together when the call ends.
+    """The choices of fully resident layers for one token, reported together when the call ends.
 
-    It stands for a `Routed`, a `Weighed` and a `Served` of each, which a listener that does not
-    name this kind is told in its place: together they cost an eighth.
+    It stands for one `Routed`, `Weighed` and `Served` per layer, at an eighth of their cost.
+    Subscribers that do not request `ResidentLayers` receive the individual events instead.
 
     Attributes:
-        layers: int64 [n], in the order in which they served.
-        experts, weights: int32 and float32, [n, k]; all of the experts were hits.
+        layers: int64 [n], in the order in which they ran.
+        experts, weights: int32 and float32, [n, k]; all experts are hits.
         start_ns, ns: int64 [n], when each layer's switch was called and for how long.
     """
 
@@ -140,8 +140,8 @@ class ResidentLayers(NamedTuple):
     start_ns: npt.NDArray[np.int64]
     ns: npt.NDArray[np.int64]
 
-    def singly(self) -> list[Routed | Weighed | Served]:
-        """The events it stands for."""
+    def events(self) -> list[Routed | Weighed | Served]:
+        """The individual events."""
         layers, hits = self.layers.tolist(), np.ones((1, self.experts.shape[1]), bool)
         routed = [
             Routed(layer, row, hits, 0, 0)
@@ -156,10 +156,10 @@ class ResidentLayers(NamedTuple):
 
 
 class StepDone(NamedTuple):
-    """One call of the model ended: `produced` is the token sampled from it, or -1 in prefill.
+    """A call of the model ended: `produced` is the sampled token, or -1 in prefill.
 
-    Of its `ns`, the model's own code took `forward_ns`, what follows it `sample_ns`, and the
-    subscribers, before the model was called, `report_ns`.
+    Of its `ns`, the subscribers took `report_ns` before the model was called, the model's own
+    code `forward_ns`, and sampling after it `sample_ns`.
     """
 
     produced: int
@@ -170,8 +170,8 @@ class StepDone(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """The last step against the exact model: `kl`, KL(exact ‖ run) in nats, and `agrees`, whether
-    both would have taken the same token. Comes after its `StepDone`, by a run with `measure_loss`.
+    """The last step compared with the exact model: `kl` is KL(exact ‖ run) in nats, and `agrees`
+    whether both take the same token. A run with `measure_loss` reports it after the `StepDone`.
     """
 
     kl: float
@@ -179,21 +179,21 @@ class Compared(NamedTuple):
 
 
 class TextProduced(NamedTuple):
-    """The detokenizer let go of some `text` (tokens and text do not align one to one)."""
+    """The detokenizer released some `text` (tokens and text do not align one to one)."""
 
     text: str
 
 
 class RunDone(NamedTuple):
-    """The run ended. `finish_reason`: `stop` (end of turn or stop word), `length`, `interrupted` or
-    `error`.
+    """The run ended by `finish_reason`: `stop` (end of turn or stop word), `length`, `interrupted`
+    or `error`.
     """
 
     finish_reason: str
 
 
 class Resized(NamedTuple):
-    """Between two runs the cache was given another size: so many `slots` over all layers."""
+    """The cache was resized between two runs, to `slots` in all layers together."""
 
     slots: int
 

@@ -1,10 +1,8 @@
-"""What is known by name of families of models: the one table of it.
+"""The table of model families: what the package knows of them by name.
 
-Most of a model is found by its shape: switches, routers, norms. What its shape does not tell stands
-here: the names under which configs and modules keep things, and the classes of mlx-lm that the CPU
-kernels can stand in for. To teach the package another family, `register` one more `MoeFamily`.
-
-It knows names alone, and imports no model.
+Switches, routers and norms are mostly found by the model's shape. This table holds the rest: the
+names that configs and modules use, and the mlx-lm classes that the CPU kernels replace. `register`
+adds a family. The module holds names only and imports no model.
 """
 
 from __future__ import annotations
@@ -14,22 +12,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MoeFamily:
-    """One family; the names of all families are tried on every model.
+    """One family. Names are tried on every model, whichever family lists them.
 
     Attributes:
-        name: mlx-lm's module of it (`mlx_lm.models.<name>`), "" for what many families share.
-        top_k: names under which configs keep the number of experts per token.
-        router_top_k: further names under which routers and their blocks keep it.
-        selection_biases: what is added to scores to select by, and to no weight.
-        groups: the number of groups from the best of which experts are chosen.
-        routers: parts of the names of routers, where a module's size alone does not tell.
-        shared_experts: what blocks call an expert that every token goes through.
-        norms: what decoder layers call the norm before their experts, the surest first.
-        attention, layer, model: classes of `name` that the CPU kernels stand in for: attention (q,
-            k, v; perhaps norms; rope; attention; o), a layer, and embedding, layers and norm.
-        block: the layer's name for its sparse block.
-        sums_to_one: whether a token's weights are normed where no attribute of the block says.
-        fatal_top_k: numbers with which a router of `name` ends the process, unpaged too.
+        name: its module in mlx-lm (`mlx_lm.models.<name>`); "" for names that many families share.
+        top_k: config keys of the number of experts per token.
+        router_top_k: further attributes of routers and their blocks for that number.
+        selection_biases: biases that are added to the scores for selection, not to the weights.
+        groups: attributes of the number of expert groups, for routers that choose groups first.
+        routers: parts of router names, for modules that the size alone does not identify.
+        shared_experts: attributes of the block's shared expert.
+        norms: the decoder layer's attributes of the norm before the experts, most specific first.
+        attention, layer, model: classes of `name` that the CPU kernels replace: attention (q, k,
+            v; optional norms; RoPE; attention; o), a layer, and the model (embedding to norm).
+        block: the decoder layer's attribute of its sparse block.
+        sums_to_one: whether weights are normalised, where no attribute of the block says so.
+        fatal_top_k: values of top-k with which mlx-lm's router ends the process, paged or not.
     """
 
     name: str = ""
@@ -53,31 +51,31 @@ FAMILIES: dict[str, MoeFamily] = {}
 
 
 def register(family: MoeFamily) -> None:
-    """Know one more family, or more of one."""
+    """Add a family, or replace the one of the same name."""
     FAMILIES[family.name] = family
 
 
 def names(attribute: str) -> tuple[str, ...]:
-    """The names of all families for one attribute of `MoeFamily`, each once."""
+    """All families' names for one attribute of `MoeFamily`, without duplicates."""
     found = (name for family in FAMILIES.values() for name in getattr(family, attribute))
     return tuple(dict.fromkeys(found))
 
 
 def family_of(module: object) -> MoeFamily | None:
-    """The family in whose file of mlx-lm the class of `module` stands, if it is known."""
-    where = type(module).__module__
-    return FAMILIES.get(where.rpartition(".")[2]) if where.startswith("mlx_lm.models.") else None
+    """The family whose mlx-lm file defines the class of `module`; None for others."""
+    file = type(module).__module__
+    return FAMILIES.get(file.rpartition(".")[2]) if file.startswith("mlx_lm.models.") else None
 
 
 def known_as(module: object, attribute: str) -> MoeFamily | None:
-    """The family of `module` where its class is the one named as `attribute` there, else None."""
+    """The family of `module` if its class is the family's `attribute` class, else None."""
     family = family_of(module)
     return family if family and getattr(family, attribute) == type(module).__name__ else None
 
 
 register(
     MoeFamily(
-        # Read off mlx-lm 0.32; those shared by many come first.
+        # From mlx-lm 0.32; the most common names come first.
         top_k=("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k",
                "top_k_experts"),
         router_top_k=("top_k", "k"),

@@ -1,4 +1,4 @@
-"""Numbers as people read them: bytes, shares and times in about three digits, with their unit."""
+"""Numbers for people: bytes and shares in about three digits, with their unit."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def size_words(nbytes: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage, in tenths; nearer to none or all in as many digits as it takes.
+    """A share as a percentage with one decimal, or more near 0 and 100: 0.0004 %, 99.98 %.
 
-    So 100 is said of all alone, and 0 of none: 0.0004 %, 99.98 %.
+    So only none of a whole is "0 %", and only all of it "100 %".
     """
     if not math.isfinite(share):
         return "–"
-    least = 100 * min(abs(share), abs(1 - share))  # of what is there, or is missing
+    least = 100 * min(abs(share), abs(1 - share))  # the distance to 0 or 100
     decimals = max(1, math.ceil(-math.log10(least))) if least else 1
     return f"{100 * share:.{decimals}f}".rstrip("0").removesuffix(".") + " %"

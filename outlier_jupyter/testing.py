@@ -1,8 +1,8 @@
-"""Fakes and small real things for tests, ours and those of whoever builds on this package.
+"""Fakes and small checkpoints for tests, of this package and of packages built on it.
 
 `tiny_checkpoint` writes a real safetensors folder that mlx-lm loads, with random weights;
-`FakeClock` counts; `FaultyReader` fails on command, `PausedReader` waits for one. Nothing here is
-imported by the package.
+`FakeClock` counts; `FaultyReader` fails on command, `PausedReader` blocks until released. The
+package itself imports nothing from here.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ TINY_CONFIG: dict[str, Any] = {
 
 DTYPE_NAMES = {mx.uint8: "U8", mx.uint32: "U32", mx.bfloat16: "BF16", mx.float16: "F16",
                mx.float32: "F32"}  # fmt: skip
-"""MLX's dtypes as safetensors names them."""
+"""safetensors' names of MLX's dtypes."""
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -82,12 +82,12 @@ def tiny_checkpoint(
 
     Args:
         bits, group_size, mode: quantisation; `bits=None` leaves the weights in `dtype`.
-        per_path: for some modules' paths another quantisation (`bits`, `group_size`, `mode`, or
-            False for none), as it stands in config["quantization"].
+        per_path: another quantisation for some modules' paths (`bits`, `group_size`, `mode`, or
+            False for none), as in config["quantization"].
         expert_dtype: of unquantised experts, when it differs from `dtype`.
-        shards: how many safetensors files the tensors are dealt to.
+        shards: number of safetensors files.
         seed: of the weights.
-        rewrite: turns the tensors as MLX names them into those to be written, for other layouts.
+        rewrite: turns MLX's tensors into the tensors to write, for other layouts.
         base, **config: the config, and changes to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def tiny_checkpoint(
 
 
 def _never_zero(array: mx.array) -> mx.array:
-    """Random values in place of zeros: a bias of zeros would hide that nobody adds it."""
+    """Random values in place of zeros: a bias of zeros would hide that it is never added."""
     if mx.any(array).item():
         return array
     if mx.issubdtype(array.dtype, mx.floating):
@@ -148,17 +148,17 @@ def hollow_checkpoint(
     shards: int = 1,
     dense_seed: int | None = None,
 ) -> Path:
-    """Write a model of any size whose shards are headers and holes: it takes no room on disk.
+    """Write a model of any size as sparse files: headers and holes, which take no disk space.
 
-    It has no tokenizer, and experts that say nothing: a hole is read as zeros.
+    Holes read as zeros, so its experts add nothing. It has no tokenizer unless `dense_seed` is set.
 
     Args:
         config: the whole config.json, with `model_type`.
-        bits, group_size, mode: how it is quantised.
-        dtype: of what is not quantised, and of scales.
-        shards: how many safetensors files the tensors are dealt to.
-        dense_seed: fill all that is no expert with random values, and add a tokenizer, so that
-            the model loads, runs and routes.
+        bits, group_size, mode: quantisation.
+        dtype: of unquantised weights, and of scales.
+        shards: number of safetensors files.
+        dense_seed: fills everything but the experts with random values, and adds a tokenizer, so
+            that the model loads, runs and routes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model_class, args_class = classes_of(config)
@@ -190,7 +190,7 @@ def _fill_dense(file: Path, header: dict[str, Any], rng: np.random.Generator) ->
     with file.open("r+b") as stream:
         data = 8 + int.from_bytes(stream.read(8), "little")
         for name, entry in header.items():
-            # Attention that adds nothing leaves the tokens as far apart as their embeddings.
+            # o_proj stays zero: attention then adds nothing, and tokens differ as embeddings do.
             if "switch_mlp" in name or "experts" in name or "o_proj" in name:
                 continue
             stream.seek(data + entry["data_offsets"][0])
@@ -231,7 +231,7 @@ def _byte_tokenizer(folder: Path) -> None:
 
 @dataclass
 class FakeClock:
-    """A clock that moves only when told, or by `tick` nanoseconds at every look."""
+    """A clock that stands still, or advances by `tick` nanoseconds at every call."""
 
     now: int = 0
     tick: int = 0
@@ -256,7 +256,7 @@ class EventLog:
 
 
 class FaultyReader:
-    """Passes reads on to a real reader, except where `fails(range)` says otherwise."""
+    """Forwards reads to a real reader, except those for which `fails(range)` is true."""
 
     def __init__(self, reader: Reader, fails: Callable[[ByteRange], bool]) -> None:
         self.name = reader.name
@@ -266,7 +266,7 @@ class FaultyReader:
         self._reader = reader
 
     def read(self, where: ByteRange, into: memoryview) -> None:
-        """Fail with a ReadFailed, after having spoilt the memory as a torn read would, or read."""
+        """Read; or overwrite the memory, as a torn read would, and raise ReadFailed."""
         self.reads += 1
         if self.fails(where):
             np.frombuffer(into, np.uint8)[:] = 0xA5
@@ -283,15 +283,15 @@ class FaultyReader:
         self._reader.scatter(where, into)
 
     def straight(self, where: ByteRange) -> KernelReadable | None:
-        """Never: what is made to fail must pass by here."""
+        """None, so that every read passes through this reader."""
         return None
 
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
-        """What the real reader says."""
+        """As the real reader's."""
         return self._reader.changed(before)
 
     def buffer_nbytes(self) -> int:
-        """What the real reader holds."""
+        """As the real reader's."""
         return self._reader.buffer_nbytes()
 
     def close(self) -> None:
@@ -300,23 +300,23 @@ class FaultyReader:
 
 
 class PausedReader(FaultyReader):
-    """Holds every read back until `release`; one that was held for `patience_s` fails.
+    """Blocks every read until `release`; a read that is blocked for `patience_s` fails.
 
     Attributes:
-        waiting: reads that are being held back; `done`, those that were made.
+        waiting: number of blocked reads; `done`, of completed ones.
     """
 
     def __init__(self, reader: Reader, patience_s: float = 20.0) -> None:
-        super().__init__(reader, self._hold)
+        super().__init__(reader, self._block)
         self.waiting = self.done = 0
         self._patience_s = patience_s
         self._gate = threading.Event()
 
     def release(self) -> None:
-        """Let all reads be made from now on."""
+        """Let all reads through from now on."""
         self._gate.set()
 
-    def _hold(self, where: ByteRange) -> bool:
+    def _block(self, where: ByteRange) -> bool:
         self.waiting += 1
         open_now = self._gate.wait(self._patience_s)
         self.waiting -= 1

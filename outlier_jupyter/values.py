@@ -1,7 +1,8 @@
-"""Values as people and libraries write them, made plain: NumPy's numbers, paths, lists of texts.
+"""Converts arguments to plain Python values: NumPy's and MLX's numbers, paths, lists of texts.
 
-Each function takes the name to speak of and a value, and returns one of Python's own types or says
-in one sentence what was seen and what is wanted. `checked` does that for a function's arguments.
+Each function takes the argument's name and its value. It returns one of Python's own types, or
+raises an `OptionError` that names the value and what is allowed. `checked` applies them to a
+function's arguments.
 """
 
 from __future__ import annotations
@@ -20,29 +21,29 @@ from .errors import OptionError, shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 LARGEST = (1 << 63) - 1
-"""No count is larger: what computes with it holds 64 bits."""
+"""The largest count: the code that uses it computes in 64 bits."""
 EXACT = 1 << 53
-"""Below it a float holds every whole number."""
+"""A float represents every integer below this exactly."""
 LONGEST_PATH, LONGEST_NAME = 4095, 255
-"""Bytes that a path, and each name in it, may have."""
+"""The most bytes of a path, and of each name in it."""
 
 
-def checked(**how: Callable[[str, Any], Any]) -> Callable[[Function], Function]:
-    """Have these arguments made plain, or refused, before the function is called.
+def checked(**checks: Callable[[str, Any], Any]) -> Callable[[Function], Function]:
+    """Convert or refuse these arguments before the function is called.
 
-    None is left alone where it is the argument's default.
+    None passes unchanged where it is the argument's default.
     """
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(function)
-        spared = {n for n, p in signature.parameters.items() if p.default is None}
+        optional = {n for n, p in signature.parameters.items() if p.default is None}
 
         @functools.wraps(function)
         def call(*args: Any, **options: Any) -> Any:
             bound = signature.bind(*args, **options)
-            for name, check in how.items():
+            for name, check in checks.items():
                 value = bound.arguments.get(name, signature.empty)
-                if value is not signature.empty and not (value is None and name in spared):
+                if value is not signature.empty and not (value is None and name in optional):
                     bound.arguments[name] = check(name, value)
             return function(*bound.args, **bound.kwargs)
 
@@ -57,10 +58,10 @@ def refused(name: str, value: object, wanted: str) -> OptionError:
 
 
 def integer(name: str, value: Any) -> int:
-    """A whole number of 64 bits, also of NumPy or MLX; no bool, and no float, even a whole one.
+    """An integer of 64 bits, also NumPy's or MLX's; bools and floats (2.0 too) are refused.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: `value` is something else.
     """
     found = whole(name, value)
     if abs(found) > LARGEST:
@@ -69,7 +70,7 @@ def integer(name: str, value: Any) -> int:
 
 
 def whole(name: str, value: Any) -> int:
-    """`integer` of any size."""
+    """As `integer`, of any size."""
     if not _is_bool(value):
         try:
             return operator.index(_scalar(value))
@@ -79,10 +80,10 @@ def whole(name: str, value: Any) -> int:
 
 
 def number(name: str, value: Any) -> float:
-    """A finite number, also of NumPy or MLX, as a float; an int stays one.
+    """A finite number, also NumPy's or MLX's, as a float; an int stays an int.
 
     Raises:
-        OptionError: it is no number, or not a finite one.
+        OptionError: `value` is no number, or not finite.
     """
     plain = _scalar(value)
     if _is_bool(plain) or not isinstance(plain, numbers.Real):
@@ -97,10 +98,10 @@ def number(name: str, value: Any) -> float:
 
 
 def boolean(name: str, value: Any) -> bool:
-    """True or False, also of NumPy.
+    """True or False, also NumPy's.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: `value` is something else.
     """
     if not _is_bool(value):
         raise refused(name, value, "a value of type bool")
@@ -108,10 +109,10 @@ def boolean(name: str, value: Any) -> bool:
 
 
 def text(name: str, value: Any) -> str:
-    """A text; a path is one.
+    """A text; a `PathLike` becomes one.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: `value` is something else.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -121,10 +122,10 @@ def text(name: str, value: Any) -> str:
 
 
 def path(name: str, value: Any) -> str:
-    """A path that a file can have; `~` is left to whoever opens it.
+    """A path that a file can have; `~` is not expanded here.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: `value` is something else.
     """
     found = text(name, value)
     try:
@@ -138,33 +139,36 @@ def path(name: str, value: Any) -> str:
 
 
 def items(name: str, value: Any, wanted: str) -> list[Any]:
-    """What is in a list, tuple, array, generator …; not the letters of a text.
+    """The items of a list, tuple, array, generator …; a text is refused.
+
+    Args:
+        wanted: what to give instead, for the message.
 
     Raises:
-        OptionError: it is something else; `wanted` says what to give.
+        OptionError: `value` is a text or not iterable.
     """
     if isinstance(value, str | bytes | bytearray | type):
         raise refused(name, value, wanted)
     try:
         return list(value)
-    except (TypeError, ValueError):  # MLX's own, too, for a single number
+    except (TypeError, ValueError):  # MLX raises ValueError for a single number
         raise refused(name, value, wanted) from None
 
 
 def integers(name: str, value: Any) -> list[int]:
-    """Whole numbers, in any container.
+    """The integers in any container.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: `value` is something else.
     """
     return [integer(name, each) for each in items(name, value, "whole numbers, in a list")]
 
 
 def texts(name: str, value: Any) -> tuple[str, ...]:
-    """One text, or any number of them in a list, tuple, generator …; None is none of them.
+    """One text, or the texts in a list, tuple, generator …; none for None.
 
     Raises:
-        OptionError: it is something else, or something else is in it.
+        OptionError: `value` or one of its items is something else.
     """
     if value is None:
         return ()
@@ -181,22 +185,22 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
-    """One of these words.
+    """`value`, if it is one of `choices`.
 
     Raises:
-        OptionError: it is something else; says which is near.
+        OptionError: it is not; the message suggests the nearest choice.
     """
     words = list(choices)
     if isinstance(value, str) and value in words:
         return value
     near = difflib.get_close_matches(value, words, 1) if isinstance(value, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    said = " or ".join(words) if len(words) == 2 else ", ".join(words)
-    raise OptionError(f"{name}={shown(value)} is unknown: choose {said}{hint}")
+    options = " or ".join(words) if len(words) == 2 else ", ".join(words)
+    raise OptionError(f"{name}={shown(value)} is unknown: choose {options}{hint}")
 
 
 def word(*choices: str) -> Callable[[str, Any], str]:
-    """`one_of` these, for `checked`."""
+    """A check for `checked`: `one_of` these choices."""
     return lambda name, value: one_of(name, value, choices)
 
 
@@ -207,7 +211,7 @@ def within(
     high: float | None = None,
     above: float | None = None,
 ) -> None:
-    """Raises OptionError: a number is below `low`, not above `above`, or above `high`."""
+    """Raises OptionError: `value` is below `low`, not above `above`, or above `high`."""
     if low is not None and not value >= low:
         raise OptionError(f"{name}={shown(value)} is too small: give {low} or more")
     if above is not None and not value > above:
@@ -217,7 +221,7 @@ def within(
 
 
 def bounded(read: Callable[[str, Any], Any], **bounds: float) -> Callable[[str, Any], Any]:
-    """What reads a number as `read` does, if it is `within` these bounds."""
+    """A check that converts as `read` does and requires the result to be `within` these bounds."""
 
     def check(name: str, value: Any) -> Any:
         found = read(name, value)
@@ -231,11 +235,11 @@ count = bounded(integer, low=1)
 natural = bounded(integer, low=0)
 rate = bounded(number, above=0)
 seed = bounded(whole, low=0, high=2**64 - 1)
-"""64 bits without a sign, as generators of random numbers take it."""
+"""64 bits without a sign, as random number generators take it."""
 
 
 def instance(*kinds: type, wanted: str) -> Callable[[str, Any], Any]:
-    """A value of one of these classes as it is, for `checked`."""
+    """A check for `checked`: `value` is an instance of one of these classes."""
 
     def check(name: str, value: Any) -> Any:
         if not isinstance(value, kinds):
@@ -246,11 +250,11 @@ def instance(*kinds: type, wanted: str) -> Callable[[str, Any], Any]:
 
 
 def _scalar(value: Any) -> Any:
-    """What an array without axes holds; else the value."""
+    """The item of an array without axes; any other value unchanged."""
     item = getattr(value, "item", None)
     return item() if callable(item) and getattr(value, "shape", None) == () else value
 
 
 def _is_bool(value: object) -> bool:
-    # NumPy's bool is known by its name: nothing here loads NumPy.
+    # NumPy's bool is recognised by its name, so that this module need not import NumPy.
     return isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")

@@ -1,1 +1,1 @@
-"""One model, loaded: what runs share, one run's path, and what the process may take of RAM."""
+"""A loaded model: loading, runs, KV caches, and the memory of the process."""

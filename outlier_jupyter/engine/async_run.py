@@ -1,4 +1,4 @@
-"""A run for async code: on a thread of its own, while the event loop stays free."""
+"""A run for async code: it decodes on its own thread, so the event loop stays free."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from ..runs.run import Interrupted, Run
-from .turns import LOOK_S
+from .turns import POLL_S
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class AsyncRun:
-    """One run of `engine`, which can be stopped whether or not it is its turn."""
+    """One run of `engine`; it can be stopped while it waits for its turn, too."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._stopped = engine, threading.Event()
         self._thread: int | None = None
 
     async def run(self, prompt: Prompt, options: dict[str, Any]) -> Run:
-        """The finished run, or what was made of it when it was stopped; cancelling stops it."""
+        """The finished run, or the partial run if it was stopped; cancelling stops it."""
         with ThreadPoolExecutor(1, thread_name_prefix="outlier-async") as thread:
             work = asyncio.get_running_loop().run_in_executor(thread, self._run, prompt, options)
             try:
@@ -31,7 +31,7 @@ class AsyncRun:
             except asyncio.CancelledError:
                 while not work.done():
                     self._stop()
-                    await asyncio.wait([work], timeout=LOOK_S)
+                    await asyncio.wait([work], timeout=POLL_S)
                 raise
 
     def _run(self, prompt: Prompt, options: dict[str, Any]) -> Run:

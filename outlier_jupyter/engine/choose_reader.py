@@ -1,7 +1,7 @@
-"""Which bytes an expert is read from, and by whom: the model's own files, or repacked records.
+"""Chooses the source of expert weights (the model's files or repacked records) and the reader.
 
-Records are used when they are there and were made of the files that are there. What is found is
-said in the reader's note. Who reads is the user's choice, or that of a probe of the disk.
+Repacked records are used if they exist and match the model's files. The user chooses the reader,
+or a probe of the disk does. The reader's note says what was found.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from ..system.interrupt import deferred
 
 AUTO, OFF = "auto", "off"
 LARGE = 1_000_000_000
-"""Bytes of experts from which on the disk is probed: what is less, the page cache may hold."""
+"""The disk is probed if the experts take this many bytes; fewer may fit in the page cache."""
 THREADS = 4
-"""How many reads are under way at once where nobody has said."""
+"""Default number of parallel reads."""
 
 
 class Reads(NamedTuple):
     """How experts are read.
 
     Attributes:
-        switches: with their experts' tensors where they are best read.
-        threads: how many reads to have under way at once.
-        rate: bytes a second that the probe found the disk to give so; 0 where it was not probed.
+        switches: the model's switches; their parts point to the chosen files.
+        threads: number of parallel reads.
+        rate: bytes per second that the probe measured; 0 without a probe.
     """
 
     switches: tuple[Switch, ...]
@@ -45,10 +45,10 @@ class Reads(NamedTuple):
 
 
 def record_files(folder: Path, where: str = AUTO) -> list[Path]:
-    """Where the repacked experts of the model in `folder` may be, the best place first.
+    """Files that may hold the repacked experts of the model in `folder`, the preferred one first.
 
     Args:
-        where: a folder of the user's, `auto` or `off`.
+        where: the user's folder, `auto` or `off`.
     """
     if where == OFF:
         return []
@@ -58,30 +58,30 @@ def record_files(folder: Path, where: str = AUTO) -> list[Path]:
 
 
 def open_experts(
-    checkpoint: Checkpoint, switches: tuple[Switch, ...], asked: LoadOptions, undo: ExitStack
+    checkpoint: Checkpoint, switches: tuple[Switch, ...], options: LoadOptions, undo: ExitStack
 ) -> Reads:
-    """Find the best place to read experts from, and open it.
+    """Open the best source of expert weights.
 
     Args:
-        asked: `reader`, where auto has the disk probed if the experts are large; `read_threads`,
-            where None leaves it to that; `repacked`, where to look for records.
-        undo: what is opened is closed with it.
+        options: `reader`, `read_threads` and `repacked` are used; with the reader `auto` the disk
+            is probed if the experts are large.
+        undo: closes what is opened.
 
     Raises:
         ReadFailed: a file cannot be opened.
-        CheckpointError: the folder the user named holds no records of this model.
+        CheckpointError: the folder in `repacked` holds no records of this model.
     """
-    layers, repacked = layers_of(switches), asked.repacked
-    records, said = find_records(checkpoint, layers, repacked)
+    layers, repacked = layers_of(switches), options.repacked
+    records, reason = find_records(checkpoint, layers, repacked)
     if records is None and repacked not in (AUTO, OFF) and layers:
         raise CheckpointError(
-            said or f"{repacked} holds no repacked experts: repack the model to it first"
+            reason or f"{repacked} holds no repacked experts: repack the model to it first"
         )
     kind, chosen, why, rate = _choose(
-        asked.reader, [records.file] if records else checkpoint.files, switches
+        options.reader, [records.file] if records else checkpoint.files, switches
     )
-    note = "; ".join(text for text in (said, why) if text)
-    threads = asked.read_threads or chosen
+    note = "; ".join(text for text in (reason, why) if text)
+    threads = options.read_threads or chosen
     with deferred():
         reader = open_reader(kind, [*checkpoint.files, *([records.file] if records else ())])
         undo.callback(reader.close)
@@ -98,7 +98,7 @@ def open_experts(
 def find_records(
     checkpoint: Checkpoint, layers: dict[str, tuple[ExpertPart, ...]], where: str = AUTO
 ) -> tuple[Records | None, str]:
-    """The records of this model, if there are any, and what is to be said of them."""
+    """The records of this model or None, and a note: that they are used, or why not."""
     why_not = ""
     for file in record_files(checkpoint.folder, where) if layers else ():
         try:
@@ -111,15 +111,15 @@ def find_records(
             continue
         if not reason:
             return records, "experts are repacked, one read each"
-        said = f"the repacked experts in {file} are not used: {reason}; repack the model"
-        why_not = why_not or said
+        reason = f"the repacked experts in {file} are not used: {reason}; repack the model"
+        why_not = why_not or reason
     return None, why_not
 
 
 def _choose(
     kind: str, files: Sequence[Path], switches: Sequence[Switch]
 ) -> tuple[str, int, str, float]:
-    """A reader, a number of threads, why, and bytes a second, for what `auto` stands for."""
+    """The reader, the number of threads, the reason, and bytes per second for `auto`."""
     if kind != AUTO:
         return kind, THREADS, "", 0.0
     total = sum(switch.experts * switch.expert_nbytes for switch in switches)
@@ -133,5 +133,5 @@ def _choose(
 
 
 def layers_of(switches: Sequence[Switch]) -> dict[str, tuple[ExpertPart, ...]]:
-    """Each layer's path in the model and its experts' tensors."""
+    """Each layer's path in the model → its experts' tensors."""
     return {switch.path: switch.parts for switch in switches}

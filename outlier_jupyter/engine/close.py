@@ -1,4 +1,4 @@
-"""The end of an engine: a run under way is waited for, files are closed, memory is freed."""
+"""Closing an engine: wait for the run under way, close the files, free the memory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 STOP_WAIT_S = 30
-"""How long a run of another thread, which was told to stop, is waited for: far longer than a layer
-takes."""
+"""How long `close` waits for a run of another thread to stop: far longer than a layer takes."""
 STREAM_WAIT_S = 2
-"""How long a stream's step is waited for at the process's exit: its reader may ask for no other."""
+"""How long the process's exit waits for a stream's step: its reader may never take another."""
 
 
 def check_process(engine: Engine) -> None:
-    """Raises EngineClosed: in a child that was forked, where none of the engine's threads are."""
+    """Raises EngineClosed: in a forked child, which has none of the engine's threads."""
     if engine._process != os.getpid():
         raise EngineClosed(
             "this process was forked from the one that loaded the model, and threads do not come "
@@ -34,13 +33,13 @@ def check_process(engine: Engine) -> None:
 
 
 def close(engine: Engine) -> None:
-    """Close `engine` when its run has ended; interrupted it is open as before, or closed.
+    """Close `engine` when its run has ended. Interrupted, it is either closed or open as before.
 
     Raises:
-        EngineBusy: that run is a stream of this very thread, or does not stop.
+        EngineBusy: the run is a stream of the calling thread, or does not stop.
     """
     if engine._process != os.getpid():
-        engine.closed = True  # what it holds is its parent's
+        engine.closed = True  # its files and memory belong to the parent process
         return
     with deferred() as interrupts:
         if not engine.turns.take_last(STOP_WAIT_S, interrupts):
@@ -57,18 +56,17 @@ _alive: WeakSet[Engine] = WeakSet()
 
 
 def at_exit(engine: Engine) -> None:
-    """Have a run that is under way when the process exits end before, and no other begin.
+    """Stop the engine's run before the process exits, and allow no further run.
 
-    Threads that are daemons are cut off then in the middle of what they do, and MLX, in the middle
-    of computing, aborts the process.
+    Python cuts off daemon threads at exit, and MLX aborts the process if cut off while computing.
     """
     _alive.add(engine)
 
 
 def free_unreachable() -> None:
-    """Free models that nobody has any more: made of cycles, they keep their slots until collected.
+    """Free unreferenced models: they are made of cycles and keep their slots until collected.
 
-    A collection takes a tenth of a second and more where many modules are loaded.
+    A collection takes a tenth of a second or more if many modules are loaded.
     """
     if any(not engine.closed for engine in _alive):
         gc.collect()
@@ -84,7 +82,7 @@ def _end_runs() -> None:
 
 
 def _free(engine: Engine) -> None:
-    """Take the memory out of all that the engine has handed out."""
+    """Free the memory, also of objects that the user still references."""
     engine._uncap_cache()
     engine.closed = True
     engine._executor.shutdown()

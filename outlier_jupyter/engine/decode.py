@@ -1,10 +1,9 @@
-"""One run under way: the path of one token, from ids to logits to the next id and its text.
+"""The decode loop: token ids to logits to the next id and its text.
 
-The loop is mlx-lm's own order of work (prefill in chunks, the prompt's last token by itself,
-then one token at a time) without its look-ahead: mlx-lm has the next step computed before it
-hands out a token, which a paged model would pay with experts read for a token nobody wants.
-Sampler, penalties, KV cache and detokenizer are mlx-lm's. Who pages and who watches is not
-known here: the model is called, events are emitted.
+The order of work is mlx-lm's (prefill in chunks, the prompt's last token alone, then token by
+token), except that mlx-lm starts the next step before it returns a token. A paged model would read
+experts for a token that may never be used. Sampler, penalties, KV cache and detokenizer are
+mlx-lm's. The loop calls the model and emits events; it knows neither paging nor subscribers.
 """
 
 from __future__ import annotations
@@ -33,24 +32,25 @@ from .memory import give_back
 from .reference import Reference
 
 CLEAR_EVERY = 256
-"""MLX's freed buffers are given back every so many tokens, as mlx-lm does, and files looked at."""
+"""After so many tokens MLX's freed buffers are returned, as in mlx-lm, and the files checked."""
 
 UNCOMPUTABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
-"""What mlx-lm's models and MLX raise where shapes, types or options do not go together."""
+"""What mlx-lm's models and MLX raise for shapes, types or options that do not match."""
 LOST_LIBRARY = "Could not load C++ shared library"
-"""What MLX says where another process took away the file that it had just compiled."""
+"""MLX's message when another process deleted the file that it had just compiled."""
 
 
 class Decoding:
-    """Generates from `prompt` (ids the KV cache `kv` does not hold yet) until done or stopped.
+    """Generates from `prompt` (ids that the KV cache `kv` lacks) until done or stopped.
 
-    `check` is called now and then, and at the end, a failure's too: what it raises ends the run.
+    `check` is called every `CLEAR_EVERY` tokens and at the end, also after a failure; an error that
+    it raises ends the run.
 
     Attributes:
-        read: ids the model has read, and so the KV cache holds, in this run.
-        generated: ids sampled so far; `text_ends`, how long the text was after each.
+        read: ids that the model has read in this run, and so the KV cache holds.
+        generated: ids sampled so far; `text_ends`, the length of the text after each.
         transcript: the text so far.
-        finish_reason: "" until the run has come to its own end.
+        finish_reason: "" until the run ends by itself.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Decoding:
         model: nn.Module,
         prompt: list[int],
         kv: list[Any],
-        asked: GenerateOptions,
+        options: GenerateOptions,
         *,
         transcript: Transcript,
         ends: set[int],
@@ -78,7 +78,7 @@ class Decoding:
         self._model = model
         self._prompt = prompt
         self._kv = kv
-        self._asked = asked
+        self._options = options
         self._ends = ends
         self._recorder = recorder
         self._tap = tap
@@ -88,19 +88,22 @@ class Decoding:
         self._check = check
         self._reference = reference
         self._sample = make_sampler(
-            asked.temperature, top_p=asked.top_p, min_p=asked.min_p, top_k=asked.sample_top_k
+            options.temperature,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            top_k=options.sample_top_k,
         )
-        penalty = asked.repetition_penalty if asked.repetition_penalty != 1.0 else None
-        self._processors = make_logits_processors(None, penalty, asked.repetition_context)
-        if asked.seed is not None:
-            mx.random.seed(asked.seed)
+        penalty = options.repetition_penalty if options.repetition_penalty != 1.0 else None
+        self._processors = make_logits_processors(None, penalty, options.repetition_context)
+        if options.seed is not None:
+            mx.random.seed(options.seed)
 
     def steps(self) -> Iterator[Step]:
         """Yield each generated token.
 
         Raises:
-            Stopped: `stop` was set; what was generated before stays in the attributes.
-            UnsupportedModel: the model cannot be computed, or its logits are no numbers.
+            Stopped: `stop` was set; the attributes keep what was generated.
+            UnsupportedModel: the model cannot be computed, or its logits are not finite.
         """
         token: int | None = None
         try:
@@ -112,16 +115,16 @@ class Decoding:
         except Stopped:
             raise
         except Exception:
-            self._check()  # it may have come of that
+            self._check()  # a changed file may be the cause
             raise
         self._check()
 
     def result(
-        self, asked: str, encoded: str, reason: str, trace: Trace, spell: Callable[[int], bytes]
+        self, prompt: str, encoded: str, reason: str, trace: Trace, spell: Callable[[int], bytes]
     ) -> Run:
-        """The run as far as it has come; arguments are `Run`'s."""
+        """The run so far; arguments are `Run`'s."""
         return Run(
-            prompt=asked,
+            prompt=prompt,
             encoded=encoded,
             text=self.transcript.text,
             tokens=np.array(self.generated, np.int32),
@@ -132,10 +135,10 @@ class Decoding:
         )
 
     def _prefill(self) -> int:
-        """Read the prompt, and sample the first token from its last."""
+        """Read the prompt and sample the first token."""
         rest = self._prompt
         while len(rest) > 1:
-            size = min(self._asked.prefill_chunk or len(rest), len(rest) - 1)
+            size = min(self._options.prefill_chunk or len(rest), len(rest) - 1)
             self._call(PREFILL, rest[:size], sample=False)
             give_back()
             rest = rest[size:]
@@ -147,7 +150,7 @@ class Decoding:
             raise Stopped
         begin = self._clock()
         self._emit(CallStarted(phase, np.array(tokens, np.int32), begin))
-        told = self._clock()
+        reported = self._clock()
         self._tap.begin()
         logits = self._forward(tokens)
         forward = self._clock()
@@ -160,44 +163,46 @@ class Decoding:
         self.read += tokens
         for event in self._tap.drain():
             self._emit(event)
-        self._emit(StepDone(produced, end - begin, end - forward, forward - told, told - begin))
+        self._emit(
+            StepDone(produced, end - begin, end - forward, forward - reported, reported - begin)
+        )
         if self._reference is not None:
             self._compare(tokens, logits[:, -1, :] if sample else None)
         return produced
 
     def _compare(self, tokens: list[int], logits: mx.array | None) -> None:
-        """Have the exact model read the same, and tell how far this call was from it."""
+        """Run the exact model on the same tokens, and report this call's divergence from it."""
         assert self._reference is not None
-        found = self._reference.follow(tokens, logits)
-        if found is not None:
-            self._emit(found)
+        compared = self._reference.follow(tokens, logits)
+        if compared is not None:
+            self._emit(compared)
 
     def _forward(self, tokens: list[int]) -> mx.array:
-        """The model's logits [1, tokens, vocabulary], with the KV cache quantised if asked."""
-        asked = self._asked
+        """Logits [1, tokens, vocabulary]; the KV cache is quantised if `kv_bits` is set."""
+        options = self._options
         try:
             logits: mx.array = self._model(mx.array(tokens)[None], cache=self._kv)
             maybe_quantize_kv_cache(
-                self._kv, asked.quantized_kv_start, asked.kv_group_size, asked.kv_bits
+                self._kv, options.quantized_kv_start, options.kv_group_size, options.kv_bits
             )
         except UNCOMPUTABLE as error:
-            if asked.kv_bits is None:
+            if options.kv_bits is None:
                 raise UnsupportedModel(
                     f"this model cannot be computed as its config.json says ({brief(error)}): "
                     "check the file, or copy it from the original model"
                 ) from error
             raise OptionError(
-                f"mlx-lm cannot run this model with a KV cache of {asked.kv_bits} bits in groups "
-                f"of {asked.kv_group_size} ({error}): change kv_group_size or leave kv_bits out"
+                f"mlx-lm cannot run this model with a KV cache of {options.kv_bits} bits in groups "
+                f"of {options.kv_group_size} ({error}): change kv_group_size or leave kv_bits out"
             ) from error
         return logits
 
     def _sampled(self, tokens: list[int], logits: mx.array) -> int:
-        """The id after `tokens`, asked for twice where MLX lost what it had just compiled.
+        """The id after `tokens`; evaluated again if MLX lost what it had just compiled.
 
         On a CPU MLX compiles a sampler's functions when they are first evaluated, into a folder
-        that all processes share. Two that do so at the same moment can take each other's files
-        away ("Could not load C++ shared library"); the second time the library is there.
+        that all processes share. Two processes that compile at the same moment can delete each
+        other's files ("Could not load C++ shared library"); the second attempt finds the library.
         """
         key: Any = mx.random.state[0]  # type: ignore[index]  # mlx.core's stub says object
         try:
@@ -217,7 +222,7 @@ class Decoding:
         return token
 
     def _evaluated(self, tokens: list[int], logits: mx.array) -> tuple[int, float]:
-        """The id chosen, and the logarithm of the logits' sum: the one sync per token."""
+        """The sampled id, and the logits' logsumexp: the one sync per token."""
         sampled, scale = self._next(tokens, logits)
         mx.eval(sampled, scale)
         token: Any = sampled.item()
@@ -227,7 +232,7 @@ class Decoding:
     def _next(self, tokens: list[int], logits: mx.array) -> tuple[mx.array, mx.array]:
         """Penalties and sampler as in mlx-lm's `generate_step`: logits [1, vocabulary] → id [1].
 
-        Beside it the logarithm of the sum that they are normalised by, [1, 1].
+        The second array is the logits' logsumexp, [1, 1].
         """
         for process in self._processors:
             logits = process(mx.array(self.read + tokens), logits)
@@ -235,12 +240,12 @@ class Decoding:
         return self._sample(logits - scale), scale
 
     def _take(self, token: int) -> Step:
-        """Book one token: its text, and whether the run ends with it."""
+        """Add one token and its text, and decide whether the run ends with it."""
         self.generated.append(token)
         text = "" if token in self._ends else self.transcript.add(token)
         if token in self._ends or self.transcript.stopped:
             self.finish_reason = "stop"
-        elif len(self.generated) == self._asked.max_tokens:
+        elif len(self.generated) == self._options.max_tokens:
             self.finish_reason = "length"
         if self.finish_reason:
             text += self.transcript.finish()
@@ -250,53 +255,52 @@ class Decoding:
         if len(self.generated) % CLEAR_EVERY == 0:
             give_back()
             self._check()
-        seen = self._recorder
         return Step(
             token=token,
             text=text,
-            ns=seen.call_ns,
-            hits=seen.call_hits,
-            misses=seen.call_misses,
-            nbytes=seen.call_nbytes,
+            ns=self._recorder.call_ns,
+            hits=self._recorder.call_hits,
+            misses=self._recorder.call_misses,
+            nbytes=self._recorder.call_nbytes,
             finish_reason=self.finish_reason or None,
         )
 
 
 class Begun:
-    """A run whose `steps` are made as they are asked for, and in the end the `run` itself."""
+    """A run that decodes as its `steps` are taken; `run` is the result."""
 
     def __init__(
-        self, interrupts: Interrupts, steps: Generator[Step, None, None], made: list[Run]
+        self, interrupts: Interrupts, steps: Generator[Step, None, None], finished: list[Run]
     ) -> None:
-        # A plain generator: of a class of ours a traceback would keep the frame, and it open.
-        self.steps = _undisturbed(interrupts, steps, made)
-        self._made = made
+        # A plain generator: a traceback would keep an iterator class of ours, and the run, alive.
+        self.steps = _interruptible(interrupts, steps, finished)
+        self._finished = finished
 
     @property
     def run(self) -> Run | None:
-        """The run, also one that was interrupted or failed; None as long as it is under way."""
-        return self._made[-1] if self._made else None
+        """The finished, interrupted or failed run; None while it is under way."""
+        return self._finished[-1] if self._finished else None
 
 
-def _undisturbed(
-    interrupts: Interrupts, steps: Generator[Step, None, None], made: list[Run]
+def _interruptible(
+    interrupts: Interrupts, steps: Generator[Step, None, None], finished: list[Run]
 ) -> Generator[Step, None, None]:
-    """Hand out a run's steps; while it makes one, or ends, SIGINT asks it to stop and no more.
+    """Yield a run's steps; within a step, and at the end, SIGINT only asks the run to stop.
 
-    A KeyboardInterrupt that comes in between, or that a caller throws in, ends the run in order.
+    A KeyboardInterrupt between two steps, or one that the caller throws in, ends the run cleanly.
 
     Args:
-        made: the run is put there once it has ended.
+        finished: the run is appended when it has ended.
 
     Raises:
-        Interrupted: also where the run was whole already when it was interrupted.
+        Interrupted: also if the run was already complete when it was interrupted.
     """
     try:
         while True:
             with interrupts:
                 step = next(steps, None)
-                if step is None and made and interrupts.noted:
-                    raise Interrupted(made[-1])
+                if step is None and finished and interrupts.noted:
+                    raise Interrupted(finished[-1])
             if step is None:
                 return
             yield step
@@ -305,8 +309,8 @@ def _undisturbed(
     except KeyboardInterrupt:
         with interrupts:
             steps.close()
-            if made:
-                raise Interrupted(made[-1]) from None
+            if finished:
+                raise Interrupted(finished[-1]) from None
         raise
     finally:
         with deferred():

@@ -1,7 +1,8 @@
-"""The engine: a loaded model whose experts are on disk, asked for text and for its state.
+"""The engine: a loaded model with its experts on disk; it generates text and reports its state.
 
-`load.py` makes one; `decode.py` is the path of one token. Here is what lies around a run: its
-prompt, its KV cache, one run at a time, who subscribes, and what is kept however it ends.
+`load.py` makes one; `decode.py` is the decode loop. This module does the work around a run: encode
+the prompt, find the KV cache, wait for the turn, connect subscribers, and keep the result however
+the run ends.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from .async_run import AsyncRun
 from .close import at_exit, check_process, close
 from .decode import Begun as Begun
 from .decode import Decoding
-from .event_bus import Listeners
+from .event_bus import EventBus
 from .kv_cache import KVCache, KVCaches, changed_by
 from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
 from .memory_budget import MemoryBounds, Needs, check_prompt, fitted
@@ -46,26 +47,26 @@ from .prompts import Encoded, Prompt, check_length, context_of, encode
 from .reference import Reference
 from .routing_options import RoutingOptions
 from .status import Status
-from .threads import at_its_end
 from .threads import leave_thread as leave_thread
+from .threads import thread_cleanup
 from .turns import Turns
 from .vocabulary import Vocabulary
 
-FORESEEN_STEPS = 4096
-"""The recorder makes room for at most this many generated tokens ahead; it grows beyond."""
+EXPECTED_STEPS = 4096
+"""The recorder allocates for at most this many generated tokens at first; it grows if needed."""
 
 
 class Engine:
     """A loaded model. Made by `outlier_jupyter.load`; close it, or use it as a context manager.
 
     Attributes:
-        model: mlx-lm's module with its switches swapped; call it as any of mlx-lm's.
+        model: mlx-lm's module with paged switches; call it like any mlx-lm model.
         tokenizer: mlx-lm's tokenizer.
         config: the model's config.json.
-        info: what every trace of this engine says about model, slots and reader.
-        routing: called, a block in which routers choose otherwise; see `RoutingOptions`.
-        last_run: the newest run, also an interrupted or failed one; None before the first. Those
-            that a study (`ablate`, `sweep`) makes for itself do not count.
+        info: model, slots, reader and machine, as every trace of this engine records them.
+        routing: `with engine.routing(…):` changes the routing; see `RoutingOptions`.
+        last_run: the newest run, also an interrupted or failed one; None before the first. Runs
+            that a study (`ablate`, `sweep`) makes internally do not count.
     """
 
     def __init__(
@@ -93,9 +94,9 @@ class Engine:
         self._costs = costs
         self._clock = clock
         self._stop = threading.Event()
-        self._tell = Listeners(self._stop.set)
+        self._bus = EventBus(self._stop.set)
         self.turns, self._process = Turns(), os.getpid()
-        self._interrupts = Interrupts(self._stop_mine, self._tell.in_a_sink)
+        self._interrupts = Interrupts(self._stop_mine, self._bus.in_a_sink)
         self._needs, self._ram_gb = needs, ram_gb
         self._kv_caches = KVCaches(model, round(options.kept_kv_gb * 1e9))
         self._vocabulary = Vocabulary(tokenizer)
@@ -108,7 +109,7 @@ class Engine:
         at_exit(self)
         for pager in installed.pagers:
             pager.stop = self._stop
-            pager.sink = self._tell
+            pager.sink = self._bus
 
     @takes(GenerateOptions)
     def generate(self, prompt: Prompt, **options: Any) -> Run:
@@ -120,7 +121,7 @@ class Engine:
 
         Raises:
             Interrupted: stopped by the user; `.run` holds what was made.
-            OptionError, EngineBusy, EngineClosed, ReadFailed: nothing is lost, ask again.
+            OptionError, EngineBusy, EngineClosed, ReadFailed: the engine stays as it was.
             CheckpointChanged: a file was written to since the model was loaded; load it again.
         """
         begun = begin(self, prompt, options)
@@ -128,7 +129,7 @@ class Engine:
             for _ in begun.steps:
                 pass
             assert begun.run is not None
-            if self._interrupts.noted:  # when all was made
+            if self._interrupts.noted:  # after the last step
                 raise Interrupted(begun.run)
         return begun.run
 
@@ -142,7 +143,7 @@ class Engine:
 
     @takes(GenerateOptions)
     def stream(self, prompt: Prompt, **options: Any) -> Generator[Step, None, None]:
-        """Yield one `Step` per generated token; the `Run` is then in `last_run`.
+        """Yield one `Step` per generated token; afterwards the `Run` is in `last_run`.
 
         Arguments and errors are those of `generate`. Leaving the loop early ends the run as
         interrupted.
@@ -150,38 +151,40 @@ class Engine:
         return begin(self, prompt, options).steps
 
     def stop(self) -> None:
-        """Stop the run under way before its next layer; callable from any thread."""
+        """Stop the run under way before its next layer. Any thread may call it."""
         if self.turns.taken:
             self._stop.set()
 
     def _stop_mine(self) -> None:
-        """As `stop`, if it is this thread's run: else it waits for the end of another's."""
+        """As `stop`, if the run is the calling thread's; a waiting thread stops no other's run."""
         if self.turns.mine:
             self._stop.set()
 
     def subscribe(self, sink: Sink, *kinds: type[Event]) -> Callable[[], None]:
-        """Have `sink` called with every event of later runs; call what is returned to end that.
+        """Call `sink` with every event of later runs; the returned function unsubscribes it.
 
-        With `kinds`, classes of `outlier_jupyter.events`, it hears only those, and costs only them;
-        `ResidentLayers` has to be named, or what it stands for is told.
-        Between runs it is told of `Resized` alone.
-        A sink is called on the decode thread, for microseconds. One that raises is dropped and
-        logged, and decoding goes on; KeyboardInterrupt stops the run.
+        The decode thread calls the sink, so it should take microseconds. A sink that raises is
+        dropped and logged, and decoding goes on; a KeyboardInterrupt stops the run. Between runs
+        only `Resized` is sent.
+
+        Args:
+            kinds: classes of `outlier_jupyter.events`; only these are sent, at their cost alone.
+                Subscribers that do not request `ResidentLayers` receive its individual events.
         """
-        return self._tell.subscribe(sink, *kinds)
+        return self._bus.subscribe(sink, *kinds)
 
     def resize(
         self, *, cache_gb: float | str | None = None, cache_experts: int | None = None,
         force: bool = False,
     ) -> Status:  # fmt: skip
-        """Give the cache another size, between two runs; the experts used last stay in it.
+        """Resize the cache between two runs; the most recently used experts stay resident.
 
         Args:
             cache_gb, cache_experts: one of them, as in `LoadOptions`.
-            force: take a size that does not fit beside what a run needs, too.
+            force: also accept a size that leaves too little memory for a run.
 
         Raises:
-            OptionError: a size that cannot be used or had; the cache is then as it was.
+            OptionError: the size is invalid or does not fit; the cache stays as it was.
             EngineBusy, EngineClosed.
         """
         options = replace(resized(self.options, cache_gb, cache_experts), force=force)
@@ -190,25 +193,25 @@ class Engine:
             resize(self._installed, float(options.cache_gb), options.cache_experts)
             self.options = options
             self.info = replace(self.info, slots=self._installed.slots)
-            self._tell.between_runs(Resized(self.info.slots))
+            self._bus.between_runs(Resized(self.info.slots))
         return self.status()
 
     def status(self) -> Status:
-        """Where the engine stands now."""
-        held, k = len(self.resident()), self.options.top_k
-        return Status.of(self.info, self._installed, self._reader, held, k, self.closed)
+        """The engine's state now."""
+        resident, k = len(self.resident()), self.options.top_k
+        return Status.of(self.info, self._installed, self._reader, resident, k, self.closed)
 
     def memory(self) -> MemoryUse:
-        """Where the memory of this process is, part by part; `print` it for a table."""
+        """The memory of this process, part by part; `print` it for a table."""
         return _memory(self)
 
     def close(self) -> None:
-        """Close the files and free the memory, whoever still has the engine or its model.
+        """Close the files and free the memory, also if the engine or its model is still referenced.
 
-        A run under way is stopped first. What was made stays: `last_run`, `info`, `config`.
+        A run under way is stopped first. `last_run`, `info` and `config` stay.
 
         Raises:
-            EngineBusy: that run is a stream of this very thread, or does not stop.
+            EngineBusy: the run is a stream of the calling thread, or does not stop.
         """
         self.stop()
         close(self)
@@ -225,67 +228,67 @@ class Engine:
         return f"Engine({self.info.model!r}, {state}, reads: {self._reader.name}{note})"
 
     def resident(self) -> npt.NDArray[np.int16]:
-        """The (layer, expert) pairs in a slot now, the first to leave first: int16 [n, 2]."""
+        """The resident (layer, expert) pairs, in eviction order: int16 [n, 2]."""
         keys = [key for pager in self._installed.pagers for key in pager.table.order()]
         return np.array(keys, np.int16).reshape(-1, 2)
 
     @contextmanager
     def _alone(self, interrupts: Interrupts | None = None) -> Iterator[None]:
-        """Hold the engine: one run, or one change of it, at a time."""
+        """Take the engine's turn: one run, or one change of the engine, at a time."""
         check_process(self)
         self.turns.take(interrupts or self._interrupts)
-        at_its_end.begin()
+        thread_cleanup.begin()
         try:
             if self.closed:
                 raise EngineClosed("this engine was closed: load the model again")
             self._stop.clear()
-            if self._interrupts.noted:  # before there was a run to stop
+            if self._interrupts.noted:  # before the run began
                 self._stop.set()
             yield
         finally:
             try:
                 self._installed.settle()
                 self._kv_caches.end()
-                self._tell.end()
-            finally:  # whatever came between
+                self._bus.end()
+            finally:
                 self.turns.leave()
 
     def _run(
-        self, prompt: Encoded, asked: GenerateOptions, made: list[Run]
+        self, prompt: Encoded, options: GenerateOptions, finished: list[Run]
     ) -> Generator[Step, None, None]:
-        with self._alone(), self.routing.applied(asked):
+        with self._alone(), self.routing.applied(options):
             _check_files(self)
-            kv, rest = self._kv_caches.start(prompt.tokens, asked)
-            if asked.prefill_chunk is None:
-                asked = replace(asked, prefill_chunk=_chunk(self, asked, len(prompt.tokens)))
-            foreseen = len(rest) + min(asked.max_tokens, FORESEEN_STEPS)
-            recorder = Recorder(len(self._installed.switches), foreseen, self.resident())
-            self._tell.begin(recorder, *Recorder.KINDS)
-            held = prompt.tokens[: len(prompt.tokens) - len(rest)]
-            decoding = _decoding(self, rest, kv, asked, recorder, held)
-            self._tell(PromptEncoded(np.array(rest, np.int32), len(prompt.tokens) - len(rest)))
+            kv, rest = self._kv_caches.start(prompt.tokens, options)
+            if options.prefill_chunk is None:
+                options = replace(options, prefill_chunk=_chunk(self, options, len(prompt.tokens)))
+            expected = len(rest) + min(options.max_tokens, EXPECTED_STEPS)
+            recorder = Recorder(len(self._installed.switches), expected, self.resident())
+            self._bus.begin(recorder, *Recorder.KINDS)
+            reused = prompt.tokens[: len(prompt.tokens) - len(rest)]
+            decoding = _decoding(self, rest, kv, options, recorder, reused)
+            self._bus(PromptEncoded(np.array(rest, np.int32), len(reused)))
             try:
-                yield from self._watched(decoding, recorder, prompt, asked, made)
+                yield from self._recorded(decoding, recorder, prompt, options, finished)
             finally:
-                if asked.reuse_kv:
+                if options.reuse_kv:
                     whole = bool(decoding.finish_reason)
-                    self._kv_caches.keep(held + decoding.read, kv, asked, whole)
+                    self._kv_caches.keep(reused + decoding.read, kv, options, whole)
 
-    def _watched(
-        self, decoding: Decoding, recorder: Recorder, prompt: Encoded, asked: GenerateOptions,
-        made: list[Run],
+    def _recorded(
+        self, decoding: Decoding, recorder: Recorder, prompt: Encoded, options: GenerateOptions,
+        finished: list[Run],
     ) -> Iterator[Step]:  # fmt: skip
-        """Yield the run's steps, and keep what it made however it ends."""
+        """Yield the run's steps, and keep the `Run` however it ends."""
 
         def keep(reason: str) -> Run:
             if rest := decoding.transcript.finish():
-                self._tell(TextProduced(rest))
-            self._tell(RunDone(reason))
-            info = run_info(self, asked, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
+                self._bus(TextProduced(rest))
+            self._bus(RunDone(reason))
+            info = run_info(self, options, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
             trace, spell = recorder.trace(info), self._vocabulary.bytes_of
-            made.append(decoding.result(prompt.asked, prompt.text, reason, trace, spell))
-            self.last_run = made[-1]
-            return made[-1]
+            finished.append(decoding.result(prompt.prompt, prompt.text, reason, trace, spell))
+            self.last_run = finished[-1]
+            return finished[-1]
 
         try:
             with wired_limit(self.model):
@@ -302,68 +305,68 @@ class Engine:
 
 
 def begin(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Begun:
-    """A run that is made as its steps are asked for; arguments and errors as `Engine.stream`'s."""
+    """A run that decodes as its steps are taken; arguments and errors as of `Engine.stream`."""
     if engine.closed:
         raise EngineClosed("this engine was closed: load the model again")
-    asked = engine.routing.options(options)
-    prepared = encode(engine.tokenizer, prompt, asked, engine.config)
+    settings = engine.routing.options(options)
+    prepared = encode(engine.tokenizer, prompt, settings, engine.config)
     length, kept = len(prepared.tokens), engine._kv_caches.kept_nbytes
-    check_length(context_of(engine.config), length, asked.max_tokens, engine.options.force)
+    check_length(context_of(engine.config), length, settings.max_tokens, engine.options.force)
     if not engine.options.force:
-        check_prompt(length, asked, engine._needs, engine._ram_gb, kept)
-    made: list[Run] = []
-    return Begun(engine._interrupts, engine._run(prepared, asked, made), made)
+        check_prompt(length, settings, engine._needs, engine._ram_gb, kept)
+    finished: list[Run] = []
+    return Begun(engine._interrupts, engine._run(prepared, settings, finished), finished)
 
 
 def _decoding(
-    engine: Engine, rest: list[int], kv: KVCache, asked: GenerateOptions, recorder: Recorder,
-    held: list[int],
+    engine: Engine, rest: list[int], kv: KVCache, options: GenerateOptions, recorder: Recorder,
+    reused: list[int],
 ) -> Decoding:  # fmt: skip
     pagers = engine._installed.pagers
-    beside = Reference(engine.model, engine.routing, pagers, held, asked.prefill_chunk)
+    reference = Reference(engine.model, engine.routing, pagers, reused, options.prefill_chunk)
     return Decoding(
         engine.model,
         rest,
         kv,
-        asked,
-        transcript=Transcript(engine.tokenizer.detokenizer, asked.stop, engine._vocabulary.size),
+        options,
+        transcript=Transcript(engine.tokenizer.detokenizer, options.stop, engine._vocabulary.size),
         ends=set(engine.tokenizer.eos_token_ids),
         recorder=recorder,
         tap=engine._installed.tap,
-        emit=engine._tell,
+        emit=engine._bus,
         stop=engine._stop,
         clock=engine._clock,
         check=partial(_check_files, engine),
-        reference=beside if asked.measure_loss else None,
+        reference=reference if options.measure_loss else None,
     )
 
 
 def _files_changed(engine: Engine) -> str:
-    """Which file of experts was written to since the model was loaded, in words; or ""."""
+    """A message about a file of experts that changed since the model was loaded; or ""."""
     return engine._reader.changed() if engine._installed.switches else ""
 
 
 def _check_files(engine: Engine) -> None:
-    """Raises CheckpointChanged: what was read, or will be, may be wrong."""
-    if said := _files_changed(engine):
+    """Raises CheckpointChanged: an expert file changed, so what is read from it may be wrong."""
+    if reason := _files_changed(engine):
         raise CheckpointChanged(
-            f"{said}, so what was read of it since may be wrong: restore the file if that was not "
-            "meant, and load the model again"
+            f"{reason}, so what was read from it since may be wrong: restore the file if that was "
+            "not intended, and load the model again"
         )
 
 
-def run_info(engine: Engine, asked: GenerateOptions, length: int | None = None) -> TraceInfo:
-    """`engine.info` of a run with these options, of `length` tokens if that is known already."""
-    changed = [*engine.routing.words(asked), *changed_by(asked, length)]
+def run_info(engine: Engine, options: GenerateOptions, length: int | None = None) -> TraceInfo:
+    """`engine.info` for a run with these options; `length` is its number of tokens, if known."""
+    changed = [*engine.routing.words(options), *changed_by(options, length)]
     changed += filter(None, [_files_changed(engine)])
-    options = asdict(engine.options) | asdict(asked)
-    options["top_k"] = asked.top_k or engine.options.top_k
-    words = "; ".join(changed)
-    return replace(engine.info, options=options, memory_rate=memory_rate(), changed_output=words)
+    values = asdict(engine.options) | asdict(options)
+    values["top_k"] = options.top_k or engine.options.top_k
+    reasons = "; ".join(changed)
+    return replace(engine.info, options=values, memory_rate=memory_rate(), changed_output=reasons)
 
 
 def _fitted(engine: Engine, options: LoadOptions) -> LoadOptions:
-    """`options` with the cache's size worked out, if it fits beside all else of this process."""
+    """`options` with the cache's size in numbers, if it fits beside the rest of this process."""
     room = MemoryBounds.now(engine._ram_gb, engine.memory().freed)
     have = engine._installed.bank_nbytes
     return fitted(engine._installed.switches, options, engine._needs, room, have)
@@ -382,8 +385,8 @@ def _memory(engine: Engine) -> MemoryUse:
     )
 
 
-def _chunk(engine: Engine, asked: GenerateOptions, context: int) -> int:
-    """Tokens per chunk of a prompt, where nobody said."""
+def _chunk(engine: Engine, options: GenerateOptions, context: int) -> int:
+    """Tokens per prefill chunk, where the options leave it open."""
     resident = engine._installed.slots >= sum(engine.info.experts_per_layer)
-    plain = asked.kv_bits is None and asked.max_kv_size is None
+    plain = options.kv_bits is None and options.max_kv_size is None
     return choose_chunk(context, engine._costs, resident, ACTIVATION_NBYTES, plain)

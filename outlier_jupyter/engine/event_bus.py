@@ -1,4 +1,4 @@
-"""Who hears the events of a run. One that raises is dropped and logged: decoding goes on."""
+"""Sends the events of a run to its subscribers; one that raises is dropped, decoding goes on."""
 
 from __future__ import annotations
 
@@ -14,99 +14,99 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class _Listener:
-    """A sink, and the kinds of event that it hears; all, where none are named.
+class _Subscriber:
+    """A sink and the kinds of event that it requests; none means all except `ResidentLayers`.
 
-    `ResidentLayers` is heard where it is named; others hear the events that it stands for.
+    Subscribers that do not request `ResidentLayers` receive the individual events instead.
     """
 
     sink: Sink
     kinds: tuple[type[Event], ...]
 
-    def hears(self, kind: type[Event]) -> bool:
-        """Whether it is told events of this kind."""
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether it receives events of this kind."""
         return kind in self.kinds or not (self.kinds or kind is ResidentLayers)
 
 
-class Listeners:
-    """The sinks of one engine: those that subscribed, and during a run its recorder.
+class EventBus:
+    """The subscribers of one engine, and during a run its recorder; called with each event.
 
     Args:
-        stop: called where a sink was interrupted, or raises KeyboardInterrupt by itself.
+        stop: called when a sink was interrupted or raises KeyboardInterrupt itself.
     """
 
     def __init__(self, stop: Callable[[], object] = lambda: None) -> None:
         self._stop = stop
-        self._subscribed: list[_Listener] = []
-        self._listening: list[_Listener] = []
-        self._hearing: dict[type[Event], list[_Listener]] = {}
-        self._singly: list[_Listener] = []
+        self._subscribed: list[_Subscriber] = []
+        self._active: list[_Subscriber] = []
+        self._by_kind: dict[type[Event], list[_Subscriber]] = {}
+        self._individually: list[_Subscriber] = []
 
     def subscribe(self, sink: Sink, *kinds: type[Event]) -> Callable[[], None]:
-        """Have `sink` hear later runs' events of `kinds`, or all; what is returned ends that."""
-        listener = _Listener(sink, kinds)
-        self._subscribed.append(listener)
+        """Send `sink` later runs' events of `kinds`, or all; the returned function ends that."""
+        subscriber = _Subscriber(sink, kinds)
+        self._subscribed.append(subscriber)
 
         def unsubscribe() -> None:
-            if listener in self._subscribed:
-                self._subscribed.remove(listener)
+            if subscriber in self._subscribed:
+                self._subscribed.remove(subscriber)
 
         return unsubscribe
 
     def begin(self, recorder: Sink, *kinds: type[Event]) -> None:
-        """A run begins: `recorder` hears it first, then all that have subscribed by now."""
-        self._listen([_Listener(recorder, kinds), *self._subscribed])
+        """Begin a run: `recorder` receives each event first, then the present subscribers."""
+        self._activate([_Subscriber(recorder, kinds), *self._subscribed])
 
     def between_runs(self, event: Event) -> None:
-        """Tell all that have subscribed of something that belongs to no run."""
-        self._listen(list(self._subscribed))
+        """Send an event that belongs to no run to all subscribers."""
+        self._activate(list(self._subscribed))
         self(event)
         self.end()
 
     def end(self) -> None:
-        """The run is over: what the model does now is nobody's run."""
-        self._listen([])
+        """End the run: later calls of the model send nothing."""
+        self._activate([])
 
     def __call__(self, event: Event) -> None:
-        """Tell everybody who hears this kind."""
-        for listener in self._hearing.get(type(event), ()):
-            self._hand(listener, event)
-        if self._singly and isinstance(event, ResidentLayers):
-            for single in event.singly():
-                for listener in self._singly:
-                    if listener.hears(type(single)):
-                        self._hand(listener, single)
+        """Send `event` to all subscribers that request its kind."""
+        for subscriber in self._by_kind.get(type(event), ()):
+            self._send(subscriber, event)
+        if self._individually and isinstance(event, ResidentLayers):
+            for single in event.events():
+                for subscriber in self._individually:
+                    if subscriber.wants(type(single)):
+                        self._send(subscriber, single)
 
-    def _hand(self, listener: _Listener, event: Event) -> None:
+    def _send(self, subscriber: _Subscriber, event: Event) -> None:
         try:
-            listener.sink(event)
-        except BaseException as error:  # whatever a sink raises, what is under way is booked
+            subscriber.sink(event)
+        except BaseException as error:  # whatever a sink raises, the run goes on
             if isinstance(error, KeyboardInterrupt):
                 self._stop()
             kind = type(event).__name__
-            others = [each for each in self._listening if each is not listener]
+            others = [each for each in self._active if each is not subscriber]
             if isinstance(error, Unsubscribe):
-                self._listen(others)
+                self._activate(others)
                 return
             if isinstance(error, KeyboardInterrupt) and kind != "RunDone":
-                # It may be as good as ever, and shows a run that would seem to last.
-                others.append(_Listener(listener.sink, (RunDone,)))
-            self._listen(others)
-            log.exception("%r raised on %s and is not called again", listener.sink, kind)
+                # The sink itself may be fine: without RunDone its view would seem to run on.
+                others.append(_Subscriber(subscriber.sink, (RunDone,)))
+            self._activate(others)
+            log.exception("%r raised on %s and is not called again", subscriber.sink, kind)
 
     def in_a_sink(self, frame: FrameType | None) -> bool:
-        """Whether `frame` is in a sink that subscribed: what is ours may not be cut short."""
+        """Whether `frame` is in a subscribed sink; the recorder must not be interrupted."""
         while frame is not None:
-            if frame.f_code is Listeners._hand.__code__:
-                return any(frame.f_locals["listener"] is each for each in self._subscribed)
+            if frame.f_code is EventBus._send.__code__:
+                return any(frame.f_locals["subscriber"] is each for each in self._subscribed)
             frame = frame.f_back
         return False
 
-    def _listen(self, listening: list[_Listener]) -> None:
-        # Worked out once a run: hundreds of events are told for each token.
-        self._listening = listening
-        self._hearing = {
-            kind: [each for each in listening if each.hears(kind)]
-            for kind in (get_args(Event) if listening else ())
+    def _activate(self, subscribers: list[_Subscriber]) -> None:
+        # Sorted by kind once per run: each token sends hundreds of events.
+        self._active = subscribers
+        self._by_kind = {
+            kind: [each for each in subscribers if each.wants(kind)]
+            for kind in (get_args(Event) if subscribers else ())
         }
-        self._singly = [each for each in listening if ResidentLayers not in each.kinds]
+        self._individually = [each for each in subscribers if ResidentLayers not in each.kinds]

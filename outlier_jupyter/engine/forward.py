@@ -1,4 +1,4 @@
-"""A text's logits in one pass, as a prompt is read: nothing is sampled and nothing recorded."""
+"""The logits of a text, computed as a prompt is read: nothing is sampled or recorded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..paging import Stopped
 from .engine import Engine
 
 CHUNK = 512
-"""Tokens a forward pass."""
+"""Tokens per forward pass."""
 
 
 def logits_of(
@@ -24,19 +24,19 @@ def logits_of(
     options: GenerateOptions | None = None,
     sink: Callable[[Event], object] | None = None,
 ) -> mx.array:
-    """Logits [tokens - first, vocabulary] of what follows each token from `first - 1` on.
+    """Logits [tokens - first, vocabulary] that predict `tokens[first:]`.
 
     Args:
-        first: the first token that is predicted; those before it are what it follows.
-        options: of the routing; None for the model's own.
-        sink: receives the events of the pass, each by itself.
+        first: index of the first predicted token; the tokens before it are its context.
+        options: routing options; None for the model's own routing.
+        sink: receives the individual events of the pass.
 
     Raises:
-        KeyboardInterrupt: stopped.
+        KeyboardInterrupt: the pass was stopped.
     """
 
     def report(event: Event) -> None:
-        for single in event.singly() if isinstance(event, ResidentLayers) else (event,):
+        for single in event.events() if isinstance(event, ResidentLayers) else (event,):
             if sink is not None:
                 sink(single)
 
@@ -45,18 +45,18 @@ def logits_of(
     pagers, tap = engine._installed.pagers, engine._installed.tap
     routing = engine.routing.exact() if options is None else engine.routing.applied(options)
     try:
-        with ExitStack() as until_read:
-            until_read.enter_context(engine._interrupts)
-            until_read.enter_context(engine.turns.ending())
-            until_read.enter_context(engine._alone())
-            until_read.enter_context(routing)
+        with ExitStack() as stack:
+            stack.enter_context(engine._interrupts)
+            stack.enter_context(engine.turns.ending())
+            stack.enter_context(engine._alone())
+            stack.enter_context(routing)
             for pager in pagers if sink is not None else ():
-                until_read.callback(setattr, pager, "sink", pager.sink)
+                stack.callback(setattr, pager, "sink", pager.sink)
                 pager.sink = report
-            # The last token is what is predicted last: it is not read.
+            # The last token is only predicted, never read.
             for at in range(0, len(tokens) - 1, CHUNK):
                 part = list(tokens[at : min(at + CHUNK, len(tokens) - 1)])
-                tap.begin()  # layers that are resident for good report their ids by it alone
+                tap.begin()  # fully resident layers report their ids only through the tap
                 logits = engine.model(mx.array(part)[None], cache=kv)[0]
                 wanted = logits[max(0, first - 1 - at) :]
                 mx.eval(wanted, [layer.state for layer in kv])

@@ -1,7 +1,7 @@
-"""From a model's name to an engine: resolve, load lazily, swap the switches, open the readers.
+"""Loads a model into an engine: find the folder, build lazily, replace switches, open readers.
 
-mlx-lm builds the model and leaves every tensor an unevaluated load; the experts' are dropped
-before anything is evaluated, so that they are never read as whole tensors.
+mlx-lm builds the model with lazy tensors. The experts' tensors are dropped before anything is
+evaluated, so they are never read whole.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from ..cpu.modules.install import Native
 
 EXPERTS_NAME = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
-"""The names under which configs keep the number of experts of a layer."""
+"""Config keys of the number of experts per layer."""
 
 
 @takes(LoadOptions)
@@ -69,43 +69,42 @@ def load(
 
     Args:
         model: "demo" (ships with the package), a folder, or a Hugging Face id.
-        clock: nanoseconds, for every time that is measured.
-        replacing: an engine to be closed before weights are read, when all has been checked that
-            can be without them, so that both are never in RAM at once.
+        clock: nanoseconds; every measured time comes from it.
+        replacing: an engine to close before weights are read, once all checks that need no weights
+            have passed, so that both are never in RAM at once.
         **options: the fields of `LoadOptions`: cache_gb, cache_experts, top_k, reader, kernels …
             `OUTLIER_MMAP_EXPERTS=1` in the environment selects the mmap reader.
 
     Raises:
-        ModelNotFound, CheckpointError, UnsupportedModel, OptionError: each says what to do.
+        ModelNotFound, CheckpointError, UnsupportedModel, OptionError: the message says what to do.
     """
     if os.environ.get("OUTLIER_MMAP_EXPERTS") == "1":
         options = {"reader": "mmap"} | options
-    asked = make(LoadOptions, options)
+    settings = make(LoadOptions, options)
     if replacing is not None and not isinstance(replacing, Engine):
         raise refused("replacing", replacing, "an engine, or nothing")
     free_unreachable()
-    path = resolve(path_of("model", model), asked.revision, asked.quiet)
-    folder = ModelFolder(path, trusted=asked.trust_remote_code)
+    path = resolve(path_of("model", model), settings.revision, settings.quiet)
+    folder = ModelFolder(path, trusted=settings.trust_remote_code)
     folder.check_tokenizer()
-    return _load(place(model, 1000), folder, asked, clock, replacing)
+    return _load(place(model, 1000), folder, settings, clock, replacing)
 
 
 def _load(
     model: str,
     folder: ModelFolder,
-    asked: LoadOptions,
+    options: LoadOptions,
     clock: Callable[[], int],
     replacing: Engine | None,
 ) -> Engine:
-    """First what can be told without reading weights; then nothing of the old is needed."""
+    """Load with cleanup: a load that fails or is interrupted leaves nothing open or in memory."""
     try:
-        # A load that fails, or is interrupted, leaves nothing behind: the first Ctrl-C raises,
-        # further ones wait until all is undone.
+        # The first Ctrl-C raises; further ones wait until the cleanup is done.
         with Interrupts() as interrupts, ExitStack() as undo:
             interrupts.once = True
-            engine = _opened(model, folder, asked, clock, replacing, undo)
+            engine = _opened(model, folder, options, clock, replacing, undo)
             interrupts.once = False
-            if interrupts.noted:  # raised where exceptions are dropped
+            if interrupts.noted:  # it was raised where Python drops exceptions
                 raise KeyboardInterrupt
             undo.pop_all()
     except BaseException as error:
@@ -115,9 +114,9 @@ def _load(
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Empty the frames that `error` and what led to it passed through: they hold a model's arrays.
+    """Clear the frames of `error` and of its causes: they reference the model's arrays.
 
-    A notebook keeps the last traceback, and so what its frames hold, the files of lazy arrays too.
+    A notebook keeps the last traceback, and with it the arrays and open files of its frames.
     """
     while error is not None:
         traceback.clear_frames(error.__traceback__)
@@ -127,37 +126,37 @@ def _forget_frames(error: BaseException | None) -> None:
 def _opened(
     model: str,
     folder: ModelFolder,
-    asked: LoadOptions,
+    options: LoadOptions,
     clock: Callable[[], int],
     replacing: Engine | None,
     undo: ExitStack,
 ) -> Engine:
-    """An engine that is filled; what it opened is on `undo`."""
-    native, override = _top_k(folder.config, asked.top_k, model)
-    opened = open_model(folder, override, asked.force)
+    """The engine, with its experts preloaded; `undo` closes what was opened."""
+    native, override = _top_k(folder.config, options.top_k, model)
+    opened = open_model(folder, override, options.force)
     module, config, checkpoint, switches = opened
     undo.callback(_give_up, module)
-    asked, needs, bound = _fitted(opened, asked, replacing)
-    fast = _begin_native(module, asked.kernels, undo)
+    options, needs, bound = _fitted(opened, options, replacing)
+    fast = _begin_native(module, options.kernels, undo)
     tokenizer = open_tokenizer(folder, config)
-    _check_top_k(asked.top_k, switches)
+    _check_top_k(options.top_k, switches)
     _warn_if_not_paged(model, config, module)
-    pins = parse_pins(asked.pin, [switch.experts for switch in switches])
-    earlier = None if asked.warm is None else Trace.load(asked.warm)
-    slots = slots_of(switches, asked)
-    switches, reader, threads, rate = open_experts(checkpoint, switches, asked, undo)
+    pins = parse_pins(options.pin, [switch.experts for switch in switches])
+    earlier = None if options.warm is None else Trace.load(options.warm)
+    slots = slots_of(switches, options)
+    switches, reader, threads, rate = open_experts(checkpoint, switches, options, undo)
     if replacing is not None:
         replacing.close()
         gc.collect()
     executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
     undo.callback(executor.shutdown)
     with deferred():
-        installed = install(module, switches, slots, reader, executor, clock, asked)
+        installed = install(module, switches, slots, reader, executor, clock, options)
         undo.callback(installed.release)
     _read_dense(module, checkpoint, reader)
     if fast:
-        fast.finish(asked.quiet)
-    info = _info(model, switches, sum(slots.values()), reader, asked, native)
+        fast.finish(options.quiet)
+    info = _info(model, switches, sum(slots.values()), reader, options, native)
     info = replace(info, **_measured(config, checkpoint, module, rate))
     with deferred():
         engine = Engine(
@@ -165,29 +164,29 @@ def _opened(
             tokenizer=tokenizer,
             config=config,
             info=info,
-            options=asked,
+            options=options,
             installed=installed,
             reader=reader,
             executor=executor,
-            costs=_costs(config, switches, asked.top_k or native, fast),
+            costs=_costs(config, switches, options.top_k or native, fast),
             needs=needs,
             ram_gb=bound,
             clock=clock,
         )
         undo.pop_all()
         undo.callback(engine.close)
-    _fill(installed, pins, earlier, asked.quiet)
-    if asked.resident:
-        _read_all(installed, asked.quiet)
+    _fill(installed, pins, earlier, options.quiet)
+    if options.resident:
+        _read_all(installed, options.quiet)
     _check_files(checkpoint, reader)
     return engine
 
 
 def _read_dense(module: nn.Module, checkpoint: Checkpoint, reader: Reader) -> None:
-    """Have MLX read all but the experts.
+    """Have MLX read all weights except the experts.
 
     Raises:
-        CheckpointChanged, ReadFailed: it cannot.
+        CheckpointChanged, ReadFailed: MLX cannot read them.
     """
     try:
         mx.eval(module.parameters())
@@ -200,43 +199,45 @@ def _read_dense(module: nn.Module, checkpoint: Checkpoint, reader: Reader) -> No
 
 
 def _check_files(checkpoint: Checkpoint, reader: Reader) -> None:
-    """Raises CheckpointChanged: a shard is not what it was when its header was read."""
-    if said := reader.changed(checkpoint.identities):
-        raise CheckpointChanged(f"{said}: wait until nobody writes to it, and load the model again")
+    """Raises CheckpointChanged: a shard changed since its header was read."""
+    if reason := reader.changed(checkpoint.identities):
+        raise CheckpointChanged(
+            f"{reason}: wait until nothing writes to it, and load the model again"
+        )
 
 
 def _give_up(module: nn.Module) -> None:
-    """Free what was read of a model, whoever still has it: a traceback may."""
+    """Free a model's weights, also if something, such as a traceback, still references it."""
     release(module)
     give_back()
 
 
 def probed_of(opened: Opened, kernels: str) -> Probed | None:
-    """What a forward pass of the model asks for, computed by `kernels`; None if not told."""
+    """What a forward pass with `kernels` needs, measured lazily; None if it cannot be measured."""
     return probe(opened.module, opened.switches, native_wanted(kernels))
 
 
 def _fitted(
-    opened: Opened, asked: LoadOptions, replacing: Engine | None
+    opened: Opened, options: LoadOptions, replacing: Engine | None
 ) -> tuple[LoadOptions, Needs, float | None]:
-    """The options with the cache's size worked out, what is needed beside it, and `ram_gb`.
+    """The options with the cache's size in numbers, the other memory needs, and `ram_gb`.
 
     Raises:
-        OptionError: it does not fit, and `force` was not given.
+        OptionError: the model does not fit, and `force` is not set.
     """
     module, config, _, switches = opened
-    probed = probed_of(opened, asked.kernels)
-    needs = needs_of(config, dense_nbytes(module, switches), probed, asked.kept_kv_gb)
+    probed = probed_of(opened, options.kernels)
+    needs = needs_of(config, dense_nbytes(module, switches), probed, options.kept_kv_gb)
     freed = replacing.memory().freed if replacing is not None else 0
-    room = MemoryBounds.now(asked.ram_gb, freed)
-    return fitted(switches, asked, needs, room), needs, asked.ram_gb
+    room = MemoryBounds.now(options.ram_gb, freed)
+    return fitted(switches, options, needs, room), needs, options.ram_gb
 
 
 def _begin_native(module: nn.Module, kernels: str, undo: ExitStack) -> Native | None:
-    """Have what the model needs compiled on another thread; None where MLX computes it all.
+    """Start compiling the CPU kernels on another thread; None where MLX computes everything.
 
     Raises:
-        UnsupportedModel: MLX has to compute experts that it cannot compute on this device.
+        UnsupportedModel: MLX would have to compute experts that it cannot on this device.
     """
     fast = native_part(module) if native_wanted(kernels) else None
     left = [(at, m) for at, m in switch_modules(module) if not (fast and fast.computes(m))]
@@ -248,36 +249,36 @@ def _begin_native(module: nn.Module, kernels: str, undo: ExitStack) -> Native | 
 
 
 def read_all_experts(engine: Engine) -> None:
-    """Read every expert into `engine`'s slots, of which there must be one for each."""
+    """Read every expert into `engine`, which must have a slot for each."""
     _read_all(engine._installed, quiet=True)
 
 
 def _read_all(installed: Installed, quiet: bool) -> None:
-    """Bring every expert into RAM; what takes longer than a second shows its progress."""
+    """Read every expert into RAM; a progress bar appears after a second."""
     layers = len(installed.switches)
     with Progress(total=layers, desc="experts", delay=1, leave=False, disable=quiet) as bar:
         installed.load_all(bar.update)
 
 
 def _warn_if_not_paged(model: str, config: dict[str, Any], module: nn.Module) -> None:
-    """Say so when a model without a switch has experts, by its config and its modules' names."""
+    """Warn if a model has experts, by its config and its modules' names, but no switch."""
     names = (path for path, _ in module.named_modules())
     if switch_modules(module) or not any("expert" in name for name in names):
         return
-    told = (config, *(value for value in config.values() if isinstance(value, dict)))
-    for name, value in (item for part in told for item in part.items()):
+    configs = (config, *(value for value in config.values() if isinstance(value, dict)))
+    for name, value in (item for part in configs for item in part.items()):
         if EXPERTS_NAME.fullmatch(name) and isinstance(value, int) and value > 1:
             warnings.warn(
                 f"{model} has experts ({name}={value}), but mlx-lm does not build them as a "
-                "switch (SwitchGLU or SwitchMLP), so they cannot be paged or watched: all of the "
-                "model is held in RAM",
+                "switch (SwitchGLU or SwitchMLP), so they cannot be paged or watched: the whole "
+                "model is loaded into RAM",
                 stacklevel=4,
             )
             return
 
 
 def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None, quiet: bool) -> None:
-    """Read what is wanted before the first token; what takes over a second shows its progress."""
+    """Preload pinned experts and those of an earlier trace; a bar appears after a second."""
     if not pins and earlier is None:
         return
     with Progress(desc="experts read", unit="", delay=1, leave=False, disable=quiet) as bar:
@@ -289,7 +290,7 @@ def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None, qu
 def _costs(
     config: dict[str, Any], switches: Sequence[Switch], top_k: int | None, fast: Native | None
 ) -> Costs:
-    """What a token of a prompt costs in activations, in the widest of the layers."""
+    """The activation memory of one prompt token, in the widest layer."""
     text = config.get("text_config")
     inner = text if isinstance(text, dict) else config
     heads = inner.get("num_attention_heads")
@@ -307,14 +308,14 @@ def _costs(
 
 
 def native_top_k(config: dict[str, Any]) -> int | None:
-    """The model's own number of experts per token, as its config says; None where it does not."""
+    """The model's own number of experts per token from its config; None if it has none."""
     return _top_k(config, None, "")[0]
 
 
 def _top_k(
     config: dict[str, Any], wanted: int | None, model: str
 ) -> tuple[int | None, dict[str, Any] | None]:
-    """The model's own experts per token, and what to change in its config for `wanted`."""
+    """The model's own experts per token, and the config changes that set it to `wanted`."""
     text_config = config.get("text_config")
     inner = text_config if isinstance(text_config, dict) else {}
     for name in families.names("top_k"):
@@ -344,13 +345,13 @@ def _info(
     switches: Sequence[Switch],
     slots: int,
     reader: Reader,
-    asked: LoadOptions,
+    options: LoadOptions,
     native: int | None,
 ) -> TraceInfo:
     changed = ""
-    if asked.top_k is not None and asked.top_k != native:
-        changed = f"top-k {asked.top_k} in place of the model's {native}"
-    compiled = native_wanted(asked.kernels)
+    if options.top_k is not None and options.top_k != native:
+        changed = f"top-k {options.top_k} in place of the model's {native}"
+    compiled = native_wanted(options.kernels)
     return TraceInfo(
         model=model,
         layer_names=tuple(switch.path for switch in switches),
@@ -361,7 +362,7 @@ def _info(
         reader=reader.name,
         reader_note=reader.note,
         kernels="cpu" if compiled else "mlx",
-        policy=asked.policy,
+        policy=options.policy,
         banks=_banks(switches),
         machine=machine_words(processor_words() if compiled else ""),
         versions=versions(),
@@ -372,13 +373,13 @@ def _info(
 def _measured(
     config: dict[str, Any], checkpoint: Checkpoint, module: nn.Module, disk_rate: float
 ) -> dict[str, Any]:
-    """Which checkpoint, what a token touches besides experts (all parameters left), the disk."""
+    """Fields of `TraceInfo`: the checkpoint's hash, bytes of dense weights, the disk's rate."""
     total: int = tree_reduce(lambda n, x: n + x.nbytes, module.parameters(), 0)
     stamp = fingerprint(config, checkpoint.spans)
     return {"model_hash": stamp, "dense_nbytes": total, "disk_rate": disk_rate}
 
 
 def _banks(switches: Sequence[Switch]) -> tuple[int, ...]:
-    """For each layer the number of its bank: layers of one geometry share one."""
+    """The bank's number for each layer: layers of one geometry share a bank."""
     geometries = list(dict.fromkeys(switch.geometry for switch in switches))
     return tuple(geometries.index(switch.geometry) for switch in switches)

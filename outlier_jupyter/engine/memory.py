@@ -1,11 +1,12 @@
-"""What an engine's memory is spent on, and the bounds that make it a promise.
+"""Measures what an engine's memory is used for, and defines the bound on it.
+
+A process with a loaded model takes at most
 
     dense weights + cache_gb + KV caches + `beside_nbytes`
 
-is what a process with a loaded model may take of RAM. The parts are measured each by itself:
-arrays are summed, MLX is asked for its allocator's counts, and what Python took is what was left
-when the model had been loaded. So the sum can be held against what the operating system reports
-now; what differs is shown as a row of its own.
+of RAM. Each part is measured on its own: arrays are summed, MLX reports its allocator's counts, and
+Python's share is the remainder of the process at load. The sum can be compared with what the
+operating system reports; the difference is shown as a row of its own.
 """
 
 from __future__ import annotations
@@ -24,51 +25,49 @@ from ..formatting import percent, size_words
 from ..system.memory_info import give_back_freed, process_nbytes
 
 MLX_CACHE_NBYTES = 64_000_000
-"""MLX keeps at most this much of freed memory for the next arrays, while an engine is open: 4 to 13
-MB are what it uses. Uncapped it keeps most of the RAM on a GPU, and every growth of a KV cache
-frees the old one."""
+"""MLX's cap on freed memory that it keeps for new arrays, while an engine is open. It uses 4 to 13
+MB; uncapped it keeps most of a GPU's RAM, since each growth of a KV cache frees the old one."""
 ACTIVATION_NBYTES = 256_000_000
-"""What one chunk of a prompt may need beside weights and KV cache; it bounds the chunk."""
+"""The activations of a prefill chunk may take this much; it bounds the chunk."""
 PYTHON_NBYTES = 280_000_000
 """Python, its libraries and a run's trace: 250 to 263 MB were measured, 130 MB of them Numba and
 LLVM; a notebook's libraries add 12 to 25."""
 WORKING_NBYTES = MLX_CACHE_NBYTES + ACTIVATION_NBYTES
 CONSTANT_NBYTES = MLX_CACHE_NBYTES + ACTIVATION_NBYTES + PYTHON_NBYTES
-"""The constant of the promise: 600 MB."""
+"""The constant part of the bound: 600 MB."""
 TOKENIZER_NBYTES = 820
-"""Of each entry of the vocabulary: 124 MB were measured for 151,643 and their merges."""
+"""Per entry of the vocabulary: 124 MB were measured for 151,643 and their merges."""
 
 
 def beside_nbytes(vocabulary: int) -> int:
-    """What a process takes at most beside weights, slots and KV caches.
+    """The most that a process takes beside weights, slots and KV caches.
 
     Args:
-        vocabulary: of the model's tokenizer.
+        vocabulary: size of the tokenizer's vocabulary.
     """
     return PYTHON_NBYTES + working_nbytes(vocabulary)
 
 
 def working_nbytes(vocabulary: int) -> int:
-    """The part of it that comes when a model is loaded and run."""
+    """The part of `beside_nbytes` that loading and running a model adds."""
     return WORKING_NBYTES + TOKENIZER_NBYTES * vocabulary
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Where the memory of a process with an engine is, in bytes.
+    """The memory of a process with an engine, by use, in bytes.
 
     Attributes:
         dense: weights that are always in RAM: attention, routers, norms, embeddings.
-        experts: the banks of slots, full or not.
+        experts: the expert slots, filled or not.
         kv_run: the KV cache of the run under way.
-        kv_kept: KV caches kept for reuse; `kv_bound` is the most they may take, and no part.
-        readers: buffers of direct reads, or what memory-mapped files hold in RAM.
-        mlx_cache: memory MLX has freed and keeps for its next arrays.
-        mlx_other: MLX's other arrays: activations under way, arrays of your own.
-        trace: the recording of the last run.
-        python: the rest of the process when the model had been loaded: interpreter, libraries,
-            tokenizer.
-        process: the resident set, as the operating system reports it.
+        kv_kept: KV caches kept for reuse; `kv_bound` is their limit, and not part of the sum.
+        readers: buffers of direct reads, or the resident pages of memory-mapped files.
+        mlx_cache: freed memory that MLX keeps for new arrays.
+        mlx_other: MLX's other arrays: activations, arrays of your own.
+        trace: the trace of the last run.
+        python: the rest of the process at load: interpreter, libraries, tokenizer.
+        process: the resident set size, as the operating system reports it.
     """
 
     dense: int
@@ -91,16 +90,16 @@ class MemoryUse:
 
     @property
     def freed(self) -> int:
-        """What is given back when the engine is closed."""
+        """The memory that closing the engine frees."""
         return self.dense + self.experts + self.kv_run + self.kv_kept + self.mlx_cache
 
     @property
     def unaccounted(self) -> int:
-        """What the process holds beyond the parts, or (negative) does not hold of them."""
+        """The process's size minus the sum of the parts; negative if parts are not resident."""
         return self.process - self.accounted
 
     def to_dict(self) -> dict[str, int]:
-        """All of it, the sum and the difference included."""
+        """All fields, with `accounted` and `unaccounted`."""
         return asdict(self) | {"accounted": self.accounted, "unaccounted": self.unaccounted}
 
     def __str__(self) -> str:
@@ -127,10 +126,10 @@ class MemoryUse:
 
 
 class CacheCap:
-    """Holds MLX's cache of freed memory to `MLX_CACHE_NBYTES` while any engine is open.
+    """Limits MLX's cache of freed memory to `MLX_CACHE_NBYTES` while any engine is open.
 
-    The limit is the process's, so the last engine to close puts back what was there before the
-    first. A limit that was lower already is left alone.
+    The limit belongs to the process, so the last engine to close restores the earlier one. A lower
+    limit is left as it is.
     """
 
     def __init__(self) -> None:
@@ -139,7 +138,7 @@ class CacheCap:
         self._before = 0
 
     def hold(self, engine: object) -> Callable[[], object]:
-        """One more engine is open; what is returned ends that, and so does the engine's end."""
+        """Count an open engine; the returned function ends that, and so does the engine's end."""
         with self._lock:
             self._open += 1
             if self._open == 1:
@@ -157,11 +156,11 @@ class CacheCap:
 
 
 cache_cap = CacheCap()
-"""The one of this process."""
+"""The process's only instance."""
 
 
 def give_back() -> None:
-    """Return memory that was freed, by MLX as mlx-lm does, and by what lies below MLX."""
+    """Return freed memory to the system: MLX's, as mlx-lm does, and the allocator's."""
     mx.clear_cache()
     give_back_freed()
 
@@ -178,7 +177,7 @@ def arrays_nbytes(tree: Any) -> int:
 
 
 def outside_mlx() -> int:
-    """Bytes of this process's resident set that are not MLX's."""
+    """Bytes of this process's resident set outside MLX."""
     return process_nbytes() - mx.get_active_memory() - mx.get_cache_memory()
 
 
@@ -186,7 +185,7 @@ def measure(
     *, model: nn.Module, experts: int, kv_run: Iterable[Any], kv_kept: int, kv_bound: int,
     readers: int, trace: int, python: int,
 ) -> MemoryUse:  # fmt: skip
-    """Count what can be counted now; arguments are `MemoryUse`'s, `kv_run` mlx-lm's caches."""
+    """Measure now; arguments are fields of `MemoryUse`, `kv_run` mlx-lm's caches."""
     dense = weights_nbytes(model)
     running = sum(arrays_nbytes(cache.state) for cache in kv_run)
     return MemoryUse(

@@ -1,11 +1,11 @@
-"""What an engine takes of RAM, what of it can be had, and so how large its cache may be.
+"""Computes how large the expert cache may be: the RAM an engine needs, and the RAM available.
 
-`plan` shows it, `load` and `resize` hold to it. What a process takes is
+`plan` shows the result, `load` and `resize` enforce it. A process takes
 
     what it takes anyway + dense weights + slots + KV caches + `memory.working_nbytes`
 
-and what it may take is what it holds now and what is free, less a share that stays free; or
-`ram_gb`, where that is less. Arithmetic alone: nothing is read, and nothing is changed.
+and may take its present size plus the free memory, less a share that stays free; or `ram_gb`,
+whichever is less. This is arithmetic only: nothing is read or changed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from .memory import PYTHON_NBYTES, working_nbytes
 from .prompts import context_of, vocabulary_of
 
 PLANNED_TOKENS = 8192
-"""The context whose KV cache is planned for, or the model's own where that is shorter."""
+"""The context whose KV cache is planned for, or the model's own if that is shorter."""
 KV_BITS = 32
-"""Of a number in a KV cache, at most: what is quantised to fewer takes that share at least."""
-ASKED_NBYTES = 64_000_000
-"""A KV cache up to this is not worth asking the system how much memory is free."""
+"""The most bits of a number in a KV cache; quantised to n bits it takes at least n / 32."""
+UNCHECKED_NBYTES = 64_000_000
+"""A KV cache up to this is not checked against the free memory."""
 SPARED = 0.1
-"""The share of the machine's memory that is left to everybody else and to the page cache."""
+"""The share of the machine's memory that stays free, for other processes and the page cache."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Needs:
         dense: weights that are not experts.
         kv_run: the KV cache of a run of `tokens` tokens.
         kv_kept: the most that KV caches kept for reuse take.
-        working: activations, what MLX keeps of freed memory, the tokenizer.
-        tokens: the context that is planned for.
-        kv_token: by how much the KV cache grows with a token; 0 where that could not be told.
+        working: activations, freed memory that MLX keeps, the tokenizer.
+        tokens: the planned context.
+        kv_token: growth of the KV cache per token; 0 if unknown.
     """
 
     dense: int
@@ -67,49 +67,49 @@ class MemoryBounds:
     """Bytes that this process may take.
 
     Attributes:
-        machine: what there is, and what is free.
-        held: what the process holds now, and will go on to hold.
-        ram_gb: a bound that was asked for, or None.
+        machine: total and free memory.
+        process: what the process takes now and will keep.
+        ram_gb: the user's bound, or None.
     """
 
     machine: Machine
-    held: int
+    process: int
     ram_gb: float | None = None
 
     @classmethod
     def now(cls, ram_gb: float | None = None, freed: int = 0) -> MemoryBounds:
-        """Of this process, in which `freed` bytes are to be freed first."""
-        seen = machine_memory()
-        free = min(seen.available + freed, seen.total)
-        return cls(Machine(seen.total, free), max(0, process_nbytes() - freed), ram_gb)
+        """The bounds of this process, once `freed` bytes of it are freed."""
+        now = machine_memory()
+        free = min(now.available + freed, now.total)
+        return cls(Machine(now.total, free), max(0, process_nbytes() - freed), ram_gb)
 
     @property
     def python(self) -> int:
-        """What the process takes anyway: interpreter and libraries, or all it holds now."""
-        return max(PYTHON_NBYTES, self.held)
+        """What the process takes anyway: interpreter and libraries, or its present size."""
+        return max(PYTHON_NBYTES, self.process)
 
     @property
     def spared(self) -> int:
-        """What stays free."""
+        """Memory that stays free."""
         return int(SPARED * self.machine.total)
 
     @property
     def most(self) -> int:
-        """Bytes that the process may come to hold in all."""
-        free = self.held + max(0, self.machine.available - self.spared)
+        """The most that the process may take in all."""
+        free = self.process + max(0, self.machine.available - self.spared)
         return free if self.ram_gb is None else min(free, int(self.ram_gb * 1e9))
 
     def for_experts(self, needs: Needs) -> int:
-        """What is left for slots; negative where not even the rest fits."""
+        """What is left for slots; negative if not even the rest fits."""
         return self.most - self.python - needs.nbytes
 
     @property
     def bounded(self) -> bool:
-        """Whether `ram_gb` is what bounds it, not what is free."""
+        """Whether `ram_gb` is the limit, not the free memory."""
         return self.ram_gb is not None and self.most >= int(self.ram_gb * 1e9)
 
     def words(self) -> str:
-        """Where `most` comes from."""
+        """The reason for `most`, for messages."""
         if self.bounded:
             return f"ram_gb={self.ram_gb:g}"
         free, spared = size_words(self.machine.available), size_words(self.spared)
@@ -121,7 +121,7 @@ def needs_of(config: dict[str, Any], dense: int, probed: Probed | None, kept_kv_
 
     Args:
         dense: bytes of weights that are not experts.
-        probed: how its KV cache grows, or None where that could not be told.
+        probed: how its KV cache grows, or None if unknown.
         kept_kv_gb: as in `LoadOptions`.
     """
     tokens = max(1, min(context_of(config) or PLANNED_TOKENS, PLANNED_TOKENS))
@@ -133,29 +133,29 @@ def needs_of(config: dict[str, Any], dense: int, probed: Probed | None, kept_kv_
 
 
 def check_prompt(
-    tokens: int, asked: GenerateOptions, needs: Needs, ram_gb: float | None, kept: int
+    tokens: int, options: GenerateOptions, needs: Needs, ram_gb: float | None, kept: int
 ) -> None:
-    """Refuse a prompt whose KV cache cannot be held: nothing of it has been read yet.
+    """Refuse a prompt whose KV cache does not fit in memory, before any of it is read.
 
-    What is not sure is let through: that others free memory, what a quantised cache takes beside
-    its codes. Little is never asked about.
+    The check is a lower bound: other processes may free memory, and the scales of a quantised cache
+    are not counted. A cache up to `UNCHECKED_NBYTES` passes.
 
     Args:
-        tokens: of the whole prompt.
+        tokens: length of the whole prompt.
         ram_gb: as in `MemoryBounds`.
-        kept: bytes of KV caches kept for reuse, which may hold its beginning, or go.
+        kept: bytes of KV caches kept for reuse; they hold the prompt's beginning or can be evicted.
 
     Raises:
-        OptionError: it is more than what is free.
+        OptionError: the cache takes more than the free memory.
     """
-    length = min(tokens, asked.max_kv_size or tokens)
-    nbytes = length * needs.kv_token * (asked.kv_bits or KV_BITS) // KV_BITS
-    if nbytes <= ASKED_NBYTES:
+    length = min(tokens, options.max_kv_size or tokens)
+    nbytes = length * needs.kv_token * (options.kv_bits or KV_BITS) // KV_BITS
+    if nbytes <= UNCHECKED_NBYTES:
         return
     room = MemoryBounds.now(ram_gb, freed=kept)
     free = room.machine.available
     if ram_gb is not None and nbytes > needs.kv_run:
-        free = min(free, max(0, int(ram_gb * 1e9) - room.held))
+        free = min(free, max(0, int(ram_gb * 1e9) - room.process))
     if nbytes > free:
         raise OptionError(
             f"the prompt is {tokens:,} tokens, whose KV cache takes {size_words(nbytes)}, and "
@@ -165,7 +165,7 @@ def check_prompt(
 
 
 def best_nbytes(switches: Sequence[Switch], room: int) -> int | None:
-    """Bytes of the largest cache that `room` has place for; None where it has for none."""
+    """Bytes of the largest cache that fits in `room`; None if none does."""
     everything = sum(s.experts * s.expert_nbytes for s in switches)
     if everything <= room:
         return up(everything)
@@ -173,62 +173,66 @@ def best_nbytes(switches: Sequence[Switch], room: int) -> int | None:
 
 
 def least_nbytes(switches: Sequence[Switch]) -> int:
-    """A cache that is hardly one: two experts of each kind."""
+    """The smallest useful cache: two experts of each geometry."""
     kinds = {switch.geometry: switch.expert_nbytes for switch in switches}
     return max(kinds.values(), default=0) * 2 * len(kinds)
 
 
 def fitted(
-    switches: Sequence[Switch], asked: LoadOptions, needs: Needs, room: MemoryBounds, have: int = 0
+    switches: Sequence[Switch],
+    options: LoadOptions,
+    needs: Needs,
+    room: MemoryBounds,
+    have: int = 0,
 ) -> LoadOptions:
-    """`asked` with its cache's size worked out, if it fits.
+    """`options` with the cache's size in numbers, if it fits.
 
     Args:
-        have: bytes of the slots that there are; what takes no more is never refused.
+        have: bytes of the present slots; a size that takes no more is never refused.
 
     Raises:
-        OptionError: it does not, and `force` does not say to try; or nothing would.
+        OptionError: the size does not fit and `force` is not set; or no size fits.
     """
     left = room.for_experts(needs)
     if not switches:
-        asked = replace(asked, ram_gb=None)
-        if asked.cache_gb == AUTO:
-            asked = replace(asked, cache_gb=LoadOptions().cache_gb)
-        if left < 0 and not asked.force:
+        options = replace(options, ram_gb=None)
+        if options.cache_gb == AUTO:
+            options = replace(options, cache_gb=LoadOptions().cache_gb)
+        if left < 0 and not options.force:
             raise OptionError(_refusal("the model", 0, needs, room, "load a smaller one"))
-        return asked
+        return options
     best = best_nbytes(switches, left)
-    exact = asked.resident or asked.cache_experts is not None
-    if not exact and (asked.cache_gb == AUTO or asked.ram_gb is not None):
+    exact = options.resident or options.cache_experts is not None
+    if not exact and (options.cache_gb == AUTO or options.ram_gb is not None):
         if best is None:
             advice = "give a larger ram_gb" if room.bounded else "free memory"
-            what = "this model" if asked.ram_gb is None else f"ram_gb={asked.ram_gb:g}"
+            what = "this model" if options.ram_gb is None else f"ram_gb={options.ram_gb:g}"
             raise OptionError(_refusal(what, 0, needs, room, advice, ""))
-        asked = replace(asked, cache_gb=best / 1e9)
-    asked = replace(asked, ram_gb=None)
-    taken = banks_nbytes(switches, slots_of(switches, asked), staging_slots(switches, asked))
-    if taken > max(left, have) and not asked.force:
+        options = replace(options, cache_gb=best / 1e9)
+    options = replace(options, ram_gb=None)
+    taken = banks_nbytes(switches, slots_of(switches, options), staging_slots(switches, options))
+    if taken > max(left, have) and not options.force:
         advice = "free memory" if best is None else f"give cache_gb={best / 1e9:g} or less"
-        raise OptionError(_refusal(_what(asked), taken, needs, room, advice))
-    return asked
+        raise OptionError(_refusal(_what(options), taken, needs, room, advice))
+    return options
 
 
-def slots_of(switches: Sequence[Switch], asked: LoadOptions) -> dict[Any, int]:
-    """How many slots each geometry gets; the cache's size is a number by now.
+def slots_of(switches: Sequence[Switch], options: LoadOptions) -> dict[Any, int]:
+    """The number of slots of each geometry; `cache_gb` must be a number by now.
 
     Raises:
-        OptionError: not one expert fits.
+        OptionError: not even one expert fits.
     """
-    count = sum(s.experts for s in switches) if asked.resident else asked.cache_experts
-    return share_slots(switches, float(asked.cache_gb), count, staging_slots(switches, asked))
+    count = sum(s.experts for s in switches) if options.resident else options.cache_experts
+    return share_slots(switches, float(options.cache_gb), count, staging_slots(switches, options))
 
 
-def _what(asked: LoadOptions) -> str:
-    if asked.resident:
+def _what(options: LoadOptions) -> str:
+    if options.resident:
         return "resident=True"
-    if asked.cache_experts is not None:
-        return f"cache_experts={asked.cache_experts}"
-    return f"cache_gb={float(asked.cache_gb):g}"
+    if options.cache_experts is not None:
+        return f"cache_experts={options.cache_experts}"
+    return f"cache_gb={float(options.cache_gb):g}"
 
 
 def _refusal(
@@ -251,12 +255,12 @@ def _refusal(
 
 
 def down(nbytes: int) -> int:
-    """Two digits of it, rounded down."""
+    """`nbytes` rounded down to two digits."""
     unit = int(10 ** (floor(log10(nbytes)) - 1))
     return nbytes // max(unit, 1) * max(unit, 1)
 
 
 def up(nbytes: int) -> int:
-    """Three digits of it, rounded up, so that all of it fits."""
+    """`nbytes` rounded up to three digits, so that all of it fits."""
     unit = max(int(10 ** (floor(log10(nbytes)) - 2)), 1)
     return -(-nbytes // unit) * unit

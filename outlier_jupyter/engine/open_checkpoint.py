@@ -1,7 +1,7 @@
-"""From a model's folder to mlx-lm's module, lazily, and to its tokenizer; nothing large is read.
+"""Builds mlx-lm's module of a model's folder lazily, and its tokenizer; reads only small files.
 
-Here is the border to mlx-lm and transformers: whatever they raise of what a folder says becomes
-one sentence.
+This is the border to mlx-lm and transformers: whatever they raise about a folder's content becomes
+one of our errors.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from ..paging import find
 from ..paging.install import Switch
 from ..paging.probe import dense_nbytes
 from ..system.memory_info import machine_memory
-from .threads import at_its_end
-from .vocabulary import put_right
+from .threads import thread_cleanup
+from .vocabulary import repair_decoding
 
 WHOLE_SHARE = 0.8
-"""How much of the free memory a model may take that cannot be paged."""
+"""The share of the free memory that a model that cannot be paged may take."""
 
 
 class Opened(NamedTuple):
-    """A model as mlx-lm builds it, none of it evaluated, and where its experts lie on disk."""
+    """mlx-lm's model, not evaluated, and where its experts are on disk."""
 
     module: nn.Module
     config: dict[str, Any]
@@ -48,16 +48,16 @@ def open_model(
 
     Args:
         override: changes to the model's config.
-        force: whether a model that must be held whole may be larger than what is free.
+        force: accept a model that cannot be paged even if it is larger than the free memory.
 
     Raises:
-        UnsupportedModel, CheckpointError: mlx-lm cannot build it, or its experts can neither be
-            paged nor held.
+        UnsupportedModel, CheckpointError: mlx-lm cannot build it, or its experts cannot be paged
+            and do not fit in RAM.
     """
     folder.check_code()
-    at_its_end.begin()
+    thread_cleanup.begin()
     with folder.view() as shown:
-        # Of a tensor that two shards hold, the one counts that mlx-lm's own call gives last.
+        # If two shards hold a tensor, the last in glob's order counts, as in mlx-lm.
         read = [Path(file).name for file in glob(str(shown / "model*.safetensors"))]  # noqa: PTH207
         checkpoint = Checkpoint(folder.path, [folder.path / name for name in read])
         try:
@@ -67,10 +67,10 @@ def open_model(
             switches, reason = _find(module, checkpoint)
         except OutlierError:
             raise
-        except Exception as error:  # whatever mlx-lm raises of what the folder says
+        except Exception as error:  # whatever mlx-lm raises about the folder's content
             raise _not_built(folder, error) from error
     if reason is not None:
-        _hold_whole(module, reason, force)
+        _check_whole(module, reason, force)
     return Opened(module, config, checkpoint, switches)
 
 
@@ -85,7 +85,7 @@ def _find(
 
 
 def _not_built(folder: ModelFolder, error: Exception) -> UnsupportedModel:
-    """The sentence for what mlx-lm raised."""
+    """Our error for what mlx-lm raised."""
     kind = folder.config.get("quantization_config")
     method = kind.get("quant_method") if isinstance(kind, dict) else None
     what = f"quantised by {str(method)[:30]!r}, " if method is not None else ""
@@ -96,10 +96,10 @@ def _not_built(folder: ModelFolder, error: Exception) -> UnsupportedModel:
 
 
 def open_tokenizer(folder: ModelFolder, config: dict[str, Any]) -> TokenizerWrapper:
-    """The tokenizer of `folder`, whose code is run only where it is trusted.
+    """The tokenizer of `folder`; the folder's own code runs only if it is trusted.
 
     Raises:
-        CheckpointError: transformers or mlx-lm cannot make one of the folder's files.
+        CheckpointError: transformers or mlx-lm cannot build it from the folder's files.
     """
     extra: dict[str, Any] = {"trust_remote_code": folder.trusted}
     if (template := folder.template) is not None:
@@ -107,9 +107,9 @@ def open_tokenizer(folder: ModelFolder, config: dict[str, Any]) -> TokenizerWrap
     with folder.view() as shown:
         try:
             tokenizer = _loaded(shown, extra, config.get("eos_token_id"))
-            put_right(tokenizer)
+            repair_decoding(tokenizer)
             return tokenizer
-        except Exception as error:  # whatever the libraries raise of what the files say
+        except Exception as error:  # whatever the libraries raise about the files' content
             raise CheckpointError(
                 f"the tokenizer in {place(folder.path)} cannot be read ({brief(error)}): copy "
                 "tokenizer.json and tokenizer_config.json from the original model"
@@ -117,7 +117,7 @@ def open_tokenizer(folder: ModelFolder, config: dict[str, Any]) -> TokenizerWrap
 
 
 def _loaded(shown: Path, extra: dict[str, Any], ends: Any) -> TokenizerWrapper:
-    """By mlx-lm; one of its detokenizers takes no vocabulary with gaps, and is done without."""
+    """mlx-lm's tokenizer; its SPM detokenizer fails on a vocabulary with gaps and is replaced."""
     try:
         return load_tokenizer(shown, extra, eos_token_ids=ends)
     except (AttributeError, ValueError):
@@ -133,11 +133,11 @@ def _loaded(shown: Path, extra: dict[str, Any], ends: Any) -> TokenizerWrapper:
 _PLAIN = threading.Lock()
 
 
-def _hold_whole(module: nn.Module, reason: NotPageable, force: bool) -> None:
-    """Say that a model whose experts cannot be paged is held in RAM, if it fits there.
+def _check_whole(module: nn.Module, reason: NotPageable, force: bool) -> None:
+    """Warn that a model that cannot be paged will be loaded whole, if it fits.
 
     Raises:
-        NotPageable: it does not.
+        NotPageable: it does not fit.
     """
     needed, available = dense_nbytes(module, ()), machine_memory().available
     if needed > WHOLE_SHARE * available and not force:
@@ -146,7 +146,7 @@ def _hold_whole(module: nn.Module, reason: NotPageable, force: bool) -> None:
             "free"
         ) from reason
     warnings.warn(
-        f"{reason}. Until then all of it, {size_words(needed)}, is held in RAM, and its routing is "
-        "not seen",
+        f"{reason}. Until then the whole model, {size_words(needed)}, is loaded into RAM, and its "
+        "routing is not recorded",
         stacklevel=5,
     )

@@ -1,8 +1,8 @@
-"""Before a model is loaded: what its experts weigh, and how large a cache this machine can hold.
+"""`plan`: the size of a model's experts, and how large a cache fits this machine, before loading.
 
 `plan` reads the config and the shards' headers, a few megabytes at most, also of a model that is
-not downloaded, and has mlx-lm build the model lazily, as `load` does. So what it says of layers,
-formats and top-k is what `load` will find. A `Plan` is plain data that shows itself.
+not downloaded. mlx-lm builds the model lazily, as in `load`, so layers, formats and top-k are what
+`load` will find. A `Plan` is plain data with a text and an HTML form.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from html import escape
 from math import floor, log10
 from typing import Any
 
+from ..aliases import alias
 from ..checkpoint.model_folder import ModelFolder
 from ..display import INERT
 from ..errors import place
@@ -32,49 +33,50 @@ from .open_checkpoint import Opened, open_model
 from .prompts import context_of
 
 ROWS = 7
-"""Cache sizes shown beside the advised one and the whole."""
+"""Cache sizes shown beside the advised one and the largest."""
 
 
 @dataclass(frozen=True)
 class CacheSize:
-    """What a `cache_gb` would hold.
+    """A cache size and what it holds.
 
     Attributes:
-        cache_gb: GB (10^9 bytes), as given to `load`.
-        experts: how many experts it holds; `share`, of all.
-        tokens: how many working sets that is: times the experts one token needs in all layers.
-        memory: bytes of RAM with dense weights, KV caches and what a process takes beside them.
-        fits: whether that fits this machine now, and `ram_gb` where it was given.
+        cache_gb: GB (10^9 bytes), as for `load`.
+        experts: number of experts that fit; `share`, of all.
+        working_sets: `experts` in working sets: the experts of one token, layers × top-k.
+        memory: bytes of RAM with dense weights, KV caches and the rest of the process.
+        fits: whether that fits this machine now, and `ram_gb` if set.
     """
 
     cache_gb: float
     experts: int
     share: float
-    tokens: float
+    working_sets: float
     memory: int
     fits: bool
+
+    tokens = alias("working_sets")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `load` would find, and what fits. Sizes are bytes.
+    """What `load` will find, and which cache sizes fit. Sizes are bytes.
 
     Attributes:
-        model, model_type: as asked, and as the config says.
+        model, model_type: the name that was passed, and the config's type.
         here: whether its weights are on this machine already.
         experts_per_layer, expert_nbytes, top_k: one entry per MoE layer.
-        formats: the experts' formats in words, each once.
-        experts_total: of all experts; `dense`, of everything else.
-        cold_per_token: what one token reads when nothing is in RAM.
-        kv_per_token, kv_fixed: the KV cache's growth per token of context, and what it takes
-            beside that; None where that could not be told. `kv_kept` is the most that caches
-            of earlier runs take.
-        context: the model's full context in tokens; None where its config does not say.
+        formats: the experts' formats as text, without duplicates.
+        experts_total: bytes of all experts; `dense`, of everything else.
+        cold_per_token: bytes that one token reads when no expert is resident.
+        kv_per_token, kv_fixed: the KV cache's growth per token of context, and its constant part;
+            None if unknown. `kv_kept` is the most that caches of earlier runs take.
+        context: the model's full context in tokens; None if its config does not say.
         planned_tokens: the context that `sizes` make room for.
-        total, available: memory of this machine, and what of it is free to take now.
+        total, available: memory of this machine, in all and free.
         sizes: cache sizes and what they hold, smallest first.
-        cache_gb: the size to take; None for a model that has no experts or does not fit.
-        advice: why, in a sentence.
+        cache_gb: the advised size; None if the model has no experts or does not fit.
+        advice: the reason, in a sentence.
     """
 
     model: str
@@ -100,15 +102,15 @@ class Plan:
 
     @property
     def layers(self) -> int:
-        """How many MoE layers there are."""
+        """The number of MoE layers."""
         return len(self.experts_per_layer)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON takes them."""
+        """All fields, ready for JSON."""
         return asdict(self) | {"layers": self.layers}
 
     def facts(self) -> list[tuple[str, str]]:
-        """What is known of the model and the machine, in words: (name, value)."""
+        """The model and the machine, as rows of text: (name, value)."""
         where = "on this machine" if self.here else "not downloaded; only its headers were read"
         rows = [("model", f"{self.model} ({self.model_type}; {where})")]
         if self.layers:
@@ -117,10 +119,10 @@ class Plan:
                 ("experts", f"{self.layers} layers × {_alike(self.experts_per_layer)}, top-"
                  f"{_alike(self.top_k)}; {each} each, {size_words(self.experts_total)} in all"),
                 ("format", ", ".join(self.formats)),
-                ("cold", f"{size_words(self.cold_per_token)} read for a token when none is in RAM"),
+                ("cold", f"{size_words(self.cold_per_token)} read per token when none is in RAM"),
             ]  # fmt: skip
         else:
-            rows.append(("experts", "none that can be paged: the model is held whole"))
+            rows.append(("experts", "none that can be paged: the model is loaded whole"))
         kv = "unknown"
         if self.kv_per_token is not None:
             kv = f"{size_words(self.kv_per_token)} per token"
@@ -135,18 +137,18 @@ class Plan:
         ]
 
     def table(self) -> list[tuple[str, ...]]:
-        """The cache sizes in words: a row of headings, then one row per size."""
+        """The cache sizes as text: a row of headings, then one row per size."""
         rows: list[tuple[str, ...]] = []
         rows.append(("cache_gb", "experts", "share", "working sets", "RAM in all", "fits now"))
-        for s in self.sizes:
-            mark = " ←" if s.cache_gb == self.cache_gb else ""
-            fits = ("yes" if s.fits else "no") + mark
-            rows.append((f"{s.cache_gb:g}", f"{s.experts:,}", percent(s.share), three(s.tokens),
-                         size_words(s.memory), fits))  # fmt: skip
+        for size in self.sizes:
+            mark = " ←" if size.cache_gb == self.cache_gb else ""
+            fits = ("yes" if size.fits else "no") + mark
+            holds = (f"{size.experts:,}", percent(size.share), three(size.working_sets))
+            rows.append((f"{size.cache_gb:g}", *holds, size_words(size.memory), fits))
         return rows
 
     def __str__(self) -> str:
-        """Facts, table and advice, in lines."""
+        """Facts, table and advice, as lines of text."""
         lines = [f"{name:<9} {value}" for name, value in self.facts()]
         if self.sizes:
             rows = self.table()
@@ -167,15 +169,15 @@ class Plan:
         )
         heads, *rows = self.table()
         head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
-        body = "".join(
+        lines = "".join(
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
         )
         sizes = (
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody><caption>with a context of "
-            f"{self.planned_tokens:,} tokens</caption></table>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody><caption>with a context "
+            f"of {self.planned_tokens:,} tokens</caption></table>"
         )
-        said = f"<table>{facts}</table>{sizes if rows else ''}<p>{escape(self.advice)}</p>"
-        return f'<div class="{INERT}">{said}</div>'
+        body = f"<table>{facts}</table>{sizes if rows else ''}<p>{escape(self.advice)}</p>"
+        return f'<div class="{INERT}">{body}</div>'
 
 
 @checked(model=path, revision=text, trust_remote_code=boolean)
@@ -190,20 +192,20 @@ def plan(
     kept_kv_gb: float = LoadOptions.kept_kv_gb,
     replacing: Engine | None = None,
 ) -> Plan:
-    """Say what `load(model)` would find and which cache size to take, from headers alone.
+    """Report what `load(model)` will find and which cache size fits, from headers alone.
 
     Args:
         model: "demo", a folder, or a Hugging Face id, which need not be downloaded.
         revision: branch, tag or commit of a Hugging Face repository.
-        trust_remote_code: run the code that the model's folder brings, where it needs that.
-        machine: plan for this memory instead of what is free here and now.
+        trust_remote_code: allow the model folder's own Python code to run, if the model needs it.
+        machine: plan for this memory instead of what is free now.
         ram_gb, kernels, kept_kv_gb: as in `load`.
         replacing: an open engine whose memory would be freed first.
 
     Raises:
-        ModelNotFound, CheckpointError, UnsupportedModel, OptionError: each says what to do.
+        ModelNotFound, CheckpointError, UnsupportedModel, OptionError: the message says what to do.
     """
-    asked = make(LoadOptions, {"ram_gb": ram_gb, "kernels": kernels, "kept_kv_gb": kept_kv_gb})
+    options = make(LoadOptions, {"ram_gb": ram_gb, "kernels": kernels, "kept_kv_gb": kept_kv_gb})
     if machine is not None and not isinstance(machine, Machine):
         raise refused("machine", machine, "an outlier_jupyter.system.memory_info.Machine")
     if replacing is not None and not isinstance(replacing, Engine):
@@ -212,11 +214,11 @@ def plan(
         opened = open_model(ModelFolder(folder, trusted=trust_remote_code))
         formats = dict.fromkeys(expert_format(s) for s in opened.switches)
         dense = dense_nbytes(opened.module, opened.switches)
-        probed = probed_of(opened, asked.kernels)
+        probed = probed_of(opened, options.kernels)
     freed = replacing.memory().freed if replacing is not None else 0
-    bound = asked.ram_gb
+    bound = options.ram_gb
     room = MemoryBounds.now(bound, freed) if machine is None else MemoryBounds(machine, 0, bound)
-    needs = needs_of(opened.config, dense, probed, asked.kept_kv_gb)
+    needs = needs_of(opened.config, dense, probed, options.kept_kv_gb)
     return _plan(place(model, 1000), here, opened, tuple(formats), probed, needs, room)
 
 
@@ -260,7 +262,7 @@ def _plan(
 def _sizes(
     switches: Sequence[Switch], top_k: Sequence[int], needs: Needs, room: MemoryBounds
 ) -> tuple[tuple[CacheSize, ...], CacheSize | None]:
-    """Round sizes from about one token's worth to everything, and the one to take."""
+    """Round sizes from about half a working set to all experts, and the advised one."""
     if not switches:
         return (), None
     everything = sum(s.experts * s.expert_nbytes for s in switches)
@@ -270,9 +272,9 @@ def _sizes(
 
     def size(nbytes: int) -> CacheSize:
         gb = min(up(everything), nbytes) / 1e9
-        held = sum(share_slots(switches, gb, None).values())
+        slots = sum(share_slots(switches, gb, None).values())
         taken = min(nbytes, everything)
-        return CacheSize(gb, held, held / experts, held / sum(top_k), beside + taken,
+        return CacheSize(gb, slots, slots / experts, slots / sum(top_k), beside + taken,
                          taken <= left)  # fmt: skip
 
     steps = [n for n in _round_sizes(cold // 2, everything) if n > least_nbytes(switches)]
@@ -292,7 +294,7 @@ def _advice(
     beside, left = size_words(room.python + needs.nbytes), room.for_experts(needs)
     if not sizes:
         fits = "fits" if left >= 0 else "does not fit"
-        return f"No expert can be paged; held whole it {fits} here: it takes {beside}."
+        return f"No expert can be paged; loaded whole the model {fits} here: it takes {beside}."
     if best is None:
         return (
             f"It does not fit here now: {beside} are needed beside the experts, and the process "
@@ -306,12 +308,12 @@ def _advice(
         take += f"in {room.words()} beside {beside} for the rest"
     else:
         take += f"beside {beside} for the rest and {spared} left free"
-    if best.tokens < 1:
+    if best.working_sets < 1:
         return (
             f"{take}; that is less than the experts of a single token, so nearly every expert is "
             "read each time it is needed."
         )
-    return f"{take}; it holds the experts of {three(best.tokens)} tokens."
+    return f"{take}; it holds the experts of {three(best.working_sets)} tokens."
 
 
 def _round_sizes(low: int, high: int) -> list[int]:
@@ -322,6 +324,6 @@ def _round_sizes(low: int, high: int) -> list[int]:
 
 
 def _alike(values: Sequence[int], words: Any = str) -> str:
-    """One value in words, or the least and the most where layers differ."""
+    """The value as text, or the least and the most if layers differ."""
     least, most = min(values), max(values)
     return words(least) if least == most else f"{words(least)} to {words(most)}"

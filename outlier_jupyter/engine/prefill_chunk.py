@@ -1,10 +1,10 @@
-"""How many tokens of a prompt go through the model at once, when nobody says.
+"""Chooses the number of prompt tokens per forward pass, where the options leave it open.
 
-Each chunk reads each expert it needs once, so a long chunk reads less: twice the tokens need
-hardly more experts. What bounds it is the memory of a chunk's activations, which is part of the
-constant that a loaded model may take beside weights and KV cache. With all experts in RAM
-nothing is read again, and mlx-lm's own number is taken, so that results are mlx-lm's default.
-Pure arithmetic: nothing is measured here.
+Each chunk reads each expert that it needs once, so longer chunks read less: twice the tokens need
+hardly more experts. The memory of a chunk's activations bounds it; that is part of the constant
+that a loaded model takes beside weights and KV cache. With all experts in RAM nothing is read
+again, and mlx-lm's own number is used, so that results equal mlx-lm's default. This is arithmetic
+only: nothing is measured.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ RESIDENT = 2048
 MOST = 8192
 """Beyond this each expert serves so many tokens that its read no longer counts."""
 SCORES = 64_000_000
-"""Bytes that compiled attention takes for scores and what they make, however long the context."""
+"""The most bytes that compiled attention takes for scores and their results, at any context."""
 ITEM = 4
-"""Bytes of an activation, at most: float32."""
+"""The most bytes of an activation: float32."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Bytes of activations that one token of a chunk needs at the worst moment of a layer.
+    """The peak bytes of activations of one token of a chunk, within one layer.
 
     Attributes:
         routed: for its k experts: sorted input, gate, up, their product, output, and the output
             again in the prompt's order.
-        attended: for each token of the context it attends to: scores, and their softmax; 0 where
-            attention is one fused kernel.
-        bounded: over plain KV caches the scores of all tokens together never take more than
-            `SCORES`: compiled kernels compute some rows at a time.
+        attended: per token of the context: scores and their softmax; 0 if attention is one fused
+            kernel.
+        bounded: with plain KV caches all scores together take at most `SCORES`, because compiled
+            kernels compute some rows at a time.
     """
 
     routed: int
@@ -49,7 +49,7 @@ class Costs:
         return cls(routed, 0 if fused else 2 * heads * ITEM, bounded)
 
     def nbytes(self, tokens: int, context: int, plain: bool) -> int:
-        """What a chunk of so many tokens needs."""
+        """Bytes of a chunk of `tokens` tokens; `plain` as in `choose_chunk`."""
         if self.bounded and plain:
             return SCORES + tokens * self.routed
         return tokens * (self.routed + context * self.attended)
@@ -61,8 +61,8 @@ def choose_chunk(
     """Tokens per chunk: a power of two from `LEAST` on, whose activations fit `budget` bytes.
 
     Args:
-        context: tokens of the whole prompt, those in the KV cache included.
-        resident: all experts are in RAM, or will be once they were read.
+        context: tokens of the whole prompt, including those in the KV cache.
+        resident: all experts are in RAM, or stay there once they are read.
         plain: the KV caches are neither quantised nor rotating.
     """
     most = RESIDENT if resident else MOST

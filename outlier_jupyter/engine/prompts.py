@@ -1,4 +1,4 @@
-"""From what a person asks to the ids the model reads, by mlx-lm's tokenizer and chat template."""
+"""Encodes a prompt into token ids, with mlx-lm's tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -13,14 +13,24 @@ from ..values import items, refused
 from .templates import content_of, has_template, templated
 
 Prompt: TypeAlias = str | Sequence[dict[str, Any]]
-"""A text, or a conversation as chat templates take it: [{"role": …, "content": …}, …]."""
+"""A text, or a conversation as for chat templates: [{"role": …, "content": …}, …]."""
+
+
+CONTEXT_NAMES = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "n_positions")
+"""Config keys of the model's full context."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt three ways: as it was asked, as the model reads it, and as ids."""
+    """A prompt in three forms.
 
-    asked: str
+    Attributes:
+        prompt: as the user wrote it; a conversation as "role: content" lines.
+        text: as the model reads it, in the chat template.
+        tokens: its ids.
+    """
+
+    prompt: str
     text: str
     tokens: list[int]
 
@@ -30,21 +40,22 @@ def encode(
 ) -> Encoded:
     """Encode `prompt`; a text goes into the chat template, if there is one, unless `raw`.
 
-    Whether the model has room for it is asked by `check_length` and `budget.check_prompt`.
+    `check_length` and `memory_budget.check_prompt` check its length.
 
     Raises:
-        OptionError: there is nothing to encode, the chat template refuses the messages, or the
-            tokenizer gives ids that the model has not.
+        OptionError: the prompt is empty, the chat template refuses the messages, or the tokenizer
+            gives ids that the model lacks.
     """
     prompt = as_prompt(prompt)
     if not prompt:
         raise OptionError("the prompt is empty: give at least one character")
     if isinstance(prompt, str) and (options.raw or not has_template(tokenizer)):
         if options.system is not None:
-            why = "raw=True sends the prompt as it is" if options.raw else "it has no chat template"
+            why = "raw=True sends the prompt as it is"
+            why = why if options.raw else "the model has no chat template"
             raise OptionError(
-                f"the model is given no system message, for {why}: write it into the prompt, and "
-                "leave system out"
+                f"system cannot be used, because {why}: write the system message into the prompt, "
+                "and leave system out"
             )
         text = prompt
         starts = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
@@ -53,14 +64,14 @@ def encode(
         text = templated(tokenizer, _messages(prompt, options.system))
         tokens = ids_of(tokenizer, text, add_special_tokens=False)
     check_known(tokens, config or {})
-    return Encoded(_as_asked(prompt), text, tokens)
+    return Encoded(_prompt_text(prompt), text, tokens)
 
 
 def ids_of(tokenizer: Any, text: str, **options: Any) -> list[int]:
-    """`text` as ids, at least one.
+    """The ids of `text`, at least one.
 
     Raises:
-        OptionError: it is nothing to the tokenizer.
+        OptionError: the tokenizer cannot encode it, or gives no ids.
     """
     try:
         text.encode()
@@ -70,7 +81,7 @@ def ids_of(tokenizer: Any, text: str, **options: Any) -> list[int]:
             "the prompt holds half of a surrogate pair, which is no character: give text that "
             "UTF-8 can write"
         ) from None
-    except Exception as error:  # a tokenizer may be anybody's code
+    except Exception as error:  # a tokenizer may be foreign code
         raise OptionError(
             f"the model's tokenizer cannot read the prompt ({brief(error)}): give other text"
         ) from error
@@ -80,7 +91,7 @@ def ids_of(tokenizer: Any, text: str, **options: Any) -> list[int]:
 
 
 def check_known(tokens: Sequence[int], config: dict[str, Any]) -> None:
-    """Raises OptionError: the model has no embedding for an id; MLX would read past its end."""
+    """Raises OptionError: an id has no embedding; MLX would read past the table's end."""
     known = vocabulary_of(config)
     if known and tokens and max(tokens) >= known:
         raise OptionError(
@@ -90,45 +101,37 @@ def check_known(tokens: Sequence[int], config: dict[str, Any]) -> None:
 
 
 def vocabulary_of(config: dict[str, Any]) -> int:
-    """How many tokens the model knows, as its config says; 0 where it does not."""
+    """The size of the model's vocabulary from its config; 0 if it does not say."""
     inner = config.get("text_config")
     found = config.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, dict) else 0)
     return max(0, found) if isinstance(found, int) else 0
 
 
 def context_of(config: dict[str, Any]) -> int | None:
-    """The model's full context in tokens, as its config says; None where it does not.
-
-    YaRN stretches the context that the model was trained with by a factor.
-    """
+    """The model's full context in tokens from its config, with YaRN; None if it does not say."""
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):
-        for name in (
-            "max_position_embeddings",
-            "max_sequence_length",
-            "max_seq_len",
-            "n_positions",
-        ):
+        for name in CONTEXT_NAMES:
             if isinstance(part.get(name), int):
-                return max(int(part[name]), _stretched(part))
+                return max(int(part[name]), _yarn_context(part))
     return None
 
 
-def _stretched(config: dict[str, Any]) -> int:
-    """The context that YaRN gives a model, in tokens; 0 without it."""
-    told = config.get("rope_scaling") or config.get("rope_parameters")
-    if not isinstance(told, dict) or told.get("rope_type", told.get("type")) != "yarn":
+def _yarn_context(config: dict[str, Any]) -> int:
+    """The context that YaRN extends a model's to, in tokens; 0 without YaRN."""
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    if not isinstance(scaling, dict) or scaling.get("rope_type", scaling.get("type")) != "yarn":
         return 0
-    factor, original = told.get("factor"), told.get("original_max_position_embeddings")
+    factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
     if not isinstance(factor, int | float) or not isinstance(original, int):
         return 0
     return int(factor * original)
 
 
 def check_length(context: int | None, prompt: int, max_tokens: int, force: bool) -> None:
-    """Refuse a prompt that is longer than `context`, the model's own; mlx-lm goes on, too.
+    """Refuse a prompt longer than `context`, the model's own; with `force` only warn.
 
-    One that fits, but not with all that may be generated, is warned of; with `force` any is.
+    Also warn of a prompt that fits, but not together with `max_tokens`.
 
     Raises:
         OptionError: the prompt alone is too long.
@@ -140,17 +143,17 @@ def check_length(context: int | None, prompt: int, max_tokens: int, force: bool)
             f"the prompt is {prompt:,} tokens, and the model was made to read {context:,} at most: "
             "shorten it, or begin another conversation; load(…, force=True) tries"
         )
-    # The last token that is generated is not read any more.
+    # The last generated token is never read.
     if prompt + max_tokens - 1 > context:
         warnings.warn(
-            f"the prompt is {prompt:,} tokens with {max_tokens:,} to come, and the model was made "
-            f"for {context:,}: what lies beyond may be poor text; shorten one of them",
+            f"the prompt is {prompt:,} tokens and max_tokens {max_tokens:,}, and the model was "
+            f"made for {context:,} in all: text beyond that may be poor; shorten one of them",
             stacklevel=4,
         )
 
 
 def as_prompt(prompt: Any) -> Prompt:
-    """The prompt as a text, or a list of messages that can be read more than once.
+    """`prompt` as a text or a list of messages, with generators and mappings copied.
 
     Raises:
         OptionError: it is neither.
@@ -165,11 +168,11 @@ def as_prompt(prompt: Any) -> Prompt:
 
 
 def _messages(prompt: Prompt, system: str | None) -> list[dict[str, Any]]:
-    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    return asked if system is None else [{"role": "system", "content": system}, *asked]
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
-def _as_asked(prompt: Prompt) -> str:
+def _prompt_text(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{message['role']}: {content_of(message)}" for message in prompt)

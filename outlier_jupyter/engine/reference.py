@@ -1,10 +1,9 @@
-"""The model as it is, run beside a run that changes it, on the same tokens.
+"""The unchanged model, run on the same tokens as a run that changes it (`measure_loss`).
 
-It has a KV cache of its own, never quantised or bounded, and the routers' own choices; experts
-come from the same slots. So what a run with other routing, or a poorer KV cache, does to each
-token's distribution is known at once: the divergence from the exact one, and whether both would
-have taken the same token. What is read for it is told to whoever shows what sits in RAM, and its
-routing is nobody's.
+It has its own KV cache, never quantised or bounded, and the routers' own choices; it shares the
+expert slots. So it measures what another routing or a poorer KV cache does to each token's
+distribution: the KL divergence, and whether both take the same token. Its reads and evictions are
+reported, because they change what is resident; its routing is not.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ class Reference:
     """Follows one run.
 
     Args:
-        behind: the ids that the run's KV cache holds before it reads its first.
-        chunk: ids of a prompt per forward pass.
+        prefix: the ids that the run's KV cache holds before the run reads anything.
+        chunk: prompt ids per forward pass.
     """
 
     def __init__(
@@ -34,39 +33,39 @@ class Reference:
         model: nn.Module,
         routing: RoutingOptions,
         pagers: Sequence[Pager],
-        behind: list[int],
+        prefix: list[int],
         chunk: int | None,
     ) -> None:
         self._model = model
         self._routing = routing
         self._pagers = pagers
         self._kv = make_prompt_cache(model)
-        self._behind = behind
-        self._chunk = chunk or len(behind) or 1
+        self._prefix = prefix
+        self._chunk = chunk or len(prefix) or 1
         self._over = False
 
     def follow(self, tokens: list[int], logits: mx.array | None) -> Compared | None:
-        """Read what the run has read.
+        """Read the tokens that the run has read.
 
         Args:
             tokens: of the run's call.
-            logits: the run's after the last of them [1, vocabulary], evaluated; None in a chunk
-                of the prompt after which nothing is sampled.
+            logits: the run's logits after the last token [1, vocabulary], evaluated; None in a
+                prefill chunk after which nothing is sampled.
 
         Returns:
-            How the distributions after the last token compare; None without `logits`, or when
-            the run was asked to stop.
+            The comparison of the distributions after the last token; None without `logits`, or if
+            the run was stopped.
         """
         if self._over:
             return None
         try:
             with self._routing.exact(), _unrouted(self._pagers):
-                behind, self._behind = self._behind, []
-                for first in range(0, len(behind), self._chunk):
-                    self._read(behind[first : first + self._chunk])
+                prefix, self._prefix = self._prefix, []
+                for first in range(0, len(prefix), self._chunk):
+                    self._read(prefix[first : first + self._chunk])
                 exact = self._read(tokens)
                 return None if logits is None else compared(exact, logits)
-        except Stopped:  # the run hears of it by itself
+        except Stopped:  # the run raises it itself
             self._over = True
             return None
 
@@ -77,14 +76,14 @@ class Reference:
 
 
 def compared(exact: mx.array, other: mx.array) -> Compared:
-    """How far logits [1, vocabulary] are from exact ones, in nats, and whether their tops agree."""
+    """KL(exact ‖ other) of logits [1, vocabulary] in nats, and whether the argmaxes agree."""
     divergence, same = divergences(exact, other)
     nats: Any = divergence.item()
     return Compared(float(nats), bool(same.item()))
 
 
 def divergences(exact: mx.array, other: mx.array) -> tuple[mx.array, mx.array]:
-    """KL(exact ‖ other) of logits [rows, vocabulary], in nats, and whether the tops agree."""
+    """KL(exact ‖ other) of logits [rows, vocabulary] in nats, and whether the argmaxes agree."""
     p, q = (log_probabilities(logits) for logits in (exact, other))
     kl = (mx.exp(p) * (p - q)).sum(axis=-1)
     return mx.maximum(kl, 0.0), exact.argmax(axis=-1) == other.argmax(axis=-1)
@@ -97,7 +96,7 @@ def log_probabilities(logits: mx.array) -> mx.array:
 
 
 class _unrouted:  # noqa: N801, a context manager
-    """Within the block, only what came into RAM and left it is told."""
+    """Within the block the pagers report only reads and evictions."""
 
     def __init__(self, pagers: Sequence[Pager]) -> None:
         self._pagers = pagers
@@ -113,8 +112,8 @@ class _unrouted:  # noqa: N801, a context manager
 
 
 def _moves_only(sink: Sink) -> Sink:
-    def told(event: Event) -> None:
+    def forward(event: Event) -> None:
         if isinstance(event, PagedIn | Evicted):
             sink(event)
 
-    return told
+    return forward

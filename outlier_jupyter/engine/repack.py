@@ -1,7 +1,7 @@
-"""`repack`: a model's experts rewritten so that each is one straight read; and its disk measured.
+"""`repack` rewrites a model's experts so that each is one read; `measure_disk` probes its disk.
 
-Where experts lie in the model's files is known from loading it lazily; how records are written is
-the checkpoint room's. Here are names, the place, the progress, and what is said of it.
+Loading the model lazily finds the experts in its files, and `checkpoint` writes the records. This
+module resolves the model, chooses the target and shows the progress.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import Records, write_records
+from ..checkpoint import write_records
 from ..checkpoint.disk_probe import DiskTable, probe_disk
 from ..checkpoint.model_folder import ModelFolder
 from ..checkpoint.records import plan_records
@@ -25,13 +25,13 @@ from .open_checkpoint import open_model
 
 @dataclass(frozen=True)
 class Repacked:
-    """What came of a `repack`.
+    """The result of a `repack`.
 
     Attributes:
-        file: holds the records; `load` finds it by itself unless a folder was named.
-        experts, nbytes: all that are in it.
-        written: experts that this call wrote: fewer than all if it went on with an earlier one, and
-            those that were damaged if all were there.
+        file: the file of records; `load` finds it by itself unless `folder` was passed.
+        experts, nbytes: of the whole file.
+        written: experts that this call wrote: fewer than all if it resumed an earlier call, and
+            only the damaged ones if all were there.
     """
 
     file: Path
@@ -56,21 +56,21 @@ def repack(
     trust_remote_code: bool = False,
     quiet: bool = False,
 ) -> Repacked:
-    """Rewrite the experts of `model` so that each is read in one piece; the model stays as it is.
+    """Rewrite the experts of `model` so that each is one read; the model's files stay unchanged.
 
-    It takes as much room again as the experts. Stopped or failed, it goes on when called again;
-    called again when it is done, it checks every record and mends those that are damaged.
+    The records take as much disk space as the experts. If it is stopped or fails, the next call
+    resumes; if all is done, the next call checks every record and rewrites damaged ones.
 
     Args:
         model: "demo", a folder, or a Hugging Face id.
-        folder: where to write; left out, beside the model, or in the cache folder where that cannot
-            be written. `load(..., repacked=folder)` looks there.
+        folder: where to write; by default beside the model, or in the cache folder if that is not
+            writable. `load(..., repacked=folder)` looks there.
         revision: a branch, tag or commit of a Hugging Face repository.
-        trust_remote_code: run the code that the model's folder brings, where it needs that.
+        trust_remote_code: allow the model folder's own Python code to run, if the model needs it.
         quiet: show no progress.
 
     Raises:
-        RepackFailed: no room, or a read or write failed: what was done is kept.
+        RepackFailed: the disk is full, or a read or write failed; finished records are kept.
         ModelNotFound, CheckpointError, UnsupportedModel: as `load` raises them.
         OptionError: the model has no experts.
     """
@@ -84,15 +84,16 @@ def repack(
     total = sum(plan.nbytes * plan.experts for plan in plans)
     if not quiet:
         Progress.write(f"repacking {size_words(total)} of experts to {target}")
-    # Each byte is written once and read back once; what was done earlier is read back alone.
+    # Each byte is written once and read back once; records of an earlier call are only read back.
     with Progress(total=2 * total, unit="B", unit_scale=True, leave=False, disable=quiet) as bar:
         records, written = write_records(target, checkpoint.files, layers, bar.update)
-    return _told(records, written)
+    experts = sum(plan.experts for plan in plans)
+    return Repacked(records.file, experts, records.nbytes, written)
 
 
 @checked(model=path)
 def measure_disk(model: str | os.PathLike[str]) -> DiskTable:
-    """How fast the disk gives experts of `model`, from where `load` would read them.
+    """Measure how fast the disk delivers experts of `model`, from the files that `load` would read.
 
     Raises:
         ReadFailed: a file cannot be read.
@@ -109,13 +110,8 @@ def measure_disk(model: str | os.PathLike[str]) -> DiskTable:
 
 
 def _target(home: Path, where: str) -> Path:
-    """The first place that is there already, or else that can be written."""
+    """The first file that exists already, or else the first that can be written."""
     found = record_files(home, where)
     there = [file for file in found if file.exists()]
     free = [file for file in found if os.access(file.parent, os.W_OK)]
     return [*there, *free, found[-1]][0]
-
-
-def _told(records: Records, written: int) -> Repacked:
-    experts = sum(plan.experts for plan in records.plans)
-    return Repacked(records.file, experts, records.nbytes, written)

@@ -1,16 +1,17 @@
-"""What the runs of an engine ask of the routers: their options and, around them, `engine.routing`.
+"""Routing changes of an engine's runs: the runs' options and the `engine.routing` block.
 
     with engine.routing(mask=["12:37"], boost={(3, 5): 2.0}):
         run = engine.generate("…")
 
-Options that a run gives itself come before those of the block around it. Here they become an
-intervention and words; `paging` brings it about.
+A run's own options override those of the block. This module turns them into an `Intervention` and
+into text; `paging` applies it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ..errors import OptionError
@@ -22,11 +23,11 @@ NAMES = ("mask", "boost", "force", "top_k", "router_temperature")
 
 
 class RoutingOptions:
-    """The routing of one engine; called, a block in which it is changed.
+    """The routing of one engine; calling it opens a block in which the routing is changed.
 
     Args:
         experts_per_layer: of the MoE layers.
-        native: experts per token as the model's config says; `loaded`, as it was loaded.
+        native: experts per token from the model's config; `loaded`, from `load(top_k=…)`.
     """
 
     def __init__(
@@ -48,11 +49,11 @@ class RoutingOptions:
 
         Args:
             **changes: `mask`, `boost`, `force`, `top_k`, `router_temperature`, as in
-                `GenerateOptions`. A block inside another one adds its own.
+                `GenerateOptions`. An inner block adds to the outer one.
 
         Raises:
-            OptionError: another option, an expert that there is not, or a router that cannot be
-                changed so.
+            OptionError: another option, an expert that does not exist, or a router that cannot be
+                changed this way.
         """
         if other := changes.keys() - set(NAMES):
             raise OptionError(
@@ -69,7 +70,7 @@ class RoutingOptions:
 
     @contextmanager
     def plain(self) -> Iterator[None]:
-        """Forget, within the block, what blocks around it say."""
+        """Ignore the outer `engine.routing` blocks within this block."""
         before, self._around = self._around, {}
         try:
             yield
@@ -78,53 +79,48 @@ class RoutingOptions:
 
     @property
     def native(self) -> dict[str, Any]:
-        """The options of a run that routes as the model itself does, however it was loaded."""
+        """The run options that restore the model's own routing, whatever `load` changed."""
         return {} if self._loaded == self._native else {"top_k": self._native}
 
-    def given(self, options: dict[str, Any]) -> dict[str, Any]:
-        """What a run is asked that was given `options`: what the block around says, and they."""
+    def merged(self, options: dict[str, Any]) -> dict[str, Any]:
+        """A run's options, on top of those of the `engine.routing` blocks around it."""
         return self._around | options
 
-    def options(self, given: dict[str, Any]) -> GenerateOptions:
-        """The options of a run that was `given` these, here and now; held against the model.
+    def options(self, values: dict[str, Any]) -> GenerateOptions:
+        """The options of a run with these values, merged with the blocks and checked.
 
         Raises:
             OptionError: an option that cannot be used, or not with this model.
         """
-        asked = make(GenerateOptions, self.given(given))
-        self.asked(asked)
-        return asked
+        options = make(GenerateOptions, self.merged(values))
+        self._intervention(options)
+        return options
 
-    def asked(self, asked: GenerateOptions) -> Intervention:
-        """What a run changes, held against the model.
+    def _intervention(self, options: GenerateOptions) -> Intervention:
+        """The routing changes of a run, checked against the model.
 
         Raises:
-            OptionError: an expert that there is not, or too few left.
+            OptionError: an expert that does not exist, or too few are left.
         """
-        if self._native == 1 and asked.top_k not in (None, 1):
+        if self._native == 1 and options.top_k not in (None, 1):
             raise OptionError(
-                f"top_k={asked.top_k} cannot be used: this model was made for one expert a token, "
-                "and may weigh its input by it"
+                f"top_k={options.top_k} cannot be used: this model was made for one expert per "
+                "token, and may multiply its input by the router's weight"
             )
-        return Intervention.of(asked, self._experts, self._loaded)
+        return Intervention.of(options, self._experts, self._loaded)
 
-    def applied(self, asked: GenerateOptions) -> AbstractContextManager[None]:
-        """Route as a run asks, within the block."""
-        return self._routing_override.applied(self.asked(asked))
+    def applied(self, options: GenerateOptions) -> AbstractContextManager[None]:
+        """Route as a run's options say, within the block."""
+        return self._routing_override.applied(self._intervention(options))
 
     def exact(self) -> AbstractContextManager[None]:
-        """Route as the model itself does, within the block, however it was loaded."""
+        """Route as the model itself does, within the block, whatever `load` changed."""
         return self._routing_override.applied(Intervention(**self.native))
 
-    def words(self, asked: GenerateOptions) -> list[str]:
-        """Why a run's routing is another than the model's own; empty when it is not."""
+    def words(self, options: GenerateOptions) -> list[str]:
+        """Reasons why a run's routing differs from the model's own; empty if it does not."""
         if not self._experts:
             return []
-        return Intervention.of(
-            asked if asked.top_k else make(GenerateOptions, _routing(asked, self._loaded)),
-            self._experts,
-        ).words(self._native)
-
-
-def _routing(asked: GenerateOptions, top_k: int | None) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in NAMES} | {"top_k": top_k}
+        if not options.top_k:
+            options = replace(options, top_k=self._loaded)
+        return Intervention.of(options, self._experts).words(self._native)

@@ -1,4 +1,4 @@
-"""What an engine says of itself: plain facts, and the lines that tell them."""
+"""An engine's state as plain data, with a text form."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ..trace import TraceInfo
 
 @dataclass(frozen=True)
 class Status:
-    """Where an engine stands: what is loaded, how much of it is in RAM, whether it was closed.
+    """An engine's state: what is loaded, how much of it is in RAM, whether it was closed.
 
     Attributes:
-        model: as it was named to `load`.
-        layers: MoE layers.
-        experts: in all layers.
-        slots: how many experts fit in RAM.
-        resident: how many are in RAM now.
-        bank_nbytes: bytes of the slots, full or not.
+        model: the name that `load` was called with.
+        layers: number of MoE layers.
+        experts: number of experts in all layers.
+        slots: number of experts that fit in RAM.
+        resident: number of experts that are in RAM now.
+        bank_nbytes: bytes of the slots, filled or not.
         experts_nbytes: bytes of all experts on disk.
-        dense_nbytes: bytes of all other weights, always in RAM.
-        reader: how experts are read, `pread`, `direct` or `mmap`.
-        reader_note: why this reader, in words; "" where there is nothing to say.
+        dense_nbytes: bytes of all other weights, which are always in RAM.
+        reader: how experts are read: `pread`, `direct` or `mmap`.
+        reader_note: why this reader; "" if there is nothing to say.
         kernels: `cpu` for the compiled ones, or `mlx`.
-        top_k: experts per token in each layer; None where not known.
-        changed_output: why the output differs from the model's own; "" where it does not.
+        top_k: experts per token in each layer; None if unknown.
+        changed_output: why the output differs from the model's own; "" if it does not.
         closed: whether the engine was closed.
     """
 
@@ -56,7 +56,7 @@ class Status:
         top_k: int | None,
         closed: bool = False,
     ) -> Status:
-        """Where an engine stands that holds `resident` experts and was asked for `top_k`."""
+        """The state of an engine with `resident` experts in RAM; `top_k` as in `LoadOptions`."""
         switches = installed.switches
         return cls(
             model=info.model,
@@ -80,7 +80,7 @@ class Status:
         lines = [
             f"model     {self.model}",
             f"experts   {self.experts:,} in {self.layers} layers, {size_words(self.experts_nbytes)}"
-            f" on disk; {self.top_k} a token in each layer",
+            f" on disk; {self.top_k} per token in each layer",
             f"slots     {self.slots:,} of {self.experts:,} fit, {size_words(self.bank_nbytes)} of "
             f"RAM; {self.resident:,} taken",
             f"the rest  {size_words(self.dense_nbytes)} of RAM: attention, routers, embeddings",

@@ -1,7 +1,7 @@
-"""Messages become text by a model's chat template; what a template refuses is one sentence.
+"""Applies a model's chat template to messages; a refusal becomes one of our errors.
 
-Templates are programs that come with a model: they raise what they like. Here is the border to
-them. Nothing here encodes, and nothing knows what the messages are for.
+A template is a program that comes with the model and may raise anything: this module is the border
+to it. It encodes nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ..system.interrupt import within
 Message = dict[str, Any]
 
 TEMPLATE_S = 5
-"""Seconds that a template may take: it is a program of somebody else's, and need never end."""
+"""The most seconds that a template may take: it is foreign code and may never end."""
 CONTROL = re.compile(r"<\|[a-z_]+\|>")
-"""Control tokens, as most models write theirs."""
+"""Control tokens in the form that most models use."""
 FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
-"""Where the answer proper begins, after what was thought in other channels."""
+"""The begin of the answer itself, after the reasoning in other channels."""
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -30,38 +30,38 @@ def has_template(tokenizer: Any) -> bool:
 
 
 def templated(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """The conversation as the model's chat template writes it.
+    """The conversation as text, by the model's chat template.
 
-    A template may refuse an answer of the model's own for the control tokens in it (gpt-oss's
-    does). Then answers go back without them.
+    A template may refuse the model's own answers for their control tokens (gpt-oss's does). Then
+    the answers are passed without them.
 
     Raises:
-        TemplateRefused: the template refuses the messages all the same.
-        OptionError: the messages hold what is no text, or there is no template to take.
+        TemplateRefused: the template refuses the messages in every form.
+        OptionError: a message holds something other than text, or there is no template.
     """
     if not has_template(tokenizer):
         raise OptionError(
             "this model has no chat template, so it takes no messages: give the prompt as a text"
         )
-    told = [_plain(number, message) for number, message in enumerate(messages, 1)]
+    messages = [_plain(number, message) for number, message in enumerate(messages, 1)]
     try:
-        return _first_accepted(tokenizer, told)
+        return _first_accepted(tokenizer, messages)
     except OutlierError:
         raise
-    except Exception as refusal:  # a template raises what it likes
-        raise _refused(refusal, told) from refusal
+    except Exception as refusal:  # a template may raise anything
+        raise _refused(refusal, messages) from refusal
 
 
 def without_refused(
     tokenizer: Any, messages: Sequence[Message], system: str | None
 ) -> tuple[list[Message], int]:
-    """The conversation without the answers that its template refuses, and their questions.
+    """The conversation without the answers that the template refuses, and their questions.
 
     Args:
-        messages: questions and answers in turn, a question at the end, which always stays.
+        messages: questions and answers in turn; the last is a question, which always stays.
 
     Returns:
-        What is left, and how many answers are not in it.
+        The remaining messages, and the number of dropped answers.
     """
     *before, last = messages
     first = [] if system is None else [{"role": "system", "content": system}]
@@ -82,26 +82,26 @@ def _accepts(tokenizer: Any, messages: list[Message]) -> bool:
     return True
 
 
-def _first_accepted(tokenizer: Any, told: list[Message]) -> str:
-    """What the template makes of the first form of the messages that it takes."""
+def _first_accepted(tokenizer: Any, messages: list[Message]) -> str:
+    """The template's text for the first form of the messages that it accepts."""
     refusal: Exception | None = None
-    for form in _forms(tokenizer, told):
+    for form in _forms(tokenizer, messages):
         try:
             return _apply(tokenizer, form)
         except OutlierError:
             raise
         except Exception as error:
-            refusal = refusal or error  # what is told is what it said of the first
+            refusal = refusal or error  # the error for the first form is reported
     assert refusal is not None
     raise refusal
 
 
-def _forms(tokenizer: Any, told: list[Message]) -> Iterator[list[Message]]:
-    """The messages as a template may want them: the usual form first."""
-    read = [_with_arguments(message) for message in told]
+def _forms(tokenizer: Any, messages: list[Message]) -> Iterator[list[Message]]:
+    """The forms of the messages that templates accept, the usual one first."""
+    read = [_with_arguments(message) for message in messages]
     bare = [_without_control(tokenizer, message) for message in read]
     seen: list[list[Message]] = []
-    for form in (read, told, bare):
+    for form in (read, messages, bare):
         if form not in seen:
             seen.append(form)
             yield form
@@ -124,15 +124,15 @@ def _apply(tokenizer: Any, messages: list[Message]) -> str:
         )
     if not str(text).strip():
         raise OptionError(
-            "the model's chat template makes nothing of these messages: give the prompt as a text "
+            "the model's chat template gives no text for these messages: give the prompt as a text "
             "with raw=True, or copy chat_template.jinja from the original model"
         )
     return str(text)
 
 
-def _refused(refusal: Exception, told: list[Message]) -> TemplateRefused:
-    roles = ", ".join(str(message["role"])[:20] for message in told[:4])
-    more = ", …" if len(told) > 4 else ""
+def _refused(refusal: Exception, messages: list[Message]) -> TemplateRefused:
+    roles = ", ".join(str(message["role"])[:20] for message in messages[:4])
+    more = ", …" if len(messages) > 4 else ""
     return TemplateRefused(
         f"the model's chat template refused the messages ({brief(refusal)}; roles: {roles}{more}): "
         "change them, leave the system message out, or give raw=True"
@@ -140,10 +140,10 @@ def _refused(refusal: Exception, told: list[Message]) -> TemplateRefused:
 
 
 def _plain(number: int, message: Message) -> Message:
-    """A message whose content is a text: parts are joined, and a call of a tool has an empty one.
+    """The message with its content as one text: parts are joined, a tool call's content is empty.
 
     Raises:
-        OptionError: it is no message, or holds something else than text.
+        OptionError: it is no message, or holds something other than text.
     """
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise OptionError(
@@ -172,25 +172,25 @@ def _part(number: int, part: Any) -> str:
         return str(part["text"])
     kind = part.get("type") if isinstance(part, dict) else part
     raise OptionError(
-        f"message {number} holds a part of type {shown(kind, 40)}, and texts alone are read: give "
-        "{'type': 'text', 'text': …}"
+        f"message {number} holds a part of type {shown(kind, 40)}, and only texts can be read: "
+        "give {'type': 'text', 'text': …}"
     )
 
 
 def content_of(message: Message) -> str:
-    """What a message says, in words: its text, or which tools it calls."""
-    said = str(_plain(1, message)["content"])
-    if said or not isinstance(message.get("tool_calls"), list):
-        return said
+    """A message's text, or the tool calls in it as text."""
+    text = str(_plain(1, message)["content"])
+    if text or not isinstance(message.get("tool_calls"), list):
+        return text
     calls = [c.get("function") for c in message["tool_calls"] if isinstance(c, dict)]
     return ", ".join(f"{c.get('name')}({c.get('arguments', '')})" for c in calls if
                      isinstance(c, dict))  # fmt: skip
 
 
 def _with_arguments(message: Message) -> Message:
-    """A message whose tool calls have their arguments as templates take them: as an object.
+    """The message with the arguments of its tool calls as objects, which templates expect.
 
-    Callers write them as OpenAI's API does, as JSON in a text; mlx-lm's server reads it as well.
+    OpenAI's API has them as JSON text; mlx-lm's server parses it too.
     """
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
@@ -203,16 +203,16 @@ def _with_object(call: Any) -> Any:
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
     try:
-        found = json.loads(function["arguments"])
+        arguments = json.loads(function["arguments"])
     except (ValueError, RecursionError):
         return call
-    return call | {"function": function | {"arguments": found}}
+    return call | {"function": function | {"arguments": arguments}}
 
 
 def _without_control(tokenizer: Any, message: Message) -> Message:
-    """An answer without control tokens: of several channels the final one alone.
+    """The answer without control tokens; of several channels only the final one.
 
-    What was thought in the others is not read again, as their models are trained.
+    Models with channels are trained not to read their earlier reasoning again.
     """
     content = message["content"]
     if message["role"] != "assistant":

@@ -1,4 +1,4 @@
-"""What MLX keeps for each thread that computes: freed when the thread ends, else it aborts."""
+"""Frees what MLX keeps for each thread that computes when the thread ends; else MLX aborts."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ SEMAPHORE_NBYTES = 64
 
 
 def leave_thread() -> None:
-    """Free what MLX keeps for the calling thread; at the end of one that ran an engine.
+    """Free what MLX keeps for the calling thread; call it when a thread that ran an engine ends.
 
-    MLX starts threads of its own for each thread that computes. Those that are left when
-    the process exits abort it ("terminate called without an active exception").
+    MLX starts threads of its own for each thread that computes. Those that remain when the process
+    exits abort it ("terminate called without an active exception").
     """
     if threading.current_thread() is not threading.main_thread():
         mx.clear_streams()
 
 
-class LeavesThread:
-    """Does as `leave_thread` when the thread that made it ends, also one of the user's own.
+class StreamsCleanup:
+    """Does as `leave_thread` when the thread that made it ends, also a user's own thread.
 
-    A thread that Python cuts off instead is held (`_hold`).
+    A thread that Python cuts off instead is blocked (`_block_at_exit`).
     """
 
     def __init__(self) -> None:
-        self._thread, self._release = threading.get_ident(), _hold()
-        # By then the modules may be gone.
-        self._here, self._leave = threading.get_ident, mx.clear_streams
+        self._thread, self._release = threading.get_ident(), _block_at_exit()
+        # The modules may be gone when they are needed.
+        self._get_ident, self._clear = threading.get_ident, mx.clear_streams
 
     def __del__(self) -> None:
-        if self._here() == self._thread:  # not the one that finalizes Python
-            self._leave()
+        if self._get_ident() == self._thread:  # not the thread that finalizes Python
+            self._clear()
             self._release()
 
 
-class AtItsEnd(threading.local):
-    """What goes with each thread."""
+class ThreadCleanup(threading.local):
+    """One `StreamsCleanup` per thread that uses MLX."""
 
-    _thread: LeavesThread | None = None
+    _cleanup: StreamsCleanup | None = None
 
     def begin(self) -> None:
-        """MLX is used on this thread."""
+        """Clean up when the calling thread ends."""
         if threading.current_thread() is not threading.main_thread():
-            self._thread = self._thread or LeavesThread()
+            self._cleanup = self._cleanup or StreamsCleanup()
 
 
-at_its_end = AtItsEnd()
+thread_cleanup = ThreadCleanup()
 
 if threading.current_thread() is not threading.main_thread():
-    # MLX, first imported there, frees at the process's exit what it keeps for that thread alone;
-    # what is left of the main one's asks for Python when there is none, and crashes.
+    # If a thread imports MLX first, MLX frees only that thread's state at the process's exit. The
+    # main thread's is freed later, needs Python when it is gone, and crashes.
     atexit.register(mx.clear_streams)
 
 _libc: Any = ctypes.PyDLL(None) if sys.platform == "linux" else None
@@ -71,22 +71,22 @@ if _at_thread_exit is not None:
     _at_thread_exit.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 
 
-def _hold() -> Callable[[], object]:
-    """Hold the calling thread when it exits, for ever unless what is returned was called.
+def _block_at_exit() -> Callable[[], object]:
+    """Block the calling thread when it exits, for ever unless the returned function was called.
 
-    A daemon that wakes while Python is finalized is ended by Python with `pthread_exit`. The
-    destructors of what MLX keeps for the thread then ask for Python's lock, are ended in the same
-    way, and as they may not throw the C++ library aborts the process. They are called last made
-    first: so what holds the thread is made after all of MLX's, and waits before them. The process's
-    exit does not wait for it. From Python 3.14 on Python holds such threads itself.
+    Python ends a daemon thread that wakes during finalization with `pthread_exit`. The destructors
+    of MLX's state for the thread then wait for Python's lock, are ended in the same way, and as
+    they may not throw, the C++ library aborts the process. Destructors run in reverse order of
+    creation, so the blocking one is created after all of MLX's and runs before them. The process's
+    exit does not wait for the thread. From Python 3.14 on Python blocks such threads itself.
     """
     if _at_thread_exit is None:
         return lambda: None
     state: Any = mx.random.state
-    # Makes MLX's: the random key, the streams and the store of compiled functions.
+    # Creates MLX's state: the random key, the streams and the store of compiled functions.
     mx.compile(lambda key: key)(state[0])
     semaphore = _libc.calloc(1, SEMAPHORE_NBYTES)
     _libc.sem_init(semaphore, 0, 0)
-    for function in (_libc.free, _libc.sem_wait):  # the last is called first
+    for function in (_libc.free, _libc.sem_wait):  # called in reverse order
         _at_thread_exit(ctypes.cast(function, ctypes.c_void_p), semaphore, None)
     return partial(_libc.sem_post, semaphore)

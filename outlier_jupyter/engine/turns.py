@@ -1,8 +1,8 @@
-"""Whose turn it is on an engine: one run, or one change of it, at a time.
+"""One run, or one change of the engine, at a time: threads wait for their turn.
 
-Whoever comes while a run is under way that ends by itself, as those of `generate`, of `watch` and
-of a chat do, waits for its end. A stream ends when its reader goes on, and the reader may be the
-one who asks: that is refused at once.
+A thread that comes while a run is under way waits if that run ends by itself, as those of
+`generate`, `watch` and a chat do. A stream ends only when its reader goes on, and the reader may be
+the very thread that would wait; so under an open stream it is refused at once.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..errors import EngineBusy, EngineClosed
 from ..system.interrupt import Interrupts
 
 OURS = "outlier"
-"""How the names of the package's own threads begin: they are waited for when the process exits."""
-LOOK_S = 0.05
-"""How often who waits looks whether it should go on waiting."""
+"""The prefix of the package's own thread names; the process's exit waits for these threads."""
+POLL_S = 0.05
+"""How often a waiting thread checks whether to go on waiting."""
 
 
 class Turns:
@@ -29,54 +29,54 @@ class Turns:
         self._runner: int | None = None
         self._ends = False
         self._over = self._exits = False
-        self._here = threading.local()
+        self._local = threading.local()
 
     @property
     def taken(self) -> bool:
-        """Whether it is anybody's turn."""
+        """Whether some thread has the turn."""
         return self._runner is not None
 
     @property
     def mine(self) -> bool:
-        """Whether it is the calling thread's turn."""
+        """Whether the calling thread has the turn."""
         return self.of(threading.get_ident())
 
     def of(self, thread: int | None) -> bool:
-        """Whether it is the turn of the thread with this id."""
+        """Whether the thread with this id has the turn."""
         return thread is not None and self._runner == thread
 
     @property
     def must_wait(self) -> bool:
-        """Whether who comes now would wait."""
+        """Whether the calling thread would have to wait, and may."""
         return self.taken and self._ends and not self.mine
 
     @contextmanager
-    def ending(self, given_up: Callable[[], bool] | None = None) -> Iterator[None]:
-        """What this thread runs within this block ends by itself.
+    def ending(self, cancelled: Callable[[], bool] | None = None) -> Iterator[None]:
+        """Declare that the calling thread's turns within this block end by themselves.
 
         Args:
-            given_up: looked at while it waits for its turn, which it then does not take; None
-                leaves that to the block around this one.
+            cancelled: checked while the thread waits; if true, the wait ends with EngineBusy. None
+                keeps the outer block's.
         """
-        before = getattr(self._here, "given_up", None)
-        self._here.given_up = given_up or before or (lambda: False)
+        before = getattr(self._local, "cancelled", None)
+        self._local.cancelled = cancelled or before or (lambda: False)
         try:
             yield
         finally:
-            self._here.given_up = before
+            self._local.cancelled = before
 
     def take(self, interrupts: Interrupts) -> None:
-        """Take the turn; to be given back with `leave`.
+        """Wait for the turn and take it; `leave` returns it.
 
         Args:
-            interrupts: when one is noted the wait ends with a KeyboardInterrupt.
+            interrupts: when one is noted, the wait ends with a KeyboardInterrupt.
 
         Raises:
-            EngineBusy: a stream is open, or this wait was given up.
+            EngineBusy: a stream is open, or the wait was cancelled.
             EngineClosed: the engine is being closed.
         """
-        self._stay_at_exit()
-        given_up = getattr(self._here, "given_up", None)
+        self._block_at_exit()
+        cancelled = getattr(self._local, "cancelled", None)
         with self._free:
             while self.taken:
                 if not self.must_wait:
@@ -87,13 +87,13 @@ class Turns:
                     raise KeyboardInterrupt
                 if self._over:
                     raise EngineClosed("this engine is being closed: load the model again")
-                if given_up is not None and given_up():
+                if cancelled is not None and cancelled():
                     raise EngineBusy("this run was stopped while it waited for its turn")
-                self._free.wait(LOOK_S)
-            self._runner, self._ends = threading.get_ident(), given_up is not None
+                self._free.wait(POLL_S)
+            self._runner, self._ends = threading.get_ident(), cancelled is not None
 
     def take_last(self, seconds: float, interrupts: Interrupts) -> bool:
-        """Take the turn before all who wait for it; False where it was not free in time."""
+        """Take the turn before all waiting threads, for good; False if it is not free in time."""
         end = time.monotonic() + (0 if self.mine else seconds)
         self.refuse()
         with self._free:
@@ -101,31 +101,32 @@ class Turns:
                 if time.monotonic() >= end or interrupts.noted:
                     self._over = False
                     return False
-                self._free.wait(LOOK_S)
+                self._free.wait(POLL_S)
             self._runner, self._ends = threading.get_ident(), False
         return True
 
     def end_with_process(self, seconds: float) -> None:
-        """Take the turn for good, if it is free in time: the process exits."""
+        """As `take_last`, when the process exits."""
         self._exits = True
         self.take_last(seconds, Interrupts())
 
-    def _stay_at_exit(self) -> None:
-        """Keep a thread of the user's from going on when the process exits: it would be cut off.
+    def _block_at_exit(self) -> None:
+        """Block a user's daemon thread for ever once the process exits.
 
-        What MLX has for the thread would then be freed while Python is taken apart, and abort it.
+        If the thread went on, Python would cut it off, and freeing MLX's state for it while the
+        interpreter shuts down would abort the process.
         """
         thread = threading.current_thread()
         if self._exits and thread.daemon and not thread.name.startswith(OURS):
             threading.Event().wait()
 
     def refuse(self) -> None:
-        """From now on nobody waits: who does is told that the engine is being closed."""
+        """Let no thread wait any more: waiting threads raise EngineClosed."""
         self._over = True
 
     def leave(self) -> None:
-        """Give the turn back."""
+        """Return the turn."""
         with self._free:
             self._runner, self._ends = None, False
             self._free.notify_all()
-        self._stay_at_exit()
+        self._block_at_exit()

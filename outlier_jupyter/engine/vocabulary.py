@@ -1,9 +1,9 @@
-"""What the ids of a vocabulary stand for, in bytes: alone, one after the other, and as they come.
+"""The bytes of each token id, and text from ids: at once or as they come.
 
-One character may be several tokens, so text is put together from bytes. How a vocabulary spells
-them is seen in how it writes a space: byte-level vocabularies as "Ġ", SentencePiece's as "▁". What
-a model's folder says of its decoder may belong to another vocabulary, and then is put right. Ids
-that the tokenizer does not know (gaps, and those that round a vocabulary up) stand for nothing.
+One character may be several tokens, so text is assembled from bytes. The way a vocabulary writes a
+space shows how it writes bytes: byte-level vocabularies "Ġ", SentencePiece's "▁". A model folder
+may declare the decoder of another vocabulary; `repair_decoding` replaces it. Ids that the tokenizer
+does not know (gaps, and padding of the vocabulary's size) have no bytes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ..runs.text_stream import Utf8
 PROBE = "a b"
 BYTE_LEVEL, SENTENCE_PIECE, BYTES, OTHER = "byte-level", "SentencePiece", "bytes", "other"
 BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
-"""How SentencePiece spells a byte that is no character of its vocabulary."""
+"""SentencePiece's token for a byte that is no character of its vocabulary."""
 
 
 class Vocabulary:
-    """The ids of `tokenizer`, mlx-lm's wrapper of one.
+    """The token ids of `tokenizer`, mlx-lm's wrapper.
 
     Attributes:
-        size: one more than the largest id it knows.
-        spelling: how it writes bytes.
+        size: one more than the largest known id.
+        spelling: how it writes bytes: `BYTE_LEVEL`, `SENTENCE_PIECE`, `BYTES` or `OTHER`.
     """
 
     def __init__(self, tokenizer: TokenizerWrapper) -> None:
@@ -41,7 +41,7 @@ class Vocabulary:
         self._known: dict[int, bytes] = {}
 
     def bytes_of(self, token: int) -> bytes:
-        """An id's bytes: UTF-8, or a part of a character's; none where it stands for nothing."""
+        """An id's bytes: UTF-8, or part of a character's; empty for an unknown id."""
         if not 0 <= token < self.size:
             return b""
         if token not in self._known:
@@ -55,7 +55,7 @@ class Vocabulary:
             if any(isinstance(token, bytes) for token in tokens):
                 return BYTES
             spelt = "".join(token for token in tokens if token is not None)
-        except Exception:  # a tokenizer may be anybody's code
+        except Exception:  # a tokenizer may be foreign code
             return OTHER
         return BYTE_LEVEL if "Ġ" in spelt else SENTENCE_PIECE if "▁" in spelt else OTHER
 
@@ -78,14 +78,14 @@ class Vocabulary:
 
 
 ALPHABET = {sign: bytes([byte]) for byte, sign in bytes_to_unicode().items()}
-"""How byte-level vocabularies write each byte."""
+"""The character of byte-level vocabularies → its byte."""
 
 
 class ByteDetokenizer(StreamingDetokenizer):  # type: ignore[misc]  # mlx-lm has no types
-    """Text as its tokens come, in mlx-lm's own form; it begins with no space if `trim`.
+    """Decodes tokens as they come, with mlx-lm's interface; drops a leading space if `trim`.
 
-    Bytes that make no character become U+FFFD when that is known. mlx-lm's own (0.32) are not used:
-    they fail on gaps, on byte 0 and at the end of a broken character, and write "!" for ids beyond.
+    Bytes that cannot become a character are written as U+FFFD. mlx-lm's own detokenizers (0.32)
+    fail on gaps, on byte 0 and at the end of a broken character, and write "!" for unknown ids.
     """
 
     def __init__(self, bytes_of: Callable[[int], bytes], trim: bool) -> None:
@@ -93,18 +93,18 @@ class ByteDetokenizer(StreamingDetokenizer):  # type: ignore[misc]  # mlx-lm has
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Forget all ids."""
         self.offset, self.text = 0, ""
         self.tokens: list[int] = []
         self._decoder = Utf8("replace")
 
     def add_token(self, token: int) -> None:
-        """Take one id."""
+        """Add one id's text."""
         self.tokens.append(token)
         self._add(self._decoder.decode(self._bytes_of(token)))
 
     def finalize(self) -> None:
-        """No id follows."""
+        """Add the rest of the text: no id follows."""
         self._add(self._decoder.decode(b"", True))
 
     def _add(self, text: str) -> None:
@@ -113,18 +113,18 @@ class ByteDetokenizer(StreamingDetokenizer):  # type: ignore[misc]  # mlx-lm has
         self.text += text
 
 
-def put_right(tokenizer: TokenizerWrapper) -> None:
-    """Have `tokenizer` decode, at once and as tokens come, as its vocabulary is spelt."""
+def repair_decoding(tokenizer: TokenizerWrapper) -> None:
+    """Make `tokenizer` decode by its vocabulary's spelling, at once and as tokens come."""
     vocabulary = Vocabulary(tokenizer)
     if vocabulary.spelling == OTHER:
         return
-    _put_decoder_right(tokenizer, vocabulary.spelling)
+    _repair_decoder(tokenizer, vocabulary.spelling)
     always = vocabulary.spelling == BYTE_LEVEL  # as mlx-lm's own detokenizer of these
     trim = always or getattr(tokenizer._detokenizer, "trim_space", True)
     tokenizer._detokenizer = ByteDetokenizer(vocabulary.bytes_of, trim)
 
 
-def _put_decoder_right(tokenizer: Any, spelling: str) -> None:
+def _repair_decoder(tokenizer: Any, spelling: str) -> None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or spelling == BYTES:
         return

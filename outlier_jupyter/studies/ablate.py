@@ -21,7 +21,7 @@ from ..engine.engine import Engine
 from ..engine.prompts import Prompt, encode, ids_of
 from ..errors import OptionError
 from ..formatting import percent, three
-from ..options import GenerateOptions, experts_spelled
+from ..options import GenerateOptions, expert_texts
 from ..paging.interventions import named, parse_experts
 from ..residency import ExpertKey
 from ..system.progress import Progress
@@ -269,7 +269,7 @@ def _changes(scorer: Scorer, scores: Scores) -> Values:
 
 def _masked(engine: Engine, experts: Any) -> tuple[ExpertKey, ...]:
     """The experts, held against the model before anything is run."""
-    words = experts_spelled("experts", experts)
+    words = expert_texts("experts", experts)
     masked = tuple(sorted(parse_experts("experts", words, engine.info.experts_per_layer)))
     if not masked:
         raise OptionError("no experts were given: name some, such as 12:37")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from outlier_jupyter.engine.event_bus import Listeners
+from outlier_jupyter.engine.event_bus import EventBus
 from outlier_jupyter.events import (
     Event,
     ResidentLayers,
@@ -20,7 +20,7 @@ from outlier_jupyter.events import (
 
 def test_a_listener_hears_the_kinds_it_named_and_the_recorder_hears_all_first() -> None:
     """Without kinds everything is heard; nothing after the run, and nothing once unsubscribed."""
-    tell, heard = Listeners(), list[tuple[str, Event]]()
+    tell, heard = EventBus(), list[tuple[str, Event]]()
     tell.subscribe(lambda event: heard.append(("all", event)))
     end = tell.subscribe(lambda event: heard.append(("text", event)), TextProduced)
     tell.begin(lambda event: heard.append(("recorder", event)))
@@ -43,7 +43,7 @@ def test_a_listener_hears_the_kinds_it_named_and_the_recorder_hears_all_first() 
 
 def test_layers_told_together_are_told_singly_to_who_does_not_name_them() -> None:
     """What is heard singly says the same, in the order of the kinds and then of the layers."""
-    tell, whole, single, routed = Listeners(), list[Event](), list[Event](), list[Event]()
+    tell, whole, single, routed = EventBus(), list[Event](), list[Event](), list[Event]()
     tell.subscribe(single.append)
     tell.subscribe(routed.append, Routed)
     tell.begin(whole.append, ResidentLayers)
@@ -65,7 +65,7 @@ def test_layers_told_together_are_told_singly_to_who_does_not_name_them() -> Non
 
 def test_one_that_raises_is_dropped_and_the_others_go_on(caplog) -> None:
     """It is not called again in this run; the log names it."""
-    tell, heard = Listeners(), list[Event]()
+    tell, heard = EventBus(), list[Event]()
 
     def broken(event: Event) -> None:
         heard.append(event)
@@ -81,7 +81,7 @@ def test_one_that_raises_is_dropped_and_the_others_go_on(caplog) -> None:
 
 def test_one_that_has_heard_enough_is_called_no_more_in_this_run(caplog) -> None:
     """Without a word in the log; others go on, and the next run is told to it again."""
-    tell, heard, others = Listeners(), list[Event](), list[Event]()
+    tell, heard, others = EventBus(), list[Event](), list[Event]()
 
     def once(event: Event) -> None:
         heard.append(event)

@@ -123,7 +123,7 @@ def test_what_is_replaced_counts_as_free(tiny, monkeypatch):
         room = MemoryBounds.now(freed=freed)
         monkeypatch.setattr(budget, "machine_memory", lambda: Machine(24 * GB, 3 * GB))
         assert MemoryBounds.now(freed=freed).machine.available == 3 * GB + freed
-        assert room.held < process_nbytes()
+        assert room.process < process_nbytes()
         other = outlier_jupyter.load(tiny, cache_experts=24, replacing=engine, force=True)
         assert engine.closed
         other.close()
@@ -192,7 +192,7 @@ def test_a_prompt_that_may_fit_is_read(tokens, options, ram_gb, kept, free):
 def test_an_engine_refuses_what_memory_cannot_hold(monkeypatch, free):
     """`generate`, `stream` and the chat alike; the next prompt runs."""
     with outlier_jupyter.load("demo", cache_gb=0.002, quiet=True) as engine:
-        monkeypatch.setattr(budget, "ASKED_NBYTES", 0)
+        monkeypatch.setattr(budget, "UNCHECKED_NBYTES", 0)
         free(0.001)
         chat = outlier_jupyter.Chat(engine, max_tokens=2)
         for ask in (engine.generate, engine.stream, chat.send):

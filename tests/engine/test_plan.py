@@ -115,7 +115,7 @@ def test_a_plan_shows_itself_as_text_html_and_json(qwen):
     found = plan(qwen, machine=Machine(24 * GB, 14 * GB))
     text, html = str(found), found._repr_html_()
     for said in ("48 layers × 128, top-8", "2.65 MB each", "affine 4-bit, group 64",
-                 "1.02 GB read for a token", "98.3 kB per token", "40,960 tokens"):  # fmt: skip
+                 "1.02 GB read per token", "98.3 kB per token", "40,960 tokens"):  # fmt: skip
         assert said in text and said in html
     assert sum("←" in line for line in text.splitlines()) == 1 and repr(found) == text
     assert json.loads(json.dumps(found.to_dict()))["cold_per_token"] == found.cold_per_token
@@ -130,7 +130,7 @@ def test_a_dense_model_is_planned_as_held_whole(checkpoint_of):
     """No experts, no table, and a sentence whether it fits."""
     found = plan(checkpoint_of(mlp_only_layers=[0, 1, 2]))
     assert found.layers == 0 and found.sizes == () and found.cache_gb is None
-    assert "the model is held whole" in str(found) and "fits here" in found.advice
+    assert "the model is loaded whole" in str(found) and "fits here" in found.advice
     assert "<table>" in found._repr_html_()
 
 

@@ -108,7 +108,7 @@ def test_of_several_templates_without_a_default_one_is_chosen(engine, use: USE) 
 def test_a_template_that_makes_nothing_is_said_to(engine, use: USE) -> None:
     """The prompt was not empty, and is not said to have been."""
     use("")
-    with pytest.raises(OptionError, match="template makes nothing of these messages"):
+    with pytest.raises(OptionError, match="template gives no text for these messages"):
         engine.generate("hello", max_tokens=1)
 
 
@@ -117,7 +117,7 @@ def test_a_system_message_that_nobody_reads_is_refused(engine, folder) -> None:
     with pytest.raises(OptionError, match="raw=True sends the prompt as it is"):
         engine.generate("hello", system="Be brief", raw=True, max_tokens=1)
     with load(folder(), cache_experts=8) as base:
-        with pytest.raises(OptionError, match="it has no chat template"):
+        with pytest.raises(OptionError, match="the model has no chat template"):
             base.generate("hello", system="Be brief", max_tokens=1)
         assert base.generate("hello", max_tokens=1).encoded == "hello"
 

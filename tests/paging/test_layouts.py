@@ -205,7 +205,7 @@ def test_experts_that_are_computed_are_held_whole_where_they_fit(tmp_path, suppo
     """There is a warning that says why, and the output is mlx-lm's."""
     folder = computed("int4", tmp_path)
     reference, _ = load_model(folder)
-    with pytest.warns(UserWarning, match=r"mlx-lm computes .* is held in RAM") as told:
+    with pytest.warns(UserWarning, match=r"mlx-lm computes .* is loaded into RAM") as told:
         engine = outlier_jupyter.load(folder)
     assert len(told) == 1
     with engine:

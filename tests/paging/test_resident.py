@@ -157,7 +157,7 @@ def test_a_model_whose_experts_are_no_switch_is_loaded_whole_and_says_so(tmp_pat
     }  # fmt: skip
     folder = checkpoint("dbrx", tmp_path / "dbrx", config)
     reference, _ = load_unpaged(str(folder))
-    with pytest.warns(UserWarning, match=r"moe_num_experts=4.*held in RAM"):
+    with pytest.warns(UserWarning, match=r"moe_num_experts=4.*loaded into RAM"):
         engine = outlier_jupyter.load(folder)
     with engine:
         assert engine.status().layers == 0

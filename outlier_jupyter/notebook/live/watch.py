@@ -74,7 +74,7 @@ class Watched(LiveView):
         self.run: Run | None = None
         self.error: BaseException | None = None
         self._engine = engine
-        self._asked = (prompt, engine.routing.given(options))
+        self._asked = (prompt, engine.routing.merged(options))
         self._over = threading.Event()
         self._stopped = False
         self._thread: int | None = None  # since the run has begun
