@@ -24,7 +24,7 @@ class Unsubscribe(Exception):
 
 
 class PromptEncoded(NamedTuple):
-    """The prompt is encoded: `tokens` are left to read, `reused` ids are in the KV cache already."""
+    """The prompt is encoded: `tokens` are left to read, `reused` are in the KV cache already."""
 
     tokens: npt.NDArray[np.int32]
     reused: int

@@ -9,6 +9,7 @@ import pytest
 
 from outlier_jupyter import Ablation, Comparison, Trace
 from outlier_jupyter.aliases import alias
+from outlier_jupyter.engine.plan import CacheSize
 from outlier_jupyter.studies.compare import StartingCache
 from outlier_jupyter.trace.divergence import RoutingDivergence
 from outlier_jupyter.trace.explain import Miss
@@ -30,6 +31,7 @@ OLD_NAMES = {
     StartingCache: {"held": "resident"},
     Comparison: {"warmth": "starting_caches", "parting": "divergence"},
     Ablation: {"foreseen": "requested"},
+    CacheSize: {"tokens": "working_sets"},
 }
 
 

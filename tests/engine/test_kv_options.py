@@ -171,7 +171,7 @@ def test_a_prompt_up_to_the_full_context_works_and_beyond_it_is_refused(checkpoi
             warnings.simplefilter("error")
             engine.generate("x" * 60, raw=True, max_tokens=5)
             assert len(engine.last_run.trace.tokens) == 64
-        with pytest.warns(UserWarning, match="61 tokens with 5 to come.*made for 64"):
+        with pytest.warns(UserWarning, match="61 tokens and max_tokens 5.*made for 64"):
             assert engine.generate("x" * 61, raw=True, max_tokens=5).generated == 5
         before = engine.last_run
         with pytest.raises(OptionError, match="65 tokens, and the model was made to read 64") as no:
