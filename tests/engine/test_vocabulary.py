@@ -196,9 +196,9 @@ def test_runs_saved_before_keep_their_texts(engine, tmp_path):
 
     run = engine.generate("hello", max_tokens=2)
     path = run.save(tmp_path / "new.trace")
-    trace, saved = files.read(path)
+    _, saved = files.read(path)
     del saved["parts"]
-    files.write(trace, tmp_path / "old.trace", saved)
+    files.write(run.trace, tmp_path / "old.trace", saved)
     assert "".join(Run.load(tmp_path / "old.trace").read_pieces) == "".join(run.read_pieces)
 
 
