@@ -1,26 +1,25 @@
 """A Sphinx extension: the commands and their flags as pages, and docstrings as Sphinx reads them.
 
-Commands come from `outlier_jupyter.notebook.commands`, the list that the magic's parser, help and
-completion use. Docstrings are Markdown with Google's sections; Sphinx reads reStructuredText.
+`command_pages` makes the first from the list that the magic itself uses. Docstrings are Markdown
+with Google's sections; Sphinx reads reStructuredText.
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 import sys
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import command_pages
+from command_pages import cell
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.logging import getLogger
 
 from outlier_jupyter import options
-from outlier_jupyter.notebook.commands import COMMANDS
-from outlier_jupyter.notebook.commands.run import CELL, CELL_CALL, cell_parser
 from outlier_jupyter.trace import schema
 
 logger = getLogger(__name__)
@@ -31,14 +30,7 @@ class Commands(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table."""
-        rows = [f"| [`{CELL}`](#cell) | run the cell's text as a prompt | {CELL_CALL} | |"]
-        rows += [
-            f"| [`%outlier {name}`](#{name}) | {cell(each.help)} | {cell(each.call)} | "
-            f"{'yes' if each.terminal else ''} |"
-            for name, each in COMMANDS.items()
-        ]
-        head = ["| command | what it does | as a call | terminal |", "|---|---|---|---|"]
-        return self.parse_text_to_nodes("\n".join(head + rows))
+        return self.parse_text_to_nodes(command_pages.commands())
 
 
 class Options(SphinxDirective):
@@ -82,29 +74,7 @@ class Flags(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The sections."""
-        parts = section("cell", CELL, cell_parser())
-        for name, each in COMMANDS.items():
-            parts += section(name, f"%outlier {name}", each.parser())
-        return self.parse_text_to_nodes("\n".join(parts), allow_section_headings=True)
-
-
-def section(target: str, title: str, parser: argparse.ArgumentParser) -> list[str]:
-    """A heading, a line, and a row for each argument of a parser."""
-    rows = [row(each) for each in parser._actions if "--help" not in each.option_strings]
-    table = ["| argument | |", "|---|---|", *rows] if rows else ["It takes no arguments."]
-    return [f"({target})=", f"## `{title}`", "", cell(parser.description or ""), "", *table, ""]
-
-
-def row(action: argparse.Action) -> str:
-    """One argument: how it is written, and what it is for."""
-    value = str(action.metavar or action.dest) if action.nargs != 0 else ""
-    shown = " ".join(filter(None, (", ".join(action.option_strings), value)))
-    return f"| `{cell(shown)}` | {cell((action.help or '').replace('%%', '%'))} |"
-
-
-def cell(text: str) -> str:
-    """Text for a cell of a table, in which nothing is markup but code."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("{{", "{\u200b{")
+        return self.parse_text_to_nodes(command_pages.flags(), allow_section_headings=True)
 
 
 def process(app: Sphinx, what: str, name: str, thing: Any, flags: Any, lines: list[str]) -> None:

@@ -44,11 +44,11 @@ def test_it_is_in_help_and_completion(shell_with_it) -> None:
 
 def test_it_is_in_the_reference(shell_with_it) -> None:
     """With what does the same in Python, and its flags."""
-    file = Path(__file__).parents[3] / "tools" / "api_reference.py"
-    spec = importlib.util.spec_from_file_location("api_reference", file)
+    file = Path(__file__).parents[3] / "docs" / "_ext" / "command_pages.py"
+    spec = importlib.util.spec_from_file_location("command_pages", file)
     assert spec is not None and spec.loader is not None
-    api = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(api)
-    page = api.page()
-    assert "| `%outlier busiest` | the expert that a run used most | `run.trace.experts` |" in page
-    assert "### `%outlier busiest`" in page and "`--layer N`" in page
+    pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    row = "| the expert that a run used most | `run.trace.experts` |"
+    assert f"| [`%outlier busiest`](#busiest) {row}" in pages.commands()
+    assert "## `%outlier busiest`" in pages.flags() and "`--layer N`" in pages.flags()
