@@ -18,6 +18,7 @@ from outlier_jupyter.trace import schema
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+PACKAGE = Path(outlier_jupyter.__file__).parent
 PAGES = sorted(DOCS.rglob("*.md"))
 REFERENCE = {page.stem: page.read_text() for page in (DOCS / "reference").glob("*.md")}
 TEXT = "\n".join(REFERENCE.values())
@@ -39,6 +40,21 @@ def test_links_to_files_lead_to_files(page):
         link = "".join(target)
         if "://" not in link:
             assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", [ROOT / name for name in AT_THE_ROOT] + PAGES, ids=str)
+def test_files_that_are_named_are_there(page):
+    """Modules by their path in the package, others by theirs from the root."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for name in re.findall(r"`([a-z_]+/[a-z_/]+(?:\.py)?)`", text):
+        if "NAME" not in name and name.split("/")[0] != "build":
+            places = [
+                ROOT / name,
+                PACKAGE / name,
+                PACKAGE / f"{name}.py",
+                ROOT / "benchmarks" / name,
+            ]
+            assert any(place.exists() for place in places), name
 
 
 def test_every_public_name_is_in_the_reference():
