@@ -1,8 +1,8 @@
-"""Runs beside each other: their texts, where their routing parts, and what each would have read.
+"""Compares runs: their texts, how far their routing differs, and what each would have read.
 
-It brings together what `trace/` computes and says it in words. Whatever is shown as a difference
-has passed a permutation test, corrected for the number of layers or experts; what rests on too
-few tokens is said to, and is not shown as a finding.
+It combines measures of `trace/` and describes them. Every difference shown has passed a permutation
+test, corrected for the number of layers or experts. Runs with too few tokens get a caution instead
+of findings.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ if TYPE_CHECKING:
 Key = tuple[int, int]
 
 TEXTS_NOT_DOMAINS = (
-    "stretches of these texts were dealt, not texts: what is told of a domain is told of these "
-    "texts of it"
+    "the test permutes blocks of these texts, not texts: its finding is about these texts, not "
+    "about their domains"
 )
 
 
 @dataclass(frozen=True)
 class StartingCache:
-    """What was in the cache when a run began.
+    """The cache when a run began.
 
     Attributes:
-        resident: how many experts.
-        slots: how many there was room for.
-        useful: share of the run's distinct experts that were among them; NaN without any.
+        resident: number of experts in it; `held` is the old name.
+        slots: its size.
+        useful: share of the run's distinct experts that were resident; NaN without any.
     """
 
     resident: int
@@ -83,7 +83,7 @@ class ExpertDifference:
 
 @dataclass(frozen=True)
 class TokenDivergence:
-    """The `token` of a `step`, routed unlike the other run.
+    """How much less the `token` of a `step` is routed like the other run than like its own.
 
     `bits` are per choice, by `log_share_ratios`.
     """
@@ -99,15 +99,15 @@ class Comparison:
 
     Attributes:
         names: of the runs.
-        runs: as they were given.
+        runs: the runs or traces compared.
         phase: which steps were compared; None for all.
-        pairs: (i, j) with i < j → where these two part.
-        starting_caches: each run's cache when it began.
-        slots: of the caches in `cold` and `warm`.
-        cold: what each run would have read from an empty LRU cache.
-        warm: the same, when all begin with what the first began with.
-        warnings: what to know before the numbers are used.
-        domains: the domains' names, and what experts tell of them; None where none were given.
+        pairs: (i, j) with i < j → how far their routing differs.
+        starting_caches: each run's cache when it began; `warmth` is the old name.
+        slots: size of the caches in `cold` and `warm`.
+        cold: a replay of each run with an LRU cache that is empty at the start.
+        warm: the same, from the contents that the first run's cache began with.
+        warnings: cautions about the numbers.
+        domains: the domains' names, and what experts say about them; None without domains.
     """
 
     names: tuple[str, ...]
@@ -125,7 +125,7 @@ class Comparison:
 
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
-        """Mean divergence over the layers above what chance makes, bits: [runs, runs]."""
+        """Mean divergence above chance over the layers, bits: [runs, runs]."""
         out = np.zeros((len(self.runs), len(self.runs)))
         for (i, j), found in self.pairs.items():
             out[i, j] = out[j, i] = np.nanmean(found.excess)
@@ -138,22 +138,22 @@ class Comparison:
             OptionError: there are fewer than three runs.
         """
         if len(self.runs) < 3:
-            raise OptionError(f"{len(self.runs)} runs make no clusters: compare 3 or more")
-        near = squareform(np.maximum(self.matrix, 0), checks=False)
-        return np.asarray(linkage(near, "average", optimal_ordering=True))
+            raise OptionError(f"{len(self.runs)} runs are too few to cluster: compare 3 or more")
+        distances = squareform(np.maximum(self.matrix, 0), checks=False)
+        return np.asarray(linkage(distances, "average", optimal_ordering=True))
 
     def order(self) -> list[int]:
-        """The runs, those alike beside each other."""
+        """The runs ordered so that similar ones are next to each other."""
         if len(self.runs) < 3:
             return list(range(len(self.runs)))
         return [int(i) for i in leaves_list(self.clusters())]
 
     @checked(first=integer, second=integer)
     def divergence(self, first: int = 0, second: int = 1) -> RoutingDivergence:
-        """The pair of two runs, the lower number first.
+        """How far the routing of two runs differs; the lower number comes first.
 
         Raises:
-            OptionError: there is no such pair.
+            OptionError: no such pair.
         """
         if (first, second) not in self.pairs:
             raise OptionError(
@@ -166,12 +166,12 @@ class Comparison:
     def experts(
         self, first: int = 0, second: int = 1, alpha: float = 0.05
     ) -> list[ExpertDifference]:
-        """The experts that part two runs, the surest and largest differences first."""
+        """The experts whose shares differ, the most significant and largest differences first."""
         found = self.divergence(first, second)
         if found.caution:
             return []
         shares = [_shares(_trace(self.runs[i]), self.phase) for i in (first, second)]
-        sure = np.argwhere(found.expert_p <= alpha).tolist()
+        significant = np.argwhere(found.expert_p <= alpha).tolist()
         rows = [
             ExpertDifference(
                 layer,
@@ -180,16 +180,16 @@ class Comparison:
                 float(shares[1][layer, expert]),
                 float(found.expert_p[layer, expert]),
             )
-            for layer, expert in sure
+            for layer, expert in significant
         ]
         return sorted(rows, key=lambda row: (row.p, -abs(row.first - row.second)))
 
     @checked(first=integer, second=integer, limit=integer)
     def tokens(self, first: int = 0, second: int = 1, limit: int = 20) -> list[TokenDivergence]:
-        """The tokens of `first` that are routed least like `second`, the farthest first.
+        """The tokens of `first` that are routed least like `second`, the most different first.
 
-        A token is held against its own run without itself. These are the extremes of what is
-        there, not findings of their own.
+        A token is compared with its own run without itself. These are the extremes of the data, not
+        separate findings.
         """
         one, other = (_trace(self._run(i)) for i in (first, second))
         bits = log_share_ratios(one, other, self.phase)
@@ -198,20 +198,20 @@ class Comparison:
         return [TokenDivergence(step, int(one.tokens[step]), float(bits[step])) for step in seen]
 
     def figure(self, first: int = 0, second: int = 1) -> Figure:
-        """Divergence by layer, with intervals and what chance makes; a Plotly figure."""
+        """Divergence above chance by layer, with intervals; a Plotly figure."""
         return draw("Comparison.figure", self, first, second)
 
     def experts_figure(self, first: int = 0, second: int = 1) -> Figure:
-        """Every expert's share in the one less its share in the other; a Plotly figure."""
+        """Every expert's share in one run minus its share in the other; a Plotly figure."""
         return draw("Comparison.experts_figure", self, first, second)
 
     def matrix_figure(self) -> Figure:
-        """All runs against all, those alike beside each other; a Plotly figure."""
+        """The divergence of all pairs of runs, similar runs next to each other; a Plotly figure."""
         return draw("Comparison.matrix_figure", self)
 
     @checked(first=integer, second=integer)
     def aligned(self, first: int = 0, second: int = 1) -> tuple[list[Stretch], list[Stretch]]:
-        """Two runs' prompts, and their answers, piece by piece; empty for bare traces."""
+        """The aligned prompts, and the aligned answers, of two runs; empty for bare traces."""
         one, other = self._run(first), self._run(second)
         if not (isinstance(one, Run) and isinstance(other, Run)):
             return [], []
@@ -225,7 +225,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         lines = [f"Comparison of {', '.join(self.names)} ({self.phase or 'all'} steps)"]
-        lines += [self._pair_words(i, j) for i, j in self.pairs]
+        lines += [f"  {self.pair_text(i, j)}" for i, j in self.pairs]
         lines.append(f"With equal LRU caches of {self.slots:,} slots, prompt and answer together:")
         for i, name in enumerate(self.names):
             cold, warm = self.cold[i], self.warm[i]
@@ -235,35 +235,42 @@ class Comparison:
                 f"{percent(warm.hit_rate)}, {size_words(warm.nbytes)} in {warm.reads:,}"
             )
         if self.domains:
-            told = self.domains[1]
-            lines.append(
-                f"Experts tell {three(float(np.nanmean(told.bits)))} bits of the domain, "
-                f"{three(float(np.nanmean(told.expected)))} expected by chance; "
-                f"{int((told.q <= 0.05).sum())} of {len(told.q)} layers by more than chance"
-            )
-        return "\n".join([*lines, *(f"Note: {said}." for said in self.warnings)])
+            lines.append(self.domains_text())
+        return "\n".join([*lines, *(f"Note: {note}." for note in self.warnings)])
 
     def _repr_html_(self) -> str:
         return draw("Comparison.html", self)
 
-    def _pair_words(self, i: int, j: int) -> str:
-        found = self.pairs[i, j]
-        sure = found.differing()
-        if found.caution:
-            what = f"no finding: {found.caution}"
-        elif not len(sure):
-            what = "no layer is routed differently beyond chance"
-        else:
-            top = max(sure.tolist(), key=lambda layer: float(found.excess[layer]))
-            what = (
-                f"{len(sure)} of {len(found.js)} layers are routed differently beyond chance, most "
-                f"layer {top} ({three(found.low[top])} to {three(found.high[top])} bits "
-                f"above chance, 95 % interval); {len(self.experts(i, j))} experts part them"
-            )
-        seen, chance = (three(float(np.nanmean(x))) for x in (found.js, found.expected))
+    def domains_text(self) -> str:
+        """One sentence: what experts say about the domain; "" without domains."""
+        if not self.domains:
+            return ""
+        found = self.domains[1]
         return (
-            f"  {self.names[i]} against {self.names[j]}: divergence {seen} bits, "
-            f"{chance} expected by chance; {what}"
+            f"Experts give {three(float(np.nanmean(found.bits)))} bits about the domain, "
+            f"{three(float(np.nanmean(found.expected)))} expected by chance; "
+            f"{int((found.q <= 0.05).sum())} of {len(found.q)} layers beyond chance"
+        )
+
+    def pair_text(self, i: int, j: int) -> str:
+        """One sentence: how far the routing of runs `i` and `j` differs."""
+        pair = self.pairs[i, j]
+        layers = pair.differing()
+        if pair.caution:
+            finding = f"no finding: {pair.caution}"
+        elif not len(layers):
+            finding = "no layer is routed differently beyond chance"
+        else:
+            top = max(layers.tolist(), key=lambda layer: float(pair.excess[layer]))
+            finding = (
+                f"{len(layers)} of {len(pair.js)} layers are routed differently beyond chance, "
+                f"most layer {top} ({three(pair.low[top])} to {three(pair.high[top])} bits "
+                f"above chance, 95 % interval); {len(self.experts(i, j))} experts differ"
+            )
+        seen, chance = (three(float(np.nanmean(x))) for x in (pair.js, pair.expected))
+        return (
+            f"{self.names[i]} against {self.names[j]}: divergence {seen} bits, "
+            f"{chance} expected by chance; {finding}"
         )
 
 
@@ -276,37 +283,37 @@ def compare(
     slots: int | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Put two or more runs of one model beside each other.
+    """Compare two or more runs of one model.
 
     Args:
         runs: runs or traces, or their names and them.
-        phase: "prefill" compares how the prompts were read, "decode" the answers; None both.
-        domains: one word per run; runs of the same word are one domain, held against the experts.
-        permutations: how often blocks of tokens are dealt by chance, for each pair.
-        slots: of the caches compared; by default the smallest that a run had.
+        phase: "prefill" compares the prompts, "decode" the answers; None both.
+        domains: one name per run; runs with the same name form one domain.
+        permutations: random permutations of blocks of tokens, for each pair.
+        slots: size of the replayed caches; by default the smallest of the runs.
 
     Raises:
-        OptionError: fewer than two runs, or some that cannot be compared; says why.
+        OptionError: fewer than two runs, or runs that cannot be compared.
     """
     named = by_name(runs)
-    phase_number(phase)  # refused before anything is computed
-    names, given = tuple(named), tuple(named.values())
-    if len(given) < 2:
-        raise OptionError(f"{len(given)} runs make no comparison: give two or more")
-    if domains is not None and len(domains) != len(given):
-        raise OptionError(f"{len(domains)} domains for {len(given)} runs: give one for each")
-    traces = [_trace(run) for run in given]
+    phase_number(phase)  # validated before anything is computed
+    names, found = tuple(named), tuple(named.values())
+    if len(found) < 2:
+        raise OptionError(f"{len(found)} runs cannot be compared: give two or more")
+    if domains is not None and len(domains) != len(found):
+        raise OptionError(f"{len(domains)} domains for {len(found)} runs: give one for each")
+    traces = [_trace(run) for run in found]
     pairs = {
         (i, j): part(traces[i], traces[j], phase, permutations, seed)
-        for i, j in combinations(range(len(given)), 2)
+        for i, j in combinations(range(len(found)), 2)
     }
-    had = [trace.info.slots for trace in traces if trace.info.slots]
+    sizes = [trace.info.slots for trace in traces if trace.info.slots]
     pairs = _corrected_together(pairs)
-    size = slots or min(had, default=sum(traces[0].info.experts_per_layer))
+    size = slots or min(sizes, default=sum(traces[0].info.experts_per_layer))
     start = traces[0].resident_at_start.tolist()
     return Comparison(
         names=names,
-        runs=given,
+        runs=found,
         phase=phase,
         pairs=pairs,
         starting_caches=tuple(starting_cache(trace) for trace in traces),
@@ -319,13 +326,13 @@ def compare(
 
 
 def _corrected_together(pairs: dict[Key, RoutingDivergence]) -> dict[Key, RoutingDivergence]:
-    """The pairs with `q` for the number of layers and of pairs: many pairs find much by chance."""
+    """The pairs with `q` corrected for the number of layers and of pairs."""
     q = corrected(np.stack([found.p for found in pairs.values()]))
     return {key: replace(found, q=q[i]) for i, (key, found) in enumerate(pairs.items())}
 
 
 def starting_cache(trace: Trace) -> StartingCache:
-    """What was in the cache when the run began, and how much of it was of use."""
+    """What was in the cache when the run began, and how much of it the run used."""
     start = {(int(layer), int(expert)) for layer, expert in trace.resident_at_start}
     steps, layers, _ = np.nonzero(trace.experts >= 0)
     used = set(zip(layers.tolist(), trace.experts[trace.experts >= 0].tolist(), strict=True))
@@ -337,17 +344,17 @@ def _warnings(names: tuple[str, ...], traces: list[Trace]) -> list[str]:
     found = []
     starts = [set(map(tuple, trace.resident_at_start.tolist())) for trace in traces]
     if any(start != starts[0] for start in starts):
-        held = ", ".join(
+        resident = ", ".join(
             f"{name} {len(start):,}" for name, start in zip(names, starts, strict=True)
         )
         found.append(
-            f"the caches were not alike when the runs began (experts held: {held}), so the runs' "
-            "own misses and speeds do not compare; those with equal caches do"
+            f"the runs began with different caches (experts resident: {resident}), so their own "
+            "misses and speeds cannot be compared; those with equal caches can"
         )
     if len({trace.info.slots for trace in traces}) > 1:
         found.append("the runs had caches of different sizes")
     if len({trace.info.model for trace in traces}) > 1:
-        found.append("the runs name different models: an expert of one is not an expert of another")
+        found.append("the runs are of different models, whose experts are unrelated")
     changed = [n for n, t in zip(names, traces, strict=True) if t.info.changed_output]
     if changed:
         found.append(f"not the model's own output: {', '.join(changed)}")
@@ -361,23 +368,23 @@ def _domains(
     pairs: Mapping[Key, RoutingDivergence],
     permutations: int,
 ) -> tuple[tuple[str, ...], Information]:
-    """Mutual information, with the longest of the pairs' blocks."""
-    words = tuple(dict.fromkeys(domains))
-    if len(words) < 2:
-        raise OptionError(f"one domain ({words[0]}) leaves nothing to tell apart: give two or more")
+    """The domains, and their mutual information with the experts, by the pairs' longest blocks."""
+    names = tuple(dict.fromkeys(domains))
+    if len(names) < 2:
+        raise OptionError(f"one domain ({names[0]}) cannot be compared: give two or more")
     longest = max(pairs.values(), key=lambda found: found.block)
     length, gap = longest.block, longest.gap
     groups = [
         np.concatenate(
             [
-                blocks_of(t, phase, length, gap)
-                for t, d in zip(traces, domains, strict=True)
-                if d == word
+                blocks_of(trace, phase, length, gap)
+                for trace, domain in zip(traces, domains, strict=True)
+                if domain == name
             ]
         )
-        for word in words
+        for name in names
     ]
-    return words, information(groups, permutations)
+    return names, information(groups, permutations)
 
 
 def _trace(run: Run | Trace) -> Trace:
@@ -385,7 +392,7 @@ def _trace(run: Run | Trace) -> Trace:
 
 
 def _answer(run: Run) -> list[str]:
-    """The answer's text, token by token where that is known."""
+    """The answer's text by tokens, or by words if the tokens' texts are unknown."""
     if not len(run.text_ends):
         return pieces(run.text)
     ends = [*run.text_ends.tolist()[:-1], len(run.text)]

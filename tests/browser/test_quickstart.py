@@ -106,7 +106,7 @@ def test_the_stop_button_stops_a_blocking_cell(lab: Lab, page: Page):
     page.wait_for_selector(".oj-root .oj-stop")
     page.wait_for_function("document.querySelector('.oj-log').textContent.length > 20")
     page.click(".oj-root .oj-stop")
-    page.wait_for_selector("text=Interrupted: this is what was made until then")
+    page.wait_for_selector("text=Interrupted: this is the output until then")
     wait_until_idle(page)
     page.wait_for_selector("text=Interrupted: stopped after")
     assert page.locator("text=the next cell ran").count() == 1  # its source; it has no output

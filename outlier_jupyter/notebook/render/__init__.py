@@ -1,1 +1,1 @@
-"""Pictures of finished runs: Plotly figures, and HTML that needs no kernel and no script."""
+"""Views of finished runs: Plotly figures, and static HTML that needs no kernel and no script."""

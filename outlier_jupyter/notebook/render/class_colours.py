@@ -1,7 +1,7 @@
-"""The colours of what is told apart by name alone: runs, classes of tokens.
+"""One colour per name, for runs and classes of tokens.
 
-A name has one colour in all figures and tables of a process, so of a notebook: whatever else is in
-the figure, in which order, and whether the name has anything to show there.
+A name keeps its colour in all figures and tables of a process, and so of a notebook, whatever else
+a figure shows and in which order.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _numbers = {name: number for number, name in enumerate(TOKEN_CLASSES)}
 
 
 def class_numbers(names: Iterable[str], looks: int = len(COLOURS)) -> dict[str, int]:
-    """Which of so many looks each name has.
+    """The look of each name, 0 to `looks` - 1.
 
-    Names are numbered as they come up, for as long as the process lasts. Where two of these
-    `names` would look alike, the later one gets the next look that is free.
+    Names are numbered in the order of their first use in the process. If two of these `names` would
+    get the same look, the later one gets the next free one.
     """
     found: dict[str, int] = {}
     for name in names:

@@ -1,9 +1,9 @@
-"""Two outputs of one cell: a widget, and what takes its place in a notebook without a kernel.
+"""Two outputs of one cell: a widget, and the saved view that replaces it without a kernel.
 
-Updating an output that shows a widget makes the widget anew, so what is saved is an output of its
-own; in an `ipywidgets.Output`, where nothing is updated, it comes when the widget is closed.
-JupyterLab applies updates for as long as the page lives that ran the cell. On a page that was
-reloaded since, the widget itself asks for `last` and puts it there (`js/src/chat/saved.ts`).
+Updating an output that shows a widget recreates the widget, so the saved view has an output of its
+own. In an `ipywidgets.Output`, which cannot be updated, it appears when the widget is closed.
+JupyterLab applies updates only on the page that ran the cell. On a page reloaded since, the widget
+itself requests `last` and inserts it (`js/src/chat/saved.ts`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .places import Place, within_output
 
 
 class Displays:
-    """The outputs of one widget, in whatever cells it was displayed.
+    """The outputs of one widget, in all cells where it was displayed.
 
     Attributes:
-        name: of both outputs; nobody else may have it.
-        last: what was put in the second output, empty where it is not displayed.
+        name: the display id of both outputs; it must be unique.
+        last: the content of the second output; empty if it is not displayed.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,15 +33,15 @@ class Displays:
         self._places: list[Place] = []
 
     def show(self, widget: Widget, view: Mapping[str, Any], text: str) -> None:
-        """Display the widget, and a place for what is saved; in a terminal, `text`.
+        """Display the widget, and an output for the saved view; in a terminal, print `text`.
 
         Args:
-            view: of the widget, by media type; empty where nobody would see it.
+            view: of the widget, by media type; empty where no page would show it.
         """
         if not hasattr(get_ipython(), "kernel"):
-            print(text)  # noqa: T201, a terminal shows no more of a widget
+            print(text)  # noqa: T201, a terminal shows no widget
             return
-        if view and within_output():  # what is saved comes when the widget is closed
+        if view and within_output():  # the saved view appears when the widget is closed
             self._places.append(Place(widget, lambda: None))
         elif view:
             display(dict(view), raw=True, display_id=f"{self.name}-widget")
@@ -50,13 +50,13 @@ class Displays:
         self._shown, self.last = True, {}
 
     def update(self, saved: dict[str, str]) -> None:
-        """Put `saved` in the second output; nothing happens where it is there already."""
+        """Put `saved` in the second output, unless it is there already."""
         if self._shown and saved != self.last:
             self.last = saved
             display(dict(saved), raw=True, display_id=self.name, update=True)
 
     def end(self) -> None:
-        """The widget is closed: only what is saved stays."""
+        """The widget is closed: only the saved view stays."""
         if self._shown:
             self._shown = False
             display({"text/plain": ""}, raw=True, display_id=f"{self.name}-widget", update=True)

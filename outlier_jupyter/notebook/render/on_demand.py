@@ -1,8 +1,8 @@
-"""A widget that nobody hears of before it is shown to somebody.
+"""A widget that opens its connection only when it is displayed, in notebooks run by a program.
 
-A widget tells its page that it exists, with all of its state and code, when it is made. Where a
-notebook is executed and nobody looks on, that would stay in the file, for widgets that are closed
-long since. There it is told only when a view of it is asked for.
+A widget sends its state and code to the page when it is created. In a notebook that a program
+executes, these would stay in the file, also of widgets closed long before. There the connection is
+opened only when a view of the widget is requested.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from ...system.interactive import attended
 
 
 class OnDemand(anywidget.AnyWidget):
-    """An anywidget that opens its connection when it is first needed, where nobody looks on."""
+    """An anywidget that opens its connection on first use if no user is attached."""
 
     _closed = False
 
     def open(self) -> None:
-        """Called as the widget is made."""
+        """Called when the widget is created."""
         if attended():
             super().open()
 
     @property
     def model_id(self) -> str:
-        """What a view of it refers to; from now on the page knows it."""
+        """The id that a view refers to; opens the connection."""
         if self.comm is None and not self._closed:
             super().open()
         return str(super().model_id)

@@ -1,8 +1,8 @@
-"""The colours of every after-the-run picture, in one place. It knows no plotting library.
+"""The colours of all figures and static views. It knows no plotting library.
 
-Counts use cividis, which keeps its order for colour-blind readers and in grey print. Hits are
-blue and misses orange, a pair that stays apart in every common form of colour blindness. No
-colour stands alone: the plots add an order, a dash pattern or a label to each.
+Counts use cividis, which keeps its order for colour-blind readers and in grey print. Hits are blue
+and misses orange, a pair that can be distinguished in every common form of colour blindness. No
+meaning depends on colour alone: plots add an order, a dash pattern or a label.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ CIVIDIS = (
     (225, 204, 85),
     (254, 232, 56),
 )
-"""Cividis (Nuñez, Anderton, Renslow 2018) at ten even places, 0 to 255 per channel."""
+"""Cividis (Nuñez, Anderton, Renslow 2018) at ten even positions, 0 to 255 per channel."""
 
 RESIDENT = (74, 134, 196)
-"""An expert that sits in RAM: one blue that can be read on white and on near-black."""
+"""A resident expert: a blue that is legible on white and on near-black."""
 
 NEUTRAL = (128, 128, 128, 46)
-"""RGBA of a cell with nothing to tell (never chosen, on SSD): a veil over either theme."""
+"""RGBA of an empty cell (never chosen, on SSD): translucent over either theme."""
 
 
 @dataclass(frozen=True)
 class Theme:
-    """One value per role a mark can play; the field names are the roles."""
+    """One colour per role of a mark; the field names are the roles."""
 
     surface: str
     frame: str
@@ -138,8 +138,8 @@ EITHER = Theme(
     watch="#758340",
     other="#7f8690",
 )
-"""For pictures whose page cannot be asked for its theme: text keeps a contrast of 4 on white and on
-the dark grounds of notebooks (#111111 to #1f1f1f), marks keep 3; everything else is a veil."""
+"""For pictures that do not know their page's theme. Text keeps a contrast of 4 on white and on the
+dark backgrounds of notebooks (#111111 to #1f1f1f), marks keep 3; the rest is translucent."""
 
 
 PART_ROLES = {
@@ -147,11 +147,11 @@ PART_ROLES = {
     **{"route": "route", "lookup": "lookup", "read_wait": "miss", "install": "install"},
     **{"sample": "sample", "watch": "watch", "other": "other"},
 }
-"""Part of a token's time → the role that has its colour, in every view; as in time-parts.ts."""
+"""Part of a token's time → the role with its colour, in every view; as in time-parts.ts."""
 
 
 def ramp(levels: int) -> npt.NDArray[np.uint8]:
-    """Cividis at `levels` even places, dark to bright: uint8 [levels, 3]."""
+    """Cividis at `levels` even positions, dark to bright: uint8 [levels, 3]."""
     stops = np.asarray(CIVIDIS, float)
     at = np.linspace(0, len(stops) - 1, levels)
     columns = [np.interp(at, np.arange(len(stops)), stops[:, c]) for c in range(3)]
@@ -159,10 +159,10 @@ def ramp(levels: int) -> npt.NDArray[np.uint8]:
 
 
 def colorscale(first: str, stops: int = 24) -> list[tuple[float, str]]:
-    """The (position, colour) pairs plotly asks for: `first` at 0, then cividis by square root.
+    """Plotly's (position, colour) pairs: `first` at 0, then cividis by square root.
 
-    A few experts are chosen far more often than the rest; by the plain count all the others
-    would be one dark blue.
+    A few experts are chosen far more often than the rest; on a linear scale all others would be
+    the same dark blue.
     """
     pairs = [(0.0, first), (1e-9, first)]
     for i, (r, g, b) in enumerate(ramp(stops)):

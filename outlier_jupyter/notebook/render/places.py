@@ -1,8 +1,8 @@
-"""Where a widget stands until something that needs no kernel takes its place.
+"""Displays a widget that static content replaces later.
 
-In a cell that is an output, which is updated. What is shown within an `ipywidgets.Output`, as the
-callbacks of buttons do, cannot be updated: its page drops every update. There the widget stands in
-a box, which is a widget too, and it is what is in the box that changes.
+In a cell the widget is an output, which is updated. An output within an `ipywidgets.Output`, as in
+the callbacks of buttons, cannot be updated: the page drops every update. There the widget is put in
+a box, which is a widget too, and the box's content is replaced.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from ipywidgets.widgets import widget as registry
 
 
 def within_output() -> bool:
-    """Whether what is displayed now goes into an `ipywidgets.Output`."""
+    """Whether `display` now writes into an `ipywidgets.Output`."""
     shell = get_ipython()
     if not hasattr(shell, "kernel"):
         return False
-    header = getattr(shell, "parent_header", None)  # the whole request, whatever it is called
-    asked = header.get("header", {}).get("msg_id") if isinstance(header, dict) else None
-    # A page captures all messages of one request: Python's half of it knows which.
+    request = getattr(shell, "parent_header", None)  # the whole request, despite the name
+    request_id = request.get("header", {}).get("msg_id") if isinstance(request, dict) else None
+    # An Output captures all messages of one request; its Python object knows which.
     outputs = [each for each in list(registry._instances.values())
                if isinstance(each, ipywidgets.Output)]  # fmt: skip
-    return bool(asked) and any(output.msg_id == asked for output in outputs)
+    return bool(request_id) and any(output.msg_id == request_id for output in outputs)
 
 
 class Place:
-    """Shows `widget` until `replace` puts something else there.
+    """Shows `widget` until `replace` shows something else.
 
     Args:
-        output: displays it in an output that can be updated; not called where none can.
+        output: displays the widget in an output that can be updated; called only where that works.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Place:
             self._output = output()
 
     def replace(self, bundle: Mapping[str, Any]) -> None:
-        """Put `bundle`, by media type, where the widget is."""
+        """Show `bundle`, by media type, in place of the widget."""
         if self._box is not None:
             self._box.children = (ipywidgets.HTML(bundle["text/html"]),)
         elif self._output is not None:

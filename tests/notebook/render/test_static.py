@@ -126,7 +126,7 @@ def test_charts_are_valid_and_speak(make_trace: MakeTrace) -> None:
         root = ElementTree.fromstring(svg)
         words.append(" ".join(node.text or "" for node in root.iter(f"{SVG}text")))
         assert re.search(r"\d", root.findtext(f"{SVG}title") or "")
-    for wanted, found in zip(("times chosen", "in RAM (24)", "look-ups", "ms"), words, strict=True):
+    for wanted, found in zip(("times chosen", "in RAM (24)", "lookups", "ms"), words, strict=True):
         assert wanted in found
     for tag, attributes in page.tags:
         if tag == "img":
@@ -177,7 +177,7 @@ def test_png_shows_something(large: dict[str, str], make_trace: MakeTrace) -> No
     ("shape", "reason"),
     [
         ({"steps": 5, "layers": 0, "experts": 0, "k": 0}, "a dense model has no expert layers"),
-        ({"steps": 0, "prompt": 0}, "the run made no step"),
+        ({"steps": 0, "prompt": 0}, "the run has no steps"),
         ({"steps": 1, "prompt": 1}, None),
     ],
 )
@@ -199,7 +199,7 @@ def test_a_run_without_reads(make_trace: MakeTrace) -> None:
     trace.hits[:] = True
     bare = {name: getattr(trace, name) for name in trace.__dataclass_fields__}
     warm = Trace(**(bare | {"reads": trace.reads[:0]}))
-    assert "already sat in RAM" in charts_of.latency(warm, timeline(warm)).spoken
+    assert "was already in RAM" in charts_of.latency(warm, timeline(warm)).spoken
     mapped = Trace(**(bare | {"reads": trace.reads[:0], "info": make_trace(reader="mmap").info}))
     assert "operating system" in charts_of.latency(mapped, timeline(mapped)).spoken
 

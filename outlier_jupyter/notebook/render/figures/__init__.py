@@ -1,4 +1,4 @@
-"""Plotly figures, for after the run: to hover over, zoom and export. They measure nothing."""
+"""Plotly figures of finished runs. They compute no measures."""
 
 from .run import MAX_BINS, Figures
 

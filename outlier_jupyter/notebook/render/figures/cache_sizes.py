@@ -1,4 +1,4 @@
-"""The figure of other caches: hits and predicted speed by size, a line for each policy."""
+"""The what-if figure: hits and predicted speed by cache size, one line per policy."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ LINES = {
     "belady": (EITHER.top, "dot", "diamond-open"),
 }
 ANOTHER = (EITHER.ink, "dashdot", "x-thin-open")
-"""The line of a policy that somebody added."""
+"""The line of a policy added by another package."""
 WIDE = 20
-"""Times the smallest size from which on the largest needs an axis of logarithms: all that happens
-happens among the small ones."""
+"""Ratio of the largest to the smallest size above which the axis is logarithmic: the curves change
+most among the small sizes."""
 
 
 def sizes_figure(
     trace: Trace, slots: Sequence[int] | None, policies: Sequence[str] | None
 ) -> go.Figure:
-    """`what_if` of a trace; where no times were recorded, of hits alone."""
+    """`what_if` of a trace; of hits alone if no times were recorded."""
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
-    said = note(trace)
-    titled_run(figure, trace, "What other caches would have given", 620,
-               f"Not hit for hit: {said}" if said else "")  # fmt: skip
+    caution = note(trace)
+    titled_run(figure, trace, "Other cache sizes and policies", 620,
+               f"Not hit for hit: {caution}" if caution else "")  # fmt: skip
     slots_title = "slots (experts in RAM)"
     figure.update_xaxes(title_text=slots_title, row=2, col=1)
     figure.update_yaxes(title_text="hits in decode (%)", range=[-3, 103], row=1, col=1)
@@ -48,7 +48,7 @@ def sizes_figure(
         colour, dash, sign = LINES.get(policy, ANOTHER)
         label = POLICIES[policy].label
         for row, values, unit in (
-            (1, 100 * rows.decode_hit_rate, "%{y:.1f} % of look-ups hit"),
+            (1, 100 * rows.decode_hit_rate, "%{y:.1f} % of lookups hit"),
             (2, rows.tokens_per_second, "%{y:.3~g} tokens/s"),
         ):
             figure.add_trace(
@@ -65,13 +65,13 @@ def sizes_figure(
             )  # fmt: skip
     ends = float(frame.slots.min()), float(frame.slots.max())
     if logarithmic := ends[1] > WIDE * ends[0]:
-        # Plotly's own ticks between powers of ten are bare digits: "2" for 2,000.
-        round_ones = [n * 10**power for power in range(9) for n in (1, 2, 5)]
-        ticks = [at for at in round_ones if ends[0] <= at <= ends[1]]
+        # Plotly's own ticks between powers of ten are single digits: "2" for 2,000.
+        candidates = [n * 10**power for power in range(9) for n in (1, 2, 5)]
+        ticks = [at for at in candidates if ends[0] <= at <= ends[1]]
         figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{at:,}" for at in ticks])
         slots_title += ", logarithmic"
     if trace.info.slots:
-        _own(figure, trace.info.slots, ends, logarithmic)
+        _mark_own_size(figure, trace.info.slots, ends, logarithmic)
     figure.update_xaxes(title_text=slots_title, row=2, col=1)
     if frame.tokens_per_second.isna().all():
         figure.update_yaxes(showticklabels=False, showgrid=False, row=2, col=1)
@@ -79,12 +79,12 @@ def sizes_figure(
         figure.add_annotation(text=frame.attrs["cost"], x=0.5, y=0.5, xref="x2 domain",
                               yref="y2 domain", showarrow=False)  # fmt: skip
     else:
-        _say_by_what(figure, frame.attrs["cost"])
+        _add_cost(figure, frame.attrs["cost"])
     return figure
 
 
-def _say_by_what(figure: go.Figure, cost: str) -> None:
-    """Below all else by what cost the speeds are predicted, and how far off that is."""
+def _add_cost(figure: go.Figure, cost: str) -> None:
+    """Add the cost that predicts the speeds, and its error, below the axis."""
     lines = wrap(f"Speeds are predicted: {cost}", BOLD)
     small = [f'<span style="font-size:12px;color:{EITHER.muted}">{line}</span>' for line in lines]
     axis, room = figure.layout.xaxis2.title, LINE * len(lines)
@@ -92,9 +92,11 @@ def _say_by_what(figure: go.Figure, cost: str) -> None:
     figure.update_layout(margin={"b": 56 + room}, height=figure.layout.height + room)
 
 
-def _own(figure: go.Figure, slots: int, ends: tuple[float, float], logarithmic: bool) -> None:
-    """Mark the size that the run had; its words go to the side where there is room."""
-    if logarithmic:  # a line is placed by the value, words by its logarithm
+def _mark_own_size(
+    figure: go.Figure, slots: int, ends: tuple[float, float], logarithmic: bool
+) -> None:
+    """Mark the size of the run's own cache; the label goes to the side with more room."""
+    if logarithmic:  # Plotly places a line by its value, but an annotation by its logarithm
         ends = log10(ends[0]), log10(ends[1])
     at = log10(slots) if logarithmic else slots
     side = "right" if at > sum(ends) / 2 else "left"

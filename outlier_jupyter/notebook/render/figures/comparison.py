@@ -1,4 +1,4 @@
-"""Figures of two or more runs beside each other. What is no finding is drawn as none."""
+"""Figures that compare two or more runs; layers and experts that do not differ are drawn open."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from .style import STRIPE, UNDER, matrix_axes, plain, titled
 
 ALPHA = 0.05
 MARKED = 60
-"""More marks of one kind would hide the map they stand on."""
+"""The most marks of one kind; more would hide the map."""
 MIDDLE = "#f2f2f2"
-"""Of no difference: a map covers its ground, and a key of colours cannot be seen through."""
+"""The colour of no difference; opaque, because a colour key cannot be translucent."""
 
 
 def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Figure:
-    """Divergence by layer above what chance makes of it, with its interval.
+    """Divergence above chance by layer, with its interval.
 
     Raises:
-        OptionError: there is no such pair.
+        OptionError: no such pair.
     """
     pair = found.divergence(first, second)
     figure = go.Figure()
-    _titled(figure, found, "Where the routing parts, by layer (Jensen–Shannon)", first, second)
+    _titled(figure, found, "Divergence of routing by layer (Jensen–Shannon)", first, second)
     layers = np.arange(len(pair.js))
     sure = np.isin(layers, pair.differing(ALPHA))
     hover = "layer %{x}<br>%{y:.3~g} bits above chance<br>interval %{customdata[0]:.3~g} to "
-    hover += "%{customdata[1]:.3~g}<br>q %{customdata[2]:.2~g}<br>counted %{customdata[3]:.3~g}, "
+    hover += "%{customdata[1]:.3~g}<br>q %{customdata[2]:.2~g}<br>total %{customdata[3]:.3~g}, "
     hover += "by chance %{customdata[4]:.3~g}<extra></extra>"
     data = np.stack([pair.low, pair.high, pair.q, pair.js, pair.expected], axis=1)
     for mine, name, sign, colour in (
         (sure, "beyond chance", "circle", EITHER.hit),
-        (~sure, "not told from chance", "circle-open", EITHER.top),
+        (~sure, "within chance", "circle-open", EITHER.top),
     ):
         figure.add_trace(
             go.Scatter(
@@ -64,20 +64,20 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
     figure.add_hline(0, line={"color": EITHER.ink, "width": 1, "dash": "dash"})
     figure.update_xaxes(title_text="MoE layer", range=[-0.8, len(layers) - 0.2], tickformat="d")
     figure.update_yaxes(title_text="divergence above chance (bits)")
-    # Below the plot: beside it, it would take a third of the width, and 60 layers need all of it.
+    # The legend goes below: beside the plot it would take a third of the width that layers need.
     figure.update_layout(showlegend=True, legend=UNDER, margin={"b": 96})
     return figure
 
 
 def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Figure:
-    """Each expert's share in the one run less its share in the other; sure ones are marked.
+    """Each expert's share in one run minus its share in the other; significant ones are marked.
 
     Raises:
-        OptionError: there is no such pair.
+        OptionError: no such pair.
     """
     pair = found.divergence(first, second)
     figure = go.Figure()
-    _titled(figure, found, "The experts that part them", first, second)
+    _titled(figure, found, "Experts that differ", first, second)
     matrix_axes(figure, len(pair.js))
     own, other = _colours(found, first, second)
     names = [plain(found.names[i]) for i in (first, second)]
@@ -90,7 +90,7 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
             zmax=limit,
             colorscale=[(0, other), (0.5, MIDDLE), (1, own)],
             colorbar={
-                "title": {"text": f"share in {names[0]} less in {names[1]}", "side": "right"},
+                "title": {"text": f"share in {names[0]} minus in {names[1]}", "side": "right"},
                 "thickness": 14,
                 "tickformat": "+.0%",
             },
@@ -100,7 +100,7 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
     )
     _marks(figure, found, first, second)
     figure.update_layout(
-        # What stands above takes nothing of the map's height.
+        # The title's lines do not reduce the map's height.
         height=max(364, 124 + 9 * len(pair.js)) + figure.layout.margin.t,
         legend=UNDER | {"title": {"text": "beyond chance: "}},
         margin={"b": 110},
@@ -109,14 +109,14 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
 
 
 def _colours(found: Comparison, first: int, second: int) -> list[str]:
-    """Those of the two runs; all runs have their numbers in the order in which they were given."""
+    """The colours of the two runs; all runs are numbered first, in their own order."""
     class_numbers(found.names)
     pair = class_numbers((found.names[first], found.names[second]))
     return [COLOURS[number] for number in pair.values()]
 
 
 def _marks(figure: go.Figure, found: Comparison, first: int, second: int) -> None:
-    """A sign on each expert that is used more by one of them, beyond chance; the surest of many."""
+    """Mark the experts that one run uses more, beyond chance; of many the most significant."""
     one, other = (found.names[i] for i in (first, second))
     many = len(found.divergence(first, second).js) > 16
     rows = found.experts(first, second, ALPHA)
@@ -125,7 +125,9 @@ def _marks(figure: go.Figure, found: Comparison, first: int, second: int) -> Non
         (other, "triangle-down", STRIPE, LIGHT.ink, [r for r in rows if r.first < r.second]),
     ):
         shown = mine[:MARKED]
-        count = f"{len(mine):,}" if shown == mine else f"the surest {MARKED} of {len(mine):,}"
+        count = (
+            f"{len(mine):,}" if shown == mine else f"the {MARKED} most significant of {len(mine):,}"
+        )
         figure.add_trace(
             go.Scatter(
                 x=[row.expert for row in shown],
@@ -144,7 +146,7 @@ def _marks(figure: go.Figure, found: Comparison, first: int, second: int) -> Non
 
 
 def matrix_figure(found: Comparison) -> go.Figure:
-    """All runs against all: mean divergence above chance, those alike beside each other."""
+    """Mean divergence above chance of all pairs of runs, with similar runs next to each other."""
     figure = go.Figure()
     order = found.order()
     names = [plain(found.names[i]) for i in order]
@@ -181,7 +183,7 @@ def _titled(figure: go.Figure, found: Comparison, title: str, first: int, second
     pair = found.divergence(first, second)
     about = (
         f"{found.names[first]} against {found.names[second]} · {found.phase or 'all'} steps · "
-        f"{pair.permutations:,} deals of {pair.block} tokens each · 95 % intervals, false "
-        f"discovery rate {percent(ALPHA)}"
+        f"{pair.permutations:,} permutations of blocks of {pair.block} tokens · 95 % intervals, "
+        f"false discovery rate {percent(ALPHA)}"
     )
     titled(figure, title, about, f"No finding: {pair.caution}" if pair.caution else "")

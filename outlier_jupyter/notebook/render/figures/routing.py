@@ -1,6 +1,6 @@
-"""Figures of how a run was routed: measures by layer and over time, and the atlas of experts.
+"""Figures of routing: measures by layer and over time, and the atlas of experts.
 
-Every line has a dash and a sign of its own, every class a sign beside its colour.
+Every line has its own dash and marker, every class a marker as well as a colour.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SIGNS = ("circle", "diamond-open", "square", "x-thin-open", "triangle-up-open", 
          "cross")  # fmt: skip
 """One more than the colours, so that no two of 42 classes share both."""
 UNITS = "units"
-"""What they are called where no class was asked for."""
+"""The label of the units if no classes were given."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
@@ -47,7 +47,7 @@ def measures_figure(trace: Trace, phase: str = "decode") -> go.Figure:
     """The measures of one phase by layer, in three panels."""
     figure = make_subplots(rows=3, row_heights=[0.36, 0.36, 0.28], vertical_spacing=0.07,
                            shared_xaxes=True)  # fmt: skip
-    phase_number(phase)  # what can be said in a title
+    phase_number(phase)  # validated before it is part of a title
     titled_run(figure, trace, f"Routing by layer, {phase}", height=800)
     figure.update_xaxes(title_text="MoE layer", row=3, col=1)
     figure.update_yaxes(title_text="share (0 to 1)", range=[-0.03, 1.03], row=1, col=1)
@@ -63,7 +63,7 @@ def measures_figure(trace: Trace, phase: str = "decode") -> go.Figure:
     for row, lines in enumerate((BALANCE, LOCALITY, REUSE), 1):
         for i, (name, attribute) in enumerate(lines):
             values = getattr(found, attribute)
-            # An infinite median (most experts came once) and what was not counted are gaps.
+            # Infinite medians (most choices were first uses) and NaN are gaps.
             figure.add_trace(
                 go.Scatter(
                     x=layers,
@@ -85,7 +85,7 @@ def measures_figure(trace: Trace, phase: str = "decode") -> go.Figure:
 
 
 def _one_panel(figure: go.Figure) -> go.Figure:
-    """The figure with its first panel over the whole height, where there is nothing to draw."""
+    """The figure with its first panel over the whole height, for a figure without data."""
     only = go.Figure(layout=figure.layout)
     for name in ("xaxis2", "xaxis3", "yaxis2", "yaxis3"):
         only.layout[name] = None
@@ -145,14 +145,13 @@ def over_time_figure(trace: Trace) -> go.Figure:
 
 
 def atlas_figure(found: Atlas, about: str) -> go.Figure:
-    """Each (layer, expert) at its place; the class that fires it as colour and sign."""
+    """The map of (layer, expert) units; colour and marker show the class that chooses a unit."""
     figure = go.Figure()
     about += f" · {len(found.layer):,} units of (layer, expert), {found.tokens:,} tokens"
     about += " · larger: chosen by more"
     if found.left_out:
-        has = "has" if found.left_out == 1 else "have"
-        about += f" · {found.left_out:,} that fired less often {has} no place"
-    title = "Atlas of experts: chosen by the same tokens, near each other"
+        about += f" · {found.left_out:,} rarely chosen left out"
+    title = "Atlas of experts: near each other if the same tokens choose them"
     titled(figure, title, about, height=640)
     shares = [f"axis {i + 1} ({percent(share)} of the co-activation)" for i, share in
               enumerate(found.share)]  # fmt: skip
@@ -160,7 +159,7 @@ def atlas_figure(found: Atlas, about: str) -> go.Figure:
     figure.update_yaxes(title_text=shares[1])
     labels = np.asarray(found.label or (UNITS,) * len(found.layer), object)
     size = 4 + 10 * np.sqrt(found.fired / max(int(found.fired.max(initial=1)), 1))
-    size *= min(1.0, (2000 / max(len(size), 1)) ** 0.12)  # thousands would cover each other
+    size *= min(1.0, (2000 / max(len(size), 1)) ** 0.12)  # thousands would overlap
     looks = class_numbers(found.classes, len(CLASS_COLOURS) * len(SIGNS))
     unclassed = {NONE: EITHER.muted, UNITS: CLASS_COLOURS[0]}
     for name in [*(name for name in unclassed if name in labels), *found.classes]:
@@ -182,7 +181,7 @@ def atlas_figure(found: Atlas, about: str) -> go.Figure:
                     "color": colour,
                     "line": {"width": 1 if bare or len(size) > 2000 else 1.5, "color": colour},
                     "size": size[mine] * (0.6 if bare else 1),
-                    # Seen through, these colours would be too faint on a dark page.
+                    # Translucent, these colours would be too faint on a dark page.
                     "opacity": 0.5 if bare else 1,
                 },
                 hovertemplate="layer %{customdata[0]}, expert %{customdata[1]}<br>chosen by "
@@ -193,6 +192,6 @@ def atlas_figure(found: Atlas, about: str) -> go.Figure:
     if found.label:
         figure.update_layout(
             showlegend=True,
-            legend={"title": {"text": "fired beyond chance by"}, "itemsizing": "constant"},
+            legend={"title": {"text": "chosen beyond chance by"}, "itemsizing": "constant"},
         )
     return figure

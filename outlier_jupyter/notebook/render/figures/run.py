@@ -1,7 +1,7 @@
-"""Plotly figures of a finished run, to hover over, zoom and export. It measures nothing itself.
+"""Plotly figures of a finished run.
 
-Plain `go.Figure`, never FigureWidget, which would carry five megabytes of script with every
-instance. Numbers come from `trace.measures`, colours from `palette`; see `look` for the theme.
+They are plain `go.Figure`s: every FigureWidget would add five megabytes of script. Numbers come
+from `trace.measures`, colours from `palette`, the theme from `style`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .cache_sizes import sizes_figure
 from .style import matrix_axes, no_data, titled_run
 
 MAX_BINS = 2000
-"""Longer runs are drawn in bins: more bars than pixels would only cost the browser time."""
+"""Longer runs are drawn in bins: more bars than pixels would only slow the browser."""
 
 PHASES = {"prefill": PREFILL, "decode": DECODE}
 LATENCY_LINES = (
@@ -55,7 +55,7 @@ class Figures:
             phase: `"prefill"` or `"decode"` (or their numbers); None counts all steps.
 
         Raises:
-            OptionError: no such phase.
+            OptionError: an unknown phase.
         """
         number, part = _phase(phase)
         trace = self._trace
@@ -72,13 +72,13 @@ class Figures:
         return figure
 
     def residency(self, step: int | None = None) -> go.Figure:
-        """Which experts sit in RAM after `step` (default: at the end), over hits and misses.
+        """Which experts are resident after `step` (default: the last), and hits and misses.
 
         Args:
-            step: a step of the run; negative ones count from the end.
+            step: a step of the run; negative numbers count from the end.
 
         Raises:
-            OptionError: the run has no such step.
+            OptionError: no such step.
         """
         trace = self._trace
         at = _step(trace, step)
@@ -88,7 +88,7 @@ class Figures:
         matrix_axes(figure, trace.layers)
         line = self._timeline()
         figure.update_xaxes(title_text=_step_title(line), row=2, col=1)
-        figure.update_yaxes(title_text=_per_step("look-ups", line), row=2, col=1)
+        figure.update_yaxes(title_text=_per_step("lookups", line), row=2, col=1)
         if reason := no_routing(trace):
             return no_data(figure, reason)
         for part in _resident(trace, residency(trace, at)):
@@ -104,10 +104,10 @@ class Figures:
         return figure
 
     def latency(self) -> go.Figure:
-        """p50, p95 and max read latency per step, over the bytes read per step.
+        """p50, p95 and max read latency per step, and the bytes read per step.
 
-        The reads of a prefill call belong to all its steps: their quantiles are drawn over the
-        whole call, and their bytes are shared among its steps. Steps without reads are gaps.
+        The reads of a prefill call belong to all its steps: their quantiles span the whole call,
+        and their bytes are divided among its steps. Steps without reads are gaps.
         """
         trace, line = self._trace, self._timeline()
         figure = make_subplots(
@@ -133,32 +133,32 @@ class Figures:
         return figure
 
     def measures(self, phase: str = "decode") -> go.Figure:
-        """How balanced, how local and how sure the routing is, layer by layer.
+        """Balance, locality and confidence of routing by layer.
 
         Raises:
-            OptionError: no such phase.
+            OptionError: an unknown phase.
         """
-        from .routing import measures_figure  # it compiles: imported when asked for
+        from .routing import measures_figure  # imports compiled code
 
         return measures_figure(self._trace, phase)
 
     def over_time(self) -> go.Figure:
-        """Entropy, and what a token shares with the one before, of each layer over the steps."""
+        """Entropy, and overlap with the previous token, of each layer over the steps."""
         from .routing import over_time_figure
 
         return over_time_figure(self._trace)
 
     def atlas(self, labels: Sequence[str] | None = None) -> go.Figure:
-        """A map of (layer, expert) units, those that the same tokens choose near each other.
+        """A map of (layer, expert) units: units chosen by the same tokens are near each other.
 
         Args:
-            labels: a word per step, such as `token_classes` gives; units get the colour and the
-                sign of the word that fires them more than chance.
+            labels: a label per step, as from `token_classes`; a unit gets the colour and marker
+                of the label that chooses it more often than by chance.
 
         Raises:
-            OptionError: labels that do not fit, or a run too short.
+            OptionError: labels that do not fit, or too short a run.
         """
-        from ....trace.atlas import atlas  # it compiles: imported when asked for
+        from ....trace.atlas import atlas  # imports compiled code
         from .routing import atlas_figure
 
         found = atlas([self._trace], None if labels is None else [texts("labels", labels)])
@@ -219,12 +219,12 @@ def _counts(trace: Trace, counts: npt.NDArray[np.int64]) -> go.Heatmap:
     )
 
 
-def _resident(trace: Trace, held: npt.NDArray[np.bool_]) -> list[go.Heatmap | go.Scatter]:
-    """The heatmap in two flat colours, and two empty traces that make its legend."""
+def _resident(trace: Trace, resident: npt.NDArray[np.bool_]) -> list[go.Heatmap | go.Scatter]:
+    """The heatmap in two flat colours, and two empty traces for its legend."""
     colours = [(0, EITHER.empty), (0.5, EITHER.empty), (0.5, EITHER.resident), (1, EITHER.resident)]
     heatmap = go.Heatmap(
-        z=_absent_as_nan(trace, held),
-        customdata=np.where(held, "in RAM", "on SSD"),
+        z=_absent_as_nan(trace, resident),
+        customdata=np.where(resident, "in RAM", "on SSD"),
         colorscale=colours,
         zmin=0,
         zmax=1,
@@ -234,8 +234,8 @@ def _resident(trace: Trace, held: npt.NDArray[np.bool_]) -> list[go.Heatmap | go
     )
     total = sum(trace.info.experts_per_layer)
     names = (
-        (f"in RAM ({held.sum():,})", EITHER.resident),
-        (f"on SSD ({total - held.sum():,})", EITHER.empty),
+        (f"in RAM ({resident.sum():,})", EITHER.resident),
+        (f"on SSD ({total - resident.sum():,})", EITHER.empty),
     )
     keys = [
         go.Scatter(
@@ -273,9 +273,9 @@ def _lookups(line: Timeline) -> list[go.Bar]:
 
 
 def _latencies(line: Timeline) -> list[go.Scatter]:
-    # A lone step between gaps has no line to be seen by, so it gets a marker.
-    there = np.pad(np.isfinite(line.latency_ms[:, 0]), 1)
-    lone = there[1:-1] & ~there[:-2] & ~there[2:]
+    # A single step between gaps has no line, so it gets a marker.
+    known = np.pad(np.isfinite(line.latency_ms[:, 0]), 1)
+    lone = known[1:-1] & ~known[:-2] & ~known[2:]
     return [
         go.Scatter(
             x=line.first + line.steps / 2,
@@ -306,7 +306,7 @@ def _megabytes(line: Timeline) -> go.Bar:
 
 
 def _mark_prefill(figure: go.Figure, trace: Trace, row: int) -> None:
-    """Shade the prefill steps of one panel and name them."""
+    """Shade and label the prefill steps of one panel."""
     for first, end in prefill_spans(trace):
         figure.add_vrect(
             first,

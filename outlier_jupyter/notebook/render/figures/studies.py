@@ -1,4 +1,4 @@
-"""Figures of experiments: an ablation against chance, and the settings of a sweep."""
+"""Figures of studies: an ablation compared with chance, and the settings of a sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALL = "all"
 
 
 def ablation_figure(found: Ablation) -> go.Figure:
-    """Change of log-probability and KL by prompt: the masked experts, and random masks beside."""
+    """Change of log-probability and KL by prompt, for the masked experts and for random masks."""
     names = list(found.names)
     rows: list[tuple[str, int | None]] = [(plain(name), i) for i, name in enumerate(names)]
     if len(names) > 1:
@@ -50,7 +50,7 @@ def _ablated(
     what: str,
     col: int,
 ) -> None:
-    """One panel: 95 % of chance as a bar, each random mask as a ring, the asked one filled."""
+    """One panel: a bar for 95 % of random masks, a ring for each, a diamond for the experts."""
     shown = col == 1
     for name, prompt in rows:
         first = shown and (name, prompt) == rows[0]
@@ -76,7 +76,7 @@ def _ablated(
     figure.add_trace(
         go.Scatter(
             x=means, y=[name for name, _ in rows], mode="markers", name="the masked experts",
-            legendgroup="asked", showlegend=shown,
+            legendgroup="masked", showlegend=shown,
             customdata=[found.p(what, prompt) for _, prompt in rows],
             marker={"symbol": "diamond", "size": 13, "color": EITHER.miss,
                     "line": {"color": EITHER.ink, "width": 1}},
@@ -87,25 +87,25 @@ def _ablated(
 
 
 WORDY = 3
-"""Of more settings than these, words stand above a mark: beside it they would meet the next."""
+"""With more settings, labels go above the marks: beside them they would overlap."""
 
 
 def sweep_figure(found: Sweep) -> go.Figure:
-    """By setting: tokens/s and KL of every run, from the lowest to the highest, and verdicts.
+    """By setting: tokens/s and KL of every run with their range, and the share of coherent answers.
 
-    A middle stands only where there are enough runs to tell settings apart by it.
+    Medians and means are drawn only if there are enough runs to compare settings by them.
     """
     settings = [(words(setting), setting) for setting in found.settings]
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.1)
     counts = {"prompt": len(found.prompts), "round": found.asked.get("repeats", 1)}
-    said = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())
+    size = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())
     about = (
-        f"{found.info.model} · {said}, up to {found.asked.get('max_tokens')} tokens · "
+        f"{found.info.model} · {size}, up to {found.asked.get('max_tokens')} tokens · "
         f"{found.info.machine}"
     )
     stopped = ["stopped before the end"] if found.stopped else []
     notes = "; ".join([*stopped, *found.cautions])
-    titled(figure, "Settings against each other", about, notes[:1].upper() + notes[1:], height=560)
+    titled(figure, "Comparison of settings", about, notes[:1].upper() + notes[1:], height=560)
     for name, setting in settings:
         runs = found.of(setting)
         for row, values, what in (
@@ -133,12 +133,12 @@ def sweep_figure(found: Sweep) -> go.Figure:
                 ),
                 row=row, col=1,
             )  # fmt: skip
-    _words(figure, found, [name for name, _ in settings])
-    _middles(figure, found, [name for name, _ in settings])
+    _labels(figure, found, [name for name, _ in settings])
+    _averages(figure, found, [name for name, _ in settings])
     figure.update_yaxes(title_text="tokens/s", rangemode="tozero", row=1)
     figure.update_yaxes(title_text="KL (nats a token)", rangemode="tozero", row=2)
     figure.update_traces(cliponaxis=False)
-    # A category is one unit wide; the last one's words need room to its right.
+    # A category is one unit wide; the last one's label needs room to its right.
     figure.update_xaxes(type="category", range=[-0.5, len(settings) - 0.3])
     figure.update_xaxes(title_text="setting", row=2)
     figure.update_layout(legend=UNDER, margin={"b": 110})
@@ -146,15 +146,15 @@ def sweep_figure(found: Sweep) -> go.Figure:
 
 
 def _ends(values: list[float]) -> tuple[float, float]:
-    """The lowest and the highest, NaN of none."""
+    """The lowest and the highest value; NaN without values."""
     known = [value for value in values if isfinite(value)]
     return min(known, default=nan), max(known, default=nan)
 
 
-def _words(figure: go.Figure, found: Sweep, names: list[str]) -> None:
-    """Beside each setting's runs its speeds, and how many of its answers are coherent.
+def _labels(figure: go.Figure, found: Sweep, names: list[str]) -> None:
+    """Label each setting with its speeds and how many of its answers are coherent.
 
-    Where there are many settings, words stand above the highest run.
+    With many settings the labels go above the highest run.
     """
     few = len(names) <= WORDY
     gap = " " if few else "<br>"
@@ -171,12 +171,12 @@ def _words(figure: go.Figure, found: Sweep, names: list[str]) -> None:
         for at, name in enumerate(("tokens_per_second", "kl")):
             low_end, high_end = _ends([getattr(run, name) for run in runs])
             columns[at].append((low_end + high_end) / 2 if few else high_end)
-    for row, (values, said) in enumerate(zip(columns, texts, strict=True), 1):
+    for row, (values, labels) in enumerate(zip(columns, texts, strict=True), 1):
         figure.add_trace(
             go.Scatter(
                 x=names, y=values, mode="markers+text",
-                text=[f"{NO_BREAK}{text}" if few else text for text in said],
-                name="words", showlegend=False, hoverinfo="skip",
+                text=[f"{NO_BREAK}{text}" if few else text for text in labels],
+                name="labels", showlegend=False, hoverinfo="skip",
                 textposition="middle right" if few else "top center",
                 marker={"size": 26 if few else 12, "opacity": 0},
             ),
@@ -184,8 +184,8 @@ def _words(figure: go.Figure, found: Sweep, names: list[str]) -> None:
         )  # fmt: skip
 
 
-def _middles(figure: go.Figure, found: Sweep, names: list[str]) -> None:
-    """Each setting's median speed and mean KL, where there is enough to tell them by."""
+def _averages(figure: go.Figure, found: Sweep, names: list[str]) -> None:
+    """Each setting's median speed and mean KL, if there are enough runs."""
     what = (
         ("speed", "tokens_per_second", "median of the speed"),
         ("loss", "kl", "mean of the KL, over tokens"),

@@ -1,7 +1,7 @@
-"""The look that all figures share: titles, axes, and a panel that says why it is empty.
+"""The common style of all figures: titles, axes, and empty panels with their reason.
 
-It knows no measure. A figure is data, drawn later by a page whose theme it cannot ask for, or
-saved as a picture: so it has no ground of its own, and one palette that reads on light and dark.
+A figure is drawn later, by a page with an unknown theme, or saved as a picture. So it has a
+transparent background and one palette that is legible on light and dark.
 """
 
 from __future__ import annotations
@@ -16,49 +16,49 @@ from ..palette import EITHER
 from ..static.text import model_words, reader_words, warning
 
 STRIPE = "#ffffff"
-"""Of patterns and lines upon coloured marks."""
+"""The colour of patterns and lines on coloured marks."""
 WIDE, BOLD = 88, 80
-"""Characters of a line under the title, plain and bold: they end within a page of 640 pixels."""
+"""Characters per line under the title, plain and bold, that fit a page of 640 pixels."""
 LINE = 18
-"""Pixels of one more such line."""
+"""Height of such a line in pixels."""
 NO_BREAK = "\u00a0"
 UNDER = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
-"""The legend's place below all else, for `update_layout`; the bottom margin has to hold it."""
+"""The legend's position below everything, for `update_layout`; the bottom margin must fit it."""
 
 
 def plain(text: str) -> str:
-    """Words for a figure that are not ours to trust, such as a name or what was said.
+    """Escapes text for a figure, such as a name or generated text.
 
-    Plotly reads a little HTML in all of its texts, and TeX between dollars where there is MathJax.
+    Plotly interprets some HTML in all of its texts, and TeX between dollars if MathJax is loaded.
     """
     return escape(text, quote=False).replace("$", "&#36;")
 
 
 def titled_run(
-    figure: go.Figure, trace: Trace, title: str, height: int = 440, said: str = ""
+    figure: go.Figure, trace: Trace, title: str, height: int = 440, note: str = ""
 ) -> None:
-    """`titled` for one run: what was run, under the title, and how its output was changed.
+    """`titled` for one run: with the model, the steps and the reader, and a warning.
 
     Args:
-        said: what else is to be known; it stands in the place of the change.
+        note: the warning; by default how the output was changed.
     """
     steps = f"{trace.steps:,} step" + ("" if trace.steps == 1 else "s")
     about = f"{model_words(trace)} · {steps} · {reader_words(trace)}"
-    titled(figure, title, about, said or warning(trace), height)
+    titled(figure, title, about, note or warning(trace), height)
 
 
-def titled(figure: go.Figure, title: str, about: str, said: str = "", height: int = 440) -> None:
-    """The title, what it is about under it, a warning, and the look all figures share."""
+def titled(figure: go.Figure, title: str, about: str, note: str = "", height: int = 440) -> None:
+    """Set the title, a description under it, a warning `note`, and the common style."""
     text = f"<b>{plain(title)}</b>"
-    # Plotly cuts a long line off at the figure's edge: what is warned of must not end there.
-    under, warned = _lines(about), wrap(said, BOLD)
-    for line in under:
+    # Plotly cuts long lines off at the figure's edge, so they are wrapped.
+    described, warned = _lines(about), wrap(note, BOLD)
+    for line in described:
         line = plain(line)
         text += f'<br><span style="font-size:12px;color:{EITHER.muted}">{line}</span>'
     for line in warned:
         line = plain(line)
         text += f'<br><span style="font-size:12px;color:{EITHER.warn}"><b>{line}</b></span>'
-    top = 76 + LINE * (max(len(under), 1) - 1 + len(warned)) + (2 if warned else 0)
+    top = 76 + LINE * (max(len(described), 1) - 1 + len(warned)) + (2 if warned else 0)
     figure.update_layout(
         title={
             "text": text,
@@ -79,17 +79,17 @@ def titled(figure: go.Figure, title: str, about: str, said: str = "", height: in
         hoverlabel={"align": "left"},
         modebar={"bgcolor": EITHER.surface, "color": EITHER.muted, "activecolor": EITHER.hit},
     )
-    # Invisible ticks keep the labels a little away from the plot.
+    # Invisible ticks keep the labels at a distance from the plot.
     ticks = {"ticks": "outside", "ticklen": 5, "tickcolor": EITHER.surface}
     figure.update_xaxes(gridcolor=EITHER.grid, zeroline=False, **ticks)
     figure.update_yaxes(gridcolor=EITHER.grid, zeroline=False, **ticks)
 
 
 def _lines(about: str) -> list[str]:
-    """Lines of `WIDE` at most, broken between the parts that dots divide where that can be."""
+    """Lines of at most `WIDE` characters, broken at the dots if possible."""
     parts = about.split(" · ")
-    whole = [part.replace(" ", NO_BREAK) if len(part) < WIDE else part for part in parts]
-    return [line.replace(NO_BREAK, " ") for line in wrap(" · ".join(whole), WIDE)]
+    unbroken = [part.replace(" ", NO_BREAK) if len(part) < WIDE else part for part in parts]
+    return [line.replace(NO_BREAK, " ") for line in wrap(" · ".join(unbroken), WIDE)]
 
 
 def matrix_axes(figure: go.Figure, layers: int) -> None:
@@ -102,7 +102,7 @@ def matrix_axes(figure: go.Figure, layers: int) -> None:
 
 
 def no_data(figure: go.Figure, reason: str) -> go.Figure:
-    """The figure with nothing but the reason why."""
+    """The figure with the reason why it has no data."""
     figure.add_annotation(
         text=f"<b>no data</b>: {plain(reason)}",
         x=0.5,
@@ -114,7 +114,7 @@ def no_data(figure: go.Figure, reason: str) -> go.Figure:
     )
     bare = {"showticklabels": False, "showgrid": False, "ticks": ""}
     layout = figure.layout
-    if "yaxis2" in layout:  # one empty panel says it as well as two
+    if "yaxis2" in layout:  # one empty panel is enough
         x_title = layout.xaxis.title.text or layout.xaxis2.title.text
         layout.xaxis2.visible = layout.yaxis2.visible = False
         figure.update_layout(xaxis={"title": x_title, "matches": None}, yaxis={"domain": [0, 1]})

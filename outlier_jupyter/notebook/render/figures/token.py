@@ -1,7 +1,7 @@
-"""One token's timeline: its layers one below the other, what each did when, and its reads.
+"""One token's timeline: its layers from top to bottom, their parts over time, and their reads.
 
-Few layers stand where they were in time. Of many, each would be a speck on a long diagonal: there
-every layer begins at the left, so that the slow ones stand out.
+A few layers are placed at their time. Many would be specks on a long diagonal, so there every layer
+begins at the left, and slow ones stand out.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ PATTERNS = {
     **{"route": "/", "compute": "/", "lookup": "x", "read_wait": "\\", "install": "-"},
     **{"watch": ".", "other": "+", "sample": "|"},
 }
-"""Part of the whole → its pattern; those of computing have none."""
+"""Part of a token's time → its pattern; compute parts have none."""
 
 MANY = 16
-"""Layers from which on each begins at the left."""
+"""From this many layers on, each begins at the left."""
 ALL = -1
-"""The row of all layers together, above the first."""
+"""The row for all layers together, above the first."""
 
 
-def token_figure(told: Explanation) -> go.Figure:
-    """A bar for each layer, from its beginning to its end; reads are lines below them."""
+def token_figure(found: Explanation) -> go.Figure:
+    """A bar of parts for each layer; reads are lines below it."""
     figure = go.Figure()
-    titled(figure, f"Where the time of {told.name} went", headline(told),
-           height=max(420, 190 + 15 * len(told.layers)))  # fmt: skip
+    titled(figure, f"Where the time of {found.name} went", headline(found),
+           height=max(420, 190 + 15 * len(found.layers)))  # fmt: skip
     since = "the call began"
     figure.update_xaxes(title_text=f"ms since {since}", rangemode="tozero")
-    if not told.layers or not told.ms:
-        return no_data(figure, "no times were recorded" if told.layers else "no expert layers")
-    begins, rows = [0.0] * len(told.layers), len(told.layers)
-    if told.layers[0].parts:
-        ends = np.cumsum([sum(layer.parts[name] for name in LAYER_PARTS) for layer in told.layers])
+    if not found.layers or not found.ms:
+        return no_data(figure, "no times were recorded" if found.layers else "no expert layers")
+    begins, rows = [0.0] * len(found.layers), len(found.layers)
+    if found.layers[0].parts:
+        ends = np.cumsum([sum(layer.parts[name] for name in LAYER_PARTS) for layer in found.layers])
         if rows >= MANY:
             since, rows = "the layer before ended", rows + 1
             begins = [0.0, *ends[:-1].tolist()]
-        _by_layer(figure, told, begins, float(ends[-1]))
+        _by_layer(figure, found, begins, float(ends[-1]))
     else:
-        _whole(figure, told)
-    _reads(figure, told, begins)
+        _whole(figure, found)
+    _reads(figure, found, begins)
     figure.update_xaxes(title_text=f"ms since {since}")
-    _layer_axis(figure, len(told.layers), rows, bool(told.layers[0].parts))
-    if rows == len(told.layers):
-        figure.add_vline(told.ms, line={"color": EITHER.ink, "width": 1, "dash": "dot"})
+    _layer_axis(figure, len(found.layers), rows, bool(found.layers[0].parts))
+    if rows == len(found.layers):
+        figure.add_vline(found.ms, line={"color": EITHER.ink, "width": 1, "dash": "dot"})
     figure.update_layout(barmode="overlay", legend={"traceorder": "normal"})
     return figure
 
 
 def _layer_axis(figure: go.Figure, layers: int, rows: int, by_layer: bool) -> None:
-    """Layers down from 0. A row that is none of them has a word in place of a number."""
+    """Layers from 0 downwards; a row for something else has a word instead of a number."""
     every = 1 if layers <= 8 else 2 if layers <= MANY else 5
     ticks = {at: str(at) for at in range(0, layers, every)}
     if rows > layers:
-        ticks = {at: said for at, said in ticks.items() if at < layers - 1} | {layers: "after"}
+        ticks = {at: text for at, text in ticks.items() if at < layers - 1} | {layers: "after"}
     if not by_layer:
         ticks[ALL] = "all"
     figure.update_yaxes(
@@ -71,51 +71,51 @@ def _layer_axis(figure: go.Figure, layers: int, rows: int, by_layer: bool) -> No
     )  # fmt: skip
 
 
-def _by_layer(figure: go.Figure, told: Explanation, begins: list[float], end: float) -> None:
-    """A layer's parts, one after the other, from its place less `begins`."""
+def _by_layer(figure: go.Figure, found: Explanation, begins: list[float], end: float) -> None:
+    """Each layer's parts in order, shifted by `begins`."""
     at = 0.0
     starts: dict[str, list[float]] = {name: [] for name in LAYER_PARTS}
-    for layer, begin in zip(told.layers, begins, strict=True):
+    for layer, begin in zip(found.layers, begins, strict=True):
         for name in LAYER_PARTS:
             starts[name].append(at - begin)
             at += layer.parts[name]
     for name in LAYER_PARTS:
-        spent = [layer.parts[name] for layer in told.layers]
+        spent = [layer.parts[name] for layer in found.layers]
         if max(spent) <= 0:
             continue
-        title = layer_part_name(name, told.kernels)
-        part = part_of_layer(name, told.kernels)
-        of_graph = name == "experts" != part  # beside the other part of building MLX's graph
+        title = layer_part_name(name, found.kernels)
+        part = part_of_layer(name, found.kernels)
+        of_graph = name == "experts" != part  # two layer parts belong to building MLX's graph
         figure.add_trace(
             go.Bar(
                 base=starts[name],
                 x=spent,
-                y=[layer.layer for layer in told.layers],
+                y=[layer.layer for layer in found.layers],
                 orientation="h",
                 name=title,
                 width=0.62,
-                customdata=[_needed(layer) for layer in told.layers],
+                customdata=[_needed(layer) for layer in found.layers],
                 marker=_looks(part, "+" if of_graph else ""),
                 hovertemplate=f"layer %{{y}}: {title} %{{x:.3~g}} ms<br>%{{customdata}}"
                 "<extra></extra>",
             )
         )  # fmt: skip
-    if told.ms > end:
-        aside = bool(begins[-1])  # in a row of its own, where each row begins at the left
+    if found.ms > end:
+        own_row = bool(begins[-1])  # if every row begins at the left
         figure.add_trace(
             go.Bar(
-                base=[0 if aside else end], x=[told.ms - end], orientation="h", width=0.2,
-                y=[told.layers[-1].layer + aside], name="after the last layer",
+                base=[0 if own_row else end], x=[found.ms - end], orientation="h", width=0.2,
+                y=[found.layers[-1].layer + own_row], name="after the last layer",
                 marker={"color": EITHER.ink, "line": {"width": 0}},
                 hovertemplate="after the last layer %{x:.3~g} ms<extra></extra>",
             )
         )  # fmt: skip
 
 
-def _whole(figure: go.Figure, told: Explanation) -> None:
-    """The parts one after the other, where it is not known in which layer they were."""
+def _whole(figure: go.Figure, found: Explanation) -> None:
+    """The parts in order, for a trace without times by layer."""
     at = 0.0
-    for name, spent in told.parts.items():
+    for name, spent in found.parts.items():
         if not spent > 0:
             continue
         figure.add_trace(
@@ -129,26 +129,26 @@ def _whole(figure: go.Figure, told: Explanation) -> None:
 
 
 def _looks(part: str, bare: str = "") -> dict[str, object]:
-    """The marker of a part of the whole: its colour in every view, and a pattern."""
+    """The marker of a part: its colour in every view, and a pattern."""
     pattern = {"shape": PATTERNS.get(part, bare), "size": 5, "fgcolor": STRIPE}
     colour = getattr(EITHER, PART_ROLES[part])
     return {"color": colour, "line": {"width": 0}, "pattern": pattern}
 
 
-def _reads(figure: go.Figure, told: Explanation, begins: list[float]) -> None:
-    """A line for each read, below its layer's bar; what it was for is told when pointed at."""
+def _reads(figure: go.Figure, found: Explanation, begins: list[float]) -> None:
+    """A line for each read below its layer's bar; its hover text says why it missed."""
     xs: list[float | None] = []
     ys: list[float | None] = []
     words: list[str] = []
-    for layer, begin in zip(told.layers, begins, strict=True):
+    for layer, begin in zip(found.layers, begins, strict=True):
         known = [miss for miss in layer.misses if not isnan(miss.start_ms)]
         for i, miss in enumerate(known):
             below = layer.layer + 0.34 + 0.3 * (i + 1) / (len(known) + 1)
             start = miss.start_ms - begin
             xs += [start, start + miss.ms, None]
             ys += [below, below, None]
-            said = f"layer {miss.layer}, expert {miss_text(told, miss)}<br>read in {miss.ms:.3g} ms"
-            words += [plain(said).replace("&lt;br&gt;", "<br>")] * 3
+            text = plain(f"layer {miss.layer}, expert {miss_text(found, miss)}")
+            words += [f"{text}<br>read in {miss.ms:.3g} ms"] * 3
     if xs:
         figure.add_trace(
             go.Scatter(

@@ -1,4 +1,4 @@
-"""Figures of an expert's tokens, and of a span's experts."""
+"""Figures of the tokens that chose an expert, and of the experts that a span of tokens chose."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .style import UNDER, matrix_axes, no_data, plain, titled
 
 
 def uses_figure(found: ExpertUses) -> go.Figure:
-    """One row per run: its steps that chose the expert; the router's first choices are filled."""
+    """One row per run: the steps that chose the expert; the router's first choices are filled."""
     figure = go.Figure()
     names = list(found.runs)
     first = next(iter(found.runs.values()))
     about = f"{model_words(first.trace)} · {len(found.frame):,} choices in {len(names)} run"
     about += "" if len(names) == 1 else "s"
     if found.frame.weight.notna().any():
-        about += " · larger: of more weight"
+        about += " · larger: higher weight"
     titled(figure, f"Where expert {found.expert} of layer {found.layer} is chosen", about,
            height=260 + 44 * len(names))  # fmt: skip
     figure.update_xaxes(title_text="step")
@@ -40,10 +40,10 @@ def uses_figure(found: ExpertUses) -> go.Figure:
                 marker={
                     "symbol": "circle" if filled else "circle-open",
                     "size": 5 + 9 * weight / max(float(weight.max(initial=0)), 1e-9),
-                    # Of no other meaning: orange and blue are misses and hits.
+                    # Not orange and blue, which are misses and hits.
                     "color": EITHER.p95 if filled else EITHER.p50,
                     "line": {"width": 1.5, "color": EITHER.p95 if filled else EITHER.p50},
-                    # Seen through, a thin ring would be too faint on a dark page.
+                    # Translucent, a thin ring would be too faint on a dark page.
                     "opacity": 0.75 if filled else 1,
                 },
                 hovertemplate="%{y}, step %{x:,d}<br>%{text}<br>weight %{customdata[0]:.3f}, "
@@ -59,7 +59,7 @@ def experts_figure(found: TokenExperts) -> go.Figure:
     figure = go.Figure()
     trace = found.run.trace
     titled(
-        figure, f"What {len(found.steps):,} tokens chose",
+        figure, f"Experts chosen by {len(found.steps):,} tokens",
         f"{model_words(trace)} · {len(found.frame):,} different experts",
         height=max(440, 200 + 9 * trace.layers),
     )  # fmt: skip

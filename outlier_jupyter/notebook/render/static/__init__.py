@@ -1,8 +1,8 @@
-"""What a saved notebook shows of a run, with no kernel and no script.
+"""The static view of a run, as a saved notebook shows it, with no kernel and no script.
 
-One finished run becomes four forms of the same view: HTML with charts, a PNG, markdown and
-plain text; a front end takes the richest it can show. Pure functions of a `SavedView`: nothing here
-knows IPython, the engine or the live widget.
+A finished run becomes four forms of the same view: HTML with charts, a PNG, Markdown and plain
+text; a front end shows the richest one it can. These are pure functions of a `SavedView`, without
+IPython, the engine or the live widget.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["SavedView", "mimebundle", "run_bundle"]
 
 
 def run_bundle(run: Run) -> dict[str, str | bytes]:
-    """The same of a run."""
+    """`mimebundle` of a run."""
     return dict(mimebundle(SavedView(run.text, run.trace, run.finish_reason, run.prompt)))
 
 
@@ -44,8 +44,8 @@ def mimebundle(view: SavedView) -> dict[str, str]:
     lines = [("ink", numbers), ("muted", made)]
     if view.finish_reason in ("interrupted", "error"):
         lines.append(("warn", ended_words(view.finish_reason)))
-    if said := warning(trace):
-        lines.append(("warn", said))
+    if text := warning(trace):
+        lines.append(("warn", text))
     return {
         "text/html": page(view, scenes),
         "image/png": png(scenes, model_words(trace), lines),

@@ -1,4 +1,4 @@
-"""The four charts of a finished run, as scenes. Numbers come from `trace.measures` alone."""
+"""The four charts of a finished run, as scenes. All numbers come from `trace.measures`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from . import scene as s
 from .text import no_reads, no_routing
 
 BINS = 180
-"""At most this many bars: two pixels each, so that none is thinner than it looks."""
+"""The most bars: each is then at least two pixels wide."""
 
 LEVELS = 64
 
 
 def all_charts(trace: Trace) -> list[s.Scene]:
-    """Routing frequency, residency, hits and misses, read latency: in this order."""
+    """Routing frequency, residency, hits and misses, read latency, in this order."""
     line = timeline(trace, BINS)
     return [routing(trace), resident(trace), lookups(trace, line), latency(trace, line)]
 
@@ -41,7 +41,7 @@ def routing(trace: Trace) -> s.Scene:
         f"chosen: expert {expert} of layer {layer}, {counts.max():,} times. "
         f"{percent(never)} of the experts were never chosen.",
     )
-    # By square root: a few favourites would leave all other experts one dark blue.
+    # By square root: on a linear scale most experts would be the same dark blue.
     shade = np.ceil(np.sqrt(counts / counts.max()) * LEVELS).astype(np.uint8) + 1
     colours = np.array([(0, 0, 0, 0), palette.NEUTRAL], np.uint8)
     ramp = np.pad(palette.ramp(LEVELS), ((0, 0), (0, 1)), constant_values=255)
@@ -53,20 +53,20 @@ def routing(trace: Trace) -> s.Scene:
 
 
 def resident(trace: Trace) -> s.Scene:
-    """Which experts sit in RAM when the run ends: layers × experts."""
+    """Which experts are resident when the run ends: layers × experts."""
     title = "Residency at the end"
     if reason := no_routing(trace):
         return s.no_data(s.Scene(title, f"{title}: no data, {reason}"), reason)
-    held = residency(trace)
-    exists = _exists(trace, held.shape)
-    count, total = int(held.sum()), int(exists.sum())
+    cells = residency(trace)
+    exists = _exists(trace, cells.shape)
+    count, total = int(cells.sum()), int(exists.sum())
     scene = s.Scene(
         title,
-        f"{title}: {count:,} of {total:,} experts sit in RAM, {percent(count / total)}. "
-        f"By layer between {held.sum(1).min():,} and {held.sum(1).max():,}.",
+        f"{title}: {count:,} of {total:,} experts are in RAM, {percent(count / total)}. "
+        f"By layer between {cells.sum(1).min():,} and {cells.sum(1).max():,}.",
     )
     colours = np.array([(0, 0, 0, 0), palette.NEUTRAL, (*palette.RESIDENT, 255)], np.uint8)
-    _heatmap(scene, np.where(exists, held + 1, 0).astype(np.uint8), colours)
+    _heatmap(scene, np.where(exists, cells + 1, 0).astype(np.uint8), colours)
     s.legend(
         scene,
         [
@@ -86,16 +86,16 @@ def lookups(trace: Trace, line: Timeline) -> s.Scene:
     share = float((line.hits * line.steps).sum() / max((total * line.steps).sum(), 1e-12))
     scene = s.Scene(
         title,
-        f"{title}: stacked bars over {trace.steps:,} steps. {percent(share)} of the look-ups "
+        f"{title}: stacked bars over {trace.steps:,} steps. {percent(share)} of the lookups "
         f"hit; misses per step between {three(float(line.misses.min()))} and "
         f"{three(float(line.misses.max()))}.",
     )
     x = _step_scale(trace)
     y = s.Scale(0, float(max(total.max(), 1)) * 1.04, s.BOTTOM, s.TOP)
     prefill, edges = _prefill(scene, trace, x)
-    s.y_axis(scene, y, _per_step("look-ups", line), s.ticks(0, y.high, 4), lines=True)
+    s.y_axis(scene, y, _per_step("lookups", line), s.ticks(0, y.high, 4), lines=True)
     left, right = x(line.first), x(line.first + line.steps)
-    # Wide bars stand apart; narrow ones overlap a little, or rounding would leave seams.
+    # Wide bars have gaps; narrow ones overlap a little, or rounding would leave seams.
     gap = 1.0 if right[0] - left[0] > 4 else -0.6
     right = np.minimum(right - gap / 2, s.RIGHT)
     left = left + max(gap, 0) / 2
@@ -144,15 +144,15 @@ def _pieces(
     y: s.Scale,
     phase: npt.NDArray[np.uint8],
 ) -> list[npt.NDArray[np.float64]]:
-    """The stretches of `values` without a gap and within one phase, in pixels."""
-    there = np.flatnonzero(np.isfinite(values))
-    apart = (np.diff(there) > 1) | (np.diff(phase[there].astype(int)) != 0)
-    runs = np.split(there, np.flatnonzero(apart) + 1)
+    """The segments of `values` without a gap and within one phase, in pixels."""
+    known = np.flatnonzero(np.isfinite(values))
+    breaks = (np.diff(known) > 1) | (np.diff(phase[known].astype(int)) != 0)
+    runs = np.split(known, np.flatnonzero(breaks) + 1)
     return [np.stack([x[run], y(values[run])], axis=1) for run in runs if len(run)]
 
 
 def _latency_scale(seen: npt.NDArray[np.float64]) -> s.Scale:
-    """Linear from 0, or logarithmic where one slow read would flatten all the others."""
+    """Linear from 0, or logarithmic if one slow read would flatten all others."""
     top = float(seen.max()) or 1.0
     least = float(seen[seen > 0].min(initial=top))
     if top / least <= 20 or (seen <= 0).any():
@@ -162,7 +162,7 @@ def _latency_scale(seen: npt.NDArray[np.float64]) -> s.Scale:
 
 
 def _exists(trace: Trace, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Which cells of layers × experts are experts: layers may have fewer than the widest."""
+    """Which cells of layers × experts exist: a layer may have fewer experts than the widest."""
     widths = np.asarray(trace.info.experts_per_layer)[: shape[0], None]
     return np.asarray(np.arange(shape[1])[None, :] < widths)
 
@@ -171,7 +171,7 @@ def _heatmap(scene: s.Scene, cells: npt.NDArray[np.uint8], colours: npt.NDArray[
     layers, experts = cells.shape
     wide, high = s.RIGHT - s.LEFT, s.BOTTOM - s.TOP
     scene.marks.append(s.Picture(s.LEFT, s.TOP, wide, high, cells, colours))
-    half = 0.5  # ticks stand at the middle of a cell
+    half = 0.5  # ticks are at the middle of a cell
     x = s.Scale(-half, experts - half, s.LEFT, s.RIGHT)
     y = s.Scale(-half, layers - half, s.TOP, s.BOTTOM)
     s.y_axis(scene, y, "MoE layer", s.ticks(0, layers - 1, 6, whole=True), lines=False)
@@ -179,10 +179,10 @@ def _heatmap(scene: s.Scene, cells: npt.NDArray[np.uint8], colours: npt.NDArray[
 
 
 def _colour_key(scene: s.Scene, ramp: npt.NDArray[np.uint8], low: int, high: int) -> None:
-    """The part of the colour ramp that occurs, with its ends, beside the legend's swatch."""
-    words = f"{low:,}"
-    scene.marks.append(s.Text(76, 45, words))
-    x = 76 + s.text_width(words) + 8
+    """The used part of the colour ramp, with its ends, after the legend's swatch."""
+    label = f"{low:,}"
+    scene.marks.append(s.Text(76, 45, label))
+    x = 76 + s.text_width(label) + 8
     row = np.arange(len(ramp), dtype=np.uint8)[None, :]
     scene.marks.append(s.Picture(x, 36, 70, 10, row, ramp))
     scene.marks.append(s.Text(x + 76, 45, f"{high:,} times chosen (square-root scale)"))
@@ -195,7 +195,7 @@ def _step_scale(trace: Trace) -> s.Scale:
 def _prefill(
     scene: s.Scene, trace: Trace, x: s.Scale
 ) -> tuple[list[tuple[str, str, s.Dash | None]], s.Line]:
-    """Shade the prefill steps; returns their entry for the legend, and their edges to draw."""
+    """Shade the prefill steps; returns their legend entry and the edges to draw."""
     spans = np.asarray(prefill_spans(trace), float).reshape(-1, 2)
     if not len(spans):
         return [], s.Line([], "ink")

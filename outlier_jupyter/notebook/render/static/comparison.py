@@ -1,7 +1,7 @@
-"""A comparison as HTML: texts side by side, what parts each pair, and equal caches. No script.
+"""A comparison as static HTML: texts side by side, differences of each pair, and equal caches.
 
-Words that one run has in another's place are marked, by a line below them as well as by colour.
-Only pairs that are few enough to read are told in full; of many runs there is the matrix.
+Words that differ between two texts are marked by an underline as well as by colour. Only the first
+pairs are shown in full; for many runs there is the matrix.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ....trace.alignment import Stretch
 
 PAIRS = 3
-"""Pairs told in full."""
+"""Pairs shown in full."""
 EXPERTS, TOKENS = 12, 10
 TEXT = 6000
 """Characters of a text that are shown."""
@@ -46,15 +46,15 @@ SHEET = """
 def html(found: Comparison) -> str:
     """The text/html form; everything that came from a model or a user is escaped."""
     names = ", ".join(found.names)
-    class_numbers(found.names)  # so that they have them in this order
+    class_numbers(found.names)  # numbers the runs in this order
     parts = [
         f'<div class="{ROOT}"><style>{STYLE}{SHEET}</style>',
         f"<p><b>Comparison of {escape(names)}</b> "
         f'<span class="oj-soft">({found.phase or "all"} steps)</span></p>',
     ]
-    parts += [f'<p class="oj-warn">{escape(said)}.</p>' for said in found.warnings]
+    parts += [f'<p class="oj-warn">{escape(note)}.</p>' for note in found.warnings]
     if len(found.runs) > 2:
-        parts += ["<h4>All against all</h4>", _matrix(found)]
+        parts += ["<h4>All pairs</h4>", _matrix(found)]
     pairs = list(found.pairs)
     for i, j in pairs[:PAIRS]:
         parts += _pair(found, i, j)
@@ -63,12 +63,7 @@ def html(found: Comparison) -> str:
                      ".figure(i, j).</p>")  # fmt: skip
     parts += ["<h4>With equal caches, prompt and answer together</h4>", _caches(found)]
     if found.domains:
-        told = found.domains[1]
-        parts.append(
-            f"<p>Experts tell {three(float(np.nanmean(told.bits)))} bits of the domain, "
-            f"{three(float(np.nanmean(told.expected)))} expected by chance; "
-            f"{int((told.q <= 0.05).sum())} of {len(told.q)} layers by more than chance.</p>"
-        )
+        parts.append(f"<p>{found.domains_text()}.</p>")
     return "\n".join([*parts, "</div>"])
 
 
@@ -79,7 +74,7 @@ def _pair(found: Comparison, i: int, j: int) -> list[str]:
     for label, stretches in (("Prompt", prompts), ("Answer", answers)):
         if stretches:
             parts.append(_sides(label, one, other, stretches))
-    parts.append(f"<p>{escape(found._pair_words(i, j).strip())}.</p>")
+    parts.append(f"<p>{escape(found.pair_text(i, j))}.</p>")
     parts.append(_layers(found, i, j))
     rows = [
         (str(row.layer), str(row.expert), percent(row.first), percent(row.second), three(row.p))
@@ -87,21 +82,23 @@ def _pair(found: Comparison, i: int, j: int) -> list[str]:
     ]
     if rows:
         head = ("layer", "expert", f"share in {one}", f"in {other}", "corrected p")
-        parts.append(_folded(f"Experts that part them ({len(rows)} surest)", table(head, rows)))
+        parts.append(
+            _folded(f"Experts that differ ({len(rows)} most significant)", table(head, rows))
+        )
     run = found.runs[i]
     tokens = [
-        (f"{leaning.step:,}", run.piece_at(leaning.step) if isinstance(run, Run) else "",
-         three(leaning.bits))
-        for leaning in found.tokens(i, j, TOKENS)
+        (f"{token.step:,}", run.piece_at(token.step) if isinstance(run, Run) else "",
+         three(token.bits))
+        for token in found.tokens(i, j, TOKENS)
     ]  # fmt: skip
     if tokens:
-        said = table((f"step of {one}", "token", "bits a choice"), tokens)
-        parts.append(_folded(f"Tokens of {one} routed least like {other}", said))
+        rows_of_tokens = table((f"step of {one}", "token", "bits per choice"), tokens)
+        parts.append(_folded(f"Tokens of {one} routed least like {other}", rows_of_tokens))
     return parts
 
 
 def _sides(label: str, one: str, other: str, stretches: list[Stretch]) -> str:
-    """Both texts beside each other; what is not in the other is marked."""
+    """Both texts side by side; differences are marked."""
     sides = ["", ""]
     colours = [f"oj-class-{number}" for number in class_numbers((one, other)).values()]
     for stretch in stretches:
@@ -120,7 +117,7 @@ def _sides(label: str, one: str, other: str, stretches: list[Stretch]) -> str:
 
 
 def _layers(found: Comparison, i: int, j: int) -> str:
-    """Divergence above chance by layer, as bars of words and length; differing ones are said."""
+    """Divergence above chance by layer, as bars and numbers, with the finding."""
     pair = found.divergence(i, j)
     sure = set(pair.differing().tolist()) if not pair.caution else set()
     top = float(np.nanmax(np.abs(pair.excess), initial=0)) or 1.0
@@ -130,10 +127,10 @@ def _layers(found: Comparison, i: int, j: int) -> str:
         wide = 0 if np.isnan(value) else max(0.0, 120 * value / top)
         bar = f'<span class="oj-bar" style="width:{wide:.0f}px"></span>'
         interval = f"{three(float(pair.low[layer]))} to {three(float(pair.high[layer]))}"
-        said = "beyond chance" if layer in sure else "not told from chance"
+        finding = "beyond chance" if layer in sure else "within chance"
         rows.append(
             f"<tr><td>{layer}</td><td>{bar}{three(value)}</td><td>{interval}</td>"
-            f"<td>{three(float(pair.q[layer]))}</td><td>{said}</td></tr>"
+            f"<td>{three(float(pair.q[layer]))}</td><td>{finding}</td></tr>"
         )
     head = "".join(
         f"<th>{name}</th>"
@@ -153,7 +150,7 @@ def _matrix(found: Comparison) -> str:
         (found.names[i], *("–" if i == j else three(float(values[i, j])) for j in order))
         for i in order
     ]
-    note = '<p class="oj-soft">mean bits above chance, those alike beside each other</p>'
+    note = '<p class="oj-soft">mean bits above chance, similar runs next to each other</p>'
     return table(("", *(found.names[i] for i in order)), rows) + note
 
 
@@ -166,7 +163,7 @@ def _caches(found: Comparison) -> str:
         for name, start, cold, warm in zip(found.names, found.starting_caches, found.cold,
                                            found.warm, strict=True)
     ]  # fmt: skip
-    head = ("run", "in its cache when it began", f"LRU of {found.slots:,} slots, from empty",
+    head = ("run", "resident when it began", f"LRU of {found.slots:,} slots, from empty",
             f"from what {found.names[0]} began with")  # fmt: skip
     return table(head, rows)
 

@@ -1,4 +1,4 @@
-"""An explanation of one token as HTML: the words and tables of `trace.explained`, no script."""
+"""An explanation of one token as static HTML, from the text of `trace.explanation_text`."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from ....trace.explanation_text import cause, headline, layer_rows, left_out, li
 from .page import ROOT, STYLE
 
 
-def html(told: Explanation, styled: bool = True) -> str:
+def html(found: Explanation, styled: bool = True) -> str:
     """The text/html form; everything that came from a model is escaped.
 
     Args:
-        styled: whether its style sheet comes along; a page that has it already needs no other.
+        styled: whether to include the style sheet; a page needs it once.
     """
     out = [f'<div class="{ROOT}">{f"<style>{STYLE}</style>" if styled else ""}',
-           f"<p><b>{escape(headline(told))}</b> {escape(cause(told))}</p>",
-           table(("part", "time", "share", "what it is"), parts(told)),
-           f"<p>{escape(missed(told))}</p>"]  # fmt: skip
-    if rows := layer_rows(told):
-        out.append(table(("layer", "waited", "experts that were not in RAM"), rows))
-        if said := left_out(told):
-            out.append(f"<p>{escape(said)}.</p>")
-    out += [f"<p>{escape(line)}</p>" for line in limits(told)]
+           f"<p><b>{escape(headline(found))}</b> {escape(cause(found))}</p>",
+           table(("part", "time", "share", "what it contains"), parts(found)),
+           f"<p>{escape(missed(found))}</p>"]  # fmt: skip
+    if rows := layer_rows(found):
+        out.append(table(("layer", "waited", "experts that were not resident"), rows))
+        if more := left_out(found):
+            out.append(f"<p>{escape(more)}.</p>")
+    out += [f"<p>{escape(line)}</p>" for line in limits(found)]
     return "\n".join([*out, "</div>"])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Words as a table; all of them are escaped."""
+    """A table of texts, which are escaped."""
     top = "".join(f"<th>{escape(word)}</th>" for word in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(word)}</td>" for word in row) + "</tr>" for row in rows

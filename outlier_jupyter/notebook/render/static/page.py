@@ -1,10 +1,9 @@
-"""The saved view as HTML: no script, nothing fetched, legible with its `<style>` taken away.
+"""The saved view as HTML: no script, nothing fetched, legible without its `<style>`.
 
-Charts are `<img>`s of SVG data, not inline `<svg>`. JupyterLab drops `svg` elements from the
-HTML of a notebook it does not trust, leaving their tick labels behind as loose words, and
-GitHub drops them too; both keep images. An SVG image follows `color-scheme`, so the scoped
-style sets that from the host's theme; each chart has its own surface, so that it can be read
-even where the host's theme cannot be seen.
+Charts are `<img>`s of SVG data, not inline `<svg>`. JupyterLab removes `svg` elements from the HTML
+of an untrusted notebook but leaves their tick labels as loose words, and GitHub removes them too;
+both keep images. An SVG image follows `color-scheme`, so the scoped style sets that from the host's
+theme. Each chart has its own background, so that it is legible under an unknown theme.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from .text import (
 )
 
 ROOT = f"oj-static {INERT}"
-"""The class of the root of all HTML of ours."""
+"""The classes of the root element of all static HTML."""
 
 _LIGHT = "color-scheme:light;--oj-bg:#fff;--oj-ink:#1f2328;--oj-line:#dfe3e8;--oj-warn:#9a5b00"
 _DARK = "color-scheme:dark;--oj-bg:#111;--oj-ink:#e6e8eb;--oj-line:#30353c;--oj-warn:#f0b35a"
@@ -90,8 +89,8 @@ def page(view: SavedView, scenes: list[Scene]) -> str:
     parts = [
         f'<div class="{ROOT}"><style>{STYLE}</style>',
         _head(view),
-        _words("Prompt", shortened(view.prompt, PROMPT_LIMIT, "")),
-        _words("Generated text", shortened(view.text, TEXT_LIMIT, "; see run.text")),
+        _text_block("Prompt", shortened(view.prompt, PROMPT_LIMIT, "")),
+        _text_block("Generated text", shortened(view.text, TEXT_LIMIT, "; see run.text")),
         _tiles(view),
         f'<div class="oj-charts">{" ".join(image(scene) for scene in scenes)}</div>',
         _details(view),
@@ -110,18 +109,18 @@ def _head(view: SavedView) -> str:
         f'<span class="oj-soft">{escape(" · ".join(soft))}</span></p>'
     ]
     if view.finish_reason in ("interrupted", "error"):
-        said = ended_words(view.finish_reason)
-        parts.append(f'<p class="oj-warn"><b>{escape(said)}.</b></p>')
-    if said := warning(trace):
-        parts.append(f'<p class="oj-warn"><b>{escape(said)}</b></p>')
+        ended = ended_words(view.finish_reason)
+        parts.append(f'<p class="oj-warn"><b>{escape(ended)}.</b></p>')
+    if text := warning(trace):
+        parts.append(f'<p class="oj-warn"><b>{escape(text)}</b></p>')
     return "\n".join(parts)
 
 
-def _words(label: str, words: str) -> str:
-    shown = escape(words) if words else "(none)"
+def _text_block(label: str, text: str) -> str:
+    shown = escape(text) if text else "(none)"
     return (
         f'<span class="oj-label">{label}</span>'
-        # The attribute is for hosts that drop <style> and keep this.
+        # The attribute is for hosts that remove <style> but keep attributes.
         f'<pre style="white-space:pre-wrap">{shown}</pre>'
     )
 
@@ -134,7 +133,7 @@ def _tiles(view: SavedView) -> str:
 
 
 def image(scene: Scene) -> str:
-    """A chart as an `<img>` with its words."""
+    """A chart as an `<img>` with its description."""
     spoken = escape(scene.spoken)
     return (
         f'<img role="img" width="{WIDTH}" height="{HEIGHT}" '

@@ -1,9 +1,9 @@
-"""Scenes as one PNG, for places that show neither HTML nor SVG.
+"""Scenes as one PNG, for front ends that show neither HTML nor SVG.
 
-Pillow draws it rather than matplotlib: the scenes are laid out already, so that rectangles,
-lines and text are all that is needed; it is a tenth of the install, starts without building a
-font cache, keeps no global state, and carries its own font, so that the picture is the same on
-every machine. That font is ASCII with little more, which is why model text is not drawn here.
+Pillow draws it rather than matplotlib: scenes are already laid out, so rectangles, lines and text
+are enough. It is a tenth of the install, needs no font cache, has no global state, and contains its
+own font, so the picture is the same on every machine. That font has little more than ASCII, so
+generated text is not drawn.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SCALE = 2
 """Pixels of the PNG per CSS pixel."""
 
 FINE = 2
-"""Lines are drawn this much larger again and averaged down, as Pillow does not smooth them."""
+"""Lines are drawn this much larger and averaged down, as Pillow does not smooth them."""
 
 GAP = 12
 DASHES = {"solid": (), "dash": (5.0, 3.0), "dot": (1.5, 3.0)}
 
 
 def png(scenes: list[Scene], heading: str, lines: list[tuple[str, str]]) -> str:
-    """The scenes two by two under a heading and (role, words) lines: base64 of an indexed PNG."""
+    """The scenes in two columns under a heading and (role, text) lines, as base64 of a PNG."""
     top = 40 + 20 * len(lines)
     rows = -(-len(scenes) // 2)
     size = (2 * WIDTH + 3 * GAP, top + rows * (HEIGHT + GAP))
@@ -42,8 +42,8 @@ def png(scenes: list[Scene], heading: str, lines: list[tuple[str, str]]) -> str:
         page.paste(_chart(scene), (x * SCALE, y * SCALE))
     head = Text(GAP + 4, 28, _fitted(heading, 15, size[0]), "ink", 15, bold=True)
     _write(page, head, LIGHT)
-    for i, (role, words) in enumerate(lines):
-        fitted = _fitted(words, 12, size[0])
+    for i, (role, line) in enumerate(lines):
+        fitted = _fitted(line, 12, size[0])
         _write(page, Text(GAP + 4, 48 + 20 * i, fitted, role, 12), LIGHT)
     small = page.quantize(palette=_palette(), dither=Image.Dither.NONE)
     out = io.BytesIO()
@@ -53,14 +53,15 @@ def png(scenes: list[Scene], heading: str, lines: list[tuple[str, str]]) -> str:
 
 @cache
 def _palette() -> Image.Image:
-    """All colours a page needs: the count ramp, and each role fading into what lies under it.
+    """All colours of a page: the count ramp, and each role in shades down to the background.
 
-    A palette found by counting pixels would spend itself on the text and leave the ramp in steps.
+    A palette found by counting pixels would use most of its colours for text, and show the ramp in
+    steps.
     """
     role = {name: np.array(ImageColor.getrgb(c)[:3]) for name, c in asdict(LIGHT).items()}
     faint = ("surface", "frame", "grid", "band", "empty")
     shades = np.linspace(0, 1, 9)[1:, None]
-    # Pale colours have no fades of their own: a match too close to white would tint the page.
+    # Pale colours get no shades: one too close to white would tint the page.
     strong = [role[name] for name in role if name not in faint]
     mixed = [colour * shades + role["surface"] * (1 - shades) for colour in strong]
     pale = np.array([role[name] for name in faint])
@@ -73,7 +74,7 @@ def _palette() -> Image.Image:
 
 
 def _chart(scene: Scene) -> Image.Image:
-    """One scene at `SCALE`: shapes drawn fine and averaged down, then text at its final size."""
+    """One scene at `SCALE`: shapes drawn larger and averaged down, then text at its final size."""
     zoom = SCALE * FINE
     image = Image.new("RGB", (WIDTH * zoom, HEIGHT * zoom), LIGHT.surface)
     pen = ImageDraw.Draw(image)
@@ -171,14 +172,14 @@ def _font(size: float) -> ImageFont.FreeTypeFont:
 
 
 def _drawable(words: str) -> str:
-    """`words` in the letters the embedded font has."""
+    """`words` in the characters of the embedded font."""
     for sign, plain in {"×": "x", "–": "-", "µ": "u", "→": "->"}.items():
         words = words.replace(sign, plain)
     return "".join(c if c.isascii() or c in "·…°“”’" else "?" for c in words)
 
 
 def _fitted(words: str, size: float, width: float) -> str:
-    """`words`, cut with an ellipsis where they would run past the page."""
+    """`words`, cut with an ellipsis if they are wider than the page."""
     font, room = _font(size * SCALE), (width - 2 * GAP - 8) * SCALE
     words = _drawable(words)
     if font.getlength(words) <= room:

@@ -1,8 +1,8 @@
-"""One self-contained page of a run: text, plots, tables, settings and where it comes from.
+"""One self-contained HTML page of a run: text, plots, tables, settings and provenance.
 
-No script and nothing fetched: plots are SVG that follows the reader's light or dark theme, some
-50 kB each, where plotly's script alone would be five megabytes. It measures nothing itself; a
-section whose numbers were not recorded says so.
+No script and nothing fetched. Plots are SVG that follows the reader's light or dark theme, about
+50 kB each; plotly's script alone would be five megabytes. A section whose numbers were not recorded
+says so.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from ....runs.run import Run
 
 SLOW = 3
-"""Tokens that are explained."""
+"""Number of slow tokens that are explained."""
 SIZES = 9
+"""The most cache sizes in the table."""
 
 SHEET = """
 :root{color-scheme:light dark}
@@ -62,7 +63,7 @@ def report(run: Run) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title><style>{SHEET}{STYLE}</style></head><body><main>",
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(faithful(trace))}</p>",
+        f"<p>{escape(_exactness(trace))}</p>",
         page(view, all_charts(trace)),
     ]
     for name, section in SECTIONS.items():
@@ -70,18 +71,18 @@ def report(run: Run) -> str:
     return "\n".join([*parts, "</main></body></html>"])
 
 
-def faithful(trace: Trace) -> str:
-    """Whether the output is the model's own, in a sentence."""
-    if said := warning(trace):
-        return f"{said}."
-    kernels = {"mlx": "MLX's kernels", "cpu": "compiled kernels, in float32"}.get(
-        trace.info.kernels, "kernels that are not named"
+def _exactness(trace: Trace) -> str:
+    """One sentence: whether the output is the model's own."""
+    if text := warning(trace):
+        return f"{text}."
+    kernels = {"mlx": "MLX's kernels", "cpu": "compiled kernels in float32"}.get(
+        trace.info.kernels, "unknown kernels"
     )
-    return f"Nothing was left out of the model: the output is its own, by {kernels}."
+    return f"The output is the model's own, computed completely by {kernels}."
 
 
 def _guarded(section: Callable[[Run], Iterator[str]], run: Run) -> Iterator[str]:
-    """A section, or why there is none: a trace from elsewhere lacks this or that."""
+    """A section, or the reason why it is missing: traces of other programs lack some arrays."""
     try:
         yield from section(run)
     except OutlierError as error:
@@ -105,9 +106,9 @@ def _time(run: Run) -> Iterator[str]:
         numbers = (f"{three(float(value))} ms" for value in np.quantile(mine, (0.5, 0.95)))
         rows.append((mean, (part_name(name), f"{three(mean)} ms", percent(mean / whole), *numbers,
                             meaning(name, trace.info.kernels))))  # fmt: skip
-    head = ("part", "mean", "share", "median", "p95", "what it is")
-    told = table(head, [row for _, row in sorted(rows, key=lambda each: -each[0])])
-    yield _framed(f'<div class="oj-charts">{image(time_parts(trace))}</div>{told}')
+    head = ("part", "mean", "share", "median", "p95", "what it contains")
+    by_size = table(head, [row for _, row in sorted(rows, key=lambda each: -each[0])])
+    yield _framed(f'<div class="oj-charts">{image(time_parts(trace))}</div>{by_size}')
 
 
 def _slow(run: Run) -> Iterator[str]:
@@ -126,31 +127,31 @@ def _caches(run: Run) -> Iterator[str]:
     if reason := no_routing(trace):
         yield f"<p>{escape(reason)}.</p>"
         return
-    asked = WhatIf(trace)
-    sizes = asked.sizes()
+    replays = WhatIf(trace)
+    sizes = replays.sizes()
     if len(sizes) > SIZES:
         own = {trace.info.slots} & set(sizes)
         sizes = sorted({sizes[i] for i in np.linspace(0, len(sizes) - 1, SIZES).astype(int)} | own)
-    rows = [asked.row(policy, size) for policy in POLICIES for size in sizes]
+    rows = [replays.row(policy, size) for policy in POLICIES for size in sizes]
     head = ("slots", "of all", "GB", *(f"{policy}: hits · read · tokens/s" for policy in POLICIES))
     body = []
     for i, size in enumerate(sizes):
         mine = rows[i :: len(sizes)]
-        told = [
+        cells = [
             f"{percent(row['decode_hit_rate'])} · {size_words(row['decode_bytes'])} · "
             f"{three(row['tokens_per_second'])}"
             for row in mine
         ]
         gb = three(mine[0]["gb"])
         here = " ←" if size == trace.info.slots else ""
-        body.append((f"{size:,}{here}", percent(mine[0]["share"]), gb, *told))
+        body.append((f"{size:,}{here}", percent(mine[0]["share"]), gb, *cells))
     chart = f'<div class="oj-charts">{image(caches(rows, trace))}</div>'
     yield _framed(chart + table(head, body))
-    if left_out := note(trace):
-        yield f"<p>Not hit for hit: {escape(left_out)}.</p>"
+    if caution := note(trace):
+        yield f"<p>Not hit for hit: {escape(caution)}.</p>"
     yield (
-        "<p>Replays of this run's look-ups in decode; ← is the size it had. "
-        f"Speeds are predicted: {escape(str(asked.cost))}.</p>"
+        "<p>Replays of this run's lookups in decode; ← marks the run's own size. "
+        f"Speeds are predicted: {escape(str(replays.cost))}.</p>"
     )
 
 
@@ -174,9 +175,9 @@ def _routing(run: Run) -> Iterator[str]:
             (str(int(row["layer"])), *(_measure(name, row[name]) for name in MEASURED))
             for row in found.rows()
         ]
-        shown = table(("layer", *MEASURED.values()), rows)
+        by_layer = table(("layer", *MEASURED.values()), rows)
         opened = " open" if phase == "decode" and len(rows) <= 16 else ""
-        yield _framed(f"<details{opened}><summary>{phase}, by layer</summary>{shown}</details>")
+        yield _framed(f"<details{opened}><summary>{phase}, by layer</summary>{by_layer}</details>")
 
 
 def _measure(name: str, value: float) -> str:
@@ -189,15 +190,15 @@ def _origin(run: Run) -> Iterator[str]:
     info = run.trace.info
     rows = [
         ("Model", model_words(run.trace)),
-        ("Checkpoint", info.model_hash or "not known"),
-        ("Machine", info.machine or "not known"),
-        ("Versions", ", ".join(f"{name} {v}" for name, v in info.versions.items()) or "not known"),
-        ("Kernels", info.kernels or "not known"),
-        ("Cache policy", info.policy or "not known"),
-        ("In RAM when it began", f"{len(run.trace.resident_at_start):,} experts"),
-        ("Disk", f"{size_words(info.disk_rate)}/s by its probe" if info.disk_rate else "no probe"),
+        ("Checkpoint", info.model_hash or "unknown"),
+        ("Machine", info.machine or "unknown"),
+        ("Versions", ", ".join(f"{name} {v}" for name, v in info.versions.items()) or "unknown"),
+        ("Kernels", info.kernels or "unknown"),
+        ("Cache policy", info.policy or "unknown"),
+        ("Resident at the start", f"{len(run.trace.resident_at_start):,} experts"),
+        ("Disk", f"{size_words(info.disk_rate)}/s, probed" if info.disk_rate else "not probed"),
         ("Changed output", info.changed_output or "no"),
-        ("Not recorded", ", ".join(info.absent) or "nothing is missing"),
+        ("Not recorded", ", ".join(info.absent) or "all was recorded"),
     ]
     rows += [
         (name.replace("_", " "), "not set" if value in (None, "", ()) else str(value))
@@ -213,7 +214,7 @@ def _framed(body: str) -> str:
 SECTIONS = {
     "Where the time went": _time,
     "The slowest tokens": _slow,
-    "What another cache would have done": _caches,
+    "Other cache sizes and policies": _caches,
     "Routing": _routing,
     "Settings and origin": _origin,
 }

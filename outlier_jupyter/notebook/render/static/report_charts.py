@@ -1,4 +1,4 @@
-"""The two charts that only a report has, as scenes: parts of time, and other caches' hit rates."""
+"""The two charts of a report, as scenes: parts of time, and hit rates of other caches."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from . import scene as s
 
 BINS = 160
 SHOWN = 4
-"""Parts of time that are drawn by themselves, the largest; the others are one."""
+"""The largest parts of time drawn separately; the others are summed."""
 
 
 def time_parts(trace: Trace) -> s.Scene:
-    """What each decoded token's time was made of: stacked bars, means of bins in a long run."""
+    """The parts of each decoded token's time: stacked bars, means of bins in a long run."""
     decode = np.flatnonzero(trace.phase == DECODE)
     parts = {name: np.nan_to_num(v[decode]) for name, v in parts_of_tokens(trace).items()}
     order = sorted(parts, key=lambda name: -float(parts[name].sum()))
@@ -50,7 +50,7 @@ def time_parts(trace: Trace) -> s.Scene:
 
 
 def _two_rows(scene: s.Scene, items: list[tuple[str, str]]) -> None:
-    """A legend of swatches that goes on in a second line above the plot where one is full."""
+    """A legend of swatches in one or two lines above the plot."""
     x, y = 16.0, 36.0
     for role, name in items:
         wide = 15 + s.text_width(name) + 14
@@ -65,11 +65,11 @@ LINES: dict[str, tuple[str, s.Dash]] = {
     "lru": ("miss", "dash"), DEFAULT: ("hit", "solid"), "belady": ("top", "dot"),
 }  # fmt: skip
 ANOTHER: tuple[str, s.Dash] = ("ink", "dash")
-"""The line of a policy that somebody added."""
+"""The line of a policy added by another package."""
 
 
 def caches(rows: list[dict[str, Any]], trace: Trace) -> s.Scene:
-    """The hit rate in decode of each policy over the cache's size."""
+    """The hit rate in decode of each policy over the cache size."""
     title = "Hit rate in decode at other sizes"
     best = max(rows, key=lambda row: row["decode_hit_rate"])
     scene = s.Scene(

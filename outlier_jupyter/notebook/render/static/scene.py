@@ -1,7 +1,7 @@
-"""A chart as plain marks on a small canvas, before anything draws it. It knows no trace.
+"""A chart as plain marks on a small canvas; `svg` and `raster` draw it. It knows no trace.
 
-SVG for the page and PNG for places without SVG must not drift apart, so both draw the same
-`Scene`. Colours are roles (field names of `palette.Theme`): the page resolves them per theme.
+The SVG and the PNG must show the same, so both draw one `Scene`. Colours are roles (field names of
+`palette.Theme`), which the page resolves per theme.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 WIDTH, HEIGHT = 400, 270
-"""One chart, in CSS pixels: narrow enough to be read, little shrunk, on a 400 px page."""
+"""Size of a chart in CSS pixels: legible on a page of 400 px."""
 
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 382.0, 60.0, 222.0
 """The plot area inside a chart."""
@@ -34,7 +34,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Line:
-    """Unjoined polylines of one role; a single point is a dot."""
+    """Separate polylines of one role; a single point is a dot."""
 
     pieces: list[npt.NDArray[np.float64]]
     role: str
@@ -79,7 +79,7 @@ Mark: TypeAlias = Box | Line | Text | Picture
 
 @dataclass
 class Scene:
-    """One chart: marks in drawing order, and what a screen reader says instead."""
+    """One chart: marks in drawing order, and its description for screen readers."""
 
     title: str
     spoken: str
@@ -107,7 +107,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, wanted: int = 5, whole: bool = False) -> list[float]:
-    """Round places between `low` and `high`, about `wanted` of them: 1, 2 or 5 times a power."""
+    """About `wanted` round values between `low` and `high`: 1, 2 or 5 times a power of ten."""
     raw = max(high - low, 1e-12) / max(wanted, 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
@@ -119,7 +119,7 @@ def ticks(low: float, high: float, wanted: int = 5, whole: bool = False) -> list
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten in the range, with 2 and 5 between where that leaves fewer than three."""
+    """Powers of ten in the range; also 2 and 5 times these if there are fewer than three."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for multiples in ((1,), (1, 2, 5)):
         found = [m * 10.0**d for d in decades for m in multiples]
@@ -130,7 +130,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def legend(scene: Scene, items: Sequence[tuple[str, str, Dash | None]]) -> None:
-    """A row of (role, label, dash) under the title; no dash draws a filled swatch."""
+    """A row of (role, label, dash) under the title; without a dash, a filled swatch."""
     x = 16.0
     for role, label, dash in items:
         if dash is None:
@@ -145,13 +145,13 @@ def legend(scene: Scene, items: Sequence[tuple[str, str, Dash | None]]) -> None:
 
 
 def text_width(words: str, size: float = 11) -> float:
-    """About how wide `words` are; the fonts differ, so nothing may depend on it closely."""
+    """The approximate width of `words`; fonts differ."""
     wide = {**dict.fromkeys(" .,:;'|!()ijltf", 0.36), **dict.fromkeys("mwMW%", 0.88)}
     return size * sum(wide.get(sign, 0.57) for sign in words)
 
 
 def x_axis(scene: Scene, scale: Scale, title: str) -> None:
-    """Whole-number ticks under the plot, and the axis' title."""
+    """Integer ticks under the plot, and the axis title."""
     for value in ticks(math.ceil(scale.low), math.floor(scale.high), 6, whole=True):
         x = float(scale(value))
         scene.marks.append(Line([np.array([[x, BOTTOM], [x, BOTTOM + 4]])], "frame"))
@@ -160,7 +160,7 @@ def x_axis(scene: Scene, scale: Scale, title: str) -> None:
 
 
 def y_axis(scene: Scene, scale: Scale, title: str, places: list[float], lines: bool) -> None:
-    """Ticks at `places` left of the plot, with grid lines if wanted, and the axis' title."""
+    """Ticks at `places` left of the plot, grid lines if `lines`, and the axis title."""
     for value in places:
         y = float(scale(value))
         if lines:
@@ -170,7 +170,7 @@ def y_axis(scene: Scene, scale: Scale, title: str, places: list[float], lines: b
 
 
 def no_data(scene: Scene, reason: str) -> Scene:
-    """An empty plot that says why, in one or two centred lines."""
+    """An empty plot with the reason, in one or two centred lines."""
     scene.marks.append(Box(np.array([[LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP]]), "band"))
     middle = (LEFT + RIGHT) / 2
     scene.marks.append(Text(middle, 132, "no data", "ink", 13, "middle", bold=True))

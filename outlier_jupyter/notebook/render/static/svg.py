@@ -1,4 +1,4 @@
-"""A scene as one SVG document that follows the reader's light or dark theme. No scripts."""
+"""A scene as one SVG document that follows the reader's light or dark theme, without scripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',sans-serif"
 
 
 def render(scene: Scene) -> str:
-    """The SVG document; every word in it is escaped."""
+    """The SVG document; all text is escaped."""
     body = "".join(_mark(mark) for mark in scene.marks)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
@@ -48,7 +48,7 @@ def png_bytes(picture: Picture) -> bytes:
 
 
 def _style(body: str) -> str:
-    """Of the roles that are in use."""
+    """The style of the roles in use."""
     used = {"surface", "frame", *ROLES.findall(body)}
 
     def variables(theme: Theme) -> str:
@@ -78,7 +78,7 @@ def _mark(mark: Mark) -> str:
 
 
 def _n(value: float) -> str:
-    """A coordinate in a tenth of a pixel, as short as it can be."""
+    """A coordinate to a tenth of a pixel, as short as possible."""
     return f"{value:.1f}".removesuffix(".0")
 
 
@@ -86,7 +86,7 @@ def _box(box: Box) -> str:
     parts = [
         f"M{_n(x)} {_n(y)}h{_n(w)}v{_n(h)}h{_n(-w)}z" for x, y, w, h in box.rects if w > 0 and h > 0
     ]
-    # Neighbouring bars meet at fractions of a pixel; smoothing would draw seams between them.
+    # Adjacent bars meet at fractions of a pixel; smoothing would draw seams between them.
     crisp = ' shape-rendering="crispEdges"' if len(parts) > 1 else ""
     return f'<path class="{box.role}"{crisp} d="{"".join(parts)}"/>' if parts else ""
 
@@ -95,7 +95,7 @@ def _line(line: Line) -> str:
     parts = []
     for piece in line.pieces:
         points = [f"{_n(x)} {_n(y)}" for x, y in piece]
-        # A lone point is a stroke of no length, which the round cap makes a dot.
+        # A single point is a stroke of length 0, which the round cap makes a dot.
         parts.append("M" + "L".join(points if len(points) > 1 else points * 2))
     if not parts:
         return ""

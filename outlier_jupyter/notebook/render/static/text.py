@@ -1,6 +1,6 @@
-"""What the saved view says in words: numbers with units, and reasons for what is missing.
+"""The text of the saved view: numbers with units, and reasons for missing data.
 
-Nothing here is escaped; `page` escapes all it is given, and markdown is fenced in `plain`.
+Nothing is escaped here except the Markdown form; `page` escapes its HTML.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ READER_WORDS = {
 }
 
 PROMPT_LIMIT, TEXT_LIMIT = 400, 20_000
-"""Characters kept of the prompt and of the generated text: a saved notebook must stay small."""
+"""The most characters of the prompt and the generated text: a saved notebook must stay small."""
 
 
 @dataclass(frozen=True)
 class SavedView:
-    """All that the saved view is made from."""
+    """The input of the saved view."""
 
     text: str
     trace: Trace
@@ -33,47 +33,47 @@ class SavedView:
 
 
 def reader_words(trace: Trace) -> str:
-    """How experts were read, in words; an unknown reader is named as it is."""
+    """How experts were read."""
     reader = trace.info.reader
     return READER_WORDS.get(reader, f"reader: {reader}" if reader else "reader unknown")
 
 
 def model_words(trace: Trace) -> str:
-    """The model's name, or that it has none."""
+    """The model's name, or "unnamed model"."""
     return trace.info.model or "unnamed model"
 
 
 def no_routing(trace: Trace) -> str:
-    """Why there is no routing to show; "" when there is."""
+    """Why there is no routing to show; "" if there is."""
     if not trace.steps:
-        return "the run made no step"
+        return "the run has no steps"
     if not trace.layers:
         return "a dense model has no expert layers"
     if not (trace.experts >= 0).any():
-        return "no router's choice was recorded"
+        return "no routing was recorded"
     return ""
 
 
 def no_reads(trace: Trace) -> str:
-    """Why there is no read latency to show; "" when there is."""
+    """Why there is no read latency to show; "" if there is."""
     if len(trace.reads):
         return ""
     if missing := no_routing(trace):
         return missing
     if trace.info.reader == "mmap":
-        return "with mmap the operating system reads, and does not say when"
+        return "with mmap the operating system reads, and reports no times"
     if bool(trace.hits[trace.experts >= 0].all()):
-        return "nothing was read: every chosen expert already sat in RAM"
-    return "no read was recorded"
+        return "nothing was read: every chosen expert was already in RAM"
+    return "no reads were recorded"
 
 
 def cache_bytes(trace: Trace) -> int:
-    """RAM the slots take: each is as large as the largest expert."""
+    """RAM of the slots: each is as large as the largest expert."""
     return trace.info.slots * max(trace.info.expert_nbytes, default=0)
 
 
 def cache_words(trace: Trace) -> str:
-    """Slots and their bytes; "" when the run had none."""
+    """Slots and their bytes; "" without a cache."""
     if not trace.info.slots:
         return ""
     size = cache_bytes(trace)
@@ -82,7 +82,7 @@ def cache_words(trace: Trace) -> str:
 
 
 def tiles(trace: Trace) -> list[tuple[str, str]]:
-    """The summary line: (number, what it is). What was not counted is said, not shown as 0."""
+    """The summary: (number, label). Missing numbers are "no data", not 0."""
     s = summarise(trace)
     found = [
         (three(s.tokens_per_second), "tokens/s") if s.decoded_steps else ("no data", "tokens/s"),
@@ -106,7 +106,7 @@ def _rate(share: float) -> str:
 
 
 def table(view: SavedView) -> list[tuple[str, str]]:
-    """Every number behind the picture, as (name, value) rows."""
+    """All numbers as (name, value) rows."""
     trace, s = view.trace, summarise(view.trace)
     info = trace.info
     shape = f"{trace.layers} × {max(info.experts_per_layer, default=0)}" if trace.layers else "none"
@@ -120,15 +120,15 @@ def table(view: SavedView) -> list[tuple[str, str]]:
         ("Prefill", f"{s.prompt_tokens:,} tokens in {three(s.prefill_seconds)} s"),
         ("Decode", f"{s.decoded_steps:,} steps in {three(s.decode_seconds)} s"),
         ("Speed", f"{three(s.tokens_per_second)} tokens/s"),
-        ("Look-ups", f"{s.lookups:,}, of these {s.hits:,} hits ({percent(s.hit_rate)})"),
+        ("Lookups", f"{s.lookups:,}, of these {s.hits:,} hits ({percent(s.hit_rate)})"),
         ("Hit rate in decode", percent(s.decode_hit_rate)),
         ("Hit rate in prefill", percent(s.prefill_hit_rate)),
         ("Reads", f"{s.reads:,} reads, {size_words(s.bytes_read)}"),
         ("Read latency", latency_words(s)),
     ]
     if info.changed_output:
-        said = s.loss_text() or "how far from the exact model was not measured (measure_loss)"
-        rows[2:2] = [("Changed output", info.changed_output), ("Loss", said)]
+        loss = s.loss_text() or "not measured (measure_loss)"
+        rows[2:2] = [("Changed output", info.changed_output), ("Loss", loss)]
     return rows
 
 
@@ -141,25 +141,25 @@ def latency_words(s: Summary) -> str:
 
 
 def ended_words(reason: str) -> str:
-    """Why the run ended, for a reader."""
+    """Why the run ended."""
     known = {
         "stop": "The model ended its answer",
         "length": "The token limit was reached",
-        "interrupted": "Interrupted: this is what was made until then",
-        "error": "An error ended the run: this is what was made until then",
+        "interrupted": "Interrupted: this is the output until then",
+        "error": "An error ended the run: this is the output until then",
     }
     return known.get(reason, reason or "unknown")
 
 
 def warning(trace: Trace) -> str:
-    """The warning a changed output earns; "" when the output is the model's own."""
+    """The warning of a changed output; "" if the output is the model's own."""
     why = trace.info.changed_output
     loss = summarise(trace).loss_text() if why else ""
     return f"This is not the model's own output: {why}{f'; {loss}' if loss else ''}" if why else ""
 
 
 def shortened(words: str, limit: int, where: str) -> str:
-    """At most `limit` characters of `words`, saying how many are left out and where they are."""
+    """At most `limit` characters of `words`, with how many are left out and `where` they are."""
     if len(words) <= limit:
         return words
     return f"{words[:limit].rstrip()} … ({len(words) - limit:,} more characters{where})"
@@ -171,21 +171,21 @@ def plain(view: SavedView) -> str:
     parts = [shortened(view.text, TEXT_LIMIT, "; see run.text") or "(no text)", ""]
     if view.finish_reason in ("interrupted", "error"):
         parts.append(f"[{ended_words(view.finish_reason)}]")
-    if said := warning(view.trace):
-        parts.append(f"[{said}]")
+    if text := warning(view.trace):
+        parts.append(f"[{text}]")
     parts.append(f"{model_words(view.trace)} · {line} · {reader_words(view.trace)}")
     return "\n".join(parts)
 
 
 def markdown(view: SavedView) -> str:
-    """The text/markdown form: prompt and text in fences nothing can close, and a table."""
+    """The text/markdown form: prompt and text in fences they cannot close, and a table."""
     text = shortened(view.text, TEXT_LIMIT, "; see run.text")
     parts = [
         f"**Prompt**\n\n{_fenced(shortened(view.prompt, PROMPT_LIMIT, ''))}",
         f"**Generated text**\n\n{_fenced(text)}",
     ]
-    if said := warning(view.trace):
-        parts.append(f"**Warning.** {_cell(said)}")
+    if caution := warning(view.trace):
+        parts.append(f"**Warning.** {_cell(caution)}")
     rows = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in table(view))
     parts.append(f"| | |\n|---|---|\n{rows}")
     return "\n\n".join(parts) + "\n"
@@ -199,7 +199,7 @@ def _fenced(words: str) -> str:
 
 
 def _cell(words: str) -> str:
-    """Words in which markdown finds neither a cell's end, nor markup, nor HTML."""
+    """A text escaped for a Markdown table: no cell's end, markup or HTML."""
     for sign in "\\`*_[]<>|":
         words = words.replace(sign, {"<": "&lt;", ">": "&gt;"}.get(sign, "\\" + sign))
     return " ".join(words.split())

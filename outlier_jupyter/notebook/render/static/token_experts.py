@@ -1,4 +1,4 @@
-"""An expert's tokens lit up in their texts, and a span's experts in a table: HTML, no script."""
+"""Static HTML of the tokens that chose an expert, highlighted, and of a span's experts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from ....runs.token_experts import ExpertUses, TokenExperts
 
 TOKENS = 1500
-"""Of a run at most so many are shown, from the first that chose the expert on."""
+"""The most tokens of a run shown, from the first that chose the expert on."""
 ROWS = 20
 
-LIT = """
+HIGHLIGHT = """
 .oj-static .oj-said{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.9;margin:0 0 10px}
 .oj-static mark{color:inherit;border-radius:3px;padding:1px 0;
  background:color-mix(in srgb,#d4760a calc(var(--w)*70%),transparent);
@@ -29,15 +29,15 @@ LIT = """
 
 
 def expert_html(found: ExpertUses, headline: str) -> str:
-    """Each run's text with the tokens lit that chose the expert, and the choices of most weight."""
-    style = f"<style>{STYLE}{LIT}</style>"
+    """Each run's text with the tokens that chose the expert, and the choices of highest weight."""
+    style = f"<style>{STYLE}{HIGHLIGHT}</style>"
     parts = [f'<div class="{ROOT}">{style}<p><b>{escape(headline)}.</b></p>']
     for name, run in found.runs.items():
         mine = found.frame[found.frame.run == name]
         parts.append(f'<span class="oj-label">{escape(name)}: {len(mine):,} tokens</span>')
         weights = dict(zip(mine.step.tolist(), mine.weight.tolist(), strict=True))
         first = set(mine.step[mine["rank"] == 0].tolist())
-        parts.append(f'<div class="oj-said">{_lit(run, weights, first)}</div>')
+        parts.append(f'<div class="oj-said">{_highlighted(run, weights, first)}</div>')
     order = found.frame.sort_values("weight", ascending=False, kind="stable").head(ROWS)
     head = ("run", "step", "phase", "weight", "rank", "in RAM", "sampled next", "context")
     rows = [
@@ -46,12 +46,12 @@ def expert_html(found: ExpertUses, headline: str) -> str:
         for row in order.itertuples()
     ]  # fmt: skip
     if more := len(found.frame) - len(rows):
-        parts.append(f'<p class="oj-soft">The {len(rows)} of most weight; {more:,} more.</p>')
+        parts.append(f'<p class="oj-soft">The {len(rows)} of highest weight; {more:,} more.</p>')
     return "\n".join([*parts, table(head, rows), "</div>"])
 
 
-def _lit(run: Run, weights: dict[int, float], first: set[int]) -> str:
-    """The tokens a run read, those with a weight lit by it; a dotted line where it was no first."""
+def _highlighted(run: Run, weights: dict[int, float], first: set[int]) -> str:
+    """The tokens a run read, highlighted by weight; a dotted line marks later choices."""
     trace = run.trace
     begin = max(0, min(weights, default=0) - 5)
     end = min(trace.steps, begin + TOKENS)
@@ -79,14 +79,14 @@ def tokens_html(found: TokenExperts, headline: str) -> str:
     """The span's experts, layer by layer."""
     rows = []
     for layer, each in found.frame.groupby("layer"):
-        told = [
+        experts = [
             f"{row.expert} ({row.times}×, weight {three(float(row.mean_weight))}, usually "
             f"{percent(float(row.usual))} of the layer)"
             for row in each.head(8).itertuples()
         ]
         more = f"; {len(each) - 8} more" if len(each) > 8 else ""
         hits = f"{percent(float(each.hits.sum() / each.times.sum()))}"
-        rows.append((str(layer), hits, ", ".join(told) + more))
-    head = ("layer", "in RAM", "experts, the most chosen first")
+        rows.append((str(layer), hits, ", ".join(experts) + more))
+    head = ("layer", "in RAM", "experts, most chosen first")
     style = f"<style>{STYLE}</style>"
     return f'<div class="{ROOT}">{style}<p><b>{escape(headline)}.</b></p>{table(head, rows)}</div>'
