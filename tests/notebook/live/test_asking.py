@@ -151,7 +151,7 @@ def test_a_report_is_one_page_that_fetches_nothing(ip, tmp_path, capsys):
     assert not re.search(r"(src|href)=.?(https?:)?//", page)
     for said in ("Where the time went", "The slowest tokens", "Belady", "waiting for reads",
                  "Settings and origin", "cache experts", run.trace.info.model_hash,
-                 "Nothing was left out of the model", "Routing frequency"):  # fmt: skip
+                 "computed completely by", "Routing frequency"):  # fmt: skip
         assert said in page, said
     assert page.count("data:image/svg+xml") == 6 and len(page) < 300_000
     path = tmp_path / "magic.html"

@@ -71,7 +71,9 @@ def test_runs_keep_their_colours_from_figure_to_figure() -> None:
     for i, j in found.pairs:
         scale = found.experts_figure(i, j).data[0].colorscale
         assert (scale[2][1], scale[0][1]) == (wanted[found.names[i]], wanted[found.names[j]])
-        assert f"in {found.names[i]} minus" in found.experts_figure(i, j).data[0].colorbar.title.text
+        assert (
+            f"in {found.names[i]} minus" in found.experts_figure(i, j).data[0].colorbar.title.text
+        )
     back = compare({"code": code, "prose": prose}, permutations=9).experts_figure().data[0]
     assert (back.colorscale[2][1], back.colorscale[0][1]) == (wanted["code"], wanted["prose"])
     for names in (["prose", "code"], ["code", "prose"], ["verse", "prose", "code"]):
