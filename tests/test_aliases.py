@@ -10,8 +10,8 @@ import pytest
 from outlier_jupyter import Ablation, Comparison, Trace
 from outlier_jupyter.aliases import alias
 from outlier_jupyter.engine.plan import CacheSize
-from outlier_jupyter.studies.compare import StartingCache
 from outlier_jupyter.trace.divergence import RoutingDivergence
+from outlier_jupyter.trace.equal_caches import StartingCache
 from outlier_jupyter.trace.explain import Miss
 from outlier_jupyter.trace.measures import Summary
 

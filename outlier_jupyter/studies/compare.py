@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from math import nan
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +34,7 @@ from ..trace.divergence import (
     log_share_ratios,
     part,
 )
-from ..trace.equal_caches import ReplayTotals, replay_lru
+from ..trace.equal_caches import ReplayTotals, StartingCache, replay_lru, starting_cache
 from ..trace.routing_measures import in_phase, phase_number
 from ..values import checked, count, integer, number, texts
 from ..values import seed as seed_of
@@ -49,22 +48,6 @@ TEXTS_NOT_DOMAINS = (
     "the test permutes blocks of these texts, not texts: its finding is about these texts, not "
     "about their domains"
 )
-
-
-@dataclass(frozen=True)
-class StartingCache:
-    """The cache when a run began.
-
-    Attributes:
-        resident: number of experts in it; `held` is the old name.
-        slots: its size.
-        useful: share of the run's distinct experts that were resident; NaN without any.
-    """
-
-    resident: int
-    slots: int
-    useful: float
-    held = alias("resident")
 
 
 @dataclass(frozen=True)
@@ -329,15 +312,6 @@ def _corrected_together(pairs: dict[Key, RoutingDivergence]) -> dict[Key, Routin
     """The pairs with `q` corrected for the number of layers and of pairs."""
     q = corrected(np.stack([found.p for found in pairs.values()]))
     return {key: replace(found, q=q[i]) for i, (key, found) in enumerate(pairs.items())}
-
-
-def starting_cache(trace: Trace) -> StartingCache:
-    """What was in the cache when the run began, and how much of it the run used."""
-    start = {(int(layer), int(expert)) for layer, expert in trace.resident_at_start}
-    steps, layers, _ = np.nonzero(trace.experts >= 0)
-    used = set(zip(layers.tolist(), trace.experts[trace.experts >= 0].tolist(), strict=True))
-    useful = len(used & start) / len(used) if len(steps) else nan
-    return StartingCache(len(start), trace.info.slots, useful)
 
 
 def _warnings(names: tuple[str, ...], traces: list[Trace]) -> list[str]:

@@ -7,9 +7,11 @@ the first left in the cache. A replay gives each trace a cache of the same size 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 
+from ..aliases import alias
 from ..errors import OptionError
 from ..residency.replay import Keys, simulate
 from .trace import Trace
@@ -31,6 +33,22 @@ class ReplayTotals:
         return self.hits / self.lookups if self.lookups else float("nan")
 
 
+@dataclass(frozen=True)
+class StartingCache:
+    """The cache when a run began.
+
+    Attributes:
+        resident: number of experts in it; `held` is the old name.
+        slots: its size.
+        useful: share of the run's distinct experts that were resident; NaN without any.
+    """
+
+    resident: int
+    slots: int
+    useful: float
+    held = alias("resident")
+
+
 def replay_lru(trace: Trace, slots: int, at_start: Keys = ()) -> ReplayTotals:
     """Replay a trace's lookups through an LRU cache; see `residency.replay`.
 
@@ -50,3 +68,12 @@ def replay_lru(trace: Trace, slots: int, at_start: Keys = ()) -> ReplayTotals:
     reads = found.reads.sum(axis=0, dtype=np.int64)
     lookups = int((trace.experts >= 0).sum())
     return ReplayTotals(int(found.hits.sum()), lookups, int(reads.sum()), int(reads @ nbytes))
+
+
+def starting_cache(trace: Trace) -> StartingCache:
+    """What was in the cache when the run began, and how much of it the run used."""
+    start = {(int(layer), int(expert)) for layer, expert in trace.resident_at_start}
+    steps, layers, _ = np.nonzero(trace.experts >= 0)
+    used = set(zip(layers.tolist(), trace.experts[trace.experts >= 0].tolist(), strict=True))
+    useful = len(used & start) / len(used) if len(steps) else nan
+    return StartingCache(len(start), trace.info.slots, useful)
