@@ -18,7 +18,7 @@ from statistics import fmean
 import numpy as np
 
 from outlier_jupyter.benchmark.limits import Memory
-from outlier_jupyter.checkpoint import PAGE, KernelQueue, Wanted, open_queue
+from outlier_jupyter.checkpoint import PAGE, KernelQueue, KernelRead, open_queue
 from outlier_jupyter.system.huge_pages import buffer
 from outlier_jupyter.trace import Trace
 
@@ -74,7 +74,7 @@ class Traffic:
             self._ask(queue, misses)
             self._memory.move((k - misses) * self._nbytes)
             while queue.pending:
-                for _, nbytes in queue.ended(True):
+                for _, nbytes in queue.completed(True):
                     if nbytes != self._nbytes:
                         raise OSError(
                             f"a read gave {nbytes} bytes, not {self._nbytes}: measure again"
@@ -86,7 +86,7 @@ class Traffic:
         places = self._chance.integers(0, self._places, reads).tolist()
         at = self._pieces.ctypes.data
         wanted = [
-            Wanted(i, place * self._nbytes, at + i * self._pieces.strides[0])
+            KernelRead(i, place * self._nbytes, at + i * self._pieces.strides[0])
             for i, place in enumerate(places)
         ]
         if wanted and queue.submit(wanted, self._descriptor, 1) < reads:

@@ -282,7 +282,7 @@ class FaultyReader:
             raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
         self._reader.scatter(where, into)
 
-    def straight(self, where: ByteRange) -> KernelReadable | None:
+    def kernel_readable(self, where: ByteRange) -> KernelReadable | None:
         """None, so that every read passes through this reader."""
         return None
 

@@ -252,8 +252,8 @@ def test_files_functions_and_classes_stay_small(path):
 
 IN_PROTOCOLS = {
     "read", "close", "add", "row", "commit", "add_token", "finalize",
-    "error", "buffer_nbytes", "routed", "ask", "drop", "victims", "order", "scatter", "straight",
-    "changed",
+    "error", "buffer_nbytes", "routed", "ask", "drop", "victims", "order", "scatter",
+    "changed", "kernel_readable",
 }  # fmt: skip
 """Methods whose docstring stands in a protocol or a base class."""
 

@@ -1,12 +1,12 @@
-"""Bytes on disk: where each expert's weights lie, and how they are read. No MLX here."""
+"""Bytes on disk: where each expert's weights are, and how they are read. No MLX here."""
 
 from .array_views import ArrayView, NotAddressable
 from .expert_reader import buffers_nbytes, read_expert, release_buffers
 from .file_identity import Identity
 from .layout import ByteRange, Checkpoint, ExpertPart, RecordSpan, TensorSpan
-from .linux_aio import KernelQueue, Wanted, open_queue
+from .linux_aio import KernelQueue, KernelRead, open_queue
 from .readers import PAGE, KernelReadable, Reader, open_reader
-from .records import RecordReader, Records, places
+from .records import RecordReader, Records, record_paths
 from .repack import Written, write_records
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ExpertPart",
     "Identity",
     "KernelQueue",
+    "KernelRead",
     "KernelReadable",
     "NotAddressable",
     "Reader",
@@ -24,13 +25,12 @@ __all__ = [
     "RecordSpan",
     "Records",
     "TensorSpan",
-    "Wanted",
     "Written",
     "buffers_nbytes",
     "open_queue",
     "open_reader",
-    "places",
     "read_expert",
+    "record_paths",
     "release_buffers",
     "write_records",
 ]

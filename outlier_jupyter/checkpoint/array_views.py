@@ -1,9 +1,9 @@
-"""Where every element of an array lies on disk, when the array is tensors moved about.
+"""Array views: where every element of an array is on disk, if it is made of moved tensors.
 
-A `ArrayView` is an array that was never made: boxes of it, each an affine walk (a first byte, and a
-stride per axis) through one tensor's bytes. Slicing, transposing, reshaping, joining and
-reinterpreting views is arithmetic on those few numbers and touches no weight. What a walk cannot
-say raises `NotAddressable`. Who wants the array, and why, is not known here.
+An `ArrayView` is an array that is never materialised: boxes of it, each with a first byte and a
+stride per axis in one tensor's bytes. Slicing, transposing, reshaping, concatenating and
+reinterpreting views is arithmetic on those few numbers and touches no weight. What strides cannot
+express raises `NotAddressable`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Shape = tuple[int, ...]
 
 
 class NotAddressable(Exception):
-    """The elements wanted do not lie in the files in a pattern that a `ArrayView` can say."""
+    """The elements are not in the files in a pattern that an `ArrayView` can express."""
 
 
 class Piece(NamedTuple):
-    """A box of an array, and the walk through one file that yields it.
+    """A box of an array, and its strides in one file.
 
     Attributes:
         at: where the box begins in the array, in elements.
@@ -41,9 +41,9 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class ArrayView:
-    """An array of `shape` whose elements of `itemsize` bytes lie where its pieces say.
+    """An array of `shape`, of elements of `itemsize` bytes, whose pieces are on disk.
 
-    The pieces do not overlap, and together they are the whole array.
+    The pieces do not overlap and cover the whole array.
     """
 
     shape: Shape
@@ -52,7 +52,7 @@ class ArrayView:
 
     @staticmethod
     def of(file: Path, offset: int, shape: Shape, itemsize: int) -> ArrayView:
-        """A tensor as it lies in a file: row by row from `offset` on."""
+        """A tensor stored in a file, row by row from `offset` on."""
         if 0 in shape:
             return ArrayView(shape, itemsize, ())
         piece = Piece((0,) * len(shape), shape, file, offset, packed(shape, itemsize))
@@ -60,7 +60,7 @@ class ArrayView:
 
     @staticmethod
     def concatenate(views: Sequence[ArrayView], axis: int) -> ArrayView:
-        """The views one after the other along `axis`; they agree on everything else."""
+        """Concatenate views along `axis`; they agree on everything else."""
         pieces: list[Piece] = []
         begin = 0
         for view in views:
@@ -91,7 +91,7 @@ class ArrayView:
         return ArrayView(turn(self.shape), self.itemsize, pieces)
 
     def expand(self, axis: int) -> ArrayView:
-        """A new axis of length one: what `reshape` would do, for the thousands that are stacked."""
+        """Add an axis of length one; faster than `reshape`, for the thousands that are stacked."""
 
         def widen(numbers: Shape, new: int) -> Shape:
             return (*numbers[:axis], new, *numbers[axis:])
@@ -106,7 +106,7 @@ class ArrayView:
         """The same elements in row-major order, as `shape`.
 
         Raises:
-            NotAddressable: a piece does not become a box with one stride per axis.
+            NotAddressable: a piece is not a box with one stride per axis afterwards.
         """
         if not self.pieces:
             return ArrayView(shape, self.itemsize, ())
@@ -118,7 +118,7 @@ class ArrayView:
         """The same bytes as elements of another size; the last axis grows or shrinks.
 
         Raises:
-            NotAddressable: the bytes of a new element do not lie together.
+            NotAddressable: the bytes of a new element are not contiguous.
         """
         if itemsize == self.itemsize:
             return self
@@ -154,7 +154,7 @@ class ArrayView:
 
 
 def packed(shape: Shape, itemsize: int) -> Shape:
-    """The strides in bytes of an array that lies row by row with no gap."""
+    """The strides in bytes of a row-major array without gaps."""
     strides = [itemsize] * len(shape)
     for axis in range(len(shape) - 2, -1, -1):
         strides[axis] = strides[axis + 1] * shape[axis + 1]
@@ -162,9 +162,9 @@ def packed(shape: Shape, itemsize: int) -> Shape:
 
 
 def is_packed(shape: Shape, strides: Shape, itemsize: int) -> bool:
-    """Whether elements with these strides lie row by row with no gap."""
-    wanted = packed(shape, itemsize)
-    return all(n == 1 or s == w for n, s, w in zip(shape, strides, wanted, strict=True))
+    """Whether elements with these strides are row-major without gaps."""
+    expected = packed(shape, itemsize)
+    return all(n == 1 or s == e for n, s, e in zip(shape, strides, expected, strict=True))
 
 
 def _cut(piece: Piece, starts: Shape, steps: Shape, shape: Shape) -> Piece | None:
@@ -183,7 +183,7 @@ def _cut(piece: Piece, starts: Shape, steps: Shape, shape: Shape) -> Piece | Non
 
 
 def _groups(old: Shape, new: Shape) -> list[tuple[slice, slice]]:
-    """The smallest runs of axes of both shapes that hold equally many elements."""
+    """The smallest runs of axes of both shapes with equally many elements."""
     groups = []
     i = j = 0
     while i < len(old) or j < len(new):
@@ -225,7 +225,7 @@ def _flat(dims: Shape, at: Shape, extents: Shape, strides: Shape) -> tuple[int, 
     lead = next((k for k, axis in enumerate(axes) if extents[axis] > 1), len(axes))
     for outer, inner in zip(axes[lead:], axes[lead + 1 :], strict=False):
         if extents[inner] != dims[inner] or strides[outer] != strides[inner] * dims[inner]:
-            raise NotAddressable("a reshape across rows that do not lie one after the other")
+            raise NotAddressable("a reshape across rows that are not adjacent")
     begin = 0
     for axis, dim in enumerate(dims):
         begin = begin * dim + at[axis]
@@ -241,7 +241,7 @@ def _box(
     for axis in range(len(dims)):
         tail = math.prod(dims[axis + 1 :])
         index, rest = divmod(rest, tail)
-        if left <= tail:  # all of it lies within one index of this axis
+        if left <= tail:  # all of it is within one index of this axis
             take, fits = 1, rest + left <= tail
         else:
             take, fits = left // tail, rest == 0 and left % tail == 0
@@ -257,7 +257,7 @@ def _box(
 def _retype(piece: Piece, old: int, new: int) -> Piece:
     *lead, last = piece.shape
     if last > 1 and piece.strides[-1] != old:
-        raise NotAddressable("elements that do not lie side by side, read as larger ones")
+        raise NotAddressable("elements that are not adjacent, read as larger ones")
     begin, length = piece.at[-1] * old, last * old
     if begin % new or length % new:
         raise NotAddressable("a tensor's row read as elements that it does not divide into")

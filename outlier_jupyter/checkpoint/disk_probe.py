@@ -1,9 +1,8 @@
-"""How fast a disk gives what is asked of it, through the page cache and past it.
+"""The disk probe: measures reads through the page cache and past it.
 
-A probe reads places of one file at random, so many at once, so large, for an equal share of the
-time it is given; which reader and how many threads are best follows from that. Reads through the
-cache find their place cold where the system can be asked to forget it. What the file holds is not
-known here.
+It reads random places of one file with each combination of reader, size and number of reads at
+once, for an equal share of its time; the best reader and number of threads follow from that. Before
+a read through the page cache its place is evicted from the cache where the system allows that.
 """
 
 from __future__ import annotations
@@ -27,32 +26,32 @@ from .layout import ByteRange
 from .readers import PAGE, Reader, open_reader
 
 SECONDS = 1.8
-"""What a probe takes; with the last reads, which are waited for, less than two."""
+"""How long a probe takes; with its last reads less than two."""
 DEPTHS = (1, 2, 4, 8)
 SPLITS = (1, 4)
-"""Into how many reads an expert is cut."""
+"""Numbers of reads that an expert is split into."""
 PASSES = 2
-"""How often each way is tried; the better counts, for what else runs can only slow it."""
+"""Tries of each combination; the best counts, since other load can only slow it."""
 AROUND = 8 << 20
-"""Bytes on either side to be forgotten with a place: the system reads ahead, in large folios."""
+"""Bytes on either side evicted with a place: the system reads ahead, in large folios."""
 LEAST = 128 << 10
-"""No read is cut smaller."""
+"""The smallest read that an expert is split into."""
 NEAR = 0.8
-"""Direct reads are taken from this share of the other's speed on: they leave the RAM alone, and
-take a third of the CPU time (benchmarks/reads.py)."""
+"""Direct reads are chosen from this share of the buffered speed on: they use no page cache and a
+third of the CPU time (benchmarks/reads.py)."""
 ENOUGH = 0.9
-"""The fewest threads are taken that reach this share of the best speed, but two: one of them
-waits for the disk while the other is told that its bytes are there."""
+"""The fewest threads that reach this share of the best speed are chosen, but at least two: one
+waits for the disk while the other handles the end of its read."""
 Clock = Callable[[], float]
 
 
 class Cell(NamedTuple):
-    """One way of reading: `depth` reads of `nbytes` at once.
+    """The result of one combination: `depth` reads of `nbytes` at once.
 
     Attributes:
-        mb_per_s: 10^6 bytes a second, all threads together.
-        p50_ms, p95_ms: of the milliseconds a read took.
-        reads: how many there were.
+        mb_per_s: 10^6 bytes per second, all threads together.
+        p50_ms, p95_ms: percentiles of the milliseconds per read.
+        reads: the number of reads.
     """
 
     reader: str
@@ -66,12 +65,12 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class DiskTable:
-    """What a probe found, and what it advises.
+    """The results of a probe, and its advice.
 
     Attributes:
-        file: what was read.
-        nbytes: of a whole expert.
-        note: what the file system refused; "" when nothing.
+        file: the file that was read.
+        nbytes: bytes of a whole expert.
+        note: what the file system refused; "" if nothing.
     """
 
     file: Path
@@ -80,24 +79,24 @@ class DiskTable:
     note: str = ""
 
     def speed(self, reader: str) -> float:
-        """The best speed of whole experts with `reader`, MB/s; 0 where it was not tried."""
+        """The best speed of whole experts with `reader`, in MB/s; 0 if it was not tried."""
         return max((cell.mb_per_s for cell in self._whole(reader)), default=0.0)
 
     @property
     def reader(self) -> str:
-        """The reader to take."""
+        """The advised reader."""
         direct = self.speed("direct")
         return "direct" if direct and direct >= NEAR * self.speed("pread") else "pread"
 
     @property
     def threads(self) -> int:
-        """How many reads to have under way at once."""
-        wanted = ENOUGH * self.speed(self.reader)
-        enough = (cell.depth for cell in self._whole(self.reader) if cell.mb_per_s >= wanted)
+        """The advised number of reads at once."""
+        least = ENOUGH * self.speed(self.reader)
+        enough = (cell.depth for cell in self._whole(self.reader) if cell.mb_per_s >= least)
         return max(2, min(enough))
 
     def why(self) -> str:
-        """The advice and its reason, in a line."""
+        """The advice and its reason, in one line."""
         if self.note:
             return self.note
         direct, pread = self.speed("direct"), self.speed("pread")
@@ -123,10 +122,10 @@ class DiskTable:
 def probe_disk(
     file: Path, nbytes: int, seconds: float = SECONDS, clock: Clock = time.perf_counter
 ) -> DiskTable:
-    """Read places of `file` in every way, for `seconds` in all.
+    """Measure reads of `file` in every combination, for `seconds` in all.
 
     Args:
-        nbytes: of an expert.
+        nbytes: bytes of an expert.
         clock: seconds.
 
     Raises:
@@ -165,14 +164,14 @@ Way = tuple[Reader, int, int]
 
 
 def _shuffled(ways: list[Way], seed: int) -> list[Way]:
-    """In another order, so that what changes meanwhile changes all alike."""
+    """The combinations in another order, so that changing load affects all alike."""
     return random.Random(seed).sample(ways, len(ways))
 
 
 def _measure(
     reader: Reader, file: Path, depth: int, nbytes: int, seconds: float, clock: Clock
 ) -> Cell:
-    """Reads of one size, `depth` at once, until the time is over; at least one by each thread."""
+    """Read with `depth` threads until the time is over; each thread reads at least once."""
     size = _size(file)
     places = max(1, size // nbytes)
     forget = getattr(os, "posix_fadvise", None) if reader.name == "pread" else None
@@ -207,7 +206,7 @@ _lock = threading.Lock()
 
 
 def known_disk(files: Sequence[Path], nbytes: int) -> DiskTable:
-    """The probe of the file system that the first of `files` is on: made once in this process.
+    """The probe of the file system of the largest of `files`, made once per process.
 
     Raises:
         ReadFailed: as `probe_disk`.

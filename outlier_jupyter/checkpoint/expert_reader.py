@@ -1,10 +1,8 @@
-"""One expert's tensors into the memory the caller gives, however they lie on disk.
+"""Reads one expert's tensors into the caller's memory, whatever their layout on disk.
 
-Bytes that lie as they are wanted are read straight into their place, those that follow one another
-in a file with one read. Others (transposed,
-interleaved, side by side with another part's) are read in bands of a few megabytes into one
-buffer per thread and copied from there; parts that lie in the same bytes share the read. Which
-expert is wanted when is not known here.
+Contiguous bytes are read directly into their place, adjacent ranges with one read. Other layouts
+(transposed, interleaved, side by side with another tensor's) are read in bands of a few megabytes
+into one buffer per thread and copied from there; tensors that share bytes share the read.
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ from .layout import ByteRange, ExpertPart, RecordSpan
 from .readers import PAGE, Reader
 
 BAND_NBYTES = 4 << 20
-"""How much is read at once where a copy has to put the bytes in order: a buffer per thread."""
+"""Bytes of a band, which is read at once and then copied in order: a buffer per thread."""
 
 
 class CopiedRange(NamedTuple):
-    """Bytes of `part` that go as they are to `begin` of its memory."""
+    """Bytes of `part` that go unchanged to `begin` in its memory."""
 
     where: ByteRange
     part: str
@@ -36,11 +34,11 @@ class CopiedRange(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """Elements of `part` to be copied one by one: a box, its walk through the file, and its place.
+    """Elements of `part` to be copied one by one: a box with its strides in the file and in memory.
 
     Attributes:
-        source: the walk through the file, `source.at` unused.
-        begin, strides: where the box lies in the part's memory, in bytes.
+        source: the box in the file; `source.at` is unused.
+        begin, strides: the box in the part's memory, in bytes.
     """
 
     part: str
@@ -51,13 +49,13 @@ class Walk(NamedTuple):
 
     @property
     def slowest(self) -> int:
-        """The axis whose elements lie farthest apart in the file."""
+        """The axis with the largest stride in the file."""
         strides = self.source.strides
         return max(range(len(strides)), key=lambda axis: strides[axis])
 
     @property
     def track(self) -> tuple[Path, int, int]:
-        """What walks must share to be read in the same bands: file, and steps of how many bytes."""
+        """What walks in the same bands share: file, stride and length of an axis."""
         axis = self.slowest
         return self.source.file, self.source.strides[axis], self.source.shape[axis]
 
@@ -68,47 +66,47 @@ def read_expert(
     expert: int,
     memory: Callable[[str], memoryview],
 ) -> int:
-    """Read `expert` of every part into `memory(part's name)`; return the bytes that were wanted.
+    """Read `expert` of every part into `memory(part's name)`; return the bytes of the expert.
 
     Raises:
         ReadFailed: from the reader.
     """
-    # Asked for once: a bank that stages its rows gives new memory each time.
+    # Called once per part: a bank that stages its rows returns new memory each time.
     rows = {part.name: memory(part.name) for part in parts}
     walks: list[Walk] = []
-    straight: list[CopiedRange] = []
+    ranges: list[CopiedRange] = []
     record: RecordSpan | None = None
     for part in parts:
-        if part.held is not None:
-            rows[part.name][:] = part.held[expert * part.nbytes : (expert + 1) * part.nbytes]
+        if part.in_memory is not None:
+            rows[part.name][:] = part.in_memory[expert * part.nbytes : (expert + 1) * part.nbytes]
             continue
         if part.record is not None:
             record = part.record
             continue
         where = part.range_of(expert)
         if where is not None:
-            straight.append(CopiedRange(where, part.name, 0))
+            ranges.append(CopiedRange(where, part.name, 0))
             continue
-        for wanted in _wanted(part, expert):
-            if isinstance(wanted, Walk):
-                walks.append(wanted)
+        for copy in _copies(part, expert):
+            if isinstance(copy, Walk):
+                walks.append(copy)
             else:
-                straight.append(wanted)
+                ranges.append(copy)
     if record is not None:
         reader.scatter(record.at(expert), [rows[name] for name in record.names])
-    for run in _runs(straight):
+    for run in _runs(ranges):
         views = [rows[name][begin : begin + where.nbytes] for where, name, begin in run]
         (file, offset, _), last = run[0].where, run[-1].where
         if len(run) == 1:
             reader.read(last, views[0])
         else:
             reader.scatter(ByteRange(file, offset, last.offset + last.nbytes - offset), views)
-    for together in _side_by_side(walks):
+    for together in _sharing_bytes(walks):
         _copy_in_bands(reader, together, rows)
     return sum(part.nbytes for part in parts)
 
 
-def _wanted(part: ExpertPart, expert: int) -> Iterator[CopiedRange | Walk]:
+def _copies(part: ExpertPart, expert: int) -> Iterator[CopiedRange | Walk]:
     itemsize = part.view.itemsize
     whole = packed(part.shape, itemsize)
     for piece in part.row(expert):
@@ -122,23 +120,23 @@ def _wanted(part: ExpertPart, expert: int) -> Iterator[CopiedRange | Walk]:
             yield Walk(part.name, itemsize, piece, begin, whole)
 
 
-def _runs(straight: list[CopiedRange]) -> Iterator[list[CopiedRange]]:
-    """What follows one another in a file, together."""
-    straight.sort(key=lambda wanted: (str(wanted.where.file), wanted.where.offset))
+def _runs(ranges: list[CopiedRange]) -> Iterator[list[CopiedRange]]:
+    """Group ranges that are adjacent in a file."""
+    ranges.sort(key=lambda copy: (str(copy.where.file), copy.where.offset))
     run: list[CopiedRange] = []
-    for wanted in straight:
+    for copy in ranges:
         if run:
             file, offset, nbytes = run[-1].where
-            if wanted.where[:2] != (file, offset + nbytes):
+            if copy.where[:2] != (file, offset + nbytes):
                 yield run
                 run = []
-        run.append(wanted)
+        run.append(copy)
     if run:
         yield run
 
 
-def _side_by_side(walks: list[Walk]) -> Iterator[list[Walk]]:
-    """Walks in groups that go through the same bytes in the same steps."""
+def _sharing_bytes(walks: list[Walk]) -> Iterator[list[Walk]]:
+    """Group walks that go through the same bytes in the same steps."""
     walks.sort(key=lambda walk: (*map(str, walk.track), walk.source.offset))
     together: list[Walk] = []
     for walk in walks:
@@ -169,7 +167,7 @@ def _copy_in_bands(reader: Reader, walks: list[Walk], rows: Mapping[str, memoryv
 
 
 def _end(walk: Walk) -> int:
-    """Where the bytes of the walk's first step along its slowest axis end."""
+    """The end of the walk's first step along its slowest axis, in bytes of the file."""
     reach = sum(
         (n - 1) * stride
         for axis, (n, stride) in enumerate(zip(walk.source.shape, walk.source.strides, strict=True))
@@ -196,7 +194,7 @@ def _copy(
 
 
 class _Buffer:
-    """A thread's memory for bands. It ends with its thread, and is counted until then."""
+    """A thread's memory for bands, freed when the thread ends and counted until then."""
 
     def __init__(self, nbytes: int) -> None:
         self.memory = buffer(nbytes)
@@ -207,22 +205,22 @@ _alive: WeakSet[_Buffer] = WeakSet()
 
 
 def buffers_nbytes() -> int:
-    """Bytes that the threads of this process hold to put bytes in order."""
+    """Bytes of all threads' band buffers."""
     return sum(len(buffer.memory) for buffer in list(_alive))
 
 
 def release_buffers() -> None:
-    """Let go of them; whoever is copying keeps its own until it is done."""
+    """Free the band buffers; a thread that is copying keeps its own until it is done."""
     for each in list(_alive):
         each.memory = buffer(0)
 
 
 def _buffer(nbytes: int) -> memoryview:
-    """Memory of this thread, page-aligned, kept for its next copy."""
-    held: _Buffer | None = getattr(_buffers, "held", None)
-    memory = held.memory if held is not None else memoryview(b"")
+    """Page-aligned memory of this thread, kept for its next copy."""
+    kept: _Buffer | None = getattr(_buffers, "kept", None)
+    memory = kept.memory if kept is not None else memoryview(b"")
     if len(memory) < nbytes:
-        held = _buffers.held = _Buffer(-(-nbytes // PAGE) * PAGE)
-        _alive.add(held)
-        memory = held.memory
+        kept = _buffers.kept = _Buffer(-(-nbytes // PAGE) * PAGE)
+        _alive.add(kept)
+        memory = kept.memory
     return memory[:nbytes]

@@ -1,8 +1,8 @@
-"""Whether files are still those that were opened: looked at before a run, during it and after it.
+"""Detects files that changed since they were opened; checked before, during and after a run.
 
-A file that is written to while it is read gives wrong weights without an error. Which file it is,
-how long, and when it was last written to, tell; to ask takes a microsecond for each. One that was
-removed, renamed or replaced by another goes on to be read as it was.
+A file that is written to while it is read gives wrong weights without an error. Its inode, length
+and modification time show that; a check takes a microsecond per file. An open file that was
+removed, renamed or replaced is still read as it was.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import place
 
 
 class Identity(NamedTuple):
-    """What tells a file from others, and from itself before it was written to."""
+    """Distinguishes a file from others, and from itself before it was written to."""
 
     device: int
     inode: int
@@ -25,13 +25,13 @@ class Identity(NamedTuple):
 
 
 def identity(descriptor: int) -> Identity:
-    """What an open file is now."""
+    """The identity of an open file now."""
     stat = os.fstat(descriptor)
     return Identity(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def changed(descriptors: Mapping[Path, int], before: Mapping[Path, Identity]) -> str:
-    """Which of these files is not what it was `before`, and how; "" where none is."""
+    """A sentence on which file differs from `before`, and how; "" if none does."""
     for file, descriptor in descriptors.items():
         was, now = before[file], identity(descriptor)
         if was == now:

@@ -1,8 +1,7 @@
-"""From safetensors headers to the byte range of one expert's tensor.
+"""Reads safetensors headers, and finds the byte range of one expert's tensor.
 
-Only headers are read here, never weights, and every range is checked against its file's size
-before anyone may ask for it. What the tensors mean (which module they belong to, how they are
-multiplied) is not known here: a caller names a tensor, or the tensors that stand for one.
+Only headers are read here, never weights, and every range is checked against its file's size first.
+This module does not know what the tensors mean (their module, their arithmetic).
 
 The format: eight bytes, little-endian, the header's length; then JSON of name → dtype, shape
 and [begin, end) from the end of the header (safetensors documentation, "Format").
@@ -33,7 +32,7 @@ ITEM_BYTES = {
     "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 MAX_HEADER = 100_000_000
-"""The limit the safetensors library itself sets on a header, in bytes."""
+"""The safetensors library's own limit on a header, in bytes."""
 
 
 class ByteRange(NamedTuple):
@@ -46,26 +45,26 @@ class ByteRange(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorSpan:
-    """One tensor on disk: its safetensors dtype name, its shape and where its bytes lie."""
+    """One tensor on disk: its safetensors dtype name, its shape and its byte range."""
 
     dtype: str
     shape: tuple[int, ...]
     bytes: ByteRange
 
     def view(self) -> ArrayView:
-        """The tensor as it lies, to be moved about."""
+        """The tensor as an `ArrayView`."""
         return ArrayView.of(self.bytes.file, self.bytes.offset, self.shape, ITEM_BYTES[self.dtype])
 
 
 @dataclass(frozen=True)
 class RecordSpan:
-    """The experts of a layer as records of a file, all that is on disk of one side by side.
+    """The experts of a layer as records of a file; a record has all tensors of one expert.
 
     Attributes:
         begin: the first byte of the first expert's record.
         stride: bytes from one record to the next.
         nbytes: bytes of a record that hold weights.
-        names: of the tensors in it, in their order; nothing lies between them.
+        names: names of the tensors in a record, in order and without gaps.
     """
 
     file: Path
@@ -75,7 +74,7 @@ class RecordSpan:
     names: tuple[str, ...]
 
     def at(self, expert: int) -> ByteRange:
-        """Where an expert's tensors lie."""
+        """The byte range of an expert's tensors."""
         return ByteRange(self.file, self.begin + expert * self.stride, self.nbytes)
 
 
@@ -85,16 +84,16 @@ class ExpertPart:
 
     Attributes:
         name: the tensor's name below the switch module.
-        dtype: its safetensors dtype name, as the model wants it.
-        view: [experts, …], where its elements lie.
-        held: its bytes, expert by expert, when it is so small that it stays in RAM; else None.
-        record: what it is part of on disk, when experts lie there as records; else None.
+        dtype: its safetensors dtype name, in the form that the model uses.
+        view: [experts, …], where its elements are on disk.
+        in_memory: all experts' bytes in order, if they are so few that they stay in RAM; else None.
+        record: the records that it is part of, if experts are stored as records; else None.
     """
 
     name: str
     dtype: str
     view: ArrayView
-    held: bytes | None = None
+    in_memory: bytes | None = None
     record: RecordSpan | None = None
 
     @property
@@ -113,7 +112,7 @@ class ExpertPart:
         return math.prod(self.shape) * self.view.itemsize
 
     def range_of(self, expert: int) -> ByteRange | None:
-        """`expert`'s bytes, where those of each lie in one range as they are wanted; else None."""
+        """The bytes of `expert`, if each expert's are contiguous and in order; else None."""
         piece = self._in_order
         if piece is None or not 0 <= expert < self.experts:
             return None
@@ -121,7 +120,7 @@ class ExpertPart:
 
     @cached_property
     def _in_order(self) -> Piece | None:
-        """What `range_of` takes every range from: looked at once, for it is asked at each read."""
+        """The contiguous experts, cached because every read calls `range_of`."""
         pieces = self.view.pieces
         whole = len(pieces) == 1 and pieces[0].shape == self.view.shape
         if whole and is_packed(self.shape, pieces[0].strides[1:], self.view.itemsize):
@@ -129,16 +128,16 @@ class ExpertPart:
         return None
 
     def row(self, expert: int) -> tuple[Piece, ...]:
-        """The walks through the files that yield `expert`'s tensor."""
+        """The pieces of the files that make up `expert`'s tensor."""
         if not 0 <= expert < self.experts:
             raise IndexError(f"{self.name} has experts 0 to {self.experts - 1}, not {expert}")
         return self.view.row(expert)
 
     def at(self, expert: int) -> ByteRange:
-        """Where `expert`'s bytes lie, when they lie in one range as they are wanted.
+        """The byte range of `expert`, if its bytes are contiguous and in order.
 
         Raises:
-            NotAddressable: they do not; `gather.read_expert` reads them all the same.
+            NotAddressable: they are not; `read_expert` can read them.
         """
         pieces = self.row(expert)
         if len(pieces) != 1 or not is_packed(
@@ -154,15 +153,15 @@ class Checkpoint:
     Attributes:
         files: the shards, by name.
         spans: their tensors, by name.
-        identities: what each file was when its header was read.
+        identities: each file's identity when its header was read.
 
     Args:
-        folder: where they are.
-        files: the shards, in the order in which they are read: of a tensor that two of them hold
-            the last one's counts. Left out, all `model*.safetensors` of the folder.
+        folder: the model's folder.
+        files: the shards in reading order: of a tensor in two of them the last one counts. By
+            default all `model*.safetensors` of the folder.
 
     Raises:
-        CheckpointError: no such file, or a header that its file does not bear out.
+        CheckpointError: there are no shards, or a header does not match its file.
     """
 
     def __init__(self, folder: Path, files: Sequence[Path] | None = None) -> None:
@@ -181,7 +180,7 @@ class Checkpoint:
 
 
 class Header(NamedTuple):
-    """The tensors that a file says it holds, by name, and what the file was then."""
+    """The tensors listed in a file's header, by name, and the file's identity then."""
 
     spans: dict[str, TensorSpan]
     identity: Identity
@@ -191,7 +190,7 @@ def read_header(file: Path) -> Header:
     """Parse one file's header and check every range against the file.
 
     Raises:
-        CheckpointError: unreadable, truncated, or ranges that do not fit.
+        CheckpointError: the file is unreadable or truncated, or its ranges do not fit.
     """
     try:
         with regular(file).open("rb") as stream:

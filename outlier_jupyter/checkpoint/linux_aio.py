@@ -1,9 +1,9 @@
-"""Reads that the kernel does by itself: Linux's AIO, asked by the system's own calls.
+"""Asynchronous reads by the kernel: Linux AIO, through its system calls.
 
-A thread that reads must be woken, wait for the interpreter and take a core from who computes,
-twice for each read. What is given to this queue needs none of it: the thread that computes hands a
-read over in 30 µs, and asks later what has ended. Only direct reads are asynchronous here; others
-would be done while they are handed over.
+A reader thread must be woken, wait for the interpreter's lock and take a core from the computing
+threads, twice per read. This queue needs none of that: the thread that computes submits a read in
+30 µs, and later asks which have ended. Only direct reads are asynchronous here; the kernel would
+make others during the submission.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 DEPTH = 128
-"""As many reads may be under way."""
+"""Reads that may be pending at once."""
 
 CALLS = {
     "x86_64": (206, 207, 208, 209),
@@ -28,16 +28,16 @@ CALLS = {
 PREADV = 7
 REQUEST = struct.Struct("<QIIHhIQQqQII")
 """`struct iocb` of <linux/aio_abi.h>, on a machine that is little-endian: number, key, flags,
-operation, priority, descriptor, memory, count, offset, and three that are not used here."""
+operation, priority, descriptor, memory, count, offset, and three that are unused here."""
 
 
-class Wanted(NamedTuple):
-    """A read to be made.
+class KernelRead(NamedTuple):
+    """A read for the kernel to make.
 
     Attributes:
-        number: of the read, by which `ended` tells of it.
+        number: identifies the read in `completed`.
         offset: where in the file it begins.
-        memory: address of what it is read into: pieces of (address, bytes), two uint64 each.
+        memory: address of a list of (address, bytes), two uint64 each: the memory to read into.
     """
 
     number: int
@@ -45,8 +45,8 @@ class Wanted(NamedTuple):
     memory: int
 
 
-class _Ended(ctypes.Structure):
-    """`struct io_event`: `result` is how many bytes came, or minus an error's number."""
+class _Event(ctypes.Structure):
+    """`struct io_event`: `result` is the number of bytes read, or minus an error number."""
 
     _fields_ = (
         ("number", ctypes.c_uint64), ("request", ctypes.c_uint64),
@@ -55,7 +55,7 @@ class _Ended(ctypes.Structure):
 
 
 class KernelQueue:
-    """Used by one thread at a time.
+    """The kernel's queue of reads; used by one thread at a time.
 
     Raises:
         OSError: the system has no such queue, or refuses one.
@@ -65,27 +65,27 @@ class KernelQueue:
         numbers = CALLS.get(platform.machine()) if sys.platform == "linux" else None
         if numbers is None or sys.byteorder != "little":
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        self._setup, self._destroy, self._events, self._submit = numbers
+        self._setup, self._destroy, self._getevents, self._submit = numbers
         self._call = ctypes.CDLL(None, use_errno=True).syscall
         self._context = ctypes.c_ulong(0)
-        self._ended = (_Ended * DEPTH)()
-        # Copied by the kernel when they are handed over.
+        self._events = (_Event * DEPTH)()
+        # The kernel copies the requests when they are submitted.
         self._requests = (ctypes.c_char * (DEPTH * REQUEST.size))()
         first = ctypes.addressof(self._requests)
         places = range(first, first + DEPTH * REQUEST.size, REQUEST.size)
         self._pointers = (ctypes.c_void_p * DEPTH)(*places)
-        self._at_once = (ctypes.c_long * 2)()  # a time of nothing
+        self._no_wait = (ctypes.c_long * 2)()  # a time of zero
         self.pending = 0
-        self._ask(self._setup, DEPTH, ctypes.byref(self._context))
+        self._syscall(self._setup, DEPTH, ctypes.byref(self._context))
 
-    def submit(self, reads: Sequence[Wanted], descriptor: int, pieces: int) -> int:
-        """Have parts of a file read, each into so many pieces of memory, by one call for all.
+    def submit(self, reads: Sequence[KernelRead], descriptor: int, pieces: int) -> int:
+        """Submit reads of a file, each into `pieces` pieces of memory, with one system call.
 
-        All must be aligned as direct reads want it, and the memory stay until a read has ended.
+        Reads must be aligned for direct reads, and their memory must stay until they have ended.
 
         Returns:
-            how many were taken, the first of them; the others are not read: too many are pending,
-            or one is refused.
+            how many reads, from the first on, were accepted. The others are not made: too many are
+            pending, or one was refused.
         """
         count = min(len(reads), DEPTH - self.pending)
         for place, (number, offset, memory) in enumerate(reads[:count]):
@@ -94,39 +94,39 @@ class KernelQueue:
                 number, 0, 0, PREADV, 0, descriptor, memory, pieces, offset, 0, 0, 0,
             )  # fmt: skip
         try:
-            taken = self._ask(self._submit, self._context, ctypes.c_long(count), self._pointers)
+            taken = self._syscall(self._submit, self._context, ctypes.c_long(count), self._pointers)
         except OSError:
             return 0
         self.pending += taken
         return taken
 
-    def ended(self, wait: bool) -> list[tuple[int, int]]:
-        """(number, bytes read, or minus an error's number) of what has ended since the last time.
+    def completed(self, wait: bool) -> list[tuple[int, int]]:
+        """(number, bytes read or minus an error number) of reads ended since the last call.
 
-        With `wait`, of at least one, unless a signal came first.
+        With `wait` it waits for at least one, unless a signal comes first.
         """
         if not self.pending:
             return []
         least = ctypes.c_long(1 if wait else 0)
-        now = None if wait else self._at_once
+        timeout = None if wait else self._no_wait
         try:
-            count = self._ask(
-                self._events, self._context, least, ctypes.c_long(DEPTH), self._ended, now
+            count = self._syscall(
+                self._getevents, self._context, least, ctypes.c_long(DEPTH), self._events, timeout
             )
         except InterruptedError:
             return []
         self.pending -= count
-        return [(each.number, each.result) for each in self._ended[:count]]
+        return [(each.number, each.result) for each in self._events[:count]]
 
     def close(self) -> None:
-        """Give the queue back, once nothing is pending."""
+        """Destroy the queue, once nothing is pending."""
         if self._context:
-            self._ask(self._destroy, self._context)
+            self._syscall(self._destroy, self._context)
             self._context = ctypes.c_ulong(0)
 
-    def _ask(self, number: int, *given: object) -> int:
-        """A system call; the interpreter's lock is not held meanwhile."""
-        result = int(self._call(ctypes.c_long(number), *given))
+    def _syscall(self, number: int, *arguments: object) -> int:
+        """Make a system call, without the interpreter's lock."""
+        result = int(self._call(ctypes.c_long(number), *arguments))
         if result < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
@@ -134,7 +134,7 @@ class KernelQueue:
 
 
 def open_queue() -> KernelQueue | None:
-    """A queue, or None where the system has none to give."""
+    """A queue, or None where the system has none."""
     try:
         return KernelQueue()
     except OSError:

@@ -1,10 +1,10 @@
-"""A file in memory, copied from in a way that ends no process.
+"""A memory-mapped file that can be copied from without the risk of SIGBUS.
 
-Where a file was cut, or its disk fails, touching its mapped pages raises SIGBUS, which ends the
+If a file was cut, or its disk fails, touching its mapped pages raises SIGBUS, which ends the
 process. So on Linux the system copies (`process_vm_readv`): it reads the same pages by the same
-faults and says EFAULT instead, 3 µs slower a call and equally fast from 1 MB on. Elsewhere, and
-where a sandbox forbids that call, the file's length is asked first: a file that is cut in the
-moment between may still end the process there.
+faults and returns EFAULT instead, 3 µs slower per call and equally fast from 1 MB on. Elsewhere,
+and where a sandbox forbids that call, the file's length is checked first: a file cut in the moment
+between may still end the process there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 FORBIDDEN = (errno.ENOSYS, errno.EPERM, errno.EACCES)
-"""What a system, or a sandbox, says that does not make the call."""
+"""Errors of a system or sandbox that does not offer the call."""
 
 VECTOR = struct.Struct("@PN")
 """`struct iovec`: an address and a number of bytes."""
@@ -37,10 +37,11 @@ if _readv is not None:
 
 
 class MappedFile:
-    """An open file's map.
+    """The memory map of an open file.
 
     Raises:
-        OSError: it cannot be mapped; ValueError: it is empty.
+        OSError: it cannot be mapped.
+        ValueError: it is empty.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -52,24 +53,24 @@ class MappedFile:
         """Fill the views one after the other from `offset` on, as `os.preadv` does.
 
         Returns:
-            how many bytes came: fewer where the file ends, none beyond its end.
+            the bytes copied: fewer where the file ends, none beyond its end.
 
         Raises:
             OSError: the disk failed.
         """
-        # No more than is wanted: the system takes hold of every page that it is told.
+        # No more than is needed: the system pins every page of the range.
         mapped = max(0, min(sum(map(len, views)), len(self._map) - offset))
         count = _copied(self._address + offset, mapped, views)
         if count is None:
             count = self._touched(views, offset)
-        # The last page goes on beyond the end of the file, in zeros.
+        # The last page continues beyond the end of the file with zeros.
         there = max(0, os.fstat(self._descriptor).st_size - offset)
         if count == 0 < min(mapped, there):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return min(count, there)
 
     def _touched(self, views: Sequence[memoryview], offset: int) -> int:
-        """Copy what is there by touching it."""
+        """Copy, up to the end of the file, by touching the pages."""
         end = min(len(self._map), os.fstat(self._descriptor).st_size)
         begin = offset
         for view in views:
@@ -87,9 +88,10 @@ class MappedFile:
 
 
 def _copied(address: int, nbytes: int, views: Sequence[memoryview]) -> int | None:
-    """Have the system copy; how much it did, 0 at a page that is not there, or None if it may not.
+    """Have the system copy, without the interpreter's lock.
 
-    The interpreter's lock is not held meanwhile.
+    Returns:
+        the bytes copied, 0 at a page that is not there; None if the call is not available.
     """
     if _readv is None:
         return None

@@ -1,7 +1,7 @@
-"""Positional reads of byte ranges into memory the caller gives: all that is read of weights.
+"""Readers: positional reads of byte ranges into the caller's memory. All weights are read here.
 
-Three readers behind one interface. All are safe to call from many threads at once, and none
-holds the interpreter's lock while the disk works. What the bytes are is not known here.
+Three readers share one interface. All may be called from many threads at once, and none holds the
+interpreter's lock while the disk works. They do not know what the bytes mean.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .layout import ByteRange
 from .mapped_file import MappedFile
 
 PAGE = 4096
-"""O_DIRECT wants offset, length and address in multiples of a device block; 4 KiB serves all."""
+"""O_DIRECT needs offset, length and address in multiples of a device block; 4 KiB fits all."""
 SECTOR = 512
-"""The least block there is; most devices take it, and `DirectReader` asks."""
+"""The smallest block; most devices accept it, and `DirectReader` tries."""
 F_NOCACHE = 48
 """macOS's fcntl command to keep a file's reads out of the page cache (<sys/fcntl.h>)."""
 
 
 class KernelReadable(NamedTuple):
-    """A file of which the kernel may read a range by itself, into memory aligned to `block`."""
+    """A file that the kernel may read asynchronously, into memory aligned to `block`."""
 
     descriptor: int
     block: int
@@ -47,8 +47,8 @@ class Reader(Protocol):
     """Reads a range into a view of the same length.
 
     Attributes:
-        name: what serves the reads in truth: `pread`, `direct` or `mmap`.
-        note: what is worth knowing of it, such as why it is not what was asked for; or "".
+        name: how the reads are really made: `pread`, `direct` or `mmap`.
+        note: a remark for the user, such as why it is not the requested reader; or "".
     """
 
     name: str
@@ -58,30 +58,30 @@ class Reader(Protocol):
         """Fill `into` with the bytes at `where`.
 
         Raises:
-            ReadFailed: the system refused, or the file ends before the range does.
+            ReadFailed: the system failed the read, or the file ends before the range does.
         """
 
     def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
-        """Fill the views one after the other with the bytes at `where`; as long as it in all.
+        """Fill the views, together as long as `where`, one after the other with its bytes.
 
         Raises:
             ReadFailed: as `read`.
         """
 
-    def straight(self, where: ByteRange) -> KernelReadable | None:
-        """How this range may be read past this reader; None where it must be asked itself."""
+    def kernel_readable(self, where: ByteRange) -> KernelReadable | None:
+        """How the kernel may read this range asynchronously; None where only this reader may."""
 
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
-        """Which file was written to since it was opened, in words; "" where none was.
+        """A sentence on which file was written to since it was opened; "" if none was.
 
-        Once it was, it stays so: what was read in between may be wrong.
+        The answer stays for good: weights read in between may be wrong.
 
         Args:
-            before: what files are to be, where they were looked at before they were opened here.
+            before: the identities of files that were looked at before they were opened here.
         """
 
     def buffer_nbytes(self) -> int:
-        """Bytes of memory that reading takes beside what is read into."""
+        """Bytes of memory that the reader needs beside the caller's."""
 
     def close(self) -> None:
         """Close every file. Reads under way must have ended."""
@@ -94,7 +94,7 @@ class PreadReader:
 
     def __init__(self, files: Iterable[Path], flags: int = 0, note: str = "") -> None:
         self.note = note
-        # The objects own the descriptors: nothing stays open that nobody has any more.
+        # The objects own the descriptors: without references they are closed.
         self._files: list[FileIO] = []
         self._descriptors: dict[Path, int] = {}
         self._identities: dict[Path, Identity] = {}
@@ -117,8 +117,8 @@ class PreadReader:
     def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
         self._fill(where, into)
 
-    def straight(self, where: ByteRange) -> KernelReadable | None:
-        return None  # through the page cache the kernel would read while it is asked to
+    def kernel_readable(self, where: ByteRange) -> KernelReadable | None:
+        return None  # through the page cache the kernel reads during the submission
 
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
         known = self._identities | dict(before or {})
@@ -135,18 +135,18 @@ class PreadReader:
         self._files.clear()
 
     def _fill(
-        self, where: ByteRange, into: Sequence[memoryview], enough: int | None = None
+        self, where: ByteRange, into: Sequence[memoryview], needed: int | None = None
     ) -> None:
-        """Read until `enough` bytes (default: all) have come."""
-        _fill(partial(os.preadv, self._descriptors[where.file]), where, into, enough)
+        """Read until `needed` bytes (default: all) have come."""
+        _fill(partial(os.preadv, self._descriptors[where.file]), where, into, needed)
 
 
 class DirectReader(PreadReader):
     """Reads past the page cache: the time of a read is the disk's.
 
-    On Linux O_DIRECT takes only aligned ranges and memory; what is not aligned is read as its
-    aligned surroundings into a buffer of the thread's own, and copied. macOS (F_NOCACHE) asks
-    for no alignment; that path has never been run by us.
+    On Linux O_DIRECT takes only aligned ranges and memory. Other ranges are read with their aligned
+    surroundings into a buffer of the thread, and copied. macOS (F_NOCACHE) needs no alignment; that
+    path is untested.
     """
 
     name = "direct"
@@ -161,8 +161,8 @@ class DirectReader(PreadReader):
             for descriptor in self._descriptors.values():
                 fcntl.fcntl(descriptor, F_NOCACHE, 1)
 
-    def take_sectors(self) -> None:
-        """Ask each file whether smaller blocks than pages will do."""
+    def probe_sectors(self) -> None:
+        """Use blocks smaller than pages if every file accepts them."""
         memory = memoryview(mmap.mmap(-1, PAGE))[SECTOR : 2 * SECTOR]
         try:
             for descriptor in self._descriptors.values():
@@ -184,25 +184,25 @@ class DirectReader(PreadReader):
         _copy(buffer[first:], [into])
 
     def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
-        """As many of the first views as are aligned in one read with a buffer for the others."""
+        """Read with one call: the leading aligned views directly, the others through a buffer."""
         if not self._aligned_only:
             super().scatter(where, into)
             return
-        begin, straight = where.offset, 0
-        while straight < len(into) and self._aligned(begin, into[straight]):
-            begin += len(into[straight])
-            straight += 1
-        if begin % self._block:  # nowhere to begin
+        begin, aligned = where.offset, 0
+        while aligned < len(into) and self._aligned(begin, into[aligned]):
+            begin += len(into[aligned])
+            aligned += 1
+        if begin % self._block:  # no aligned place to begin at
             for view in into:
                 self.read(ByteRange(where.file, begin, len(view)), view)
                 begin += len(view)
             return
         rest = where.offset + where.nbytes - begin
         buffer = self._buffer(-(-rest // self._block) * self._block) if rest else memoryview(b"")
-        self._fill(where, [*into[:straight], buffer], where.nbytes)
-        _copy(buffer, into[straight:])
+        self._fill(where, [*into[:aligned], buffer], where.nbytes)
+        _copy(buffer, into[aligned:])
 
-    def straight(self, where: ByteRange) -> KernelReadable | None:
+    def kernel_readable(self, where: ByteRange) -> KernelReadable | None:
         if not self._aligned_only or where.offset % self._block or where.nbytes % self._block:
             return None
         return KernelReadable(self._descriptors[where.file], self._block)
@@ -222,16 +222,16 @@ class DirectReader(PreadReader):
         self._lengths.clear()
 
     def _buffer(self, nbytes: int) -> memoryview:
-        """Page-aligned memory of this thread, at least `nbytes` long, kept for the next read."""
-        held: memoryview | None = getattr(self._buffers, "memory", None)
-        if held is None or len(held) < nbytes:
-            held = self._buffers.memory = buffer(nbytes)
+        """Page-aligned memory of this thread, `nbytes` long, kept for its next read."""
+        memory: memoryview | None = getattr(self._buffers, "memory", None)
+        if memory is None or len(memory) < nbytes:
+            memory = self._buffers.memory = buffer(nbytes)
             self._lengths[threading.get_ident()] = nbytes
-        return held[:nbytes]
+        return memory[:nbytes]
 
 
 class MmapReader(PreadReader):
-    """Copies out of a memory map: each first touch is a page fault. Kept to be compared with."""
+    """Copies out of a memory map: each first touch is a page fault. Kept for comparison."""
 
     name = "mmap"
 
@@ -255,15 +255,15 @@ class MmapReader(PreadReader):
         super().close()
 
     def _fill(
-        self, where: ByteRange, into: Sequence[memoryview], enough: int | None = None
+        self, where: ByteRange, into: Sequence[memoryview], needed: int | None = None
     ) -> None:
-        _fill(self._maps[where.file].preadv, where, into, enough)
+        _fill(self._maps[where.file].preadv, where, into, needed)
 
 
 def open_reader(kind: str, files: Iterable[Path]) -> Reader:
     """Open `files` with the reader named `kind`: pread, direct or mmap.
 
-    Where the file system refuses direct reads, a pread reader comes back whose `note` says so.
+    Where the file system refuses direct reads, this returns a pread reader whose `note` says so.
 
     Raises:
         ReadFailed: a file cannot be opened.
@@ -292,10 +292,10 @@ def _direct_or_pread(files: list[Path]) -> Reader:
     try:
         # Some file systems take the flag when opening and refuse the read.
         reader.read(ByteRange(files[0], 0, PAGE // 2), memoryview(bytearray(PAGE // 2)))
-        reader.take_sectors()
+        reader.probe_sectors()
     except ReadFailed as error:
         if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EINVAL:
-            return reader  # shorter than a page, say: not the file system's refusal
+            return reader  # a file shorter than a page, for example: no refusal
         reader.close()
         return _refused(files, "reading")
     except BaseException:
@@ -315,13 +315,13 @@ def _fill(
     preadv: Callable[[list[memoryview], int], int],
     where: ByteRange,
     into: Sequence[memoryview],
-    enough: int | None,
+    needed: int | None,
 ) -> None:
-    """preadv until `enough` bytes (default: all) have come; short reads are legal and continued."""
-    wanted = where.nbytes if enough is None else enough
+    """Call `preadv` until `needed` bytes (default: all) are read; short reads are continued."""
+    needed = where.nbytes if needed is None else needed
     left = [view for view in into if len(view)]
     done = 0
-    while done < wanted:
+    while done < needed:
         try:
             count = preadv(left, where.offset + done)
         except OSError as error:
@@ -331,7 +331,7 @@ def _fill(
             ) from error
         if count == 0:
             raise ReadFailed(
-                f"{where.file} ends at byte {where.offset + done}, {wanted - done} bytes before an "
+                f"{where.file} ends at byte {where.offset + done}, {needed - done} bytes before an "
                 "expert does: the file was cut after the model was loaded; restore it"
             )
         done += count
@@ -342,7 +342,7 @@ def _fill(
 
 
 def _copy(source: memoryview, into: Sequence[memoryview]) -> None:
-    """Fill the views one after the other; NumPy lets other threads go on meanwhile."""
+    """Fill the views one after the other; NumPy releases the interpreter's lock meanwhile."""
     found = np.frombuffer(source, np.uint8) if len(source) else np.empty(0, np.uint8)
     begin = 0
     for view in into:

@@ -1,11 +1,11 @@
-"""A file of experts as records: all tensors of one expert side by side, a read for each.
+"""The file of repacked experts: one record per expert with all its tensors, read at once.
 
     record of expert 0, first layer | … | manifest as JSON | its length, its CRC-32, "outlrec1"
 
-A record holds its tensors one after the other with nothing between them, those of the roundest
-sizes first, and ends on a page. So whatever is a whole number of sectors also begins on one, and a
-direct read goes straight into the slots. The manifest comes last: a file that has one is whole. It
-names the shards by size and time, and has a CRC-32 of every record. Who writes is not known here.
+A record has its tensors without gaps, those whose size has the largest power of two first, and ends
+on a page. So each tensor of whole sectors begins on a sector, and a direct read goes directly into
+the slots. The manifest comes last: a file that has one is complete. It has name, size and time of
+the shards and a CRC-32 of every record. `repack` writes the file.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ FOOTER = struct.Struct("<QI8s")
 MAGIC = b"outlrec1"
 
 Source = list[list[Any]]
-"""[name, bytes, time of change in ns] of each shard: what records were made from."""
+"""[name, bytes, modification time in ns] of each shard that records were made from."""
 Layers = Mapping[str, Sequence[ExpertPart]]
 """A layer's path in the model → its experts' tensors."""
 
 
 @dataclass(frozen=True)
 class RecordLayout:
-    """Where the records of one layer lie.
+    """The place of one layer's records in the file.
 
     Attributes:
-        path: of the layer in the model.
+        path: the layer's path in the model.
         begin: the first byte of the first expert's record.
         stride: bytes from one record to the next.
         nbytes: bytes of a record that hold weights.
@@ -60,13 +60,13 @@ class RecordLayout:
     parts: list[list[Any]]
 
     def record(self, file: Path, expert: int) -> ByteRange:
-        """The weights of an expert."""
+        """The byte range of an expert's weights."""
         return ByteRange(file, self.begin + expert * self.stride, self.nbytes)
 
 
 def in_record(parts: Iterable[ExpertPart]) -> list[ExpertPart]:
-    """The tensors that a record holds, in its order: by the largest power of two, up to a page."""
-    read = [part for part in parts if part.held is None and part.nbytes]
+    """The tensors of a record, ordered by the largest power of two in their size, up to a page."""
+    read = [part for part in parts if part.in_memory is None and part.nbytes]
     return sorted(read, key=lambda part: -min(part.nbytes & -part.nbytes, PAGE))
 
 
@@ -74,27 +74,27 @@ def plan_records(layers: Layers) -> list[RecordLayout]:
     """Lay out a file of records."""
     begin, plans = 0, []
     for path, parts in layers.items():
-        held = in_record(parts)
-        nbytes = sum(part.nbytes for part in held)
+        stored = in_record(parts)
+        nbytes = sum(part.nbytes for part in stored)
         stride = -(-nbytes // PAGE) * PAGE
-        told = [[part.name, part.dtype, list(part.shape)] for part in held]
-        plans.append(RecordLayout(path, parts[0].experts, begin, stride, nbytes, told))
+        tensors = [[part.name, part.dtype, list(part.shape)] for part in stored]
+        plans.append(RecordLayout(path, parts[0].experts, begin, stride, nbytes, tensors))
         begin += stride * parts[0].experts
     return plans
 
 
 def source_of(shards: Iterable[Path]) -> Source:
-    """What tells shards from others of the same names, as a manifest keeps it."""
+    """Name, size and time of the shards, by which a manifest recognises them."""
     stats = [(shard.name, shard.stat()) for shard in sorted(shards)]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 @dataclass(frozen=True)
 class Records:
-    """A whole file of records, and what its manifest says.
+    """A complete file of records and its manifest.
 
     Attributes:
-        sums: for each layer the CRC-32 of each record's weights.
+        sums: for each layer, the CRC-32 of each record's weights.
     """
 
     file: Path
@@ -113,7 +113,7 @@ class Records:
         """Read the manifest.
 
         Raises:
-            CheckpointError: it is not whole, or not one of ours.
+            CheckpointError: the file is incomplete, or not a file of records.
         """
         try:
             size = regular(file).stat().st_size
@@ -129,7 +129,7 @@ class Records:
             raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
         if zlib.crc32(text) != crc:
             raise CheckpointError(f"{file} has a damaged manifest")
-        records = _told(file, text)
+        records = _parse_manifest(file, text)
         if records.nbytes != size - FOOTER.size - length:
             raise CheckpointError(f"{file} is cut short: it has {size} bytes")
         return records
@@ -140,16 +140,16 @@ class Records:
         text = json.dumps({"source": self.source, "plans": plans, "sums": self.sums}).encode()
         return text + FOOTER.pack(len(text), zlib.crc32(text), MAGIC)
 
-    def why_not(self, shards: Iterable[Path], layers: Layers) -> str:
-        """Why these are not the experts of a model; "" when they are."""
+    def mismatch(self, shards: Iterable[Path], layers: Layers) -> str:
+        """Why these records are not of a model's experts; "" if they are."""
         if self.source != source_of(shards):
             return "the model's files have changed since"
         if self.plans != plan_records(layers):
-            return "the model's experts are taken in another form now"
+            return "the model's experts are used in another form now"
         return ""
 
     def parts(self, layer: int, parts: Sequence[ExpertPart]) -> tuple[ExpertPart, ...]:
-        """The tensors `parts` of a layer, in the same order, as they lie in the records."""
+        """The tensors `parts` of a layer, in the same order, with their places in the records."""
         plan, begin = self.plans[layer], self.plans[layer].begin
         found: dict[str, ExpertPart] = {}
         inside = in_record(parts)
@@ -165,16 +165,16 @@ class Records:
         return tuple(found.get(part.name, part) for part in parts)
 
 
-def _told(file: Path, text: bytes) -> Records:
-    """What a manifest says.
+def _parse_manifest(file: Path, text: bytes) -> Records:
+    """Parse a manifest.
 
     Raises:
-        CheckpointError: it is no manifest, or lacks a sum.
+        CheckpointError: it is not a manifest, or lacks a sum.
     """
     try:
-        told = json.loads(text)
-        plans = [RecordLayout(**plan) for plan in told["plans"]]
-        records = Records(file, told["source"], plans, told["sums"])
+        manifest = json.loads(text)
+        plans = [RecordLayout(**plan) for plan in manifest["plans"]]
+        records = Records(file, manifest["source"], plans, manifest["sums"])
         counts = [[index(n) for n in (p.experts, p.begin, p.stride, p.nbytes)] for p in plans]
         whole = all(min(numbers) >= 0 and numbers[0] > 0 for numbers in counts)
         summed = [[0 <= index(crc) < 1 << 32 for crc in crcs] for crcs in records.sums]
@@ -187,13 +187,13 @@ def _told(file: Path, text: bytes) -> Records:
 
 
 class RecordReader:
-    """Reads records with another reader; the first time it reads one it checks its sum.
+    """Reads records with another reader, and checks each record's sum on its first read.
 
-    What is damaged, or cannot be read, is taken from the shards instead, and said in `note`.
+    Damaged or unreadable records are read from the shards instead, and reported in `note`.
 
     Args:
         reader: has the records' file and the shards open.
-        layers: the experts' tensors as they lie in the shards.
+        layers: the experts' tensors in the shards.
     """
 
     def __init__(self, reader: Reader, records: Records, layers: Layers, note: str) -> None:
@@ -202,7 +202,7 @@ class RecordReader:
         self._reader = reader
         self._file = records.file
         self.note = "; ".join(text for text in (note, reader.note) if text)
-        self._own_note = self.note
+        self._first_note = self.note
         self._lock = threading.Lock()
         self._layers = [in_record(parts) for parts in layers.values()]
         self._paths = list(layers)
@@ -211,7 +211,7 @@ class RecordReader:
             for layer, (plan, sums) in enumerate(zip(records.plans, records.sums, strict=True))
             for expert, crc in enumerate(sums)
         }
-        self._unseen = set(self._sums)
+        self._unchecked = set(self._sums)
 
     def read(self, where: ByteRange, into: memoryview) -> None:
         if where.file == self._file:
@@ -230,31 +230,31 @@ class RecordReader:
             except ReadFailed:
                 pass
             else:
-                if where.offset not in self._unseen or checksum(into) == crc:
-                    self._unseen.discard(where.offset)
+                if where.offset not in self._unchecked or checksum(into) == crc:
+                    self._unchecked.discard(where.offset)
                     return
-            self._say_damaged(self._paths[layer], expert)
+            self._report_damaged(self._paths[layer], expert)
         parts = self._layers[layer]
         views = dict(zip((part.name for part in parts), into, strict=True))
         read_expert(self._reader, parts, expert, views.__getitem__)
 
-    def _say_damaged(self, path: str, expert: int) -> None:
+    def _report_damaged(self, path: str, expert: int) -> None:
         with self._lock:
             self.damaged.add((path, expert))
             count = len(self.damaged)
             path, expert = min(self.damaged)
             self.note = (
-                f"{self._own_note}; {count} of them damaged (such as expert {expert} of {path}), "
+                f"{self._first_note}; {count} of them damaged (such as expert {expert} of {path}), "
                 "and read from the model's own files: repack the model to mend that"
             )
 
-    def straight(self, where: ByteRange) -> KernelReadable | None:
-        """A record must be looked at the first time, and one that is damaged is not read at all."""
+    def kernel_readable(self, where: ByteRange) -> KernelReadable | None:
+        """None for a record on its first read, whose sum is checked, and for a damaged one."""
         if where.file == self._file:
             layer, expert, _ = self._sums[where.offset]
-            if where.offset in self._unseen or (self._paths[layer], expert) in self.damaged:
+            if where.offset in self._unchecked or (self._paths[layer], expert) in self.damaged:
                 return None
-        return self._reader.straight(where)
+        return self._reader.kernel_readable(where)
 
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
         return self._reader.changed(before)
@@ -267,14 +267,14 @@ class RecordReader:
 
 
 def checksum(views: Iterable[memoryview]) -> int:
-    """The CRC-32 of the views' bytes, one after the other. Other threads go on meanwhile."""
+    """The CRC-32 of the views' bytes, one after the other, without the interpreter's lock."""
     crc = 0
     for view in views:
         crc = zlib.crc32(view, crc)
     return crc
 
 
-def places(folder: Path, cache: Path) -> list[Path]:
-    """Where records of the model in `folder` may be: there, or in a cache folder of its own."""
+def record_paths(folder: Path, cache: Path) -> list[Path]:
+    """Where the records of the model in `folder` may be: there, or in its own cache folder."""
     own = f"{zlib.crc32(os.fsencode(folder.resolve())):08x}-{folder.resolve().name}"
     return [folder / NAME, cache / own / NAME]

@@ -1,9 +1,9 @@
-"""Writes a model's experts anew as records, one read each: whole, or to be gone on with.
+"""Repacks a model's experts as records, one read each; an interrupted repack can be resumed.
 
-Records are written to a file of another name, a layer at a time: its bytes reach the disk, then a
-line with its checksums reaches a journal. Who is interrupted goes on after the last such line. What
-was written is read back past the page cache and held against the checksums before the file gets
-its manifest and its name. The shards are only read. What the tensors mean is not known here.
+Records are written to a partial file, layer by layer: first a layer's bytes reach the disk, then a
+line with its checksums reaches a journal. A resumed repack continues after the last such line. All
+records are read back past the page cache and compared with the checksums before the file gets its
+manifest and its name. The shards are only read.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from .readers import PAGE, Reader, open_reader
 from .records import Layers, RecordLayout, Records, checksum, in_record, plan_records, source_of
 
 THREADS = 4
-"""How many experts are under way at once, each in memory of its own."""
+"""Experts processed at once, each in its own memory."""
 SPARE = 64 << 20
-"""Bytes that stay free on the disk."""
+"""Bytes left free on the disk."""
 
 Result = TypeVar("Result")
 Each = Callable[[int], object]
-"""Told, on the calling thread, how many bytes were written, or read to be checked."""
+"""Called on the calling thread with the number of bytes written or checked."""
 
 
 class Written(NamedTuple):
-    """What a repack did: the records, and how many of them were written by this call."""
+    """The result of a repack: the records, and how many of them this call wrote."""
 
     records: Records
     written: int
 
 
 class _Job:
-    """One model's records on their way to one file."""
+    """The repack of one model's experts to one file."""
 
     def __init__(self, target: Path, shards: Sequence[Path], layers: Layers, each: Each) -> None:
         self.target, self.shards, self.layers, self.each = target, shards, layers, each
@@ -75,17 +75,17 @@ class _Job:
     def check(
         self, reader: Reader, file: Path, plan: RecordLayout, crcs: Sequence[int], expert: int
     ) -> bool:
-        """Whether a record is still what was written."""
+        """Whether a record matches its checksum."""
         memory = self._buffer(plan.stride)
         try:
-            # With what fills its last page, so that it needs no buffer.
+            # With the padding of its last page, so that the direct read needs no buffer.
             reader.read(plan.record(file, expert)._replace(nbytes=plan.stride), memory)
         except ReadFailed:
             return False
         return checksum([memory[: plan.nbytes]]) == crcs[expert]
 
     def damaged(self, file: Path, sums: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-        """(layer, expert) of the records in `file` that are not what was written."""
+        """(layer, expert) of the records in `file` that do not match their checksums."""
         reader = open_reader("direct", [file])
         try:
             found = []
@@ -97,7 +97,7 @@ class _Job:
         return found
 
     def done(self) -> list[list[int]]:
-        """The checksums of the layers that an earlier call wrote of the same records."""
+        """The checksums of the layers that an earlier call wrote for the same records."""
         if not self.journal.exists():
             return []
         first, *lines = self.journal.read_text().splitlines() or [""]
@@ -107,41 +107,41 @@ class _Job:
         for line in lines:
             try:
                 sums.append(json.loads(line))
-            except ValueError:  # cut short, as the layer it tells of may be
+            except ValueError:  # a line that is cut short, as its layer may be
                 break
-        # The journal may have outlived the file it tells of.
+        # The journal may be there without its file.
         size = self.partial.stat().st_size
         whole = [plan.begin + plan.stride * plan.experts <= size for plan in self.plans]
         return sums[: sum(whole)]
 
     def keep(self, sums: Sequence[Sequence[int]]) -> None:
-        """Begin the journal anew with the layers that are done."""
+        """Rewrite the journal with the layers that are done."""
         beside = self.journal.with_suffix(".journal~")
         beside.write_text("\n".join([self.heading(), *map(json.dumps, sums)]) + "\n")
         beside.replace(self.journal)
 
     def heading(self) -> str:
-        """The journal's first line: what is written, from what."""
+        """The journal's first line: the source and the layout of the records."""
         return json.dumps([self.source, [asdict(plan) for plan in self.plans]])
 
     def _buffer(self, nbytes: int) -> memoryview:
-        """Memory of this thread that begins on a page."""
-        held: memoryview | None = getattr(self._memory, "held", None)
-        if held is None or len(held) < nbytes:
-            held = self._memory.held = buffer(max(nbytes, PAGE))
-        return held[:nbytes]
+        """Page-aligned memory of this thread."""
+        memory: memoryview | None = getattr(self._memory, "memory", None)
+        if memory is None or len(memory) < nbytes:
+            memory = self._memory.memory = buffer(max(nbytes, PAGE))
+        return memory[:nbytes]
 
 
 def write_records(
     target: Path, shards: Sequence[Path], layers: Layers, each: Each = lambda nbytes: None
 ) -> Written:
-    """Write the experts of `layers`, which lie in `shards`, to `target`, or go on with that.
+    """Write the experts of `layers`, stored in `shards`, to `target`, or resume that.
 
-    Records that are there already are checked, and those that are damaged written anew.
+    Existing records are checked, and damaged ones are written again.
 
     Raises:
-        RepackFailed: no room, no permission, a read or write that failed, or another process at it.
-            A file of records that was there is still there; what was written is gone on with.
+        RepackFailed: there is no room or permission, a read or write failed, or another process
+            repacks. An existing file of records stays; what was written can be resumed.
     """
     job = _Job(target, shards, layers, each)
     try:
@@ -153,10 +153,10 @@ def write_records(
             finally:
                 job.reader.close()
     except OSError as error:
-        what = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
-        said = what.get(error.errno or 0, error.strerror or str(error))
+        plain = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
+        reason = plain.get(error.errno or 0, error.strerror or str(error))
         raise RepackFailed(
-            f"the experts could not be written to {target}: {said}; what was written is kept, so "
+            f"the experts could not be written to {target}: {reason}; what was written is kept, so "
             "make room or choose another folder, and repack again to go on from there"
         ) from error
     except ReadFailed as error:
@@ -168,7 +168,7 @@ def _existing(job: _Job) -> Records | None:
         records = Records.open(job.target)
     except CheckpointError:
         return None
-    return None if records.why_not(job.shards, job.layers) else records
+    return None if records.mismatch(job.shards, job.layers) else records
 
 
 def _mend(job: _Job, records: Records) -> Written:
@@ -199,7 +199,7 @@ def _write_all(job: _Job, stream: BinaryIO) -> Written:
         for plan in job.plans[began:]:
             sums.append(_spread(partial(job.write, stream.fileno(), plan), plan, job.each))
             os.fsync(stream.fileno())
-            if hasattr(os, "posix_fadvise"):  # what is on the disk need not fill the RAM
+            if hasattr(os, "posix_fadvise"):  # written bytes need not fill the page cache
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             journal.write(json.dumps(sums[-1]) + "\n")
             journal.flush()
@@ -227,7 +227,7 @@ def _check_room(job: _Job, records: Records, done: int) -> None:
 
 
 def _check_all(job: _Job, sums: list[list[int]]) -> None:
-    """Read all back; what is not what was written is taken out of the journal."""
+    """Read all records back; layers with damaged ones are removed from the journal."""
     bad = job.damaged(job.partial, sums)
     if bad:
         job.keep(sums[: bad[0][0]])
@@ -239,10 +239,10 @@ def _check_all(job: _Job, sums: list[list[int]]) -> None:
 
 
 def _spread(call: Callable[[int], Result], plan: RecordLayout, each: Each) -> list[Result]:
-    """`call` with every expert of a layer, on threads; the results in order.
+    """Call `call` with every expert of a layer, on threads; return the results in order.
 
-    `each` is called here, not on a thread: a progress bar in a notebook belongs to its cell. An
-    interrupt waits for the experts under way.
+    `each` is called on this thread: a progress bar in a notebook belongs to its cell. An interrupt
+    waits for the experts under way.
     """
     with ThreadPoolExecutor(THREADS, thread_name_prefix="outlier-repack") as pool:
         calls = [pool.submit(call, expert) for expert in range(plan.experts)]
@@ -259,7 +259,7 @@ def _spread(call: Callable[[int], Result], plan: RecordLayout, each: Each) -> li
 
 @contextmanager
 def _locked(job: _Job) -> Iterator[BinaryIO]:
-    """The partial file, open and ours alone."""
+    """The partial file, open and locked against other processes."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with job.partial.open("r+b" if job.partial.exists() else "w+b") as stream:
         try:
@@ -272,7 +272,7 @@ def _locked(job: _Job) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a new name in `folder` survive a power cut."""
+    """Make a new name in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -14,7 +14,15 @@ from typing import NamedTuple
 
 from platformdirs import user_cache_path
 
-from ..checkpoint import Checkpoint, ExpertPart, Reader, RecordReader, Records, open_reader, places
+from ..checkpoint import (
+    Checkpoint,
+    ExpertPart,
+    Reader,
+    RecordReader,
+    Records,
+    open_reader,
+    record_paths,
+)
 from ..checkpoint.disk_probe import known_disk
 from ..checkpoint.records import NAME
 from ..errors import CheckpointError, ReadFailed
@@ -54,7 +62,7 @@ def record_files(folder: Path, where: str = AUTO) -> list[Path]:
         return []
     if where != AUTO:
         return [Path(where).expanduser() / NAME]
-    return places(folder, user_cache_path("outlier_jupyter") / "repacked")
+    return record_paths(folder, user_cache_path("outlier_jupyter") / "repacked")
 
 
 def open_experts(
@@ -105,7 +113,7 @@ def find_records(
             if not file.exists():
                 continue
             records = Records.open(file)
-            reason = records.why_not(checkpoint.files, layers)
+            reason = records.mismatch(checkpoint.files, layers)
         except (CheckpointError, OSError) as error:
             why_not = why_not or f"{error}; repack the model"
             continue

@@ -123,4 +123,4 @@ class RoutingOptions:
             return []
         if not options.top_k:
             options = replace(options, top_k=self._loaded)
-        return Intervention.of(options, self._experts).words(self._native)
+        return Intervention.of(options, self._experts).phrases(self._native)

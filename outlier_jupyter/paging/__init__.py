@@ -1,4 +1,4 @@
-"""Checkpoint and residency meet MLX: slots, the pager, the module in a switch's place."""
+"""Connects checkpoint and residency to MLX: slot bank, pager, and the paged switch module."""
 
 from .device import check_device
 from .install import Installed, find, install, share_slots, switch_modules

@@ -1,8 +1,8 @@
-"""Whether MLX can multiply a model's experts on this device at all, asked before anybody waits.
+"""Checks before a load that MLX can multiply a model's experts on this device.
 
-MLX's backends do not all run every format, and say so only when the first token is computed.
-So each kind of expert matrix is tried here once, on a matrix of one group. mlx-lm itself, unpaged,
-runs the same operations and would fail in the same way.
+Not every MLX backend runs every format, and the error comes only with the first token. So each kind
+of expert matrix is tried here once, on a matrix of one group. mlx-lm itself, unpaged, runs the same
+operations and would fail in the same way.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from ..errors import UnsupportedModel
 
 WIDTH = 128
-"""Of the matrices tried: every group size divides it."""
+"""Width of the matrices tried: every group size divides it."""
 
 
 def check_device(model: nn.Module, switches: Iterable[tuple[str, nn.Module]]) -> None:
-    """Try each kind of matrix that the modules of `switches`, (path, module), are made of.
+    """Try each kind of matrix in the modules of `switches`, pairs (path, module).
 
     Raises:
         UnsupportedModel: MLX cannot multiply it on the default device.
@@ -49,7 +49,7 @@ def check_device(model: nn.Module, switches: Iterable[tuple[str, nn.Module]]) ->
 
 
 def _activations(model: nn.Module) -> mx.Dtype:
-    """The dtype that the residual stream takes: the widest of the dense parameters' floats."""
+    """The dtype of the residual stream: the widest float type of the dense parameters."""
     dtype = mx.bfloat16
     found: set[mx.Dtype] = set()
     parameters: Any = tree_flatten(model.parameters())

@@ -1,7 +1,7 @@
-"""Finds the switch modules of a lazily loaded model, by type, and puts paged ones in their place.
+"""Finds the switch modules of a lazily loaded model, by type, and replaces them by paged ones.
 
-Run before anything of the model is evaluated: MLX's lazy loads of the expert tensors are then
-dropped unread. Where the experts' bytes lie is `locate`'s knowledge.
+This must run before anything of the model is evaluated: MLX's lazy loads of the expert tensors are
+then dropped unread. `expert_tensors` knows where the experts' bytes are on disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .block_hooks import follow
 from .expert_tensors import Locator
 from .fetch import TINY, InlineExecutor, overlaps
 from .lookahead import STAGING_SLOTS, find_lookahead, module_at
-from .lookahead import wanted as ahead_wanted
+from .lookahead import wanted as lookahead_wanted
 from .pager import Pager
 from .release import release
 from .router_tap import RouterTap
@@ -88,7 +88,7 @@ class Installed:
             pager.load_all(each)
 
     def settle(self) -> None:
-        """Wait for reads and evaluate what a run that ended in mid-call left.
+        """Wait for the reads, and evaluate the arrays, that an interrupted run left.
 
         Only the run's own thread can do that.
         """
@@ -99,9 +99,9 @@ class Installed:
         self.tap.forget()
 
     def release(self) -> Installed:
-        """Let go of all that was loaded; what is returned knows the layers and has no slots.
+        """Free all that was loaded; return a record of the layers, without slots.
 
-        Nobody may be computing with the model, nor reading for it.
+        No thread may be computing with the model or reading for it.
         """
         for pager in self.pagers:
             pager.release()
@@ -113,7 +113,7 @@ class Installed:
 
 
 def switch_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """(path, module) of every switch mlx-lm built, by the numbers in its path."""
+    """(path, module) of every switch that mlx-lm built, ordered by the numbers in its path."""
     found = [
         (path, module)
         for path, module in model.named_modules()
@@ -126,7 +126,7 @@ def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
     """Every switch of the model with its experts' tensors; empty for a dense model.
 
     Raises:
-        NotPageable: a switch whose tensors are not in the checkpoint as the model holds them.
+        NotPageable: a switch's tensors are not in the checkpoint in the form that the model uses.
     """
     found = switch_modules(model)
     located = Locator(model, checkpoint, found)
@@ -140,14 +140,14 @@ def install(
     reader: Reader,
     executor: Executor,
     clock: Callable[[], int],
-    asked: LoadOptions | None = None,
+    options: LoadOptions | None = None,
 ) -> Installed:
     """Put a `PagedSwitch` in place of each of `switches`, sharing a bank per geometry."""
-    asked = asked or LoadOptions()
+    options = options or LoadOptions()
     tap = RouterTap(len(switches))
     pagers: dict[Geometry, Pager] = {}
     try:
-        _put_in_place(model, switches, slots, reader, executor, clock, asked, tap, pagers)
+        _put_in_place(model, switches, slots, reader, executor, clock, options, tap, pagers)
         routing_override = RoutingOverride(
             model, [(switch.path, switch.experts) for switch in switches]
         )
@@ -165,23 +165,23 @@ def _put_in_place(
     reader: Reader,
     executor: Executor,
     clock: Callable[[], int],
-    asked: LoadOptions,
+    options: LoadOptions,
     tap: RouterTap,
     pagers: dict[Geometry, Pager],
 ) -> None:
-    """Make the `pagers`, and have the switches served by them."""
+    """Make the `pagers`, and put paged switches that use them in place of `switches`."""
     sizes = [switch.experts for switch in switches]
     for geometry, count in slots.items():
         members = {i: s.parts for i, s in enumerate(switches) if s.geometry == geometry}
         whole = count >= sum(sizes[layer] for layer in members)
-        staging = 0 if whole else staging_slots(switches, asked)[geometry]
+        staging = 0 if whole else staging_slots(switches, options)[geometry]
         bank = make_bank(next(iter(members.values())), count + staging)
-        table = SlotTable(count, make_policy(asked.policy, sizes), staging)
-        overlap = overlaps(asked.overlap, bank.expert_nbytes)
+        table = SlotTable(count, make_policy(options.policy, sizes), staging)
+        overlap = overlaps(options.overlap, bank.expert_nbytes)
         tiny = bank.expert_nbytes < TINY and reader.name == "pread"
-        here = tiny and not (overlap or staging)
+        inline = tiny and not (overlap or staging)
         pagers[geometry] = Pager(
-            members, bank, table, reader, InlineExecutor() if here else executor, clock, overlap,
+            members, bank, table, reader, InlineExecutor() if inline else executor, clock, overlap,
             open_queue() if reader.name == "direct" else None,
         )  # fmt: skip
     for layer, switch in enumerate(switches):
@@ -194,30 +194,30 @@ def _put_in_place(
             follow(block, tap)
             if pager.overlap:
                 paged.overlap_shared_expert(shared_expert(block))
-    _look_ahead(model, switches, pagers, asked)
+    _add_lookahead(model, switches, pagers, options)
 
 
-def _look_ahead(
+def _add_lookahead(
     model: nn.Module,
     switches: Sequence[Switch],
     pagers: Mapping[Geometry, Pager],
-    asked: LoadOptions,
+    options: LoadOptions,
 ) -> None:
-    """Have each switch read ahead for the next, where that is wanted and can be."""
+    """Have each switch predict and prefetch for the next, where that is wanted and possible."""
     paths = [switch.path for switch in switches]
     paged = [module_at(model, path) for path in paths]
     for layer, switch in list(enumerate(switches))[1:]:
         pager = pagers[switch.geometry]
         if pager.table.staging:
-            ahead = find_lookahead(model, layer, paths, switch.experts, pager, asked)
-            paged[layer - 1].predict_next(ahead)
-            paged[layer].check_predictions(ahead)
+            lookahead = find_lookahead(model, layer, paths, switch.experts, pager, options)
+            paged[layer - 1].predict_next(lookahead)
+            paged[layer].check_predictions(lookahead)
 
 
-def staging_slots(switches: Sequence[Switch], asked: LoadOptions) -> dict[Geometry, int]:
-    """How many slots lie beside each geometry's cache, for what is read ahead."""
+def staging_slots(switches: Sequence[Switch], options: LoadOptions) -> dict[Geometry, int]:
+    """How many staging slots each geometry gets, for prefetched experts."""
     return {
-        switch.geometry: STAGING_SLOTS if ahead_wanted(asked, switch.expert_nbytes) else 0
+        switch.geometry: STAGING_SLOTS if lookahead_wanted(options, switch.expert_nbytes) else 0
         for switch in switches
     }
 
@@ -231,15 +231,15 @@ def share_slots(
     """How many slots each geometry gets, in proportion to its experts.
 
     Args:
-        aside: slots beside the cache, which take their memory from `cache_gb`, down to one slot.
+        staging: staging slots; their memory comes from `cache_gb`, down to one cache slot.
 
     Raises:
         OptionError: the cache is too small for a single expert.
     """
     total = sum(s.experts * s.expert_nbytes for s in switches)
-    held = sum(s.experts for s in switches)
+    total_experts = sum(s.experts for s in switches)
     share = (
-        cache_experts / max(held, 1)
+        cache_experts / max(total_experts, 1)
         if cache_experts is not None
         else cache_gb * 1e9 / max(total, 1)
     )
@@ -263,7 +263,7 @@ def share_slots(
 def banks_nbytes(
     switches: Sequence[Switch], slots: Mapping[Geometry, int], staging: Mapping[Geometry, int]
 ) -> int:
-    """Bytes of the banks that `install` makes of so many slots, staging slots included."""
+    """Bytes of the banks that `install` makes for so many slots, staging slots included."""
     kinds = {switch.geometry: switch.expert_nbytes for switch in switches}
     experts = dict.fromkeys(kinds, 0)
     for switch in switches:
@@ -277,7 +277,7 @@ def banks_nbytes(
 def bind(module: nn.Module, name: str, array: mx.array) -> None:
     """Have a switch's own module compute over `array`, a part of the bank."""
     if release := getattr(module, "release", None):
-        release()  # a native one holds the memory of the array that was there
+        release()  # a native module keeps the memory of the array that was there
     child, _, parameter = name.rpartition(".")
     (module[child] if child else module)[parameter] = array
 

@@ -1,7 +1,7 @@
-"""What is to be changed in the routing of a model: which experts are masked, boosted or forced.
+"""Interventions on routing: which experts are masked, forced or boosted, top-k, temperature.
 
-Pure data, read from the options' words and held against the model's layers. How it is brought
-about is `steering`'s affair.
+Pure data, parsed from the options and checked against the model's layers. `routing_override`
+applies it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from ..errors import OptionError, shown
 from ..options import GenerateOptions
 from ..residency import ExpertKey
 
-NAMED = 4
-"""So many experts are named in words; of more it is said how many they are."""
+MOST_NAMED = 4
+"""Up to this many experts are listed by name; more are given as a number."""
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """A change of the routing; the empty one changes nothing and is false.
+    """A change of the routing; an empty one changes nothing and is false.
 
     Attributes:
         mask: experts that are never chosen.
-        force: experts that are always chosen, weighed as if each were the router's likeliest.
+        force: experts that are always chosen, with the weight of the router's likeliest.
         boost: expert → what is added to its logit.
         top_k: experts per token, in place of the model's own.
         temperature: what the router's logits are divided by, before anything is added.
@@ -40,52 +40,55 @@ class Intervention:
     def __bool__(self) -> bool:
         return bool(self.mask or self.force or self.boost or self.top_k or self.temperature != 1.0)
 
-    def words(self, native_top_k: int | None = None) -> list[str]:
-        """What it does, a few words each; empty when it does nothing."""
-        said = []
+    def phrases(self, native_top_k: int | None = None) -> list[str]:
+        """What it changes, in a few words each; empty if it changes nothing."""
+        phrases = []
         if self.mask:
-            said.append(f"{named(self.mask)} masked")
+            phrases.append(f"{expert_names(self.mask)} masked")
         if self.force:
-            said.append(f"{named(self.force)} always chosen")
+            phrases.append(f"{expert_names(self.force)} always chosen")
         if self.boost:
             values = set(self.boost.values())
             by = (
                 f"{min(values):+g}" if len(values) == 1 else f"{min(values):+g} to {max(values):+g}"
             )
-            said.append(f"{named(self.boost)} boosted by {by}")
+            phrases.append(f"{expert_names(self.boost)} boosted by {by}")
         if self.top_k is not None and self.top_k != native_top_k:
-            said.append(f"top-k {self.top_k} in place of the model's {native_top_k}")
+            phrases.append(f"top-k {self.top_k} in place of the model's {native_top_k}")
         if self.temperature != 1.0:
-            said.append(f"router temperature {self.temperature:g}")
-        return said
+            phrases.append(f"router temperature {self.temperature:g}")
+        return phrases
 
     @classmethod
     def of(
-        cls, asked: GenerateOptions, experts_per_layer: Sequence[int], own_top_k: int | None = None
+        cls,
+        options: GenerateOptions,
+        experts_per_layer: Sequence[int],
+        native_top_k: int | None = None,
     ) -> Intervention:
-        """What the options of a run ask for, in a model of such layers.
+        """The intervention that the options of a run request.
 
         Args:
-            own_top_k: what the model chooses when nobody asks for another number.
+            native_top_k: the experts per token that the model chooses by itself.
 
         Raises:
-            OptionError: an expert that there is not, one both masked and forced, or too few left.
+            OptionError: an expert does not exist, is both masked and forced, or too few are left.
         """
         found = cls(
-            mask=frozenset(parse_experts("mask", asked.mask, experts_per_layer)),
-            force=frozenset(parse_experts("force", asked.force, experts_per_layer)),
-            boost=_boosts(asked.boost, experts_per_layer),
-            top_k=None if asked.top_k == own_top_k else asked.top_k,
-            temperature=float(asked.router_temperature),
+            mask=frozenset(parse_experts("mask", options.mask, experts_per_layer)),
+            force=frozenset(parse_experts("force", options.force, experts_per_layer)),
+            boost=_boosts(options.boost, experts_per_layer),
+            top_k=None if options.top_k == native_top_k else options.top_k,
+            temperature=float(options.router_temperature),
         )
-        found._check(experts_per_layer, asked.top_k or own_top_k or 1)
+        found._check(experts_per_layer, options.top_k or native_top_k or 1)
         return found
 
     def _check(self, experts_per_layer: Sequence[int], k: int) -> None:
         if self and not experts_per_layer:
             raise OptionError("this model is dense: it has no routing to change")
         if both := self.mask & self.force:
-            raise OptionError(f"{named(both)} cannot be both masked and forced: choose one")
+            raise OptionError(f"{expert_names(both)} cannot be both masked and forced: choose one")
         if self.top_k is not None and self.top_k > min(experts_per_layer):
             raise OptionError(
                 f"top_k={self.top_k} is more than the {min(experts_per_layer)} experts of a "
@@ -106,17 +109,17 @@ class Intervention:
 
 
 def parse_experts(
-    option: str, words: Iterable[str], experts_per_layer: Sequence[int]
+    option: str, texts: Iterable[str], experts_per_layer: Sequence[int]
 ) -> list[ExpertKey]:
-    """The experts that `words` name: LAYERS:EXPERTS, each a number, `a-b`, or `*` for all.
+    """Parse experts written as LAYERS:EXPERTS, each a number, a range `a-b`, or `*` for all.
 
-    Experts may be several, by commas: `12:3,7-9`. Spaces, semicolons or a new word begin another.
+    Commas separate several: `12:3,7-9`. Spaces and semicolons separate entries.
 
     Raises:
-        OptionError: not of that form, or no such expert in this model.
+        OptionError: a text has another form, or the model has no such expert.
     """
     found: dict[ExpertKey, None] = {}
-    for word in (part for text in words for part in text.replace(";", " ").split()):
+    for word in (part for text in texts for part in text.replace(";", " ").split()):
         found.update(dict.fromkeys(_parse(option, word, experts_per_layer)))
     return list(found)
 
@@ -143,16 +146,17 @@ def _parse(option: str, word: str, experts_per_layer: Sequence[int]) -> list[Exp
         ) from None
 
 
-def _numbers(words: str, count: int) -> list[int]:
-    """`*`, or numbers and ranges by commas; all below `count`.
+def _numbers(text: str, count: int) -> list[int]:
+    """Parse `*`, or numbers and ranges separated by commas; all below `count`.
 
     Raises:
-        ValueError: something else. IndexError: a number that is too large.
+        ValueError: the text has another form.
+        IndexError: a number is too large.
     """
-    if words == "*":
+    if text == "*":
         return list(range(count))
     found: dict[int, None] = {}
-    for word in words.split(","):
+    for word in text.split(","):
         first, dash, last = word.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError
@@ -165,9 +169,9 @@ def _numbers(words: str, count: int) -> list[int]:
     return list(found)
 
 
-def _boosts(words: Iterable[str], experts_per_layer: Sequence[int]) -> dict[ExpertKey, float]:
+def _boosts(texts: Iterable[str], experts_per_layer: Sequence[int]) -> dict[ExpertKey, float]:
     found: dict[ExpertKey, float] = {}
-    for word in (part for text in words for part in text.replace(";", " ").split()):
+    for word in (part for text in texts for part in text.replace(";", " ").split()):
         experts, _, value = word.partition("=")
         try:
             by = float(value)
@@ -181,10 +185,10 @@ def _boosts(words: Iterable[str], experts_per_layer: Sequence[int]) -> dict[Expe
     return found
 
 
-def named(keys: Iterable[ExpertKey]) -> str:
-    """Experts in words: a few by their names, more by their number."""
+def expert_names(keys: Iterable[ExpertKey]) -> str:
+    """A few experts by name, more as a number."""
     keys = sorted(keys)
-    if len(keys) > NAMED:
+    if len(keys) > MOST_NAMED:
         layers = len({key.layer for key in keys})
         return f"{len(keys):,} experts of {layers:,} layer{'s' if layers > 1 else ''}"
     names = ", ".join(f"{layer}:{expert}" for layer, expert in keys)

@@ -1,13 +1,13 @@
-"""Guesses what the next layer will ask for, by its own router and this layer's state.
+"""Predicts the next layer's experts with its own router, from this layer's state.
 
 The router is the model's own module, called once more: with the input of this layer's switch,
 scaled by the ratio of the two norms' weights, which is this layer's state under the next layer's
-norm. A guess moves reads to an earlier moment and nothing else, so it may be wrong; whether it is
-worth its reads is measured. Each layer counts, by rank, which of its early reads were asked for,
-and a rank that is wrong too often is not read early any more.
+norm. A prediction only moves reads to an earlier moment, so it may be wrong; whether it is worth
+its reads is measured. Each layer counts, by rank, which of its prefetched experts were used, and a
+rank that is wrong too often is not prefetched any more.
 
-Not every router can be asked so. A layer's is held against what it really chose, given the input it
-really had: only one that answered without a fault several tokens in a row is ever asked ahead.
+Not every router can predict like this. First each router is checked against its own choices, on the
+inputs it really had: only one that repeats them for several tokens in a row is used.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from .routing_override import Router, find_router
 from .staging import PrefetchOutcome
 
 STAGING_SLOTS = 4
-"""Slots beside the cache: as many experts are read ahead at once. From the fourth rank on only half
-of the guesses are right, and no more reads end within what the next layer computes first."""
+"""Experts prefetched at once, each into a slot beside the cache. From the fourth rank on only half
+of the predictions are right, and no more reads end while the next layer's attention computes."""
 PROOFS = 8
-"""Tokens in a row on which a router must choose as it did before it is asked ahead."""
+"""Tokens in a row on which a router must repeat its choice before it predicts."""
 USED = 0.5
-"""The share of early reads of a rank that must be asked for. One that is used saves at most its own
-time; one that is not delays the next layer's reads by as much at most."""
+"""The share of a rank's prefetched experts that must be used. A used one saves at most its own
+read; an unused one delays the next layer's reads by at most as much."""
 WORTH = 0.1
-"""The share of guesses from which a read must be used. A guess is a router's product, about a tenth
-of a millisecond; where nearly all is held, it is made for nothing."""
+"""The share of predictions of which an expert must be used. A prediction is one router product,
+about a tenth of a millisecond, for nothing where nearly all experts are resident."""
 FORGET = 0.9
-"""What a share keeps of itself each time; it remembers about ten."""
+"""The decay of a share; it remembers about ten predictions."""
 FIRST = 0.7
-"""The share of a rank that was never read: four wrong guesses at the beginning close it."""
+"""The initial share of a rank: four wrong predictions at the beginning close it."""
 AGAIN = 64
-"""Every so many tokens what is not done any more is tried."""
+"""Every so many tokens, all that was given up is tried again."""
 
 
-def wanted(asked: LoadOptions, expert_nbytes: int) -> bool:
-    """Whether experts of this size are to be read ahead."""
-    large = asked.kernels != "mlx" and expert_nbytes >= LARGE
-    return asked.lookahead == "on" or (asked.lookahead == "auto" and large)
+def wanted(options: LoadOptions, expert_nbytes: int) -> bool:
+    """Whether experts of this size are prefetched."""
+    large = options.kernels != "mlx" and expert_nbytes >= LARGE
+    return options.lookahead == "on" or (options.lookahead == "auto" and large)
 
 
 class Gate:
-    """Whether one layer is worth a guess, and which ranks a read: by what came of earlier ones.
+    """Decides, by earlier outcomes, whether a layer is predicted and which ranks are prefetched.
 
     Attributes:
-        worth: the decayed share of guesses from which a read was used.
+        worth: the decayed share of predictions of which an expert was used.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Gate:
         self._tokens = 0
 
     def open(self, k: int) -> list[int]:
-        """The ranks below `k` to be read early for this token."""
+        """The ranks below `k` to prefetch for this token."""
         self._tokens += 1
         if self._tokens % AGAIN == 0:
             return list(range(k))
@@ -75,26 +75,27 @@ class Gate:
         return [rank for rank in range(k) if self.share(rank) >= USED]
 
     def learn(self, rank: int, used: bool) -> None:
-        """A read of this rank was asked for, or was not."""
+        """Note whether a prefetched expert of this rank was used."""
         self._shares[rank] = FORGET * self.share(rank) + (1 - FORGET) * used
 
-    def guessed(self, used: bool) -> None:
-        """A guess was made, and of its reads one was asked for or none."""
+    def predicted(self, used: bool) -> None:
+        """Note whether any expert of a prediction was used."""
         self.worth = FORGET * self.worth + (1 - FORGET) * used
 
     def share(self, rank: int) -> float:
-        """The decayed share of reads of this rank that were asked for."""
+        """The decayed share of prefetched experts of this rank that were used."""
         return self._shares.get(rank, FIRST)
 
 
 class Lookahead:
-    """The guesses for one layer.
+    """The predictions for one layer.
 
     Args:
-        layer: the one guessed for; `pager` serves it.
+        layer: the predicted layer; `pager` serves it.
         router: its router.
-        norms: of the layer before and of this one, where both are known.
-        native_only: whether to guess only where experts compute natively.
+        norms: the norms before the experts of the previous layer and of this one, if both are
+            known.
+        native_only: whether to predict only where experts compute natively.
     """
 
     def __init__(
@@ -113,46 +114,50 @@ class Lookahead:
         self._factors = np.ones(1, np.float32)
         self._k = self._proofs = 0
         self._suits = True
-        self._ranks: dict[ExpertKey, int] | None = None  # of what a guess had read, if one was made
+        self._ranks: dict[ExpertKey, int] | None = None  # of the last prediction, if there was one
 
     @property
     def suits(self) -> bool:
-        """Whether its router may be asked: False once it answered otherwise than it chose."""
+        """Whether its router can predict: False once it failed to repeat its own choice."""
         return self._suits
 
     def prefetch(self, x: mx.array) -> None:
-        """The layer before is given `x`, one token: begin the reads that look worth it.
+        """Predict from the previous layer's input `x`, one token, and prefetch what is worth it.
 
-        Called when all that the layer before asked for has been read.
+        Called when all experts of the previous layer have been read.
         """
         if not self._suits or self._proofs < PROOFS:
             return
         ranks_open = self.gate.open(self._k)
-        named = self._asked(x, self._scaled) if ranks_open else None
-        if named is not None:
-            # Fewer are named while `top_k` is changed.
-            keys = [(ExpertKey(self._layer, e), i) for i, e in enumerate(named.tolist())]
+        experts = self._predict(x, self._scaled) if ranks_open else None
+        if experts is not None:
+            # There are fewer while `top_k` is overridden.
+            keys = [(ExpertKey(self._layer, e), i) for i, e in enumerate(experts.tolist())]
             ranks = {key: rank for key, rank in keys if rank in ranks_open}
             self._ranks = {key: ranks[key] for key in self._pager.prefetch(list(ranks))}
 
     def learn(
         self, x: mx.array, ids: npt.NDArray[np.int64], outcomes: Sequence[PrefetchOutcome]
     ) -> None:
-        """The layer's router chose `ids`, [..., k], of one token, and its switch is given `x`."""
+        """Compare with the `ids` [..., k] that the router chose for one token with input `x`."""
         if self._ranks is not None:
             mine = [(self._ranks[key], used) for key, used, _ in outcomes if key in self._ranks]
             for rank, used in mine:
                 self.gate.learn(rank, used)
-            self.gate.guessed(any(used for _, used in mine))
+            self.gate.predicted(any(used for _, used in mine))
             self._ranks = None
         if self._suits and self._proofs < PROOFS:
             self._k = ids.shape[-1]
-            named = self._asked(x)  # the control: given what it was given, is that its choice?
-            self._suits = named is not None and sorted(named.tolist()) == sorted(ids.ravel())
+            repeated = self._predict(x)  # with the router's real input, this must be its choice
+            self._suits = repeated is not None and sorted(repeated.tolist()) == sorted(ids.ravel())
             self._proofs += 1
 
     def ranked(self, x: mx.array) -> npt.NDArray[np.int64]:
-        """The experts that the router chooses for `x`, one token, the likeliest first."""
+        """The experts that the router chooses for `x`, one token, the likeliest first.
+
+        Raises:
+            ValueError: the choice from groups of experts is made by the block's own code.
+        """
         matrix: Any = self._router.matrix
         found = matrix(x)
         if isinstance(found, tuple):
@@ -160,16 +165,16 @@ class Lookahead:
             ids = np.array(chosen.astype(mx.int32)).reshape(-1).astype(np.int64)
             return ids[np.argsort(-np.array(weights.astype(mx.float32)).reshape(-1), kind="stable")]
         if self._router.grouped:
-            raise ValueError("who is chosen from logits in groups is the block's own knowledge")
+            raise ValueError("only the block's own code chooses from groups of experts")
         scores = found.astype(mx.float32)
         for module, name in self._router.biases():  # they are added to sigmoids of logits
             scores = mx.sigmoid(scores) + module[name]
         return np.argsort(-np.array(scores).reshape(-1), kind="stable")[: self._k]
 
-    def _asked(
+    def _predict(
         self, x: mx.array, change: Callable[[mx.array], mx.array] | None = None
     ) -> npt.NDArray[np.int64] | None:
-        """`ranked`, or None where it takes something else than that or gives something else."""
+        """`ranked`, or None, for good, where the router takes or returns something else."""
         try:
             return self.ranked(change(x) if change else x)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
@@ -177,7 +182,7 @@ class Lookahead:
             return None
 
     def _scaled(self, x: mx.array) -> mx.array:
-        """`x` as it would be under this layer's norm."""
+        """`x` under this layer's norm in place of the previous layer's."""
         if self._norms is None:
             return x
         if self._ratio is None:
@@ -196,18 +201,18 @@ def find_lookahead(
     paths: Sequence[str],
     experts: int,
     pager: Pager,
-    asked: LoadOptions,
+    options: LoadOptions,
 ) -> Lookahead | None:
-    """The guesses for MoE layer `layer` of the switches at `paths`; None where they cannot be.
+    """The lookahead for MoE layer `layer` of the switches at `paths`; None without a router.
 
-    Run when the paged switches are in place.
+    The paged switches must be in place.
     """
     router = find_router(model, paths[layer], experts)
     if router is None or router.width != experts:
         return None
     before, here = _norm(model, paths[layer - 1]), _norm(model, paths[layer])
     norms = (before, here) if before is not None and here is not None else None
-    return Lookahead(layer, pager, router, norms, asked.lookahead == "auto")
+    return Lookahead(layer, pager, router, norms, options.lookahead == "auto")
 
 
 def _norm(model: nn.Module, path: str) -> nn.RMSNorm | None:

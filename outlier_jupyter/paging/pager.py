@@ -77,7 +77,8 @@ class Pager:
         self._queued = (
             None if queue is None
             else QueuedReads(
-                queue, lambda where: self._reader.straight(where), parts, bank, clock, self._submit
+                queue, lambda where: self._reader.kernel_readable(where),
+                parts, bank, clock, self._submit,
             )
         )  # fmt: skip
 

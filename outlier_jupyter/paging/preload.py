@@ -1,13 +1,11 @@
-"""What is in the slots before the first token: experts pinned by the user, and those an earlier
-run used most.
+"""Preload: fills slots before the first token, with pinned experts and those an earlier run used.
 
-The earlier run's routing is also told to the policy, which then knows what followed what.
+The policy also learns from the earlier run's routing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +13,19 @@ import numpy.typing as npt
 from ..errors import OptionError, shown
 from ..residency import ExpertKey
 from .install import Installed
+from .pager import Pager
 
-AT_ONCE = 32
-"""Experts read before progress is told again."""
-LEARNT = 1024
-"""So many of an earlier run's last tokens are told to the policy, whose memory is shorter."""
+BATCH = 32
+"""Experts read between two reports of progress."""
+LEARNED_TOKENS = 1024
+"""The policy learns from so many of an earlier run's last tokens; its memory is shorter."""
 
 
 def parse_pins(pins: Sequence[str], experts_per_layer: Sequence[int]) -> list[ExpertKey]:
-    """The experts named as LAYER:EXPERT.
+    """Parse experts written as LAYER:EXPERT.
 
     Raises:
-        OptionError: not of that form, or no such expert in this model.
+        OptionError: a pin has another form, or the model has no such expert.
     """
     return [_parse(pin, experts_per_layer) for pin in dict.fromkeys(pins)]
 
@@ -48,7 +47,10 @@ def _parse(pin: str, experts_per_layer: Sequence[int]) -> ExpertKey:
 
 
 def pin(installed: Installed, keys: Sequence[ExpertKey], read: Callable[[int], object]) -> None:
-    """Read `keys` into slots they never leave; `read` is told how many came, again and again.
+    """Pin `keys`: read them, and never evict them.
+
+    Args:
+        read: called after each batch with the number of experts read.
 
     Raises:
         OptionError: they leave too few slots for a token of the widest layer.
@@ -66,13 +68,14 @@ def pin(installed: Installed, keys: Sequence[ExpertKey], read: Callable[[int], o
 def warm(
     installed: Installed, experts: npt.NDArray[np.int16], read: Callable[[int], object]
 ) -> None:
-    """Tell the policies of an earlier run's routing and read what it used most, as far as it fits.
+    """Have the policies learn an earlier run's routing, and read its most used experts that fit.
 
     Args:
         experts: [steps, layers, k] of the same model; -1 for none.
+        read: called after each batch with the number of experts read.
 
     Raises:
-        OptionError: it is of another model.
+        OptionError: the run is of another model.
         ReadFailed: an expert could not be read.
     """
     sizes = [switch.experts for switch in installed.switches]
@@ -85,20 +88,20 @@ def warm(
         )
     for layer in range(len(sizes) if len(experts) else 0):
         pager = next(pager for pager in installed.pagers if layer in pager.layers)
-        pager.table.routed(layer, experts[-LEARNT:, layer])
+        pager.table.routed(layer, experts[-LEARNED_TOKENS:, layer])
     for pager in installed.pagers:
         used: dict[ExpertKey, int] = {}
         for layer in sorted(pager.layers):
             chosen = experts[:, layer]
             counts = np.bincount(chosen[chosen >= 0], minlength=sizes[layer])
             used |= {ExpertKey(layer, e): int(counts[e]) for e in np.flatnonzero(counts).tolist()}
-        room = pager.table.capacity - len(pager.table)
+        free = pager.table.capacity - len(pager.table)
         absent = [key for key in used if key not in pager.table]
-        _read(pager, sorted(absent, key=lambda key: -used[key])[:room], read)
+        _read(pager, sorted(absent, key=lambda key: -used[key])[:free], read)
 
 
-def _read(pager: Any, keys: Sequence[ExpertKey], read: Callable[[int], object]) -> None:
-    step = min(AT_ONCE, pager.table.room)
+def _read(pager: Pager, keys: Sequence[ExpertKey], read: Callable[[int], object]) -> None:
+    step = min(BATCH, pager.table.room)
     for start in range(0, len(keys), step):
         part = keys[start : start + step]
         pager.bank.settle()

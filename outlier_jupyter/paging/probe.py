@@ -1,8 +1,8 @@
-"""What a model would do, read off its lazy graph: nothing is evaluated and no weight is read.
+"""Probes a model's lazy graph for its top-k and the size of its KV cache.
 
-MLX knows the shapes of what it has not computed. So a forward pass that is built and dropped
-says how many experts each layer asks for and how its KV cache grows, in mlx-lm's own words and
-for every family alike.
+MLX knows the shapes of arrays that it has not computed. So a forward pass that is built and dropped
+shows how many experts each layer chooses and how its KV cache grows, for every family, with
+mlx-lm's own code. Nothing is evaluated and no weight is read.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, Switch
 from .install import Switch, replace
 
 LENGTHS = (256, 512)
-"""Prompt lengths, in tokens, between which the growth of the KV cache is told: multiples of the
-256 in which mlx-lm's caches grow, and short, because some layers build one node per token."""
+"""Prompt lengths, in tokens, whose KV caches are compared: multiples of the 256 in which mlx-lm's
+caches grow, and short, because some layers build one node per token."""
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What a forward pass asks for.
+    """What a forward pass needs.
 
     Attributes:
         top_k: experts per token of each MoE layer.
-        kv_nbytes_per_token: bytes that the KV cache grows by with each token of a long context.
-        kv_nbytes_fixed: bytes beside that: windows of sliding attention, states of recurrence.
+        kv_nbytes_per_token: bytes by which the KV cache grows with each token of a long context.
+        kv_nbytes_fixed: the KV cache's other bytes: windows of sliding attention, recurrent states.
     """
 
     top_k: tuple[int, ...]
@@ -41,12 +41,12 @@ class Probed:
 
 
 def probe(model: nn.Module, switches: tuple[Switch, ...], float32: bool = False) -> Probed | None:
-    """Build a forward pass of a lazily loaded `model`; None where that cannot be told.
+    """Build a forward pass of a lazily loaded `model`; None where that fails.
 
-    While it is built the model's switches are replaced by ones that compute nothing.
+    Meanwhile stubs that compute nothing replace the model's switches.
 
     Args:
-        float32: whether activations will be, as compiled kernels have them: then KV caches are.
+        float32: whether activations, and so KV caches, are float32, as with the CPU kernels.
     """
     stubs = [_Stub(switch) for switch in switches]
     try:
@@ -73,7 +73,7 @@ def probe(model: nn.Module, switches: tuple[Switch, ...], float32: bool = False)
 
 @contextmanager
 def _activations_in_float32(model: nn.Module) -> Iterator[None]:
-    """Within the block, embeddings give float32; what is computed from them then is, too."""
+    """Have embeddings return float32 within the block, so that all computed from them is."""
     found = [
         m for _, m in model.named_modules() if isinstance(m, nn.Embedding | nn.QuantizedEmbedding)
     ]
@@ -88,7 +88,7 @@ def _activations_in_float32(model: nn.Module) -> Iterator[None]:
 
 
 class _InFloat32:
-    """What such an embedding does."""
+    """Mixed into an embedding's class: its output in float32."""
 
     def __call__(self, x: mx.array) -> mx.array:
         found: mx.array = super().__call__(x)  # type: ignore[misc]  # the other base has it
@@ -96,7 +96,7 @@ class _InFloat32:
 
 
 def _kv_after(model: nn.Module, length: int) -> list[Any]:
-    """The KV caches after a prompt of `length`, those of composite layers one by one."""
+    """The KV caches after a prompt of `length` tokens; composite ones are taken apart."""
     kv = make_prompt_cache(model)
     model(mx.zeros((1, length), mx.int32), cache=kv)
     return [part for layer in kv for part in getattr(layer, "caches", (layer,))]
@@ -108,7 +108,7 @@ def _nbytes(cache: Any) -> int:
 
 
 def dense_nbytes(model: nn.Module, switches: Sequence[Switch]) -> int:
-    """Bytes of all weights but the experts of `switches`, which still sit in `model`."""
+    """Bytes of all weights but the experts of `switches`, which must still be in `model`."""
     return _weights(model) - sum(_weights(switch.module) for switch in switches)
 
 
@@ -129,7 +129,7 @@ def expert_format(switch: Switch) -> str:
 
 
 class _Stub(nn.Module):
-    """Stands for a switch: notes k, and returns zeros of the right shape."""
+    """Replaces a switch: records k, and returns zeros of the right shape."""
 
     def __init__(self, switch: Switch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # mlx.nn's has no types

@@ -1,7 +1,7 @@
-"""Whole experts read by the kernel itself, handed over by the thread that computes.
+"""Asynchronous reads of whole experts by the kernel, submitted by the thread that computes.
 
-For experts that lie on disk as records, and only those: one read each, straight into the slot.
-What cannot be had that way, and what fails, is read by a thread, which knows what to do and say.
+This is only for experts stored as records: one read each, directly into the slot. A read that is
+impossible this way, or fails, is made by a thread instead, which raises the right error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..checkpoint import ByteRange, ExpertPart, KernelQueue, KernelReadable, RecordSpan, Wanted
+from ..checkpoint import ByteRange, ExpertPart, KernelQueue, KernelRead, KernelReadable, RecordSpan
 from ..residency import ExpertKey
 from ..residency.slot_table import Placement
 from .fetch import Read, ReadResult
@@ -20,44 +20,44 @@ from .slots import SlotBank
 
 
 class QueuedRead:
-    """A read of the kernel's, as whoever fetches knows reads; a `Future` takes longer to make.
+    """A read in the kernel's queue, as a `Read`; a `Future` takes longer to make.
 
-    Its end is learnt from the queue, unless a thread had to read again.
+    The queue reports its end, unless a thread had to read again.
     """
 
     def __init__(self) -> None:
-        self._ended: ReadResult | None = None
-        self._tell: Callable[[Read], object] = _nobody
-        self._again: Read | None = None
+        self._result: ReadResult | None = None
+        self._callback: Callable[[Read], object] = _ignore
+        self._retry: Read | None = None
 
-    def end(self, ended: ReadResult) -> None:
-        """It came as it should."""
-        self._ended = ended
-        self._tell(self)
+    def end(self, result: ReadResult) -> None:
+        """End the read with its `result`."""
+        self._result = result
+        self._callback(self)
 
-    def hand_on(self, again: Read) -> None:
-        """A thread reads in its place."""
-        self._again = again
-        again.add_done_callback(lambda read: self._tell(self))
+    def hand_over(self, retry: Read) -> None:
+        """Replace the read by a thread's `retry`."""
+        self._retry = retry
+        retry.add_done_callback(lambda read: self._callback(self))
 
-    def add_done_callback(self, tell: Callable[[Read], object], /) -> None:
-        """`tell` is called when it has ended, which it must not have yet; the last one counts."""
-        self._tell = tell
+    def add_done_callback(self, callback: Callable[[Read], object], /) -> None:
+        """Call `callback` when the read ends, which it must not have yet; the last one counts."""
+        self._callback = callback
 
     def result(self) -> ReadResult:
-        """As a `Future`'s; waits only where a thread reads."""
-        if self._again is not None:
-            return self._again.result()
-        assert self._ended is not None, "the queue was not asked"
-        return self._ended
+        """As a `Future`'s; it waits only for a thread's read."""
+        if self._retry is not None:
+            return self._retry.result()
+        assert self._result is not None, "the read has not ended"
+        return self._result
 
     def exception(self) -> BaseException | None:
-        """As a `Future`'s; waits only where a thread reads."""
-        return None if self._again is None else self._again.exception()
+        """As a `Future`'s; it waits only for a thread's read."""
+        return None if self._retry is None else self._retry.exception()
 
 
-def _nobody(read: Read) -> None:
-    """Told of an end before anybody asked."""
+def _ignore(read: Read) -> None:
+    """The callback of a read that has none."""
 
 
 class _Open(NamedTuple):
@@ -70,31 +70,31 @@ class _Open(NamedTuple):
 
 
 class QueuedReads:
-    """The reads of one pager that are in the kernel's queue.
+    """The reads of one pager in the kernel's queue.
 
     Args:
-        straight: the reader's own; asked of every read.
-        again: has a thread read what the kernel did not.
+        kernel_readable: the reader's; called for every read.
+        retry: has a thread make a read that the kernel did not.
     """
 
     def __init__(
         self,
         queue: KernelQueue,
-        straight: Callable[[ByteRange], KernelReadable | None],
+        kernel_readable: Callable[[ByteRange], KernelReadable | None],
         parts: Mapping[int, Sequence[ExpertPart]],
         bank: SlotBank,
         clock: Callable[[], int],
-        again: Callable[[Placement], Read],
+        retry: Callable[[Placement], Read],
     ) -> None:
-        self._queue, self._straight, self._bank = queue, straight, bank
-        self._clock, self._again = clock, again
+        self._queue, self._kernel_readable, self._bank = queue, kernel_readable, bank
+        self._clock, self._retry = clock, retry
         self._records = {layer: record_of(each) for layer, each in parts.items()}
         self._open: dict[int, _Open] = {}
         self._number = 0
-        self._asked: tuple[npt.NDArray[np.uint64] | None, int, bool] = None, 0, False
+        self._alignment: tuple[npt.NDArray[np.uint64] | None, int, bool] = None, 0, False
 
     def start(self, placements: Sequence[Placement]) -> dict[ExpertKey, QueuedRead]:
-        """Hand over reads of one layer, those that can be; all others threads must make."""
+        """Submit the reads of one layer that the kernel can make; threads must make the others."""
         record = self._records[placements[0].key.layer] if placements else None
         pieces = None if record is None else self._bank.pieces(record.names)
         if record is None or pieces is None:
@@ -103,12 +103,12 @@ class QueuedReads:
         wanted, descriptor = [], -1
         for placement in placements:
             where = record.at(placement.key.expert)
-            straight = self._straight(where)
-            if straight is None or not self._aligned(pieces, straight.block):
+            kernel_readable = self._kernel_readable(where)
+            if kernel_readable is None or not self._aligned(pieces, kernel_readable.block):
                 continue
-            self._number, descriptor = self._number + 1, straight.descriptor
-            wanted.append(Wanted(self._number, where.offset, first + size * placement.slot))
-            # Known before it is handed over: an interrupt may come right after.
+            self._number, descriptor = self._number + 1, kernel_readable.descriptor
+            wanted.append(KernelRead(self._number, where.offset, first + size * placement.slot))
+            # Registered before it is submitted: an interrupt may come right after.
             self._open[self._number] = _Open(placement, QueuedRead(), where.nbytes, start)
         taken = self._queue.submit(wanted, descriptor, pieces.shape[1]) if wanted else 0
         for read in wanted[taken:]:
@@ -117,32 +117,32 @@ class QueuedReads:
         return {each.placement.key: each.read for each in begun}
 
     def _aligned(self, pieces: npt.NDArray[np.uint64], block: int) -> bool:
-        """Whether all of these begin and end on blocks; asked anew only of others."""
-        known, by, aligned = self._asked
+        """Whether all of `pieces` begin and end on blocks; the last answer is kept."""
+        known, by, aligned = self._alignment
         if known is not pieces or by != block:
             aligned = not (pieces % block).any()
-            self._asked = pieces, block, aligned
+            self._alignment = pieces, block, aligned
         return aligned
 
     def reap(self, wait: bool) -> bool:
-        """Tell of what has ended, with `wait` of at least one; False if nothing was under way."""
+        """Finish the reads that have ended, with `wait` at least one; False if none was pending."""
         if not self._queue.pending:
             return False
-        for number, result in self._queue.ended(wait):
+        for number, result in self._queue.completed(wait):
             placement, read, nbytes, start = self._open.pop(number)
             if result == nbytes:
                 read.end((nbytes, start, self._clock() - start))
             else:
-                read.hand_on(self._again(placement))
+                read.hand_over(self._retry(placement))
         return True
 
     def close(self) -> None:
-        """Nothing is under way, and nothing will be."""
+        """Close the queue, in which nothing may be pending."""
         self._queue.close()
 
 
 def record_of(parts: Sequence[ExpertPart]) -> RecordSpan | None:
-    """The records that hold a layer's experts, if all of an expert is in one."""
+    """The records of a layer's experts, if each expert is completely in one."""
     record = parts[0].record
     whole = record is not None and all(part.record is record for part in parts)
     return record if whole else None

@@ -1,8 +1,8 @@
-"""Takes the weights out of a model in place, so that nobody who still points to it keeps them.
+"""Empties a model in place, so that references to it do not keep its weights in memory.
 
 A notebook keeps what a cell returned, a traceback keeps the locals of every frame it passed
-through, and a closed engine stays in the variable it was bound to. None of them may hold gigabytes.
-So the modules are emptied themselves; the bank's rows are the bank's to let go of.
+through, and a closed engine stays in its variable. None of them may keep gigabytes alive, so the
+modules themselves are emptied. The bank frees its own rows.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import mlx.nn as nn
 from ..errors import EngineClosed
 
 STAYS = ("_no_grad", "_training")
-"""What mlx.nn's own methods look for in every module."""
+"""Attributes that mlx.nn's own methods need in every module."""
 
 
 class ReleasedModule(nn.Module):
-    """A module of a model whose engine was closed: it has no weights and computes nothing."""
+    """A module of a model whose engine was closed: it has no weights, and calling it fails."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise EngineClosed("this model's engine was closed: load the model again")
 
 
 def release(model: nn.Module) -> None:
-    """Empty `model` and every module in it that holds anything, a paged switch's own included.
+    """Empty `model` and every module in it that has content, also inside paged switches.
 
-    Whoever calls one of them afterwards gets `EngineClosed`.
+    Calling one of them afterwards raises `EngineClosed`.
     """
     for module in list(_modules(model)):
         module.clear()
@@ -39,7 +39,7 @@ def release(model: nn.Module) -> None:
 
 
 def _modules(model: nn.Module) -> Iterator[Any]:
-    """All modules below `model` and it itself that hold anything, each once."""
+    """`model` and all modules below it that have content, each once."""
     seen: set[int] = set()
     left: list[Any] = [model]
     while left:
@@ -48,10 +48,10 @@ def _modules(model: nn.Module) -> Iterator[Any]:
             continue
         seen.add(id(thing))
         if isinstance(thing, nn.Module):
-            # Some stand outside their parent's dictionary: a paged switch's own module does.
+            # Some are outside their parent's dictionary, such as a paged switch's inner module.
             outside = [each for each in vars(thing).values() if isinstance(each, nn.Module)]
             left += outside
-            # One that has nothing is left alone: mlx-lm's activations are shared by all models.
+            # Empty ones are left alone: mlx-lm's activations are shared by all models.
             if thing or outside:
                 yield thing
         if isinstance(thing, dict):

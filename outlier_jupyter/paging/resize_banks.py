@@ -1,9 +1,8 @@
-"""Another size for the banks of a loaded model, between two runs; what was used last stays.
+"""Resizes the banks of a loaded model between two runs; the experts evicted last stay.
 
-Whether the memory can be had is asked before anything changes: where it cannot, MLX does not
-raise on every device, the process just ends. A bank is replaced part by part, so that only one
-tensor's rows are held twice at a time. Nobody may be computing with the model meanwhile; who
-sees to that is the engine.
+The memory is checked before anything changes: without enough, MLX does not raise on every device,
+and the process just ends. A bank is replaced part by part, so that only one tensor's rows exist
+twice at a time. Nothing may be computing with the model meanwhile; the engine makes sure of that.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ Change = tuple[Geometry, Pager, int]
 
 
 def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> None:
-    """Give each bank the slots that `share_slots` makes of these.
+    """Give each bank the slots that `share_slots` computes.
 
     Raises:
-        OptionError: there are no experts, not one fits, or the memory cannot be had. What was
-            there is still there then.
+        OptionError: the model is dense, not one expert fits, or there is not enough memory. The
+            banks are as before then.
     """
     if not installed.switches:
         raise OptionError("this model is dense: it has no experts, and so no cache to resize")
@@ -37,12 +36,12 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
     shared = share_slots(installed.switches, cache_gb, cache_experts, staging)
     paired = zip(shared.items(), installed.pagers, strict=True)
     changes = [(geometry, pager, slots) for (geometry, slots), pager in paired]
-    changes.sort(key=lambda change: _rows(change) - change[1].bank.slots)  # who gives goes first
+    changes.sort(key=lambda change: _rows(change) - change[1].bank.slots)  # shrinking ones first
     needed, free = _needed(changes), machine_memory().available
     if needed > free:
         total = sum(change[1].bank.expert_nbytes * _rows(change) for change in changes)
         raise OptionError(
-            f"a cache of {size_words(total)} cannot be had: on the way there it needs "
+            f"a cache of {size_words(total)} does not fit: the resize needs "
             f"{size_words(needed)} more, and {size_words(free)} are free; give less"
         )
     for _, pager, slots in changes:
@@ -59,7 +58,7 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
         members = [switch for switch in installed.switches if switch.geometry == geometry]
         try:
             pager.resize(slots, partial(_rebind, members))
-        except (MemoryError, RuntimeError) as error:  # Metal's and CUDA's way to say no
+        except (MemoryError, RuntimeError) as error:  # how Metal and CUDA refuse
             raise OptionError(
                 f"MLX has no memory for {slots:,} experts ({error}); "
                 f"{installed.slots:,} fit as before: give less"
@@ -72,7 +71,7 @@ def _rebind(members: Sequence[Switch], name: str, array: mx.array) -> None:
 
 
 def _needed(changes: Sequence[Change]) -> int:
-    """How much more than now is held at the worst moment, in bytes."""
+    """How much more memory than now the changes need at their peak, in bytes."""
     more = most = 0
     for change in changes:
         bank, rows = change[1].bank, _rows(change)

@@ -1,10 +1,10 @@
-"""What mlx-lm's own `sanitize` does to a checkpoint's tensors, traced and not repeated.
+"""The sanitize trace: where mlx-lm's `sanitize` takes each element of a model's tensors from.
 
-A checkpoint may hold experts stacked, one by one, fused, interleaved, transposed, under any name;
-how they become a model's tensors is written down once, in the model's `sanitize`. Here it is run
-on placeholders under MLX's own tracer, which hands out the graph, and the graph's movements of
-data become `ArrayView`s: where each element of a model's tensor lies on disk. No weight is read.
-Arithmetic has no place on disk: what is computed is said to be, with the operation's name.
+A checkpoint may store experts stacked, one by one, fused, interleaved, transposed, under any name;
+only the model's `sanitize` says how they become the model's tensors. Here it runs on placeholders
+under MLX's own tracer. The graph's movements of data become `ArrayView`s: where each element of a
+tensor is on disk. No weight is read. A computed tensor has no place on disk; the trace names the
+operation that computes it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _patching = threading.Lock()
 
 @dataclass(frozen=True)
 class Moved:
-    """A tensor of the model whose elements lie on disk as they are."""
+    """A tensor of the model whose elements are on disk, unchanged."""
 
     view: ArrayView
     dtype: mx.Dtype
@@ -38,47 +38,47 @@ class Computed:
     """A tensor of the model that mlx-lm computes from what is on disk.
 
     Attributes:
-        how: the operation that makes it no movement of data; "" for a constant.
-        nbytes: how much of the checkpoint goes into it.
+        how: the operation that is not a movement of data; "" for a constant.
+        nbytes: bytes of the checkpoint that it is computed from.
     """
 
     how: str
     nbytes: int
 
 
-Recipe = Moved | Computed
+Origin = Moved | Computed
 
 
 def trace_sanitize(
-    model: nn.Module, checkpoint: Checkpoint, wanted: Sequence[str]
-) -> dict[str, Recipe]:
-    """How each tensor in `wanted`, names of the model's parameters, is made of the checkpoint's.
+    model: nn.Module, checkpoint: Checkpoint, names: Sequence[str]
+) -> dict[str, Origin]:
+    """How each of the model's parameters `names` comes from the checkpoint's tensors.
 
-    Names that `sanitize` does not give are left out. The model's parameters are not touched.
+    Names that `sanitize` does not return are left out. The model's parameters are not touched.
     """
     spans = {name: s for name, s in checkpoint.spans.items() if s.dtype in MLX_DTYPES}
     raw = [mx.zeros(span.shape, MLX_DTYPES[span.dtype]) for span in spans.values()]
-    leaves: list[Recipe] = [
+    leaves: list[Origin] = [
         Moved(span.view(), array.dtype) for span, array in zip(spans.values(), raw, strict=True)
     ]
     sanitize = getattr(model, "sanitize", dict)
-    given: list[str] = []
+    returned: list[str] = []
 
     def run(*tensors: mx.array) -> list[mx.array]:
         made = sanitize(dict(zip(spans, tensors, strict=True)))
-        given[:] = [name for name in wanted if name in made]
-        return [made[name] for name in given]
+        returned[:] = [name for name in names if name in made]
+        return [made[name] for name in returned]
 
-    graph = _Graph(leaves)
+    graph = _GraphReader(leaves)
     try:
         with deferred(), _contiguous_is_transparent():
             mx.export_function(graph, run, *raw)
     except ValueError as error:
-        # What cannot be exported is no movement of data; `sanitize` itself has run before, in
-        # mlx-lm's own loading, so its own complaints do not come here.
+        # What cannot be exported is not a movement of data. `sanitize` itself has run before, when
+        # mlx-lm loaded the model, so its own errors do not come here.
         how = str(error).rpartition("primitive ")[2]
-        return dict.fromkeys(wanted, Computed(how, checkpoint_nbytes(checkpoint)))
-    return dict(zip(given, graph.results(), strict=True))
+        return dict.fromkeys(names, Computed(how, checkpoint_nbytes(checkpoint)))
+    return dict(zip(returned, graph.results(), strict=True))
 
 
 def checkpoint_nbytes(checkpoint: Checkpoint) -> int:
@@ -88,10 +88,10 @@ def checkpoint_nbytes(checkpoint: Checkpoint) -> int:
 
 @contextmanager
 def _contiguous_is_transparent() -> Iterator[None]:
-    """Let `mx.contiguous` hand on its argument: MLX 0.32's tracer cannot express it.
+    """Let `mx.contiguous` return its argument: MLX 0.32's tracer cannot express it.
 
-    The values are the same either way, also for another thread that calls it meanwhile. To be used
-    with interrupts deferred: one that came as this is entered would leave the lock taken.
+    The values are the same either way, also for another thread that calls it meanwhile. Interrupts
+    must be deferred: one that came as this is entered would leave the lock taken.
     """
     with _patching:
         real = mx.contiguous
@@ -102,12 +102,12 @@ def _contiguous_is_transparent() -> Iterator[None]:
             mx.contiguous = real
 
 
-class _Graph:
-    """Called by `mx.export_function` with one part of the graph after the other."""
+class _GraphReader:
+    """Called by `mx.export_function` with each part of the graph in turn."""
 
-    def __init__(self, leaves: Sequence[Recipe]) -> None:
+    def __init__(self, leaves: Sequence[Origin]) -> None:
         self._leaves = leaves
-        self._made: dict[str, Recipe] = {}
+        self._made: dict[str, Origin] = {}
         self._outputs: list[str] = []
 
     def __call__(self, part: Mapping[str, Any]) -> None:
@@ -123,22 +123,22 @@ class _Graph:
         elif kind == "primitive":
             self._primitive(part)
 
-    def results(self) -> list[Recipe]:
+    def results(self) -> list[Origin]:
         return [self._made[name] for name in self._outputs]
 
     def _primitive(self, part: Mapping[str, Any]) -> None:
         name: str = part["name"]
         inputs = [self._made[source] for source, *_ in part["inputs"]]
         outputs = [(target, tuple(shape), dtype) for target, shape, dtype in part["outputs"]]
-        moved = [recipe for recipe in inputs if isinstance(recipe, Moved)]
-        computed = [recipe for recipe in inputs if isinstance(recipe, Computed)]
-        nbytes = sum(_nbytes(recipe) for recipe in inputs)
+        moved = [origin for origin in inputs if isinstance(origin, Moved)]
+        computed = [origin for origin in inputs if isinstance(origin, Computed)]
+        nbytes = sum(_nbytes(origin) for origin in inputs)
         only_constants = bool(computed) and not moved and not any(c.how for c in computed)
         why = "" if only_constants else next((c.how for c in computed if c.how), name)
         if name in MOVES and not computed:
             try:
                 views = MOVES[name](
-                    [recipe.view for recipe in moved],
+                    [origin.view for origin in moved],
                     list(part["arguments"]),
                     [shape for _, shape, _ in outputs],
                     outputs[0][2].size,
@@ -155,11 +155,11 @@ class _Graph:
             self._made[target] = Computed(why, nbytes)
 
 
-def _nbytes(recipe: Recipe) -> int:
-    if isinstance(recipe, Computed):
-        return recipe.nbytes
-    nbytes = recipe.view.itemsize
-    for n in recipe.view.shape:
+def _nbytes(origin: Origin) -> int:
+    if isinstance(origin, Computed):
+        return origin.nbytes
+    nbytes = origin.view.itemsize
+    for n in origin.view.shape:
         nbytes *= n
     return nbytes
 
@@ -242,4 +242,4 @@ MOVES: dict[str, Move] = {
     "Copy": _same,
     "StopGradient": _same,
 }
-"""MLX's primitives that only move data. Any other counts as arithmetic."""
+"""MLX's primitives that only move data. All others count as arithmetic."""

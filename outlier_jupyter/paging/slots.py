@@ -1,12 +1,12 @@
-"""The bank: one stable MLX array per expert tensor, with a row per slot, written in place.
+"""The slot bank: one stable MLX array per expert tensor, with a row per slot, written in place.
 
 `gather_qmm` over this bank with slot ids gives the same bits as over the model's own stacked
-tensor with expert ids, so nothing is ever built per token. Which expert sits in which row is
-the residency table's knowledge, not the bank's.
+tensor with expert ids, so no array is built per token. The slot table knows which expert is in
+which row; the bank does not.
 
-MLX does not know of a write that happens behind its back. The rule that keeps this sound: an
-array computed from the bank is announced with `reading`, and `settle` evaluates all that were
-announced; the pager settles before anything is written.
+MLX does not see writes by the host. One rule keeps this sound: every array computed from the bank
+is announced with `reading`, `settle` evaluates all announced arrays, and the pager settles before
+anything is written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..checkpoint import PAGE, ExpertPart
-from ..system import huge_pages as large_pages
+from ..system import huge_pages
 
 MLX_DTYPES = {
     "U8": mx.uint8, "U16": mx.uint16, "U32": mx.uint32, "U64": mx.uint64,
@@ -26,15 +26,15 @@ MLX_DTYPES = {
     "F16": mx.float16, "BF16": mx.bfloat16, "F32": mx.float32, "BOOL": mx.bool_,
     "F64": mx.float64, "F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8,
 }  # fmt: skip
-"""safetensors' dtypes as MLX loads them (MLX holds 8-bit floats as bytes)."""
+"""safetensors' dtypes as MLX loads them (8-bit floats as bytes)."""
 
 
-MOST = 2**31 - 1
-"""The longest axis that MLX's arrays can have."""
+MAX_AXIS = 2**31 - 1
+"""The longest axis of an MLX array."""
 
 
 class SlotBank:
-    """Rows for `slots` experts of one geometry, given by the `parts` of any of their layers.
+    """Rows for `slots` experts of one geometry, described by the `parts` of any of their layers.
 
     Attributes:
         arrays: part name → array [slots, *shape of one expert's tensor].
@@ -54,14 +54,14 @@ class SlotBank:
         self._unsettled: list[mx.array] = []
 
     def row(self, name: str, slot: int) -> memoryview:
-        """The bytes of part `name` in `slot`, to be read into."""
+        """The bytes of part `name` in `slot`, for a reader to fill."""
         nbytes = self.row_nbytes[name]
         return self._views[name][slot * nbytes : (slot + 1) * nbytes]
 
     def pieces(self, names: tuple[str, ...]) -> npt.NDArray[np.uint64] | None:
         """Address and length of the rows of these parts, uint64 [slots, parts, 2].
 
-        None where it has no memory that the host may write. The same array until a resize.
+        None if the host may not write the bank's memory. The same array until a resize.
         """
         if not self._begin:
             return None
@@ -73,20 +73,20 @@ class SlotBank:
         return self._pieces[names]
 
     def commit(self, slots: Sequence[int]) -> None:
-        """The rows of `slots` were filled; here they are the arrays' own memory already."""
+        """Take over the filled rows of `slots`; here they are the arrays' own memory already."""
 
     def abandon(self, slots: Sequence[int]) -> None:
-        """The rows of `slots` were not filled, or not whole."""
+        """Drop the rows of `slots`, which were not filled, or only in part."""
 
     def reading(self, array: mx.array) -> None:
-        """`array` was computed from the bank and may not have been evaluated yet."""
+        """Announce an `array` computed from the bank, which may not be evaluated yet."""
         self._unsettled.append(array)
 
     def settle(self, *others: mx.array) -> None:
-        """Evaluate `others` and all that was announced: the bank may be written after this.
+        """Evaluate `others` and all announced arrays: the bank may be written after this.
 
         In a forward pass the announced arrays are ancestors of the next layer's ids, so that
-        evaluating both together adds nothing to what the ids ask for.
+        evaluating both together adds no work.
         """
         if others or self._unsettled:
             mx.eval(*others, *self._unsettled)
@@ -99,19 +99,19 @@ class SlotBank:
                 self.row(name, to)[:] = self.row(name, origin)
 
     def release(self) -> None:
-        """Let go of all rows, whoever still points to this bank."""
+        """Free all rows, even if references to this bank remain."""
         self.slots = 0
         for known in (self.arrays, self._views, self._begin, self._pieces, self._unsettled):
             known.clear()
 
     def resize(self, slots: int, bind: Callable[[str, mx.array], object]) -> None:
-        """Give a settled bank so many rows; those that are in both keep number and content.
+        """Resize a settled bank to `slots` rows; rows in both keep their number and content.
 
-        One part after the other, so that beside the larger of the two banks only one part is
-        held twice. Where one cannot be had, the bank is left with the lesser number of rows.
+        Parts are replaced one by one, so that beside the larger of the two banks only one part
+        exists twice. If memory runs out, the bank keeps the smaller number of rows.
 
         Args:
-            bind: told name and array of each new part, to be used in the place of the old one.
+            bind: called with name and array of each new part, to replace the old one.
         """
         kept = min(slots, self.slots)
         try:
@@ -120,7 +120,7 @@ class SlotBank:
                 self._take_over(name, array, kept)
                 self.arrays[name] = array
                 bind(name, array)
-                mx.clear_cache()  # the old rows' memory is for whoever needs it, not for MLX
+                mx.clear_cache()  # the old rows' memory goes back to the system
         except BaseException:
             # MLX computes with parts of one length only; a shorter view of an array costs nothing.
             for name, array in self.arrays.items():
@@ -144,10 +144,10 @@ class SlotBank:
 
 
 class StagedSlotBank(SlotBank):
-    """For devices whose arrays the host had better not write: rows are staged, then copied by MLX.
+    """A bank whose rows are staged on the host and then copied by MLX.
 
-    Serves CUDA, whose managed memory takes longer to fetch what the host wrote than MLX to copy it;
-    on the CPU the tests run it.
+    It serves CUDA, whose managed memory takes longer to fetch what the host wrote than MLX takes to
+    copy it. The tests run it on the CPU.
     """
 
     def __init__(self, parts: Sequence[ExpertPart], slots: int) -> None:
@@ -171,13 +171,13 @@ class StagedSlotBank(SlotBank):
         mx.eval(list(self.arrays.values()))
 
     def abandon(self, slots: Sequence[int]) -> None:
-        """Forget what was staged for these."""
+        """Drop the staged rows of `slots`."""
         for name in self._parts:
             for slot in slots:
                 self._staged.pop((name, slot), None)
 
     def release(self) -> None:
-        """Let go of all rows, and of what was staged for them."""
+        """Free all rows, staged ones included."""
         super().release()
         self._staged.clear()
 
@@ -199,23 +199,22 @@ class StagedSlotBank(SlotBank):
 
 
 def _rows(part: ExpertPart, slots: int) -> mx.array:
-    """Memory for a part of so many experts, from the beginning of a page on.
+    """Memory for a part of `slots` experts that begins on a page.
 
-    MLX's own memory begins 8 or 24 bytes into one, which direct reads do not take: without
-    this each would pass through a buffer. An array that begins within another shares it, but the
-    other is flat, and no axis of MLX's may be longer than 2³¹ - 1: it is one of long words, and
-    what even those are too many for begins where MLX has it begin.
+    MLX's own memory begins 8 or 24 bytes into a page, and direct reads into it would need a buffer
+    each. So the part is a view within a larger flat array, of long words, because no axis of an MLX
+    array may be longer than 2³¹ - 1. A part too long even for that begins where MLX puts it.
     """
     unit = mx.uint64 if part.nbytes % mx.uint64.size == 0 else mx.uint8
     count, spare = slots * part.nbytes // unit.size, PAGE // unit.size
-    if count + spare > MOST:
+    if count + spare > MAX_AXIS:
         array = mx.zeros((slots, *part.shape), MLX_DTYPES[part.dtype])
     else:
         whole = mx.zeros((count + spare,), unit)
-        with large_pages.coming(whole.nbytes):
+        with huge_pages.coming(whole.nbytes):
             mx.eval(whole)
         address = _address(host_bytes(whole))
-        large_pages.gather(address, whole.nbytes)
+        huge_pages.gather(address, whole.nbytes)
         begin = -address % PAGE // unit.size
         rows = whole[begin : begin + count].reshape(slots, part.nbytes // unit.size)
         array = rows.view(MLX_DTYPES[part.dtype]).reshape(slots, *part.shape)
@@ -224,7 +223,7 @@ def _rows(part: ExpertPart, slots: int) -> mx.array:
 
 
 def host_bytes(array: mx.array) -> memoryview:
-    """The memory of an evaluated array as bytes, writable, with no copy (CPU and Metal)."""
+    """The memory of an evaluated array as writable bytes, without a copy (CPU and Metal)."""
     return memoryview(array).cast("B")  # type: ignore[arg-type]  # it has the buffer protocol
 
 
@@ -241,5 +240,5 @@ def make_bank(parts: Sequence[ExpertPart], slots: int) -> SlotBank:
 
 
 def safetensors_dtype(dtype: mx.Dtype) -> str:
-    """The name safetensors gives to `dtype` (to bytes, U8: MLX knows no 8-bit floats)."""
+    """safetensors' name of `dtype` (U8 for bytes: MLX knows no 8-bit floats)."""
     return next(name for name, known in MLX_DTYPES.items() if known == dtype)

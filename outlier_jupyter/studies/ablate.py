@@ -22,7 +22,7 @@ from ..engine.prompts import Prompt, encode, ids_of
 from ..errors import OptionError
 from ..formatting import percent, three
 from ..options import GenerateOptions, expert_texts
-from ..paging.interventions import named, parse_experts
+from ..paging.interventions import expert_names, parse_experts
 from ..residency import ExpertKey
 from ..system.progress import Progress
 from ..trace.schema import TraceInfo
@@ -171,7 +171,7 @@ class Ablation:
             drawn += ", of experts that these texts use"
         if len(self.masks) < self.requested:
             drawn += f" (stopped: {self.requested} were asked for)"
-        lines = [f"Ablation of {named(self.experts)} in {self.info.model}, against {drawn}"]
+        lines = [f"Ablation of {expert_names(self.experts)} in {self.info.model}, against {drawn}"]
         lines += [f"  {name}: {self._words(i)}" for i, name in enumerate(self.names)]
         if len(self.names) > 1:
             lines.append(f"  all {int(self.tokens.sum())} tokens: {self._words(None)}")

@@ -1,1 +1,1 @@
-"""The machine and the process: memory, files, interrupts, the hub. It knows no model."""
+"""The machine and the process: memory, files, interrupts, the hub. Nothing here knows a model."""

@@ -1,8 +1,7 @@
-"""Files of the user's: only regular ones are read, and each is written whole or not at all.
+"""Files of the user: reads regular files only, and writes each file completely or not at all.
 
-Opening a named pipe waits for a writer that never comes, and a device has no end. What is written
-goes to a new file beside, is made durable, and takes the name of the old one, which is there until
-then. What is in a file is not known here.
+Opening a named pipe waits for a writer that never comes, and a device has no end. Data is written
+to a new file in the same folder, made durable, and then takes the old file's name.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
 }
-"""What may stand where a file is wanted."""
+"""What a path may be instead of a file."""
 REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota is used up",
     errno.EFBIG: "it is larger than a file may be here",
 }
-"""What keeps a file from being written, in plainer words than the system's."""
+"""Reasons why a file is not written, in plainer words than the system's."""
 
 
 class NotAFile(OSError):
-    """Something else stands where a file is wanted."""
+    """The path is something other than a file."""
 
 
 def regular(path: str | os.PathLike[str]) -> Path:
-    """`path`, where a regular file is, or a link to one, or nothing at all.
+    """Return `path` if it is a regular file, a link to one, or nothing.
 
     Raises:
-        NotAFile: anything else is there; opening it might wait for ever.
-        OSError: it may not be looked at.
+        NotAFile: it is anything else; opening it might wait for ever.
+        OSError: access is denied.
     """
     at = Path(path)
     try:
@@ -62,14 +61,14 @@ def write(
     failed: Callable[[str], OutlierError],
     what: str,
 ) -> Path:
-    """Write `data` to `path`: all of it, or nothing, and then what was there stays.
+    """Write all of `data` to `path`; on failure the old content stays.
 
-    A link is followed, and a file keeps its permissions and, where that can be, its owner.
+    Links are followed. An existing file keeps its permissions and, where possible, its owner.
 
     Args:
-        data: a text is written as UTF-8.
-        failed: makes the error that is raised, from a sentence.
-        what: what is written, for that sentence, such as "the chat".
+        data: text is written as UTF-8.
+        failed: makes the exception to raise from a sentence.
+        what: the data's name in that sentence, such as "the chat".
 
     Returns:
         `path`.
@@ -111,7 +110,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a new name in `folder` survive a power cut, where the system can do that."""
+    """Make a new name in `folder` durable, where the system can."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,8 +1,8 @@
-"""From a model's name to a folder: `demo`, a local folder, or a Hugging Face repository.
+"""Resolves a model's name to a folder: `demo`, a local folder, or a Hugging Face repository.
 
-huggingface_hub does all of it: its cache, revisions, offline mode, login, resumed downloads and
-progress bars. Here is which files are asked for, how a repository's headers alone become a
-folder that can be planned with, and one sentence for each way in which it can fail.
+huggingface_hub does the work: its cache, revisions, offline mode, login, resumed downloads and
+progress bars. This module chooses the files, makes a folder for `plan` from a repository's headers
+alone, and has one sentence for each kind of failure.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from ..errors import CheckpointError, ModelNotFound, place, shown
 DEMO = "demo"
 DOWNLOADED = ("*.json", "model*.safetensors", "*.py", "*.model", "*.tiktoken", "*.txt",
               "*.jsonl", "*.jinja")  # fmt: skip
-"""What of a Hugging Face repository is fetched: what mlx-lm loads."""
+"""Files that are downloaded from a Hugging Face repository: those mlx-lm loads."""
 SHARDS = "model*.safetensors"
 DESCRIBING = ("config.json", "generation_config.json", "hf_quant_config.json")
-"""The files that say what a model is, beside its shards' headers."""
+"""The files that describe a model, beside its shards' headers."""
 FAILURES = (
     httpx.HTTPError,
     HfHubHTTPError,
@@ -50,18 +50,18 @@ FAILURES = (
     OfflineModeIsEnabled,
     OSError,
 )
-"""Everything huggingface_hub raises when a repository cannot be had."""
+"""Everything that huggingface_hub raises when it cannot get a repository."""
 
 
 def resolve(model: str, revision: str | None = None, quiet: bool = False) -> Path:
-    """The folder of `model`; what is missing of a Hugging Face repository is downloaded.
+    """The folder of `model`; missing files of a Hugging Face repository are downloaded.
 
     Args:
         revision: a branch, tag or commit of a Hugging Face repository; None is its main branch.
         quiet: show no progress bars.
 
     Raises:
-        ModelNotFound: neither a folder nor a repository that can be had.
+        ModelNotFound: the model is neither a folder nor an available repository.
     """
     found = local_folder(model, revision)
     if found is not None:
@@ -75,14 +75,15 @@ def resolve(model: str, revision: str | None = None, quiet: bool = False) -> Pat
 
 @contextmanager
 def headers(model: str, revision: str | None = None) -> Iterator[tuple[Path, bool]]:
-    """A folder that says everything about `model` but its weights, and whether they are here.
+    """A folder with the config and headers of `model`, and whether its weights are here.
 
-    Of a model that is not on this machine only the config and the shards' headers are fetched,
-    by HTTP range requests; its shards are then files of the right length that are all hole, in a
-    temporary folder.
+    For a model that is not on this machine only the config and the shards' headers are downloaded,
+    by HTTP range requests. Its shards are then sparse files of the right length in a temporary
+    folder.
 
     Raises:
-        ModelNotFound, CheckpointError: it cannot be had, or holds no safetensors.
+        ModelNotFound: the model is not available.
+        CheckpointError: it has no safetensors.
     """
     found = local_folder(model, revision)
     if found is None:
@@ -92,7 +93,7 @@ def headers(model: str, revision: str | None = None) -> Iterator[tuple[Path, boo
             )
             found = Path(cached)
         except (LocalEntryNotFoundError, HFValidationError):
-            found = None  # not cached, or only a part of it
+            found = None  # not cached, or only in part
     if found is not None:
         yield found, True
         return
@@ -107,10 +108,10 @@ def headers(model: str, revision: str | None = None) -> Iterator[tuple[Path, boo
 
 
 def local_folder(model: str, revision: str | None) -> Path | None:
-    """The folder of the demo model or of a path; None for what can only be a repository.
+    """The folder of the demo model or of a path; None for a name that can only be a repository.
 
     Raises:
-        ModelNotFound: a revision of something that has none, or a path that is not there.
+        ModelNotFound: a folder was given with a revision, or the path does not exist.
     """
     folder = (
         Path(str(files("outlier_jupyter"))) / DEMO if model == DEMO else Path(model).expanduser()
@@ -154,7 +155,7 @@ def _fetch_headers(model: str, revision: str | None, folder: Path) -> None:
 
 
 def write_hollow(file: Path, tensors: dict[str, Any]) -> None:
-    """Write a safetensors file with a header and no data: a hole as long as the data would be.
+    """Write a sparse safetensors file: a header, and a hole as long as the data would be.
 
     Args:
         tensors: name → dtype, shape and data_offsets, as in a header.
@@ -167,7 +168,7 @@ def write_hollow(file: Path, tensors: dict[str, Any]) -> None:
 
 
 def _not_found(model: str, revision: str | None, error: Exception) -> ModelNotFound:
-    """The sentence for `error`, huggingface_hub's own exceptions being paragraphs."""
+    """One sentence for `error`; huggingface_hub's own messages are paragraphs."""
     at = f" at revision {revision!r}" if revision else ""
     whole = f"{model!r} is neither 'demo', nor a folder, nor a Hugging Face model that can be had"
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error

@@ -1,14 +1,13 @@
-"""Large memory in large pages, where the system gives them to those who ask (Linux).
+"""Requests huge pages for large memory (Linux).
 
-A page of 4 KiB holds four rows of packed weights, and finding each page costs a product that reads
-memory once a tenth of its time or more; one of 2 MiB holds two thousand. Arrays that NumPy makes
-have them already, MLX's have not. A disk, too, reads several times as fast into them past the page
-cache: it is told of a few pieces of memory in place of hundreds. Where the system refuses, nothing
-is lost but speed, and nothing is told.
+A page of 4 KiB holds four rows of packed weights, one of 2 MiB two thousand; finding small pages
+costs a product that reads memory once a tenth of its time or more. NumPy's arrays have huge pages
+already, MLX's do not. Direct reads into huge pages are several times as fast, because the disk gets
+a few pieces of memory instead of hundreds. If the system refuses, only speed is lost, silently.
 
-Pages come when memory is first written. On a virtual machine each can take 15 µs, small or large:
-a gigabyte in small ones, four seconds. So large ones are asked for before, also for memory that
-somebody else asks for and fills in one go.
+Pages are allocated when memory is first written. On a virtual machine each can take 15 µs, small or
+huge: a gigabyte of small ones takes four seconds. So huge pages are requested before, also for
+memory that other code allocates and fills in one go.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ from pathlib import Path
 from typing import Any
 
 LARGE = 1 << 21
-"""Bytes of a large page, on x86-64 and most of ARM."""
+"""Bytes of a huge page, on x86-64 and most of ARM."""
 LARGE_PAGES, GATHER = 14, 25
 """Advice to Linux: MADV_HUGEPAGE, MADV_COLLAPSE."""
 BY_ITSELF = 1 << 26
-"""Bytes of memory from which on C's allocator has it mapped by itself."""
+"""Bytes from which on C's allocator maps memory separately."""
 LOOK_S = 0.001
 MAPS = Path("/proc/self/maps")
-"""Where Linux tells which memory is mapped."""
+"""Where Linux lists the mapped memory."""
 
 
 @contextmanager
 def coming(nbytes: int) -> Iterator[None]:
-    """Large pages for memory of `nbytes` that is mapped and filled within the context.
+    """Request huge pages for memory of `nbytes` that is mapped and filled within the context.
 
-    A thread looks out for it. What is filled before it sees it stays in small pages; `gather` has
-    those moved.
+    A thread watches for it. What is filled before the thread sees it stays in small pages; `gather`
+    moves those.
     """
     if nbytes < BY_ITSELF or not MAPS.exists():
         yield
@@ -55,7 +54,7 @@ def coming(nbytes: int) -> Iterator[None]:
 
 
 def _look_out(nbytes: int, known: set[tuple[int, int]], over: threading.Event) -> None:
-    """Advise large pages for what is mapped and was not `known`, less and less often."""
+    """Advise huge pages for newly mapped memory not in `known`, at growing intervals."""
     pause = LOOK_S
     while not over.wait(pause):
         for begin, end in set(_mapped(nbytes)) - known:
@@ -65,7 +64,7 @@ def _look_out(nbytes: int, known: set[tuple[int, int]], over: threading.Event) -
 
 
 def _mapped(nbytes: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of this process's pieces of memory of `nbytes` and more that are no file's."""
+    """Begin and end of this process's anonymous mappings of at least `nbytes`."""
     for line in MAPS.read_text().splitlines():
         place, kind, _, _, file = line.split(maxsplit=5)[:5]
         begin, end = (int(part, 16) for part in place.split("-"))
@@ -74,28 +73,28 @@ def _mapped(nbytes: int) -> Iterator[tuple[int, int]]:
 
 
 def gather(address: int, nbytes: int) -> None:
-    """Have memory that is in use moved into large pages, its content kept."""
+    """Move memory that is in use into huge pages, with its content."""
     if _advise(address, nbytes, LARGE_PAGES):
         _advise(address, nbytes, GATHER)
 
 
 def buffer(nbytes: int) -> memoryview:
-    """Memory of the process's own that holds zeros, and begins on a page.
+    """Page-aligned anonymous memory of zeros.
 
-    It lies in large pages where it fills one, and then takes whole ones.
+    From the size of a huge page on it consists of whole huge pages.
     """
     if nbytes < LARGE:
         return memoryview(mmap.mmap(-1, max(nbytes, 1)))[:nbytes]
     size = -(-nbytes // LARGE) * LARGE
-    held = mmap.mmap(-1, size + LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(held))
+    mapped = mmap.mmap(-1, size + LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
     first = -address % LARGE
     _advise(address + first, size, LARGE_PAGES)
-    return memoryview(held)[first : first + nbytes]
+    return memoryview(mapped)[first : first + nbytes]
 
 
 def _advise(address: int, nbytes: int, advice: int) -> bool:
-    """Whether the system took it, for the large pages that lie wholly within."""
+    """Advise the system on the huge pages completely within; whether it accepted."""
     begin, end = -(-address // LARGE) * LARGE, (address + nbytes) // LARGE * LARGE
     if end <= begin or not sys.platform.startswith("linux"):
         return False

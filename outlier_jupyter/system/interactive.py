@@ -1,8 +1,8 @@
-"""Whether somebody may be looking on: where nobody is, no widget is made, for it would be dead.
+"""Detects unattended notebooks, where no widget is made, because it would be dead.
 
 nbclient, and with it nbconvert and papermill, runs a notebook from its first cell to its last and
-keeps the state of every widget that it was told of, also of those that are closed by then. It says
-of itself that nobody can be asked for input. Voilà runs cells in the same way, for a page to come.
+keeps the state of every widget that it received, also of closed ones. It declares that no input can
+be requested. Voilà runs cells in the same way, but its page is shown afterwards.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 
 
 def attended() -> bool:
-    """Whether what this cell shows may be seen, or used, before its kernel is gone."""
+    """Whether a user may see or use this cell's output before its kernel ends."""
     kernels = sys.modules.get("ipykernel.kernelbase")  # not imported: without it this is no kernel
     if kernels is None or not kernels.Kernel.initialized():
         return True
     if os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
         return True
-    asked = kernels.Kernel.instance().get_parent("shell").get("content", {})
-    return asked.get("allow_stdin") is not False  # a widget's message says nothing of it
+    request = kernels.Kernel.instance().get_parent("shell").get("content", {})
+    return request.get("allow_stdin") is not False  # a widget's message has no such field

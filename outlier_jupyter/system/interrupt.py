@@ -1,9 +1,9 @@
-"""Ctrl-C, or a kernel's interrupt, at a moment that leaves everything whole.
+"""Handles Ctrl-C, or a kernel's interrupt, at a moment that leaves all state consistent.
 
-A KeyboardInterrupt may come between any two bytecodes: a KV cache would be half advanced, a slot
-booked by nobody, a lock held for ever. So while an engine works SIGINT raises nothing. It is noted,
-and what works looks for that where it can stop. Only the main thread receives signals: on others,
-and where SIGINT is ignored or handled by no Python function, nothing is changed.
+A KeyboardInterrupt may come between any two bytecodes and leave a KV cache half advanced, a slot
+reserved for good, a lock taken for ever. So while an engine works, SIGINT raises nothing. It is
+noted, and the working code checks for it where it can stop. Only the main thread receives signals:
+on others, and where SIGINT is ignored or not handled in Python, nothing changes.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any
 class Interrupts:
     """A context manager within which SIGINT is noted and calls `on_signal`, and does not raise.
 
-    May be entered again within itself. What was noted is forgotten when it is entered anew.
+    It may be nested. Entering the outermost block clears what was noted.
 
     Args:
         on_signal: called in the signal handler, each time.
-        foreign: whether a frame is in code that may be cut short, because nothing of ours would be
-            left half done: there a second SIGINT raises after all.
+        foreign: whether a frame is in code that may be interrupted, because it leaves nothing of
+            ours half done: there a second SIGINT raises after all.
 
     Attributes:
-        once: set within the block, has the next SIGINT raise; those after it are noted alone, so
-            that what undoes the work is not cut short in turn.
+        once: set within the block, makes the next SIGINT raise; later ones are only noted, so that
+            the cleanup is not interrupted in turn.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Interrupts:
                 return self
             self.once = self._noted = False
             self._previous = previous
-            signal.signal(signal.SIGINT, self._handle)  # from here on nothing raises
+            signal.signal(signal.SIGINT, self._handle)  # from here on SIGINT does not raise
         self._depth += 1
         return self
 
@@ -66,7 +66,7 @@ class Interrupts:
 
     @property
     def noted(self) -> bool:
-        """Whether SIGINT came since this was entered; on the main thread alone."""
+        """Whether SIGINT came since the block was entered; False outside the main thread."""
         return self._noted and _on_main_thread()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -79,7 +79,7 @@ class Interrupts:
 
 @contextmanager
 def deferred() -> Iterator[Interrupts]:
-    """Within this block SIGINT waits: it is handled as it would have been when the block ends."""
+    """Delay SIGINT: the previous handler gets it when the block ends."""
     interrupts = Interrupts()
     try:
         with interrupts:
@@ -92,10 +92,10 @@ def deferred() -> Iterator[Interrupts]:
 
 @contextmanager
 def within(seconds: float, error: type[Exception]) -> Iterator[None]:
-    """Raise `error`, made without arguments, in this block if it runs longer, on any thread.
+    """Raise `error()` in this block, on any thread, if it runs longer than `seconds`.
 
-    It comes between two bytecodes, so one long call into C is not cut short. Once it is on its way
-    it is never taken back: CPython would look for it for ever, and hang when traced.
+    The exception comes between two bytecodes, so one long call into C is not interrupted. Once it
+    is scheduled it is never cancelled: CPython would look for it for ever, and hang when traced.
     """
     here, ended, lock = threading.get_ident(), False, threading.Lock()
 
@@ -114,7 +114,7 @@ def within(seconds: float, error: type[Exception]) -> Iterator[None]:
     finally:
         with lock:
             ended = True
-        timer.cancel()  # where it is on its way it comes here at the latest
+        timer.cancel()  # a scheduled exception is raised here at the latest
 
 
 def _on_main_thread() -> bool:

@@ -1,7 +1,6 @@
-"""What the operating system says about memory: of this process, and of the machine.
+"""Memory of this process and of the machine, as the operating system reports it.
 
-In a container the machine's memory is not the process's to take: the control group's limit is,
-where there is one. Nothing of models is known here.
+In a container, the limit of the control group counts instead of the machine's memory.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import psutil
 CGROUP = Path("/sys/fs/cgroup")
 """Where Linux shows control groups: of version 2, or of version 1, `unified` among them."""
 OWN_GROUPS = Path("/proc/self/cgroup")
-"""Where Linux says which control groups this process is in."""
+"""Where Linux lists the control groups of this process."""
 
 
 class Machine(NamedTuple):
@@ -33,12 +32,12 @@ class Machine(NamedTuple):
 
 def machine_memory(cgroup: Path = CGROUP, own: Path = OWN_GROUPS) -> Machine:
     """The memory of this machine, or of the tightest of this process's control groups."""
-    seen = psutil.virtual_memory()
-    total, available = seen.total, seen.available
+    machine = psutil.virtual_memory()
+    total, available = machine.total, machine.available
     for group in _groups(cgroup, own):
         limits = (_number(group / name) for name in LIMITS)
         limit = min((n for n in limits if n is not None), default=total)
-        if limit >= seen.total:  # version 1 says "none" by a number near 2^63
+        if limit >= machine.total:  # version 1 says "none" by a number near 2^63
             continue
         used = next((n for n in (_number(group / name) for name in USED) if n is not None), 0)
         free = limit - used + _reclaimable(group / "memory.stat")
@@ -51,10 +50,10 @@ USED = ("memory.current", "memory.usage_in_bytes")
 
 
 def _groups(cgroup: Path, own: Path) -> Iterator[Path]:
-    """The folders of the memory groups this process is in, from its own up to the outermost.
+    """The folders of this process's memory groups, from its own up to the outermost.
 
-    A container may see only its own group, as the root, while its path is told as outside; so a
-    folder that is not there is passed by.
+    A container may see only its own group, as the root, while its path is the one outside; so
+    missing folders are skipped.
     """
     try:
         lines = own.read_text().splitlines()
@@ -73,24 +72,24 @@ def _groups(cgroup: Path, own: Path) -> Iterator[Path]:
 
 
 def process_nbytes() -> int:
-    """The resident set of this process: what the operating system says it holds in RAM."""
+    """The resident set size of this process, in bytes."""
     return int(psutil.Process().memory_info().rss)
 
 
 _memory_rate = 0.0
 PROBED_NBYTES = 256_000_000
-"""Memory that is read to measure how fast it is: more than caches hold."""
+"""Bytes read to measure the speed of memory: more than fit in caches."""
 
 
 def memory_rate() -> float:
-    """Bytes a second that `measure_memory` found in this process; 0 before it was called."""
+    """Bytes per second that `measure_memory` found in this process; 0 before it ran."""
     return _memory_rate
 
 
 def measure_memory(nbytes: int = PROBED_NBYTES) -> float:
-    """Read memory with all cores for about half a second; the best bytes a second of five rounds.
+    """Read memory with all cores for about half a second; return the best bytes per second of five.
 
-    Traces recorded from then on carry it, so that `explain` can say what memory allows.
+    Traces recorded from then on include it, so that `explain` can compare with what memory allows.
     """
     global _memory_rate
     cores = os.cpu_count() or 1
@@ -106,28 +105,28 @@ def measure_memory(nbytes: int = PROBED_NBYTES) -> float:
 
 
 def give_back_freed() -> None:
-    """Have the C library return what was freed to the operating system, where it keeps it.
+    """Have the C library return freed memory to the operating system.
 
-    glibc keeps freed memory below other blocks for itself: after the activations of a prompt
-    that was 50 MB of a resident set of 218 MB.
+    glibc keeps freed memory below other blocks: after the activations of a prompt that was 50 MB of
+    a resident set of 218 MB.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:  # musl has none, and keeps little
+        if trim is not None:  # musl has none, and keeps little memory
             trim(0)
 
 
 def mapped_nbytes(files: list[Path]) -> int:
-    """How much of memory-mapped `files` is in this process's resident set; 0 where not told."""
+    """Bytes of memory-mapped `files` in this process's resident set; 0 where unknown."""
     maps = getattr(psutil.Process(), "memory_maps", None)
-    if maps is None:  # macOS does not tell
+    if maps is None:  # macOS does not report it
         return 0
     names = {str(file.resolve()) for file in files}
     return sum(m.rss for m in maps(grouped=True) if m.path in names)
 
 
 def _reclaimable(stat: Path) -> int:
-    """The page cache that the kernel gives up first; in version 1 `total_` has the groups below."""
+    """The page cache that the kernel reclaims first; in version 1 `total_` includes subgroups."""
     try:
         rows = dict(line.split()[:2] for line in stat.read_text().splitlines() if " " in line)
     except OSError:

@@ -1,7 +1,7 @@
-"""Progress bars that Ctrl-C may end anywhere: tqdm's, with a lock that an interrupt cannot keep.
+"""Progress bars: tqdm's, with a lock that an interrupt cannot leave taken.
 
-tqdm's own lock is two, taken one after the other in Python: an interrupt in between leaves the
-first taken, and every later bar of the process waits for it for ever.
+tqdm's own lock consists of two, taken one after the other in Python: an interrupt in between leaves
+the first taken, and every later bar of the process waits for it for ever.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from .interactive import attended
 
 
 class Progress(tqdm):  # type: ignore[misc]  # tqdm has no types
-    """tqdm's bar for where it is shown: a terminal or a notebook; none where nobody looks on."""
+    """tqdm's bar for a terminal or an attended notebook; hidden elsewhere."""
 
-    def __init__(self, *given: Any, disable: bool = False, **named: Any) -> None:
-        super().__init__(*given, disable=disable or not attended(), **named)
+    def __init__(self, *args: Any, disable: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, disable=disable or not attended(), **kwargs)
 
     def refresh(self, nolock: bool = False, lock_args: Any = None) -> bool:
-        """As tqdm's; the lock is given back whatever happens."""
+        """As tqdm's; the lock is released whatever happens."""
         if nolock or self.disable:
             return bool(super().refresh(nolock=True))
         with self.get_lock():

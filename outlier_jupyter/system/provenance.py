@@ -1,7 +1,6 @@
-"""What a trace says of where it comes from: the checkpoint, the machine, the versions.
+"""The provenance of a trace: checkpoint, machine and versions.
 
-Nothing is read from disk but what the operating system tells of itself, and no name of a host or
-a user is taken.
+Only the operating system's description of itself is read, and no name of a host or user is kept.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ PACKAGES = ("outlier-jupyter", "mlx", "mlx-lm", "numpy", "numba")
 
 
 def fingerprint(config: Mapping[str, object], spans: Mapping[str, object]) -> str:
-    """Sixteen hex digits that tell one checkpoint from another without reading its weights.
+    """Sixteen hex digits that identify a checkpoint without its weights.
 
-    They are a SHA-256 of its config, and of the names, types, shapes and places of its tensors
-    (`spans`, by their `repr`, folders left out): a model that was moved is still the same, one
-    that was quantised otherwise is not. Weights that were changed in place are not noticed.
+    They are a SHA-256 of its config, and of the names, types, shapes and byte ranges of its tensors
+    (`spans`, without folders): a moved model is still the same, a differently quantised one is not.
+    Weights that were changed in place are not noticed.
     """
     places = sorted(f"{name} {_nameless(span)}" for name, span in spans.items())
     text = json.dumps([config, places], sort_keys=True, default=str)
@@ -38,10 +37,10 @@ def _nameless(span: object) -> str:
 
 
 def machine_words(kernels: str = "") -> str:
-    """System, processor, cores and RAM, in a line.
+    """System, processor, cores and RAM, in one line.
 
     Args:
-        kernels: what of the processor compiled kernels use; "" where others compute.
+        kernels: the instruction set that compiled kernels use; "" if MLX computes.
     """
     cores = os.cpu_count() or 0
     used = f" ({kernels})" if kernels else ""
@@ -52,7 +51,7 @@ def machine_words(kernels: str = "") -> str:
 
 
 def processor_name() -> str:
-    """The processor as the system names it."""
+    """The processor's name in the operating system."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -63,7 +62,7 @@ def processor_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that decide what a run does."""
+    """The versions of Python and of the packages that determine a run."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from outlier_jupyter.checkpoint import KernelQueue, Wanted, open_queue
+from outlier_jupyter.checkpoint import KernelQueue, KernelRead, open_queue
 from outlier_jupyter.checkpoint import linux_aio as kernel_queue
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has this queue alone")
@@ -41,7 +41,7 @@ def drained(queue) -> dict[int, int]:
     """All that is pending, waited for."""
     found: dict[int, int] = {}
     while queue.pending:
-        found |= dict(queue.ended(True))
+        found |= dict(queue.completed(True))
     return found
 
 
@@ -52,9 +52,9 @@ def test_many_reads_land_in_the_pieces_they_were_meant_for(file, queue):
         [np.zeros(size, np.uint8) for size in sizes] for sizes in ((100, 7), (1, 9), (999, 8))
     ]
     told = [pieces(*rows) for rows in memory]
-    reads = [Wanted(i, 7 * i, each.ctypes.data) for i, each in enumerate(told)]
+    reads = [KernelRead(i, 7 * i, each.ctypes.data) for i, each in enumerate(told)]
     assert queue.submit(reads, descriptor, 2) == 3
-    assert drained(queue) == {0: 107, 1: 10, 2: 1007} and queue.ended(True) == []
+    assert drained(queue) == {0: 107, 1: 10, 2: 1007} and queue.completed(True) == []
     for number, rows in enumerate(memory):
         whole = np.concatenate(rows)
         assert np.array_equal(whole, content[7 * number :][: whole.size])
@@ -64,7 +64,7 @@ def test_a_read_past_the_end_tells_how_much_came(file, queue):
     """Which whoever asked can see is too little."""
     memory = np.zeros(100, np.uint8)
     told = pieces(memory)
-    assert queue.submit([Wanted(3, 9_950, told.ctypes.data)], file[0], 1) == 1
+    assert queue.submit([KernelRead(3, 9_950, told.ctypes.data)], file[0], 1) == 1
     assert drained(queue) == {3: 50}
     assert np.array_equal(memory[:50], file[1][-50:])
 
@@ -73,9 +73,9 @@ def test_what_cannot_be_read_is_not_taken(file, queue):
     """A closed file, or the reads from a wrong one on; those before are made."""
     memory = np.zeros(10, np.uint8)
     told = pieces(memory)
-    assert queue.submit([Wanted(1, 0, told.ctypes.data)], 10_000, 1) == 0
-    assert not queue.pending and queue.ended(False) == []
-    reads = [Wanted(i, offset, told.ctypes.data) for i, offset in ((1, 5), (2, -1), (3, 5))]
+    assert queue.submit([KernelRead(1, 0, told.ctypes.data)], 10_000, 1) == 0
+    assert not queue.pending and queue.completed(False) == []
+    reads = [KernelRead(i, offset, told.ctypes.data) for i, offset in ((1, 5), (2, -1), (3, 5))]
     assert queue.submit(reads, file[0], 1) == 1
     assert drained(queue) == {1: 10}
 
@@ -84,7 +84,7 @@ def test_no_more_are_taken_than_may_be_pending(file, queue):
     """Whoever asks for more reads the others otherwise."""
     memory = np.zeros(1, np.uint8)
     told = pieces(memory)
-    reads = [Wanted(i, 0, told.ctypes.data) for i in range(kernel_queue.DEPTH + 5)]
+    reads = [KernelRead(i, 0, told.ctypes.data) for i in range(kernel_queue.DEPTH + 5)]
     assert queue.submit(reads, file[0], 1) == kernel_queue.DEPTH
     assert len(drained(queue)) == kernel_queue.DEPTH
 

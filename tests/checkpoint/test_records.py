@@ -110,7 +110,7 @@ class Model:
     def open(self, kind: str) -> RecordReader:
         files = [*self.checkpoint.files, self.target]
         records = Records.open(self.target)
-        assert not records.why_not(self.checkpoint.files, self.layers)
+        assert not records.mismatch(self.checkpoint.files, self.layers)
         return RecordReader(open_reader(kind, files), records, self.layers, "")
 
     def assert_read(self, reader, aligned: bool = False) -> None:
@@ -261,11 +261,11 @@ def test_a_record_that_cannot_be_read_is_read_from_the_shards(model):
 def test_records_of_changed_shards_are_not_used(model):
     """A shard that was written since, or experts of another shape, are told from those there."""
     records = model.write().records
-    assert records.why_not(model.checkpoint.files, model.layers) == ""
+    assert records.mismatch(model.checkpoint.files, model.layers) == ""
     other = {path: parts[:-1] for path, parts in model.layers.items()}
-    assert "another form" in records.why_not(model.checkpoint.files, other)
+    assert "another form" in records.mismatch(model.checkpoint.files, other)
     os.utime(model.checkpoint.files[0], ns=(1, 1))
-    assert "changed" in records.why_not(model.checkpoint.files, model.layers)
+    assert "changed" in records.mismatch(model.checkpoint.files, model.layers)
 
 
 def test_a_file_that_is_not_whole_is_refused(model):

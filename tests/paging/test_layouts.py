@@ -134,7 +134,7 @@ def test_a_small_tensor_that_is_computed_stays_in_ram(tmp_path, support):
     folder = published(tmp_path, "muse_spark", layouts.muse_spark, settings)
     with installed(folder, slots=3) as made:
         assert_slots_hold_what_mlx_lm_makes(folder, made)
-        assert {part.name for part in made.switches[0].parts if part.held is not None} == {
+        assert {part.name for part in made.switches[0].parts if part.in_memory is not None} == {
             f"{name}_proj.global_scale" for name in ("gate", "up", "down")
         }
     proved("`gate_up_proj_weight_scale_2`, nvfp4", "muse_spark", support, "bytes; MLX needs a GPU")

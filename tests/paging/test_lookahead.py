@@ -288,9 +288,9 @@ def test_where_all_is_held_no_guess_is_made():
     for _ in range(10 * AGAIN):
         if gate.open(2):
             guesses += 1
-            gate.guessed(False)
+            gate.predicted(False)
     assert 10 < guesses < 40
-    gate.guessed(True)
+    gate.predicted(True)
     assert gate.open(2) == [0, 1]
 
 

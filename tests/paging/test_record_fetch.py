@@ -37,11 +37,11 @@ def submitted(monkeypatch):
         numbers.extend(read.number for read in wanted[:taken])
         return taken
 
-    def straight(self, where):
+    def kernel_readable(self, where):
         return KernelReadable(self._descriptors[where.file], 1)
 
     monkeypatch.setattr(KernelQueue, "submit", counted)
-    monkeypatch.setattr(PreadReader, "straight", straight)
+    monkeypatch.setattr(PreadReader, "kernel_readable", kernel_readable)
     monkeypatch.setattr(PreadReader, "name", "direct")  # the others are not asked
     return numbers
 
@@ -107,14 +107,14 @@ def test_an_interrupt_in_mid_wait_leaves_nothing_under_way(own, submitted, monke
     """What was handed over is waited for, booked and told before anything else is read."""
     with load(own) as engine:
         expected = engine.generate(PROMPT, max_tokens=12)
-        pager, log, ended = engine._installed.pagers[0], EventLog(), KernelQueue.ended
+        pager, log, completed = engine._installed.pagers[0], EventLog(), KernelQueue.completed
         engine.subscribe(log, PagedIn)
 
         def interrupted(self, wait):
-            monkeypatch.setattr(KernelQueue, "ended", ended)
+            monkeypatch.setattr(KernelQueue, "completed", completed)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(KernelQueue, "ended", interrupted)
+        monkeypatch.setattr(KernelQueue, "completed", interrupted)
         with pytest.raises(KeyboardInterrupt):
             engine.generate(PROMPT, max_tokens=12)
         assert not pager._queued._queue.pending

@@ -139,7 +139,7 @@ def test_memory_that_is_not_there_is_not_asked_for(engine, monkeypatch):
     monkeypatch.setattr(
         "outlier_jupyter.paging.resize_banks.machine_memory", lambda: Machine(0, 24 * row)
     )
-    with pytest.raises(OptionError, match=r"cannot be had: on the way there it needs .* are free"):
+    with pytest.raises(OptionError, match=r"does not fit: the resize needs .* are free"):
         engine.resize(cache_experts=24)
     assert engine.status().slots == 6
     check(engine)

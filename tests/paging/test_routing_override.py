@@ -50,7 +50,7 @@ def test_pairs_and_mappings_are_spelled_out():
     assert asked.mask == ("0:3", "1:4-5") and asked.boost == ("2:1=2.0", "0:7=-1")
     found = Intervention.of(asked, LAYERS, 2)
     assert found.boost == {(2, 1): 2.0, (0, 7): -1.0}
-    assert found.words(2) == [
+    assert found.phrases(2) == [
         "experts 0:3, 1:4, 1:5 masked",
         "experts 0:7, 2:1 boosted by -1 to +2",
     ]

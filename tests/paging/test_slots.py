@@ -51,7 +51,7 @@ def test_a_bank_of_more_bytes_than_an_axis_may_have_elements_begins_with_a_page(
 
 def test_a_bank_beyond_all_axes_begins_where_it_may(monkeypatch):
     """It is made as MLX makes arrays; direct reads then pass through a buffer."""
-    monkeypatch.setattr(slots_module, "MOST", 100)
+    monkeypatch.setattr(slots_module, "MAX_AXIS", 100)
     tensor = part("U32", 4, 6, 8)
     bank = SlotBank([tensor], 40)
     bank.row("weight", 39)[:] = bytes(tensor.nbytes)

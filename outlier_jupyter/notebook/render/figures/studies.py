@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ....formatting import three
-from ....paging.interventions import named
+from ....paging.interventions import expert_names
 from ....studies.ablate import WHAT, Ablation
 from ....studies.sweep_result import Sweep, words
 from ..palette import EITHER
@@ -29,7 +29,7 @@ def ablation_figure(found: Ablation) -> go.Figure:
         f"{found.info.model} · {int(found.tokens.sum()):,} tokens · {len(found.masks)} random "
         f"masks of equal size, {chance}"
     )
-    titled(figure, f"Masking {named(found.experts)}", about, found.caution,
+    titled(figure, f"Masking {expert_names(found.experts)}", about, found.caution,
            height=max(320, 190 + 44 * len(rows)))  # fmt: skip
     for col, what in enumerate(WHAT, 1):
         _ablated(figure, found, rows, what, col)
