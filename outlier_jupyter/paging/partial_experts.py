@@ -28,7 +28,7 @@ class PartialExperts(Protocol):
         """Compute the pairs numbered `mine`, whose experts are in `slots`; both [pairs]."""
 
     def output(self) -> mx.array:
-        """All pairs' outputs [..., k, width], once each of them was added."""
+        """All pairs' outputs [..., k, width]; zeros where none was added."""
 
 
 class LazyPartialExperts:
@@ -63,6 +63,10 @@ class LazyPartialExperts:
 
     def output(self) -> mx.array:
         """As `PartialExperts.output`."""
+        pairs = np.arange(np.prod(self._shape))
+        if (missing := np.setdiff1d(pairs, np.concatenate([*self._order, pairs[:0]]))).size:
+            self._outputs.append(mx.zeros((missing.size, *self._rows.shape[1:]), self._rows.dtype))
+            self._order.append(missing)
         back = np.argsort(np.concatenate(self._order)).astype(np.uint32)
         output = mx.concatenate(self._outputs)[mx.array(back)]
         self._reading(output)

@@ -30,7 +30,9 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from ..events import Routed
 from ..residency import ExpertKey
+from .fetch import Fetch
 from .lookahead import Lookahead
+from .ownership import OWNS_ALL, Combine, Owner, as_it_is
 from .pager import Pager
 from .partial_experts import PartialExperts
 from .router_tap import RouterTap
@@ -67,6 +69,8 @@ class PagedSwitch(nn.Module):
         self._pager = pager
         self._timed = Stopwatch(pager.clock)  # of the experts' own module
         self._tap = tap
+        self._owner: Owner = OWNS_ALL
+        self._combine: Combine = as_it_is
         self._override: LayerOverride | None = None
         self._lookahead: Lookahead | None = None
         self._next_lookahead: Lookahead | None = None
@@ -87,6 +91,10 @@ class PagedSwitch(nn.Module):
     def check_predictions(self, lookahead: Lookahead | None) -> None:
         """Compare the predictions for this layer with what its router chooses."""
         self._lookahead = lookahead
+
+    def share_out(self, owner: Owner, combine: Combine) -> None:
+        """Compute only the experts that `owner` gives this process, and `combine` the outputs."""
+        self._owner, self._combine = owner, combine
 
     def override_routing(self, override: LayerOverride | None) -> None:
         """Check each choice of the router against `override`, until it is None again."""
@@ -133,7 +141,7 @@ class PagedSwitch(nn.Module):
     @property
     def resident_map(self) -> SlotMap | None:
         """Expert → slot, if the layer is resident for good and its routing is not overridden."""
-        return self._pager.slot_map(self._layer) if self._override is None else None
+        return self._slot_map() if self._override is None else None
 
     def choice_buffers(self, k: int) -> tuple[Ids, F32s]:
         """The memory that a native layer writes its choice to: ids and weights, both [1, k]."""
@@ -156,14 +164,14 @@ class PagedSwitch(nn.Module):
         begin, report_begin, timed.ns = pager.clock(), pager.report_ns, 0
         if self._override is not None:
             self._override.check(np.array(inputs.indices))
-        slot_map = pager.slot_map(self._layer)
+        slot_map = self._slot_map()
         if slot_map is not None:
             if meanwhile is not None:
                 timed(meanwhile)
             self._tap.record_ids(self._layer, inputs.indices)
             output = timed(inputs.compute_resident, self._inner, slot_map)
         else:
-            output = self._paged(inputs, begin, meanwhile)
+            output = self._combine(self._paged(inputs, begin, meanwhile))
         output = inputs.tap_weights(self._tap, self._layer, output)
         report_ns, spent = pager.report_ns - report_begin, pager.clock() - begin
         self._tap.record_served(self._layer, begin, spent, timed.ns, report_ns)
@@ -173,28 +181,74 @@ class PagedSwitch(nn.Module):
         self, inputs: SwitchInputs, begin: int, meanwhile: Callable[[], object] | None
     ) -> Any:
         """Read the ids back, make their experts resident, compute."""
+        ids = inputs.ids(self._pager.bank)
+        routed = self._pager.clock()
+        serve = self._token if ids.size == ids.shape[-1] else self._prompt
+        return serve(inputs, ids, (begin, routed), meanwhile)
+
+    def _token(
+        self,
+        inputs: SwitchInputs,
+        ids: Ids,
+        times: tuple[int, int],
+        meanwhile: Callable[[], object] | None,
+    ) -> Any:
+        """Serve one token: its few experts fit the slots, and the next layer's can be predicted."""
         pager = self._pager
-        ids = inputs.ids(pager.bank)
-        routed = pager.clock()
-        rows = ids.reshape(-1, ids.shape[-1])
-        one_token = len(rows) == 1
-        if one_token:
-            experts, counts = sorted(set(rows[0].tolist())), []
-        else:
-            experts, counts = (found.tolist() for found in np.unique(ids, return_counts=True))
-        keys = [self._keys[expert] for expert in experts]
-        hits = [expert for expert, key in zip(experts, keys, strict=True) if key in pager.table]
-        pager.table.routed(self._layer, rows)
+        keys, report = self._request(ids, sorted(set(ids.ravel().tolist())), times)
         outcomes = pager.resolve_prefetched(keys)
-        if one_token and self._lookahead is not None and self._may_predict(self._lookahead):
+        if self._lookahead is not None and self._may_predict(self._lookahead):
             self._lookahead.learn(inputs.array(), ids, outcomes)
-        report = partial(self._report_routed, rows, hits, begin, routed)
-        if one_token:
-            return self._in_parts(inputs, ids, pager.table.split(keys), None, meanwhile, report)
-        uses = dict(zip(keys, counts, strict=True))
-        keep = pager.table.most_used(self._layer, uses, pager.layer_count)
-        parts = pager.table.split(keys, uses)
-        return self._in_parts(inputs, ids, parts, keep, meanwhile, report)
+        parts = pager.table.split(keys)
+        if len(parts) > 1:  # fewer slots than experts of a token
+            output = self._passes(inputs, ids, parts, None, meanwhile, report)
+            self._prefetch_next(inputs, True)
+            return output
+        work: PartialExperts | None = None
+        with pager.fetch(keys) as fetch:
+            report()  # while the reads that have begun go on
+            prefetched = self._prefetch_next(inputs, fetch.landed)
+            overlap = self._overlaps(fetch)
+            self._compute_beside(inputs, overlap, meanwhile)
+            if overlap or not self._owns_all:
+                work = inputs.partial(self._inner, pager.bank)
+                for slots in fetch.arrivals():
+                    prefetched = prefetched or self._prefetch_next(inputs, fetch.landed)
+                    self._timed(self._compute_group, work, ids, slots)
+        if not prefetched:
+            self._prefetch_next(inputs, True)
+        return self._output(inputs, ids, work, fetch.slots)
+
+    def _prompt(
+        self,
+        inputs: SwitchInputs,
+        ids: Ids,
+        times: tuple[int, int],
+        meanwhile: Callable[[], object] | None,
+    ) -> Any:
+        """Serve many tokens: in as many passes as their experts need, the most used kept."""
+        table = self._pager.table
+        experts, counts = (found.tolist() for found in np.unique(ids, return_counts=True))
+        tokens_of = dict(zip(experts, counts, strict=True))
+        keys, report = self._request(ids, experts, times)
+        self._pager.resolve_prefetched(keys)
+        uses = {key: tokens_of[key.expert] for key in keys}
+        keep = table.most_used(self._layer, uses, self._pager.layer_count)
+        return self._passes(inputs, ids, table.split(keys, uses), keep, meanwhile, report)
+
+    def _request(
+        self, ids: Ids, experts: list[int], times: tuple[int, int]
+    ) -> tuple[list[ExpertKey], Callable[[], object]]:
+        """The keys of the `experts` that are computed here, and what reports the choice.
+
+        Args:
+            times: when the switch was called, and when the ids were there.
+        """
+        keys = [self._keys[expert] for expert in self._owner.owned(self._layer, experts)]
+        hits = [key.expert for key in keys if key in self._pager.table]
+        rows = ids.reshape(-1, ids.shape[-1])
+        self._pager.table.routed(self._layer, rows)
+        return keys, partial(self._report_routed, rows, hits, *times)
 
     def _report_routed(self, experts: Ids, resident: list[int], begin: int, routed: int) -> None:
         """Report the choice `experts` [tokens, k]; those in `resident` were hits."""
@@ -210,7 +264,7 @@ class PagedSwitch(nn.Module):
             )
         )
 
-    def _in_parts(
+    def _passes(
         self,
         inputs: SwitchInputs,
         ids: Ids,
@@ -227,36 +281,59 @@ class PagedSwitch(nn.Module):
         """
         pager = self._pager
         work: PartialExperts | None = None
-        predicted = keep is not None  # a prompt needs too many experts to predict any
+        parts = parts or [()]  # where none of the experts is computed here
         for number, part in enumerate(parts):
             if number:  # what the last part computes must be done before its slots are written
                 pager.bank.settle()
             with pager.fetch(part) as fetch:
+                overlap = self._overlaps(fetch)
                 if number == 0:
                     report()
-                overlap = bool(fetch.reads) and pager.overlap and self._native
-                last = fetch.landed and part is parts[-1]
-                predicted = predicted or self._prefetch_next(inputs, last)
-                if number == 0 and meanwhile is not None:
-                    self._timed(meanwhile)
-                elif number == 0 and overlap and self._shared_expert is not None:
-                    self._timed(self._shared_expert.compute, inputs.array())
-                if len(parts) > 1 or overlap:
+                    self._compute_beside(inputs, overlap, meanwhile)
+                if len(parts) > 1 or overlap or not self._owns_all:
                     work = work or inputs.partial(self._inner, pager.bank)
                     for slots in fetch.arrivals():
-                        last = fetch.landed and part is parts[-1]
-                        predicted = predicted or self._prefetch_next(inputs, last)
                         self._timed(self._compute_group, work, ids, slots)
             if keep is not None:
                 # This only changes the eviction order: nothing is written before the bank is
                 # settled again.
                 pager.table.demote_except(self._layer, keep)
-        if not predicted:
-            self._prefetch_next(inputs, True)
+        return self._output(inputs, ids, work, fetch.slots)
+
+    def _overlaps(self, fetch: Fetch) -> bool:
+        """Whether to compute with what is there while the rest is read."""
+        return bool(fetch.reads) and self._pager.overlap and self._native
+
+    def _compute_beside(
+        self, inputs: SwitchInputs, overlap: bool, meanwhile: Callable[[], object] | None
+    ) -> None:
+        """Compute what needs no expert, while experts are read if any are."""
+        if meanwhile is not None:
+            self._timed(meanwhile)
+        elif overlap and self._shared_expert is not None:
+            self._timed(self._shared_expert.compute, inputs.array())
+
+    def _output(
+        self,
+        inputs: SwitchInputs,
+        ids: Ids,
+        work: PartialExperts | None,
+        slot_of: Mapping[ExpertKey, int],
+    ) -> Any:
+        """What was computed in parts, or else all at once over the slots."""
         if work is not None:
             return self._timed(inputs.combined, work)
-        slot_ids = self._slot_ids(ids, fetch.slots)
-        return self._timed(inputs.compute, self._inner, slot_ids, pager.bank)
+        return self._timed(
+            inputs.compute, self._inner, self._slot_ids(ids, slot_of), self._pager.bank
+        )
+
+    @property
+    def _owns_all(self) -> bool:
+        return self._owner is OWNS_ALL
+
+    def _slot_map(self) -> SlotMap | None:
+        """Expert → slot once nothing has to be looked up or combined any more."""
+        return self._pager.slot_map(self._layer) if self._owns_all else None
 
     def _prefetch_next(self, inputs: SwitchInputs, idle: bool) -> bool:
         """Prefetch for the next layer if the disk is `idle`; returns `idle`."""
@@ -277,6 +354,8 @@ class PagedSwitch(nn.Module):
         self, work: PartialExperts, ids: Ids, slots: Mapping[ExpertKey, int]
     ) -> None:
         """Compute all (token, expert) pairs of the call whose experts are in `slots`."""
+        if not slots:
+            return
         if ids.size < len(self._keys):  # one token: few ids, looked up one by one
             slot_of = {key.expert: slot for key, slot in slots.items()}
             pairs = [(i, slot_of[e]) for i, e in enumerate(ids.ravel().tolist()) if e in slot_of]

@@ -75,14 +75,14 @@ class NativePartialExperts:
     """A call's pairs (row, one of its experts), computed as they are added, into one output.
 
     A pair's numbers do not depend on which others are added with it, as long as all pairs of an
-    expert are.
+    expert are. What is never added stays zero.
     """
 
     def __init__(
         self, compute: Callable[[F32s, Slots], F32s], x: F32s, shape: tuple[int, ...]
     ) -> None:
         self._compute, self._x, self._shape = compute, x, shape
-        self._output: F32s | None = None
+        self._output: F32s = np.zeros((math.prod(shape), x.shape[-1]), np.float32)
 
     def add(self, mine: Slots, slots: Slots) -> None:
         """Compute the pairs numbered `mine`, whose experts sit in `slots`; both [pairs]."""
@@ -90,13 +90,10 @@ class NativePartialExperts:
             found = self._compute(self._x, slots[None])[0]
         else:
             found = self._compute(self._x[mine // self._shape[-1]], slots[:, None])[:, 0]
-        if self._output is None:
-            self._output = np.empty((math.prod(self._shape), found.shape[-1]), np.float32)
         self._output[mine] = found
 
     def rows(self) -> F32s:
-        """All pairs' outputs [..., k, width], when each of them was added."""
-        assert self._output is not None
+        """All pairs' outputs [..., k, width]."""
         return self._output.reshape(*self._shape, -1)
 
     def output(self) -> mx.array:
