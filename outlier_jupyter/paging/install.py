@@ -27,6 +27,7 @@ from .expert_tensors import Locator
 from .fetch import TINY, InlineExecutor, overlaps
 from .lookahead import STAGING_SLOTS, find_lookahead, module_at
 from .lookahead import wanted as lookahead_wanted
+from .paged_layer import PagedLayer
 from .pager import Pager
 from .release import release
 from .router_tap import RouterTap
@@ -188,12 +189,12 @@ def _put_in_place(
         pager = pagers[switch.geometry]
         for name, array in pager.bank.arrays.items():
             bind(switch.module, name, array)
-        paged = PagedSwitch(switch.module, layer, switch.experts, pager, tap)
-        block = replace(model, switch.path, paged)
+        stand_in = PagedSwitch(switch.module, layer, switch.experts, pager, tap)
+        block = replace(model, switch.path, stand_in)
         if isinstance(block, nn.Module):
             follow(block, tap)
             if pager.overlap:
-                paged.overlap_shared_expert(shared_expert(block))
+                stand_in.paged.shared_expert = shared_expert(block)
     _add_lookahead(model, switches, pagers, options)
 
 
@@ -205,13 +206,12 @@ def _add_lookahead(
 ) -> None:
     """Have each switch predict and prefetch for the next, where that is wanted and possible."""
     paths = [switch.path for switch in switches]
-    paged = [module_at(model, path) for path in paths]
+    layers: list[PagedLayer] = [module_at(model, path).paged for path in paths]
     for layer, switch in list(enumerate(switches))[1:]:
         pager = pagers[switch.geometry]
         if pager.table.staging:
             lookahead = find_lookahead(model, layer, paths, switch.experts, pager, options)
-            paged[layer - 1].predict_next(lookahead)
-            paged[layer].check_predictions(lookahead)
+            layers[layer - 1].next_lookahead = layers[layer].lookahead = lookahead
 
 
 def staging_slots(switches: Sequence[Switch], options: LoadOptions) -> dict[Geometry, int]:

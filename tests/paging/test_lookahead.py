@@ -124,7 +124,7 @@ def test_a_changed_top_k_is_followed(tiny):
     """While fewer experts are asked for, a guess made of more ranks finds what is named."""
     with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
         engine.generate("as it is", raw=True, max_tokens=14)
-        ahead = engine.model.layers[0].mlp.switch_mlp._next_lookahead
+        ahead = engine.model.layers[0].mlp.switch_mlp.paged.next_lookahead
         fewer, whole = ahead._k, ahead.ranked
         ahead.ranked = lambda x: whole(x)[: fewer - 1]
         run = engine.generate("with fewer", raw=True, max_tokens=8)
@@ -133,7 +133,7 @@ def test_a_changed_top_k_is_followed(tiny):
 
 def test_the_state_is_put_under_the_next_norm(engine):
     """Where two layers share their state, the guess for the second is its choice."""
-    ahead = engine.model.layers[0].mlp.switch_mlp._next_lookahead
+    ahead = engine.model.layers[0].mlp.switch_mlp.paged.next_lookahead
     ahead._k = 2
     first, second = (layer.post_attention_layernorm for layer in engine.model.layers[:2])
     first.weight, second.weight = mx.random.normal((64,)), mx.random.normal((64,))
@@ -148,7 +148,7 @@ def test_an_early_read_begins_before_its_layer_is_asked(engine):
     """It is under way when the layer before returns, and the look-up waits only for its rest."""
     pager, log, first, second = parts(engine)
     pager.acquire([ExpertKey(0, 0), ExpertKey(0, 1)])
-    ahead, x = first._next_lookahead, a_token()
+    ahead, x = first.paged.next_lookahead, a_token()
     ahead._k, ahead._proofs = 2, PROOFS
     chosen = ahead.ranked(ahead._scaled(x)).tolist()
     held = pager._reader = PausedReader(pager._reader)

@@ -54,14 +54,17 @@ def test_the_shares_of_two_add_up_to_the_whole(kernels, slots, overlap, tiny):
             pager.sink = lambda event, read=read: read.append(event)
             for first in (0, 1):
                 read.clear()
-                switch.share_out(Half(first), as_it_is)
+                switch.paged.owner, switch.paged.combine = Half(first), as_it_is
                 shares.append(np.array(switch(x, ids)))
                 assert {e.expert % 2 for e in read if isinstance(e, PagedIn)} <= {first}
                 assert not shares[-1][np.array(ids) % 2 != first].any()
             assert np.array_equal(shares[0] + shares[1], whole)
-            switch.share_out(Half(0), lambda mine, other=shares[1]: mine + mx.array(other))
+            switch.paged.owner, switch.paged.combine = (
+                Half(0),
+                lambda mine, other=shares[1]: mine + mx.array(other),
+            )
             assert np.array_equal(np.array(switch(x, ids)), whole)
-            switch.share_out(OWNS_ALL, as_it_is)
+            switch.paged.owner, switch.paged.combine = OWNS_ALL, as_it_is
             assert np.array_equal(np.array(switch(x, ids)), whole)
 
 
@@ -72,6 +75,6 @@ def test_who_owns_none_of_the_experts_adds_zeros(kernels, tokens, tiny):
         switch = engine.model.layers[1].mlp.switch_mlp
         x, _ = asked(tokens)
         ids = mx.array(np.tile(np.array([1, 3], np.uint32), (1, tokens, 1)))
-        switch.share_out(Half(0), as_it_is)
+        switch.paged.owner, switch.paged.combine = Half(0), as_it_is
         output = np.array(switch(x, ids))
         assert output.shape == (1, tokens, TOP_K, WIDTH) and not output.any()

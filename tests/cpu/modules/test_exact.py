@@ -231,7 +231,7 @@ def test_embeddings_are_read_in_place_of_ids_where_they_are_given():
 def test_a_stop_between_two_layers_leaves_the_kv_cache_level(monkeypatch, options):
     """The next run reads on from what all layers hold, and says what a fresh one says."""
     prompt, seen = "import os\n\ndef read_file", 0
-    name = "decode_held" if "resident" in options else "decode"
+    name = "decode_resident" if "resident" in options else "decode"
     whole = getattr(PagedSwitch, name)
 
     def stopping(self, *given):

@@ -1,0 +1,238 @@
+"""One layer's experts: from a router's ids to the output of those it chose.
+
+A token's few experts usually fit the slots. What computes natively computes the resident ones
+while the misses are read, then each as it arrives; an MLX graph is computed once all are there. The
+next layer's experts may be predicted meanwhile.
+
+A prompt may need more distinct experts than there are slots. Its tokens are then taken expert by
+expert, in as many passes as it needs; the arithmetic of a row does not change with it. What a layer
+of a prompt used most stays resident, up to its share of the slots, so that decode starts warm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..events import Routed
+from ..residency import ExpertKey
+from .expert_pairs import pairs_in, slots_of_ids
+from .fetch import Fetch
+from .lookahead import Lookahead
+from .ownership import OWNS_ALL, Combine, Owner, as_it_is
+from .pager import Pager
+from .partial_experts import PartialExperts
+from .shared_expert import OverlappedSharedExpert
+from .switch_inputs import Ids, SlotMap, Stopwatch, SwitchInputs
+
+
+class PagedLayer:
+    """Serves the calls of one layer's switch.
+
+    Args:
+        inner: the original switch, which computes over the bank's slots.
+        experts: how many the layer has.
+        timed: measures what `inner` takes.
+
+    Attributes:
+        owner, combine: which experts are computed here, and what makes outputs whole.
+        lookahead: predicted this layer's experts, and learns from what the router chooses.
+        next_lookahead: predicts those of the next layer from this one's input.
+        shared_expert: is computed while experts are read.
+    """
+
+    def __init__(
+        self, inner: Any, layer: int, experts: int, pager: Pager, timed: Stopwatch
+    ) -> None:
+        self.owner: Owner = OWNS_ALL
+        self.combine: Combine = as_it_is
+        self.lookahead: Lookahead | None = None
+        self.next_lookahead: Lookahead | None = None
+        self.shared_expert: OverlappedSharedExpert | None = None
+        self._inner, self._layer, self._pager, self._timed = inner, layer, pager, timed
+        self._keys = [ExpertKey(layer, each) for each in range(experts)]
+
+    def slot_map(self) -> SlotMap | None:
+        """Expert → slot once nothing has to be looked up or combined any more."""
+        return self._pager.slot_map(self._layer) if self._owns_all else None
+
+    def serve(
+        self, inputs: SwitchInputs, begin: int, meanwhile: Callable[[], object] | None
+    ) -> Any:
+        """Read the ids back, make their experts resident, compute, combine.
+
+        Args:
+            begin: when the switch was called.
+            meanwhile: as `PagedSwitch.__call__`.
+        """
+        ids = inputs.ids(self._pager.bank)
+        routed = self._pager.clock()
+        serve = self._token if ids.size == ids.shape[-1] else self._prompt
+        return self.combine(serve(inputs, ids, (begin, routed), meanwhile))
+
+    def _token(
+        self,
+        inputs: SwitchInputs,
+        ids: Ids,
+        times: tuple[int, int],
+        meanwhile: Callable[[], object] | None,
+    ) -> Any:
+        """Serve one token: its few experts fit the slots, and the next layer's can be predicted."""
+        pager = self._pager
+        keys, report = self._request(ids, sorted(set(ids.ravel().tolist())), times)
+        outcomes = pager.resolve_prefetched(keys)
+        if self.lookahead is not None and self._may_predict(self.lookahead):
+            self.lookahead.learn(inputs.array(), ids, outcomes)
+        parts = pager.table.split(keys)
+        if len(parts) > 1:  # fewer slots than experts of a token
+            output = self._passes(inputs, ids, parts, None, meanwhile, report)
+            self._prefetch_next(inputs, True)
+            return output
+        work: PartialExperts | None = None
+        with pager.fetch(keys) as fetch:
+            report()  # while the reads that have begun go on
+            prefetched = self._prefetch_next(inputs, fetch.landed)
+            overlap = self._overlaps(fetch)
+            self._compute_beside(inputs, overlap, meanwhile)
+            if overlap or not self._owns_all:
+                work = inputs.partial(self._inner, pager.bank)
+                for slots in fetch.arrivals():
+                    prefetched = prefetched or self._prefetch_next(inputs, fetch.landed)
+                    self._timed(self._add, work, ids, slots)
+        if not prefetched:
+            self._prefetch_next(inputs, True)
+        return self._output(inputs, ids, work, fetch.slots)
+
+    def _prompt(
+        self,
+        inputs: SwitchInputs,
+        ids: Ids,
+        times: tuple[int, int],
+        meanwhile: Callable[[], object] | None,
+    ) -> Any:
+        """Serve many tokens: in as many passes as their experts need, the most used kept."""
+        table = self._pager.table
+        experts, counts = (found.tolist() for found in np.unique(ids, return_counts=True))
+        tokens_of = dict(zip(experts, counts, strict=True))
+        keys, report = self._request(ids, experts, times)
+        self._pager.resolve_prefetched(keys)
+        uses = {key: tokens_of[key.expert] for key in keys}
+        keep = table.most_used(self._layer, uses, self._pager.layer_count)
+        return self._passes(inputs, ids, table.split(keys, uses), keep, meanwhile, report)
+
+    def _request(
+        self, ids: Ids, experts: list[int], times: tuple[int, int]
+    ) -> tuple[list[ExpertKey], Callable[[], object]]:
+        """The keys of the `experts` that are computed here, and what reports the choice.
+
+        Args:
+            times: when the switch was called, and when the ids were there.
+        """
+        keys = [self._keys[expert] for expert in self.owner.owned(self._layer, experts)]
+        hits = [key.expert for key in keys if key in self._pager.table]
+        rows = ids.reshape(-1, ids.shape[-1])
+        self._pager.table.routed(self._layer, rows)
+        return keys, partial(self._report_routed, rows, hits, *times)
+
+    def _report_routed(self, experts: Ids, resident: list[int], begin: int, routed: int) -> None:
+        """Report the choice `experts` [tokens, k]; those in `resident` were hits."""
+        hits = np.zeros(len(self._keys), bool)
+        hits[resident] = True
+        self._pager.report(
+            Routed(
+                layer=self._layer,
+                experts=experts.astype(np.int32),
+                hits=hits[experts],
+                route_ns=routed - begin,
+                lookup_ns=self._pager.clock() - routed,
+            )
+        )
+
+    def _passes(
+        self,
+        inputs: SwitchInputs,
+        ids: Ids,
+        parts: list[tuple[ExpertKey, ...]],
+        keep: Set[ExpertKey] | None,
+        meanwhile: Callable[[], object] | None,
+        report: Callable[[], object],
+    ) -> Any:
+        """Fetch the experts part by part, and compute with each part.
+
+        Args:
+            keep: the experts of this layer that stay resident after use; None for all.
+            report: reports the choice; called once the first reads have begun, to overlap them.
+        """
+        pager = self._pager
+        work: PartialExperts | None = None
+        parts = parts or [()]  # where none of the experts is computed here
+        for number, part in enumerate(parts):
+            if number:  # what the last part computes must be done before its slots are written
+                pager.bank.settle()
+            with pager.fetch(part) as fetch:
+                overlap = self._overlaps(fetch)
+                if number == 0:
+                    report()
+                    self._compute_beside(inputs, overlap, meanwhile)
+                if len(parts) > 1 or overlap or not self._owns_all:
+                    work = work or inputs.partial(self._inner, pager.bank)
+                    for slots in fetch.arrivals():
+                        self._timed(self._add, work, ids, slots)
+            if keep is not None:
+                # This only changes the eviction order: nothing is written before the bank is
+                # settled again.
+                pager.table.demote_except(self._layer, keep)
+        return self._output(inputs, ids, work, fetch.slots)
+
+    def _overlaps(self, fetch: Fetch) -> bool:
+        """Whether to compute with what is there while the rest is read."""
+        return bool(fetch.reads) and self._pager.overlap and self._native
+
+    def _compute_beside(
+        self, inputs: SwitchInputs, overlap: bool, meanwhile: Callable[[], object] | None
+    ) -> None:
+        """Compute what needs no expert, while experts are read if any are."""
+        if meanwhile is not None:
+            self._timed(meanwhile)
+        elif overlap and self.shared_expert is not None:
+            self._timed(self.shared_expert.compute, inputs.array())
+
+    def _output(
+        self,
+        inputs: SwitchInputs,
+        ids: Ids,
+        work: PartialExperts | None,
+        slot_of: Mapping[ExpertKey, int],
+    ) -> Any:
+        """What was computed in parts, or else all at once over the slots."""
+        if work is not None:
+            return self._timed(inputs.combined, work)
+        slots = slots_of_ids(ids, slot_of, len(self._keys))
+        return self._timed(inputs.compute, self._inner, slots, self._pager.bank)
+
+    def _add(self, work: PartialExperts, ids: Ids, slot_of: Mapping[ExpertKey, int]) -> None:
+        """Compute all (token, expert) pairs of the call whose experts are in `slot_of`."""
+        if slot_of:
+            work.add(*pairs_in(ids, slot_of, len(self._keys)))
+
+    @property
+    def _owns_all(self) -> bool:
+        return self.owner is OWNS_ALL
+
+    def _prefetch_next(self, inputs: SwitchInputs, idle: bool) -> bool:
+        """Prefetch for the next layer if the disk is `idle`; returns `idle`."""
+        if idle and self.next_lookahead is not None and self._may_predict(self.next_lookahead):
+            self.next_lookahead.prefetch(inputs.array())
+        return idle
+
+    def _may_predict(self, lookahead: Lookahead) -> bool:
+        """Whether `lookahead` predicts for the kind of module this layer computes with."""
+        return self._native or not lookahead.native_only
+
+    @property
+    def _native(self) -> bool:
+        """Whether the module computes when it is called, and so can compute in parts for free."""
+        return hasattr(self._inner, "parts")
