@@ -77,7 +77,7 @@ def _expert(name: str, item: Any) -> Any:
 
 def policy_name(name: str, value: Any) -> str:
     """A policy's name; `default` is resolved to the default policy's."""
-    return policies.default_or(text(name, value))
+    return policies.canonical_name(text(name, value))
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ class LoadOptions:
     )
     policy: str = option(
         policies.DEFAULT,
-        policies.explained,
-        choices=policies.offered,
+        policies.policy_help,
+        choices=policies.policy_names,
         spell=policy_name,
     )
     warm: str | None = option(

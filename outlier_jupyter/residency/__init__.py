@@ -1,7 +1,7 @@
 """Which expert is in which slot, and which is evicted next. No MLX, no files.
 
-`slot_table` is the table that an engine books, `replay` the same over a recorded routing; both
-call the compiled functions of `slots`. `policies` scores experts: the least is evicted first.
+`slot_table` is the table of an engine, `replay` replays a recorded routing; both call the compiled
+functions of `slots`. `policies` scores experts: the lowest score is evicted first.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 
 class ExpertKey(NamedTuple):
-    """One expert of one MoE layer: what the cache is keyed by."""
+    """One expert of one MoE layer: the key of the cache."""
 
     layer: int
     expert: int

@@ -9,8 +9,8 @@ import numba
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile with Numba on the first call; kept on disk where there is a place to write."""
+    """Compile with Numba on the first call, and cache the machine code on disk where possible."""
     try:
         return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # nowhere to keep machine code: an install that cannot be written
+    except RuntimeError:  # no writable place for machine code: a read-only install
         return numba.njit(nogil=True, error_model="numpy")(function)

@@ -1,13 +1,13 @@
-"""A recorded routing × a policy × a number of slots → what would have hit and been read.
+"""Replays a recorded routing with a policy and a number of slots: what hits, and what is read.
 
-The lookups are those of a running engine: for each call of the model, layer by layer, all
-distinct experts of the call's tokens at once, in ascending order; hits are those resident before
-any of them is read, and none of them is evicted for another. A chunk of a prompt leaves its most
-used experts, as the engine has it. Belady's bound is not held to that: where the experts of a
-lookup need not be resident together (those of a prompt, or more than there are slots), it keeps of
-all it has seen what is used again soonest, so that no choice of evictions reads fewer.
+The lookups are those of a running engine: for each call of the model, layer by layer, all distinct
+experts of the call's tokens at once, in ascending order. Hits are those resident before any of them
+is read, and none of them is evicted for another. A chunk of a prompt keeps its most used experts,
+as in the engine. Belady's bound is exempt from that: where the experts of a lookup need not be
+resident together (those of a prompt, or more than there are slots), it keeps what is used again
+soonest of all it has seen, so that no other evictions read fewer.
 
-It knows arrays, and nothing of traces, files or times.
+This module knows arrays, and nothing of traces, files or times.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..errors import TraceError
 from . import ExpertKey
-from .policies import POLICIES, PolicySpec, default_or
+from .policies import POLICIES, PolicySpec, canonical_name
 from .policies.registry import BELADY
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RecordedRouting:
-    """What the routers of a model chose, call by call.
+    """The choices of a model's routers, call by call.
 
     Attributes:
         experts: int16 [steps, layers, k]; -1 for none.
         starts: int64 [calls + 1], the first step of each call, and the number of steps.
-        experts_per_layer: how many there are.
-        bank: int64 [layers], which layers share slots: those of the same number.
+        experts_per_layer: experts of each layer.
+        bank: int64 [layers]; layers with the same number share slots.
     """
 
     experts: npt.NDArray[np.int16]
@@ -45,7 +45,7 @@ class RecordedRouting:
     bank: npt.NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        """Raises TraceError: the compiled replay would read or write beside its arrays."""
+        """Raises TraceError: the arrays do not match, and the compiled replay does not check."""
         experts, starts, sizes = self.experts, self.starts, self.experts_per_layer
         right = (
             experts.ndim == 3
@@ -66,16 +66,16 @@ class RecordedRouting:
 
     @property
     def width(self) -> int:
-        """The most experts a layer has."""
+        """The most experts of a layer."""
         return max(self.experts_per_layer, default=1)
 
     @property
     def calls(self) -> int:
-        """How many calls of the model."""
+        """The number of calls of the model."""
         return len(self.starts) - 1
 
     def banks(self, slots: int) -> list[tuple[npt.NDArray[np.bool_], int]]:
-        """The layers of each bank, bool [layers], and its share of `slots`, as an engine deals."""
+        """The layers of each bank, bool [layers], and its share of `slots`, as in an engine."""
         sizes = np.array(self.experts_per_layer)
         shares = []
         for bank in np.unique(self.bank):
@@ -86,7 +86,7 @@ class RecordedRouting:
         return shares
 
     def after(self, before: RecordedRouting) -> RecordedRouting:
-        """Both, one after the other."""
+        """The routing `before`, followed by this one."""
         k = max(before.experts.shape[2], self.experts.shape[2])
         both = [_padded(routing.experts, k) for routing in (before, self)]
         starts = np.concatenate([before.starts[:-1], len(before.experts) + self.starts])
@@ -100,18 +100,18 @@ def _padded(experts: npt.NDArray[np.int16], k: int) -> npt.NDArray[np.int16]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a replay came to.
+    """The result of a replay.
 
     Attributes:
         hits: bool [steps, layers, k], resident before the lookup's reads.
-        reads: int32 [calls, layers], how many experts were read.
+        reads: int32 [calls, layers], the number of experts read.
     """
 
     hits: npt.NDArray[np.bool_]
     reads: npt.NDArray[np.int32]
 
     def last(self, routing: RecordedRouting) -> Outcome:
-        """The part that belongs to `routing`, the last of those replayed."""
+        """The part of `routing`, which was replayed last."""
         k = routing.experts.shape[2]
         hits = self.hits[len(self.hits) - len(routing.experts) :, :, :k]
         return Outcome(hits, self.reads[len(self.reads) - routing.calls :])
@@ -126,12 +126,12 @@ def simulate(routing: RecordedRouting, policy: str, slots: int, at_start: Keys =
 
     Args:
         policy: the name of one of `POLICIES`.
-        at_start: what is resident before, what is evicted first coming first; what does not fit is
-            left out, from the front. What the policy had learned before is not known.
+        at_start: the experts resident before, in eviction order; those that do not fit are left
+            out, from the front. The policy starts without what it had learned.
     """
-    spec = POLICIES[default_or(policy)]
+    spec = POLICIES[canonical_name(policy)]
     if spec.kernel is None:
-        return in_python(routing, spec, slots, at_start)
+        return simulate_in_python(routing, spec, slots, at_start)
     return _compiled(routing, spec.kernel, slots, at_start)
 
 
@@ -146,7 +146,7 @@ def _compiled(routing: RecordedRouting, kernel: int, slots: int, at_start: Keys)
     hits = np.zeros((steps, layers, k), np.bool_)
     reads = np.zeros((routing.calls, layers), np.int32)
     future, score = np.zeros((0, 0, 0), np.int64), np.zeros((layers, routing.width))
-    if kernel == BELADY:  # also what is resident at the start has a next use
+    if kernel == BELADY:  # experts resident at the start have a next use, too
         future, first = next_uses(experts, routing.starts, routing.width)
         score = -first.astype(np.float64)
     for mine, share in routing.banks(slots):
@@ -157,7 +157,7 @@ def _compiled(routing: RecordedRouting, kernel: int, slots: int, at_start: Keys)
     return Outcome(hits, reads)
 
 
-def in_python(
+def simulate_in_python(
     routing: RecordedRouting, spec: PolicySpec, slots: int, at_start: Keys = ()
 ) -> Outcome:
     """`simulate` with a policy that has no compiled kernel: the same table, one call at a time."""
@@ -170,7 +170,7 @@ def in_python(
     for mine, share in routing.banks(slots):
         table = SlotTable(share, spec.make(routing.experts_per_layer))
         for code in _codes(at_start, mine, routing.width)[-share:].tolist():
-            _serve(table, [ExpertKey(*divmod(code, routing.width))])
+            _look_up(table, [ExpertKey(*divmod(code, routing.width))])
         tables |= dict.fromkeys(np.flatnonzero(mine).tolist(), table)
     for call, layer, rows in _lookups(routing):
         table = tables[layer]
@@ -179,20 +179,20 @@ def in_python(
         first, end = routing.starts[call], routing.starts[call + 1]
         hits[first:end, layer] = np.isin(rows, resident)
         table.routed(layer, rows)
-        uses, stay = None, None
+        uses, keep = None, None
         if len(rows) > 1:  # a chunk of a prompt, as `PagedSwitch` takes it
             counts = np.bincount(rows[rows >= 0])
             uses = {key: int(counts[key.expert]) for key in keys}
-            stay = table.most_used(layer, uses, sum(each is table for each in tables.values()))
+            keep = table.most_used(layer, uses, sum(each is table for each in tables.values()))
         for part in table.split(keys, uses):
-            reads[call, layer] += _serve(table, part)
-            if stay is not None:
-                table.demote_except(layer, stay)
+            reads[call, layer] += _look_up(table, part)
+            if keep is not None:
+                table.demote_except(layer, keep)
     return Outcome(hits, reads)
 
 
-def _serve(table: SlotTable, keys: Sequence[ExpertKey]) -> int:
-    """Look up `keys` together and read what is not resident: how many were not."""
+def _look_up(table: SlotTable, keys: Sequence[ExpertKey]) -> int:
+    """Look up `keys` together, and make the misses resident; return how many there were."""
     placements = table.reserve(keys).placements
     for placement in placements:
         table.commit(placement)
@@ -204,15 +204,15 @@ def _codes(keys: Keys, mine: npt.NDArray[np.bool_], width: int) -> npt.NDArray[n
     if len(pairs) and (
         pairs.min() < 0 or pairs[:, 0].max() >= len(mine) or pairs[:, 1].max() >= width
     ):
-        raise ValueError("what is resident at the start names an expert that there is not")
+        raise ValueError("at_start names an expert that does not exist")
     if len(np.unique(pairs, axis=0)) != len(pairs):
-        raise ValueError("what is resident at the start names an expert twice")
+        raise ValueError("at_start names an expert twice")
     pairs = pairs[mine[pairs[:, 0]]]
     return np.asarray(pairs[:, 0] * width + pairs[:, 1], np.int64)
 
 
 def _lookups(routing: RecordedRouting) -> Any:
-    """Each (call, layer, rows [tokens, k]) in which something was chosen."""
+    """Each (call, layer, rows [tokens, k]) with at least one choice."""
     for call in range(routing.calls):
         steps = slice(routing.starts[call], routing.starts[call + 1])
         for layer in range(routing.experts.shape[1]):
@@ -223,13 +223,13 @@ def _lookups(routing: RecordedRouting) -> Any:
 
 @dataclass(frozen=True)
 class Curve:
-    """What LRU would hit and read with any number of slots.
+    """The hits and reads of LRU with any number of slots.
 
     Attributes:
-        choices, experts, nbytes, stalls: int64 [2 phases, distances]: how many choices of an
-            expert, distinct experts looked up, bytes of them, and lookups (by their furthest
-            expert) need so many slots to hit. The last column never hits.
-        widest: the most experts of one lookup; with fewer slots the curve does not hold.
+        choices, experts, nbytes, stalls: int64 [2 phases, distances]: the choices of an expert,
+            the distinct experts looked up, their bytes, and the lookups (by their furthest expert)
+            that need so many slots to hit. The last column never hits.
+        widest: the most experts of one lookup; the curve is wrong for fewer slots.
     """
 
     choices: npt.NDArray[np.int64]
@@ -243,7 +243,7 @@ class Curve:
         return np.asarray(self.choices[:, : slots + 1].sum(axis=1), np.int64)
 
     def missed(self, slots: int) -> npt.NDArray[np.int64]:
-        """[3, 2 phases]: experts read, their bytes, lookups that had to wait for a read."""
+        """[3, 2 phases]: experts read, their bytes, lookups with at least one read."""
         parts = (self.experts, self.nbytes, self.stalls)
         return np.stack([part[:, slots + 1 :].sum(axis=1) for part in parts])
 
@@ -255,14 +255,14 @@ def lru_curve(
     at_start: Keys = (),
     bank: int | None = None,
 ) -> Curve:
-    """All sizes of an LRU cache from one pass, over one bank's layers (default: the only one's).
+    """All sizes of an LRU cache from one pass, over the layers of one bank (default: all layers).
 
-    Right where every call is of one token: what a chunk of a prompt leaves behind depends on the
-    size, so such calls are replayed instead.
+    This is right only if every call has one token: what a chunk of a prompt keeps depends on the
+    size, so such calls need a replay instead.
 
     Args:
-        phase: uint8 [calls], 0 or 1: counted apart.
-        nbytes: of one expert of each layer.
+        phase: uint8 [calls], 0 or 1: counted separately.
+        nbytes: bytes of one expert of each layer.
     """
     from .stack_distance import stack_distances
 
@@ -270,7 +270,7 @@ def lru_curve(
     experts = np.ascontiguousarray(routing.experts, np.int16)
     sizes = np.array(nbytes, np.int64) if len(nbytes) else np.zeros(experts.shape[1], np.int64)
     if len(sizes) != experts.shape[1] or len(phase) != routing.calls:
-        raise ValueError("one size for each layer, and one phase for each call, are needed")
+        raise ValueError("give one size for each layer and one phase for each call")
     start = _codes(at_start, mine, routing.width)
     phases = phase.astype(np.uint8)
     out, widest = stack_distances(

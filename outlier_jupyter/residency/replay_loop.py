@@ -1,4 +1,4 @@
-"""The compiled replay of a whole trace: its lookups in turn, by the functions of `slots`."""
+"""The compiled replay of a whole trace: its lookups in order, with the functions of `slots`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .stack_distance import distinct
 
 @compiled
 def replay(policy, state, slots, future, experts, starts, mine, at_start, hits, reads):  # type: ignore[no-untyped-def]
-    """Serve a trace's lookups from `slots`, which are free.
+    """Look up a trace's experts in `slots`, which are free at first.
 
     Args:
         policy: LRU, PREDICTIVE or BELADY; `future` is `next_uses` for the last, else of any size.
@@ -33,12 +33,12 @@ def replay(policy, state, slots, future, experts, starts, mine, at_start, hits, 
     if policy == LRU:
         touch(slots.score, clock, at_start)
     for i in range(len(at_start)):
-        _serve(slots, at_start[i : i + 1])
+        _look_up(slots, at_start[i : i + 1])
     for call in range(len(starts) - 1):
         first, end = starts[call], starts[call + 1]
         for layer in range(layers):
-            wanted = distinct(experts, first, end, layer, keys, seen) if mine[layer] else 0
-            if not wanted:
+            count = distinct(experts, first, end, layer, keys, seen) if mine[layer] else 0
+            if not count:
                 continue
             if policy == PREDICTIVE:
                 observe(state, layer, experts[first:end, layer])
@@ -52,32 +52,32 @@ def replay(policy, state, slots, future, experts, starts, mine, at_start, hits, 
                         hits[step, layer, i] = slots.slot_of[key] >= 0
                         if policy == BELADY:
                             slots.score.ravel()[key] = -np.float64(future[step, layer, i])
-            for i in range(wanted):
+            for i in range(count):
                 uses[i] = times[keys[i]]
                 times[keys[i]] = 0
                 keys[i] += layer * width
-            if policy == BELADY and (end - first > 1 or wanted > capacity):
-                reads[call, layer] += _read_apart(slots, keys[:wanted], order)
+            if policy == BELADY and (end - first > 1 or count > capacity):
+                reads[call, layer] += _read_apart(slots, keys[:count], order)
                 continue
             prompt = end - first > 1 and policy != BELADY
             stay = np.empty(0, np.int64)
             if prompt:
-                stay = most_used(slots, keys[:wanted], uses[:wanted], layer, mine.sum())
-            size, window = split(slots, keys[:wanted], uses, prompt, order)
+                stay = most_used(slots, keys[:count], uses[:count], layer, mine.sum())
+            size, window = split(slots, keys[:count], uses, prompt, order)
             begin = 0
-            while begin < wanted:
-                part = order[begin : min(begin + size, wanted)]
+            while begin < count:
+                part = order[begin : min(begin + size, count)]
                 if policy == LRU:
                     touch(slots.score, clock, part)
-                reads[call, layer] += _serve(slots, part)
+                reads[call, layer] += _look_up(slots, part)
                 if prompt:
                     demote_except(slots, stay, layer)
                 begin, size = begin + size, window
 
 
 @compiled
-def _serve(slots, keys):  # type: ignore[no-untyped-def]
-    """Look up `keys` together and have them all resident: how many were not."""
+def _look_up(slots, keys):  # type: ignore[no-untyped-def]
+    """Look up `keys` together and make them resident; return how many were not."""
     where, evicted = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
     missing = reserve(slots, keys, where, evicted)
     for i in range(len(keys)):
@@ -88,9 +88,9 @@ def _serve(slots, keys):  # type: ignore[no-untyped-def]
 
 @compiled
 def _read_apart(slots, keys, order):  # type: ignore[no-untyped-def]
-    """Belady's, where `keys` need not be resident together: how many were not.
+    """Belady's lookup of `keys` that need not be resident together; return how many were not.
 
-    One that is used again later than all that is resident takes no slot. `order` is scratch.
+    A key that is used again later than all resident ones takes no slot. `order` is scratch.
     """
     count = 0
     for key in keys:
@@ -107,5 +107,5 @@ def _read_apart(slots, keys, order):  # type: ignore[no-untyped-def]
             least(slots.score, slots.weight, pair, slots.keep, furthest)
             if furthest[0] == missing[i]:
                 continue
-        _serve(slots, missing[i : i + 1])
+        _look_up(slots, missing[i : i + 1])
     return count

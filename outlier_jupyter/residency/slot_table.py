@@ -24,7 +24,7 @@ from .slots import CAPACITY, FREE, HIT, IN_USE, PINNED, RESERVED, STAGING, UNUSE
 
 
 class Placement(NamedTuple):
-    """`key` is to be read into `slot`, from which `evicted` (if any) has gone."""
+    """`key` is to be read into `slot`, from which `evicted` (if any) was evicted."""
 
     key: ExpertKey
     slot: int
@@ -33,25 +33,25 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class Lookup:
-    """What one request needs: the slots of resident experts, and where the others are to go."""
+    """The result of a lookup: the slots of the hits, and the placements of the misses."""
 
     hits: dict[ExpertKey, int]
     placements: tuple[Placement, ...]
 
 
 class SlotTable:
-    """`capacity` slots, all free at first, and `staging` more beside them.
+    """`capacity` slots, all free at first, and `staging` staging slots.
 
     Args:
-        policy: scores the experts; it is this table's alone.
+        policy: scores the experts; no other table may use it.
 
     Raises:
-        ValueError: a capacity below 1.
+        ValueError: the capacity is below 1.
     """
 
     def __init__(self, capacity: int, policy: Policy, staging: int = 0) -> None:
         if capacity < 1:
-            raise ValueError(f"a table of {capacity} slots holds nothing: give 1 or more")
+            raise ValueError(f"a table of {capacity} slots holds no expert: give 1 or more")
         precompile()
         self._policy = policy
         self._width: int = policy.score.shape[1]
@@ -72,7 +72,7 @@ class SlotTable:
 
     @property
     def capacity(self) -> int:
-        """How many slots there are, without those aside."""
+        """The number of slots, without staging slots."""
         return int(self._slots.counts[CAPACITY])
 
     @property
@@ -82,23 +82,23 @@ class SlotTable:
 
     @property
     def staging(self) -> frozenset[int]:
-        """The slots that lie beside the cache now."""
+        """The numbers of the current staging slots."""
         return frozenset(self._staging)
 
     @property
     def room(self) -> int:
-        """How many experts fit at once beside those pinned."""
+        """The slots that are not pinned: how many other experts fit at once."""
         return self.capacity - int(self._slots.counts[PINNED])
 
     def order(self) -> list[ExpertKey]:
-        """The resident experts, the first to be evicted first; those pinned never are."""
+        """The resident experts in eviction order, also pinned ones, which are never evicted."""
         return self._keys(slots.order(self._slots))
 
     def pin(self, keys: Iterable[ExpertKey]) -> None:
-        """From now on `keys` are never evicted once they are resident; others may be again.
+        """Pin `keys`, and no others: once resident, they are never evicted.
 
         Raises:
-            ValueError: no slot would be left for the others.
+            ValueError: no slot would be left for other experts.
         """
         pinned = np.unique(self._codes(keys))
         if len(pinned) >= self.capacity:
@@ -108,16 +108,16 @@ class SlotTable:
         self._slots.counts[PINNED] = len(pinned)
 
     def routed(self, layer: int, experts: npt.NDArray[Any]) -> None:
-        """The router of `layer` chose `experts` [tokens, k], which will be looked up next."""
+        """Report the choice `experts` [tokens, k] of `layer` to the policy, before their lookup."""
         self._policy.routed(layer, np.ascontiguousarray(experts, np.int16))
 
     def split(
         self, keys: Sequence[ExpertKey], uses: Mapping[ExpertKey, int] | None = None
     ) -> list[tuple[ExpertKey, ...]]:
-        """Cut a request into parts that fit the slots; see `slots.split`.
+        """Split a lookup into parts that fit the slots; see `slots.split`.
 
         Args:
-            uses: how often each of `keys` is needed, when they are those of a whole prompt.
+            uses: how often a chunk of a prompt uses each of `keys`; None for one token.
         """
         if uses is None and len(keys) <= self.room:
             return [tuple(keys)]
@@ -132,13 +132,13 @@ class SlotTable:
 
     @property
     def streaming_slots(self) -> int:
-        """Slots through which the experts of a prompt pass, where none are free or spare."""
+        """Slots that a prompt streams its experts through, where none are free or demoted."""
         return int(slots.streaming_slots(self._slots))
 
     def most_used(
         self, layer: int, uses: Mapping[ExpertKey, int], layers: int
     ) -> frozenset[ExpertKey]:
-        """The experts of `layer` that stay when a chunk was read; see `slots.most_used`.
+        """The experts of `layer` to keep after a chunk of a prompt; see `slots.most_used`.
 
         Args:
             uses: how often the chunk uses each of its experts.
@@ -149,16 +149,16 @@ class SlotTable:
         return frozenset(self._keys(slots.most_used(self._slots, codes, counts, layer, layers)))
 
     def demote_except(self, layer: int, keep: Set[ExpertKey]) -> None:
-        """Have the resident experts of `layer` evicted before all others, except `keep`."""
+        """Demote the resident experts of `layer`, except `keep`: they are evicted first."""
         slots.demote_except(self._slots, self._codes(keep), layer)
 
     def reserve(self, keys: Iterable[ExpertKey]) -> Lookup:
-        """Look up distinct `keys` together, and book slots for those that are not resident.
+        """Look up distinct `keys` together, and reserve slots for those that are not resident.
 
         Every placement must be followed by `commit` or `release`.
 
         Raises:
-            ValueError: more keys than slots; use `split` first. Nothing has changed then.
+            ValueError: there are more keys than slots; use `split` first. Nothing has changed then.
         """
         wanted = list(dict.fromkeys(keys))
         codes = self._codes(wanted)
@@ -178,7 +178,7 @@ class SlotTable:
         return Lookup(hits, tuple(placements))
 
     def exchange(self, placement: Placement, slot: int) -> Placement:
-        """Have a reserved `placement` sit in `slot`, one of `staging`; its own lies there then."""
+        """Swap the reserved slot of `placement` with the staging slot `slot`."""
         self._staging.remove(slot)
         self._staging.add(placement.slot)
         self._reserved.remove(placement.slot)
@@ -188,17 +188,17 @@ class SlotTable:
         return placement._replace(slot=slot)
 
     def commit(self, placement: Placement) -> None:
-        """The read is done: `placement.key` is resident from now on."""
+        """Make `placement.key` resident: its read has ended."""
         self._reserved.remove(placement.slot)
         slots.put(self._slots, self._code(placement.key), placement.slot)
 
     def release(self, placement: Placement) -> None:
-        """The read failed: the slot is free again (what was evicted for it stays gone)."""
+        """Free the slot of `placement`, whose read failed; its evicted expert stays evicted."""
         self._reserved.remove(placement.slot)
         slots.free_slot(self._slots, placement.slot)
 
     def compact(self) -> list[tuple[int, int]]:
-        """Have the slots of the cache be the first `capacity`, and those aside come after them.
+        """Renumber the slots: first the cache's `capacity` slots, then the staging slots.
 
         Returns:
             (from, to) for each resident expert that must move; no slot is in two of them.
@@ -213,22 +213,22 @@ class SlotTable:
         return moves
 
     def grow(self, capacity: int) -> None:
-        """Add free slots, up to `capacity`; resident experts stay where they are (straightened)."""
+        """Add free slots, up to `capacity`, to a compact table; resident experts stay in place."""
         new = range(capacity - 1, self.capacity - 1, -1)
         free = [*new, *self._slots.free[: self._slots.counts[UNUSED]].tolist()]
         self._resize(capacity, free)
 
     def shrink(self, capacity: int) -> list[tuple[int, int]]:
-        """Give up all slots from `capacity` on: experts are evicted until the rest fit.
+        """Remove all slots from `capacity` on; experts are evicted until the rest fit.
 
-        Slots must be straightened.
+        The table must be compact.
 
         Returns:
             (from, to) for each resident expert that must move; no slot is in two of them.
 
         Raises:
-            ValueError: a slot is reserved, or none would be left beside those of pinned experts.
-                Nothing has changed then.
+            ValueError: a slot is reserved, or pinned experts would fill all slots. Nothing has
+                changed then.
         """
         table = self._slots
         if self._reserved or capacity <= table.counts[PINNED]:
@@ -240,7 +240,7 @@ class SlotTable:
         return moves
 
     def _move_down(self, room: list[int], capacity: int = 0) -> list[tuple[int, int]]:
-        """Move what is resident from `capacity` on (or in slots past the cache) to `room`."""
+        """Move resident experts in slots from `capacity` (default: the cache's) on to `room`."""
         table, moves = self._slots, []
         resident = np.flatnonzero(table.key_of >= 0)
         for slot in resident[resident >= (capacity or self.capacity)].tolist():
@@ -251,7 +251,7 @@ class SlotTable:
         return moves
 
     def _resize(self, capacity: int, free: Sequence[int] | None = None) -> None:
-        """Have `capacity` slots, `free` of them free (default: as before), then those aside."""
+        """Change to `capacity` slots, of which `free` are free (default: as before)."""
         table, staging = self._slots, len(self._staging)
         if free is None:
             free = table.free[: table.counts[UNUSED]].tolist()
@@ -292,7 +292,7 @@ class SlotTable:
 
 @lru_cache(maxsize=1)
 def precompile() -> None:
-    """Compile, or load what was compiled, now and not at the first token."""
+    """Compile, or load cached machine code, now and not at the first token."""
     policy = make_policy("predictive", [4, 4])
     policy.routed(0, np.zeros((1, 1), np.int16))
     table = slots.new_slots(1, policy.score, policy.weight)

@@ -1,11 +1,12 @@
 """The slot table as arrays, and the compiled functions that look up, reserve and evict in it.
 
-The engine's table and the replay of a trace call the same functions, so that what a replay says
-would have happened is what the engine does. A key is a number here: layer × width + expert, width
-being the most experts a layer has. A slot is free, reserved (being read into), resident or aside.
+The engine's table and the replay of a trace call the same functions, so a replay does what the
+engine does. A key is a number here: layer × width + expert, where width is the most experts of a
+layer. A slot is free, reserved (being read into), resident or a staging slot.
 
-An expert's worth is its policy's score × its layer's weight; the least is evicted first, and of
-equals the lower key. Experts that a prompt is done with are spare: they are evicted before others.
+An expert's value is its policy's score × its layer's weight. The lowest value is evicted first, and
+of equals the lower key. Experts that a prompt no longer needs are demoted: they are evicted before
+all others.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from . import Float64s, Int64s
 from .numba_options import compiled
 
 FREE, RESERVED, STAGING = -1, -2, -3
-"""What `Slots.key_of` says of a slot that is not resident."""
+"""The states of slots without a resident expert in `Slots.key_of`."""
 HIT = -2
-"""What `reserve` says was evicted for a key that is resident already."""
+"""Written to `evicted` by `reserve` for a key that is resident already."""
 
 IN_USE, UNUSED, CAPACITY, PINNED = 0, 1, 2, 3
-"""What `Slots.counts` counts: resident experts, free slots, slots in all, pinned experts."""
+"""Positions in `Slots.counts`: resident experts, free slots, all cache slots, pinned experts."""
 
 
 class Slots(NamedTuple):
     """Which expert is in which slot.
 
     Attributes:
-        key_of: int64 [slots], the resident key, or FREE, RESERVED or ASIDE.
+        key_of: int64 [slots], the resident key, or FREE, RESERVED or STAGING.
         slot_of: int64 [keys], the slot of a resident key, or -1.
-        free: int64 [slots], the free slots in its first counts[UNUSED]; the last is taken next.
-        counts: int64 [4], by the names above.
-        rank: float64 [layers, width], below 0 where spare: the least is evicted first.
-        lowest: float64 [1], the least rank given.
-        keep: int64 [keys], how many reasons there are not to evict it now.
+        free: int64 [slots], a stack of free slots: counts[UNUSED] of them, the last is taken next.
+        counts: int64 [4], at the positions above.
+        rank: float64 [layers, width], below 0 for demoted experts: the lowest is evicted first.
+        lowest: float64 [1], the lowest rank given so far.
+        keep: int64 [keys], above 0 for experts that must not be evicted now.
         score: float64 [layers, width] and weight: float64 [layers], the policy's.
     """
 
@@ -53,10 +54,10 @@ class Slots(NamedTuple):
 
 
 def new_slots(capacity: int, score: Float64s, weight: Float64s, staging: int = 0) -> Slots:
-    """`capacity` free slots, and `staging` more that lie beside them.
+    """`capacity` free slots, and `staging` staging slots after them.
 
     Args:
-        score: float64 [layers, width]; weight: float64 [layers]: the policy writes them.
+        score, weight: float64 [layers, width] and [layers]; the policy writes them.
     """
     slots = capacity + staging
     key_of = np.full(slots, FREE, np.int64)
@@ -78,99 +79,101 @@ def new_slots(capacity: int, score: Float64s, weight: Float64s, staging: int = 0
 
 @compiled
 def least(score, weight, among, keep, out):  # type: ignore[no-untyped-def]
-    """Write the keys of least score × weight of their layer to `out`; how many there were.
+    """Write the keys with the lowest score × weight of their layer to `out`; return how many.
 
     Args:
-        among: int64, keys, and numbers below 0 that are none.
-        keep: int64 [keys], not 0 for those that may not be chosen.
-        out: int64. The least comes first; of equals, the lower key.
+        among: int64 keys; numbers below 0 are skipped.
+        keep: int64 [keys], not 0 for keys to leave out.
+        out: int64, written: the lowest first; of equals, the lower key.
     """
     width = score.shape[1]
     flat = score.ravel()
-    worth = np.empty(len(out))
+    values = np.empty(len(out))
     found = 0
     for key in among:
         if key < 0:
             continue
-        mine = flat[key] * weight[key // width]
+        value = flat[key] * weight[key // width]
         at = found
         if found == len(out):
-            if found == 0 or mine > worth[found - 1]:
+            if found == 0 or value > values[found - 1]:
                 continue
-            if mine == worth[found - 1] and key > out[found - 1]:
+            if value == values[found - 1] and key > out[found - 1]:
                 continue
             at = found - 1
         if keep[key]:
             continue
-        while at > 0 and (worth[at - 1] > mine or (worth[at - 1] == mine and out[at - 1] > key)):
-            worth[at], out[at] = worth[at - 1], out[at - 1]
+        while at > 0 and (
+            values[at - 1] > value or (values[at - 1] == value and out[at - 1] > key)
+        ):
+            values[at], out[at] = values[at - 1], out[at - 1]
             at -= 1
-        worth[at], out[at] = mine, key
+        values[at], out[at] = value, key
         found = min(found + 1, len(out))
     return found
 
 
 @compiled
 def evicted_first(slots, among, out):  # type: ignore[no-untyped-def]
-    """Write those of `among` that are evicted first to `out`, the spare ones first; how many."""
-    spare = np.empty(len(among), np.int64)
+    """Write the first of `among` in eviction order (demoted first) to `out`; return how many."""
+    demoted = np.empty(len(among), np.int64)
     count = 0
     if slots.lowest[0] < 0:
         for key in among:
             if key >= 0 and slots.rank.ravel()[key] < 0 and not slots.keep[key]:
-                spare[count] = key
+                demoted[count] = key
                 count += 1
     if not count:
         return least(slots.score, slots.weight, among, slots.keep, out)
     alike = np.ones(len(slots.weight))
-    taken = least(slots.rank, alike, spare[:count], slots.keep, out[: min(count, len(out))])
-    for key in spare[:count]:
+    taken = least(slots.rank, alike, demoted[:count], slots.keep, out[: min(count, len(out))])
+    for key in demoted[:count]:
         slots.keep[key] += 1
     taken += least(slots.score, slots.weight, among, slots.keep, out[taken:])
-    for key in spare[:count]:
+    for key in demoted[:count]:
         slots.keep[key] -= 1
     return taken
 
 
 @compiled
 def fits(slots, keys):  # type: ignore[no-untyped-def]
-    """Whether distinct `keys` can be resident together, beside what is pinned or reserved."""
+    """Whether distinct `keys` can be resident together, beside pinned and reserved slots."""
     missing = 0
     for key in keys:
         missing += slots.slot_of[key] < 0
     if missing <= slots.counts[UNUSED]:
         return True
-    may_go = slots.counts[UNUSED]
+    evictable = slots.counts[UNUSED]
     for key in slots.key_of:
-        may_go += key >= 0 and not slots.keep[key]
+        evictable += key >= 0 and not slots.keep[key]
     for key in keys:
-        may_go -= slots.slot_of[key] >= 0 and not slots.keep[key]
-    return missing <= may_go
+        evictable -= slots.slot_of[key] >= 0 and not slots.keep[key]
+    return missing <= evictable
 
 
 @compiled
 def reserve(slots, keys, where, evicted):  # type: ignore[no-untyped-def]
     """Look up distinct `keys` together, and take a slot for each that is not resident.
 
-    They must fit (`fits`). What is evicted is gone; what took its slot is resident from `put` on.
+    They must fit (`fits`). A key that gets a slot is resident from `put` on.
 
     Args:
         where: int64 [keys], written: the slot of each key.
         evicted: int64 [keys], written: HIT, FREE, or the key that was evicted for it.
 
     Returns:
-        how many were not resident.
+        the number of keys that were not resident.
     """
     missing = 0
     for key in keys:
         slots.keep[key] += 1
         missing += slots.slot_of[key] < 0
-    going = np.empty(max(0, missing - slots.counts[UNUSED]), np.int64)
-    if len(going):
-        evicted_first(slots, slots.key_of, going)
+    victims = np.empty(max(0, missing - slots.counts[UNUSED]), np.int64)
+    if len(victims):
+        evicted_first(slots, slots.key_of, victims)
     for key in keys:
         slots.keep[key] -= 1
-    gone = 0
+    next_victim = 0
     for i in range(len(keys)):
         key = keys[i]
         slots.rank.ravel()[key] = 0
@@ -181,15 +184,15 @@ def reserve(slots, keys, where, evicted):  # type: ignore[no-untyped-def]
             slots.counts[UNUSED] -= 1
             where[i], evicted[i] = slots.free[slots.counts[UNUSED]], FREE
         else:
-            where[i], evicted[i] = _remove(slots, going[gone]), going[gone]
-            gone += 1
+            where[i], evicted[i] = _remove(slots, victims[next_victim]), victims[next_victim]
+            next_victim += 1
         slots.key_of[where[i]] = RESERVED
     return missing
 
 
 @compiled
 def _remove(slots, key):  # type: ignore[no-untyped-def]
-    """`key` is resident no more; the slot in which it was."""
+    """Make `key` no longer resident; return its slot."""
     slot = slots.slot_of[key]
     slots.slot_of[key] = -1
     slots.rank.ravel()[key] = 0
@@ -199,17 +202,17 @@ def _remove(slots, key):  # type: ignore[no-untyped-def]
 
 @compiled
 def evict(slots, count):  # type: ignore[no-untyped-def]
-    """Evict `count` experts, those that are evicted first, and free their slots; how many were."""
-    going = np.empty(count, np.int64)
-    found = evicted_first(slots, slots.key_of, going)
-    for key in going[:found]:
+    """Evict the first `count` experts in eviction order, and free their slots; return how many."""
+    victims = np.empty(count, np.int64)
+    found = evicted_first(slots, slots.key_of, victims)
+    for key in victims[:found]:
         free_slot(slots, _remove(slots, key))
     return found
 
 
 @compiled
 def put(slots, key, slot):  # type: ignore[no-untyped-def]
-    """`key` is resident from now on, in `slot`, which was reserved for it."""
+    """Make `key` resident in `slot`, which was reserved for it."""
     slots.key_of[slot] = key
     slots.slot_of[key] = slot
     slots.counts[IN_USE] += 1
@@ -217,7 +220,7 @@ def put(slots, key, slot):  # type: ignore[no-untyped-def]
 
 @compiled
 def free_slot(slots, slot):  # type: ignore[no-untyped-def]
-    """`slot` is free; it is the next to be taken."""
+    """Free `slot`; it is the next to be taken."""
     slots.key_of[slot] = FREE
     slots.free[slots.counts[UNUSED]] = slot
     slots.counts[UNUSED] += 1
@@ -225,38 +228,38 @@ def free_slot(slots, slot):  # type: ignore[no-untyped-def]
 
 @compiled
 def streaming_slots(slots):  # type: ignore[no-untyped-def]
-    """Slots through which the experts of a prompt pass, where none are free or spare."""
+    """Slots that a prompt streams its experts through, where none are free or demoted."""
     return max(1, (slots.counts[CAPACITY] - slots.counts[PINNED]) // 4)
 
 
 @compiled
 def split(slots, keys, uses, prompt, order):  # type: ignore[no-untyped-def]
-    """Cut a lookup into parts that fit the slots, those that are resident first: they still hit.
+    """Split a lookup into parts that fit the slots, resident keys first, so that they still hit.
 
-    One token's experts that fit stay as they are: LRU's order must not depend on what is resident.
-    Of a prompt, the most used come last, and parts are kept to the slots that others can spare.
+    One token's experts that fit keep their order: LRU must not depend on which are resident. Of a
+    prompt, the most used come last, and a part takes only free, demoted and streaming slots.
 
     Args:
-        uses: int64 [keys], how often each of `keys` is used; read only for a prompt.
+        uses: int64 [keys], how often each key is used; read only for a prompt.
         order: int64 [keys], written: the keys, part after part.
 
     Returns:
         the size of the first part, and of the others.
     """
     room = slots.counts[CAPACITY] - slots.counts[PINNED]
-    wanted = len(keys)
-    if not prompt and wanted <= room:
-        order[:wanted] = keys
-        return wanted, wanted
-    resident, together = 0, slots.counts[PINNED]
+    count = len(keys)
+    if not prompt and count <= room:
+        order[:count] = keys
+        return count, count
+    resident, taken = 0, slots.counts[PINNED]
     for key in keys:
         if slots.slot_of[key] >= 0:
             order[resident] = key
             resident += 1
-            together += slots.keep[key] == 0
+            taken += slots.keep[key] == 0
     done = resident
-    use = np.empty(wanted, np.int64)
-    for i in range(wanted):
+    use = np.empty(count, np.int64)
+    for i in range(count):
         if slots.slot_of[keys[i]] < 0:
             at = done
             while prompt and at > resident and use[at - 1] > uses[i]:
@@ -272,18 +275,18 @@ def split(slots, keys, uses, prompt, order):  # type: ignore[no-untyped-def]
         for key in order[:resident]:
             window -= slots.rank.ravel()[key] < 0
         window = min(max(window, streaming_slots(slots)), room)
-    return resident + max(0, min(window, slots.counts[CAPACITY] - together)), window
+    return resident + max(0, min(window, slots.counts[CAPACITY] - taken)), window
 
 
 @compiled
 def most_used(slots, keys, uses, layer, layers):  # type: ignore[no-untyped-def]
-    """The keys of `layer` that stay when a chunk of a prompt was read, as int64.
+    """The keys of `layer` to keep after a chunk of a prompt, int64.
 
-    They are those the chunk uses most, then those of earlier that would be evicted last, as many
-    as are the layer's share of the slots that are not passed through.
+    They are those that the chunk uses most, then earlier ones that would be evicted last, up to the
+    layer's share of the slots that no prompt streams through.
 
     Args:
-        keys, uses: int64, what the chunk uses of this layer, and how often.
+        keys, uses: int64, the layer's keys in the chunk, and how often it uses them.
         layers: how many layers share the slots.
     """
     room = slots.counts[CAPACITY] - slots.counts[PINNED]
@@ -308,40 +311,40 @@ def most_used(slots, keys, uses, layer, layers):  # type: ignore[no-untyped-def]
 
 @compiled
 def demote_except(slots, stay, layer):  # type: ignore[no-untyped-def]
-    """Have the resident experts of `layer` evicted before all others, except those of `stay`."""
+    """Demote the resident experts of `layer`, except `stay`: they are evicted first."""
     for key in stay:
         slots.keep[key] += 1
-    going = _of_layer(slots, layer)
+    victims = _of_layer(slots, layer)
     for key in stay:
         slots.keep[key] -= 1
-    slots.lowest[0] -= len(going)
-    for i in range(len(going)):
-        slots.rank.ravel()[going[i]] = slots.lowest[0] + i
+    slots.lowest[0] -= len(victims)
+    for i in range(len(victims)):
+        slots.rank.ravel()[victims[i]] = slots.lowest[0] + i
 
 
 @compiled
 def _of_layer(slots, layer):  # type: ignore[no-untyped-def]
-    """The resident keys of `layer` that may be evicted, those evicted first coming first."""
+    """The resident keys of `layer` that may be evicted, in eviction order."""
     width = slots.score.shape[1]
-    mine = np.empty(width, np.int64)
+    resident = np.empty(width, np.int64)
     count = 0
     for key in range(layer * width, (layer + 1) * width):
         if slots.slot_of[key] >= 0 and not slots.keep[key]:
-            mine[count] = key
+            resident[count] = key
             count += 1
     out = np.empty(count, np.int64)
-    evicted_first(slots, mine[:count], out)
+    evicted_first(slots, resident[:count], out)
     return out
 
 
 def order(slots: Slots) -> Int64s:
-    """The resident keys, the first to be evicted first; those pinned never are."""
+    """The resident keys in eviction order, also pinned ones, which are never evicted."""
     keys = np.sort(slots.key_of[slots.key_of >= 0])
     rank = slots.rank.ravel()[keys]
-    worth = slots.score.ravel()[keys] * slots.weight[keys // slots.score.shape[1]]
-    spare = rank < 0
-    worth[spare] = rank[spare]
-    found: Int64s = keys[np.lexsort((worth, ~spare))]
+    values = slots.score.ravel()[keys] * slots.weight[keys // slots.score.shape[1]]
+    demoted = rank < 0
+    values[demoted] = rank[demoted]
+    found: Int64s = keys[np.lexsort((values, ~demoted))]
     return found
 
 
@@ -354,6 +357,8 @@ def check(slots: Slots, staging: npt.NDArray[np.bool_], reserved: npt.NDArray[np
     assert sorted(free) == np.flatnonzero(slots.key_of == FREE).tolist(), "free slots lost"
     assert ((slots.key_of == STAGING) == staging).all() and staging.sum() + slots.counts[
         CAPACITY
-    ] == len(slots.key_of), "slots aside lost"
+    ] == len(slots.key_of), "staging slots lost"
     assert ((slots.key_of == RESERVED) == reserved).all(), "reserved slots lost"
-    assert (slots.slot_of[np.flatnonzero(slots.rank.ravel() < 0)] >= 0).all(), "spare, not there"
+    assert (slots.slot_of[np.flatnonzero(slots.rank.ravel() < 0)] >= 0).all(), (
+        "demoted, not resident"
+    )

@@ -1,4 +1,4 @@
-"""What LRU would do with every number of slots at once: exact stack distances, compiled.
+"""Exact LRU stack distances, compiled: the hits of every number of slots in one pass.
 
 Keys are numbers as in `slots`.
 """
@@ -10,14 +10,14 @@ import numpy as np
 from .numba_options import compiled
 
 BLOCK = 64
-"""Places that are counted as one."""
+"""Places that are counted together."""
 
 
 @compiled
 def distinct(experts, first, end, layer, keys, seen):  # type: ignore[no-untyped-def]
-    """Write the distinct experts of experts[first:end, layer] to `keys`, ascending; how many.
+    """Write the distinct, ascending experts[first:end, layer] to `keys`; return how many.
 
-    `seen`, bool [width], is all False and stays so.
+    `seen`, bool [width], is scratch: all False before and after.
     """
     width, count = len(seen), 0
     if end - first == 1:
@@ -48,21 +48,21 @@ def distinct(experts, first, end, layer, keys, seen):  # type: ignore[no-untyped
 
 @compiled
 def stack_distances(experts, starts, phase, mine, nbytes, width, at_start):  # type: ignore[no-untyped-def]
-    """What LRU would hit with any number of slots, from one pass over a trace (Mattson, 1970).
+    """The hits of LRU with any number of slots, from one pass over a trace (Mattson, 1970).
 
-    An expert's distance is how many experts, itself included, were used since it was: it
-    hits where there are so many slots or more. The keys stand in the order of their last use, and
-    are counted by blocks; the order is renumbered when its end is reached, so that it stays in the
-    processor's cache.
+    An expert's distance is the number of experts, itself included, used since its last use: it hits
+    with at least so many slots. The keys are kept in the order of their last use and counted by
+    blocks. The order is renumbered when its end is reached, so that it stays in the processor's
+    cache.
 
     Args:
-        phase: uint8 [calls], 0 or 1, kept apart in the result.
-        nbytes: int64 [layers], of one expert; the others as for `replay`.
+        phase: uint8 [calls], 0 or 1, counted separately in the result.
+        nbytes: int64 [layers], bytes of one expert; the others as for `replay`.
 
     Returns:
         int64 [2, keys + 2, 4]: per phase and distance, the choices made, the distinct experts
-        looked up, their bytes, and the look-ups whose furthest expert is so far away. The last
-        column is of those never used before. Then the most experts of any look-up.
+        looked up, their bytes, and the lookups whose furthest expert has that distance. The last
+        column is for experts never used before. Then the most experts of any lookup.
     """
     layers = experts.shape[1]
     total = layers * width
@@ -70,7 +70,7 @@ def stack_distances(experts, starts, phase, mine, nbytes, width, at_start):  # t
     key_at, place = np.full(size, -1, np.int32), np.full(total, -1, np.int32)
     blocks = np.zeros(size // BLOCK, np.int32)
     ends = np.zeros(1, np.int64)  # the next free place
-    # The numbers of one distance lie side by side, in one line of the processor's cache.
+    # The numbers of one distance are adjacent, in one cache line.
     out, widest = np.zeros((2, total + 2, 4), np.int64), 0
     keys, times = np.empty(width, np.int64), np.zeros(width, np.int64)
     seen = np.zeros(width, np.bool_)
@@ -79,15 +79,15 @@ def stack_distances(experts, starts, phase, mine, nbytes, width, at_start):  # t
     for call in range(len(starts) - 1):
         first, end, part = starts[call], starts[call + 1], phase[call]
         for layer in range(layers):
-            wanted = distinct(experts, first, end, layer, keys, seen) if mine[layer] else 0
-            if not wanted:
+            count = distinct(experts, first, end, layer, keys, seen) if mine[layer] else 0
+            if not count:
                 continue
-            widest, furthest = max(widest, wanted), 0
+            widest, furthest = max(widest, count), 0
             for step in range(first, end):
                 for expert in experts[step, layer]:
                     if expert >= 0:
                         times[expert] += 1
-            for expert in keys[:wanted]:
+            for expert in keys[:count]:
                 at = place[layer * width + expert]
                 distance = total + 1 if at < 0 else _distance(key_at, blocks, ends, at)
                 furthest = max(furthest, distance)
@@ -96,14 +96,14 @@ def stack_distances(experts, starts, phase, mine, nbytes, width, at_start):  # t
                 out[part, distance, 2] += nbytes[layer]
                 times[expert] = 0
             out[part, furthest, 3] += 1
-            for expert in keys[:wanted]:
+            for expert in keys[:count]:
                 _renew(key_at, place, blocks, ends, layer * width + expert)
     return out, widest
 
 
 @compiled
 def _renew(key_at, place, blocks, ends, key):  # type: ignore[no-untyped-def]
-    """`key` is the last that was used."""
+    """Make `key` the most recently used."""
     if ends[0] == len(key_at):
         _renumber(key_at, place, blocks, ends)
     if place[key] >= 0:
@@ -116,7 +116,7 @@ def _renew(key_at, place, blocks, ends, key):  # type: ignore[no-untyped-def]
 
 @compiled
 def _distance(key_at, blocks, ends, at):  # type: ignore[no-untyped-def]
-    """How many keys have a place from `at` on."""
+    """The number of keys in places from `at` on."""
     # Whole slices by their own length: such loops have no checks, and become vectors.
     block = at // BLOCK
     total = 0

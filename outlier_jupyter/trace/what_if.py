@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..errors import OptionError, TraceError
 from ..events import DECODE
 from ..formatting import percent
-from ..residency.policies import POLICIES, default_or
+from ..residency.policies import POLICIES, canonical_name
 from ..residency.replay import Curve, RecordedRouting, lru_curve, simulate
 from ..values import integers, number, one_of, text, texts
 from .cost_model import Cost, fit
@@ -81,7 +81,7 @@ def what_if(
         raise OptionError("there is nothing to replay: give at least one size and one policy")
     rows = [replays.row(_known(policy), size) for policy in policies for size in sizes]
     for row, named in zip(rows, (p for p in policies for _ in sizes), strict=True):
-        row["policy"] = default_or(named)
+        row["policy"] = canonical_name(named)
     frame = pandas.DataFrame(rows)
     frame.attrs["cost"] = str(replays.cost)
     frame.attrs["note"] = "; ".join(dict.fromkeys(filter(None, map(note, [*after, trace]))))
@@ -132,7 +132,7 @@ def slots_for(
 
 
 def _known(policy: str) -> str:
-    return one_of("policy", default_or(text("policy", policy)), POLICIES)
+    return one_of("policy", canonical_name(text("policy", policy)), POLICIES)
 
 
 class WhatIf:

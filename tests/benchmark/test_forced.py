@@ -17,7 +17,7 @@ from outlier_jupyter.benchmark.geometry import config_of
 from outlier_jupyter.benchmark.models import make
 from outlier_jupyter.benchmark.routing import read_source
 from outlier_jupyter.benchmark.subjects import BenchmarkText, run_engine
-from outlier_jupyter.residency.policies import offered
+from outlier_jupyter.residency.policies import policy_names
 
 EXTRACTS = sorted((Path(__file__).parent / "extracts").glob("*.safetensors"))
 SMALL = {
@@ -52,7 +52,7 @@ def test_what_if_is_the_engine_hit_for_hit_on_real_routing(forced, worth):
     model, tokens, seen = forced
     slots = round(worth * seen.experts[0].size)
     hits = {}
-    for policy in offered():
+    for policy in policy_names():
         real = run(model, tokens, slots, policy)
         hits[policy] = int(real.hits.sum())
         np.testing.assert_array_equal(np.sort(real.experts, axis=2), np.sort(seen.experts, axis=2))

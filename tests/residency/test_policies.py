@@ -8,7 +8,7 @@ import pytest
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.options import LoadOptions, make
 from outlier_jupyter.residency import ExpertKey
-from outlier_jupyter.residency.policies import DEFAULT, POLICIES, Policy, make_policy, offered
+from outlier_jupyter.residency.policies import DEFAULT, POLICIES, Policy, make_policy, policy_names
 from outlier_jupyter.residency.policies.predictive import MOMENTS, Predictive
 
 EXPERTS = (8, 8, 8)
@@ -36,9 +36,9 @@ def order(policy: Policy, *keys: ExpertKey) -> list[ExpertKey]:
 
 def test_what_is_offered_is_what_there_is():
     """Every policy of the options can be made and carries its name; the default comes first."""
-    assert [make_policy(name, EXPERTS).name for name in offered()] == list(offered())
-    assert LoadOptions().policy == DEFAULT == offered()[0]
-    assert "belady" in POLICIES and "belady" not in offered()
+    assert [make_policy(name, EXPERTS).name for name in policy_names()] == list(policy_names())
+    assert LoadOptions().policy == DEFAULT == policy_names()[0]
+    assert "belady" in POLICIES and "belady" not in policy_names()
 
 
 def test_the_default_goes_by_its_old_name_too():

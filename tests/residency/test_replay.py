@@ -12,8 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outlier_jupyter.residency import ExpertKey
-from outlier_jupyter.residency.policies import POLICIES, PolicySpec, make_policy, offered
-from outlier_jupyter.residency.replay import RecordedRouting, in_python, lru_curve, simulate
+from outlier_jupyter.residency.policies import POLICIES, PolicySpec, make_policy, policy_names
+from outlier_jupyter.residency.replay import (
+    RecordedRouting,
+    lru_curve,
+    simulate,
+    simulate_in_python,
+)
 from outlier_jupyter.residency.slot_table import SlotTable
 from tests.residency.routings import drifting, real, routing_of, routings
 
@@ -33,13 +38,13 @@ def without_kernel(name: str) -> PolicySpec:
     return replace(POLICIES[name], kernel=None)
 
 
-@pytest.mark.parametrize("policy", offered())
+@pytest.mark.parametrize("policy", policy_names())
 @given(routing=routings(), slots=st.integers(2, 16))
 @settings(deadline=None, max_examples=150)
 def test_the_compiled_replay_is_what_a_table_does(policy, routing, slots):
     """For every policy, with prompts in chunks, more experts than slots, and two banks."""
     fast = simulate(routing, policy, slots)
-    by_table = in_python(routing, without_kernel(policy), slots)
+    by_table = simulate_in_python(routing, without_kernel(policy), slots)
     np.testing.assert_array_equal(fast.hits, by_table.hits)
     np.testing.assert_array_equal(fast.reads, by_table.reads)
 
@@ -52,9 +57,9 @@ def test_a_replay_of_a_long_routing_is_the_tables(name):
         routing.experts[:60], routing.starts[:61], routing.experts_per_layer, routing.bank
     )
     slots = round(1.5 * routing.experts[0].size)
-    for policy in offered():
+    for policy in policy_names():
         fast = simulate(routing, policy, slots)
-        by_table = in_python(routing, without_kernel(policy), slots)
+        by_table = simulate_in_python(routing, without_kernel(policy), slots)
         np.testing.assert_array_equal(fast.hits, by_table.hits)
         assert 0 < fast.hits.mean() < 1
 
@@ -121,7 +126,7 @@ def test_no_choice_of_victims_reads_less_than_belady(routing, slots, start):
 
 @given(routing=routings(steps=40, layers=2, width=4), slots=st.integers(1, 8), start=STARTS)
 @settings(deadline=None, max_examples=300)
-@pytest.mark.parametrize("policy", offered())
+@pytest.mark.parametrize("policy", policy_names())
 def test_no_policy_beats_belady_from_any_start(policy, routing, slots, start):
     """At every size it reads as few at most, and token by token it hits as often at least."""
     start = [key for key in start if key[0] < len(routing.experts_per_layer)]
@@ -146,7 +151,7 @@ def test_belady_is_the_bound_from_what_an_earlier_run_left(name):
     for tokens in (0.9, 2, 4):
         slots = round(tokens * later.experts[0].size)
         bound = simulate(later, "belady", slots, start).hits.sum()
-        for policy in offered():
+        for policy in policy_names():
             assert simulate(later, policy, slots, start).hits.sum() <= bound
 
 
@@ -212,7 +217,7 @@ def test_routings_one_after_the_other_are_one():
     np.testing.assert_array_equal(both.last(parts[1]).reads, expected.reads[50:])
 
 
-@pytest.mark.parametrize("policy", offered())
+@pytest.mark.parametrize("policy", policy_names())
 def test_a_failed_read_is_forgotten_by_every_policy(policy):
     """What could not be read is in no order of eviction."""
     table = SlotTable(2, make_policy(policy, (4,)))

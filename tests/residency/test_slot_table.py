@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outlier_jupyter.residency import ExpertKey
-from outlier_jupyter.residency.policies import make_policy, offered
+from outlier_jupyter.residency.policies import make_policy, policy_names
 from outlier_jupyter.residency.slot_table import SlotTable
 from tests.residency.naive import NaiveTable
 
@@ -63,7 +63,7 @@ def test_lru_evicts_what_was_asked_for_longest_ago(requests, capacity):
 
 @settings(deadline=None)
 @given(requests=REQUESTS, pinned=st.sets(KEYS, min_size=1, max_size=3))
-@pytest.mark.parametrize("policy", offered())
+@pytest.mark.parametrize("policy", policy_names())
 def test_what_is_pinned_never_leaves(policy, requests, pinned):
     """Once read, a pinned expert is held for ever, whatever else is asked for."""
     table = table_of(7, policy)

@@ -1,6 +1,6 @@
-"""Which expert is evicted next: policies, by name. Each gives every expert a score.
+"""Eviction policies, by name. A policy gives every expert a score; the lowest is evicted first.
 
-`registry` knows the names; a module holds one policy. To add one, register a `PolicySpec`.
+`registry` lists them; each module has one policy. To add one, register a `PolicySpec`.
 """
 
 from . import builtin
@@ -9,10 +9,10 @@ from .registry import (
     POLICIES,
     Policy,
     PolicySpec,
-    default_or,
-    explained,
+    canonical_name,
     make_policy,
-    offered,
+    policy_help,
+    policy_names,
     register,
 )
 
@@ -22,9 +22,9 @@ __all__ = [
     "Policy",
     "PolicySpec",
     "builtin",
-    "default_or",
-    "explained",
+    "canonical_name",
     "make_policy",
-    "offered",
+    "policy_help",
+    "policy_names",
     "register",
 ]

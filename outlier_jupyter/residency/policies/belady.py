@@ -1,6 +1,6 @@
-"""Belady's bound (1966): what is used again furthest in the future is evicted first.
+"""Belady's bound (1966): the expert used again furthest in the future is evicted first.
 
-It needs the future, so only a replay can have it; no policy reads fewer.
+It needs the future, so only a replay can use it; no policy reads fewer experts.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import numpy as np
 from ..numba_options import compiled
 
 NEVER = np.int64(2**62)
-"""The next use of what is not used again."""
+"""The next use of an expert that is not used again."""
 
 
 @compiled
 def next_uses(experts, starts, width):  # type: ignore[no-untyped-def]
-    """When each chosen expert is looked up again, and when each expert is for the first time.
+    """The next lookup of each chosen expert, and the first lookup of each expert.
 
-    Time counts lookups: call × layers + layer; `NEVER` where there is none. Both int64:
-    [steps, layers, k] and [layers, width].
+    Time counts lookups: call × layers + layer, or `NEVER`. Both are int64: [steps, layers, k] and
+    [layers, width].
     """
     steps, layers, k = experts.shape
     out = np.full((steps, layers, k), NEVER)

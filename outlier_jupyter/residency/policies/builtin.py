@@ -1,4 +1,4 @@
-"""The policies that come with the package. Their compiled code is loaded when one is made."""
+"""The policies of the package. Making one loads its compiled code."""
 
 from __future__ import annotations
 

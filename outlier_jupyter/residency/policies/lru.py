@@ -1,7 +1,7 @@
-"""Least recently used: of experts looked up together, the first of them is evicted first.
+"""Least recently used: of experts looked up together, the first one is evicted first.
 
-The order does not depend on which of them were resident, so what a small cache holds is always
-part of what a larger one holds: one pass over a trace finds the hits of every size.
+The order does not depend on which of them were resident, so the experts in a small cache are always
+in a larger one too: one pass over a trace finds the hits of every size.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .registry import Policy
 
 @compiled
 def touch(score, clock, keys):  # type: ignore[no-untyped-def]
-    """`keys` are used now, one after the other; `clock`, float64 [1], counts uses."""
+    """Score `keys` as used now, one after the other; `clock`, float64 [1], counts uses."""
     for key in keys:
         clock[0] += 1
         score.ravel()[key] = clock[0]
 
 
 class LRU(Policy):
-    """See the module: an expert's score is when it was used last."""
+    """Least recently used: an expert's score is the time of its last use."""
 
     name = "lru"
 
@@ -33,5 +33,5 @@ class LRU(Policy):
         self._clock = np.zeros(1)
 
     def used(self, keys: Int64s) -> None:
-        """As every policy's: the last of `keys` was used last."""
+        """As `Policy.used`: the last of `keys` was used last."""
         touch(self.score, self._clock, keys)

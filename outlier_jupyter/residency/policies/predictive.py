@@ -1,15 +1,15 @@
 """The default policy: how often an expert is used, what followed similar routing, how soon its
 layer runs again.
 
-An expert's score is what is expected of its next uses, the sum of two parts:
+An expert's score estimates its next uses, as the sum of two parts:
 
-- how often it was chosen of late, decaying by `DECAY` a token;
-- what followed in moments like this one. Each of the last `MOMENTS` tokens is compared with the
+- its recent frequency, which decays by `DECAY` per token;
+- what followed in similar moments. Each of the last `MOMENTS` tokens is compared with the
   newest by the share of experts they have in common, averaged over about one token's layers up to
   the current one; the experts chosen after the most similar ones (softmax, `SHARPNESS`) count, the
   next token's fully, those of the tokens after it `FADE` times as much each, up to `AHEAD`.
 
-The scores of a layer are renewed when its router has chosen. A layer's weight is 1 − `NEARNESS` ×
+A layer's scores are updated when its router has chosen. A layer's weight is 1 − `NEARNESS` ×
 d, where d is how far ahead its next turn is, from 0 (next) to 1 (a whole cycle). None of the
 numbers is fitted to a model: docs/experiments/caching.md has what other values give.
 """
@@ -36,14 +36,14 @@ NEARNESS = 0.5
 
 
 class State(NamedTuple):
-    """What the policy has learned.
+    """The policy's memory.
 
     Attributes:
         frequency, score: float64 [layers, width].
         history: int16 [layers, MOMENTS, k], the experts of the last tokens; token t is in row
-            t mod MOMENTS, -1 where there is none.
+            t mod MOMENTS; -1 for none.
         similarity: float64 [MOMENTS], of the newest token with the one so many tokens before.
-        clock: int64 [3]: the first token of this pass through the layers, the one after its
+        clock: int64 [3]: the first token of this pass through the layers, the token after its
             last, and the layer that was routed last (-1 before the first).
     """
 
@@ -55,7 +55,7 @@ class State(NamedTuple):
 
 
 def new_state(score: Float64s, k: int) -> State:
-    """Nothing learned yet, for rows of `k` experts; `score` is written."""
+    """An empty state for rows of `k` experts; it writes to `score`."""
     layers = len(score)
     return State(
         np.zeros_like(score),
@@ -67,7 +67,7 @@ def new_state(score: Float64s, k: int) -> State:
 
 
 def widened(state: State, k: int) -> State:
-    """The same knowledge with room for rows of `k` experts."""
+    """The same state for rows of `k` experts."""
     layers, moments, before = state.history.shape
     history = np.full((layers, moments, k), -1, np.int16)
     history[:, :, :before] = state.history
@@ -76,7 +76,7 @@ def widened(state: State, k: int) -> State:
 
 @compiled
 def observe(state, layer, rows):  # type: ignore[no-untyped-def]
-    """The router of `layer` chose `rows` int16 [tokens, k]: learn, and renew the layer's scores."""
+    """Learn the choice `rows`, int16 [tokens, k], of `layer`, and update the layer's scores."""
     tokens, k = rows.shape
     frequency, history, clock = state.frequency[layer], state.history, state.clock
     if layer <= clock[2] or tokens != clock[1] - clock[0]:
@@ -102,7 +102,7 @@ def observe(state, layer, rows):  # type: ignore[no-untyped-def]
 
 @compiled
 def _compare(state, layer, row):  # type: ignore[no-untyped-def]
-    """Renew the similarities by how much of `row` the tokens before chose in this layer."""
+    """Update the similarities by the share of `row` that earlier tokens chose in this layer."""
     history, similarity = state.history[layer], state.similarity
     newest = state.clock[1] - 1
     forget = 1 / len(state.history)
@@ -122,7 +122,7 @@ def _compare(state, layer, row):  # type: ignore[no-untyped-def]
 
 @compiled
 def _recall(state, layer):  # type: ignore[no-untyped-def]
-    """Add to the scores what was chosen in this layer after the moments most like this one."""
+    """Add to the scores the layer's choices after the moments most similar to this one."""
     similarity, newest = state.similarity, state.clock[1] - 1
     lags = min(MOMENTS - 1, newest)
     likeness, weight, most = np.empty(lags + 1), np.zeros(lags + 1), 0.0
@@ -132,8 +132,7 @@ def _recall(state, layer):  # type: ignore[no-untyped-def]
         likeness[lag] = math.exp(SHARPNESS * (similarity[lag] - most))
     fade = 1.0
     for ahead in range(1, min(AHEAD, lags) + 1):
-        # What came `ahead` tokens after the moment `lag` ago is known up to the newest token,
-        # which is 0 ago.
+        # The token `ahead` after the moment `lag` ago is known up to the newest token, 0 ago.
         whole = 0.0
         for lag in range(ahead, lags + 1):
             whole += likeness[lag]
@@ -148,14 +147,14 @@ def _recall(state, layer):  # type: ignore[no-untyped-def]
 
 @compiled
 def nearness(now, weight):  # type: ignore[no-untyped-def]
-    """Write how much a layer's next turn weighs to `weight` [layers], after layer `now`'s turn."""
+    """Write the weight of each layer's next run to `weight` [layers], after layer `now` ran."""
     layers = len(weight)
     for ahead in range(layers):
         weight[(now + 1 + ahead) % layers] = 1 - NEARNESS * (ahead + 1) / layers
 
 
 class Predictive(Policy):
-    """See the module. It may be fed an earlier run's routing."""
+    """The predictive policy; it may also learn an earlier run's routing."""
 
     name = "predictive"
 
@@ -164,7 +163,7 @@ class Predictive(Policy):
         self._state = new_state(self.score, 1)
 
     def routed(self, layer: int, experts: npt.NDArray[np.int16]) -> None:
-        """As every policy's: learn, and renew the scores of `layer`."""
+        """As `Policy.routed`: learn, and update the scores of `layer`."""
         if experts.shape[1] > self._state.history.shape[2]:
             self._state = widened(self._state, experts.shape[1])
         observe(self._state, layer, experts)

@@ -1,7 +1,7 @@
-"""The policies there are, by name: what options, help, figures, slider and report iterate over.
+"""The registry of eviction policies: options, help, figures, slider and report iterate over it.
 
-A policy scores experts, and of those that may go the least score × weight of its layer is evicted
-first. It hears what the routers choose and what is looked up; it never sees a slot.
+A policy scores experts; of the evictable ones, the lowest score × weight of its layer is evicted
+first. It receives the routers' choices and the lookups; it never sees a slot.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from .. import Float64s, Int64s
 
 
 class Policy:
-    """What every policy has: an array of scores, which it renews as it learns.
+    """The base of policies: an array of scores, which a policy updates as it learns.
 
     Args:
-        experts_per_layer: how many experts each MoE layer has.
+        experts_per_layer: the number of experts of each MoE layer.
 
     Attributes:
-        score: float64 [layers, width], width being the most experts of a layer.
-        weight: float64 [layers], by which the scores of a layer are multiplied.
+        score: float64 [layers, width]; width is the most experts of a layer.
+        weight: float64 [layers], the factor of a layer's scores.
     """
 
     name = ""
@@ -34,21 +34,21 @@ class Policy:
         self.weight: Float64s = np.ones(layers)
 
     def routed(self, layer: int, experts: npt.NDArray[np.int16]) -> None:
-        """The router of `layer` chose `experts` [tokens, k]; -1 for none. They are used next."""
+        """Receive the choice `experts` [tokens, k] of `layer`, -1 for none, before its lookup."""
 
     def used(self, keys: Int64s) -> None:
-        """`keys`, layer × width + expert, are looked up together, in this order."""
+        """Receive a lookup of `keys`, layer × width + expert, in this order."""
 
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """One policy, as everything that offers policies knows it.
+    """One policy in the registry.
 
     Attributes:
-        name: as users write it.
-        label: as figures and tables write it.
+        name: the name in options.
+        label: the name in figures and tables.
         help: what it keeps, in a few words.
-        make: makes one for a model with so many experts per layer; None where it needs the future.
+        make: makes it for a model with so many experts per layer; None if it needs the future.
         kernel: its number in the compiled replay; without one it is replayed in Python.
     """
 
@@ -60,40 +60,40 @@ class PolicySpec:
 
 
 LRU, PREDICTIVE, BELADY = 0, 1, 2
-"""The policies that the compiled replay knows."""
+"""Policies in the compiled replay."""
 
 POLICIES: dict[str, PolicySpec] = {}
-"""By name, in the order in which they are shown."""
+"""By name, in display order."""
 
 DEFAULT = "predictive"
 ALIASES = {"default": DEFAULT, "habit": DEFAULT}
-"""Other names: `habit` is what files of earlier versions say."""
+"""Other names: `habit` is in files of earlier versions."""
 
 
 def register(spec: PolicySpec) -> None:
-    """Offer one more policy, or another under a name there is."""
+    """Add a policy, or replace the one of the same name."""
     POLICIES[spec.name] = spec
 
 
-def default_or(name: str) -> str:
-    """The policy that `name` stands for, whether there is one or not."""
+def canonical_name(name: str) -> str:
+    """The name that `name` is an alias of, or `name` itself."""
     return ALIASES.get(name, name)
 
 
-def offered() -> tuple[str, ...]:
-    """What an engine can be given; the default comes first."""
+def policy_names() -> tuple[str, ...]:
+    """The policies that an engine can use; the default comes first."""
     names = [name for name, spec in POLICIES.items() if spec.make is not None]
     return tuple(sorted(names, key=lambda name: name != DEFAULT))
 
 
-def explained() -> str:
-    """The policies that an engine can be given, in one sentence."""
-    words = (f"{name} ({POLICIES[name].help})" for name in offered())
-    return "which expert is evicted when a slot is needed: " + " or ".join(words)
+def policy_help() -> str:
+    """The policies that an engine can use, in one sentence."""
+    policies = (f"{name} ({POLICIES[name].help})" for name in policy_names())
+    return "which expert is evicted when a slot is needed: " + " or ".join(policies)
 
 
 def make_policy(name: str, experts_per_layer: Sequence[int]) -> Policy:
-    """The policy of this name, for a model whose MoE layers have so many experts each."""
-    make = POLICIES[default_or(name)].make
+    """Make the policy `name` for a model whose MoE layers have so many experts each."""
+    make = POLICIES[canonical_name(name)].make
     assert make is not None, f"{name} needs the future: it can only be replayed"
     return make(experts_per_layer)
