@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pytest
 
-from outlier_jupyter import Ablation, Comparison, Trace
+from outlier_jupyter import Ablation, Comparison, Sweep, Trace
 from outlier_jupyter.aliases import alias
 from outlier_jupyter.engine.plan import CacheSize
 from outlier_jupyter.trace.divergence import RoutingDivergence
@@ -31,6 +31,7 @@ OLD_NAMES = {
     StartingCache: {"held": "resident"},
     Comparison: {"warmth": "starting_caches", "parting": "divergence"},
     Ablation: {"foreseen": "requested"},
+    Sweep: {"asked": "options"},
     CacheSize: {"tokens": "working_sets"},
 }
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its text, its trace, why it ended, and how to look at it."""
+"""A finished run: its text, its trace, why it ended, and its views."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .token_experts import ExpertUses, TokenExperts
 
 TEXTS = ("prompt", "encoded", "text", "finish_reason")
-"""What a saved run keeps beside its trace and its tokens."""
+"""What a saved run stores besides its trace and tokens."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Step:
 
     Attributes:
         token: its id.
-        text: the text the detokenizer let go of with it; may be empty.
+        text: the text that the detokenizer released with it; may be empty.
         ns: wall time of the model call that produced it, in nanoseconds.
         hits, misses: of that call, over all MoE layers.
         nbytes: bytes of expert weights read for it.
@@ -62,17 +62,17 @@ class Run:
     """A finished, or interrupted, generation.
 
     Attributes:
-        prompt: what was asked, as it was given; a conversation as lines of `role: content`.
+        prompt: the prompt as passed; a conversation as lines of `role: content`.
         encoded: the text the model read, after the chat template.
-        text: what was generated, without the text of a stop word.
-        tokens: int32 [generated], the ids generated, an end-of-turn token included.
+        text: the generated text, without a stop word.
+        tokens: int32 [generated], the generated ids, with an end-of-turn token.
         finish_reason: `stop`, `length` or `interrupted`.
         trace: what happened, step by step.
-        text_ends: int32 [generated], how many characters of text had been let go of with each
-            token; the last may be short of `text`, which ends with what was held back. Empty
-            where that is not known.
-        repeats: all runs of a prompt that was repeated, this one last; empty otherwise.
-        spell: an id's bytes, while the model's tokenizer is there.
+        text_ends: int32 [generated], the length of the text released up to each token. The last
+            may be less than that of `text`, whose end was held back for a stop word. Empty if
+            unknown.
+        repeats: all runs of a repeated prompt, this one last; else empty.
+        spell: a function from an id to its bytes, by the model's tokenizer; None without it.
     """
 
     prompt: str
@@ -84,12 +84,12 @@ class Run:
     text_ends: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     repeats: tuple[Run, ...] = field(default=(), repr=False, compare=False)
     spell: Callable[[int], bytes] | None = field(default=None, repr=False, compare=False)
-    _spelt: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)
+    _token_bytes: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)
     _brief: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def generated(self) -> int:
-        """How many tokens were generated."""
+        """The number of generated tokens."""
         return len(self.tokens)
 
     @property
@@ -98,13 +98,13 @@ class Run:
         return draw("Run.figures", self.trace)
 
     def view(self) -> Any:
-        """The run in the live view, to scrub through, replay and look into; a widget."""
+        """The run in the live view, to scrub through, replay and inspect; a widget."""
         return draw("Run.view", self)
 
     @classmethod
     @checked(trace=instance(Trace, wanted="a trace"))
     def of(cls, trace: Trace) -> Run:
-        """A run of which only the trace is known: no text, and the tokens it holds."""
+        """A run of a bare trace: its sampled tokens, without text."""
         sampled = trace.produced[trace.produced >= 0]
         return cls("", "", "", sampled, "stop", trace)
 
@@ -113,23 +113,23 @@ class Run:
         """Write the run to one file: its trace (`Trace.load` reads it too) and its texts.
 
         Raises:
-            TraceError: it cannot be written there; what was there before is still there.
+            TraceError: it cannot be written; an existing file is unchanged.
         """
         texts = {name: getattr(self, name) for name in TEXTS}
         arrays = {name: getattr(self, name).tolist() for name in ("tokens", "text_ends")}
         ids = {*self.trace.tokens.tolist(), *self.tokens.tolist()}
-        spelt = {str(token): self._bytes_of(token) for token in sorted(ids)}
-        pieces = {token: readable(each) for token, each in spelt.items() if each}
-        parts = {t: s.hex() for t, s in spelt.items() if s != pieces.get(t, "").encode()}
+        bytes_of = {str(token): self._bytes_of(token) for token in sorted(ids)}
+        pieces = {token: readable(each) for token, each in bytes_of.items() if each}
+        parts = {t: b.hex() for t, b in bytes_of.items() if b != pieces.get(t, "").encode()}
         return write(self.trace, path, texts | arrays | {"pieces": pieces, "parts": parts})
 
     @classmethod
     @checked(path=path_of)
     def load(cls, path: str | os.PathLike[str]) -> Run:
-        """A saved run; of a saved trace, what is known of its run.
+        """A saved run, or the run of a saved trace as by `of`.
 
         Raises:
-            TraceError: no such file, cut short, something else, or of an unknown version.
+            TraceError: no such file, truncated, not a trace, or of an unknown version.
         """
         trace, saved = Trace.load_with_run(path)
         if saved is None:
@@ -142,7 +142,7 @@ class Run:
             str(saved["finish_reason"]),
             trace,
             np.array(saved["text_ends"], np.int32),
-            _spelt=_spelt(saved.get("pieces", {}), saved.get("parts", {})),
+            _token_bytes=_token_bytes(saved.get("pieces", {}), saved.get("parts", {})),
         )
 
     def summary(self) -> Summary:
@@ -150,23 +150,22 @@ class Run:
         return summarise(self.trace)
 
     def measures(self, phase: str | None = "decode") -> RoutingMeasures:
-        """How it was routed, one number per layer; `routing_measures` of its trace."""
-        from ..trace.routing_measures import (
-            routing_measures,  # it compiles: imported when asked for
-        )
+        """Measures of its routing, one number per layer: `routing_measures` of its trace."""
+        from ..trace.routing_measures import routing_measures  # imports compiled code
 
         return routing_measures(self.trace, phase)
 
     @checked(token=integer, memory_rate=rate)
     def explain(self, token: int, memory_rate: float | None = None) -> Explanation:
-        """Why a generated token took as long as it did, in words and as a figure.
+        """Why a generated token took as long as it did, as text and as a figure.
 
         Args:
-            token: its number as the live view counts, from 1; negative ones count from the end.
-            memory_rate: bytes a second that memory gives, where the trace does not know it.
+            token: its number as in the live view, from 1; negative numbers count from the end.
+            memory_rate: bytes a second of memory, if the trace does not have it.
 
         Raises:
-            OptionError: no such token. TraceError: the trace has no times.
+            OptionError: no such token.
+            TraceError: the trace has no times.
         """
         step = self.step_of(token)
         explainer = self.trace._explainer
@@ -177,7 +176,7 @@ class Run:
         """The step that produced a generated token, numbered as in `explain`.
 
         Raises:
-            OptionError: there is no such token.
+            OptionError: no such token.
         """
         steps = produced_by(self.trace)
         at = token - 1 if token > 0 else token
@@ -189,7 +188,7 @@ class Run:
 
     @checked(token=integer)
     def text_of(self, token: int) -> str:
-        """The text let go of with a generated token, numbered as in `explain`."""
+        """The text released with a generated token, numbered as in `explain`."""
         at = token - 1 if token > 0 else token % max(len(self.tokens), 1)
         if not 0 <= at < len(self.text_ends):
             return ""
@@ -199,39 +198,39 @@ class Run:
 
     @checked(token=integer)
     def piece(self, token: int) -> str:
-        r"""The text of a token id by itself; "" where it is not known.
+        r"""The text of a token id by itself; "" if unknown.
 
-        A part of a character is shown as its bytes, `\xf0`; the last part as the character, where
-        it ends no other in this run.
+        Part of a character is shown as its bytes, `\xf0`; its last part as the character, if it
+        ends no other one in this run.
         """
-        spelt = self._bytes_of(token)
-        ended = self._ended.get(token, ()) if readable(spelt).encode() != spelt else ()
-        return next(iter(ended)) if len(ended) == 1 else readable(spelt)
+        found = self._bytes_of(token)
+        ended = self._ended.get(token, ()) if readable(found).encode() != found else ()
+        return next(iter(ended)) if len(ended) == 1 else readable(found)
 
     @checked(tokens=integers)
     def pieces(self, tokens: Iterable[int]) -> list[str]:
-        r"""The texts of ids that follow one another; joined they are the whole text.
+        r"""The texts of consecutive ids; joined they are the whole text.
 
-        A character of several tokens is the last one's, and the others have "". Bytes that make no
-        character are shown as `\xf0`.
+        A character of several tokens belongs to the last one, and the others have "". Bytes that
+        form no character are shown as `\xf0`.
         """
         return pieces(self._bytes_of(int(token)) for token in tokens)
 
     @cached_property
     def read_pieces(self) -> list[str]:
-        """The pieces of the tokens read, step by step, and of the one that was sampled last."""
+        """The pieces of the tokens read, by step, and of the last one sampled."""
         last = self.trace.produced[-1:]
         return self.pieces([*self.trace.tokens.tolist(), *last[last >= 0].tolist()])
 
     @checked(step=integer)
     def piece_at(self, step: int) -> str:
-        """The text of the token read in a step; of a part of a character, its bytes."""
+        """The text of the token read in a step; for part of a character, its bytes."""
         self._check_step(step)
         return self.read_pieces[step] or self.piece(int(self.trace.tokens[step]))
 
     @checked(step=integer)
     def piece_after(self, step: int) -> str:
-        """The text of the token sampled in a step, as when it is read; "" if none was."""
+        """The text of the token sampled in a step, as when it is read; "" without one."""
         self._check_step(step)
         token, after = int(self.trace.produced[step]), step + 1
         known = after < len(self.read_pieces) and token >= 0
@@ -243,7 +242,7 @@ class Run:
 
     @cached_property
     def _ended(self) -> dict[int, set[str]]:
-        """For each id that was read, the texts that came with it."""
+        """For each id read, the texts that ended with it."""
         ended: dict[int, set[str]] = {}
         for token, piece in zip(self.trace.tokens.tolist(), self.read_pieces, strict=False):
             if piece:
@@ -251,41 +250,41 @@ class Run:
         return ended
 
     def _bytes_of(self, token: int) -> bytes:
-        found = self._spelt.get(token)
+        found = self._token_bytes.get(token)
         return found if found is not None else self.spell(token) if self.spell else b""
 
     def tokens_of(self, layer: int, expert: int) -> ExpertUses:
-        """The tokens that chose an expert; of several runs, `outlier_jupyter.tokens_of`.
+        """The tokens that chose an expert; for several runs, `outlier_jupyter.tokens_of`.
 
         Raises:
-            OptionError: the model has no such expert.
+            OptionError: no such expert.
         """
         return draw("Run.tokens_of", self, layer, expert)
 
     def experts_of(self, tokens: int | slice | Iterable[int]) -> TokenExperts:
-        """The experts that generated tokens chose, numbered as in `explain`; see `uses`.
+        """The experts that generated tokens, numbered as in `explain`, chose; see `experts_of`.
 
         Raises:
-            OptionError: there are no such tokens.
+            OptionError: no such tokens.
         """
         return draw("Run.experts_of", self, tokens)
 
     @checked(path=path_of)
     def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write the run to one page of HTML that needs nothing else: text, plots, tables, origin.
+        """Write the run to one self-contained HTML page: text, plots, tables, provenance.
 
         Raises:
-            TraceError: it cannot be written there.
+            TraceError: it cannot be written.
         """
         page: str = draw("Run.report", self)
         return files.write(path, page, TraceError, "the report")
 
     def spread(self) -> Spread:
-        """Median and range over `repeats`; of a run that was not repeated, its own numbers."""
+        """Median and range over `repeats`; of a single run its own numbers."""
         return Spread.of([run.summary() for run in self.repeats or (self,)])
 
     def brief_once(self) -> Run:
-        """Make the next rich display one line: the magic has just shown the whole picture."""
+        """Make the next rich display one line, after the magic has shown the whole view."""
         self._brief[:] = [True]
         return self
 
@@ -305,13 +304,13 @@ class Run:
 
 
 def produced_by(trace: Trace) -> npt.NDArray[np.int64]:
-    """The steps that produced a token, in order; all decode steps where that is not known."""
+    """The steps that produced a token, in order; all decode steps if unknown."""
     found = np.flatnonzero(trace.produced >= 0)
     return np.asarray(found if len(found) else np.flatnonzero(trace.phase == DECODE), np.int64)
 
 
 def step_names(run: Run) -> dict[int, str]:
-    """What each step is called: `token 12 “the”` for those that produced one, `prompt 3` before."""
+    """The label of each step: `token 12 “the”` if it produced a token, else `prompt 3`."""
     names = {int(step): f"prompt {step + 1}" for step in np.flatnonzero(run.trace.phase != DECODE)}
     for number, step in enumerate(produced_by(run.trace).tolist(), 1):
         text = run.text_of(number).replace("\n", "↵").replace("\t", "⇥")
@@ -333,12 +332,12 @@ def repeated(runs: Sequence[Run]) -> Run:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far repeats of one prompt differ: (median, least, most) of each.
+    """Median, minimum and maximum over repeats of one prompt.
 
     Attributes:
-        runs: how many.
-        tokens_per_second, decode_hit_rate: over the runs in which there was something to count;
-            NaN where there was none.
+        runs: the number of runs.
+        tokens_per_second, decode_hit_rate: (median, minimum, maximum) over the runs that have the
+            number; NaN if none has.
     """
 
     runs: int
@@ -361,8 +360,8 @@ class Spread:
         )
 
 
-def _spelt(pieces: dict[str, str], parts: dict[str, str]) -> dict[int, bytes]:
-    """Each id's bytes, as they were saved: texts, and in hex what is no text."""
+def _token_bytes(pieces: dict[str, str], parts: dict[str, str]) -> dict[int, bytes]:
+    """Each id's bytes from a saved run: `pieces` as text, `parts` in hex."""
     known = {int(token): text.encode() for token, text in pieces.items()}
     return known | {int(token): bytes.fromhex(each) for token, each in parts.items()}
 
@@ -373,11 +372,11 @@ def _middle_and_ends(values: list[float]) -> tuple[float, float, float]:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by the user; `run` holds the tokens, text and trace made until then.
+    """The user stopped a run; `run` has the tokens, text and trace until then.
 
-    It is a KeyboardInterrupt, so that a notebook's "Run All" stops where the user stopped it. Where
-    a process was told to ignore SIGINT, as in the background of a shell's script, Ctrl-C stops
-    nothing: `engine.stop()` does, from another thread.
+    It is a KeyboardInterrupt, so a notebook's "Run All" stops there. In a process that ignores
+    SIGINT, as in the background of a shell script, Ctrl-C has no effect; `engine.stop()` from
+    another thread does.
     """
 
     def __init__(self, run: Run) -> None:

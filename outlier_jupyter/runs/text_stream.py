@@ -1,9 +1,7 @@
-"""Tokens become text: those of a run, up to the first stop word, and any that follow one another.
+"""Converts tokens to text: those of a run up to the first stop word, and any consecutive ones.
 
-It knows what tokens are in bytes, or what mlx-lm's detokenizer makes of them, and nothing else.
-
-Text that may turn out to be the beginning of a stop word is held back until it is known not to
-be, so that a stop word never flashes up in a stream.
+It knows the bytes of tokens, or mlx-lm's detokenizer, and nothing else. Text that could be the
+beginning of a stop word is held back until it is not, so that no part of a stop word is shown.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ Utf8 = getincrementaldecoder("utf-8")
 
 
 class Detokenizer(Protocol):
-    """What mlx-lm's streaming detokenizers offer."""
+    """The interface of mlx-lm's streaming detokenizers."""
 
     last_segment: str
 
@@ -27,7 +25,7 @@ class Detokenizer(Protocol):
 
 
 class Transcript:
-    """The text of one run as it grows: `text` was let go of; when `stopped`, no more will be."""
+    """The growing text of one run: `text` was released; after `stopped` no more will be."""
 
     def __init__(
         self, detokenizer: Detokenizer, stop: Sequence[str], vocabulary: float = inf
@@ -37,14 +35,14 @@ class Transcript:
         self._detokenizer = detokenizer
         self._vocabulary = vocabulary
         self._stop = [word for word in stop if word]
-        self._held = ""
+        self._pending = ""
         self._finished = False
 
     def add(self, token: int) -> str:
-        """Take one token and return the text it lets go of.
+        """Add one token and return the text it releases.
 
-        Models know more ids than their tokenizers where the vocabulary was rounded up: those, from
-        `vocabulary` on, have no text.
+        Ids from `vocabulary` on have no text: a model's vocabulary may be rounded up from that of
+        its tokenizer.
         """
         if token >= self._vocabulary:
             return self._release("")
@@ -52,48 +50,48 @@ class Transcript:
         return self._release(self._detokenizer.last_segment)
 
     def finish(self) -> str:
-        """No token follows: return what was still held back; nothing the second time."""
+        """End the text: return what was held back; nothing the second time."""
         if self.stopped or self._finished:
             return ""
         self._finished = True
         self._detokenizer.finalize()
         delta = self._release(self._detokenizer.last_segment)
-        rest, self._held = self._held, ""
+        rest, self._pending = self._pending, ""
         self.text += rest
         return delta + rest
 
     def _release(self, segment: str) -> str:
-        pending = self._held + segment
+        pending = self._pending + segment
         ends = [pending.find(word) for word in self._stop if word in pending]
         if ends:
             self.stopped = True
-            delta, self._held = pending[: min(ends)], ""
+            delta, self._pending = pending[: min(ends)], ""
         else:
             keep = max((_overlap(pending, word) for word in self._stop), default=0)
-            delta, self._held = pending[: len(pending) - keep], pending[len(pending) - keep :]
+            delta, self._pending = pending[: len(pending) - keep], pending[len(pending) - keep :]
         self.text += delta
         return delta
 
 
 def _overlap(text: str, word: str) -> int:
-    """Length of the longest end of `text` with which `word` begins, and goes on."""
+    """Length of the longest end of `text` that is a proper beginning of `word`."""
     longest = min(len(text), len(word) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(word[:n])), 0)
 
 
-def readable(spelt: bytes) -> str:
-    r"""Bytes as text; what is no character of UTF-8 as `\xf0`."""
-    return spelt.decode("utf-8", "backslashreplace")
+def readable(data: bytes) -> str:
+    r"""Bytes as text; those that are not UTF-8 as `\xf0`."""
+    return data.decode("utf-8", "backslashreplace")
 
 
-def pieces(spelt: Iterable[bytes]) -> list[str]:
-    r"""The texts of tokens that follow one another, from the bytes of each.
+def pieces(tokens: Iterable[bytes]) -> list[str]:
+    r"""The texts of consecutive tokens, from the bytes of each.
 
-    Joined they are the whole text. A character of several tokens is the last one's, and the others
-    have "". Bytes that make no character are shown as `\xf0`.
+    Joined they are the whole text. A character of several tokens belongs to the last one, and the
+    others have "". Bytes that form no character are shown as `\xf0`.
     """
     decoder = Utf8("backslashreplace")
-    found = [decoder.decode(each) for each in spelt]
+    found = [decoder.decode(each) for each in tokens]
     if rest := decoder.decode(b"", True):
         found[-1] += rest
     return found

@@ -1,8 +1,7 @@
-"""From an expert to the tokens that chose it, over several runs, and from tokens to their experts.
+"""Finds the tokens that chose an expert, over several runs, and the experts that tokens chose.
 
-An expert is chosen while a token is read: a row tells the token that was read, and the one that was
-sampled after it, under whose name the live view shows the same step. Everything is counted in
-arrays; texts are asked of the runs, which know those of their own tokens.
+An expert is chosen while a token is read. So a row has the token read, and the token sampled after
+it, by which the live view names the step. Counts come from arrays; texts come from the runs.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 CONTEXT = 4
 """Tokens of context on either side."""
-TOLD = 12
+ROWS_SHOWN = 12
 """Rows of the text form."""
 PHASES = np.array(["prefill", "decode"])
 
@@ -37,10 +36,10 @@ class ExpertUses:
     """The tokens that chose one expert.
 
     Attributes:
-        layer, expert: which.
-        runs: by name, those that were looked at.
+        layer, expert: the expert.
+        runs: the runs by name.
         frame: one row per choice: run, step, phase, token (read), next (sampled after it), weight,
-            rank (0: the router's first), hit, context. Texts are "" where they are not known.
+            rank (0: the router's first), hit, context. Unknown texts are "".
     """
 
     layer: int
@@ -49,17 +48,17 @@ class ExpertUses:
     frame: pandas.DataFrame
 
     def figure(self) -> Figure:
-        """Each run's choices of it over the steps, by weight; a Plotly figure."""
+        """Each run's choices of the expert over the steps, by weight; a Plotly figure."""
         return draw("ExpertUses.figure", self)
 
     def __str__(self) -> str:
         lines = [_headline(self)]
         order = self.frame.sort_values("weight", ascending=False, kind="stable")
-        for row in order.head(TOLD).itertuples():
+        for row in order.head(ROWS_SHOWN).itertuples():
             where = f"{row.run}, {row.phase} step {row.step}"
             lines.append(f"  {three(float(row.weight)):>6}  {row.context or row.token}  ({where})")
-        if (more := len(self.frame) - TOLD) > 0:
-            lines.append(f"  and {more:,} more, of less weight: see .frame")
+        if (more := len(self.frame) - ROWS_SHOWN) > 0:
+            lines.append(f"  and {more:,} more with lower weights: see .frame")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -71,10 +70,11 @@ class TokenExperts:
     """The experts that a span of tokens chose.
 
     Attributes:
-        run: whose tokens. `steps`: int64, theirs.
+        run: the run of the tokens.
+        steps: int64 [tokens], their steps.
         frame: one row per (layer, expert): layer, expert, times, weight (the sum), mean_weight,
             hits, share (of the layer's choices in the span), usual (of those in the whole run).
-            Within a layer the most chosen come first.
+            Within a layer the most chosen experts come first.
     """
 
     run: Run
@@ -89,9 +89,9 @@ class TokenExperts:
         lines = [_span(self)]
         for layer, rows in self.frame.groupby("layer"):
             first = list(rows.head(6).itertuples())
-            told = ", ".join(f"{row.expert} ({row.times}×)" for row in first)
+            experts = ", ".join(f"{row.expert} ({row.times}×)" for row in first)
             more = f" and {len(rows) - 6} more" if len(rows) > 6 else ""
-            lines.append(f"  layer {layer}: {told}{more}")
+            lines.append(f"  layer {layer}: {experts}{more}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -105,24 +105,24 @@ def tokens_of(
     """The tokens that chose an expert, over one run or several of one model.
 
     Args:
-        runs: runs or traces, or their names and them.
+        runs: one or several runs or traces, or a mapping of names to them.
         layer, expert: counted from 0; layers are MoE layers.
 
     Raises:
-        OptionError: no runs, or one of them has no such expert.
+        OptionError: no runs, or one without such an expert.
     """
     import pandas
 
-    held = named(runs)
-    for name, run in held.items():
+    runs_by_name = named(runs)
+    for name, run in runs_by_name.items():
         sizes = run.trace.info.experts_per_layer
         if not (0 <= layer < len(sizes) and 0 <= expert < sizes[layer]):
-            there = f"{len(sizes)} MoE layers" + (
+            shape = f"{len(sizes)} MoE layers" + (
                 f", layer {layer} has {sizes[layer]} experts" if 0 <= layer < len(sizes) else ""
             )
-            raise OptionError(f"{name} has no expert {layer}:{expert}: it has {there}, from 0")
-    parts = [_choices(name, run, layer, expert) for name, run in held.items()]
-    return ExpertUses(layer, expert, held, pandas.concat(parts, ignore_index=True))
+            raise OptionError(f"{name} has no expert {layer}:{expert}: it has {shape}, from 0")
+    parts = [_choices(name, run, layer, expert) for name, run in runs_by_name.items()]
+    return ExpertUses(layer, expert, runs_by_name, pandas.concat(parts, ignore_index=True))
 
 
 @checked(run=instance(Run, Trace, wanted="a run or a trace"))
@@ -135,12 +135,12 @@ def experts_of(
     """The experts that some tokens chose.
 
     Args:
-        tokens: numbers of generated tokens as the live view counts them, from 1; a slice takes its
-            end along, as `5:9` does in the magic.
-        steps: in their place steps of the trace, from 0, the prompt's too.
+        tokens: numbers of generated tokens as in the live view, from 1; a slice includes its end,
+            like `5:9` in the magic.
+        steps: instead, steps of the trace, from 0, with the prompt.
 
     Raises:
-        OptionError: there are no such tokens, or not one of the two was given.
+        OptionError: no such tokens, or not exactly one of the two was given.
     """
     import pandas
 
@@ -148,15 +148,15 @@ def experts_of(
         raise OptionError("give experts_of either tokens, from 1, or steps=…, from 0")
     whole = run if isinstance(run, Run) else Run.of(run)
     trace = whole.trace
-    asked = _known(trace, steps) if tokens is None else _steps(whole, tokens)
-    at, layers, i = np.nonzero(trace.experts[asked] >= 0)
-    chosen = trace.experts[asked][at, layers, i].astype(np.int64)
+    span = _validated(trace, steps) if tokens is None else _steps(whole, tokens)
+    at, layers, i = np.nonzero(trace.experts[span] >= 0)
+    chosen = trace.experts[span][at, layers, i].astype(np.int64)
     frame = pandas.DataFrame(
         {
             "layer": layers,
             "expert": chosen,
-            "weight": trace.weights[asked][at, layers, i],
-            "hit": trace.hits[asked][at, layers, i],
+            "weight": trace.weights[span][at, layers, i],
+            "hit": trace.hits[span][at, layers, i],
         }
     )
     grouped = frame.groupby(["layer", "expert"], as_index=False).agg(
@@ -170,16 +170,16 @@ def experts_of(
     order = grouped.sort_values(
         ["layer", "times", "weight", "expert"], ascending=[True, False, False, True]
     )
-    return TokenExperts(whole, asked, order.reset_index(drop=True))
+    return TokenExperts(whole, span, order.reset_index(drop=True))
 
 
 def named(
     runs: Run | Trace | Sequence[Run | Trace] | Mapping[str, Run | Trace],
 ) -> dict[str, Run]:
-    """Runs by name; traces as runs of which nothing else is known.
+    """Runs by name; a trace as a run without text.
 
     Raises:
-        OptionError: there are none.
+        OptionError: no runs.
     """
     found = by_name(runs)
     if not found:
@@ -188,10 +188,10 @@ def named(
 
 
 def by_name(runs: Any) -> dict[str, Run | Trace]:
-    """Runs or traces and their names: those given, or numbers.
+    """Runs or traces by name: the mapping's names, or `run 0`, `run 1`, …
 
     Raises:
-        OptionError: something else.
+        OptionError: values that are not runs or traces.
     """
     wanted = "a run or a trace, several in a list, or their names and them"
     if isinstance(runs, Run | Trace):
@@ -227,7 +227,7 @@ def _choices(name: str, run: Run, layer: int, expert: int) -> pandas.DataFrame:
 
 
 def _context(run: Run, step: int) -> str:
-    """The token read in `step` in brackets, within those around it; "" where texts are unknown."""
+    """The token read in `step`, in brackets, among those around it; "" if texts are unknown."""
     pieces = run.read_pieces[max(0, step - CONTEXT) : min(step + CONTEXT + 1, run.trace.steps)]
     at, shown = min(step, CONTEXT), run.piece_at(step)
     if not shown:
@@ -236,13 +236,13 @@ def _context(run: Run, step: int) -> str:
     return text.replace("\n", "↵")
 
 
-def _known(trace: Trace, steps: Iterable[int] | None) -> npt.NDArray[np.int64]:
-    # Of a range that is longer than the trace, enough is looked at to see that it is.
+def _validated(trace: Trace, steps: Iterable[int] | None) -> npt.NDArray[np.int64]:
+    # A huge range is cut: one step more than the trace has is enough to refuse it.
     if isinstance(steps, range):
         steps = steps[: trace.steps + 1]
-    asked = integers("steps", steps)
-    found = np.array([step for step in asked if -1 <= step < 2**31], np.int64)
-    if len(found) < len(asked) or not len(found) or found.min() < 0 or found.max() >= trace.steps:
+    numbers = integers("steps", steps)
+    found = np.array([step for step in numbers if -1 <= step < 2**31], np.int64)
+    if len(found) < len(numbers) or not len(found) or found.min() < 0 or found.max() >= trace.steps:
         raise OptionError(f"there are no such steps: this trace has {trace.steps}, from 0")
     return found
 
@@ -254,7 +254,7 @@ def _steps(run: Run, tokens: int | slice | Iterable[int]) -> npt.NDArray[np.int6
         first, last = (integer("tokens", end) for end in ends)
         if tokens.step not in (None, 1) or not 1 <= first <= last:
             raise OptionError(f"{first}:{last} is no span of tokens: give FIRST:LAST, from 1")
-        run.step_of(last)  # it is there, before the span is written out
+        run.step_of(last)  # validated before the span is expanded
         tokens = range(first, last + 1)
     several = isinstance(tokens, Iterable) and not isinstance(tokens, str)
     numbers = integers("tokens", tokens) if several else [integer("tokens", tokens)]
@@ -283,5 +283,5 @@ def _headline(found: ExpertUses) -> str:
 
 def _span(found: TokenExperts) -> str:
     pieces = "".join(found.run.pieces(found.run.trace.produced[found.steps].tolist()))
-    said = f" “{pieces}”" if pieces else ""
-    return f"{len(found.steps):,} tokens{said} chose {len(found.frame):,} different experts"
+    text = f" “{pieces}”" if pieces else ""
+    return f"{len(found.steps):,} tokens{text} chose {len(found.frame):,} different experts"

@@ -1,8 +1,8 @@
-"""What experts are good for: texts scored with them masked, against random masks of equal size.
+"""Measures what experts contribute: texts scored with them masked, and with random masks.
 
-Masking any experts costs something, since others must stand in. So what the masking of these
-costs is held against that of as many others in the same layers, drawn by chance: only what lies
-outside of what chance makes is told as theirs.
+Masking any experts has a cost, since others must replace them. So the cost of masking these is
+compared with that of random masks of equal size in the same layers. Only a cost outside of their
+range is a finding.
 """
 
 from __future__ import annotations
@@ -37,27 +37,28 @@ if TYPE_CHECKING:
 
 CHANGE, KL = "change", "kl"
 WHAT = {CHANGE: "change of log-probability", KL: "KL from the exact routing"}
-"""What is measured, in nats a token."""
+"""The measures, in nats per token."""
 FEWEST = 19
-"""With fewer random masks the rank among them cannot have p = 0.05."""
+"""With fewer random masks p cannot be as low as 0.05."""
 Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What `ablate` found. Nats a token throughout; natural logarithms.
+    """The result of `ablate`, in nats per token.
 
     Attributes:
-        info: of the model.
-        experts: those that were masked.
-        names: of the prompts; `continuations`, the texts that were scored after them.
+        info: metadata of the model.
+        experts: the masked experts.
+        names: of the prompts; `continuations`, the texts scored after them.
         change: float64 [tokens] for each prompt, log-probability of the continuation's token with
-            the experts masked less without: below 0, the text became less likely.
-        kl: float64 [tokens] for each, KL(exact ‖ masked).
-        agrees: bool [tokens] for each, whether the likeliest token stayed.
+            the experts masked minus without; below 0, the text became less likely.
+        kl: float64 [tokens] for each prompt, KL(exact ‖ masked).
+        agrees: bool [tokens] for each prompt, whether the likeliest token stayed the same.
         random: float64 [draws, prompts, 2], the mean change and KL under random masks.
         masks: the random masks; `among`, what they were drawn from, with `seed`.
-        requested: how many draws were requested; fewer were made if it was stopped.
+        requested: the number of draws requested; there are fewer if it was stopped. `foreseen` is
+            the old name.
     """
 
     info: TraceInfo
@@ -76,35 +77,35 @@ class Ablation:
 
     @property
     def tokens(self) -> npt.NDArray[np.int64]:
-        """How many tokens of each prompt's continuation were scored."""
+        """The number of tokens scored of each prompt's continuation."""
         return np.array([len(values) for values in self.change], np.int64)
 
     @checked(what=word(*WHAT), prompt=integer)
     def mean(self, what: str = CHANGE, prompt: int | None = None) -> float:
-        """The mean over the tokens of one prompt, or of all of them."""
+        """The mean over the tokens of one prompt, or of all."""
         values = self.change if what == CHANGE else self.kl
         self._check(prompt)
         return float(np.mean(np.concatenate(values) if prompt is None else values[prompt]))
 
     @checked(what=word(*WHAT), prompt=integer)
     def by_chance(self, what: str = CHANGE, prompt: int | None = None) -> Values:
-        """The same of each random mask: float64 [draws]."""
+        """The same mean under each random mask: float64 [draws]."""
         found = self.random[:, :, list(WHAT).index(what)]
         self._check(prompt)
         weights = self.tokens / self.tokens.sum()
         return np.asarray(found @ weights if prompt is None else found[:, prompt], np.float64)
 
     def interval(self, what: str = CHANGE, prompt: int | None = None) -> tuple[float, float]:
-        """Between which 95 % of the random masks lie, or more of few; NaN without any."""
+        """The interval of at least 95 % of the random masks; NaN without masks."""
         values = self.by_chance(what, prompt)
         if not len(values):
             return float("nan"), float("nan")
-        low = np.quantile(values, 0.025, method="lower")  # so that few masks hold as many, too
+        low = np.quantile(values, 0.025, method="lower")  # at least 95 % also of few masks
         return float(low), float(np.quantile(values, 0.975, method="higher"))
 
     @property
     def caution(self) -> str:
-        """Why nothing here can be told from chance, in words; "" where it can."""
+        """Why nothing can be a finding; "" if it can."""
         drawn = len(self.masks)
         if drawn >= FEWEST:
             return ""
@@ -114,7 +115,7 @@ class Ablation:
         )
 
     def p(self, what: str = CHANGE, prompt: int | None = None) -> float:
-        """Share of masks, this one among them, that cost as much: small when these matter more.
+        """Share of masks, these experts included, that cost at least as much: the p-value.
 
         It cannot be less than 1 / (draws + 1).
         """
@@ -127,7 +128,7 @@ class Ablation:
         """A row per prompt and mask (`masks`), or per token of a continuation (`tokens`).
 
         Raises:
-            OptionError: another word for `rows`.
+            OptionError: an unknown value of `rows`.
         """
         import pandas
 
@@ -145,8 +146,8 @@ class Ablation:
             for i, prompt in enumerate(self.names):
                 mine = (self.mean(CHANGE, i), self.mean(KL, i))
                 change, kl = mine if at == 0 else self.random[at - 1, i]
-                words = " ".join(f"{key.layer}:{key.expert}" for key in experts)
-                out.append({"mask": name, "prompt": prompt, "experts": words,
+                keys = " ".join(f"{key.layer}:{key.expert}" for key in experts)
+                out.append({"mask": name, "prompt": prompt, "experts": keys,
                             "tokens": int(self.tokens[i]), "change": float(change),
                             "kl": float(kl)})  # fmt: skip
         return out
@@ -162,7 +163,7 @@ class Ablation:
         ]  # fmt: skip
 
     def figure(self) -> Figure:
-        """Both measures by prompt, with the random masks beside; a Plotly figure."""
+        """Both measures by prompt, for the experts and for random masks; a Plotly figure."""
         return draw("Ablation.figure", self)
 
     def __repr__(self) -> str:
@@ -170,25 +171,25 @@ class Ablation:
         if self.among == "used":
             drawn += ", of experts that these texts use"
         if len(self.masks) < self.requested:
-            drawn += f" (stopped: {self.requested} were asked for)"
+            drawn += f" (stopped: {self.requested} were requested)"
         lines = [f"Ablation of {expert_names(self.experts)} in {self.info.model}, against {drawn}"]
-        lines += [f"  {name}: {self._words(i)}" for i, name in enumerate(self.names)]
+        lines += [f"  {name}: {self._text(i)}" for i, name in enumerate(self.names)]
         if len(self.names) > 1:
-            lines.append(f"  all {int(self.tokens.sum())} tokens: {self._words(None)}")
+            lines.append(f"  all {int(self.tokens.sum())} tokens: {self._text(None)}")
         if self.caution:
             lines.append(f"Note: {self.caution}.")
         return "\n".join(lines)
 
-    def _words(self, prompt: int | None) -> str:
-        said = []
+    def _text(self, prompt: int | None) -> str:
+        measures = []
         for what, name in WHAT.items():
             low, high = (three(value) for value in self.interval(what, prompt))
-            said.append(
+            measures.append(
                 f"{name} {three(self.mean(what, prompt))} nats a token "
                 f"(chance {low} to {high}, p {self.p(what, prompt):.2g})"
             )
         agree = np.concatenate(self.agrees) if prompt is None else self.agrees[prompt]
-        return "; ".join([*said, f"top-1 agreement {percent(float(agree.mean()))}"])
+        return "; ".join([*measures, f"top-1 agreement {percent(float(agree.mean()))}"])
 
 
 @checked(
@@ -214,24 +215,23 @@ def ablate(
     seed: int = 0,
     quiet: bool = False,
 ) -> Ablation:
-    """Mask experts, and see how much less likely the texts become that the model would write.
+    """Mask experts and measure how much less likely the model's own texts become.
 
-    Each text is read prompts × (draws + 2) times: exactly, with `experts` masked, with random
-    masks. Stopped with Ctrl-C, it returns the random masks that were scored on all prompts.
+    Each text is read draws + 2 times: exactly, with `experts` masked, and with each random mask.
+    Stopped with Ctrl-C, it returns the random masks that were scored on all prompts.
 
     Args:
-        prompts: one, several, or their names and them; put into the chat template unless `raw`.
-        experts: LAYER:EXPERT words as in `mask`, or pairs (layer, expert).
-        continuations: the text after each prompt; by default the model's own, `max_tokens` of it,
-            the likeliest token each.
-        draws: random masks: in each layer as many experts as were asked for there.
-        among: what they are drawn from: "all" experts of the layer, or those "used" by these
-            texts, which is the stricter: a random expert of many is seldom chosen at all.
-        seed: of the drawing.
+        prompts: one, several, or names and prompts; put into the chat template unless `raw`.
+        experts: LAYER:EXPERT texts as in `mask`, or pairs (layer, expert).
+        continuations: the text after each prompt; by default the model's `max_tokens` likeliest.
+        draws: number of random masks, each with as many experts per layer as `experts`.
+        among: the experts they are drawn from: "all" of the layer, or those "used" by these texts.
+            The latter is stricter, since a random expert of many is rarely chosen at all.
+        seed: of the random masks.
 
     Raises:
-        OptionError: an expert that there is not, too few left, or nothing to score.
-        KeyboardInterrupt: stopped before anything could be told.
+        OptionError: an unknown expert, too few left, or nothing to score.
+        KeyboardInterrupt: stopped before anything was scored.
     """
     masked = _masked(engine, experts)
     named_prompts = _named(prompts)
@@ -268,12 +268,12 @@ def _changes(scorer: Scorer, scores: Scores) -> Values:
 
 
 def _masked(engine: Engine, experts: Any) -> tuple[ExpertKey, ...]:
-    """The experts, held against the model before anything is run."""
-    words = expert_texts("experts", experts)
-    masked = tuple(sorted(parse_experts("experts", words, engine.info.experts_per_layer)))
+    """The experts, validated for the model before the first run."""
+    texts = expert_texts("experts", experts)
+    masked = tuple(sorted(parse_experts("experts", texts, engine.info.experts_per_layer)))
     if not masked:
-        raise OptionError("no experts were given: name some, such as 12:37")
-    engine.routing.options({"mask": words})
+        raise OptionError("no experts were given: give some, such as 12:37")
+    engine.routing.options({"mask": texts})
     return masked
 
 
@@ -295,9 +295,9 @@ def _texts(
     engine: Engine,
     prompts: Mapping[str, Prompt],
     continuations: Sequence[str] | None,
-    asked: dict[str, Any],
+    options: dict[str, Any],
 ) -> list[tuple[str, list[int], int]]:
-    """For each prompt its continuation, the ids of both, and where the continuation begins."""
+    """For each prompt its continuation, the ids of both, and the index of the continuation."""
     if continuations is not None and len(continuations) != len(prompts):
         raise OptionError(
             f"{len(continuations)} continuations for {len(prompts)} prompts: give one for each"
@@ -305,14 +305,14 @@ def _texts(
     found = []
     for i, prompt in enumerate(prompts.values()):
         ids = encode(
-            engine.tokenizer, prompt, GenerateOptions(max_tokens=1, raw=asked["raw"])
+            engine.tokenizer, prompt, GenerateOptions(max_tokens=1, raw=options["raw"])
         ).tokens
         if continuations is not None:
             text = continuations[i]
             more = ids_of(engine.tokenizer, text, add_special_tokens=False) if text else []
         else:
             with engine.routing.plain():
-                run = own_run(engine, prompt, **asked, **engine.routing.native)
+                run = own_run(engine, prompt, **options, **engine.routing.native)
             text, more = run.text, run.tokens.tolist()
         found.append((text, ids + more, len(ids)))
     return found
@@ -325,7 +325,7 @@ def _draw(
     draws: int,
     seed: int,
 ) -> tuple[tuple[ExpertKey, ...], ...]:
-    """Random masks: in each layer as many as `masked` has there, of those used if there are."""
+    """Random masks with as many experts per layer as `masked`, from `used` if it has enough."""
     rng = np.random.default_rng(seed)
     layers = sorted({key.layer for key in masked})
     out = []
@@ -352,7 +352,7 @@ def _score(engine: Engine, bar: Any, scorer: Scorer, mask: Iterable[ExpertKey]) 
 def _scored(
     scorers: Sequence[Scorer], masks: Sequence[Any], score: Callable[[Scorer, Any], Scores]
 ) -> Values:
-    """Mean change and KL of each mask on each prompt, of those scored before it was stopped."""
+    """Mean change and KL of each mask on each prompt, up to an interrupt."""
     rows: list[list[tuple[float, float]]] = []
     try:
         for mask in masks:

@@ -1,16 +1,16 @@
-"""A verdict on a generated text, by a rule that can be read here and tried.
+"""A rule for whether a generated text is coherent.
 
-An answer is incoherent when one of three things holds:
+An answer is incoherent if one of three conditions holds:
 
-1. It repeats itself: of its runs of four tokens, more than half had occurred in it before.
-2. It is made of few tokens: in some stretch of 64 of its tokens (or in all of them, if there are
+1. It repeats itself: more than half of its sequences of four tokens had occurred in it before.
+2. It is made of few tokens: in some window of 64 of its tokens (or in all of them, if there are
    32 to 63), fewer than a quarter are distinct.
-3. The model itself, routed as it routes, finds it unlikely: the mean log-probability of its
-   tokens is more than 2 nats below that of the model's own answer to the same prompt. Each of
-   its tokens then has, in the geometric mean, less than a seventh of that probability.
+3. The model itself, with its own routing, finds it unlikely: the mean log-probability of its tokens
+   is more than 2 nats below that of the model's own answer to the same prompt. In the geometric
+   mean its tokens then have less than a seventh of that probability.
 
-The first two need no model and are not asked of answers shorter than 32 tokens, where a short
-list or a refrain would be called repetition. The numbers are conventions, not fitted to a model.
+The first two need no model. They do not apply to answers of less than 32 tokens, where a short list
+or a refrain would count as repetition. The numbers are conventions, not fitted to a model.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ UNLIKELY = "unlikely to the model itself"
 
 
 def repeated_share(tokens: Sequence[int] | npt.NDArray[np.integer]) -> float:
-    """Share of runs of four tokens that had occurred before; NaN below five tokens."""
-    runs = [tuple(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)]
-    return 1 - len(set(runs)) / len(runs) if len(runs) > 1 else float("nan")
+    """Share of sequences of four tokens that had occurred before; NaN below five tokens."""
+    grams = [tuple(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if len(grams) > 1 else float("nan")
 
 
 def distinct_share(tokens: Sequence[int] | npt.NDArray[np.integer]) -> float:
-    """The least share of distinct tokens in a stretch of 64, or in all if fewer; NaN of none."""
+    """The lowest share of distinct tokens in a window of 64, or in all if fewer; NaN without."""
     if not len(tokens):
         return float("nan")
     last = max(1, len(tokens) - WINDOW + 1)
     return min(
-        len(set(stretch)) / len(stretch)
-        for stretch in (list(tokens[i : i + WINDOW]) for i in range(last))
+        len(set(window)) / len(window)
+        for window in (list(tokens[i : i + WINDOW]) for i in range(last))
     )
 
 
@@ -53,10 +53,10 @@ def verdict(
     log_probability: float,
     own_log_probability: float,
 ) -> str:
-    """`coherent`, or the first reason why not; see the module for the rule.
+    """`coherent`, or the first condition of the module's rule that holds.
 
     Args:
-        tokens: of the answer, without the one that ends it.
+        tokens: the answer's, without the end-of-turn token.
         log_probability: their mean under the model's own routing, nats.
         own_log_probability: the same of the model's own answer.
     """

@@ -1,7 +1,7 @@
-"""How likely a model finds a text that is given, under one routing and another.
+"""Scores a text: its tokens' log-probabilities under one routing or another.
 
-All of the text is read in one go, as a prompt is, and the distributions after its last tokens are
-kept: nothing is sampled and nothing recorded. Experts come through the engine's slots as ever.
+The text is read like a prompt, in one call, and the distributions at its last tokens are compared.
+Nothing is sampled or recorded. Experts are read through the engine's cache.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..options import GenerateOptions
 
 @dataclass(frozen=True)
 class Scores:
-    """What a routing makes of a text's last tokens: an array each, one number a token.
+    """Scores of a text's last tokens under one routing, one number per token.
 
     Attributes:
         log_probability: float64 [tokens], of the text's own token, nats.
-        kl: float64 [tokens], KL(exact ‖ this) in nats; 0 of the exact one.
-        agrees: bool [tokens], whether the likeliest token is the exact one's.
+        kl: float64 [tokens], KL(exact ‖ this) in nats; 0 for the exact routing.
+        agrees: bool [tokens], whether the likeliest token is that of the exact routing.
     """
 
     log_probability: npt.NDArray[np.float64]
@@ -43,15 +43,14 @@ class Scorer:
 
     Args:
         tokens: the ids of the text.
-        first: the first of them that is scored; those before it are what it follows.
+        first: the first token that is scored; those before it are its context.
 
     Attributes:
-        exact: the scores under the routing that the model has of itself, whatever it was loaded
-            with.
+        exact: the scores under the model's own routing, whatever options it was loaded with.
         used: the (layer, expert) pairs that the text's tokens chose under it.
 
     Raises:
-        OptionError: there is nothing to score, nothing before it, or an id that the model has not.
+        OptionError: nothing to score, no context, or an unknown id.
         KeyboardInterrupt: stopped.
     """
 
@@ -69,15 +68,15 @@ class Scorer:
         self._exact = self._logits(None)
         self.exact = self._scores(self._exact)
 
-    def scores(self, asked: GenerateOptions | None = None, **routing: Any) -> Scores:
+    def scores(self, options: GenerateOptions | None = None, **routing: Any) -> Scores:
         """The scores under another routing: `mask`, `boost`, `force`, `top_k` …
 
         Args:
-            asked: the options of a run, in place of `routing`.
+            options: the options of a run, instead of `routing`.
         """
-        if asked is None:
-            asked = self._engine.routing.options(routing)
-        return self._scores(self._logits(asked))
+        if options is None:
+            options = self._engine.routing.options(routing)
+        return self._scores(self._logits(options))
 
     def _scores(self, logits: mx.array) -> Scores:
         chosen = mx.array(self._tokens[self._first :])[:, None]
@@ -88,10 +87,10 @@ class Scorer:
             np.array(own, np.float64), np.array(kl, np.float64), np.array(agrees, np.bool_)
         )
 
-    def _logits(self, asked: GenerateOptions | None) -> mx.array:
-        """Logits [tokens scored, vocabulary]; under the exact routing without `asked`."""
-        sink = self._note if asked is None else None
-        return logits_of(self._engine, self._tokens, self._first, asked, sink)
+    def _logits(self, options: GenerateOptions | None) -> mx.array:
+        """Logits [tokens scored, vocabulary]; under the exact routing if `options` is None."""
+        sink = self._note if options is None else None
+        return logits_of(self._engine, self._tokens, self._first, options, sink)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Routed):

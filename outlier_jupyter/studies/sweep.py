@@ -1,9 +1,9 @@
-"""Settings against each other: how fast, how far from the model's own output, and is it coherent.
+"""Compares settings: speed, divergence from the model's own output, and coherence.
 
-Every setting answers the same prompts. Speed is taken from those runs, each setting after a short
-warm-up; what it does to the output is measured afterwards, with nothing timed: the answer is read
-once more under the model's own routing and once under the setting's, and the two distributions
-before each of its tokens are compared. `coherence` says by what rule an answer is called so.
+Every setting answers the same prompts. Speed comes from those runs, each setting after a short
+warm-up. The loss is measured afterwards, untimed: the answer is read once under the model's own
+routing and once under the setting's, and the two distributions before each token are compared.
+`coherence` has the rule for coherent answers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROMPTS = (
     "Name three things that a good letter has.",
     "Continue this story: The lighthouse had been dark for a year when",
 )
-"""What is asked by default: an explanation, a simpler one, code, a list, and a story."""
+"""The default prompts: an explanation, a simpler one, code, a list, and a story."""
 WARM_UP = 8
 """Tokens generated before a setting's first run."""
 
@@ -50,23 +50,23 @@ Setting = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Plan:
-    """What all runs of a sweep have in common."""
+    """What all runs of a sweep share; `options` are of the run, `load_options` of the engine."""
 
     prompts: tuple[str, ...]
-    asked: dict[str, Any]
-    repeats: int
     options: dict[str, Any]
+    repeats: int
+    load_options: dict[str, Any]
 
     def check(self) -> None:
-        """Refuse what cannot be run, before anything is.
+        """Validate everything before the first run.
 
         Raises:
-            OptionError: says what.
+            OptionError: no prompts, or an invalid option.
         """
         if not self.prompts:
             raise OptionError("there are no prompts: give at least one")
-        make(GenerateOptions, self.asked)
-        make(LoadOptions, self.options)
+        make(GenerateOptions, self.options)
+        make(LoadOptions, self.load_options)
 
 
 @checked(max_tokens=count, repeats=count, temperature=number, seed=seed_of, quiet=boolean)
@@ -84,21 +84,23 @@ def sweep(
 ) -> Sweep:
     """Run the same prompts under every combination of settings.
 
-    Stopped with Ctrl-C, it returns what is whole by then, and says so.
+    Stopped with Ctrl-C, it returns the complete runs, with `stopped` set.
 
     Args:
-        model: an engine, or what `load` takes. An engine is left with the cache size it had;
-            settings that only loading can change are run on engines of their own.
+        model: an engine, or a model as for `load`. An engine gets its cache size back; settings
+            that only loading can change run on separate engines.
         prompts: five by default; put into the chat template.
-        repeats: rounds over all settings; the more, the better the spread of the speed.
+        max_tokens: the most tokens of an answer.
+        repeats: rounds over all settings; more give a better range of the speed.
         temperature, seed: of the sampling.
-        options: further fields of `LoadOptions`, where engines are loaded here.
+        quiet: show no progress.
+        options: further fields of `LoadOptions` for engines loaded here.
         **axes: values to try, one or several each: `top_k`, `cache_gb`, `cache_experts`,
             `policy`, `reader`.
 
     Raises:
-        OptionError: nothing to sweep, or a value that cannot be used: before anything is run.
-        KeyboardInterrupt: stopped before a run was whole.
+        OptionError: nothing to sweep, or an invalid value; before the first run.
+        KeyboardInterrupt: stopped before a run was complete.
     """
     settings = _settings(axes)
     plan = _Plan(
@@ -114,7 +116,7 @@ def sweep(
         info=info,
         settings=tuple(settings),
         prompts=plan.prompts,
-        asked=plan.asked | {"repeats": repeats},
+        options=plan.options | {"repeats": repeats},
         rows=tuple(rows),
         begun=begun.isoformat(timespec="seconds"),
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -125,7 +127,7 @@ def sweep(
 def _collected(
     model: Engine | str, settings: Sequence[Setting], plan: _Plan, quiet: bool
 ) -> tuple[list[SweepRow], TraceInfo, bool]:
-    """The runs that are whole, what an engine said of itself, and whether it was stopped."""
+    """The complete runs, the first engine's info, and whether the sweep was stopped."""
     rows: list[SweepRow] = []
     info: list[TraceInfo] = []
     total = len(settings) * len(plan.prompts) * plan.repeats
@@ -144,23 +146,23 @@ def _collected(
 def _all(
     model: Engine | str, settings: Sequence[Setting], plan: _Plan, info: list[TraceInfo]
 ) -> Iterator[SweepRow]:
-    """All runs, round by round; `info` is filled with what the first engine says of itself."""
+    """All runs, round by round; appends each engine's info to `info`."""
     own: dict[int, float] = {}
     for around in range(plan.repeats):
         for setting in settings:
-            with _engine_for(model, setting, plan.options) as engine:
+            with _engine_for(model, setting, plan.load_options) as engine:
                 info.append(engine.info)
                 yield from _runs(engine, setting, plan, around, own)
 
 
 def _settings(axes: Mapping[str, Any]) -> list[Setting]:
-    """All combinations; each is held against the options' rules."""
+    """All combinations, validated."""
     if unknown := axes.keys() - set(SWEPT):
         raise OptionError(
             f"{', '.join(sorted(unknown))} cannot be swept: give values of {', '.join(SWEPT)}"
         )
     listed = {name: _listed(value) for name, value in axes.items() if value is not None}
-    # As the options' own plain values: they are written to the record.
+    # As plain values of the options, since they are written to the record.
     listed = {
         name: list(dict.fromkeys(settled(LoadOptions, {name: value})[name] for value in values))
         for name, values in listed.items()
@@ -169,7 +171,7 @@ def _settings(axes: Mapping[str, Any]) -> list[Setting]:
     if not listed:
         raise OptionError(f"there is nothing to sweep: give values of {', '.join(SWEPT)}")
     if {"cache_gb", "cache_experts"} <= listed.keys():
-        raise OptionError("give the cache's sizes in one way: cache_gb or cache_experts")
+        raise OptionError("give either cache_gb or cache_experts")
     settings = [
         dict(zip(listed, values, strict=True)) for values in itertools.product(*listed.values())
     ]
@@ -191,11 +193,11 @@ def _options(options: Any) -> dict[str, Any]:
 
 @contextmanager
 def _engine_for(model: Engine | str, setting: Setting, options: dict[str, Any]) -> Iterator[Engine]:
-    """An engine with this setting's cache, policy and reader; as it was afterwards."""
+    """An engine with this setting's cache, policy and reader; a given engine is restored."""
     sizes = {name: setting[name] for name in ("cache_gb", "cache_experts") if name in setting}
     loaded = {name: setting[name] for name in ("policy", "reader") if name in setting}
     if isinstance(model, Engine) and not loaded:
-        model.routing.options({"top_k": setting.get("top_k")})  # refused before it is resized
+        model.routing.options({"top_k": setting.get("top_k")})  # validated before resizing
         before = model.options
         try:
             if sizes:
@@ -231,34 +233,34 @@ def _runs(
     """One round of a setting: a row per prompt.
 
     Args:
-        own: number of the prompt → mean log-probability of the model's own answer to it; what is
-            not known yet is found out and kept.
+        own: number of the prompt → mean log-probability of the model's own answer; missing entries
+            are computed and added.
     """
     routing = {"top_k": setting["top_k"]} if "top_k" in setting else {}
     with engine.routing.plain():
         own_run(engine, plan.prompts[0], max_tokens=WARM_UP, **routing)
         for at, prompt in enumerate(plan.prompts):
             begun = datetime.now(UTC).isoformat(timespec="seconds")
-            run = _whole(engine, prompt, plan.asked | routing)
+            run = _complete_run(engine, prompt, plan.options | routing)
             if at not in own:
                 loaded = engine.options.top_k or engine.info.native_top_k
                 exact = (setting.get("top_k") or loaded) == engine.info.native_top_k
-                mine = run if exact else _whole(engine, prompt, plan.asked | engine.routing.native)
+                native = plan.options | engine.routing.native
+                mine = run if exact else _complete_run(engine, prompt, native)
                 own[at] = float(_scored(engine, mine).exact.log_probability.mean())
             yield _row(engine, run, setting, (at, number, begun), own[at])
 
 
-def _whole(engine: Engine, prompt: str, asked: dict[str, Any]) -> Run:
+def _complete_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
     try:
-        return own_run(engine, prompt, **asked)
+        return own_run(engine, prompt, **options)
     except Interrupted:
         raise KeyboardInterrupt from None
 
 
 def _scored(engine: Engine, run: Run) -> Scorer:
     """The answer after its prompt, read under the model's own routing."""
-    asked = GenerateOptions(max_tokens=1)
-    ids = encode(engine.tokenizer, run.prompt, asked).tokens
+    ids = encode(engine.tokenizer, run.prompt, GenerateOptions(max_tokens=1)).tokens
     return Scorer(engine, ids + run.tokens.tolist(), len(ids))
 
 
@@ -266,11 +268,10 @@ def _row(
     engine: Engine, run: Run, setting: Setting, where: tuple[int, int, str], own: float
 ) -> SweepRow:
     scorer = _scored(engine, run)
-    asked = make(GenerateOptions, {"top_k": setting.get("top_k")})
-    scores = scorer.scores(asked)
+    scores = scorer.scores(make(GenerateOptions, {"top_k": setting.get("top_k")}))
     summary = run.summary()
     ends = set(engine.tokenizer.eos_token_ids)
-    said = [token for token in run.tokens.tolist() if token not in ends]
+    answer = [token for token in run.tokens.tolist() if token not in ends]
     likely = float(scorer.exact.log_probability.mean())
     prompt, number, begun = where
     return SweepRow(
@@ -290,9 +291,9 @@ def _row(
         top1_agreement=float(np.mean(scores.agrees)),
         log_probability=likely,
         own_log_probability=own,
-        repeated=repeated_share(said),
-        distinct=distinct_share(said),
-        verdict=verdict(said, likely, own),
+        repeated=repeated_share(answer),
+        distinct=distinct_share(answer),
+        verdict=verdict(answer, likely, own),
         changed_output=run.trace.info.changed_output,
         options={k: v for k, v in asdict(engine.options).items() if v is not None},
     )

@@ -1,6 +1,6 @@
-"""What a sweep leaves: its runs, as a table, in words, as a figure, and as a record on disk.
+"""The result of a sweep: its runs as a table, as text, as a figure, and as a record on disk.
 
-The record says what it would take to do it again: machine, versions, the model's hash, prompts,
+The record has what is needed to repeat the sweep: machine, versions, the model's hash, prompts,
 seeds, and every run with its text. It is written as JSON for programs and Markdown for people.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ..aliases import alias
 from ..display import draw
 from ..errors import OptionError, TraceError, shown
 from ..formatting import percent, size_words, three
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "outlier_jupyter.sweep", 1
 RULE = (
-    "Coherent: not more than half of its runs of four tokens had occurred before; at least a "
-    "quarter of any 64 tokens are distinct (both asked of 32 tokens or more); and the model's own "
+    "Coherent: at most half of its sequences of four tokens had occurred before; at least a "
+    "quarter of any 64 tokens are distinct (both tested from 32 tokens on); and the model's own "
     "routing gives its tokens at most 2 nats less, on average, than those of its own answer."
 )
 FEWEST = 5
-"""Between the lowest and the highest of so many lies the median of all such runs in 15 of 16 cases,
-between those of two in one of two."""
+"""The median of all such runs lies between the lowest and the highest of five in 15 of 16 cases, of
+two in 1 of 2."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,18 @@ class SweepRow:
     """One run of a sweep.
 
     Attributes:
-        setting: what was varied, by name; `options`, all that its engine was loaded with.
+        setting: the varied options, by name; `options`, all options of its engine.
         prompt: its number; `repeat`, the round.
-        begun: when, UTC.
-        text, tokens, finish_reason: the answer, how many tokens it has, and why it ended.
+        begun: its start, UTC.
+        text, tokens, finish_reason: the answer, its number of tokens, and why it ended.
         tokens_per_second: of decode; `prefill_seconds`, wall time of the prompt.
         decode_hit_rate: share of decode's lookups that hit; `bytes_read` in all.
-        slots: of the cache.
-        kl: KL(exact ‖ run), nats a token, over the answer's tokens; `top1_agreement` of them.
+        slots: size of the cache.
+        kl: mean KL(exact ‖ run) of the answer's tokens, nats; `top1_agreement`, of the same.
         log_probability: mean of the answer's tokens under the model's own routing, nats;
             `own_log_probability`, the same of the model's own answer.
         repeated, distinct, verdict: see `coherence`.
-        changed_output: why the output differs from the model's own; "" where it does not.
+        changed_output: why the output differs from the model's own; "" if it does not.
     """
 
     setting: dict[str, Any]
@@ -82,25 +83,27 @@ class SweepRow:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What `sweep` found.
+    """The result of `sweep`.
 
     Attributes:
-        info: of the model, the machine and the versions.
-        settings: the combinations, in the order tried; `prompts`, what was asked of each.
-        asked: the options that all runs share, and how many rounds there were to be.
-        rows: the runs that are whole.
+        info: model, machine and versions.
+        settings: the combinations, in the order tried; `prompts`, the prompts of each.
+        options: the options of all runs, and `repeats`, the number of rounds; `asked` is the old
+            name.
+        rows: the complete runs.
         begun, ended: times, UTC.
-        stopped: whether it was stopped before all runs were made.
+        stopped: whether it was stopped before all runs were complete.
     """
 
     info: TraceInfo
     settings: tuple[dict[str, Any], ...]
     prompts: tuple[str, ...]
-    asked: dict[str, Any]
+    options: dict[str, Any]
     rows: tuple[SweepRow, ...]
     begun: str
     ended: str
     stopped: bool = False
+    asked = alias("options")
 
     @checked(setting=instance(dict, wanted="one of .settings"))
     def of(self, setting: dict[str, Any]) -> list[SweepRow]:
@@ -112,7 +115,7 @@ class Sweep:
         """A row per setting, or per run (`runs`).
 
         Raises:
-            OptionError: another word for `rows`.
+            OptionError: an unknown value of `rows`.
         """
         import pandas
 
@@ -122,7 +125,7 @@ class Sweep:
 
     @checked(setting=instance(dict, wanted="one of .settings"))
     def summed(self, setting: dict[str, Any]) -> dict[str, Any]:
-        """One setting's numbers: medians and ranges of speed, means of the rest."""
+        """One setting's numbers: median and range of the speed, means of the rest."""
         mine = self.of(setting)
         if not mine and setting not in self.settings:
             raise OptionError(f"{shown(setting)} is no setting of this sweep: see .settings")
@@ -147,14 +150,14 @@ class Sweep:
 
     @checked(what=word("speed", "loss"))
     def enough(self, what: str) -> bool:
-        """Whether settings can be told apart by `speed` (of all runs) or `loss` (by prompt).
+        """Whether there are enough runs to compare settings by `speed`, or prompts by `loss`.
 
-        Another round of the same prompt gives the same text, so of the loss it says nothing new.
+        Another round of a prompt gives the same text, so it adds nothing to the loss.
         """
         return self._fewest(what) >= FEWEST
 
     def _fewest(self, what: str) -> int:
-        """Runs, or different prompts, of the setting that has the fewest."""
+        """The runs, or different prompts, of the setting with the fewest."""
         counts = [
             len(mine) if what == "speed" else len({row.prompt for row in mine})
             for mine in map(self.of, self.settings)
@@ -163,28 +166,28 @@ class Sweep:
 
     @property
     def cautions(self) -> list[str]:
-        """What these runs are too few or too short to tell, a sentence each."""
+        """What these runs are too few or too short for, a sentence each."""
         found = []
         runs, prompts = self._fewest("speed"), self._fewest("loss")
         if runs < FEWEST:
             found.append(
-                f"too few runs to tell settings apart by speed: {runs} each; ask for {FEWEST}, "
-                "by more prompts or repeats"
+                f"too few runs to compare settings by speed: {runs} each; make {FEWEST}, with more "
+                "prompts or repeats"
             )
         if prompts < FEWEST:
             found.append(
-                f"too few prompts to tell settings apart by KL and coherence: {prompts} each; give "
+                f"too few prompts to compare settings by KL and coherence: {prompts} each; give "
                 f"{FEWEST}"
             )
         if any(row.tokens < SHORT for row in self.rows):
             found.append(
-                f"in answers of less than {SHORT} tokens repetition is not looked for: coherent "
+                f"answers of less than {SHORT} tokens are not tested for repetition: coherent only "
                 "means likely to the model there"
             )
         return found
 
     def figure(self) -> Figure:
-        """Speed with its spread, and the loss, by setting; a Plotly figure."""
+        """Speed with its range, and the loss, by setting; a Plotly figure."""
         return draw("Sweep.figure", self)
 
     @checked(folder=path, name=text)
@@ -192,10 +195,10 @@ class Sweep:
         """Write the record, as JSON and as Markdown, and return both paths.
 
         Args:
-            name: of the files, without an ending; by default it has the time in it.
+            name: of the files, without an ending; by default it contains the time.
 
         Raises:
-            TraceError: it cannot be written there.
+            TraceError: the files cannot be written.
         """
         stem = name or f"sweep-{self.begun.replace(':', '').replace('+0000', 'Z')}"
         paths = Path(folder) / f"{stem}.json", Path(folder) / f"{stem}.md"
@@ -212,7 +215,9 @@ class Sweep:
         return paths
 
     def _record(self) -> dict[str, Any]:
-        return {"format": FORMAT, "version": VERSION, "rule": RULE} | asdict(self)
+        names = {"options": "asked"}  # the record's own names do not change
+        fields = {names.get(name, name): value for name, value in asdict(self).items()}
+        return {"format": FORMAT, "version": VERSION, "rule": RULE} | fields
 
     def _markdown(self) -> str:
         info = self.info
@@ -221,17 +226,19 @@ class Sweep:
             ("Machine", info.machine),
             ("Versions", ", ".join(f"{name} {v}" for name, v in info.versions.items())),
             ("From, to", f"{self.begun}, {self.ended}{' (stopped)' if self.stopped else ''}"),
-            ("Every run", ", ".join(f"{name}={value}" for name, value in self.asked.items())),
+            ("Every run", ", ".join(f"{name}={value}" for name, value in self.options.items())),
         ]
         head, *lines = self._table()
-        out = ["# Sweep", "", *(f"- {name}: {_line(said)}" for name, said in facts), ""]
+        out = ["# Sweep", "", *(f"- {name}: {_line(fact)}" for name, fact in facts), ""]
         out += [_cells(head), _cells(["---"] * len(head)), *map(_cells, lines), ""]
-        out += [*(f"Note: {said}.\n" for said in self.cautions), RULE, ""]
+        out += [*(f"Note: {caution}.\n" for caution in self.cautions), RULE, ""]
         for number, prompt in enumerate(self.prompts):
             out += [f"## Prompt {number}", "", *_quoted(prompt), ""]
             for row in (row for row in self.rows if row.prompt == number):
-                said = f"{three(row.tokens_per_second)} tokens/s, KL {three(row.kl)}, {row.verdict}"
-                out += [f"{words(row.setting)}, round {row.repeat}: {said}", ""]
+                found = (
+                    f"{three(row.tokens_per_second)} tokens/s, KL {three(row.kl)}, {row.verdict}"
+                )
+                out += [f"{setting_text(row.setting)}, round {row.repeat}: {found}", ""]
                 out += [*_quoted(row.text), ""]
         return "\n".join(out)
 
@@ -250,7 +257,7 @@ class Sweep:
         for setting in self.settings:
             s = self.summed(setting)
             out.append([
-                words(setting), three(s["tokens_per_second"]),
+                setting_text(setting), three(s["tokens_per_second"]),
                 f"{three(s['slowest'])}, {three(s['fastest'])}", percent(s["decode_hit_rate"]),
                 size_words(s["bytes_read"]), three(s["kl"]), percent(s["top1_agreement"]),
                 f"{s['coherent']} of {s['runs']}",
@@ -264,16 +271,16 @@ class Sweep:
             "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             for row in table
         ]
-        rounds = self.asked.get("repeats", 1)
+        rounds = self.options.get("repeats", 1)
         prompts = f"{len(self.prompts)} prompt{'' if len(self.prompts) == 1 else 's'}"
-        said = f"Sweep of {self.info.model}: {prompts}, {rounds} round"
+        head = f"Sweep of {self.info.model}: {prompts}, {rounds} round"
         stopped = "; stopped before the end" if self.stopped else ""
-        lines += [f"Note: {said}." for said in self.cautions]
-        return "\n".join([f"{said}{'s' if rounds != 1 else ''}{stopped}", *map(str.rstrip, lines)])
+        lines += [f"Note: {caution}." for caution in self.cautions]
+        return "\n".join([f"{head}{'s' if rounds != 1 else ''}{stopped}", *map(str.rstrip, lines)])
 
 
-def words(setting: dict[str, Any]) -> str:
-    """A setting in words."""
+def setting_text(setting: dict[str, Any]) -> str:
+    """A setting as text: `top_k=2, cache_gb=4`."""
     return ", ".join(f"{name}={value}" for name, value in setting.items())
 
 
@@ -282,7 +289,7 @@ def _flat(row: SweepRow) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: it is null there."""
+    """A value for JSON, which has null instead of NaN."""
     if isinstance(value, float) and not isfinite(value):
         return None
     if isinstance(value, dict):
@@ -294,8 +301,8 @@ def _cells(row: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
 
 
-def _line(said: str) -> str:
-    return " ".join(said.split())
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _quoted(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A run that a study makes for itself: nobody asked for its text, so it is no one's last run."""
+"""A run that a study makes for itself, which does not become `engine.last_run`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..runs.run import Run
 
 
 def own_run(engine: Engine, prompt: Prompt, **options: Any) -> Run:
-    """`engine.generate`; whatever comes of it, `engine.last_run` stays what it was before."""
+    """`engine.generate`, with `engine.last_run` restored afterwards."""
     before = engine.last_run
     try:
         return engine.generate(prompt, **options)

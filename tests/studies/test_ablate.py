@@ -156,7 +156,7 @@ def test_stopped_it_keeps_the_masks_that_were_scored(engine, monkeypatch):
     monkeypatch.setattr(ablation, "_score", stops)
     found = ablate(engine, PROMPTS, "0:1", continuations=CONTINUATIONS, draws=9, quiet=True)
     assert len(found.random) == len(found.masks) == 1
-    assert "stopped: 9 were asked for" in repr(found)
+    assert "stopped: 9 were requested" in repr(found)
 
 
 @pytest.mark.parametrize(

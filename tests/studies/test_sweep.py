@@ -129,7 +129,7 @@ def test_stopped_it_keeps_what_is_whole(engine, monkeypatch):
         ({"temperatures": [1]}, "cannot be swept"),
         ({"top_k": [0]}, "give 1 or more"),
         ({"policy": ["fifo"]}, "choose predictive, lru"),
-        ({"cache_gb": 1, "cache_experts": 4}, "in one way"),
+        ({"cache_gb": 1, "cache_experts": 4}, "give either"),
         ({"top_k": 2, "prompts": []}, "no prompts"),
         ({"top_k": 2, "repeats": 0}, "repeats=0 is too small"),
         ({"top_k": 99}, "more than the 8 experts"),
@@ -160,7 +160,7 @@ def test_the_figure_has_every_run_and_its_range_and_no_middle_of_few(found):
     for ring, bar in zip(rings, bars, strict=True):
         assert tuple(bar.y) == (min(ring.y), max(ring.y))
     assert not [part.name for part in figure.data if "median" in part.name or "mean" in part.name]
-    words = [part.text for part in figure.data if part.name == "words"]
+    words = [part.text for part in figure.data if part.name == "labels"]
     slowest, fastest = found.to_pandas().iloc[1][["slowest", "fastest"]]
     assert words[0][1].strip() == f"{three(slowest)} to {three(fastest)}"
     assert words[1][1].strip() == "4 of 4 coherent"
@@ -193,6 +193,6 @@ def test_enough_runs_have_a_median_and_enough_prompts_a_mean(found):
     assert whole.cautions == []
     _, loss = (part for part in whole.figure().data if part.name.startswith("me"))
     np.testing.assert_allclose(loss.y, whole.to_pandas()["kl"])
-    text = next(part.text[0] for part in whole.figure().data if part.name == "words")
+    text = next(part.text[0] for part in whole.figure().data if part.name == "labels")
     low, high = (three(whole.to_pandas()[name][0]) for name in ("slowest", "fastest"))
     assert text.strip().endswith(f"({low} to {high})")

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from ....formatting import three
 from ....paging.interventions import expert_names
 from ....studies.ablate import WHAT, Ablation
-from ....studies.sweep_result import Sweep, words
+from ....studies.sweep_result import Sweep, setting_text
 from ..palette import EITHER
 from .style import NO_BREAK, UNDER, plain, titled
 
@@ -95,12 +95,12 @@ def sweep_figure(found: Sweep) -> go.Figure:
 
     Medians and means are drawn only if there are enough runs to compare settings by them.
     """
-    settings = [(words(setting), setting) for setting in found.settings]
+    settings = [(setting_text(setting), setting) for setting in found.settings]
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.1)
-    counts = {"prompt": len(found.prompts), "round": found.asked.get("repeats", 1)}
+    counts = {"prompt": len(found.prompts), "round": found.options.get("repeats", 1)}
     size = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())
     about = (
-        f"{found.info.model} · {size}, up to {found.asked.get('max_tokens')} tokens · "
+        f"{found.info.model} · {size}, up to {found.options.get('max_tokens')} tokens · "
         f"{found.info.machine}"
     )
     stopped = ["stopped before the end"] if found.stopped else []
