@@ -24,6 +24,13 @@ from tests.support import Support
 HERE = Path(__file__).parent
 ALONE = ("browser/", "jupyter_kernel/", "test_examples.py", "engine/test_memory.py")
 """Rooms and files whose tests want no other tests in their processes, and few busy cores beside."""
+SLOW = (
+    "test_wheel.py", "test_odd_values.py", "test_docs_run.py", "benchmark/",
+    "cpu/modules/test_exact.py", "cpu/kernels/test_processors.py", "engine/test_interrupts.py",
+    "paging/test_types.py", "paging/test_formats.py", "system/test_hub.py",
+    "notebook/test_hosts_of_the_magic.py", "checkpoint/test_model_folder.py",
+)  # fmt: skip
+"""Rooms and files that `make quick` leaves out."""
 FIRST = (
     "test_wheel.py", "cpu/modules/test_exact.py", "cpu/kernels/test_processors.py",
     "paging/test_types.py", "paging/test_formats.py",
@@ -42,11 +49,13 @@ settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is of ALONE, so that each test is of exactly one part of `make test`."""
+    """Mark what is of ALONE, so that each test is of one part of `make test`, and what is of SLOW."""
     items.sort(key=lambda item: place(str(item.path.relative_to(HERE))))
     for item in items:
         if str(item.path.relative_to(HERE)).startswith(ALONE):
             item.add_marker(pytest.mark.alone)
+        if str(item.path.relative_to(HERE)).startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 def place(name: str) -> int:
