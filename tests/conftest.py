@@ -49,7 +49,7 @@ settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is of ALONE, so that each test is of one part of `make test`, and what is of SLOW."""
+    """Mark what is ALONE, so that each test is in one part of `make test`, and what is SLOW."""
     items.sort(key=lambda item: place(str(item.path.relative_to(HERE))))
     for item in items:
         if str(item.path.relative_to(HERE)).startswith(ALONE):
