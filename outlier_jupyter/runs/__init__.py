@@ -1,1 +1,1 @@
-"""What a run leaves: its text and its trace, and which tokens chose which experts. No MLX."""
+"""Finished runs: their text and trace, and which tokens chose which experts. No MLX."""

@@ -1,1 +1,1 @@
-"""Many runs beside each other: what parts them, what an expert does, what a setting costs."""
+"""Studies over many runs: comparisons, ablations, sweeps, atlases."""

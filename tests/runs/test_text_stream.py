@@ -80,6 +80,6 @@ class Counted(str):
 def test_a_stop_word_of_a_megabyte_is_looked_for_as_far_as_the_text_goes():
     """Not once for each of its own characters."""
     transcript = Transcript(Pieces(["ab", "b<", "ab"], ""), [Counted("ab<" * 333_333)])
-    said = [transcript.add(n) for n in range(3)]
-    assert "".join(said) == "abb<" and transcript.finish() == "ab"
+    message = [transcript.add(n) for n in range(3)]
+    assert "".join(message) == "abb<" and transcript.finish() == "ab"
     assert Counted.taken < 20

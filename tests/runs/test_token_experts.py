@@ -79,7 +79,7 @@ def test_back_and_forth_agree(runs):
 
 
 def test_a_loaded_run_knows_its_texts_and_a_bare_trace_its_steps(runs, tmp_path):
-    """Without the model the rows are the same; a bare trace has no texts and says so."""
+    """Without the model the rows are the same; a bare trace has no texts."""
     run = runs["the other"]
     expert = most_used(run)
     again = Run.load(run.save(tmp_path / "run.safetensors"))

@@ -1,4 +1,4 @@
-"""What masking experts costs is what the unpaged model's own arithmetic says, against chance."""
+"""The cost of masking experts equals that of the unpaged model, and is compared with chance."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def test_random_masks_are_of_equal_size_in_the_same_layers(found, engine):
     assert len(found.masks) == 9
     for mask in found.masks:
         assert {layer: len(set(e)) for layer, e in as_layers(mask).items()} == {0: 2, 2: 1}
-    asked = {"continuations": CONTINUATIONS, "draws": 4, "quiet": True}
-    again = ablate(engine, PROMPTS, [(0, 1), (0, 2), (2, 5)], seed=3, **asked)
-    other = ablate(engine, PROMPTS, MASKED, seed=4, **asked)
+    options = {"continuations": CONTINUATIONS, "draws": 4, "quiet": True}
+    again = ablate(engine, PROMPTS, [(0, 1), (0, 2), (2, 5)], seed=3, **options)
+    other = ablate(engine, PROMPTS, MASKED, seed=4, **options)
     assert again.masks == found.masks[:4] != other.masks
     np.testing.assert_array_equal(again.random, found.random[:4])
 
@@ -112,9 +112,9 @@ def test_the_table_has_each_mask_and_each_token(found):
         *map("random {}".format, range(9)),
     }
     assert len(tokens) == found.tokens.sum()
-    asked = masks[masks["mask"] == "asked"]
+    options = masks[masks["mask"] == "asked"]
     for name, kl in tokens.groupby("prompt")["kl"].mean().items():
-        assert asked.set_index("prompt")["kl"][name] == pytest.approx(kl)
+        assert options.set_index("prompt")["kl"][name] == pytest.approx(kl)
     with pytest.raises(OptionError, match="masks or tokens"):
         found.to_pandas("rows")
 
@@ -141,7 +141,7 @@ def test_random_masks_among_what_the_texts_use(engine):
 
 
 def test_stopped_it_keeps_the_masks_that_were_scored(engine, monkeypatch):
-    """Ctrl-C in the midst leaves whole random masks, and the words say how many there are."""
+    """Ctrl-C keeps the complete random masks, and the text has their number."""
     from outlier_jupyter.studies import ablate as ablation
 
     calls = []
@@ -160,7 +160,7 @@ def test_stopped_it_keeps_the_masks_that_were_scored(engine, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "message"),
     [
         ({"experts": []}, "no experts were given"),
         ({"experts": "9:1"}, "the last one is 2:7"),
@@ -170,17 +170,17 @@ def test_stopped_it_keeps_the_masks_that_were_scored(engine, monkeypatch):
         ({"experts": "0:1", "continuations": [""]}, "cannot be scored"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(engine, asked, said):
+def test_what_cannot_be_is_one_sentence(engine, options, message):
     """Refused before anything is run."""
-    with pytest.raises(OptionError, match=said):
-        ablate(engine, "hello", **asked, quiet=True)
+    with pytest.raises(OptionError, match=message):
+        ablate(engine, "hello", **options, quiet=True)
 
 
 def test_the_figure_shows_what_was_found_and_needs_no_colour(found):
     """A sign of its own for the masked experts, each random mask, and the interval of these."""
     figure = found.figure()
-    asked = [part for part in figure.data if part.name == "the masked experts"]
-    for part, what in zip(asked, ("change", "kl"), strict=True):
+    options = [part for part in figure.data if part.name == "the masked experts"]
+    for part, what in zip(options, ("change", "kl"), strict=True):
         wanted = [found.mean(what, prompt) for prompt in (0, 1, None)]
         np.testing.assert_allclose(part.x, wanted)
         assert part.marker.symbol == "diamond"

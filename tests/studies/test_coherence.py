@@ -23,7 +23,7 @@ def test_shares_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "said"),
+    ("tokens", "message"),
     [
         (WORDS, "coherent"),
         ([*range(12)] * 10, "repeats itself"),  # a loop of a sentence
@@ -33,9 +33,9 @@ def test_shares_are_counted():
         (np.random.default_rng(0).integers(0, 12, 120).tolist(), "made of few tokens"),
     ],
 )
-def test_repetition_and_poverty_are_seen(tokens, said):
+def test_repetition_and_poverty_are_seen(tokens, message):
     """Loops, few tokens, and neither; the text's own likelihood is fine."""
-    assert verdict(tokens, -1.0, -1.0) == said
+    assert verdict(tokens, -1.0, -1.0) == message
 
 
 def test_what_the_model_itself_finds_unlikely_is_incoherent():

@@ -1,4 +1,4 @@
-"""Comparing runs: what is said is what was computed, and noise is not said."""
+"""Comparisons: the text agrees with the numbers, and noise gives no finding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NONE = np.zeros(0, np.int32)
 
 
 def test_runs_are_compared_under_their_names() -> None:
-    """Each pair is there; alike runs make a cluster; only what differs is said to."""
+    """Every pair is compared, similar runs form a cluster, and only different runs are findings."""
     found = compare({"a": sticky(1), "b": sticky(2), "c": sticky(3, liking=5)}, permutations=99)
     assert list(found.pairs) == [(0, 1), (0, 2), (1, 2)]
     assert not len(found.divergence(0, 1).differing()) and not found.experts(0, 1)
@@ -68,8 +68,10 @@ def test_equal_caches_and_starting_caches() -> None:
     assert found.cold == (replay_lru(warm, 24), replay_lru(a, 24))
     assert found.warm[1] == replay_lru(a, 24, [(0, 1), (1, 2)])
     assert [w.resident for w in found.starting_caches] == [2, 0]
-    assert any("different caches" in said for said in found.warnings)
-    assert not any("different caches" in said for said in compare([a, a], permutations=9).warnings)
+    assert any("different caches" in message for message in found.warnings)
+    assert not any(
+        "different caches" in message for message in compare([a, a], permutations=9).warnings
+    )
 
 
 def test_domains_are_held_against_experts() -> None:
@@ -79,7 +81,7 @@ def test_domains_are_held_against_experts() -> None:
     assert found.domains is not None
     words, told = found.domains
     assert words == ("prose", "code") and (told.q <= 0.05).all()
-    assert any("texts" in said for said in found.warnings)
+    assert any("texts" in message for message in found.warnings)
     with pytest.raises(OptionError, match="cannot be compared: give two"):
         compare(runs, domains=["prose"] * 3, permutations=9)
     with pytest.raises(OptionError, match="2 domains for 3 runs"):

@@ -1,4 +1,4 @@
-"""A sweep runs every combination, measures it against the model itself, and leaves a record."""
+"""A sweep runs every combination, compares it with the model itself, and writes a record."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def found(engine):
 
 def test_every_setting_answers_every_prompt_each_round(found, engine):
     """The runs are those that the engine makes by itself with the same options."""
-    asked = [(row.setting["top_k"], row.prompt, row.repeat) for row in found.rows]
-    assert asked == [(k, p, r) for r in (0, 1) for k in (1, 2, 3) for p in (0, 1)]
+    options = [(row.setting["top_k"], row.prompt, row.repeat) for row in found.rows]
+    assert options == [(k, p, r) for r in (0, 1) for k in (1, 2, 3) for p in (0, 1)]
     for row in found.rows:
         alone = engine.generate(PROMPTS[row.prompt], max_tokens=6, top_k=row.setting["top_k"])
         assert row.text == alone.text and row.tokens == alone.generated == 6
@@ -37,8 +37,8 @@ def test_every_setting_answers_every_prompt_each_round(found, engine):
 def test_the_loss_is_that_of_a_run_that_measures_it(found, engine):
     """KL and agreement equal what `measure_loss` finds token by token; the own top-k loses none."""
     for row in found.rows[:6]:
-        asked = {"max_tokens": 6, "top_k": row.setting["top_k"], "measure_loss": True}
-        summary = engine.generate(PROMPTS[row.prompt], **asked).summary()
+        options = {"max_tokens": 6, "top_k": row.setting["top_k"], "measure_loss": True}
+        summary = engine.generate(PROMPTS[row.prompt], **options).summary()
         # Read in one go or token by token, sums are rounded in another order.
         assert row.kl == pytest.approx(summary.kl, rel=0.02, abs=1e-5)
         assert row.top1_agreement == pytest.approx(summary.top1_agreement)
@@ -69,8 +69,14 @@ def test_the_record_tells_all_it_takes_to_do_it_again(found, tmp_path):
     assert [row["text"] for row in record["rows"]] == [row.text for row in found.rows]
     assert record["prompts"] == PROMPTS and "four tokens" in record["rule"]
     text = as_markdown.read_text()
-    for said in (found.info.machine, found.info.model_hash, "| top_k=3 |", "## Prompt 1", "seed=0"):
-        assert said in text
+    for message in (
+        found.info.machine,
+        found.info.model_hash,
+        "| top_k=3 |",
+        "## Prompt 1",
+        "seed=0",
+    ):
+        assert message in text
     (tmp_path / "file").write_text("")
     with pytest.raises(TraceError, match="could not be written"):
         found.save(tmp_path / "file")
@@ -103,12 +109,12 @@ def test_a_study_s_own_runs_are_nobody_s_last(engine):
 
 
 def test_stopped_it_keeps_what_is_whole(engine, monkeypatch):
-    """Ctrl-C in the midst of a run leaves the runs before it, and says so."""
+    """Ctrl-C during a run keeps the runs before it, with `stopped` set."""
     real, calls = engine.generate, []
 
-    def generate(prompt, **asked):
+    def generate(prompt, **options):
         calls.append(prompt)
-        run = real(prompt, **asked)
+        run = real(prompt, **options)
         if len(calls) == 5:
             raise Interrupted(run)
         return run
@@ -123,7 +129,7 @@ def test_stopped_it_keeps_what_is_whole(engine, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "message"),
     [
         ({}, "nothing to sweep"),
         ({"temperatures": [1]}, "cannot be swept"),
@@ -135,11 +141,11 @@ def test_stopped_it_keeps_what_is_whole(engine, monkeypatch):
         ({"top_k": 99}, "more than the 8 experts"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_run(engine, asked, said):
+def test_what_cannot_be_is_refused_before_anything_is_run(engine, options, message):
     """One sentence; the run before is still the last."""
     before = engine.last_run
-    with pytest.raises(OptionError, match=said):
-        sweep(engine, **asked, quiet=True)
+    with pytest.raises(OptionError, match=message):
+        sweep(engine, **options, quiet=True)
     assert engine.last_run is before
 
 
@@ -175,9 +181,9 @@ def test_what_is_too_few_or_too_short_to_tell_is_said(found):
     assert prompts.startswith("too few prompts") and "2 each" in prompts
     assert "less than 32 tokens" in short
     title = re.sub("<[^>]*>", " ", found.figure().layout.title.text)
-    for said in found.cautions:
-        assert said in repr(found) and said in found._markdown()
-        assert said[1:] in re.sub(" +", " ", title)
+    for message in found.cautions:
+        assert message in repr(found) and message in found._markdown()
+        assert message[1:] in re.sub(" +", " ", title)
 
 
 def test_enough_runs_have_a_median_and_enough_prompts_a_mean(found):

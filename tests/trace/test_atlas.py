@@ -104,7 +104,7 @@ SIGNS = {" 42": "digit", " the": "word", "é": "word", "\n\n": "whitespace", ","
 
 @pytest.mark.parametrize(("text", "expected"), SIGNS.items())
 def test_a_token_has_the_class_of_its_first_sign(text: str, expected: str) -> None:
-    """Spaces before it aside, the first sign decides; nothing at all is `other`."""
+    """The first character but spaces decides; an empty text is `other`."""
     assert at.token_class(text) == expected
     assert at.token_classes(np.array([7, 7]), lambda ids: text) == [expected] * 2
 

@@ -44,7 +44,7 @@ def test_divergence_is_scipys(seed: int, experts: int) -> None:
 
 
 def test_what_is_the_same_is_no_finding() -> None:
-    """Of two samples of one law no layer and no expert is told apart, sticky as they may be."""
+    """Two samples of one distribution give no finding, even with strongly correlated tokens."""
     for stays in (0.0, 0.7):
         found = p.part(sticky(1, stays=stays), sticky(2, stays=stays), permutations=199)
         assert not len(found.differing())
@@ -77,25 +77,25 @@ def test_sticky_routing_is_dealt_in_longer_blocks() -> None:
 
 
 def test_too_few_tokens_are_no_finding() -> None:
-    """Where blocks cannot be long enough nothing is found, however far apart, and it is said."""
+    """If blocks cannot be long enough there is a caution and no finding."""
     found = p.part(sticky(1, 60, 0.8), sticky(2, 60, 0.8, liking=9), permutations=199)
     assert "too" in found.caution and not len(found.differing())
     assert found.js.min() > 0.1
 
 
 def test_an_interval_holds_the_divergence_of_the_laws() -> None:
-    """Over many pairs of samples the interval holds the true divergence about as often as it says.
+    """Over many pairs of samples the interval covers the true divergence about 95 % of the time.
 
     The truth is the divergence of two long samples.
     """
     long = [sticky(seed, 6000, liking=liking, layers=1) for seed, liking in ((1, 0), (2, 3))]
     truth = p.divergence(*(p.blocks_of(t, None, 6000)[0] for t in long))
-    held = []
+    covered = []
     for seed in range(40):
         a, b = sticky(seed, layers=1), sticky(1000 + seed, liking=3, layers=1)
         found = p.part(a, b, permutations=150, seed=seed)
-        held.append(found.low[0] <= truth[0] <= found.high[0])
-    assert np.mean(held) >= 0.8
+        covered.append(found.low[0] <= truth[0] <= found.high[0])
+    assert np.mean(covered) >= 0.8
 
 
 @given(routings(), routings())

@@ -23,22 +23,22 @@ from tests.trace.test_routing_measures import routed, routings
 def test_token_by_token_it_is_a_naive_lru(trace: Trace, slots: int, warm: bool) -> None:
     """Hits and reads are those of an ordered dictionary that forgets the least recently used.
 
-    The experts of one look-up count as used in the order of their numbers, held or not.
+    The experts of one lookup count as used in the order of their numbers, resident or not.
     """
     start = [(0, e) for e in range(trace.info.experts_per_layer[0])] if warm else []
-    held = OrderedDict.fromkeys(start)
+    resident = OrderedDict.fromkeys(start)
     hits = reads = 0
     for step in range(trace.steps):
         for layer in range(trace.layers):
-            asked = sorted({(layer, int(e)) for e in trace.experts[step, layer] if e >= 0})
-            there = [key for key in asked if key in held]
+            lookups = sorted({(layer, int(e)) for e in trace.experts[step, layer] if e >= 0})
+            there = [key for key in lookups if key in resident]
             hits += len(there)
-            for key in asked:
-                if key not in held and len(held) >= slots:
-                    del held[next(other for other in held if other not in asked)]
-                reads += key not in held
-                held[key] = None
-                held.move_to_end(key)
+            for key in lookups:
+                if key not in resident and len(resident) >= slots:
+                    del resident[next(other for other in resident if other not in lookups)]
+                reads += key not in resident
+                resident[key] = None
+                resident.move_to_end(key)
     found = replay_lru(trace, slots, start)
     assert (found.hits, found.reads) == (hits, reads)
     assert found.lookups == int((trace.experts >= 0).sum())

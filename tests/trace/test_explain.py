@@ -56,7 +56,7 @@ def test_a_layer_s_parts_are_those_of_its_call(run):
 
 
 def told_by_events(trace: Trace, first: int, layer: int, expert: int):
-    """The last eviction of an expert before a decode call's look-up, by walking all of them."""
+    """The last eviction of an expert before a decode call's lookup, by walking all of them."""
     found = None
     for step, gone_layer, gone, by_layer, by_expert in trace.evictions.tolist():
         if (gone_layer, gone) == (layer, expert) and (step, by_layer) < (first, layer):
@@ -73,19 +73,22 @@ def test_each_miss_has_its_cause(run):
     assert len(start)
     seen = 0
     for token in range(1, run.generated + 1):
-        told = run.explain(token)
-        assert told.lookups == (trace.experts[trace.call == trace.call[told.step]] >= 0).sum()
-        here = ~trace.hits[told.step] & (trace.experts[told.step] >= 0)
-        wanted = {(int(layer), int(trace.experts[told.step, layer, i]))
+        explanation = run.explain(token)
+        assert (
+            explanation.lookups
+            == (trace.experts[trace.call == trace.call[explanation.step]] >= 0).sum()
+        )
+        here = ~trace.hits[explanation.step] & (trace.experts[explanation.step] >= 0)
+        wanted = {(int(layer), int(trace.experts[explanation.step, layer, i]))
                   for layer, i in np.argwhere(here)}  # fmt: skip
-        assert {(miss.layer, miss.expert) for miss in told.misses} == wanted
-        read = trace.reads[trace.call[trace.reads["step"]] == trace.call[told.step]]
-        assert sum(miss.nbytes for miss in told.misses) == read["nbytes"].sum()
-        for miss in told.misses:
-            expected = told_by_events(trace, told.step, miss.layer, miss.expert)
+        assert {(miss.layer, miss.expert) for miss in explanation.misses} == wanted
+        read = trace.reads[trace.call[trace.reads["step"]] == trace.call[explanation.step]]
+        assert sum(miss.nbytes for miss in explanation.misses) == read["nbytes"].sum()
+        for miss in explanation.misses:
+            expected = told_by_events(trace, explanation.step, miss.layer, miss.expert)
             assert (miss.evicted_at, miss.evicted_by) == expected
             held_before = [miss.layer, miss.expert] in start.tolist()
-            read_before = ((trace.reads["step"] < told.step) & (trace.reads["layer"] == miss.layer)
+            read_before = ((trace.reads["step"] < explanation.step) & (trace.reads["layer"] == miss.layer)
                            & (trace.reads["expert"] == miss.expert)).any()  # fmt: skip
             assert (miss.evicted_at is not None) == (held_before or read_before)
             seen += miss.evicted_at is not None
@@ -93,49 +96,49 @@ def test_each_miss_has_its_cause(run):
     # From an empty cache.
     cold = Run.of(replace(trace, resident_at_start=np.zeros((0, 2), np.int16)))
     for token in (1, 7, 20):
-        told = cold.explain(token)
-        for miss in told.misses:
-            at = trace.experts[told.step, miss.layer].tolist().index(miss.expert)
-            assert miss.resident_under_belady == bool(bound.hits[told.step, miss.layer, at])
+        explanation = cold.explain(token)
+        for miss in explanation.misses:
+            at = trace.experts[explanation.step, miss.layer].tolist().index(miss.expert)
+            assert miss.resident_under_belady == bool(bound.hits[explanation.step, miss.layer, at])
 
 
 def test_the_words_say_what_the_numbers_say(run):
     """Every form names the token, its largest part and each layer that read; HTML is escaped."""
     slow = int(slowest(run.trace, 1)[0])
     token = int(np.flatnonzero(run.trace.produced >= 0).tolist().index(slow)) + 1
-    told = run.explain(token)
-    assert told.step == slow and told.slower_than > 0.9
-    assert "that knows the future (Belady)" in str(told) or not told.misses
-    for form in (str(told), told._repr_markdown_(), told._repr_html_()):
+    explanation = run.explain(token)
+    assert explanation.step == slow and explanation.slower_than > 0.9
+    assert "that knows the future (Belady)" in str(explanation) or not explanation.misses
+    for form in (str(explanation), explanation._repr_markdown_(), explanation._repr_html_()):
         assert f"token {token}" in form
-        assert "waiting for reads" in form or not told.misses
-        for layer in told.layers:
+        assert "waiting for reads" in form or not explanation.misses
+        for layer in explanation.layers:
             for miss in layer.misses:
                 assert str(miss.expert) in form
-    odd = replace(told, name="token <b>|`")
+    odd = replace(explanation, name="token <b>|`")
     assert "<b>|" not in odd._repr_html_() and "token <b>" not in odd._repr_markdown_()
 
 
 def test_limits_are_measured_or_unknown(run):
-    """Bytes over a rate; without a rate, or dense weights nobody counted, unknown and said so."""
+    """Bytes over a rate; unknown, with the reason, without a rate or the size of dense weights."""
     trace = replace(run.trace, info=replace(run.trace.info, memory_rate=0.0))
     explanations = (trace.explain(step) for step in np.flatnonzero(trace.produced >= 0)[1:])
-    told = next(told for told in explanations if told.misses)
-    assert "limit is unknown: the memory's speed" in str(told)
+    explanation = next(explanation for explanation in explanations if explanation.misses)
+    assert "limit is unknown: the memory's speed" in str(explanation)
     known = run.explain(2, memory_rate=1e9)
     k = int((trace.experts[known.step] >= 0).sum())
     nbytes = trace.info.dense_nbytes + k * trace.info.expert_nbytes[0]
     assert known.memory.nbytes == nbytes and known.memory.ms == pytest.approx(nbytes / 1e6)
     probed = replace(trace, info=replace(trace.info, disk_rate=2e9, dense_nbytes=0))
-    told = probed.explain(told.step)
-    assert told.disk.ms == pytest.approx(told.disk.nbytes / 2e6) and "measured by a probe" in str(
-        told
-    )
-    assert "size of its dense weights was not recorded" in str(told)
+    explanation = probed.explain(explanation.step)
+    assert explanation.disk.ms == pytest.approx(
+        explanation.disk.nbytes / 2e6
+    ) and "measured by a probe" in str(explanation)
+    assert "size of its dense weights was not recorded" in str(explanation)
 
 
 def test_a_loaded_trace_explains_the_same(run, tmp_path):
-    """Saved and loaded the words are the same; a trace of other programs says it has no times."""
+    """Text is the same after saving and loading; a trace without times is refused."""
     again = Run.load(run.save(tmp_path / "run.safetensors"))
     assert str(again.explain(5)) == str(run.explain(5))
     foreign = replace(run.trace, info=replace(run.trace.info, absent=("calls",)))
@@ -149,18 +152,18 @@ def test_a_loaded_trace_explains_the_same(run, tmp_path):
 
 def test_the_timeline_has_every_layer_and_every_read(run):
     """Bars end where the call ends, and a read is drawn for each miss; older traces have parts."""
-    told = next(run.explain(n) for n in range(2, 21) if run.explain(n).misses)
-    figure = told.figure()
+    explanation = next(run.explain(n) for n in range(2, 21) if run.explain(n).misses)
+    figure = explanation.figure()
     bars = [part for part in figure.data if part.type == "bar"]
     ends = max(base + x for bar in bars for base, x in zip(bar.base, bar.x, strict=True))
-    assert ends == pytest.approx(told.ms, rel=0.02)
+    assert ends == pytest.approx(explanation.ms, rel=0.02)
     reads = next(part for part in figure.data if part.type == "scatter")
-    assert sum(x is None for x in reads.x) == len(told.misses)
+    assert sum(x is None for x in reads.x) == len(explanation.misses)
     old = replace(run.trace, layer_us=run.trace.layer_us[:0])
-    bars = [part for part in old.explain(told.step).figure().data if part.type == "bar"]
-    assert sum(bar.x[0] for bar in bars) == pytest.approx(told.ms, rel=0.02)
+    bars = [part for part in old.explain(explanation.step).figure().data if part.type == "bar"]
+    assert sum(bar.x[0] for bar in bars) == pytest.approx(explanation.ms, rel=0.02)
     assert figure.layout.xaxis.title.text == "ms since the call began"
-    whole = old.explain(told.step).figure()
+    whole = old.explain(explanation.step).figure()
     assert (
         dict(zip(whole.layout.yaxis.tickvals, whole.layout.yaxis.ticktext, strict=True))[-1]
         == "all"

@@ -1,4 +1,4 @@
-"""A saved trace comes back; what is no trace says so; nothing is ever half written."""
+"""Saved traces load unchanged; other files are refused; writing is atomic."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assert_same(saved: Trace, loaded: Trace) -> None:
 
 
 def test_a_trace_comes_back_as_it_was(run, tmp_path):
-    """Arrays, tables and all that is said of the run; saved once more, nothing changes at all."""
+    """Arrays, tables and metadata load unchanged; saving again changes nothing."""
     path = run.trace.save(tmp_path / "one.safetensors")
     loaded = Trace.load(path)
     assert_same(run.trace, loaded)
@@ -127,7 +127,7 @@ def packed(*values: int):
 
 
 def test_a_file_of_version_1_is_read(tmp_path):
-    """It had no times by layer and fewer parts of a call: those are 0, and explain says less."""
+    """It had no times by layer and fewer parts of a call: those are 0, and `explain` has fewer parts."""
     columns = {
         "reads": {"step": (0, 1), "layer": (1, 0), "expert": (3, 2), "nbytes": (900, 900),
                   "start_ns": (1_500, 6_100), "ns": (400, 300)},
@@ -176,18 +176,18 @@ def test_prefetched_reads_keep_their_key_in_the_file(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda data: data[: len(data) // 2], "not a complete safetensors file"),
         (lambda data: b"", "not a complete safetensors file"),
         (lambda data: b"PK\x03\x04 a zip" * 99, "not a complete safetensors file"),
     ],
 )
-def test_what_is_no_trace_says_so(run, tmp_path, spoil, said):
+def test_what_is_no_trace_says_so(run, tmp_path, spoil, message):
     """Cut short, empty or something else: one sentence, and what to do."""
     path = run.trace.save(tmp_path / "t.safetensors")
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(TraceError, match=said):
+    with pytest.raises(TraceError, match=message):
         Trace.load(path)
 
 

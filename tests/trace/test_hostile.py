@@ -1,4 +1,4 @@
-"""Files from strangers: whatever a saved run says is checked before anything is indexed with it."""
+"""Hostile files: everything a saved run contains is validated before it is used as an index."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def written(saved, arrays=None, info=None, drop=(), run=None):
 
 
 def used(run: Run, other: Run, folder) -> None:
-    """All that is asked of runs; what cannot be answered is one of our errors, in a sentence."""
+    """Call everything a run offers; a failure must be one of our errors, in one sentence."""
     trace = run.trace
     questions = (
         trace.what_if,
@@ -166,7 +166,7 @@ def test_a_replay_takes_only_keys_that_there_are(saved):
     """What was resident before is checked as well."""
     routing = routing_of(Trace.load(saved[0]))
     for keys in ([(99, 0)], [(0, 99)], [(-1, 0)], [(0, 1), (0, 1)]):
-        with pytest.raises(ValueError, match="resident"):
+        with pytest.raises(ValueError, match="does not exist"):
             simulate(routing, "lru", 8, keys)
 
 
@@ -215,7 +215,7 @@ def test_a_segment_longer_than_the_trace_takes_no_memory(saved):
 
 
 def test_a_measured_run_that_read_more_than_it_chose_comes_back(tmp_path):
-    """The exact model beside a run of fewer experts a token reads for itself, and that is told."""
+    """With `measure_loss` and a smaller top-k, the reads of the exact model are recorded, too."""
     with load("demo", cache_experts=6, quiet=True) as engine:
         run = engine.generate("What is an expert?", max_tokens=12, top_k=1, measure_loss=True)
     assert len(run.trace.reads) > run.trace.experts.size
@@ -230,7 +230,7 @@ def test_a_measured_run_that_read_more_than_it_chose_comes_back(tmp_path):
      ("reads.start_ns", -(2**63)), ("early.used", 2), ("layer_us", 2**40)],
 )  # fmt: skip
 def test_times_and_bytes_that_cannot_be_are_refused(saved, column, value):
-    """Of what a clock or a disk cannot have told, and of what adds up to no number."""
+    """Impossible times and sizes are refused, and sums that would overflow."""
     rows = int(np.frombuffer(saved[1]["reads.step"].tobytes()[:8], "<i8")[0])
     arrays = {f"early.{name}": deflate(np.zeros(rows)) for name in PREFETCHED.names}
     if column in saved[1]:
@@ -297,7 +297,7 @@ def test_of_a_file_of_something_else_nothing_large_is_read(tmp_path):
      {"num_experts": "4", "top_k": "8"}],
 )  # fmt: skip
 def test_numbers_that_another_program_says_are_numbers(tmp_path, about):
-    """Or the file is refused by the name of what it says."""
+    """Or the file is refused, with the name of the wrong field."""
     file = tmp_path / "foreign.safetensors"
     save_file({"experts": np.zeros((4, 2, 2), np.int16)}, file, about)
     with pytest.raises(TraceError, match=list(about)[-1]):
@@ -342,7 +342,7 @@ def test_a_file_that_says_anything_is_refused_or_can_be_used(saved, data):
 
 
 def refused_or_used(file, saved) -> None:
-    """One sentence that names the file, or a run of which everything can be asked."""
+    """Loading gives one sentence that names the file, or a run of which everything works."""
     try:
         run = Run.load(file)
     except TraceError as error:

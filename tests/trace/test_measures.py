@@ -20,7 +20,7 @@ Held = set[tuple[int, int]]
 def runs(draw: st.DrawFn) -> tuple[Trace, list[Held]]:
     """A run of prefill calls and decode steps through a cache that evicts the oldest.
 
-    With it comes what the cache held after each step's call.
+    Also returns what was resident after each step's call.
     """
     layers, experts = draw(st.integers(0, 3)), draw(st.integers(1, 6))
     k = draw(st.integers(1, experts)) if layers else 0
@@ -34,24 +34,24 @@ def runs(draw: st.DrawFn) -> tuple[Trace, list[Held]]:
     if k:  # a call cut short, or a layer with a smaller k, leaves holes
         chosen[rng.random(chosen.shape) < draw(st.sampled_from([0, 0.2]))] = -1
     start = [(0, e) for e in range(min(experts, slots))] if layers and draw(st.booleans()) else []
-    held, reads, gone, after = list(start), [], [], []
+    resident, reads, evicted, after = list(start), [], [], []
     hits, call, step = np.zeros(chosen.shape, bool), np.zeros(steps, np.int32), 0
     for row, length in enumerate(lengths):
         call[step : step + length] = row
         for layer in range(layers):
-            asked = chosen[step : step + length, layer]
-            here = [e for at, e in held if at == layer]
-            hits[step : step + length, layer] = np.isin(asked, here)
-            for expert in np.unique(asked[asked >= 0]).tolist():
-                if (layer, expert) in held:
+            lookups = chosen[step : step + length, layer]
+            here = [e for at, e in resident if at == layer]
+            hits[step : step + length, layer] = np.isin(lookups, here)
+            for expert in np.unique(lookups[lookups >= 0]).tolist():
+                if (layer, expert) in resident:
                     continue
-                if len(held) >= slots:
-                    gone.append((step, *held.pop(0), layer, expert))
-                held.append((layer, expert))
+                if len(resident) >= slots:
+                    evicted.append((step, *resident.pop(0), layer, expert))
+                resident.append((layer, expert))
                 size, ns = rng.integers(1, 1000, 2)
                 reads.append((step, layer, expert, size, 0, 1000 * ns))
         step += length
-        after += [set(held)] * length
+        after += [set(resident)] * length
     trace = Trace(
         tokens=np.zeros(steps, np.int32),
         produced=np.zeros(steps, np.int32),
@@ -62,7 +62,7 @@ def runs(draw: st.DrawFn) -> tuple[Trace, list[Held]]:
         weights=np.full(chosen.shape, np.nan, np.float32),
         hits=hits,
         reads=np.array(reads, READ),
-        evictions=np.array(gone, EVICTION),
+        evictions=np.array(evicted, EVICTION),
         calls=np.zeros(len(lengths), CALL),
         resident_at_start=np.array(start, np.int16).reshape(-1, 2),
         info=TraceInfo(experts_per_layer=(experts,) * layers),
@@ -88,7 +88,7 @@ def test_frequency_counts_every_choice(trace: Trace) -> None:
 
 @given(traces())
 def test_hits_and_misses_are_the_lookups(trace: Trace) -> None:
-    """Hits and misses of a step add up to the experts its layers asked for."""
+    """Hits and misses of a step add up to its lookups."""
     hits, misses = m.hits_per_step(trace)
     np.testing.assert_array_equal(hits + misses, (trace.experts >= 0).sum(axis=(1, 2)))
     np.testing.assert_array_equal(hits, (trace.hits & (trace.experts >= 0)).sum(axis=(1, 2)))
@@ -98,10 +98,10 @@ def test_hits_and_misses_are_the_lookups(trace: Trace) -> None:
 def test_residency_is_what_the_cache_held(run: tuple[Trace, list[Held]]) -> None:
     """After each step the residents are those of the cache that made the trace."""
     trace, after = run
-    for step, held in enumerate(after):
+    for step, resident in enumerate(after):
         found = {(int(a), int(b)) for a, b in np.argwhere(m.residency(trace, step))}
-        assert found == held
-        assert m.resident_count_per_step(trace)[step] == len(held)
+        assert found == resident
+        assert m.resident_count_per_step(trace)[step] == len(resident)
     if after:
         np.testing.assert_array_equal(m.residency(trace), m.residency(trace, trace.steps - 1))
 
@@ -167,9 +167,9 @@ def test_the_summary_agrees_with_the_parts(trace: Trace) -> None:
     assert (s.prompt_tokens + s.decoded_steps, s.hits) == (trace.steps, hits.sum())
     assert s.lookups == hits.sum() + misses.sum()
     assert s.hit_rate == pytest.approx(s.hits / s.lookups) if s.lookups else math.isnan(s.hit_rate)
-    asked = (hits + misses)[decode].sum()
-    if asked:
-        assert s.decode_hit_rate == pytest.approx(hits[decode].sum() / asked)
+    lookups = (hits + misses)[decode].sum()
+    if lookups:
+        assert s.decode_hit_rate == pytest.approx(hits[decode].sum() / lookups)
     if decode.any():
         seconds = trace.step_ns[decode].sum() / 1e9
         assert s.tokens_per_second == pytest.approx(decode.sum() / seconds)

@@ -1,4 +1,4 @@
-"""Events become arrays: each where it belongs, and nothing of a call that was cut short."""
+"""Events become arrays, each at its place; an interrupted call leaves nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def call(recorder: Recorder, phase: int, tokens: list[int], ns: int, produced: i
 
 @pytest.mark.parametrize("foreseen", [1, 3, 100])
 def test_steps_are_tokens_and_calls_share_their_time(foreseen):
-    """A chunk of three tokens is three steps of a third of its time, however much was foreseen."""
+    """A chunk of three tokens is three steps of a third of its time, whatever length was expected."""
     recorder = Recorder(2, foreseen, NOBODY)
     call(recorder, PREFILL, [3, 4, 5], ns=300)
     call(recorder, DECODE, [6], ns=50, produced=9)
@@ -71,7 +71,7 @@ def test_a_read_belongs_to_the_first_token_that_needed_it():
 
 
 def test_the_parts_of_a_call_s_time_add_up_over_its_layers():
-    """Routing, look-up, waiting and installing are summed over layers."""
+    """Routing, lookup, waiting and installing are summed over layers."""
     recorder = Recorder(2, 1, NOBODY)
     call(recorder, DECODE, [1], ns=99)
     row = recorder.trace(TraceInfo()).calls[0]
@@ -92,19 +92,19 @@ def test_a_call_cut_short_is_left_out():
 
 
 def test_a_trace_may_be_asked_for_at_any_call():
-    """Calls are folded some at a time; what is told does not depend on when, nor on who asks."""
+    """Calls are copied in batches; results do not depend on when a trace is made."""
     tokens = list(range(3, 3 + 2 * BATCH + 5))
-    asked, alone = Recorder(2, 1, NOBODY), Recorder(2, 1, NOBODY)
-    for recorder in (asked, alone):
+    polled, alone = Recorder(2, 1, NOBODY), Recorder(2, 1, NOBODY)
+    for recorder in (polled, alone):
         call(recorder, PREFILL, [1, 3], ns=10)
     for count, token in enumerate(tokens, 1):
-        for recorder in (asked, alone):
+        for recorder in (polled, alone):
             call(recorder, DECODE, [token], ns=token, produced=token)
-        trace = asked.trace(TraceInfo())
+        trace = polled.trace(TraceInfo())
         assert trace.produced.tolist() == [-1, -1, *tokens[:count]]
         assert trace.experts[-1].tolist() == 2 * [[token, token + 1]]
         assert np.bincount(trace.reads["step"]).tolist() == [2] * (2 + count)
-        assert (asked.call_ns, asked.call_misses, asked.call_nbytes) == (token, 4, 20)
+        assert (polled.call_ns, polled.call_misses, polled.call_nbytes) == (token, 4, 20)
     whole = alone.trace(TraceInfo())
     for name in ("tokens", "experts", "weights", "hits", "reads", "calls", "step_ns"):
         assert getattr(whole, name).tolist() == getattr(trace, name).tolist()

@@ -152,25 +152,25 @@ def test_segment_cache_gives_up_what_is_wanted_least(trace: Trace, m: int, ratio
     for layer, size in enumerate(trace.info.experts_per_layer):
         k = max((len(chosen(trace, s, layer)) for s in range(trace.steps)), default=0)
         slots = max(k, min(size, round(ratio * k)))
-        held: list[int] = []
+        resident: list[int] = []
         last: dict[int, int] = {}
-        hits = asked = 0
+        hits = lookups = 0
         for i, step in enumerate(steps):
             now = chosen(trace, step, layer)
             soon = [e for s in steps[i + 1 : i + 1 + m] for e in chosen(trace, s, layer)]
-            hits, asked = hits + len(set(now) & set(held)), asked + len(now)
+            hits, lookups = hits + len(set(now) & set(resident)), lookups + len(now)
             last |= dict.fromkeys(now, step)
             # Victims leave their place to who comes: that settles who of equals leaves.
             for expert in now:
-                if expert in held:
+                if expert in resident:
                     continue
-                if len(held) < slots:
-                    held.append(expert)
+                if len(resident) < slots:
+                    resident.append(expert)
                     continue
-                spare = [e for e in held if e not in now]
+                spare = [e for e in resident if e not in now]
                 out = min(spare, key=lambda e: (soon.count(e), last[e]))
-                held[held.index(out)] = expert
-        np.testing.assert_allclose(found.sch[layer], hits / asked if asked else np.nan)
+                resident[resident.index(out)] = expert
+        np.testing.assert_allclose(found.sch[layer], hits / lookups if lookups else np.nan)
 
 
 def test_a_hand_made_routing() -> None:

@@ -1,4 +1,4 @@
-"""A trace as rows says what its measures say, to pandas and to Arrow alike."""
+"""Rows of a trace agree with its measures, in pandas and in Arrow."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_without_pyarrow_one_sentence_says_how_to_get_it(trace, tmp_path):
 
 
 def test_a_trace_without_reads_has_no_rows_of_them(trace):
-    """Asked for what was not recorded, it says so; other rows leave its columns out."""
+    """Rows of an array that was not recorded are an error; other rows leave its columns out."""
     from outlier_jupyter.trace.files import build
 
     bare = outlier_jupyter.Trace(**build({"experts": trace.experts}, trace.info))

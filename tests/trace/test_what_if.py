@@ -1,4 +1,4 @@
-"""What another cache would have done is what an engine with that cache does."""
+"""A replay with another cache is what an engine with that cache does."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_replay_is_the_engine_hit_for_hit(policy, slots):
 
 
 def test_lru_needs_no_earlier_run_to_agree():
-    """What was held at the start, in its order, is in the trace: enough for LRU."""
+    """The trace has the experts resident at the start in eviction order, which is enough for LRU."""
     _, second = runs(40, policy="lru")
     row = second.what_if([40], ["lru"]).iloc[0]
     assert row.hits == second.hits.sum() and row.reads == len(second.reads)
@@ -97,7 +97,7 @@ def test_the_speed_is_that_of_a_machine_that_keeps_its_costs():
 
 
 def test_a_machine_that_is_slow_at_times_makes_no_read_dear():
-    """Calls with many reads that took long for other reasons: waits are told from their layers."""
+    """Calls with many reads that took long for other reasons: waits are fitted by their layers."""
     slowing = timed_trace(drifting(2, every=80), 250, slowing=5_000)
     found = fit(slowing)
     assert found.wait == pytest.approx(WAIT, rel=0.05)

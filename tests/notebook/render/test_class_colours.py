@@ -1,4 +1,4 @@
-"""What is told apart by name has one colour in all figures, tables and widgets of a notebook."""
+"""A name has one colour in all figures, tables and widgets of a notebook."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_texts_side_by_side_have_the_colours_of_their_runs() -> None:
 
 
 def test_a_class_that_fires_nothing_moves_no_other() -> None:
-    """Of token classes each has its place, whichever of them occur; what fires nothing is told."""
+    """Every token class keeps its look, whichever occur; classes without units are listed."""
     rng = np.random.default_rng(0)
     words = ["digit" if rng.random() < 0.4 else "word" for _ in range(240)]
     chosen = np.array([rng.permutation(4)[:2] + 4 * (word == "word") for word in words])

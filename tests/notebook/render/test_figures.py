@@ -61,7 +61,7 @@ def test_routing_of_one_phase(make_trace: MakeTrace, phase: str | int) -> None:
 
 
 def test_residency_shows_slots_hits_and_misses(make_trace: MakeTrace) -> None:
-    """The panels' values are `residency` at the step asked for and `hits_per_step`."""
+    """The panels' values are `residency` at the requested step and `hits_per_step`."""
     trace = make_trace()
     figure = Figures(trace).residency(step=-5)
     np.testing.assert_array_equal(figure.data[0].z, residency(trace, trace.steps - 5))
@@ -162,7 +162,7 @@ def test_layers_of_different_width(make_trace: MakeTrace) -> None:
 
 
 def test_repr_names_the_methods(make_trace: MakeTrace) -> None:
-    """Evaluating `figures` in a cell tells what can be asked of it."""
+    """Evaluating `figures` in a cell lists its methods."""
     assert ".latency()" in repr(Figures(make_trace()))
 
 

@@ -118,8 +118,8 @@ def test_predicted_speeds_say_by_what_and_how_far_off(make_trace) -> None:
     trace.calls["read_wait_ns"] = trace.calls["ns"] // 4
     cost = str(fit(trace))
     assert "median error" in cost
-    said = re.sub("<[^>]*>", " ", Figures(trace).what_if().layout.xaxis2.title.text)
-    assert f"Speeds are predicted: {cost}" in re.sub(" +", " ", said)
+    message = re.sub("<[^>]*>", " ", Figures(trace).what_if().layout.xaxis2.title.text)
+    assert f"Speeds are predicted: {cost}" in re.sub(" +", " ", message)
     assert "predicted" not in Figures(sticky(1)).what_if().layout.xaxis2.title.text
 
 

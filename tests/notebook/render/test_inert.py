@@ -30,7 +30,7 @@ def runs(engine: Engine) -> dict[str, Run]:
 
 
 def htmls(engine: Engine, runs: dict[str, Run]) -> Iterator[tuple[str, str]]:
-    """Every kind of HTML that a notebook is given."""
+    """Every kind of HTML that a notebook gets."""
     run = next(iter(runs.values()))
     yield "run", run._repr_mimebundle_()["text/html"]
     yield "explained", run.explain(1)._repr_html_()
@@ -91,9 +91,9 @@ def texts_of(part: Any) -> Iterator[str]:
 def test_no_text_of_a_figure_is_typeset_or_markup(engine: Engine, runs: dict[str, Run]) -> None:
     """No dollars in pairs, no tag but those that the figures write themselves."""
     for figure in figures(engine, runs):
-        said = list(texts_of(figure.to_plotly_json()))
-        assert not [text for text in said if TEX.search(text)]
-        assert not [text for text in said if "<i>" in text or "$ <b>" in text]
+        message = list(texts_of(figure.to_plotly_json()))
+        assert not [text for text in message if TEX.search(text)]
+        assert not [text for text in message if "<i>" in text or "$ <b>" in text]
 
 
 def test_a_plan_names_its_folder_as_it_is(tiny: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The saved view needs no kernel, no script and no network, and escapes what it was given."""
+"""The saved view needs no kernel, script or network, and escapes its input."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_small_and_empty_runs(
 
 
 def test_a_run_without_reads(make_trace: MakeTrace) -> None:
-    """When all experts sat in RAM the latency chart says so; with mmap, that nobody told."""
+    """Without reads the latency chart has the reason: all resident, or mmap."""
     trace = make_trace(steps=6, prompt=2)
     trace.hits[:] = True
     bare = {name: getattr(trace, name) for name in trace.__dataclass_fields__}
@@ -208,14 +208,14 @@ def test_a_run_without_reads(make_trace: MakeTrace) -> None:
 def test_interrupted_and_changed_runs_say_so(make_trace: MakeTrace, form: str) -> None:
     """An interrupted run and a changed output are labelled in every form with words."""
     trace = make_trace(changed_output="top_k=1 instead of 2")
-    said = mimebundle(view(trace, finish_reason="interrupted"))[form].replace("\\", "")
-    assert "Interrupted" in said and "top_k=1 instead of 2" in said
+    message = mimebundle(view(trace, finish_reason="interrupted"))[form].replace("\\", "")
+    assert "Interrupted" in message and "top_k=1 instead of 2" in message
     plain = mimebundle(view(make_trace()))[form]
     assert "Interrupted" not in plain and "own output" not in plain
 
 
 def test_summary_is_in_every_form(make_trace: MakeTrace) -> None:
-    """Speed, hit rate, bytes, latency, reader and cache are told in words, tables and lines."""
+    """Speed, hit rate, bytes, latency, reader and cache are in every text form."""
     bundle = mimebundle(view(make_trace(reader="direct")))
     for form in ("text/html", "text/markdown", "text/plain"):
         for wanted in ("tokens/s", "%", "MB", "ms", "reads past the page cache (direct)"):
@@ -254,7 +254,7 @@ def test_numbers_in_words() -> None:
 
 
 def test_ticks_are_round() -> None:
-    """Ticks fall on 1, 2 and 5 times powers of ten, on whole numbers where asked."""
+    """Ticks fall on 1, 2 and 5 times powers of ten, on integers if requested."""
     assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
     assert ticks(0, 3, 6, whole=True) == [0, 1, 2, 3]
     assert ticks(0, 0, whole=True) == [0]

@@ -137,7 +137,7 @@ def _layers(found: Comparison, i: int, j: int) -> str:
         for name in ("layer", "bits above chance", "95 % interval", "q", "finding")
     )
     body = (
-        f'<div class="oj-wide"><table class="oj-told"><thead><tr>{head}</tr></thead>'
+        f'<div class="oj-wide"><table class="oj-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
     return _folded(f"Layer by layer ({len(sure)} of {len(pair.js)} beyond chance)", body)

@@ -74,12 +74,12 @@ STYLE = f"""
 .oj-static th,.oj-static td{{padding:3px 20px 3px 0!important;border:0;background:none!important;
  border-bottom:1px solid var(--oj-rule)!important;text-align:left!important;
  vertical-align:top;font-weight:400;white-space:normal;max-width:none;color:inherit}}
-.oj-static th,.oj-static .oj-told td:not(:last-child){{opacity:.72;white-space:nowrap}}
-.oj-static .oj-told td:not(:last-child){{opacity:1;font-variant-numeric:tabular-nums}}
-.oj-static .oj-told td:last-child{{min-width:150px}}
-@media(max-width:600px){{.oj-static .oj-told td:nth-child(n+4):last-child{{min-width:260px}}}}
+.oj-static th,.oj-static .oj-table td:not(:last-child){{opacity:.72;white-space:nowrap}}
+.oj-static .oj-table td:not(:last-child){{opacity:1;font-variant-numeric:tabular-nums}}
+.oj-static .oj-table td:last-child{{min-width:150px}}
+@media(max-width:600px){{.oj-static .oj-table td:nth-child(n+4):last-child{{min-width:260px}}}}
 .oj-static .oj-wide{{overflow-x:auto;margin:0 0 10px}}
-@media(max-width:600px){{.oj-static .oj-told td,.oj-static .oj-told th{{
+@media(max-width:600px){{.oj-static .oj-table td,.oj-static .oj-table th{{
  padding-right:10px!important}}}}
 """
 

@@ -20,7 +20,7 @@ TOKENS = 1500
 ROWS = 20
 
 HIGHLIGHT = """
-.oj-static .oj-said{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.9;margin:0 0 10px}
+.oj-static .oj-text{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.9;margin:0 0 10px}
 .oj-static mark{color:inherit;border-radius:3px;padding:1px 0;
  background:color-mix(in srgb,#d4760a calc(var(--w)*70%),transparent);
  border-bottom:2px solid #d4760a}
@@ -37,7 +37,7 @@ def expert_html(found: ExpertUses, headline: str) -> str:
         parts.append(f'<span class="oj-label">{escape(name)}: {len(mine):,} tokens</span>')
         weights = dict(zip(mine.step.tolist(), mine.weight.tolist(), strict=True))
         first = set(mine.step[mine["rank"] == 0].tolist())
-        parts.append(f'<div class="oj-said">{_highlighted(run, weights, first)}</div>')
+        parts.append(f'<div class="oj-text">{_highlighted(run, weights, first)}</div>')
     order = found.frame.sort_values("weight", ascending=False, kind="stable").head(ROWS)
     head = ("run", "step", "phase", "weight", "rank", "in RAM", "sampled next", "context")
     rows = [
