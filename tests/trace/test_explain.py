@@ -73,22 +73,19 @@ def test_each_miss_has_its_cause(run):
     assert len(start)
     seen = 0
     for token in range(1, run.generated + 1):
-        explanation = run.explain(token)
-        assert (
-            explanation.lookups
-            == (trace.experts[trace.call == trace.call[explanation.step]] >= 0).sum()
-        )
-        here = ~trace.hits[explanation.step] & (trace.experts[explanation.step] >= 0)
-        wanted = {(int(layer), int(trace.experts[explanation.step, layer, i]))
+        found = run.explain(token)
+        assert found.lookups == (trace.experts[trace.call == trace.call[found.step]] >= 0).sum()
+        here = ~trace.hits[found.step] & (trace.experts[found.step] >= 0)
+        wanted = {(int(layer), int(trace.experts[found.step, layer, i]))
                   for layer, i in np.argwhere(here)}  # fmt: skip
-        assert {(miss.layer, miss.expert) for miss in explanation.misses} == wanted
-        read = trace.reads[trace.call[trace.reads["step"]] == trace.call[explanation.step]]
-        assert sum(miss.nbytes for miss in explanation.misses) == read["nbytes"].sum()
-        for miss in explanation.misses:
-            expected = told_by_events(trace, explanation.step, miss.layer, miss.expert)
+        assert {(miss.layer, miss.expert) for miss in found.misses} == wanted
+        read = trace.reads[trace.call[trace.reads["step"]] == trace.call[found.step]]
+        assert sum(miss.nbytes for miss in found.misses) == read["nbytes"].sum()
+        for miss in found.misses:
+            expected = told_by_events(trace, found.step, miss.layer, miss.expert)
             assert (miss.evicted_at, miss.evicted_by) == expected
             held_before = [miss.layer, miss.expert] in start.tolist()
-            read_before = ((trace.reads["step"] < explanation.step) & (trace.reads["layer"] == miss.layer)
+            read_before = ((trace.reads["step"] < found.step) & (trace.reads["layer"] == miss.layer)
                            & (trace.reads["expert"] == miss.expert)).any()  # fmt: skip
             assert (miss.evicted_at is not None) == (held_before or read_before)
             seen += miss.evicted_at is not None
@@ -96,26 +93,26 @@ def test_each_miss_has_its_cause(run):
     # From an empty cache.
     cold = Run.of(replace(trace, resident_at_start=np.zeros((0, 2), np.int16)))
     for token in (1, 7, 20):
-        explanation = cold.explain(token)
-        for miss in explanation.misses:
-            at = trace.experts[explanation.step, miss.layer].tolist().index(miss.expert)
-            assert miss.resident_under_belady == bool(bound.hits[explanation.step, miss.layer, at])
+        found = cold.explain(token)
+        for miss in found.misses:
+            at = trace.experts[found.step, miss.layer].tolist().index(miss.expert)
+            assert miss.resident_under_belady == bool(bound.hits[found.step, miss.layer, at])
 
 
 def test_the_words_say_what_the_numbers_say(run):
     """Every form names the token, its largest part and each layer that read; HTML is escaped."""
     slow = int(slowest(run.trace, 1)[0])
     token = int(np.flatnonzero(run.trace.produced >= 0).tolist().index(slow)) + 1
-    explanation = run.explain(token)
-    assert explanation.step == slow and explanation.slower_than > 0.9
-    assert "that knows the future (Belady)" in str(explanation) or not explanation.misses
-    for form in (str(explanation), explanation._repr_markdown_(), explanation._repr_html_()):
+    found = run.explain(token)
+    assert found.step == slow and found.slower_than > 0.9
+    assert "that knows the future (Belady)" in str(found) or not found.misses
+    for form in (str(found), found._repr_markdown_(), found._repr_html_()):
         assert f"token {token}" in form
-        assert "waiting for reads" in form or not explanation.misses
-        for layer in explanation.layers:
+        assert "waiting for reads" in form or not found.misses
+        for layer in found.layers:
             for miss in layer.misses:
                 assert str(miss.expert) in form
-    odd = replace(explanation, name="token <b>|`")
+    odd = replace(found, name="token <b>|`")
     assert "<b>|" not in odd._repr_html_() and "token <b>" not in odd._repr_markdown_()
 
 
@@ -123,18 +120,18 @@ def test_limits_are_measured_or_unknown(run):
     """Bytes over a rate; unknown, with the reason, without a rate or the size of dense weights."""
     trace = replace(run.trace, info=replace(run.trace.info, memory_rate=0.0))
     explanations = (trace.explain(step) for step in np.flatnonzero(trace.produced >= 0)[1:])
-    explanation = next(explanation for explanation in explanations if explanation.misses)
-    assert "limit is unknown: the memory's speed" in str(explanation)
+    found = next(found for found in explanations if found.misses)
+    assert "limit is unknown: the memory's speed" in str(found)
     known = run.explain(2, memory_rate=1e9)
     k = int((trace.experts[known.step] >= 0).sum())
     nbytes = trace.info.dense_nbytes + k * trace.info.expert_nbytes[0]
     assert known.memory.nbytes == nbytes and known.memory.ms == pytest.approx(nbytes / 1e6)
     probed = replace(trace, info=replace(trace.info, disk_rate=2e9, dense_nbytes=0))
-    explanation = probed.explain(explanation.step)
-    assert explanation.disk.ms == pytest.approx(
-        explanation.disk.nbytes / 2e6
-    ) and "measured by a probe" in str(explanation)
-    assert "size of its dense weights was not recorded" in str(explanation)
+    found = probed.explain(found.step)
+    assert found.disk.ms == pytest.approx(found.disk.nbytes / 2e6) and "measured by a probe" in str(
+        found
+    )
+    assert "size of its dense weights was not recorded" in str(found)
 
 
 def test_a_loaded_trace_explains_the_same(run, tmp_path):
@@ -152,18 +149,18 @@ def test_a_loaded_trace_explains_the_same(run, tmp_path):
 
 def test_the_timeline_has_every_layer_and_every_read(run):
     """Bars end where the call ends, and a read is drawn for each miss; older traces have parts."""
-    explanation = next(run.explain(n) for n in range(2, 21) if run.explain(n).misses)
-    figure = explanation.figure()
+    found = next(run.explain(n) for n in range(2, 21) if run.explain(n).misses)
+    figure = found.figure()
     bars = [part for part in figure.data if part.type == "bar"]
     ends = max(base + x for bar in bars for base, x in zip(bar.base, bar.x, strict=True))
-    assert ends == pytest.approx(explanation.ms, rel=0.02)
+    assert ends == pytest.approx(found.ms, rel=0.02)
     reads = next(part for part in figure.data if part.type == "scatter")
-    assert sum(x is None for x in reads.x) == len(explanation.misses)
+    assert sum(x is None for x in reads.x) == len(found.misses)
     old = replace(run.trace, layer_us=run.trace.layer_us[:0])
-    bars = [part for part in old.explain(explanation.step).figure().data if part.type == "bar"]
-    assert sum(bar.x[0] for bar in bars) == pytest.approx(explanation.ms, rel=0.02)
+    bars = [part for part in old.explain(found.step).figure().data if part.type == "bar"]
+    assert sum(bar.x[0] for bar in bars) == pytest.approx(found.ms, rel=0.02)
     assert figure.layout.xaxis.title.text == "ms since the call began"
-    whole = old.explain(explanation.step).figure()
+    whole = old.explain(found.step).figure()
     assert (
         dict(zip(whole.layout.yaxis.tickvals, whole.layout.yaxis.ticktext, strict=True))[-1]
         == "all"

@@ -127,7 +127,7 @@ def packed(*values: int):
 
 
 def test_a_file_of_version_1_is_read(tmp_path):
-    """It had no times by layer and fewer parts of a call: those are 0, and `explain` has fewer parts."""
+    """It had no times by layer and fewer parts of a call: those are 0, also in `explain`."""
     columns = {
         "reads": {"step": (0, 1), "layer": (1, 0), "expert": (3, 2), "nbytes": (900, 900),
                   "start_ns": (1_500, 6_100), "ns": (400, 300)},

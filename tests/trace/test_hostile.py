@@ -166,7 +166,7 @@ def test_a_replay_takes_only_keys_that_there_are(saved):
     """What was resident before is checked as well."""
     routing = routing_of(Trace.load(saved[0]))
     for keys in ([(99, 0)], [(0, 99)], [(-1, 0)], [(0, 1), (0, 1)]):
-        with pytest.raises(ValueError, match="does not exist"):
+        with pytest.raises(ValueError, match="at_start names an expert"):
             simulate(routing, "lru", 8, keys)
 
 

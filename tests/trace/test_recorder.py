@@ -39,10 +39,10 @@ def call(recorder: Recorder, phase: int, tokens: list[int], ns: int, produced: i
     recorder(StepDone(produced, ns, sample_ns=4))
 
 
-@pytest.mark.parametrize("foreseen", [1, 3, 100])
-def test_steps_are_tokens_and_calls_share_their_time(foreseen):
-    """A chunk of three tokens is three steps of a third of its time, whatever length was expected."""
-    recorder = Recorder(2, foreseen, NOBODY)
+@pytest.mark.parametrize("expected", [1, 3, 100])
+def test_steps_are_tokens_and_calls_share_their_time(expected):
+    """A chunk of three tokens is three steps of a third of its time, whatever was expected."""
+    recorder = Recorder(2, expected, NOBODY)
     call(recorder, PREFILL, [3, 4, 5], ns=300)
     call(recorder, DECODE, [6], ns=50, produced=9)
     trace = recorder.trace(TraceInfo())

@@ -48,7 +48,7 @@ def test_the_replay_is_the_engine_hit_for_hit(policy, slots):
 
 
 def test_lru_needs_no_earlier_run_to_agree():
-    """The trace has the experts resident at the start in eviction order, which is enough for LRU."""
+    """The trace has the experts resident at the start in eviction order: enough for LRU."""
     _, second = runs(40, policy="lru")
     row = second.what_if([40], ["lru"]).iloc[0]
     assert row.hits == second.hits.sum() and row.reads == len(second.reads)
