@@ -17,7 +17,7 @@ VIEWS = {
     "Run.report": "notebook.render.static.report:report",
     "Run.mimebundle": "notebook.render.static:run_bundle",
     "Trace.view": "notebook.live.widget:of_trace",
-    "Trace.sizing": "notebook.live.cache_slider:Sizing",
+    "Trace.sizing": "notebook.render.figures.cache_sizes:sizes_figure",
     "Atlas.figure": "notebook.render.figures.routing:atlas_figure",
     "Explanation.figure": "notebook.render.figures.token:token_figure",
     "Explanation.html": "notebook.render.static.explanation:html",

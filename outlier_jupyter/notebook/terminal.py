@@ -29,7 +29,7 @@ LOADING = sorted(
     - {"quiet"}
 )
 """The options of loading that `run` takes as well: those whose names mean nothing else there."""
-NOT_HERE = {"no_widget", "slider", "figure"}
+NOT_HERE = {"no_widget", "figure"}
 """Flags that need a notebook."""
 
 

@@ -191,7 +191,7 @@ class Trace:
         return what_if.what_if(self, slots, policies, _traces(after))
 
     def sizing(self) -> Any:
-        """A slider over cache sizes: hits, reads and predicted speed of each; a widget."""
+        """The old name of `run.figures.what_if()`, kept for one release; it was a slider."""
         return draw("Trace.sizing", self)
 
     def slots_for(self, hit_rate: float, policy: str = "default", **options: Any) -> int:

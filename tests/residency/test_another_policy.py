@@ -34,13 +34,11 @@ def test_an_engine_runs_with_it_and_the_replay_is_the_run(run: Run) -> None:
     assert found.hits.item() == run.trace.hits.sum()
 
 
-def test_it_is_in_tables_figures_slider_and_report(run: Run) -> None:
+def test_it_is_in_tables_figures_and_report(run: Run) -> None:
     """By its name or its label, beside the others."""
     assert set(run.trace.what_if([6, 12]).policy) == set(POLICIES) > {"first-in"}
     names = {line.name for line in sizes_figure(run.trace, [6, 12], None).data}
     assert "first in, first out" in names
-    sizing = run.trace.sizing()
-    assert "first-in" in sizing.rows and "first in, first out" in sizing.readout.value
     assert "first-in: hits" in report(run)
 
 

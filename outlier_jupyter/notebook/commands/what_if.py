@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
 
-    from ..live.cache_slider import Sizing
-
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -27,11 +25,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="a cache policy; may be given again",
     )  # fmt: skip
     parser.add_argument(
-        "--slider", action="store_true", default=None, help="a slider of sizes for a table"
-    )
-    parser.add_argument(
-        "--figure", action="store_true", default=None, help="a figure of curves for a table"
-    )
+        "--figure", "--slider", action="store_true", default=None,
+        help="a figure of curves for a table; --slider is its old name",
+    )  # fmt: skip
     parser.add_argument(
         "--hit-rate", type=float, metavar="SHARE",
         help="with how few slots so much of decode hits, as 0.9",
@@ -44,12 +40,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
 
 
-def _run(session: Session, given: dict[str, Any]) -> Sizing | pandas.DataFrame | go.Figure | int:
-    """A table, or the slider, the figure, or how many slots a rate takes."""
+def _run(session: Session, given: dict[str, Any]) -> pandas.DataFrame | go.Figure | int:
+    """A table, or the figure, or how many slots a rate takes."""
     run = the_run(session, given)
-    if given.get("slider"):
-        sizing: Sizing = run.trace.sizing()
-        return sizing
     asked = {name: given[name] for name in ("slots", "policies") if name in given}
     if given.get("figure"):
         figure: go.Figure = run.figures.what_if(**asked)
@@ -72,6 +65,6 @@ COMMAND = Command(
     _arguments,
     "Say what other cache sizes and policies would have hit, read and given.",
     call="`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--figure` is "
-    "`run.figures.what_if(slots, policies)`, `--slider` `run.trace.sizing()`",
+    "`run.figures.what_if(slots, policies)`",
     terminal=True,
 )

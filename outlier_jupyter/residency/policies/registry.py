@@ -1,4 +1,4 @@
-"""The registry of eviction policies: options, help, figures, slider and report iterate over it.
+"""The registry of eviction policies: options, help, figures and report iterate over it.
 
 A policy scores experts; of the evictable ones, the lowest score × weight of its layer is evicted
 first. It receives the routers' choices and the lookups; it never sees a slot.

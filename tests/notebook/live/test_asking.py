@@ -11,6 +11,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter import Run
 from outlier_jupyter.errors import OptionError, TraceError
+from outlier_jupyter.formatting import size_words
 from outlier_jupyter.notebook.live.widget import LiveView
 from outlier_jupyter.system.memory_info import measure_memory, memory_rate
 
@@ -126,21 +127,21 @@ def test_what_if_is_a_table_a_figure_or_a_number(ip):
     assert after.equals(other.trace.what_if(slots=[6], after=[one.trace]))
 
 
-def test_what_if_is_a_table_or_a_slider(ip):
-    """The magic's table is the call's; moving the slider shows that size's rows."""
+def test_the_figure_of_what_if_tells_all_of_a_size(ip):
+    """A point's hover has the table's row; what was a slider gives the same figure."""
     one = ip.user_ns["one"]
     found = ip.run_line_magic("outlier", "what-if --slots 6 --slots 12 --policy lru --run one")
     wanted = one.trace.what_if(slots=[6, 12], policies=["lru"])
     assert found.equals(wanted)
-    sizing = ip.run_line_magic("outlier", "what-if --slider --run one")
-    assert sizing.slots.value == 10 and "the size this run had" in sizing.readout.value
-    for slots in (6, 24):
-        sizing.slots.value = slots
-        told = one.trace.what_if(slots=[slots]).set_index("policy")
-        for policy, row in sizing.rows.items():
-            assert row["decode_hits"] == told.loc[policy].decode_hits
-            assert row["bytes"] == told.loc[policy].bytes
-        assert f"{slots} of 24 experts in RAM" in sizing.readout.value
+    figure = ip.run_line_magic(
+        "outlier", "what-if --slots 6 --slots 12 --policy lru --figure --run one"
+    )
+    told = [[row.gb, row.share, size_words(row.decode_bytes)] for row in wanted.itertuples()]
+    for part in figure.data:
+        assert [list(row) for row in part.customdata] == told
+        assert all(f"customdata[{place}]" in part.hovertemplate for place in range(3))
+    assert ip.run_line_magic("outlier", "what-if --slider --run one") == one.trace.sizing()
+    assert one.trace.sizing() == one.figures.what_if()
 
 
 def test_a_report_is_one_page_that_fetches_nothing(ip, tmp_path, capsys):

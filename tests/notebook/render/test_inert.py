@@ -38,7 +38,6 @@ def htmls(engine: Engine, runs: dict[str, Run]) -> Iterator[tuple[str, str]]:
     yield "uses", outlier_jupyter.tokens_of(runs, layer, expert)._repr_html_()
     yield "tokens", run.experts_of(slice(0, 4))._repr_html_()
     yield "compared", outlier_jupyter.compare(runs)._repr_html_()
-    yield "sizing", run.trace.sizing().readout.value
     yield "plan", outlier_jupyter.plan(engine.info.model)._repr_html_()
     chat = Chat(engine, max_tokens=2)
     chat.send(SAID)

@@ -9,6 +9,7 @@ from textwrap import wrap
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ....formatting import size_words
 from ....residency.policies import DEFAULT, POLICIES
 from ....trace.trace import Trace
 from ....trace.what_if import note, what_if
@@ -29,7 +30,7 @@ most among the small sizes."""
 
 
 def sizes_figure(
-    trace: Trace, slots: Sequence[int] | None, policies: Sequence[str] | None
+    trace: Trace, slots: Sequence[int] | None = None, policies: Sequence[str] | None = None
 ) -> go.Figure:
     """`what_if` of a trace; of hits alone if no times were recorded."""
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
@@ -44,6 +45,8 @@ def sizes_figure(
     if reason:
         return no_data(figure, reason)
     frame = what_if(trace, slots, policies)
+    sized = frame.gb.notna().all()
+    frame["read"] = [size_words(n) if sized else "unknown bytes" for n in frame.decode_bytes]
     for policy, rows in frame.groupby("policy", sort=False):
         colour, dash, sign = LINES.get(policy, ANOTHER)
         label = POLICIES[policy].label
@@ -57,9 +60,10 @@ def sizes_figure(
                     mode="lines+markers", showlegend=row == 1,
                     line={"color": colour, "dash": dash, "width": 1.6},
                     marker={"symbol": sign, "size": 6, "color": colour},
-                    customdata=rows[["gb", "share"]],
+                    customdata=rows[["gb", "share", "read"]],
                     hovertemplate=f"%{{x:,d}} slots, %{{customdata[1]:.3~p}} of all, "
-                    f"%{{customdata[0]:.3~g}} GB<br>{unit}<extra>{label}</extra>",
+                    f"%{{customdata[0]:.3~g}} GB<br>{unit}<br>"
+                    f"%{{customdata[2]}} read in decode<extra>{label}</extra>",
                 ),
                 row=row, col=1,
             )  # fmt: skip
