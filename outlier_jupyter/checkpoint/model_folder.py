@@ -1,9 +1,9 @@
-"""A model's folder as mlx-lm is to read it: checked, with its index's shards, without its code.
+"""A model's folder, checked, and a view of it for mlx-lm: the index's shards, without code.
 
-mlx-lm and transformers take a folder as it is: every `model*.safetensors` in it, stale ones too,
-code that its configs name, and paths as patterns. So they are shown another one, made for the
-moment, of links: to the shards that count, and to what describes the model. It knows files and
-JSON; what is in a shard is `checkpoint`'s to say.
+mlx-lm and transformers read all of a folder: every `model*.safetensors` in it, stale ones too, code
+that its configs name, and paths as patterns. So they get a temporary folder of links to the shards
+of the index and to the files that describe the model. This module knows files and JSON; `layout`
+knows what is in a shard.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ TEMPLATES = "additional_chat_templates"
 TEMPLATE, TEMPLATE_JSON = "chat_template.jinja", "chat_template.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "spiece.model", "vocab.json",
               "vocab.txt", "sentencepiece.bpe.model")  # fmt: skip
-"""Files any of which a tokenizer can be made of, beside `*.tiktoken`."""
+"""Files, besides `*.tiktoken`, from any of which a tokenizer can be made."""
 MOST_LAYERS = 2000
-"""More than any model has: mlx-lm would build them one by one."""
+"""More layers than any model has: mlx-lm would build them one by one."""
 MOST = 2**31
 SIZES = re.compile(
     r"(hidden|vocab|head|embed|(moe_|shared_expert_)?intermediate|d_model)\w*(_size|_dim)|d_model|"
     r"n(um)?_\w*(layers|heads|experts|experts_per_tok)"
 )
-"""Names of whole numbers that say how large a model is."""
+"""Names of integers in configs that give a model's size."""
 SIZES_OF_ALL = re.compile(r"(hidden|vocab)_size|head_dim|num_(attention|key_value)_heads|d_model")
-"""Those of them that are 0 in no model."""
+"""Those of them that are never 0."""
 QUANTIZED = {"group_size": (64, 16, 32, 128), "bits": (4, 2, 3, 5, 6, 8),
              "mode": ("affine", "mxfp4", "mxfp8", "nvfp4")}  # fmt: skip
-"""What a format may be."""
-OTHERS = {
+"""Allowed values of a quantization."""
+UNREAD = {
     ".gguf": "GGUF files, which mlx-lm does not read: give a safetensors version of the model",
     ".bin": "PyTorch's *.bin, which are not read, for they may run code: convert it with "
             "`mlx_lm.convert`",
@@ -54,14 +54,15 @@ OTHERS = {
 
 
 class ModelFolder:
-    """The files of a model that count.
+    """The relevant files of a model's folder.
 
     Args:
         path: an existing folder.
-        trusted: run the code that the folder brings, where it is needed.
+        trusted: whether code in the folder may be run.
 
     Raises:
-        ModelNotFound, CheckpointError, UnsupportedModel: what is missing or wrong, by file.
+        ModelNotFound: the folder cannot be read.
+        CheckpointError: a file is missing or wrong.
     """
 
     def __init__(self, path: Path, *, trusted: bool = False) -> None:
@@ -76,17 +77,17 @@ class ModelFolder:
 
     @property
     def needs_code(self) -> str:
-        """Which file of the folder would have to be run, in words; empty where none."""
+        """A description of the code in the folder that the model needs; "" if it needs none."""
         if (file := self.config.get("model_file")) is not None:
             return f"the model's own code ({file}, named by config.json)"
-        told = self._read(TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._names else {}
-        auto_map = told.get("auto_map")
+        config = self._read(TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._names else {}
+        auto_map = config.get("auto_map")
         if isinstance(auto_map, dict) and "AutoTokenizer" in auto_map:
             return f"the tokenizer's own code (auto_map in {TOKENIZER_CONFIG})"
         return ""
 
     def check_code(self) -> None:
-        """Raises UnsupportedModel: code of the folder would have to be run, and is not trusted."""
+        """Raises UnsupportedModel: the model needs code in the folder, which is not trusted."""
         if not self.trusted and (code := self.needs_code):
             raise UnsupportedModel(
                 f"{place(self.path)} wants {code} to be run, which is not done unasked: give "
@@ -94,9 +95,11 @@ class ModelFolder:
             )
 
     def check_tokenizer(self) -> None:
-        """Raises CheckpointError: there is nothing to make a tokenizer of but code.
+        """Check that the folder has a tokenizer.
 
-        Where that would help, UnsupportedModel says how to allow it.
+        Raises:
+            CheckpointError: there is no file of a tokenizer.
+            UnsupportedModel: the model needs code in the folder, which is not trusted.
         """
         self.check_code()
         names = self._names
@@ -108,17 +111,17 @@ class ModelFolder:
 
     @property
     def template(self) -> Any:
-        """The chat template beside the tokenizer, where the tokenizer itself has none.
+        """The chat template in `chat_template.json`, if the tokenizer itself has none.
 
-        Models that read more than text have it in `chat_template.json`, for their processors.
+        Multimodal models have it there, for their processors.
 
         Raises:
-            CheckpointError: the file holds none.
+            CheckpointError: the file has no template.
         """
         if TEMPLATE_JSON not in self._names or TEMPLATE in self._names:
             return None
-        told = self._read(TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._names else {}
-        if told.get("chat_template"):
+        config = self._read(TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._names else {}
+        if config.get("chat_template"):
             return None
         found = self._read(TEMPLATE_JSON).get("chat_template")
         if not isinstance(found, str):
@@ -130,34 +133,36 @@ class ModelFolder:
 
     @contextmanager
     def view(self) -> Iterator[Path]:
-        """A folder of links that mlx-lm can be given; it is gone afterwards.
+        """A temporary folder of links for mlx-lm.
 
-        Files that are open by then stay readable.
+        Files that are open when it is removed stay readable.
         """
         with tempfile.TemporaryDirectory(prefix="outlier-model-") as name:
-            shown = Path(name)
+            linked = Path(name)
             for file in self.shards:
-                (shown / file.name).symlink_to(file.absolute())
+                (linked / file.name).symlink_to(file.absolute())
             for name in self._names:
                 if name in REWRITTEN:
                     if name != INDEX:
-                        (shown / name).write_text(json.dumps(self._without_code(name)))
+                        (linked / name).write_text(json.dumps(self._without_code(name)))
                 elif name.endswith(DESCRIBING) or (self.trusted and name.endswith(".py")):
                     self._check_regular(name)
-                    (shown / name).symlink_to((self.path / name).absolute())
+                    (linked / name).symlink_to((self.path / name).absolute())
                 elif name == TEMPLATES and (self.path / name).is_dir():
-                    (shown / name).symlink_to((self.path / name).absolute())
-            yield shown
+                    (linked / name).symlink_to((self.path / name).absolute())
+            yield linked
 
     def _without_code(self, name: str) -> dict[str, Any]:
-        told = self.config if name == CONFIG else self._read(name)
+        config = self.config if name == CONFIG else self._read(name)
         if self.trusted:
-            return told
-        return {key: value for key, value in told.items() if key not in ("auto_map", "model_file")}
+            return config
+        return {
+            key: value for key, value in config.items() if key not in ("auto_map", "model_file")
+        }
 
     def _config(self) -> dict[str, Any]:
         if CONFIG not in self._names:
-            raise CheckpointError(f"{place(self.path)} {self._instead()}")
+            raise CheckpointError(f"{place(self.path)} {self._content()}")
         config = self._read(CONFIG)
         if not isinstance(config.get("model_type"), str):
             raise CheckpointError(
@@ -170,25 +175,29 @@ class ModelFolder:
         return _with_rope(config)
 
     def _check_numbers(self, config: dict[str, Any]) -> None:
-        """Raises CheckpointError: a size that no model has; MLX ends the process over some."""
+        """Raises CheckpointError: a size is impossible; with some, MLX ends the process."""
         for name, value in config.items():
             if not SIZES.fullmatch(name) or value is None or isinstance(value, list | dict):
                 continue
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            most = MOST_LAYERS if name.endswith("layers") else MOST
-            if not (whole and 0 <= value <= most) or (value == 0 and SIZES_OF_ALL.fullmatch(name)):
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            maximum = MOST_LAYERS if name.endswith("layers") else MOST
+            if not (is_integer and 0 <= value <= maximum) or (
+                value == 0 and SIZES_OF_ALL.fullmatch(name)
+            ):
                 raise CheckpointError(
                     f"{place(self.path / CONFIG)} says {name}={str(value)[:40]!r}, which no model "
                     "has: copy config.json from the original model"
                 )
-        told = config.get("quantization")
-        if told is not None:
-            self._check_quantization(told)
+        if (quantization := config.get("quantization")) is not None:
+            self._check_quantization(quantization)
 
-    def _check_quantization(self, told: Any) -> None:
-        """Raises CheckpointError: a format that MLX has not."""
-        for part in (told, *(told.values() if isinstance(told, dict) else ())):
-            if part is not told and not isinstance(part, dict):
+    def _check_quantization(self, quantization: Any) -> None:
+        """Raises CheckpointError: MLX does not know the format."""
+        for part in (
+            quantization,
+            *(quantization.values() if isinstance(quantization, dict) else ()),
+        ):
+            if part is not quantization and not isinstance(part, dict):
                 continue
             known = isinstance(part, dict) and all(
                 part.get(name, values[0]) in values and not isinstance(part.get(name), bool)
@@ -200,19 +209,19 @@ class ModelFolder:
                     f"({str(part)[:60]}): copy config.json from the original model"
                 )
 
-    def _instead(self) -> str:
-        """What the folder holds, where it holds no config."""
+    def _content(self) -> str:
+        """A description of a folder without a config."""
         if not self._names:
             return "is empty: name a folder with a model in it"
         if any(name.startswith("adapter") for name in self._names):
             return "holds adapters alone (no config.json): give the model that they are for"
-        if others := self._others():
+        if others := self._unread_weights():
             return f"holds {others}"
         return "has no config.json: name a folder with a model in it, or copy the file there"
 
-    def _others(self) -> str:
-        """Weights of a kind that is not read, in words; empty where there are none."""
-        found = (w for end, w in OTHERS.items() if any(n.endswith(end) for n in self._names))
+    def _unread_weights(self) -> str:
+        """A description of weights in formats that are not read; "" if there are none."""
+        found = (w for end, w in UNREAD.items() if any(n.endswith(end) for n in self._names))
         return next(found, "")
 
     def _shards(self) -> tuple[Path, ...]:
@@ -221,21 +230,21 @@ class ModelFolder:
             found = self._indexed()
         if not found:
             none = "no model*.safetensors: download or copy the model's weights there"
-            raise CheckpointError(f"{place(self.path)} holds {self._others() or none}")
+            raise CheckpointError(f"{place(self.path)} holds {self._unread_weights() or none}")
         for name in found:
             self._check_regular(name)
         return tuple(self.path / name for name in found)
 
     def _indexed(self) -> list[str]:
-        """The shards that the index names, which decides: others may be left from earlier."""
+        """The shards that the index names; other files may be stale."""
         weights = self._read(INDEX).get("weight_map")
         if not isinstance(weights, dict) or not all(isinstance(n, str) for n in weights.values()):
             raise CheckpointError(
                 f"{place(self.path / INDEX)} has no weight_map of tensors to files: download it "
                 "again, or remove it if the model is in one file"
             )
-        named = sorted(set(weights.values()))
-        for name in named:
+        shards = sorted(set(weights.values()))
+        for name in shards:
             if Path(name).name != name:
                 raise CheckpointError(
                     f"{place(self.path / INDEX)} names {name[:80]!r}, which is no file of its "
@@ -246,15 +255,15 @@ class ModelFolder:
                     f"{place(self.path / INDEX)} names {name[:80]}, which is not there: download "
                     "or copy that shard, too"
                 )
-        return named
+        return shards
 
     def _read(self, name: str) -> dict[str, Any]:
-        """A JSON file's object; a byte order mark before it is passed by."""
+        """Parse a JSON file with an object; a byte order mark is skipped."""
         if name in self._known:
             return self._known[name]
         self._check_regular(name)
         try:
-            told = json.loads((self.path / name).read_bytes().decode("utf-8-sig"))
+            content = json.loads((self.path / name).read_bytes().decode("utf-8-sig"))
         except OSError as error:
             raise CheckpointError(
                 f"{place(self.path / name)} cannot be read: {error.strerror or error}"
@@ -264,19 +273,19 @@ class ModelFolder:
                 f"{place(self.path / name)} is not JSON ({str(error)[:80]}): download or copy it "
                 "again"
             ) from error
-        if not isinstance(told, dict):
+        if not isinstance(content, dict):
             raise CheckpointError(
                 f"{place(self.path / name)} holds no object ({{…}}): download or copy it again"
             )
-        self._known[name] = told
-        return told
+        self._known[name] = content
+        return content
 
     @cached_property
     def _known(self) -> dict[str, dict[str, Any]]:
         return {}
 
     def _check_regular(self, name: str) -> None:
-        """Raises CheckpointError: a pipe, a device, a folder, or a link to nowhere."""
+        """Raises CheckpointError: the file is a pipe, a device, a folder, or a broken link."""
         try:
             mode = (self.path / name).stat().st_mode
         except OSError as error:
@@ -291,11 +300,11 @@ class ModelFolder:
 
 
 def _with_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` with the names that mlx-lm reads for what transformers 5 calls rope_parameters."""
-    told = config.get("rope_parameters")
-    if not isinstance(told, dict) or "rope_theta" not in told or "rope_theta" in config:
+    """`config` with mlx-lm's names for the rope_parameters of transformers 5."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" not in rope or "rope_theta" in config:
         return config
-    named = config | {"rope_theta": told["rope_theta"]}
-    if told.get("rope_type", "default") != "default" and not config.get("rope_scaling"):
-        named["rope_scaling"] = {k: v for k, v in told.items() if k != "rope_theta"}
-    return named
+    renamed = config | {"rope_theta": rope["rope_theta"]}
+    if rope.get("rope_type", "default") != "default" and not config.get("rope_scaling"):
+        renamed["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    return renamed

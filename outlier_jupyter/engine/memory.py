@@ -22,7 +22,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..formatting import percent, size_words
-from ..system.memory_info import give_back_freed, process_nbytes
+from ..system.memory_info import process_nbytes, trim_heap
 
 MLX_CACHE_NBYTES = 64_000_000
 """MLX's cap on freed memory that it keeps for new arrays, while an engine is open. It uses 4 to 13
@@ -162,7 +162,7 @@ cache_cap = CacheCap()
 def give_back() -> None:
     """Return freed memory to the system: MLX's, as mlx-lm does, and the allocator's."""
     mx.clear_cache()
-    give_back_freed()
+    trim_heap()
 
 
 def weights_nbytes(model: nn.Module) -> int:

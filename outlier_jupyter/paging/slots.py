@@ -211,10 +211,10 @@ def _rows(part: ExpertPart, slots: int) -> mx.array:
         array = mx.zeros((slots, *part.shape), MLX_DTYPES[part.dtype])
     else:
         whole = mx.zeros((count + spare,), unit)
-        with huge_pages.coming(whole.nbytes):
+        with huge_pages.prepare(whole.nbytes):
             mx.eval(whole)
         address = _address(host_bytes(whole))
-        huge_pages.gather(address, whole.nbytes)
+        huge_pages.collapse(address, whole.nbytes)
         begin = -address % PAGE // unit.size
         rows = whole[begin : begin + count].reshape(slots, part.nbytes // unit.size)
         array = rows.view(MLX_DTYPES[part.dtype]).reshape(slots, *part.shape)

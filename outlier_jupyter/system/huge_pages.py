@@ -22,29 +22,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-LARGE = 1 << 21
+HUGE = 1 << 21
 """Bytes of a huge page, on x86-64 and most of ARM."""
-LARGE_PAGES, GATHER = 14, 25
+ADVISE_HUGE, COLLAPSE = 14, 25
 """Advice to Linux: MADV_HUGEPAGE, MADV_COLLAPSE."""
-BY_ITSELF = 1 << 26
+SEPARATE_MAPPING = 1 << 26
 """Bytes from which on C's allocator maps memory separately."""
-LOOK_S = 0.001
+FIRST_PAUSE_S = 0.001
 MAPS = Path("/proc/self/maps")
 """Where Linux lists the mapped memory."""
 
 
 @contextmanager
-def coming(nbytes: int) -> Iterator[None]:
+def prepare(nbytes: int) -> Iterator[None]:
     """Request huge pages for memory of `nbytes` that is mapped and filled within the context.
 
-    A thread watches for it. What is filled before the thread sees it stays in small pages; `gather`
-    moves those.
+    A thread watches for it. Memory that is filled before the thread sees it stays in small pages,
+    until `collapse` moves it.
     """
-    if nbytes < BY_ITSELF or not MAPS.exists():
+    if nbytes < SEPARATE_MAPPING or not MAPS.exists():
         yield
         return
     over = threading.Event()
-    watch = threading.Thread(target=_look_out, args=(nbytes, set(_mapped(nbytes)), over))
+    watch = threading.Thread(target=_advise_new, args=(nbytes, set(_mapped(nbytes)), over))
     watch.start()
     try:
         yield
@@ -53,13 +53,13 @@ def coming(nbytes: int) -> Iterator[None]:
         watch.join()
 
 
-def _look_out(nbytes: int, known: set[tuple[int, int]], over: threading.Event) -> None:
+def _advise_new(nbytes: int, known: set[tuple[int, int]], over: threading.Event) -> None:
     """Advise huge pages for newly mapped memory not in `known`, at growing intervals."""
-    pause = LOOK_S
+    pause = FIRST_PAUSE_S
     while not over.wait(pause):
         for begin, end in set(_mapped(nbytes)) - known:
             known.add((begin, end))
-            _advise(begin, end - begin, LARGE_PAGES)
+            _advise(begin, end - begin, ADVISE_HUGE)
         pause = min(2 * pause, 0.1)
 
 
@@ -72,10 +72,10 @@ def _mapped(nbytes: int) -> Iterator[tuple[int, int]]:
             yield begin, end
 
 
-def gather(address: int, nbytes: int) -> None:
+def collapse(address: int, nbytes: int) -> None:
     """Move memory that is in use into huge pages, with its content."""
-    if _advise(address, nbytes, LARGE_PAGES):
-        _advise(address, nbytes, GATHER)
+    if _advise(address, nbytes, ADVISE_HUGE):
+        _advise(address, nbytes, COLLAPSE)
 
 
 def buffer(nbytes: int) -> memoryview:
@@ -83,19 +83,19 @@ def buffer(nbytes: int) -> memoryview:
 
     From the size of a huge page on it consists of whole huge pages.
     """
-    if nbytes < LARGE:
+    if nbytes < HUGE:
         return memoryview(mmap.mmap(-1, max(nbytes, 1)))[:nbytes]
-    size = -(-nbytes // LARGE) * LARGE
-    mapped = mmap.mmap(-1, size + LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    size = -(-nbytes // HUGE) * HUGE
+    mapped = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
-    first = -address % LARGE
-    _advise(address + first, size, LARGE_PAGES)
+    first = -address % HUGE
+    _advise(address + first, size, ADVISE_HUGE)
     return memoryview(mapped)[first : first + nbytes]
 
 
 def _advise(address: int, nbytes: int, advice: int) -> bool:
     """Advise the system on the huge pages completely within; whether it accepted."""
-    begin, end = -(-address // LARGE) * LARGE, (address + nbytes) // LARGE * LARGE
+    begin, end = -(-address // HUGE) * HUGE, (address + nbytes) // HUGE * HUGE
     if end <= begin or not sys.platform.startswith("linux"):
         return False
     return bool(_madvise()(begin, end - begin, advice) == 0)

@@ -104,7 +104,7 @@ def measure_memory(nbytes: int = PROBED_NBYTES) -> float:
     return _memory_rate
 
 
-def give_back_freed() -> None:
+def trim_heap() -> None:
     """Have the C library return freed memory to the operating system.
 
     glibc keeps freed memory below other blocks: after the activations of a prompt that was 50 MB of

@@ -221,7 +221,7 @@ def test_parts_that_lie_in_the_same_bytes_share_the_reads(joined, band, blob, mo
 
 
 def test_a_threads_buffer_is_counted_while_the_thread_lives(blob):
-    """What bands are read into is memory, and said to be, until the thread ends."""
+    """Band buffers are counted as memory until their thread ends."""
     file, _ = blob
     part = ExpertPart("w", "U8", ArrayView.of(file, 0, (1, 64, 64), 1).transpose((0, 2, 1)))
     reader = open_reader("pread", [file])

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has this 
 
 
 def pieces(*memory: np.ndarray) -> np.ndarray:
-    """Where these lie, as the kernel wants to be told."""
+    """The addresses and lengths of these, in the kernel's format."""
     return np.array([(each.ctypes.data, each.nbytes) for each in memory], np.uint64)
 
 
@@ -60,8 +60,8 @@ def test_many_reads_land_in_the_pieces_they_were_meant_for(file, queue):
         assert np.array_equal(whole, content[7 * number :][: whole.size])
 
 
-def test_a_read_past_the_end_tells_how_much_came(file, queue):
-    """Which whoever asked can see is too little."""
+def test_a_read_past_the_end_returns_the_bytes_read(file, queue):
+    """The caller sees that they are too few."""
     memory = np.zeros(100, np.uint8)
     told = pieces(memory)
     assert queue.submit([KernelRead(3, 9_950, told.ctypes.data)], file[0], 1) == 1
@@ -81,7 +81,7 @@ def test_what_cannot_be_read_is_not_taken(file, queue):
 
 
 def test_no_more_are_taken_than_may_be_pending(file, queue):
-    """Whoever asks for more reads the others otherwise."""
+    """The caller reads the others in another way."""
     memory = np.zeros(1, np.uint8)
     told = pieces(memory)
     reads = [KernelRead(i, 0, told.ctypes.data) for i in range(kernel_queue.DEPTH + 5)]
@@ -90,7 +90,7 @@ def test_no_more_are_taken_than_may_be_pending(file, queue):
 
 
 def test_a_queue_closes_twice_and_none_is_opened_where_there_is_none(queue, monkeypatch):
-    """Another system or machine has none, and is not asked."""
+    """Another system or machine has none, and gets no system call."""
     queue.close()
     queue.close()
     monkeypatch.setattr(kernel_queue, "CALLS", {})

@@ -121,7 +121,7 @@ def test_yarn_makes_the_context_longer():
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_pipe_is_not_waited_for(folder, name):
-    """It is no regular file, and that is said."""
+    """The error says that it is not a regular file."""
     irregular(name)(folder)
     with pytest.raises(CheckpointError, match="no regular file"):
         load(folder, quiet=True)
@@ -137,8 +137,8 @@ CODE = "import pathlib; pathlib.Path(__file__).with_name('ran').touch(); raise S
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["custom.Custom", None]}}),
     ],
 )
-def test_code_of_a_folder_is_never_run_unasked(folder, monkeypatch, file, told):
-    """Neither run nor asked about: one sentence names the option."""
+def test_code_of_a_folder_is_never_run_without_the_option(folder, monkeypatch, file, told):
+    """It is not run, and no question is asked: one sentence names the option."""
     (folder / "custom.py").write_text(CODE)
     edited(file, lambda was: was | told)(folder)
     monkeypatch.setattr(sys, "stdin", None)  # who asks fails

@@ -259,7 +259,7 @@ def test_a_record_that_cannot_be_read_is_read_from_the_shards(model):
 
 
 def test_records_of_changed_shards_are_not_used(model):
-    """A shard that was written since, or experts of another shape, are told from those there."""
+    """A shard that was written since, or experts of another shape, are detected."""
     records = model.write().records
     assert records.mismatch(model.checkpoint.files, model.layers) == ""
     other = {path: parts[:-1] for path, parts in model.layers.items()}
@@ -300,15 +300,15 @@ def test_a_full_disk_keeps_what_was_there_and_says_so(model, monkeypatch):
     model.assert_read(model.open("pread"))
 
 
-def test_too_little_room_is_said_before_anything_is_written(model, monkeypatch):
-    """What is needed and what is free are told; no record is written."""
+def test_too_little_room_is_an_error_before_anything_is_written(model, monkeypatch):
+    """The error has the bytes needed and free; no record is written."""
     monkeypatch.setattr(repack, "SPARE", 1 << 60)
     with pytest.raises(RepackFailed, match="are free: make room"):
         model.write()
     assert not model.target.exists()
 
 
-def test_a_failing_read_of_the_shards_is_said_and_gone_on_from(model, monkeypatch):
+def test_a_failing_read_of_the_shards_is_an_error_that_can_be_resumed(model, monkeypatch):
     """A shard that cannot be read ends the repack with its sentence; the next call goes on."""
     real, reads = repack.read_expert, []
 
@@ -325,7 +325,7 @@ def test_a_failing_read_of_the_shards_is_said_and_gone_on_from(model, monkeypatc
 
 
 def test_what_is_not_read_back_as_written_never_gets_its_name(model, monkeypatch):
-    """A disk that returns other bytes than it was given is told of; the good layers stay."""
+    """A disk that returns other bytes than were written is an error; the good layers stay."""
     real = os.pwrite
     second = repack.plan_records(model.layers)[1].begin
 
@@ -342,7 +342,7 @@ def test_what_is_not_read_back_as_written_never_gets_its_name(model, monkeypatch
 
 
 def test_two_processes_do_not_repack_to_one_file(model):
-    """While another holds the file, the second is told so and nothing is touched."""
+    """While another process has the lock, the second fails and nothing is touched."""
     with model.target.with_suffix(".partial").open("wb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(RepackFailed, match="another process is repacking"):

@@ -17,7 +17,7 @@ def traced(engine: Engine, **routing: object) -> Trace:
 
 
 def changes(engine: Engine) -> tuple[str, ...]:
-    """Try all that can be changed: the words of what did as asked, or what refused it.
+    """Try every intervention; return the names of those that took effect.
 
     Whatever is tried, nothing of it is left afterwards.
     """

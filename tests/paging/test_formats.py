@@ -185,7 +185,7 @@ def test_formats_the_device_cannot_multiply_are_exact_with_a_stand_in(
 
 @contextmanager
 def installed(folder, slots):
-    """A model's switches paged, with nothing asked about the device."""
+    """A model's paged switches, without the check of the device."""
     model, _ = load_model(folder, lazy=True)
     checkpoint = Checkpoint(folder)
     switches = find(model, checkpoint)
@@ -209,6 +209,6 @@ def assert_slots_hold_the_tensors(folder, made) -> None:
                 assert bytes(made.pagers[0].bank.row(part.name, slot)) == wanted
 
 
-def test_the_page_tells_of_every_format(support):
+def test_the_page_lists_every_format(support):
     """docs/models.md lists what the tests above found."""
     support.check("expert formats")

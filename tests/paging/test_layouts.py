@@ -94,7 +94,7 @@ PUBLISHED = {
         {"quant_method": "fp8", "scale_fmt": "ue8m0", "weight_block_size": [32, 32]},
     ),
 }  # fmt: skip
-"""Type → layout, what writes it, and how its config tells of it: packed as published."""
+"""Type → layout, what writes it, and its entry in the config: packed as published."""
 
 
 def published(folder, model_type, rewrite, quantization_config):
@@ -194,14 +194,14 @@ def computed(kind, folder):
 def test_experts_that_are_computed_are_refused_where_the_whole_does_not_fit(
     kind, how, tmp_path, monkeypatch
 ):
-    """A sentence names the tensor, what is done to it, what there is room for and what to do."""
+    """A sentence names the tensor, its operation, the limit and what to do."""
     monkeypatch.setattr(opening, "machine_memory", lambda: Machine(2**30, 1000))
     folder = computed(kind, tmp_path)
     with pytest.raises(NotPageable, match=rf"mlx-lm computes .*\({how}\).*mlx_lm.convert.* free"):
         outlier_jupyter.load(folder)
 
 
-def test_experts_that_are_computed_are_held_whole_where_they_fit(tmp_path, support):
+def test_computed_experts_are_loaded_completely_where_they_fit(tmp_path, support):
     """There is a warning that says why, and the output is mlx-lm's."""
     folder = computed("int4", tmp_path)
     reference, _ = load_model(folder)
@@ -214,6 +214,6 @@ def test_experts_that_are_computed_are_held_whole_where_they_fit(tmp_path, suppo
     proved("fp8 or int4 that mlx-lm computes with", "deepseek_v3", support, "held whole")
 
 
-def test_the_page_tells_of_every_layout(support):
+def test_the_page_lists_every_layout(support):
     """docs/models.md lists what the tests above found."""
     support.check("layouts")

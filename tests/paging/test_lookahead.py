@@ -1,4 +1,4 @@
-"""Reads begun before a router has chosen change when bytes come, and nothing else."""
+"""Prefetching changes when bytes are read, and nothing else."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def a_token():
 
 
 @pytest.mark.parametrize("kernels", ["auto", "mlx"])
-def test_tokens_and_who_is_held_are_the_same(kernels, tiny):
+def test_tokens_and_resident_experts_are_the_same(kernels, tiny):
     """At every cache size a run has the same tokens, hits, evictions and reads."""
     told = 0
     for slots in (1, 5, 23):
@@ -121,7 +121,7 @@ def test_a_router_that_answers_otherwise_is_left_alone(model_type, tmp_path):
 
 
 def test_a_changed_top_k_is_followed(tiny):
-    """While fewer experts are asked for, a guess made of more ranks finds what is named."""
+    """While top-k is overridden by less, a prediction of more ranks handles the fewer experts."""
     with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
         engine.generate("as it is", raw=True, max_tokens=14)
         ahead = engine.model.layers[0].mlp.switch_mlp.paged.next_lookahead
@@ -144,8 +144,8 @@ def test_the_state_is_put_under_the_next_norm(engine):
     assert others != {tuple(guess.tolist())}
 
 
-def test_an_early_read_begins_before_its_layer_is_asked(engine):
-    """It is under way when the layer before returns, and the look-up waits only for its rest."""
+def test_a_prefetch_begins_before_its_layer_is_called(engine):
+    """It is under way when the layer before returns, and the lookup waits only for its rest."""
     pager, log, first, second = parts(engine)
     pager.acquire([ExpertKey(0, 0), ExpertKey(0, 1)])
     ahead, x = first.paged.next_lookahead, a_token()
@@ -168,7 +168,7 @@ def test_an_early_read_begins_before_its_layer_is_asked(engine):
 
 
 def test_it_is_not_begun_while_anything_else_is_read(engine):
-    """Reads that were asked for come first; one that is dropped and not over counts, too."""
+    """Nothing is prefetched while another read is under way, a dropped one included."""
     pager, log, *_ = parts(engine)
     held = pager._reader = PausedReader(pager._reader)
     with pager.fetch([ExpertKey(0, 0)]):
@@ -188,7 +188,7 @@ def test_it_is_not_begun_while_anything_else_is_read(engine):
 
 
 def test_slots_change_hands_and_none_in_use_is_written(engine):
-    """A taken read's slot is the cache's, the one given for it lies aside; all held is whole."""
+    """A used prefetch swaps its staging slot with the reserved one; the bank's bytes are right."""
     pager, _, _, second = parts(engine)
     x, rng = a_token(), np.random.default_rng(1)
     wanted_of = {}
@@ -212,7 +212,7 @@ def test_slots_change_hands_and_none_in_use_is_written(engine):
         assert np.array_equal(np.array(second(x, ids(expert))), wanted_of[expert])
 
 
-def test_what_failed_early_is_read_again(engine):
+def test_a_failed_prefetch_is_read_again(engine):
     """A failure ahead of time is nobody's; one of a read taken over is tried once more."""
     pager, log, _, _ = parts(engine)
     whole = pager._reader
@@ -246,7 +246,7 @@ def test_what_failed_early_is_read_again(engine):
 
 
 def test_stop_and_close_leave_nothing_being_read(tiny):
-    """A run that is stopped, and an engine that is closed, wait for what was begun early."""
+    """A stopped run and a closed engine wait for prefetches under way."""
     engine = outlier_jupyter.load(tiny, cache_experts=4, lookahead="on")
     pager = engine._installed.pagers[0]
     begun = []
@@ -269,7 +269,7 @@ def test_stop_and_close_leave_nothing_being_read(tiny):
 
 
 def test_useless_guesses_close_the_gate():
-    """A rank that is seldom asked for is read early no more, is tried again, and can come back."""
+    """A rank that is seldom used is not prefetched, is tried again, and can come back."""
     gate = Gate()
     tries = 0
     for _ in range(10 * AGAIN):
@@ -282,7 +282,7 @@ def test_useless_guesses_close_the_gate():
     assert gate.share(1) >= USED and gate.open(2) == [0, 1]
 
 
-def test_where_all_is_held_no_guess_is_made():
+def test_no_prediction_is_made_where_nearly_all_is_resident():
     """Guesses that find nothing to read end, but for one now and then; one used read resumes."""
     gate, guesses = Gate(), 0
     for _ in range(10 * AGAIN):
@@ -294,8 +294,8 @@ def test_where_all_is_held_no_guess_is_made():
     assert gate.open(2) == [0, 1]
 
 
-def test_a_layer_whose_guesses_are_useless_reads_nothing_early(tiny, monkeypatch):
-    """With a router that names the least likely, nearly all of a long run goes without."""
+def test_a_layer_with_useless_predictions_prefetches_nothing(tiny, monkeypatch):
+    """With a router that returns the least likely experts, most of a long run goes without."""
     right = Lookahead.ranked
 
     def worst(self, x):
@@ -330,8 +330,8 @@ def test_its_slots_are_within_the_memory_that_was_given(tiny):
         assert engine.info.slots == 12 - STAGING_SLOTS
 
 
-def test_waste_is_told_and_saved(tiny, tmp_path):
-    """The summary says what was read early, used and wasted; a saved trace says the same."""
+def test_waste_is_reported_and_saved(tiny, tmp_path):
+    """The summary has prefetched, used and wasted reads; a saved trace has the same."""
     with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
         run = engine.generate("waste", max_tokens=30)
     summary, rows = run.summary(), run.trace.prefetched
@@ -343,8 +343,8 @@ def test_waste_is_told_and_saved(tiny, tmp_path):
     assert np.array_equal(loaded.prefetched, rows) and loaded.info.absent == run.trace.info.absent
 
 
-def test_a_table_keeps_count_of_what_lies_aside():
-    """Exchanges, straightening and other sizes leave each slot in one state."""
+def test_a_table_tracks_its_staging_slots():
+    """After exchanges, compaction and resizes each slot is in one state."""
     table = SlotTable(3, make_policy("lru", (8, 8, 8)), staging=2)
     for expert, slot in ((0, 3), (1, None), (2, 4)):
         (placement,) = table.reserve([ExpertKey(0, expert)]).placements

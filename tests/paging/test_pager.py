@@ -1,4 +1,4 @@
-"""Whatever happens to a read, every slot stays whole and the engine can be asked again."""
+"""Whatever happens to a read, every slot stays valid and the engine can run again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_what_is_acquired_is_what_the_file_holds(engine):
 
 
 def test_misses_are_read_and_hits_are_not(engine):
-    """The second asking for the same experts reads nothing."""
+    """A second request for the same experts reads nothing."""
     pager = engine._installed.pagers[0]
     log = pager.sink = EventLog()
     keys = [ExpertKey(0, 1), ExpertKey(0, 2)]
@@ -44,7 +44,7 @@ def test_misses_are_read_and_hits_are_not(engine):
     assert log.kinds() == []
 
 
-def test_a_failed_read_frees_its_slot_and_the_next_asking_succeeds(engine):
+def test_a_failed_read_frees_its_slot_and_the_next_request_succeeds(engine):
     """One expert's read fails: the others stay resident, nothing leaks, and a retry works."""
     pager = engine._installed.pagers[0]
     bad = engine._installed.switches[0].parts[0].at(2)
@@ -106,8 +106,8 @@ def test_a_checkpoint_without_the_experts_names_the_tensor(tiny, tmp_path):
         outlier_jupyter.load(tmp_path)
 
 
-def test_tiny_experts_are_read_where_they_are_asked_for(tiny):
-    """No thread is woken for a read that is shorter than that; its time is told as waiting."""
+def test_tiny_experts_are_read_on_the_calling_thread(tiny):
+    """No thread is woken for a read that is shorter than that; its time is reported as waiting."""
     clock, log, threads = FakeClock(), EventLog(), set()
 
     def slow(where):

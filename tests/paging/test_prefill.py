@@ -1,4 +1,4 @@
-"""A chunk of a prompt reads each expert it needs once, and leaves what decode will want."""
+"""A chunk of a prompt reads each expert once, and keeps those that decode will need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT = "a prompt that routes to many experts, in each of its layers, once and ag
 @pytest.mark.parametrize("slots", CACHES)
 @pytest.mark.parametrize("chunk", [9, 64])
 def test_each_needed_expert_is_read_once_a_chunk(slots, chunk, tiny):
-    """Whatever fits: of each call's experts, those not held are read exactly once."""
+    """Whatever fits: of each call's experts, those not resident are read exactly once."""
     with outlier_jupyter.load(tiny, cache_experts=slots) as engine:
         for text in (TEXT, TEXT[::-1]):
             trace = engine.generate(text, raw=True, max_tokens=3, prefill_chunk=chunk).trace
@@ -66,7 +66,7 @@ def first_decode_hits(folder, slots: int) -> int:
 
 
 def test_decode_starts_warmer_than_after_plain_lru(tiny, monkeypatch):
-    """The first tokens hit more than when a prompt leaves whatever it touched last."""
+    """The first tokens hit more often than if a prompt kept the experts it used last."""
     warm = [first_decode_hits(tiny, slots) for slots in (8, 12, 16)]
     split = SlotTable.split
     monkeypatch.setattr(SlotTable, "split", lambda self, keys, uses=None: split(self, keys))
@@ -85,7 +85,7 @@ def fill(table: SlotTable, part) -> None:
 
 
 def test_parts_pass_through_the_slots_that_can_be_spared():
-    """Held ones come first, then the others by rising use, in parts as wide as what is spare."""
+    """Resident ones come first, then the others by rising use, in parts of the demoted slots."""
     table = SlotTable(8, make_policy("lru", (8, 8, 8)))
     fill(table, keys(0, 0, 1, 2, 3))
     fill(table, keys(1, 0, 1, 2, 3))
@@ -103,7 +103,7 @@ def test_parts_pass_through_the_slots_that_can_be_spared():
     assert len(table.split([*uses])) == 1  # for a single token all at once, as long as they fit
 
 
-def test_a_share_is_filled_up_with_what_was_asked_for_last():
+def test_a_share_is_filled_up_with_the_last_used():
     """A short prompt that uses few experts does not push out what decode used before it."""
     table = SlotTable(8, make_policy("lru", (8, 8, 8)))
     fill(table, keys(0, 0, 1, 2, 3))

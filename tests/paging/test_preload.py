@@ -32,7 +32,7 @@ def test_pinned_experts_are_read_at_load_and_stay(tiny, policy):
 
 
 def test_an_engine_warms_up_from_an_earlier_trace(tiny, tmp_path):
-    """Its most used experts are held before the first token, and the policy knows its routing."""
+    """Its most used experts are resident before the first token, and the policy has its routing."""
     with outlier_jupyter.load(tiny, cache_experts=8) as engine:
         earlier = engine.generate("warm me up", max_tokens=30)
     path = earlier.save(tmp_path / "earlier.safetensors")

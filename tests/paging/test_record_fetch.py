@@ -28,7 +28,7 @@ def own(tiny, tmp_path):
 
 @pytest.fixture
 def submitted(monkeypatch):
-    """Has every file read by the kernel, aligned or not; what was handed to it, by number."""
+    """Have the kernel read every file, aligned or not; the numbers of submitted reads."""
     numbers: list[int] = []
     submit = KernelQueue.submit
 
@@ -83,7 +83,7 @@ def test_slots_that_move_are_read_into_where_they_are(own, submitted):
 
 
 def test_what_the_kernel_cannot_read_a_thread_reads_or_says_why(own, submitted, monkeypatch):
-    """Bytes that do not come: the records' own way out is taken, and the reader tells of it.
+    """For bytes that cannot be read, the shards are read, and the reader's note says so.
 
     The file is cut short for that, and nobody looks whether it was written to.
     """
@@ -104,7 +104,7 @@ def test_what_the_kernel_cannot_read_a_thread_reads_or_says_why(own, submitted, 
 
 
 def test_an_interrupt_in_mid_wait_leaves_nothing_under_way(own, submitted, monkeypatch):
-    """What was handed over is waited for, booked and told before anything else is read."""
+    """Submitted reads are waited for, committed and reported before anything else is read."""
     with load(own) as engine:
         expected = engine.generate(PROMPT, max_tokens=12)
         pager, log, completed = engine._installed.pagers[0], EventLog(), KernelQueue.completed

@@ -119,7 +119,7 @@ def _assert_exact(folder) -> None:
 
 @pytest.mark.parametrize("model_type", ["gpt_oss", "deepseek_v41"])
 def test_published_formats_are_repacked(model_type, tmp_path):
-    """Interleaved rows become straight ones; scales that stay in RAM stay there."""
+    """Interleaved rows become contiguous; scales that stay in RAM stay there."""
     _, rewrite, config = PUBLISHED[model_type]
     _assert_exact(published(tmp_path, model_type, rewrite, config))
 
@@ -160,7 +160,7 @@ def test_records_of_another_model_are_passed_by_with_a_note(own, tmp_path):
         assert np.array_equal(logits(engine.model, prompt(40)), logits(reference, prompt(40)))
 
 
-def test_a_damaged_record_keeps_the_bits_and_is_told(own):
+def test_a_damaged_record_keeps_the_bits_and_is_reported(own):
     """All records spoilt: the same logits, from the shards, and a note that says what to do."""
     done = outlier_jupyter.repack(own, quiet=True)
     with done.file.open("r+b") as stream:

@@ -1,4 +1,4 @@
-"""Layers whose experts are all in RAM for good: nothing is evaluated on their way, all is told."""
+"""Layers that are resident for good: nothing is evaluated in them, and all is reported."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_loading_resident_reads_each_expert_once_and_in_order(tiny):
             assert np.array_equal(logits(engine.model, prompt(length)), expected)
 
 
-def test_resident_and_paged_tell_the_same_routing(tiny):
+def test_resident_and_paged_report_the_same_routing(tiny):
     """Ids and weights of a run do not depend on what is in RAM."""
     traces = []
     for options in ({"resident": True}, {"cache_experts": 5}):
@@ -125,14 +125,14 @@ def test_a_resident_model_can_be_made_smaller_and_larger_again(tiny):
 
 
 def test_a_cache_that_could_evict_never_makes_a_layer_resident(tiny):
-    """All of a layer may be held for now; with fewer slots than experts that is not for good."""
+    """With fewer slots than experts, a layer that is fully resident is not so for good."""
     with outlier_jupyter.load(tiny, cache_experts=EVERYTHING - 1) as engine:
         pager = engine._installed.pagers[0]
         pager.acquire([ExpertKey(1, expert) for expert in range(8)])
         assert pager.slot_map(1) is None
 
 
-def test_a_read_that_fails_while_all_is_loaded_is_told_and_closes_the_files(tiny, monkeypatch):
+def test_a_read_that_fails_while_all_is_loaded_is_raised_and_closes_the_files(tiny, monkeypatch):
     """`load(resident=True)` fails with the read's error, and leaves no thread or file behind."""
     closed = []
 
@@ -166,7 +166,7 @@ def test_a_model_whose_experts_are_no_switch_is_loaded_whole_and_says_so(tmp_pat
 
 
 def test_a_dense_model_is_loaded_without_a_word(tmp_path, recwarn):
-    """No experts, no switch, no warning, whatever was asked of the cache."""
+    """No experts, no switch, no warning, whatever the options of the cache."""
     folder = checkpoint("llama", tmp_path / "llama", tiny_config("llama"))
     for options in ({}, {"resident": True}, {"cache_experts": 3}):
         with outlier_jupyter.load(folder, **options) as engine:

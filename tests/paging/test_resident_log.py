@@ -1,4 +1,4 @@
-"""What resident layers write of a token, and what is told of it."""
+"""The log that resident layers write a token's choices to, and its events."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy as np
 from outlier_jupyter.paging.resident_log import ResidentLog
 
 
-def test_each_layer_writes_into_a_room_of_its_own_and_what_was_noted_is_told() -> None:
-    """In the order of serving; layers that choose more experts than others are told apart."""
+def test_each_layer_writes_into_its_own_buffers_and_is_reported() -> None:
+    """In the order of returning; layers with another k are in an event of their own."""
     log = ResidentLog(3)
     for layer, k in ((2, 2), (0, 2), (1, 3)):
         ids, weights = log.buffers(layer, k)
@@ -22,7 +22,7 @@ def test_each_layer_writes_into_a_room_of_its_own_and_what_was_noted_is_told() -
     assert three.layers.tolist() == [1] and three.experts.tolist() == [[1, 2, 3]]
 
 
-def test_what_was_told_stays_when_the_next_token_is_written_and_forgotten() -> None:
+def test_an_event_stays_when_the_next_token_is_written_and_cleared() -> None:
     """The room is used again; the event has a copy."""
     log = ResidentLog(1)
     ids, weights = log.buffers(0, 1)

@@ -1,4 +1,4 @@
-"""Another cache size between two runs: the same logits, what was used last still there."""
+"""A resize between two runs: the same logits, and the last used experts are still resident."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def engine(tiny):
 
 
 def check(engine) -> None:
-    """Tables are whole, banks have their rows, and every held expert is what the file says."""
+    """Tables are valid, banks have their rows, and every resident expert equals its file."""
     installed = engine._installed
     for pager in installed.pagers:
         pager.table.check()
@@ -80,7 +80,7 @@ def test_every_bank_gets_its_share(checkpoint_of):
 
 
 def test_what_was_used_last_stays_and_hits(engine):
-    """Growing keeps all that is held, shrinking the most recently used; asking reads neither."""
+    """Growing keeps all resident experts, shrinking the last used ones; neither reads."""
     pager = engine._installed.pagers[0]
     keys = [ExpertKey(0, expert) for expert in range(6)]
     pager.acquire(keys)
@@ -95,7 +95,7 @@ def test_what_was_used_last_stays_and_hits(engine):
     check(engine)
 
 
-def test_status_and_traces_tell_the_new_size(engine):
+def test_status_and_traces_have_the_new_size(engine):
     """In bytes or in experts; a trace says what its own run had, and listeners hear of it."""
     before = engine.generate("Hello", max_tokens=2)
     engine.subscribe(log := EventLog())
@@ -133,8 +133,8 @@ def test_a_size_that_cannot_be_is_one_sentence_and_changes_nothing(engine, asked
     check(engine)
 
 
-def test_memory_that_is_not_there_is_not_asked_for(engine, monkeypatch):
-    """What it needs on the way is told, and what is free; the old bank stays."""
+def test_memory_that_is_not_there_is_not_allocated(engine, monkeypatch):
+    """The error has the bytes needed and free; the old bank stays."""
     row = max(engine._installed.pagers[0].bank.row_nbytes.values())
     monkeypatch.setattr(
         "outlier_jupyter.paging.resize_banks.machine_memory", lambda: Machine(0, 24 * row)
@@ -150,7 +150,7 @@ def test_memory_that_is_not_there_is_not_asked_for(engine, monkeypatch):
 
 @pytest.mark.parametrize("slots", [3, 20])
 def test_an_allocation_that_fails_half_way_leaves_an_exact_engine(engine, tiny, slots, monkeypatch):
-    """The third of nine parts cannot be had: growing leaves the old size, shrinking the new."""
+    """The third of nine parts fails: growing keeps the old size, shrinking the new."""
     rows, asked = slots_module._rows, []
 
     def fail(part, count):

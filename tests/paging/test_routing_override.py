@@ -1,4 +1,4 @@
-"""The routing is changed as asked, where it was asked, and nowhere else."""
+"""An intervention changes the routing as described, where it says, and nowhere else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_experts_are_named_by_numbers_ranges_and_stars(words, found):
 
 @pytest.mark.parametrize("word", ["3", "0:", "a:1", "0:1-", "3:0", "2:4", "-1:0", "0:1:2"])
 def test_what_names_no_expert_is_refused(word):
-    """The word is quoted, and what to give is said."""
+    """The error quotes the text and says what to give."""
     with pytest.raises(OptionError, match=rf"mask='{word}'.*(LAYER:EXPERT|the last one is 2:3)"):
         parse_experts("mask", [word], LAYERS)
 
@@ -100,7 +100,7 @@ def test_a_mask_a_boost_and_a_force_do_what_the_routers_arithmetic_says(engine, 
     assert (share >= 0.499).all()  # as the likeliest, and there is one other
 
 
-def test_nothing_is_touched_while_nothing_is_asked(engine):
+def test_nothing_is_touched_without_an_intervention(engine):
     """After a change, and within an empty one, the gates are mlx-lm's and the run has its bits."""
     plain = traced(engine)
     traced(engine, mask="0:0-5", top_k=1)
@@ -155,7 +155,7 @@ def test_resident_layers_and_an_interrupted_run_are_steered_and_set_back(tiny):
 
 
 def test_a_kv_cache_made_under_another_routing_is_not_reused(engine):
-    """What was read with experts masked is no beginning of an exact run."""
+    """A KV cache computed with masked experts is not reused by an exact run."""
     engine.generate(PROMPT, raw=True, max_tokens=2, reuse_kv=True, mask="0:1")
     exact = engine.generate(PROMPT, raw=True, max_tokens=2, reuse_kv=True).trace
     assert exact.steps == traced(engine).steps - 2

@@ -1,4 +1,4 @@
-"""The memory of the slots: where it begins, how large it can be, what is written into it."""
+"""The memory of the slots: its alignment, its largest size, and writes into it."""
 
 from __future__ import annotations
 

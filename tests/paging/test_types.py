@@ -48,7 +48,7 @@ def logits(model, length: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """Runs a type once, at three cache sizes, whatever is asked about it.
+    """Run a type once, at three cache sizes, for all tests of it.
 
     The longest prompt and what is decoded after it are run at one of them, in turn from type to
     type: they take nearly all of the time, and what they ask of a size is no affair of the type's.

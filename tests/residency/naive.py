@@ -1,4 +1,4 @@
-"""A slot table in plain Python, as simple as can be, which the compiled one is held against."""
+"""A slot table in plain Python, as simple as possible, to compare the compiled one with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Key = tuple[int, int]
 
 
 class NaiveTable:
-    """LRU, with the spare experts of prompts before all others; what is evicted, by lists."""
+    """LRU in lists; demoted experts of prompts are evicted before all others."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

@@ -13,7 +13,7 @@ from outlier_jupyter.residency.replay import RecordedRouting
 
 
 def routing_of(experts, width: int, starts=None, bank=None) -> RecordedRouting:
-    """Call by call as `starts` says, or token by token; one bank unless said."""
+    """Call by call with `starts`, else token by token; by default one bank."""
     experts = np.asarray(experts, np.int16)
     layers = experts.shape[1]
     return RecordedRouting(

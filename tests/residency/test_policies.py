@@ -42,7 +42,7 @@ def test_what_is_offered_is_what_there_is():
 
 
 def test_the_default_goes_by_its_old_name_too():
-    """`habit`, as notebooks and traces of earlier versions have it; what is unknown is refused."""
+    """`habit`, the name in earlier notebooks and traces, works; unknown names are refused."""
     assert make(LoadOptions, {"policy": "habit"}).policy == "predictive"
     with pytest.raises(OptionError, match="choose predictive, lru"):
         make(LoadOptions, {"policy": "habits"})
@@ -55,8 +55,8 @@ def test_predictive_keeps_what_is_used_often():
     assert order(policy, key(1, 1), key(1, 0)) == [key(1, 0), key(1, 1)]
 
 
-def test_predictive_gives_up_first_what_the_layers_ask_for_last():
-    """Of experts used alike, that of the layer just done leaves before that of the next."""
+def test_predictive_evicts_first_what_the_layers_need_last():
+    """Of experts used equally, that of the layer just done is evicted before that of the next."""
     policy = Predictive(EXPERTS)
     passed(policy, (1, 2))
     routed(policy, 0, [[1, 2]])

@@ -34,7 +34,7 @@ def lookups(routing: RecordedRouting):
 
 
 def without_kernel(name: str) -> PolicySpec:
-    """The same policy, replayed by asking a table, lookup by lookup."""
+    """The same policy, replayed with a slot table, lookup by lookup."""
     return replace(POLICIES[name], kernel=None)
 
 

@@ -32,7 +32,7 @@ def serve(table: SlotTable, keys, fail=frozenset()):
 @settings(deadline=None)
 @given(requests=REQUESTS, capacity=st.integers(4, 12), fail=st.sets(KEYS, max_size=4))
 def test_every_slot_is_always_in_one_state(requests, capacity, fail):
-    """Whatever is asked for and whichever reads fail, no slot is lost and none is shared."""
+    """Whatever is looked up and whichever reads fail, no slot is lost and none is shared."""
     table = table_of(capacity)
     for keys in requests:
         plan = serve(table, keys, fail)
@@ -43,7 +43,7 @@ def test_every_slot_is_always_in_one_state(requests, capacity, fail):
 
 @settings(deadline=None)
 @given(requests=REQUESTS, capacity=st.integers(4, 12))
-def test_lru_evicts_what_was_asked_for_longest_ago(requests, capacity):
+def test_lru_evicts_the_least_recently_used(requests, capacity):
     """Against a plain ordered dictionary: the same hits and the same victims, in order."""
     table, order = table_of(capacity), OrderedDict()
     for keys in requests:
@@ -64,8 +64,8 @@ def test_lru_evicts_what_was_asked_for_longest_ago(requests, capacity):
 @settings(deadline=None)
 @given(requests=REQUESTS, pinned=st.sets(KEYS, min_size=1, max_size=3))
 @pytest.mark.parametrize("policy", policy_names())
-def test_what_is_pinned_never_leaves(policy, requests, pinned):
-    """Once read, a pinned expert is held for ever, whatever else is asked for."""
+def test_pinned_experts_are_never_evicted(policy, requests, pinned):
+    """Once read, a pinned expert stays resident, whatever else is looked up."""
     table = table_of(7, policy)
     table.pin(pinned)
     serve(table, pinned)
@@ -86,8 +86,8 @@ def test_pins_leave_a_slot_for_the_others():
 
 @settings(deadline=None)
 @given(held=st.lists(KEYS, max_size=4, unique=True), keys=st.lists(KEYS, min_size=1, unique=True))
-def test_a_request_is_cut_into_parts_that_fit_with_the_held_first(held, keys):
-    """Parts hold every key once, fit the slots, and no key that is held waits for a later part."""
+def test_a_lookup_is_split_into_parts_that_fit_with_resident_keys_first(held, keys):
+    """Parts have every key once, fit the slots, and no resident key is in a later part."""
     table = table_of(4)
     serve(table, held)
     parts = table.split(keys)
@@ -99,7 +99,7 @@ def test_a_request_is_cut_into_parts_that_fit_with_the_held_first(held, keys):
 @settings(deadline=None)
 @given(requests=REQUESTS, sizes=st.lists(st.integers(4, 12), min_size=1, max_size=6))
 def test_resizing_keeps_the_newest_and_every_slot_in_one_state(requests, sizes):
-    """Those asked for last stay, in their slots or moved as told; nobody else's slot changes."""
+    """The last used stay, in their slots or moved as returned; no other slot changes."""
     table, order = table_of(4), OrderedDict()
     for turn, size in enumerate(sizes):
         for keys in requests[turn :: len(sizes)]:

@@ -1,4 +1,4 @@
-"""Files of the user's are written whole or not at all."""
+"""Files of the user are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def engine():
         (lambda engine, to: engine.last_run.trace.save(to), TraceError),
     ],
 )
-def test_what_cannot_be_written_whole_leaves_what_was_there(engine, tmp_path, write, kind):
+def test_a_failed_write_leaves_the_old_file(engine, tmp_path, write, kind):
     """The chat, the report, a run and a trace: one sentence, the old file, nothing beside it."""
     to = tmp_path / "kept"
     to.write_bytes(b"what was there")
@@ -60,7 +60,7 @@ def test_a_file_keeps_its_permissions_and_a_link_its_target(tmp_path):
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_is_not_written_to(tmp_path, make):
-    """A pipe would be waited for."""
+    """Writing to a pipe would wait for a reader."""
     make(tmp_path / "other")
     with pytest.raises(OptionError, match="not a file"):
         files.write(tmp_path / "other", "x", OptionError, "it")

@@ -1,7 +1,7 @@
 """Models by their Hugging Face id, against a hub on loopback, in processes of their own.
 
 huggingface_hub reads HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE when it is imported, so each of
-these asks runs as a user's would: a fresh Python with these variables set.
+these tests runs as a user's process would: a fresh Python with these variables set.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def ask(hub, tmp_path):
 
 
 def test_a_model_is_downloaded_once_and_then_had_offline(hub, ask):
-    """Only what mlx-lm needs is fetched; the cache serves later runs, with no network at all."""
+    """Only files that mlx-lm needs are downloaded; later runs use the cache, without network."""
     said, progress = ask(["load", "org/tiny", {}], ["load", "org/tiny", {"revision": "v2"}])
     (ok, tokens), (ok_too, others) = said
     assert ok and ok_too and len(tokens) == len(others) == 3 and tokens != others
@@ -99,9 +99,9 @@ def test_quiet_shows_no_progress(ask):
 
 
 def test_a_connection_that_breaks_is_taken_up_again(hub, ask):
-    """A file that broke off is asked for again in the same load, which then succeeds.
+    """A file that broke off is requested again in the same load, which then succeeds.
 
-    (huggingface_hub goes on by range from its last whole 10 MB; this file is smaller.)
+    (huggingface_hub resumes by range from its last whole 10 MB; this file is smaller.)
     """
     hub.cut["model.safetensors"] = 100_000
     (ok, tokens), *_ = ask(["load", "org/tiny", {}])[0]
@@ -112,7 +112,7 @@ def test_a_connection_that_breaks_is_taken_up_again(hub, ask):
 
 
 def test_a_part_of_a_model_is_completed(hub, ask):
-    """A download that failed is one sentence, offline too; asked again, only the rest comes."""
+    """A failed download is one sentence, offline too; the next one fetches only the rest."""
     wish = ["load", "org/tiny", {"revision": "v2"}]
     hub.broken.add("model-00001.safetensors")
     (ok, sentence), *_ = ask(wish)[0]
@@ -126,7 +126,7 @@ def test_a_part_of_a_model_is_completed(hub, ask):
     assert hub.sent("model-00001.safetensors") and not hub.sent("model-00000.safetensors")
 
 
-def test_a_plan_of_what_is_not_here_asks_for_headers_alone(hub, ask):
+def test_a_plan_of_a_remote_model_requests_headers_alone(hub, ask):
     """By range requests of a few hundred kB, of shards of 17 GB; nothing is downloaded."""
     ((ok, (here, layers, total, cold)), (ok_too, tiny)), _ = ask(
         ["plan", "org/large", {}], ["plan", "org/tiny", {"revision": "v2"}]
@@ -147,7 +147,7 @@ REFUSED = {
 }
 
 
-def test_what_cannot_be_had_is_one_sentence(ask):
+def test_an_unavailable_model_is_one_sentence(ask):
     """The same sentence from `load` and from `plan`."""
     wishes = [[what, *wish] for wish in REFUSED.values() for what in ("load", "plan")]
     said, _ = ask(*wishes)

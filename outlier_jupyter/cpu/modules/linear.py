@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...system import huge_pages as large_pages
+from ...system import huge_pages
 from ..kernels import MANY_ROWS, Format, Matrix, Stack, affine, multiply_many, mxfp4, plain
 from .arrays import KINDS, F32s, as_rows, contiguous, view
 
@@ -43,7 +43,7 @@ def matrix_of(module: Any) -> Matrix:
     scales = contiguous(module.scales) if quantised else None
     biases = contiguous(module.biases) if form.kind == "affine" else None
     bias = as_rows(module.bias)[0] if "bias" in module else None
-    large_pages.gather(weight.ctypes.data, weight.nbytes)
+    huge_pages.collapse(weight.ctypes.data, weight.nbytes)
     return Matrix(form, len(weight), width, weight, scales, biases, bias)
 
 
