@@ -30,8 +30,8 @@ from outlier_jupyter.benchmark.rounds import digits
 from outlier_jupyter.benchmark.routing import Routes
 from outlier_jupyter.benchmark.subjects import BenchmarkText
 from outlier_jupyter.engine.engine import Engine
-from outlier_jupyter.notebook.live.frame_builder import Feed
-from outlier_jupyter.notebook.live.show import make_feed
+from outlier_jupyter.notebook.live.frame_builder import FrameBuilder
+from outlier_jupyter.notebook.live.show import make_frame_builder
 from outlier_jupyter.notebook.live.widget import LiveView
 
 WAYS = ("neither", "live")
@@ -67,8 +67,8 @@ class Watch:
 def live(engine: Engine) -> Iterator[None]:
     """With a view attached, as `%%outlier` and `watch` do."""
     view = LiveView(kernel_id="")
-    feed = make_feed(engine, view.push)
-    unsubscribe = engine.subscribe(feed, *Feed.KINDS)
+    feed = make_frame_builder(engine, view.push)
+    unsubscribe = engine.subscribe(feed, *FrameBuilder.KINDS)
     try:
         yield
     finally:

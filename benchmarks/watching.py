@@ -28,7 +28,7 @@ from outlier_jupyter.events import (
     Waited,
     Weighed,
 )
-from outlier_jupyter.notebook.live.frame_builder import Feed
+from outlier_jupyter.notebook.live.frame_builder import FrameBuilder
 from outlier_jupyter.trace.recorder import Recorder
 
 LAYERS, EXPERTS, K, STEPS = 48, 128, 8, 300
@@ -72,7 +72,7 @@ def main() -> int:
     """Measure, print and append."""
     sinks: dict[str, Callable[[], Sink]] = {
         "recorder": lambda: Recorder(LAYERS, STEPS, NOBODY),
-        "feed": lambda: Feed(
+        "feed": lambda: FrameBuilder(
             layers=LAYERS, experts=EXPERTS, slots=2000, resident_at_start=NOBODY,
             on_frame=lambda frame: None, clock=_sixty_ms_a_step(),
         ),

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import false_discovery_control, hypergeom
 
 import outlier_jupyter
-from outlier_jupyter.notebook.chat.kept_runs import KEPT_NBYTES
+from outlier_jupyter.notebook.chat.run_store import KEPT_NBYTES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 QUESTION = "What is an expert in a Mixture-of-Experts model?"

@@ -66,7 +66,7 @@ def test_a_range_named_again_and_again_is_written_out_once():
 def test_a_chat_with_numbers_that_are_none_is_refused(number):
     """No page can be sent them."""
     text = told().replace('"numbers": {}', f'"numbers": {{"tokens": {number}}}', 1)
-    with pytest.raises(OptionError, match="numbers that are none"):
+    with pytest.raises(OptionError, match="values that are not numbers"):
         Conversations().add_from(text)
 
 

@@ -1,7 +1,7 @@
-"""What `%outlier load` returns: the engine, by a reference that does not keep it.
+"""`%outlier load` returns an `EngineHandle`: a weak reference to the engine.
 
-A notebook keeps what its cells returned, in `Out` and in `_`, `__` and `___`. An engine there would
-live on after `%outlier unload`. Who wants to keep it says so, with `-o NAME`.
+A notebook keeps the results of its cells in `Out`, `_`, `__` and `___`. An engine there would
+survive `%outlier unload`. To keep the engine itself, use `-o NAME`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ..engine.engine import Engine
 from ..errors import EngineClosed
 
 
-class Loaded:
-    """Stands for an engine as long as somebody else has it, and can be used in its place."""
+class EngineHandle:
+    """Forwards to an engine while other references keep it alive."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = weakref.ref(engine)
@@ -26,19 +26,19 @@ class Loaded:
         """The engine itself.
 
         Raises:
-            EngineClosed: nobody has it any more.
+            EngineClosed: the engine was unloaded.
         """
         engine = self._engine()
         if engine is None:
             raise EngineClosed(f"the engine of {self._model!r} was unloaded: load the model again")
         return engine
 
-    @property  # type: ignore[misc]  # so that `isinstance` takes it for what it stands for
+    @property  # type: ignore[misc]  # so that isinstance(handle, Engine) is true
     def __class__(self) -> type:
         return Engine
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") and self._engine() is None:  # a display asks for all it knows
+        if name.startswith("_") and self._engine() is None:  # IPython's display probes many names
             raise AttributeError(name)
         return getattr(self.engine, name)
 
@@ -53,17 +53,17 @@ class Loaded:
         return f"Engine({self._model!r}, unloaded)" if engine is None else repr(engine)
 
 
-def engine_of(given: Any) -> Engine:
-    """The engine that was given, by itself or as what stands for it."""
-    engine: Engine = given.engine if issubclass(type(given), Loaded) else given
+def engine_of(value: Any) -> Engine:
+    """Resolve an engine or a handle to the engine."""
+    engine: Engine = value.engine if issubclass(type(value), EngineHandle) else value
     return engine
 
 
 def forget_frames(error: BaseException | None) -> None:
-    """Empty the locals of all frames that an error and those behind it have passed through.
+    """Clear the local variables of all frames in the tracebacks of an error and its causes.
 
-    IPython keeps the last traceback for `%debug`, and with it what those frames held: arrays of a
-    run that failed, a model half loaded.
+    IPython keeps the last traceback for `%debug`. Its frames would keep the arrays of a failed run,
+    or a half-loaded model, in memory.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

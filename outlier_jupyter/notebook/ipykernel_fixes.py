@@ -1,18 +1,17 @@
-"""Has a page's messages reach the code they are for, where an ipykernel would lose them.
+"""Workarounds for ipykernel versions that lose messages from a page.
 
-**7.1 to 7.3 leave requests unread.** The thread of the shell channel reads requests through a
-stream and sends replies on the bare socket under it. ZeroMQ tells of a request by an edge: a send
-at the wrong moment takes it, the stream never hears of that request, and as the socket is never
-read empty again, of no later one either. The kernel idles and answers nobody. From 7.4 on replies
-go through the stream, and here they are made to.
+**7.1 to 7.3 leave requests unread.** The shell channel's thread reads requests through a stream
+and sends replies on the raw socket below it. ZeroMQ signals a request with an edge: a send at the
+wrong moment consumes the edge, so the stream never sees that request. The socket is then never
+drained, so the stream sees no later request either, and the kernel stops answering. From 7.4 on
+replies go through the stream; `fix_unread_requests` does the same for earlier versions.
 
-**7.4 takes another subshell than the page names.** JupyterLab names a subshell, a thread of the
-kernel's, in each message of a widget. ipykernel 7.4 takes that of the request that was the last
-one known when the widget last sent something. A run sends from its own thread all the time, so
-after a page was reloaded that is the subshell over which the widgets were asked for, which the
-page deletes once it has them. From then on every message to the widget, Stop among them, is
-dropped with "Unknown subshell_id". Nothing here waits for a page's answer, which is what the
-detour is for.
+**7.4 handles a widget message on the wrong subshell.** JupyterLab names a subshell (a thread of the
+kernel) in each widget message. ipykernel 7.4 replaces it by the subshell of the last request known
+when the widget last sent a message. A run sends from its own thread all the time. After a page
+reload, that subshell is the one JupyterLab used to fetch the widgets, and deleted afterwards. From
+then on every message to the widget, including Stop, is dropped with "Unknown subshell_id". The
+replacement exists for code that waits for a page's answer, which nothing here does.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ import sys
 from typing import Any
 
 
-def keep_route(comm: Any) -> None:
-    """Have messages of this comm read, and handled by the subshell that they name."""
-    keep_reading()
+def fix_subshell_routing(comm: Any) -> None:
+    """Make the kernel read this comm's messages, and handle them on the subshell they name."""
+    fix_unread_requests()
     if hasattr(comm, "_reply_subshell_for"):
-        comm._reply_subshell_for = _as_asked
+        comm._reply_subshell_for = _requested_subshell
 
 
-def keep_reading() -> None:
-    """Have the kernel that this runs in, if it is in one, send its replies through the stream.
+def fix_unread_requests() -> None:
+    """Make the current kernel, if any, send its replies through the stream.
 
-    Before the kernel serves, as one of `IPKernelApp.exec_lines`, it helps from the first request.
+    Run as one of `IPKernelApp.exec_lines`, it takes effect before the first request.
     """
     kernels = sys.modules.get("ipykernel.kernelbase")
     if kernels is None or not kernels.Kernel.initialized():
@@ -39,10 +38,10 @@ def keep_reading() -> None:
     kernel = kernels.Kernel.instance()
     channel = getattr(kernel, "shell_channel_thread", None)
     sender: Any
-    for sender in (channel, getattr(channel, "_manager", None)):  # the first makes the second
+    for sender in (channel, getattr(channel, "_manager", None)):  # the channel creates its manager
         if hasattr(sender, "_shell_socket"):
             sender._shell_socket = kernel.shell_stream
 
 
-def _as_asked(data: object, asked: str | None) -> str | None:
-    return asked
+def _requested_subshell(data: object, subshell: str | None) -> str | None:
+    return subshell

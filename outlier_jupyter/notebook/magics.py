@@ -1,8 +1,8 @@
-"""`%outlier` and `%%outlier`: the engine, driven cell by cell.
+"""`%outlier` and `%%outlier`: use an engine from cells.
 
-The magics parse, ask the engine and show what comes of it; they compute nothing. A run's result
-is the cell's value. While it runs the cell shows the live view; when it ends that is replaced,
-in the same output, by a view that needs no kernel, so that a saved notebook still shows it.
+The magics parse the line, call the engine and show the result; they compute nothing. A run is the
+value of its cell. During a run the cell shows the live view. At the end a static view replaces it
+in the same output, so that a saved notebook shows the run without a kernel.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from ..runs.run import Interrupted, Run, repeated
 from ..system.interactive import attended
 from .commands import COMMANDS, help_text
 from .commands.line import expand_flags, fill, parse, split_prompt
-from .commands.parsing import HelpAsked, near
+from .commands.parsing import HelpRequested, near
 from .commands.run import cell_parser
 from .commands.status import as_json
 from .completion import matcher
 from .engine_handle import forget_frames
-from .ipykernel_fixes import keep_reading
+from .ipykernel_fixes import fix_unread_requests
 from .live.show import show_result, show_run
 
 QUESTION = re.compile(r"(\s*)%outlier\s+(run\s.*\?)\s*")
-"""A line that asks the model something."""
-OUTSIDE = 1_000_000
-"""More frames than there are: variables are looked up in the user's namespace alone."""
+"""A line whose prompt ends in a question mark."""
+GLOBAL_DEPTH = 1_000_000
+"""Deeper than any stack: IPython then looks up variables only in the user's namespace."""
 
 
 def option_traits(kind: type[LoadOptions | GenerateOptions]) -> dict[str, TraitType[Any, Any]]:
-    """A configurable trait for each option, None unless `%config` sets it."""
+    """Make a configurable trait for each option; it is None unless `%config` sets it."""
     return {
         spec.name: Any_(default_value=None, allow_none=True, help=help_of(spec)).tag(config=True)
         for spec in fields(kind)
@@ -53,7 +53,7 @@ class OutlierMagics(Magics):
 
     # `%config OutlierMagics.max_tokens = 50`: one trait per option, made from the options.
     locals().update(option_traits(LoadOptions) | option_traits(GenerateOptions))
-    widget = Bool(True, help="show the live view while a run lasts").tag(config=True)
+    widget = Bool(True, help="show the live view during a run").tag(config=True)
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
@@ -68,45 +68,45 @@ class OutlierMagics(Magics):
     def outlier(self, line: str, cell: str | None = None) -> object:
         """Replaced by `help_text()` when the extension is loaded."""
         line = line.strip()
-        silenced, line = line.endswith(";"), line.removesuffix(";")
+        hide_result, line = line.endswith(";"), line.removesuffix(";")
         try:
             if cell is not None:
                 flags = expand_flags(line, self._expand)
                 result: object = self.prompt(parse(cell_parser(), flags), cell)
             else:
                 result = self._command(line)
-        except HelpAsked as asked:
-            sys.stdout.write(str(asked))
+        except HelpRequested as help_request:
+            sys.stdout.write(str(help_request))
             return None
         except (OutlierError, KeyboardInterrupt) as error:
-            forget_frames(error)  # it is shown as one line
+            forget_frames(error)  # no traceback is shown, so keep no frames
             raise
-        return None if silenced else result
+        return None if hide_result else result
 
     def _expand(self, line: str) -> str:
-        """$name and {name} in flags, as IPython does for all magics; never in a prompt."""
-        expanded: str = self.shell.var_expand(line, depth=OUTSIDE)
+        """Expand $name and {name} in flags, as IPython does for all magics; never in a prompt."""
+        expanded: str = self.shell.var_expand(line, depth=GLOBAL_DEPTH)
         return expanded
 
     def _command(self, line: str) -> object:
         name, _, rest = line.partition(" ")
         if name in ("", "help", "-h", "--help"):
-            raise HelpAsked(help_text())
+            raise HelpRequested(help_text())
         if name not in COMMANDS:
             raise OptionError(
-                f"%outlier {name} is not a command{near(name, COMMANDS)}; there are "
+                f"%outlier {name} is not a command{near(name, COMMANDS)}; the commands are "
                 f"{', '.join(COMMANDS)}, and %%outlier for a prompt of several lines"
             )
         command = COMMANDS[name]
         parser = command.parser()
         if command.takes_text:
             flags, text = split_prompt(parser, rest)
-            given = parse(parser, expand_flags(flags, self._expand)) | {"text": text}
+            args = parse(parser, expand_flags(flags, self._expand)) | {"text": text}
         else:
-            given = parse(parser, self._expand(rest))
-        found = command.run(self, given)
-        self.store(given.get("output"), found)
-        return found
+            args = parse(parser, self._expand(rest))
+        result = command.run(self, args)
+        self.store(args.get("output"), result)
+        return result
 
     @property
     def variables(self) -> MutableMapping[str, Any]:
@@ -129,35 +129,35 @@ class OutlierMagics(Magics):
         return self.engine
 
     def defaults(self, kind: type[LoadOptions | GenerateOptions]) -> dict[str, Any]:
-        """The options `%config` has set."""
-        found = {spec.name: getattr(self, spec.name) for spec in fields(kind)}
-        return {name: value for name, value in found.items() if value is not None}
+        """The options set with `%config`."""
+        values = {spec.name: getattr(self, spec.name) for spec in fields(kind)}
+        return {name: value for name, value in values.items() if value is not None}
 
     def store(self, name: str | None, value: object) -> None:
-        """Put `value` into a variable, if one is named."""
+        """Store `value` in a variable, unless `name` is None."""
         if name is not None:
             self.shell.user_ns[name] = value
 
     def write(self, text: str) -> None:
-        """Print, into the cell's output."""
+        """Print into the cell's output."""
         sys.stdout.write(text)
 
-    def prompt(self, given: dict[str, Any], text: str) -> Run | None:
-        """Run `text` as a prompt, as the flags `given` ask, and show it."""
-        output, quiet, json = (given.pop(name, None) for name in ("output", "quiet", "json"))
-        times = given.pop("repeat", 1)
-        show = self._shower(quiet or json, given.pop("no_widget", None))
+    def prompt(self, args: dict[str, Any], text: str) -> Run | None:
+        """Run `text` as a prompt with these arguments of `run`, and show the run."""
+        output, quiet, json = (args.pop(name, None) for name in ("output", "quiet", "json"))
+        times = args.pop("repeat", 1)
+        show = self._show_function(quiet or json, args.pop("no_widget", None))
         prompt = text.strip("\n")
-        if given.pop("fill", None):
+        if args.pop("fill", None):
             prompt = fill(prompt, self.shell.user_ns)
         engine = self.loaded()
         if engine.turns.must_wait:
-            sys.stdout.write("Waiting for the end of the run that is under way on this engine.\n")
+            sys.stdout.write("Waiting for another run of this engine to end.\n")
         runs: list[Run] = []
         try:
             for _ in range(times):
-                run = show(engine, prompt, self.defaults(GenerateOptions) | given)
-                runs.append(run)  # one by one: what is whole is kept when the next is stopped
+                run = show(engine, prompt, self.defaults(GenerateOptions) | args)
+                runs.append(run)  # at once: finished runs are kept if the next is stopped
         except Interrupted as stop:
             self.store(output, repeated([*runs, stop.run]))
             raise
@@ -169,8 +169,8 @@ class OutlierMagics(Magics):
             sys.stdout.write(f"{run.spread()}\n")
         return None if quiet or json else run.brief_once()
 
-    def _shower(self, quiet: bool, no_widget: bool) -> Callable[..., Run]:
-        """How a run is shown here: not at all, as text in a terminal, with or without a widget."""
+    def _show_function(self, quiet: bool, no_widget: bool) -> Callable[..., Run]:
+        """How to show a run: not at all, as text in a terminal, with or without a widget."""
         if quiet:
             return lambda engine, prompt, options: engine.generate(prompt, **options)
         if not hasattr(self.shell, "kernel"):
@@ -180,7 +180,7 @@ class OutlierMagics(Magics):
 
 
 def stream_text(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
-    """Generate from `prompt` and write the text to the terminal as it comes."""
+    """Generate from `prompt` and print the text to the terminal during the run."""
     for step in engine.stream(prompt, **options):
         sys.stdout.write(step.text)
         sys.stdout.flush()
@@ -189,10 +189,10 @@ def stream_text(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
     return engine.last_run
 
 
-def keep_question(lines: list[str]) -> list[str]:
-    """`%outlier run What is an expert?` is a prompt: IPython would take its end for a request.
+def keep_question_mark(lines: list[str]) -> list[str]:
+    """Keep IPython from reading `%outlier run What is an expert?` as a request for help.
 
-    One of its input transformers; the line becomes what IPython makes of a magic.
+    An input transformer: it writes the line as the call that IPython makes of a magic.
     """
     return [
         f"{found[1]}get_ipython().run_line_magic('outlier', {found[2]!r})\n"
@@ -203,9 +203,9 @@ def keep_question(lines: list[str]) -> list[str]:
 
 
 def register(shell: InteractiveShell) -> None:
-    """Add the magics to `shell`, remembering what stood under their name."""
+    """Add the magics to `shell`, and keep magics of the same name for `unregister`."""
     OutlierMagics.outlier.__doc__ = help_text()
-    keep_reading()
+    fix_unread_requests()
     magics = OutlierMagics(shell)
     shell.register_magics(magics)
 
@@ -213,24 +213,24 @@ def register(shell: InteractiveShell) -> None:
     assert completer is not None
     magics.matcher = matcher(shell.user_ns)
     completer.custom_matchers.append(magics.matcher)
-    shell.input_transformers_cleanup.append(keep_question)
+    shell.input_transformers_cleanup.append(keep_question_mark)
 
 
 def unregister(shell: InteractiveShell) -> None:
-    """Close the engine and put back what stood under the magics' name."""
+    """Close the engine and restore the earlier magics of that name."""
     table = shell.magics_manager.magics
     magics = getattr(table["line"].get("outlier"), "__self__", None)
     if not isinstance(magics, OutlierMagics):
         return
     COMMANDS["unload"].run(magics, {})
-    if keep_question in shell.input_transformers_cleanup:
-        shell.input_transformers_cleanup.remove(keep_question)
-    for kind, before in magics.replaced.items():
-        if before is None:
+    if keep_question_mark in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.remove(keep_question_mark)
+    for kind, earlier in magics.replaced.items():
+        if earlier is None:
             table[kind].pop("outlier", None)
         else:
-            table[kind]["outlier"] = before
+            table[kind]["outlier"] = earlier
     shell.magics_manager.registry.pop("OutlierMagics", None)
-    shell.configurables.remove(magics)  # type: ignore[arg-type]  # it holds magics, too
+    shell.configurables.remove(magics)  # type: ignore[arg-type]  # the list also contains Magics
     if shell.Completer is not None and magics.matcher in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(magics.matcher)

@@ -1,12 +1,13 @@
-"""The commands in a terminal: `outlier plan MODEL`, `outlier run MODEL PROMPT`, and others.
+"""The commands in a terminal, such as `outlier plan MODEL` and `outlier run MODEL PROMPT`.
 
-They are those of the magic, with the same flags. Where the magic takes a variable that holds a run,
-a terminal takes the file of a saved run; where it shows a result, a terminal prints it.
+They are the magic's commands with the same flags. Where the magic takes a variable that holds a
+run, a terminal takes the file of a saved run. It prints results instead of displaying them.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import fields
@@ -19,22 +20,22 @@ from ..options import GenerateOptions, LoadOptions
 from ..runs.run import Interrupted, Run
 from .commands import COMMANDS
 from .commands.command import MODEL, Command
-from .commands.line import fill, given_of
-from .commands.parsing import HelpAsked, add_fields, near, variable
+from .commands.line import parse_words
+from .commands.parsing import HelpRequested, add_fields, near, variable
 from .commands.status import as_json
 
-LOADING = sorted(
+LOAD_OPTIONS = sorted(
     {spec.name for spec in fields(LoadOptions)}
     - {spec.name for spec in fields(GenerateOptions)}
     - {"quiet"}
 )
-"""The options of loading that `run` takes as well: those whose names mean nothing else there."""
-NOT_HERE = {"no_widget", "figure"}
-"""Flags that need a notebook."""
+"""Options of `load` that `outlier run` also takes, where their names are not already in use."""
+NOTEBOOK_ONLY = {"fill", "no_widget", "figure"}
+"""Flags that need a notebook: its variables or its display."""
 
 
 class SavedRuns(MutableMapping[str, Any]):
-    """What commands take for variables: files of saved runs, by their paths, and nothing kept."""
+    """The variables of a terminal: a path maps to the run saved there; nothing is stored."""
 
     def __getitem__(self, path: str) -> Run:
         return Run.load(path)
@@ -53,7 +54,7 @@ class SavedRuns(MutableMapping[str, Any]):
 
 
 class Terminal:
-    """What commands work with here; see `commands.Session`."""
+    """A `commands.Session` that prints."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
@@ -63,43 +64,41 @@ class Terminal:
         """The engine.
 
         Raises:
-            OutlierError: this command names no model.
+            OutlierError: the command has no model.
         """
         if self.engine is None:
-            raise OutlierError("this command needs a model: name it")
+            raise OutlierError("this command needs a model: add one to the line")
         return self.engine
 
     def last_run(self) -> Run | None:
-        """There is none: a run is a file here."""
+        """None: in a terminal a run is a file."""
         return None
 
     def defaults(self, kind: type[LoadOptions | GenerateOptions]) -> dict[str, Any]:
-        """None are set."""
+        """None: a terminal has no `%config`."""
         return {}
 
     def store(self, name: str | None, value: object) -> None:
-        """Nothing: there are no variables."""
+        """Do nothing: a terminal has no variables."""
 
     def write(self, text: str) -> None:
-        """Print."""
+        """Print text."""
         sys.stdout.write(text)
 
-    def prompt(self, given: dict[str, Any], text: str) -> Run | None:
-        """Run `text`, and print what comes as it comes, then the summary."""
-        output, quiet, json = (given.pop(name, None) for name in ("output", "quiet", "json"))
-        times = given.pop("repeat", 1)
-        if given.pop("fill", None):
-            text = fill(text, {})
+    def prompt(self, args: dict[str, Any], text: str) -> Run | None:
+        """Run `text`; print the answer as it is generated, then the summary."""
+        output, quiet, json = (args.pop(name, None) for name in ("output", "quiet", "json"))
+        times = args.pop("repeat", 1)
         engine = self.loaded()
         for _ in range(times):
-            steps = engine.stream(text, **given)
+            steps = engine.stream(text, **args)
             try:
                 for step in steps:
                     if not (quiet or json):
                         self.write(step.text)
                         sys.stdout.flush()
             finally:
-                steps.close()  # what was made until Ctrl-C is a run
+                steps.close()  # on Ctrl-C the partial run becomes `last_run`
                 if output is not None and engine.last_run is not None:
                     engine.last_run.save(output)
             assert engine.last_run is not None
@@ -111,11 +110,11 @@ class Terminal:
 
 
 def main(words: Sequence[str]) -> int:
-    """Do what these words say; 0 where it went well, 2 for what cannot be done, 130 for Ctrl-C."""
+    """Run one command line; return 0 on success, 2 on an error, 130 on Ctrl-C."""
     try:
         result = run_command(words)
-    except HelpAsked as asked:
-        sys.stdout.write(str(asked))
+    except HelpRequested as help_request:
+        sys.stdout.write(str(help_request))
         return 0
     except OutlierError as error:
         sys.stderr.write(f"{error}\n")
@@ -125,76 +124,76 @@ def main(words: Sequence[str]) -> int:
             sys.stderr.write(f"\ninterrupted: {error.run.summary()}\n")
         return 130
     if result is not None:
-        sys.stdout.write(f"{in_words(result)}\n")
+        sys.stdout.write(f"{as_text(result)}\n")
     return 0
 
 
-def in_words(result: object) -> str:
-    """A result as a terminal shows it: tables whole, a run with its summary."""
+def as_text(result: object) -> str:
+    """Format a result for a terminal: tables in full, a run with its summary."""
     if isinstance(result, Run):
         return f"{result.text}\n{result.summary()}"
-    table = getattr(result, "to_string", None)  # of pandas: str would leave rows out
+    table = getattr(result, "to_string", None)  # a pandas table; `str` would omit rows
     return str(result if table is None else table(index=False))
 
 
 def run_command(words: Sequence[str]) -> object:
-    """The result of one command.
+    """Run one command and return its result.
 
     Raises:
-        OutlierError: what cannot be understood or done.
-        HelpAsked: help was wanted.
+        OutlierError: the line cannot be parsed, or the command fails.
+        HelpRequested: the line asks for help.
     """
-    offered = {name: each for name, each in COMMANDS.items() if each.terminal}
+    commands = {name: each for name, each in COMMANDS.items() if each.terminal}
     name = words[0] if words else ""
     if name in ("", "help", "-h", "--help"):
-        raise HelpAsked(help_text(offered))
-    if name not in offered:
-        said = "needs a notebook" if name in COMMANDS else "is not a command"
+        raise HelpRequested(help_text(commands))
+    if name not in commands:
+        reason = "needs a notebook" if name in COMMANDS else "is not a command"
         raise OptionError(
-            f"outlier {name} {said}{near(name, offered)}; there are {', '.join(offered)}"
+            f"outlier {name} {reason}{near(name, commands)}; the commands are {', '.join(commands)}"
         )
-    command, session = offered[name], Terminal()
-    given = given_of(parser_of(command), list(words[1:]))
+    command, session = commands[name], Terminal()
+    args = parse_words(parser_of(command), list(words[1:]))
     if command.takes_text:
-        given["text"] = " ".join(given["text"])
-        options = {key: given.pop(key) for key in LOADING if key in given}
-        session.engine = load(given.pop("model"), quiet=bool(given.get("quiet")), **options)
+        args["text"] = " ".join(args["text"])
+        options = {key: args.pop(key) for key in LOAD_OPTIONS if key in args}
+        session.engine = load(args.pop("model"), quiet=bool(args.get("quiet")), **options)
     try:
-        return command.run(session, given)
+        return command.run(session, args)
     finally:
         if session.engine is not None:
             session.engine.close()
 
 
 def parser_of(command: Command) -> argparse.ArgumentParser:
-    """What reads a command's words here."""
+    """The parser of a command's line in a terminal."""
     parser = command.parser(f"outlier {command.name}")
     if command.takes_text:
         parser.add_argument("model", help=MODEL)
         parser.add_argument("text", nargs="+", help="the prompt")
-        add_fields(parser, LoadOptions, LOADING)
-    for action in list(parser._actions):
-        saves = command.takes_text  # a run, to a file; what else is found is printed
-        if action.dest in NOT_HERE or (action.dest == "output" and not saves):
-            parser._remove_action(action)
+        add_fields(parser, LoadOptions, LOAD_OPTIONS)
+    for action in list[Any](parser._actions):
+        saves_run = command.takes_text  # other results are printed
+        if action.dest in NOTEBOOK_ONLY or (action.dest == "output" and not saves_run):
+            action.container._remove_action(action)  # the group, which prints the help
             for flag in action.option_strings:
                 del parser._option_string_actions[flag]
         if action.type is variable:
             action.type, action.metavar = str, "FILE"
             if action.dest == "output":
                 action.help = "save the run to this file"
-            action.help = str(action.help).replace("variables that hold", "files of saved")
-            action.help = action.help.replace("the variable that holds the run", "of a saved run")
-            action.help = action.help.replace("a variable that holds a run", "of a saved run")
+            action.help = re.sub(r" \(default: .*", "", str(action.help))
+            action.help = action.help.replace("variables that hold", "files of saved")
+            action.help = re.sub(r"(the|a) variable that holds", "file of", action.help)
     return parser
 
 
-def help_text(offered: dict[str, Command]) -> str:
-    """What `outlier --help` shows."""
-    width = max(map(len, offered)) + 2
-    lines = "\n".join(f"  outlier {name:<{width}}{each.help}" for name, each in offered.items())
+def help_text(commands: dict[str, Command]) -> str:
+    """The text of `outlier --help`."""
+    width = max(map(len, commands)) + 2
+    lines = "\n".join(f"  outlier {name:<{width}}{each.help}" for name, each in commands.items())
     return (
-        "Run Mixture-of-Experts models whose experts stay on disk, and ask what their runs did.\n\n"
-        f"{lines}\n\nA run is the file that `run.save` or `%outlier save` wrote. Each command has "
+        "Run Mixture-of-Experts models with their experts on disk, and analyse their runs.\n\n"
+        f"{lines}\n\nA run is a file written by `run.save` or `%outlier save`. Each command has "
         "--help.\n"
     )

@@ -17,7 +17,7 @@ from playwright.sync_api import Page, Route
 
 from outlier_jupyter.notebook.chat.controls import NAMES, Settings, controls
 from outlier_jupyter.notebook.chat.conversations import Conversations
-from outlier_jupyter.notebook.chat.view_state import outline
+from outlier_jupyter.notebook.chat.view_state import chat_state
 from outlier_jupyter.notebook.live.widget import STATIC, LiveView
 from outlier_jupyter.runs.run import Run
 from tests.notebook.conftest import build
@@ -88,20 +88,20 @@ def live_traits() -> dict[str, Any]:
 
 def chat_traits() -> dict[str, Any]:
     """A conversation of two turns, with a branch, code, a table, and an answer cut off."""
-    books = Conversations()
-    book = books.current
-    first = book.add(book.end, "user", "How does a router choose?")
-    answer = book.add(first.id, "assistant", ANSWER, "stop")
+    conversations = Conversations()
+    conversation = conversations.current
+    first = conversation.add(conversation.end, "user", "How does a router choose?")
+    answer = conversation.add(first.id, "assistant", ANSWER, "stop")
     answer.numbers = {"prompt": 31, "reused": 0, "generated": 142, "tokens_per_second": 41.2,
                       "run": 1}  # fmt: skip
-    book.add(answer.id, "user", "And if it is not in RAM?")
-    asked = book.add(answer.id, "user", "And what if an expert is\nnot in RAM?")
-    last = book.add(asked.id, "assistant", WORDS, "length")
+    conversation.add(answer.id, "user", "And if it is not in RAM?")
+    asked = conversation.add(answer.id, "user", "And what if an expert is\nnot in RAM?")
+    last = conversation.add(asked.id, "assistant", WORDS, "length")
     last.numbers = {"prompt": 190, "reused": 173, "generated": 60, "tokens_per_second": 38.4,
                     "run": 2}  # fmt: skip
     settings = Settings()
     return {name: getattr(settings, name) for name in NAMES} | {
-        "state": outline(books, None, 1),
+        "state": chat_state(conversations, None, 1),
         "controls": controls(),
         "status": "idle",
         "watch": False,

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 import outlier_jupyter
 from outlier_jupyter import Trace
 from outlier_jupyter.events import Compared, PagedIn
-from outlier_jupyter.notebook.live.loss import LossLine
+from outlier_jupyter.notebook.live.divergence import DivergenceLine
 from outlier_jupyter.notebook.live.widget import LiveView
 from outlier_jupyter.notebook.render.figures import Figures
 from outlier_jupyter.notebook.render.static.report import report
@@ -146,7 +146,7 @@ def test_the_live_views_header_tells_the_loss_as_it_goes():
     """The mean so far, no more often than twice a second; nothing where nothing was changed."""
     now = [0.0]
     view = LiveView(info={"changed_output": "expert 0:1 masked"})
-    line = LossLine(view, clock=lambda: now[0])
+    line = DivergenceLine(view, clock=lambda: now[0])
     line(Compared(1.0, True))
     line(Compared(3.0, False))
     assert view.info["changed_output"].endswith("KL 1 nats a token, top-1 agreement 100 %")
@@ -155,5 +155,5 @@ def test_the_live_views_header_tells_the_loss_as_it_goes():
     said = "expert 0:1 masked; KL 2 nats a token, top-1 agreement 33.3 %"
     assert view.info["changed_output"] == said
     other = LiveView(info={"changed_output": ""})
-    LossLine(other)(Compared(0.0, True))
+    DivergenceLine(other)(Compared(0.0, True))
     assert other.info["changed_output"] == ""

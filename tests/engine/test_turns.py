@@ -131,7 +131,7 @@ def test_what_waits_can_be_stopped(engine: Engine) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    while not chat.writer.busy:
+    while not chat.runner.busy:
         pass
     chat.stop()
     asking.join(WAIT_S)

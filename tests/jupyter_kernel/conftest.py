@@ -19,7 +19,7 @@ IPYKERNELS = ("6.31.0", "7.3.0", "7.4.0")
 """They handle messages to a busy kernel each in another way, and interrupts must work in all."""
 AT_START = (
     "import faulthandler, signal; faulthandler.register(signal.SIGUSR1)",
-    "from outlier_jupyter.notebook.ipykernel_fixes import keep_reading; keep_reading()",
+    "from outlier_jupyter.notebook.ipykernel_fixes import fix_unread_requests as fix; fix()",
 )
 """Lines run before a kernel serves. Asked by a signal, it prints what each of its threads is at;
 and replies go through the stream, or ipykernel 7.3 may be deaf before the magics are loaded."""

@@ -93,7 +93,7 @@ def test_run_all_goes_on_over_a_watched_run(tiny: Path, tmp_path: Path) -> None:
     notebook, client = executed(tmp_path, *sources)
     client.execute()
     said, shown, _ = notebook.cells[2].outputs
-    assert said.text == "Waiting for the end of the run that is under way on this engine.\n"
+    assert said.text == "Waiting for another run of this engine to end.\n"
     assert "And now?" in shown.data["text/html"] and notebook.cells[3].outputs[0].text == "400 3\n"
 
 

@@ -117,7 +117,7 @@ def test_bench_makes_its_table(loaded, monkeypatch, tmp_path, capsys):
         asked.update(folder=folder, traces=traces)
         return Benched([{"subject": "all cached", "tokens_per_s": 2.5}], "of a fake")
 
-    monkeypatch.setattr("outlier_jupyter.benchmark.short.short", short)
+    monkeypatch.setattr("outlier_jupyter.notebook.commands.bench.short", short)
     found = loaded.run_line_magic("outlier", f"bench --folder {tmp_path} -o table")
     assert loaded.user_ns["table"] is found and asked == {"folder": tmp_path, "traces": None}
     assert "all cached  2.50" in str(found) and "of a fake" in found._repr_markdown_()
@@ -160,14 +160,18 @@ def test_unload_closes_and_a_cell_then_says_what_to_do(loaded):
 @pytest.mark.parametrize(
     ("line", "cell", "message"),
     [
-        ("lode demo", None, "%outlier lode is not a command; did you mean load?; there are load, "),
-        ("Hello", None, "%outlier Hello is not a command; there are load, run, plan"),
+        (
+            "lode demo",
+            None,
+            "%outlier lode is not a command; did you mean load?; the commands are",
+        ),
+        ("Hello", None, "%outlier Hello is not a command; the commands are load, run, plan"),
         ("run --max-token 3 Hello", None, "did you mean --max-tokens?"),
         ("run --max-tokens 3", None, "the prompt is empty"),
         ("status now", None, "unrecognized arguments: now"),
         ("--max-token 3", "Hello", "did you mean --max-tokens?"),
         ("--max-tokens 0", "Hello", "max_tokens=0 is too small"),
-        ("-o 3x --max-tokens 1", "Hello", "is not a variable's name"),
+        ("-o 3x --max-tokens 1", "Hello", "is not a valid variable name"),
         ("", "\n", "the prompt is empty"),
     ],
 )
@@ -327,8 +331,8 @@ def test_ablate_and_sweep_are_their_functions(loaded, capsys, tmp_path):
     for line, said in (
         ("ablate 0:1", "give --prompt or --prompts"),
         ("ablate 0:1 --prompts text", "no prompts in a variable 'text'"),
-        ("sweep nothing=1", "is no NAME=VALUES"),
-        ("sweep top_k=x", "give values of type int"),
+        ("sweep nothing=1", "is not NAME=VALUES"),
+        ("sweep top_k=x", "comma-separated values of type int"),
         ("sweep quiet=1", "names are top_k, cache_gb"),
     ):
         with pytest.raises(OptionError, match=said):
@@ -342,7 +346,7 @@ def test_a_repeated_cell_is_its_last_run_with_all_of_them(loaded, capsys):
     assert loaded.user_ns["again"] is run
     assert "3 runs: median" in capsys.readouterr().out
     assert not loaded.run_cell_magic("outlier", "--max-tokens 3", "Hello").repeats
-    with pytest.raises(OptionError, match="runs nothing"):
+    with pytest.raises(OptionError, match="0 is too small"):
         loaded.run_cell_magic("outlier", "--repeat 0", "Hello")
 
 

@@ -9,10 +9,10 @@ from outlier_jupyter.events import CallStarted, Routed
 from outlier_jupyter.formatting import percent
 from outlier_jupyter.notebook.chat.chat import Chat
 from outlier_jupyter.notebook.chat.saved_chat import bundle
-from outlier_jupyter.notebook.live.frame_builder import Feed
+from outlier_jupyter.notebook.live.finished_run import frame_of_run
+from outlier_jupyter.notebook.live.frame_builder import FrameBuilder
 from outlier_jupyter.notebook.live.frames import Frame
-from outlier_jupyter.notebook.live.replay import frame_of
-from outlier_jupyter.notebook.live.show import last_frame, make_feed
+from outlier_jupyter.notebook.live.show import last_frame, make_frame_builder
 from outlier_jupyter.notebook.render.static import SavedView
 from outlier_jupyter.notebook.render.static.text import table, tiles
 from outlier_jupyter.runs.run import Interrupted, Run
@@ -20,7 +20,7 @@ from outlier_jupyter.runs.run import Interrupted, Run
 
 def watched(engine, layer: int, call: int, **options) -> tuple[Run, Frame]:
     """A run stopped in a layer of a call, and what its live view shows last."""
-    feed = make_feed(engine, lambda frame: None)
+    feed = make_frame_builder(engine, lambda frame: None)
     calls = []
 
     def stop(event) -> None:
@@ -29,7 +29,10 @@ def watched(engine, layer: int, call: int, **options) -> tuple[Run, Frame]:
         elif len(calls) == call and event.layer == layer:
             engine.stop()
 
-    forget = [engine.subscribe(feed, *Feed.KINDS), engine.subscribe(stop, CallStarted, Routed)]
+    forget = [
+        engine.subscribe(feed, *FrameBuilder.KINDS),
+        engine.subscribe(stop, CallStarted, Routed),
+    ]
     try:
         run = engine.generate("the same in all views", max_tokens=9, prefill_chunk=6, **options)
     except Interrupted as stopped:
@@ -47,7 +50,7 @@ def test_the_live_view_ends_with_the_numbers_that_stay(tiny, call: int) -> None:
     """
     with outlier_jupyter.load(tiny, cache_experts=10) as engine:
         run, frame = watched(engine, 1, call)
-    told, kept = frame.totals, frame_of(run)
+    told, kept = frame.totals, frame_of_run(run)
     assert told._replace(elapsed_ns=0, evictions=0) == kept.totals._replace(
         elapsed_ns=0, evictions=0
     )
@@ -71,8 +74,8 @@ def test_the_live_view_ends_with_the_numbers_that_stay(tiny, call: int) -> None:
 def test_a_run_of_one_token_has_one(tiny) -> None:
     """Its only token came of the prompt's last call: no call of decode was needed."""
     with outlier_jupyter.load(tiny, cache_experts=10) as engine:
-        feed = make_feed(engine, lambda frame: None)
-        forget = engine.subscribe(feed, *Feed.KINDS)
+        feed = make_frame_builder(engine, lambda frame: None)
+        forget = engine.subscribe(feed, *FrameBuilder.KINDS)
         run = engine.generate("one", max_tokens=1)
         forget()
     frame = feed.snapshot()
@@ -84,7 +87,7 @@ def test_both_phases_hit_rates_are_told_everywhere(tiny) -> None:
     with outlier_jupyter.load(tiny, cache_experts=10) as engine:
         chat = Chat(engine, max_tokens=8)
         run = chat.send("what is told of this?")
-        answer = bundle("tiny", chat.writer.books, "x")["text/plain"]
+        answer = bundle("tiny", chat.runner.conversations, "x")["text/plain"]
         numbers = chat.messages[-1].numbers
         chat.close()
     s = run.summary()

@@ -64,7 +64,7 @@ def test_a_report_and_a_summary_as_json(saved, tiny, tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nonsense"], "outlier nonsense is not a command; there are run, plan"),
+        (["nonsense"], "outlier nonsense is not a command; the commands are run, plan"),
         (["repak", "demo"], "did you mean repack?"),
         (["chat"], "outlier chat needs a notebook"),
         (["open", "no-such-file"], "no-such-file"),
@@ -102,6 +102,15 @@ def test_what_needs_a_notebook_is_not_offered() -> None:
     """Everything that is offered has no flag for a widget, and no variable."""
     offered = {name for name, each in COMMANDS.items() if each.terminal}
     assert offered.isdisjoint({"load", "chat", "view", "status", "resize", "unload", "memory"})
+
+
+@pytest.mark.parametrize("name", ["what-if", "run", "explain", "expert"])
+def test_help_shows_only_flags_that_work(name: str, capsys) -> None:
+    """A flag that needs a notebook, or a variable, is not in the help text either."""
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert not any(flag in shown for flag in ("--slider", "--figure", "--no-widget", "variable"))
+    assert ("--output" in shown) is (name == "run")
 
 
 def test_the_package_is_a_program() -> None:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 import outlier_jupyter
 from outlier_jupyter import Run, Trace
 from outlier_jupyter.errors import TraceError
-from outlier_jupyter.notebook.live.replay import frame_of
+from outlier_jupyter.notebook.live.finished_run import frame_of_run
 from outlier_jupyter.trace import CALL, EVICTION, READ, TraceInfo
 from outlier_jupyter.trace.measures import summarise
 from outlier_jupyter.trace.schema import LAYER_PARTS, PREFETCHED
@@ -75,7 +75,7 @@ def test_a_run_keeps_its_texts(run, tmp_path):
     loaded = Run.load(run.save(tmp_path / "run.safetensors"))
     for name in ("prompt", "encoded", "text", "finish_reason"):
         assert getattr(loaded, name) == getattr(run, name)
-    assert frame_of(loaded) == frame_of(run)
+    assert frame_of_run(loaded) == frame_of_run(run)
     assert str(loaded.summary()) == str(run.summary())
     assert_same(run.trace, Trace.load(tmp_path / "run.safetensors"))
 
@@ -85,7 +85,7 @@ def test_a_loaded_trace_shows_in_the_live_view(run, tmp_path):
     trace = Trace.load(run.trace.save(tmp_path / "t.safetensors"))
     view = trace.view()
     assert view.status == "stop" and view.info["model"] == trace.info.model
-    seen, shown = frame_of(Run.load(tmp_path / "t.safetensors")), frame_of(run)
+    seen, shown = frame_of_run(Run.load(tmp_path / "t.safetensors")), frame_of_run(run)
     assert seen.text == ""
     for name in ("experts_of", "hits_of", "count", "move", "move_step"):
         np.testing.assert_array_equal(getattr(seen, name), getattr(shown, name), name)
@@ -105,7 +105,7 @@ def test_a_trace_of_a_few_arrays_says_what_it_lacks(tmp_path):
     assert not any(trace.has(n) for n in ("hits", "reads", "evictions", "calls", "tokens", "phase"))
     summary = summarise(trace)
     assert np.isnan([summary.hit_rate, summary.tokens_per_second, summary.read_p50_ms]).all()
-    assert frame_of(Run.of(trace)).totals.lookups == 0
+    assert frame_of_run(Run.of(trace)).totals.lookups == 0
     assert Trace.load(trace.save(tmp_path / "ours.safetensors")).info == trace.info
 
 

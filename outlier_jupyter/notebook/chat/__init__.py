@@ -1,1 +1,1 @@
-"""The chat: conversations, the thread that answers, and what the browser is sent."""
+"""The chat: conversations, the thread that generates answers, and messages to the browser."""

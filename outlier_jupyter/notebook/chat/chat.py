@@ -1,8 +1,8 @@
-"""A chat with a loaded model, as a widget and as an object: both do the same.
+"""A chat with a loaded model, as a widget and as a Python object with the same operations.
 
-`Chat` is the traits and what can be asked; of its conversations, `has_conversations.py` is.
-`writer.py` has a thread write the answers and tells the browser, `desk.py` takes the browser's
-messages, `conversation.py` is the data, and what the browser does is in `js/src/chat`.
+`Chat` has the traits and the operations; `conversations_mixin.py` has those on conversations.
+`runner.py` generates the answers on a thread and updates the browser, `message_handler.py` handles
+the browser's messages, `conversations.py` is the data. The browser's half is in `js/src/chat`.
 """
 
 from __future__ import annotations
@@ -29,43 +29,43 @@ from ...system.interactive import attended
 from ...values import integer
 from ...values import text as text_of
 from ..engine_handle import engine_of
-from ..ipykernel_fixes import keep_route
+from ..ipykernel_fixes import fix_subshell_routing
 from ..live.widget import STATIC, LiveView, kernel_id
 from ..render.displays import Displays
 from ..render.on_demand import OnDemand
 from .controls import NAMES, controls
-from .has_conversations import HasConversations
-from .messages import Desk
-from .runner import CLOSED, IDLE, Writer
+from .conversations_mixin import ConversationsMixin
+from .message_handler import MessageHandler
+from .runner import CLOSED, IDLE, TurnRunner
 from .saved_chat import bundle, stamp_of
 
 NO_TEMPLATE = (
-    "This model has no chat template, so it cannot answer here: have it continue a text with "
-    "%%outlier or engine.generate."
+    "This model has no chat template, so it cannot chat: let it continue a text with %%outlier or "
+    "engine.generate."
 )
 
-SET_HERE = {"status", "state", "answer", "notice", "draft", "saved"}
-"""Traits that the chat sets itself, as answers are written."""
+OUTPUT_TRAITS = {"status", "state", "answer", "notice", "draft", "saved"}
+"""Traits that the chat sets itself during an answer."""
 
 log = logging.getLogger(__name__)
 
 
-class Chat(HasConversations, OnDemand):
-    """A chat with `engine`: display it, or use it from Python, or both.
+class Chat(ConversationsMixin, OnDemand):
+    """A chat with `engine`: display it, use it from Python, or both.
 
     The settings are traits (`temperature`, `top_p`, `max_tokens`, `seed`, `system`, `reuse_kv` …):
     observe them, link them. `system` is the current conversation's. `answer` is the text of the
     newest finished answer; `status` is "idle", "running" or "closed"; with `watch` the run view
-    is shown as answers are written. Observers of `answer` and `status` are called on the thread
-    that writes the answers.
+    is shown during an answer. Observers of `answer` and `status` are called on the thread that
+    generates the answers.
 
     Args:
-        engine: from `outlier_jupyter.load`; it stays the caller's to close.
-        clock: seconds that never go back.
+        engine: from `outlier_jupyter.load`; the caller closes it.
+        clock: a monotonic clock in seconds.
         **settings: values for the settings.
 
     Raises:
-        OptionError: a setting is unknown or has a value that cannot be used.
+        OptionError: a setting is unknown or has an invalid value.
     """
 
     _esm = STATIC / "chat.js"
@@ -93,101 +93,101 @@ class Chat(HasConversations, OnDemand):
         _check(engine, settings)
         engine = engine_of(engine)
         self._saved = Displays(f"oj-chat-{uuid.uuid4().hex[:12]}")
-        self.writer = Writer(self, engine, clock)
+        self.runner = TurnRunner(self, engine, clock)
         super().__init__(
             controls=controls(),
-            info=_about(engine),
+            info=_engine_info(engine),
             kernel_id=kernel_id(),
             view_id=self._saved.name,
             notice="" if has_template(engine.tokenizer) else NO_TEMPLATE,
             **settings,
         )
-        keep_route(self.comm)
-        self.writer.books.current.system = self.system
-        self.writer.publish()
-        desk = Desk(self)
+        fix_subshell_routing(self.comm)
+        self.runner.conversations.current.system = self.system
+        self.runner.publish()
+        desk = MessageHandler(self)
         self.on_msg(lambda _, content, buffers: desk.receive(content))
         self.observe(self._keep_system, "system")
         self._forget_engine = engine.subscribe(partial(_resized, weakref.ref(self)), Resized)
 
     @property
     def engine(self) -> Engine:
-        """The engine that answers."""
-        return self.writer.engine
+        """The engine that generates the answers."""
+        return self.runner.engine
 
     @property
     def runs(self) -> list[Run]:
-        """The runs of the answers given, newest last: `runs[-1]` is that of the newest answer.
+        """The runs of the answers, newest last: `runs[-1]` belongs to the newest answer.
 
-        The oldest are let go of beyond 256 MB of traces; see `run` for one by its number.
+        Beyond 256 MB of traces the oldest are dropped; `run` finds one by its number.
         """
-        return self.writer.runs.all()
+        return self.runner.runs.all()
 
     def run(self, number: int) -> Run:
-        """The run of this number: "Run 3" in the widget is `run(3)`.
+        """The run with this number: "Run 3" in the widget is `run(3)`.
 
         Raises:
-            OptionError: there is none, or it has been let go of to bound memory.
+            OptionError: there is no such run, or it was dropped to bound memory.
         """
-        return self.writer.runs.get(number)
+        return self.runner.runs.get(number)
 
     def show_run(self, number: int) -> None:
-        """Show this run's view under its answer, in place of another; 0 shows none."""
-        before, note = self.run_view, ""
+        """Show this run's view under its answer, instead of an earlier one; 0 removes it."""
+        previous, note = self.run_view, ""
         try:
             self.run_view = LiveView.of(self.run(number)) if integer("number", number) else None
         except OptionError as error:
             self.run_view, note = None, str(error)
         self.run_shown = {"run": number, "note": note}
-        if before is not None:
-            before.close()
+        if previous is not None:
+            previous.close()
 
     def resize(
         self, *, cache_gb: float | str | None = None, cache_experts: int | None = None
     ) -> Status:
-        """Give the engine's cache another size between two answers, as `Engine.resize`."""
+        """Change the size of the engine's cache between two answers, as `Engine.resize`."""
         return self.engine.resize(cache_gb=cache_gb, cache_experts=cache_experts)
 
     def send(self, content: Any, *args: Any, **options: Any) -> Any:
-        """Ask, wait for the answer and return its `Run`; the same as typing it into the widget.
+        """Send a message, wait for the answer and return its `Run`, as typing in the widget does.
 
         Args:
             content: the message.
-            **options: settings for this answer alone.
+            **options: settings for this answer only.
 
         Raises:
-            Interrupted: stopped; what was written stays in the chat and is in `.run`.
-            OptionError, EngineBusy, EngineClosed, ReadFailed: nothing is lost, ask again.
+            Interrupted: stopped; the partial answer stays in the chat, and its run is in `.run`.
+            OptionError, EngineBusy, EngineClosed, ReadFailed: nothing is lost; send it again.
         """
-        if isinstance(content, dict) and not options:  # a widget's `send`, which this name hides
+        if isinstance(content, dict) and not options:  # the widget's own `send`, hidden by this one
             return super().send(content, *args, **options)
-        return self.writer.wait(self.writer.ask(text_of("content", content), options))
+        return self.runner.wait(self.runner.ask(text_of("content", content), options))
 
     def regenerate(self, answer: int | None = None) -> Run:
-        """Have an answer (the last one) written once more, beside the first; raises as `send`."""
-        return self.writer.wait(self.writer.ask_again(answer))
+        """Generate another version of an answer (default: the last); raises as `send`."""
+        return self.runner.wait(self.runner.ask_again(answer))
 
     def edit(self, message: int, text: str) -> Run:
-        """Ask a question otherwise, on a branch beside the first; raises as `send`."""
-        return self.writer.wait(self.writer.ask_otherwise(message, text))
+        """Replace a question by `text` on a new branch, and answer it; raises as `send`."""
+        return self.runner.wait(self.runner.ask_otherwise(message, text))
 
     def stop(self) -> None:
-        """Stop the answer being written, before the model's next layer; from any thread."""
-        self.writer.stop()
+        """Stop the current answer before the model's next layer; may be called from any thread."""
+        self.runner.stop()
 
     def notify_change(self, change: Any) -> None:
-        """As every widget's; what an observer of an answer raises is logged and costs none."""
+        """As in every widget, but an error in an observer of `OUTPUT_TRAITS` is only logged."""
         try:
             super().notify_change(change)
         except Exception:
-            if change["name"] not in SET_HERE:
+            if change["name"] not in OUTPUT_TRAITS:
                 raise
             log.exception("an observer of this chat's %s raised", change["name"])
 
     def close(self) -> None:
-        """Stop what is being written, end the thread, and close the widget."""
-        if "writer" in self.__dict__:  # not if __init__ refused; ipywidgets closes that, too
-            self.writer.close()
+        """Stop the current answer, end the thread, and close the widget."""
+        if "runner" in self.__dict__:  # absent if __init__ raised
+            self.runner.close()
             self._forget_engine()
             self.status = CLOSED
             for view in (self.live, self.run_view):
@@ -197,24 +197,24 @@ class Chat(HasConversations, OnDemand):
         super().close()
 
     def _keep_system(self, change: dict[str, Any]) -> None:
-        self.writer.books.current.system = change["new"]
+        self.runner.conversations.current.system = change["new"]
 
     def save_view(self) -> None:
-        """Bring what a saved notebook shows of this chat up to date, where it is displayed."""
-        made = bundle(self.engine.info.model, self.writer.books, self._saved.name)
-        self._saved.update(made)
-        self.saved = stamp_of(made)  # after it: the page looks whether it came
+        """Update the output that a saved notebook shows of this chat, where it is displayed."""
+        bundled = bundle(self.engine.info.model, self.runner.conversations, self._saved.name)
+        self._saved.update(bundled)
+        self.saved = stamp_of(bundled)  # last: with it the page checks whether the update arrived
 
     @property
     def saved_view(self) -> dict[str, str]:
-        """What a saved notebook shows of it, by media type; empty where it is not displayed."""
+        """The output that a saved notebook shows, by media type; empty if it is not displayed."""
         return self._saved.last
 
     def _ipython_display_(self) -> None:
-        """IPython's hook: the widget, and beside it what stays when there is no kernel."""
-        # Data, or data and metadata: anywidget has given both.
-        made = self._repr_mimebundle_() if attended() else {}
-        data = made[0] if isinstance(made, tuple) else made
+        """IPython's hook: display the widget, and beside it the static form for saved notebooks."""
+        # Data, or data and metadata: versions of anywidget return either.
+        bundled = self._repr_mimebundle_() if attended() else {}
+        data = bundled[0] if isinstance(bundled, tuple) else bundled
         self._saved.show(self, data or {}, repr(self))
         self.save_view()
 
@@ -224,26 +224,26 @@ class Chat(HasConversations, OnDemand):
 
 
 def _check(engine: object, settings: dict[str, Any]) -> None:
-    """Refuse what cannot be used before there is a widget, whose words would be its own."""
+    """Check the arguments before the widget exists: its own errors would be less clear."""
     if not isinstance(engine, Engine):
         raise OptionError(
-            f"a chat cannot use {shown(engine)} as its engine: give what outlier_jupyter.load "
-            "returns"
+            f"a chat cannot use {shown(engine)} as its engine: give the engine that "
+            "outlier_jupyter.load returns"
         )
     make(GenerateOptions, settings)
     if unknown := [name for name in settings if name not in NAMES]:
-        raise OptionError(f"{unknown[0]!r} is no setting of a chat: they are {', '.join(NAMES)}")
+        raise OptionError(f"{unknown[0]!r} is not a chat setting: they are {', '.join(NAMES)}")
 
 
 def _resized(chat: weakref.ref[Chat], event: Event) -> None:
-    """A sink: the cache has another size, whoever gave it."""
-    told = chat()
-    if told is not None:
-        told.info = _about(told.engine)
+    """A subscriber: show the new size of the cache, whoever changed it."""
+    alive = chat()
+    if alive is not None:
+        alive.info = _engine_info(alive.engine)
 
 
-def _about(engine: Engine) -> dict[str, Any]:
-    """What the header says of the engine."""
+def _engine_info(engine: Engine) -> dict[str, Any]:
+    """The engine's data in the header of the chat."""
     config = engine.config.get("text_config", engine.config)
     status = engine.status()
     return {

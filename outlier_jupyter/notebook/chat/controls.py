@@ -1,7 +1,7 @@
-"""The chat's settings: one trait and one control for each option of a run that a person turns.
+"""The chat's settings: one trait and one control for each run option that users change in a chat.
 
-They are made from the fields of `GenerateOptions`, so a name, a default, a help text and a check
-exist once. `Settings` is the traits; `controls` describes them to the browser.
+They are made from the fields of `GenerateOptions`, so each name, default, help text and check is
+defined once. `Settings` has the traits; `controls` describes them to the browser.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ GROUPS = {
     "Length and repetition": ("max_tokens", "repetition_penalty", "repetition_context"),
     "Cache": ("reuse_kv", "prefill_chunk"),
 }
-"""What is shown together."""
+"""The groups of controls."""
 CONTROLS = tuple(name for names in GROUPS.values() for name in names)
 NAMES = (*CONTROLS, "system")
-"""Every setting; the system message has a place of its own, because it is long."""
+"""Every setting; the system message is long and shown apart."""
 DEFAULTS = {"reuse_kv": True}
-"""Where a chat differs from a single run."""
+"""Defaults that differ from those of a single run."""
 STEPS = {"temperature": 0.1, "top_p": 0.05, "min_p": 0.01, "repetition_penalty": 0.05}
 LABELS = {
     "reuse_kv": "reuse the KV cache",
@@ -40,9 +40,9 @@ def _default(name: str) -> Any:
 
 def _kind(name: str) -> Any:
     """The type of an option, without its None."""
-    wanted = typing.get_type_hints(GenerateOptions)[name]
-    options = [kind for kind in typing.get_args(wanted) if kind is not type(None)]
-    return options[0] if options else wanted
+    hint = typing.get_type_hints(GenerateOptions)[name]
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    return kinds[0] if kinds else hint
 
 
 def _trait(name: str) -> traitlets.TraitType[Any, Any]:
@@ -51,10 +51,10 @@ def _trait(name: str) -> traitlets.TraitType[Any, Any]:
 
 
 class Setting(traitlets.Any):
-    """A trait whose values are an option's, as plain as the option makes them."""
+    """A trait whose values an option checks and converts."""
 
     def validate(self, obj: Any, value: Any) -> Any:
-        """Hold a value against its option's rules; raises OptionError."""
+        """Check a value by the rules of its option; raises OptionError."""
         name = str(self.name)
         return _default(name) if value is None else settled(GenerateOptions, {name: value})[name]
 
@@ -64,16 +64,16 @@ Settings: Any = type(
     (traitlets.HasTraits,),
     {name: _trait(name) for name in NAMES},
 )
-"""The traits, one for each of `NAMES`, checked as the options are."""
+"""A class with one trait for each of `NAMES`, checked as the options are."""
 
 
 def options_of(settings: Any) -> dict[str, Any]:
-    """The keyword arguments of `Engine.generate` that the settings stand for."""
+    """The settings as keyword arguments of `Engine.generate`."""
     return {name: getattr(settings, name) for name in NAMES} | {"system": settings.system or None}
 
 
 def controls() -> list[dict[str, Any]]:
-    """What the browser needs to draw the controls: JSON, in the order shown."""
+    """The description of the controls for the browser: JSON, in display order."""
     out = []
     for group, names in GROUPS.items():
         for name in names:

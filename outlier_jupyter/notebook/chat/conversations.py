@@ -1,8 +1,8 @@
-"""Conversations as plain data: trees of messages, and the file they are kept in.
+"""Conversations as plain data: trees of messages, and their file format.
 
-Editing a question, or asking for another answer, adds a sibling and loses nothing: a conversation
-is a tree, and what is read is the path along the chosen children. The file is JSON with a version.
-Nothing here knows a model, a widget or a thread.
+Editing a question, or regenerating an answer, adds a sibling and keeps the old version. So a
+conversation is a tree, and the visible messages are the path along the chosen children. The file is
+JSON with a version. This module knows no model, widget or thread.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ ROLES = (USER, ASSISTANT)
 RUNNING = "running"
 ENDS = ("", RUNNING, "stop", "length", "interrupted", "error")
 TITLE_CHARS = 48
-MOST = 2**53
-"""No page can tell larger numbers apart, nor does a run have any."""
+LARGEST_NUMBER = 2**53
+"""JavaScript cannot represent larger integers exactly; no run reaches them."""
 
 
 @dataclass
@@ -36,13 +36,13 @@ class Message:
     """One message of a tree.
 
     Attributes:
-        id: its number in its conversation, from 1.
+        id: its number in the conversation, from 1.
         parent: the message it follows, or `ROOT`.
         role: `user` or `assistant`.
-        text: what was written, Markdown if anything.
-        ended: of an answer, why it ended (a run's `finish_reason`), or `running`; else "".
-        note: a sentence about what went wrong, if anything.
-        numbers: of the run that wrote it: token counts, speed, and which of `Chat.runs` it is.
+        text: the message, possibly Markdown.
+        ended: why an answer ended (its run's `finish_reason`), or `running`; "" for questions.
+        note: a sentence about an error, if any.
+        numbers: of the answer's run: token counts, speed, and its number for `Chat.run`.
     """
 
     id: int
@@ -56,13 +56,13 @@ class Message:
 
 @dataclass
 class Conversation:
-    """A tree of messages and the path through it that is read.
+    """A tree of messages and the chosen path through it.
 
     Attributes:
-        title: as it was named; `label` is what to show.
-        system: the system message before everything, "" for none.
+        title: given by the user, or ""; `label` is the text to show.
+        system: the system message, "" for none.
         messages: by id; a parent comes before its children.
-        chosen: for each parent the child that is on the path.
+        chosen: the child on the path, for each parent.
     """
 
     id: int
@@ -73,7 +73,7 @@ class Conversation:
 
     @property
     def label(self) -> str:
-        """The title, or the beginning of the first question."""
+        """The title, or the start of the first question."""
         path = self.path()
         words = self.title or (" ".join(path[0].text.split()) if path else "")
         short = words if len(words) <= TITLE_CHARS else words[: TITLE_CHARS - 1].rstrip() + "…"
@@ -87,12 +87,12 @@ class Conversation:
 
     @property
     def end_answered(self) -> int:
-        """The last answer's id, or `ROOT`: a question that nobody answered is asked beside."""
+        """The id of the last answer, or `ROOT`: the parent of the next question."""
         last = self.messages.get(self.end)
         return last.parent if last is not None and last.role == USER else self.end
 
     def add(self, parent: int, role: str, text: str = "", ended: str = "") -> Message:
-        """Add a message under `parent` and have the path go through it."""
+        """Add a message under `parent` and choose the path through it."""
         message = Message(max(self.messages, default=ROOT) + 1, parent, role, text, ended)
         self.messages[message.id] = message
         self.choose(message.id)
@@ -100,10 +100,10 @@ class Conversation:
 
     @checked(number=integer)
     def get(self, number: int) -> Message:
-        """The message of this id.
+        """The message with this id.
 
         Raises:
-            OptionError: there is none.
+            OptionError: there is no such message.
         """
         if number not in self.messages:
             raise OptionError(f"there is no message {number!r} in {self.label!r}")
@@ -114,14 +114,14 @@ class Conversation:
         return [message for message in self.messages.values() if message.parent == parent]
 
     def choose(self, number: int) -> None:
-        """Have the path go through this message, and on as it did when it was last read."""
+        """Choose the path through this message; below it the last chosen path continues."""
         message: Message | None = self.get(number)
         while message is not None:
             self.chosen[message.parent] = message.id
             message = self.messages.get(message.parent)
 
     def path(self) -> list[Message]:
-        """The messages that are read, first to last."""
+        """The messages on the chosen path, first to last."""
         path, at = [], self.chosen.get(ROOT)
         while at is not None:
             path.append(self.messages[at])
@@ -129,7 +129,7 @@ class Conversation:
         return path
 
     def until(self, number: int) -> list[Message]:
-        """The messages from the first one down to this, whatever path is chosen."""
+        """The messages from the first one to this one, on any path."""
         out: list[Message] = []
         message = self.messages.get(number)
         while message is not None:
@@ -146,63 +146,63 @@ class Conversations:
         self.current = self.new()
 
     def new(self, system: str = "") -> Conversation:
-        """Add an empty conversation and make it the current one."""
+        """Add an empty conversation and make it current."""
         self.current = Conversation(max(self.by_id, default=0) + 1, system=system)
         self.by_id[self.current.id] = self.current
         return self.current
 
     @checked(number=integer)
     def get(self, number: int) -> Conversation:
-        """The conversation of this id.
+        """The conversation with this id.
 
         Raises:
-            OptionError: there is none.
+            OptionError: there is no such conversation.
         """
         if number not in self.by_id:
             raise OptionError(
-                f"there is no conversation {number!r}: there are {', '.join(map(str, self.by_id))}"
+                f"there is no conversation {number!r}: they are {', '.join(map(str, self.by_id))}"
             )
         return self.by_id[number]
 
     def delete(self, number: int) -> None:
-        """Remove a conversation; the newest of the others becomes current if it was."""
-        gone = self.get(number)
+        """Remove a conversation; if it was current, the newest other one becomes current."""
+        deleted = self.get(number)
         del self.by_id[number]
         if not self.by_id:
             self.new()
-        elif gone is self.current:
+        elif deleted is self.current:
             self.current = self.by_id[max(self.by_id)]
 
     def dumps(self) -> str:
-        """All of it as JSON."""
-        whole = {
+        """All conversations as JSON."""
+        content = {
             "format": FORMAT,
             "version": VERSION,
             "current": self.current.id,
-            "conversations": [_told(each) for each in self.by_id.values()],
+            "conversations": [_to_record(each) for each in self.by_id.values()],
         }
-        return json.dumps(whole, ensure_ascii=False, indent=1)
+        return json.dumps(content, ensure_ascii=False, indent=1)
 
     def add_from(self, text: str) -> None:
         """Add the conversations of a file to these; its current one becomes current.
 
         Raises:
-            OptionError: it is no such file, or a newer one; nothing is added then.
+            OptionError: the text is not a chat file of this version; nothing is added.
         """
-        current, found = _read(text)
-        # An empty conversation that nobody has touched makes room for what comes.
+        current, loaded = _parse(text)
+        # An untouched empty conversation is replaced.
         if len(self.by_id) == 1 and self.current == Conversation(self.current.id):
             self.by_id.clear()
         free = max(self.by_id, default=0) + 1
-        for number, each in enumerate(found, free):
+        for number, each in enumerate(loaded, free):
             if each.id == current:
                 self.current = each
             each.id = number
             self.by_id[number] = each
 
 
-def _told(conversation: Conversation) -> dict[str, Any]:
-    """A conversation as JSON has it: lists of records, no keys that are numbers."""
+def _to_record(conversation: Conversation) -> dict[str, Any]:
+    """A conversation as JSON: lists of records, no numeric keys."""
     return {
         "id": conversation.id,
         "title": conversation.title,
@@ -212,87 +212,86 @@ def _told(conversation: Conversation) -> dict[str, Any]:
     }
 
 
-def _read(text: str) -> tuple[int, list[Conversation]]:
-    """The current conversation's id and all conversations of a file's text.
+def _parse(text: str) -> tuple[int, list[Conversation]]:
+    """Parse a chat file into the id of its current conversation and all conversations.
 
-    What a file says its ids are is what its records call each other by, whatever the number; here
-    messages are numbered anew, as `Conversation.add` does.
+    The ids in a file only link its records. Messages are renumbered as `Conversation.add` does.
     """
     try:
-        whole = mended(json.loads(text))
+        content = mended(json.loads(text))
     except (ValueError, RecursionError) as error:
-        raise OptionError(f"this is no chat file, it is not JSON: {error}") from None
-    if not isinstance(whole, dict) or whole.get("format") != FORMAT:
-        raise OptionError('this is no chat file: it lacks `"format": "outlier_jupyter chat"`')
-    if whole.get("version") != VERSION:
+        raise OptionError(f"this is not a chat file, it is not JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise OptionError('this is not a chat file: it lacks `"format": "outlier_jupyter chat"`')
+    if content.get("version") != VERSION:
         raise OptionError(
-            f"this chat file has version {shown(whole.get('version'))}, and {VERSION} is what can "
-            "be read: update outlier-jupyter"
+            f"this chat file has version {shown(content.get('version'))}, and this "
+            f"version of outlier-jupyter reads {VERSION}: update it"
         )
     try:
-        found = [_conversation(each) for each in whole["conversations"]]
-        current = whole["current"]
-        _want(current in [each.id for each in found], "no conversation is current")
-        _want(len({each.id for each in found}) == len(found), "two conversations share an id")
+        loaded = [_conversation(each) for each in content["conversations"]]
+        current = content["current"]
+        _require(current in [each.id for each in loaded], "no conversation is current")
+        _require(len({each.id for each in loaded}) == len(loaded), "two conversations share an id")
     except (KeyError, TypeError, AttributeError) as error:
         raise OptionError(f"this chat file is damaged: {error!r} in its records") from None
-    return current, found
+    return current, loaded
 
 
-def _conversation(told: dict[str, Any]) -> Conversation:
-    out = Conversation(_whole(told["id"]), _text(told["title"]), _text(told["system"]))
+def _conversation(record: dict[str, Any]) -> Conversation:
+    out = Conversation(_integer(record["id"]), _text(record["title"]), _text(record["system"]))
     known = {ROOT: ROOT}
-    for each in told["messages"]:
+    for each in record["messages"]:
         message = _message(each)
-        _want(message.id not in known, f"two messages are number {shown(message.id)}")
-        _want(message.parent in known, "a message follows none")
+        _require(message.id not in known, f"two messages are number {shown(message.id)}")
+        _require(message.parent in known, "a message follows none")
         known[message.id] = len(known)
         message.id, message.parent = known[message.id], known[message.parent]
         parent = out.messages.get(message.parent)
         follows = parent.role if parent else ASSISTANT
-        _want(follows != message.role, "a question follows a question, or an answer an answer")
+        _require(follows != message.role, "a question follows a question, or an answer an answer")
         out.messages[message.id] = message
-    for number in told["chosen"]:
-        _want(_whole(number) in known and number != ROOT, "a path leads nowhere")
+    for number in record["chosen"]:
+        _require(_integer(number) in known and number != ROOT, "a path leads nowhere")
         message = out.messages[known[number]]
-        _want(message.parent not in out.chosen, "a path forks")
+        _require(message.parent not in out.chosen, "a path forks")
         out.chosen[message.parent] = message.id
     return out
 
 
-def _message(told: dict[str, Any]) -> Message:
-    numbers = told["numbers"]
-    _want(told["role"] in ROLES, f"role {shown(told['role'])}")
-    _want(told["ended"] in ENDS, f"ended {shown(told['ended'])}")
-    # NaN is none, either: no page can be sent it.
-    right = all(type(n) in (int, float) and abs(n) <= MOST for n in numbers.values())
-    _want(right, "numbers that are none")
-    _want(_whole(told["id"]) > ROOT, "a message is number 0")
-    # A file written in the middle of an answer: there is no run any more that would end it.
-    ended = "interrupted" if told["ended"] == RUNNING else told["ended"]
+def _message(record: dict[str, Any]) -> Message:
+    numbers = record["numbers"]
+    _require(record["role"] in ROLES, f"role {shown(record['role'])}")
+    _require(record["ended"] in ENDS, f"ended {shown(record['ended'])}")
+    # NaN fails as well: JSON for a page cannot contain it.
+    right = all(type(n) in (int, float) and abs(n) <= LARGEST_NUMBER for n in numbers.values())
+    _require(right, "values that are not numbers")
+    _require(_integer(record["id"]) > ROOT, "a message is number 0")
+    # The file was saved during an answer, whose run no longer exists.
+    ended = "interrupted" if record["ended"] == RUNNING else record["ended"]
     return Message(
-        told["id"],
-        _whole(told["parent"]),
-        told["role"],
-        _text(told["text"]),
+        record["id"],
+        _integer(record["parent"]),
+        record["role"],
+        _text(record["text"]),
         ended,
-        _text(told["note"]),
-        {name: n for name, n in numbers.items() if name != "run"},  # that run is not here
+        _text(record["note"]),
+        {name: n for name, n in numbers.items() if name != "run"},  # a run of another process
     )
 
 
 def _checked(kind: type) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
-        _want(type(value) is kind, f"{shown(value)} where {kind.__name__} was wanted")
+        _require(type(value) is kind, f"{shown(value)} where {kind.__name__} was expected")
         return value
 
     return check
 
 
 _text = _checked(str)
-_whole = _checked(int)
+_integer = _checked(int)
 
 
-def _want(right: bool, seen: str) -> None:
+def _require(right: bool, seen: str) -> None:
     if not right:
         raise OptionError(f"this chat file is damaged: {seen}")

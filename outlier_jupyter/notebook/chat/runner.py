@@ -1,8 +1,8 @@
-"""Has one thread write a chat's answers, and tells the browser how they grow.
+"""Generate a chat's answers on one thread, and send their progress to the browser.
 
-Cells return at once, so Stop is a message that any ipykernel handles. Text goes out in one message
-per 50 ms; the whole state goes into a trait when something else changes, and every few seconds, so
-that a reloaded page has something to start from. Both carry a sequence number.
+Cells return at once, so Stop is a message that any ipykernel handles. New text is sent in one
+message per 50 ms. The whole state is a trait, set on every other change and every few seconds, so
+that a reloaded page can start from it. Both carry a sequence number.
 """
 
 from __future__ import annotations
@@ -19,76 +19,76 @@ from ...options import GenerateOptions, settled
 from ...runs.run import Run
 from ...values import checked
 from ...values import text as text_of
-from ..live.show import NextRun, make_view
+from ..live.show import NextRunFrames, make_view
+from ..worker import Worker
 from .controls import options_of
 from .conversations import ASSISTANT, RUNNING, USER, Conversations
-from .kept_runs import KeptRuns
-from .thread import Worker
+from .run_store import RunStore
 from .turn import Turn, run_turn
-from .view_state import outline, reading_of
+from .view_state import chat_state, prompt_progress
 
 if TYPE_CHECKING:
     from .chat import Chat
 
-TELL_EVERY_S = 0.05
+TEXT_EVERY_S = 0.05
 READING_EVERY_S = 0.25
 SAVE_EVERY_S = 4.0
-"""Text, and how far the prompt is read, are told, and the state is written, at most so often."""
+"""The least time between messages of text, of prompt progress, and states, in seconds."""
 
 IDLE = "idle"
 CLOSED = "closed"
 END = -1
-"""In place of a parent: wherever the conversation ends when the turn's time comes."""
+"""A parent id: the end of the conversation when the turn begins."""
 
 
-class Writer:
-    """Queues turns, runs them one after another, and publishes what comes of them.
+class TurnRunner:
+    """Queues turns, runs them one after another, and publishes the results.
 
     Attributes:
-        books: the conversations; look at and change them under `lock`.
-        runs: of the answers given.
+        conversations: of the chat; read and change them under `lock`.
+        runs: of the answers.
     """
 
     def __init__(self, chat: Chat, engine: Engine, clock: Callable[[], float]) -> None:
         self.engine = engine
-        self.books = Conversations()
-        self.runs = KeptRuns()
+        self.conversations = Conversations()
+        self.runs = RunStore()
         self.lock = threading.RLock()
         self._chat = chat
         self._clock = clock
         self._seq = 0
         self._turn: Turn | None = None
-        self._growing: list[str] = []
-        self._tell_at = self._save_at = self._read_at = 0.0
-        self._feed: NextRun | None = None
+        self._new_text: list[str] = []
+        self._text_at = self._save_at = self._read_at = 0.0
+        self._frames: NextRunFrames | None = None
         self._worker = Worker("outlier chat", leave_thread)
-        # A kernel that shuts down in the middle of an answer would leave MLX running on a thread
-        # while the interpreter is taken apart.
+        # Otherwise a kernel that shuts down during an answer leaves MLX running on a thread while
+        # the interpreter is torn down.
         weakref.finalize(self, _end, self._worker, engine)
 
     def ask(self, text: str, options: dict[str, Any], request: str = "") -> Turn:
         """Queue a question at the end of the current conversation."""
-        return self._queue(END, _filled(text), options, request)
+        return self._queue(END, _not_blank(text), options, request)
 
     def ask_again(self, answer: int | None = None, request: str = "") -> Turn:
-        """Queue another answer to the question that `answer` answers."""
+        """Queue another answer to the question of `answer` (default: the last answer)."""
         with self.lock:
-            book = self.books.current
-            told = book.get(book.end if answer is None else answer)
-            if told.role != ASSISTANT:
-                raise OptionError(f"message {told.id} is a question: regenerate an answer")
-            return self._queue(told.parent, None, {}, request)
+            conversation = self.conversations.current
+            previous = conversation.get(conversation.end if answer is None else answer)
+            if previous.role != ASSISTANT:
+                raise OptionError(f"message {previous.id} is a question: regenerate an answer")
+            return self._queue(previous.parent, None, {}, request)
 
     def ask_otherwise(self, message: int, text: str, request: str = "") -> Turn:
-        """Queue another question in the place of `message`."""
+        """Queue another version of the question `message`."""
         with self.lock:
-            told = self.books.current.get(message)
-            if told.role != USER:
+            previous = self.conversations.current.get(message)
+            if previous.role != USER:
                 raise OptionError(f"message {message} is an answer: edit a question")
-            return self._queue(told.parent, _filled(text), {}, request)
+            return self._queue(previous.parent, _not_blank(text), {}, request)
 
     def wait(self, turn: Turn) -> Run:
-        """Wait for a turn and return its run, or raise what it ended with; Ctrl-C stops it."""
+        """Wait for a turn and return its run, or raise its error; Ctrl-C stops it."""
         if self._worker.here:
             raise OutlierError(
                 "an observer of this chat asked it for an answer and would wait for itself: "
@@ -110,59 +110,59 @@ class Writer:
         return turn.run
 
     def stop(self) -> None:
-        """Stop the answer being written."""
+        """Stop the current answer."""
         with self.lock:
             if self._turn is not None:
                 self._cancel(self._turn)
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is being written."""
+        """Whether an answer is being generated."""
         return self._turn is not None
 
-    def writes_in(self, conversation: int) -> bool:
-        """Whether an answer is being written in this conversation."""
+    def answers_in(self, conversation: int) -> bool:
+        """Whether an answer is being generated in this conversation."""
         return self._turn is not None and self._turn.conversation.id == conversation
 
-    def publish(self, growing: bool = False) -> None:
-        """Write the whole state; a page takes it in place of everything before.
+    def publish(self, during_answer: bool = False) -> None:
+        """Publish the whole state, which replaces the page's state.
 
-        What a saved notebook shows is left alone while an answer is `growing`: each change of it
-        is drawn anew by the page, and makes the notebook one that has to be saved again.
+        The form for saved notebooks is not updated `during_answer`: each update makes the page
+        redraw it and marks the notebook as unsaved.
         """
         with self.lock:
-            self._grown()
+            self._flush_text()
             self._seq += 1
             self._save_at = self._clock() + SAVE_EVERY_S
-            self._chat.state = outline(self.books, self._turn, self._seq)
-            if not growing:
+            self._chat.state = chat_state(self.conversations, self._turn, self._seq)
+            if not during_answer:
                 self._chat.save_view()
 
-    def tell(self, content: dict[str, Any]) -> None:
+    def send(self, content: dict[str, Any]) -> None:
         """Send one message to the browser."""
         self._chat.send(content)
 
     def resync(self) -> None:
-        """Tell the whole state to a page that missed something."""
+        """Send the whole state to a page that missed a message."""
         with self.lock:
-            self.publish(growing=True)
-            self.tell({"type": "state", "state": self._chat.state})
+            self.publish(during_answer=True)
+            self.send({"type": "state", "state": self._chat.state})
 
     def close(self) -> None:
-        """Stop what is being written, and end the thread."""
-        self._worker.refuse()
+        """Stop the current answer and end the thread."""
+        self._worker.stop_accepting()
         self.stop()
         self._worker.close()
 
-    def _queue(self, parent: int, text: str | None, given: dict[str, Any], request: str) -> Turn:
-        # Refused here, not on another thread.
-        options = settled(GenerateOptions, options_of(self._chat) | given)
-        turn = Turn(self.books.current, parent, text, options, request)
-        self.put(lambda: self._do(turn))
+    def _queue(self, parent: int, text: str | None, changes: dict[str, Any], request: str) -> Turn:
+        # Bad options raise here, on the caller's thread.
+        options = settled(GenerateOptions, options_of(self._chat) | changes)
+        turn = Turn(self.conversations.current, parent, text, options, request)
+        self.put(lambda: self._run(turn))
         return turn
 
     def put(self, work: Callable[[], object]) -> None:
-        """Have `work` done on the thread that writes, after what was asked before."""
+        """Queue `work` on the thread that generates answers."""
         if not self._worker.put(work):
             raise _closed()
 
@@ -172,8 +172,8 @@ class Writer:
             if self._turn is turn and self.engine.turns.of(self._worker.thread):
                 self.engine.stop()
 
-    def _do(self, turn: Turn) -> None:
-        """One turn, on the worker's thread."""
+    def _run(self, turn: Turn) -> None:
+        """Run one turn on the worker thread."""
         if self._worker.closed:
             turn.error = _closed()
             turn.done.set()
@@ -187,10 +187,10 @@ class Writer:
             run_turn(
                 self.engine,
                 turn,
-                begin=lambda: self._begin(turn),
-                read=lambda: self._read(turn),
-                grow=self._grow,
-                watch=lambda: self._watch(turn),
+                on_begin=lambda: self._begin(turn),
+                on_progress=lambda: self._report_progress(turn),
+                on_text=self._add_text,
+                open_view=lambda: self._open_live_view(turn),
             )
             self._finish(turn)
         except BaseException as error:
@@ -202,59 +202,59 @@ class Writer:
             turn.done.set()
 
     def _begin(self, turn: Turn) -> None:
-        """The engine has taken the turn: now it is part of the conversation."""
+        """Add the turn to its conversation: the engine has accepted it."""
         with self.lock:
-            book, parent = turn.conversation, turn.parent
+            conversation, parent = turn.conversation, turn.parent
             if turn.text is not None:
-                parent = book.add(parent, USER, turn.text).id
-            turn.answer = book.add(parent, ASSISTANT, ended=RUNNING)
-            turn.answer.note = _left_out(turn.left_out)
+                parent = conversation.add(parent, USER, turn.text).id
+            turn.answer = conversation.add(parent, ASSISTANT, ended=RUNNING)
+            turn.answer.note = _left_out_note(turn.left_out)
             if self._chat.draft.strip() == (turn.text or "").strip():
                 self._chat.draft = ""
             self._chat.notice = ""
-            self._tell_at = 0.0
+            self._text_at = 0.0
             self._read_at = self._clock() + READING_EVERY_S
             self.publish()
         if turn.request:
-            self.tell({"type": "accepted", "request": turn.request})
+            self.send({"type": "accepted", "request": turn.request})
 
-    def _read(self, turn: Turn) -> None:
-        """Tell how far the prompt is read; a short one is read before there is anything to tell."""
+    def _report_progress(self, turn: Turn) -> None:
+        """Send the prompt's progress; a short prompt is read before the first message is due."""
         now = self._clock()
         if now >= self._read_at and turn.answer is not None:
             self._read_at = now + READING_EVERY_S
             where = {"conversation": turn.conversation.id}
-            self.tell({"type": "reading", "reading": reading_of(turn)} | where)
+            self.send({"type": "reading", "reading": prompt_progress(turn)} | where)
 
-    def _grow(self, text: str) -> None:
+    def _add_text(self, text: str) -> None:
         with self.lock:
-            self._growing.append(text)
+            self._new_text.append(text)
             now = self._clock()
-            if now < self._tell_at:
+            if now < self._text_at:
                 return
-            self._tell_at = now + TELL_EVERY_S
+            self._text_at = now + TEXT_EVERY_S
             if now >= self._save_at:
-                self.publish(growing=True)
+                self.publish(during_answer=True)
                 return
-            turn, more = self._turn, self._grown()
+            turn, more = self._turn, self._flush_text()
             assert turn is not None and turn.answer is not None  # text comes from a begun run
             self._seq += 1
             message = {"conversation": turn.conversation.id, "message": turn.answer.id}
-            self.tell({"type": "text", "seq": self._seq, "text": more} | message)
+            self.send({"type": "text", "seq": self._seq, "text": more} | message)
 
-    def _grown(self) -> str:
-        """Move the text that came since the last time into the answer, and return it."""
-        more = "".join(self._growing)
-        self._growing.clear()
+    def _flush_text(self) -> str:
+        """Move the new text into the answer, and return it."""
+        more = "".join(self._new_text)
+        self._new_text.clear()
         if more and self._turn is not None and self._turn.answer is not None:
             self._turn.answer.text += more
         return more
 
     def _finish(self, turn: Turn) -> None:
-        """Book what came of a turn and tell it."""
+        """Store the result of a turn and publish it."""
         run, answer = turn.run, turn.answer
         with self.lock:
-            self._grown()
+            self._flush_text()
             self._turn = None
             number = self.runs.add(run) if run is not None else 0
             if answer is not None:
@@ -266,43 +266,43 @@ class Writer:
                     answer.note = str(turn.error)
             elif turn.request:
                 self._chat.notice = str(turn.error)
-                self.tell({"type": "refused", "request": turn.request})
+                self.send({"type": "refused", "request": turn.request})
             self.publish()
-            self._unwatch(run)
+            self._finish_live_view(run)
         self._chat.status = IDLE
         if run is not None and turn.error is None:
             self._chat.answer = run.text
 
-    def _watch(self, turn: Turn) -> Sink | None:
-        """A new live view for this turn's run, if somebody watches."""
+    def _open_live_view(self, turn: Turn) -> Sink | None:
+        """Open a live view for this turn's run, if `watch` is on; return its subscriber."""
         if not self._chat.watch:
             return None
         view = make_view(self.engine, turn.text or "", on_stop=self.stop, kernel_id="")
-        self._feed = NextRun(self.engine, view.push)
-        before, self._chat.live = self._chat.live, view
-        if before is not None:
-            before.close()
-        return self._feed
+        self._frames = NextRunFrames(self.engine, view.push)
+        previous, self._chat.live = self._chat.live, view
+        if previous is not None:
+            previous.close()
+        return self._frames
 
-    def _unwatch(self, run: Run | None) -> None:
-        feed, self._feed = self._feed, None
+    def _finish_live_view(self, run: Run | None) -> None:
+        feed, self._frames = self._frames, None
         if feed is not None and self._chat.live is not None:
             reason = run.finish_reason if run is not None else "error"
             self._chat.live.answer_from(run)
             self._chat.live.finish(reason, feed.last_frame(run))
 
 
-def _left_out(answers: int) -> str:
-    """What is said under an answer that was given without all that came before."""
+def _left_out_note(answers: int) -> str:
+    """The note under an answer whose prompt leaves out earlier answers."""
     if not answers:
         return ""
     which = "an earlier answer and its question" if answers == 1 else (
         f"{answers} earlier answers and their questions")  # fmt: skip
-    return f"written without {which}, which the model's chat template refuses"
+    return f"generated without {which}, which the model's chat template refuses"
 
 
 @checked(text=text_of)
-def _filled(text: str) -> str:
+def _not_blank(text: str) -> str:
     if not text.strip():
         raise OptionError("the message is empty: give at least one character")
     return text
@@ -313,8 +313,8 @@ def _closed() -> EngineClosed:
 
 
 def _end(worker: Worker, engine: Engine) -> None:
-    worker.refuse()
+    worker.stop_accepting()
     if worker.busy:
-        engine.turns.refuse()  # the interpreter ends: no run may begin any more
+        engine.turns.refuse()  # the interpreter ends: no further run may begin
         engine.stop()
     worker.close()

@@ -1,8 +1,8 @@
-"""What a saved notebook shows of a chat, with no kernel and no script: HTML, Markdown and text.
+"""The form of a chat in a saved notebook, with no kernel and no script: HTML, Markdown and text.
 
-A widget whose kernel is gone shows nothing, and no front end falls back to another form of the
-same output. So the chat has a second output beside its widget, which is kept up to date and which
-the widget hides for as long as it lives. Pure: conversations go in, a bundle comes out.
+A widget without a kernel shows nothing, and no front end falls back to another form of the same
+output. So the chat has a second output beside its widget. The chat keeps it up to date, and the
+widget hides it while it is alive. The functions are pure: conversations in, MIME bundle out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .conversations import ASSISTANT, RUNNING, Conversation, Conversations, Mess
 from .view_state import newest
 
 KEPT_CHARS = 100_000
-"""Characters kept of all conversations: they are in the file three times."""
+"""Characters kept of all conversations; the notebook contains them three times."""
 
 ENDED = {
     RUNNING: "being written when this was saved",
@@ -28,12 +28,12 @@ ENDED = {
     "error": "failed",
 }
 
-PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
-"""What Markdown may take for markup; each may be escaped."""
+MARKUP = re.compile(r"[!-/:-@\[-`{-~]")
+"""Characters that may be markup in Markdown; all may be escaped."""
 SPACES = re.compile(r"\s+")
 
-# Where JupyterLab trusts the notebook: a dead widget's place has no elements, only a sentence.
-# (Within `:has` there may be no other: browsers drop such a rule.)
+# In trusted notebooks of JupyterLab: the output of a dead widget has text but no elements.
+# (Browsers drop a rule with a `:has` within a `:has`.)
 HIDE_DEAD = (
     ".jp-OutputArea:has(.oj-transcript) "
     '[data-mime-type="application/vnd.jupyter.widget-view+json"]:not(:has(*)){display:none}'
@@ -42,47 +42,49 @@ HIDE_DEAD = (
 
 @dataclass(frozen=True)
 class Shown:
-    """One conversation as far as it is shown: the end of the path that is read, and its head."""
+    """The shown part of one conversation: the end of its chosen path."""
 
-    book: Conversation
+    conversation: Conversation
     messages: list[Message]
 
     @property
     def notes(self) -> list[str]:
-        """How much it is, and what of it is missing."""
-        whole = len(self.book.path())
-        left_out, others = whole - len(self.messages), len(self.book.messages) - whole
+        """The number of messages, and which are not shown."""
+        whole = len(self.conversation.path())
+        left_out, others = whole - len(self.messages), len(self.conversation.messages) - whole
         out = [_counted(whole, "message")]
         out += [f"the first {left_out:,} are not shown"] if left_out else []
         out += [f"{_counted(others, 'message')} of other versions not shown"] if others else []
         return out
 
 
-def bundle(model: str, books: Conversations, name: str) -> dict[str, str]:
+def bundle(model: str, conversations: Conversations, name: str) -> dict[str, str]:
     """All conversations, the current one first, as text/html, text/markdown and text/plain.
 
-    The newest messages of the current one are kept, and of the others what still has room.
+    The newest messages of the current one come first, then the others until `KEPT_CHARS`.
 
     Args:
         model: the model's name.
-        name: a class of the HTML's root, by which the live widget finds and hides it.
+        name: a class of the root element, by which the live widget finds and hides it.
     """
-    made = _bundle(model, books, name)
-    made["text/html"] += f"<!-- {stamp_of(made)} -->"
-    return made
+    bundled = _bundle(model, conversations, name)
+    bundled["text/html"] += f"<!-- {stamp_of(bundled)} -->"
+    return bundled
 
 
-def stamp_of(made: dict[str, str]) -> str:
-    """Words that stand in the HTML of this bundle alone, before or after they were put there."""
-    html = made["text/html"].partition("<!-- oj-")[0]
+def stamp_of(bundled: dict[str, str]) -> str:
+    """A hash of the bundle's HTML, the same before and after it was inserted there."""
+    html = bundled["text/html"].partition("<!-- oj-")[0]
     return f"oj-{sha256(html.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
-def _bundle(model: str, books: Conversations, name: str) -> dict[str, str]:
-    shown = _kept(books)
+def _bundle(model: str, conversations: Conversations, name: str) -> dict[str, str]:
+    shown = _fitting(conversations)
     if not shown:
         return {"text/html": f'<div class="oj-transcript {name}"></div>', "text/plain": ""}
-    left_out = sum(bool(book.messages) for book in books.by_id.values()) - len(shown)
+    left_out = sum(
+        bool(conversation.messages) for conversation in conversations.by_id.values()
+    ) - len(shown)
     notes = ["chat"]
     notes += [_counted(len(shown), "conversation")] if len(shown) > 1 else shown[0].notes
     notes += [f"{_counted(left_out, 'more conversation')} not shown"] if left_out else []
@@ -93,16 +95,18 @@ def _bundle(model: str, books: Conversations, name: str) -> dict[str, str]:
     }
 
 
-def _kept(books: Conversations) -> list[Shown]:
-    others = [each for each in reversed(books.by_id.values()) if each is not books.current]
-    left, out = KEPT_CHARS, []
-    for book in (books.current, *others):
-        path = book.path()
-        if not path or (book is not books.current and len(path[-1].text) > left):
+def _fitting(conversations: Conversations) -> list[Shown]:
+    others = [
+        each for each in reversed(conversations.by_id.values()) if each is not conversations.current
+    ]
+    room, out = KEPT_CHARS, []
+    for each in (conversations.current, *others):
+        path = each.path()
+        if not path or (each is not conversations.current and len(path[-1].text) > room):
             continue
-        messages = newest(path, max(left, 0))
-        left -= sum(len(message.text) for message in messages)
-        out.append(Shown(book, messages))
+        messages = newest(path, max(room, 0))
+        room -= sum(len(message.text) for message in messages)
+        out.append(Shown(each, messages))
     return out
 
 
@@ -117,25 +121,25 @@ def _how_to_go_on(model: str) -> str:
     )
 
 
-def _who(message: Message) -> str:
+def _author(message: Message) -> str:
     return "Answer" if message.role == ASSISTANT else "You"
 
 
-def _aside(message: Message, form: str, write: Callable[[str], str] = str) -> str:
-    """What the numbers say of an answer, in `form`, and its note as `write` has it."""
-    numbers, said = message.numbers, []
+def _annotation(message: Message, form: str, write: Callable[[str], str] = str) -> str:
+    """Format an answer's numbers, ending and note with `form`; `write` escapes the note."""
+    numbers, labels = message.numbers, []
     if "generated" in numbers:
-        said.append(f"{numbers['generated']:,.0f} tokens")
+        labels.append(f"{numbers['generated']:,.0f} tokens")
     if "tokens_per_second" in numbers:
-        said.append(f"{three(numbers['tokens_per_second'])} tokens/s")
-    said += [
+        labels.append(f"{three(numbers['tokens_per_second'])} tokens/s")
+    labels += [
         f"hit rate in {phase} {percent(numbers[name])}"
         for phase in ("decode", "prefill")
         if (name := f"{phase}_hit_rate") in numbers
     ]
-    said += [ENDED[message.ended]] if message.ended in ENDED else []
-    said += [write(message.note)] if message.note else []
-    return form.format(" · ".join(said)) if said else ""
+    labels += [ENDED[message.ended]] if message.ended in ENDED else []
+    labels += [write(message.note)] if message.note else []
+    return form.format(" · ".join(labels)) if labels else ""
 
 
 def _html(model: str, notes: list[str], shown: list[Shown], name: str) -> str:
@@ -146,12 +150,14 @@ def _html(model: str, notes: list[str], shown: list[Shown], name: str) -> str:
         f'<span class="oj-soft">{escape(head)}</span></p>',
     ]
     for index, each in enumerate(shown):
-        blocks = [_block("System prompt", each.book.system)] if each.book.system else []
+        blocks = (
+            [_block("System prompt", each.conversation.system)] if each.conversation.system else []
+        )
         for message in each.messages:
-            label = _who(message) + escape(_aside(message, " · {}"))
+            label = _author(message) + escape(_annotation(message, " · {}"))
             blocks.append(_block(label, message.text or "(no text)"))
         if len(shown) > 1:
-            title = " · ".join([each.book.label, *each.notes])
+            title = " · ".join([each.conversation.label, *each.notes])
             opened = "" if index else " open"
             blocks = [
                 f"<details{opened}><summary>{escape(title)}</summary>", *blocks, "</details>",
@@ -162,43 +168,43 @@ def _html(model: str, notes: list[str], shown: list[Shown], name: str) -> str:
 
 
 def _block(label: str, text: str) -> str:
-    # The attribute is for hosts that drop <style> and keep this.
+    # The attribute also works in hosts that drop <style>.
     pre = f'<pre style="white-space:pre-wrap">{escape(text)}</pre>'
     return f'<span class="oj-label">{label}</span>{pre}'
 
 
 def _markdown(model: str, notes: list[str], shown: list[Shown]) -> str:
-    parts = [f"**{_words(model)}** · {' · '.join(notes)}"]
+    parts = [f"**{_inline(model)}** · {' · '.join(notes)}"]
     for each in shown:
         if len(shown) > 1:
-            parts.append(f"**{_words(each.book.label)}** · {' · '.join(each.notes)}")
-        if each.book.system:
-            parts.append(f"*System prompt*\n\n{_verbatim(each.book.system)}")
+            parts.append(f"**{_inline(each.conversation.label)}** · {' · '.join(each.notes)}")
+        if each.conversation.system:
+            parts.append(f"*System prompt*\n\n{_verbatim(each.conversation.system)}")
         parts += [
-            f"**{_who(message)}**{_aside(message, ' · {}', _words)}\n\n{_verbatim(message.text)}"
-            for message in each.messages
+            f"**{_author(m)}**{_annotation(m, ' · {}', _inline)}\n\n{_verbatim(m.text)}"
+            for m in each.messages
         ]
-    return "\n\n".join([*parts, _words(_how_to_go_on(model))])
+    return "\n\n".join([*parts, _inline(_how_to_go_on(model))])
 
 
 def _plain(shown: list[Shown]) -> Iterator[str]:
     for each in shown:
         if len(shown) > 1:
-            yield f"{each.book.label} ({', '.join(each.notes)})"
+            yield f"{each.conversation.label} ({', '.join(each.notes)})"
         for message in each.messages:
-            yield f"{_who(message)}: {message.text}{_aside(message, ' [{}]')}"
+            yield f"{_author(message)}: {message.text}{_annotation(message, ' [{}]')}"
 
 
-def _words(text: str) -> str:
-    """One line that no renderer takes for anything but words: no tag, link, image or formula."""
-    return PUNCTUATION.sub(r"\\\g<0>", SPACES.sub(" ", text))
+def _inline(text: str) -> str:
+    """Escape text to one line without markup: no tag, link, image or formula."""
+    return MARKUP.sub(r"\\\g<0>", SPACES.sub(" ", text))
 
 
 def _verbatim(text: str) -> str:
-    """As a block of code, which is shown as it is: as inert as the HTML form.
+    """Quote text as a code block, which renderers show unchanged.
 
-    The fence is longer than any run of its own character in the text, so nothing in it can be its
-    end. Every line break any renderer knows is a plain one.
+    The fence is longer than any run of its character in the text, so the text cannot end it. All
+    kinds of line breaks become line feeds.
     """
     lines = text.splitlines() or ["(no text)"]
     runs = {mark: max((len(r) for r in re.findall(f"{mark}+", text)), default=0) for mark in "`~"}

@@ -1,8 +1,8 @@
-"""One turn of a chat: what is asked of the engine, and what came of it.
+"""One turn of a chat: a request to the engine and its result.
 
-A turn listens to its own run only: the engine tells every sink of every run, on the thread that
-decodes, and a chat's runs are decoded on the chat's thread. Nothing here knows the widget; it is
-told when the run begins and as its text grows.
+The engine reports events of every run to every subscriber, on the thread that decodes. A chat
+decodes on its own thread, so a turn filters events by thread. This module does not know the widget;
+callbacks report the start of the run, the progress of the prompt, and new text.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from ...engine.templates import without_refused
 from ...errors import TemplateRefused
 from ...events import Event, PromptEncoded, Sink, TextProduced
 from ...runs.run import Interrupted, Run
-from ..live.frame_builder import Feed
+from ..live.frame_builder import FrameBuilder
 from ..live.prompt_progress import PromptProgress
+from ..worker import on_this_thread
 from .conversations import Conversation, Message
-from .thread import on_this_thread
 
 
 @dataclass(eq=False)
 class Turn:
-    """A question under way, or a question to be answered again.
+    """A question to answer, or a question to answer again.
 
     Attributes:
-        parent: the message the new ones go under: for a question what came before it, for
-            another answer the question.
+        parent: the parent of the new messages: the message before a new question, or the question
+            of a new answer.
         text: the question; None for another answer.
-        request: the browser's name for it, "" from Python.
-        answer: the message that is written, once the run has begun.
-        read_tokens: of the prompt, so far.
-        left_out: earlier answers that the model's chat template refuses, and so does not read.
-        run, error: what came of it, once `done`.
+        request: the browser's id for it, "" from Python.
+        answer: the message being generated, once the run has begun.
+        read_tokens: prompt tokens read so far.
+        left_out: earlier answers left out because the chat template refuses them.
+        run, error: the result, once `done`.
     """
 
     conversation: Conversation
@@ -55,15 +55,16 @@ class Turn:
     error: BaseException | None = None
 
     def messages(self) -> list[dict[str, str]]:
-        """The conversation as chat templates take it, up to the question."""
-        told = [
+        """The conversation up to the question, in the form of chat templates."""
+        messages = [
             {"role": message.role, "content": message.text}
             for message in self.conversation.until(self.parent)
         ]
-        return told if self.text is None else [*told, {"role": "user", "content": self.text}]
+        question = [] if self.text is None else [{"role": "user", "content": self.text}]
+        return messages + question
 
     def numbers(self) -> dict[str, float]:
-        """Token counts and speed, for under the answer."""
+        """Token counts and speed, to show under the answer."""
         out: dict[str, float] = {"prompt": self.prompt_tokens, "reused": self.reused_tokens}
         if self.run is not None:
             summary = self.run.summary()
@@ -78,43 +79,43 @@ class Turn:
 def run_turn(
     engine: Engine,
     turn: Turn,
-    begin: Callable[[], object],
-    read: Callable[[], object],
-    grow: Callable[[str], object],
-    watch: Callable[[], Sink | None],
+    on_begin: Callable[[], object],
+    on_progress: Callable[[], object],
+    on_text: Callable[[str], object],
+    open_view: Callable[[], Sink | None],
 ) -> None:
-    """Run `turn` on this thread; `turn.run` and `turn.error` tell how it went.
+    """Run `turn` on this thread; the result is in `turn.run` and `turn.error`.
 
     Args:
-        begin: called when the run has begun, and so cannot be refused any more.
-        read: called as the prompt is read, often; `turn.read_tokens` tells how far.
-        grow: called with each piece of text.
-        watch: called before the run; the sink it may return hears the run's events.
+        on_begin: called when the engine has accepted the run.
+        on_progress: called often while the prompt is read; see `turn.read_tokens`.
+        on_text: called with each piece of text.
+        open_view: called before the run; may return a subscriber to the run's events.
     """
-    also = watch()
+    view = open_view()
 
-    def listen(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if type(event) is PromptEncoded:
             turn.reused_tokens = event.reused
             turn.prompt_tokens = event.reused + len(event.tokens)
-            begin()
+            on_begin()
             if turn.cancelled.is_set():
-                engine.stop()  # pressed before there was a run to stop
+                engine.stop()  # Stop was pressed before the run began
         elif type(event) is TextProduced:
-            grow(event.text)
+            on_text(event.text)
 
-    def reading(tokens: int, whole: int) -> None:
+    def report(tokens: int, whole: int) -> None:
         turn.read_tokens = tokens
-        read()
+        on_progress()
 
     begun: Begun | None = None
-    progress = PromptProgress(len(engine.info.layer_names), reading)
+    progress = PromptProgress(len(engine.info.layer_names), report)
     unsubscribe = [
-        engine.subscribe(on_this_thread(listen), PromptEncoded, TextProduced),
+        engine.subscribe(on_this_thread(on_event), PromptEncoded, TextProduced),
         engine.subscribe(on_this_thread(progress), *PromptProgress.KINDS),
     ]
-    if also is not None:
-        unsubscribe.append(engine.subscribe(on_this_thread(also), *Feed.KINDS))
+    if view is not None:
+        unsubscribe.append(engine.subscribe(on_this_thread(view), *FrameBuilder.KINDS))
     try:
         with engine.turns.ending(turn.cancelled.is_set):
             begun = _begun(engine, turn)
@@ -129,7 +130,7 @@ def run_turn(
 
 
 def _begun(engine: Engine, turn: Turn) -> Begun:
-    """The turn's run; no answer given earlier stands in its way."""
+    """Begin the turn's run, leaving out earlier answers that the chat template refuses."""
     messages = turn.messages()
     try:
         return begin(engine, messages, turn.options)

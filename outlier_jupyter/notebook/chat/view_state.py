@@ -1,4 +1,4 @@
-"""What a page needs to draw a chat: conversations and the path that is read, as bounded JSON."""
+"""The state a page needs to draw a chat: conversations and the chosen path, as bounded JSON."""
 
 from __future__ import annotations
 
@@ -9,55 +9,57 @@ from .turn import Turn
 
 KEPT_CHARS = 200_000
 KEPT_MESSAGES = 400
-"""The newest messages of the path, at most so many and so long, are shown; a file has them all."""
+"""Limits of the messages shown, newest first; a saved file has all of them."""
 
 
-def outline(books: Conversations, turn: Turn | None, seq: int) -> dict[str, Any]:
-    """The state after message `seq`: what `js/src/chat/store.ts` calls a ChatState."""
-    book = books.current
-    path = book.path()
+def chat_state(conversations: Conversations, turn: Turn | None, seq: int) -> dict[str, Any]:
+    """The state after message `seq`: the `ChatState` of `js/src/chat/store.ts`."""
+    conversation = conversations.current
+    path = conversation.path()
     shown = newest(path)
     counted = [message.numbers for message in path if message.numbers]
     last = counted[-1] if counted else {}
-    reading = None
-    used = last.get("prompt", 0) + last.get("generated", 0)
-    if turn is not None and turn.conversation is book:
-        used = turn.prompt_tokens or used
-        reading = reading_of(turn)
+    progress = None
+    used_tokens = last.get("prompt", 0) + last.get("generated", 0)
+    if turn is not None and turn.conversation is conversation:
+        used_tokens = turn.prompt_tokens or used_tokens
+        progress = prompt_progress(turn)
     return {
         "seq": seq,
-        "conversation": book.id,
-        "title": book.title,
-        "conversations": [{"id": each.id, "label": each.label} for each in books.by_id.values()],
-        "messages": [_told(book, message) for message in shown],
+        "conversation": conversation.id,
+        "title": conversation.title,
+        "conversations": [
+            {"id": each.id, "label": each.label} for each in conversations.by_id.values()
+        ],
+        "messages": [_message_state(conversation, message) for message in shown],
         "earlier": len(path) - len(shown),
         "running": turn is not None,
-        "elsewhere": turn.conversation.id if turn and turn.conversation is not book else 0,
-        "used": used,
-        "reading": reading,
+        "elsewhere": turn.conversation.id if turn and turn.conversation is not conversation else 0,
+        "used": used_tokens,
+        "reading": progress,
     }
 
 
-def reading_of(turn: Turn) -> dict[str, int] | None:
-    """How far the turn has come with its prompt; None before it has begun, and once it is read."""
+def prompt_progress(turn: Turn) -> dict[str, int] | None:
+    """How much of its prompt the turn has read; None before it begins and after the prompt."""
     if turn.answer is None or turn.read_tokens >= turn.prompt_tokens:
         return None
     return {"message": turn.answer.id, "read": turn.read_tokens, "of": turn.prompt_tokens}
 
 
 def newest(path: list[Message], chars: int | None = None) -> list[Message]:
-    """The end of the path that fits; the last message is there whatever its length."""
-    left, first = KEPT_CHARS if chars is None else chars, len(path)
+    """The end of the path that fits in `chars`; the last message is always included."""
+    room, first = KEPT_CHARS if chars is None else chars, len(path)
     while first > 0 and len(path) - first < KEPT_MESSAGES:
-        left -= len(path[first - 1].text)
-        if left < 0 and first < len(path):
+        room -= len(path[first - 1].text)
+        if room < 0 and first < len(path):
             break
         first -= 1
     return path[first:]
 
 
-def _told(book: Conversation, message: Message) -> dict[str, Any]:
-    siblings = [each.id for each in book.children(message.parent)]
+def _message_state(conversation: Conversation, message: Message) -> dict[str, Any]:
+    siblings = [each.id for each in conversation.children(message.parent)]
     return {
         "id": message.id,
         "role": message.role,

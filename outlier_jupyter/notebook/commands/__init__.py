@@ -1,7 +1,7 @@
 """The commands of `%outlier`, one file each.
 
-To add one, write a file like `unload.py` and name it here; from outside of the package, `register`
-a `Command`.
+To add one, write a file like `unload.py` and list it here. From outside of the package, call
+`register` with a `Command`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from .command import Command, Session
 __all__ = ["COMMANDS", "Command", "Session", "help_text", "register"]
 
 COMMANDS: dict[str, Command] = {}
-"""By name, in the order in which help shows them."""
+"""The commands by name, in the order of the help text."""
 
 
 def register(command: Command) -> None:
-    """Offer one more command, or another under a name there is."""
+    """Add a command, or replace the one of the same name."""
     COMMANDS[command.name] = command
 
 
@@ -52,14 +52,14 @@ for _module in (
 
 
 def help_text() -> str:
-    """What `%outlier --help` and `%outlier?` show."""
+    """The text of `%outlier --help` and `%outlier?`."""
     width = max(map(len, COMMANDS)) + 2
     commands = "\n".join(
         f"  %outlier {name:<{width}}{each.help}" for name, each in COMMANDS.items()
     )
     return (
-        "Run Mixture-of-Experts models whose experts stay on disk, and watch where they route.\n\n"
+        "Run Mixture-of-Experts models with their experts on disk, and watch the routing.\n\n"
         f"{commands}\n  %%outlier [flags]{'':<{width - 8}}run the cell's text as a prompt\n\n"
-        "A `;` at the end of the line, or of a cell's first line, shows no result.\n\n"
+        "A `;` at the end of the line, or of a cell's first line, hides the result.\n\n"
         f"{load.COMMAND.parser().format_help()}\n{run.cell_parser().format_help()}"
     )

@@ -1,4 +1,4 @@
-"""`%outlier ablate`: experts masked, against random masks."""
+"""`%outlier ablate`: mask experts and compare the effect with random masks."""
 
 from __future__ import annotations
 
@@ -15,46 +15,48 @@ if TYPE_CHECKING:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experts", nargs="+", help="LAYER:EXPERT to mask, as 12:37 or 12:3-7,9")
+    parser.add_argument(
+        "experts", nargs="+", help="LAYER:EXPERT to mask, such as 12:37 or 12:3-7,9"
+    )
     add_output(parser, "Ablation")
     add_prompts(parser)
     parser.add_argument(
         "--continuation", dest="continuations", action="append", metavar="TEXT",
-        help="what is scored after a prompt, one for each; the model's own if left out",
+        help="the text to score after each prompt (default: the model's own answer)",
     )  # fmt: skip
     parser.add_argument(
-        "--draws", type=int, metavar="N", help="random masks to hold it against (20)"
+        "--draws", type=int, metavar="N", help="number of random masks to compare with (20)"
     )
     parser.add_argument(
         "--among", metavar="all|used",
-        help="draw from all experts of the layers, or from those the texts use (all)",
+        help="draw random masks from all experts of these layers, or only from those used (all)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-tokens", type=int, metavar="N", help="of each text that the model writes (32)"
+        "--max-tokens", type=int, metavar="N", help="length of each answer the model writes (32)"
     )
     parser.add_argument(
-        "--raw", action="store_true", default=None, help="leave the chat template out"
+        "--raw", action="store_true", default=None, help="do not apply the chat template"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="of the drawing (0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the random masks (0)")
 
 
-def _run(session: Session, given: dict[str, Any]) -> Ablation:
-    from ...studies.ablate import ablate  # its libraries are large
+def _run(session: Session, args: dict[str, Any]) -> Ablation:
+    from ...studies.ablate import ablate  # imports large libraries
 
-    output, engine = given.pop("output", None), session.loaded()
-    there, texts = prompts_of("ablate", session, given)
-    if there is None and not texts:
-        raise OptionError("%outlier ablate has nothing to read: give --prompt or --prompts")
-    both = isinstance(there, list | tuple)
-    prompts = texts if there is None else [*there, *texts] if both and texts else there
-    found = ablate(engine, prompts, given.pop("experts"), **given)
+    output, engine = args.pop("output", None), session.loaded()
+    variable, texts = prompts_of("ablate", session, args)
+    if variable is None and not texts:
+        raise OptionError("%outlier ablate needs a prompt: give --prompt or --prompts")
+    many = isinstance(variable, list | tuple)
+    prompts = texts if variable is None else [*variable, *texts] if many and texts else variable
+    found = ablate(engine, prompts, args.pop("experts"), **args)
     session.store(output, found)
     return found
 
 
 COMMAND = Command(
     "ablate",
-    "mask experts and see how much less likely texts become, against random masks",
+    "mask experts and measure how much less likely texts become, beside random masks",
     _run,
     _arguments,
     call="`outlier_jupyter.ablate(engine, prompts, experts, …)`",

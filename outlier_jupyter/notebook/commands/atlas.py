@@ -1,4 +1,4 @@
-"""`%outlier atlas`: a map of the experts."""
+"""`%outlier atlas`: draw a map of the experts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .command import Command, Session
 from .parsing import add_output
-from .which_run import add_runs, the_runs
+from .run_selection import add_runs, selected_runs
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -17,24 +17,23 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_runs(parser)
     parser.add_argument(
         "--by", metavar="runs|tokens",
-        help="which run's tokens, or what kind of token, fires a unit beyond chance",
+        help="colour a unit by the run, or by the kind of token, that activates it beyond chance",
     )  # fmt: skip
-    parser.add_argument("--phase", metavar="prefill|decode", help="of these steps alone")
+    parser.add_argument("--phase", metavar="prefill|decode", help="use these steps only")
     add_output(parser, "figure")
 
 
-def _run(session: Session, given: dict[str, Any]) -> go.Figure:
-    from ...studies.atlas import atlas  # it compiles: imported when asked for
+def _run(session: Session, args: dict[str, Any]) -> go.Figure:
+    from ...studies.atlas import atlas  # imports Numba, which compiles
 
-    asked = {name: given[name] for name in ("by", "phase") if name in given}
-    return atlas(the_runs(session, given), **asked).figure()
+    options = {name: args[name] for name in ("by", "phase") if name in args}
+    return atlas(selected_runs(session, args), **options).figure()
 
 
 COMMAND = Command(
     "atlas",
-    "a map of the experts: those that the same tokens choose near each other; of all runs",
+    "draw a map of the experts: experts chosen by the same tokens lie close together",
     _run,
     _arguments,
-    "Draw a map of the experts: those that the same tokens choose near each other; of all runs.",
     call="`outlier_jupyter.atlas(runs, …).figure()`",
 )

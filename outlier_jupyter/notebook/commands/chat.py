@@ -1,4 +1,4 @@
-"""`%outlier chat`: the chat widget, with the settings it begins with."""
+"""`%outlier chat`: open the chat widget with initial settings."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .parsing import add_fields, add_output
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "Chat")
-    # What a chat does anyway needs no flag, and a flag can only say yes.
+    # Flags can only switch on, so options that a chat switches on by default have none.
     add_fields(parser, GenerateOptions, [name for name in NAMES if name not in DEFAULTS])
 
 
-def _run(session: Session, given: dict[str, Any]) -> Chat:
-    output = given.pop("output", None)
+def _run(session: Session, args: dict[str, Any]) -> Chat:
+    output = args.pop("output", None)
     defaults = session.defaults(GenerateOptions)
-    kept = {name: defaults[name] for name in defaults if name in NAMES}
-    chat = Chat(session.loaded(), **kept | given)
+    settings = {name: defaults[name] for name in defaults if name in NAMES}
+    chat = Chat(session.loaded(), **settings | args)
     session.store(output, chat)
     return chat
 

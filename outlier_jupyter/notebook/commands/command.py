@@ -1,7 +1,7 @@
-"""What a command is: a name, a line of help, its arguments, and what it does.
+"""A command: its name, one line of help, its arguments and its function.
 
-Parser, help, completion and the reference iterate over the commands there are; nothing about one
-stands anywhere but in its file.
+Parser, help, completion and the reference iterate over the registered commands, so everything about
+one command stands in its own file.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ...runs.run import Run
 from .parsing import Parser
 
 MODEL = "demo, a folder, or a Hugging Face id"
-"""What names a model."""
+"""Help text of an argument that names a model."""
 
 
 class Session(Protocol):
-    """What a command works with: one engine, variables, and where to write.
+    """What a command works with: one engine, variables and an output.
 
     Attributes:
-        engine: the loaded one, or None; it may have been closed.
+        engine: the loaded engine, or None; it may be closed.
         variables: the user's.
     """
 
@@ -45,16 +45,16 @@ class Session(Protocol):
         """The newest run of the engine."""
 
     def defaults(self, kind: type[LoadOptions | GenerateOptions]) -> dict[str, Any]:
-        """The options that the user has set for all commands."""
+        """The options that the user configured for all commands."""
 
     def store(self, name: str | None, value: object) -> None:
-        """Put `value` into a variable, if one is named."""
+        """Store `value` in a variable, unless `name` is None."""
 
     def write(self, text: str) -> None:
-        """Print."""
+        """Print text."""
 
-    def prompt(self, given: dict[str, Any], text: str) -> Run | None:
-        """Run `text` as a prompt, as the flags `given` ask, and show it."""
+    def prompt(self, args: dict[str, Any], text: str) -> Run | None:
+        """Run `text` as a prompt with these arguments of `run`, and show the run."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,16 @@ class Command:
     """One command.
 
     Attributes:
-        name: as it is written behind `%outlier`.
-        help: what it does, in a line.
-        run: given the session and the arguments that were given (what was left out is left out);
-            its result is shown, and stored where `output` is still among them afterwards.
+        name: the word after `%outlier`.
+        help: what it does, in one line.
+        run: called with the session and the arguments on the line (absent ones have no key). Its
+            result is shown. It is also stored in the variable `output`, unless `run` removed that
+            key from the arguments.
         arguments: adds its arguments to a parser.
-        description: for its own help, where that is more than `help`.
+        description: longer text for its own help (default: `help`).
         takes_text: the rest of the line, after the flags, is a text for the model.
-        call: what does the same in Python, in Markdown.
-        terminal: whether it is of use without a notebook.
+        call: the equivalent Python call, in Markdown.
+        terminal: whether it works without a notebook.
     """
 
     name: str
@@ -83,8 +84,8 @@ class Command:
     terminal: bool = False
 
     def parser(self, prog: str = "") -> argparse.ArgumentParser:
-        """What reads its line."""
-        about = self.description or f"{self.help.capitalize()}."
+        """The parser of its line."""
+        about = self.description or f"{self.help[:1].upper()}{self.help[1:]}."
         parser = Parser(prog=prog or f"%outlier {self.name}", description=about)
         self.arguments(parser)
         return parser

@@ -1,4 +1,4 @@
-"""`%outlier compare`: runs beside each other, by the arguments of `outlier_jupyter.compare`."""
+"""`%outlier compare`: compare runs, with the arguments of `outlier_jupyter.compare`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .command import Command, Session
 from .parsing import add_output, variable
-from .which_run import by_name
+from .run_selection import runs_named
 
 if TYPE_CHECKING:
     from ...studies.compare import Comparison
@@ -16,33 +16,36 @@ if TYPE_CHECKING:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=variable, help="variables that hold runs")
     add_output(parser, "Comparison")
-    parser.add_argument("--phase", metavar="prefill|decode", help="compare these steps alone")
+    parser.add_argument("--phase", metavar="prefill|decode", help="compare these steps only")
     parser.add_argument(
         "--domain", dest="domains", action="append", metavar="TEXT",
-        help="one word per run, in their order: which texts belong together",
+        help="the group of each run, one word per run in their order",
     )  # fmt: skip
     parser.add_argument(
         "--permutations", type=int, metavar="N",
-        help="how often stretches of tokens are dealt by chance (999)",
+        help="number of random permutations of token blocks (999)",
     )  # fmt: skip
     parser.add_argument(
-        "--slots", type=int, metavar="N", help="size of the equal caches (the smallest of the runs)"
+        "--slots",
+        type=int,
+        metavar="N",
+        help="cache size to compare at (default: the smallest of the runs)",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="of the dealing (0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the permutations (0)")
 
 
-def _run(session: Session, given: dict[str, Any]) -> Comparison:
-    from ...studies.compare import compare  # its libraries are large
+def _run(session: Session, args: dict[str, Any]) -> Comparison:
+    from ...studies.compare import compare  # imports large libraries
 
-    output = given.pop("output", None)
-    found = compare(by_name(given.pop("runs"), session.variables), **given)
+    output = args.pop("output", None)
+    found = compare(runs_named(args.pop("runs"), session.variables), **args)
     session.store(output, found)
     return found
 
 
 COMMAND = Command(
     "compare",
-    "put runs beside each other: where their routing parts, what each would have read",
+    "compare runs: where their routing diverges and how much each reads",
     _run,
     _arguments,
     call='`outlier_jupyter.compare({"a": a, "b": b}, …)`',

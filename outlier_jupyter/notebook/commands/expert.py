@@ -1,4 +1,4 @@
-"""`%outlier expert`: what an expert is for."""
+"""`%outlier expert`: list the tokens that chose an expert."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ...runs.token_experts import ExpertUses, tokens_of
 from .command import Command, Session
 from .parsing import add_output
-from .which_run import add_runs, the_runs
+from .run_selection import add_runs, selected_runs
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,24 +18,23 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _pair(text: str) -> tuple[int, int]:
-    """`12:37` as (12, 37), a layer and an expert."""
+    """Parse `12:37` into (12, 37): layer and expert."""
     parts = text.split(":")
     if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no LAYER:EXPERT, such as 12:37")
+        raise argparse.ArgumentTypeError(f"{text!r} is not LAYER:EXPERT, such as 12:37")
     return int(parts[0]), int(parts[1])
 
 
-def _run(session: Session, given: dict[str, Any]) -> ExpertUses:
-    layer, number = given["expert"]
-    return tokens_of(the_runs(session, given), layer, number)
+def _run(session: Session, args: dict[str, Any]) -> ExpertUses:
+    layer, number = args["expert"]
+    return tokens_of(selected_runs(session, args), layer, number)
 
 
 COMMAND = Command(
     "expert",
-    "the tokens that chose an expert, LAYER:EXPERT, over all runs in variables",
+    "list the tokens that chose an expert, LAYER:EXPERT, in one or more runs",
     _run,
     _arguments,
-    "Say the tokens that chose an expert, LAYER:EXPERT, over all runs in variables.",
     call="`outlier_jupyter.tokens_of(runs, layer, expert)`, `run.tokens_of(layer, expert)`",
     terminal=True,
 )

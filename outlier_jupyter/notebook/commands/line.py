@@ -1,4 +1,4 @@
-"""How a line behind `%outlier` is read: flags, a prompt after them, variables in braces."""
+"""Parse the line after `%outlier`: flags, then a prompt, with variables in braces."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ...errors import OptionError
 
 
 def split_prompt(parser: argparse.ArgumentParser, line: str) -> tuple[str, str]:
-    """The flags at the beginning of `line`, and the rest as it is: a prompt, without its quotes.
+    """Split `line` into its flags and the prompt after them, without the prompt's quotes.
 
-    Splitting it all as a shell does would stumble over every apostrophe. `--` ends the flags.
+    The prompt is not split as a shell does: an apostrophe would be an open quote. `--` ends the
+    flags.
     """
     takes = {flag: a.nargs != 0 for a in parser._actions for flag in a.option_strings}
     flags, rest = "", line.strip()
@@ -34,11 +35,11 @@ def split_prompt(parser: argparse.ArgumentParser, line: str) -> tuple[str, str]:
 
 
 TEXTS = ("--system", "--stop")
-"""Flags of a prompt whose values are text for the model."""
+"""Flags whose values are text for the model."""
 
 
 def expand_flags(line: str, expand: Callable[[str], str]) -> str:
-    """A prompt's flags with variables put in by `expand`; in `TEXTS` only with `--fill`."""
+    """Expand variables in a prompt's flags; in the values of `TEXTS` only with `--fill`."""
     words = re.findall(r"(?:\{[^{}]*\}|[^\s\"'{]|\"(?:\\.|[^\"\\])*\"|'[^']*')+|\S", line)
     if "--fill" in words:
         return expand(line)
@@ -50,32 +51,32 @@ def expand_flags(line: str, expand: Callable[[str], str]) -> str:
 
 
 def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
-    """The arguments that were given in `line`; what was left out is left out.
+    """Parse `line` into the arguments it contains; absent arguments have no key.
 
     Raises:
-        OptionError: one line about what cannot be understood.
-        HelpAsked: `--help` was given.
+        OptionError: the line cannot be parsed.
+        HelpRequested: the line contains `--help`.
     """
     try:
         words = shlex.split(line, comments=True)
     except ValueError as error:
         raise OptionError(f"{parser.prog}: {error}: close the quotes in {line!r}") from error
-    return given_of(parser, words)
+    return parse_words(parser, words)
 
 
-def given_of(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
-    """The same of a line that is in words already."""
-    given = vars(parser.parse_args(words))
+def parse_words(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
+    """The same for a line already split into words."""
+    args = vars(parser.parse_args(words))
     return {
-        name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None
+        name: tuple(v) if isinstance(v, list) else v for name, v in args.items() if v is not None
     }
 
 
 def fill(cell: str, variables: Mapping[str, Any]) -> str:
-    """`cell` with `{name}`, `{name.attribute}` and `{name:format}` filled in, as `str.format` does.
+    """Replace `{name}`, `{name.attribute}` and `{name:format}` in `cell`, as `str.format` does.
 
     Raises:
-        OptionError: a variable that is not there, or braces that do not match.
+        OptionError: a variable does not exist, or braces do not match.
     """
     try:
         return cell.format_map(variables)

@@ -1,4 +1,4 @@
-"""`%outlier load`: a model becomes the session's engine."""
+"""`%outlier load`: load a model as the engine of this session."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from ...engine.engine import Engine
 from ...engine.load import load
 from ...errors import OutlierError
 from ...options import LoadOptions
-from ..engine_handle import Loaded
+from ..engine_handle import EngineHandle
 from .command import MODEL, Command, Session
 from .parsing import add_fields, add_output
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help=f"load a model: {MODEL}")
+    parser.add_argument("model", help=f"the model: {MODEL}")
     add_output(parser, "Engine")
     add_fields(parser, LoadOptions)
 
 
-def _run(session: Session, given: dict[str, Any]) -> Loaded:
-    output = given.pop("output", None)
+def _run(session: Session, args: dict[str, Any]) -> EngineHandle:
+    output = args.pop("output", None)
     before = session.engine if session.engine is not None and not session.engine.closed else None
     try:
-        options = session.defaults(LoadOptions) | given
+        options = session.defaults(LoadOptions) | args
         engine = load(options.pop("model"), replacing=before, **options)
     except (OutlierError, KeyboardInterrupt) as error:
-        _tell_what_is_left(session, error, before)
+        _report_loaded(session, error, before)
         raise
     finally:
-        gc.collect()  # a model is made of cycles
+        gc.collect()  # models contain reference cycles
     session.engine = engine
     session.store(output, engine)
-    return Loaded(engine)
+    return EngineHandle(engine)
 
 
-def _tell_what_is_left(session: Session, error: BaseException, before: Engine | None) -> None:
-    """Have a failed load say what is loaded now."""
+def _report_loaded(session: Session, error: BaseException, before: Engine | None) -> None:
+    """Add which model is loaded now to the message of a failed load."""
     if before is None:
         return
     left = f"{before.info.model} is still loaded"

@@ -1,4 +1,4 @@
-"""`%outlier measures`: how a run was routed, by layer."""
+"""`%outlier measures`: measure the routing of a run by layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import OptionError
 from .command import Command, Session
 from .parsing import add_output
-from .which_run import add_run, the_run
+from .run_selection import add_run, selected_run
 
 if TYPE_CHECKING:
     import pandas
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--phase", metavar="prefill|decode|all", help="of these steps (decode)")
+    parser.add_argument("--phase", metavar="prefill|decode|all", help="steps to measure (decode)")
     parser.add_argument(
         "--figure", metavar="layers|time|atlas",
-        help="a figure for a table: by layer, over the steps, or a map of the experts",
+        help="draw a figure instead: by layer, over time, or a map of the experts",
     )  # fmt: skip
     add_output(parser, "table or figure")
     add_run(parser)
 
 
-def _run(session: Session, given: dict[str, Any]) -> pandas.DataFrame | go.Figure:
-    """A row for each layer, or one of the figures of routing."""
-    run = the_run(session, given)
-    phase, figure = given.get("phase", "decode"), given.get("figure")
+def _run(session: Session, args: dict[str, Any]) -> pandas.DataFrame | go.Figure:
+    """Return a table with a row per layer, or a figure."""
+    run = selected_run(session, args)
+    phase, figure = args.get("phase", "decode"), args.get("figure")
     if figure is None:
         import pandas
 
@@ -38,7 +38,7 @@ def _run(session: Session, given: dict[str, Any]) -> pandas.DataFrame | go.Figur
     if figure == "time":
         return run.figures.over_time()
     if figure == "atlas":
-        from ...studies.atlas import atlas  # it compiles: imported when asked for
+        from ...studies.atlas import atlas  # imports Numba, which compiles
 
         return atlas({"this run": run}).figure()
     raise OptionError(f"--figure {figure} is unknown: choose layers, time or atlas")
@@ -46,10 +46,9 @@ def _run(session: Session, given: dict[str, Any]) -> pandas.DataFrame | go.Figur
 
 COMMAND = Command(
     "measures",
-    "how a run was routed, by layer: balance, locality, confidence; or as figures",
+    "measure routing by layer: balance, locality, confidence; as a table or a figure",
     _run,
     _arguments,
-    "Say how a run was routed, by layer: balance, locality, confidence; or as figures.",
     call="`run.measures(phase)`; `--figure` is `run.figures.measures(phase)`, `.over_time()`, "
     "`.atlas(labels)`",
     terminal=True,

@@ -1,4 +1,4 @@
-"""`%outlier memory`: where the memory of this process is."""
+"""`%outlier memory`: show the memory use of this process."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .command import Command, Session
 from .parsing import add_json
 
 
-def _run(session: Session, given: dict[str, Any]) -> None:
+def _run(session: Session, args: dict[str, Any]) -> None:
     use = session.loaded().memory()
-    session.write(f"{dumps(use.to_dict()) if given.get('json') else use}\n")
+    session.write(f"{dumps(use.to_dict()) if args.get('json') else use}\n")
 
 
 COMMAND = Command(
     "memory",
-    "where the memory of this process is",
+    "show the memory use of this process by category",
     _run,
     lambda parser: add_json(parser, "the numbers, in bytes"),
     call="`engine.memory()`",

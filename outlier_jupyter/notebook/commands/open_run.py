@@ -1,4 +1,4 @@
-"""`%outlier open`: a saved run, or a trace that was recorded elsewhere."""
+"""`%outlier open`: open a saved run, or a trace recorded elsewhere."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .parsing import add_output
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="the file")
+    parser.add_argument("path", help="the file to open")
     add_output(parser, "Run")
 
 
-def _run(session: Session, given: dict[str, Any]) -> Run:
-    return Run.load(given["path"])
+def _run(session: Session, args: dict[str, Any]) -> Run:
+    return Run.load(args["path"])
 
 
 COMMAND = Command(
     "open",
-    "read a saved run, or a trace recorded elsewhere; no model is needed",
+    "open a saved run, or a trace recorded elsewhere; needs no model",
     _run,
     _arguments,
     call="`outlier_jupyter.Run.load(path)`, `outlier_jupyter.Trace.load(path)`",

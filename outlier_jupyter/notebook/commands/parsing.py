@@ -1,6 +1,6 @@
-"""What the parsers of all commands are made of: argparse that raises, and options as flags.
+"""Parts of all commands' parsers: argparse that raises, shared flags, and options as flags.
 
-A mistake becomes an `OptionError` with one line and, where a known name is near, a suggestion.
+A parse error becomes a one-line `OptionError`, with a suggestion if a known name is similar.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from ...errors import OptionError
 from ...options import GenerateOptions, LoadOptions, choices_of, help_of
 
 
-class HelpAsked(Exception):
-    """`--help` was among the arguments; the text to show is the message."""
+class HelpRequested(Exception):
+    """The arguments contain `--help`; the message is the help text."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises in place of leaving the process."""
+    """An argparse parser that raises `OptionError` instead of exiting the process."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(add_help=False, allow_abbrev=False, **settings)
         self.formatter_class = lambda prog: argparse.HelpFormatter(
             prog, max_help_position=32, width=96
         )
-        self.add_argument("-h", "--help", action=_Help, help="show this text")
+        self.add_argument("-h", "--help", action=_Help, help="show this help")
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(
@@ -38,10 +38,10 @@ class Parser(argparse.ArgumentParser):
         )
 
     def _suggestion(self, message: str) -> str:
-        """The known flags nearest to the unknown ones the message names."""
+        """Suggest known flags similar to the unknown ones in the message."""
         known = list(self._option_string_actions)
-        seen = [word for word in message.replace("=", " ").split() if word.startswith("-")]
-        near = [match for word in seen for match in difflib.get_close_matches(word, known, 1)]
+        flags = [word for word in message.replace("=", " ").split() if word.startswith("-")]
+        near = [match for word in flags for match in difflib.get_close_matches(word, known, 1)]
         return f"; did you mean {', '.join(near)}?" if near and "unrecognized" in message else ""
 
 
@@ -50,29 +50,29 @@ class _Help(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
-        raise HelpAsked(parser.format_help())
+        raise HelpRequested(parser.format_help())
 
 
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:
-    """`--json`, which prints `what`."""
+    """Add `--json`, which prints `what`."""
     parser.add_argument("--json", action="store_true", default=None, help=f"print {what} as JSON")
 
 
 def add_output(parser: argparse.ArgumentParser, what: str) -> None:
-    """`-o NAME`, which stores `what`."""
-    text = f"store the {what} in this variable"
+    """Add `-o NAME`, which stores `what`."""
+    text = f"store the {what} in a variable"
     parser.add_argument("-o", "--output", metavar="NAME", type=variable, help=text)
 
 
 def variable(name: str) -> str:
-    """`name`, if a variable may be called so."""
+    """Return `name` if it is a valid variable name."""
     if not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"{name!r} is not a variable's name, such as `run`")
+        raise argparse.ArgumentTypeError(f"{name!r} is not a valid variable name, such as `run`")
     return name
 
 
 def near(word: str, known: Collection[str]) -> str:
-    """`; did you mean …?` for the known word nearest to an unknown one, if any is near."""
+    """Return `; did you mean …?` for the known word most similar to `word`, or ""."""
     found = difflib.get_close_matches(word, known, 1)
     return f"; did you mean {found[0]}?" if found else ""
 
@@ -81,7 +81,7 @@ ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
 def unescaped(text: str) -> str:
-    """`text` with a line break for each backslash and n, as one line cannot hold one."""
+    """Replace the keys of `ESCAPES` in `text`: one line cannot contain a line break."""
     return re.sub(r"\\[nt\\]", lambda found: ESCAPES[found[0]], text)
 
 
@@ -91,7 +91,7 @@ def add_fields(
     names: Collection[str] | None = None,
     defaults: bool = True,
 ) -> None:
-    """One flag per field; its default stays the dataclass's, so absent flags are absent."""
+    """Add a flag for each field. Defaults stay in the dataclass: an absent flag has no key."""
     hints = typing.get_type_hints(options)
     for spec in fields(options):
         if names is not None and spec.name not in names:
@@ -117,10 +117,10 @@ def add_fields(
 
 
 def _or_words(kind: type, words: Collection[str]) -> Callable[[str], Any]:
-    """What reads a value of `kind`, or one of `words`."""
+    """A function that reads a value of `kind`, or one of `words`."""
 
     def read(text: str) -> Any:
         return text if text in words else kind(text)
 
-    read.__name__ = kind.__name__  # argparse names it in its errors
+    read.__name__ = kind.__name__  # argparse shows this name in its errors
     return read

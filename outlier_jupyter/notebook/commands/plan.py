@@ -1,4 +1,4 @@
-"""`%outlier plan`: will it fit, and how fast, before anything is loaded."""
+"""`%outlier plan`: estimate size and speed of a model before it is loaded."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ OPTIONS = ("ram_gb", "kernels", "kept_kv_gb", "revision", "trust_remote_code")
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help=f"{MODEL}; it need not be downloaded")
+    parser.add_argument("model", help=f"{MODEL}; needs no download")
     add_output(parser, "Plan")
     add_json(parser, "the plan")
     add_fields(parser, LoadOptions, OPTIONS)
 
 
-def _run(session: Session, given: dict[str, Any]) -> Plan | None:
-    output, json = (given.pop(name, None) for name in ("output", "json"))
-    usual = session.defaults(LoadOptions)
-    options = {name: usual[name] for name in OPTIONS if name in usual} | given
+def _run(session: Session, args: dict[str, Any]) -> Plan | None:
+    output, json = (args.pop(name, None) for name in ("output", "json"))
+    defaults = session.defaults(LoadOptions)
+    options = {name: defaults[name] for name in OPTIONS if name in defaults} | args
     engine = session.engine if session.engine is not None and not session.engine.closed else None
     found = plan(options.pop("model"), replacing=engine, **options)
     session.store(output, found)
@@ -36,10 +36,9 @@ def _run(session: Session, given: dict[str, Any]) -> Plan | None:
 
 COMMAND = Command(
     "plan",
-    "what a model weighs and which cache size to take, before it is loaded",
+    "show the size of a model, and the cache size to choose, before loading it",
     _run,
     _arguments,
-    "Say what a model weighs and which cache size to take, before it is loaded.",
     call="`outlier_jupyter.plan(model, …)`",
     terminal=True,
 )

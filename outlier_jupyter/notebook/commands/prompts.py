@@ -1,4 +1,4 @@
-"""`--prompt` and `--prompts`, which several commands take."""
+"""The flags `--prompt` and `--prompts`, shared by several commands."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from .parsing import near, variable
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
-    """Texts, or a variable that holds some."""
+    """Add `--prompt` for a text and `--prompts` for a variable that holds texts."""
     parser.add_argument(
         "--prompt", dest="prompt", action="append", metavar="TEXT",
-        help="what is asked; may be given more than once",
+        help="a prompt; repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--prompts", type=variable, metavar="NAME", help="a variable that holds prompts"
     )
 
 
-def prompts_of(command: str, session: Session, given: dict[str, Any]) -> tuple[Any, list[str]]:
-    """What the variable holds, or None, and the texts; both are taken out of `given`.
+def prompts_of(command: str, session: Session, args: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Return the value of the `--prompts` variable, or None, and the `--prompt` texts.
+
+    Both are removed from `args`.
 
     Raises:
-        OptionError: the variable holds no prompts.
+        OptionError: the variable does not hold prompts.
     """
-    texts, name = list(given.pop("prompt", ())), given.pop("prompts", None)
+    texts, name = list(args.pop("prompt", ())), args.pop("prompts", None)
     if name is None:
         return None, texts
     variables = session.variables

@@ -1,4 +1,4 @@
-"""`%outlier repack`: a model's experts, rewritten for one straight read each."""
+"""`%outlier repack`: rewrite a model's experts so that each is one contiguous read."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=MODEL)
     parser.add_argument(
         "--folder", metavar="FOLDER",
-        help="where to write them; left out, beside the model or in the cache folder",
+        help="where to write (default: beside the model, or in the cache folder)",
     )  # fmt: skip
     add_output(parser, "Repacked")
     add_fields(parser, LoadOptions, ("revision", "trust_remote_code", "quiet"))
 
 
-def _run(session: Session, given: dict[str, Any]) -> None:
-    output = given.pop("output", None)
-    done = repack(given.pop("model"), **given)
+def _run(session: Session, args: dict[str, Any]) -> None:
+    output = args.pop("output", None)
+    done = repack(args.pop("model"), **args)
     session.store(output, done)
     session.write(f"{done}\n")
 
 
 COMMAND = Command(
     "repack",
-    "rewrite a model's experts so that each is one straight read",
+    "rewrite a model's experts so that each is one contiguous read",
     _run,
     _arguments,
     call="`outlier_jupyter.repack(model, …)`",

@@ -1,4 +1,4 @@
-"""`%outlier report`: a run as one page of HTML."""
+"""`%outlier report`: write a run as one HTML page."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import argparse
 from typing import Any
 
 from .command import Command, Session
-from .which_run import add_run, the_run
+from .run_selection import add_run, selected_run
 
 REPORT = "outlier-report.html"
-"""Where it is written, in the working folder, when no path is given."""
+"""The default file, in the working folder."""
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", nargs="?", help=f"the file; {REPORT} if left out")
+    parser.add_argument("path", nargs="?", help=f"the file to write ({REPORT})")
     add_run(parser)
 
 
-def _run(session: Session, given: dict[str, Any]) -> None:
-    session.write(f"{the_run(session, given).report(given.get('path', REPORT))}\n")
+def _run(session: Session, args: dict[str, Any]) -> None:
+    session.write(f"{selected_run(session, args).report(args.get('path', REPORT))}\n")
 
 
 COMMAND = Command(
     "report",
-    "write a run to one page of HTML that needs nothing else",
+    "write a run as one self-contained HTML page",
     _run,
     _arguments,
     call="`run.report(path)`",

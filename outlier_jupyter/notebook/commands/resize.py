@@ -1,4 +1,4 @@
-"""`%outlier resize`: another size of the cache, between two runs."""
+"""`%outlier resize`: change the cache size between two runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser, "the status")
 
 
-def _run(session: Session, given: dict[str, Any]) -> None:
-    json = given.pop("json", False)
-    write_status(session, session.loaded().resize(**given), json)
+def _run(session: Session, args: dict[str, Any]) -> None:
+    json = args.pop("json", False)
+    write_status(session, session.loaded().resize(**args), json)
 
 
 COMMAND = Command(
     "resize",
-    "give the expert cache another size; what was used last stays in it",
+    "change the size of the expert cache; recently used experts stay resident",
     _run,
     _arguments,
     call="`engine.resize(cache_gb=…)`",

@@ -1,4 +1,4 @@
-"""`%outlier run` and `%%outlier`: a prompt, and a view of where it routes."""
+"""`%outlier run` and `%%outlier`: run a prompt and show its routing."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "Run")
     parser.add_argument(
         "--fill", action="store_true", default=None,
-        help="put variables in place of {name} in the prompt; {{ and }} stand for braces",
+        help="replace {name} in the prompt with variables; write {{ and }} for braces",
     )  # fmt: skip
     parser.add_argument(
         "--repeat", type=_times, metavar="N",
-        help="run it N times: the last is the result, its .repeats are all and .spread() their "
+        help="run N times; the result is the last run: .repeats lists all, .spread() gives "
         "median and range",
     )  # fmt: skip
     parser.add_argument(
-        "--no-widget", action="store_true", default=None, help="no live view, only what stays"
+        "--no-widget",
+        action="store_true",
+        default=None,
+        help="show only the static result",
     )
     parser.add_argument("-q", "--quiet", action="store_true", default=None, help="show nothing")
     add_json(parser, "the run's summary")
@@ -40,20 +43,20 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _times(text: str) -> int:
     times = int(text)
     if times < 1:
-        raise argparse.ArgumentTypeError(f"{times} runs nothing: give 1 or more")
+        raise argparse.ArgumentTypeError(f"{times} is too small: give 1 or more")
     return times
 
 
-def _run(session: Session, given: dict[str, Any]) -> Run | None:
-    return session.prompt(given, given.pop("text"))
+def _run(session: Session, args: dict[str, Any]) -> Run | None:
+    return session.prompt(args, args.pop("text"))
 
 
 COMMAND = Command(
     "run",
-    "run the rest of the line as a prompt, flags first",
+    "run the rest of the line as a prompt; flags come first",
     _run,
     _arguments,
-    "Run the rest of the line as a prompt and watch where it routes.",
+    "Run the rest of the line as a prompt and show its routing live.",
     takes_text=True,
     call="`run = engine.generate(prompt, …)`",
     terminal=True,
@@ -61,7 +64,7 @@ COMMAND = Command(
 
 
 def cell_parser() -> argparse.ArgumentParser:
-    """What reads the first line of `%%outlier`, whose cell is the prompt."""
+    """The parser of the first line of `%%outlier`; the cell is the prompt."""
     parser = COMMAND.parser(CELL)
-    parser.description = "Run the cell's text as a prompt and watch where it routes."
+    parser.description = "Run the cell's text as a prompt and show its routing live."
     return parser

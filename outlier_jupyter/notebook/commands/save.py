@@ -1,4 +1,4 @@
-"""`%outlier save`: a run as one file."""
+"""`%outlier save`: save a run as one file."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import argparse
 from typing import Any
 
 from .command import Command, Session
-from .which_run import add_run, the_run
+from .run_selection import add_run, selected_run
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="the file")
+    parser.add_argument("path", help="the file to write")
     add_run(parser)
 
 
-def _run(session: Session, given: dict[str, Any]) -> None:
-    session.write(f"{the_run(session, given).save(given['path'])}\n")
+def _run(session: Session, args: dict[str, Any]) -> None:
+    session.write(f"{selected_run(session, args).save(args['path'])}\n")
 
 
 COMMAND = Command(
     "save",
-    "write a run to one file: its trace and its texts",
+    "save a run, its trace and texts, to one file",
     _run,
     _arguments,
     call="`run.save(path)`, `run.trace.save(path)`",

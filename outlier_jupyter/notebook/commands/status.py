@@ -1,4 +1,4 @@
-"""`%outlier status`: what is loaded."""
+"""`%outlier status`: show the loaded model."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from .parsing import add_json
 
 
 def as_json(record: Status | Summary) -> str:
-    """A record of ours as JSON; what was not counted (NaN) is null."""
+    """Convert a record to JSON; NaN (not counted) becomes null."""
     values = asdict(record)
     bare = {k: None if isinstance(v, float) and isnan(v) else v for k, v in values.items()}
     return dumps(bare)
 
 
 def write_status(session: Session, status: Status, json: bool) -> None:
-    """Print a status, in words or as JSON."""
+    """Print a status as text or JSON."""
     session.write(f"{as_json(status) if json else status}\n")
 
 
-def _run(session: Session, given: dict[str, Any]) -> None:
-    write_status(session, session.loaded().status(), given.get("json", False))
+def _run(session: Session, args: dict[str, Any]) -> None:
+    write_status(session, session.loaded().status(), args.get("json", False))
 
 
 COMMAND = Command(
     "status",
-    "what is loaded, and how much of it sits in RAM",
+    "show the loaded model and how much of it is resident",
     _run,
     lambda parser: add_json(parser, "the status"),
     call="`engine.status()`",

@@ -1,4 +1,4 @@
-"""`%outlier sweep`: values of options, tried in turn."""
+"""`%outlier sweep`: run prompts with several values of options."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "axes", nargs="+", metavar="NAME=VALUES", type=_axis,
-        help="values by commas, such as top_k=4,8,16; of several names all combinations are tried",
+        help="comma-separated values, such as top_k=4,8,16; several names: all combinations",
     )  # fmt: skip
     add_output(parser, "Sweep")
     add_prompts(parser)
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="of each answer (64)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="length of each answer (64)")
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds over all settings (1)")
-    parser.add_argument("--temperature", type=float, metavar="T", help="of the sampling (0)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the sampling (0)")
+    parser.add_argument("--temperature", type=float, metavar="T", help="sampling temperature (0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="sampling seed (0)")
     parser.add_argument(
         "--folder", metavar="FOLDER",
-        help="where its record is written, as JSON and Markdown (the current folder)",
+        help="where to write the result as JSON and Markdown (the current folder)",
     )  # fmt: skip
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
-    """`top_k=4,8` as the option's name and its values, of the option's type."""
+    """Parse `top_k=4,8` into the option's name and its values, converted to its type."""
     name, equals, values = text.partition("=")
     name = name.replace("-", "_").lstrip("_")
     kinds = typing.get_type_hints(LoadOptions)
     if not equals or name not in SWEPT:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no NAME=VALUES, such as top_k=4,8,16; names are {', '.join(SWEPT)}"
+            f"{text!r} is not NAME=VALUES, such as top_k=4,8,16; the names are {', '.join(SWEPT)}"
         )
     kind = kinds[name]
     if isinstance(kind, types.UnionType):
@@ -50,34 +50,32 @@ def _axis(text: str) -> tuple[str, list[Any]]:
         return name, [kind(value) for value in values.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} cannot be used: give values of type {kind.__name__}, by commas"
+            f"{text!r} cannot be used: give comma-separated values of type {kind.__name__}"
         ) from None
 
 
-def _run(session: Session, given: dict[str, Any]) -> Sweep:
-    from ...studies.sweep import sweep  # its libraries are large
+def _run(session: Session, args: dict[str, Any]) -> Sweep:
+    from ...studies.sweep import sweep  # imports large libraries
 
-    output, engine, folder = given.pop("output", None), session.loaded(), given.pop("folder", ".")
-    there, texts = prompts_of("sweep", session, given)
-    if there is not None:
-        texts = [*([there] if isinstance(there, str) else _values(there)), *texts]
+    output, engine, folder = args.pop("output", None), session.loaded(), args.pop("folder", ".")
+    variable, texts = prompts_of("sweep", session, args)
+    if isinstance(variable, str):
+        texts = [variable, *texts]
+    elif variable is not None:
+        texts = [*(variable.values() if isinstance(variable, Mapping) else variable), *texts]
     axes: dict[str, Any] = {}
-    for name, values in given.pop("axes"):
+    for name, values in args.pop("axes"):
         axes.setdefault(name, []).extend(values)
-    found = sweep(engine, prompts=texts or None, **given, **axes)
+    found = sweep(engine, prompts=texts or None, **args, **axes)
     for path in found.save(folder):
         session.write(f"written: {path}\n")
     session.store(output, found)
     return found
 
 
-def _values(prompts: Any) -> list[Any]:
-    return list(prompts.values() if isinstance(prompts, Mapping) else prompts)
-
-
 COMMAND = Command(
     "sweep",
-    "try values of top_k, the cache's size, policy or reader: speed, loss, coherence",
+    "compare values of top_k, cache size, policy or reader: speed, loss, coherence",
     _run,
     _arguments,
     call="`outlier_jupyter.sweep(engine, top_k=[…], …)`",

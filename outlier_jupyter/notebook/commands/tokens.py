@@ -1,4 +1,4 @@
-"""`%outlier tokens`: the experts of a token or a span."""
+"""`%outlier tokens`: list the experts of a token or a range of tokens."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ from typing import Any
 from ...runs.token_experts import TokenExperts, experts_of
 from .command import Command, Session
 from .parsing import add_output
-from .which_run import add_run, the_run
+from .run_selection import add_run, selected_run
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "tokens", type=_span, metavar="FIRST:LAST", help="numbers as the live view counts"
+        "tokens",
+        type=_span,
+        metavar="FIRST:LAST",
+        help="numbers as in the live view; without LAST",
     )
     add_output(parser, "TokenExperts")
     add_run(parser)
 
 
 def _span(text: str) -> int | slice:
-    """`5` as 5, `5:9` as the tokens 5 to 9."""
+    """Parse `5` into 5 and `5:9` into slice(5, 9)."""
     parts = text.split(":")
     if len(parts) > 2 or not all(part.isdigit() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no token or FIRST:LAST, such as 5:9")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a token or FIRST:LAST, such as 5:9")
     return int(parts[0]) if len(parts) == 1 else slice(int(parts[0]), int(parts[1]))
 
 
-def _run(session: Session, given: dict[str, Any]) -> TokenExperts:
-    return experts_of(the_run(session, given), given["tokens"])
+def _run(session: Session, args: dict[str, Any]) -> TokenExperts:
+    return experts_of(selected_run(session, args), args["tokens"])
 
 
 COMMAND = Command(
     "tokens",
-    "the experts that a token or a span, FIRST:LAST, chose",
+    "list the experts that a token, or a range FIRST:LAST, chose",
     _run,
     _arguments,
-    "Say the experts that a token or a span, FIRST:LAST, chose.",
     call="`run.experts_of(slice(first, last))`, `outlier_jupyter.experts_of(run, tokens)`",
     terminal=True,
 )

@@ -1,4 +1,4 @@
-"""`%outlier unload`: the engine is closed, its memory free."""
+"""`%outlier unload`: close the engine and free its memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from .command import Command, Session
 
 
-def _run(session: Session, given: dict[str, Any]) -> None:
+def _run(session: Session, args: dict[str, Any]) -> None:
     if session.engine is not None:
         session.engine.close()
         session.engine = None
-        gc.collect()  # a model is made of cycles
+        gc.collect()  # models contain reference cycles
 
 
 COMMAND = Command(

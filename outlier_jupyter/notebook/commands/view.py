@@ -1,4 +1,4 @@
-"""`%outlier view`: a finished run in the live view."""
+"""`%outlier view`: show a finished run in the live view."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from .command import Command, Session
 from .parsing import add_output
-from .which_run import add_run, the_run
+from .run_selection import add_run, selected_run
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,15 +15,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
 
 
-def _run(session: Session, given: dict[str, Any]) -> object:
-    return the_run(session, given).view()
+def _run(session: Session, args: dict[str, Any]) -> object:
+    return selected_run(session, args).view()
 
 
 COMMAND = Command(
     "view",
-    "a run in the live view, to scrub through, replay and look into",
+    "show a finished run in the live view, to scrub, replay and inspect",
     _run,
     _arguments,
-    "Show a run in the live view, to scrub through, replay and look into.",
     call="`run.view()`, `run.trace.view()`",
 )

@@ -1,4 +1,4 @@
-"""`%outlier what-if`: other caches over a run that was made."""
+"""`%outlier what-if`: replay a finished run with other cache sizes and policies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...residency.policies import POLICIES
 from ...runs.token_experts import named
 from .command import Command, Session
 from .parsing import add_output, variable
-from .which_run import add_run, by_name, the_run
+from .run_selection import add_run, runs_named, selected_run
 
 if TYPE_CHECKING:
     import pandas
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--slots", type=int, action="append", metavar="N", help="a size; may be given again"
+        "--slots", type=int, action="append", metavar="N", help="a cache size; repeatable"
     )
     parser.add_argument(
         "--policy", dest="policies", action="append", metavar="|".join(POLICIES),
-        help="a cache policy; may be given again",
+        help="a cache policy; repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--figure", "--slider", action="store_true", default=None,
-        help="a figure of curves for a table; --slider is its old name",
+        help="draw curves, not a table; --slider is its old name",
     )  # fmt: skip
     parser.add_argument(
         "--hit-rate", type=float, metavar="SHARE",
-        help="with how few slots so much of decode hits, as 0.9",
+        help="return the fewest slots that reach this hit rate in decode, such as 0.9",
     )  # fmt: skip
     parser.add_argument(
         "--after", action="append", type=variable, metavar="NAME",
-        help="a variable that holds a run made before, from an empty cache; oldest first",
+        help="a variable that holds an earlier run, to replay first; repeatable, oldest first",
     )  # fmt: skip
     add_output(parser, "table, figure or number")
     add_run(parser)
 
 
-def _run(session: Session, given: dict[str, Any]) -> pandas.DataFrame | go.Figure | int:
-    """A table, or the figure, or how many slots a rate takes."""
-    run = the_run(session, given)
-    asked = {name: given[name] for name in ("slots", "policies") if name in given}
-    if given.get("figure"):
-        figure: go.Figure = run.figures.what_if(**asked)
+def _run(session: Session, args: dict[str, Any]) -> pandas.DataFrame | go.Figure | int:
+    """Return a table, a figure, or the number of slots for a hit rate."""
+    run = selected_run(session, args)
+    options = {name: args[name] for name in ("slots", "policies") if name in args}
+    if args.get("figure"):
+        figure: go.Figure = run.figures.what_if(**options)
         return figure
-    before = named(by_name(given["after"], session.variables)).values() if "after" in given else ()
+    before = named(runs_named(args["after"], session.variables)).values() if "after" in args else ()
     after = [each.trace for each in before]
-    if "hit_rate" in given:
-        policy = given.get("policies", ["default"])[0]
-        return run.trace.slots_for(given["hit_rate"], policy, after=after)
-    found = run.trace.what_if(**asked, after=after)
+    if "hit_rate" in args:
+        policy = args.get("policies", ["default"])[0]
+        return run.trace.slots_for(args["hit_rate"], policy, after=after)
+    found = run.trace.what_if(**options, after=after)
     if found.attrs["note"]:
         session.write(f"Not hit for hit: {found.attrs['note']}.\n")
     return found
@@ -60,10 +60,9 @@ def _run(session: Session, given: dict[str, Any]) -> pandas.DataFrame | go.Figur
 
 COMMAND = Command(
     "what-if",
-    "what other cache sizes and policies would have hit, read and given",
+    "predict hits, reads and speed of a run for other cache sizes and policies",
     _run,
     _arguments,
-    "Say what other cache sizes and policies would have hit, read and given.",
     call="`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--figure` is "
     "`run.figures.what_if(slots, policies)`",
     terminal=True,

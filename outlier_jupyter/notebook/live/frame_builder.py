@@ -1,13 +1,12 @@
-"""Events of a run → frames for the live view, at most one every 50 ms.
+"""Build frames for the live view from the events of a run, at most one every 50 ms.
 
-Within a token there are fewer still: what its layers chose is told when the token is done, and
-till then a frame tells only of arrivals and evictions. Fewer, too, where a frame costs much to
-make and to hand out, or where who gets it asks for fewer: a frame that comes later tells more,
-and nothing is lost.
+Within a token frames are rarer: the routing of its layers is sent when the token is done, and until
+then a frame contains only reads and evictions. Frames are also rarer where they are expensive to
+build and send, or where the receiver requests it. A later frame contains more; nothing is lost.
 
-A `Feed` is a listener: it is called on the decode thread with every event, and must cost next to
-nothing there. So an event is only put in a list; when a frame is due the list is folded with a
-few NumPy calls. It knows nothing of Jupyter: whoever wants the frames gives a callback.
+A `FrameBuilder` is a subscriber: the decode thread calls it with every event, so it must cost next
+to nothing. It only appends each event to a list. When a frame is due, a few NumPy calls fold the
+list. It knows nothing of Jupyter: frames go to a callback.
 """
 
 from __future__ import annotations
@@ -36,26 +35,26 @@ from ...events import (
     TextProduced,
     Waited,
 )
-from .accumulators import OpenCall, Pending, Rows
+from .accumulators import LayerColumns, OpenCall, PendingFrame
 from .frames import NO_TOKEN, Frame, Totals, utf16_units
 from .merge_frames import History
 
 INTERVAL_MS = 50.0
 
-WITHIN = 5
-"""In the middle of a token at least so many intervals lie between frames: enough to see reads."""
+IN_TOKEN_FACTOR = 5
+"""The least number of intervals between frames within a token: enough to show reads."""
 
-SPARE = 200
-"""After a frame at least so many times what it cost passes, so that frames take a 200th of a run's
-time: with what recording takes besides, a run that is watched is to be slower by 1 % at most."""
+COST_FACTOR = 200
+"""The wait after a frame is at least its cost times this, so that frames take a 200th of a run's
+time: recording and live view together should slow a run by 1 % at most."""
 
-LONGEST_MS = 500.0
-"""But no longer, so that a view keeps moving where frames are dear; and not after the first one,
-which tells of all experts in RAM and is dear once."""
+MAX_COST_WAIT_MS = 500.0
+"""The longest wait for that reason, so that a view keeps moving where frames are expensive. The
+first frame causes none: it contains all resident experts and is expensive once."""
 
-# Whether a frame may be cut at an event. Not at StepDone: the text and the next call follow it at
-# once, and a frame cut before the text would show every token one frame late.
-_MAY_CUT = {
+# Whether a frame may end at an event. Not at StepDone: the text and the next call follow at once,
+# and a frame without the text would show every token one frame late.
+_MAY_EMIT = {
     PromptEncoded: False,
     CallStarted: True,
     Routed: True,
@@ -70,27 +69,27 @@ _MAY_CUT = {
 }
 
 
-class Feed:
-    """Folds the events of one run into frames and hands them to `on_frame`.
+class FrameBuilder:
+    """Folds the events of one run into frames and passes them to `on_frame`.
 
-    `on_frame` is called on the thread that delivers the events (or that asks for a snapshot),
-    never by two at once. Events after `RunDone` belong to another run and are ignored.
+    `on_frame` is called on the thread that delivers the events (or calls `snapshot`), never by two
+    at once. Events after `RunDone` belong to another run and are ignored.
 
     Args:
         layers: MoE layers of the model.
         experts: experts of its widest layer.
-        slots: how many experts fit in RAM.
-        resident_at_start: int16 [n, 2], the (layer, expert) pairs in RAM when the run begins.
-        on_frame: called with each frame. A number that it returns is the least time until the
-            next one in ms; anything else asks for nothing.
-        kernels: of the engine (`TraceInfo.kernels`): which parts of a token's time there are.
+        slots: of the expert cache.
+        resident_at_start: int16 [n, 2], the resident (layer, expert) pairs when the run begins.
+        on_frame: called with each frame. If it returns a number, that is the least time until
+            the next frame in ms.
+        kernels: of the engine (`TraceInfo.kernels`); they define the parts of a token's time.
         run: number of the run, carried by every frame.
         interval_ms: the least time between two frames; the last one is sent at once.
-        clock: nanoseconds that never go back.
+        clock: a monotonic clock in nanoseconds.
     """
 
-    KINDS: tuple[type[Event], ...] = tuple(_MAY_CUT)
-    """The events that frames are made of; others are passed over."""
+    KINDS: tuple[type[Event], ...] = tuple(_MAY_EMIT)
+    """The events that frames are built from; others are ignored."""
 
     def __init__(
         self,
@@ -112,9 +111,9 @@ class Feed:
         self._run = run
         self._interval_ns = round(interval_ms * 1e6)
         self._clock = clock
-        self._due = 0  # the first frame goes out with the first event that allows a cut
-        self._due_within = 0  # the same, where a call of one token is not over
-        self._alone = False  # the call that is open is over one token
+        self._due = 0  # the first frame is sent at the first event where one may end
+        self._due_in_token = 0  # the same within a call of one token
+        self._one_token = False  # whether the open call has one token
         self._began: int | None = None
         self._queue: list[Event] = []
         self._lock = threading.RLock()
@@ -126,60 +125,59 @@ class Feed:
         self._totals = Totals()
         self._first_token = NO_TOKEN
         self._call = OpenCall(PREFILL, 0)
-        self._rows = Rows(experts)
-        self._pending = Pending()
+        self._columns = LayerColumns(experts)
+        self._pending = PendingFrame()
         pairs = np.asarray(resident_at_start, np.int64).reshape(-1, 2)
         self._pending.resident = pairs[:, 0] * experts + pairs[:, 1]
 
     def __call__(self, event: Event) -> None:
-        """Take one event."""
+        """Receive one event."""
         kind = type(event)
-        may_cut = _MAY_CUT.get(kind)
-        if may_cut is None:
+        may_emit = _MAY_EMIT.get(kind)
+        if may_emit is None:
             return
         self._queue.append(event)
-        if not may_cut:
+        if not may_emit:
             return
         if isinstance(event, CallStarted):
-            self._alone = len(event.tokens) == 1
-        due = self._due_within if kind is Routed and self._alone else self._due
+            self._one_token = len(event.tokens) == 1
+        due = self._due_in_token if kind is Routed and self._one_token else self._due
         if self._clock() >= due or kind is RunDone:
-            self._cut()
+            self._emit()
 
     def snapshot(self) -> Frame:
-        """The whole state up to now; what no frame has told yet goes out as one first."""
+        """The whole state up to now; pending events are sent as a frame first."""
         with self._lock:
             if self._queue or not self._seq:
-                self._cut()
+                self._emit()
             whole = self._history.snapshot()
-        assert whole is not None  # _cut has just added a frame where there was none
+        assert whole is not None  # _emit has added one
         return whole
 
-    def _cut(self) -> None:
-        """Fold what is queued and hand out one frame."""
+    def _emit(self) -> None:
+        """Fold the queued events and send one frame."""
         with self._lock:
             now = self._clock()
             if self._began is None:
                 self._began = now
-            # Taken as two steps that each are atomic: an event that another thread appends
-            # between them stays in the queue.
+            # Two atomic steps: an event appended by another thread in between stays queued.
             events = self._queue[:]
             del self._queue[: len(events)]
             if self._done:
                 return
             self._fold(events)
-            frame = self._frame(now)
+            frame = self._make_frame(now)
             self._history.add(frame)
-            wanted = self._on_frame(frame)
-            wait = wanted * 1e6 if isinstance(wanted, int | float) else 0
+            requested_ms = self._on_frame(frame)
+            wait = requested_ms * 1e6 if isinstance(requested_ms, int | float) else 0
             if frame.since:
-                wait = max(wait, min(SPARE * (self._clock() - now), LONGEST_MS * 1e6))
+                wait = max(wait, min(COST_FACTOR * (self._clock() - now), MAX_COST_WAIT_MS * 1e6))
             wait = round(wait)
             self._due = now + max(self._interval_ns, wait)
-            self._due_within = now + max(WITHIN * self._interval_ns, wait)
+            self._due_in_token = now + max(IN_TOKEN_FACTOR * self._interval_ns, wait)
 
     def _fold(self, events: Sequence[Any]) -> None:
-        """Sort the events into what is pending. `Any`: isinstance would cost three times more."""
+        """Add events to the pending frame and call. `Any`: isinstance is three times slower."""
         pending, call = self._pending, self._call
         move, width = pending.moves.append, self._shape[1]
         for event in events:
@@ -201,58 +199,60 @@ class Feed:
                     call.last, call.needs = event, None
             elif kind is Served:
                 _, _, ns, experts_ns, report_ns = event
-                call.serve(ns, experts_ns, report_ns)
+                call.add_served(ns, experts_ns, report_ns)
             elif kind is Waited:
                 _, wait_ns, install_ns = event
                 call.wait_ns += wait_ns
                 call.install_ns += install_ns
             elif kind is ResidentLayers:
-                call.held.append(event)
+                call.resident.append(event)
             elif kind is CallStarted:
-                self._book_moves(call)
+                self._assign_moves(call)
                 call = self._call = OpenCall(event.phase, len(event.tokens), call)
             elif kind is StepDone:
-                self._close(call, event)
+                self._close_call(call, event)
                 call = self._call = OpenCall(PREFILL, 0)
             elif kind is TextProduced:
                 self._text_units += utf16_units(event.text)
-                pending.say(event.text, self._text_units)
+                pending.add_text(event.text, self._text_units)
             elif kind is PromptEncoded:
                 self._prompt_tokens = len(event.tokens)
             elif kind is RunDone:
                 self._done = True
-                self._close(call, None)
+                self._close_call(call, None)
                 return
-        self._book_moves(call)
+        self._assign_moves(call)
         if call.tokens > 1:
-            # A token's choices are told when it is done, so that what is counted is the sum of
-            # what the steps chose; a chunk of a prompt takes too long for that.
-            call.fold(pending, self._rows)
+            # The routing of a single token is sent at its end, so that counts equal the sum over
+            # the steps sent; a chunk of a prompt takes too long for that.
+            call.fold(pending, self._columns)
 
-    def _book_moves(self, call: OpenCall) -> None:
-        """Say of the arrivals and evictions since the last time that they were this call's."""
-        self._pending.book_moves(self._totals.steps + max(1, call.tokens) - 1)
+    def _assign_moves(self, call: OpenCall) -> None:
+        """Assign the reads and evictions since the last time to this call."""
+        self._pending.assign_moves(self._totals.steps + max(1, call.tokens) - 1)
 
-    def _close(self, call: OpenCall, done: StepDone | None) -> None:
-        """The call is over: its steps, reads and look-ups become part of the frame.
+    def _close_call(self, call: OpenCall, done: StepDone | None) -> None:
+        """End a call: its steps, reads and lookups become part of the pending frame.
 
-        None: it was cut short. What it brought into RAM is there; as in the trace it makes no step,
-        and nothing of it is counted.
+        Args:
+            call: the call.
+            done: its last event; None if it was cut short. Its reads stay resident then, but as in
+                the trace it makes no step and nothing of it is counted.
         """
-        self._book_moves(call)
+        self._assign_moves(call)
         if done is None:
             return
-        call.fold(self._pending, self._rows)
+        call.fold(self._pending, self._columns)
         tokens, decode = call.tokens, call.tokens if call.phase == DECODE else 0
-        t, (hits, asked) = self._totals, call.counted()
+        t, (hits, lookups) = self._totals, call.lookup_counts()
         self._totals = t._replace(
             steps=t.steps + tokens,
-            lookups=t.lookups + asked,
+            lookups=t.lookups + lookups,
             hits=t.hits + hits,
             reads=t.reads + len(call.read_ns),
             nbytes=t.nbytes + sum(call.read_nbytes),
             decode_steps=t.decode_steps + decode,
-            decode_lookups=t.decode_lookups + (asked if decode else 0),
+            decode_lookups=t.decode_lookups + (lookups if decode else 0),
             decode_hits=t.decode_hits + (hits if decode else 0),
             decode_ns=t.decode_ns + (done.ns if decode else 0),
         )
@@ -262,29 +262,29 @@ class Feed:
         self._pending.times.append(call.times(done))
         self._pending.routing.append(call.routing(self._shape[0]))
 
-    def _frame(self, now: int) -> Frame:
-        """The frame of everything pending, which is empty afterwards."""
+    def _make_frame(self, now: int) -> Frame:
+        """Make a frame of everything pending, and start an empty one."""
         pending, call, totals = self._pending, self._call, self._totals
         layers, experts = self._shape
-        self._pending = Pending()
+        self._pending = PendingFrame()
         totals = self._totals = totals._replace(
             evictions=totals.evictions + pending.evictions, elapsed_ns=now - (self._began or now)
         )
-        # The open call counts in what is shown, and joins the totals for good when it ends.
-        hits, asked = call.counted()
+        # The open call is included in this frame; it joins the totals when it ends.
+        hits, lookups = call.lookup_counts()
         shown = totals._replace(
-            lookups=totals.lookups + asked,
+            lookups=totals.lookups + lookups,
             hits=totals.hits + hits,
             reads=totals.reads + len(call.read_ns),
             nbytes=totals.nbytes + sum(call.read_nbytes),
         )
         if self._done:
             shown = totals
-        steps = pending.stepped(self._kernels)
-        index, count = pending.counted(layers * experts)
+        steps = pending.step_records(self._kernels)
+        index, count = pending.expert_counts(layers * experts)
         moves = np.array(pending.moves, np.uint32)
-        change_index, change_state = pending.changed(moves, layers * experts)
-        experts_of, hits_of = pending.routed(layers)
+        change_index, change_state = pending.state_changes(moves, layers * experts)
+        experts_of, hits_of = pending.newest_routing(layers)
         text = "".join(pending.text)
         frame = Frame(
             run=self._run,

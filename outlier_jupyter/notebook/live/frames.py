@@ -1,10 +1,10 @@
-"""The wire frame of the live view: what changed since the last one, as a few hundred bytes.
+"""The frames of the live view: the changes since the last frame, in a few hundred bytes.
 
-A `Frame` carries the new text, one record per token read by the model, which experts each of the
-newest tokens chose, how often experts were chosen, which arrived or left and when, and running
-totals. `encode` and `decode` turn it into little-endian bytes whose arrays are aligned, so that a
-browser can lay typed arrays over them. `merging.py` makes one frame of many. This module knows
-nothing of events, clocks, Jupyter or MLX.
+A `Frame` contains the new text, one record per token read by the model, the experts that each of
+the newest tokens chose, how often experts were chosen, which were paged in or evicted and when, and
+running totals. `encode` and `decode` convert it to little-endian bytes with aligned arrays, so that
+a browser can use typed arrays on them. `merge_frames.py` merges frames. This module knows no
+events, clocks, Jupyter or MLX.
 
 Layout of version 3, all little-endian, arrays in this order without gaps::
 
@@ -18,7 +18,7 @@ Layout of version 3, all little-endian, arrays in this order without gaps::
                (one array of `steps` values each)
     counts     u32 index, u32 count
     changes    u32 index
-    moves      u32 step, u32 twice the expert's index, plus 1 when it came
+    moves      u32 step, u32 twice the expert's index, plus 1 if paged in
     routing    u16 of `routed` x layers x k
     phases     u8 of `steps`
     states     u8 of `changes`
@@ -46,11 +46,11 @@ SNAPSHOT = 1
 FINAL = 2
 
 NO_EXPERT = 0xFFFF
-"""Where a layer chose fewer experts than the widest."""
+"""Fills the row of a layer that chose fewer experts than the widest one."""
 NO_TOKEN = 0xFFFFFFFF
-"""In place of a step, while no token was generated."""
+"""The value of `first_token` before a token is generated."""
 PARTS_OF_2 = ("route", "lookup", "read_wait", "install", "sample")
-"""The parts in a frame of version 2; what they leave of a token's time was computing, mostly."""
+"""The parts in a frame of version 2; the rest of a token's time was mostly computing."""
 
 STEP = np.dtype(
     [
@@ -69,10 +69,10 @@ STEP = np.dtype(
 )
 """One token read by the model. The read latencies are NaN where nothing was read.
 
-A prefill call's time is shared equally by its tokens; a read belongs to the first of them that
-needed it. `parts_ms` are those of `trace.times`, NaN where a part cannot be told; the others add up
-to `token_ms`. The text that was let go of after a step ends at `text_end`, in UTF-16 code units
-from the run's beginning.
+The tokens of a prefill call share its time equally; a read belongs to the first token that needed
+it. `parts_ms` has the parts of `trace.times`, NaN where a part is not measured; the others add up
+to `token_ms`. The text produced after a step ends at `text_end`, in UTF-16 code units from the
+start of the run.
 """
 
 _HEAD = struct.Struct("<4sHH22I")
@@ -83,7 +83,7 @@ _STEP_NBYTES = STEP.itemsize - STEP["parts_ms"].itemsize
 
 
 class FrameError(OutlierError):
-    """Bytes that are not a frame of this version, or frames that do not follow each other."""
+    """Bytes that are not a frame of this version, or frames out of sequence."""
 
 
 class Totals(NamedTuple):
@@ -104,30 +104,30 @@ class Totals(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What changed after frame `since`, up to and with frame `seq`, of one run.
+    """The changes of one run after frame `since`, up to and including frame `seq`.
 
     Attributes:
         run: number of the run; frames of different runs never merge.
         seq: number of this frame, from 1; a merged frame has that of its last part.
-        since: the frame a receiver must have seen; 0 means that none is needed.
-        first_step: how many steps came before those in `steps`.
+        since: the frame a receiver must have; 0 if none is needed.
+        first_step: the number of steps before those in `steps`.
         layers, experts: of the model; `experts` is that of the widest layer.
-        slots: how many experts fit in RAM.
+        slots: of the expert cache.
         prompt_tokens: length of the prompt; 0 until it is known.
-        text: what was generated, or the end of it; `text_start` UTF-16 code units, as browsers
-            count, came before.
+        text: the generated text, or its end; `text_start` UTF-16 code units (as browsers count)
+            come before it.
         steps: `STEP` [n].
-        count_index, count: uint32 [m], expert `layer * experts + expert` was chosen so often.
-        change_index: uint32 [r], the same numbering; `change_state` uint8 [r]: 1 in RAM, 0 gone.
-        experts_of: uint16 [r, layers, k], what the last r of `steps` chose, or `NO_EXPERT`.
-        hits_of: bool, the same shape: resident before anything was read for it.
-        move_step: uint32 [q], the step during which an expert came or went, in order; during a
-            call of several tokens, the call's last. `move`: uint32 [q], twice its number, plus 1
-            when it came. All moves of steps from `moves_from` on are there.
-        call_tokens, call_layers: of the call that is open, and how many layers it has routed.
+        count_index, count: uint32 [m], how often expert `layer * experts + expert` was chosen.
+        change_index: uint32 [r], the same numbering; `change_state` uint8 [r]: 1 resident, 0 not.
+        experts_of: uint16 [r, layers, k], the experts of the last r of `steps`, or `NO_EXPERT`.
+        hits_of: bool, the same shape: whether it was resident at the lookup.
+        move_step: uint32 [q], the step during which an expert was paged in or evicted, in order;
+            for a call of several tokens, its last step. `move`: uint32 [q], twice the expert's
+            number, plus 1 if paged in. All moves of steps from `moves_from` on are included.
+        call_tokens, call_layers: tokens of the open call, and how many layers it has routed.
         first_token: the step that produced the first generated token, or `NO_TOKEN`.
         totals: since the run began.
-        snapshot: the whole state from zero, to be used instead of what was known before.
+        snapshot: the whole state, which replaces everything before.
         final: the run is over.
     """
 
@@ -166,7 +166,7 @@ class Frame:
 
 
 def encode(frame: Frame) -> bytes:
-    """The frame as bytes; see the module for the layout."""
+    """The frame as bytes; the module describes the layout."""
     # A lone surrogate cannot be sent as UTF-8; it becomes a question mark.
     text = frame.text.encode("utf-8", "replace")
     steps = frame.steps
@@ -205,7 +205,7 @@ def encode(frame: Frame) -> bytes:
         [
             head,
             _TOTALS.pack(*frame.totals),
-            *_wide_of(steps),
+            *_wide_fields(steps),
             frame.count_index.astype("<u4", copy=False).tobytes(),
             frame.count.astype("<u4", copy=False).tobytes(),
             frame.change_index.astype("<u4", copy=False).tobytes(),
@@ -220,39 +220,39 @@ def encode(frame: Frame) -> bytes:
     )
 
 
-def _wide_of(steps: npt.NDArray[np.void]) -> list[bytes]:
-    """All fields of the steps but the phase, which is their last, one array behind the other."""
-    if len(steps) == 1:  # the usual frame: in a record they stand as they are sent
+def _wide_fields(steps: npt.NDArray[np.void]) -> list[bytes]:
+    """All fields of the steps but the phase, one array after another."""
+    if len(steps) == 1:  # the usual frame: the record has the order of the wire
         return [steps.tobytes()[: -STEP["phase"].itemsize]]
     return [steps[name].T.tobytes() for name in _WIDE]
 
 
 def decode(data: bytes | bytearray | memoryview) -> Frame:
-    """The frame in `data`, which must hold exactly one.
+    """The frame in `data`, which must contain exactly one.
 
     Raises:
-        FrameError: not a frame, another version, cut short, or numbers that cannot be.
+        FrameError: not a frame, another version, truncated, or values out of range.
     """
     data = bytes(data)
     if len(data) < _HEAD_OF_2.size + _TOTALS.size or data[:4] != MAGIC:
         raise FrameError(f"{len(data)} bytes starting {data[:4]!r} are not a frame")
     version = int.from_bytes(data[4:6], "little")
     if version not in (2, VERSION):
-        raise FrameError(f"frame version {version} was seen, {VERSION} is wanted; reload the page")
+        raise FrameError(f"a frame has version {version}, expected {VERSION}: reload the page")
     layout = _HEAD if version == VERSION else _HEAD_OF_2
     if len(data) < layout.size + _TOTALS.size:
-        raise FrameError(f"a frame of {len(data)} bytes was cut short")
+        raise FrameError(f"a frame of {len(data)} bytes is truncated")
     _, _, flags, length, *numbers = layout.unpack_from(data)
     since_3 = () if version == VERSION else (len(PARTS_OF_2), NO_TOKEN)
     head = _Head(layout.size, *numbers, *since_3)
     if version == VERSION and head.parts != len(PARTS):
-        raise FrameError(f"a frame divides time in {head.parts} parts, {len(PARTS)} are wanted")
+        raise FrameError(f"a frame divides time into {head.parts} parts, expected {len(PARTS)}")
     sizes = (head.steps, head.counts, head.changes, head.moves, head.text)
     width = head.layers * head.k
-    wanted = layout.size + _length(*sizes, head.routed, width, head.parts)
-    if length != len(data) or length != wanted:
+    expected = layout.size + _length(*sizes, head.routed, width, head.parts)
+    if length != len(data) or length != expected:
         raise FrameError(
-            f"a frame of {length} bytes came as {len(data)}: it was cut short or mixed up"
+            f"a frame of {length} bytes arrived as {len(data)}: it is truncated or damaged"
         )
     frame = _read(data, head, flags)
     chosen = frame.experts_of[frame.experts_of != NO_EXPERT]
@@ -261,13 +261,13 @@ def decode(data: bytes | bytearray | memoryview) -> Frame:
     for index, bound in (*checks, (chosen, head.experts)):
         if len(index) and int(index.max()) >= bound:
             raise FrameError(
-                f"a frame of {head.layers} x {head.experts} experts names number {index.max()}"
+                f"a frame of {head.layers} x {head.experts} experts contains number {index.max()}"
             )
     return frame
 
 
 class _Head(NamedTuple):
-    """How long the head is, and its numbers behind the frame's length."""
+    """The size of the head, and its numbers after the frame's length."""
 
     size: int
     run: int
@@ -294,8 +294,8 @@ class _Head(NamedTuple):
 
 
 def _read(data: bytes, head: _Head, flags: int) -> Frame:
-    """The frame in bytes whose length has been checked; arrays are taken in the wire's order."""
-    take = _Taker(data, head.size + _TOTALS.size)
+    """Read a frame from bytes of checked length; arrays are read in the order of the wire."""
+    take = _ArrayReader(data, head.size + _TOTALS.size)
     totals = Totals(*_TOTALS.unpack_from(data, head.size))
     if head.size != _HEAD.size and totals.decode_steps:
         head = head._replace(first_token=totals.steps - totals.decode_steps - 1)
@@ -338,7 +338,7 @@ def _read(data: bytes, head: _Head, flags: int) -> Frame:
 def _parts_of_2(
     parts: npt.NDArray[np.float32], steps: npt.NDArray[np.void]
 ) -> npt.NDArray[np.float32]:
-    """The parts of version 2, [steps, 5], as parts of today that do not exceed the token's time."""
+    """Convert parts of version 2, [steps, 5], to current ones, within the token's time."""
     out = np.full((len(parts), len(PARTS)), np.nan, np.float32)
     left = np.nan_to_num(steps["token_ms"])
     for name, spent in zip(PARTS_OF_2, parts.T, strict=True):
@@ -348,8 +348,8 @@ def _parts_of_2(
     return out
 
 
-class _Taker:
-    """Reads arrays one after another out of a frame's bytes, as copies that can be written."""
+class _ArrayReader:
+    """Reads arrays one after another from a frame's bytes, as writable copies."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self._data, self._at = data, at
@@ -365,7 +365,7 @@ def _bit_bytes(bits: int) -> int:
 
 
 def _length(*sizes: int) -> int:
-    """Bytes of a frame behind its head."""
+    """Bytes of a frame after its head."""
     steps, counts, changes, moves, text, routed, width, parts = sizes
     fixed = _TOTALS.size + steps * (_STEP_NBYTES + 4 * parts)
     return (
@@ -379,5 +379,5 @@ def _length(*sizes: int) -> int:
 
 
 def utf16_units(text: str) -> int:
-    """How many UTF-16 code units `text` has: a browser's offsets count these."""
+    """The number of UTF-16 code units in `text`, the unit of offsets in a browser."""
     return len(text) if text.isascii() else len(text.encode("utf-16-le", "replace")) // 2

@@ -1,8 +1,8 @@
-"""Frames that follow each other, as one: merging them, and the history of a run.
+"""Merge consecutive frames into one, and keep the history of a run.
 
-The merge of all frames so far is a *snapshot*: the whole state, told from zero. What a snapshot
-keeps of the past is bounded; what came earlier is dropped, and the frame says from where it is
-whole. This module knows nothing of bytes, events, clocks or Jupyter.
+The merge of all frames so far is a *snapshot*: the whole state. Its history is bounded: older steps
+are dropped, and the frame contains the first step that is complete. This module knows no bytes,
+events, clocks or Jupyter.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ KEPT_STEPS = 4_000
 KEPT_TEXT_BYTES = 200_000
 KEPT_ROUTING_BYTES = 512_000
 KEPT_MOVES = 50_000
-"""What a snapshot keeps of the past; counts, residency and totals are always whole."""
+"""How much history a snapshot keeps; counts, residency and totals are always complete."""
 
-UNNAMED = 255
-"""The state of an expert of which nothing is told."""
+UNCHANGED = 255
+"""The state of an expert that a frame does not mention."""
 
 
 def merge(*frames: Frame) -> Frame:
-    """One frame that tells what `frames` tell one after another; a snapshot supersedes the past.
+    """Merge consecutive `frames` into one; a snapshot replaces the frames before it.
 
     Raises:
-        FrameError: no frame at all, or one that does not follow the one before it.
+        FrameError: no frames, or a frame that does not follow the one before it.
     """
     if not frames:
         raise FrameError("there is nothing to merge: give at least one frame")
@@ -68,14 +68,14 @@ def merge(*frames: Frame) -> Frame:
 def as_snapshot(
     frame: Frame, keep_steps: int = KEPT_STEPS, keep_text_bytes: int = KEPT_TEXT_BYTES
 ) -> Frame:
-    """The merge of all frames so far, as a snapshot bounded to the newest steps and text.
+    """Make a snapshot, bounded to the newest steps and text, of the merge of all frames so far.
 
     Raises:
-        FrameError: `frame` needs frames before it and so does not tell the whole state.
+        FrameError: `frame` depends on earlier frames, so it is not the whole state.
     """
     if frame.since:
         raise FrameError(
-            f"the frame tells what came after frame {frame.since}, not the whole state"
+            f"the frame has the changes since frame {frame.since}, not the whole state"
         )
     dropped = max(0, len(frame.steps) - keep_steps)
     present = frame.change_state > 0
@@ -83,7 +83,7 @@ def as_snapshot(
     rows = min(routing_rows(*frame.experts_of.shape[1:]), keep_steps)
     routed = max(0, len(frame.experts_of) - rows)
     moves = max(0, len(frame.move) - KEPT_MOVES)
-    # The oldest step whose moves are kept may have lost some of them: it is whole from the next.
+    # The oldest step with kept moves may have lost some of them: moves are complete from the next.
     moves_from = int(frame.move_step[moves - 1]) + 1 if moves else frame.moves_from
     return replace(
         frame,
@@ -103,10 +103,10 @@ def as_snapshot(
 
 
 class History:
-    """The frames of one run so far, folded now and then, so that a snapshot can be had at any time.
+    """The frames of one run so far; a snapshot is available at any time.
 
-    It keeps at most `FOLD_AFTER` frames unfolded: one fold of many costs much less than many
-    folds of one.
+    It merges when more than `FOLD_AFTER` frames have accumulated: one merge of many frames costs
+    much less than many merges of one.
     """
 
     FOLD_AFTER = 64
@@ -115,7 +115,7 @@ class History:
         self._frames: list[Frame] = []
 
     def add(self, frame: Frame) -> None:
-        """Take the next frame; a snapshot, or a frame of another run, starts anew.
+        """Add the next frame; a snapshot, or a frame of another run, starts a new history.
 
         Raises:
             FrameError: the frame does not follow the last one.
@@ -141,35 +141,35 @@ def _check_follows(earlier: Frame, later: Frame) -> None:
     if later.snapshot:
         return
     ends = earlier.first_step + len(earlier.steps)
-    wanted = (earlier.run, earlier.layers, earlier.experts, earlier.seq, ends)
-    seen = (later.run, later.layers, later.experts, later.since, later.first_step)
-    if seen != wanted:
+    expected = (earlier.run, earlier.layers, earlier.experts, earlier.seq, ends)
+    actual = (later.run, later.layers, later.experts, later.since, later.first_step)
+    if actual != expected:
         raise FrameError(
             f"frame {later.seq} does not follow frame {earlier.seq}: its run, layers, experts, "
-            f"frame before and first step are {seen}, wanted {wanted}"
+            f"frame before and first step are {actual}, wanted {expected}"
         )
 
 
 def _summed(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    # By an array of all experts: sorting what many frames name, as np.unique does, costs ten times
-    # as much.
+    # With an array of all experts: sorting the numbers of many frames, as np.unique does, costs ten
+    # times as much.
     total = np.zeros(frames[0].layers * frames[0].experts, np.uint32)
     index = np.concatenate([frame.count_index for frame in frames])
     np.add.at(total, index, np.concatenate([frame.count for frame in frames]))
-    named = np.flatnonzero(total).astype(np.uint32)
-    return named, total[named]
+    numbers = np.flatnonzero(total).astype(np.uint32)
+    return numbers, total[numbers]
 
 
 def _last_wins(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-    state = np.full(frames[0].layers * frames[0].experts, UNNAMED, np.uint8)
+    state = np.full(frames[0].layers * frames[0].experts, UNCHANGED, np.uint8)
     for frame in frames:
         state[frame.change_index] = frame.change_state
-    named = np.flatnonzero(state != UNNAMED).astype(np.uint32)
-    return named, state[named]
+    numbers = np.flatnonzero(state != UNCHANGED).astype(np.uint32)
+    return numbers, state[numbers]
 
 
 def _all_steps(frames: Sequence[Frame]) -> npt.NDArray[np.void]:
-    # np.concatenate compares the fields of each part anew.
+    # np.concatenate would compare the fields of every part.
     out = np.zeros(sum(len(frame.steps) for frame in frames), STEP)
     at = 0
     for frame in frames:
@@ -179,12 +179,12 @@ def _all_steps(frames: Sequence[Frame]) -> npt.NDArray[np.void]:
 
 
 def routing_rows(layers: int, k: int) -> int:
-    """Of how many steps the routing is kept, for a model of this shape."""
+    """The number of steps whose routing is kept, for a model of this shape."""
     return KEPT_ROUTING_BYTES // max(1, 2 * layers * k)
 
 
 def widened(values: npt.NDArray[Any], k: int, fill: int | bool) -> npt.NDArray[Any]:
-    """[n, layers, less than k] as [n, layers, k]."""
+    """Pad [n, layers, less than k] to [n, layers, k]."""
     short = k - values.shape[2]
     return np.pad(values, ((0, 0), (0, 0), (0, short)), constant_values=fill) if short else values
 
@@ -192,7 +192,7 @@ def widened(values: npt.NDArray[Any], k: int, fill: int | bool) -> npt.NDArray[A
 def _routing(
     frames: Sequence[Frame],
 ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.bool_]]:
-    """What the newest steps chose, back to the first gap."""
+    """The routing of the newest steps, back to the first gap."""
     parts: list[Frame] = []
     for frame in reversed(frames):
         parts.append(frame)
@@ -205,7 +205,7 @@ def _routing(
 
 
 def _tail(text: str, keep_bytes: int) -> tuple[str, int]:
-    """The end of `text`, within `keep_bytes` of UTF-8, and how many code units were left off."""
+    """The end of `text` within `keep_bytes` of UTF-8, and the number of code units dropped."""
     if len(text) * 4 <= keep_bytes:
         return text, 0
     data = text.encode("utf-8", "replace")

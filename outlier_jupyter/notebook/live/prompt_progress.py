@@ -1,7 +1,7 @@
-"""How far a run has come with reading its prompt, from the events that the engine tells anyway.
+"""How much of its prompt a run has read, from events that the engine reports anyway.
 
-A call reads a chunk of the prompt layer after layer: within one, the share of the layers that have
-routed counts. Once the prompt is read nothing is heard any more, so decoding pays nothing.
+A call reads a chunk of the prompt layer by layer; within a call, the share of layers that have
+routed counts. The subscription ends with the prompt, so decoding costs nothing.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from ...events import CallStarted, Event, PromptEncoded, Routed, StepDone, Unsub
 
 
 class PromptProgress:
-    """A sink of one run; it calls `told` with the tokens read and those of the whole prompt.
+    """A subscriber for one run; it calls `report` with the tokens read and the prompt's length.
 
     Args:
-        layers: how many layers of the model route.
-        told: called for each layer; who shows it keeps it from being too often.
+        layers: MoE layers of the model.
+        report: called for each layer; the receiver limits its own updates.
     """
 
     KINDS = (PromptEncoded, CallStarted, Routed, StepDone)
 
-    def __init__(self, layers: int, told: Callable[[int, int], object]) -> None:
+    def __init__(self, layers: int, report: Callable[[int, int], object]) -> None:
         self._layers = max(layers, 1)
-        self._told = told
-        self._whole = self._read = self._chunk = self._served = 0
+        self._report = report
+        self._length = self._read = self._chunk = self._routed_layers = 0
 
     def __call__(self, event: Event) -> None:
-        """Hear one event.
+        """Receive one event.
 
         Raises:
-            Unsubscribe: the prompt is read.
+            Unsubscribe: the whole prompt is read.
         """
         if type(event) is Routed:
-            self._served += 1
+            self._routed_layers += 1
         elif type(event) is CallStarted:
-            self._chunk, self._served = len(event.tokens), 0
+            self._chunk, self._routed_layers = len(event.tokens), 0
         elif type(event) is PromptEncoded:
-            self._read, self._whole = event.reused, event.reused + len(event.tokens)
+            self._read, self._length = event.reused, event.reused + len(event.tokens)
         elif type(event) is StepDone:
             self._read, self._chunk = self._read + self._chunk, 0
-        within = self._chunk * min(self._served, self._layers) // self._layers
-        self._told(self._read + within, self._whole)
-        if self._read + within >= self._whole:
+        within = self._chunk * min(self._routed_layers, self._layers) // self._layers
+        self._report(self._read + within, self._length)
+        if self._read + within >= self._length:
             raise Unsubscribe

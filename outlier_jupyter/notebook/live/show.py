@@ -1,7 +1,7 @@
-"""Runs a prompt under the live view, and leaves in the same output what needs no kernel.
+"""Run a prompt with the live view, and replace it by the static view at the end.
 
-The live view is a widget: a saved notebook cannot show it. So when the run ends, however it
-ends, its place is taken by the static view, which is HTML, a picture, Markdown and text.
+The live view is a widget, which a saved notebook cannot show. So at the end of a run, finished or
+not, the static view (HTML, a picture, Markdown and text) takes its place in the same output.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from IPython.display import display
 from ...engine.engine import Engine, run_info
 from ...events import Event, PromptEncoded
 from ...runs.run import Interrupted, Run
-from ..chat.thread import on_this_thread
 from ..render.places import Place
-from .frame_builder import Feed
+from ..worker import on_this_thread
+from .divergence import DivergenceLine
+from .finished_run import frame_of_run
+from .frame_builder import FrameBuilder
 from .frames import Frame
-from .loss import LossLine
-from .replay import frame_of
 from .widget import LiveView, header
 
 
 def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
-    """Generate from `prompt` with the fields of `GenerateOptions`, shown as it happens.
+    """Generate from `prompt` with the fields of `GenerateOptions`, in a live view.
 
     Raises:
-        Interrupted: stopped; what was made stays shown and is in its `.run`.
-        OutlierError: as `Engine.generate`; bad options are refused before anything is shown.
+        Interrupted: stopped; the partial run stays visible and is in its `.run`.
+        OutlierError: as `Engine.generate`; bad options raise before anything is displayed.
     """
-    asked = engine.routing.options(options)
-    view = make_view(engine, prompt, info=header(run_info(engine, asked), prompt))
-    live = _Live(view)
-    feed = NextRun(engine, live.push)
-    loss = LossLine(view)
+    routed_options = engine.routing.options(options)
+    view = make_view(engine, prompt, info=header(run_info(engine, routed_options), prompt))
+    display_once = _DisplayOnFirstFrame(view)
+    frames = NextRunFrames(engine, display_once.push)
+    divergence = DivergenceLine(view)
     unsubscribe = [
-        engine.subscribe(feed, *NextRun.KINDS),
-        engine.subscribe(on_this_thread(loss), *LossLine.KINDS),
+        engine.subscribe(frames, *NextRunFrames.KINDS),
+        engine.subscribe(on_this_thread(divergence), *DivergenceLine.KINDS),
     ]
     run = None
     try:
@@ -51,16 +51,16 @@ def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
     finally:
         for end in unsubscribe:
             end()
-        loss.tell()
+        divergence.show()
         run = run or engine.last_run
-        if live.output is not None and run is not None:
-            view.finish(run.finish_reason, feed.last_frame(run))
-            live.output.replace(run._repr_mimebundle_())
+        if display_once.place is not None and run is not None:
+            view.finish(run.finish_reason, frames.last_frame(run))
+            display_once.place.replace(run._repr_mimebundle_())
         view.close()
 
 
 def show_result(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
-    """Generate without a live view, and show what stays; arguments and errors as `show_run`'s."""
+    """Generate, then display the static view; arguments and errors as for `show_run`."""
     try:
         run = engine.generate(prompt, **options)
     except Interrupted as stop:
@@ -70,33 +70,33 @@ def show_result(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
     return run
 
 
-class _Live:
-    """Displays the view with its first frame: a run that is refused leaves nothing behind."""
+class _DisplayOnFirstFrame:
+    """Displays the view with its first frame: a rejected run displays nothing."""
 
     def __init__(self, view: LiveView) -> None:
-        self.output: Place | None = None
+        self.place: Place | None = None
         self._view = view
 
     def push(self, frame: Frame) -> float:
-        if self.output is None:
-            self.output = Place(self._view, lambda: display(self._view, display_id=True))
+        if self.place is None:
+            self.place = Place(self._view, lambda: display(self._view, display_id=True))
         return self._view.push(frame)
 
 
-def make_view(engine: Engine, prompt: str, **given: Any) -> LiveView:
-    """A live view whose header says what `engine` is, and whose Stop stops it.
+def make_view(engine: Engine, prompt: str, **arguments: Any) -> LiveView:
+    """Make a live view with the engine's data in its header, and a Stop that stops the engine.
 
     Args:
-        **given: arguments of `LiveView`, in place of what it would have.
+        **arguments: of `LiveView`; they replace the defaults of this function.
     """
     settings: dict[str, Any] = {"info": header(engine.info, prompt), "on_stop": engine.stop}
-    return LiveView(**settings | given)
+    return LiveView(**settings | arguments)
 
 
-def make_feed(engine: Engine, on_frame: Callable[[Frame], object]) -> Feed:
-    """A feed of the next run of `engine`."""
+def make_frame_builder(engine: Engine, on_frame: Callable[[Frame], object]) -> FrameBuilder:
+    """Make a frame builder for the next run of `engine`."""
     info = engine.info
-    return Feed(
+    return FrameBuilder(
         layers=len(info.layer_names),
         experts=max(info.experts_per_layer, default=0),
         slots=info.slots,
@@ -106,44 +106,45 @@ def make_feed(engine: Engine, on_frame: Callable[[Frame], object]) -> Feed:
     )
 
 
-class NextRun:
-    """A sink that feeds a view with the next run of the thread that made it.
+class NextRunFrames:
+    """A subscriber that builds frames of the next run on the thread that created it.
 
-    The feed begins with the run: until it is its turn other runs change what is in RAM.
+    The frame builder is created when the run begins: runs before it still change which experts are
+    resident.
     """
 
-    KINDS = Feed.KINDS
-    """The events that it needs to hear."""
+    KINDS = FrameBuilder.KINDS
+    """The events it subscribes to."""
 
     def __init__(self, engine: Engine, on_frame: Callable[[Frame], object]) -> None:
         self._engine, self._on_frame = engine, on_frame
-        self._feed: Feed | None = None
+        self._builder: FrameBuilder | None = None
         self._thread = threading.get_ident()
 
     def __call__(self, event: Event) -> None:
         if threading.get_ident() != self._thread:
-            return  # another's run, which is waited for
+            return  # a run of another thread, which ends before this one begins
         if type(event) is PromptEncoded:
-            self._feed = make_feed(self._engine, self._on_frame)
-        if self._feed is not None:
-            self._feed(event)
+            self._builder = make_frame_builder(self._engine, self._on_frame)
+        if self._builder is not None:
+            self._builder(event)
 
     def last_frame(self, run: Run | None) -> Frame | None:
-        """What a view shows of a run that is over; None of one that never began."""
-        return None if self._feed is None else last_frame(self._feed, run)
+        """The last frame of a finished run; None if it never began."""
+        return None if self._builder is None else last_frame(self._builder, run)
 
 
-def last_frame(feed: Feed, run: Run | None) -> Frame:
-    """What a view shows of a run that is over.
+def last_frame(builder: FrameBuilder, run: Run | None) -> Frame:
+    """The last frame of a finished run.
 
-    Of one that was cut short in the middle of a call its feed has told more than its trace keeps:
-    there it is the trace that is shown, so that all views of a run say the same.
+    If a run ended within a call, its frames contain more than its trace. The last frame then comes
+    from the trace, so that all views of a run are equal.
     """
-    told = feed.snapshot()
-    if run is None or run.finish_reason in WHOLE:
-        return told
-    return replace(frame_of(run), run=told.run, seq=told.seq + 1)
+    snapshot = builder.snapshot()
+    if run is None or run.finish_reason in COMPLETE:
+        return snapshot
+    return replace(frame_of_run(run), run=snapshot.run, seq=snapshot.seq + 1)
 
 
-WHOLE = ("stop", "length")
-"""How runs end that are not cut short."""
+COMPLETE = ("stop", "length")
+"""The finish reasons of complete runs."""

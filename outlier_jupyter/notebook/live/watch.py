@@ -1,9 +1,8 @@
-"""`watch`: a run on a thread of its own, and the widget that shows it. The magics' way, as a call.
+"""`watch`: start a run on its own thread and return the widget that shows it.
 
-The cell returns at once, so Stop is a message that every kernel handles, and the view can be put
-beside others. That is also the only way there is in marimo, which has no magics and handles no
-message while a cell runs. Runs of one engine wait for each other; how a run is decoded, and what
-a view sends, is not known here.
+The cell returns at once, so Stop is a message that every kernel handles, and the view can be placed
+beside others. It is also the only way in marimo, which has no magics and handles no message during
+a cell. Runs of one engine wait for each other.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from ...events import Event, PromptEncoded
 from ...options import GenerateOptions, settled, takes
 from ...runs.run import Interrupted, Run
 from ...system.interactive import attended
-from ..chat.thread import Worker, on_this_thread
 from ..engine_handle import engine_of
 from ..render.places import Place
-from .loss import LossLine
-from .show import NextRun
+from ..worker import Worker, on_this_thread
+from .divergence import DivergenceLine
+from .show import NextRunFrames
 from .widget import LiveView, header
 
 _workers: weakref.WeakKeyDictionary[Engine, Worker] = weakref.WeakKeyDictionary()
@@ -35,81 +34,81 @@ _lock = threading.Lock()
 
 @takes(GenerateOptions)
 def watch(engine: Engine, prompt: Prompt, **options: Any) -> Watched:
-    """Begin a run and return its live view at once: display it, or put it into an `HBox`.
+    """Start a run and return its live view at once: display it, or put it into an `HBox`.
 
-    A run of the same engine that `watch` began before is waited for; one that this very cell
-    began, which is being run again, is stopped first.
+    The run waits for earlier runs of `watch` on the same engine. If the same cell is run again, its
+    earlier run is stopped first.
 
     Args:
-        engine: from `outlier_jupyter.load`; it stays the caller's to close.
-        prompt: as `Engine.generate` takes it.
+        engine: from `outlier_jupyter.load`; the caller closes it.
+        prompt: as for `Engine.generate`.
         **options: the fields of `GenerateOptions`.
 
     Raises:
-        OptionError, EngineClosed: nothing is shown then.
+        OptionError, EngineClosed: nothing is displayed.
     """
     return Watched(engine_of(engine), prompt, options)
 
 
 class Watched(LiveView):
-    """A run under way and its live view; `watch` makes them.
+    """A run in progress and its live view; `watch` creates it.
 
-    `status` is "waiting", "running", and in the end "stop", "length", "interrupted" or "error":
-    observe it. Observers are called on the thread that decodes. Displayed by itself, the view is
-    replaced by one that needs no kernel when the run has ended; `run.view()` shows it again.
+    `status` is "waiting", "running", and at the end "stop", "length", "interrupted" or "error".
+    Observers of it are called on the thread that decodes. If the view is displayed by itself, a
+    static view that needs no kernel replaces it at the end; `run.view()` shows it again.
 
     Attributes:
-        run: the `Run`, also of a run that was interrupted or failed; None until it is over.
-        error: what the run ended with, or None.
+        run: the `Run`, also if it was interrupted or failed; None until the end.
+        error: the exception that ended the run, or None.
     """
 
     def __init__(self, engine: Engine, prompt: Prompt, options: dict[str, Any]) -> None:
         if not isinstance(engine, Engine):
             raise OptionError(
-                f"{shown(engine)} is no engine to watch: give what outlier_jupyter.load returns"
+                f"{shown(engine)} is not an engine: give what outlier_jupyter.load returns"
             )
-        # Read once, here: what is wrong is refused now, and a generator gives its items once.
+        # Read here, once: bad values raise now, and a generator can be read only once.
         prompt, options = as_prompt(prompt), settled(GenerateOptions, options)
-        engine.stream(prompt, **options)  # not begun
+        engine.stream(prompt, **options)  # checks the options; does not start
         self.run: Run | None = None
         self.error: BaseException | None = None
         self._engine = engine
-        self._asked = (prompt, engine.routing.merged(options))
-        self._over = threading.Event()
+        self._request = (prompt, engine.routing.merged(options))
+        self._ended = threading.Event()
         self._stopped = False
-        self._thread: int | None = None  # since the run has begun
+        self._thread: int | None = None  # of the run, once it has begun
         self._places: list[Place] = []
         self._cell = _cell()
         asked = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
-        # The cell will have returned: Stop is a message, and never interrupts the kernel.
+        # kernel_id="": the cell has returned by then, so Stop must not interrupt the kernel.
         info = run_info(engine, engine.routing.options(options))
         super().__init__(info=header(info, asked), on_stop=self.stop, kernel_id="")
-        # A kernel that shuts down in the middle of a run must not leave MLX running on a thread.
-        weakref.finalize(self, _end, engine, self._over)
+        # A kernel that shuts down during a run must not leave MLX running on a thread.
+        weakref.finalize(self, _end, engine, self._ended)
         _begin(self)
 
     @property
     def engine(self) -> Engine:
-        """The engine that runs."""
+        """The engine of the run."""
         return self._engine
 
     def wait(self) -> Run:
         """Wait for the end and return the run; Ctrl-C, or the notebook's interrupt, stops it.
 
         Raises:
-            Interrupted: stopped; what was made is in its `.run`.
-            EngineBusy, ReadFailed: nothing is lost, ask again.
+            Interrupted: stopped; the partial run is in its `.run`.
+            EngineBusy, ReadFailed: nothing is lost; start it again.
         """
-        if _worker(self._engine).here:
+        if _worker_of(self._engine).here:
             raise OutlierError(
                 "an observer of this run waited for its end and would wait for itself: "
                 "wait in a cell"
             )
         try:
-            self._over.wait()
+            self._ended.wait()
         except KeyboardInterrupt:
             self.stop()
-            self._over.wait()
+            self._ended.wait()
             if self.error is None:
                 raise
         if self.error is not None:
@@ -118,21 +117,21 @@ class Watched(LiveView):
         return self.run
 
     def stop(self) -> None:
-        """Stop the run before the model's next layer, or before it has begun; from any thread."""
+        """Stop the run before it begins, or before its next layer; from any thread."""
         self._stopped = True
-        if not self._over.is_set() and self._engine.turns.of(self._thread):
+        if not self._ended.is_set() and self._engine.turns.of(self._thread):
             self._engine.stop()
 
     def close(self) -> None:
         """Stop the run, and close the widget."""
-        if "_over" in self.__dict__:  # not if __init__ refused; ipywidgets closes that, too
+        if "_over" in self.__dict__:  # absent if __init__ raised
             self.stop()
         super().close()
 
     def _ipython_display_(self, **kwargs: Any) -> None:
-        """Display the view so that it can be replaced; a run that is over shows what stays."""
+        """Display the view so that it can be replaced; after the end, display the static view."""
         with self._lock:
-            if self._over.is_set() and self.run is not None:
+            if self._ended.is_set() and self.run is not None:
                 display(dict(self.run._repr_mimebundle_()), raw=True)
                 return
             bundle: Any = {"text/plain": repr(self)}
@@ -143,24 +142,24 @@ class Watched(LiveView):
             self._places.append(Place(self, lambda: display(dict(data), **settings)))
 
     def _decode(self) -> None:
-        """The whole run, on the engine's thread for such runs."""
+        """The whole run, on the engine's thread for `watch`."""
         engine = self._engine
-        feed = NextRun(engine, self.push)
-        loss = LossLine(self)
+        frames = NextRunFrames(engine, self.push)
+        divergence = DivergenceLine(self)
         begun: Begun | None = None
 
-        def hear(event: Event) -> None:
+        def on_event(event: Event) -> None:
             self._thread = threading.get_ident()
             if self._stopped:
-                engine.stop()  # pressed before there was a run to stop
+                engine.stop()  # Stop was pressed before the run began
 
         unsubscribe = [
-            engine.subscribe(feed, *NextRun.KINDS),
-            engine.subscribe(on_this_thread(loss), *LossLine.KINDS),
-            engine.subscribe(on_this_thread(hear), PromptEncoded),
+            engine.subscribe(frames, *NextRunFrames.KINDS),
+            engine.subscribe(on_this_thread(divergence), *DivergenceLine.KINDS),
+            engine.subscribe(on_this_thread(on_event), PromptEncoded),
         ]
         try:
-            prompt, options = self._asked
+            prompt, options = self._request
             with engine.turns.ending(lambda: self._stopped):
                 begun = begin(engine, prompt, options)
                 for _ in begun.steps:
@@ -170,46 +169,46 @@ class Watched(LiveView):
         finally:
             for end in unsubscribe:
                 end()
-            loss.tell()
+            divergence.show()
             self.run = begun.run if begun is not None else None
             ended = "interrupted" if self._stopped else "error"
             self.answer_from(self.run)
-            self.finish(self.run.finish_reason if self.run else ended, feed.last_frame(self.run))
+            self.finish(self.run.finish_reason if self.run else ended, frames.last_frame(self.run))
             with self._lock:
-                self._replace()  # before anybody who waits goes on, and ends the kernel
-                self._over.set()
+                self._replace()  # before `wait` returns, after which the kernel may end
+                self._ended.set()
 
     def _replace(self) -> None:
-        """Put what needs no kernel in the place of this view."""
+        """Replace this view by the static view where it is displayed."""
         while self._places and self.run is not None:
             self._places.pop().replace(self.run._repr_mimebundle_())
 
 
-def _worker(engine: Engine) -> Worker:
-    """The thread on which `watch` decodes an engine's runs, one after another."""
+def _worker_of(engine: Engine) -> Worker:
+    """The thread that decodes the runs of `watch` on an engine, one after another."""
     with _lock:
         if engine not in _workers:
             _workers[engine] = worker = Worker("outlier watch", leave_thread)
-            # Joined at exit, too: a thread that has used MLX may not outlive the interpreter.
+            # Joined at exit as well: a thread that used MLX must not outlive the interpreter.
             weakref.finalize(engine, worker.close)
         return _workers[engine]
 
 
 _newest: weakref.WeakValueDictionary[str, Watched] = weakref.WeakValueDictionary()
-"""The run that each cell began last."""
+"""The last run of each cell."""
 
 
 def _begin(watched: Watched) -> None:
-    """Queue a run; the one that the same cell began before is superseded."""
+    """Queue a run; an earlier run of the same cell is stopped."""
     if watched._cell:
-        before, _newest[watched._cell] = _newest.get(watched._cell), watched
-        if before is not None and before.engine is watched.engine:
-            before.stop()
-    _worker(watched.engine).put(watched._decode)
+        previous, _newest[watched._cell] = _newest.get(watched._cell), watched
+        if previous is not None and previous.engine is watched.engine:
+            previous.stop()
+    _worker_of(watched.engine).put(watched._decode)
 
 
 def _cell() -> str:
-    """The id of the cell that is running, where the front end tells it, or ""."""
+    """The id of the current cell, or "" if the front end does not send it."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     parent = getattr(shell, "parent_header", None)
@@ -220,6 +219,6 @@ def _cell() -> str:
 
 def _end(engine: Engine, over: threading.Event) -> None:
     if not over.is_set():
-        engine.turns.refuse()  # the interpreter ends: no run may begin any more
+        engine.turns.refuse()  # the interpreter ends: no further run may begin
         engine.stop()
         over.wait()

@@ -1,11 +1,11 @@
-"""The widget that shows a run while it goes on: frames go out, Stop, resync and pace come in.
+"""The widget that shows a run live: it sends frames, and receives Stop, resync and pace.
 
-`LiveView` is the Python half. Each frame becomes one custom message with one binary buffer; the
-state as a whole goes into the `snapshot` trait now and then, so that a page that was reloaded, or
-that lost a message, has something to start from. It knows neither the engine nor MLX: it is given
-frames, and tells through `stop_requested` and `on_stop` that somebody pressed Stop.
+`LiveView` is the Python half. Each frame is one custom message with one binary buffer. The whole
+state is written to the `snapshot` trait every few seconds, so that a page that was reloaded or lost
+a message can start from it. The widget knows neither the engine nor MLX: it receives frames, and
+reports Stop through `stop_requested` and `on_stop`.
 
-What the browser does with all this is in `js/src`; `static/` holds it built.
+The browser's half is in `js/src`, and built in `static/`.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from ...errors import OutlierError
 from ...runs.run import Run, step_names
 from ...trace import Trace, TraceInfo
 from ...trace.time_parts import PARTS, meaning, part_name, parts_with
-from ..ipykernel_fixes import keep_route
+from ..ipykernel_fixes import fix_subshell_routing
 from ..render.on_demand import OnDemand
+from .finished_run import frame_of_run
 from .frames import Frame, encode
 from .merge_frames import History
-from .replay import frame_of
 
 STATIC = pathlib.Path(__file__).parents[1] / "static"
 
 SAVE_EVERY_S = 4.0
 SAVE_BYTES_PER_S = 100_000
-"""How often the snapshot is written while a run goes on: at most so often, so much."""
+"""Limits on writing the snapshot during a run: the least interval, and the bytes per second."""
 
 SLOWEST_MS = 2_000.0
-"""A view may ask for fewer frames, but for no fewer than one in this time."""
+"""The longest time between frames that a page may request."""
 
 WAITING = "waiting"
 RUNNING = "running"
@@ -47,22 +47,21 @@ RUNNING = "running"
 class LiveView(OnDemand):
     """Text, routing, residency and read latency of one run, live.
 
-    Pass `push` to a `Feed` as its callback; call `finish` when the run has ended. Works without
-    a kernel too: nothing is sent then, and the snapshot can still be read.
+    Pass `push` to a `FrameBuilder` as its callback, and call `finish` at the end of the run.
+    Without a kernel nothing is sent, and the snapshot can still be read.
 
     Args:
-        info: what the header says; every entry may be missing. `model`, `reader` (an option's
-            value), `reader_note` (a tooltip on it), `slots`, `layers`, `experts`,
-            `expert_nbytes` (of one expert, to tell how much RAM the resident ones take), `cache`
-            (a label), `prompt` (shown above the text), `parts` (of a token's time, as
-            `time_parts` makes them) and `changed_output` (why the output is not the model's own;
-            "" when it is).
-        on_stop: called when Stop comes as a message, on the thread that handles messages; it
-            may set flags only. `stop_requested` is set as well.
-        clock: seconds that never go back.
+        info: the content of the header; every entry is optional. `model`, `reader` (an option's
+            value), `reader_note` (its tooltip), `slots`, `layers`, `experts`, `expert_nbytes` (of
+            one expert, for the RAM of the resident ones), `cache` (a label), `prompt` (shown above
+            the text), `parts` (of a token's time, from `time_parts`) and `changed_output` (why the
+            output differs from the model's own; "" if it does not).
+        on_stop: called when Stop arrives as a message, on the thread that handles messages; it
+            must only set flags. `stop_requested` is set as well.
+        clock: a monotonic clock in seconds.
 
-    A view given `kernel_id=""` never interrupts the kernel: its Stop is always a message. That
-    is right for a run whose cell has already returned.
+    With `kernel_id=""` the view never interrupts the kernel: its Stop is always a message. Use it
+    for a run whose cell has already returned.
     """
 
     _esm = STATIC / "live.js"
@@ -82,38 +81,38 @@ class LiveView(OnDemand):
         clock: Callable[[], float] = time.monotonic,
         **traits: Any,
     ) -> None:
-        # Set before the base class opens the comm: a message may come as soon as it is open.
+        # Set before the base class opens the comm: messages may arrive from then on.
         self.on_stop = on_stop
         self.stop_requested = threading.Event()
         self._clock = clock
         self._lock = threading.RLock()
         self._history = History()
         self._pace_ms = 0.0
-        self._told: Run | None = None
+        self._answer_run: Run | None = None
         self._save_at = clock() + SAVE_EVERY_S
         traits.setdefault("kernel_id", kernel_id())
         super().__init__(info=dict(info or {}), view_id=uuid.uuid4().hex, **traits)
-        keep_route(self.comm)
+        fix_subshell_routing(self.comm)
         self.on_msg(self._receive)
 
     @classmethod
     def of(cls, run: Run) -> LiveView:
-        """A finished run in the same view, made from its trace."""
+        """Show a finished run in the same view, from its trace."""
         view = cls(info=header(run.trace.info, run.prompt))
         view.answer_from(run)
-        view.finish(run.finish_reason, frame_of(run))
+        view.finish(run.finish_reason, frame_of_run(run))
         return view
 
     def answer_from(self, run: Run | None) -> None:
-        """From now on a pinned token or expert is explained by this run, which is over."""
-        self._told = run
+        """From now on explain a pinned token or expert with this finished run."""
+        self._answer_run = run
 
     def push(self, frame: Frame) -> float:
         """Send one frame: one message, one buffer. Called on the decode thread.
 
         Returns:
-            The least time until the next frame in ms, as the page asked: it asks for fewer while
-            nobody sees it, or while it is slow. 0 when it did not.
+            The least time until the next frame in ms, if the page requested one because it is
+            hidden or slow; else 0.
         """
         with self._lock:
             self._history.add(frame)
@@ -126,11 +125,11 @@ class LiveView(OnDemand):
             return self._pace_ms
 
     def finish(self, reason: str, frame: Frame | None = None) -> None:
-        """The run is over: write the last snapshot and say why it ended.
+        """End the run: write the last snapshot, and set `status` to the reason.
 
         Args:
             reason: `stop`, `length`, `interrupted` or `error`.
-            frame: the whole state, as `Feed.snapshot` gives it; without it, what was pushed.
+            frame: the whole state, from `FrameBuilder.snapshot` (default: the frames pushed).
         """
         with self._lock:
             if frame is not None:
@@ -140,7 +139,7 @@ class LiveView(OnDemand):
                 self.status = reason
 
     def _save(self) -> int:
-        """Write the snapshot trait; returns its size in bytes."""
+        """Write the snapshot trait and return its size in bytes."""
         whole = self._history.snapshot()
         if whole is not None:
             self.snapshot = encode(whole)
@@ -150,22 +149,23 @@ class LiveView(OnDemand):
         self.send({"type": "frame"}, [encode(frame)])
 
     def _receive(self, _: object, content: object, buffers: Sequence[object]) -> None:
-        """A message from a view. It may come on another thread than the run's."""
+        """Handle a message from a page; it may arrive on another thread than the run's."""
         if not isinstance(content, dict):
             return
         kind = content.get("type")
         if kind == "pace":
-            asked = content.get("ms")
-            if isinstance(asked, int | float):
-                self._pace_ms = min(max(0.0, float(asked)), SLOWEST_MS)
+            requested_ms = content.get("ms")
+            if isinstance(requested_ms, int | float):
+                self._pace_ms = min(max(0.0, float(requested_ms)), SLOWEST_MS)
         elif kind == "resync":
             with self._lock:
                 whole = self._history.snapshot()
                 if whole is not None:
                     self._send_frame(whole)
         elif kind == "ask":
-            words = "" if self._told is None else words_about(self._told, content.get("about"))
-            self.send({"type": "told", "about": content.get("about"), "words": words})
+            about, run = content.get("about"), self._answer_run
+            words = "" if run is None else describe(run, about)
+            self.send({"type": "told", "about": about, "words": words})
         elif kind == "stop":
             self.stop_requested.set()
             if self.on_stop is not None:
@@ -176,8 +176,8 @@ class LiveView(OnDemand):
         return f"LiveView(model={model!r}, status={self.status!r})"
 
 
-def words_about(run: Run, about: object) -> str:
-    """What is told of a step, {"step": 12}, or of an expert, {"layer": 3, "expert": 7}."""
+def describe(run: Run, about: object) -> str:
+    """Describe a step, {"step": 12}, or an expert, {"layer": 3, "expert": 7}, in text."""
     try:
         match about:
             case {"step": int(step)}:
@@ -190,7 +190,7 @@ def words_about(run: Run, about: object) -> str:
 
 
 def header(info: TraceInfo, prompt: str) -> dict[str, object]:
-    """What the view's header says of a run of `prompt`."""
+    """The content of the view's header for a run of `prompt`."""
     return {
         "model": info.model,
         "reader": info.reader,
@@ -206,7 +206,7 @@ def header(info: TraceInfo, prompt: str) -> dict[str, object]:
 
 
 def time_parts(kernels: str) -> list[dict[str, object]]:
-    """The parts of a token's time as the view shows them: their column in a frame, and words."""
+    """The parts of a token's time for the view: column in a frame, name and meaning."""
     columns = {name: column for column, name in enumerate(PARTS)}
     return [
         {"column": columns[name], "key": name, "name": part_name(name),
@@ -216,12 +216,12 @@ def time_parts(kernels: str) -> list[dict[str, object]]:
 
 
 def kernel_id() -> str:
-    """The id under which a Jupyter server knows this kernel, or "" where there is none.
+    """The Jupyter server's id of this kernel, or "" outside of a server.
 
-    It is the name of the connection file the server made. The view's Stop button needs it to
-    interrupt a cell, which no message to the kernel can do while the cell is running.
+    It is in the name of the connection file. The view's Stop button needs it to interrupt a running
+    cell, which no message to the kernel can do.
     """
-    app = sys.modules.get("ipykernel.kernelapp")  # not imported: without it this is no kernel
+    app = sys.modules.get("ipykernel.kernelapp")  # absent: this is no kernel
     if app is None or not app.IPKernelApp.initialized():
         return ""
     name = pathlib.Path(str(app.IPKernelApp.instance().connection_file)).stem
@@ -230,5 +230,5 @@ def kernel_id() -> str:
 
 
 def of_trace(trace: Trace) -> LiveView:
-    """A trace in the live view, without its model or its text."""
+    """Show a trace in the live view, without text."""
     return LiveView.of(Run.of(trace))

@@ -14,7 +14,7 @@ WAIT_S = 60
 def idle(chat: Chat) -> None:
     """Wait until what was queued is done."""
     done = threading.Event()
-    assert chat.writer._worker.put(done.set)
+    assert chat.runner._worker.put(done.set)
     assert done.wait(WAIT_S)
 
 

@@ -18,36 +18,36 @@ from outlier_jupyter.notebook.chat.conversations import (
     Conversations,
 )
 from outlier_jupyter.notebook.chat.saved_chat import bundle
-from outlier_jupyter.notebook.chat.view_state import outline
+from outlier_jupyter.notebook.chat.view_state import chat_state
 
 WORDS = st.text(max_size=20)
 
 
 @st.composite
-def books(draw: st.DrawFn) -> Conversations:
+def conversations(draw: st.DrawFn) -> Conversations:
     """Conversations grown by random turns, edits, regenerations and choices."""
     out = Conversations()
     for number in range(draw(st.integers(1, 3))):
-        book = out.new(draw(WORDS)) if number else out.current
-        book.title = draw(WORDS)
+        conversation = out.new(draw(WORDS)) if number else out.current
+        conversation.title = draw(WORDS)
         for _ in range(draw(st.integers(0, 8))):
-            spots = [ROOT, *book.messages]
+            spots = [ROOT, *conversation.messages]
             parent = draw(st.sampled_from(spots))
-            after = book.messages[parent].role if parent else ASSISTANT
+            after = conversation.messages[parent].role if parent else ASSISTANT
             role = USER if after == ASSISTANT else ASSISTANT
             ends = [end for end in ENDS if end != RUNNING]
-            message = book.add(parent, role, draw(WORDS), draw(st.sampled_from(ends)))
+            message = conversation.add(parent, role, draw(WORDS), draw(st.sampled_from(ends)))
             message.note = draw(WORDS)
             message.numbers = draw(
                 st.dictionaries(st.sampled_from(["prompt", "reused"]), st.integers(0, 2**53))
             )
-        if book.messages:
-            book.choose(draw(st.sampled_from(sorted(book.messages))))
+        if conversation.messages:
+            conversation.choose(draw(st.sampled_from(sorted(conversation.messages))))
     out.current = draw(st.sampled_from(list(out.by_id.values())))
     return out
 
 
-@given(books())
+@given(conversations())
 def test_a_file_brings_everything_back(before: Conversations) -> None:
     """What is written and read again is the same, branches and paths and all."""
     after = Conversations()
@@ -57,7 +57,7 @@ def test_a_file_brings_everything_back(before: Conversations) -> None:
     assert after.dumps() == before.dumps()
 
 
-@given(books(), books())
+@given(conversations(), conversations())
 def test_an_import_is_added_to_what_is_there(mine: Conversations, theirs: Conversations) -> None:
     """Nothing that was there is lost, and ids stay different."""
     mine.current.title = "kept"  # so that it is no untouched beginning
@@ -71,25 +71,25 @@ def test_an_import_is_added_to_what_is_there(mine: Conversations, theirs: Conver
 
 def test_an_edit_is_a_sibling_and_both_can_be_read() -> None:
     """The path goes through the newest, and back through the first when that is chosen."""
-    book = Conversations().current
-    first = book.add(ROOT, USER, "a")
-    answer = book.add(first.id, ASSISTANT, "b")
-    other = book.add(ROOT, USER, "c")
-    assert [m.text for m in book.path()] == ["c"] and book.end == other.id
-    assert book.children(ROOT) == [first, other]
-    book.choose(first.id)
-    assert book.path() == [first, answer]
-    assert book.until(answer.id) == [first, answer] and book.until(ROOT) == []
+    conversation = Conversations().current
+    first = conversation.add(ROOT, USER, "a")
+    answer = conversation.add(first.id, ASSISTANT, "b")
+    other = conversation.add(ROOT, USER, "c")
+    assert [m.text for m in conversation.path()] == ["c"] and conversation.end == other.id
+    assert conversation.children(ROOT) == [first, other]
+    conversation.choose(first.id)
+    assert conversation.path() == [first, answer]
+    assert conversation.until(answer.id) == [first, answer] and conversation.until(ROOT) == []
 
 
 def test_a_conversation_is_named_by_its_title_or_its_first_question() -> None:
     """And by its number while it has neither; long names are cut."""
-    book = Conversations().current
-    assert book.label == "Conversation 1"
-    book.add(ROOT, USER, "word " * 30)
-    assert book.label.startswith("word word") and book.label.endswith("…")
-    book.title = "Mine"
-    assert book.label == "Mine"
+    conversation = Conversations().current
+    assert conversation.label == "Conversation 1"
+    conversation.add(ROOT, USER, "word " * 30)
+    assert conversation.label.startswith("word word") and conversation.label.endswith("…")
+    conversation.title = "Mine"
+    assert conversation.label == "Mine"
 
 
 def test_there_is_always_a_conversation() -> None:
@@ -124,7 +124,7 @@ FIELDS = ("id", "parent", "role", "text", "ended", "note", "numbers")
 @st.composite
 def files(draw: st.DrawFn) -> str:
     """A good file in which some values are of another kind, too large, or there twice."""
-    whole = json.loads(draw(books()).dumps())
+    whole = json.loads(draw(conversations()).dumps())
     for each in whole["conversations"]:
         if draw(st.booleans()):
             each["chosen"] += draw(st.lists(ODD | st.integers(1, 8), max_size=3))
@@ -161,11 +161,14 @@ def test_what_was_taken_can_be_shown_gone_on_with_and_written(text: str) -> None
     except OptionError as error:
         assert len(str(error)) <= 300
         return
-    for book in mine.by_id.values():
-        role = USER if not book.end or book.path()[-1].role == ASSISTANT else ASSISTANT
-        book.add(book.end, role, "more")
-    json.dumps(outline(mine, None, 1), allow_nan=False)
-    assert all(each <= 2**53 for book in mine.by_id.values() for each in book.messages)
+    for conversation in mine.by_id.values():
+        path = conversation.path()
+        role = USER if not path or path[-1].role == ASSISTANT else ASSISTANT
+        conversation.add(conversation.end, role, "more")
+    json.dumps(chat_state(mine, None, 1), allow_nan=False)
+    assert all(
+        each <= 2**53 for conversation in mine.by_id.values() for each in conversation.messages
+    )
     bundle("demo", mine, "n")
     again = Conversations()
     again.add_from(mine.dumps())
@@ -178,23 +181,23 @@ def test_what_was_taken_can_be_shown_gone_on_with_and_written(text: str) -> None
         ("no", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
         ("[]", 'it lacks `"format"'),
-        ('{"format": "outlier_jupyter chat", "version": 2}', "version 2, and 1 is what can be"),
+        ('{"format": "outlier_jupyter chat", "version": 2}', "has version 2, and this"),
         ('{"format": "outlier_jupyter chat", "version": 1}', "damaged: KeyError"),
         (damaged(role="system"), "role 'system'"),
-        (damaged(text=7), "7 where str was wanted"),
-        (damaged(id=True), "True where int was wanted"),
+        (damaged(text=7), "7 where str was expected"),
+        (damaged(id=True), "True where int was expected"),
         (damaged(parent=5), "a message follows none"),
         (damaged(role="assistant"), "an answer an answer"),
         (damaged(ended="soon"), "ended 'soon'"),
-        (damaged(numbers={"prompt": "x"}), "numbers that are none"),
+        (damaged(numbers={"prompt": "x"}), "values that are not numbers"),
         (damaged(id=3), "a path leads nowhere"),
         (damaged(chosen=[1, 1]), "a path forks"),
         (damaged(chosen=[1, 2]), "a path forks"),
-        (damaged(chosen=[True]), "True where int was wanted"),
-        (damaged(chosen=[1.0]), "1.0 where int was wanted"),
-        (damaged(numbers={"prompt": 10**400}), "numbers that are none"),
-        (damaged(numbers={"tokens_per_second": -1e308}), "numbers that are none"),
-        (damaged(text=["x" * 10_000]), "where str was wanted"),
+        (damaged(chosen=[True]), "True where int was expected"),
+        (damaged(chosen=[1.0]), "1.0 where int was expected"),
+        (damaged(numbers={"prompt": 10**400}), "values that are not numbers"),
+        (damaged(numbers={"tokens_per_second": -1e308}), "values that are not numbers"),
+        (damaged(text=["x" * 10_000]), "where str was expected"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(text: str, message: str) -> None:
@@ -209,11 +212,11 @@ def test_a_file_that_cannot_be_read_is_one_sentence(text: str, message: str) -> 
 
 def test_an_answer_that_was_being_written_comes_back_as_interrupted() -> None:
     """There is no run any more that would end it; nor is there a run to look at."""
-    book = Conversations()
-    question = book.current.add(ROOT, USER, "a")
-    answer = book.current.add(question.id, ASSISTANT, "half", RUNNING)
+    conversation = Conversations()
+    question = conversation.current.add(ROOT, USER, "a")
+    answer = conversation.current.add(question.id, ASSISTANT, "half", RUNNING)
     answer.numbers = {"prompt": 3, "run": 1}
     after = Conversations()
-    after.add_from(book.dumps())
+    after.add_from(conversation.dumps())
     last = after.current.path()[-1]
     assert (last.text, last.ended, last.numbers) == ("half", "interrupted", {"prompt": 3})

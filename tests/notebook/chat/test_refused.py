@@ -33,7 +33,7 @@ def test_a_busy_engine_is_a_sentence_and_the_text_stays(engine, chat: Chat) -> N
 def test_a_second_message_while_an_answer_is_written_is_refused(engine, chat: Chat) -> None:
     """The page keeps its text; Python's `send` would wait for its turn."""
     chat.comm.receive({"type": "send", "text": "a", "request": "r0"})
-    chat.writer._turn = chat.writer._turn or object()  # whatever the thread has come to
+    chat.runner._turn = chat.runner._turn or object()  # whatever the thread has come to
     chat.comm.receive({"type": "send", "text": "b", "request": "r1"})
     assert {"type": "refused", "request": "r1"} in told(chat, "refused")
     idle(chat)
@@ -47,7 +47,7 @@ def test_a_second_message_while_an_answer_is_written_is_refused(engine, chat: Ch
         ({"type": "send"}, "cannot be read (KeyError('text'))"),
         ({"type": "set", "name": "top_p", "value": 3}, "top_p=3"),
         ({"type": "set", "name": "top_p", "value": "x"}, "top_p"),
-        ({"type": "set", "name": "_esm", "value": "x"}, "is no setting of a chat"),
+        ({"type": "set", "name": "_esm", "value": "x"}, "is not a chat setting"),
         ({"type": "choose", "message": 77}, "there is no message 77"),
         ({"type": "switch", "conversation": 77}, "there is no conversation 77"),
         ({"type": "import", "text": "x"}, "it is not JSON"),
@@ -90,12 +90,12 @@ def test_an_observer_that_asks_would_wait_for_itself(chat: Chat) -> None:
 def test_close_stops_the_answer_and_ends_the_thread(engine) -> None:
     """What was asked before it is stopped; afterwards a sentence says what to do."""
     chat = Chat(engine, max_tokens=100_000)
-    turn = chat.writer.ask("Long", {})
-    waiting = chat.writer.ask("Later", {})
+    turn = chat.runner.ask("Long", {})
+    waiting = chat.runner.ask("Later", {})
     chat.close()
     assert turn.done.is_set() and waiting.done.is_set()
     assert not any(
-        t.name == "outlier chat" and t is chat.writer._worker._thread for t in threading.enumerate()
+        t.name == "outlier chat" and t is chat.runner._worker._thread for t in threading.enumerate()
     )
     assert chat.status == "closed"
     with pytest.raises(EngineClosed, match="this chat was closed"):

@@ -18,7 +18,7 @@ from outlier_jupyter.notebook.chat.conversations import ASSISTANT, ROOT, USER, C
 from outlier_jupyter.notebook.render import displays
 
 
-def books(*texts: str) -> Conversations:
+def conversations(*texts: str) -> Conversations:
     made = Conversations()
     for index, text in enumerate(texts):
         made.current.add(made.current.end, ASSISTANT if index % 2 else USER, text)
@@ -27,7 +27,7 @@ def books(*texts: str) -> Conversations:
 
 def test_every_form_tells_the_conversation() -> None:
     """HTML, Markdown and text have the questions, the answers and how each ended."""
-    told = books("What is an expert?", "One of **many**.")
+    told = conversations("What is an expert?", "One of **many**.")
     told.current.system = "Be brief."
     answer = told.current.path()[-1]
     answer.ended, answer.numbers = "length", {"generated": 1024, "tokens_per_second": 41.26}
@@ -42,7 +42,7 @@ def test_every_form_tells_the_conversation() -> None:
 
 def test_text_is_never_html_and_no_script_is_there() -> None:
     """Whatever a model, a user or a model's name holds is shown as text."""
-    made = saved_chat.bundle("<i>m</i>", books("<b>q</b>", "<script>x</script>"), "n")
+    made = saved_chat.bundle("<i>m</i>", conversations("<b>q</b>", "<script>x</script>"), "n")
     html = made["text/html"]
     assert "<script" not in html and "<b>q" not in html and "<i>m" not in html
     assert "&lt;script&gt;" in html
@@ -86,7 +86,7 @@ def rendered(markdown: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_markdown_makes_no_element_of_what_was_written(text: str) -> None:
     """Question, answer, system prompt, note and name are words to every renderer."""
-    told = books(text, text)
+    told = conversations(text, text)
     told.current.system = text
     told.current.path()[-1].note = text
     told.current.path()[-1].ended = "error"
@@ -105,7 +105,7 @@ def test_nothing_leaves_its_block(text: str) -> None:
 
 def test_all_conversations_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """The current one first and open, the others by their names, empty ones not at all."""
-    told = books("What is an expert?", "One of many.")
+    told = conversations("What is an expert?", "One of many.")
     told.current.add(told.current.path()[0].id, ASSISTANT, "Another answer.")
     told.new().title = "<b>second</b>"
     told.current.add(ROOT, USER, "And a router?")
@@ -130,22 +130,24 @@ def test_all_conversations_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_says_how_to_go_on() -> None:
     """Where the chat was, what to run is named."""
-    made = saved_chat.bundle("demo", books("a", "b"), "n")
+    made = saved_chat.bundle("demo", conversations("a", "b"), "n")
     assert "To go on, run the cell that loads demo, then this cell" in made["text/html"]
     assert "run the cell that loads demo" in made["text/markdown"]
 
 
 def test_a_bundle_has_a_stamp_of_its_own() -> None:
     """By which a page knows whether what it has is the newest."""
-    first, second = (saved_chat.bundle("demo", books(*t), "n") for t in (("a",), ("a", "b")))
+    first, second = (
+        saved_chat.bundle("demo", conversations(*t), "n") for t in (("a",), ("a", "b"))
+    )
     assert saved_chat.stamp_of(first) in first["text/html"]
     assert saved_chat.stamp_of(first) != saved_chat.stamp_of(second)
-    assert first == saved_chat.bundle("demo", books("a"), "n")
+    assert first == saved_chat.bundle("demo", conversations("a"), "n")
 
 
 def test_it_is_bounded_and_says_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of the path that is read."""
-    told = books(*("x" * 40 for _ in range(6)))
+    told = conversations(*("x" * 40 for _ in range(6)))
     monkeypatch.setattr(saved_chat, "KEPT_CHARS", 100)
     html = saved_chat.bundle("demo", told, "n")["text/html"]
     assert html.count("x" * 40) == 2

@@ -24,9 +24,9 @@ def restored(engine) -> Iterator[None]:
 
 def answered(chat: Chat, *texts: str) -> None:
     """Have these questions and answers in the conversation."""
-    book = chat.writer.books.current
+    conversation = chat.runner.conversations.current
     for index, text in enumerate(texts):
-        book.add(book.end, ASSISTANT if index % 2 else USER, text)
+        conversation.add(conversation.end, ASSISTANT if index % 2 else USER, text)
 
 
 def test_the_final_channel_is_read_and_the_whole_is_shown(engine, chat: Chat) -> None:

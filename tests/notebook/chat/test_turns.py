@@ -10,8 +10,7 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.errors import OptionError
-from outlier_jupyter.notebook.chat import runner as writer
-from outlier_jupyter.notebook.chat import view_state as outline
+from outlier_jupyter.notebook.chat import runner, view_state
 from outlier_jupyter.notebook.chat.chat import Chat
 from outlier_jupyter.runs.run import Interrupted
 from tests.notebook.chat.asking import page, stop_after, texts, told
@@ -59,8 +58,8 @@ def test_python_and_the_page_give_the_same(tiny: Path) -> None:
 def without_speed(chat: Chat) -> Any:
     """All conversations, as the file has them, but for what was timed."""
     whole = json.loads(chat.dumps())
-    for book in whole["conversations"]:
-        for message in book["messages"]:
+    for conversation in whole["conversations"]:
+        for message in conversation["messages"]:
             message["numbers"].pop("tokens_per_second", None)
     return whole
 
@@ -95,7 +94,7 @@ def test_the_text_told_piece_by_piece_is_the_answer(engine) -> None:
 
 def test_how_far_the_prompt_is_read_is_told_and_then_no_more(engine, monkeypatch) -> None:
     """Layer by layer within a chunk, never backwards, up to the whole; a reload is told, too."""
-    monkeypatch.setattr(writer, "READING_EVERY_S", 0.0)
+    monkeypatch.setattr(runner, "READING_EVERY_S", 0.0)
     chat = Chat(engine, max_tokens=4, prefill_chunk=64)
     chat.comm = FakeComm()
     chat.send("word " * 200)
@@ -114,7 +113,7 @@ def test_how_far_the_prompt_is_read_is_told_and_then_no_more(engine, monkeypatch
 
 def test_a_prompt_that_is_read_at_once_is_not_told_of(chat: Chat) -> None:
     """Some messages a second at most: a short prompt has none."""
-    chat.writer._clock = lambda: 0.0
+    chat.runner._clock = lambda: 0.0
     chat.send("Hello")
     assert told(chat, "reading") == []
 
@@ -160,7 +159,7 @@ def test_after_a_stop_only_what_is_new_is_read(engine, chat: Chat) -> None:
 
 def test_a_long_answer_is_saved_while_it_is_written(engine, monkeypatch) -> None:
     """The trait is written now and then, so that a reload has most of the text."""
-    monkeypatch.setattr(writer, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(runner, "SAVE_EVERY_S", 0.0)
     chat = Chat(engine, max_tokens=5, clock=iter(range(10**6)).__next__)
     seen: list[str] = []
     chat.observe(lambda change: seen.append(change["new"]["messages"][-1]["text"]), "state")
@@ -174,8 +173,8 @@ def test_the_state_is_bounded(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> No
     """The newest messages that fit, at least one; how many are left out is told."""
     chat.send("Hello " * 10)
     chat.send("Short")
-    monkeypatch.setattr(outline, "KEPT_CHARS", 60)
-    chat.writer.publish()
+    monkeypatch.setattr(view_state, "KEPT_CHARS", 60)
+    chat.runner.publish()
     assert chat.state["earlier"] + len(chat.state["messages"]) == 4
     assert chat.state["earlier"] >= 1 and chat.state["messages"][-1]["id"] == 4
 
@@ -185,7 +184,7 @@ def test_a_page_that_missed_something_gets_the_whole(chat: Chat) -> None:
     chat.send("Hello")
     page(chat, type="resync")
     (whole,) = told(chat, "state")
-    assert whole["state"] == chat.state and whole["state"]["seq"] == chat.writer._seq
+    assert whole["state"] == chat.state and whole["state"]["seq"] == chat.runner._seq
 
 
 @pytest.mark.parametrize("trait", ["status", "state", "answer"])
@@ -200,7 +199,7 @@ def test_an_observer_that_raises_costs_no_answer(tiny: Path, trait: str) -> None
         chat.observe(broken, trait)
         for _ in range(2):
             assert chat.send("Hello").generated > 0
-        assert chat.status == writer.IDLE
+        assert chat.status == runner.IDLE
         chat.close()
 
 
@@ -208,9 +207,11 @@ def test_a_question_that_nobody_answered_is_asked_beside(chat: Chat) -> None:
     """A file may end in one; what follows is its sibling, and can be saved and read again."""
     chat.send("Hello")
     told_of = json.loads(chat.dumps())
-    book = told_of["conversations"][0]
-    book["messages"].append(book["messages"][0] | {"id": 3, "parent": 2, "text": "And you?"})
-    book["chosen"].append(3)
+    conversation = told_of["conversations"][0]
+    conversation["messages"].append(
+        conversation["messages"][0] | {"id": 3, "parent": 2, "text": "And you?"}
+    )
+    conversation["chosen"].append(3)
     other = Chat(chat.engine, max_tokens=3)
     other.add_from(json.dumps(told_of))
     run = other.send("Hi")

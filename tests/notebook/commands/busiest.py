@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from outlier_jupyter.notebook.commands import Command, Session, register
-from outlier_jupyter.notebook.commands.which_run import add_run, the_run
+from outlier_jupyter.notebook.commands.run_selection import add_run, selected_run
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +16,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
 
 
-def _run(session: Session, given: dict[str, Any]) -> int:
-    chosen = the_run(session, given).trace.experts[:, given.get("layer", 0)]
+def _run(session: Session, args: dict[str, Any]) -> int:
+    chosen = selected_run(session, args).trace.experts[:, args.get("layer", 0)]
     return int(np.bincount(chosen[chosen >= 0]).argmax())
 
 

@@ -9,7 +9,7 @@ import pytest
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.notebook.commands import COMMANDS, help_text
 from outlier_jupyter.notebook.commands.line import parse
-from outlier_jupyter.notebook.commands.parsing import HelpAsked
+from outlier_jupyter.notebook.commands.parsing import HelpRequested
 from outlier_jupyter.notebook.commands.run import cell_parser
 from outlier_jupyter.options import GenerateOptions, LoadOptions, help_of
 
@@ -54,6 +54,6 @@ def test_a_mistake_is_one_line(line, message):
 
 def test_help_is_asked_not_an_exit():
     """`--help` hands back the text; nothing leaves the process."""
-    with pytest.raises(HelpAsked, match="--max-tokens"):
+    with pytest.raises(HelpRequested, match="--max-tokens"):
         parse(cell_parser(), "--help")
     assert "%outlier load" in help_text() and "--cache-gb" in help_text()

@@ -30,10 +30,10 @@ def test_a_prompt_may_look_like_something_else(loaded, prompt):
 
 def test_help_by_a_question_mark_stays():
     """`%outlier?` and `%outlier run?` are IPython's."""
-    from outlier_jupyter.notebook.magics import keep_question
+    from outlier_jupyter.notebook.magics import keep_question_mark
 
     for line in ("%outlier?\n", "%outlier run?\n", "x = 1\n"):
-        assert keep_question([line]) == [line]
+        assert keep_question_mark([line]) == [line]
 
 
 def test_what_is_text_for_the_model_keeps_its_braces(loaded):

@@ -53,7 +53,7 @@ def test_expert_and_tokens_go_both_ways(ip):
     span = ip.run_line_magic("outlier", "tokens 2:4 --run one")
     assert span.frame.equals(one.experts_of(slice(2, 4)).frame)
     assert ip.run_line_magic("outlier", "tokens 2").steps.tolist() == [other.step_of(2)]
-    for wrong, said in (("expert 12", "no LAYER:EXPERT"), ("tokens a:b", "no token or FIRST")):
+    for wrong, said in (("expert 12", "not LAYER:EXPERT"), ("tokens a:b", "not a token or FIRST")):
         with pytest.raises(OptionError, match=said):
             ip.run_line_magic("outlier", wrong)
 

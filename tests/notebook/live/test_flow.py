@@ -21,7 +21,8 @@ from outlier_jupyter.events import (
     TextProduced,
     Waited,
 )
-from outlier_jupyter.notebook.live.frame_builder import Feed
+from outlier_jupyter.notebook.live.finished_run import frame_of_run
+from outlier_jupyter.notebook.live.frame_builder import FrameBuilder
 from outlier_jupyter.notebook.live.frames import STEP, Frame, decode
 from outlier_jupyter.notebook.live.merge_frames import (
     KEPT_MOVES,
@@ -29,7 +30,6 @@ from outlier_jupyter.notebook.live.merge_frames import (
     KEPT_STEPS,
     KEPT_TEXT_BYTES,
 )
-from outlier_jupyter.notebook.live.replay import frame_of
 from outlier_jupyter.notebook.live.widget import LiveView
 from outlier_jupyter.runs.run import Run
 from outlier_jupyter.testing import FakeClock
@@ -41,12 +41,12 @@ NONE_RESIDENT = np.zeros((0, 2), np.int16)
 MS = 1_000_000
 
 
-def watched(clock: FakeClock, layers: int = 4, experts: int = 16) -> tuple[Feed, LiveView]:
+def watched(clock: FakeClock, layers: int = 4, experts: int = 16) -> tuple[FrameBuilder, LiveView]:
     """A feed that pushes to a view whose comm is a fake one, by one clock."""
     view = LiveView(clock=lambda: clock.now / 1e9)
     view.comm = FakeComm()
     view.comm.on_msg(view._handle_msg)
-    feed = Feed(
+    feed = FrameBuilder(
         **{"layers": layers, "experts": experts, "slots": 40, "resident_at_start": NONE_RESIDENT},
         on_frame=view.push,
         clock=clock,
@@ -134,7 +134,7 @@ def test_frames_that_cost_much_come_seldom(cost: int, gap: int) -> None:
         cut.append(clock.now)
         clock.now += cost * MS
 
-    feed = Feed(
+    feed = FrameBuilder(
         **{"layers": 4, "experts": 16, "slots": 40, "resident_at_start": NONE_RESIDENT},
         on_frame=dear,
         clock=clock,
@@ -193,7 +193,7 @@ def a_long_run(steps: int, layers: int, k: int, experts: int) -> Run:
 def test_ten_thousand_tokens_leave_a_saved_notebook_under_5_mb() -> None:
     """The snapshot as widget state keeps it and the static view, of a run of 48 layers × 128."""
     run = a_long_run(10_000, 48, 8, 128)
-    snapshot = frame_of(run)
+    snapshot = frame_of_run(run)
     view = LiveView.of(run)
     assert snapshot.totals.steps == 10_000 and len(view.snapshot) > 500_000
     state = len(base64.b64encode(view.snapshot))

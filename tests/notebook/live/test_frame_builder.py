@@ -24,7 +24,7 @@ from outlier_jupyter.events import (
     Waited,
     Weighed,
 )
-from outlier_jupyter.notebook.live.frame_builder import Feed
+from outlier_jupyter.notebook.live.frame_builder import FrameBuilder
 from outlier_jupyter.notebook.live.frames import Frame, encode
 from outlier_jupyter.notebook.live.merge_frames import KEPT_STEPS, as_snapshot, merge
 from outlier_jupyter.trace import Trace
@@ -87,10 +87,12 @@ def recorded(trace: Trace) -> Trace:
     return recorder.trace(trace.info)
 
 
-def fed(trace: Trace, *, ms_per_event: float = 1.0, **options: Any) -> tuple[Feed, list[Frame]]:
+def fed(
+    trace: Trace, *, ms_per_event: float = 1.0, **options: Any
+) -> tuple[FrameBuilder, list[Frame]]:
     """A feed that was given all of `trace`, and its frames."""
     clock, frames = Clock(), list[Frame]()
-    feed = Feed(
+    feed = FrameBuilder(
         layers=trace.layers,
         experts=max(trace.info.experts_per_layer),
         slots=trace.info.slots,
@@ -174,7 +176,7 @@ def test_frames_are_rare_and_the_last_comes_at_once(make_trace: MakeTrace) -> No
     """At least 50 ms lie between two frames, except that the end is told when it comes."""
     trace = make_trace(steps=200, prompt=4)
     clock, at = Clock(), list[tuple[int, bool]]()
-    feed = Feed(
+    feed = FrameBuilder(
         **{"layers": 4, "experts": 16, "slots": 24, "resident_at_start": NONE_RESIDENT},
         on_frame=lambda frame: at.append((clock.now, frame.final)),
         clock=clock,
@@ -215,7 +217,7 @@ def test_text_comes_with_its_token(make_trace: MakeTrace) -> None:
 
 def test_text_is_counted_as_browsers_count_it() -> None:
     """Offsets are in UTF-16 code units, so that a step's text can be cut out in JavaScript."""
-    feed = Feed(
+    feed = FrameBuilder(
         **{"layers": 0, "experts": 0, "slots": 0, "resident_at_start": NONE_RESIDENT},
         on_frame=lambda frame: None,
     )
@@ -230,7 +232,9 @@ def test_what_is_resident_at_the_start_is_told_first() -> None:
     """The first frame holds the experts that were in RAM before the run."""
     frames: list[Frame] = []
     resident = np.array([[0, 3], [1, 0]], np.int16)
-    feed = Feed(layers=2, experts=4, slots=5, resident_at_start=resident, on_frame=frames.append)
+    feed = FrameBuilder(
+        layers=2, experts=4, slots=5, resident_at_start=resident, on_frame=frames.append
+    )
     whole = feed.snapshot()
     assert frames[0].change_index.tolist() == [3, 4]
     assert whole.change_state.tolist() == [1, 1]
@@ -241,7 +245,7 @@ def test_a_snapshot_in_the_middle_loses_and_doubles_nothing(make_trace: MakeTrac
     """What no frame has told yet goes out first, so the frames after a snapshot still follow it."""
     trace = make_trace()
     frames: list[Frame] = []
-    feed = Feed(
+    feed = FrameBuilder(
         **{"layers": 4, "experts": 16, "slots": 24, "resident_at_start": NONE_RESIDENT},
         on_frame=frames.append,
     )
@@ -256,7 +260,7 @@ def test_a_snapshot_in_the_middle_loses_and_doubles_nothing(make_trace: MakeTrac
 def test_a_run_cut_short_keeps_what_it_had() -> None:
     """A call stopped half way is no step and counts for nothing, as in the trace."""
     frames: list[Frame] = []
-    feed = Feed(
+    feed = FrameBuilder(
         **{"layers": 2, "experts": 4, "slots": 3, "resident_at_start": NONE_RESIDENT},
         on_frame=frames.append,
     )
@@ -276,7 +280,7 @@ def test_a_run_cut_short_keeps_what_it_had() -> None:
 
 def test_layers_may_differ_in_k() -> None:
     """A layer that chooses fewer experts counts as it is."""
-    feed = Feed(
+    feed = FrameBuilder(
         **{"layers": 2, "experts": 4, "slots": 8, "resident_at_start": NONE_RESIDENT},
         on_frame=lambda frame: None,
     )
@@ -295,7 +299,7 @@ def test_layers_may_differ_in_k() -> None:
 
 def test_the_past_is_bounded() -> None:
     """A snapshot keeps the newest 4,000 steps; totals and counts know all of them."""
-    feed = Feed(
+    feed = FrameBuilder(
         **{"layers": 1, "experts": 2, "slots": 2, "resident_at_start": NONE_RESIDENT},
         on_frame=lambda frame: None,
         interval_ms=0,

@@ -28,10 +28,10 @@ from outlier_jupyter.events import (
     Waited,
 )
 from outlier_jupyter.formatting import three
-from outlier_jupyter.notebook.live.frame_builder import Feed
+from outlier_jupyter.notebook.live.finished_run import frame_of_run
+from outlier_jupyter.notebook.live.frame_builder import FrameBuilder
 from outlier_jupyter.notebook.live.frames import Frame
-from outlier_jupyter.notebook.live.replay import frame_of
-from outlier_jupyter.notebook.live.show import make_feed
+from outlier_jupyter.notebook.live.show import make_frame_builder
 from outlier_jupyter.notebook.live.widget import LiveView
 from outlier_jupyter.notebook.render.static.report import SECTIONS
 from outlier_jupyter.notebook.render.static.report_charts import time_parts as chart_of
@@ -101,7 +101,7 @@ def played(events: list[Event], kernels: str) -> tuple[Run, Frame]:
     """What recorder and feed make of the same events: a run, and the live view's last frame."""
     nobody = np.zeros((0, 2), np.int16)
     recorder = Recorder(LAYERS, 8, nobody)
-    feed = Feed(
+    feed = FrameBuilder(
         **{"layers": LAYERS, "experts": EXPERTS, "slots": 8, "resident_at_start": nobody},
         on_frame=lambda frame: None,
         kernels=kernels,
@@ -133,7 +133,7 @@ def test_all_views_divide_a_token_s_time_alike(kernels: str, data: st.DataObject
     """Live view, replay, `times()`, `explain` and report: same parts, same words, whole sums."""
     run, frame = played(data.draw(calls(kernels)), kernels)
     trace, times = run.trace, run.trace.times()
-    live, replayed = by_part(frame, kernels), by_part(frame_of(run), kernels)
+    live, replayed = by_part(frame, kernels), by_part(frame_of_run(run), kernels)
     for name in PARTS:
         column = times[f"{name}_ms"]
         if name not in parts_with(kernels):
@@ -213,8 +213,8 @@ def test_measurements_that_overlap_do_not_exceed_the_token() -> None:
 def test_a_real_run_is_divided_live_as_it_is_afterwards(tiny, kernels, reader) -> None:
     """Of an engine's own events, all parts that the frame tells are those of `times()`."""
     with outlier_jupyter.load(tiny, cache_experts=10, kernels=kernels, reader=reader) as engine:
-        feed = make_feed(engine, lambda frame: None)
-        forget = engine.subscribe(feed, *Feed.KINDS)
+        feed = make_frame_builder(engine, lambda frame: None)
+        forget = engine.subscribe(feed, *FrameBuilder.KINDS)
         run = engine.generate("divided", max_tokens=12, prefill_chunk=4)
         forget()
         live = by_part(feed.snapshot(), engine.info.kernels)

@@ -111,7 +111,7 @@ def test_an_interrupt_of_wait_stops_the_run(
                 raise KeyboardInterrupt
             return self.event.wait()
 
-    monkeypatch.setattr(view, "_over", Once(view._over))
+    monkeypatch.setattr(view, "_ended", Once(view._ended))
     with pytest.raises(Interrupted):
         view.wait()
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_run_is_refused_in_the_cell(engine: Engine) -> None:
     """Bad options, a closed engine and something that is no engine raise at once."""
     with pytest.raises(OptionError, match="max_tokens"):
         outlier_jupyter.watch(engine, "Hello", max_tokens=0)
-    with pytest.raises(OptionError, match="is no engine to watch"):
+    with pytest.raises(OptionError, match="is not an engine"):
         outlier_jupyter.watch("demo", "Hello")
     waiting = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
     behind = outlier_jupyter.watch(engine, "Hello", max_tokens=3)
@@ -175,7 +175,7 @@ def test_displayed_by_itself_it_leaves_what_needs_no_kernel(
     view.stop()
     with pytest.raises(Interrupted):
         view.wait()
-    watching._worker(engine).close()
+    watching._worker_of(engine).close()
     assert all("application/vnd.jupyter.widget-view+json" in bundle for bundle in shown)
     assert len(shown) == len(replaced) == 2
     assert all("text/html" in bundle and len(bundle) == 4 for bundle in replaced)

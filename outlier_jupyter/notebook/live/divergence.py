@@ -1,4 +1,4 @@
-"""The line of a live view's header that tells how far a run is from the exact model, as it goes."""
+"""The live view's header shows during a run how much its output differs from the exact model's."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ...formatting import percent, three
 from .widget import LiveView
 
 EVERY_S = 0.5
-"""The header is sent again at most this often: it is sent whole."""
+"""The least time between updates: the whole header is sent each time."""
 
 
-class LossLine:
-    """A sink that keeps the header of `view` up to date; other events are passed over.
+class DivergenceLine:
+    """A subscriber that updates the header of `view`.
 
     Args:
-        clock: seconds that never go back.
+        clock: a monotonic clock in seconds.
     """
 
     KINDS: tuple[type[Event], ...] = (Compared,)
-    """The events that it needs to hear."""
+    """The events it subscribes to."""
 
     def __init__(self, view: LiveView, clock: Callable[[], float] = time.monotonic) -> None:
         self._view = view
@@ -31,7 +31,7 @@ class LossLine:
         self._nats, self._same, self._tokens = 0.0, 0, 0
 
     def __call__(self, event: Event) -> None:
-        """Take one event."""
+        """Receive one event."""
         if not isinstance(event, Compared):
             return
         self._nats += event.kl
@@ -39,14 +39,14 @@ class LossLine:
         self._tokens += 1
         if self._clock() >= self._due:
             self._due = self._clock() + EVERY_S
-            self.tell()
+            self.show()
 
-    def tell(self) -> None:
-        """Write what is known into the header, if the output is another at all."""
+    def show(self) -> None:
+        """Write the averages so far into the header, if the output is changed at all."""
         if not (self._tokens and self._why):
             return
-        said = (
+        text = (
             f"KL {three(self._nats / self._tokens)} nats a token, top-1 agreement "
             f"{percent(self._same / self._tokens)}"
         )
-        self._view.info = {**self._view.info, "changed_output": f"{self._why}; {said}"}
+        self._view.info = {**self._view.info, "changed_output": f"{self._why}; {text}"}

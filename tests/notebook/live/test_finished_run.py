@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from outlier_jupyter.notebook.live.finished_run import frame_of_run
 from outlier_jupyter.notebook.live.frames import decode, encode
-from outlier_jupyter.notebook.live.replay import frame_of
 from outlier_jupyter.notebook.live.widget import LiveView
 from outlier_jupyter.runs.run import Run
 from outlier_jupyter.trace import Trace
@@ -48,7 +48,7 @@ def test_a_run_is_told_as_its_feed_told_it(
     made = make_trace(steps=24, prompt=prompt, seed=seed, **shape)
     feed, _ = fed(made)
     told = feed.snapshot()
-    frame = frame_of(run_of(recorded(made)))
+    frame = frame_of_run(run_of(recorded(made)))
     for name in told.steps.dtype.names or ():
         np.testing.assert_allclose(frame.steps[name], told.steps[name], rtol=1e-5, err_msg=name)
     for name in ("count_index", "count", "change_index", "experts_of", "hits_of", "move_step"):
@@ -63,7 +63,7 @@ def test_text_offsets_are_those_of_a_browser(make_trace: MakeTrace) -> None:
     """A character beyond the first plane counts as two, as it does in JavaScript."""
     run = run_of(recorded(make_trace(steps=3, prompt=1)))
     run = replace(run, text="a\N{EARTH GLOBE EUROPE-AFRICA}b", text_ends=np.array([1, 2, 3], "i4"))
-    assert frame_of(run).steps["text_end"].tolist() == [1, 3, 4]
+    assert frame_of_run(run).steps["text_end"].tolist() == [1, 3, 4]
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -72,6 +72,6 @@ def test_a_run_without_ends_or_steps_can_be_seen(make_trace: MakeTrace, steps: i
     trace = make_trace(steps=steps, prompt=0)
     run = replace(run_of(trace), text_ends=np.zeros(0, np.int32))
     view = LiveView.of(run)
-    assert decode(view.snapshot) == frame_of(run) == decode(encode(frame_of(run)))
+    assert decode(view.snapshot) == frame_of_run(run) == decode(encode(frame_of_run(run)))
     assert view.status == "length" and view.info["prompt"] == "Say so"
     assert isinstance(run.view(), LiveView)

@@ -1,4 +1,4 @@
-"""Which runs a command is about: those named, the last one, or all that variables hold."""
+"""Which runs a command works on: those named, the last one, or all runs in variables."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from .parsing import near, variable
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """`--run NAME`."""
+    """Add `--run NAME`."""
     parser.add_argument(
         "--run", metavar="NAME", type=variable,
-        help="the variable that holds the run; left out, the last run",
+        help="the variable that holds the run (default: the last run)",
     )  # fmt: skip
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
-    """Runs by name."""
+    """Add positional names of runs."""
     parser.add_argument(
-        "runs", nargs="*", type=variable, help="variables that hold runs; left out, all that do"
+        "runs", nargs="*", type=variable, help="variables that hold runs (default: all runs)"
     )
 
 
-def the_run(session: Session, given: Mapping[str, Any]) -> Run:
-    """The run that `--run` names; without it the engine's last one, or the newest there is.
+def selected_run(session: Session, args: Mapping[str, Any]) -> Run:
+    """The run that `--run` names; else the engine's last run, else the newest in a variable.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is no run.
     """
-    if given.get("run") is not None:
-        return next(iter(named(by_name([given["run"]], session.variables)).values()))
-    last, there = session.last_run(), all_runs(session.variables)
-    if last is None and not there:
+    if args.get("run") is not None:
+        return next(iter(named(runs_named([args["run"]], session.variables)).values()))
+    last, runs = session.last_run(), runs_in(session.variables)
+    if last is None and not runs:
         raise OptionError("there is no run yet: run a prompt first, or load one with Run.load")
-    return next(reversed(named(there).values())) if last is None else last
+    return next(reversed(named(runs).values())) if last is None else last
 
 
-def the_runs(session: Session, given: Mapping[str, Any]) -> dict[str, Run | Trace]:
-    """The runs that are named, else all that variables hold, else the last."""
-    runs = by_name(given.get("runs", ()), session.variables) or all_runs(session.variables)
+def selected_runs(session: Session, args: Mapping[str, Any]) -> dict[str, Run | Trace]:
+    """The runs that are named, else all in variables, else the last one."""
+    runs = runs_named(args.get("runs", ()), session.variables) or runs_in(session.variables)
     last = session.last_run()
     return {"last run": last} if not runs and last is not None else runs
 
 
-def all_runs(variables: Mapping[str, Any]) -> dict[str, Run | Trace]:
-    """The runs and traces in variables, each once; IPython's own names for results left out."""
+def runs_in(variables: Mapping[str, Any]) -> dict[str, Run | Trace]:
+    """The runs and traces in variables, each once; names that begin with `_` are skipped."""
     found: dict[str, Run | Trace] = {}
     seen: set[int] = set()
     for name, value in variables.items():
@@ -60,16 +60,15 @@ def all_runs(variables: Mapping[str, Any]) -> dict[str, Run | Trace]:
         trace = value.trace if isinstance(value, Run) else value
         if id(trace) not in seen:
             seen.add(id(trace))
-            found[name] = value
-    # A run's own trace under another name is that run.
+            found[name] = value  # a run's own trace under another name counts as that run
     return found
 
 
-def by_name(names: Collection[str], variables: Mapping[str, Any]) -> dict[str, Run | Trace]:
+def runs_named(names: Collection[str], variables: Mapping[str, Any]) -> dict[str, Run | Trace]:
     """The runs in these variables.
 
     Raises:
-        OptionError: one of them holds none; says which name is near.
+        OptionError: a variable does not hold a run; suggests a similar name.
     """
     runs = {}
     for name in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from outlier_jupyter.events import Event, TextProduced
-from outlier_jupyter.notebook.chat.thread import on_this_thread
+from outlier_jupyter.notebook.worker import on_this_thread
 
 
 def test_a_sink_of_this_thread_does_not_hear_another_thread_s_run() -> None:

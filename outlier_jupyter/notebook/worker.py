@@ -1,8 +1,8 @@
-"""One thread that does what it is given, in order; started when first needed, ended by `close`.
+"""A thread that runs queued calls in order; it starts with the first call and ends with `close`.
 
-A widget's message handler may not compute: it runs beside a cell, on whatever thread the kernel
-has for it. It puts work here. Nothing here knows what the work is. Where the work is a run, it
-hears of that alone: `on_this_thread`.
+A widget's message handler must not compute: it runs during a cell, on any thread of the kernel. It
+queues its work here. `on_this_thread` filters events, so that a subscriber receives only those of
+runs on its own thread.
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ import queue
 import threading
 from collections.abc import Callable
 
-from ...events import Event, Sink
+from ..events import Event, Sink
 
 log = logging.getLogger(__name__)
 
 
 class Worker:
-    """A queue of calls and the thread that makes them, `busy` while it makes one.
+    """A queue of calls and the thread that runs them.
 
-    `leave` is called last of all, on that thread.
+    Args:
+        name: of the thread.
+        leave: called on the thread before it ends.
+
+    Attributes:
+        closed: whether it accepts no more calls.
+        busy: whether it is running a call.
     """
 
     def __init__(self, name: str, leave: Callable[[], object] = lambda: None) -> None:
@@ -34,7 +40,7 @@ class Worker:
 
     @property
     def thread(self) -> int | None:
-        """The id of this thread, once it was needed."""
+        """The id of the thread, or None before the first call."""
         return self._thread.ident if self._thread is not None else None
 
     @property
@@ -43,7 +49,7 @@ class Worker:
         return threading.current_thread() is self._thread
 
     def put(self, work: Callable[[], object]) -> bool:
-        """Have `work` done after what was put before; False if this worker was closed."""
+        """Queue `work`; False if this worker is closed."""
         with self._lock:
             if self.closed:
                 return False
@@ -53,16 +59,16 @@ class Worker:
             self._queue.put(work)
             return True
 
-    def refuse(self) -> None:
-        """Take no more work; what was put already is done, then the thread ends."""
+    def stop_accepting(self) -> None:
+        """Accept no more calls; the queued ones still run, then the thread ends."""
         with self._lock:
             if not self.closed:
                 self._queue.put(None)
             self.closed = True
 
     def close(self) -> None:
-        """Take no more work, and wait for the end of the thread."""
-        self.refuse()
+        """Accept no more calls, run the queued ones, and wait for the end of the thread."""
+        self.stop_accepting()
         if self._thread is not None and not self.here:
             self._thread.join()
 
@@ -74,16 +80,16 @@ class Worker:
             except Exception:
                 log.exception("%s failed and is skipped", work)
             self.busy = False
-            del work  # it may hold a run, and the next may be long in coming
+            del work  # it may reference a run, and the next call may come much later
         self._leave()
 
 
 def on_this_thread(sink: Sink) -> Sink:
-    """`sink`, for events of runs on the calling thread alone: another's run may come in between."""
+    """Wrap `sink` so that it receives only events of runs on the calling thread."""
     here = threading.get_ident()
 
-    def listen(event: Event) -> None:
+    def filtered(event: Event) -> None:
         if threading.get_ident() == here:
             sink(event)
 
-    return listen
+    return filtered

@@ -1,7 +1,7 @@
-"""The runs of a chat's answers: numbered from 1 as they are made, and bounded in memory.
+"""The runs of a chat's answers, numbered from 1 and bounded in memory.
 
-A trace holds every routing decision, so a long chat's runs are far larger than its text. The
-newest are kept; what was let go of is told as such.
+A trace contains every routing decision, so the runs of a long chat are much larger than its text.
+The newest are kept; the error for a dropped one says so.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from ...runs.run import Run
 from ...values import checked, integer
 
 KEPT_NBYTES = 256_000_000
-"""Traces kept, in bytes; the newest run is kept whatever its size."""
+"""Bytes of traces to keep; the newest run is kept whatever its size."""
 
 
-class KeptRuns:
-    """Attributes: `made`, how many runs there have been; the number of the newest."""
+class RunStore:
+    """The newest runs by number.
+
+    Attributes:
+        made: how many runs were added, which is the number of the newest.
+    """
 
     def __init__(self) -> None:
         self.made = 0
@@ -27,7 +31,7 @@ class KeptRuns:
         self._nbytes = 0
 
     def add(self, run: Run) -> int:
-        """Keep `run`, let go of the oldest beyond the bound, and return its number."""
+        """Add `run`, drop the oldest runs beyond the bound, and return the number of `run`."""
         self.made += 1
         self._kept[self.made] = run
         self._nbytes += trace_nbytes(run)
@@ -37,27 +41,27 @@ class KeptRuns:
 
     @checked(number=integer)
     def get(self, number: int) -> Run:
-        """The run of this number.
+        """The run with this number.
 
         Raises:
-            OptionError: there never was one, or it has been let go of.
+            OptionError: there was no such run, or it was dropped.
         """
         if number in self._kept:
             return self._kept[number]
         if 1 <= number <= self.made:
             first = next(iter(self._kept))
             raise OptionError(
-                f"run {number} has been let go of: a chat keeps the newest runs, up to "
-                f"{KEPT_NBYTES // 10**6} MB of traces, and run {first} is the oldest still here"
+                f"run {number} was dropped: a chat keeps the newest runs, up to "
+                f"{KEPT_NBYTES // 10**6} MB of traces, and run {first} is the oldest one kept"
             )
-        raise OptionError(f"there is no run {number!r}: there have been {self.made}")
+        raise OptionError(f"there is no run {number!r}: the newest is {self.made}")
 
     def all(self) -> list[Run]:
-        """Those kept, oldest first."""
+        """The runs that are kept, oldest first."""
         return list(self._kept.values())
 
 
 def trace_nbytes(run: Run) -> int:
-    """Bytes of the arrays of a run's trace."""
+    """Bytes of the arrays in a run's trace."""
     arrays = (getattr(run.trace, spec.name) for spec in fields(run.trace))
     return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

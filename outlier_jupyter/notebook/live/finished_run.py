@@ -1,7 +1,7 @@
-"""A finished run as one frame: its trace, told as the feed would have told it.
+"""Make a frame from the trace of a finished run, equal to the last one of its frame builder.
 
-So the live view shows a run that is over as it shows one under way. It knows traces and frames,
-and nothing of widgets.
+So the live view shows finished runs and current ones alike. This module knows traces and frames,
+and no widgets.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .frames import NO_EXPERT, NO_TOKEN, STEP, Frame, Totals, utf16_units
 from .merge_frames import as_snapshot
 
 
-def frame_of(run: Run) -> Frame:
-    """The whole of `run` as a final snapshot, bounded as every snapshot is."""
+def frame_of_run(run: Run) -> Frame:
+    """The whole `run` as a final snapshot, bounded as every snapshot is."""
     trace = run.trace
     counts = frequency(trace).ravel()
     index = np.flatnonzero(counts)
@@ -51,7 +51,7 @@ def frame_of(run: Run) -> Frame:
         change_index=resident.astype(np.uint32),
         change_state=np.ones(len(resident), np.uint8),
         experts_of=experts,
-        # What was not recorded is not drawn as a miss.
+        # Lookups that were not recorded are not drawn as misses.
         hits_of=trace.hits if trace.has("hits") else np.ones_like(trace.hits),
         move_step=move_step,
         move=move,
@@ -76,17 +76,17 @@ def _steps(run: Run) -> npt.NDArray[np.void]:
     out["hits"], out["misses"] = hits_per_step(trace)
     out["reads"] = np.bincount(trace.reads["step"], minlength=trace.steps)[: trace.steps]
     out["phase"] = trace.phase
-    # The token that a step sampled is the one whose text followed it.
+    # The text of a sampled token follows the step that sampled it.
     sampled = np.flatnonzero(trace.produced >= 0)
     ends = run.text_ends[: len(sampled)]
-    said = np.zeros(trace.steps, np.int64)
-    said[sampled[: len(ends)]] = ends
-    out["text_end"] = _units(run.text, np.maximum.accumulate(said))
+    text_ends = np.zeros(trace.steps, np.int64)
+    text_ends[sampled[: len(ends)]] = ends
+    out["text_end"] = _utf16_offsets(run.text, np.maximum.accumulate(text_ends))
     return out
 
 
-def _units(text: str, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Offsets in characters as offsets in UTF-16 code units."""
+def _utf16_offsets(text: str, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Convert offsets in characters to offsets in UTF-16 code units."""
     if utf16_units(text) == len(text):
         return ends
     wide = np.array([0, *(utf16_units(character) for character in text)], np.int64)
@@ -94,10 +94,10 @@ def _units(text: str, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def _moves(trace: Trace) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """Arrivals and evictions by the last step of their call, as a feed tells them.
+    """Reads and evictions by the last step of their call, as a frame builder orders them.
 
-    A trace does not say what came first when an expert both came and left within a call. But its
-    moves take turns, and whether it was there at the start says which kind begins.
+    A trace does not record which came first if an expert was both paged in and evicted within a
+    call. But an expert's moves alternate, and its residency at the start determines the first one.
     """
     width = widest(trace)
     ends = trace.calls["first_step"] + trace.calls["steps"] - 1
@@ -106,16 +106,16 @@ def _moves(trace: Trace) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]
     index = np.concatenate(
         [moved["layer"].astype(np.int64) * width + moved["expert"] for moved in both]
     )
-    came = np.repeat([1, 0], [len(moved) for moved in both])
+    paged_in = np.repeat([1, 0], [len(moved) for moved in both])
     at_start = trace.resident_at_start.astype(np.int64)
-    there = np.zeros(trace.layers * width, np.int64)
-    there[at_start[:, 0] * width + at_start[:, 1]] = 1
-    turn: dict[int, int] = {}
+    resident = np.zeros(trace.layers * width, np.int64)
+    resident[at_start[:, 0] * width + at_start[:, 1]] = 1
+    last_turn: dict[int, int] = {}
     order = np.zeros(len(step), np.int64)
-    code = 2 * index + came
+    code = 2 * index + paged_in
     for at in np.argsort(step, kind="stable").tolist():
-        n = turn[code[at]] = turn.get(code[at], -1) + 1
-        order[at] = 2 * n + int(came[at] == there[index[at]])
+        n = last_turn[code[at]] = last_turn.get(code[at], -1) + 1
+        order[at] = 2 * n + int(paged_in[at] == resident[index[at]])
     by_time = np.lexsort((order, step))
     return step[by_time].astype(np.uint32), code[by_time].astype(np.uint32)
 

@@ -10,7 +10,7 @@ import pytest
 import traitlets
 
 from outlier_jupyter.errors import OptionError
-from outlier_jupyter.notebook.chat import kept_runs
+from outlier_jupyter.notebook.chat import run_store
 from outlier_jupyter.notebook.chat.chat import Chat
 from outlier_jupyter.notebook.live.widget import STATIC
 from tests.notebook.chat.asking import page, texts, told
@@ -24,7 +24,7 @@ def test_settings_are_checked_traits(engine, chat: Chat) -> None:
         chat.max_tokens = 0
     with pytest.raises(OptionError, match="did you mean 'temperature'"):
         Chat(engine, temprature=1)
-    with pytest.raises(OptionError, match="'raw' is no setting of a chat"):
+    with pytest.raises(OptionError, match="'raw' is not a chat setting"):
         Chat(engine, raw=True)
     with pytest.raises(OptionError, match="cannot use 'demo' as its engine"):
         Chat("demo")
@@ -97,16 +97,16 @@ def test_who_watches_gets_a_live_view(chat: Chat) -> None:
 def test_runs_are_bounded_and_a_dropped_one_says_so(chat: Chat, monkeypatch) -> None:
     """The oldest go, the newest stays whatever its size; numbers stay what they were."""
     first = chat.send("Hello")
-    monkeypatch.setattr(kept_runs, "KEPT_NBYTES", 2 * kept_runs.trace_nbytes(first))
+    monkeypatch.setattr(run_store, "KEPT_NBYTES", 2 * run_store.trace_nbytes(first))
     chat.send("Again")
     last = chat.send("And again, with more words than before")
     assert first not in chat.runs and chat.runs[-1] is last is chat.run(3)
     assert chat.messages[-1].numbers["run"] == 3
-    with pytest.raises(OptionError, match="run 1 has been let go of"):
+    with pytest.raises(OptionError, match="run 1 was dropped"):
         chat.run(1)
     page(chat, type="run", run=1)
-    assert chat.run_view is None and "let go of" in chat.run_shown["note"]
-    monkeypatch.setattr(kept_runs, "KEPT_NBYTES", 1)
+    assert chat.run_view is None and "was dropped" in chat.run_shown["note"]
+    monkeypatch.setattr(run_store, "KEPT_NBYTES", 1)
     assert chat.send("One") is chat.run(4) and chat.runs == [chat.run(4)]
 
 
