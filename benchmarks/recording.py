@@ -46,10 +46,10 @@ MIDDLE_HALF = 2 * NormalDist().inv_cdf(0.75)
 
 
 class Watch:
-    """Who listens while a run goes on, changed between its tokens.
+    """The subscribers during a run, changed between its tokens.
 
     Args:
-        engine: in a run, with a view's feed among its listeners.
+        engine: in a run, with the frame builder of a view among its subscribers.
     """
 
     def __init__(self, engine: Engine) -> None:

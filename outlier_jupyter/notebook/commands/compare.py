@@ -26,11 +26,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="number of random permutations of token blocks (999)",
     )  # fmt: skip
     parser.add_argument(
-        "--slots",
-        type=int,
-        metavar="N",
+        "--slots", type=int, metavar="N",
         help="cache size to compare at (default: the smallest of the runs)",
-    )
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the permutations (0)")
 
 

@@ -30,10 +30,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "median and range",
     )  # fmt: skip
     parser.add_argument(
-        "--no-widget",
-        action="store_true",
-        default=None,
-        help="show only the static result",
+        "--no-widget", action="store_true", default=None, help="show only the static result"
     )
     parser.add_argument("-q", "--quiet", action="store_true", default=None, help="show nothing")
     add_json(parser, "the run's summary")

@@ -13,11 +13,9 @@ from .run_selection import add_run, selected_run
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "tokens",
-        type=_span,
-        metavar="FIRST:LAST",
+        "tokens", type=_span, metavar="FIRST:LAST",
         help="numbers as in the live view; without LAST",
-    )
+    )  # fmt: skip
     add_output(parser, "TokenExperts")
     add_run(parser)
 
