@@ -69,7 +69,7 @@ class Pager:
         self.sink: Sink = _no_sink
         self._current: Fetch | None = None
         self._parts = parts
-        self._reader = reader
+        self.reader = reader
         self._executor = executor
         self._experts = sum(layer[0].experts for layer in parts.values())
         self._slot_maps: dict[int, SlotMap] = {}
@@ -77,7 +77,7 @@ class Pager:
         self._queued = (
             None if queue is None
             else QueuedReads(
-                queue, lambda where: self._reader.kernel_readable(where),
+                queue, lambda where: self.reader.kernel_readable(where),
                 parts, bank, clock, self._submit,
             )
         )  # fmt: skip
@@ -249,7 +249,7 @@ class Pager:
         start = self.clock()
         (layer, expert), slot, _ = placement
         nbytes = read_expert(
-            self._reader, self._parts[layer], expert, lambda part: self.bank.row(part, slot)
+            self.reader, self._parts[layer], expert, lambda part: self.bank.row(part, slot)
         )
         return nbytes, start, self.clock() - start
 

@@ -8,6 +8,7 @@ import outlier_jupyter
 from outlier_jupyter.events import Routed, StepDone
 from outlier_jupyter.runs.run import Interrupted
 from outlier_jupyter.testing import FaultyReader
+from tests.inspection import pager_of
 
 QUESTION = "What is an expert, and who picks it?"
 
@@ -51,13 +52,13 @@ def test_a_run_stopped_between_two_layers_is_gone_on_from(engine, layer, calls):
 def test_a_run_that_failed_is_gone_on_from(engine):
     """A read that failed half way through a call loses that call alone."""
     whole = engine.generate(QUESTION, max_tokens=8)
-    pager = engine._installed.pagers[0]
-    reader = pager._reader
+    pager = pager_of(engine)
+    reader = pager.reader
     faulty = FaultyReader(reader, lambda where: faulty.reads > 300)
-    pager._reader = faulty
+    pager.reader = faulty
     with pytest.raises(outlier_jupyter.OutlierError, match="made to fail"):
         engine.generate(QUESTION, max_tokens=100, reuse_kv=True)
-    pager._reader = reader
+    pager.reader = reader
     again = engine.generate(QUESTION, max_tokens=8, reuse_kv=True)
     assert again.text == whole.text and (again.trace.phase == 0).sum() == 1
 

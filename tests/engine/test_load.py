@@ -19,6 +19,7 @@ from outlier_jupyter.checkpoint.records import FOOTER
 from outlier_jupyter.engine import load as loading
 from outlier_jupyter.errors import OutlierError
 from outlier_jupyter.options import READERS
+from tests.inspection import pager_of
 from tests.interrupting import lines_of, open_files, python_s_handler, threads
 
 
@@ -27,7 +28,7 @@ def test_a_model_nobody_has_is_gone_before_the_next_is_loaded(tiny):
     gc.disable()
     try:
         engine = outlier_jupyter.load(tiny, resident=True)
-        bank = weakref.ref(engine._installed.pagers[0].bank)
+        bank = weakref.ref(pager_of(engine).bank)
         del engine  # and not closed
         with outlier_jupyter.load(tiny, cache_experts=4):
             assert bank() is None

@@ -30,6 +30,7 @@ from outlier_jupyter.engine.prefill_chunk import (
 from outlier_jupyter.errors import EngineClosed
 from outlier_jupyter.formatting import size_words
 from outlier_jupyter.testing import TINY_CONFIG, hollow_checkpoint
+from tests.inspection import inside
 
 CACHE_GB = 0.06
 WORK = """
@@ -38,6 +39,7 @@ from pathlib import Path
 import mlx.core as mx
 import outlier_jupyter, outlier_jupyter.engine.load, outlier_jupyter.system.memory_info
 from outlier_jupyter.residency import slot_table
+from tests.inspection import inside
 
 def peak():
     try:  # Linux's ru_maxrss begins with that of the process this one was forked from
@@ -159,7 +161,7 @@ def test_a_closed_engine_holds_no_weights(options, checkpoint_of, monkeypatch):
     folder = checkpoint_of(hidden_size=256, moe_intermediate_size=256, num_experts=32)
     before = mx.get_active_memory()
     engine = outlier_jupyter.load(folder, **{"cache_experts": 30} | options)
-    model, installed = engine.model, engine._installed
+    model, installed = engine.model, inside(engine)
     layers, routing = list(model.layers), engine.routing(boost={(0, 1): 1.0})
     held = mx.get_active_memory() - before
     with routing:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from outlier_jupyter import load
+from tests.inspection import inside
 
 ON_A_THREAD = """
 import sys, threading
@@ -53,13 +54,13 @@ def test_an_engine_is_free_whatever_comes_between_the_last_steps(tiny, monkeypat
     """Also when what a run leaves cannot be put in order: the next call, and `close`, work."""
     with load(tiny, cache_experts=8) as engine:
         before = engine.generate("hello", max_tokens=3).tokens.tolist()
-        settle = type(engine._installed).settle
+        settle = type(inside(engine)).settle
 
         def interrupted(installed):
             monkeypatch.setattr(type(installed), "settle", settle)
             raise what
 
-        monkeypatch.setattr(type(engine._installed), "settle", interrupted)
+        monkeypatch.setattr(type(inside(engine)), "settle", interrupted)
         with pytest.raises(what):
             engine.generate("hello", max_tokens=3)
         assert engine.generate("hello", max_tokens=3).tokens.tolist() == before
@@ -153,6 +154,7 @@ def test_a_daemon_that_wakes_while_python_is_taken_apart_does_not_abort_it(kerne
 LOADED = """
 import sys, threading, time
 import outlier_jupyter
+from tests.inspection import inside
 loaded = threading.Event()
 
 def work():

@@ -17,6 +17,7 @@ import outlier_jupyter
 from outlier_jupyter.options import READERS
 from outlier_jupyter.paging import slots as slots_module
 from outlier_jupyter.paging.slots import StagedSlotBank
+from tests.inspection import pager_of
 
 PROMPT_LENGTHS = (1, 7, 33, 130)
 CACHES = (1, 2, 3, 8, 24)
@@ -77,7 +78,7 @@ def test_staged_slots_give_the_same_bits(tiny, monkeypatch):
     monkeypatch.setattr(slots_module, "SlotBank", StagedSlotBank)
     reference, _ = load_unpaged(str(tiny))
     with outlier_jupyter.load(tiny, cache_experts=3) as engine:
-        assert isinstance(engine._installed.pagers[0].bank, StagedSlotBank)
+        assert isinstance(pager_of(engine).bank, StagedSlotBank)
         assert np.array_equal(logits(engine.model, prompt(70)), logits(reference, prompt(70)))
 
 

@@ -20,6 +20,7 @@ from outlier_jupyter.errors import UnsupportedModel
 from outlier_jupyter.paging import find, install, share_slots
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import tiny_checkpoint
+from tests.inspection import inside
 from tests.paging import stand_ins
 
 WIDE = {
@@ -123,7 +124,7 @@ def test_mixed_formats_are_exact(model_type, checkpoint_of, support):
         **ARCHITECTURES[model_type],
     )
     with outlier_jupyter.load(folder, cache_experts=5) as engine:
-        assert len(engine._installed.pagers) == 2
+        assert len(inside(engine).pagers) == 2
         assert len(set(engine.info.expert_nbytes)) == 2
     assert_exact(folder, slots=(2, 5, 16))
     support.record(

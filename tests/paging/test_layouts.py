@@ -18,6 +18,7 @@ from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.system.memory_info import Machine
 from outlier_jupyter.testing import tiny_checkpoint
 from tests import layouts, models
+from tests.inspection import inside
 from tests.layouts import LAYOUTS, beside, everywhere, experts, packed_one_by_one, taken
 from tests.paging.test_formats import DECODED, installed, logits
 
@@ -45,7 +46,7 @@ def assert_exact(folder, layout="") -> None:
     assert all(np.isfinite(rows).all() and rows.std() > 0 for rows in expected)
     for slots in (5,) if brief else (2, 5, 64):
         with outlier_jupyter.load(folder, cache_experts=slots) as engine:
-            assert engine._installed.switches
+            assert inside(engine).switches
             for call, rows in zip(calls, expected, strict=True):
                 assert np.array_equal(logits(engine.model, *call), rows)
 

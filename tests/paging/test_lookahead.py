@@ -28,6 +28,7 @@ from outlier_jupyter.residency.policies import make_policy
 from outlier_jupyter.residency.slot_table import SlotTable
 from outlier_jupyter.runs.run import Interrupted
 from outlier_jupyter.testing import EventLog, FaultyReader, PausedReader
+from tests.inspection import pager_of
 from tests.models import checkpoint
 
 SAME = ("tokens", "experts", "hits", "evictions", "resident_at_start")
@@ -42,7 +43,7 @@ def engine(tiny):
 
 def parts(engine):
     """The pager, its sink that keeps all, and the switches of layers 0 and 1."""
-    pager = engine._installed.pagers[0]
+    pager = pager_of(engine)
     pager.sink = EventLog()
     return pager, pager.sink, *(layer.mlp.switch_mlp for layer in engine.model.layers[:2])
 
@@ -78,7 +79,7 @@ def test_tokens_and_resident_experts_are_the_same(kernels, tiny):
                 tiny, cache_experts=slots, kernels=kernels, lookahead=lookahead
             ) as engine:
                 run = engine.generate("look ahead", max_tokens=24, temperature=1.0, seed=3)
-                engine._installed.pagers[0].table.check()
+                pager_of(engine).table.check()
                 runs.append(run.trace)
         on, off = runs
         for name in SAME:
@@ -151,7 +152,7 @@ def test_a_prefetch_begins_before_its_layer_is_called(engine):
     ahead, x = first.paged.next_lookahead, a_token()
     ahead._k, ahead._proofs = 2, PROOFS
     chosen = ahead.ranked(ahead._scaled(x)).tolist()
-    held = pager._reader = PausedReader(pager._reader)
+    held = pager.reader = PausedReader(pager.reader)
     first(x, ids(0, 1))
     until(lambda: held.waiting)
     assert "ReadEarly" not in log.kinds() and not any(key.layer == 1 for key in pager.table)
@@ -170,13 +171,13 @@ def test_a_prefetch_begins_before_its_layer_is_called(engine):
 def test_it_is_not_begun_while_anything_else_is_read(engine):
     """Nothing is prefetched while another read is under way, a dropped one included."""
     pager, log, *_ = parts(engine)
-    held = pager._reader = PausedReader(pager._reader)
+    held = pager.reader = PausedReader(pager.reader)
     with pager.fetch([ExpertKey(0, 0)]):
         assert pager.prefetch(KEYS[:2]) == []
         held.release()
     assert len(pager.prefetch(KEYS[:2])) == 2
     until(lambda: all(e.future.done() for e in pager._staging._reads.values()))
-    held = pager._reader = PausedReader(pager._reader._reader)
+    held = pager.reader = PausedReader(pager.reader._reader)
     assert pager.prefetch(KEYS[2:3]) == KEYS[2:3]
     until(lambda: held.waiting)
     pager.resolve_prefetched([])
@@ -215,15 +216,15 @@ def test_slots_change_hands_and_none_in_use_is_written(engine):
 def test_a_failed_prefetch_is_read_again(engine):
     """A failure ahead of time is nobody's; one of a read taken over is tried once more."""
     pager, log, _, _ = parts(engine)
-    whole = pager._reader
-    pager._reader = FaultyReader(whole, lambda where: True)
+    whole = pager.reader
+    pager.reader = FaultyReader(whole, lambda where: True)
     assert pager.prefetch(KEYS[:1])
     until(lambda: pager._staging._reads[KEYS[0]].failed)
-    pager._reader = whole
+    pager.reader = whole
     pager.resolve_prefetched(KEYS[:1])
     assert pager.acquire(KEYS[:1]) and early(log) == [Prefetched(1, 0, 0, False)]
 
-    pager._reader = FaultyReader(whole, lambda where: once.pop() if once else False)
+    pager.reader = FaultyReader(whole, lambda where: once.pop() if once else False)
     once = [True]
     gate = pager._staging._read
     pager._staging._read = lambda placement: (until(lambda: taken), gate(placement))[1]
@@ -233,7 +234,7 @@ def test_a_failed_prefetch_is_read_again(engine):
     taken.append(True)
     assert KEYS[1] in pager.acquire(KEYS[1:2]) and not once
 
-    pager._reader = FaultyReader(whole, lambda where: True)
+    pager.reader = FaultyReader(whole, lambda where: True)
     taken.clear()
     assert pager.prefetch(KEYS[2:3])
     pager.resolve_prefetched(KEYS[2:3])
@@ -241,14 +242,14 @@ def test_a_failed_prefetch_is_read_again(engine):
     with pytest.raises(ReadFailed):
         pager.acquire(KEYS[2:3])
     pager.table.check()
-    pager._reader = whole
+    pager.reader = whole
     assert KEYS[2] in pager.acquire(KEYS[2:3])
 
 
 def test_stop_and_close_leave_nothing_being_read(tiny):
     """A stopped run and a closed engine wait for prefetches under way."""
     engine = outlier_jupyter.load(tiny, cache_experts=4, lookahead="on")
-    pager = engine._installed.pagers[0]
+    pager = pager_of(engine)
     begun = []
 
     def prefetch(keys, whole=pager.prefetch):

@@ -10,6 +10,7 @@ import outlier_jupyter
 from outlier_jupyter.engine import load as loading
 from outlier_jupyter.events import PagedIn
 from outlier_jupyter.paging.ownership import OWNS_ALL, as_it_is
+from tests.inspection import pager_of
 
 EXPERTS, TOP_K, WIDTH = 8, 2, 64
 
@@ -46,7 +47,7 @@ def test_the_shares_of_two_add_up_to_the_whole(kernels, slots, overlap, tiny):
     options = {"kernels": kernels, "cache_experts": slots, "overlap": overlap}
     with outlier_jupyter.load(tiny, **options) as engine:
         switch = engine.model.layers[1].mlp.switch_mlp
-        pager = engine._installed.pagers[0]
+        pager = pager_of(engine)
         for tokens in (1, 5, 70):
             x, ids = asked(tokens)
             whole = np.array(switch(x, ids))

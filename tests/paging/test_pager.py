@@ -13,6 +13,7 @@ from outlier_jupyter.errors import EngineClosed, OptionError, ReadFailed, Unsupp
 from outlier_jupyter.events import Waited
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import EventLog, FakeClock, FaultyReader
+from tests.inspection import inside, pager_of
 from tests.paging.test_exact import logits, prompt
 
 
@@ -24,17 +25,17 @@ def engine(tiny):
 
 def test_what_is_acquired_is_what_the_file_holds(engine):
     """Every byte of every tensor in a slot equals the checkpoint's."""
-    pager = engine._installed.pagers[0]
+    pager = pager_of(engine)
     keys = [ExpertKey(1, 3), ExpertKey(2, 7), ExpertKey(0, 0)]
     for key, slot in pager.acquire(keys).items():
-        for part in engine._installed.switches[key.layer].parts:
+        for part in inside(engine).switches[key.layer].parts:
             file, offset, nbytes = part.at(key.expert)
             assert bytes(pager.bank.row(part.name, slot)) == file.read_bytes()[offset:][:nbytes]
 
 
 def test_misses_are_read_and_hits_are_not(engine):
     """A second request for the same experts reads nothing."""
-    pager = engine._installed.pagers[0]
+    pager = pager_of(engine)
     log = pager.sink = EventLog()
     keys = [ExpertKey(0, 1), ExpertKey(0, 2)]
     pager.acquire(keys)
@@ -46,28 +47,28 @@ def test_misses_are_read_and_hits_are_not(engine):
 
 def test_a_failed_read_frees_its_slot_and_the_next_request_succeeds(engine):
     """One expert's read fails: the others stay resident, nothing leaks, and a retry works."""
-    pager = engine._installed.pagers[0]
-    bad = engine._installed.switches[0].parts[0].at(2)
-    pager._reader = FaultyReader(pager._reader, lambda where: where == bad)
+    pager = pager_of(engine)
+    bad = inside(engine).switches[0].parts[0].at(2)
+    pager.reader = FaultyReader(pager.reader, lambda where: where == bad)
     with pytest.raises(ReadFailed, match="made to fail"):
         pager.acquire([ExpertKey(0, expert) for expert in range(4)])
     pager.table.check()
     assert set(pager.table) == {(0, 0), (0, 1), (0, 3)}
-    pager._reader.fails = lambda where: False
+    pager.reader.fails = lambda where: False
     assert len(pager.acquire([ExpertKey(0, expert) for expert in range(4)])) == 4
 
 
 def test_a_run_that_fails_half_way_leaves_the_engine_exact(engine, tiny):
     """After a read error in mid-run the partial run is kept and the next logits are exact."""
-    pager = engine._installed.pagers[0]
-    reader = pager._reader
+    pager = pager_of(engine)
+    reader = pager.reader
     faulty = FaultyReader(reader, lambda where: faulty.reads > 200)
-    pager._reader = faulty
+    pager.reader = faulty
     with pytest.raises(ReadFailed):
         engine.generate("fail in the middle", max_tokens=100)
     assert engine.last_run.finish_reason == "error"
     assert engine.last_run.trace.steps > 0
-    pager._reader = reader
+    pager.reader = reader
     reference, _ = load_unpaged(str(tiny))
     assert np.array_equal(logits(engine.model, prompt(40)), logits(reference, prompt(40)))
 
@@ -115,12 +116,12 @@ def test_tiny_experts_are_read_on_the_calling_thread(tiny):
         clock.now += 5_000
 
     with outlier_jupyter.load(tiny, cache_experts=5, reader="pread", clock=clock) as engine:
-        pager = engine._installed.pagers[0]
-        reader = pager._reader = FaultyReader(pager._reader, slow)
+        pager = pager_of(engine)
+        reader = pager.reader = FaultyReader(pager.reader, slow)
         pager.sink = log
         pager.acquire([ExpertKey(0, 1), ExpertKey(0, 2)])
     assert reader.reads and threads == {threading.get_ident()}
     (waited,) = (event for event in log.events if isinstance(event, Waited))
     assert waited.ns >= 5_000 * reader.reads
     with outlier_jupyter.load(tiny, cache_experts=5, reader="direct") as engine:
-        assert engine._installed.pagers[0]._executor is engine._executor
+        assert pager_of(engine)._executor is engine._executor

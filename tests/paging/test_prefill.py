@@ -12,6 +12,7 @@ from outlier_jupyter.events import StepDone
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.residency.policies import make_policy
 from outlier_jupyter.residency.slot_table import SlotTable
+from tests.inspection import pager_of
 
 CACHES = (1, 2, 5, 8, 12, 20, 24)
 """Slots for 3 layers × 8 experts."""
@@ -34,7 +35,7 @@ def test_each_needed_expert_is_read_once_a_chunk(slots, chunk, tiny):
                 for step, layer, rank in np.argwhere(~trace.hits)
             }
             assert set(reads) == missed and missed
-            engine._installed.pagers[0].table.check()
+            pager_of(engine).table.check()
 
 
 @pytest.mark.parametrize("slots", [6, 12, 20])

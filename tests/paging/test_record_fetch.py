@@ -14,6 +14,7 @@ from outlier_jupyter.checkpoint.readers import PreadReader
 from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import PagedIn
 from outlier_jupyter.testing import EventLog, FaultyReader
+from tests.inspection import pager_of
 
 PROMPT = "import os"
 
@@ -95,11 +96,11 @@ def test_what_the_kernel_cannot_read_a_thread_reads_or_says_why(own, submitted, 
             file.truncate(records.stat().st_size // 2)
         assert engine.generate(PROMPT, max_tokens=12).text == expected.text
         assert "damaged" in engine.status().reader_note
-        pager = engine._installed.pagers[0]
-        pager._reader = FaultyReader(pager._reader, lambda where: True)
+        pager = pager_of(engine)
+        pager.reader = FaultyReader(pager.reader, lambda where: True)
         with pytest.raises(ReadFailed, match="made to fail"):
             engine.generate("something else altogether", max_tokens=12)
-        pager._reader.fails = lambda where: False
+        pager.reader.fails = lambda where: False
         assert engine.generate(PROMPT, max_tokens=12).text == expected.text
 
 
@@ -107,7 +108,7 @@ def test_an_interrupt_in_mid_wait_leaves_nothing_under_way(own, submitted, monke
     """Submitted reads are waited for, committed and reported before anything else is read."""
     with load(own) as engine:
         expected = engine.generate(PROMPT, max_tokens=12)
-        pager, log, completed = engine._installed.pagers[0], EventLog(), KernelQueue.completed
+        pager, log, completed = pager_of(engine), EventLog(), KernelQueue.completed
         engine.subscribe(log, PagedIn)
 
         def interrupted(self, wait):

@@ -22,6 +22,7 @@ from outlier_jupyter.paging.slots import StagedSlotBank
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import FaultyReader, tiny_checkpoint
 from tests import models
+from tests.inspection import inside, pager_of
 from tests.layouts import LAYOUTS, everywhere, taken
 from tests.paging.test_exact import logits, prompt
 from tests.paging.test_formats import logits as any_logits
@@ -52,10 +53,10 @@ def test_each_miss_is_one_read(own):
     counts = {}
     for repacked in ("off", "auto"):
         with outlier_jupyter.load(own, cache_experts=5, repacked=repacked) as engine:
-            pager = engine._installed.pagers[0]
-            pager._reader = FaultyReader(pager._reader, lambda where: False)
+            pager = pager_of(engine)
+            pager.reader = FaultyReader(pager.reader, lambda where: False)
             run = engine.generate("count the reads", max_tokens=10)
-            counts[repacked] = (pager._reader.reads, len(run.trace.reads))
+            counts[repacked] = (pager.reader.reads, len(run.trace.reads))
         outlier_jupyter.repack(own, quiet=True)
     assert counts["auto"][0] == counts["auto"][1] > 50
     assert counts["off"] == (9 * counts["auto"][1], counts["auto"][1])
@@ -64,7 +65,7 @@ def test_each_miss_is_one_read(own):
 def test_slots_begin_on_pages(own):
     """Each tensor's first slot begins on a page, so that whole sectors are read straight."""
     with outlier_jupyter.load(own, cache_experts=5) as engine:
-        for pager in engine._installed.pagers:
+        for pager in inside(engine).pagers:
             for resize in (7, 3):
                 for name in pager.bank.arrays:
                     row = np.frombuffer(pager.bank.row(name, 0), np.uint8)
@@ -78,7 +79,7 @@ def test_an_aligned_expert_goes_straight_into_its_slot(tmp_path):
     outlier_jupyter.repack(folder, quiet=True)
     with outlier_jupyter.load(folder, cache_experts=5, reader="direct") as engine:
         before = engine._reader.buffer_nbytes()
-        engine._installed.pagers[0].acquire([ExpertKey(0, 1), ExpertKey(2, 3)])
+        pager_of(engine).acquire([ExpertKey(0, 1), ExpertKey(2, 3)])
         assert engine._reader.buffer_nbytes() == before
 
 

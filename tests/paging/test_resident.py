@@ -16,6 +16,7 @@ from outlier_jupyter.paging import switch as switch_module
 from outlier_jupyter.paging import switch_inputs as given_module
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import EventLog, FaultyReader
+from tests.inspection import inside, pager_of
 from tests.models import checkpoint, tiny_config
 from tests.paging.test_exact import logits, prompt
 
@@ -68,7 +69,7 @@ def test_loading_resident_reads_each_expert_once_and_in_order(tiny):
     reference, _ = load_unpaged(str(tiny))
     with outlier_jupyter.load(tiny, resident=True) as engine:
         assert engine.resident().tolist() == [[i // 8, i % 8] for i in range(EVERYTHING)]
-        for layer, pager in enumerate(engine._installed.pagers * 3):
+        for layer, pager in enumerate(inside(engine).pagers * 3):
             slots = pager.slot_map(layer).host
             assert slots.tolist() == list(range(8 * layer, 8 * layer + 8))
         before = engine.resident().tolist()
@@ -96,7 +97,7 @@ def test_a_layer_becomes_resident_when_its_last_expert_is_read(tiny, syncs):
     """From then on it synchronises no more, whatever the others do; the bits stay."""
     reference, _ = load_unpaged(str(tiny))
     with outlier_jupyter.load(tiny, cache_experts=EVERYTHING) as engine:
-        pager = engine._installed.pagers[0]
+        pager = pager_of(engine)
         pager.acquire([ExpertKey(1, expert) for expert in (5, 2, 7, 0, 1, 3, 4)])
         assert [pager.slot_map(layer) is None for layer in range(3)] == [True] * 3
         pager.acquire([ExpertKey(1, 6)])
@@ -118,7 +119,7 @@ def test_a_resident_model_can_be_made_smaller_and_larger_again(tiny):
         for slots in (9, EVERYTHING, 5):
             engine.resize(cache_experts=slots)
             assert not engine.options.resident
-            assert all(engine._installed.pagers[0].slot_map(layer) is None for layer in range(3))
+            assert all(pager_of(engine).slot_map(layer) is None for layer in range(3))
             for length in (7, 130):
                 expected = logits(reference, prompt(length))
                 assert np.array_equal(logits(engine.model, prompt(length)), expected)
@@ -127,7 +128,7 @@ def test_a_resident_model_can_be_made_smaller_and_larger_again(tiny):
 def test_a_cache_that_could_evict_never_makes_a_layer_resident(tiny):
     """With fewer slots than experts, a layer that is fully resident is not so for good."""
     with outlier_jupyter.load(tiny, cache_experts=EVERYTHING - 1) as engine:
-        pager = engine._installed.pagers[0]
+        pager = pager_of(engine)
         pager.acquire([ExpertKey(1, expert) for expert in range(8)])
         assert pager.slot_map(1) is None
 
@@ -178,7 +179,7 @@ def test_what_hangs_on_a_switch_beside_its_experts_stays_part_of_the_model(tmp_p
     """muse_spark hangs a norm on its switch: it is no expert's tensor, and it can be reached."""
     folder = checkpoint("muse_spark", tmp_path / "muse")
     with outlier_jupyter.load(folder, cache_experts=4) as engine:
-        names = [part.name for part in engine._installed.switches[0].parts]
+        names = [part.name for part in inside(engine).switches[0].parts]
         assert names and not any("norm" in name for name in names)
         paths = [path for path, _ in engine.model.named_modules()]
         assert sum(path.endswith("experts.post_expert_norm") for path in paths) == 3

@@ -16,6 +16,7 @@ from outlier_jupyter.paging.slots import SlotBank, StagedSlotBank
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.system.memory_info import Machine
 from outlier_jupyter.testing import EventLog
+from tests.inspection import inside, pager_of
 from tests.paging.test_exact import logits, prompt
 
 TWO_WIDTHS = {
@@ -37,7 +38,7 @@ def engine(tiny):
 
 def check(engine) -> None:
     """Tables are valid, banks have their rows, and every resident expert equals its file."""
-    installed = engine._installed
+    installed = inside(engine)
     for pager in installed.pagers:
         pager.table.check()
         assert pager.bank.slots == pager.table.capacity
@@ -57,7 +58,7 @@ def test_logits_stay_exact_through_growing_and_shrinking(bank, tiny, monkeypatch
     with outlier_jupyter.load(tiny, cache_experts=6) as engine:
         for slots in (20, 3, 24, 1, 7, 7, 40):
             engine.resize(cache_experts=slots)
-            assert type(engine._installed.pagers[0].bank) is bank
+            assert type(pager_of(engine).bank) is bank
             for length in (1, 33):
                 expected = logits(reference, prompt(length))
                 assert np.array_equal(logits(engine.model, prompt(length)), expected)
@@ -71,17 +72,17 @@ def test_every_bank_gets_its_share(checkpoint_of):
     reference, _ = load_unpaged(str(folder))
     expected = logits(reference, prompt(33))
     with outlier_jupyter.load(folder, cache_experts=6) as engine:
-        assert [pager.bank.slots for pager in engine._installed.pagers] == [4, 2]
+        assert [pager.bank.slots for pager in inside(engine).pagers] == [4, 2]
         for slots, shares in ((18, [12, 6]), (3, [2, 1]), (24, [16, 8])):
             engine.resize(cache_experts=slots)
-            assert [pager.bank.slots for pager in engine._installed.pagers] == shares
+            assert [pager.bank.slots for pager in inside(engine).pagers] == shares
             assert np.array_equal(logits(engine.model, prompt(33)), expected)
             check(engine)
 
 
 def test_what_was_used_last_stays_and_hits(engine):
     """Growing keeps all resident experts, shrinking the last used ones; neither reads."""
-    pager = engine._installed.pagers[0]
+    pager = pager_of(engine)
     keys = [ExpertKey(0, expert) for expert in range(6)]
     pager.acquire(keys)
     pager.acquire(keys[:2])  # touched: now they are the newest
@@ -99,7 +100,7 @@ def test_status_and_traces_have_the_new_size(engine):
     """In bytes or in experts; a trace says what its own run had, and listeners hear of it."""
     before = engine.generate("Hello", max_tokens=2)
     engine.subscribe(log := EventLog())
-    nbytes = engine._installed.switches[0].expert_nbytes
+    nbytes = inside(engine).switches[0].expert_nbytes
     status = engine.resize(cache_gb=10.5 * nbytes / 1e9)
     assert (status.slots, status.bank_nbytes) == (10, 10 * nbytes)
     assert log.events == [Resized(10)]
@@ -135,7 +136,7 @@ def test_a_size_that_cannot_be_is_one_sentence_and_changes_nothing(engine, asked
 
 def test_memory_that_is_not_there_is_not_allocated(engine, monkeypatch):
     """The error has the bytes needed and free; the old bank stays."""
-    row = max(engine._installed.pagers[0].bank.row_nbytes.values())
+    row = max(pager_of(engine).bank.row_nbytes.values())
     monkeypatch.setattr(
         "outlier_jupyter.paging.resize_banks.machine_memory", lambda: Machine(0, 24 * row)
     )

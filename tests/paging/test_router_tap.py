@@ -12,6 +12,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter.paging.block_hooks import follow
 from outlier_jupyter.paging.router_tap import RouterTap, as_float32
+from tests.inspection import inside
 
 
 def apply(tap: RouterTap, layer: int, swapped: bool) -> tuple[mx.array, mx.array]:
@@ -173,5 +174,5 @@ def test_calls_outside_of_a_run_leave_nothing_behind(tiny):
     """Calling `engine.model` directly is not watched, and so holds no memory."""
     with outlier_jupyter.load(tiny, cache_experts=6) as engine:
         mx.eval(engine.model(mx.array([[1, 2, 3]])))
-        tap = engine._installed.tap
+        tap = inside(engine).tap
         assert tap._weights == tap._ids == tap._seen == []

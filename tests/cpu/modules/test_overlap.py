@@ -22,6 +22,7 @@ from outlier_jupyter.residency.policies import make_policy
 from outlier_jupyter.residency.slot_table import SlotTable
 from outlier_jupyter.runs.run import Interrupted
 from outlier_jupyter.testing import EventLog, FakeClock, FaultyReader, PausedReader
+from tests.inspection import inside, pager_of
 from tests.models import checkpoint
 from tests.paging.test_exact import logits, prompt
 
@@ -38,7 +39,7 @@ def engine(tiny):
 def a_layer(engine):
     """Layer 1's switch, activations of one token, and its pager."""
     x = mx.array(np.random.default_rng(0).normal(size=(1, 1, 64)).astype(np.float32))
-    return engine.model.layers[1].mlp.switch_mlp, x, engine._installed.pagers[0]
+    return engine.model.layers[1].mlp.switch_mlp, x, pager_of(engine)
 
 
 def ids(*experts):
@@ -82,7 +83,7 @@ def test_hits_are_computed_while_reads_are_under_way(engine, monkeypatch):
     wanted = np.array(paged(x, ids(3, 1, 6, 5)))
     pager.acquire([ExpertKey(0, expert) for expert in range(6)])  # out they go
     pager.acquire([ExpertKey(1, 3), ExpertKey(1, 6)])
-    held = pager._reader = PausedReader(pager._reader)
+    held = pager.reader = PausedReader(pager.reader)
     computed = []
 
     def add(self, mine, slots, whole=switch.NativePartialExperts.add):
@@ -100,8 +101,8 @@ def test_what_has_landed_is_computed_while_the_rest_is_read(engine, monkeypatch)
     """A miss whose read is done does not wait for another's."""
     paged, x, pager = a_layer(engine)
     gate = threading.Event()
-    slow = engine._installed.switches[1].parts[0].at(5)
-    pager._reader = FaultyReader(pager._reader, lambda where: where == slow and not gate.wait(20))
+    slow = inside(engine).switches[1].parts[0].at(5)
+    pager.reader = FaultyReader(pager.reader, lambda where: where == slow and not gate.wait(20))
     computed = []
 
     def add(self, mine, slots, whole=switch.NativePartialExperts.add):
@@ -117,7 +118,7 @@ def test_what_has_landed_is_computed_while_the_rest_is_read(engine, monkeypatch)
 def test_small_experts_are_read_first_unless_asked_for(tiny):
     """By itself, overlap is for experts large enough to gain by it."""
     with outlier_jupyter.load(tiny, cache_experts=2, overlap="auto") as engine:
-        assert not engine._installed.pagers[0].overlap
+        assert not pager_of(engine).overlap
     assert [overlaps(asked, LARGE) for asked in ("auto", "on", "off")] == [True, True, False]
     assert [overlaps(asked, LARGE - 1) for asked in ("auto", "on", "off")] == [False, True, False]
 
@@ -127,7 +128,7 @@ def test_without_overlap_all_is_read_first(tiny):
     with outlier_jupyter.load(tiny, cache_experts=6, kernels="auto", overlap="off") as engine:
         paged, x, pager = a_layer(engine)
         pager.acquire([ExpertKey(1, 3)])
-        pager._reader = PausedReader(pager._reader, patience_s=0.05)
+        pager.reader = PausedReader(pager.reader, patience_s=0.05)
         with pytest.raises(ReadFailed):
             paged(x, ids(3, 1))
 
@@ -137,7 +138,7 @@ def test_the_shared_expert_is_computed_while_reads_are_under_way(tmp_path, monke
     folder = checkpoint("qwen2_moe", tmp_path / "model")
     with outlier_jupyter.load(folder, cache_experts=4, kernels="auto", overlap="on") as engine:
         wanted = logits(engine.model, prompt(5))
-        pager = engine._installed.pagers[0]
+        pager = pager_of(engine)
         pager.acquire([ExpertKey(0, expert) for expert in range(4)])
         pager.acquire([ExpertKey(1, expert) for expert in range(4)])
         made = []
@@ -148,7 +149,7 @@ def test_the_shared_expert_is_computed_while_reads_are_under_way(tmp_path, monke
             return whole(self, x)
 
         monkeypatch.setattr(layer.SharedExpert, "__call__", shared)
-        held = pager._reader = PausedReader(pager._reader)
+        held = pager.reader = PausedReader(pager.reader)
         assert np.array_equal(logits(engine.model, prompt(1))[1:].shape, wanted[1:].shape)
         assert made[0] == 0
         assert np.array_equal(logits(engine.model, prompt(5)), wanted)
@@ -179,8 +180,8 @@ def test_shared_experts_of_other_blocks_are_computed_early(model_type, tmp_path,
         with outlier_jupyter.load(
             folder, cache_experts=3, kernels="auto", overlap=overlap
         ) as engine:
-            pager = engine._installed.pagers[0]
-            held = pager._reader = PausedReader(pager._reader)
+            pager = pager_of(engine)
+            held = pager.reader = PausedReader(pager.reader)
             if overlap == "off":
                 held.release()
             found.append([logits(engine.model, prompt(length)) for length in (1, 40)])
@@ -194,14 +195,14 @@ def test_a_read_that_fails_half_way_leaves_everything_whole(engine):
     """One miss fails after hits were computed: the others stay, and the next asking succeeds."""
     paged, x, pager = a_layer(engine)
     pager.acquire([ExpertKey(1, 3)])
-    reader = pager._reader
-    bad = engine._installed.switches[1].parts[2].at(4)
-    pager._reader = FaultyReader(reader, lambda where: where == bad)
+    reader = pager.reader
+    bad = inside(engine).switches[1].parts[2].at(4)
+    pager.reader = FaultyReader(reader, lambda where: where == bad)
     with pytest.raises(ReadFailed, match="made to fail"):
         paged(x, ids(3, 4, 6))
     pager.table.check()
     assert set(pager.table) == {(1, 3), (1, 6)}
-    pager._reader = reader
+    pager.reader = reader
     assert np.isfinite(np.array(paged(x, ids(3, 4, 6)))).all()
 
 
@@ -209,7 +210,7 @@ def test_an_interrupt_while_reads_are_under_way_leaves_nothing_dangling(engine, 
     """Ctrl-C between two experts waits for the reads and books them; the engine goes on."""
     paged, x, pager = a_layer(engine)
     pager.acquire([ExpertKey(1, 3)])
-    held = pager._reader = PausedReader(pager._reader)
+    held = pager.reader = PausedReader(pager.reader)
 
     def add(self, mine, slots):
         threading.Timer(0.05, held.release).start()
@@ -226,8 +227,8 @@ def test_an_interrupt_while_reads_are_under_way_leaves_nothing_dangling(engine, 
 
 def test_stop_while_reads_are_under_way_ends_the_run(engine):
     """The layer is finished, the run ends before the next, and it is kept."""
-    pager = engine._installed.pagers[0]
-    held = pager._reader = PausedReader(pager._reader)
+    pager = pager_of(engine)
+    held = pager.reader = PausedReader(pager.reader)
 
     def stop():
         while not held.waiting:
