@@ -1,17 +1,17 @@
 """Matrix products over packed weights, and attention, compiled for the processor by Numba.
 
-Pure functions over NumPy arrays; nothing here knows of MLX, models or paging. Arrays hold the bytes
-that MLX packs: see `formats`. The import of this room loads Numba, so it is made late.
+Pure functions over NumPy arrays, without MLX, models or paging. Arrays hold weights as MLX packs
+them: see `formats`. Importing this package loads Numba, so it is imported late.
 """
 
-from .attention import Attend, Cached, Keep, attend
+from .attention import AppendKV, Attend, Cached, attend
 from .compiled import RUNNING
 from .experts import Activation, Bank, Experts
 from .formats import Format, affine, mxfp4, plain
 from .kernel_chain import Chain, Link, Workspace
 from .linear import Matrix, Stack
 from .norm_and_top_k import blend_link, choose_link, norm_link
-from .precompile import for_attention, for_experts, for_layers, for_matrix, warm
+from .precompile import for_attention, for_experts, for_layers, for_matrix, precompile
 from .prefill_attention import attend_causal
 from .prefill_matmul import MANY_ROWS, experts_many, multiply_many
 from .rope import HeadRotation
@@ -20,6 +20,7 @@ __all__ = [
     "MANY_ROWS",
     "RUNNING",
     "Activation",
+    "AppendKV",
     "Attend",
     "Bank",
     "Cached",
@@ -27,7 +28,6 @@ __all__ = [
     "Experts",
     "Format",
     "HeadRotation",
-    "Keep",
     "Link",
     "Matrix",
     "Stack",
@@ -46,5 +46,5 @@ __all__ = [
     "mxfp4",
     "norm_link",
     "plain",
-    "warm",
+    "precompile",
 ]

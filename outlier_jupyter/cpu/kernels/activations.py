@@ -1,7 +1,6 @@
-"""The activations of mlx-lm's experts, one number at a time, for kernels that name theirs.
+"""The activation functions of mlx-lm's experts, on one number, for use inside kernels.
 
-`KINDS` tells which exist and whether they take a gate. Two parameters, `a` and `b`, are what some
-of them are configured with; others ignore them.
+`KINDS` lists them. Some are configured by the parameters `a` and `b`; others ignore them.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ KINDS = {
     "gelu_tanh": False,
     "gelu_fast": False,
 }
-"""Name → whether it takes a gate beside the value."""
+"""Name → whether it has a gate beside the value."""
 
 _ROOT = math.sqrt(2 / math.pi)
 
 
 def activate(kind, x, gate, a, b):
-    """The activation `kind` of float32 x, and of its gate where it takes one (else ignored)."""
+    """The activation `kind` of float32 x, and of its gate if it has one (else ignored)."""
     raise NotImplementedError
 
 

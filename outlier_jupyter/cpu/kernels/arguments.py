@@ -1,4 +1,4 @@
-"""Numbers at addresses: kernels take all their arguments from one int64 array."""
+"""Reads and writes numbers at addresses: kernels take all arguments from one int64 array."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numba.extending import intrinsic
 from .simd import F32, I32, I64, Emitter, constant, vector
 
 VECTORS, LANES = 8, 8
-"""That are read at a turn, each added to a sum of its own."""
+"""Vectors per turn of `read_through`, each added to its own sum, and their lanes."""
 READ = 4 * VECTORS * LANES
-"""Bytes of a turn."""
+"""Bytes per turn."""
 
 
 def _at(emit: Emitter, base: Any, index: Any, shift: int) -> Any:
@@ -22,8 +22,8 @@ def _at(emit: Emitter, base: Any, index: Any, shift: int) -> Any:
 
 
 @intrinsic
-def whole(context, base, index):
-    """The int64 number `index` of those at `base`."""
+def int_at(context, base, index):
+    """The int64 number `index` at `base`."""
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
@@ -33,8 +33,8 @@ def whole(context, base, index):
 
 
 @intrinsic
-def real(context, base, index):
-    """The float32 number `index` of those at `base`."""
+def float_at(context, base, index):
+    """The float32 number `index` at `base`."""
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
@@ -44,8 +44,8 @@ def real(context, base, index):
 
 
 @intrinsic
-def put(context, base, index, value):
-    """Write a float32 as number `index` of those at `base`."""
+def put_float(context, base, index, value):
+    """Write a float32 as number `index` at `base`."""
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
@@ -57,8 +57,8 @@ def put(context, base, index, value):
 
 
 @intrinsic
-def put_whole(context, base, index, value):
-    """Write an int64 as number `index` of those at `base`."""
+def put_int(context, base, index, value):
+    """Write an int64 as number `index` at `base`."""
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
@@ -70,8 +70,8 @@ def put_whole(context, base, index, value):
 
 
 @intrinsic(prefer_literal=True)
-def number(context, kind, base, index):
-    """Number `index` of those of type `kind` ("f32", "f16", "bf16") at `base`, as float32."""
+def as_float_at(context, kind, base, index):
+    """Number `index` of type `kind` ("f32", "f16", "bf16") at `base`, as float32."""
     if not isinstance(kind, types.StringLiteral):
         return None
     name, shift = kind.literal_value, 2 if kind.literal_value == "f32" else 1
@@ -85,7 +85,7 @@ def number(context, kind, base, index):
 
 @intrinsic
 def prefetch(context, address):
-    """Have the cache line at `address` brought near, to be read once."""
+    """Prefetch the cache line at `address`, to be read once."""
 
     def generate(context, builder, signature, arguments):
         Emitter(builder).prefetch(arguments[0])
@@ -96,9 +96,9 @@ def prefetch(context, address):
 
 @intrinsic
 def read_through(context, start, turns):
-    """Read `turns` × `READ` bytes, and add their words up: nothing costs less.
+    """Read `turns` × `READ` bytes and sum their words: the cheapest way to read memory.
 
-    What Numba makes of a loop that adds up takes longer than the memory.
+    Numba's code for such a loop is slower than the memory.
     """
 
     def generate(context, builder, signature, arguments):
@@ -117,8 +117,8 @@ def read_through(context, start, turns):
 
 
 @intrinsic
-def take(context, counter):
-    """The number in `counter` [1], which is one more for the next who asks, on any thread."""
+def next_number(context, counter):
+    """Atomically increment `counter` [1], shared by all threads, and return the value before."""
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -128,10 +128,10 @@ def take(context, counter):
 
 
 @intrinsic
-def add_done(context, base, index):
-    """Count number `index` of the int64s at `base` up, and say what it was.
+def increment(context, base, index):
+    """Atomically increment int64 number `index` at `base` and return the value before.
 
-    Whoever sees the count sees what was written before it.
+    A thread that sees the count also sees everything written before it (release order).
     """
 
     def generate(context, builder, signature, arguments):
@@ -143,8 +143,8 @@ def add_done(context, base, index):
 
 
 @intrinsic
-def count_done(context, base, index):
-    """Number `index` of the int64s at `base`, with all that was written before it was counted."""
+def count_at(context, base, index):
+    """Int64 number `index` at `base`, and all that was written before it (acquire order)."""
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)

@@ -1,8 +1,8 @@
 """Attention of one new token over the KV cache.
 
-A task is a stretch of the cache of one head of keys: the scores of all query heads that share
-it, their exponentials and the blend of the values. The thread that finishes a head's last stretch
-joins them. Keys and values are read where they lie, [heads, room, width], one row a token.
+A task is a chunk of the cache of one key head: the scores of all query heads that share it, their
+exponentials and the weighted sum of the values. The thread that finishes a head's last chunk
+combines them. Keys and values are read in place: [heads, room, width], one row per token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
-from .arguments import add_done, put, put_whole, real, whole
+from .arguments import float_at, increment, int_at, put_float, put_int
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
 from .formats import ITEM_BYTES, plain
 from .kernel_chain import Chain, Link, link
@@ -24,11 +24,11 @@ from .linear import F32s
 from .reductions import blend, exponentials, largest
 from .rows import LANES, dots
 
-STRETCH = 128
-"""Tokens of a task, at least; more for long contexts, so that joining stays cheap."""
+CHUNK = 128
+"""The least tokens per task; more for long contexts, so that combining stays cheap."""
 TASKS_PER_THREAD = 8
 
-(QUERIES, KEYS, VALUES, KEY_HEAD, VALUE_HEAD, TOKENS, SHARED, WIDTH, VALUE_WIDTH, LENGTH, STRETCHES,
+(QUERIES, KEYS, VALUES, KEY_HEAD, VALUE_HEAD, TOKENS, SHARED, WIDTH, VALUE_WIDTH, LENGTH, CHUNKS,
  SCORES, TOPS, SUMS, PARTS, OUT, DONE, SINKS) = range(18)  # fmt: skip
 SPREAD = 8
 
@@ -39,9 +39,9 @@ class Cached:
 
     Attributes:
         memory: [heads, tokens, width], float32, float16 or bfloat16 (as uint16). A head's rows
-            lie one after the other; heads may be further apart, as in a cache with room to grow.
+            are contiguous; heads may be further apart, as in a cache with room to grow.
         kind: "f32", "f16" or "bf16".
-        address: where the memory begins.
+        address: of the memory.
     """
 
     memory: Array
@@ -51,49 +51,49 @@ class Cached:
     def __post_init__(self) -> None:
         row = self.memory.shape[2] * ITEM_BYTES[self.kind]
         if self.memory.strides[1:] != (row, ITEM_BYTES[self.kind]):
-            raise ValueError(f"rows {self.memory.strides[1:]} bytes apart, not {row}, are not read")
+            raise ValueError(f"rows have strides {self.memory.strides[1:]} in place of {row}")
         object.__setattr__(self, "address", int(self.memory.ctypes.data))
 
 
 (FOUND, HEADS, KV_HEADS, HEAD_WIDTH, HEAD_WIDE, SCALE, AT, TO_KEYS, TO_VALUES, KEY_STEP,
  VALUE_STEP) = range(11)  # fmt: skip
-"""Of `keep_task`; steps are bytes from head to head."""
+"""Arguments of `append_kv_task`; steps are bytes from head to head."""
 
 
 @lru_cache
-def keep_task() -> int:
-    """The kernel of `Keep`; a task is a head of keys, and its share of the queries."""
+def append_kv_task() -> int:
+    """The kernel of `AppendKV`; a task is a key head and its share of the queries."""
 
     def kernel(arguments: int, head: int) -> None:
-        heads, kv_heads = whole(arguments, HEADS), whole(arguments, KV_HEADS)
-        width, wide = whole(arguments, HEAD_WIDTH), whole(arguments, HEAD_WIDE)
-        found, scale = whole(arguments, FOUND), real(whole(arguments, SCALE), 0)
+        heads, kv_heads = int_at(arguments, HEADS), int_at(arguments, KV_HEADS)
+        width, wide = int_at(arguments, HEAD_WIDTH), int_at(arguments, HEAD_WIDE)
+        found, scale = int_at(arguments, FOUND), float_at(int_at(arguments, SCALE), 0)
         shared = heads // kv_heads * width
         for place in range(head * shared, (head + 1) * shared):
-            put(found, place, real(found, place) * scale)
+            put_float(found, place, float_at(found, place) * scale)
         key = found + 4 * (heads * width + head * width)
         value = found + 4 * ((heads + kv_heads) * width + head * wide)
-        at = 4 * whole(arguments, AT)
-        to_key = whole(arguments, TO_KEYS) + head * whole(arguments, KEY_STEP) + at * width
-        to_value = whole(arguments, TO_VALUES) + head * whole(arguments, VALUE_STEP) + at * wide
+        at = 4 * int_at(arguments, AT)
+        to_key = int_at(arguments, TO_KEYS) + head * int_at(arguments, KEY_STEP) + at * width
+        to_value = int_at(arguments, TO_VALUES) + head * int_at(arguments, VALUE_STEP) + at * wide
         for i in range(width):
-            put(to_key, i, real(key, i))
+            put_float(to_key, i, float_at(key, i))
         for i in range(wide):
-            put(to_value, i, real(value, i))
+            put_float(to_value, i, float_at(value, i))
 
     return task(kernel)
 
 
-class Keep:
-    """Writes a token's keys and values into their cache, and scales its queries for `attend`.
+class AppendKV:
+    """Writes a token's keys and values into the cache, and scales its queries for `attend`.
 
     Args:
-        found: float32, the token's queries, keys and values one after the other: [heads + heads of
-            keys, width], [heads of keys, width of a value].
-        scale: what scores are multiplied with.
+        found: float32, the token's queries, keys and values in one array: [heads + key heads,
+            width], [key heads, value width].
+        scale: factor of the scores.
 
     Attributes:
-        link: what does it, once `into` has said where to.
+        link: the link of the chain; call `append_to` before it runs.
     """
 
     def __init__(
@@ -101,12 +101,24 @@ class Keep:
     ) -> None:
         parameters = np.array([scale], np.float32)
         self.link = link(
-            keep_task(), kv_heads, found, heads, kv_heads, width, wide, parameters, 0, 0, 0, 0, 0
+            append_kv_task(),
+            kv_heads,
+            found,
+            heads,
+            kv_heads,
+            width,
+            wide,
+            parameters,
+            0,
+            0,
+            0,
+            0,
+            0,
         )
-        self._keys: weakref.ref[Cached] | None = None  # a run's, which may end
+        self._keys: weakref.ref[Cached] | None = None  # of a run, which may end
 
-    def into(self, keys: Cached, values: Cached, at: int) -> None:
-        """The next token is number `at` of these, both float32."""
+    def append_to(self, keys: Cached, values: Cached, at: int) -> None:
+        """Write the next token as number `at` of `keys` and `values`, both float32."""
         self.link.arguments[AT] = at
         if self._keys is None or keys is not self._keys():
             self._keys = weakref.ref(keys)
@@ -121,86 +133,92 @@ def attention_task(kind: str, lanes: int = LANES) -> int:
     name, nbytes = plain(kind).name, ITEM_BYTES[kind]
 
     def kernel(arguments: int, number_of_task: int) -> None:
-        stretches, shared = whole(arguments, STRETCHES), whole(arguments, SHARED)
-        head = number_of_task // stretches
-        stretch = number_of_task - head * stretches
+        chunks, shared = int_at(arguments, CHUNKS), int_at(arguments, SHARED)
+        head = number_of_task // chunks
+        chunk = number_of_task - head * chunks
         length, width, wide = (
-            whole(arguments, LENGTH), whole(arguments, WIDTH), whole(arguments, VALUE_WIDTH)
+            int_at(arguments, LENGTH), int_at(arguments, WIDTH), int_at(arguments, VALUE_WIDTH)
         )  # fmt: skip
-        first = stretch * length
-        count = min(whole(arguments, TOKENS) - first, length)
-        keys = whole(arguments, KEYS) + head * whole(arguments, KEY_HEAD) + first * width * nbytes
+        first = chunk * length
+        count = min(int_at(arguments, TOKENS) - first, length)
+        keys = int_at(arguments, KEYS) + head * int_at(arguments, KEY_HEAD) + first * width * nbytes
         values = (
-            whole(arguments, VALUES) + head * whole(arguments, VALUE_HEAD) + first * wide * nbytes
+            int_at(arguments, VALUES) + head * int_at(arguments, VALUE_HEAD) + first * wide * nbytes
         )
         row = number_of_task * shared
-        scores = whole(arguments, SCORES) + 4 * row * length
-        queries = whole(arguments, QUERIES) + 4 * head * shared * width
+        scores = int_at(arguments, SCORES) + 4 * row * length
+        queries = int_at(arguments, QUERIES) + 4 * head * shared * width
         dots(name, lanes, count, keys, width * nbytes, 0, 0, 0, shared, queries, 4 * width, 0, 0,
              width, scores, 4 * length)  # fmt: skip
         for g in range(shared):
             top = largest(scores + 4 * g * length, count)
-            put(whole(arguments, TOPS), row + g, top)
-            put(whole(arguments, SUMS), row + g, exponentials(scores + 4 * g * length, count, top))
+            put_float(int_at(arguments, TOPS), row + g, top)
+            put_float(
+                int_at(arguments, SUMS), row + g, exponentials(scores + 4 * g * length, count, top)
+            )
         blend(kind, shared, values, wide * nbytes, scores, 4 * length, count, wide,
-              whole(arguments, PARTS) + 4 * row * wide, 4 * wide)  # fmt: skip
-        if add_done(whole(arguments, DONE), SPREAD * head) == stretches - 1:
+              int_at(arguments, PARTS) + 4 * row * wide, 4 * wide)  # fmt: skip
+        if increment(int_at(arguments, DONE), SPREAD * head) == chunks - 1:
             for g in range(shared):
-                _join(arguments, head, g)
-            put_whole(whole(arguments, DONE), SPREAD * head, 0)  # for the next token
+                _combine(arguments, head, g)
+            put_int(int_at(arguments, DONE), SPREAD * head, 0)  # for the next token
 
     return task(kernel)
 
 
 @register_jitable
-def _join(arguments: int, head: int, g: int) -> None:
-    """Put the stretches of one query head together, with its sink, if there is one."""
-    stretches, shared = whole(arguments, STRETCHES), whole(arguments, SHARED)
-    wide, tops, sums = whole(arguments, VALUE_WIDTH), whole(arguments, TOPS), whole(arguments, SUMS)
-    first = head * stretches * shared + g
+def _combine(arguments: int, head: int, g: int) -> None:
+    """Combine the chunks of one query head, with its sink if there is one."""
+    chunks, shared = int_at(arguments, CHUNKS), int_at(arguments, SHARED)
+    wide, tops, sums = (
+        int_at(arguments, VALUE_WIDTH),
+        int_at(arguments, TOPS),
+        int_at(arguments, SUMS),
+    )
+    first = head * chunks * shared + g
     query = head * shared + g
-    sink = whole(arguments, SINKS)
-    top = real(sink, query) if sink != 0 else real(tops, first)
-    for stretch in range(stretches):
-        top = max(top, real(tops, first + stretch * shared))
-    total = math.exp(real(sink, query) - top) if sink != 0 else types.float32(0.0)
-    for stretch in range(stretches):
-        place = first + stretch * shared
-        total += real(sums, place) * math.exp(real(tops, place) - top)
+    sink = int_at(arguments, SINKS)
+    top = float_at(sink, query) if sink != 0 else float_at(tops, first)
+    for chunk in range(chunks):
+        top = max(top, float_at(tops, first + chunk * shared))
+    total = math.exp(float_at(sink, query) - top) if sink != 0 else types.float32(0.0)
+    for chunk in range(chunks):
+        place = first + chunk * shared
+        total += float_at(sums, place) * math.exp(float_at(tops, place) - top)
     for column in range(wide):
         found = types.float32(0.0)
-        for stretch in range(stretches):
-            place = first + stretch * shared
-            weight = math.exp(real(tops, place) - top)
-            found += weight * real(whole(arguments, PARTS), place * wide + column)
-        put(whole(arguments, OUT), query * wide + column, found / total)
+        for chunk in range(chunks):
+            place = first + chunk * shared
+            weight = math.exp(float_at(tops, place) - top)
+            found += weight * float_at(int_at(arguments, PARTS), place * wide + column)
+        put_float(int_at(arguments, OUT), query * wide + column, found / total)
 
 
 def _prepared(
-    kind: str, heads: int, kv_heads: int, width: int, wide: int, length: int, stretches: int
+    kind: str, heads: int, kv_heads: int, width: int, wide: int, length: int, chunks: int
 ) -> Prepared:
-    """The kernel for stretches of a length."""
-    shared, rows = heads // kv_heads, heads * stretches
+    """The kernel for `chunks` chunks of `length` tokens."""
+    shared, rows = heads // kv_heads, heads * chunks
     sizes = [rows * length, rows, rows, rows * wide]
     scratch, counters = work_memory(sum(sizes)), np.zeros(SPREAD * kv_heads, np.int64)
     arguments = np.zeros(SINKS + 1, np.int64)
-    arguments[SHARED : STRETCHES + 1] = shared, width, wide, length, stretches
+    arguments[SHARED : CHUNKS + 1] = shared, width, wide, length, chunks
     arguments[SCORES : PARTS + 1] = np.cumsum([0, *sizes[:-1]]) * 4 + address(scratch)
     arguments[DONE] = address(counters)
     return Prepared(
         arguments, (QUERIES, OUT), 2 * rows * length * (width + wide),
-        Stage(attention_task(kind), kv_heads * stretches), memory=[scratch, counters],
+        Stage(attention_task(kind), kv_heads * chunks), memory=[scratch, counters],
     )  # fmt: skip
 
 
 _kept = lru_cache(maxsize=64)(_prepared)
-"""For `attend`, whose callers take turns."""
+"""For `attend`, which runs one call at a time."""
 
 
 def _split(tokens: int, kv_heads: int) -> tuple[int, int]:
-    """How long a stretch is, and how many there are; in steps, to serve many tokens."""
+    """The length and number of chunks; both change in steps, so a kernel serves many tokens."""
     most = max(1, TASKS_PER_THREAD * threads() // kv_heads)
-    length = STRETCH * max(1, -(-tokens // (most * STRETCH)))
+    length = CHUNK * max(1, -(-tokens // (most * CHUNK)))
     return length, -(-tokens // length)
 
 
@@ -210,7 +228,7 @@ def _shapes(heads: int, keys: Cached, values: Cached) -> tuple[str, int, int, in
 
 
 def _reads(keys: Cached, values: Cached) -> tuple[int, int, int, int]:
-    """Where keys and values are, and how far their heads are apart."""
+    """Addresses of keys and values, and the strides of their heads."""
     return keys.address, values.address, keys.memory.strides[0], values.memory.strides[0]
 
 
@@ -222,10 +240,10 @@ def attend(
     sinks: F32s | None = None,
     tokens: int | None = None,
 ) -> F32s:
-    """Attention of one token: queries [heads, width] → [heads, width of a value].
+    """Attention of one token: queries [heads, width] → [heads, value width].
 
-    Query head h reads head h // (heads / heads of keys); `sinks` [heads] are further scores that
-    no value answers. Of keys and values the first `tokens` are read; left out, all.
+    Query head h reads key head h // (heads / key heads). `sinks` [heads] are additional scores
+    without a value. The first `tokens` keys and values are read, by default all.
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -249,8 +267,8 @@ class Attend:
     """`attend` in a chain.
 
     Args:
-        queries: float32, the token's, scaled, [heads × width], and whatever follows.
-        out: float32 [heads × width of a value].
+        queries: float32, the token's scaled queries [heads × width]; more may follow them.
+        out: float32 [heads × value width].
         sinks: as in `attend`.
     """
 
@@ -259,20 +277,20 @@ class Attend:
         self._queries, self._out = address(queries), address(out)
         memory = (queries, out) if sinks is None else (queries, out, sinks)
         self.link = Link(0, np.zeros(1, np.int64), 0, memory)
-        self._keys: weakref.ref[Cached] | None = None  # a run's, which may end
-        self._served = range(0)  # how many tokens what is made ready is for
+        self._keys: weakref.ref[Cached] | None = None  # of a run, which may end
+        self._served = range(0)  # numbers of tokens that the prepared kernel serves
         self._prepared: Prepared | None = None
 
     def over(self, keys: Cached, values: Cached, tokens: int, chain: Chain, place: int) -> None:
-        """Link number `place` of `chain` attends over so many tokens; with `RUNNING` held."""
+        """Make link number `place` of `chain` attend over `tokens` tokens; `RUNNING` is held."""
         known = self._keys is not None and keys is self._keys()
         if not known or tokens not in self._served or self._prepared is None:
-            length, stretches = _split(tokens, keys.memory.shape[0])
-            prepared = _prepared(*_shapes(self._heads, keys, values), length, stretches)
+            length, chunks = _split(tokens, keys.memory.shape[0])
+            prepared = _prepared(*_shapes(self._heads, keys, values), length, chunks)
             prepared.arguments[KEYS:TOKENS] = _reads(keys, values)
             prepared.arguments[[QUERIES, OUT, SINKS]] = self._queries, self._out, self._sinks
             code, tasks = prepared.stages[1]
             chain.replace(place, code, prepared.address, tasks)
             self._keys, self._prepared = weakref.ref(keys), prepared
-            self._served = range((stretches - 1) * length + 1, stretches * length + 1)
+            self._served = range((chunks - 1) * length + 1, chunks * length + 1)
         self._prepared.arguments[TOKENS] = tokens

@@ -1,13 +1,12 @@
-"""How kernels are compiled, where the code is kept, and how their tasks are dealt to threads.
+"""Compiles kernels, caches their code, and distributes their tasks over threads.
 
-A kernel is a function of (address of its arguments, number of a task), compiled by itself: that
-takes a fraction of a second, where a loop that Numba makes parallel takes several. One parallel
-loop serves all of them: each thread takes the next task until there are none, so that a core
-which is slower or busy does less.
+A kernel is a function of (address of its arguments, task number), compiled on its own: that takes a
+fraction of a second, where a parallel Numba loop takes several. One parallel loop serves all
+kernels: each thread takes the next task until none is left, so a slow or busy core does less.
 
-Numba keeps what it compiled in files and asks only whether the function's own file has changed.
-Here the folder's name holds a hash of the files whose code is put into others' functions and of the
-processor's instructions: code of an older inner loop, or of another processor, is never taken.
+Numba caches compiled code in files, but checks only the function's own file for changes. Here the
+folder's name holds a hash of the files whose code is inlined elsewhere, and of the processor's
+features: code of an older inner loop or of another processor is never loaded.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Read by the OpenMP runtime when it starts. By default its threads look for work for milliseconds
-# after each kernel, on the cores that MLX, BLAS and the readers need in between.
+# The OpenMP runtime reads it when it starts. By default its threads spin for milliseconds after
+# each kernel, on cores that MLX, BLAS and the readers need in between.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numba
@@ -29,24 +28,24 @@ import numpy as np
 from numba import cfunc, njit, prange, types
 from numba.core import config
 
-from .arguments import call_task, take
+from .arguments import call_task, next_number
 from .processor import FEATURES, cpu_name
 
 Array = np.ndarray[Any, Any]
 RUNNING = threading.Lock()
-"""Held while a kernel runs. Two at once would share the cores, and Numba's own thread pool, taken
-where there is no OpenMP, may not be entered twice at all."""
+"""Held while a kernel runs. Two at once would share the cores, and Numba's own thread pool, used
+without OpenMP, must not be entered twice."""
 
 
 ORDERED = {"reassoc", "contract"}
-"""Sums may be taken in another order, and nothing else."""
+"""Fast-math flags that allow only reordering of sums and fused multiply-add."""
 
 
 @lru_cache
 def cache_folder() -> Path | None:
-    """Where machine code made from these very sources, for this processor, is kept.
+    """The folder for code compiled from these sources for this processor.
 
-    Below NUMBA_CACHE_DIR, or the user's cache; None if nothing can be written.
+    It is below NUMBA_CACHE_DIR, or the user's cache; None if it cannot be written.
     """
     sources = [Path(__file__).parent / f"{name}.py" for name in INLINED]
     target = " ".join((cpu_name(), *sorted(FEATURES))).encode()
@@ -65,7 +64,7 @@ def cache_folder() -> Path | None:
 
 
 def cached(make: Callable[[bool], Any]) -> Any:
-    """What `make` compiles, where its code is kept; it is told whether it can be."""
+    """Call `make` with Numba's cache folder set; its argument says whether code can be cached."""
     folder = cache_folder()
     before = config.CACHE_DIR
     config.CACHE_DIR = str(folder or before)
@@ -76,10 +75,13 @@ def cached(make: Callable[[bool], Any]) -> Any:
 
 
 def task(function: Callable[[int, int], None], finite: bool = True) -> int:
-    """Compile a kernel's task (arguments' address, number) or load it; the address of its code.
+    """Compile a kernel's task function (arguments' address, number) or load it from the cache.
 
     Args:
-        finite: whether it may be compiled as if there were no infinities and no NaNs.
+        finite: whether the code may assume that there are no infinities and NaNs.
+
+    Returns:
+        The address of its code.
     """
     fastmath = True if finite else ORDERED
     signature = types.void(types.int64, types.int64)
@@ -105,23 +107,23 @@ INLINED = (
     "rows",
     "simd",
 )
-"""Files of this room whose code becomes part of kernels written elsewhere."""
+"""Files of this package whose code is inlined into kernels of other files."""
 _KEPT: list[Any] = []
-"""What was compiled is freed with its object, and only its address is handed out."""
+"""Compiled objects: their code would be freed with them, and only its address is returned."""
 
 
 @lru_cache
-def dealer() -> Any:
-    """The one parallel loop."""
+def task_loop() -> Any:
+    """The one parallel loop, which calls the tasks of all kernels."""
 
     def deal(
-        given: Array, x: Array, x_at: int, out: Array, out_at: int, before: int, befores: int,
+        numbers: Array, x: Array, x_at: int, out: Array, out_at: int, before: int, befores: int,
         first: int, firsts: int, then: int, thens: int, workers: int,
     ) -> None:  # fmt: skip
-        # Here an array's address costs nothing; asked for in Python it takes a microsecond.
-        arguments = given.ctypes.data
+        # An array's address is free here; in Python it takes a microsecond.
+        arguments = numbers.ctypes.data
         if x_at >= 0:
-            given[x_at], given[out_at] = x.ctypes.data, out.ctypes.data
+            numbers[x_at], numbers[out_at] = x.ctypes.data, out.ctypes.data
         for number in range(befores):
             call_task(before, arguments, number)
         if workers == 1:
@@ -132,13 +134,13 @@ def dealer() -> Any:
             return
         counter = np.zeros(1, np.int64)
         for _ in prange(workers):
-            number = take(counter)
+            number = next_number(counter)
             while number < firsts + thens:
                 if number < firsts:
                     call_task(first, arguments, number)
                 else:
                     call_task(then, arguments, number - firsts)
-                number = take(counter)
+                number = next_number(counter)
 
     rows, number = types.float32[:, ::1], types.int64
     signature = types.void(types.int64[::1], rows, number, rows, *[number] * 8)
@@ -146,7 +148,7 @@ def dealer() -> Any:
 
 
 class Stage(NamedTuple):
-    """A kernel's task function and how often it is called: with 0 … tasks − 1."""
+    """A kernel's task function, called with 0 … tasks − 1."""
 
     code: int
     tasks: int
@@ -156,18 +158,18 @@ NOTHING = Stage(0, 0)
 
 
 WORTH_A_THREAD = 1 << 17
-"""Bytes of memory to read for which waking another thread pays: it takes some 5 µs."""
+"""Bytes to read per thread from which on another thread pays: waking it takes about 5 µs."""
 
 
 class Prepared:
-    """A kernel made ready to be run many times, each time with other rows of numbers.
+    """A kernel that is ready to run many times, each time with other rows.
 
     Args:
         arguments: int64 [numbers], as the kernels read them.
-        places: where in it the addresses of the rows given and of those to be written belong;
-            negative where they are in it already.
-        nbytes: about how much memory the tasks go through, which decides how many threads.
-        memory: what else `arguments` points to, kept as long as this.
+        places: indices in `arguments` of the addresses of input and output rows; negative if the
+            addresses are set already.
+        nbytes: approximate memory that the tasks read, which decides the number of threads.
+        memory: arrays that `arguments` points to, kept alive.
 
     Attributes:
         address: of `arguments`.
@@ -184,13 +186,13 @@ class Prepared:
         self.places = places
         self.memory = tuple(memory)
         self._work = (*before, *first, *then, workers)
-        self._deal = dealer()
+        self._deal = task_loop()
 
     def run(self, x: Array, out: Array) -> None:
-        """Take `x` and write `out`, both contiguous float32 [rows, width]; with `RUNNING` held.
+        """Read `x` and write `out`, both contiguous float32 [rows, width]; `RUNNING` is held.
 
-        The tasks of `before` run on this thread, then those of `first` and `then` on several, taken
-        in order: `then` begins while the last of `first` are under way, and its tasks wait by
+        The tasks of `before` run on this thread, then those of `first` and `then` on several, in
+        order: `then` begins while the last tasks of `first` are running, and its tasks wait
         themselves for what they need.
         """
         self._deal(self.arguments, x, self.places[0], out, self.places[1], *self._work)
@@ -212,10 +214,10 @@ _work_memory = np.empty(0, np.float32)
 
 
 def work_memory(count: int) -> Array:
-    """Room for `count` float32, for a kernel to use while it runs.
+    """Scratch memory of `count` float32, for a kernel to use while it runs.
 
-    It is everybody's, for kernels run one at a time, and so it stays in the processor's cache. Who
-    keeps addresses in it keeps the array, too: a larger one may take its place for others.
+    Kernels run one at a time and share it, so it stays in the processor's cache. A caller that
+    keeps an address in it must keep the array: a larger one may replace it.
     """
     global _work_memory
     if len(_work_memory) < count:
@@ -225,12 +227,12 @@ def work_memory(count: int) -> Array:
 
 @lru_cache
 def threads() -> int:
-    """How many threads a kernel uses; asked once, for Numba takes a lock to answer."""
+    """The number of threads of a kernel; cached, because Numba takes a lock to answer."""
     return int(numba.get_num_threads())
 
 
 def address(array: Array | None) -> int:
-    """Where a contiguous array begins; 0 for None."""
+    """The address of a contiguous array; 0 for None."""
     if array is None:
         return 0
     if not array.flags.c_contiguous:

@@ -1,9 +1,9 @@
 """The experts' MLP over slots, for the few rows of a decode step.
 
-x·gate, x·up, the activation and ·down of every expert are tasks of one kernel: those of the
-first half come first, and the thread that finishes the last of an expert's lays its activations
-out for the second half. A thread waits only for tasks that others are at, so the order alone
-keeps it from waiting for ever.
+x·gate, x·up, the activation and ·down of every expert are tasks of one kernel. Tasks of the first
+half come first; the thread that finishes an expert's last one arranges its activations for the
+second half. A thread waits only for tasks that other threads already run, so it cannot wait for
+ever.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from .activations import KINDS, activate
-from .arguments import add_done, count_done, number, put, put_whole, real, whole
+from .arguments import as_float_at, count_at, float_at, increment, int_at, put_float, put_int
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, work_memory
 from .formats import UNIT, Format
 from .kernel_chain import Chain, Link, link, links_of
 from .linear import F32s, arrange_task
 from .rows import FOUR, LANES, arrange, dots
-from .work_partition import END, FIELDS, RUN, SIBLINGS, START, portions
+from .work_partition import END, FIELDS, RUN, SIBLINGS, START, partition
 
 Slots = npt.NDArray[np.integer]
 
 SPREAD = 8
-"""Between two experts' counters: as many numbers as a cache line holds."""
+"""The distance of two experts' counters: the int64s in a cache line."""
 
-# The arguments, by place; the first five are `linear.arrange_task`'s. Strides are bytes.
+# Indices of the arguments; the first five are `linear.arrange_task`'s. Strides are bytes.
 (WIDTH, X, ARRANGED, SUMS, FEW, HIDDEN, OUTPUT, ROW_STRIDE, SUMS_STRIDE, VALUES, GATES, INNER,
  INNER_SUMS, OUT, PORTIONS, OUT_PORTIONS, TABLE, DONE, READY, PARAMETERS) = range(20)  # fmt: skip
 UP, GATE, DOWN = 20, 26, 32
 W, S, B, BIAS, ROW_BYTES, SCALE_BYTES = range(6)
-"""Of each bank: its arrays' addresses, and the bytes of one row."""
+"""Fields of each bank: its arrays' addresses, and the bytes of one row."""
 NUMBERS = 38
 SLOT, PAIR, COUNT = range(3)
-"""Of each run of pairs that share an expert: its slot, its first pair, how many there are."""
+"""Fields of each run of pairs that share an expert: its slot, its first pair, their number."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Bank:
     bias_kind: str = "none"
 
     def entry(self) -> list[int]:
-        """What the kernels read of it."""
+        """The kernels' fields of the bank."""
         arrays = (self.weight, self.scales, self.biases, self.bias)
         sizes = (self.form.row_bytes(self.width), self.form.scale_bytes(self.width))
         return [*(address(array) for array in arrays), *sizes]
@@ -76,17 +76,17 @@ class Activation:
 
     @property
     def gated(self) -> bool:
-        """Whether it takes a gate."""
+        """Whether it has a gate."""
         return KINDS[self.kind]
 
 
 def _bank_row(bank: int, row: int) -> tuple[int, int, int]:
-    """Where codes, scales and biases of a bank's row are."""
-    scale = row * whole(bank, SCALE_BYTES)
+    """Addresses of the codes, scales and biases of a bank's row."""
+    scale = row * int_at(bank, SCALE_BYTES)
     return (
-        whole(bank, W) + row * whole(bank, ROW_BYTES),
-        whole(bank, S) + scale,
-        whole(bank, B) + scale,
+        int_at(bank, W) + row * int_at(bank, ROW_BYTES),
+        int_at(bank, S) + scale,
+        int_at(bank, B) + scale,
     )
 
 
@@ -95,7 +95,7 @@ bank_row = register_jitable(_bank_row)
 
 @lru_cache
 def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANES) -> int:
-    """From activations to those inside an expert; a task is some of one expert's rows.
+    """The first half of the MLP: x → inner activations; a task is some of one expert's rows.
 
     Args:
         first, second: the formats of up and gate, and of down.
@@ -105,69 +105,74 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
     gated, biased = KINDS[kind], bias != "none"
 
     def kernel(arguments: int, number_of_task: int) -> None:
-        width, hidden = whole(arguments, WIDTH), whole(arguments, HIDDEN)
-        values, gates = whole(arguments, VALUES), whole(arguments, GATES)
-        portion = whole(arguments, PORTIONS) + 8 * FIELDS * number_of_task
-        turn, start, end = whole(portion, RUN), whole(portion, START), whole(portion, END)
-        run_of = whole(arguments, TABLE) + 24 * turn
-        slot, pair, count = whole(run_of, SLOT), whole(run_of, PAIR), whole(run_of, COUNT)
-        x = whole(arguments, ARRANGED) + pair * whole(arguments, ROW_STRIDE)
-        y = whole(arguments, SUMS) + pair * whole(arguments, SUMS_STRIDE)
+        width, hidden = int_at(arguments, WIDTH), int_at(arguments, HIDDEN)
+        values, gates = int_at(arguments, VALUES), int_at(arguments, GATES)
+        portion = int_at(arguments, PORTIONS) + 8 * FIELDS * number_of_task
+        turn, start, end = int_at(portion, RUN), int_at(portion, START), int_at(portion, END)
+        run_of = int_at(arguments, TABLE) + 24 * turn
+        slot, pair, count = int_at(run_of, SLOT), int_at(run_of, PAIR), int_at(run_of, COUNT)
+        x = int_at(arguments, ARRANGED) + pair * int_at(arguments, ROW_STRIDE)
+        y = int_at(arguments, SUMS) + pair * int_at(arguments, SUMS_STRIDE)
         for half in range(2 if gated else 1):
             bank = arguments + 8 * (UP if half == 0 else GATE)
             to = (values if half == 0 else gates) + 4 * pair * hidden
             w, s, b = bank_row(bank, slot * hidden + start)
-            dots(first, lanes, end - start, w, whole(bank, ROW_BYTES), s, b,
-                 whole(bank, SCALE_BYTES), count, x, whole(arguments, ROW_STRIDE), y,
-                 whole(arguments, SUMS_STRIDE), width, to + 4 * start, 4 * hidden)  # fmt: skip
-        a, c = real(whole(arguments, PARAMETERS), 0), real(whole(arguments, PARAMETERS), 1)
+            dots(first, lanes, end - start, w, int_at(bank, ROW_BYTES), s, b,
+                 int_at(bank, SCALE_BYTES), count, x, int_at(arguments, ROW_STRIDE), y,
+                 int_at(arguments, SUMS_STRIDE), width, to + 4 * start, 4 * hidden)  # fmt: skip
+        a, c = (
+            float_at(int_at(arguments, PARAMETERS), 0),
+            float_at(int_at(arguments, PARAMETERS), 1),
+        )
         for place in range(pair * hidden, (pair + count) * hidden, hidden):
             for row in range(start, end):
-                value = real(values, place + row)
-                gate = real(gates, place + row) if gated else value
+                value = float_at(values, place + row)
+                gate = float_at(gates, place + row) if gated else value
                 if biased:
-                    value += number(bias, whole(arguments, UP + BIAS), slot * hidden + row)
+                    value += as_float_at(bias, int_at(arguments, UP + BIAS), slot * hidden + row)
                     if gated:
-                        gate += number(bias, whole(arguments, GATE + BIAS), slot * hidden + row)
-                put(whole(arguments, INNER), place + row, activate(kind, value, gate, a, c))
-        if add_done(whole(arguments, DONE), SPREAD * turn) == whole(portion, SIBLINGS) - 1:
+                        gate += as_float_at(
+                            bias, int_at(arguments, GATE + BIAS), slot * hidden + row
+                        )
+                put_float(int_at(arguments, INNER), place + row, activate(kind, value, gate, a, c))
+        if increment(int_at(arguments, DONE), SPREAD * turn) == int_at(portion, SIBLINGS) - 1:
             for done in range(pair, pair + count):
-                # The values are used up: their memory takes the arranged activations.
-                arrange(second, lanes, whole(arguments, INNER) + 4 * done * hidden, hidden,
+                # The values are no longer needed: the arranged activations reuse their memory.
+                arrange(second, lanes, int_at(arguments, INNER) + 4 * done * hidden, hidden,
                         values + 4 * done * hidden,
-                        whole(arguments, INNER_SUMS) + 4 * done * (hidden // UNIT),
+                        int_at(arguments, INNER_SUMS) + 4 * done * (hidden // UNIT),
                         int(count < FOUR))  # fmt: skip
-            add_done(whole(arguments, READY), SPREAD * turn)
+            increment(int_at(arguments, READY), SPREAD * turn)
 
     return task(kernel)
 
 
 @lru_cache
 def output_task(second: str, bias: str, lanes: int = LANES) -> int:
-    """From the activations inside an expert to its output; a task is some of its rows."""
+    """The second half of the MLP: inner activations → output; a task is some of the rows."""
     biased = bias != "none"
 
     def kernel(arguments: int, number_of_task: int) -> None:
-        hidden, output = whole(arguments, HIDDEN), whole(arguments, OUTPUT)
-        portion = whole(arguments, OUT_PORTIONS) + 8 * FIELDS * number_of_task
-        turn, start, end = whole(portion, RUN), whole(portion, START), whole(portion, END)
-        run_of = whole(arguments, TABLE) + 24 * turn
-        slot, pair, count = whole(run_of, SLOT), whole(run_of, PAIR), whole(run_of, COUNT)
-        x = whole(arguments, VALUES) + 4 * pair * hidden
-        y = whole(arguments, INNER_SUMS) + 4 * pair * (hidden // UNIT)
-        out = whole(arguments, OUT)
-        while count_done(whole(arguments, READY), SPREAD * turn) == 0:
+        hidden, output = int_at(arguments, HIDDEN), int_at(arguments, OUTPUT)
+        portion = int_at(arguments, OUT_PORTIONS) + 8 * FIELDS * number_of_task
+        turn, start, end = int_at(portion, RUN), int_at(portion, START), int_at(portion, END)
+        run_of = int_at(arguments, TABLE) + 24 * turn
+        slot, pair, count = int_at(run_of, SLOT), int_at(run_of, PAIR), int_at(run_of, COUNT)
+        x = int_at(arguments, VALUES) + 4 * pair * hidden
+        y = int_at(arguments, INNER_SUMS) + 4 * pair * (hidden // UNIT)
+        out = int_at(arguments, OUT)
+        while count_at(int_at(arguments, READY), SPREAD * turn) == 0:
             pass
         bank = arguments + 8 * DOWN
         w, s, b = bank_row(bank, slot * output + start)
-        dots(second, lanes, end - start, w, whole(bank, ROW_BYTES), s, b, whole(bank, SCALE_BYTES),
-             count, x, 4 * hidden, y, hidden // UNIT * 4, hidden,
+        dots(second, lanes, end - start, w, int_at(bank, ROW_BYTES), s, b,
+             int_at(bank, SCALE_BYTES), count, x, 4 * hidden, y, hidden // UNIT * 4, hidden,
              out + 4 * (pair * output + start), 4 * output)  # fmt: skip
         if biased:
             for place in range(pair * output, (pair + count) * output, output):
                 for row in range(start, end):
-                    more = number(bias, whole(arguments, DOWN + BIAS), slot * output + row)
-                    put(out, place + row, real(out, place + row) + more)
+                    more = as_float_at(bias, int_at(arguments, DOWN + BIAS), slot * output + row)
+                    put_float(out, place + row, float_at(out, place + row) + more)
 
     return task(kernel)
 
@@ -176,25 +181,25 @@ IDS, MAP, RUNS, CHOSEN, COUNTERS, COUNTED = range(6)
 
 
 @lru_cache
-def look_up_task() -> int:
+def lookup_task() -> int:
     """Write chosen experts' slots into a table of runs, and set its counters to 0; one task."""
 
     def kernel(arguments: int, _: int) -> None:
-        table, slots = whole(arguments, RUNS), whole(arguments, MAP)
-        for run_of in range(whole(arguments, CHOSEN)):
-            put_whole(table, 3 * run_of + SLOT, whole(slots, whole(whole(arguments, IDS), run_of)))
-        for counter in range(whole(arguments, COUNTED)):
-            put_whole(whole(arguments, COUNTERS), counter, 0)
+        table, slots = int_at(arguments, RUNS), int_at(arguments, MAP)
+        for run_of in range(int_at(arguments, CHOSEN)):
+            put_int(table, 3 * run_of + SLOT, int_at(slots, int_at(int_at(arguments, IDS), run_of)))
+        for counter in range(int_at(arguments, COUNTED)):
+            put_int(int_at(arguments, COUNTERS), counter, 0)
 
     return task(kernel)
 
 
 class _ExpertsCall(NamedTuple):
-    """The kernel made ready, and what is written into before it runs.
+    """A prepared kernel, and the arrays to write before it runs.
 
     Attributes:
-        slots: of each run of pairs that share an expert.
-        counters: of tasks done; all 0.
+        slots: the slot of each run of pairs that share an expert.
+        counters: counts of finished tasks; set to 0.
     """
 
     prepared: Prepared
@@ -204,14 +209,14 @@ class _ExpertsCall(NamedTuple):
 
 
 class Experts:
-    """The MLP of experts in slots: up, perhaps gate, activation, down.
+    """The MLP of experts in slots: up, optional gate, activation, down.
 
     Args:
-        up, gate, down: their matrices; `gate` is None where the activation takes none.
-        lanes: of the vectors; other than the machine's only to test.
+        up, gate, down: their matrices; `gate` is None if the activation has none.
+        lanes: of the vectors; other than the machine's only in tests.
 
     Attributes:
-        chain: a slot map, and what was made of `links` with it, for whoever asks again.
+        chain: a slot map, and the chain that a decoder layer made of `links` with it.
 
     Raises:
         ValueError: the matrices do not fit each other.
@@ -227,7 +232,7 @@ class Experts:
         ):  # fmt: skip
             raise ValueError("gate and up differ in format or size")
         if (gate is not None) != activation.gated or down.bias_kind != up.bias_kind:
-            raise ValueError(f"{activation.kind} does not fit the matrices that were given")
+            raise ValueError(f"{activation.kind} does not fit the matrices")
         self.width, self.hidden, self.output = up.width, up.height, down.height
         self.banks = (up, gate or up, down)
         self.activation = activation
@@ -265,12 +270,12 @@ class Experts:
         """
         table = _table_of(len(ids))
         call = self._call(1, table, len(ids))
-        found = link(look_up_task(), 1, ids, slot_map, table, len(ids), call.counters,
+        found = link(lookup_task(), 1, ids, slot_map, table, len(ids), call.counters,
                      len(call.counters))  # fmt: skip
         return [found, *links_of(call.prepared, x, out)]
 
     def runs(self, x: F32s, slots: Slots) -> F32s:
-        """x [pairs, width], one slot each, equal ones beside each other → [pairs, output]."""
+        """x [pairs, width], one slot each, equal slots adjacent → [pairs, output]."""
         starts = np.flatnonzero(np.diff(slots, prepend=-1))
         counts = np.diff(starts, append=len(slots))
         table = np.stack([slots[starts], starts, counts], axis=1).astype(np.int64)
@@ -299,13 +304,13 @@ class Experts:
             rows * width, rows * (width // UNIT), pairs * hidden, pairs * hidden, pairs * hidden,
             pairs * (hidden // UNIT),
         ]  # fmt: skip
-        shared = rows == 1  # then one row of activations serves every pair
+        shared = rows == 1  # one row of activations for all pairs
         count = sum(sizes)
         scratch = work_memory(count) if shared else np.empty(count, np.float32)
         starts = np.cumsum([0, *sizes[:-1]]) * 4 + address(scratch)
         arranged, sums, values, gates, inner, inner_sums = starts
         counters = np.zeros(2 * SPREAD * runs, np.int64)
-        dealt, out_dealt = portions(runs, hidden), portions(runs, self.output)
+        dealt, out_dealt = partition(runs, hidden), partition(runs, self.output)
         few = np.ones(1, np.int64) if shared else _few(table[:, COUNT])
         arguments = self._arguments.copy()
         arguments[:UP] = (
@@ -324,12 +329,12 @@ class Experts:
 
 
 def _table_of(k: int) -> npt.NDArray[np.int64]:
-    """The runs of pairs of one row, whose slots are still to be written."""
+    """The table of runs for one row; its slots are written later."""
     table = np.ones((k, 3), np.int64)
     table[:, PAIR] = np.arange(k)
     return table
 
 
 def _few(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Of each pair, whether few share its expert's weights: not how pairs fell into calls."""
+    """For each pair whether few pairs share its expert's weights, however calls are split."""
     return np.repeat(counts < FOUR, counts).astype(np.int64)

@@ -1,12 +1,12 @@
-"""How weights are packed, as data: what the code generator and its callers know of a format.
+"""The formats of packed weights, as data for the code generator and its callers.
 
 MLX packs a row as one little-endian stream of bits, value after value. The formats here are its
 affine ones (value = scale × code + bias for each group), mxfp4 (value = 2^scale × a 4-bit float)
 and plain rows of floats. Nothing is computed here.
 
-A *block* is what one vector of the processor holds: `lanes` lanes of 32 bits, each with `per_lane`
-codes beside each other. Activations are laid out to match ([per_lane, lanes] in a block), so that
-a code is masked where it stands and multiplied there, without being moved.
+A *block* fills one vector of the processor: `lanes` lanes of 32 bits, each with `per_lane` adjacent
+codes. Activations are arranged to match ([per_lane, lanes] in a block), so that a code is masked
+and multiplied in place, without being moved.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from functools import lru_cache
 ITEM_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "e8m0": 1, "none": 0}
 """Bytes of one scale, bias or plain weight, by the name of its type."""
 PER_LANE = {2: 16, 3: 8, 4: 8, 5: 4, 6: 4, 8: 4}
-"""Codes that one 32-bit lane takes: as many as its bits or, for 3, 5, 6 bits, whole bytes allow."""
+"""Codes in one 32-bit lane: as many as its bits or, for 3, 5 and 6 bits, whole bytes allow."""
 UNIT = 32
-"""Values in the smallest run that fills whole bytes in every format; groups are multiples of it."""
+"""The fewest values that fill whole bytes in every format; groups are multiples of it."""
 GROUPS = (32, 64, 128)
 
 
@@ -30,9 +30,9 @@ class Format:
 
     Attributes:
         kind: "affine", "mxfp" or "plain".
-        bits: of one code; of one weight where plain.
-        group: values that share a scale; 0 where plain.
-        scale: type of scales (and biases): "f32", "f16", "bf16" or "e8m0"; where plain, of weights.
+        bits: of one code; if plain, of one weight.
+        group: values that share a scale; 0 if plain.
+        scale: type of scales (and biases): "f32", "f16", "bf16" or "e8m0"; if plain, of weights.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Format:
 
     @property
     def name(self) -> str:
-        """A short name that `parse` reads back, such as affine4g64bf16 or mxfp4g32e8m0."""
+        """A short name for `parse`, such as affine4g64bf16 or mxfp4g32e8m0."""
         return f"{self.kind}{self.bits}g{self.group}{self.scale}"
 
     @property
@@ -59,10 +59,10 @@ class Format:
         return 0 if self.kind == "plain" else width // self.group * ITEM_BYTES[self.scale]
 
     def factor(self, code: int) -> float:
-        """What activations at place `code` of a lane are multiplied by, so that masking is enough.
+        """The factor of activations for code number `code` of a lane.
 
-        A code stays where it stands in its lane and so counts 2^(its place); the last one of a
-        full lane is shifted down, because it would be read as a sign.
+        A code is masked, not shifted, so it counts 2^(its bit position), which the factor undoes.
+        The last code of a full lane is shifted, because its top bit would be the sign.
         """
         if self.kind == "plain":
             return 1.0
@@ -84,7 +84,7 @@ def parse(name: str) -> Format:
 
 
 def affine(bits: int, group: int, scale: str) -> Format | None:
-    """MLX's affine format, or None where it is not one of those compiled."""
+    """MLX's affine format, or None if no kernel is compiled for it."""
     known = bits in PER_LANE and group in GROUPS and scale in ("f32", "f16", "bf16")
     return Format("affine", bits, group, scale) if known else None
 

@@ -1,13 +1,13 @@
-"""Activations as whole numbers, so that bytes are multiplied in place of floats.
+"""Integer activations: the product with 4-bit codes multiplies bytes in place of floats.
 
-The activations of a group become whole numbers of up to `LARGEST`, by a unit of their group, each
-of them three digits of base 128. The processor multiplies 32 codes with 32 digits and adds up
-pairs in one instruction, where of floats it multiplies eight, each made from its code by two more:
-a token's product takes two thirds of the instructions. What is rounded is half a unit, 2.4e-7 of
-the group's largest activation; everything after it is exact until the group's sum is a float.
+The activations of a group become integers of up to `LARGEST`, in a unit of their group, each split
+into three digits of base 128. The processor multiplies 32 codes with 32 digits and adds pairs in
+one instruction; of floats it multiplies eight, and two more instructions make each from its code.
+So a token's product takes two thirds of the instructions. Rounding is half a unit, 2.4e-7 of the
+group's largest activation; everything after it is exact until the group's sum becomes a float.
 
-Where a format or a processor does not fit, `rows.py` multiplies floats. So it does from four rows
-on that share the reading of weights: those share the unpacking, too.
+Where the format or the processor does not fit, `rows.py` multiplies floats. It also does so from
+four rows on that share the reading of weights: those share the unpacking, too.
 """
 
 from __future__ import annotations
@@ -24,36 +24,35 @@ from .unpack import AHEAD, CACHE_LINE, Steps
 
 BASE, BITS = 128, 7
 PLACES = (1 << 2 * BITS, 1 << BITS, 1)
-"""What the digits count, the highest first; each fits 16 bits with its sign."""
+"""The digits' place values, the highest first; each fits 16 bits with its sign."""
 LARGEST = 126 * PLACES[0]
-"""Of the whole numbers, so that the highest digit fits a byte with its sign."""
+"""The largest integer, so that the highest digit fits a signed byte."""
 TINY = 1e-30
-"""A group of activations that are all smaller counts as zeros: its unit might not be a float."""
+"""A group whose activations are all smaller counts as zeros: its unit might underflow."""
 LANES = 8
 VALUES = 64
-"""Of a group: as many 4-bit codes as a vector of 32 bytes holds."""
+"""Values of a group: the 4-bit codes in a vector of 32 bytes."""
 HALF = VALUES // 2
-"""The codes in a vector's lower halves of bytes are the even ones of a group, in upper the odd."""
+"""Even codes of a group are in the lower halves of the bytes, odd codes in the upper halves."""
 TOGETHER = 2
-"""Groups written out one after the other, at each turn of a loop; two rows of four no longer fit
-the registers."""
+"""Groups per turn of the unrolled loop; two rows of four no longer fit the registers."""
 
 
 def fits(form: Format, lanes: int) -> bool:
-    """Whether products of few rows in this format are made of digits."""
+    """Whether products of few rows in this format use integer activations."""
     packed = form.kind == "affine" and form.bits == 4 and form.group == VALUES
     return packed and lanes == LANES and HAS_AVX2
 
 
 def units_of(emit: Emitter, sums: Value, groups: Value) -> Value:
-    """Where the groups' units are: behind their sums, which take half the room there is."""
+    """The address of the groups' units: behind their sums, which fill half of that memory."""
     return emit.at(sums, emit.builder.shl(groups, emit.integer(2)))
 
 
 def split(part: Steps, value: Value, x: Value, out: Value, units: Value) -> None:
     """Write the digits of a group of x at `out`, [3 digits, even or odd, 32 bytes], and its unit.
 
-    They take 192 of the 256 bytes that the group has there as floats.
+    They take 192 of the 256 bytes of the group's floats.
     """
     emit, builder = part.emit, part.emit.builder
     start = builder.shl(value, emit.integer(2))
@@ -78,7 +77,7 @@ def split(part: Steps, value: Value, x: Value, out: Value, units: Value) -> None
 
 
 def _largest(emit: Emitter, source: Value) -> Value:
-    """The largest size of a group's activations."""
+    """The largest absolute activation of a group."""
     found = constant(0.0, F32, LANES)
     for place in range(0, VALUES, LANES):
         size = emit.call("llvm.fabs", emit.load(emit.at(source, 4 * place), F32, LANES))
@@ -90,7 +89,7 @@ def _largest(emit: Emitter, source: Value) -> Value:
 
 
 def _digit(emit: Emitter, numbers: Value) -> tuple[Value, Value]:
-    """The lowest digit, from −64 to 63, and what is left above it."""
+    """The lowest digit, from −64 to 63, and the higher rest."""
     builder = emit.builder
     half, mask = constant(BASE // 2, I32, LANES), constant(BASE - 1, I32, LANES)
     digit = builder.sub(builder.and_(builder.add(numbers, half), mask), half)
@@ -98,7 +97,7 @@ def _digit(emit: Emitter, numbers: Value) -> tuple[Value, Value]:
 
 
 def scale_room(emit: Emitter, groups: Value) -> Value:
-    """Room for a row's scales, as float32."""
+    """Stack memory for a row's scales, as float32."""
     place = emit.builder.alloca(F32, size=groups)
     return emit.builder.ptrtoint(place, groups.type)
 
@@ -107,7 +106,7 @@ def multiply(
     part: Steps, ws: list[Value], ss: list[Value], x: Value, units: Value,
     rooms: list[Value], sums: list[Value],
 ) -> None:  # fmt: skip
-    """Add rows of codes × the digits at x, scaled, to the vectors `sums`; biases are not in it."""
+    """Add rows of codes × the digits at x, scaled, to the vectors `sums`; without biases."""
     emit, builder = part.emit, part.emit.builder
     for s, room in zip(ss, rooms, strict=True):
         _scales(part, s, units, room)
@@ -151,7 +150,7 @@ def _scales(part: Steps, s: Value, units: Value, room: Value) -> None:
 
 
 def _product(emit: Emitter, codes: Value, digits: Value) -> Value:
-    """A group's codes × its digits: float32 [8], whose lanes are to be added up."""
+    """A group's codes × its digits: float32 [8], whose lanes are still to be summed."""
     builder = emit.builder
     packed = emit.load(codes, I8, HALF)
     mask = constant(15, I8, HALF)
@@ -173,7 +172,7 @@ def _product(emit: Emitter, codes: Value, digits: Value) -> Value:
 
 
 def _call(emit: Emitter, name: str, element: ir.Type, values: Sequence[Value]) -> Value:
-    """Multiply vectors number by number, add pairs, and have them twice as wide."""
+    """Multiply vectors elementwise and add adjacent pairs, into elements twice as wide."""
     kind = vector(element, values[0].type.count // 2)
     function = cgutils.get_or_insert_function(
         emit.builder.module,

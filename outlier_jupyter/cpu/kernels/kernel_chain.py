@@ -1,9 +1,9 @@
-"""Kernels that run one after the other, on all threads, with no way back to Python between them.
+"""Kernel chains: kernels that run one after the other on all threads, without Python in between.
 
-What a layer does with one token before its experts is a dozen kernels of a microsecond to a
-millisecond. Called one by one, each wakes threads and runs Python code that the weights of the one
-before have driven from the processor's caches: together some 0.2 ms a layer. In a chain the
-threads stay awake, and wait for each other between two kernels for as long as the last task takes.
+Before its experts a layer runs a dozen kernels of a microsecond to a millisecond for one token.
+Called one by one, each wakes threads and runs Python code that the previous weights have evicted
+from the processor's caches: together about 0.2 ms per layer. In a chain the threads stay awake, and
+between two kernels wait only for the last task.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, prange, types
 
-from .arguments import add_done, call_task, count_done
+from .arguments import call_task, count_at, increment
 from .compiled import WORTH_A_THREAD, Array, Prepared, address, cached, threads
 
 CODE, ARGUMENTS, TASKS = range(3)
 SPREAD = 8
-"""Between two counters: as many numbers as a cache line holds."""
+"""The distance of two counters: the int64s in a cache line."""
 
 
 class Link(NamedTuple):
-    """A kernel with all it needs: its task is called with 0 … tasks − 1."""
+    """A kernel and its arguments: its task function is called with 0 … tasks − 1."""
 
     code: int
     arguments: Array
@@ -33,20 +33,20 @@ class Link(NamedTuple):
 
 
 class Workspace:
-    """Memory that kernels hand each other, by name; chains that are not run at once share it."""
+    """Named memory between kernels; chains that do not run at the same time share it."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], Array] = {}
 
     def floats(self, name: str, count: int) -> Array:
-        """The float32 [count] of this name."""
+        """The float32 [count] called `name`."""
         return self._known.setdefault((name, count), np.empty(count, np.float32))
 
 
-def link(code: int, tasks: int, *given: Array | int | None) -> Link:
-    """A link with these arguments: of arrays their addresses, and they live as long as it does."""
-    numbers = [int(each) if isinstance(each, int) else address(each) for each in given]
-    memory = tuple(each for each in given if isinstance(each, np.ndarray))
+def link(code: int, tasks: int, *arguments: Array | int | None) -> Link:
+    """A link with these arguments; arrays are passed by address and kept alive."""
+    numbers = [int(each) if isinstance(each, int) else address(each) for each in arguments]
+    memory = tuple(each for each in arguments if isinstance(each, np.ndarray))
     return Link(code, np.array(numbers, np.int64), tasks, memory)
 
 
@@ -68,13 +68,13 @@ def chain_runner() -> Any:
                 code, arguments = table[link, CODE], table[link, ARGUMENTS]
                 tasks = table[link, TASKS]
                 place = 2 * SPREAD * link
-                number = add_done(taken, place)
+                number = increment(taken, place)
                 while number < tasks:
                     call_task(code, arguments, number)
-                    add_done(done, place)
-                    number = add_done(taken, place)
-                # No yielding: who is let in keeps the processor for milliseconds.
-                while count_done(done, place) < tasks:
+                    increment(done, place)
+                    number = increment(taken, place)
+                # No yielding: another thread would keep the processor for milliseconds.
+                while count_at(done, place) < tasks:
                     pass
 
     signature = types.void(types.int64[:, ::1], types.int64[::1], *[types.int64] * 3)
@@ -82,7 +82,7 @@ def chain_runner() -> Any:
 
 
 def links_of(prepared: Prepared, x: Array, out: Array) -> list[Link]:
-    """A kernel that was made ready for this alone, from `x` to `out`, which stay where they are."""
+    """A kernel prepared for this use only, as links from `x` to `out`, which must not move."""
     arguments, (x_at, out_at) = prepared.arguments, prepared.places
     arguments[x_at], arguments[out_at] = address(x), address(out)
     memory = (*prepared.memory, x, out)
@@ -90,10 +90,10 @@ def links_of(prepared: Prepared, x: Array, out: Array) -> list[Link]:
 
 
 class Chain:
-    """Links in their order.
+    """Links that run in order.
 
     Args:
-        nbytes: about how much memory they go through, which decides how many threads.
+        nbytes: approximate memory that they read, which decides the number of threads.
     """
 
     def __init__(self, links: Iterable[Link], nbytes: int) -> None:
@@ -109,10 +109,10 @@ class Chain:
         return len(self._links)
 
     def replace(self, place: int, code: int, arguments: int, tasks: int) -> None:
-        """Have another kernel at `place`, whose arguments are at an address and stay there."""
+        """Replace the kernel at `place`; its arguments are at an address and must not move."""
         self._table[place] = code, arguments, tasks
 
     def run(self, first: int = 0, last: int | None = None) -> None:
-        """Run links from number `first` to before `last`, or to the end; with `RUNNING` held."""
+        """Run links from `first` to before `last`, by default the end; `RUNNING` is held."""
         last = len(self._links) if last is None else last
         self._run(self._table, self._counters, first, last, self._workers)

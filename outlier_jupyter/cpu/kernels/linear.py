@@ -1,7 +1,7 @@
-"""x·W for dense rows of packed weights: several matrices that share x in one go.
+"""x·W for packed dense weights: several matrices that share x in one call.
 
-A `Matrix` says where packed weights are and keeps them alive. `multiply` takes a few rows of
-activations through several of them; `prefill.py` has the way for many rows.
+A `Matrix` points to packed weights and keeps them alive. `Stack.multiply` is for a few rows of
+activations; `prefill_matmul.py` is for many.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from .arguments import put, real, whole
+from .arguments import float_at, int_at, put_float
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, work_memory
 from .formats import UNIT, Format
 from .kernel_chain import Link, links_of
 from .rows import FOUR, LANES, arrange, dots
-from .work_partition import END, FIELDS, START, portions
+from .work_partition import END, FIELDS, START, partition
 
 F32s = npt.NDArray[np.float32]
-# What the kernel reads, by place: of the call, and of each matrix after them.
+# Indices of the arguments: those of the call, then those of each matrix.
 WIDTH, X, ARRANGED, SUMS, FEW, ROWS, OUT, TOTAL, PORTIONS = range(9)
 W, S, B, BIAS, HEIGHT, ROW_BYTES, SCALE_BYTES = range(7)
 CALL, MATRIX = 9, 7
@@ -29,10 +29,10 @@ CALL, MATRIX = 9, 7
 
 @dataclass(frozen=True)
 class Matrix:
-    """Packed weights [height, width], and a bias [height] in float32, where there is one.
+    """Packed weights [height, width], and an optional bias [height] in float32.
 
     Attributes:
-        weight, scales, biases: contiguous arrays whose bytes are as MLX packs them.
+        weight, scales, biases: contiguous arrays, packed as MLX does.
     """
 
     form: Format
@@ -52,12 +52,12 @@ class Matrix:
         for array, nbytes in parts:
             if array.nbytes != self.height * nbytes:
                 raise ValueError(
-                    f"{array.nbytes} bytes were given for {self.height} rows of {nbytes} in "
-                    f"{self.form.name}"
+                    f"{self.height} rows of {nbytes} bytes in {self.form.name} do not fit "
+                    f"{array.nbytes} bytes"
                 )
 
     def entry(self) -> list[int]:
-        """What the kernel reads of this matrix."""
+        """The kernel's arguments for this matrix."""
         return [
             address(self.weight), address(self.scales), address(self.biases), address(self.bias),
             self.height, self.form.row_bytes(self.width), self.form.scale_bytes(self.width),
@@ -66,57 +66,57 @@ class Matrix:
 
 @lru_cache
 def arrange_task(name: str, lanes: int = LANES) -> int:
-    """Lay rows of activations out for format `name`; a task is a row.
+    """Arrange rows of activations for format `name`; a task is a row.
 
-    Of each is said whether few rows share the reading of weights with it.
+    An argument says for each row whether few rows share the reading of weights with it.
     """
 
     def kernel(arguments: int, row: int) -> None:
-        width = whole(arguments, WIDTH)
-        sums = whole(arguments, SUMS) + row * (width // UNIT) * 4
-        offset, few = row * 4 * width, whole(whole(arguments, FEW), row)
-        arrange(name, lanes, whole(arguments, X) + offset, width,
-                whole(arguments, ARRANGED) + offset, sums, few)  # fmt: skip
+        width = int_at(arguments, WIDTH)
+        sums = int_at(arguments, SUMS) + row * (width // UNIT) * 4
+        offset, few = row * 4 * width, int_at(int_at(arguments, FEW), row)
+        arrange(name, lanes, int_at(arguments, X) + offset, width,
+                int_at(arguments, ARRANGED) + offset, sums, few)  # fmt: skip
 
     return task(kernel)
 
 
 @lru_cache
 def matrix_task(name: str, lanes: int = LANES) -> int:
-    """Multiply rows of activations with some rows of the matrices; a task is a portion of those."""
+    """Multiply rows of activations with the matrices; a task is a portion of the matrices' rows."""
 
     def kernel(arguments: int, number_of_task: int) -> None:
-        rows, width = whole(arguments, ROWS), whole(arguments, WIDTH)
-        total, out = whole(arguments, TOTAL), whole(arguments, OUT)
-        portion = whole(arguments, PORTIONS) + 8 * FIELDS * number_of_task
-        start, end = whole(portion, START), whole(portion, END)
-        x, y, matrix = whole(arguments, ARRANGED), whole(arguments, SUMS), arguments + 8 * CALL
+        rows, width = int_at(arguments, ROWS), int_at(arguments, WIDTH)
+        total, out = int_at(arguments, TOTAL), int_at(arguments, OUT)
+        portion = int_at(arguments, PORTIONS) + 8 * FIELDS * number_of_task
+        start, end = int_at(portion, START), int_at(portion, END)
+        x, y, matrix = int_at(arguments, ARRANGED), int_at(arguments, SUMS), arguments + 8 * CALL
         first, place = 0, start
         while place < end:
-            while place - first >= whole(matrix, HEIGHT):
-                first += whole(matrix, HEIGHT)
+            while place - first >= int_at(matrix, HEIGHT):
+                first += int_at(matrix, HEIGHT)
                 matrix += 8 * MATRIX
             at = place - first
-            high = min(end - place, whole(matrix, HEIGHT) - at)
-            scale = at * whole(matrix, SCALE_BYTES)
+            high = min(end - place, int_at(matrix, HEIGHT) - at)
+            scale = at * int_at(matrix, SCALE_BYTES)
             dots(
-                name, lanes, high, whole(matrix, W) + at * whole(matrix, ROW_BYTES),
-                whole(matrix, ROW_BYTES), whole(matrix, S) + scale, whole(matrix, B) + scale,
-                whole(matrix, SCALE_BYTES), rows, x, 4 * width, y, width // UNIT * 4, width,
+                name, lanes, high, int_at(matrix, W) + at * int_at(matrix, ROW_BYTES),
+                int_at(matrix, ROW_BYTES), int_at(matrix, S) + scale, int_at(matrix, B) + scale,
+                int_at(matrix, SCALE_BYTES), rows, x, 4 * width, y, width // UNIT * 4, width,
                 out + 4 * place, 4 * total,
             )  # fmt: skip
-            if whole(matrix, BIAS) != 0:
+            if int_at(matrix, BIAS) != 0:
                 for column in range(high):
-                    more = real(whole(matrix, BIAS), at + column)
+                    more = float_at(int_at(matrix, BIAS), at + column)
                     for here in range(place + column, rows * total + place + column, total):
-                        put(out, here, real(out, here) + more)
+                        put_float(out, here, float_at(out, here) + more)
             place += high
 
     return task(kernel)
 
 
 class Stack:
-    """Matrices of one format and width that are multiplied with the same activations at once."""
+    """Matrices of one format and width that are multiplied with the same activations."""
 
     def __init__(self, matrices: Sequence[Matrix], lanes: int = LANES) -> None:
         self.matrices = tuple(matrices)
@@ -155,11 +155,11 @@ class Stack:
 
     def _prepared(self, rows: int) -> Prepared:
         count = rows * (self.width + self.width // UNIT)
-        # Arranged activations and their sums in one piece. A prompt's are not kept.
+        # Arranged activations and their sums in one array. A prompt's are not kept.
         scratch = work_memory(count) if rows == 1 else np.empty(count, np.float32)
         start = address(scratch)
         few = np.full(rows, rows < FOUR, np.int64)
-        dealt = portions(1, self.height)
+        dealt = partition(1, self.height)
         arguments = self._arguments.copy()
         arguments[:CALL] = (
             self.width, 0, start, start + 4 * rows * self.width, address(few), rows, 0,

@@ -1,36 +1,36 @@
-"""Compile what a model will need before it is asked for, and tell how far that is."""
+"""Compiles a model's kernels ahead of their first use, and reports the progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .attention import attention_task, keep_task
-from .compiled import dealer
-from .experts import hidden_task, look_up_task, output_task
+from .attention import append_kv_task, attention_task
+from .compiled import task_loop
+from .experts import hidden_task, lookup_task, output_task
 from .kernel_chain import chain_runner
 from .linear import arrange_task, matrix_task
 from .norm_and_top_k import blend_task, choose_task, norm_task
-from .prefill_attention import causal_task
+from .prefill_attention import prefill_attention_task
 from .prefill_matmul import activate_task, unpack_task
-from .rope import turn_task
+from .rope import rope_task
 
 Work = tuple[Callable[..., Any], tuple[str, ...]]
-"""A function that compiles one kernel, and the names it is called with."""
+"""A function that compiles one kernel, and its arguments."""
 
 
 def for_matrix(name: str) -> list[Work]:
-    """What dense matrices of format `name` need."""
+    """The kernels of dense matrices in format `name`."""
     return [(arrange_task, (name,)), (matrix_task, (name,)), (unpack_task, (name,))]
 
 
 def for_experts(first: str, second: str, activation: str, bias: str) -> list[Work]:
-    """What experts need, with up and gate in format `first`, down in `second`."""
+    """The kernels of experts with up and gate in format `first`, down in `second`."""
     return [
         (arrange_task, (first,)),
         (hidden_task, (first, second, activation, bias)),
         (output_task, (second, bias)),
-        (look_up_task, ()),
+        (lookup_task, ()),
         (unpack_task, (first,)),
         (unpack_task, (second,)),
         (activate_task, (second, activation, bias)),
@@ -38,25 +38,25 @@ def for_experts(first: str, second: str, activation: str, bias: str) -> list[Wor
 
 
 def for_attention(kind: str) -> list[Work]:
-    """What attention over a cache of type `kind` needs."""
-    return [(attention_task, (kind,)), (causal_task, (kind,)), (turn_task, ())]
+    """The kernels of attention over a cache of type `kind`."""
+    return [(attention_task, (kind,)), (prefill_attention_task, (kind,)), (rope_task, ())]
 
 
 def for_layers() -> list[Work]:
-    """What whole decoder layers need beside matrices, experts and attention."""
+    """The kernels of whole decoder layers, beside those of matrices, experts and attention."""
     return [
         (compile_one, ())
-        for compile_one in (chain_runner, norm_task, choose_task, keep_task, blend_task)
+        for compile_one in (chain_runner, norm_task, choose_task, append_kv_task, blend_task)
     ]
 
 
-def warm(work: Iterable[Work], progress: Callable[[int, int], None] | None = None) -> None:
-    """Compile, or load from the cache, everything in `work` once.
+def precompile(work: Iterable[Work], progress: Callable[[int, int], None] | None = None) -> None:
+    """Compile each kernel of `work`, or load it from the cache.
 
     Args:
-        progress: called with (done, of how many) before the first and after each.
+        progress: called with (done, total) before the first and after each.
     """
-    always: list[Work] = [(dealer, ())]
+    always: list[Work] = [(task_loop, ())]
     each = list(dict.fromkeys([*always, *work]))
     for done, (compile_one, names) in enumerate(each):
         if progress is not None:

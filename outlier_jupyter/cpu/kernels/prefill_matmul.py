@@ -1,8 +1,7 @@
-"""Many rows of activations: weights unpacked block by block, and BLAS for the products.
+"""Products for many rows of activations: unpack weights block by block, and multiply with BLAS.
 
-Unpacked weights stay in the order that vectors hold them in, and the activations are arranged to
-match, so nothing is put back in order. One block of weights is unpacked at a time, small
-enough for the processor's cache.
+Unpacked weights stay in the vectors' order and the activations are arranged to match, so nothing is
+reordered. One block of weights at a time is unpacked, small enough for the processor's cache.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .activations import KINDS, activate
-from .arguments import number, put, real, whole
+from .arguments import as_float_at, float_at, int_at, put_float
 from .compiled import Stage, address, run, task, threads
 from .experts import Activation, Bank, Experts, Slots
 from .formats import UNIT
@@ -21,9 +20,9 @@ from .linear import F32s, Matrix, Stack, arrange_task
 from .rows import LANES, arrange, unpack
 
 BLOCK_BYTES = 1 << 23
-"""Unpacked weights that are held at once: they should stay in the cache between the two steps."""
+"""Bytes of weights unpacked at once: they should stay in the cache until BLAS reads them."""
 MANY_ROWS = 64
-"""From this many rows on BLAS over unpacked weights is faster than products of packed rows."""
+"""From this many rows on BLAS over unpacked weights is faster than products with packed ones."""
 
 UNPACK_W, UNPACK_S, UNPACK_B, ROW_BYTES, SCALE_BYTES, WIDTH, OUT, ROWS, BLOCK = range(9)
 VALUES, GATES, BIASES, GATE_BIASES, HIDDEN, INNER, ARRANGED, SUMS, PARAMETERS = range(9)
@@ -31,16 +30,16 @@ VALUES, GATES, BIASES, GATE_BIASES, HIDDEN, INNER, ARRANGED, SUMS, PARAMETERS = 
 
 @lru_cache
 def unpack_task(name: str, lanes: int = LANES) -> int:
-    """Unpack some rows of a matrix; a task is a block of them."""
+    """Unpack rows of a matrix; a task is a block of rows."""
 
     def kernel(arguments: int, block: int) -> None:
-        width, size = whole(arguments, WIDTH), whole(arguments, BLOCK)
-        for row in range(block * size, min((block + 1) * size, whole(arguments, ROWS))):
-            scale = row * whole(arguments, SCALE_BYTES)
+        width, size = int_at(arguments, WIDTH), int_at(arguments, BLOCK)
+        for row in range(block * size, min((block + 1) * size, int_at(arguments, ROWS))):
+            scale = row * int_at(arguments, SCALE_BYTES)
             unpack(
-                name, lanes, whole(arguments, UNPACK_W) + row * whole(arguments, ROW_BYTES),
-                whole(arguments, UNPACK_S) + scale, whole(arguments, UNPACK_B) + scale, width,
-                whole(arguments, OUT) + 4 * row * width,
+                name, lanes, int_at(arguments, UNPACK_W) + row * int_at(arguments, ROW_BYTES),
+                int_at(arguments, UNPACK_S) + scale, int_at(arguments, UNPACK_B) + scale, width,
+                int_at(arguments, OUT) + 4 * row * width,
             )  # fmt: skip
 
     return task(kernel)
@@ -48,24 +47,27 @@ def unpack_task(name: str, lanes: int = LANES) -> int:
 
 @lru_cache
 def activate_task(second: str, kind: str, bias: str, lanes: int = LANES) -> int:
-    """Biases, activation and arrangement for `second` between the products; a task is a row."""
+    """Add biases, activate, and arrange for format `second`; a task is a row."""
     gated, biased = KINDS[kind], bias != "none"
 
     def kernel(arguments: int, row: int) -> None:
-        hidden = whole(arguments, HIDDEN)
+        hidden = int_at(arguments, HIDDEN)
         first = row * hidden
-        a, b = real(whole(arguments, PARAMETERS), 0), real(whole(arguments, PARAMETERS), 1)
+        a, b = (
+            float_at(int_at(arguments, PARAMETERS), 0),
+            float_at(int_at(arguments, PARAMETERS), 1),
+        )
         for column in range(hidden):
-            value = real(whole(arguments, VALUES), first + column)
-            gate = real(whole(arguments, GATES), first + column) if gated else value
+            value = float_at(int_at(arguments, VALUES), first + column)
+            gate = float_at(int_at(arguments, GATES), first + column) if gated else value
             if biased:
-                value += number(bias, whole(arguments, BIASES), column)
+                value += as_float_at(bias, int_at(arguments, BIASES), column)
                 if gated:
-                    gate += number(bias, whole(arguments, GATE_BIASES), column)
-            put(whole(arguments, INNER), first + column, activate(kind, value, gate, a, b))
-        arrange(second, lanes, whole(arguments, INNER) + 4 * first, hidden,
-                whole(arguments, ARRANGED) + 4 * first,
-                whole(arguments, SUMS) + 4 * row * (hidden // UNIT), 0)  # fmt: skip
+                    gate += as_float_at(bias, int_at(arguments, GATE_BIASES), column)
+            put_float(int_at(arguments, INNER), first + column, activate(kind, value, gate, a, b))
+        arrange(second, lanes, int_at(arguments, INNER) + 4 * first, hidden,
+                int_at(arguments, ARRANGED) + 4 * first,
+                int_at(arguments, SUMS) + 4 * row * (hidden // UNIT), 0)  # fmt: skip
 
     return task(kernel)
 
@@ -81,7 +83,7 @@ def arranged(x: F32s, name: str, lanes: int = LANES) -> F32s:
 
 
 def product(x: F32s, matrix: Matrix | Bank, slot: int = 0, lanes: int = LANES) -> F32s:
-    """Arranged x [rows, width] · one matrix of packed weights → [rows, height], no bias added."""
+    """Arranged x [rows, width] · one matrix of packed weights → [rows, height], without bias."""
     width, height, form = matrix.width, matrix.height, matrix.form
     w, s, b = matrix.entry()[:3]
     row_bytes, scale_bytes = form.row_bytes(width), form.scale_bytes(width)
@@ -117,7 +119,7 @@ def multiply_many(x: F32s, stack: Stack) -> F32s:
 
 
 def experts_many(x: F32s, slots: Slots, experts: Experts) -> F32s:
-    """`Experts.multiply` for many rows: expert by expert, those with few rows by its way."""
+    """`Experts.multiply` for many rows: expert by expert; experts with few rows run packed."""
     rows, k = slots.shape
     pairs = slots.ravel()
     order = np.argsort(pairs, kind="stable")

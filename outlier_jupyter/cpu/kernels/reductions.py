@@ -1,4 +1,4 @@
-"""Sums and exponentials over many numbers, as vector code: what attention and norms are made of."""
+"""Vectorised maxima, exponentials and weighted sums, for attention and routers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .simd import F32, I32, Emitter, Value, constant, vector
 _TERMS = [1 / math.factorial(n) for n in range(8)]
 _LN2_HIGH, _LN2_LOW = 0.693359375, math.log(2) - 0.693359375
 _LEAST = -87.0
-"""Below this e^x is no normal float32; such a weight is as good as 0."""
+"""Below this e^x is no normal float32; such a weight counts as 0."""
 
 
 def exponential(emit: Emitter, x: Value, lanes: int) -> Value:
-    """e^x for float32 x ≤ 88, to 2 units in the last place or so."""
+    """e^x for float32 x ≤ 88, to about 2 units in the last place."""
     builder = emit.builder
     x = emit.call("llvm.maxnum", x, constant(_LEAST, F32, lanes))
     whole = emit.call("llvm.rint", builder.fmul(x, constant(1 / math.log(2), F32, lanes)))
@@ -33,7 +33,7 @@ def exponential(emit: Emitter, x: Value, lanes: int) -> Value:
 
 
 def _parts(emit: Emitter, count: Value, lanes: int) -> list[tuple[Value, Value, int]]:
-    """(first, turns, lanes) of a loop over vectors and one over what is left."""
+    """(first, turns, lanes) of a loop over vectors and one over the rest."""
     builder = emit.builder
     turns = builder.udiv(count, emit.integer(lanes))
     done = builder.mul(turns, emit.integer(lanes))
@@ -68,7 +68,7 @@ def largest(context, base, count):
 
 @intrinsic
 def exponentials(context, base, count, shift):
-    """Replace `count` float32 at `base` by e^(x − shift); their sum."""
+    """Replace `count` float32 at `base` by e^(x − shift), and return their sum."""
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
@@ -94,7 +94,7 @@ def exponentials(context, base, count, shift):
 def blend(context, kind, rows, v, v_stride, p, p_stride, count, width, out, out_stride):
     """out[r] = Σ p[r, t] · v[t] for `rows` of p and `count` rows of v, [width] of type `kind`.
 
-    Strides are in bytes. Four rows at a time share the reading of v.
+    Strides are bytes. Four rows at a time share the reading of v.
     """
     if not isinstance(kind, types.StringLiteral):
         return None

@@ -1,13 +1,12 @@
-"""The inner loops: one row of packed weights against activations, or unpacked to floats.
+"""The inner loops: rows of packed weights times activations, or unpacked to floats.
 
-Three intrinsics for Numba, each written out as vector code for one format:
+Three intrinsics for Numba, each generated as vector code for one format:
 
-- `arrange` lays activations out as the format wants them, and sums them over each group;
+- `arrange` brings activations into the format's order, and sums them over each group;
 - `dots` multiplies rows of weights with rows of arranged activations;
-- `unpack` writes a row as float32 in the arranged order, so that a matrix product with arranged
-  activations is the product that was meant.
+- `unpack` writes a row as float32 in the arranged order, for a product with arranged activations.
 
-All addresses are bytes in memory, unchecked.
+Addresses are not checked.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from . import integer_activations as digits
+from . import integer_activations as integers
 from .formats import ITEM_BYTES, Format, parse
 from .processor import LANES
 from .simd import F32, I64, Emitter, Value, constant, vector
@@ -27,14 +26,14 @@ from .unpack import AHEAD, CACHE_LINE, OFFSET, Steps, steps
 __all__ = ["FOUR", "LANES", "arrange", "dots", "unpack"]
 
 
-FLOATS, DIGITS, REST = "floats", "digits", "rest"
-"""How a row is multiplied: its whole steps, in one of two ways, and what is left of it."""
+FLOATS, INTEGERS, REST = "floats", "integers", "rest"
+"""How a row is multiplied: its whole steps in one of two ways, and the rest."""
 FOUR, TWO = 4, 2
-"""Rows of activations and of weights that are multiplied at a time: eight sums, which
-with what they are made of fit sixteen registers. Such rows of weights lie half of a task apart:
-of two places that are far from each other, memory gives more at a time than of one."""
+"""Rows of activations and of weights that are multiplied at a time: eight sums, which fit sixteen
+registers with their operands. The two rows of weights are half a task apart, because memory
+delivers more from two distant places than from one."""
 ROWS_AHEAD = 8
-"""Rows between the one that is multiplied and the one whose scales and biases are asked for."""
+"""Scales and biases are prefetched this many rows ahead."""
 
 
 def _literals(*found: Any) -> list[Any] | None:
@@ -44,10 +43,10 @@ def _literals(*found: Any) -> list[Any] | None:
 
 @intrinsic(prefer_literal=True)
 def arrange(context, name, lanes, x, width, out, sums, few):
-    """Lay out float32 x [width] for format `name` at `out` [width], its group sums at `sums`.
+    """Arrange float32 x [width] for format `name` at `out` [width], its group sums at `sums`.
 
-    As digits, where the format takes them, if `few` rows share the reading of weights: less than
-    `FOUR`.
+    If `few` (less than `FOUR`) rows share the reading of weights, and the format allows it, it
+    writes integer activations.
     """
     known = _literals(name, lanes)
     if known is None:
@@ -58,11 +57,11 @@ def arrange(context, name, lanes, x, width, out, sums, few):
         emit = Emitter(builder)
         x, width, out, sums, few = arguments[2:]
         whole, rest = steps(emit, form, count, width)
-        if digits.fits(form, count):
-            units = digits.units_of(emit, sums, whole.count)
+        if integers.fits(form, count):
+            units = integers.units_of(emit, sums, whole.count)
             with builder.if_else(_is(builder, few)) as (then, otherwise):
                 with then, whole.walk() as value:
-                    digits.split(whole, value, x, out, units)
+                    integers.split(whole, value, x, out, units)
                 with otherwise, whole.walk() as value:
                     _arrange_step(whole, value, x, out)
         else:
@@ -78,7 +77,7 @@ def arrange(context, name, lanes, x, width, out, sums, few):
 
 
 def _is(builder: Any, number: Value) -> Value:
-    """Whether a number is not zero."""
+    """Whether `number` is not zero."""
     return builder.icmp_unsigned("!=", number, ir.Constant(I64, 0))
 
 
@@ -102,7 +101,7 @@ def _arrange_step(part: Steps, value: Value, x: Value, out: Value) -> None:
 
 
 def _sum_groups(emit: Emitter, form: Format, x: Value, width: Value, sums: Value) -> None:
-    """The sum of each group, which is what its bias is multiplied by."""
+    """The sum of each group, the factor of its bias."""
     builder, lanes = emit.builder, 8
     with emit.loop(builder.udiv(width, emit.integer(form.group))) as group:
         start = emit.at(x, builder.mul(group, emit.integer(4 * form.group)))
@@ -122,10 +121,10 @@ def dots(
 ):  # fmt: skip
     """`high` rows of weights × `rows` rows of arranged activations → float32 at `out`.
 
-    Strides are the bytes from one row of codes, scales (and biases), activations, sums and results
-    to the next; a row of results has one number for each row of weights. From four rows of
-    activations on they are taken four at a time with two rows of weights, whose sums fit the
-    registers; the last four may overlap those before.
+    Strides are the bytes between rows of codes, scales (and biases), activations, sums and results;
+    a row of results has one number per row of weights. From four rows of activations on, four are
+    multiplied at a time with two rows of weights, whose sums fit the registers; the last four may
+    overlap the previous ones.
     """
     known = _literals(name, lanes)
     if known is None:
@@ -143,8 +142,8 @@ def dots(
         fours, ones = builder.select(many, fours, zero), builder.select(many, zero, rows)
         last = builder.sub(high, done)
         singly = [(1, 1, FLOATS, ones, zero, high)]
-        if digits.fits(form, lane_count):
-            singly = [(TWO, 1, DIGITS, ones, zero, twos), (1, 1, DIGITS, ones, done, last)]
+        if integers.fits(form, lane_count):
+            singly = [(TWO, 1, INTEGERS, ones, zero, twos), (1, 1, INTEGERS, ones, done, last)]
         for tall, wide, way, turns, first, heights in (
             (TWO, FOUR, FLOATS, fours, zero, twos),
             (1, FOUR, FLOATS, fours, done, last),
@@ -159,10 +158,10 @@ def dots(
 
 
 def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str) -> Any:
-    """A function that multiplies so many rows at a time: their whole steps, or adds the rest.
+    """A function that multiplies `tall` × `wide` rows at a time: their whole steps, or the rest.
 
-    Each is a function of its own: in one of all, LLVM would have more to keep in registers than
-    there are, and would read the masks of the innermost loop from memory at each turn.
+    Each is a separate function: in one for all, LLVM would run out of registers and read the masks
+    of the innermost loop from memory at each turn.
     """
     name, rest = f"dots_{form.name}_{lanes}_{tall}_{wide}_{way}", way == REST
     if name in module.globals:
@@ -176,7 +175,7 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
     x, x_stride, sums, sums_stride, width, out, out_stride = places
     part = steps(emit, form, lanes, width)[rest]
     groups = part.count
-    rooms = [digits.scale_room(emit, groups) for _ in range(tall)] if way == DIGITS else []
+    rooms = [integers.scale_room(emit, groups) for _ in range(tall)] if way == INTEGERS else []
     if rest:
         none = builder.icmp_unsigned("==", part.count, emit.integer(0))
         turns = builder.select(none, emit.integer(0), turns)
@@ -196,16 +195,16 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
                 for base, stride in ((w, w_stride), (s, s_stride), (b, s_stride))
             )
             whole = not rest and form.kind != "plain"
-            # Keys, which are plain, are few: the processor's own fetching does for them.
-            if whole and way != DIGITS:
+            # Keys, which are plain, are few: the hardware prefetcher is enough.
+            if whole and way != INTEGERS:
                 _fetch(emit, ws, w_stride)
-            if way == DIGITS:
+            if way == INTEGERS:
                 ahead = builder.mul(s_stride, emit.integer(ROWS_AHEAD))
                 for start in (*ss, *bs):
                     emit.prefetch(emit.at(start, ahead))
-                units = digits.units_of(emit, ys[0], groups)
+                units = integers.units_of(emit, ys[0], groups)
                 found = [[_zeros(part)] for _ in ws]
-                digits.multiply(part, ws, ss, xs[0], units, rooms, [row[0] for row in found])
+                integers.multiply(part, ws, ss, xs[0], units, rooms, [row[0] for row in found])
             else:
                 found = _dots(part, ws, ss, xs)
             if whole:
@@ -219,9 +218,9 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
 
 
 def _fetch(emit: Emitter, rows: list[Value], nbytes: Value) -> None:
-    """Have as many bytes fetched as rows have, `AHEAD` after each: some of those that follow.
+    """Prefetch a row's bytes, `AHEAD` after each row.
 
-    Not from within the loop over a row: LLVM would then read its masks from memory at each turn.
+    This is not in the loop over a row: LLVM would then read its masks from memory at each turn.
     """
     with emit.loop(emit.builder.udiv(nbytes, emit.integer(CACHE_LINE))) as line:
         place = emit.at(emit.builder.mul(line, emit.integer(CACHE_LINE)), AHEAD)
@@ -230,9 +229,9 @@ def _fetch(emit: Emitter, rows: list[Value], nbytes: Value) -> None:
 
 
 def _dots(part: Steps, ws: list[Value], ss: list[Value], xs: list[Value]) -> list[list[Value]]:
-    """Rows of weights × rows of activations: vectors whose lanes are to be added up, in memory."""
+    """Rows of weights × rows of activations: vectors in memory, lanes still to be summed."""
     sums = [[_zeros(part) for _ in xs] for _ in ws]
-    # One row of weights by itself must not differ from one of two: who shares them varies.
+    # A row's result must not depend on whether it is computed alone or beside another.
     if len(xs) == 1 and part.form.kind != "plain":
         _multiply(part, ws[0], ss[0], xs[0], sums[0][0])
     else:
@@ -241,12 +240,12 @@ def _dots(part: Steps, ws: list[Value], ss: list[Value], xs: list[Value]) -> lis
 
 
 def _zeros(part: Steps) -> Value:
-    """A vector to add to."""
+    """A sum vector, set to 0."""
     return part.emit.variable(vector(F32, part.lanes), constant(0.0, F32, part.lanes))
 
 
 def _finish(emit: Emitter, sums: list[Value], into: list[Value], add: bool) -> None:
-    """Add up the lanes of each vector, and write the sum, or add it to what is there."""
+    """Sum the lanes of each vector, and write the sum or add it to the present value."""
     for at, place in zip(sums, into, strict=True):
         found = emit.builder.load(at)
         total = emit.total(found, getattr(found.type, "count", 1))
@@ -258,16 +257,16 @@ def _finish(emit: Emitter, sums: list[Value], into: list[Value], add: bool) -> N
 def _row_starts(
     emit: Emitter, base: Value, stride: Value, first: Value, count: int, apart: Value
 ) -> list[Value]:
-    """Where rows begin, each so many after the one before."""
+    """Addresses of `count` rows, `apart` rows from each other."""
     builder = emit.builder
     rows = [builder.add(first, builder.mul(apart, emit.integer(place))) for place in range(count)]
     return [emit.at(base, builder.mul(stride, row)) for row in rows]
 
 
 def _multiply(part: Steps, w: Value, s: Value, x: Value, at: Value) -> None:
-    """Add the products of one row's codes and one of activations, scaled by the step, to `at`.
+    """Add one row's codes × one row of activations, scaled per step, to `at`.
 
-    The fewest instructions for each byte of weights, which is what one row is bound by.
+    It uses the fewest instructions per byte of weights, which limit the speed of one row.
     """
     emit = part.emit
     builder = emit.builder
@@ -288,10 +287,10 @@ def _multiply(part: Steps, w: Value, s: Value, x: Value, at: Value) -> None:
 def _multiply_rows(
     part: Steps, ws: list[Value], ss: list[Value], xs: list[Value], sums: list[list[Value]]
 ) -> None:
-    """The same for several rows of weights, each scaled before it is multiplied, or plain ones."""
+    """The same for several rows of weights, scaled before they are multiplied; or plain ones."""
     emit, plain = part.emit, part.form.kind == "plain"
     builder = emit.builder
-    # With several rows their sums are independent already, and more would not fit the registers.
+    # With several rows the sums are independent already, and more would not fit the registers.
     chains = part.blocks if len(xs) == 1 else 1
     ends = [[[at, *(_zeros(part) for _ in range(1, chains))] for at in row] for row in sums]
     with part.walk() as value:
@@ -341,7 +340,7 @@ def _add_biases(
 
 
 def _add_product(emit: Emitter, a: Value, b: Value, at: Value, lanes: int) -> None:
-    """Add a × b, of so many lanes, to the vector at `at`, which may have more."""
+    """Add a × b, of `lanes` lanes, to the vector at `at`, which may have more."""
     before = emit.builder.load(at)
     wanted = before.type.count
     if lanes == wanted:
@@ -353,7 +352,7 @@ def _add_product(emit: Emitter, a: Value, b: Value, at: Value, lanes: int) -> No
 
 @intrinsic(prefer_literal=True)
 def unpack(context, name, lanes, w, s, b, width, out):
-    """One row of weights → float32 [width] at `out`, in the order and scale `arrange` gives x."""
+    """One row of weights → float32 [width] at `out`, in the order and scale of `arrange`."""
     known = _literals(name, lanes)
     if known is None:
         return None

@@ -1,8 +1,8 @@
-"""Vectors in LLVM's own words, for code that a loop vectoriser would not find by itself.
+"""Emits LLVM vector code, where a loop vectoriser would not find it.
 
-`Emitter` wraps a builder of llvmlite with the dozen operations that the kernels are made of, on
-vectors of any number of lanes; LLVM turns them into AVX-512, AVX2, NEON or whatever there is.
-Addresses are integers: the caller keeps the arrays alive and within their bounds.
+`Emitter` wraps an llvmlite builder with the dozen operations of the kernels, on vectors of any
+number of lanes; LLVM turns them into AVX-512, AVX2, NEON or what the processor has. Addresses are
+integers: the caller keeps the arrays alive and stays within their bounds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def constant(value: float, element: Any, lanes: int) -> Value:
 
 
 class Emitter:
-    """Writes vector operations at a builder's place."""
+    """Writes vector operations at a builder's position."""
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder
@@ -72,9 +72,9 @@ class Emitter:
         return self.builder.call(function, values)
 
     def prefetch(self, address: Value) -> None:
-        """Have the cache line at `address` brought near, to be read once; no fault without one.
+        """Prefetch the cache line at `address`, to be read once; an invalid address is no fault.
 
-        What is read once need not drive from the caches what the interpreter comes back to.
+        Data that is read once should not evict the interpreter's from the caches.
         """
         kind = I8.as_pointer()
         function = cgutils.get_or_insert_function(
@@ -82,7 +82,7 @@ class Emitter:
             ir.FunctionType(ir.VoidType(), [kind, I32, I32, I32]),
             "llvm.prefetch.p0i8",
         )
-        # To be read, not kept beyond its use, data.
+        # A read, low temporal locality, data cache.
         how = [ir.Constant(I32, number) for number in (0, 0, 1)]
         self.builder.call(function, [self.builder.inttoptr(address, kind), *how])
 
@@ -106,7 +106,7 @@ class Emitter:
         return self.builder.shuffle_vector(a, b, mask)
 
     def widen(self, value: Value, lanes: int, wanted: int) -> Value:
-        """The same lanes and as many more of 0 as make `wanted`."""
+        """The same lanes, filled up with 0 to `wanted` lanes."""
         if lanes == wanted:
             return value
         if lanes == 1:
@@ -140,7 +140,7 @@ class Emitter:
         return self.builder.bitcast(self.builder.shl(bits, constant(place, I32, lanes)), wide)
 
     def _f16_by_bits(self, address: Value, lanes: int) -> Value:
-        """Exactly what `fpext` gives of float16: its bits in float32's places, × 2 ** 112."""
+        """Exactly `fpext` of float16: its bits in float32's places, × 2 ** 112."""
         builder, whole, wide = self.builder, vector(I32, lanes), vector(F32, lanes)
 
         def bits(value: int) -> Value:
@@ -156,9 +156,9 @@ class Emitter:
         return builder.bitcast(builder.or_(found, sign), wide)
 
     def same_bf16(self, address: Value, lanes: int) -> Value:
-        """One bfloat16 as float32 in every lane: twice in each, and the lower one masked away.
+        """One bfloat16 as float32 in every lane: twice in each lane, the lower one masked.
 
-        Read into all lanes at once, it does not pass through the registers of whole numbers.
+        Loaded into all lanes at once, it does not pass through the integer registers.
         """
         pairs = self.splat(self.load(address, I16, 1), 2 * lanes)
         words = self.builder.bitcast(pairs, vector(I32, lanes))
@@ -166,14 +166,14 @@ class Emitter:
         return self.builder.bitcast(upper, vector(F32, lanes))
 
     def variable(self, kind: Any, value: Value) -> Value:
-        """A place for a value that loops change; LLVM keeps it in a register."""
+        """A variable for a value that loops change; LLVM keeps it in a register."""
         place = cgutils.alloca_once(self.builder, kind)
         self.builder.store(value, place)
         return place
 
     @contextmanager
     def loop(self, count: Value) -> Any:
-        """A loop of `count` turns; gives the turn."""
+        """A loop of `count` turns; yields the turn's number."""
         with cgutils.for_range(self.builder, count, intp=I64) as turn:
             yield turn.index
 

@@ -1,7 +1,7 @@
-"""From packed codes to float32: how a row is walked, and a block of it decoded.
+"""Decodes packed codes to float32, and splits a row into steps.
 
-A row's values are taken in steps of one or more whole blocks and groups; what is left (a width
-such as 2,880) in units of 32 with fewer lanes.
+A step is one or more whole blocks and groups; the rest of a row (of a width such as 2,880) is
+decoded in units of 32 with fewer lanes.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from .processor import HAS_AVX2
 from .simd import F32, I8, I32, Emitter, Value, constant, vector
 
 PLAIN_BLOCKS = 4
-"""Vectors of plain weights per step, each summed by itself: they hide the latency of the sum."""
+"""Vectors of plain weights per step, each with its own sum: this hides the latency of additions."""
 CACHE_LINE = 64
 AHEAD = 4096
-"""Bytes of weights between what is multiplied and what is asked for: what memory takes to answer,
-and a page, at whose end the processor's own fetching ahead stops."""
+"""Weights are prefetched this many bytes ahead: the latency of memory, and a page, at whose end the
+hardware prefetcher stops."""
 OFFSET = 12
-"""Added to twice a 4-bit float's value (−12 … 12), which makes it a byte without a sign."""
+"""Added to twice a 4-bit float's value (−12 … 12), which makes it an unsigned byte."""
 FLOATS = [OFFSET + sign * size for sign in (1, -1) for size in (0, 1, 2, 3, 4, 6, 8, 12)]
 """Twice the value of each 4-bit float, + OFFSET."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """How the values of a row are walked: `count` steps of `blocks` blocks of `lanes` lanes."""
+    """A loop over a row's values: `count` steps of `blocks` blocks of `lanes` lanes."""
 
     emit: Emitter
     form: Format
@@ -47,7 +47,7 @@ class Steps:
 
     @contextmanager
     def walk(self) -> Iterator[Value]:
-        """One loop, at each turn of which the index of the step's first value is given."""
+        """The loop; yields the index of each step's first value."""
         with self.emit.loop(self.count) as turn:
             offset = self.emit.builder.mul(turn, self.emit.integer(self.size))
             yield self.emit.builder.add(self.first, offset)
@@ -83,7 +83,7 @@ class Steps:
 
 
 def steps(emit: Emitter, form: Format, lanes: int, width: Value) -> list[Steps]:
-    """The loops that cover a row of `width` values: the main one, and one for what is left."""
+    """The loops that cover a row of `width` values: the main one, and one for the rest."""
     block = lanes * form.per_lane
     plain = form.kind == "plain"
     blocks = PLAIN_BLOCKS if plain else max(1, form.group // block)
@@ -99,7 +99,7 @@ def steps(emit: Emitter, form: Format, lanes: int, width: Value) -> list[Steps]:
 
 
 def _decoded(emit: Emitter, form: Format, address: Value, lanes: int) -> Iterator[Value]:
-    """A block's codes as float32, one vector for each place in a lane, still 2^place too large."""
+    """A block's codes as float32, one vector per place in a lane, still 2^place too large."""
     builder = emit.builder
     if form.kind == "plain":
         yield emit.floats(address, form.scale, lanes)
@@ -127,8 +127,8 @@ def _words(emit: Emitter, form: Format, address: Value, lanes: int) -> Value:
     per_lane = form.bits * form.per_lane  # bits: 24, or 20 for 5-bit codes
     total = lanes * per_lane // 8
     half = 1 << (total.bit_length() - 1)
-    # Two loads that meet or overlap, so that nothing beyond the block is touched; the upper
-    # half of the lanes comes from the second, which keeps the shuffle within 128 bits.
+    # Two loads that meet or overlap, so that nothing beyond the block is read; the upper half of
+    # the lanes comes from the second, which keeps the shuffle within 128 bits.
     low = emit.load(address, I8, half)
     high = emit.load(emit.at(address, total - half), I8, half)
     order: list[int] = []
@@ -144,7 +144,7 @@ def _words(emit: Emitter, form: Format, address: Value, lanes: int) -> Value:
 
 
 def _table(emit: Emitter, pairs: Value, lanes: int) -> tuple[Value, Value]:
-    """4-bit floats, two to a byte, as twice value + OFFSET: lower ones, upper ones."""
+    """4-bit floats, two per byte, as twice their value + OFFSET: the lower ones, the upper ones."""
     builder = emit.builder
 
     def byte(value: int) -> Value:

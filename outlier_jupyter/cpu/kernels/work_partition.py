@@ -1,8 +1,7 @@
-"""Rows of weights dealt out in portions: large ones first, and the last so small that no thread is
-waited for long.
+"""Divides rows of weights into portions for threads: large ones first, small ones last.
 
-A thread that falls behind, for its core is slower or somebody else's for a moment, takes fewer of
-those that are left. Each portion is a share of all rows that no thread has yet.
+A thread whose core is slow or busy takes fewer of the remaining portions, and the last are so small
+that no thread is waited for long. Each portion is a share of all rows that are not yet assigned.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ import numpy as np
 from .compiled import Array, threads
 
 SHARE = 2
-"""Of what is left, a thread takes at once one part in so many for each thread."""
+"""A portion is the remaining rows over this times the number of threads."""
 LEAST = 8
-"""Rows of a portion, at least: below, taking it costs as much as doing it."""
+"""The least rows of a portion: below this, taking it costs as much as computing it."""
 RUN, START, END, SIBLINGS = range(4)
-"""Of a portion: whose rows they are, the first, the one after the last, and how many portions
-those rows make."""
+"""Fields of a portion: its run, its first row, the row after its last, and the number of portions
+of its run."""
 FIELDS = 4
 
 
 @lru_cache(maxsize=512)
-def portions(runs: int, rows: int) -> Array:
-    """int64 [portions, 4]: `runs` times `rows` rows, in their order, none of two runs."""
+def partition(runs: int, rows: int) -> Array:
+    """int64 [portions, 4]: `runs` runs of `rows` rows, in order; no portion spans two runs."""
     found = []
     for run in range(runs):
         starts = [0]

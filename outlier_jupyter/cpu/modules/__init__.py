@@ -1,8 +1,8 @@
-"""mlx-lm's modules computing with the kernels of `kernels/` where MLX has no GPU.
+"""mlx-lm's modules with the compiled kernels of `kernels/`, where MLX has no GPU.
 
-A module stays the object that mlx-lm built, parameters and all; only its class changes, to a
+A module stays the object that mlx-lm built, with its parameters; only its class changes, to a
 subclass that computes natively what it can and leaves the rest to MLX. Numba is loaded only when a
-model is to be swapped.
+model is swapped.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def wanted(kernels: str) -> bool:
 
 
 def native(model: nn.Module) -> Native:
-    """The native part of `model`, in the making; its switches are still mlx-lm's."""
+    """The native part of `model`, not yet compiled; its switches must still be mlx-lm's."""
     from .install import Native
 
     return Native(model)
 
 
 def processor_words() -> str:
-    """What the kernels are compiled for, and what of it they use: `znver4, AVX-512, AVX2, F16C`."""
+    """The processor and the vector instructions in use, such as `znver4, AVX-512, AVX2, F16C`."""
     from ..kernels.processor import VECTORS, cpu_name
 
     return f"{cpu_name()}, {VECTORS}"

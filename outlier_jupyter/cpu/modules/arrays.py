@@ -1,7 +1,7 @@
-"""Between MLX's arrays and NumPy's, on the CPU: views of the same memory where that can be.
+"""NumPy views of MLX arrays on the CPU, over the same memory where possible.
 
-A view is valid while its array lives and MLX does not use its memory for something else: views of
-parameters may be kept with the parameter, those of anything else only for the call.
+A view is valid while its array lives and MLX does not reuse its memory: views of parameters may be
+kept with the parameter, all others only for the call.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy.typing as npt
 F32s = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 KINDS = {mx.float32: "f32", mx.float16: "f16", mx.bfloat16: "bf16"}
-"""MLX's floats by the names `kernels` has for them."""
+"""MLX's float types → their names in `kernels`."""
 
 
 def view(array: mx.array) -> npt.NDArray[Any]:
-    """The memory of an array, which is evaluated for it; bfloat16 as uint16, its bits."""
+    """A view of an array, which is evaluated first; bfloat16 as uint16, its bits."""
     mx.eval(array)
     if array.dtype == mx.bfloat16:
-        # It has the buffer protocol, which its type does not say.
+        # mx.array has the buffer protocol, but its type stub does not say so.
         flat: Any = np.frombuffer(memoryview(array).cast("B"), np.uint16)  # type: ignore[arg-type]
         bits: npt.NDArray[Any] = flat.reshape(array.shape)
         return bits
@@ -39,5 +39,5 @@ def as_rows(x: mx.array) -> F32s:
 
 
 def contiguous(array: mx.array) -> npt.NDArray[Any]:
-    """A view, or a copy where the memory is not in the order of the elements."""
+    """A view, or a copy if the array is not C-contiguous."""
     return np.ascontiguousarray(view(array))

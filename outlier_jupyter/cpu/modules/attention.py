@@ -1,8 +1,7 @@
-"""Attention, from the activations to the output projection, with kernels.
+"""Attention with kernels, from the activations to the output projection.
 
-Only for the classes that `families` names, whose arithmetic this repeats; tests hold it against
-mlx-lm's own. Anything else about a call (another mask, a quantised cache) goes mlx-lm's way. The KV
-cache is mlx-lm's and is updated by it.
+It repeats the arithmetic of the classes that `families` names; tests compare it with mlx-lm's.
+Other calls (another mask, a quantised cache) run mlx-lm's code. The KV cache is mlx-lm's.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from mlx_lm.models.cache import KVCache
 
 from ...families import known_as
 from ..kernels import (
+    AppendKV,
     Attend,
     Cached,
     Chain,
     HeadRotation,
-    Keep,
     Link,
     Stack,
     Workspace,
@@ -30,7 +29,7 @@ from ..kernels import (
 )
 from .arrays import F32s, as_rows
 from .classes import native_class
-from .kv_append import Growing, held, takes_float32
+from .kv_append import KVAppender, cached_rows, takes_float32
 from .linear import SharedInput, compute
 
 HEADS = ("n_heads", "num_heads", "num_attention_heads")
@@ -39,18 +38,18 @@ SCALES = ("scale", "sm_scale")
 
 
 class AttentionPlan:
-    """What one layer's attention is made of."""
+    """One layer's attention: projections, norms, RoPE and KV cache."""
 
     def __init__(self, module: Any, shared: SharedInput, output: Stack) -> None:
         self.shared, self.output = shared, output
-        self.growing = Growing()
+        self.appender = KVAppender()
         self.heads, self.kv_heads = _first(module, HEADS), _first(module, KV_HEADS)
         self.scale = float(_first(module, SCALES))
         self.width = shared.stack.heights[0] // self.heads
         self.sinks = as_rows(module.sinks)[0].copy() if "sinks" in module else None
         frequencies, paired = _frequencies(module.rope, self.width)
         norms = [module[name] for name in ("q_norm", "k_norm") if name in module]
-        # A norm of all heads at once is not one of each; it is done before the turn.
+        # A norm over all heads at once differs from one per head; it runs before the rotation.
         self.norms = [as_rows(norm.weight)[0].copy() for norm in norms]
         self.epsilon = float(norms[0].eps) if norms else 0.0
         self.each = bool(norms) and len(self.norms[0]) == self.width
@@ -75,12 +74,12 @@ class AttentionPlan:
                 part *= weight / np.sqrt(np.mean(part * part) + self.epsilon)
         self.turn(queries_and_keys, cache.offset)
         queries, key = queries_and_keys[: self.heads], queries_and_keys[self.heads :]
-        found = self.growing.add(cache, key, value.reshape(self.kv_heads, -1))
+        found = self.appender.add(cache, key, value.reshape(self.kv_heads, -1))
         mixed = attend(queries, found[0], found[1], self.scale, self.sinks, found[2])
         return self.output.multiply(mixed.reshape(1, -1))
 
     def links(self, x: F32s, out: F32s, memory: Workspace) -> list[Link]:
-        """The same as links of a chain, which `begin` makes ready: x [width] → out [width]."""
+        """The same as links of a chain: x [width] → out [width]; `begin` sets the position."""
         stack, turned = self.shared.stack, (self.heads + self.kv_heads) * self.width
         wide = (stack.height - turned) // self.kv_heads
         found = memory.floats("found", stack.height)
@@ -91,20 +90,20 @@ class AttentionPlan:
             for part, weight in zip((found[:split], found[split:turned]), self.norms, strict=True):
                 norms.append(norm_link(part, weight, self.epsilon, part))
         self._turned = self.turn.link(found[:turned])
-        self._keep = Keep(found, self.heads, self.kv_heads, self.width, wide, self.scale)
-        before = [*stack.links(x, found), *norms, self._turned, self._keep.link]
+        self._append = AppendKV(found, self.heads, self.kv_heads, self.width, wide, self.scale)
+        before = [*stack.links(x, found), *norms, self._turned, self._append.link]
         self._attend = Attend(found, mixed, self.heads, self.sinks)
         self._place = len(before)
         return [*before, self._attend.link, *self.output.links(mixed, out)]
 
     def begin(self, chain: Chain, first: int, keys: Cached, values: Cached, at: int) -> None:
-        """The token to come is number `at`; `links` begin at number `first` of `chain`."""
+        """Set the next token's position `at`; `links` begin at number `first` of `chain`."""
         self.turn.at(at, self._turned)
-        self._keep.into(keys, values, at)
+        self._append.append_to(keys, values, at)
         self._attend.over(keys, values, at + 1, chain, first + self._place)
 
     def prefill(self, x: F32s, cache: KVCache) -> F32s:
-        """x [rows, width] → [rows, width], each row seeing those before it and the cache."""
+        """x [rows, width] → [rows, width]; each row attends to the cache and the rows up to it."""
         rows, offset = len(x), cache.offset
         found = compute(x, self.shared.stack)
         split = self.heads * self.width
@@ -122,7 +121,7 @@ class AttentionPlan:
             for part in (found[:, split:turned], found[:, turned:])
         )
         cache.update_and_fetch(keys, values)
-        seen = [Cached(held(part, cache.offset), "f32")
+        seen = [Cached(cached_rows(part, cache.offset), "f32")
                 for part in (cache.keys, cache.values)]  # fmt: skip
         queries = found[:, :split].reshape(rows, self.heads, self.width)
         mixed = attend_causal(queries, seen[0], seen[1], self.scale, self.sinks)
@@ -130,7 +129,7 @@ class AttentionPlan:
 
 
 class _Attention:
-    """What an attention module does when it computes natively."""
+    """The native behaviour of an attention module."""
 
     _plan: AttentionPlan
 
@@ -150,12 +149,12 @@ class _Attention:
 
 
 def can_swap(module: nn.Module) -> bool:
-    """Whether this module's attention is one that is known here, positions included."""
+    """Whether the module is an attention of a known class, with plain RoPE."""
     return known_as(module, "attention") is not None and type(module.rope) is nn.RoPE
 
 
 def swap_attention(module: Any, shared: SharedInput, output: Stack) -> None:
-    """Have an attention module decode natively."""
+    """Make an attention module compute natively."""
     object.__setattr__(module, "_plan", AttentionPlan(module, shared, output))
     module.__class__ = native_class(_Attention, type(module))
 
@@ -165,7 +164,7 @@ def _first(module: Any, names: tuple[str, ...]) -> Any:
 
 
 def _frequencies(rope: Any, width: int) -> tuple[np.ndarray[Any, np.dtype[np.float64]], bool]:
-    """Radians a token of each pair of coordinates, and whether pairs are neighbours."""
+    """Radians per token of each pair of coordinates, and whether pairs are neighbours."""
     dims = rope.dims
     places = np.arange(0, dims, 2, dtype=np.float64) / dims
     return rope.scale * float(rope.base) ** -places, bool(rope.traditional)

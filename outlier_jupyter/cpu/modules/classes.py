@@ -1,4 +1,4 @@
-"""Classes of mlx-lm's modules that compute natively, made when a model has such a module."""
+"""Makes native subclasses of mlx-lm's module classes, on demand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _MADE: dict[tuple[type, type], type] = {}
 
 
 def native_class(behaviour: type, kind: type) -> type:
-    """The subclass of `kind` that behaves as `behaviour` says, always the same one."""
+    """The subclass of `kind` with the mixin `behaviour`; always the same object."""
     if (behaviour, kind) not in _MADE:
         _MADE[behaviour, kind] = type(f"Native{kind.__name__}", (behaviour, kind), {})
     return _MADE[behaviour, kind]

@@ -1,9 +1,9 @@
-"""A whole decoder layer for one new token, with nothing of it left for MLX to evaluate.
+"""A whole decoder layer for one new token, computed without MLX.
 
-For the classes that `families` names, which are all of one shape: norm, attention, norm, router,
-experts, perhaps a shared expert. What their small operations cost in MLX, an evaluation each time
-the graph is cut, is more than they compute. The experts are asked of the paged switch as ever, and
-the router's weights pass by its tap; the ids of a token come in the order of their weights.
+It covers the classes that `families` names, all of one shape: norm, attention, norm, router,
+experts, optional shared expert. In MLX each cut of the graph costs an evaluation, more than the
+small operations between the cuts compute. The paged switch computes the experts as usual, and the
+router tap receives the weights; a token's ids are in the order of their weights.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .kv_append import takes_float32
 
 
 class Stream:
-    """One token's activations between two native layers, which need not ask MLX for them."""
+    """One token's activations, passed between native layers without MLX."""
 
     def __init__(self) -> None:
         self._array: mx.array | None = None
         self._rows = np.empty((1, 0), np.float32)
 
     def carries(self, x: mx.array) -> bool:
-        """Whether x is one token's activations: the last that were handed on, or others."""
+        """Whether x is one token's activations."""
         return x is self._array or bool(x.shape[:2] == (1, 1))
 
     def rows(self, x: mx.array) -> F32s:
@@ -38,7 +38,7 @@ class Stream:
         return self._rows if x is self._array else as_rows(x)
 
     def array(self, rows: F32s) -> mx.array:
-        """rows [1, width], which stay as they are, as [1, 1, width]."""
+        """rows [1, width], which must stay unchanged, as [1, 1, width]."""
         self._rows, self._array = rows, mx.array(rows[None])
         return self._array
 
@@ -49,7 +49,7 @@ def norm_of(module: Any) -> tuple[F32s, float]:
 
 
 class Norm:
-    """An RMS norm of one row, by itself."""
+    """An RMS norm of one row, outside a chain."""
 
     def __init__(self, module: Any) -> None:
         weight, epsilon = norm_of(module)
@@ -66,7 +66,7 @@ class Norm:
 
 
 class SharedExpert:
-    """The expert that every token goes through, in proportion to a gate."""
+    """The shared expert, scaled by a gate."""
 
     def __init__(self, block: Any, stacks: dict[int, Stack]) -> None:
         expert = block.shared_expert
@@ -83,10 +83,10 @@ class SharedExpert:
 
 
 class LayerPlan:
-    """What one layer is made of.
+    """One layer's parts and kernel chains.
 
     Args:
-        stream: of the model; `memory`: of its layers, which run one after the other.
+        stream: the model's; `memory`: shared by its layers, which run one after the other.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class LayerPlan:
         self._gate_class = type(block.gate)
         router = stacks[id(block.gate)]
         k = int(block.top_k if hasattr(block, "top_k") else block.num_experts_per_tok)
-        # Mixtral takes its softmax over the chosen ones, which is the same as making them sum to 1.
+        # Mixtral's softmax over the chosen experts equals making their weights sum to 1.
         sums_to_one = bool(getattr(block, "norm_topk_prob", family.sums_to_one))
         before, after = norm_of(layer.input_layernorm), norm_of(layer.post_attention_layernorm)
         width = len(before[0])
@@ -130,51 +130,51 @@ class LayerPlan:
         self._chain = Chain(links, sum(stack.nbytes for stack in stacked))
 
     def takes(self, cache: Any) -> bool:
-        """Whether a token can be decoded with this cache, and the router chooses as it was made."""
+        """Whether a token can be decoded with this cache, and the router is unchanged."""
         if not self._chooses_as_made:
             return False
-        return self.attention.growing.owns(cache) or takes_float32(cache)
+        return self.attention.appender.owns(cache) or takes_float32(cache)
 
     @property
     def _chooses_as_made(self) -> bool:
-        # A router that `routing_override` changes has another class.
+        # `routing_override` changes a router's class.
         return type(self.gate) is self._gate_class
 
     def ready(self, cache: Any) -> bool:
-        """Whether all before the experts passes through kernels alone, into memory that is had."""
-        return self._chooses_as_made and self.attention.growing.owns(cache)
+        """Whether kernels alone can compute up to the experts: the KV cache has room."""
+        return self._chooses_as_made and self.attention.appender.owns(cache)
 
     def begin(self, cache: Any) -> None:
-        """Have room for the token's key and value, where the layer is `ready`; then `pass_on`."""
-        self.attention.begin(self._chain, 1, *self.attention.growing.room(cache))
+        """Reserve the token's place in the KV cache of a `ready` layer; then call `pass_on`."""
+        self.attention.begin(self._chain, 1, *self.attention.appender.reserve(cache))
 
     def pass_on(self, x: F32s) -> F32s:
-        """`decode` of a layer that has begun."""
+        """As `decode`, after `begin`."""
         with RUNNING:
             self._take(x)
             self._chain.run()
-        return self._ask_experts()
+        return self._run_experts()
 
     def decode(self, x: F32s, cache: Any) -> F32s:
-        """x [1, width] → [1, width], which stays as it is until the next layer runs."""
-        self._choose(x, cache)
-        return self._ask_experts()
+        """x [1, width] → [1, width], unchanged until the next layer runs."""
+        self._route(x, cache)
+        return self._run_experts()
 
-    def _ask_experts(self) -> F32s:
-        """What comes after the choice."""
+    def _run_experts(self) -> F32s:
+        """Compute the experts, the shared expert, and their sum."""
         held = self.experts.resident_map
         if held is not None:
             return self._decode_resident(held)
         ids, weights = self._chosen
-        beside: list[F32s] = []  # what is computed while experts are read
+        shared_outputs: list[F32s] = []  # computed while experts are read
         shared, normed = self.shared, self._normed[None]
         self._outputs[:] = self.experts.decode(
             normed, ids.copy(), weights,
-            None if shared is None else lambda: beside.append(shared(normed)),
+            None if shared is None else lambda: shared_outputs.append(shared(normed)),
         )[0]  # fmt: skip
         with RUNNING:
             self._blend.run()
-        for more in beside:
+        for more in shared_outputs:
             self._x += more[0]
         return self._row
 
@@ -184,12 +184,12 @@ class LayerPlan:
         return self._row
 
     def _take(self, x: F32s) -> None:
-        """Have x [1, width] where the chain finds it: mostly the layer before has put it there."""
+        """Copy x [1, width] to the chain's input, unless the previous layer wrote it there."""
         if x.base is not self._x:
             self._x[:] = x[0]
 
     def _compute(self, chain: Chain) -> None:
-        """All experts, and what a token goes through beside them."""
+        """Compute all experts and the shared one."""
         more = None if self.shared is None else self.shared(self._normed[None])
         with RUNNING:
             chain.run()
@@ -197,9 +197,9 @@ class LayerPlan:
             self._x += more[0]
 
     def _chain_of(self, slot_map: Ids) -> Chain:
-        """What computes the experts that are held in these slots, and their sum.
+        """The chain that computes the experts in these slots, and their sum.
 
-        It is kept by them, not here: a bank that is given up must not live on.
+        The experts keep it, not this object: a released bank must not stay alive.
         """
         experts: Experts = self.experts.inner.connected()
         if experts.chain is None or experts.chain[0] is not slot_map:
@@ -209,13 +209,13 @@ class LayerPlan:
             experts.chain = slot_map, Chain([*links, self._blending], nbytes)
         return experts.chain[1]
 
-    def _choose(self, x: F32s, cache: Any) -> None:
-        """All that comes before the experts."""
-        room = self.attention.growing.room(cache)
+    def _route(self, x: F32s, cache: Any) -> None:
+        """Compute all that comes before the experts: norms, attention and router."""
+        place = self.attention.appender.reserve(cache)
         with RUNNING:
             self._take(x)
-            if room is not None:
-                self.attention.begin(self._chain, 1, *room)
+            if place is not None:
+                self.attention.begin(self._chain, 1, *place)
                 self._chain.run()
                 return
             self._chain.run(0, 1)
@@ -226,7 +226,7 @@ class LayerPlan:
 
 
 class _Layer:
-    """What a decoder layer does when it computes natively."""
+    """The native behaviour of a decoder layer."""
 
     _plan: LayerPlan
 
@@ -239,22 +239,22 @@ class _Layer:
 
 
 def plans(layers: Sequence[nn.Module]) -> list[LayerPlan] | None:
-    """What layers are made of, or None if one of them does not compute natively."""
+    """The layers' plans, or None if one of them is not native."""
     found = [each._plan for each in layers if isinstance(each, _Layer)]
     return found if len(found) == len(layers) > 0 else None
 
 
 def can_swap(layer: nn.Module) -> bool:
-    """Whether the layer is one that is known here, with experts that are paged."""
+    """Whether the layer is of a known class and has paged experts."""
     family = known_as(layer, "layer")
     return family is not None and hasattr(layer[family.block].get("switch_mlp"), "decode")
 
 
 def swap_layer(layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Workspace) -> None:
-    """Have a layer decode natively; its attention must already.
+    """Make a layer decode natively; its attention must be native already.
 
     Args:
-        stacks: the id of each of the model's linear layers that is native → its matrices.
+        stacks: id of each native linear layer → its matrices.
         stream, memory: the model's.
     """
     object.__setattr__(layer, "_plan", LayerPlan(layer, stacks, stream, memory))

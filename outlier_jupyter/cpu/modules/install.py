@@ -1,4 +1,4 @@
-"""Decides what of a loaded model computes natively, compiles what that needs, and swaps it in."""
+"""Chooses the native parts of a loaded model, compiles their kernels, and swaps the classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..kernels import (
     for_experts,
     for_layers,
     for_matrix,
-    warm,
+    precompile,
 )
 from . import attention, switch
 from . import decoder_layer as layer
@@ -26,22 +26,22 @@ from .arrays import KINDS
 from .linear import EMBEDDINGS, LINEARS, SharedInput, format_of, swap_embedding, swap_linears
 from .model import swap_model
 
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
-"""Names of children that are given the same activations."""
+SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+"""Names of child modules that receive the same activations."""
 
 
-class _GivenUp(Exception):
-    """Nobody waits for the compiler any more."""
+class _Cancelled(Exception):
+    """Loading was cancelled, so the kernels are not needed."""
 
 
 class Native:
-    """A model's native part, in the making.
+    """A model's native parts: begin compiling, then finish and swap.
 
     Args:
-        model: built, perhaps not evaluated; its switches are still mlx-lm's.
+        model: built, evaluated or not; its switches are still mlx-lm's.
 
     Attributes:
-        attends: once it is finished, whether all of the model's attention is native.
+        attends: after `finish`, whether all of the model's attention is native.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -50,28 +50,28 @@ class Native:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._done = threading.Event()
-        self._given_up = threading.Event()
+        self._cancelled = threading.Event()
         self._progress = (0, 1)
         self._layers = len(getattr(model, "layers", ()))
         self.attends = False
 
     def computes(self, module: nn.Module) -> bool:
-        """Whether `module`, a switch, will not be MLX's to compute."""
+        """Whether the switch `module` will be computed natively."""
         return any(module is other for other in self._switches)
 
     def begin(self) -> None:
-        """Compile on a thread of its own, while the rest of the model is read."""
-        self._thread = threading.Thread(target=self._warm, name="outlier-compile", daemon=True)
+        """Start compiling on a thread, while the rest of the model is read."""
+        self._thread = threading.Thread(target=self._compile, name="outlier-compile", daemon=True)
         self._thread.start()
 
     def cancel(self) -> None:
-        """End the compiler's thread: at once, but for the one kernel that it is at."""
-        self._given_up.set()
+        """End the compiler's thread after the kernel that it is compiling."""
+        self._cancelled.set()
         if self._thread is not None and self._thread.ident is not None:
             self._thread.join()
 
     def finish(self, quiet: bool) -> None:
-        """Wait for the compiler, with a bar if it takes long, and swap; all must be evaluated."""
+        """Wait for the compiler, with a bar after a second, and swap; weights must be evaluated."""
         with Progress(
             total=self._progress[1], desc="compiling kernels", unit=" kernels", delay=1,
             leave=False, disable=quiet,
@@ -83,7 +83,7 @@ class Native:
             raise self._error
         self._swap()
 
-    def _warm(self) -> None:
+    def _compile(self) -> None:
         try:
             work = for_attention("f32") + for_layers()
             for name in {form.name for form in self._forms()}:
@@ -95,15 +95,15 @@ class Native:
                 assert first and second and activation
                 bias = "none" if "bias" not in up else KINDS[up.bias.dtype]
                 work += for_experts(first.name, second.name, activation.kind, bias)
-            warm(work, self._tell)
+            precompile(work, self._report)
         except BaseException as error:
             self._error = error
         finally:
             self._done.set()
 
-    def _tell(self, done: int, total: int) -> None:
-        if self._given_up.is_set():
-            raise _GivenUp
+    def _report(self, done: int, total: int) -> None:
+        if self._cancelled.is_set():
+            raise _Cancelled
         self._progress = (done, total)
 
     def _forms(self) -> Iterator[Format]:
@@ -152,19 +152,19 @@ def swap_if_whole(
     """Swap a decoder layer, unless one of its linear layers is not native."""
     try:
         layer.swap_layer(module, stacks, stream, memory)
-    except KeyError:  # computed by MLX, in a format that no kernel reads
+    except KeyError:  # MLX computes it, in a format without a kernel
         return
 
 
 def _groups(parent: nn.Module) -> Iterator[list[Any]]:
-    """The linear layers of `parent` that can be swapped, those that share activations together."""
+    """The linear layers of `parent` that can be swapped, grouped by shared input."""
     children = parent.children()
     mine = {
         name: child
         for name, child in children.items()
         if type(child) in LINEARS and _readable(child)
     }
-    for names in TOGETHER:
+    for names in SHARED_INPUTS:
         groups: dict[object, list[Any]] = {}
         for name in names:
             if name in mine:
@@ -176,7 +176,7 @@ def _groups(parent: nn.Module) -> Iterator[list[Any]]:
 
 
 def _readable(module: Any) -> bool:
-    """Whether kernels know the format, and each array lies in memory in its order."""
+    """Whether kernels know the format, and all arrays are contiguous."""
     if format_of(module) is None:
         return False
     arrays = [module[name] for name in ("weight", "scales", "biases") if name in module]

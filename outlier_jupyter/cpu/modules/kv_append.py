@@ -1,8 +1,8 @@
-"""One token's key and value into mlx-lm's KV cache, straight into its memory where that is safe.
+"""Appends one token's key and value to mlx-lm's KV cache, directly in its memory where it is safe.
 
-mlx-lm's own update builds and evaluates a graph. After one such update the cache's arrays are
-nobody else's, for MLX copies what is shared before it writes. From then on tokens are written into
-the memory behind them, as long as the cache is still the one that was left, with room.
+mlx-lm's own update builds and evaluates a graph. After one such update nothing else shares the
+cache's arrays, because MLX copies shared arrays before it writes. From then on tokens are written
+into that memory, as long as the cache is unchanged otherwise and has room.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from ..kernels import Cached
 from .arrays import F32s, view
 
 
-class Growing:
-    """The KV cache of one layer while one token after the other is added to it.
+class KVAppender:
+    """Appends tokens to the KV cache of one layer.
 
-    Its memory is known here and not kept: it goes when nobody has the cache any more.
+    It references the cache weakly, so the cache's memory is freed with the cache.
     """
 
     def __init__(self) -> None:
         self._cache: weakref.ref[KVCache] = weakref.ref(KVCache())
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
-        self._room: tuple[Cached, Cached] | None = None
+        self._memory: tuple[Cached, Cached] | None = None
         self._offset = 0
 
     def add(self, cache: Any, key: F32s, value: F32s) -> tuple[Cached, Cached, int]:
-        """Add key and value [heads, width]; all keys and all values, and how many tokens' they are.
+        """Append key and value [heads, width]; returns all keys, all values and the token count.
 
-        What is returned is only to be read, and only until the next token.
+        The result is read-only and valid until the next token.
         """
-        room = self.room(cache)
-        if room is not None:
-            keys, values, at = room
+        place = self.reserve(cache)
+        if place is not None:
+            keys, values, at = place
             keys.memory[:, at], values.memory[:, at] = key, value
             return keys, values, at + 1
         fetched = cache.update_and_fetch(
@@ -50,36 +50,38 @@ class Growing:
         mx.eval(cache.keys, cache.values)
         self._cache = weakref.ref(cache, self._forget)
         self._keys, self._values, self._offset = cache.keys, cache.values, cache.offset
-        rooms = [view(part)[0] for part in (cache.keys, cache.values)]
-        in_order = all(_in_order(room) for room in rooms)
-        # Views of arrays that are held here: they stay where they are for as long.
-        self._room = (Cached(rooms[0], "f32"), Cached(rooms[1], "f32")) if in_order else None
-        keys, values = self._room or (Cached(held(part, cache.offset), "f32")
+        memories = [view(part)[0] for part in (cache.keys, cache.values)]
+        in_order = all(_in_order(memory) for memory in memories)
+        # Views of arrays that this object references, so their memory does not move.
+        self._memory = (
+            (Cached(memories[0], "f32"), Cached(memories[1], "f32")) if in_order else None
+        )
+        keys, values = self._memory or (Cached(cached_rows(part, cache.offset), "f32")
                                       for part in (cache.keys, cache.values))  # fmt: skip
         return keys, values, cache.offset
 
-    def room(self, cache: Any) -> tuple[Cached, Cached, int] | None:
-        """All keys and all values, and the place among them of one more token's, now counted.
+    def reserve(self, cache: Any) -> tuple[Cached, Cached, int] | None:
+        """Reserve the place of one more token: all keys, all values, and the place's number.
 
-        Whoever asks writes them there. None: there is no room, or the cache is not the one that
-        was left; then `add` has to be asked.
+        The caller writes the token's key and value there. None if the cache has no room or was
+        changed elsewhere; then call `add`.
         """
         if not self.owns(cache):
             return None
-        assert self._room is not None
+        assert self._memory is not None
         at = self._offset
         cache.offset = self._offset = at + 1
-        return *self._room, at
+        return *self._memory, at
 
     def _forget(self, cache: weakref.ref[KVCache]) -> None:
-        """A run has ended, and nobody kept its cache."""
+        """Free the memory when the cache itself is freed."""
         if cache is self._cache:
-            self._keys = self._values = self._room = None
+            self._keys = self._values = self._memory = None
 
     def owns(self, cache: Any) -> bool:
-        """Whether `cache` is as it was left here, with room for one more."""
+        """Whether `cache` is unchanged since the last append, with room for one more token."""
         return (
-            self._room is not None
+            self._memory is not None
             and type(cache) is KVCache
             and cache.keys is self._keys
             and cache.values is self._values
@@ -89,19 +91,19 @@ class Growing:
         )
 
 
-def held(part: mx.array, tokens: int) -> F32s:
-    """The first tokens of a cache's keys or values: [heads, tokens, width], rows in one piece."""
+def cached_rows(part: mx.array, tokens: int) -> F32s:
+    """The first tokens of a cache's keys or values: [heads, tokens, width], rows contiguous."""
     found: F32s = view(part)[0][:, :tokens]
     return found if _in_order(found) else np.ascontiguousarray(found)
 
 
 def _in_order(part: F32s) -> bool:
-    """Whether rows are in one piece. MLX takes what fills a cache whole as it is, in any order."""
+    """Whether rows are contiguous. MLX keeps an array that fills a cache whole in any order."""
     return part.strides[1:] == (part.itemsize * part.shape[2], part.itemsize)
 
 
 def takes_float32(cache: Any) -> bool:
-    """Whether a cache hands out plain arrays, and those it has are float32."""
+    """Whether a cache is unquantised and float32, or still empty."""
     if cache is None or not hasattr(cache, "offset") or hasattr(cache, "bits"):
         return False
     keys = getattr(cache, "keys", 0)

@@ -1,8 +1,8 @@
 """Linear layers and embeddings that multiply with compiled kernels.
 
-Layers of one parent that are given the same activations (q, k and v; gate and up) share one call:
-the first of them computes for all, the others take what is theirs. Which activations they are
-is asked by identity, so a model that gives them different ones gets each computed by itself.
+Layers of one parent that receive the same activations (q, k and v; gate and up) share one call: the
+first computes for all, the others take their part. Activations are compared by identity, so layers
+with different inputs are each computed on their own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .arrays import KINDS, F32s, as_rows, contiguous, view
 
 
 def format_of(module: Any) -> Format | None:
-    """How a (switch) linear's weights are stored, or None where no kernel reads that."""
+    """The format of a (switch) linear's weights, or None if no kernel reads it."""
     if not hasattr(module, "bits"):
         kind = KINDS.get(module.weight.dtype)
         return None if kind is None else plain(kind)
@@ -34,7 +34,7 @@ def format_of(module: Any) -> Format | None:
 
 
 def matrix_of(module: Any) -> Matrix:
-    """A linear layer's or an embedding's weights where they are."""
+    """A linear layer's or an embedding's weights, not copied."""
     form = format_of(module)
     assert form is not None
     weight = contiguous(module.weight)
@@ -48,7 +48,7 @@ def matrix_of(module: Any) -> Matrix:
 
 
 class SharedInput:
-    """Linear layers that are multiplied with the same activations, usually."""
+    """Linear layers that usually receive the same activations."""
 
     def __init__(self, modules: list[Any]) -> None:
         self.matrices = [matrix_of(module) for module in modules]
@@ -71,12 +71,12 @@ class SharedInput:
 
 
 def compute(x: F32s, stack: Stack) -> F32s:
-    """x [rows, width] → [rows, height of all], by the way that is fastest for so many rows."""
+    """x [rows, width] → [rows, height of all], by the faster method for that many rows."""
     return multiply_many(x, stack) if len(x) >= MANY_ROWS else stack.multiply(x)
 
 
 class _Linear:
-    """What a linear layer does once it has a share in a `SharedInput`."""
+    """The native behaviour of a linear layer, as part of a `SharedInput`."""
 
     _share: SharedInput
     _index: int
@@ -94,7 +94,7 @@ class NativeQuantizedLinear(_Linear, nn.QuantizedLinear):
 
 
 class _Embedding:
-    """Rows in float32, so that the residual stream is; as an output head, native."""
+    """The native behaviour of an embedding: float32 rows, and a native output head."""
 
     _head: Stack
 
@@ -103,7 +103,7 @@ class _Embedding:
         return found.astype(mx.float32)
 
     def as_linear(self, x: mx.array) -> mx.array:
-        """The output head that shares the embedding's weights."""
+        """The output head with the embedding's weights."""
         found = compute(as_rows(x), self._head)
         return mx.array(found.reshape(*x.shape[:-1], found.shape[1]))
 
@@ -127,7 +127,7 @@ EMBEDDINGS: dict[type, type] = {
 
 
 def swap_linears(modules: list[Any]) -> SharedInput:
-    """Have linear layers of one format and width compute together."""
+    """Make linear layers of one format and width compute together."""
     shared = SharedInput(modules)
     for index, module in enumerate(modules):
         module.__class__ = LINEARS[type(module)]
@@ -137,7 +137,7 @@ def swap_linears(modules: list[Any]) -> SharedInput:
 
 
 def swap_embedding(module: Any) -> None:
-    """Have an embedding give float32, and its output head compute natively."""
+    """Make an embedding return float32, and its output head compute natively."""
     object.__setattr__(module, "_head", Stack([matrix_of(module)]))
     module.__class__ = EMBEDDINGS[type(module)]
 

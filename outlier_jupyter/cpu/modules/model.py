@@ -1,9 +1,8 @@
-"""Around a model's native layers: the norm after the last, and a loop over all of them.
+"""A native loop over a model's native layers, and the norm after the last.
 
-mlx-lm's own loop over its layers comes between two of them with arrays and calls whose code each
-layer's weights may have driven from the processor's caches; 0.1 ms a layer or more. Here all layers
-are told first where the token stands and where its key and value belong; then they run, one after
-the other.
+mlx-lm's loop runs Python and MLX code between two layers, which each layer's weights may have
+evicted from the processor's caches: 0.1 ms per layer or more. Here all layers first receive the
+token's position and its place in the KV cache; then they run, one after the other.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .decoder_layer import Norm, Stream, plans
 
 
 class _FinalNorm:
-    """What the norm after the last layer does: of one token, which lies in memory, at once."""
+    """The native behaviour of the norm after the last layer, for one token."""
 
     _norm: Norm
     _stream: Stream
@@ -32,20 +31,20 @@ class _FinalNorm:
 
 
 class _Model:
-    """What such a model does, without its head."""
+    """The native behaviour of a model without its head."""
 
     _norm: Norm
 
     def __call__(self, inputs: mx.array, cache: Any = None, *embedded: Any, **named: Any) -> Any:
-        given = [*embedded, *named.values()]
-        if inputs.shape == (1, 1) and cache is not None and all(each is None for each in given):
+        arguments = [*embedded, *named.values()]
+        if inputs.shape == (1, 1) and cache is not None and all(each is None for each in arguments):
             found = self._decode(inputs, cache)
             if found is not None:
                 return found
         return super().__call__(inputs, cache, *embedded, **named)  # type: ignore[misc]  # the other base has it
 
     def _decode(self, inputs: mx.array, cache: Any) -> mx.array | None:
-        """inputs [1, 1] → [1, 1, width]; None, and nothing done, if a layer is not ready."""
+        """inputs [1, 1] → [1, 1, width]; None, with nothing changed, if a layer is not ready."""
         model: Any = self
         found = plans(model.layers)
         if found is None or len(cache) != len(found):
@@ -61,10 +60,7 @@ class _Model:
 
 
 def swap_model(model: nn.Module, stream: Stream) -> None:
-    """Have the norm of `model` compute natively, if it comes after layers that all do.
-
-    And have the whole of it decode so, if it is one that is known here.
-    """
+    """Make the final norm native if all layers are, and the loop if the model's class is known."""
     norm = model.get("norm")
     if type(norm) is not nn.RMSNorm or not plans(model.get("layers") or ()):
         return

@@ -1,7 +1,7 @@
 """The experts' MLP over slots, computed with compiled kernels.
 
-The switch stays mlx-lm's module; the paged switch around it gives it slot ids as always. Whoever
-gives it other arrays (a resize of the bank) calls `release` first, or the old ones would stay.
+The switch stays mlx-lm's module; the paged switch around it passes slot ids as usual. A caller that
+replaces its arrays (a resize of the bank) must call `release` first, or the old ones stay in use.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Slots = npt.NDArray[Any]
 
 
 def activation_of(module: Any) -> Activation | None:
-    """An activation module as the kernels know it, or None where they do not."""
+    """The kernels' form of an activation module, or None if they do not know it."""
     name = type(module).__name__
     if name == "GELU":
         kinds = {"none": "gelu", "precise": "gelu_tanh", "tanh": "gelu_tanh", "fast": "gelu_fast"}
@@ -46,7 +46,7 @@ def activation_of(module: Any) -> Activation | None:
 
 
 def projections(switch: Any) -> tuple[Any, Any | None, Any]:
-    """A switch's up, gate (None where there is none) and down."""
+    """A switch's up, gate (None without one) and down projections."""
     if isinstance(switch, SwitchGLU):
         return switch.up_proj, switch.gate_proj, switch.down_proj
     return switch.fc1, None, switch.fc2
@@ -74,8 +74,8 @@ def bank_of(module: Any) -> Bank:
 class NativePartialExperts:
     """A call's pairs (row, one of its experts), computed as they are added, into one output.
 
-    A pair's numbers do not depend on which others are added with it, as long as all pairs of an
-    expert are. What is never added stays zero.
+    A pair's result does not depend on the other pairs of the same `add`, as long as all pairs of
+    one expert are added together. Pairs that are never added stay zero.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class NativePartialExperts:
         self._output: F32s = np.zeros((math.prod(shape), x.shape[-1]), np.float32)
 
     def add(self, mine: Slots, slots: Slots) -> None:
-        """Compute the pairs numbered `mine`, whose experts sit in `slots`; both [pairs]."""
+        """Compute the pairs numbered `mine`, whose experts are in `slots`; both [pairs]."""
         if len(self._x) == 1:
             found = self._compute(self._x, slots[None])[0]
         else:
@@ -97,12 +97,12 @@ class NativePartialExperts:
         return self._output.reshape(*self._shape, -1)
 
     def output(self) -> mx.array:
-        """The same for MLX."""
+        """`rows` as an MLX array."""
         return mx.array(self.rows())
 
 
 class _Switch:
-    """What a switch does when it computes natively."""
+    """The native behaviour of a switch."""
 
     _native: Experts | None
 
@@ -112,7 +112,7 @@ class _Switch:
         return mx.array(found.reshape(*indices.shape, found.shape[-1]))
 
     def parts(self, x: mx.array | F32s, shape: tuple[int, ...]) -> NativePartialExperts:
-        """The same for x [..., width] and ids of `shape`, [..., k], some pairs at a time."""
+        """As a call, some pairs at a time: x [..., width], ids of `shape` [..., k]."""
         return NativePartialExperts(
             self.compute, as_rows(x) if isinstance(x, mx.array) else x, shape
         )
@@ -125,14 +125,14 @@ class _Switch:
         return experts.multiply(x, slots.astype(np.int64))
 
     def connected(self) -> Experts:
-        """The kernels over the arrays that are bound; others after a `release`."""
+        """The kernels over the present arrays; made again after a `release`."""
         if self._native is None:
             object.__setattr__(self, "_native", _connected(self))
         assert self._native is not None
         return self._native
 
     def release(self) -> None:
-        """Let go of the bank's memory; the arrays bound at the next call are computed over."""
+        """Drop the references to the bank's memory; the next call uses the arrays of then."""
         object.__setattr__(self, "_native", None)
 
 
@@ -141,7 +141,7 @@ class NativeSwitchGLU(_Switch, SwitchGLU):
 
 
 class NativeSwitchMLP(_Switch, SwitchMLP):
-    """A switch without."""
+    """A switch without gates."""
 
 
 SWITCHES: dict[type, type] = {SwitchGLU: NativeSwitchGLU, SwitchMLP: NativeSwitchMLP}
@@ -161,7 +161,7 @@ def can_swap(switch: nn.Module) -> bool:
 
 
 def swap_switch(switch: Any) -> None:
-    """Have a switch compute natively."""
+    """Make a switch compute natively."""
     object.__setattr__(switch, "_native", None)
     switch.__class__ = SWITCHES[type(switch)]
 

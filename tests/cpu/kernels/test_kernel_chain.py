@@ -9,16 +9,16 @@ import pytest
 
 from outlier_jupyter.cpu.kernels import (
     RUNNING,
+    AppendKV,
     Attend,
     Cached,
     Chain,
-    Keep,
     Stack,
     affine,
     attend,
     mxfp4,
 )
-from outlier_jupyter.cpu.kernels.arguments import put, real, whole
+from outlier_jupyter.cpu.kernels.arguments import float_at, int_at, put_float
 from outlier_jupyter.cpu.kernels.compiled import task
 from outlier_jupyter.cpu.kernels.kernel_chain import link
 
@@ -34,8 +34,8 @@ def turn() -> int:
     """A kernel that writes to its second row the next number of its first, and one more."""
 
     def kernel(arguments: int, place: int) -> None:
-        x, out, count = whole(arguments, 0), whole(arguments, 1), whole(arguments, 2)
-        put(out, place, real(x, (place + 1) % count) + 1)
+        x, out, count = int_at(arguments, 0), int_at(arguments, 1), int_at(arguments, 2)
+        put_float(out, place, float_at(x, (place + 1) % count) + 1)
 
     return task(kernel)
 
@@ -100,11 +100,11 @@ def test_a_token_is_kept_and_attends_over_it(tokens, random):
     queries, key, value = (
         part.copy() for part in np.split(found, [heads * width, (heads + kv_heads) * width])
     )
-    keep, mixed = Keep(found, heads, kv_heads, width, wide, scale), np.empty(48, np.float32)
+    keep, mixed = AppendKV(found, heads, kv_heads, width, wide, scale), np.empty(48, np.float32)
     over = Attend(found, mixed, heads)
     chain = Chain([keep.link, over.link], SEVERAL)
     with RUNNING:
-        keep.into(keys, values, tokens - 1)
+        keep.append_to(keys, values, tokens - 1)
         over.over(keys, values, tokens, chain, 1)
         chain.run()
     for room, kept, mine in zip(rooms, (keys, values), (key, value), strict=True):

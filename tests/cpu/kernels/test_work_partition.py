@@ -8,14 +8,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outlier_jupyter.cpu.kernels.work_partition import END, LEAST, RUN, SIBLINGS, START, portions
+from outlier_jupyter.cpu.kernels.work_partition import END, LEAST, RUN, SIBLINGS, START, partition
 
 
 @given(runs=st.integers(1, 40), rows=st.integers(1, 5000))
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_every_row_is_in_one_portion(runs, rows):
     """In their order, none of two runs, each with the number of those beside it."""
-    dealt = portions.__wrapped__(runs, rows)
+    dealt = partition.__wrapped__(runs, rows)
     assert np.array_equal(np.unique(dealt[:, RUN]), np.arange(runs))
     for run in range(runs):
         mine = dealt[dealt[:, RUN] == run]
@@ -29,7 +29,7 @@ def test_every_row_is_in_one_portion(runs, rows):
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_portions_shrink(rows):
     """The last ones are small, and none so small that taking it costs as much as doing it."""
-    dealt = portions.__wrapped__(1, rows)
+    dealt = partition.__wrapped__(1, rows)
     sizes = dealt[:, END] - dealt[:, START]
     assert (np.diff(sizes[:-1]) <= 0).all()
     assert sizes.min() >= LEAST and sizes[-1] < 2 * LEAST + 1

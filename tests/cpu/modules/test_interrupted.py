@@ -35,7 +35,7 @@ def test_no_load_leaves_its_compiler_running(tiny, tmp_path, monkeypatch, also):
         waiting.set()
         finish(native, quiet)
 
-    monkeypatch.setattr(INSTALL, "warm", compile_for_ever)
+    monkeypatch.setattr(INSTALL, "precompile", compile_for_ever)
     monkeypatch.setattr(INSTALL.Native, "finish", finished)
     wrong = {"pin": ("0:99",)} if also == "refused" else {}
     ended = OptionError if wrong else KeyboardInterrupt

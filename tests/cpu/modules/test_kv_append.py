@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 
-from outlier_jupyter.cpu.modules.kv_append import Growing, takes_float32
+from outlier_jupyter.cpu.modules.kv_append import KVAppender, takes_float32
 
 
 def token(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,9 +34,9 @@ def by_mlx_lm(seeds: list[int], kind: type = KVCache, **settings: int) -> KVCach
 def test_a_cache_holds_what_mlx_lm_would_have_put_there():
     """Over several of its steps of growth, the cache is as if mlx-lm had been told each token."""
     seeds = list(range(600))
-    cache, growing = by_mlx_lm(seeds[:5]), Growing()
+    cache, appender = by_mlx_lm(seeds[:5]), KVAppender()
     for seed in seeds[5:]:
-        keys, values, tokens = growing.add(cache, *token(seed))
+        keys, values, tokens = appender.add(cache, *token(seed))
         assert tokens == seed + 1
         for part, mine in zip((keys, values), token(seed), strict=True):
             assert np.array_equal(part.memory[:, tokens - 1], mine)
@@ -46,17 +46,17 @@ def test_a_cache_holds_what_mlx_lm_would_have_put_there():
 
 def test_a_copy_of_a_cache_is_left_alone():
     """Copies that share a beginning, cut back or not, never see each other's tokens."""
-    growing = Growing()
+    appender = KVAppender()
     cache = by_mlx_lm([0, 1])
     for seed in (2, 3):
-        growing.add(cache, *token(seed))
+        appender.add(cache, *token(seed))
     branch = copy.deepcopy(cache)
     branch.trim(2)
     for seed in (20, 21, 22):
-        growing.add(branch, *token(seed))
-    growing.add(cache, *token(4))
+        appender.add(branch, *token(seed))
+    appender.add(cache, *token(4))
     cache.trim(3)
-    growing.add(cache, *token(30))
+    appender.add(cache, *token(30))
     for mine, seeds in ((branch, [0, 1, 20, 21, 22]), (cache, [0, 1, 30])):
         for found, wanted in zip(contents(mine), contents(by_mlx_lm(seeds)), strict=True):
             assert np.array_equal(found, wanted)
@@ -64,9 +64,9 @@ def test_a_copy_of_a_cache_is_left_alone():
 
 def test_a_rotating_cache_is_mlx_lms_to_update():
     """Of a cache that forgets, the tokens it still has are handed out, in whatever order."""
-    cache, growing = RotatingKVCache(max_size=4), Growing()
+    cache, appender = RotatingKVCache(max_size=4), KVAppender()
     for seed in range(9):
-        keys, _, tokens = growing.add(cache, *token(seed))
+        keys, _, tokens = appender.add(cache, *token(seed))
     wanted = {token(seed)[0][0, 0] for seed in range(5, 9)}
     assert set(keys.memory[0, :tokens, 0]) == wanted
 
