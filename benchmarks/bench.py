@@ -47,26 +47,26 @@ class Asked:
 def short(asked: Asked) -> list[Row]:
     """The short form, as `%outlier bench` runs it."""
     made = make("30b", asked.folder, asked.source, layers=asked.layers or LAYERS, distinct=None,
-                tell=say)  # fmt: skip
+                report=say)  # fmt: skip
     say(about(made))
     return compare(made, asked.rounds, 48, say)
 
 
 def whole(asked: Asked) -> sections.Made:
     """Qwen3-30B-A3B's geometry."""
-    return make("30b", asked.folder, asked.source, layers=asked.layers, tell=say)
+    return make("30b", asked.folder, asked.source, layers=asked.layers, report=say)
 
 
 def huge(asked: Asked) -> sections.Made:
     """Qwen3.5-397B-A17B's, its layers aliased onto what the disk holds."""
     return make("397b", asked.folder, asked.source, layers=asked.layers, distinct=asked.distinct,
-                repacked=False, tell=say)  # fmt: skip
+                repacked=False, report=say)  # fmt: skip
 
 
 def slice_of(asked: Asked, layers: int = LAYERS, repacked: bool = True) -> sections.Made:
     """Some layers of Qwen3-30B-A3B's."""
     return make("30b", asked.folder, asked.source, layers=layers, distinct=None,
-                repacked=repacked, tell=say)  # fmt: skip
+                repacked=repacked, report=say)  # fmt: skip
 
 
 PARTS: dict[str, Callable[[Asked], list[Row]]] = {
@@ -133,11 +133,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, help="fewer than the geometries have")
     parser.add_argument("--distinct", type=int, default=4, help="layers of the 397B with own bytes")
-    given = parser.parse_args()
-    source = find_source(given.traces if given.traces.is_dir() else None, say)
-    asked = Asked(given.folder, source, given.rounds, given.layers, given.distinct)
-    wanted = [name for name in given.only.split(",") if name] or list(PARTS)
-    parts = {"short": short} if given.short else {name: PARTS[name] for name in wanted}
+    args = parser.parse_args()
+    source = find_source(args.traces if args.traces.is_dir() else None, say)
+    asked = Asked(args.folder, source, args.rounds, args.layers, args.distinct)
+    wanted = [name for name in args.only.split(",") if name] or list(PARTS)
+    parts = {"short": short} if args.short else {name: PARTS[name] for name in wanted}
     for name, part in parts.items():
         say(f"{name}: begins")
         others = Others()

@@ -110,9 +110,9 @@ def main() -> int:
     """Measure, print and append."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    given = parser.parse_args()
+    args = parser.parse_args()
     disk = {"disk_mb_per_s": three(disk_mb_per_s())}
-    rows = [{"tokens": TOKENS} | found | disk for found in measure(given.rounds)]
+    rows = [{"tokens": TOKENS} | found | disk for found in measure(args.rounds)]
     append("demo", rows)
     for one in rows:
         sys.stdout.write(f"{one['subject']:30} {one['tokens_per_s']:>8} tokens/s\n")

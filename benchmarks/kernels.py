@@ -85,7 +85,7 @@ def dense(form: Format, rows: int) -> list[Subject]:
     pieces = [[None if a is None else a[i * height : (i + 1) * height] for a in ours]
               for i in range(copies)]  # fmt: skip
     stacks = [Stack([Matrix(form, height, WIDTH, *piece)]) for piece in pieces]  # type: ignore[arg-type]
-    parts, given = [part[:height] for part in theirs], mx.array(x)
+    parts, args = [part[:height] for part in theirs], mx.array(x)
     mx.eval(parts)
     turn = iter(range(1 << 30))
     size = nbytes(form, height, WIDTH)
@@ -93,7 +93,7 @@ def dense(form: Format, rows: int) -> list[Subject]:
         (f"linear {form.name} {rows} rows", size,
          lambda: stacks[next(turn) % copies].multiply(x)),
         (f"mlx linear {form.name} {rows} rows", size,
-         lambda: mx.eval(mx.quantized_matmul(given, *parts, transpose=True, **mode(form)))),
+         lambda: mx.eval(mx.quantized_matmul(args, *parts, transpose=True, **mode(form)))),
     ]  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def experts(form: Format, rows: int) -> list[Subject]:
     made = Experts(banks[0], banks[1], banks[2], Activation("swiglu"))
     random = np.random.default_rng(1)
     x = random.normal(size=(rows, WIDTH)).astype(np.float32)
-    given = mx.array(x)[:, None, None]
+    args = mx.array(x)[:, None, None]
     used = min(SLOTS, rows * K)
 
     def slots() -> np.ndarray[Any, Any]:
@@ -120,8 +120,8 @@ def experts(form: Format, rows: int) -> list[Subject]:
         def one(a: mx.array, part: list[mx.array]) -> mx.array:
             return mx.gather_qmm(a, *part, rhs_indices=ids, transpose=True, **mode(form))
 
-        gate = one(given, arrays[1])
-        mx.eval(one(gate * mx.sigmoid(gate) * one(given, arrays[0]), arrays[2]))
+        gate = one(args, arrays[1])
+        mx.eval(one(gate * mx.sigmoid(gate) * one(args, arrays[0]), arrays[2]))
 
     call = made.multiply if rows < 16 else lambda x, ids: experts_many(x, ids, made)
     size = used * (2 * nbytes(form, HIDDEN, WIDTH) + nbytes(form, WIDTH, HIDDEN))
@@ -182,17 +182,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--short", action="store_true", help="4 bit alone, and no prompts")
-    given = parser.parse_args()
-    forms = [form for form in FORMATS[: 1 if given.short else None] if form is not None]
+    args = parser.parse_args()
+    forms = [form for form in FORMATS[: 1 if args.short else None] if form is not None]
     groups = [[*dense(form, 1), *experts(form, 1)] for form in forms]
     groups += [attention(tokens) for tokens in (256, 4096)]
-    if not given.short:
+    if not args.short:
         groups += [[*dense(forms[0], rows), *experts(forms[0], rows)] for rows in (4, 16, 64)]
         groups += [[blas(rows)] for rows in (16, 64)]
         groups += [[*experts(forms[0], 512)[:1], same_multiplications(512)]]
     rows: list[dict[str, object]] = []
     for group in groups:
-        rows += measure([reading(), *group], given.rounds)
+        rows += measure([reading(), *group], args.rounds)
         for one in rows[-len(group) - 1 :]:
             sys.stdout.write(f"{one['subject']:40} {one['us']:>9} µs {one['gb_per_s']:>6} GB/s\n")
     append("kernels", rows)

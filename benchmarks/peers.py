@@ -6,7 +6,7 @@ In RAM, and under memory limits where this machine lets a process make a control
 a process of its own, and ours alternate with theirs; rows go to
 `benchmarks/results/peers-<machine>.csv`. Under a limit our cache is what the limit leaves beside
 what we promise to keep to; theirs is the page cache. Of fewer layers both models are held at once,
-and tokens alternate (`abreast.py`).
+and tokens alternate (`side_by_side.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import abreast, sections
+from benchmarks import sections, side_by_side
 from benchmarks.bench import BUSY, TRACES, Others, say, told
 from benchmarks.cgroups import limited, read_ahead
 from benchmarks.llama import Killed, Llama, way
@@ -80,7 +80,7 @@ def compare(peer: Llama, limit: int | None, rounds: int, threads: list[int]) -> 
                 return []
             say(f"round {number}, {name}: {1 / found['token_s']:.2f} tokens/s")
             seen[name].append(found)
-    about = made.said | {
+    about = made.description | {
         "limit_gib": "" if limit is None else limit / GIB, "prompt": sections.PROMPT,
         "tokens": TOKENS, "bits": 4.5, "read_ahead_kb": READ_AHEAD_KB,
     }  # fmt: skip
@@ -122,22 +122,22 @@ def main() -> int:
     parser.add_argument(
         "--abreast", type=int, default=ABREAST, help="layers that both hold at once; 0: none"
     )
-    given = parser.parse_args()
-    source = find_source(given.traces if given.traces.is_dir() else None, say)
-    threads = [int(count) for count in given.threads.split(",")]
-    if given.abreast:
-        made = make("30b", given.folder, source, layers=given.abreast, distinct=1, tell=say)
-        keep("abreast", abreast.compare, Llama(made, given.python), threads[0], say)
-    if not given.rounds:
+    args = parser.parse_args()
+    source = find_source(args.traces if args.traces.is_dir() else None, say)
+    threads = [int(count) for count in args.threads.split(",")]
+    if args.abreast:
+        made = make("30b", args.folder, source, layers=args.abreast, distinct=1, report=say)
+        keep("abreast", side_by_side.compare, Llama(made, args.python), threads[0], say)
+    if not args.rounds:
         return 0
-    peer = Llama(make("30b", given.folder, source, layers=given.layers, tell=say), given.python)
+    peer = Llama(make("30b", args.folder, source, layers=args.layers, report=say), args.python)
     peer.write(say)
-    limits = [int(float(gib) * GIB) or None for gib in given.limits.split(",")]
+    limits = [int(float(gib) * GIB) or None for gib in args.limits.split(",")]
     with read_ahead(peer.gguf, READ_AHEAD_KB) as ahead:
         say(f"the disk reads {ahead} kB ahead")
         for limit in limits:
             counts = threads[:1] if limit is None else threads
-            keep("peers", compare, peer, limit, given.rounds, counts)
+            keep("peers", compare, peer, limit, args.rounds, counts)
     return 0
 
 

@@ -26,8 +26,8 @@ from outlier_jupyter.benchmark.subjects import BenchmarkText
 from outlier_jupyter.runs.run import Step
 from outlier_jupyter.trace.cost_model import fit
 
-from .asking import parser, tell
 from .bench import BUSY, TRACES, Others, say
+from .cli import parser, print_rows
 
 PROMPT = "import os\n\ndef read_file(path):\n"
 TURN = 5
@@ -54,7 +54,7 @@ def demo() -> Subject:
 def large(folder: Path, traces: Path) -> Subject:
     """Real geometry and routing; another text in every round."""
     source = find_source(traces if traces.is_dir() else None, say)
-    made = make("30b", folder, source, layers=LAYERS, distinct=None, tell=say)
+    made = make("30b", folder, source, layers=LAYERS, distinct=None, report=say)
     token, every = made.shape.layers * made.shape.k, made.shape.layers * made.shape.experts
 
     def begin(engine: Engine, number: int) -> Iterator[Step]:
@@ -63,7 +63,7 @@ def large(folder: Path, traces: Path) -> Subject:
         return engine.stream(prompt_of(ids), max_tokens=40, raw=True)
 
     others = (round(0.9 * token), 2 * token, every // 2, 3 * every // 4)
-    return Subject(str(made.folder), str(made.said["model"]), every // 4, others, begin)
+    return Subject(str(made.folder), str(made.description["model"]), every // 4, others, begin)
 
 
 def run_all(engines: dict[int, Engine], subject: Subject, number: int) -> dict[int, Trace]:
@@ -122,24 +122,28 @@ def measure(subject: Subject, reader: str, kernels: str, rounds: int) -> list[di
 
 def main() -> int:
     """Measure, print and append."""
-    asked = parser(__doc__, rounds=7)
-    asked.add_argument("--kernels", action="append", help="mlx or auto; both")
-    asked.add_argument("--reader", action="append", help="direct or pread; both")
-    asked.add_argument("--folder", type=Path, help="models of the benchmark, for the demo model")
-    asked.add_argument("--traces", type=Path, default=TRACES, help="a folder of recorded traces")
-    given = asked.parse_args()
-    subject = large(given.folder, given.traces) if given.folder else demo()
+    arguments = parser(__doc__, rounds=7)
+    arguments.add_argument("--kernels", action="append", help="mlx or auto; both")
+    arguments.add_argument("--reader", action="append", help="direct or pread; both")
+    arguments.add_argument(
+        "--folder", type=Path, help="models of the benchmark, for the demo model"
+    )
+    arguments.add_argument(
+        "--traces", type=Path, default=TRACES, help="a folder of recorded traces"
+    )
+    args = arguments.parse_args()
+    subject = large(args.folder, args.traces) if args.folder else demo()
     others = Others()
     rows = [
         row
-        for kernels in given.kernels or ("mlx", "auto")
-        for reader in given.reader or ("direct", "pread")
-        for row in measure(subject, reader, kernels, given.rounds)
+        for kernels in args.kernels or ("mlx", "auto")
+        for reader in args.reader or ("direct", "pread")
+        for row in measure(subject, reader, kernels, args.rounds)
     ]
     share = others.share()
     say(f"others took {share:.1%} of the processors")
     stamp = {"others_cpu": round(share, 3), "busy": "yes" if share > BUSY else "no"}
-    tell("predicting", [row | stamp for row in rows], given.keep)
+    print_rows("predicting", [row | stamp for row in rows], args.keep)
     return 0
 
 

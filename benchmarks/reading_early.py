@@ -25,7 +25,7 @@ from outlier_jupyter.engine.engine import Engine
 from outlier_jupyter.runs.run import Run
 from outlier_jupyter.testing import tiny_checkpoint
 
-from .asking import parser, tell
+from .cli import parser, print_rows
 from .results import Row
 
 PROMPT = "import os\n\n\ndef read_file(path):\n"
@@ -116,23 +116,23 @@ def _assert_same(off: Run, on: Run) -> None:
 
 def main() -> int:
     """Measure, print and append."""
-    asked = parser(__doc__, rounds=11)
-    asked.add_argument("--slice", type=Path)
-    asked.add_argument("--change", type=float, default=1.0)
-    given = asked.parse_args()
+    arguments = parser(__doc__, rounds=11)
+    arguments.add_argument("--slice", type=Path)
+    arguments.add_argument("--change", type=float, default=1.0)
+    args = arguments.parse_args()
     model, sizes, tokens = "demo", (22, 48, 96), 60
     readers = ("pread", "direct")
-    if given.slice:
-        model, sizes, tokens, readers = str(given.slice), (40, 128), 12, ("direct",)
-        if not given.slice.exists():
-            make_slice(given.slice, given.change)
-    change = {"change": given.change if given.slice else ""}
+    if args.slice:
+        model, sizes, tokens, readers = str(args.slice), (40, 128), 12, ("direct",)
+        if not args.slice.exists():
+            make_slice(args.slice, args.change)
+    change = {"change": args.change if args.slice else ""}
     rows = (
-        measure(model, slots, reader, tokens, given.rounds) | change
+        measure(model, slots, reader, tokens, args.rounds) | change
         for reader in readers
         for slots in sizes
     )
-    tell("reading_early", rows, given.keep)
+    print_rows("reading_early", rows, args.keep)
     return 0
 
 

@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 
 import outlier_jupyter
-from benchmarks.products import layer_seconds
+from benchmarks.matmul_baseline import layer_seconds
 from benchmarks.recording import cost
 from benchmarks.results import ROOT, Row
 from benchmarks.traffic import Traffic
@@ -106,7 +106,7 @@ def limits_of(made: Made, engine: Engine, memory: Memory | None = None) -> Calla
 def settings(made: Made, engine: Engine, text: BenchmarkText) -> Row:
     """What a row says beside its numbers."""
     options = engine.options
-    told: Row = {
+    about: Row = {
         "slots": engine.info.slots,
         "tokens_worth": round(engine.info.slots / (made.shape.layers * made.shape.k), 2),
         "share": round(engine.info.slots / (made.shape.layers * made.shape.experts), 3),
@@ -115,8 +115,8 @@ def settings(made: Made, engine: Engine, text: BenchmarkText) -> Row:
     }  # fmt: skip
     for name in ("overlap", "lookahead"):
         if name in OPTIONS:
-            told[name] = getattr(options, name)
-    return made.said | told
+            about[name] = getattr(options, name)
+    return made.description | about
 
 
 def resized(
@@ -129,7 +129,7 @@ def resized(
         wanted: slots, by name.
         texts: lengths of the text of each, as `text_of` takes them.
     """
-    told: dict[str, Row] = {}
+    about: dict[str, Row] = {}
     memory = Memory()
     traffic = Traffic(made.file(), max(engine.info.expert_nbytes), made.shape.k, memory)
 
@@ -139,7 +139,7 @@ def resized(
             if wanted[name] == made.shape.layers * made.shape.experts:
                 fill(engine)
             text = text_of(made, number, **texts[name])
-            told[name] = settings(made, engine, text)
+            about[name] = settings(made, engine, text)
             found = measured(engine, made, text)
             assert engine.last_run is not None
             alone = traffic.token_s(engine.last_run.trace, found["active_bytes"])
@@ -151,7 +151,7 @@ def resized(
     subjects = {name: subject(name) for name in wanted}
     with closing(traffic):
         found = interleave(subjects, rounds, limits_of(made, engine, memory))
-    return {name: (each, told[name]) for name, each in found.items()}
+    return {name: (each, about[name]) for name, each in found.items()}
 
 
 def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
@@ -165,7 +165,7 @@ def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
     with opened(made, cache_experts=every) as engine:
         say(f"loaded: {engine.status().dense_nbytes / 1e9:.2f} GB dense")
         found = resized(engine, made, wanted, texts, rounds, say)
-    return [row(f"paged, {name}", each, **told) for name, (each, told) in found.items()]
+    return [row(f"paged, {name}", each, **about) for name, (each, about) in found.items()]
 
 
 def in_ram(made: Made, rounds: int, say: Say) -> list[Row]:
@@ -175,7 +175,7 @@ def in_ram(made: Made, rounds: int, say: Say) -> list[Row]:
         say("loading mlx-lm's")
         runs = {"all cached": lambda number: measured(engine, made, text_of(made, number))}
         found = interleave(runs | unpaged(made), rounds, limits_of(made, engine))
-    return [row(name, each, **made.said) for name, each in found.items()]
+    return [row(name, each, **made.description) for name, each in found.items()]
 
 
 FEW = 4, 8
@@ -265,8 +265,8 @@ def prompts(made: Made, rounds: int, lengths: tuple[int, ...], say: Say) -> list
                         "NumPy's products, float32": numpy_alone}  # fmt: skip
             found = interleave(subjects, rounds, limits)
             for name, each in found.items():
-                told = made.said | {"prompt": length}
-                rows.append(row(name, each, **told))
+                about = made.description | {"prompt": length}
+                rows.append(row(name, each, **about))
                 rows[-1]["prompt_tokens_per_s"] = round(
                     length / float(str(rows[-1]["prompt_s"])), 1
                 )
@@ -286,7 +286,7 @@ def resident_set(made: Made, rounds: int, say: Say) -> list[Row]:
         for number in range(rounds)
     ]
     say("resident {rss_gb:.2f}, at most {peak_gb:.2f}, of {budget_gb:.2f} GB".format(**found[-1]))
-    return [row("a process of its own, a quarter cached", found, **made.said, slots=quarter,
+    return [row("a process of its own, a quarter cached", found, **made.description, slots=quarter,
                 prompt=LONG_PROMPT)]  # fmt: skip
 
 
@@ -323,11 +323,11 @@ def huge(made: Made, rounds: int, say: Say) -> list[Row]:
     with outlier_jupyter.load(str(made.folder), **options) as engine:
         run_engine(engine, made.routes, BenchmarkText(0, 2, 2))
         found = resized(engine, made, wanted, texts, rounds, say)
-    return [row(f"397B, {name}", each, **told) for name, (each, told) in found.items()]
+    return [row(f"397B, {name}", each, **about) for name, (each, about) in found.items()]
 
 
 def recording(made: Made, say: Say) -> list[Row]:
     """What recording with a live view costs of decode."""
     every = made.shape.layers * made.shape.experts
     with opened(made, cache_experts=every) as engine:
-        return [found | made.said for found in cost(engine, made.routes, say)]
+        return [found | made.description for found in cost(engine, made.routes, say)]

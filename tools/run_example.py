@@ -80,12 +80,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("notebook", type=Path)
     parser.add_argument("html", type=Path)
-    given = parser.parse_args()
-    notebook = nbformat.read(given.notebook, as_version=4)
-    run(notebook, given.notebook.parent)
-    given.html.parent.mkdir(parents=True, exist_ok=True)
-    given.html.write_text(page(notebook, given.notebook.stem))
-    sys.stdout.write(f"{given.html}\n{summary(notebook)}")
+    args = parser.parse_args()
+    notebook = nbformat.read(args.notebook, as_version=4)
+    run(notebook, args.notebook.parent)
+    args.html.parent.mkdir(parents=True, exist_ok=True)
+    args.html.write_text(page(notebook, args.notebook.stem))
+    sys.stdout.write(f"{args.html}\n{summary(notebook)}")
     return 0
 
 

@@ -1,16 +1,16 @@
-"""Models of published geometries with random weights, whose routers follow given routes.
+"""Models of published geometries with random weights, whose routers follow recorded routes.
 
-No engine has to be told of the routes, as they are in the weights:
+The routes are encoded in the weights, so no engine needs to know of them:
 
-- a token's embedding is one number in a dimension of its own;
-- what attention and experts add to it is scaled down to nearly nothing, so every layer sees it;
-- a layer's router has, in that dimension, large weights for the experts the route names;
-- the output head has, for each token, the next token of the text as the likeliest.
+- a token's embedding is one number in its own dimension;
+- attention and experts add nearly nothing to it, so every layer sees it;
+- a layer's router has, in that dimension, large weights for the experts of the route;
+- the output head makes the next token of the text the likeliest.
 
-So any engine that computes the model decodes the text of the trace and routes as it did, and what
-it must read and multiply is what a real model of this geometry would ask for. The vocabulary is
-smaller than the real one. Layers may share their bytes on disk ("aliased"): each is still named,
-cached and read by itself.
+So any engine that computes the model decodes the text of the trace with its routing, and reads and
+multiplies as much as a real model of this geometry. The vocabulary is smaller than the real one.
+Layers may share their bytes on disk ("aliased"): each still has its own name, and is cached and
+read separately.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from .routing import Routes
 BITS, GROUP = 4, 64
 DTYPES = {mx.uint32: "U32", mx.bfloat16: "BF16", mx.float16: "F16", mx.float32: "F32"}
 QUIET = ("o_proj", "out_proj", "down_proj")
-"""What adds to the hidden state, and here adds nearly nothing."""
+"""Projections that add to the hidden state; here they add nearly nothing."""
 EMBEDDED = 16.0
-"""The one number of a token's embedding."""
+"""The only non-zero number of a token's embedding."""
 LAYER = re.compile(r"(?<=layers\.)(\d+)\.")
 ABOUT = "bench.json"
 MOST_TEXTS = 12
 POOL = 32 << 20
-"""Random bytes per file that weights are taken from: what they are does not matter for speed."""
+"""Random bytes per file from which weights are taken: their values do not affect the speed."""
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "30b": {
@@ -74,7 +74,7 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a config the benchmark asks for."""
+    """The sizes in a config that the benchmark needs."""
 
     layers: int
     experts: int
@@ -84,19 +84,19 @@ class Shape:
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Shape:
-        """Read it off a config.json."""
+        """Read them from a config.json."""
         inner = config.get("text_config", config)
         names = ("num_hidden_layers", "num_experts", "num_experts_per_tok", "hidden_size",
                  "vocab_size")  # fmt: skip
         return cls(*(int(inner[name]) for name in names))
 
     def texts(self, tokens: int) -> int:
-        """How many texts of so many tokens to make: each token needs a dimension."""
+        """The number of texts of `tokens` tokens to make: each token needs a dimension."""
         return min(MOST_TEXTS, min(self.hidden, self.vocabulary) // tokens)
 
 
 def config_of(name: str, layers: int | None = None) -> dict[str, Any]:
-    """A geometry's config.json, with fewer layers if asked."""
+    """A geometry's config.json, optionally with fewer layers."""
     config = copy.deepcopy(GEOMETRIES[name])
     if layers is not None:
         config.get("text_config", config)["num_hidden_layers"] = layers
@@ -109,17 +109,17 @@ def write_model(
     routes: Routes,
     *,
     distinct: int | None = None,
-    tell: Callable[[int], object] = lambda nbytes: None,
+    report: Callable[[int], object] = lambda nbytes: None,
 ) -> Path:
-    """Write the model, unless it is there already with these routes.
+    """Write the model, unless it exists already with these routes.
 
     Args:
-        distinct: how many layers have bytes of their own; the others share theirs, in turn.
-        tell: called with bytes written.
+        distinct: number of layers with their own bytes; the others share them in turn.
+        report: called with the number of bytes of each write.
     """
     shape = Shape.of(config)
     distinct = min(distinct or shape.layers, shape.layers)
-    about = {"config": config, "routes": routes.said, "distinct": distinct, "version": 1}
+    about = {"config": config, "routes": routes.description, "distinct": distinct, "version": 1}
     if _text_of(folder / ABOUT) == json.dumps(about):
         return folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -133,7 +133,7 @@ def write_model(
     for file, mine in sorted(files.items()):
         # Experts first: their rows are whole pages, and the data begins on one.
         mine = dict(sorted(mine.items(), key=lambda item: "switch_mlp" not in item[0]))
-        _write_file(folder / f"model-{file}.safetensors", mine, routes, tell)
+        _write_file(folder / f"model-{file}.safetensors", mine, routes, report)
     (folder / "config.json").write_text(json.dumps(config | {"quantization": quantization}))
     _write_tokenizer(folder, shape.vocabulary)
     (folder / ABOUT).write_text(json.dumps(about))
@@ -141,7 +141,7 @@ def write_model(
 
 
 def prompt_of(tokens: list[int]) -> str:
-    """The text that a made model's tokenizer turns into these tokens."""
+    """The text that the model's tokenizer encodes to these tokens."""
     return "".join(f"<t{token}>" for token in tokens)
 
 
@@ -150,7 +150,7 @@ def _text_of(file: Path) -> str:
 
 
 def _tensors(config: dict[str, Any]) -> tuple[dict[str, tuple[str, tuple[int, ...]]], Any]:
-    """Name → dtype and shape of everything mlx-lm would save, and the config's `quantization`."""
+    """Name → dtype and shape of all tensors that mlx-lm would save, and the quantisation config."""
     model_class, args_class = classes_of(copy.deepcopy(config))
     model = model_class(args_class.from_dict(copy.deepcopy(config)))
     model.set_dtype(mx.bfloat16)
@@ -171,9 +171,9 @@ def _tensors(config: dict[str, Any]) -> tuple[dict[str, tuple[str, tuple[int, ..
 
 
 def _write_file(
-    file: Path, tensors: dict[str, Any], routes: Routes, tell: Callable[[int], object]
+    file: Path, tensors: dict[str, Any], routes: Routes, report: Callable[[int], object]
 ) -> None:
-    """One safetensors file. What is alike in two layers is written once and named twice."""
+    """Write a safetensors file. Tensors that layers share are written once and named twice."""
     places: dict[object, tuple[int, int]] = {}
     header, order, end = {}, [], 0
     for name, (dtype, shape) in tensors.items():
@@ -194,7 +194,7 @@ def _write_file(
         for name, dtype, shape in order:
             for part in _values(name, dtype, shape, routes, rng, pool):
                 left = np.ascontiguousarray(part).data.cast("B")
-                tell(len(left))
+                report(len(left))
                 while left:
                     left = left[stream.write(left) :]
         os.fsync(stream.fileno())
@@ -206,7 +206,7 @@ def _values(
     name: str, dtype: str, shape: tuple[int, ...], routes: Routes, rng: np.random.Generator,
     pool: bytes,
 ) -> Iterator[npt.NDArray[Any]]:  # fmt: skip
-    """A tensor's values, in pieces; packed weights are the pool's bytes, from somewhere on."""
+    """A tensor's values, in pieces; packed weights are the pool's bytes from a random offset."""
     kind = name.rpartition(".")[2]
     if "embed_tokens" in name or "lm_head" in name:
         yield _rows_of_tokens(name, kind, shape, routes)
@@ -229,13 +229,13 @@ def _values(
 
 
 def bf16(values: Any) -> npt.NDArray[np.uint16]:
-    """float32 → the bits of bfloat16, cut off."""
+    """float32 → the bits of bfloat16, truncated."""
     wide = np.asarray(values, np.float32).view(np.uint32)
     return (wide >> 16).astype(np.uint16)
 
 
 def _rows_of_tokens(name: str, kind: str, shape: tuple[int, ...], routes: Routes) -> Any:
-    """Embedding: token t has its number in dimension t. Head: what follows t has it there."""
+    """Embedding: token t has its number in dimension t. Head: the token after t has it there."""
     if kind != "weight":
         full = EMBEDDED / 15 if "embed" in name else 0.1
         return np.full(shape, bf16(np.float32(full if kind == "scales" else 0)), np.uint16)
@@ -249,7 +249,7 @@ def _rows_of_tokens(name: str, kind: str, shape: tuple[int, ...], routes: Routes
 def _router(
     name: str, kind: str, shape: tuple[int, ...], routes: Routes, rng: np.random.Generator
 ) -> Any:
-    """8-bit codes: 200 and less for the experts of the route, at most 40 for the others."""
+    """8-bit codes: up to 200 for the experts of the route, at most 40 for the others."""
     if kind != "weight":
         hidden = shape[1] * GROUP
         scale = np.float32(1 / (20 * np.sqrt(hidden)))
@@ -273,7 +273,7 @@ def router_codes(
 
 
 def _write_tokenizer(folder: Path, vocabulary: int) -> None:
-    """One word per token: <t0>, <t1>, … Added ones are words to every class of tokenizer."""
+    """One added token per id: <t0>, <t1>, …; every tokenizer class keeps added tokens whole."""
     words = {f"<t{token}>": token for token in range(vocabulary)}
     tokenizer = Tokenizer(models.BPE(words, []))
     tokenizer.add_special_tokens(list(words))

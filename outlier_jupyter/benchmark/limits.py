@@ -1,7 +1,7 @@
-"""What the hardware allows: how fast memory can be read, and a file past the page cache.
+"""The limits of the hardware: bandwidth of memory, and of direct reads from a file.
 
-A token cannot take less than t = max(bytes of active weights ÷ memory bandwidth, bytes missed ÷
-disk bandwidth). Both are measured with nothing around the reading.
+A token takes at least t = max(bytes of active weights ÷ memory bandwidth, bytes missed ÷ disk
+bandwidth). Both bandwidths are measured by reading alone.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ..cpu.kernels.arguments import READ, read_through
 from ..system.huge_pages import buffer
 
 WORDS = 1 << 27
-"""float32 that the memory test reads: half a gigabyte, more than caches hold."""
+"""float32 that the memory test reads: half a gigabyte, more than the processor's caches."""
 PARTS = 64
-"""Shares of it that threads take."""
+"""Parts of it for threads."""
 STEP = PARTS * READ // 4
-"""float32 of which all readings are multiples."""
+"""All readings are multiples of this many float32."""
 DEPTHS = (2, 4, 8)
-"""How many direct reads are under way at once; the best counts."""
+"""Numbers of parallel direct reads that are tried; the fastest counts."""
 
 
 @njit(parallel=True, nogil=True)  # type: ignore[untyped-decorator]  # Numba has no types
@@ -52,7 +52,7 @@ class Memory:
         _sum(self._words, self._parts)
 
     def move(self, nbytes: float) -> None:
-        """Read so many bytes of it, from where the last such reading ended."""
+        """Read `nbytes` of it, from where the last call ended."""
         words = int(nbytes) // 4 // STEP * STEP
         while words > 0:
             end = min(self._next + words, len(self._words))
@@ -61,7 +61,7 @@ class Memory:
             self._next = end % len(self._words)
 
     def bytes_per_s(self, times: int = 3) -> float:
-        """The best of so many reads of it."""
+        """The best of `times` readings."""
         return max(self._once() for _ in range(times))
 
     def _once(self) -> float:
@@ -86,7 +86,7 @@ def _at_depth(reader: Any, file: Path, nbytes: int, depth: int, seconds: float) 
 
     def work(thread: int) -> int:
         chance, done = random.Random(thread * 7919 + time.monotonic_ns()), 0
-        view = buffer(nbytes)  # what is read into decides how fast a disk is
+        view = buffer(nbytes)  # the kind of buffer affects the speed of reads
         while time.perf_counter() - begin < seconds:
             reader.read(ByteRange(file, chance.randrange(places) * nbytes, nbytes), view)
             done += nbytes
@@ -98,5 +98,5 @@ def _at_depth(reader: Any, file: Path, nbytes: int, depth: int, seconds: float) 
 
 
 def least_seconds(active: float, missed: float, memory: float, disk: float) -> float:
-    """The limit of a token: bytes it must multiply and bytes it must read, over both bandwidths."""
+    """The least time of a token: bytes to multiply and bytes to read, over their bandwidths."""
     return max(active / memory, missed / disk)

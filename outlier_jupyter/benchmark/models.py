@@ -1,7 +1,7 @@
-"""Where the benchmark's models lie, and where their routing comes from.
+"""Makes the benchmark's models and chooses their routing.
 
-They are made when they are asked for first, and found again later. Their routing is that of a
-recorded trace; where none is given, a run of the demo model is recorded for it.
+A model is written on first use and found again later. Its routing is that of a recorded trace;
+without one, a run of the demo model is recorded.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .routing import Routes, Source, read_source, resample
 PREFERRED = "qwen3-30b-a3b.safetensors"
 DEMO_TOKENS = 160
 SPARE = 4_000_000_000
-"""Bytes of the disk that are left to others."""
-Tell = Callable[[str], object]
-"""Told in a line what is being done."""
+"""Bytes of the disk that stay free."""
+Report = Callable[[str], object]
+"""Receives a line of text about the progress."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Made:
 
     Attributes:
         name: of its geometry.
-        distinct: how many of its layers have bytes of their own in the model's files.
+        distinct: number of layers with their own bytes in the model's files.
     """
 
     name: str
@@ -51,8 +51,8 @@ class Made:
         return Shape.of(self.config)
 
     @property
-    def said(self) -> dict[str, object]:
-        """What every row says of it."""
+    def description(self) -> dict[str, object]:
+        """The columns of every result row that describe the model."""
         shape = self.shape
         aliased = "" if self.distinct == shape.layers else (
             f"; {shape.layers} layers named over the bytes of {self.distinct} in the model's files"
@@ -60,7 +60,7 @@ class Made:
         return {
             "model": f"{self.name}, random weights, vocabulary {shape.vocabulary}{aliased}",
             "layers": shape.layers, "experts": shape.experts, "top_k": shape.k,
-            "routing": self.routes.said,
+            "routing": self.routes.description,
         }  # fmt: skip
 
     def file(self) -> Path:
@@ -70,22 +70,22 @@ class Made:
 
 
 def default_folder() -> Path:
-    """Where models are made if nobody says."""
+    """The default folder of the models."""
     return user_cache_path("outlier_jupyter") / "bench"
 
 
-def find_source(traces: Path | None, tell: Tell) -> Source:
-    """The trace to take routing from: Qwen3's in the folder, any other there, or the demo's own."""
+def find_source(traces: Path | None, report: Report) -> Source:
+    """The source of routing: Qwen3's trace in the folder, else another, else the demo's own."""
     found = sorted(traces.glob("*.safetensors")) if traces is not None else []
     best = next((file for file in found if file.name == PREFERRED), found[0] if found else None)
     if best is not None:
         return read_source(best)
-    tell("no recorded traces were given: the demo model's own routing is recorded")
+    report("there are no recorded traces: recording the demo model's own routing")
     return record_demo()
 
 
 def record_demo(tokens: int = DEMO_TOKENS) -> Source:
-    """The routing of the shipped demo model over a text of its own."""
+    """The routing of the shipped demo model over a text that it generates."""
     with load("demo", resident=True, quiet=True) as engine:
         engine.tokenizer.eos_token_ids = set()
         engine.generate("What is an expert in a model?", max_tokens=tokens, temperature=0.7, seed=1)
@@ -104,17 +104,17 @@ def make(
     layers: int | None = None,
     distinct: int | None = 8,
     repacked: bool = True,
-    tell: Tell = lambda line: None,
+    report: Report = lambda line: None,
     config: dict[str, Any] | None = None,
 ) -> Made:
-    """Write a model of the geometry `name` below `home`, unless it is there.
+    """Write a model of the geometry `name` below `home`, unless it exists.
 
     Args:
         layers: fewer than the geometry has.
-        distinct: how many layers get bytes of their own, if the disk has room for them; the
-            others share those. Repacked experts never share.
-        repacked: write the experts as records, too.
-        config: a geometry that is not among the named ones.
+        distinct: number of layers with their own bytes, if the disk has room; the others share
+            them. Repacked experts never share.
+        repacked: also write the experts as records.
+        config: a geometry other than the named ones.
 
     Raises:
         OptionError: the disk has no room.
@@ -129,10 +129,10 @@ def make(
         distinct = _fitting(config, home, distinct, repacked)
     else:
         distinct = len(list(folder.glob("model-layer*")))
-    tell(f"{folder}: {shape.layers} layers of {shape.experts} experts; made if not there yet")
+    report(f"{folder}: {shape.layers} layers of {shape.experts} experts; written if missing")
     write_model(folder, config, routes, distinct=distinct)
     if repacked and not (folder / "experts.repacked").exists():
-        tell(f"{folder}: the experts are repacked")
+        report(f"{folder}: repacking the experts")
         repack(folder, folder, quiet=True)
     return Made(name, folder, config, routes, distinct)
 

@@ -1,7 +1,7 @@
-"""Subjects compared in turn, round after round, beside the limit measured in the same rounds.
+"""Runs subjects in turn, round after round, with the hardware's limits measured in each round.
 
-A machine drifts; what is interleaved drifts together. A row has the medians and the range, and
-every row of a comparison the limit that was measured with it.
+A machine's speed drifts; interleaved subjects drift together. A row has medians and the range, and
+the limits that were measured with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .limits import Memory, disk_bytes_per_s, least_seconds
 Numbers = dict[str, float]
 Row = dict[str, object]
 Run = Callable[[int], Numbers]
-"""One run of a subject, given the number of the round."""
+"""One run of a subject; takes the number of the round."""
 Hardware = Callable[[], Numbers]
 """Measures `memory_gb_per_s` and `disk_mb_per_s` now."""
 
@@ -43,7 +43,7 @@ def interleave(
 
 
 def limited(found: Numbers) -> Numbers:
-    """`found` with its limit, where it says how many bytes a token multiplies and misses."""
+    """`found` with its limit, if it has the bytes that a token multiplies and misses."""
     if "active_bytes" not in found:
         return found
     least = least_seconds(
@@ -70,5 +70,5 @@ def row(subject: str, found: Sequence[Numbers], **settings: object) -> Row:
 
 
 def digits(value: float) -> float:
-    """Four of them."""
+    """`value` rounded to four digits."""
     return float(f"{value:.4g}")

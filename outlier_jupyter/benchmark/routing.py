@@ -1,10 +1,10 @@
 """Real routing for models that were not recorded: a trace, resampled to another geometry.
 
-A layer of the new geometry is put together from layers of the trace. Each of its columns (one of
-its k choices, followed through time) is a column of the trace with its experts renamed. So how long
-choices stay, how often they come back, and which moments are alike, is the real model's. A layer
-of more experts is made of several, in turn; one of a larger k has choices of other moments as well.
-Nothing here knows of weights or files of models.
+A layer of the new geometry is composed of layers of the trace. Each of its columns (one of its k
+choices over time) is a column of the trace with renamed experts. So the real model decides how long
+choices last, how often they return, and which moments are similar. A layer with more experts is
+composed of several layers; one with a larger k also takes choices of other moments. The module
+knows no weights and no model files.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Source:
     """A recorded trace.
 
     Attributes:
-        picks: int16 [tokens, layers, k], the best first where the trace says which.
-        experts: how many a layer has.
-        name: of the trace, in words.
+        picks: int16 [tokens, layers, k], the best first if the trace has weights.
+        experts: number of experts per layer.
+        name: of the trace.
     """
 
     picks: Picks
@@ -40,25 +40,25 @@ class Source:
 
 @dataclass(frozen=True)
 class Routes:
-    """What a made model's router chooses for each of its tokens.
+    """The router's choices of a benchmark model for each of its tokens.
 
     Attributes:
         picks: int16 [texts × tokens of a text, layers, k].
-        tokens: of one text: the texts have the same times and other experts.
-        said: where they come from, and what was resampled.
+        tokens: of one text: the texts have the same timing and different experts.
+        description: where they come from, and how they were resampled.
     """
 
     picks: Picks
     tokens: int
-    said: str
+    description: str
 
     @property
     def texts(self) -> int:
-        """How many texts there are."""
+        """The number of texts."""
         return len(self.picks) // self.tokens
 
     def after(self, token: int) -> int:
-        """The token that follows, within its text; after the last comes the first."""
+        """The next token of the same text; after the last comes the first."""
         text, at = divmod(token, self.tokens)
         return text * self.tokens + (at + 1) % self.tokens
 
@@ -67,7 +67,7 @@ def read_source(path: Path) -> Source:
     """A trace file with `experts` int16 [tokens, layers, k] and the number of experts.
 
     Raises:
-        TraceError: it holds no whole routing.
+        TraceError: some tokens have no routing.
     """
     trace = Trace.load(path)
     picks = trace.experts
@@ -79,9 +79,9 @@ def read_source(path: Path) -> Source:
 def resample(
     source: Source, layers: int, experts: int, k: int, texts: int, seed: int = 0
 ) -> Routes:
-    """Routes of another geometry with the trace's times, for so many texts.
+    """Routes of another geometry with the trace's timing, for `texts` texts.
 
-    Each text has the experts renamed anew, so that no text teaches what the next will ask for.
+    Each text renames the experts anew, so that no text predicts the next one's experts.
     """
     made = [_text(source, layers, experts, k, seed + number) for number in range(texts)]
     tokens, old_layers, old_k = source.picks.shape
@@ -94,7 +94,7 @@ def resample(
 
 
 def _text(source: Source, layers: int, experts: int, k: int, seed: int) -> Picks:
-    """One text: each layer from as many layers of the trace as it has times their experts."""
+    """One text: a layer with n times the experts is composed of n layers of the trace."""
     rng = np.random.default_rng(seed)
     tokens, old_layers, _ = source.picks.shape
     blocks = max(1, experts // source.experts)
@@ -113,9 +113,9 @@ def _text(source: Source, layers: int, experts: int, k: int, seed: int) -> Picks
 
 
 def _first(columns: npt.NDArray[Any], k: int, low: int, room: int) -> npt.NDArray[Any]:
-    """Of each row the first k experts; where it has fewer, those of other moments come after.
+    """The first k experts of each row; if it has fewer, those of other moments follow.
 
-    Half of the trace away first, then quarters; so the layer's favourites stay its favourites.
+    The moments are half of the trace away, then quarters, so frequent experts stay frequent.
     """
     if k <= columns.shape[1] and all(len(set(row)) == len(row) for row in columns.tolist()):
         return columns[:, :k].astype(np.int16)
@@ -123,11 +123,11 @@ def _first(columns: npt.NDArray[Any], k: int, low: int, room: int) -> npt.NDArra
     away = [0, *(tokens * i // 2**n for n in range(1, 7) for i in range(1, 2**n, 2))]
     found = []
     for at in range(tokens):
-        held: dict[int, None] = {}
+        chosen: dict[int, None] = {}
         for by in away:
-            held.update(dict.fromkeys(rows[(at + by) % tokens]))
-            if len(held) >= k:
+            chosen.update(dict.fromkeys(rows[(at + by) % tokens]))
+            if len(chosen) >= k:
                 break
-        held.update(dict.fromkeys(range(low, low + room)))
-        found.append(list(held)[:k])
+        chosen.update(dict.fromkeys(range(low, low + room)))
+        found.append(list(chosen)[:k])
     return np.array(found, np.int16)

@@ -1,7 +1,8 @@
-"""The short form: a slice of Qwen3-30B-A3B's geometry, compared on this machine in minutes.
+"""The short benchmark: a slice of Qwen3-30B-A3B's geometry, measured on this machine in minutes.
 
-A few layers with random weights and real routing: everything cached, a quarter of it, and mlx-lm
-with all in RAM, beside the limit of the hardware. `benchmarks/` has the long form.
+A few layers with random weights and real routing run with all experts cached, with a quarter
+cached, and in mlx-lm with everything in RAM, beside the limit of the hardware. `benchmarks/` has
+the long form.
 """
 
 from __future__ import annotations
@@ -19,33 +20,33 @@ from ..formatting import three
 from ..system.memory_info import machine_memory
 from ..system.provenance import processor_name
 from .limits import Memory
-from .models import Made, Tell, default_folder, find_source, make
+from .models import Made, Report, default_folder, find_source, make
 from .rounds import Row, Run, hardware, interleave, row
 from .subjects import BenchmarkText, Unpaged, active_bytes, run_engine
 
 LAYERS, ROUNDS, PROMPT, TOKENS = 4, 3, 32, 48
 UNPAGED_TOKENS = 3
 UNPAGED = {"bf16": None, "float32": mx.float32}
-"""Types of activations with which mlx-lm is measured."""
+"""Activation types with which mlx-lm is measured."""
 LAYER_NBYTES = 2_400_000_000
-"""RAM that the comparison takes for each layer, with all its engines side by side (measured)."""
+"""RAM per layer with all engines of the comparison loaded (measured)."""
 HEADS = ("subject", "tokens/s", "range", "hits", "read MB/s", "times the limit")
 
 
 @dataclass(frozen=True)
 class Benched:
-    """What the short form found; `print` it, or display it.
+    """The result of the short benchmark; `print` or display it.
 
     Attributes:
-        rows: one per subject, as they would stand in `benchmarks/results`.
-        about: what was measured, in a few words.
+        rows: one per subject, with the columns of `benchmarks/results`.
+        about: what was measured, as text.
     """
 
     rows: list[Row]
     about: str
 
     def cells(self) -> list[tuple[str, ...]]:
-        """The table in words, headings first."""
+        """The table as text cells, headings first."""
         return [HEADS, *(_cells(found) for found in self.rows)]
 
     def __str__(self) -> str:
@@ -70,39 +71,40 @@ def short(
     layers: int | None = None,
     rounds: int = ROUNDS,
     tokens: int = TOKENS,
-    tell: Tell = lambda line: None,
+    report: Report = lambda line: None,
     config: dict[str, Any] | None = None,
 ) -> Benched:
-    """Make the slice if it is not there, and compare.
+    """Write the slice if it does not exist, and measure.
 
     Args:
-        folder: where models are made; left out, the cache folder.
-        traces: a folder of recorded traces; left out, the demo model's own routing is taken.
-        layers: of the slice: 340 MB each, and as much again repacked. Left out, four, or as many
-            as memory has room for.
+        folder: where models are written; by default the cache folder.
+        traces: a folder of recorded traces; by default the demo model's own routing is used.
+        layers: of the slice: 340 MB each, and as much again repacked. By default four, or as many
+            as fit in memory.
         rounds, tokens: how often each subject runs, and how many tokens it generates.
-        config: another geometry, for a test.
+        report: called with a line of text about the progress.
+        config: another geometry, for tests.
     """
     if layers is None:
         layers = max(1, min(LAYERS, machine_memory().available // LAYER_NBYTES))
-    made = make("30b", folder or default_folder(), find_source(traces, tell), layers=layers,
-                distinct=None, tell=tell, config=config)  # fmt: skip
-    return Benched(compare(made, rounds, tokens, tell), about(made))
+    made = make("30b", folder or default_folder(), find_source(traces, report), layers=layers,
+                distinct=None, report=report, config=config)  # fmt: skip
+    return Benched(compare(made, rounds, tokens, report), about(made))
 
 
 def about(made: Made) -> str:
-    """What was measured, in a sentence or two."""
-    said = made.said
+    """What was measured, as text."""
+    facts = made.description
     return (
-        f"{said['layers']} layers of {said['experts']} experts, top-{said['top_k']} "
-        f"({said['model']}); routing of {said['routing']}; "
+        f"{facts['layers']} layers of {facts['experts']} experts, top-{facts['top_k']} "
+        f"({facts['model']}); routing of {facts['routing']}; "
         f"{processor_name()} ({cpu_name()}), kernels with {VECTORS}; "
         f"{three(machine_memory().total / 1e9)} GB of RAM. The limit: bytes multiplied ÷ memory "
         "bandwidth or bytes missed ÷ disk bandwidth, whichever takes longer."
     )
 
 
-def compare(made: Made, rounds: int, tokens: int, tell: Tell) -> list[Row]:
+def compare(made: Made, rounds: int, tokens: int, report: Report) -> list[Row]:
     """A row per subject."""
     shape = made.shape
     every = shape.layers * shape.experts
@@ -117,27 +119,27 @@ def compare(made: Made, rounds: int, tokens: int, tell: Tell) -> list[Row]:
     runs: dict[str, Run] = {}
     with ExitStack() as stack:
         for name, options in paged.items():
-            tell(f"loading: {name}")
+            report(f"loading: {name}")
             settings: dict[str, Any] = {
                 "kernels": "auto",
                 "reader": "direct",
                 "quiet": True,
-                "force": True,  # how much fits side by side was worked out above
+                "force": True,  # `layers` was chosen so that all engines fit in memory
             } | options
             engine = stack.enter_context(load(str(made.folder), **settings))
             # On a CPU a few tokens of MLX's kernels take as long as all others together.
             few = (2, min(4, tokens)) if settings["kernels"] == "mlx" else (PROMPT, tokens)
             runs[name] = _paged(engine, made, *few)
         runs |= unpaged(made)
-        tell(f"{rounds} rounds of {len(runs)} subjects")
+        report(f"{rounds} rounds of {len(runs)} subjects")
         memory = Memory()
         expert = max(engine.info.expert_nbytes)
         found = interleave(runs, rounds, lambda: hardware(made.file(), expert, memory))
-    return [row(name, numbers, **made.said) for name, numbers in found.items()]
+    return [row(name, numbers, **made.description) for name, numbers in found.items()]
 
 
 def _paged(engine: Any, made: Made, prompt: int, tokens: int) -> Run:
-    """Every expert is read once before: so its checksum is known, and a full cache is full."""
+    """A timed run; every expert is read before, so checksums are known and a full cache is full."""
     if engine.status().slots >= made.shape.experts:
         read_all_experts(engine)
     active = active_bytes(engine, made.config, prompt + tokens // 2)
@@ -152,7 +154,7 @@ def _paged(engine: Any, made: Made, prompt: int, tokens: int) -> Run:
 
 
 def unpaged(made: Made) -> dict[str, Run]:
-    """mlx-lm with all of a model in RAM, as it is and with float32 activations, by name."""
+    """mlx-lm with the whole model in RAM, by activation type."""
     text = BenchmarkText(0, 1, UNPAGED_TOKENS)
 
     def of(dtype: Any) -> Run:

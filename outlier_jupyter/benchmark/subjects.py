@@ -1,7 +1,6 @@
-"""Timed runs of one model: by our engine, and by mlx-lm with everything in RAM.
+"""Timed runs of one model, by our engine and by mlx-lm with everything in RAM.
 
-A run's routing is held against the routes of the model, so that no number stands for a run that
-went elsewhere. What is compared with what is not known here.
+Each run's routing is checked against the model's routes, so that no result comes from a wrong run.
 """
 
 from __future__ import annotations
@@ -31,10 +30,11 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class BenchmarkText:
-    """Which of a model's tokens are read, and how many are then generated.
+    """The prompt of a run, and the number of tokens to generate.
 
     Attributes:
-        first: the prompt's first token; the others follow it in order, round and round.
+        first: the prompt's first token; the others follow in order and wrap around.
+        prompt: number of prompt tokens; `tokens`, of generated ones.
     """
 
     first: int
@@ -47,10 +47,10 @@ class BenchmarkText:
 
 
 def run_engine(engine: Engine, routes: Routes, text: BenchmarkText) -> Numbers:
-    """One run: its speed, what it hit and read, and how fast the reads were.
+    """One run: its speed, hits, bytes read, and the speed of the reads.
 
     Raises:
-        OutlierError: it did not route as the model was made to.
+        OutlierError: it did not follow the model's routes.
     """
     ids = text.ids(routes)
     begin = time.perf_counter()
@@ -82,13 +82,13 @@ def check_routing(trace: Trace, routes: Routes) -> None:
     same = (np.sort(trace.experts, axis=-1) == wanted).all(axis=(1, 2))
     if not same.all():
         raise OutlierError(
-            f"{int((~same).sum())} of {len(same)} steps did not route as the model was made to: "
-            "its kernels or its files are wrong, delete the folder and measure again"
+            f"{int((~same).sum())} of {len(same)} steps did not follow the model's routes: its "
+            "kernels or its files are wrong, delete the folder and measure again"
         )
 
 
 def _union_ns(reads: Any) -> float:
-    """Nanoseconds in which at least one of the reads was under way."""
+    """Nanoseconds during which at least one read was under way."""
     order = np.argsort(reads["start_ns"])
     begins = reads["start_ns"][order]
     ends = begins + reads["ns"][order]
@@ -107,7 +107,7 @@ def _wait_share(trace: Trace) -> float:
 def active_bytes(engine: Engine, config: dict[str, Any], context: int) -> float:
     """Bytes that one token multiplies: dense weights, its experts, and the KV cache.
 
-    Of the embedding it reads a row, which is nothing.
+    A token reads one row of the embedding, which is not counted.
     """
     shape, inner = Shape.of(config), config.get("text_config", config)
     flat: Any = tree_flatten(engine.model.parameters())
@@ -122,7 +122,7 @@ class Unpaged:
     """mlx-lm with a slice of a model in RAM.
 
     Args:
-        layers: how many of the model's layers.
+        layers: number of the model's layers to load.
         dtype: of activations and scales; None leaves the model's bfloat16.
     """
 
@@ -147,7 +147,7 @@ class Unpaged:
             stamps.append(time.perf_counter() - begin)
             if token != wanted:
                 raise OutlierError(
-                    f"mlx-lm said token {token} where the model was made for {wanted}"
+                    f"mlx-lm generated token {token} where the model was made for {wanted}"
                 )
         return {"prompt_s": took, "token_s": median(stamps)}
 

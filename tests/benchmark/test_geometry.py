@@ -66,7 +66,7 @@ def test_layers_that_share_bytes_have_routers_of_their_own(model):
     assert experts[0] == experts[2] == experts[4] != experts[1] == experts[3]
     assert len({places[f"model.layers.{i}.mlp.gate.weight"] for i in range(6)}) == 6
     assert all(place.offset % 4096 == 0 for place in experts)
-    assert "6 layers named over the bytes of 2" in str(model.said["model"])
+    assert "6 layers named over the bytes of 2" in str(model.description["model"])
 
 
 def test_a_model_is_written_once(model):
@@ -112,7 +112,9 @@ def test_rows_have_medians_and_ranges_of_interleaved_rounds():
 
 def test_the_short_form_compares_everything_on_a_tiny_slice(source, tmp_path, monkeypatch):
     """From nothing to a table: the model is made and routed by the trace, each row is there."""
-    monkeypatch.setattr("outlier_jupyter.benchmark.short.find_source", lambda traces, tell: source)
+    monkeypatch.setattr(
+        "outlier_jupyter.benchmark.short.find_source", lambda traces, report: source
+    )
     monkeypatch.setattr("outlier_jupyter.benchmark.short.hardware", lambda *given: {
         "memory_gb_per_s": 10.0, "disk_mb_per_s": 1000.0})  # fmt: skip
     found = short(tmp_path, rounds=1, tokens=3, config=config_of("30b", 2) | SMALL)

@@ -45,14 +45,16 @@ def test_the_same_geometry_keeps_the_times_of_the_trace():
     source = made(20, 4, 16, 4)
     routes = resample(source, 4, 16, 4, 2)
     assert kept(source.picks) == kept(routes.picks[:20]) == kept(routes.picks[20:]) == 0.5
-    assert "renamed" in routes.said and not np.array_equal(routes.picks[:20], routes.picks[20:])
+    assert "renamed" in routes.description and not np.array_equal(
+        routes.picks[:20], routes.picks[20:]
+    )
 
 
 def test_more_experts_are_made_of_several_layers():
     """A layer of four times the experts has choices in each quarter, and what stays still does."""
     routes = resample(made(20, 4, 16, 4), 4, 64, 8, 1)
     assert [(np.sort(routes.picks[0, 0]) // 16).tolist().count(i) for i in range(4)] == [2, 2, 2, 2]
-    assert "from 4 layers of 16, top-4, to 4 of 64, top-8" in routes.said
+    assert "from 4 layers of 16, top-4, to 4 of 64, top-8" in routes.description
 
 
 def test_after_a_text_comes_its_beginning():

@@ -112,8 +112,8 @@ def test_bench_makes_its_table(loaded, monkeypatch, tmp_path, capsys):
     """Without --disk the short form runs where it is told to; its table is the cell's value."""
     asked = {}
 
-    def short(folder, traces, *, tell):
-        tell("making a slice")
+    def short(folder, traces, *, report):
+        report("making a slice")
         asked.update(folder=folder, traces=traces)
         return Benched([{"subject": "all cached", "tokens_per_s": 2.5}], "of a fake")
 

@@ -53,7 +53,7 @@ def _run(session: Session, args: dict[str, Any]) -> Benched | None:
             "%outlier bench generates its own model: leave the model out, or give --disk"
         )
     folder, traces = (Path(args[n]) if n in args else None for n in ("folder", "traces"))
-    return short(folder, traces, tell=lambda line: session.write(f"{line}\n"))
+    return short(folder, traces, report=lambda line: session.write(f"{line}\n"))
 
 
 COMMAND = Command(

@@ -1,6 +1,6 @@
 """What it costs to record a token and to feed the live view with it, in CPU time of its thread.
 
-    python benchmarks/watching.py
+    python benchmarks/feed_cost.py
 
 The events are those of one decode step of 48 layers, 8 experts each, with a share of misses; a
 frame is cut for every step, which is more than the one per 50 ms a run has.

@@ -87,6 +87,10 @@ def compare(peer: Llama, threads: int, say: Callable[[str], object]) -> list[Row
                 b["token_s"] / a["token_s"] for a, b in zip(seen[OURS], seen[name], strict=True)
             )
             say(f"{name}: a token takes {ratio:.3f} times what ours does")
-            about = made.said | {"beside": name, "prompt": text.prompt, "tokens": text.tokens}
+            about = made.description | {
+                "beside": name,
+                "prompt": text.prompt,
+                "tokens": text.tokens,
+            }
             rows += [row(each, seen[each], **about, ratio=round(ratio, 3)) for each in seen]
     return rows

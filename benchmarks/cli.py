@@ -1,4 +1,4 @@
-"""What the scripts of single measurements are asked by, and how they tell what they found."""
+"""The command line and the output of the scripts that measure one thing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
     return made
 
 
-def tell(name: str, rows: Iterable[Row], keep: bool) -> None:
+def print_rows(name: str, rows: Iterable[Row], keep: bool) -> None:
     """Print each row once it is measured; append all of them to the results of `name` to `keep`."""
-    told = []
+    printed = []
     for row in rows:
-        told.append(row)
+        printed.append(row)
         sys.stdout.write(f"{row}\n")
         sys.stdout.flush()
     if keep:
-        append(name, told)
+        append(name, printed)

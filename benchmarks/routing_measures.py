@@ -1,6 +1,6 @@
 """Time of the routing measures over a long trace: 100,000 tokens × 48 layers × 8 of 128.
 
-    python -m benchmarks.measuring
+    python -m benchmarks.routing_measures
 
 In CPU seconds, over all threads, and by the clock, which says little on a busy machine.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.abreast import COUNTED, SKIPPED, TURNS, turns
+from benchmarks.side_by_side import COUNTED, SKIPPED, TURNS, turns
 from outlier_jupyter.benchmark.limits import STEP, Memory
 
 
