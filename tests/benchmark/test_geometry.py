@@ -54,7 +54,7 @@ def test_a_run_that_routed_elsewhere_is_refused(model):
         run_engine(engine, model.routes, BenchmarkText(0, 2, 2))
         trace = engine.last_run.trace
     trace.experts[1, 3] = (trace.experts[1, 3] + 1) % 8
-    with pytest.raises(OutlierError, match="1 of 3 steps did not route"):
+    with pytest.raises(OutlierError, match="1 of 3 steps did not follow"):
         check_routing(trace, model.routes)
 
 
