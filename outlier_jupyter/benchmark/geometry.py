@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,18 +109,17 @@ def write_model(
     routes: Routes,
     *,
     distinct: int | None = None,
-    report: Callable[[int], object] = lambda nbytes: None,
 ) -> Path:
     """Write the model, unless it exists already with these routes.
 
     Args:
         distinct: number of layers with their own bytes; the others share them in turn.
-        report: called with the number of bytes of each write.
     """
     shape = Shape.of(config)
     distinct = min(distinct or shape.layers, shape.layers)
     about = {"config": config, "routes": routes.description, "distinct": distinct, "version": 1}
-    if _text_of(folder / ABOUT) == json.dumps(about):
+    made = folder / ABOUT
+    if made.exists() and made.read_text() == json.dumps(about):
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -133,20 +132,16 @@ def write_model(
     for file, mine in sorted(files.items()):
         # Experts first: their rows are whole pages, and the data begins on one.
         mine = dict(sorted(mine.items(), key=lambda item: "switch_mlp" not in item[0]))
-        _write_file(folder / f"model-{file}.safetensors", mine, routes, report)
+        _write_file(folder / f"model-{file}.safetensors", mine, routes)
     (folder / "config.json").write_text(json.dumps(config | {"quantization": quantization}))
     _write_tokenizer(folder, shape.vocabulary)
-    (folder / ABOUT).write_text(json.dumps(about))
+    made.write_text(json.dumps(about))
     return folder
 
 
 def prompt_of(tokens: list[int]) -> str:
     """The text that the model's tokenizer encodes to these tokens."""
     return "".join(f"<t{token}>" for token in tokens)
-
-
-def _text_of(file: Path) -> str:
-    return file.read_text() if file.exists() else ""
 
 
 def _tensors(config: dict[str, Any]) -> tuple[dict[str, tuple[str, tuple[int, ...]]], Any]:
@@ -170,9 +165,7 @@ def _tensors(config: dict[str, Any]) -> tuple[dict[str, tuple[str, tuple[int, ..
     return {name: (DTYPES[a.dtype], tuple(a.shape)) for name, a in flat}, settings
 
 
-def _write_file(
-    file: Path, tensors: dict[str, Any], routes: Routes, report: Callable[[int], object]
-) -> None:
+def _write_file(file: Path, tensors: dict[str, Any], routes: Routes) -> None:
     """Write a safetensors file. Tensors that layers share are written once and named twice."""
     places: dict[object, tuple[int, int]] = {}
     header, order, end = {}, [], 0
@@ -194,7 +187,6 @@ def _write_file(
         for name, dtype, shape in order:
             for part in _values(name, dtype, shape, routes, rng, pool):
                 left = np.ascontiguousarray(part).data.cast("B")
-                report(len(left))
                 while left:
                     left = left[stream.write(left) :]
         os.fsync(stream.fileno())

@@ -84,11 +84,13 @@ def find_source(traces: Path | None, report: Report) -> Source:
     return record_demo()
 
 
-def record_demo(tokens: int = DEMO_TOKENS) -> Source:
+def record_demo() -> Source:
     """The routing of the shipped demo model over a text that it generates."""
     with load("demo", resident=True, quiet=True) as engine:
         engine.tokenizer.eos_token_ids = set()
-        engine.generate("What is an expert in a model?", max_tokens=tokens, temperature=0.7, seed=1)
+        engine.generate(
+            "What is an expert in a model?", max_tokens=DEMO_TOKENS, temperature=0.7, seed=1
+        )
         assert engine.last_run is not None
         trace = engine.last_run.trace
         order = np.argsort(-trace.weights, axis=-1)

@@ -141,7 +141,9 @@ def probe_disk(
     try:
         every = list(itertools.product(readers, DEPTHS, sizes))
         end, best = clock() + seconds, dict[tuple[str, int, int], Cell]()
-        tries = [way for number in range(PASSES) for way in _shuffled(every, number)]
+        # Each pass in another order, so that changing load affects all combinations alike.
+        passes = (random.Random(seed).sample(every, len(every)) for seed in range(PASSES))
+        tries = list(itertools.chain.from_iterable(passes))
         for done, (reader, depth, size) in enumerate(tries):
             share = (end - clock()) / (len(tries) - done)
             cell = _measure(reader, file, depth, size, share, clock)
@@ -158,14 +160,6 @@ def _size(file: Path) -> int:
         return regular(file).stat().st_size
     except OSError as error:
         raise ReadFailed(f"{file} cannot be opened: {error.strerror or error}") from error
-
-
-Way = tuple[Reader, int, int]
-
-
-def _shuffled(ways: list[Way], seed: int) -> list[Way]:
-    """The combinations in another order, so that changing load affects all alike."""
-    return random.Random(seed).sample(ways, len(ways))
 
 
 def _measure(

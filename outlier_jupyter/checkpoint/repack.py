@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from ..errors import CheckpointError, ReadFailed, RepackFailed
+from ..system.files import sync_folder
 from ..system.huge_pages import buffer
 from .expert_reader import read_expert
 from .readers import PAGE, Reader, open_reader
@@ -211,7 +212,7 @@ def _write_all(job: _Job, stream: BinaryIO) -> Written:
     stream.flush()
     os.fsync(stream.fileno())
     job.partial.replace(job.target)
-    _sync_folder(job.target.parent)
+    sync_folder(job.target.parent)
     job.journal.unlink()
     return Written(records, sum(plan.experts for plan in job.plans[began:]))
 
@@ -269,12 +270,3 @@ def _locked(job: _Job) -> Iterator[BinaryIO]:
                 f"another process is repacking to {job.target}: wait for it, or stop it"
             ) from None
         yield stream
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -165,11 +165,6 @@ def give_back() -> None:
     trim_heap()
 
 
-def weights_nbytes(model: nn.Module) -> int:
-    """Bytes of a module's parameters."""
-    return arrays_nbytes(model.parameters())
-
-
 def arrays_nbytes(tree: Any) -> int:
     """Bytes of the MLX arrays in nested lists, tuples and dictionaries."""
     leaves: Any = tree_flatten(tree)
@@ -186,7 +181,7 @@ def measure(
     readers: int, trace: int, python: int,
 ) -> MemoryUse:  # fmt: skip
     """Measure now; arguments are fields of `MemoryUse`, `kv_run` mlx-lm's caches."""
-    dense = weights_nbytes(model)
+    dense = arrays_nbytes(model.parameters())
     running = sum(arrays_nbytes(cache.state) for cache in kv_run)
     return MemoryUse(
         dense=dense,

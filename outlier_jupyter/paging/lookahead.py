@@ -113,20 +113,16 @@ class Lookahead:
         self._ratio: mx.array | None = None
         self._factors = np.ones(1, np.float32)
         self._k = self._proofs = 0
-        self._suits = True
-        self._ranks: dict[ExpertKey, int] | None = None  # of the last prediction, if there was one
-
-    @property
-    def suits(self) -> bool:
+        self.suits = True
         """Whether its router can predict: False once it failed to repeat its own choice."""
-        return self._suits
+        self._ranks: dict[ExpertKey, int] | None = None  # of the last prediction, if there was one
 
     def prefetch(self, x: mx.array) -> None:
         """Predict from the previous layer's input `x`, one token, and prefetch what is worth it.
 
         Called when all experts of the previous layer have been read.
         """
-        if not self._suits or self._proofs < PROOFS:
+        if not self.suits or self._proofs < PROOFS:
             return
         ranks_open = self.gate.open(self._k)
         experts = self._predict(x, self._scaled) if ranks_open else None
@@ -146,10 +142,10 @@ class Lookahead:
                 self.gate.learn(rank, used)
             self.gate.predicted(any(used for _, used in mine))
             self._ranks = None
-        if self._suits and self._proofs < PROOFS:
+        if self.suits and self._proofs < PROOFS:
             self._k = ids.shape[-1]
             repeated = self._predict(x)  # with the router's real input, this must be its choice
-            self._suits = repeated is not None and sorted(repeated.tolist()) == sorted(ids.ravel())
+            self.suits = repeated is not None and sorted(repeated.tolist()) == sorted(ids.ravel())
             self._proofs += 1
 
     def ranked(self, x: mx.array) -> npt.NDArray[np.int64]:
@@ -178,7 +174,7 @@ class Lookahead:
         try:
             return self.ranked(change(x) if change else x)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            self._suits = False
+            self.suits = False
             return None
 
     def _scaled(self, x: mx.array) -> mx.array:

@@ -27,7 +27,7 @@ class QueuedRead:
 
     def __init__(self) -> None:
         self._result: ReadResult | None = None
-        self._callback: Callable[[Read], object] = _ignore
+        self._callback: Callable[[Read], object] = lambda read: None
         self._retry: Read | None = None
 
     def end(self, result: ReadResult) -> None:
@@ -54,10 +54,6 @@ class QueuedRead:
     def exception(self) -> BaseException | None:
         """As a `Future`'s; it waits only for a thread's read."""
         return None if self._retry is None else self._retry.exception()
-
-
-def _ignore(read: Read) -> None:
-    """The callback of a read that has none."""
 
 
 class _Open(NamedTuple):

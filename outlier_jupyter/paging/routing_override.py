@@ -228,7 +228,8 @@ class RoutingOverride:
 
     def _swap_class(self, module: nn.Module, override: LayerOverride) -> None:
         kind = type(module)
-        call = _linear(kind, override) if _is_linear(module) else _multiplying(kind, override)
+        linear = isinstance(module, nn.Linear | nn.QuantizedLinear)
+        call = (_linear if linear else _multiplying)(kind, override)
         module.__class__ = type(kind.__name__, (kind,), {"__call__": call, "overridden": True})
         self._undo.append(lambda: setattr(module, "__class__", kind))
 
@@ -290,10 +291,6 @@ def _rows(module: Any) -> int:
     """Rows of a module's own matrix; 0 if it has none."""
     weight = module.get("weight") if isinstance(module, nn.Module) else None
     return weight.shape[0] if isinstance(weight, mx.array) and weight.ndim == 2 else 0
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.QuantizedLinear)
 
 
 def _at(model: Any, steps: Sequence[str]) -> Any:

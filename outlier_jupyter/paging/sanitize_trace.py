@@ -77,13 +77,9 @@ def trace_sanitize(
         # What cannot be exported is not a movement of data. `sanitize` itself has run before, when
         # mlx-lm loaded the model, so its own errors do not come here.
         how = str(error).rpartition("primitive ")[2]
-        return dict.fromkeys(names, Computed(how, checkpoint_nbytes(checkpoint)))
+        nbytes = sum(span.bytes.nbytes for span in checkpoint.spans.values())
+        return dict.fromkeys(names, Computed(how, nbytes))
     return dict(zip(returned, graph.results(), strict=True))
-
-
-def checkpoint_nbytes(checkpoint: Checkpoint) -> int:
-    """Bytes of all tensors of the checkpoint."""
-    return sum(span.bytes.nbytes for span in checkpoint.spans.values())
 
 
 @contextmanager

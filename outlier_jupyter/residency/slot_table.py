@@ -190,7 +190,8 @@ class SlotTable:
     def commit(self, placement: Placement) -> None:
         """Make `placement.key` resident: its read has ended."""
         self._reserved.remove(placement.slot)
-        slots.put(self._slots, self._code(placement.key), placement.slot)
+        layer, expert = placement.key
+        slots.put(self._slots, layer * self._width + expert, placement.slot)
 
     def release(self, placement: Placement) -> None:
         """Free the slot of `placement`, whose read failed; its evicted expert stays evicted."""
@@ -274,9 +275,6 @@ class SlotTable:
             np.isin(states, list(self._staging)),
             np.isin(states, list(self._reserved)),
         )
-
-    def _code(self, key: ExpertKey) -> int:
-        return key.layer * self._width + key.expert
 
     def _codes(self, keys: Iterable[ExpertKey]) -> Int64s:
         width = self._width

@@ -140,9 +140,9 @@ def waiting_layers(found: Explanation) -> list[LayerStory]:
     return sorted(missed, key=lambda layer: (-_wait(layer), layer.layer))
 
 
-def layer_rows(found: Explanation, shown: int = SHOWN) -> list[tuple[str, str, str]]:
-    """(layer, its wait, its misses) of the `shown` longest waits, in the model's order."""
-    chosen = sorted(waiting_layers(found)[:shown], key=lambda layer: layer.layer)
+def layer_rows(found: Explanation) -> list[tuple[str, str, str]]:
+    """(layer, its wait, its misses) of the `SHOWN` longest waits, in the model's order."""
+    chosen = sorted(waiting_layers(found)[:SHOWN], key=lambda layer: layer.layer)
     rows = []
     for layer in chosen:
         wait = _wait(layer)
@@ -158,9 +158,9 @@ def layer_rows(found: Explanation, shown: int = SHOWN) -> list[tuple[str, str, s
     return rows
 
 
-def left_out(found: Explanation, shown: int = SHOWN) -> str:
+def left_out(found: Explanation) -> str:
     """How many layers with misses the rows leave out; "" if none."""
-    more = len(waiting_layers(found)) - shown
+    more = len(waiting_layers(found)) - SHOWN
     return f"{more} more layers had misses" if more > 0 else ""
 
 

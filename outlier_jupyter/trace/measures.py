@@ -170,14 +170,6 @@ def residency(trace: Trace, step: int | None = None) -> npt.NDArray[np.bool_]:
     return balance > 0
 
 
-def resident_count_per_step(trace: Trace) -> npt.NDArray[np.int64]:
-    """How many experts were resident after each step: int64 [steps]."""
-    change = np.zeros(trace.steps, np.int64)
-    np.add.at(change, trace.reads["step"], 1)
-    np.subtract.at(change, trace.evictions["step"], 1)
-    return len(trace.resident_at_start) + np.cumsum(change)
-
-
 def bytes_per_token(trace: Trace) -> npt.NDArray[np.float64]:
     """Bytes read per step, a prefill call's divided equally among its steps: float64 [steps].
 

@@ -144,10 +144,10 @@ def legend(scene: Scene, items: Sequence[tuple[str, str, Dash | None]]) -> None:
         x += text_width(label) + 16
 
 
-def text_width(words: str, size: float = 11) -> float:
-    """The approximate width of `words`; fonts differ."""
+def text_width(words: str) -> float:
+    """The approximate width of `words` at 11 px; fonts differ."""
     wide = {**dict.fromkeys(" .,:;'|!()ijltf", 0.36), **dict.fromkeys("mwMW%", 0.88)}
-    return size * sum(wide.get(sign, 0.57) for sign in words)
+    return 11 * sum(wide.get(sign, 0.57) for sign in words)
 
 
 def x_axis(scene: Scene, scale: Scale, title: str) -> None:

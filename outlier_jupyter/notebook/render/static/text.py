@@ -67,16 +67,11 @@ def no_reads(trace: Trace) -> str:
     return "no reads were recorded"
 
 
-def cache_bytes(trace: Trace) -> int:
-    """RAM of the slots: each is as large as the largest expert."""
-    return trace.info.slots * max(trace.info.expert_nbytes, default=0)
-
-
 def cache_words(trace: Trace) -> str:
     """Slots and their bytes; "" without a cache."""
     if not trace.info.slots:
         return ""
-    size = cache_bytes(trace)
+    size = trace.info.slots * max(trace.info.expert_nbytes, default=0)  # each holds the largest
     slots = f"{trace.info.slots:,} expert slot" + ("s" if trace.info.slots != 1 else "")
     return f"{slots} · {size_words(size)} in RAM" if size else slots
 
