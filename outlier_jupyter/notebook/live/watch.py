@@ -79,10 +79,10 @@ class Watched(LiveView):
         self._thread: int | None = None  # of the run, once it has begun
         self._places: list[Place] = []
         self._cell = _cell()
-        asked = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
+        text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
         # kernel_id="": the cell has returned by then, so Stop must not interrupt the kernel.
         info = run_info(engine, engine.routing.options(options))
-        super().__init__(info=header(info, asked), on_stop=self.stop, kernel_id="")
+        super().__init__(info=header(info, text), on_stop=self.stop, kernel_id="")
         # A kernel that shuts down during a run must not leave MLX running on a thread.
         weakref.finalize(self, _end, engine, self._ended)
         _begin(self)
