@@ -144,20 +144,6 @@ def attention(tokens: int) -> list[Subject]:
     ]  # fmt: skip
 
 
-def blas(rows: int) -> Subject:
-    """NumPy's product of the same size as an expert's first half on `rows` rows."""
-    a = np.ones((rows, WIDTH), np.float32)
-    b = np.ones((2 * HIDDEN, WIDTH), np.float32)
-    return f"numpy product {rows} rows", b.nbytes, lambda: a @ b.T
-
-
-def same_multiplications(rows: int) -> Subject:
-    """NumPy's product with as many multiplications as the experts of `rows` tokens take."""
-    a = np.ones((rows, WIDTH), np.float32)
-    b = np.ones((3 * K * HIDDEN, WIDTH), np.float32)
-    return f"numpy, as many multiplications {rows} rows", b.nbytes, lambda: a @ b.T
-
-
 def measure(subjects: list[Subject], rounds: int) -> list[dict[str, object]]:
     """Every subject in turn; medians over the rounds after one to warm up."""
     seen: dict[str, list[float]] = {name: [] for name, _, _ in subjects}
@@ -188,8 +174,7 @@ def main() -> int:
     groups += [attention(tokens) for tokens in (256, 4096)]
     if not args.short:
         groups += [[*dense(forms[0], rows), *experts(forms[0], rows)] for rows in (4, 16, 64)]
-        groups += [[blas(rows)] for rows in (16, 64)]
-        groups += [[*experts(forms[0], 512)[:1], same_multiplications(512)]]
+        groups += [experts(forms[0], 512)[:1]]
     rows: list[dict[str, object]] = []
     for group in groups:
         rows += measure([reading(), *group], args.rounds)

@@ -1,4 +1,4 @@
-"""Decode with reads begun early and without: measured, where `lookahead` calculates.
+"""Decode with reads begun early and without.
 
     python -m benchmarks.reading_early [--slice FOLDER] [--change X] [--rounds N]
 

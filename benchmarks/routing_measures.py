@@ -1,4 +1,4 @@
-"""Time of the routing measures over a long trace: 100,000 tokens × 48 layers × 8 of 128.
+"""Time of the routing measures and the LRU curve of a long trace: 100,000 tokens × 48 layers × 8.
 
     python -m benchmarks.routing_measures
 
@@ -8,12 +8,15 @@ In CPU seconds, over all threads, and by the clock, which says little on a busy 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
+from outlier_jupyter.residency.replay import lru_curve
 from outlier_jupyter.trace import Trace, TraceInfo
 from outlier_jupyter.trace.routing_measures import over_time, routing_measures
 from outlier_jupyter.trace.schema import CALL, EVICTION, READ
+from outlier_jupyter.trace.what_if import routing_of
 
 from .results import append
 
@@ -46,6 +49,12 @@ def made_up(steps: int = STEPS) -> Trace:
     )
 
 
+def lru_curve_of(trace: Trace) -> None:
+    """The curve, as if every token had been a call of its own."""
+    routing = replace(routing_of(trace), starts=np.arange(trace.steps + 1))
+    lru_curve(routing, trace.phase, [1] * LAYERS)
+
+
 def main() -> None:
     """Time each part in CPU seconds, the best of three, after one small run that compiles."""
     small, trace = made_up(100), made_up()
@@ -53,6 +62,7 @@ def main() -> None:
         "measures, decode": lambda t: routing_measures(t, "decode"),
         "measures, both phases together": lambda t: routing_measures(t, None),
         "over time": over_time,
+        "LRU curve of all sizes": lru_curve_of,
     }
     rows = []
     for name, part in parts.items():
