@@ -93,7 +93,7 @@ class LayerPlan:
         self, layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Workspace
     ) -> None:
         family = known_as(layer, "layer")
-        assert family is not None, "can_swap was not asked"
+        assert family is not None, "only layers that can_swap accepts"
         block = layer[family.block]
         self.stream = stream
         self.attention = layer.self_attn._plan
@@ -162,9 +162,9 @@ class LayerPlan:
 
     def _run_experts(self) -> F32s:
         """Compute the experts, the shared expert, and their sum."""
-        held = self.experts.resident_map
-        if held is not None:
-            return self._decode_resident(held)
+        resident = self.experts.resident_map
+        if resident is not None:
+            return self._decode_resident(resident)
         ids, weights = self._chosen
         shared_outputs: list[F32s] = []  # computed while experts are read
         shared, normed = self.shared, self._normed[None]
@@ -178,8 +178,8 @@ class LayerPlan:
             self._x += more[0]
         return self._row
 
-    def _decode_resident(self, held: Any) -> F32s:
-        chain = self._chain_of(held.host)
+    def _decode_resident(self, resident: Any) -> F32s:
+        chain = self._chain_of(resident.host)
         self.experts.decode_resident(self._k, lambda: self._compute(chain))
         return self._row
 
