@@ -58,7 +58,8 @@ def names(tree: ast.AST):
 
 def parts(name: str) -> set[str]:
     """The words that a name is made of."""
-    return set(re.findall(r"[a-z]+", re.sub(r"([A-Z])", r"_\1", name).lower()))
+    spaced = name if name.isupper() else re.sub(r"([A-Z])", r"_\1", name)
+    return set(re.findall(r"[a-z]+", spaced.lower()))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -18,7 +18,7 @@ from .sanitize_trace import Computed, Origin, trace_sanitize
 from .slots import host_bytes, safetensors_dtype
 from .switch import expert_tensors
 
-HELD_NBYTES = 64
+IN_MEMORY_NBYTES = 64
 """Bytes per expert up to which a tensor that mlx-lm computes is kept in RAM."""
 
 
@@ -57,7 +57,9 @@ class Locator:
         dtype = safetensors_dtype(array.dtype)
         shape = tuple(array.shape)
         if isinstance(origin, Computed):
-            small = array.nbytes <= HELD_NBYTES * shape[0] and origin.nbytes <= 4 * array.nbytes
+            small = (
+                array.nbytes <= IN_MEMORY_NBYTES * shape[0] and origin.nbytes <= 4 * array.nbytes
+            )
             if not small:
                 raise NotPageable(
                     f"the experts in {self._folder} cannot be read unchanged: mlx-lm computes "

@@ -282,7 +282,7 @@ class Attend:
         self._prepared: Prepared | None = None
 
     def over(self, keys: Cached, values: Cached, tokens: int, chain: Chain, place: int) -> None:
-        """Make link number `place` of `chain` attend over `tokens` tokens; `RUNNING` is held."""
+        """Make link number `place` of `chain` attend over `tokens` tokens; `RUNNING` is locked."""
         known = self._keys is not None and keys is self._keys()
         if not known or tokens not in self._served or self._prepared is None:
             length, chunks = _split(tokens, keys.memory.shape[0])

@@ -33,7 +33,7 @@ from .processor import FEATURES, cpu_name
 
 Array = np.ndarray[Any, Any]
 RUNNING = threading.Lock()
-"""Held while a kernel runs. Two at once would share the cores, and Numba's own thread pool, used
+"""Locked while a kernel runs. Two at once would share the cores, and Numba's own thread pool, used
 without OpenMP, must not be entered twice."""
 
 
@@ -189,7 +189,7 @@ class Prepared:
         self._deal = task_loop()
 
     def run(self, x: Array, out: Array) -> None:
-        """Read `x` and write `out`, both contiguous float32 [rows, width]; `RUNNING` is held.
+        """Read `x` and write `out`, both contiguous float32 [rows, width]; `RUNNING` is locked.
 
         The tasks of `before` run on this thread, then those of `first` and `then` on several, in
         order: `then` begins while the last tasks of `first` are running, and its tasks wait

@@ -32,7 +32,7 @@ SPREAD = 8
 
 # Indices of the arguments; the first five are `linear.arrange_task`'s. Strides are bytes.
 (WIDTH, X, ARRANGED, SUMS, FEW, HIDDEN, OUTPUT, ROW_STRIDE, SUMS_STRIDE, VALUES, GATES, INNER,
- INNER_SUMS, OUT, PORTIONS, OUT_PORTIONS, TABLE, DONE, READY, PARAMETERS) = range(20)  # fmt: skip
+ INNER_SUMS, OUT, SHARES, OUT_SHARES, TABLE, DONE, READY, PARAMETERS) = range(20)  # fmt: skip
 UP, GATE, DOWN = 20, 26, 32
 W, S, B, BIAS, ROW_BYTES, SCALE_BYTES = range(6)
 """Fields of each bank: its arrays' addresses, and the bytes of one row."""
@@ -107,8 +107,8 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
     def kernel(arguments: int, number_of_task: int) -> None:
         width, hidden = int_at(arguments, WIDTH), int_at(arguments, HIDDEN)
         values, gates = int_at(arguments, VALUES), int_at(arguments, GATES)
-        portion = int_at(arguments, PORTIONS) + 8 * FIELDS * number_of_task
-        turn, start, end = int_at(portion, RUN), int_at(portion, START), int_at(portion, END)
+        share = int_at(arguments, SHARES) + 8 * FIELDS * number_of_task
+        turn, start, end = int_at(share, RUN), int_at(share, START), int_at(share, END)
         run_of = int_at(arguments, TABLE) + 24 * turn
         slot, pair, count = int_at(run_of, SLOT), int_at(run_of, PAIR), int_at(run_of, COUNT)
         x = int_at(arguments, ARRANGED) + pair * int_at(arguments, ROW_STRIDE)
@@ -135,7 +135,7 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
                             bias, int_at(arguments, GATE + BIAS), slot * hidden + row
                         )
                 put_float(int_at(arguments, INNER), place + row, activate(kind, value, gate, a, c))
-        if increment(int_at(arguments, DONE), SPREAD * turn) == int_at(portion, SIBLINGS) - 1:
+        if increment(int_at(arguments, DONE), SPREAD * turn) == int_at(share, SIBLINGS) - 1:
             for done in range(pair, pair + count):
                 # The values are no longer needed: the arranged activations reuse their memory.
                 arrange(second, lanes, int_at(arguments, INNER) + 4 * done * hidden, hidden,
@@ -154,8 +154,8 @@ def output_task(second: str, bias: str, lanes: int = LANES) -> int:
 
     def kernel(arguments: int, number_of_task: int) -> None:
         hidden, output = int_at(arguments, HIDDEN), int_at(arguments, OUTPUT)
-        portion = int_at(arguments, OUT_PORTIONS) + 8 * FIELDS * number_of_task
-        turn, start, end = int_at(portion, RUN), int_at(portion, START), int_at(portion, END)
+        share = int_at(arguments, OUT_SHARES) + 8 * FIELDS * number_of_task
+        turn, start, end = int_at(share, RUN), int_at(share, START), int_at(share, END)
         run_of = int_at(arguments, TABLE) + 24 * turn
         slot, pair, count = int_at(run_of, SLOT), int_at(run_of, PAIR), int_at(run_of, COUNT)
         x = int_at(arguments, VALUES) + 4 * pair * hidden

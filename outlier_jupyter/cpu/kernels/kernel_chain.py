@@ -113,6 +113,6 @@ class Chain:
         self._table[place] = code, arguments, tasks
 
     def run(self, first: int = 0, last: int | None = None) -> None:
-        """Run links from `first` to before `last`, by default the end; `RUNNING` is held."""
+        """Run links from `first` to before `last`, by default the end; `RUNNING` is locked."""
         last = len(self._links) if last is None else last
         self._run(self._table, self._counters, first, last, self._workers)

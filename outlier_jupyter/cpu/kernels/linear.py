@@ -22,7 +22,7 @@ from .work_partition import END, FIELDS, START, partition
 
 F32s = npt.NDArray[np.float32]
 # Indices of the arguments: those of the call, then those of each matrix.
-WIDTH, X, ARRANGED, SUMS, FEW, ROWS, OUT, TOTAL, PORTIONS = range(9)
+WIDTH, X, ARRANGED, SUMS, FEW, ROWS, OUT, TOTAL, SHARES = range(9)
 W, S, B, BIAS, HEIGHT, ROW_BYTES, SCALE_BYTES = range(7)
 CALL, MATRIX = 9, 7
 
@@ -88,8 +88,8 @@ def matrix_task(name: str, lanes: int = LANES) -> int:
     def kernel(arguments: int, number_of_task: int) -> None:
         rows, width = int_at(arguments, ROWS), int_at(arguments, WIDTH)
         total, out = int_at(arguments, TOTAL), int_at(arguments, OUT)
-        portion = int_at(arguments, PORTIONS) + 8 * FIELDS * number_of_task
-        start, end = int_at(portion, START), int_at(portion, END)
+        share = int_at(arguments, SHARES) + 8 * FIELDS * number_of_task
+        start, end = int_at(share, START), int_at(share, END)
         x, y, matrix = int_at(arguments, ARRANGED), int_at(arguments, SUMS), arguments + 8 * CALL
         first, place = 0, start
         while place < end:

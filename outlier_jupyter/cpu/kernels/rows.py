@@ -304,10 +304,10 @@ def _multiply_rows(
             ]
             for column, x in enumerate(xs):
                 address = emit.at(emit.at(x, offset), 4 * index * part.lanes)
-                given = emit.load(address, F32, part.lanes)
+                activation = emit.load(address, F32, part.lanes)
                 for row, factor in zip(ends, factors, strict=True):
                     at = row[column][index % chains]
-                    builder.store(emit.fma(factor, given, builder.load(at)), at)
+                    builder.store(emit.fma(factor, activation, builder.load(at)), at)
     for at, *others in (places for row in ends for places in row):
         for other in others:
             builder.store(builder.fadd(builder.load(at), builder.load(other)), at)
@@ -317,7 +317,7 @@ def _add_biases(
     emit: Emitter,
     form: Format,
     biases: list[Value],
-    given: list[Value],
+    starts: list[Value],
     width: Value,
     sums: list[list[Value]],
 ) -> None:
@@ -330,7 +330,7 @@ def _add_biases(
             group = builder.add(first, builder.mul(turn, emit.integer(wide)))
             place = builder.mul(group, emit.integer(ITEM_BYTES[form.scale]))
             values = [emit.floats(emit.at(bias, place), form.scale, wide) for bias in biases]
-            for column, start in enumerate(given):
+            for column, start in enumerate(starts):
                 offset = builder.shl(group, emit.integer(2))
                 factor = emit.load(emit.at(start, offset), F32, wide)
                 for row, value in zip(sums, values, strict=True):
