@@ -112,15 +112,6 @@ print("exits")
 """
 
 
-@pytest.mark.parametrize(("kernels", "what"), [("mlx", "run"), ("auto", "run"), ("mlx", "stream")])
-def test_a_process_that_exits_in_the_middle_of_a_daemon_s_run_ends_in_order(kernels, what):
-    """The run is stopped and no other begins; Python would cut it off within MLX, and abort."""
-    done = subprocess.run(
-        [sys.executable, "-c", CUT_OFF, kernels, what], capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stdout) == (0, "exits\n"), done.stderr
-
-
 ASLEEP = """
 import sys, threading, time
 import outlier_jupyter
@@ -142,11 +133,15 @@ print("exits")
 """
 
 
+@pytest.mark.parametrize("script", [CUT_OFF, ASLEEP], ids=["in the middle", "asleep"])
 @pytest.mark.parametrize(("kernels", "what"), [("mlx", "run"), ("auto", "run"), ("mlx", "stream")])
-def test_a_daemon_that_wakes_while_python_is_taken_apart_does_not_abort_it(kernels, what):
-    """Python ends the thread then, and what MLX keeps for it would be freed without Python."""
+def test_a_process_that_exits_beside_a_daemon_s_runs_ends_in_order(script, kernels, what):
+    """A run is stopped and no other begins; Python would cut it off within MLX, and abort.
+
+    Python ends a thread that sleeps, and what MLX keeps for it would be freed without Python.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", ASLEEP, kernels, what], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script, kernels, what], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout) == (0, "exits\n"), done.stderr
 

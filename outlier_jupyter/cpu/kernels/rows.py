@@ -59,7 +59,8 @@ def arrange(context, name, lanes, x, width, out, sums, few):
         whole, rest = steps(emit, form, count, width)
         if integers.fits(form, count):
             units = integers.units_of(emit, sums, whole.count)
-            with builder.if_else(_is(builder, few)) as (then, otherwise):
+            is_few = builder.icmp_unsigned("!=", few, ir.Constant(I64, 0))
+            with builder.if_else(is_few) as (then, otherwise):
                 with then, whole.walk() as value:
                     integers.split(whole, value, x, out, units)
                 with otherwise, whole.walk() as value:
@@ -74,11 +75,6 @@ def arrange(context, name, lanes, x, width, out, sums, few):
         return context.get_dummy_value()
 
     return types.void(name, lanes, *[types.int64] * 5), generate
-
-
-def _is(builder: Any, number: Value) -> Value:
-    """Whether `number` is not zero."""
-    return builder.icmp_unsigned("!=", number, ir.Constant(I64, 0))
 
 
 def _arrange_step(part: Steps, value: Value, x: Value, out: Value) -> None:

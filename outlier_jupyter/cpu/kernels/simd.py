@@ -7,7 +7,7 @@ integers: the caller keeps the arrays alive and stays within their bounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from numba.core import cgutils
 
 from .processor import WIDENS_F16
 
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32, F16 = ir.FloatType(), ir.HalfType()
 Value = Any
 """An LLVM value; llvmlite has no types."""
@@ -183,6 +183,3 @@ def _mangled(kind: Any) -> str:
     if isinstance(kind, ir.VectorType):
         return f"v{kind.count}{names[str(kind.element)]}"
     return names[str(kind)]
-
-
-Emit = Callable[[Emitter, Sequence[Value]], Value | None]
