@@ -123,6 +123,20 @@ def decode_lines(parts: Parts) -> list[str]:
     ]) if rows else []  # fmt: skip
 
 
+def short_lines(parts: Parts) -> list[str]:
+    """The short form, on a slice of layers."""
+    rows = parts.get("short", [])
+    if not rows:
+        return []
+    heads = (f"a slice of {rows[0]['layers']} of the 48 layers", "tokens/s", "hits",
+             "expert reads, MB/s", "disk, MB/s", "times the limit")  # fmt: skip
+    return table(heads, [
+        (str(r["subject"]), speed(r), percent(number(r, "hit_rate")) if r["hit_rate"] else "–",
+         cell(r, "read_mb_per_s"), cell(r, "disk_mb_per_s"), cell(r, "times_limit"))
+        for r in rows
+    ])  # fmt: skip
+
+
 def feature_lines(parts: Parts) -> list[str]:
     """Each feature off, beside the base of the same rounds."""
     rows = parts.get("features", [])
@@ -240,7 +254,7 @@ def notes(parts: Parts, here: Where) -> list[str]:
     if not every:
         return []
     commits = ", ".join(dict.fromkeys(str(row["commit"]) for row in every))
-    routing = next((str(r["routing"]) for r in parts.get("sizes", []) if r.get("routing")), "")
+    routing = next((str(r["routing"]) for r in every if r.get("routing")), "")
     lines = [
         f"Medians of interleaved rounds (least–most), at {commits}; {named(here)}. "
         f"Weights are random and the vocabulary is 8,192; routing is real ({routing}): each "
@@ -328,7 +342,15 @@ def section(parts: Parts, here: Where) -> list[str]:
             f"```{{image}} {picture_of(here, shade)}", alt, f":class: only-{shade}", "```", ""
         )
     ]  # fmt: skip
-    tables = (decode_lines, unpaged_lines, peer_lines, abreast_lines, feature_lines, prompt_lines)
+    tables = (
+        decode_lines,
+        short_lines,
+        unpaged_lines,
+        peer_lines,
+        abreast_lines,
+        feature_lines,
+        prompt_lines,
+    )
     return [
         f"### {named(here)}", "", *(picture if drawn(parts) else []),
         *(line for make in tables for line in labelled(make(parts), here)),
