@@ -117,7 +117,7 @@ def test_a_room_imports_only_what_it_may(path):
 
 
 def test_rooms_import_those_above_them():
-    """No arrow points upwards: each room's imports stand before it in the table."""
+    """Each room's imports stand before it in the table, so none can come back."""
     known = list(ROOMS)
     for name, imported in ROOMS.items():
         assert imported <= set(known[: known.index(name)]), name

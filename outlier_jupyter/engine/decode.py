@@ -3,7 +3,8 @@
 The order of work is mlx-lm's (prefill in chunks, the prompt's last token alone, then token by
 token), except that mlx-lm starts the next step before it returns a token. A paged model would read
 experts for a token that may never be used. Sampler, penalties, KV cache and detokenizer are
-mlx-lm's. The loop calls the model and emits events; it knows neither paging nor subscribers.
+mlx-lm's. The loop calls the model and emits events. Of paging it knows the router tap and
+`Stopped`; it does not know the subscribers.
 """
 
 from __future__ import annotations

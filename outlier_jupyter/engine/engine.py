@@ -177,7 +177,7 @@ class Engine:
         self, *, cache_gb: float | str | None = None, cache_experts: int | None = None,
         force: bool = False,
     ) -> Status:  # fmt: skip
-        """Resize the cache between two runs; the most recently used experts stay resident.
+        """Resize the cache between two runs; the experts last in eviction order stay resident.
 
         Args:
             cache_gb, cache_experts: one of them, as in `LoadOptions`.

@@ -2,7 +2,7 @@
 
 `plan` shows the result, `load` and `resize` enforce it. A process takes
 
-    what it takes anyway + dense weights + slots + KV caches + `memory.working_nbytes`
+    interpreter and libraries + dense weights + slots + KV caches + `memory.working_nbytes`
 
 and may take its present size plus the free memory, less a share that stays free; or `ram_gb`,
 whichever is less. This is arithmetic only: nothing is read or changed.

@@ -47,7 +47,7 @@ class Turns:
 
     @property
     def must_wait(self) -> bool:
-        """Whether the calling thread would have to wait, and may."""
+        """Whether another thread's run, which ends by itself, has to be waited for."""
         return self.taken and self._ends and not self.mine
 
     @contextmanager

@@ -1,8 +1,8 @@
 """One layer's experts: from a router's ids to the output of those it chose.
 
-A token's few experts usually fit the slots. What computes natively computes the resident ones
-while the misses are read, then each as it arrives; an MLX graph is computed once all are there. The
-next layer's experts may be predicted meanwhile.
+A token's few experts usually fit the slots. Compiled modules compute the hits while the misses are
+read, then each miss as it arrives; MLX's compute once all are resident. The next layer's experts
+may be predicted meanwhile.
 
 A prompt may need more distinct experts than there are slots. Its tokens are then taken expert by
 expert, in as many passes as it needs; the arithmetic of a row does not change with it. What a layer
@@ -38,7 +38,7 @@ class PagedLayer:
         timed: measures what `inner` takes.
 
     Attributes:
-        owner, combine: which experts are computed here, and what makes outputs whole.
+        owner, combine: which experts are computed here, and what adds the outputs of others.
         lookahead: predicted this layer's experts, and learns from what the router chooses.
         next_lookahead: predicts those of the next layer from this one's input.
         shared_expert: is computed while experts are read.
@@ -56,7 +56,7 @@ class PagedLayer:
         self._keys = [ExpertKey(layer, each) for each in range(experts)]
 
     def slot_map(self) -> SlotMap | None:
-        """Expert → slot once nothing has to be looked up or combined any more."""
+        """Expert → slot of a fully resident layer that this process computes alone."""
         return self._pager.slot_map(self._layer) if self._owns_all else None
 
     def serve(
@@ -220,7 +220,7 @@ class PagedLayer:
 
     @property
     def _owns_all(self) -> bool:
-        return self.owner is OWNS_ALL
+        return self.owner is OWNS_ALL and self.combine is as_it_is
 
     def _prefetch_next(self, inputs: SwitchInputs, idle: bool) -> bool:
         """Prefetch for the next layer if the disk is `idle`; returns `idle`."""

@@ -39,7 +39,7 @@ class Pager:
             slots, staging slots included.
         reader: reads byte ranges; called on the executor's threads.
         clock: nanoseconds, monotonic.
-        overlap: whether resident experts are computed with while the others are read.
+        overlap: whether hits are computed while misses are read.
         queue: the kernel's queue of asynchronous reads, if there is one.
 
     Attributes:

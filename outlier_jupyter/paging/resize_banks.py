@@ -1,4 +1,4 @@
-"""Resizes the banks of a loaded model between two runs; the experts evicted last stay.
+"""Resizes the banks of a loaded model between two runs; experts last in eviction order stay.
 
 The memory is checked before anything changes: without enough, MLX does not raise on every device,
 and the process just ends. A bank is replaced part by part, so that only one tensor's rows exist

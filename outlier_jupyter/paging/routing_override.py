@@ -1,9 +1,9 @@
 """Overrides routing: changes a router's logits while an intervention is applied.
 
 A router is found by its shape: the matrix with one row per expert, nearest to the switch. If that
-is a linear layer, its output is changed. If a module multiplies by its own `weight`, the product is
-changed, which an input of a class of its own detects. Biases that only steer the selection get the
-masks and forces, and nothing else. The rest of the router (softmax, sigmoid, groups) is the model's
+is a linear layer, its output is changed. If a module multiplies by its own `weight`, its input
+gets a subclass whose `@` changes the product. Biases that only steer the selection get the masks
+and forces, and nothing else. The rest of the router (softmax, sigmoid, groups) is the model's
 own code, which sees other logits. `top_k` is set wherever the router or its block keeps it.
 
 Without an intervention the model is untouched: classes, arrays and numbers are replaced when one
@@ -127,7 +127,9 @@ class LayerOverride:
         seen, self._seen = self._seen, False
         refused = f"the routing of layer {self._layer} cannot be changed so"
         if not seen:
-            raise OptionError(f"{refused}: this model's router makes its logits out of sight")
+            raise OptionError(
+                f"{refused}: its router's logits come from no layer or weight that can be found"
+            )
         if self._top_k is not None and ids.shape[-1] != self._top_k:
             raise OptionError(
                 f"{refused}: this model's router takes {ids.shape[-1]} experts a token, whatever "

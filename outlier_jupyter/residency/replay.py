@@ -3,9 +3,9 @@
 The lookups are those of a running engine: for each call of the model, layer by layer, all distinct
 experts of the call's tokens at once, in ascending order. Hits are those resident before any of them
 is read, and none of them is evicted for another. A chunk of a prompt keeps its most used experts,
-as in the engine. Belady's bound is exempt from that: where the experts of a lookup need not be
-resident together (those of a prompt, or more than there are slots), it keeps what is used again
-soonest of all it has seen, so that no other evictions read fewer.
+as in the engine. Belady's policy is different, so that it is a true lower bound on reads: where the
+experts of a lookup need not be resident together (those of a prompt, or more than there are slots),
+it may evict one for another, and keeps those used again soonest.
 
 This module knows arrays, and nothing of traces, files or times.
 """
@@ -111,7 +111,7 @@ class Outcome:
     reads: npt.NDArray[np.int32]
 
     def last(self, routing: RecordedRouting) -> Outcome:
-        """The part of `routing`, which was replayed last."""
+        """The outcome of the calls of `routing`, which were replayed last."""
         k = routing.experts.shape[2]
         hits = self.hits[len(self.hits) - len(routing.experts) :, :, :k]
         return Outcome(hits, self.reads[len(self.reads) - routing.calls :])
@@ -180,7 +180,7 @@ def simulate_in_python(
         hits[first:end, layer] = np.isin(rows, resident)
         table.routed(layer, rows)
         uses, keep = None, None
-        if len(rows) > 1:  # a chunk of a prompt, as `PagedSwitch` takes it
+        if len(rows) > 1:  # a chunk of a prompt, as `PagedLayer` takes it
             counts = np.bincount(rows[rows >= 0])
             uses = {key: int(counts[key.expert]) for key in keys}
             keep = table.most_used(layer, uses, sum(each is table for each in tables.values()))
@@ -227,8 +227,8 @@ class Curve:
 
     Attributes:
         choices, experts, nbytes, stalls: int64 [2 phases, distances]: the choices of an expert,
-            the distinct experts looked up, their bytes, and the lookups (by their furthest expert)
-            that need so many slots to hit. The last column never hits.
+            the distinct experts looked up, their bytes, and the lookups (counted
+            at their largest distance) that need so many slots to hit. The last column never hits.
         widest: the most experts of one lookup; the curve is wrong for fewer slots.
     """
 

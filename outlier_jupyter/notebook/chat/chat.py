@@ -105,8 +105,8 @@ class Chat(ConversationsMixin, OnDemand):
         fix_subshell_routing(self.comm)
         self.runner.conversations.current.system = self.system
         self.runner.publish()
-        desk = MessageHandler(self)
-        self.on_msg(lambda _, content, buffers: desk.receive(content))
+        handler = MessageHandler(self)
+        self.on_msg(lambda _, content, buffers: handler.receive(content))
         self.observe(self._keep_system, "system")
         self._forget_engine = engine.subscribe(partial(_resized, weakref.ref(self)), Resized)
 

@@ -1,8 +1,8 @@
 """Generate a chat's answers on one thread, and send their progress to the browser.
 
 Cells return at once, so Stop is a message that any ipykernel handles. New text is sent in one
-message per 50 ms. The whole state is a trait, set on every other change and every few seconds, so
-that a reloaded page can start from it. Both carry a sequence number.
+message per 50 ms. The whole state is a trait, set on every change except new text, and every few
+seconds, so that a reloaded page can start from it. Messages and states carry a sequence number.
 """
 
 from __future__ import annotations
@@ -285,11 +285,11 @@ class TurnRunner:
         return self._frames
 
     def _finish_live_view(self, run: Run | None) -> None:
-        feed, self._frames = self._frames, None
-        if feed is not None and self._chat.live is not None:
+        frames, self._frames = self._frames, None
+        if frames is not None and self._chat.live is not None:
             reason = run.finish_reason if run is not None else "error"
             self._chat.live.answer_from(run)
-            self._chat.live.finish(reason, feed.last_frame(run))
+            self._chat.live.finish(reason, frames.last_frame(run))
 
 
 def _left_out_note(answers: int) -> str:

@@ -24,7 +24,7 @@ register(
     PolicySpec(
         DEFAULT,
         "predictive, the default",
-        "what is used often, follows such moments, or comes soon stays",
+        "experts used often, used after similar routing, or due soon stay",
         _predictive,
         PREDICTIVE,
     )
