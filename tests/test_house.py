@@ -220,6 +220,18 @@ def test_only_its_room_looks_into_an_engine(path):
     assert room(path) == "engine" or not re.search(r"\bengine\._[a-z]", path.read_text())
 
 
+def test_tests_look_into_an_engine_in_one_place():
+    """`engine._x` stands in `tests/inspection.py`, and in code that runs in a kernel of its own."""
+    may = {"inspection.py", "test_house.py", "jupyter_kernel/test_stop.py"}
+    tests = Path(__file__).parent
+    looking = {
+        str(path.relative_to(tests))
+        for path in tests.rglob("*.py")
+        if re.search(r"\bengine\._[a-z]", path.read_text())
+    }
+    assert looking <= may
+
+
 def test_the_door_imports_nothing_heavy():
     """`import outlier_jupyter` loads none of MLX, IPython, anywidget and plotly."""
     heavy = ("mlx", "IPython", "anywidget", "plotly", "numpy", "numba", "scipy")

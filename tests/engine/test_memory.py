@@ -30,7 +30,7 @@ from outlier_jupyter.engine.prefill_chunk import (
 from outlier_jupyter.errors import EngineClosed
 from outlier_jupyter.formatting import size_words
 from outlier_jupyter.testing import TINY_CONFIG, hollow_checkpoint
-from tests.inspection import inside
+from tests.inspection import costs_of, inside
 
 CACHE_GB = 0.06
 WORK = """
@@ -271,7 +271,7 @@ def test_attention_is_bounded_where_all_of_it_is_compiled(kernels, bounded, tiny
     """The tiny model's is; with MLX's kernels none is."""
     monkeypatch.setattr(loading, "native_wanted", lambda kernels: kernels == "auto")
     with outlier_jupyter.load(tiny, cache_experts=6, kernels=kernels) as engine:
-        assert engine._costs.bounded == bounded
+        assert costs_of(engine).bounded == bounded
 
 
 def test_a_chunk_stays_within_its_budget(checkpoint_of):
@@ -283,6 +283,6 @@ def test_a_chunk_stays_within_its_budget(checkpoint_of):
             mx.reset_peak_memory()
             engine.generate("abcdefgh" * 128, raw=True, max_tokens=1, prefill_chunk=1023)
             peak = mx.get_peak_memory() - held
-            costs = engine._costs
+            costs = costs_of(engine)
             kv = 3 * 2 * 1024 * 32 * 4
             assert peak <= 1023 * (costs.routed + 1024 * costs.attended) + kv < ACTIVATION_NBYTES

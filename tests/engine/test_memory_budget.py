@@ -14,6 +14,7 @@ from outlier_jupyter.errors import OptionError
 from outlier_jupyter.options import GenerateOptions, LoadOptions
 from outlier_jupyter.system.memory_info import Machine, process_nbytes
 from outlier_jupyter.testing import TINY_CONFIG, hollow_checkpoint
+from tests.inspection import bound_ram, needs_of
 
 GB = 10**9
 BIG = TINY_CONFIG | {
@@ -84,9 +85,9 @@ def test_a_bound_for_the_process_leaves_the_cache_its_rest(tiny, free):
     held = max(PYTHON_NBYTES, process_nbytes())
     with outlier_jupyter.load(tiny, ram_gb=11) as engine:
         assert engine.status().slots == 24 and engine.options.ram_gb is None
-        needs = engine._needs
+        needs = needs_of(engine)
         with pytest.raises(OptionError, match=r"cache_experts=24 does not fit: .*\(ram_gb="):
-            engine._ram_gb = (held + needs.nbytes) / 1e9
+            bound_ram(engine, (held + needs.nbytes) / 1e9)
             engine.resize(cache_experts=2)
             engine.resize(cache_experts=24)
     with pytest.raises(OptionError, match=r"ram_gb=0\.5 does not fit: .* give a larger ram_gb$"):

@@ -12,6 +12,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter import load
 from outlier_jupyter.errors import OptionError, UnsupportedModel
+from tests.inspection import vocabulary_of
 
 DEMO = Path(outlier_jupyter.__file__).parent / "demo"
 BODY = (
@@ -118,7 +119,7 @@ def test_ids_beyond_the_tokenizer_have_no_text(engine):
     """Vocabularies are rounded up: such an id is generated like any other and shows nothing."""
     from outlier_jupyter.runs.text_stream import Transcript
 
-    transcript = Transcript(engine.tokenizer.detokenizer, (), engine._vocabulary.size)
+    transcript = Transcript(engine.tokenizer.detokenizer, (), vocabulary_of(engine).size)
     known = engine.tokenizer.encode("expert", add_special_tokens=False)
     said = [transcript.add(token) for token in [*known, 10**6, *known]] + [transcript.finish()]
     assert "".join(said) == "expertexpert"

@@ -20,6 +20,7 @@ from outlier_jupyter.engine.open_checkpoint import open_tokenizer
 from outlier_jupyter.engine.vocabulary import OTHER, Vocabulary
 from outlier_jupyter.errors import CheckpointError, OptionError
 from outlier_jupyter.runs.text_stream import Transcript, pieces, readable
+from tests.inspection import vocabulary_of
 
 DEMO = Path(outlier_jupyter.__file__).parent / "demo"
 TEXT = "A 🚀, a 👨‍👩‍👧 and 漢字: é\n"
@@ -133,7 +134,7 @@ IDS = st.lists(st.integers(-3, 4200) | st.integers(-(2**70), 2**70), max_size=30
 @given(ids=IDS)
 def test_pieces_of_any_ids_are_texts(engine, ids):
     """No id raises; joined, the pieces are the bytes' text; alone, each is a text of its own."""
-    vocabulary = engine._vocabulary
+    vocabulary = vocabulary_of(engine)
     spelt = [vocabulary.bytes_of(token) for token in ids]
     assert "".join(pieces(spelt)) == b"".join(spelt).decode("utf-8", "backslashreplace")
     assert len(pieces(spelt)) == len(ids) and "�" not in "".join(map(readable, spelt))
@@ -153,7 +154,7 @@ def test_streamed_text_is_that_of_decoding_at_once(engine, ids):
 def test_pieces_of_a_text_s_tokens_are_the_text(engine, text):
     """A character's last token has it, and those before have nothing: none is lost or doubled."""
     tokens = engine.tokenizer.encode(text, add_special_tokens=False)
-    assert "".join(pieces(map(engine._vocabulary.bytes_of, tokens))) == text
+    assert "".join(pieces(map(vocabulary_of(engine).bytes_of, tokens))) == text
 
 
 def test_a_run_s_pieces_show_characters_of_several_tokens(engine, tmp_path):

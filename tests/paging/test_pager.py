@@ -13,7 +13,7 @@ from outlier_jupyter.errors import EngineClosed, OptionError, ReadFailed, Unsupp
 from outlier_jupyter.events import Waited
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import EventLog, FakeClock, FaultyReader
-from tests.inspection import inside, pager_of
+from tests.inspection import inside, pager_of, reads_on_threads
 from tests.paging.test_exact import logits, prompt
 
 
@@ -124,4 +124,4 @@ def test_tiny_experts_are_read_on_the_calling_thread(tiny):
     (waited,) = (event for event in log.events if isinstance(event, Waited))
     assert waited.ns >= 5_000 * reader.reads
     with outlier_jupyter.load(tiny, cache_experts=5, reader="direct") as engine:
-        assert pager_of(engine)._executor is engine._executor
+        assert reads_on_threads(engine)

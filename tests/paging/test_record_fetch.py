@@ -14,7 +14,7 @@ from outlier_jupyter.checkpoint.readers import PreadReader
 from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import PagedIn
 from outlier_jupyter.testing import EventLog, FaultyReader
-from tests.inspection import pager_of
+from tests.inspection import pager_of, reader_of
 
 PROMPT = "import os"
 
@@ -89,7 +89,7 @@ def test_what_the_kernel_cannot_read_a_thread_reads_or_says_why(own, submitted, 
     The file is cut short for that, and nobody looks whether it was written to.
     """
     with load(own) as engine:
-        monkeypatch.setattr(engine._reader, "changed", lambda before=None: "")
+        monkeypatch.setattr(reader_of(engine), "changed", lambda before=None: "")
         expected = engine.generate(PROMPT, max_tokens=12)
         records = next(own.glob("*.repacked"))
         with records.open("r+b") as file:

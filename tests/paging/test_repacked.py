@@ -22,7 +22,7 @@ from outlier_jupyter.paging.slots import StagedSlotBank
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import FaultyReader, tiny_checkpoint
 from tests import models
-from tests.inspection import inside, pager_of
+from tests.inspection import inside, pager_of, reader_of, reading_threads
 from tests.layouts import LAYOUTS, everywhere, taken
 from tests.paging.test_exact import logits, prompt
 from tests.paging.test_formats import logits as any_logits
@@ -78,9 +78,9 @@ def test_an_aligned_expert_goes_straight_into_its_slot(tmp_path):
     folder = tiny_checkpoint(tmp_path, bits=None, moe_intermediate_size=128)
     outlier_jupyter.repack(folder, quiet=True)
     with outlier_jupyter.load(folder, cache_experts=5, reader="direct") as engine:
-        before = engine._reader.buffer_nbytes()
+        before = reader_of(engine).buffer_nbytes()
         pager_of(engine).acquire([ExpertKey(0, 1), ExpertKey(2, 3)])
-        assert engine._reader.buffer_nbytes() == before
+        assert reader_of(engine).buffer_nbytes() == before
 
 
 def test_staged_slots_take_records_too(own, monkeypatch):
@@ -201,9 +201,9 @@ def probed(monkeypatch):
 def test_small_models_are_not_probed(tiny, probed):
     """Below 1 GB of experts, and where the user says what to take, nothing is measured."""
     with outlier_jupyter.load(tiny, cache_experts=3) as engine:
-        assert engine.status().reader == "pread" and engine._executor._max_workers == 4
+        assert engine.status().reader == "pread" and reading_threads(engine) == 4
     with outlier_jupyter.load(tiny, cache_experts=3, reader="direct", read_threads=3) as engine:
-        assert engine.status().reader_note == "" and engine._executor._max_workers == 3
+        assert engine.status().reader_note == "" and reading_threads(engine) == 3
     assert probed == []
 
 
@@ -211,11 +211,11 @@ def test_large_models_are_read_as_the_probe_says(own, probed, monkeypatch):
     """Reader and threads are the probe's, of the files that are read, and the status says why."""
     monkeypatch.setattr(reads, "LARGE", 100_000)
     with outlier_jupyter.load(own, cache_experts=3) as engine:
-        assert engine.status().reader == "direct" and engine._executor._max_workers == 8
+        assert engine.status().reader == "direct" and reading_threads(engine) == 8
         assert engine.status().reader_note == "as a probe found"
     done = outlier_jupyter.repack(own, quiet=True)
     with outlier_jupyter.load(own, cache_experts=3, read_threads=2) as engine:
-        assert engine._executor._max_workers == 2
+        assert reading_threads(engine) == 2
         assert (
             engine.status().reader_note == "experts are repacked, one read each; as a probe found"
         )

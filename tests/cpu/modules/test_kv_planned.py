@@ -7,6 +7,7 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.testing import TINY_CONFIG, tiny_checkpoint
+from tests.inspection import needs_of
 from tests.models import tiny_config
 
 TYPES = ("qwen3_moe", "deepseek_v3", "qwen3_next", "step3p5", "olmoe")
@@ -23,7 +24,7 @@ def test_a_plan_promises_the_kv_cache_that_is_taken(model_type, kernels, tmp_pat
         engine.tokenizer.eos_token_ids = set()
         engine.generate("x" * 1020, raw=True, max_tokens=4, reuse_kv=True)
         assert engine.memory().kv_kept == found.kv_fixed + 1024 * found.kv_per_token
-        assert engine._needs.kv_run == found.kv_fixed + 4096 * found.kv_per_token
+        assert needs_of(engine).kv_run == found.kv_fixed + 4096 * found.kv_per_token
 
 
 def test_four_layers_of_two_heads_take_16_kb_a_token(tmp_path):
