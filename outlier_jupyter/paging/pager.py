@@ -124,14 +124,14 @@ class Pager:
             raise EngineClosed("this model's engine was closed: load the model again")
 
     def slot_map(self, layer: int) -> SlotMap | None:
-        """Expert → slot, once all of `layer` is resident for good; before, None.
+        """Expert → slot, once `layer` is fully resident; before, None.
 
         Code that resizes the bank or moves its rows must call `forget_slot_maps`.
         """
         return self._slot_maps.get(layer)
 
     def forget_slot_maps(self) -> None:
-        """Treat no layer as resident for good, until the next fetch finds that it is."""
+        """Treat no layer as fully resident until the next fetch finds that it is."""
         self._slot_maps.clear()
 
     def load_all(self, each: Callable[[], object]) -> None:

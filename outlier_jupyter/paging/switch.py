@@ -4,7 +4,7 @@ It reads the router's ids back (the one synchronisation per MoE layer), has thei
 resident, and lets the original module compute over the bank with slot ids in place of expert ids.
 Activation, expert biases and the sorting of long prompts are therefore mlx-lm's own.
 
-Once all experts of a layer are resident for good, there is nothing to read back: slot ids are
+Once a layer is fully resident (all of its experts, never to be evicted), there is nothing to read back: slot ids are
 looked up on the device, nothing is evaluated, and the tap reads the ids when the call is over.
 """
 
@@ -106,7 +106,7 @@ class PagedSwitch(nn.Module):
 
     @property
     def resident_map(self) -> SlotMap | None:
-        """Expert → slot, if the layer is resident for good and its routing is not overridden."""
+        """Expert → slot, if the layer is fully resident and its routing is not overridden."""
         return self.paged.slot_map() if self._override is None else None
 
     def choice_buffers(self, k: int) -> tuple[Ids, F32s]:
