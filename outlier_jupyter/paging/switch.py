@@ -4,8 +4,8 @@ It reads the router's ids back (the one synchronisation per MoE layer), has thei
 resident, and lets the original module compute over the bank with slot ids in place of expert ids.
 Activation, expert biases and the sorting of long prompts are therefore mlx-lm's own.
 
-Once a layer is fully resident (all of its experts, never to be evicted), there is nothing to read back: slot ids are
-looked up on the device, nothing is evaluated, and the tap reads the ids when the call is over.
+Once a layer is fully resident, and nothing of it will be evicted, no ids are read back: slot ids
+are looked up on the device, nothing is evaluated, and the tap reads the ids when the call is over.
 """
 
 from __future__ import annotations
