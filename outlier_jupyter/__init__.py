@@ -11,9 +11,12 @@ The module imports nothing heavy until a name is used.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from .aliases import MOVED, MovedModules, moved
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -105,6 +108,8 @@ __all__ = [
 
 __version__ = version("outlier-jupyter")
 
+sys.meta_path.append(MovedModules())
+
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """`%load_ext outlier_jupyter`: register the `%outlier` magics, silently."""
@@ -119,6 +124,8 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name], __name__), name)
+    if name in MOVED:
+        return moved(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -15,6 +15,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .aliases import add_aliases, old_names
+
 PREFILL = 0
 DECODE = 1
 
@@ -216,3 +218,8 @@ Event: TypeAlias = (
     | Resized
 )
 Sink: TypeAlias = Callable[[Event], None]
+
+add_aliases(ResidentLayers, singly="events")
+add_aliases(Served, told_ns="report_ns")
+add_aliases(StepDone, told_ns="report_ns")
+__getattr__ = old_names(__name__, HeldLayers="ResidentLayers", ReadEarly="Prefetched")

@@ -23,6 +23,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_lm.utils import _get_classes as classes_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from .aliases import old_names
 from .checkpoint import ByteRange, Identity, KernelReadable, Reader
 from .errors import ReadFailed
 from .events import Event
@@ -322,3 +323,6 @@ class PausedReader(FaultyReader):
         self.waiting -= 1
         self.done += open_now
         return not open_now
+
+
+__getattr__ = old_names(__name__, HeldReader="PausedReader")

@@ -1,15 +1,27 @@
-"""Old names of attributes stay for one release after a rename."""
+"""What users wrote for the release before works: its names, module paths, keys and files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from outlier_jupyter import Ablation, Comparison, Sweep, Trace
-from outlier_jupyter.aliases import alias
+import outlier_jupyter
+from outlier_jupyter import Ablation, Comparison, Run, Sweep, Trace, events, testing
+from outlier_jupyter.aliases import MOVED, alias, old_arguments
 from outlier_jupyter.engine.plan import CacheSize
+from outlier_jupyter.notebook.chat.conversations import Conversations
+from outlier_jupyter.notebook.commands import COMMANDS
+from outlier_jupyter.notebook.commands.run import cell_parser
+from outlier_jupyter.notebook.commands.status import as_json
+from outlier_jupyter.options import LoadOptions, make
+from outlier_jupyter.paging import Intervention
 from outlier_jupyter.trace.divergence import RoutingDivergence
 from outlier_jupyter.trace.equal_caches import StartingCache
 from outlier_jupyter.trace.explain import Miss
@@ -20,7 +32,11 @@ OLD_NAMES = {
         "read_early": "prefetched",
         "early_used": "prefetched_used",
         "early_wasted_bytes": "prefetched_wasted_bytes",
+        "hit_words": "hit_text",
+        "early_words": "prefetch_text",
+        "loss_words": "loss_text",
     },
+    Intervention: {"words": "phrases"},
     Miss: {
         "left_at": "evicted_at",
         "taken_by": "evicted_by",
@@ -55,10 +71,154 @@ def test_an_alias_reads_the_new_attribute_and_is_no_field():
 
 @pytest.mark.parametrize("kind", OLD_NAMES, ids=lambda kind: kind.__name__)
 def test_old_names_read_what_the_new_ones_do(kind):
-    """Each old name of a record is an alias of an attribute that the record has."""
+    """Each old name of a record is an alias of an attribute or a method that the record has."""
     record = object.__new__(kind)
     marks = {new: np.array([i]) for i, new in enumerate(OLD_NAMES[kind].values())}
     vars(record).update(marks)
     for old, new in OLD_NAMES[kind].items():
         assert new in {field.name for field in fields(kind)} or callable(getattr(kind, new))
         assert getattr(record, old) is getattr(record, new), old
+
+
+KEPT = Path(__file__).parent / "kept"
+"""Files that the release before wrote."""
+
+
+def test_events_and_fakes_have_their_old_names():
+    """Old and new are one class, so that subscribing to the old name receives the events."""
+    assert events.HeldLayers is events.ResidentLayers and events.ReadEarly is events.Prefetched
+    assert testing.HeldReader is testing.PausedReader
+    assert events.Served(0, 1, 2, 3, 4).told_ns == 4
+    assert events.StepDone(0, 1, 2, 3, 4).told_ns == 4
+    for module in (events, testing):
+        with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+            module.Nothing  # noqa: B018
+        with pytest.raises(ImportError):
+            exec(f"from {module.__name__} import Nothing")
+
+
+def test_layers_reported_together_come_apart_by_the_old_name():
+    """`singly()` is `events()`."""
+    experts = np.zeros((2, 1), np.int32)
+    layers = events.ResidentLayers(
+        np.arange(2), experts, experts.astype(np.float32), np.zeros(2, int), np.ones(2, int)
+    )
+    assert [str(each) for each in layers.singly()] == [str(each) for each in layers.events()]
+
+
+DOCUMENTED = {
+    "bench.short": {"short": "short"},
+    "machine": {"measure_memory": "measure_memory"},
+    "notebook.routes": {"keep_reading": "fix_unread_requests"},
+    "repacking": {"measure_disk": "measure_disk", "repack": "repack"},
+}
+"""Old path of a module → its documented functions and their names now."""
+
+
+@pytest.mark.parametrize("old", DOCUMENTED)
+def test_documented_modules_have_their_old_paths(old):
+    """They import by the old path, and their functions are those of the new one."""
+    module = import_module(f"outlier_jupyter.{old}")
+    new = import_module(f"outlier_jupyter.{MOVED[old]}")
+    for name, now in DOCUMENTED[old].items():
+        assert getattr(module, name) is getattr(new, now)
+    assert f"outlier_jupyter.{MOVED[old]}" in (module.__doc__ or "")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+OLD_LINES = """
+import outlier_jupyter as package
+print(package.machine.measure_memory.__name__, package.bench.short.short.__name__)
+print(package.repacking.measure_disk.__name__)
+import outlier_jupyter.notebook.routes
+outlier_jupyter.notebook.routes.keep_reading()
+from outlier_jupyter.bench import short
+import outlier_jupyter.bench.short as again
+assert short is again
+try:
+    import outlier_jupyter.nothing
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+
+
+def test_old_paths_work_in_a_new_process():
+    """As attributes of the package, and in every form of import; an unknown one is refused."""
+    out = subprocess.run(
+        [sys.executable, "-c", OLD_LINES], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.split() == [
+        "measure_memory", "short", "measure_disk", "outlier_jupyter.nothing"
+    ]  # fmt: skip
+
+
+def test_old_arguments_are_the_new_ones():
+    """A renamed keyword argument is accepted by both names."""
+
+    @old_arguments(tell="report")
+    def work(count, report=None):
+        return count, report
+
+    assert work(1, tell=2) == work(1, report=2) == work(1, 2) == (1, 2)
+    short = import_module("outlier_jupyter.bench.short").short
+    with pytest.raises(TypeError, match="'nothing'"):
+        short(tell=print, nothing=1)
+
+
+def test_a_plan_and_a_summary_as_json_have_their_old_keys():
+    """Beside the new ones; numbers that were not counted are null."""
+    for size in outlier_jupyter.plan("demo").to_dict()["sizes"]:
+        assert size["tokens"] == size["working_sets"]
+    found = json.loads(as_json(Run.load(KEPT / "run.safetensors").summary()))
+    assert found["read_early"] == found["prefetched"] == 37
+    assert found["early_used"] == found["prefetched_used"] == 22
+    assert found["early_wasted_bytes"] == found["prefetched_wasted_bytes"] == 622_080
+    assert "hit_words" not in found
+
+
+def test_a_saved_run_opens():
+    """Its text, numbers and reads are those that the release before reported of it."""
+    run = Run.load(KEPT / "run.safetensors")
+    assert run.text == "".join(run.pieces(run.tokens)) == "An expert is one small feed-"
+    assert str(run.summary()).startswith(
+        "157 tokens/s · hit rate in decode 48.2 %, in prefill 2.5 % · 10.4 MB in 250 reads"
+    )
+    assert run.trace.early.size == 37 and run.trace.info.options["policy"] == "predictive"
+    assert run.explain(2).misses and run.experts_of(slice(0, 3))
+    replayed = run.trace.what_if([24], ["habit", "default", "predictive"])
+    assert replayed.policy.unique().tolist() == ["predictive"]
+    assert Trace.load(KEPT / "run.safetensors").steps == run.trace.steps == 22
+
+
+def test_a_saved_chat_opens():
+    """Both branches of its conversation, with the numbers of the answers."""
+    chat = Conversations()
+    chat.add_from((KEPT / "chat.json").read_text())
+    messages = chat.current.messages
+    assert [each.role for each in messages.values()] == ["user", "assistant"] * 3
+    assert messages[5].parent == messages[3].parent == 2
+    assert messages[4].numbers["reused"] == 15 and messages[6].ended == "stop"
+
+
+def test_habit_is_accepted_wherever_a_policy_is():
+    """In calls, in commands, and as the policy of a saved trace."""
+    assert make(LoadOptions, {"policy": "habit"}).policy == "predictive"
+    assert COMMANDS["load"].parser().parse_args(["demo", "--policy", "habit"]).policy == "habit"
+    assert COMMANDS["what-if"].parser().parse_args(["--policy", "habit"]).policies == ["habit"]
+    trace = Trace.load(KEPT / "run.safetensors")
+    assert trace.slots_for(0.5, policy="habit") == trace.slots_for(0.5, policy="predictive")
+    earlier = replace(trace, info=replace(trace.info, policy="habit"))
+    assert earlier.what_if([24]).equals(trace.what_if([24]))
+    with outlier_jupyter.load("demo", cache_experts=24, policy="habit", quiet=True) as engine:
+        assert engine.options.policy == "predictive"
+        found = outlier_jupyter.sweep(
+            engine, prompts=["Hi"], max_tokens=2, policy=["habit", "lru"], quiet=True
+        )
+    assert len(found.rows) == 2
+
+
+def test_flags_keep_their_old_names():
+    """`--slider` of `what-if` draws the figure; the cell has its flags."""
+    assert COMMANDS["what-if"].parser().parse_args(["--slider"]).figure
+    assert cell_parser().parse_args(["--measure-loss", "--mask", "5:13"]).measure_loss

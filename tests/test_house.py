@@ -22,7 +22,7 @@ BASE = {"errors", "values", "families", "events", "formatting", "options", "disp
 BASES = {
     "aliases": set(),
     "errors": set(),
-    "events": set(),
+    "events": {"aliases"},
     "families": set(),
     "formatting": set(),
     "display": set(),
@@ -318,11 +318,11 @@ def test_what_a_record_offers_to_draw_is_there(what):
 
 
 def test_no_record_names_a_view():
-    """Outside of the notebook's room, its modules are named in one table and at the doors."""
+    """Outside of the notebook's room, its modules are named in two tables and at the doors."""
     naming = {
         str(path.relative_to(ROOT))
         for path in FILES
         if room(path) != "notebook"
         and re.search(r"import_module|from \.+notebook", path.read_text())
     }
-    assert naming == {"__init__.py", "__main__.py", "display.py"}
+    assert naming == {"__init__.py", "__main__.py", "aliases.py", "display.py"}

@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..aliases import old_arguments
 from ..cpu.kernels.processor import VECTORS, cpu_name
 from ..engine.load import load, read_all_experts
 from ..formatting import three
@@ -64,6 +65,7 @@ class Benched:
         return "\n".join([*lines, "", self.about])
 
 
+@old_arguments(tell="report")
 def short(
     folder: Path | None = None,
     traces: Path | None = None,

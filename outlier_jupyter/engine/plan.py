@@ -14,7 +14,7 @@ from html import escape
 from math import floor, log10
 from typing import Any
 
-from ..aliases import alias
+from ..aliases import alias, with_old_keys
 from ..checkpoint.model_folder import ModelFolder
 from ..display import INERT
 from ..errors import place
@@ -106,8 +106,9 @@ class Plan:
         return len(self.experts_per_layer)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        return asdict(self) | {"layers": self.layers}
+        """All fields, ready for JSON; those of a size have their old names as well."""
+        sizes = tuple(with_old_keys(CacheSize, asdict(size)) for size in self.sizes)
+        return asdict(self) | {"layers": self.layers, "sizes": sizes}
 
     def facts(self) -> list[tuple[str, str]]:
         """The model and the machine, as rows of text: (name, value)."""

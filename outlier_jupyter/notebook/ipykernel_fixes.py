@@ -19,6 +19,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ..aliases import old_names
+
 
 def fix_subshell_routing(comm: Any) -> None:
     """Make the kernel read this comm's messages, and handle them on the subshell they name."""
@@ -45,3 +47,6 @@ def fix_unread_requests() -> None:
 
 def _requested_subshell(data: object, subshell: str | None) -> str | None:
     return subshell
+
+
+__getattr__ = old_names(__name__, keep_reading="fix_unread_requests")

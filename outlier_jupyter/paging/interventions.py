@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..aliases import alias
 from ..errors import OptionError, shown
 from ..options import GenerateOptions
 from ..residency import ExpertKey
@@ -36,6 +37,7 @@ class Intervention:
     boost: Mapping[ExpertKey, float] = field(default_factory=dict)
     top_k: int | None = None
     temperature: float = 1.0
+    words = alias("phrases")
 
     def __bool__(self) -> bool:
         return bool(self.mask or self.force or self.boost or self.top_k or self.temperature != 1.0)

@@ -68,6 +68,9 @@ class Summary:
     read_early = alias("prefetched")
     early_used = alias("prefetched_used")
     early_wasted_bytes = alias("prefetched_wasted_bytes")
+    hit_words = alias("hit_text")
+    early_words = alias("prefetch_text")
+    loss_words = alias("loss_text")
 
     def __str__(self) -> str:
         """One line: speed, hit rate, bytes read, latency; prefetched reads and loss if any."""

@@ -7,6 +7,7 @@ from json import dumps
 from math import isnan
 from typing import Any
 
+from ...aliases import with_old_keys
 from ...engine.status import Status
 from ...trace.measures import Summary
 from .command import Command, Session
@@ -15,7 +16,7 @@ from .parsing import add_json
 
 def as_json(record: Status | Summary) -> str:
     """Convert a record to JSON; NaN (not counted) becomes null."""
-    values = asdict(record)
+    values = with_old_keys(type(record), asdict(record))
     bare = {k: None if isinstance(v, float) and isnan(v) else v for k, v in values.items()}
     return dumps(bare)
 
