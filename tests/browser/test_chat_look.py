@@ -33,7 +33,7 @@ def route(x: np.ndarray) -> list[int]:
 
 A long word: """ + "a" * 120, "length")
 answer.numbers = {"prompt": 3100, "reused": 2900, "generated": 912, "tokens_per_second": 41.2}
-chat.writer.publish()
+chat.runner.publish()
 '''
 
 
