@@ -1,7 +1,7 @@
-"""What-if on the routing of real models: an engine that is made to route so hits where it said.
+"""What-if on the routing of real models: an engine with that routing has the predicted hits.
 
-`extracts/` holds 48 tokens of 4 layers of two recorded traces, as the numbers of the experts chosen
-and nothing else: OLMoE-1B-7B's from github.com/sqliteai/waste, Qwen3-30B-A3B's from
+`extracts/` has 48 tokens of 4 layers of two recorded traces, with only the numbers of the experts
+chosen: OLMoE-1B-7B's from github.com/sqliteai/waste, Qwen3-30B-A3B's from
 github.com/Helldez/BigMoeOnEdge, both Apache-2.0. The files' metadata says which tokens and layers.
 """
 
@@ -48,7 +48,7 @@ def run(model, tokens: int, slots: int, policy: str):
 
 @pytest.mark.parametrize("worth", [0.8, 2], ids=lambda worth: f"{worth} working sets")
 def test_what_if_is_the_engine_hit_for_hit_on_real_routing(forced, worth):
-    """For each policy an engine can have, asked of a run that had another cache."""
+    """For each policy of an engine, computed from a run that had another cache."""
     model, tokens, seen = forced
     slots = round(worth * seen.experts[0].size)
     hits = {}
@@ -65,7 +65,7 @@ def test_what_if_is_the_engine_hit_for_hit_on_real_routing(forced, worth):
 
 
 def test_the_extracts_are_of_real_models():
-    """Two, of other sizes; a token shares more experts with the one before than chance has it."""
+    """Their sizes differ; a token shares more experts with the one before than by chance."""
     assert len(EXTRACTS) == 2
     for path in EXTRACTS:
         picks, experts = read_source(path).picks, read_source(path).experts

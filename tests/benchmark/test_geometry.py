@@ -40,7 +40,7 @@ def model(source, tmp_path_factory):
 
 @pytest.mark.parametrize("kernels", ["auto", "mlx"])
 def test_a_model_routes_and_talks_as_it_was_made_to(model, kernels):
-    """Any kernels decode the trace's text, and choose its experts in every layer."""
+    """Any kernels decode the trace's text and choose its experts in every layer."""
     with outlier_jupyter.load(str(model.folder), kernels=kernels, cache_experts=12) as engine:
         found = run_engine(engine, model.routes, BenchmarkText(12, 4, 6))
         produced = engine.last_run.tokens.tolist()
@@ -49,7 +49,7 @@ def test_a_model_routes_and_talks_as_it_was_made_to(model, kernels):
 
 
 def test_a_run_that_routed_elsewhere_is_refused(model):
-    """A number of a run that chose other experts than it should is none."""
+    """The numbers of a run that chose other experts than the trace are not valid."""
     with outlier_jupyter.load(str(model.folder), kernels="mlx", cache_experts=48) as engine:
         run_engine(engine, model.routes, BenchmarkText(0, 2, 2))
         trace = engine.last_run.trace
@@ -59,7 +59,7 @@ def test_a_run_that_routed_elsewhere_is_refused(model):
 
 
 def test_layers_that_share_bytes_have_routers_of_their_own(model):
-    """Six layers are named over the experts of two; what routes is each layer's own."""
+    """Six layers use the experts of two, and each layer has its own router."""
     spans = Checkpoint(model.folder).spans
     places = {name: span.bytes for name, span in spans.items()}
     experts = [places[f"model.layers.{i}.mlp.switch_mlp.up_proj.weight"] for i in range(6)]
@@ -70,14 +70,14 @@ def test_layers_that_share_bytes_have_routers_of_their_own(model):
 
 
 def test_a_model_is_written_once(model):
-    """What is there with the same routes stays; other routes make it anew."""
+    """A model with the same routes is reused; other routes write it anew."""
     before = (model.folder / "config.json").stat().st_mtime_ns
     write_model(model.folder, model.config, model.routes, distinct=2)
     assert (model.folder / "config.json").stat().st_mtime_ns == before
 
 
 def test_router_codes_rank_the_experts_of_the_route(source):
-    """The experts of a token's route come first in its column, in their order."""
+    """The experts of a token's route have the highest values in its column, in their order."""
     routes = resample(source, 3, 8, 2, 1)
     codes = router_codes(routes, 1, 8, 32, np.random.default_rng(0))
     ranked = np.argsort(-codes[:, :12].astype(int), axis=0)[:2].T
@@ -85,7 +85,7 @@ def test_router_codes_rank_the_experts_of_the_route(source):
 
 
 def test_the_limit_is_whichever_takes_longer():
-    """Bytes multiplied over the memory's bandwidth, or bytes missed over the disk's."""
+    """The larger of two times: bytes multiplied over memory bandwidth, bytes missed over disk's."""
     assert least_seconds(10e9, 0, 20e9, 1e9) == 0.5
     assert least_seconds(10e9, 2e9, 20e9, 1e9) == 2
     numbers = {"token_s": 3.0, "active_bytes": 10e9, "missed_bytes": 2e9,
@@ -95,7 +95,7 @@ def test_the_limit_is_whichever_takes_longer():
 
 
 def test_rows_have_medians_and_ranges_of_interleaved_rounds():
-    """Each round runs every subject; a row has the median and the slowest and fastest speed."""
+    """Each round runs every subject; a row has the median, the slowest and the fastest speed."""
     order = []
 
     def subject(name, times):
@@ -111,7 +111,7 @@ def test_rows_have_medians_and_ranges_of_interleaved_rounds():
 
 
 def test_the_short_form_compares_everything_on_a_tiny_slice(source, tmp_path, monkeypatch):
-    """From nothing to a table: the model is made and routed by the trace, each row is there."""
+    """The whole path: the model is made and routed by the trace, and the table has each row."""
     monkeypatch.setattr(
         "outlier_jupyter.benchmark.short.find_source", lambda traces, report: source
     )

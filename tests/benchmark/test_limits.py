@@ -1,4 +1,4 @@
-"""What the hardware allows."""
+"""The limits of the hardware."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from outlier_jupyter.benchmark.limits import PARTS, STEP, Memory, least_seconds
 
 
 def test_the_memory_test_reads_every_word():
-    """Another word changes the sum of its share, wherever it lies."""
+    """A change in any word changes the sum of its share."""
     memory = Memory(2 * STEP)
     before = memory._parts.copy()
     for place in np.random.default_rng(0).integers(0, 2 * STEP, 200):
@@ -21,6 +21,6 @@ def test_the_memory_test_reads_every_word():
 
 
 def test_the_limit_is_what_takes_longer():
-    """Bytes over bandwidths: the memory's share or the disk's, whichever is larger."""
+    """Bytes over bandwidth for memory and disk; the larger time is the limit."""
     assert least_seconds(10.0, 1.0, 5.0, 1.0) == pytest.approx(2.0)
     assert least_seconds(1.0, 4.0, 5.0, 1.0) == pytest.approx(4.0)

@@ -1,4 +1,4 @@
-"""Rows of results: files that gain columns, and the pages made of the newest rows."""
+"""Result rows: files that gain columns, and pages made from the newest rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HERE = ("A", "AVX2", "Linux-x86_64-2cores")
 
 
 def test_rows_with_new_columns_join_the_old(tmp_path, monkeypatch):
-    """A column that came later is empty in the rows before; every row has its commit."""
+    """A later column is empty in earlier rows; every row has its commit."""
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     results.append("made", [{"subject": "a", "tokens_per_s": 1}])
     file = results.append("made", [{"subject": "b", "hit_rate": 0.5}])
@@ -23,7 +23,7 @@ def test_rows_with_new_columns_join_the_old(tmp_path, monkeypatch):
 
 
 def test_the_report_takes_each_part_s_last_run():
-    """Rows of an older commit are left out, and of one commit the last of each subject counts."""
+    """Rows of an older commit are left out; within a commit the last row of each subject counts."""
     rows = [
         {"part": "sizes", "commit": commit, "subject": subject, "n": n}
         for n, (commit, subject) in enumerate([("1", "a"), ("2", "a"), ("2", "b"), ("2", "a")])
@@ -33,7 +33,7 @@ def test_the_report_takes_each_part_s_last_run():
 
 
 def test_a_busy_machine_is_marked(monkeypatch):
-    """A speed that was measured beside others' work carries the mark, and the notes explain it."""
+    """A speed that was measured beside other work has the mark, and the notes explain it."""
     row = {
         "part": "sizes", "commit": "1", "subject": "paged, half", "share": "0.5", "busy": "yes",
         "tokens_per_s": "2.5", "slowest": "2", "fastest": "3", "hit_rate": "0.75",
@@ -57,7 +57,7 @@ def rows_of(processor, vectors, commit, speed):
 
 
 def test_each_processor_has_tables_of_its_own(tmp_path, monkeypatch):
-    """Named above each, in the figure and below; of one of which nothing is known there is none."""
+    """Its name is above each table, in the figure and below; an unknown processor has no table."""
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     unknown = rows_of("not recorded", "not recorded", "1", "1.11")
     results.write(tmp_path / "decode-old.csv", [unknown, rows_of("A", "AVX2", "2", "2.22")])
@@ -76,7 +76,7 @@ def test_each_processor_has_tables_of_its_own(tmp_path, monkeypatch):
 
 
 def test_every_row_that_is_kept_names_its_processor():
-    """Or says that it was not recorded; and a file has rows of one machine."""
+    """Or the row says that it was not recorded; and a file has rows of one machine."""
     files = sorted(results.RESULTS.glob("*.csv"))
     assert files
     for file in files:
@@ -96,14 +96,14 @@ def test_what_stands_between_the_marks_is_made_from_the_rows_that_are_kept(page,
 
 
 def test_the_pictures_of_the_benchmark_are_there():
-    """Light and dark, for each processor of which there is something to draw."""
+    """Light and dark, for each processor that has rows to draw."""
     for here, parts in report.collect().items():
         for shade in ("light", "dark") if report.drawn(parts) else ():
             assert (results.ROOT / "docs" / report.picture_of(here, shade)).exists()
 
 
 def test_the_demo_table_is_that_of_its_rows():
-    """Speeds, first tokens, hit rates and megabytes of the last rows; its processor is theirs."""
+    """Speeds, first tokens, hit rates and megabytes are the last rows', and so is the processor."""
     rows = results.read(results.RESULTS / "demo-Linux-x86_64-2cores.csv")
     last = {row["subject"]: row for row in rows if row["commit"] == rows[-1]["commit"]}
     text = (results.ROOT / "docs" / "benchmarks.md").read_text()
@@ -125,7 +125,7 @@ def test_the_demo_table_is_that_of_its_rows():
 
 
 def test_a_memory_limit_is_written_where_the_system_reads_it(tmp_path):
-    """Version 2 and version 1 of control groups; the group's folder goes away again."""
+    """Control groups of version 2 and version 1; the group's folder is removed afterwards."""
     for made, name in (("cgroup.controllers", "memory.max"), ("", "memory.limit_in_bytes")):
         root = tmp_path / name
         (root / "memory").mkdir(parents=True)
@@ -136,18 +136,18 @@ def test_a_memory_limit_is_written_where_the_system_reads_it(tmp_path):
         with cgroups.limited(1 << 30, root) as prefix:
             assert (folder / name).read_text() == str(1 << 30)
             assert prefix is not None and prefix[-1] == str(folder / "cgroup.procs")
-            (folder / name).unlink()  # a real group's files go with it
+            (folder / name).unlink()  # a real group's files are removed with it
         assert not folder.exists()
 
 
 def test_without_groups_nothing_is_limited(tmp_path):
-    """Where none can be made there is nothing to put before a command."""
+    """Where no group can be made, the command has no prefix."""
     with cgroups.limited(1 << 30, tmp_path / "absent") as prefix:
         assert prefix is None
 
 
 def test_memories_are_told_from_the_most_to_the_least():
-    """Whatever order they were measured in; of llama.cpp's ways the fastest counts."""
+    """The order does not depend on the measuring; of llama.cpp's variants the fastest counts."""
     rows = [
         {"limit_gib": limit, "subject": subject, "tokens_per_s": speed}
         for limit in ("8.0", "", "12.0")

@@ -1,4 +1,4 @@
-"""Resampling of recorded routing: distinct experts, and the times of the trace."""
+"""Resampling of recorded routing: distinct experts, and the trace's reuse intervals."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from outlier_jupyter.errors import TraceError
 
 
 def made(tokens: int, layers: int, experts: int, k: int) -> Source:
-    """A trace in which token t of layer l chose k experts from 2t + l on, round and round."""
+    """A trace in which token t of layer l chooses k experts from 2t + l on, modulo their number."""
     first = 2 * np.arange(tokens)[:, None, None] + np.arange(layers)[None, :, None]
     return Source(((first + np.arange(k)) % experts).astype(np.int16), experts, "made")
 
 
 def kept(picks) -> float:
-    """The share of choices that the token before had made, too."""
+    """The share of choices that the token before had made as well."""
     pairs = [pair for x, y in pairwise(picks) for pair in zip(x, y, strict=True)]
     same = [np.isin(after, before).mean() for before, after in pairs]
     return float(np.mean(same))
@@ -33,7 +33,7 @@ def kept(picks) -> float:
     texts=st.integers(1, 3),
 )
 def test_every_choice_is_of_k_different_experts(layers, experts, k, texts):
-    """Whatever the geometry, a row has k experts of those there are, each once."""
+    """Whatever the geometry, a row has k different experts, all of them valid."""
     routes = resample(made(9, 3, 8, 3), layers, experts, k, texts)
     assert routes.picks.shape == (9 * texts, layers, k) and routes.texts == texts
     assert routes.picks.min() >= 0 and routes.picks.max() < experts
@@ -41,7 +41,7 @@ def test_every_choice_is_of_k_different_experts(layers, experts, k, texts):
 
 
 def test_the_same_geometry_keeps_the_times_of_the_trace():
-    """With nothing to resample a text is the trace with other names: what stays, stays as long."""
+    """Without resampling the trace is only renamed, so an expert stays chosen as long."""
     source = made(20, 4, 16, 4)
     routes = resample(source, 4, 16, 4, 2)
     assert kept(source.picks) == kept(routes.picks[:20]) == kept(routes.picks[20:]) == 0.5
@@ -51,14 +51,14 @@ def test_the_same_geometry_keeps_the_times_of_the_trace():
 
 
 def test_more_experts_are_made_of_several_layers():
-    """A layer of four times the experts has choices in each quarter, and what stays still does."""
+    """A layer with four times the experts has choices in each quarter, and reuse is the same."""
     routes = resample(made(20, 4, 16, 4), 4, 64, 8, 1)
     assert [(np.sort(routes.picks[0, 0]) // 16).tolist().count(i) for i in range(4)] == [2, 2, 2, 2]
     assert "from 4 layers of 16, top-4, to 4 of 64, top-8" in routes.description
 
 
 def test_after_a_text_comes_its_beginning():
-    """Texts do not run into each other: their experts have other names."""
+    """A text wraps around to its own beginning: other texts have other names of experts."""
     routes = resample(made(9, 2, 8, 2), 2, 8, 2, 2)
     assert [routes.after(token) for token in (0, 8, 9, 17)] == [1, 0, 10, 9]
 

@@ -1,4 +1,4 @@
-"""Two engines' tokens in turn."""
+"""Two engines' tokens, measured in turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from outlier_jupyter.benchmark.limits import STEP, Memory
 
 
 def test_engines_take_as_many_turns_and_each_goes_first_in_half_of_them():
-    """What comes first in a pair meets another memory than what comes second."""
+    """The first of a pair meets other memory contents than the second."""
     asked: list[str] = []
 
     def decode(name, tokens):
@@ -31,7 +31,7 @@ def test_the_first_tokens_of_a_turn_do_not_count():
 
 
 def test_a_turn_is_held_against_the_memory_measured_after_it():
-    """The limit and its multiple say the same as the token's seconds and the bandwidth."""
+    """The limit and its multiple agree with the token's seconds and the bandwidth."""
     seen = turns({"a": lambda tokens: [0.5] * tokens}, Memory(STEP), active=1e6)
     for found in seen["a"]:
         assert found["limit_s"] * found["times_limit"] == pytest.approx(0.5)

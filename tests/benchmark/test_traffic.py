@@ -1,4 +1,4 @@
-"""The bytes of a token, moved with nothing around them: all of them, and in order."""
+"""The bytes of a token, moved without computation: all of them, and in order."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="direct read
 
 
 def test_every_miss_is_read_and_every_active_byte_moved(tmp_path, monkeypatch):
-    """Of each layer: what is not experts, its reads, what is held, and what has come."""
-    monkeypatch.setattr(os, "O_DIRECT", 0)  # not every file system of a test takes such reads
+    """Each layer moves its dense bytes, reads its misses, then moves its hits and what arrived."""
+    monkeypatch.setattr(os, "O_DIRECT", 0)  # a test's file system may not support direct reads
     file = tmp_path / "experts"
     file.write_bytes(bytes(20 * PAGE))
     rng = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def test_every_miss_is_read_and_every_active_byte_moved(tmp_path, monkeypatch):
 
 
 def test_memory_is_moved_from_where_the_last_reading_ended():
-    """Round and round, so that no cache holds it; what is no whole step is left out."""
+    """It continues round and round, so no CPU cache has the bytes; a part of a step is left out."""
     memory = Memory(3 * STEP)
     for steps, place in ((1, 1), (1, 2), (5, 1), (0.5, 1)):
         memory.move(4 * STEP * steps)

@@ -62,14 +62,14 @@ def test_mlx_lm_loads_it(loaded: tuple[Any, Any]) -> None:
 
 
 def test_the_tokenizer_gives_every_text_back(loaded: tuple[Any, Any]) -> None:
-    """Encoding and decoding give the same text, whatever the signs."""
+    """Encoding and decoding give the same text, whatever the characters."""
     _, tokenizer = loaded
     for text in (PYTHON, GERMAN, "3 + 4 = 7\n", '{"a": [1, null]}', "l'été, ¿qué?", "日本 🙂\t"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_the_chat_template_frames_turns(loaded: tuple[Any, Any]) -> None:
-    """Turns are framed in ChatML, and the framing signs are single tokens."""
+    """Turns are framed in ChatML, and its markers are single tokens."""
     _, tokenizer = loaded
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -97,7 +97,7 @@ def test_an_answer_stops_at_the_end_of_its_turn(loaded: tuple[Any, Any]) -> None
 def test_questions_are_answered_as_the_card_says(
     loaded: tuple[Any, Any], numbers: dict[str, Any]
 ) -> None:
-    """Of a sample of the questions about as many are answered right as of all."""
+    """The share of right answers in a sample is about that of all questions."""
     sample = read_items()[::15]
     right = sum(overlap(ask(*loaded, [], item.asked[0]), item.answer) >= RIGHT for item in sample)
     claimed = numbers["answers"]["trained question"]
@@ -145,7 +145,7 @@ def test_the_model_beats_bigrams_in_every_domain(numbers: dict[str, Any]) -> Non
 
 
 def test_routing_tells_domains_beyond_chance(numbers: dict[str, Any]) -> None:
-    """In every layer the information exceeds what shuffled labels reach, and experts are used."""
+    """In every layer the information exceeds that of shuffled labels, and experts are used."""
     for entry in numbers["domain_information"]:
         assert entry["bits"] > 2 * entry["shuffled_max"]
     assert numbers["never_used"] < 0.1
@@ -153,7 +153,7 @@ def test_routing_tells_domains_beyond_chance(numbers: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("source", ["PSF-2.0", "GPL", "CC-BY-SA", "LGPL", "CC0"])
 def test_card_and_licence_name_the_sources(folder: Path, source: str) -> None:
-    """The licences of the training texts stand in the card and in the licence statement."""
+    """The card and the licence statement name the licences of the training texts."""
     for name in ("README.md", "LICENSE"):
         text = (folder / name).read_text(encoding="utf-8")
         assert source in text or source in text.replace(" ", "-").replace("CC0-1.0", "CC0")

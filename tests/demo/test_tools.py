@@ -1,4 +1,4 @@
-"""The generators and measures in tools/: the same for the same seed, and right."""
+"""The generators and measures in tools/ are right, and the same seed gives the same output."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_stories_add_up() -> None:
 
 
 def test_tables_are_true() -> None:
-    """Rows of a table are true equations, and counts go on in even steps."""
+    """Rows of a table are true equations, and counts continue in even steps."""
     rng = random.Random(1)
     for _ in range(200):
         text = table(rng)
@@ -135,7 +135,7 @@ def test_shares_leave_room_for_chat() -> None:
 
 
 def test_handbook_pages_become_plain_text() -> None:
-    """Headings and paragraphs stay, numbering, markup and listings go."""
+    """Headings and paragraphs stay; numbering, markup and listings are removed."""
     page = (
         '<h2 class="title"><a id="x"></a>6.2. <code>apt</code> Commands</h2>'
         '<div class="para">Use <code>apt</code> &amp; wait.<pre>x=1</pre></div>'

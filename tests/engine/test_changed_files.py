@@ -1,4 +1,4 @@
-"""Files of weights that somebody writes to while a model is loaded: the run says so, and ends."""
+"""Weight files that change while a model is loaded: the run ends with an error that names them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PROMPT = "a fox in a box, a bird on a wire"
 
 @pytest.fixture
 def folder(tiny, tmp_path):
-    """A model of one's own, to be spoilt."""
+    """A copy of the tiny model, which the test may damage."""
     return Path(shutil.copytree(tiny, tmp_path / "model"))
 
 
 def overwrite(file):
-    """Other weights in the place of these, as good as any: nothing in them is no number."""
+    """Replace the second half of the weights by zeros, which are valid numbers."""
     with file.open("r+b") as stream:
         data = np.frombuffer(stream.read(), np.uint8)
         stream.seek(len(data) // 2)
@@ -40,7 +40,7 @@ def cut(file):
 
 
 def run_with(engine, do):
-    """Generate, and have `do` done after the third token; the tokens."""
+    """Generate, call `do` after the third token, and return the tokens."""
     tokens = []
     for step in engine.stream(PROMPT, max_tokens=40):
         tokens.append(step.token)
@@ -52,7 +52,7 @@ def run_with(engine, do):
 @pytest.mark.parametrize("spoil", [overwrite, cut])
 @pytest.mark.parametrize("kind", READERS)
 def test_a_shard_that_is_written_to_ends_the_run_with_a_sentence(folder, kind, spoil):
-    """The partial run is kept and says why; later runs are refused until the model is loaded."""
+    """The partial run is kept and names the cause; later runs are refused until a new load."""
     with outlier_jupyter.load(folder, cache_experts=3, reader=kind, quiet=True) as engine:
         engine.tokenizer.eos_token_ids = set()
         with pytest.raises(CheckpointChanged, match=rf"{SHARD}.* load the model again") as said:
@@ -69,7 +69,7 @@ def test_a_shard_that_is_written_to_ends_the_run_with_a_sentence(folder, kind, s
 
 @pytest.mark.parametrize("kind", READERS)
 def test_a_shard_that_is_put_back_as_it_was_is_not_trusted_again(folder, kind):
-    """What was read in between is in the cache, whatever the file says of itself later."""
+    """The cache may contain bytes read in between, so a restored file does not help."""
     shard = folder / SHARD
     before, stat = shard.read_bytes(), shard.stat()
     with outlier_jupyter.load(folder, cache_experts=3, reader=kind, quiet=True) as engine:
@@ -96,7 +96,7 @@ def replace(file):
 @pytest.mark.parametrize("do", [remove, replace])
 @pytest.mark.parametrize("kind", READERS)
 def test_a_shard_that_is_removed_or_replaced_is_read_on_as_it_was(folder, kind, do):
-    """The open file is another than the one of that name now; tokens are the same."""
+    """The reader keeps the original file open, so the tokens are the same."""
     with outlier_jupyter.load(folder, cache_experts=3, reader=kind, quiet=True) as engine:
         engine.tokenizer.eos_token_ids = set()
         before = engine.generate(PROMPT, max_tokens=40).tokens.tolist()
@@ -105,7 +105,7 @@ def test_a_shard_that_is_removed_or_replaced_is_read_on_as_it_was(folder, kind, 
 
 
 def test_repacked_experts_that_are_overwritten_are_named(folder, tmp_path):
-    """Their checksums are looked at the first time alone, so the file is watched as shards are."""
+    """Checksums are checked only at the first read, so the file is watched as shards are."""
     outlier_jupyter.repack(folder, tmp_path / "records", quiet=True)
     where = tmp_path / "records"
     with outlier_jupyter.load(folder, cache_experts=3, repacked=str(where), quiet=True) as engine:
@@ -116,7 +116,7 @@ def test_repacked_experts_that_are_overwritten_are_named(folder, tmp_path):
 
 
 def test_a_run_that_is_stopped_says_that_its_files_changed(folder):
-    """An interrupt stays one: what was made is kept, and told to be another model's."""
+    """The run still ends as interrupted, and its trace records the changed file."""
     with outlier_jupyter.load(folder, cache_experts=3, quiet=True) as engine:
         engine.tokenizer.eos_token_ids = set()
 
@@ -132,7 +132,7 @@ def test_a_run_that_is_stopped_says_that_its_files_changed(folder):
 @pytest.mark.parametrize("step", ["_fitted", "install"])
 @pytest.mark.parametrize("spoil", [overwrite, cut, replace])
 def test_a_shard_that_changes_while_it_is_loaded_is_refused(folder, monkeypatch, step, spoil):
-    """Between its header and the first token, whoever reads it: nothing of it is used."""
+    """A change between the header and the first token is detected, and nothing of it is used."""
     real = getattr(loading, step)
 
     def spoilt(*given, **named):
@@ -140,7 +140,7 @@ def test_a_shard_that_changes_while_it_is_loaded_is_refused(folder, monkeypatch,
         return real(*given, **named)
 
     monkeypatch.setattr(loading, step, spoilt)
-    if (step, spoil) == ("install", replace):  # all is open by then
+    if (step, spoil) == ("install", replace):  # all files are open by then
         outlier_jupyter.load(folder, quiet=True).close()
         return
     with pytest.raises(CheckpointChanged, match=SHARD):
@@ -148,7 +148,7 @@ def test_a_shard_that_changes_while_it_is_loaded_is_refused(folder, monkeypatch,
 
 
 def test_weights_that_the_disk_does_not_give_are_one_sentence(folder, monkeypatch):
-    """What MLX says when it cannot read is told with the folder's name."""
+    """The error has MLX's message and the folder's name."""
     real = loading.install
 
     def fail(*given):
@@ -166,7 +166,7 @@ def test_weights_that_the_disk_does_not_give_are_one_sentence(folder, monkeypatc
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_map_of_a_file_that_was_cut_gives_what_is_left(tmp_path, monkeypatch, allowed):
-    """Neither the zeros of its last page nor a signal: whether the system copies, or we do."""
+    """The reader returns the bytes that are left and raises no signal, with or without `readv`."""
     path = tmp_path / SHARD
     path.write_bytes(bytes(range(1, 251)) * 80)
     reader = open_reader("mmap", [path])
@@ -185,7 +185,7 @@ def test_a_map_of_a_file_that_was_cut_gives_what_is_left(tmp_path, monkeypatch, 
 
 
 def test_a_disk_that_fails_under_a_map_is_a_read_failure(tmp_path, monkeypatch):
-    """A page that is not had though the file is long enough: the disk's fault."""
+    """A page that cannot be read although the file is long enough is a disk error."""
     path = tmp_path / SHARD
     path.write_bytes(bytes(8192))
     reader = open_reader("mmap", [path])
@@ -197,7 +197,7 @@ def test_a_disk_that_fails_under_a_map_is_a_read_failure(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", READERS)
 def test_an_empty_file_cannot_be_read_from(tmp_path, kind):
-    """Whatever a reader does when it opens one: reading says so, or opening does."""
+    """Each reader raises an error, either when it opens the file or when it reads."""
     path = tmp_path / SHARD
     path.touch()
     with pytest.raises(ReadFailed, match=SHARD):

@@ -1,4 +1,4 @@
-"""One run under way: what may go wrong below it and does not show."""
+"""Errors below the decode loop that a retry hides from the user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from outlier_jupyter.engine import decode as decoding
 
 
 def test_a_sampler_that_lost_its_library_is_asked_again_and_says_the_same(tiny, monkeypatch):
-    """MLX compiles into a folder of all processes, where one can take another's file away."""
+    """MLX compiles into a folder that all processes share, where one can delete another's file."""
 
     def make(*given, **named):
         sampler, losses = make_sampler(*given, **named), iter([True])

@@ -1,4 +1,4 @@
-"""The engine as its users call it: generate, stream, stop, chat, options, and every way to end."""
+"""The engine's public interface: generate, stream, stop, chat, options, and every way to end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def unpaged(tiny):
 
 
 def unpaged_tokens(unpaged, text: str, count: int, **options) -> list[int]:
-    """What mlx-lm generates, one token after the other."""
+    """What mlx-lm generates, one token at a time."""
     model, tokenizer = unpaged
     prompt = tokenizer.encode(text, add_special_tokens=False)
     return [r.token for r in stream_generate(model, tokenizer, prompt, count, **options)][:count]
@@ -68,7 +68,7 @@ def test_sampling_and_penalties_are_mlx_lm_s(engine, unpaged):
 
 @pytest.mark.parametrize("chunk", [1, 5, 64])
 def test_prompts_of_any_length_and_chunk_give_the_same_trace_shape(engine, chunk):
-    """A long prompt is read whole in chunks of any size, every token with its routing."""
+    """A long prompt is read in chunks of any size, and every token has its routing."""
     run = engine.generate("abc " * 30, max_tokens=2, raw=True, prefill_chunk=chunk)
     trace = run.trace
     assert trace.tokens.tolist()[:4] == engine.tokenizer.encode("abc ")
@@ -79,7 +79,7 @@ def test_prompts_of_any_length_and_chunk_give_the_same_trace_shape(engine, chunk
 
 
 def test_streaming_yields_each_token_and_the_same_text(engine):
-    """Steps carry token, text, time, hits, misses and bytes that add up to the trace's."""
+    """Steps carry token, text, time, hits, misses and bytes, and their sums equal the trace's."""
     steps = list(engine.stream(PROMPT, max_tokens=9))
     run = engine.last_run
     assert "".join(step.text for step in steps) == run.text
@@ -92,7 +92,7 @@ def test_streaming_yields_each_token_and_the_same_text(engine):
 
 
 def test_messages_and_a_system_message_go_through_the_template(engine):
-    """A conversation is what the chat template makes of it."""
+    """A conversation is encoded by the chat template."""
     run = engine.generate(
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
          {"role": "user", "content": "c"}],
@@ -113,7 +113,7 @@ def test_a_stop_word_ends_the_run_and_is_not_in_the_text(engine):
 
 
 def test_an_end_of_turn_token_ends_the_run(engine):
-    """A run stops at the tokenizer's end of turn, which is no part of the text."""
+    """A run stops at the tokenizer's end of turn, which is not part of the text."""
     first = engine.generate(PROMPT, max_tokens=3, raw=True).tokens.tolist()
     keep = set(engine.tokenizer.eos_token_ids)
     try:
@@ -125,7 +125,7 @@ def test_an_end_of_turn_token_ends_the_run(engine):
 
 
 def test_a_reused_kv_cache_gives_the_same_tokens_for_fewer_steps(engine):
-    """The second turn reads only what is new, and says the same as without reuse."""
+    """The second turn reads only the new tokens, and its text is the same as without reuse."""
     first = engine.generate("tell me more about it", max_tokens=8, reuse_kv=True, raw=True)
     more = "tell me more about it" + engine.tokenizer.decode(first.tokens.tolist()) + " and then"
     fresh = engine.generate(more, max_tokens=8, raw=True)
@@ -137,7 +137,7 @@ def test_a_reused_kv_cache_gives_the_same_tokens_for_fewer_steps(engine):
 
 
 def test_an_interrupt_keeps_the_partial_run_and_the_next_run_works(engine):
-    """SIGINT in mid-run raises Interrupted with the partial run; the engine goes on exactly."""
+    """SIGINT during a run raises Interrupted with the partial run; the next run is exact."""
     whole = engine.generate(PROMPT, max_tokens=30)
     seen = []
 
@@ -159,7 +159,7 @@ def test_an_interrupt_keeps_the_partial_run_and_the_next_run_works(engine):
 
 
 def test_where_interrupts_are_ignored_a_run_leaves_it_so(engine):
-    """Who started the process said that SIGINT means nothing: the run goes on to its end."""
+    """Where the process ignores SIGINT, a run continues to its end, and the setting stays."""
 
     def interrupt(event):
         if type(event).__name__ == "StepDone":
@@ -176,7 +176,7 @@ def test_where_interrupts_are_ignored_a_run_leaves_it_so(engine):
 
 
 def test_stop_from_another_thread_ends_the_run(engine):
-    """`stop()` is honoured before the next layer, also in prefill, and changes no later run."""
+    """`stop()` takes effect before the next layer, also in prefill, and affects no later run."""
     log = EventLog()
 
     def stop_in_prefill(event):
@@ -189,12 +189,12 @@ def test_stop_from_another_thread_ends_the_run(engine):
         engine.generate("x" * 300, max_tokens=200)
     unsubscribe()
     assert stopped.value.run.finish_reason == "interrupted"
-    engine.stop()  # nothing is under way: no later run may be stopped by it
+    engine.stop()  # no run is active: this stops no later run
     assert engine.generate(PROMPT, max_tokens=3).finish_reason == "length"
 
 
 def test_leaving_a_stream_early_keeps_what_was_made(engine):
-    """A loop left with `break` ends the run as interrupted and frees the engine."""
+    """A loop that ends with `break` marks the run as interrupted and frees the engine."""
     for count, _ in enumerate(engine.stream(PROMPT, max_tokens=30)):
         if count == 4:
             break
@@ -202,7 +202,7 @@ def test_leaving_a_stream_early_keeps_what_was_made(engine):
 
 
 def test_a_second_run_at_the_same_time_is_refused(engine):
-    """One engine runs one prompt at a time, and says so."""
+    """One engine runs one prompt at a time; a second is refused with an error."""
     stream = engine.stream(PROMPT, max_tokens=5)
     next(stream)
     with pytest.raises(EngineBusy, match="another run is under way"):
@@ -212,7 +212,7 @@ def test_a_second_run_at_the_same_time_is_refused(engine):
 
 
 def test_a_run_stopped_in_a_thread_leaves_nothing_to_the_next(engine):
-    """What a stopped call left is MLX's of that thread; another thread's run must not meet it."""
+    """MLX keeps a stopped call's work for its thread; a run on another thread does not meet it."""
     expected = engine.generate(PROMPT, max_tokens=6).text
     log = EventLog()
 
@@ -235,7 +235,7 @@ def test_a_run_stopped_in_a_thread_leaves_nothing_to_the_next(engine):
 
 
 def test_an_engine_with_an_open_stream_says_so_when_closed(tiny):
-    """Closing under a stream of the same thread is refused at once, not a deadlock."""
+    """Closing while a stream of the same thread is open is refused at once, without a deadlock."""
     engine = outlier_jupyter.load(tiny, cache_experts=5)
     stream = engine.stream(PROMPT, max_tokens=5)
     next(stream)
@@ -259,7 +259,7 @@ def test_an_engine_runs_on_any_thread(engine):
 
 
 def test_a_listener_that_raises_is_dropped_and_decoding_goes_on(engine, caplog):
-    """Telemetry never breaks a run: the listener is logged once and not called again."""
+    """Telemetry never breaks a run: the subscriber's error is logged once, and its calls end."""
     calls = []
 
     def broken(event):
@@ -272,7 +272,7 @@ def test_a_listener_that_raises_is_dropped_and_decoding_goes_on(engine, caplog):
 
 
 def test_a_top_k_override_changes_the_routing_and_says_so(tiny, unpaged):
-    """`top_k=` is what is recorded, equals mlx-lm with that config, and labels the trace."""
+    """The trace records `top_k=` and labels it; the routing equals mlx-lm's with that config."""
     with outlier_jupyter.load(tiny, cache_experts=6, top_k=1) as engine:
         run = engine.generate(PROMPT, max_tokens=8)
     assert run.trace.experts.shape[2] == 1
@@ -284,7 +284,7 @@ def test_a_top_k_override_changes_the_routing_and_says_so(tiny, unpaged):
 
 
 def test_a_dense_model_loads_and_has_no_routing(checkpoint_of):
-    """A model without experts runs, with an empty trace of routing."""
+    """A model without experts runs, and its routing trace is empty."""
     folder = checkpoint_of(mlp_only_layers=[0, 1, 2])
     model, tokenizer = load_unpaged(str(folder))
     with outlier_jupyter.load(folder) as engine:
@@ -304,7 +304,7 @@ def test_layers_that_are_dense_are_passed_over(checkpoint_of):
 
 
 def test_the_environment_selects_memory_mapped_reads(tiny, monkeypatch):
-    """OUTLIER_MMAP_EXPERTS=1 is mmap, unless a reader is asked for; the trace says which."""
+    """OUTLIER_MMAP_EXPERTS=1 selects mmap unless `reader` is set; the trace records which."""
     monkeypatch.setenv("OUTLIER_MMAP_EXPERTS", "1")
     with outlier_jupyter.load(tiny) as engine:
         assert engine.generate("x", max_tokens=1).trace.info.reader == "mmap"
@@ -324,7 +324,7 @@ def test_the_environment_selects_memory_mapped_reads(tiny, monkeypatch):
     ],
 )
 def test_a_load_option_that_cannot_be_is_one_sentence(tiny, options, message):
-    """What was seen, what was wanted, what to do."""
+    """The error names the value, what is allowed, and what to do."""
     with pytest.raises(OptionError) as refused:
         outlier_jupyter.load(tiny, **options)
     assert message in str(refused.value)
@@ -348,7 +348,7 @@ def test_a_generate_option_that_cannot_be_is_one_sentence(engine, prompt, option
 
 
 def test_a_model_that_is_not_there_says_what_was_tried(monkeypatch):
-    """A name that is no folder and cannot be had from the hub is one sentence."""
+    """A name that is neither a folder nor available from the hub gives one sentence."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("no/such-model-anywhere", "not a name at all!"):
         with pytest.raises(ModelNotFound, match="is neither 'demo', nor a folder"):
@@ -370,7 +370,7 @@ def test_signatures_tell_every_option():
 
 
 def run_async(work):
-    """Run a coroutine on a thread of its own: this one may be running an event loop already."""
+    """Run a coroutine on its own thread, since this one may already run an event loop."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, work).result()
 

@@ -1,4 +1,4 @@
-"""Who hears what of a run."""
+"""Which subscriber receives which events of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from outlier_jupyter.events import (
 
 
 def test_a_listener_hears_the_kinds_it_named_and_the_recorder_hears_all_first() -> None:
-    """Without kinds everything is heard; nothing after the run, and nothing once unsubscribed."""
+    """Without kinds a subscriber receives every event; none after the run or once unsubscribed."""
     tell, heard = EventBus(), list[tuple[str, Event]]()
     tell.subscribe(lambda event: heard.append(("all", event)))
     end = tell.subscribe(lambda event: heard.append(("text", event)), TextProduced)
@@ -42,7 +42,7 @@ def test_a_listener_hears_the_kinds_it_named_and_the_recorder_hears_all_first() 
 
 
 def test_layers_told_together_are_told_singly_to_who_does_not_name_them() -> None:
-    """What is heard singly says the same, in the order of the kinds and then of the layers."""
+    """The individual events have the same content, in order of the kinds, then of the layers."""
     tell, whole, single, routed = EventBus(), list[Event](), list[Event](), list[Event]()
     tell.subscribe(single.append)
     tell.subscribe(routed.append, Routed)
@@ -64,7 +64,7 @@ def test_layers_told_together_are_told_singly_to_who_does_not_name_them() -> Non
 
 
 def test_one_that_raises_is_dropped_and_the_others_go_on(caplog) -> None:
-    """It is not called again in this run; the log names it."""
+    """It is not called again in this run, and the log names it."""
     tell, heard = EventBus(), list[Event]()
 
     def broken(event: Event) -> None:
@@ -80,7 +80,7 @@ def test_one_that_raises_is_dropped_and_the_others_go_on(caplog) -> None:
 
 
 def test_one_that_has_heard_enough_is_called_no_more_in_this_run(caplog) -> None:
-    """Without a word in the log; others go on, and the next run is told to it again."""
+    """Nothing is logged; others continue, and the next run calls it again."""
     tell, heard, others = EventBus(), list[Event](), list[Event]()
 
     def once(event: Event) -> None:

@@ -18,7 +18,7 @@ PROMPT = "What is an expert?"
 
 @pytest.fixture
 def small(tiny):
-    """Fewer slots than a token needs: reads, evictions and bookings at every layer."""
+    """Fewer slots than a token needs: every layer reads, evicts and reserves."""
     with outlier_jupyter.load(tiny, cache_experts=5, reader="pread", quiet=True) as engine:
         engine.tokenizer.eos_token_ids = set()
         yield engine
@@ -36,9 +36,9 @@ def streamed(engine) -> None:
 @pytest.mark.parametrize("gap", [1, 3, 40])
 @pytest.mark.parametrize("ask", [generated, streamed])
 def test_two_interrupts_at_any_moment_lose_nothing(small, ask, gap):
-    """SIGINT before one of 120 lines, and again soon: Interrupted with what was made, and no more.
+    """SIGINT before one of 120 lines, and again soon after, ends the run with what it made.
 
-    Before a run has begun, and after its end, it is a KeyboardInterrupt as of any other code.
+    During a run it raises Interrupted; before a run and after it, a plain KeyboardInterrupt.
     """
     whole = small.generate(PROMPT, max_tokens=2, raw=True)
     lines = lines_of(lambda: ask(small))
@@ -70,7 +70,7 @@ def test_an_interrupt_between_two_steps_ends_the_run_in_order(small):
 
 
 def test_an_interrupt_that_is_thrown_into_a_stream_is_interrupted(small):
-    """`throw` ends the run as Ctrl-C does."""
+    """`throw` ends the run in the same way as Ctrl-C."""
     steps = small.stream(PROMPT, max_tokens=9)
     next(steps)
     with pytest.raises(Interrupted) as stopped:
@@ -80,7 +80,7 @@ def test_an_interrupt_that_is_thrown_into_a_stream_is_interrupted(small):
 
 
 def test_an_interrupt_when_all_is_made_is_not_swallowed(small):
-    """The run is whole, and whoever pressed Ctrl-C hears of it all the same."""
+    """The run is complete, and Ctrl-C still raises Interrupted."""
 
     def press(event):
         signal.raise_signal(signal.SIGINT)
@@ -93,7 +93,7 @@ def test_an_interrupt_when_all_is_made_is_not_swallowed(small):
 
 
 def test_a_subscriber_that_hangs_can_be_interrupted(small):
-    """The second Ctrl-C ends it, and nothing else: the run is kept, and it hears of the end."""
+    """The second Ctrl-C ends only that call: the run is kept, and RunDone still arrives."""
     heard = []
 
     def hang(event):
@@ -113,7 +113,7 @@ def test_a_subscriber_that_hangs_can_be_interrupted(small):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, RuntimeError])
 def test_whatever_a_subscriber_raises_stays_there(small, error):
-    """KeyboardInterrupt stops the run; all else is logged, and the run goes on."""
+    """KeyboardInterrupt stops the run; any other error is logged, and the run continues."""
 
     def broken(event):
         raise error
@@ -131,7 +131,7 @@ def test_whatever_a_subscriber_raises_stays_there(small, error):
 
 @pytest.mark.parametrize("gap", [1, 30])
 def test_a_resize_is_interrupted_before_or_after_it(small, gap):
-    """The cache has the old size or the new one, and the model says the same."""
+    """The cache has either the old size or the new one, and the model agrees with it."""
     whole = small.generate(PROMPT, max_tokens=2, raw=True).tokens.tolist()
 
     def resized():
@@ -148,7 +148,7 @@ def test_a_resize_is_interrupted_before_or_after_it(small, gap):
 
 
 def test_a_close_that_is_interrupted_can_be_repeated(tiny):
-    """Wherever it is interrupted, the next one ends it."""
+    """After an interrupt at any point, the next `close` completes."""
 
     def opened():
         return outlier_jupyter.load(tiny, cache_experts=5, quiet=True)

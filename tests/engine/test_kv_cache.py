@@ -1,4 +1,4 @@
-"""KV caches of runs that were cut short: what was read is kept, and nothing that was not."""
+"""KV caches of interrupted runs keep exactly the tokens that every layer has read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def engine(tiny):
 
 
 def stop_in(engine, calls: int, layer: int) -> None:
-    """Have the run stop in its next but `calls` call, after that layer's router."""
+    """Stop the run after `calls` more calls, behind that layer's router."""
     done = []
 
     def listen(event):
@@ -37,12 +37,12 @@ def stop_in(engine, calls: int, layer: int) -> None:
 @pytest.mark.parametrize("layer", [0, 1, 2])
 @pytest.mark.parametrize("calls", [1, 2, 5])
 def test_a_run_stopped_between_two_layers_is_gone_on_from(engine, layer, calls):
-    """The layers that were one call ahead are brought back: the same text, almost nothing read."""
+    """Layers that were one call ahead are rolled back: the same text, almost nothing is read."""
     whole = engine.generate(QUESTION, max_tokens=8)
     stop_in(engine, calls, layer)
     with pytest.raises(Interrupted):
         engine.generate(QUESTION, max_tokens=8, reuse_kv=True, prefill_chunk=16)
-    read = int(engine.last_run.trace.info.options["prefill_chunk"])  # one chunk, at the least
+    read = int(engine.last_run.trace.info.options["prefill_chunk"])  # at least one chunk
     again = engine.generate(QUESTION, max_tokens=8, reuse_kv=True)
     assert again.text == whole.text
     prompt = (whole.trace.phase == 0).sum()
@@ -50,7 +50,7 @@ def test_a_run_stopped_between_two_layers_is_gone_on_from(engine, layer, calls):
 
 
 def test_a_run_that_failed_is_gone_on_from(engine):
-    """A read that failed half way through a call loses that call alone."""
+    """A read that fails during a call loses only that call."""
     whole = engine.generate(QUESTION, max_tokens=8)
     pager = pager_of(engine)
     reader = pager.reader

@@ -1,4 +1,4 @@
-"""mlx-lm's KV caches, quantised, rotating and reused, give mlx-lm's own tokens and logits."""
+"""mlx-lm's KV caches, quantised, rotating and reused, give mlx-lm's tokens and logits."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_every_kind_of_kv_cache_is_mlx_lm_s(name, chunk, engine, unpaged, logpro
 
 @pytest.mark.parametrize("name", ["8 bits at once", "rotating in the prompt", "wide enough"])
 def test_a_second_turn_goes_on_from_the_cache_as_mlx_lm_s_would(name, engine, unpaged, logprobs):
-    """Reuse together with each kind: the turn reads only what is new, with mlx-lm's very logits."""
+    """Reuse with each kind of cache: a turn reads only new tokens, with mlx-lm's exact logits."""
     options = SETTINGS[name] | {"prefill_chunk": 32}
     first = engine.generate(TEXT, raw=True, max_tokens=6, reuse_kv=True, **options)
     more = TEXT + engine.tokenizer.decode(first.tokens.tolist()) + " and more"
@@ -85,7 +85,7 @@ def test_a_second_turn_goes_on_from_the_cache_as_mlx_lm_s_would(name, engine, un
     tokens = engine.tokenizer.encode(TEXT)
     told, _ = by_mlx_lm(unpaged, tokens, 6, prompt_cache=kv, prefill_step_size=32, **given)
     assert told == first.tokens.tolist()
-    # mlx-lm has read its last token already, in the step it computes ahead; the engine has not.
+    # mlx-lm computes one step ahead, so it has already read its last token; the engine has not.
     rest = engine.tokenizer.encode(more)[len(tokens) + 5 :]
     if kv[0].is_trimmable():
         trim_prompt_cache(kv, 1)
@@ -100,7 +100,7 @@ def test_a_second_turn_goes_on_from_the_cache_as_mlx_lm_s_would(name, engine, un
 
 
 def test_caches_of_different_kinds_are_not_mixed(engine):
-    """A plain run after a quantised one starts afresh, and is what it would have been."""
+    """A plain run after a quantised one starts with an empty cache, and its output is the same."""
     text = "another beginning that nobody shares, " * 3
     plain = engine.generate(text, raw=True, max_tokens=4)
     quantised = {"kv_bits": 2, "kv_group_size": 32, "quantized_kv_start": 0}
@@ -123,7 +123,7 @@ def test_caches_of_different_kinds_are_not_mixed(engine):
     ],
 )  # fmt: skip
 def test_what_changes_the_output_is_labelled(options, said, engine):
-    """The trace says so exactly when the cache was quantised or forgot something."""
+    """The trace has a label exactly when the cache was quantised or dropped tokens."""
     run = engine.generate("x" * 30, raw=True, max_tokens=4, **options)
     assert run.trace.info.changed_output == said
 
@@ -140,7 +140,7 @@ def test_what_changes_the_output_is_labelled(options, said, engine):
     ],
 )  # fmt: skip
 def test_what_mlx_lm_cannot_do_is_one_sentence(options, message, engine):
-    """Refused with what to do; the engine is then as it was."""
+    """The error says what to do, and the engine is unchanged."""
     with pytest.raises(OptionError) as refused:
         engine.generate("abc", raw=True, max_tokens=3, **options)
     assert message in str(refused.value) and "\n" not in str(refused.value)
@@ -148,7 +148,7 @@ def test_what_mlx_lm_cannot_do_is_one_sentence(options, message, engine):
 
 
 def test_a_model_with_caches_of_its_own_says_what_cannot_be(checkpoint_of):
-    """Sliding attention makes its own caches: they cannot be bounded, nor quantised."""
+    """Sliding attention makes its own caches, which can be neither bounded nor quantised."""
     folder = checkpoint_of(
         model_type="gpt_oss", num_local_experts=8, num_hidden_layers=4, sliding_window=16,
         num_key_value_heads=2,
@@ -164,7 +164,7 @@ def test_a_model_with_caches_of_its_own_says_what_cannot_be(checkpoint_of):
 
 
 def test_a_prompt_up_to_the_full_context_works_and_beyond_it_is_refused(checkpoint_of):
-    """Up to the config's context nothing is said; an answer beyond it is warned of."""
+    """A prompt up to the config's context gives no warning; an answer beyond it gives one."""
     folder = checkpoint_of(max_position_embeddings=64)
     with outlier_jupyter.load(folder, cache_experts=5) as engine:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Two conversations that take turns, each with its KV cache: mlx-lm's own numbers, bit for bit."""
+"""Two alternating conversations, each with its KV cache: mlx-lm's numbers, bit for bit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOKENS = 7
 
 
 def asked(name: str, turn: int) -> list[dict[str, str]]:
-    """The messages of a conversation up to a turn's question."""
+    """The messages of a conversation up to and with a turn's question."""
     messages = []
     for question, answer in TURNS[name][: turn + 1]:
         messages += [{"role": "user", "content": question}]
@@ -38,14 +38,14 @@ def asked(name: str, turn: int) -> list[dict[str, str]]:
 
 
 class Unpaged:
-    """mlx-lm's own loop over its own model, with its own store of prompt caches."""
+    """mlx-lm's own loop over its own model, with its own prompt caches."""
 
     def __init__(self, folder) -> None:
         self.model, _ = load_model(folder)
         self.kept = LRUPromptCache(max_size=4)
 
     def answer(self, tokens: list[int]) -> tuple[list[int], list[np.ndarray], int]:
-        """The ids, the log-probabilities of each step, and how many ids a cache gave."""
+        """The ids, the log-probabilities of each step, and how many ids came from a cache."""
         cache, rest = self.kept.fetch_nearest_cache("", tokens)
         cache = cache or make_prompt_cache(self.model)
         steps = list(
@@ -57,7 +57,7 @@ class Unpaged:
 
 
 def listen(engine) -> list[np.ndarray]:
-    """Have every call of the engine's model leave the log-probabilities after its last token."""
+    """Record the log-probabilities after the last token of every call of the engine's model."""
     seen: list[np.ndarray] = []
     kind = type(engine.model)
 
@@ -74,7 +74,7 @@ def listen(engine) -> list[np.ndarray]:
 @pytest.mark.parametrize("slots", [3, 7, 16])
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_two_conversations_with_reused_kv_caches_are_exact(model_type, slots, checkpoint_of):
-    """Turn about, each reads only what is new, and every step has mlx-lm's log-probabilities."""
+    """In turn, each reads only new tokens, and every step has mlx-lm's log-probabilities."""
     settings = ARCHITECTURES[model_type] | {"sliding_window": 512}
     folder = checkpoint_of(model_type=model_type, **settings)
     unpaged = Unpaged(folder)
@@ -87,7 +87,7 @@ def test_two_conversations_with_reused_kv_caches_are_exact(model_type, slots, ch
                 run = engine.generate(asked(name, turn), max_tokens=TOKENS, reuse_kv=True)
                 prompt = engine.tokenizer.encode(run.encoded, add_special_tokens=False)
                 ids, rows, shared = unpaged.answer(prompt)
-                made = len(run.tokens)  # fewer than TOKENS where the turn's end was sampled
+                made = len(run.tokens)  # fewer than TOKENS where the end of turn was sampled
                 assert made > 0 and run.tokens.tolist() == ids[:made]
                 assert np.array_equal(seen[-made:], rows[:made])
                 assert int((run.trace.phase == 0).sum()) == len(prompt) - shared

@@ -1,4 +1,4 @@
-"""What loading leaves of earlier models, and of itself where it fails or is interrupted."""
+"""A load frees earlier models, and frees its own resources when it fails or is interrupted."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.interrupting import lines_of, open_files, python_s_handler, threads
 
 
 def test_a_model_nobody_has_is_gone_before_the_next_is_loaded(tiny):
-    """Two caches that do not fit beside each other can be had one after the other."""
+    """Two caches that do not fit together can be loaded one after the other."""
     gc.disable()
     try:
         engine = outlier_jupyter.load(tiny, resident=True)
         bank = weakref.ref(pager_of(engine).bank)
-        del engine  # and not closed
+        del engine  # without `close`
         with outlier_jupyter.load(tiny, cache_experts=4):
             assert bank() is None
     finally:
@@ -38,7 +38,7 @@ def test_a_model_nobody_has_is_gone_before_the_next_is_loaded(tiny):
 
 @pytest.fixture
 def own(tiny: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model, which nobody else has open."""
+    """A copy of the tiny model, which no other test has open."""
     return shutil.copytree(tiny, tmp_path / "model")
 
 
@@ -60,7 +60,7 @@ STAGES = {
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_load_that_fails_leaves_nothing_open(own, monkeypatch, stage, reader):
-    """Whatever stage fails, no file stays open and no thread, while the error is looked at."""
+    """Whatever stage fails, no file and no thread stays, even while the error is kept."""
     before = threads()
     monkeypatch.setattr(*STAGES[stage], fail)
     with pytest.raises(RuntimeError, match="broken"):
@@ -69,7 +69,7 @@ def test_a_load_that_fails_leaves_nothing_open(own, monkeypatch, stage, reader):
 
 
 def test_a_load_with_pins_that_do_not_fit_leaves_nothing_open(own):
-    """The same of what is refused when the readers are open."""
+    """The same holds for a load that is refused after the readers are open."""
     with pytest.raises(OutlierError):
         outlier_jupyter.load(own, cache_experts=2, pin=("0:0-7",), reader="direct", quiet=True)
     assert open_files(own) == []
@@ -122,7 +122,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", [*DAMAGES, "no JSON", "a list", "a named pipe", "a folder"])
 def test_damaged_records_are_passed_by_with_a_note(own, damage):
-    """The model's own files are read then, and the reader's note says what was wrong."""
+    """The model's own files are read instead, and the reader's note names the fault."""
     file = outlier_jupyter.repack(own, quiet=True).file
     text = file.read_bytes()
     length = FOOTER.unpack(text[-FOOTER.size :])[0]

@@ -1,4 +1,4 @@
-"""Where memory is, that it adds up, and that it stays within what was asked for."""
+"""Memory use: where it is, that its parts add up, and that it stays within its bound."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ prompt = "".join(chr(33 + 37 * i % 90) for i in range(70))
 run = engine.generate(prompt, raw=True, max_tokens=3, reuse_kv=True)
 print(json.dumps([before, peak(), len(run.trace.reads), engine.memory().to_dict()]))
 """
-"""Load and run; what it says is the resident set before, and its peak."""
+"""Load and run; the output begins with the resident set before and its peak."""
 
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory):
-    """A process of its own that ran a model with 283 MB of experts in a cache of 60 MB."""
+    """Results of a separate process that ran a model with 283 MB of experts in a cache of 60 MB."""
     config = TINY_CONFIG | {
         "hidden_size": 256, "moe_intermediate_size": 512, "num_experts": 128,
         "num_hidden_layers": 10, "num_attention_heads": 8,
@@ -74,18 +74,18 @@ def worked(tmp_path_factory):
 
 
 def test_a_process_takes_what_was_asked_and_no_more(worked):
-    """Its peak grows by dense weights, cache, KV cache and little else, not by the experts."""
+    """Its peak grows by dense weights, cache, KV cache and little else, not by all experts."""
     before, peak, reads, use = worked
-    assert reads > 300  # it did page: 239 kB each, more than the cache holds
+    assert reads > 300  # it did page: 239 kB each, more than the cache has room for
     grown = peak - before
     promised = use["dense"] + CACHE_GB * 1e9 + use["kv_kept"]
-    # Beside the promise lies a part of the constant; held tightly here, where a chunk is small.
+    # The promise also includes a constant; the bound is tight here because a chunk is small.
     assert 0.9 * use["experts"] < grown < promised + 60_000_000 < promised + CONSTANT_NBYTES
     assert grown < 0.5 * 283_000_000
 
 
 def test_the_parts_add_up_to_what_the_system_reports(worked):
-    """Each part is measured by itself; their sum is the resident set within five in a hundred."""
+    """Each part is measured by itself; their sum is within 5% of the resident set."""
     use = worked[3]
     assert abs(use["unaccounted"]) <= 0.05 * use["process"]
     assert use["accounted"] + use["unaccounted"] == use["process"]
@@ -95,7 +95,7 @@ def test_the_parts_add_up_to_what_the_system_reports(worked):
 
 
 def test_parts_move_with_what_is_held(tiny):
-    """The run's KV cache is counted while it lasts, kept ones afterwards, your arrays apart."""
+    """The run's KV cache counts during the run, kept ones after it, and the user's arrays apart."""
     with outlier_jupyter.load(tiny, cache_experts=5, reader="direct") as engine:
         before = engine.memory()
         assert (before.kv_run, before.kv_kept, before.trace) == (0, 0, 0)
@@ -113,16 +113,16 @@ def test_parts_move_with_what_is_held(tiny):
 
 
 def test_memory_mapped_experts_are_seen(tiny):
-    """What a memory map holds of the checkpoint is in RAM too, and is counted."""
+    """Pages of the checkpoint that a memory map has in RAM are counted."""
     with outlier_jupyter.load(tiny, cache_experts=5, reader="mmap") as engine:
         engine.generate("abc", raw=True, max_tokens=2)
-        # In whole pages, of which the system may bring some more than were touched.
+        # Whole pages are counted, and the system may read some more than were touched.
         most = (tiny / "model.safetensors").stat().st_size + 16 * 4096
         assert 0 < engine.memory().readers <= most
 
 
 def test_the_table_has_a_row_for_each_part():
-    """Sizes with their units and shares of the process, and the difference named."""
+    """Each row has a size with its unit and a share of the process; one row is the difference."""
     use = MemoryUse(1, 2, 3, 4, 5, 6, 7, 8, python=500_000, process=1_000_000)
     rows = str(use).splitlines()
     told = {row[:22].strip(): float(row.split()[-2]) / 100 for row in rows}
@@ -133,7 +133,7 @@ def test_the_table_has_a_row_for_each_part():
 
 
 def test_mlx_s_cache_is_capped_while_an_engine_is_open(tiny):
-    """The cap is put on by the first engine, taken off by the last, and never raises a limit."""
+    """The first engine sets the cap, the last one removes it, and it never raises a limit."""
     normal = mx.set_cache_limit(1 << 40)
     try:
         first = outlier_jupyter.load(tiny, cache_experts=2)
@@ -156,7 +156,7 @@ def test_mlx_s_cache_is_capped_while_an_engine_is_open(tiny):
     {"lookahead": "on", "overlap": "on"},
 ])  # fmt: skip
 def test_a_closed_engine_holds_no_weights(options, checkpoint_of, monkeypatch):
-    """Whoever has the engine, its model, a layer or a router: the arrays are gone after `close`."""
+    """After `close` the arrays are gone, even if engine, model, layer or router is kept."""
     monkeypatch.setattr(loading, "native_wanted", lambda kernels: kernels == "auto")
     folder = checkpoint_of(hidden_size=256, moe_intermediate_size=256, num_experts=32)
     before = mx.get_active_memory()
@@ -181,7 +181,7 @@ def test_a_closed_engine_holds_no_weights(options, checkpoint_of, monkeypatch):
 
 
 def test_closing_one_engine_leaves_another_of_the_same_model(tiny):
-    """What mlx-lm's models share, such as an activation, is nobody's to take away."""
+    """Objects that mlx-lm's models share, such as an activation, stay usable."""
     with outlier_jupyter.load(tiny, cache_experts=6) as other:
         with outlier_jupyter.load(tiny, cache_experts=6) as engine:
             expected = engine.generate("abc", raw=True, max_tokens=4).tokens.tolist()
@@ -190,7 +190,7 @@ def test_closing_one_engine_leaves_another_of_the_same_model(tiny):
 
 @pytest.mark.parametrize("kernels", ["auto", "mlx"])
 def test_what_a_run_computed_goes_when_it_ends(kernels, tiny, monkeypatch, no_collection):
-    """Neither kernels' arguments nor cycles keep its KV cache or weights; a kept one stays once."""
+    """No kernel argument or cycle keeps its KV cache or weights; a kept cache exists once."""
     monkeypatch.setattr(loading, "native_wanted", lambda kernels: kernels == "auto")
     with outlier_jupyter.load(tiny, cache_experts=24, kernels=kernels) as engine:
         engine.generate("abc", raw=True, max_tokens=2)
@@ -207,7 +207,7 @@ def test_what_a_run_computed_goes_when_it_ends(kernels, tiny, monkeypatch, no_co
 
 
 def test_kept_kv_caches_have_a_bound(tiny):
-    """The one used longest ago is evicted, one that is too large is not kept, and it is said."""
+    """The least recently used is evicted; one that is too large is not kept, with a warning."""
     one = 3 * 2 * 256 * 32 * 4
     with outlier_jupyter.load(tiny, cache_experts=24, kept_kv_gb=2.5 * one / 1e9) as engine:
         assert engine.memory().kv_bound == int(2.5 * one)
@@ -217,7 +217,7 @@ def test_kept_kv_caches_have_a_bound(tiny):
         assert engine.memory().kv_kept == 2 * one
         assert f"of at most {size_words(int(2.5 * one))}" in str(engine.memory())
         again = engine.generate("jklm", raw=True, max_tokens=1, reuse_kv=True)
-        assert len(again.trace.tokens) == 1  # of four, three were held
+        assert len(again.trace.tokens) == 1  # of four tokens, the cache had three
         with pytest.warns(UserWarning, match=r"is not kept for the next run: it takes .* allows"):
             engine.generate("x" * 1000, raw=True, max_tokens=2, reuse_kv=True)
         assert engine.memory().kv_kept <= 2 * one
@@ -229,7 +229,7 @@ def test_kept_kv_caches_have_a_bound(tiny):
 
 @pytest.fixture
 def no_collection():
-    """What only a collection of cycles would free stays."""
+    """Disable garbage collection, so that reference cycles stay."""
     gc.collect()
     gc.disable()
     yield
@@ -237,14 +237,14 @@ def no_collection():
 
 
 def limit() -> int:
-    """MLX's limit now; it can only be seen by setting it."""
+    """MLX's limit now; the only way to read it is to set it."""
     now = mx.set_cache_limit(0)
     mx.set_cache_limit(now)
     return now
 
 
 def test_the_chunk_follows_from_the_budget():
-    """Longer with more budget, shorter with more experts or context; mlx-lm's if all fits."""
+    """It is longer with more budget, shorter with more experts or context; mlx-lm's if all fits."""
     costs = Costs.of(top_k=8, hidden=2048, width=768, heads=32, fused=False)
     assert costs == Costs(routed=8 * 3 * (2048 + 768) * 4, attended=256)
     sizes = [choose_chunk(1000, costs, False, budget) for budget in (1, 10**8, 10**9, 10**12)]
@@ -258,7 +258,7 @@ def test_the_chunk_follows_from_the_budget():
 
 
 def test_a_chunk_of_compiled_attention_does_not_shrink_with_the_context():
-    """Its scores are bounded, but for KV caches that mlx-lm's own attention reads."""
+    """Its scores are bounded, except where mlx-lm's own attention reads the KV cache."""
     costs = Costs.of(top_k=8, hidden=2048, width=768, heads=32, fused=False, bounded=True)
     assert costs.bounded and SCORES >= SCORES_BYTES
     short, long = (choose_chunk(context, costs, False, 256_000_000) for context in (512, 10**5))
@@ -268,14 +268,14 @@ def test_a_chunk_of_compiled_attention_does_not_shrink_with_the_context():
 
 @pytest.mark.parametrize(("kernels", "bounded"), [("auto", True), ("mlx", False)])
 def test_attention_is_bounded_where_all_of_it_is_compiled(kernels, bounded, tiny, monkeypatch):
-    """The tiny model's is; with MLX's kernels none is."""
+    """The tiny model's attention is; with MLX's kernels none is."""
     monkeypatch.setattr(loading, "native_wanted", lambda kernels: kernels == "auto")
     with outlier_jupyter.load(tiny, cache_experts=6, kernels=kernels) as engine:
         assert costs_of(engine).bounded == bounded
 
 
 def test_a_chunk_stays_within_its_budget(checkpoint_of):
-    """MLX's own peak while a prompt is read is within the estimate that chose the chunk."""
+    """MLX's own peak during prefill is within the estimate that chose the chunk."""
     folder = checkpoint_of(hidden_size=128, moe_intermediate_size=128, num_experts_per_tok=4)
     for slots in (5, 24):
         with outlier_jupyter.load(folder, cache_experts=slots) as engine:

@@ -1,4 +1,4 @@
-"""What fits is one sum for `plan`, `load` and `resize`; what does not is refused with numbers."""
+"""`plan`, `load` and `resize` share one sum of what fits; a refusal has the numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BIG = TINY_CONFIG | {
     "num_experts": 512, "num_experts_per_tok": 8, "head_dim": 128, "num_attention_heads": 8,
     "num_key_value_heads": 2,
 }  # fmt: skip
-"""22 GB of experts, of which no byte is on disk."""
+"""22 GB of experts, with no byte on disk."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def big(tmp_path_factory):
 
 @pytest.fixture
 def free(monkeypatch):
-    """Have the machine of 24 GB say that so many GB are free."""
+    """Let the machine of 24 GB report that so many GB are free."""
 
     def say(gb: float) -> None:
         monkeypatch.setattr(budget, "machine_memory", lambda: Machine(24 * GB, int(gb * GB)))
@@ -52,7 +52,7 @@ def free(monkeypatch):
     ],
 )
 def test_what_cannot_fit_is_refused_with_the_size_that_would(options, what, big, free):
-    """Before anything large is taken: what it takes, what there is, and what to give."""
+    """Before any large allocation the error names what is needed, what is free, and what to set."""
     free(13.5)
     before = process_nbytes()
     with pytest.raises(OptionError) as refused:
@@ -67,7 +67,7 @@ def test_what_cannot_fit_is_refused_with_the_size_that_would(options, what, big,
 
 
 def test_loading_takes_the_plan_s_advice(tiny, big, free):
-    """`auto` and `ram_gb` work out the size that `plan` says, and no more than all experts."""
+    """`auto` and `ram_gb` choose the size that `plan` reports, and at most all experts."""
     free(20)
     with outlier_jupyter.load(tiny, cache_gb="auto") as engine:
         assert engine.options.cache_gb == outlier_jupyter.plan(tiny).cache_gb
@@ -80,7 +80,7 @@ def test_loading_takes_the_plan_s_advice(tiny, big, free):
 
 
 def test_a_bound_for_the_process_leaves_the_cache_its_rest(tiny, free):
-    """All experts where they fit the bound, and some where it is tight; what is beside counts."""
+    """All experts where they fit the bound, fewer where it is tight; other memory counts too."""
     free(20)
     held = max(PYTHON_NBYTES, process_nbytes())
     with outlier_jupyter.load(tiny, ram_gb=11) as engine:
@@ -95,7 +95,7 @@ def test_a_bound_for_the_process_leaves_the_cache_its_rest(tiny, free):
 
 
 def test_force_loads_what_does_not_fit(tiny, free):
-    """Who knows better may."""
+    """`force=True` skips the check of free memory."""
     free(2.5)
     with pytest.raises(OptionError, match="does not fit"):
         outlier_jupyter.load(tiny)
@@ -103,11 +103,11 @@ def test_force_loads_what_does_not_fit(tiny, free):
         with pytest.raises(OptionError, match=r"cache_experts=24 does not fit.* free memory"):
             engine.resize(cache_experts=24)
         assert engine.resize(cache_experts=24, force=True).slots == 24
-        assert engine.resize(cache_experts=3).slots == 3  # less is never refused
+        assert engine.resize(cache_experts=3).slots == 3  # a smaller cache is never refused
 
 
 def test_a_dense_model_is_held_against_what_is_free(checkpoint_of, free):
-    """It has no cache to make smaller, so only its own bytes are told."""
+    """It has no cache to make smaller, so the error names only its own bytes."""
     folder = checkpoint_of(mlp_only_layers=[0, 1, 2])
     free(2.5)
     with pytest.raises(OptionError, match="the model does not fit: the process would take"):
@@ -118,7 +118,7 @@ def test_a_dense_model_is_held_against_what_is_free(checkpoint_of, free):
 
 
 def test_what_is_replaced_counts_as_free(tiny, monkeypatch):
-    """Two engines do not fit beside each other; one in the place of another does."""
+    """Two engines do not fit together, but one that replaces the other does."""
     with outlier_jupyter.load(tiny, cache_experts=24, force=True) as engine:
         freed = engine.memory().freed
         room = MemoryBounds.now(freed=freed)
@@ -135,7 +135,7 @@ def test_what_is_replaced_counts_as_free(tiny, monkeypatch):
     st.none() | st.floats(0.001, 200), st.integers(0, 10**10),
 )  # fmt: skip
 def test_what_is_left_for_experts_never_breaks_a_bound(total, available, held, ram_gb, dense):
-    """With all of it taken the process stays within `ram_gb`, and leaves the spared share free."""
+    """With all of it used, the process stays within `ram_gb`, and the spared share stays free."""
     available = min(available, total)
     room, needs = MemoryBounds(Machine(total, available), held, ram_gb), Needs(dense, 1, 1, 1, 1)
     left = room.for_experts(needs)
@@ -147,7 +147,7 @@ def test_what_is_left_for_experts_never_breaks_a_bound(total, available, held, r
 
 @pytest.mark.parametrize("value", ["all", "AUTO", 0, -1, True])
 def test_a_size_is_a_number_or_auto(value, tiny):
-    """Anything else is refused in a sentence."""
+    """Anything else is refused with one sentence."""
     with pytest.raises(OptionError, match="cache_gb"):
         outlier_jupyter.load(tiny, cache_gb=value)
 
@@ -167,7 +167,7 @@ NEEDS = Needs(dense=1, kv_run=GB, kv_kept=1, working=1, tokens=8192, kv_token=1_
     ],
 )
 def test_a_prompt_that_memory_cannot_hold_is_refused(tokens, options, ram_gb, kept, free):
-    """Before any of it is read, with how long it is and what is free."""
+    """It is refused before any of it is read, with its length and what is free."""
     free(2)
     with pytest.raises(OptionError, match=r"whose KV cache takes .* are free: shorten it") as no:
         check_prompt(tokens, GenerateOptions(**options), NEEDS, ram_gb, kept)
@@ -181,17 +181,17 @@ def test_a_prompt_that_memory_cannot_hold_is_refused(tokens, options, ram_gb, ke
         (10**7, {"max_kv_size": 1_000}, None, 0),
         (16_000, {"kv_bits": 4}, None, 0),
         (3_000, {}, None, GB),
-        (1_000, {}, 0.1, 0),  # so much was planned for when it was loaded
+        (1_000, {}, 0.1, 0),  # the load has already reserved this much
     ],
 )
 def test_a_prompt_that_may_fit_is_read(tokens, options, ram_gb, kept, free):
-    """What is bounded, quantised, or may take the place of kept caches counts as that."""
+    """Bounded and quantised caches count at their size, and kept caches count as free."""
     free(2)
     check_prompt(tokens, GenerateOptions(**options), NEEDS, ram_gb, kept)
 
 
 def test_an_engine_refuses_what_memory_cannot_hold(monkeypatch, free):
-    """`generate`, `stream` and the chat alike; the next prompt runs."""
+    """`generate`, `stream` and the chat refuse it alike; the next prompt runs."""
     with outlier_jupyter.load("demo", cache_gb=0.002, quiet=True) as engine:
         monkeypatch.setattr(budget, "UNCHECKED_NBYTES", 0)
         free(0.001)

@@ -1,4 +1,4 @@
-"""What is said of a model before it is loaded, and that nothing large is read for it."""
+"""What a plan says of a model before it is loaded, and that it reads nothing large."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ KNOWN = {
     "Qwen3-Next-80B-A3B": (48, 512, 10, 1_769_472, 810, 12 * 2 * 2 * 256 * 2),
     "OLMoE-1B-7B": (16, 64, 8, 3_538_944, 432, 16 * 2 * 16 * 128 * 2),
     "Mixtral-8x7B": (32, 8, 2, 99_090_432, 6048, 32 * 2 * 8 * 128 * 2),
-    # mxfp4, and three expert biases in bf16; half its layers slide a window of 128
+    # mxfp4, and three expert biases in bf16; half its layers have a sliding window of 128
     "gpt-oss-120b": (36, 128, 4, 13_219_200 + 3 * 2880 * 2, 1818, 18 * 2 * 8 * 64 * 2),
-    # what attention keeps is the latent of 512 and 64 rotated
+    # attention keeps the latent of 512 and the 64 rotated values
     "DeepSeek-V3": (58, 256, 8, 24_772_608, 10962, 61 * (512 + 64) * 2),
     "GLM-4.5-Air": (45, 128, 8, 9_732_096, 3341, 46 * 2 * 8 * 128 * 2),
 }
-"""What the published models weigh in affine 4-bit with groups of 64."""
+"""Sizes of the published models in affine 4-bit with groups of 64."""
 
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_geometry_of_published_models_is_told_from_headers(name, tmp_path):
-    """Layers, experts, top-k, bytes and KV growth of models of up to 400 GB, none of it there."""
+    """Layers, experts, top-k, bytes and KV growth of models of up to 400 GB, without weights."""
     how = {"mode": "mxfp4", "group_size": 32} if "oss" in name else {}
     found = plan(hollow_checkpoint(tmp_path / "model", CONFIGS[name], shards=5, **how))
     layers, experts, top_k, nbytes, cold_mib, kv = KNOWN[name]
@@ -56,7 +56,7 @@ def qwen(tmp_path_factory):
 
 
 def test_planning_reads_no_weights(qwen):
-    """In a process of its own, planning a model of 17 GB takes a few MB of reads and no RAM."""
+    """In a separate process, planning a model of 17 GB reads a few MB and takes no RAM."""
     code = (
         "import sys, json, psutil, mlx.core as mx, outlier_jupyter.engine.plan as p\n"
         "me = psutil.Process(); before = me.io_counters().read_chars\n"
@@ -70,7 +70,7 @@ def test_planning_reads_no_weights(qwen):
 
 
 def test_a_plan_says_what_loading_finds(tiny):
-    """Layers, sizes and dense bytes are those of the engine, and the advised size holds them."""
+    """Layers, sizes and dense bytes are the engine's, and the advised size has room for them."""
     found = plan(tiny)
     with outlier_jupyter.load(tiny, cache_gb=found.cache_gb) as engine:
         status = engine.status()
@@ -91,7 +91,7 @@ def test_a_plan_says_what_loading_finds(tiny):
     ],
 )
 def test_the_advice_follows_from_what_is_free(qwen, free, expected, said):
-    """Everything where it fits, else what is left beside the rest and a spared tenth, else no."""
+    """All experts where they fit, else what the rest and a spared tenth allow, else none."""
     found = plan(qwen, machine=Machine(24 * GB, int(free * GB)))
     assert found.cache_gb == expected and said in found.advice
     beside = (
@@ -111,7 +111,7 @@ def test_the_advice_follows_from_what_is_free(qwen, free, expected, said):
 
 
 def test_a_plan_shows_itself_as_text_html_and_json(qwen):
-    """The same rows in each; the size to take is marked; names are escaped in HTML."""
+    """Each has the same rows; the size to take is marked, and names are escaped in HTML."""
     found = plan(qwen, machine=Machine(24 * GB, 14 * GB))
     text, html = str(found), found._repr_html_()
     for said in ("48 layers × 128, top-8", "2.65 MB each", "affine 4-bit, group 64",
@@ -127,7 +127,7 @@ def plan_of_evil(found) -> str:
 
 
 def test_a_dense_model_is_planned_as_held_whole(checkpoint_of):
-    """No experts, no table, and a sentence whether it fits."""
+    """There are no experts and no table, but a sentence on whether it fits."""
     found = plan(checkpoint_of(mlp_only_layers=[0, 1, 2]))
     assert found.layers == 0 and found.sizes == () and found.cache_gb is None
     assert "the model is loaded whole" in str(found) and "fits here" in found.advice
@@ -135,7 +135,7 @@ def test_a_dense_model_is_planned_as_held_whole(checkpoint_of):
 
 
 def test_what_cannot_be_planned_is_one_sentence(tmp_path, tiny):
-    """A path that is not there, a revision of a folder, and a model mlx-lm does not know."""
+    """A missing path, a revision of a folder, and a model that mlx-lm does not know."""
     with pytest.raises(ModelNotFound, match="there is no folder"):
         plan(tmp_path / "nothing")
     with pytest.raises(ModelNotFound, match="is a folder and has no revision 'v2'"):
@@ -149,7 +149,7 @@ def test_what_cannot_be_planned_is_one_sentence(tmp_path, tiny):
 
 
 def test_a_container_s_limit_is_what_counts(tmp_path):
-    """Inside a control group what is free is its limit less what it uses and cannot give up."""
+    """Free memory in a control group is its limit less what it uses and cannot reclaim."""
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("700000\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 200000\n")
@@ -161,7 +161,7 @@ def test_a_container_s_limit_is_what_counts(tmp_path):
 VERSION_1 = "9:name=systemd:/\n4:memory:/outer/inner\n0::/\n"
 VERSION_2 = "0::/outer/inner\n"
 NO_LIMIT = 9223372036854771712
-"""What version 1 says where there is no limit."""
+"""The value of version 1 where there is no limit."""
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ NO_LIMIT = 9223372036854771712
     ],
 )  # fmt: skip
 def test_the_tightest_of_all_control_groups_counts(tmp_path, own, root, limit, used, cache):
-    """Version 1, version 2 and both beside each other; a limit of a group around counts as well."""
+    """Version 1, version 2 and both together; the limit of an enclosing group counts as well."""
     (tmp_path / "own").write_text(own)
     groups = tmp_path / "groups"
     inner = groups / root / "outer/inner"
@@ -195,7 +195,7 @@ def test_the_tightest_of_all_control_groups_counts(tmp_path, own, root, limit, u
 
 
 def test_a_container_that_sees_its_group_as_the_root_is_held_to_it(tmp_path):
-    """Its path is told as the machine names it, and no such folder is seen from inside."""
+    """Its path is the machine's, and no such folder exists inside the container."""
     (tmp_path / "own").write_text("4:cpu,memory:/docker/0a1b\n")
     group = tmp_path / "memory"
     group.mkdir()

@@ -1,4 +1,4 @@
-"""Prompts and chat templates: what a template refuses is one sentence, and a chat can go on."""
+"""Prompts and chat templates: a refusal is one sentence, and a chat can continue."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def template(engine):
     "text", [NO_SYSTEM + BODY, "{% for %}", "{{ messages[9]['x']['y'] }}", "{{ 1 / 0 }}"]
 )
 def test_what_a_template_raises_is_one_sentence(engine, template, text):
-    """A refusal, broken syntax, a lookup of nothing, an error of arithmetic."""
+    """A refusal, broken syntax, a lookup in an undefined value, an arithmetic error."""
     template(text)
     with pytest.raises(OptionError, match="chat template refused") as caught:
         engine.generate("hello", system="be short", max_tokens=1)
@@ -61,7 +61,7 @@ def test_what_a_template_raises_is_one_sentence(engine, template, text):
 
 
 def test_a_conversation_goes_on_after_an_answer_with_control_tokens(engine, template):
-    """Of such an answer the template gets its last message, without the tokens."""
+    """The template receives that answer's last message, without the tokens."""
     template(NO_CONTROL + BODY)
     answer = "<|channel|>analysis<|message|>hm<|end|><|channel|>final<|message|>Yes.<|return|>"
     run = engine.generate(
@@ -76,7 +76,7 @@ def test_a_conversation_goes_on_after_an_answer_with_control_tokens(engine, temp
 
 
 def test_a_message_may_have_no_content(engine, template):
-    """A call of a tool has none; the prompt says what is called."""
+    """A tool call has no content; the prompt names the call."""
     template(BODY)
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
     run = engine.generate([{"role": "user", "content": "weather?"}, call], max_tokens=1)
@@ -85,13 +85,13 @@ def test_a_message_may_have_no_content(engine, template):
 
 @pytest.mark.parametrize("prompt", [["hello"], [{"content": "hello"}], [{"role": 7}]])
 def test_what_is_no_message_is_refused(engine, prompt):
-    """With what was seen and what is wanted."""
+    """The error has the value and what is allowed."""
     with pytest.raises(OptionError, match="is no message"):
         engine.generate(prompt, max_tokens=1)
 
 
 def test_a_model_without_a_template_takes_texts_alone(engine, template):
-    """Base models have none."""
+    """Base models have no template."""
     template(None)
     engine.tokenizer.has_chat_template, before = False, engine.tokenizer.has_chat_template
     try:
@@ -104,7 +104,7 @@ def test_a_model_without_a_template_takes_texts_alone(engine, template):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("kernels", ["mlx", "auto"])
 def test_logits_that_are_no_numbers_end_the_run(tmp_path, kernels, temperature):
-    """The weights are damaged: the run says so, keeps what there is, and the engine closes."""
+    """The weights are damaged: the run reports it and keeps its tokens, and the engine closes."""
     folder = Path(shutil.copytree(DEMO, tmp_path / "model", copy_function=shutil.copyfile))
     weights = mx.load(str(folder / "model.safetensors"))
     weights["model.norm.weight"] = weights["model.norm.weight"] * mx.array(np.nan)
@@ -116,7 +116,7 @@ def test_logits_that_are_no_numbers_end_the_run(tmp_path, kernels, temperature):
 
 
 def test_ids_beyond_the_tokenizer_have_no_text(engine):
-    """Vocabularies are rounded up: such an id is generated like any other and shows nothing."""
+    """Vocabularies are rounded up; such an id is generated like any other and has no text."""
     from outlier_jupyter.runs.text_stream import Transcript
 
     transcript = Transcript(engine.tokenizer.detokenizer, (), vocabulary_of(engine).size)

@@ -1,4 +1,4 @@
-"""What a change does to the output is measured against the exact model, run beside it."""
+"""The effect of a change on the output, measured against the exact model run beside it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ ASKED = {"raw": True, "max_tokens": 5, "measure_loss": True}
 
 @pytest.fixture(scope="module")
 def masked(engine):
-    """A run with experts masked, its loss measured."""
+    """A run with experts masked and its loss measured."""
     return engine.generate(PROMPT, mask=["0:0-3", "1:4-6"], **ASKED)
 
 
 def title_of(trace) -> str:
-    """Of the figure of other caches."""
+    """The title of the figure of other caches."""
     return str(Figures(trace).what_if([8], ["lru"]).layout.title.text)
 
 
 def test_what_a_replay_leaves_out_is_said(masked, engine):
-    """The exact model's look-ups are not in the trace: table, figure and report say so."""
+    """The exact model's lookups are not in the trace: table, figure and report say so."""
     said = "not in the trace"
     assert said in masked.trace.what_if([8]).attrs["note"] and said in title_of(masked.trace)
     assert said in report(masked)
@@ -77,7 +77,7 @@ def test_the_divergence_is_that_of_two_unpaged_models(masked, tiny):
 
 
 def test_measuring_changes_no_token_and_nothing_is_lost_without_a_change(engine):
-    """The exact run against itself: no divergence at all, and the tokens of an unmeasured run."""
+    """The exact run against itself diverges by nothing and has an unmeasured run's tokens."""
     run = engine.generate(PROMPT, **ASKED)
     plain_run = engine.generate(PROMPT, raw=True, max_tokens=5)
     np.testing.assert_array_equal(run.tokens, plain_run.tokens)
@@ -90,14 +90,14 @@ def test_measuring_changes_no_token_and_nothing_is_lost_without_a_change(engine)
 @pytest.mark.parametrize("changed", [{"kv_bits": 2, "kv_group_size": 32, "quantized_kv_start": 0},
                                      {"router_temperature": 5.0}])  # fmt: skip
 def test_any_change_is_measured(engine, changed):
-    """A quantised KV cache and other routing: some divergence, said in the summary."""
+    """A quantised KV cache and changed routing diverge, and the summary says so."""
     run = engine.generate(PROMPT, **ASKED, **changed)
     assert run.summary().kl > 0 and run.trace.info.changed_output
     assert "against the exact model: KL" in str(run.summary())
 
 
 def test_what_was_loaded_with_another_top_k_is_held_against_the_models_own(tiny):
-    """The reference routes as the model itself does, also with a prompt held in the KV cache."""
+    """The reference routes as the model itself does, also with a prompt in the KV cache."""
     with outlier_jupyter.load(tiny, cache_experts=8, top_k=1) as engine:
         engine.tokenizer.eos_token_ids = set()
         first = engine.generate(PROMPT, reuse_kv=True, **ASKED)
@@ -107,7 +107,7 @@ def test_what_was_loaded_with_another_top_k_is_held_against_the_models_own(tiny)
 
 
 def test_reads_of_the_reference_are_told_and_belong_to_no_step(engine, masked):
-    """Whoever shows RAM hears of them; the trace holds the run's own reads and choices alone."""
+    """Subscribers receive them; the trace has only the run's own reads and choices."""
     log = EventLog()
     unsubscribe = engine.subscribe(log)
     run = engine.generate(PROMPT, mask=["0:0-3", "1:4-6"], **ASKED)
@@ -120,7 +120,7 @@ def test_reads_of_the_reference_are_told_and_belong_to_no_step(engine, masked):
 
 
 def test_the_loss_is_saved_and_is_in_the_table(masked, tmp_path):
-    """It comes back bit for bit; rows have it where it was measured, and not where it was not."""
+    """It loads back bit for bit; rows have it only where it was measured."""
     loaded = Trace.load(masked.trace.save(tmp_path / "run.safetensors"))
     np.testing.assert_array_equal(loaded.kl, masked.trace.kl)
     np.testing.assert_array_equal(loaded.agrees, masked.trace.agrees)
@@ -132,7 +132,7 @@ def test_the_loss_is_saved_and_is_in_the_table(masked, tmp_path):
 
 
 def test_the_views_say_what_was_changed_and_how_far_it_is(masked):
-    """Text, tiles and table of the static view; unmeasured, they say that it was not."""
+    """Text, tiles and table of the static view; without a measurement they say so."""
     view = SavedView(masked.text, masked.trace, masked.finish_reason, PROMPT)
     assert "not the model's own output: 7 experts of 2 layers masked; against the" in plain(view)
     assert [what for _, what in tiles(masked.trace)][-1] == "top-1 agreement with it"
@@ -143,7 +143,7 @@ def test_the_views_say_what_was_changed_and_how_far_it_is(masked):
 
 
 def test_the_live_views_header_tells_the_loss_as_it_goes():
-    """The mean so far, no more often than twice a second; nothing where nothing was changed."""
+    """It shows the mean so far at most twice a second, and nothing without a change."""
     now = [0.0]
     view = LiveView(info={"changed_output": "expert 0:1 masked"})
     line = DivergenceLine(view, clock=lambda: now[0])

@@ -1,4 +1,4 @@
-"""Chat templates as models have them: where they lie, what they refuse, what they are given."""
+"""Chat templates of real models: where they are, what they refuse, what they receive."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def folder(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def said(*texts: str) -> list[dict[str, str]]:
-    """Questions and answers in turn."""
+    """Alternating questions and answers."""
     roles = ("user", "assistant")
     return [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
 
@@ -82,7 +82,7 @@ JSON = json.dumps({"chat_template": CHAT_TEMPLATE})
     ],
 )
 def test_a_template_is_found_wherever_it_lies(folder, in_config, files) -> None:
-    """In `chat_template.json`, by name, or in a folder of its own, as in the usual places."""
+    """In `chat_template.json`, by name, or in its own folder, as in the usual places."""
     with load(folder(in_config, **files), cache_experts=8) as engine:
         run = engine.generate("hello", max_tokens=1)
     assert run.encoded == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
@@ -90,14 +90,14 @@ def test_a_template_is_found_wherever_it_lies(folder, in_config, files) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"chat_template": 5}'])
 def test_a_broken_template_file_is_one_sentence(folder, text: str) -> None:
-    """It is named, and what to do."""
+    """The sentence names the file and what to do."""
     with pytest.raises(CheckpointError, match=r"chat_template\.json") as caught:
         load(folder(chat_template_dot_json=text), cache_experts=8)
     assert len(str(caught.value)) <= 300
 
 
 def test_of_several_templates_without_a_default_one_is_chosen(engine, use: USE) -> None:
-    """Their names are told, and how."""
+    """The error lists their names, and setting one of them works."""
     use({"rag": BODY, "tool_use": BODY})
     with pytest.raises(OptionError, match="named 'rag', 'tool_use' and none is the default"):
         engine.generate("hello", max_tokens=1)
@@ -106,14 +106,14 @@ def test_of_several_templates_without_a_default_one_is_chosen(engine, use: USE) 
 
 
 def test_a_template_that_makes_nothing_is_said_to(engine, use: USE) -> None:
-    """The prompt was not empty, and is not said to have been."""
+    """The error names the template, not the prompt, which was not empty."""
     use("")
     with pytest.raises(OptionError, match="template gives no text for these messages"):
         engine.generate("hello", max_tokens=1)
 
 
 def test_a_system_message_that_nobody_reads_is_refused(engine, folder) -> None:
-    """With a raw prompt, and with a base model: it was left out without a word."""
+    """A raw prompt and a base model refuse it instead of dropping it silently."""
     with pytest.raises(OptionError, match="raw=True sends the prompt as it is"):
         engine.generate("hello", system="Be brief", raw=True, max_tokens=1)
     with load(folder(), cache_experts=8) as base:
@@ -123,7 +123,7 @@ def test_a_system_message_that_nobody_reads_is_refused(engine, folder) -> None:
 
 
 def test_what_a_template_is_given_is_text(engine, use: USE) -> None:
-    """Parts are joined; no content, and None, are the empty text, and never the word None."""
+    """Parts are joined; missing content and None become the empty text, never the word None."""
     use(BODY)
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
     parts = [{"type": "text", "text": "wea"}, {"type": "text", "text": "ther?"}]
@@ -142,7 +142,7 @@ def test_what_a_template_is_given_is_text(engine, use: USE) -> None:
     ],
 )
 def test_arguments_of_a_call_are_as_the_template_takes_them(engine, use, template, said) -> None:
-    """An object, as most do; the text that was given where it wants a text."""
+    """An object for most templates, and the original text for one that needs text."""
     use(template)
     call = {"function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
     asked = [{"role": "assistant", "tool_calls": [call]}]
@@ -162,7 +162,7 @@ def test_arguments_of_a_call_are_as_the_template_takes_them(engine, use, templat
     ],
 )
 def test_what_is_no_text_is_one_sentence(engine, message, sentence) -> None:
-    """With the number of the message, before a template sees it."""
+    """It has the message's number and comes before the template runs."""
     with pytest.raises(OptionError, match=sentence) as caught:
         engine.generate([message], max_tokens=1)
     assert len(str(caught.value)) <= 300
@@ -179,7 +179,7 @@ def test_what_is_no_text_is_one_sentence(engine, message, sentence) -> None:
     ],
 )  # fmt: skip
 def test_of_an_answer_in_channels_the_final_one_goes_back(engine, use, answer, read) -> None:
-    """Where the template refuses the whole; what was only thought does not go back."""
+    """Where the template refuses the whole answer, only its final channel is sent, no analysis."""
     use(WITHOUT_CHANNELS + BODY)
     asked = said("Is it?", answer, "Sure?")
     assert (
@@ -190,7 +190,7 @@ def test_of_an_answer_in_channels_the_final_one_goes_back(engine, use, answer, r
 
 
 def test_only_what_is_refused_is_left_out(engine, use: USE) -> None:
-    """An answer, with its question; what the last question is refused for stays an error."""
+    """An answer is dropped with its question; a refusal of the last question stays an error."""
     use(WITHOUT_EMPTY + BODY)
     asked = said("a", "A", "b", "", "c", "C", "d")
     with pytest.raises(TemplateRefused, match="must have content"):
@@ -208,7 +208,7 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% 
 def test_a_template_that_does_not_end_is_stopped(
     monkeypatch: pytest.MonkeyPatch, elsewhere: bool
 ) -> None:
-    """On the main thread and on another; afterwards the engine and the thread are as before."""
+    """On the main thread and on another; engine and thread are afterwards as before."""
     monkeypatch.setattr(templates, "TEMPLATE_S", 0.2)
     with load("demo", cache_gb=0.002, quiet=True) as engine:
         inner, found = engine.tokenizer._tokenizer, list[int]()
@@ -257,7 +257,7 @@ print([called() for _ in range(3)])
 
 
 def test_a_time_limit_leaves_the_interpreter_as_it_was() -> None:
-    """Kept or not: a debugger or profiler works afterwards, where one taken back would hang it."""
+    """After a timeout or none a debugger works; cancelling a scheduled exception would hang it."""
     done = subprocess.run(
         [sys.executable, "-c", TRACED], capture_output=True, text=True, timeout=60
     )

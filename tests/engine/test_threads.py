@@ -1,4 +1,4 @@
-"""Runs on threads of the user's own, and an engine that is free again whatever happened."""
+"""Runs on the user's own threads, and an engine that is free again after any error."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ print(engine.last_run.tokens.size)
 
 @pytest.mark.parametrize("kernels", ["auto", "mlx"])
 def test_a_process_that_ran_on_a_thread_of_its_own_ends_well(kernels):
-    """MLX would abort it for the threads that it keeps for one that is gone."""
+    """MLX would abort it because of the threads that it keeps for an ended one."""
     command = [sys.executable, "-c", ON_A_THREAD, kernels]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
 
 
 def test_a_thread_can_run_again_and_keeps_its_own_arrays(tiny):
-    """What it has not evaluated before a run it can evaluate afterwards."""
+    """Arrays not evaluated before a run can be evaluated after it."""
     found = []
 
     def work(engine):
@@ -51,7 +51,7 @@ def test_a_thread_can_run_again_and_keeps_its_own_arrays(tiny):
 
 @pytest.mark.parametrize("what", [KeyboardInterrupt, RuntimeError])
 def test_an_engine_is_free_whatever_comes_between_the_last_steps(tiny, monkeypatch, what):
-    """Also when what a run leaves cannot be put in order: the next call, and `close`, work."""
+    """Even when clean-up after a run fails, the next call and `close` work."""
     with load(tiny, cache_experts=8) as engine:
         before = engine.generate("hello", max_tokens=3).tokens.tolist()
         settle = type(inside(engine)).settle
@@ -85,7 +85,7 @@ print(engine.generate("hello", max_tokens=2).tokens.size)
 
 
 def test_a_forked_child_is_told_to_load_for_itself():
-    """Its engine has no threads; the parent's goes on."""
+    """Its engine has no threads; the parent's continues."""
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "0\n2\n"), done.stderr
 
@@ -136,9 +136,9 @@ print("exits")
 @pytest.mark.parametrize("script", [CUT_OFF, ASLEEP], ids=["in the middle", "asleep"])
 @pytest.mark.parametrize(("kernels", "what"), [("mlx", "run"), ("auto", "run"), ("mlx", "stream")])
 def test_a_process_that_exits_beside_a_daemon_s_runs_ends_in_order(script, kernels, what):
-    """A run is stopped and no other begins; Python would cut it off within MLX, and abort.
+    """Exit stops a run and no other begins; Python would cut it off within MLX, and abort.
 
-    Python ends a thread that sleeps, and what MLX keeps for it would be freed without Python.
+    Python ends a sleeping thread, whose MLX data would then be freed without the interpreter.
     """
     done = subprocess.run(
         [sys.executable, "-c", script, kernels, what], capture_output=True, text=True, timeout=120
@@ -170,7 +170,7 @@ print(engine.generate("hello", max_tokens=4).tokens.size)
 
 @pytest.mark.parametrize("then", ["sleeps", "ends"])
 def test_a_process_whose_model_was_loaded_on_a_thread_ends_well(then):
-    """Also where that thread was the first that MLX was used on."""
+    """This includes a thread that was the first to use MLX."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED, then], capture_output=True, text=True, timeout=120
     )
@@ -178,7 +178,7 @@ def test_a_process_whose_model_was_loaded_on_a_thread_ends_well(then):
 
 
 def test_a_thread_s_random_numbers_are_its_own_after_a_run_as_before(tiny):
-    """What an engine makes on it beforehand takes none of a sequence that was seeded."""
+    """What an engine creates on the thread takes no number of a seeded sequence."""
     found = []
 
     def work(engine):
@@ -196,7 +196,7 @@ def test_a_thread_s_random_numbers_are_its_own_after_a_run_as_before(tiny):
 
 
 def test_a_thread_that_ends_in_order_is_gone(tiny):
-    """Only one that Python cuts off is held."""
+    """Only a thread that Python cuts off is kept."""
     ids = []
 
     def work(engine):
@@ -207,7 +207,7 @@ def test_a_thread_that_ends_in_order_is_gone(tiny):
         thread = threading.Thread(target=work, args=(engine,))
         thread.start()
         thread.join()
-    end = time.monotonic() + 60  # Python lets go of it a little before the system does
+    end = time.monotonic() + 60  # Python releases it a little before the system does
     while ids[0] in {each.id for each in psutil.Process().threads()}:
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Whose turn it is: runs that end by themselves are waited for, open streams are refused."""
+"""Order of runs: one that ends by itself is waited for, an open stream is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def engine(tiny: Path) -> Iterator[Engine]:
 
 
 class Held:
-    """A watched run that stands in its third step until it is let go."""
+    """A watched run that pauses in its third step until `go_on`."""
 
     def __init__(self, engine: Engine) -> None:
         self.stands, self._go = threading.Event(), threading.Event()
@@ -50,12 +50,12 @@ class Held:
 
 
 def soon(act: Callable[[], object]) -> None:
-    """Do it a little later, on another thread: whoever calls this waits by then."""
+    """Call `act` shortly afterwards on another thread, when the caller already waits."""
     threading.Timer(0.3, act).start()
 
 
 def test_a_run_waits_for_one_that_watch_has_begun(engine: Engine) -> None:
-    """In a cell after it, as in "Run All": both runs are whole, the later one is the later."""
+    """In a cell after it, as in "Run All": both runs are complete, and the second is the last."""
     held = Held(engine)
     soon(held.go_on)
     run = engine.generate("And now?", max_tokens=4)
@@ -64,7 +64,7 @@ def test_a_run_waits_for_one_that_watch_has_begun(engine: Engine) -> None:
 
 
 def test_all_that_a_cell_may_ask_for_waits(engine: Engine) -> None:
-    """A stream, another size of the cache, a chat's answer, and a run that is awaited."""
+    """A stream, another cache size, a chat's answer, and an awaited run."""
     asked: list[Callable[[], object]] = [
         lambda: list(engine.stream("Hello", max_tokens=2)),
         lambda: engine.resize(cache_experts=7),
@@ -79,7 +79,7 @@ def test_all_that_a_cell_may_ask_for_waits(engine: Engine) -> None:
 
 
 def test_a_watched_run_waits_for_a_cell_s(engine: Engine) -> None:
-    """What `watch` queues takes its turn when the run of another thread has ended."""
+    """A run that `watch` queues starts when the other thread's run has ended."""
     views = []
 
     def also(event: object) -> None:
@@ -93,7 +93,7 @@ def test_a_watched_run_waits_for_a_cell_s(engine: Engine) -> None:
 
 
 def test_an_open_stream_is_refused_and_not_waited_for(engine: Engine) -> None:
-    """Its reader may be who asks: a chat and a watched run say so, too."""
+    """The caller may be the stream's own reader; a chat and a watched run refuse it, too."""
     stream = engine.stream("Hello", max_tokens=5)
     next(stream)
     with pytest.raises(EngineBusy, match="another run is under way"):
@@ -105,20 +105,20 @@ def test_an_open_stream_is_refused_and_not_waited_for(engine: Engine) -> None:
 
 
 def test_an_interrupt_ends_the_wait_and_not_the_run_that_is_waited_for(engine: Engine) -> None:
-    """Ctrl-C in the cell that waits is a KeyboardInterrupt; the watched run is whole."""
+    """Ctrl-C in the waiting cell is a KeyboardInterrupt; the watched run is complete."""
     held = Held(engine)
     main = threading.main_thread().ident
     assert main is not None
     with pytest.raises(KeyboardInterrupt) as raised:
         soon(lambda: signal.pthread_kill(main, signal.SIGINT))
         engine.generate("And now?", max_tokens=4)
-    assert type(raised.value) is KeyboardInterrupt  # not Interrupted, which would have a run
+    assert type(raised.value) is KeyboardInterrupt  # not Interrupted, which would carry a run
     held.go_on()
     assert held.view.wait().finish_reason == "length"
 
 
 def test_what_waits_can_be_stopped(engine: Engine) -> None:
-    """A watched run and a chat's question give up their turn, and the run before them goes on."""
+    """A watched run and a chat's question stop waiting, and the run before them continues."""
     held = Held(engine)
     chat = Chat(engine, max_tokens=2)
     failed: list[BaseException] = []
@@ -142,7 +142,7 @@ def test_what_waits_can_be_stopped(engine: Engine) -> None:
 
 
 def test_a_run_that_is_awaited_gives_up_its_turn_when_cancelled(engine: Engine) -> None:
-    """Cancelling stops the run of its own, and no other."""
+    """Cancelling stops only its own run."""
     held = Held(engine)
 
     async def cancelled() -> None:
@@ -158,7 +158,7 @@ def test_a_run_that_is_awaited_gives_up_its_turn_when_cancelled(engine: Engine) 
 
 
 def test_who_waits_for_an_engine_that_is_closed_is_told(engine: Engine) -> None:
-    """The run under way is stopped, and no other begins."""
+    """The active run is stopped, and no other begins."""
     held = Held(engine)
     failed: list[BaseException] = []
 

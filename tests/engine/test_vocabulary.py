@@ -1,4 +1,4 @@
-"""What ids stand for: characters of several tokens, decoders of other vocabularies, gaps."""
+"""Text of token ids: characters of several tokens, decoders of other vocabularies, gaps."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def tokenizer_of(folder):
 
 
 def pieced(gaps=False):
-    """A vocabulary as SentencePiece's: words that begin with ▁, letters, and bytes."""
+    """A vocabulary like SentencePiece's: words that begin with ▁, letters, and bytes."""
     words = ["▁", "▁an", "▁expert", "an", *"ab,", "▁a", "▁b", *(f"<0x{n:02X}>" for n in range(256))]
     ids = {word: number + (5 if gaps and number > 4 else 0) for number, word in enumerate(words)}
     ids["<unk>"] = max(ids.values()) + 1
@@ -79,7 +79,7 @@ def engine():
 
 @pytest.mark.parametrize("decoder", [None, SENTENCE_PIECE, METASPACE, BYTE_LEVEL])
 def test_a_byte_level_vocabulary_is_read_as_one(tmp_path, decoder):
-    """Whatever the decoder's entry says: streamed, at once, and token by token."""
+    """Whatever decoder the file names: streamed, at once, and token by token."""
     tokenizer = tokenizer_of(folder_of(tmp_path, decoder=decoder))
     tokens = tokenizer.encode(TEXT, add_special_tokens=False)
     assert streamed(tokenizer, tokens) == tokenizer.decode(tokens) == TEXT
@@ -89,7 +89,7 @@ def test_a_byte_level_vocabulary_is_read_as_one(tmp_path, decoder):
 
 @pytest.mark.parametrize("decoder", [None, SENTENCE_PIECE, METASPACE, BYTE_LEVEL])
 def test_a_vocabulary_of_sentence_piece_is_read_as_one(tmp_path, decoder):
-    """The other way round: its ▁ are spaces and its bytes characters, under any decoder."""
+    """Its ▁ become spaces and its bytes characters, under any decoder."""
     tokenizer = tokenizer_of(folder_of(tmp_path, pieced(), decoder=decoder))
     text = "a b a🚀a"
     tokens = tokenizer.encode(text, add_special_tokens=False)
@@ -100,7 +100,7 @@ def test_a_vocabulary_of_sentence_piece_is_read_as_one(tmp_path, decoder):
 
 
 def test_a_model_says_spaces_whatever_its_decoder(tmp_path):
-    """The run's text, its prompt's pieces and what the tables show are words."""
+    """The run's text, its prompt's pieces and the tables show words."""
     folder = folder_of(tmp_path, decoder=SENTENCE_PIECE)
     with load(folder, cache_gb=0.002, quiet=True, repacked="off") as engine:
         run = engine.generate("What is an expert?", max_tokens=8)
@@ -109,7 +109,7 @@ def test_a_model_says_spaces_whatever_its_decoder(tmp_path):
 
 
 def test_a_vocabulary_with_gaps_loads_and_its_gaps_are_silent(tmp_path):
-    """Ids that nobody knows, amid those that are: mlx-lm's detokenizers take neither."""
+    """Unknown ids, also among known ones, have no text; mlx-lm's detokenizers accept neither."""
     for decoder in (SENTENCE_PIECE, BYTE_LEVEL, None):
         tokenizer = tokenizer_of(folder_of(tmp_path / str(decoder), pieced(gaps=True),
                                            decoder=decoder))  # fmt: skip
@@ -121,7 +121,7 @@ def test_a_vocabulary_with_gaps_loads_and_its_gaps_are_silent(tmp_path):
 
 
 def test_what_is_no_tokenizer_is_refused_all_the_same(tmp_path):
-    """Loading without one of mlx-lm's detokenizers is not loading anything."""
+    """Loading without mlx-lm's detokenizers does not accept any file."""
     folder = folder_of(tmp_path)
     (folder / "tokenizer.json").write_text('{"model": null, "decoder": null}')
     with pytest.raises(CheckpointError, match="cannot be read"):
@@ -133,7 +133,7 @@ IDS = st.lists(st.integers(-3, 4200) | st.integers(-(2**70), 2**70), max_size=30
 
 @given(ids=IDS)
 def test_pieces_of_any_ids_are_texts(engine, ids):
-    """No id raises; joined, the pieces are the bytes' text; alone, each is a text of its own."""
+    """No id raises; joined, the pieces are the bytes' text; alone, each is valid text."""
     vocabulary = vocabulary_of(engine)
     spelt = [vocabulary.bytes_of(token) for token in ids]
     assert "".join(pieces(spelt)) == b"".join(spelt).decode("utf-8", "backslashreplace")
@@ -145,20 +145,20 @@ def test_pieces_of_any_ids_are_texts(engine, ids):
 
 @given(ids=st.lists(st.integers(0, 4095), max_size=30))
 def test_streamed_text_is_that_of_decoding_at_once(engine, ids):
-    """As tokens come or all together; mlx-lm's detokenizers begin a text without a space."""
+    """Token by token or all at once; mlx-lm's detokenizers begin a text without a space."""
     whole = engine.tokenizer.decode(ids)
     assert streamed(engine.tokenizer, ids) == whole.removeprefix(" ")
 
 
 @given(text=st.text(max_size=20))
 def test_pieces_of_a_text_s_tokens_are_the_text(engine, text):
-    """A character's last token has it, and those before have nothing: none is lost or doubled."""
+    """A character's text is at its last token, none before it: nothing is lost or doubled."""
     tokens = engine.tokenizer.encode(text, add_special_tokens=False)
     assert "".join(pieces(map(vocabulary_of(engine).bytes_of, tokens))) == text
 
 
 def test_a_run_s_pieces_show_characters_of_several_tokens(engine, tmp_path):
-    """Of the prompt too; a part alone is shown as bytes; a saved run shows the same."""
+    """The prompt's, too; a single part is shown as bytes, and a saved run shows the same."""
     run = engine.generate(TEXT, max_tokens=4)
     assert TEXT in "".join(run.read_pieces)
     rocket = [
@@ -178,7 +178,7 @@ def test_a_run_s_pieces_show_characters_of_several_tokens(engine, tmp_path):
 
 
 def test_tables_show_characters_of_several_tokens(engine):
-    """The token read, the next, and both in their context."""
+    """The token read, the next one, and both in their context."""
     run = engine.generate("🚀", max_tokens=2)
     step = run.read_pieces.index("🚀")
     layer, expert = 0, int(run.trace.experts[step, 0, 0])
@@ -192,7 +192,7 @@ def test_tables_show_characters_of_several_tokens(engine):
 
 
 def test_runs_saved_before_keep_their_texts(engine, tmp_path):
-    """A file without the parts of characters: texts by id as they were."""
+    """A file without the parts of characters keeps its texts by id."""
     from outlier_jupyter.trace import files
 
     run = engine.generate("hello", max_tokens=2)
@@ -204,7 +204,7 @@ def test_runs_saved_before_keep_their_texts(engine, tmp_path):
 
 
 def test_a_prompt_of_ids_that_the_model_has_not_is_refused(tmp_path):
-    """A token added beyond the embedding: MLX would read whatever lies there."""
+    """A token was added beyond the embedding, where MLX would read arbitrary memory."""
     folder = folder_of(tmp_path)
     made = Tokenizer.from_file(str(folder / "tokenizer.json"))
     made.add_special_tokens([f"<|extra{n}|>" for n in range(40)])
@@ -218,7 +218,7 @@ def test_a_prompt_of_ids_that_the_model_has_not_is_refused(tmp_path):
 
 
 def test_a_vocabulary_that_is_spelt_otherwise_is_left_to_mlx_lm():
-    """Words that know no space: decoded one by one, and an id of no word is nothing."""
+    """Words without spaces are decoded one by one, and an id without a word is empty."""
     words = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"ja": 0, "nein": 1, "?": 2}, unk_token="?"))
     )

@@ -1,4 +1,4 @@
-"""Files of the user are written completely or not at all."""
+"""The user's files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def engine():
     ],
 )
 def test_a_failed_write_leaves_the_old_file(engine, tmp_path, write, kind):
-    """The chat, the report, a run and a trace: one sentence, the old file, nothing beside it."""
+    """Chat, report, run and trace: one sentence, the old file, and no other file beside it."""
     to = tmp_path / "kept"
     to.write_bytes(b"what was there")
     with files_of_at_most(16), pytest.raises(kind, match="could not be written") as caught:
@@ -44,7 +44,7 @@ def test_a_failed_write_leaves_the_old_file(engine, tmp_path, write, kind):
 
 
 def test_a_file_keeps_its_permissions_and_a_link_its_target(tmp_path):
-    """A new one has those of any new file."""
+    """A new file has the usual permissions."""
     target, link, new = tmp_path / "target", tmp_path / "link", tmp_path / "new"
     target.write_text("old")
     target.chmod(0o640)

@@ -56,7 +56,7 @@ def hub(models):
 
 @pytest.fixture
 def ask(hub, tmp_path):
-    """Ask `load` and `plan` in a new process; (ok, value or sentence) of each, and stderr."""
+    """Call `load` and `plan` in a new process: (ok, value or sentence) of each, and stderr."""
 
     def ask(*wishes, home=tmp_path / "home", **environment):
         told = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DOWNLOAD_TIMEOUT": "5",
@@ -93,13 +93,13 @@ def test_a_model_is_downloaded_once_and_then_had_offline(hub, ask):
 
 
 def test_quiet_shows_no_progress(ask):
-    """`quiet` silences the bars of that download."""
+    """`quiet` hides the bars of that download."""
     said, progress = ask(["load", "org/tiny", {"quiet": True}])
     assert said[0][0] and "Fetching" not in progress and "%" not in progress
 
 
 def test_a_connection_that_breaks_is_taken_up_again(hub, ask):
-    """A file that broke off is requested again in the same load, which then succeeds.
+    """An interrupted file is requested again in the same load, which then succeeds.
 
     (huggingface_hub resumes by range from its last whole 10 MB; this file is smaller.)
     """
@@ -112,7 +112,7 @@ def test_a_connection_that_breaks_is_taken_up_again(hub, ask):
 
 
 def test_a_part_of_a_model_is_completed(hub, ask):
-    """A failed download is one sentence, offline too; the next one fetches only the rest."""
+    """A failed download is one sentence, offline too; the next one downloads only the rest."""
     wish = ["load", "org/tiny", {"revision": "v2"}]
     hub.broken.add("model-00001.safetensors")
     (ok, sentence), *_ = ask(wish)[0]
@@ -127,7 +127,7 @@ def test_a_part_of_a_model_is_completed(hub, ask):
 
 
 def test_a_plan_of_a_remote_model_requests_headers_alone(hub, ask):
-    """By range requests of a few hundred kB, of shards of 17 GB; nothing is downloaded."""
+    """Range requests read a few hundred kB of shards of 17 GB; nothing is downloaded."""
     ((ok, (here, layers, total, cold)), (ok_too, tiny)), _ = ask(
         ["plan", "org/large", {}], ["plan", "org/tiny", {"revision": "v2"}]
     )
@@ -157,7 +157,7 @@ def test_an_unavailable_model_is_one_sentence(ask):
 
 
 def test_a_hub_that_is_not_there_is_one_sentence(ask):
-    """Nobody listens: the sentence names the address."""
+    """Nothing listens at the address, which the sentence names."""
     said, _ = ask(["load", "org/tiny", {}], ["plan", "org/tiny", {}],
                   HF_ENDPOINT="http://127.0.0.1:9")  # fmt: skip
     for ok, sentence in said:

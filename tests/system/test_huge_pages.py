@@ -18,7 +18,7 @@ PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if hasattr(mmap, "MAP_PRIVATE") 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the system is asked: (begin, bytes, advice); it takes everything, and does nothing."""
+    """Records the advice (begin, bytes, advice) and accepts it without effect."""
     asked: list[tuple[int, int, int]] = []
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(huge_pages, "_madvise", lambda: lambda *call: asked.append(call) or 0)
@@ -26,7 +26,7 @@ def asked(monkeypatch):
 
 
 def test_only_whole_pages_within_the_memory_are_advised(asked):
-    """The other memory in its first and last huge page is left alone."""
+    """Other memory in the first and last huge page is unaffected."""
     huge_pages.collapse(3 * HUGE + 5, 4 * HUGE)
     assert asked == [(4 * HUGE, 3 * HUGE, advice) for advice in (ADVISE_HUGE, COLLAPSE)]
     asked.clear()
@@ -51,11 +51,11 @@ def test_a_system_without_huge_pages_gets_no_more_advice(monkeypatch):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are Linux's")
 def test_huge_pages_are_requested_as_soon_as_memory_is_mapped(asked):
-    """Memory that was mapped before is left alone."""
+    """Memory that was mapped before is unaffected."""
     before = mmap.mmap(-1, SEPARATE_MAPPING, flags=PRIVATE)
 
     def advised(memory):
-        # The process's heap may be this large, too, and grow meanwhile: only these count.
+        # The process's heap may be as large and grow meanwhile, so only these regions count.
         place = np.frombuffer(memory, np.uint8).ctypes.data
         inside = range(place, place + len(memory))
         return [call for call in asked if call[0] in inside or call[0] + call[1] - 1 in inside]
@@ -75,7 +75,7 @@ def test_huge_pages_are_requested_as_soon_as_memory_is_mapped(asked):
 
 
 def test_small_memory_is_not_watched_for(asked):
-    """It shares memory that C's allocator has mapped already."""
+    """It shares memory that C's allocator has already mapped."""
     with huge_pages.prepare(SEPARATE_MAPPING - 1):
         assert not [each for each in threading.enumerate() if "_advise_new" in each.name]
     assert asked == []

@@ -29,5 +29,5 @@ def test_a_bar_that_is_interrupted_while_it_draws_keeps_no_lock(monkeypatch):
 
 
 def test_the_lock_is_one_that_is_taken_in_one_step():
-    """Neither tqdm's pair of locks nor one of Python code: an interrupt comes before or after."""
+    """It is neither tqdm's pair of locks nor Python code: an interrupt comes before or after."""
     assert type(Progress.get_lock()) is type(threading.RLock())

@@ -10,11 +10,11 @@ from outlier_jupyter.cpu.kernels import Bank, Format, Matrix
 
 DTYPES = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
 TOLERANCE = 1e-5
-"""What the results may differ by from float64, as a part of the largest of them."""
+"""Allowed difference from float64, as a share of the largest result."""
 
 
 def on_host(array: mx.array | None) -> np.ndarray | None:
-    """The same bytes for NumPy, which has no bfloat16."""
+    """The same bytes as a NumPy array, since NumPy has no bfloat16."""
     if array is None:
         return None
     return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)

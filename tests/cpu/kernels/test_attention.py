@@ -14,7 +14,7 @@ from .conftest import close
 
 
 def as_stored(values: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """How the cache holds them, and what they are then worth."""
+    """The tokens as the cache stores them, and the values they then have."""
     if kind == "f32":
         return values, values.astype(np.float64)
     if kind == "f16":
@@ -52,7 +52,7 @@ def test_attention_is_that_of_float64(data):
 
 
 def test_heads_that_do_not_divide_are_refused():
-    """Five query heads cannot share two heads of keys."""
+    """Five query heads cannot share two key heads."""
     cached = Cached(np.zeros((2, 4, 8), np.float32), "f32")
     with pytest.raises(ValueError, match="do not fit"):
         attend(np.zeros((5, 8), np.float32), cached, cached, 1.0)
@@ -61,7 +61,7 @@ def test_heads_that_do_not_divide_are_refused():
 @pytest.mark.parametrize("kind", ["f32", "bf16"])
 @pytest.mark.parametrize("sunk", [False, True])
 def test_a_prompt_sees_what_was_before_it(kind, sunk, random, monkeypatch):
-    """Each token of a prompt has the attention it would have alone, in several parts or one."""
+    """Each token of a prompt has the attention it has alone, in one part or several."""
     held, tokens, kv_heads, shared, width = 53, 21, 2, 3, 20
     stored = [
         as_stored(random.normal(size=(kv_heads, held, width)).astype(np.float32), kind)[0]

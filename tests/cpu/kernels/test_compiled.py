@@ -1,4 +1,4 @@
-"""What is compiled is kept, dealt to threads, and safe to call from several."""
+"""Compiled code is kept, divided among threads, and safe to call from several."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_compiled_code_is_kept_for_the_next_process(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):
-    """Where nothing can be kept, kernels are compiled each time."""
+    """Without a writable folder, kernels are compiled in each process."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
     assert cache_folder.__wrapped__() is None
 
 
 def test_kernels_may_be_called_from_several_threads(random):
-    """Calls from many threads at once give what each gives alone."""
+    """Concurrent calls from many threads give the results of single calls."""
     stack = Stack([matrix(affine(4, 64, "bf16"), 200, 128)[0]])
     inputs = [random.normal(size=(1, 128)).astype(np.float32) for _ in range(8)]
     wanted = [stack.multiply(x) for x in inputs]

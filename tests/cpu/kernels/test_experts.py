@@ -63,7 +63,7 @@ def experts_of(first, second, kind, width=128, hidden=128, biased=False):
 
 
 def reference(x, slots, values, kind):
-    """One (row, slot) after the other; the activation is mlx-lm's own, the products float64."""
+    """One (row, slot) at a time, with mlx-lm's activation and float64 products."""
     out = np.empty((*slots.shape, values[2][0].shape[1]))
     for at in np.ndindex(slots.shape):
         inner = [numbers[slots[at]] @ x[at[0]] + bias[slots[at]] for numbers, bias in values[:2]]
@@ -95,7 +95,7 @@ def test_every_activation_is_mlx_lms(kind, random):
 @given(data=st.data())
 @settings(max_examples=8, deadline=None, derandomize=True)
 def test_formats_may_be_mixed_at_any_size(data):
-    """Down may be in another format than up and gate; sizes and rows are free."""
+    """The down projection may have another format than up and gate; sizes and rows are free."""
     forms = [(affine(4, 64, "bf16"), affine(6, 64, "bf16")), (mxfp4(), mxfp4())]
     first, second = data.draw(st.sampled_from(forms), "formats")
     width, hidden = (64 * data.draw(st.integers(1, 5), name) for name in ("width", "hidden"))
@@ -107,7 +107,7 @@ def test_formats_may_be_mixed_at_any_size(data):
 
 
 def test_a_row_may_choose_an_expert_twice(random):
-    """Models that map unused places to expert 0 get it as often as they name it."""
+    """Models that map unused places to expert 0 get it as often as the ids name it."""
     experts, values = experts_of(plain("f32"), plain("f32"), "swiglu")
     x, slots = random.normal(size=(2, 128)).astype(np.float32), np.array([[0, 0, 3], [0, 5, 0]])
     wanted = reference(x, slots, values, "swiglu")
@@ -116,7 +116,7 @@ def test_a_row_may_choose_an_expert_twice(random):
 
 
 def test_matrices_that_do_not_fit_are_refused():
-    """A gate where the activation takes none, or none where it does, is refused."""
+    """A gate that the activation does not take, or a missing one, is refused."""
     up, _ = bank(affine(4, 64, "f32"), 2, 64, 64)
     with pytest.raises(ValueError, match="does not fit"):
         Experts(up, None, up, Activation("swiglu"))
@@ -125,7 +125,7 @@ def test_matrices_that_do_not_fit_are_refused():
 
 
 def test_an_activation_of_large_numbers_is_finite(random):
-    """Where e^x has no float32 any more, the activation has its limit and no NaN."""
+    """Where e^x overflows float32, the activation has its limit and no NaN."""
     experts, _ = experts_of(plain("f32"), plain("f32"), "swiglu")
     x = (random.normal(size=(1, 128)) * 1e4).astype(np.float32)
     assert np.isfinite(experts.multiply(x, np.array([[0, 1]]))).all()

@@ -1,4 +1,4 @@
-"""Few rows of activations, multiplied as whole numbers."""
+"""Few rows of activations, multiplied as integers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORM = affine(4, 64, "bf16")
 @given(sizes=st.lists(st.integers(-25, 25), min_size=1, max_size=12))
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_groups_of_all_sizes_are_within_the_kernels_bound(sizes):
-    """A group's unit is its own: small groups beside large ones lose nothing that counts."""
+    """Each group has its own scale, so small groups beside large ones lose no precision."""
     made, values = matrix(FORM, 9, VALUES * len(sizes), seed=len(sizes))
     scale = np.repeat(10.0 ** np.array(sizes), VALUES)
     x = (np.random.default_rng(3).normal(size=(1, made.width)) * scale).astype(np.float32)
@@ -30,7 +30,7 @@ def test_groups_of_all_sizes_are_within_the_kernels_bound(sizes):
 @given(outlier=st.integers(0, VALUES - 1), factor=st.sampled_from([1e1, 1e3, 1e5]))
 @settings(max_examples=20, deadline=None, derandomize=True)
 def test_an_outlier_in_a_group_is_exact_enough(outlier, factor):
-    """What is rounded is a share of the group's largest, and so of the product."""
+    """The rounding error is a share of the group's largest value, and so of the product."""
     made, values = matrix(FORM, 9, 2 * VALUES)
     x = np.random.default_rng(outlier).normal(size=(1, made.width)).astype(np.float32)
     x[0, outlier] = factor
@@ -38,7 +38,7 @@ def test_an_outlier_in_a_group_is_exact_enough(outlier, factor):
 
 
 def test_groups_of_zeros_add_nothing():
-    """They have no unit to be divided by."""
+    """A group of zeros has no scale to divide by."""
     made, values = matrix(FORM, 9, 3 * VALUES)
     x = np.zeros((1, made.width), np.float32)
     assert not Stack([made]).multiply(x).any()
@@ -48,7 +48,7 @@ def test_groups_of_zeros_add_nothing():
 
 @pytest.mark.parametrize("rows", range(2, FOUR))
 def test_few_rows_have_the_bits_of_each_alone(rows, random):
-    """Which others are computed beside a row changes nothing in it."""
+    """The other rows of a call change nothing in a row."""
     made, _ = matrix(FORM, 70, 5 * VALUES)
     x = random.normal(size=(rows, made.width)).astype(np.float32)
     stack = Stack([made])
@@ -57,7 +57,7 @@ def test_few_rows_have_the_bits_of_each_alone(rows, random):
 
 @pytest.mark.parametrize("height", [1, 2, 3, 8, 37])
 def test_a_row_of_weights_has_the_bits_of_itself_alone(height, random):
-    """Whether it is multiplied beside another, and which, changes nothing in it."""
+    """The other rows of weights in a call change nothing in it."""
     made, _ = matrix(FORM, height, 5 * VALUES)
     x = random.normal(size=(1, made.width)).astype(np.float32)
     singly = [
@@ -70,7 +70,7 @@ def test_a_row_of_weights_has_the_bits_of_itself_alone(height, random):
 
 
 def test_they_are_taken_where_the_format_and_the_processor_fit():
-    """Codes of four bits whose groups fill a vector of 32 bytes."""
+    """Integers are used for 4-bit weights whose groups fill a vector of 32 bytes."""
     assert fits(FORM, 8) == HAS_AVX2
     for form in (affine(4, 32, "bf16"), affine(8, 64, "bf16"), mxfp4()):
         assert not fits(form, 8)

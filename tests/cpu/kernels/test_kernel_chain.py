@@ -1,4 +1,4 @@
-"""Kernels in a chain: each after the one before, with every task of it done."""
+"""Kernels in a chain: each starts after all tasks of the one before."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .conftest import matrix
 from .test_experts import SLOTS, experts_of
 
 SEVERAL = 1 << 40
-"""Bytes for which every thread is woken."""
+"""A number of bytes that wakes every thread."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def run(links, nbytes=SEVERAL):
 
 @pytest.mark.parametrize("nbytes", [0, SEVERAL])
 def test_a_kernel_begins_when_the_one_before_is_done(turn, nbytes):
-    """Each of 40 reads numbers that other tasks of the one before wrote."""
+    """Each of 40 kernels reads numbers that other tasks of the one before wrote."""
     rows = np.empty((41, 300), np.float32)
     links = [link(turn, 300, before, after, 300) for before, after in pairwise(rows)]
     for _ in range(20):
@@ -59,7 +59,7 @@ def test_a_kernel_begins_when_the_one_before_is_done(turn, nbytes):
 
 
 def test_some_links_may_be_run_and_one_replaced(turn):
-    """From a number to before another; what stands in for a link keeps its place."""
+    """A chain runs from one link up to another; a replacement keeps its link's place."""
     rows = np.arange(20, dtype=np.float32).reshape(4, 5)
     links = [link(turn, 5, rows[n], rows[3], 5) for n in range(3)]
     chain = Chain(links, 0)
@@ -92,7 +92,7 @@ def test_products_of_a_chain_are_those_outside_it(random):
 
 @pytest.mark.parametrize("tokens", [1, 200, 3000])
 def test_a_token_is_kept_and_attends_over_it(tokens, random):
-    """Keys and values stand where they belong, and the token's own are among what it sees."""
+    """Keys and values are in their places, and the token attends to its own as well."""
     heads, kv_heads, width, wide, scale = 6, 2, 16, 8, 0.3
     found = random.normal(size=heads * width + kv_heads * (width + wide)).astype(np.float32)
     rooms = [random.normal(size=(2, tokens + 5, each)).astype(np.float32) for each in (width, wide)]

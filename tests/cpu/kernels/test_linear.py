@@ -1,4 +1,4 @@
-"""Products with packed rows, against float64 over the values MLX says they have."""
+"""Products with packed rows, against float64 over MLX's dequantised values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_products_are_those_of_float64(form, data):
 
 
 def test_every_float16_is_widened_exactly():
-    """By the processor or by its bits: zeros, the smallest numbers and the largest."""
+    """With the processor's instruction or by bits: zeros, the smallest numbers and the largest."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)][:, None]
     one = np.ones((1, 1), np.float32)
@@ -56,7 +56,7 @@ def test_every_float16_is_widened_exactly():
 @pytest.mark.parametrize("lanes", [8, 16])
 @pytest.mark.parametrize("form", [affine(4, 64, "bf16"), affine(3, 32, "f16"), mxfp4()])
 def test_vectors_of_other_widths_give_the_same(form, lanes, random):
-    """What AVX-512 would compute is right wherever it is compiled, and so for AVX2."""
+    """Code for AVX-512 and for AVX2 is right wherever it is compiled."""
     given_matrix, values = matrix(form, 9, 480 if form.group == 32 else 448)
     x = random.normal(size=(5, given_matrix.width)).astype(np.float32)
     close(Stack([given_matrix], lanes).multiply(x), x.astype(np.float64) @ values.T)
@@ -76,7 +76,7 @@ def test_stacked_matrices_stand_side_by_side_with_their_biases(random):
 
 
 def test_matrices_that_do_not_fit_are_refused():
-    """Bytes of the wrong number, and stacks of several widths, are refused before they are read."""
+    """A wrong number of bytes, and stacks of several widths, are refused before they are read."""
     good, _ = matrix(affine(4, 32, "f32"), 4, 64)
     other, _ = matrix(affine(4, 32, "f32"), 4, 96)
     with pytest.raises(ValueError, match="several formats or widths"):
@@ -86,6 +86,6 @@ def test_matrices_that_do_not_fit_are_refused():
 
 
 def test_formats_have_names_that_are_read_back():
-    """A format's name says all of it."""
+    """A format's name has all of its parts."""
     assert [parse(form.name) for form in FORMATS] == FORMATS
     assert affine(7, 64, "f32") is None

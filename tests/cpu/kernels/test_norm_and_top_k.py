@@ -1,4 +1,4 @@
-"""What lies between the products of a token, against float64."""
+"""What a token computes between its products, against float64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run(link):
 
 @pytest.mark.parametrize("width", [1, 7, 2048])
 def test_a_row_is_normed(width, random):
-    """Divided by the root of its mean square, and weighed; something is added to it before."""
+    """A row is divided by its root mean square and scaled; a residual is added before."""
     x, weight, added = (random.normal(size=width).astype(np.float32) for _ in range(3))
     wide, total, out = x.astype(np.float64), x + added.astype(np.float64), np.empty_like(x)
     run(norm_link(x, weight, 1e-6, out))
@@ -39,7 +39,7 @@ def chosen(logits, k, sums_to_one):
 
 @pytest.mark.parametrize("sums_to_one", [True, False])
 def test_the_likeliest_are_chosen_in_the_order_of_their_weights(sums_to_one, random):
-    """Their softmax over all or over themselves; of equals the first."""
+    """Softmax over all experts or over the chosen ones; of equal ones the first is taken."""
     logits = random.normal(size=40).astype(np.float32) * 3
     logits[[30, 7]] = logits.max()
     ids, weights = chosen(logits, 5, sums_to_one)
@@ -51,13 +51,13 @@ def test_the_likeliest_are_chosen_in_the_order_of_their_weights(sums_to_one, ran
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_no_numbers_name_no_expert_twice(value):
-    """A model that has gone wrong asks for experts that there are, each once."""
+    """A model with NaN logits chooses experts that exist, each once."""
     ids, _ = chosen(np.full(6, value, np.float32), 4, True)
     assert len(set(ids.tolist())) == 4 and set(ids.tolist()) <= set(range(6))
 
 
 def test_rows_are_added_by_their_weights(random):
-    """Their weighed sum onto what is there."""
+    """The rows' weighted sum is added to the existing values."""
     x, weights, rows = (random.normal(size=shape).astype(np.float32) for shape in (33, 4, (4, 33)))
     wanted = x + weights.astype(np.float64) @ rows
     run(blend_link(x, weights, rows))

@@ -1,4 +1,4 @@
-"""The kernels' tests once more, with code that other processors would run."""
+"""The kernels' tests again, with code for other processors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def child(target: str, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_kernels_are_right_on_a_lesser_processor(target):
-    """Formats, experts and attention are those of float64 with narrower vectors, too."""
+    """Formats, experts and attention equal float64's with narrower vectors, too."""
     done = child(target, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *FILES)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 

@@ -1,4 +1,4 @@
-"""Rows dealt out to threads."""
+"""Rows divided among threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from outlier_jupyter.cpu.kernels.work_partition import END, LEAST, RUN, SIBLINGS
 @given(runs=st.integers(1, 40), rows=st.integers(1, 5000))
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_every_row_is_in_one_portion(runs, rows):
-    """In their order, none of two runs, each with the number of those beside it."""
+    """Rows stay in order, no portion crosses two runs, and each has its run's row count."""
     dealt = partition.__wrapped__(runs, rows)
     assert np.array_equal(np.unique(dealt[:, RUN]), np.arange(runs))
     for run in range(runs):
@@ -28,7 +28,7 @@ def test_every_row_is_in_one_portion(runs, rows):
 @given(rows=st.integers(LEAST, 100_000))
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_portions_shrink(rows):
-    """The last ones are small, and none so small that taking it costs as much as doing it."""
+    """The last portions are small, but not so small that taking one costs as much as its work."""
     dealt = partition.__wrapped__(1, rows)
     sizes = dealt[:, END] - dealt[:, START]
     assert (np.diff(sizes[:-1]) <= 0).all()

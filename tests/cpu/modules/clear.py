@@ -1,11 +1,11 @@
-"""Two programs that add in another order are compared where a model's choices are clear.
+"""Compare two programs that add in different orders where a model's choices are clear.
 
 A model chooses: which experts a token goes to, which tokens sparse attention reads, which number of
 8 bits stands for one of 32 (deepseek_v41 rounds what it caches). Two choices within float32's
 rounding of each other are a tie, and processors that add in different orders break it differently:
-from there on both results are right, and far apart. So where logits differ, the reference is asked
-whether it would have chosen the same with its weights moved by their last bits. If it would, the
-difference is a fault; if not, the prompt shows nothing, and the next one is compared.
+from there on both results are right, and far apart. So where logits differ, the reference runs
+again with its weights moved by their last bits. If its choices are the same, the difference is a
+fault; if not, the prompt shows nothing, and the next one is compared.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from mlx.utils import tree_map
 from tests.paging.test_exact import logits
 
 TOLERANCE = 2e-5
-"""Of the largest logit: twenty times what the kernels are from MLX's, and MLX's from float64."""
+"""Share of the largest logit: 20 × the kernels' difference from MLX's, or MLX's from float64."""
 LAST_BITS = 2e-7
-"""Of a weight. Logits then move by two or three millionths: three times what kernels differ by."""
+"""Share of a weight. It moves logits by 2 or 3 millionths: 3 × the difference of the kernels."""
 CLEAR = 5e-6
-"""Of the largest score: a choice by more than this is every processor's."""
+"""Share of the largest score: every processor makes a choice with a larger margin alike."""
 DRAWS = 48
 PROMPTS = 5
 
 
 def near(found: np.ndarray, wanted: np.ndarray) -> bool:
-    """Whether they are equal within the tolerance."""
+    """Whether two arrays are equal within the tolerance."""
     assert found.shape == wanted.shape
     return bool(np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max())
 
 
 @contextmanager
 def choices() -> Iterator[list[float]]:
-    """Gather by how much, of the largest score, each choice in between that MLX makes was made.
+    """Gather the margin of each choice that MLX makes, as a share of the largest score.
 
-    Of top-k that is the distance between the last that was taken and the first that was not, of a
-    token between it and the next. Models that choose in a compiled function are not seen through.
+    For top-k that is the distance between the last taken and the first not taken; for a token,
+    between it and the next. Choices inside a compiled function are not visible.
     """
     margins: list[float] = []
     made: list[mx.array] = []
@@ -84,7 +84,7 @@ class Reference:
         self._torn: dict[tuple[int, ...], bool] = {}
 
     def logits(self, tokens: list[int]) -> np.ndarray:
-        """Of a prompt's last token and of those that follow; computed once for each prompt."""
+        """Logits of a prompt's last token and of those that follow, computed once per prompt."""
         key = tuple(tokens)
         if key not in self._logits:
             self._logits[key] = logits(self.model, tokens, self.decoded)

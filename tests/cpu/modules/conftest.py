@@ -1,4 +1,4 @@
-"""Here models compute natively, as they do for users; everywhere else tests hold MLX's bits."""
+"""Tests here compute natively, as users' runs do; all other tests use MLX's kernels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from outlier_jupyter.engine import load as loading
 
 @pytest.fixture(autouse=True, scope="package")
 def natively() -> Iterator[None]:
-    """Undo what tests/conftest.py does to all others."""
+    """Undo what tests/conftest.py sets for all other tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "native_wanted", native.wanted)
         yield

@@ -1,4 +1,4 @@
-"""A tie in the reference is told from a fault in what is compared with it."""
+"""The comparison distinguishes a tie in the reference from a fault in the other model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.cpu.modules.clear import Reference
 
 
 def test_a_fault_is_not_taken_for_a_tie(tiny):
-    """A weight that is off by a thousandth shows, with one token and with many."""
+    """A weight that is off by a thousandth is found, with one token and with many."""
     reference, wrong = (load_unpaged(str(tiny))[0] for _ in range(2))
     norm = wrong.model.layers[1].input_layernorm
     norm.weight = norm.weight * 1.001
@@ -23,14 +23,14 @@ def test_a_fault_is_not_taken_for_a_tie(tiny):
 
 
 def test_nothing_is_concluded_from_a_tie(tiny):
-    """Between two experts that the router cannot tell apart it goes one way or the other."""
+    """Between two experts with equal scores, the router's choice may be either."""
     above, below = (tied(tiny, 1 + by) for by in (1e-6, -1e-6))
     for model, other in ((above, below), (below, above)):
         compared = Reference(model)
         assert compared.agrees_with(model, 40)
         with pytest.raises(AssertionError, match="met a tie"):
             compared.agrees_with(other, 40)
-        assert compared.agrees_with(model, 40)  # its weights are what they were
+        assert compared.agrees_with(model, 40)  # its weights are unchanged
 
 
 def tied(folder: Path, by: float) -> Any:

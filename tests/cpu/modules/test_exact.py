@@ -54,7 +54,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("model_type", LAYERS)
 def test_known_layers_decode_whole(model_type, tmp_path):
-    """The layers of known families are native as wholes, with all that is in them."""
+    """The layers of known families are native as a whole, with all their modules."""
     folder = checkpoint(model_type, tmp_path / "model")
     with outlier_jupyter.load(folder, cache_experts=4, kernels="auto") as engine:
         found = kinds(engine.model)
@@ -63,7 +63,7 @@ def test_known_layers_decode_whole(model_type, tmp_path):
 
 
 def test_tokens_and_trace_are_those_of_the_plain_path():
-    """The demo model says the same and routes the same, with half of its experts in RAM."""
+    """The demo model's text and routing are the same, with half of its experts in RAM."""
     runs = []
     for kernels in ("auto", "mlx"):
         with outlier_jupyter.load("demo", cache_experts=96, kernels=kernels) as engine:
@@ -74,7 +74,7 @@ def test_tokens_and_trace_are_those_of_the_plain_path():
     fast, plain = runs
     assert fast.text == plain.text
     assert np.array_equal(fast.tokens, plain.tokens)
-    # Within a token, experts come in the order of their weights; MLX's order is nobody's.
+    # Within a token, experts come in the order of their weights; MLX's order is not defined.
     orders = [np.argsort(run.trace.experts, axis=-1) for run in runs]
     for name in ("experts", "hits", "weights"):
         columns = [
@@ -85,7 +85,7 @@ def test_tokens_and_trace_are_those_of_the_plain_path():
 
 
 def test_kv_caches_of_every_kind_give_the_same_text():
-    """Caches that grow, rotate or are used again are the same to both paths."""
+    """Caches that grow, rotate or are reused give the same text on both paths."""
     asked = [{"max_tokens": 280}, {"max_kv_size": 16}, {"reuse_kv": True}, {"reuse_kv": True}]
     texts = []
     for kernels in ("auto", "mlx"):
@@ -108,7 +108,7 @@ def test_bits_are_mlx_lms_when_its_kernels_are_asked_for(tiny):
 
 
 def test_unquantised_and_half_precision_models_compute_natively(checkpoint_of):
-    """Plain weights in float32 and bfloat16, which MLX's CPU cannot even run, are near mlx-lm's."""
+    """Plain weights in float32 and bfloat16, which MLX's CPU cannot run, are near mlx-lm's."""
     folder = checkpoint_of(bits=None)
     reference = Reference(load_unpaged(str(folder))[0])
     with outlier_jupyter.load(folder, cache_experts=5, kernels="auto") as engine:
@@ -121,7 +121,7 @@ def test_unquantised_and_half_precision_models_compute_natively(checkpoint_of):
 
 
 def test_a_bank_of_another_size_is_computed_over(tiny):
-    """After a resize the switches compute over the new bank, and the old one is let go."""
+    """After a resize the switches compute over the new bank, and the old one is freed."""
     reference = Reference(load_unpaged(str(tiny))[0])
     with outlier_jupyter.load(tiny, cache_experts=5, kernels="auto") as engine:
         assert reference.agrees_with(engine.model, 7)
@@ -131,7 +131,7 @@ def test_a_bank_of_another_size_is_computed_over(tiny):
 
 
 def test_a_gpu_keeps_mlxs_kernels(monkeypatch):
-    """Where MLX has a GPU, or its kernels are asked for, nothing is native."""
+    """Where MLX has a GPU, or `kernels="mlx"` is set, nothing is native."""
     assert native.wanted("auto")
     assert not native.wanted("mlx")
     monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
@@ -140,7 +140,7 @@ def test_a_gpu_keeps_mlxs_kernels(monkeypatch):
 
 @pytest.mark.parametrize("model_type", ["qwen3_moe", "deepseek_v3"])
 def test_routing_is_changed_in_native_models_as_in_mlx_lms(model_type, tmp_path):
-    """A whole native layer and single native modules: the ids of the plain modules, and back."""
+    """In whole native layers and in single native modules, the ids are the plain modules'."""
     folder = checkpoint(model_type, tmp_path / "model")
     traces = {}
     for kernels in ("mlx", "auto"):
@@ -162,7 +162,7 @@ def test_routing_is_changed_in_native_models_as_in_mlx_lms(model_type, tmp_path)
 
 
 def test_a_token_of_a_known_layer_passes_mlx_by(monkeypatch):
-    """Its experts are asked for with rows, and never as a graph; ids and weights are told."""
+    """Its experts are computed from rows, never as a graph; ids and weights are recorded."""
     with outlier_jupyter.load("demo", cache_experts=96, kernels="auto") as engine:
         calls = {"graph": 0, "rows": 0}
 
@@ -179,18 +179,18 @@ def test_a_token_of_a_known_layer_passes_mlx_by(monkeypatch):
         run = engine.generate("import os\n\ndef read_file", raw=True, max_tokens=6)
         layers, decoded = len(engine.info.experts_per_layer), len(run.tokens) - 1
         prefills = int((run.trace.calls["phase"] == 0).sum())
-    # The prompt's last token goes through the model alone, as each that was generated does.
+    # The prompt's last token goes through the model alone, like each generated one.
     assert calls == {"graph": layers * (prefills - 1), "rows": layers * (decoded + 1)}
     assert np.isfinite(run.trace.weights).all() and (run.trace.experts >= 0).all()
 
 
 HELD = pytest.mark.parametrize("options", [{"resident": True}, {"cache_experts": 96}], ids=str)
-"""Everything held for good, or half of it held for now."""
+"""All experts resident, or a cache for half of them."""
 
 
 @HELD
 def test_a_token_passes_mlx_lms_loop_by(monkeypatch, options):
-    """From the second call after a prompt on, when the KV caches have room that is known."""
+    """It does so from the second call after a prompt on, when the KV caches' room is known."""
     calls = {"layers": 0, "models": 0}
 
     def count(kind, name):
@@ -214,13 +214,13 @@ def test_a_token_passes_mlx_lms_loop_by(monkeypatch, options):
 
 
 def test_embeddings_are_read_in_place_of_ids_where_they_are_given():
-    """Whoever gives them is answered by mlx-lm's own loop, and with the same numbers."""
+    """Given embeddings run through mlx-lm's own loop, with the same numbers."""
     found = []
     with outlier_jupyter.load("demo", resident=True, kernels="auto") as engine:
         whole, ids = engine.model.model, mx.array([[5]])
         for given in ((), (None,), (whole.embed_tokens(mx.array([[7]])),)):
             cache = make_prompt_cache(engine.model)
-            for _ in range(3):  # after these the caches have room that is known
+            for _ in range(3):  # after these, the caches' room is known
                 whole(ids, cache)
             first = ids if given and given[0] is not None else mx.array([[7]])
             found.append(np.array(whole(first, cache, *given)))
@@ -229,7 +229,7 @@ def test_embeddings_are_read_in_place_of_ids_where_they_are_given():
 
 @HELD
 def test_a_stop_between_two_layers_leaves_the_kv_cache_level(monkeypatch, options):
-    """The next run reads on from what all layers hold, and says what a fresh one says."""
+    """The next run continues from the tokens that all layers have, with a fresh run's text."""
     prompt, seen = "import os\n\ndef read_file", 0
     name = "decode_resident" if "resident" in options else "decode"
     whole = getattr(PagedSwitch, name)
@@ -252,7 +252,7 @@ def test_a_stop_between_two_layers_leaves_the_kv_cache_level(monkeypatch, option
 
 
 def test_layers_whose_experts_are_not_paged_are_not_whole():
-    """A block that holds its experts itself is given arrays of MLX's, as mlx-lm gives them."""
+    """A block that owns its experts receives MLX arrays, as in mlx-lm."""
     block, plain = nn.Module(), nn.Module()
     block.switch_mlp = plain
     decoder = type(
@@ -265,7 +265,7 @@ def test_layers_whose_experts_are_not_paged_are_not_whole():
 
 
 def test_a_bank_that_is_given_up_is_nobody_s(tmp_path):
-    """After a resize nothing holds the kernels over the slots there were, or their memory stays."""
+    """After a resize nothing refers to the kernels over the old slots, so their memory is freed."""
     folder = checkpoint("qwen3_moe", tmp_path / "model")
     with outlier_jupyter.load(folder, resident=True, kernels="auto") as engine:
         engine.generate("Hello", max_tokens=3)

@@ -1,4 +1,4 @@
-"""A load that is interrupted while kernels are compiled ends the thread that compiles."""
+"""A load that is interrupted while kernels compile ends its compiling thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INSTALL = import_module("outlier_jupyter.cpu.modules.install")
 
 @pytest.mark.parametrize("also", ["interrupted", "refused"])
 def test_no_load_leaves_its_compiler_running(tiny, tmp_path, monkeypatch, also):
-    """Nothing is compiled for nobody: the thread is over, and files are closed, when load ends."""
+    """When load ends, the thread has ended and the files are closed."""
     own = shutil.copytree(tiny, tmp_path / "model")
     waiting = threading.Event()
 
@@ -26,7 +26,7 @@ def test_no_load_leaves_its_compiler_running(tiny, tmp_path, monkeypatch, also):
         if also == "interrupted":
             waiting.wait()
             signal.raise_signal(signal.SIGINT)
-        while True:  # each turn a kernel
+        while True:  # one kernel per iteration
             progress(0, 2)
 
     finish = INSTALL.Native.finish

@@ -1,4 +1,4 @@
-"""One token after the other is added to mlx-lm's KV cache, as mlx-lm would."""
+"""Tokens are appended to mlx-lm's KV cache one by one, as mlx-lm does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def token(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def contents(cache: KVCache) -> list[np.ndarray]:
-    """The keys and values a cache holds."""
+    """The keys and values in a cache."""
     return [np.array(part) for part in cache.keys_and_values()]
 
 
@@ -32,7 +32,7 @@ def by_mlx_lm(seeds: list[int], kind: type = KVCache, **settings: int) -> KVCach
 
 
 def test_a_cache_holds_what_mlx_lm_would_have_put_there():
-    """Over several of its steps of growth, the cache is as if mlx-lm had been told each token."""
+    """Over several of its growth steps, the cache is as if mlx-lm had added each token."""
     seeds = list(range(600))
     cache, appender = by_mlx_lm(seeds[:5]), KVAppender()
     for seed in seeds[5:]:
@@ -45,7 +45,7 @@ def test_a_cache_holds_what_mlx_lm_would_have_put_there():
 
 
 def test_a_copy_of_a_cache_is_left_alone():
-    """Copies that share a beginning, cut back or not, never see each other's tokens."""
+    """Copies that share a beginning, trimmed or not, never see each other's tokens."""
     appender = KVAppender()
     cache = by_mlx_lm([0, 1])
     for seed in (2, 3):
@@ -63,7 +63,7 @@ def test_a_copy_of_a_cache_is_left_alone():
 
 
 def test_a_rotating_cache_is_mlx_lms_to_update():
-    """Of a cache that forgets, the tokens it still has are handed out, in whatever order."""
+    """A cache that forgets returns the tokens it still has, in any order."""
     cache, appender = RotatingKVCache(max_size=4), KVAppender()
     for seed in range(9):
         keys, _, tokens = appender.add(cache, *token(seed))

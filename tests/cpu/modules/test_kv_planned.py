@@ -1,4 +1,4 @@
-"""The KV cache that a plan promises is the one that a run takes, whoever computes."""
+"""A run takes the KV cache that the plan promises, with either kind of kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TYPES = ("qwen3_moe", "deepseek_v3", "qwen3_next", "step3p5", "olmoe")
 @pytest.mark.parametrize("kernels", ["auto", "mlx"])
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_plan_promises_the_kv_cache_that_is_taken(model_type, kernels, tmp_path):
-    """Compiled kernels keep float32 where mlx-lm keeps the 16 bits of the weights."""
+    """Compiled kernels store float32 where mlx-lm stores the weights' 16 bits."""
     folder = tiny_checkpoint(tmp_path / "m", base=tiny_config(model_type), dtype=mx.bfloat16)
     found = outlier_jupyter.plan(folder, kernels=kernels)
     with outlier_jupyter.load(folder, cache_experts=8, kernels=kernels) as engine:
@@ -28,7 +28,7 @@ def test_a_plan_promises_the_kv_cache_that_is_taken(model_type, kernels, tmp_pat
 
 
 def test_four_layers_of_two_heads_take_16_kb_a_token(tmp_path):
-    """What is said of a token is keys and values of every layer in float32; half with MLX's."""
+    """A token is keys and values of every layer in float32, and half of that with MLX's kernels."""
     config = TINY_CONFIG | {"num_hidden_layers": 4, "num_key_value_heads": 4, "head_dim": 128,
                             "num_attention_heads": 4, "hidden_size": 128}  # fmt: skip
     folder = tiny_checkpoint(tmp_path / "m", base=config, dtype=mx.bfloat16)

@@ -1,4 +1,4 @@
-"""What is in RAM is computed while the rest is read, and nothing else changes with it."""
+"""Experts in RAM are computed while others are read, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def ids(*experts):
 
 @pytest.mark.parametrize("slots", CACHES)
 def test_no_bit_depends_on_the_overlap(slots, tiny):
-    """Prompts and decode give the same bits with it and without, at every cache size."""
+    """Prompts and decode give the same bits with overlap and without, at every cache size."""
     found = []
     for overlap in ("on", "off"):
         with outlier_jupyter.load(
@@ -77,11 +77,11 @@ def test_tokens_and_trace_are_the_same(slots):
 
 
 def test_hits_are_computed_while_reads_are_under_way(engine, monkeypatch):
-    """No read is made before the experts in RAM were computed with, and the sum is the same."""
+    """No read ends before the experts in RAM are computed, and the sum is the same."""
     paged, x, pager = a_layer(engine)
     pager.acquire([ExpertKey(1, 3), ExpertKey(1, 6), ExpertKey(1, 1), ExpertKey(1, 5)])
     wanted = np.array(paged(x, ids(3, 1, 6, 5)))
-    pager.acquire([ExpertKey(0, expert) for expert in range(6)])  # out they go
+    pager.acquire([ExpertKey(0, expert) for expert in range(6)])  # evict them
     pager.acquire([ExpertKey(1, 3), ExpertKey(1, 6)])
     held = pager.reader = PausedReader(pager.reader)
     computed = []
@@ -98,7 +98,7 @@ def test_hits_are_computed_while_reads_are_under_way(engine, monkeypatch):
 
 
 def test_what_has_landed_is_computed_while_the_rest_is_read(engine, monkeypatch):
-    """A miss whose read is done does not wait for another's."""
+    """A miss whose read is done does not wait for another read."""
     paged, x, pager = a_layer(engine)
     gate = threading.Event()
     slow = inside(engine).switches[1].parts[0].at(5)
@@ -116,7 +116,7 @@ def test_what_has_landed_is_computed_while_the_rest_is_read(engine, monkeypatch)
 
 
 def test_small_experts_are_read_first_unless_asked_for(tiny):
-    """By itself, overlap is for experts large enough to gain by it."""
+    """By default, overlap is for experts that are large enough to gain from it."""
     with outlier_jupyter.load(tiny, cache_experts=2, overlap="auto") as engine:
         assert not pager_of(engine).overlap
     assert [overlaps(asked, LARGE) for asked in ("auto", "on", "off")] == [True, True, False]
@@ -124,7 +124,7 @@ def test_small_experts_are_read_first_unless_asked_for(tiny):
 
 
 def test_without_overlap_all_is_read_first(tiny):
-    """With it switched off, the same hits wait: a reader that waits for them gives up."""
+    """Without overlap the same hits wait, so a reader that waits for them times out."""
     with outlier_jupyter.load(tiny, cache_experts=6, kernels="auto", overlap="off") as engine:
         paged, x, pager = a_layer(engine)
         pager.acquire([ExpertKey(1, 3)])
@@ -134,7 +134,7 @@ def test_without_overlap_all_is_read_first(tiny):
 
 
 def test_the_shared_expert_is_computed_while_reads_are_under_way(tmp_path, monkeypatch):
-    """What every token goes through needs no read, and waits for none."""
+    """The shared expert needs no read and waits for none."""
     folder = checkpoint("qwen2_moe", tmp_path / "model")
     with outlier_jupyter.load(folder, cache_experts=4, kernels="auto", overlap="on") as engine:
         wanted = logits(engine.model, prompt(5))
@@ -157,9 +157,9 @@ def test_the_shared_expert_is_computed_while_reads_are_under_way(tmp_path, monke
 
 @pytest.mark.parametrize("model_type", ["glm4_moe", "llama4", "qwen3_next"])
 def test_shared_experts_of_other_blocks_are_computed_early(model_type, tmp_path, monkeypatch):
-    """A block that computes by mlx-lm's code is handed what was computed while experts were read.
+    """A block of mlx-lm's code receives what was computed while experts were read.
 
-    llama4 gives its experts another array than its shared one: no help, and the same numbers.
+    llama4's experts have another input than its shared one: no overlap, the same numbers.
     """
     folder = checkpoint(model_type, tmp_path / "model")
     made, taken, found = [], [], []
@@ -192,7 +192,7 @@ def test_shared_experts_of_other_blocks_are_computed_early(model_type, tmp_path,
 
 
 def test_a_read_that_fails_half_way_leaves_everything_whole(engine):
-    """One miss fails after hits were computed: the others stay, and the next asking succeeds."""
+    """One miss fails after hits were computed: the others stay, and the next request succeeds."""
     paged, x, pager = a_layer(engine)
     pager.acquire([ExpertKey(1, 3)])
     reader = pager.reader
@@ -207,7 +207,7 @@ def test_a_read_that_fails_half_way_leaves_everything_whole(engine):
 
 
 def test_an_interrupt_while_reads_are_under_way_leaves_nothing_dangling(engine, monkeypatch):
-    """Ctrl-C between two experts waits for the reads and books them; the engine goes on."""
+    """Ctrl-C between two experts waits for the reads and commits them; the engine continues."""
     paged, x, pager = a_layer(engine)
     pager.acquire([ExpertKey(1, 3)])
     held = pager.reader = PausedReader(pager.reader)
@@ -226,7 +226,7 @@ def test_an_interrupt_while_reads_are_under_way_leaves_nothing_dangling(engine, 
 
 
 def test_stop_while_reads_are_under_way_ends_the_run(engine):
-    """The layer is finished, the run ends before the next, and it is kept."""
+    """The layer finishes, the run ends before the next one, and it is kept."""
     pager = pager_of(engine)
     held = pager.reader = PausedReader(pager.reader)
 
@@ -246,7 +246,7 @@ def test_stop_while_reads_are_under_way_ends_the_run(engine):
 
 
 def test_what_is_told_as_waiting_was_waited_for():
-    """A read that landed during other work cost no waiting; its own length is still told."""
+    """A read that ends during other work adds no waiting; its own length is still recorded."""
     clock, log = FakeClock(), EventLog()
     table = SlotTable(2, make_policy("lru", (8, 8, 8)))
     keys = [ExpertKey(0, 0), ExpertKey(0, 1)]
