@@ -1,4 +1,4 @@
-"""Hypothesis strategies: safetensors files of every shape, and arrays made of their tensors."""
+"""Hypothesis strategies: safetensors files of every structure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 
 @dataclass(frozen=True)
 class Shard:
-    """One file to be: its tensors in the order of their bytes, and what stands around them."""
+    """One file to write: its tensors in byte order, and the rest of the header."""
 
     tensors: tuple[tuple[str, str, tuple[int, ...]], ...]
     order: tuple[int, ...]
@@ -26,7 +26,7 @@ class Shard:
     seed: int
 
     def write(self, file: Path) -> Path:
-        """Write it, tensors in byte order, header entries in an order of their own."""
+        """Write it with tensors in byte order and header entries in another order."""
         entries, end = [], 0
         for name, dtype, shape in self.tensors:
             begin, size = end, ITEM_BYTES[dtype]
@@ -47,7 +47,7 @@ class Shard:
 
 @st.composite
 def shards(draw: st.DrawFn) -> list[Shard]:
-    """One to three shards, with names of their own, any order, any alignment of their bytes."""
+    """One to three shards with distinct names, in any order and with any alignment of the bytes."""
     names = draw(st.lists(NAMES, min_size=1, max_size=8, unique=True))
     count = draw(st.integers(1, 3))
     made = []

@@ -1,4 +1,4 @@
-"""The probe of a disk reads in every way, keeps to its time, and gives the advice it shows."""
+"""The disk probe tries every reader, keeps to its time, and gives the advice its table shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def file(tmp_path):
 
 
 class SharedClock:
-    """Seconds that pass only when somebody looks, from any thread."""
+    """A clock that advances only when any thread reads it."""
 
     def __init__(self, tick: float) -> None:
         self.now, self.tick, self.lock = 0.0, tick, threading.Lock()
@@ -35,7 +35,7 @@ class SharedClock:
 
 
 def test_every_way_is_measured_within_the_time(file):
-    """Each reader, depth and size has a row, and the clock stops near the time that was given."""
+    """Each reader, depth and size has a row, and the probe ends near its time limit."""
     clock = SharedClock(0.0005)
     table = probe_disk(file, MB, seconds=2.0, clock=clock)
     ways = {(cell.reader, cell.depth, cell.nbytes) for cell in table.cells}
@@ -49,14 +49,14 @@ def test_every_way_is_measured_within_the_time(file):
 
 @pytest.mark.parametrize("nbytes", [1, 4096, 5000, 100 * MB])
 def test_experts_of_any_size_can_be_probed(file, nbytes):
-    """Smaller than a page or larger than the file: one size is left, and it is read."""
+    """For experts smaller than a page or larger than the file, one size remains and is read."""
     table = probe_disk(file, nbytes, seconds=0.01)
     assert table.reader in ("direct", "pread") and table.threads >= 2
     assert {cell.nbytes for cell in table.cells} >= {table.nbytes}
 
 
 def table(file, note="", **speeds: list[float]) -> DiskTable:
-    """A table of whole experts with these MB/s at 1, 2, 4 and 8 at once."""
+    """A table for whole experts with these MB/s at 1, 2, 4 and 8 reads at once."""
     cells = [
         Cell(reader, depth, MB, speed, 1.0, 2.0, 9)
         for reader, row in speeds.items()
@@ -80,7 +80,7 @@ def table(file, note="", **speeds: list[float]) -> DiskTable:
 def test_the_advice_is_the_fastest_reader_and_the_fewest_threads(
     direct, pread, reader, threads, file
 ):
-    """Direct reads win when they are as fast; more threads only where they bring something."""
+    """Direct reads are chosen if about as fast; more threads only if they are faster."""
     speeds = {"pread": pread} | ({"direct": direct} if direct else {})
     found = table(file, **speeds)
     assert (found.reader, found.threads) == (reader, threads)
@@ -100,6 +100,6 @@ def test_a_file_system_is_probed_once(file, monkeypatch):
 
 
 def test_a_file_that_is_gone_is_a_read_failure(tmp_path):
-    """What cannot be opened is one sentence."""
+    """A file that cannot be opened is one sentence."""
     with pytest.raises(ReadFailed, match="cannot be opened"):
         probe_disk(tmp_path / "gone", MB)

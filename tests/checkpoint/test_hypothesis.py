@@ -1,4 +1,4 @@
-"""Any file the safetensors library reads, and anything made of its tensors, byte for byte."""
+"""Any file that the safetensors library reads, and any view of its tensors, byte for byte."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from outlier_jupyter.options import READERS
 from tests.checkpoint.files import shards
 
 MANY = settings(max_examples=100)
-"""For what is drawn from many kinds of things at once."""
+"""Settings for tests that draw many kinds of values at once."""
 
 
 @pytest.mark.parametrize("kind", READERS)
 @given(files=shards())
 def test_every_range_is_what_the_safetensors_library_returns(kind, files, tmp_path_factory):
-    """Shards, orders, alignments, dtypes, empty tensors, scalars, metadata: the same bytes."""
+    """Bytes agree for any shards, order, alignment, dtype, empty tensors, scalars, metadata."""
     folder = tmp_path_factory.mktemp("files")
     for number, shard in enumerate(files):
         shard.write(folder / f"model-{number}.safetensors")
@@ -55,7 +55,7 @@ def test_every_range_is_what_the_safetensors_library_returns(kind, files, tmp_pa
 @MANY
 @given(files=shards(), data=st.data())
 def test_a_damaged_header_is_one_sentence_or_still_within_its_file(files, data, tmp_path_factory):
-    """Whatever a header's bytes become, no range leaves the file and no error is foreign."""
+    """With any damage to a header, all ranges are within the file and all errors are ours."""
     file = files[0].write(tmp_path_factory.mktemp("damaged") / "model.safetensors")
     content = bytearray(file.read_bytes())
     length = 8 + int.from_bytes(content[:8], "little")
@@ -74,7 +74,7 @@ def test_a_damaged_header_is_one_sentence_or_still_within_its_file(files, data, 
 
 
 class Made:
-    """An array and its view, moved about together."""
+    """An array and its view, transformed together."""
 
     def __init__(self, array: np.ndarray, view: ArrayView) -> None:
         self.array = array
@@ -125,7 +125,7 @@ MOVES = ("slice", "transpose", "reshape", "join", "stack", "reinterpret")
 
 @st.composite
 def movements(draw: st.DrawFn, file: Path, content: np.ndarray) -> Made:
-    """A tensor of the file, moved about as models do: sliced, turned, joined, regrouped."""
+    """A tensor of the file, transformed as models do: sliced, transposed, joined, reshaped."""
     shape = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)))
     itemsize = draw(st.sampled_from([1, 2, 4]))
     nbytes = int(np.prod(shape)) * itemsize
@@ -160,7 +160,7 @@ def readers(blob):
 @MANY
 @given(data=st.data())
 def test_whatever_is_made_of_tensors_is_read_as_numpy_would_make_it(readers, blob, data):
-    """Each row of a view holds the bytes of the array it stands for, read in bands or straight."""
+    """Each row of a view has the bytes of the NumPy array, read in bands or directly."""
     file, content = blob
     made = data.draw(movements(file, content))
     part = ExpertPart("w", "U8", made.view)
@@ -190,7 +190,7 @@ class CountingReader:
 @pytest.mark.parametrize("band", [1, 64, 4 << 20])
 @pytest.mark.parametrize("joined", ["rows", "columns", "in turn", "turned"])
 def test_parts_that_lie_in_the_same_bytes_share_the_reads(joined, band, blob, monkeypatch):
-    """Gate and up in one tensor are read once together, whatever the height of a band."""
+    """Gate and up in one tensor are read once, together, at every band height."""
     monkeypatch.setattr(gather, "BAND_NBYTES", band)
     file, content = blob
     view = ArrayView.of(file, 40, (3, 8, 10), 4)
@@ -267,7 +267,7 @@ def test_what_lies_as_it_is_wanted_is_read_straight_into_its_place(blob):
 
 
 def test_an_expert_that_is_no_range_says_so(blob):
-    """`at` of a turned expert is refused; `read_expert` is what reads it."""
+    """`at` refuses a transposed expert; `read_expert` reads it."""
     file, _ = blob
     part = ExpertPart("w", "U8", ArrayView.of(file, 0, (2, 3, 4), 1).transpose((0, 2, 1)))
     with pytest.raises(NotAddressable, match="expert 1 of w is not one range"):
@@ -276,7 +276,7 @@ def test_an_expert_that_is_no_range_says_so(blob):
 
 @pytest.mark.parametrize(("shape", "new"), list(itertools.product([(4, 6)], [(24,), (2, 12)])))
 def test_a_reshape_across_turned_rows_is_refused(shape, new, blob):
-    """What no stride can say is not guessed at."""
+    """A reshape that no strides can express is an error."""
     view = ArrayView.of(blob[0], 0, shape, 1).transpose((1, 0))
     with pytest.raises(NotAddressable, match="not adjacent"):
         view.reshape(new)

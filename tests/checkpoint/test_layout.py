@@ -1,4 +1,4 @@
-"""Headers become byte ranges, and what does not fit its file is refused."""
+"""Headers become byte ranges, and ranges that do not fit the file are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_range_holds_the_bytes_the_safetensors_library_wrote(tensors, tmp_
 
 
 def test_an_expert_of_a_stacked_tensor_is_its_row(tmp_path):
-    """`at(e)` of a stacked part is row e; an expert that is not there is an IndexError."""
+    """`at(e)` of a stacked part is row e; an expert out of range is an IndexError."""
     stacked = np.arange(4 * 6, dtype=np.float32).reshape(4, 2, 3)
     save_file({"mlp.up": stacked}, tmp_path / "model.safetensors")
     part = ExpertPart("up", "F32", Checkpoint(tmp_path).spans["mlp.up"].view())
@@ -90,6 +90,6 @@ def test_a_damaged_file_is_refused_by_name(name, tmp_path):
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
-    """A folder with no model*.safetensors says what it should hold."""
+    """The error for a folder with no model*.safetensors names the files that it should contain."""
     with pytest.raises(CheckpointError, match="holds no model"):
         Checkpoint(tmp_path)

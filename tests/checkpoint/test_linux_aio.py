@@ -1,4 +1,4 @@
-"""The kernel's own queue of reads, where the system has one."""
+"""The kernel's queue of asynchronous reads, where the system has one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has this 
 
 
 def pieces(*memory: np.ndarray) -> np.ndarray:
-    """The addresses and lengths of these, in the kernel's format."""
+    """The addresses and lengths of these buffers, in the kernel's format."""
     return np.array([(each.ctypes.data, each.nbytes) for each in memory], np.uint64)
 
 
 @pytest.fixture
 def file(tmp_path):
-    """A descriptor of a file of 10,000 bytes, and these."""
+    """A descriptor of a file of 10,000 bytes, and its content."""
     content = np.random.default_rng(0).integers(0, 256, 10_000, np.uint8)
     path = tmp_path / "bytes"
     path.write_bytes(content.tobytes())
@@ -38,7 +38,7 @@ def queue():
 
 
 def drained(queue) -> dict[int, int]:
-    """All that is pending, waited for."""
+    """Wait for all pending reads and return them."""
     found: dict[int, int] = {}
     while queue.pending:
         found |= dict(queue.completed(True))
@@ -46,7 +46,7 @@ def drained(queue) -> dict[int, int]:
 
 
 def test_many_reads_land_in_the_pieces_they_were_meant_for(file, queue):
-    """Each is one range of the file over several pieces of memory; all come, in any order."""
+    """Each read scatters one file range into several buffers; all complete, in any order."""
     descriptor, content = file
     memory = [
         [np.zeros(size, np.uint8) for size in sizes] for sizes in ((100, 7), (1, 9), (999, 8))
@@ -61,7 +61,7 @@ def test_many_reads_land_in_the_pieces_they_were_meant_for(file, queue):
 
 
 def test_a_read_past_the_end_returns_the_bytes_read(file, queue):
-    """The caller sees that they are too few."""
+    """The result shows the caller that bytes are missing."""
     memory = np.zeros(100, np.uint8)
     told = pieces(memory)
     assert queue.submit([KernelRead(3, 9_950, told.ctypes.data)], file[0], 1) == 1
@@ -70,7 +70,7 @@ def test_a_read_past_the_end_returns_the_bytes_read(file, queue):
 
 
 def test_what_cannot_be_read_is_not_taken(file, queue):
-    """A closed file, or the reads from a wrong one on; those before are made."""
+    """A closed file is refused, and so are reads from an invalid one on; those before are made."""
     memory = np.zeros(10, np.uint8)
     told = pieces(memory)
     assert queue.submit([KernelRead(1, 0, told.ctypes.data)], 10_000, 1) == 0
@@ -81,7 +81,7 @@ def test_what_cannot_be_read_is_not_taken(file, queue):
 
 
 def test_no_more_are_taken_than_may_be_pending(file, queue):
-    """The caller reads the others in another way."""
+    """Further reads are refused, for the caller to make in another way."""
     memory = np.zeros(1, np.uint8)
     told = pieces(memory)
     reads = [KernelRead(i, 0, told.ctypes.data) for i in range(kernel_queue.DEPTH + 5)]
@@ -90,7 +90,7 @@ def test_no_more_are_taken_than_may_be_pending(file, queue):
 
 
 def test_a_queue_closes_twice_and_none_is_opened_where_there_is_none(queue, monkeypatch):
-    """Another system or machine has none, and gets no system call."""
+    """Another system or architecture has no queue, and no system call is made."""
     queue.close()
     queue.close()
     monkeypatch.setattr(kernel_queue, "CALLS", {})

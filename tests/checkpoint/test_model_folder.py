@@ -1,4 +1,4 @@
-"""Folders as people have them: each is read, or met with one sentence that says what to do."""
+"""Folders as users have them: each is read, or refused with one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ LONGEST = 300
 
 @pytest.fixture
 def folder(tmp_path):
-    """A copy of the demo model, to be changed."""
+    """A copy of the demo model, which tests change."""
     return Path(shutil.copytree(DEMO, tmp_path / "model", copy_function=shutil.copyfile))
 
 
 def answer(model) -> str:
-    """What the model says, shortly."""
+    """A short answer of the model."""
     with load(model, cache_gb=0.002, quiet=True) as engine:
         return engine.generate("What is an expert?", max_tokens=6).text
 
 
 def refused(model, kind, *words: str) -> None:
-    """`load` and `plan` raise `kind`, in one sentence that holds `words`."""
+    """`load` and `plan` raise `kind`, in one sentence that contains `words`."""
     for call in (lambda: load(model, quiet=True), lambda: plan(model)):
         with pytest.raises(kind) as caught:
             call()
@@ -55,14 +55,14 @@ def refused(model, kind, *words: str) -> None:
     ],
 )
 def test_a_folder_of_something_else_says_what_it_holds(tmp_path, names, words):
-    """Nothing, GGUF, adapters, PyTorch's files or other things: each by its name."""
+    """The error names what is there: nothing, GGUF, adapters, PyTorch's files or other files."""
     for name in names:
         (tmp_path / name).write_text("{}")
     refused(tmp_path, CheckpointError, words, tmp_path.name)
 
 
 def test_the_index_decides_which_shards_are_read(folder):
-    """A stale shard beside them changes nothing; one that is missing is named."""
+    """A stale shard changes nothing; the error names a missing one."""
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
@@ -75,7 +75,7 @@ def test_the_index_decides_which_shards_are_read(folder):
 
 @pytest.mark.parametrize("name", ["x [4bit]", "with * and ?", "Ünïcode", os.fsdecode(b"b\xe9")])
 def test_a_path_may_hold_any_characters(tmp_path, name):
-    """Patterns' characters, other scripts, bytes that are no UTF-8; a saved run opens again."""
+    """Glob characters, other scripts and invalid UTF-8 work, and a saved run opens again."""
     to = tmp_path / name
     shutil.copytree(DEMO, to, copy_function=shutil.copyfile)
     with load(to, cache_gb=0.002, quiet=True) as engine:
@@ -86,14 +86,14 @@ def test_a_path_may_hold_any_characters(tmp_path, name):
 
 
 def test_a_byte_order_mark_is_passed_by(folder):
-    """Some editors write one."""
+    """A byte order mark, which some editors write, is skipped."""
     config = folder / "config.json"
     config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
     assert answer(folder) == answer("demo")
 
 
 def test_a_folder_without_a_tokenizer_is_refused(folder):
-    """By `load`, before anything is read; `plan` needs none."""
+    """`load` refuses it before reading anything; `plan` needs no tokenizer."""
     (folder / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="has no tokenizer"):
         load(folder, quiet=True)
@@ -101,7 +101,7 @@ def test_a_folder_without_a_tokenizer_is_refused(folder):
 
 
 def test_rope_parameters_are_read_as_transformers_5_writes_them(folder):
-    """The model answers as with the older names."""
+    """The model answers the same as with the older names."""
 
     def renamed(told):
         told["rope_parameters"] = {"rope_theta": told.pop("rope_theta"), "rope_type": "default"}
@@ -111,7 +111,7 @@ def test_rope_parameters_are_read_as_transformers_5_writes_them(folder):
 
 
 def test_yarn_makes_the_context_longer():
-    """By its factor, times the context that it was made from."""
+    """The context length is the factor times the original context length."""
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
     config = {"max_position_embeddings": 40960, "rope_scaling": yarn}
     assert context_of(config) == 131072
@@ -138,16 +138,16 @@ CODE = "import pathlib; pathlib.Path(__file__).with_name('ran').touch(); raise S
     ],
 )
 def test_code_of_a_folder_is_never_run_without_the_option(folder, monkeypatch, file, told):
-    """It is not run, and no question is asked: one sentence names the option."""
+    """The code is not run and there is no prompt for consent: one sentence names the option."""
     (folder / "custom.py").write_text(CODE)
     edited(file, lambda was: was | told)(folder)
-    monkeypatch.setattr(sys, "stdin", None)  # who asks fails
+    monkeypatch.setattr(sys, "stdin", None)  # a prompt for input fails
     refused(folder, UnsupportedModel, "trust_remote_code=True", file)
     assert not (folder / "ran").exists()
 
 
 def test_a_known_model_that_brings_code_is_run_without_it(folder, monkeypatch):
-    """`auto_map` names code for other programs; a type unknown to them asks nothing either."""
+    """`auto_map` names code for other programs; a known type runs without it or a consent."""
     (folder / "custom.py").write_text(CODE)
     more = {"auto_map": {"AutoConfig": "custom.Custom", "AutoModelForCausalLM": "custom.Custom"}}
     edited("config.json", lambda was: was | more)(folder)
@@ -157,7 +157,7 @@ def test_a_known_model_that_brings_code_is_run_without_it(folder, monkeypatch):
 
 
 def test_a_tokenizer_that_is_all_code_is_refused_as_code(folder):
-    """Not for the want of tokenizer.json: copying one is not what would help."""
+    """The error is not about a missing tokenizer.json: copying one would not help."""
     (folder / "tokenizer.json").unlink()
     file = folder / "tokenizer_config.json"
     told = json.loads(file.read_text()) | {"auto_map": {"AutoTokenizer": ["custom.Custom", None]}}
@@ -166,7 +166,7 @@ def test_a_tokenizer_that_is_all_code_is_refused_as_code(folder):
 
 
 def test_code_that_is_trusted_is_run(folder):
-    """With the option, and only then: here it ends the attempt, which says so."""
+    """Only with the option the code runs; here it raises, and the error says so."""
     (folder / "custom.py").write_text("raise ValueError('this is the code')")
     edited("config.json", lambda was: was | {"model_file": "custom.py"})(folder)
     with pytest.raises(UnsupportedModel):
@@ -176,20 +176,20 @@ def test_code_that_is_trusted_is_run(folder):
 
 
 def test_a_folder_that_is_gone_is_not_found(tmp_path):
-    """A path is a path, whatever it holds."""
+    """A missing folder given as a path is ModelNotFound."""
     with pytest.raises(ModelNotFound):
         load(tmp_path / "nothing", quiet=True)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_broken_folder_is_met_with_one_sentence(tmp_path):
-    """It works, or one of our errors names a file or key; nothing is left open or running."""
+    """It works, or one of our errors names a file or key; no file or thread stays open."""
     process = psutil.Process()
-    answer("demo")  # what is opened and started once
+    answer("demo")  # files and threads that are opened once
     files, threads = process.num_fds(), threading.active_count()
     memory, met, bad = process.memory_info().rss, 0, []
     for name, folder in broken(DEMO, tmp_path):
-        sys.stderr.write(f"{name}\n")  # where one ends the process, this says which
+        sys.stderr.write(f"{name}\n")  # names the folder if one ends the process
         try:
             answer(folder)
         except OutlierError as error:

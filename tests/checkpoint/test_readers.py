@@ -1,4 +1,4 @@
-"""Every reader fills the memory it is given with the file's bytes, or says why it cannot."""
+"""Every reader fills a buffer with the file's bytes, or raises an error with the reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def file(tmp_path_factory):
 @pytest.mark.parametrize("kind", READERS)
 @given(begin=st.integers(0, SIZE - 1), length=st.integers(1, SIZE))
 def test_any_range_is_read_exactly(kind, file, begin, length):
-    """Aligned or not, a range's bytes arrive, and no byte beside them is touched."""
+    """Aligned or not, a range's bytes are read, and no byte beside them changes."""
     length = min(length, SIZE - begin)
     memory = bytearray(b"\xee" * (length + 2))
     reader = open_reader(kind, [file])
@@ -40,7 +40,7 @@ def test_any_range_is_read_exactly(kind, file, begin, length):
 
 @pytest.mark.parametrize("kind", READERS)
 def test_many_threads_may_read_at_once(kind, file):
-    """Reads under way at the same time do not mix."""
+    """Concurrent reads do not mix."""
     reader = open_reader(kind, [file])
     content = file.read_bytes()
 
@@ -67,7 +67,7 @@ def test_a_file_cut_after_opening_is_named(kind, tmp_path):
 
 
 def test_where_direct_reads_are_refused_it_says_so(file, monkeypatch):
-    """A file system that refuses O_DIRECT is served by pread, with a note."""
+    """On a file system that refuses O_DIRECT, pread is used, with a note."""
     real = os.open
 
     def refuse(path, flags, *rest, **more):
@@ -83,7 +83,7 @@ def test_where_direct_reads_are_refused_it_says_so(file, monkeypatch):
 
 
 def test_where_direct_reads_fail_only_when_reading_it_says_so(file, monkeypatch):
-    """Some file systems take the flag and refuse the read; that ends in pread as well."""
+    """Some file systems accept the flag and refuse the read; pread is used there as well."""
     real = os.preadv
     refused = []
 
@@ -100,13 +100,13 @@ def test_where_direct_reads_fail_only_when_reading_it_says_so(file, monkeypatch)
 
 
 def test_a_missing_file_is_a_read_failure(tmp_path):
-    """Opening what is not there names it."""
+    """The error for a missing file names it."""
     with pytest.raises(ReadFailed, match=r"gone\.safetensors"):
         open_reader("pread", [tmp_path / "gone.safetensors"])
 
 
 def test_a_disk_error_is_mapped_and_named(file, monkeypatch):
-    """An EIO from the system becomes one sentence about file and offset."""
+    """An EIO from the system becomes one sentence with file and offset."""
 
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error")

@@ -1,4 +1,4 @@
-"""Records hold what the shards hold, whatever happens while they are written or read."""
+"""Records have the shards' bytes, whatever happens while they are written or read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PARTS = st.lists(PART, min_size=1, max_size=4)
 
 
 class Model:
-    """Shards in a folder, their experts as parts, and what the safetensors library reads of them.
+    """Shards in a folder, their experts as parts, and their bytes by the safetensors library.
 
     Args:
         layers: for each layer the (layout, shape, itemsize) of each tensor of an expert.
@@ -91,12 +91,12 @@ class Model:
         return view
 
     def expected(self, layer: int, number: int, expert: int) -> bytes:
-        """An expert's tensor, from what the safetensors library returns."""
+        """An expert's tensor, as the safetensors library returns it."""
         name, layout = self.made[layer, number]
         wanted = f"{name}.{expert}" if layout == "one by one" else name
         for file in self.checkpoint.files:
             with safe_open(file, "np") as stream:
-                if wanted in stream.keys():  # noqa: SIM118, a file of tensors is no dict
+                if wanted in stream.keys():  # noqa: SIM118, a file of tensors is not a dict
                     array = stream.get_tensor(wanted)
         if layout == "turned":
             array = array.transpose(self.turn(array.ndim))
@@ -114,7 +114,7 @@ class Model:
         return RecordReader(open_reader(kind, files), records, self.layers, "")
 
     def assert_read(self, reader, aligned: bool = False) -> None:
-        """Every expert, read from its record into memory on a page or not, is what it was."""
+        """Every expert, read from its record into aligned or unaligned memory, has its bytes."""
         records = Records.open(self.target)
         for layer, parts in enumerate(self.layers.values()):
             moved = records.parts(layer, parts)
@@ -127,7 +127,7 @@ class Model:
 
 
 def room(nbytes: int, aligned: bool) -> memoryview:
-    """Memory that begins on a page, or a byte behind one."""
+    """Memory that begins on a page, or one byte after."""
     whole = np.zeros(nbytes + 8192, np.uint8)
     begin = -whole.ctypes.data % 4096 + (0 if aligned else 1)
     return whole.data[begin : begin + nbytes]
@@ -148,7 +148,7 @@ def model(tmp_path):
 def test_records_hold_what_the_safetensors_library_reads(
     layers, experts, kind, aligned, tmp_path_factory
 ):
-    """Experts stacked, one by one, turned or interleaved come back from records byte for byte."""
+    """Stacked, separate, transposed or interleaved experts are read from records byte for byte."""
     model = Model(tmp_path_factory.mktemp("records"), layers, experts)
     done = model.write()
     assert done.written == experts * len(layers)
@@ -162,7 +162,7 @@ def test_records_hold_what_the_safetensors_library_reads(
 
 
 def test_an_expert_is_one_read(model, monkeypatch):
-    """With direct reads into memory on pages, each expert costs the system one call."""
+    """With direct reads into page-aligned memory, each expert takes one system call."""
     model.write()
     reader = model.open("direct")
     calls = []
@@ -175,11 +175,11 @@ def test_an_expert_is_one_read(model, monkeypatch):
 
 
 class Stopped(BaseException):
-    """Stands for a KeyboardInterrupt."""
+    """Raised in place of a KeyboardInterrupt."""
 
 
 def stop_at(record: int):
-    """A listener that stops at so many records, written or read back."""
+    """A progress callback that raises at the given record, written or read back."""
     seen = []
 
     def each(nbytes: int) -> None:
@@ -192,7 +192,7 @@ def stop_at(record: int):
 
 @pytest.mark.parametrize("after", [1, 5, 9, 12, 13, 23])
 def test_an_interrupted_repack_goes_on_where_it_stopped(model, after):
-    """Whole layers are kept; those that were not are written again, and nothing else is."""
+    """Complete layers are kept; only incomplete ones are written again."""
     with pytest.raises(Stopped):
         model.write(stop_at(after))
     assert not model.target.exists()
@@ -204,7 +204,7 @@ def test_an_interrupted_repack_goes_on_where_it_stopped(model, after):
 
 
 def test_a_journal_of_another_model_or_cut_short_is_not_believed(model):
-    """What the journal says is used only as far as it is whole and of these shards."""
+    """The journal is used only as far as it is complete and belongs to these shards."""
     with pytest.raises(Stopped):
         model.write(stop_at(9))
     journal = model.target.with_suffix(".journal")
@@ -221,7 +221,7 @@ def test_a_journal_of_another_model_or_cut_short_is_not_believed(model):
 
 @pytest.mark.parametrize("kind", READERS)
 def test_a_damaged_record_is_read_from_the_shards_and_mended_by_a_repack(model, kind):
-    """A flipped bit gives the right bytes all the same, a note, and one record to write again."""
+    """With a flipped bit the bytes are still right; there are a note and one record to rewrite."""
     records = model.write().records
     where = records.plans[1].record(model.target, 2)
     with model.target.open("r+b") as stream:
@@ -243,7 +243,7 @@ def test_a_damaged_record_is_read_from_the_shards_and_mended_by_a_repack(model, 
 
 
 def test_a_record_that_cannot_be_read_is_read_from_the_shards(model):
-    """A bad block under the records costs nothing but the shards' own speed."""
+    """With a bad block in the records, reads are correct at the shards' speed."""
     model.write()
     reader = model.open("pread")
     real = reader._reader.scatter
@@ -259,7 +259,7 @@ def test_a_record_that_cannot_be_read_is_read_from_the_shards(model):
 
 
 def test_records_of_changed_shards_are_not_used(model):
-    """A shard that was written since, or experts of another shape, are detected."""
+    """A shard modified since, or experts of another shape, are detected."""
     records = model.write().records
     assert records.mismatch(model.checkpoint.files, model.layers) == ""
     other = {path: parts[:-1] for path, parts in model.layers.items()}
@@ -269,7 +269,7 @@ def test_records_of_changed_shards_are_not_used(model):
 
 
 def test_a_file_that_is_not_whole_is_refused(model):
-    """A cut, foreign or altered manifest is one sentence."""
+    """A truncated, foreign or altered manifest is one sentence."""
     model.write()
     whole = model.target.read_bytes()
     for content in (b"", whole[:-1], whole[4096:], whole[:-40] + b"x" + whole[-39:]):
@@ -280,7 +280,7 @@ def test_a_file_that_is_not_whole_is_refused(model):
 
 
 def test_a_full_disk_keeps_what_was_there_and_says_so(model, monkeypatch):
-    """With no room left in mid-write the old records stay, and later the repack goes on."""
+    """If the disk fills during a write, the old records stay, and the repack can resume later."""
     before = model.write().records.file.read_bytes()
     os.utime(model.checkpoint.files[0], ns=(5, 5))
     real, writes = os.pwrite, []
@@ -301,7 +301,7 @@ def test_a_full_disk_keeps_what_was_there_and_says_so(model, monkeypatch):
 
 
 def test_too_little_room_is_an_error_before_anything_is_written(model, monkeypatch):
-    """The error has the bytes needed and free; no record is written."""
+    """The error gives the bytes needed and free; no record is written."""
     monkeypatch.setattr(repack, "SPARE", 1 << 60)
     with pytest.raises(RepackFailed, match="are free: make room"):
         model.write()
@@ -309,7 +309,7 @@ def test_too_little_room_is_an_error_before_anything_is_written(model, monkeypat
 
 
 def test_a_failing_read_of_the_shards_is_an_error_that_can_be_resumed(model, monkeypatch):
-    """A shard that cannot be read ends the repack with its sentence; the next call goes on."""
+    """An unreadable shard ends the repack with its own sentence; the next call resumes."""
     real, reads = repack.read_expert, []
 
     def failing(*given):
@@ -325,7 +325,7 @@ def test_a_failing_read_of_the_shards_is_an_error_that_can_be_resumed(model, mon
 
 
 def test_what_is_not_read_back_as_written_never_gets_its_name(model, monkeypatch):
-    """A disk that returns other bytes than were written is an error; the good layers stay."""
+    """A disk that returns other bytes than those written is an error; the good layers stay."""
     real = os.pwrite
     second = repack.plan_records(model.layers)[1].begin
 
@@ -342,7 +342,7 @@ def test_what_is_not_read_back_as_written_never_gets_its_name(model, monkeypatch
 
 
 def test_two_processes_do_not_repack_to_one_file(model):
-    """While another process has the lock, the second fails and nothing is touched."""
+    """While another process has the lock, the second fails and changes nothing."""
     with model.target.with_suffix(".partial").open("wb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(RepackFailed, match="another process is repacking"):

@@ -1,4 +1,4 @@
-"""A model family from outside the package, in one file: as qwen3_moe, by other names."""
+"""A model family from outside the package, in one file: qwen3_moe under other names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAMILY = MoeFamily("outside_moe", top_k=("experts_used",))
 
 @dataclass
 class ModelArgs(qwen3_moe.ModelArgs):
-    """Its config calls the number of experts per token something else."""
+    """The config has another name for the number of experts per token."""
 
     @classmethod
     def from_dict(cls, params: dict[str, Any]) -> Any:
@@ -26,6 +26,6 @@ Model = qwen3_moe.Model
 
 
 def add() -> None:
-    """Have mlx-lm know the model, and the package its family."""
+    """Register the model with mlx-lm and its family with the package."""
     sys.modules["mlx_lm.models.outside_moe"] = sys.modules[__name__]
     register(FAMILY)

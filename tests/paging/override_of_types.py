@@ -1,4 +1,4 @@
-"""What can be changed in the routing of a loaded model, found out by trying."""
+"""Finds which routing interventions take effect on a loaded model, by trying each."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ PROMPT = "def f(x):"
 
 
 def traced(engine: Engine, **routing: object) -> Trace:
-    """Ten tokens' routing."""
+    """The routing of ten tokens."""
     return engine.generate(PROMPT, raw=True, max_tokens=2, **routing).trace
 
 
 def changes(engine: Engine) -> tuple[str, ...]:
     """Try every intervention; return the names of those that took effect.
 
-    Whatever is tried, nothing of it is left afterwards.
+    Every intervention is undone afterwards.
     """
     plain = traced(engine)
     layers, k = plain.experts.shape[1:]
-    # Not expert 0: where a model maps what is no expert to it, its own choice cannot be told.
+    # Not expert 0: some models map invalid ids to it, so a real choice of it is ambiguous.
     used = [np.bincount(_chosen(plain, layer), minlength=8)[1:] for layer in range(layers)]
     most = [(layer, int(uses.argmax()) + 1) for layer, uses in enumerate(used)]
     least = [(layer, int(uses.argmin()) + 1) for layer, uses in enumerate(used)]
@@ -39,7 +39,7 @@ def changes(engine: Engine) -> tuple[str, ...]:
             seen = traced(engine, **routing)
         except OptionError:
             continue
-        asked = seen.experts[:, :, 0] >= 0  # nobody asks the last layer in the midst of a prompt
+        asked = seen.experts[:, :, 0] >= 0  # mid-prompt, the last layer is not evaluated
         if word == "mask":
             assert not any((seen.experts[:, at] == expert).any() for at, expert in most)
         if word == "force":
@@ -57,6 +57,6 @@ def changes(engine: Engine) -> tuple[str, ...]:
 
 
 def _chosen(trace: Trace, layer: int) -> np.ndarray:
-    """Every choice of a layer."""
+    """All expert ids that a layer chose."""
     ids = trace.experts[:, layer].ravel()
     return ids[ids >= 0]

@@ -1,8 +1,8 @@
-"""What an unpaged model's routers decide, learnt from what its blocks do to their experts.
+"""Finds an unpaged model's routing from what its blocks do with their experts' outputs.
 
-Nothing of the package under test is used, nor what a family calls its gate: each switch is
-stood in for by something that notes the ids it is asked for, and that can answer with unit
-vectors, the j-th expert of a token with the j-th. What the block makes of those is the weights.
+This uses neither the package under test nor a family's name for its gate. A stand-in replaces
+each switch, records the requested ids, and can return unit vectors: the j-th unit vector for
+the j-th expert of a token. What the block computes from those is the weights.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 LATENT = {"nemotron_h": "fc2_latent_proj", "kimi_k3": "routed_expert_norm"}
-"""Type → the child of its block that takes the weighed sum, still at the experts' own width."""
+"""Type → the child of its block whose input is the weighted sum, at the experts' own width."""
 
 Decisions = list[list[tuple[np.ndarray, np.ndarray]]]
 """Call → layer → (ids [tokens, k], weights [tokens, k])."""
 
 
 class StandIn:
-    """In a switch's place: `answer` is None for the switch's own output, or what to give."""
+    """Replaces a switch; returns `answer`, or the switch's own output if that is None."""
 
     def __init__(self, switch: nn.Module) -> None:
         self.switch, self.answer = switch, None
@@ -38,7 +38,7 @@ class StandIn:
 
 
 class Taken(nn.Module):
-    """In a child's place: keeps its input, and computes as it does."""
+    """Replaces a child module: records its input and computes the same output."""
 
     def __init__(self, child: nn.Module) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def switches_of(model: nn.Module) -> list[str]:
 
 
 def decisions(model: nn.Module, model_type: str, calls: list[list[int]]) -> Decisions:
-    """What each layer decides when `model` is called with `calls`, one after the other."""
+    """Return each layer's routing when `model` is called with `calls` in turn."""
     noted: list[tuple[np.ndarray, np.ndarray]] = []
     for path in switches_of(model):
         _probe(model, path, LATENT.get(model_type), noted)
@@ -91,7 +91,7 @@ def _probe(model: nn.Module, path: str, latent: str | None, noted: list[Any]) ->
 
         weights = (answering(mx.eye(k, width)) - answering(mx.zeros((k, width))))[..., :k]
         if k == 1 and mx.allclose(weights, mx.ones_like(weights)).item():
-            # Not weighed after the experts, so before: llama4 scales what goes into its one expert.
+            # Not weighted after the experts, so before: llama4 scales the input of its one expert.
             weights = (stand.x * x).sum(-1, keepdims=True) / (x * x).sum(-1, keepdims=True)
         noted.append((np.array(stand.ids).reshape(-1, k), np.array(weights).reshape(-1, k)))
         return output

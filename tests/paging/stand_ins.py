@@ -1,9 +1,9 @@
-"""What stands in for the two products that MLX computes on a GPU only, paged and unpaged alike.
+"""Replaces the two products that MLX computes on a GPU only, in paged and unpaged models alike.
 
 MLX's CPU backend multiplies no unquantised experts in half precision and no nvfp4 with a global
-scale. To see that all around the product is right (which rows, which order, which passes), both
-models are given the same simple one: each token's matrix is taken and multiplied in the tokens'
-own type, one token by itself, so that no result depends on who else is computed with it.
+scale. To test all around the product (which rows, which order, which passes), both models use
+the same simple product: each token's matrix is selected and multiplied in the tokens' own type,
+one token at a time, so that no result depends on the other tokens of the call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 
 def put_in(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Replace both products for a test; returned is how often each was called since."""
+    """Replace both products for a test; return how often each has been called since."""
     calls = {"gather_mm": 0, "gather_qmm": 0}
 
     def gather_mm(

@@ -1,6 +1,6 @@
-"""Paged logits are mlx-lm's unpaged logits, bit for bit, whatever fits in RAM.
+"""Paged logits are bit-identical to mlx-lm's unpaged logits, at every cache size.
 
-Here on one type; every other type is in test_types.py.
+This file tests one model type; test_types.py tests the others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.inspection import pager_of
 
 PROMPT_LENGTHS = (1, 7, 33, 130)
 CACHES = (1, 2, 3, 8, 24)
-"""Slots for 3 layers × 8 experts, top-2: one, a token of a layer, odd, a layer, everything."""
+"""Slots for 3 layers × 8 experts, top-2: one, one token's in a layer, odd, a layer, all."""
 
 
 def logits(model, tokens: list[int], decoded: int = 6) -> np.ndarray:
@@ -50,7 +50,7 @@ def test_logits_are_those_of_the_unpaged_model(slots, bits, checkpoint_of):
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 def test_half_precision_is_exact_too(dtype, checkpoint_of):
-    """Quantised models computing in bf16 and fp16 keep their bits, and their weights are read.
+    """Quantised models that compute in bf16 and fp16 are exact, and their router weights are seen.
 
     (Unquantised experts in half precision cannot run on the CPU, paged or not: MLX's gather_mm
     takes only float32 there.)
@@ -74,7 +74,7 @@ def test_every_reader_gives_the_same_bits(reader, checkpoint_of):
 
 
 def test_staged_slots_give_the_same_bits(tiny, monkeypatch):
-    """The bank for devices without a host view (CUDA's path) is exact, here on the CPU."""
+    """The bank for devices without a host view (CUDA's path) is exact, tested on the CPU."""
     monkeypatch.setattr(slots_module, "SlotBank", StagedSlotBank)
     reference, _ = load_unpaged(str(tiny))
     with outlier_jupyter.load(tiny, cache_experts=3) as engine:
@@ -99,7 +99,7 @@ def test_two_calls_before_one_evaluation_do_not_share_a_slot(tiny):
 
 
 def test_without_the_fence_the_race_is_real(tiny, monkeypatch):
-    """The same two passes with the fence taken out do go wrong: the test above can fail."""
+    """Without the fence the same two passes give wrong results: the test above can fail."""
     monkeypatch.setattr(slots_module.SlotBank, "reading", lambda self, array: None)
     reference, _ = load_unpaged(str(tiny))
     first, second = mx.array([prompt(3)]), mx.array([prompt(5)])
@@ -110,8 +110,8 @@ def test_without_the_fence_the_race_is_real(tiny, monkeypatch):
 
 
 def test_experts_are_never_loaded_as_whole_tensors(tiny):
-    """After loading, MLX holds the dense weights and the slots, and not the experts."""
-    gc.collect()  # what other tests left in cycles must not go meanwhile
+    """After loading, MLX has the dense weights and the slots in memory, but not the experts."""
+    gc.collect()  # other tests' reference cycles must not be freed during the measurement
     before = mx.get_active_memory()
     with outlier_jupyter.load(tiny, cache_experts=2) as engine:
         status = engine.status()

@@ -1,4 +1,4 @@
-"""Which pairs of a call can be computed, and over which slots."""
+"""Which (token, expert) pairs of a call can be computed, and from which slots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDS = st.lists(
 
 @given(rows=IDS, resident=st.sets(st.integers(0, EXPERTS - 1)))
 def test_pairs_are_those_whose_experts_are_resident(rows, resident):
-    """A token's few ids and a prompt's many give what a walk over them gives."""
+    """For one token and for a prompt the pairs are those of a plain loop over the ids."""
     slot_of = {ExpertKey(3, expert): 10 * expert for expert in resident}
     ids = np.array(rows, np.int64)
     pairs, slots = pairs_in(ids, slot_of, EXPERTS)

@@ -1,4 +1,4 @@
-"""What is known of model families stands in one table, and a family from outside is one file."""
+"""One table describes the model families, and a family from outside is one file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.paging import outside_moe
 
 
 def test_a_family_from_outside_takes_one_file(tiny: Path, tmp_path: Path) -> None:
-    """Its number of experts per token is found and can be changed, and it pages as any other."""
+    """Its number of experts per token is found and can be changed, and it pages like any other."""
     folder = tmp_path / "outside"
     shutil.copytree(tiny, folder)
     config = json.loads((folder / "config.json").read_text())
@@ -37,6 +37,6 @@ def test_a_family_from_outside_takes_one_file(tiny: Path, tmp_path: Path) -> Non
 
 
 def test_the_names_that_many_families_share_come_first() -> None:
-    """The surest first, each once, and what one family adds after them."""
+    """Common names come first, most reliable first and each once; a family's own names follow."""
     assert names("top_k")[0] == "num_experts_per_tok"
     assert all(len(set(names(each))) == len(names(each)) > 0 for each in ("norms", "routers"))

@@ -1,4 +1,4 @@
-"""However experts are stored, paged logits are mlx-lm's unpaged logits, bit for bit."""
+"""In every storage format of experts, paged logits are bit-identical to mlx-lm's unpaged logits."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ FORMATS = {
     "float16 under a float32 model": {"bits": None, "expert_dtype": mx.float16},
 }
 SLOTS = (2, 5, 16)
-"""For 2 layers of 8 experts, top-2: one token of a layer, a few, everything."""
+"""Slots for 2 layers × 8 experts, top-2: one token's in a layer, a few, all."""
 LENGTHS = (1, 7, 130)
 DECODED = 20
 
 
 def logits(model, length: int, decoded: int | None = None) -> np.ndarray:
-    """Logits of all of a prompt, and of decoded tokens: [length + decoded, vocabulary].
+    """Logits of a whole prompt and of decoded tokens: [length + decoded, vocabulary].
 
-    If not told, as many as a test of exactness decodes: twenty after the longest prompt, or none.
+    The default of `decoded` is that of a test of exactness: 20 after the longest prompt, else 0.
     """
     if decoded is None:
         decoded = DECODED if length == max(LENGTHS) else 0
@@ -90,11 +90,11 @@ def assert_exact(folder, slots=SLOTS, lengths=LENGTHS) -> None:
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_exact(name, model_type, checkpoint_of, support):
-    """Prefill of 1, 7 and 130 tokens and decoding give mlx-lm's bits in every format.
+    """Prefill of 1, 7 and 130 tokens and decode are bit-identical in every format.
 
-    At all sizes on one of the two architectures, in turn, and at the middle one on the other: a
-    format decides which tensors are read, an architecture what is done with them, and neither
-    knows of the other.
+    Formats alternate between two architectures: all cache sizes on one, the middle size on the
+    other. A format decides which tensors are read and an architecture what is computed with them;
+    the two are independent.
     """
     settings = ARCHITECTURES[model_type] | FORMATS[name]
     mine = (list(FORMATS).index(name) + list(ARCHITECTURES).index(model_type)) % 2
@@ -107,9 +107,9 @@ def test_every_format_is_exact(name, model_type, checkpoint_of, support):
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_mixed_formats_are_exact(model_type, checkpoint_of, support):
-    """Tensors and layers that differ in bits, groups and mode, or are not quantised, keep theirs.
+    """Tensors and layers keep their own bits, group size and mode, or stay unquantised.
 
-    Each layer's experts have another size, so that each has a bank of its own.
+    Each layer's experts have a different size, so each layer has its own bank.
     """
     switch = "mlp.experts" if model_type == "gpt_oss" else "mlp.switch_mlp"
     first, second = (f"model.layers.{layer}.{switch}" for layer in range(2))
@@ -152,7 +152,7 @@ def scaled(model, tensors):
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 @pytest.mark.parametrize("name", NOT_ON_THE_CPU)
 def test_formats_the_device_cannot_multiply_are_read_exactly(name, model_type, tmp_path, support):
-    """They are refused in a sentence where MLX has no kernel; their slots hold the right bytes."""
+    """Where MLX has no kernel, one sentence refuses them; their slots contain the right bytes."""
     settings = ARCHITECTURES[model_type] | NOT_ON_THE_CPU[name]
     rewrite = scaled if "scale" in name else None
     folder = tiny_checkpoint(tmp_path, model_type=model_type, rewrite=rewrite, **settings)
@@ -172,7 +172,7 @@ def test_formats_the_device_cannot_multiply_are_read_exactly(name, model_type, t
 def test_formats_the_device_cannot_multiply_are_exact_with_a_stand_in(
     name, model_type, tmp_path, support, monkeypatch
 ):
-    """With the one missing product replaced in both, paged logits are the unpaged ones."""
+    """With the missing product replaced in both models, paged logits are the unpaged ones."""
     settings = ARCHITECTURES[model_type] | NOT_ON_THE_CPU[name] | NARROW
     rewrite = scaled if "scale" in name else None
     folder = tiny_checkpoint(tmp_path, model_type=model_type, rewrite=rewrite, **settings)
@@ -198,7 +198,7 @@ def installed(folder, slots):
 
 
 def assert_slots_hold_the_tensors(folder, made) -> None:
-    """Every expert of every layer, paged in, has the bytes safetensors' own library gives."""
+    """Every expert of every layer, paged in, has the bytes that the safetensors library returns."""
     data = dict(deserialize((folder / "model.safetensors").read_bytes()))
     for layer, switch in enumerate(made.switches):
         for expert in range(switch.experts):
@@ -211,5 +211,5 @@ def assert_slots_hold_the_tensors(folder, made) -> None:
 
 
 def test_the_page_lists_every_format(support):
-    """docs/models.md lists what the tests above found."""
+    """docs/models.md lists the results of the tests above."""
     support.check("expert formats")

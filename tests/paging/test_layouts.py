@@ -1,4 +1,4 @@
-"""However a checkpoint names, splits, joins and turns its experts, paging them is exact."""
+"""Paging is exact however a checkpoint names, splits, joins and transposes its experts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.layouts import LAYOUTS, beside, everywhere, experts, packed_one_by_on
 from tests.paging.test_formats import DECODED, installed, logits
 
 ONLY_STACKED = {"gpt_oss", "deepseek_v41", "muse_spark", "prism_hadamard_qwen35", "qwen3_5"}
-"""Types whose `sanitize` takes none of the layouts, or one that has its own test below."""
+"""Types whose `sanitize` accepts none of the layouts, or one that has its own test below."""
 TYPES = [name for name in models.model_types() if name not in models.CANNOT]
 
 
@@ -38,7 +38,7 @@ def proved(layout: str, model_type: str, support, how: str = "exact") -> None:
 
 
 def assert_exact(folder, layout="") -> None:
-    """Paged logits are the unpaged model's: briefly, where two types have shown it of `layout`."""
+    """Paged logits are the unpaged model's; a shorter test once two types have proved `layout`."""
     reference, _ = load_model(folder)
     brief = len(PROVED.get(layout, ())) >= 2
     calls = ((1, 0), (40, 2)) if brief else ((1, 0), (7, 0), (130, DECODED))
@@ -53,7 +53,7 @@ def assert_exact(folder, layout="") -> None:
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_every_layout_a_type_takes_is_exact(model_type, tmp_path, support):
-    """Raw Hugging Face layouts over two shards give mlx-lm's bits, for every type and layout."""
+    """Raw Hugging Face layouts over two shards are bit-identical, for every type and layout."""
     config = models.tiny_config(model_type)
     model_class, args_class = classes_of(copy.deepcopy(config))
     found = taken(model_class(args_class.from_dict(copy.deepcopy(config))))
@@ -95,18 +95,18 @@ PUBLISHED = {
         {"quant_method": "fp8", "scale_fmt": "ue8m0", "weight_block_size": [32, 32]},
     ),
 }  # fmt: skip
-"""Type → layout, what writes it, and its entry in the config: packed as published."""
+"""Type → layout, its writer, and its config entry, of checkpoints published in packed form."""
 
 
 def published(folder, model_type, rewrite, quantization_config):
-    """A raw checkpoint whose experts are packed already and whose config says how."""
+    """A raw checkpoint with experts already packed, in the format that its config names."""
     base = models.tiny_config(model_type) | {"quantization_config": quantization_config}
     return tiny_checkpoint(folder, bits=None, rewrite=rewrite, base=base)
 
 
 @pytest.mark.parametrize("model_type", PUBLISHED)
 def test_packed_experts_are_exact_as_published(model_type, tmp_path, support):
-    """Experts that are published quantised are read as they lie, with mlx-lm's bits."""
+    """Experts published in quantised form are read unconverted, and the logits are mlx-lm's."""
     name, rewrite, quantization_config = PUBLISHED[model_type]
     assert_exact(published(tmp_path, model_type, rewrite, quantization_config))
     proved(name, model_type, support)
@@ -114,7 +114,7 @@ def test_packed_experts_are_exact_as_published(model_type, tmp_path, support):
 
 @pytest.mark.parametrize("model_type", ["mixtral", "olmoe", "afmoe"])
 def test_quantised_experts_one_by_one_are_exact(model_type, tmp_path, support):
-    """Weights, scales and biases of an expert in tensors of their own are found."""
+    """An expert's weights, scales and biases are found in separate tensors."""
     layout = LAYOUTS["`experts.E.w1`" if model_type == "mixtral" else "`experts.E.gate_proj`"]
     assert_exact(
         tiny_checkpoint(
@@ -127,9 +127,9 @@ def test_quantised_experts_one_by_one_are_exact(model_type, tmp_path, support):
 
 
 def test_a_small_tensor_that_is_computed_stays_in_ram(tmp_path, support):
-    """muse_spark's nvfp4: bytes read as they lie, the scale of an expert's matrix multiplied.
+    """muse_spark's nvfp4: bytes are read unconverted, an expert matrix's scale is multiplied.
 
-    Its attention has no kernel on the CPU, so the slots are held against what mlx-lm makes.
+    Its attention has no kernel on the CPU, so the test compares the slots with mlx-lm's tensors.
     """
     settings = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
     folder = published(tmp_path, "muse_spark", layouts.muse_spark, settings)
@@ -159,14 +159,14 @@ def test_a_tensor_that_two_files_hold_is_the_one_mlx_lm_takes(tmp_path):
     """A folder with two sets of shards is read as mlx-lm reads it."""
     folder = tiny_checkpoint(tmp_path / "one", bits=None)
     other = tiny_checkpoint(tmp_path / "two", bits=None, seed=1)
-    for number in range(3):  # names that any order of a directory would mix
+    for number in range(3):  # names that mix the two sets in any directory order
         file = (other if number % 2 else folder) / "model.safetensors"
         (folder / f"model-{7 * number % 5}.safetensors").write_bytes(file.read_bytes())
     assert_exact(folder)
 
 
 def computed(kind, folder):
-    """A deepseek_v3 whose experts `sanitize` turns into other numbers."""
+    """A deepseek_v3 whose expert values `sanitize` changes."""
 
     def write(path, tensors):
         written = {}
@@ -195,7 +195,7 @@ def computed(kind, folder):
 def test_experts_that_are_computed_are_refused_where_the_whole_does_not_fit(
     kind, how, tmp_path, monkeypatch
 ):
-    """A sentence names the tensor, its operation, the limit and what to do."""
+    """One sentence names the tensor, its operation, the limit and what to do."""
     monkeypatch.setattr(opening, "machine_memory", lambda: Machine(2**30, 1000))
     folder = computed(kind, tmp_path)
     with pytest.raises(NotPageable, match=rf"mlx-lm computes .*\({how}\).*mlx_lm.convert.* free"):
@@ -203,7 +203,7 @@ def test_experts_that_are_computed_are_refused_where_the_whole_does_not_fit(
 
 
 def test_computed_experts_are_loaded_completely_where_they_fit(tmp_path, support):
-    """There is a warning that says why, and the output is mlx-lm's."""
+    """A warning gives the reason, and the output is mlx-lm's."""
     folder = computed("int4", tmp_path)
     reference, _ = load_model(folder)
     with pytest.warns(UserWarning, match=r"mlx-lm computes .* is loaded into RAM") as told:
@@ -216,5 +216,5 @@ def test_computed_experts_are_loaded_completely_where_they_fit(tmp_path, support
 
 
 def test_the_page_lists_every_layout(support):
-    """docs/models.md lists what the tests above found."""
+    """docs/models.md lists the results of the tests above."""
     support.check("layouts")

@@ -42,14 +42,14 @@ def engine(tiny):
 
 
 def parts(engine):
-    """The pager, its sink that keeps all, and the switches of layers 0 and 1."""
+    """The pager, a sink that records every event, and the switches of layers 0 and 1."""
     pager = pager_of(engine)
     pager.sink = EventLog()
     return pager, pager.sink, *(layer.mlp.switch_mlp for layer in engine.model.layers[:2])
 
 
 def until(true):
-    """Wait for what another thread brings about."""
+    """Wait until a condition that another thread changes is true."""
     end = time.monotonic() + 20
     while not true():
         assert time.monotonic() < end, "it never came"
@@ -98,7 +98,7 @@ def test_tokens_and_resident_experts_are_the_same(kernels, tiny):
     "model_type", ["qwen3_moe", "deepseek_v3", "gpt_oss", "lfm2_moe", "minimax", "mixtral"]
 )
 def test_a_router_given_its_own_state_names_what_it_chose(model_type, tmp_path, monkeypatch):
-    """The control: with the input it really had, its answer is its choice, at every token."""
+    """The control: with the router's real input the prediction is its choice, at every token."""
     folder = checkpoint(model_type, tmp_path / "model")
     asked = []
 
@@ -114,7 +114,7 @@ def test_a_router_given_its_own_state_names_what_it_chose(model_type, tmp_path, 
 
 @pytest.mark.parametrize("model_type", ["longcat_flash", "nemotron_h", "afmoe"])
 def test_a_router_that_answers_otherwise_is_left_alone(model_type, tmp_path):
-    """Experts that are none, of another width than the router, in groups: nothing is foreseen."""
+    """Invalid ids, a width other than the router's, or grouped ids: nothing is predicted."""
     folder = checkpoint(model_type, tmp_path / "model")
     with outlier_jupyter.load(folder, cache_experts=4, lookahead="on") as engine:
         run = engine.generate("no", raw=True, max_tokens=16)
@@ -122,7 +122,7 @@ def test_a_router_that_answers_otherwise_is_left_alone(model_type, tmp_path):
 
 
 def test_a_changed_top_k_is_followed(tiny):
-    """While top-k is overridden by less, a prediction of more ranks handles the fewer experts."""
+    """With top-k overridden by a smaller one, a prediction of more ranks handles fewer experts."""
     with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
         engine.generate("as it is", raw=True, max_tokens=14)
         ahead = engine.model.layers[0].mlp.switch_mlp.paged.next_lookahead
@@ -133,7 +133,7 @@ def test_a_changed_top_k_is_followed(tiny):
 
 
 def test_the_state_is_put_under_the_next_norm(engine):
-    """Where two layers share their state, the guess for the second is its choice."""
+    """Where two layers have the same hidden state, the prediction for the second is its choice."""
     ahead = engine.model.layers[0].mlp.switch_mlp.paged.next_lookahead
     ahead._k = 2
     first, second = (layer.post_attention_layernorm for layer in engine.model.layers[:2])
@@ -146,7 +146,7 @@ def test_the_state_is_put_under_the_next_norm(engine):
 
 
 def test_a_prefetch_begins_before_its_layer_is_called(engine):
-    """It is under way when the layer before returns, and the lookup waits only for its rest."""
+    """It is under way when the previous layer returns; the lookup waits only for the remainder."""
     pager, log, first, second = parts(engine)
     pager.acquire([ExpertKey(0, 0), ExpertKey(0, 1)])
     ahead, x = first.paged.next_lookahead, a_token()
@@ -189,7 +189,7 @@ def test_it_is_not_begun_while_anything_else_is_read(engine):
 
 
 def test_slots_change_hands_and_none_in_use_is_written(engine):
-    """A used prefetch swaps its staging slot with the reserved one; the bank's bytes are right."""
+    """A used prefetch swaps its staging slot with the reserved slot; the bank's bytes are right."""
     pager, _, _, second = parts(engine)
     x, rng = a_token(), np.random.default_rng(1)
     wanted_of = {}
@@ -214,7 +214,7 @@ def test_slots_change_hands_and_none_in_use_is_written(engine):
 
 
 def test_a_failed_prefetch_is_read_again(engine):
-    """A failure ahead of time is nobody's; one of a read taken over is tried once more."""
+    """A failed prefetch raises nothing; if a lookup takes the read over, it is retried once."""
     pager, log, _, _ = parts(engine)
     whole = pager.reader
     pager.reader = FaultyReader(whole, lambda where: True)
@@ -284,7 +284,7 @@ def test_useless_guesses_close_the_gate():
 
 
 def test_no_prediction_is_made_where_nearly_all_is_resident():
-    """Guesses that find nothing to read end, but for one now and then; one used read resumes."""
+    """Predictions with nothing to read stop, but for occasional probes; one used read resumes."""
     gate, guesses = Gate(), 0
     for _ in range(10 * AGAIN):
         if gate.open(2):
@@ -313,7 +313,7 @@ def test_a_layer_with_useless_predictions_prefetches_nothing(tiny, monkeypatch):
 
 
 def test_who_gets_it():
-    """By itself only for large experts that compiled kernels compute; on for any; off for none."""
+    """Default: only for large experts that compiled kernels compute; on: for any; off: for none."""
     for kernels, nbytes, found in (("auto", LARGE, True), ("mlx", LARGE, False),
                                    ("auto", LARGE - 1, False)):  # fmt: skip
         assert wanted(LoadOptions(lookahead="auto", kernels=kernels), nbytes) == found
@@ -322,7 +322,7 @@ def test_who_gets_it():
 
 
 def test_its_slots_are_within_the_memory_that_was_given(tiny):
-    """With `cache_gb` they are of the cache's; all that is there is counted as its bank's."""
+    """With `cache_gb` they count towards the cache; the bank's size includes all slots."""
     nbytes = 0
     with outlier_jupyter.load(tiny, cache_experts=12) as engine:
         nbytes = engine.memory().experts

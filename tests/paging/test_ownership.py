@@ -1,4 +1,4 @@
-"""A switch computes the experts that are its own, and combines its output with what others made."""
+"""A switch computes the experts that it owns, and adds the partial results of other owners."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def kernels(request, monkeypatch):
 @pytest.mark.parametrize("overlap", ["on", "off"])
 @pytest.mark.parametrize("slots", [1, 3, 24])
 def test_the_shares_of_two_add_up_to_the_whole(kernels, slots, overlap, tiny):
-    """Each reads its own experts alone, leaves zeros for the others, and the sum is exact."""
+    """Each reads only its own experts, outputs zeros for the others, and the sum is exact."""
     options = {"kernels": kernels, "cache_experts": slots, "overlap": overlap}
     with outlier_jupyter.load(tiny, **options) as engine:
         switch = engine.model.layers[1].mlp.switch_mlp
@@ -71,7 +71,7 @@ def test_the_shares_of_two_add_up_to_the_whole(kernels, slots, overlap, tiny):
 
 @pytest.mark.parametrize("tokens", [1, 5])
 def test_who_owns_none_of_the_experts_adds_zeros(kernels, tokens, tiny):
-    """Nothing is read, and what the others computed is the output."""
+    """Nothing is read, and the output is what the other owners computed."""
     with outlier_jupyter.load(tiny, kernels=kernels, cache_experts=3) as engine:
         switch = engine.model.layers[1].mlp.switch_mlp
         x, _ = asked(tokens)

@@ -1,4 +1,4 @@
-"""Whatever happens to a read, every slot stays valid and the engine can run again."""
+"""After any failed read every slot is valid and the engine can run again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_failed_read_frees_its_slot_and_the_next_request_succeeds(engine):
 
 
 def test_a_run_that_fails_half_way_leaves_the_engine_exact(engine, tiny):
-    """After a read error in mid-run the partial run is kept and the next logits are exact."""
+    """After a read error during a run the partial run is kept and the next logits are exact."""
     pager = pager_of(engine)
     reader = pager.reader
     faulty = FaultyReader(reader, lambda where: faulty.reads > 200)
@@ -74,7 +74,7 @@ def test_a_run_that_fails_half_way_leaves_the_engine_exact(engine, tiny):
 
 
 def test_a_closed_engine_says_so(tiny):
-    """Asking a closed engine, or calling its model, is one clear error."""
+    """Generating with a closed engine, or calling its model, raises one clear error."""
     engine = outlier_jupyter.load(tiny, cache_experts=6)
     engine.close()
     with pytest.raises(EngineClosed, match="load the model again"):
@@ -92,7 +92,7 @@ def test_a_cache_too_small_for_one_expert_is_refused_with_the_least_that_works(t
 
 
 def test_a_checkpoint_without_the_experts_names_the_tensor(tiny, tmp_path):
-    """A model whose expert tensors carry other names is refused, with the first missing one."""
+    """A model with other expert tensor names is refused; the error names the first missing one."""
     from safetensors.numpy import load_file, save_file
 
     for file in tiny.iterdir():
@@ -108,7 +108,7 @@ def test_a_checkpoint_without_the_experts_names_the_tensor(tiny, tmp_path):
 
 
 def test_tiny_experts_are_read_on_the_calling_thread(tiny):
-    """No thread is woken for a read that is shorter than that; its time is reported as waiting."""
+    """A read shorter than a thread's wake-up uses no thread; its time is reported as waiting."""
     clock, log, threads = FakeClock(), EventLog(), set()
 
     def slow(where):

@@ -1,4 +1,4 @@
-"""A chunk of a prompt reads each expert once, and keeps those that decode will need."""
+"""A chunk of a prompt reads each expert once, and keeps those that decode needs next."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXT = "a prompt that routes to many experts, in each of its layers, once and ag
 @pytest.mark.parametrize("slots", CACHES)
 @pytest.mark.parametrize("chunk", [9, 64])
 def test_each_needed_expert_is_read_once_a_chunk(slots, chunk, tiny):
-    """Whatever fits: of each call's experts, those not resident are read exactly once."""
+    """At every cache size, each call reads its experts that are not resident exactly once."""
     with outlier_jupyter.load(tiny, cache_experts=slots) as engine:
         for text in (TEXT, TEXT[::-1]):
             trace = engine.generate(text, raw=True, max_tokens=3, prefill_chunk=chunk).trace
@@ -40,7 +40,7 @@ def test_each_needed_expert_is_read_once_a_chunk(slots, chunk, tiny):
 
 @pytest.mark.parametrize("slots", [6, 12, 20])
 def test_what_a_chunk_used_most_stays_in_every_layer(slots, tiny):
-    """When the chunk is read each layer holds the most used of its experts, as is its share."""
+    """After the chunk each layer's most used experts are resident, as many as its share."""
     with outlier_jupyter.load(tiny, cache_experts=slots) as engine:
         after = []
 
@@ -58,7 +58,7 @@ def test_what_a_chunk_used_most_stays_in_every_layer(slots, tiny):
 
 
 def first_decode_hits(folder, slots: int) -> int:
-    """Hits of the first generated token's call, over some prompts read afresh."""
+    """Hits in the first generated token's call, over some prompts."""
     hits = 0
     for text in (TEXT, TEXT[::-1], TEXT.upper(), "abc" * 20):
         with outlier_jupyter.load(folder, cache_experts=slots, policy="lru") as engine:
@@ -67,7 +67,7 @@ def first_decode_hits(folder, slots: int) -> int:
 
 
 def test_decode_starts_warmer_than_after_plain_lru(tiny, monkeypatch):
-    """The first tokens hit more often than if a prompt kept the experts it used last."""
+    """The first tokens hit more often than if prefill kept the experts it used last."""
     warm = [first_decode_hits(tiny, slots) for slots in (8, 12, 16)]
     split = SlotTable.split
     monkeypatch.setattr(SlotTable, "split", lambda self, keys, uses=None: split(self, keys))
@@ -86,7 +86,7 @@ def fill(table: SlotTable, part) -> None:
 
 
 def test_parts_pass_through_the_slots_that_can_be_spared():
-    """Resident ones come first, then the others by rising use, in parts of the demoted slots."""
+    """Resident experts come first, then the others by rising use, in parts of the demoted slots."""
     table = SlotTable(8, make_policy("lru", (8, 8, 8)))
     fill(table, keys(0, 0, 1, 2, 3))
     fill(table, keys(1, 0, 1, 2, 3))
@@ -101,12 +101,12 @@ def test_parts_pass_through_the_slots_that_can_be_spared():
         table.demote_except(2, keep)
         table.check()
     assert set(table) >= {*keys(0, 0, 1), *keys(2, 0, 2)}
-    assert len(table.split([*uses])) == 1  # for a single token all at once, as long as they fit
+    assert len(table.split([*uses])) == 1  # a single token's experts at once, as long as they fit
 
 
 def test_a_share_is_filled_up_with_the_last_used():
-    """A short prompt that uses few experts does not push out what decode used before it."""
+    """A short prompt that uses few experts does not evict what decode used before it."""
     table = SlotTable(8, make_policy("lru", (8, 8, 8)))
     fill(table, keys(0, 0, 1, 2, 3))
-    fill(table, keys(0, 1))  # asked for again: the latest
+    fill(table, keys(0, 1))  # requested again: the latest
     assert table.most_used(0, {ExpertKey(0, 7): 3}, layers=2) == set(keys(0, 7, 1, 3))

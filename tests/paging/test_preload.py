@@ -1,4 +1,4 @@
-"""An engine may begin warm: with pinned experts, and with what an earlier run used most."""
+"""An engine can start warm: with pinned experts, and with those an earlier run used most."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def resident(engine) -> set[tuple[int, int]]:
 
 @pytest.mark.parametrize("policy", ["predictive", "lru"])
 def test_pinned_experts_are_read_at_load_and_stay(tiny, policy):
-    """Before the first token and after a run that goes through many others; not a byte changes."""
+    """Resident before the first token and after a run over many others; not a byte changes."""
     pins = ("0:5", "2:1", "2:7")
     with outlier_jupyter.load(tiny, cache_experts=7, policy=policy, pin=pins) as engine:
         assert resident(engine) == {(0, 5), (2, 1), (2, 7)}
@@ -32,7 +32,7 @@ def test_pinned_experts_are_read_at_load_and_stay(tiny, policy):
 
 
 def test_an_engine_warms_up_from_an_earlier_trace(tiny, tmp_path):
-    """Its most used experts are resident before the first token, and the policy has its routing."""
+    """The trace's most used experts start resident, and the policy starts from its routing."""
     with outlier_jupyter.load(tiny, cache_experts=8) as engine:
         earlier = engine.generate("warm me up", max_tokens=30)
     path = earlier.save(tmp_path / "earlier.safetensors")
@@ -54,19 +54,19 @@ def test_an_engine_warms_up_from_an_earlier_trace(tiny, tmp_path):
 
 @pytest.mark.parametrize("pin", ["5", "a:b", "0:99", "7:0", "-1:2"])
 def test_a_pin_that_names_no_expert_is_refused(tiny, pin):
-    """One sentence says the form, or which expert is the last."""
+    """One sentence gives the form of a pin, or the last expert of the layer."""
     with pytest.raises(OptionError, match=r"LAYER:EXPERT|the last one is 2:7"):
         outlier_jupyter.load(tiny, cache_experts=6, pin=(pin,))
 
 
 def test_pins_must_leave_room(tiny):
-    """As many pins as slots are refused at load."""
+    """Loading refuses as many pins as slots."""
     with pytest.raises(OptionError, match="pin fewer"):
         outlier_jupyter.load(tiny, cache_experts=2, pin=("0:0", "0:1"))
 
 
 def test_a_trace_of_another_model_is_refused(tiny, checkpoint_of, tmp_path):
-    """The layers have to be the same."""
+    """The trace must have the same layers."""
     with outlier_jupyter.load("demo", cache_experts=40) as engine:
         path = engine.generate("Hi", max_tokens=2).save(tmp_path / "other.safetensors")
     with pytest.raises(OptionError, match="give a trace of this model"):

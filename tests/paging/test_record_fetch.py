@@ -1,4 +1,4 @@
-"""Reads that the kernel makes by itself are those that threads would make, and fail as they do."""
+"""Reads through the kernel's queue equal reads by threads, and fail in the same way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def own(tiny, tmp_path):
 
 @pytest.fixture
 def submitted(monkeypatch):
-    """Have the kernel read every file, aligned or not; the numbers of submitted reads."""
+    """Let the kernel read every file, aligned or not; return the numbers of submitted reads."""
     numbers: list[int] = []
     submit = KernelQueue.submit
 
@@ -43,7 +43,7 @@ def submitted(monkeypatch):
 
     monkeypatch.setattr(KernelQueue, "submit", counted)
     monkeypatch.setattr(PreadReader, "kernel_readable", kernel_readable)
-    monkeypatch.setattr(PreadReader, "name", "direct")  # the others are not asked
+    monkeypatch.setattr(PreadReader, "name", "direct")  # the other files are not submitted
     return numbers
 
 
@@ -55,7 +55,7 @@ def load(folder, **options):
 @pytest.mark.parametrize("slots", [1, 3, 6, 20])
 @pytest.mark.parametrize("overlap", ["on", "off"])
 def test_tokens_and_trace_are_those_of_threads(own, submitted, monkeypatch, slots, overlap):
-    """At every cache size; a record's first read, which checks it, is a thread's."""
+    """Equal at every cache size; a thread makes a record's first read, which checks it."""
     traces = []
     for calls in (kernel_queue.CALLS, {}):
         monkeypatch.setattr(kernel_queue, "CALLS", calls)
@@ -74,7 +74,7 @@ def test_tokens_and_trace_are_those_of_threads(own, submitted, monkeypatch, slot
 
 
 def test_slots_that_move_are_read_into_where_they_are(own, submitted):
-    """After a resize the bank lies elsewhere."""
+    """After a resize, reads go to the bank's new address."""
     with load(own, cache_experts=24) as engine:
         expected = engine.generate(PROMPT, max_tokens=8)
         for slots in (4, 9, 2):
@@ -84,9 +84,9 @@ def test_slots_that_move_are_read_into_where_they_are(own, submitted):
 
 
 def test_what_the_kernel_cannot_read_a_thread_reads_or_says_why(own, submitted, monkeypatch):
-    """For bytes that cannot be read, the shards are read, and the reader's note says so.
+    """If a record's bytes cannot be read, the shards are read, and the reader's note says so.
 
-    The file is cut short for that, and nobody looks whether it was written to.
+    The test truncates the file and disables the check for changed files.
     """
     with load(own) as engine:
         monkeypatch.setattr(reader_of(engine), "changed", lambda before=None: "")
@@ -105,7 +105,7 @@ def test_what_the_kernel_cannot_read_a_thread_reads_or_says_why(own, submitted, 
 
 
 def test_an_interrupt_in_mid_wait_leaves_nothing_under_way(own, submitted, monkeypatch):
-    """Submitted reads are waited for, committed and reported before anything else is read."""
+    """Submitted reads complete, are committed and are reported before anything else is read."""
     with load(own) as engine:
         expected = engine.generate(PROMPT, max_tokens=12)
         pager, log, completed = pager_of(engine), EventLog(), KernelQueue.completed

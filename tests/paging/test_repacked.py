@@ -1,4 +1,4 @@
-"""A model whose experts were repacked gives the same bits, with one read for each miss."""
+"""A repacked model has bit-identical logits, with one read for each miss."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.paging.test_layouts import PUBLISHED, published
 
 @pytest.fixture
 def own(tiny, tmp_path):
-    """A copy of the tiny model, to be written beside."""
+    """A copy of the tiny model, in a folder that tests may write to."""
     return shutil.copytree(tiny, tmp_path / "model")
 
 
@@ -49,7 +49,7 @@ def test_logits_from_repacked_experts_are_exact(own, slots, reader):
 
 
 def test_each_miss_is_one_read(own):
-    """As many reads as experts that were not there; without repacking one for each tensor."""
+    """A repacked model makes one read per missing expert, others one per tensor of the expert."""
     counts = {}
     for repacked in ("off", "auto"):
         with outlier_jupyter.load(own, cache_experts=5, repacked=repacked) as engine:
@@ -63,7 +63,7 @@ def test_each_miss_is_one_read(own):
 
 
 def test_slots_begin_on_pages(own):
-    """Each tensor's first slot begins on a page, so that whole sectors are read straight."""
+    """Each tensor's first slot begins on a page, so that whole sectors are read directly."""
     with outlier_jupyter.load(own, cache_experts=5) as engine:
         for pager in inside(engine).pagers:
             for resize in (7, 3):
@@ -74,7 +74,7 @@ def test_slots_begin_on_pages(own):
 
 
 def test_an_aligned_expert_goes_straight_into_its_slot(tmp_path):
-    """With tensors of whole sectors a direct read of a record needs no memory of its own."""
+    """With tensors of whole sectors a direct read of a record needs no buffer."""
     folder = tiny_checkpoint(tmp_path, bits=None, moe_intermediate_size=128)
     outlier_jupyter.repack(folder, quiet=True)
     with outlier_jupyter.load(folder, cache_experts=5, reader="direct") as engine:
@@ -84,7 +84,7 @@ def test_an_aligned_expert_goes_straight_into_its_slot(tmp_path):
 
 
 def test_staged_slots_take_records_too(own, monkeypatch):
-    """The bank for devices without a host view reads records as well, here on the CPU."""
+    """The bank for devices without a host view also reads records, tested on the CPU."""
     outlier_jupyter.repack(own, quiet=True)
     monkeypatch.setattr(slots_module, "SlotBank", StagedSlotBank)
     reference, _ = load_unpaged(str(own))
@@ -94,7 +94,7 @@ def test_staged_slots_take_records_too(own, monkeypatch):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_repacked(layout, tmp_path):
-    """However the shards hold experts, their records are exact."""
+    """Records are exact for every layout of the shards."""
     usual = ("mixtral", "olmoe", "afmoe", "llama4", "phixtral", "nemotron_h")
     types = [name for name in (*usual, *models.model_types()) if name not in models.CANNOT]
     name = next(name for name in types if layout in _taken(name))
@@ -120,13 +120,13 @@ def _assert_exact(folder) -> None:
 
 @pytest.mark.parametrize("model_type", ["gpt_oss", "deepseek_v41"])
 def test_published_formats_are_repacked(model_type, tmp_path):
-    """Interleaved rows become contiguous; scales that stay in RAM stay there."""
+    """Interleaved rows become contiguous; scales that are kept in RAM remain there."""
     _, rewrite, config = PUBLISHED[model_type]
     _assert_exact(published(tmp_path, model_type, rewrite, config))
 
 
 def test_a_folder_that_cannot_be_written_leads_to_the_cache(own, tmp_path, monkeypatch):
-    """Records go to the cache folder then, and are found there by themselves."""
+    """Records are then written to the cache folder, and loading finds them there."""
     monkeypatch.setattr(reads, "user_cache_path", lambda name: tmp_path / "cache")
     real = repacking.os.access
     monkeypatch.setattr(
@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_written_leads_to_the_cache(own, tmp_path, monke
 
 
 def test_a_folder_of_the_users_is_used_and_looked_in(own, tmp_path):
-    """`repack(folder=…)` writes there; `load(repacked=…)` reads there, or says that it cannot."""
+    """`repack(folder=…)` writes there; `load(repacked=…)` reads there, or raises an error."""
     with pytest.raises(CheckpointError, match="holds no repacked experts"):
         outlier_jupyter.load(own, cache_experts=3, repacked=str(tmp_path / "fast"))
     outlier_jupyter.repack(own, tmp_path / "fast", quiet=True)
@@ -152,7 +152,7 @@ def test_a_folder_of_the_users_is_used_and_looked_in(own, tmp_path):
 
 
 def test_records_of_another_model_are_passed_by_with_a_note(own, tmp_path):
-    """When the shards changed, what they hold now is read, and the note says why."""
+    """If the shards changed, their current bytes are read, and the note says why."""
     outlier_jupyter.repack(own, quiet=True)
     tiny_checkpoint(own, seed=7)
     reference, _ = load_unpaged(str(own))
@@ -162,7 +162,7 @@ def test_records_of_another_model_are_passed_by_with_a_note(own, tmp_path):
 
 
 def test_a_damaged_record_keeps_the_bits_and_is_reported(own):
-    """All records spoilt: the same logits, from the shards, and a note that says what to do."""
+    """With all records damaged the logits are the same, from the shards; a note says what to do."""
     done = outlier_jupyter.repack(own, quiet=True)
     with done.file.open("r+b") as stream:
         for record in range(done.experts):
@@ -176,7 +176,7 @@ def test_a_damaged_record_keeps_the_bits_and_is_reported(own):
 
 
 def test_a_dense_model_has_nothing_to_repack(tmp_path):
-    """A model without paged experts is refused in a sentence."""
+    """One sentence refuses a model without paged experts."""
     mx.random.seed(0)
     folder = tiny_checkpoint(tmp_path, num_experts=0, model_type="qwen3")
     with pytest.raises(OptionError, match="nothing to repack"):
@@ -185,7 +185,7 @@ def test_a_dense_model_has_nothing_to_repack(tmp_path):
 
 @pytest.fixture
 def probed(monkeypatch):
-    """Probes that find direct reads best, eight at once; those that were made."""
+    """Stand-in probes that advise eight direct reads at once; returns the probes made."""
     made = []
 
     def probe(files, nbytes):
@@ -199,7 +199,7 @@ def probed(monkeypatch):
 
 
 def test_small_models_are_not_probed(tiny, probed):
-    """Below 1 GB of experts, and where the user says what to take, nothing is measured."""
+    """Nothing is measured below 1 GB of experts or if the user chooses reader and threads."""
     with outlier_jupyter.load(tiny, cache_experts=3) as engine:
         assert engine.status().reader == "pread" and reading_threads(engine) == 4
     with outlier_jupyter.load(tiny, cache_experts=3, reader="direct", read_threads=3) as engine:
@@ -208,7 +208,7 @@ def test_small_models_are_not_probed(tiny, probed):
 
 
 def test_large_models_are_read_as_the_probe_says(own, probed, monkeypatch):
-    """Reader and threads are the probe's, of the files that are read, and the status says why."""
+    """The probe of the files in use sets reader and threads, and the status says why."""
     monkeypatch.setattr(reads, "LARGE", 100_000)
     with outlier_jupyter.load(own, cache_experts=3) as engine:
         assert engine.status().reader == "direct" and reading_threads(engine) == 8
@@ -223,7 +223,7 @@ def test_large_models_are_read_as_the_probe_says(own, probed, monkeypatch):
 
 
 def test_a_probe_that_fails_leaves_plain_reads(tiny, monkeypatch):
-    """What a probe cannot read is no reason not to load."""
+    """A probe's read error does not prevent loading."""
 
     def fail(files, nbytes):
         raise ReadFailed("a bad block")

@@ -1,4 +1,4 @@
-"""Layers that are resident for good: nothing is evaluated in them, and all is reported."""
+"""Resident layers evaluate nothing during a call, and report all routing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVERYTHING = 24
 
 
 class Counting:
-    """NumPy, with a count of the arrays that were brought to the host."""
+    """NumPy, with a count of the arrays copied to the host."""
 
     def __init__(self) -> None:
         self.arrays = 0
@@ -40,7 +40,7 @@ class Counting:
 
 @pytest.fixture
 def syncs(monkeypatch):
-    """Counts what a switch evaluates (`settle`) and what it looks at on the host."""
+    """Counts what a switch evaluates (`settle`) and what it copies to the host."""
     counts = Counting()
     for module in (switch_module, given_module):
         monkeypatch.setattr(module, "np", counts)
@@ -65,7 +65,7 @@ def test_resident_layers_synchronise_nothing(tiny, syncs):
 
 
 def test_loading_resident_reads_each_expert_once_and_in_order(tiny):
-    """Expert i of the model is in slot i; a run then reads nothing, hits all, and is exact."""
+    """Expert i of the model is in slot i; a run then reads nothing, only hits, and is exact."""
     reference, _ = load_unpaged(str(tiny))
     with outlier_jupyter.load(tiny, resident=True) as engine:
         assert engine.resident().tolist() == [[i // 8, i % 8] for i in range(EVERYTHING)]
@@ -84,7 +84,7 @@ def test_loading_resident_reads_each_expert_once_and_in_order(tiny):
 
 
 def test_resident_and_paged_report_the_same_routing(tiny):
-    """Ids and weights of a run do not depend on what is in RAM."""
+    """The ids and weights of a run do not depend on which experts are in RAM."""
     traces = []
     for options in ({"resident": True}, {"cache_experts": 5}):
         with outlier_jupyter.load(tiny, **options) as engine:
@@ -94,7 +94,7 @@ def test_resident_and_paged_report_the_same_routing(tiny):
 
 
 def test_a_layer_becomes_resident_when_its_last_expert_is_read(tiny, syncs):
-    """From then on it synchronises no more, whatever the others do; the bits stay."""
+    """From then on it no longer synchronises, whatever other layers do; logits stay exact."""
     reference, _ = load_unpaged(str(tiny))
     with outlier_jupyter.load(tiny, cache_experts=EVERYTHING) as engine:
         pager = pager_of(engine)
@@ -106,14 +106,14 @@ def test_a_layer_becomes_resident_when_its_last_expert_is_read(tiny, syncs):
         engine.subscribe(log)
         before = syncs.arrays
         engine.generate("q", raw=True, max_tokens=1)
-        assert syncs.arrays - before == 2 * 2  # settled and looked at, in two layers
+        assert syncs.arrays - before == 2 * 2  # evaluated and copied, in two layers
         told = [e.layer for e in log.events if isinstance(e, Routed)]
         assert told == [0, 2, 1]
         assert np.array_equal(logits(engine.model, prompt(9)), logits(reference, prompt(9)))
 
 
 def test_a_resident_model_can_be_made_smaller_and_larger_again(tiny):
-    """With fewer slots than experts no layer is resident for good, and the bits stay."""
+    """With fewer slots than experts no layer is permanently resident, and logits stay exact."""
     reference, _ = load_unpaged(str(tiny))
     with outlier_jupyter.load(tiny, resident=True) as engine:
         for slots in (9, EVERYTHING, 5):
@@ -126,7 +126,7 @@ def test_a_resident_model_can_be_made_smaller_and_larger_again(tiny):
 
 
 def test_a_cache_that_could_evict_never_makes_a_layer_resident(tiny):
-    """With fewer slots than experts, a layer that is fully resident is not so for good."""
+    """With fewer slots than experts, a fully resident layer is not permanently resident."""
     with outlier_jupyter.load(tiny, cache_experts=EVERYTHING - 1) as engine:
         pager = pager_of(engine)
         pager.acquire([ExpertKey(1, expert) for expert in range(8)])
@@ -134,7 +134,7 @@ def test_a_cache_that_could_evict_never_makes_a_layer_resident(tiny):
 
 
 def test_a_read_that_fails_while_all_is_loaded_is_raised_and_closes_the_files(tiny, monkeypatch):
-    """`load(resident=True)` fails with the read's error, and leaves no thread or file behind."""
+    """`load(resident=True)` fails with the read's error, and no thread or file stays open."""
     closed = []
 
     def broken(*args):
@@ -150,7 +150,7 @@ def test_a_read_that_fails_while_all_is_loaded_is_raised_and_closes_the_files(ti
 
 
 def test_a_model_whose_experts_are_no_switch_is_loaded_whole_and_says_so(tmp_path):
-    """dbrx keeps a list of MLPs: a warning names it, and it generates as mlx-lm does."""
+    """dbrx has a list of MLPs: a warning names it, and it generates as mlx-lm does."""
     config = {
         "model_type": "dbrx", "d_model": 64, "n_layers": 2, "n_heads": 2, "vocab_size": 260,
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
@@ -167,7 +167,7 @@ def test_a_model_whose_experts_are_no_switch_is_loaded_whole_and_says_so(tmp_pat
 
 
 def test_a_dense_model_is_loaded_without_a_word(tmp_path, recwarn):
-    """No experts, no switch, no warning, whatever the options of the cache."""
+    """A dense model has no experts, no switch and no warning, whatever the cache options."""
     folder = checkpoint("llama", tmp_path / "llama", tiny_config("llama"))
     for options in ({}, {"resident": True}, {"cache_experts": 3}):
         with outlier_jupyter.load(folder, **options) as engine:
@@ -176,7 +176,7 @@ def test_a_dense_model_is_loaded_without_a_word(tmp_path, recwarn):
 
 
 def test_what_hangs_on_a_switch_beside_its_experts_stays_part_of_the_model(tmp_path):
-    """muse_spark hangs a norm on its switch: it is no expert's tensor, and it can be reached."""
+    """muse_spark puts a norm on its switch: it is not an expert tensor, and stays reachable."""
     folder = checkpoint("muse_spark", tmp_path / "muse")
     with outlier_jupyter.load(folder, cache_experts=4) as engine:
         names = [part.name for part in inside(engine).switches[0].parts]

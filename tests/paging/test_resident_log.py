@@ -1,4 +1,4 @@
-"""The log that resident layers write a token's choices to, and its events."""
+"""The log in which resident layers write a token's routing, and its events."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from outlier_jupyter.paging.resident_log import ResidentLog
 
 
 def test_each_layer_writes_into_its_own_buffers_and_is_reported() -> None:
-    """In the order of returning; layers with another k are in an event of their own."""
+    """Layers are in the order in which they return; those with another k have a separate event."""
     log = ResidentLog(3)
     for layer, k in ((2, 2), (0, 2), (1, 3)):
         ids, weights = log.buffers(layer, k)
@@ -23,7 +23,7 @@ def test_each_layer_writes_into_its_own_buffers_and_is_reported() -> None:
 
 
 def test_an_event_stays_when_the_next_token_is_written_and_cleared() -> None:
-    """The room is used again; the event has a copy."""
+    """The buffers are reused; the event has a copy."""
     log = ResidentLog(1)
     ids, weights = log.buffers(0, 1)
     ids[:], weights[:] = 7, 1

@@ -1,4 +1,4 @@
-"""A resize between two runs: the same logits, and the last used experts are still resident."""
+"""A resize between two runs keeps the logits, and the last used experts stay resident."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_logits_stay_exact_through_growing_and_shrinking(bank, tiny, monkeypatch
 
 
 def test_every_bank_gets_its_share(checkpoint_of):
-    """Where layers differ in shape, each of the banks grows and shrinks, and stays exact."""
+    """With layers of different shapes, each bank grows and shrinks, and stays exact."""
     folder = checkpoint_of(**TWO_WIDTHS)
     reference, _ = load_unpaged(str(folder))
     expected = logits(reference, prompt(33))
@@ -97,7 +97,7 @@ def test_what_was_used_last_stays_and_hits(engine):
 
 
 def test_status_and_traces_have_the_new_size(engine):
-    """In bytes or in experts; a trace says what its own run had, and listeners hear of it."""
+    """In bytes or in experts; a trace has its own run's size, and subscribers get an event."""
     before = engine.generate("Hello", max_tokens=2)
     engine.subscribe(log := EventLog())
     nbytes = inside(engine).switches[0].expert_nbytes
@@ -124,7 +124,7 @@ def test_status_and_traces_have_the_new_size(engine):
     ],
 )
 def test_a_size_that_cannot_be_is_one_sentence_and_changes_nothing(engine, asked, sentence):
-    """The cache keeps its size and what it holds."""
+    """The cache keeps its size and its experts."""
     engine.generate("Hello", max_tokens=2)
     held = set(map(tuple, engine.resident().tolist()))
     with pytest.raises(OptionError, match=sentence) as refused:
@@ -135,7 +135,7 @@ def test_a_size_that_cannot_be_is_one_sentence_and_changes_nothing(engine, asked
 
 
 def test_memory_that_is_not_there_is_not_allocated(engine, monkeypatch):
-    """The error has the bytes needed and free; the old bank stays."""
+    """The error gives the bytes needed and free; the old bank stays."""
     row = max(pager_of(engine).bank.row_nbytes.values())
     monkeypatch.setattr(
         "outlier_jupyter.paging.resize_banks.machine_memory", lambda: Machine(0, 24 * row)
@@ -144,14 +144,14 @@ def test_memory_that_is_not_there_is_not_allocated(engine, monkeypatch):
         engine.resize(cache_experts=24)
     assert engine.status().slots == 6
     check(engine)
-    # Giving memory back needs room for one part of the smaller bank alone.
+    # Shrinking needs free memory for only one part of the smaller bank.
     monkeypatch.setattr(MEMORY, lambda: Machine(0, 2 * row))
     assert engine.resize(cache_experts=2).slots == 2
 
 
 @pytest.mark.parametrize("slots", [3, 20])
 def test_an_allocation_that_fails_half_way_leaves_an_exact_engine(engine, tiny, slots, monkeypatch):
-    """The third of nine parts fails: growing keeps the old size, shrinking the new."""
+    """If the third of nine parts fails, growing keeps the old size, and shrinking the new one."""
     rows, asked = slots_module._rows, []
 
     def fail(part, count):
@@ -173,7 +173,7 @@ def test_an_allocation_that_fails_half_way_leaves_an_exact_engine(engine, tiny, 
 
 
 def test_only_between_runs(engine):
-    """A run under way, also of another thread, is a sentence; afterwards it works."""
+    """During a run, also one of another thread, one sentence refuses it; afterwards it works."""
     steps = engine.stream("Hello", max_tokens=3)
     next(steps)
     refused = []
@@ -196,7 +196,7 @@ def test_only_between_runs(engine):
 
 
 def test_a_dense_model_has_no_cache(checkpoint_of):
-    """It says so."""
+    """Resizing a dense model raises an error that says so."""
     folder = checkpoint_of(num_experts=0, model_type="qwen3", mlp_only_layers=[0, 1, 2])
     with (
         outlier_jupyter.load(folder) as engine,

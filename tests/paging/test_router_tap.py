@@ -1,4 +1,4 @@
-"""The router's weights are caught where they are applied, and never in anybody's way."""
+"""The tap captures the router's weights where they are applied, without changing a result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def apply(tap: RouterTap, layer: int, swapped: bool) -> tuple[mx.array, mx.array
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_the_factor_is_caught_on_either_side(swapped):
-    """`y * w` and `w * y` give MLX's own product, and the tap holds w as [tokens, k]."""
+    """`y * w` and `w * y` give MLX's own product, and the tap has w as [tokens, k]."""
     tap = RouterTap()
     tap.begin()
     for layer in (4, 7):
@@ -39,7 +39,7 @@ def test_the_factor_is_caught_on_either_side(swapped):
 
 
 def test_a_factor_of_another_type_is_caught():
-    """`y.astype(t) * w` is seen as well, and further casts of y after it book nothing twice."""
+    """`y.astype(t) * w` is captured too, and later casts of y record nothing twice."""
     tap = RouterTap()
     tap.begin()
     watched = tap.watch_output(mx.ones((2, 3, 4)), 5)
@@ -61,7 +61,7 @@ def scaled(experts, *, weights, by):
 
 
 class Block(nn.Module):
-    """Calls a switch as a model's block does, in one of the ways that a product does not show."""
+    """Calls a switch like a model's block, and applies the weights in a way no product shows."""
 
     def __init__(self, switch, way):
         super().__init__()
@@ -77,7 +77,7 @@ class Block(nn.Module):
 
 @pytest.mark.parametrize(("way", "k"), [("function", 3), ("keyword", 3), ("input", 1)])
 def test_weights_that_a_function_or_the_input_takes_are_caught(way, k):
-    """A compiled function, keywords, the input of a top-1 switch: seen, and the same result."""
+    """A compiled function, keywords, a top-1 switch's input: captured, with the same result."""
     tap = RouterTap()
     x, weights = mx.random.normal((2, 4)), mx.random.uniform(shape=(2, k))
 
@@ -96,7 +96,7 @@ def test_weights_that_a_function_or_the_input_takes_are_caught(way, k):
 
 
 class Scaling(nn.Module):
-    """Scales the weighed sum by a gate of each token, then by a constant, then adds to it."""
+    """Scales the weighted sum by a gate per token, then by a constant, then adds to it."""
 
     def __init__(self, tap):
         super().__init__()
@@ -110,7 +110,7 @@ class Scaling(nn.Module):
 
 @pytest.mark.parametrize("constant", [1.5, 0])
 def test_what_scales_the_sum_of_the_experts_is_part_of_each_weight(constant):
-    """Recorded is what an expert's output was multiplied by in all, until its block returns."""
+    """A weight is the product of all factors of an expert's output until its block returns."""
     tap = RouterTap()
     x, weights = mx.random.normal((2, 4)), mx.random.uniform(shape=(2, 3))
     gate = mx.array([[0.25], [3.0]])
@@ -120,7 +120,7 @@ def test_what_scales_the_sum_of_the_experts_is_part_of_each_weight(constant):
     tap.begin()
     output = block(x, weights, gate, constant)
     assert mx.array_equal(output, plain)
-    # What the layer does with the block's output (granite scales it) weighs no expert.
+    # What the layer does with the block's output (granite scales it) is no expert's weight.
     assert mx.array_equal(output * 0.22, plain * 0.22)
     ((layer, caught),) = tap.drain()
     wanted = np.array(weights) * np.array(gate) * constant if constant else np.array(weights)
@@ -128,7 +128,7 @@ def test_what_scales_the_sum_of_the_experts_is_part_of_each_weight(constant):
 
 
 def test_the_tap_holds_no_large_array():
-    """Outputs and inputs are not kept alive by being watched: a prompt's would fill the memory."""
+    """Watching keeps no output or input alive: those of a prompt would fill the memory."""
     tap = RouterTap()
     tap.begin()
     x, output = mx.ones((2, 4)), mx.ones((2, 3, 4))
@@ -150,7 +150,7 @@ def test_ids_of_resident_layers_are_reported_at_the_end():
 
 
 def test_other_products_are_not_taken_for_weights():
-    """A factor of another shape is no router's weight."""
+    """A factor of another shape is not a router weight."""
     tap = RouterTap()
     tap.begin()
     watched = tap.watch_output(mx.ones((2, 3, 4)), 0)
@@ -171,7 +171,7 @@ def test_weights_come_as_float32(dtype):
 
 
 def test_calls_outside_of_a_run_leave_nothing_behind(tiny):
-    """Calling `engine.model` directly is not watched, and so holds no memory."""
+    """A direct call of `engine.model` is not watched, and so uses no memory."""
     with outlier_jupyter.load(tiny, cache_experts=6) as engine:
         mx.eval(engine.model(mx.array([[1, 2, 3]])))
         tap = inside(engine).tap

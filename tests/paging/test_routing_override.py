@@ -1,4 +1,4 @@
-"""An intervention changes the routing as described, where it says, and nowhere else."""
+"""An intervention changes the routing as described, where specified, and nowhere else."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def traced(engine, **routing):
     ],
 )
 def test_experts_are_named_by_numbers_ranges_and_stars(words, found):
-    """LAYERS:EXPERTS, several a word, each expert once."""
+    """LAYERS:EXPERTS, several per word, each expert once."""
     assert parse_experts("mask", words, LAYERS) == [ExpertKey(*pair) for pair in found]
 
 
 @pytest.mark.parametrize("word", ["3", "0:", "a:1", "0:1-", "3:0", "2:4", "-1:0", "0:1:2"])
 def test_what_names_no_expert_is_refused(word):
-    """The error quotes the text and says what to give."""
+    """The error quotes the text and gives the valid form."""
     with pytest.raises(OptionError, match=rf"mask='{word}'.*(LAYER:EXPERT|the last one is 2:3)"):
         parse_experts("mask", [word], LAYERS)
 
@@ -69,7 +69,7 @@ def test_pairs_and_mappings_are_spelled_out():
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_run(engine, asked, said):
-    """One sentence, and the run before is still the last."""
+    """One sentence refuses it, and the previous run is still the last one."""
     before = engine.last_run
     with pytest.raises(OptionError, match=said):
         engine.generate(PROMPT, **asked)
@@ -77,7 +77,7 @@ def test_what_cannot_be_is_refused_before_anything_is_run(engine, asked, said):
 
 
 def test_a_mask_a_boost_and_a_force_do_what_the_routers_arithmetic_says(engine, tiny):
-    """Against the unpaged model's own gates: the softmax of the changed logits, and its top two."""
+    """The unpaged model's gates give the same softmax of changed logits and the same top two."""
     model, _ = load_unpaged(str(tiny))
     changed = {"mask": [(0, 3), (0, 5)], "boost": {(0, 1): 1.5}, "router_temperature": 2.0}
     trace = traced(engine, **changed)
@@ -97,11 +97,11 @@ def test_a_mask_a_boost_and_a_force_do_what_the_routers_arithmetic_says(engine, 
     forced = traced(engine, force="0:3")
     assert (forced.experts[:, 0] == 3).any(axis=1).all()
     share = np.where(forced.experts[:, 0] == 3, forced.weights[:, 0], 0).sum(axis=1)
-    assert (share >= 0.499).all()  # as the likeliest, and there is one other
+    assert (share >= 0.499).all()  # its weight is that of the likeliest, of two
 
 
 def test_nothing_is_touched_without_an_intervention(engine):
-    """After a change, and within an empty one, the gates are mlx-lm's and the run has its bits."""
+    """After a change, and within an empty one, the gates are mlx-lm's and the run is exact."""
     plain = traced(engine)
     traced(engine, mask="0:0-5", top_k=1)
     gates = [layer.mlp.gate for layer in engine.model.model.layers]
@@ -120,7 +120,7 @@ def test_nothing_is_touched_without_an_intervention(engine):
 
 
 def test_a_block_holds_for_its_runs_and_for_the_model_itself(engine):
-    """Blocks add up; a run's own options come first; after the block all is as before."""
+    """Blocks combine; a run's own options take precedence; after the block all is as before."""
     tokens = mx.array([[5, 6, 7, 8]])
     plain = np.array(engine.model(tokens).astype(mx.float32))
     with engine.routing(mask=["0:2"]):
@@ -141,7 +141,7 @@ def test_a_block_holds_for_its_runs_and_for_the_model_itself(engine):
 
 
 def test_resident_layers_and_an_interrupted_run_are_steered_and_set_back(tiny):
-    """Ids that are looked up on the device obey, too; a run left in mid-loop undoes its change."""
+    """Interventions apply to ids looked up on the device; a run closed early undoes its change."""
     with outlier_jupyter.load(tiny, resident=True) as engine:
         engine.tokenizer.eos_token_ids = set()
         plain = traced(engine)
@@ -162,7 +162,7 @@ def test_a_kv_cache_made_under_another_routing_is_not_reused(engine):
 
 
 def test_top_k_of_a_run_is_that_of_loading(engine, tiny):
-    """A run's top_k gives what load(top_k=…) gives; the model's own is no change of the output."""
+    """A run's top_k equals load(top_k=…); the model's own top_k is no change of the output."""
     with outlier_jupyter.load(tiny, cache_experts=8, top_k=3) as wide:
         wide.tokenizer.eos_token_ids = set()
         loaded, back = traced(wide), traced(wide, top_k=2)
@@ -176,7 +176,7 @@ def test_top_k_of_a_run_is_that_of_loading(engine, tiny):
 
 
 def test_what_would_end_the_process_is_refused(tmp_path):
-    """MLX crashes in this type with one expert a token; a sentence comes in its place."""
+    """MLX crashes in this type with one expert per token; one sentence refuses it instead."""
     with outlier_jupyter.load(checkpoint("bailing_moe", tmp_path / "model")) as engine:
         with pytest.raises(OptionError, match="top_k=1 cannot be used: with it MLX ends"):
             traced(engine, top_k=1)

@@ -1,4 +1,4 @@
-"""The memory of the slots: its alignment, its largest size, and writes into it."""
+"""The memory of the slots: its alignment, its largest size, and writes to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def address(bank: SlotBank) -> int:
     ids=["words", "halves", "odd bytes", "one number"],
 )
 def test_a_bank_begins_with_a_page_and_holds_what_is_written(tensor):
-    """Direct reads go straight into it, and MLX sees every row's bytes in its place."""
+    """Direct reads write straight into the bank, and MLX sees each row's bytes in its slot."""
     bank = SlotBank([tensor], 5)
     assert address(bank) % PAGE == 0
     rows = [np.full(tensor.nbytes, 60 + slot, np.uint8).tobytes() for slot in range(5)]
@@ -40,7 +40,7 @@ def test_a_bank_begins_with_a_page_and_holds_what_is_written(tensor):
 
 
 def test_a_bank_of_more_bytes_than_an_axis_may_have_elements_begins_with_a_page():
-    """8 GB of cache are parts of more than 2 GiB: they are made, aligned, and of use to the end."""
+    """An 8 GB cache has parts of over 2 GiB: they are allocated, aligned and usable to the end."""
     tensor = part("U32", 4, 1 << 14, 1 << 10)
     bank = SlotBank([tensor], 33)
     assert bank.arrays["weight"].nbytes > 1 << 31
@@ -50,7 +50,7 @@ def test_a_bank_of_more_bytes_than_an_axis_may_have_elements_begins_with_a_page(
 
 
 def test_a_bank_beyond_all_axes_begins_where_it_may(monkeypatch):
-    """It is made as MLX makes arrays; direct reads then pass through a buffer."""
+    """MLX allocates it at any address; direct reads then pass through a buffer."""
     monkeypatch.setattr(slots_module, "MAX_AXIS", 100)
     tensor = part("U32", 4, 6, 8)
     bank = SlotBank([tensor], 40)

@@ -1,4 +1,4 @@
-"""Every model type of the installed mlx-lm that builds a switch: exact, and its routing seen."""
+"""Every model type of the installed mlx-lm that builds a switch is exact and its routing seen."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ RUNNABLE = [name for name in model_types() if name not in CANNOT]
 
 @dataclass
 class Found:
-    """What running one type, paged and unpaged, has shown."""
+    """The results of running one type, paged and unpaged."""
 
     paths: list[str]
     decided: list[list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=list)
     differing: list[tuple[int, int]] = field(default_factory=list)  # (slots, tokens of prefill)
     traces: list[Trace] = field(default_factory=list)
     resident: list[bool] = field(default_factory=list)
-    changed: list[tuple[str, ...]] = field(default_factory=list)  # by what the routing was
+    changed: list[tuple[str, ...]] = field(default_factory=list)  # the effective interventions
 
 
 def logits(model, length: int) -> np.ndarray:
@@ -50,8 +50,8 @@ def logits(model, length: int) -> np.ndarray:
 def found(tmp_path_factory):
     """Run a type once, at three cache sizes, for all tests of it.
 
-    The longest prompt and what is decoded after it are run at one of them, in turn from type to
-    type: they take nearly all of the time, and what they ask of a size is no affair of the type's.
+    The longest prompt and the decode after it run at one size, which alternates between types:
+    they take nearly all of the time, and how a size handles them does not depend on the type.
     """
 
     @functools.cache
@@ -61,7 +61,7 @@ def found(tmp_path_factory):
         expected = {length: logits(reference, length) for length in PREFILLS}
         assert all(np.isfinite(rows).all() and rows.std() > 0 for rows in expected.values())
         seen = Found(switches_of(reference))
-        below = 2 * len(seen.paths) - 1  # a token asks for two experts in each layer
+        below = 2 * len(seen.paths) - 1  # a token routes to two experts in each layer
         sizes = ({"cache_experts": below}, {"cache_experts": 2 * below}, {"resident": True})
         for number, size in enumerate(sizes):
             whole = number == RUNNABLE.index(model_type) % len(sizes)
@@ -69,7 +69,7 @@ def found(tmp_path_factory):
                 engine.tokenizer.eos_token_ids = set()
                 seen.traces.append(engine.generate(PROMPT, raw=True, max_tokens=3).trace)
                 if "resident" in size or size["cache_experts"] == 2 * below:
-                    # Before the logits are compared: nothing of it may be left.
+                    # Before the comparison of logits, which would show an intervention not undone.
                     seen.changed.append(changes(engine))
                 for length, rows in expected.items():
                     if length == max(PREFILLS) and not whole:
@@ -89,7 +89,7 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize("model_type", RUNNABLE)
 def test_a_type_is_exact(model_type, found):
-    """Prefill of 1, 7 and 130 tokens and 20 decoded ones: mlx-lm's bits, over three sizes."""
+    """Prefill of 1, 7 and 130 tokens and 20 decoded ones are bit-identical, over three sizes."""
     seen = found(model_type)
     assert seen.paths, f"tests/models.py: OVERRIDES[{model_type!r}] must ask for experts"
     assert seen.differing == []
@@ -98,9 +98,9 @@ def test_a_type_is_exact(model_type, found):
 
 @pytest.mark.parametrize("model_type", RUNNABLE)
 def test_a_types_routing_is_what_the_unpaged_model_decides(model_type, found, support):
-    """Recorded ids and weights equal those found out from the unpaged model, with no NaN.
+    """Recorded ids and weights equal those measured in the unpaged model, with no NaN.
 
-    And its routing can be changed, in the same ways whether experts are paged or resident.
+    The same interventions take effect whether experts are paged or resident.
     """
     seen = found(model_type)
     for trace in seen.traces:
@@ -125,7 +125,7 @@ def test_a_types_routing_is_what_the_unpaged_model_decides(model_type, found, su
 
 
 def test_every_module_of_mlx_lm_that_builds_a_switch_is_among_them():
-    """The types are read off mlx-lm itself: those that build a switch, and those built on them."""
+    """The list comes from mlx-lm's source: types that build a switch, and types built on them."""
     names = set(model_types())
     building = {
         path.stem
@@ -137,7 +137,7 @@ def test_every_module_of_mlx_lm_that_builds_a_switch_is_among_them():
 
 
 def test_a_type_that_cannot_be_built_says_what_to_add(tmp_path):
-    """A config that mlx-lm refuses fails with the field, and where its tiny value belongs."""
+    """If mlx-lm refuses a config, the error names the field and where to put its tiny value."""
     config = {k: v for k, v in tiny_config("olmoe").items() if k != "num_experts_per_tok"}
     config |= {"num_attention_heads": None}
     with pytest.raises(AssertionError, match=r"tiny value to TINY.*OVERRIDES\['olmoe'\]"):
@@ -145,12 +145,12 @@ def test_a_type_that_cannot_be_built_says_what_to_add(tmp_path):
 
 
 def test_few_types_cannot_be_run_here(support):
-    """At most three types are left out, each with its reason, and none that no longer exists."""
+    """At most three types are skipped, each with its reason, and all of them still exist."""
     assert len(CANNOT) <= 3 and set(CANNOT) <= set(model_types())
     for model_type, reason in CANNOT.items():
         support.record("model types", model_type, "", f"not run: {reason}", "", "")
 
 
 def test_the_table_of_types_is_what_was_found(support):
-    """docs/models.md says of every type what these tests found, and of no other."""
+    """docs/models.md lists these tests' result for every type, and no other type."""
     support.check("model types")

@@ -8,7 +8,7 @@ from outlier_jupyter.residency.policies import Policy, PolicySpec, register
 
 
 class FirstIn(Policy):
-    """What was looked up first, the first time, is evicted first."""
+    """The expert whose first lookup is oldest is evicted first."""
 
     name = "first-in"
 
@@ -27,5 +27,5 @@ SPEC = PolicySpec("first-in", "first in, first out", "the newest stay", FirstIn)
 
 
 def add() -> None:
-    """Offer it, as a package that brings it would when it is imported."""
+    """Register the policy, as an external package would when imported."""
     register(SPEC)

@@ -1,4 +1,4 @@
-"""A slot table in plain Python, as simple as possible, to compare the compiled one with."""
+"""A slot table in plain Python, as simple as possible, as reference for the compiled one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ class NaiveTable:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.recent: list[Key] = []  # the least recently used first
-        self.spare: list[Key] = []  # the first to be evicted first
+        self.recent: list[Key] = []  # least recently used first
+        self.spare: list[Key] = []  # in eviction order
         self.pinned: set[Key] = set()
 
     def order(self) -> list[Key]:
-        """The resident experts, the first to be evicted first."""
+        """The resident experts in eviction order."""
         return self.spare + [key for key in self.recent if key not in self.spare]
 
     def serve(self, keys: Sequence[Key]) -> list[Key]:
-        """Look up `keys` together and have them resident; what was evicted, in order."""
+        """Look up `keys` together and make them resident; return the evicted ones, in order."""
         missing = [key for key in keys if key not in self.recent]
         over = len(self.recent) + len(missing) - self.capacity
         may_go = [k for k in self.order() if k not in keys and k not in self.pinned]
@@ -31,7 +31,7 @@ class NaiveTable:
         return evicted
 
     def split(self, keys: Sequence[Key], uses: dict[Key, int] | None) -> list[tuple[Key, ...]]:
-        """The parts of a lookup: the resident ones first, of a prompt the most used last."""
+        """The parts of a lookup: resident experts first; in prefill the most used last."""
         room = self.capacity - len(self.pinned)
         if uses is None and len(keys) <= room:
             return [tuple(keys)]
@@ -48,7 +48,7 @@ class NaiveTable:
         return [tuple(part) for part in parts if part]
 
     def most_used(self, layer: int, uses: dict[Key, int], layers: int) -> set[Key]:
-        """What stays of a layer: what is used most, then what would be evicted last."""
+        """A layer's experts to keep: the most used, then those last in eviction order."""
         room = self.capacity - len(self.pinned)
         share = max(1, (room - max(1, room // 4)) // layers)
         most = sorted(uses, key=lambda key: -uses[key])
@@ -60,7 +60,7 @@ class NaiveTable:
         return set([*most, *before][:share])
 
     def demote_except(self, layer: int, keep: set[Key]) -> None:
-        """Evict all else of `layer` before all others."""
+        """Put the other experts of `layer` first in eviction order."""
         going = [
             key
             for key in self.order()

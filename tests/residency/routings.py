@@ -1,4 +1,4 @@
-"""Routings for tests of policies and replays: the real traces, where there are any, and others."""
+"""Routings for tests of policies and replays: synthetic, and real traces if available."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from outlier_jupyter.residency.replay import RecordedRouting
 
 
 def routing_of(experts, width: int, starts=None, bank=None) -> RecordedRouting:
-    """Call by call with `starts`, else token by token; by default one bank."""
+    """Calls begin at `starts`, by default one per token; by default there is one bank."""
     experts = np.asarray(experts, np.int16)
     layers = experts.shape[1]
     return RecordedRouting(
@@ -26,7 +26,7 @@ def routing_of(experts, width: int, starts=None, bank=None) -> RecordedRouting:
 
 @st.composite
 def routings(draw, steps: int = 12, layers: int = 3, width: int = 5, k: int = 2) -> RecordedRouting:
-    """Small ones: chunks of a prompt and single tokens, absent experts, one bank or two."""
+    """Small routings: prompt chunks and single tokens, absent experts, one bank or two."""
     steps, layers = draw(st.integers(1, steps)), draw(st.integers(1, layers))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     experts = np.argsort(rng.random((steps, layers, width)), axis=2)[:, :, :k]
@@ -38,7 +38,7 @@ def routings(draw, steps: int = 12, layers: int = 3, width: int = 5, k: int = 2)
 
 
 def drifting(seed: int, *, every: int, tokens: int = 240) -> RecordedRouting:
-    """Popularity by layer that changes `every` so many tokens: 16 layers × 64 experts, top-6."""
+    """Popularity per layer that changes every `every` tokens: 16 layers × 64 experts, top-6."""
     rng = np.random.default_rng(seed)
     base = rng.normal(0, 0.8, (16, 64))
     chosen = []
@@ -51,14 +51,14 @@ def drifting(seed: int, *, every: int, tokens: int = 240) -> RecordedRouting:
 
 
 def real_paths() -> list[Path]:
-    """Where traces of real models lie: beside the repository, or where OUTLIER_TRACES says."""
+    """The files of real models' traces, beside the repository or in OUTLIER_TRACES."""
     given = os.environ.get("OUTLIER_TRACES")
     places = [Path(given)] if given else [p / "shared/traces" for p in Path(__file__).parents]
     return sorted(path for place in places for path in place.glob("*.safetensors"))
 
 
 def real() -> dict[str, RecordedRouting]:
-    """The traces of real models, by name; none where they are not at hand."""
+    """The traces of real models, by name; none if the files are missing."""
     found = {}
     for path in real_paths():
         with safe_open(path, "np") as file:

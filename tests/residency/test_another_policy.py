@@ -1,4 +1,4 @@
-"""A policy from outside, in one file, is everywhere that the package's own are."""
+"""A policy from outside, in one file, appears wherever the package's own policies do."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def run(tiny: Path) -> Iterator[Run]:
 
 
 def test_an_engine_runs_with_it_and_the_replay_is_the_run(run: Run) -> None:
-    """It evicts as it says, exact as ever, and `what_if` finds the run's own hits."""
+    """It evicts in its own order, logits stay exact, and `what_if` finds the run's own hits."""
     assert run.trace.info.policy == "first-in"
     found = run.trace.what_if([6], ["first-in"])
     assert found.hits.item() == run.trace.hits.sum()
 
 
 def test_it_is_in_tables_figures_and_report(run: Run) -> None:
-    """By its name or its label, beside the others."""
+    """It is listed by its name or its label, beside the others."""
     assert set(run.trace.what_if([6, 12]).policy) == set(POLICIES) > {"first-in"}
     names = {line.name for line in sizes_figure(run.trace, [6, 12], None).data}
     assert "first in, first out" in names
@@ -43,7 +43,7 @@ def test_it_is_in_tables_figures_and_report(run: Run) -> None:
 
 
 def test_it_is_in_help_and_flags(run: Run) -> None:
-    """The magic's parser offers it, and says what it keeps."""
+    """The magic's parser offers it, and its help describes what it keeps."""
     text = COMMANDS["load"].parser().format_help()
     assert "first-in" in text and "the newest stay" in " ".join(text.split())
     flags: list[argparse.Action] = COMMANDS["what-if"].parser()._actions

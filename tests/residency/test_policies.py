@@ -23,14 +23,14 @@ def routed(policy: Policy, layer: int, rows) -> None:
 
 
 def passed(policy: Policy, *tokens: tuple[int, ...]) -> None:
-    """Route tokens through all layers, each choosing the same experts in every layer."""
+    """Route tokens through all layers; each token chooses the same experts in every layer."""
     for token in tokens:
         for layer in range(len(EXPERTS)):
             routed(policy, layer, [token])
 
 
 def order(policy: Policy, *keys: ExpertKey) -> list[ExpertKey]:
-    """These experts, the first to be evicted first."""
+    """These experts in eviction order."""
     return sorted(keys, key=lambda key: (policy.score[key] * policy.weight[key.layer], key))
 
 
@@ -49,14 +49,14 @@ def test_the_default_goes_by_its_old_name_too():
 
 
 def test_predictive_keeps_what_is_used_often():
-    """An expert used in most tokens outlives one used once, though that was used later."""
+    """An expert used in most tokens is kept longer than one used once, though more recently."""
     policy = Predictive(EXPERTS)
     passed(policy, (1, 2), (1, 3), (1, 4), (1, 5), (0, 6))
     assert order(policy, key(1, 1), key(1, 0)) == [key(1, 0), key(1, 1)]
 
 
 def test_predictive_evicts_first_what_the_layers_need_last():
-    """Of experts used equally, that of the layer just done is evicted before that of the next."""
+    """Of equally used experts, one of the layer just done is evicted before one of the next."""
     policy = Predictive(EXPERTS)
     passed(policy, (1, 2))
     routed(policy, 0, [[1, 2]])
@@ -66,10 +66,10 @@ def test_predictive_evicts_first_what_the_layers_need_last():
 
 
 def test_predictive_remembers_what_followed():
-    """In a sequence that comes round again, the experts that come next are kept.
+    """In a repeating sequence, the experts that come next are kept.
 
-    0-1 was followed by 2-3 every time; of the experts that were all used equally often, those two
-    are worth most when 0-1 has just been chosen, even more than those just used.
+    2-3 followed 0-1 every time; of these equally often used experts, the two score highest when
+    0-1 has just been chosen, even higher than those just used.
     """
     policy = Predictive(EXPERTS)
     round_of = [(0, 1), (2, 3), (4, 5), (6, 7)]
@@ -79,7 +79,7 @@ def test_predictive_remembers_what_followed():
 
 
 def test_predictive_takes_a_prompt_at_once_as_token_by_token():
-    """How often experts are used does not depend on how many tokens a call has."""
+    """The frequency of experts does not depend on the number of tokens per call."""
     rng = np.random.default_rng(0)
     experts = rng.integers(0, 8, (40, 3, 2))
     one, all_at_once = Predictive(EXPERTS), Predictive(EXPERTS)
@@ -93,7 +93,7 @@ def test_predictive_takes_a_prompt_at_once_as_token_by_token():
 
 
 def test_predictive_stays_sane_when_calls_break_off_or_grow():
-    """Passes that end in mid-model, wider rows and calls longer than its memory leave it whole."""
+    """Passes that end mid-model, wider rows and calls beyond its memory keep its state valid."""
     policy = Predictive(EXPERTS)
     rng = np.random.default_rng(1)
     for tokens, k, layers in ((3, 2, 2), (1, 2, 3), (MOMENTS + 5, 2, 1), (1, 4, 3), (2, 3, 3)):

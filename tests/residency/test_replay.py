@@ -1,4 +1,4 @@
-"""The replay is what the table does, fast; Belady's bound is a bound; predictive beats LRU."""
+"""The fast replay equals the table; Belady's bound is a bound; predictive beats LRU."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def without_kernel(name: str) -> PolicySpec:
 @given(routing=routings(), slots=st.integers(2, 16))
 @settings(deadline=None, max_examples=150)
 def test_the_compiled_replay_is_what_a_table_does(policy, routing, slots):
-    """For every policy, with prompts in chunks, more experts than slots, and two banks."""
+    """They agree for every policy, with prompts in chunks, more experts than slots, two banks."""
     fast = simulate(routing, policy, slots)
     by_table = simulate_in_python(routing, without_kernel(policy), slots)
     np.testing.assert_array_equal(fast.hits, by_table.hits)
@@ -51,7 +51,7 @@ def test_the_compiled_replay_is_what_a_table_does(policy, routing, slots):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_replay_of_a_long_routing_is_the_tables(name):
-    """Of real models too, token by token, whatever the policy: hit for hit."""
+    """For every policy, token by token and also on real models: hit for hit."""
     routing = CASES[name]
     routing = RecordedRouting(
         routing.experts[:60], routing.starts[:61], routing.experts_per_layer, routing.bank
@@ -65,11 +65,11 @@ def test_a_replay_of_a_long_routing_is_the_tables(name):
 
 
 STARTS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), unique=True)
-"""What is resident before a routing begins, of two layers of four experts; evicted first, first."""
+"""Experts resident at the start, of two layers × four experts, in eviction order."""
 
 
 def fewest_reads(routing: RecordedRouting, slots: int, start: list) -> int:
-    """Of all choices of what to evict, tried out: the fewest experts read, from one bank."""
+    """The fewest reads over all possible eviction choices, tried exhaustively, with one bank."""
     asked = [(layer, wanted) for layer, wanted in lookups(routing) if wanted]
     together = np.diff(routing.starts) == 1
     whole = [
@@ -96,7 +96,7 @@ def fewest_reads(routing: RecordedRouting, slots: int, start: list) -> int:
         if not missing:
             return fewest(at + 1, resident)
         over = max(0, len(resident | wanted) - slots)
-        # One token's experts stay together where they fit; of a chunk's any may go.
+        # One token's experts stay together where they fit; any of a chunk's may be evicted.
         may_go = resident - wanted if whole[at] else resident | wanted
         left = (
             (resident | wanted) - set(out) for out in itertools.combinations(sorted(may_go), over)
@@ -113,7 +113,7 @@ def fewest_reads(routing: RecordedRouting, slots: int, start: list) -> int:
 )
 @settings(deadline=None, max_examples=150)
 def test_no_choice_of_victims_reads_less_than_belady(routing, slots, start):
-    """Against every possible choice, tried out, from any start, prompts and single tokens."""
+    """Exhaustive search reads no less, from any start, for prompts and single tokens."""
     experts = sum(routing.experts_per_layer)
     start = [key for key in start if key[0] < len(routing.experts_per_layer)]
     routing = RecordedRouting(
@@ -128,7 +128,7 @@ def test_no_choice_of_victims_reads_less_than_belady(routing, slots, start):
 @settings(deadline=None, max_examples=300)
 @pytest.mark.parametrize("policy", policy_names())
 def test_no_policy_beats_belady_from_any_start(policy, routing, slots, start):
-    """At every size it reads as few at most, and token by token it hits as often at least."""
+    """At every size Belady reads at most as many, and token by token hits at least as often."""
     start = [key for key in start if key[0] < len(routing.experts_per_layer)]
     bound = simulate(routing, "belady", slots, start)
     assert bound.reads.sum() <= simulate(routing, policy, slots, start).reads.sum()
@@ -139,7 +139,7 @@ def test_no_policy_beats_belady_from_any_start(policy, routing, slots, start):
 
 @pytest.mark.parametrize("name", CASES)
 def test_belady_is_the_bound_from_what_an_earlier_run_left(name):
-    """On long routings, real ones too: its start is what another half of the routing left."""
+    """On long routings, also real ones, that start with the last experts of the first half."""
     whole = CASES[name]
     half = len(whole.experts) // 2
     later = RecordedRouting(
@@ -161,7 +161,7 @@ def test_belady_is_the_bound_from_what_an_earlier_run_left(name):
 )
 @settings(deadline=None, max_examples=100)
 def test_the_curve_is_lru_at_every_size(routing, start):
-    """Token by token: choices, reads, bytes and waits in both phases, also from a warm start."""
+    """Choices, reads, bytes and waits agree per token in both phases, also from a warm start."""
     routing = routing_of(routing.experts, 5)
     layers = routing.experts.shape[1]
     phase = np.arange(routing.calls) % 2
@@ -179,7 +179,7 @@ def test_the_curve_is_lru_at_every_size(routing, start):
 
 
 def test_the_curve_survives_its_renumbering():
-    """A routing far longer than the tree it is counted in still agrees with the replay."""
+    """A routing far longer than the tree that counts it still agrees with the replay."""
     rng = np.random.default_rng(2)
     routing = routing_of(np.argsort(rng.random((400, 2, 5)), axis=2)[:, :, :2], 5)
     curve = lru_curve(routing, np.ones(400), [1, 1])
@@ -191,7 +191,7 @@ def test_the_curve_survives_its_renumbering():
 @pytest.mark.parametrize("tokens", [0.9, 2, 4])
 @pytest.mark.parametrize("name", CASES)
 def test_predictive_closes_a_quarter_of_the_way_from_lru_to_the_bound(name, tokens):
-    """On every routing, real or made up, at every size, with the same few numbers."""
+    """On every routing, real or synthetic, at every size, with the same parameters."""
     routing = CASES[name]
     slots = round(tokens * routing.experts[0].size)
     lru, predictive, bound = (
@@ -203,7 +203,7 @@ def test_predictive_closes_a_quarter_of_the_way_from_lru_to_the_bound(name, toke
 
 
 def test_routings_one_after_the_other_are_one():
-    """The second run's outcome, from a cache and a memory that the first left."""
+    """The second run starts with the first one's cache and policy state."""
     whole = drifting(3, every=50, tokens=80)
     parts = [
         RecordedRouting(
@@ -219,7 +219,7 @@ def test_routings_one_after_the_other_are_one():
 
 @pytest.mark.parametrize("policy", policy_names())
 def test_a_failed_read_is_forgotten_by_every_policy(policy):
-    """What could not be read is in no order of eviction."""
+    """An expert whose read failed is in no eviction order."""
     table = SlotTable(2, make_policy(policy, (4,)))
     table.routed(0, np.array([[0, 1]]))
     good, bad = table.reserve([ExpertKey(0, 0), ExpertKey(0, 1)]).placements

@@ -1,4 +1,4 @@
-"""Slots are never lost or shared, and LRU is what it says, for any sequence of requests."""
+"""For any sequence of requests no slot is lost or shared, and LRU evicts in LRU order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def table_of(capacity: int, policy: str = "lru") -> SlotTable:
 
 
 def serve(table: SlotTable, keys, fail=frozenset()):
-    """Reserve, then commit or release as a pager does; returns the plan."""
+    """Reserve, then commit or release like a pager; return the plan."""
     plan = table.reserve(keys)
     for placement in plan.placements:
         (table.release if placement.key in fail else table.commit)(placement)
@@ -44,7 +44,7 @@ def test_every_slot_is_always_in_one_state(requests, capacity, fail):
 @settings(deadline=None)
 @given(requests=REQUESTS, capacity=st.integers(4, 12))
 def test_lru_evicts_the_least_recently_used(requests, capacity):
-    """Against a plain ordered dictionary: the same hits and the same victims, in order."""
+    """A plain ordered dictionary has the same hits and the same evictions, in order."""
     table, order = table_of(capacity), OrderedDict()
     for keys in requests:
         plan = serve(table, keys)
@@ -77,7 +77,7 @@ def test_pinned_experts_are_never_evicted(policy, requests, pinned):
 
 
 def test_pins_leave_a_slot_for_the_others():
-    """As many pins as slots are refused, and then none is pinned."""
+    """As many pins as slots are refused, and then no expert is pinned."""
     table = table_of(2)
     with pytest.raises(ValueError, match="2 pinned experts leave none of 2 slots"):
         table.pin([ExpertKey(0, 0), ExpertKey(0, 1)])
@@ -87,7 +87,7 @@ def test_pins_leave_a_slot_for_the_others():
 @settings(deadline=None)
 @given(held=st.lists(KEYS, max_size=4, unique=True), keys=st.lists(KEYS, min_size=1, unique=True))
 def test_a_lookup_is_split_into_parts_that_fit_with_resident_keys_first(held, keys):
-    """Parts have every key once, fit the slots, and no resident key is in a later part."""
+    """The parts have each key once and fit the slots; no resident key is in a later part."""
     table = table_of(4)
     serve(table, held)
     parts = table.split(keys)
@@ -99,7 +99,7 @@ def test_a_lookup_is_split_into_parts_that_fit_with_resident_keys_first(held, ke
 @settings(deadline=None)
 @given(requests=REQUESTS, sizes=st.lists(st.integers(4, 12), min_size=1, max_size=6))
 def test_resizing_keeps_the_newest_and_every_slot_in_one_state(requests, sizes):
-    """The last used stay, in their slots or moved as returned; no other slot changes."""
+    """The last used experts stay, in their slots or moved as returned; no other slot changes."""
     table, order = table_of(4), OrderedDict()
     for turn, size in enumerate(sizes):
         for keys in requests[turn :: len(sizes)]:
@@ -124,7 +124,7 @@ def test_resizing_keeps_the_newest_and_every_slot_in_one_state(requests, sizes):
 
 
 def test_a_table_with_a_read_under_way_does_not_shrink():
-    """A slot that is being read into cannot be given up."""
+    """A slot with a read under way cannot be removed."""
     table = table_of(3)
     plan = table.reserve([ExpertKey(0, 0)])
     with pytest.raises(ValueError, match="1 slots are reserved"):
@@ -136,7 +136,7 @@ def test_a_table_with_a_read_under_way_does_not_shrink():
 
 
 def test_more_keys_than_slots_change_nothing():
-    """Asking for too much at once is refused before anything is evicted."""
+    """A lookup of more experts than slots is refused before anything is evicted."""
     table = table_of(2)
     serve(table, [ExpertKey(0, 0), ExpertKey(0, 1)])
     with pytest.raises(ValueError, match="3 experts at once do not fit 2 slots"):
@@ -146,20 +146,20 @@ def test_more_keys_than_slots_change_nothing():
 
 
 def test_a_table_needs_a_slot():
-    """No slots, no table."""
+    """A table without slots is refused."""
     with pytest.raises(ValueError, match="give 1 or more"):
         table_of(0)
 
 
 USES = st.dictionaries(st.integers(0, 5), st.integers(1, 9), min_size=1)
 CHUNKS = st.lists(st.tuples(st.integers(0, 2), USES, st.booleans()))
-"""Lookups, of layers: the experts and how often they are used, and whether it is a prompt's."""
+"""Lookups: the layer, its experts with their number of uses, and whether it is prefill."""
 
 
 @settings(deadline=None, max_examples=300)
 @given(chunks=CHUNKS, capacity=st.integers(2, 12), pinned=st.sets(KEYS, max_size=3))
 def test_prompts_and_tokens_are_served_as_plain_lists_would(chunks, capacity, pinned):
-    """The same parts, hits, evictions, order and favourites, lookup by lookup."""
+    """Parts, hits, evictions, order and most used experts agree, lookup by lookup."""
     table, naive = table_of(capacity), NaiveTable(capacity)
     if len(pinned) < capacity:
         table.pin(pinned)

@@ -1,4 +1,4 @@
-"""Text comes out once, whole, and ends before the first stop word, however it is cut up."""
+"""The stream emits all text once, up to the first stop word, however tokens split it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WORDS = st.lists(st.text("ab<", min_size=1, max_size=4), max_size=3)
 
 
 class Pieces:
-    """A detokenizer that lets go of prepared pieces; token n is piece n."""
+    """A detokenizer that emits prepared pieces; token n is piece n."""
 
     def __init__(self, pieces: list[str], rest: str) -> None:
         self.pieces, self.rest, self.last_segment = pieces, rest, ""
@@ -31,10 +31,10 @@ def until_stop(text: str, words: list[str]) -> str:
 
 @given(pieces=st.lists(TEXT, max_size=12), rest=TEXT, words=WORDS)
 def test_the_text_is_all_of_it_up_to_the_first_stop_word(pieces, rest, words):
-    """Deltas add up to `text`, which is the whole text cut where the first stop word begins.
+    """Deltas join to `text`, the whole text up to the start of the first stop word.
 
-    When a word's end comes with a later piece than another's, the one that is complete first ends
-    the run, as it must in a stream.
+    If two stop words end in different pieces, the first to be complete ends the run, as it must
+    in a stream.
     """
     transcript, seen, deltas = Transcript(Pieces(pieces, rest), words), "", []
     for token, piece in enumerate(pieces):
@@ -50,7 +50,7 @@ def test_the_text_is_all_of_it_up_to_the_first_stop_word(pieces, rest, words):
 
 
 def test_what_may_become_a_stop_word_is_held_back():
-    """A beginning of a stop word is not shown until it is known to be none."""
+    """A possible prefix of a stop word is not shown until it is known not to be one."""
     transcript = Transcript(Pieces(["one <", "/", "end", "x"], ""), ["</s>"])
     assert transcript.add(0) == "one "
     assert transcript.add(1) == ""
@@ -59,7 +59,7 @@ def test_what_may_become_a_stop_word_is_held_back():
 
 
 def test_the_end_lets_go_of_what_was_held_back():
-    """A run that ends in the middle of a stop word's beginning loses no text."""
+    """A run that ends within a prefix of a stop word loses no text."""
     transcript = Transcript(Pieces(["a<"], "</"), ["</s>"])
     assert transcript.add(0) == "a"
     assert transcript.finish() == "<</"
@@ -68,7 +68,7 @@ def test_the_end_lets_go_of_what_was_held_back():
 
 
 class Counted(str):
-    """A stop word that counts how often a part of it is taken."""
+    """A stop word that counts how often it is sliced."""
 
     taken = 0
 
@@ -78,7 +78,7 @@ class Counted(str):
 
 
 def test_a_stop_word_of_a_megabyte_is_looked_for_as_far_as_the_text_goes():
-    """Not once for each of its own characters."""
+    """The search does not slice the stop word once for each of its characters."""
     transcript = Transcript(Pieces(["ab", "b<", "ab"], ""), [Counted("ab<" * 333_333)])
     message = [transcript.add(n) for n in range(3)]
     assert "".join(message) == "abb<" and transcript.finish() == "ab"

@@ -23,7 +23,7 @@ def most_used(run):
 
 
 def test_an_expert_s_tokens_are_those_that_chose_it(runs):
-    """Over all runs: steps, weights, hits and texts, each looked up by hand."""
+    """Over all runs: steps, weights, hits and texts, each taken from the arrays by hand."""
     expert = most_used(runs["the other"])
     found = tokens_of(runs, 1, expert)
     wanted = 0
@@ -50,7 +50,7 @@ def test_an_expert_s_tokens_are_those_that_chose_it(runs):
 
 
 def test_a_span_s_experts_are_those_it_chose(runs):
-    """Numbers as in the live view, a slice with its end: counted by hand."""
+    """A span has the live view's numbers and includes its end; the test counts by hand."""
     run = runs["first of two"]
     found = run.experts_of(slice(2, 5))
     steps = np.flatnonzero(run.trace.produced >= 0)[1:5]
@@ -72,7 +72,7 @@ def test_a_span_s_experts_are_those_it_chose(runs):
 
 
 def test_back_and_forth_agree(runs):
-    """The experts of a token have that token among theirs."""
+    """A token's experts have that token among their tokens."""
     run = runs["the other"]
     for row in run.experts_of(4).frame.itertuples():
         assert run.step_of(4) in run.tokens_of(row.layer, row.expert).frame.step.tolist()
@@ -94,7 +94,7 @@ def test_a_loaded_run_knows_its_texts_and_a_bare_trace_its_steps(runs, tmp_path)
 
 
 def test_what_is_not_there_says_so(runs):
-    """No such expert, token, span or run: one sentence."""
+    """One sentence refuses an expert, token, span or run that does not exist."""
     run = runs["the other"]
     with pytest.raises(OptionError, match="no expert 1:8: it has 3 MoE layers, layer 1 has 8"):
         tokens_of(run, 1, 8)

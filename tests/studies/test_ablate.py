@@ -60,7 +60,7 @@ def test_changes_and_divergences_are_those_of_the_unpaged_model(found, engine, t
             other = unpaged(tiny, masks, tokens, first)
             changes = (other - exact)[own]
             divergences = (np.exp(exact) * (exact - other)).sum(1)
-            if np.ndim(change) == 0:  # of random masks the means alone are kept
+            if np.ndim(change) == 0:  # random masks keep only the means
                 changes, divergences = changes.mean(), divergences.mean()
             np.testing.assert_allclose(change, changes, rtol=1e-3, atol=1e-4)
             np.testing.assert_allclose(kl, divergences, rtol=1e-3, atol=1e-5)
@@ -78,7 +78,7 @@ def as_layers(mask) -> dict[int, list[int]]:
 
 
 def test_random_masks_are_of_equal_size_in_the_same_layers(found, engine):
-    """Two of layer 0 and one of layer 2, each time; the seed brings them back, another does not."""
+    """Each has two of layer 0 and one of layer 2; the same seed repeats them, another does not."""
     assert len(found.masks) == 9
     for mask in found.masks:
         assert {layer: len(set(e)) for layer, e in as_layers(mask).items()} == {0: 2, 2: 1}
@@ -90,7 +90,7 @@ def test_random_masks_are_of_equal_size_in_the_same_layers(found, engine):
 
 
 def test_chance_is_told_as_an_interval_and_a_rank(found):
-    """Quantiles and the share of masks that cost as much, over prompts and of each."""
+    """Quantiles and the share of masks that cost as much, over all prompts and per prompt."""
     weights = found.tokens / found.tokens.sum()
     chance = found.random[:, :, 1] @ weights
     np.testing.assert_allclose(found.by_chance("kl"), chance)
@@ -105,7 +105,7 @@ def test_chance_is_told_as_an_interval_and_a_rank(found):
 
 
 def test_the_table_has_each_mask_and_each_token(found):
-    """A row per prompt and mask, or per token."""
+    """The table has a row per prompt and mask, or per token."""
     masks, tokens = found.to_pandas(), found.to_pandas("tokens")
     assert len(masks) == 2 * 10 and set(masks["mask"]) == {
         "asked",
@@ -120,7 +120,7 @@ def test_the_table_has_each_mask_and_each_token(found):
 
 
 def test_enough_random_masks_need_no_caution(found):
-    """From 19 on p may be 0.05; the interval holds 95 % of them, and no more than it must."""
+    """From 19 masks p can be 0.05; the interval contains 95 % of them, and few more."""
     many = replace(
         found, masks=found.masks * 12, random=np.random.default_rng(0).random((108, 2, 2))
     )
@@ -131,7 +131,7 @@ def test_enough_random_masks_need_no_caution(found):
 
 
 def test_random_masks_among_what_the_texts_use(engine):
-    """Each expert drawn was chosen by a token of the text, as a run of it shows."""
+    """A token of the text chose each drawn expert, as a run of the text shows."""
     found = ablate(engine, "hello there", "0:1", draws=12, among="used", max_tokens=6, quiet=True)
     run = engine.generate("hello there", max_tokens=6)
     used = set(run.trace.experts[:, 0].ravel().tolist())
@@ -141,7 +141,7 @@ def test_random_masks_among_what_the_texts_use(engine):
 
 
 def test_stopped_it_keeps_the_masks_that_were_scored(engine, monkeypatch):
-    """Ctrl-C keeps the complete random masks, and the text has their number."""
+    """Ctrl-C keeps the complete random masks, and the text gives their number."""
     from outlier_jupyter.studies import ablate as ablation
 
     calls = []
@@ -171,13 +171,13 @@ def test_stopped_it_keeps_the_masks_that_were_scored(engine, monkeypatch):
     ],
 )
 def test_what_cannot_be_is_one_sentence(engine, options, message):
-    """Refused before anything is run."""
+    """One sentence refuses it before anything is run."""
     with pytest.raises(OptionError, match=message):
         ablate(engine, "hello", **options, quiet=True)
 
 
 def test_the_figure_shows_what_was_found_and_needs_no_colour(found):
-    """A sign of its own for the masked experts, each random mask, and the interval of these."""
+    """The masked experts, each random mask, and the interval have different symbols."""
     figure = found.figure()
     options = [part for part in figure.data if part.name == "the masked experts"]
     for part, what in zip(options, ("change", "kl"), strict=True):

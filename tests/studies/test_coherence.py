@@ -1,4 +1,4 @@
-"""The rule by which a text is called coherent, at its edges and on the texts it is meant for."""
+"""The rule for coherent text, at its limits and on the kinds of text that it classifies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WORDS = list(range(200))
 
 
 def test_shares_are_counted():
-    """Of runs of four those that occurred before; of 64 tokens the least distinct stretch."""
+    """The share of repeated 4-grams, and the smallest share of distinct tokens in any 64."""
     assert repeated_share([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
     assert repeated_share(WORDS) == 0 and repeated_share([7] * 24) == pytest.approx(20 / 21)
     assert math.isnan(repeated_share([1, 2, 3, 4]))
@@ -27,19 +27,19 @@ def test_shares_are_counted():
     [
         (WORDS, "coherent"),
         ([*range(12)] * 10, "repeats itself"),  # a loop of a sentence
-        ([*range(30), *range(30)], "coherent"),  # said twice: 27 of 57 runs
-        ([7] * 31, "coherent"),  # too short to be called repetition
+        ([*range(30), *range(30)], "coherent"),  # repeated once: 27 of 57 4-grams
+        ([7] * 31, "coherent"),  # too short for repetition
         ([7] * 32, "repeats itself"),
         (np.random.default_rng(0).integers(0, 12, 120).tolist(), "made of few tokens"),
     ],
 )
 def test_repetition_and_poverty_are_seen(tokens, message):
-    """Loops, few tokens, and neither; the text's own likelihood is fine."""
+    """Loops, few distinct tokens, and neither, with a normal likelihood of the text."""
     assert verdict(tokens, -1.0, -1.0) == message
 
 
 def test_what_the_model_itself_finds_unlikely_is_incoherent():
-    """More than two nats a token below its own answer; exactly two is not, nor is a better one."""
+    """The limit is more than two nats per token below the model's own answer; two is coherent."""
     assert verdict(WORDS, -2.6, -0.5) == "unlikely to the model itself"
     assert verdict(WORDS, -2.5, -0.5) == verdict(WORDS, -0.2, -0.5) == "coherent"
     assert verdict([1, 2], -9.0, -0.5) == "unlikely to the model itself"

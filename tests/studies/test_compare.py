@@ -35,7 +35,7 @@ def test_runs_are_compared_under_their_names() -> None:
 
 
 def test_the_experts_that_part_are_those_of_the_shares() -> None:
-    """Shares are counted, p is below the limit, and the surest come first."""
+    """Shares are counted, p is at most the limit, and the smallest p comes first."""
     a, b = sticky(1), sticky(2, liking=5)
     rows = compare([a, b], permutations=99).experts()
     assert rows and all(row.p <= 0.05 for row in rows)
@@ -47,7 +47,7 @@ def test_the_experts_that_part_are_those_of_the_shares() -> None:
 
 
 def test_the_token_that_parts_is_named() -> None:
-    """A token that alone chose what the other run never does leads the list."""
+    """Tokens that chose experts which the other run rarely chooses lead the list."""
     a, b = sticky(1), sticky(2)
     a.experts[123] = b.experts[123] = -1
     rare = [
@@ -60,7 +60,7 @@ def test_the_token_that_parts_is_named() -> None:
 
 
 def test_equal_caches_and_starting_caches() -> None:
-    """Replays begin alike whatever the runs began with; unlike beginnings are warned of."""
+    """Replays start from equal caches; a warning reports different starting caches."""
     a, b = build(steps=60, seed=1), build(steps=60, seed=2)
     warm = replace(b, resident_at_start=np.array([[0, 1], [1, 2]], np.int16))
     found = compare([warm, a], permutations=9)
@@ -75,7 +75,7 @@ def test_equal_caches_and_starting_caches() -> None:
 
 
 def test_domains_are_held_against_experts() -> None:
-    """Runs of one word are one domain, whose experts tell of it; one domain is refused."""
+    """Runs with one label are one domain, and experts depend on it; a single domain is refused."""
     runs = [sticky(1), sticky(2), sticky(3, liking=5)]
     found = compare(runs, domains=["prose", "prose", "code"], permutations=99)
     assert found.domains is not None
@@ -89,7 +89,7 @@ def test_domains_are_held_against_experts() -> None:
 
 
 def test_what_cannot_be_compared_is_said() -> None:
-    """One run, a pair that is not there, clusters of two."""
+    """One run, an invalid pair, or clusters of two runs are one sentence each."""
     with pytest.raises(OptionError, match="two or more"):
         compare([sticky(1)])
     found = compare([sticky(1), sticky(2)], permutations=9)
@@ -100,7 +100,7 @@ def test_what_cannot_be_compared_is_said() -> None:
 
 
 def test_real_runs_align_and_repeat() -> None:
-    """Prompts and answers are aligned; repeats are kept, the last first; one text parts nowhere."""
+    """Prompts and answers are aligned; repeats are kept; a text aligns with itself completely."""
     with load("demo", cache_experts=24) as engine:
         runs = [engine.generate("What is an expert?", max_tokens=12) for _ in range(3)]
         other = engine.generate("What is a cache?", max_tokens=12)
@@ -119,7 +119,7 @@ def test_real_runs_align_and_repeat() -> None:
 
 
 def test_a_spread_of_nothing_is_nan() -> None:
-    """Where no token was decoded there is no speed to give."""
+    """If no token was decoded, the speed is NaN."""
     spread = Spread.of(
         [
             build(steps=4, prompt=4)
@@ -130,7 +130,7 @@ def test_a_spread_of_nothing_is_nan() -> None:
 
 
 def test_a_comparison_shows_itself_as_html() -> None:
-    """Texts side by side with what differs marked, findings, caches; escaped, no script."""
+    """HTML has the texts with differences marked, findings and caches; escaped, no script."""
     one = Run("Say <b>one</b> word", "", "The answer is one.", NONE, "stop", sticky(1))
     other = replace(
         one, prompt="Say two words", text="The answer is two.", trace=sticky(3, liking=5)

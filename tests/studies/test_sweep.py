@@ -25,7 +25,7 @@ def found(engine):
 
 
 def test_every_setting_answers_every_prompt_each_round(found, engine):
-    """The runs are those that the engine makes by itself with the same options."""
+    """The runs equal those of the engine with the same options."""
     options = [(row.setting["top_k"], row.prompt, row.repeat) for row in found.rows]
     assert options == [(k, p, r) for r in (0, 1) for k in (1, 2, 3) for p in (0, 1)]
     for row in found.rows:
@@ -35,11 +35,11 @@ def test_every_setting_answers_every_prompt_each_round(found, engine):
 
 
 def test_the_loss_is_that_of_a_run_that_measures_it(found, engine):
-    """KL and agreement equal what `measure_loss` finds token by token; the own top-k loses none."""
+    """KL and agreement equal those of `measure_loss` per token; the model's own top-k loses 0."""
     for row in found.rows[:6]:
         options = {"max_tokens": 6, "top_k": row.setting["top_k"], "measure_loss": True}
         summary = engine.generate(PROMPTS[row.prompt], **options).summary()
-        # Read in one go or token by token, sums are rounded in another order.
+        # Whole-text and token-by-token evaluation round sums in different orders.
         assert row.kl == pytest.approx(summary.kl, rel=0.02, abs=1e-5)
         assert row.top1_agreement == pytest.approx(summary.top1_agreement)
         if row.setting["top_k"] == 2:
@@ -83,7 +83,7 @@ def test_the_record_tells_all_it_takes_to_do_it_again(found, tmp_path):
 
 
 def test_sizes_and_policies_are_combined_and_an_engine_gets_its_size_back(engine):
-    """What only loading can change is run on an engine of its own; nothing of it is lossy."""
+    """Options fixed at loading run on a separate engine; none of them is lossy."""
     found = sweep(engine, cache_experts=[4, 12], policy=["lru", "predictive"], prompts="hi",
                   max_tokens=3, quiet=True)  # fmt: skip
     assert [(row.setting["policy"], row.slots) for row in found.rows] == [
@@ -95,7 +95,7 @@ def test_sizes_and_policies_are_combined_and_an_engine_gets_its_size_back(engine
 
 
 def test_a_study_s_own_runs_are_nobody_s_last(engine):
-    """After a sweep, an ablation, or one that was stopped, the last run is the one before."""
+    """After a sweep, an ablation, or a stopped one, the last run is the user's own."""
     mine = engine.generate("hello", max_tokens=2)
     sweep(engine, top_k=[1, 2], prompts="hi", max_tokens=2, quiet=True)
     assert engine.last_run is mine
@@ -109,7 +109,7 @@ def test_a_study_s_own_runs_are_nobody_s_last(engine):
 
 
 def test_stopped_it_keeps_what_is_whole(engine, monkeypatch):
-    """Ctrl-C during a run keeps the runs before it, with `stopped` set."""
+    """Ctrl-C during a run keeps the earlier runs, with `stopped` set."""
     real, calls = engine.generate, []
 
     def generate(prompt, **options):
@@ -142,7 +142,7 @@ def test_stopped_it_keeps_what_is_whole(engine, monkeypatch):
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_run(engine, options, message):
-    """One sentence; the run before is still the last."""
+    """One sentence refuses it; the previous run is still the last one."""
     before = engine.last_run
     with pytest.raises(OptionError, match=message):
         sweep(engine, **options, quiet=True)
@@ -150,7 +150,7 @@ def test_what_cannot_be_is_refused_before_anything_is_run(engine, options, messa
 
 
 def test_a_story_that_repeats_is_told_in_the_verdict(found):
-    """The rows' verdicts are the rule's, of the answer's tokens and likelihood."""
+    """A row's verdict is that of the coherence rule for the answer's tokens and likelihood."""
     for row in found.rows:
         unlikely = row.log_probability < row.own_log_probability - 2
         assert row.verdict == ("unlikely to the model itself" if unlikely else "coherent")
@@ -158,7 +158,7 @@ def test_a_story_that_repeats_is_told_in_the_verdict(found):
 
 
 def test_the_figure_has_every_run_and_its_range_and_no_middle_of_few(found):
-    """Rings for runs, a bar from the lowest to the highest, words, units; of four no median."""
+    """Rings for runs, a bar from lowest to highest, labels, units; no median of only four runs."""
     figure = found.figure()
     rings = [part for part in figure.data if part.name == "a run"]
     assert sum(len(part.y) for part in rings) == 2 * len(found.rows)
@@ -175,7 +175,7 @@ def test_the_figure_has_every_run_and_its_range_and_no_middle_of_few(found):
 
 
 def test_what_is_too_few_or_too_short_to_tell_is_said(found):
-    """In the words, the record and the figure: runs, different prompts, and short answers."""
+    """Text, record and figure have cautions on few runs, few prompts and short answers."""
     runs, prompts, short = found.cautions
     assert runs.startswith("too few runs") and "4 each" in runs
     assert prompts.startswith("too few prompts") and "2 each" in prompts

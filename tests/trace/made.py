@@ -1,4 +1,4 @@
-"""Traces made from a routing and a machine of known costs, for tests of what is fitted to them."""
+"""Traces of a routing on a simulated machine with known costs, for tests of fits to them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from outlier_jupyter.trace import CALL, EVICTION, READ, Trace, TraceInfo
 from outlier_jupyter.trace.schema import LAYER_PARTS
 
 NBYTES, COMPUTE, WAIT, PER_BYTE = 1_000_000, 20_000_000, 90_000, 0.4
-"""Of an expert; of a token, a layer that waits, and a byte, in nanoseconds."""
+"""Bytes of an expert; nanoseconds per token, per waiting layer and per byte."""
 
 
 def timed_trace(routing: RecordedRouting, slots: int = 250, slowing: float = 0.0) -> Trace:
-    """Decode of `routing`, one token a call, on a machine whose computing wavers by 1 %.
+    """Decode of `routing`, one token per call, on a machine whose compute time varies by 1 %.
 
     Args:
-        slowing: nanoseconds that each read of a call makes all of its layers' computing longer, as
-            a machine does that is busy just then. Times of layers are then recorded as well.
+        slowing: nanoseconds that each read of a call adds to the compute of all its layers, as on
+            a machine that is busy then. If given, times of layers are recorded as well.
     """
     outcome = simulate(routing, "predictive", slots)
     rng = np.random.default_rng(0)

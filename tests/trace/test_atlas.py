@@ -14,7 +14,7 @@ from tests.trace.test_routing_measures import routed
 
 
 def planted(steps: int = 240) -> tuple[np.ndarray, list[str]]:
-    """Digits choose experts 0 to 3, words 4 to 7, and some of each choose anything."""
+    """Digits choose experts 0 to 3, words 4 to 7, and some of each choose any expert."""
     rng = np.random.default_rng(0)
     words = ["digit" if rng.random() < 0.4 else "word" for _ in range(steps)]
     out = np.zeros((steps, 3, 2), np.int64)
@@ -26,7 +26,7 @@ def planted(steps: int = 240) -> tuple[np.ndarray, list[str]]:
 
 
 def test_places_are_those_of_correspondence_analysis() -> None:
-    """The places are the leading eigenvectors of the normalised co-activation, made dense."""
+    """The places are the leading eigenvectors of the dense normalised co-activation."""
     trace = sticky(1, 150)
     found = at.atlas([trace])
     table = np.zeros((150, 4 * 16))
@@ -52,7 +52,7 @@ def test_places_are_those_of_correspondence_analysis() -> None:
 
 
 def test_units_of_one_class_lie_together_and_are_coloured_by_it() -> None:
-    """Planted groups fall apart on the first axis, and each unit has its group's class."""
+    """Planted groups separate on the first axis, and each unit has its group's class."""
     experts, words = planted()
     found = at.atlas([routed(experts, (8,) * 3)], [words])
     assert len(found.layer) == 24
@@ -73,8 +73,8 @@ def test_units_of_one_class_lie_together_and_are_coloured_by_it() -> None:
 
 
 def test_labels_dealt_by_chance_colour_hardly_any_unit() -> None:
-    """When labels say nothing of routing, no more units have a class than the false discovery
-    rate lets through.
+    """When labels are independent of routing, no more units have a class than the false discovery
+    rate allows.
     """
     rng = np.random.default_rng(3)
     trace = sticky(1, 400)
@@ -104,7 +104,7 @@ SIGNS = {" 42": "digit", " the": "word", "é": "word", "\n\n": "whitespace", ","
 
 @pytest.mark.parametrize(("text", "expected"), SIGNS.items())
 def test_a_token_has_the_class_of_its_first_sign(text: str, expected: str) -> None:
-    """The first character but spaces decides; an empty text is `other`."""
+    """The first character that is not a space decides; an empty text is `other`."""
     assert at.token_class(text) == expected
     assert at.token_classes(np.array([7, 7]), lambda ids: text) == [expected] * 2
 

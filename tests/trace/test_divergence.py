@@ -1,4 +1,4 @@
-"""Divergences against SciPy, tests against chance, and alignments that lose nothing."""
+"""Divergences against SciPy, significance tests, and alignments that lose nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.trace.test_routing_measures import routed, routings
 def sticky(
     seed: int, steps: int = 300, stays: float = 0.0, liking: int = 0, layers: int = 4
 ) -> Trace:
-    """Top-2 of 16 experts by a skewed law (`liking`), each token like the last with `stays`."""
+    """Top-2 of 16 experts, skewed by `liking`; `stays` is the probability of a repeated token."""
     taste = np.random.default_rng(liking).normal(size=(layers, 16))
     rng = np.random.default_rng(seed)
     out = np.zeros((steps, layers, 2), np.int64)
@@ -32,7 +32,7 @@ def sticky(
 
 @given(st.integers(0, 2**32), st.integers(1, 6))
 def test_divergence_is_scipys(seed: int, experts: int) -> None:
-    """Jensen–Shannon in bits is the square of SciPy's distance; of nothing it is NaN."""
+    """Jensen–Shannon in bits is the square of SciPy's distance; without data it is NaN."""
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 5, (2, 3, experts))
     for layer, found in enumerate(p.divergence(a, b)):
@@ -53,7 +53,7 @@ def test_what_is_the_same_is_no_finding() -> None:
 
 
 def test_what_differs_is_found_with_its_experts() -> None:
-    """A layer with another law is found, the others are not, and its interval excludes chance."""
+    """A layer with another distribution is found, others are not; its interval excludes chance."""
     a, b = sticky(1), sticky(2)
     other = b.experts.copy()
     other[:, 2] = 15 - other[:, 2]
@@ -67,7 +67,7 @@ def test_what_differs_is_found_with_its_experts() -> None:
 
 
 def test_sticky_routing_is_dealt_in_longer_blocks() -> None:
-    """Tokens routed each by itself stay alike for one token, sticky ones for their known time."""
+    """Independent tokens have a correlation time of one token, sticky ones their known time."""
     assert p.correlation_time(sticky(1, 2000)) == pytest.approx(1, abs=0.2)
     # Kept with probability 0.8, the correlation at lag l is 0.8^l: 1 + 2 · 4 = 9, less its tail.
     assert p.correlation_time(sticky(1, 2000, 0.8)) == pytest.approx(9, rel=0.2)
@@ -77,7 +77,7 @@ def test_sticky_routing_is_dealt_in_longer_blocks() -> None:
 
 
 def test_too_few_tokens_are_no_finding() -> None:
-    """If blocks cannot be long enough there is a caution and no finding."""
+    """If blocks cannot be long enough, there is a caution and no finding."""
     found = p.part(sticky(1, 60, 0.8), sticky(2, 60, 0.8, liking=9), permutations=199)
     assert "too" in found.caution and not len(found.differing())
     assert found.js.min() > 0.1
@@ -100,7 +100,7 @@ def test_an_interval_holds_the_divergence_of_the_laws() -> None:
 
 @given(routings(), routings())
 def test_leanings_leave_the_token_itself_out(a: Trace, b: Trace) -> None:
-    """A token's bits are those of smoothed shares, its own counted without it."""
+    """A token's bits are those of smoothed shares; its own run's share excludes the token."""
     if a.info.experts_per_layer != b.info.experts_per_layer:
         b = routed(a.experts[::-1].copy(), a.info.experts_per_layer)
     found = p.log_share_ratios(a, b)
@@ -146,7 +146,7 @@ def test_runs_of_other_models_are_refused() -> None:
 
 @given(st.text("ab c1.\n", max_size=30), st.text("ab c1.\n", max_size=30))
 def test_an_alignment_keeps_both_texts(first: str, second: str) -> None:
-    """Joined, each side is its text; what is the same is the same."""
+    """The segments of each side join to its text, and those marked the same are equal."""
     found = aligned(pieces(first), pieces(second))
     assert "".join(s.first for s in found) == first
     assert "".join(s.second for s in found) == second

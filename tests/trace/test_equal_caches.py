@@ -1,4 +1,4 @@
-"""A replay from equal caches reads what a naive LRU would, and what the engine did."""
+"""A replay from equal caches has the reads of a naive LRU and of the engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.trace.test_routing_measures import routed, routings
 
 @given(routings(), st.integers(7, 20), st.booleans())
 def test_token_by_token_it_is_a_naive_lru(trace: Trace, slots: int, warm: bool) -> None:
-    """Hits and reads are those of an ordered dictionary that forgets the least recently used.
+    """Hits and reads are those of an ordered dictionary that evicts the least recently used.
 
     The experts of one lookup count as used in the order of their numbers, resident or not.
     """
@@ -55,6 +55,6 @@ def test_it_is_what_the_engine_did(tmp_path: Path) -> None:
 
 
 def test_a_cache_without_slots_is_refused() -> None:
-    """No slot, no cache: one sentence."""
+    """One sentence refuses a cache without slots."""
     with pytest.raises(OptionError, match="holds no expert"):
         replay_lru(routed(np.zeros((2, 1, 1)), (2,)), 0)

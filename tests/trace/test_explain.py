@@ -1,4 +1,4 @@
-"""Why a token was slow: parts that add up, and a cause for each read that can be checked."""
+"""Why a token was slow: parts that add up, and a verifiable cause for each read."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from outlier_jupyter.trace.what_if import routing_of
 
 @pytest.fixture(scope="module", params=["mlx", "auto"])
 def run(tiny, request):
-    """With a prompt in chunks and a cache that is too small, after a run that left it warm."""
+    """A run with a chunked prompt and a small cache that an earlier run has warmed."""
     with outlier_jupyter.load(tiny, cache_experts=10, kernels=request.param) as engine:
         engine.generate("the first leaves something in the cache", max_tokens=3)
         return engine.generate("explained", max_tokens=20, prefill_chunk=4)
 
 
 def test_the_parts_of_every_token_add_up_to_its_time(run):
-    """Within 2 %, for calls and for tokens, and hardly anything is nobody's."""
+    """They add up within 2 %, for calls and for tokens, and `other` is at most 2 %."""
     for call, parts in zip(run.trace.calls, zip(*parts_of_calls(run.trace).values(), strict=True),
                            strict=True):  # fmt: skip
         known = dict(zip(PARTS, parts, strict=True))
@@ -39,14 +39,14 @@ def test_the_parts_of_every_token_add_up_to_its_time(run):
 
 
 def test_what_cannot_be_told_apart_is_not(run):
-    """MLX's kernels have one part for computing; compiled ones have dense parts and experts."""
+    """MLX's kernels have one part for compute; compiled ones have dense parts and experts."""
     known = {name for name, value in parts_of_calls(run.trace).items() if not np.isnan(value).any()}
     apart, together = {"dense", "experts", "route"}, {"compute", "graph"}
     assert known == set(PARTS) - (together if run.trace.info.kernels == "cpu" else apart)
 
 
 def test_a_layer_s_parts_are_those_of_its_call(run):
-    """Look-up, waiting and experts of all layers sum up to the call's, but for microseconds."""
+    """Lookup, waiting and experts sum over the layers to the call's, to within microseconds."""
     trace = run.trace
     for name, at in (("route_ns", 1), ("lookup_ns", 2), ("read_wait_ns", 3), ("experts_ns", 5)):
         of_layers = trace.layer_us[:, :, at].sum(axis=1) * 1000
@@ -65,7 +65,7 @@ def told_by_events(trace: Trace, first: int, layer: int, expert: int):
 
 
 def test_each_miss_has_its_cause(run):
-    """Read or not, evicted when and for whom, and what Belady's cache had: all by other means."""
+    """Reads, evictions, evicting experts and Belady's hits agree with separate computations."""
     trace = run.trace
     routing = routing_of(trace)
     bound = simulate(routing, "belady", 10)
@@ -90,7 +90,7 @@ def test_each_miss_has_its_cause(run):
             assert (miss.evicted_at is not None) == (held_before or read_before)
             seen += miss.evicted_at is not None
     assert seen > 5
-    # From an empty cache.
+    # from an empty cache
     cold = Run.of(replace(trace, resident_at_start=np.zeros((0, 2), np.int16)))
     for token in (1, 7, 20):
         found = cold.explain(token)
@@ -100,7 +100,7 @@ def test_each_miss_has_its_cause(run):
 
 
 def test_the_words_say_what_the_numbers_say(run):
-    """Every form names the token, its largest part and each layer that read; HTML is escaped."""
+    """Every format names the token, its largest part and each layer with reads; HTML is escaped."""
     slow = int(slowest(run.trace, 1)[0])
     token = int(np.flatnonzero(run.trace.produced >= 0).tolist().index(slow)) + 1
     found = run.explain(token)
@@ -117,7 +117,7 @@ def test_the_words_say_what_the_numbers_say(run):
 
 
 def test_limits_are_measured_or_unknown(run):
-    """Bytes over a rate; unknown, with the reason, without a rate or the size of dense weights."""
+    """A limit is bytes over a rate; without rate or dense size it is unknown, with the reason."""
     trace = replace(run.trace, info=replace(run.trace.info, memory_rate=0.0))
     explanations = (trace.explain(step) for step in np.flatnonzero(trace.produced >= 0)[1:])
     found = next(found for found in explanations if found.misses)
@@ -135,7 +135,7 @@ def test_limits_are_measured_or_unknown(run):
 
 
 def test_a_loaded_trace_explains_the_same(run, tmp_path):
-    """Text is the same after saving and loading; a trace without times is refused."""
+    """The text is the same after saving and loading; a trace without times is refused."""
     again = Run.load(run.save(tmp_path / "run.safetensors"))
     assert str(again.explain(5)) == str(run.explain(5))
     foreign = replace(run.trace, info=replace(run.trace.info, absent=("calls",)))
@@ -148,7 +148,7 @@ def test_a_loaded_trace_explains_the_same(run, tmp_path):
 
 
 def test_the_timeline_has_every_layer_and_every_read(run):
-    """Bars end where the call ends, and a read is drawn for each miss; older traces have parts."""
+    """Bars end with the call, and each miss has a read; older traces show parts of the call."""
     found = next(run.explain(n) for n in range(2, 21) if run.explain(n).misses)
     figure = found.figure()
     bars = [part for part in figure.data if part.type == "bar"]

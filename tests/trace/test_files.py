@@ -29,7 +29,7 @@ def run(tiny):
 
 
 def assert_same(saved: Trace, loaded: Trace) -> None:
-    """Every array and every word, weights to one part in 2,048."""
+    """All arrays and texts are equal, weights to one part in 2,048."""
     assert loaded.info == saved.info
     for field in fields(Trace):
         before, after = getattr(saved, field.name), getattr(loaded, field.name)
@@ -51,7 +51,7 @@ def test_a_trace_comes_back_as_it_was(run, tmp_path):
 
 
 def test_a_trace_says_where_it_comes_from(run):
-    """Model, policy, machine and versions, and which checkpoint it was."""
+    """A trace has model, policy, machine, versions and the checkpoint."""
     info = run.trace.info
     assert info.policy == "predictive" and info.banks == (0, 0, 0)
     assert len(info.model_hash) == 16
@@ -60,7 +60,7 @@ def test_a_trace_says_where_it_comes_from(run):
 
 
 def test_the_hash_is_of_the_checkpoint_not_of_its_folder(tiny, checkpoint_of, tmp_path):
-    """A copy has the same hash, another quantisation another."""
+    """A copy has the same hash, another quantisation a different one."""
     for file in tiny.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     hashes = []
@@ -71,7 +71,7 @@ def test_the_hash_is_of_the_checkpoint_not_of_its_folder(tiny, checkpoint_of, tm
 
 
 def test_a_run_keeps_its_texts(run, tmp_path):
-    """A loaded run shows in the live view what the run itself shows, with no model about."""
+    """A loaded run has the same live view as the original run, without a model."""
     loaded = Run.load(run.save(tmp_path / "run.safetensors"))
     for name in ("prompt", "encoded", "text", "finish_reason"):
         assert getattr(loaded, name) == getattr(run, name)
@@ -81,7 +81,7 @@ def test_a_run_keeps_its_texts(run, tmp_path):
 
 
 def test_a_loaded_trace_shows_in_the_live_view(run, tmp_path):
-    """Routing, hits, moves and times are the run's; the text is not known."""
+    """Routing, hits, moves and times are the run's; the text is unknown."""
     trace = Trace.load(run.trace.save(tmp_path / "t.safetensors"))
     view = trace.view()
     assert view.status == "stop" and view.info["model"] == trace.info.model
@@ -92,7 +92,7 @@ def test_a_loaded_trace_shows_in_the_live_view(run, tmp_path):
 
 
 def test_a_trace_of_a_few_arrays_says_what_it_lacks(tmp_path):
-    """Only routing and weights: the others are absent, and no number is made up for them."""
+    """With only routing and weights, the other arrays are absent and have no made-up numbers."""
     experts = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
     weights = np.full(experts.shape, 0.5, np.float32)
     path = tmp_path / "theirs.safetensors"
@@ -110,7 +110,7 @@ def test_a_trace_of_a_few_arrays_says_what_it_lacks(tmp_path):
 
 
 def test_traces_of_real_models_load():
-    """Those at hand have the routing that their files have, and show in the live view."""
+    """Available traces have the routing of their files, and appear in the live view."""
     routings = real()
     for path in real_paths():
         trace = Trace.load(path)
@@ -119,7 +119,7 @@ def test_traces_of_real_models_load():
 
 
 def packed(*values: int):
-    """A column as version 1 packed it: length, width, and the deflated differences, in bytes."""
+    """A column in version 1's packing: length, width, and the deflated differences, in bytes."""
     steps = np.diff(np.array(values, "<i8"), prepend=0)
     planes = steps.astype("<i8").view(np.uint8).reshape(-1, 8).T
     head = np.array([len(values), 8], "<i8").tobytes()
@@ -127,7 +127,7 @@ def packed(*values: int):
 
 
 def test_a_file_of_version_1_is_read(tmp_path):
-    """It had no times by layer and fewer parts of a call: those are 0, also in `explain`."""
+    """It has no times by layer and fewer parts of a call: those are 0, also in `explain`."""
     columns = {
         "reads": {"step": (0, 1), "layer": (1, 0), "expert": (3, 2), "nbytes": (900, 900),
                   "start_ns": (1_500, 6_100), "ns": (400, 300)},
@@ -166,7 +166,7 @@ def test_a_file_of_version_1_is_read(tmp_path):
 
 
 def test_prefetched_reads_keep_their_key_in_the_file(run, tmp_path):
-    """The table is `early` in the file, as in all earlier versions, and `prefetched` in a trace."""
+    """The table is `early` in files, as in all earlier versions, and `prefetched` in traces."""
     rows = np.array([(3, 0, 1, 900, 1), (4, 1, 2, 900, 0)], PREFETCHED)
     path = replace(run.trace, prefetched=rows).save(tmp_path / "prefetched.safetensors")
     names = {name.split(".")[0] for name in load_file(path)}
@@ -184,7 +184,7 @@ def test_prefetched_reads_keep_their_key_in_the_file(run, tmp_path):
     ],
 )
 def test_what_is_no_trace_says_so(run, tmp_path, spoil, message):
-    """Cut short, empty or something else: one sentence, and what to do."""
+    """For truncated, empty or other files, one sentence says what to do."""
     path = run.trace.save(tmp_path / "t.safetensors")
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(TraceError, match=message):
@@ -192,7 +192,7 @@ def test_what_is_no_trace_says_so(run, tmp_path, spoil, message):
 
 
 def test_other_files_and_versions_say_so(run, tmp_path):
-    """A safetensors file without routing, a version of the future, a damaged table, no file."""
+    """No routing, a future version, a damaged table and a missing file are one error each."""
     path = tmp_path / "t.safetensors"
     with pytest.raises(TraceError, match="there is no file"):
         Trace.load(path)
@@ -215,7 +215,7 @@ def _metadata(path):
 
 
 def test_a_full_disk_keeps_the_old_file(run, tmp_path):
-    """One clear error; the file that was there is still there, and nothing lies about."""
+    """There is one clear error, the old file is unchanged, and no temporary file remains."""
     path = run.trace.save(tmp_path / "t.safetensors")
     before = path.read_bytes()
     with files_of_at_most(100), pytest.raises(TraceError, match="nothing changed there"):
@@ -227,7 +227,7 @@ def test_a_full_disk_keeps_the_old_file(run, tmp_path):
 
 
 def test_a_thousand_tokens_of_a_large_model_are_small(tmp_path):
-    """48 layers, top-8, one expert in two read and one evicted for it, times: less than 4 MB."""
+    """48 layers, top-8, half the experts read and as many evicted, with times: under 4 MB."""
     rng = np.random.default_rng(0)
     steps, layers, k = 1000, 48, 8
     experts = np.sort(np.argsort(rng.random((steps, layers, 128)), axis=2)[:, :, :k], axis=2)
@@ -248,7 +248,7 @@ def test_a_thousand_tokens_of_a_large_model_are_small(tmp_path):
     calls["first_step"], calls["steps"], calls["phase"] = np.arange(steps), 1, 1
     for name in [name for name in CALL.names or () if name.endswith("_ns")] + ["ns"]:
         calls[name] = rng.integers(10**7, 10**8, steps)
-    # Each of `LAYER_PARTS` wavers about its own middle, in microseconds.
+    # Each of `LAYER_PARTS` varies around its own median, in microseconds.
     middles = np.array([900, 60, 40, 1500, 150, 1200, 25])
     layer_us = middles * rng.lognormal(0, 0.4, (steps, layers, len(LAYER_PARTS)))
     trace = Trace(

@@ -35,7 +35,7 @@ from outlier_jupyter.trace.what_if import WhatIf, routing_of
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A run of the demo model in a file: its arrays and what stands beside them."""
+    """A run of the demo model in a file: path, arrays and metadata."""
     file = tmp_path_factory.mktemp("hostile") / "run.safetensors"
     with load("demo", cache_gb=0.002, quiet=True) as engine:
         engine.generate("first", max_tokens=2)
@@ -46,7 +46,7 @@ def saved(tmp_path_factory):
 
 
 def written(saved, arrays=None, info=None, drop=(), run=None):
-    """The file again, with something changed in it."""
+    """Write the file again with changes, and return its path."""
     file, was, about = saved
     to = file.with_name("changed.safetensors")
     told = json.loads(about["info"]) | (info or {})
@@ -57,7 +57,7 @@ def written(saved, arrays=None, info=None, drop=(), run=None):
 
 
 def used(run: Run, other: Run, folder) -> None:
-    """Call everything a run offers; a failure must be one of our errors, in one sentence."""
+    """Call every method of a run; a failure must be one of our errors, in one sentence."""
     trace = run.trace
     questions = (
         trace.what_if,
@@ -83,7 +83,7 @@ def used(run: Run, other: Run, folder) -> None:
 
 
 def test_what_is_not_changed_is_still_read(saved):
-    """The file as it was written, and every part of it is used."""
+    """The unchanged file loads, and every part of it can be used."""
     run = Run.load(written(saved))
     assert run.text == Run.load(saved[0]).text and run.explain(1) and len(run.measures().choices)
     used(run, run, saved[0].parent)
@@ -96,7 +96,7 @@ PACKED = ("reads.step", "reads.layer", "reads.expert", "evictions.step", "evicti
 @pytest.mark.parametrize("value", [-(2**40), -2, 500, 2**31, 2**62])
 @pytest.mark.parametrize("name", PACKED)
 def test_a_column_that_points_elsewhere_is_refused(saved, name, value):
-    """Steps, layers and experts that are not there, by the column's name."""
+    """The error for steps, layers and experts out of range names the column."""
     length = int(np.frombuffer(saved[1][name].tobytes()[:8], "<i8")[0])
     to = written(saved, {name: deflate(np.full(length, value))})
     with pytest.raises(TraceError, match=name.split(".")[0]):
@@ -105,7 +105,7 @@ def test_a_column_that_points_elsewhere_is_refused(saved, name, value):
 
 @pytest.mark.parametrize("value", [-2, 32, 127, 30000])
 def test_an_expert_that_its_layer_has_not_is_refused(saved, value):
-    """In what was chosen and in what was resident."""
+    """An invalid expert is refused in the routing and among the resident experts."""
     for name in ("experts", "resident_at_start"):
         ids = saved[1][name].copy()
         ids.flat[-1] = value
@@ -122,14 +122,14 @@ def test_an_expert_that_its_layer_has_not_is_refused(saved, value):
     ],
 )  # fmt: skip
 def test_what_a_file_says_of_its_model_fits_its_arrays(saved, info):
-    """Or the file is refused, in one sentence."""
+    """If the metadata does not fit the arrays, one sentence refuses the file."""
     with pytest.raises(TraceError) as caught:
         Trace.load(written(saved, info=info))
     assert len(str(caught.value)) <= 300
 
 
 def test_a_trace_of_another_program_is_held_to_what_it_says(tmp_path):
-    """64 experts, and an id of 127."""
+    """A file that declares 64 experts and has an id of 127 is refused."""
     file = tmp_path / "foreign.safetensors"
     save_file({"experts": np.full((4, 2, 2), 127, np.int16)}, file, {"num_experts": "64"})
     with pytest.raises(TraceError, match="expert 127"):
@@ -137,7 +137,7 @@ def test_a_trace_of_another_program_is_held_to_what_it_says(tmp_path):
 
 
 def test_memory_is_taken_for_what_a_file_holds_and_no_more(saved, tmp_path):
-    """Neither a shape without data nor a column that unpacks to gigabytes is believed."""
+    """Neither a shape without data nor a column that unpacks to gigabytes is allocated."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     file = tmp_path / "empty.safetensors"
     save_file({"experts": np.zeros((0, 2**26, 1), np.int16)}, file)
@@ -153,7 +153,7 @@ def test_memory_is_taken_for_what_a_file_holds_and_no_more(saved, tmp_path):
 
 
 def test_a_trace_made_in_memory_is_checked_before_it_is_walked_through(saved):
-    """Whoever made it: compiled loops do not look."""
+    """The check is needed for every trace: compiled loops check no index."""
     trace = Trace.load(saved[0])
     trace.experts[0, 0, 0] = 99
     with pytest.raises(TraceError, match="expert 99"):
@@ -163,7 +163,7 @@ def test_a_trace_made_in_memory_is_checked_before_it_is_walked_through(saved):
 
 
 def test_a_replay_takes_only_keys_that_there_are(saved):
-    """What was resident before is checked as well."""
+    """The replay also checks the experts resident at the start."""
     routing = routing_of(Trace.load(saved[0]))
     for keys in ([(99, 0)], [(0, 99)], [(-1, 0)], [(0, 1), (0, 1)]):
         with pytest.raises(ValueError, match="at_start names an expert"):
@@ -171,7 +171,7 @@ def test_a_replay_takes_only_keys_that_there_are(saved):
 
 
 def test_every_compiled_walk_is_behind_the_check(saved):
-    """A trace with an id that there is not, or arrays of other lengths: none of them begins."""
+    """With an invalid id or arrays of other lengths, no compiled loop starts."""
     good = Trace.load(saved[0])
     experts = good.experts.copy()
     experts[0, 0, 0] = 200
@@ -199,7 +199,7 @@ def test_every_compiled_walk_is_behind_the_check(saved):
 
 
 def test_an_expert_that_a_token_names_twice_is_active_once(saved):
-    """Some routers do; counts of segments stay within their table, and are those without it."""
+    """Some routers repeat an id; segment counts stay in range and equal those without repeats."""
     good = Trace.load(saved[0])
     twice, once = good.experts.copy(), good.experts.copy()
     twice[:, :, 1] = twice[:, :, 0]
@@ -209,13 +209,13 @@ def test_an_expert_that_a_token_names_twice_is_active_once(saved):
 
 
 def test_a_segment_longer_than_the_trace_takes_no_memory(saved):
-    """There is none, whatever its length."""
+    """There is no such segment, and no length of it allocates memory."""
     trace = Trace.load(saved[0])
     assert np.isnan(routing_measures(trace, None, segment=2**50).srp).all()
 
 
 def test_a_measured_run_that_read_more_than_it_chose_comes_back(tmp_path):
-    """With `measure_loss` and a smaller top-k, the reads of the exact model are recorded, too."""
+    """With `measure_loss` and a smaller top-k, the exact model's reads are recorded too."""
     with load("demo", cache_experts=6, quiet=True) as engine:
         run = engine.generate("What is an expert?", max_tokens=12, top_k=1, measure_loss=True)
     assert len(run.trace.reads) > run.trace.experts.size
@@ -249,7 +249,7 @@ def test_times_and_bytes_that_cannot_be_are_refused(saved, column, value):
     ],
 )  # fmt: skip
 def test_texts_of_a_run_that_are_none_are_refused(saved, run):
-    """By `Run.load` and `Trace.load` alike."""
+    """`Run.load` and `Trace.load` both refuse them."""
     file = written(saved, run=run)
     for read in (Run.load, Trace.load):
         with pytest.raises(TraceError, match=next(iter(run))):
@@ -257,7 +257,7 @@ def test_texts_of_a_run_that_are_none_are_refused(saved, run):
 
 
 def test_half_a_character_is_replaced(saved, tmp_path):
-    """No page can be written with one: the report of such a run is, and names are mended too."""
+    """A page cannot contain a lone surrogate: reports and names have a replacement character."""
     file = written(saved, run={"text": "a\ud800b", "prompt": "\udfff"}, info={"model": "\ud9ff"})
     run = Run.load(file)
     assert (run.text, run.prompt, run.trace.info.model) == ("a\ufffdb", "\ufffd", "\ufffd")
@@ -265,7 +265,7 @@ def test_half_a_character_is_replaced(saved, tmp_path):
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
-    """A pipe that nobody writes to, and a folder."""
+    """A pipe without a writer and a folder are refused at once."""
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "pipe", tmp_path):
         with pytest.raises(TraceError, match="is not a file"):
@@ -273,8 +273,8 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 
 
 def test_of_a_file_of_something_else_nothing_large_is_read(tmp_path):
-    """A model's shard in place of a trace: its header says so, and its gigabytes stay where they
-    are; arrays without data can be of any length, and are not believed.
+    """A model's shard is refused by its header, without reading its gigabytes of data; arrays
+    without data can claim any length, and are refused.
     """
     header = {"model.embed": {"dtype": "U8", "shape": [2**31], "data_offsets": [0, 2**31]},
               "experts": {"dtype": "I16", "shape": [2**28, 0, 8],
@@ -297,7 +297,7 @@ def test_of_a_file_of_something_else_nothing_large_is_read(tmp_path):
      {"num_experts": "4", "top_k": "8"}],
 )  # fmt: skip
 def test_numbers_that_another_program_says_are_numbers(tmp_path, about):
-    """Or the file is refused, with the name of the wrong field."""
+    """If a field is not a valid number, the file is refused with the field's name."""
     file = tmp_path / "foreign.safetensors"
     save_file({"experts": np.zeros((4, 2, 2), np.int16)}, file, about)
     with pytest.raises(TraceError, match=list(about)[-1]):
@@ -323,7 +323,7 @@ COLUMNS = st.one_of(
 @given(data=st.data())
 @settings(deadline=None)
 def test_a_file_that_says_anything_is_refused_or_can_be_used(saved, data):
-    """Words and numbers of any kind beside the arrays, and whole columns of others."""
+    """The metadata has any texts and numbers, and whole columns are replaced."""
     _, was, about = saved
     info, run = json.loads(about["info"]), json.loads(about["run"])
     chosen = data.draw(st.sampled_from(["info", "options", "run", "column"]))
@@ -342,7 +342,7 @@ def test_a_file_that_says_anything_is_refused_or_can_be_used(saved, data):
 
 
 def refused_or_used(file, saved) -> None:
-    """Loading gives one sentence that names the file, or a run of which everything works."""
+    """Loading raises one sentence that names the file, or returns a run that works completely."""
     try:
         run = Run.load(file)
     except TraceError as error:
@@ -353,7 +353,7 @@ def refused_or_used(file, saved) -> None:
 
 @given(data=st.data())
 def test_a_file_changed_anywhere_is_refused_or_can_be_used(saved, data):
-    """Bytes of any array, at any place: no crash, no other error."""
+    """Changed bytes in any array, at any offset, cause no crash and no other error."""
     name = data.draw(st.sampled_from(sorted(saved[1])))
     array = saved[1][name].copy()
     raw = array.reshape(-1).view(np.uint8)
@@ -367,7 +367,7 @@ def test_a_file_changed_anywhere_is_refused_or_can_be_used(saved, data):
 
 @given(data=st.data())
 def test_a_file_cut_or_changed_in_its_header_is_refused_or_can_be_used(saved, data):
-    """Bytes of the length, the names, shapes and places of arrays, and the words beside them."""
+    """Changed bytes are in the header's length, arrays' names, shapes and offsets, or metadata."""
     raw = bytearray(saved[0].read_bytes())
     head = 8 + int.from_bytes(raw[:8], "little")
     for _ in range(data.draw(st.integers(1, 3))):

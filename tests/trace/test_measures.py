@@ -1,4 +1,4 @@
-"""The measures agree with slow, plain counting, on traces of every shape."""
+"""The measures agree with slow, plain counting, on traces of all shapes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Held = set[tuple[int, int]]
 def runs(draw: st.DrawFn) -> tuple[Trace, list[Held]]:
     """A run of prefill calls and decode steps through a cache that evicts the oldest.
 
-    Also returns what was resident after each step's call.
+    Also returns the experts resident after each step's call.
     """
     layers, experts = draw(st.integers(0, 3)), draw(st.integers(1, 6))
     k = draw(st.integers(1, experts)) if layers else 0
@@ -31,7 +31,7 @@ def runs(draw: st.DrawFn) -> tuple[Trace, list[Held]]:
     chosen = np.zeros((steps, layers, k), np.int16)
     for ids in chosen.reshape(-1, k) if k else []:
         ids[:] = rng.permutation(experts)[:k]
-    if k:  # a call cut short, or a layer with a smaller k, leaves holes
+    if k:  # an interrupted call, or a layer with a smaller k, has missing ids
         chosen[rng.random(chosen.shape) < draw(st.sampled_from([0, 0.2]))] = -1
     start = [(0, e) for e in range(min(experts, slots))] if layers and draw(st.booleans()) else []
     resident, reads, evicted, after = list(start), [], [], []
@@ -77,7 +77,7 @@ def traces() -> st.SearchStrategy[Trace]:
 
 @given(traces())
 def test_frequency_counts_every_choice(trace: Trace) -> None:
-    """Each expert's count is how often it occurs, and the phases add up to the whole."""
+    """Each expert's count is its number of occurrences, and the phases add up to the total."""
     counts = m.frequency(trace)
     for layer in range(trace.layers):
         for expert in range(counts.shape[1]):
@@ -96,7 +96,7 @@ def test_hits_and_misses_are_the_lookups(trace: Trace) -> None:
 
 @given(runs())
 def test_residency_is_what_the_cache_held(run: tuple[Trace, list[Held]]) -> None:
-    """After each step the residents are those of the cache that made the trace."""
+    """After each step the resident experts are those of the cache that made the trace."""
     trace, after = run
     for step, resident in enumerate(after):
         found = {(int(a), int(b)) for a, b in np.argwhere(m.residency(trace, step))}
@@ -117,7 +117,7 @@ def test_bytes_are_neither_lost_nor_made(trace: Trace) -> None:
 
 @given(traces(), st.integers(1, 30))
 def test_a_timeline_keeps_the_totals(trace: Trace, limit: int) -> None:
-    """Bins are at most `limit`, cover each step once, and their means weigh up to the totals."""
+    """At most `limit` bins cover each step once, and their weighted means give the totals."""
     line = m.timeline(trace, limit)
     assert len(line.first) <= limit
     assert line.steps.sum() == trace.steps
@@ -132,7 +132,7 @@ def test_a_timeline_keeps_the_totals(trace: Trace, limit: int) -> None:
 
 @given(traces(), st.integers(1, 30))
 def test_the_latency_of_a_bin_is_that_of_its_calls(trace: Trace, limit: int) -> None:
-    """A bin's quantiles are over the reads of every call it shares a step with."""
+    """A bin's quantiles are over the reads of every call with a step in it."""
     line = m.timeline(trace, limit)
     for first, steps, found in zip(line.first, line.steps, line.latency_ms, strict=True):
         calls = np.unique(trace.call[first : first + steps])
@@ -143,7 +143,7 @@ def test_the_latency_of_a_bin_is_that_of_its_calls(trace: Trace, limit: int) -> 
 
 @given(traces())
 def test_latency_is_missing_where_nothing_was_read(trace: Trace) -> None:
-    """A step has quantiles if and only if it has reads, and they are in order."""
+    """A step has quantiles if and only if it has reads, and they are ascending."""
     found = m.read_latency_per_step(trace)
     there = np.isin(np.arange(trace.steps), trace.reads["step"])
     np.testing.assert_array_equal(np.isfinite(found).all(axis=1), there)
@@ -153,7 +153,7 @@ def test_latency_is_missing_where_nothing_was_read(trace: Trace) -> None:
 
 @given(traces())
 def test_prefill_spans_are_the_prefill_steps(trace: Trace) -> None:
-    """The spans hold the prefill steps and no other."""
+    """The spans contain the prefill steps and no other."""
     inside = [step for a, b in m.prefill_spans(trace) for step in range(a, b)]
     assert inside == np.flatnonzero(trace.phase == PREFILL).tolist()
 

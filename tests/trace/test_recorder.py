@@ -1,4 +1,4 @@
-"""Events become arrays, each at its place; an interrupted call leaves nothing."""
+"""Events become rows of arrays; an interrupted call is not recorded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def call(recorder: Recorder, phase: int, tokens: list[int], ns: int, produced: i
 
 @pytest.mark.parametrize("expected", [1, 3, 100])
 def test_steps_are_tokens_and_calls_share_their_time(expected):
-    """A chunk of three tokens is three steps of a third of its time, whatever was expected."""
+    """A chunk of three tokens is three steps of a third of its time, for any expected length."""
     recorder = Recorder(2, expected, NOBODY)
     call(recorder, PREFILL, [3, 4, 5], ns=300)
     call(recorder, DECODE, [6], ns=50, produced=9)
@@ -56,7 +56,7 @@ def test_steps_are_tokens_and_calls_share_their_time(expected):
 
 
 def test_a_read_belongs_to_the_first_token_that_needed_it():
-    """In a chunk, reads and evictions are booked on the first step routed to that expert."""
+    """In a chunk, reads and evictions are recorded at the first step routed to that expert."""
     recorder = Recorder(2, 4, NOBODY)
     recorder(CallStarted(PREFILL, np.array([1, 2, 3], np.int32), 0))
     recorder(routed(0, [[0, 1], [1, 2], [2, 3]]))
@@ -81,7 +81,7 @@ def test_the_parts_of_a_call_s_time_add_up_over_its_layers():
 
 
 def test_a_call_cut_short_is_left_out():
-    """After an interrupt in mid-call the trace ends with the last whole call."""
+    """After an interrupt during a call the trace ends with the last complete call."""
     recorder = Recorder(2, 8, NOBODY)
     call(recorder, PREFILL, [3, 4], ns=10)
     recorder(CallStarted(DECODE, np.array([5], np.int32), 0))
@@ -111,7 +111,7 @@ def test_a_trace_may_be_asked_for_at_any_call():
 
 
 def test_layers_of_different_k_are_padded():
-    """Where a layer has a smaller k than the widest, the rest is -1 and NaN."""
+    """If a layer has a smaller k than the widest, the padding is -1 and NaN."""
     recorder = Recorder(2, 1, NOBODY)
     recorder(CallStarted(DECODE, np.array([1], np.int32), 0))
     recorder(routed(0, [[7]]))
@@ -124,6 +124,6 @@ def test_layers_of_different_k_are_padded():
 
 
 def test_a_run_without_calls_is_an_empty_trace():
-    """Nothing recorded: arrays of length zero, of the right shapes."""
+    """Without calls, arrays have length zero and the right shapes."""
     trace = Recorder(2, 4, NOBODY).trace(TraceInfo())
     assert trace.steps == 0 and trace.experts.shape == (0, 2, 0) and len(trace.calls) == 0

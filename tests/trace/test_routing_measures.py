@@ -1,4 +1,4 @@
-"""Routing measures against SciPy and slow, plain counting, on traces of every shape."""
+"""Routing measures against SciPy and slow, plain counting, on traces of all shapes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from outlier_jupyter.trace import routing_measures as r
 
 
 def routed(experts: np.ndarray, sizes: tuple[int, ...], prefill: int = 0) -> Trace:
-    """A trace that chose `experts` [steps, layers, k], and of which nothing else is known."""
+    """A trace with routing `experts` [steps, layers, k] and nothing else."""
     steps = len(experts)
     calls = np.zeros(steps, CALL)
     calls["first_step"], calls["steps"] = np.arange(steps), 1
@@ -40,7 +40,7 @@ def routed(experts: np.ndarray, sizes: tuple[int, ...], prefill: int = 0) -> Tra
 
 @st.composite
 def routings(draw: st.DrawFn) -> Trace:
-    """Layers of different widths, holes, a prefill and a decode part, either of them empty."""
+    """Layers of different widths, missing ids, and prefill and decode parts; one may be empty."""
     sizes = tuple(draw(st.lists(st.integers(1, 7), min_size=1, max_size=3)))
     k, steps = draw(st.integers(1, min(sizes))), draw(st.integers(0, 30))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -88,7 +88,7 @@ def test_balance_is_that_of_the_shares(trace: Trace, phase: int) -> None:
 
 @given(routings(), st.sampled_from([PREFILL, DECODE]))
 def test_reuse_is_what_lies_between_two_uses(trace: Trace, phase: int) -> None:
-    """Distance, gap, first uses and overlap, counted by looking back from every choice."""
+    """Distance, gap, first uses and overlap are those of counting back from every choice."""
     found = r.routing_measures(trace, phase)
     for layer in range(trace.layers):
         distances, gaps, shared = [], [], []
@@ -119,7 +119,7 @@ def test_reuse_is_what_lies_between_two_uses(trace: Trace, phase: int) -> None:
 
 @given(routings(), st.integers(1, 5))
 def test_segment_routing_performance_is_the_best_f1(trace: Trace, m: int) -> None:
-    """SRP is the largest F1 over all limits, from true and false positives counted one by one."""
+    """SRP is the largest F1 over all thresholds, from individually counted positives."""
     found = r.routing_measures(trace, "decode", segment=m)
     steps = steps_of(trace, DECODE)
     for layer, size in enumerate(trace.info.experts_per_layer):
@@ -146,7 +146,7 @@ def test_segment_routing_performance_is_the_best_f1(trace: Trace, m: int) -> Non
 
 @given(routings(), st.integers(1, 5), st.sampled_from([1, 1.5, 2]))
 def test_segment_cache_gives_up_what_is_wanted_least(trace: Trace, m: int, ratio: float) -> None:
-    """SCH is that of a naive cache which counts the uses to come anew for every victim."""
+    """SCH is that of a naive cache which recounts the future uses at each eviction."""
     found = r.routing_measures(trace, "decode", segment=m, cache_ratio=ratio)
     steps = steps_of(trace, DECODE)
     for layer, size in enumerate(trace.info.experts_per_layer):
@@ -160,7 +160,7 @@ def test_segment_cache_gives_up_what_is_wanted_least(trace: Trace, m: int, ratio
             soon = [e for s in steps[i + 1 : i + 1 + m] for e in chosen(trace, s, layer)]
             hits, lookups = hits + len(set(now) & set(resident)), lookups + len(now)
             last |= dict.fromkeys(now, step)
-            # Victims leave their place to who comes: that settles who of equals leaves.
+            # The new expert takes the evicted one's place: this order breaks ties.
             for expert in now:
                 if expert in resident:
                     continue
@@ -174,7 +174,7 @@ def test_segment_cache_gives_up_what_is_wanted_least(trace: Trace, m: int, ratio
 
 
 def test_a_hand_made_routing() -> None:
-    """Two layers, top-1: one sticks to an expert, the other changes at every token."""
+    """Two layers, top-1: one always chooses the same expert, the other changes every token."""
     same, other = np.zeros(8), np.arange(8) % 2
     trace = routed(np.stack([same, other], axis=1)[:, :, None], (4, 4))
     found = r.routing_measures(trace, segment=2, cache_ratio=1)
@@ -193,9 +193,9 @@ def test_a_hand_made_routing() -> None:
 
 @given(routings(), st.integers(0, 2**32))
 def test_names_of_experts_do_not_matter(trace: Trace, seed: int) -> None:
-    """Renaming the experts of each layer by itself changes none of the measures.
+    """Permuting the expert ids of each layer separately changes none of the measures.
 
-    Of the segment cache that holds but for ties, so it is left out.
+    For the segment cache this is true except for ties, so it is not compared.
     """
     rng = np.random.default_rng(seed)
     renamed = trace.experts.copy()
@@ -212,7 +212,7 @@ def test_names_of_experts_do_not_matter(trace: Trace, seed: int) -> None:
 
 
 def test_confidence_is_of_the_weights_that_were_seen() -> None:
-    """The largest weight over their sum; unseen weights are NaN and never pull a mean down."""
+    """Confidence is the largest weight over the sum; unseen weights are NaN and not in means."""
     trace = routed(np.tile([0, 1], (3, 1, 1)), (4,))
     trace.weights[0, 0], trace.weights[1, 0] = (0.75, 0.25), (3, 1)
     np.testing.assert_allclose(r.router_confidence(trace)[:, 0], [0.75, 0.75, np.nan])
@@ -221,7 +221,7 @@ def test_confidence_is_of_the_weights_that_were_seen() -> None:
 
 @given(routings(), st.integers(1, 12))
 def test_bins_over_time_hold_every_step_once(trace: Trace, bins: int) -> None:
-    """Bins follow on each other, none mixes phases, and each has SciPy's entropy of its choices."""
+    """Bins are contiguous, none mixes phases, and each has SciPy's entropy of its choices."""
     found = r.over_time(trace, bins)
     assert found.steps.sum() == trace.steps
     for row, (first, n) in enumerate(zip(found.first, found.steps, strict=True)):

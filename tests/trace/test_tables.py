@@ -52,7 +52,7 @@ def test_a_row_per_read(trace):
 
 @pytest.mark.parametrize("rows", ROWS)
 def test_arrow_has_the_same_rows(trace, rows):
-    """Column by column what pandas has, whatever the order of import."""
+    """Each column equals that in pandas, for any order of imports."""
     table, frame = trace.to_arrow(rows), trace.to_pandas(rows)
     assert table.column_names == list(frame.columns)
     for name in table.column_names:
@@ -60,13 +60,13 @@ def test_arrow_has_the_same_rows(trace, rows):
 
 
 def test_other_rows_are_refused(trace):
-    """A word that is no kind of row is answered with those there are."""
+    """The error for an unknown kind of row lists the valid ones."""
     with pytest.raises(OptionError, match="choose tokens, layers, reads"):
         trace.to_pandas("experts")
 
 
 def test_without_pyarrow_one_sentence_says_how_to_get_it(trace, tmp_path):
-    """In a Python that has no pyarrow."""
+    """The error appears in a Python without pyarrow."""
     path = trace.save(tmp_path / "t.safetensors")
     code = (
         "import sys; sys.modules['pyarrow'] = None\n"
@@ -78,7 +78,7 @@ def test_without_pyarrow_one_sentence_says_how_to_get_it(trace, tmp_path):
 
 
 def test_a_trace_without_reads_has_no_rows_of_them(trace):
-    """Rows of an array that was not recorded are an error; other rows leave its columns out."""
+    """Rows of an array that was not recorded are an error; other rows omit its columns."""
     from outlier_jupyter.trace.files import build
 
     bare = outlier_jupyter.Trace(**build({"experts": trace.experts}, trace.info))

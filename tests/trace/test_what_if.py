@@ -1,4 +1,4 @@
-"""A replay with another cache is what an engine with that cache does."""
+"""A replay with another cache equals an engine with that cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def runs(slots: int, **options):
 @pytest.mark.parametrize("policy", ["predictive", "lru"])
 @pytest.mark.parametrize("slots", [12, 40, 130])
 def test_the_replay_is_the_engine_hit_for_hit(policy, slots):
-    """On the demo model, both phases, two runs on end; with 12 slots a prompt takes passes."""
+    """On the demo model, both phases, two runs in turn; with 12 slots a prompt takes passes."""
     first, second = runs(slots, policy=policy)
     widest = max(len(np.unique(first.experts[:8, layer])) for layer in range(first.layers))
     assert (widest > slots) == (slots == 12)
@@ -48,14 +48,14 @@ def test_the_replay_is_the_engine_hit_for_hit(policy, slots):
 
 
 def test_lru_needs_no_earlier_run_to_agree():
-    """The trace has the experts resident at the start in eviction order: enough for LRU."""
+    """The trace has the experts resident at the start in eviction order, which suffices for LRU."""
     _, second = runs(40, policy="lru")
     row = second.what_if([40], ["lru"]).iloc[0]
     assert row.hits == second.hits.sum() and row.reads == len(second.reads)
 
 
 def test_another_engine_does_what_was_foretold():
-    """From a run with one cache to the hits of an engine with another, policy and all."""
+    """A run with one cache predicts the hits of an engine with another size and policy."""
     first, second = runs(40, policy="lru")
     for slots, policy in ((25, "predictive"), (90, "lru"), (90, "predictive")):
         told = second.what_if([slots], [policy], after=[first]).iloc[0]
@@ -63,7 +63,7 @@ def test_another_engine_does_what_was_foretold():
 
 
 def test_no_policy_passes_the_bound():
-    """At every default size; all experts at once hit alike whoever would leave."""
+    """At every default size none hits more; with all experts resident all policies are equal."""
     trace = timed_trace(drifting(5, every=50, tokens=100))
     frame = trace.what_if().pivot(index="slots", columns="policy", values="hits")
     assert list(frame.columns) == ["belady", "lru", "predictive"]
@@ -85,7 +85,7 @@ def test_how_much_memory_for_a_hit_rate():
 
 
 def test_the_speed_is_that_of_a_machine_that_keeps_its_costs():
-    """Fitted at one size, predicted at three others: what the same costs come to there, to 1 %."""
+    """Costs fitted at one size predict the speed at three other sizes to 1 %."""
     routing = drifting(7, every=80, tokens=160)
     seen = timed_trace(routing, slots=250)
     assert fit(seen).residual < 0.02
@@ -97,7 +97,7 @@ def test_the_speed_is_that_of_a_machine_that_keeps_its_costs():
 
 
 def test_a_machine_that_is_slow_at_times_makes_no_read_dear():
-    """Calls with many reads that took long for other reasons: waits are fitted by their layers."""
+    """Waits are fitted per layer: calls slow for other reasons do not raise the cost of reads."""
     slowing = timed_trace(drifting(2, every=80), 250, slowing=5_000)
     found = fit(slowing)
     assert found.wait == pytest.approx(WAIT, rel=0.05)
@@ -107,7 +107,7 @@ def test_a_machine_that_is_slow_at_times_makes_no_read_dear():
 
 
 def test_without_times_no_speed_is_made_up():
-    """NaN, and a sentence that says why."""
+    """The speed is NaN, with a sentence that says why."""
     trace = timed_trace(drifting(8, every=80, tokens=10))
     bare = replace(trace, info=replace(trace.info, absent=("calls", "reads")))
     frame = bare.what_if([200])
@@ -116,7 +116,7 @@ def test_without_times_no_speed_is_made_up():
 
 
 def test_questions_without_an_answer_say_so():
-    """An unknown policy, no slots, a dense model, runs of two models."""
+    """An unknown policy, no slots, a dense model or runs of two models are one sentence each."""
     trace = timed_trace(drifting(9, every=80, tokens=6))
     with pytest.raises(OptionError, match="did you mean 'belady'"):
         trace.what_if([10], ["beladi"])
