@@ -1,4 +1,4 @@
-"""Some two hundred ways in which a model's folder can be broken, each made anew from the demo."""
+"""Some two hundred ways to break a model's folder, each applied to a new copy of the demo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 Break = Callable[[Path], None]
 RETYPED: tuple[Any, ...] = (None, "x", -1, [], {}, 1.5, True)
-"""What stands in place of a value, whatever its type was."""
+"""The replacements of a value, for any type."""
 SHARD = "model.safetensors"
 
 
@@ -33,12 +33,12 @@ def edited(name: str, change: Callable[[Any], Any]) -> Break:
 
 
 def written(name: str, data: bytes) -> Break:
-    """A file that holds something else."""
+    """A file with other contents."""
     return lambda folder: (folder / name).write_bytes(data) and None
 
 
 def cut(name: str, share: float) -> Break:
-    """A file of which only the beginning is left."""
+    """A truncated file."""
 
     def make(folder: Path) -> None:
         data = (folder / name).read_bytes()
@@ -62,7 +62,7 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Break:
 
 
 def irregular(name: str) -> Break:
-    """A pipe where a file should be: who opens it waits for ever."""
+    """A pipe in place of a file: opening it blocks for ever."""
 
     def make(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -143,7 +143,7 @@ def variants(demo: Path) -> Iterator[tuple[str, Break]]:
 
 
 def broken(demo: Path, to: Path) -> Iterator[tuple[str, Path]]:
-    """Each variant's name and its folder, which is gone when the next is asked for."""
+    """Each variant's name and its folder, which is deleted before the next one is made."""
     for number, (name, make) in enumerate(variants(demo)):
         folder = to / f"variant-{number}"
         shutil.copytree(demo, folder, copy_function=shutil.copyfile)

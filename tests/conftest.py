@@ -1,8 +1,8 @@
-"""What tests share: tiny checkpoints on disk, made once; one seed for what Hypothesis draws.
+"""Shared fixtures: tiny checkpoints on disk, made once; one seed for what Hypothesis draws.
 
 `make test` draws the same examples each time. `EXPLORE=1 python -m pytest …` draws new ones. It
 runs groups of tests side by side, two at a time: first what computes, then what mostly waits, for a
-browser or a kernel. Nobody else's arrays may be where the memory of a process is looked at.
+browser or a kernel. Tests that measure a process's memory run without other tests' arrays.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support import Support
 
 HERE = Path(__file__).parent
 ALONE = ("browser/", "jupyter_kernel/", "test_examples.py", "engine/test_memory.py")
-"""Rooms and files whose tests want no other tests in their processes, and few busy cores beside."""
+"""Rooms and files whose tests need a process without other tests, and few other busy cores."""
 SLOW = (
     "test_wheel.py", "test_odd_values.py", "test_docs_run.py", "benchmark/",
     "cpu/modules/test_exact.py", "cpu/kernels/test_processors.py", "engine/test_interrupts.py",
@@ -35,21 +35,21 @@ FIRST = (
     "test_wheel.py", "cpu/modules/test_exact.py", "cpu/kernels/test_processors.py",
     "paging/test_types.py", "paging/test_formats.py",
 )  # fmt: skip
-"""The longest begin first, so that none of them is left for one worker in the end."""
+"""The longest begin first, so that none of them runs alone at the end."""
 TOGETHER = "tests/browser/"
 """A room that one worker runs: two browsers at a time leave no core for the kernels behind them."""
 APART = ("tests/jupyter_kernel/", "tests/test_examples.py")
-"""What is run in a group for each value of its first parameter: costly to make, and independent."""
+"""Files with a group for each value of a first parameter: costly to make, and independent."""
 
-# Thirty examples show what a hundred do, where they are the same ones each time; exploring draws a
-# hundred new ones.
+# Where examples are the same each time, thirty find what a hundred do; exploring draws a hundred
+# new ones.
 settings.register_profile("same", derandomize=True, deadline=None, max_examples=30)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is ALONE, so that each test is in one part of `make test`, and what is SLOW."""
+    """Mark the tests of ALONE, so that each test is in one part of `make test`, and of SLOW."""
     items.sort(key=lambda item: place(str(item.path.relative_to(HERE))))
     for item in items:
         if str(item.path.relative_to(HERE)).startswith(ALONE):
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def place(name: str) -> int:
-    """When a file's turn is; files of the same place keep their order."""
+    """A file's place in the order; files of the same place keep their order."""
     return FIRST.index(name) if name in FIRST else len(FIRST)
 
 
@@ -77,7 +77,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def group(nodeid: str) -> str:
-    """What one worker runs: a file, a room, or what has the same value of a first parameter."""
+    """The group that one worker runs: a file, a room, or tests with the same first parameter."""
     file, _, test = nodeid.partition("::")
     if file.startswith(TOGETHER):
         return TOGETHER
@@ -88,15 +88,15 @@ def group(nodeid: str) -> str:
 
 @pytest.fixture(scope="session")
 def support() -> Support:
-    """Collects what was proved, for the tables of docs/models.md."""
+    """Collects what tests have proved, for the tables of docs/models.md."""
     return Support()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt here, and is nothing unusual to the processes begun here.
+    """SIGINT raises KeyboardInterrupt here, and child processes have its default handler.
 
-    What a script starts in its background inherits from the shell that SIGINT is ignored.
+    A process that a script starts in the background inherits SIGINT as ignored.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -105,7 +105,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def mlxs_kernels() -> Iterator[None]:
-    """Hold models to mlx-lm's bits: they compute with MLX's kernels, but for tests/cpu/modules."""
+    """Compare models with mlx-lm bit for bit: all but tests/cpu/modules use MLX's kernels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "native_wanted", lambda kernels: False)
         yield
@@ -133,7 +133,7 @@ def tiny(checkpoint_of: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(tiny: Path) -> Iterator[Engine]:
-    """One for each file: 8 of the tiny model's 24 experts fit, and answers do not end early."""
+    """One for each file: 8 of the tiny model's 24 experts fit, and answers have full length."""
     with load(tiny, cache_experts=8) as engine:
         engine.tokenizer.eos_token_ids = set()
         yield engine

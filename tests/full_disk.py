@@ -1,4 +1,4 @@
-"""A disk that is full, as the operating system tells it."""
+"""A full disk, as the operating system reports it."""
 
 from __future__ import annotations
 

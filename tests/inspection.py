@@ -1,4 +1,4 @@
-"""What tests look at within an engine, which has no public name for it; the one place that does."""
+"""The parts of an engine that tests inspect without a public name; the only place that does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pager_of(engine: Engine, number: int = 0) -> Pager:
 
 
 def reader_of(engine: Engine) -> Reader:
-    """What reads an engine's experts."""
+    """The reader of an engine's experts."""
     return engine._reader
 
 
@@ -32,7 +32,7 @@ def reading_threads(engine: Engine) -> int:
 
 
 def reads_on_threads(engine: Engine) -> bool:
-    """Whether its pager hands reads to threads, and does not make them where it is called."""
+    """Whether its pager submits reads to threads instead of reading on the calling thread."""
     return pager_of(engine)._executor is engine._executor
 
 
@@ -42,7 +42,7 @@ def needs_of(engine: Engine) -> Needs:
 
 
 def costs_of(engine: Engine) -> Costs:
-    """What a prompt's chunk costs, by its length."""
+    """The cost of a prompt's chunk, by its length."""
     return engine._costs
 
 
@@ -52,5 +52,5 @@ def vocabulary_of(engine: Engine) -> Vocabulary:
 
 
 def bound_ram(engine: Engine, ram_gb: float) -> None:
-    """Have an engine keep to `ram_gb`, as if it had been loaded so."""
+    """Limit an engine to `ram_gb`, as if it had been loaded with it."""
     engine._ram_gb = ram_gb

@@ -1,4 +1,4 @@
-"""Interrupts at chosen moments: SIGINT when so many lines of the package have been run."""
+"""Interrupts at chosen moments: SIGINT after a number of executed lines of the package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGE = str(Path(outlier_jupyter.__file__).parent)
 
 @contextmanager
 def python_s_handler() -> Iterator[None]:
-    """SIGINT raises, as in a shell: a process in the background may have been told to ignore it."""
+    """SIGINT raises, as in a shell: a process in the background may ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -43,12 +43,12 @@ def lines_of(call: Callable[[], object], at: Collection[int] = ()) -> int:
         if event == "line":
             count += 1
             if count - 1 in at:
-                sys.setprofile(go_on)  # only now: it is called for every function of everybody's
+                sys.setprofile(go_on)  # only now: it is called for every function of all modules
                 signal.raise_signal(signal.SIGINT)
         return trace
 
     def go_on(frame: FrameType, event: str, value: Any) -> None:
-        if sys.gettrace() is None:  # an exception in a trace function takes it away
+        if sys.gettrace() is None:  # an exception in a trace function removes it
             sys.settrace(trace)
 
     before = sys.gettrace(), sys.getprofile()

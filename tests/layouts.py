@@ -1,7 +1,7 @@
 """Checkpoints as Hugging Face has them: the inverse of what mlx-lm's `sanitize` does to experts.
 
 A `Layout` names and shapes a switch's experts in one of the ways found in published checkpoints.
-Which model type takes which layout is not listed here: `taken` asks the model's own `sanitize`.
+Which model type takes which layout is not listed here: `taken` tries the model's `sanitize`.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def switches(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def rewritten(model: nn.Module, tensors: Tensors, layout: Layout) -> Tensors:
-    """`tensors` with every switch's laid out as `layout` has them."""
+    """`tensors`, with those of every switch in `layout`."""
     written = dict(tensors)
     for path, _ in switches(model):
         prefix = f"{path}."
@@ -128,7 +128,7 @@ def everywhere(layout: Layout) -> Callable[[nn.Module, Tensors], Tensors]:
 
 
 def taken(model: nn.Module) -> dict[str, Layout]:
-    """The layouts of which the model's `sanitize` makes what the model wants. Lazy."""
+    """The layouts that the model's `sanitize` converts to the model's own. Lazy."""
     found: dict[frozenset[str], tuple[str, Layout]] = {}
     wanted: Any = tree_flatten(model.parameters(), destination={})
     for name, layout in LAYOUTS.items():
@@ -150,12 +150,12 @@ def packed(stacked: mx.array, mode: str) -> tuple[mx.array, mx.array]:
 
 
 def woven(first: mx.array, second: mx.array, axis: int) -> mx.array:
-    """Rows of both in turn."""
+    """The rows of both, interleaved."""
     return mx.flatten(mx.stack([first, second], axis + 1), axis, axis + 1)
 
 
 def gpt_oss(path: str, tensors: Tensors) -> Tensors:
-    """OpenAI's mxfp4: gate's and up's rows in turn, blocks of 16 bytes, biases woven as well."""
+    """OpenAI's mxfp4: gate's and up's rows and biases interleaved, blocks of 16 bytes."""
     written = {}
     gate, up = tensors["gate_proj.weight"], tensors["up_proj.weight"]
     for name, matrix in (
@@ -190,7 +190,7 @@ def packed_one_by_one(
 
 
 def muse_spark(model: nn.Module, tensors: Tensors) -> Tensors:
-    """Experts in nvfp4, and the gates of the residual stream, by which `sanitize` knows its own."""
+    """Experts in nvfp4, and the residual stream's gates, by which `sanitize` recognises them."""
     published = rewritten(model, tensors, _muse_experts)
     gates = {
         "add_attn": "post_attention_residual_gate",
@@ -204,7 +204,7 @@ def muse_spark(model: nn.Module, tensors: Tensors) -> Tensors:
 
 
 def _muse_experts(path: str, tensors: Tensors) -> Tensors:
-    """nvfp4 with gate and up joined, and a scale of each expert's matrix that is multiplied."""
+    """nvfp4 with gate and up joined, and a scale of each expert's matrix as a factor."""
     gate, up = tensors["gate_proj.weight"], tensors["up_proj.weight"]
     written = {name: t for name, t in tensors.items() if "norm" in name}
     written = {f"{path}.{name}": t for name, t in written.items()}

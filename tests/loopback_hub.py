@@ -1,7 +1,7 @@
-"""A small Hugging Face hub on loopback: what huggingface_hub asks of the real one, and no more.
+"""A small Hugging Face hub on loopback: it answers only the requests of huggingface_hub.
 
-It serves folders as repositories' revisions, honours ranges, writes down what it was asked and
-how many bytes it sent, and breaks off a file when told to.
+It serves folders as repositories' revisions, honours ranges, records its requests and how many
+bytes it sent, and cuts a file off on request.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class Asked(NamedTuple):
-    """One request: `sent` bytes of a body went out, from the range that was asked for."""
+    """One request: `sent` bytes of a body were sent, of the requested range."""
 
     method: str
     path: str
@@ -34,7 +34,7 @@ def commit_of(revision: str) -> str:
 
 @dataclass
 class Hub:
-    """What is served, and what was asked.
+    """The served folders and the requests received.
 
     Attributes:
         models: "org/name" → revision → folder.
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
                 stream.seek(begin)
                 data = stream.read(max(0, min(end + 1, begin + limit) - begin))
             sent = len(data)
-        # Written down before it goes out: who has the answer may look at the list at once.
+        # Recorded before it is sent: the client may read the list as soon as it has the answer.
         self.hub.asked.append(Asked(self.command, self.path, asked, sent))
         if sent:
             self.wfile.write(data)

@@ -1,8 +1,8 @@
 """Tiny random checkpoints of every model type in the installed mlx-lm that builds a switch.
 
-The types are found by reading mlx-lm's own modules, so that a new one enters by itself. One
+The types are found by reading mlx-lm's own modules, so that a new one is included by itself. One
 dictionary of tiny values serves them all: a type's config is the part of it whose names its
-module, or a module it builds on, speaks of. A type that cannot be built from that fails with a
+module, or a module it builds on, mentions. A type that cannot be built from that fails with a
 sentence that says what to add here.
 """
 
@@ -130,7 +130,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen3_5_moe": LINEAR_ATTENTION,
     "qwen3_next": LINEAR_ATTENTION | {"partial_rotary_factor": 1.0},
 }  # fmt: skip
-"""Type → what its config has otherwise, or beside."""
+"""Type → config fields that differ from the tiny ones, or are additional."""
 
 AROUND: dict[str, dict[str, Any]] = {
     "gemma4": {"vocab_size": 260},
@@ -141,13 +141,13 @@ AROUND: dict[str, dict[str, Any]] = {
         "quantization": {"bits": 2, "group_size": 128, "mode": "affine"},
     },
 }  # fmt: skip
-"""Type → what a config with a text_config has beside it."""
+"""Type → the fields beside text_config in a config that has one."""
 
 BITS = {"prism_hadamard_qwen35": {"bits": 2, "group_size": 128}}
-"""Type → the quantisation it insists on."""
+"""Type → the quantisation that it requires."""
 
 INNER = {"mistral3": "mistral4"}
-"""Type of a wrapper → the type of its text_config, where that decides what is built."""
+"""Type of a wrapper → the type of its text_config, where that selects the model."""
 
 CANNOT: dict[str, str] = {
     "muse_spark": "its attention and its experts' norm are Metal kernels, with no CPU fallback",
@@ -183,7 +183,7 @@ def model_types() -> list[str]:
 
 
 def tiny_config(model_type: str) -> dict[str, Any]:
-    """A config of `model_type`: the tiny values its modules speak of, and its own differences."""
+    """A config of `model_type`: the tiny values its modules mention, and its own differences."""
     inner = INNER.get(model_type, model_type)
     spoken = set(re.findall(r"\w+", "".join(source(name) for name in bases(model_type))))
     flat = {name: value for name, value in TINY.items() if name in spoken}
@@ -197,10 +197,10 @@ def tiny_config(model_type: str) -> dict[str, Any]:
 def checkpoint(model_type: str, folder: Path, config: dict[str, Any] | None = None) -> Path:
     """Write a tiny random checkpoint of `model_type` to `folder`, and return it.
 
-    `config` stands in place of the type's tiny one.
+    `config` replaces the type's tiny one.
 
     Raises:
-        AssertionError: mlx-lm cannot build the type from what is known here.
+        AssertionError: mlx-lm cannot build the type from the values here.
     """
     try:
         return tiny_checkpoint(

@@ -1,8 +1,8 @@
-"""What the tests found out about models, formats and layouts: the rows of docs/models.md.
+"""What the tests prove about models, formats and layouts: the rows of docs/models.md.
 
-A test that has proved something says so with `support.record(kind, name, …)`; the last test of
-its file calls `support.check(kind)`, which holds the rows of this session against the committed
-table. When a table is to change, run its tests, then `make support`.
+A test that has proved something records it with `support.record(kind, name, …)`; the last test
+of its file calls `support.check(kind)`, which compares the rows of this session with the
+committed table. To change a table, run its tests, then `make support`.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Support:
         self.rows: Rows = {}
 
     def record(self, kind: str, name: str, *cells: str) -> None:
-        """Say that `name` was proved; `cells` are the columns after the name."""
+        """Record that `name` was proved; `cells` are the columns after the name."""
         assert len(cells) == len(COLUMNS[kind]) - 1, f"a row of {kind} has {COLUMNS[kind]}"
         self.rows.setdefault(kind, {})[name] = cells
 
     def check(self, kind: str) -> None:
-        """Assert that docs/models.md tells of `kind` exactly what this session found."""
+        """Assert that docs/models.md has exactly the rows of `kind` that this session found."""
         rows = self.rows.get(kind, {})
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{kind}.json").write_text(json.dumps(rows, indent=1, sort_keys=True))
@@ -75,7 +75,7 @@ class Support:
 
 
 def load() -> Rows:
-    """What earlier sessions found."""
+    """The rows that earlier sessions found."""
     found = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
     return {
         kind: {name: tuple(cells) for name, cells in rows.items()} for kind, rows in found.items()

@@ -1,4 +1,4 @@
-"""What users wrote for the release before works: its names, module paths, keys and files."""
+"""Code and files for the previous release work: its names, module paths, keys and files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ OLD_NAMES = {
 
 
 def test_an_alias_reads_the_new_attribute_and_is_no_field():
-    """A dataclass has its fields only; the old name reads one of them and cannot be set."""
+    """The old name reads a field of the dataclass, is no field itself, and cannot be set."""
 
     @dataclass
     class Record:
@@ -71,7 +71,7 @@ def test_an_alias_reads_the_new_attribute_and_is_no_field():
 
 @pytest.mark.parametrize("kind", OLD_NAMES, ids=lambda kind: kind.__name__)
 def test_old_names_read_what_the_new_ones_do(kind):
-    """Each old name of a record is an alias of an attribute or a method that the record has."""
+    """Each old name of a record is an alias of one of its attributes or methods."""
     record = object.__new__(kind)
     marks = {new: np.array([i]) for i, new in enumerate(OLD_NAMES[kind].values())}
     vars(record).update(marks)
@@ -81,7 +81,7 @@ def test_old_names_read_what_the_new_ones_do(kind):
 
 
 KEPT = Path(__file__).parent / "kept"
-"""Files that the release before wrote."""
+"""Files that the previous release wrote."""
 
 
 def test_events_and_fakes_have_their_old_names():
@@ -144,7 +144,7 @@ except ModuleNotFoundError as error:
 
 
 def test_old_paths_work_in_a_new_process():
-    """As attributes of the package, and in every form of import; an unknown one is refused."""
+    """They work as attributes of the package and in every form of import; others are refused."""
     out = subprocess.run(
         [sys.executable, "-c", OLD_LINES], capture_output=True, text=True, check=True
     )
@@ -167,7 +167,7 @@ def test_old_arguments_are_the_new_ones():
 
 
 def test_a_plan_and_a_summary_as_json_have_their_old_keys():
-    """Beside the new ones; numbers that were not counted are null."""
+    """The old keys are beside the new ones; numbers that were not counted are null."""
     for size in outlier_jupyter.plan("demo").to_dict()["sizes"]:
         assert size["tokens"] == size["working_sets"]
     found = json.loads(as_json(Run.load(KEPT / "run.safetensors").summary()))
@@ -178,7 +178,7 @@ def test_a_plan_and_a_summary_as_json_have_their_old_keys():
 
 
 def test_a_saved_run_opens():
-    """Its text, numbers and reads are those that the release before reported of it."""
+    """Its text, numbers and reads are those that the previous release reported."""
     run = Run.load(KEPT / "run.safetensors")
     assert run.text == "".join(run.pieces(run.tokens)) == "An expert is one small feed-"
     assert str(run.summary()).startswith(
@@ -202,7 +202,7 @@ def test_a_saved_chat_opens():
 
 
 def test_habit_is_accepted_wherever_a_policy_is():
-    """In calls, in commands, and as the policy of a saved trace."""
+    """The old name works in calls, in commands, and as the policy of a saved trace."""
     assert make(LoadOptions, {"policy": "habit"}).policy == "predictive"
     assert COMMANDS["load"].parser().parse_args(["demo", "--policy", "habit"]).policy == "habit"
     assert COMMANDS["what-if"].parser().parse_args(["--policy", "habit"]).policies == ["habit"]

@@ -28,13 +28,13 @@ AT_THE_ROOT = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
 
 
 def test_the_readme_is_short():
-    """Whoever comes first reads 150 lines at most."""
+    """It has 150 lines at most."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
 @pytest.mark.parametrize("page", [ROOT / name for name in AT_THE_ROOT] + PAGES, ids=str)
 def test_links_to_files_lead_to_files(page):
-    """Those that Sphinx does not see as well: of pages that a forge shows, and of pictures."""
+    """Includes links that Sphinx does not check: of pages that a forge shows, and of pictures."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"", text):
         link = "".join(target)
@@ -64,7 +64,7 @@ def test_every_public_name_is_in_the_reference():
 
 
 def test_what_the_reference_names_is_there_and_tells_of_its_fields():
-    """Each target of a directive; of a record each field, in its docstring or its module's."""
+    """Each target of a directive exists; a record's or its module's docstring has each field."""
     for target in re.findall(r"^\.\. auto(?!module)\w+:: (.+)$", TEXT, re.MULTILINE):
         module, _, name = target.rpartition(".")
         thing = getattr(import_module(module), name)
@@ -76,14 +76,14 @@ def test_what_the_reference_names_is_there_and_tells_of_its_fields():
 
 
 def test_events_tell_of_their_fields():
-    """In their docstrings, or at the top of their module."""
+    """Each field is in the event's docstring, or at the top of its module."""
     for event in get_args(events.Event):
         for field in event._fields:
             assert re.search(rf"\b{field}\b", f"{event.__doc__} {events.__doc__}"), (event, field)
 
 
 def test_commands_options_and_record_types_are_in_the_reference():
-    """By directives that list what there is when the site is built; each command has its call."""
+    """Directives list all that exist when the site is built; each command has its call."""
     assert "```{commands}" in REFERENCE["commands"] and "```{flags}" in REFERENCE["commands"]
     assert all(each.call for each in COMMANDS.values())
     for kind in (options.LoadOptions, options.GenerateOptions):
@@ -93,7 +93,7 @@ def test_commands_options_and_record_types_are_in_the_reference():
 
 
 def test_every_experiment_names_its_processor():
-    """What of it the kernels used, that it was not recorded, or that it makes no odds."""
+    """Each gives the instruction set, or says "not recorded" or "of no consequence"."""
     for page in EXPERIMENTS:
         _, *entries = re.split(r"(?=^###? \d{4}-)", page.read_text(), flags=re.MULTILINE)
         assert entries

@@ -1,4 +1,4 @@
-"""What the documents show runs: every block of Python and every cell, page by page, in IPython."""
+"""Runs every block of Python and every cell of the documents, page by page, in IPython."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGES = [
     *sorted((ROOT / "docs" / "how-to").glob("*.md")),
 ]
 BLOCK = re.compile(r"^```(?:python|ipython)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-"""Code; what is marked `no-run` behind its language is left out."""
+"""Blocks of code, but for those marked `no-run` after their language."""
 CODE = {
     str(page.relative_to(ROOT)): blocks
     for page in PAGES
@@ -53,11 +53,11 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    print(done.stdout)  # pytest shows it where a page has failed  # noqa: T201
+    print(done.stdout)  # pytest shows it if a page fails  # noqa: T201
     return dict(json.loads((folder / "failed.json").read_text()))
 
 
 @pytest.mark.parametrize("page", CODE)
 def test_the_examples_of_a_page_run(page: str, failed: dict[str, str]) -> None:
-    """In their order, on the demo model."""
+    """All run in their order, on the demo model."""
     assert page not in failed, failed[page]

@@ -34,7 +34,7 @@ def prompt_of(name: str, flag: str) -> str:
 
 @pytest.fixture(scope="module")
 def answered():
-    """The run that examples 1, 3 and 4 begin with."""
+    """The run at the start of examples 1, 3 and 4."""
     with outlier_jupyter.load("demo", cache_gb=0.002, quiet=True) as engine:
         return engine.generate(QUESTION, max_tokens=120)
 
@@ -61,7 +61,7 @@ def entropy(share: np.ndarray) -> np.ndarray:
 
 
 def test_the_model_and_its_cache_are_as_told(answered):
-    """9 MB, 6 layers of 32, 4 a token; 2 MB hold a quarter of the experts."""
+    """9 MB, 6 layers of 32, 4 a token; 2 MB fit a quarter of the experts."""
     info = answered.trace.info
     assert info.experts_per_layer == (EXPERTS,) * LAYERS and answered.trace.experts.shape[2] == K
     folder = Path(outlier_jupyter.__file__).parent / "demo"
@@ -89,7 +89,7 @@ def test_the_summary_is_the_trace_s(answered):
 
 
 def test_below_a_token_s_other_layers_lru_hits_nothing(answered):
-    """20 slots: what the five other layers ask for in between; the default policy does better."""
+    """20 slots are what the five other layers use in between; the default policy does better."""
     trace, others = answered.trace, (LAYERS - 1) * K
     assert "asked for 20:" in " ".join(cells("01"))
     frame = trace.what_if([others, others + K], ["lru", "default"])
@@ -100,13 +100,13 @@ def test_below_a_token_s_other_layers_lru_hits_nothing(answered):
     for step in np.flatnonzero(trace.phase == 1).tolist():
         for layer in range(LAYERS):
             for expert in trace.experts[step, layer].tolist():
-                if (layer, expert) in last:  # 20 others have come since, at the least
+                if (layer, expert) in last:  # at least 20 others were used since
                     assert (step - last[layer, expert]) * LAYERS * K - K >= others
                 last[layer, expert] = step
 
 
 def test_so_few_slots_hit_nine_of_ten(answered):
-    """Example 3: with `slots_for`'s, and not with one less; no cache hits what comes first."""
+    """Example 3: `slots_for`'s suffice, one less does not; no cache hits an expert's first use."""
     trace = answered.trace
     assert "one slot less does not do" in " ".join(cells("03"))
     slots = trace.slots_for(0.9)
@@ -131,13 +131,13 @@ def test_the_plan_is_that_of_the_config():
     heads, width = config["num_key_value_heads"], config["head_dim"]
     assert plan["kv_per_token"] == LAYERS * 2 * heads * width * 4  # float32 keys and values
     weights = 3 * config["hidden_size"] * config["moe_intermediate_size"]
-    assert plan["expert_nbytes"][0] == weights // 2 + weights // 64 * 2 * 2  # codes; scale, bias
+    assert plan["expert_nbytes"][0] == weights // 2 + weights // 64 * 2 * 2  # weights; scale, bias
     assert plan["cold_per_token"] == LAYERS * K * plan["expert_nbytes"][0]
     assert plan["experts_total"] == LAYERS * EXPERTS * plan["expert_nbytes"][0]
 
 
 def test_the_slowest_token_is_taken_apart_rightly(answered):
-    """Example 4: which token, how slow, what it missed, who had left when, and its reads."""
+    """Example 4: which token, how slow, what it missed, when each was evicted, and its reads."""
     trace = answered.trace
     produced = np.flatnonzero(trace.produced >= 0)
     decode = trace.phase == 1
@@ -167,10 +167,10 @@ def test_the_slowest_token_is_taken_apart_rightly(answered):
 
 
 def test_times_are_the_calls_and_add_up(answered):
-    """Example 4: a row for each token of prompt and answer; their parts are what was measured."""
+    """Example 4: each token of prompt and answer has a row; its parts are what was measured."""
     times, trace = answered.trace.times(), answered.trace
     assert len(times) == trace.steps
-    nanosecond = 1e-6  # a trace keeps whole ones of them
+    nanosecond = 1e-6  # a trace stores whole nanoseconds
     np.testing.assert_allclose(times.ms, trace.step_ns / 1e6, atol=nanosecond)
     parts = [name for name in times if name.endswith("_ms") and times[name].notna().any()]
     np.testing.assert_allclose(times[parts].sum(axis=1), times.ms, atol=nanosecond)
@@ -197,7 +197,7 @@ def test_measures_are_counted_so(answered):
 
 
 def test_two_texts_part_where_their_choices_do(texts):
-    """Example 2: divergence, the map of differences, and the six experts code leans on most."""
+    """Example 2: divergence, the map of differences, and the six experts that code favours most."""
     both = outlier_jupyter.compare(
         dict(zip(("prose", "code"), texts, strict=True)), permutations=999
     )
@@ -244,7 +244,7 @@ def test_the_atlas_s_classes_are_beyond_chance(texts):
 
 
 def test_a_masked_run_is_told_as_it_was(texts):
-    """Example 2: masked experts are never chosen; agreement and divergence are of its tokens."""
+    """Example 2: masked experts are never chosen; agreement and KL are means over its tokens."""
     both = outlier_jupyter.compare(
         dict(zip(("prose", "code"), texts, strict=True)), permutations=99
     )
@@ -260,13 +260,13 @@ def test_a_masked_run_is_told_as_it_was(texts):
 
 
 def test_a_chat_reads_only_what_is_new_and_a_cache_has_room_for_what_it_says():
-    """Example 6: reused tokens are those of the turn before; slots are room, not what is there."""
+    """Example 6: reused tokens are those of the turn before; slots count room, not experts."""
     with outlier_jupyter.load("demo", cache_gb=0.002, quiet=True) as engine:
         chat = outlier_jupyter.Chat(engine, max_tokens=60)
         one, two = chat.send(QUESTION), chat.send("And what does the router do?")
         first, second = (m.numbers for m in chat.messages if m.role == "assistant")
         assert (first["prompt"], first["reused"]) == (int((one.trace.phase == 0).sum()), 0)
-        # The last token of an answer is chosen and not read.
+        # The last token of an answer is sampled and never an input.
         assert second["reused"] == one.trace.steps == first["prompt"] + one.generated - 1
         assert second["prompt"] - second["reused"] == int((two.trace.phase == 0).sum())
         status = chat.resize(cache_experts=96)
@@ -276,7 +276,7 @@ def test_a_chat_reads_only_what_is_new_and_a_cache_has_room_for_what_it_says():
 
 
 def test_every_speed_in_an_example_is_told_when_it_runs():
-    """No sentence of an example has a speed of some other machine in it."""
+    """No sentence of an example contains a speed of some other machine."""
     for path in EXAMPLES.glob("*.ipynb"):
         for cell in json.loads(path.read_text())["cells"]:
             if cell["cell_type"] == "markdown":

@@ -1,4 +1,4 @@
-"""Every example notebook runs as it is, and what it leaves can be seen with no kernel."""
+"""Every example notebook runs unchanged, and its page shows the results without a kernel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_page_shows_text_and_plots_without_a_kernel(page):
         assert title in html
     assert "Generated text" in html
     assert not re.search(r"<(script|img|link)[^>]* (src|href)=.?https?:", html)
-    # Neither a widget, which would be dead, nor who would show it, which would be fetched.
+    # Neither a widget, which needs a kernel, nor a widget manager, which needs a network.
     assert '<script type="application/vnd.jupyter' not in html and "html-manager" not in html
 
 

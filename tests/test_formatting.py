@@ -34,13 +34,13 @@ def test_bytes_have_a_unit(nbytes, text):
      (0.9998, "99.98 %"), (0.99904, "99.9 %"), (0.9995, "99.95 %"), (float("nan"), "–")],
 )  # fmt: skip
 def test_shares_are_percentages(share, text):
-    """In tenths; what is nearer to none or to all has the digits that say so."""
+    """Tenths of a percent; shares nearer to 0 or 100 % have more digits."""
     assert percent(share) == text
 
 
 @given(st.integers(1, 10**9).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_a_share_that_is_told_is_the_share(counts):
-    """Within half a tenth, 100 % of all alone and 0 % of none, and never off by half of itself."""
+    """Within half a tenth, 100 % only of all, 0 % only of none, and off by less than half of it."""
     part, whole = counts
     told = float(percent(part / whole).removesuffix(" %")) / 100
     assert told == pytest.approx(part / whole, abs=0.00051)

@@ -1,4 +1,4 @@
-"""The house's rules, checked from the code itself: who imports whom, how large things are."""
+"""The house's rules, checked in the code itself: imports between rooms, sizes, names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(outlier_jupyter.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 
 BASE = {"errors", "values", "families", "events", "formatting", "options", "display", "aliases"}
-"""Modules that everybody may import; among themselves as BASES says."""
+"""Modules that all rooms may import; BASES lists their imports of each other."""
 BASES = {
     "aliases": set(),
     "errors": set(),
@@ -45,7 +45,7 @@ ROOMS = {
     },
     "testing": {"checkpoint", "system"},
 }  # fmt: skip
-"""Room → the rooms it may import, which all stand above it. `__init__` is the door."""
+"""Room → the rooms it may import, which are all above it. `__init__` is the package."""
 MAY_IMPORT = BASES | {room: rooms | BASE for room, rooms in ROOMS.items()}
 MAY_IMPORT["residency"] = {"errors"}  # `options` lists the policies
 
@@ -68,7 +68,7 @@ ONLY_IN = {
 }
 """Library → the rooms that may import it."""
 LATE = {"display": {"notebook"}}
-"""`display` is the one way from a record to its pictures, made when somebody looks."""
+"""`display` is the one way from a record to its views, which are made on display."""
 
 
 def room(path: Path) -> str:
@@ -117,7 +117,7 @@ def test_a_room_imports_only_what_it_may(path):
 
 
 def test_rooms_import_those_above_them():
-    """Each room's imports stand before it in the table, so none can come back."""
+    """Each room's imports are before it in the table, so that no cycle is possible."""
     known = list(ROOMS)
     for name, imported in ROOMS.items():
         assert imported <= set(known[: known.index(name)]), name
@@ -128,11 +128,11 @@ HEAVY = {
     "IPython", "anywidget", "huggingface_hub", "mlx", "mlx_lm", "numba", "pandas", "plotly",
     "pyarrow", "scipy", "traitlets", "tqdm", "transformers",
 }  # fmt: skip
-"""Libraries for whose sake a module may be imported late: they take a moment, or may be missing."""
+"""Libraries that justify a late import: they are slow to import, or may be missing."""
 
 
 def module(path: Path) -> str:
-    """A file's dotted name below the package, "" for the door itself."""
+    """A file's dotted name below the package, "" for the package itself."""
     parts = list(path.relative_to(ROOT).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -169,7 +169,7 @@ def imported(path: Path, late: bool):
 
 
 def reached(start: str) -> set[str]:
-    """All that is imported, ours and libraries, when the module `start` is."""
+    """All that importing the module `start` imports, ours and libraries."""
     found, left = set(), ["." + start]
     while left:
         name = left.pop()
@@ -182,7 +182,7 @@ def reached(start: str) -> set[str]:
 
 
 def test_no_modules_import_each_other():
-    """No circle, late imports counted, imports for types alone not."""
+    """There is no import cycle, with late imports, without imports for types alone."""
     graph = {
         name: {
             other[1:] for late in (False, True) for other in imported(path, late)
@@ -195,7 +195,7 @@ def test_no_modules_import_each_other():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_is_imported_late_is_heavy(path):
-    """Libraries that take a moment, and modules of ours that load one of them first."""
+    """Late imports are slow libraries, or modules of ours that load one of them first."""
     for name in imported(path, late=True):
         if name.startswith("."):
             loads = (reached(name[1:]) - reached(module(path))) & HEAVY
@@ -216,12 +216,12 @@ def test_a_class_has_a_name_of_its_own():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_its_room_looks_into_an_engine(path):
-    """`engine._x` stands in `engine/` alone."""
+    """`engine._x` is in `engine/` alone."""
     assert room(path) == "engine" or not re.search(r"\bengine\._[a-z]", path.read_text())
 
 
 def test_tests_look_into_an_engine_in_one_place():
-    """`engine._x` stands in `tests/inspection.py`, and in code that runs in a kernel of its own."""
+    """`engine._x` is in `tests/inspection.py`, and in code that runs in a kernel of its own."""
     may = {"inspection.py", "test_house.py", "jupyter_kernel/test_stop.py"}
     tests = Path(__file__).parent
     looking = {
@@ -267,7 +267,7 @@ IN_PROTOCOLS = {
     "error", "buffer_nbytes", "routed", "ask", "drop", "victims", "order", "scatter",
     "changed", "kernel_readable",
 }  # fmt: skip
-"""Methods whose docstring stands in a protocol or a base class."""
+"""Methods whose docstring is in a protocol or a base class."""
 
 
 def public(body):
@@ -287,7 +287,7 @@ def test_every_public_name_says_what_it_is(path):
 
 
 WRITES_ITSELF = {
-    "benchmark/geometry.py",  # models of the benchmark, made anew where not whole
+    "benchmark/geometry.py",  # models of the benchmark, made again if incomplete
     "checkpoint/repack.py",  # has a journal of its own
     "system/files.py",
     "system/hub.py",  # headers in a temporary folder
@@ -298,7 +298,7 @@ WRITES_ITSELF = {
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_of_the_user_s_are_written_in_one_place(path):
-    """All or nothing, by `files.write`; who writes by itself is named above, with the reason."""
+    """`files.write` writes all or nothing; exceptions are listed above, with the reason."""
     if str(path.relative_to(ROOT)) in WRITES_ITSELF:
         return
     for node in ast.walk(ast.parse(path.read_text())):
@@ -318,7 +318,7 @@ def test_what_a_record_offers_to_draw_is_there(what):
 
 
 def test_no_record_names_a_view():
-    """Outside of the notebook's room, its modules are named in two tables and at the doors."""
+    """Outside the notebook's room, two tables and two entry points name its modules."""
     naming = {
         str(path.relative_to(ROOT))
         for path in FILES

@@ -1,4 +1,4 @@
-"""Whatever is handed to a public function: it is taken, or refused by our error in one sentence."""
+"""Any value passed to a public function is accepted, or refused by our error in one sentence."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ODD = [
     [[]], [{}], [None], slice(1, 2), slice("a", 2), range(3), lambda: 1, io.StringIO("a"), int,
     (n for n in ("a", "b")), "x" * 400,
 ]  # fmt: skip
-"""What somebody may hand over in place of what is wanted."""
+"""Odd values, passed in place of each argument."""
 
 PROMPT = "one two"
 
@@ -48,7 +48,7 @@ def run(engine):
 
 
 def refusal(call, value):
-    """What `call(value)` says if it is refused; anything but our errors goes through."""
+    """The message if `call(value)` is refused; anything but our errors is raised."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -210,7 +210,7 @@ def _short(value):
 
 @pytest.mark.parametrize("kind", [GenerateOptions, LoadOptions])
 def test_every_option_takes_a_value_or_says_why_not(kind):
-    """Whatever it is: an option of its type, or our error in one short line that names it."""
+    """Any value becomes an option of its type, or our error in one short line that names it."""
     for spec in fields(kind):
         for value in ODD:
             said = refusal(lambda v, name=spec.name: make(kind, {name: v}), value)
@@ -233,7 +233,7 @@ def test_numbers_of_other_libraries_are_pythons_own():
 
 
 def test_experts_are_named_by_numbers_of_any_kind():
-    """Pairs of NumPy's integers; boosts by its floats; half a number is no expert."""
+    """NumPy's integers form pairs, its floats boosts; a fraction is no expert."""
     pair = (np.int64(1), np.int32(2))
     made = make(GenerateOptions, {"mask": [pair, "0:3"], "boost": {pair: np.float32(2)}})
     assert made.mask == ("1:2", "0:3") and made.boost == ("1:2=2.0",)
@@ -242,7 +242,7 @@ def test_experts_are_named_by_numbers_of_any_kind():
 
 
 def test_paths_are_texts_or_paths(run, tmp_path):
-    """Both forms, and NumPy's numbers for a token's, give what plain ones give."""
+    """Both forms, and NumPy's numbers for a token's number, give the same result."""
     run.save(str(tmp_path / "a.trace"))
     run.save(tmp_path / "b.trace")
     assert Run.load(os.fspath(tmp_path / "b.trace")).text == Run.load(tmp_path / "a.trace").text
@@ -253,13 +253,13 @@ def test_paths_are_texts_or_paths(run, tmp_path):
 
 @given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]))))
 def test_several_texts_are_the_same_in_any_container(words):
-    """A list, a tuple, a generator."""
+    """A list, a tuple and a generator give the same."""
     for several in (words, tuple(words), iter(words), (word for word in words)):
         assert make(GenerateOptions, {"stop": several}).stop == tuple(words)
 
 
 def test_a_generator_is_read_once_by_whoever_takes_it(engine):
-    """`watch` checks before it runs, and a block of `routing` asks of every run in it."""
+    """`watch` checks it before it runs; a block of `routing` applies it to every run."""
     watched = outlier_jupyter.watch(engine, iter([{"role": "user", "content": "one"}]), mask=(
         word for word in ["0:1"]), max_tokens=2)  # fmt: skip
     assert "0:1 masked" in watched.wait().trace.info.changed_output

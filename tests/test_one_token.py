@@ -1,4 +1,4 @@
-"""The path of one token, as ARCHITECTURE.md tells it: each thing happens, and in that order."""
+"""The path of one token: every step of ARCHITECTURE.md happens, and in that order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYERS = 3
 
 @pytest.fixture(scope="module")
 def story(tiny):
-    """Every event of a run of three tokens with room for half of what it needs."""
+    """Every event of a run of three tokens whose cache fits half of its experts."""
     log = EventLog()
     with outlier_jupyter.load(tiny, cache_experts=4) as engine:
         engine.subscribe(log)
@@ -87,7 +87,7 @@ def test_a_call_takes_its_layers_in_order_and_reads_only_after_routing(story):
 
 
 def test_exactly_the_misses_are_read(story):
-    """Per call and layer, the experts read are the distinct experts that were no hits."""
+    """Per call and layer, the experts read are the distinct experts that missed."""
     events, _ = story
     for call in calls(events):
         for routed in (event for event in call if isinstance(event, Routed)):
@@ -97,7 +97,7 @@ def test_exactly_the_misses_are_read(story):
 
 
 def test_an_expert_is_evicted_before_its_slot_is_filled(story):
-    """Replaying the events, no slot ever holds two experts and none is filled while held."""
+    """Replaying the events, no slot ever has two experts and none is filled while in use."""
     events, _ = story
     holds: dict[int, tuple[int, int]] = {}
     for event in events:

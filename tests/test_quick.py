@@ -1,4 +1,4 @@
-"""`make quick` finds the tests of what was changed."""
+"""`make quick` finds the tests of the changed files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
     ],
 )
 def test_a_file_s_tests_are_those_of_its_room(file, tests):
-    """A room's, or those of a room within a room; the house's are run always."""
+    """The tests of its room, or of a room within a room, and always those of the house."""
     code = "import sys, pathlib, quick; print(quick.tests_of(pathlib.Path(sys.argv[1])))"
     done = subprocess.run(
         [sys.executable, "-c", code, file], cwd=ROOT / "tools", capture_output=True, text=True

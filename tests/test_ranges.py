@@ -1,4 +1,4 @@
-"""Options that stand for many things are held against what there is before they are written out."""
+"""Options for ranges are checked against what exists before they are expanded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = (32,) * 4
 def run():
     with outlier_jupyter.load("demo", cache_gb=0.002, quiet=True) as engine:
         run = engine.generate("What is an expert?", max_tokens=6)
-    run.experts_of(1)  # what is imported and compiled once
+    run.experts_of(1)  # imports and compiles what every case needs
     outlier_jupyter.compare({"a": run, "b": run}, permutations=9)
     return run
 
@@ -52,7 +52,7 @@ def test_what_there_is_not_is_refused_before_memory_is_taken(run, ask):
 
 
 def test_a_range_named_again_and_again_is_written_out_once():
-    """However often it stands there."""
+    """Repeating it takes no more memory."""
     words = "0:" + ",".join(["0-31"] * 20_000)
     tracemalloc.start()
     try:
@@ -64,14 +64,14 @@ def test_a_range_named_again_and_again_is_written_out_once():
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_a_chat_with_numbers_that_are_none_is_refused(number):
-    """No page can be sent them."""
+    """JSON, and so the page, cannot represent them."""
     text = told().replace('"numbers": {}', f'"numbers": {{"tokens": {number}}}', 1)
     with pytest.raises(OptionError, match="values that are not numbers"):
         Conversations().add_from(text)
 
 
 def test_half_a_character_in_a_chat_is_replaced():
-    """No page can be sent it either."""
+    """The page cannot receive a lone surrogate either."""
     found = Conversations()
     found.add_from(told().replace("question", "quest\\ud800ion"))
     assert found.current.path()[0].text == "quest\ufffdion"

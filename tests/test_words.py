@@ -1,4 +1,4 @@
-"""The words of the code and of its messages are the field's: a short list that stays out."""
+"""The code and its messages use the field's words: none of a short list of others."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NOT_IN_NAMES = {
     "aside", "asked", "door", "foreseen", "given", "glow", "habit", "heard", "hears", "held",
     "portion", "portions", "said", "says", "tell", "tells", "told",
 }  # fmt: skip
-"""Parts of names. In their place: staging, requested, predicted, inputs, predictive, resident,
-evicted, text, reports …"""
+"""Words that no name contains. In their place: staging, requested, predicted, inputs, predictive,
+resident, evicted, text, reports …"""
 NOT_IN_TEXTS = (
     "asked for", "aside", "foreseen", "heard", "hears", "held(?! back)", "leaves first", "look-up",
     "tells", "told", "tokens' worth", "who leaves", "who listens",
@@ -28,15 +28,15 @@ NOT_IN_TEXTS = (
 """Words of comments, docstrings and messages: resident or pinned for held, evicted for left, lookup
 for look-up, working sets for tokens' worth. Each is a regular expression."""
 MAY = {
-    "notebook/live/widget.py": {"told"},  # a message's type, in notebooks that were saved
+    "notebook/live/widget.py": {"told"},  # a message's type, in saved notebooks
     "studies/ablate.py": {"foreseen"},  # the old name of an attribute
     "trace/equal_caches.py": {"held"},  # the same
 }
-"""File → what may stand in it, and why."""
+"""File → the words that it may contain, and why."""
 
 
 def names(tree: ast.AST):
-    """All that a file names: functions, classes, arguments, variables, attributes; no old names."""
+    """All names in a file: functions, classes, arguments, variables, attributes; no aliases."""
     old = {
         target
         for node in ast.walk(tree)
@@ -57,7 +57,7 @@ def names(tree: ast.AST):
 
 
 def parts(name: str) -> set[str]:
-    """The words that a name is made of."""
+    """The words of a name."""
     spaced = name if name.isupper() else re.sub(r"([A-Z])", r"_\1", name)
     return set(re.findall(r"[a-z]+", spaced.lower()))
 

@@ -1,4 +1,4 @@
-"""axe-core, the checker of accessibility, run on a part of the page."""
+"""Runs axe-core, an accessibility checker, on a part of the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHECK = """async (selector) => {
 
 
 def assert_accessible(page: Page, selector: str) -> None:
-    """axe has something to check in what `selector` finds, and finds nothing wrong with it."""
+    """Assert that axe checks something in what `selector` finds, and reports no violation."""
     if not page.evaluate("'axe' in window"):
         page.add_script_tag(path=AXE)
     passed, problems = page.evaluate(CHECK, selector)

@@ -1,8 +1,7 @@
-"""Compares a picture with one that was accepted, so that a moved panel is told and a hair is not.
+"""Compares a picture with an accepted one: a moved panel differs, a pixel of smoothing does not.
 
-Both are looked at in an eighth of their size, where the smoothing of letters has been averaged
-away: browsers differ in that from version to version. Pictures are kept small: half the size, in
-96 colours.
+Both are compared at an eighth of their size, where averaging removes the smoothing of letters,
+which differs between browser versions. Pictures are saved small: half the size, in 96 colours.
 """
 
 from __future__ import annotations
@@ -14,32 +13,32 @@ import numpy as np
 from PIL import Image
 
 KEPT = 2
-"""A picture is kept in this fraction of its size."""
+"""A picture is saved at its size divided by this."""
 LOOKED_AT = 4
-"""And compared in this fraction of that."""
+"""And compared at that size divided by this."""
 MEAN = 2.0
-"""The mean difference that is let pass, of 255."""
+"""The largest accepted mean difference, of 255."""
 FAR, SHARE = 32, 0.004
-"""Pixels that are further apart than this are let pass up to this share of all."""
+"""Up to this share of all pixels may differ by more than this."""
 TALLER = 0.02
 """Letters of another version may make a picture higher by this share."""
 MOST_BYTES = 40_000
 
 
 def kept(png: bytes) -> Image.Image:
-    """A screenshot in the form that is kept."""
+    """A screenshot in the form that is saved."""
     image = Image.open(io.BytesIO(png)).convert("RGB").reduce(KEPT)
     return image.quantize(96, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write a picture as small as it gets; a picture that is too large is an error."""
+    """Write a picture compressed; a picture that is too large is an error."""
     image.save(path, optimize=True)
     assert path.stat().st_size <= MOST_BYTES, f"{path.name} has {path.stat().st_size} bytes"
 
 
 def difference(image: Image.Image, accepted: Image.Image) -> str:
-    """In what two kept pictures differ too much, in one sentence; "" where they do not."""
+    """One sentence on where two saved pictures differ too much; "" where they do not."""
     (width, height), (wanted_width, wanted_height) = image.size, accepted.size
     if width != wanted_width or abs(height - wanted_height) > TALLER * wanted_height:
         return f"it is {width} × {height} in place of {wanted_width} × {wanted_height} pixels"

@@ -25,9 +25,9 @@ QUIET = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 PATIENCE_MS = 60_000
-"""How long a test waits for what it expects: a kernel that generates has taken 9 s to answer."""
+"""The longest wait of a test: a kernel that generates has taken 9 s to answer."""
 PICTURES = ROOT / "build" / "pictures"
-"""What was seen, for people to look at; a page whose test failed is there too."""
+"""Screenshots for people to look at, also of the page of a failed test."""
 
 
 expect.set_options(timeout=PATIENCE_MS)

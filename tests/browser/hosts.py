@@ -1,8 +1,8 @@
 """The programs that show notebooks: real servers on loopback, each ended with the tests.
 
 One Jupyter server serves JupyterLab, Notebook 7 and Voilà, which differ in their pages; marimo is
-a server of its own for each document. `Host.show` is the same for all: a document with these
-cells, running. What is in the cells and what comes of them is not known here.
+a server of its own for each document. `Host.show` is the same for all: it opens a document with
+these cells and runs them. This module does not depend on what the cells contain or output.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Host(Protocol):
     """Where a document is shown."""
 
     def show(self, page: Page, name: str, *cells: str) -> None:
-        """Open a document with these code cells in `page`, and have all of them run."""
+        """Open a document with these code cells in `page`, and run all of them."""
 
 
 class Lab:
@@ -41,7 +41,7 @@ class Lab:
         self.notebooks.mkdir()
         config = home / "config" / "labconfig"
         config.mkdir(parents=True)
-        # It would ask whether news may be fetched.
+        # This extension shows a question about fetching news.
         news = {"@jupyterlab/apputils-extension:announcements": True}
         (config / "page_config.json").write_text(json.dumps({"disabledExtensions": news}))
         self.settings = home / "settings"
@@ -72,7 +72,7 @@ class Lab:
         end = time.monotonic() + START_S
         while time.monotonic() < end and self._process.poll() is None:
             for file in self._runtime.glob("jpserver-*.json"):
-                with suppress(ValueError):  # it is there before all of it is written
+                with suppress(ValueError):  # the file exists before it is complete
                     found: str = json.loads(file.read_text())["url"]
                     return found
             time.sleep(0.1)
@@ -104,9 +104,9 @@ class Lab:
         (folder / "themes.jupyterlab-settings").write_text(json.dumps({"theme": name}))
 
     def close(self) -> None:
-        """End the server, and with it its kernels; they must be at rest.
+        """End the server, and with it its kernels; they must be idle.
 
-        A server that is told to end while a kernel of its restarts fails in that, and stays.
+        A server that is terminated while one of its kernels restarts fails to end.
         """
         self._process.terminate()
         self._process.wait(30)
@@ -145,7 +145,7 @@ class Voila:
 
 
 class Marimo:
-    """marimo: a server for each document. Its cells are functions, so names are passed on."""
+    """marimo: a server for each document. Its cells are functions, which pass names on."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -190,7 +190,7 @@ def _url_in(log: Path, server: subprocess.Popen[bytes]) -> str:
 
 
 def marimo_app(cells: tuple[str, ...]) -> str:
-    """A marimo document: each cell takes all names of those before, and hands on its own."""
+    """A marimo document: each cell takes all names of the cells before, and returns its own."""
     parts = ["import marimo", "app = marimo.App()"]
     known: list[str] = []
     for source in cells:
@@ -223,12 +223,12 @@ def command(page: Page, name: str) -> None:
 
 
 def save(page: Page) -> None:
-    """Save the notebook, and wait until it is: a page that is reloaded before has no outputs."""
+    """Save the notebook and wait for it: a page that reloads before the end has no outputs."""
     page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
 
 
 def wait_until_idle(page: Page) -> None:
-    """Wait for a kernel that has nothing to do. (Without a kernel Lab says idle, too.)"""
+    """Wait for an idle kernel. (Without a kernel Lab shows idle, too.)"""
     page.wait_for_function(
         """() => {
           const kernel = document.querySelector('.jp-Toolbar-kernelName');
@@ -237,7 +237,7 @@ def wait_until_idle(page: Page) -> None:
         timeout=START_S * 1000,
     )
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
-    # Between two cells a kernel is idle, too: no cell may wait for its turn.
+    # Between two cells a kernel is idle, too: no cell may be queued.
     page.wait_for_function(
         "![...document.querySelectorAll('.jp-InputPrompt')]"
         ".some((prompt) => prompt.textContent.includes('*'))",

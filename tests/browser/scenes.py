@@ -1,8 +1,8 @@
-"""The widgets with fixed contents on a bare page: no kernel, no server, the same each time.
+"""The widgets with fixed contents on a bare page: no kernel, no server, always the same.
 
-A scene is what the Python half would have told the page: traits, made from a run and from a
-conversation that were made up. The page runs the built JavaScript with a model that only holds
-them, so that a picture depends on these contents, the style sheets and the browser alone.
+A scene has the traits that the Python half sends to the page, made from an invented run and an
+invented conversation. The page runs the built JavaScript with a model that only stores them, so
+that a picture depends on these contents, the style sheets and the browser alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.notebook.conftest import build
 WIDTHS = (400, 700, 1100, 1900)
 THEMES = {"light": "#ffffff", "dark": "#111111"}
 ORIGIN = "http://scene.invalid"
-"""Never asked for over a network: every request is answered from here."""
+"""The page's address; the test answers every request itself, without a network."""
 
 WORDS = (
     "A Mixture-of-Experts layer holds many small networks and asks a router which of them a token "
@@ -53,7 +53,7 @@ def route(x: np.ndarray, k: int) -> np.ndarray:
 def live_traits() -> dict[str, Any]:
     """A finished run of 120 tokens in 16 layers of 64 experts."""
     trace = build(steps=140, layers=16, experts=64, k=4, slots=400, prompt=20, seed=5)
-    # The last token of the prompt gives the first one generated, and so on.
+    # The last token of the prompt produces the first generated one, and so on.
     produced = np.r_[np.full(19, -1), np.arange(121)].astype(np.int32)
     ends = np.linspace(0, len(WORDS), 122).astype(np.int32)[1:]
     calls = trace.calls.copy()
@@ -136,7 +136,7 @@ made.render({ model, el: document.getElementById("place"), signal: new AbortCont
 
 
 def show(page: Page, widget: str, theme: str, width: int) -> None:
-    """Put a scene on the page and wait until it is drawn and rests."""
+    """Put a scene on the page and wait until it is drawn and no longer changes."""
     traits = {
         name: {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
         for name, value in SCENES[widget]().items()

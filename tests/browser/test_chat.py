@@ -39,7 +39,7 @@ def answered(page: Page, count: int) -> None:
 
 
 def test_three_turns_stop_regenerate_and_edit(lab: Lab, page: Page) -> None:
-    """All of it by keyboard and mouse, and typing sets off no shortcut of the notebook."""
+    """Keyboard and mouse do all of it, and typing triggers no shortcut of the notebook."""
     start(page, lab, "chat.ipynb", ENDLESS)
     cells = page.locator(".jp-Notebook .jp-Cell").count()
     ask(page, "What is an expert?")

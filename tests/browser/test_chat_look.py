@@ -1,4 +1,4 @@
-"""How the chat looks and lasts in JupyterLab: widths, themes, and a page that is reloaded."""
+"""The chat's look and state in JupyterLab: widths, themes, and a page that is reloaded."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ chat.runner.publish()
 
 
 def test_a_reload_in_the_middle_of_an_answer_loses_nothing(lab: Lab, page: Page) -> None:
-    """The page comes back with the answer, which has gone on, and with what was being typed."""
+    """The page comes back with the answer, which has continued, and with the typed draft."""
     start(page, lab, "reload.ipynb", ENDLESS)
     ask(page, "Go on and on")
     page.wait_for_selector(".oj-chat .oj-assistant .oj-body:not(:empty)")
     page.keyboard.type("half a thou")
-    page.wait_for_timeout(1000)  # the draft is told when typing rests
+    page.wait_for_timeout(1000)  # the page sends the draft when typing pauses
     before = page.locator(".oj-assistant .oj-body").inner_text().strip()
     save(page)
     page.reload()
@@ -98,7 +98,7 @@ def test_a_chat_saved_after_a_reload_is_whole_and_says_how_to_go_on(lab: Lab, pa
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
 def test_it_fits_and_can_be_read(lab: Lab, page: Page, theme: str) -> None:
-    """Nothing spills out, wide or narrow, and text stands out from its ground in both themes."""
+    """Nothing overflows at any width, and text contrasts with its background in both themes."""
     lab.theme(theme)
     page.set_viewport_size({"width": 1700, "height": 1400})
     start(page, lab, f"{theme}.ipynb", f"chat.send('What is an expert?')\n{RICH}")
@@ -125,7 +125,7 @@ def test_it_fits_and_can_be_read(lab: Lab, page: Page, theme: str) -> None:
 
 
 def assert_fits(page: Page) -> None:
-    """Nothing scrolls sideways but code."""
+    """Assert that nothing scrolls sideways but code."""
     for part in (".oj-frame", ".oj-messages", ".oj-settings"):
         spill = "node => node.scrollWidth - node.clientWidth"
         assert page.locator(f".oj-chat {part}").first.evaluate(spill) <= 0, part

@@ -1,4 +1,4 @@
-"""Widgets beside and inside others, twice, over a reload of the page, and when the kernel goes."""
+"""Widgets beside and inside others, twice, over a page reload, and after the kernel's end."""
 
 from __future__ import annotations
 

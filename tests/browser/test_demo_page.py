@@ -1,4 +1,4 @@
-"""The page that `make demo` leaves, opened from its file: all that it needs is in it."""
+"""The page that `make demo` writes, opened from its file: it contains all that it needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.browser.conftest import PICTURES, ROOT
 
 
 def test_the_page_asks_no_host_for_anything(page: Page, tmp_path: Path) -> None:
-    """Not when it is opened, and not when its figures have been drawn; nothing in it fails."""
+    """It sends no request to a host, not even to draw its figures, and nothing fails."""
     html = tmp_path / "quickstart.html"
     tool, notebook = ROOT / "tools" / "run_example.py", ROOT / "examples" / "01_quickstart.ipynb"
     subprocess.run([sys.executable, str(tool), str(notebook), str(html)], check=True)

@@ -1,4 +1,4 @@
-"""The chat and the run view in Notebook 7, marimo and Voilà, by calls alone: no magics there."""
+"""The chat and the run view in Notebook 7, marimo and Voilà, by Python calls, without magics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def host(request: pytest.FixtureRequest, lab: Lab, marimo: Marimo) -> Host:
 def test_the_widgets_work_in_other_hosts(
     host: Host, page: Page, request: pytest.FixtureRequest
 ) -> None:
-    """A run is watched and stopped, another looked into; a chat of three turns, stop, edit."""
+    """A run is watched and stopped, another inspected; a chat has three turns, stop, edit."""
     host.show(page, "widgets", *CELLS)
     views = page.locator(VIEW)
     expect(views).to_have_count(2, timeout=120_000)
@@ -58,18 +58,18 @@ def test_a_page_without_cells_shows_the_widgets(host: Host, page: Page) -> None:
 
 
 def stop_the_run(page: Page, view: Locator) -> None:
-    """Text comes while nobody does anything; Stop ends it, and what was made stays."""
-    view.scroll_into_view_if_needed()  # what nobody can see is not drawn
+    """Text arrives without any input; Stop ends it, and the partial output stays."""
+    view.scroll_into_view_if_needed()  # a view out of sight is not drawn
     tokens = view.locator(".oj-log .oj-token")
     expect(tokens.nth(8)).to_be_attached()
     expect(tokens.nth(tokens.count() + 20)).to_be_attached()
     view.get_by_role("button", name="Stop").click()
-    # Where outputs can be replaced the static view stands there now.
+    # Where outputs can be replaced, the static view is there now.
     expect(page.get_by_text("Interrupted").first).to_be_visible()
 
 
 def look_into(page: Page, view: Locator) -> None:
-    """A token that is pointed at is lit in all panels; the arrow keys go back through the run."""
+    """All panels highlight the token under the pointer; arrow keys go back through the run."""
     view.scroll_into_view_if_needed()
     expect(view.locator(".oj-where")).to_have_text("the end")
     view.locator(".oj-token").nth(5).hover()
@@ -83,7 +83,7 @@ def look_into(page: Page, view: Locator) -> None:
 
 
 def talk(page: Page) -> None:
-    """Three turns, the first of which is stopped; then an edit and another try."""
+    """Three turns, the first of which is stopped; then an edit and a regenerated answer."""
     ask(page, "What is an expert?")
     first_words(page)
     page.keyboard.press("Escape")

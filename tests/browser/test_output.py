@@ -1,4 +1,4 @@
-"""Runs within an `ipywidgets.Output`, whose page drops updates of what was displayed there."""
+"""Runs within an `ipywidgets.Output`, where the page drops updates of displays."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHAT = (
 
 
 def test_a_chat_in_an_output_leaves_its_text(lab: Lab, page: Page) -> None:
-    """It is a chat there as elsewhere, and when it is closed what was said takes its place."""
+    """The chat works there as elsewhere, and its transcript replaces it when it is closed."""
     lab.add("chat-output.ipynb", SETUP, CHAT, "chat.close()")
     open_notebook(page, lab, "chat-output.ipynb")
     for _ in range(2):
@@ -47,9 +47,9 @@ def test_a_chat_in_an_output_leaves_its_text(lab: Lab, page: Page) -> None:
 
 
 def test_what_runs_in_an_output_is_shown_there(lab: Lab, page: Page) -> None:
-    """In a block, in the callback of a button, and watched: the view that stays takes the place.
+    """In a block, in a button's callback, and watched: the static view replaces the widget.
 
-    No other is left, and it is there again when the page has been reloaded.
+    No other view remains, and it is there again after a reload of the page.
     """
     lab.add("output.ipynb", SETUP, WITHIN, BUTTON, WATCHED)
     open_notebook(page, lab, "output.ipynb")
@@ -85,8 +85,8 @@ DOLLARS = (
 
 
 def test_no_dollars_are_typeset(lab: Lab, page: Page) -> None:
-    """JupyterLab, which has MathJax, shows texts and names in every HTML of ours as they are."""
-    math = "from IPython.display import HTML\nHTML('<p>$x^2$</p>')"  # it is there, and would
+    """JupyterLab, which has MathJax, shows texts and names in all of our HTML unchanged."""
+    math = "from IPython.display import HTML\nHTML('<p>$x^2$</p>')"  # MathJax typesets it
     lab.add("dollars.ipynb", *DOLLARS, math)
     open_notebook(page, lab, "dollars.ipynb")
     command(page, "notebook:run-all-cells")

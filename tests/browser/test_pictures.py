@@ -1,4 +1,4 @@
-"""How both widgets look at four widths, light and dark, against pictures a person accepted.
+"""Compares both widgets at four widths, light and dark, with pictures a person accepted.
 
 `make accept-pictures` takes them anew; look at every one of them before it is committed.
 """
@@ -23,7 +23,7 @@ ACCEPT = os.environ.get("ACCEPT_PICTURES") == "1"
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("widget", SCENES)
 def test_a_widget_looks_as_it_was_accepted(page: Page, widget: str, theme: str) -> None:
-    """At every width it is the picture that was accepted, nothing spills, and axe finds nothing."""
+    """At every width it matches the accepted picture, nothing overflows, and axe finds nothing."""
     problems = []
     for width in WIDTHS:
         show(page, widget, theme, width)
@@ -41,7 +41,7 @@ def test_a_widget_looks_as_it_was_accepted(page: Page, widget: str, theme: str) 
 
 
 def test_what_is_told_and_what_is_not() -> None:
-    """A panel moved by a few pixels or of another colour is told; softer letters are not."""
+    """A panel moved by a few pixels or recoloured is a difference; softer letters are not."""
     page = Image.new("RGB", (900, 600), "white")
     draw = ImageDraw.Draw(page)
     for line in range(12):

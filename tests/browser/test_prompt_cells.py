@@ -1,4 +1,4 @@
-"""In JupyterLab the cell of `%%outlier` is a prompt: its text is not coloured as Python."""
+"""In JupyterLab a cell of `%%outlier` is a prompt: its text is not coloured as Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def coloured(cell: Locator) -> Locator:
 
 
 def test_a_prompt_is_text_and_python_is_python(lab: Lab, page: Page) -> None:
-    """Also when it is typed: the first line makes it a prompt, and without it it is code again."""
+    """Also while typing: the first line makes a cell a prompt, and without it a cell is code."""
     lab.add("prompts.ipynb", f"%%outlier --raw\n{WORDS}", f"print({WORDS!r}) if True else None")
     open_notebook(page, lab, "prompts.ipynb")
     cells = page.locator(".jp-CodeCell")

@@ -53,9 +53,9 @@ LONG_RUN = (
 
 
 def test_text_and_all_plots_change_while_the_cell_runs(lab: Lab, page: Page):
-    """During the cell the text grows and every plot is redrawn; afterwards the static view stands.
+    """During the cell the text grows and every plot is redrawn; then the static view replaces it.
 
-    Then the notebook is saved, its kernel is taken away, and it still shows the run.
+    Then the notebook is saved, its kernel is ended, and it still shows the run.
     """
     shutil.copy(ROOT / "examples" / "01_quickstart.ipynb", lab.notebooks / "quickstart.ipynb")
     open_notebook(page, lab, "quickstart.ipynb")
@@ -80,7 +80,7 @@ def test_text_and_all_plots_change_while_the_cell_runs(lab: Lab, page: Page):
 def assert_shown_without_a_kernel(lab: Lab, page: Page) -> None:
     """Reopen what was saved, untrusted and then trusted, with no kernel named, and choose none."""
     saved = nbformat.read(lab.notebooks / "quickstart.ipynb", as_version=4)
-    saved.metadata.pop("kernelspec")  # so that Lab asks
+    saved.metadata.pop("kernelspec")  # so that Lab offers a choice of kernels
     saved.metadata.pop("language_info")
     nbformat.write(saved, lab.notebooks / "reopened.ipynb")
     assert (lab.notebooks / "reopened.ipynb").stat().st_size < 5_000_000
@@ -113,7 +113,7 @@ def test_the_stop_button_stops_a_blocking_cell(lab: Lab, page: Page):
 
 
 def test_a_finished_run_is_scrubbed_and_looked_into(lab: Lab, page: Page):
-    """`run.view()` shows the run; the arrow keys go back in it, and Lab's own keys stay out."""
+    """`run.view()` shows the run; the arrow keys go back in it and trigger no shortcut of Lab."""
     lab.add(
         "view.ipynb",
         "import outlier_jupyter\nengine = outlier_jupyter.load('demo', cache_gb=0.002)",
@@ -139,7 +139,7 @@ def test_a_finished_run_is_scrubbed_and_looked_into(lab: Lab, page: Page):
 
 
 def assert_linked(page: Page) -> None:
-    """A token under the pointer or the arrow keys is told by every panel; a click pins it."""
+    """Every panel shows the token under the pointer or the arrow keys; a click pins it."""
     token = page.locator(".oj-token").nth(5)
     token.hover()
     name = page.locator(".oj-text .oj-readout").inner_text().split(" · ")[0]
@@ -161,7 +161,7 @@ def assert_linked(page: Page) -> None:
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
 def test_the_live_view_follows_the_theme(lab: Lab, page: Page, theme: str):
-    """Light and dark differ, text is readable in both, and nothing spills out of the cell."""
+    """Light and dark differ, text is readable in both, and nothing overflows the cell."""
     lab.theme(theme)
     lab.add("theme.ipynb", *LONG_RUN[:4])
     open_notebook(page, lab, "theme.ipynb")

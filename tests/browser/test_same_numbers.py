@@ -1,4 +1,4 @@
-"""The live view's header has the numbers and words of the view that stays without a kernel."""
+"""The live view's header has the numbers and words of the static view."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.browser.scenes import live_traits, show
 
 
 def test_the_header_says_what_the_static_view_says(page):
-    """Both phases' hit rates by name, in the same digits; hits and misses of all of them fit."""
+    """Both name both phases' hit rates, in the same digits; total hits and misses agree."""
     show(page, "live", "light", 1100)
     pairs = page.evaluate(
         "[...document.querySelectorAll('.oj-numbers > div')].map(one => ["
@@ -25,7 +25,7 @@ def test_the_header_says_what_the_static_view_says(page):
 
 
 def test_the_time_panel_has_the_parts_and_sums_of_the_trace(page):
-    """Each token's parts, by the names that Python told, add up to its time in the table."""
+    """Each token's parts, by the names that Python sent, add up to its time in the table."""
     show(page, "live", "light", 1100)
     page.click(".oj-time .oj-as-table")
     page.wait_for_selector(".oj-time table td")

@@ -64,7 +64,7 @@ def cases() -> dict[str, Frame]:
 
 def _first() -> Frame:
     steps = np.zeros(3, STEP)
-    steps["nbytes"] = [9_000_000_000, 0, 0]  # more than 32 bits hold
+    steps["nbytes"] = [9_000_000_000, 0, 0]  # more than 32 bits can store
     steps["token_ms"] = 1.5
     steps["read_p50_ms"] = [0.25, math.nan, math.nan]
     steps["read_p95_ms"] = [0.5, math.nan, math.nan]
@@ -73,7 +73,7 @@ def _first() -> Frame:
     steps["misses"] = [4, 3, 0]
     steps["reads"] = [7, 0, 0]
     steps["text_end"] = [0, 0, 7]
-    # Two parts cannot be told; the others add up to the token's time.
+    # Two parts are unknown; the others add up to the token's time.
     steps["parts_ms"] = [
         *[0.5, 0.25, math.nan, math.nan],
         *[0.125, 0.0625, 0.25, 0.0625],
@@ -98,7 +98,7 @@ def _first() -> Frame:
         count=np.array([3, 2, 70_000], np.uint32),
         change_index=np.array([0, 4, 5, 9], np.uint32),
         change_state=np.array([1, 1, 1, 1], np.uint8),
-        # The second layer chooses fewer than the first; the first step's routing is not kept.
+        # The second layer chooses fewer than the first; the first step's routing is dropped.
         experts_of=np.array([[[0, 1, 4], [2, 3, NO_EXPERT]], [[4, 1, 0], [0, 4, NO_EXPERT]]], "u2"),
         hits_of=np.array([[[0, 1, 0], [0, 0, 0]], [[1, 1, 1], [1, 0, 0]]], bool),
         move_step=np.array([2, 2], np.uint32),
@@ -146,7 +146,7 @@ def _second() -> Frame:
 
 
 def described(frame: Frame) -> dict[str, Any]:
-    """What the JSON file says: numbers, text, and every array as a list."""
+    """The JSON file's contents: numbers, text, and every array as a list."""
     plain = {name: getattr(frame, name) for name in PLAIN}
     arrays = {name: getattr(frame, name).tolist() for name in ARRAYS}
     steps = {name: _no_nan(frame.steps[name].T.tolist()) for name in STEP.names or ()}

@@ -1,4 +1,4 @@
-"""A real kernel, of each ipykernel that is supported."""
+"""A real kernel, with each supported version of ipykernel."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from jupyter_client.manager import KernelManager
 WAIT = 120
 ROOT = Path(__file__).parent.parent.parent
 IPYKERNELS = ("6.31.0", "7.3.0", "7.4.0")
-"""They handle messages to a busy kernel each in another way, and interrupts must work in all."""
+"""Each handles messages to a busy kernel in another way, and interrupts must work in all."""
 AT_START = (
     "import faulthandler, signal; faulthandler.register(signal.SIGUSR1)",
     "from outlier_jupyter.notebook.ipykernel_fixes import fix_unread_requests as fix; fix()",
 )
-"""Lines run before a kernel serves. Asked by a signal, it prints what each of its threads is at;
-and replies go through the stream, or ipykernel 7.3 may be deaf before the magics are loaded."""
+"""Lines run before a kernel serves. On a signal it prints the stack of each of its threads; and
+replies go through the stream, or ipykernel 7.3 may miss messages before the magics are loaded."""
 
 
 class Kernel:
     """A running kernel that executes cells and collects what they send."""
 
     def __init__(self, overlay: Path) -> None:
-        connection = str(overlay / "kernel.json")  # its sockets lie beside it
+        connection = str(overlay / "kernel.json")  # its sockets are in the same folder
         self.manager = KernelManager(transport="ipc", connection_file=connection)
         self.manager.start_kernel(
             env=os.environ | {"PYTHONPATH": f"{overlay}:{ROOT}"},
@@ -43,7 +43,7 @@ class Kernel:
         return self.client.execute(code)
 
     def messages(self, request: str) -> Iterator[dict]:
-        """What the cell sends, as it comes, until it is idle."""
+        """The messages that the cell sends, as they come, until the kernel is idle."""
         while True:
             message = self._next()
             if message["parent_header"].get("msg_id") != request:
@@ -84,7 +84,7 @@ def kinds(sent: list[dict], kind: str) -> list[dict]:
 def kernel(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kernel]:
-    """A kernel with its ipykernel laid over the one that is installed, for all files in turn."""
+    """A kernel with its ipykernel in place of the installed one, for all files in turn."""
     overlay = tmp_path_factory.mktemp("ipykernel")
     needs = [f"ipykernel=={request.param}", "nest_asyncio"]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]

@@ -13,7 +13,7 @@ from tests.jupyter_kernel.conftest import WAIT, Kernel, kinds
 
 @pytest.fixture(scope="module")
 def chatting(kernel: Kernel, tiny: Path) -> Kernel:
-    """A kernel with an engine whose answers never end by themselves, and a chat."""
+    """A kernel with an engine whose answers never reach an end-of-turn token, and a chat."""
     kernel.run("%load_ext outlier_jupyter")
     kernel.run(f"%outlier load {tiny} --cache-experts 5 -o engine")
     kernel.run("engine.tokenizer.eos_token_ids = set()")
@@ -26,14 +26,14 @@ def chatting(kernel: Kernel, tiny: Path) -> Kernel:
 
 
 def page(kernel: Kernel, model: str, **content: Any) -> None:
-    """Send a message as the page does: to the shell, where cells go."""
+    """Send a message as the page does: on the shell channel, as cells."""
     data = {"method": "custom", "content": content}
     told = kernel.client.session.msg("comm_msg", {"comm_id": model, "data": data})
     kernel.client.shell_channel.send(told)
 
 
 def from_chat(kernel: Kernel, model: str) -> Iterator[dict[str, Any]]:
-    """What the chat tells the page, as it comes: custom messages, and updates of traits."""
+    """What the chat sends to the page, as it comes: custom messages, and updates of traits."""
     while True:
         message = kernel.client.get_iopub_msg(timeout=WAIT)
         if message["msg_type"] == "comm_msg" and message["content"]["comm_id"] == model:
@@ -49,7 +49,7 @@ def test_stop_from_the_page_ends_the_answer(chatting: Kernel) -> None:
     seen: list[str] = []
     for told in from_chat(kernel, model):
         seen.append(str(told.get("type")))
-        # Again about once a second, as the page does until it is heard.
+        # Again about once a second, as the page does until it has an answer.
         if seen.count("text") % 20 == 3 and told.get("type") == "text":
             page(kernel, model, type="stop")
         if told.get("state", {}).get("status") == "idle":
@@ -60,7 +60,7 @@ def test_stop_from_the_page_ends_the_answer(chatting: Kernel) -> None:
 
 
 def test_what_is_saved_is_kept_up_to_date_from_the_chats_thread(chatting: Kernel) -> None:
-    """An answer asked by the page, with no cell running, updates the second output."""
+    """An answer to the page, with no cell running, updates the second output."""
     kernel = chatting
     model = kernel.value("chat.model_id").strip("'")
     name = kernel.value("chat.view_id").strip("'")
@@ -78,7 +78,7 @@ def test_what_is_saved_is_kept_up_to_date_from_the_chats_thread(chatting: Kernel
 
 
 def test_the_page_resizes_the_cache(chatting: Kernel) -> None:
-    """Between two answers, on the chat's thread; the kernel's other threads go on to use it."""
+    """It happens between answers, on the chat's thread; other threads can still use the cache."""
     kernel = chatting
     model = kernel.value("chat.model_id").strip("'")
     page(kernel, model, type="resize", cache_experts=9, request="r3")

@@ -1,4 +1,4 @@
-"""The magics in a real ipykernel: what reaches the front end, and what an interrupt leaves."""
+"""The magics in a real ipykernel: what reaches the front end, and the state after an interrupt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.jupyter_kernel.conftest import WAIT, kinds
 def loaded(kernel, tiny):
     kernel.run("%load_ext outlier_jupyter")
     assert not kinds(kernel.run(f"%outlier load {tiny} --cache-experts 5 -o engine"), "error")
-    # No end of turn: a random model's runs must be as long as the tests need them.
+    # No end of turn: a random model's runs must be as long as the tests need.
     kernel.run("engine.tokenizer.eos_token_ids = set()")
     return kernel
 
@@ -76,7 +76,7 @@ def test_bad_input_is_one_line_and_an_error(loaded):
 
 
 def test_bad_options_are_refused_before_anything_is_shown(loaded):
-    """No empty view is left behind by a run that never began."""
+    """A run that never began shows no empty view."""
     sent = loaded.run("%%outlier --max-tokens 0\nHello")
     assert kinds(sent, "error") and not kinds(sent, "display_data")
 
@@ -108,7 +108,7 @@ def test_tab_completes_in_the_kernel(loaded, code, offered):
 
 
 def test_without_the_widget_only_the_static_view_is_shown(loaded):
-    """`--no-widget` opens no comm and shows what stays."""
+    """`--no-widget` opens no comm and shows only the static view."""
     sent = loaded.run("%%outlier --no-widget --max-tokens 3\nHello")
     (shown,) = kinds(sent, "display_data")
     assert "text/html" in shown["data"] and not any("widget" in mime for mime in shown["data"])
@@ -116,7 +116,7 @@ def test_without_the_widget_only_the_static_view_is_shown(loaded):
 
 
 def test_a_run_within_an_output_widget_is_shown_in_a_box(loaded):
-    """No page updates what was displayed there: the box that is displayed changes what is in it."""
+    """No page updates displays there: the displayed box changes its contents."""
     loaded.run("import ipywidgets; out = ipywidgets.Output()")
     sent = loaded.run(
         "with out:\n    get_ipython().run_cell_magic('outlier', '--max-tokens 3', 'Hello there')"

@@ -1,4 +1,4 @@
-"""What a kernel's memory holds after loading again, unloading, a reset, and loads that fail."""
+"""A kernel's memory after loading again, unloading, a reset, and loads that fail."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ del _found
 mx.reset_peak_memory()
 print(json.dumps(_seen))
 """
-"""Prints engines alive, MLX's bytes now and at most since it was last looked, the resident set."""
+"""Prints engines alive, MLX's bytes now and at most since the last call, the resident set."""
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A model with 120 MB of weights: more than anything else that comes and goes."""
+    """A model with 120 MB of weights: more than any other change of memory."""
     config = TINY_CONFIG | {
         "hidden_size": 512, "moe_intermediate_size": 512, "num_experts": 64,
         "num_hidden_layers": 3, "num_attention_heads": 8, "head_dim": 64,
@@ -51,7 +51,7 @@ def look(kernel) -> tuple[int, int, int, int]:
 
 
 def test_loading_again_never_holds_two_models(fresh, large):
-    """Three loads take what one takes, also at their worst moment, and leave one engine."""
+    """Three loads use the memory of one, also at their peak, and one engine remains."""
     load = f"%outlier load {large} --resident --quiet"
     fresh.run(load)
     engines, one, _, resident = look(fresh)
@@ -64,7 +64,7 @@ def test_loading_again_never_holds_two_models(fresh, large):
 
 
 def test_unloading_frees_the_model_whoever_points_to_it(fresh, large):
-    """`Out`, a variable, the model itself: none keeps weights, and what is closed still answers."""
+    """`Out`, a variable, the model: none keeps weights, and a closed engine has its status."""
     _, before, _, resident = look(fresh)
     fresh.run(f"%outlier load {large} --resident --quiet -o engine")
     fresh.run("model = engine.model; layer = model.layers[1]; engine")
@@ -81,7 +81,7 @@ def test_unloading_frees_the_model_whoever_points_to_it(fresh, large):
 
 
 def test_what_load_returned_does_not_keep_the_engine(fresh, tiny):
-    """Whatever is in `Out`, an engine that was unloaded is gone; till then it can be used."""
+    """`Out` and variables keep no unloaded engine in memory; until then they can be used."""
     result = kinds(fresh.run(f"%outlier load {tiny} --cache-experts 5"), "execute_result")
     assert result[0]["data"]["text/plain"].startswith("Engine(")
     assert fresh.value("_.generate('abc', raw=True, max_tokens=2).generated") == "2"
@@ -96,7 +96,7 @@ def test_what_load_returned_does_not_keep_the_engine(fresh, tiny):
 
 
 def test_a_reset_keeps_the_loaded_model_and_no_other(fresh, large):
-    """`%reset` forgets variables: what the magics loaded stays, once, and can be unloaded."""
+    """`%reset` deletes variables: the magics' engine stays, once, and can be unloaded."""
     _, before, _, _ = look(fresh)
     for _ in range(2):
         fresh.run(f"%outlier load {large} --resident --quiet -o engine")
@@ -109,7 +109,7 @@ def test_a_reset_keeps_the_loaded_model_and_no_other(fresh, large):
 
 
 def test_a_load_that_fails_early_leaves_the_model_before(fresh, tiny):
-    """A name that is none, an option that is wrong: the engine is still there, and it is said."""
+    """After an unknown name or a wrong option the engine is still there, and the error says so."""
     fresh.run(f"%outlier load {tiny} --cache-experts 5")
     for line in (f"{tiny}/nothing", f"{tiny} --top-k 99", f"{tiny} --warm {tiny}/config.json"):
         (error,) = kinds(fresh.run(f"%outlier load {line}"), "error")
@@ -119,7 +119,7 @@ def test_a_load_that_fails_early_leaves_the_model_before(fresh, tiny):
 
 
 def test_a_load_that_fails_late_leaves_nothing(fresh, large):
-    """When weights were being read, the engine before was closed: nothing is left of either."""
+    """The engine before is closed before weights are read: neither stays in memory."""
     _, before, _, resident = look(fresh)
     fresh.run(f"%outlier load {large} --resident --quiet")
     fresh.run(
@@ -137,7 +137,7 @@ def test_a_load_that_fails_late_leaves_nothing(fresh, large):
 
 
 def test_a_load_that_is_interrupted_leaves_nothing(fresh, large):
-    """An interrupt in the middle of reading: also what the traceback points to has no weights."""
+    """After an interrupt in the middle of reading, not even the traceback keeps weights."""
     _, before, _, resident = look(fresh)
     fresh.run(
         "import outlier_jupyter, outlier_jupyter.engine.load as _l; _whole = _l._read_all\n"

@@ -1,7 +1,7 @@
-"""Stop in a real ipykernel of each version: from the page, by interrupt, and how soon it holds.
+"""Stop in a real ipykernel of each version: from the page, by interrupt, and how soon it acts.
 
-How soon is counted, not timed: a token that ends after the stop was asked for must be the one that
-was under way, so there is at most one. A layer is the longest that anything waits.
+How soon is counted, not timed: a token that ends after the request to stop must be the one that
+was under way, so there is at most one. Nothing waits for longer than a layer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def counting(kernel: Kernel, tiny: Path) -> Kernel:
 
 @pytest.fixture(autouse=True)
 def at_most_one_token_after_the_stop(counting: Kernel) -> Any:
-    """Holds in every test here, whatever asked for the stop."""
+    """Check after each test here that at most one token follows the stop."""
     counting.run("late.clear()")
     yield
     assert counting.value("len(late) > 0") == "True"
@@ -44,7 +44,7 @@ def at_most_one_token_after_the_stop(counting: Kernel) -> Any:
 
 
 def after_frames(kernel: Kernel, request: str, act: Callable[[str], object]) -> list[dict]:
-    """What a cell sends; `act` is called once, with the comm's id, after nine frames."""
+    """The messages of a cell; `act` is called once, with the comm's id, after nine frames."""
     sent, frames = [], 0
     for message in kernel.messages(request):
         sent.append(message)
@@ -56,7 +56,7 @@ def after_frames(kernel: Kernel, request: str, act: Callable[[str], object]) -> 
 
 
 def press_stop(kernel: Kernel, model: str, subshell: str | None = None) -> None:
-    """Send what the view's button sends, to the shell, where cells go, or to a subshell."""
+    """Send the message of the view's button to the shell, as cells, or to a subshell."""
     data = {"method": "custom", "content": {"type": "stop"}}
     told = kernel.client.session.msg("comm_msg", {"comm_id": model, "data": data})
     told["header"]["subshell_id"] = subshell
@@ -75,7 +75,7 @@ def subshell(kernel: Kernel, act: str, **content: str | None) -> str | None:
 
 
 def test_an_interrupt_stops_a_blocking_cell(counting: Kernel) -> None:
-    """What the page has the server do while a cell runs and no message is read."""
+    """The page lets the server interrupt while a cell runs and no message is read."""
     request = counting.start("%%outlier --max-tokens 1000000\nGo on")
     sent = after_frames(counting, request, lambda _: counting.manager.interrupt_kernel())
     assert kinds(sent, "error")[0]["ename"] == "Interrupted"
@@ -93,7 +93,7 @@ def test_a_message_stops_a_watched_run(counting: Kernel) -> None:
             break
     model, heard = counting.value("view.model_id").strip("'"), 0
     while message["msg_type"] != "update_display_data":
-        if heard % 20 == 0:  # about once a second, as the page asks until it is heard
+        if heard % 20 == 0:  # about once a second, as the page does until it has an answer
             press_stop(counting, model)
         assert heard < 20 * 40, "no stop was heard"
         heard += 1
@@ -105,7 +105,7 @@ def test_a_message_stops_a_watched_run(counting: Kernel) -> None:
 
 
 def test_a_message_stops_a_run_after_another_subshell_is_gone(counting: Kernel) -> None:
-    """As after a reload: the page asks for its widgets over a subshell, and then deletes that."""
+    """As after a reload: the page requests its widgets over a subshell, and then deletes it."""
     counting.run(f"view = outlier_jupyter.watch(engine, 'Go on', {ENDLESS})")
     model, own = counting.value("view.model_id").strip("'"), None
     if counting.value("hasattr(get_ipython().kernel, 'shell_channel_thread')") == "True":
@@ -117,7 +117,7 @@ def test_a_message_stops_a_run_after_another_subshell_is_gone(counting: Kernel) 
                      and told["parent_header"]["msg_id"] == asked["header"]["msg_id"])  # fmt: skip
         assert sent, "what the run sends now has that request for its parent"
         subshell(counting, "delete", subshell_id=passing)
-    # No cell may run before the stop is heard: it would be the last request, and in its place.
+    # No cell may run before the stop arrives: it would replace that subshell's as the last request.
     left = 20
     while left and not until(counting, lambda told: "'interrupted'" in repr(told), most=20):
         press_stop(counting, model, own)
@@ -126,12 +126,12 @@ def test_a_message_stops_a_run_after_another_subshell_is_gone(counting: Kernel) 
 
 
 def until(kernel: Kernel, found: Callable[[dict], bool], most: int = 10_000) -> bool:
-    """Read messages until one is `found`; whether it was among so many."""
+    """Read messages until one is `found`; whether one of the first `most` is."""
     return any(found(kernel.client.get_iopub_msg(timeout=60)) for _ in range(most))
 
 
 def test_an_interrupt_stops_a_cell_that_waits_for_a_watched_run(counting: Kernel) -> None:
-    """`wait` blocks the main thread while another one decodes; the error ends "Run All"."""
+    """`wait` blocks the main thread while another thread decodes; the error ends "Run All"."""
     request = counting.start(
         f"view = outlier_jupyter.watch(engine, 'Go on', {ENDLESS})\ndisplay(view)\nview.wait()"
     )
@@ -141,7 +141,7 @@ def test_an_interrupt_stops_a_cell_that_waits_for_a_watched_run(counting: Kernel
 
 
 def test_a_cell_that_is_run_again_stops_its_run(counting: Kernel) -> None:
-    """The front end names the cell; another cell's run is waited for instead."""
+    """The front end names the cell; a run of another cell is waited for instead."""
     begin = "view = outlier_jupyter.watch(engine, 'Go on', max_tokens={})"
     in_cell(counting, "a", begin.format("1_000_000") + "\nfirst = view")
     counting.run("import time\nwhile len(late) < 4: time.sleep(0.01)")

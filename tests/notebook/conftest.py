@@ -101,5 +101,5 @@ def route(
 
 @pytest.fixture(scope="session")
 def shell():
-    """IPython's own shell for tests: a process has one, and starting it twice gives none."""
+    """IPython's own shell for tests: a process has only one, and a second start returns none."""
     return start_ipython()

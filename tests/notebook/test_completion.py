@@ -82,7 +82,7 @@ def test_what_tab_offers(line, offered):
 
 
 def test_folders_are_offered_for_a_model(tmp_path):
-    """A path that was begun goes on with the folders that are there."""
+    """A partial path is completed with existing folders."""
     (tmp_path / "model-a").mkdir()
     (tmp_path / "model-b").mkdir()
     (tmp_path / "model-file").write_text("")
@@ -91,7 +91,7 @@ def test_folders_are_offered_for_a_model(tmp_path):
 
 
 def offered_by(shell, text: str) -> list[tuple[str, str]]:
-    """(word, kind) as a front end is told, in that order."""
+    """(word, kind) as a front end receives them, in that order."""
     with provisionalcompleter():
         found = shell.Completer.completions(text, len(text))
         return [(each.text, each.type) for each in found]
@@ -99,7 +99,7 @@ def offered_by(shell, text: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("lines", ["", "x = 1\n"])
 def test_a_shell_offers_these_and_nothing_of_python(shell, lines):
-    """In the order of help, each with what it is, at the first Tab; elsewhere Python's own."""
+    """The first Tab offers them in the order of help, with their kind; elsewhere Python's own."""
     shell.run_line_magic("load_ext", "outlier_jupyter")
     try:
         found = offered_by(shell, lines + "%outlier ")

@@ -1,4 +1,4 @@
-"""The magics where nobody looks on: nbclient (nbconvert, papermill) and plain `ipython`."""
+"""The magics without a browser: nbclient (nbconvert, papermill) and plain `ipython`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def test_run_all_stops_at_an_error_and_keeps_what_was_shown(tiny: Path, tmp_path: Path) -> None:
-    """Runs leave static views, a chat its transcript, a mistake ends the notebook there."""
+    """Runs end as static views, a chat as its transcript, and a mistake ends the notebook."""
     sources = [
         f"%load_ext outlier_jupyter\n%outlier load {tiny} --cache-experts 6 -o engine",
         "%%outlier --max-tokens 3 -o run\nHello",
@@ -61,8 +61,8 @@ def widgets_of(notebook: nbformat.NotebookNode) -> tuple[dict[str, Any], set[str
 def test_a_notebook_executed_by_a_program_keeps_no_widget_that_nothing_shows(
     tiny: Path, tmp_path: Path
 ) -> None:
-    """Neither of progress bars, runs, watched runs nor chats: their views are static from the
-    start; a watched run's stands there when it has been waited for.
+    """It has no widget of progress bars, runs, watched runs or chats, but static views; that of a
+    watched run appears after a wait for the run.
     """
     sources = [
         f"%load_ext outlier_jupyter\n%outlier load {tiny} --cache-experts 6 -o engine",
@@ -82,7 +82,7 @@ def test_a_notebook_executed_by_a_program_keeps_no_widget_that_nothing_shows(
 
 
 def test_run_all_goes_on_over_a_watched_run(tiny: Path, tmp_path: Path) -> None:
-    """A cell that runs says that it waits, waits for the run that `watch` began, and runs."""
+    """The next run prints that it waits for the run of `watch`, waits, and runs."""
     sources = [
         f"%load_ext outlier_jupyter\n%outlier load {tiny} --cache-experts 6 -o engine;",
         "import outlier_jupyter\nengine.tokenizer.eos_token_ids = set()\n"
@@ -98,7 +98,7 @@ def test_run_all_goes_on_over_a_watched_run(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_shown_as_a_widget_keeps_its_state(tiny: Path, tmp_path: Path) -> None:
-    """A finished run in the live view, by itself and in a box: it can be looked into later."""
+    """A finished run in the live view, by itself and in a box, can be inspected later."""
     sources = [
         f"import outlier_jupyter, ipywidgets\nengine = outlier_jupyter.load({str(tiny)!r})\n"
         "run = engine.generate('Hello', max_tokens=3)\nrun.view()",

@@ -40,7 +40,7 @@ def test_a_cell_runs_streams_its_text_and_is_the_run(loaded, capsys):
 
 
 def test_the_result_is_one_line_once_and_whole_when_asked_again(loaded):
-    """The cell has just shown the picture: its value is brief, and later displays are not."""
+    """The cell has just shown the view: its value is one line, later displays are whole."""
     run = loaded.run_cell_magic("outlier", "--max-tokens 2", "Hello")
     assert set(run._repr_mimebundle_()) == {"text/plain"}
     assert "text/html" in run._repr_mimebundle_()
@@ -54,7 +54,7 @@ def test_status_says_what_is_loaded(loaded, tiny, capsys):
 
 
 def test_resize_changes_the_cache_and_says_what_fits(loaded, capsys):
-    """In experts or in GB, as when loading; neither is one sentence."""
+    """It takes experts or GB, as loading does; without either, one sentence refuses it."""
     loaded.run_line_magic("outlier", "resize --cache-experts 9")
     assert "9 of 24 fit" in capsys.readouterr().out
     loaded.run_line_magic("outlier", "resize --cache-gb 1 --json")
@@ -98,7 +98,7 @@ def test_repack_says_where_the_records_are(ip, tiny, tmp_path, capsys):
 
 
 def test_bench_disk_prints_the_table_of_the_probe(loaded, tiny, capsys):
-    """A row for each way of reading, and which to take; of the loaded model if none is named."""
+    """It has a row for each way of reading and names the best; the loaded model is the default."""
     for line in ("bench --disk", f"bench --disk {tiny}"):
         assert loaded.run_line_magic("outlier", line) is None
         said = capsys.readouterr().out
@@ -109,7 +109,7 @@ def test_bench_disk_prints_the_table_of_the_probe(loaded, tiny, capsys):
 
 
 def test_bench_makes_its_table(loaded, monkeypatch, tmp_path, capsys):
-    """Without --disk the short form runs where it is told to; its table is the cell's value."""
+    """Without --disk the short form runs in the named folder; its table is the cell's value."""
     asked = {}
 
     def short(folder, traces, *, report):
@@ -125,14 +125,14 @@ def test_bench_makes_its_table(loaded, monkeypatch, tmp_path, capsys):
 
 
 def test_loading_again_closes_the_engine_before(loaded, tiny):
-    """One magic, one engine."""
+    """The magics have one engine at a time."""
     first = loaded.user_ns["engine"]
     loaded.run_line_magic("outlier", f"load {tiny} -o engine")
     assert first.closed and not loaded.user_ns["engine"].closed
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_one_before(loaded):
-    """A failed load loses nothing."""
+    """A failed load keeps the loaded engine."""
     engine = loaded.user_ns["engine"]
     with pytest.raises(OptionError):
         loaded.run_line_magic("outlier", "load demo --cache-gb 0")
@@ -193,7 +193,7 @@ def test_help_is_shown(ip, line, capsys):
 
 
 def test_an_interrupted_cell_stores_what_was_made(loaded):
-    """`-o` holds the partial run, and the interrupt goes on so that Run All stops."""
+    """`-o` stores the partial run, and the interrupt is raised again so that Run All stops."""
     engine = loaded.user_ns["engine"]
     seen = []
 
@@ -210,7 +210,7 @@ def test_an_interrupted_cell_stores_what_was_made(loaded):
 
 
 def test_config_sets_what_flags_leave_out(loaded):
-    """`%config OutlierMagics.max_tokens` is the default of later cells; a flag goes before it."""
+    """`%config OutlierMagics.max_tokens` is the default of later cells; a flag overrides it."""
     loaded.run_line_magic("config", "OutlierMagics.max_tokens = 2")
     try:
         assert loaded.run_cell_magic("outlier", "--quiet -o run", "Hello") is None
@@ -256,7 +256,7 @@ def test_a_prompt_may_be_a_line(loaded, line, prompt):
 
 
 def test_variables_in_flags_are_filled_in_as_in_any_magic(loaded):
-    """$name and {expression} in flags, of lines and of cells; a prompt has none of it."""
+    """$name and {expression} are filled in flags of lines and cells, not in a prompt."""
     loaded.user_ns["count"] = 2
     loaded.run_line_magic("outlier", "run --max-tokens $count --quiet -o run Hello")
     assert loaded.user_ns["run"].generated <= 2
@@ -297,7 +297,7 @@ def test_compare_puts_runs_beside_each_other(loaded):
 
 
 def test_routing_is_changed_for_a_cell(loaded, capsys):
-    """Flags mask, boost and force; the summary tells the loss; a bad expert is one sentence."""
+    """Flags mask, boost and force; the summary has the loss; a bad expert is one sentence."""
     line = "--mask 0:1-3 --boost 1:4=+2.0 --force 2:5 --top-k 3 --measure-loss --max-tokens 3"
     run = loaded.run_cell_magic("outlier", line, "Hello")
     said = run.trace.info.changed_output
@@ -311,7 +311,7 @@ def test_routing_is_changed_for_a_cell(loaded, capsys):
 
 
 def test_ablate_and_sweep_are_their_functions(loaded, capsys, tmp_path):
-    """Prompts come from flags or a variable; the record of a sweep is written where it is said."""
+    """Prompts come from flags or a variable; a sweep's record is written to the named file."""
     loaded.user_ns["texts"] = {"a": "Hello", "b": "Bye"}
     found = loaded.run_line_magic(
         "outlier", "ablate 0:1-2 2:5 --prompts texts --draws 2 --max-tokens 3 --seed 4 -o cost"
@@ -340,7 +340,7 @@ def test_ablate_and_sweep_are_their_functions(loaded, capsys, tmp_path):
 
 
 def test_a_repeated_cell_is_its_last_run_with_all_of_them(loaded, capsys):
-    """`--repeat` runs the prompt so often, says the spread, and keeps every run."""
+    """`--repeat` runs the prompt several times, prints the spread, and keeps every run."""
     run = loaded.run_cell_magic("outlier", "--max-tokens 3 --repeat 3 -o again", "Hello")
     assert len(run.repeats) == 3 and run.text == run.repeats[-1].text
     assert loaded.user_ns["again"] is run
@@ -359,7 +359,7 @@ def test_unloading_the_extension_restores_what_was_there(ip):
     assert ip.Completer.custom_matchers == []
 
     def before(line):
-        """Somebody else's."""
+        """A magic of another extension."""
 
     ip.register_magic_function(before, "line", "outlier")
     ip.run_line_magic("load_ext", "outlier_jupyter")

@@ -1,4 +1,4 @@
-"""Two views of one run say the same, in the same words, also of a run that was cut short."""
+"""Two views of one run have the same numbers and words, also if the run was cut short."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def watched(engine, layer: int, call: int, **options) -> tuple[Run, Frame]:
 
 @pytest.mark.parametrize("call", [1, 2, 5, 99])
 def test_the_live_view_ends_with_the_numbers_that_stay(tiny, call: int) -> None:
-    """Cut within the prompt's second chunk, within a token, or not at all: totals are the trace's.
+    """Totals are the trace's, for a run cut in the prompt's second chunk or in a token, or whole.
 
-    So are residency and counts, and the tokens: one that only the prompt's last call produced, too.
+    So are residency, counts and tokens, also one that only the prompt's last call produced.
     """
     with outlier_jupyter.load(tiny, cache_experts=10) as engine:
         run, frame = watched(engine, 1, call)
@@ -72,7 +72,7 @@ def test_the_live_view_ends_with_the_numbers_that_stay(tiny, call: int) -> None:
 
 
 def test_a_run_of_one_token_has_one(tiny) -> None:
-    """Its only token came of the prompt's last call: no call of decode was needed."""
+    """The prompt's last call produced its only token: it has no decode call."""
     with outlier_jupyter.load(tiny, cache_experts=10) as engine:
         feed = make_frame_builder(engine, lambda frame: None)
         forget = engine.subscribe(feed, *FrameBuilder.KINDS)

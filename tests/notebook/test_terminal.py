@@ -1,4 +1,4 @@
-"""The commands in a terminal: the magic's own, over files in place of variables."""
+"""The commands in a terminal: those of the magic, with files in place of variables."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_a_prompt_is_run_printed_and_saved(saved: Path) -> None:
     ],
 )
 def test_what_a_command_finds_is_printed(saved, words, said, capsys) -> None:
-    """Tables whole, explanations and uses in words."""
+    """Tables are printed whole, explanations and uses as text."""
     assert main([word.format(run=saved) for word in words]) == 0
     assert said in capsys.readouterr().out
 
 
 def test_a_report_and_a_summary_as_json(saved, tiny, tmp_path, capsys) -> None:
-    """What is written says where, and JSON is JSON alone."""
+    """A written file's path is printed, and `--json` prints JSON alone."""
     page = tmp_path / "page.html"
     assert main(["report", str(page), "--run", str(saved)]) == 0
     assert str(page) in capsys.readouterr().out and page.read_text().startswith("<!doctype html>")
@@ -76,7 +76,7 @@ def test_a_report_and_a_summary_as_json(saved, tiny, tmp_path, capsys) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_a_status(words, said, capsys) -> None:
-    """On standard error; nothing else is printed."""
+    """The line is on standard error; nothing else is printed."""
     assert main(words) == 2
     out, err = capsys.readouterr()
     assert said in err and out == "" and len(err.strip().splitlines()) == 1
@@ -99,7 +99,7 @@ def test_ctrl_c_saves_what_was_made(tiny, tmp_path, monkeypatch, capsys) -> None
 
 
 def test_what_needs_a_notebook_is_not_offered() -> None:
-    """Everything that is offered has no flag for a widget, and no variable."""
+    """The terminal offers no command that needs a widget or a loaded engine."""
     offered = {name for name, each in COMMANDS.items() if each.terminal}
     assert offered.isdisjoint({"load", "chat", "view", "status", "resize", "unload", "memory"})
 

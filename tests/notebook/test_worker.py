@@ -1,4 +1,4 @@
-"""Work goes to one thread, and what it hears is its own."""
+"""A subscriber of one thread receives only that thread's events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from outlier_jupyter.notebook.worker import on_this_thread
 
 
 def test_a_sink_of_this_thread_does_not_hear_another_thread_s_run() -> None:
-    """Somebody else's run that comes in between tells it nothing."""
+    """It receives no event of a run on another thread."""
     heard: list[Event] = []
     sink = on_this_thread(heard.append)
     other = threading.Thread(target=sink, args=(TextProduced("theirs"),))

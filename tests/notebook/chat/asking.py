@@ -1,4 +1,4 @@
-"""How a test asks a chat, and waits: the page's messages over a fake comm."""
+"""Helpers that send the page's messages to a chat over a fake comm, and wait."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ WAIT_S = 60
 
 
 def idle(chat: Chat) -> None:
-    """Wait until what was queued is done."""
+    """Wait until the queue is empty."""
     done = threading.Event()
     assert chat.runner._worker.put(done.set)
     assert done.wait(WAIT_S)
 
 
 def page(chat: Chat, **content: Any) -> None:
-    """Send a message as the page does, and wait until it is done."""
+    """Send a message as the page does, and wait until it is processed."""
     chat.comm.receive({"request": "r1", **content})
     idle(chat)
 
 
 def told(chat: Chat, kind: str) -> list[dict[str, Any]]:
-    """The custom messages of this type that were sent."""
+    """The custom messages of this type that the chat sent."""
     return [content for content, _ in chat.comm.custom() if content["type"] == kind]
 
 
@@ -34,7 +34,7 @@ def texts(chat: Chat) -> list[str]:
 
 
 def stop_after(engine, chat: Chat, steps: int):
-    """Call `chat.stop` once so many steps are done."""
+    """Call `chat.stop` after this many steps."""
     seen = []
 
     def listen(event: object) -> None:

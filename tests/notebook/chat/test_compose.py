@@ -1,4 +1,4 @@
-"""Traits are the API: the widgets in boxes, linked, observed, several at once; no browser."""
+"""The widgets' traits as API: in boxes, linked, observed, several at once; no browser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def engines(tiny: Path) -> Iterator[list[Engine]]:
 
 
 def test_two_engines_decode_at_once_under_two_views(engines: list[Engine]) -> None:
-    """Each view tells its own run and nothing of the other's, and both texts are right."""
+    """Each view shows its own run and nothing of the other's, and both texts are right."""
     wanted = [engine.generate(prompt, max_tokens=12) for engine, prompt in zip(engines, "AB")]  # noqa: B905
     for engine in engines:
         engine.tokenizer.eos_token_ids = set()
@@ -60,14 +60,14 @@ def test_controls_of_ipywidgets_are_bound_to_every_setting(engines: list[Engine]
     with pytest.raises(OptionError, match="temperature"):
         slider.min, slider.value = -1, -1
     assert chat.temperature == 0.2
-    # jslink is made in the browser: it needs traits that the browser has.
+    # jslink works in the browser: it needs traits that the browser has.
     assert all(chat.traits()[name].metadata["sync"] for name in NAMES)
     ipywidgets.jslink((slider, "value"), (chat, "temperature"))
     chat.close()
 
 
 def test_they_go_into_every_container(engines: list[Engine]) -> None:
-    """A chat beside the view of a run, in boxes, tabs and accordions, shown as often as wanted."""
+    """A chat beside the view of a run, in boxes, tabs and accordions, shown any number of times."""
     chat = outlier_jupyter.Chat(engines[0])
     run = chat.send("Hello", max_tokens=3)
     view = run.view()
@@ -80,7 +80,7 @@ def test_they_go_into_every_container(engines: list[Engine]) -> None:
 
 
 def test_a_chat_and_a_run_of_other_engines_at_once(engines: list[Engine]) -> None:
-    """Answers, watched runs and blocking calls of several engines do not meet."""
+    """Answers, watched runs and blocking calls of several engines do not interfere."""
     chat = outlier_jupyter.Chat(engines[0], max_tokens=8)
     view = outlier_jupyter.watch(engines[1], "Hello", max_tokens=8)
     answer = chat.send("Hello")
@@ -90,7 +90,7 @@ def test_a_chat_and_a_run_of_other_engines_at_once(engines: list[Engine]) -> Non
 
 
 def test_answers_and_ends_are_observed(engines: list[Engine]) -> None:
-    """`answer` and `status` tell when there is something new, so that others can follow."""
+    """`answer` and `status` notify observers of each change."""
     chat = outlier_jupyter.Chat(engines[0], max_tokens=4)
     label = ipywidgets.HTML()
     states: list[str] = []

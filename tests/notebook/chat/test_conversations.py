@@ -1,4 +1,4 @@
-"""Conversations as data: branches lose nothing, and the file brings everything back."""
+"""Conversations as data: branches lose nothing, and the file restores everything."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def conversations(draw: st.DrawFn) -> Conversations:
 
 @given(conversations())
 def test_a_file_brings_everything_back(before: Conversations) -> None:
-    """What is written and read again is the same, branches and paths and all."""
+    """Writing and reading gives the same conversations, with their branches and paths."""
     after = Conversations()
     after.add_from(before.dumps())
     assert list(after.by_id.values()) == list(before.by_id.values())
@@ -59,8 +59,8 @@ def test_a_file_brings_everything_back(before: Conversations) -> None:
 
 @given(conversations(), conversations())
 def test_an_import_is_added_to_what_is_there(mine: Conversations, theirs: Conversations) -> None:
-    """Nothing that was there is lost, and ids stay different."""
-    mine.current.title = "kept"  # so that it is no untouched beginning
+    """No existing conversation is lost, and ids stay unique."""
+    mine.current.title = "kept"  # so that it does not count as untouched
     before = list(mine.by_id.values())
     mine.add_from(theirs.dumps())
     assert list(mine.by_id.values())[: len(before)] == before
@@ -70,7 +70,7 @@ def test_an_import_is_added_to_what_is_there(mine: Conversations, theirs: Conver
 
 
 def test_an_edit_is_a_sibling_and_both_can_be_read() -> None:
-    """The path goes through the newest, and back through the first when that is chosen."""
+    """The path goes through the newest, and through the first again when that is chosen."""
     conversation = Conversations().current
     first = conversation.add(ROOT, USER, "a")
     answer = conversation.add(first.id, ASSISTANT, "b")
@@ -83,7 +83,7 @@ def test_an_edit_is_a_sibling_and_both_can_be_read() -> None:
 
 
 def test_a_conversation_is_named_by_its_title_or_its_first_question() -> None:
-    """And by its number while it has neither; long names are cut."""
+    """Without either, its number is its name; long names are cut."""
     conversation = Conversations().current
     assert conversation.label == "Conversation 1"
     conversation.add(ROOT, USER, "word " * 30)
@@ -123,7 +123,7 @@ FIELDS = ("id", "parent", "role", "text", "ended", "note", "numbers")
 
 @st.composite
 def files(draw: st.DrawFn) -> str:
-    """A good file in which some values are of another kind, too large, or there twice."""
+    """A good file in which some values are of another type, too large, or duplicated."""
     whole = json.loads(draw(conversations()).dumps())
     for each in whole["conversations"]:
         if draw(st.booleans()):
@@ -154,7 +154,7 @@ def _plain(message: dict[str, object]) -> bool:
 
 @given(files())
 def test_what_was_taken_can_be_shown_gone_on_with_and_written(text: str) -> None:
-    """A file is refused with a sentence, or all that is made of it works, and reads back."""
+    """A file is refused with a sentence, or all that is read from it works, and reads back."""
     mine = Conversations()
     try:
         mine.add_from(text)
@@ -201,7 +201,7 @@ def test_what_was_taken_can_be_shown_gone_on_with_and_written(text: str) -> None
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(text: str, message: str) -> None:
-    """It says what was seen, and what was there stays as it was."""
+    """It names the fault, and existing conversations do not change."""
     mine = Conversations()
     before = mine.dumps()
     with pytest.raises(OptionError) as refused:
@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(text: str, message: str) -> 
 
 
 def test_an_answer_that_was_being_written_comes_back_as_interrupted() -> None:
-    """There is no run any more that would end it; nor is there a run to look at."""
+    """Its run no longer exists: nothing ends the answer, and no run can be shown."""
     conversation = Conversations()
     question = conversation.current.add(ROOT, USER, "a")
     answer = conversation.current.add(question.id, ASSISTANT, "half", RUNNING)

@@ -1,4 +1,4 @@
-"""What a chat cannot do: a sentence says why, the page is told, and nothing is lost."""
+"""Requests that a chat refuses: a sentence says why, the page receives it, nothing is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.notebook.chat.asking import idle, page, texts, told
 
 
 def test_a_busy_engine_is_a_sentence_and_the_text_stays(engine, chat: Chat) -> None:
-    """Nothing is added to the conversation; the page is told no, and why."""
+    """Nothing is added to the conversation; the page receives the refusal and its reason."""
     other = engine.stream("Somebody else", max_tokens=3)
     next(other)
     chat.draft = "Wait for me"
@@ -31,9 +31,9 @@ def test_a_busy_engine_is_a_sentence_and_the_text_stays(engine, chat: Chat) -> N
 
 
 def test_a_second_message_while_an_answer_is_written_is_refused(engine, chat: Chat) -> None:
-    """The page keeps its text; Python's `send` would wait for its turn."""
+    """The page keeps its text; Python's `send` would wait instead."""
     chat.comm.receive({"type": "send", "text": "a", "request": "r0"})
-    chat.runner._turn = chat.runner._turn or object()  # whatever the thread has come to
+    chat.runner._turn = chat.runner._turn or object()  # wherever the thread is
     chat.comm.receive({"type": "send", "text": "b", "request": "r1"})
     assert {"type": "refused", "request": "r1"} in told(chat, "refused")
     idle(chat)
@@ -57,7 +57,7 @@ def test_a_second_message_while_an_answer_is_written_is_refused(engine, chat: Ch
     ],
 )
 def test_what_cannot_be_done_is_a_sentence(chat: Chat, content: Any, sentence: str) -> None:
-    """In the notice, and the page is told that its request was refused."""
+    """The notice has it, and the page receives the refusal of its request."""
     page(chat, **content)
     assert sentence in chat.notice and "\n" not in chat.notice
     assert told(chat, "refused") == [{"type": "refused", "request": "r1"}]
@@ -66,13 +66,13 @@ def test_what_cannot_be_done_is_a_sentence(chat: Chat, content: Any, sentence: s
 
 @pytest.mark.parametrize("content", [None, 7, {}, {"type": "other"}, {"type": []}])
 def test_unknown_messages_are_ignored(chat: Chat, content: Any) -> None:
-    """A message this version does not know does nothing."""
+    """A message unknown to this version does nothing."""
     chat.comm.receive(content)
     assert chat.notice == "" and chat.comm.custom() == []
 
 
 def test_an_observer_that_asks_would_wait_for_itself(chat: Chat) -> None:
-    """It is told so, and the chat goes on."""
+    """It gets an error that says so, and the chat goes on."""
     refused: list[str] = []
 
     def ask(change: object) -> None:
@@ -88,7 +88,7 @@ def test_an_observer_that_asks_would_wait_for_itself(chat: Chat) -> None:
 
 
 def test_close_stops_the_answer_and_ends_the_thread(engine) -> None:
-    """What was asked before it is stopped; afterwards a sentence says what to do."""
+    """Answers to earlier questions are stopped; afterwards a sentence says what to do."""
     chat = Chat(engine, max_tokens=100_000)
     turn = chat.runner.ask("Long", {})
     waiting = chat.runner.ask("Later", {})
@@ -104,7 +104,7 @@ def test_close_stops_the_answer_and_ends_the_thread(engine) -> None:
 
 
 def test_a_closed_engine_is_a_sentence(tiny: Path) -> None:
-    """The chat says to load the model again."""
+    """The sentence says to load the model again."""
     engine = outlier_jupyter.load(tiny, cache_experts=8)
     chat = Chat(engine)
     engine.close()

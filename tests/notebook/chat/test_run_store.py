@@ -1,4 +1,4 @@
-"""What a chat holds: settings, conversations, runs and their views, and the cache's size."""
+"""A chat's state: settings, conversations, runs and their views, and the cache's size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_settings_are_checked_traits(engine, chat: Chat) -> None:
 
 
 def test_the_system_prompt_is_the_conversations(engine, chat: Chat) -> None:
-    """It is read by the model, kept with the conversation, and changes with it."""
+    """The model reads it, the conversation stores it, and it changes with the conversation."""
     chat.system = "Be brief."
     chat.send("Hello")
     assert "Be brief." in chat.runs[-1].encoded
@@ -44,7 +44,7 @@ def test_the_system_prompt_is_the_conversations(engine, chat: Chat) -> None:
 def test_conversations_are_made_named_exported_and_deleted(
     engine, chat: Chat, tmp_path: Path
 ) -> None:
-    """A file brings them to another chat; a deleted one is gone."""
+    """A file copies them to another chat; a deleted one is gone."""
     chat.send("Hello")
     chat.rename(1, " Greeting ")
     chat.new()
@@ -68,7 +68,7 @@ def test_conversations_are_made_named_exported_and_deleted(
 
 
 def test_a_runs_view_is_shown_under_its_answer(chat: Chat) -> None:
-    """A live view of the run that the answer names, one at a time; 0 takes it away."""
+    """A live view of the run that the answer names, one at a time; 0 removes it."""
     chat.send("Hello")
     chat.send("Again")
     page(chat, type="run", run=1)
@@ -95,7 +95,7 @@ def test_who_watches_gets_a_live_view(chat: Chat) -> None:
 
 
 def test_runs_are_bounded_and_a_dropped_one_says_so(chat: Chat, monkeypatch) -> None:
-    """The oldest go, the newest stays whatever its size; numbers stay what they were."""
+    """The oldest are dropped, the newest stays at any size; numbers do not change."""
     first = chat.send("Hello")
     monkeypatch.setattr(run_store, "KEPT_NBYTES", 2 * run_store.trace_nbytes(first))
     chat.send("Again")
@@ -111,7 +111,7 @@ def test_runs_are_bounded_and_a_dropped_one_says_so(chat: Chat, monkeypatch) -> 
 
 
 def test_the_caches_size_is_changed_between_answers(engine, chat: Chat) -> None:
-    """From the page as from Python, told to every chat of the engine; refusals are sentences."""
+    """From the page or Python; every chat of the engine is notified; refusals are sentences."""
     other = Chat(engine)
     page(chat, type="resize", cache_experts=12)
     assert told(chat, "accepted") == [{"type": "accepted", "request": "r1"}]
@@ -133,7 +133,7 @@ def test_the_caches_size_is_changed_between_answers(engine, chat: Chat) -> None:
 
 
 def test_it_is_a_widget_among_widgets(chat: Chat) -> None:
-    """It sits in a box, and a slider linked to a setting turns it."""
+    """It works in a box, and a slider linked to a setting changes it."""
     slider = ipywidgets.FloatSlider(min=0, max=2)
     traitlets.link((slider, "value"), (chat, "temperature"))
     slider.value = 0.7
@@ -142,7 +142,7 @@ def test_it_is_a_widget_among_widgets(chat: Chat) -> None:
 
 
 def test_the_built_files_are_small_and_tell_their_licences() -> None:
-    """The page gets them with every chat it shows."""
+    """The page receives them with every chat that it shows."""
     told = (STATIC / "LICENSES.txt").read_text()
     assert all(name in told for name in ("marked", "dompurify", "speed-highlight"))
     assert (STATIC / "chat.js").stat().st_size < 120_000

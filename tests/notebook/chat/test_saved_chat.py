@@ -1,4 +1,4 @@
-"""What a saved notebook shows of a chat: the conversation, escaped, bounded, and nothing live."""
+"""What a saved notebook shows of a chat: the conversation, escaped, bounded and static."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_form_tells_the_conversation() -> None:
 
 
 def test_text_is_never_html_and_no_script_is_there() -> None:
-    """Whatever a model, a user or a model's name holds is shown as text."""
+    """Text from a model, a user or a model's name is shown as text."""
     made = saved_chat.bundle("<i>m</i>", conversations("<b>q</b>", "<script>x</script>"), "n")
     html = made["text/html"]
     assert "<script" not in html and "<b>q" not in html and "<i>m" not in html
@@ -72,7 +72,7 @@ class Elements(HTMLParser):
 
 
 def rendered(markdown: str) -> dict[str, set[str]]:
-    """The elements that the renderers of notebooks make of it, links found in words as well."""
+    """The elements that notebook renderers make of it, with links they detect in plain text."""
     known = MarkdownIt("gfm-like", {"linkify": False, "html": True})
     pages = {"nbconvert": markdown2html_mistune(markdown), "commonmark": known.render(markdown)}
     found = {}
@@ -85,7 +85,7 @@ def rendered(markdown: str) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_markdown_makes_no_element_of_what_was_written(text: str) -> None:
-    """Question, answer, system prompt, note and name are words to every renderer."""
+    """Every renderer shows question, answer, system prompt, note and name as plain text."""
     told = conversations(text, text)
     told.current.system = text
     told.current.path()[-1].note = text
@@ -97,14 +97,14 @@ def test_markdown_makes_no_element_of_what_was_written(text: str) -> None:
 
 @given(st.text(st.sampled_from("`~<>![]()$\\|*_#-:@.\n\r\u2028 ab"), max_size=60))
 def test_nothing_leaves_its_block(text: str) -> None:
-    """Whatever stands in a message, there is one block for it, and it holds all of its lines."""
+    """Each message has one block, which contains all of its lines, whatever its text is."""
     tokens = MarkdownIt("commonmark").parse(saved_chat._verbatim(text))
     assert [token.type for token in tokens] == ["fence"]
     assert tokens[0].content == "\n".join(text.splitlines() or ["(no text)"]) + "\n"
 
 
 def test_all_conversations_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The current one first and open, the others by their names, empty ones not at all."""
+    """The current one is first and open, the others follow by name, empty ones are not shown."""
     told = conversations("What is an expert?", "One of many.")
     told.current.add(told.current.path()[0].id, ASSISTANT, "Another answer.")
     told.new().title = "<b>second</b>"
@@ -129,14 +129,14 @@ def test_all_conversations_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_says_how_to_go_on() -> None:
-    """Where the chat was, what to run is named."""
+    """In the chat's place it names the code to run."""
     made = saved_chat.bundle("demo", conversations("a", "b"), "n")
     assert "To go on, run the cell that loads demo, then this cell" in made["text/html"]
     assert "run the cell that loads demo" in made["text/markdown"]
 
 
 def test_a_bundle_has_a_stamp_of_its_own() -> None:
-    """By which a page knows whether what it has is the newest."""
+    """The page uses it to check whether its bundle is the newest."""
     first, second = (
         saved_chat.bundle("demo", conversations(*t), "n") for t in (("a",), ("a", "b"))
     )
@@ -146,7 +146,7 @@ def test_a_bundle_has_a_stamp_of_its_own() -> None:
 
 
 def test_it_is_bounded_and_says_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of the path that is read."""
+    """It shows the end of the current path."""
     told = conversations(*("x" * 40 for _ in range(6)))
     monkeypatch.setattr(saved_chat, "KEPT_CHARS", 100)
     html = saved_chat.bundle("demo", told, "n")["text/html"]
@@ -155,19 +155,19 @@ def test_it_is_bounded_and_says_what_is_left_out(monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_asked_shows_nothing() -> None:
-    """A chat nobody has used leaves no text."""
+    """An unused chat saves no text."""
     made = saved_chat.bundle("demo", Conversations(), "n")
     assert made["text/plain"] == "" and "demo" not in made["text/html"]
 
 
 class Shell:
-    """As much of IPython's shell as tells that a front end is there."""
+    """The part of IPython's shell that shows that a front end exists."""
 
     kernel = object()
 
 
 def test_the_second_output_follows_the_chat(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shown empty beside the widget, brought up to date with every turn, alone after close."""
+    """It begins empty beside the widget, is updated with every turn, and is alone after close."""
     shown: list[tuple[str, bool, dict[str, str]]] = []
 
     def display(bundle: dict[str, str], raw: bool, display_id: str, update: bool = False) -> None:
@@ -197,7 +197,7 @@ def test_the_second_output_follows_the_chat(tiny: Path, monkeypatch: pytest.Monk
 
 
 def test_a_terminal_gets_a_line(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where there is no front end, the chat's repr."""
+    """Without a front end, the chat's repr is shown."""
     with outlier_jupyter.load(tiny, cache_experts=8) as engine:
         chat = Chat(engine)
         chat._ipython_display_()

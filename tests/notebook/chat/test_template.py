@@ -1,4 +1,4 @@
-"""A chat goes on, whatever its model's chat template makes of an answer given before."""
+"""A chat goes on, even if its model's chat template refuses an earlier answer."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def restored(engine) -> Iterator[None]:
 
 
 def answered(chat: Chat, *texts: str) -> None:
-    """Have these questions and answers in the conversation."""
+    """Add these questions and answers to the conversation."""
     conversation = chat.runner.conversations.current
     for index, text in enumerate(texts):
         conversation.add(conversation.end, ASSISTANT if index % 2 else USER, text)
 
 
 def test_the_final_channel_is_read_and_the_whole_is_shown(engine, chat: Chat) -> None:
-    """Answers of models that think in channels, whose templates refuse them as they are."""
+    """For models that answer in channels, whose templates refuse the whole answer."""
     engine.tokenizer.chat_template = WITHOUT_CHANNELS + BODY
     answered(chat, "Is it?", THOUGHT)
     run = chat.send("Sure?")
@@ -39,7 +39,7 @@ def test_the_final_channel_is_read_and_the_whole_is_shown(engine, chat: Chat) ->
 
 
 def test_an_answer_that_is_refused_is_left_out_and_told(engine, chat: Chat) -> None:
-    """One that was stopped before its first word makes no later question fail."""
+    """An answer that was stopped before its first word makes no later question fail."""
     engine.tokenizer.chat_template = WITHOUT_EMPTY + BODY
     answered(chat, "a", "A", "b", "")
     page(chat, type="send", text="c")
@@ -52,7 +52,7 @@ def test_an_answer_that_is_refused_is_left_out_and_told(engine, chat: Chat) -> N
 
 
 def test_what_is_refused_of_the_question_itself_is_a_sentence(engine, chat: Chat) -> None:
-    """Nothing is added then, and without it the chat goes on."""
+    """Nothing is added to the conversation then, and the next question is answered."""
     engine.tokenizer.chat_template = WITHOUT_CHANNELS + BODY
     answered(chat, "Is it?", THOUGHT)
     page(chat, type="send", text="What is <|channel|>?")
@@ -64,7 +64,7 @@ def test_what_is_refused_of_the_question_itself_is_a_sentence(engine, chat: Chat
 
 
 def test_a_base_model_is_told_of_at_once(engine, monkeypatch) -> None:
-    """It has no chat template: the chat says so before anything is asked."""
+    """It has no chat template: the chat says so before the first question."""
     monkeypatch.setattr(engine.tokenizer._tokenizer, "has_chat_template", False)
     chat = Chat(engine)
     assert "no chat template" in chat.notice

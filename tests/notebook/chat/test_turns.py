@@ -1,4 +1,4 @@
-"""Turns of a chat: asked from Python or from the page, stopped, branched, told as they come."""
+"""Turns of a chat: sent from Python or from the page, stopped, branched, streamed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.notebook.live.test_widget import FakeComm
 
 
 def test_python_and_the_page_give_the_same(tiny: Path) -> None:
-    """The same turns, asked from Python and from the page: the same conversation, state and runs.
+    """The same turns from Python and from the page give the same conversation, state and runs.
 
-    Of three turns, one edited and one answered again; two engines, so that neither finds the
+    One of three turns is edited, one regenerated; two engines, so that neither finds the
     other's KV cache or experts.
     """
     made = []
@@ -56,7 +56,7 @@ def test_python_and_the_page_give_the_same(tiny: Path) -> None:
 
 
 def without_speed(chat: Chat) -> Any:
-    """All conversations, as the file has them, but for what was timed."""
+    """All conversations, as the file has them, without timings."""
     whole = json.loads(chat.dumps())
     for conversation in whole["conversations"]:
         for message in conversation["messages"]:
@@ -65,17 +65,17 @@ def without_speed(chat: Chat) -> Any:
 
 
 def test_a_turn_reads_only_what_is_new(chat: Chat) -> None:
-    """The KV cache of the turn before is gone on from."""
+    """Prefill continues from the KV cache of the turn before."""
     chat.send("One fine day")
     chat.send("Two")
     before, numbers = chat.messages[1].numbers, chat.messages[-1].numbers
-    # Not of the whole answer: what random weights write is no text that encodes to its own ids.
+    # Not of the whole answer: text of random weights does not encode to its own ids.
     assert before["reused"] < before["prompt"] <= numbers["reused"] < numbers["prompt"]
     assert numbers["run"] == len(chat.runs)
 
 
 def test_the_text_told_piece_by_piece_is_the_answer(engine) -> None:
-    """Numbers follow each other without a gap, and the pieces make the whole."""
+    """Sequence numbers have no gap, and the pieces joined are the answer."""
     seconds = iter(range(10**6))
     chat = Chat(engine, max_tokens=9, clock=lambda: next(seconds) * 0.06)
     chat.comm = FakeComm()
@@ -93,7 +93,7 @@ def test_the_text_told_piece_by_piece_is_the_answer(engine) -> None:
 
 
 def test_how_far_the_prompt_is_read_is_told_and_then_no_more(engine, monkeypatch) -> None:
-    """Layer by layer within a chunk, never backwards, up to the whole; a reload is told, too."""
+    """Progress grows by layers within a chunk, never falls, reaches 100 %; a reload has it, too."""
     monkeypatch.setattr(runner, "READING_EVERY_S", 0.0)
     chat = Chat(engine, max_tokens=4, prefill_chunk=64)
     chat.comm = FakeComm()
@@ -112,14 +112,14 @@ def test_how_far_the_prompt_is_read_is_told_and_then_no_more(engine, monkeypatch
 
 
 def test_a_prompt_that_is_read_at_once_is_not_told_of(chat: Chat) -> None:
-    """Some messages a second at most: a short prompt has none."""
+    """There are a few messages a second at most: a short prompt has none."""
     chat.runner._clock = lambda: 0.0
     chat.send("Hello")
     assert told(chat, "reading") == []
 
 
 def test_regenerate_and_edit_branch_and_choose_goes_back(chat: Chat) -> None:
-    """Both are siblings; the state tells which of how many is read."""
+    """Both are siblings; the state says which of how many is shown."""
     chat.send("First")
     page(chat, type="regenerate", message=2)
     assert chat.state["messages"][-1]["siblings"] == [2, 3]
@@ -147,7 +147,7 @@ def test_stop_keeps_what_was_written(engine, chat: Chat) -> None:
 
 
 def test_after_a_stop_only_what_is_new_is_read(engine, chat: Chat) -> None:
-    """What was read of a stopped turn, in mid-answer, is in the KV cache of the next."""
+    """The next turn uses the KV cache of a stopped turn, up to the middle of its answer."""
     end = stop_after(engine, chat, 4)
     with pytest.raises(Interrupted):
         chat.send("A question that is rather long, " * 4, max_tokens=10_000)
@@ -170,7 +170,7 @@ def test_a_long_answer_is_saved_while_it_is_written(engine, monkeypatch) -> None
 
 
 def test_the_state_is_bounded(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest messages that fit, at least one; how many are left out is told."""
+    """It has the newest messages that fit, at least one, and the number left out."""
     chat.send("Hello " * 10)
     chat.send("Short")
     monkeypatch.setattr(view_state, "KEPT_CHARS", 60)
@@ -180,7 +180,7 @@ def test_the_state_is_bounded(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_page_that_missed_something_gets_the_whole(chat: Chat) -> None:
-    """As a message, and with a number that later ones follow."""
+    """It comes as a message, with a sequence number that later ones continue."""
     chat.send("Hello")
     page(chat, type="resync")
     (whole,) = told(chat, "state")
@@ -189,7 +189,7 @@ def test_a_page_that_missed_something_gets_the_whole(chat: Chat) -> None:
 
 @pytest.mark.parametrize("trait", ["status", "state", "answer"])
 def test_an_observer_that_raises_costs_no_answer(tiny: Path, trait: str) -> None:
-    """It is logged; whoever waits for the answer gets it, and the next one too."""
+    """The error is logged; this answer and the next one are returned."""
     with outlier_jupyter.load(tiny, cache_experts=8) as engine:
         chat = Chat(engine, max_tokens=3)
 
@@ -204,7 +204,7 @@ def test_an_observer_that_raises_costs_no_answer(tiny: Path, trait: str) -> None
 
 
 def test_a_question_that_nobody_answered_is_asked_beside(chat: Chat) -> None:
-    """A file may end in one; what follows is its sibling, and can be saved and read again."""
+    """A file may end in a question; the next one is its sibling, and can be saved and read."""
     chat.send("Hello")
     told_of = json.loads(chat.dumps())
     conversation = told_of["conversations"][0]

@@ -1,4 +1,4 @@
-"""A command from outside the package, in one file: which expert a run used most."""
+"""A command from outside the package, in one file: it finds the expert that a run used most."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ COMMAND = Command(
 
 
 def add() -> None:
-    """Offer it."""
+    """Add the command."""
     register(COMMAND)

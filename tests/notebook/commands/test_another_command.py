@@ -1,4 +1,4 @@
-"""A command from outside, in one file, is everywhere that the package's own are."""
+"""A command from outside, in one file, appears wherever the package's own do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shell_with_it(shell) -> Iterator[object]:
 
 
 def test_it_runs_and_refuses_as_every_command(shell_with_it, make_trace) -> None:
-    """On a run in a variable; with its own flags, and a sentence for what it does not know."""
+    """It takes a run in a variable and its own flags, and refuses unknown input in a sentence."""
     trace = shell_with_it.user_ns["run"] = make_trace()
     found = shell_with_it.run_line_magic("outlier", "busiest --run run --layer 1")
     assert found == max(range(16), key=(trace.experts[:, 1].ravel().tolist()).count)
@@ -36,14 +36,14 @@ def test_it_runs_and_refuses_as_every_command(shell_with_it, make_trace) -> None
 
 
 def test_it_is_in_help_and_completion(shell_with_it) -> None:
-    """By its name, its line of help and its flags."""
+    """Its name, its line of help and its flags are there."""
     assert "the expert that a run used most" in help_text()
     assert completions("%outlier bus") == [("busiest", "command")]
     assert completions("%outlier busiest --la") == [("--layer", "flag")]
 
 
 def test_it_is_in_the_reference(shell_with_it) -> None:
-    """With what does the same in Python, and its flags."""
+    """The reference has its Python equivalent and its flags."""
     file = Path(__file__).parents[3] / "docs" / "_ext" / "command_pages.py"
     spec = importlib.util.spec_from_file_location("command_pages", file)
     assert spec is not None and spec.loader is not None

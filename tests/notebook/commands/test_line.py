@@ -46,14 +46,14 @@ def test_only_what_is_given_is_passed_on():
     ],
 )
 def test_a_mistake_is_one_line(line, message):
-    """What was not understood, a suggestion where there is one, and where help is."""
+    """It names the mistake, a suggestion where there is one, and the help command."""
     with pytest.raises(OptionError) as refused:
         parse(COMMANDS["load"].parser(), line)
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_help_is_asked_not_an_exit():
-    """`--help` hands back the text; nothing leaves the process."""
+    """`--help` returns the text and does not exit the process."""
     with pytest.raises(HelpRequested, match="--max-tokens"):
         parse(cell_parser(), "--help")
     assert "%outlier load" in help_text() and "--cache-gb" in help_text()

@@ -1,4 +1,4 @@
-"""What people type after `%outlier`: questions, dashes, comments, braces, line breaks."""
+"""Lines after `%outlier` with question marks, dashes, comments, braces, line breaks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def loaded(shell):
 
 @pytest.mark.parametrize("prompt", ["What is an expert?", "-5 + 3", "- a list", "who? # me"])
 def test_a_prompt_may_look_like_something_else(loaded, prompt):
-    """A question, a calculation, a list, a comment: all of it is the prompt."""
+    """A question, a calculation, a list or a comment is a prompt as a whole."""
     loaded.run_cell(f"%outlier run --max-tokens 2 --quiet -o found {prompt}")
     assert loaded.user_ns["found"].prompt == prompt
 
 
 def test_help_by_a_question_mark_stays():
-    """`%outlier?` and `%outlier run?` are IPython's."""
+    """IPython answers `%outlier?` and `%outlier run?`."""
     from outlier_jupyter.notebook.magics import keep_question_mark
 
     for line in ("%outlier?\n", "%outlier run?\n", "x = 1\n"):
@@ -37,7 +37,7 @@ def test_help_by_a_question_mark_stays():
 
 
 def test_what_is_text_for_the_model_keeps_its_braces(loaded):
-    """`--fill` puts variables in; without it a system message and a stop text stay as written."""
+    """`--fill` inserts variables; without it a system message and a stop text stay as written."""
     loaded.user_ns.update(json="a variable", many=3)
     line = "--system 'Answer as {json}' --max-tokens {many} --quiet -o found"
     loaded.run_cell_magic("outlier", line, "hello")
@@ -48,7 +48,7 @@ def test_what_is_text_for_the_model_keeps_its_braces(loaded):
 
 
 def test_a_comment_ends_a_line_of_flags():
-    """As in Python."""
+    """`#` begins a comment, as in Python."""
     assert parse(COMMANDS["load"].parser(), "demo --cache-gb 1 # a small one") == {
         "model": "demo", "cache_gb": 1.0
     }  # fmt: skip
@@ -57,7 +57,7 @@ def test_a_comment_ends_a_line_of_flags():
 
 
 def test_a_stop_flag_may_say_line_break():
-    r"""\n, \t and \\ are read in a flag; in Python a text is what it is."""
+    r"""A flag decodes \n, \t and \\; a text from Python stays unchanged."""
     given = parse(cell_parser(), r"--stop '\n\n' --stop 'a\tb' --stop '\\n'")
     assert given["stop"] == ("\n\n", "a\tb", r"\n")
     assert make(GenerateOptions, {"stop": r"\n"}).stop == (r"\n",)
@@ -65,27 +65,27 @@ def test_a_stop_flag_may_say_line_break():
 
 @pytest.mark.parametrize("stop", ["END", ["END"], ("END",), {"END": 1}.keys(), iter(["END"])])
 def test_stop_takes_one_text_or_several(stop):
-    """However they are given."""
+    """It takes a text by itself, or texts in any container."""
     assert make(GenerateOptions, {"stop": stop}).stop == ("END",)
 
 
 @pytest.mark.parametrize("stop", [7, ["a", 7], b"END", {"a": 1}])
 def test_stop_takes_texts_alone(stop):
-    """Anything else is one sentence."""
+    """Any other value is refused in one sentence."""
     with pytest.raises(OptionError, match="stop="):
         make(GenerateOptions, {"stop": stop})
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 10**30])
 def test_a_seed_has_64_bits(seed):
-    """What MLX cannot take is refused with what it can."""
+    """A seed beyond MLX's range is refused with that range."""
     with pytest.raises(OptionError, match=f"seed={seed}"):
         make(GenerateOptions, {"seed": seed})
     assert make(GenerateOptions, {"seed": 2**64 - 1}).seed == 2**64 - 1
 
 
 def test_numbers_of_numpy_are_numbers():
-    """Whole ones and others, as a loop over an array gives them."""
+    """Integers and floats work, as a loop over an array yields them."""
     options = make(GenerateOptions, {"max_tokens": np.int64(3), "temperature": np.float32(0.5)})
     assert (options.max_tokens, options.temperature) == (3, 0.5)
     with pytest.raises(OptionError):
@@ -93,5 +93,5 @@ def test_numbers_of_numpy_are_numbers():
 
 
 def test_a_path_is_taken_where_a_text_is(tmp_path):
-    """`warm=` and `repacked=` name files and folders."""
+    """`warm=` and `repacked=` accept paths of files and folders."""
     assert make(LoadOptions, {"warm": tmp_path / "run"}).warm == str(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""What finished runs are asked: by magics, by the live view, and as a report on one page."""
+"""Questions about finished runs: by magics, in the live view, and as a report on one page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ip(shell, tiny):
 
 
 def test_explain_is_what_the_run_says(ip):
-    """By number, of a named run or the last; without a number the slowest; `-o` stores it."""
+    """It takes a number or the slowest token, of a named run or the last; `-o` stores it."""
     one, other = ip.user_ns["one"], ip.user_ns["other"]
     told = ip.run_line_magic("outlier", "explain 3 --run one -o told")
     assert str(told) == str(one.explain(3)) and ip.user_ns["told"] is told
@@ -41,7 +41,7 @@ def test_explain_is_what_the_run_says(ip):
 
 
 def test_expert_and_tokens_go_both_ways(ip):
-    """An expert over all runs held or those named, a span of the last; as the calls do."""
+    """`expert` covers all stored or named runs, `tokens` a span of one; as the calls do."""
     one, other = ip.user_ns["one"], ip.user_ns["other"]
     layer, expert = 1, int(other.trace.experts[-1, 1, 0])
     found = ip.run_line_magic("outlier", f"expert {layer}:{expert}")
@@ -59,7 +59,7 @@ def test_expert_and_tokens_go_both_ways(ip):
 
 
 def test_measures_are_a_table_or_a_figure(ip):
-    """Row for row those of the call, of either phase or of both; each figure by its name."""
+    """Rows are those of the call, of one or both phases; each figure has its name."""
     one = ip.user_ns["one"]
     for words, phase in (("", "decode"), ("--phase prefill ", "prefill"), ("--phase all ", None)):
         found = ip.run_line_magic("outlier", f"measures {words}--run one -o told")
@@ -75,7 +75,7 @@ def test_measures_are_a_table_or_a_figure(ip):
 
 
 def test_an_atlas_is_of_all_runs_held_or_of_those_named(ip):
-    """As the call: units of both runs, told by run or by kind of token; phases apart."""
+    """As the call: units of both runs, classed by run or by kind of token; phases apart."""
     one, other = ip.user_ns["one"], ip.user_ns["other"]
     both = outlier_jupyter.atlas({"one": one, "other": other})
     figure = ip.run_line_magic("outlier", "atlas one other -o told")
@@ -91,7 +91,7 @@ def test_an_atlas_is_of_all_runs_held_or_of_those_named(ip):
 
 
 def test_a_run_is_saved_and_opened(ip, tmp_path, capsys):
-    """The file's path is printed; what is opened says what the run said, and has its texts."""
+    """The file's path is printed; the opened run has the same summary and texts."""
     one, path = ip.user_ns["one"], tmp_path / "one.safetensors"
     ip.run_line_magic("outlier", f"save {path} --run one")
     assert capsys.readouterr().out == f"{path}\n"
@@ -103,14 +103,14 @@ def test_a_run_is_saved_and_opened(ip, tmp_path, capsys):
 
 
 def test_view_is_the_run_in_the_live_view(ip):
-    """A named run, or the last; as the call."""
+    """It shows a named run, or the last, as the call does."""
     view = ip.run_line_magic("outlier", "view --run one -o told")
     assert isinstance(view, LiveView) and ip.user_ns["told"] is view
     view.close()
 
 
 def test_what_if_is_a_table_a_figure_or_a_number(ip):
-    """The figure's lines are the table's columns; a rate gives the slots that reach it."""
+    """The figure's lines are the table's columns; for a hit rate the number is its slots."""
     one, other = ip.user_ns["one"], ip.user_ns["other"]
     table = one.trace.what_if(slots=[6, 12, 24])
     sizes = "--slots 6 --slots 12 --slots 24"
@@ -128,7 +128,7 @@ def test_what_if_is_a_table_a_figure_or_a_number(ip):
 
 
 def test_the_figure_of_what_if_tells_all_of_a_size(ip):
-    """A point's hover has the table's row; what was a slider gives the same figure."""
+    """A point's hover has the table's row; the old flag `--slider` gives the same figure."""
     one = ip.user_ns["one"]
     found = ip.run_line_magic("outlier", "what-if --slots 6 --slots 12 --policy lru --run one")
     wanted = one.trace.what_if(slots=[6, 12], policies=["lru"])
@@ -164,7 +164,7 @@ def test_a_report_is_one_page_that_fetches_nothing(ip, tmp_path, capsys):
 
 
 def test_a_report_says_what_was_lossy_and_what_is_missing(ip, tmp_path):
-    """A changed output stands at the top; a trace of a few arrays has its sections all the same."""
+    """A changed output is at the top; a trace of a few arrays still has all sections."""
     trace = ip.user_ns["one"].trace
     lossy = replace(trace, info=replace(trace.info, changed_output="top-k 1 in place of 2"))
     page = Run.of(lossy).report(tmp_path / "lossy.html").read_text()
@@ -177,7 +177,7 @@ def test_a_report_says_what_was_lossy_and_what_is_missing(ip, tmp_path):
 
 
 def test_the_live_view_is_answered_when_a_run_is_over(ip, monkeypatch):
-    """A pinned token gets its explanation, an expert its tokens, anything else no words."""
+    """A pinned token gets its explanation, an expert its tokens, anything else an empty text."""
     run = ip.user_ns["one"]
     view = LiveView.of(run)
     sent = []
@@ -196,7 +196,7 @@ def test_the_live_view_is_answered_when_a_run_is_over(ip, monkeypatch):
 
 
 def test_a_measured_memory_is_known_to_later_runs(tiny):
-    """`bench --memory` finds a rate, and runs after it carry it into their explanations."""
+    """`bench --memory` measures a rate, and explanations of later runs use it."""
     assert measure_memory(8_000_000) == memory_rate() > 0
     with outlier_jupyter.load(tiny, cache_experts=4) as engine:
         run = engine.generate("after", max_tokens=3)

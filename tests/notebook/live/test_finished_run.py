@@ -1,4 +1,4 @@
-"""A finished run in the live view: its frame is the one a feed would have told."""
+"""A finished run in the live view: its frame is the one that a feed would have sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.notebook.live.test_frame_builder import (
 
 
 def run_of(trace: Trace) -> Run:
-    """The run whose every call let go of some text, as in `events_of`."""
+    """A run in which every call produces some text, as in `events_of`."""
     said = [f" t{row}" for row in range(len(trace.calls))]
     return Run(
         prompt="Say so",
@@ -43,7 +43,7 @@ def run_of(trace: Trace) -> Run:
 def test_a_run_is_told_as_its_feed_told_it(
     make_trace: MakeTrace, prompt: int, layers: int, k: int, slots: int, seed: int
 ) -> None:
-    """Field by field it is the feed's last snapshot; only its clock and its number differ."""
+    """Its frame equals the feed's last snapshot; only the clock and the run's number differ."""
     shape = {"layers": layers, "k": k, "experts": 9, "slots": slots}
     made = make_trace(steps=24, prompt=prompt, seed=seed, **shape)
     feed, _ = fed(made)
@@ -68,7 +68,7 @@ def test_text_offsets_are_those_of_a_browser(make_trace: MakeTrace) -> None:
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_a_run_without_ends_or_steps_can_be_seen(make_trace: MakeTrace, steps: int) -> None:
-    """A run that was cut short at once, or whose token ends are not known, still has a view."""
+    """A run that was cut short at once, or whose token ends are unknown, still has a view."""
     trace = make_trace(steps=steps, prompt=0)
     run = replace(run_of(trace), text_ends=np.zeros(0, np.int32))
     view = LiveView.of(run)

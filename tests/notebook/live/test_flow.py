@@ -1,4 +1,4 @@
-"""How much goes to the page and into the saved notebook: messages, bytes, and who sets the pace."""
+"""How much goes to the page and into the saved notebook: messages, bytes, and the pace."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def tokens(n: int, layers: int = 4, experts: int = 16, k: int = 2) -> Iterator[E
 
 @pytest.mark.parametrize("per_s", [3, 30, 400])
 def test_a_run_sends_at_most_25_messages_in_any_second(per_s: int) -> None:
-    """However fast tokens come: frames, snapshots and status together."""
+    """At any rate of tokens: frames, snapshots and status together."""
     clock = FakeClock()
     feed, view = watched(clock)
     sent: list[int] = []
@@ -89,7 +89,7 @@ def test_a_run_sends_at_most_25_messages_in_any_second(per_s: int) -> None:
         feed(event)
         sent += [clock.now] * (len(view.comm.sent) - before)
     view.finish("length", feed.snapshot())
-    assert len(sent) > 3 * 7  # at any rate of tokens there is something to tell
+    assert len(sent) > 3 * 7  # at any rate of tokens there are frames to send
     busiest = max(np.searchsorted(sent, at + 10**9) - n for n, at in enumerate(sent))
     assert busiest <= 25
     assert decode(view.snapshot).totals.steps == 8 * per_s
@@ -97,7 +97,7 @@ def test_a_run_sends_at_most_25_messages_in_any_second(per_s: int) -> None:
 
 
 def test_the_page_sets_the_pace_and_misses_nothing() -> None:
-    """A page that nobody sees asks for a frame a second; each tells all that came before it."""
+    """A hidden page requests a frame a second; frames together contain every step."""
     clock = FakeClock()
     feed, view = watched(clock)
     counts = []
@@ -117,7 +117,7 @@ def test_the_page_sets_the_pace_and_misses_nothing() -> None:
 
 @pytest.mark.parametrize(("asked", "kept"), [(10**9, 2000), (-5, 0), ("soon", 0), (None, 0)])
 def test_a_page_may_not_ask_for_silence(asked: object, kept: float) -> None:
-    """A pace is bounded, and what is no number is no pace."""
+    """A pace is bounded, and a value that is no number counts as 0."""
     _, view = watched(FakeClock())
     view.comm.receive({"type": "pace", "ms": asked})
     assert view._pace_ms == kept
@@ -126,7 +126,7 @@ def test_a_page_may_not_ask_for_silence(asked: object, kept: float) -> None:
 
 @pytest.mark.parametrize(("cost", "gap"), [(1, 200), (2, 400), (10, 500)])
 def test_frames_that_cost_much_come_seldom(cost: int, gap: int) -> None:
-    """Frames take a 200th of a run's time: one of 1 ms is followed by 200, a dear one by 500."""
+    """Frames take a 200th of a run's time: after one of 1 ms come 200 ms without, at most 500."""
     clock = FakeClock()
     cut: list[int] = []
 
@@ -143,12 +143,12 @@ def test_frames_that_cost_much_come_seldom(cost: int, gap: int) -> None:
         clock.now += MS
         feed(event)
     first, *gaps = np.diff(cut[:-1])  # the last one is sent at once
-    assert first < 100 * MS  # the first one tells of all experts in RAM, and is dear once
+    assert first < 100 * MS  # the first one has all experts in RAM, and is slow once
     assert len(gaps) > 5 and min(gaps) >= gap * MS and max(gaps) < (gap + 50) * MS
 
 
 def a_long_run(steps: int, layers: int, k: int, experts: int) -> Run:
-    """A finished run of made-up numbers: in each step four layers read one expert and lose one."""
+    """A finished run of made-up numbers: in each step four layers read one expert and evict one."""
     random = np.random.default_rng(0)
     moving = 4
     n = steps * moving

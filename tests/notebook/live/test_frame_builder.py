@@ -43,7 +43,7 @@ NONE_RESIDENT = np.zeros((0, 2), np.int16)
 
 
 class Clock:
-    """Nanoseconds that pass only when told to."""
+    """A clock in nanoseconds that advances only by `pass_ms`."""
 
     def __init__(self) -> None:
         self.now = 1_000
@@ -56,7 +56,7 @@ class Clock:
 
 
 def events_of(trace: Trace) -> Iterator[Event]:
-    """The events that a recorder would have made `trace` of."""
+    """The events from which a recorder makes `trace`."""
     yield PromptEncoded(trace.tokens[trace.phase == 0], 0)
     for row, call in enumerate(trace.calls):
         steps = np.flatnonzero(trace.call == row)
@@ -80,7 +80,7 @@ def events_of(trace: Trace) -> Iterator[Event]:
 
 
 def recorded(trace: Trace) -> Trace:
-    """What a recorder makes of the same events; it gives each prefill read to its token."""
+    """A recorder's trace of the same events; it assigns each prefill read to its token."""
     recorder = Recorder(trace.layers, 1, trace.resident_at_start)
     for event in events_of(trace):
         recorder(event)
@@ -90,7 +90,7 @@ def recorded(trace: Trace) -> Trace:
 def fed(
     trace: Trace, *, ms_per_event: float = 1.0, **options: Any
 ) -> tuple[FrameBuilder, list[Frame]]:
-    """A feed that was given all of `trace`, and its frames."""
+    """A feed that received all events of `trace`, and its frames."""
     clock, frames = Clock(), list[Frame]()
     feed = FrameBuilder(
         layers=trace.layers,
@@ -118,7 +118,7 @@ def fed(
 def test_frames_tell_what_the_trace_measures(
     make_trace: MakeTrace, prompt: int, layers: int, k: int, ms_per_event: float, seed: int
 ) -> None:
-    """However time cuts the events into frames, their merge agrees with the trace's measures."""
+    """Wherever time cuts the events into frames, their merge agrees with the trace's measures."""
     trace = make_trace(steps=34, prompt=prompt, layers=layers, k=k, experts=9, slots=12, seed=seed)
     feed, frames = fed(trace, ms_per_event=ms_per_event)
     whole = feed.snapshot()
@@ -158,7 +158,7 @@ def assert_moves_tell_residency(whole: Frame, trace: Trace) -> None:
 
 
 def test_totals_are_those_of_the_summary(make_trace: MakeTrace) -> None:
-    """The running totals end at the numbers of the run's summary."""
+    """The final totals are the numbers of the run's summary."""
     trace = make_trace()
     totals = fed(trace)[0].snapshot().totals
     summary = summarise(trace)
@@ -173,7 +173,7 @@ def test_totals_are_those_of_the_summary(make_trace: MakeTrace) -> None:
 
 
 def test_frames_are_rare_and_the_last_comes_at_once(make_trace: MakeTrace) -> None:
-    """At least 50 ms lie between two frames, except that the end is told when it comes."""
+    """At least 50 ms lie between two frames, but the last one is sent at once."""
     trace = make_trace(steps=200, prompt=4)
     clock, at = Clock(), list[tuple[int, bool]]()
     feed = FrameBuilder(
@@ -201,7 +201,7 @@ def test_a_long_prompt_shows_while_it_is_read(make_trace: MakeTrace) -> None:
 
 
 def test_text_comes_with_its_token(make_trace: MakeTrace) -> None:
-    """A frame cut after a token holds that token's text, not the one before."""
+    """A frame cut after a token contains that token's text, not the one before."""
     trace = make_trace(steps=12, prompt=1)
     _, frames = fed(trace, ms_per_event=30)
     for frame in frames:
@@ -216,7 +216,7 @@ def test_text_comes_with_its_token(make_trace: MakeTrace) -> None:
 
 
 def test_text_is_counted_as_browsers_count_it() -> None:
-    """Offsets are in UTF-16 code units, so that a step's text can be cut out in JavaScript."""
+    """Offsets are in UTF-16 code units, so that JavaScript can slice a step's text."""
     feed = FrameBuilder(
         **{"layers": 0, "experts": 0, "slots": 0, "resident_at_start": NONE_RESIDENT},
         on_frame=lambda frame: None,
@@ -229,7 +229,7 @@ def test_text_is_counted_as_browsers_count_it() -> None:
 
 
 def test_what_is_resident_at_the_start_is_told_first() -> None:
-    """The first frame holds the experts that were in RAM before the run."""
+    """The first frame contains the experts that were in RAM before the run."""
     frames: list[Frame] = []
     resident = np.array([[0, 3], [1, 0]], np.int16)
     feed = FrameBuilder(
@@ -242,7 +242,7 @@ def test_what_is_resident_at_the_start_is_told_first() -> None:
 
 
 def test_a_snapshot_in_the_middle_loses_and_doubles_nothing(make_trace: MakeTrace) -> None:
-    """What no frame has told yet goes out first, so the frames after a snapshot still follow it."""
+    """Pending changes are sent first, so that the frames after a snapshot follow it."""
     trace = make_trace()
     frames: list[Frame] = []
     feed = FrameBuilder(
@@ -258,7 +258,7 @@ def test_a_snapshot_in_the_middle_loses_and_doubles_nothing(make_trace: MakeTrac
 
 
 def test_a_run_cut_short_keeps_what_it_had() -> None:
-    """A call stopped half way is no step and counts for nothing, as in the trace."""
+    """A call stopped half way is no step and does not count, as in the trace."""
     frames: list[Frame] = []
     feed = FrameBuilder(
         **{"layers": 2, "experts": 4, "slots": 3, "resident_at_start": NONE_RESIDENT},
@@ -279,7 +279,7 @@ def test_a_run_cut_short_keeps_what_it_had() -> None:
 
 
 def test_layers_may_differ_in_k() -> None:
-    """A layer that chooses fewer experts counts as it is."""
+    """A layer that chooses fewer experts counts those alone."""
     feed = FrameBuilder(
         **{"layers": 2, "experts": 4, "slots": 8, "resident_at_start": NONE_RESIDENT},
         on_frame=lambda frame: None,
@@ -298,7 +298,7 @@ def test_layers_may_differ_in_k() -> None:
 
 
 def test_the_past_is_bounded() -> None:
-    """A snapshot keeps the newest 4,000 steps; totals and counts know all of them."""
+    """A snapshot keeps the newest 4,000 steps; totals and counts include all of them."""
     feed = FrameBuilder(
         **{"layers": 1, "experts": 2, "slots": 2, "resident_at_start": NONE_RESIDENT},
         on_frame=lambda frame: None,

@@ -1,4 +1,4 @@
-"""The wire frame: what goes in comes out, and frames merge as if they had been one."""
+"""The wire frame: decoding inverts encoding, and merged frames equal one frame."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ F32 = st.floats(width=32)
 
 @st.composite
 def step_tables(draw: st.DrawFn) -> np.ndarray[Any, Any]:
-    """Up to four step records, with any numbers at all in them, NaN and infinity included."""
+    """Up to four step records with any numbers, NaN and infinity included."""
     parts = st.tuples(*[F32] * len(PARTS))
     row = st.tuples(st.floats(), *[F32] * 4, parts, *[U32] * 4, st.integers(0, 1))
     return np.array(draw(st.lists(row, max_size=4)), STEP).reshape(-1)
@@ -50,7 +50,7 @@ def sparse(values: st.SearchStrategy[int]) -> st.SearchStrategy[dict[int, int]]:
 
 @st.composite
 def routings(draw: st.DrawFn, steps: int) -> dict[str, Any]:
-    """What the newest of `steps` chose, a k of its own in each frame, and some moves."""
+    """The routing of the newest of `steps`, with a k for each frame, and some moves."""
     shape = (draw(st.integers(0, steps)), LAYERS, draw(st.integers(0, 3)))
     random = np.random.default_rng(draw(st.integers(0, 99)))
     moves = draw(st.lists(st.integers(0, 2 * LAYERS * EXPERTS - 1), max_size=4))
@@ -120,7 +120,7 @@ def test_decode_gives_back_what_encode_took(frames: list[Frame]) -> None:
 
 @given(chains(), st.data())
 def test_merging_is_associative(frames: list[Frame], data: st.DataObject) -> None:
-    """However a chain is cut in two, merging its halves is merging all of it."""
+    """Wherever a chain is cut in two, merging its halves equals merging all of it."""
     cut = data.draw(st.integers(0, len(frames) - 1))
     halves = [merge(*part) for part in (frames[:cut], frames[cut:]) if part]
     assert merge(*halves) == merge(*frames)
@@ -145,7 +145,7 @@ def test_the_merge_of_all_frames_is_the_whole_state(frames: list[Frame]) -> None
 
 @given(chains())
 def test_a_history_folds_to_the_same_snapshot(frames: list[Frame]) -> None:
-    """Folding on the way, at every frame, ends where one fold at the end does."""
+    """Folding at every frame gives the same as one fold at the end."""
     often, once = History(), History()
     for frame in frames:
         often.add(frame)
@@ -155,7 +155,7 @@ def test_a_history_folds_to_the_same_snapshot(frames: list[Frame]) -> None:
 
 
 def test_a_history_stays_small_and_starts_anew_with_a_run() -> None:
-    """It folds by itself, and a frame of another run leaves nothing of the old one."""
+    """It folds by itself, and a frame of another run replaces all of the old one."""
     history = History()
     assert history.snapshot() is None
     for frame in _many(3 * History.FOLD_AFTER):
@@ -167,7 +167,7 @@ def test_a_history_stays_small_and_starts_anew_with_a_run() -> None:
 
 
 def test_a_snapshot_keeps_the_newest_steps_and_whole_characters() -> None:
-    """Beyond its bounds it drops the oldest steps and text, and says how much."""
+    """Beyond its bounds it drops the oldest steps and text, and counts them."""
     frame = MAKE["cases"]()["snapshot"]
     small = as_snapshot(frame, keep_steps=2, keep_text_bytes=10)
     assert (small.first_step, len(small.steps)) == (2, 2)
@@ -178,7 +178,7 @@ def test_a_snapshot_keeps_the_newest_steps_and_whole_characters() -> None:
 
 
 def test_a_snapshot_bounds_routing_and_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest routing and moves stay, and from which step the moves are whole is told."""
+    """The newest routing and moves stay, with the step from which the moves are complete."""
     frame = MAKE["cases"]()["snapshot"]
     monkeypatch.setattr(merging, "KEPT_ROUTING_BYTES", 2 * 2 * 4 * 2)
     monkeypatch.setattr(merging, "KEPT_MOVES", 3)
@@ -221,7 +221,7 @@ def test_golden_frames_stay_as_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["first-of-2", "snapshot-of-2"])
 def test_frames_of_the_version_before_are_read(name: str) -> None:
-    """All that they told is there; their five parts never exceed the token's time."""
+    """All of their fields are there; their five parts never exceed the token's time."""
     frame = decode((GOLDEN / f"{name}.bin").read_bytes())
     told = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     found = json.loads(json.dumps(MAKE["described"](frame)))
@@ -273,7 +273,7 @@ def test_frames_that_do_not_follow_are_not_merged() -> None:
 
 
 def test_a_lone_surrogate_does_not_stop_a_frame() -> None:
-    """Text that UTF-8 cannot hold is sent with a question mark in its place."""
+    """Text that UTF-8 cannot encode is sent with a question mark in its place."""
     frame = _many(1)[0]
     again = decode(encode(Frame(**{**vars(frame), "text": "a\ud800b"})))
     assert again.text == "a?b"

@@ -1,4 +1,4 @@
-"""How a token's time is divided is the same in every view, whatever a run looked like."""
+"""The parts of a token's time are the same in every view, for any run."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ NS = st.integers(1_000, 3_000_000)
 def calls(draw: st.DrawFn, kernels: str) -> list[Event]:
     """The events of a run, with clocks that are nested as an engine's are.
 
-    Compiled kernels read ids back at once, compute where they stand, hand reads over within the
-    time of the look-up, wait while they compute, and tell of resident layers together. MLX's wait
-    for the ids. Now and then a foreign engine's switches tell nothing of their own time.
+    Compiled kernels read ids back at once, compute at once, submit reads within the time of the
+    lookup, wait while they compute, and report resident layers together. MLX's wait for the ids.
+    Some runs have a foreign engine's switches, which do not report their own time.
     """
     cpu = kernels == "cpu"
     events: list[Event] = [PromptEncoded(np.zeros(5, np.int32), 0)]
@@ -77,7 +77,7 @@ def calls(draw: st.DrawFn, kernels: str) -> list[Event]:
                 at, inside = at + spent, inside + spent
                 continue
             route, book, wait, install, experts_ns, told = (draw(NS) for _ in range(6))
-            # What the router told of the look-up holds what handing the reads over took.
+            # The lookup time that the router reports includes submitting the reads.
             handed = draw(NS) if cpu else 0
             hits = np.full(ids.shape, draw(st.booleans()))
             events.append(Routed(layer, ids, hits, route, book + handed))
@@ -98,7 +98,7 @@ def calls(draw: st.DrawFn, kernels: str) -> list[Event]:
 
 
 def played(events: list[Event], kernels: str) -> tuple[Run, Frame]:
-    """What recorder and feed make of the same events: a run, and the live view's last frame."""
+    """Recorder and feed process the same events: a run, and the live view's last frame."""
     nobody = np.zeros((0, 2), np.int16)
     recorder = Recorder(LAYERS, 8, nobody)
     feed = FrameBuilder(
@@ -121,7 +121,7 @@ def played(events: list[Event], kernels: str) -> tuple[Run, Frame]:
 
 
 def by_part(frame: Frame, kernels: str) -> dict[str, np.ndarray]:
-    """What the live view draws: columns of the frame, by the names that its header gives them."""
+    """The parts that the live view draws: the frame's columns, by the names in its header."""
     told = outlier_jupyter.notebook.live.widget.header(TraceInfo(kernels=kernels), "")["parts"]
     return {part["name"]: frame.steps["parts_ms"][:, part["column"]] for part in told}
 
@@ -178,7 +178,7 @@ def assert_reported(run: Run, live: dict[str, np.ndarray]) -> None:
 
 
 def test_a_switch_s_own_time_is_not_counted_twice() -> None:
-    """Reads that are handed over within the look-up are in its raw time, and in nobody's bar."""
+    """The lookup's raw time includes submitting reads, and no part counts it twice."""
     ids, start = np.zeros((1, 1), np.int32), CallStarted(DECODE, np.zeros(1, np.int32), 0)
     events = [
         start,
@@ -198,7 +198,7 @@ def test_a_switch_s_own_time_is_not_counted_twice() -> None:
 
 
 def test_measurements_that_overlap_do_not_exceed_the_token() -> None:
-    """Of a trace of the first version, whose look-up holds waiting for reads, look-up is cut."""
+    """In traces of the first version, lookup includes waiting for reads: it is shortened."""
     run, _ = played([CallStarted(DECODE, np.zeros(1, np.int32), 0),
                      StepDone(1, 10_000_000, 1_000_000), RunDone("length")], "mlx")  # fmt: skip
     calls_ = run.trace.calls.copy()
@@ -211,7 +211,7 @@ def test_measurements_that_overlap_do_not_exceed_the_token() -> None:
 @pytest.mark.parametrize("kernels", ["auto", "mlx"])
 @pytest.mark.parametrize("reader", ["pread", "mmap"])
 def test_a_real_run_is_divided_live_as_it_is_afterwards(tiny, kernels, reader) -> None:
-    """Of an engine's own events, all parts that the frame tells are those of `times()`."""
+    """For an engine's own events, all parts in the frame are those of `times()`."""
     with outlier_jupyter.load(tiny, cache_experts=10, kernels=kernels, reader=reader) as engine:
         feed = make_frame_builder(engine, lambda frame: None)
         forget = engine.subscribe(feed, *FrameBuilder.KINDS)

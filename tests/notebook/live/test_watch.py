@@ -27,7 +27,7 @@ def engine(tiny: Path) -> Iterator[Engine]:
 
 
 def test_the_run_is_that_of_generate(engine: Engine) -> None:
-    """The same tokens; the view ends with the run's reason and holds the whole of it."""
+    """The tokens are the same; the view ends with the run's reason and shows all of it."""
     wanted = engine.generate("Hello", max_tokens=6)
     seen: list[str] = []
     view = outlier_jupyter.watch(engine, "Hello", max_tokens=6)
@@ -39,7 +39,7 @@ def test_the_run_is_that_of_generate(engine: Engine) -> None:
 
 
 def test_stop_before_the_run_begins_and_in_the_middle(engine: Engine) -> None:
-    """A stop that comes before there is a run to stop is not forgotten."""
+    """A stop takes effect in the middle of a run, and before the run begins."""
     asked_at: list[int] = []
 
     def count(event: object) -> None:
@@ -54,7 +54,7 @@ def test_stop_before_the_run_begins_and_in_the_middle(engine: Engine) -> None:
         view.wait()
     unsubscribe()
     assert view.run is not None and view.status == "interrupted"
-    assert len(asked_at) == 20  # not one step after it
+    assert len(asked_at) == 20  # no step follows the stop
     first = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
     second = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
     second.stop()
@@ -65,7 +65,7 @@ def test_stop_before_the_run_begins_and_in_the_middle(engine: Engine) -> None:
 
 
 def test_runs_of_one_engine_wait_for_each_other(engine: Engine) -> None:
-    """Two are asked for at once, and both are had, in order."""
+    """Two that are started at once both finish, in order."""
     order: list[str] = []
     views = []
     for prompt in ("one", "two"):
@@ -134,7 +134,7 @@ def test_what_cannot_be_run_is_refused_in_the_cell(engine: Engine) -> None:
 
 
 def test_an_observer_may_not_wait_for_its_own_run(engine: Engine) -> None:
-    """It would never end; it is told so."""
+    """The wait would never end; it is refused with an error."""
     told: list[BaseException] = []
 
     def observe(_: object) -> None:
@@ -154,7 +154,7 @@ def test_an_observer_may_not_wait_for_its_own_run(engine: Engine) -> None:
 def test_displayed_by_itself_it_leaves_what_needs_no_kernel(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of its outputs is replaced when the run has ended; later ones never show the widget."""
+    """The run's end replaces each of its outputs; later ones never show the widget."""
     shown: list[dict[str, object]] = []
     replaced: list[dict[str, object]] = []
 
@@ -193,7 +193,7 @@ def test_displayed_by_itself_it_leaves_what_needs_no_kernel(
     ids=["watch", "chat", "agenerate"],
 )
 def test_a_process_that_used_threads_ends_well(tiny: Path, use: str) -> None:
-    """What MLX keeps for a thread is freed with it: left behind it aborts the process, mostly."""
+    """A thread's MLX state is freed with it: otherwise it usually aborts the process."""
     head = f"import asyncio, outlier_jupyter; engine = outlier_jupyter.load({str(tiny)!r})"
     done = subprocess.run(
         [sys.executable, "-c", f"{head}\n{use}"], capture_output=True, text=True, check=False

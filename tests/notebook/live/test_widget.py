@@ -1,4 +1,4 @@
-"""The widget's Python half: what it sends, when, and what it does with what comes in."""
+"""The widget's Python half: what it sends, when, and how it processes messages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class FakeComm:
 
 
 class Seconds:
-    """A clock that stands still until told."""
+    """A clock that changes only when set."""
 
     now = 0.0
 
@@ -111,7 +111,7 @@ def test_each_frame_is_one_message_with_one_buffer(view: LiveView) -> None:
 
 
 def test_the_snapshot_is_written_now_and_then(view: LiveView, seconds: Seconds) -> None:
-    """Every few seconds the trait holds all that was pushed, so that a reload can start from it."""
+    """Every few seconds the trait stores all pushed frames, so that a reload can start from it."""
     for seq in range(1, 101):
         seconds.now += 0.1
         view.push(frame(seq))
@@ -124,7 +124,7 @@ def test_the_snapshot_is_written_now_and_then(view: LiveView, seconds: Seconds) 
 def test_a_large_snapshot_is_written_less_often(
     view: LiveView, seconds: Seconds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The size of what is written sets the pace: it may not crowd out the frames."""
+    """Its size sets the interval, so that it leaves bandwidth for frames."""
     monkeypatch.setattr(live, "SAVE_BYTES_PER_S", 20)
     for seq in range(1, 101):
         seconds.now += 0.1
@@ -164,7 +164,7 @@ def test_resync_is_answered_with_one_snapshot_frame(view: LiveView) -> None:
 
 
 def test_stop_sets_the_flag_and_calls_back() -> None:
-    """Stop only tells; who listens decides."""
+    """Stop only sets a flag and calls `on_stop`, which decides."""
     called = threading.Event()
     view = LiveView(on_stop=called.set)
     view.comm = FakeComm()
@@ -177,7 +177,7 @@ def test_stop_sets_the_flag_and_calls_back() -> None:
 
 @pytest.mark.parametrize("content", [None, "stop", 7, {}, {"type": "other"}, ["stop"]])
 def test_unknown_messages_are_ignored(view: LiveView, content: Any) -> None:
-    """A message this version does not know does nothing."""
+    """A message unknown to this version does nothing."""
     view._receive(view, content, [])
     assert not view.stop_requested.is_set() and view.comm.custom() == []
 
@@ -214,7 +214,7 @@ def test_two_threads_keep_the_order(view: LiveView) -> None:
 
 
 def test_repr_is_plain() -> None:
-    """It says what it shows, without an address or the traits."""
+    """It names its contents, without an address or the traits."""
     assert repr(LiveView(info={"model": "tiny"})) == "LiveView(model='tiny', status='waiting')"
     bundle = LiveView(info={"model": "tiny"})._repr_mimebundle_()
     text = bundle[0]["text/plain"]
@@ -234,7 +234,7 @@ def test_repr_is_plain() -> None:
     ],
 )
 def test_the_kernel_knows_its_id(monkeypatch: pytest.MonkeyPatch, name: str, found: str) -> None:
-    """Only a connection file as a Jupyter server names it tells an id."""
+    """Only a connection file with a Jupyter server's name has an id."""
 
     class App:
         connection_file = f"/run/user/{name}"

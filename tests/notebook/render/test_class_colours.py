@@ -29,7 +29,7 @@ JS = Path(__file__).parents[3] / "js" / "src"
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    """No name has come up yet but the classes of tokens."""
+    """Only the token classes have colours."""
     tokens = {name: n for name, n in class_colours._numbers.items() if n < len(COLOURS)}
     monkeypatch.setattr(class_colours, "_numbers", tokens)
 
@@ -48,7 +48,7 @@ def test_a_name_looks_the_same_whatever_stands_beside_it(figures) -> None:
 
 
 def test_of_many_names_no_two_of_a_figure_look_alike() -> None:
-    """Names that come to the same look move on; beyond all looks they are shared."""
+    """Names that collide take the next look; beyond all looks they share."""
     class_numbers(f"run {number}" for number in range(20))
     pair = class_numbers(["run 1", "run 7"])
     assert len(set(pair.values())) == 2
@@ -83,7 +83,7 @@ def test_runs_keep_their_colours_from_figure_to_figure() -> None:
 
 
 def test_texts_side_by_side_have_the_colours_of_their_runs() -> None:
-    """The marks in the HTML of a comparison are the runs', whichever is first."""
+    """The marks in the HTML of a comparison are those of the runs, in either order."""
     one = Run("Say one", "", "The answer is one.", np.zeros(0, np.int32), "stop", sticky(1))
     two = replace(one, prompt="Say two", text="The answer is two.", trace=sticky(2))
     pages = [
@@ -98,7 +98,7 @@ def test_texts_side_by_side_have_the_colours_of_their_runs() -> None:
 
 
 def test_a_class_that_fires_nothing_moves_no_other() -> None:
-    """Every token class keeps its look, whichever occur; classes without units are listed."""
+    """Every token class keeps its look in any set of classes; those without units are listed."""
     rng = np.random.default_rng(0)
     words = ["digit" if rng.random() < 0.4 else "word" for _ in range(240)]
     chosen = np.array([rng.permutation(4)[:2] + 4 * (word == "word") for word in words])

@@ -1,4 +1,4 @@
-"""The plotly figures show what the measures say, and say so when there is nothing to show."""
+"""The plotly figures show the measures, and a sentence when there is nothing to show."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_latency_shows_quantiles_and_bytes(make_trace: MakeTrace) -> None:
 
 
 def test_latency_turns_logarithmic_for_one_slow_read(make_trace: MakeTrace) -> None:
-    """A read a hundred times slower than the rest makes the axis logarithmic, and it says so."""
+    """A read a hundred times slower than the rest makes the axis logarithmic, as its title says."""
     trace = make_trace()
     assert Figures(trace).latency().layout.yaxis.type != "log"
     trace.reads["ns"][-1] = 100 * trace.reads["ns"].max()
@@ -106,7 +106,7 @@ def test_long_runs_are_binned(make_trace: MakeTrace) -> None:
 
 
 def test_titles_name_model_steps_and_reader(make_trace: MakeTrace) -> None:
-    """Each title names what was run and how it was read, with the model's name escaped."""
+    """Each title names the model, escaped, the steps and the reader."""
     for figure in all_figures(make_trace(model="<b>m</b>", reader="direct")):
         assert "&lt;b&gt;m&lt;/b&gt;" in words(figure)
         assert "40 steps" in words(figure)
@@ -129,7 +129,7 @@ def test_changed_output_is_on_every_figure(make_trace: MakeTrace) -> None:
     ],
 )
 def test_nothing_to_show(make_trace: MakeTrace, shape: dict[str, int], reason: str) -> None:
-    """A dense model and a run of no steps give titled figures that name the reason."""
+    """For a dense model and a run of no steps, titled figures name the reason."""
     for figure in all_figures(make_trace(**shape)):
         assert "no data" in words(figure) and reason in words(figure)
         assert figure.layout.xaxis.title.text and figure.layout.yaxis.title.text
@@ -137,14 +137,14 @@ def test_nothing_to_show(make_trace: MakeTrace, shape: dict[str, int], reason: s
 
 
 def test_a_phase_that_did_not_happen(make_trace: MakeTrace) -> None:
-    """A run stopped in prefill has no decode to show, and says so."""
+    """For a run stopped in prefill, the figures of decode say that there is none."""
     assert "no step of this run was decode" in words(
         Figures(make_trace(steps=8, prompt=8)).routing("decode")
     )
 
 
 def test_wrong_arguments_are_named(make_trace: MakeTrace) -> None:
-    """An unknown phase or a step outside the run is refused with what would be right."""
+    """An unknown phase or a step outside the run is refused with the valid values."""
     figures = Figures(make_trace())
     with pytest.raises(OptionError, match="'decode'"):
         figures.routing("decoding")
@@ -167,7 +167,7 @@ def test_repr_names_the_methods(make_trace: MakeTrace) -> None:
 
 
 def test_figures_read_on_light_and_on_dark_pages(make_trace: MakeTrace) -> None:
-    """No ground of their own, and every colour of text and marks stands out from either page."""
+    """They have no background, and every colour of text and marks contrasts with either page."""
     for figure in all_figures(make_trace()):
         assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == EITHER.surface
         assert figure.layout.font.color == EITHER.ink

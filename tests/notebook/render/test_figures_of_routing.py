@@ -1,4 +1,4 @@
-"""The figures of routing and of comparisons show what was computed, and tell it without colour."""
+"""The figures of routing and of comparisons show computed values, readable without colour."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_measures_are_lines_with_signs_of_their_own() -> None:
 
 
 def test_a_phase_without_steps_says_so() -> None:
-    """No data is said in words."""
+    """A sentence replaces missing data."""
     figure = Figures(sticky(1)).measures("prefill")
     assert "no step of this run was prefill" in figure.layout.annotations[0].text
 
 
 def test_over_time_shows_the_bins() -> None:
-    """Both maps are layers by bins, as computed."""
+    """Both maps have the computed values, layers by bins."""
     trace = sticky(1)
     entropy, overlap = Figures(trace).over_time().data
     np.testing.assert_allclose(entropy.z, over_time(trace).entropy.T)
@@ -94,7 +94,7 @@ def test_what_is_no_finding_is_drawn_hollow() -> None:
 
 
 def test_a_long_warning_is_not_cut() -> None:
-    """It goes over several lines, none too long for a narrow page, and the plot makes room."""
+    """It wraps over several lines that fit a narrow page, and the plot makes room."""
     few = compare({"a": sticky(1, 24), "b": sticky(2, 24)}, permutations=49)
     figure, caution = few.figure(), few.divergence().caution
     lines = [re.sub("<[^>]*>", "", line) for line in figure.layout.title.text.split("<br>")]
@@ -113,7 +113,7 @@ def test_sizes_of_many_experts_are_drawn_by_their_logarithm() -> None:
 
 
 def test_predicted_speeds_say_by_what_and_how_far_off(make_trace) -> None:
-    """Below the axis stand the cost's own words; where no times are known there are none."""
+    """Below the axis is the cost's own text; without known times there is no prediction."""
     trace = make_trace(slots=30)
     trace.calls["read_wait_ns"] = trace.calls["ns"] // 4
     cost = str(fit(trace))
@@ -124,7 +124,7 @@ def test_predicted_speeds_say_by_what_and_how_far_off(make_trace) -> None:
 
 
 def test_the_matrix_puts_those_alike_together() -> None:
-    """Cells are the matrix in the order of the clusters, with their numbers written in."""
+    """Cells are the matrix in the order of the clusters, labelled with their numbers."""
     runs = {"a": sticky(1), "far": sticky(3, liking=5), "b": sticky(2)}
     found = compare(runs, permutations=49)
     (heat,) = found.matrix_figure().data

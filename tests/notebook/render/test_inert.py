@@ -1,4 +1,4 @@
-"""Whatever names, prompts and texts hold, no page takes it for TeX or for markup of a figure."""
+"""No page renders names, prompts or texts as TeX or as markup of a figure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from outlier_jupyter.notebook.chat.chat import Chat
 
 SAID = "It costs $5_1$ or $$y^2$$ more, \\(z_3\\), <i>they</i> say"
 TEX = re.compile(r"[$]+[^$]*[$]+")
-"""What Plotly takes for TeX, where a page has MathJax."""
+"""Plotly renders this as TeX, where a page has MathJax."""
 IGNORED = ("mathjax_ignore", "tex2jax_ignore")
-"""What MathJax 3 and MathJax 2 pass by."""
+"""The classes that MathJax 3 and MathJax 2 skip."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def runs(engine: Engine) -> dict[str, Run]:
 
 
 def htmls(engine: Engine, runs: dict[str, Run]) -> Iterator[tuple[str, str]]:
-    """Every kind of HTML that a notebook gets."""
+    """Every kind of HTML in a notebook."""
     run = next(iter(runs.values()))
     yield "run", run._repr_mimebundle_()["text/html"]
     yield "explained", run.explain(1)._repr_html_()
@@ -49,7 +49,7 @@ def htmls(engine: Engine, runs: dict[str, Run]) -> Iterator[tuple[str, str]]:
 
 
 def figures(engine: Engine, runs: dict[str, Run]) -> Iterator[go.Figure]:
-    """Every figure that shows what others wrote."""
+    """Every figure that shows texts from outside."""
     run = next(iter(runs.values()))
     found = outlier_jupyter.compare(runs)
     yield from (found.figure(), found.experts_figure(), found.matrix_figure())
@@ -67,7 +67,7 @@ def figures(engine: Engine, runs: dict[str, Run]) -> Iterator[go.Figure]:
 
 
 def test_no_html_of_ours_is_typeset(engine: Engine, runs: dict[str, Run]) -> None:
-    """Its root has the classes within which MathJax looks for nothing, and it has one root."""
+    """It has one root, whose classes exclude it from MathJax."""
     for what, html in htmls(engine, runs):
         (root,) = re.findall(r'^<div class="([^"]*)">', html)
         assert set(IGNORED) <= set(root.split()), what
@@ -88,7 +88,7 @@ def texts_of(part: Any) -> Iterator[str]:
 
 
 def test_no_text_of_a_figure_is_typeset_or_markup(engine: Engine, runs: dict[str, Run]) -> None:
-    """No dollars in pairs, no tag but those that the figures write themselves."""
+    """Figures contain no dollars in pairs and no tags but their own."""
     for figure in figures(engine, runs):
         message = list(texts_of(figure.to_plotly_json()))
         assert not [text for text in message if TEX.search(text)]
@@ -96,7 +96,7 @@ def test_no_text_of_a_figure_is_typeset_or_markup(engine: Engine, runs: dict[str
 
 
 def test_a_plan_names_its_folder_as_it_is(tiny: Path, tmp_path: Path) -> None:
-    """A folder between dollars, too."""
+    """A folder's name between dollars stays unchanged."""
     folder = tmp_path / "$a_1$"
     folder.symlink_to(tiny)
     html = outlier_jupyter.plan(str(folder))._repr_html_()

@@ -95,7 +95,7 @@ def test_no_address_in_the_page(make_trace: MakeTrace) -> None:
 
 
 def test_model_text_stays_text(make_trace: MakeTrace) -> None:
-    """Markup in prompt, text and names arrives on the page as the letters it was."""
+    """The page shows markup in prompt, text and names as plain letters."""
     trace = make_trace(model=EVIL, changed_output=EVIL)
     html = mimebundle(SavedView(EVIL, trace, EVIL, EVIL))["text/html"]
     assert "<script" not in html and "onerror=alert(1)>" not in html
@@ -104,14 +104,14 @@ def test_model_text_stays_text(make_trace: MakeTrace) -> None:
 
 
 def test_markdown_cannot_be_broken_out_of(make_trace: MakeTrace) -> None:
-    """Text with a fence in it gets a longer fence, and table cells hold no markup."""
+    """Text that contains a fence gets a longer fence, and table cells contain no markup."""
     made = mimebundle(SavedView(EVIL, make_trace(model=EVIL), "stop", "hi"))["text/markdown"]
     assert f"````text\n{EVIL}\n````" in made
     assert "| Model | &lt;script&gt;" in made
 
 
 def test_every_style_rule_is_scoped(make_trace: MakeTrace) -> None:
-    """Every selector names `.oj-static`, so that the notebook around it keeps its looks."""
+    """Every selector names `.oj-static`, so that the rest of the notebook looks as before."""
     html = mimebundle(view(make_trace()))["text/html"]
     style = re.sub(r"@media\([^)]*\)", "", html.split("<style>")[1].split("</style>")[0])
     selectors = ",".join(re.findall(r"([^{}]+)\{", style)).split(",")
@@ -119,7 +119,7 @@ def test_every_style_rule_is_scoped(make_trace: MakeTrace) -> None:
 
 
 def test_charts_are_valid_and_speak(make_trace: MakeTrace) -> None:
-    """Each chart parses as XML, has a title, units in its words, and a spoken form with numbers."""
+    """Each chart parses as XML, has a title, units in its text, and a spoken form with numbers."""
     page = Page(mimebundle(view(make_trace()))["text/html"])
     words = []
     for svg in page.svgs:
@@ -163,7 +163,7 @@ def test_size_of_a_large_run(large: dict[str, str]) -> None:
 
 
 def test_png_shows_something(large: dict[str, str], make_trace: MakeTrace) -> None:
-    """The PNG decodes, is twice the layout's size, and is white paper with many colours on it."""
+    """The PNG decodes, is twice the layout's size, and has many colours on white."""
     for bundle in (large, mimebundle(view(make_trace()))):
         image = png_of(bundle)
         assert image.width == 2 * (2 * 400 + 3 * 12)
@@ -206,7 +206,7 @@ def test_a_run_without_reads(make_trace: MakeTrace) -> None:
 
 @pytest.mark.parametrize("form", ["text/html", "text/markdown", "text/plain"])
 def test_interrupted_and_changed_runs_say_so(make_trace: MakeTrace, form: str) -> None:
-    """An interrupted run and a changed output are labelled in every form with words."""
+    """Every text form labels an interrupted run and a changed output."""
     trace = make_trace(changed_output="top_k=1 instead of 2")
     message = mimebundle(view(trace, finish_reason="interrupted"))[form].replace("\\", "")
     assert "Interrupted" in message and "top_k=1 instead of 2" in message
@@ -224,14 +224,14 @@ def test_summary_is_in_every_form(make_trace: MakeTrace) -> None:
 
 
 def test_long_text_is_shortened(make_trace: MakeTrace) -> None:
-    """A text of a megabyte does not make a notebook of megabytes; what is left out is counted."""
+    """A text of a megabyte does not make a notebook of megabytes; omitted text is counted."""
     bundle = mimebundle(SavedView("x" * 10**6, make_trace(), "length", "y" * 10**5))
     assert all(len(form) < 150_000 for form in bundle.values())
     assert "980,000 more characters; see run.text" in bundle["text/html"]
 
 
 def test_the_same_run_gives_the_same_bytes(make_trace: MakeTrace) -> None:
-    """Nothing depends on time, chance or order, so that notebooks diff cleanly."""
+    """The output does not depend on time, chance or order, so that notebooks diff cleanly."""
     assert mimebundle(view(make_trace())) == mimebundle(view(make_trace()))
 
 
