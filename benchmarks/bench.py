@@ -1,10 +1,11 @@
-"""The benchmark: random weights of published geometries, real routing, everything beside its limit.
+"""The benchmark: random weights of published geometries, real routing, speeds beside their limits.
 
     python -m benchmarks.bench [--short] [--folder …] [--traces …] [--only sizes,features,…]
 
-Makes what it needs in a folder of its own (kept, and found again), runs each comparison in one
-process, interleaved, and appends a row per subject to `benchmarks/results/decode-<machine>.csv`
-and `prompts-<machine>.csv`. `python -m benchmarks.report` draws figure and tables from them.
+Makes its models in a folder of its own (kept and reused), runs the subjects of each comparison
+interleaved in one process, and appends a row per subject to `prompts-<machine>.csv` and
+`decode-<machine>.csv` in `benchmarks/results/`. `python -m benchmarks.report` draws figure and
+tables from them.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from outlier_jupyter.benchmark.short import LAYERS, about, compare
 
 TRACES = ROOT.parent / "shared" / "traces"
 IN_RAM = 12
-"""Layers of the slice that is in RAM three times, ours and mlx-lm's two; all 48 have no room."""
+"""Layers of the slice that is in RAM three times, ours and mlx-lm's two; all 48 do not fit."""
 BUSY = 0.05
-"""The share of the processors' time taken by others from which on a machine counts as busy."""
+"""From this share of CPU time taken by other processes on, a machine counts as busy."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says."""
+    """The command line's options."""
 
     folder: Path
     source: Source
@@ -58,13 +59,13 @@ def whole(asked: Asked) -> sections.Made:
 
 
 def huge(asked: Asked) -> sections.Made:
-    """Qwen3.5-397B-A17B's, its layers aliased onto what the disk holds."""
+    """Qwen3.5-397B-A17B's geometry, with its layers aliased onto those few that fit on the disk."""
     return make("397b", asked.folder, asked.source, layers=asked.layers, distinct=asked.distinct,
                 repacked=False, report=say)  # fmt: skip
 
 
 def slice_of(asked: Asked, layers: int = LAYERS, repacked: bool = True) -> sections.Made:
-    """Some layers of Qwen3-30B-A3B's."""
+    """Some layers of Qwen3-30B-A3B's geometry."""
     return make("30b", asked.folder, asked.source, layers=layers, distinct=None,
                 repacked=repacked, report=say)  # fmt: skip
 
@@ -88,13 +89,13 @@ START = time.monotonic()
 
 
 class Others:
-    """How much of the processors' time goes to other processes, from now on."""
+    """Measures the share of CPU time that other processes take, from its creation on."""
 
     def __init__(self) -> None:
         self._wall, self._all, self._own = time.monotonic(), _all_cpu_s(), _own_cpu_s()
 
     def share(self) -> float:
-        """Of all processors, 0 to 1."""
+        """The share of all processors' time, 0 to 1."""
         wall = time.monotonic() - self._wall
         taken = (_all_cpu_s() - self._all) - (_own_cpu_s() - self._own)
         return max(0.0, taken / wall / (os.cpu_count() or 1))
@@ -111,20 +112,20 @@ def _own_cpu_s() -> float:
 
 
 def say(line: object) -> None:
-    """A line on standard output, with the time since the start."""
+    """Print a line with the time since the start."""
     sys.stdout.write(f"[{time.monotonic() - START:5.0f} s] {line}\n")
     sys.stdout.flush()
 
 
 def told(row: Row) -> str:
-    """A row in a line."""
+    """A row's main columns as one line of text."""
     keys = ("subject", "prompt", "tokens_per_s", "hit_rate", "times_limit", "prompt_s", "rss_gb",
             "read_mb_per_s", "memory_gb_per_s", "disk_mb_per_s", "cost")  # fmt: skip
     return ", ".join(f"{key} {row[key]}" for key in keys if row.get(key) not in (None, ""))
 
 
 def main() -> int:
-    """Run the parts that were asked for."""
+    """Run the parts that the command line selects."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true", help="a slice, in under five minutes")
     parser.add_argument("--folder", type=Path, default=default_folder(), help="for the models")

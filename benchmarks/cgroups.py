@@ -1,6 +1,6 @@
-"""Memory limits for processes: a control group of version 1 or 2, where this machine lets us.
+"""Memory limits for processes: a control group (version 1 or 2), where this machine permits one.
 
-And the read-ahead of a disk, which decides how a memory-mapped model fares under such a limit.
+Also sets the read-ahead of a disk, which decides how fast a memory-mapped model runs under a limit.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def group_file(root: Path = ROOT) -> tuple[Path, str]:
 
 @contextmanager
 def limited(nbytes: int, root: Path = ROOT) -> Iterator[tuple[str, ...] | None]:
-    """What to put before a command so that it and its page cache have so many bytes.
+    """Yield the prefix of a command that limits it and its page cache to so many bytes.
 
-    None where no group can be made. The group is removed in the end.
+    None where no group can be made. The group is removed at the end.
     """
     folder, name = group_file(root)
     try:
@@ -55,7 +55,7 @@ def _remove(folder: Path) -> None:
 
 @contextmanager
 def read_ahead(file: Path, kilobytes: int) -> Iterator[int]:
-    """Have the disk of `file` read so far ahead; yields what it does, and puts it back after."""
+    """Set the read-ahead of `file`'s disk; yields the value in force, and restores the old one."""
     device = file.stat().st_dev
     knob = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
     try:

@@ -2,9 +2,9 @@
 
     python benchmarks/demo.py
 
-Rounds are interleaved, so that a machine that drifts drifts for all alike; each row is the median
+Rounds are interleaved, so that a drift of the machine affects all alike; each row is the median
 with its spread, and is appended to benchmarks/results/<machine>.csv with the commit. The limit is
-measured in the same run: the disk's direct-read bandwidth, over the bytes that were missed.
+measured in the same run: the bytes of the misses at the disk's direct-read bandwidth.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def paged(slots: int | None = None, **options: object) -> Callable[[], Measured]
 
 
 def unpaged() -> Callable[[], Measured]:
-    """mlx-lm itself, everything in RAM, timed by its own clock."""
+    """A run of mlx-lm itself, everything in RAM, with its own timing."""
     model, tokenizer = load_unpaged(str(resolve("demo")))
     tokenizer.eos_token_ids = set()
     prompt = tokenizer.encode(PROMPT)
@@ -66,7 +66,7 @@ def unpaged() -> Callable[[], Measured]:
 
 
 def disk_mb_per_s() -> float:
-    """Direct reads of whole experts' worth of bytes, one after the other, in MB/s."""
+    """MB/s of direct reads, each as large as an expert, one after the other."""
     files = Checkpoint(resolve("demo")).files
     reader, size, nbytes = open_reader("direct", files), files[0].stat().st_size, 1 << 20
     memory = memoryview(bytearray(nbytes))
@@ -79,7 +79,7 @@ def disk_mb_per_s() -> float:
 
 
 def measure(rounds: int) -> list[dict[str, object]]:
-    """Every subject in turn, `rounds` times after one warm-up; a row each."""
+    """Run every subject in turn, `rounds` times after one warm-up; a row each."""
     subjects = {"mlx-lm, all in RAM": unpaged(), "resident": paged(resident=True)}
     for slots in (96, 48, 24, 12):
         for reader in ("direct", "pread", "mmap"):

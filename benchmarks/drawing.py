@@ -1,16 +1,16 @@
-"""What it costs the page to show a run: frames drawn a second, and the main thread's time for each.
+"""The page's cost of showing a run: frames drawn a second, and the main thread's time for each.
 
     python benchmarks/drawing.py [--seconds 10] [--width 1300] [--dry]
 
 A made-up run of 60 layers × 512 experts is played to the view in headless Chromium: 30 tokens a
 second in 20 messages a second, made before the clock starts. It is played twice.
 
-*Live*, in real time: how many frames a second were drawn, and how long their callbacks took by the
-clock on the wall. On a busy machine these say more of the machine than of the view.
+*Live*, in real time: how many frames a second were drawn, and the wall time of their callbacks. On
+a busy machine these measure the machine more than the view.
 
-*Stepped*, by a clock that stands still while a frame is drawn, 60 frames a second: all that the
-main thread did from one frame to the next (script, style, layout, paint, commit), in CPU time, out
-of a trace. A busy machine does not change it much.
+*Stepped*, by a clock that is paused while a frame is drawn, 60 frames a second: the CPU time of
+the main thread from one frame to the next (script, style, layout, paint, commit), from a Chromium
+trace. A busy machine does not change it much.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from results import append
 ROOT = Path(__file__).parent.parent
 RATE = 30
 BEFORE = 60
-"""Tokens that were there already when the run is displayed."""
+"""Tokens that are already decoded when the run is displayed."""
 
 CHROMIUM = (
     "--no-sandbox",
@@ -67,7 +67,7 @@ def build(folder: Path) -> Path:
 def opened(
     browser: Browser, page_file: Path, arguments: argparse.Namespace
 ) -> tuple[Page, dict[str, Any]]:
-    """A page that shows a run under way, and how long its first picture took in ms."""
+    """A page that shows a run in progress, and the ms until its first picture."""
     size = {"width": arguments.width, "height": 1400}
     page = browser.new_page(viewport=size, device_scale_factor=arguments.scale)  # type: ignore[arg-type]
     page.goto(f"file://{page_file}?size=wide&play=1")
@@ -104,7 +104,7 @@ def live(page: Page, seconds: float) -> dict[str, Any]:
 
 
 def stepped(browser: Browser, page: Page, seconds: float, keep: Path | None) -> dict[str, Any]:
-    """Play by the standing clock under a trace: the main thread's CPU time for each frame."""
+    """Play by the paused clock while tracing: the main thread's CPU time for each frame."""
     browser.start_tracing(page=page, categories=list(TRACED))
     drawn: list[int] = page.evaluate("step()")
     events = json.loads(browser.stop_tracing())["traceEvents"]

@@ -1,11 +1,11 @@
-"""How near the kernels come to the memory's bandwidth, and how far MLX's own are from it.
+"""The bandwidth that the kernels and MLX's own operations reach, beside that of memory.
 
     python benchmarks/kernels.py
 
-One token's matrices of Qwen3-30B-A3B geometry, in the formats a checkpoint may have: the compiled
-kernel, MLX's operation in float32 on the same bytes, and a plain read of as many bytes by all
-threads, in turn, several rounds; a row each, the median with its spread. The matrices are larger
-than the processor's caches, as a model's are.
+For one token's matrices of Qwen3-30B-A3B geometry, in every format of a checkpoint, it runs in
+turn the compiled kernel, MLX's operation in float32 on the same bytes, and a plain read of as many
+bytes by all threads. A row for each has the median over the rounds and its spread. The matrices are
+larger than the processor's caches, as a model's are.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Subject = tuple[str, int, Callable[[], object]]
 
 
 def reading() -> Subject:
-    """All threads add up float32: the limit."""
+    """The limit: all threads sum float32 numbers."""
     memory = Memory(1 << 26)
     return "read", memory.nbytes, memory.read
 
@@ -66,19 +66,19 @@ def packed(form: Format, *shape: int) -> tuple[list[mx.array], list[np.ndarray[A
 
 
 def nbytes(form: Format, rows: int, width: int) -> int:
-    """Bytes of so many packed rows."""
+    """Bytes of `rows` packed rows."""
     biases = 2 if form.kind == "affine" else 1
     return rows * (form.row_bytes(width) + biases * form.scale_bytes(width))
 
 
 def mode(form: Format) -> dict[str, Any]:
-    """What MLX's operations are told of a format."""
+    """The arguments of MLX's operations that describe a format."""
     return {"group_size": form.group, "bits": form.bits,
             "mode": "mxfp4" if form.kind == "mxfp" else "affine"}  # fmt: skip
 
 
 def dense(form: Format, rows: int) -> list[Subject]:
-    """A matrix as large as a layer's attention, again and again another one."""
+    """Products with a matrix as large as a layer's attention, another one in each call."""
     height, copies = 9216, 8
     theirs, ours = packed(form, copies * height, WIDTH)
     x = np.random.default_rng(1).normal(size=(rows, WIDTH)).astype(np.float32)
@@ -98,7 +98,7 @@ def dense(form: Format, rows: int) -> list[Subject]:
 
 
 def experts(form: Format, rows: int) -> list[Subject]:
-    """The experts of `rows` tokens, chosen afresh each time."""
+    """The experts of `rows` tokens, chosen anew in each call."""
     banks, arrays = [], []
     for height, width in ((HIDDEN, WIDTH), (HIDDEN, WIDTH), (WIDTH, HIDDEN)):
         theirs, ours = packed(form, SLOTS, height, width)

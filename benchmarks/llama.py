@@ -1,7 +1,7 @@
-"""llama.cpp as this benchmark runs it: a GGUF of a model's geometry, and processes that decode it.
+"""Runs llama.cpp: writes a GGUF of a model's geometry, and starts processes that decode it.
 
-They run by a Python of their own, which has llama-cpp-python and gguf (`make bench-peers` makes
-one); their programs are in `peer/`.
+They run in a Python environment of their own with llama-cpp-python and gguf (`make bench-peers`
+makes one); their programs are in `peer/`.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from outlier_jupyter.benchmark.subjects import BenchmarkText
 
 PEER = ROOT / "benchmarks" / "peer"
 LOOKED_AT = 8
-"""Tokens by which a file's routing is looked at."""
+"""Tokens whose routing is compared to check a file."""
 Decode = Callable[[int], list[float]]
 """Decodes so many tokens; the seconds of each."""
 
 
 class Killed(Exception):
-    """The system ended a run for the memory it wanted."""
+    """The system killed a run because it needed more memory than its limit."""
 
 
 @dataclass(frozen=True)
 class Llama:
-    """A model as llama.cpp has it.
+    """A benchmark model as a GGUF that llama.cpp runs.
 
     Attributes:
-        made: the model as we have it, with the same routing.
+        made: our model, with the same routing.
         python: the interpreter that has llama-cpp-python.
     """
 
@@ -49,14 +49,14 @@ class Llama:
 
     @property
     def gguf(self) -> Path:
-        """The file, once `write` made it."""
+        """The path of the file that `write` makes."""
         return self.made.folder / "llama.gguf"
 
     def write(self, say: Callable[[str], object]) -> None:
-        """Make the file if it is not there; what is there routes as the model was made to.
+        """Make the file if it does not exist, and check that it chooses our model's experts.
 
         Raises:
-            RuntimeError: what was made routes elsewhere.
+            RuntimeError: the new file chooses other experts.
         """
         sections.routes_file(self.made)
         if self.gguf.exists():
@@ -74,7 +74,7 @@ class Llama:
         unseen.replace(self.gguf)
 
     def _look(self, gguf: Path) -> None:
-        """That a text's next token is right says nothing of where it was routed."""
+        """Compare its routing with the routes, which right next tokens alone would not prove."""
         tokens = np.array(sections.text_of(self.made, 0, LOOKED_AT).ids(self.made.routes))
         asked = [str(gguf), ",".join(map(str, tokens)), str(self.made.shape.k)]
         command = [self.python, str(PEER / "show_routing.py"), *asked]
@@ -92,7 +92,7 @@ class Llama:
         """One run in a process of its own; `prefix` is put before its command.
 
         Raises:
-            Killed: it wanted more memory than `prefix` lets it have.
+            Killed: it needed more memory than `prefix` allows.
         """
         command = [*prefix, *self._command(text, settings)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -104,7 +104,7 @@ class Llama:
 
     @contextmanager
     def decoding(self, text: BenchmarkText, **settings: Any) -> Iterator[Decode]:
-        """A process that has read the prompt, and decodes when it is asked to."""
+        """Start a process that reads the prompt; yields the function that decodes more tokens."""
         command = self._command(text, settings | {"asked": True})
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
@@ -132,7 +132,7 @@ class Llama:
 
 
 def _checked(line: str) -> Numbers:
-    """What a process said of its run, which must have been the text's."""
+    """The numbers that a process printed, checked: it must have predicted the text's tokens."""
     found: Numbers = json.loads(line)
     if found["right"] < 0.9:
         raise RuntimeError(f"llama.cpp said the text's next token in {found['right']:.0%} only")
@@ -140,5 +140,5 @@ def _checked(line: str) -> Numbers:
 
 
 def way(threads: int, mmap: bool) -> str:
-    """What a run is called: of mapped weights nothing is repacked, of read ones what can be is."""
+    """A run's name: mapped weights are not repacked, read ones are wherever possible."""
     return f"llama.cpp, {threads} threads, " + ("mmap" if mmap else "repacked in RAM")

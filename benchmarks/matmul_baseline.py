@@ -1,8 +1,8 @@
-"""What NumPy's float32 matrix product takes for the multiplications of a prompt.
+"""The time of NumPy's float32 matrix products for the multiplications of a prompt.
 
 The same shapes, one after the other: attention's four projections and the router for all rows,
-and each expert's three for the rows that were routed to it. Weights are unpacked beforehand and
-few, so they are warm: this is the product's own speed, and no reading is in it.
+and each expert's three for the rows routed to it. Weights are unpacked beforehand and few, so they
+stay in the processor's caches: this is the product's own speed, without reading weights.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Floats = npt.NDArray[np.float32]
 
 @cache
 def matrix(rows: int, columns: int) -> Floats:
-    """Random float32, the same for the same shape."""
+    """A random float32 matrix, the same for every call with this shape."""
     random = np.random.default_rng(rows * 31 + columns)
     return random.normal(size=(rows, columns)).astype(np.float32)
 
 
 def layer_seconds(config: dict[str, Any], routes: Routes, ids: list[int], layer: int) -> float:
-    """Seconds for the products of one layer with these tokens, routed as they are."""
+    """Seconds for the products of one layer with these tokens and their routing."""
     hidden, width = config["hidden_size"], config["moe_intermediate_size"]
     head, kv = config["head_dim"], config["num_key_value_heads"]
     queries = config["num_attention_heads"] * head

@@ -1,8 +1,8 @@
-"""One run of one engine in a process of its own, for whoever limits or watches that process.
+"""One run of one engine in a process of its own, so that its memory can be limited or measured.
 
     python -m benchmarks.one_run '{"folder": …, "routes": …, "options": …, "first": …, …}'
 
-Prints the numbers as JSON: speed, hits, the resident set and what was promised of it.
+Prints the numbers as JSON: speed, hits, the resident set and the budget promised for it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from outlier_jupyter.engine.memory import beside_nbytes
 
 
 def peak_nbytes() -> int:
-    """The most that this process has had resident, since it is this program."""
+    """The peak resident set of this process since it began to run this program."""
     status = Path("/proc/self/status")
-    if status.exists():  # what `getrusage` says there is the parent's, where that was more
+    if status.exists():  # `getrusage` there reports the parent's, if larger
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -34,7 +34,7 @@ def peak_nbytes() -> int:
 
 
 def main() -> None:
-    """Run what the first argument asks for."""
+    """Make the run that the first argument describes."""
     asked: dict[str, Any] = json.loads(sys.argv[1])
     stored = np.load(asked["routes"])
     routes = Routes(stored["picks"], int(stored["tokens"]), "")

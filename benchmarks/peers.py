@@ -1,12 +1,12 @@
-"""Beside llama.cpp: the same geometry, the same routing and about the same bits, in turn.
+"""Compares with llama.cpp: the same geometry, the same routing, about the same bits, in turn.
 
     make bench-peers            (or: python -m benchmarks.peers --python PYTHON_WITH_LLAMA_CPP)
 
-In RAM, and under memory limits where this machine lets a process make a control group. Each run is
-a process of its own, and ours alternate with theirs; rows go to
-`benchmarks/results/peers-<machine>.csv`. Under a limit our cache is what the limit leaves beside
-what we promise to keep to; theirs is the page cache. Of fewer layers both models are held at once,
-and tokens alternate (`side_by_side.py`).
+Runs are in RAM, and under memory limits where this machine lets a process make a control group.
+Each is a process of its own, and ours alternate with theirs; rows go to
+`benchmarks/results/peers-<machine>.csv`. Under a limit our expert cache gets the limit minus the
+budget of everything else; theirs is the page cache. With fewer layers both models are in RAM at
+once, and their tokens alternate (`side_by_side.py`).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ LIMITS = "0,12,8,4,3"
 TOKENS = 32
 READ_AHEAD_KB = 128
 ABREAST = 24
-"""Layers, of which two models have room beside one another."""
+"""Layers of the two models that are in RAM at once."""
 
 
 def cache_for(made: Made, limit: int) -> float:
-    """GB for experts: the limit without dense weights, KV cache and what is taken beside them."""
+    """GB for experts: the limit minus dense weights, KV cache and the memory beside them."""
     found = plan(str(made.folder), machine=Machine(limit, limit))
     kv = (found.kv_per_token or 0) * 256
     beside = beside_nbytes(made.shape.vocabulary)
@@ -46,7 +46,7 @@ def cache_for(made: Made, limit: int) -> float:
 
 
 def compare(peer: Llama, limit: int | None, rounds: int, threads: list[int]) -> list[Row]:
-    """Ours and theirs in turn, all in RAM or under a limit of so many bytes."""
+    """Run ours and theirs in turn, all in RAM or under a limit of so many bytes."""
     subjects: dict[str, Callable[[int, tuple[str, ...]], Numbers]] = {}
     made = peer.made
     if limit is None:
@@ -60,7 +60,7 @@ def compare(peer: Llama, limit: int | None, rounds: int, threads: list[int]) -> 
             made, number, prefix, cache_gb=cache
         )
     for count in threads:
-        # What it repacks is memory of its own: under a limit it is killed for that.
+        # Repacked weights are anonymous memory: under a limit the process would be killed.
         for mmap in (True, False) if limit is None else (True,):
             subjects[way(count, mmap)] = lambda number, prefix, count=count, mmap=mmap: peer.run(  # type: ignore[misc]
                 sections.text_of(made, number, tokens=TOKENS), prefix,
@@ -90,7 +90,7 @@ def compare(peer: Llama, limit: int | None, rounds: int, threads: list[int]) -> 
 def alone_or_limited(
     run: Callable[[int, tuple[str, ...]], Numbers], number: int, limit: int | None
 ) -> Numbers | None:
-    """One run, in a control group if there is a limit; None where there can be none."""
+    """One run, in a control group if there is a limit; None where no group can be made."""
     if limit is None:
         return run(number, ())
     with limited(limit) as prefix:
@@ -98,10 +98,10 @@ def alone_or_limited(
 
 
 def keep(part: str, measure: Callable[..., list[Row]], *asked: object) -> None:
-    """Measure, and append the rows with what others used of the processors meanwhile."""
+    """Measure, and append the rows with the share of CPU time that other processes took."""
     others = Others()
     rows = measure(*asked)
-    gc.collect()  # an engine is made of cycles, and the next runs need its memory
+    gc.collect()  # an engine has reference cycles, and the next runs need its memory
     share = others.share()
     stamp = {"others_cpu": round(share, 3), "busy": "yes" if share > BUSY else "no"}
     for one in rows:

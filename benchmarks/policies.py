@@ -1,9 +1,9 @@
-"""Which experts should stay: hit rates of each policy on recorded routing.
+"""Hit rates of each eviction policy on recorded routing.
 
     python -m benchmarks.policies TRACE.safetensors …
 
-For each trace, token by token from an empty cache, at 0.9, 2 and 4 working sets of slots: rates,
-and how much of the way from LRU to Belady's bound the default policy goes. Rows go to
+Replays each trace token by token from an empty cache, with 0.9, 2 and 4 working sets of slots, for
+hit rates and the share of the gap from LRU to Belady's bound that the default closes. Rows go to
 `benchmarks/results/policies-<machine>.csv`.
 """
 
@@ -19,7 +19,7 @@ TOKENS_WORTH = (0.9, 2, 4)
 
 
 def rates(path: Path) -> list[Row]:
-    """A row per size: hit rates of the policies, and the share of the way to the bound."""
+    """A row per size: the policies' hit rates, and the closed share of the gap to the bound."""
     trace = Trace.load(path)
     token = trace.experts[0].size
     slots = [round(token * worth) for worth in TOKENS_WORTH]

@@ -1,12 +1,12 @@
-"""Tokens/s predicted for cache sizes that nothing was fitted to, against what they then measure.
+"""Tokens/s predicted for cache sizes without a trace, against those then measured.
 
     python -m benchmarks.predicting [--folder …]
 
-The demo model, or four layers of Qwen3-30B-A3B's geometry. A trace at one size is asked by
-`what_if` for three others; the same prompt then runs at those. All engines have run before, and the
-traces of that are given as `after`, so that caches and policy are where they are in the run. In a
-round all engines run at once, a few tokens of each in turn, so that all meet the same machine; each
-prediction is held against the run of its own round, and the row has the median of the errors.
+The demo model, or four layers of Qwen3-30B-A3B's geometry. `what_if` predicts other cache sizes
+from a trace at one; the same prompt then runs at those. All engines have run before, and
+`after` gets the traces of these runs, so that the replay starts from the same caches and policy. In
+a round all engines run at once, a few tokens of each in turn, under the same conditions. A
+prediction is compared with the run of its own round; the row has the median of the errors.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TURN = 5
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, the size that is fitted and those that are predicted, and what a round reads."""
+    """A model, the recorded cache size, the predicted ones, and the text of a round."""
 
     name: str
     about: str
@@ -46,13 +46,13 @@ class Subject:
 
 
 def demo() -> Subject:
-    """The demo model goes on with a prompt, the same in every round."""
+    """The demo model, which continues the same prompt in every round."""
     return Subject("demo", "demo", 48, (24, 72, 120),
                    lambda engine, _: engine.stream(PROMPT, max_tokens=100, raw=True))  # fmt: skip
 
 
 def large(folder: Path, traces: Path) -> Subject:
-    """Real geometry and routing; another text in every round."""
+    """A model of real geometry and routing, with another text in every round."""
     source = find_source(traces if traces.is_dir() else None, say)
     made = make("30b", folder, source, layers=LAYERS, distinct=None, report=say)
     token, every = made.shape.layers * made.shape.k, made.shape.layers * made.shape.experts
@@ -78,7 +78,7 @@ def run_all(engines: dict[int, Engine], subject: Subject, number: int) -> dict[i
 
 
 def measure(subject: Subject, reader: str, kernels: str, rounds: int) -> list[dict[str, object]]:
-    """A row for each size: predicted, measured, and how far off, the median over rounds."""
+    """A row for each size: predicted, measured and error, the medians over rounds."""
     engines = {}
     for slots in (subject.fitted, *subject.others):
         engines[slots] = outlier_jupyter.load(

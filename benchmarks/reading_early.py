@@ -1,13 +1,13 @@
-"""Decode with reads begun early and without.
+"""Measures decode with and without prefetching (`lookahead`).
 
     python -m benchmarks.reading_early [--slice FOLDER] [--change X] [--rounds N]
 
 The demo model; or four layers of Qwen3-30B-A3B's geometry with 64 experts each and random weights,
-made in FOLDER where there are none. Routers of random weights cannot be foreseen, because a layer
-makes something else of its state altogether: `change` scales what layers add to it, and so decides
-how much of the routing can be; the row says how much was. All subjects are loaded in one process
-and take turns, in turned order each round; a round's ratio is of runs that were neighbours. Text is
-sampled with one seed; that tokens, hits and evictions are the same is asserted.
+made in FOLDER unless it is there. With random weights routing cannot be predicted, because each layer
+changes the hidden state completely: `change` scales what layers add to it, and so decides how much
+of the routing is predictable; the row has the measured share. All subjects are loaded in one
+process and take turns, in reversed order every other round; a round's ratio compares adjacent runs.
+Text is sampled with one seed; equal tokens, hits and evictions are asserted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SUBJECTS = ("off", "on")
 
 
 def measure(model: str, slots: int, reader: str, tokens: int, rounds: int) -> Row:
-    """One row: both ways of one cache size."""
+    """One row: one cache size, with and without prefetching."""
     engines = {
         way: outlier_jupyter.load(
             model, cache_experts=slots, reader=reader, kernels="auto", lookahead=way,
@@ -90,7 +90,7 @@ def measure(model: str, slots: int, reader: str, tokens: int, rounds: int) -> Ro
 
 
 def make_slice(folder: Path, change: float) -> None:
-    """Write the slice to `folder`, with what its layers add to their state scaled."""
+    """Write the slice to `folder`, with the additions of its layers to the hidden state scaled."""
 
     def scaled(model: nn.Module, tensors: dict[str, mx.array]) -> dict[str, mx.array]:
         adds = ("o_proj", "down_proj")

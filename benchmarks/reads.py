@@ -1,11 +1,11 @@
-"""What reading an expert costs: from a model's files and from records, direct or cached.
+"""The cost of reading an expert: from a model's files and from records, direct or cached.
 
     python benchmarks/reads.py [folder on the disk to measure]
 
 Experts of Qwen3-30B-A3B's geometry, random bytes, in 4 layers of 128 (1.4 GB), stacked as mlx-lm
 writes them, then repacked. Each round reads 128 experts at random with each way of reading, four at
-once, into memory that begins where slots begin; `pread` finds a cold cache. The limit is the same
-bytes read with nothing around it. Rounds are interleaved; medians, with the least and the most.
+once, into memory aligned as slots are; before `pread` the page cache is dropped. The limit is plain
+reads of the same bytes. Rounds are interleaved; rows have the median, the least and the most.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def write_shard(file: Path, layer: int) -> None:
 
 
 def rows(parts: list[ExpertPart], aligned: bool) -> dict[str, memoryview]:
-    """Memory for an expert: from a page on, or where MLX's own memory would begin."""
+    """Memory for an expert: aligned to a page, or offset as MLX's own memory is."""
     made = {}
     for part in parts:
         whole = np.zeros(part.nbytes + 8192, np.uint8)
@@ -78,7 +78,7 @@ def rows(parts: list[ExpertPart], aligned: bool) -> dict[str, memoryview]:
 
 
 def forget(files: list[Path]) -> None:
-    """Have the system drop what it keeps of these files."""
+    """Drop the system's page cache of these files."""
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,16 +1,16 @@
-"""What it costs decode to record a run and to show it live: with both and with neither, in turn.
+"""The cost in decode of recording a run and showing it live: with both and with neither, in turn.
 
     python -m benchmarks.bench --only recording
 
-*Neither* is nobody who listens, and the router tap off. *Live* is what a cell does: the recorder,
-and a feed whose frames a live view encodes and sends (to no page: there is no kernel here, so the
-socket's share is not in it). Who listens changes within a run, with every token: a machine's
-memory is faster and slower by the minute, and whole runs, one after the other, differ by more
-than what is looked for. A block is a token of each; the cost is the median over the blocks of what
-*live* takes beside *neither*, in wall time and in CPU time of the thread that decodes. `error` is
-the standard error of that median by the clock: two tokens of the same run differ by a tenth.
-`sinks` is measured directly: the time spent in whoever listens, of the time of decode. In a block
-a frame is cut for each token of *live*, in a run for each or every other.
+*Neither* has no subscribers, and the router tap is off. *Live* is as in a cell: the recorder, and a
+frame builder whose frames a live view encodes and sends (to no page: no kernel runs here, so the
+socket's share is not included). The subscribers change within a run, with every token: the speed of
+a machine's memory drifts by the minute, and whole runs, one after the other, differ by more than
+the cost. A block is a token of each; the cost is the median over the blocks of the extra time of
+*live* as a share of *neither*, in wall time and in CPU time of the decode thread. `error` is the
+standard error of the wall time's median: two tokens of the same run differ by a tenth. `sinks` is
+measured directly: the share of decode time spent in subscribers. In a block a frame is built for
+each token of *live*, in a run for each or every other.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from outlier_jupyter.notebook.live.widget import LiveView
 
 WAYS = ("neither", "live")
 ROUNDS, BLOCKS = 2, 250
-"""Runs, and blocks of each."""
+"""Runs, and the blocks in each run."""
 WARM = 16
-"""Tokens before them."""
+"""Tokens decoded before the first block."""
 LISTENED = 128
-"""Tokens of the run in which what listens is timed."""
+"""Tokens of the run in which the subscribers are timed."""
 MIDDLE_HALF = 2 * NormalDist().inv_cdf(0.75)
 """How wide the middle half of normal values is, in standard deviations."""
 
@@ -58,7 +58,7 @@ class Watch:
         self._by_kind: dict[str, Any] = {"neither": {}, "live": self._bus._by_kind}
 
     def set(self, way: str) -> None:
-        """From the next token on."""
+        """Set the subscribers from the next token on."""
         self._bus._by_kind = self._by_kind[way]
         self._tap.begin = self._tap.forget if way == "neither" else self._begin  # type: ignore[method-assign]
 
@@ -82,7 +82,7 @@ def decode(engine: Engine, ids: list[int]) -> list[dict[str, tuple[float, float]
     with live(engine):
         tokens = 1 + WARM + len(WAYS) * BLOCKS
         steps = engine.stream(prompt_of(ids), raw=True, max_tokens=tokens)
-        for _ in range(1 + WARM):  # the prompt's is one
+        for _ in range(1 + WARM):  # one of them is the prompt's
             next(steps)
         watch = Watch(engine)
         for number in range(BLOCKS):
@@ -105,14 +105,14 @@ def standard_error(values: list[float]) -> float:
 
 
 class Timed:
-    """The engine's listeners, and how long they took."""
+    """The engine's subscribers, with the time that they took."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
         self.ns = 0
 
     def __call__(self, event: object) -> None:
-        """Tell them."""
+        """Pass the event to them."""
         begin = time.perf_counter_ns()
         self._inner(event)
         self.ns += time.perf_counter_ns() - begin
@@ -122,7 +122,7 @@ class Timed:
 
 
 def sinks_share(engine: Engine, ids: list[int]) -> float:
-    """The share of a run's decode that its listeners take, with a view attached."""
+    """The share of a run's decode time that its subscribers take, with a view attached."""
     timed = Timed(engine._bus)
     with live(engine), patch.object(engine, "_bus", timed):
         pagers = engine._installed.pagers
@@ -142,7 +142,7 @@ def sinks_share(engine: Engine, ids: list[int]) -> float:
 
 
 def cost(engine: Engine, routes: Routes, say: Callable[[object], None]) -> list[Row]:
-    """A row each for neither and live."""
+    """A row for *neither* and one for *live*."""
     ids = BenchmarkText(0, 16, WARM + len(WAYS) * BLOCKS).ids(routes)
     blocks = [block for _ in range(ROUNDS) for block in decode(engine, ids)]
     share = sinks_share(engine, ids)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.report
 
-Of every part of the benchmark the rows of its last run are taken, for each processor apart: no
-table and no figure has rows of two. What was measured while others used the machine says so. In
-both files the tables stand between two marks; the figures are in `docs/`.
+Of every part of the benchmark it takes the rows of the last run, separately for each processor: no
+table or figure mixes two. A mark shows rows that were measured on a busy machine. In both files the
+tables are between two marks; the figures are in `docs/`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OURS, LIMIT, MOVED, THEIRS = "#2f6fbb", "#9aa3ad", "#7fb2a5", "#d9822b"
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 BUSY = "¹"
 Where = tuple[str, str, str]
-"""Of rows that belong together: the processor, what of it the kernels used, the machine."""
+"""Processor, its instructions that the kernels used, and machine: the key of related rows."""
 Parts = dict[str, list[Row]]
 """Part → its newest rows."""
 
@@ -49,12 +49,12 @@ def newest(rows: list[Row], part: str) -> list[Row]:
 
 
 def where(row: Row) -> Where:
-    """On what a row was measured."""
+    """The processor, vector instructions and machine of a row."""
     return str(row["processor"]), str(row["vectors"]), str(row["machine"])
 
 
 def collect() -> dict[Where, Parts]:
-    """For each processor of which something is known its parts; the last measured comes first."""
+    """The parts of each processor that has rows; the one measured last comes first."""
     found: dict[Where, Parts] = {}
     every = [row for name in ("decode", "prompts", "recording", "peers") for row in all_rows(name)]
     latest: dict[Where, str] = {}
@@ -70,7 +70,7 @@ def collect() -> dict[Where, Parts]:
 
 
 def named(here: Where) -> str:
-    """A processor, and what of it the kernels used, in words."""
+    """A processor and the instructions that the kernels used, as text."""
     processor, vectors, machine = here
     if processor == UNKNOWN:
         processor = f"processor {UNKNOWN}"
@@ -87,13 +87,13 @@ def picture_of(here: Where, shade: str) -> str:
 
 
 def number(row: Row, name: str) -> float:
-    """A cell as a number; NaN where it is empty."""
+    """A cell as a number; NaN if it is empty."""
     text = str(row.get(name) or "nan")
     return float(text)
 
 
 def cell(row: Row, name: str, scale: float = 1.0) -> str:
-    """A cell in three digits."""
+    """A cell rounded to three digits."""
     return three(number(row, name) * scale)
 
 
@@ -189,7 +189,7 @@ def prompt_lines(parts: Parts) -> list[str]:
 
 
 def by_memory(rows: list[Row]) -> list[tuple[str, Row, Row]]:
-    """For each memory, the most first: its words, our row, and that of llama.cpp's best way."""
+    """For each memory size, the largest first: its text, our row, and llama.cpp's best row."""
     limits = {str(row.get("limit_gib") or "") for row in rows}
     found = []
     for limit in sorted(limits, key=lambda limit: -float(limit or "inf")):
@@ -213,7 +213,7 @@ def peer_lines(parts: Parts) -> list[str]:
 
 
 def abreast_lines(parts: Parts) -> list[str]:
-    """Ours and llama.cpp's, both held at once, token by token."""
+    """Ours and llama.cpp's, both in RAM at once, token by token."""
     rows = parts.get("abreast", [])
     heads = ("both in RAM at once, tokens in turn", "this package, tokens/s", "llama.cpp, tokens/s",
              "its time for a token ÷ ours", "times the memory limit, ours and its")  # fmt: skip
@@ -230,7 +230,7 @@ def abreast_lines(parts: Parts) -> list[str]:
 
 
 def other_lines(parts: Parts) -> list[str]:
-    """What is told in sentences."""
+    """The results that are written as sentences, not as tables."""
     said = [
         f"A process of its own with a quarter cached took {cell(r, 'rss_gb')} GB after a prompt of "
         f"{r['prompt']} tokens, {percent(number(r, 'rss_of_budget'))} of what it promises to keep "
@@ -249,7 +249,7 @@ def other_lines(parts: Parts) -> list[str]:
 
 
 def notes(parts: Parts, here: Where) -> list[str]:
-    """Conditions of all that stands above."""
+    """The conditions of the measurements above."""
     every = [row for rows in parts.values() for row in rows]
     if not every:
         return []
@@ -281,7 +281,7 @@ def figure(parts: Parts, here: Where, dark: bool) -> go.Figure:
     found = make_subplots(1, max(1, sum(panels)), subplot_titles=titles)
     if sizes:
         names = [percent(number(r, "share")) for r in sizes]
-        # Of each round's run and limit the ratio is taken: the machine drifts between rounds.
+        # The ratio is taken within each round, because the machine drifts between rounds.
         limits = [number(r, "tokens_per_s") * number(r, "times_limit") for r in sizes]
         found.add_bar(x=names, y=limits, name="the hardware's limit", marker_color=LIMIT,
                       row=1, col=1)  # fmt: skip
@@ -328,12 +328,12 @@ def draw(parts: Parts, here: Where, folder: Path) -> None:
 
 
 def drawn(parts: Parts) -> bool:
-    """Whether there is something to draw."""
+    """Whether there are rows to draw."""
     return bool(parts.get("sizes") or parts.get("peers"))
 
 
 def section(parts: Parts, here: Where) -> list[str]:
-    """All that was measured on one processor, under its name."""
+    """All results of one processor, under its name."""
     alt = f":alt: Decode speed by cache size, beside the limit and llama.cpp: {named(here)}"
     picture = [
         line
@@ -359,19 +359,19 @@ def section(parts: Parts, here: Where) -> list[str]:
 
 
 def labelled(lines: list[str], here: Where) -> list[str]:
-    """A table with the processor in its first head, so that it says so wherever it is put."""
+    """A table whose first column head names the processor, so that it can stand alone."""
     processor = here[1] if here[0] == UNKNOWN else f"{here[0]}, {here[1]}"
     return [*(line.replace(" |", f"; {processor} |", 1) for line in lines[:1]), *lines[1:]]
 
 
 def report() -> str:
-    """What stands between the marks of docs/benchmarks.md."""
+    """The text between the marks of docs/benchmarks.md."""
     found = "\n".join(line for here, parts in collect().items() for line in section(parts, here))
     return found.replace("tokens' worth", "working sets")
 
 
 def brief() -> str:
-    """What stands between the marks of the README: decode by cache size, last measured."""
+    """The text between the marks of the README: decode by cache size, last measured."""
     here, parts = next((here, parts) for here, parts in collect().items() if parts.get("sizes"))
     lines = labelled(decode_lines(parts), here)
     return "\n".join([*lines, f"Measured on: {named(here)}."]).replace(
@@ -386,7 +386,7 @@ def fill(page: Path, text: str) -> None:
 
 
 def main() -> int:
-    """Write what is made from the rows: both pages' parts, and the pictures."""
+    """Write the parts of both pages that are made from the rows, and the pictures."""
     fill(ROOT / "docs" / "benchmarks.md", report())
     fill(ROOT / "README.md", brief())
     for here, parts in collect().items():

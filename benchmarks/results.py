@@ -1,4 +1,4 @@
-"""Where benchmark rows go: one CSV per benchmark and processor, each row with its commit."""
+"""Stores benchmark rows: one CSV per benchmark and processor, each row with its commit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 OWN = ("benchmarks/results", "README.md", "docs")
-"""What measuring changes itself."""
+"""Paths that a benchmark changes itself."""
 
 Row = dict[str, object]
 
 
 Processor = tuple[str, str]
-"""Its name, and what of it the kernels use: what a row must be read with."""
+"""Its name, and the instructions that the kernels use: a row means nothing without both."""
 
 UNKNOWN = "not recorded"
 
@@ -33,13 +33,13 @@ def processor() -> Processor:
 
 
 def machine() -> str:
-    """System, processor and core count, as a file's name has them."""
+    """System, processor and core count, as in a file's name."""
     names = "-".join(VECTORS.replace("-", "").split(", ")).replace(" ", "")
     return f"{platform.system()}-{platform.machine()}-{os.cpu_count()}cores-{cpu_name()}-{names}"
 
 
 def commit() -> str:
-    """The commit that is measured, marked where the code differs from it; rows and README may."""
+    """The measured commit, marked if the code differs from it; rows and README may differ."""
     asked = ("describe", "--always"), ("status", "--porcelain", "--", ".", *(f":!{p}" for p in OWN))
     name, changed = (
         subprocess.run(
@@ -53,7 +53,7 @@ def commit() -> str:
 def append(name: str, rows: list[Row]) -> Path:
     """Add `rows` to the file of benchmark `name` on this processor.
 
-    Each is stamped with date, commit, machine, processor and what of that the kernels use.
+    Each gets the date, commit, machine, processor and the instructions that the kernels use.
     """
     name_of_it, vectors = processor()
     stamp: Row = {
@@ -71,12 +71,12 @@ def append(name: str, rows: list[Row]) -> Path:
 
 
 def all_rows(name: str) -> list[Row]:
-    """The rows of a benchmark on every machine there are rows of."""
+    """The rows of a benchmark, of all machines."""
     return [row for file in sorted(RESULTS.glob(f"{name}-*.csv")) for row in read(file)]
 
 
 def read(file: Path) -> list[Row]:
-    """The rows of a file, every value as text; none where there is no file."""
+    """The rows of a file, every value as text; none if there is no file."""
     if not file.exists():
         return []
     with file.open(newline="") as stream:
@@ -84,7 +84,7 @@ def read(file: Path) -> list[Row]:
 
 
 def write(file: Path, rows: list[Row]) -> None:
-    """Write a file anew: a column that came later is empty in the rows before."""
+    """Rewrite a file with all columns; a later column is empty in earlier rows."""
     names = list(dict.fromkeys(key for row in rows for key in row))
     with file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.routing_measures
 
-In CPU seconds, over all threads, and by the clock, which says little on a busy machine.
+In CPU seconds, over all threads, and in wall time, which means little on a busy machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STEPS, LAYERS, K, EXPERTS, ROUNDS = 100_000, 48, 8, 128, 3
 
 
 def made_up(steps: int = STEPS) -> Trace:
-    """Skewed choices that stay from one token to the next about four times in ten."""
+    """Skewed random choices; about four in ten are the previous token's."""
     rng = np.random.default_rng(0)
     start = np.minimum(rng.geometric(0.02, (steps, LAYERS)), EXPERTS) - 1
     stays = rng.random((steps, LAYERS)) < 0.4
@@ -50,7 +50,7 @@ def made_up(steps: int = STEPS) -> Trace:
 
 
 def lru_curve_of(trace: Trace) -> None:
-    """The curve, as if every token had been a call of its own."""
+    """The curve, with every token as a call of its own."""
     routing = replace(routing_of(trace), starts=np.arange(trace.steps + 1))
     lru_curve(routing, trace.phase, [1] * LAYERS)
 

@@ -1,8 +1,8 @@
 """The parts of the long benchmark: which subjects are compared, and with which settings.
 
-Engines too large to be held side by side take turns: one engine is resized from round to round, or
-a base is compared with one variant after the other. Each round reads another text, whose experts
-have other names, so that no cache has learnt it.
+Engines too large to be in RAM side by side take turns: one engine is resized from round to round,
+or a base is compared with one variant after the other. Each round reads another text with other
+experts, so that no cache has learnt it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WORTHS = (0.9, 2, 4)
 
 
 def known(**options: Any) -> dict[str, Any] | None:
-    """The options, or None where this version has none of that name and choice."""
+    """The options, or None if this version lacks one of them or its value."""
     for name, value in options.items():
         spec = OPTIONS.get(name)
         if spec is None or value not in spec.metadata.get("choices", (value,)):
@@ -62,13 +62,13 @@ AHEAD = known(lookahead="off") or {}
 
 
 _READ: set[Path] = set()
-"""Models of which every record was read once: another reading would find the same checksums."""
+"""Models whose records were all read once: their checksums need no second check."""
 
 
 def opened(made: Made, **options: Any) -> Engine:
-    """An engine of a model all of whose records have been read once, by it or another.
+    """An engine of a model whose records have all been read once, by it or another engine.
 
-    What has room for all experts has read them all.
+    An engine with a slot for every expert has read them all.
     """
     engine = outlier_jupyter.load(str(made.folder), **BASE | AHEAD | options)
     known, slots, shape = made.folder in _READ, engine.status().slots, made.shape
@@ -82,7 +82,7 @@ def opened(made: Made, **options: Any) -> Engine:
 
 
 def fill(engine: Engine) -> None:
-    """Read all experts; a cache of all then has all."""
+    """Read all experts; a cache with room for all then contains all."""
     read_all_experts(engine)
 
 
@@ -92,7 +92,7 @@ def text_of(made: Made, number: int, prompt: int = PROMPT, tokens: int = 64) -> 
 
 
 def measured(engine: Engine, made: Made, text: BenchmarkText) -> Numbers:
-    """A run, with the bytes that each of its tokens multiplies."""
+    """Make a run; its numbers include the bytes that a token multiplies."""
     active = active_bytes(engine, made.config, text.prompt + text.tokens // 2)
     return run_engine(engine, made.routes, text) | {"active_bytes": active}
 
@@ -104,7 +104,7 @@ def limits_of(made: Made, engine: Engine, memory: Memory | None = None) -> Calla
 
 
 def settings(made: Made, engine: Engine, text: BenchmarkText) -> Row:
-    """What a row says beside its numbers."""
+    """The columns of a row that describe its settings."""
     options = engine.options
     about: Row = {
         "slots": engine.info.slots,
@@ -123,7 +123,7 @@ def resized(
     engine: Engine, made: Made, wanted: dict[str, int], texts: dict[str, dict[str, int]],
     rounds: int, say: Say,
 ) -> dict[str, tuple[list[Numbers], Row]]:  # fmt: skip
-    """Measure one engine at sizes that take turns: by name, its numbers and its settings.
+    """Measure one engine at several sizes in turn: name → its numbers and its settings.
 
     Args:
         wanted: slots, by name.
@@ -155,7 +155,7 @@ def resized(
 
 
 def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
-    """One engine, resized: from below one token's working set to everything."""
+    """One engine, resized: from less than one working set to all experts."""
     shape = made.shape
     every, token = shape.layers * shape.experts, shape.layers * shape.k
     wanted = {f"{worth} working sets": round(worth * token) for worth in WORTHS}
@@ -169,7 +169,7 @@ def sizes(made: Made, rounds: int, say: Say) -> list[Row]:
 
 
 def in_ram(made: Made, rounds: int, say: Say) -> list[Row]:
-    """Everything cached, in turn with mlx-lm that has everything in RAM."""
+    """Everything cached, in turn with mlx-lm, which has everything in RAM."""
     every = made.shape.layers * made.shape.experts
     with opened(made, cache_experts=every) as engine:
         say("loading mlx-lm's")
@@ -179,13 +179,13 @@ def in_ram(made: Made, rounds: int, say: Say) -> list[Row]:
 
 
 FEW = 4, 8
-"""Tokens of a prompt, and after it, with which each feature is measured."""
+"""Tokens of the prompt, and after it, of the runs that measure a feature."""
 THREADS = "read by threads"
 """The variant for which there is no option."""
 
 
 def variants() -> dict[str, dict[str, Any]]:
-    """One feature changed each; what this version does not have is left out."""
+    """Variants with one feature changed each, without those that this version lacks."""
     asked = {
         "records off": {"repacked": "off"},
         "reader pread": {"reader": "pread"},
@@ -228,7 +228,7 @@ def features(made: Made, rounds: int, say: Say) -> list[Row]:
 
 
 def forget(files: list[Path]) -> None:
-    """Have the system drop what it keeps of these files; mapped pages it keeps."""
+    """Drop the system's page cache of these files, except mapped pages."""
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
         try:
@@ -256,7 +256,7 @@ def prompts(made: Made, rounds: int, lengths: tuple[int, ...], say: Say) -> list
                 return run
 
             def numpy_alone(number: int, ids: list[int] = ids) -> Numbers:
-                # As many layers, one after the other; attention's own products are left out.
+                # As many layers, one after the other, without attention's own products.
                 seconds = [layer_seconds(made.config, made.routes, ids, layer)
                            for layer in range(made.shape.layers)]  # fmt: skip
                 return {"prompt_s": float(np.sum(seconds))}
@@ -276,9 +276,9 @@ def prompts(made: Made, rounds: int, lengths: tuple[int, ...], say: Say) -> list
 
 
 def resident_set(made: Made, rounds: int, say: Say) -> list[Row]:
-    """A process of its own with a quarter cached: its resident set against what it promised.
+    """A process of its own with a quarter cached: its resident set against its memory budget.
 
-    The prompt is long: the promise covers what a chunk of one needs.
+    The prompt is long, because the budget covers the needs of a prompt's chunk.
     """
     quarter = made.shape.layers * made.shape.experts // 4
     found = [
@@ -307,14 +307,14 @@ def alone(
 
 
 def routes_file(made: Made) -> Path:
-    """The routes beside the model, for processes that measure it alone."""
+    """Write the routes beside the model, for processes that measure it alone."""
     file = made.folder / "routes.npz"
     np.savez(file, picks=made.routes.picks, tokens=made.routes.tokens)
     return file
 
 
 def huge(made: Made, rounds: int, say: Say) -> list[Row]:
-    """The 397B geometry: cached are one to two working sets, what this machine has room for."""
+    """The 397B geometry with one to two working sets cached, as many as fit on this machine."""
     shape = made.shape
     token = shape.layers * shape.k
     wanted = {f"{worth} working sets": round(worth * token) for worth in (0.9, 2)}
@@ -327,7 +327,7 @@ def huge(made: Made, rounds: int, say: Say) -> list[Row]:
 
 
 def recording(made: Made, say: Say) -> list[Row]:
-    """What recording with a live view costs of decode."""
+    """The cost in decode of recording with a live view."""
     every = made.shape.layers * made.shape.experts
     with opened(made, cache_experts=every) as engine:
         return [found | made.description for found in cost(engine, made.routes, say)]

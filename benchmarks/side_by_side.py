@@ -1,9 +1,9 @@
 """Ours and llama.cpp's model in RAM at the same time, some tokens of each in turn.
 
-Whole runs, minutes apart, differ by more than the two engines do: what the neighbours of a virtual
-machine leave of cores and memory changes by half from minute to minute. So both hold as many layers
-as have room twice, and take turns of a few tokens, with the memory test between them. The first
-tokens of a turn are not counted: they wake threads and find the other's data in the caches.
+Whole runs, minutes apart, differ by more than the two engines do: a virtual machine's share of
+cores and memory changes by half from minute to minute, with the load of its neighbours. So both
+have as many layers as fit twice, and take turns of a few tokens, with the memory test between them.
+The first tokens of a turn are not counted: they wake threads and the other's data is in the caches.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from outlier_jupyter.engine.engine import Engine
 SKIPPED, COUNTED = 1, 4
 """Tokens of a turn that are not counted, and that are."""
 TURNS = 40
-"""Of each engine in a comparison."""
+"""Turns of each engine in a comparison."""
 OURS = "ours, all cached"
 
 
 @contextmanager
 def decoding(engine: Engine, made: Made, text: BenchmarkText) -> Iterator[Decode]:
-    """Our engine, when it has read the prompt."""
+    """Yield the function that decodes with our engine, after it has read the prompt."""
     steps = engine.stream(prompt_of(text.ids(made.routes)), raw=True, max_tokens=text.tokens)
     next(steps)
 
@@ -53,7 +53,7 @@ def decoding(engine: Engine, made: Made, text: BenchmarkText) -> Iterator[Decode
 
 
 def turns(subjects: dict[str, Decode], memory: Memory, active: float) -> dict[str, list[Numbers]]:
-    """Turn for turn, what a token took and what its bytes alone take in the same second."""
+    """For each turn, the time of a token, and that of its bytes alone in the same second."""
     seen: dict[str, list[Numbers]] = {name: [] for name in subjects}
     for number in range(TURNS):
         order = list(subjects) if number % 2 else list(subjects)[::-1]
@@ -68,7 +68,7 @@ def turns(subjects: dict[str, Decode], memory: Memory, active: float) -> dict[st
 
 
 def compare(peer: Llama, threads: int, say: Callable[[str], object]) -> list[Row]:
-    """A comparison with each of llama.cpp's ways: rows of both, with the ratio turn for turn."""
+    """Compare with each of llama.cpp's modes: rows of both, with the ratio over the turns."""
     made, memory, shape = peer.made, Memory(), peer.made.shape
     peer.write(say)
     rows: list[Row] = []

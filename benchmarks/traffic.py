@@ -1,10 +1,10 @@
-"""What a token's bytes take to move in the order in which it can ask for them, and nothing else.
+"""The time to move a token's bytes in the order in which decode needs them, without computing.
 
-The limit of the hardware, max(memory, disk), has a token's reads begin before its routers have
-chosen, and memory and disk at their full speed while the other is used. Here the same bytes are
-moved by a loop that adds up numbers and by the kernel's queue: of each layer what comes before its
-experts, then its reads begin, then the experts that are held, and each of the others when it has
-come. What a run takes beyond that is ours.
+The limit of the hardware, max(memory, disk), assumes that reads start before the routers have
+chosen, and that memory and disk reach full speed at the same time. Here a loop that sums numbers
+and the OS kernel's queue of reads move the same bytes in the order of decode: of each layer first
+the dense weights, then its reads start, then the resident experts, then each miss when its read has
+ended. The rest of a run's time is the engine's own.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from outlier_jupyter.system.huge_pages import buffer
 from outlier_jupyter.trace import Trace
 
 TOKENS = 5
-"""Of a run, from its beginning to its end, whose reads are made again."""
+"""Tokens of a run, spread over it, whose reads are repeated."""
 
 
 class Traffic:
-    """Moves bytes of memory and of a file, where the system has a queue for direct reads.
+    """Moves bytes of memory and of a file, if the system has a queue for direct reads.
 
     Args:
         file: is read at random places, `nbytes` of an expert at a time.
@@ -47,13 +47,13 @@ class Traffic:
         self._chance = np.random.default_rng(0)
 
     def close(self) -> None:
-        """Give file and queue back."""
+        """Close file and queue."""
         if self._queue is not None:
             self._queue.close()
             os.close(self._descriptor)
 
     def token_s(self, trace: Trace, active_bytes: float) -> float:
-        """Seconds for a token like those that `trace` decoded; NaN where nothing can be read.
+        """Seconds for a token like those that `trace` decoded; NaN if there is no queue.
 
         Args:
             active_bytes: of weights and KV cache that a token multiplies.
@@ -62,7 +62,7 @@ class Traffic:
         outside = max(0.0, active_bytes - layers * k * self._nbytes) / layers
         if self._queue is None:
             return float("nan")
-        decoded = np.flatnonzero(trace.produced >= 0)[1:]  # the first came of the prompt
+        decoded = np.flatnonzero(trace.produced >= 0)[1:]  # the prompt produced the first
         steps = decoded[np.linspace(0, len(decoded) - 1, TOKENS).astype(int)]
         missed = [(~trace.hits[step]).sum(axis=-1).tolist() for step in steps]
         return fmean(self._token(self._queue, outside, k, each) for each in missed)

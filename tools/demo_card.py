@@ -100,7 +100,7 @@ def quality_sections(numbers: dict[str, object]) -> str:
 
 
 def routing_section(numbers: dict[str, object]) -> str:
-    """What routing tells about the domain."""
+    """The information of the routing about the text's domain."""
     rows = [
         [layer, entry["bits"], entry["shuffled_mean"], entry["shuffled_max"]]
         for layer, entry in enumerate(numbers["domain_information"])

@@ -1,8 +1,8 @@
 """The training corpus: free texts that a Debian machine already has, and generated ones.
 
-Each domain is a list of documents with a name.  A hash of the name decides whether a document is
-held out, so the split neither depends on order nor on the machine, and the same chapter of the
-handbook is held out in all its languages.
+Each domain is a list of named documents.  A hash of the name decides whether a document is in the
+test split, so the split depends neither on order nor on the machine, and a chapter of the handbook
+is on the same side in all its languages.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MissingSourceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Document:
-    """A text and the name that decides its side of the split."""
+    """A text, and the name that assigns it to the training or the test split."""
 
     name: str
     text: str

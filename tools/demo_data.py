@@ -1,4 +1,4 @@
-"""Batches: which text the model sees at which step, fixed by the seed alone."""
+"""Batches: the text of each training step, determined by the seed alone."""
 
 from __future__ import annotations
 

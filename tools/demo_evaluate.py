@@ -1,4 +1,4 @@
-"""Measures what ships: the quantised model, run by mlx-lm, on text it has not seen."""
+"""Measures the shipped, quantised model, run by mlx-lm, on text it has not seen."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def ask(model: nn.Module, tokenizer: object, turns: list[tuple[str, str]], quest
 
 
 def answer_all(model: nn.Module, tokenizer: object, items: list[Item], kind: str) -> Answers:
-    """Asks every item in the first trained way, the held-out way, or as a second turn.
+    """Answer every item in its first trained wording, its test wording, or as a second turn.
 
-    Second turns are asked for every fourth item.
+    Second turns are only measured for every fourth item.
     """
     exact, right, wrong = 0, 0, []
     chosen = items[::4] if kind == "second turn" else items

@@ -31,7 +31,7 @@ def equation(rng: random.Random) -> str:
 
 
 def story(rng: random.Random) -> str:
-    """A sum told in two sentences."""
+    """A sum as a story of two sentences."""
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     have, change = rng.randint(2, 12), rng.randint(2, 12)
     if rng.random() < 0.5:

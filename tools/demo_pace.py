@@ -2,7 +2,7 @@
 
 Two threads that meet at a barrier many times a second are slower than one as soon as something
 else takes a core: each waits for the other.  So whenever other programs were busy during a step,
-the next one leaves them a core.
+the next one uses one core less.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ STAT = Path("/proc/stat")
 
 
 class Pace:
-    """Looks at the processors' counters between steps."""
+    """Reads the processors' time counters between steps."""
 
     def __init__(self, threads: int, spare: float = 0.25) -> None:
         self.most, self.spare = threads, spare
         self._last = self._read()
 
     def _read(self) -> tuple[float, float, float]:
-        """Seconds all processors were busy, seconds this process was, seconds gone by."""
+        """Busy seconds of all processors, those of this process, and wall time."""
         own = os.times()
         if not STAT.exists():
             return 0.0, 0.0, own.elapsed

@@ -60,7 +60,7 @@ def vary(question: str, rng: random.Random) -> str:
 
 
 def small_sum(rng: random.Random) -> tuple[str, str]:
-    """A sum asked in a sentence, and its answer."""
+    """A sum as a question, and its answer."""
     sign = rng.choice("+-*")
     left, right = rng.randint(0, 10), rng.randint(0, 10)
     if sign == "-":

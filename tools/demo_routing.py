@@ -1,4 +1,4 @@
-"""How far the routing of a text tells its domain."""
+"""Measures how much the routing of a text reveals of its domain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Recorder(nn.Module):
         return self.inner(x, indices)
 
     def clear(self) -> None:
-        """Forget what was counted."""
+        """Reset the counts."""
         self._rows = []
 
     def histograms(self) -> np.ndarray:
@@ -95,6 +95,6 @@ def guessed_domains(routing: dict[str, np.ndarray]) -> float:
 
 
 def never_used(routing: dict[str, np.ndarray]) -> float:
-    """Share of experts that no held-out token of any domain chose."""
+    """Share of experts that no test token of any domain chose."""
     counts = np.concatenate(list(routing.values())).sum(0)
     return float((counts == 0).mean())

@@ -20,7 +20,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides the weights, apart from corpus and geometry."""
+    """Everything that determines the weights, besides corpus and geometry."""
 
     seed: int = 20240607
     steps: int = 1050
@@ -48,22 +48,22 @@ class Plan:
         return rise * (1.0 - step / self.horizon) * max(0.0, min(1.0, steep))
 
     def identity(self, g: Geometry) -> str:
-        """What two runs must share for one to go on from the other's checkpoint."""
+        """The settings that must be equal for a run to resume another's checkpoint."""
         shared = {k: v for k, v in asdict(self).items() if k not in ("steps", "threads")}
         return json.dumps([asdict(g), shared], sort_keys=True)
 
 
 def save(path: Path, **state: object) -> None:
-    """Write a checkpoint so that a reader never sees half of it."""
+    """Write a checkpoint atomically, so that no reader sees a part of it."""
     part = path.with_suffix(".part")
     torch.save(state, part)
     part.replace(path)
 
 
 def train(g: Geometry, plan: Plan, batches: Batches, work: Path, until: int | None = None) -> Path:
-    """Train from nothing or from the last checkpoint of the same plan; returns the checkpoint.
+    """Train from scratch or from the last checkpoint of the same plan; returns the checkpoint.
 
-    ``until`` stops early at that step, which leaves a checkpoint that can be exported and resumed.
+    ``until`` stops at that step, with a checkpoint that can be exported and resumed.
     """
     torch.manual_seed(plan.seed)
     model = DemoMoe(g, plan.seed)

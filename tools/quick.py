@@ -1,8 +1,8 @@
 """Run the checks that a change to one room needs, in under two minutes: `make quick`.
 
-The rooms are those of the files that differ from the last commit, or with none the last commit's;
-`make quick ROOM=paging` names one. Tests marked `slow` and those that want a browser or a kernel
-are left to `make test`.
+A room is a subpackage. The rooms are those of the files that differ from the last commit, or else
+of the files that it changed; `make quick ROOM=paging` names one. Tests marked `slow` and those that
+need a browser or a Jupyter kernel run only in `make test`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ALWAYS = ("tests/test_house.py", "tests/test_docs.py")
 DEEPER = ("notebook", "cpu")
-"""Rooms that have rooms."""
+"""Rooms that contain further rooms."""
 
 
 def changed() -> list[Path]:
@@ -25,12 +25,12 @@ def changed() -> list[Path]:
 
 
 def git(*what: str) -> str:
-    """What git says."""
+    """The output of a git command."""
     return subprocess.run(["git", *what], cwd=ROOT, capture_output=True, text=True).stdout
 
 
 def tests_of(file: Path) -> Path | None:
-    """Where the tests are that a change of `file`, from the root, needs; None for no tests."""
+    """The file or folder of tests for a change of `file`, a path from the root; None for none."""
     top, *below = file.parts
     if top == "tests" and file.suffix == ".py" and len(below) == 1:
         return file if file.name.startswith("test_") else None

@@ -1,4 +1,4 @@
-"""Runs a notebook in a real kernel and leaves it as one HTML page that needs neither.
+"""Runs a notebook in a real kernel and saves it as one HTML page that needs no kernel.
 
     python tools/run_example.py examples/01_quickstart.ipynb build/01_quickstart.html
 
@@ -22,7 +22,7 @@ from traitlets.config import Config
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
-# A page without JupyterLab has no plotly of its own: the kernel puts the library into it.
+# Outside JupyterLab a page has no plotly, so the kernel embeds the library.
 os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+notebook")
 
 
@@ -55,12 +55,12 @@ def page(notebook: nbformat.NotebookNode, title: str) -> str:
     """The executed notebook as HTML that fetches nothing."""
     leave_out_widgets(notebook)
     body, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": title}})
-    # The template and plotly load MathJax from afar; nothing here needs it.
+    # The template and plotly load MathJax from the web; no page here needs it.
     return re.sub(r'<script src="[^"]*">\s*</script>', "", str(body))
 
 
 def leave_out_widgets(notebook: nbformat.NotebookNode) -> None:
-    """Take out what only a widget manager, which would be fetched, could show."""
+    """Remove widget outputs: showing them would fetch a widget manager."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         kept = [out for out in cell.get("outputs", []) if WIDGET not in out.get("data", {})]
@@ -69,14 +69,14 @@ def leave_out_widgets(notebook: nbformat.NotebookNode) -> None:
 
 
 def summary(notebook: nbformat.NotebookNode) -> str:
-    """What the cells tagged `summary` printed."""
+    """The printed text of the cells tagged `summary`."""
     tagged = [cell for cell in notebook.cells if "summary" in cell.metadata.get("tags", [])]
     streams = [out for cell in tagged for out in cell.outputs if out.output_type == "stream"]
     return "".join(out.text for out in streams)
 
 
 def main() -> int:
-    """Run, write, tell."""
+    """Run the notebook, write the page, print the summary."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("notebook", type=Path)
     parser.add_argument("html", type=Path)

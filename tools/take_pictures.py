@@ -2,8 +2,8 @@
 
     python tools/take_pictures.py docs
 
-Leaves live-light.png, live-dark.png, chat-light.png, chat-dark.png and live.webp: a short film of
-a run and of a look back into it, at the speed at which it happened.
+Writes live-light.png, live-dark.png, chat-light.png, chat-dark.png and live.webp: a short film of
+a run and of going back to some of its tokens, at real speed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.browser.hosts import Lab, wait_until_idle
 
 CELLS = (
     "import outlier_jupyter\n"
-    # MLX's kernels: with the compiled ones this model is through before there is a film.
+    # MLX's kernels: with the compiled ones this model finishes too soon for a film.
     "engine = outlier_jupyter.load(\n"
     "    'demo', cache_gb=0.002, reader='direct', kernels='mlx')\n"
     "engine.tokenizer.eos_token_ids = set()",
@@ -40,14 +40,14 @@ CHAT = (
 )
 SIZE = {"width": 1240, "height": 1300}
 SCALE = 0.62
-"""Of the film's frames."""
+"""The scale of the film's frames."""
 FRAME_S = 0.16
 MOST_FRAMES = 90
 MOST_BYTES = 1_500_000
 
 
 def film(page: Page, root: Locator) -> list[tuple[float, Image.Image]]:
-    """(when, frame) from the run's beginning to a look back at a few of its tokens."""
+    """(time, frame) from the run's beginning until a few of its tokens were shown again."""
     frames: list[tuple[float, Image.Image]] = []
 
     def take() -> None:
@@ -79,7 +79,7 @@ def shrunk(png: bytes) -> Image.Image:
 
 
 def save_film(frames: list[tuple[float, Image.Image]], path: Path) -> None:
-    """Write the frames as an animated WebP that plays at the run's own speed, over and over."""
+    """Write the frames as an animated WebP that plays at the run's own speed, in a loop."""
     times = [when for when, _ in frames]
     lasts = [round(1000 * (b - a)) for a, b in pairwise(times)]
     height = max(image.height for _, image in frames)
@@ -125,7 +125,7 @@ def save(part: Locator, path: Path) -> None:
 
 
 def main() -> int:
-    """Take all of them."""
+    """Take all pictures and the film."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder

@@ -1,8 +1,8 @@
-"""Makes the demo model from nothing: corpus, tokenizer, training, export, measurements, card.
+"""Makes the demo model from scratch: corpus, tokenizer, training, export, measurements, card.
 
     python tools/train_demo.py
 
-takes about an hour on two processor cores with AMX.  A stopped run goes on from its
+takes about an hour on two processor cores with AMX.  A stopped run resumes from its
 last checkpoint in the work folder.  Besides the package's own requirements it needs torch, and
 from Debian the packages debian-handbook, bash-completion, libc6-dev and linux-libc-dev.
 """
@@ -45,7 +45,7 @@ Corpus = dict[str, tuple[list[Document], list[Document]]]
 
 
 def tokenizer_texts(corpus: Corpus, items: list[Item]) -> Iterator[str]:
-    """What the merges are learnt from: a like amount of each domain, and all answers."""
+    """The texts for learning the merges: equal amounts of each domain, and all answers."""
     for documents, _ in corpus.values():
         size = 0
         for document in documents:
@@ -110,7 +110,7 @@ def measure(
 
 
 def training_facts(plan: Plan, steps: int, seconds: float) -> dict[str, object]:
-    """What the card says about the training."""
+    """The card's facts about the training."""
     return {
         "steps": steps,
         "tokens": steps * plan.tokens_per_step,

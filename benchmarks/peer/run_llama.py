@@ -3,12 +3,12 @@
     python run_llama.py '{"model": …, "routes": …, "first": …, "prompt": …, "tokens": …,
                           "threads": …, "mmap": …, "repack": …}'
 
-With `mmap` the weights are the file's pages; with `repack` those that llama.cpp has faster kernels
-for are copied into memory of its own, mapped or not. With `asked` it stops after the prompt, and
-for each line of its input decodes as many tokens as that says and answers with their seconds.
+With `mmap` the weights are the file's pages; with `repack` llama.cpp copies those that it has
+faster kernels for into its own memory, mapped or not. With `asked` it stops after the prompt; for
+each line of its input, a number, it decodes that many tokens and prints their seconds.
 
-Run by the peers' own Python. The tokens given to it are those of the text; that it would have
-said them itself is checked, as that shows that it computed the model.
+Run by the peers' own Python. The decoded tokens are those of the text; the share that the model
+predicts is reported, because right predictions show that it computed the model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Run:
     """A model that reads a prompt and then decodes token by token.
 
     Args:
-        asked: what the command line says.
+        asked: the options, as in the module's docstring.
     """
 
     def __init__(self, asked: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ class Run:
         self._token, self.right, self.steps = prompt[-1], 0, 0
 
     def step(self) -> float:
-        """Decode one token of the text; its seconds."""
+        """Decode one token of the text; returns its seconds."""
         size = self._llm.n_vocab()
         said = int(np.argmax(np.ctypeslib.as_array(self._llm._ctx.get_logits(), (size,))))
         text, place = divmod(self._token, self._length)
@@ -56,7 +56,7 @@ class Run:
         return time.perf_counter() - begin
 
     def told(self) -> dict[str, float]:
-        """What is said of a run beside its speed."""
+        """The run's numbers besides its speed."""
         used = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "prompt_s": self.prompt_s, "right": self.right / self.steps,
@@ -65,13 +65,13 @@ class Run:
 
 
 def peak_kb() -> int:
-    """The most resident since this program began; `getrusage` may tell the parent's."""
+    """Peak resident set of this program; `getrusage` may report the parent's."""
     with Path("/proc/self/status").open() as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
 def opened(asked: dict[str, Any]) -> llama_cpp.Llama:
-    """The model, mapped or read, with or without what llama.cpp repacks."""
+    """The model, mapped or read, with or without llama.cpp's repacking."""
     defaults = llama_cpp.llama_cpp.llama_model_default_params
 
     def parameters() -> object:
@@ -89,13 +89,13 @@ def opened(asked: dict[str, Any]) -> llama_cpp.Llama:
 
 
 def say(found: object) -> None:
-    """A line of JSON."""
+    """Print a line of JSON."""
     sys.stdout.write(json.dumps(found) + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Read the prompt, decode, and tell."""
+    """Read the prompt, decode, and print the numbers."""
     asked = json.loads(sys.argv[1])
     run = Run(asked)
     if asked.get("asked"):

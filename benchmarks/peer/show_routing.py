@@ -1,9 +1,9 @@
-"""Which experts llama.cpp's routers choose, token by token; prints JSON.
+"""Prints as JSON which experts llama.cpp's routers choose, token by token.
 
     python show_routing.py GGUF TOKENS K
 
-TOKENS are numbers with commas between them. Run by the peers' own Python. The callback through
-which the choices are seen has each layer's graph computed in pieces, so no run is timed with it.
+TOKENS are comma-separated ids. Run by the peers' own Python. The callback that collects the choices
+makes llama.cpp compute each layer's graph in pieces, so no run is timed with it.
 
 Prints:
     lists [layers][tokens][K] of expert ids.
@@ -19,7 +19,7 @@ from pathlib import Path
 import llama_cpp
 
 CHOICE = "ffn_moe_topk-"
-"""What llama.cpp calls the tensor of a layer's chosen experts, before the layer's number."""
+"""llama.cpp's name of the tensor of a layer's chosen experts, without the layer's number."""
 Callback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
 
 
@@ -42,7 +42,7 @@ class Choices:
         ]  # fmt: skip
 
     def __call__(self, tensor: int, asked: bool, _: object) -> bool:
-        """Asked whether a tensor is wanted, or told that it is computed; True to go on."""
+        """Return whether a tensor is wanted; or, once it is computed, keep it and return True."""
         name = self._ggml.ggml_get_name(tensor).decode()
         if not name.startswith(CHOICE):
             return not asked
@@ -54,7 +54,7 @@ class Choices:
 
 
 def main() -> None:
-    """Decode the tokens one by one, and print what was chosen."""
+    """Decode the tokens one by one, and print the chosen experts."""
     gguf, tokens, k = sys.argv[1:]
     choices = Choices(int(k))
     callback = Callback(choices)

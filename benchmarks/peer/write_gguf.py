@@ -4,9 +4,9 @@
 
 Run by the peers' own Python, which has `gguf` and NumPy. FOLDER is the model that the benchmark
 made, with `config.json`, `routes.npz` and `gates.npy` (8-bit router codes [layers, experts,
-width]). The same construction: one number per token's embedding, routers that follow the routes,
-additions to the hidden state scaled down, a head that names the next token. 4.5 bits a weight, as
-affine 4-bit in groups of 64 has.
+width]). The construction is that of our model: one nonzero number in a token's embedding, routers
+that follow the routes, additions to the hidden state scaled down, a head that predicts the next
+token. It has 4.5 bits per weight, as affine 4-bit in groups of 64 has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ POOL = 1 << 20
 SMALL, QUIET = 0.002, 6.2e-5
 """Scales; the second is the least normal float16."""
 EMBEDDED = 32768
-"""The one number of a token's embedding: so large that what layers add does not turn routers."""
+"""The one number of a token's embedding: too large for the layers' additions to change routing."""
 QUIET_NAMES = ("attn_output", "ffn_down_exps")
 NUMBERS = {
     "context_length": "max_position_embeddings", "embedding_length": "hidden_size",
@@ -37,7 +37,7 @@ NUMBERS = {
     "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
 }  # fmt: skip
-"""What GGUF calls a model's numbers, and what `config.json` does."""
+"""GGUF's names of a model's numbers → those of `config.json`."""
 
 
 def pool(scale: float) -> np.ndarray:
@@ -49,7 +49,7 @@ def pool(scale: float) -> np.ndarray:
 
 
 def head(shape: tuple[int, int], follows: np.ndarray) -> np.ndarray:
-    """Q4_0 [vocabulary, width]: the row of what follows token t has a seven in column t."""
+    """Q4_0 [vocabulary, width]: the row of the token after token t has a seven in column t."""
     blocks = np.full((shape[0], shape[1] // BLOCK, BLOCK_NBYTES), 0x88, np.uint8)
     blocks[..., :2] = np.frombuffer(np.float16(1).tobytes(), np.uint8)
     for token, after in enumerate(follows):
@@ -87,7 +87,7 @@ def tensors(config: dict[str, Any]) -> list[tuple[str, tuple[int, ...], Kind]]:
 
 
 def about(writer: GGUFWriter, config: dict[str, Any]) -> None:
-    """The model's numbers, and a vocabulary of as many words."""
+    """Write the model's numbers, and a vocabulary of its size."""
     for theirs, ours in NUMBERS.items():
         getattr(writer, f"add_{theirs}")(config[ours])
     size = config["vocab_size"]

@@ -1,10 +1,10 @@
 """The decode loop: token ids to logits to the next id and its text.
 
 The order of work is mlx-lm's (prefill in chunks, the prompt's last token alone, then token by
-token), except that mlx-lm starts the next step before it returns a token. A paged model would read
-experts for a token that may never be used. Sampler, penalties, KV cache and detokenizer are
-mlx-lm's. The loop calls the model and emits events. Of paging it knows the router tap and
-`Stopped`; it does not know the subscribers.
+token), with one exception: mlx-lm starts the next step before it returns a token, which would make
+a paged model read experts for a token that may never be used. Sampler, penalties, KV cache and
+detokenizer are mlx-lm's. The loop calls the model and emits events. Of paging it knows only the
+router tap and `Stopped`; it does not know the subscribers.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ LOST_LIBRARY = "Could not load C++ shared library"
 
 
 class Decoding:
-    """Generates from `prompt` (ids that the KV cache `kv` lacks) until done or stopped.
+    """Generates from `prompt`, the ids not yet in the KV cache `kv`, until done or stopped.
 
     `check` is called every `CLEAR_EVERY` tokens and at the end, also after a failure; an error that
     it raises ends the run.
 
     Attributes:
-        read: ids that the model has read in this run, and so the KV cache holds.
+        read: ids of this run that the model has processed: the KV cache contains them.
         generated: ids sampled so far; `text_ends`, the length of the text after each.
         transcript: the text so far.
-        finish_reason: "" until the run ends by itself.
+        finish_reason: "" until the run ends without being stopped.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Decoding:
     def result(
         self, prompt: str, encoded: str, reason: str, trace: Trace, spell: Callable[[int], bytes]
     ) -> Run:
-        """The run so far; arguments are `Run`'s."""
+        """The run so far, as a `Run`; the arguments are fields of it."""
         return Run(
             prompt=prompt,
             encoded=encoded,
@@ -136,7 +136,7 @@ class Decoding:
         )
 
     def _prefill(self) -> int:
-        """Read the prompt and sample the first token."""
+        """Process the prompt in chunks and sample the first token."""
         rest = self._prompt
         while len(rest) > 1:
             size = min(self._options.prefill_chunk or len(rest), len(rest) - 1)
@@ -268,12 +268,12 @@ class Decoding:
 
 
 class Begun:
-    """A run that decodes as its `steps` are taken; `run` is the result."""
+    """A started run: iterating over `steps` decodes it; `run` is its result."""
 
     def __init__(
         self, interrupts: Interrupts, steps: Generator[Step, None, None], finished: list[Run]
     ) -> None:
-        # A plain generator: a traceback would keep an iterator class of ours, and the run, alive.
+        # A generator, because a traceback would keep an iterator object, and so the run, alive.
         self.steps = _interruptible(interrupts, steps, finished)
         self._finished = finished
 
@@ -286,7 +286,7 @@ class Begun:
 def _interruptible(
     interrupts: Interrupts, steps: Generator[Step, None, None], finished: list[Run]
 ) -> Generator[Step, None, None]:
-    """Yield a run's steps; within a step, and at the end, SIGINT only asks the run to stop.
+    """Yield a run's steps; SIGINT within a step, or at the end, requests the run's stop.
 
     A KeyboardInterrupt between two steps, or one that the caller throws in, ends the run cleanly.
 

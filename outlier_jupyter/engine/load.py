@@ -97,7 +97,7 @@ def _load(
     clock: Callable[[], int],
     replacing: Engine | None,
 ) -> Engine:
-    """Load with cleanup: a load that fails or is interrupted leaves nothing open or in memory."""
+    """Load; if that fails or is interrupted, close all files and free all memory of it."""
     try:
         # The first Ctrl-C raises; further ones wait until the cleanup is done.
         with Interrupts() as interrupts, ExitStack() as undo:
@@ -207,7 +207,7 @@ def _check_files(checkpoint: Checkpoint, reader: Reader) -> None:
 
 
 def _give_up(module: nn.Module) -> None:
-    """Free a model's weights, also if something, such as a traceback, still references it."""
+    """Free a model's weights even if a traceback, say, still references the model."""
     release(module)
     give_back()
 
@@ -220,7 +220,7 @@ def probed_of(opened: Opened, kernels: str) -> Probed | None:
 def _fitted(
     opened: Opened, options: LoadOptions, replacing: Engine | None
 ) -> tuple[LoadOptions, Needs, float | None]:
-    """The options with the cache's size in numbers, the other memory needs, and `ram_gb`.
+    """The options with a numeric cache size, the memory needs besides it, and `ram_gb`.
 
     Raises:
         OptionError: the model does not fit, and `force` is not set.

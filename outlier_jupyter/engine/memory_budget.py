@@ -4,8 +4,8 @@
 
     interpreter and libraries + dense weights + slots + KV caches + `memory.working_nbytes`
 
-and may take its present size plus the free memory, less a share that stays free; or `ram_gb`,
-whichever is less. This is arithmetic only: nothing is read or changed.
+and may take its present size plus the free memory, less a share that stays free, but at most
+`ram_gb`. This is arithmetic only: nothing is read or changed.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ SPARED = 0.1
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a model takes beside its slots.
+    """Bytes that a model takes besides its expert slots.
 
     Attributes:
         dense: weights that are not experts.
         kv_run: the KV cache of a run of `tokens` tokens.
-        kv_kept: the most that KV caches kept for reuse take.
+        kv_kept: the maximum of the KV caches kept for reuse.
         working: activations, freed memory that MLX keeps, the tokenizer.
         tokens: the planned context.
         kv_token: growth of the KV cache per token; 0 if unknown.
@@ -68,8 +68,8 @@ class MemoryBounds:
 
     Attributes:
         machine: total and free memory.
-        process: what the process takes now and will keep.
-        ram_gb: the user's bound, or None.
+        process: bytes of this process now, without those about to be freed.
+        ram_gb: the user's limit for this process in GB, or None.
     """
 
     machine: Machine
@@ -85,7 +85,7 @@ class MemoryBounds:
 
     @property
     def python(self) -> int:
-        """What the process takes anyway: interpreter and libraries, or its present size."""
+        """The larger of the interpreter with its libraries, and the process's present size."""
         return max(PYTHON_NBYTES, self.process)
 
     @property
@@ -100,12 +100,12 @@ class MemoryBounds:
         return free if self.ram_gb is None else min(free, int(self.ram_gb * 1e9))
 
     def for_experts(self, needs: Needs) -> int:
-        """What is left for slots; negative if not even the rest fits."""
+        """Bytes left for expert slots; negative if the model does not fit even without any."""
         return self.most - self.python - needs.nbytes
 
     @property
     def bounded(self) -> bool:
-        """Whether `ram_gb` is the limit, not the free memory."""
+        """Whether `ram_gb`, and not the free memory, sets the limit."""
         return self.ram_gb is not None and self.most >= int(self.ram_gb * 1e9)
 
     def words(self) -> str:
@@ -117,11 +117,11 @@ class MemoryBounds:
 
 
 def needs_of(config: dict[str, Any], dense: int, probed: Probed | None, kept_kv_gb: float) -> Needs:
-    """What the model of `config` takes beside its slots.
+    """The bytes that the model of `config` takes besides its expert slots.
 
     Args:
         dense: bytes of weights that are not experts.
-        probed: how its KV cache grows, or None if unknown.
+        probed: the measured growth of its KV cache, or None if unknown.
         kept_kv_gb: as in `LoadOptions`.
     """
     tokens = max(1, min(context_of(config) or PLANNED_TOKENS, PLANNED_TOKENS))

@@ -1,8 +1,8 @@
-"""One run, or one change of the engine, at a time: threads wait for their turn.
+"""One run, or one change of the engine, at a time: a lock that threads take for their turn.
 
-A thread that comes while a run is under way waits if that run ends by itself, as those of
-`generate`, `watch` and a chat do. A stream ends only when its reader goes on, and the reader may be
-the very thread that would wait; so under an open stream it is refused at once.
+During a run of `generate`, `watch` or a chat other threads wait, because that run ends by itself. A
+stream ends only when its caller iterates on, and the caller may be the very thread that would wait;
+so while a stream is open, other calls raise EngineBusy at once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Turns:
 
     @property
     def must_wait(self) -> bool:
-        """Whether another thread's run, which ends by itself, has to be waited for."""
+        """Whether the turn is another thread's and will end by itself, so that waiting is safe."""
         return self.taken and self._ends and not self.mine
 
     @contextmanager
@@ -69,7 +69,7 @@ class Turns:
         """Wait for the turn and take it; `leave` returns it.
 
         Args:
-            interrupts: when one is noted, the wait ends with a KeyboardInterrupt.
+            interrupts: a noted SIGINT ends the wait with a KeyboardInterrupt.
 
         Raises:
             EngineBusy: a stream is open, or the wait was cancelled.
@@ -93,7 +93,7 @@ class Turns:
             self._runner, self._ends = threading.get_ident(), cancelled is not None
 
     def take_last(self, seconds: float, interrupts: Interrupts) -> bool:
-        """Take the turn before all waiting threads, for good; False if it is not free in time."""
+        """Take the turn for good, ahead of all waiting threads; False if it is not free in time."""
         end = time.monotonic() + (0 if self.mine else seconds)
         self.refuse()
         with self._free:
@@ -106,7 +106,7 @@ class Turns:
         return True
 
     def end_with_process(self, seconds: float) -> None:
-        """As `take_last`, when the process exits."""
+        """`take_last` at the exit of the process."""
         self._exits = True
         self.take_last(seconds, Interrupts())
 
@@ -121,7 +121,7 @@ class Turns:
             threading.Event().wait()
 
     def refuse(self) -> None:
-        """Let no thread wait any more: waiting threads raise EngineClosed."""
+        """Make all waiting threads raise EngineClosed."""
         self._over = True
 
     def leave(self) -> None:

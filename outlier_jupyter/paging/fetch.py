@@ -1,9 +1,9 @@
 """The reads of one lookup: yields the hits at once, and the misses as their reads end.
 
 The decode thread computes with the experts that are ready while reader threads fill other slots.
-However that ends, by a failed read or an interrupt in mid-wait, `finish` waits for every read
-before a slot changes state: a thread may still be writing into it. Events are reported then, in the
-order of the lookup, so that they do not depend on which read was quicker.
+Even after a failed read or an interrupt while waiting, `finish` waits for every read before a slot
+changes state: a thread may still be writing into it. It then reports the events in the order of the
+lookup, so that they do not depend on which read was quicker.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ReadResult = tuple[int, int, int]
 
 
 class Read(Protocol):
-    """A read of one expert that was begun: a `Future`, or an object with these methods of one."""
+    """The started read of one expert: a `Future`, or an object with these three of its methods."""
 
     def add_done_callback(self, callback: Callable[[Any], object], /) -> None:
-        """Call `callback` with the read when it has ended, well or not; at once if it has."""
+        """Call `callback` with the read when it succeeds or fails; at once if it has already."""
 
     def result(self) -> ReadResult:
         """Wait for the read to end; raise its failure, if any."""
@@ -37,8 +37,8 @@ class Read(Protocol):
 
 
 LARGE = 1 << 18
-"""Bytes of an expert from which on computing with some while others are read pays: below, the
-kernel calls, one per group, cost more than the waiting they save."""
+"""Experts of at least this many bytes are computed in groups while others are read. For smaller
+ones the kernel calls, one per group, cost more than the waiting they save."""
 
 
 TINY = 1 << 16
@@ -49,7 +49,7 @@ class InlineExecutor(Executor):
     """Runs everything on the calling thread."""
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Do `work` at once."""
+        """Run `work` at once; the returned future is done."""
         future: Future[Any] = Future()
         try:
             future.set_result(work(*args, **kwargs))
@@ -68,13 +68,13 @@ class Fetch:
 
     Args:
         plan: the hits, and the slots that the table reserved for the misses.
-        whole: yield all experts together, when the last read has ended.
+        whole: whether `arrivals` yields all experts at once, when the last read has ended.
         report: receives the events.
-        reap: collects the ends of the kernel's asynchronous reads, and may wait for one; returns
-            whether any were under way.
+        reap: collects completions from the kernel's queue of reads; with True it waits for at
+            least one. Returns whether any reads were in flight.
 
     Attributes:
-        slots: key → slot of all experts that are resident once this has ended well.
+        slots: key → slot of all experts of the lookup, valid once all reads have succeeded.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class Fetch:
         self._whole = whole
         self._clock, self._report, self._reap = clock, report, reap
         self._futures: list[Read] = []
-        # Numbers of the reads that have ended, in that order, and a bell that rings for each: to
-        # wait with `concurrent.futures` for the first to end takes longer than many a read.
+        # `_ended` lists the reads in the order of their ends; `_bell` gets one item for each, to
+        # wait on: `concurrent.futures.wait` for the first one takes longer than many a read.
         self._ended: list[int] = []
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._written: set[int] = set()
@@ -110,14 +110,14 @@ class Fetch:
 
     @property
     def landed(self) -> bool:
-        """Whether all reads have ended."""
+        """Whether all reads have ended, in success or failure."""
         return len(self._ended) == len(self._futures)
 
     def begin(self, start: Callable[[Sequence[Placement]], Iterable[Read]]) -> None:
-        """Begin all reads; an `InlineExecutor` has made them when this returns.
+        """Start all reads; with an `InlineExecutor` they have ended when this returns.
 
         Args:
-            start: begins one read after the other, in the order of the placements.
+            start: starts the reads one by one, in the order of the placements.
         """
         begin = self._clock()
         for number, read in enumerate(start(self._placements)):
@@ -127,11 +127,11 @@ class Fetch:
             self._wait_ns += self._clock() - begin
 
     def arrivals(self) -> Iterator[dict[ExpertKey, int]]:
-        """Yield key → slot of the experts that can be computed with, group after group.
+        """Yield key → slot of the experts that are ready to compute, group by group.
 
-        The hits come first. Then all that has been read since is one group; this waits for a read
-        only when nothing has. Each key comes once. It ends early if a read failed; `check` raises
-        the failure.
+        The first group is the hits. Each further group is all reads that ended since the last one;
+        if there are none, this waits for one. Each key is yielded once. A failed read ends the
+        iteration; `check` then raises the failure.
         """
         if self._whole:
             self._wait(len(self._futures))
@@ -152,13 +152,13 @@ class Fetch:
             taken += len(landed)
 
     def finish(self) -> None:
-        """Wait for all reads, commit or release their slots, report the events; once."""
+        """Wait for all reads, commit or release their slots, and report the events; idempotent."""
         if not self._open:
             return
         try:
             self._wait(len(self._futures))
         finally:
-            # Also after a KeyboardInterrupt in that wait.
+            # After a KeyboardInterrupt in that wait, too, every read must end first.
             while self._reap(True):
                 pass
             for read in self._futures:
@@ -168,12 +168,12 @@ class Fetch:
         self._report_all()
 
     def check(self) -> None:
-        """Raise the first failure of a read, if any."""
+        """Raise the failure of the first placement whose read failed, if any."""
         for read in self._futures:
             read.result()
 
     def _end(self, number: int, read: Read) -> None:
-        """Note, on the thread that read, that a read has ended, well or not."""
+        """Record that a read has succeeded or failed; runs on the thread that read."""
         self._ended.append(number)
         self._bell.put(None)
 
@@ -189,7 +189,7 @@ class Fetch:
         self._wait_ns += self._clock() - begin
 
     def _write(self, landed: Sequence[int]) -> None:
-        """Commit the rows of these reads, which are complete, to the bank's arrays."""
+        """Commit the rows of these complete reads to the bank's arrays; each only once."""
         begin = self._clock()
         new = [i for i in landed if i not in self._written]
         self._bank.commit([self._placements[i].slot for i in new])

@@ -1,13 +1,13 @@
 """Predicts the next layer's experts with its own router, from this layer's state.
 
-The router is the model's own module, called once more: with the input of this layer's switch,
-scaled by the ratio of the two norms' weights, which is this layer's state under the next layer's
-norm. A prediction only moves reads to an earlier moment, so it may be wrong; whether it is worth
-its reads is measured. Each layer counts, by rank, which of its prefetched experts were used, and a
-rank that is wrong too often is not prefetched any more.
+It calls the next layer's router module with the input of this layer's switch, scaled by the ratio
+of the two norms' weights: that is this layer's hidden state under the next layer's norm. A wrong
+prediction changes no result, because predictions only start reads sooner; it costs reads, so its
+worth is measured. Each layer tracks, by rank (0 is the router's top choice), how many of its
+prefetched experts were used, and stops prefetching a rank that is wrong too often.
 
-Not every router can predict like this. First each router is checked against its own choices, on the
-inputs it really had: only one that repeats them for several tokens in a row is used.
+Not every router can predict like this. So each is first called on its real inputs: only a router
+that repeats its own choices for several tokens in a row is used.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ of the predictions are right, and no more reads end while the next layer's atten
 PROOFS = 8
 """Tokens in a row on which a router must repeat its choice before it predicts."""
 USED = 0.5
-"""The share of a rank's prefetched experts that must be used. A used one saves at most its own
+"""The least share of a rank's prefetched experts that are used. A used one saves at most its own
 read; an unused one delays the next layer's reads by at most as much."""
 WORTH = 0.1
-"""The share of predictions of which an expert must be used. A prediction is one router product,
-about a tenth of a millisecond, for nothing where nearly all experts are resident."""
+"""The least share of predictions of which an expert is used. A prediction is one router product,
+about a tenth of a millisecond, which is wasted where nearly all experts are resident."""
 FORGET = 0.9
 """The decay of a share; it remembers about ten predictions."""
 FIRST = 0.7
-"""The initial share of a rank: four wrong predictions at the beginning close it."""
+"""A rank's share before its first outcome: four wrong predictions at the beginning close it."""
 AGAIN = 64
-"""Every so many tokens, all that was given up is tried again."""
+"""Once in this many tokens all ranks are prefetched, so that closed ones can open again."""
 
 
 def wanted(options: LoadOptions, expert_nbytes: int) -> bool:
@@ -54,10 +54,12 @@ def wanted(options: LoadOptions, expert_nbytes: int) -> bool:
 
 
 class Gate:
-    """Decides, by earlier outcomes, whether a layer is predicted and which ranks are prefetched.
+    """Decides whether to predict a layer, and which ranks to prefetch, from earlier outcomes.
+
+    A rank is open while the share of its prefetched experts that were used is high enough.
 
     Attributes:
-        worth: the decayed share of predictions of which an expert was used.
+        worth: the share of predictions of which any expert was used, exponentially decayed.
     """
 
     def __init__(self) -> None:
@@ -75,11 +77,11 @@ class Gate:
         return [rank for rank in range(k) if self.share(rank) >= USED]
 
     def learn(self, rank: int, used: bool) -> None:
-        """Note whether a prefetched expert of this rank was used."""
+        """Record whether a prefetched expert of this rank was used."""
         self._shares[rank] = FORGET * self.share(rank) + (1 - FORGET) * used
 
     def predicted(self, used: bool) -> None:
-        """Note whether any expert of a prediction was used."""
+        """Record whether any expert of a prediction was used."""
         self.worth = FORGET * self.worth + (1 - FORGET) * used
 
     def share(self, rank: int) -> float:
@@ -115,10 +117,10 @@ class Lookahead:
         self._k = self._proofs = 0
         self.suits = True
         """Whether its router can predict: False once it failed to repeat its own choice."""
-        self._ranks: dict[ExpertKey, int] | None = None  # of the last prediction, if there was one
+        self._ranks: dict[ExpertKey, int] | None = None  # of the prediction not yet compared
 
     def prefetch(self, x: mx.array) -> None:
-        """Predict from the previous layer's input `x`, one token, and prefetch what is worth it.
+        """Predict from the previous layer's input `x`, one token, and prefetch the open ranks.
 
         Called when all experts of the previous layer have been read.
         """
@@ -127,7 +129,7 @@ class Lookahead:
         ranks_open = self.gate.open(self._k)
         experts = self._predict(x, self._scaled) if ranks_open else None
         if experts is not None:
-            # There are fewer while `top_k` is overridden.
+            # A routing override of `top_k` makes the router choose fewer than `_k`.
             keys = [(ExpertKey(self._layer, e), i) for i, e in enumerate(experts.tolist())]
             ranks = {key: rank for key, rank in keys if rank in ranks_open}
             self._ranks = {key: ranks[key] for key in self._pager.prefetch(list(ranks))}
@@ -135,7 +137,7 @@ class Lookahead:
     def learn(
         self, x: mx.array, ids: npt.NDArray[np.int64], outcomes: Sequence[PrefetchOutcome]
     ) -> None:
-        """Compare with the `ids` [..., k] that the router chose for one token with input `x`."""
+        """Compare the prediction with the router's `ids` [..., k] for one token with input `x`."""
         if self._ranks is not None:
             mine = [(self._ranks[key], used) for key, used, _ in outcomes if key in self._ranks]
             for rank, used in mine:
@@ -170,7 +172,7 @@ class Lookahead:
     def _predict(
         self, x: mx.array, change: Callable[[mx.array], mx.array] | None = None
     ) -> npt.NDArray[np.int64] | None:
-        """`ranked`, or None, for good, where the router takes or returns something else."""
+        """`ranked`; None, and no more predictions, if the router does not have the known form."""
         try:
             return self.ranked(change(x) if change else x)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):

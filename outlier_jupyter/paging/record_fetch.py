@@ -1,7 +1,7 @@
-"""Asynchronous reads of whole experts by the kernel, submitted by the thread that computes.
+"""Asynchronous reads of whole experts by the OS kernel, submitted by the thread that computes.
 
-This is only for experts stored as records: one read each, directly into the slot. A read that is
-impossible this way, or fails, is made by a thread instead, which raises the right error.
+This is only for experts stored as records: one read each, directly into the slot. Where the kernel
+cannot make a read, or fails, a reader thread makes it and raises the right error.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .slots import SlotBank
 
 
 class QueuedRead:
-    """A read in the kernel's queue, as a `Read`; a `Future` takes longer to make.
+    """A `Read` in the kernel's queue; a `Future` takes longer to make.
 
-    The queue reports its end, unless a thread had to read again.
+    `QueuedReads.reap` ends it, or hands it over to a reader thread if the kernel failed.
     """
 
     def __init__(self) -> None:
@@ -41,23 +41,23 @@ class QueuedRead:
         retry.add_done_callback(lambda read: self._callback(self))
 
     def add_done_callback(self, callback: Callable[[Read], object], /) -> None:
-        """Call `callback` when the read ends, which it must not have yet; the last one counts."""
+        """Call `callback` at the read's end, which must be yet to come; a later one replaces it."""
         self._callback = callback
 
     def result(self) -> ReadResult:
-        """As a `Future`'s; it waits only for a thread's read."""
+        """As `Future`'s, but only a thread's read is waited for."""
         if self._retry is not None:
             return self._retry.result()
         assert self._result is not None, "the read has not ended"
         return self._result
 
     def exception(self) -> BaseException | None:
-        """As a `Future`'s; it waits only for a thread's read."""
+        """As `Future`'s, but only a thread's read is waited for."""
         return None if self._retry is None else self._retry.exception()
 
 
 class _Open(NamedTuple):
-    """A read that is under way."""
+    """A read in flight."""
 
     placement: Placement
     read: QueuedRead
@@ -69,8 +69,8 @@ class QueuedReads:
     """The reads of one pager in the kernel's queue.
 
     Args:
-        kernel_readable: the reader's; called for every read.
-        retry: has a thread make a read that the kernel did not.
+        kernel_readable: the reader's method of this name; called for every read.
+        retry: makes a read on a reader thread, when the kernel did not.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class QueuedReads:
         return {each.placement.key: each.read for each in begun}
 
     def _aligned(self, pieces: npt.NDArray[np.uint64], block: int) -> bool:
-        """Whether all of `pieces` begin and end on blocks; the last answer is kept."""
+        """Whether all of `pieces` begin and end at block boundaries; the last result is cached."""
         known, by, aligned = self._alignment
         if known is not pieces or by != block:
             aligned = not (pieces % block).any()
@@ -121,7 +121,7 @@ class QueuedReads:
         return aligned
 
     def reap(self, wait: bool) -> bool:
-        """Finish the reads that have ended, with `wait` at least one; False if none was pending."""
+        """Collect the queue's completions, with `wait` at least one; False if none was pending."""
         if not self._queue.pending:
             return False
         for number, result in self._queue.completed(wait):

@@ -4,9 +4,9 @@
 tensor with expert ids, so no array is built per token. The slot table knows which expert is in
 which row; the bank does not.
 
-MLX does not see writes by the host. One rule keeps this sound: every array computed from the bank
-is announced with `reading`, `settle` evaluates all announced arrays, and the pager settles before
-anything is written.
+MLX does not see the host's writes, so a lazy array could read a row after it was overwritten. One
+rule prevents this: every array computed from the bank is registered with `reading`, `settle`
+evaluates all of them, and the pager calls it before anything is written.
 """
 
 from __future__ import annotations
@@ -73,19 +73,19 @@ class SlotBank:
         return self._pieces[names]
 
     def commit(self, slots: Sequence[int]) -> None:
-        """Take over the filled rows of `slots`; here they are the arrays' own memory already."""
+        """Put the filled rows of `slots` into the arrays; here they are the arrays' own memory."""
 
     def abandon(self, slots: Sequence[int]) -> None:
-        """Drop the rows of `slots`, which were not filled, or only in part."""
+        """Drop the rows of `slots`, which were filled in part or not at all."""
 
     def reading(self, array: mx.array) -> None:
-        """Announce an `array` computed from the bank, which may not be evaluated yet."""
+        """Register a lazy `array` computed from the bank, for `settle` to evaluate."""
         self._unsettled.append(array)
 
     def settle(self, *others: mx.array) -> None:
-        """Evaluate `others` and all announced arrays: the bank may be written after this.
+        """Evaluate `others` and all registered arrays: the bank may be written after this.
 
-        In a forward pass the announced arrays are ancestors of the next layer's ids, so that
+        In a forward pass the registered arrays are ancestors of the next layer's ids, so that
         evaluating both together adds no work.
         """
         if others or self._unsettled:

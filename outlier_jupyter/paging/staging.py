@@ -1,14 +1,14 @@
 """Prefetches experts into staging slots beside the cache, before their router has chosen them.
 
-The slot table does not know what is in staging slots: a prefetched expert is not resident, and
-counts as a miss when it is looked up. Its placement then swaps slots: the staging slot joins the
-cache, and the slot reserved for it becomes a staging slot; nothing is copied. Prefetched experts
-that were not chosen are dropped at the lookup, and their slots are used again when their reads have
-ended. Prefetches yield to other reads: they begin only when no read is under way, and one that has
-not begun is cancelled.
+The slot table does not know the staging slots: a prefetched expert is not resident, and its lookup
+is a miss. Its placement then swaps slots: the staging slot joins the cache, and the slot reserved
+for the miss becomes a staging slot; nothing is copied. The lookup drops prefetched experts that
+were not chosen; their slots are reused when their reads have ended. Prefetches have the lowest
+priority: they start only when no read is in progress, and one that is dropped before it starts is
+cancelled.
 
-Nothing reads a staging slot while it is written: it left the cache at a lookup, before which the
-bank was settled, or was never computed with.
+No computation reads a staging slot while it is written: either the slot left the cache at a lookup,
+before which the bank was settled, or no computation has used it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PrefetchOutcome(NamedTuple):
 
 
 class PrefetchRead:
-    """The read of one prefetched expert, which may be taken over while it is under way."""
+    """The read of one prefetched expert, which a lookup may take over while it is in progress."""
 
     def __init__(self, placement: Placement, read_into: ReadInto) -> None:
         self.placement = placement
@@ -46,7 +46,7 @@ class PrefetchRead:
         self.future: Future[ReadResult] = Future()
 
     def run(self) -> ReadResult:
-        """Read, on a reader thread; a failure is retried once the read was taken over."""
+        """Read, on a reader thread; if it fails after a lookup took it over, read again."""
         try:
             return self._read(self.placement)
         except Exception:
@@ -57,7 +57,7 @@ class PrefetchRead:
         return self._read(self.placement)
 
     def take(self) -> bool:
-        """Take the read over, to be waited for like any other; False if it has failed."""
+        """Take the read over, so that it is waited for like a miss's; False if it has failed."""
         with self._lock:
             self._taken = not self.failed
         return self._taken
@@ -75,16 +75,16 @@ class Staging:
         self._dropped: list[PrefetchRead] = []
 
     def __len__(self) -> int:
-        """How many experts were prefetched, or are being read."""
+        """How many experts have been prefetched or are being read."""
         return len(self._reads)
 
     def begin(self, keys: Iterable[ExpertKey]) -> list[ExpertKey]:
-        """Begin to read those of `keys` that are not resident, as far as there are slots.
+        """Start reads of those `keys` that are not resident, as many as there are staging slots.
 
-        Nothing is begun while an earlier prefetch is still being read: the disk is busy.
+        None starts while an earlier prefetch is still being read: the disk is busy.
 
         Returns:
-            the keys whose reads were begun.
+            the keys whose reads were started.
         """
         self._reclaim()
         if self._dropped or not all(read.future.done() for read in self._reads.values()):
@@ -100,10 +100,10 @@ class Staging:
         return begun
 
     def resolve_prefetched(self, keys: Iterable[ExpertKey]) -> list[PrefetchOutcome]:
-        """Drop all prefetched experts that are not among `keys`, which a router has chosen.
+        """Drop the prefetched experts that are not among `keys`, the router's choice.
 
         Returns:
-            the outcome of each prefetch that was begun.
+            the outcome of each prefetch whose read was started.
         """
         if not self._reads and not self._dropped:
             return []
@@ -124,7 +124,7 @@ class Staging:
         return outcomes
 
     def take(self, plan: Lookup) -> tuple[Lookup, dict[ExpertKey, Future[ReadResult]]]:
-        """Put the prefetched experts of `plan` into the slots that they were read into.
+        """Place the prefetched experts of `plan` in their staging slots, which join the cache.
 
         Returns:
             the changed plan, and the reads of the prefetched experts.
@@ -149,7 +149,7 @@ class Staging:
         return outcomes
 
     def _reclaim(self) -> None:
-        """Free the slots of dropped reads that have ended."""
+        """Make the slots of dropped reads that have ended free for other prefetches."""
         ended = [read for read in self._dropped if read.future.done()]
         self._bank.abandon([read.placement.slot for read in ended])
         self._dropped = [read for read in self._dropped if not read.future.done()]

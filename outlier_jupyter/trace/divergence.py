@@ -1,4 +1,4 @@
-"""How far the routing of two texts differs, and whether that is more than noise. Pure statistics.
+"""Measures how far the routing of two texts differs, and tests whether that exceeds noise.
 
 The measure is the Jensen–Shannon divergence of the experts' shares in one layer: 0 bits when the
 shares are equal, 1 when no expert is shared. Between finite samples it is never 0, so a permutation
@@ -117,7 +117,7 @@ def _entropy_of_shares(shares: Floats) -> Floats:
 
 
 def correlation_time(trace: Trace, phase: str | int | None = None) -> float:
-    """For how many tokens routing stays alike: 1 when tokens are routed independently.
+    """The number of tokens over which routing is correlated: 1 when tokens are independent.
 
     The integrated correlation time, 1 + 2 Σ c(lag). c is the share of common experts above the
     share that the layers' frequencies give by chance. The sum ends where c falls below 0.05, or at
@@ -326,7 +326,7 @@ def log_share_ratios(trace: Trace, other: Trace, phase: str | int | None = None)
 
 @dataclass(frozen=True)
 class Information:
-    """What the chosen expert says about the domain of its token.
+    """The mutual information of a token's domain and its chosen experts.
 
     Attributes:
         bits: float64 [layers], mutual information of domain and expert.

@@ -1,9 +1,9 @@
 """Explains why a token was slow: its time by part, its layers in order, and the cause of each miss.
 
-For every miss it finds when the expert was evicted and for which expert, and, by a replay of the
-whole trace, whether Belady's cache of the same size would have kept it. Limits are bytes over a
-measured rate; an unmeasured rate is unknown, not guessed. The result is plain data:
-`explanation_text.py` has its text, `notebook/render` its HTML and figure.
+For every miss it finds when the expert was evicted and for which expert. A replay of the whole
+trace decides whether Belady's cache of the same size would have kept it. Limits are bytes divided
+by a measured rate; an unmeasured rate is unknown, not guessed. The result is plain data:
+`explanation_text.py` makes its text, `notebook/render` its HTML and figure.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Miss:
         start_ms, ms: when its read began, from the start of the call, and how long it took; NaN if
             the read was not recorded.
         evicted_at: the step in which it was last evicted; None if it was not resident before.
-        evicted_by: the (layer, expert) that took its slot; None if `evicted_at` is.
+        evicted_by: the (layer, expert) that took its slot; None if `evicted_at` is None.
         resident_under_belady: whether Belady's cache would have kept it; None if unknown.
         left_at, taken_by, held_by_belady: old names of these three.
     """
@@ -151,7 +151,7 @@ class Explanation:
 
 
 class Explainer:
-    """Explains the tokens of one trace; what they share is computed once."""
+    """Explains the tokens of one trace; computes once what is common to all of them."""
 
     def __init__(self, trace: Trace) -> None:
         if not trace.has("calls"):

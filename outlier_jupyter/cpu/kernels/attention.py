@@ -115,7 +115,7 @@ class AppendKV:
             0,
             0,
         )
-        self._keys: weakref.ref[Cached] | None = None  # of a run, which may end
+        self._keys: weakref.ref[Cached] | None = None  # weak: freed with a run
 
     def append_to(self, keys: Cached, values: Cached, at: int) -> None:
         """Write the next token as number `at` of `keys` and `values`, both float32."""
@@ -277,7 +277,7 @@ class Attend:
         self._queries, self._out = address(queries), address(out)
         memory = (queries, out) if sinks is None else (queries, out, sinks)
         self.link = Link(0, np.zeros(1, np.int64), 0, memory)
-        self._keys: weakref.ref[Cached] | None = None  # of a run, which may end
+        self._keys: weakref.ref[Cached] | None = None  # weak: freed with a run
         self._served = range(0)  # numbers of tokens that the prepared kernel serves
         self._prepared: Prepared | None = None
 

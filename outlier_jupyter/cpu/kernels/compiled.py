@@ -64,7 +64,7 @@ def cache_folder() -> Path | None:
 
 
 def cached(make: Callable[[bool], Any]) -> Any:
-    """Call `make` with Numba's cache folder set; its argument says whether code can be cached."""
+    """Call `make` with Numba's cache folder set; its argument is whether code can be cached."""
     folder = cache_folder()
     before = config.CACHE_DIR
     config.CACHE_DIR = str(folder or before)
@@ -162,7 +162,7 @@ WORTH_A_THREAD = 1 << 17
 
 
 class Prepared:
-    """A kernel that is ready to run many times, each time with other rows.
+    """A kernel with its arguments set, to run many times, each time on other rows.
 
     Args:
         arguments: int64 [numbers], as the kernels read them.
@@ -192,8 +192,8 @@ class Prepared:
         """Read `x` and write `out`, both contiguous float32 [rows, width]; `RUNNING` is locked.
 
         The tasks of `before` run on this thread, then those of `first` and `then` on several, in
-        order: `then` begins while the last tasks of `first` are running, and its tasks wait
-        themselves for what they need.
+        order: tasks of `then` start while the last ones of `first` are running, and each waits
+        for the results that it needs.
         """
         self._deal(self.arguments, x, self.places[0], out, self.places[1], *self._work)
 

@@ -81,7 +81,7 @@ class Activation:
 
 
 def _bank_row(bank: int, row: int) -> tuple[int, int, int]:
-    """Addresses of the codes, scales and biases of a bank's row."""
+    """Addresses of the codes (packed weights), scales and biases of a bank's row."""
     scale = row * int_at(bank, SCALE_BYTES)
     return (
         int_at(bank, W) + row * int_at(bank, ROW_BYTES),
@@ -95,7 +95,7 @@ bank_row = register_jitable(_bank_row)
 
 @lru_cache
 def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANES) -> int:
-    """The first half of the MLP: x → inner activations; a task is some of one expert's rows.
+    """The first half of the MLP: x → inner activations; a task is a block of one expert's rows.
 
     Args:
         first, second: the formats of up and gate, and of down.
@@ -149,7 +149,7 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
 
 @lru_cache
 def output_task(second: str, bias: str, lanes: int = LANES) -> int:
-    """The second half of the MLP: inner activations → output; a task is some of the rows."""
+    """The second half of the MLP: inner activations → output; a task is a block of rows."""
     biased = bias != "none"
 
     def kernel(arguments: int, number_of_task: int) -> None:
@@ -213,7 +213,7 @@ class Experts:
 
     Args:
         up, gate, down: their matrices; `gate` is None if the activation has none.
-        lanes: of the vectors; other than the machine's only in tests.
+        lanes: 32-bit lanes of a vector; only tests pass another number than the machine's.
 
     Attributes:
         chain: a slot map, and the chain that a decoder layer made of `links` with it.

@@ -4,9 +4,10 @@ MLX packs a row as one little-endian stream of bits, value after value. The form
 affine ones (value = scale × code + bias for each group), mxfp4 (value = 2^scale × a 4-bit float)
 and plain rows of floats. Nothing is computed here.
 
-A *block* fills one vector of the processor: `lanes` lanes of 32 bits, each with `per_lane` adjacent
-codes. Activations are arranged to match ([per_lane, lanes] in a block), so that a code is masked
-and multiplied in place, without being moved.
+A *code* is one packed weight, without scale and bias. A *block* of codes fills one vector of the
+processor: `lanes` lanes of 32 bits, each with `per_lane` adjacent codes. Activations are arranged
+to match ([per_lane, lanes] in a block), so that a code is masked and multiplied in place, without
+being moved.
 """
 
 from __future__ import annotations

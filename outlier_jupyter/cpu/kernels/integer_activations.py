@@ -1,13 +1,13 @@
-"""Integer activations: the product with 4-bit codes multiplies bytes in place of floats.
+"""Integer activations: 4-bit codes (packed weights) are multiplied as bytes, not as floats.
 
 The activations of a group become integers of up to `LARGEST`, in a unit of their group, each split
-into three digits of base 128. The processor multiplies 32 codes with 32 digits and adds pairs in
-one instruction; of floats it multiplies eight, and two more instructions make each from its code.
+into three base-128 limbs, called digits. One instruction multiplies 32 codes with 32 digits and
+adds pairs; with floats one multiplies eight, and two more make them from their codes.
 So a token's product takes two thirds of the instructions. Rounding is half a unit, 2.4e-7 of the
 group's largest activation; everything after it is exact until the group's sum becomes a float.
 
-Where the format or the processor does not fit, `rows.py` multiplies floats. It also does so from
-four rows on that share the reading of weights: those share the unpacking, too.
+Where the format or the processor does not fit, `rows.py` multiplies floats. It also does so when
+four or more rows share the reading of weights, because those share the unpacking, too.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def fits(form: Format, lanes: int) -> bool:
 
 
 def units_of(emit: Emitter, sums: Value, groups: Value) -> Value:
-    """The address of the groups' units: behind their sums, which fill half of that memory."""
+    """The address of the groups' units: after the groups' sums, which fill half of that memory."""
     return emit.at(sums, emit.builder.shl(groups, emit.integer(2)))
 
 

@@ -73,7 +73,7 @@ def chain_runner() -> Any:
                     call_task(code, arguments, number)
                     increment(done, place)
                     number = increment(taken, place)
-                # No yielding: another thread would keep the processor for milliseconds.
+                # Spin without yielding: another thread would keep the processor for milliseconds.
                 while count_at(done, place) < tasks:
                     pass
 

@@ -72,7 +72,7 @@ def choose_task() -> int:
             best = -1
             for expert in range(experts):
                 value = float_at(logits, expert)
-                # Among equals the first wins.
+                # Of equal weights the first is chosen.
                 if value != types.float32(TAKEN) and (best < 0 or value > float_at(logits, best)):
                     best = expert
             put_int(ids, place, best)

@@ -156,7 +156,7 @@ def dots(
 def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str) -> Any:
     """A function that multiplies `tall` × `wide` rows at a time: their whole steps, or the rest.
 
-    Each is a separate function: in one for all, LLVM would run out of registers and read the masks
+    Each is a separate function: in a single one LLVM would run out of registers and read the masks
     of the innermost loop from memory at each turn.
     """
     name, rest = f"dots_{form.name}_{lanes}_{tall}_{wide}_{way}", way == REST

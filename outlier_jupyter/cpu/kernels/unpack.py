@@ -166,7 +166,7 @@ def _table(emit: Emitter, pairs: Value, lanes: int) -> tuple[Value, Value]:
 
 
 def _looked_up(emit: Emitter, codes: Value, count: int) -> Value:
-    """`FLOATS` at each of `count` codes, 32 at a time: each half of a register has the table."""
+    """`FLOATS` at each of `count` codes, 32 at a time: both halves of a register have the table."""
     kind = vector(I8, 32)
     table = ir.Constant(kind, FLOATS * 2)
     function = cgutils.get_or_insert_function(

@@ -1,7 +1,7 @@
-"""Divides rows of weights into portions for threads: large ones first, small ones last.
+"""Divides rows of weights into portions (blocks of rows) for threads: large first, small last.
 
-A thread whose core is slow or busy takes fewer of the remaining portions, and the last are so small
-that no thread is waited for long. Each portion is a share of all rows that are not yet assigned.
+A thread whose core is slow or busy takes fewer portions, and the last are so small that the wait
+for the slowest thread is short. Each portion is a share of all rows that are not yet assigned.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class AttentionPlan:
         return self.output.multiply(mixed.reshape(1, -1))
 
     def links(self, x: F32s, out: F32s, memory: Workspace) -> list[Link]:
-        """The same as links of a chain: x [width] → out [width]; `begin` sets the position."""
+        """`decode` as links of a chain: x [width] → out [width]; `begin` sets the position."""
         stack, turned = self.shared.stack, (self.heads + self.kv_heads) * self.width
         wide = (stack.height - turned) // self.kv_heads
         found = memory.floats("found", stack.height)

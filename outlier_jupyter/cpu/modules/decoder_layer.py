@@ -57,7 +57,7 @@ class Norm:
         self._chain = Chain([norm_link(self._x, weight, epsilon, self._out)], 0)
 
     def __call__(self, x: F32s) -> F32s:
-        """x [1, width], normed."""
+        """x [1, width] → its RMS norm, [1, width]."""
         with RUNNING:
             self._x[:] = x[0]
             self._chain.run()
@@ -210,7 +210,7 @@ class LayerPlan:
         return experts.chain[1]
 
     def _route(self, x: F32s, cache: Any) -> None:
-        """Compute all that comes before the experts: norms, attention and router."""
+        """Compute everything before the experts: norms, attention and router."""
         place = self.attention.appender.reserve(cache)
         with RUNNING:
             self._take(x)

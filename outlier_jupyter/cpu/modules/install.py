@@ -41,7 +41,7 @@ class Native:
         model: built, evaluated or not; its switches are still mlx-lm's.
 
     Attributes:
-        attends: after `finish`, whether all of the model's attention is native.
+        attends: whether all of the model's attention is native; known after `finish`.
     """
 
     def __init__(self, model: nn.Module) -> None:

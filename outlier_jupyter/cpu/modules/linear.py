@@ -1,8 +1,8 @@
 """Linear layers and embeddings that multiply with compiled kernels.
 
 Layers of one parent that receive the same activations (q, k and v; gate and up) share one call: the
-first computes for all, the others take their part. Activations are compared by identity, so layers
-with different inputs are each computed on their own.
+first computes for all, the others return their part. Activations are compared by identity, so
+layers with different inputs are each computed on their own.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class _Switch:
         return mx.array(found.reshape(*indices.shape, found.shape[-1]))
 
     def parts(self, x: mx.array | F32s, shape: tuple[int, ...]) -> NativePartialExperts:
-        """As a call, some pairs at a time: x [..., width], ids of `shape` [..., k]."""
+        """As a call, but computed part by part: x [..., width], ids of `shape` [..., k]."""
         return NativePartialExperts(
             self.compute, as_rows(x) if isinstance(x, mx.array) else x, shape
         )
@@ -125,14 +125,14 @@ class _Switch:
         return experts.multiply(x, slots.astype(np.int64))
 
     def connected(self) -> Experts:
-        """The kernels over the present arrays; made again after a `release`."""
+        """The kernels over the present arrays; created again after a `release`."""
         if self._native is None:
             object.__setattr__(self, "_native", _connected(self))
         assert self._native is not None
         return self._native
 
     def release(self) -> None:
-        """Drop the references to the bank's memory; the next call uses the arrays of then."""
+        """Drop the references to the bank's memory; the next call uses the arrays at that time."""
         object.__setattr__(self, "_native", None)
 
 
