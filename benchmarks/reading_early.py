@@ -3,11 +3,11 @@
     python -m benchmarks.reading_early [--slice FOLDER] [--change X] [--rounds N]
 
 The demo model; or four layers of Qwen3-30B-A3B's geometry with 64 experts each and random weights,
-made in FOLDER unless it is there. With random weights routing cannot be predicted, because each layer
-changes the hidden state completely: `change` scales what layers add to it, and so decides how much
-of the routing is predictable; the row has the measured share. All subjects are loaded in one
-process and take turns, in reversed order every other round; a round's ratio compares adjacent runs.
-Text is sampled with one seed; equal tokens, hits and evictions are asserted.
+made in FOLDER unless it is there. With random weights routing cannot be predicted, because each
+layer changes the hidden state completely: `change` scales the layers' additions to it, and so
+decides how much of the routing is predictable; the row has the measured share. All subjects are
+loaded in one process and take turns, in reversed order every other round; a round's ratio compares
+adjacent runs. Text is sampled with one seed; equal tokens, hits and evictions are asserted.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def known(**options: Any) -> dict[str, Any] | None:
     return options
 
 
-# Next routers that see exactly what they will see predict all: in a model made here nothing is
+# With its exact input a next router predicts everything: in a model made here nothing is
 # added between layers, so looking ahead would be perfect, as it never is. It stays off.
 AHEAD = known(lookahead="off") or {}
 

@@ -195,7 +195,7 @@ LATE_CHAT_SHARE = 0.4
 
 
 def read_corpus() -> dict[str, tuple[list[Document], list[Document]]]:
-    """Per domain the training and the held-out documents.
+    """The training and the test documents of each domain.
 
     Raises:
         MissingSourceError: a Debian package is not installed; the message names it.

@@ -24,7 +24,7 @@ Callback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctype
 
 
 class Choices:
-    """Collects what routers choose while a graph is computed.
+    """Collects the routers' choices while a graph is computed.
 
     Args:
         k: experts a token.

@@ -213,7 +213,7 @@ def _give_up(module: nn.Module) -> None:
 
 
 def probed_of(opened: Opened, kernels: str) -> Probed | None:
-    """What a forward pass with `kernels` needs, measured lazily; None if it cannot be measured."""
+    """A forward pass's memory needs with `kernels`, from a lazy pass; None if it cannot be made."""
     return probe(opened.module, opened.switches, native_wanted(kernels))
 
 
@@ -290,7 +290,7 @@ def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None, qu
 def _costs(
     config: dict[str, Any], switches: Sequence[Switch], top_k: int | None, fast: Native | None
 ) -> Costs:
-    """The activation memory of one prompt token, in the widest layer."""
+    """The bytes of activations per prompt token, in the widest layer."""
     text = config.get("text_config")
     inner = text if isinstance(text, dict) else config
     heads = inner.get("num_attention_heads")

@@ -39,7 +39,7 @@ class Cached:
 
     Attributes:
         memory: [heads, tokens, width], float32, float16 or bfloat16 (as uint16). A head's rows
-            are contiguous; heads may be further apart, as in a cache with room to grow.
+            are contiguous; heads may be further apart, as in a cache with spare capacity.
         kind: "f32", "f16" or "bf16".
         address: of the memory.
     """

@@ -336,5 +336,5 @@ def _table_of(k: int) -> npt.NDArray[np.int64]:
 
 
 def _few(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each pair whether few pairs share its expert's weights, however calls are split."""
+    """For each pair, whether fewer than `FOUR` pairs share its expert, however calls are split."""
     return np.repeat(counts < FOUR, counts).astype(np.int64)

@@ -82,7 +82,7 @@ def chain_runner() -> Any:
 
 
 def links_of(prepared: Prepared, x: Array, out: Array) -> list[Link]:
-    """A kernel prepared for this use only, as links from `x` to `out`, which must not move."""
+    """A prepared kernel as links from `x` to `out`; it has no other use, and they must not move."""
     arguments, (x_at, out_at) = prepared.arguments, prepared.places
     arguments[x_at], arguments[out_at] = address(x), address(out)
     memory = (*prepared.memory, x, out)

@@ -83,7 +83,7 @@ def arrange_task(name: str, lanes: int = LANES) -> int:
 
 @lru_cache
 def matrix_task(name: str, lanes: int = LANES) -> int:
-    """Multiply rows of activations with the matrices; a task is a portion of the matrices' rows."""
+    """Multiply rows of activations with the matrices; a task is a block of the matrices' rows."""
 
     def kernel(arguments: int, number_of_task: int) -> None:
         rows, width = int_at(arguments, ROWS), int_at(arguments, WIDTH)

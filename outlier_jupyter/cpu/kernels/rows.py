@@ -227,7 +227,7 @@ def _fetch(emit: Emitter, rows: list[Value], nbytes: Value) -> None:
 def _dots(part: Steps, ws: list[Value], ss: list[Value], xs: list[Value]) -> list[list[Value]]:
     """Rows of weights × rows of activations: vectors in memory, lanes still to be summed."""
     sums = [[_zeros(part) for _ in xs] for _ in ws]
-    # A row's result must not depend on whether it is computed alone or beside another.
+    # A row's result must not depend on whether it is computed alone or with another.
     if len(xs) == 1 and part.form.kind != "plain":
         _multiply(part, ws[0], ss[0], xs[0], sums[0][0])
     else:

@@ -86,7 +86,9 @@ class LayerPlan:
     """One layer's parts and kernel chains.
 
     Args:
-        stream: the model's; `memory`: shared by its layers, which run one after the other.
+        stacks: id of each native linear layer → its matrices.
+        stream: the model's.
+        memory: shared by the model's layers, which run one after the other.
     """
 
     def __init__(
