@@ -51,7 +51,7 @@ class Decoding:
         read: ids of this run that the model has processed: the KV cache contains them.
         generated: ids sampled so far; `text_ends`, the length of the text after each.
         transcript: the text so far.
-        finish_reason: "" until the run ends without being stopped.
+        finish_reason: "" until the run ends normally.
     """
 
     def __init__(

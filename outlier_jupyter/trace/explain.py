@@ -272,7 +272,7 @@ class Explainer:
     def _last_eviction(
         self, layer: int, expert: int, first: int, end: int
     ) -> tuple[int | None, tuple[int, int] | None]:
-        """The step of the last eviction of (layer, expert) before its lookup, and the new expert."""
+        """The step of the last eviction of (layer, expert) before its lookup, and by what."""
         key = layer << 16 | expert
         low, high = np.searchsorted(self._evicted_key, (key, key + 1))
         rows = self._trace.evictions[np.sort(self._evicted[low:high])]
