@@ -4,7 +4,7 @@
 
 Experts of Qwen3-30B-A3B's geometry, random bytes, in 4 layers of 128 (1.4 GB), stacked as mlx-lm
 writes them, then repacked. Each round reads 128 experts at random with each way of reading, four at
-once, into memory aligned as slots are; before `pread` the page cache is dropped. The limit is plain
+once, into memory aligned as slots are, with a cold page cache (`pread` uses it). The limit is plain
 reads of the same bytes. Rounds are interleaved; rows have the median, the least and the most.
 """
 
