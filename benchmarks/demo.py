@@ -66,7 +66,7 @@ def unpaged() -> Callable[[], Measured]:
 
 
 def disk_mb_per_s() -> float:
-    """MB/s of direct reads, each as large as an expert, one after the other."""
+    """MB/s of direct reads of 1 MiB, one after the other."""
     files = Checkpoint(resolve("demo")).files
     reader, size, nbytes = open_reader("direct", files), files[0].stat().st_size, 1 << 20
     memory = memoryview(bytearray(nbytes))

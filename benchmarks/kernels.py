@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py
 
-For one token's matrices of Qwen3-30B-A3B geometry, in every format of a checkpoint, it runs in
+For one token's matrices of Qwen3-30B-A3B geometry, in the formats of checkpoints, it runs in
 turn the compiled kernel, MLX's operation in float32 on the same bytes, and a plain read of as many
 bytes by all threads. A row for each has the median over the rounds and its spread. The matrices are
 larger than the processor's caches, as a model's are.

@@ -314,7 +314,7 @@ def routes_file(made: Made) -> Path:
 
 
 def huge(made: Made, rounds: int, say: Say) -> list[Row]:
-    """The 397B geometry with one to two working sets cached, as many as fit on this machine."""
+    """The 397B geometry with one to two working sets cached, which is what fits here."""
     shape = made.shape
     token = shape.layers * shape.k
     wanted = {f"{worth} working sets": round(worth * token) for worth in (0.9, 2)}

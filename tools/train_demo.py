@@ -45,7 +45,7 @@ Corpus = dict[str, tuple[list[Document], list[Document]]]
 
 
 def tokenizer_texts(corpus: Corpus, items: list[Item]) -> Iterator[str]:
-    """The texts for learning the merges: equal amounts of each domain, and all answers."""
+    """The texts for learning the merges: about as much of each domain, and all answers."""
     for documents, _ in corpus.values():
         size = 0
         for document in documents:
