@@ -17,11 +17,19 @@ R = TypeVar("R")
 MOVED = {
     "bench": "benchmark",
     "bench.short": "benchmark.short",
+    "checkpoint.reader": "checkpoint.readers",
+    "hub": "system.hub",
+    "loading": "engine.load",
     "machine": "system.memory_info",
+    "notebook.desk": "notebook.chat.message_handler",
     "notebook.routes": "notebook.ipykernel_fixes",
+    "planning": "engine.plan",
     "repacking": "engine.repack",
+    "run": "runs.run",
+    "transcript": "runs.text_stream",
+    "uses": "runs.token_experts",
 }
-"""Old path of a documented module → its path now, both below the package."""
+"""Old path of a module that users may import → its path now, both below the package."""
 
 
 class Alias(property):
@@ -75,6 +83,17 @@ def old_names(module: str, **names: str) -> Callable[[str], Any]:
         if name in names:
             return getattr(sys.modules[module], names[name])
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    return read
+
+
+def names_of(module: str, *names: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a package that was a module: `names`, of the `module` in its place."""
+
+    def read(name: str) -> Any:
+        if name in names:
+            return getattr(import_module(module), name)
+        raise AttributeError(f"module {module.rpartition('.')[0]!r} has no attribute {name!r}")
 
     return read
 

@@ -108,11 +108,19 @@ def test_layers_reported_together_come_apart_by_the_old_name():
 
 DOCUMENTED = {
     "bench.short": {"short": "short"},
+    "checkpoint.reader": {"DirectReader": "DirectReader"},
+    "hub": {"DOWNLOADED": "DOWNLOADED"},
+    "loading": {"load": "load"},
     "machine": {"measure_memory": "measure_memory"},
+    "notebook.desk": {"Desk": "MessageHandler"},
     "notebook.routes": {"keep_reading": "fix_unread_requests"},
+    "planning": {"Plan": "Plan", "plan": "plan"},
     "repacking": {"measure_disk": "measure_disk", "repack": "repack"},
+    "run": {"Run": "Run"},
+    "transcript": {"Transcript": "Transcript"},
+    "uses": {"tokens_of": "tokens_of"},
 }
-"""Old path of a module → its documented functions and their names now."""
+"""Old path of a module → names that users may take from it, and their names now."""
 
 
 @pytest.mark.parametrize("old", DOCUMENTED)
@@ -151,6 +159,16 @@ def test_old_paths_work_in_a_new_process():
     assert out.stdout.split() == [
         "measure_memory", "short", "measure_disk", "outlier_jupyter.nothing"
     ]  # fmt: skip
+
+
+def test_the_engine_s_module_is_a_package_with_its_names():
+    """`from outlier_jupyter.engine import Engine` works, beside the modules of the package."""
+    from outlier_jupyter import engine
+
+    assert engine.Engine is outlier_jupyter.Engine
+    assert engine.leave_thread is import_module("outlier_jupyter.engine.threads").leave_thread
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        engine.nothing  # noqa: B018
 
 
 def test_old_arguments_are_the_new_ones():

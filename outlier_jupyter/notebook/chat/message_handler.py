@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets
 
+from ...aliases import old_names
 from ...errors import EngineBusy, OptionError, OutlierError
 from .controls import NAMES
 
@@ -119,3 +120,6 @@ class MessageHandler:
             return
         html = self._chat.run(number)._repr_mimebundle_()["text/html"]
         self._chat.runner.send({"type": "run", "run": number, "html": html})
+
+
+__getattr__ = old_names(__name__, Desk="MessageHandler")
