@@ -181,11 +181,11 @@ def choices(trace: Trace, group: npt.NDArray[np.integer], groups: int) -> Ints:
     return counts
 
 
-def entropy(counts: npt.NDArray[np.integer]) -> Floats:
-    """Entropy of counts along the last axis, in bits; NaN where all counts are 0."""
+def entropy(counts: npt.NDArray[np.integer | np.floating]) -> Floats:
+    """Entropy of counts, or of weights, along the last axis, in bits; NaN where all are 0."""
     total = counts.sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.where(counts > 0, counts * np.log2(np.maximum(counts, 1)), 0.0).sum(axis=-1)
+        logs = (counts * np.log2(np.where(counts > 0, counts, 1))).sum(axis=-1)
         return np.asarray(np.log2(total) - logs / total, np.float64)
 
 

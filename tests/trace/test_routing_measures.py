@@ -14,6 +14,7 @@ from outlier_jupyter.errors import OptionError
 from outlier_jupyter.events import DECODE, PREFILL
 from outlier_jupyter.trace import CALL, EVICTION, READ, Trace, TraceInfo
 from outlier_jupyter.trace import routing_measures as r
+from outlier_jupyter.trace.router_entropy import router_entropy
 
 
 def routed(experts: np.ndarray, sizes: tuple[int, ...], prefill: int = 0) -> Trace:
@@ -217,6 +218,18 @@ def test_confidence_is_of_the_weights_that_were_seen() -> None:
     trace.weights[0, 0], trace.weights[1, 0] = (0.75, 0.25), (3, 1)
     np.testing.assert_allclose(r.router_confidence(trace)[:, 0], [0.75, 0.75, np.nan])
     np.testing.assert_allclose(r.routing_measures(trace).confidence, [0.75])
+
+
+@given(st.lists(st.lists(st.floats(0.01, 8), min_size=3, max_size=3), min_size=1, max_size=9))
+def test_router_entropy_is_scipys_of_the_weights_that_were_seen(weights) -> None:
+    """It is in bits, of the weights over their sum; NaN where none was seen."""
+    trace = routed(np.tile([0, 1, 2, -1], (len(weights) + 1, 1, 1)), (4,))
+    trace.weights[:-1, 0, :3] = weights
+    found = router_entropy(trace)
+    assert found.dtype == np.float32 and found.shape == (len(weights) + 1, 1)
+    wanted = scipy.stats.entropy(trace.weights[:-1, 0, :3].astype(float), base=2, axis=-1)
+    np.testing.assert_allclose(found[:-1, 0], wanted, atol=1e-5)
+    assert np.isnan(found[-1, 0])
 
 
 @given(routings(), st.integers(1, 12))

@@ -27,6 +27,8 @@ from ...trace import Trace, TraceInfo
 from ...trace.time_parts import PARTS, meaning, part_name, parts_with
 from ..ipykernel_fixes import fix_subshell_routing
 from ..render.on_demand import OnDemand
+from .columns import answer as column_answer
+from .columns import is_column
 from .finished_run import frame_of_run
 from .frames import Frame, encode
 from .merge_frames import History
@@ -163,13 +165,21 @@ class LiveView(OnDemand):
                 if whole is not None:
                     self._send_frame(whole)
         elif kind == "ask":
-            about, run = content.get("about"), self._answer_run
-            words = "" if run is None else describe(run, about)
-            self.send({"type": "told", "about": about, "words": words})
+            self._answer(content.get("about"))
         elif kind == "stop":
             self.stop_requested.set()
             if self.on_stop is not None:
                 self.on_stop()
+
+    def _answer(self, about: object) -> None:
+        """Send what the finished run says about a token, an expert or a column of numbers."""
+        run, buffers = self._answer_run, []
+        if is_column(about):
+            values, words = column_answer(run, about)
+            buffers = [values]
+        else:
+            words = "" if run is None else describe(run, about)
+        self.send({"type": "told", "about": about, "words": words}, buffers)
 
     def __repr__(self) -> str:
         model = self.info.get("model", "")

@@ -1,0 +1,87 @@
+"""Numbers per token that no frame carries: a page requests them once the run is over.
+
+A page sends `{"type": "ask", "about": {"column": "entropy"}}`, or the weight of one expert as
+`{"column": "weight", "layer": 3, "expert": 7}`. The answer is one buffer: float32 [steps], little
+endian, NaN where a number was not recorded. A page without a kernel finds the columns that need no
+question in the trait `info`, under `columns`.
+"""
+
+from __future__ import annotations
+
+import base64
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import OutlierError
+from ...runs.run import Run
+from ...trace import Trace
+from ...trace.router_entropy import router_entropy
+
+Column = npt.NDArray[np.float32]
+
+NOT_OVER = "Python answers when the run is over."
+NOT_RECORDED = "The router's weights were not recorded in this run."
+
+
+def is_column(about: object) -> bool:
+    """Whether a page's question is one for a column."""
+    return isinstance(about, dict) and "column" in about
+
+
+def answer(run: Run | None, about: object) -> tuple[bytes, str]:
+    """Answer a page's question for a column: the bytes of float32 [steps], and "".
+
+    Without numbers it is no bytes, and the reason as a sentence. No question raises.
+    """
+    if run is None:
+        return b"", NOT_OVER
+    try:
+        values = _column(run.trace, about)
+    except OutlierError as error:
+        return b"", f"{error}."
+    if values is None:
+        return b"", "This column is not known."
+    if np.isnan(values).all():
+        return b"", NOT_RECORDED
+    return values.astype("<f4").tobytes(), ""
+
+
+def embedded_columns(run: Run) -> dict[str, str]:
+    """The columns for a page without a kernel, for its `info`: name → base64 of float32 [steps].
+
+    Columns that were not recorded are absent.
+    """
+    values, _ = answer(run, {"column": "entropy"})
+    return {"entropy": base64.b64encode(values).decode()} if values else {}
+
+
+def _column(trace: Trace, about: object) -> Column | None:
+    match about:
+        case {"column": "entropy"}:
+            return mean_entropy(trace)
+        case {"column": "weight", "layer": int(layer), "expert": int(expert)}:
+            return expert_weight(trace, layer, expert)
+    return None
+
+
+def mean_entropy(trace: Trace) -> Column:
+    """`router_entropy` of each token, in bits: the mean of its layers, float32 [steps]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a token without any number is NaN
+        return np.asarray(np.nanmean(router_entropy(trace), axis=1), np.float32)
+
+
+def expert_weight(trace: Trace, layer: int, expert: int) -> Column:
+    """The weight of one expert for each token, float32 [steps]: 0 where it was not chosen.
+
+    NaN where the token's weights of the layer were not recorded.
+    """
+    if not 0 <= layer < trace.layers:
+        return np.full(trace.steps, np.nan, np.float32)
+    weights = trace.weights[:, layer]
+    chosen = np.where(trace.experts[:, layer] == expert, weights, np.float32(0))
+    total = chosen.sum(axis=-1, dtype=np.float32)
+    total[np.isnan(weights).all(axis=-1)] = np.nan
+    return np.asarray(total, np.float32)
