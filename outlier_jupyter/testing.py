@@ -264,7 +264,7 @@ class FaultyReader:
         self.note = reader.note
         self.fails = fails
         self.reads = 0
-        self._reader = reader
+        self.inner = reader
 
     def read(self, where: ByteRange, into: memoryview) -> None:
         """Read; or overwrite the memory, as a torn read would, and raise ReadFailed."""
@@ -272,7 +272,7 @@ class FaultyReader:
         if self.fails(where):
             np.frombuffer(into, np.uint8)[:] = 0xA5
             raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
-        self._reader.read(where, into)
+        self.inner.read(where, into)
 
     def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
         """Fail as `read` does, or read."""
@@ -281,7 +281,7 @@ class FaultyReader:
             for view in into:
                 np.frombuffer(view, np.uint8)[:] = 0xA5
             raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
-        self._reader.scatter(where, into)
+        self.inner.scatter(where, into)
 
     def kernel_readable(self, where: ByteRange) -> KernelReadable | None:
         """None, so that every read passes through this reader."""
@@ -289,15 +289,15 @@ class FaultyReader:
 
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
         """As the real reader's."""
-        return self._reader.changed(before)
+        return self.inner.changed(before)
 
     def buffer_nbytes(self) -> int:
         """As the real reader's."""
-        return self._reader.buffer_nbytes()
+        return self.inner.buffer_nbytes()
 
     def close(self) -> None:
         """Close the real reader."""
-        self._reader.close()
+        self.inner.close()
 
 
 class PausedReader(FaultyReader):

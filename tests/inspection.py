@@ -1,14 +1,30 @@
-"""The parts of an engine that tests inspect without a public name; the only place that does."""
+"""What tests inspect or replace without a public name; the only place that does."""
 
 from __future__ import annotations
 
-from outlier_jupyter import Engine
-from outlier_jupyter.checkpoint import Reader
-from outlier_jupyter.engine.memory_budget import Needs
-from outlier_jupyter.engine.prefill_chunk import Costs
-from outlier_jupyter.engine.vocabulary import Vocabulary
-from outlier_jupyter.paging import Installed
-from outlier_jupyter.paging.pager import Pager
+from typing import TYPE_CHECKING
+
+from outlier_jupyter.notebook.render import class_colours
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    import pytest
+
+    from outlier_jupyter import Engine
+    from outlier_jupyter.checkpoint import Reader
+    from outlier_jupyter.engine.memory_budget import Needs
+    from outlier_jupyter.engine.prefill_chunk import Costs
+    from outlier_jupyter.engine.vocabulary import Vocabulary
+    from outlier_jupyter.notebook.live.merge_frames import History
+    from outlier_jupyter.notebook.live.watch import Watched
+    from outlier_jupyter.paging import Installed
+    from outlier_jupyter.paging.pager import Pager
+    from outlier_jupyter.paging.router_tap import RouterTap
+    from outlier_jupyter.paging.staging import PrefetchRead
+    from outlier_jupyter.residency import ExpertKey
+    from outlier_jupyter.residency.policies.predictive import Predictive, State
 
 
 def inside(engine: Engine) -> Installed:
@@ -49,6 +65,65 @@ def costs_of(engine: Engine) -> Costs:
 def vocabulary_of(engine: Engine) -> Vocabulary:
     """An engine's tokens as bytes."""
     return engine._vocabulary
+
+
+def stop_requested(engine: Engine) -> bool:
+    """Whether the run under way was asked to stop."""
+    return engine._stop.is_set()
+
+
+def fetch_under_way(pager: Pager) -> bool:
+    """Whether a pager still has reads of a lookup to finish."""
+    return pager._current is not None
+
+
+def kernel_reads_in_flight(pager: Pager) -> int:
+    """How many reads a pager has submitted to the kernel that have not ended."""
+    return pager._queued._queue.pending
+
+
+def prefetches(pager: Pager) -> dict[ExpertKey, PrefetchRead]:
+    """A pager's prefetched experts, read or being read."""
+    return pager._staging._reads
+
+
+def dropped_prefetches(pager: Pager) -> list[PrefetchRead]:
+    """A pager's prefetches that no router chose, and whose slots are not free yet."""
+    return pager._staging._dropped
+
+
+def delay_prefetches(pager: Pager, wait: Callable[[], object]) -> None:
+    """Have a pager's prefetches call `wait` before each read."""
+    read = pager._staging._read
+    pager._staging._read = lambda placement: (wait(), read(placement))[1]
+
+
+def watched_arrays(tap: RouterTap) -> int:
+    """How many arrays and ids a tap refers to."""
+    return len(tap._weights) + len(tap._ids) + len(tap._seen)
+
+
+def memory_of(policy: Predictive) -> State:
+    """What the predictive policy remembers of the tokens so far."""
+    return policy._state
+
+
+def frames_kept(history: History) -> int:
+    """How many frames a live view's history holds before it merges them."""
+    return len(history._frames)
+
+
+def change_end(
+    patch: pytest.MonkeyPatch, view: Watched, change: Callable[[threading.Event], object]
+) -> None:
+    """Replace the event that `Watched.wait` waits for by `change` of it."""
+    patch.setattr(view, "_ended", change(view._ended))
+
+
+def forget_colours(patch: pytest.MonkeyPatch) -> None:
+    """Let only the token classes have colours, as in a new process."""
+    numbers = {name: number for number, name in enumerate(class_colours.TOKEN_CLASSES)}
+    patch.setattr(class_colours, "_numbers", numbers)
 
 
 def bound_ram(engine: Engine, ram_gb: float) -> None:

@@ -16,6 +16,10 @@ from outlier_jupyter.display import VIEWS, view_of
 
 ROOT = Path(outlier_jupyter.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py"))
+TESTS_ROOT = Path(__file__).parent
+TESTS = sorted(
+    path for path in TESTS_ROOT.rglob("*.py") if path.name not in ("inspection.py", "test_house.py")
+)
 
 BASE = {"errors", "values", "families", "events", "formatting", "options", "display", "aliases"}
 """Modules that all rooms may import; BASES lists their imports of each other."""
@@ -220,16 +224,59 @@ def test_only_its_room_looks_into_an_engine(path):
     assert room(path) == "engine" or not re.search(r"\bengine\._[a-z]", path.read_text())
 
 
-def test_tests_look_into_an_engine_in_one_place():
-    """`engine._x` is in `tests/inspection.py`, and in code that runs in a kernel of its own."""
-    may = {"inspection.py", "test_house.py", "jupyter_kernel/test_stop.py"}
-    tests = Path(__file__).parent
-    looking = {
-        str(path.relative_to(tests))
-        for path in tests.rglob("*.py")
-        if re.search(r"\bengine\._[a-z]", path.read_text())
-    }
-    assert looking <= may
+PRIVATE = re.compile(r"_[a-zA-Z]\w*(?<!_)")
+"""A private name: one underscore before it, and none after it, as in IPython's `_repr_html_`."""
+IN_TEXT = re.compile(r"[\w)\]]\.(_[a-zA-Z]\w*)")
+"""Attributes in code within a string."""
+OF_OTHERS = {
+    "_asdict", "_fields", "_replace",  # named tuples: public, with a name that no field can have
+    "_esm",  # anywidget
+    "_exit",  # os
+    "_get_classes",  # mlx_lm.utils
+    "_handle_msg",  # ipywidgets.Widget
+    "_tokenizer",  # mlx-lm's TokenizerWrapper
+}  # fmt: skip
+"""Names of other libraries that tests use although they begin with an underscore."""
+BY_NAME = {"setattr", "getattr", "hasattr", "delattr", "object"}
+"""Functions that take an attribute's name; `object` is `mock.patch.object`."""
+
+
+def private_uses(path: Path):
+    """Line and private name of each use in a test file: as an attribute, by name, in a string."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Attribute):
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                names = [node.attr]
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = IN_TEXT.findall(node.value)
+        elif isinstance(node, ast.Call):
+            function = node.func
+            called = getattr(function, "attr", None) or getattr(function, "id", None)
+            if called in BY_NAME:
+                names = [n.value for n in node.args[1:2] if isinstance(n, ast.Constant)]
+        for name in names:
+            if PRIVATE.fullmatch(str(name)) and name not in OF_OTHERS:
+                yield node.lineno, name
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda p: str(p.relative_to(TESTS_ROOT)))
+def test_tests_look_into_private_parts_in_one_place(path):
+    """`something._name` is in `tests/inspection.py` alone, also by name and in strings."""
+    assert list(private_uses(path)) == []
+
+
+def test_private_parts_are_found_however_they_are_named(tmp_path):
+    """An attribute, an import, a patch by name and code in a string count; IPython's do not."""
+    file = tmp_path / "test_it.py"
+    file.write_text(
+        "from a import _b\nx._c\nmonkeypatch.setattr(x, '_d', 1)\nrun('y()._e = 2')\n"
+        "x._repr_html_()\nself._f\nx.__doc__\nx._replace()\n"
+    )
+    assert [name for _, name in sorted(private_uses(file))] == ["_b", "_c", "_d", "_e"]
 
 
 def test_the_door_imports_nothing_heavy():

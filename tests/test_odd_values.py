@@ -190,7 +190,7 @@ def test_every_call_takes_a_value_or_says_why_not(calls, engine, run, tmp_path, 
         raise LocalEntryNotFoundError("no network here")
 
     monkeypatch.setattr(hub, "snapshot_download", unreachable)
-    monkeypatch.setattr(hub, "_fetch_headers", unreachable)
+    monkeypatch.setattr(hub, "fetch_headers", unreachable)
     raw = []
     for name, call in calls(engine, run).items():
         for value in ODD:

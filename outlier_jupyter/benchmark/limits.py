@@ -38,27 +38,33 @@ def _sum(words: Any, parts: Any) -> None:
 
 
 class Memory:
-    """The memory test: all threads read the same half gigabyte."""
+    """The memory test: all threads read the same half gigabyte.
+
+    Attributes:
+        words: float32, what is read.
+        sums: int32 [PARTS], a checksum of each part's words as they were last read.
+        position: index in `words` at which the next `move` begins.
+    """
 
     def __init__(self, words: int = WORDS) -> None:
-        self._words = np.ones(words, np.float32)
-        self._parts = np.zeros(PARTS, np.int32)
-        self._next = 0
-        self.nbytes = self._words.nbytes
+        self.words = np.ones(words, np.float32)
+        self.sums = np.zeros(PARTS, np.int32)
+        self.position = 0
+        self.nbytes = self.words.nbytes
         self.read()
 
     def read(self) -> None:
         """Read all of it once."""
-        _sum(self._words, self._parts)
+        _sum(self.words, self.sums)
 
     def move(self, nbytes: float) -> None:
         """Read `nbytes` of it, from where the last call ended."""
         words = int(nbytes) // 4 // STEP * STEP
         while words > 0:
-            end = min(self._next + words, len(self._words))
-            _sum(self._words[self._next : end], self._parts)
-            words -= end - self._next
-            self._next = end % len(self._words)
+            end = min(self.position + words, len(self.words))
+            _sum(self.words[self.position : end], self.sums)
+            words -= end - self.position
+            self.position = end % len(self.words)
 
     def bytes_per_s(self, times: int = 3) -> float:
         """The best of `times` readings."""

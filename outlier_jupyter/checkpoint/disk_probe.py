@@ -195,7 +195,8 @@ def _measure(
     return Cell(reader.name, depth, nbytes, speed, middle, high, len(took))
 
 
-_known: dict[int, DiskTable] = {}
+probed: dict[int, DiskTable] = {}
+"""A file system's device number → its probe, made once per process."""
 _lock = threading.Lock()
 
 
@@ -208,6 +209,6 @@ def known_disk(files: Sequence[Path], nbytes: int) -> DiskTable:
     largest = max(files, key=_size)
     with _lock:
         device = largest.stat().st_dev
-        if device not in _known:
-            _known[device] = probe_disk(largest, nbytes)
-        return _known[device]
+        if device not in probed:
+            probed[device] = probe_disk(largest, nbytes)
+        return probed[device]

@@ -25,15 +25,16 @@ FORBIDDEN = (errno.ENOSYS, errno.EPERM, errno.EACCES)
 VECTOR = struct.Struct("@PN")
 """`struct iovec`: an address and a number of bytes."""
 
-_readv = (
+process_vm_readv = (
     getattr(ctypes.CDLL(None, use_errno=True), "process_vm_readv", None)
     if sys.platform == "linux"
     else None
 )
-if _readv is not None:
+"""The system call; None where there is none."""
+if process_vm_readv is not None:
     _word, _vectors = ctypes.c_ulong, ctypes.c_char_p
-    _readv.argtypes = (ctypes.c_int, _vectors, _word, _vectors, _word, _word)
-    _readv.restype = ctypes.c_ssize_t
+    process_vm_readv.argtypes = (ctypes.c_int, _vectors, _word, _vectors, _word, _word)
+    process_vm_readv.restype = ctypes.c_ssize_t
 
 
 class MappedFile:
@@ -93,12 +94,12 @@ def _copied(address: int, nbytes: int, views: Sequence[memoryview]) -> int | Non
     Returns:
         the bytes copied, 0 at a page that is not there; None if the call is not available.
     """
-    if _readv is None:
+    if process_vm_readv is None:
         return None
     into = b"".join(
         VECTOR.pack(ctypes.addressof(ctypes.c_char.from_buffer(view)), len(view)) for view in views
     )
-    count = int(_readv(os.getpid(), into, len(views), VECTOR.pack(address, nbytes), 1, 0))
+    count = int(process_vm_readv(os.getpid(), into, len(views), VECTOR.pack(address, nbytes), 1, 0))
     if count >= 0:
         return count
     return None if ctypes.get_errno() in FORBIDDEN else 0

@@ -194,12 +194,16 @@ class RecordReader:
     Args:
         reader: has the records' file and the shards open.
         layers: the experts' tensors in the shards.
+
+    Attributes:
+        inner: the reader that makes its reads.
+        damaged: (path of the layer, expert) of records that are read from the shards.
     """
 
     def __init__(self, reader: Reader, records: Records, layers: Layers, note: str) -> None:
         self.name = reader.name
         self.damaged: set[tuple[str, int]] = set()
-        self._reader = reader
+        self.inner = reader
         self._file = records.file
         self.note = "; ".join(text for text in (note, reader.note) if text)
         self._first_note = self.note
@@ -217,16 +221,16 @@ class RecordReader:
         if where.file == self._file:
             self.scatter(where, [into])
         else:
-            self._reader.read(where, into)
+            self.inner.read(where, into)
 
     def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
         if where.file != self._file:
-            self._reader.scatter(where, into)
+            self.inner.scatter(where, into)
             return
         layer, expert, crc = self._sums[where.offset]
         if (self._paths[layer], expert) not in self.damaged:
             try:
-                self._reader.scatter(where, into)
+                self.inner.scatter(where, into)
             except ReadFailed:
                 pass
             else:
@@ -236,7 +240,7 @@ class RecordReader:
             self._report_damaged(self._paths[layer], expert)
         parts = self._layers[layer]
         views = dict(zip((part.name for part in parts), into, strict=True))
-        read_expert(self._reader, parts, expert, views.__getitem__)
+        read_expert(self.inner, parts, expert, views.__getitem__)
 
     def _report_damaged(self, path: str, expert: int) -> None:
         with self._lock:
@@ -254,16 +258,16 @@ class RecordReader:
             layer, expert, _ = self._sums[where.offset]
             if where.offset in self._unchecked or (self._paths[layer], expert) in self.damaged:
                 return None
-        return self._reader.kernel_readable(where)
+        return self.inner.kernel_readable(where)
 
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
-        return self._reader.changed(before)
+        return self.inner.changed(before)
 
     def buffer_nbytes(self) -> int:
-        return self._reader.buffer_nbytes()
+        return self.inner.buffer_nbytes()
 
     def close(self) -> None:
-        self._reader.close()
+        self.inner.close()
 
 
 def checksum(views: Iterable[memoryview]) -> int:

@@ -98,6 +98,11 @@ class Lookahead:
         norms: the norms before the experts of the previous layer and of this one, if both are
             known.
         native_only: whether to predict only where experts compute natively.
+
+    Attributes:
+        k: how many experts its router chose for the last token of those that it was tried on.
+        confirmed: tokens on which the router was tried; it predicts after `PROOFS` of them.
+        suits: whether its router can predict: False once it failed to repeat its own choice.
     """
 
     def __init__(
@@ -110,13 +115,12 @@ class Lookahead:
     ) -> None:
         self.gate = Gate()
         self.native_only = native_only
-        self._layer, self._pager, self._router = layer, pager, router
+        self._layer, self._pager, self.router = layer, pager, router
         self._norms = norms
         self._ratio: mx.array | None = None
         self._factors = np.ones(1, np.float32)
-        self._k = self._proofs = 0
+        self.k = self.confirmed = 0
         self.suits = True
-        """Whether its router can predict: False once it failed to repeat its own choice."""
         self._ranks: dict[ExpertKey, int] | None = None  # of the prediction not yet compared
 
     def prefetch(self, x: mx.array) -> None:
@@ -124,12 +128,12 @@ class Lookahead:
 
         Called when all experts of the previous layer have been read.
         """
-        if not self.suits or self._proofs < PROOFS:
+        if not self.suits or self.confirmed < PROOFS:
             return
-        ranks_open = self.gate.open(self._k)
-        experts = self._predict(x, self._scaled) if ranks_open else None
+        ranks_open = self.gate.open(self.k)
+        experts = self._predict(x, self.scaled) if ranks_open else None
         if experts is not None:
-            # A routing override of `top_k` makes the router choose fewer than `_k`.
+            # A routing override of `top_k` makes the router choose fewer than `k`.
             keys = [(ExpertKey(self._layer, e), i) for i, e in enumerate(experts.tolist())]
             ranks = {key: rank for key, rank in keys if rank in ranks_open}
             self._ranks = {key: ranks[key] for key in self._pager.prefetch(list(ranks))}
@@ -144,11 +148,11 @@ class Lookahead:
                 self.gate.learn(rank, used)
             self.gate.predicted(any(used for _, used in mine))
             self._ranks = None
-        if self.suits and self._proofs < PROOFS:
-            self._k = ids.shape[-1]
+        if self.suits and self.confirmed < PROOFS:
+            self.k = ids.shape[-1]
             repeated = self._predict(x)  # with the router's real input, this must be its choice
             self.suits = repeated is not None and sorted(repeated.tolist()) == sorted(ids.ravel())
-            self._proofs += 1
+            self.confirmed += 1
 
     def ranked(self, x: mx.array) -> npt.NDArray[np.int64]:
         """The experts that the router chooses for `x`, one token, the likeliest first.
@@ -156,18 +160,18 @@ class Lookahead:
         Raises:
             ValueError: the choice from groups of experts is made by the block's own code.
         """
-        matrix: Any = self._router.matrix
+        matrix: Any = self.router.matrix
         found = matrix(x)
         if isinstance(found, tuple):
             chosen, weights = found
             ids = np.array(chosen.astype(mx.int32)).reshape(-1).astype(np.int64)
             return ids[np.argsort(-np.array(weights.astype(mx.float32)).reshape(-1), kind="stable")]
-        if self._router.grouped:
+        if self.router.grouped:
             raise ValueError("only the block's own code chooses from groups of experts")
         scores = found.astype(mx.float32)
-        for module, name in self._router.biases():  # they are added to sigmoids of logits
+        for module, name in self.router.biases():  # they are added to sigmoids of logits
             scores = mx.sigmoid(scores) + module[name]
-        return np.argsort(-np.array(scores).reshape(-1), kind="stable")[: self._k]
+        return np.argsort(-np.array(scores).reshape(-1), kind="stable")[: self.k]
 
     def _predict(
         self, x: mx.array, change: Callable[[mx.array], mx.array] | None = None
@@ -179,7 +183,7 @@ class Lookahead:
             self.suits = False
             return None
 
-    def _scaled(self, x: mx.array) -> mx.array:
+    def scaled(self, x: mx.array) -> mx.array:
         """`x` under this layer's norm in place of the previous layer's."""
         if self._norms is None:
             return x

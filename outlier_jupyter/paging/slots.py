@@ -133,7 +133,7 @@ class SlotBank:
         self.slots = slots
 
     def _made(self, part: ExpertPart, slots: int) -> mx.array:
-        return _rows(part, slots)
+        return allocate_rows(part, slots)
 
     def _take_over(self, name: str, array: mx.array, rows: int) -> None:
         """Copy the first rows of a part into its new array."""
@@ -198,7 +198,7 @@ class StagedSlotBank(SlotBank):
         mx.eval(array)
 
 
-def _rows(part: ExpertPart, slots: int) -> mx.array:
+def allocate_rows(part: ExpertPart, slots: int) -> mx.array:
     """Memory for a part of `slots` experts that begins on a page.
 
     MLX's own memory begins 8 or 24 bytes into a page, and direct reads into it would need a buffer

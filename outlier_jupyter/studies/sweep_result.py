@@ -211,7 +211,7 @@ class Sweep:
                 "that can be written"
             ) from error
         files.write(paths[0], text + "\n", TraceError, "the sweep")
-        files.write(paths[1], self._markdown(), TraceError, "the sweep")
+        files.write(paths[1], self.to_markdown(), TraceError, "the sweep")
         return paths
 
     def _record(self) -> dict[str, Any]:
@@ -219,7 +219,8 @@ class Sweep:
         fields = {names.get(name, name): value for name, value in asdict(self).items()}
         return {"format": FORMAT, "version": VERSION, "rule": RULE} | fields
 
-    def _markdown(self) -> str:
+    def to_markdown(self) -> str:
+        """The record as `save` writes it in Markdown: facts, table, cautions, texts."""
         info = self.info
         facts = [
             ("Model", f"{info.model} ({info.model_hash})"),

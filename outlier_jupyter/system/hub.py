@@ -99,7 +99,7 @@ def headers(model: str, revision: str | None = None) -> Iterator[tuple[Path, boo
         return
     with tempfile.TemporaryDirectory(prefix="outlier-plan-") as folder:
         try:
-            _fetch_headers(model, revision, Path(folder))
+            fetch_headers(model, revision, Path(folder))
         except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
             raise CheckpointError(f"a shard of {model} has no header: {_first(error)}") from error
         except FAILURES as error:
@@ -128,7 +128,8 @@ def local_folder(model: str, revision: str | None) -> Path | None:
     return folder
 
 
-def _fetch_headers(model: str, revision: str | None, folder: Path) -> None:
+def fetch_headers(model: str, revision: str | None, folder: Path) -> None:
+    """Write a repository's config, and its shards as headers with holes, to `folder`."""
     api = HfApi()
     about = api.model_info(model, revision=revision, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in about.siblings or []}

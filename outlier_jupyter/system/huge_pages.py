@@ -98,11 +98,12 @@ def _advise(address: int, nbytes: int, advice: int) -> bool:
     begin, end = -(-address // HUGE) * HUGE, (address + nbytes) // HUGE * HUGE
     if end <= begin or not sys.platform.startswith("linux"):
         return False
-    return bool(_madvise()(begin, end - begin, advice) == 0)
+    return bool(madvise()(begin, end - begin, advice) == 0)
 
 
 @lru_cache
-def _madvise() -> Any:
+def madvise() -> Any:
+    """The system call: (address, bytes, advice) → 0 if it accepted."""
     function = ctypes.CDLL(None).madvise
     function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return function

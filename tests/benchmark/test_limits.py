@@ -11,13 +11,13 @@ from outlier_jupyter.benchmark.limits import PARTS, STEP, Memory, least_seconds
 def test_the_memory_test_reads_every_word():
     """A change in any word changes the sum of its share."""
     memory = Memory(2 * STEP)
-    before = memory._parts.copy()
+    before = memory.sums.copy()
     for place in np.random.default_rng(0).integers(0, 2 * STEP, 200):
-        memory._words[place] = 2.0
+        memory.words[place] = 2.0
         memory.read()
-        changed = np.flatnonzero(memory._parts != before)
+        changed = np.flatnonzero(memory.sums != before)
         assert changed.tolist() == [place // (2 * STEP // PARTS)]
-        memory._words[place] = 1.0
+        memory.words[place] = 1.0
 
 
 def test_the_limit_is_what_takes_longer():

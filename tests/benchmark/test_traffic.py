@@ -50,4 +50,4 @@ def test_memory_is_moved_from_where_the_last_reading_ended():
     memory = Memory(3 * STEP)
     for steps, place in ((1, 1), (1, 2), (5, 1), (0.5, 1)):
         memory.move(4 * STEP * steps)
-        assert memory._next == place * STEP
+        assert memory.position == place * STEP

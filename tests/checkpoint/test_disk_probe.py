@@ -90,7 +90,7 @@ def test_the_advice_is_the_fastest_reader_and_the_fewest_threads(
 
 def test_a_file_system_is_probed_once(file, monkeypatch):
     """A second probe of the same file system returns the first one's table."""
-    monkeypatch.setattr(disk, "_known", {})
+    monkeypatch.setattr(disk, "probed", {})
     asked = []
     monkeypatch.setattr(disk, "probe_disk", lambda *given: asked.append(given) or len(asked))
     small = file.with_name("small")

@@ -246,14 +246,14 @@ def test_a_record_that_cannot_be_read_is_read_from_the_shards(model):
     """With a bad block in the records, reads are correct at the shards' speed."""
     model.write()
     reader = model.open("pread")
-    real = reader._reader.scatter
+    real = reader.inner.scatter
 
     def broken(where, into):
         if where.file == model.target:
             raise ReadFailed("a bad block")
         real(where, into)
 
-    reader._reader.scatter = broken
+    reader.inner.scatter = broken
     model.assert_read(reader)
     assert len(reader.damaged) == 12
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -129,7 +131,7 @@ def test_a_run_that_is_stopped_says_that_its_files_changed(folder):
         assert SHARD in stopped.value.run.trace.info.changed_output
 
 
-@pytest.mark.parametrize("step", ["_fitted", "install"])
+@pytest.mark.parametrize("step", ["fitted", "install"])
 @pytest.mark.parametrize("spoil", [overwrite, cut, replace])
 def test_a_shard_that_changes_while_it_is_loaded_is_refused(folder, monkeypatch, step, spoil):
     """A change between the header and the first token is detected, and nothing of it is used."""
@@ -171,7 +173,7 @@ def test_a_map_of_a_file_that_was_cut_gives_what_is_left(tmp_path, monkeypatch, 
     path.write_bytes(bytes(range(1, 251)) * 80)
     reader = open_reader("mmap", [path])
     if not allowed:
-        monkeypatch.setattr(mapped_module, "_readv", None)
+        monkeypatch.setattr(mapped_module, "process_vm_readv", None)
     memory = memoryview(bytearray(9_000))
     reader.read(ByteRange(path, 5_000, 9_000), memory)
     assert memory == path.read_bytes()[5_000:14_000]
@@ -189,7 +191,12 @@ def test_a_disk_that_fails_under_a_map_is_a_read_failure(tmp_path, monkeypatch):
     path = tmp_path / SHARD
     path.write_bytes(bytes(8192))
     reader = open_reader("mmap", [path])
-    monkeypatch.setattr(mapped_module, "_copied", lambda *given: 0)
+
+    def refuse(*arguments: object) -> int:
+        ctypes.set_errno(errno.EFAULT)
+        return -1
+
+    monkeypatch.setattr(mapped_module, "process_vm_readv", refuse)
     with pytest.raises(ReadFailed, match="check the disk"):
         reader.read(ByteRange(path, 0, 4096), memoryview(bytearray(4096)))
     reader.close()

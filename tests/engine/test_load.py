@@ -51,9 +51,9 @@ STAGES = {
     "the places of experts": (loading, "install"),
     "the pagers": (INSTALL, "Pager"),
     "routers": (INSTALL, "RoutingOverride"),
-    "the rest of the weights": (loading, "_info"),
+    "the rest of the weights": (loading, "versions"),
     "the engine": (loading, "Engine"),
-    "the first experts": (loading, "_fill"),
+    "the first experts": (loading, "pin"),
 }
 
 
@@ -64,7 +64,7 @@ def test_a_load_that_fails_leaves_nothing_open(own, monkeypatch, stage, reader):
     before = threads()
     monkeypatch.setattr(*STAGES[stage], fail)
     with pytest.raises(RuntimeError, match="broken"):
-        outlier_jupyter.load(own, cache_experts=5, reader=reader, quiet=True)
+        outlier_jupyter.load(own, cache_experts=5, pin=("0:0",), reader=reader, quiet=True)
     assert open_files(own) == [] and threads() == before
 
 

@@ -123,14 +123,15 @@ def test_a_load_that_fails_late_leaves_nothing(fresh, large):
     _, before, _, resident = look(fresh)
     fresh.run(f"%outlier load {large} --resident --quiet")
     fresh.run(
-        "import outlier_jupyter.engine.load as _l; _whole = _l._read_all\n"
-        "def _fails(installed, quiet):\n"
-        "    _whole(installed, quiet)\n"
-        "    raise _l.OptionError('it failed when all was read')\n"
-        "_l._read_all = _fails"
+        "from outlier_jupyter.errors import OptionError as _error\n"
+        "from outlier_jupyter.paging import Installed as _i; _whole = _i.load_all\n"
+        "def _fails(self, each):\n"
+        "    _whole(self, each)\n"
+        "    raise _error('it failed when all was read')\n"
+        "_i.load_all = _fails"
     )
     (error,) = kinds(fresh.run(f"%outlier load {large} --resident --quiet"), "error")
-    fresh.run("_l._read_all = _whole")
+    fresh.run("_i.load_all = _whole")
     assert error["evalue"].endswith("it failed when all was read (no model is loaded now)")
     engines, now, _, process = look(fresh)
     assert engines == 0 and now < before + 2 * MB and process < resident + 60 * MB
@@ -140,11 +141,12 @@ def test_a_load_that_is_interrupted_leaves_nothing(fresh, large):
     """After an interrupt in the middle of reading, not even the traceback keeps weights."""
     _, before, _, resident = look(fresh)
     fresh.run(
-        "import outlier_jupyter, outlier_jupyter.engine.load as _l; _whole = _l._read_all\n"
-        "def _interrupted(installed, quiet):\n"
-        "    _whole(installed, quiet)\n"
+        "import outlier_jupyter\n"
+        "from outlier_jupyter.paging import Installed as _i; _whole = _i.load_all\n"
+        "def _interrupted(self, each):\n"
+        "    _whole(self, each)\n"
         "    raise KeyboardInterrupt\n"
-        "_l._read_all = _interrupted"
+        "_i.load_all = _interrupted"
     )
     for line in (f"%outlier load {large} --resident --quiet",
                  f"outlier_jupyter.load({str(large)!r}, resident=True, quiet=True)"):  # fmt: skip
@@ -152,5 +154,5 @@ def test_a_load_that_is_interrupted_leaves_nothing(fresh, large):
         assert error["ename"] == "KeyboardInterrupt"
         _, now, _, process = look(fresh)
         assert now < before + 2 * MB and process < resident + 60 * MB
-    fresh.run("_l._read_all = _whole")
+    fresh.run("_i.load_all = _whole")
     assert not kinds(fresh.run(f"%outlier load {large} --quiet"), "error")

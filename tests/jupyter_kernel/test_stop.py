@@ -15,10 +15,11 @@ import pytest
 from tests.jupyter_kernel.conftest import Kernel, kinds
 
 COUNT = """
+from tests.inspection import stop_requested
 late = []
 def count(event):
     if type(event).__name__ == "StepDone":
-        late.append(engine._stop.is_set())
+        late.append(stop_requested(engine))
 engine.subscribe(count)
 """
 ENDLESS = "max_tokens=1_000_000"

@@ -28,7 +28,7 @@ from outlier_jupyter.residency.policies import make_policy
 from outlier_jupyter.residency.slot_table import SlotTable
 from outlier_jupyter.runs.run import Interrupted
 from outlier_jupyter.testing import EventLog, FaultyReader, PausedReader
-from tests.inspection import pager_of
+from tests.inspection import delay_prefetches, dropped_prefetches, pager_of, prefetches
 from tests.models import checkpoint
 
 SAME = ("tokens", "experts", "hits", "evictions", "resident_at_start")
@@ -126,7 +126,7 @@ def test_a_changed_top_k_is_followed(tiny):
     with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:
         engine.generate("as it is", raw=True, max_tokens=14)
         ahead = engine.model.layers[0].mlp.switch_mlp.paged.next_lookahead
-        fewer, whole = ahead._k, ahead.ranked
+        fewer, whole = ahead.k, ahead.ranked
         ahead.ranked = lambda x: whole(x)[: fewer - 1]
         run = engine.generate("with fewer", raw=True, max_tokens=8)
     assert len(run.tokens) == 8 and ahead.suits and len(run.trace.prefetched)
@@ -135,11 +135,11 @@ def test_a_changed_top_k_is_followed(tiny):
 def test_the_state_is_put_under_the_next_norm(engine):
     """Where two layers have the same hidden state, the prediction for the second is its choice."""
     ahead = engine.model.layers[0].mlp.switch_mlp.paged.next_lookahead
-    ahead._k = 2
+    ahead.k = 2
     first, second = (layer.post_attention_layernorm for layer in engine.model.layers[:2])
     first.weight, second.weight = mx.random.normal((64,)), mx.random.normal((64,))
     state = a_token()
-    guess = ahead.ranked(ahead._scaled(first(state)))
+    guess = ahead.ranked(ahead.scaled(first(state)))
     assert guess.tolist() == ahead.ranked(second(state)).tolist()
     others = {tuple(ahead.ranked(first(state)).tolist()), tuple(ahead.ranked(state).tolist())}
     assert others != {tuple(guess.tolist())}
@@ -150,14 +150,14 @@ def test_a_prefetch_begins_before_its_layer_is_called(engine):
     pager, log, first, second = parts(engine)
     pager.acquire([ExpertKey(0, 0), ExpertKey(0, 1)])
     ahead, x = first.paged.next_lookahead, a_token()
-    ahead._k, ahead._proofs = 2, PROOFS
-    chosen = ahead.ranked(ahead._scaled(x)).tolist()
+    ahead.k, ahead.confirmed = 2, PROOFS
+    chosen = ahead.ranked(ahead.scaled(x)).tolist()
     held = pager.reader = PausedReader(pager.reader)
     first(x, ids(0, 1))
     until(lambda: held.waiting)
     assert "ReadEarly" not in log.kinds() and not any(key.layer == 1 for key in pager.table)
     held.release()
-    until(lambda: all(e.future.done() for e in pager._staging._reads.values()))
+    until(lambda: all(e.future.done() for e in prefetches(pager).values()))
     before, asked = held.reads, pager.clock()
     second(x, ids(*chosen))
     assert held.reads == before
@@ -176,8 +176,8 @@ def test_it_is_not_begun_while_anything_else_is_read(engine):
         assert pager.prefetch(KEYS[:2]) == []
         held.release()
     assert len(pager.prefetch(KEYS[:2])) == 2
-    until(lambda: all(e.future.done() for e in pager._staging._reads.values()))
-    held = pager.reader = PausedReader(pager.reader._reader)
+    until(lambda: all(e.future.done() for e in prefetches(pager).values()))
+    held = pager.reader = PausedReader(pager.reader.inner)
     assert pager.prefetch(KEYS[2:3]) == KEYS[2:3]
     until(lambda: held.waiting)
     pager.resolve_prefetched([])
@@ -219,16 +219,15 @@ def test_a_failed_prefetch_is_read_again(engine):
     whole = pager.reader
     pager.reader = FaultyReader(whole, lambda where: True)
     assert pager.prefetch(KEYS[:1])
-    until(lambda: pager._staging._reads[KEYS[0]].failed)
+    until(lambda: prefetches(pager)[KEYS[0]].failed)
     pager.reader = whole
     pager.resolve_prefetched(KEYS[:1])
     assert pager.acquire(KEYS[:1]) and early(log) == [Prefetched(1, 0, 0, False)]
 
     pager.reader = FaultyReader(whole, lambda where: once.pop() if once else False)
     once = [True]
-    gate = pager._staging._read
-    pager._staging._read = lambda placement: (until(lambda: taken), gate(placement))[1]
     taken: list[bool] = []
+    delay_prefetches(pager, lambda: until(lambda: taken))
     assert pager.prefetch(KEYS[1:2])
     pager.resolve_prefetched(KEYS[1:2])
     taken.append(True)
@@ -261,7 +260,7 @@ def test_stop_and_close_leave_nothing_being_read(tiny):
     pager.prefetch = prefetch
     with pytest.raises(Interrupted):
         engine.generate("stop me", max_tokens=50)
-    assert begun and not len(pager._staging) and not pager._staging._dropped
+    assert begun and not prefetches(pager) and not dropped_prefetches(pager)
     pager.table.check()
     del pager.prefetch
     assert pager.prefetch(KEYS[:2])
@@ -300,10 +299,10 @@ def test_a_layer_with_useless_predictions_prefetches_nothing(tiny, monkeypatch):
     right = Lookahead.ranked
 
     def worst(self, x):
-        if self._proofs < PROOFS:
+        if self.confirmed < PROOFS:
             return right(self, x)
-        logits = np.array(self._router.matrix(x).astype(mx.float32)).reshape(-1)
-        return np.argsort(logits)[: self._k]
+        logits = np.array(self.router.matrix(x).astype(mx.float32)).reshape(-1)
+        return np.argsort(logits)[: self.k]
 
     monkeypatch.setattr(Lookahead, "ranked", worst)
     with outlier_jupyter.load(tiny, cache_experts=2, lookahead="on") as engine:

@@ -14,7 +14,7 @@ from outlier_jupyter.checkpoint.readers import PreadReader
 from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import PagedIn
 from outlier_jupyter.testing import EventLog, FaultyReader
-from tests.inspection import pager_of, reader_of
+from tests.inspection import kernel_reads_in_flight, pager_of, reader_of
 
 PROMPT = "import os"
 
@@ -118,7 +118,7 @@ def test_an_interrupt_in_mid_wait_leaves_nothing_under_way(own, submitted, monke
         monkeypatch.setattr(KernelQueue, "completed", interrupted)
         with pytest.raises(KeyboardInterrupt):
             engine.generate(PROMPT, max_tokens=12)
-        assert not pager._queued._queue.pending
+        assert kernel_reads_in_flight(pager) == 0
         pager.table.check()
         assert log.events
         assert engine.generate(PROMPT, max_tokens=12).text == expected.text

@@ -152,7 +152,7 @@ def test_memory_that_is_not_there_is_not_allocated(engine, monkeypatch):
 @pytest.mark.parametrize("slots", [3, 20])
 def test_an_allocation_that_fails_half_way_leaves_an_exact_engine(engine, tiny, slots, monkeypatch):
     """If the third of nine parts fails, growing keeps the old size, and shrinking the new one."""
-    rows, asked = slots_module._rows, []
+    rows, asked = slots_module.allocate_rows, []
 
     def fail(part, count):
         asked.append(part)
@@ -161,7 +161,7 @@ def test_an_allocation_that_fails_half_way_leaves_an_exact_engine(engine, tiny, 
         return rows(part, count)
 
     engine.generate("Hello", max_tokens=4)
-    monkeypatch.setattr(slots_module, "_rows", fail)
+    monkeypatch.setattr(slots_module, "allocate_rows", fail)
     with pytest.raises(OptionError, match=r"no memory for \d+ experts \(no room\)"):
         engine.resize(cache_experts=slots)
     assert engine.status().slots == min(slots, 6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,5 +45,4 @@ def test_it_is_in_help_and_flags(run: Run) -> None:
     """The magic's parser offers it, and its help describes what it keeps."""
     text = COMMANDS["load"].parser().format_help()
     assert "first-in" in text and "the newest stay" in " ".join(text.split())
-    flags: list[argparse.Action] = COMMANDS["what-if"].parser()._actions
-    assert any("first-in" in str(action.metavar) for action in flags)
+    assert "first-in" in COMMANDS["what-if"].parser().format_help()

@@ -10,6 +10,7 @@ from outlier_jupyter.options import LoadOptions, make
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.residency.policies import DEFAULT, POLICIES, Policy, make_policy, policy_names
 from outlier_jupyter.residency.policies.predictive import MOMENTS, Predictive
+from tests.inspection import memory_of
 
 EXPERTS = (8, 8, 8)
 
@@ -88,8 +89,9 @@ def test_predictive_takes_a_prompt_at_once_as_token_by_token():
             routed(one, layer, token[None, layer])
     for layer in range(3):
         routed(all_at_once, layer, experts[:, layer])
-    np.testing.assert_allclose(one._state.frequency, all_at_once._state.frequency)
-    np.testing.assert_array_equal(one._state.history, all_at_once._state.history)
+    first, second = memory_of(one), memory_of(all_at_once)
+    np.testing.assert_allclose(first.frequency, second.frequency)
+    np.testing.assert_array_equal(first.history, second.history)
 
 
 def test_predictive_stays_sane_when_calls_break_off_or_grow():
@@ -100,4 +102,4 @@ def test_predictive_stays_sane_when_calls_break_off_or_grow():
         for layer in range(layers):
             routed(policy, layer, rng.integers(-1, 8, (tokens, k)))
     assert np.isfinite(policy.score).all() and (policy.weight > 0).all()
-    assert policy._state.similarity.max() <= 1
+    assert memory_of(policy).similarity.max() <= 1

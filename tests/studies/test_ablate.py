@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 
 from outlier_jupyter import ablate
 from outlier_jupyter.errors import OptionError
+from outlier_jupyter.studies.scoring import Scorer
 
 PROMPTS = {"code": "def f(x):", "words": "hello there"}
 CONTINUATIONS = ["\n    return g(x)", ", and good bye"]
@@ -142,18 +143,16 @@ def test_random_masks_among_what_the_texts_use(engine):
 
 def test_stopped_it_keeps_the_masks_that_were_scored(engine, monkeypatch):
     """Ctrl-C keeps the complete random masks, and the text gives their number."""
-    from outlier_jupyter.studies import ablate as ablation
-
     calls = []
-    real = ablation._score
+    real = Scorer.scores
 
-    def stops(*args):
-        calls.append(args)
+    def stops(self, **routing):
+        calls.append(routing)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(self, **routing)
 
-    monkeypatch.setattr(ablation, "_score", stops)
+    monkeypatch.setattr(Scorer, "scores", stops)
     found = ablate(engine, PROMPTS, "0:1", continuations=CONTINUATIONS, draws=9, quiet=True)
     assert len(found.random) == len(found.masks) == 1
     assert "stopped: 9 were requested" in repr(found)

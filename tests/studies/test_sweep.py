@@ -122,7 +122,7 @@ def test_stopped_it_keeps_what_is_whole(engine, monkeypatch):
     monkeypatch.setattr(engine, "generate", generate)
     found = sweep(engine, top_k=[2, 1], prompts=PROMPTS, max_tokens=3, quiet=True)
     assert found.stopped and len(found.rows) == 2 and "stopped before the end" in repr(found)
-    assert "(stopped)" in found._markdown()
+    assert "(stopped)" in found.to_markdown()
     calls[:] = [""] * 4
     with pytest.raises(KeyboardInterrupt):
         sweep(engine, top_k=[2], prompts=PROMPTS, max_tokens=3, quiet=True)
@@ -182,7 +182,7 @@ def test_what_is_too_few_or_too_short_to_tell_is_said(found):
     assert "less than 32 tokens" in short
     title = re.sub("<[^>]*>", " ", found.figure().layout.title.text)
     for message in found.cautions:
-        assert message in repr(found) and message in found._markdown()
+        assert message in repr(found) and message in found.to_markdown()
         assert message[1:] in re.sub(" +", " ", title)
 
 

@@ -21,7 +21,7 @@ def asked(monkeypatch):
     """Records the advice (begin, bytes, advice) and accepts it without effect."""
     asked: list[tuple[int, int, int]] = []
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(huge_pages, "_madvise", lambda: lambda *call: asked.append(call) or 0)
+    monkeypatch.setattr(huge_pages, "madvise", lambda: lambda *call: asked.append(call) or 0)
     return asked
 
 
@@ -41,7 +41,7 @@ def test_a_system_without_huge_pages_gets_no_more_advice(monkeypatch):
     """Nor does a system without such advice get any."""
     asked = []
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(huge_pages, "_madvise", lambda: lambda *call: asked.append(call[2]) or -1)
+    monkeypatch.setattr(huge_pages, "madvise", lambda: lambda *call: asked.append(call[2]) or -1)
     huge_pages.collapse(0, 2 * HUGE)
     assert asked == [ADVISE_HUGE]
     monkeypatch.setattr(sys, "platform", "darwin")

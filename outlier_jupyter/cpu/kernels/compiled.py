@@ -92,7 +92,7 @@ def task(function: Callable[[int, int], None], finite: bool = True) -> int:
         )(function)
 
     compiled = cached(make)
-    _KEPT.append(compiled)
+    COMPILED.append(compiled)
     return int(compiled.address)
 
 
@@ -108,7 +108,7 @@ INLINED = (
     "simd",
 )
 """Files of this package whose code is inlined into kernels of other files."""
-_KEPT: list[Any] = []
+COMPILED: list[Any] = []
 """Compiled objects: their code would be freed with them, and only its address is returned."""
 
 

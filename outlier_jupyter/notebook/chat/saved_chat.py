@@ -179,9 +179,9 @@ def _markdown(model: str, notes: list[str], shown: list[Shown]) -> str:
         if len(shown) > 1:
             parts.append(f"**{_inline(each.conversation.label)}** · {' · '.join(each.notes)}")
         if each.conversation.system:
-            parts.append(f"*System prompt*\n\n{_verbatim(each.conversation.system)}")
+            parts.append(f"*System prompt*\n\n{code_block(each.conversation.system)}")
         parts += [
-            f"**{_author(m)}**{_annotation(m, ' · {}', _inline)}\n\n{_verbatim(m.text)}"
+            f"**{_author(m)}**{_annotation(m, ' · {}', _inline)}\n\n{code_block(m.text)}"
             for m in each.messages
         ]
     return "\n\n".join([*parts, _inline(_how_to_go_on(model))])
@@ -200,7 +200,7 @@ def _inline(text: str) -> str:
     return MARKUP.sub(r"\\\g<0>", SPACES.sub(" ", text))
 
 
-def _verbatim(text: str) -> str:
+def code_block(text: str) -> str:
     """Quote text as a code block, which renderers show unchanged.
 
     The fence is longer than any run of its character in the text, so the text cannot end it. All

@@ -18,7 +18,7 @@ COMPILE = """
 from outlier_jupyter.cpu.kernels import compiled
 from outlier_jupyter.cpu.kernels.linear import arrange_task
 arrange_task("plain32g0f32")
-print(compiled._KEPT[-1].cache_hits)
+print(compiled.COMPILED[-1].cache_hits)
 """
 
 

@@ -15,7 +15,6 @@ import outlier_jupyter
 from outlier_jupyter import Interrupted
 from outlier_jupyter.cpu import modules as native
 from outlier_jupyter.cpu.modules import decoder_layer as layer
-from outlier_jupyter.cpu.modules import model
 from outlier_jupyter.paging import Stopped
 from outlier_jupyter.paging.switch import PagedSwitch
 from tests.cpu.modules.clear import CLEAR, Reference, choices, near
@@ -202,9 +201,9 @@ def test_a_token_passes_mlx_lms_loop_by(monkeypatch, options):
 
         monkeypatch.setattr(kind, "__call__", counted)
 
-    count(layer._Layer, "layers")
-    count(model._Model, "models")
     with outlier_jupyter.load("demo", kernels="auto", **options) as engine:
+        count(type(engine.model.model.layers[0]), "layers")
+        count(type(engine.model.model), "models")
         run = engine.generate("import os\n\ndef read_file", raw=True, max_tokens=9)
         layers = len(engine.info.experts_per_layer)
     slow = calls["models"] - (len(run.tokens) - 1)  # the prompt, and its last token
@@ -269,7 +268,7 @@ def test_a_bank_that_is_given_up_is_nobody_s(tmp_path):
     folder = checkpoint("qwen3_moe", tmp_path / "model")
     with outlier_jupyter.load(folder, resident=True, kernels="auto") as engine:
         engine.generate("Hello", max_tokens=3)
-        before = [weakref.ref(switch.inner._native) for switch in _switches(engine)]
+        before = [weakref.ref(switch.inner.connected()) for switch in _switches(engine)]
         assert before and all(kept().chain for kept in before)
         engine.resize(cache_experts=4)
         assert not any(kept() for kept in before)

@@ -22,7 +22,7 @@ from outlier_jupyter.residency.policies import make_policy
 from outlier_jupyter.residency.slot_table import SlotTable
 from outlier_jupyter.runs.run import Interrupted
 from outlier_jupyter.testing import EventLog, FakeClock, FaultyReader, PausedReader
-from tests.inspection import inside, pager_of
+from tests.inspection import fetch_under_way, inside, pager_of
 from tests.models import checkpoint
 from tests.paging.test_exact import logits, prompt
 
@@ -219,7 +219,7 @@ def test_an_interrupt_while_reads_are_under_way_leaves_nothing_dangling(engine, 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(switch.NativePartialExperts, "add", add)
         paged(x, ids(3, 1, 4))
-    assert (held.waiting, pager._current) == (0, None)
+    assert held.waiting == 0 and not fetch_under_way(pager)
     pager.table.check()
     assert set(pager.table) == {(1, 3), (1, 1), (1, 4)}
     assert np.isfinite(np.array(paged(x, ids(3, 1, 4)))).all()

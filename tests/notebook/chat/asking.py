@@ -14,7 +14,7 @@ WAIT_S = 60
 def idle(chat: Chat) -> None:
     """Wait until the queue is empty."""
     done = threading.Event()
-    assert chat.runner._worker.put(done.set)
+    chat.runner.put(done.set)
     assert done.wait(WAIT_S)
 
 

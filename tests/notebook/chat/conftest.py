@@ -8,15 +8,13 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.notebook.chat.chat import Chat
-from tests.notebook.live.test_widget import FakeComm
+from tests.notebook.live.test_widget import on_a_page
 
 
 @pytest.fixture
 def chat(engine: outlier_jupyter.Engine) -> Iterator[Chat]:
     """A chat whose comm is a fake one."""
-    made = Chat(engine, max_tokens=6)
-    made.comm = FakeComm()
-    made.comm.on_msg(made._handle_msg)
+    made = on_a_page(Chat(engine, max_tokens=6))
     yield made
     made.close()
     made.comm = None

@@ -10,8 +10,9 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.errors import EngineBusy, EngineClosed, OutlierError
+from outlier_jupyter.events import PromptEncoded
 from outlier_jupyter.notebook.chat.chat import Chat
-from tests.notebook.chat.asking import idle, page, texts, told
+from tests.notebook.chat.asking import WAIT_S, idle, page, texts, told
 
 
 def test_a_busy_engine_is_a_sentence_and_the_text_stays(engine, chat: Chat) -> None:
@@ -32,11 +33,20 @@ def test_a_busy_engine_is_a_sentence_and_the_text_stays(engine, chat: Chat) -> N
 
 def test_a_second_message_while_an_answer_is_written_is_refused(engine, chat: Chat) -> None:
     """The page keeps its text; Python's `send` would wait instead."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(event: object) -> None:
+        begun.set()
+        go_on.wait(WAIT_S)
+
+    unsubscribe = engine.subscribe(hold, PromptEncoded)
     chat.comm.receive({"type": "send", "text": "a", "request": "r0"})
-    chat.runner._turn = chat.runner._turn or object()  # wherever the thread is
+    assert begun.wait(WAIT_S)
     chat.comm.receive({"type": "send", "text": "b", "request": "r1"})
+    go_on.set()
     assert {"type": "refused", "request": "r1"} in told(chat, "refused")
     idle(chat)
+    unsubscribe()
     assert texts(chat)[0] == "a" and len(chat.messages) == 2
 
 
@@ -89,14 +99,13 @@ def test_an_observer_that_asks_would_wait_for_itself(chat: Chat) -> None:
 
 def test_close_stops_the_answer_and_ends_the_thread(engine) -> None:
     """Answers to earlier questions are stopped; afterwards a sentence says what to do."""
+    before = set(threading.enumerate())
     chat = Chat(engine, max_tokens=100_000)
     turn = chat.runner.ask("Long", {})
     waiting = chat.runner.ask("Later", {})
     chat.close()
     assert turn.done.is_set() and waiting.done.is_set()
-    assert not any(
-        t.name == "outlier chat" and t is chat.runner._worker._thread for t in threading.enumerate()
-    )
+    assert not any(t.name == "outlier chat" for t in set(threading.enumerate()) - before)
     assert chat.status == "closed"
     with pytest.raises(EngineClosed, match="this chat was closed"):
         chat.send("Hello?")

@@ -98,7 +98,7 @@ def test_markdown_makes_no_element_of_what_was_written(text: str) -> None:
 @given(st.text(st.sampled_from("`~<>![]()$\\|*_#-:@.\n\r\u2028 ab"), max_size=60))
 def test_nothing_leaves_its_block(text: str) -> None:
     """Each message has one block, which contains all of its lines, whatever its text is."""
-    tokens = MarkdownIt("commonmark").parse(saved_chat._verbatim(text))
+    tokens = MarkdownIt("commonmark").parse(saved_chat.code_block(text))
     assert [token.type for token in tokens] == ["fence"]
     assert tokens[0].content == "\n".join(text.splitlines() or ["(no text)"]) + "\n"
 

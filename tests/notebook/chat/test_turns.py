@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 import outlier_jupyter
+from outlier_jupyter import Engine
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.notebook.chat import runner, view_state
 from outlier_jupyter.notebook.chat.chat import Chat
 from outlier_jupyter.runs.run import Interrupted
 from tests.notebook.chat.asking import page, stop_after, texts, told
-from tests.notebook.live.test_widget import FakeComm
+from tests.notebook.live.test_widget import FakeComm, on_a_page
 
 
 def test_python_and_the_page_give_the_same(tiny: Path) -> None:
@@ -28,8 +29,7 @@ def test_python_and_the_page_give_the_same(tiny: Path) -> None:
         engine = outlier_jupyter.load(tiny, cache_experts=8)
         engine.tokenizer.eos_token_ids = set()
         chat = Chat(engine, max_tokens=6, system="Be brief.", temperature=0.7, seed=3)
-        chat.comm = FakeComm()
-        chat.comm.on_msg(chat._handle_msg)
+        on_a_page(chat)
         if from_page:
             page(chat, type="send", text="Hello")
             page(chat, type="send", text="And you?")
@@ -111,11 +111,13 @@ def test_how_far_the_prompt_is_read_is_told_and_then_no_more(engine, monkeypatch
     chat.close()
 
 
-def test_a_prompt_that_is_read_at_once_is_not_told_of(chat: Chat) -> None:
+def test_a_prompt_that_is_read_at_once_sends_no_progress(engine: Engine) -> None:
     """There are a few messages a second at most: a short prompt has none."""
-    chat.runner._clock = lambda: 0.0
+    chat = Chat(engine, clock=lambda: 0.0, max_tokens=6)
+    chat.comm = FakeComm()
     chat.send("Hello")
     assert told(chat, "reading") == []
+    chat.close()
 
 
 def test_regenerate_and_edit_branch_and_choose_goes_back(chat: Chat) -> None:
@@ -184,7 +186,9 @@ def test_a_page_that_missed_something_gets_the_whole(chat: Chat) -> None:
     chat.send("Hello")
     page(chat, type="resync")
     (whole,) = told(chat, "state")
-    assert whole["state"] == chat.state and whole["state"]["seq"] == chat.runner._seq
+    assert whole["state"] == chat.state
+    page(chat, type="resync")
+    assert chat.state["seq"] == whole["state"]["seq"] + 1
 
 
 @pytest.mark.parametrize("trait", ["status", "state", "answer"])

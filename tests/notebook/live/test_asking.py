@@ -15,6 +15,8 @@ from outlier_jupyter.formatting import size_words
 from outlier_jupyter.notebook.live.widget import LiveView
 from outlier_jupyter.system.memory_info import measure_memory, memory_rate
 
+from .test_widget import on_a_page
+
 
 @pytest.fixture(scope="module")
 def ip(shell, tiny):
@@ -179,19 +181,19 @@ def test_a_report_says_what_was_lossy_and_what_is_missing(ip, tmp_path):
 def test_the_live_view_is_answered_when_a_run_is_over(ip, monkeypatch):
     """A pinned token gets its explanation, an expert its tokens, anything else an empty text."""
     run = ip.user_ns["one"]
-    view = LiveView.of(run)
+    view = on_a_page(LiveView.of(run))
     sent = []
     monkeypatch.setattr(view, "send", lambda content, buffers=None: sent.append(content))
     abouts = [{"step": run.step_of(3)}, {"layer": 1, "expert": 2}, {"layer": 9, "expert": 2}, "x"]
     for about in abouts:
-        view._receive(None, {"type": "ask", "about": about}, [])
+        view.comm.receive({"type": "ask", "about": about})
     assert [each["about"] for each in sent] == abouts
     words = [each["words"] for each in sent]
     assert words[0] == str(run.explain(3)) and words[1] == str(run.tokens_of(1, 2))
     assert "has no expert 9:2" in words[2] and words[3] == ""
-    bare = LiveView()
+    bare = on_a_page(LiveView())
     monkeypatch.setattr(bare, "send", lambda content, buffers=None: sent.append(content))
-    bare._receive(None, {"type": "ask", "about": abouts[0]}, [])
+    bare.comm.receive({"type": "ask", "about": abouts[0]})
     assert sent[-1]["words"] == ""
 
 

@@ -12,6 +12,8 @@ from outlier_jupyter import Run
 from outlier_jupyter.notebook.live import columns
 from outlier_jupyter.notebook.live.widget import LiveView
 
+from .test_widget import on_a_page
+
 
 @pytest.fixture
 def run(make_trace) -> Run:
@@ -25,7 +27,7 @@ def received(view: LiveView, about: object) -> list[tuple[dict[str, object], lis
     """What the view sends when a page asks."""
     sent = []
     view.send = lambda content, buffers=None: sent.append((content, list(buffers or [])))
-    view._receive(view, {"type": "ask", "about": about}, [])
+    on_a_page(view).comm.receive({"type": "ask", "about": about})
     return sent
 
 

@@ -35,7 +35,8 @@ from outlier_jupyter.runs.run import Run
 from outlier_jupyter.testing import FakeClock
 from outlier_jupyter.trace import CALL, EVICTION, READ, Trace, TraceInfo
 
-from .test_widget import FakeComm
+from .test_widget import frame as frame_of
+from .test_widget import on_a_page
 
 NONE_RESIDENT = np.zeros((0, 2), np.int16)
 MS = 1_000_000
@@ -44,8 +45,7 @@ MS = 1_000_000
 def watched(clock: FakeClock, layers: int = 4, experts: int = 16) -> tuple[FrameBuilder, LiveView]:
     """A feed that pushes to a view whose comm is a fake one, by one clock."""
     view = LiveView(clock=lambda: clock.now / 1e9)
-    view.comm = FakeComm()
-    view.comm.on_msg(view._handle_msg)
+    on_a_page(view)
     feed = FrameBuilder(
         **{"layers": layers, "experts": experts, "slots": 40, "resident_at_start": NONE_RESIDENT},
         on_frame=view.push,
@@ -120,7 +120,7 @@ def test_a_page_may_not_ask_for_silence(asked: object, kept: float) -> None:
     """A pace is bounded, and a value that is no number counts as 0."""
     _, view = watched(FakeClock())
     view.comm.receive({"type": "pace", "ms": asked})
-    assert view._pace_ms == kept
+    assert view.push(frame_of(1)) == kept
     view.comm = None
 
 

@@ -26,6 +26,7 @@ from outlier_jupyter.notebook.live.frames import (
 )
 from outlier_jupyter.notebook.live.merge_frames import History, as_snapshot, merge
 from outlier_jupyter.trace.time_parts import PARTS
+from tests.inspection import frames_kept
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 MAKE: dict[str, Any] = runpy.run_path(str(GOLDEN / "make.py"))
@@ -160,7 +161,7 @@ def test_a_history_stays_small_and_starts_anew_with_a_run() -> None:
     assert history.snapshot() is None
     for frame in _many(3 * History.FOLD_AFTER):
         history.add(frame)
-    assert len(history._frames) <= History.FOLD_AFTER + 1
+    assert frames_kept(history) <= History.FOLD_AFTER + 1
     other = decode(encode(MAKE["cases"]()["first"]))
     history.add(other)
     assert history.snapshot() == as_snapshot(other)

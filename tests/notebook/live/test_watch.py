@@ -7,7 +7,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import IPython
 import pytest
 
 import outlier_jupyter
@@ -16,6 +18,7 @@ from outlier_jupyter.errors import EngineClosed, OptionError, OutlierError
 from outlier_jupyter.events import PromptEncoded, StepDone
 from outlier_jupyter.notebook.live import watch as watching
 from outlier_jupyter.notebook.live.frames import decode
+from tests.inspection import change_end
 
 
 @pytest.fixture
@@ -78,15 +81,21 @@ def test_runs_of_one_engine_wait_for_each_other(engine: Engine) -> None:
     ]  # fmt: skip
 
 
+def in_cell(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Make the code from here on run in the cell `name`, as far as the front end says."""
+    shell = SimpleNamespace(parent_header={"metadata": {"cellId": name}})
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+
+
 def test_a_cell_that_is_run_again_supersedes_its_run(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first run is stopped; one that another cell began is waited for."""
-    monkeypatch.setattr(watching, "_cell", lambda: "a")
+    in_cell(monkeypatch, "a")
     first = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
-    monkeypatch.setattr(watching, "_cell", lambda: "b")
+    in_cell(monkeypatch, "b")
     other = outlier_jupyter.watch(engine, "Hello", max_tokens=3)
-    monkeypatch.setattr(watching, "_cell", lambda: "a")
+    in_cell(monkeypatch, "a")
     again = outlier_jupyter.watch(engine, "Hello", max_tokens=3)
     assert again.wait().generated == 3 and other.wait().generated == 3
     assert first.status == "interrupted"
@@ -111,7 +120,7 @@ def test_an_interrupt_of_wait_stops_the_run(
                 raise KeyboardInterrupt
             return self.event.wait()
 
-    monkeypatch.setattr(view, "_ended", Once(view._ended))
+    change_end(monkeypatch, view, Once)
     with pytest.raises(Interrupted):
         view.wait()
 
@@ -175,7 +184,6 @@ def test_displayed_by_itself_it_leaves_what_needs_no_kernel(
     view.stop()
     with pytest.raises(Interrupted):
         view.wait()
-    watching._worker_of(engine).close()
     assert all("application/vnd.jupyter.widget-view+json" in bundle for bundle in shown)
     assert len(shown) == len(replaced) == 2
     assert all("text/html" in bundle and len(bundle) == 4 for bundle in replaced)

@@ -55,6 +55,13 @@ class FakeComm:
         return sum(["snapshot"] in update["buffer_paths"] for update in self.updates())
 
 
+def on_a_page(view: Any) -> Any:
+    """The widget `view`, with a fake comm whose messages it handles."""
+    view.comm = FakeComm()
+    view.comm.on_msg(view._handle_msg)
+    return view
+
+
 class Seconds:
     """A clock that changes only when set."""
 
@@ -73,9 +80,7 @@ def seconds() -> Seconds:
 def view(seconds: Seconds) -> Iterator[LiveView]:
     """A view whose comm is a fake one."""
     made = LiveView(info={"model": "tiny"}, clock=seconds)
-    made.comm = FakeComm()
-    made.comm.on_msg(made._handle_msg)
-    yield made
+    yield on_a_page(made)
     made.comm = None
 
 
@@ -166,9 +171,7 @@ def test_resync_is_answered_with_one_snapshot_frame(view: LiveView) -> None:
 def test_stop_sets_the_flag_and_calls_back() -> None:
     """Stop only sets a flag and calls `on_stop`, which decides."""
     called = threading.Event()
-    view = LiveView(on_stop=called.set)
-    view.comm = FakeComm()
-    view.comm.on_msg(view._handle_msg)
+    view = on_a_page(LiveView(on_stop=called.set))
     assert not view.stop_requested.is_set()
     view.comm.receive({"type": "stop"})
     assert view.stop_requested.is_set() and called.is_set()
@@ -178,7 +181,7 @@ def test_stop_sets_the_flag_and_calls_back() -> None:
 @pytest.mark.parametrize("content", [None, "stop", 7, {}, {"type": "other"}, ["stop"]])
 def test_unknown_messages_are_ignored(view: LiveView, content: Any) -> None:
     """A message unknown to this version does nothing."""
-    view._receive(view, content, [])
+    view.comm.receive(content)
     assert not view.stop_requested.is_set() and view.comm.custom() == []
 
 
@@ -198,7 +201,7 @@ def test_two_threads_keep_the_order(view: LiveView) -> None:
 
     def ask() -> None:
         while not done.is_set():
-            view._receive(view, {"type": "resync"}, [])
+            view.comm.receive({"type": "resync"})
 
     asking = threading.Thread(target=ask)
     asking.start()

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outlier_jupyter import Run, atlas, compare
-from outlier_jupyter.notebook.render import class_colours
 from outlier_jupyter.notebook.render.class_colours import COLOURS, class_numbers
 from outlier_jupyter.notebook.render.figures import Figures
 from outlier_jupyter.notebook.render.figures.routing import SIGNS
@@ -20,6 +19,7 @@ from outlier_jupyter.notebook.render.palette import DARK, EITHER, LIGHT, PART_RO
 from outlier_jupyter.notebook.render.static.report_charts import time_parts
 from outlier_jupyter.trace.schema import LAYER_PARTS
 from outlier_jupyter.trace.time_parts import PARTS, part_name
+from tests.inspection import forget_colours
 from tests.notebook.render.test_figures import contrast
 from tests.trace.test_divergence import sticky
 from tests.trace.test_routing_measures import routed
@@ -30,8 +30,7 @@ JS = Path(__file__).parents[3] / "js" / "src"
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """Only the token classes have colours."""
-    tokens = {name: n for name, n in class_colours._numbers.items() if n < len(COLOURS)}
-    monkeypatch.setattr(class_colours, "_numbers", tokens)
+    forget_colours(monkeypatch)
 
 
 @given(

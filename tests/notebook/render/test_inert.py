@@ -13,6 +13,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter import Engine, Run
 from outlier_jupyter.notebook.chat.chat import Chat
+from outlier_jupyter.notebook.render.displays import Displays
 
 SAID = "It costs $5_1$ or $$y^2$$ more, \\(z_3\\), <i>they</i> say"
 TEX = re.compile(r"[$]+[^$]*[$]+")
@@ -42,9 +43,10 @@ def htmls(engine: Engine, runs: dict[str, Run]) -> Iterator[tuple[str, str]]:
     chat = Chat(engine, max_tokens=2)
     chat.send(SAID)
     made: list[dict[str, str]] = []
-    chat._saved.update = made.append  # type: ignore[assignment]
-    chat.save_view()
-    chat.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Displays, "update", lambda self, bundle: made.append(bundle))
+        chat.save_view()
+        chat.close()
     yield "chat", made[0]["text/html"]
 
 
