@@ -27,7 +27,7 @@ from ..checkpoint.disk_probe import known_disk
 from ..checkpoint.records import NAME
 from ..errors import CheckpointError, ReadFailed
 from ..options import LoadOptions
-from ..paging.install import Switch
+from ..paging.install import MoeSwitch
 from ..system.interrupt import deferred
 
 AUTO, OFF = "auto", "off"
@@ -46,7 +46,7 @@ class Reads(NamedTuple):
         rate: bytes per second that the probe measured; 0 without a probe.
     """
 
-    switches: tuple[Switch, ...]
+    switches: tuple[MoeSwitch, ...]
     reader: Reader
     threads: int
     rate: float = 0.0
@@ -66,7 +66,7 @@ def record_files(folder: Path, where: str = AUTO) -> list[Path]:
 
 
 def open_experts(
-    checkpoint: Checkpoint, switches: tuple[Switch, ...], options: LoadOptions, undo: ExitStack
+    checkpoint: Checkpoint, switches: tuple[MoeSwitch, ...], options: LoadOptions, undo: ExitStack
 ) -> Reads:
     """Open the best source of expert weights.
 
@@ -125,7 +125,7 @@ def find_records(
 
 
 def _choose(
-    kind: str, files: Sequence[Path], switches: Sequence[Switch]
+    kind: str, files: Sequence[Path], switches: Sequence[MoeSwitch]
 ) -> tuple[str, int, str, float]:
     """The reader, the number of threads, the reason, and bytes per second for `auto`."""
     if kind != AUTO:
@@ -140,6 +140,6 @@ def _choose(
     return found.reader, found.threads, found.why(), 1e6 * found.speed(found.reader)
 
 
-def layers_of(switches: Sequence[Switch]) -> dict[str, tuple[ExpertPart, ...]]:
+def layers_of(switches: Sequence[MoeSwitch]) -> dict[str, tuple[ExpertPart, ...]]:
     """Each layer's path in the model → its experts' tensors."""
     return {switch.path: switch.parts for switch in switches}

@@ -31,7 +31,7 @@ from ..cpu.modules import wanted as native_wanted
 from ..errors import CheckpointChanged, OptionError, ReadFailed, brief, place
 from ..options import LoadOptions, make, takes
 from ..paging import Installed, check_device, install, release, switch_modules
-from ..paging.install import Switch
+from ..paging.install import MoeSwitch
 from ..paging.preload import parse_pins, pin, warm
 from ..paging.probe import Probed, dense_nbytes, probe
 from ..residency import ExpertKey
@@ -288,7 +288,7 @@ def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None, qu
 
 
 def _costs(
-    config: dict[str, Any], switches: Sequence[Switch], top_k: int | None, fast: Native | None
+    config: dict[str, Any], switches: Sequence[MoeSwitch], top_k: int | None, fast: Native | None
 ) -> Costs:
     """The bytes of activations per prompt token, in the widest layer."""
     text = config.get("text_config")
@@ -332,7 +332,7 @@ def _top_k(
     return None, None
 
 
-def _check_top_k(wanted: int | None, switches: Sequence[Switch]) -> None:
+def _check_top_k(wanted: int | None, switches: Sequence[MoeSwitch]) -> None:
     fewest = min((switch.experts for switch in switches), default=wanted or 0)
     if wanted is not None and wanted > fewest:
         raise OptionError(
@@ -342,7 +342,7 @@ def _check_top_k(wanted: int | None, switches: Sequence[Switch]) -> None:
 
 def _info(
     model: str,
-    switches: Sequence[Switch],
+    switches: Sequence[MoeSwitch],
     slots: int,
     reader: Reader,
     options: LoadOptions,
@@ -379,7 +379,7 @@ def _measured(
     return {"model_hash": stamp, "dense_nbytes": total, "disk_rate": disk_rate}
 
 
-def _banks(switches: Sequence[Switch]) -> tuple[int, ...]:
+def _banks(switches: Sequence[MoeSwitch]) -> tuple[int, ...]:
     """The bank's number for each layer: layers of one geometry share a bank."""
     geometries = list(dict.fromkeys(switch.geometry for switch in switches))
     return tuple(geometries.index(switch.geometry) for switch in switches)

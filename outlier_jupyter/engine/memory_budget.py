@@ -19,7 +19,7 @@ from ..errors import OptionError
 from ..formatting import size_words
 from ..options import AUTO, GenerateOptions, LoadOptions
 from ..paging import share_slots
-from ..paging.install import Switch, banks_nbytes, staging_slots
+from ..paging.install import MoeSwitch, banks_nbytes, staging_slots
 from ..paging.probe import Probed
 from ..system.memory_info import Machine, machine_memory, process_nbytes
 from .kv_cache import KEPT
@@ -164,7 +164,7 @@ def check_prompt(
         )
 
 
-def best_nbytes(switches: Sequence[Switch], room: int) -> int | None:
+def best_nbytes(switches: Sequence[MoeSwitch], room: int) -> int | None:
     """Bytes of the largest cache that fits in `room`; None if none does."""
     everything = sum(s.experts * s.expert_nbytes for s in switches)
     if everything <= room:
@@ -172,14 +172,14 @@ def best_nbytes(switches: Sequence[Switch], room: int) -> int | None:
     return down(room) if room > least_nbytes(switches) else None
 
 
-def least_nbytes(switches: Sequence[Switch]) -> int:
+def least_nbytes(switches: Sequence[MoeSwitch]) -> int:
     """The smallest useful cache: two experts of each geometry."""
     kinds = {switch.geometry: switch.expert_nbytes for switch in switches}
     return max(kinds.values(), default=0) * 2 * len(kinds)
 
 
 def fitted(
-    switches: Sequence[Switch],
+    switches: Sequence[MoeSwitch],
     options: LoadOptions,
     needs: Needs,
     room: MemoryBounds,
@@ -217,7 +217,7 @@ def fitted(
     return options
 
 
-def slots_of(switches: Sequence[Switch], options: LoadOptions) -> dict[Any, int]:
+def slots_of(switches: Sequence[MoeSwitch], options: LoadOptions) -> dict[Any, int]:
     """The number of slots of each geometry; `cache_gb` must be a number by now.
 
     Raises:

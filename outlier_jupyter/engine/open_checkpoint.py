@@ -22,7 +22,7 @@ from ..checkpoint.model_folder import ModelFolder
 from ..errors import CheckpointError, NotPageable, OutlierError, UnsupportedModel, brief, place
 from ..formatting import size_words
 from ..paging import find
-from ..paging.install import Switch
+from ..paging.install import MoeSwitch
 from ..paging.probe import dense_nbytes
 from ..system.memory_info import machine_memory
 from .threads import thread_cleanup
@@ -38,7 +38,7 @@ class Opened(NamedTuple):
     module: nn.Module
     config: dict[str, Any]
     checkpoint: Checkpoint
-    switches: tuple[Switch, ...]
+    switches: tuple[MoeSwitch, ...]
 
 
 def open_model(
@@ -76,7 +76,7 @@ def open_model(
 
 def _find(
     module: nn.Module, checkpoint: Checkpoint
-) -> tuple[tuple[Switch, ...], NotPageable | None]:
+) -> tuple[tuple[MoeSwitch, ...], NotPageable | None]:
     """The switches, or why they cannot be paged."""
     try:
         return find(module, checkpoint), None

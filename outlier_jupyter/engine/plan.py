@@ -21,7 +21,7 @@ from ..errors import place
 from ..formatting import percent, size_words, three
 from ..options import AUTO, LoadOptions, make
 from ..paging import share_slots
-from ..paging.install import Switch
+from ..paging.install import MoeSwitch
 from ..paging.probe import Probed, dense_nbytes, expert_format
 from ..system import hub
 from ..system.memory_info import Machine
@@ -261,7 +261,7 @@ def _plan(
 
 
 def _sizes(
-    switches: Sequence[Switch], top_k: Sequence[int], needs: Needs, room: MemoryBounds
+    switches: Sequence[MoeSwitch], top_k: Sequence[int], needs: Needs, room: MemoryBounds
 ) -> tuple[tuple[CacheSize, ...], CacheSize | None]:
     """Round sizes from about half a working set to all experts, and the advised one."""
     if not switches:

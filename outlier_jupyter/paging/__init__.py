@@ -8,7 +8,7 @@ from .release import release
 from .resize_banks import resize
 from .router_tap import RouterTap
 from .routing_override import RoutingOverride
-from .slots import SlotBank
+from .slot_bank import SlotBank
 
 __all__ = [
     "Installed",

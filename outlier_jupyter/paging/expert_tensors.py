@@ -15,8 +15,8 @@ import mlx.nn as nn
 from ..checkpoint import ArrayView, Checkpoint, ExpertPart
 from ..errors import NotPageable
 from .sanitize_trace import Computed, Origin, trace_sanitize
-from .slots import host_bytes, safetensors_dtype
-from .switch import expert_tensors
+from .slot_bank import host_bytes, safetensors_dtype
+from .switch import stacked_tensors
 
 IN_MEMORY_NBYTES = 64
 """Bytes per expert up to which a tensor that mlx-lm computes is kept in RAM."""
@@ -35,7 +35,7 @@ class Locator:
         self, model: nn.Module, checkpoint: Checkpoint, switches: Iterable[tuple[str, nn.Module]]
     ) -> None:
         self._folder = checkpoint.folder
-        self._tensors = {path: expert_tensors(module) for path, module in switches}
+        self._tensors = {path: stacked_tensors(module) for path, module in switches}
         names = [f"{path}.{name}" for path, arrays in self._tensors.items() for name in arrays]
         self._origins = trace_sanitize(model, checkpoint, names) if names else {}
 

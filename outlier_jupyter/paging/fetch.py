@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from ..events import Event, Evicted, PagedIn, Waited
 from ..residency import ExpertKey
 from ..residency.slot_table import Lookup, Placement, SlotTable
-from .slots import SlotBank
+from .slot_bank import SlotBank
 
 ReadResult = tuple[int, int, int]
 """The read of one expert: bytes, when it began, how long it took, in nanoseconds."""
@@ -68,9 +68,9 @@ class Fetch:
 
     Args:
         plan: the hits, and the slots that the table reserved for the misses.
-        whole: whether `arrivals` yields all experts at once, when the last read has ended.
+        at_once: whether `arrivals` yields all experts together, when the last read has ended.
         report: receives the events.
-        reap: collects completions from the kernel's queue of reads; with True it waits for at
+        collect: collects completions from the kernel's queue of reads; with True it waits for at
             least one. Returns whether any reads were in flight.
 
     Attributes:
@@ -83,22 +83,22 @@ class Fetch:
         bank: SlotBank,
         table: SlotTable,
         *,
-        whole: bool,
+        at_once: bool,
         clock: Callable[[], int],
         report: Callable[[Event], None],
-        reap: Callable[[bool], bool] = lambda wait: False,
+        collect: Callable[[bool], bool] = lambda wait: False,
     ) -> None:
         self.slots = plan.hits | {place.key: place.slot for place in plan.placements}
         self._hits = plan.hits
         self._placements = plan.placements
         self._bank, self._table = bank, table
-        self._whole = whole
-        self._clock, self._report, self._reap = clock, report, reap
+        self._at_once = at_once
+        self._clock, self._report, self._collect = clock, report, collect
         self._futures: list[Read] = []
-        # `_ended` lists the reads in the order of their ends; `_bell` gets one item for each, to
+        # `_ended` lists the reads in the order of their ends; `_wakeup` gets one item for each, to
         # wait on: `concurrent.futures.wait` for the first one takes longer than many a read.
         self._ended: list[int] = []
-        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._wakeup: SimpleQueue[None] = SimpleQueue()
         self._written: set[int] = set()
         self._wait_ns = self._install_ns = 0
         self._open = bool(plan.placements)
@@ -109,7 +109,7 @@ class Fetch:
         return len(self._placements)
 
     @property
-    def landed(self) -> bool:
+    def done(self) -> bool:
         """Whether all reads have ended, in success or failure."""
         return len(self._ended) == len(self._futures)
 
@@ -123,7 +123,7 @@ class Fetch:
         for number, read in enumerate(start(self._placements)):
             self._futures.append(read)
             read.add_done_callback(partial(self._end, number))
-        if self.landed:
+        if self.done:
             self._wait_ns += self._clock() - begin
 
     def arrivals(self) -> Iterator[dict[ExpertKey, int]]:
@@ -133,7 +133,7 @@ class Fetch:
         if there are none, this waits for one. Each key is yielded once. A failed read ends the
         iteration; `check` then raises the failure.
         """
-        if self._whole:
+        if self._at_once:
             self._wait(len(self._futures))
             if all(read.exception() is None for read in self._futures):
                 self._write(range(len(self._futures)))
@@ -144,12 +144,12 @@ class Fetch:
         taken = 0
         while taken < len(self._futures):
             self._wait(taken + 1)
-            landed = sorted(self._ended[taken:])
-            if any(self._futures[i].exception() is not None for i in landed):
+            arrived = sorted(self._ended[taken:])
+            if any(self._futures[i].exception() is not None for i in arrived):
                 return
-            self._write(landed)
-            yield {self._placements[i].key: self._placements[i].slot for i in landed}
-            taken += len(landed)
+            self._write(arrived)
+            yield {self._placements[i].key: self._placements[i].slot for i in arrived}
+            taken += len(arrived)
 
     def finish(self) -> None:
         """Wait for all reads, commit or release their slots, and report the events; idempotent."""
@@ -159,7 +159,7 @@ class Fetch:
             self._wait(len(self._futures))
         finally:
             # After a KeyboardInterrupt in that wait, too, every read must end first.
-            while self._reap(True):
+            while self._collect(True):
                 pass
             for read in self._futures:
                 read.exception()
@@ -175,23 +175,23 @@ class Fetch:
     def _end(self, number: int, read: Read) -> None:
         """Record that a read has succeeded or failed; runs on the thread that read."""
         self._ended.append(number)
-        self._bell.put(None)
+        self._wakeup.put(None)
 
     def _wait(self, count: int) -> None:
         """Wait until `count` reads have ended."""
-        self._reap(False)
+        self._collect(False)
         if len(self._ended) >= count:
             return
         begin = self._clock()
         while len(self._ended) < count:
-            if not self._reap(True):
-                self._bell.get()
+            if not self._collect(True):
+                self._wakeup.get()
         self._wait_ns += self._clock() - begin
 
-    def _write(self, landed: Sequence[int]) -> None:
+    def _write(self, arrived: Sequence[int]) -> None:
         """Commit the rows of these complete reads to the bank's arrays; each only once."""
         begin = self._clock()
-        new = [i for i in landed if i not in self._written]
+        new = [i for i in arrived if i not in self._written]
         self._bank.commit([self._placements[i].slot for i in new])
         self._written.update(new)
         self._install_ns += self._clock() - begin

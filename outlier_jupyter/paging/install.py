@@ -33,7 +33,7 @@ from .release import release
 from .router_tap import RouterTap
 from .routing_override import RoutingOverride
 from .shared_expert import shared_expert
-from .slots import make_bank
+from .slot_bank import make_bank
 from .switch import PagedSwitch
 
 Geometry = tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -41,8 +41,8 @@ Geometry = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
-class Switch:
-    """One MoE layer as found: its path in the model, its module, and its experts on disk."""
+class MoeSwitch:
+    """The switch of one MoE layer: its path in the model, its module, its experts on disk."""
 
     path: str
     module: nn.Module
@@ -68,7 +68,7 @@ class Switch:
 class Installed:
     """The paged layers of a model, in the model's order, and the pagers that serve them."""
 
-    switches: tuple[Switch, ...]
+    switches: tuple[MoeSwitch, ...]
     pagers: tuple[Pager, ...]
     tap: RouterTap
     routing_override: RoutingOverride
@@ -123,7 +123,7 @@ def switch_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return sorted(found, key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])])
 
 
-def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
+def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[MoeSwitch, ...]:
     """Every switch of the model with its experts' tensors; empty for a dense model.
 
     Raises:
@@ -131,12 +131,12 @@ def find(model: nn.Module, checkpoint: Checkpoint) -> tuple[Switch, ...]:
     """
     found = switch_modules(model)
     located = Locator(model, checkpoint, found)
-    return tuple(Switch(path, module, located.parts(path)) for path, module in found)
+    return tuple(MoeSwitch(path, module, located.parts(path)) for path, module in found)
 
 
 def install(
     model: nn.Module,
-    switches: Sequence[Switch],
+    switches: Sequence[MoeSwitch],
     slots: dict[Geometry, int],
     reader: Reader,
     executor: Executor,
@@ -161,7 +161,7 @@ def install(
 
 def _put_in_place(
     model: nn.Module,
-    switches: Sequence[Switch],
+    switches: Sequence[MoeSwitch],
     slots: dict[Geometry, int],
     reader: Reader,
     executor: Executor,
@@ -200,7 +200,7 @@ def _put_in_place(
 
 def _add_lookahead(
     model: nn.Module,
-    switches: Sequence[Switch],
+    switches: Sequence[MoeSwitch],
     pagers: Mapping[Geometry, Pager],
     options: LoadOptions,
 ) -> None:
@@ -214,7 +214,7 @@ def _add_lookahead(
             layers[layer - 1].next_lookahead = layers[layer].lookahead = lookahead
 
 
-def staging_slots(switches: Sequence[Switch], options: LoadOptions) -> dict[Geometry, int]:
+def staging_slots(switches: Sequence[MoeSwitch], options: LoadOptions) -> dict[Geometry, int]:
     """How many staging slots each geometry gets, for prefetched experts."""
     return {
         switch.geometry: STAGING_SLOTS if lookahead_wanted(options, switch.expert_nbytes) else 0
@@ -223,7 +223,7 @@ def staging_slots(switches: Sequence[Switch], options: LoadOptions) -> dict[Geom
 
 
 def share_slots(
-    switches: Sequence[Switch],
+    switches: Sequence[MoeSwitch],
     cache_gb: float,
     cache_experts: int | None,
     staging: Mapping[Geometry, int] | None = None,
@@ -261,7 +261,7 @@ def share_slots(
 
 
 def banks_nbytes(
-    switches: Sequence[Switch], slots: Mapping[Geometry, int], staging: Mapping[Geometry, int]
+    switches: Sequence[MoeSwitch], slots: Mapping[Geometry, int], staging: Mapping[Geometry, int]
 ) -> int:
     """Bytes of the banks that `install` makes for so many slots, staging slots included."""
     kinds = {switch.geometry: switch.expert_nbytes for switch in switches}

@@ -31,20 +31,21 @@ from .staging import PrefetchOutcome
 STAGING_SLOTS = 4
 """Experts prefetched at once, each into a slot beside the cache. From the fourth rank on only half
 of the predictions are right, and no more reads end while the next layer's attention computes."""
-PROOFS = 8
+TRIALS = 8
 """Tokens in a row on which a router must repeat its choice before it predicts."""
-USED = 0.5
+LEAST_USED = 0.5
 """The least share of a rank's prefetched experts that are used. A used one saves at most its own
 read; an unused one delays the next layer's reads by at most as much."""
-WORTH = 0.1
+LEAST_USEFUL = 0.1
 """The least share of predictions of which an expert is used. A prediction is one router product,
 about a tenth of a millisecond, which is wasted where nearly all experts are resident."""
-FORGET = 0.9
+DECAY = 0.9
 """The decay of a share; it remembers about ten predictions."""
-FIRST = 0.7
-"""A rank's share before its first outcome: four wrong predictions at the beginning close it."""
-AGAIN = 64
-"""Once in this many tokens all ranks are prefetched, so that closed ones can open again."""
+FIRST_SHARE = 0.7
+"""A rank's share before its first outcome: after four wrong predictions at the beginning it is not
+prefetched."""
+RETRY_EVERY = 64
+"""Once in this many tokens all ranks are prefetched, so that those left out can return."""
 
 
 def wanted(options: LoadOptions, expert_nbytes: int) -> bool:
@@ -53,40 +54,40 @@ def wanted(options: LoadOptions, expert_nbytes: int) -> bool:
     return options.lookahead == "on" or (options.lookahead == "auto" and large)
 
 
-class Gate:
+class RankFilter:
     """Decides whether to predict a layer, and which ranks to prefetch, from earlier outcomes.
 
-    A rank is open while the share of its prefetched experts that were used is high enough.
+    A rank is prefetched while the share of its prefetched experts that were used is high enough.
 
     Attributes:
-        worth: the share of predictions of which any expert was used, exponentially decayed.
+        useful: the share of predictions of which any expert was used, exponentially decayed.
     """
 
     def __init__(self) -> None:
-        self.worth = 1.0
+        self.useful = 1.0
         self._shares: dict[int, float] = {}
         self._tokens = 0
 
-    def open(self, k: int) -> list[int]:
+    def ranks(self, k: int) -> list[int]:
         """The ranks below `k` to prefetch for this token."""
         self._tokens += 1
-        if self._tokens % AGAIN == 0:
+        if self._tokens % RETRY_EVERY == 0:
             return list(range(k))
-        if self.worth < WORTH:
+        if self.useful < LEAST_USEFUL:
             return []
-        return [rank for rank in range(k) if self.share(rank) >= USED]
+        return [rank for rank in range(k) if self.share(rank) >= LEAST_USED]
 
-    def learn(self, rank: int, used: bool) -> None:
+    def record(self, rank: int, used: bool) -> None:
         """Record whether a prefetched expert of this rank was used."""
-        self._shares[rank] = FORGET * self.share(rank) + (1 - FORGET) * used
+        self._shares[rank] = DECAY * self.share(rank) + (1 - DECAY) * used
 
-    def predicted(self, used: bool) -> None:
+    def record_prediction(self, used: bool) -> None:
         """Record whether any expert of a prediction was used."""
-        self.worth = FORGET * self.worth + (1 - FORGET) * used
+        self.useful = DECAY * self.useful + (1 - DECAY) * used
 
     def share(self, rank: int) -> float:
         """The decayed share of prefetched experts of this rank that were used."""
-        return self._shares.get(rank, FIRST)
+        return self._shares.get(rank, FIRST_SHARE)
 
 
 class Lookahead:
@@ -101,8 +102,8 @@ class Lookahead:
 
     Attributes:
         k: how many experts its router chose for the last token of those that it was tried on.
-        confirmed: tokens on which the router was tried; it predicts after `PROOFS` of them.
-        suits: whether its router can predict: False once it failed to repeat its own choice.
+        trials: tokens on which the router was tried; it predicts after `TRIALS` of them.
+        usable: whether its router can predict: False once it failed to repeat its own choice.
     """
 
     def __init__(
@@ -113,29 +114,29 @@ class Lookahead:
         norms: tuple[nn.RMSNorm, nn.RMSNorm] | None,
         native_only: bool,
     ) -> None:
-        self.gate = Gate()
+        self.filter = RankFilter()
         self.native_only = native_only
         self._layer, self._pager, self.router = layer, pager, router
         self._norms = norms
         self._ratio: mx.array | None = None
         self._factors = np.ones(1, np.float32)
-        self.k = self.confirmed = 0
-        self.suits = True
+        self.k = self.trials = 0
+        self.usable = True
         self._ranks: dict[ExpertKey, int] | None = None  # of the prediction not yet compared
 
     def prefetch(self, x: mx.array) -> None:
-        """Predict from the previous layer's input `x`, one token, and prefetch the open ranks.
+        """Predict from the previous layer's input `x`, one token, and prefetch likely experts.
 
         Called when all experts of the previous layer have been read.
         """
-        if not self.suits or self.confirmed < PROOFS:
+        if not self.usable or self.trials < TRIALS:
             return
-        ranks_open = self.gate.open(self.k)
-        experts = self._predict(x, self.scaled) if ranks_open else None
+        wanted_ranks = self.filter.ranks(self.k)
+        experts = self._predict(x, self.scaled) if wanted_ranks else None
         if experts is not None:
             # A routing override of `top_k` makes the router choose fewer than `k`.
             keys = [(ExpertKey(self._layer, e), i) for i, e in enumerate(experts.tolist())]
-            ranks = {key: rank for key, rank in keys if rank in ranks_open}
+            ranks = {key: rank for key, rank in keys if rank in wanted_ranks}
             self._ranks = {key: ranks[key] for key in self._pager.prefetch(list(ranks))}
 
     def learn(
@@ -145,14 +146,14 @@ class Lookahead:
         if self._ranks is not None:
             mine = [(self._ranks[key], used) for key, used, _ in outcomes if key in self._ranks]
             for rank, used in mine:
-                self.gate.learn(rank, used)
-            self.gate.predicted(any(used for _, used in mine))
+                self.filter.record(rank, used)
+            self.filter.record_prediction(any(used for _, used in mine))
             self._ranks = None
-        if self.suits and self.confirmed < PROOFS:
+        if self.usable and self.trials < TRIALS:
             self.k = ids.shape[-1]
             repeated = self._predict(x)  # with the router's real input, this must be its choice
-            self.suits = repeated is not None and sorted(repeated.tolist()) == sorted(ids.ravel())
-            self.confirmed += 1
+            self.usable = repeated is not None and sorted(repeated.tolist()) == sorted(ids.ravel())
+            self.trials += 1
 
     def ranked(self, x: mx.array) -> npt.NDArray[np.int64]:
         """The experts that the router chooses for `x`, one token, the likeliest first.
@@ -180,7 +181,7 @@ class Lookahead:
         try:
             return self.ranked(change(x) if change else x)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            self.suits = False
+            self.usable = False
             return None
 
     def scaled(self, x: mx.array) -> mx.array:

@@ -94,13 +94,13 @@ class PagedLayer:
         work: PartialExperts | None = None
         with pager.fetch(keys) as fetch:
             report()  # while the reads that have begun go on
-            prefetched = self._prefetch_next(inputs, fetch.landed)
+            prefetched = self._prefetch_next(inputs, fetch.done)
             overlap = self._overlaps(fetch)
             self._compute_beside(inputs, overlap, meanwhile)
             if overlap or not self._owns_all:
                 work = inputs.partial(self._inner, pager.bank)
                 for slots in fetch.arrivals():
-                    prefetched = prefetched or self._prefetch_next(inputs, fetch.landed)
+                    prefetched = prefetched or self._prefetch_next(inputs, fetch.done)
                     self._timed(self._add, work, ids, slots)
         if not prefetched:
             self._prefetch_next(inputs, True)

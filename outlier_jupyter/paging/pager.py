@@ -21,7 +21,7 @@ from ..residency import ExpertKey
 from ..residency.slot_table import Placement, SlotTable
 from .fetch import Fetch, Read, ReadResult
 from .record_fetch import QueuedReads
-from .slots import SlotBank
+from .slot_bank import SlotBank
 from .staging import PrefetchOutcome, Staging
 from .switch_inputs import SlotMap
 
@@ -158,7 +158,8 @@ class Pager:
         plan, prefetched = self._staging.take(self.table.reserve(keys))
         fetch = self._current = Fetch(
             plan, self.bank, self.table,
-            whole=not self.overlap, clock=self.clock, report=self.report, reap=self._reap,
+            at_once=not self.overlap, clock=self.clock, report=self.report,
+            collect=self._collect,
         )  # fmt: skip
         try:
             fetch.begin(lambda placements: self._start(placements, prefetched))
@@ -168,7 +169,7 @@ class Pager:
         fetch.check()
         if self.table.capacity >= self._experts:  # then nothing is ever evicted
             for layer in {key.layer for key in fetch.slots} - self._slot_maps.keys():
-                self._map_if_whole(layer)
+                self._map_if_resident(layer)
 
     def finish(self) -> None:
         """Wait for the reads that an interrupt may have left under way, and commit them."""
@@ -185,7 +186,7 @@ class Pager:
         Returns:
             the keys whose reads were begun.
         """
-        if self.closed or not (self._current is None or self._current.landed):
+        if self.closed or not (self._current is None or self._current.done):
             return []
         return self._staging.begin(keys)
 
@@ -220,7 +221,7 @@ class Pager:
         if slots > self.table.capacity:
             self.table.grow(slots)
 
-    def _map_if_whole(self, layer: int) -> None:
+    def _map_if_resident(self, layer: int) -> None:
         keys = [ExpertKey(layer, expert) for expert in range(self._parts[layer][0].experts)]
         if all(key in self.table for key in keys):
             hits = self.table.reserve(keys).hits
@@ -240,9 +241,9 @@ class Pager:
     def _submit(self, placement: Placement) -> Future[ReadResult]:
         return self._executor.submit(self._read, placement)
 
-    def _reap(self, wait: bool) -> bool:
-        """As `Fetch`'s argument `reap`."""
-        return self._queued is not None and self._queued.reap(wait)
+    def _collect(self, wait: bool) -> bool:
+        """As `Fetch`'s argument `collect`."""
+        return self._queued is not None and self._queued.collect(wait)
 
     def _read(self, placement: Placement) -> ReadResult:
         """Read one expert's tensors, on a reader thread."""

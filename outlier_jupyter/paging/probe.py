@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
 
-from .install import Switch, replace
+from .install import MoeSwitch, replace
 
 LENGTHS = (256, 512)
 """Prompt lengths, in tokens, whose KV caches are compared: multiples of the 256 in which mlx-lm's
@@ -40,7 +40,9 @@ class Probed:
     kv_nbytes_fixed: int
 
 
-def probe(model: nn.Module, switches: tuple[Switch, ...], float32: bool = False) -> Probed | None:
+def probe(
+    model: nn.Module, switches: tuple[MoeSwitch, ...], float32: bool = False
+) -> Probed | None:
     """Build a forward pass of a lazily loaded `model`; None where that fails.
 
     Meanwhile stubs that compute nothing replace the model's switches.
@@ -107,7 +109,7 @@ def _nbytes(cache: Any) -> int:
     return sum(array.nbytes for _, array in arrays if isinstance(array, mx.array))
 
 
-def dense_nbytes(model: nn.Module, switches: Sequence[Switch]) -> int:
+def dense_nbytes(model: nn.Module, switches: Sequence[MoeSwitch]) -> int:
     """Bytes of all weights but the experts of `switches`, which must still be in `model`."""
     return _weights(model) - sum(_weights(switch.module) for switch in switches)
 
@@ -117,7 +119,7 @@ def _weights(module: nn.Module) -> int:
     return sum(array.nbytes for _, array in arrays)
 
 
-def expert_format(switch: Switch) -> str:
+def expert_format(switch: MoeSwitch) -> str:
     """How a layer's experts are stored, in words: `affine 4-bit, group 64`, `BF16`."""
     words: dict[str, None] = {}
     for child in switch.module.children().values():
@@ -131,7 +133,7 @@ def expert_format(switch: Switch) -> str:
 class _Stub(nn.Module):
     """Replaces a switch: records k, and returns zeros of the right shape."""
 
-    def __init__(self, switch: Switch) -> None:
+    def __init__(self, switch: MoeSwitch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # mlx.nn's has no types
         object.__setattr__(self, "_inner", switch.module)
         self._inner: Any

@@ -16,13 +16,13 @@ from ..checkpoint import ByteRange, ExpertPart, KernelQueue, KernelRead, KernelR
 from ..residency import ExpertKey
 from ..residency.slot_table import Placement
 from .fetch import Read, ReadResult
-from .slots import SlotBank
+from .slot_bank import SlotBank
 
 
 class QueuedRead:
     """A `Read` in the kernel's queue; a `Future` takes longer to make.
 
-    `QueuedReads.reap` ends it, or hands it over to a reader thread if the kernel failed.
+    `QueuedReads.collect` ends it, or hands it over to a reader thread if the kernel failed.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class QueuedReads:
             self._alignment = pieces, block, aligned
         return aligned
 
-    def reap(self, wait: bool) -> bool:
+    def collect(self, wait: bool) -> bool:
         """Collect the queue's completions, with `wait` at least one; False if none was pending."""
         if not self._queue.pending:
             return False

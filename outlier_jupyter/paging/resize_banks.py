@@ -15,7 +15,7 @@ import mlx.core as mx
 from ..errors import OptionError
 from ..formatting import size_words
 from ..system.memory_info import machine_memory
-from .install import Geometry, Installed, Switch, bind, share_slots
+from .install import Geometry, Installed, MoeSwitch, bind, share_slots
 from .pager import Pager
 
 Change = tuple[Geometry, Pager, int]
@@ -65,7 +65,7 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
             ) from error
 
 
-def _rebind(members: Sequence[Switch], name: str, array: mx.array) -> None:
+def _rebind(members: Sequence[MoeSwitch], name: str, array: mx.array) -> None:
     for switch in members:
         bind(switch.module, name, array)
 

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from ..events import ResidentLayers, Routed, Served, Weighed
 from .resident_log import Note, ResidentLog
-from .slots import host_bytes
+from .slot_bank import host_bytes
 
 
 @dataclass

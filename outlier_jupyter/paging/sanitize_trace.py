@@ -20,7 +20,7 @@ import mlx.nn as nn
 
 from ..checkpoint import ArrayView, Checkpoint, NotAddressable
 from ..system.interrupt import deferred
-from .slots import MLX_DTYPES
+from .slot_bank import MLX_DTYPES
 
 _patching = threading.Lock()
 

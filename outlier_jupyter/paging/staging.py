@@ -21,7 +21,7 @@ from typing import NamedTuple
 from ..residency import ExpertKey
 from ..residency.slot_table import Lookup, Placement, SlotTable
 from .fetch import ReadResult
-from .slots import SlotBank
+from .slot_bank import SlotBank
 
 ReadInto = Callable[[Placement], ReadResult]
 """Reads an expert into a slot, on a reader thread."""

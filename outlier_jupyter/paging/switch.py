@@ -28,7 +28,7 @@ from .switch_inputs import F32s, Ids, LazyInputs, SlotMap, Stopwatch, SwitchInpu
 PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
 
 
-def expert_tensors(switch: nn.Module) -> dict[str, mx.array]:
+def stacked_tensors(switch: nn.Module) -> dict[str, mx.array]:
     """A switch's tensors with one row per expert, [experts, …], by name below the switch."""
     tensors: dict[str, mx.array] = {}
     for name, child in switch.children().items():

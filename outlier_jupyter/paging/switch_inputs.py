@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .partial_experts import LazyPartialExperts, PartialExperts
 from .router_tap import RouterTap
-from .slots import SlotBank
+from .slot_bank import SlotBank
 
 Ids = npt.NDArray[np.int64]
 F32s = npt.NDArray[np.float32]

@@ -15,8 +15,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 import outlier_jupyter
 from outlier_jupyter.options import READERS
-from outlier_jupyter.paging import slots as slots_module
-from outlier_jupyter.paging.slots import StagedSlotBank
+from outlier_jupyter.paging import slot_bank
+from outlier_jupyter.paging.slot_bank import StagedSlotBank
 from tests.inspection import pager_of
 
 PROMPT_LENGTHS = (1, 7, 33, 130)
@@ -75,7 +75,7 @@ def test_every_reader_gives_the_same_bits(reader, checkpoint_of):
 
 def test_staged_slots_give_the_same_bits(tiny, monkeypatch):
     """The bank for devices without a host view (CUDA's path) is exact, tested on the CPU."""
-    monkeypatch.setattr(slots_module, "SlotBank", StagedSlotBank)
+    monkeypatch.setattr(slot_bank, "SlotBank", StagedSlotBank)
     reference, _ = load_unpaged(str(tiny))
     with outlier_jupyter.load(tiny, cache_experts=3) as engine:
         assert isinstance(pager_of(engine).bank, StagedSlotBank)
@@ -100,7 +100,7 @@ def test_two_calls_before_one_evaluation_do_not_share_a_slot(tiny):
 
 def test_without_the_fence_the_race_is_real(tiny, monkeypatch):
     """Without the fence the same two passes give wrong results: the test above can fail."""
-    monkeypatch.setattr(slots_module.SlotBank, "reading", lambda self, array: None)
+    monkeypatch.setattr(slot_bank.SlotBank, "reading", lambda self, array: None)
     reference, _ = load_unpaged(str(tiny))
     first, second = mx.array([prompt(3)]), mx.array([prompt(5)])
     with outlier_jupyter.load(tiny, cache_experts=8) as engine:

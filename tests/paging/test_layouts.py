@@ -13,7 +13,7 @@ from mlx_lm.utils import load_model
 import outlier_jupyter
 from outlier_jupyter.engine import open_checkpoint as opening
 from outlier_jupyter.errors import NotPageable
-from outlier_jupyter.paging.slots import host_bytes
+from outlier_jupyter.paging.slot_bank import host_bytes
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.system.memory_info import Machine
 from outlier_jupyter.testing import tiny_checkpoint

@@ -15,12 +15,12 @@ from outlier_jupyter.events import PagedIn, Prefetched, Waited
 from outlier_jupyter.options import LoadOptions
 from outlier_jupyter.paging.fetch import LARGE
 from outlier_jupyter.paging.lookahead import (
-    AGAIN,
-    PROOFS,
+    LEAST_USED,
+    RETRY_EVERY,
     STAGING_SLOTS,
-    USED,
-    Gate,
+    TRIALS,
     Lookahead,
+    RankFilter,
     wanted,
 )
 from outlier_jupyter.residency import ExpertKey
@@ -129,7 +129,7 @@ def test_a_changed_top_k_is_followed(tiny):
         fewer, whole = ahead.k, ahead.ranked
         ahead.ranked = lambda x: whole(x)[: fewer - 1]
         run = engine.generate("with fewer", raw=True, max_tokens=8)
-    assert len(run.tokens) == 8 and ahead.suits and len(run.trace.prefetched)
+    assert len(run.tokens) == 8 and ahead.usable and len(run.trace.prefetched)
 
 
 def test_the_state_is_put_under_the_next_norm(engine):
@@ -150,7 +150,7 @@ def test_a_prefetch_begins_before_its_layer_is_called(engine):
     pager, log, first, second = parts(engine)
     pager.acquire([ExpertKey(0, 0), ExpertKey(0, 1)])
     ahead, x = first.paged.next_lookahead, a_token()
-    ahead.k, ahead.confirmed = 2, PROOFS
+    ahead.k, ahead.trials = 2, TRIALS
     chosen = ahead.ranked(ahead.scaled(x)).tolist()
     held = pager.reader = PausedReader(pager.reader)
     first(x, ids(0, 1))
@@ -268,30 +268,30 @@ def test_stop_and_close_leave_nothing_being_read(tiny):
     assert pager.prefetch(KEYS[3:4]) == []
 
 
-def test_useless_guesses_close_the_gate():
+def test_ranks_that_are_seldom_used_are_left_out():
     """A rank that is seldom used is not prefetched, is tried again, and can come back."""
-    gate = Gate()
+    kept = RankFilter()
     tries = 0
-    for _ in range(10 * AGAIN):
-        for rank in gate.open(2):
+    for _ in range(10 * RETRY_EVERY):
+        for rank in kept.ranks(2):
             tries += rank == 1
-            gate.learn(rank, used=rank == 0)
-    assert tries <= 10 + 10 and gate.open(2) == [0]
+            kept.record(rank, used=rank == 0)
+    assert tries <= 10 + 10 and kept.ranks(2) == [0]
     for _ in range(10):
-        gate.learn(1, used=True)
-    assert gate.share(1) >= USED and gate.open(2) == [0, 1]
+        kept.record(1, used=True)
+    assert kept.share(1) >= LEAST_USED and kept.ranks(2) == [0, 1]
 
 
 def test_no_prediction_is_made_where_nearly_all_is_resident():
     """Predictions with nothing to read stop, but for occasional probes; one used read resumes."""
-    gate, guesses = Gate(), 0
-    for _ in range(10 * AGAIN):
-        if gate.open(2):
+    kept, guesses = RankFilter(), 0
+    for _ in range(10 * RETRY_EVERY):
+        if kept.ranks(2):
             guesses += 1
-            gate.predicted(False)
+            kept.record_prediction(False)
     assert 10 < guesses < 40
-    gate.predicted(True)
-    assert gate.open(2) == [0, 1]
+    kept.record_prediction(True)
+    assert kept.ranks(2) == [0, 1]
 
 
 def test_a_layer_with_useless_predictions_prefetches_nothing(tiny, monkeypatch):
@@ -299,7 +299,7 @@ def test_a_layer_with_useless_predictions_prefetches_nothing(tiny, monkeypatch):
     right = Lookahead.ranked
 
     def worst(self, x):
-        if self.confirmed < PROOFS:
+        if self.trials < TRIALS:
             return right(self, x)
         logits = np.array(self.router.matrix(x).astype(mx.float32)).reshape(-1)
         return np.argsort(logits)[: self.k]

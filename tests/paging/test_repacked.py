@@ -17,8 +17,8 @@ from outlier_jupyter.engine import choose_reader as reads
 from outlier_jupyter.engine import repack as repacking
 from outlier_jupyter.errors import CheckpointError, OptionError, ReadFailed
 from outlier_jupyter.options import READERS
-from outlier_jupyter.paging import slots as slots_module
-from outlier_jupyter.paging.slots import StagedSlotBank
+from outlier_jupyter.paging import slot_bank
+from outlier_jupyter.paging.slot_bank import StagedSlotBank
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import FaultyReader, tiny_checkpoint
 from tests import models
@@ -86,7 +86,7 @@ def test_an_aligned_expert_goes_straight_into_its_slot(tmp_path):
 def test_staged_slots_take_records_too(own, monkeypatch):
     """The bank for devices without a host view also reads records, tested on the CPU."""
     outlier_jupyter.repack(own, quiet=True)
-    monkeypatch.setattr(slots_module, "SlotBank", StagedSlotBank)
+    monkeypatch.setattr(slot_bank, "SlotBank", StagedSlotBank)
     reference, _ = load_unpaged(str(own))
     with outlier_jupyter.load(own, cache_experts=3, reader="direct") as engine:
         assert np.array_equal(logits(engine.model, prompt(70)), logits(reference, prompt(70)))

@@ -11,7 +11,7 @@ import outlier_jupyter
 from outlier_jupyter.engine import choose_reader as reads
 from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import Routed
-from outlier_jupyter.paging import slots as slots_module
+from outlier_jupyter.paging import slot_bank
 from outlier_jupyter.paging import switch as switch_module
 from outlier_jupyter.paging import switch_inputs as given_module
 from outlier_jupyter.residency import ExpertKey
@@ -44,13 +44,13 @@ def syncs(monkeypatch):
     counts = Counting()
     for module in (switch_module, given_module):
         monkeypatch.setattr(module, "np", counts)
-    settle = slots_module.SlotBank.settle
+    settle = slot_bank.SlotBank.settle
 
     def counted(self, *others):
         counts.arrays += len(others)
         settle(self, *others)
 
-    monkeypatch.setattr(slots_module.SlotBank, "settle", counted)
+    monkeypatch.setattr(slot_bank.SlotBank, "settle", counted)
     return counts
 
 

@@ -11,8 +11,8 @@ from mlx_lm import load as load_unpaged
 import outlier_jupyter
 from outlier_jupyter.errors import EngineBusy, EngineClosed, OptionError
 from outlier_jupyter.events import Resized
-from outlier_jupyter.paging import slots as slots_module
-from outlier_jupyter.paging.slots import SlotBank, StagedSlotBank
+from outlier_jupyter.paging import slot_bank
+from outlier_jupyter.paging.slot_bank import SlotBank, StagedSlotBank
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.system.memory_info import Machine
 from outlier_jupyter.testing import EventLog
@@ -53,7 +53,7 @@ def check(engine) -> None:
 @pytest.mark.parametrize("bank", [SlotBank, StagedSlotBank])
 def test_logits_stay_exact_through_growing_and_shrinking(bank, tiny, monkeypatch):
     """After every size, down to one slot and up to all experts, logits are the unpaged model's."""
-    monkeypatch.setattr(slots_module, "SlotBank", bank)
+    monkeypatch.setattr(slot_bank, "SlotBank", bank)
     reference, _ = load_unpaged(str(tiny))
     with outlier_jupyter.load(tiny, cache_experts=6) as engine:
         for slots in (20, 3, 24, 1, 7, 7, 40):
@@ -152,7 +152,7 @@ def test_memory_that_is_not_there_is_not_allocated(engine, monkeypatch):
 @pytest.mark.parametrize("slots", [3, 20])
 def test_an_allocation_that_fails_half_way_leaves_an_exact_engine(engine, tiny, slots, monkeypatch):
     """If the third of nine parts fails, growing keeps the old size, and shrinking the new one."""
-    rows, asked = slots_module.allocate_rows, []
+    rows, asked = slot_bank.allocate_rows, []
 
     def fail(part, count):
         asked.append(part)
@@ -161,7 +161,7 @@ def test_an_allocation_that_fails_half_way_leaves_an_exact_engine(engine, tiny, 
         return rows(part, count)
 
     engine.generate("Hello", max_tokens=4)
-    monkeypatch.setattr(slots_module, "allocate_rows", fail)
+    monkeypatch.setattr(slot_bank, "allocate_rows", fail)
     with pytest.raises(OptionError, match=r"no memory for \d+ experts \(no room\)"):
         engine.resize(cache_experts=slots)
     assert engine.status().slots == min(slots, 6)

@@ -245,7 +245,7 @@ def test_stop_while_reads_are_under_way_ends_the_run(engine):
     assert engine.generate("and again", max_tokens=2).finish_reason == "length"
 
 
-def test_what_is_told_as_waiting_was_waited_for():
+def test_reported_waits_were_waited_for():
     """A read that ends during other work adds no waiting; its own length is still recorded."""
     clock, log = FakeClock(), EventLog()
     table = SlotTable(2, make_policy("lru", (8, 8, 8)))
@@ -255,7 +255,7 @@ def test_what_is_told_as_waiting_was_waited_for():
     read: Future[tuple[int, int, int]] = Future()
     bank = type("Bank", (), {"commit": lambda self, slots: None})()
     asked = [keys[1], ExpertKey(0, 7)]
-    fetch = Fetch(table.reserve(asked), bank, table, whole=False, clock=clock, report=log)
+    fetch = Fetch(table.reserve(asked), bank, table, at_once=False, clock=clock, report=log)
     fetch.begin(lambda placements: [read])
     groups = []
     for group in fetch.arrivals():

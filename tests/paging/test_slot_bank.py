@@ -9,8 +9,8 @@ import pytest
 
 from outlier_jupyter.checkpoint import PAGE, ExpertPart
 from outlier_jupyter.checkpoint.array_views import ArrayView
-from outlier_jupyter.paging import slots as slots_module
-from outlier_jupyter.paging.slots import SlotBank, host_bytes
+from outlier_jupyter.paging import slot_bank
+from outlier_jupyter.paging.slot_bank import SlotBank, host_bytes
 
 
 def part(dtype: str, itemsize: int, *shape: int) -> ExpertPart:
@@ -51,7 +51,7 @@ def test_a_bank_of_more_bytes_than_an_axis_may_have_elements_begins_with_a_page(
 
 def test_a_bank_beyond_all_axes_begins_where_it_may(monkeypatch):
     """MLX allocates it at any address; direct reads then pass through a buffer."""
-    monkeypatch.setattr(slots_module, "MAX_AXIS", 100)
+    monkeypatch.setattr(slot_bank, "MAX_AXIS", 100)
     tensor = part("U32", 4, 6, 8)
     bank = SlotBank([tensor], 40)
     bank.row("weight", 39)[:] = bytes(tensor.nbytes)
