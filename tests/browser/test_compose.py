@@ -63,7 +63,7 @@ def reload(page: Page) -> None:
     expect(page.locator(".oj-chat .oj-assistant")).to_have_count(3, timeout=START_S * 1000)
     log = page.locator(f"{BOX} .oj-log")
     expect(log).to_contain_text("the")
-    tokens = page.locator(f"{BOX} .oj-numbers .oj-value").nth(1)
+    tokens = page.locator(f"{BOX} .oj-text .oj-subtitle")
     before = tokens.inner_text()
     expect(tokens).not_to_have_text(before)
 

@@ -139,7 +139,7 @@ def test_a_finished_run_is_scrubbed_and_looked_into(lab: Lab, page: Page):
 
 
 def assert_linked(page: Page) -> None:
-    """Every panel shows the token under the pointer or the arrow keys; a click pins it."""
+    """Every panel shows the token under the pointer; a click and arrow keys move the playhead."""
     token = page.locator(".oj-token").nth(5)
     token.hover()
     name = page.locator(".oj-text .oj-readout").inner_text().split(" · ")[0]
@@ -148,7 +148,7 @@ def assert_linked(page: Page) -> None:
         expect(page.locator(f".oj-{panel} .oj-readout")).to_contain_text(name)
     token.click()
     page.locator(".oj-header").hover()
-    expect(page.locator(".oj-token.oj-pinned")).to_have_count(1)
+    expect(page.locator(".oj-token.oj-at")).to_have_count(1)
     expect(page.locator(".oj-time .oj-readout")).to_contain_text(name)
     page.locator(".oj-time canvas").focus()
     page.keyboard.press("ArrowRight")
@@ -156,7 +156,7 @@ def assert_linked(page: Page) -> None:
     for panel in ("text", "time", "routing", "latency", "residency"):
         expect(page.locator(f".oj-{panel} .oj-readout")).to_contain_text(after)
     page.keyboard.press("Escape")
-    expect(page.locator(".oj-token.oj-pinned")).to_have_count(0)
+    expect(page.locator(".oj-token.oj-at")).to_have_count(0)
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])

@@ -1,7 +1,7 @@
-// The selection that all panels share: a token, and a layer or one of its experts.
+// The selection that all panels share: the playhead's token, and a layer or one of its experts.
 //
-// The pointer and the arrow keys hover; a click or Enter pins. What is hovered takes precedence
-// over what is pinned. Escape clears both.
+// The pointer hovers, which is only a preview; a click or Enter moves the playhead to a token, or
+// pins an expert. What is hovered takes precedence while it is hovered.
 
 export interface Cell {
   layer: number;
@@ -9,26 +9,57 @@ export interface Cell {
   expert: number | null;
 }
 
+/** The token that a run is shown at: the run view's playback, or a plot's own. */
+export interface Playhead {
+  /** The step shown; null while the end is followed. */
+  readonly at: number | null;
+  moveTo(step: number): void;
+  follow(): void;
+}
+
 const same = (a: Cell | null, b: Cell | null): boolean =>
   a === b || (a !== null && b !== null && a.layer === b.layer && a.expert === b.expert);
 
+/** A playhead of a plot without a run. */
+export class StillPlayhead implements Playhead {
+  at: number | null = null;
+
+  moveTo(step: number): void {
+    this.at = step;
+  }
+
+  follow(): void {
+    this.at = null;
+  }
+}
+
 export class Focus {
-  pinnedStep: number | null = null;
   pinnedCell: Cell | null = null;
+  /** Whether an expert was pinned after the playhead was last moved. */
+  expertLast = false;
   private hoveredStep: number | null = null;
   private hoveredCell: Cell | null = null;
 
-  constructor(private readonly changed: () => void) {}
+  constructor(
+    private readonly changed: () => void,
+    private readonly playhead: Playhead = new StillPlayhead(),
+  ) {}
 
+  /** The playhead's step; null while the end is followed. */
+  get at(): number | null {
+    return this.playhead.at;
+  }
+
+  /** The step to show: the hovered one, else the playhead's. */
   get step(): number | null {
-    return this.hoveredStep ?? this.pinnedStep;
+    return this.hoveredStep ?? this.playhead.at;
   }
 
   get cell(): Cell | null {
     return this.hoveredCell ?? this.pinnedCell;
   }
 
-  /** Whether anything is hovered or pinned. */
+  /** Whether anything is selected. */
   get any(): boolean {
     return this.step !== null || this.cell !== null;
   }
@@ -45,10 +76,11 @@ export class Focus {
     this.changed();
   }
 
-  /** Pin the token that is hovered; unpin it if it is pinned already. */
-  pinStep(): void {
-    this.pinnedStep = this.step === this.pinnedStep ? null : this.step;
-    if (this.pinnedStep === null) this.hoveredStep = null;
+  /** Move the playhead to a step; the preview ends, until the pointer moves again. */
+  moveTo(step: number): void {
+    this.playhead.moveTo(step);
+    this.hoveredStep = null;
+    this.expertLast = false;
     this.changed();
   }
 
@@ -56,31 +88,32 @@ export class Focus {
   pinCell(): void {
     this.pinnedCell = same(this.cell, this.pinnedCell) ? null : this.cell;
     if (this.pinnedCell === null) this.hoveredCell = null;
+    this.expertLast = this.pinnedCell !== null;
     this.changed();
   }
 
-  clear(): void {
-    this.pinnedStep = this.hoveredStep = null;
+  /** Unpin the expert, and end all previews. */
+  clearCell(): void {
     this.pinnedCell = this.hoveredCell = null;
+    this.expertLast = false;
     this.changed();
   }
 
-  /** Arrow keys move over steps [from, to); Home and End jump, Enter pins, Escape clears. */
-  stepKey(event: KeyboardEvent, from: number, to: number): void {
-    if (to <= from) return;
-    const { step } = this;
-    const targets: Record<string, number> = {
-      ArrowLeft: step === null ? to - 1 : step - 1,
-      ArrowRight: step === null ? from : step + 1,
-      Home: from,
-      End: to - 1,
-    };
-    if (this.commonKey(event, () => this.pinStep()) || !(event.key in targets)) return;
-    consume(event);
-    this.hoverStep(Math.max(from, Math.min(to - 1, targets[event.key])));
+  /** Unpin the expert and return to the end of the run. */
+  clear(): void {
+    this.hoveredStep = null;
+    this.playhead.follow();
+    this.clearCell();
   }
 
-  /** Arrow keys move over a map's cells; Enter pins, Escape clears. */
+  /** Enter or the space bar moves the playhead to the step shown, or else to `last`. */
+  stepKey(event: KeyboardEvent, last: number): void {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    consume(event);
+    this.moveTo(this.step ?? last);
+  }
+
+  /** Arrow keys move over a map's cells; Enter pins. */
   cellKey(event: KeyboardEvent, layers: number, experts: number): void {
     const moves: Record<string, [number, number]> = {
       ArrowLeft: [0, -1],
@@ -88,8 +121,11 @@ export class Focus {
       ArrowUp: [-1, 0],
       ArrowDown: [1, 0],
     };
-    if (this.commonKey(event, () => this.pinCell()) || !(event.key in moves)) return;
-    if (!layers || !experts) return;
+    if (event.key === "Enter" || event.key === " ") {
+      consume(event);
+      this.pinCell();
+    }
+    if (!(event.key in moves) || !layers || !experts) return;
     consume(event);
     const [down, right] = this.cell === null ? [0, 0] : moves[event.key];
     const { layer, expert } = this.cell ?? { layer: 0, expert: 0 };
@@ -99,22 +135,10 @@ export class Focus {
       expert: clamp((expert ?? 0) + right, experts),
     });
   }
-
-  private commonKey(event: KeyboardEvent, pin: () => void): boolean {
-    if (event.key === "Escape" && this.any) {
-      consume(event);
-      this.clear();
-    } else if (event.key === "Enter" || event.key === " ") {
-      consume(event);
-      pin();
-    } else {
-      return false;
-    }
-    return true;
-  }
 }
 
-function consume(event: KeyboardEvent): void {
+/** The event has had its effect: neither the page nor the notebook acts on it. */
+export function consume(event: Event): void {
   event.preventDefault();
   event.stopPropagation();
 }

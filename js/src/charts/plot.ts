@@ -1,5 +1,5 @@
-// A plot over the run's tokens. It draws axes and selection; a painter draws the marks (bars,
-// lines).
+// A plot over the run's tokens. It draws the axes; a painter draws the marks (bars, lines), and an
+// overlay shows the playhead.
 //
 // A new token redraws only its own place on the canvas, until the axis is full or the scale is too
 // small. Tokens that are narrower than a mark can be share one mark.
@@ -9,6 +9,7 @@ import type { Theme } from "../widget/theme";
 import { drawCorner, drawSideways, MARGIN, niceStep, wholeTicks } from "./axes";
 import { Canvas } from "./canvas";
 import type { Focus } from "./focus";
+import { Overlay } from "./overlay";
 import { Axis, type StepRange } from "./step-range";
 
 /** A plot's content. Its values belong to steps shown.from, shown.from + 1, … */
@@ -55,6 +56,7 @@ export class Plot {
   readonly canvas: Canvas;
   /** How many marks the last `draw` drew; tests count them. */
   painted = 0;
+  private readonly overlay = new Overlay();
   private place: Place | null = null;
   private end = 0;
   /** What the whole plot depends on, and the number of complete marks drawn. */
@@ -75,16 +77,14 @@ export class Plot {
     node.addEventListener(
       "click",
       (event) => {
-        point(event); // a touch does not hover first
-        if (this.stepAt(event.clientX) !== null) focus.pinStep();
+        const step = this.stepAt(event.clientX);
+        if (step !== null) focus.moveTo(step);
       },
       { signal },
     );
-    node.addEventListener(
-      "keydown",
-      (event) => this.place && focus.stepKey(event, this.place.axis.shown.from, this.end),
-      { signal },
-    );
+    node.addEventListener("keydown", (event) => this.place && focus.stepKey(event, this.end - 1), {
+      signal,
+    });
   }
 
   /** How many tokens share a mark. */
@@ -96,6 +96,7 @@ export class Plot {
     if (!this.canvas.fit()) return;
     const { shown } = content;
     const axis = new Axis(shown, this.canvas.width);
+    if (!this.overlay.node.isConnected) this.canvas.node.after(this.overlay.node);
     const perMark = Math.ceil((NARROWEST * (shown.to - shown.from)) / axis.width);
     const top = ceiling(painter.top);
     const base = MARGIN.top + this.height;
@@ -108,6 +109,7 @@ export class Plot {
     };
     this.place = { axis, perMark, left, base, unit, theme };
     this.end = shown.from + painter.count;
+    this.overlay.place(axis, base, this.focus.at, this.focus.step);
     const key = this.describe(content, perMark, top);
     const used = shown.from + painter.count >= shown.to;
     const marks =
@@ -129,20 +131,10 @@ export class Plot {
 
   private describe(content: PlotContent, perMark: number, top: number): string {
     const { width, height, scale } = this.canvas;
-    const { step, pinnedStep } = this.focus;
     const { shown, title, factor } = content;
-    return JSON.stringify([
-      width,
-      height,
-      scale,
-      shown,
-      title,
-      factor,
-      perMark,
-      top,
-      step,
-      pinnedStep,
-    ]);
+    const { from, to, origin, prompt } = shown;
+    const range = [from, to, origin, prompt];
+    return JSON.stringify([width, height, scale, range, title, factor, perMark, top]);
   }
 
   private drawAll(content: PlotContent, painter: Painter, top: number, marks: number): void {
@@ -151,9 +143,8 @@ export class Plot {
     this.canvas.clear();
     this.drawAxes(content, top);
     this.drawGrid(top, content.factor ?? 1, place.axis.x, place.axis.width);
-    this.drawFocus(content);
+    this.drawHighlighted(content);
     if (place.unit > 0) painter.paint(context, place, 0, marks);
-    this.fadeLater();
   }
 
   private drawNew(painter: Painter, top: number, factor: number, from: number, to: number): void {
@@ -205,43 +196,15 @@ export class Plot {
     drawSideways(context, content.title, 9, MARGIN.top + this.height / 2);
   }
 
-  private drawFocus({ shown: { from, to }, highlighted }: PlotContent): void {
+  private drawHighlighted({ shown: { from, to }, highlighted }: PlotContent): void {
     const { context } = this.canvas;
     const { axis, base, theme } = this.place!;
-    const below = base + 1;
     context.fillStyle = theme.highlight;
     for (const step of highlighted ?? []) {
       if (step < from || step >= to) continue;
       const width = axis.left(step + 1) - axis.left(step) - 1;
-      context.fillRect(axis.left(step), below, Math.max(1.5, width), 2);
+      context.fillRect(axis.left(step), base + 1, Math.max(1.5, width), 2);
     }
-    for (const step of new Set([this.focus.pinnedStep, this.focus.step])) {
-      if (step === null || step < from || step >= to) continue;
-      const [left, right] = [axis.left(step), axis.left(step + 1)];
-      const width = Math.max(3, right - left);
-      const x = (left + right - width) / 2 - 0.25;
-      context.fillStyle = theme.band;
-      if (step === this.focus.step) context.fillRect(x, MARGIN.top, width, this.height);
-      // A full bar hides the band; the mark below the axis stays visible, thicker if it is pinned.
-      context.fillStyle = theme.ink;
-      context.fillRect(x, below, width, step === this.focus.pinnedStep ? 4 : 2);
-    }
-  }
-
-  /** Fade the tokens after the one shown, while the run is scrubbed back. */
-  private fadeLater(): void {
-    const { context } = this.canvas;
-    const { axis, theme } = this.place!;
-    const { until, to } = axis.shown;
-    if (until === null || until + 1 >= to) return;
-    const left = axis.left(until + 1);
-    context.save();
-    context.globalAlpha = 0.72;
-    context.fillStyle = theme.surface;
-    context.fillRect(left, MARGIN.top, axis.left(to) - left, this.height);
-    context.restore();
-    context.fillStyle = theme.muted;
-    context.fillRect(left - 0.5, MARGIN.top, 1, this.height);
   }
 
   private stepAt(clientX: number): number | null {

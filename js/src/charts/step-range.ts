@@ -10,8 +10,6 @@ export interface StepRange {
   origin: number;
   /** Whether the charts show the prompt, as it is read. */
   prompt: boolean;
-  /** The last step shown while the run is scrubbed back; null while the view follows the run. */
-  until: number | null;
 }
 
 /** The fewest steps on an axis: with fewer the first bars would be too wide. */

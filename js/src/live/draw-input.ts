@@ -10,11 +10,17 @@ import type { ExpertStates, RunState } from "./state";
 export interface DrawInput {
   theme: Theme;
   shown: StepRange;
-  /** The experts now, or as they were after `shown.until`. */
+  /** The playhead's step; null while the view follows the run. */
+  at: number | null;
+  /** The step to describe: the hovered one, else the playhead's; null while the run is followed. */
+  step: number | null;
+  /** Whether the playhead rests on a token: what is costly to show may then be shown. */
+  resting: boolean;
+  /** The experts now, or as they were after the playhead's step. */
   experts: ExpertStates;
-  /** The experts that the selected token chose, if its routing is kept. */
+  /** The experts that the step to describe chose, if its routing is kept. */
   chosen?: readonly Chosen[];
-  /** The selected token, and the experts as it found them, if that is kept. */
+  /** The step to describe, and the experts as it found them, if that is kept. */
   found?: { step: number; experts: ExpertStates };
   /** The steps that chose the selected expert. */
   users?: readonly number[];
@@ -22,18 +28,19 @@ export interface DrawInput {
   name: (step: number) => string;
 }
 
-/** `history` is moved to the moment before the selected token. */
+/** `history` is moved to the moment before the step to describe. */
 export function drawInput(
   state: RunState,
   focus: Focus,
   theme: Theme,
   experts: ExpertStates,
-  until: number | null,
   history: ExpertHistory,
+  resting = true,
 ): DrawInput {
-  const shown = stepRange(state, until);
-  const input: DrawInput = { theme, shown, experts, name: (step) => stepName(step, shown) };
-  const { step, cell } = focus;
+  const { at, step, cell } = focus;
+  const shown = stepRange(state);
+  const name = (step: number) => stepName(step, shown);
+  const input: DrawInput = { theme, shown, at, step, resting, experts, name };
   if (step !== null && state.routing.has(step)) {
     const chosen: Chosen[] = [];
     state.routing.forEach(step, state.experts, (index, hit) => chosen.push({ index, hit }));
@@ -50,11 +57,11 @@ export function drawInput(
  * the step that produced the first token: a long prompt would fill the charts, and its cost is per
  * chunk, not per token.
  */
-export function stepRange(state: RunState, until: number | null = null): StepRange {
+export function stepRange(state: RunState): StepRange {
   const prompt = state.generated === 0;
   const origin = prompt ? 0 : state.firstToken;
   const from = Math.max(origin, state.steps.first);
   const end = state.steps.end;
   const to = state.final ? Math.max(end, from + MIN_STEPS) : from + capacityFor(end - from);
-  return { from, to, origin, prompt, until };
+  return { from, to, origin, prompt };
 }

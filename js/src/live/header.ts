@@ -1,8 +1,11 @@
-// The header: model, status, main numbers, and the Stop button.
+// The header: model, status, the Stop button, and four numbers with their course over the run.
 
+import { Sparkline } from "../charts/sparkline";
 import { el, setText } from "../widget/dom";
 import { bytes, integer, NONE, percent, plural, short } from "../widget/format";
 import { stop } from "../widget/stop";
+import type { Theme } from "../widget/theme";
+import { type Course, courses } from "./header-numbers";
 import { isOver, type Status } from "./info";
 import type { RunStore } from "./store";
 
@@ -20,11 +23,11 @@ const READERS: Record<string, string> = {
   mmap: "mmap (through the page cache)",
 };
 
-/** The names of the numbers; the static view uses the same. */
-const NUMBERS = [
-  ...["tokens/s", "tokens", "hit rate in decode", "hit rate in prefill", "read from SSD"],
-  ...["in RAM", "reads"],
-];
+/** The names of the four numbers that are always shown, each with its course. */
+const TILES = ["tokens/s", "hit rate (decode)", "MB read", "time to first token"] as const;
+
+/** The names of the numbers behind "More". */
+const MORE = ["tokens", "hit rate (prefill)", "lookups", "in RAM", "reader"] as const;
 
 export class Header {
   readonly node: HTMLElement;
@@ -34,6 +37,7 @@ export class Header {
   private readonly stopButton = el("button", "oj-button oj-stop", { type: "button" }, "Stop");
   private readonly note = el("div", "oj-note", { role: "status" });
   private readonly values = new Map<string, HTMLElement>();
+  private readonly sparklines = TILES.map(() => new Sparkline());
   private message = "";
 
   constructor(
@@ -43,17 +47,22 @@ export class Header {
   ) {
     this.stopButton.addEventListener("click", () => void this.stop(), { signal });
     // Not a <dl>, because notebooks style those.
-    const numbers = el("div", "oj-numbers", { role: "group", "aria-label": "Numbers" });
-    for (const name of NUMBERS) {
-      const value = el("span", "oj-value", {}, NONE);
-      this.values.set(name, value);
-      numbers.append(el("div", "", {}, el("span", "oj-name", {}, name), " ", value));
-    }
+    const tiles = TILES.map((name, n) => this.number(name, this.sparklines[n].node));
+    const numbers = el("div", "oj-numbers", { role: "group", "aria-label": "Numbers" }, ...tiles);
+    const rest = el("div", "oj-more-numbers", {}, ...MORE.map((name) => this.number(name)));
+    const more = el("details", "oj-more", {}, el("summary", "oj-button", {}, "More"), rest);
     const title = el("div", "oj-title", {}, this.model, this.status, this.stopButton, this.badge);
-    this.node = el("div", "oj-header", {}, title, numbers, this.note);
+    this.node = el("div", "oj-header", {}, title, numbers, more, this.note);
   }
 
-  draw(connected: boolean): void {
+  /** A number below its name, and what else belongs to it. */
+  private number(name: string, ...others: Node[]): HTMLElement {
+    const value = el("span", "oj-value", {}, NONE);
+    this.values.set(name, value);
+    return el("div", "oj-number", {}, el("span", "oj-name", {}, name), " ", value, ...others);
+  }
+
+  draw(connected: boolean, at: number | null, theme: Theme): void {
     const { info, status } = this.store;
     const lost = (!connected || this.store.lost) && !isOver(status);
     setText(this.model, info.model ?? "");
@@ -64,6 +73,10 @@ export class Header {
     this.badge.hidden = !changed;
     setText(this.badge, changed ? `⚠ not the model’s own output: ${changed}` : "");
     this.drawNumbers();
+    courses(this.store.state).forEach(({ from, values }: Course, n) => {
+      const inside = at !== null && at >= from && at < from + values.length;
+      this.sparklines[n].draw(values, inside ? at - from : null, theme);
+    });
     setText(this.note, this.noteText(lost));
     this.note.hidden = !this.note.textContent;
   }
@@ -73,16 +86,22 @@ export class Header {
     const { totals } = state;
     const nbytes = info.expert_nbytes ?? 0;
     const reader = info.reader ?? "";
-    this.set("tokens/s", short(state.tokensPerSecond));
-    this.set("tokens", integer(state.generated), `${plural(state.promptTokens, "prompt token")}`);
     const { decode, prefill, all } = state.hitRates;
-    const whole = `${percent(all)} of all ${integer(totals.lookups)} lookups`;
-    this.set("hit rate in decode", percent(decode), whole);
-    this.set("hit rate in prefill", percent(prefill), whole);
-    this.set("read from SSD", bytes(totals.nbytes), plural(totals.reads, "read"));
+    const first = state.firstTokenMs;
+    this.set("tokens/s", short(state.tokensPerSecond), plural(state.generated, "token"));
+    this.set("hit rate (decode)", percent(decode), `${percent(prefill)} in prefill`);
+    this.set("MB read", short(totals.nbytes / 1e6), plural(totals.reads, "read"));
+    this.set(
+      "time to first token",
+      first < 1000 ? `${short(first)}\u202fms` : `${short(first / 1000)}\u202fs`,
+      plural(state.promptTokens, "prompt token"),
+    );
+    this.set("tokens", integer(state.generated), plural(state.promptTokens, "prompt token"));
+    this.set("hit rate (prefill)", percent(prefill));
+    this.set("lookups", `${integer(totals.lookups)}, ${percent(all)} hits`);
     const resident = nbytes ? bytes(nbytes * state.residentCount) : integer(state.residentCount);
     this.set("in RAM", resident, [info.cache, plural(state.residentCount, "expert")].join(" · "));
-    this.set("reads", READERS[reader] ?? (reader || NONE), info.reader_note ?? "");
+    this.set("reader", READERS[reader] ?? (reader || NONE), info.reader_note ?? "");
   }
 
   private set(name: string, text: string, title = ""): void {

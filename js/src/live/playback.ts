@@ -1,19 +1,31 @@
-// Replays a run: which token is shown while the user scrubs back or plays the run again.
+// The playhead: which token is shown while the user scrubs back or plays the run again.
 
+import type { Playhead } from "../charts/focus";
 import type { ExpertHistory } from "./history";
 import type { RunState } from "./state";
 
-export const SPEEDS = [1, 2, 4, 16] as const;
+/** How fast a run is replayed, as multiples of its own speed. */
+export const SPEEDS = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16] as const;
+
+/** A constant pace at which a text can be read, in tokens per second. */
+export const READING_PACE = 8;
 
 /** A longer time between two ticks does not count in full: the page was hidden, or slept. */
 const MAX_TICK_MS = 1000;
 
-export class Playback {
+/** The playhead rests once it has not moved for this long, in ms. */
+export const REST_MS = 150;
+
+export class Playback implements Playhead {
   /** The step shown; null while the view follows the run. */
   at: number | null = null;
   playing = false;
-  speed: number = SPEEDS[0];
+  /** A multiple of the run's own speed; unused while `pace` is set. */
+  speed = 1;
+  /** Tokens per second, whatever the run took; null plays the run's own times. */
+  pace: number | null = null;
   private clock = 0;
+  private movedAt = 0;
   /** Milliseconds of the next token's time that have been played. */
   private played = 0;
 
@@ -35,13 +47,18 @@ export class Playback {
     return this.state.generated > 1 && last > first;
   }
 
-  scrub(step: number): void {
-    const [first, last] = this.range;
-    this.at = Math.max(first, Math.min(last, step));
-    this.played = 0;
+  /** Whether the playhead rests on a token, and has done so for a moment. */
+  resting(now: number): boolean {
+    return this.at !== null && !this.playing && now - this.movedAt >= REST_MS;
   }
 
-  /** Handle the slider's arrow keys, page keys, Home and End; returns whether `key` is one. */
+  /** Show a step, or the nearest that can be shown; playing ends. */
+  moveTo(step: number): void {
+    this.playing = false;
+    this.jump(step);
+  }
+
+  /** Handle an arrow key, a page key, Home or End; returns whether `key` is one. */
   key(key: string): boolean {
     const [first, last] = this.range;
     const at = this.at ?? last;
@@ -50,8 +67,7 @@ export class Playback {
       ...{ PageUp: at + 10, PageDown: at - 10, Home: first, End: last },
     };
     if (!(key in targets)) return false;
-    this.playing = false;
-    this.scrub(targets[key]);
+    this.moveTo(targets[key]);
     return true;
   }
 
@@ -62,14 +78,21 @@ export class Playback {
 
   /** Play from the step shown, or from the beginning if that is the last; or pause. */
   toggle(now: number): void {
-    this.playing = !this.playing;
+    if (this.playing) this.playing = false;
+    else this.play(now);
+  }
+
+  private play(now: number): void {
+    this.playing = true;
     this.clock = now;
+    if (this.at === null || this.at >= this.range[1]) this.jump(this.range[0]);
+  }
+
+  private jump(step: number): void {
+    const [first, last] = this.range;
+    this.at = Math.max(first, Math.min(last, step));
+    this.movedAt = performance.now();
     this.played = 0;
-    if (!this.playing) {
-      this.at ??= this.range[1];
-    } else if (this.at === null || this.at >= this.range[1]) {
-      this.scrub(this.range[0]);
-    }
   }
 
   /**
@@ -83,19 +106,25 @@ export class Playback {
   }
 
   private advance(now: number): void {
-    if (!this.ready) this.follow();
+    if (!this.state.generated) this.follow();
     if (this.at === null) return;
     const [first, last] = this.range;
     this.at = Math.max(first, Math.min(last, this.at));
     if (!this.playing) return;
-    this.played += Math.min(MAX_TICK_MS, Math.max(0, now - this.clock)) * this.speed;
+    const spent = Math.min(MAX_TICK_MS, Math.max(0, now - this.clock));
+    this.played += this.pace === null ? spent * this.speed : spent;
     this.clock = now;
     while (this.at < last) {
-      const spent = this.state.steps.at("tokenMs", this.at + 1) || 0;
-      if (this.played < spent) return;
-      this.played -= spent;
+      const wanted = this.timeOf(this.at + 1);
+      if (this.played < wanted) return;
+      this.played -= wanted;
       this.at += 1;
     }
     this.follow();
+  }
+
+  /** How long a token is waited for, in ms. */
+  private timeOf(step: number): number {
+    return this.pace === null ? this.state.steps.at("tokenMs", step) || 0 : 1000 / this.pace;
   }
 }

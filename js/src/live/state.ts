@@ -148,6 +148,15 @@ export class RunState implements ExpertStates {
     return [hits, lookups];
   }
 
+  /** Milliseconds until the first token was produced; NaN before it was. */
+  get firstTokenMs(): number {
+    const { steps, firstToken, totals } = this;
+    if (!this.generated) return Number.NaN;
+    // Of a long prompt the first steps are no longer kept.
+    if (steps.first > 0) return (totals.elapsedNs - totals.decodeNs) / 1e6;
+    return steps.column("tokenMs", 0, firstToken + 1).reduce((sum, ms) => sum + ms, 0);
+  }
+
   /** Generated tokens per second over all decode calls; NaN before the first. */
   get tokensPerSecond(): number {
     return (this.totals.decodeSteps / this.totals.decodeNs) * 1e9;

@@ -98,11 +98,11 @@ export class RunStore {
     this.send({ type: "pace", ms: interval });
   }
 
-  /** Python's explanation, requested once, after the run; null until it arrives. */
-  explanation(about: Subject): string | null {
+  /** Python's explanation, after the run; null until it arrives. With `ask` it is requested once. */
+  explanation(about: Subject, ask = true): string | null {
     if (this.running) return null;
     const key = keyOf(about);
-    if (!this.explanations.has(key)) {
+    if (ask && !this.explanations.has(key)) {
       this.explanations.set(key, "");
       this.send({ type: "ask", about });
     }

@@ -1,19 +1,26 @@
 // The line below the header: the progress of the prompt, then the controls to scrub through the
 // run, replay it and follow it.
 
+import { consume, type Focus } from "../charts/focus";
 import { el, setText } from "../widget/dom";
 import { duration, integer, plural } from "../widget/format";
-import { type Playback, SPEEDS } from "./playback";
+import { type Playback, READING_PACE, SPEEDS } from "./playback";
 import type { RunState } from "./state";
+
+/** How speeds below 1 are written. */
+const FRACTIONS: Record<number, string> = { 0.125: "⅛", 0.25: "¼", 0.5: "½" };
+
+/** The value of the speed that is a constant pace. */
+const READING = "reading";
 
 export class Transport {
   readonly node: HTMLElement;
-  private readonly play = el("button", "oj-button oj-play", { type: "button" }, "Replay");
+  private readonly play = el("button", "oj-button oj-play", { type: "button" }, "▶ Play");
   private readonly speed: HTMLSelectElement;
   private readonly slider = el("input", "oj-slider", {
     ...{ type: "range", step: "1", "aria-label": "Token shown" },
   });
-  private readonly followButton = el("button", "oj-button oj-follow", { type: "button" }, "Follow");
+  private readonly followButton = el("button", "oj-button oj-follow", { type: "button" }, "Live");
   private readonly label = el("span", "oj-where");
   private readonly bar = el("progress", "oj-progress", { "aria-label": "Prompt read" });
   private readonly controls: HTMLElement;
@@ -21,10 +28,14 @@ export class Transport {
   constructor(
     private readonly state: RunState,
     private readonly playback: Playback,
+    focus: Focus,
     changed: () => void,
     signal: AbortSignal,
   ) {
-    const options = SPEEDS.map((speed) => el("option", "", { value: String(speed) }, `${speed}×`));
+    const option = (value: string, text: string, selected = false) =>
+      el("option", "", { value, selected }, text);
+    const options = SPEEDS.map((s) => option(String(s), `${FRACTIONS[s] ?? s}×`, s === 1));
+    options.push(option(READING, `${READING_PACE} tokens/s`));
     this.speed = el("select", "oj-button oj-speed", { "aria-label": "Replay speed" }, ...options);
     const on = (node: HTMLElement, type: string, action: () => void) =>
       node.addEventListener(
@@ -37,23 +48,21 @@ export class Transport {
       );
     on(this.play, "click", () => playback.toggle(performance.now()));
     on(this.followButton, "click", () => playback.follow());
-    on(this.slider, "input", () => {
-      playback.playing = false;
-      playback.scrub(Number(this.slider.value));
-    });
+    on(this.slider, "input", () => focus.moveTo(Number(this.slider.value)));
     // Handled here, because a notebook may prevent what arrow keys do by default.
     this.slider.addEventListener(
       "keydown",
       (event) => {
         if (!playback.key(event.key)) return;
-        event.preventDefault();
-        event.stopPropagation();
+        consume(event);
         changed();
       },
       { signal },
     );
     on(this.speed, "change", () => {
-      playback.speed = Number(this.speed.value);
+      const reading = this.speed.value === READING;
+      playback.pace = reading ? READING_PACE : null;
+      if (!reading) playback.speed = Number(this.speed.value);
     });
     this.controls = el("span", "oj-controls", {}, this.play, this.speed, this.slider);
     const parts = [this.controls, this.bar, this.label, this.followButton];
@@ -71,8 +80,8 @@ export class Transport {
     const disabled = !playback.ready;
     for (const control of [this.play, this.speed, this.slider]) control.disabled = disabled;
     this.followButton.disabled = disabled || playback.at === null;
-    setText(this.followButton, running ? "Follow" : "To the end");
-    setText(this.play, playback.playing ? "Pause" : "Replay");
+    setText(this.followButton, running ? "Live" : "To the end");
+    setText(this.play, playback.playing ? "❚❚ Pause" : "▶ Play");
   }
 
   private drawPrompt(): void {

@@ -20,7 +20,8 @@ import { ResidencyPanel } from "./panels/residency";
 import { RoutingPanel } from "./panels/routing";
 import { TextPanel } from "./panels/text";
 import { TimePanel } from "./panels/time";
-import { Playback } from "./playback";
+import { Playback, REST_MS } from "./playback";
+import { watchPlayheadKeys } from "./playhead-keys";
 import { RedrawScheduler } from "./redraw-scheduler";
 import type { RunState } from "./state";
 import type { RunStore } from "./store";
@@ -50,7 +51,7 @@ export class RunView {
   private readonly time: TimePanel;
   private readonly detail: Detail;
   private readonly history: ExpertHistory;
-  /** The experts before the selected token. */
+  /** The experts before the token to describe. */
   private readonly beforeSelected: ExpertHistory;
   private readonly playback: Playback;
   private readonly transport: Transport;
@@ -72,11 +73,11 @@ export class RunView {
   ) {
     const { state } = store;
     const changed = () => this.redraw();
-    this.focus = new Focus(changed);
     this.history = new ExpertHistory(state);
     this.beforeSelected = new ExpertHistory(state);
     this.playback = new Playback(state, this.history);
-    this.transport = new Transport(state, this.playback, changed, signal);
+    this.focus = new Focus(changed, this.playback);
+    this.transport = new Transport(state, this.playback, this.focus, changed, signal);
     const shared = [state, this.focus, changed, signal] as const;
     this.header = new Header(store, changed, signal);
     this.text = new TextPanel(...shared);
@@ -85,23 +86,16 @@ export class RunView {
     this.latency = new LatencyPanel(...shared);
     this.time = new TimePanel(() => partsOf(store.info, state), ...shared);
     this.detail = new Detail(store, this.focus, signal);
-    // Three columns in a wide cell; in a narrower one the first lies above the others.
-    const columns = [[this.text, this.time], [this.routing, this.latency], [this.residency]];
-    this.panels = columns.flat().map((each) => each.panel);
-    const column = (panels: { panel: Panel }[]) =>
-      el("div", "oj-col", {}, ...panels.map((each) => each.panel.node));
-    const grid = el("div", "oj-grid", {}, ...columns.map(column));
-    this.root = rootElement("oj-root");
-    const frame = el(
-      "div",
-      "oj-frame",
-      {},
-      this.header.node,
-      this.transport.node,
-      grid,
-      this.detail.node,
-    );
-    this.root.append(frame);
+    const made = [this.text, this.routing, this.residency, this.latency, this.time];
+    this.panels = made.map((each) => each.panel);
+    const nodes = this.panels.map((panel) => panel.node);
+    nodes.splice(1, 0, this.detail.node); // in the order of a narrow view, which Tab follows
+    const grid = el("div", "oj-grid", {}, ...nodes);
+    this.root = rootElement("oj-root oj-run-view");
+    this.root.tabIndex = -1; // a click anywhere lets the arrow keys move the playhead
+    const parts = [this.header.node, this.transport.node, grid];
+    this.root.append(el("div", "oj-frame", {}, ...parts));
+    watchPlayheadKeys(this.root, this.playback, this.focus, changed, signal);
     parent.append(this.root);
     this.observe(signal);
   }
@@ -197,10 +191,14 @@ export class RunView {
     const { state, info, status } = this.store;
     const { at } = this.playback;
     const experts = at === null ? state : this.history.show(at);
-    const input = drawInput(state, this.focus, this.theme!, experts, at, this.beforeSelected);
+    const resting = this.playback.resting(performance.now());
+    if (at !== null && !resting && !this.playback.playing) this.drawLater(REST_MS);
+    const input = drawInput(
+      ...([state, this.focus, this.theme!, experts, this.beforeSelected, resting] as const),
+    );
     if (parts.includes(ROUTING)) {
       this.transport.draw(this.store.running);
-      this.header.draw(this.store.connection.isOpen(this.root));
+      this.header.draw(this.store.connection.isOpen(this.root), at, this.theme!);
       this.detail.draw(input);
       this.routing.draw(input);
       this.routing.panel.drawTable(now);

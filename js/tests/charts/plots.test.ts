@@ -6,6 +6,7 @@ import { Bars } from "../../src/charts/bars";
 import { Focus } from "../../src/charts/focus";
 import { Lines } from "../../src/charts/lines";
 import { ceiling, means } from "../../src/charts/plot";
+import { highest } from "../../src/charts/sparkline";
 import { capacityFor, type StepRange } from "../../src/charts/step-range";
 import "../../src/live.css";
 import { el } from "../../src/widget/dom";
@@ -30,7 +31,7 @@ afterEach(() => {
 });
 
 const range = (n: number): StepRange => ({
-  ...{ from: 0, to: capacityFor(n), origin: 0, prompt: false, until: null },
+  ...{ from: 0, to: capacityFor(n), origin: 0, prompt: false },
 });
 
 test("a new token draws its own bar and no other, until the axis or the scale is used up", () => {
@@ -112,18 +113,51 @@ test("bars share tokens by their mean", () => {
   expect(means([1, 3, 5, 7, 9], 2, 1, 2)).toEqual(Float64Array.of(6));
 });
 
-test("the keyboard walks over tokens and never off them", () => {
-  const hover = new Focus(() => {});
-  const press = (key: string) => hover.stepKey(new KeyboardEvent("keydown", { key }), 10, 13);
-  press("ArrowRight");
-  expect(hover.step).toBe(10);
-  press("ArrowLeft");
-  expect(hover.step).toBe(10);
-  press("End");
-  press("ArrowRight");
-  expect(hover.step).toBe(12);
-  press("Escape");
-  expect(hover.step).toBeNull();
+test("the playhead moves without redrawing a mark, and what comes after it is dimmed", () => {
+  const plot = box(600, 200);
+  const shown = new Focus(() => {});
+  const bars = new Bars("bars", shown, controller.signal);
+  plot.append(bars.plot.canvas.node);
+  const theme = readTheme(host);
+  const draw = () => {
+    const parts = [{ values: new Float32Array(24).fill(5), colour: "red" }];
+    bars.draw({ shown: range(24), parts, title: "ms" }, theme);
+  };
+  const seen = (name: string) => plot.querySelector<HTMLElement>(`.${name}:not([hidden])`);
+  draw();
+  expect(bars.plot.painted).toBe(24);
+  expect([seen("oj-veil"), seen("oj-playhead"), seen("oj-preview")]).toEqual([null, null, null]);
+  shown.moveTo(5);
+  shown.hoverStep(9);
+  draw();
+  expect(bars.plot.painted).toBe(0);
+  const [veil, playhead, preview] = ["oj-veil", "oj-playhead", "oj-preview"].map((name) =>
+    seen(name)!.getBoundingClientRect(),
+  );
+  expect(playhead.right).toBeCloseTo(veil.left, 0);
+  expect(preview.left).toBeGreaterThan(veil.left);
+  expect(getComputedStyle(seen("oj-veil")!).opacity).toBe("0.65");
+  shown.moveTo(23);
+  draw();
+  expect([seen("oj-veil"), seen("oj-preview")]).toEqual([null, null]);
+});
+
+test("a sparkline keeps the highest of the values that share a point", () => {
+  expect(highest([1, 9, 2, Number.NaN], 2)).toEqual([9, 2]);
+  expect(highest([Number.NaN, 3], 32)).toEqual([Number.NaN, 3]);
+  expect(highest([], 32)).toEqual([]);
+});
+
+test("Enter moves the playhead to the token under the pointer, or else to the last", () => {
+  const shown = new Focus(() => {});
+  const press = (key: string) => shown.stepKey(new KeyboardEvent("keydown", { key }), 12);
   press("a");
-  expect(hover.step).toBeNull();
+  expect(shown.at).toBeNull();
+  press("Enter");
+  expect(shown.at).toBe(12);
+  shown.hoverStep(10);
+  press("Enter");
+  expect([shown.at, shown.step]).toEqual([10, 10]);
+  shown.clear();
+  expect([shown.at, shown.any]).toEqual([null, false]);
 });

@@ -111,12 +111,12 @@ test("a run replays at its own speed or faster, and is then followed", () => {
 test("scrubbing stays within the steps kept", () => {
   const state = stateOf(frames(10));
   const playback = new Playback(state, new ExpertHistory(state));
-  playback.scrub(-5);
+  playback.moveTo(-5);
   expect(playback.at).toBe(SHAPE.prompt - 1);
-  playback.scrub(999);
+  playback.moveTo(999);
   expect(playback.at).toBe(state.steps.end - 1);
   state.moves.from = SHAPE.prompt + 5;
-  playback.scrub(0);
+  playback.moveTo(0);
   expect(playback.at).toBe(SHAPE.prompt + 4);
   const empty = new Playback(new RunState(), new ExpertHistory(new RunState()));
   empty.toggle(0);

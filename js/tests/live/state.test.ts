@@ -180,7 +180,7 @@ test("charts begin at the prompt, and move to the answer once there is one", () 
   expect([alone.generated, stepName(SHAPE.prompt - 1, stepRange(alone))]).toEqual([1, "token 1"]);
   state.apply(run.next(1, true));
   expect(stepRange(state)).toMatchObject({
-    ...{ from: SHAPE.prompt - 1, origin: SHAPE.prompt - 1, prompt: false, until: null },
+    ...{ from: SHAPE.prompt - 1, origin: SHAPE.prompt - 1, prompt: false },
   });
   expect(stepName(SHAPE.prompt, stepRange(state))).toBe("token 2");
 });

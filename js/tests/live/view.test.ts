@@ -67,7 +67,7 @@ test("the view appears at once and says what it waits for", async () => {
   expect(text(".oj-model")).toBe("tiny");
   expect(text(".oj-status")).toBe("Waiting");
   expect(text(".oj-log")).toContain("Waiting");
-  expect(host.querySelectorAll(".oj-panel h3")).toHaveLength(5);
+  expect(host.querySelectorAll(".oj-panel h3")).toHaveLength(6);
 });
 
 test("frames become text, numbers and pictures", async () => {
@@ -77,10 +77,11 @@ test("frames become text, numbers and pictures", async () => {
   await drawn();
   expect(text(".oj-log")).toContain("The river keeps its own time.");
   expect(text(".oj-status")).toBe("Generating");
-  expect(text(".oj-numbers")).toMatch(/hit rate in decode \d+/);
-  expect(text(".oj-numbers")).toMatch(/hit rate in prefill \d+/);
+  expect(text(".oj-numbers")).toMatch(/hit rate \(decode\) \d+/);
+  expect(text(".oj-numbers")).toMatch(/time to first token \d.*ms/);
+  expect(text(".oj-more")).toMatch(/hit rate \(prefill\) \d+/);
   expect(text(".oj-residency .oj-subtitle")).toMatch(/^20 of 20.slots$/);
-  for (const canvas of host.querySelectorAll("canvas")) expect(colours(canvas)).toBeGreaterThan(2);
+  for (const canvas of host.querySelectorAll("canvas")) expect(colours(canvas)).toBeGreaterThan(1);
   expect(model.sent).toEqual([]);
 });
 
@@ -193,9 +194,10 @@ test("the keyboard reaches cells and tokens, and the notebook receives no key", 
     $(selector).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
   press(".oj-residency canvas", "ArrowRight");
   press(".oj-latency canvas", "End");
+  press(".oj-latency canvas", "ArrowLeft");
   await drawn();
   expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · expert 0 · (in RAM|on SSD)/);
-  expect(text(".oj-latency .oj-readout")).toMatch(/^token 6 · /);
+  expect(text(".oj-latency .oj-readout")).toMatch(/^token 5 · /);
   expect(heard).not.toHaveBeenCalled();
   expect($(".oj-root").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
   // A notebook may bind keys to the focused element, so that must suppress shortcuts too.
@@ -235,12 +237,13 @@ test("each token is shaded by its misses, and underlined in a way of its own", a
   expect(new Set(lines).size).toBe(4);
 });
 
-test("a hovered token is described in all panels, and a click pins it", async () => {
+test("a hovered token is described in all panels, and a click moves the playhead to it", async () => {
   open();
   push(5, false);
   for (let i = 0; i < 8; i += 1) push(1, true);
   await drawn();
-  const before = canvases().map((canvas) => canvas.toDataURL());
+  const maps = () => canvases().filter((canvas) => canvas.closest(".oj-routing, .oj-residency"));
+  const before = maps().map((canvas) => canvas.toDataURL());
   const token = host.querySelectorAll(".oj-token")[3];
   point(token);
   await drawn();
@@ -248,17 +251,29 @@ test("a hovered token is described in all panels, and a click pins it", async ()
     expect(text(`${panel} .oj-readout`)).toMatch(/^token 4 · /);
   }
   expect(text(".oj-text .oj-readout")).toMatch(/“.*keeps” · \d.*ms · \d of 8 missed/);
-  canvases().forEach((canvas, i) => {
-    expect(canvas.toDataURL()).not.toBe(before[i]);
-  });
+  // The last canvas of the residency panel is a plot: its overlay marks the token.
+  for (const at of [0, 1]) expect(maps()[at].toDataURL()).not.toBe(before[at]);
+  expect(host.querySelectorAll(".oj-preview:not([hidden])")).toHaveLength(4);
+  expect(host.querySelector(".oj-playhead:not([hidden])")).toBeNull();
+  expect(text(".oj-where")).toBe("live");
   point(token, true);
   $(".oj-log").dispatchEvent(new PointerEvent("pointerleave"));
   await drawn();
-  expect(token.classList).toContain("oj-pinned");
+  expect(text(".oj-where")).toBe("token 4 of 9");
+  expect(token.classList).toContain("oj-at");
+  expect(host.querySelectorAll(".oj-playhead:not([hidden])")).toHaveLength(4);
+  expect(text(".oj-latency .oj-readout")).toMatch(/^token 4 · /);
+  point(host.querySelectorAll(".oj-token")[6]);
+  await drawn();
+  expect(text(".oj-latency .oj-readout")).toMatch(/^token 7 · /);
+  expect(text(".oj-where")).toBe("token 4 of 9");
+  $(".oj-log").dispatchEvent(new PointerEvent("pointerleave"));
+  await drawn();
   expect(text(".oj-latency .oj-readout")).toMatch(/^token 4 · /);
   $(".oj-log").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
   await drawn();
-  expect(host.querySelector(".oj-on, .oj-pinned")).toBeNull();
+  expect(host.querySelector(".oj-on, .oj-at")).toBeNull();
+  expect(text(".oj-where")).toBe("live");
 });
 
 test("a hovered expert highlights the tokens that used it", async () => {
@@ -348,7 +363,7 @@ test("the run can be scrubbed back and followed again", async () => {
   expect(text(".oj-routing .oj-readout")).not.toBe(now);
   expect(text(".oj-text .oj-readout")).toMatch(/^token 3 · /);
   const later = [...host.querySelectorAll(".oj-token")].map((t) =>
-    t.classList.contains("oj-later"),
+    t.classList.contains("oj-future"),
   );
   expect(later).toEqual(Array.from({ length: 13 }, (_, i) => i > 2));
   push(1, true);
@@ -361,7 +376,32 @@ test("the run can be scrubbed back and followed again", async () => {
   $(".oj-follow").click();
   await drawn();
   expect(text(".oj-where")).toBe("live");
-  expect(host.querySelector(".oj-later")).toBeNull();
+  expect(host.querySelector(".oj-future")).toBeNull();
+});
+
+test("the arrow keys move the playhead from anywhere, except where a control needs them", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 20; i += 1) push(1, true);
+  await drawn();
+  const press = async (selector: string, key: string, shiftKey = false) => {
+    const event = new KeyboardEvent("keydown", { key, shiftKey, bubbles: true, cancelable: true });
+    $(selector).dispatchEvent(event);
+    await drawn();
+    return text(".oj-where");
+  };
+  expect($(".oj-root").tabIndex).toBe(-1);
+  expect(await press(".oj-root", "ArrowLeft")).toBe("token 20 of 21");
+  expect(await press(".oj-log", "ArrowLeft")).toBe("token 19 of 21");
+  expect(await press(".oj-time canvas", "ArrowLeft", true)).toBe("token 9 of 21");
+  expect(await press(".oj-explain", "ArrowRight")).toBe("token 10 of 21");
+  expect(await press(".oj-speed", "ArrowRight")).toBe("token 10 of 21");
+  expect(await press(".oj-routing canvas", "ArrowRight")).toBe("token 10 of 21");
+  expect(await press(".oj-latency canvas", "Home")).toBe("token 1 of 21");
+  expect(await press(".oj-play", "Escape")).toBe("live");
+  expect(text(".oj-routing .oj-readout")).toMatch(/so far$/);
+  // Enter shows the token under the pointer, and else the last.
+  expect(await press(".oj-log", "Enter")).toBe("token 21 of 21");
 });
 
 test("the map shows what the selected token found in RAM", async () => {
@@ -520,12 +560,12 @@ test("it fits any width without scrolling sideways", async () => {
   open({ info: { ...INFO, changed_output: "top_k=4 instead of 8" } });
   push(5, false);
   for (let i = 0; i < 30; i += 1) push(1, true);
-  for (const width of [400, 639, 640, 900, 1239, 1240, 2000]) {
+  for (const width of [400, 599, 600, 900, 999, 1000, 1399, 1400, 2000]) {
     host.style.width = `${width}px`;
     await drawn();
     const root = $(".oj-root");
     expect(root.scrollWidth).toBeLessThanOrEqual(width);
-    for (const canvas of host.querySelectorAll("canvas")) {
+    for (const canvas of host.querySelectorAll(".oj-plot canvas")) {
       expect(canvas.getBoundingClientRect().width).toBeGreaterThan(100);
     }
   }

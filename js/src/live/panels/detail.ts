@@ -1,4 +1,4 @@
-// Explains the pinned token or expert in words, below the panels.
+// Explains the playhead's token, or the pinned expert, in words beside the text.
 //
 // Python, which knows the whole run, sends the explanation on request. Until it arrives, and
 // without a kernel, the view explains what it knows itself.
@@ -15,9 +15,13 @@ import { partsOf } from "../time-parts";
 /** How many tokens or layers are listed at most. */
 const MAX_LISTED = 24;
 
+/** What the panel says while nothing is selected. */
+const HINT = "Click a token to see what it waited for. ← → move.";
+
 export class Detail {
   readonly node: HTMLElement;
-  private readonly title = el("h3", "", {});
+  private readonly title = el("span", "", {});
+  private readonly close = el("button", "oj-button", { type: "button" }, "Close");
   private readonly text = el("div", "oj-detail-text", { tabindex: "0", role: "group" });
 
   constructor(
@@ -25,32 +29,34 @@ export class Detail {
     private readonly focus: Focus,
     signal: AbortSignal,
   ) {
-    const close = el("button", "oj-button", { type: "button" }, "Close");
-    close.addEventListener("click", () => focus.clear(), { signal });
-    this.text.setAttribute("aria-label", "About the pinned token or expert");
-    const head = el("header", "oj-detail-head", {}, this.title, close);
-    this.node = el("section", "oj-detail", { "aria-label": "Explanation" }, head, this.text);
-    this.node.hidden = true;
+    this.close.addEventListener("click", () => focus.clear(), { signal });
+    this.text.setAttribute("aria-label", "About the token or expert");
+    const head = el("header", "oj-panel-head", {}, el("h3", "", {}, this.title), this.close);
+    const attributes = { "aria-label": "Explanation" };
+    this.node = el("section", "oj-panel oj-explain", attributes, head, this.text);
   }
 
   draw(input: DrawInput): void {
-    const { pinnedStep, pinnedCell } = this.focus;
-    const cell = pinnedCell?.expert == null ? null : pinnedCell;
-    this.node.hidden = pinnedStep === null && cell === null;
-    if (this.node.hidden) return;
-    const subject: Subject =
-      pinnedStep === null ? { layer: cell!.layer, expert: cell!.expert! } : { step: pinnedStep };
-    setText(
-      this.title,
-      pinnedStep === null
-        ? `Tokens of layer ${cell!.layer}, expert ${cell!.expert}`
-        : `Where the time of ${input.name(pinnedStep)} went`,
-    );
-    const known =
-      pinnedStep === null
-        ? this.describeExpert(cell!, input)
-        : this.describeStep(pinnedStep, input);
-    setText(this.text, this.store.explanation(subject) ?? known);
+    const { at } = input;
+    const { pinnedCell, expertLast } = this.focus;
+    const cell = pinnedCell?.expert != null && (expertLast || at === null) ? pinnedCell : null;
+    this.close.hidden = at === null && cell === null;
+    if (cell) {
+      setText(this.title, `Tokens of layer ${cell.layer}, expert ${cell.expert}`);
+      const subject = { layer: cell.layer, expert: cell.expert! };
+      setText(this.text, this.answer(subject, input) ?? this.describeExpert(cell, input));
+    } else if (at !== null) {
+      setText(this.title, `Where the time of ${input.name(at)} went`);
+      setText(this.text, this.answer({ step: at }, input) ?? this.describeStep(at, input));
+    } else {
+      setText(this.title, "Explanation");
+      setText(this.text, HINT);
+    }
+  }
+
+  /** Python's explanation; it is requested once the playhead rests. */
+  private answer(subject: Subject, { resting }: DrawInput): string | null {
+    return this.store.explanation(subject, resting);
   }
 
   /** What the frames report about a token. */

@@ -30,7 +30,7 @@ export class LatencyPanel {
 
   constructor(
     private readonly state: RunState,
-    private readonly focus: Focus,
+    focus: Focus,
     changed: () => void,
     signal: AbortSignal,
   ) {
@@ -57,7 +57,7 @@ export class LatencyPanel {
     this.name = input.name;
     this.panel.setSubtitle("ms per read, by token");
     const { steps } = this.state;
-    this.panel.setReadout(this.readout(shown.until), this.focus.step !== null);
+    this.panel.setReadout(this.readout(input.step), input.step !== null);
     if (!this.panel.drawn) return;
     const lines = QUANTILES.map(({ column, role, ...line }) => {
       return { ...line, values: steps.column(column, shown.from, shown.to), colour: theme[role] };
@@ -71,14 +71,10 @@ export class LatencyPanel {
   }
 
   /** The numbers of the selected token, or of the last one. */
-  private readout(until: number | null): string {
+  private readout(shown: number | null): string {
     const { steps } = this.state;
-    const step = this.focus.step ?? until;
-    if (step === null) {
-      const last = steps.end - 1;
-      return steps.length ? this.describe(last) : "";
-    }
-    return this.describe(step);
+    const step = shown ?? (steps.length ? steps.end - 1 : null);
+    return step === null ? "" : this.describe(step);
   }
 
   private describe(step: number): string {

@@ -54,7 +54,7 @@ export class ResidencyPanel {
     this.map.setStates(states);
     this.panel.setReadout(this.readout(input), this.focus.any);
     if (this.panel.drawn) {
-      const newest = input.found ? input.found.step - 1 : (shown.until ?? state.steps.end - 1);
+      const newest = input.found ? input.found.step - 1 : (input.at ?? state.steps.end - 1);
       this.recency.show(newest, now ?? 0);
       if (now === null) this.recency.clear();
       else this.recency.fade(now);
@@ -113,7 +113,7 @@ export class ResidencyPanel {
     const { state, focus } = this;
     if (!state.seq) return "";
     const { cell } = focus;
-    const step = focus.step ?? input.shown.until;
+    const { step } = input;
     if (cell && cell.layer < state.layers && (cell.expert ?? 0) < state.experts) {
       return cell.expert === null
         ? this.aboutLayer(cell.layer, input)

@@ -41,6 +41,9 @@ export class TextPanel {
   /** Whether the end of the text is in sight; then it stays in sight. */
   private following = true;
   private revealed: number | null = null;
+  /** The steps [from, to) whose tokens are dimmed. */
+  private dimmedFrom = 0;
+  private dimmedTo = 0;
   /** The step shown last; null if the view followed the run. */
   private shown: number | null = null;
   private name = (step: number): string => String(step);
@@ -77,38 +80,49 @@ export class TextPanel {
     this.prompt.hidden = !prompt;
     const count = state.generated;
     this.panel.setSubtitle(count ? plural(count, "token") : "");
-    this.panel.setReadout(this.readout(input.shown.until), this.focus.step !== null);
+    const { at, step } = input;
+    this.panel.setReadout(this.readout(input), step !== null);
     this.grow();
-    this.mark("oj-later", this.later(input.shown.until));
-    this.mark("oj-on", this.focus.step === null ? [] : [this.focus.step]);
-    this.mark("oj-pinned", this.focus.pinnedStep === null ? [] : [this.focus.pinnedStep]);
+    this.dim(at);
+    this.show(at);
+    this.mark("oj-on", step === null ? [] : [step]);
+    this.mark("oj-at", at === null ? [] : [at]);
     this.mark("oj-highlight", input.users ?? []);
-    const followed = this.shown !== null && input.shown.until === null;
-    this.shown = input.shown.until;
+    const followed = this.shown !== null && at === null;
+    this.shown = at;
     if (followed) this.following = true; // the end is shown again
-    this.caret.hidden = status !== "running" || !state.text || input.shown.until !== null;
+    this.caret.hidden = status !== "running" || !state.text || at !== null;
     setText(this.hint, state.text ? "" : hint(state, status));
     const longer = this.length !== state.text.length;
-    if ((longer || followed) && this.following && input.shown.until === null) this.toEnd();
+    if ((longer || followed) && this.following && at === null) this.toEnd();
     if (followed) requestAnimationFrame(() => this.toEnd()); // by then the heights are known
     this.length = state.text.length;
   }
 
-  /** The steps after the one shown, which is kept in sight. */
-  private later(until: number | null): number[] {
-    if (until === null) {
-      this.revealed = null;
-      return [];
-    }
-    if (until !== this.revealed) {
-      this.reveal(until);
+  /** Keep the playhead's token in sight. */
+  private show(at: number | null): void {
+    if (at !== null && at !== this.revealed) {
+      this.reveal(at);
       // The page guesses the heights of paragraphs out of sight, and knows them once they are in
       // sight.
-      requestAnimationFrame(() => this.revealed === until && this.reveal(until));
+      requestAnimationFrame(() => this.revealed === at && this.reveal(at));
     }
-    this.revealed = until;
+    this.revealed = at;
+  }
+
+  /** Dim the tokens after the playhead: only those between it and where it was change. */
+  private dim(at: number | null): void {
     const { end } = this.state.steps;
-    return Array.from({ length: Math.max(0, end - until - 1) }, (_, i) => until + 1 + i);
+    const from = at === null ? end : Math.min(end, at + 1);
+    const set = (low: number, high: number, on: boolean) => {
+      for (let step = low; step < high; step += 1) {
+        this.tokens.get(step)?.classList.toggle("oj-future", on);
+      }
+    };
+    set(this.dimmedFrom, Math.min(from, this.dimmedTo), false);
+    set(from, Math.max(from, Math.min(this.dimmedFrom, end)), true);
+    set(Math.max(from, this.dimmedTo), end, true);
+    [this.dimmedFrom, this.dimmedTo] = [from, end];
   }
 
   /** Add the tokens that arrived since the last redraw. */
@@ -139,6 +153,7 @@ export class TextPanel {
     this.marked.clear();
     this.epoch = state.textEpoch;
     this.revealed = null;
+    this.dimmedFrom = this.dimmedTo = 0;
     // The text of the oldest step begins where the one before it ended, which is dropped.
     this.next = state.steps.first > 0 ? state.steps.first + 1 : 0;
     const lead = this.next ? state.textEndOf(state.steps.first) : 0;
@@ -187,22 +202,14 @@ export class TextPanel {
       "click",
       (event) => {
         // A user who has selected text wants to copy it.
-        if (at(event) === null || getSelection()?.isCollapsed === false) return;
-        focus.hoverStep(at(event));
-        focus.pinStep();
+        const step = at(event);
+        if (step !== null && getSelection()?.isCollapsed !== false) focus.moveTo(step);
       },
       { signal },
     );
-    log.addEventListener(
-      "keydown",
-      (event) => {
-        const { state } = this;
-        const from = Math.max(state.firstToken, state.steps.first);
-        focus.stepKey(event, from, state.steps.end);
-        if (focus.step !== null) this.reveal(focus.step);
-      },
-      { signal },
-    );
+    log.addEventListener("keydown", (event) => focus.stepKey(event, this.state.steps.end - 1), {
+      signal,
+    });
   }
 
   private toEnd(): void {
@@ -223,9 +230,9 @@ export class TextPanel {
     if (box.bottom > view.bottom) this.log.scrollTop += box.bottom - view.bottom;
   }
 
-  private readout(until: number | null): string {
-    const { state, focus } = this;
-    const step = focus.step ?? until ?? (state.generated ? state.steps.end - 1 : null);
+  private readout(input: DrawInput): string {
+    const { state } = this;
+    const step = input.step ?? (state.generated ? state.steps.end - 1 : null);
     if (step === null || Number.isNaN(state.steps.at("tokenMs", step))) return "";
     const [hits, misses] = [state.steps.at("hits", step), state.steps.at("misses", step)];
     const text = visible(state.textOf(step));

@@ -30,7 +30,7 @@ export class TimePanel {
   constructor(
     private readonly allParts: () => readonly Part[],
     private readonly state: RunState,
-    private readonly focus: Focus,
+    focus: Focus,
     changed: () => void,
     signal: AbortSignal,
   ) {
@@ -44,7 +44,7 @@ export class TimePanel {
     const { shown, theme, users: highlighted } = input;
     this.name = input.name;
     this.panel.setSubtitle("ms of each token, by part");
-    this.panel.setReadout(this.readout(shown.until), this.focus.step !== null);
+    this.panel.setReadout(this.readout(input.step), input.step !== null);
     if (!this.panel.drawn) return;
     const stack = this.allParts().map((part) => ({
       part,
@@ -75,9 +75,9 @@ export class TimePanel {
     this.legend.replaceChildren(...items);
   }
 
-  private readout(until: number | null): string {
-    const { state, focus } = this;
-    const step = focus.step ?? until ?? (state.steps.length ? state.steps.end - 1 : null);
+  private readout(shown: number | null): string {
+    const { state } = this;
+    const step = shown ?? (state.steps.length ? state.steps.end - 1 : null);
     if (step === null) return "";
     const total = state.steps.at("tokenMs", step);
     if (Number.isNaN(total)) return "";

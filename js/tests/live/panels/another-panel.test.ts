@@ -24,7 +24,7 @@ test("it counts the misses of the run, in words and as a table", () => {
   const made = new MissesPanel(state, focus, () => {}, new AbortController().signal);
   host.append(made.panel.node);
   const theme = readTheme(host);
-  made.draw(drawInput(state, focus, theme, state, null, new ExpertHistory(state)));
+  made.draw(drawInput(state, focus, theme, state, new ExpertHistory(state)));
   const shown = misses.reduce((sum, value) => sum + value, 0);
   expect(made.panel.node.querySelector(".oj-readout")!.textContent).toMatch(/^\d+ misses$/);
   expect(shown).toBeGreaterThan(0);

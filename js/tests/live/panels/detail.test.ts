@@ -1,4 +1,4 @@
-// The explanation of a pinned token or expert: Python's if it answers, else the view's own.
+// The explanation of a token or an expert: Python's if it answers, else the view's own.
 
 import { afterEach, beforeEach, expect, test } from "vitest";
 import "../../../src/live.css";
@@ -39,15 +39,15 @@ afterEach(() => {
 const $ = (selector: string) => host.querySelector<HTMLElement>(selector)!;
 const explanation = () => $(".oj-detail-text").textContent ?? "";
 
-async function pinToken(): Promise<void> {
-  host.querySelectorAll<HTMLElement>(".oj-token")[3].click();
+async function showToken(n = 3): Promise<void> {
+  host.querySelectorAll<HTMLElement>(".oj-token")[n].click();
   await settled(host);
 }
 
 test("a click explains a token at once, and asks Python once when the run is over", async () => {
-  expect($(".oj-detail").hidden).toBe(true);
-  await pinToken();
-  expect($(".oj-detail h3").textContent).toMatch(/^Where the time of token \d+ went$/);
+  expect(explanation()).toBe("Click a token to see what it waited for. ← → move.");
+  await showToken();
+  expect($(".oj-explain h3").textContent).toMatch(/^Where the time of token \d+ went$/);
   expect(explanation()).toMatch(/lookups missed/);
   expect(model.sent).toEqual([]);
   model.set("status", "stop");
@@ -58,12 +58,12 @@ test("a click explains a token at once, and asks Python once when the run is ove
   model.emit("msg:custom", { type: "told", about: requests[0].about, words: "waited <b>long</b>" });
   await settled(host);
   expect(explanation()).toBe("waited <b>long</b>");
-  expect(host.querySelector(".oj-detail b")).toBeNull();
-  await pinToken();
-  expect($(".oj-detail").hidden).toBe(true);
-  await pinToken();
+  expect(host.querySelector(".oj-explain b")).toBeNull();
+  await showToken(4);
+  expect(explanation()).not.toBe("waited <b>long</b>");
+  await showToken();
   expect(explanation()).toBe("waited <b>long</b>");
-  expect(model.sent).toHaveLength(1);
+  expect(model.sent).toHaveLength(2);
 });
 
 test("a pinned expert lists its tokens, and Close unpins it", async () => {
@@ -72,12 +72,27 @@ test("a pinned expert lists its tokens, and Close unpins it", async () => {
   map.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown", bubbles: true }));
   map.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
   await settled(host);
-  expect($(".oj-detail h3").textContent).toBe("Tokens of layer 0, expert 0");
+  expect($(".oj-explain h3").textContent).toBe("Tokens of layer 0, expert 0");
   const highlighted = host.querySelectorAll(".oj-token.oj-highlight").length;
   expect(explanation()).toMatch(/^Chosen by \d+.tokens?/);
   expect(explanation().split("“").length - 1).toBeGreaterThanOrEqual(highlighted);
-  $(".oj-detail button").click();
+  $(".oj-explain button").click();
   await settled(host);
-  expect($(".oj-detail").hidden).toBe(true);
+  expect($(".oj-explain button").hidden).toBe(true);
   expect(host.querySelectorAll(".oj-token.oj-highlight")).toHaveLength(0);
+});
+
+test("while the playhead moves nothing is asked: Python explains where it comes to rest", async () => {
+  model.set("status", "stop");
+  await settled(host);
+  const slider = $(".oj-slider") as HTMLInputElement;
+  for (let step = 5; step < 13; step += 1) {
+    slider.value = String(step);
+    slider.dispatchEvent(new Event("input"));
+    await new Promise(requestAnimationFrame);
+    await new Promise(requestAnimationFrame);
+    expect($(".oj-explain h3").textContent).toContain(`token ${step - 3} `);
+  }
+  await settled(host);
+  expect(model.sent).toEqual([{ type: "ask", about: { step: 12 } }]);
 });

@@ -34,7 +34,7 @@ test("neighbouring experts are named as a range", () => {
 
 test("pointing at a map of more experts than pixels names the one that is shown", async () => {
   host = document.body.appendChild(el("div", ""));
-  host.style.width = "400px";
+  host.style.width = "700px";
   const model = new MockModel({ info: { model: "wide" } });
   const instance = widget();
   instance.initialize({ model });
