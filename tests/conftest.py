@@ -13,6 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# Before huggingface_hub is imported, here or in a child process: no test uses the network, and a
+# name that is no folder is refused at once, also where a firewall drops what is sent.
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+
 import pytest
 from hypothesis import settings
 
