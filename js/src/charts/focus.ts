@@ -1,4 +1,5 @@
-// The selection that all panels share: the playhead's token, and a layer or one of its experts.
+// The selection that all panels share: the playhead's token, tokens chosen in the text, and layers
+// or experts.
 //
 // The pointer hovers, which is only a preview; a click or Enter moves the playhead to a token, or
 // pins an expert. What is hovered takes precedence while it is hovered.
@@ -34,7 +35,10 @@ export class StillPlayhead implements Playhead {
 }
 
 export class Focus {
-  pinnedCell: Cell | null = null;
+  /** The pinned layers and experts, in the order in which they were pinned. */
+  cells: readonly Cell[] = [];
+  /** The tokens chosen in the text, by step, ascending. */
+  chosen: readonly number[] = [];
   /** Whether an expert was pinned after the playhead was last moved. */
   expertLast = false;
   private hoveredStep: number | null = null;
@@ -59,9 +63,29 @@ export class Focus {
     return this.hoveredCell ?? this.pinnedCell;
   }
 
+  /** The layer or expert that was pinned last. */
+  get pinnedCell(): Cell | null {
+    return this.cells.at(-1) ?? null;
+  }
+
+  /** The experts to show: the hovered one, else those pinned. */
+  get experts(): readonly Cell[] {
+    const cells = this.hoveredCell ? [this.hoveredCell] : this.cells;
+    return cells.filter(({ expert }) => expert !== null);
+  }
+
+  /** Whether a token, or a layer or an expert, is hovered. */
+  get stepHovered(): boolean {
+    return this.hoveredStep !== null;
+  }
+
+  get cellHovered(): boolean {
+    return this.hoveredCell !== null;
+  }
+
   /** Whether anything is selected. */
   get any(): boolean {
-    return this.step !== null || this.cell !== null;
+    return this.step !== null || this.cell !== null || this.chosen.length > 0;
   }
 
   hoverStep(step: number | null): void {
@@ -84,23 +108,43 @@ export class Focus {
     this.changed();
   }
 
-  /** Pin the cell that is hovered; unpin it if it is pinned already. */
-  pinCell(): void {
-    this.pinnedCell = same(this.cell, this.pinnedCell) ? null : this.cell;
-    if (this.pinnedCell === null) this.hoveredCell = null;
-    this.expertLast = this.pinnedCell !== null;
+  /** Choose tokens; none ends the choice. */
+  choose(steps: readonly number[]): void {
+    if (!steps.length && !this.chosen.length) return;
+    this.chosen = [...steps].sort((a, b) => a - b);
+    this.changed();
+  }
+
+  /**
+   * Pin the cell that is hovered, beside those pinned if `add`, else in their place; unpin it if it
+   * is pinned already.
+   */
+  pinCell(add = false): void {
+    const { cell, cells } = this;
+    if (!cell) return;
+    const others = cells.filter((each) => !same(each, cell));
+    const unpinned = others.length < cells.length && (add || cells.length === 1);
+    if (unpinned) this.cells = others;
+    else this.cells = add ? [...cells, cell] : [cell];
+    if (unpinned) this.hoveredCell = null;
+    this.expertLast = this.cells.length > 0;
     this.changed();
   }
 
   /** Unpin the expert, and end all previews. */
   clearCell(): void {
-    this.pinnedCell = this.hoveredCell = null;
+    this.cells = [];
+    this.hoveredCell = null;
     this.expertLast = false;
     this.changed();
   }
 
-  /** Unpin the expert and return to the end of the run. */
+  /** End the choice of tokens, if there is one; else unpin and return to the end of the run. */
   clear(): void {
+    if (this.chosen.length) {
+      this.choose([]);
+      return;
+    }
     this.hoveredStep = null;
     this.playhead.follow();
     this.clearCell();
@@ -123,7 +167,7 @@ export class Focus {
     };
     if (event.key === "Enter" || event.key === " ") {
       consume(event);
-      this.pinCell();
+      this.pinCell(event.shiftKey);
     }
     if (!(event.key in moves) || !layers || !experts) return;
     consume(event);

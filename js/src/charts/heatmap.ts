@@ -64,7 +64,7 @@ export class Heatmap {
       "click",
       (event) => {
         point(event); // a touch does not hover first
-        if (this.cellAt(event)) focus.pinCell();
+        if (this.cellAt(event)) focus.pinCell(event.shiftKey);
       },
       options,
     );
@@ -122,9 +122,9 @@ export class Heatmap {
   /** Everything the overlay depends on, except the theme and the chosen experts. */
   private describe(map: MapContent): string {
     const { width, height, scale } = this.canvas;
-    const { pinnedCell, cell } = this.focus;
+    const { cells, cell } = this.focus;
     const signs = map.moved && hasSigns(this.box, map) ? map.levels.join("") : "";
-    return JSON.stringify([width, height, scale, map.layers, map.experts, pinnedCell, cell, signs]);
+    return JSON.stringify([width, height, scale, map.layers, map.experts, cells, cell, signs]);
   }
 
   /** Lay the canvas of the cells over the plot. */
@@ -170,7 +170,7 @@ export class Heatmap {
 
   private drawFocus(map: MapContent, theme: Theme): void {
     const { x, y, width, height } = this.box;
-    for (const cell of new Set([this.focus.pinnedCell, this.focus.cell])) {
+    for (const cell of new Set([...this.focus.cells, this.focus.cell])) {
       if (!cell || cell.layer >= map.layers || (cell.expert ?? 0) >= map.experts) continue;
       const cellHeight = height / map.layers;
       const h = Math.max(cellHeight, 4);

@@ -4,6 +4,7 @@ import type { Focus } from "../charts/focus";
 import type { Chosen } from "../charts/heatmap";
 import { capacityFor, MIN_STEPS, type StepRange, stepName } from "../charts/step-range";
 import type { Theme } from "../widget/theme";
+import { type Users, usersOf } from "./chosen-tokens";
 import type { ExpertHistory } from "./history";
 import type { ExpertStates, RunState } from "./state";
 
@@ -22,8 +23,9 @@ export interface DrawInput {
   chosen?: readonly Chosen[];
   /** The step to describe, and the experts as it found them, if that is kept. */
   found?: { step: number; experts: ExpertStates };
-  /** The steps that chose the selected expert. */
+  /** The steps that chose any of the selected experts, and how many tokens did. */
   users?: readonly number[];
+  chosenBy?: Users;
   /** What a step is called: "token 12". */
   name: (step: number) => string;
 }
@@ -37,7 +39,7 @@ export function drawInput(
   history: ExpertHistory,
   resting = true,
 ): DrawInput {
-  const { at, step, cell } = focus;
+  const { at, step, experts: selected } = focus;
   const shown = stepRange(state);
   const name = (step: number) => stepName(step, shown);
   const input: DrawInput = { theme, shown, at, step, resting, experts, name };
@@ -48,7 +50,10 @@ export function drawInput(
     const found = history.foundBy(step);
     if (found) input.found = { step, experts: found };
   }
-  if (cell?.expert != null) input.users = state.usersOf(cell.layer, cell.expert);
+  if (selected.length) {
+    input.chosenBy = usersOf(state, selected);
+    input.users = input.chosenBy.steps;
+  }
   return input;
 }
 

@@ -21,6 +21,8 @@ export interface Info {
   cache?: string;
   prompt?: string;
   parts?: readonly Part[];
+  /** Of a page without a kernel: numbers per step by name, float32 as base64. */
+  columns?: Record<string, string>;
 }
 
 export type Status =

@@ -6,6 +6,7 @@
 import { Connection } from "../widget/connection";
 import type { Model } from "../widget/host";
 import { KernelMonitor } from "../widget/kernel-monitor";
+import { type ColumnSource, type ColumnSubject, Columns } from "./columns";
 import { copyBytes, decode, FrameError } from "./frames";
 import { type Info, isOver, type Status } from "./info";
 import { UNSEEN_MS } from "./limits";
@@ -17,7 +18,7 @@ export const MAX_QUEUED = 64;
 /** What Python can explain: a token, by its step, or an expert. */
 export type Subject = { step: number } | { layer: number; expert: number };
 
-export class RunStore {
+export class RunStore implements ColumnSource {
   readonly state = new RunState();
   /** Why frames cannot be decoded; "" while they can. */
   problem = "";
@@ -30,6 +31,8 @@ export class RunStore {
   private lastSnapshot: unknown = null;
   /** Python's explanations; "" while one is requested. */
   private readonly explanations = new Map<string, string>();
+
+  private readonly columns = new Columns((about) => this.send({ type: "ask", about }));
 
   readonly connection: Connection;
   private readonly monitor: KernelMonitor;
@@ -109,6 +112,16 @@ export class RunStore {
     return this.explanations.get(key) || null;
   }
 
+  column(about: ColumnSubject): Float32Array | null {
+    return this.running ? null : this.columns.get(about, this.info);
+  }
+
+  columnProblem(about: ColumnSubject): string {
+    return this.running
+      ? "It is known when the run is over."
+      : this.columns.problem(about, this.info);
+  }
+
   /** Call `listener` when there may be something to draw; returns a function that ends it. */
   listen(listener: () => void): () => void {
     this.listeners.add(listener);
@@ -125,8 +138,14 @@ export class RunStore {
   };
 
   private readonly onMessage = (content: LiveMessage, buffers?: DataView[]): void => {
-    if (content?.type === "told" && content.about) {
-      this.explanations.set(keyOf(content.about), String(content.words ?? ""));
+    const about = content?.type === "told" ? content.about : undefined;
+    if (about && "column" in about) {
+      this.columns.take(about, String(content.words ?? ""), buffers?.[0]);
+      this.notify();
+      return;
+    }
+    if (about) {
+      this.explanations.set(keyOf(about), String(content.words ?? ""));
       this.notify();
       return;
     }
@@ -167,7 +186,7 @@ export class RunStore {
 
 interface LiveMessage {
   type?: string;
-  about?: Subject;
+  about?: Subject | ColumnSubject;
   words?: string;
 }
 

@@ -80,7 +80,7 @@ export class RunView {
     this.transport = new Transport(state, this.playback, this.focus, changed, signal);
     const shared = [state, this.focus, changed, signal] as const;
     this.header = new Header(store, changed, signal);
-    this.text = new TextPanel(...shared);
+    this.text = new TextPanel(store, ...shared);
     this.routing = new RoutingPanel(...shared);
     this.residency = new ResidencyPanel(...shared);
     this.latency = new LatencyPanel(...shared);

@@ -117,6 +117,26 @@ test.each(SURFACES)("the colours of the plots stand out on %s %s", async (name, 
   expect(word(ARRIVED)).not.toEqual(word(RESIDENT));
 });
 
+test.each(SURFACES)(
+  "the text is readable on its strongest colour on %s %s",
+  async (name, colour) => {
+    open();
+    document.body.style.setProperty(name, colour);
+    await settled(host);
+    const ground = parse(getComputedStyle($(".oj-root")).backgroundColor);
+    const token = host.querySelector<HTMLElement>(".oj-token")!;
+    const ink = parse(getComputedStyle(token).color);
+    for (const key of ["miss", "time", "entropy", "weight"]) {
+      $(".oj-text").dataset.ojColour = key;
+      token.style.setProperty("--oj-heat", "100");
+      const [r, g, b, alpha] = parse(getComputedStyle(token).backgroundColor);
+      const over = [r, g, b].map((part, i) => alpha * part + (1 - alpha) * ground[i]);
+      expect(contrast(ink, over), key).toBeGreaterThanOrEqual(4.5);
+      expect(contrast(ground, over), key).toBeGreaterThanOrEqual(1.5); // and the colour can be seen
+    }
+  },
+);
+
 test("screen readers read the selection, not each new token's numbers", async () => {
   open();
   await settled(host);

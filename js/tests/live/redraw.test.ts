@@ -6,6 +6,7 @@ import widget from "../../src/live";
 import { decode } from "../../src/live/frames";
 import { KEPT_STEPS } from "../../src/live/limits";
 import { RoutingPanel } from "../../src/live/panels/routing";
+import { CHUNK } from "../../src/live/panels/text-log";
 import { FADE_MS, RecencyFade, STAGES } from "../../src/live/recency-fade";
 import { RedrawScheduler } from "../../src/live/redraw-scheduler";
 import { RunState } from "../../src/live/state";
@@ -97,7 +98,9 @@ test("a token adds its own elements to the page, and few", async () => {
   const before = host.querySelectorAll("*").length;
   for (let i = 0; i < 100; i += 1) push();
   await settled(host);
-  expect(host.querySelectorAll("*").length - before).toBe(100);
+  const added = host.querySelectorAll("*").length - before;
+  expect(added).toBeGreaterThanOrEqual(100);
+  expect(added).toBeLessThanOrEqual(100 + Math.ceil(100 / CHUNK)); // tokens stand in chunks
 });
 
 test("after ten thousand tokens the page holds no more than the newest", async () => {

@@ -215,28 +215,6 @@ function point(node: Element, click = false): void {
   if (click) node.dispatchEvent(new MouseEvent("click", { ...at, bubbles: true }));
 }
 
-test("each token is shaded by its misses, and underlined in a way of its own", async () => {
-  open();
-  push(5, false);
-  const frames = Array.from({ length: 8 }, () => run.next(1, true));
-  for (const frame of frames) model.frame(encode(frame));
-  await drawn();
-  const tokens = [...host.querySelectorAll(".oj-token")];
-  expect(tokens.map((token) => token.textContent).join("")).toBe(
-    [...host.querySelectorAll(".oj-log")][0].textContent,
-  );
-  frames.forEach(({ steps }, i) => {
-    const share = steps.misses[0] / (steps.misses[0] + steps.hits[0]);
-    const level = share > 0.3 ? 3 : share > 0.1 ? 2 : share > 0 ? 1 : 0;
-    expect(tokens[i + 1].className).toBe(`oj-token oj-miss-${level}`);
-  });
-  const lines = [0, 1, 2, 3].map((level) => {
-    tokens[0].className = `oj-token oj-miss-${level}`;
-    return getComputedStyle(tokens[0]).textDecoration;
-  });
-  expect(new Set(lines).size).toBe(4);
-});
-
 test("a hovered token is described in all panels, and a click moves the playhead to it", async () => {
   open();
   push(5, false);

@@ -1,21 +1,30 @@
-// Panel: how often each expert was chosen.
+// Panel: how often each expert was chosen, by all tokens or by those chosen in the text.
 
 import { CIVIDIS, cividisOf } from "../../charts/colours";
 import type { Focus } from "../../charts/focus";
 import { el, setText } from "../../widget/dom";
 import { integer, NONE, percent, plural } from "../../widget/format";
+import { type ChosenCounts, countsOf } from "../chosen-tokens";
 import type { DrawInput } from "../draw-input";
-import type { RunState } from "../state";
+import type { ExpertStates, RunState } from "../state";
 import { ExpertMap } from "./expert-map";
 import { legendItem, Panel, type Table } from "./panel";
 
 /** Experts in the table. */
 const TOP = 12;
 
+type Counts = Pick<ExpertStates, "counts" | "layerTotals" | "maxCount" | "chosenCount">;
+
 export class RoutingPanel {
   readonly panel: Panel;
   private readonly map: ExpertMap;
   private readonly most = el("span", "", {}, NONE);
+  private readonly all = el("button", "oj-button oj-all-tokens", { type: "button" }, "All tokens");
+  /** What the map shows. */
+  private counts: Counts;
+  /** The counts of the chosen tokens, and what they were counted from. */
+  private ofChosen: ChosenCounts | null = null;
+  private countedFrom: readonly unknown[] = [];
 
   constructor(
     private readonly state: RunState,
@@ -27,7 +36,10 @@ export class RoutingPanel {
     const ramp = el("span", "oj-ramp", { "aria-hidden": "true" });
     ramp.style.background = `linear-gradient(to right, ${stops})`;
     const scale = el("span", "oj-legend-item", {}, "1", ramp, this.most, "(√ scale)");
-    const legend = el("span", "oj-legend-row", {}, legendItem("empty", "never"), scale);
+    this.counts = state;
+    this.all.addEventListener("click", () => focus.choose([]), { signal });
+    const items = [legendItem("empty", "never"), scale, this.all];
+    const legend = el("span", "oj-legend-row", {}, ...items);
     this.panel = new Panel(
       "Routing frequency",
       "routing",
@@ -41,23 +53,41 @@ export class RoutingPanel {
   }
 
   draw(input: DrawInput): void {
-    const { counts, maxCount } = input.experts;
+    const { chosen } = this.focus;
+    const ofChosen = this.countChosen(chosen);
+    this.counts = ofChosen ?? input.experts;
+    const { counts, maxCount } = this.counts;
     this.map.setStates(input.experts);
     setText(this.most, maxCount ? integer(maxCount) : NONE);
     if (this.panel.drawn) {
       levelsOf(counts, maxCount, this.map.levels);
-      this.map.draw(input.theme, cividisOf(input.theme), input.chosen);
+      // Rings of the playhead's token would hide the counts of a few tokens.
+      const ringed = ofChosen && !this.focus.stepHovered ? undefined : input.chosen;
+      this.map.draw(input.theme, cividisOf(input.theme), ringed);
     }
-    this.panel.setSubtitle("times chosen");
+    this.all.hidden = !ofChosen;
+    const of = plural(chosen.length, "chosen token");
+    this.panel.setSubtitle(ofChosen ? `of ${of}` : "times chosen");
     this.panel.setNote(this.map.note);
-    this.panel.setReadout(this.readout(input), this.focus.any);
+    this.panel.setReadout(this.readout(input, ofChosen), this.focus.any);
   }
 
-  private readout(input: DrawInput): string {
+  /** The counts of the chosen tokens; null if none are chosen. */
+  private countChosen(chosen: readonly number[]): ChosenCounts | null {
+    const { state } = this;
+    const from = [chosen, state.epoch, state.layers, state.routing.first, state.routing.end];
+    if (from.some((each, i) => each !== this.countedFrom[i])) {
+      this.countedFrom = from;
+      this.ofChosen = chosen.length ? countsOf(state, chosen) : null;
+    }
+    return this.ofChosen;
+  }
+
+  private readout(input: DrawInput, ofChosen: ChosenCounts | null): string {
     const { state, focus } = this;
-    const { counts, layerTotals } = input.experts;
+    const { counts, layerTotals } = this.counts;
     if (!state.seq) return "";
-    const { cell, step } = focus;
+    const { cell } = focus;
     if (cell && cell.layer < state.layers && (cell.expert ?? 0) < state.experts) {
       const { layer, expert } = cell;
       const total = layerTotals[layer] || 1;
@@ -69,16 +99,20 @@ export class RoutingPanel {
       }
       const times = counts[layer * state.experts + expert];
       const share = percent(times, total);
-      return `layer ${layer} · expert ${expert} · ${plural(times, "time")} (${share} of the layer)`;
+      const count = ofChosen
+        ? `${integer(times)} of ${plural(ofChosen.known, "chosen token")}`
+        : `${plural(times, "time")} (${share} of the layer)`;
+      return `layer ${layer} · expert ${expert} · ${count}`;
     }
-    if (step !== null && input.chosen?.length) {
-      return `${input.name(step)} · its ${integer(input.chosen.length)} choices are ringed, misses filled`;
+    if (ofChosen && !focus.stepHovered) return sharing(ofChosen, focus.chosen.length);
+    if (input.step !== null && input.chosen?.length) {
+      return `${input.name(input.step)} · its ${integer(input.chosen.length)} choices are ringed, misses filled`;
     }
     return `${some(input.experts.chosenCount, counts.length)} so far`;
   }
 
   private table(): Table {
-    const { counts, layerTotals } = this.map.states;
+    const { counts, layerTotals } = this.counts;
     const { experts } = this.state;
     const order = Array.from(counts.keys()).sort((a, b) => counts[b] - counts[a]);
     const rows = order.slice(0, TOP).map((at) => {
@@ -86,9 +120,18 @@ export class RoutingPanel {
       const share = percent(counts[at], layerTotals[layer]);
       return [String(layer), String(at % experts), integer(counts[at]), share];
     });
-    const caption = `The ${TOP} experts chosen most often`;
+    const by = this.ofChosen ? ", by the chosen tokens" : "";
+    const caption = `The ${TOP} experts chosen most often${by}`;
     return { caption, head: ["Layer", "Expert", "Times", "Share of layer"], rows };
   }
+}
+
+/** "5 chosen tokens share 12 of 87 experts". */
+function sharing({ chosenCount, shared, known }: ChosenCounts, tokens: number): string {
+  const kept = known < tokens ? ` (routing kept of ${integer(known)})` : "";
+  const experts = plural(chosenCount, "expert");
+  const what = known > 1 ? `share ${integer(shared)} of ${experts}` : `chose ${experts}`;
+  return `${plural(tokens, "chosen token")}${kept} ${what}`;
 }
 
 /** "12 of 128 experts chosen". */

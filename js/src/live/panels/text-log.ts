@@ -1,0 +1,208 @@
+// The generated text as elements: paragraphs, in them chunks, in them tokens.
+//
+// The text comes from the model, so it is inserted only as text. Text whose tokens are no longer
+// known stands before them. Each paragraph is a block, so that for a new token the page lays out
+// only the last one. A chunk is dimmed as a whole: moving the playhead changes only the tokens of
+// the chunks where it was and is.
+
+import { el } from "../../widget/dom";
+import { KEPT_STEPS } from "../limits";
+import type { RunState } from "../state";
+
+/** Tokens in a chunk, at most. */
+export const CHUNK = 64;
+
+const DIMMED = "oj-future";
+
+interface Chunk {
+  node: HTMLElement;
+  steps: number[];
+  /** How many of its tokens are before the dimmed ones, of how many when that was set. */
+  bright: number;
+  of: number;
+}
+
+export class TextLog {
+  readonly node = el("div", "oj-log", { role: "log", tabindex: "0" });
+  /** The text before the first known token, and after the last. */
+  private readonly lead = document.createTextNode("");
+  private readonly rest = document.createTextNode("");
+  /** The last paragraph. Text without a token yet, and the elements `atEnd`, stand at its end. */
+  private paragraph: HTMLElement | null = null;
+  private chunks: Chunk[] = [];
+  /** The steps that have a token, ascending. */
+  steps: number[] = [];
+  /** How often all tokens were made anew. */
+  generation = 0;
+  private readonly tokens = new Map<number, HTMLElement>();
+  private readonly stepOf = new WeakMap<Element, number>();
+  /** The steps whose tokens have a class, by class. */
+  private readonly marked = new Map<string, ReadonlySet<number>>();
+  private readonly levels = new Map<number, number>();
+  /** The first step without a token element. */
+  private next = 0;
+  private epoch = -1;
+  /** Whether the end of the text is in sight; then it stays in sight. */
+  following = true;
+
+  /** `atEnd` stands after the text: the caret, and what is said while there is no text. */
+  constructor(
+    private readonly state: RunState,
+    private readonly atEnd: readonly Node[],
+    signal: AbortSignal,
+  ) {
+    this.node.setAttribute("aria-label", "Generated text");
+    this.node.append(this.lead);
+    this.beginParagraph();
+    const scrolled = () => {
+      const { scrollHeight, scrollTop, clientHeight } = this.node;
+      this.following = scrollHeight - scrollTop - clientHeight < 24;
+    };
+    this.node.addEventListener("scroll", scrolled, { signal });
+  }
+
+  /** Add the tokens that arrived since the last call. */
+  grow(): void {
+    const { state } = this;
+    const { steps } = state;
+    if (state.textEpoch !== this.epoch || this.tokens.size > 2 * KEPT_STEPS) this.restart();
+    for (let step = this.next; step < steps.end; step += 1) {
+      const text = state.textOf(step);
+      if (text) this.add(step, text);
+    }
+    this.next = Math.max(this.next, steps.end);
+    const end = steps.length ? state.textEndOf(steps.end - 1) : state.textStart;
+    const rest = state.text.slice(Math.max(0, end - state.textStart));
+    if (this.rest.data !== rest) this.rest.data = rest;
+  }
+
+  /** Dim the tokens after a step; null dims none. */
+  dim(after: number | null): void {
+    for (const chunk of this.chunks) {
+      const { steps, node } = chunk;
+      const bright = after === null ? steps.length : countUpTo(steps, after);
+      if (bright === chunk.bright && steps.length === chunk.of) continue;
+      const isPart = bright > 0 && bright < steps.length;
+      const wasPart = chunk.bright > 0 && chunk.bright < chunk.of;
+      node.classList.toggle(DIMMED, bright === 0);
+      if (isPart || wasPart) {
+        for (const [i, step] of steps.entries()) {
+          this.tokens.get(step)!.classList.toggle(DIMMED, isPart && i >= bright);
+        }
+      }
+      [chunk.bright, chunk.of] = [bright, steps.length];
+    }
+  }
+
+  /** Set a class on the tokens of `steps`, and on no others. */
+  mark(name: string, steps: readonly number[]): void {
+    const before = this.marked.get(name) ?? new Set();
+    if (!steps.length && !before.size) return;
+    const now = new Set(steps);
+    for (const step of before) if (!now.has(step)) this.tokens.get(step)?.classList.remove(name);
+    for (const step of now) if (!before.has(step)) this.tokens.get(step)?.classList.add(name);
+    this.marked.set(name, now);
+  }
+
+  /** Set how strong the colour behind a token is, 0 to 100. */
+  colour(step: number, level: number): void {
+    if ((this.levels.get(step) ?? 0) === level) return;
+    this.levels.set(step, level);
+    const { style } = this.tokens.get(step)!;
+    if (level) style.setProperty("--oj-heat", String(level));
+    else style.removeProperty("--oj-heat");
+  }
+
+  /** The step of the token that an event's target lies in. */
+  stepAt(target: EventTarget | Node | null): number | null {
+    const node = target instanceof Element ? target : (target as Node | null)?.parentElement;
+    const token = node?.closest?.(".oj-token");
+    return (token && this.stepOf.get(token)) ?? null;
+  }
+
+  /** The steps whose tokens lie in a range of the document, at least in part. */
+  stepsIn(range: Range): number[] {
+    const { steps } = this;
+    const text = (i: number) => this.tokens.get(steps[i])!.firstChild as Text;
+    const first = firstWhere(steps.length, (i) => range.comparePoint(text(i), text(i).length) >= 0);
+    const end = firstWhere(steps.length, (i) => range.comparePoint(text(i), 0) > 0);
+    const found = steps.slice(first, end);
+    // A token that the range only touches is not in it.
+    const { startContainer, startOffset, endContainer, endOffset } = range;
+    const atItsEnd = startOffset === (startContainer as Text).length;
+    if (found.length && atItsEnd && this.stepAt(startContainer) === found[0]) found.shift();
+    if (found.length && !endOffset && this.stepAt(endContainer) === found.at(-1)) found.pop();
+    return found;
+  }
+
+  toEnd(): void {
+    this.following = true;
+    this.node.scrollTop = this.node.scrollHeight;
+  }
+
+  /**
+   * Scroll the text, and nothing else on the page, until a token is in sight. For a step without
+   * text it is the token before.
+   */
+  reveal(step: number): void {
+    let token = this.tokens.get(step);
+    for (let at = step; !token && at > this.state.firstToken; ) token = this.tokens.get(--at);
+    if (!token) return;
+    const [box, view] = [token.getBoundingClientRect(), this.node.getBoundingClientRect()];
+    if (box.top < view.top) this.node.scrollTop -= view.top - box.top;
+    if (box.bottom > view.bottom) this.node.scrollTop += box.bottom - view.bottom;
+  }
+  private add(step: number, text: string): void {
+    let chunk = this.chunks.at(-1);
+    if (!chunk || chunk.steps.length >= CHUNK || chunk.node.parentElement !== this.paragraph) {
+      chunk = { node: el("span", "oj-chunk"), steps: [], bright: 0, of: 0 };
+      this.chunks.push(chunk);
+      this.rest.before(chunk.node);
+    }
+    const token = el("span", "oj-token", {}, text);
+    this.tokens.set(step, token);
+    this.stepOf.set(token, step);
+    this.steps.push(step);
+    chunk.steps.push(step);
+    chunk.node.append(token);
+    if (text.endsWith("\n")) this.beginParagraph();
+  }
+
+  private restart(): void {
+    const { state } = this;
+    this.node.replaceChildren(this.lead);
+    this.beginParagraph();
+    this.tokens.clear();
+    this.steps = [];
+    this.marked.clear();
+    this.levels.clear();
+    this.chunks = [];
+    this.epoch = state.textEpoch;
+    this.generation += 1;
+    // The text of the oldest step begins where the one before it ended, which is dropped.
+    this.next = state.steps.first > 0 ? state.steps.first + 1 : 0;
+    const lead = this.next ? state.textEndOf(state.steps.first) : 0;
+    this.lead.data = state.text.slice(0, Math.max(0, (lead || 0) - state.textStart));
+  }
+
+  private beginParagraph(): void {
+    this.paragraph = el("div", "oj-paragraph", {}, this.rest, ...this.atEnd);
+    this.node.append(this.paragraph);
+  }
+}
+
+/** The first of `n` indices for which `test` holds, as it does for all after; `n` if for none. */
+function firstWhere(n: number, test: (i: number) => boolean): number {
+  let [low, high] = [0, n];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (test(middle)) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
+/** How many of the ascending `steps` are at most `last`. */
+function countUpTo(steps: readonly number[], last: number): number {
+  return firstWhere(steps.length, (i) => steps[i] > last);
+}
