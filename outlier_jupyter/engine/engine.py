@@ -28,6 +28,7 @@ from ..errors import CheckpointChanged, EngineClosed
 from ..events import Event, PromptEncoded, Resized, RunDone, Sink, TextProduced
 from ..options import GenerateOptions, LoadOptions, resized, takes
 from ..paging import Installed, Stopped, resize
+from ..residency.eviction_order import CacheStart, CacheStarts
 from ..runs.run import Interrupted, Run, Step
 from ..runs.text_stream import Transcript
 from ..system.interrupt import Interrupts, deferred
@@ -104,7 +105,7 @@ class Engine:
         self.routing = RoutingOptions(
             installed.routing_override, info.experts_per_layer, info.native_top_k, options.top_k
         )
-        self.closed = False
+        self.closed, self._cache_starts = False, CacheStarts()
         self._uncap_cache = cache_cap.hold(self)
         at_exit(self)
         for pager in installed.pagers:
@@ -263,20 +264,21 @@ class Engine:
                 options = replace(options, prefill_chunk=_chunk(self, options, len(prompt.tokens)))
             expected = len(rest) + min(options.max_tokens, EXPECTED_STEPS)
             recorder = Recorder(len(self._installed.switches), expected, self.resident())
+            start = self._cache_starts.take(self._installed.tables)
             self._bus.begin(recorder, *Recorder.KINDS)
             reused = prompt.tokens[: len(prompt.tokens) - len(rest)]
             decoding = _decoding(self, rest, kv, options, recorder, reused)
             self._bus(PromptEncoded(np.array(rest, np.int32), len(reused)))
             try:
-                yield from self._recorded(decoding, recorder, prompt, options, finished)
+                yield from self._recorded(decoding, recorder, start, prompt, options, finished)
             finally:
                 if options.reuse_kv:
                     whole = bool(decoding.finish_reason)
                     self._kv_caches.keep(reused + decoding.read, kv, options, whole)
 
     def _recorded(
-        self, decoding: Decoding, recorder: Recorder, prompt: Encoded, options: GenerateOptions,
-        finished: list[Run],
+        self, decoding: Decoding, recorder: Recorder, start: CacheStart, prompt: Encoded,
+        options: GenerateOptions, finished: list[Run],
     ) -> Iterator[Step]:  # fmt: skip
         """Yield the run's steps, and keep the `Run` however it ends."""
 
@@ -286,6 +288,7 @@ class Engine:
             self._bus(RunDone(reason))
             info = run_info(self, options, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
             trace, spell = recorder.trace(info), self._vocabulary.bytes_of
+            trace.remember(start)
             finished.append(decoding.result(prompt.prompt, prompt.text, reason, trace, spell))
             self.last_run = finished[-1]
             return finished[-1]

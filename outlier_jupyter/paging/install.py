@@ -83,6 +83,11 @@ class Installed:
         """Bytes the slots take."""
         return sum(pager.bank.expert_nbytes * pager.bank.slots for pager in self.pagers)
 
+    @property
+    def tables(self) -> list[tuple[Sequence[int], SlotTable]]:
+        """The layers of each slot table, and the table."""
+        return [(list(pager.layers), pager.table) for pager in self.pagers]
+
     def load_all(self, each: Callable[[], object]) -> None:
         """Read every expert; there must be a slot for each. `each` is called after a layer."""
         for pager in self.pagers:

@@ -12,7 +12,7 @@ This module knows arrays, and nothing of traces, files or times.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,13 @@ class RecordedRouting:
         return RecordedRouting(np.concatenate(both), starts, self.experts_per_layer, self.bank)
 
 
+def part_of(routing: RecordedRouting, first: int, end: int) -> RecordedRouting:
+    """The calls [first, end) of a routing."""
+    starts = routing.starts[first : end + 1]
+    experts = routing.experts[starts[0] : starts[-1]]
+    return RecordedRouting(experts, starts - starts[0], routing.experts_per_layer, routing.bank)
+
+
 def _padded(experts: npt.NDArray[np.int16], k: int) -> npt.NDArray[np.int16]:
     room = ((0, 0), (0, 0), (0, k - experts.shape[2]))
     return np.pad(experts, room, constant_values=-1)
@@ -164,14 +171,19 @@ def simulate_in_python(
     from .slot_table import SlotTable
 
     assert spec.make is not None, f"{spec.name} can be replayed only by a compiled kernel"
-    hits = np.zeros(routing.experts.shape, np.bool_)
-    reads = np.zeros((routing.calls, routing.experts.shape[1]), np.int32)
     tables: dict[int, SlotTable] = {}
     for mine, share in routing.banks(slots):
         table = SlotTable(share, spec.make(routing.experts_per_layer))
         for code in _codes(at_start, mine, routing.width)[-share:].tolist():
             _look_up(table, [ExpertKey(*divmod(code, routing.width))])
         tables |= dict.fromkeys(np.flatnonzero(mine).tolist(), table)
+    return serve(routing, tables)
+
+
+def serve(routing: RecordedRouting, tables: Mapping[int, SlotTable]) -> Outcome:
+    """Look up a whole routing in slot tables, one for each layer, one call at a time."""
+    hits = np.zeros(routing.experts.shape, np.bool_)
+    reads = np.zeros((routing.calls, routing.experts.shape[1]), np.int32)
     for call, layer, rows in _lookups(routing):
         table = tables[layer]
         keys = [ExpertKey(layer, e) for e in np.unique(rows[rows >= 0]).tolist()]

@@ -14,7 +14,7 @@ from .stack_distance import distinct
 
 @compiled
 def replay(policy, state, slots, future, experts, starts, mine, at_start, hits, reads):  # type: ignore[no-untyped-def]
-    """Look up a trace's experts in `slots`, which are free at first.
+    """Look up a trace's experts in `slots`; a replay of later calls goes on where one ended.
 
     Args:
         policy: LRU, PREDICTIVE or BELADY; `future` is `next_uses` for the last, else of any size.
@@ -26,7 +26,7 @@ def replay(policy, state, slots, future, experts, starts, mine, at_start, hits, 
     """
     layers, width = slots.score.shape
     capacity = slots.counts[CAPACITY]
-    clock = np.zeros(1)
+    clock = np.full(1, slots.score.max() if policy == LRU else 0.0)
     keys, uses = np.empty(width, np.int64), np.empty(width, np.int64)
     order, seen = np.empty(width, np.int64), np.zeros(width, np.bool_)
     times = np.zeros(width, np.int64)

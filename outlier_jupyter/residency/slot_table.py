@@ -91,7 +91,7 @@ class SlotTable:
         return self.capacity - int(self._slots.counts[PINNED])
 
     def order(self) -> list[ExpertKey]:
-        """The resident experts in eviction order, also pinned ones, which are never evicted."""
+        """The resident experts in eviction order; pinned ones, which are never evicted, last."""
         return self._keys(slots.order(self._slots))
 
     def pin(self, keys: Iterable[ExpertKey]) -> None:

@@ -338,13 +338,21 @@ def _of_layer(slots, layer):  # type: ignore[no-untyped-def]
 
 
 def order(slots: Slots) -> Int64s:
-    """The resident keys in eviction order, also pinned ones, which are never evicted."""
-    keys = np.sort(slots.key_of[slots.key_of >= 0])
-    rank = slots.rank.ravel()[keys]
+    """The resident keys in eviction order; pinned ones, which are never evicted, come last."""
+    return ranked(slots, np.flatnonzero(slots.slot_of >= 0))
+
+
+def ranked(slots: Slots, keys: Int64s) -> Int64s:
+    """`keys`, which ascend, in the order in which `slots` would evict them; pinned ones last."""
     values = slots.score.ravel()[keys] * slots.weight[keys // slots.score.shape[1]]
-    demoted = rank < 0
-    values[demoted] = rank[demoted]
-    found: Int64s = keys[np.lexsort((values, ~demoted))]
+    rank = slots.rank.ravel()[keys]
+    # 0 demoted, 1 the others, 2 pinned: each group has its own values.
+    group = np.where(slots.keep[keys] > 0, 2, np.where(rank < 0, 0, 1)).astype(np.int16)
+    if not slots.lowest[0] and not slots.counts[PINNED]:
+        found: Int64s = keys[np.argsort(values, kind="stable")]
+        return found
+    values[group == 0] = rank[group == 0]
+    found = keys[np.lexsort((values, group))]
     return found
 
 

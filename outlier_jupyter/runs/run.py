@@ -27,6 +27,7 @@ from ..values import path as path_of
 from .text_stream import pieces, readable
 
 if TYPE_CHECKING:
+    from ..trace.eviction_order import EvictionOrder
     from ..trace.explain import Explanation
     from ..trace.routing_measures import RoutingMeasures
     from .token_experts import ExpertUses, TokenExperts
@@ -170,6 +171,11 @@ class Run:
         step = self.step_of(token)
         explainer = self.trace._explainer
         return explainer.explain(step, step_names(self), memory_rate)
+
+    @checked(token=integer)
+    def eviction_order(self, token: int = -1) -> EvictionOrder:
+        """Which expert would be evicted next after a generated token: `Trace.eviction_order`."""
+        return self.trace.eviction_order(self.step_of(token))
 
     @checked(token=integer)
     def step_of(self, token: int) -> int:

@@ -23,12 +23,15 @@ from ..display import draw
 from ..values import checked, integer, rate
 from ..values import path as path_of
 from . import files, tables, what_if
+from .eviction_order import EvictionOrder, EvictionOrders
 from .explain import Explainer, Explanation
 from .schema import LAYER_PARTS, PREFETCHED, TraceInfo
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
+
+    from ..residency.eviction_order import CacheStart
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,31 @@ class Trace:
     @cached_property
     def _explainer(self) -> Explainer:
         return Explainer(self)
+
+    @checked(step=integer)
+    def eviction_order(self, step: int = -1) -> EvictionOrder:
+        """The resident experts after a step in the order in which the policy would evict them.
+
+        It is the order of the run's own policy, which replays the routing up to that step. It is
+        exact for the newest runs of a loaded engine, and where the policy had nothing to learn
+        from earlier runs; `exact` says so.
+
+        Args:
+            step: counted from 0, with the prompt; negative numbers count from the end.
+
+        Raises:
+            OptionError: no such step.
+            TraceError: the policy is not registered or has no order, or the trace has no cache.
+        """
+        return self._orders.after(step)
+
+    @cached_property
+    def _orders(self) -> EvictionOrders:
+        return EvictionOrders(self, self.__dict__.get("_start"))
+
+    def remember(self, start: CacheStart) -> None:
+        """Keep the engine's cache as it was before the run, which makes `eviction_order` exact."""
+        self.__dict__["_start"] = start
 
     def what_if(
         self,

@@ -1,8 +1,8 @@
 """Writes the golden frames that the Python and the TypeScript tests both read.
 
 Run it (`python tests/golden/make.py`) only when the wire format changes on purpose, together with
-its version number. Files named `…-of-2` are of version 2 and stay as they are. Each case is a .bin
-file and a .json file that says what is in it; NaN is null.
+its version number. Files named `…-of-2` and `…-of-3` are of those versions and stay as they are. A
+case is a .bin file and a .json file that says what is in it; NaN is null.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from outlier_jupyter.notebook.live.frame_head import EXACT
 from outlier_jupyter.notebook.live.frames import NO_EXPERT, STEP, Frame, Totals, encode
 from outlier_jupyter.notebook.live.merge_frames import as_snapshot, merge
 
 PLAIN = (
     *("run", "seq", "since", "first_step", "layers", "experts", "slots", "prompt_tokens"),
     *("text", "text_start", "snapshot", "final", "moves_from", "call_tokens", "call_layers"),
-    "first_token",
+    *("first_token", "order_kind", "pinned", "order_steps"),
 )
 ARRAYS = (
     *("count_index", "count", "change_index", "change_state"),
-    *("experts_of", "hits_of", "move_step", "move"),
+    *("experts_of", "hits_of", "move_step", "move", "order"),
 )
 HERE = pathlib.Path(__file__).parent
 
@@ -59,6 +61,9 @@ def cases() -> dict[str, Frame]:
         "first": _first(),
         "second": _second(),
         "snapshot": as_snapshot(merge(_first(), _second())),
+        "wide": replace(
+            empty, layers=70, experts=1000, order_kind=EXACT, order=np.array([69_999, 3], "u4")
+        ),
     }
 
 
@@ -107,6 +112,10 @@ def _first() -> Frame:
         call_tokens=1,
         call_layers=1,
         first_token=2,
+        order_kind=EXACT,
+        order=np.array([9, 0, 5, 4], np.uint32),
+        pinned=1,
+        order_steps=3,
         totals=Totals(3, 12, 5, 7, 9_000_000_000, 0, 4_500_000, 0, 0, 0, 0),
     )
 

@@ -17,8 +17,9 @@ class NaiveTable:
         self.pinned: set[Key] = set()
 
     def order(self) -> list[Key]:
-        """The resident experts in eviction order."""
-        return self.spare + [key for key in self.recent if key not in self.spare]
+        """The resident experts in eviction order; pinned ones last."""
+        order = self.spare + [key for key in self.recent if key not in self.spare]
+        return sorted(order, key=lambda key: key in self.pinned)
 
     def serve(self, keys: Sequence[Key]) -> list[Key]:
         """Look up `keys` together and make them resident; return the evicted ones, in order."""

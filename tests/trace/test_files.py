@@ -75,7 +75,8 @@ def test_a_run_keeps_its_texts(run, tmp_path):
     loaded = Run.load(run.save(tmp_path / "run.safetensors"))
     for name in ("prompt", "encoded", "text", "finish_reason"):
         assert getattr(loaded, name) == getattr(run, name)
-    assert frame_of_run(loaded) == frame_of_run(run)
+    # A file lacks what the policy had learned from earlier runs: so does a copy of the trace.
+    assert frame_of_run(loaded) == frame_of_run(replace(run, trace=replace(run.trace)))
     assert str(loaded.summary()) == str(run.summary())
     assert_same(run.trace, Trace.load(tmp_path / "run.safetensors"))
 

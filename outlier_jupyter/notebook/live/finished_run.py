@@ -21,7 +21,9 @@ from ...trace.measures import (
     widest,
 )
 from ...trace.time_parts import parts_of_tokens
-from .frames import NO_EXPERT, NO_TOKEN, STEP, Frame, Totals, utf16_units
+from .eviction_orders import order_after
+from .frame_head import NO_TOKEN
+from .frames import NO_EXPERT, STEP, Frame, Totals, utf16_units
 from .merge_frames import as_snapshot
 
 
@@ -58,6 +60,7 @@ def frame_of_run(run: Run) -> Frame:
         totals=_totals(trace),
         first_token=int(next(iter(produced_by(trace)), NO_TOKEN)),
         final=True,
+        **order_after(trace, -1),
     )
     return as_snapshot(whole)
 

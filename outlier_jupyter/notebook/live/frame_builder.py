@@ -36,8 +36,10 @@ from ...events import (
     Waited,
 )
 from .accumulators import LayerColumns, OpenCall, PendingFrame
-from .frames import NO_TOKEN, Frame, Totals, utf16_units
+from .frame_head import NO_TOKEN
+from .frames import Frame, Totals, utf16_units
 from .merge_frames import History
+from .order_column import Order, OrderColumn
 
 INTERVAL_MS = 50.0
 
@@ -83,6 +85,7 @@ class FrameBuilder:
         on_frame: called with each frame. If it returns a number, that is the least time until
             the next frame in ms.
         kernels: of the engine (`TraceInfo.kernels`); they define the parts of a token's time.
+        order: the eviction order now; None if it is not to be sent.
         run: number of the run, carried by every frame.
         interval_ms: the least time between two frames; the last one is sent at once.
         clock: a monotonic clock in nanoseconds.
@@ -100,6 +103,7 @@ class FrameBuilder:
         resident_at_start: npt.NDArray[np.int16],
         on_frame: Callable[[Frame], object],
         kernels: str = "",
+        order: Order | None = None,
         run: int = 0,
         interval_ms: float = INTERVAL_MS,
         clock: Callable[[], int] = time.perf_counter_ns,
@@ -111,15 +115,15 @@ class FrameBuilder:
         self._run = run
         self._interval_ns = round(interval_ms * 1e6)
         self._clock = clock
-        self._due = 0  # the first frame is sent at the first event where one may end
+        self._due = 0  # the first frame ends at the first event where one may
+        self._order = OrderColumn(order, clock, COST_FACTOR)
         self._due_in_token = 0  # the same within a call of one token
         self._one_token = False  # whether the open call has one token
         self._began: int | None = None
         self._queue: list[Event] = []
         self._lock = threading.RLock()
         self._history = History()
-        self._seq = 0
-        self._done = False
+        self._seq, self._done = 0, False
         self._prompt_tokens = 0
         self._text_units = 0
         self._totals = Totals()
@@ -166,12 +170,14 @@ class FrameBuilder:
             if self._done:
                 return
             self._fold(events)
-            frame = self._make_frame(now)
+            order = self._order.fields(now, self._totals.steps, self._done)
+            begin = self._clock() if order else now  # an order has a wait of its own
+            frame = self._make_frame(now, order)
             self._history.add(frame)
             requested_ms = self._on_frame(frame)
             wait = requested_ms * 1e6 if isinstance(requested_ms, int | float) else 0
             if frame.since:
-                wait = max(wait, min(COST_FACTOR * (self._clock() - now), MAX_COST_WAIT_MS * 1e6))
+                wait = max(wait, min(COST_FACTOR * (self._clock() - begin), MAX_COST_WAIT_MS * 1e6))
             wait = round(wait)
             self._due = now + max(self._interval_ns, wait)
             self._due_in_token = now + max(IN_TOKEN_FACTOR * self._interval_ns, wait)
@@ -262,8 +268,8 @@ class FrameBuilder:
         self._pending.times.append(call.times(done))
         self._pending.routing.append(call.routing(self._shape[0]))
 
-    def _make_frame(self, now: int) -> Frame:
-        """Make a frame of everything pending, and start an empty one."""
+    def _make_frame(self, now: int, order: dict[str, Any]) -> Frame:
+        """Make a frame of everything pending, with an order, and start an empty one."""
         pending, call, totals = self._pending, self._call, self._totals
         layers, experts = self._shape
         self._pending = PendingFrame()
@@ -311,6 +317,7 @@ class FrameBuilder:
             call_layers=call.layers,
             first_token=self._first_token,
             final=self._done,
+            **order,
         )
         self._seq += 1
         return frame

@@ -6,12 +6,13 @@ running totals. `encode` and `decode` convert it to little-endian bytes with ali
 a browser can use typed arrays on them. `merge_frames.py` merges frames. This module knows no
 events, clocks, Jupyter or MLX.
 
-Layout of version 3, all little-endian, arrays in this order without gaps::
+Layout of version 4, all little-endian, arrays in this order without gaps::
 
-    head       96 bytes   magic "OJLF", u16 version, u16 flags, then 22 u32: length of the
+    head      112 bytes   magic "OJLF", u16 version, u16 flags, then 26 u32: length of the
                           whole frame, run, seq, since, first_step, steps, layers, experts,
                           slots, prompt_tokens, text_start, text bytes, counts, changes, k,
-                          routed, moves, moves_from, call_tokens, call_layers, parts, first_token
+                          routed, moves, moves_from, call_tokens, call_layers, parts, first_token,
+                          order_kind, ordered, pinned, order_steps
     totals     11 u64     in the order of `Totals`
     steps      f64 nbytes | f32 token_ms, read_p50_ms, read_p95_ms, read_max_ms, then the
                parts of the token's time | u32 hits, misses, reads, text_end
@@ -20,38 +21,35 @@ Layout of version 3, all little-endian, arrays in this order without gaps::
     changes    u32 index
     moves      u32 step, u32 twice the expert's index, plus 1 if paged in
     routing    u16 of `routed` x layers x k
+    order      u16 of `ordered`: the low halves of the numbers; if there are more than 65,536
+               experts, then as many u16 again: their high halves
     phases     u8 of `steps`
     states     u8 of `changes`
     hits       u8 of `routed` x ceil(layers x k / 8): one bit each, the lowest first
     text       UTF-8
 
-Version 2 is read as well: its head ends with call_layers, and its five parts are `PARTS_OF_2`.
+Versions 2 and 3 are read as well. They have no order: the head of version 3 ends with first_token,
+that of version 2 with call_layers, and its five parts are `PARTS_OF_2`.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import OutlierError
 from ...trace.time_parts import PARTS
+from .frame_head import HEAD, MAGIC, NO_ORDER, NO_TOKEN, VERSION, WIDE, Head, parts_of_2, read_head
+from .frame_head import FrameError as FrameError
 
-MAGIC = b"OJLF"
-VERSION = 3
 SNAPSHOT = 1
 FINAL = 2
 
 NO_EXPERT = 0xFFFF
 """Fills the row of a layer that chose fewer experts than the widest one."""
-NO_TOKEN = 0xFFFFFFFF
-"""The value of `first_token` before a token is generated."""
-PARTS_OF_2 = ("route", "lookup", "read_wait", "install", "sample")
-"""The parts in a frame of version 2; the rest of a token's time was mostly computing."""
-
 STEP = np.dtype(
     [
         ("nbytes", "<f8"),
@@ -75,15 +73,9 @@ to `token_ms`. The text produced after a step ends at `text_end`, in UTF-16 code
 start of the run.
 """
 
-_HEAD = struct.Struct("<4sHH22I")
-_HEAD_OF_2 = struct.Struct("<4sHH20I")
 _TOTALS = struct.Struct("<11Q")
 _WIDE = tuple(name for name in STEP.names or () if name != "phase")
 _STEP_NBYTES = STEP.itemsize - STEP["parts_ms"].itemsize
-
-
-class FrameError(OutlierError):
-    """Bytes that are not a frame of this version, or frames out of sequence."""
 
 
 class Totals(NamedTuple):
@@ -126,6 +118,9 @@ class Frame:
             number, plus 1 if paged in. All moves of steps from `moves_from` on are included.
         call_tokens, call_layers: tokens of the open call, and how many layers it has routed.
         first_token: the step that produced the first generated token, or `NO_TOKEN`.
+        order_kind: what the frame says of the eviction order: `NO_ORDER`, `EXACT`, …
+        order: uint32 [o], the resident experts, next to be evicted first, after `order_steps`
+            steps and what their call had moved by then; the last `pinned` are never evicted.
         totals: since the run began.
         snapshot: the whole state, which replaces everything before.
         final: the run is over.
@@ -155,6 +150,10 @@ class Frame:
     call_tokens: int = 0
     call_layers: int = 0
     first_token: int = NO_TOKEN
+    order_kind: int = NO_ORDER
+    order: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    pinned: int = 0
+    order_steps: int = 0
     snapshot: bool = False
     final: bool = False
 
@@ -172,8 +171,9 @@ def encode(frame: Frame) -> bytes:
     steps = frame.steps
     routed, layers, k = frame.experts_of.shape
     counted = (len(steps), len(frame.count), len(frame.change_index), len(frame.move), len(text))
-    length = _HEAD.size + _length(*counted, routed, layers * k, len(PARTS))
-    head = _HEAD.pack(
+    order = _halves(frame)
+    length = HEAD.size + _length(*counted, routed, layers * k, len(PARTS)) + len(order)
+    head = HEAD.pack(
         MAGIC,
         VERSION,
         SNAPSHOT * frame.snapshot | FINAL * frame.final,
@@ -199,6 +199,10 @@ def encode(frame: Frame) -> bytes:
         frame.call_layers,
         len(PARTS),
         frame.first_token,
+        frame.order_kind,
+        len(frame.order),
+        frame.pinned,
+        frame.order_steps,
     )
     bits = np.packbits(frame.hits_of.reshape(routed, layers * k), axis=1, bitorder="little")
     return b"".join(
@@ -212,12 +216,20 @@ def encode(frame: Frame) -> bytes:
             frame.move_step.astype("<u4", copy=False).tobytes(),
             frame.move.astype("<u4", copy=False).tobytes(),
             frame.experts_of.astype("<u2", copy=False).tobytes(),
+            order,
             steps["phase"].tobytes(),
             frame.change_state.tobytes(),
             bits.tobytes(),
             text,
         ]
     )
+
+
+def _halves(frame: Frame) -> bytes:
+    """The order, as halves of its numbers."""
+    low = frame.order.astype("<u2").tobytes()
+    wide = frame.layers * frame.experts > WIDE
+    return low + (frame.order >> 16).astype("<u2").tobytes() if wide else low
 
 
 def _wide_fields(steps: npt.NDArray[np.void]) -> list[bytes]:
@@ -234,31 +246,19 @@ def decode(data: bytes | bytearray | memoryview) -> Frame:
         FrameError: not a frame, another version, truncated, or values out of range.
     """
     data = bytes(data)
-    if len(data) < _HEAD_OF_2.size + _TOTALS.size or data[:4] != MAGIC:
-        raise FrameError(f"{len(data)} bytes starting {data[:4]!r} are not a frame")
-    version = int.from_bytes(data[4:6], "little")
-    if version not in (2, VERSION):
-        raise FrameError(f"a frame has version {version}, expected {VERSION}: reload the page")
-    layout = _HEAD if version == VERSION else _HEAD_OF_2
-    if len(data) < layout.size + _TOTALS.size:
-        raise FrameError(f"a frame of {len(data)} bytes is truncated")
-    _, _, flags, length, *numbers = layout.unpack_from(data)
-    since_3 = () if version == VERSION else (len(PARTS_OF_2), NO_TOKEN)
-    head = _Head(layout.size, *numbers, *since_3)
-    if version == VERSION and head.parts != len(PARTS):
-        raise FrameError(f"a frame divides time into {head.parts} parts, expected {len(PARTS)}")
+    head = read_head(data, _TOTALS.size)
     sizes = (head.steps, head.counts, head.changes, head.moves, head.text)
     width = head.layers * head.k
-    expected = layout.size + _length(*sizes, head.routed, width, head.parts)
-    if length != len(data) or length != expected:
+    expected = head.size + _length(*sizes, head.routed, width, head.parts) + 2 * head.halves
+    if head.length != len(data) or head.length != expected:
         raise FrameError(
-            f"a frame of {length} bytes arrived as {len(data)}: it is truncated or damaged"
+            f"a frame of {head.length} bytes arrived as {len(data)}: it is truncated or damaged"
         )
-    frame = _read(data, head, flags)
+    frame = _read(data, head)
     chosen = frame.experts_of[frame.experts_of != NO_EXPERT]
     size = head.layers * head.experts
-    checks = ((frame.count_index, size), (frame.change_index, size), (frame.move // 2, size))
-    for index, bound in (*checks, (chosen, head.experts)):
+    numbers_of = (frame.count_index, frame.change_index, frame.move // 2, frame.order)
+    for index, bound in (*((index, size) for index in numbers_of), (chosen, head.experts)):
         if len(index) and int(index.max()) >= bound:
             raise FrameError(
                 f"a frame of {head.layers} x {head.experts} experts contains number {index.max()}"
@@ -266,44 +266,17 @@ def decode(data: bytes | bytearray | memoryview) -> Frame:
     return frame
 
 
-class _Head(NamedTuple):
-    """The size of the head, and its numbers after the frame's length."""
-
-    size: int
-    run: int
-    seq: int
-    since: int
-    first_step: int
-    steps: int
-    layers: int
-    experts: int
-    slots: int
-    prompt_tokens: int
-    text_start: int
-    text: int
-    counts: int
-    changes: int
-    k: int
-    routed: int
-    moves: int
-    moves_from: int
-    call_tokens: int
-    call_layers: int
-    parts: int
-    first_token: int
-
-
-def _read(data: bytes, head: _Head, flags: int) -> Frame:
+def _read(data: bytes, head: Head) -> Frame:
     """Read a frame from bytes of checked length; arrays are read in the order of the wire."""
     take = _ArrayReader(data, head.size + _TOTALS.size)
     totals = Totals(*_TOTALS.unpack_from(data, head.size))
-    if head.size != _HEAD.size and totals.decode_steps:
+    if head.version == 2 and totals.decode_steps:
         head = head._replace(first_token=totals.steps - totals.decode_steps - 1)
     table = np.zeros(head.steps, STEP)
     for name in _WIDE:
         if name == "parts_ms":
             parts = take("<f4", head.parts * head.steps).reshape(head.parts, head.steps).T
-            table[name] = parts if head.size == _HEAD.size else _parts_of_2(parts, table)
+            table[name] = parts_of_2(parts, table["token_ms"]) if head.version == 2 else parts
         else:
             table[name] = take(str(STEP[name]), head.steps)
     count_index, count = take("<u4", head.counts), take("<u4", head.counts)
@@ -311,14 +284,19 @@ def _read(data: bytes, head: _Head, flags: int) -> Frame:
     move_step, move = take("<u4", head.moves), take("<u4", head.moves)
     shape, width = (head.routed, head.layers, head.k), head.layers * head.k
     experts_of = take("<u2", head.routed * width).reshape(shape)
+    halves = take("<u2", head.halves).astype(np.uint32)
+    order = halves[: head.ordered]
+    if head.halves > head.ordered:
+        order |= halves[head.ordered :] << 16
     table["phase"] = take("u1", head.steps)
     change_state = take("u1", head.changes)
     bits = take("u1", head.routed * _bit_bytes(width)).reshape(head.routed, _bit_bytes(width))
     hits_of = np.unpackbits(bits, axis=1, count=width, bitorder="little").astype(bool)
     same = ("run", "seq", "since", "first_step", "layers", "experts", "slots", "prompt_tokens")
     also = ("text_start", "moves_from", "call_tokens", "call_layers", "first_token")
+    last = ("order_kind", "pinned", "order_steps")
     return Frame(
-        **{name: getattr(head, name) for name in same + also},
+        **{name: getattr(head, name) for name in same + also + last},
         text=data[len(data) - head.text :].decode("utf-8", "replace"),
         steps=table,
         count_index=count_index,
@@ -329,23 +307,11 @@ def _read(data: bytes, head: _Head, flags: int) -> Frame:
         hits_of=hits_of.reshape(shape),
         move_step=move_step,
         move=move,
+        order=order,
         totals=totals,
-        snapshot=bool(flags & SNAPSHOT),
-        final=bool(flags & FINAL),
+        snapshot=bool(head.flags & SNAPSHOT),
+        final=bool(head.flags & FINAL),
     )
-
-
-def _parts_of_2(
-    parts: npt.NDArray[np.float32], steps: npt.NDArray[np.void]
-) -> npt.NDArray[np.float32]:
-    """Convert parts of version 2, [steps, 5], to current ones, within the token's time."""
-    out = np.full((len(parts), len(PARTS)), np.nan, np.float32)
-    left = np.nan_to_num(steps["token_ms"])
-    for name, spent in zip(PARTS_OF_2, parts.T, strict=True):
-        out[:, list(PARTS).index(name)] = claimed = np.clip(np.nan_to_num(spent), 0, left)
-        left = left - claimed
-    out[:, list(PARTS).index("other")] = left
-    return out
 
 
 class _ArrayReader:

@@ -45,6 +45,7 @@ def merge(*frames: Frame) -> Frame:
     count_index, count = _summed(frames)
     change_index, change_state = _last_wins(frames)
     experts_of, hits_of = _routing(frames)
+    ordered = next((frame for frame in reversed(frames) if frame.order_kind), last)
     return replace(
         last,
         since=first.since,
@@ -61,6 +62,10 @@ def merge(*frames: Frame) -> Frame:
         move_step=np.concatenate([frame.move_step for frame in frames]),
         move=np.concatenate([frame.move for frame in frames]),
         moves_from=max(frame.moves_from for frame in frames),
+        order_kind=ordered.order_kind,
+        order=ordered.order,
+        pinned=ordered.pinned,
+        order_steps=ordered.order_steps,
         snapshot=first.snapshot,
     )
 

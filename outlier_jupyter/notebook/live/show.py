@@ -13,6 +13,7 @@ from typing import Any
 
 from IPython.display import display
 
+from ...engine.cache_order import cache_order
 from ...engine.engine import Engine, run_info
 from ...events import Event, PromptEncoded
 from ...runs.run import Interrupted, Run
@@ -103,6 +104,7 @@ def make_frame_builder(engine: Engine, on_frame: Callable[[Frame], object]) -> F
         resident_at_start=engine.resident(),
         on_frame=on_frame,
         kernels=info.kernels,
+        order=lambda: cache_order(engine),
     )
 
 

@@ -29,6 +29,7 @@ from ..ipykernel_fixes import fix_subshell_routing
 from ..render.on_demand import OnDemand
 from .columns import answer as column_answer
 from .columns import is_column
+from .eviction_orders import orders_around
 from .finished_run import frame_of_run
 from .frames import Frame, encode
 from .merge_frames import History
@@ -172,8 +173,11 @@ class LiveView(OnDemand):
                 self.on_stop()
 
     def _answer(self, about: object) -> None:
-        """Send what the finished run says about a token, an expert or a column of numbers."""
+        """Send what the finished run says about a token, an expert, a column or an order."""
         run, buffers = self._answer_run, []
+        if isinstance(about, dict) and isinstance(about.get("order"), int):
+            self.send(*orders_around(run, about["order"]))
+            return
         if is_column(about):
             values, words = column_answer(run, about)
             buffers = [values]

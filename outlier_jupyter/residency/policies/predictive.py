@@ -162,9 +162,13 @@ class Predictive(Policy):
         super().__init__(experts_per_layer)
         self._state = new_state(self.score, 1)
 
+    def state(self, k: int) -> State:
+        """The memory, for rows of up to `k` experts; changing it changes the policy."""
+        if k > self._state.history.shape[2]:
+            self._state = widened(self._state, k)
+        return self._state
+
     def routed(self, layer: int, experts: npt.NDArray[np.int16]) -> None:
         """As `Policy.routed`: learn, and update the scores of `layer`."""
-        if experts.shape[1] > self._state.history.shape[2]:
-            self._state = widened(self._state, experts.shape[1])
-        observe(self._state, layer, experts)
+        observe(self.state(experts.shape[1]), layer, experts)
         nearness(layer, self.weight)

@@ -24,9 +24,12 @@ class Policy:
     Attributes:
         score: float64 [layers, width]; width is the most experts of a layer.
         weight: float64 [layers], the factor of a layer's scores.
+        ranks: whether the scores between two lookups tell what is evicted next. False for a policy
+            that sets them only when it is asked: views then show how recently experts were used.
     """
 
     name = ""
+    ranks = True
 
     def __init__(self, experts_per_layer: Sequence[int]) -> None:
         layers = max(len(experts_per_layer), 1)

@@ -67,6 +67,16 @@ def routings(draw: st.DrawFn, steps: int) -> dict[str, Any]:
 
 
 @st.composite
+def orders(draw: st.DrawFn) -> dict[str, Any]:
+    """An eviction order of some experts, or none."""
+    if not (kind := draw(st.integers(0, 3))):
+        return {}
+    keys = draw(st.lists(st.integers(0, LAYERS * EXPERTS - 1), unique=True))
+    order = np.array(keys, np.uint32)
+    return {"order_kind": kind, "order": order, "pinned": draw(U32), "order_steps": draw(U32)}
+
+
+@st.composite
 def chains(draw: st.DrawFn) -> list[Frame]:
     """Frames that follow each other from the first one on."""
     frames: list[Frame] = []
@@ -94,6 +104,7 @@ def chains(draw: st.DrawFn) -> list[Frame]:
                 **draw(routings(len(table))),
                 totals=Totals(*draw(st.tuples(*[st.integers(0, 2**63)] * 11))),
                 first_token=draw(U32),
+                **draw(orders()),
                 final=draw(st.booleans()),
             )
         )
@@ -117,6 +128,7 @@ def test_decode_gives_back_what_encode_took(frames: list[Frame]) -> None:
         np.testing.assert_array_equal(again.experts_of, frame.experts_of)
         np.testing.assert_array_equal(again.hits_of, frame.hits_of)
         np.testing.assert_array_equal(again.move, frame.move)
+        np.testing.assert_array_equal(again.order, frame.order)
 
 
 @given(chains(), st.data())
@@ -204,13 +216,23 @@ def test_routing_ends_at_its_first_gap() -> None:
     assert len(merge(first, none).experts_of) == 0
 
 
+@given(chains())
+def test_a_merge_has_the_newest_order(frames: list[Frame]) -> None:
+    """An order that a later frame repeats or replaces is dropped, one that it does not stays."""
+    whole = as_snapshot(merge(*frames))
+    newest = next((frame for frame in reversed(frames) if frame.order_kind), frames[-1])
+    for name in ("order_kind", "pinned", "order_steps"):
+        assert getattr(whole, name) == getattr(newest, name)
+    np.testing.assert_array_equal(whole.order, newest.order)
+
+
 def test_a_snapshot_supersedes_what_came_before() -> None:
     """A snapshot may follow anything, and the merge is then the snapshot with what follows it."""
     cases = MAKE["cases"]()
     assert merge(cases["empty"], cases["snapshot"]) == cases["snapshot"]
 
 
-@pytest.mark.parametrize("name", ["empty", "first", "second", "snapshot"])
+@pytest.mark.parametrize("name", ["empty", "first", "second", "snapshot", "wide"])
 def test_golden_frames_stay_as_they_are(name: str) -> None:
     """The bytes on disk decode to what their JSON says, and encode to the same bytes again."""
     data = (GOLDEN / f"{name}.bin").read_bytes()
@@ -218,6 +240,19 @@ def test_golden_frames_stay_as_they_are(name: str) -> None:
     described = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     assert json.loads(json.dumps(MAKE["described"](frame))) == described
     assert encode(frame) == data == encode(MAKE["cases"]()[name])
+
+
+SINCE_4 = ("order_kind", "order", "pinned", "order_steps")
+
+
+@pytest.mark.parametrize("name", ["first-of-3", "snapshot-of-3"])
+def test_frames_of_version_3_are_read(name: str) -> None:
+    """They lack an eviction order, and nothing else."""
+    frame = decode((GOLDEN / f"{name}.bin").read_bytes())
+    found = json.loads(json.dumps(MAKE["described"](frame)))
+    assert [found.pop(part) for part in SINCE_4] == [0, [], 0, 0]
+    assert found == json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    assert decode(encode(frame)) == frame
 
 
 @pytest.mark.parametrize("name", ["first-of-2", "snapshot-of-2"])
@@ -234,6 +269,7 @@ def test_frames_of_the_version_before_are_read(name: str) -> None:
     assert by_name["other"][:3] == [0.5625, 0.5625, 0.53125]
     assert by_name["dense"] == [None] * len(frame.steps)
     assert found["steps"] == told.pop("steps")
+    assert [found.pop(name) for name in SINCE_4] == [0, [], 0, 0]
     first_token = found.pop("first_token")
     assert first_token == (2 if told["totals"]["decode_steps"] else 0xFFFFFFFF)
     del found["steps"]
@@ -248,8 +284,8 @@ def test_wrong_bytes_are_refused_with_a_reason() -> None:
         decode(b"")
     with pytest.raises(FrameError, match="not a frame"):
         decode(b"JSON" + good[4:])
-    with pytest.raises(FrameError, match="version 4, expected 3"):
-        decode(good[:4] + struct.pack("<H", 4) + good[6:])
+    with pytest.raises(FrameError, match="version 5, expected 4"):
+        decode(good[:4] + struct.pack("<H", 5) + good[6:])
     with pytest.raises(FrameError, match="time into 12 parts, expected 11"):
         decode(good[:88] + struct.pack("<I", 12) + good[92:])
     with pytest.raises(FrameError, match="truncated"):
@@ -284,13 +320,14 @@ def test_arrays_are_aligned_for_a_browser() -> None:
     """Each array begins at a multiple of its item's size, whatever the lengths."""
     for frame in MAKE["cases"]().values():
         steps, (routed, layers, k) = len(frame.steps), frame.experts_of.shape
-        floats = 184 + 8 * steps
-        assert floats % 4 == 0 and 184 % 8 == 0
+        floats = 200 + 8 * steps
+        assert floats % 4 == 0 and 200 % 8 == 0
         words = floats + 4 * (8 + len(PARTS)) * steps
         assert words % 4 == 0
         tail = 8 * len(frame.count) + 5 * len(frame.change_index) + 8 * len(frame.move) + steps
         routing = routed * (2 * layers * k + (layers * k + 7) // 8)
-        assert len(encode(frame)) == words + tail + routing + len(frame.text.encode())
+        order = len(frame.order) * (4 if frame.layers * frame.experts > 65_536 else 2)
+        assert len(encode(frame)) == words + tail + routing + order + len(frame.text.encode())
 
 
 def _many(n: int) -> list[Frame]:
