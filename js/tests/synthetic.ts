@@ -1,6 +1,6 @@
 // A mock of anywidget's model that records what is sent, and synthetic runs to feed it.
 
-import { type Frame, NO_TOKEN, type StepColumns, type Totals } from "../src/live/frames";
+import { EXACT, type Frame, NO_TOKEN, type StepColumns, type Totals } from "../src/live/frames";
 import type { Part } from "../src/live/info";
 import type { Model } from "../src/widget/host";
 
@@ -66,19 +66,23 @@ export class MockModel implements Model {
 export function encode(frame: Frame): Uint8Array<ArrayBuffer> {
   const text = new TextEncoder().encode(frame.text);
   const { steps } = frame;
+  const { experts } = frame.order;
+  const halves = [Uint16Array.from(experts), Uint16Array.from(experts, (n) => n >> 16)];
+  const order =
+    frame.layers * frame.experts > 65_536 ? Uint16Array.of(...halves[0], ...halves[1]) : halves[0];
   const columns = [steps.nbytes, steps.tokenMs, steps.p50, steps.p95, steps.max];
   const arrays: ArrayBufferView[] = [
     ...columns,
     ...steps.parts,
     ...[steps.hits, steps.misses, steps.reads, steps.textEnd],
     ...[frame.countIndex, frame.count, frame.changeIndex, frame.moveStep, frame.move],
-    ...[frame.expertsOf, steps.phase, frame.changeState, frame.hitBits, text],
+    ...[frame.expertsOf, order, steps.phase, frame.changeState, frame.hitBits, text],
   ];
-  const length = 184 + arrays.reduce((n, array) => n + array.byteLength, 0);
+  const length = 200 + arrays.reduce((n, array) => n + array.byteLength, 0);
   const bytes = new Uint8Array(length);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, 0x464c4a4f, true);
-  view.setUint16(4, 3, true);
+  view.setUint16(4, 4, true);
   view.setUint16(6, (frame.snapshot ? 1 : 0) | (frame.final ? 2 : 0), true);
   const head = [
     ...[length, frame.run, frame.seq, frame.since, frame.firstStep, frame.nSteps, frame.layers],
@@ -86,14 +90,15 @@ export function encode(frame: Frame): Uint8Array<ArrayBuffer> {
     ...[frame.count.length, frame.changeIndex.length, frame.k, frame.routed, frame.move.length],
     ...[frame.movesFrom, frame.callTokens, frame.callLayers],
     ...[steps.parts.length, frame.firstToken],
+    ...[frame.order.kind, experts.length, frame.order.pinned, frame.order.steps],
   ];
   head.forEach((value, n) => {
     view.setUint32(8 + 4 * n, value, true);
   });
   Object.values(frame.totals).forEach((value, n) => {
-    view.setBigUint64(96 + 8 * n, BigInt(value), true);
+    view.setBigUint64(112 + 8 * n, BigInt(value), true);
   });
-  let at = 184;
+  let at = 200;
   for (const array of arrays) {
     bytes.set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength), at);
     at += array.byteLength;
@@ -204,6 +209,12 @@ export class Synthetic {
     return this.frame(n, decode, final, steps, counts, changes, routing);
   }
 
+  /** The experts in RAM, least recently used first. */
+  private nextOut(): Uint32Array {
+    const byUse = [...this.order].sort((a, b) => this.used[a] - this.used[b] || a - b);
+    return Uint32Array.from(byUse);
+  }
+
   private evict(changes: Map<number, number>): number {
     let oldest = 0;
     for (let i = 1; i < Math.min(64, this.order.length - 1); i += 1) {
@@ -259,6 +270,7 @@ export class Synthetic {
       moveStep: new Uint32Array(routing.moves.length).fill(this.steps + n - 1),
       ...{ move: Uint32Array.from(routing.moves), movesFrom: 0, callTokens: 0, callLayers: 0 },
       firstToken: hasText ? Math.max(0, t.steps - t.decodeSteps - 1) : NO_TOKEN,
+      order: { kind: EXACT, experts: this.nextOut(), pinned: 0, steps: t.steps },
       ...{ totals: { ...t }, snapshot: false, final },
     };
     this.seq += 1;

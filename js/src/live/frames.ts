@@ -3,13 +3,15 @@
 // The arrays are views into the bytes, not copies: nobody else may write to the bytes.
 
 const MAGIC = 0x464c4a4f; // "OJLF", little-endian
-const VERSION = 3;
-const HEAD_BYTES = 96;
+const VERSION = 4;
 const TOTALS_BYTES = 11 * 8;
 /** Bytes of a step, without the parts of its time. */
 const STEP_BYTES = 8 + 8 * 4 + 1;
-/** Version 2 is supported too: its head has fewer numbers, and a step's time five parts. */
-const [HEAD_BYTES_OF_2, PARTS_OF_2] = [88, 5];
+/** The bytes of the head by version. In version 2 a step's time has five parts. */
+const HEAD_BYTES: Record<number, number> = { 2: 88, 3: 96, [VERSION]: 112 };
+const PARTS_OF_2 = 5;
+/** From more experts than this a number in the order takes two halves. */
+const WIDE = 65_536;
 /** Bits of the flags. */
 const SNAPSHOT = 1;
 const FINAL = 2;
@@ -18,6 +20,22 @@ const FINAL = 2;
 export const NO_EXPERT = 0xffff;
 /** In place of a step, while no token is generated. */
 export const NO_TOKEN = 0xffffffff;
+
+/**
+ * What is known of the eviction order: nothing, the order, that the policy cannot tell it, or the
+ * order of a policy that lacks what it had learned from earlier runs.
+ */
+export const [NO_ORDER, EXACT, UNKNOWN, RELEARNED] = [0, 1, 2, 3] as const;
+
+/** The resident experts (layer * experts + expert), next to be evicted first. */
+export interface EvictionOrder {
+  kind: number;
+  experts: Uint32Array;
+  /** How many at the end are never evicted. */
+  pinned: number;
+  /** It is the order after so many steps, and what their call had moved by then. */
+  steps: number;
+}
 
 export class FrameError extends Error {}
 
@@ -79,6 +97,7 @@ export interface Frame {
   callLayers: number;
   /** The step that produced the first generated token, or NO_TOKEN. */
   firstToken: number;
+  order: EvictionOrder;
   totals: Totals;
   snapshot: boolean;
   final: boolean;
@@ -88,23 +107,27 @@ export interface Frame {
 export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
   const { buffer, byteOffset, byteLength } = bytes;
   const view = new DataView(buffer, byteOffset, byteLength);
-  if (byteLength < HEAD_BYTES_OF_2 + TOTALS_BYTES || view.getUint32(0, true) !== MAGIC) {
+  if (byteLength < HEAD_BYTES[2] + TOTALS_BYTES || view.getUint32(0, true) !== MAGIC) {
     throw new FrameError(`${byteLength} bytes are not a frame`);
   }
   const version = view.getUint16(4, true);
   const old = version === 2;
-  if (version !== VERSION && !old) {
+  const headBytes = HEAD_BYTES[version];
+  if (!headBytes || byteLength < headBytes + TOTALS_BYTES) {
     throw new FrameError(`frame version ${version} was seen, ${VERSION} is wanted`);
   }
   const flags = view.getUint16(6, true);
   const head = (n: number) => view.getUint32(8 + 4 * n, true);
-  const headBytes = old ? HEAD_BYTES_OF_2 : HEAD_BYTES;
+  const since4 = (n: number) => (version < 4 ? 0 : head(n));
   const nParts = old ? PARTS_OF_2 : head(20);
   const [n, textBytes, m, r] = [head(5), head(11), head(12), head(13)];
   const [layers, k, routed, q] = [head(6), head(14), head(15), head(16)];
   const rowBytes = Math.ceil((layers * k) / 8);
   const routing = routed * (2 * layers * k + rowBytes);
-  const known = n * (STEP_BYTES + 4 * nParts) + m * 8 + r * 5 + q * 8 + routing + textBytes;
+  const ordered = since4(23);
+  const halves = ordered * (layers * head(7) > WIDE ? 2 : 1);
+  const known =
+    n * (STEP_BYTES + 4 * nParts) + m * 8 + r * 5 + q * 8 + routing + 2 * halves + textBytes;
   const expected = headBytes + TOTALS_BYTES + known;
   if (head(0) !== byteLength || expected !== byteLength) {
     throw new FrameError(`a frame of ${head(0)} bytes came as ${byteLength}`);
@@ -128,6 +151,10 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
   const [countIndex, count, changeIndex] = [u32(m), u32(m), u32(r)];
   const [moveStep, move] = [u32(q), u32(q)];
   const expertsOf = new Uint16Array(buffer, skip(2 * routed * layers * k), routed * layers * k);
+  const low = new Uint16Array(buffer, skip(2 * halves), halves);
+  const experts = Uint32Array.from(low.subarray(0, ordered), (half, i) =>
+    halves > ordered ? half + low[ordered + i] * WIDE : half,
+  );
   const phase = u8(n);
   const changeState = u8(r);
   const totals = totalsIn(view, headBytes);
@@ -155,6 +182,7 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
     ...{ k, routed, expertsOf, hitBits, moveStep, move },
     ...{ movesFrom: head(17), callTokens: head(18), callLayers: head(19) },
     firstToken: old ? firstTokenOf(totals) : head(21),
+    order: { kind: since4(22), experts, pinned: since4(24), steps: since4(25) },
     totals,
     snapshot: (flags & SNAPSHOT) !== 0,
     final: (flags & FINAL) !== 0,

@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { copyBytes, decode, type Frame, FrameError } from "../../src/live/frames";
 import { encode, Synthetic } from "../synthetic";
 
-const GOLDEN = ["empty", "first", "second", "snapshot"] as const;
+const GOLDEN = ["empty", "first", "second", "snapshot", "wide"] as const;
 
 // Vite turns these into URLs that the test's own server answers.
 const bins = import.meta.glob("../../../tests/golden/*.bin", { query: "?url", import: "default" });
@@ -48,6 +48,10 @@ function described(frame: Frame): unknown {
     call_tokens: frame.callTokens,
     call_layers: frame.callLayers,
     first_token: frame.firstToken,
+    order_kind: frame.order.kind,
+    order: list(frame.order.experts),
+    pinned: frame.order.pinned,
+    order_steps: frame.order.steps,
     steps: {
       nbytes: list(steps.nbytes),
       token_ms: list(steps.tokenMs),
@@ -99,6 +103,14 @@ for (const name of GOLDEN) {
   });
 }
 
+for (const name of ["first-of-3", "snapshot-of-3"]) {
+  test(`"${name}", without an eviction order, is decoded`, async () => {
+    const json = (await jsons[`../../../tests/golden/${name}.json`]()) as object;
+    const none = { order_kind: 0, order: [], pinned: 0, order_steps: 0 };
+    expect(described(decode(await golden(name)))).toEqual({ ...json, ...none });
+  });
+}
+
 for (const name of ["first-of-2", "snapshot-of-2"]) {
   test(`"${name}", of the version before, is decoded, and its parts add up`, async () => {
     const json = (await jsons[`../../../tests/golden/${name}.json`]()) as Old;
@@ -132,7 +144,7 @@ test("bytes that are not a frame are refused with a reason", async () => {
   };
   expect(() => decode(new Uint8Array(0))).toThrow(FrameError);
   expect(() => decode(changed(0, 7))).toThrow(/not a frame/);
-  expect(() => decode(changed(4, 4))).toThrow(/version 4 was seen, 3 is wanted/);
+  expect(() => decode(changed(4, 5))).toThrow(/version 5 was seen, 4 is wanted/);
   expect(() => decode(good.slice(0, -1))).toThrow(/came as/);
 });
 

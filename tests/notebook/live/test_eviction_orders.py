@@ -22,6 +22,8 @@ from outlier_jupyter.residency.policies import POLICIES, PolicySpec
 from outlier_jupyter.trace.measures import residency
 from tests.residency.first_in import FirstIn
 
+from .test_widget import on_a_page
+
 
 class Asked(FirstIn):
     """A policy that decides only when it is asked."""
@@ -116,8 +118,9 @@ def test_a_page_gets_the_orders_around_the_step_it_asks_for(tiny) -> None:
         run = engine.generate("a token after another", max_tokens=MOST_STEPS + 9)
     view, sent = LiveView.of(run), []
     view.send = lambda content, buffers=None: sent.append((content, buffers))
+    page = on_a_page(view).comm
     step = run.trace.steps - 2
-    view._receive(view, {"type": "ask", "about": {"order": step}}, [])
+    page.receive({"type": "ask", "about": {"order": step}})
     content, (buffer,) = sent.pop()
     assert content["type"] == "orders" and content["from"] <= step
     numbers, at = np.frombuffer(buffer, "<u4"), 0
@@ -128,6 +131,6 @@ def test_a_page_gets_the_orders_around_the_step_it_asks_for(tiny) -> None:
         at += each["length"]
     assert at == len(numbers) and len(content["orders"]) > 1
     for about in ({"order": 10**6}, {"order": -1}):
-        view._receive(view, {"type": "ask", "about": about}, [])
+        page.receive({"type": "ask", "about": about})
         assert sent.pop()[0]["orders"] == []
     assert orders_around(None, 3)[0]["orders"] == []
