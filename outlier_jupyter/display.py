@@ -18,6 +18,11 @@ VIEWS = {
     "Run.mimebundle": "notebook.render.static:run_bundle",
     "Trace.view": "notebook.live.widget:of_trace",
     "Trace.sizing": "notebook.render.figures.cache_sizes:sizes_figure",
+    "Trace.measures": "notebook.render.figures.routing:measures_figure",
+    "WhatIfAnswer.html": "notebook.render.static.answer:what_if_html",
+    "MeasuresAnswer.html": "notebook.render.static.answer:measures_html",
+    "Status.ready": "notebook.render.static.answer:ready_html",
+    "Status.html": "notebook.render.static.answer:status_html",
     "Atlas.figure": "notebook.render.figures.routing:atlas_figure",
     "Explanation.figure": "notebook.render.figures.token:token_figure",
     "Explanation.html": "notebook.render.static.explanation:html",
@@ -30,6 +35,8 @@ VIEWS = {
     "Comparison.matrix_figure": "notebook.render.figures.comparison:matrix_figure",
     "Comparison.html": "notebook.render.static.comparison:html",
     "Ablation.figure": "notebook.render.figures.studies:ablation_figure",
+    "Ablation.html": "notebook.render.static.answer:ablation_html",
+    "Sweep.html": "notebook.render.static.answer:sweep_html",
     "Sweep.figure": "notebook.render.figures.studies:sweep_figure",
 }
 """Record and view → module of this package and function, which gets the record first."""

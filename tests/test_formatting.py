@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outlier_jupyter.formatting import percent, size_words, three
+from outlier_jupyter.formatting import answer_text, count, p_text, percent, size_words, small, three
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,35 @@ def test_a_share_that_is_told_is_the_share(counts):
     assert told == pytest.approx(part / whole, abs=0.00051)
     assert (told == 0) == (part == 0) and (told == 1) == (part == whole)
     assert told == pytest.approx(part / whole, rel=0.51)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1.2e-5, "< 0.001"), (-1.2e-5, "> -0.001"), (0.001, "0.00100"), (-2.5, "-2.50"),
+     (float("nan"), "–")],
+)  # fmt: skip
+def test_numbers_near_zero_are_bounds(value, text):
+    """Smaller than a thousandth is no number to read."""
+    assert small(value) == text
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, width=32))
+def test_no_number_has_a_power_of_ten(value):
+    """Whatever it is, no exponent."""
+    assert "e" not in small(value) and "e" not in three(value)
+
+
+def test_p_values_and_counts():
+    """p to three decimals; a noun follows its number."""
+    assert p_text(0.0042) == "p = 0.004" and p_text(0.0002) == "p < 0.001" and p_text(1) == "p = 1"
+    assert count(1, "token") == "1 token" and count(2000, "token") == "2,000 tokens"
+    assert count(2, "expert differs", "experts differ") == "2 experts differ"
+
+
+def test_an_answer_fits_eighty_columns():
+    """Sentence and notes are wrapped, a table is aligned, its text to the left."""
+    text = answer_text(
+        "word " * 40, [[("a", "b", "c"), ("long", "1", "22")]], ["note " * 30], "more"
+    )
+    assert max(map(len, text.splitlines())) <= 80
+    assert "a     b   c\nlong  1  22" in text and text.endswith("more")

@@ -200,7 +200,8 @@ class Engine:
     def status(self) -> Status:
         """The engine's state now."""
         resident, k = len(self.resident()), self.options.top_k
-        return Status.of(self.info, self._installed, self._reader, resident, k, self.closed)
+        where = self._installed, self._reader, resident, k
+        return Status.of(self.info, *where, self.closed, self.last_run)
 
     def memory(self) -> MemoryUse:
         """The memory of this process, part by part; `print` it for a table."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import nan
 
 from ..checkpoint import Reader
-from ..formatting import size_words
+from ..display import draw
+from ..formatting import answer_text, size_words
 from ..paging import Installed
+from ..runs.run import Run
 from ..trace import TraceInfo
 
 
@@ -29,6 +32,7 @@ class Status:
         top_k: experts per token in each layer; None if unknown.
         changed_output: why the output differs from the model's own; "" if it does not.
         closed: whether the engine was closed.
+        decode_hit_rate: of the last run, NaN without one; `last_run`, its numbers as text.
     """
 
     model: str
@@ -45,6 +49,8 @@ class Status:
     top_k: int | None
     changed_output: str
     closed: bool = False
+    decode_hit_rate: float = nan
+    last_run: str = field(default="")
 
     @classmethod
     def of(
@@ -55,8 +61,10 @@ class Status:
         resident: int,
         top_k: int | None,
         closed: bool = False,
+        last_run: Run | None = None,
     ) -> Status:
         """The state of an engine with `resident` experts in RAM; `top_k` as in `LoadOptions`."""
+        summary = last_run.summary() if last_run is not None else None
         switches = installed.switches
         return cls(
             model=info.model,
@@ -73,24 +81,66 @@ class Status:
             top_k=top_k or info.native_top_k,
             changed_output=info.changed_output,
             closed=closed,
+            decode_hit_rate=summary.decode_hit_rate if summary else nan,
+            last_run=summary.short() if summary else "",
         )
 
-    def __str__(self) -> str:
-        """A few lines, one fact each."""
-        lines = [
-            f"model     {self.model}",
-            f"experts   {self.experts:,} in {self.layers} layers, {size_words(self.experts_nbytes)}"
-            f" on disk; {self.top_k} per token in each layer",
-            f"slots     {self.slots:,} of {self.experts:,} fit, {size_words(self.bank_nbytes)} of "
-            f"RAM; {self.resident:,} taken",
-            f"the rest  {size_words(self.dense_nbytes)} of RAM: attention, routers, embeddings",
-            f"reads     {self.reader}" + (f" ({self.reader_note})" if self.reader_note else ""),
-            f"kernels   {self.kernels}",
-        ]
+    @property
+    def shape(self) -> str:
+        """The model and its experts: `demo: 6 layers × 32 experts`."""
         if not self.layers:
-            lines[1:3] = ["experts   none: the model is dense"]
+            return f"{self.model}: a dense model, loaded whole"
+        each = f"{self.experts / self.layers:.3g}"
+        layers = f"{self.layers} layer" + ("" if self.layers == 1 else "s")
+        return f"{self.model}: {layers} × {each} experts"
+
+    @property
+    def ready(self) -> str:
+        """What `load` answers."""
+        if not self.layers:
+            return f"{self.shape}; ready."
+        room = "all" if self.slots >= self.experts else f"{self.slots:,}"
+        return (
+            f"{self.shape}, {size_words(self.experts_nbytes)} of experts, room for {room} of "
+            f"{self.experts:,} in RAM; ready."
+        )
+
+    @property
+    def sentence(self) -> str:
+        """The answer of `%outlier status`: model, cache in use, last run."""
         if self.closed:
-            lines.insert(1, "closed    its memory was freed; load the model again")
+            return f"{self.model} is closed: its memory was freed; load the model again."
+        last = f"Last run: {self.last_run}." if self.last_run else "No run yet."
+        if not self.layers:
+            return f"{self.shape}. {last}"
+        used = "all in use" if self.resident == self.slots else f"{self.resident:,} in use"
+        return (
+            f"{self.shape}; {self.slots:,} of {self.experts:,} experts fit in RAM "
+            f"({size_words(self.bank_nbytes)}), {used}. {last}"
+        )
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Settings and sizes, as rows of text: (name, value)."""
+        rows = [
+            ("experts", f"{size_words(self.experts_nbytes)} on disk; {self.top_k} per token in "
+             "each layer"),
+            ("cache", f"{self.slots:,} of {self.experts:,} fit, {size_words(self.bank_nbytes)}; "
+             f"{self.resident:,} in use"),
+            ("the rest", f"{size_words(self.dense_nbytes)} of RAM: attention, routers, embeddings"),
+            ("reads", self.reader + (f" ({self.reader_note})" if self.reader_note else "")),
+            ("kernels", self.kernels),
+        ]  # fmt: skip
+        if not self.layers:
+            rows[:2] = [("experts", "none: the model is dense")]
         if self.changed_output:
-            lines.append(f"changed   {self.changed_output}")
-        return "\n".join(lines)
+            rows.append(("changed", self.changed_output))
+        return rows
+
+    def __str__(self) -> str:
+        """The answer, and a line for each setting."""
+        return answer_text(self.sentence, [self.facts()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return draw("Status.html", self)

@@ -10,8 +10,10 @@ import traceback
 import weakref
 from typing import Any
 
+from ..display import draw
 from ..engine.engine import Engine
 from ..errors import EngineClosed
+from ..formatting import answer_text
 
 
 class EngineHandle:
@@ -50,7 +52,16 @@ class EngineHandle:
 
     def __repr__(self) -> str:
         engine = self._engine()
-        return f"Engine({self._model!r}, unloaded)" if engine is None else repr(engine)
+        if engine is None:
+            return f"Engine({self._model!r}, unloaded)"
+        return repr(engine) if engine.closed else answer_text(engine.status().ready)
+
+    def _repr_html_(self) -> str | None:
+        engine = self._engine()
+        if engine is None or engine.closed:
+            return None  # the text is shown
+        html: str = draw("Status.ready", engine.status())
+        return html
 
 
 def engine_of(value: Any) -> Engine:

@@ -18,7 +18,8 @@ from ..engine.load import load
 from ..errors import OptionError, OutlierError
 from ..options import GenerateOptions, LoadOptions
 from ..runs.run import Interrupted, Run
-from .commands import COMMANDS
+from ..trace.answers import FrameAnswer
+from .commands import COMMANDS, listing
 from .commands.command import MODEL, Command
 from .commands.line import parse_words
 from .commands.parsing import HelpRequested, add_fields, near, variable
@@ -132,6 +133,8 @@ def as_text(result: object) -> str:
     """Format a result for a terminal: tables in full, a run with its summary."""
     if isinstance(result, Run):
         return f"{result.text}\n{result.summary()}"
+    if isinstance(result, FrameAnswer):
+        return str(result).replace("All numbers: .frame", "All numbers: --frame")
     table = getattr(result, "to_string", None)  # a pandas table; `str` would omit rows
     return str(result if table is None else table(index=False))
 
@@ -189,11 +192,9 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
 
 
 def help_text(commands: dict[str, Command]) -> str:
-    """The text of `outlier --help`."""
-    width = max(map(len, commands)) + 2
-    lines = "\n".join(f"  outlier {name:<{width}}{each.help}" for name, each in commands.items())
+    """The text of `outlier --help`: one screen."""
     return (
         "Run Mixture-of-Experts models with their experts on disk, and analyse their runs.\n\n"
-        f"{lines}\n\nA run is a file written by `run.save` or `%outlier save`. Each command has "
-        "--help.\n"
+        f"{listing(commands, 'outlier ')}"
+        "A run is a file written by `run.save` or `%outlier save`. Each command has --help.\n"
     )

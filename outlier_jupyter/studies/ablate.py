@@ -20,14 +20,15 @@ from ..display import draw
 from ..engine.engine import Engine
 from ..engine.prompts import Prompt, encode, ids_of
 from ..errors import OptionError
-from ..formatting import percent, three
+from ..formatting import answer_text, three
 from ..options import GenerateOptions, expert_texts
-from ..paging.interventions import expert_names, parse_experts
+from ..paging.interventions import parse_experts
 from ..residency import ExpertKey
 from ..system.progress import Progress
 from ..trace.schema import TraceInfo
 from ..values import boolean, checked, count, instance, integer, items, natural, text, texts, word
 from ..values import seed as seed_of
+from .answers import ablation_notes, ablation_sentence, ablation_table
 from .scoring import Scorer, Scores
 from .unlisted_run import own_run
 
@@ -109,10 +110,11 @@ class Ablation:
         drawn = len(self.masks)
         if drawn >= FEWEST:
             return ""
+        if not drawn:
+            return f"too few random masks to tell: there is none; draw {FEWEST}"
+        least = three(float(f"{1 / (1 + drawn):.2g}"))
         masks = f"{drawn} random mask{'' if drawn == 1 else 's'}"
-        return (
-            f"no finding: with {masks} p cannot be less than {1 / (1 + drawn):.2g}; draw {FEWEST}"
-        )
+        return f"too few to tell: with {masks} p cannot be less than {least}; draw {FEWEST}"
 
     def p(self, what: str = CHANGE, prompt: int | None = None) -> float:
         """Share of masks, these experts included, that cost at least as much: the p-value.
@@ -166,30 +168,22 @@ class Ablation:
         """Both measures by prompt, for the experts and for random masks; a Plotly figure."""
         return draw("Ablation.figure", self)
 
-    def __repr__(self) -> str:
-        drawn = f"{len(self.masks)} random masks of equal size in the same layers"
-        if self.among == "used":
-            drawn += ", of experts that these texts use"
-        if len(self.masks) < self.requested:
-            drawn += f" (stopped: {self.requested} were requested)"
-        lines = [f"Ablation of {expert_names(self.experts)} in {self.info.model}, against {drawn}"]
-        lines += [f"  {name}: {self._text(i)}" for i, name in enumerate(self.names)]
-        if len(self.names) > 1:
-            lines.append(f"  all {int(self.tokens.sum())} tokens: {self._text(None)}")
-        if self.caution:
-            lines.append(f"Note: {self.caution}.")
-        return "\n".join(lines)
+    @property
+    def sentence(self) -> str:
+        """The answer: what masking changed, and whether it is more than chance."""
+        return ablation_sentence(self)
 
-    def _text(self, prompt: int | None) -> str:
-        measures = []
-        for what, name in WHAT.items():
-            low, high = (three(value) for value in self.interval(what, prompt))
-            measures.append(
-                f"{name} {three(self.mean(what, prompt))} nats a token "
-                f"(chance {low} to {high}, p {self.p(what, prompt):.2g})"
-            )
-        agree = np.concatenate(self.agrees) if prompt is None else self.agrees[prompt]
-        return "; ".join([*measures, f"top-1 agreement {percent(float(agree.mean()))}"])
+    @property
+    def frame(self) -> pandas.DataFrame:
+        """A row per prompt and mask: `to_pandas()`."""
+        return self.to_pandas()
+
+    def __repr__(self) -> str:
+        more = "All numbers: .frame, .to_pandas('tokens'); drawn: .figure()"
+        return answer_text(self.sentence, [ablation_table(self)], ablation_notes(self), more)
+
+    def _repr_html_(self) -> str:
+        return draw("Ablation.html", self)
 
 
 @checked(

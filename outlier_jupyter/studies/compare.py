@@ -20,7 +20,7 @@ from scipy.spatial.distance import squareform
 from ..aliases import alias
 from ..display import draw
 from ..errors import OptionError
-from ..formatting import percent, size_words, three
+from ..formatting import answer_text, small
 from ..runs.run import Run
 from ..runs.token_experts import by_name
 from ..trace import Trace
@@ -38,8 +38,10 @@ from ..trace.equal_caches import ReplayTotals, StartingCache, replay_lru, starti
 from ..trace.routing_measures import in_phase, phase_number
 from ..values import checked, count, integer, number, texts
 from ..values import seed as seed_of
+from .answers import caches_table, comparison_notes, comparison_sentence, pairs_table
 
 if TYPE_CHECKING:
+    import pandas
     from plotly.graph_objects import Figure
 
 Key = tuple[int, int]
@@ -206,20 +208,29 @@ class Comparison:
             raise OptionError(f"there is no run {number}: {len(self.runs)} were compared, from 0")
         return self.runs[number]
 
+    @property
+    def sentence(self) -> str:
+        """The answer: whether the runs are routed differently, and which reads more."""
+        return comparison_sentence(self)
+
+    @property
+    def frame(self) -> pandas.DataFrame:
+        """A row per pair and layer: divergence, its interval, p-values."""
+        import pandas
+
+        return pandas.DataFrame(
+            {"first": self.names[i], "second": self.names[j], "layer": layer,
+             "js": float(pair.js[layer]), "expected": float(pair.expected[layer]),
+             "excess": float(pair.excess[layer]), "low": float(pair.low[layer]),
+             "high": float(pair.high[layer]), "p": float(pair.p[layer]),
+             "q": float(pair.q[layer]), "differs": layer in pair.differing()}
+            for (i, j), pair in self.pairs.items() for layer in range(len(pair.js))
+        )  # fmt: skip
+
     def __repr__(self) -> str:
-        lines = [f"Comparison of {', '.join(self.names)} ({self.phase or 'all'} steps)"]
-        lines += [f"  {self.pair_text(i, j)}" for i, j in self.pairs]
-        lines.append(f"With equal LRU caches of {self.slots:,} slots, prompt and answer together:")
-        for i, name in enumerate(self.names):
-            cold, warm = self.cold[i], self.warm[i]
-            lines.append(
-                f"  {name}: from empty {percent(cold.hit_rate)} hits, {size_words(cold.nbytes)} "
-                f"in {cold.reads:,} reads; from what {self.names[0]} began with "
-                f"{percent(warm.hit_rate)}, {size_words(warm.nbytes)} in {warm.reads:,}"
-            )
-        if self.domains:
-            lines.append(self.domains_text())
-        return "\n".join([*lines, *(f"Note: {note}." for note in self.warnings)])
+        tables = [pairs_table(self), caches_table(self)]
+        more = "All numbers: .frame; drawn: .figure(), .experts_figure()"
+        return answer_text(self.sentence, tables, comparison_notes(self), more)
 
     def _repr_html_(self) -> str:
         return draw("Comparison.html", self)
@@ -230,8 +241,8 @@ class Comparison:
             return ""
         found = self.domains[1]
         return (
-            f"Experts give {three(float(np.nanmean(found.bits)))} bits about the domain, "
-            f"{three(float(np.nanmean(found.expected)))} expected by chance; "
+            f"Experts give {small(float(np.nanmean(found.bits)))} bits about the domain, "
+            f"{small(float(np.nanmean(found.expected)))} expected by chance; "
             f"{int((found.q <= 0.05).sum())} of {len(found.q)} layers beyond chance"
         )
 
@@ -245,12 +256,13 @@ class Comparison:
             finding = "no layer is routed differently beyond chance"
         else:
             top = max(layers.tolist(), key=lambda layer: float(pair.excess[layer]))
+            low, high = (small(float(ends[top])) for ends in (pair.low, pair.high))
             finding = (
                 f"{len(layers)} of {len(pair.js)} layers are routed differently beyond chance, "
-                f"most layer {top} ({three(pair.low[top])} to {three(pair.high[top])} bits "
-                f"above chance, 95 % interval); {len(self.experts(i, j))} experts differ"
+                f"most layer {top} ({low} to {high} bits above chance, 95 % interval); "
+                f"{len(self.experts(i, j))} experts differ"
             )
-        seen, chance = (three(float(np.nanmean(x))) for x in (pair.js, pair.expected))
+        seen, chance = (small(float(np.nanmean(x))) for x in (pair.js, pair.expected))
         return (
             f"{self.names[i]} against {self.names[j]}: divergence {seen} bits, "
             f"{chance} expected by chance; {finding}"

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from ..aliases import alias
 from ..display import draw
 from ..errors import OptionError, TraceError, shown
-from ..formatting import percent, size_words, three
+from ..formatting import Table, answer_text, count, percent, size_words, small, three
 from ..system import files
 from ..trace.schema import TraceInfo
 from ..values import checked, instance, path, text, word
+from .answers import setting_text, sweep_sentence
 from .coherence import COHERENT, SHORT
 
 if TYPE_CHECKING:
@@ -229,60 +230,57 @@ class Sweep:
             ("From, to", f"{self.begun}, {self.ended}{' (stopped)' if self.stopped else ''}"),
             ("Every run", ", ".join(f"{name}={value}" for name, value in self.options.items())),
         ]
-        head, *lines = self._table()
+        head, *lines = self.table()
         out = ["# Sweep", "", *(f"- {name}: {_line(fact)}" for name, fact in facts), ""]
+        out += [self.sentence, ""]
         out += [_cells(head), _cells(["---"] * len(head)), *map(_cells, lines), ""]
         out += [*(f"Note: {caution}.\n" for caution in self.cautions), RULE, ""]
         for number, prompt in enumerate(self.prompts):
             out += [f"## Prompt {number}", "", *_quoted(prompt), ""]
             for row in (row for row in self.rows if row.prompt == number):
                 found = (
-                    f"{three(row.tokens_per_second)} tokens/s, KL {three(row.kl)}, {row.verdict}"
+                    f"{three(row.tokens_per_second)} tokens/s, KL {small(row.kl)}, {row.verdict}"
                 )
                 out += [f"{setting_text(row.setting)}, round {row.repeat}: {found}", ""]
                 out += [*_quoted(row.text), ""]
         return "\n".join(out)
 
-    def _table(self) -> list[list[str]]:
-        head = [
-            "setting",
-            "tokens/s",
-            "from, to",
-            "hits in decode",
-            "read in all",
-            "KL, nats a token",
-            "top-1",
-            "coherent",
-        ]
-        out = [head]
+    def table(self) -> Table:
+        """A row per setting, as text, after the headings."""
+        out = [["setting", "tokens/s", "from, to", "hit rate", "read", "KL", "top-1", "coherent"]]
         for setting in self.settings:
             s = self.summed(setting)
             out.append([
                 setting_text(setting), three(s["tokens_per_second"]),
                 f"{three(s['slowest'])}, {three(s['fastest'])}", percent(s["decode_hit_rate"]),
-                size_words(s["bytes_read"]), three(s["kl"]), percent(s["top1_agreement"]),
+                size_words(s["bytes_read"]), small(s["kl"]), percent(s["top1_agreement"]),
                 f"{s['coherent']} of {s['runs']}",
             ])  # fmt: skip
         return out
 
-    def __repr__(self) -> str:
-        table = self._table()
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-        lines = [
-            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            for row in table
-        ]
-        rounds = self.options.get("repeats", 1)
-        prompts = f"{len(self.prompts)} prompt{'' if len(self.prompts) == 1 else 's'}"
-        head = f"Sweep of {self.info.model}: {prompts}, {rounds} round"
+    @property
+    def sentence(self) -> str:
+        """The answer: which setting is the fastest, and whether its answers are coherent."""
+        return sweep_sentence(self)
+
+    @property
+    def frame(self) -> pandas.DataFrame:
+        """A row per run with all its numbers."""
+        return self.to_pandas("runs")
+
+    def notes(self) -> list[str]:
+        """What was run, and what it is too little for; a sentence each, without a full stop."""
+        prompts = count(len(self.prompts), "prompt")
+        rounds = count(self.options.get("repeats", 1), "round")
         stopped = "; stopped before the end" if self.stopped else ""
-        lines += [f"Note: {caution}." for caution in self.cautions]
-        return "\n".join([f"{head}{'s' if rounds != 1 else ''}{stopped}", *map(str.rstrip, lines)])
+        return [*self.cautions, f"{prompts} and {rounds} with {self.info.model}{stopped}"]
 
+    def __repr__(self) -> str:
+        more = "By setting: .to_pandas(); every run: .frame; drawn: .figure()"
+        return answer_text(self.sentence, [self.table()], self.notes(), more)
 
-def setting_text(setting: dict[str, Any]) -> str:
-    """A setting as text: `top_k=2, cache_gb=4`."""
-    return ", ".join(f"{name}={value}" for name, value in setting.items())
+    def _repr_html_(self) -> str:
+        return draw("Sweep.html", self)
 
 
 def _flat(row: SweepRow) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import DECODE
-from ..formatting import percent
+from ..formatting import percent, three
 from .schema import LAYER_PARTS
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ class Cost:
         """One sentence: the cost of a token."""
         if np.isnan(self.compute):
             return "no times were recorded, so no speed is predicted"
-        compute = f"{self.compute / 1e6:.3g} ms of compute per token"
+        compute = f"{three(self.compute / 1e6)} ms of compute per token"
         if np.isnan(self.per_byte):
             return compute + "; this trace has no reads, so their cost is unknown"
-        speed = f"{1 / self.per_byte:.3g} GB/s" if self.per_byte else "any speed"
+        speed = f"{three(1 / self.per_byte)} GB/s" if self.per_byte else "any speed"
         return (
-            f"{compute}, {self.wait / 1e6:.3g} ms for each layer that waits, and reads at {speed}; "
-            f"median error on the trace's own calls {percent(self.residual)}"
+            f"{compute}, {three(self.wait / 1e6)} ms for each layer that waits, and reads at "
+            f"{speed}; median error on the trace's own calls {percent(self.residual)}"
         )
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..aliases import alias
 from ..events import DECODE, PREFILL
-from ..formatting import percent, size_words, three
+from ..formatting import count, percent, size_words, small, three
 
 if TYPE_CHECKING:
     from .trace import Trace
@@ -82,6 +82,17 @@ class Summary:
             f"p95 {three(self.read_p95_ms)} ms{''.join(f' · {text}' for text in more)}"
         )
 
+    def short(self) -> str:
+        """A few words: how many tokens, how fast, hit rate, bytes read."""
+        if not self.decoded_steps:
+            read = f"prompt of {count(self.prompt_tokens, 'token')}"
+            return f"{read}, {size_words(self.bytes_read)} read"
+        return (
+            f"{count(self.decoded_steps, 'token')} at {three(self.tokens_per_second)} tokens/s, "
+            f"hit rate {percent(self.decode_hit_rate)} in decode, {size_words(self.bytes_read)} "
+            "read"
+        )
+
     def hit_text(self) -> str:
         """The hit rates of both phases, the same in every view."""
         return (
@@ -103,7 +114,7 @@ class Summary:
         if not self.compared:
             return ""
         return (
-            f"against the exact model: KL {three(self.kl)} nats a token, top-1 agreement "
+            f"against the exact model: KL {small(self.kl)} nats per token, top-1 agreement "
             f"{percent(self.top1_agreement)}"
         )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import pytest
 
 from outlier_jupyter.benchmark.short import Benched
 from outlier_jupyter.errors import OptionError, OutlierError
+from outlier_jupyter.formatting import size_words
+from outlier_jupyter.notebook.commands import COMMANDS
 from outlier_jupyter.runs.run import Interrupted, Run
 
 
@@ -47,10 +50,19 @@ def test_the_result_is_one_line_once_and_whole_when_asked_again(loaded):
 
 
 def test_status_says_what_is_loaded(loaded, tiny, capsys):
-    """Model, slots, bytes and reader, in lines."""
-    loaded.run_line_magic("outlier", "status")
-    said = capsys.readouterr().out
-    assert str(tiny) in said and "6 of 24 fit" in said and "reads     pread" in said
+    """One sentence: model, cache and the last run; then a line for each setting."""
+    status = loaded.run_line_magic("outlier", "status")
+    assert status.sentence == (
+        f"{tiny}: 3 layers × 8 experts; 6 of 24 experts fit in RAM "
+        f"({size_words(status.bank_nbytes)}), 0 in use. No run yet."
+    )
+    assert "6 of 24 fit" in str(status) and "reads     pread" in repr(status)
+    run = loaded.run_cell_magic("outlier", "--max-tokens 4 -q -o run", "Hello")
+    run, status = loaded.user_ns["run"], loaded.run_line_magic("outlier", "status")
+    assert f"Last run: {run.summary().short()}." in status.sentence
+    assert status.decode_hit_rate == run.summary().decode_hit_rate
+    assert html.escape(status.sentence) in status._repr_html_()
+    loaded.run_line_magic("outlier", "unload")
 
 
 def test_resize_changes_the_cache_and_says_what_fits(loaded, capsys):
@@ -185,10 +197,20 @@ def test_bad_input_is_one_line(loaded, line, cell, message):
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("line", ["", "--help", "help", "load --help"])
-def test_help_is_shown(ip, line, capsys):
-    """`%outlier`, `--help` and `load --help` print the flags."""
+@pytest.mark.parametrize("line", ["", "--help", "help"])
+def test_help_is_one_screen_in_groups(ip, line, capsys):
+    """Every command, under one of four headings, in at most 40 lines of 100 characters."""
     ip.run_line_magic("outlier", line)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    assert [one for one in lines if one.istitle()] == ["Start", "Watch", "Explain", "Research"]
+    for name in COMMANDS:
+        assert sum(one.startswith(f"  %outlier {name} ") for one in lines) == 1
+
+
+def test_a_command_s_own_help_has_its_flags(ip, capsys):
+    """`load --help` prints the flags of load."""
+    ip.run_line_magic("outlier", "load --help")
     assert "--cache-gb" in capsys.readouterr().out
 
 
@@ -291,7 +313,7 @@ def test_compare_puts_runs_beside_each_other(loaded):
     found = loaded.run_line_magic("outlier", "compare one other --permutations 19 -o both")
     assert found.names == ("one", "other") and loaded.user_ns["both"] is found
     assert found.pairs[0, 1].permutations == 19 and found.phase is None
-    assert "one against other" in repr(found)
+    assert "one and other" in repr(found)
     with pytest.raises(OptionError, match="no run in a variable 'ohter'; did you mean other"):
         loaded.run_line_magic("outlier", "compare one ohter")
 

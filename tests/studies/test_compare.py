@@ -29,9 +29,8 @@ def test_runs_are_compared_under_their_names() -> None:
     groups = fcluster(found.clusters(), 2, "maxclust")
     assert groups[0] == groups[1] != groups[2]
     assert abs(found.order().index(0) - found.order().index(1)) == 1
-    words = repr(found)
-    assert "a against b" in words and "no layer is routed differently beyond chance" in words
-    assert "4 of 4 layers are routed differently beyond chance" in words
+    assert "no layer is routed differently beyond chance" in found.pair_text(0, 1)
+    assert "4 of 4 layers are routed differently beyond chance" in found.pair_text(0, 2)
 
 
 def test_the_experts_that_part_are_those_of_the_shares() -> None:

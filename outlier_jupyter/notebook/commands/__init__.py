@@ -6,6 +6,8 @@ To add one, write a file like `unload.py` and list it here. From outside of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from . import (
     ablate,
     atlas,
@@ -31,9 +33,9 @@ from . import (
     view,
     what_if,
 )
-from .command import Command, Session
+from .command import GROUPS, Command, Session
 
-__all__ = ["COMMANDS", "Command", "Session", "help_text", "register"]
+__all__ = ["COMMANDS", "Command", "Session", "help_text", "listing", "register"]
 
 COMMANDS: dict[str, Command] = {}
 """The commands by name, in the order of the help text."""
@@ -52,14 +54,26 @@ for _module in (
 
 
 def help_text() -> str:
-    """The text of `%outlier --help` and `%outlier?`."""
-    width = max(map(len, COMMANDS)) + 2
-    commands = "\n".join(
-        f"  %outlier {name:<{width}}{each.help}" for name, each in COMMANDS.items()
-    )
+    """The text of `%outlier --help` and `%outlier?`: one screen."""
     return (
         "Run Mixture-of-Experts models with their experts on disk, and watch the routing.\n\n"
-        f"{commands}\n  %%outlier [flags]{'':<{width - 8}}run the cell's text as a prompt\n\n"
-        "A `;` at the end of the line, or of a cell's first line, hides the result.\n\n"
-        f"{load.COMMAND.parser().format_help()}\n{run.cell_parser().format_help()}"
+        f"{listing(COMMANDS, '%outlier ')}"
+        "`%outlier COMMAND --help` has the details. A `;` at the end hides the result.\n"
+    )
+
+
+def listing(commands: Mapping[str, Command], program: str) -> str:
+    """The commands by group, a line each; `program` is what stands before a name."""
+    lines = {group: [] for group in GROUPS}  # type: dict[str, list[tuple[str, str]]]
+    for name, each in commands.items():
+        lines[each.group if each.group in lines else "more"].append((program + name, each.help))
+    if program.startswith("%"):
+        lines["start"].insert(1, ("%%outlier", "run the cell's text as a prompt"))
+    width = max(len(name) for group in lines.values() for name, _ in group) + 2
+    return "".join(
+        f"{group.capitalize()}\n"
+        + "".join(f"  {name:<{width}}{text}\n" for name, text in rows)
+        + "\n"
+        for group, rows in lines.items()
+        if rows
     )

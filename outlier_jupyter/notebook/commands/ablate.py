@@ -56,8 +56,9 @@ def _run(session: Session, args: dict[str, Any]) -> Ablation:
 
 COMMAND = Command(
     "ablate",
-    "mask experts and measure how much less likely texts become, beside random masks",
+    "mask experts: does the text change more than with random masks?",
     _run,
     _arguments,
     call="`outlier_jupyter.ablate(engine, prompts, experts, …)`",
+    group="research",
 )

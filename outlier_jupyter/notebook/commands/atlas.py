@@ -32,8 +32,9 @@ def _run(session: Session, args: dict[str, Any]) -> go.Figure:
 
 COMMAND = Command(
     "atlas",
-    "draw a map of the experts: experts chosen by the same tokens lie close together",
+    "map the experts: those chosen by the same tokens lie close together",
     _run,
     _arguments,
     call="`outlier_jupyter.atlas(runs, …).figure()`",
+    group="research",
 )

@@ -67,4 +67,5 @@ COMMAND = Command(
     "`outlier_jupyter.engine.repack.measure_disk(model)`, "
     "`outlier_jupyter.system.memory_info.measure_memory()`",
     terminal=True,
+    group="start",
 )

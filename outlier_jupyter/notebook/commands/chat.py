@@ -33,4 +33,5 @@ COMMAND = Command(
     _run,
     _arguments,
     call="`chat = outlier_jupyter.Chat(engine, …)`",
+    group="start",
 )

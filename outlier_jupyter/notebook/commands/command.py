@@ -20,6 +20,10 @@ MODEL = "demo, a folder, or a Hugging Face id"
 """Help text of an argument that names a model."""
 
 
+GROUPS = ("start", "watch", "explain", "research", "more")
+"""The headings of the list of commands; `more` is for commands from outside."""
+
+
 class Session(Protocol):
     """What a command works with: one engine, variables and an output.
 
@@ -72,6 +76,7 @@ class Command:
         takes_text: the rest of the line, after the flags, is a text for the model.
         call: the equivalent Python call, in Markdown.
         terminal: whether it works without a notebook.
+        group: its heading in the list of commands, one of `GROUPS`.
     """
 
     name: str
@@ -82,6 +87,7 @@ class Command:
     takes_text: bool = False
     call: str = ""
     terminal: bool = False
+    group: str = "more"
 
     def parser(self, prog: str = "") -> argparse.ArgumentParser:
         """The parser of its line."""

@@ -43,9 +43,10 @@ def _run(session: Session, args: dict[str, Any]) -> Comparison:
 
 COMMAND = Command(
     "compare",
-    "compare runs: where their routing diverges and how much each reads",
+    "compare runs: where their routing differs and how much each reads",
     _run,
     _arguments,
     call='`outlier_jupyter.compare({"a": a, "b": b}, …)`',
     terminal=True,
+    group="research",
 )

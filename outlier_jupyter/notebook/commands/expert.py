@@ -37,4 +37,5 @@ COMMAND = Command(
     _arguments,
     call="`outlier_jupyter.tokens_of(runs, layer, expert)`, `run.tokens_of(layer, expert)`",
     terminal=True,
+    group="explain",
 )

@@ -47,4 +47,5 @@ COMMAND = Command(
     _arguments,
     call="`run.explain(token)`, `run.trace.explain(step)`",
     terminal=True,
+    group="explain",
 )

@@ -58,4 +58,5 @@ COMMAND = Command(
     _arguments,
     "Load a model with its experts on disk.",
     call="`engine = outlier_jupyter.load(model, …)`",
+    group="start",
 )

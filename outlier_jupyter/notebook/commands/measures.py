@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ...errors import OptionError
+from ...trace.answers import MeasuresAnswer, measures_answer
 from .command import Command, Session
-from .parsing import add_output
+from .parsing import add_frame, add_output
 from .run_selection import add_run, selected_run
 
 if TYPE_CHECKING:
@@ -21,18 +22,18 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--figure", metavar="layers|time|atlas",
         help="draw a figure instead: by layer, over time, or a map of the experts",
     )  # fmt: skip
-    add_output(parser, "table or figure")
+    add_frame(parser)
+    add_output(parser, "answer or figure")
     add_run(parser)
 
 
-def _run(session: Session, args: dict[str, Any]) -> pandas.DataFrame | go.Figure:
-    """Return a table with a row per layer, or a figure."""
+def _run(session: Session, args: dict[str, Any]) -> MeasuresAnswer | pandas.DataFrame | go.Figure:
+    """Return an answer, its table with a row per layer, or a figure."""
     run = selected_run(session, args)
     phase, figure = args.get("phase", "decode"), args.get("figure")
     if figure is None:
-        import pandas
-
-        return pandas.DataFrame(run.measures(None if phase == "all" else phase).rows())
+        found = measures_answer(run.trace, None if phase == "all" else phase)
+        return found.frame if args.get("frame") else found
     if figure == "layers":
         return run.figures.measures(phase)
     if figure == "time":
@@ -46,10 +47,11 @@ def _run(session: Session, args: dict[str, Any]) -> pandas.DataFrame | go.Figure
 
 COMMAND = Command(
     "measures",
-    "measure routing by layer: balance, locality, confidence; as a table or a figure",
+    "how evenly experts are chosen, and how often they come again, by layer",
     _run,
     _arguments,
     call="`run.measures(phase)`; `--figure` is `run.figures.measures(phase)`, `.over_time()`, "
     "`.atlas(labels)`",
     terminal=True,
+    group="research",
 )

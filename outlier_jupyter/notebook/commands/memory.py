@@ -20,4 +20,5 @@ COMMAND = Command(
     _run,
     lambda parser: add_json(parser, "the numbers, in bytes"),
     call="`engine.memory()`",
+    group="watch",
 )

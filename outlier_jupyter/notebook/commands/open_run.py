@@ -26,4 +26,5 @@ COMMAND = Command(
     _arguments,
     call="`outlier_jupyter.Run.load(path)`, `outlier_jupyter.Trace.load(path)`",
     terminal=True,
+    group="watch",
 )

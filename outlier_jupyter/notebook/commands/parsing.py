@@ -58,6 +58,14 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", action="store_true", default=None, help=f"print {what} as JSON")
 
 
+def add_frame(parser: argparse.ArgumentParser) -> None:
+    """Add `--frame`, which returns all numbers."""
+    parser.add_argument(
+        "--frame", action="store_true", default=None,
+        help="return all numbers as a table, not the answer",
+    )  # fmt: skip
+
+
 def add_output(parser: argparse.ArgumentParser, what: str) -> None:
     """Add `-o NAME`, which stores `what`."""
     text = f"store the {what} in a variable"

@@ -36,9 +36,10 @@ def _run(session: Session, args: dict[str, Any]) -> Plan | None:
 
 COMMAND = Command(
     "plan",
-    "show the size of a model, and the cache size to choose, before loading it",
+    "size of a model, and the cache size to choose, before loading it",
     _run,
     _arguments,
     call="`outlier_jupyter.plan(model, …)`",
     terminal=True,
+    group="start",
 )

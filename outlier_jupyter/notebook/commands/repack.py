@@ -35,4 +35,5 @@ COMMAND = Command(
     _arguments,
     call="`outlier_jupyter.repack(model, …)`",
     terminal=True,
+    group="start",
 )

@@ -28,4 +28,5 @@ COMMAND = Command(
     _arguments,
     call="`run.report(path)`",
     terminal=True,
+    group="watch",
 )

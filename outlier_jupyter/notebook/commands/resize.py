@@ -23,8 +23,9 @@ def _run(session: Session, args: dict[str, Any]) -> None:
 
 COMMAND = Command(
     "resize",
-    "change the size of the expert cache; recently used experts stay resident",
+    "change the cache's size; recently used experts stay in RAM",
     _run,
     _arguments,
     call="`engine.resize(cache_gb=…)`",
+    group="start",
 )

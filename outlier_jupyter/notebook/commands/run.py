@@ -50,13 +50,14 @@ def _run(session: Session, args: dict[str, Any]) -> Run | None:
 
 COMMAND = Command(
     "run",
-    "run the rest of the line as a prompt; flags come first",
+    "run the rest of the line as a prompt, after the flags",
     _run,
     _arguments,
     "Run the rest of the line as a prompt and show its routing live.",
     takes_text=True,
     call="`run = engine.generate(prompt, …)`",
     terminal=True,
+    group="start",
 )
 
 

@@ -24,4 +24,5 @@ COMMAND = Command(
     _run,
     _arguments,
     call="`run.save(path)`, `run.trace.save(path)`",
+    group="watch",
 )

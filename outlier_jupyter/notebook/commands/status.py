@@ -26,14 +26,19 @@ def write_status(session: Session, status: Status, json: bool) -> None:
     session.write(f"{as_json(status) if json else status}\n")
 
 
-def _run(session: Session, args: dict[str, Any]) -> None:
-    write_status(session, session.loaded().status(), args.get("json", False))
+def _run(session: Session, args: dict[str, Any]) -> Status | None:
+    status = session.loaded().status()
+    if not args.get("json"):
+        return status
+    write_status(session, status, True)
+    return None
 
 
 COMMAND = Command(
     "status",
-    "show the loaded model and how much of it is resident",
+    "which model is loaded, how full its cache is, how its last run went",
     _run,
     lambda parser: add_json(parser, "the status"),
     call="`engine.status()`",
+    group="watch",
 )

@@ -75,8 +75,9 @@ def _run(session: Session, args: dict[str, Any]) -> Sweep:
 
 COMMAND = Command(
     "sweep",
-    "compare values of top_k, cache size, policy or reader: speed, loss, coherence",
+    "try values of top_k, cache size, policy or reader: speed, loss, coherence",
     _run,
     _arguments,
     call="`outlier_jupyter.sweep(engine, top_k=[…], …)`",
+    group="research",
 )

@@ -39,4 +39,5 @@ COMMAND = Command(
     _arguments,
     call="`run.experts_of(slice(first, last))`, `outlier_jupyter.experts_of(run, tokens)`",
     terminal=True,
+    group="explain",
 )

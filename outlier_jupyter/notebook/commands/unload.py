@@ -20,4 +20,5 @@ COMMAND = Command(
     "close the engine and free its memory",
     _run,
     call="`engine.close()`",
+    group="start",
 )

@@ -25,4 +25,5 @@ COMMAND = Command(
     _run,
     _arguments,
     call="`run.view()`, `run.trace.view()`",
+    group="watch",
 )

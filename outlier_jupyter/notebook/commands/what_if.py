@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...residency.policies import POLICIES
 from ...runs.token_experts import named
+from ...trace.answers import WhatIfAnswer, what_if_answer
 from .command import Command, Session
-from .parsing import add_output, variable
+from .parsing import add_frame, add_output, variable
 from .run_selection import add_run, runs_named, selected_run
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--figure", "--slider", action="store_true", default=None,
-        help="draw curves, not a table; --slider is its old name",
+        help="draw curves; --slider is its old name",
     )  # fmt: skip
     parser.add_argument(
         "--hit-rate", type=float, metavar="SHARE",
@@ -36,12 +37,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--after", action="append", type=variable, metavar="NAME",
         help="a variable that holds an earlier run, to replay first; repeatable, oldest first",
     )  # fmt: skip
-    add_output(parser, "table, figure or number")
+    add_frame(parser)
+    add_output(parser, "answer, figure or number")
     add_run(parser)
 
 
-def _run(session: Session, args: dict[str, Any]) -> pandas.DataFrame | go.Figure | int:
-    """Return a table, a figure, or the number of slots for a hit rate."""
+def _run(
+    session: Session, args: dict[str, Any]
+) -> WhatIfAnswer | pandas.DataFrame | go.Figure | int:
+    """Return an answer, its table, a figure, or the number of slots for a hit rate."""
     run = selected_run(session, args)
     options = {name: args[name] for name in ("slots", "policies") if name in args}
     if args.get("figure"):
@@ -52,18 +56,17 @@ def _run(session: Session, args: dict[str, Any]) -> pandas.DataFrame | go.Figure
     if "hit_rate" in args:
         policy = args.get("policies", ["default"])[0]
         return run.trace.slots_for(args["hit_rate"], policy, after=after)
-    found = run.trace.what_if(**options, after=after)
-    if found.attrs["note"]:
-        session.write(f"Not hit for hit: {found.attrs['note']}.\n")
-    return found
+    found = what_if_answer(run.trace, **options, after=after)
+    return found.frame if args.get("frame") else found
 
 
 COMMAND = Command(
     "what-if",
-    "predict hits, reads and speed of a run for other cache sizes and policies",
+    "what a run would hit and read with another cache size or policy",
     _run,
     _arguments,
     call="`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--figure` is "
     "`run.figures.what_if(slots, policies)`",
     terminal=True,
+    group="explain",
 )

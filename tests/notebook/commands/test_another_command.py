@@ -37,7 +37,8 @@ def test_it_runs_and_refuses_as_every_command(shell_with_it, make_trace) -> None
 
 def test_it_is_in_help_and_completion(shell_with_it) -> None:
     """Its name, its line of help and its flags are there."""
-    assert "the expert that a run used most" in help_text()
+    text = help_text()
+    assert "the expert that a run used most" in text[text.index("\nMore\n") :]
     assert completions("%outlier bus") == [("busiest", "command")]
     assert completions("%outlier busiest --la") == [("--layer", "flag")]
 

@@ -56,4 +56,4 @@ def test_help_is_asked_not_an_exit():
     """`--help` returns the text and does not exit the process."""
     with pytest.raises(HelpRequested, match="--max-tokens"):
         parse(cell_parser(), "--help")
-    assert "%outlier load" in help_text() and "--cache-gb" in help_text()
+    assert "%outlier load" in help_text()

@@ -65,7 +65,8 @@ def test_measures_are_a_table_or_a_figure(ip):
     one = ip.user_ns["one"]
     for words, phase in (("", "decode"), ("--phase prefill ", "prefill"), ("--phase all ", None)):
         found = ip.run_line_magic("outlier", f"measures {words}--run one -o told")
-        assert found.equals(pandas.DataFrame(one.measures(phase).rows()))
+        assert found.frame.equals(pandas.DataFrame(one.measures(phase).rows()))
+        assert found["overlap"] is not None and list(found) == list(found.frame)
         assert ip.user_ns["told"] is found
     titles = {"layers": "Routing by layer", "time": "over the steps", "atlas": "Atlas of experts"}
     for name, title in titles.items():
@@ -126,7 +127,9 @@ def test_what_if_is_a_table_a_figure_or_a_number(ip):
     found = ip.run_line_magic("outlier", f"what-if --hit-rate {rate} --policy lru --run one")
     assert found == one.trace.slots_for(rate, "lru")
     after = ip.run_line_magic("outlier", "what-if --slots 6 --after one --run other")
-    assert after.equals(other.trace.what_if(slots=[6], after=[one.trace]))
+    assert after.frame.equals(other.trace.what_if(slots=[6], after=[one.trace]))
+    frame = ip.run_line_magic("outlier", "what-if --slots 6 --frame --run one")
+    assert isinstance(frame, pandas.DataFrame)
 
 
 def test_the_figure_of_what_if_tells_all_of_a_size(ip):
@@ -134,7 +137,7 @@ def test_the_figure_of_what_if_tells_all_of_a_size(ip):
     one = ip.user_ns["one"]
     found = ip.run_line_magic("outlier", "what-if --slots 6 --slots 12 --policy lru --run one")
     wanted = one.trace.what_if(slots=[6, 12], policies=["lru"])
-    assert found.equals(wanted)
+    assert found.frame.equals(wanted) and found.equals(wanted)
     figure = ip.run_line_magic(
         "outlier", "what-if --slots 6 --slots 12 --policy lru --figure --run one"
     )

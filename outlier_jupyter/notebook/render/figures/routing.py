@@ -43,12 +43,12 @@ UNITS = "units"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
-def measures_figure(trace: Trace, phase: str = "decode") -> go.Figure:
+def measures_figure(trace: Trace, phase: str | None = "decode") -> go.Figure:
     """The measures of one phase by layer, in three panels."""
     figure = make_subplots(rows=3, row_heights=[0.36, 0.36, 0.28], vertical_spacing=0.07,
                            shared_xaxes=True)  # fmt: skip
     phase_number(phase)  # validated before it is part of a title
-    titled_run(figure, trace, f"Routing by layer, {phase}", height=800)
+    titled_run(figure, trace, f"Routing by layer, {phase or 'prefill and decode'}", height=800)
     figure.update_xaxes(title_text="MoE layer", row=3, col=1)
     figure.update_yaxes(title_text="share (0 to 1)", range=[-0.03, 1.03], row=1, col=1)
     figure.update_yaxes(title_text="share (0 to 1)", range=[-0.03, 1.03], row=2, col=1)

@@ -10,7 +10,8 @@ from plotly.subplots import make_subplots
 from ....formatting import three
 from ....paging.interventions import expert_names
 from ....studies.ablate import WHAT, Ablation
-from ....studies.sweep_result import Sweep, setting_text
+from ....studies.answers import setting_text
+from ....studies.sweep_result import Sweep
 from ..palette import EITHER
 from .style import NO_BREAK, UNDER, plain, titled
 

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ....formatting import percent, size_words, three
+from ....formatting import percent, size_words, small, three
 from ....runs.run import Run
+from ....studies.answers import comparison_notes, pairs_table
 from ..class_colours import COLOURS, class_numbers
+from .answer import ANSWER, beside, folded, headline, note, numbers
+from .answer_charts import divergence
 from .explanation import table
 from .page import ROOT, STYLE
 
@@ -45,31 +48,32 @@ SHEET = """
 
 def html(found: Comparison) -> str:
     """The text/html form; everything that came from a model or a user is escaped."""
-    names = ", ".join(found.names)
     class_numbers(found.names)  # numbers the runs in this order
+    likely = found.matrix
+    first = max(found.pairs, key=lambda key: float(np.nan_to_num(likely[key])))
     parts = [
-        f'<div class="{ROOT}"><style>{STYLE}{SHEET}</style>',
-        f"<p><b>Comparison of {escape(names)}</b> "
-        f'<span class="oj-soft">({found.phase or "all"} steps)</span></p>',
+        f'<div class="{ROOT}"><style>{STYLE}{ANSWER}{SHEET}</style>',
+        headline(found.sentence),
+        beside(pairs_table(found), [divergence(found, *first)]),
+        _caches(found),
     ]
-    parts += [f'<p class="oj-warn">{escape(note)}.</p>' for note in found.warnings]
+    parts += [note(each) for each in comparison_notes(found)]
     if len(found.runs) > 2:
-        parts += ["<h4>All pairs</h4>", _matrix(found)]
+        parts.append(folded("All pairs", _matrix(found)))
     pairs = list(found.pairs)
     for i, j in pairs[:PAIRS]:
-        parts += _pair(found, i, j)
+        summary = f"{found.names[i]} against {found.names[j]}: texts, layers, experts"
+        parts.append(folded(summary, "\n".join(_pair(found, i, j))))
     if (more := len(pairs) - PAIRS) > 0:
         parts.append(f'<p class="oj-soft">{more:,} more pairs: .divergence(i, j), .experts(i, j), '
                      ".figure(i, j).</p>")  # fmt: skip
-    parts += ["<h4>With equal caches, prompt and answer together</h4>", _caches(found)]
-    if found.domains:
-        parts.append(f"<p>{found.domains_text()}.</p>")
+    parts.append(folded(*numbers(found.frame)))
     return "\n".join([*parts, "</div>"])
 
 
 def _pair(found: Comparison, i: int, j: int) -> list[str]:
     one, other = found.names[i], found.names[j]
-    parts = [f"<h4>{escape(one)} against {escape(other)}</h4>"]
+    parts: list[str] = []
     prompts, answers = found.aligned(i, j)
     for label, stretches in (("Prompt", prompts), ("Answer", answers)):
         if stretches:
@@ -77,13 +81,13 @@ def _pair(found: Comparison, i: int, j: int) -> list[str]:
     parts.append(f"<p>{escape(found.pair_text(i, j))}.</p>")
     parts.append(_layers(found, i, j))
     rows = [
-        (str(row.layer), str(row.expert), percent(row.first), percent(row.second), three(row.p))
+        (str(row.layer), str(row.expert), percent(row.first), percent(row.second), small(row.p))
         for row in found.experts(i, j)[:EXPERTS]
     ]
     if rows:
         head = ("layer", "expert", f"share in {one}", f"in {other}", "corrected p")
         parts.append(
-            _folded(f"Experts that differ ({len(rows)} most significant)", table(head, rows))
+            folded(f"Experts that differ ({len(rows)} most significant)", table(head, rows))
         )
     run = found.runs[i]
     tokens = [
@@ -93,7 +97,7 @@ def _pair(found: Comparison, i: int, j: int) -> list[str]:
     ]  # fmt: skip
     if tokens:
         rows_of_tokens = table((f"step of {one}", "token", "bits per choice"), tokens)
-        parts.append(_folded(f"Tokens of {one} routed least like {other}", rows_of_tokens))
+        parts.append(folded(f"Tokens of {one} routed least like {other}", rows_of_tokens))
     return parts
 
 
@@ -126,11 +130,11 @@ def _layers(found: Comparison, i: int, j: int) -> str:
         value = float(pair.excess[layer])
         wide = 0 if np.isnan(value) else max(0.0, 120 * value / top)
         bar = f'<span class="oj-bar" style="width:{wide:.0f}px"></span>'
-        interval = f"{three(float(pair.low[layer]))} to {three(float(pair.high[layer]))}"
+        interval = f"{small(float(pair.low[layer]))} to {small(float(pair.high[layer]))}"
         finding = "beyond chance" if layer in sure else "within chance"
         rows.append(
-            f"<tr><td>{layer}</td><td>{bar}{three(value)}</td><td>{interval}</td>"
-            f"<td>{three(float(pair.q[layer]))}</td><td>{finding}</td></tr>"
+            f"<tr><td>{layer}</td><td>{bar}{small(value)}</td><td>{interval}</td>"
+            f"<td>{small(float(pair.q[layer]))}</td><td>{finding}</td></tr>"
         )
     head = "".join(
         f"<th>{name}</th>"
@@ -140,14 +144,14 @@ def _layers(found: Comparison, i: int, j: int) -> str:
         f'<div class="oj-wide"><table class="oj-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
-    return _folded(f"Layer by layer ({len(sure)} of {len(pair.js)} beyond chance)", body)
+    return folded(f"Layer by layer ({len(sure)} of {len(pair.js)} beyond chance)", body)
 
 
 def _matrix(found: Comparison) -> str:
     order = found.order()
     values = found.matrix
     rows = [
-        (found.names[i], *("–" if i == j else three(float(values[i, j])) for j in order))
+        (found.names[i], *("–" if i == j else small(float(values[i, j])) for j in order))
         for i in order
     ]
     note = '<p class="oj-soft">mean bits above chance, similar runs next to each other</p>'
@@ -156,17 +160,12 @@ def _matrix(found: Comparison) -> str:
 
 def _caches(found: Comparison) -> str:
     rows = [
-        (name, f"{start.resident:,} of {start.slots:,} slots, "
-         f"{percent(start.useful)} of what it used",
-         f"{percent(cold.hit_rate)} hits, {size_words(cold.nbytes)} in {cold.reads:,} reads",
-         f"{percent(warm.hit_rate)} hits, {size_words(warm.nbytes)} in {warm.reads:,} reads")
+        (name, f"{start.resident:,} of {start.slots:,}; {percent(start.useful)} of what it used",
+         f"{percent(cold.hit_rate)}, {size_words(cold.nbytes)} read",
+         f"{percent(warm.hit_rate)}, {size_words(warm.nbytes)} read")
         for name, start, cold, warm in zip(found.names, found.starting_caches, found.cold,
                                            found.warm, strict=True)
     ]  # fmt: skip
-    head = ("run", "resident when it began", f"LRU of {found.slots:,} slots, from empty",
-            f"from what {found.names[0]} began with")  # fmt: skip
+    head = ("run", "resident when it began", f"hit rate, LRU of {found.slots:,} slots",
+            f"the same, as {found.names[0]} began")  # fmt: skip
     return table(head, rows)
-
-
-def _folded(summary: str, body: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{body}</details>"
