@@ -91,7 +91,7 @@ class EngineClosed(OutlierError):
 
 
 class EngineBusy(OutlierError):
-    """A stream is open on the engine, or the run stopped waiting for its turn."""
+    """A stream is open on the engine, or the run was stopped while it waited for another one."""
 
 
 def place(path: str | os.PathLike[str], most: int = 90) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from ..runs.run import Interrupted, Run
-from .turns import POLL_S
+from .run_lock import POLL_S
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AsyncRun:
-    """One run of `engine`; it can be stopped while it waits for its turn, too."""
+    """One run of `engine`; it can be stopped while it waits for another run, too."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._stopped = engine, threading.Event()
@@ -36,7 +36,7 @@ class AsyncRun:
 
     def _run(self, prompt: Prompt, options: dict[str, Any]) -> Run:
         self._thread = threading.get_ident()
-        with self._engine.turns.ending(self._stopped.is_set):
+        with self._engine.run_lock.ends_by_itself(self._stopped.is_set):
             try:
                 return self._engine.generate(prompt, **options)
             except Interrupted as stop:
@@ -44,5 +44,5 @@ class AsyncRun:
 
     def _stop(self) -> None:
         self._stopped.set()
-        if self._engine.turns.of(self._thread):
+        if self._engine.run_lock.owned_by(self._thread):
             self._engine.stop()

@@ -42,14 +42,14 @@ def close(engine: Engine) -> None:
         engine.closed = True  # its files and memory belong to the parent process
         return
     with deferred() as interrupts:
-        if not engine.turns.take_last(STOP_WAIT_S, interrupts):
+        if not engine.run_lock.acquire_for_good(STOP_WAIT_S, interrupts):
             if interrupts.noted:
                 return  # raised when the block ends
             raise EngineBusy("a stream is still open on this engine: close it, then the engine")
         try:
             _free(engine)
         finally:
-            engine.turns.leave()
+            engine.run_lock.release()
 
 
 _alive: WeakSet[Engine] = WeakSet()
@@ -76,9 +76,9 @@ def free_unreachable() -> None:
 def _end_runs() -> None:
     for engine in list(_alive):
         if not engine.closed and engine._process == os.getpid():
-            wait = STOP_WAIT_S if engine.turns.must_wait else STREAM_WAIT_S
+            wait = STOP_WAIT_S if engine.run_lock.must_wait else STREAM_WAIT_S
             engine.stop()
-            engine.turns.end_with_process(wait)
+            engine.run_lock.acquire_at_exit(wait)
 
 
 def _free(engine: Engine) -> None:

@@ -267,7 +267,7 @@ class Decoding:
         )
 
 
-class Begun:
+class StartedRun:
     """A started run: iterating over `steps` decodes it; `run` is its result."""
 
     def __init__(

@@ -1,7 +1,7 @@
 """The engine: a loaded model with its experts on disk; it generates text and reports its state.
 
 `load.py` makes one; `decode.py` is the decode loop. This module does the work around a run: encode
-the prompt, find the KV cache, wait for the turn, connect subscribers, and keep the result however
+the prompt, find the KV cache, wait for the lock, connect subscribers, and keep the result however
 the run ends.
 """
 
@@ -37,8 +37,8 @@ from ..trace import TraceInfo
 from ..trace.recorder import Recorder
 from .async_run import AsyncRun
 from .close import at_exit, check_process, close
-from .decode import Begun as Begun
 from .decode import Decoding
+from .decode import StartedRun as StartedRun
 from .event_bus import EventBus
 from .kv_cache import KVCache, KVCaches, changed_by
 from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
@@ -47,10 +47,10 @@ from .prefill_chunk import Costs, choose_chunk
 from .prompts import Encoded, Prompt, check_length, context_of, encode
 from .reference import Reference
 from .routing_options import RoutingOptions
+from .run_lock import RunLock
 from .status import Status
 from .threads import leave_thread as leave_thread
 from .threads import thread_cleanup
-from .turns import Turns
 from .vocabulary import Vocabulary
 
 EXPECTED_STEPS = 4096
@@ -96,7 +96,7 @@ class Engine:
         self._clock = clock
         self._stop = threading.Event()
         self._bus = EventBus(self._stop.set)
-        self.turns, self._process = Turns(), os.getpid()
+        self.run_lock, self._process = RunLock(), os.getpid()
         self._interrupts = Interrupts(self._stop_mine, self._bus.in_a_sink)
         self._needs, self._ram_gb = needs, ram_gb
         self._kv_caches = KVCaches(model, round(options.kept_kv_gb * 1e9))
@@ -125,14 +125,14 @@ class Engine:
             OptionError, EngineBusy, EngineClosed, ReadFailed: the engine stays as it was.
             CheckpointChanged: a file was written to since the model was loaded; load it again.
         """
-        begun = begin(self, prompt, options)
-        with self.turns.ending(), self._interrupts:
-            for _ in begun.steps:
+        started = start_run(self, prompt, options)
+        with self.run_lock.ends_by_itself(), self._interrupts:
+            for _ in started.steps:
                 pass
-            assert begun.run is not None
+            assert started.run is not None
             if self._interrupts.noted:  # after the last step
-                raise Interrupted(begun.run)
-        return begun.run
+                raise Interrupted(started.run)
+        return started.run
 
     async def agenerate(self, prompt: Prompt, **options: Any) -> Run:
         """`generate` for async code: the event loop stays free while a thread decodes.
@@ -149,16 +149,16 @@ class Engine:
         Arguments and errors are those of `generate`. Leaving the loop early ends the run as
         interrupted.
         """
-        return begin(self, prompt, options).steps
+        return start_run(self, prompt, options).steps
 
     def stop(self) -> None:
         """Stop the run under way before its next layer. Any thread may call it."""
-        if self.turns.taken:
+        if self.run_lock.locked:
             self._stop.set()
 
     def _stop_mine(self) -> None:
         """As `stop`, if the run is the calling thread's; a waiting thread stops no other's run."""
-        if self.turns.mine:
+        if self.run_lock.owned:
             self._stop.set()
 
     def subscribe(self, sink: Sink, *kinds: type[Event]) -> Callable[[], None]:
@@ -189,7 +189,7 @@ class Engine:
             EngineBusy, EngineClosed.
         """
         options = replace(resized(self.options, cache_gb, cache_experts), force=force)
-        with deferred() as interrupts, self.turns.ending(), self._alone(interrupts):
+        with deferred() as interrupts, self.run_lock.ends_by_itself(), self._alone(interrupts):
             options = _fitted(self, options)
             resize(self._installed, float(options.cache_gb), options.cache_experts)
             self.options = options
@@ -236,9 +236,9 @@ class Engine:
 
     @contextmanager
     def _alone(self, interrupts: Interrupts | None = None) -> Iterator[None]:
-        """Take the engine's turn: one run, or one change of the engine, at a time."""
+        """Take the lock: one run, or one change of the engine, at a time."""
         check_process(self)
-        self.turns.take(interrupts or self._interrupts)
+        self.run_lock.acquire(interrupts or self._interrupts)
         thread_cleanup.begin()
         try:
             if self.closed:
@@ -253,7 +253,7 @@ class Engine:
                 self._kv_caches.end()
                 self._bus.end()
             finally:
-                self.turns.leave()
+                self.run_lock.release()
 
     def _run(
         self, prompt: Encoded, options: GenerateOptions, finished: list[Run]
@@ -308,7 +308,7 @@ class Engine:
         keep(decoding.finish_reason)
 
 
-def begin(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Begun:
+def start_run(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> StartedRun:
     """A run that decodes as its steps are taken; arguments and errors as of `Engine.stream`."""
     if engine.closed:
         raise EngineClosed("this engine was closed: load the model again")
@@ -319,7 +319,7 @@ def begin(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Begun:
     if not engine.options.force:
         check_prompt(length, settings, engine._needs, engine._ram_gb, kept)
     finished: list[Run] = []
-    return Begun(engine._interrupts, engine._run(prepared, settings, finished), finished)
+    return StartedRun(engine._interrupts, engine._run(prepared, settings, finished), finished)
 
 
 def _decoding(

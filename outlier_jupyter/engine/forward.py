@@ -47,7 +47,7 @@ def logits_of(
     try:
         with ExitStack() as stack:
             stack.enter_context(engine._interrupts)
-            stack.enter_context(engine.turns.ending())
+            stack.enter_context(engine.run_lock.ends_by_itself())
             stack.enter_context(engine._alone())
             stack.enter_context(routing)
             for pager in pagers if sink is not None else ():

@@ -132,12 +132,12 @@ def _opened(
     undo: ExitStack,
 ) -> Engine:
     """The engine, with its experts preloaded; `undo` closes what was opened."""
-    native, override = _top_k(folder.config, options.top_k, model)
+    own_top_k, override = _top_k(folder.config, options.top_k, model)
     opened = open_model(folder, override, options.force)
     module, config, checkpoint, switches = opened
-    undo.callback(_give_up, module)
-    options, needs, bound = _fitted(opened, options, replacing)
-    fast = _begin_native(module, options.kernels, undo)
+    undo.callback(_free_failed, module)
+    options, needs, ram_gb = _fitted(opened, options, replacing)
+    native = _begin_native(module, options.kernels, undo)
     tokenizer = open_tokenizer(folder, config)
     _check_top_k(options.top_k, switches)
     _warn_if_not_paged(model, config, module)
@@ -154,9 +154,9 @@ def _opened(
         installed = install(module, switches, slots, reader, executor, clock, options)
         undo.callback(installed.release)
     _read_dense(module, checkpoint, reader)
-    if fast:
-        fast.finish(options.quiet)
-    info = _info(model, switches, sum(slots.values()), reader, options, native)
+    if native:
+        native.finish(options.quiet)
+    info = _info(model, switches, sum(slots.values()), reader, options, own_top_k)
     info = replace(info, **_measured(config, checkpoint, module, rate))
     with deferred():
         engine = Engine(
@@ -168,9 +168,9 @@ def _opened(
             installed=installed,
             reader=reader,
             executor=executor,
-            costs=_costs(config, switches, options.top_k or native, fast),
+            costs=_costs(config, switches, options.top_k or own_top_k, native),
             needs=needs,
-            ram_gb=bound,
+            ram_gb=ram_gb,
             clock=clock,
         )
         undo.pop_all()
@@ -206,7 +206,7 @@ def _check_files(checkpoint: Checkpoint, reader: Reader) -> None:
         )
 
 
-def _give_up(module: nn.Module) -> None:
+def _free_failed(module: nn.Module) -> None:
     """Free a model's weights even if a traceback, say, still references the model."""
     release(module)
     give_back()
@@ -239,13 +239,13 @@ def _begin_native(module: nn.Module, kernels: str, undo: ExitStack) -> Native | 
     Raises:
         UnsupportedModel: MLX would have to compute experts that it cannot on this device.
     """
-    fast = native_part(module) if native_wanted(kernels) else None
-    left = [(at, m) for at, m in switch_modules(module) if not (fast and fast.computes(m))]
+    native = native_part(module) if native_wanted(kernels) else None
+    left = [(at, m) for at, m in switch_modules(module) if not (native and native.computes(m))]
     check_device(module, left)
-    if fast:
-        undo.callback(fast.cancel)
-        fast.begin()
-    return fast
+    if native:
+        undo.callback(native.cancel)
+        native.begin()
+    return native
 
 
 def read_all_experts(engine: Engine) -> None:
@@ -288,7 +288,7 @@ def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None, qu
 
 
 def _costs(
-    config: dict[str, Any], switches: Sequence[MoeSwitch], top_k: int | None, fast: Native | None
+    config: dict[str, Any], switches: Sequence[MoeSwitch], top_k: int | None, native: Native | None
 ) -> Costs:
     """The bytes of activations per prompt token, in the widest layer."""
     text = config.get("text_config")
@@ -303,11 +303,11 @@ def _costs(
         width=max((out for name, out in outs if name not in last), default=0),
         heads=heads if isinstance(heads, int) else 0,
         fused=mx.default_device() == mx.gpu,
-        bounded=fast is not None and fast.attends,
+        bounded=native is not None and native.attends,
     )
 
 
-def native_top_k(config: dict[str, Any]) -> int | None:
+def own_top_k_of(config: dict[str, Any]) -> int | None:
     """The model's own number of experts per token from its config; None if it has none."""
     return _top_k(config, None, "")[0]
 
@@ -346,18 +346,18 @@ def _info(
     slots: int,
     reader: Reader,
     options: LoadOptions,
-    native: int | None,
+    own_top_k: int | None,
 ) -> TraceInfo:
     changed = ""
-    if options.top_k is not None and options.top_k != native:
-        changed = f"top-k {options.top_k} in place of the model's {native}"
+    if options.top_k is not None and options.top_k != own_top_k:
+        changed = f"top-k {options.top_k} in place of the model's {own_top_k}"
     compiled = native_wanted(options.kernels)
     return TraceInfo(
         model=model,
         layer_names=tuple(switch.path for switch in switches),
         experts_per_layer=tuple(switch.experts for switch in switches),
         expert_nbytes=tuple(switch.expert_nbytes for switch in switches),
-        native_top_k=native,
+        native_top_k=own_top_k,
         slots=slots,
         reader=reader.name,
         reader_note=reader.note,

@@ -27,7 +27,7 @@ from ..system import hub
 from ..system.memory_info import Machine
 from ..values import boolean, checked, path, refused, text
 from .engine import Engine
-from .load import native_top_k, probed_of
+from .load import own_top_k_of, probed_of
 from .memory_budget import SPARED, MemoryBounds, Needs, best_nbytes, least_nbytes, needs_of, up
 from .open_checkpoint import Opened, open_model
 from .prompts import context_of
@@ -234,7 +234,7 @@ def _plan(
 ) -> Plan:
     switches = opened.switches
     nbytes = tuple(switch.expert_nbytes for switch in switches)
-    top_k = probed.top_k if probed else (native_top_k(opened.config) or 1,) * len(switches)
+    top_k = probed.top_k if probed else (own_top_k_of(opened.config) or 1,) * len(switches)
     sizes, best = _sizes(switches, top_k, needs, room)
     return Plan(
         model=model,

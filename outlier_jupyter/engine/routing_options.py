@@ -27,20 +27,20 @@ class RoutingOptions:
 
     Args:
         experts_per_layer: of the MoE layers.
-        native: experts per token from the model's config; `loaded`, from `load(top_k=…)`.
+        own_top_k: experts per token from the model's config; `loaded`, from `load(top_k=…)`.
     """
 
     def __init__(
         self,
         routing_override: RoutingOverride,
         experts_per_layer: Sequence[int],
-        native: int | None,
+        own_top_k: int | None,
         loaded: int | None,
     ) -> None:
         self._routing_override = routing_override
         self._experts = tuple(experts_per_layer)
-        self._native = native
-        self._loaded = loaded or native
+        self._own_top_k = own_top_k
+        self._loaded = loaded or own_top_k
         self._around: dict[str, Any] = {}
 
     @contextmanager
@@ -78,9 +78,9 @@ class RoutingOptions:
             self._around = before
 
     @property
-    def native(self) -> dict[str, Any]:
+    def own(self) -> dict[str, Any]:
         """The run options that restore the model's own routing, whatever `load` changed."""
-        return {} if self._loaded == self._native else {"top_k": self._native}
+        return {} if self._loaded == self._own_top_k else {"top_k": self._own_top_k}
 
     def merged(self, options: dict[str, Any]) -> dict[str, Any]:
         """A run's options, on top of those of the `engine.routing` blocks around it."""
@@ -102,7 +102,7 @@ class RoutingOptions:
         Raises:
             OptionError: an expert that does not exist, or too few are left.
         """
-        if self._native == 1 and options.top_k not in (None, 1):
+        if self._own_top_k == 1 and options.top_k not in (None, 1):
             raise OptionError(
                 f"top_k={options.top_k} cannot be used: this model was made for one expert per "
                 "token, and may multiply its input by the router's weight"
@@ -115,7 +115,7 @@ class RoutingOptions:
 
     def exact(self) -> AbstractContextManager[None]:
         """Route as the model itself does, within the block, whatever `load` changed."""
-        return self._routing_override.applied(Intervention(**self.native))
+        return self._routing_override.applied(Intervention(**self.own))
 
     def words(self, options: GenerateOptions) -> list[str]:
         """Reasons why a run's routing differs from the model's own; empty if it does not."""
@@ -123,4 +123,4 @@ class RoutingOptions:
             return []
         if not options.top_k:
             options = replace(options, top_k=self._loaded)
-        return Intervention.of(options, self._experts).phrases(self._native)
+        return Intervention.of(options, self._experts).phrases(self._own_top_k)

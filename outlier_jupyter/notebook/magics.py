@@ -151,7 +151,7 @@ class OutlierMagics(Magics):
         if args.pop("fill", None):
             prompt = fill(prompt, self.shell.user_ns)
         engine = self.loaded()
-        if engine.turns.must_wait:
+        if engine.run_lock.must_wait:
             sys.stdout.write("Waiting for another run of this engine to end.\n")
         runs: list[Run] = []
         try:

@@ -42,7 +42,7 @@ class Intervention:
     def __bool__(self) -> bool:
         return bool(self.mask or self.force or self.boost or self.top_k or self.temperature != 1.0)
 
-    def phrases(self, native_top_k: int | None = None) -> list[str]:
+    def phrases(self, own_top_k: int | None = None) -> list[str]:
         """What it changes, in a few words each; empty if it changes nothing."""
         phrases = []
         if self.mask:
@@ -55,8 +55,8 @@ class Intervention:
                 f"{min(values):+g}" if len(values) == 1 else f"{min(values):+g} to {max(values):+g}"
             )
             phrases.append(f"{expert_names(self.boost)} boosted by {by}")
-        if self.top_k is not None and self.top_k != native_top_k:
-            phrases.append(f"top-k {self.top_k} in place of the model's {native_top_k}")
+        if self.top_k is not None and self.top_k != own_top_k:
+            phrases.append(f"top-k {self.top_k} in place of the model's {own_top_k}")
         if self.temperature != 1.0:
             phrases.append(f"router temperature {self.temperature:g}")
         return phrases
@@ -66,12 +66,12 @@ class Intervention:
         cls,
         options: GenerateOptions,
         experts_per_layer: Sequence[int],
-        native_top_k: int | None = None,
+        own_top_k: int | None = None,
     ) -> Intervention:
         """The intervention that the options of a run request.
 
         Args:
-            native_top_k: the experts per token that the model chooses by itself.
+            own_top_k: the experts per token that the model chooses by itself.
 
         Raises:
             OptionError: an expert does not exist, is both masked and forced, or too few are left.
@@ -80,10 +80,10 @@ class Intervention:
             mask=frozenset(parse_experts("mask", options.mask, experts_per_layer)),
             force=frozenset(parse_experts("force", options.force, experts_per_layer)),
             boost=_boosts(options.boost, experts_per_layer),
-            top_k=None if options.top_k == native_top_k else options.top_k,
+            top_k=None if options.top_k == own_top_k else options.top_k,
             temperature=float(options.router_temperature),
         )
-        found._check(experts_per_layer, options.top_k or native_top_k or 1)
+        found._check(experts_per_layer, options.top_k or own_top_k or 1)
         return found
 
     def _check(self, experts_per_layer: Sequence[int], k: int) -> None:

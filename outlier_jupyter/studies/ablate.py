@@ -306,7 +306,7 @@ def _texts(
             more = ids_of(engine.tokenizer, text, add_special_tokens=False) if text else []
         else:
             with engine.routing.plain():
-                run = own_run(engine, prompt, **options, **engine.routing.native)
+                run = own_run(engine, prompt, **options, **engine.routing.own)
             text, more = run.text, run.tokens.tolist()
         found.append((text, ids + more, len(ids)))
     return found
@@ -338,7 +338,7 @@ def _draw(
 
 def _score(engine: Engine, bar: Any, scorer: Scorer, mask: Iterable[ExpertKey]) -> Scores:
     with engine.routing.plain():
-        found = scorer.scores(mask=[tuple(key) for key in mask], **engine.routing.native)
+        found = scorer.scores(mask=[tuple(key) for key in mask], **engine.routing.own)
     bar.update()
     return found
 

@@ -245,8 +245,8 @@ def _runs(
             if at not in own:
                 loaded = engine.options.top_k or engine.info.native_top_k
                 exact = (setting.get("top_k") or loaded) == engine.info.native_top_k
-                native = plan.options | engine.routing.native
-                mine = run if exact else _complete_run(engine, prompt, native)
+                options = plan.options | engine.routing.own
+                mine = run if exact else _complete_run(engine, prompt, options)
                 own[at] = float(_scored(engine, mine).exact.log_probability.mean())
             yield _row(engine, run, setting, (at, number, begun), own[at])
 

@@ -57,9 +57,9 @@ def test_a_shard_that_is_written_to_ends_the_run_with_a_sentence(folder, kind, s
     """The partial run is kept and names the cause; later runs are refused until a new load."""
     with outlier_jupyter.load(folder, cache_experts=3, reader=kind, quiet=True) as engine:
         engine.tokenizer.eos_token_ids = set()
-        with pytest.raises(CheckpointChanged, match=rf"{SHARD}.* load the model again") as said:
+        with pytest.raises(CheckpointChanged, match=rf"{SHARD}.* load the model again") as refused:
             run_with(engine, lambda: spoil(folder / SHARD))
-        assert len(str(said.value)) <= 300
+        assert len(str(refused.value)) <= 300
         kept = engine.last_run
         assert kept.finish_reason == "error" and kept.generated >= 3
         assert SHARD in kept.trace.info.changed_output
@@ -137,9 +137,9 @@ def test_a_shard_that_changes_while_it_is_loaded_is_refused(folder, monkeypatch,
     """A change between the header and the first token is detected, and nothing of it is used."""
     real = getattr(loading, step)
 
-    def spoilt(*given, **named):
+    def spoilt(*args, **kwargs):
         spoil(folder / SHARD)
-        return real(*given, **named)
+        return real(*args, **kwargs)
 
     monkeypatch.setattr(loading, step, spoilt)
     if (step, spoil) == ("install", replace):  # all files are open by then
@@ -153,11 +153,11 @@ def test_weights_that_the_disk_does_not_give_are_one_sentence(folder, monkeypatc
     """The error has MLX's message and the folder's name."""
     real = loading.install
 
-    def fail(*given):
+    def fail(*args):
         raise RuntimeError("[read] Unable to read from file.")
 
-    def installed(*given):
-        found = real(*given)
+    def installed(*args):
+        found = real(*args)
         monkeypatch.setattr(loading.mx, "eval", fail)
         return found
 

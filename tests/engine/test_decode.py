@@ -9,11 +9,11 @@ import outlier_jupyter
 from outlier_jupyter.engine import decode as decoding
 
 
-def test_a_sampler_that_lost_its_library_is_asked_again_and_says_the_same(tiny, monkeypatch):
+def test_a_sampler_that_lost_its_library_is_called_again_with_the_same_result(tiny, monkeypatch):
     """MLX compiles into a folder that all processes share, where one can delete another's file."""
 
-    def make(*given, **named):
-        sampler, losses = make_sampler(*given, **named), iter([True])
+    def make(*args, **kwargs):
+        sampler, losses = make_sampler(*args, **kwargs), iter([True])
 
         def losing(logits):
             token = sampler(logits)
@@ -23,9 +23,9 @@ def test_a_sampler_that_lost_its_library_is_asked_again_and_says_the_same(tiny, 
 
         return losing
 
-    asked = {"temperature": 1.0, "seed": 3, "max_tokens": 8}
+    options = {"temperature": 1.0, "seed": 3, "max_tokens": 8}
     with outlier_jupyter.load(tiny, cache_experts=5) as engine:
-        expected = engine.generate("What is an expert?", **asked)
+        expected = engine.generate("What is an expert?", **options)
         monkeypatch.setattr(decoding, "make_sampler", make)
-        again = engine.generate("What is an expert?", **asked)
+        again = engine.generate("What is an expert?", **options)
     np.testing.assert_array_equal(again.tokens, expected.tokens)

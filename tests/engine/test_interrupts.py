@@ -94,10 +94,10 @@ def test_an_interrupt_when_all_is_made_is_not_swallowed(small):
 
 def test_a_subscriber_that_hangs_can_be_interrupted(small):
     """The second Ctrl-C ends only that call: the run is kept, and RunDone still arrives."""
-    heard = []
+    received = []
 
     def hang(event):
-        heard.append(type(event))
+        received.append(type(event))
         if isinstance(event, StepDone):
             for _ in range(2):
                 signal.raise_signal(signal.SIGINT)
@@ -107,7 +107,7 @@ def test_a_subscriber_that_hangs_can_be_interrupted(small):
     with python_s_handler(), pytest.raises(Interrupted):
         small.generate(PROMPT, max_tokens=5)
     unsubscribe()
-    assert heard == [StepDone, RunDone]
+    assert received == [StepDone, RunDone]
     assert small.generate(PROMPT, max_tokens=2).generated == 2
 
 

@@ -80,11 +80,13 @@ def test_a_second_turn_goes_on_from_the_cache_as_mlx_lm_s_would(name, engine, un
     logprobs.clear()
     second = engine.generate(more, raw=True, max_tokens=6, reuse_kv=True, **options)
 
-    given = {k: v for k, v in SETTINGS[name].items() if k != "max_kv_size"}
+    settings = {k: v for k, v in SETTINGS[name].items() if k != "max_kv_size"}
     kv = make_prompt_cache(unpaged, SETTINGS[name].get("max_kv_size"))
     tokens = engine.tokenizer.encode(TEXT)
-    told, _ = by_mlx_lm(unpaged, tokens, 6, prompt_cache=kv, prefill_step_size=32, **given)
-    assert told == first.tokens.tolist()
+    tokens_of_mlx_lm, _ = by_mlx_lm(
+        unpaged, tokens, 6, prompt_cache=kv, prefill_step_size=32, **settings
+    )
+    assert tokens_of_mlx_lm == first.tokens.tolist()
     # mlx-lm computes one step ahead, so it has already read its last token; the engine has not.
     rest = engine.tokenizer.encode(more)[len(tokens) + 5 :]
     if kv[0].is_trimmable():
@@ -94,7 +96,9 @@ def test_a_second_turn_goes_on_from_the_cache_as_mlx_lm_s_would(name, engine, un
     read = int((second.trace.phase == 0).sum())
     assert 0 < read <= len(rest) + 1 < len(tokens)
     if kv[0].is_trimmable():
-        expected, rows = by_mlx_lm(unpaged, rest, 6, prompt_cache=kv, prefill_step_size=32, **given)
+        expected, rows = by_mlx_lm(
+            unpaged, rest, 6, prompt_cache=kv, prefill_step_size=32, **settings
+        )
         assert second.tokens.tolist() == expected
         assert np.array_equal(np.stack(logprobs), rows)
 
@@ -111,7 +115,7 @@ def test_caches_of_different_kinds_are_not_mixed(engine):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "label"),
     [
         ({}, ""),
         ({"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": 0}, "KV cache of 8 bits"),
@@ -122,10 +126,10 @@ def test_caches_of_different_kinds_are_not_mixed(engine):
         ({"max_kv_size": 100}, ""),
     ],
 )  # fmt: skip
-def test_what_changes_the_output_is_labelled(options, said, engine):
+def test_what_changes_the_output_is_labelled(options, label, engine):
     """The trace has a label exactly when the cache was quantised or dropped tokens."""
     run = engine.generate("x" * 30, raw=True, max_tokens=4, **options)
-    assert run.trace.info.changed_output == said
+    assert run.trace.info.changed_output == label
 
 
 @pytest.mark.parametrize(

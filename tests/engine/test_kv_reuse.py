@@ -28,7 +28,7 @@ TURNS = {
 TOKENS = 7
 
 
-def asked(name: str, turn: int) -> list[dict[str, str]]:
+def conversation(name: str, turn: int) -> list[dict[str, str]]:
     """The messages of a conversation up to and with a turn's question."""
     messages = []
     for question, answer in TURNS[name][: turn + 1]:
@@ -84,7 +84,7 @@ def test_two_conversations_with_reused_kv_caches_are_exact(model_type, slots, ch
         for turn in range(3):
             for name in TURNS:
                 seen.clear()
-                run = engine.generate(asked(name, turn), max_tokens=TOKENS, reuse_kv=True)
+                run = engine.generate(conversation(name, turn), max_tokens=TOKENS, reuse_kv=True)
                 prompt = engine.tokenizer.encode(run.encoded, add_special_tokens=False)
                 ids, rows, shared = unpaged.answer(prompt)
                 made = len(run.tokens)  # fewer than TOKENS where the end of turn was sampled

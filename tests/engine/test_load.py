@@ -42,7 +42,7 @@ def own(tiny: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny, tmp_path / "model")
 
 
-def fail(*given: object, **named: object) -> None:
+def fail(*args: object, **kwargs: object) -> None:
     raise RuntimeError("broken")
 
 
@@ -97,26 +97,26 @@ def test_a_load_can_be_interrupted_anywhere(own):
         assert engine.generate("Hello", max_tokens=2).generated == 2
 
 
-def without_a_layer(told: dict) -> None:
-    del told["plans"][1]
+def without_a_layer(manifest_data: dict) -> None:
+    del manifest_data["plans"][1]
 
 
-def with_another_key(told: dict) -> None:
-    told["plans"][0]["another"] = 1
+def with_another_key(manifest_data: dict) -> None:
+    manifest_data["plans"][0]["another"] = 1
 
 
 DAMAGES = {
-    "no sums": lambda told: told.pop("sums"),
-    "empty sums": lambda told: told.update(sums=[]),
-    "a sum too few": lambda told: told["sums"][0].pop(),
-    "sums that are none": lambda told: told.update(sums=[["x"] * 8] * 3),
-    "no plans": lambda told: told.update(plans=[]),
+    "no sums": lambda manifest_data: manifest_data.pop("sums"),
+    "empty sums": lambda manifest_data: manifest_data.update(sums=[]),
+    "a sum too few": lambda manifest_data: manifest_data["sums"][0].pop(),
+    "sums that are none": lambda manifest_data: manifest_data.update(sums=[["x"] * 8] * 3),
+    "no plans": lambda manifest_data: manifest_data.update(plans=[]),
     "a plan too few": without_a_layer,
     "a key too many": with_another_key,
-    "a key too few": lambda told: told["plans"][0].pop("stride"),
-    "a number that is none": lambda told: told["plans"][0].update(stride="wide"),
-    "a size below zero": lambda told: told["plans"][0].update(stride=-4096),
-    "no source": lambda told: told.pop("source"),
+    "a key too few": lambda manifest_data: manifest_data["plans"][0].pop("stride"),
+    "a number that is none": lambda manifest_data: manifest_data["plans"][0].update(stride="wide"),
+    "a size below zero": lambda manifest_data: manifest_data["plans"][0].update(stride=-4096),
+    "no source": lambda manifest_data: manifest_data.pop("source"),
 }
 
 
@@ -133,10 +133,10 @@ def test_damaged_records_are_passed_by_with_a_note(own, damage):
     elif damage == "a folder":
         file.mkdir()
     else:
-        told = json.loads(manifest)
+        manifest_data = json.loads(manifest)
         if damage in DAMAGES:
-            DAMAGES[damage](told)
-        new = {"no JSON": b"{", "a list": b"[]"}.get(damage, json.dumps(told).encode())
+            DAMAGES[damage](manifest_data)
+        new = {"no JSON": b"{", "a list": b"[]"}.get(damage, json.dumps(manifest_data).encode())
         end = FOOTER.pack(len(new), zlib.crc32(new), b"outlrec1")
         file.write_bytes(text[: -FOOTER.size - length] + new + end)
     with outlier_jupyter.load(own, cache_experts=5, quiet=True) as engine:

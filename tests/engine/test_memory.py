@@ -73,7 +73,7 @@ def worked(tmp_path_factory):
     return json.loads(out.stdout.splitlines()[-1])
 
 
-def test_a_process_takes_what_was_asked_and_no_more(worked):
+def test_a_process_takes_the_requested_memory_and_no_more(worked):
     """Its peak grows by dense weights, cache, KV cache and little else, not by all experts."""
     before, peak, reads, use = worked
     assert reads > 300  # it did page: 239 kB each, more than the cache has room for
@@ -94,7 +94,7 @@ def test_the_parts_add_up_to_what_the_system_reports(worked):
     assert use["mlx_cache"] <= MLX_CACHE_NBYTES
 
 
-def test_parts_move_with_what_is_held(tiny):
+def test_parts_of_memory_move_with_what_is_in_use(tiny):
     """The run's KV cache counts during the run, kept ones after it, and the user's arrays apart."""
     with outlier_jupyter.load(tiny, cache_experts=5, reader="direct") as engine:
         before = engine.memory()
@@ -125,8 +125,8 @@ def test_the_table_has_a_row_for_each_part():
     """Each row has a size with its unit and a share of the process; one row is the difference."""
     use = MemoryUse(1, 2, 3, 4, 5, 6, 7, 8, python=500_000, process=1_000_000)
     rows = str(use).splitlines()
-    told = {row[:22].strip(): float(row.split()[-2]) / 100 for row in rows}
-    assert told["trace of the last run"] == 8e-6 and told["dense weights"] == 1e-6
+    shares = {row[:22].strip(): float(row.split()[-2]) / 100 for row in rows}
+    assert shares["trace of the last run"] == 8e-6 and shares["dense weights"] == 1e-6
     assert len(rows) == 11 and rows[-1].split() == ["process", "1", "MB", "100", "%"]
     assert rows[-3].split() == ["Python", "at", "load", "500", "kB", "50", "%"]
     assert use.accounted + use.unaccounted == 1_000_000
@@ -163,11 +163,11 @@ def test_a_closed_engine_holds_no_weights(options, checkpoint_of, monkeypatch):
     engine = outlier_jupyter.load(folder, **{"cache_experts": 30} | options)
     model, installed = engine.model, inside(engine)
     layers, routing = list(model.layers), engine.routing(boost={(0, 1): 1.0})
-    held = mx.get_active_memory() - before
+    active = mx.get_active_memory() - before
     with routing:
         run = engine.generate("x" * 100, raw=True, max_tokens=3, reuse_kv=True)
         engine.close()
-    assert held > 4_000_000 and mx.get_active_memory() - before < 400_000
+    assert active > 4_000_000 and mx.get_active_memory() - before < 400_000
     use = engine.memory()
     assert (use.dense, use.experts, use.kv_run, use.kv_kept, use.readers) == (0, 0, 0, 0, 0)
     assert "closed" in repr(engine) and "its memory was freed" in str(engine.status())
@@ -279,10 +279,10 @@ def test_a_chunk_stays_within_its_budget(checkpoint_of):
     folder = checkpoint_of(hidden_size=128, moe_intermediate_size=128, num_experts_per_tok=4)
     for slots in (5, 24):
         with outlier_jupyter.load(folder, cache_experts=slots) as engine:
-            held = mx.get_active_memory()
+            active = mx.get_active_memory()
             mx.reset_peak_memory()
             engine.generate("abcdefgh" * 128, raw=True, max_tokens=1, prefill_chunk=1023)
-            peak = mx.get_peak_memory() - held
+            peak = mx.get_peak_memory() - active
             costs = costs_of(engine)
             kv = 3 * 2 * 1024 * 32 * 4
             assert peak <= 1023 * (costs.routed + 1024 * costs.attended) + kv < ACTIVATION_NBYTES

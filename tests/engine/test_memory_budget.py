@@ -57,11 +57,13 @@ def test_what_cannot_fit_is_refused_with_the_size_that_would(options, what, big,
     before = process_nbytes()
     with pytest.raises(OptionError) as refused:
         outlier_jupyter.load(big, quiet=True, **options)
-    said = str(refused.value)
+    message = str(refused.value)
     assert process_nbytes() - before < GB / 2
-    assert said.startswith(f"{what} does not fit: the process would take ") and len(said) <= 300
-    best = float(said.partition("give cache_gb=")[2].split()[0])
-    assert "or force=True" in said
+    assert (
+        message.startswith(f"{what} does not fit: the process would take ") and len(message) <= 300
+    )
+    best = float(message.partition("give cache_gb=")[2].split()[0])
+    assert "or force=True" in message
     bound = {name: options[name] for name in ("ram_gb",) if name in options}
     assert best == outlier_jupyter.plan(big, **bound).cache_gb
 
@@ -72,22 +74,22 @@ def test_loading_takes_the_plan_s_advice(tiny, big, free):
     with outlier_jupyter.load(tiny, cache_gb="auto") as engine:
         assert engine.options.cache_gb == outlier_jupyter.plan(tiny).cache_gb
         assert engine.status().slots == engine.status().experts
-    asked = LoadOptions(cache_gb="auto")
+    load_options = LoadOptions(cache_gb="auto")
     found = outlier_jupyter.plan(big, ram_gb=6)
     assert found.cache_gb is not None and "ram_gb=6" in found.advice
     assert all(size.fits == (size.memory <= 6 * GB) for size in found.sizes)
-    assert asked.cache_gb == "auto"
+    assert load_options.cache_gb == "auto"
 
 
 def test_a_bound_for_the_process_leaves_the_cache_its_rest(tiny, free):
     """All experts where they fit the bound, fewer where it is tight; other memory counts too."""
     free(20)
-    held = max(PYTHON_NBYTES, process_nbytes())
+    used = max(PYTHON_NBYTES, process_nbytes())
     with outlier_jupyter.load(tiny, ram_gb=11) as engine:
         assert engine.status().slots == 24 and engine.options.ram_gb is None
         needs = needs_of(engine)
         with pytest.raises(OptionError, match=r"cache_experts=24 does not fit: .*\(ram_gb="):
-            bound_ram(engine, (held + needs.nbytes) / 1e9)
+            bound_ram(engine, (used + needs.nbytes) / 1e9)
             engine.resize(cache_experts=2)
             engine.resize(cache_experts=24)
     with pytest.raises(OptionError, match=r"ram_gb=0\.5 does not fit: .* give a larger ram_gb$"):
@@ -106,7 +108,7 @@ def test_force_loads_what_does_not_fit(tiny, free):
         assert engine.resize(cache_experts=3).slots == 3  # a smaller cache is never refused
 
 
-def test_a_dense_model_is_held_against_what_is_free(checkpoint_of, free):
+def test_a_dense_model_is_compared_with_free_memory(checkpoint_of, free):
     """It has no cache to make smaller, so the error names only its own bytes."""
     folder = checkpoint_of(mlp_only_layers=[0, 1, 2])
     free(2.5)
@@ -134,15 +136,15 @@ def test_what_is_replaced_counts_as_free(tiny, monkeypatch):
     st.integers(0, 10**11), st.integers(0, 10**11), st.integers(0, 10**10),
     st.none() | st.floats(0.001, 200), st.integers(0, 10**10),
 )  # fmt: skip
-def test_what_is_left_for_experts_never_breaks_a_bound(total, available, held, ram_gb, dense):
+def test_what_is_left_for_experts_never_breaks_a_bound(total, available, used, ram_gb, dense):
     """With all of it used, the process stays within `ram_gb`, and the spared share stays free."""
     available = min(available, total)
-    room, needs = MemoryBounds(Machine(total, available), held, ram_gb), Needs(dense, 1, 1, 1, 1)
+    room, needs = MemoryBounds(Machine(total, available), used, ram_gb), Needs(dense, 1, 1, 1, 1)
     left = room.for_experts(needs)
     whole = room.python + needs.nbytes + max(left, 0)
     if left > 0:
         assert ram_gb is None or whole <= ram_gb * 1e9
-        assert whole - held <= available - room.spared
+        assert whole - used <= available - room.spared
 
 
 @pytest.mark.parametrize("value", ["all", "AUTO", 0, -1, True])

@@ -37,7 +37,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_the_geometry_of_published_models_is_told_from_headers(name, tmp_path):
+def test_the_geometry_of_published_models_is_read_from_headers(name, tmp_path):
     """Layers, experts, top-k, bytes and KV growth of models of up to 400 GB, without weights."""
     how = {"mode": "mxfp4", "group_size": 32} if "oss" in name else {}
     found = plan(hollow_checkpoint(tmp_path / "model", CONFIGS[name], shards=5, **how))
@@ -82,7 +82,7 @@ def test_a_plan_says_what_loading_finds(tiny):
 
 
 @pytest.mark.parametrize(
-    ("free", "expected", "said"),
+    ("free", "expected", "sentence"),
     [
         (40, 16.4, "all experts fit, and nothing is read twice"),
         (14, 8.2, "it holds the experts of 8.0"),
@@ -90,10 +90,10 @@ def test_a_plan_says_what_loading_finds(tiny):
         (3, None, "It does not fit here now"),
     ],
 )
-def test_the_advice_follows_from_what_is_free(qwen, free, expected, said):
+def test_the_advice_follows_from_what_is_free(qwen, free, expected, sentence):
     """All experts where they fit, else what the rest and a spared tenth allow, else none."""
     found = plan(qwen, machine=Machine(24 * GB, int(free * GB)))
-    assert found.cache_gb == expected and said in found.advice
+    assert found.cache_gb == expected and sentence in found.advice
     beside = (
         found.dense
         + 8192 * found.kv_per_token
@@ -114,9 +114,9 @@ def test_a_plan_shows_itself_as_text_html_and_json(qwen):
     """Each has the same rows; the size to take is marked, and names are escaped in HTML."""
     found = plan(qwen, machine=Machine(24 * GB, 14 * GB))
     text, html = str(found), found._repr_html_()
-    for said in ("48 layers × 128, top-8", "2.65 MB each", "affine 4-bit, group 64",
+    for sentence in ("48 layers × 128, top-8", "2.65 MB each", "affine 4-bit, group 64",
                  "1.02 GB read per token", "98.3 kB per token", "40,960 tokens"):  # fmt: skip
-        assert said in text and said in html
+        assert sentence in text and sentence in html
     assert sum("←" in line for line in text.splitlines()) == 1 and repr(found) == text
     assert json.loads(json.dumps(found.to_dict()))["cold_per_token"] == found.cold_per_token
     assert "<script>" not in plan_of_evil(found)
@@ -126,7 +126,7 @@ def plan_of_evil(found) -> str:
     return type(found)(**vars(found) | {"model": "<script>"})._repr_html_()
 
 
-def test_a_dense_model_is_planned_as_held_whole(checkpoint_of):
+def test_a_dense_model_is_planned_as_wholly_resident(checkpoint_of):
     """There are no experts and no table, but a sentence on whether it fits."""
     found = plan(checkpoint_of(mlp_only_layers=[0, 1, 2]))
     assert found.layers == 0 and found.sizes == () and found.cache_gb is None
@@ -194,7 +194,7 @@ def test_the_tightest_of_all_control_groups_counts(tmp_path, own, root, limit, u
     assert machine_memory(groups, tmp_path / "own").total == psutil.virtual_memory().total
 
 
-def test_a_container_that_sees_its_group_as_the_root_is_held_to_it(tmp_path):
+def test_a_container_that_sees_its_group_as_the_root_is_limited_by_it(tmp_path):
     """Its path is the machine's, and no such folder exists inside the container."""
     (tmp_path / "own").write_text("4:cpu,memory:/docker/0a1b\n")
     group = tmp_path / "memory"

@@ -121,5 +121,5 @@ def test_ids_beyond_the_tokenizer_have_no_text(engine):
 
     transcript = Transcript(engine.tokenizer.detokenizer, (), vocabulary_of(engine).size)
     known = engine.tokenizer.encode("expert", add_special_tokens=False)
-    said = [transcript.add(token) for token in [*known, 10**6, *known]] + [transcript.finish()]
-    assert "".join(said) == "expertexpert"
+    texts = [transcript.add(token) for token in [*known, 10**6, *known]] + [transcript.finish()]
+    assert "".join(texts) == "expertexpert"

@@ -22,13 +22,13 @@ from outlier_jupyter.notebook.render.static.text import SavedView, plain, table,
 from outlier_jupyter.testing import EventLog
 
 PROMPT = "def f(x):\n    return"
-ASKED = {"raw": True, "max_tokens": 5, "measure_loss": True}
+OPTIONS = {"raw": True, "max_tokens": 5, "measure_loss": True}
 
 
 @pytest.fixture(scope="module")
 def masked(engine):
     """A run with experts masked and its loss measured."""
-    return engine.generate(PROMPT, mask=["0:0-3", "1:4-6"], **ASKED)
+    return engine.generate(PROMPT, mask=["0:0-3", "1:4-6"], **OPTIONS)
 
 
 def title_of(trace) -> str:
@@ -36,13 +36,13 @@ def title_of(trace) -> str:
     return str(Figures(trace).what_if([8], ["lru"]).layout.title.text)
 
 
-def test_what_a_replay_leaves_out_is_said(masked, engine):
+def test_a_replay_names_what_it_leaves_out(masked, engine):
     """The exact model's lookups are not in the trace: table, figure and report say so."""
-    said = "not in the trace"
-    assert said in masked.trace.what_if([8]).attrs["note"] and said in title_of(masked.trace)
-    assert said in report(masked)
+    message = "not in the trace"
+    assert message in masked.trace.what_if([8]).attrs["note"] and message in title_of(masked.trace)
+    assert message in report(masked)
     bare = engine.generate(PROMPT, raw=True, max_tokens=5).trace
-    assert bare.what_if([8]).attrs["note"] == "" and said not in title_of(bare)
+    assert bare.what_if([8]).attrs["note"] == "" and message not in title_of(bare)
 
 
 def by_calls(model, trace) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_the_divergence_is_that_of_two_unpaged_models(masked, tiny):
 
 def test_measuring_changes_no_token_and_nothing_is_lost_without_a_change(engine):
     """The exact run against itself diverges by nothing and has an unmeasured run's tokens."""
-    run = engine.generate(PROMPT, **ASKED)
+    run = engine.generate(PROMPT, **OPTIONS)
     plain_run = engine.generate(PROMPT, raw=True, max_tokens=5)
     np.testing.assert_array_equal(run.tokens, plain_run.tokens)
     np.testing.assert_array_equal(run.trace.experts, plain_run.trace.experts)
@@ -91,30 +91,30 @@ def test_measuring_changes_no_token_and_nothing_is_lost_without_a_change(engine)
                                      {"router_temperature": 5.0}])  # fmt: skip
 def test_any_change_is_measured(engine, changed):
     """A quantised KV cache and changed routing diverge, and the summary says so."""
-    run = engine.generate(PROMPT, **ASKED, **changed)
+    run = engine.generate(PROMPT, **OPTIONS, **changed)
     assert run.summary().kl > 0 and run.trace.info.changed_output
     assert "against the exact model: KL" in str(run.summary())
 
 
-def test_what_was_loaded_with_another_top_k_is_held_against_the_models_own(tiny):
+def test_another_top_k_of_the_load_is_compared_with_the_models_own(tiny):
     """The reference routes as the model itself does, also with a prompt in the KV cache."""
     with outlier_jupyter.load(tiny, cache_experts=8, top_k=1) as engine:
         engine.tokenizer.eos_token_ids = set()
-        first = engine.generate(PROMPT, reuse_kv=True, **ASKED)
-        again = engine.generate(PROMPT, reuse_kv=True, **ASKED)
+        first = engine.generate(PROMPT, reuse_kv=True, **OPTIONS)
+        again = engine.generate(PROMPT, reuse_kv=True, **OPTIONS)
     assert first.summary().kl > 0 and again.trace.steps < first.trace.steps
     np.testing.assert_allclose(again.trace.kl[-5:], first.trace.kl[-5:], rtol=1e-3, atol=1e-5)
 
 
-def test_reads_of_the_reference_are_told_and_belong_to_no_step(engine, masked):
+def test_reads_of_the_reference_are_reported_and_belong_to_no_step(engine, masked):
     """Subscribers receive them; the trace has only the run's own reads and choices."""
     log = EventLog()
     unsubscribe = engine.subscribe(log)
-    run = engine.generate(PROMPT, mask=["0:0-3", "1:4-6"], **ASKED)
+    run = engine.generate(PROMPT, mask=["0:0-3", "1:4-6"], **OPTIONS)
     unsubscribe()
     np.testing.assert_array_equal(run.trace.experts, masked.trace.experts)
-    told = [event for event in log.events if isinstance(event, PagedIn)]
-    assert len(told) > len(run.trace.reads) > 0
+    all_reads = [event for event in log.events if isinstance(event, PagedIn)]
+    assert len(all_reads) > len(run.trace.reads) > 0
     kinds = log.kinds()
     assert kinds.count("Compared") == 5 and kinds.count("Routed") == 3 * len(run.trace.calls)
 
@@ -152,8 +152,8 @@ def test_the_live_views_header_tells_the_loss_as_it_goes():
     assert view.info["changed_output"].endswith("KL 1 nats a token, top-1 agreement 100 %")
     now[0] = 1.0
     line(Compared(2.0, False))
-    said = "expert 0:1 masked; KL 2 nats a token, top-1 agreement 33.3 %"
-    assert view.info["changed_output"] == said
+    message = "expert 0:1 masked; KL 2 nats a token, top-1 agreement 33.3 %"
+    assert view.info["changed_output"] == message
     other = LiveView(info={"changed_output": ""})
     DivergenceLine(other)(Compared(0.0, True))
     assert other.info["changed_output"] == ""

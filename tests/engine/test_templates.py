@@ -49,10 +49,10 @@ def folder(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
 
     def make(in_config: Any = None, **files: str) -> Path:
         to = Path(shutil.copytree(tiny, tmp_path / "model", copy_function=shutil.copyfile))
-        told = json.loads((to / "tokenizer_config.json").read_text())
-        told.pop("chat_template")
-        told |= {} if in_config is None else {"chat_template": in_config}
-        (to / "tokenizer_config.json").write_text(json.dumps(told))
+        config = json.loads((to / "tokenizer_config.json").read_text())
+        config.pop("chat_template")
+        config |= {} if in_config is None else {"chat_template": in_config}
+        (to / "tokenizer_config.json").write_text(json.dumps(config))
         for name, text in files.items():
             path = to / name.replace("__", "/").replace("_dot_", ".")
             path.parent.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ def folder(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def said(*texts: str) -> list[dict[str, str]]:
+def conversation(*texts: str) -> list[dict[str, str]]:
     """Alternating questions and answers."""
     roles = ("user", "assistant")
     return [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
@@ -105,7 +105,7 @@ def test_of_several_templates_without_a_default_one_is_chosen(engine, use: USE) 
     assert engine.generate("hello", max_tokens=1).encoded == "<user>hello<assistant>"
 
 
-def test_a_template_that_makes_nothing_is_said_to(engine, use: USE) -> None:
+def test_a_template_that_makes_nothing_is_an_error(engine, use: USE) -> None:
     """The error names the template, not the prompt, which was not empty."""
     use("")
     with pytest.raises(OptionError, match="template gives no text for these messages"):
@@ -122,33 +122,35 @@ def test_a_system_message_that_nobody_reads_is_refused(engine, folder) -> None:
         assert base.generate("hello", max_tokens=1).encoded == "hello"
 
 
-def test_what_a_template_is_given_is_text(engine, use: USE) -> None:
+def test_a_template_receives_text(engine, use: USE) -> None:
     """Parts are joined; missing content and None become the empty text, never the word None."""
     use(BODY)
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
     parts = [{"type": "text", "text": "wea"}, {"type": "text", "text": "ther?"}]
-    asked = [{"role": "user", "content": parts}, call, {"role": "tool", "content": "rain"}]
-    run = engine.generate(asked, max_tokens=1)
+    messages = [{"role": "user", "content": parts}, call, {"role": "tool", "content": "rain"}]
+    run = engine.generate(messages, max_tokens=1)
     assert run.encoded == "<user>weather?<assistant><tool>rain<assistant>"
     assert run.prompt == "user: weather?\nassistant: f()\ntool: rain"
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "expected"),
     [
         ("{{ messages[0].tool_calls[0].function.arguments.city }}", "Rome"),
         ("{{ messages[0].tool_calls[0].function.arguments | tojson }}", '{"city": "Rome"}'),
         ("{{ 'call ' + messages[0].tool_calls[0].function.arguments }}", 'call {"city":"Rome"}'),
     ],
 )
-def test_arguments_of_a_call_are_as_the_template_takes_them(engine, use, template, said) -> None:
+def test_arguments_of_a_call_are_as_the_template_takes_them(
+    engine, use, template, expected
+) -> None:
     """An object for most templates, and the original text for one that needs text."""
     use(template)
     call = {"function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
-    asked = [{"role": "assistant", "tool_calls": [call]}]
-    assert templated(engine.tokenizer, asked) == said
+    messages = [{"role": "assistant", "tool_calls": [call]}]
+    assert templated(engine.tokenizer, messages) == expected
     assert call["function"]["arguments"] == '{"city":"Rome"}'
-    assert content_of(asked[0]) == 'weather({"city":"Rome"})'
+    assert content_of(messages[0]) == 'weather({"city":"Rome"})'
 
 
 @pytest.mark.parametrize(
@@ -181,24 +183,25 @@ def test_what_is_no_text_is_one_sentence(engine, message, sentence) -> None:
 def test_of_an_answer_in_channels_the_final_one_goes_back(engine, use, answer, read) -> None:
     """Where the template refuses the whole answer, only its final channel is sent, no analysis."""
     use(WITHOUT_CHANNELS + BODY)
-    asked = said("Is it?", answer, "Sure?")
+    messages = conversation("Is it?", answer, "Sure?")
     assert (
-        templated(engine.tokenizer, asked) == f"<user>Is it?<assistant>{read}<user>Sure?<assistant>"
+        templated(engine.tokenizer, messages)
+        == f"<user>Is it?<assistant>{read}<user>Sure?<assistant>"
     )
     use(BODY)
-    assert answer in templated(engine.tokenizer, asked)
+    assert answer in templated(engine.tokenizer, messages)
 
 
 def test_only_what_is_refused_is_left_out(engine, use: USE) -> None:
     """An answer is dropped with its question; a refusal of the last question stays an error."""
     use(WITHOUT_EMPTY + BODY)
-    asked = said("a", "A", "b", "", "c", "C", "d")
+    messages = conversation("a", "A", "b", "", "c", "C", "d")
     with pytest.raises(TemplateRefused, match="must have content"):
-        templated(engine.tokenizer, asked)
-    kept, left_out = without_refused(engine.tokenizer, asked, None)
+        templated(engine.tokenizer, messages)
+    kept, left_out = without_refused(engine.tokenizer, messages, None)
     assert left_out == 1 and [m["content"] for m in kept] == ["a", "A", "c", "C", "d"]
     use("{{ raise_exception('never') }}")
-    assert without_refused(engine.tokenizer, asked, "s") == (asked[-1:], 3)
+    assert without_refused(engine.tokenizer, messages, "s") == (messages[-1:], 3)
 
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

@@ -84,7 +84,7 @@ print(engine.generate("hello", max_tokens=2).tokens.size)
 """
 
 
-def test_a_forked_child_is_told_to_load_for_itself():
+def test_a_forked_child_must_load_for_itself():
     """Its engine has no threads; the parent's continues."""
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "0\n2\n"), done.stderr

@@ -45,8 +45,8 @@ def folder_of(tmp_path, tokenizer=None, **changes):
     """The demo model with another tokenizer.json."""
     folder = Path(shutil.copytree(DEMO, tmp_path / "model", copy_function=shutil.copyfile))
     file = folder / "tokenizer.json"
-    told = json.loads(file.read_text()) if tokenizer is None else json.loads(tokenizer.to_str())
-    file.write_text(json.dumps(told | changes, ensure_ascii=False))
+    content = json.loads(file.read_text()) if tokenizer is None else json.loads(tokenizer.to_str())
+    file.write_text(json.dumps(content | changes, ensure_ascii=False))
     return folder
 
 

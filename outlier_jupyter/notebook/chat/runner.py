@@ -169,7 +169,7 @@ class TurnRunner:
     def _cancel(self, turn: Turn) -> None:
         with self.lock:
             turn.cancelled.set()
-            if self._turn is turn and self.engine.turns.of(self._worker.thread):
+            if self._turn is turn and self.engine.run_lock.owned_by(self._worker.thread):
                 self.engine.stop()
 
     def _run(self, turn: Turn) -> None:
@@ -315,6 +315,6 @@ def _closed() -> EngineClosed:
 def _end(worker: Worker, engine: Engine) -> None:
     worker.stop_accepting()
     if worker.busy:
-        engine.turns.refuse()  # the interpreter ends: no further run may begin
+        engine.run_lock.refuse_waiting()  # the interpreter ends: no further run may begin
         engine.stop()
     worker.close()

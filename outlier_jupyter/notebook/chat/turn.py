@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...engine.engine import Begun, Engine, begin
+from ...engine.engine import Engine, StartedRun, start_run
 from ...engine.templates import without_refused
 from ...errors import TemplateRefused
 from ...events import Event, PromptEncoded, Sink, TextProduced
@@ -108,7 +108,7 @@ def run_turn(
         turn.read_tokens = tokens
         on_progress()
 
-    begun: Begun | None = None
+    started: StartedRun | None = None
     progress = PromptProgress(len(engine.info.layer_names), report)
     unsubscribe = [
         engine.subscribe(on_this_thread(on_event), PromptEncoded, TextProduced),
@@ -117,25 +117,25 @@ def run_turn(
     if view is not None:
         unsubscribe.append(engine.subscribe(on_this_thread(view), *FrameBuilder.KINDS))
     try:
-        with engine.turns.ending(turn.cancelled.is_set):
-            begun = _begun(engine, turn)
-            for _ in begun.steps:
+        with engine.run_lock.ends_by_itself(turn.cancelled.is_set):
+            started = _started(engine, turn)
+            for _ in started.steps:
                 pass
     except (Interrupted, Exception) as error:
         turn.error = error
     finally:
-        turn.run = begun.run if begun is not None else None
+        turn.run = started.run if started is not None else None
         for end in unsubscribe:
             end()
 
 
-def _begun(engine: Engine, turn: Turn) -> Begun:
+def _started(engine: Engine, turn: Turn) -> StartedRun:
     """Begin the turn's run, leaving out earlier answers that the chat template refuses."""
     messages = turn.messages()
     try:
-        return begin(engine, messages, turn.options)
+        return start_run(engine, messages, turn.options)
     except TemplateRefused:
         kept, turn.left_out = without_refused(engine.tokenizer, messages, turn.options["system"])
         if not turn.left_out:
             raise
-        return begin(engine, kept, turn.options)
+        return start_run(engine, kept, turn.options)

@@ -14,7 +14,7 @@ from typing import Any
 
 from IPython.display import display
 
-from ...engine.engine import Begun, Engine, begin, leave_thread, run_info
+from ...engine.engine import Engine, StartedRun, leave_thread, run_info, start_run
 from ...engine.prompts import Prompt, as_prompt
 from ...errors import OptionError, OutlierError, shown
 from ...events import Event, PromptEncoded
@@ -119,7 +119,7 @@ class Watched(LiveView):
     def stop(self) -> None:
         """Stop the run before it begins, or before its next layer; from any thread."""
         self._stopped = True
-        if not self._ended.is_set() and self._engine.turns.of(self._thread):
+        if not self._ended.is_set() and self._engine.run_lock.owned_by(self._thread):
             self._engine.stop()
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ class Watched(LiveView):
         engine = self._engine
         frames = NextRunFrames(engine, self.push)
         divergence = DivergenceLine(self)
-        begun: Begun | None = None
+        begun: StartedRun | None = None
 
         def on_event(event: Event) -> None:
             self._thread = threading.get_ident()
@@ -160,8 +160,8 @@ class Watched(LiveView):
         ]
         try:
             prompt, options = self._request
-            with engine.turns.ending(lambda: self._stopped):
-                begun = begin(engine, prompt, options)
+            with engine.run_lock.ends_by_itself(lambda: self._stopped):
+                begun = start_run(engine, prompt, options)
                 for _ in begun.steps:
                     pass
         except (Interrupted, Exception) as error:
@@ -219,6 +219,6 @@ def _cell() -> str:
 
 def _end(engine: Engine, over: threading.Event) -> None:
     if not over.is_set():
-        engine.turns.refuse()  # the interpreter ends: no further run may begin
+        engine.run_lock.refuse_waiting()  # the interpreter ends: no further run may begin
         engine.stop()
         over.wait()

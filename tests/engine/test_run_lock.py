@@ -27,7 +27,7 @@ def engine(tiny: Path) -> Iterator[Engine]:
         yield engine
 
 
-class Held:
+class PausedRun:
     """A watched run that pauses in its third step until `go_on`."""
 
     def __init__(self, engine: Engine) -> None:
@@ -56,26 +56,26 @@ def soon(act: Callable[[], object]) -> None:
 
 def test_a_run_waits_for_one_that_watch_has_begun(engine: Engine) -> None:
     """In a cell after it, as in "Run All": both runs are complete, and the second is the last."""
-    held = Held(engine)
-    soon(held.go_on)
+    paused = PausedRun(engine)
+    soon(paused.go_on)
     run = engine.generate("And now?", max_tokens=4)
-    assert run.generated == 4 and held.view.wait().generated == 6
+    assert run.generated == 4 and paused.view.wait().generated == 6
     assert engine.last_run is run
 
 
 def test_all_that_a_cell_may_ask_for_waits(engine: Engine) -> None:
     """A stream, another cache size, a chat's answer, and an awaited run."""
-    asked: list[Callable[[], object]] = [
+    calls: list[Callable[[], object]] = [
         lambda: list(engine.stream("Hello", max_tokens=2)),
         lambda: engine.resize(cache_experts=7),
         lambda: Chat(engine, max_tokens=2).send("Hello"),
         lambda: asyncio.run(engine.agenerate("Hello", max_tokens=2)),
     ]
-    for ask in asked:
-        held = Held(engine)
-        soon(held.go_on)
+    for ask in calls:
+        paused = PausedRun(engine)
+        soon(paused.go_on)
         ask()
-        assert held.view.wait().generated == 6
+        assert paused.view.wait().generated == 6
 
 
 def test_a_watched_run_waits_for_a_cell_s(engine: Engine) -> None:
@@ -106,20 +106,20 @@ def test_an_open_stream_is_refused_and_not_waited_for(engine: Engine) -> None:
 
 def test_an_interrupt_ends_the_wait_and_not_the_run_that_is_waited_for(engine: Engine) -> None:
     """Ctrl-C in the waiting cell is a KeyboardInterrupt; the watched run is complete."""
-    held = Held(engine)
+    paused = PausedRun(engine)
     main = threading.main_thread().ident
     assert main is not None
     with pytest.raises(KeyboardInterrupt) as raised:
         soon(lambda: signal.pthread_kill(main, signal.SIGINT))
         engine.generate("And now?", max_tokens=4)
     assert type(raised.value) is KeyboardInterrupt  # not Interrupted, which would carry a run
-    held.go_on()
-    assert held.view.wait().finish_reason == "length"
+    paused.go_on()
+    assert paused.view.wait().finish_reason == "length"
 
 
 def test_what_waits_can_be_stopped(engine: Engine) -> None:
     """A watched run and a chat's question stop waiting, and the run before them continues."""
-    held = Held(engine)
+    paused = PausedRun(engine)
     chat = Chat(engine, max_tokens=2)
     failed: list[BaseException] = []
 
@@ -137,13 +137,13 @@ def test_what_waits_can_be_stopped(engine: Engine) -> None:
     asking.join(WAIT_S)
     assert "stopped while it waited" in str(failed[0]) and chat.messages == []
     chat.close()
-    held.go_on()
-    assert held.view.wait().generated == 6
+    paused.go_on()
+    assert paused.view.wait().generated == 6
 
 
-def test_a_run_that_is_awaited_gives_up_its_turn_when_cancelled(engine: Engine) -> None:
+def test_an_awaited_run_that_is_cancelled_waits_no_more(engine: Engine) -> None:
     """Cancelling stops only its own run."""
-    held = Held(engine)
+    paused = PausedRun(engine)
 
     async def cancelled() -> None:
         task = asyncio.create_task(engine.agenerate("Hello", max_tokens=2))
@@ -153,13 +153,13 @@ def test_a_run_that_is_awaited_gives_up_its_turn_when_cancelled(engine: Engine) 
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancelled())
-    held.go_on()
-    assert held.view.wait().generated == 6
+    paused.go_on()
+    assert paused.view.wait().generated == 6
 
 
-def test_who_waits_for_an_engine_that_is_closed_is_told(engine: Engine) -> None:
+def test_runs_that_wait_for_a_closed_engine_raise(engine: Engine) -> None:
     """The active run is stopped, and no other begins."""
-    held = Held(engine)
+    paused = PausedRun(engine)
     failed: list[BaseException] = []
 
     def ask() -> None:
@@ -170,7 +170,7 @@ def test_who_waits_for_an_engine_that_is_closed_is_told(engine: Engine) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    soon(held.go_on)
+    soon(paused.go_on)
     engine.close()
     asking.join(WAIT_S)
     assert failed and engine.closed

@@ -1,4 +1,4 @@
-"""One run, or one change of the engine, at a time: a lock that threads take for their turn.
+"""One run, or one change of the engine, at a time: a lock that a run takes and its end releases.
 
 During a run of `generate`, `watch` or a chat other threads wait, because that run ends by itself. A
 stream ends only when its caller iterates on, and the caller may be the very thread that would wait;
@@ -21,38 +21,38 @@ POLL_S = 0.05
 """How often a waiting thread checks whether to go on waiting."""
 
 
-class Turns:
-    """The turns of one engine."""
+class RunLock:
+    """The lock of one engine."""
 
     def __init__(self) -> None:
         self._free = threading.Condition()
-        self._runner: int | None = None
+        self._owner: int | None = None
         self._ends = False
-        self._over = self._exits = False
+        self._refusing = self._exiting = False
         self._local = threading.local()
 
     @property
-    def taken(self) -> bool:
-        """Whether some thread has the turn."""
-        return self._runner is not None
+    def locked(self) -> bool:
+        """Whether some thread has the lock."""
+        return self._owner is not None
 
     @property
-    def mine(self) -> bool:
-        """Whether the calling thread has the turn."""
-        return self.of(threading.get_ident())
+    def owned(self) -> bool:
+        """Whether the calling thread has the lock."""
+        return self.owned_by(threading.get_ident())
 
-    def of(self, thread: int | None) -> bool:
-        """Whether the thread with this id has the turn."""
-        return thread is not None and self._runner == thread
+    def owned_by(self, thread: int | None) -> bool:
+        """Whether the thread with this id has the lock."""
+        return thread is not None and self._owner == thread
 
     @property
     def must_wait(self) -> bool:
-        """Whether the turn is another thread's and will end by itself, so that waiting is safe."""
-        return self.taken and self._ends and not self.mine
+        """Whether another thread has the lock for a run that ends by itself: waiting is safe."""
+        return self.locked and self._ends and not self.owned
 
     @contextmanager
-    def ending(self, cancelled: Callable[[], bool] | None = None) -> Iterator[None]:
-        """Declare that the calling thread's turns within this block end by themselves.
+    def ends_by_itself(self, cancelled: Callable[[], bool] | None = None) -> Iterator[None]:
+        """Declare that the calling thread's runs within this block end by themselves.
 
         Args:
             cancelled: checked while the thread waits; if true, the wait ends with EngineBusy. None
@@ -65,8 +65,8 @@ class Turns:
         finally:
             self._local.cancelled = before
 
-    def take(self, interrupts: Interrupts) -> None:
-        """Wait for the turn and take it; `leave` returns it.
+    def acquire(self, interrupts: Interrupts) -> None:
+        """Wait for the lock and take it; `release` gives it back.
 
         Args:
             interrupts: a noted SIGINT ends the wait with a KeyboardInterrupt.
@@ -78,37 +78,37 @@ class Turns:
         self._block_at_exit()
         cancelled = getattr(self._local, "cancelled", None)
         with self._free:
-            while self.taken:
+            while self.locked:
                 if not self.must_wait:
                     raise EngineBusy(
                         "another run is under way on this engine: stop it or wait for its end"
                     )
                 if interrupts.noted:
                     raise KeyboardInterrupt
-                if self._over:
+                if self._refusing:
                     raise EngineClosed("this engine is being closed: load the model again")
                 if cancelled is not None and cancelled():
-                    raise EngineBusy("this run was stopped while it waited for its turn")
+                    raise EngineBusy("this run was stopped while it waited for another one")
                 self._free.wait(POLL_S)
-            self._runner, self._ends = threading.get_ident(), cancelled is not None
+            self._owner, self._ends = threading.get_ident(), cancelled is not None
 
-    def take_last(self, seconds: float, interrupts: Interrupts) -> bool:
-        """Take the turn for good, ahead of all waiting threads; False if it is not free in time."""
-        end = time.monotonic() + (0 if self.mine else seconds)
-        self.refuse()
+    def acquire_for_good(self, seconds: float, interrupts: Interrupts) -> bool:
+        """Take the lock for good, ahead of all waiting threads; False if it is not free in time."""
+        end = time.monotonic() + (0 if self.owned else seconds)
+        self.refuse_waiting()
         with self._free:
-            while self.taken:
+            while self.locked:
                 if time.monotonic() >= end or interrupts.noted:
-                    self._over = False
+                    self._refusing = False
                     return False
                 self._free.wait(POLL_S)
-            self._runner, self._ends = threading.get_ident(), False
+            self._owner, self._ends = threading.get_ident(), False
         return True
 
-    def end_with_process(self, seconds: float) -> None:
-        """`take_last` at the exit of the process."""
-        self._exits = True
-        self.take_last(seconds, Interrupts())
+    def acquire_at_exit(self, seconds: float) -> None:
+        """`acquire_for_good` at the exit of the process."""
+        self._exiting = True
+        self.acquire_for_good(seconds, Interrupts())
 
     def _block_at_exit(self) -> None:
         """Block a user's daemon thread for ever once the process exits.
@@ -117,16 +117,16 @@ class Turns:
         interpreter shuts down would abort the process.
         """
         thread = threading.current_thread()
-        if self._exits and thread.daemon and not thread.name.startswith(OURS):
+        if self._exiting and thread.daemon and not thread.name.startswith(OURS):
             threading.Event().wait()
 
-    def refuse(self) -> None:
+    def refuse_waiting(self) -> None:
         """Make all waiting threads raise EngineClosed."""
-        self._over = True
+        self._refusing = True
 
-    def leave(self) -> None:
-        """Return the turn."""
+    def release(self) -> None:
+        """Give the lock back, and wake the waiting threads."""
         with self._free:
-            self._runner, self._ends = None, False
+            self._owner, self._ends = None, False
             self._free.notify_all()
         self._block_at_exit()
