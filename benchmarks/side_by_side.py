@@ -2,8 +2,8 @@
 
 Whole runs, minutes apart, differ by more than the two engines do: a virtual machine's share of
 cores and memory changes by half from minute to minute, with the load of its neighbours. So both
-have as many layers as fit twice, and take turns of a few tokens, with the memory test between them.
-The first tokens of a turn are not counted: they wake threads and the other's data is in the caches.
+have as many layers as fit twice, and run a few tokens in turn, with the memory test between them.
+A round's first tokens are not counted: they wake threads and the other's data is in the caches.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from outlier_jupyter.benchmark.subjects import BenchmarkText, active_bytes, chec
 from outlier_jupyter.engine.engine import Engine
 
 SKIPPED, COUNTED = 1, 4
-"""Tokens of a turn that are not counted, and that are."""
-TURNS = 40
-"""Turns of each engine in a comparison."""
+"""Tokens of a round that are not counted, and that are."""
+ROUNDS = 40
+"""Rounds of each engine in a comparison."""
 OURS = "ours, all cached"
 
 
@@ -52,10 +52,12 @@ def decoding(engine: Engine, made: Made, text: BenchmarkText) -> Iterator[Decode
     check_routing(engine.last_run.trace, made.routes)
 
 
-def turns(subjects: dict[str, Decode], memory: Memory, active: float) -> dict[str, list[Numbers]]:
-    """For each turn, the time of a token, and that of its bytes alone in the same second."""
+def interleave(
+    subjects: dict[str, Decode], memory: Memory, active: float
+) -> dict[str, list[Numbers]]:
+    """For each round, the time of a token, and that of its bytes alone in the same second."""
     seen: dict[str, list[Numbers]] = {name: [] for name in subjects}
-    for number in range(TURNS):
+    for number in range(ROUNDS):
         order = list(subjects) if number % 2 else list(subjects)[::-1]
         for name in order:
             took = mean(subjects[name](SKIPPED + COUNTED)[SKIPPED:])
@@ -68,12 +70,12 @@ def turns(subjects: dict[str, Decode], memory: Memory, active: float) -> dict[st
 
 
 def compare(peer: Llama, threads: int, say: Callable[[str], object]) -> list[Row]:
-    """Compare with each of llama.cpp's modes: rows of both, with the ratio over the turns."""
+    """Compare with each of llama.cpp's modes: rows of both, with the ratio over the rounds."""
     made, memory, shape = peer.made, Memory(), peer.made.shape
     peer.write(say)
     rows: list[Row] = []
     with sections.opened(made, cache_experts=shape.layers * shape.experts) as engine:
-        text = sections.text_of(made, 0, tokens=TURNS * (SKIPPED + COUNTED) + 1)
+        text = sections.text_of(made, 0, tokens=ROUNDS * (SKIPPED + COUNTED) + 1)
         active = active_bytes(engine, made.config, text.prompt + text.tokens // 2)
         for mmap in (True, False):
             name = way(threads, mmap)
@@ -82,7 +84,7 @@ def compare(peer: Llama, threads: int, say: Callable[[str], object]) -> list[Row
                 peer.decoding(text, threads=threads, mmap=mmap, repack=not mmap) as second,
                 decoding(engine, made, text) as first,
             ):
-                seen = turns({OURS: first, name: second}, memory, active)
+                seen = interleave({OURS: first, name: second}, memory, active)
             ratio = median(
                 b["token_s"] / a["token_s"] for a, b in zip(seen[OURS], seen[name], strict=True)
             )

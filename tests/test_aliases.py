@@ -22,6 +22,7 @@ from outlier_jupyter.notebook.commands.run import cell_parser
 from outlier_jupyter.notebook.commands.status import as_json
 from outlier_jupyter.options import LoadOptions, make
 from outlier_jupyter.paging import Intervention
+from outlier_jupyter.trace import explain
 from outlier_jupyter.trace.divergence import RoutingDivergence
 from outlier_jupyter.trace.equal_caches import StartingCache
 from outlier_jupyter.trace.explain import Miss
@@ -88,6 +89,7 @@ def test_events_and_fakes_have_their_old_names():
     """Old and new are one class, so that subscribing to the old name receives the events."""
     assert events.HeldLayers is events.ResidentLayers and events.ReadEarly is events.Prefetched
     assert testing.HeldReader is testing.PausedReader
+    assert explain.LayerStory is explain.ExplainedLayer
     assert events.Served(0, 1, 2, 3, 4).told_ns == 4
     assert events.StepDone(0, 1, 2, 3, 4).told_ns == 4
     for module in (events, testing):

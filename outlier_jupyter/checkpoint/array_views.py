@@ -82,13 +82,14 @@ class ArrayView:
     def transpose(self, axes: Shape) -> ArrayView:
         """Axis i of the result is axis `axes[i]` of this view."""
 
-        def turn(numbers: Shape) -> Shape:
+        def permuted(numbers: Shape) -> Shape:
             return tuple(numbers[axis] for axis in axes)
 
         pieces = tuple(
-            Piece(turn(p.at), turn(p.shape), p.file, p.offset, turn(p.strides)) for p in self.pieces
+            Piece(permuted(p.at), permuted(p.shape), p.file, p.offset, permuted(p.strides))
+            for p in self.pieces
         )
-        return ArrayView(turn(self.shape), self.itemsize, pieces)
+        return ArrayView(permuted(self.shape), self.itemsize, pieces)
 
     def expand(self, axis: int) -> ArrayView:
         """Add an axis of length one; faster than `reshape`, for the thousands that are stacked."""

@@ -28,15 +28,15 @@ from .routing_measures import Floats, Ints, choices, entropy, in_phase
 from .trace import Trace
 from .validate import check_routing
 
-SHORTEST = 8
+SHORTEST_BLOCK = 8
 """The shortest block in tokens, where the text is long enough."""
-TIMES = 8
+BLOCK_PER_CORRELATION = 8
 """Block length over correlation time. Measured: docs/experiments/measures.md."""
-FEWEST, MOST = 6, 200
+FEWEST_BLOCKS, MOST_BLOCKS = 6, 200
 """Blocks per side: below the first, blocks get shorter; above the second, longer."""
-LAGS, MOST_SAMPLED = 64, 2048
+LONGEST_LAG, MOST_TOKENS = 64, 2048
 """The longest lag, and the most tokens, that the correlation time is estimated from."""
-BATCH = 64
+PERMUTATION_BATCH = 64
 """Permutations computed at a time."""
 MOST_PERMUTATIONS = 20_000
 """One number per layer and expert is kept for each permutation."""
@@ -79,7 +79,7 @@ class RoutingDivergence:
     @property
     def caution(self) -> str:
         """Why small values of `p` are unreliable; "" when they are reliable."""
-        if self.block >= round(TIMES * self.correlation_time):
+        if self.block >= round(BLOCK_PER_CORRELATION * self.correlation_time):
             return ""
         return (
             f"routing stays alike for about {self.correlation_time:.1f} tokens, and the shorter "
@@ -121,14 +121,14 @@ def correlation_time(trace: Trace, phase: str | int | None = None) -> float:
 
     The integrated correlation time, 1 + 2 Σ c(lag). c is the share of common experts above the
     share that the layers' frequencies give by chance. The sum ends where c falls below 0.05, or at
-    `LAGS`.
+    `LONGEST_LAG`.
     """
     check_routing(trace)
-    steps = np.flatnonzero(in_phase(trace, phase))[:MOST_SAMPLED]
+    steps = np.flatnonzero(in_phase(trace, phase))[:MOST_TOKENS]
     if len(steps) < 2:
         return 1.0
     experts = np.ascontiguousarray(trace.experts[steps].transpose(1, 0, 2))
-    shared, compared = np.zeros((2, min(LAGS, len(steps) - 1)), np.int64)
+    shared, compared = np.zeros((2, min(LONGEST_LAG, len(steps) - 1)), np.int64)
     passes.shared_at_lags(experts, shared, compared)
     counts = np.zeros((1, trace.layers, max(trace.info.experts_per_layer)), np.int64)
     passes.count_in_bins(trace.experts[steps], np.zeros(len(steps), np.int64), counts)
@@ -144,8 +144,10 @@ def correlation_time(trace: Trace, phase: str | int | None = None) -> float:
 
 def block_length(tokens: tuple[int, ...], time: float) -> int:
     """The block length for samples of `tokens` tokens each with this correlation time."""
-    wanted = max(SHORTEST, round(TIMES * time), -(-max(tokens) // MOST))
-    return max(1, min(wanted, min(tokens) // FEWEST))
+    wanted = max(
+        SHORTEST_BLOCK, round(BLOCK_PER_CORRELATION * time), -(-max(tokens) // MOST_BLOCKS)
+    )
+    return max(1, min(wanted, min(tokens) // FEWEST_BLOCKS))
 
 
 def gap_length(length: int, time: float) -> int:
@@ -226,7 +228,10 @@ def compare_blocks(
     js = divergence(a.sum(axis=0), b.sum(axis=0))
     difference = _difference(a.sum(axis=0), b.sum(axis=0))
     pool = np.concatenate([a, b])
-    batches = [min(BATCH, permutations - done) for done in range(0, permutations, BATCH)]
+    batches = [
+        min(PERMUTATION_BATCH, permutations - done)
+        for done in range(0, permutations, PERMUTATION_BATCH)
+    ]
     permuted = [_permute(pool, len(a), n, rng) for n in batches]
     chance = np.concatenate([divergence(x, y) for x, y in permuted])
     by_chance = np.concatenate([_difference(x, y).astype(np.float32) for x, y in permuted])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..aliases import alias
+from ..aliases import alias, old_names
 from ..display import draw
 from ..errors import OptionError, TraceError
 from ..events import DECODE
@@ -61,7 +61,7 @@ class Miss:
 
 
 @dataclass(frozen=True)
-class LayerStory:
+class ExplainedLayer:
     """One layer of the token.
 
     Attributes:
@@ -124,7 +124,7 @@ class Explanation:
     usual_ms: float
     slower_than: float
     lookups: int
-    layers: tuple[LayerStory, ...] = field(repr=False)
+    layers: tuple[ExplainedLayer, ...] = field(repr=False)
     disk: Limit
     memory: Limit
     slots: int
@@ -211,7 +211,7 @@ class Explainer:
             kernels=trace.info.kernels,
         )
 
-    def _layers(self, step: int, call: int) -> list[LayerStory]:
+    def _layers(self, step: int, call: int) -> list[ExplainedLayer]:
         trace = self._trace
         times = parts_of_layers(trace, call)
         missed = self._misses(call)
@@ -220,7 +220,7 @@ class Explainer:
             chosen = trace.experts[step, layer]
             valid = chosen >= 0
             layers.append(
-                LayerStory(
+                ExplainedLayer(
                     layer,
                     tuple(chosen[valid].tolist()),
                     tuple(trace.weights[step, layer][valid].tolist()),
@@ -341,4 +341,6 @@ def slowest(trace: Trace, count: int = 10) -> npt.NDArray[np.int64]:
     return np.asarray(decode[order], np.int64)
 
 
-__all__ = ["PARTS", "Explainer", "Explanation", "LayerStory", "Limit", "Miss", "slowest"]
+__all__ = ["PARTS", "ExplainedLayer", "Explainer", "Explanation", "Limit", "Miss", "slowest"]
+
+__getattr__ = old_names(__name__, LayerStory="ExplainedLayer")

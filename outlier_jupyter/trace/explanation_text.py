@@ -10,7 +10,7 @@ from ..formatting import percent, size_words, three
 from .time_parts import meaning, part_name
 
 if TYPE_CHECKING:
-    from .explain import Explanation, LayerStory, Miss
+    from .explain import ExplainedLayer, Explanation, Miss
 
 SHOWN = 12
 """The most layers listed one by one, those that waited longest; the others are counted."""
@@ -134,7 +134,7 @@ def miss_text(found: Explanation, miss: Miss) -> str:
     return text
 
 
-def waiting_layers(found: Explanation) -> list[LayerStory]:
+def waiting_layers(found: Explanation) -> list[ExplainedLayer]:
     """The layers with misses, those that waited longest first."""
     missed = [layer for layer in found.layers if layer.misses]
     return sorted(missed, key=lambda layer: (-_wait(layer), layer.layer))
@@ -164,7 +164,7 @@ def left_out(found: Explanation) -> str:
     return f"{more} more layers had misses" if more > 0 else ""
 
 
-def _wait(layer: LayerStory) -> float:
+def _wait(layer: ExplainedLayer) -> float:
     """How long the layer waited; the span of its reads if that was not recorded."""
     if layer.parts:
         return layer.parts["read_wait"]

@@ -56,8 +56,8 @@ def test_what_if_is_the_engine_hit_for_hit_on_real_routing(forced, worth):
         real = run(model, tokens, slots, policy)
         hits[policy] = int(real.hits.sum())
         np.testing.assert_array_equal(np.sort(real.experts, axis=2), np.sort(seen.experts, axis=2))
-        for told in (seen, real):
-            row = told.what_if([slots], [policy]).iloc[0]
+        for traced in (seen, real):
+            row = traced.what_if([slots], [policy]).iloc[0]
             assert (row.hits, row.reads) == (hits[policy], len(real.reads))
             assert row.decode_hits == real.hits[real.phase == 1].sum()
     bound = seen.what_if([slots], ["belady"]).iloc[0]

@@ -115,7 +115,7 @@ def test_the_short_form_compares_everything_on_a_tiny_slice(source, tmp_path, mo
     monkeypatch.setattr(
         "outlier_jupyter.benchmark.short.find_source", lambda traces, report: source
     )
-    monkeypatch.setattr("outlier_jupyter.benchmark.short.hardware", lambda *given: {
+    monkeypatch.setattr("outlier_jupyter.benchmark.short.hardware", lambda *args: {
         "memory_gb_per_s": 10.0, "disk_mb_per_s": 1000.0})  # fmt: skip
     found = short(tmp_path, rounds=1, tokens=3, config=config_of("30b", 2) | SMALL)
     hits = {r["subject"]: r.get("hit_rate") for r in found.rows}

@@ -116,8 +116,8 @@ def test_the_demo_table_is_that_of_its_rows():
         _, speeds, first, *_ = line.removeprefix("| ").split(" | ")
         mine = [last[name] for name in names]
         assert speeds == " / ".join(f"{float(row['tokens_per_s']):.0f}" for row in mine)
-        told = [float(value) for value in first.split(" / ")]
-        assert told == [round(float(row["time_to_first_token_s"]), 2) for row in mine]
+        times = [float(value) for value in first.split(" / ")]
+        assert times == [round(float(row["time_to_first_token_s"]), 2) for row in mine]
         if mine[0]["decode_hit_rate"]:
             rate, megabytes = (float(cell.strip("| %")) for cell in line.split(" | ")[3:5])
             assert rate == pytest.approx(100 * float(mine[0]["decode_hit_rate"]))
@@ -146,7 +146,7 @@ def test_without_groups_nothing_is_limited(tmp_path):
         assert prefix is None
 
 
-def test_memories_are_told_from_the_most_to_the_least():
+def test_memory_columns_go_from_the_most_to_the_least():
     """The order does not depend on the measuring; of llama.cpp's variants the fastest counts."""
     rows = [
         {"limit_gib": limit, "subject": subject, "tokens_per_s": speed}

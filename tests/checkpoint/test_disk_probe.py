@@ -91,12 +91,12 @@ def test_the_advice_is_the_fastest_reader_and_the_fewest_threads(
 def test_a_file_system_is_probed_once(file, monkeypatch):
     """A second probe of the same file system returns the first one's table."""
     monkeypatch.setattr(disk, "probed", {})
-    asked = []
-    monkeypatch.setattr(disk, "probe_disk", lambda *given: asked.append(given) or len(asked))
+    calls = []
+    monkeypatch.setattr(disk, "probe_disk", lambda *args: calls.append(args) or len(calls))
     small = file.with_name("small")
     small.write_bytes(b"1")
     assert known_disk([small, file], MB) == known_disk([file], MB) == 1
-    assert asked == [(file, MB)]
+    assert calls == [(file, MB)]
 
 
 def test_a_file_that_is_gone_is_a_read_failure(tmp_path):

@@ -51,8 +51,8 @@ def test_many_reads_land_in_the_pieces_they_were_meant_for(file, queue):
     memory = [
         [np.zeros(size, np.uint8) for size in sizes] for sizes in ((100, 7), (1, 9), (999, 8))
     ]
-    told = [pieces(*rows) for rows in memory]
-    reads = [KernelRead(i, 7 * i, each.ctypes.data) for i, each in enumerate(told)]
+    addresses = [pieces(*rows) for rows in memory]
+    reads = [KernelRead(i, 7 * i, each.ctypes.data) for i, each in enumerate(addresses)]
     assert queue.submit(reads, descriptor, 2) == 3
     assert drained(queue) == {0: 107, 1: 10, 2: 1007} and queue.completed(True) == []
     for number, rows in enumerate(memory):
@@ -63,8 +63,8 @@ def test_many_reads_land_in_the_pieces_they_were_meant_for(file, queue):
 def test_a_read_past_the_end_returns_the_bytes_read(file, queue):
     """The result shows the caller that bytes are missing."""
     memory = np.zeros(100, np.uint8)
-    told = pieces(memory)
-    assert queue.submit([KernelRead(3, 9_950, told.ctypes.data)], file[0], 1) == 1
+    addresses = pieces(memory)
+    assert queue.submit([KernelRead(3, 9_950, addresses.ctypes.data)], file[0], 1) == 1
     assert drained(queue) == {3: 50}
     assert np.array_equal(memory[:50], file[1][-50:])
 
@@ -72,10 +72,12 @@ def test_a_read_past_the_end_returns_the_bytes_read(file, queue):
 def test_what_cannot_be_read_is_not_taken(file, queue):
     """A closed file is refused, and so are reads from an invalid one on; those before are made."""
     memory = np.zeros(10, np.uint8)
-    told = pieces(memory)
-    assert queue.submit([KernelRead(1, 0, told.ctypes.data)], 10_000, 1) == 0
+    addresses = pieces(memory)
+    assert queue.submit([KernelRead(1, 0, addresses.ctypes.data)], 10_000, 1) == 0
     assert not queue.pending and queue.completed(False) == []
-    reads = [KernelRead(i, offset, told.ctypes.data) for i, offset in ((1, 5), (2, -1), (3, 5))]
+    reads = [
+        KernelRead(i, offset, addresses.ctypes.data) for i, offset in ((1, 5), (2, -1), (3, 5))
+    ]
     assert queue.submit(reads, file[0], 1) == 1
     assert drained(queue) == {1: 10}
 
@@ -83,8 +85,8 @@ def test_what_cannot_be_read_is_not_taken(file, queue):
 def test_no_more_are_taken_than_may_be_pending(file, queue):
     """Further reads are refused, for the caller to make in another way."""
     memory = np.zeros(1, np.uint8)
-    told = pieces(memory)
-    reads = [KernelRead(i, 0, told.ctypes.data) for i in range(kernel_queue.DEPTH + 5)]
+    addresses = pieces(memory)
+    reads = [KernelRead(i, 0, addresses.ctypes.data) for i in range(kernel_queue.DEPTH + 5)]
     assert queue.submit(reads, file[0], 1) == kernel_queue.DEPTH
     assert len(drained(queue)) == kernel_queue.DEPTH
 

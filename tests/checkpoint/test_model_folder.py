@@ -103,8 +103,8 @@ def test_a_folder_without_a_tokenizer_is_refused(folder):
 def test_rope_parameters_are_read_as_transformers_5_writes_them(folder):
     """The model answers the same as with the older names."""
 
-    def renamed(told):
-        told["rope_parameters"] = {"rope_theta": told.pop("rope_theta"), "rope_type": "default"}
+    def renamed(parsed):
+        parsed["rope_parameters"] = {"rope_theta": parsed.pop("rope_theta"), "rope_type": "default"}
 
     edited("config.json", renamed)(folder)
     assert answer(folder) == answer("demo")
@@ -131,16 +131,16 @@ CODE = "import pathlib; pathlib.Path(__file__).with_name('ran').touch(); raise S
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "parsed"),
     [
         ("config.json", {"model_file": "custom.py"}),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["custom.Custom", None]}}),
     ],
 )
-def test_code_of_a_folder_is_never_run_without_the_option(folder, monkeypatch, file, told):
+def test_code_of_a_folder_is_never_run_without_the_option(folder, monkeypatch, file, parsed):
     """The code is not run and there is no prompt for consent: one sentence names the option."""
     (folder / "custom.py").write_text(CODE)
-    edited(file, lambda was: was | told)(folder)
+    edited(file, lambda was: was | parsed)(folder)
     monkeypatch.setattr(sys, "stdin", None)  # a prompt for input fails
     refused(folder, UnsupportedModel, "trust_remote_code=True", file)
     assert not (folder / "ran").exists()
@@ -160,8 +160,8 @@ def test_a_tokenizer_that_is_all_code_is_refused_as_code(folder):
     """The error is not about a missing tokenizer.json: copying one would not help."""
     (folder / "tokenizer.json").unlink()
     file = folder / "tokenizer_config.json"
-    told = json.loads(file.read_text()) | {"auto_map": {"AutoTokenizer": ["custom.Custom", None]}}
-    file.write_text(json.dumps(told))
+    parsed = json.loads(file.read_text()) | {"auto_map": {"AutoTokenizer": ["custom.Custom", None]}}
+    file.write_text(json.dumps(parsed))
     refused(folder, UnsupportedModel, "trust_remote_code=True", "tokenizer_config.json")
 
 

@@ -54,7 +54,7 @@ class Model:
                 if layout == "one by one":
                     tensors |= {f"{name}.{e}": row for e, row in enumerate(array)}
                 elif layout == "turned":
-                    tensors[name] = np.ascontiguousarray(array.transpose(self.turn(array.ndim)))
+                    tensors[name] = np.ascontiguousarray(array.transpose(self.axes(array.ndim)))
                 elif layout == "every second":
                     tensors[name] = np.repeat(array, 2, axis=1)
                 else:
@@ -73,7 +73,7 @@ class Model:
             self.layers[f"l{layer}"] = (*self.layers.get(f"l{layer}", ()), part)
 
     @staticmethod
-    def turn(ndim: int) -> tuple[int, ...]:
+    def axes(ndim: int) -> tuple[int, ...]:
         return (0, *range(ndim - 1, 0, -1))
 
     def view(self, name: str, layout: str) -> ArrayView:
@@ -83,7 +83,7 @@ class Model:
             return ArrayView.concatenate(rows, 0)
         view = spans[name].view()
         if layout == "turned":
-            return view.transpose(self.turn(len(view.shape)))
+            return view.transpose(self.axes(len(view.shape)))
         if layout == "every second":
             half = (view.shape[0], view.shape[1] // 2, *view.shape[2:])
             steps = (1, 2, *(1 for _ in half[2:]))
@@ -99,7 +99,7 @@ class Model:
                 if wanted in stream.keys():  # noqa: SIM118, a file of tensors is not a dict
                     array = stream.get_tensor(wanted)
         if layout == "turned":
-            array = array.transpose(self.turn(array.ndim))
+            array = array.transpose(self.axes(array.ndim))
         if layout == "every second":
             array = array[:, ::2]
         return np.ascontiguousarray(array if layout == "one by one" else array[expert]).tobytes()
@@ -167,7 +167,7 @@ def test_an_expert_is_one_read(model, monkeypatch):
     reader = model.open("direct")
     calls = []
     real = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda *given: calls.append(given) or real(*given))
+    monkeypatch.setattr(os, "preadv", lambda *args: calls.append(args) or real(*args))
     model.assert_read(reader, aligned=True)
     assert len(calls) == 3 * 4
     monkeypatch.undo()
@@ -285,11 +285,11 @@ def test_a_full_disk_keeps_what_was_there_and_says_so(model, monkeypatch):
     os.utime(model.checkpoint.files[0], ns=(5, 5))
     real, writes = os.pwrite, []
 
-    def full(*given):
-        writes.append(given)
+    def full(*args):
+        writes.append(args)
         if len(writes) > 6:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*given)
+        return real(*args)
 
     monkeypatch.setattr(repack.os, "pwrite", full)
     with pytest.raises(RepackFailed, match="the disk is full; what was written is kept"):
@@ -312,11 +312,11 @@ def test_a_failing_read_of_the_shards_is_an_error_that_can_be_resumed(model, mon
     """An unreadable shard ends the repack with its own sentence; the next call resumes."""
     real, reads = repack.read_expert, []
 
-    def failing(*given):
-        reads.append(given)
+    def failing(*args):
+        reads.append(args)
         if len(reads) == 6:
             raise ReadFailed("a bad block")
-        return real(*given)
+        return real(*args)
 
     monkeypatch.setattr(repack, "read_expert", failing)
     with pytest.raises(RepackFailed, match="a bad block; repack again to go on"):

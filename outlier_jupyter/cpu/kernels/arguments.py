@@ -12,9 +12,9 @@ from numba.extending import intrinsic
 from .simd import F32, I32, I64, Emitter, constant, vector
 
 VECTORS, LANES = 8, 8
-"""Vectors per turn of `read_through`, each added to its own sum, and their lanes."""
+"""Vectors per iteration of `read_through`, each added to its own sum, and their lanes."""
 READ = 4 * VECTORS * LANES
-"""Bytes per turn."""
+"""Bytes per iteration."""
 
 
 def _at(emit: Emitter, base: Any, index: Any, shift: int) -> Any:
@@ -95,8 +95,8 @@ def prefetch(context, address):
 
 
 @intrinsic
-def read_through(context, start, turns):
-    """Read `turns` × `READ` bytes and sum their words: the cheapest way to read memory.
+def read_through(context, start, iterations):
+    """Read `iterations` × `READ` bytes and sum their words: the cheapest way to read memory.
 
     Numba's code for such a loop is slower than the memory.
     """
@@ -104,8 +104,8 @@ def read_through(context, start, turns):
     def generate(context, builder, signature, arguments):
         emit, kind = Emitter(builder), vector(I32, LANES)
         sums = [emit.variable(kind, constant(0, I32, LANES)) for _ in range(VECTORS)]
-        with emit.loop(arguments[1]) as turn:
-            place = emit.at(arguments[0], builder.mul(turn, emit.integer(READ)))
+        with emit.loop(arguments[1]) as iteration:
+            place = emit.at(arguments[0], builder.mul(iteration, emit.integer(READ)))
             for number, at in enumerate(sums):
                 found = emit.load(emit.at(place, 4 * LANES * number), I32, LANES)
                 builder.store(builder.add(builder.load(at), found), at)

@@ -116,7 +116,7 @@ COMPILED: list[Any] = []
 def task_loop() -> Any:
     """The one parallel loop, which calls the tasks of all kernels."""
 
-    def deal(
+    def run_tasks(
         numbers: Array, x: Array, x_at: int, out: Array, out_at: int, before: int, befores: int,
         first: int, firsts: int, then: int, thens: int, workers: int,
     ) -> None:  # fmt: skip
@@ -144,7 +144,7 @@ def task_loop() -> Any:
 
     rows, number = types.float32[:, ::1], types.int64
     signature = types.void(types.int64[::1], rows, number, rows, *[number] * 8)
-    return cached(lambda cache: njit(signature, parallel=True, nogil=True, cache=cache)(deal))
+    return cached(lambda cache: njit(signature, parallel=True, nogil=True, cache=cache)(run_tasks))
 
 
 class Stage(NamedTuple):
@@ -186,7 +186,7 @@ class Prepared:
         self.places = places
         self.memory = tuple(memory)
         self._work = (*before, *first, *then, workers)
-        self._deal = task_loop()
+        self._run_tasks = task_loop()
 
     def run(self, x: Array, out: Array) -> None:
         """Read `x` and write `out`, both contiguous float32 [rows, width]; `RUNNING` is locked.
@@ -195,7 +195,7 @@ class Prepared:
         order: tasks of `then` start while the last ones of `first` are running, and each waits
         for the results that it needs.
         """
-        self._deal(self.arguments, x, self.places[0], out, self.places[1], *self._work)
+        self._run_tasks(self.arguments, x, self.places[0], out, self.places[1], *self._work)
 
 
 NO_ROWS = np.empty((0, 0), np.float32)

@@ -108,8 +108,8 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
         width, hidden = int_at(arguments, WIDTH), int_at(arguments, HIDDEN)
         values, gates = int_at(arguments, VALUES), int_at(arguments, GATES)
         share = int_at(arguments, SHARES) + 8 * FIELDS * number_of_task
-        turn, start, end = int_at(share, RUN), int_at(share, START), int_at(share, END)
-        run_of = int_at(arguments, TABLE) + 24 * turn
+        run, start, end = int_at(share, RUN), int_at(share, START), int_at(share, END)
+        run_of = int_at(arguments, TABLE) + 24 * run
         slot, pair, count = int_at(run_of, SLOT), int_at(run_of, PAIR), int_at(run_of, COUNT)
         x = int_at(arguments, ARRANGED) + pair * int_at(arguments, ROW_STRIDE)
         y = int_at(arguments, SUMS) + pair * int_at(arguments, SUMS_STRIDE)
@@ -135,14 +135,14 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
                             bias, int_at(arguments, GATE + BIAS), slot * hidden + row
                         )
                 put_float(int_at(arguments, INNER), place + row, activate(kind, value, gate, a, c))
-        if increment(int_at(arguments, DONE), SPREAD * turn) == int_at(share, SIBLINGS) - 1:
+        if increment(int_at(arguments, DONE), SPREAD * run) == int_at(share, SIBLINGS) - 1:
             for done in range(pair, pair + count):
                 # The values are no longer needed: the arranged activations reuse their memory.
                 arrange(second, lanes, int_at(arguments, INNER) + 4 * done * hidden, hidden,
                         values + 4 * done * hidden,
                         int_at(arguments, INNER_SUMS) + 4 * done * (hidden // UNIT),
                         int(count < FOUR))  # fmt: skip
-            increment(int_at(arguments, READY), SPREAD * turn)
+            increment(int_at(arguments, READY), SPREAD * run)
 
     return task(kernel)
 
@@ -155,13 +155,13 @@ def output_task(second: str, bias: str, lanes: int = LANES) -> int:
     def kernel(arguments: int, number_of_task: int) -> None:
         hidden, output = int_at(arguments, HIDDEN), int_at(arguments, OUTPUT)
         share = int_at(arguments, OUT_SHARES) + 8 * FIELDS * number_of_task
-        turn, start, end = int_at(share, RUN), int_at(share, START), int_at(share, END)
-        run_of = int_at(arguments, TABLE) + 24 * turn
+        run, start, end = int_at(share, RUN), int_at(share, START), int_at(share, END)
+        run_of = int_at(arguments, TABLE) + 24 * run
         slot, pair, count = int_at(run_of, SLOT), int_at(run_of, PAIR), int_at(run_of, COUNT)
         x = int_at(arguments, VALUES) + 4 * pair * hidden
         y = int_at(arguments, INNER_SUMS) + 4 * pair * (hidden // UNIT)
         out = int_at(arguments, OUT)
-        while count_at(int_at(arguments, READY), SPREAD * turn) == 0:
+        while count_at(int_at(arguments, READY), SPREAD * run) == 0:
             pass
         bank = arguments + 8 * DOWN
         w, s, b = bank_row(bank, slot * output + start)

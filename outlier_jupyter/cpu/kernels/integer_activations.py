@@ -35,7 +35,7 @@ VALUES = 64
 HALF = VALUES // 2
 """Even codes of a group are in the lower halves of the bytes, odd codes in the upper halves."""
 TOGETHER = 2
-"""Groups per turn of the unrolled loop; two rows of four no longer fit the registers."""
+"""Groups per iteration of the unrolled loop; two rows of four no longer fit the registers."""
 
 
 def fits(form: Format, lanes: int) -> bool:
@@ -63,11 +63,11 @@ def split(part: Steps, value: Value, x: Value, out: Value, units: Value) -> None
     unit = builder.select(some, builder.fdiv(largest, most), zero)
     scale = emit.splat(builder.select(some, builder.fdiv(most, largest), zero), LANES)
     emit.store(unit, emit.at(units, builder.udiv(start, emit.integer(VALUES))))
-    with emit.loop(emit.integer(VALUES // LANES)) as turn:
-        numbers = emit.load(emit.at(source, builder.shl(turn, emit.integer(5))), F32, LANES)
+    with emit.loop(emit.integer(VALUES // LANES)) as iteration:
+        numbers = emit.load(emit.at(source, builder.shl(iteration, emit.integer(5))), F32, LANES)
         rounded = emit.call("llvm.nearbyint", builder.fmul(numbers, scale))
         rest = builder.fptosi(rounded, vector(I32, LANES))
-        to = emit.at(target, builder.shl(turn, emit.integer(2)))
+        to = emit.at(target, builder.shl(iteration, emit.integer(2)))
         for place in (2, 1, 0):
             digit, rest = _digit(emit, rest) if place else (rest, rest)
             for odd in (0, 1):
@@ -113,8 +113,8 @@ def multiply(
     left, first = part.count, emit.integer(0)
     for wide in (TOGETHER, 1):
         count = builder.udiv(left, emit.integer(wide))
-        with emit.loop(count) as turn:
-            group = builder.add(first, builder.mul(turn, emit.integer(wide)))
+        with emit.loop(count) as iteration:
+            group = builder.add(first, builder.mul(iteration, emit.integer(wide)))
             offset, scale = (builder.mul(group, emit.integer(each)) for each in (HALF, 4))
             digits = emit.at(x, builder.mul(group, emit.integer(4 * VALUES)))
             codes, scales = [emit.at(w, offset) for w in ws], [emit.at(at, scale) for at in rooms]
@@ -138,8 +138,8 @@ def _scales(part: Steps, s: Value, units: Value, room: Value) -> None:
     left, first = part.count, emit.integer(0)
     for wide in (LANES, 4, 1):
         count = builder.udiv(left, emit.integer(wide))
-        with emit.loop(count) as turn:
-            group = builder.add(first, builder.mul(turn, emit.integer(wide)))
+        with emit.loop(count) as iteration:
+            group = builder.add(first, builder.mul(iteration, emit.integer(wide)))
             place = builder.mul(group, emit.integer(ITEM_BYTES[part.form.scale]))
             offset = builder.shl(group, emit.integer(2))
             scales = emit.floats(emit.at(s, place), part.form.scale, wide)

@@ -33,11 +33,11 @@ def exponential(emit: Emitter, x: Value, lanes: int) -> Value:
 
 
 def _parts(emit: Emitter, count: Value, lanes: int) -> list[tuple[Value, Value, int]]:
-    """(first, turns, lanes) of a loop over vectors and one over the rest."""
+    """(first, iterations, lanes) of a loop over vectors and one over the rest."""
     builder = emit.builder
-    turns = builder.udiv(count, emit.integer(lanes))
-    done = builder.mul(turns, emit.integer(lanes))
-    return [(emit.integer(0), turns, lanes), (done, builder.sub(count, done), 1)]
+    iterations = builder.udiv(count, emit.integer(lanes))
+    done = builder.mul(iterations, emit.integer(lanes))
+    return [(emit.integer(0), iterations, lanes), (done, builder.sub(count, done), 1)]
 
 
 @intrinsic
@@ -48,10 +48,10 @@ def largest(context, base, count):
         emit = Emitter(builder)
         base, count = arguments
         found = emit.variable(F32, constant(-3e38, F32, 1))
-        for first, turns, lanes in _parts(emit, count, 8):
+        for first, iterations, lanes in _parts(emit, count, 8):
             best = emit.variable(vector(F32, lanes), constant(-3e38, F32, lanes))
-            with emit.loop(turns) as turn:
-                place = builder.add(first, builder.mul(turn, emit.integer(lanes)))
+            with emit.loop(iterations) as iteration:
+                place = builder.add(first, builder.mul(iteration, emit.integer(lanes)))
                 at = emit.at(base, builder.shl(place, emit.integer(2)))
                 value = emit.load(at, F32, lanes, align=4)
                 builder.store(emit.call("llvm.maxnum", builder.load(best), value), best)
@@ -74,10 +74,10 @@ def exponentials(context, base, count, shift):
         emit = Emitter(builder)
         base, count, shift = arguments
         found = emit.variable(F32, constant(0.0, F32, 1))
-        for first, turns, lanes in _parts(emit, count, 8):
+        for first, iterations, lanes in _parts(emit, count, 8):
             total = emit.variable(vector(F32, lanes), constant(0.0, F32, lanes))
-            with emit.loop(turns) as turn:
-                place = builder.add(first, builder.mul(turn, emit.integer(lanes)))
+            with emit.loop(iterations) as iteration:
+                place = builder.add(first, builder.mul(iteration, emit.integer(lanes)))
                 at = emit.at(base, builder.shl(place, emit.integer(2)))
                 x = builder.fsub(emit.load(at, F32, lanes, align=4), emit.splat(shift, lanes))
                 value = exponential(emit, x, lanes)
@@ -105,12 +105,12 @@ def blend(context, kind, rows, v, v_stride, p, p_stride, count, width, out, out_
         rows, v, v_stride, p, p_stride, count, width, out, out_stride = arguments[1:]
         fours = builder.lshr(rows, emit.integer(2))
         done = builder.shl(fours, emit.integer(2))
-        for size, first, turns in (
+        for size, first, iterations in (
             (4, emit.integer(0), fours),
             (1, done, builder.sub(rows, done)),
         ):
-            with emit.loop(turns) as turn:
-                row = builder.add(first, builder.mul(turn, emit.integer(size)))
+            with emit.loop(iterations) as iteration:
+                row = builder.add(first, builder.mul(iteration, emit.integer(size)))
                 ps, outs = (
                     [
                         emit.at(base, builder.mul(builder.add(row, emit.integer(i)), stride))
@@ -136,9 +136,9 @@ def _blend(
 ) -> None:
     builder = emit.builder
     nbytes = 4 if kind == "f32" else 2
-    for first, turns, lanes in _parts(emit, width, 16):
-        with emit.loop(turns) as turn:
-            place = builder.add(first, builder.mul(turn, emit.integer(lanes)))
+    for first, iterations, lanes in _parts(emit, width, 16):
+        with emit.loop(iterations) as iteration:
+            place = builder.add(first, builder.mul(iteration, emit.integer(lanes)))
             column = emit.at(v, builder.mul(place, emit.integer(nbytes)))
             sums = [emit.variable(vector(F32, lanes), constant(0.0, F32, lanes)) for _ in ps]
             with emit.loop(count) as t:

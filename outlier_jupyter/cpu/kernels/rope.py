@@ -13,7 +13,7 @@ from .compiled import RUNNING, Prepared, Stage, address, task
 from .kernel_chain import Link, link
 from .linear import F32s
 
-X, HEADS, WIDTH, WEIGHTS, TURNED, ANGLES, PAIRED, PARAMETERS = range(8)
+X, HEADS, WIDTH, WEIGHTS, ROTATED, ANGLES, PAIRED, PARAMETERS = range(8)
 
 
 @lru_cache
@@ -21,7 +21,7 @@ def rope_task() -> int:
     """The kernel of `HeadRotation`; a task is a head."""
 
     def kernel(arguments: int, head: int) -> None:
-        width, turned = int_at(arguments, WIDTH), int_at(arguments, TURNED)
+        width, rotated = int_at(arguments, WIDTH), int_at(arguments, ROTATED)
         x = int_at(arguments, X) + 4 * head * width
         weights, angles = int_at(arguments, WEIGHTS), int_at(arguments, ANGLES)
         if weights != 0:
@@ -32,10 +32,10 @@ def rope_task() -> int:
             for i in range(width):
                 put_float(x, i, float_at(x, i) * scale * float_at(weights, head * width + i))
         paired = int_at(arguments, PAIRED)
-        for i in range(turned):
-            first, second = (2 * i, 2 * i + 1) if paired else (i, i + turned)
+        for i in range(rotated):
+            first, second = (2 * i, 2 * i + 1) if paired else (i, i + rotated)
             a, b = float_at(x, first), float_at(x, second)
-            cosine, sine = float_at(angles, i), float_at(angles, turned + i)
+            cosine, sine = float_at(angles, i), float_at(angles, rotated + i)
             put_float(x, first, a * cosine - b * sine)
             put_float(x, second, a * sine + b * cosine)
 
@@ -89,6 +89,6 @@ class HeadRotation:
 @lru_cache(maxsize=4096)
 def _angles(frequencies: bytes, position: int) -> tuple[F32s, int]:
     """Cosines, then sines, of a token's angles, [1, both], and their address; shared by layers."""
-    turned = position * np.frombuffer(frequencies, np.float64)
-    found = np.concatenate([np.cos(turned), np.sin(turned)]).astype(np.float32)[None]
+    rotated = position * np.frombuffer(frequencies, np.float64)
+    found = np.concatenate([np.cos(rotated), np.sin(rotated)]).astype(np.float32)[None]
     return found, address(found)

@@ -140,14 +140,14 @@ def dots(
         singly = [(1, 1, FLOATS, ones, zero, high)]
         if integers.fits(form, lane_count):
             singly = [(TWO, 1, INTEGERS, ones, zero, twos), (1, 1, INTEGERS, ones, done, last)]
-        for tall, wide, way, turns, first, heights in (
+        for tall, wide, way, iterations, first, heights in (
             (TWO, FOUR, FLOATS, fours, zero, twos),
             (1, FOUR, FLOATS, fours, done, last),
             *singly,
             (1, 1, REST, rows, zero, high),  # it adds, so no row may be taken twice
         ):
             function = _block(builder.module, form, lane_count, tall, wide, way)
-            builder.call(function, [turns, first, heights, *arguments[3:]])
+            builder.call(function, [iterations, first, heights, *arguments[3:]])
         return context.get_dummy_value()
 
     return types.void(name, lanes, *[types.int64] * 15), generate
@@ -157,7 +157,7 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
     """A function that multiplies `tall` × `wide` rows at a time: their whole steps, or the rest.
 
     Each is a separate function: in a single one LLVM would run out of registers and read the masks
-    of the innermost loop from memory at each turn.
+    of the innermost loop from memory at each iteration.
     """
     name, rest = f"dots_{form.name}_{lanes}_{tall}_{wide}_{way}", way == REST
     if name in module.globals:
@@ -167,16 +167,16 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
     function.attributes.add("noinline")
     emit = Emitter(ir.IRBuilder(function.append_basic_block()))
     builder = emit.builder
-    turns, first, heights, w, w_stride, s, b, s_stride, rows, *places = function.args
+    iterations, first, heights, w, w_stride, s, b, s_stride, rows, *places = function.args
     x, x_stride, sums, sums_stride, width, out, out_stride = places
     part = steps(emit, form, lanes, width)[rest]
     groups = part.count
     rooms = [integers.scale_room(emit, groups) for _ in range(tall)] if way == INTEGERS else []
     if rest:
         none = builder.icmp_unsigned("==", part.count, emit.integer(0))
-        turns = builder.select(none, emit.integer(0), turns)
-    with emit.loop(turns) as turn:
-        row = builder.mul(turn, emit.integer(wide))
+        iterations = builder.select(none, emit.integer(0), iterations)
+    with emit.loop(iterations) as iteration:
+        row = builder.mul(iteration, emit.integer(wide))
         if wide > 1:
             last = builder.sub(rows, emit.integer(wide))
             row = builder.select(builder.icmp_unsigned("<", row, last), row, last)
@@ -216,7 +216,7 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
 def _fetch(emit: Emitter, rows: list[Value], nbytes: Value) -> None:
     """Prefetch a row's bytes, `AHEAD` after each row.
 
-    This is not in the loop over a row: LLVM would then read its masks from memory at each turn.
+    This is not in the loop over a row: LLVM would then read its masks from memory each time.
     """
     with emit.loop(emit.builder.udiv(nbytes, emit.integer(CACHE_LINE))) as line:
         place = emit.at(emit.builder.mul(line, emit.integer(CACHE_LINE)), AHEAD)
@@ -322,8 +322,8 @@ def _add_biases(
     left, first = builder.udiv(width, emit.integer(form.group)), emit.integer(0)
     for wide in (8, 4, 1):
         count = builder.udiv(left, emit.integer(wide))
-        with emit.loop(count) as turn:
-            group = builder.add(first, builder.mul(turn, emit.integer(wide)))
+        with emit.loop(count) as iteration:
+            group = builder.add(first, builder.mul(iteration, emit.integer(wide)))
             place = builder.mul(group, emit.integer(ITEM_BYTES[form.scale]))
             values = [emit.floats(emit.at(bias, place), form.scale, wide) for bias in biases]
             for column, start in enumerate(starts):

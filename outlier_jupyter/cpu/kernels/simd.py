@@ -173,9 +173,9 @@ class Emitter:
 
     @contextmanager
     def loop(self, count: Value) -> Any:
-        """A loop of `count` turns; yields the turn's number."""
-        with cgutils.for_range(self.builder, count, intp=I64) as turn:
-            yield turn.index
+        """A loop of `count` iterations; yields the iteration's number."""
+        with cgutils.for_range(self.builder, count, intp=I64) as iteration:
+            yield iteration.index
 
 
 def _mangled(kind: Any) -> str:

@@ -48,8 +48,8 @@ class Steps:
     @contextmanager
     def walk(self) -> Iterator[Value]:
         """The loop; yields the index of each step's first value."""
-        with self.emit.loop(self.count) as turn:
-            offset = self.emit.builder.mul(turn, self.emit.integer(self.size))
+        with self.emit.loop(self.count) as iteration:
+            offset = self.emit.builder.mul(iteration, self.emit.integer(self.size))
             yield self.emit.builder.add(self.first, offset)
 
     def bytes_at(self, value: Value, per_group: bool = False) -> Value:

@@ -59,20 +59,20 @@ class AttentionPlan:
             weights = np.concatenate(
                 [np.tile(norm, (n, 1)) for norm, n in zip(self.norms, counts, strict=True)]
             )
-        self.turn = HeadRotation(
+        self.rotate = HeadRotation(
             self.heads + self.kv_heads, self.width, frequencies, paired, weights, self.epsilon
         )
 
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width], with the token's key and value added to `cache`."""
         found = self.shared.stack.multiply(x)[0]
-        turned = (self.heads + self.kv_heads) * self.width
-        queries_and_keys, value = found[:turned].reshape(-1, self.width), found[turned:]
+        rotated = (self.heads + self.kv_heads) * self.width
+        queries_and_keys, value = found[:rotated].reshape(-1, self.width), found[rotated:]
         if self.norms and not self.each:
             split = self.heads * self.width
-            for part, weight in zip((found[:split], found[split:turned]), self.norms, strict=True):
+            for part, weight in zip((found[:split], found[split:rotated]), self.norms, strict=True):
                 part *= weight / np.sqrt(np.mean(part * part) + self.epsilon)
-        self.turn(queries_and_keys, cache.offset)
+        self.rotate(queries_and_keys, cache.offset)
         queries, key = queries_and_keys[: self.heads], queries_and_keys[self.heads :]
         found = self.appender.add(cache, key, value.reshape(self.kv_heads, -1))
         mixed = attend(queries, found[0], found[1], self.scale, self.sinks, found[2])
@@ -80,25 +80,25 @@ class AttentionPlan:
 
     def links(self, x: F32s, out: F32s, memory: Workspace) -> list[Link]:
         """`decode` as links of a chain: x [width] → out [width]; `begin` sets the position."""
-        stack, turned = self.shared.stack, (self.heads + self.kv_heads) * self.width
-        wide = (stack.height - turned) // self.kv_heads
+        stack, rotated = self.shared.stack, (self.heads + self.kv_heads) * self.width
+        wide = (stack.height - rotated) // self.kv_heads
         found = memory.floats("found", stack.height)
         mixed = memory.floats("mixed", self.heads * wide)
         norms = []
         if self.norms and not self.each:
             split = self.heads * self.width
-            for part, weight in zip((found[:split], found[split:turned]), self.norms, strict=True):
+            for part, weight in zip((found[:split], found[split:rotated]), self.norms, strict=True):
                 norms.append(norm_link(part, weight, self.epsilon, part))
-        self._turned = self.turn.link(found[:turned])
+        self._rotated = self.rotate.link(found[:rotated])
         self._append = AppendKV(found, self.heads, self.kv_heads, self.width, wide, self.scale)
-        before = [*stack.links(x, found), *norms, self._turned, self._append.link]
+        before = [*stack.links(x, found), *norms, self._rotated, self._append.link]
         self._attend = Attend(found, mixed, self.heads, self.sinks)
         self._place = len(before)
         return [*before, self._attend.link, *self.output.links(mixed, out)]
 
     def begin(self, chain: Chain, first: int, keys: Cached, values: Cached, at: int) -> None:
         """Set the next token's position `at`; `links` begin at number `first` of `chain`."""
-        self.turn.at(at, self._turned)
+        self.rotate.at(at, self._rotated)
         self._append.append_to(keys, values, at)
         self._attend.over(keys, values, at + 1, chain, first + self._place)
 
@@ -107,18 +107,18 @@ class AttentionPlan:
         rows, offset = len(x), cache.offset
         found = compute(x, self.shared.stack)
         split = self.heads * self.width
-        turned = split + self.kv_heads * self.width
+        rotated = split + self.kv_heads * self.width
         if self.norms and not self.each:
-            for part, weight in zip((found[:, :split], found[:, split:turned]), self.norms,
+            for part, weight in zip((found[:, :split], found[:, split:rotated]), self.norms,
                                     strict=True):  # fmt: skip
                 squares = np.mean(part * part, axis=1, keepdims=True)
                 part *= weight / np.sqrt(squares + self.epsilon)
         for row in range(rows):
-            self.turn(found[row, :turned].reshape(-1, self.width), offset + row)
+            self.rotate(found[row, :rotated].reshape(-1, self.width), offset + row)
         shape = (1, rows, self.kv_heads, -1)
         keys, values = (
             mx.array(np.ascontiguousarray(part.reshape(shape).transpose(0, 2, 1, 3)))
-            for part in (found[:, split:turned], found[:, turned:])
+            for part in (found[:, split:rotated], found[:, rotated:])
         )
         cache.update_and_fetch(keys, values)
         seen = [Cached(cached_rows(part, cache.offset), "f32")

@@ -22,14 +22,14 @@ from .classes import native_class
 from .kv_append import takes_float32
 
 
-class Stream:
+class TokenActivations:
     """One token's activations, passed between native layers without MLX."""
 
     def __init__(self) -> None:
         self._array: mx.array | None = None
         self._rows = np.empty((1, 0), np.float32)
 
-    def carries(self, x: mx.array) -> bool:
+    def matches(self, x: mx.array) -> bool:
         """Whether x is one token's activations."""
         return x is self._array or bool(x.shape[:2] == (1, 1))
 
@@ -87,17 +87,17 @@ class LayerPlan:
 
     Args:
         stacks: id of each native linear layer → its matrices.
-        stream: the model's.
+        token: the model's.
         memory: shared by the model's layers, which run one after the other.
     """
 
     def __init__(
-        self, layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Workspace
+        self, layer: Any, stacks: dict[int, Stack], token: TokenActivations, memory: Workspace
     ) -> None:
         family = known_as(layer, "layer")
         assert family is not None, "only layers that can_swap accepts"
         block = layer[family.block]
-        self.stream = stream
+        self.token = token
         self.attention = layer.self_attn._plan
         self.shared = SharedExpert(block, stacks) if "shared_expert" in block else None
         self.gate, self.experts = block.gate, block.switch_mlp
@@ -131,7 +131,7 @@ class LayerPlan:
         stacked = (self.attention.shared.stack, self.attention.output, router)
         self._chain = Chain(links, sum(stack.nbytes for stack in stacked))
 
-    def takes(self, cache: Any) -> bool:
+    def can_decode(self, cache: Any) -> bool:
         """Whether a token can be decoded with this cache, and the router is unchanged."""
         if not self._chooses_as_made:
             return False
@@ -142,16 +142,16 @@ class LayerPlan:
         # `routing_override` changes a router's class.
         return type(self.gate) is self._gate_class
 
-    def ready(self, cache: Any) -> bool:
+    def can_reserve(self, cache: Any) -> bool:
         """Whether kernels alone can compute up to the experts: the KV cache has room."""
         return self._chooses_as_made and self.attention.appender.owns(cache)
 
-    def begin(self, cache: Any) -> None:
-        """Reserve the token's place in the KV cache of a `ready` layer; then call `pass_on`."""
+    def reserve(self, cache: Any) -> None:
+        """Reserve the token's place in the KV cache, if `can_reserve`; then `decode_reserved`."""
         self.attention.begin(self._chain, 1, *self.attention.appender.reserve(cache))
 
-    def pass_on(self, x: F32s) -> F32s:
-        """As `decode`, after `begin`."""
+    def decode_reserved(self, x: F32s) -> F32s:
+        """As `decode`, after `reserve`."""
         with RUNNING:
             self._take(x)
             self._chain.run()
@@ -234,9 +234,9 @@ class _Layer:
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         plan = self._plan
-        stream = plan.stream
-        if mask is None and stream.carries(x) and plan.takes(cache):
-            return stream.array(plan.decode(stream.rows(x), cache))
+        token = plan.token
+        if mask is None and token.matches(x) and plan.can_decode(cache):
+            return token.array(plan.decode(token.rows(x), cache))
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
@@ -252,12 +252,14 @@ def can_swap(layer: nn.Module) -> bool:
     return family is not None and hasattr(layer[family.block].get("switch_mlp"), "decode")
 
 
-def swap_layer(layer: Any, stacks: dict[int, Stack], stream: Stream, memory: Workspace) -> None:
+def swap_layer(
+    layer: Any, stacks: dict[int, Stack], token: TokenActivations, memory: Workspace
+) -> None:
     """Make a layer decode natively; its attention must be native already.
 
     Args:
         stacks: id of each native linear layer → its matrices.
-        stream, memory: the model's.
+        token, memory: the model's.
     """
-    object.__setattr__(layer, "_plan", LayerPlan(layer, stacks, stream, memory))
+    object.__setattr__(layer, "_plan", LayerPlan(layer, stacks, token, memory))
     layer.__class__ = native_class(_Layer, type(layer))

@@ -130,12 +130,12 @@ class Native:
         attending = [module for _, module in self._modules if hasattr(module, "_plan")]
         self.attends = len(attending) == self._layers > 0
         stacks = {key: shared.stack for key, shared in shares.items()}
-        stream, memory = layer.Stream(), Workspace()
+        token, memory = layer.TokenActivations(), Workspace()
         for _, module in self._modules:
             if layer.can_swap(module) and hasattr(module.self_attn, "_plan"):
-                swap_if_whole(module, stacks, stream, memory)
+                swap_if_whole(module, stacks, token, memory)
         for _, module in self._modules:
-            swap_model(module, stream)
+            swap_model(module, token)
 
     def _swap_attention(self, module: Any, shares: dict[int, SharedInput]) -> None:
         parts = [module[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
@@ -147,11 +147,11 @@ class Native:
 
 
 def swap_if_whole(
-    module: Any, stacks: dict[int, Stack], stream: layer.Stream, memory: Workspace
+    module: Any, stacks: dict[int, Stack], token: layer.TokenActivations, memory: Workspace
 ) -> None:
     """Swap a decoder layer, unless one of its linear layers is not native."""
     try:
-        layer.swap_layer(module, stacks, stream, memory)
+        layer.swap_layer(module, stacks, token, memory)
     except KeyError:  # MLX computes it, in a format without a kernel
         return
 

@@ -15,18 +15,18 @@ import mlx.nn as nn
 from ...families import known_as
 from .arrays import as_rows
 from .classes import native_class
-from .decoder_layer import Norm, Stream, plans
+from .decoder_layer import Norm, TokenActivations, plans
 
 
 class _FinalNorm:
     """The native behaviour of the norm after the last layer, for one token."""
 
     _norm: Norm
-    _stream: Stream
+    _token: TokenActivations
 
     def __call__(self, x: mx.array) -> mx.array:
         if x.shape[:2] == (1, 1) and x.dtype == mx.float32:
-            return mx.array(self._norm(self._stream.rows(x))[None])
+            return mx.array(self._norm(self._token.rows(x))[None])
         return super().__call__(x)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
@@ -44,29 +44,29 @@ class _Model:
         return super().__call__(inputs, cache, *embedded, **named)  # type: ignore[misc]  # the other base has it
 
     def _decode(self, inputs: mx.array, cache: Any) -> mx.array | None:
-        """inputs [1, 1] → [1, 1, width]; None, with nothing changed, if a layer is not ready."""
+        """inputs [1, 1] → [1, 1, width]; None, with nothing changed, if a layer cannot reserve."""
         model: Any = self
         found = plans(model.layers)
         if found is None or len(cache) != len(found):
             return None
-        if not all(plan.ready(each) for plan, each in zip(found, cache, strict=True)):
+        if not all(plan.can_reserve(each) for plan, each in zip(found, cache, strict=True)):
             return None
         x = as_rows(model.embed_tokens(inputs))
         for plan, each in zip(found, cache, strict=True):
-            plan.begin(each)
+            plan.reserve(each)
         for plan in found:
-            x = plan.pass_on(x)
+            x = plan.decode_reserved(x)
         return mx.array(self._norm(x)[None])
 
 
-def swap_model(model: nn.Module, stream: Stream) -> None:
+def swap_model(model: nn.Module, token: TokenActivations) -> None:
     """Make the final norm native if all layers are, and the loop if the model's class is known."""
     norm = model.get("norm")
     if type(norm) is not nn.RMSNorm or not plans(model.get("layers") or ()):
         return
     native = Norm(norm)
     object.__setattr__(norm, "_norm", native)
-    object.__setattr__(norm, "_stream", stream)
+    object.__setattr__(norm, "_token", token)
     norm.__class__ = native_class(_FinalNorm, nn.RMSNorm)
     if known_as(model, "model"):
         object.__setattr__(model, "_norm", native)

@@ -10,7 +10,7 @@ An expert's score estimates its next uses, as the sum of two parts:
   next token's fully, those of the tokens after it `FADE` times as much each, up to `AHEAD`.
 
 A layer's scores are updated when its router has chosen. A layer's weight is 1 − `NEARNESS` ×
-d, where d is how far ahead its next turn is, from 0 (next) to 1 (a whole cycle). None of the
+d, where d is how far ahead its next call is, from 0 (next) to 1 (a whole cycle). None of the
 numbers is fitted to a model: docs/experiments/caching.md has what other values give.
 """
 

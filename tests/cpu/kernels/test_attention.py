@@ -62,9 +62,9 @@ def test_heads_that_do_not_divide_are_refused():
 @pytest.mark.parametrize("sunk", [False, True])
 def test_a_prompt_sees_what_was_before_it(kind, sunk, random, monkeypatch):
     """Each token of a prompt has the attention it has alone, in one part or several."""
-    held, tokens, kv_heads, shared, width = 53, 21, 2, 3, 20
+    past, tokens, kv_heads, shared, width = 53, 21, 2, 3, 20
     stored = [
-        as_stored(random.normal(size=(kv_heads, held, width)).astype(np.float32), kind)[0]
+        as_stored(random.normal(size=(kv_heads, past, width)).astype(np.float32), kind)[0]
         for _ in "kv"
     ]
     queries = random.normal(size=(tokens, kv_heads * shared, width)).astype(np.float32)
@@ -72,7 +72,7 @@ def test_a_prompt_sees_what_was_before_it(kind, sunk, random, monkeypatch):
     cached = [Cached(part, kind) for part in stored]
     alone = [
         attend(
-            row, *(Cached(part[:, : held - tokens + i + 1], kind) for part in stored), 0.3, sinks
+            row, *(Cached(part[:, : past - tokens + i + 1], kind) for part in stored), 0.3, sinks
         )
         for i, row in enumerate(queries)
     ]

@@ -30,7 +30,7 @@ SEVERAL = 1 << 40
 
 
 @pytest.fixture(scope="module")
-def turn() -> int:
+def shift() -> int:
     """A kernel that writes to its second row the next number of its first, and one more."""
 
     def kernel(arguments: int, place: int) -> None:
@@ -47,10 +47,10 @@ def run(links, nbytes=SEVERAL):
 
 
 @pytest.mark.parametrize("nbytes", [0, SEVERAL])
-def test_a_kernel_begins_when_the_one_before_is_done(turn, nbytes):
+def test_a_kernel_begins_when_the_one_before_is_done(shift, nbytes):
     """Each of 40 kernels reads numbers that other tasks of the one before wrote."""
     rows = np.empty((41, 300), np.float32)
-    links = [link(turn, 300, before, after, 300) for before, after in pairwise(rows)]
+    links = [link(shift, 300, before, after, 300) for before, after in pairwise(rows)]
     for _ in range(20):
         rows[:] = np.nan
         rows[0] = np.arange(300)
@@ -58,10 +58,10 @@ def test_a_kernel_begins_when_the_one_before_is_done(turn, nbytes):
         np.testing.assert_array_equal(rows[-1], np.roll(rows[0], -40) + 40)
 
 
-def test_some_links_may_be_run_and_one_replaced(turn):
+def test_some_links_may_be_run_and_one_replaced(shift):
     """A chain runs from one link up to another; a replacement keeps its link's place."""
     rows = np.arange(20, dtype=np.float32).reshape(4, 5)
-    links = [link(turn, 5, rows[n], rows[3], 5) for n in range(3)]
+    links = [link(shift, 5, rows[n], rows[3], 5) for n in range(3)]
     chain = Chain(links, 0)
     with RUNNING:
         chain.run(1, 2)

@@ -37,11 +37,11 @@ def test_products_are_those_of_float64(form, data):
     width = unit * data.draw(st.integers(1, 9), "units")
     height = data.draw(st.integers(1, 40), "height")
     rows = data.draw(st.sampled_from([1, 2, 4, 5, MANY_ROWS]), "rows")
-    given_matrix, values = matrix(form, height, width, seed=width)
+    stored, values = matrix(form, height, width, seed=width)
     x = np.random.default_rng(rows).normal(size=(rows, width)).astype(np.float32)
     wanted = x.astype(np.float64) @ values.T
-    close(Stack([given_matrix]).multiply(x), wanted)
-    close(multiply_many(x, Stack([given_matrix])), wanted)
+    close(Stack([stored]).multiply(x), wanted)
+    close(multiply_many(x, Stack([stored])), wanted)
 
 
 def test_every_float16_is_widened_exactly():
@@ -57,9 +57,9 @@ def test_every_float16_is_widened_exactly():
 @pytest.mark.parametrize("form", [affine(4, 64, "bf16"), affine(3, 32, "f16"), mxfp4()])
 def test_vectors_of_other_widths_give_the_same(form, lanes, random):
     """Code for AVX-512 and for AVX2 is right wherever it is compiled."""
-    given_matrix, values = matrix(form, 9, 480 if form.group == 32 else 448)
-    x = random.normal(size=(5, given_matrix.width)).astype(np.float32)
-    close(Stack([given_matrix], lanes).multiply(x), x.astype(np.float64) @ values.T)
+    stored, values = matrix(form, 9, 480 if form.group == 32 else 448)
+    x = random.normal(size=(5, stored.width)).astype(np.float32)
+    close(Stack([stored], lanes).multiply(x), x.astype(np.float64) @ values.T)
 
 
 def test_stacked_matrices_stand_side_by_side_with_their_biases(random):

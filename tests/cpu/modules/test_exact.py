@@ -85,20 +85,26 @@ def test_tokens_and_trace_are_those_of_the_plain_path():
 
 def test_kv_caches_of_every_kind_give_the_same_text():
     """Caches that grow, rotate or are reused give the same text on both paths."""
-    asked = [{"max_tokens": 280}, {"max_kv_size": 16}, {"reuse_kv": True}, {"reuse_kv": True}]
+    options_of_runs = [
+        {"max_tokens": 280},
+        {"max_kv_size": 16},
+        {"reuse_kv": True},
+        {"reuse_kv": True},
+    ]
     texts = []
     for kernels in ("auto", "mlx"):
         with outlier_jupyter.load("demo", kernels=kernels) as engine:
             engine.tokenizer.eos_token_ids = set()
             with choices() as margins:
-                for options in asked:
-                    given = {"max_tokens": 30} | options
-                    texts.append(engine.generate("import os\n\ndef read", raw=True, **given).text)
+                for options in options_of_runs:
+                    settings = {"max_tokens": 30} | options
+                    run = engine.generate("import os\n\ndef read", raw=True, **settings)
+                    texts.append(run.text)
     assert min(margins) > CLEAR
-    assert texts[: len(asked)] == texts[len(asked) :]
+    assert texts[: len(options_of_runs)] == texts[len(options_of_runs) :]
 
 
-def test_bits_are_mlx_lms_when_its_kernels_are_asked_for(tiny):
+def test_bits_are_mlx_lms_with_its_kernels(tiny):
     """`kernels="mlx"` changes no class and no bit."""
     reference, _ = load_unpaged(str(tiny))
     with outlier_jupyter.load(tiny, cache_experts=5, kernels="mlx") as engine:
@@ -145,10 +151,10 @@ def test_routing_is_changed_in_native_models_as_in_mlx_lms(model_type, tmp_path)
     for kernels in ("mlx", "auto"):
         with outlier_jupyter.load(folder, cache_experts=6, kernels=kernels) as engine:
             engine.tokenizer.eos_token_ids = set()
-            asked = {"raw": True, "max_tokens": 4}
-            plain = engine.generate("def f(x)", **asked).trace
-            changed = engine.generate("def f(x)", mask="0:0-4", top_k=3, **asked).trace
-            again = engine.generate("def f(x)", **asked).trace
+            options = {"raw": True, "max_tokens": 4}
+            plain = engine.generate("def f(x)", **options).trace
+            changed = engine.generate("def f(x)", mask="0:0-4", top_k=3, **options).trace
+            again = engine.generate("def f(x)", **options).trace
             np.testing.assert_array_equal(again.experts, plain.experts)
             np.testing.assert_array_equal(again.weights, plain.weights)
             traces[kernels] = changed
@@ -169,9 +175,9 @@ def test_a_token_of_a_known_layer_passes_mlx_by(monkeypatch):
             calls["graph"] += 1
             return whole(self, x, indices)
 
-        def rows(self, *given, whole=PagedSwitch.decode):
+        def rows(self, *args, whole=PagedSwitch.decode):
             calls["rows"] += 1
-            return whole(self, *given)
+            return whole(self, *args)
 
         monkeypatch.setattr(PagedSwitch, "__call__", graph)
         monkeypatch.setattr(PagedSwitch, "decode", rows)
@@ -183,11 +189,11 @@ def test_a_token_of_a_known_layer_passes_mlx_by(monkeypatch):
     assert np.isfinite(run.trace.weights).all() and (run.trace.experts >= 0).all()
 
 
-HELD = pytest.mark.parametrize("options", [{"resident": True}, {"cache_experts": 96}], ids=str)
+CACHES = pytest.mark.parametrize("options", [{"resident": True}, {"cache_experts": 96}], ids=str)
 """All experts resident, or a cache for half of them."""
 
 
-@HELD
+@CACHES
 def test_a_token_passes_mlx_lms_loop_by(monkeypatch, options):
     """It does so from the second call after a prompt on, when the KV caches' room is known."""
     calls = {"layers": 0, "models": 0}
@@ -195,9 +201,9 @@ def test_a_token_passes_mlx_lms_loop_by(monkeypatch, options):
     def count(kind, name):
         whole = kind.__call__
 
-        def counted(self, *given, **named):
+        def counted(self, *args, **kwargs):
             calls[name] += 1
-            return whole(self, *given, **named)
+            return whole(self, *args, **kwargs)
 
         monkeypatch.setattr(kind, "__call__", counted)
 
@@ -212,33 +218,33 @@ def test_a_token_passes_mlx_lms_loop_by(monkeypatch, options):
     assert (run.trace.calls["experts_ns"] > 0).all()
 
 
-def test_embeddings_are_read_in_place_of_ids_where_they_are_given():
+def test_embeddings_are_read_in_place_of_ids_if_there_are_any():
     """Given embeddings run through mlx-lm's own loop, with the same numbers."""
     found = []
     with outlier_jupyter.load("demo", resident=True, kernels="auto") as engine:
         whole, ids = engine.model.model, mx.array([[5]])
-        for given in ((), (None,), (whole.embed_tokens(mx.array([[7]])),)):
+        for args in ((), (None,), (whole.embed_tokens(mx.array([[7]])),)):
             cache = make_prompt_cache(engine.model)
             for _ in range(3):  # after these, the caches' room is known
                 whole(ids, cache)
-            first = ids if given and given[0] is not None else mx.array([[7]])
-            found.append(np.array(whole(first, cache, *given)))
+            first = ids if args and args[0] is not None else mx.array([[7]])
+            found.append(np.array(whole(first, cache, *args)))
     assert near(found[1], found[0]) and near(found[2], found[0])
 
 
-@HELD
+@CACHES
 def test_a_stop_between_two_layers_leaves_the_kv_cache_level(monkeypatch, options):
     """The next run continues from the tokens that all layers have, with a fresh run's text."""
     prompt, seen = "import os\n\ndef read_file", 0
     name = "decode_resident" if "resident" in options else "decode"
     whole = getattr(PagedSwitch, name)
 
-    def stopping(self, *given):
+    def stopping(self, *args):
         nonlocal seen
         seen += 1
         if seen == 25:
             raise Stopped
-        return whole(self, *given)
+        return whole(self, *args)
 
     with outlier_jupyter.load("demo", kernels="auto", **options) as engine:
         wanted = engine.generate(prompt, raw=True, max_tokens=20).text
@@ -263,7 +269,7 @@ def test_layers_whose_experts_are_not_paged_are_not_whole():
     assert layer.can_swap(decoder)
 
 
-def test_a_bank_that_is_given_up_is_nobody_s(tmp_path):
+def test_nothing_refers_to_a_bank_that_was_replaced(tmp_path):
     """After a resize nothing refers to the kernels over the old slots, so their memory is freed."""
     folder = checkpoint("qwen3_moe", tmp_path / "model")
     with outlier_jupyter.load(folder, resident=True, kernels="auto") as engine:

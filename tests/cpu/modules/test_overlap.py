@@ -83,13 +83,13 @@ def test_hits_are_computed_while_reads_are_under_way(engine, monkeypatch):
     wanted = np.array(paged(x, ids(3, 1, 6, 5)))
     pager.acquire([ExpertKey(0, expert) for expert in range(6)])  # evict them
     pager.acquire([ExpertKey(1, 3), ExpertKey(1, 6)])
-    held = pager.reader = PausedReader(pager.reader)
+    paused = pager.reader = PausedReader(pager.reader)
     computed = []
 
     def add(self, mine, slots, whole=switch.NativePartialExperts.add):
         whole(self, mine, slots)
-        computed.append((mine.tolist(), held.done))
-        held.release()
+        computed.append((mine.tolist(), paused.done))
+        paused.release()
 
     monkeypatch.setattr(switch.NativePartialExperts, "add", add)
     assert np.array_equal(np.array(paged(x, ids(3, 1, 6, 5))), wanted)
@@ -115,12 +115,12 @@ def test_what_has_landed_is_computed_while_the_rest_is_read(engine, monkeypatch)
     assert computed == [[1], [0]]
 
 
-def test_small_experts_are_read_first_unless_asked_for(tiny):
+def test_small_experts_are_read_first_by_default(tiny):
     """By default, overlap is for experts that are large enough to gain from it."""
     with outlier_jupyter.load(tiny, cache_experts=2, overlap="auto") as engine:
         assert not pager_of(engine).overlap
-    assert [overlaps(asked, LARGE) for asked in ("auto", "on", "off")] == [True, True, False]
-    assert [overlaps(asked, LARGE - 1) for asked in ("auto", "on", "off")] == [False, True, False]
+    assert [overlaps(each, LARGE) for each in ("auto", "on", "off")] == [True, True, False]
+    assert [overlaps(each, LARGE - 1) for each in ("auto", "on", "off")] == [False, True, False]
 
 
 def test_without_overlap_all_is_read_first(tiny):
@@ -144,12 +144,12 @@ def test_the_shared_expert_is_computed_while_reads_are_under_way(tmp_path, monke
         made = []
 
         def shared(self, x, whole=layer.SharedExpert.__call__):
-            made.append(held.done)
-            held.release()
+            made.append(paused.done)
+            paused.release()
             return whole(self, x)
 
         monkeypatch.setattr(layer.SharedExpert, "__call__", shared)
-        held = pager.reader = PausedReader(pager.reader)
+        paused = pager.reader = PausedReader(pager.reader)
         assert np.array_equal(logits(engine.model, prompt(1))[1:].shape, wanted[1:].shape)
         assert made[0] == 0
         assert np.array_equal(logits(engine.model, prompt(5)), wanted)
@@ -166,8 +166,8 @@ def test_shared_experts_of_other_blocks_are_computed_early(model_type, tmp_path,
 
     def compute(self, x, whole=OverlappedSharedExpert.compute):
         whole(self, x)
-        made.append(held.done)
-        held.release()
+        made.append(paused.done)
+        paused.release()
 
     def take(self, x, whole=OverlappedSharedExpert.take):
         found = whole(self, x)
@@ -181,9 +181,9 @@ def test_shared_experts_of_other_blocks_are_computed_early(model_type, tmp_path,
             folder, cache_experts=3, kernels="auto", overlap=overlap
         ) as engine:
             pager = pager_of(engine)
-            held = pager.reader = PausedReader(pager.reader)
+            paused = pager.reader = PausedReader(pager.reader)
             if overlap == "off":
-                held.release()
+                paused.release()
             found.append([logits(engine.model, prompt(length)) for length in (1, 40)])
     assert made[0] == 0
     assert any(taken) == (model_type != "llama4")
@@ -210,16 +210,16 @@ def test_an_interrupt_while_reads_are_under_way_leaves_nothing_dangling(engine, 
     """Ctrl-C between two experts waits for the reads and commits them; the engine continues."""
     paged, x, pager = a_layer(engine)
     pager.acquire([ExpertKey(1, 3)])
-    held = pager.reader = PausedReader(pager.reader)
+    paused = pager.reader = PausedReader(pager.reader)
 
     def add(self, mine, slots):
-        threading.Timer(0.05, held.release).start()
+        threading.Timer(0.05, paused.release).start()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(switch.NativePartialExperts, "add", add)
         paged(x, ids(3, 1, 4))
-    assert held.waiting == 0 and not fetch_under_way(pager)
+    assert paused.waiting == 0 and not fetch_under_way(pager)
     pager.table.check()
     assert set(pager.table) == {(1, 3), (1, 1), (1, 4)}
     assert np.isfinite(np.array(paged(x, ids(3, 1, 4)))).all()
@@ -228,13 +228,13 @@ def test_an_interrupt_while_reads_are_under_way_leaves_nothing_dangling(engine, 
 def test_stop_while_reads_are_under_way_ends_the_run(engine):
     """The layer finishes, the run ends before the next one, and it is kept."""
     pager = pager_of(engine)
-    held = pager.reader = PausedReader(pager.reader)
+    paused = pager.reader = PausedReader(pager.reader)
 
     def stop():
-        while not held.waiting:
+        while not paused.waiting:
             time.sleep(0.001)
         engine.stop()
-        held.release()
+        paused.release()
 
     thread = threading.Thread(target=stop)
     thread.start()
@@ -254,8 +254,8 @@ def test_reported_waits_were_waited_for():
         table.commit(placement)
     read: Future[tuple[int, int, int]] = Future()
     bank = type("Bank", (), {"commit": lambda self, slots: None})()
-    asked = [keys[1], ExpertKey(0, 7)]
-    fetch = Fetch(table.reserve(asked), bank, table, at_once=False, clock=clock, report=log)
+    requested = [keys[1], ExpertKey(0, 7)]
+    fetch = Fetch(table.reserve(requested), bank, table, at_once=False, clock=clock, report=log)
     fetch.begin(lambda placements: [read])
     groups = []
     for group in fetch.arrivals():
@@ -264,9 +264,9 @@ def test_reported_waits_were_waited_for():
         if not read.done():
             read.set_result((10, 3, 400))
     fetch.finish()
-    assert groups == [[asked[0]], [asked[1]]]
+    assert groups == [[requested[0]], [requested[1]]]
     assert log.events == [
-        Evicted(*keys[0], fetch.slots[asked[1]], 0, 7),
-        PagedIn(0, 7, fetch.slots[asked[1]], 10, 3, 400),
+        Evicted(*keys[0], fetch.slots[requested[1]], 0, 7),
+        PagedIn(0, 7, fetch.slots[requested[1]], 10, 3, 400),
         Waited(0, 0, 0),
     ]

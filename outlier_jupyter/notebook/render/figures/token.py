@@ -11,7 +11,7 @@ from math import isnan
 import numpy as np
 import plotly.graph_objects as go
 
-from ....trace.explain import Explanation, LayerStory
+from ....trace.explain import ExplainedLayer, Explanation
 from ....trace.explanation_text import headline, miss_text
 from ....trace.schema import LAYER_PARTS
 from ....trace.time_parts import layer_part_name, part_name, part_of_layer
@@ -160,7 +160,7 @@ def _reads(figure: go.Figure, found: Explanation, begins: list[float]) -> None:
         )  # fmt: skip
 
 
-def _needed(layer: LayerStory) -> str:
+def _needed(layer: ExplainedLayer) -> str:
     missed = {miss.expert for miss in layer.misses}
     return "experts " + ", ".join(
         f"{expert}{' (read)' if expert in missed else ''}" for expert in layer.experts
