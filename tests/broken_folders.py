@@ -25,9 +25,9 @@ def edited(name: str, change: Callable[[Any], Any]) -> Break:
     """A JSON file with something changed in it."""
 
     def make(folder: Path) -> None:
-        told = read(folder / name)
-        changed = change(told)
-        (folder / name).write_text(json.dumps(told if changed is None else changed))
+        content = read(folder / name)
+        changed = change(content)
+        (folder / name).write_text(json.dumps(content if changed is None else changed))
 
     return make
 
@@ -53,9 +53,9 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Break:
     def make(folder: Path) -> None:
         data = (folder / SHARD).read_bytes()
         (length,) = struct.unpack("<Q", data[:8])
-        told = json.loads(data[8 : 8 + length])
-        change(told)
-        text = json.dumps(told).encode()
+        content = json.loads(data[8 : 8 + length])
+        change(content)
+        text = json.dumps(content).encode()
         (folder / SHARD).write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
     return make
@@ -72,8 +72,8 @@ def irregular(name: str) -> Break:
 
 
 def _tensor(name: str, key: str, value: Any) -> Break:
-    def change(told: dict[str, Any]) -> None:
-        told[name][key] = value
+    def change(content: dict[str, Any]) -> None:
+        content[name][key] = value
 
     return header(change)
 
@@ -87,7 +87,7 @@ def variants(demo: Path) -> Iterator[tuple[str, Break]]:
         yield f"{name} as a pipe", irregular(name)
         if name.endswith(".json"):
             for value in ([], "text", 7, None):
-                yield f"{name} holds {value!r}", edited(name, lambda told, v=value: v)
+                yield f"{name} holds {value!r}", edited(name, lambda content, v=value: v)
             yield f"{name} in UTF-16", written(name, (demo / name).read_text().encode("utf-16"))
             yield (
                 f"{name} with a byte order mark",
@@ -97,27 +97,29 @@ def variants(demo: Path) -> Iterator[tuple[str, Break]]:
     for key in config:
         yield (
             f"config without {key}",
-            edited("config.json", lambda told, key=key: told.pop(key) and None),
+            edited("config.json", lambda content, key=key: content.pop(key) and None),
         )
         for value in RETYPED:
             yield (
                 f"config {key}={value!r}",
-                edited("config.json", lambda told, key=key, value=value: {**told, key: value}),
+                edited(
+                    "config.json", lambda content, key=key, value=value: {**content, key: value}
+                ),
             )
     yield (
         "a model type of nobody",
-        edited("config.json", lambda told: {**told, "model_type": "nobody"}),
+        edited("config.json", lambda content: {**content, "model_type": "nobody"}),
     )
     yield (
         "a billion layers",
-        edited("config.json", lambda told: {**told, "num_hidden_layers": 10**9}),
+        edited("config.json", lambda content: {**content, "num_hidden_layers": 10**9}),
     )
     yield (
         "an unknown quantisation",
         edited(
             "config.json",
-            lambda told: (
-                {k: v for k, v in told.items() if k != "quantization"}
+            lambda content: (
+                {k: v for k, v in content.items() if k != "quantization"}
                 | {"quantization_config": {"quant_method": "nobody"}}
             ),
         ),
@@ -127,7 +129,7 @@ def variants(demo: Path) -> Iterator[tuple[str, Break]]:
         (length,) = struct.unpack("<Q", file.read(8))
         known = [t for t in json.loads(file.read(length)) if t != "__metadata__"]
     for tensor in [*(t for t in tensors if t in known), known[0], known[-1]]:
-        yield f"shard without {tensor}", header(lambda told, t=tensor: told.pop(t))
+        yield f"shard without {tensor}", header(lambda content, t=tensor: content.pop(t))
         for key, value in (
             ("dtype", "F99"), ("dtype", 7), ("shape", [-1]), ("shape", [10**18]), ("shape", "x"),
             ("data_offsets", [0, 10**15]), ("data_offsets", [8, 0]), ("data_offsets", [0]),
@@ -135,10 +137,10 @@ def variants(demo: Path) -> Iterator[tuple[str, Break]]:
             yield f"shard {tensor} {key}={value}", _tensor(tensor, key, value)
     yield "a header of 10^15 bytes", written(SHARD, struct.pack("<Q", 10**15) + b"{}")
     yield "an index of nothing", written("model.safetensors.index.json", b"{}")
-    for told in ({"a": 7}, {"a": "../x.safetensors"}, {"a": "model-9.safetensors"}, []):
+    for content in ({"a": 7}, {"a": "../x.safetensors"}, {"a": "model-9.safetensors"}, []):
         yield (
-            f"an index of {told}",
-            written("model.safetensors.index.json", json.dumps({"weight_map": told}).encode()),
+            f"an index of {content}",
+            written("model.safetensors.index.json", json.dumps({"weight_map": content}).encode()),
         )
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """One request: `sent` bytes of a body were sent, of the requested range."""
 
     method: str
@@ -45,12 +45,12 @@ class Hub:
     models: dict[str, dict[str, Path]]
     cut: dict[str, int] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     endpoint: str = ""
 
     def sent(self, suffix: str) -> int:
         """Bytes sent of files whose path ends with `suffix`."""
-        return sum(a.sent for a in self.asked if a.path.endswith(suffix))
+        return sum(a.sent for a in self.requests if a.path.endswith(suffix))
 
     def folder(self, model: str, revision: str) -> tuple[str, Path] | None:
         """(commit, folder) of a revision's name or commit."""
@@ -131,22 +131,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse("Broken", 500)
             return
         size = file.stat().st_size
-        asked = self.headers.get("Range", "")
+        span = self.headers.get("Range", "")
         begin, end = 0, size - 1
-        if asked.startswith("bytes="):
-            low, _, high = asked.removeprefix("bytes=").partition("-")
+        if span.startswith("bytes="):
+            low, _, high = span.removeprefix("bytes=").partition("-")
             begin, end = int(low), min(int(high or end), end)
-        self.send_response(206 if asked else 200)
-        if asked:
+        self.send_response(206 if span else 200)
+        if span:
             self.send_header("Content-Range", f"bytes {begin}-{end}/{size}")
         self.send_header("Content-Length", str(end + 1 - begin))
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("X-Repo-Commit", commit)
         self.send_header("ETag", f'"{hashlib.sha1(f"{commit}{name}".encode()).hexdigest()}"')
         self.end_headers()
-        self._send(file, begin, end, asked, body)
+        self._send(file, begin, end, span, body)
 
-    def _send(self, file: Path, begin: int, end: int, asked: str, body: bool) -> None:
+    def _send(self, file: Path, begin: int, end: int, span: str, body: bool) -> None:
         sent = 0
         if body:
             limit = self.hub.cut.pop(file.name, end + 1)
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
                 data = stream.read(max(0, min(end + 1, begin + limit) - begin))
             sent = len(data)
         # Recorded before it is sent: the client may read the list as soon as it has the answer.
-        self.hub.asked.append(Asked(self.command, self.path, asked, sent))
+        self.hub.requests.append(Request(self.command, self.path, span, sent))
         if sent:
             self.wfile.write(data)
         if body and sent < end + 1 - begin:
@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _json(self, value: object) -> None:
         data = json.dumps(value).encode()
-        self.hub.asked.append(Asked(self.command, self.path, "", len(data)))
+        self.hub.requests.append(Request(self.command, self.path, "", len(data)))
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _refuse(self, code: str, status: int = 404) -> None:
-        self.hub.asked.append(Asked(self.command, self.path, "", 0))
+        self.hub.requests.append(Request(self.command, self.path, "", 0))
         self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", code)

@@ -70,9 +70,11 @@ def test_what_the_reference_names_is_there_and_tells_of_its_fields():
         thing = getattr(import_module(module), name)
         names = [f.name for f in fields(thing)] if is_dataclass(thing) else []
         names = names or getattr(thing, "_fields", ())
-        told = f"{thing.__doc__} {sys.modules[thing.__module__].__doc__}" if names else ""
+        documented = f"{thing.__doc__} {sys.modules[thing.__module__].__doc__}" if names else ""
         for field in names:
-            assert field.startswith("_") or re.search(rf"\b{field}\b", told), f"{target}.{field}"
+            assert field.startswith("_") or re.search(rf"\b{field}\b", documented), (
+                f"{target}.{field}"
+            )
 
 
 def test_events_tell_of_their_fields():

@@ -60,7 +60,7 @@ def entropy(share: np.ndarray) -> np.ndarray:
     return -np.where(share > 0, share * np.log2(np.where(share > 0, share, 1)), 0).sum(axis=1)
 
 
-def test_the_model_and_its_cache_are_as_told(answered):
+def test_the_model_and_its_cache_are_as_in_the_text(answered):
     """9 MB, 6 layers of 32, 4 a token; 2 MB fit a quarter of the experts."""
     info = answered.trace.info
     assert info.experts_per_layer == (EXPERTS,) * LAYERS and answered.trace.experts.shape[2] == K
@@ -68,22 +68,22 @@ def test_the_model_and_its_cache_are_as_told(answered):
     assert round((folder / "model.safetensors").stat().st_size / 1e6) == 9
     assert info.slots == 48 == LAYERS * EXPERTS // 4
     assert info.slots == 2_000_000 // info.expert_nbytes[0]
-    told = " ".join(cells("01"))
-    assert "6 layers with 32 experts each, 4 of them" in told and "6 × 4 = 24 experts" in told
+    result = " ".join(cells("01"))
+    assert "6 layers with 32 experts each, 4 of them" in result and "6 × 4 = 24 experts" in result
     assert f"beyond {KEPT_NBYTES // 10**6} MB of traces" in " ".join(cells("06"))
 
 
 def test_the_summary_is_the_trace_s(answered):
     """Rates by phase, bytes, latencies and speed, as the quickstart's last cell prints them."""
-    trace, told = answered.trace, answered.summary()
+    trace, result = answered.trace, answered.summary()
     decode = trace.phase == 1
-    assert told.decode_hit_rate == trace.hits[decode].mean()
-    assert told.prefill_hit_rate == trace.hits[~decode].mean()
-    assert told.bytes_read == trace.reads["nbytes"].sum() == len(trace.reads) * 41472
+    assert result.decode_hit_rate == trace.hits[decode].mean()
+    assert result.prefill_hit_rate == trace.hits[~decode].mean()
+    assert result.bytes_read == trace.reads["nbytes"].sum() == len(trace.reads) * 41472
     seconds = trace.calls["ns"][trace.calls["phase"] == 1].sum() / 1e9
-    assert told.tokens_per_second == pytest.approx(decode.sum() / seconds)
+    assert result.tokens_per_second == pytest.approx(decode.sum() / seconds)
     latencies = np.quantile(trace.reads["ns"], (0.5, 0.95)) / 1e6
-    assert (told.read_p50_ms, told.read_p95_ms) == pytest.approx(tuple(latencies))
+    assert (result.read_p50_ms, result.read_p95_ms) == pytest.approx(tuple(latencies))
     heat = answered.figures.routing().data[0]
     np.testing.assert_array_equal(heat.z, counts(trace))
 
@@ -142,16 +142,16 @@ def test_the_slowest_token_is_taken_apart_rightly(answered):
     produced = np.flatnonzero(trace.produced >= 0)
     decode = trace.phase == 1
     step = max(np.flatnonzero(decode).tolist(), key=lambda at: trace.step_ns[at])
-    told = answered.explain(int(np.flatnonzero(produced == step)[0]) + 1)
-    assert told.ms == pytest.approx(trace.step_ns[step] / 1e6)
-    assert told.usual_ms == pytest.approx(np.median(trace.step_ns[decode]) / 1e6)
-    assert told.slower_than == (trace.step_ns[decode] < trace.step_ns[step]).mean()
-    assert sum(told.parts[name] for name in told.parts) == pytest.approx(told.ms)
+    result = answered.explain(int(np.flatnonzero(produced == step)[0]) + 1)
+    assert result.ms == pytest.approx(trace.step_ns[step] / 1e6)
+    assert result.usual_ms == pytest.approx(np.median(trace.step_ns[decode]) / 1e6)
+    assert result.slower_than == (trace.step_ns[decode] < trace.step_ns[step]).mean()
+    assert sum(result.parts[name] for name in result.parts) == pytest.approx(result.ms)
     missed = [(layer, int(expert)) for layer in range(LAYERS)
               for expert, hit in zip(trace.experts[step, layer], trace.hits[step, layer],
                                      strict=True) if not hit]  # fmt: skip
-    assert sorted((miss.layer, miss.expert) for miss in told.misses) == sorted(missed)
-    for miss in told.misses:
+    assert sorted((miss.layer, miss.expert) for miss in result.misses) == sorted(missed)
+    for miss in result.misses:
         mine = (trace.reads["layer"] == miss.layer) & (trace.reads["expert"] == miss.expert)
         (read,) = trace.reads[mine & (trace.reads["step"] == step)]
         assert miss.ms == pytest.approx(read["ns"] / 1e6)
@@ -182,15 +182,15 @@ def test_times_are_the_calls_and_add_up(answered):
 
 def test_measures_are_counted_so(answered):
     """Example 4: shared with the token before, and by chance; evenness of the choices."""
-    trace, told = answered.trace, answered.measures()
+    trace, result = answered.trace, answered.measures()
     steps = np.flatnonzero(trace.phase == 1)
     shared = [[len(np.intersect1d(trace.experts[s, i], trace.experts[s - 1, i])) / K
                for i in range(LAYERS)] for s in steps[steps > 0]]  # fmt: skip
-    np.testing.assert_allclose(told.overlap, np.mean(shared, axis=0))
+    np.testing.assert_allclose(result.overlap, np.mean(shared, axis=0))
     chosen = np.stack([np.bincount(trace.experts[steps, i].ravel(), minlength=EXPERTS)
                        for i in range(LAYERS)])  # fmt: skip
     shares = chosen / chosen.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(told.evenness, entropy(shares) / np.log2(EXPERTS), atol=1e-6)
+    np.testing.assert_allclose(result.evenness, entropy(shares) / np.log2(EXPERTS), atol=1e-6)
     uses = answered.tokens_of(4, 27)
     rows, _ = np.nonzero(trace.experts[:, 4] == 27)
     assert uses.frame.step.tolist() == rows.tolist()
@@ -243,7 +243,7 @@ def test_the_atlas_s_classes_are_beyond_chance(texts):
     assert set(found.label) >= set(names)
 
 
-def test_a_masked_run_is_told_as_it_was(texts):
+def test_a_masked_run_is_as_in_the_text(texts):
     """Example 2: masked experts are never chosen; agreement and KL are means over its tokens."""
     both = outlier_jupyter.compare(
         dict(zip(("prose", "code"), texts, strict=True)), permutations=99
@@ -275,7 +275,7 @@ def test_a_chat_reads_only_what_is_new_and_a_cache_has_room_for_what_it_says():
         chat.close()
 
 
-def test_every_speed_in_an_example_is_told_when_it_runs():
+def test_every_speed_in_an_example_is_printed_when_it_runs():
     """No sentence of an example contains a speed of some other machine."""
     for path in EXAMPLES.glob("*.ipynb"):
         for cell in json.loads(path.read_text())["cells"]:

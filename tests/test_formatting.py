@@ -39,13 +39,13 @@ def test_shares_are_percentages(share, text):
 
 
 @given(st.integers(1, 10**9).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_a_share_that_is_told_is_the_share(counts):
+def test_a_printed_share_is_the_share(counts):
     """Within half a tenth, 100 % only of all, 0 % only of none, and off by less than half of it."""
     part, whole = counts
-    told = float(percent(part / whole).removesuffix(" %")) / 100
-    assert told == pytest.approx(part / whole, abs=0.00051)
-    assert (told == 0) == (part == 0) and (told == 1) == (part == whole)
-    assert told == pytest.approx(part / whole, rel=0.51)
+    rounded = float(percent(part / whole).removesuffix(" %")) / 100
+    assert rounded == pytest.approx(part / whole, abs=0.00051)
+    assert (rounded == 0) == (part == 0) and (rounded == 1) == (part == whole)
+    assert rounded == pytest.approx(part / whole, rel=0.51)
 
 
 @pytest.mark.parametrize(

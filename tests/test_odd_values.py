@@ -186,7 +186,7 @@ def test_every_call_takes_a_value_or_says_why_not(calls, engine, run, tmp_path, 
     """Engines, runs, traces, studies, widgets: our error in one short line, no other library's."""
     monkeypatch.chdir(tmp_path)
 
-    def unreachable(*given, **named):
+    def unreachable(*args, **kwargs):
         raise LocalEntryNotFoundError("no network here")
 
     monkeypatch.setattr(hub, "snapshot_download", unreachable)
@@ -195,12 +195,12 @@ def test_every_call_takes_a_value_or_says_why_not(calls, engine, run, tmp_path, 
     for name, call in calls(engine, run).items():
         for value in ODD:
             try:
-                said = refusal(call, value)
+                message = refusal(call, value)
             except Exception as error:
                 raw.append(f"{name}({_short(value)}): {type(error).__name__}: {str(error)[:80]}")
                 continue
-            if len(said) > 300 or "\n" in said:
-                raw.append(f"{name}({_short(value)}) says {said[:120]}")
+            if len(message) > 300 or "\n" in message:
+                raw.append(f"{name}({_short(value)}) says {message[:120]}")
     assert not raw, f"{len(raw)}:\n" + "\n".join(raw)
 
 
@@ -213,9 +213,9 @@ def test_every_option_takes_a_value_or_says_why_not(kind):
     """Any value becomes an option of its type, or our error in one short line that names it."""
     for spec in fields(kind):
         for value in ODD:
-            said = refusal(lambda v, name=spec.name: make(kind, {name: v}), value)
-            assert len(said) <= 300 and "\n" not in said
-            assert not said or said.startswith(spec.name), said
+            message = refusal(lambda v, name=spec.name: make(kind, {name: v}), value)
+            assert len(message) <= 300 and "\n" not in message
+            assert not message or message.startswith(spec.name), message
 
 
 def test_numbers_of_other_libraries_are_pythons_own():
@@ -258,7 +258,7 @@ def test_several_texts_are_the_same_in_any_container(words):
         assert make(GenerateOptions, {"stop": several}).stop == tuple(words)
 
 
-def test_a_generator_is_read_once_by_whoever_takes_it(engine):
+def test_a_generator_is_read_once(engine):
     """`watch` checks it before it runs; a block of `routing` applies it to every run."""
     watched = outlier_jupyter.watch(engine, iter([{"role": "user", "content": "one"}]), mask=(
         word for word in ["0:1"]), max_tokens=2)  # fmt: skip

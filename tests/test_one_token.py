@@ -82,8 +82,8 @@ def test_a_call_takes_its_layers_in_order_and_reads_only_after_routing(story):
                 assert event.by_layer == layer
         weighed = [event.layer for event in call if isinstance(event, Weighed)]
         assert weighed == list(range(LAYERS))
-        told_last = [type(event) for event in call[-1 - 2 * LAYERS : -1]]
-        assert told_last == [Weighed] * LAYERS + [Served] * LAYERS
+        last_events = [type(event) for event in call[-1 - 2 * LAYERS : -1]]
+        assert last_events == [Weighed] * LAYERS + [Served] * LAYERS
 
 
 def test_exactly_the_misses_are_read(story):
@@ -134,7 +134,7 @@ def test_the_trace_tells_the_same_as_the_events(story):
     assert [(r["layer"], r["expert"]) for r in trace.evictions] == gone
 
 
-def test_routing_of_resident_layers_is_told_when_the_call_ends(tiny):
+def test_routing_of_resident_layers_is_reported_when_the_call_ends(tiny):
     """Start; then all ids in order of layers, all weights, the end. Nothing is read."""
     log = EventLog()
     with outlier_jupyter.load(tiny, resident=True) as engine:

@@ -65,7 +65,7 @@ def test_a_range_named_again_and_again_is_written_out_once():
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_a_chat_with_numbers_that_are_none_is_refused(number):
     """JSON, and so the page, cannot represent them."""
-    text = told().replace('"numbers": {}', f'"numbers": {{"tokens": {number}}}', 1)
+    text = saved().replace('"numbers": {}', f'"numbers": {{"tokens": {number}}}', 1)
     with pytest.raises(OptionError, match="values that are not numbers"):
         Conversations().add_from(text)
 
@@ -73,11 +73,11 @@ def test_a_chat_with_numbers_that_are_none_is_refused(number):
 def test_half_a_character_in_a_chat_is_replaced():
     """The page cannot receive a lone surrogate either."""
     found = Conversations()
-    found.add_from(told().replace("question", "quest\\ud800ion"))
+    found.add_from(saved().replace("question", "quest\\ud800ion"))
     assert found.current.path()[0].text == "quest\ufffdion"
 
 
-def told() -> str:
+def saved() -> str:
     """A chat of one question."""
     chat = Conversations()
     chat.current.add(0, "user", "question")

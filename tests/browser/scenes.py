@@ -95,8 +95,8 @@ def chat_traits() -> dict[str, Any]:
     answer.numbers = {"prompt": 31, "reused": 0, "generated": 142, "tokens_per_second": 41.2,
                       "run": 1}  # fmt: skip
     conversation.add(answer.id, "user", "And if it is not in RAM?")
-    asked = conversation.add(answer.id, "user", "And what if an expert is\nnot in RAM?")
-    last = conversation.add(asked.id, "assistant", WORDS, "length")
+    question = conversation.add(answer.id, "user", "And what if an expert is\nnot in RAM?")
+    last = conversation.add(question.id, "assistant", WORDS, "length")
     last.numbers = {"prompt": 190, "reused": 173, "generated": 60, "tokens_per_second": 38.4,
                     "run": 2}  # fmt: skip
     settings = Settings()

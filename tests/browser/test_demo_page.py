@@ -16,15 +16,17 @@ def test_the_page_asks_no_host_for_anything(page: Page, tmp_path: Path) -> None:
     html = tmp_path / "quickstart.html"
     tool, notebook = ROOT / "tools" / "run_example.py", ROOT / "examples" / "01_quickstart.ipynb"
     subprocess.run([sys.executable, str(tool), str(notebook), str(html)], check=True)
-    asked: list[str] = []
+    requests: list[str] = []
     failed: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda said: failed.append(said.text) if said.type == "error" else None)
+    page.on("request", lambda request: requests.append(request.url))
+    page.on(
+        "console", lambda message: failed.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: failed.append(str(error)))
     page.goto(html.as_uri())
     expect(page.locator(".plotly-graph-div .main-svg").first).to_be_visible()
     page.wait_for_load_state("networkidle")
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / "demo-page.png", full_page=True)
-    others = [url for url in asked if not url.startswith(("data:", "blob:", html.as_uri()))]
+    others = [url for url in requests if not url.startswith(("data:", "blob:", html.as_uri()))]
     assert others == [] and failed == []

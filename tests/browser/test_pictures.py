@@ -40,7 +40,7 @@ def test_a_widget_looks_as_it_was_accepted(page: Page, widget: str, theme: str) 
     assert not problems, "\n".join(problems)
 
 
-def test_what_is_told_and_what_is_not() -> None:
+def test_large_differences_count_and_small_ones_do_not() -> None:
     """A panel moved by a few pixels or recoloured is a difference; softer letters are not."""
     page = Image.new("RGB", (900, 600), "white")
     draw = ImageDraw.Draw(page)

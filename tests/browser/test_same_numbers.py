@@ -13,14 +13,14 @@ def test_the_header_says_what_the_static_view_says(page):
         "[...document.querySelectorAll('.oj-number')].map(one => ["
         "one.querySelector('.oj-name').textContent, one.querySelector('.oj-value').textContent])"
     )
-    told = {name: value.replace("\u202f", " ") for name, value in pairs}
+    shown = {name: value.replace("\u202f", " ") for name, value in pairs}
     totals = decode(live_traits()["snapshot"]).totals
     prefill = (totals.hits - totals.decode_hits) / (totals.lookups - totals.decode_lookups)
     decode_rate = totals.decode_hits / totals.decode_lookups
-    assert told["hit rate (decode)"] == f"{decode_rate:.1%}".replace("%", " %")
-    assert told["hit rate (prefill)"] == f"{prefill:.1%}".replace("%", " %")
-    assert told["MB read"] == "2 436" == f"{totals.nbytes / 1e6:,.0f}".replace(",", " ")
-    assert told["tokens"] == "121"
+    assert shown["hit rate (decode)"] == f"{decode_rate:.1%}".replace("%", " %")
+    assert shown["hit rate (prefill)"] == f"{prefill:.1%}".replace("%", " %")
+    assert shown["MB read"] == "2 436" == f"{totals.nbytes / 1e6:,.0f}".replace(",", " ")
+    assert shown["tokens"] == "121"
 
 
 def test_the_time_panel_has_the_parts_and_sums_of_the_trace(page):

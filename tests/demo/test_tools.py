@@ -96,10 +96,10 @@ def test_no_question_has_two_answers() -> None:
 def test_held_out_paraphrases_are_never_trained_on() -> None:
     """Conversations draw only on the trained ways to ask."""
     items, rng = read_items(), random.Random(1)
-    held = {item.held_out.lower().rstrip("?!. ") for item in items}
+    paraphrases = {item.held_out.lower().rstrip("?!. ") for item in items}
     for _ in range(3000):
         for question, _ in conversation(items, rng):
-            assert question.lower().rstrip("?!. ") not in held
+            assert question.lower().rstrip("?!. ") not in paraphrases
 
 
 def test_a_malformed_question_file_is_refused(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def chatting(kernel: Kernel, tiny: Path) -> Kernel:
 def page(kernel: Kernel, model: str, **content: Any) -> None:
     """Send a message as the page does: on the shell channel, as cells."""
     data = {"method": "custom", "content": content}
-    told = kernel.client.session.msg("comm_msg", {"comm_id": model, "data": data})
-    kernel.client.shell_channel.send(told)
+    comm_message = kernel.client.session.msg("comm_msg", {"comm_id": model, "data": data})
+    kernel.client.shell_channel.send(comm_message)
 
 
 def from_chat(kernel: Kernel, model: str) -> Iterator[dict[str, Any]]:
@@ -47,12 +47,12 @@ def test_stop_from_the_page_ends_the_answer(chatting: Kernel) -> None:
     model = kernel.value("chat.model_id").strip("'")
     page(kernel, model, type="send", text="Go on", request="r1")
     seen: list[str] = []
-    for told in from_chat(kernel, model):
-        seen.append(str(told.get("type")))
+    for comm_message in from_chat(kernel, model):
+        seen.append(str(comm_message.get("type")))
         # Again about once a second, as the page does until it has an answer.
-        if seen.count("text") % 20 == 3 and told.get("type") == "text":
+        if seen.count("text") % 20 == 3 and comm_message.get("type") == "text":
             page(kernel, model, type="stop")
-        if told.get("state", {}).get("status") == "idle":
+        if comm_message.get("state", {}).get("status") == "idle":
             break
     assert "accepted" in seen and seen.count("text") >= 3
     assert kernel.value("chat.messages[-1].ended, len(chat.messages)") == "('interrupted', 2)"
@@ -82,10 +82,10 @@ def test_the_page_resizes_the_cache(chatting: Kernel) -> None:
     kernel = chatting
     model = kernel.value("chat.model_id").strip("'")
     page(kernel, model, type="resize", cache_experts=9, request="r3")
-    for told in from_chat(kernel, model):
-        if told.get("type") in ("accepted", "refused"):
+    for comm_message in from_chat(kernel, model):
+        if comm_message.get("type") in ("accepted", "refused"):
             break
-    assert told == {"type": "accepted", "request": "r3"}
+    assert comm_message == {"type": "accepted", "request": "r3"}
     assert kernel.value("engine.status().slots, chat.info['slots']") == "(9, 9)"
     assert kernel.value("engine.generate('Hello', max_tokens=3).generated") == "3"
     kernel.value("engine.resize(cache_experts=5).slots")
@@ -96,8 +96,8 @@ def test_an_interrupt_of_send_keeps_the_run_and_the_chat(chatting: Kernel) -> No
     kernel = chatting
     model = kernel.value("chat.model_id").strip("'")
     request = kernel.start("chat.send('Go on')")
-    for told in from_chat(kernel, model):
-        if told.get("type") == "text":
+    for comm_message in from_chat(kernel, model):
+        if comm_message.get("type") == "text":
             break
     kernel.manager.interrupt_kernel()
     (error,) = kinds(list(kernel.messages(request)), "error")

@@ -124,14 +124,14 @@ def test_a_load_that_fails_late_leaves_nothing(fresh, large):
     fresh.run(f"%outlier load {large} --resident --quiet")
     fresh.run(
         "from outlier_jupyter.errors import OptionError as _error\n"
-        "from outlier_jupyter.paging import Installed as _i; _whole = _i.load_all\n"
+        "from outlier_jupyter.paging import Installed as _installed; _whole = _installed.load_all\n"
         "def _fails(self, each):\n"
         "    _whole(self, each)\n"
         "    raise _error('it failed when all was read')\n"
-        "_i.load_all = _fails"
+        "_installed.load_all = _fails"
     )
     (error,) = kinds(fresh.run(f"%outlier load {large} --resident --quiet"), "error")
-    fresh.run("_i.load_all = _whole")
+    fresh.run("_installed.load_all = _whole")
     assert error["evalue"].endswith("it failed when all was read (no model is loaded now)")
     engines, now, _, process = look(fresh)
     assert engines == 0 and now < before + 2 * MB and process < resident + 60 * MB
@@ -142,11 +142,11 @@ def test_a_load_that_is_interrupted_leaves_nothing(fresh, large):
     _, before, _, resident = look(fresh)
     fresh.run(
         "import outlier_jupyter\n"
-        "from outlier_jupyter.paging import Installed as _i; _whole = _i.load_all\n"
+        "from outlier_jupyter.paging import Installed as _installed; _whole = _installed.load_all\n"
         "def _interrupted(self, each):\n"
         "    _whole(self, each)\n"
         "    raise KeyboardInterrupt\n"
-        "_i.load_all = _interrupted"
+        "_installed.load_all = _interrupted"
     )
     for line in (f"%outlier load {large} --resident --quiet",
                  f"outlier_jupyter.load({str(large)!r}, resident=True, quiet=True)"):  # fmt: skip
@@ -154,5 +154,5 @@ def test_a_load_that_is_interrupted_leaves_nothing(fresh, large):
         assert error["ename"] == "KeyboardInterrupt"
         _, now, _, process = look(fresh)
         assert now < before + 2 * MB and process < resident + 60 * MB
-    fresh.run("_i.load_all = _whole")
+    fresh.run("_installed.load_all = _whole")
     assert not kinds(fresh.run(f"%outlier load {large} --quiet"), "error")

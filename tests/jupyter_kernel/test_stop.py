@@ -59,19 +59,19 @@ def after_frames(kernel: Kernel, request: str, act: Callable[[str], object]) -> 
 def press_stop(kernel: Kernel, model: str, subshell: str | None = None) -> None:
     """Send the message of the view's button to the shell, as cells, or to a subshell."""
     data = {"method": "custom", "content": {"type": "stop"}}
-    told = kernel.client.session.msg("comm_msg", {"comm_id": model, "data": data})
-    told["header"]["subshell_id"] = subshell
-    kernel.client.shell_channel.send(told)
+    comm_message = kernel.client.session.msg("comm_msg", {"comm_id": model, "data": data})
+    comm_message["header"]["subshell_id"] = subshell
+    kernel.client.shell_channel.send(comm_message)
 
 
 def subshell(kernel: Kernel, act: str, **content: str | None) -> str | None:
     """Create or delete a subshell as a page does; the id of one that was created."""
     client = kernel.client
-    told = client.session.msg(f"{act}_subshell_request", content)
-    client.control_channel.send(told)
+    comm_message = client.session.msg(f"{act}_subshell_request", content)
+    client.control_channel.send(comm_message)
     while True:
         reply = client.get_control_msg(timeout=60)
-        if reply["parent_header"]["msg_id"] == told["header"]["msg_id"]:
+        if reply["parent_header"]["msg_id"] == comm_message["header"]["msg_id"]:
             return reply["content"].get("subshell_id")
 
 
@@ -92,12 +92,12 @@ def test_a_message_stops_a_watched_run(counting: Kernel) -> None:
         message = counting.client.get_iopub_msg(timeout=60)
         if message["msg_type"] == "comm_msg" and counting.value("len(late) > 5") == "True":
             break
-    model, heard = counting.value("view.model_id").strip("'"), 0
+    model, received = counting.value("view.model_id").strip("'"), 0
     while message["msg_type"] != "update_display_data":
-        if heard % 20 == 0:  # about once a second, as the page does until it has an answer
+        if received % 20 == 0:  # about once a second, as the page does until it has an answer
             press_stop(counting, model)
-        assert heard < 20 * 40, "no stop was heard"
-        heard += 1
+        assert received < 20 * 40, "no stop was heard"
+        received += 1
         message = counting.client.get_iopub_msg(timeout=60)
     assert message["content"]["transient"] == shown["transient"]
     assert "Interrupted: this is the output until then" in message["content"]["data"]["text/html"]
@@ -111,16 +111,17 @@ def test_a_message_stops_a_run_after_another_subshell_is_gone(counting: Kernel) 
     model, own = counting.value("view.model_id").strip("'"), None
     if counting.value("hasattr(get_ipython().kernel, 'shell_channel_thread')") == "True":
         passing, own = subshell(counting, "create"), subshell(counting, "create")
-        asked = counting.client.session.msg("comm_info_request", {})
-        asked["header"]["subshell_id"] = passing
-        counting.client.shell_channel.send(asked)
-        sent = until(counting, lambda told: told["msg_type"] == "comm_msg" and bool(told["buffers"])
-                     and told["parent_header"]["msg_id"] == asked["header"]["msg_id"])  # fmt: skip
+        info_request = counting.client.session.msg("comm_info_request", {})
+        info_request["header"]["subshell_id"] = passing
+        counting.client.shell_channel.send(info_request)
+        parent = info_request["header"]["msg_id"]
+        sent = until(counting, lambda each: each["msg_type"] == "comm_msg" and bool(each["buffers"])
+                     and each["parent_header"]["msg_id"] == parent)  # fmt: skip
         assert sent, "what the run sends now has that request for its parent"
         subshell(counting, "delete", subshell_id=passing)
     # No cell may run before the stop arrives: it would replace that subshell's as the last request.
     left = 20
-    while left and not until(counting, lambda told: "'interrupted'" in repr(told), most=20):
+    while left and not until(counting, lambda each: "'interrupted'" in repr(each), most=20):
         press_stop(counting, model, own)
         left -= 1
     assert left, "no stop was heard"

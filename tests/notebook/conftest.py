@@ -38,7 +38,7 @@ def build(
     firsts = [*range(0, prompt, chunk), *range(prompt, steps)] if steps else []
     ends = [*firsts[1:], steps] if steps else []
     hits = np.zeros(chosen.shape, bool)
-    held: OrderedDict[tuple[int, int], None] = OrderedDict()
+    resident: OrderedDict[tuple[int, int], None] = OrderedDict()
     sits = np.zeros((layers, experts), bool)
     reads: list[tuple[int, ...]] = []
     gone: list[tuple[int, ...]] = []
@@ -48,17 +48,17 @@ def build(
         calls[row]["phase"], calls[row]["first_step"] = int(a >= prompt), a
         calls[row]["steps"], calls[row]["ns"] = b - a, 20_000_000 * (b - a)
         for layer in range(layers):
-            asked = chosen[a:b, layer]
-            hits[a:b, layer] = sits[layer][asked]
-            for expert in np.unique(asked).tolist():
-                if (layer, expert) in held:
-                    held.move_to_end((layer, expert))
+            wanted = chosen[a:b, layer]
+            hits[a:b, layer] = sits[layer][wanted]
+            for expert in np.unique(wanted).tolist():
+                if (layer, expert) in resident:
+                    resident.move_to_end((layer, expert))
                     continue
-                if len(held) >= slots:
-                    (lost_layer, lost), _ = held.popitem(last=False)
+                if len(resident) >= slots:
+                    (lost_layer, lost), _ = resident.popitem(last=False)
                     gone.append((a, lost_layer, lost, layer, expert))
                     sits[lost_layer, lost] = False
-                held[(layer, expert)], sits[layer, expert] = None, True
+                resident[(layer, expert)], sits[layer, expert] = None, True
                 nanoseconds = int(rng.lognormal(13.4, 0.35))
                 reads.append((a, layer, expert, 2_000_000, len(reads) * 10**6, nanoseconds))
     about: dict[str, Any] = {

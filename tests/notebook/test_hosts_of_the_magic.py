@@ -92,8 +92,8 @@ def test_run_all_goes_on_over_a_watched_run(tiny: Path, tmp_path: Path) -> None:
     ]
     notebook, client = executed(tmp_path, *sources)
     client.execute()
-    said, shown, _ = notebook.cells[2].outputs
-    assert said.text == "Waiting for another run of this engine to end.\n"
+    printed, shown, _ = notebook.cells[2].outputs
+    assert printed.text == "Waiting for another run of this engine to end.\n"
     assert "And now?" in shown.data["text/html"] and notebook.cells[3].outputs[0].text == "400 3\n"
 
 
@@ -130,8 +130,8 @@ def test_plain_ipython_streams_text(tiny: Path, tmp_path: Path) -> None:
         check=False,
         env={"IPYTHONDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    said = done.stdout.decode(errors="replace")
-    text = next(line for line in said.splitlines() if line.startswith(("'", '"')))
-    assert eval(text).replace("\ufffd", "")[:1] in said
-    assert "Chat(" in said and "0 messages" in said
-    assert "did you mean load?" in said + done.stderr.decode() and "never" not in said
+    printed = done.stdout.decode(errors="replace")
+    text = next(line for line in printed.splitlines() if line.startswith(("'", '"')))
+    assert eval(text).replace("\ufffd", "")[:1] in printed
+    assert "Chat(" in printed and "0 messages" in printed
+    assert "did you mean load?" in printed + done.stderr.decode() and "never" not in printed

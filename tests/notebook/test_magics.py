@@ -42,7 +42,7 @@ def test_a_cell_runs_streams_its_text_and_is_the_run(loaded, capsys):
     assert run.prompt == "Hello"
 
 
-def test_the_result_is_one_line_once_and_whole_when_asked_again(loaded):
+def test_the_result_is_one_line_at_first_and_whole_on_display(loaded):
     """The cell has just shown the view: its value is one line, later displays are whole."""
     run = loaded.run_cell_magic("outlier", "--max-tokens 2", "Hello")
     assert set(run._repr_mimebundle_()) == {"text/plain"}
@@ -102,8 +102,11 @@ def test_plan_says_what_a_model_weighs_without_loading_it(ip, tiny, capsys):
 def test_repack_says_where_the_records_are(ip, tiny, tmp_path, capsys):
     """The file, how many experts are in it and how many were written; `-o` stores it."""
     ip.run_line_magic("outlier", f"repack {tiny} --folder {tmp_path} --quiet -o done")
-    said = capsys.readouterr().out
-    assert f"24 experts, 295 kB, one read each, in {tmp_path}" in said and "24 written now" in said
+    printed = capsys.readouterr().out
+    assert (
+        f"24 experts, 295 kB, one read each, in {tmp_path}" in printed
+        and "24 written now" in printed
+    )
     assert ip.user_ns["done"].written == 24
     ip.run_line_magic("outlier", f"repack {tiny} --folder {tmp_path} --quiet")
     assert "0 written now, all checked" in capsys.readouterr().out
@@ -113,25 +116,25 @@ def test_bench_disk_prints_the_table_of_the_probe(loaded, tiny, capsys):
     """It has a row for each way of reading and names the best; the loaded model is the default."""
     for line in ("bench --disk", f"bench --disk {tiny}"):
         assert loaded.run_line_magic("outlier", line) is None
-        said = capsys.readouterr().out
-        assert "MB/s" in said and "p95 ms" in said and "model.safetensors" in said
-        assert said.count("pread ") >= 4
+        printed = capsys.readouterr().out
+        assert "MB/s" in printed and "p95 ms" in printed and "model.safetensors" in printed
+        assert printed.count("pread ") >= 4
     with pytest.raises(OptionError, match="or give --disk"):
         loaded.run_line_magic("outlier", "bench demo")
 
 
 def test_bench_makes_its_table(loaded, monkeypatch, tmp_path, capsys):
     """Without --disk the short form runs in the named folder; its table is the cell's value."""
-    asked = {}
+    received = {}
 
     def short(folder, traces, *, report):
         report("making a slice")
-        asked.update(folder=folder, traces=traces)
+        received.update(folder=folder, traces=traces)
         return Benched([{"subject": "all cached", "tokens_per_s": 2.5}], "of a fake")
 
     monkeypatch.setattr("outlier_jupyter.notebook.commands.bench.short", short)
     found = loaded.run_line_magic("outlier", f"bench --folder {tmp_path} -o table")
-    assert loaded.user_ns["table"] is found and asked == {"folder": tmp_path, "traces": None}
+    assert loaded.user_ns["table"] is found and received == {"folder": tmp_path, "traces": None}
     assert "all cached  2.50" in str(found) and "of a fake" in found._repr_markdown_()
     assert "making a slice" in capsys.readouterr().out
 
@@ -246,7 +249,7 @@ def test_config_sets_what_flags_leave_out(loaded):
         loaded.run_line_magic("config", "OutlierMagics.max_tokens = None")
 
 
-def test_variables_are_filled_in_only_when_asked(loaded):
+def test_variables_are_filled_in_only_with_the_flag(loaded):
     """The prompt is taken as it is; with `--fill`, {name} is a variable."""
     loaded.user_ns["who"] = "you"
     flags = "--quiet --max-tokens 1 -o run"
@@ -322,9 +325,9 @@ def test_routing_is_changed_for_a_cell(loaded, capsys):
     """Flags mask, boost and force; the summary has the loss; a bad expert is one sentence."""
     line = "--mask 0:1-3 --boost 1:4=+2.0 --force 2:5 --top-k 3 --measure-loss --max-tokens 3"
     run = loaded.run_cell_magic("outlier", line, "Hello")
-    said = run.trace.info.changed_output
-    assert "experts 0:1, 0:2, 0:3 masked" in said and "expert 1:4 boosted by +2" in said
-    assert "expert 2:5 always chosen" in said and "top-k 3 in place of the model's 2" in said
+    changed = run.trace.info.changed_output
+    assert "experts 0:1, 0:2, 0:3 masked" in changed and "expert 1:4 boosted by +2" in changed
+    assert "expert 2:5 always chosen" in changed and "top-k 3 in place of the model's 2" in changed
     assert run.summary().compared == run.generated
     loaded.run_cell_magic("outlier", f"{line} --json", "Hello")
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["kl"] > 0
@@ -350,14 +353,14 @@ def test_ablate_and_sweep_are_their_functions(loaded, capsys, tmp_path):
     assert capsys.readouterr().out.count("written: ") == 2 == len(list(tmp_path.iterdir()))
     loaded.run_line_magic("outlier", f"report {tmp_path}/last.html")
     assert "&lt;mine&gt;" in (tmp_path / "last.html").read_text()
-    for line, said in (
+    for line, message in (
         ("ablate 0:1", "give --prompt or --prompts"),
         ("ablate 0:1 --prompts text", "no prompts in a variable 'text'"),
         ("sweep nothing=1", "is not NAME=VALUES"),
         ("sweep top_k=x", "comma-separated values of type int"),
         ("sweep quiet=1", "names are top_k, cache_gb"),
     ):
-        with pytest.raises(OptionError, match=said):
+        with pytest.raises(OptionError, match=message):
             loaded.run_line_magic("outlier", line)
 
 

@@ -50,8 +50,8 @@ def test_the_live_view_ends_with_the_numbers_that_stay(tiny, call: int) -> None:
     """
     with outlier_jupyter.load(tiny, cache_experts=10) as engine:
         run, frame = watched(engine, 1, call)
-    told, kept = frame.totals, frame_of_run(run)
-    assert told._replace(elapsed_ns=0, evictions=0) == kept.totals._replace(
+    live_totals, kept = frame.totals, frame_of_run(run)
+    assert live_totals._replace(elapsed_ns=0, evictions=0) == kept.totals._replace(
         elapsed_ns=0, evictions=0
     )
     for name in ("count_index", "count", "change_index", "first_token"):
@@ -60,15 +60,17 @@ def test_the_live_view_ends_with_the_numbers_that_stay(tiny, call: int) -> None:
             if name != "first_token"
             else (frame.first_token == kept.first_token)
         )
-    generated = told.steps - min(frame.first_token, told.steps)
+    generated = live_totals.steps - min(frame.first_token, live_totals.steps)
     assert generated == run.generated
     s = run.summary()
-    if told.decode_lookups:
-        assert told.decode_hits / told.decode_lookups == pytest.approx(s.decode_hit_rate)
-    if others := told.lookups - told.decode_lookups:
-        prefill = (told.hits - told.decode_hits) / others
+    if live_totals.decode_lookups:
+        assert live_totals.decode_hits / live_totals.decode_lookups == pytest.approx(
+            s.decode_hit_rate
+        )
+    if others := live_totals.lookups - live_totals.decode_lookups:
+        prefill = (live_totals.hits - live_totals.decode_hits) / others
         assert prefill == pytest.approx(s.prefill_hit_rate)
-    assert (told.reads, told.nbytes) == (s.reads, s.bytes_read)
+    assert (live_totals.reads, live_totals.nbytes) == (s.reads, s.bytes_read)
 
 
 def test_a_run_of_one_token_has_one(tiny) -> None:
@@ -82,7 +84,7 @@ def test_a_run_of_one_token_has_one(tiny) -> None:
     assert run.generated == frame.totals.steps - frame.first_token == 1
 
 
-def test_both_phases_hit_rates_are_told_everywhere(tiny) -> None:
+def test_both_phases_hit_rates_are_everywhere(tiny) -> None:
     """Summary, tiles, table and a chat's answer name the phase, and give the same two numbers."""
     with outlier_jupyter.load(tiny, cache_experts=10) as engine:
         chat = Chat(engine, max_tokens=8)

@@ -33,7 +33,7 @@ def test_a_prompt_is_run_printed_and_saved(saved: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["open", "{run}"], "tokens/s"),
         (["what-if", "--run", "{run}", "--slots", "8", "--policy", "lru"], "of lookups would hit"),
@@ -48,10 +48,10 @@ def test_a_prompt_is_run_printed_and_saved(saved: Path) -> None:
         (["run", "--help"], "--cache-gb"),
     ],
 )
-def test_what_a_command_finds_is_printed(saved, words, said, capsys) -> None:
+def test_what_a_command_finds_is_printed(saved, words, expected, capsys) -> None:
     """Tables are printed whole, explanations and uses as text."""
     assert main([word.format(run=saved) for word in words]) == 0
-    assert said in capsys.readouterr().out
+    assert expected in capsys.readouterr().out
 
 
 def test_a_report_and_a_summary_as_json(saved, tiny, tmp_path, capsys) -> None:
@@ -64,7 +64,7 @@ def test_a_report_and_a_summary_as_json(saved, tiny, tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["nonsense"], "outlier nonsense is not a command; the commands are run, plan"),
         (["repak", "demo"], "did you mean repack?"),
@@ -77,11 +77,11 @@ def test_a_report_and_a_summary_as_json(saved, tiny, tmp_path, capsys) -> None:
         (["what-if", "--slider"], "unrecognized arguments: --slider"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_a_status(words, said, capsys) -> None:
+def test_what_cannot_be_done_is_one_line_and_a_status(words, expected, capsys) -> None:
     """The line is on standard error; nothing else is printed."""
     assert main(words) == 2
     out, err = capsys.readouterr()
-    assert said in err and out == "" and len(err.strip().splitlines()) == 1
+    assert expected in err and out == "" and len(err.strip().splitlines()) == 1
 
 
 def test_ctrl_c_saves_what_was_made(tiny, tmp_path, monkeypatch, capsys) -> None:

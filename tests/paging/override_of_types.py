@@ -39,14 +39,14 @@ def changes(engine: Engine) -> tuple[str, ...]:
             seen = traced(engine, **routing)
         except OptionError:
             continue
-        asked = seen.experts[:, :, 0] >= 0  # mid-prompt, the last layer is not evaluated
+        recorded = seen.experts[:, :, 0] >= 0  # mid-prompt, the last layer is not evaluated
         if word == "mask":
             assert not any((seen.experts[:, at] == expert).any() for at, expert in most)
         if word == "force":
             for at, expert in least:
-                assert (seen.experts[asked[:, at], at] == expert).any(-1).all()
+                assert (seen.experts[recorded[:, at], at] == expert).any(-1).all()
         if word == "top-k":
-            assert seen.experts.shape[2] == k + 1 and (seen.experts[asked] >= 0).all()
+            assert seen.experts.shape[2] == k + 1 and (seen.experts[recorded] >= 0).all()
         elif np.array_equal(seen.weights, plain.weights, equal_nan=True):
             continue  # without effect
         done.append(word)

@@ -206,9 +206,9 @@ def test_computed_experts_are_loaded_completely_where_they_fit(tmp_path, support
     """A warning gives the reason, and the output is mlx-lm's."""
     folder = computed("int4", tmp_path)
     reference, _ = load_model(folder)
-    with pytest.warns(UserWarning, match=r"mlx-lm computes .* is loaded into RAM") as told:
+    with pytest.warns(UserWarning, match=r"mlx-lm computes .* is loaded into RAM") as warned:
         engine = outlier_jupyter.load(folder)
-    assert len(told) == 1
+    assert len(warned) == 1
     with engine:
         assert engine.status().layers == 0
         assert np.array_equal(logits(engine.model, 7), logits(reference, 7))

@@ -71,7 +71,7 @@ def a_token():
 @pytest.mark.parametrize("kernels", ["auto", "mlx"])
 def test_tokens_and_resident_experts_are_the_same(kernels, tiny):
     """At every cache size a run has the same tokens, hits, evictions and reads."""
-    told = 0
+    count = 0
     for slots in (1, 5, 23):
         runs = []
         for lookahead in ("on", "off"):
@@ -87,29 +87,29 @@ def test_tokens_and_resident_experts_are_the_same(kernels, tiny):
         for name in ("step", "layer", "expert", "nbytes"):
             assert np.array_equal(on.reads[name], off.reads[name]), name
         assert not len(off.prefetched)
-        told += on.prefetched["used"].sum()
+        count += on.prefetched["used"].sum()
         among = {tuple(row) for row in on.reads[["step", "layer", "expert"]].tolist()}
         used = on.prefetched[on.prefetched["used"] == 1]
         assert {tuple(row) for row in used[["step", "layer", "expert"]].tolist()} <= among
-    assert told > 20
+    assert count > 20
 
 
 @pytest.mark.parametrize(
     "model_type", ["qwen3_moe", "deepseek_v3", "gpt_oss", "lfm2_moe", "minimax", "mixtral"]
 )
-def test_a_router_given_its_own_state_names_what_it_chose(model_type, tmp_path, monkeypatch):
+def test_a_router_predicts_its_own_choice_from_its_own_input(model_type, tmp_path, monkeypatch):
     """The control: with the router's real input the prediction is its choice, at every token."""
     folder = checkpoint(model_type, tmp_path / "model")
-    asked = []
+    repeated = []
 
     def learn(self, x, ids, outcomes, whole=Lookahead.learn):
         whole(self, x, ids, outcomes)
-        asked.append(sorted(self.ranked(x).tolist()) == sorted(ids.ravel().tolist()))
+        repeated.append(sorted(self.ranked(x).tolist()) == sorted(ids.ravel().tolist()))
 
     monkeypatch.setattr(Lookahead, "learn", learn)
     with outlier_jupyter.load(folder, cache_experts=4, lookahead="on") as engine:
         engine.generate("control", raw=True, max_tokens=10)
-    assert len(asked) >= 10 and all(asked)
+    assert len(repeated) >= 10 and all(repeated)
 
 
 @pytest.mark.parametrize("model_type", ["longcat_flash", "nemotron_h", "afmoe"])
@@ -152,38 +152,38 @@ def test_a_prefetch_begins_before_its_layer_is_called(engine):
     ahead, x = first.paged.next_lookahead, a_token()
     ahead.k, ahead.trials = 2, TRIALS
     chosen = ahead.ranked(ahead.scaled(x)).tolist()
-    held = pager.reader = PausedReader(pager.reader)
+    paused = pager.reader = PausedReader(pager.reader)
     first(x, ids(0, 1))
-    until(lambda: held.waiting)
+    until(lambda: paused.waiting)
     assert "ReadEarly" not in log.kinds() and not any(key.layer == 1 for key in pager.table)
-    held.release()
+    paused.release()
     until(lambda: all(e.future.done() for e in prefetches(pager).values()))
-    before, asked = held.reads, pager.clock()
+    before, looked_up_ns = paused.reads, pager.clock()
     second(x, ids(*chosen))
-    assert held.reads == before
+    assert paused.reads == before
     assert early(log) == [Prefetched(1, e, pager.bank.expert_nbytes, True) for e in chosen]
     came = [event for event in log.events if isinstance(event, PagedIn) and event.layer == 1]
     assert [event.expert for event in came] == sorted(chosen)
-    assert all(event.start_ns < asked for event in came)
+    assert all(event.start_ns < looked_up_ns for event in came)
     assert [event.layer for event in log.events if isinstance(event, Waited)][-1] == 1
 
 
 def test_it_is_not_begun_while_anything_else_is_read(engine):
     """Nothing is prefetched while another read is under way, a dropped one included."""
     pager, log, *_ = parts(engine)
-    held = pager.reader = PausedReader(pager.reader)
+    paused = pager.reader = PausedReader(pager.reader)
     with pager.fetch([ExpertKey(0, 0)]):
         assert pager.prefetch(KEYS[:2]) == []
-        held.release()
+        paused.release()
     assert len(pager.prefetch(KEYS[:2])) == 2
     until(lambda: all(e.future.done() for e in prefetches(pager).values()))
-    held = pager.reader = PausedReader(pager.reader.inner)
+    paused = pager.reader = PausedReader(pager.reader.inner)
     assert pager.prefetch(KEYS[2:3]) == KEYS[2:3]
-    until(lambda: held.waiting)
+    until(lambda: paused.waiting)
     pager.resolve_prefetched([])
     assert pager.prefetch(KEYS[4:5]) == []
-    held.release()
-    until(lambda: held.done and not held.waiting and pager.prefetch(KEYS[4:5]))
+    paused.release()
+    until(lambda: paused.done and not paused.waiting and pager.prefetch(KEYS[4:5]))
     pager.drop_prefetched()
     assert sum(event.used for event in early(log)) == 0 and len(early(log)) == 3
 
@@ -197,10 +197,10 @@ def test_slots_change_hands_and_none_in_use_is_written(engine):
         wanted_of[expert] = np.array(second(x, ids(expert)))
     staging = pager.table.staging
     for _ in range(60):
-        guessed, asked = rng.permutation(8)[:3].tolist(), rng.permutation(8)[:2].tolist()
+        guessed, chosen = rng.permutation(8)[:3].tolist(), rng.permutation(8)[:2].tolist()
         pager.prefetch([ExpertKey(1, expert) for expert in guessed])
-        found = np.array(second(x, ids(*asked)))
-        for place, expert in enumerate(asked):
+        found = np.array(second(x, ids(*chosen)))
+        for place, expert in enumerate(chosen):
             assert np.array_equal(found[..., place, :], wanted_of[expert][..., 0, :])
         pager.table.check()
     assert pager.table.staging != staging and len(pager.table.staging) == STAGING_SLOTS
@@ -311,7 +311,7 @@ def test_a_layer_with_useless_predictions_prefetches_nothing(tiny, monkeypatch):
     assert len(run.trace.prefetched) > 4 and half.sum() < (~half).sum() / 2
 
 
-def test_who_gets_it():
+def test_lookahead_is_used_where_the_options_say():
     """Default: only for large experts that compiled kernels compute; on: for any; off: for none."""
     for kernels, nbytes, found in (("auto", LARGE, True), ("mlx", LARGE, False),
                                    ("auto", LARGE - 1, False)):  # fmt: skip
@@ -320,7 +320,7 @@ def test_who_gets_it():
         assert not wanted(LoadOptions(lookahead="off", kernels=kernels), nbytes)
 
 
-def test_its_slots_are_within_the_memory_that_was_given(tiny):
+def test_staging_slots_are_within_the_given_memory(tiny):
     """With `cache_gb` they count towards the cache; the bank's size includes all slots."""
     nbytes = 0
     with outlier_jupyter.load(tiny, cache_experts=12) as engine:

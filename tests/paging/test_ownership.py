@@ -25,7 +25,7 @@ class Half:
         return [expert for expert in experts if expert % 2 == self.first]
 
 
-def asked(tokens: int) -> tuple[mx.array, mx.array]:
+def inputs(tokens: int) -> tuple[mx.array, mx.array]:
     """Activations [1, tokens, width], and two different experts for each token."""
     draw = np.random.default_rng(tokens)
     x = draw.normal(size=(1, tokens, WIDTH)).astype(np.float32)
@@ -49,7 +49,7 @@ def test_the_shares_of_two_add_up_to_the_whole(kernels, slots, overlap, tiny):
         switch = engine.model.layers[1].mlp.switch_mlp
         pager = pager_of(engine)
         for tokens in (1, 5, 70):
-            x, ids = asked(tokens)
+            x, ids = inputs(tokens)
             whole = np.array(switch(x, ids))
             shares, read = [], []
             pager.sink = lambda event, read=read: read.append(event)
@@ -70,11 +70,11 @@ def test_the_shares_of_two_add_up_to_the_whole(kernels, slots, overlap, tiny):
 
 
 @pytest.mark.parametrize("tokens", [1, 5])
-def test_who_owns_none_of_the_experts_adds_zeros(kernels, tokens, tiny):
+def test_a_process_without_experts_adds_zeros(kernels, tokens, tiny):
     """Nothing is read, and the output is what the other owners computed."""
     with outlier_jupyter.load(tiny, kernels=kernels, cache_experts=3) as engine:
         switch = engine.model.layers[1].mlp.switch_mlp
-        x, _ = asked(tokens)
+        x, _ = inputs(tokens)
         ids = mx.array(np.tile(np.array([1, 3], np.uint32), (1, tokens, 1)))
         switch.paged.owner, switch.paged.combine = Half(0), as_it_is
         output = np.array(switch(x, ids))

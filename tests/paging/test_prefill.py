@@ -53,8 +53,8 @@ def test_what_a_chunk_used_most_stays_in_every_layer(slots, tiny):
     share = max(1, (slots - slots // 4) // 3)
     for layer in range(3):
         uses = Counter(trace.experts[trace.call == 0, layer].ravel().tolist())
-        held = sorted((uses[e] for e in uses if (layer, e) in after[0]), reverse=True)
-        assert len(uses) > share and held[:share] == sorted(uses.values(), reverse=True)[:share]
+        kept = sorted((uses[e] for e in uses if (layer, e) in after[0]), reverse=True)
+        assert len(uses) > share and kept[:share] == sorted(uses.values(), reverse=True)[:share]
 
 
 def first_decode_hits(folder, slots: int) -> int:

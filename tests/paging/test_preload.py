@@ -38,13 +38,13 @@ def test_an_engine_warms_up_from_an_earlier_trace(tiny, tmp_path):
     path = earlier.save(tmp_path / "earlier.safetensors")
     counts = frequency(earlier.trace)
     with outlier_jupyter.load(tiny, cache_experts=8, warm=str(path)) as engine:
-        held = resident(engine)
-        assert len(held) == 8
-        least_held = min(counts[key] for key in held)
-        assert least_held >= max(
+        kept = resident(engine)
+        assert len(kept) == 8
+        least_kept = min(counts[key] for key in kept)
+        assert least_kept >= max(
             counts[layer, expert]
             for layer, expert in np.argwhere(counts).tolist()
-            if (layer, expert) not in held
+            if (layer, expert) not in kept
         )
         again = engine.generate("warm me up", max_tokens=30)
         assert again.text == earlier.text

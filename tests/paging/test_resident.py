@@ -13,7 +13,7 @@ from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import Routed
 from outlier_jupyter.paging import slot_bank
 from outlier_jupyter.paging import switch as switch_module
-from outlier_jupyter.paging import switch_inputs as given_module
+from outlier_jupyter.paging import switch_inputs as inputs_module
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import EventLog, FaultyReader
 from tests.inspection import inside, pager_of
@@ -42,7 +42,7 @@ class Counting:
 def syncs(monkeypatch):
     """Counts what a switch evaluates (`settle`) and what it copies to the host."""
     counts = Counting()
-    for module in (switch_module, given_module):
+    for module in (switch_module, inputs_module):
         monkeypatch.setattr(module, "np", counts)
     settle = slot_bank.SlotBank.settle
 
@@ -107,8 +107,8 @@ def test_a_layer_becomes_resident_when_its_last_expert_is_read(tiny, syncs):
         before = syncs.arrays
         engine.generate("q", raw=True, max_tokens=1)
         assert syncs.arrays - before == 2 * 2  # evaluated and copied, in two layers
-        told = [e.layer for e in log.events if isinstance(e, Routed)]
-        assert told == [0, 2, 1]
+        order = [e.layer for e in log.events if isinstance(e, Routed)]
+        assert order == [0, 2, 1]
         assert np.array_equal(logits(engine.model, prompt(9)), logits(reference, prompt(9)))
 
 
@@ -149,7 +149,7 @@ def test_a_read_that_fails_while_all_is_loaded_is_raised_and_closes_the_files(ti
     assert closed == [True]
 
 
-def test_a_model_whose_experts_are_no_switch_is_loaded_whole_and_says_so(tmp_path):
+def test_a_model_whose_experts_are_no_switch_is_loaded_whole_with_a_warning(tmp_path):
     """dbrx has a list of MLPs: a warning names it, and it generates as mlx-lm does."""
     config = {
         "model_type": "dbrx", "d_model": 64, "n_layers": 2, "n_heads": 2, "vocab_size": 260,

@@ -113,7 +113,7 @@ def test_status_and_traces_have_the_new_size(engine):
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("size", "sentence"),
     [
         ({}, "give the cache's new size in one way"),
         ({"cache_gb": 1, "cache_experts": 3}, "give the cache's new size in one way"),
@@ -123,14 +123,14 @@ def test_status_and_traces_have_the_new_size(engine):
         ({"cache_gb": 1e-9}, "too small for even one expert"),
     ],
 )
-def test_a_size_that_cannot_be_is_one_sentence_and_changes_nothing(engine, asked, sentence):
+def test_a_size_that_cannot_be_is_one_sentence_and_changes_nothing(engine, size, sentence):
     """The cache keeps its size and its experts."""
     engine.generate("Hello", max_tokens=2)
-    held = set(map(tuple, engine.resident().tolist()))
+    residents = set(map(tuple, engine.resident().tolist()))
     with pytest.raises(OptionError, match=sentence) as refused:
-        engine.resize(**asked)
+        engine.resize(**size)
     assert "\n" not in str(refused.value)
-    assert engine.status().slots == 6 and set(map(tuple, engine.resident().tolist())) == held
+    assert engine.status().slots == 6 and set(map(tuple, engine.resident().tolist())) == residents
     check(engine)
 
 
@@ -152,11 +152,11 @@ def test_memory_that_is_not_there_is_not_allocated(engine, monkeypatch):
 @pytest.mark.parametrize("slots", [3, 20])
 def test_an_allocation_that_fails_half_way_leaves_an_exact_engine(engine, tiny, slots, monkeypatch):
     """If the third of nine parts fails, growing keeps the old size, and shrinking the new one."""
-    rows, asked = slot_bank.allocate_rows, []
+    rows, parts = slot_bank.allocate_rows, []
 
     def fail(part, count):
-        asked.append(part)
-        if len(asked) == 3:
+        parts.append(part)
+        if len(parts) == 3:
             raise RuntimeError("no room")
         return rows(part, count)
 

@@ -46,9 +46,9 @@ def test_what_names_no_expert_is_refused(word):
 
 def test_pairs_and_mappings_are_spelled_out():
     """The API takes (layer, expert) and {expert: number}; both become the words of the flags."""
-    asked = make(GenerateOptions, {"mask": [(0, 3), "1:4-5"], "boost": {(2, 1): 2.0, "0:7": -1}})
-    assert asked.mask == ("0:3", "1:4-5") and asked.boost == ("2:1=2.0", "0:7=-1")
-    found = Intervention.of(asked, LAYERS, 2)
+    options = make(GenerateOptions, {"mask": [(0, 3), "1:4-5"], "boost": {(2, 1): 2.0, "0:7": -1}})
+    assert options.mask == ("0:3", "1:4-5") and options.boost == ("2:1=2.0", "0:7=-1")
+    found = Intervention.of(options, LAYERS, 2)
     assert found.boost == {(2, 1): 2.0, (0, 7): -1.0}
     assert found.phrases(2) == [
         "experts 0:3, 1:4, 1:5 masked",
@@ -57,7 +57,7 @@ def test_pairs_and_mappings_are_spelled_out():
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "message"),
     [
         ({"mask": "0:0-6"}, "fewer are left than the 2 a token needs"),
         ({"mask": "0:1", "force": "0:1"}, "expert 0:1 cannot be both masked and forced"),
@@ -68,11 +68,11 @@ def test_pairs_and_mappings_are_spelled_out():
         ({"router_temperature": 0}, "give more than 0"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_run(engine, asked, said):
+def test_what_cannot_be_is_refused_before_anything_is_run(engine, options, message):
     """One sentence refuses it, and the previous run is still the last one."""
     before = engine.last_run
-    with pytest.raises(OptionError, match=said):
-        engine.generate(PROMPT, **asked)
+    with pytest.raises(OptionError, match=message):
+        engine.generate(PROMPT, **options)
     assert engine.last_run is before
 
 
@@ -166,11 +166,11 @@ def test_top_k_of_a_run_is_that_of_loading(engine, tiny):
     with outlier_jupyter.load(tiny, cache_experts=8, top_k=3) as wide:
         wide.tokenizer.eos_token_ids = set()
         loaded, back = traced(wide), traced(wide, top_k=2)
-    asked = traced(engine, top_k=3)
-    np.testing.assert_array_equal(asked.experts, loaded.experts)
-    np.testing.assert_array_equal(asked.weights, loaded.weights)
-    assert asked.info.changed_output == loaded.info.changed_output
-    assert asked.info.changed_output == "top-k 3 in place of the model's 2"
+    requested = traced(engine, top_k=3)
+    np.testing.assert_array_equal(requested.experts, loaded.experts)
+    np.testing.assert_array_equal(requested.weights, loaded.weights)
+    assert requested.info.changed_output == loaded.info.changed_output
+    assert requested.info.changed_output == "top-k 3 in place of the model's 2"
     np.testing.assert_array_equal(back.experts, traced(engine).experts)
     assert back.info.changed_output == "" and back.info.options["top_k"] == 2
 

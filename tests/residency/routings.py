@@ -52,8 +52,8 @@ def drifting(seed: int, *, every: int, tokens: int = 240) -> RecordedRouting:
 
 def real_paths() -> list[Path]:
     """The files of real models' traces, beside the repository or in OUTLIER_TRACES."""
-    given = os.environ.get("OUTLIER_TRACES")
-    places = [Path(given)] if given else [p / "shared/traces" for p in Path(__file__).parents]
+    folder = os.environ.get("OUTLIER_TRACES")
+    places = [Path(folder)] if folder else [p / "shared/traces" for p in Path(__file__).parents]
     return sorted(path for place in places for path in place.glob("*.safetensors"))
 
 

@@ -70,7 +70,7 @@ STARTS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), unique=True)
 
 def fewest_reads(routing: RecordedRouting, slots: int, start: list) -> int:
     """The fewest reads over all possible eviction choices, tried exhaustively, with one bank."""
-    asked = [(layer, wanted) for layer, wanted in lookups(routing) if wanted]
+    wanted_lookups = [(layer, wanted) for layer, wanted in lookups(routing) if wanted]
     together = np.diff(routing.starts) == 1
     whole = [
         len(wanted) <= slots and together[call]
@@ -88,9 +88,9 @@ def fewest_reads(routing: RecordedRouting, slots: int, start: list) -> int:
 
     @lru_cache(None)
     def fewest(at: int, resident: frozenset) -> int:
-        if at == len(asked):
+        if at == len(wanted_lookups):
             return 0
-        layer, experts = asked[at]
+        layer, experts = wanted_lookups[at]
         wanted = frozenset((layer, expert) for expert in experts)
         missing = wanted - resident
         if not missing:

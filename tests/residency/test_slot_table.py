@@ -51,7 +51,7 @@ def test_lru_evicts_the_least_recently_used(requests, capacity):
         assert list(plan.hits) == [key for key in keys if key in order]
         victims = []
         for _ in range(len(order.keys() | set(keys)) - capacity):
-            victim = next(held for held in order if held not in keys)
+            victim = next(key for key in order if key not in keys)
             del order[victim]
             victims.append(victim)
         for key in keys:
@@ -85,11 +85,13 @@ def test_pins_leave_a_slot_for_the_others():
 
 
 @settings(deadline=None)
-@given(held=st.lists(KEYS, max_size=4, unique=True), keys=st.lists(KEYS, min_size=1, unique=True))
-def test_a_lookup_is_split_into_parts_that_fit_with_resident_keys_first(held, keys):
+@given(
+    residents=st.lists(KEYS, max_size=4, unique=True), keys=st.lists(KEYS, min_size=1, unique=True)
+)
+def test_a_lookup_is_split_into_parts_that_fit_with_resident_keys_first(residents, keys):
     """The parts have each key once and fit the slots; no resident key is in a later part."""
     table = table_of(4)
-    serve(table, held)
+    serve(table, residents)
     parts = table.split(keys)
     assert sorted(key for part in parts for key in part) == sorted(keys)
     assert all(len(part) <= 4 for part in parts)

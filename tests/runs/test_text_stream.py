@@ -49,7 +49,7 @@ def test_the_text_is_all_of_it_up_to_the_first_stop_word(pieces, rest, words):
     assert "".join(deltas) == transcript.text == until_stop(seen, words)
 
 
-def test_what_may_become_a_stop_word_is_held_back():
+def test_the_beginning_of_a_stop_word_is_held_back():
     """A possible prefix of a stop word is not shown until it is known not to be one."""
     transcript = Transcript(Pieces(["one <", "/", "end", "x"], ""), ["</s>"])
     assert transcript.add(0) == "one "
@@ -58,7 +58,7 @@ def test_what_may_become_a_stop_word_is_held_back():
     assert transcript.text == "one </end" and not transcript.stopped
 
 
-def test_the_end_lets_go_of_what_was_held_back():
+def test_text_held_back_comes_at_the_end():
     """A run that ends within a prefix of a stop word loses no text."""
     transcript = Transcript(Pieces(["a<"], "</"), ["</s>"])
     assert transcript.add(0) == "a"

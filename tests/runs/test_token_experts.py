@@ -60,8 +60,8 @@ def test_a_span_s_experts_are_those_it_chose(runs):
         for layer in range(run.trace.layers):
             for expert in run.trace.experts[step, layer].tolist():
                 counted[layer, expert] = counted.get((layer, expert), 0) + 1
-    told = {(row.layer, row.expert): row.times for row in found.frame.itertuples()}
-    assert told == counted
+    times_of = {(row.layer, row.expert): row.times for row in found.frame.itertuples()}
+    assert times_of == counted
     assert np.allclose(found.frame.groupby("layer").share.sum(), 1)
     assert experts_of(run, steps=steps.tolist()).frame.equals(found.frame)
     assert experts_of(run.trace, slice(2, 5)).frame.equals(found.frame)

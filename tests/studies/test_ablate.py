@@ -91,7 +91,7 @@ def test_random_masks_are_of_equal_size_in_the_same_layers(found, engine):
     np.testing.assert_array_equal(again.random, found.random[:4])
 
 
-def test_chance_is_told_as_an_interval_and_a_rank(found):
+def test_chance_is_an_interval_and_a_rank(found):
     """Quantiles and the share of masks that cost as much, over all prompts and per prompt."""
     weights = found.tokens / found.tokens.sum()
     chance = found.random[:, :, 1] @ weights

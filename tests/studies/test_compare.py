@@ -73,13 +73,13 @@ def test_equal_caches_and_starting_caches() -> None:
     )
 
 
-def test_domains_are_held_against_experts() -> None:
+def test_domains_are_compared_by_experts() -> None:
     """Runs with one label are one domain, and experts depend on it; a single domain is refused."""
     runs = [sticky(1), sticky(2), sticky(3, liking=5)]
     found = compare(runs, domains=["prose", "prose", "code"], permutations=99)
     assert found.domains is not None
-    words, told = found.domains
-    assert words == ("prose", "code") and (told.q <= 0.05).all()
+    words, divergences = found.domains
+    assert words == ("prose", "code") and (divergences.q <= 0.05).all()
     assert any("texts" in message for message in found.warnings)
     with pytest.raises(OptionError, match="cannot be compared: give two"):
         compare(runs, domains=["prose"] * 3, permutations=9)
@@ -87,7 +87,7 @@ def test_domains_are_held_against_experts() -> None:
         compare(runs, domains=["a", "b"], permutations=9)
 
 
-def test_what_cannot_be_compared_is_said() -> None:
+def test_runs_that_cannot_be_compared_are_an_error() -> None:
     """One run, an invalid pair, or clusters of two runs are one sentence each."""
     with pytest.raises(OptionError, match="two or more"):
         compare([sticky(1)])

@@ -149,7 +149,7 @@ def test_what_cannot_be_is_refused_before_anything_is_run(engine, options, messa
     assert engine.last_run is before
 
 
-def test_a_story_that_repeats_is_told_in_the_verdict(found):
+def test_a_text_that_repeats_is_in_the_verdict(found):
     """A row's verdict is that of the coherence rule for the answer's tokens and likelihood."""
     for row in found.rows:
         unlikely = row.log_probability < row.own_log_probability - 2
@@ -174,7 +174,7 @@ def test_the_figure_has_every_run_and_its_range_and_no_middle_of_few(found):
     assert figure.layout.yaxis2.title.text == "KL (nats a token)"
 
 
-def test_what_is_too_few_or_too_short_to_tell_is_said(found):
+def test_too_few_or_too_short_runs_are_in_the_cautions(found):
     """Text, record and figure have cautions on few runs, few prompts and short answers."""
     runs, prompts, short = found.cautions
     assert runs.startswith("too few runs") and "4 each" in runs

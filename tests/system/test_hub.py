@@ -59,10 +59,12 @@ def ask(hub, tmp_path):
     """Call `load` and `plan` in a new process: (ok, value or sentence) of each, and stderr."""
 
     def ask(*wishes, home=tmp_path / "home", **environment):
-        told = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DOWNLOAD_TIMEOUT": "5",
-                "HF_HUB_DISABLE_TELEMETRY": "1"} | environment  # fmt: skip
+        variables = {
+            "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DOWNLOAD_TIMEOUT": "5",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        } | environment  # fmt: skip
         command = [sys.executable, "-c", ASK, json.dumps(wishes)]
-        out = subprocess.run(command, capture_output=True, text=True, env=os.environ | told)
+        out = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
         assert out.returncode == 0, out.stderr
         lines = [line for line in out.stdout.splitlines() if line.startswith("said ")]
         return [json.loads(line.removeprefix("said ")) for line in lines], out.stderr
@@ -72,30 +74,30 @@ def ask(hub, tmp_path):
 
 def test_a_model_is_downloaded_once_and_then_had_offline(hub, ask):
     """Only files that mlx-lm needs are downloaded; later runs use the cache, without network."""
-    said, progress = ask(["load", "org/tiny", {}], ["load", "org/tiny", {"revision": "v2"}])
-    (ok, tokens), (ok_too, others) = said
+    answers, progress = ask(["load", "org/tiny", {}], ["load", "org/tiny", {"revision": "v2"}])
+    (ok, tokens), (ok_too, others) = answers
     assert ok and ok_too and len(tokens) == len(others) == 3 and tokens != others
     assert "Fetching" in progress
     assert not hub.sent("README.txt.bin")
-    files = [a.path.rpartition("/")[2] for a in hub.asked if a.method == "GET" and a.sent]
+    files = [a.path.rpartition("/")[2] for a in hub.requests if a.method == "GET" and a.sent]
     assert files.count("model.safetensors") == 1
-    before = len(hub.asked)
+    before = len(hub.requests)
     offline = {"HF_HUB_OFFLINE": "1"}
-    said, _ = ask(
+    answers, _ = ask(
         ["load", "org/tiny", {}], ["load", "org/tiny", {"revision": commit_of("v2")}],
         ["plan", "org/tiny", {}], ["load", "org/other", {}], ["plan", "org/large", {}], **offline,
     )  # fmt: skip
-    assert said[:2] == [[True, tokens], [True, others]] and said[2][1][0] is True
-    for ok, sentence in said[3:]:
+    assert answers[:2] == [[True, tokens], [True, others]] and answers[2][1][0] is True
+    for ok, sentence in answers[3:]:
         assert not ok and sentence.startswith("ModelNotFound: ") and "\n" not in sentence
         assert "HF_HUB_OFFLINE is set; unset it once" in sentence
-    assert len(hub.asked) == before
+    assert len(hub.requests) == before
 
 
 def test_quiet_shows_no_progress(ask):
     """`quiet` hides the bars of that download."""
-    said, progress = ask(["load", "org/tiny", {"quiet": True}])
-    assert said[0][0] and "Fetching" not in progress and "%" not in progress
+    answers, progress = ask(["load", "org/tiny", {"quiet": True}])
+    assert answers[0][0] and "Fetching" not in progress and "%" not in progress
 
 
 def test_a_connection_that_breaks_is_taken_up_again(hub, ask):
@@ -107,7 +109,7 @@ def test_a_connection_that_breaks_is_taken_up_again(hub, ask):
     (ok, tokens), *_ = ask(["load", "org/tiny", {}])[0]
     assert ok and len(tokens) == 3
     size = (hub.models["org/tiny"]["main"] / "model.safetensors").stat().st_size
-    parts = [a.sent for a in hub.asked if a.path.endswith("model.safetensors") and a.sent]
+    parts = [a.sent for a in hub.requests if a.path.endswith("model.safetensors") and a.sent]
     assert parts == [100_000, size]
 
 
@@ -120,7 +122,7 @@ def test_a_part_of_a_model_is_completed(hub, ask):
     (ok, sentence), *_ = ask(wish, HF_HUB_OFFLINE="1")[0]
     assert not ok and "only a part of org/tiny at revision 'v2' is in the cache" in sentence
     hub.broken.clear()
-    hub.asked.clear()
+    hub.requests.clear()
     (ok, tokens), *_ = ask(wish)[0]
     assert ok and len(tokens) == 3
     assert hub.sent("model-00001.safetensors") and not hub.sent("model-00000.safetensors")
@@ -133,7 +135,7 @@ def test_a_plan_of_a_remote_model_requests_headers_alone(hub, ask):
     )
     assert ok and not here and layers == 48
     assert total == 48 * 128 * 2_654_208 and cold == 48 * 8 * 2_654_208
-    shards = [a for a in hub.asked if "org/large" in a.path and a.path.endswith(".safetensors")]
+    shards = [a for a in hub.requests if "org/large" in a.path and a.path.endswith(".safetensors")]
     assert len(shards) >= 4 and all(a.range.startswith("bytes=") for a in shards)
     assert hub.sent(".safetensors") < 1_500_000
     assert ok_too and tiny[:2] == [False, 3]
@@ -150,16 +152,16 @@ REFUSED = {
 def test_an_unavailable_model_is_one_sentence(ask):
     """The same sentence from `load` and from `plan`."""
     wishes = [[what, *wish] for wish in REFUSED.values() for what in ("load", "plan")]
-    said, _ = ask(*wishes)
-    for message, (ok, sentence) in zip([m for m in REFUSED for _ in "ab"], said, strict=True):
+    answers, _ = ask(*wishes)
+    for message, (ok, sentence) in zip([m for m in REFUSED for _ in "ab"], answers, strict=True):
         assert not ok and message in sentence and "\n" not in sentence
         assert sentence.startswith("ModelNotFound: ")
 
 
 def test_a_hub_that_is_not_there_is_one_sentence(ask):
     """Nothing listens at the address, which the sentence names."""
-    said, _ = ask(["load", "org/tiny", {}], ["plan", "org/tiny", {}],
+    answers, _ = ask(["load", "org/tiny", {}], ["plan", "org/tiny", {}],
                   HF_ENDPOINT="http://127.0.0.1:9")  # fmt: skip
-    for ok, sentence in said:
+    for ok, sentence in answers:
         assert not ok and "http://127.0.0.1:9 did not give it" in sentence
         assert "\n" not in sentence

@@ -17,40 +17,40 @@ PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if hasattr(mmap, "MAP_PRIVATE") 
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def calls(monkeypatch):
     """Records the advice (begin, bytes, advice) and accepts it without effect."""
-    asked: list[tuple[int, int, int]] = []
+    calls: list[tuple[int, int, int]] = []
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(huge_pages, "madvise", lambda: lambda *call: asked.append(call) or 0)
-    return asked
+    monkeypatch.setattr(huge_pages, "madvise", lambda: lambda *call: calls.append(call) or 0)
+    return calls
 
 
-def test_only_whole_pages_within_the_memory_are_advised(asked):
+def test_only_whole_pages_within_the_memory_are_advised(calls):
     """Other memory in the first and last huge page is unaffected."""
     huge_pages.collapse(3 * HUGE + 5, 4 * HUGE)
-    assert asked == [(4 * HUGE, 3 * HUGE, advice) for advice in (ADVISE_HUGE, COLLAPSE)]
-    asked.clear()
+    assert calls == [(4 * HUGE, 3 * HUGE, advice) for advice in (ADVISE_HUGE, COLLAPSE)]
+    calls.clear()
     huge_pages.collapse(HUGE, 2 * HUGE)
-    assert asked == [(HUGE, 2 * HUGE, advice) for advice in (ADVISE_HUGE, COLLAPSE)]
-    asked.clear()
+    assert calls == [(HUGE, 2 * HUGE, advice) for advice in (ADVISE_HUGE, COLLAPSE)]
+    calls.clear()
     huge_pages.collapse(5, 2 * HUGE - 10)
-    assert asked == []
+    assert calls == []
 
 
 def test_a_system_without_huge_pages_gets_no_more_advice(monkeypatch):
     """Nor does a system without such advice get any."""
-    asked = []
+    calls = []
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(huge_pages, "madvise", lambda: lambda *call: asked.append(call[2]) or -1)
+    monkeypatch.setattr(huge_pages, "madvise", lambda: lambda *call: calls.append(call[2]) or -1)
     huge_pages.collapse(0, 2 * HUGE)
-    assert asked == [ADVISE_HUGE]
+    assert calls == [ADVISE_HUGE]
     monkeypatch.setattr(sys, "platform", "darwin")
     huge_pages.collapse(0, 2 * HUGE)
-    assert asked == [ADVISE_HUGE]
+    assert calls == [ADVISE_HUGE]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are Linux's")
-def test_huge_pages_are_requested_as_soon_as_memory_is_mapped(asked):
+def test_huge_pages_are_requested_as_soon_as_memory_is_mapped(calls):
     """Memory that was mapped before is unaffected."""
     before = mmap.mmap(-1, SEPARATE_MAPPING, flags=PRIVATE)
 
@@ -58,7 +58,7 @@ def test_huge_pages_are_requested_as_soon_as_memory_is_mapped(asked):
         # The process's heap may be as large and grow meanwhile, so only these regions count.
         place = np.frombuffer(memory, np.uint8).ctypes.data
         inside = range(place, place + len(memory))
-        return [call for call in asked if call[0] in inside or call[0] + call[1] - 1 in inside]
+        return [call for call in calls if call[0] in inside or call[0] + call[1] - 1 in inside]
 
     with huge_pages.prepare(SEPARATE_MAPPING):
         time.sleep(0.05)
@@ -74,21 +74,21 @@ def test_huge_pages_are_requested_as_soon_as_memory_is_mapped(asked):
     before.close()
 
 
-def test_small_memory_is_not_watched_for(asked):
+def test_small_memory_is_not_watched_for(calls):
     """It shares memory that C's allocator has already mapped."""
     with huge_pages.prepare(SEPARATE_MAPPING - 1):
         assert not [each for each in threading.enumerate() if "_advise_new" in each.name]
-    assert asked == []
+    assert calls == []
 
 
-def test_memory_holds_what_it_held():
+def test_collapsed_memory_keeps_its_content():
     """Collapsed memory keeps its content."""
-    held = np.arange(3 * HUGE, dtype=np.uint8)
-    wanted = held.copy()
-    huge_pages.collapse(held.ctypes.data, held.nbytes)
-    assert (held == wanted).all()
-    held += 1
-    assert (held == wanted + 1).all()
+    array = np.arange(3 * HUGE, dtype=np.uint8)
+    wanted = array.copy()
+    huge_pages.collapse(array.ctypes.data, array.nbytes)
+    assert (array == wanted).all()
+    array += 1
+    assert (array == wanted + 1).all()
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 5_000, HUGE, 3 * HUGE + 5])

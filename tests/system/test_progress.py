@@ -12,7 +12,7 @@ from outlier_jupyter.system.progress import Progress
 def test_a_bar_that_is_interrupted_while_it_draws_keeps_no_lock(monkeypatch):
     """Another thread can draw afterwards."""
 
-    def interrupted(*given, **named):
+    def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
     bar = Progress(total=3)

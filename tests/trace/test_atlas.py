@@ -109,7 +109,7 @@ def test_a_token_has_the_class_of_its_first_sign(text: str, expected: str) -> No
     assert at.token_classes(np.array([7, 7]), lambda ids: text) == [expected] * 2
 
 
-def test_too_little_is_said() -> None:
+def test_too_few_tokens_are_an_error() -> None:
     """Few tokens, labels that do not fit, two models: one sentence each."""
     with pytest.raises(OptionError, match="too few"):
         at.atlas([sticky(1, 4)])

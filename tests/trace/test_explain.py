@@ -38,7 +38,7 @@ def test_the_parts_of_every_token_add_up_to_its_time(run):
     np.testing.assert_allclose(total, frame["ms"], rtol=0.02)
 
 
-def test_what_cannot_be_told_apart_is_not(run):
+def test_times_that_were_not_measured_apart_are_one_part(run):
     """MLX's kernels have one part for compute; compiled ones have dense parts and experts."""
     known = {name for name, value in parts_of_calls(run.trace).items() if not np.isnan(value).any()}
     apart, together = {"dense", "experts", "route"}, {"compute", "graph"}
@@ -55,7 +55,7 @@ def test_a_layer_s_parts_are_those_of_its_call(run):
     assert (begun <= trace.calls["outside_ns"] + trace.calls["watch_ns"] + 9_000).all()
 
 
-def told_by_events(trace: Trace, first: int, layer: int, expert: int):
+def expected_of(trace: Trace, first: int, layer: int, expert: int):
     """The last eviction of an expert before a decode call's lookup, by walking all of them."""
     found = None
     for step, gone_layer, gone, by_layer, by_expert in trace.evictions.tolist():
@@ -82,12 +82,12 @@ def test_each_miss_has_its_cause(run):
         read = trace.reads[trace.call[trace.reads["step"]] == trace.call[found.step]]
         assert sum(miss.nbytes for miss in found.misses) == read["nbytes"].sum()
         for miss in found.misses:
-            expected = told_by_events(trace, found.step, miss.layer, miss.expert)
+            expected = expected_of(trace, found.step, miss.layer, miss.expert)
             assert (miss.evicted_at, miss.evicted_by) == expected
-            held_before = [miss.layer, miss.expert] in start.tolist()
+            resident_before = [miss.layer, miss.expert] in start.tolist()
             read_before = ((trace.reads["step"] < found.step) & (trace.reads["layer"] == miss.layer)
                            & (trace.reads["expert"] == miss.expert)).any()  # fmt: skip
-            assert (miss.evicted_at is not None) == (held_before or read_before)
+            assert (miss.evicted_at is not None) == (resident_before or read_before)
             seen += miss.evicted_at is not None
     assert seen > 5
     # from an empty cache

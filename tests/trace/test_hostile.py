@@ -49,10 +49,10 @@ def written(saved, arrays=None, info=None, drop=(), run=None):
     """Write the file again with changes, and return its path."""
     file, was, about = saved
     to = file.with_name("changed.safetensors")
-    told = json.loads(about["info"]) | (info or {})
+    content = json.loads(about["info"]) | (info or {})
     kept = {n: a for n, a in (was | (arrays or {})).items() if n not in drop}
     texts = json.dumps(json.loads(about["run"]) | (run or {}))
-    save_file(kept, to, about | {"info": json.dumps(told), "run": texts})
+    save_file(kept, to, about | {"info": json.dumps(content), "run": texts})
     return to
 
 
@@ -128,7 +128,7 @@ def test_what_a_file_says_of_its_model_fits_its_arrays(saved, info):
     assert len(str(caught.value)) <= 300
 
 
-def test_a_trace_of_another_program_is_held_to_what_it_says(tmp_path):
+def test_a_trace_of_another_program_is_validated(tmp_path):
     """A file that declares 64 experts and has an id of 127 is refused."""
     file = tmp_path / "foreign.safetensors"
     save_file({"experts": np.full((4, 2, 2), 127, np.int16)}, file, {"num_experts": "64"})
@@ -281,11 +281,11 @@ def test_of_a_file_of_something_else_nothing_large_is_read(tmp_path):
                           "data_offsets": [2**31, 2**31]}}  # fmt: skip
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for names in (["model.embed"], ["model.embed", "experts"]):
-        told = json.dumps({name: header[name] for name in names}).encode()
+        content = json.dumps({name: header[name] for name in names}).encode()
         file = tmp_path / "shard.safetensors"
         with file.open("wb") as out:
-            out.write(len(told).to_bytes(8, "little") + told)
-            out.truncate(8 + len(told) + 2**31)
+            out.write(len(content).to_bytes(8, "little") + content)
+            out.truncate(8 + len(content) + 2**31)
         with pytest.raises(TraceError, match=r"shard\.safetensors"):
             Trace.load(file)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB

@@ -13,11 +13,11 @@ from outlier_jupyter.events import DECODE, PREFILL
 from outlier_jupyter.trace import CALL, EVICTION, READ, Trace, TraceInfo
 from outlier_jupyter.trace import measures as m
 
-Held = set[tuple[int, int]]
+Residents = set[tuple[int, int]]
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> tuple[Trace, list[Held]]:
+def runs(draw: st.DrawFn) -> tuple[Trace, list[Residents]]:
     """A run of prefill calls and decode steps through a cache that evicts the oldest.
 
     Also returns the experts resident after each step's call.
@@ -95,7 +95,7 @@ def test_hits_and_misses_are_the_lookups(trace: Trace) -> None:
 
 
 @given(runs())
-def test_residency_is_what_the_cache_held(run: tuple[Trace, list[Held]]) -> None:
+def test_residency_is_the_content_of_the_cache(run: tuple[Trace, list[Residents]]) -> None:
     """After each step the resident experts are those of the cache that made the trace."""
     trace, after = run
     for step, resident in enumerate(after):

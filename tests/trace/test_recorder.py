@@ -91,7 +91,7 @@ def test_a_call_cut_short_is_left_out():
     assert trace.steps == 2 and len(trace.calls) == 1 and len(trace.reads) == 4
 
 
-def test_a_trace_may_be_asked_for_at_any_call():
+def test_a_trace_can_be_made_at_any_call():
     """Calls are copied in batches; results do not depend on when a trace is made."""
     tokens = list(range(3, 3 + 2 * BATCH + 5))
     polled, alone = Recorder(2, 1, NOBODY), Recorder(2, 1, NOBODY)

@@ -250,7 +250,7 @@ def test_bins_over_time_hold_every_step_once(trace: Trace, bins: int) -> None:
             np.testing.assert_allclose(found.overlap[row, layer], mean, rtol=1e-6)
 
 
-def test_what_cannot_be_measured_is_said() -> None:
+def test_what_cannot_be_measured_is_an_error() -> None:
     """An unknown phase, an empty segment and a cache below one token are one sentence each."""
     trace = routed(np.zeros((2, 1, 1)), (2,))
     for wrong in ({"phase": "training"}, {"segment": 0}, {"cache_ratio": 0.5}):

@@ -54,12 +54,12 @@ def test_lru_needs_no_earlier_run_to_agree():
     assert row.hits == second.hits.sum() and row.reads == len(second.reads)
 
 
-def test_another_engine_does_what_was_foretold():
+def test_another_engine_does_what_the_replay_predicts():
     """A run with one cache predicts the hits of an engine with another size and policy."""
     first, second = runs(40, policy="lru")
     for slots, policy in ((25, "predictive"), (90, "lru"), (90, "predictive")):
-        told = second.what_if([slots], [policy], after=[first]).iloc[0]
-        assert told.hits == runs(slots, policy=policy)[1].hits.sum()
+        replayed = second.what_if([slots], [policy], after=[first]).iloc[0]
+        assert replayed.hits == runs(slots, policy=policy)[1].hits.sum()
 
 
 def test_no_policy_passes_the_bound():
@@ -89,8 +89,8 @@ def test_the_speed_is_that_of_a_machine_that_keeps_its_costs():
     routing = drifting(7, every=80, tokens=160)
     seen = timed_trace(routing, slots=250)
     assert fit(seen).residual < 0.02
-    told = seen.what_if([150, 400, 700], ["predictive"]).tokens_per_second
-    for predicted, slots in zip(told, (150, 400, 700), strict=True):
+    replayed = seen.what_if([150, 400, 700], ["predictive"]).tokens_per_second
+    for predicted, slots in zip(replayed, (150, 400, 700), strict=True):
         there = timed_trace(routing, slots=slots)
         assert predicted == pytest.approx(1e9 * there.steps / there.calls["ns"].sum(), rel=0.01)
     assert "ms of compute per token" in seen.what_if([400], ["lru"]).attrs["cost"]

@@ -24,7 +24,7 @@ def page(chat: Chat, **content: Any) -> None:
     idle(chat)
 
 
-def told(chat: Chat, kind: str) -> list[dict[str, Any]]:
+def sent(chat: Chat, kind: str) -> list[dict[str, Any]]:
     """The custom messages of this type that the chat sent."""
     return [content for content, _ in chat.comm.custom() if content["type"] == kind]
 

@@ -12,7 +12,7 @@ import outlier_jupyter
 from outlier_jupyter.errors import EngineBusy, EngineClosed, OutlierError
 from outlier_jupyter.events import PromptEncoded
 from outlier_jupyter.notebook.chat.chat import Chat
-from tests.notebook.chat.asking import WAIT_S, idle, page, texts, told
+from tests.notebook.chat.asking import WAIT_S, idle, page, sent, texts
 
 
 def test_a_busy_engine_is_a_sentence_and_the_text_stays(engine, chat: Chat) -> None:
@@ -22,7 +22,7 @@ def test_a_busy_engine_is_a_sentence_and_the_text_stays(engine, chat: Chat) -> N
     chat.draft = "Wait for me"
     page(chat, type="send", text="Wait for me")
     assert "another run is under way" in chat.notice and chat.draft == "Wait for me"
-    assert told(chat, "refused") == [{"type": "refused", "request": "r1"}]
+    assert sent(chat, "refused") == [{"type": "refused", "request": "r1"}]
     assert chat.messages == [] and chat.runs == []
     with pytest.raises(EngineBusy):
         chat.send("Me too")
@@ -44,7 +44,7 @@ def test_a_second_message_while_an_answer_is_written_is_refused(engine, chat: Ch
     assert begun.wait(WAIT_S)
     chat.comm.receive({"type": "send", "text": "b", "request": "r1"})
     go_on.set()
-    assert {"type": "refused", "request": "r1"} in told(chat, "refused")
+    assert {"type": "refused", "request": "r1"} in sent(chat, "refused")
     idle(chat)
     unsubscribe()
     assert texts(chat)[0] == "a" and len(chat.messages) == 2
@@ -70,7 +70,7 @@ def test_what_cannot_be_done_is_a_sentence(chat: Chat, content: Any, sentence: s
     """The notice has it, and the page receives the refusal of its request."""
     page(chat, **content)
     assert sentence in chat.notice and "\n" not in chat.notice
-    assert told(chat, "refused") == [{"type": "refused", "request": "r1"}]
+    assert sent(chat, "refused") == [{"type": "refused", "request": "r1"}]
     assert chat.top_p == 1.0
 
 

@@ -13,7 +13,7 @@ from outlier_jupyter.errors import OptionError
 from outlier_jupyter.notebook.chat import run_store
 from outlier_jupyter.notebook.chat.chat import Chat
 from outlier_jupyter.notebook.live.widget import STATIC
-from tests.notebook.chat.asking import page, texts, told
+from tests.notebook.chat.asking import page, sent, texts
 
 
 def test_settings_are_checked_traits(engine, chat: Chat) -> None:
@@ -50,7 +50,7 @@ def test_conversations_are_made_named_exported_and_deleted(
     chat.new()
     chat.save(tmp_path / "chat.json")
     page(chat, type="export")
-    (file,) = told(chat, "file")
+    (file,) = sent(chat, "file")
     assert file["text"] == (tmp_path / "chat.json").read_text()
     other = Chat(engine)
     other.load(tmp_path / "chat.json")
@@ -80,11 +80,11 @@ def test_a_runs_view_is_shown_under_its_answer(chat: Chat) -> None:
     page(chat, type="run", run=0)
     assert chat.run_view is None and chat.run_shown["run"] == 0
     page(chat, type="run", run=1, html=True)  # for pages that show no widget in another
-    (view,) = told(chat, "run")
+    (view,) = sent(chat, "run")
     assert view["html"] == chat.runs[0]._repr_mimebundle_()["text/html"]
 
 
-def test_who_watches_gets_a_live_view(chat: Chat) -> None:
+def test_watching_opens_a_live_view(chat: Chat) -> None:
     """A widget of its own, finished when the run is, replaced by the next."""
     chat.watch = True
     chat.send("Hello")
@@ -114,12 +114,12 @@ def test_the_caches_size_is_changed_between_answers(engine, chat: Chat) -> None:
     """From the page or Python; every chat of the engine is notified; refusals are sentences."""
     other = Chat(engine)
     page(chat, type="resize", cache_experts=12)
-    assert told(chat, "accepted") == [{"type": "accepted", "request": "r1"}]
+    assert sent(chat, "accepted") == [{"type": "accepted", "request": "r1"}]
     assert engine.status().slots == chat.info["slots"] == other.info["slots"] == 12
     assert chat.info["bank_nbytes"] == engine.status().bank_nbytes
     page(chat, type="resize", cache_experts=0)
     assert "cache_experts=0 is too small" in chat.notice
-    assert told(chat, "refused") == [{"type": "refused", "request": "r1"}]
+    assert sent(chat, "refused") == [{"type": "refused", "request": "r1"}]
     stream = engine.stream("Somebody else", max_tokens=2)
     next(stream)
     page(chat, type="resize", cache_experts=9)
@@ -143,7 +143,7 @@ def test_it_is_a_widget_among_widgets(chat: Chat) -> None:
 
 def test_the_built_files_are_small_and_tell_their_licences() -> None:
     """The page receives them with every chat that it shows."""
-    told = (STATIC / "LICENSES.txt").read_text()
-    assert all(name in told for name in ("marked", "dompurify", "speed-highlight"))
+    licenses = (STATIC / "LICENSES.txt").read_text()
+    assert all(name in licenses for name in ("marked", "dompurify", "speed-highlight"))
     assert (STATIC / "chat.js").stat().st_size < 120_000
     assert (STATIC / "chat.css").stat().st_size < 20_000

@@ -27,11 +27,11 @@ def conversations(*texts: str) -> Conversations:
 
 def test_every_form_tells_the_conversation() -> None:
     """HTML, Markdown and text have the questions, the answers and how each ended."""
-    told = conversations("What is an expert?", "One of **many**.")
-    told.current.system = "Be brief."
-    answer = told.current.path()[-1]
+    chats = conversations("What is an expert?", "One of **many**.")
+    chats.current.system = "Be brief."
+    answer = chats.current.path()[-1]
     answer.ended, answer.numbers = "length", {"generated": 1024, "tokens_per_second": 41.26}
-    made = saved_chat.bundle("demo", told, "oj-chat-7")
+    made = saved_chat.bundle("demo", chats, "oj-chat-7")
     assert set(made) == {"text/html", "text/markdown", "text/plain"}
     for form in made.values():
         assert "What is an expert?" in form and "One of **many**." in form
@@ -86,11 +86,11 @@ def rendered(markdown: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_markdown_makes_no_element_of_what_was_written(text: str) -> None:
     """Every renderer shows question, answer, system prompt, note and name as plain text."""
-    told = conversations(text, text)
-    told.current.system = text
-    told.current.path()[-1].note = text
-    told.current.path()[-1].ended = "error"
-    made = saved_chat.bundle(text, told, "n")["text/markdown"]
+    chats = conversations(text, text)
+    chats.current.system = text
+    chats.current.path()[-1].note = text
+    chats.current.path()[-1].ended = "error"
+    made = saved_chat.bundle(text, chats, "n")["text/markdown"]
     for name, elements in rendered(made).items():
         assert elements <= {"p", "strong", "em", "pre", "code", "div", "span"}, (name, made)
 
@@ -105,14 +105,14 @@ def test_nothing_leaves_its_block(text: str) -> None:
 
 def test_all_conversations_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """The current one is first and open, the others follow by name, empty ones are not shown."""
-    told = conversations("What is an expert?", "One of many.")
-    told.current.add(told.current.path()[0].id, ASSISTANT, "Another answer.")
-    told.new().title = "<b>second</b>"
-    told.current.add(ROOT, USER, "And a router?")
-    second = told.current
-    told.new().system = "Be brief."
-    told.current = told.by_id[1]
-    made = saved_chat.bundle("demo", told, "n")
+    chats = conversations("What is an expert?", "One of many.")
+    chats.current.add(chats.current.path()[0].id, ASSISTANT, "Another answer.")
+    chats.new().title = "<b>second</b>"
+    chats.current.add(ROOT, USER, "And a router?")
+    second = chats.current
+    chats.new().system = "Be brief."
+    chats.current = chats.by_id[1]
+    made = saved_chat.bundle("demo", chats, "n")
     html = made["text/html"]
     for form in made.values():
         assert "And a router?" in form and "Be brief." not in form
@@ -122,10 +122,10 @@ def test_all_conversations_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "What is an expert? · 2 messages · 1 message of other versions not shown" in html
     for name, elements in rendered(made["text/markdown"]).items():
         assert elements <= {"p", "strong", "em", "pre", "code", "div", "span"}, name
-    told.current = second
-    assert saved_chat.bundle("demo", told, "n")["text/plain"].startswith("<b>second</b>")
+    chats.current = second
+    assert saved_chat.bundle("demo", chats, "n")["text/plain"].startswith("<b>second</b>")
     monkeypatch.setattr(saved_chat, "KEPT_CHARS", 14)
-    assert "1 more conversation not shown" in saved_chat.bundle("demo", told, "n")["text/html"]
+    assert "1 more conversation not shown" in saved_chat.bundle("demo", chats, "n")["text/html"]
 
 
 def test_it_says_how_to_go_on() -> None:
@@ -147,14 +147,14 @@ def test_a_bundle_has_a_stamp_of_its_own() -> None:
 
 def test_it_is_bounded_and_says_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows the end of the current path."""
-    told = conversations(*("x" * 40 for _ in range(6)))
+    chats = conversations(*("x" * 40 for _ in range(6)))
     monkeypatch.setattr(saved_chat, "KEPT_CHARS", 100)
-    html = saved_chat.bundle("demo", told, "n")["text/html"]
+    html = saved_chat.bundle("demo", chats, "n")["text/html"]
     assert html.count("x" * 40) == 2
     assert "6 messages · the first 4 are not shown" in html
 
 
-def test_nothing_asked_shows_nothing() -> None:
+def test_an_empty_chat_shows_nothing() -> None:
     """An unused chat saves no text."""
     made = saved_chat.bundle("demo", Conversations(), "n")
     assert made["text/plain"] == "" and "demo" not in made["text/html"]
@@ -189,9 +189,9 @@ def test_the_second_output_follows_the_chat(tiny: Path, monkeypatch: pytest.Monk
         display_id, update, bundle = shown[-1]
         assert (display_id, update) == (chat.view_id, True)
         assert "Hello" in bundle["text/plain"] and chat.answer in bundle["text/plain"]
-        told = len(shown)
+        count = len(shown)
         chat.save_view()
-        assert len(shown) == told  # nothing new
+        assert len(shown) == count  # nothing new
         chat.close()
         assert shown[-1] == (widget[0], True, {"text/plain": ""})
 

@@ -10,7 +10,7 @@ from outlier_jupyter.errors import OptionError, TemplateRefused
 from outlier_jupyter.notebook.chat.chat import Chat
 from outlier_jupyter.notebook.chat.conversations import ASSISTANT, USER
 from tests.engine.test_templates import BODY, WITHOUT_CHANNELS, WITHOUT_EMPTY
-from tests.notebook.chat.asking import page, told
+from tests.notebook.chat.asking import page, sent
 
 THOUGHT = "<|channel|>analysis<|message|>hm<|end|><|channel|>final<|message|>Yes."
 
@@ -38,12 +38,12 @@ def test_the_final_channel_is_read_and_the_whole_is_shown(engine, chat: Chat) ->
     assert chat.messages[1].text == THOUGHT and chat.messages[-1].note == ""
 
 
-def test_an_answer_that_is_refused_is_left_out_and_told(engine, chat: Chat) -> None:
+def test_an_answer_that_is_refused_is_left_out_with_a_note(engine, chat: Chat) -> None:
     """An answer that was stopped before its first word makes no later question fail."""
     engine.tokenizer.chat_template = WITHOUT_EMPTY + BODY
     answered(chat, "a", "A", "b", "")
     page(chat, type="send", text="c")
-    assert told(chat, "accepted") and chat.notice == ""
+    assert sent(chat, "accepted") and chat.notice == ""
     assert chat.runs[-1].encoded == "<user>a<assistant>A<user>c<assistant>"
     assert "without an earlier answer and its question" in chat.messages[-1].note
     assert [message.text for message in chat.messages[:5]] == ["a", "A", "b", "", "c"]
@@ -63,7 +63,7 @@ def test_what_is_refused_of_the_question_itself_is_a_sentence(engine, chat: Chat
     assert len(chat.messages) == 4
 
 
-def test_a_base_model_is_told_of_at_once(engine, monkeypatch) -> None:
+def test_a_base_model_has_a_notice_at_once(engine, monkeypatch) -> None:
     """It has no chat template: the chat says so before the first question."""
     monkeypatch.setattr(engine.tokenizer._tokenizer, "has_chat_template", False)
     chat = Chat(engine)

@@ -14,7 +14,7 @@ from outlier_jupyter.errors import OptionError
 from outlier_jupyter.notebook.chat import runner, view_state
 from outlier_jupyter.notebook.chat.chat import Chat
 from outlier_jupyter.runs.run import Interrupted
-from tests.notebook.chat.asking import page, stop_after, texts, told
+from tests.notebook.chat.asking import page, sent, stop_after, texts
 from tests.notebook.live.test_widget import FakeComm, on_a_page
 
 
@@ -35,7 +35,7 @@ def test_python_and_the_page_give_the_same(tiny: Path) -> None:
             page(chat, type="send", text="And you?")
             page(chat, type="regenerate", message=4)
             page(chat, type="edit", message=1, text="Hi")
-            assert len(told(chat, "accepted")) == 4
+            assert len(sent(chat, "accepted")) == 4
         else:
             assert chat.send("Hello") is chat.runs[-1]
             chat.send("And you?")
@@ -74,7 +74,7 @@ def test_a_turn_reads_only_what_is_new(chat: Chat) -> None:
     assert numbers["run"] == len(chat.runs)
 
 
-def test_the_text_told_piece_by_piece_is_the_answer(engine) -> None:
+def test_the_pieces_of_text_are_the_answer(engine) -> None:
     """Sequence numbers have no gap, and the pieces joined are the answer."""
     seconds = iter(range(10**6))
     chat = Chat(engine, max_tokens=9, clock=lambda: next(seconds) * 0.06)
@@ -82,7 +82,7 @@ def test_the_text_told_piece_by_piece_is_the_answer(engine) -> None:
     states: list[dict[str, Any]] = []
     chat.observe(lambda change: states.append(change["new"]), "state")
     run = chat.send("Tell me")
-    pieces = told(chat, "text")
+    pieces = sent(chat, "text")
     begun = next(state for state in states if state["running"])
     assert [piece["seq"] for piece in pieces] == [
         begun["seq"] + n for n in range(1, len(pieces) + 1)
@@ -92,7 +92,7 @@ def test_the_text_told_piece_by_piece_is_the_answer(engine) -> None:
     chat.close()
 
 
-def test_how_far_the_prompt_is_read_is_told_and_then_no_more(engine, monkeypatch) -> None:
+def test_prompt_progress_is_sent_until_the_answer_begins(engine, monkeypatch) -> None:
     """Progress grows by layers within a chunk, never falls, reaches 100 %; a reload has it, too."""
     monkeypatch.setattr(runner, "READING_EVERY_S", 0.0)
     chat = Chat(engine, max_tokens=4, prefill_chunk=64)
@@ -100,7 +100,7 @@ def test_how_far_the_prompt_is_read_is_told_and_then_no_more(engine, monkeypatch
     chat.send("word " * 200)
     numbers = chat.messages[-1].numbers
     prompt, reused = numbers["prompt"], numbers["reused"]
-    far = [each["reading"] for each in told(chat, "reading")]
+    far = [each["reading"] for each in sent(chat, "reading")]
     read = [each["read"] for each in far if each]
     layers = len(engine.info.layer_names)
     assert read == sorted(read) and read[0] == reused
@@ -116,7 +116,7 @@ def test_a_prompt_that_is_read_at_once_sends_no_progress(engine: Engine) -> None
     chat = Chat(engine, clock=lambda: 0.0, max_tokens=6)
     chat.comm = FakeComm()
     chat.send("Hello")
-    assert told(chat, "reading") == []
+    assert sent(chat, "reading") == []
     chat.close()
 
 
@@ -181,11 +181,11 @@ def test_the_state_is_bounded(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> No
     assert chat.state["earlier"] >= 1 and chat.state["messages"][-1]["id"] == 4
 
 
-def test_a_page_that_missed_something_gets_the_whole(chat: Chat) -> None:
+def test_a_page_that_missed_a_message_gets_the_whole_state(chat: Chat) -> None:
     """It comes as a message, with a sequence number that later ones continue."""
     chat.send("Hello")
     page(chat, type="resync")
-    (whole,) = told(chat, "state")
+    (whole,) = sent(chat, "state")
     assert whole["state"] == chat.state
     page(chat, type="resync")
     assert chat.state["seq"] == whole["state"]["seq"] + 1
@@ -207,17 +207,17 @@ def test_an_observer_that_raises_costs_no_answer(tiny: Path, trait: str) -> None
         chat.close()
 
 
-def test_a_question_that_nobody_answered_is_asked_beside(chat: Chat) -> None:
+def test_a_question_after_an_unanswered_one_is_a_sibling(chat: Chat) -> None:
     """A file may end in a question; the next one is its sibling, and can be saved and read."""
     chat.send("Hello")
-    told_of = json.loads(chat.dumps())
-    conversation = told_of["conversations"][0]
+    saved = json.loads(chat.dumps())
+    conversation = saved["conversations"][0]
     conversation["messages"].append(
         conversation["messages"][0] | {"id": 3, "parent": 2, "text": "And you?"}
     )
     conversation["chosen"].append(3)
     other = Chat(chat.engine, max_tokens=3)
-    other.add_from(json.dumps(told_of))
+    other.add_from(json.dumps(saved))
     run = other.send("Hi")
     assert "And you?" not in run.prompt
     assert [message.text for message in other.messages][::2] == ["Hello", "Hi"]

@@ -25,7 +25,7 @@ def test_every_option_has_its_flag_and_its_help(parser, kind):
         assert help_of(spec)[:30] in text
 
 
-def test_only_what_is_given_is_passed_on():
+def test_only_flags_on_the_line_are_passed_on():
     """Defaults stay the dataclass's; types are the fields'."""
     assert parse(COMMANDS["load"].parser(), "demo") == {"model": "demo"}
     assert parse(COMMANDS["load"].parser(), "'a folder' --cache-gb 0.5 --cache-experts 3 -o e") == {
@@ -52,7 +52,7 @@ def test_a_mistake_is_one_line(line, message):
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_help_is_asked_not_an_exit():
+def test_help_is_printed_without_an_exit():
     """`--help` returns the text and does not exit the process."""
     with pytest.raises(HelpRequested, match="--max-tokens"):
         parse(cell_parser(), "--help")

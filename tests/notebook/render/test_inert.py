@@ -15,7 +15,7 @@ from outlier_jupyter import Engine, Run
 from outlier_jupyter.notebook.chat.chat import Chat
 from outlier_jupyter.notebook.render.displays import Displays
 
-SAID = "It costs $5_1$ or $$y^2$$ more, \\(z_3\\), <i>they</i> say"
+TEXT = "It costs $5_1$ or $$y^2$$ more, \\(z_3\\), <i>they</i> say"
 TEX = re.compile(r"[$]+[^$]*[$]+")
 """Plotly renders this as TeX, where a page has MathJax."""
 IGNORED = ("mathjax_ignore", "tex2jax_ignore")
@@ -25,7 +25,7 @@ IGNORED = ("mathjax_ignore", "tex2jax_ignore")
 @pytest.fixture(scope="module")
 def runs(engine: Engine) -> dict[str, Run]:
     return {
-        f"${letter}_1$ <b>": engine.generate(f"{letter} {SAID}", max_tokens=12, raw=True)
+        f"${letter}_1$ <b>": engine.generate(f"{letter} {TEXT}", max_tokens=12, raw=True)
         for letter in "ab"
     }
 
@@ -41,7 +41,7 @@ def htmls(engine: Engine, runs: dict[str, Run]) -> Iterator[tuple[str, str]]:
     yield "compared", outlier_jupyter.compare(runs)._repr_html_()
     yield "plan", outlier_jupyter.plan(engine.info.model)._repr_html_()
     chat = Chat(engine, max_tokens=2)
-    chat.send(SAID)
+    chat.send(TEXT)
     made: list[dict[str, str]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Displays, "update", lambda self, bundle: made.append(bundle))
@@ -64,7 +64,7 @@ def figures(engine: Engine, runs: dict[str, Run]) -> Iterator[go.Figure]:
     yield run.figures.atlas(labels)
     texts = dict.fromkeys(runs, "The experts are many, and few of them are used at a time.")
     yield outlier_jupyter.ablate(engine, texts, "0:1", draws=3, max_tokens=4, quiet=True).figure()
-    sweep = outlier_jupyter.sweep(engine, prompts=[SAID], top_k=[1, 2], max_tokens=2, quiet=True)
+    sweep = outlier_jupyter.sweep(engine, prompts=[TEXT], top_k=[1, 2], max_tokens=2, quiet=True)
     yield sweep.figure()
 
 
