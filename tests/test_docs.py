@@ -63,7 +63,7 @@ def test_every_public_name_is_in_the_reference():
         assert re.search(rf"^\.\. auto\w+:: outlier_jupyter\.{name}$", TEXT, re.MULTILINE), name
 
 
-def test_what_the_reference_names_is_there_and_tells_of_its_fields():
+def test_what_the_reference_names_is_there_and_documents_its_fields():
     """Each target of a directive exists; a record's or its module's docstring has each field."""
     for target in re.findall(r"^\.\. auto(?!module)\w+:: (.+)$", TEXT, re.MULTILINE):
         module, _, name = target.rpartition(".")
@@ -77,7 +77,7 @@ def test_what_the_reference_names_is_there_and_tells_of_its_fields():
             )
 
 
-def test_events_tell_of_their_fields():
+def test_events_document_their_fields():
     """Each field is in the event's docstring, or at the top of its module."""
     for event in get_args(events.Event):
         for field in event._fields:

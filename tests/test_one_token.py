@@ -117,7 +117,7 @@ def test_a_token_has_its_text_after_its_call(story):
     assert produced == run.tokens.tolist()
 
 
-def test_the_trace_tells_the_same_as_the_events(story):
+def test_the_trace_equals_the_events(story):
     """Ids, hits, reads and evictions of the trace are those of the events."""
     events, run = story
     trace = run.trace

@@ -69,6 +69,35 @@ def test_names_are_made_of_the_field_s_words(path):
     assert not found and not parts(path.stem) & NOT_IN_NAMES
 
 
+TESTS = Path(__file__).parent
+NOT_IN_NAMES_OF_TESTS = {
+    "asked",
+    "foretold",
+    "heard",
+    "hears",
+    "held",
+    "said",
+    "tell",
+    "tells",
+    "told",
+}
+"""As NOT_IN_NAMES; `held_back` of text and `held_out` of data are standard terms."""
+TESTED = sorted(
+    path
+    for path in TESTS.rglob("*.py")
+    if path.name != "test_aliases.py"  # old names
+    and path.parent != TESTS / "notebook" / "live"  # still has them
+)
+
+
+@pytest.mark.parametrize("path", TESTED, ids=lambda p: str(p.relative_to(TESTS)))
+def test_names_in_tests_are_made_of_the_field_s_words(path):
+    """Tests, fixtures and their variables."""
+    found = {name for name in names(ast.parse(path.read_text()))
+             if parts(re.sub("held_(back|out)", "", name)) & NOT_IN_NAMES_OF_TESTS}  # fmt: skip
+    assert not found
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_texts_use_the_field_s_words(path):
     """Comments, docstrings and messages."""

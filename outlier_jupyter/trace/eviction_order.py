@@ -53,7 +53,7 @@ class EvictionOrder:
 
 
 class EvictionOrders:
-    """The eviction orders of one trace; going to a step near the last one asked for is quick.
+    """The eviction orders of one trace; a step near the last requested one is quick.
 
     Args:
         start: the engine's cache before the run; None if it is not known.

@@ -32,10 +32,10 @@ def test_a_widget_looks_as_it_was_accepted(page: Page, widget: str, theme: str) 
         image, name = kept(root.screenshot()), f"{widget}-{theme}-{width}.png"
         if ACCEPT:
             save(image, ACCEPTED / name)
-        if told := difference(image, Image.open(ACCEPTED / name)):
+        if problem := difference(image, Image.open(ACCEPTED / name)):
             PICTURES.mkdir(parents=True, exist_ok=True)
             save(image, PICTURES / name)
-            problems.append(f"{name}: {told}; the new one is in build/pictures")
+            problems.append(f"{name}: {problem}; the new one is in build/pictures")
         assert_accessible(page, ".oj-root")
     assert not problems, "\n".join(problems)
 

@@ -144,7 +144,7 @@ def test_the_model_beats_bigrams_in_every_domain(numbers: dict[str, Any]) -> Non
         assert entry["model"] < entry["bigram"], name
 
 
-def test_routing_tells_domains_beyond_chance(numbers: dict[str, Any]) -> None:
+def test_routing_differs_by_domain_beyond_chance(numbers: dict[str, Any]) -> None:
     """In every layer the information exceeds that of shuffled labels, and experts are used."""
     for entry in numbers["domain_information"]:
         assert entry["bits"] > 2 * entry["shuffled_max"]

@@ -361,7 +361,7 @@ def test_errors_show_as_one_line_in_a_notebook():
     assert issubclass(OptionError, OutlierError) and issubclass(OptionError, ValueError)
 
 
-def test_signatures_tell_every_option():
+def test_signatures_have_every_option():
     """`help(load)` and `engine.generate?` show the options with their defaults."""
     load = inspect.signature(outlier_jupyter.load).parameters
     generate = inspect.signature(outlier_jupyter.Engine.generate).parameters

@@ -18,7 +18,7 @@ from outlier_jupyter.events import (
 )
 
 
-def test_a_listener_hears_the_kinds_it_named_and_the_recorder_hears_all_first() -> None:
+def test_a_subscriber_receives_the_kinds_it_named_and_the_recorder_all_first() -> None:
     """Without kinds a subscriber receives every event; none after the run or once unsubscribed."""
     bus, received = EventBus(), list[tuple[str, Event]]()
     bus.subscribe(lambda event: received.append(("all", event)))
@@ -79,7 +79,7 @@ def test_one_that_raises_is_dropped_and_the_others_go_on(caplog) -> None:
     assert "broken" in caplog.text and "is not called again" in caplog.text
 
 
-def test_one_that_has_heard_enough_is_called_no_more_in_this_run(caplog) -> None:
+def test_a_subscriber_that_has_enough_is_called_no_more_in_this_run(caplog) -> None:
     """Nothing is logged; others continue, and the next run calls it again."""
     bus, received, others = EventBus(), list[Event](), list[Event]()
 

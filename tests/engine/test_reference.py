@@ -142,7 +142,7 @@ def test_the_views_say_what_was_changed_and_how_far_it_is(masked):
     assert "not measured (measure_loss)" in rows["Loss"]
 
 
-def test_the_live_views_header_tells_the_loss_as_it_goes():
+def test_the_live_views_header_has_the_loss_as_it_goes():
     """It shows the mean so far at most twice a second, and nothing without a change."""
     now = [0.0]
     view = LiveView(info={"changed_output": "expert 0:1 masked"})

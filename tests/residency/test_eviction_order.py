@@ -121,8 +121,8 @@ def test_what_is_first_in_order_is_evicted_next(policy, routing, capacity, pinne
     table.pin(pinned)
     serve(routing, dict.fromkeys(range(len(routing.experts_per_layer)), table))
     order = table.order()
-    held = [key in pinned for key in order]
-    assert held == sorted(held) and pinned_in(table) == sum(held)
+    pinned_at = [key in pinned for key in order]
+    assert pinned_at == sorted(pinned_at) and pinned_in(table) == sum(pinned_at)
     if table.capacity > len(pinned) + 1:
         table.shrink(table.capacity - 1)
     gone = [key for key in order if key not in table]

@@ -59,7 +59,7 @@ def test_a_setting_is_summed_up(found):
     assert len(found.to_pandas("runs")) == 12 and "top_k=3" in repr(found)
 
 
-def test_the_record_tells_all_it_takes_to_do_it_again(found, tmp_path):
+def test_the_record_has_all_it_takes_to_do_it_again(found, tmp_path):
     """JSON and Markdown: machine, versions, model hash, prompts, seed, rule, and every run."""
     as_json, as_markdown = found.save(tmp_path / "new")
     record = json.loads(as_json.read_text())

@@ -48,7 +48,7 @@ def test_what_if_answers_about_the_size_requested():
     assert len(whole.table) == 2 and whole.table[1][1] == f"{sum(LONG.info.experts_per_layer)}"
 
 
-def test_few_tokens_are_said_to_be_few():
+def test_few_tokens_are_named_as_few():
     """Of a short run, and of one without decode."""
     short = what_if_answer(build(steps=20, seed=1))
     assert any("too few to tell" in note for note in short.notes)

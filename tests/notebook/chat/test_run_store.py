@@ -141,7 +141,7 @@ def test_it_is_a_widget_among_widgets(chat: Chat) -> None:
     assert ipywidgets.HBox([chat, slider]).children[0] is chat
 
 
-def test_the_built_files_are_small_and_tell_their_licences() -> None:
+def test_the_built_files_are_small_and_name_their_licences() -> None:
     """The page receives them with every chat that it shows."""
     licenses = (STATIC / "LICENSES.txt").read_text()
     assert all(name in licenses for name in ("marked", "dompurify", "speed-highlight"))

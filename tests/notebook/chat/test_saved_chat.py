@@ -25,7 +25,7 @@ def conversations(*texts: str) -> Conversations:
     return made
 
 
-def test_every_form_tells_the_conversation() -> None:
+def test_every_form_has_the_conversation() -> None:
     """HTML, Markdown and text have the questions, the answers and how each ended."""
     chats = conversations("What is an expert?", "One of **many**.")
     chats.current.system = "Be brief."

@@ -56,7 +56,7 @@ def test_over_time_shows_the_bins() -> None:
     np.testing.assert_allclose(overlap.z, over_time(trace).overlap.T)
 
 
-def test_the_atlas_tells_classes_by_signs() -> None:
+def test_the_atlas_marks_classes_by_signs() -> None:
     """Each class is a trace with its own sign, and all units are drawn once."""
     experts, words = planted()
     figure = Figures(routed(experts, (8,) * 3)).atlas(words)
