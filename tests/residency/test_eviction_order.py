@@ -117,7 +117,7 @@ def test_lru_is_ordered_by_last_use(lookups, capacity):
 def test_what_is_first_in_order_is_evicted_next(policy, routing, capacity, pinned):
     """If the next lookup changes no score. Pinned experts come last."""
     table = tables_of(routing_of(routing.experts, 8, routing.starts), policy, capacity)[0]
-    pinned = {ExpertKey(0, expert) for expert in sorted(pinned)[: capacity - 1]}
+    pinned = {ExpertKey(0, expert) for expert in sorted(pinned)[: table.capacity - 1]}
     table.pin(pinned)
     serve(routing, dict.fromkeys(range(len(routing.experts_per_layer)), table))
     order = table.order()
