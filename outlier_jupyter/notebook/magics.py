@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, MutableMapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -146,7 +147,8 @@ class OutlierMagics(Magics):
         """Run `text` as a prompt with these arguments of `run`, and show the run."""
         output, quiet, json = (args.pop(name, None) for name in ("output", "quiet", "json"))
         times = args.pop("repeat", 1)
-        show = self._show_function(quiet or json, args.pop("no_widget", None))
+        no_widget, pace = args.pop("no_widget", None), args.pop("pace", None)
+        show = self._show_function(quiet or json, no_widget, pace)
         prompt = text.strip("\n")
         if args.pop("fill", None):
             prompt = fill(prompt, self.shell.user_ns)
@@ -169,14 +171,16 @@ class OutlierMagics(Magics):
             sys.stdout.write(f"{run.spread()}\n")
         return None if quiet or json else run.brief_once()
 
-    def _show_function(self, quiet: bool, no_widget: bool) -> Callable[..., Run]:
+    def _show_function(
+        self, quiet: bool, no_widget: bool, pace: float | None
+    ) -> Callable[..., Run]:
         """How to show a run: not at all, as text in a terminal, with or without a widget."""
         if quiet:
             return lambda engine, prompt, options: engine.generate(prompt, **options)
         if not hasattr(self.shell, "kernel"):
             return stream_text
         live = self.widget and not no_widget and attended()
-        return show_run if live else show_result
+        return partial(show_run, pace=pace) if live else show_result
 
 
 def stream_text(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:

@@ -98,9 +98,10 @@ class Run:
         """Plotly figures: `.routing()`, `.residency()`, `.latency()`."""
         return draw("Run.figures", self.trace)
 
-    def view(self) -> Any:
-        """The run in the live view, to scrub through, replay and inspect; a widget."""
-        return draw("Run.view", self)
+    @checked(pace=rate)
+    def view(self, pace: float | None = None) -> Any:
+        """The run in the live view, to scrub and replay; a widget. `pace`: tokens per second."""
+        return draw("Run.view", self, pace)
 
     @classmethod
     @checked(trace=instance(Trace, wanted="a trace"))

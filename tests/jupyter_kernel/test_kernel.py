@@ -115,6 +115,17 @@ def test_without_the_widget_only_the_static_view_is_shown(loaded):
     assert not kinds(sent, "comm_open")
 
 
+def test_a_pace_reaches_the_page(loaded):
+    """The live view of `%%outlier --pace 8` is sent the pace; without the flag it is sent none."""
+
+    def paces(line: str) -> list[object]:
+        opened = kinds(loaded.run(f"%%outlier {line} --max-tokens 3\nHello"), "comm_open")
+        infos = [each["data"]["state"].get("info") for each in opened]
+        return [info.get("pace") for info in infos if info]
+
+    assert paces("--pace 8") == [8] and paces("") == [None]
+
+
 def test_a_run_within_an_output_widget_is_shown_in_a_box(loaded):
     """No page updates displays there: the displayed box changes its contents."""
     loaded.run("import ipywidgets; out = ipywidgets.Output()")

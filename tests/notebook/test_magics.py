@@ -187,6 +187,8 @@ def test_unload_closes_and_a_cell_then_says_what_to_do(loaded):
         ("--max-token 3", "Hello", "did you mean --max-tokens?"),
         ("--max-tokens 0", "Hello", "max_tokens=0 is too small"),
         ("-o 3x --max-tokens 1", "Hello", "is not a valid variable name"),
+        ("--pace 0", "Hello", "0 is no pace: give tokens/s, such as 8"),
+        ("--pace fast", "Hello", "fast is no pace: give tokens/s, such as 8"),
         ("", "\n", "the prompt is empty"),
     ],
 )

@@ -7,6 +7,7 @@ import { stop } from "../widget/stop";
 import type { Theme } from "../widget/theme";
 import { type Course, courses } from "./header-numbers";
 import { isOver, type Status } from "./info";
+import type { Playback } from "./playback";
 import type { RunStore } from "./store";
 
 const LABELS: Record<string, string> = {
@@ -33,6 +34,7 @@ export class Header {
   readonly node: HTMLElement;
   private readonly model = el("strong", "oj-model");
   private readonly status = el("span", "oj-status", { role: "status" });
+  private readonly pace = el("span", "oj-pace");
   private readonly badge = el("span", "oj-badge");
   private readonly stopButton = el("button", "oj-button oj-stop", { type: "button" }, "Stop");
   private readonly note = el("div", "oj-note", { role: "status" });
@@ -51,7 +53,8 @@ export class Header {
     const numbers = el("div", "oj-numbers", { role: "group", "aria-label": "Numbers" }, ...tiles);
     const rest = el("div", "oj-more-numbers", {}, ...MORE.map((name) => this.number(name)));
     const more = el("details", "oj-more", {}, el("summary", "oj-button", {}, "More"), rest);
-    const title = el("div", "oj-title", {}, this.model, this.status, this.stopButton, this.badge);
+    const title = el("div", "oj-title", {}, this.model, this.status, this.pace);
+    title.append(this.stopButton, this.badge);
     this.node = el("div", "oj-header", {}, title, numbers, more, this.note);
   }
 
@@ -62,8 +65,9 @@ export class Header {
     return el("div", "oj-number", {}, el("span", "oj-name", {}, name), " ", value, ...others);
   }
 
-  draw(connected: boolean, at: number | null, theme: Theme): void {
+  draw(connected: boolean, playback: Playback, theme: Theme): void {
     const { info, status } = this.store;
+    const { at } = playback;
     const lost = (!connected || this.store.lost) && !isOver(status);
     setText(this.model, info.model ?? "");
     setText(this.status, lost ? "Kernel gone" : this.statusText(status));
@@ -72,6 +76,8 @@ export class Header {
     const changed = info.changed_output ?? "";
     this.badge.hidden = !changed;
     setText(this.badge, changed ? `⚠ not the model’s own output: ${changed}` : "");
+    setText(this.pace, this.paceText(playback));
+    this.pace.hidden = !this.pace.textContent;
     this.drawNumbers();
     courses(this.store.state).forEach(({ from, values }: Course, n) => {
       const inside = at !== null && at >= from && at < from + values.length;
@@ -113,6 +119,12 @@ export class Header {
   private statusText(status: Status): string {
     if (status !== "running") return LABELS[status] ?? status;
     return this.store.state.generated ? "Generating" : "Reading the prompt";
+  }
+
+  private paceText({ playing, pace }: Playback): string {
+    if (!playing || pace === null) return "";
+    const computed = short(this.store.state.tokensPerSecond);
+    return `shown at ${short(pace)} tokens/s, computed at ${computed}`;
   }
 
   private noteText(lost: boolean): string {

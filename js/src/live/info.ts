@@ -23,6 +23,8 @@ export interface Info {
   parts?: readonly Part[];
   /** Of a page without a kernel: numbers per step by name, float32 as base64. */
   columns?: Record<string, string>;
+  /** Tokens per second to show, whatever the run computes. */
+  pace?: number;
 }
 
 export type Status =

@@ -10,6 +10,9 @@ export const SPEEDS = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16] as const;
 /** A constant pace at which a text can be read, in tokens per second. */
 export const READING_PACE = 8;
 
+/** A run of more tokens per second is replayed at a reading pace, unless a speed is chosen. */
+const FAST = 50;
+
 /** A longer time between two ticks does not count in full: the page was hidden, or slept. */
 const MAX_TICK_MS = 1000;
 
@@ -24,6 +27,11 @@ export class Playback implements Playhead {
   speed = 1;
   /** Tokens per second, whatever the run took; null plays the run's own times. */
   pace: number | null = null;
+  /** Whether the playhead has been moved or played since the view was made. */
+  used = false;
+  private chosen = false;
+  /** Whether to wait at the last token for the next, and not to follow the run from there on. */
+  private paced = false;
   private clock = 0;
   private movedAt = 0;
   /** Milliseconds of the next token's time that have been played. */
@@ -54,7 +62,7 @@ export class Playback implements Playhead {
 
   /** Show a step, or the nearest that can be shown; playing ends. */
   moveTo(step: number): void {
-    this.playing = false;
+    this.playing = this.paced = false;
     this.jump(step);
   }
 
@@ -73,16 +81,32 @@ export class Playback implements Playhead {
 
   follow(): void {
     this.at = null;
-    this.playing = false;
+    this.playing = this.paced = false;
+  }
+
+  /** Choose a multiple of the run's own speed, or tokens per second. */
+  choose(speed: { times: number } | { pace: number }): void {
+    this.chosen = true;
+    if ("pace" in speed) this.pace = speed.pace;
+    else [this.pace, this.speed] = [null, speed.times];
+  }
+
+  /** Show the run, which may go on meanwhile, at `pace` tokens per second from its first token. */
+  playAt(pace: number, now: number): void {
+    this.choose({ pace });
+    this.follow();
+    this.play(now);
+    this.paced = true;
   }
 
   /** Play from the step shown, or from the beginning if that is the last; or pause. */
   toggle(now: number): void {
-    if (this.playing) this.playing = false;
-    else this.play(now);
+    if (!this.playing) this.play(now);
+    else this.playing = this.paced = false;
   }
 
   private play(now: number): void {
+    if (!this.chosen && this.state.tokensPerSecond > FAST) this.pace = READING_PACE;
     this.playing = true;
     this.clock = now;
     if (this.at === null || this.at >= this.range[1]) this.jump(this.range[0]);
@@ -92,6 +116,7 @@ export class Playback implements Playhead {
     const [first, last] = this.range;
     this.at = Math.max(first, Math.min(last, step));
     this.movedAt = performance.now();
+    this.used = true;
     this.played = 0;
   }
 
@@ -120,7 +145,8 @@ export class Playback implements Playhead {
       this.played -= wanted;
       this.at += 1;
     }
-    this.follow();
+    if (this.paced && !this.state.final) this.played = Math.min(this.played, 1000 / this.pace!);
+    else this.follow();
   }
 
   /** How long a token is waited for, in ms. */

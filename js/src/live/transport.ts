@@ -3,7 +3,7 @@
 
 import { consume, type Focus } from "../charts/focus";
 import { el, setText } from "../widget/dom";
-import { duration, integer, plural } from "../widget/format";
+import { duration, integer, plural, short } from "../widget/format";
 import { type Playback, READING_PACE, SPEEDS } from "./playback";
 import type { RunState } from "./state";
 
@@ -21,9 +21,11 @@ export class Transport {
     ...{ type: "range", step: "1", "aria-label": "Token shown" },
   });
   private readonly followButton = el("button", "oj-button oj-follow", { type: "button" }, "Live");
+  private readonly reading = el("option", "", { value: READING });
   private readonly label = el("span", "oj-where");
   private readonly bar = el("progress", "oj-progress", { "aria-label": "Prompt read" });
   private readonly controls: HTMLElement;
+  private pace = READING_PACE;
 
   constructor(
     private readonly state: RunState,
@@ -35,8 +37,8 @@ export class Transport {
     const option = (value: string, text: string, selected = false) =>
       el("option", "", { value, selected }, text);
     const options = SPEEDS.map((s) => option(String(s), `${FRACTIONS[s] ?? s}×`, s === 1));
-    options.push(option(READING, `${READING_PACE} tokens/s`));
-    this.speed = el("select", "oj-button oj-speed", { "aria-label": "Replay speed" }, ...options);
+    const attributes = { "aria-label": "Replay speed" };
+    this.speed = el("select", "oj-button oj-speed", attributes, ...options, this.reading);
     const on = (node: HTMLElement, type: string, action: () => void) =>
       node.addEventListener(
         type,
@@ -60,17 +62,21 @@ export class Transport {
       { signal },
     );
     on(this.speed, "change", () => {
-      const reading = this.speed.value === READING;
-      playback.pace = reading ? READING_PACE : null;
-      if (!reading) playback.speed = Number(this.speed.value);
+      const { value } = this.speed;
+      playback.choose(value === READING ? { pace: this.pace } : { times: Number(value) });
     });
     this.controls = el("span", "oj-controls", {}, this.play, this.speed, this.slider);
     const parts = [this.controls, this.bar, this.label, this.followButton];
     this.node = el("div", "oj-transport", { role: "group", "aria-label": "Replay" }, ...parts);
   }
 
-  draw(running: boolean): void {
+  /** Draw the controls; `offered` asks for the run to be played, with a reading `pace`. */
+  draw(running: boolean, offered: boolean, pace = READING_PACE): void {
     const { playback } = this;
+    this.pace = pace;
+    setText(this.reading, `${short(pace)} tokens/s`);
+    this.speed.value = playback.pace === null ? String(playback.speed) : READING;
+    this.play.classList.toggle("oj-offered", offered);
     const reading = running && !this.state.generated;
     this.controls.hidden = reading;
     this.bar.hidden = !reading;

@@ -59,6 +59,8 @@ export class RunView {
   private readonly scheduler = new RedrawScheduler(PARTS);
   private theme: Theme | null = null;
   private visible = false;
+  /** How many tokens there were when any was first seen. */
+  private seenFrom: number | null = null;
   private request = 0;
   private later: ReturnType<typeof setTimeout> | undefined;
   private drawnAt = 0;
@@ -175,6 +177,7 @@ export class RunView {
     this.draws += 1;
     this.store.drain();
     this.theme ??= readTheme(this.root);
+    this.beginPaced(started);
     if (this.playback.tick(started)) this.scheduler.markTogether();
     const parts = this.scheduler.take();
     if (parts.length) this.drawParts(parts, now);
@@ -187,6 +190,21 @@ export class RunView {
     if (this.store.running && this.panels.some((panel) => panel.tableOpen)) this.drawLater(600);
   }
 
+  /** Play at the requested pace, once, from when the view is first seen. */
+  private beginPaced(now: number): void {
+    const { state, info } = this.store;
+    if (this.seenFrom === null && state.generated) {
+      this.seenFrom = state.generated;
+      if (info.pace) this.playback.playAt(info.pace, now);
+    }
+  }
+
+  /** Whether most of a run was over before the view was first seen, and has not been played. */
+  private get offered(): boolean {
+    const missed = 2 * (this.seenFrom ?? 0) > this.store.state.generated;
+    return missed && !this.store.running && this.playback.ready && !this.playback.used;
+  }
+
   private drawParts(parts: number[], now: number): void {
     const { state, info, status } = this.store;
     const { at } = this.playback;
@@ -197,8 +215,8 @@ export class RunView {
       ...([state, this.focus, this.theme!, experts, this.beforeSelected, resting] as const),
     );
     if (parts.includes(ROUTING)) {
-      this.transport.draw(this.store.running);
-      this.header.draw(this.store.connection.isOpen(this.root), at, this.theme!);
+      this.transport.draw(this.store.running, this.offered, info.pace);
+      this.header.draw(this.store.connection.isOpen(this.root), this.playback, this.theme!);
       this.detail.draw(input);
       this.routing.draw(input);
       this.routing.panel.drawTable(now);

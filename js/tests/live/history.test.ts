@@ -3,7 +3,7 @@
 import { expect, test } from "vitest";
 import type { Frame } from "../../src/live/frames";
 import { ExpertHistory } from "../../src/live/history";
-import { Playback } from "../../src/live/playback";
+import { Playback, READING_PACE, SPEEDS } from "../../src/live/playback";
 import { RunState } from "../../src/live/state";
 import { promptRead } from "../../src/live/transport";
 import { Synthetic } from "../synthetic";
@@ -106,6 +106,45 @@ test("a run replays at its own speed or faster, and is then followed", () => {
   playback.toggle(5000);
   playback.tick(5900);
   expect([playback.at, playback.playing]).toEqual([null, false]);
+});
+
+test("a pace is the same for every token, and waits for those that do not exist yet", () => {
+  const all = frames(40);
+  const state = stateOf(all.slice(0, 5));
+  const playback = new Playback(state, new ExpertHistory(state));
+  const first = SHAPE.prompt - 1;
+  let now = 0;
+  const after = (ms: number) => {
+    now += ms;
+    playback.tick(now);
+    return playback.at;
+  };
+  playback.playAt(8, now);
+  expect(after(124)).toBe(first);
+  expect(after(1)).toBe(first + 1);
+  expect(after(375)).toBe(first + 4);
+  for (let i = 0; i < 9; i += 1) expect(after(900)).toBe(first + 4); // nothing after it exists
+  for (const frame of all.slice(5, 40)) state.apply(frame);
+  expect(after(0)).toBe(first + 5); // at once; the time that was waited is not caught up
+  expect(after(125)).toBe(first + 6);
+  for (let i = 0; i < 40; i += 1) after(125);
+  expect([after(0), playback.playing]).toEqual([first + 39, true]);
+  state.apply({ ...all[40], final: true });
+  expect(after(125)).toBeNull(); // the run is over: its end is followed
+  expect(playback.playing).toBe(false);
+});
+
+test("a run too fast to follow is replayed at a reading pace, unless a speed is chosen", () => {
+  const state = stateOf(frames(20));
+  state.totals = { ...state.totals, decodeSteps: 20, decodeNs: 20e6 };
+  const playback = new Playback(state, new ExpertHistory(state));
+  playback.toggle(0);
+  expect(playback.pace).toBe(READING_PACE);
+  playback.toggle(0);
+  playback.choose({ times: 1 / 8 });
+  playback.toggle(0);
+  expect([playback.pace, playback.speed]).toEqual([null, 1 / 8]);
+  expect(SPEEDS).toEqual([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16]);
 });
 
 test("scrubbing stays within the steps kept", () => {

@@ -399,6 +399,46 @@ test("the map shows what the selected token found in RAM", async () => {
   expect(text(".oj-residency .oj-subtitle")).toBe(now);
 });
 
+test("a run with a pace is played at it while it is computed, and the header says both", async () => {
+  open({ info: { ...INFO, pace: 5 } });
+  push(5, false);
+  push(1, true);
+  await drawn();
+  for (let i = 0; i < 30; i += 1) push(1, true);
+  expect(text(".oj-where")).toMatch(/^token [12] of 2$/);
+  expect(text(".oj-pace")).toMatch(/^shown at 5.00 tokens\/s, computed at \d+.*$/);
+  model.set("status", "stop");
+  await vi.waitFor(() => expect(text(".oj-where")).toMatch(/^token [345] of 32$/));
+  expect(text(".oj-speed option:checked")).toBe("5.00 tokens/s");
+  expect(text(".oj-play")).toContain("Pause");
+  $(".oj-follow").click();
+  await drawn();
+  expect([text(".oj-where"), $(".oj-pace").hidden]).toEqual(["the end", true]);
+});
+
+test("a run that ended unseen offers to play, until it has been played", async () => {
+  const frame = { ...run.next(30, true, true), snapshot: true, since: 0 };
+  open({ status: "stop", snapshot: new DataView(encode(frame).buffer) });
+  await drawn();
+  expect($(".oj-play").classList).toContain("oj-offered");
+  $(".oj-play").click();
+  await drawn();
+  expect($(".oj-play").classList).not.toContain("oj-offered");
+  $(".oj-follow").click();
+  await drawn();
+  expect($(".oj-play").classList).not.toContain("oj-offered");
+});
+
+test("a run that was watched does not offer to play", async () => {
+  open();
+  push(5, false);
+  await drawn();
+  for (let i = 0; i < 12; i += 1) push(1, true, i === 11);
+  model.set("status", "stop");
+  await drawn();
+  expect($(".oj-play").classList).not.toContain("oj-offered");
+});
+
 test("the text scrolls to the token shown, and follows the run", async () => {
   let added = 0;
   const longer = (at: number) => at + added;

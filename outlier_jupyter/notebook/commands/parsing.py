@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from ...errors import OptionError
 from ...options import GenerateOptions, LoadOptions, choices_of, help_of
+from ...values import rate
 
 
 class HelpRequested(Exception):
@@ -91,6 +92,21 @@ ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 def unescaped(text: str) -> str:
     """Replace the keys of `ESCAPES` in `text`: one line cannot contain a line break."""
     return re.sub(r"\\[nt\\]", lambda found: ESCAPES[found[0]], text)
+
+
+def add_pace(parser: argparse.ArgumentParser) -> None:
+    """Add `--pace`: tokens per second that the live view shows, whatever the run computes."""
+    parser.add_argument(
+        "--pace", type=_pace, metavar="N",
+        help="show N tokens/s, such as 8 to read along; the run is computed at full speed",
+    )  # fmt: skip
+
+
+def _pace(text: str) -> float:
+    try:
+        return float(rate("--pace", float(text)))
+    except (ValueError, OptionError):
+        raise argparse.ArgumentTypeError(f"{text} is no pace: give tokens/s, such as 8") from None
 
 
 def add_fields(

@@ -8,7 +8,7 @@ from typing import Any
 from ...options import GenerateOptions
 from ...runs.run import Run
 from .command import Command, Session
-from .parsing import add_fields, add_json, add_output
+from .parsing import add_fields, add_json, add_output, add_pace
 
 CELL = "%%outlier"
 CELL_CALL = (
@@ -32,6 +32,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-widget", action="store_true", default=None, help="show only the static result"
     )
+    add_pace(parser)
     parser.add_argument("-q", "--quiet", action="store_true", default=None, help="show nothing")
     add_json(parser, "the run's summary")
     add_fields(parser, GenerateOptions)

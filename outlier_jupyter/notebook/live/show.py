@@ -26,15 +26,19 @@ from .frames import Frame
 from .widget import LiveView, header
 
 
-def show_run(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
+def show_run(
+    engine: Engine, prompt: str, options: dict[str, Any], pace: float | None = None
+) -> Run:
     """Generate from `prompt` with the fields of `GenerateOptions`, in a live view.
+
+    The view shows `pace` tokens/s (default: as they are made).
 
     Raises:
         Interrupted: stopped; the partial run stays visible and is in its `.run`.
         OutlierError: as `Engine.generate`; bad options raise before anything is displayed.
     """
     routed_options = engine.routing.options(options)
-    view = make_view(engine, prompt, info=header(run_info(engine, routed_options), prompt))
+    view = make_view(engine, prompt, info=header(run_info(engine, routed_options), prompt, pace))
     display_once = _DisplayOnFirstFrame(view)
     frames = NextRunFrames(engine, display_once.push)
     divergence = DivergenceLine(view)

@@ -21,6 +21,7 @@ from ...events import Event, PromptEncoded
 from ...options import GenerateOptions, settled, takes
 from ...runs.run import Interrupted, Run
 from ...system.interactive import attended
+from ...values import checked, rate
 from ..engine_handle import engine_of
 from ..render.places import Place
 from ..worker import Worker, on_this_thread
@@ -33,7 +34,8 @@ _lock = threading.Lock()
 
 
 @takes(GenerateOptions)
-def watch(engine: Engine, prompt: Prompt, **options: Any) -> Watched:
+@checked(pace=rate)
+def watch(engine: Engine, prompt: Prompt, *, pace: float | None = None, **options: Any) -> Watched:
     """Start a run and return its live view at once: display it, or put it into an `HBox`.
 
     The run waits for earlier runs of `watch` on the same engine. If the same cell is run again, its
@@ -42,12 +44,14 @@ def watch(engine: Engine, prompt: Prompt, **options: Any) -> Watched:
     Args:
         engine: from `outlier_jupyter.load`; the caller closes it.
         prompt: as for `Engine.generate`.
+        pace: tokens per second that the view shows, such as 8 to read along, while the run is
+            computed at full speed (default: as they are made).
         **options: the fields of `GenerateOptions`.
 
     Raises:
         OptionError, EngineClosed: nothing is displayed.
     """
-    return Watched(engine_of(engine), prompt, options)
+    return Watched(engine_of(engine), prompt, options, pace)
 
 
 class Watched(LiveView):
@@ -62,7 +66,9 @@ class Watched(LiveView):
         error: the exception that ended the run, or None.
     """
 
-    def __init__(self, engine: Engine, prompt: Prompt, options: dict[str, Any]) -> None:
+    def __init__(
+        self, engine: Engine, prompt: Prompt, options: dict[str, Any], pace: float | None = None
+    ) -> None:
         if not isinstance(engine, Engine):
             raise OptionError(
                 f"{shown(engine)} is not an engine: give what outlier_jupyter.load returns"
@@ -82,7 +88,7 @@ class Watched(LiveView):
         text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
         # kernel_id="": the cell has returned by then, so Stop must not interrupt the kernel.
         info = run_info(engine, engine.routing.options(options))
-        super().__init__(info=header(info, text), on_stop=self.stop, kernel_id="")
+        super().__init__(info=header(info, text, pace), on_stop=self.stop, kernel_id="")
         # A kernel that shuts down during a run must not leave MLX running on a thread.
         weakref.finalize(self, _end, engine, self._ended)
         _begin(self)

@@ -57,8 +57,9 @@ class LiveView(OnDemand):
         info: the content of the header; every entry is optional. `model`, `reader` (an option's
             value), `reader_note` (its tooltip), `slots`, `layers`, `experts`, `expert_nbytes` (of
             one expert, for the RAM of the resident ones), `cache` (a label), `prompt` (shown above
-            the text), `parts` (of a token's time, from `time_parts`) and `changed_output` (why the
-            output differs from the model's own; "" if it does not).
+            the text), `parts` (of a token's time, from `time_parts`), `pace` (tokens per second
+            shown; absent: as they are made) and `changed_output` (why the output differs from the
+            model's own; "" if it does not).
         on_stop: called when Stop arrives as a message, on the thread that handles messages; it
             must only set flags. `stop_requested` is set as well.
         clock: a monotonic clock in seconds.
@@ -99,9 +100,9 @@ class LiveView(OnDemand):
         self.on_msg(self._receive)
 
     @classmethod
-    def of(cls, run: Run) -> LiveView:
-        """Show a finished run in the same view, from its trace."""
-        view = cls(info=header(run.trace.info, run.prompt))
+    def of(cls, run: Run, pace: float | None = None) -> LiveView:
+        """Show a finished run in the same view, from its trace; with `pace`, tokens/s, play it."""
+        view = cls(info=header(run.trace.info, run.prompt, pace))
         view.answer_from(run)
         view.finish(run.finish_reason, frame_of_run(run))
         return view
@@ -203,9 +204,9 @@ def describe(run: Run, about: object) -> str:
     return ""
 
 
-def header(info: TraceInfo, prompt: str) -> dict[str, object]:
-    """The content of the view's header for a run of `prompt`."""
-    return {
+def header(info: TraceInfo, prompt: str, pace: float | None = None) -> dict[str, object]:
+    """The content of the view's header for a run of `prompt`, shown at `pace` tokens/s."""
+    return ({} if pace is None else {"pace": pace}) | {
         "model": info.model,
         "reader": info.reader,
         "reader_note": info.reader_note,

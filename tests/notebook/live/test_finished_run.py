@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from outlier_jupyter.errors import OptionError
 from outlier_jupyter.notebook.live.finished_run import frame_of_run
 from outlier_jupyter.notebook.live.frames import decode, encode
 from outlier_jupyter.notebook.live.widget import LiveView
@@ -75,3 +76,12 @@ def test_a_run_without_ends_or_steps_can_be_seen(make_trace: MakeTrace, steps: i
     assert decode(view.snapshot) == frame_of_run(run) == decode(encode(frame_of_run(run)))
     assert view.status == "length" and view.info["prompt"] == "Say so"
     assert isinstance(run.view(), LiveView)
+
+
+def test_a_run_is_shown_at_a_pace(make_trace: MakeTrace) -> None:
+    """`view(pace=8)` tells the page so; without a pace the page is told nothing of one."""
+    run = run_of(make_trace(steps=3, prompt=0))
+    assert run.view(pace=8).info["pace"] == 8 and "pace" not in run.view().info
+    for bad in (0, -1, float("nan"), "fast", True):
+        with pytest.raises(OptionError, match="pace="):
+            run.view(pace=bad)

@@ -41,6 +41,16 @@ def test_the_run_is_that_of_generate(engine: Engine) -> None:
     assert decode(view.snapshot).text == run.text
 
 
+def test_a_pace_is_the_views_and_changes_no_token(engine: Engine) -> None:
+    """The page is told the pace that was asked for; the run is that of `generate`."""
+    wanted = engine.generate("Hello", max_tokens=6)
+    view = outlier_jupyter.watch(engine, "Hello", max_tokens=6, pace=0.5)
+    assert view.info["pace"] == 0.5
+    assert view.wait().tokens.tolist() == wanted.tokens.tolist()
+    with pytest.raises(OptionError, match="pace=-1"):
+        outlier_jupyter.watch(engine, "Hello", pace=-1)
+
+
 def test_stop_before_the_run_begins_and_in_the_middle(engine: Engine) -> None:
     """A stop takes effect in the middle of a run, and before the run begins."""
     asked_at: list[int] = []
