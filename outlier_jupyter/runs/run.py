@@ -317,8 +317,10 @@ def produced_by(trace: Trace) -> npt.NDArray[np.int64]:
 
 
 def step_names(run: Run) -> dict[int, str]:
-    """The label of each step: `token 12 “the”` if it produced a token, else `prompt 3`."""
-    names = {int(step): f"prompt {step + 1}" for step in np.flatnonzero(run.trace.phase != DECODE)}
+    """The label of each step: `token 12 “the”` if it produced a token, else `prompt token 3`."""
+    names = {
+        int(step): f"prompt token {step + 1}" for step in np.flatnonzero(run.trace.phase != DECODE)
+    }
     for number, step in enumerate(produced_by(run.trace).tolist(), 1):
         text = run.text_of(number).replace("\n", "↵").replace("\t", "⇥")
         names[step] = f"token {number}" + (f" “{text}”" if text else "")

@@ -58,31 +58,87 @@ def parts(found: Explanation) -> list[tuple[str, str, str, str]]:
 
 
 def missed(found: Explanation) -> str:
-    """One paragraph: how many lookups missed, and how many Belady's cache would have hit."""
+    """One paragraph: how many lookups missed, and how many an optimal cache would have hit."""
     misses = found.misses
     if not found.layers:
         return "This model has no expert layers."
     if not misses:
         return f"All {found.lookups:,} lookups hit: nothing was read."
-    waited = sum(bool(layer.misses) for layer in found.layers)
+    layers = sum(bool(layer.misses) for layer in found.layers)
     size = size_words(sum(miss.nbytes for miss in misses))
-    experts = f"{len(misses):,} expert{'s' if len(misses) > 1 else ''}"
-    read = (
-        f"Of {found.lookups:,} lookups in {len(found.layers)} layers {experts} had to be read: "
-        f"{size}, in {waited} layer{'s' if waited > 1 else ''}, which waited for it."
-    )
-    known = [miss for miss in misses if miss.resident_under_belady is not None]
-    if not known:
-        return (
-            f"{read} What Belady's cache would have kept is unknown: the trace has no cache size."
-        )
-    kept = sum(bool(miss.resident_under_belady) for miss in known)
     first = sum(miss.evicted_at is None for miss in misses)
-    new = f"{first:,} of them" if first else "None of them"
     return (
-        f"{read} {new} had never been resident in this run. A cache of {found.slots:,} slots "
-        f"that knows the future (Belady) would have kept {kept:,} of the {len(known):,}."
+        f"{_many(len(misses), 'expert')} had to be read for {_many(found.lookups, 'lookup')}: "
+        f"{size}, in {layers:,} of {_many(len(found.layers), 'layer')}. "
+        f"{f'{first:,} of these experts' if first else 'None of these experts'} had never been in "
+        f"RAM before. {optimal(found)}"
     )
+
+
+def optimal(found: Explanation) -> str:
+    """How many of the misses an optimal cache of the same size would have had in RAM."""
+    known = [miss for miss in found.misses if miss.resident_under_belady is not None]
+    if not found.misses:
+        return ""
+    if not known:
+        return "What an optimal cache would have kept is unknown: the trace has no cache size."
+    kept = sum(bool(miss.resident_under_belady) for miss in known)
+    what = f"An optimal cache of {_many(found.slots, 'expert')}, which knows the future (Belady)"
+    if len(known) == 1:
+        return f"{what}, would {'' if kept else 'not '}have had it in RAM."
+    few = {0: "none", len(known): "all"}.get(kept, f"{kept:,}")
+    return f"{what}, would have had {few} of the {len(known):,} in RAM."
+
+
+def sentences(found: Explanation) -> list[str]:
+    """Up to three, for a stranger: what it waited for, why that was not in RAM, what could be."""
+    if not found.misses:
+        most = max(found.parts, key=lambda name: found.parts[name], default="")
+        if not most or not found.ms:
+            return [missed(found)]
+        spent = f"{three(found.parts[most])} ms ({percent(found.parts[most] / found.ms)})"
+        return [missed(found), f"Most of its time was {part_name(most)}: {spent}."]
+    return [_waited_for(found), _largest(found), optimal(found)]
+
+
+def _waited_for(found: Explanation) -> str:
+    """How long, for how many experts, and in which layer most."""
+    misses, waits = found.misses, waiting_layers(found)
+    size = size_words(sum(miss.nbytes for miss in misses))
+    waited = found.parts.get("read_wait", float("nan"))
+    share = f" ({percent(waited / found.ms)} of its time)" if found.ms else ""
+    text = f"It waited {three(waited)} ms{share} for {_many(len(misses), 'expert')}, {size}"
+    most = waits[0]
+    if len(waits) == 1:
+        return f"{text}, all in layer {most.layer}."
+    wait = _wait(most)
+    text += f", in {len(waits):,} of {len(found.layers):,} layers"
+    return (
+        f"{text}." if isnan(wait) else f"{text}; longest in layer {most.layer}, {three(wait)} ms."
+    )
+
+
+def _largest(found: Explanation) -> str:
+    """Why the expert with the longest read was not in RAM."""
+    miss = max(found.misses, key=lambda each: (0.0 if isnan(each.ms) else each.ms, each.nbytes))
+    size = [size_words(miss.nbytes)] if miss.nbytes else []
+    took = [] if isnan(miss.ms) else [f"{three(miss.ms)} ms"]
+    what = f"Layer {miss.layer}'s expert {miss.expert}"
+    if took or size:
+        what = f"The longest read was layer {miss.layer}'s expert {miss.expert} " \
+               f"({', '.join(size + took)}): it"  # fmt: skip
+    return f"{what} was {why(found, miss)}."
+
+
+def why(found: Explanation, miss: Miss) -> str:
+    """Why an expert was not in RAM: "evicted at token 16 for layer 1's expert 30"."""
+    if miss.evicted_at is None:
+        return "never in RAM before"
+    assert miss.evicted_by is not None
+    layer, expert = miss.evicted_by
+    name = found.names.get(miss.evicted_at, f"step {miss.evicted_at}")
+    when = "earlier in this call" if miss.evicted_at >= found.step else f"at {name}"
+    return f"evicted {when} for layer {layer}'s expert {expert}"
 
 
 def limits(found: Explanation) -> list[str]:
@@ -92,46 +148,45 @@ def limits(found: Explanation) -> list[str]:
     if found.misses:
         disk = found.disk
         if isnan(disk.ms):
-            lines.append("The disk's limit is unknown: no rate was measured.")
+            lines.append("Disk speed is unknown: the reads were not recorded.")
         else:
             wait = f"it waited {three(waited)} ms"
             if waited > 0:
                 wait += f", {three(round(waited / disk.ms, 2))} times that"
             lines.append(
-                f"Disk: {size_words(disk.nbytes)} at {size_words(disk.rate)}/s ({disk.source}) "
-                f"take {three(disk.ms)} ms; {wait}."
+                f"Disk: reading {size_words(disk.nbytes)} takes at least {three(disk.ms)} ms at "
+                f"{size_words(disk.rate)}/s ({disk.source}); {wait}."
             )
     memory = found.memory
     if isnan(memory.ms):
-        why = (
-            "the memory's speed was not measured; `%outlier bench --memory` measures it"
+        lines.append(
+            "Memory speed has not been measured: run `%outlier bench --memory`."
             if memory.nbytes
-            else "the size of its dense weights was not recorded"
+            else "Memory's limit is unknown: the size of its dense weights was not recorded."
         )
-        lines.append(f"The memory's limit is unknown: {why}.")
     else:
         rest = found.ms - waited
         lines.append(
-            f"Memory: it used {size_words(memory.nbytes)} of weights, which at "
-            f"{size_words(memory.rate)}/s ({memory.source}) take {three(memory.ms)} ms; "
-            f"without waiting it took {three(rest)} ms, {three(round(rest / memory.ms, 2))} times "
-            f"that."
+            f"Memory: reading the {size_words(memory.nbytes)} of weights that it used takes at "
+            f"least {three(memory.ms)} ms at {size_words(memory.rate)}/s ({memory.source}); "
+            f"without waiting for the disk it took {three(rest)} ms, "
+            f"{three(round(rest / memory.ms, 2))} times that."
         )
     return lines
 
 
 def miss_text(found: Explanation, miss: Miss) -> str:
-    """Why an expert was not resident."""
-    if miss.evicted_at is None:
-        return f"{miss.expert}: never resident before"
-    assert miss.evicted_by is not None
-    layer, expert = miss.evicted_by
-    name = found.names.get(miss.evicted_at, f"step {miss.evicted_at}")
-    when = "earlier in this call" if miss.evicted_at >= found.step else f"at {name}"
-    text = f"{miss.expert}: evicted {when} by expert {expert} of layer {layer}"
-    if miss.resident_under_belady is not None:
-        text += "; Belady keeps it" if miss.resident_under_belady else "; Belady evicts it, too"
+    """An expert, why it was not in RAM, and whether an optimal cache would have kept it."""
+    text = f"{miss.expert}: {why(found, miss)}"
+    if miss.evicted_at is not None and miss.resident_under_belady is not None:
+        optimal = "keep it" if miss.resident_under_belady else "evict it too"
+        text += f"; an optimal cache would {optimal}"
     return text
+
+
+def _many(count: int, word: str) -> str:
+    """A count and its noun: "1 lookup", "2 lookups"."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def waiting_layers(found: Explanation) -> list[ExplainedLayer]:
@@ -152,7 +207,7 @@ def layer_rows(found: Explanation) -> list[tuple[str, str, str]]:
         if (more := len(again) - SHOWN) > 0:
             texts.append(f"and {more:,} more that were evicted")
         if first:
-            texts.append(f"{', '.join(first)}: never resident before")
+            texts.append(f"{', '.join(first)}: never in RAM before")
         rows.append((str(layer.layer), "–" if isnan(wait) else f"{three(wait)} ms",
                      ". ".join(texts)))  # fmt: skip
     return rows
@@ -161,7 +216,7 @@ def layer_rows(found: Explanation) -> list[tuple[str, str, str]]:
 def left_out(found: Explanation) -> str:
     """How many layers with misses the rows leave out; "" if none."""
     more = len(waiting_layers(found)) - SHOWN
-    return f"{more} more layers had misses" if more > 0 else ""
+    return f"{_many(more, 'more layer')} had misses" if more > 0 else ""
 
 
 def _wait(layer: ExplainedLayer) -> float:
@@ -195,7 +250,7 @@ def markdown(found: Explanation) -> str:
     lines += [f"| {' | '.join(map(_cell, row))} |" for row in parts(found)]
     lines += ["", _cell(missed(found)), ""]
     if rows := layer_rows(found):
-        lines += ["| layer | waited | experts that were not resident |", "|---:|---:|---|"]
+        lines += ["| layer | waited | experts that were not in RAM |", "|---:|---:|---|"]
         lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
         if more := left_out(found):
             lines += ["", f"{more}."]

@@ -12,6 +12,7 @@ from outlier_jupyter import Run, Trace
 from outlier_jupyter.errors import OptionError, TraceError
 from outlier_jupyter.residency.replay import simulate
 from outlier_jupyter.trace.explain import slowest
+from outlier_jupyter.trace.explanation_text import miss_text, sentences
 from outlier_jupyter.trace.time_parts import PARTS, parts_of_calls
 from outlier_jupyter.trace.what_if import routing_of
 
@@ -105,7 +106,7 @@ def test_the_words_say_what_the_numbers_say(run):
     token = int(np.flatnonzero(run.trace.produced >= 0).tolist().index(slow)) + 1
     found = run.explain(token)
     assert found.step == slow and found.slower_than > 0.9
-    assert "that knows the future (Belady)" in str(found) or not found.misses
+    assert "which knows the future (Belady)" in str(found) or not found.misses
     for form in (str(found), found._repr_markdown_(), found._repr_html_()):
         assert f"token {token}" in form
         assert "waiting for reads" in form or not found.misses
@@ -116,12 +117,49 @@ def test_the_words_say_what_the_numbers_say(run):
     assert "<b>|" not in odd._repr_html_() and "token <b>" not in odd._repr_markdown_()
 
 
+def test_three_sentences_explain_a_token_to_a_stranger(run):
+    """What it waited for, why its longest read was not in RAM, and what an optimal cache has."""
+    found = next(each for each in (run.explain(n) for n in range(2, 21))
+                 if any(miss.evicted_at is not None for miss in each.misses))  # fmt: skip
+    layer = next(each for each in found.layers if each.misses)
+    miss = replace(layer.misses[0], nbytes=2_000_000, start_ms=1.0, ms=4.0, evicted_at=2,
+                   evicted_by=(1, 30), resident_under_belady=False)  # fmt: skip
+    one = replace(layer, misses=(miss,), parts={**layer.parts, "read_wait": 3.0})
+    alone = replace(found, layers=(one,), ms=12.0, parts={"read_wait": 3.0}, slots=10,
+                    names={2: "prompt token 3"}, step=19)  # fmt: skip
+    assert sentences(alone) == [
+        f"It waited 3 ms (25 % of its time) for 1 expert, 2 MB, all in layer {layer.layer}.",
+        f"The longest read was layer {layer.layer}'s expert {miss.expert} (2 MB, 4 ms): it was "
+        "evicted at prompt token 3 for layer 1's expert 30.",
+        "An optimal cache of 10 experts, which knows the future (Belady), would not have had it "
+        "in RAM.",
+    ]
+    assert miss_text(alone, miss) == (
+        f"{miss.expert}: evicted at prompt token 3 for layer 1's expert 30; an optimal cache would "
+        "evict it too"
+    )
+    new = replace(miss, evicted_at=None, evicted_by=None)
+    cold = replace(alone, layers=(replace(one, misses=(new,)),))
+    assert sentences(cold)[1].endswith("it was never in RAM before.")
+    waits = [replace(one, layer=n, parts={"read_wait": n + 1.0}) for n in (4, 5)]
+    both = replace(alone, layers=(*waits, replace(one, layer=6, misses=())))
+    assert sentences(both)[0] == (
+        "It waited 3 ms (25 % of its time) for 2 experts, 4 MB, in 2 of 3 layers; longest in "
+        "layer 5, 6 ms."
+    )
+    still = replace(alone, layers=(replace(one, misses=()),), lookups=8, parts={"dense": 9.0})
+    assert sentences(still) == [
+        "All 8 lookups hit: nothing was read.",
+        "Most of its time was dense compute: 9 ms (75 %).",
+    ]
+
+
 def test_limits_are_measured_or_unknown(run):
     """A limit is bytes over a rate; without rate or dense size it is unknown, with the reason."""
     trace = replace(run.trace, info=replace(run.trace.info, memory_rate=0.0))
     explanations = (trace.explain(step) for step in np.flatnonzero(trace.produced >= 0)[1:])
     found = next(found for found in explanations if found.misses)
-    assert "limit is unknown: the memory's speed" in str(found)
+    assert "Memory speed has not been measured: run `%outlier bench --memory`." in str(found)
     known = run.explain(2, memory_rate=1e9)
     k = int((trace.experts[known.step] >= 0).sum())
     nbytes = trace.info.dense_nbytes + k * trace.info.expert_nbytes[0]

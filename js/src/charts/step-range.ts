@@ -27,9 +27,9 @@ export function capacityFor(n: number): number {
   return capacity;
 }
 
-/** "token 12", or "prompt 3". */
+/** "token 12", or "prompt token 3". */
 export function stepName(step: number, shown: StepRange): string {
-  return `${shown.prompt ? "prompt" : "token"} ${step - shown.origin + 1}`;
+  return `${shown.prompt ? "prompt token" : "token"} ${step - shown.origin + 1}`;
 }
 
 /** The horizontal axis of the charts: converts steps to CSS pixels and back. */

@@ -174,7 +174,7 @@ test("charts begin at the prompt, and move to the answer once there is one", () 
   const prompt = run.next(SHAPE.prompt, false);
   state.apply({ ...prompt, firstToken: NO_TOKEN });
   expect(stepRange(state)).toMatchObject({ from: 0, origin: 0, prompt: true });
-  expect(stepName(2, stepRange(state))).toBe("prompt 3");
+  expect(stepName(2, stepRange(state))).toBe("prompt token 3");
   const alone = new RunState();
   alone.apply(prompt);
   expect([alone.generated, stepName(SHAPE.prompt - 1, stepRange(alone))]).toEqual([1, "token 1"]);

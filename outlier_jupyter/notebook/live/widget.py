@@ -21,12 +21,12 @@ from typing import Any
 
 import traitlets
 
-from ...errors import OutlierError
-from ...runs.run import Run, step_names
+from ...runs.run import Run
 from ...trace import Trace, TraceInfo
 from ...trace.time_parts import PARTS, meaning, part_name, parts_with
 from ..ipykernel_fixes import fix_subshell_routing
 from ..render.on_demand import OnDemand
+from .answers import answer
 from .columns import answer as column_answer
 from .columns import is_column
 from .eviction_orders import orders_around
@@ -179,29 +179,17 @@ class LiveView(OnDemand):
         if isinstance(about, dict) and isinstance(about.get("order"), int):
             self.send(*orders_around(run, about["order"]))
             return
+        found: dict[str, object] = {"words": ""}
         if is_column(about):
-            values, words = column_answer(run, about)
+            values, found["words"] = column_answer(run, about)
             buffers = [values]
-        else:
-            words = "" if run is None else describe(run, about)
-        self.send({"type": "told", "about": about, "words": words}, buffers)
+        elif run is not None:
+            found = answer(run, about)
+        self.send({"type": "told", "about": about, **found}, buffers)
 
     def __repr__(self) -> str:
         model = self.info.get("model", "")
         return f"LiveView(model={model!r}, status={self.status!r})"
-
-
-def describe(run: Run, about: object) -> str:
-    """Describe a step, {"step": 12}, or an expert, {"layer": 3, "expert": 7}, in text."""
-    try:
-        match about:
-            case {"step": int(step)}:
-                return str(run.trace._explainer.explain(step, step_names(run)))
-            case {"layer": int(layer), "expert": int(expert)}:
-                return str(run.tokens_of(layer, expert))
-    except OutlierError as error:
-        return f"{error}."
-    return ""
 
 
 def header(info: TraceInfo, prompt: str, pace: float | None = None) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -12,8 +13,10 @@ import outlier_jupyter
 from outlier_jupyter import Run
 from outlier_jupyter.errors import OptionError, TraceError
 from outlier_jupyter.formatting import size_words
+from outlier_jupyter.notebook.live.answers import answer
 from outlier_jupyter.notebook.live.widget import LiveView
 from outlier_jupyter.system.memory_info import measure_memory, memory_rate
+from outlier_jupyter.trace.explanation_text import sentences
 
 from .test_widget import on_a_page
 
@@ -194,10 +197,38 @@ def test_the_live_view_is_answered_when_a_run_is_over(ip, monkeypatch):
     words = [each["words"] for each in sent]
     assert words[0] == str(run.explain(3)) and words[1] == str(run.tokens_of(1, 2))
     assert "has no expert 9:2" in words[2] and words[3] == ""
+    assert [sorted(each) for each in sent[1:]] == [["about", "type", "words"]] * 3
     bare = on_a_page(LiveView())
     monkeypatch.setattr(bare, "send", lambda content, buffers=None: sent.append(content))
     bare.comm.receive({"type": "ask", "about": abouts[0]})
     assert sent[-1]["words"] == ""
+
+
+def test_an_answer_about_a_token_has_its_timeline(ip):
+    """Sentences, and each read and wait with its layer, in ms within the call; plain JSON."""
+    run = ip.user_ns["one"]
+    seen = 0
+    for token in range(1, run.generated + 1):
+        found = run.explain(token)
+        told = answer(run, {"step": found.step})["token"]
+        assert json.loads(json.dumps(told, allow_nan=False)) == told
+        assert told["sentences"] == sentences(found) and told["ms"] == pytest.approx(found.ms, 1e-3)
+        assert [tuple(read[:2]) for read in told["reads"]] == [
+            (miss.layer, miss.expert)
+            for miss in sorted(found.misses, key=lambda each: each.start_ms)
+        ]
+        assert all(0 <= begin < end <= found.ms for *_, begin, end, _ in told["reads"])
+        assert sum(end - begin for _, begin, end in told["waits"]) == pytest.approx(
+            sum(layer.parts["read_wait"] for layer in found.layers), abs=0.01
+        )
+        for layer, begin, end in told["waits"]:
+            reads = [read for read in told["reads"] if read[0] == layer]
+            # A layer waits only while one of its own reads has not ended.
+            assert begin - 0.1 <= max(read[3] for read in reads) <= end + 1
+        seen += len(told["waits"])
+        rows = {layer: text for layer, _, text in told["layers"]}
+        assert all(str(miss.expert) in rows[str(miss.layer)] for miss in found.misses)
+    assert seen
 
 
 def test_a_measured_memory_is_known_to_later_runs(tiny):

@@ -21,7 +21,7 @@ def html(found: Explanation, styled: bool = True) -> str:
            table(("part", "time", "share", "what it contains"), parts(found)),
            f"<p>{escape(missed(found))}</p>"]  # fmt: skip
     if rows := layer_rows(found):
-        out.append(table(("layer", "waited", "experts that were not resident"), rows))
+        out.append(table(("layer", "waited", "experts that were not in RAM"), rows))
         if more := left_out(found):
             out.append(f"<p>{escape(more)}.</p>")
     out += [f"<p>{escape(line)}</p>" for line in limits(found)]
