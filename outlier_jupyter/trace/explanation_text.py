@@ -70,12 +70,12 @@ def missed(found: Explanation) -> str:
     return (
         f"{_many(len(misses), 'expert')} had to be read for {_many(found.lookups, 'lookup')}: "
         f"{size}, in {layers:,} of {_many(len(found.layers), 'layer')}. "
-        f"{f'{first:,} of these experts' if first else 'None of these experts'} had never been in "
-        f"RAM before. {optimal(found)}"
+        f"{_few(first, len(misses))} of these experts had never been in RAM before. "
+        f"{optimal(found)}"
     )
 
 
-def optimal(found: Explanation) -> str:
+def optimal(found: Explanation, note: str = ", which knows the future (Belady),") -> str:
     """How many of the misses an optimal cache of the same size would have had in RAM."""
     known = [miss for miss in found.misses if miss.resident_under_belady is not None]
     if not found.misses:
@@ -83,11 +83,11 @@ def optimal(found: Explanation) -> str:
     if not known:
         return "What an optimal cache would have kept is unknown: the trace has no cache size."
     kept = sum(bool(miss.resident_under_belady) for miss in known)
-    what = f"An optimal cache of {_many(found.slots, 'expert')}, which knows the future (Belady)"
+    what = f"{'An' if kept else 'Even an'} optimal cache of {_many(found.slots, 'expert')}{note}"
     if len(known) == 1:
-        return f"{what}, would {'' if kept else 'not '}have had it in RAM."
-    few = {0: "none", len(known): "all"}.get(kept, f"{kept:,}")
-    return f"{what}, would have had {few} of the {len(known):,} in RAM."
+        return f"{what} would {'' if kept else 'not '}have had it in RAM."
+    few = _few(kept, len(known)).lower()
+    return f"{what} would have had {few} of the {len(known):,} in RAM."
 
 
 def sentences(found: Explanation) -> list[str]:
@@ -98,7 +98,7 @@ def sentences(found: Explanation) -> list[str]:
             return [missed(found)]
         spent = f"{three(found.parts[most])} ms ({percent(found.parts[most] / found.ms)})"
         return [missed(found), f"Most of its time was {part_name(most)}: {spent}."]
-    return [_waited_for(found), _largest(found), optimal(found)]
+    return [_waited_for(found), _largest(found), optimal(found, "")]
 
 
 def _waited_for(found: Explanation) -> str:
@@ -106,16 +106,14 @@ def _waited_for(found: Explanation) -> str:
     misses, waits = found.misses, waiting_layers(found)
     size = size_words(sum(miss.nbytes for miss in misses))
     waited = found.parts.get("read_wait", float("nan"))
-    share = f" ({percent(waited / found.ms)} of its time)" if found.ms else ""
+    share = f" of {three(found.ms)} ms ({percent(waited / found.ms)})" if found.ms else ""
     text = f"It waited {three(waited)} ms{share} for {_many(len(misses), 'expert')}, {size}"
     most = waits[0]
     if len(waits) == 1:
         return f"{text}, all in layer {most.layer}."
     wait = _wait(most)
     text += f", in {len(waits):,} of {len(found.layers):,} layers"
-    return (
-        f"{text}." if isnan(wait) else f"{text}; longest in layer {most.layer}, {three(wait)} ms."
-    )
+    return f"{text}." if isnan(wait) else f"{text}; {three(wait)} ms of it in layer {most.layer}."
 
 
 def _largest(found: Explanation) -> str:
@@ -182,6 +180,11 @@ def miss_text(found: Explanation, miss: Miss) -> str:
         optimal = "keep it" if miss.resident_under_belady else "evict it too"
         text += f"; an optimal cache would {optimal}"
     return text
+
+
+def _few(count: int, of: int) -> str:
+    """A count out of several: "None", "3" or "All"."""
+    return {0: "None", of: "All"}.get(count, f"{count:,}")
 
 
 def _many(count: int, word: str) -> str:

@@ -131,6 +131,8 @@ def test_a_finished_run_is_scrubbed_and_looked_into(lab: Lab, page: Page):
     expect(page.locator(".oj-routing .oj-readout")).to_contain_text("expert")
     page.get_by_role("button", name="To the end").click()
     assert_linked(page)
+    assert_explained(page)
+    assert_zoomed(page)
     assert_accessible(page, ".oj-root")
     for table in page.get_by_role("button", name="show as a table").all():
         table.click()
@@ -157,6 +159,42 @@ def assert_linked(page: Page) -> None:
         expect(page.locator(f".oj-{panel} .oj-readout")).to_contain_text(after)
     page.keyboard.press("Escape")
     expect(page.locator(".oj-token.oj-at")).to_have_count(0)
+
+
+def assert_explained(page: Page) -> None:
+    """The slowest token is one click away; the kernel's answer has sentences and its limits."""
+    slowest = page.locator(".oj-slowest button").first
+    name = slowest.inner_text().split(" ·")[0]
+    slowest.click()
+    expect(page.locator(".oj-explain h3")).to_contain_text(f"Why {name} took")
+    expect(page.locator(".oj-time-bar")).to_be_visible()
+    # Only Python knows how the token compares, and what the disk could do.
+    expect(page.locator(".oj-explain-rest-text")).to_contain_text("times the run's median")
+    for sentence in page.locator(".oj-sentences p").all():
+        expect(sentence).to_contain_text(".")
+    page.locator(".oj-token").nth(3).click(button="right")
+    page.get_by_role("menuitem", name="Explain this token").click()
+    expect(page.locator(".oj-explain h3")).not_to_contain_text(f"Why {name} took")
+    expect(page.locator(".oj-explain-body")).to_be_focused()
+    page.keyboard.press("Escape")
+
+
+def assert_zoomed(page: Page) -> None:
+    """A drag over one plot zooms all of them, and a button shows all tokens again."""
+    plot = page.locator(".oj-time .oj-canvas")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box is not None
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * 0.3, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, y, steps=5)
+    page.mouse.up()
+    buttons = page.get_by_role("button", name="show all tokens")
+    expect(buttons).to_have_count(2)
+    expect(page.locator(".oj-token.oj-at")).to_have_count(0)  # a drag is no click
+    buttons.first.click()
+    expect(buttons).to_have_count(0)
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])

@@ -4,6 +4,8 @@
 // The pointer hovers, which is only a preview; a click or Enter moves the playhead to a token, or
 // pins an expert. What is hovered takes precedence while it is hovered.
 
+import { Zoom } from "./zoom";
+
 export interface Cell {
   layer: number;
   /** null stands for the whole layer. */
@@ -41,13 +43,17 @@ export class Focus {
   chosen: readonly number[] = [];
   /** Whether an expert was pinned after the playhead was last moved. */
   expertLast = false;
+  /** The steps that all charts show. */
+  readonly zoom: Zoom;
   private hoveredStep: number | null = null;
   private hoveredCell: Cell | null = null;
 
   constructor(
     private readonly changed: () => void,
     private readonly playhead: Playhead = new StillPlayhead(),
-  ) {}
+  ) {
+    this.zoom = new Zoom(changed);
+  }
 
   /** The playhead's step; null while the end is followed. */
   get at(): number | null {

@@ -1,6 +1,7 @@
 // Lines over the run's tokens. A token without a value makes a gap in the line, not a zero.
 
 import type { Theme } from "../widget/theme";
+import { Bins } from "./bins";
 import type { Focus } from "./focus";
 import { type Painter, type Place, Plot, type PlotContent } from "./plot";
 
@@ -10,47 +11,61 @@ export interface Line {
   width: number;
   dash: readonly number[];
   /** The value of a point that several tokens share. */
-  shared: "mean" | "highest";
+  shared: "median" | "highest";
 }
 
+/** The last line is the highest. */
 export interface Curves extends PlotContent {
   lines: Line[];
 }
 
 export class Lines {
   readonly plot: Plot;
-  /** The length of each line so far: its dashes continue where they ended. */
-  private lengths: number[] = [];
+  private readonly painter = new LinePainter();
 
   constructor(label: string, focus: Focus, signal: AbortSignal) {
     this.plot = new Plot(label, focus, signal);
   }
 
   draw(curves: Curves, theme: Theme): void {
-    this.plot.draw(curves, new LinePainter(curves, this.lengths), theme);
+    this.painter.take(curves);
+    this.plot.draw(curves, this.painter, theme);
   }
 }
 
 class LinePainter implements Painter {
-  readonly count: number;
-  readonly top: number;
+  count = 0;
   /** False: a point that changed would leave a wrong piece of line behind. */
   readonly partial = false;
+  private lines: readonly Line[] = [];
+  private from = 0;
+  private readonly bins = new Bins();
+  /** The length of each line so far: its dashes continue where they ended. */
+  private readonly lengths: number[] = [];
 
-  constructor(
-    private readonly curves: Curves,
-    private readonly lengths: number[],
-  ) {
-    this.count = Math.max(0, ...curves.lines.map((line) => line.values.length));
-    let top = 0;
-    for (const { values } of curves.lines) {
-      for (let i = 0; i < values.length; i += 1) if (values[i] > top) top = values[i];
+  take({ lines, shown }: Curves): void {
+    this.lines = lines;
+    this.from = shown.from;
+    this.count = Math.max(0, ...lines.map((line) => line.values.length));
+  }
+
+  measure(perMark: number, peaks: Float64Array): number {
+    this.bins.measure(this.highest, this.count, perMark, peaks);
+    let least = Number.POSITIVE_INFINITY;
+    for (const { values } of this.lines) {
+      for (let i = 0; i < values.length; i += 1) {
+        if (values[i] > 0 && values[i] < least) least = values[i];
+      }
     }
-    this.top = top;
+    return least;
+  }
+
+  peakOf(mark: number): number {
+    return this.bins.peakOf(mark);
   }
 
   paint(context: CanvasRenderingContext2D, place: Place, from: number, to: number): void {
-    this.curves.lines.forEach((line, n) => {
+    this.lines.forEach((line, n) => {
       context.strokeStyle = line.colour;
       context.fillStyle = line.colour;
       context.lineWidth = line.width;
@@ -61,26 +76,30 @@ class LinePainter implements Painter {
     context.setLineDash([]);
   }
 
+  private readonly highest = (token: number): number => {
+    return this.lines.length ? this.lines[this.lines.length - 1].values[token] : Number.NaN;
+  };
+
   /** Draw a line through marks [from, to), starting at the mark before; returns its length. */
   private trace(
     context: CanvasRenderingContext2D,
-    { axis, perMark, base, unit }: Place,
+    place: Place,
     line: Line,
     from: number,
     to: number,
   ): number {
-    const { shown } = this.curves;
+    const { axis, perMark } = place;
     let [length, before, x0, y0] = [0, false, 0, 0];
     context.beginPath();
     for (let mark = Math.max(0, from - 1); mark < to; mark += 1) {
-      const value = pointValue(line, mark * perMark, (mark + 1) * perMark);
+      const value = this.pointValue(line, mark * perMark, (mark + 1) * perMark);
       if (Number.isNaN(value)) {
         before = false;
         continue;
       }
       // The middle of a token's column: points stand over the bars of the other charts.
-      const x = axis.left(shown.from + Math.min((mark + 0.5) * perMark, this.count));
-      const y = base - value * unit;
+      const x = axis.left(this.from + Math.min((mark + 0.5) * perMark, this.count));
+      const y = place.y(value);
       if (before) {
         context.lineTo(x, y);
         length += Math.hypot(x - x0, y - y0);
@@ -95,17 +114,16 @@ class LinePainter implements Painter {
     context.stroke();
     return length;
   }
-}
 
-/** The value of the point for steps [from, to); NaN if none of them has a value. */
-function pointValue({ values, shared }: Line, from: number, to: number): number {
-  let [sum, n, most] = [0, 0, Number.NaN];
-  for (let i = from; i < Math.min(to, values.length); i += 1) {
-    const value = values[i];
-    if (Number.isNaN(value)) continue;
-    [sum, n] = [sum + value, n + 1];
-    if (!(value <= most)) most = value;
+  /** The value of the point for tokens [from, to); NaN if none of them has a value. */
+  private pointValue({ values, shared }: Line, from: number, to: number): number {
+    const end = Math.min(to, values.length);
+    if (end - from === 1) return values[from];
+    if (shared === "median") return this.bins.median((i) => values[i], from, end);
+    let most = Number.NaN;
+    for (let i = from; i < end; i += 1) {
+      if (values[i] > most || Number.isNaN(most)) most = values[i];
+    }
+    return most;
   }
-  if (!n) return Number.NaN;
-  return shared === "highest" ? most : sum / n;
 }

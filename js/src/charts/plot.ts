@@ -2,22 +2,32 @@
 // overlay shows the playhead.
 //
 // A new token redraws only its own place on the canvas, until the axis is full or the scale is too
-// small. Tokens that are narrower than a mark can be share one mark.
+// small. Tokens that are narrower than a mark can be share one mark. Marks far above all others do
+// not set the scale: they are drawn to its top with a triangle, and the highest is named.
 
-import { integer } from "../widget/format";
+import { integer, short } from "../widget/format";
 import type { Theme } from "../widget/theme";
-import { drawCorner, drawSideways, MARGIN, niceStep, wholeTicks } from "./axes";
+import { drawCorner, drawSideways, MARGIN, wholeTicks } from "./axes";
+import { Brush } from "./brush";
 import { Canvas } from "./canvas";
 import type { Focus } from "./focus";
 import { Overlay } from "./overlay";
-import { Axis, type StepRange } from "./step-range";
+import { type AxisScale, fitScale, heightOf, isAbove, scaleTicks } from "./scale";
+import { Axis, type StepRange, stepName } from "./step-range";
+
+interface Unit {
+  factor: number;
+  unit: string;
+}
 
 /** A plot's content. Its values belong to steps shown.from, shown.from + 1, … */
 export interface PlotContent {
   shown: StepRange;
   title: string;
-  /** Tick labels are values divided by it; the title names the unit. */
-  factor?: number;
+  /** The factor and the name of the unit that suits a value; without it the title is the unit. */
+  units?: (value: number) => Unit;
+  /** Whether the vertical axis is logarithmic. */
+  log?: boolean;
   /** Steps that used the selected expert: marked below the axis. */
   highlighted?: readonly number[] | undefined;
 }
@@ -26,10 +36,15 @@ export interface PlotContent {
 export interface Painter {
   /** The number of steps. */
   count: number;
-  /** The largest value; 0 or less if there is nothing to scale to. */
-  top: number;
   /** Whether a mark can be drawn before all of its tokens exist, and again with each new one. */
   partial: boolean;
+  /**
+   * Fill `peaks` with the highest value of each mark of `perMark` steps, NaN for none; returns the
+   * lowest positive value that is drawn.
+   */
+  measure(perMark: number, peaks: Float64Array): number;
+  /** The index of the step with a mark's highest value, as last measured; -1 for none. */
+  peakOf(mark: number): number;
   /** Draw marks [from, to), each of place.perMark steps. */
   paint(context: CanvasRenderingContext2D, place: Place, from: number, to: number): void;
 }
@@ -40,17 +55,20 @@ export interface Place {
   perMark: number;
   /** Where a mark begins, on a whole pixel of the screen, so that it can be cleared and redrawn. */
   left(mark: number): number;
-  /** The y of the axis in CSS pixels, and the height of the value 1. */
+  /** The y of the axis in CSS pixels. */
   base: number;
-  unit: number;
+  scale: AxisScale;
+  /** The unit of the tick labels. */
+  unit: Unit;
+  /** The y of a value, between the top of the axis and its base. */
+  y(value: number): number;
   theme: Theme;
 }
 
 /** The width of the narrowest mark, in CSS pixels. */
 const NARROWEST = 3;
-
-/** Where the vertical axis may end, within one power of ten. */
-const TOPS = [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10] as const;
+/** The width of the triangle on a mark that is cut off, in CSS pixels. */
+const OVERFLOW = 7;
 
 export class Plot {
   readonly canvas: Canvas;
@@ -62,6 +80,9 @@ export class Plot {
   /** What the whole plot depends on, and the number of complete marks drawn. */
   private key = "";
   private drawn = 0;
+  /** The highest value of each mark, in order and sorted; only as long as needed. */
+  private peaks = new Float64Array(0);
+  private sorted = new Float64Array(0);
 
   constructor(
     label: string,
@@ -70,6 +91,7 @@ export class Plot {
   ) {
     this.canvas = new Canvas(label);
     const node = this.canvas.node;
+    new Brush(node, () => this.place?.axis ?? null, focus, signal);
     const point = (event: MouseEvent) => focus.hoverStep(this.stepAt(event.clientX));
     node.addEventListener("pointermove", point, { signal });
     node.addEventListener("pointerleave", () => focus.hoverStep(null), { signal });
@@ -98,19 +120,13 @@ export class Plot {
     const axis = new Axis(shown, this.canvas.width);
     if (!this.overlay.node.isConnected) this.canvas.node.after(this.overlay.node);
     const perMark = Math.ceil((NARROWEST * (shown.to - shown.from)) / axis.width);
-    const top = ceiling(painter.top);
-    const base = MARGIN.top + this.height;
-    const unit = top > 0 ? this.height / top : 0;
     const known = this.place?.theme === theme && !content.highlighted;
-    const { scale } = this.canvas;
-    const left = (mark: number) => {
-      const step = Math.min(shown.from + mark * perMark, shown.to);
-      return Math.round(axis.left(step) * scale) / scale;
-    };
-    this.place = { axis, perMark, left, base, unit, theme };
+    const place = this.measure(content, painter, axis, perMark, theme);
+    this.place = place;
     this.end = shown.from + painter.count;
-    this.overlay.place(axis, base, this.focus.at, this.focus.step);
-    const key = this.describe(content, perMark, top);
+    this.overlay.place(axis, place.base, this.focus.at, this.focus.step);
+    this.overlay.name(...this.nameOverflow(content, painter), this.canvas.width);
+    const key = this.describe(content, place);
     const used = shown.from + painter.count >= shown.to;
     const marks =
       painter.partial || used
@@ -121,70 +137,127 @@ export class Plot {
     // An incomplete mark is drawn again with the next token.
     this.drawn = Math.floor(painter.count / perMark);
     this.painted = marks - from;
-    if (from === 0) this.drawAll(content, painter, top, marks);
-    else if (marks > from) this.drawNew(painter, top, content.factor ?? 1, from, marks);
+    if (from === 0) this.drawAll(content, painter, marks);
+    else if (marks > from) this.drawNew(painter, from, marks);
   }
 
   private get height(): number {
     return this.canvas.height - MARGIN.top - MARGIN.bottom;
   }
 
-  private describe(content: PlotContent, perMark: number, top: number): string {
-    const { width, height, scale } = this.canvas;
-    const { shown, title, factor } = content;
-    const { from, to, origin, prompt } = shown;
-    const range = [from, to, origin, prompt];
-    return JSON.stringify([width, height, scale, range, title, factor, perMark, top]);
+  private measure(
+    content: PlotContent,
+    painter: Painter,
+    axis: Axis,
+    perMark: number,
+    theme: Theme,
+  ): Place {
+    const { shown } = content;
+    const marks = Math.ceil(painter.count / perMark);
+    if (this.sorted.length < marks) {
+      [this.peaks, this.sorted] = [new Float64Array(2 * marks), new Float64Array(2 * marks)];
+    }
+    const peaks = this.peaks.subarray(0, marks);
+    const least = painter.measure(perMark, peaks);
+    const sorted = this.sorted.subarray(0, marks);
+    sorted.set(peaks);
+    const scale = fitScale(sorted, least, content.log ?? false);
+    const { height } = this;
+    const base = MARGIN.top + height;
+    const y = (value: number) => base - height * heightOf(value, scale);
+    const pixels = this.canvas.scale;
+    const left = (mark: number) => {
+      const step = Math.min(shown.from + mark * perMark, shown.to);
+      return Math.round(axis.left(step) * pixels) / pixels;
+    };
+    const unit = content.units?.(scale.top) ?? { factor: 1, unit: content.title };
+    return { axis, perMark, left, base, scale, unit, y, theme };
   }
 
-  private drawAll(content: PlotContent, painter: Painter, top: number, marks: number): void {
-    const { context } = this.canvas;
+  private describe(content: PlotContent, { perMark, scale, unit }: Place): string {
+    const { canvas } = this;
+    const { from, to, origin, prompt } = content.shown;
+    const size = [canvas.width, canvas.height, canvas.scale];
+    return JSON.stringify([size, from, to, origin, prompt, unit, perMark, scale]);
+  }
+
+  private drawAll(content: PlotContent, painter: Painter, marks: number): void {
     const place = this.place!;
     this.canvas.clear();
-    this.drawAxes(content, top);
-    this.drawGrid(top, content.factor ?? 1, place.axis.x, place.axis.width);
+    this.drawAxes(content);
+    this.drawGrid(place.axis.x, place.axis.width);
     this.drawHighlighted(content);
-    if (place.unit > 0) painter.paint(context, place, 0, marks);
+    this.paint(painter, 0, marks);
   }
 
-  private drawNew(painter: Painter, top: number, factor: number, from: number, to: number): void {
+  private drawNew(painter: Painter, from: number, to: number): void {
     const { context } = this.canvas;
-    const { perMark, unit, left } = this.place!;
+    const { perMark, left } = this.place!;
     if (perMark > 1 && painter.partial) {
       const width = left(to) - left(from);
-      context.clearRect(left(from), MARGIN.top, width, this.height);
-      this.drawGrid(top, factor, left(from), width);
+      context.clearRect(left(from), 0, width, MARGIN.top + this.height);
+      this.drawGrid(left(from), width);
     }
-    if (unit > 0) painter.paint(context, this.place!, from, to);
+    this.paint(painter, from, to);
   }
 
-  private ticks(top: number, factor: number): number[] {
-    const step = niceStep(top / factor / Math.max(1.5, this.height / 30));
-    const out: number[] = [];
-    for (let value = 0; top > 0 && value <= top / factor + 1e-9; value += step) out.push(value);
-    return out;
-  }
-
-  private drawGrid(top: number, factor: number, x: number, width: number): void {
+  private paint(painter: Painter, from: number, to: number): void {
     const { context } = this.canvas;
-    const { base, unit, theme } = this.place!;
+    const place = this.place!;
+    if (!(place.scale.top > 0)) return;
+    painter.paint(context, place, from, to);
+    context.fillStyle = place.theme.ink;
+    context.beginPath();
+    for (let mark = from; mark < to; mark += 1) {
+      if (!isAbove(this.peaks[mark], place.scale)) continue;
+      const x = (place.left(mark) + place.left(mark + 1)) / 2;
+      context.moveTo(x - OVERFLOW / 2, MARGIN.top - 0.5);
+      context.lineTo(x + OVERFLOW / 2, MARGIN.top - 0.5);
+      context.lineTo(x, 0);
+    }
+    context.fill();
+  }
+
+  /** The highest mark above the axis in words, and where it is; "" if there is none. */
+  private nameOverflow(content: PlotContent, painter: Painter): [string, number] {
+    const { scale, left, perMark } = this.place!;
+    let highest = -1;
+    for (let mark = 0; mark * perMark < painter.count; mark += 1) {
+      const above = isAbove(this.peaks[mark], scale);
+      if (above && (highest < 0 || this.peaks[mark] > this.peaks[highest])) highest = mark;
+    }
+    if (highest < 0) return ["", 0];
+    const { shown } = content;
+    const { factor, unit } = content.units?.(this.peaks[highest]) ?? this.place!.unit;
+    const value = `${short(this.peaks[highest] / factor)}\u202f${unit}`;
+    const token = stepName(shown.from + painter.peakOf(highest), shown);
+    return [`max ${value}, ${token}`, (left(highest) + left(highest + 1)) / 2];
+  }
+
+  private ticks(): number[] {
+    const { scale, unit } = this.place!;
+    return scaleTicks(scale, unit.factor, this.height / 30);
+  }
+
+  private drawGrid(x: number, width: number): void {
+    const { context } = this.canvas;
+    const { y, theme } = this.place!;
     context.fillStyle = theme.grid;
-    for (const value of this.ticks(top, factor)) {
-      context.fillRect(x, Math.round(base - value * factor * unit) - 0.5, width, 1);
+    for (const value of this.ticks()) {
+      context.fillRect(x, Math.round(y(value)) - 0.5, width, 1);
     }
   }
 
-  private drawAxes(content: PlotContent, top: number): void {
+  private drawAxes(content: PlotContent): void {
     const { context } = this.canvas;
-    const { axis, base, unit, theme } = this.place!;
-    const factor = content.factor ?? 1;
+    const { axis, base, unit, y, theme } = this.place!;
     context.font = theme.font;
     context.fillStyle = theme.muted;
-    context.textBaseline = "middle";
     context.textAlign = "right";
-    for (const value of this.ticks(top, factor)) {
-      const text = String(Number(value.toPrecision(6)));
-      context.fillText(text, axis.x - 5, base - value * factor * unit);
+    context.textBaseline = "middle";
+    for (const value of this.ticks()) {
+      const text = String(Number((value / unit.factor).toPrecision(6)));
+      context.fillText(text, axis.x - 5, y(value));
     }
     context.textBaseline = "alphabetic";
     context.textAlign = "center";
@@ -193,7 +266,7 @@ export class Plot {
       context.fillText(label, axis.left(step + 0.5), base + 13);
     }
     drawCorner(context, "token", base);
-    drawSideways(context, content.title, 9, MARGIN.top + this.height / 2);
+    drawSideways(context, unit.unit, 9, MARGIN.top + this.height / 2);
   }
 
   private drawHighlighted({ shown: { from, to }, highlighted }: PlotContent): void {
@@ -216,15 +289,10 @@ export class Plot {
 }
 
 /** A note for marks that several tokens share; "" if each token has its own. */
-export function sharedNote(shared: number, mark: string): string {
-  return shared > 1 ? `each ${mark} is the mean of ${integer(shared)} tokens` : "";
-}
-
-/** A round end for an axis that must reach `top`; it changes seldom as `top` grows. */
-export function ceiling(top: number): number {
-  if (!(top > 0)) return 0;
-  const power = 10 ** Math.floor(Math.log10(top) + 1e-9);
-  return power * (TOPS.find((end) => end * power >= top * (1 - 1e-9)) ?? 10);
+export function sharedNote(shared: number, mark: string, most: string): string {
+  return shared > 1
+    ? `each ${mark} is ${most} of ${integer(shared)} tokens; line: their median`
+    : "";
 }
 
 /** The steps that get a label: token 1, then round numbers. */
@@ -232,21 +300,4 @@ export function tokenTicks(axis: Axis): number[] {
   const { from, to, origin } = axis.shown;
   const ticks = wholeTicks(from - origin + 1, to - origin + 1, Math.min(8, axis.width / 50));
   return ticks.filter((token) => token > 0).map((token) => token + origin - 1);
-}
-
-/** The mean of each group of `size` values, for groups [first, last). Missing values count as 0. */
-export function means(
-  values: ArrayLike<number>,
-  size: number,
-  first: number,
-  last: number,
-): Float64Array {
-  const out = new Float64Array(Math.max(0, last - first));
-  for (let mark = first; mark < last; mark += 1) {
-    const [low, high] = [mark * size, Math.min(values.length, (mark + 1) * size)];
-    let sum = 0;
-    for (let i = low; i < high; i += 1) sum += values[i] || 0;
-    out[mark - first] = sum / Math.max(1, high - low);
-  }
-  return out;
 }

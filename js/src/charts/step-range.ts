@@ -10,6 +10,8 @@ export interface StepRange {
   origin: number;
   /** Whether the charts show the prompt, as it is read. */
   prompt: boolean;
+  /** Whether a user chose these steps: the run has more. */
+  zoomed?: boolean;
 }
 
 /** The fewest steps on an axis: with fewer the first bars would be too wide. */

@@ -40,7 +40,7 @@ export function drawInput(
   resting = true,
 ): DrawInput {
   const { at, step, experts: selected } = focus;
-  const shown = stepRange(state);
+  const shown = focus.zoom.apply(stepRange(state), at);
   const name = (step: number) => stepName(step, shown);
   const input: DrawInput = { theme, shown, at, step, resting, experts, name };
   if (step !== null && state.routing.has(step)) {

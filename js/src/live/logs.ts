@@ -150,6 +150,17 @@ export class MoveLog {
     return this.steps[n - this.begin];
   }
 
+  /** One past the last move up to a step. */
+  endOf(step: number): number {
+    let [low, high] = [this.begin, this.end];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.stepOf(middle) > step) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+
   expertOf(n: number): number {
     return this.codes[n - this.begin] >> 1;
   }

@@ -10,7 +10,7 @@ const KEYS = new Set(["ArrowLeft", "ArrowRight", "Home", "End"]);
 const CONTROLS = 'select, input:not([type="range"]), textarea, .oj-table, [role="menu"] *';
 
 /** Texts that Home and End scroll. */
-const SCROLLERS = ".oj-log, .oj-detail-text";
+const SCROLLERS = ".oj-log, .oj-explain-body";
 
 export function watchPlayheadKeys(
   root: HTMLElement,

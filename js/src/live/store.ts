@@ -3,6 +3,7 @@
 // The message handler only copies bytes, because the host handles messages one after another. The
 // bytes are folded when a view draws.
 
+import type { TokenTimes } from "../charts/timeline";
 import { Connection } from "../widget/connection";
 import type { Model } from "../widget/host";
 import { KernelMonitor } from "../widget/kernel-monitor";
@@ -18,6 +19,19 @@ export const MAX_QUEUED = 64;
 /** What Python can explain: a token, by its step, or an expert. */
 export type Subject = { step: number } | { layer: number; expert: number };
 
+/** Python's answer about a token, from answers.py. */
+export interface TokenAnswer extends TokenTimes {
+  sentences: readonly string[];
+  /** [layer, its wait, its misses], in words. */
+  layers: readonly (readonly [string, string, string])[];
+  notes: readonly string[];
+}
+
+export interface Explanation {
+  words: string;
+  token: TokenAnswer | undefined;
+}
+
 export class RunStore implements ColumnSource {
   readonly state = new RunState();
   /** Why frames cannot be decoded; "" while they can. */
@@ -29,8 +43,8 @@ export class RunStore implements ColumnSource {
   private readonly intervals = new Map<object, number>();
   private interval = 0;
   private lastSnapshot: unknown = null;
-  /** Python's explanations; "" while one is requested. */
-  private readonly explanations = new Map<string, string>();
+  /** Python's explanations; null while one is requested. */
+  private readonly explanations = new Map<string, Explanation | null>();
 
   private readonly columns = new Columns((about) => this.send({ type: "ask", about }));
 
@@ -102,14 +116,14 @@ export class RunStore implements ColumnSource {
   }
 
   /** Python's explanation, after the run; null until it arrives. With `ask` it is requested once. */
-  explanation(about: Subject, ask = true): string | null {
+  explanation(about: Subject, ask = true): Explanation | null {
     if (this.running) return null;
     const key = keyOf(about);
     if (ask && !this.explanations.has(key)) {
-      this.explanations.set(key, "");
+      this.explanations.set(key, null);
       this.send({ type: "ask", about });
     }
-    return this.explanations.get(key) || null;
+    return this.explanations.get(key) ?? null;
   }
 
   column(about: ColumnSubject): Float32Array | null {
@@ -145,7 +159,8 @@ export class RunStore implements ColumnSource {
       return;
     }
     if (about) {
-      this.explanations.set(keyOf(about), String(content.words ?? ""));
+      const { words = "", token } = content;
+      this.explanations.set(keyOf(about), { words: String(words), token });
       this.notify();
       return;
     }
@@ -188,6 +203,7 @@ interface LiveMessage {
   type?: string;
   about?: Subject | ColumnSubject;
   words?: string;
+  token?: TokenAnswer;
 }
 
 function keyOf(about: Subject): string {

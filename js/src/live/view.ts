@@ -13,7 +13,7 @@ import { drawInput } from "./draw-input";
 import { Header } from "./header";
 import { ExpertHistory } from "./history";
 import { UNSEEN_MS } from "./limits";
-import { Detail } from "./panels/detail";
+import { ExplainPanel } from "./panels/explain";
 import { LatencyPanel } from "./panels/latency";
 import type { Panel } from "./panels/panel";
 import { ResidencyPanel } from "./panels/residency";
@@ -26,6 +26,7 @@ import { RedrawScheduler } from "./redraw-scheduler";
 import type { RunState } from "./state";
 import type { RunStore } from "./store";
 import { partsOf } from "./time-parts";
+import { addTokenMenu } from "./token-menu";
 import { Transport } from "./transport";
 
 /** A redraw may cost this much, in ms. If it costs more, the view rests after it. */
@@ -49,7 +50,7 @@ export class RunView {
   private readonly residency: ResidencyPanel;
   private readonly latency: LatencyPanel;
   private readonly time: TimePanel;
-  private readonly detail: Detail;
+  private readonly explain: ExplainPanel;
   private readonly history: ExpertHistory;
   /** The experts before the token to describe. */
   private readonly beforeSelected: ExpertHistory;
@@ -87,17 +88,20 @@ export class RunView {
     this.residency = new ResidencyPanel(...shared);
     this.latency = new LatencyPanel(...shared);
     this.time = new TimePanel(() => partsOf(store.info, state), ...shared);
-    this.detail = new Detail(store, this.focus, signal);
+    this.explain = new ExplainPanel(store, this.focus, signal);
     const made = [this.text, this.routing, this.residency, this.latency, this.time];
     this.panels = made.map((each) => each.panel);
     const nodes = this.panels.map((panel) => panel.node);
-    nodes.splice(1, 0, this.detail.node); // in the order of a narrow view, which Tab follows
+    nodes.splice(1, 0, this.explain.node); // in the order of a narrow view, which Tab follows
     const grid = el("div", "oj-grid", {}, ...nodes);
     this.root = rootElement("oj-root oj-run-view");
     this.root.tabIndex = -1; // a click anywhere lets the arrow keys move the playhead
     const parts = [this.header.node, this.transport.node, grid];
     this.root.append(el("div", "oj-frame", {}, ...parts));
     watchPlayheadKeys(this.root, this.playback, this.focus, changed, signal);
+    const map = this.routing.panel.node;
+    const selection = [this.focus, this.playback, this.explain] as const;
+    addTokenMenu(this.root, ...selection, map, changed, signal);
     parent.append(this.root);
     this.observe(signal);
   }
@@ -217,7 +221,7 @@ export class RunView {
     if (parts.includes(ROUTING)) {
       this.transport.draw(this.store.running, this.offered, info.pace);
       this.header.draw(this.store.connection.isOpen(this.root), this.playback, this.theme!);
-      this.detail.draw(input);
+      this.explain.draw(input);
       this.routing.draw(input);
       this.routing.panel.drawTable(now);
     }

@@ -5,11 +5,11 @@ import { niceStep, wholeTicks } from "../../src/charts/axes";
 import { Bars } from "../../src/charts/bars";
 import { Focus } from "../../src/charts/focus";
 import { Lines } from "../../src/charts/lines";
-import { ceiling, means } from "../../src/charts/plot";
 import { highest } from "../../src/charts/sparkline";
 import { capacityFor, type StepRange } from "../../src/charts/step-range";
 import "../../src/live.css";
 import { el } from "../../src/widget/dom";
+import { byteScale } from "../../src/widget/format";
 import { readTheme } from "../../src/widget/theme";
 
 const controller = new AbortController();
@@ -42,7 +42,7 @@ test("a new token draws its own bar and no other, until the axis or the scale is
   const values: number[] = [];
   const painted: number[] = [];
   for (let i = 0; i < 34; i += 1) {
-    values.push(i === 28 ? 30 : 5);
+    values.push(i === 28 ? 9 : 5);
     const parts = [{ values: Float32Array.from(values), colour: "red" }];
     bars.draw({ shown: range(values.length), parts, title: "ms" }, theme);
     painted.push(bars.plot.painted);
@@ -87,18 +87,14 @@ test("a line goes on from where it was, and leaves gaps as they are", () => {
   const drawn = values.map((_, n) => {
     lineTo.mockClear();
     const line = { values: values.slice(0, n + 1), colour: "red", width: 1, dash: [2, 2] };
-    lines.draw({ shown: range(5), lines: [{ ...line, shared: "mean" }], title: "ms" }, theme);
+    lines.draw({ shown: range(5), lines: [{ ...line, shared: "median" }], title: "ms" }, theme);
     return lineTo.mock.calls.length;
   });
   // The second raises the scale and is drawn with the first.
   expect(drawn).toEqual([0, 1, 0, 0, 1]);
 });
 
-test("a scale's end is round, and grows seldom", () => {
-  expect([0.03, 0.9, 1, 1.1, 7, 9.5, 23, 101].map(ceiling)).toEqual([
-    0.03, 1, 1, 1.2, 8, 10, 25, 120,
-  ]);
-  expect([ceiling(0), ceiling(Number.NaN)]).toEqual([0, 0]);
+test("an axis has room for a third more tokens at most", () => {
   expect([1, 24, 25, 33, 49, 65].map(capacityFor)).toEqual([24, 24, 32, 48, 64, 96]);
 });
 
@@ -108,9 +104,97 @@ test("ticks are round and few", () => {
   expect([0.03, 0.3, 3, 30].map((raw) => niceStep(raw))).toEqual([0.05, 0.5, 5, 50]);
 });
 
-test("bars share tokens by their mean", () => {
-  expect(means([1, 3, 5, 7, 9], 2, 0, 3)).toEqual(Float64Array.of(2, 6, 9));
-  expect(means([1, 3, 5, 7, 9], 2, 1, 2)).toEqual(Float64Array.of(6));
+/** Draw `values` as bars of one part; returns the plot. */
+function barsOf(values: readonly number[], width: number, more: object = {}): Bars {
+  const plot = box(width, 200);
+  const bars = new Bars("bars", focus, controller.signal);
+  plot.append(bars.plot.canvas.node);
+  const parts = [{ values: Float32Array.from(values), colour: "rgb(0, 0, 200)" }];
+  const shown = { ...range(values.length), to: values.length };
+  bars.draw({ shown, parts, title: "ms", ...more }, readTheme(host));
+  return bars;
+}
+
+/** The height of the blue bar at a share of the axis's width, as a share of the axis. */
+function heightAt(bars: Bars, share: number): number {
+  const { node, context, scale } = bars.plot.canvas;
+  const x = Math.round((44 + share * (node.width / scale - 54)) * scale);
+  const [top, base] = [Math.round(6 * scale), Math.round(182 * scale)];
+  const { data } = context.getImageData(x, top, 1, base - top);
+  let high = 0;
+  for (let i = 0; i < data.length; i += 4) {
+    if (data[i + 2] > 150 && data[i] < 60 && data[i + 3] > 128) high += 1;
+  }
+  return high / (base - top);
+}
+
+test("an outlier of a hundred times is cut off, marked and named, and leaves the others high", () => {
+  const values = Array.from({ length: 60 }, () => 5);
+  values[6] = 500;
+  const bars = barsOf(values, 654);
+  expect(heightAt(bars, 6.4 / 60)).toBeGreaterThan(0.95);
+  expect(heightAt(bars, 30.4 / 60)).toBeCloseTo(1, 1);
+  const name = host.querySelector<HTMLElement>(".oj-overflow")!;
+  expect([name.textContent, name.hidden]).toEqual(["max 500\u202fms, token 7", false]);
+  const { context, scale } = bars.plot.canvas;
+  const above = (token: number) =>
+    context.getImageData((44 + 10 * (token + 0.5)) * scale, 4 * scale, 1, 1).data[3];
+  expect(above(6)).toBeGreaterThan(128);
+  expect(above(30)).toBe(0);
+  host.remove();
+  barsOf(values.fill(5), 654);
+  expect(host.querySelector<HTMLElement>(".oj-overflow")!.hidden).toBe(true);
+});
+
+test("on a logarithmic axis the outlier fits, and parts keep their shares", () => {
+  const values = Array.from({ length: 60 }, () => 5);
+  values[6] = 500;
+  const bars = barsOf(values, 654, { log: true });
+  expect(host.querySelector<HTMLElement>(".oj-overflow")!.hidden).toBe(true);
+  expect(heightAt(bars, 6.4 / 60)).toBeGreaterThan(0.95);
+  expect(heightAt(bars, 30.4 / 60)).toBeGreaterThan(0.2);
+  expect(heightAt(bars, 30.4 / 60)).toBeLessThan(0.4);
+});
+
+test("a bar that tokens share is as high as the highest of them, and a line is their median", () => {
+  const values = Array.from({ length: 1000 }, (_, i) => (i % 10 === 3 ? 9 : 2));
+  const bars = barsOf(values, 354);
+  expect(bars.plot.shared).toBe(10);
+  expect(heightAt(bars, 0.501)).toBeGreaterThan(0.8);
+  expect(bars.note("the slowest")).toBe("each bar is the slowest of 10 tokens; line: their median");
+  const { context, scale } = bars.plot.canvas;
+  const row = context.getImageData(
+    150 * scale,
+    Math.round(182 - (2 / 10) * 176 - 0.5) * scale,
+    20,
+    1,
+  );
+  expect(row.data[2]).toBeLessThan(100); // the ink of the line, over the blue of the bar
+});
+
+test("tokens that share a bar are shown by the one that has most of a part, if that is wanted", () => {
+  const plot = box(354, 200);
+  const bars = new Bars("bars", focus, controller.signal);
+  plot.append(bars.plot.canvas.node);
+  const misses = Float32Array.from({ length: 1000 }, (_, i) => (i % 10 === 3 ? 6 : 0));
+  const parts = [
+    { values: misses.map((value) => 8 - value), colour: "red" },
+    { values: misses, colour: "rgb(0, 0, 200)" },
+  ];
+  const shown = { ...range(1000), to: 1000 };
+  bars.draw({ shown, parts, by: misses, title: "lookups" }, readTheme(host));
+  expect(heightAt(bars, 0.501)).toBeCloseTo(0.75, 1);
+});
+
+test("a unit suits the axis and not what lies above it, and the name has one of its own", () => {
+  const values = Array.from({ length: 60 }, () => 2e6);
+  values[6] = 4e9;
+  const fillText = vi.spyOn(CanvasRenderingContext2D.prototype, "fillText");
+  barsOf(values, 654, { units: byteScale });
+  const texts = fillText.mock.calls.map(([text]) => text);
+  expect(texts).toContain("MB");
+  expect(texts).toContain("0.5");
+  expect(host.querySelector(".oj-overflow")!.textContent).toBe("max 4.00\u202fGB, token 7");
 });
 
 test("the playhead moves without redrawing a mark, and what comes after it is dimmed", () => {

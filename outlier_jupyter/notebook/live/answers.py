@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import OutlierError
 from ...runs.run import Run, step_names
 from ...trace.explain import Explanation
-from ...trace.explanation_text import layer_rows, left_out, limits, sentences
+from ...trace.explanation_text import cause, headline, layer_rows, left_out, limits, sentences
 from ...trace.schema import LAYER_PARTS
 
 MOST_READS = 2_000
@@ -46,21 +46,21 @@ def of_token(found: Explanation) -> dict[str, Any]:
         reads: [layer, expert, begin, end, bytes] of each, in ms since the call began.
         waits: [layer, begin, end] of each layer that waited, likewise; empty if not recorded.
         layers: [layer, its wait, its misses in words] of those that waited longest.
-        notes: further sentences, on layers left out and on the limits of disk and memory.
+        notes: further sentences: layers left out, other tokens of the run, limits of the machine.
     """
     timed = [miss for miss in found.misses if not isnan(miss.start_ms)]
     longest = sorted(timed, key=lambda miss: -miss.ms)[:MOST_READS]
     reads = [[miss.layer, miss.expert, round(miss.start_ms, 4),
               round(miss.start_ms + miss.ms, 4), miss.nbytes]
              for miss in sorted(longest, key=lambda miss: miss.start_ms)]  # fmt: skip
-    more = left_out(found)
+    more = f"{left_out(found)}." if left_out(found) else ""
     return {
         "ms": round(found.ms, 4),
         "sentences": sentences(found),
         "reads": reads,
         "waits": _waits(found),
         "layers": [list(row) for row in layer_rows(found)],
-        "notes": [*([f"{more}."] if more else []), *limits(found)],
+        "notes": [text for text in (more, headline(found), cause(found), *limits(found)) if text],
     }
 
 

@@ -7,6 +7,7 @@ import { el } from "../../widget/dom";
 import { byteScale, bytes, integer, ms, plural, short } from "../../widget/format";
 import type { DrawInput } from "../draw-input";
 import type { RunState } from "../state";
+import { AxisTools } from "./axis-tools";
 import { legendItem, Panel, type Table } from "./panel";
 
 /** Tokens in the table. */
@@ -14,8 +15,8 @@ const LAST = 20;
 
 /** The lines, from the lowest up. They differ by their dashes as well as by their colours. */
 const QUANTILES = [
-  { column: "p50", role: "p50", width: 1.75, dash: [], shared: "mean" },
-  { column: "p95", role: "p95", width: 1.5, dash: [5, 3], shared: "mean" },
+  { column: "p50", role: "p50", width: 1.75, dash: [], shared: "median" },
+  { column: "p95", role: "p95", width: 1.5, dash: [5, 3], shared: "median" },
   { column: "max", role: "top", width: 1, dash: [1.5, 2.5], shared: "highest" },
 ] as const;
 
@@ -26,6 +27,7 @@ export class LatencyPanel {
   readonly panel: Panel;
   private readonly lines: Lines;
   private readonly bars: Bars;
+  private readonly tools: AxisTools;
   private name = (step: number): string => String(step);
 
   constructor(
@@ -45,6 +47,8 @@ export class LatencyPanel {
     );
     const table = () => this.table();
     this.panel = new Panel("Read latency", "latency", legend, table, changed, signal);
+    this.tools = new AxisTools("Read latency", focus.zoom, changed, signal);
+    this.panel.addTools(this.tools.node);
     const label = "Read latency of each token: median, 95th percentile and maximum";
     this.lines = new Lines(label, focus, signal);
     this.bars = new Bars("Bytes read for each token", focus, signal);
@@ -58,16 +62,17 @@ export class LatencyPanel {
     this.panel.setSubtitle("ms per read, by token");
     const { steps } = this.state;
     this.panel.setReadout(this.readout(input.step), input.step !== null);
+    this.tools.draw();
     if (!this.panel.drawn) return;
+    const { log } = this.tools;
     const lines = QUANTILES.map(({ column, role, ...line }) => {
       return { ...line, values: steps.column(column, shown.from, shown.to), colour: theme[role] };
     });
-    this.lines.draw({ shown, lines, title: "ms", highlighted }, theme);
+    this.lines.draw({ shown, lines, title: "ms", log, highlighted }, theme);
     const values = steps.column("nbytes", shown.from, shown.to);
-    const { factor, unit } = byteScale(values.reduce((most, value) => Math.max(most, value), 0));
     const parts = [{ values, colour: theme.read }];
-    this.bars.draw({ shown, parts, title: unit, factor, highlighted }, theme);
-    this.panel.setNote(this.bars.note);
+    this.bars.draw({ shown, parts, title: "bytes", units: byteScale, log, highlighted }, theme);
+    this.panel.setNote(this.bars.note("the most"));
   }
 
   /** The numbers of the selected token, or of the last one. */

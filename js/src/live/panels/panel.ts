@@ -97,6 +97,11 @@ export class Panel {
     this.plots.append(box);
   }
 
+  /** Add buttons to the head, before that of the table. */
+  addTools(tools: HTMLElement): void {
+    this.toggle.before(tools);
+  }
+
   /** The width of the plots in CSS pixels. */
   get width(): number {
     return sizeOf(this.plots).width;

@@ -68,7 +68,7 @@ export class ResidencyPanel {
         { values: column("hits"), colour: theme.hit },
         { values: column("misses"), colour: theme.miss, hatched: true },
       ];
-      this.bars.draw({ shown, parts, title: "lookups", highlighted }, theme);
+      this.bars.draw({ shown, parts, by: parts[1].values, title: "lookups", highlighted }, theme);
     }
     const resident = `${integer(states.residentCount)} of ${plural(state.slots, "slot")}`;
     this.panel.setSubtitle(state.seq ? resident + this.when(input) : "");

@@ -9,6 +9,7 @@ import type { DrawInput } from "../draw-input";
 import type { Part } from "../info";
 import type { RunState } from "../state";
 import { colourOf, roleOf } from "../time-parts";
+import { AxisTools } from "./axis-tools";
 import { legendItem, Panel, type Table } from "./panel";
 
 /** Tokens in the table. */
@@ -22,6 +23,7 @@ const LEAST_MS = 0.0005;
 export class TimePanel {
   readonly panel: Panel;
   private readonly bars: Bars;
+  private readonly tools: AxisTools;
   private readonly legend = el("span", "oj-legend-row", {});
   private listed = "";
   private name = (step: number): string => String(step);
@@ -36,6 +38,8 @@ export class TimePanel {
   ) {
     const table = () => this.table();
     this.panel = new Panel("Time", "time", this.legend, table, changed, signal);
+    this.tools = new AxisTools("Time", focus.zoom, changed, signal);
+    this.panel.addTools(this.tools.node);
     this.bars = new Bars("Time of each token by part, stacked", focus, signal);
     this.panel.add(this.bars.plot.canvas.node, 1);
   }
@@ -45,7 +49,9 @@ export class TimePanel {
     this.name = input.name;
     this.panel.setSubtitle("ms of each token, by part");
     this.panel.setReadout(this.readout(input.step), input.step !== null);
+    this.tools.draw();
     if (!this.panel.drawn) return;
+    const { log } = this.tools;
     const stack = this.allParts().map((part) => ({
       part,
       values: this.state.steps.part(part.column, shown.from, shown.to),
@@ -58,8 +64,9 @@ export class TimePanel {
       colour: colourOf(part, theme),
       hatched: part.key === WAIT,
     }));
-    this.bars.draw({ shown, parts, title: "ms", highlighted }, theme);
-    this.panel.setNote(this.bars.note);
+    this.bars.draw({ shown, parts, title: "ms", log, highlighted }, theme);
+    const notes = [this.bars.note("the slowest"), log ? "parts: shares of the bar" : ""];
+    this.panel.setNote(notes.filter(Boolean).join("; "));
   }
 
   /** Name the parts in the legend. */
