@@ -1,4 +1,5 @@
-// Bundles the widgets, src/live and src/chat, and src/lab, an extension of JupyterLab, into outlier_jupyter/notebook/static/.
+// Bundles into outlier_jupyter/notebook/static/: the widgets, src/live, src/compare and src/chat; src/report, the
+// script of pages without a kernel; src/lab, an extension of JupyterLab.
 //
 // The built files are committed. They must come out byte for byte the same from the same sources,
 // so nothing here depends on the time, the machine or absolute paths. `--check` builds them aside
@@ -14,7 +15,7 @@ const target = fileURLToPath(new URL("../outlier_jupyter/notebook/static/", impo
 const check = process.argv.includes("--check");
 const out = check ? mkdtempSync(`${tmpdir()}/widgets-`) : target;
 
-const WIDGETS = ["live", "chat"];
+const WIDGETS = ["live", "compare", "chat"];
 /** What is bundled besides our own code: name, where it is used, under which file of its. */
 const BUNDLED = [
   ["marked", "chat.js", "LICENSE", "https://github.com/markedjs/marked"],
@@ -45,7 +46,7 @@ await build({
 
 await build({
   ...settings,
-  entryPoints: { lab: "src/lab.ts" },
+  entryPoints: { lab: "src/lab.ts", report: "src/report.ts" },
   format: "iife",
   target: "es2022",
   banner: { js: "/* Built from js/src by `npm run build`. */" },
@@ -61,7 +62,7 @@ writeFileSync(`${out}/LICENSES.txt`, parts.join(`\n${"-".repeat(72)}\n\n`));
 if (check) {
   const names = [
     ...WIDGETS.flatMap((name) => [`${name}.js`, `${name}.css`]),
-    "lab.js",
+    ...["lab.js", "report.js"],
     "LICENSES.txt",
   ];
   const differ = names.filter(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .engine.repack import repack as repack
     from .errors import OutlierError as OutlierError
     from .notebook.chat.chat import Chat as Chat
+    from .notebook.live.side_by_side import side_by_side as side_by_side
     from .notebook.live.watch import watch as watch
     from .runs.run import Interrupted as Interrupted
     from .runs.run import Run as Run
@@ -70,6 +71,7 @@ _HOMES = {
     "plan": ".engine.plan",
     "repack": ".engine.repack",
     "repeated": ".runs.run",
+    "side_by_side": ".notebook.live.side_by_side",
     "sweep": ".studies.sweep",
     "tokens_of": ".runs.token_experts",
     "watch": ".notebook.live.watch",
@@ -100,6 +102,7 @@ __all__ = [
     "plan",
     "repack",
     "repeated",
+    "side_by_side",
     "sweep",
     "tokens_of",
     "unload_ipython_extension",

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 VIEWS = {
     "Run.figures": "notebook.render.figures:Figures",
     "Run.view": "notebook.live.widget:LiveView.of",
+    "Run.beside": "notebook.live.side_by_side:beside",
+    "Run.show": "notebook.live.show:show_finished",
     "Run.tokens_of": "runs.token_experts:tokens_of",
     "Run.experts_of": "runs.token_experts:experts_of",
     "Run.report": "notebook.render.static.report:report",

@@ -159,6 +159,9 @@ def of_widgets(engine, run):
     first, book = chat.messages[0], chat.conversations[0]
     return {
         "watch": lambda v: outlier_jupyter.watch(v, "x"),
+        "side_by_side": lambda v: outlier_jupyter.side_by_side(run, v),
+        "side_by_side names": lambda v: outlier_jupyter.side_by_side(run, run, v),
+        "run.view": lambda v: run.view(beside=v),
         "watch prompt": lambda v: outlier_jupyter.watch(engine, v, max_tokens=1).wait(),
         "watch stop": lambda v: outlier_jupyter.watch(engine, "x", max_tokens=1, stop=v).wait(),
         "Chat": lambda v: Chat(v).close(),

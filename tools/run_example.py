@@ -2,7 +2,8 @@
 
     python tools/run_example.py examples/01_quickstart.ipynb build/01_quickstart.html
 
-Prints the page's path and what the notebook's cells tagged `summary` printed.
+The page has the live view of each run, to scrub and replay, as a run's report has it. Prints the
+page's path and what the notebook's cells tagged `summary` printed.
 """
 
 from __future__ import annotations
@@ -20,14 +21,28 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 from traitlets.config import Config
 
+from outlier_jupyter.notebook.live.page import assets
+
 WIDGET = "application/vnd.jupyter.widget-view+json"
+LIVE_VIEWS = (
+    "from IPython.display import display\n"
+    "from outlier_jupyter.notebook.live.page import pages\n"
+    "display({'application/json': pages()}, raw=True)"
+)
+"""The last cell, which is not on the page."""
 
 # Outside JupyterLab a page has no plotly, so the kernel embeds the library.
 os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+notebook")
 
 
-def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
-    """Execute every cell in place, with a progress bar; a cell that fails raises."""
+def run(notebook: nbformat.NotebookNode, folder: Path) -> dict[str, str]:
+    """Execute every cell in place, with a progress bar; a cell that fails raises.
+
+    Returns:
+        The live view of each run as HTML, by the class of the static view that stands for it.
+    """
+    last = nbformat.v4.new_code_cell(LIVE_VIEWS)
+    notebook.cells.append(last)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     with (
         TemporaryDirectory() as sockets,
@@ -46,17 +61,34 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
             ),
             timeout=600,
             resources={"metadata": {"path": str(folder)}},
+            on_notebook_start=lambda **_: as_attended(client),
             on_cell_executed=lambda **_: bar.update(),
         )
         client.execute()
+    notebook.cells.remove(last)
+    found: dict[str, str] = last.outputs[0].data["application/json"]
+    return found
 
 
-def page(notebook: nbformat.NotebookNode, title: str) -> str:
-    """The executed notebook as HTML that fetches nothing."""
+def as_attended(client: NotebookClient) -> None:
+    """Let the notebook show live views, as it does if somebody could be asked for input."""
+    assert client.kc is not None
+    client.kc.allow_stdin = True
+
+
+def page(notebook: nbformat.NotebookNode, title: str, views: dict[str, str]) -> str:
+    """The executed notebook as HTML that fetches nothing, with these live views."""
     leave_out_widgets(notebook)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            html = output.get("data", {}).get("text/html", "")
+            found = [view for name, view in views.items() if f' oj-saved {name}"' in html]
+            if found:
+                output.data["text/html"] = found[0]
     body, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": title}})
     # The template and plotly load MathJax from the web; no page here needs it.
-    return re.sub(r'<script src="[^"]*">\s*</script>', "", str(body))
+    body = re.sub(r'<script src="[^"]*">\s*</script>', "", str(body))
+    return body.replace("</body>", f"{assets()}</body>") if views else body
 
 
 def leave_out_widgets(notebook: nbformat.NotebookNode) -> None:
@@ -82,9 +114,9 @@ def main() -> int:
     parser.add_argument("html", type=Path)
     args = parser.parse_args()
     notebook = nbformat.read(args.notebook, as_version=4)
-    run(notebook, args.notebook.parent)
+    views = run(notebook, args.notebook.parent)
     args.html.parent.mkdir(parents=True, exist_ok=True)
-    args.html.write_text(page(notebook, args.notebook.stem))
+    args.html.write_text(page(notebook, args.notebook.stem, views))
     sys.stdout.write(f"{args.html}\n{summary(notebook)}")
     return 0
 

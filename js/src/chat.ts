@@ -3,8 +3,12 @@
 import { ChatStore } from "./chat/store";
 import { ChatView } from "./chat/view";
 import { lifecycle } from "./widget/lifecycle";
+import { hideSaved } from "./widget/saved";
 
 export default lifecycle(
   (model) => new ChatStore(model),
-  (store, el, signal, host) => void new ChatView(store, el, signal, host),
+  (store, el, signal, host) => {
+    hideSaved(store.saved.name, signal);
+    new ChatView(store, el, signal, host);
+  },
 );

@@ -3,8 +3,12 @@
 import { RunStore } from "./live/store";
 import { RunView } from "./live/view";
 import { lifecycle } from "./widget/lifecycle";
+import { hideSaved } from "./widget/saved";
 
 export default lifecycle(
   (model) => new RunStore(model),
-  (store, el, signal) => void new RunView(store, el, signal),
+  (store, el, signal) => {
+    hideSaved(store.saved.name, signal);
+    new RunView(store, el, signal);
+  },
 );

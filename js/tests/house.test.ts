@@ -17,7 +17,8 @@ const MAY_IMPORT: Record<string, string[]> = {
   charts: ["widget"],
   live: ["charts", "widget"],
   chat: ["charts", "widget"],
-  "": ["live", "chat", "widget"],
+  compare: ["charts", "live", "widget"],
+  "": ["live", "chat", "compare", "widget"],
 };
 
 const roomOf = (path: string): string => (path.includes("/") ? path.split("/")[0] : "");

@@ -6,9 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import isfinite, nan
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +15,13 @@ import numpy.typing as npt
 from ..display import draw
 from ..errors import OptionError, TraceError
 from ..events import DECODE
-from ..formatting import percent, three
 from ..system import files
 from ..trace import Trace
 from ..trace.files import write
 from ..trace.measures import Summary, summarise
 from ..values import checked, instance, integer, integers, items, rate, refused
 from ..values import path as path_of
+from .spread import Spread
 from .text_stream import pieces, readable
 
 if TYPE_CHECKING:
@@ -99,9 +97,9 @@ class Run:
         return draw("Run.figures", self.trace)
 
     @checked(pace=rate)
-    def view(self, pace: float | None = None) -> Any:
-        """The run in the live view, to scrub and replay; a widget. `pace`: tokens per second."""
-        return draw("Run.view", self, pace)
+    def view(self, pace: float | None = None, *, beside: Run | Trace | None = None) -> Any:
+        """The live view, at `pace` tokens per second; with `beside` of both, see `side_by_side`."""
+        return draw("Run.view", self, pace) if beside is None else draw("Run.beside", self, beside)
 
     @classmethod
     @checked(trace=instance(Trace, wanted="a trace"))
@@ -250,11 +248,7 @@ class Run:
     @cached_property
     def _ended(self) -> dict[int, set[str]]:
         """For each id read, the texts that ended with it."""
-        ended: dict[int, set[str]] = {}
-        for token, piece in zip(self.trace.tokens.tolist(), self.read_pieces, strict=False):
-            if piece:
-                ended.setdefault(token, set()).add(piece)
-        return ended
+        return _ended_with(self.trace.tokens.tolist(), self.read_pieces)
 
     def _bytes_of(self, token: int) -> bytes:
         found = self._token_bytes.get(token)
@@ -278,13 +272,12 @@ class Run:
 
     @checked(path=path_of)
     def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write the run to one self-contained HTML page: text, plots, tables, provenance.
+        """Write the run to one self-contained HTML page: live view, tables, provenance.
 
         Raises:
             TraceError: it cannot be written.
         """
-        page: str = draw("Run.report", self)
-        return files.write(path, page, TraceError, "the report")
+        return files.write(path, draw("Run.report", self), TraceError, "the report")
 
     def spread(self) -> Spread:
         """Median and range over `repeats`; of a single run its own numbers."""
@@ -300,6 +293,9 @@ class Run:
 
     def __str__(self) -> str:
         return self.text
+
+    def _ipython_display_(self) -> None:
+        draw("Run.show", self, bool(self._brief))  # the live view, where a user can use it
 
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None
@@ -339,45 +335,18 @@ def repeated(runs: Sequence[Run]) -> Run:
     return last if len(found) == 1 else replace(last, repeats=tuple(found))
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Median, minimum and maximum over repeats of one prompt.
-
-    Attributes:
-        runs: the number of runs.
-        tokens_per_second, decode_hit_rate: (median, minimum, maximum) over the runs that have the
-            number; NaN if none has.
-    """
-
-    runs: int
-    tokens_per_second: tuple[float, float, float]
-    decode_hit_rate: tuple[float, float, float]
-
-    @classmethod
-    def of(cls, found: Sequence[Summary]) -> Spread:
-        """The spread of several summaries."""
-        speeds = _middle_and_ends([summary.tokens_per_second for summary in found])
-        return cls(len(found), speeds, _middle_and_ends([s.decode_hit_rate for s in found]))
-
-    def __str__(self) -> str:
-        speed = [three(value) for value in self.tokens_per_second]
-        rate = [percent(value) for value in self.decode_hit_rate]
-        return (
-            f"{self.runs} runs: median {speed[0]} tokens/s ({speed[1]} to {speed[2]}) · "
-            f"hit rate in decode {rate[0]} ({rate[1]} to {rate[2]}); each began with the cache "
-            "that the one before left"
-        )
+def _ended_with(tokens: list[int], pieces: list[str]) -> dict[int, set[str]]:
+    ended: dict[int, set[str]] = {}
+    for token, piece in zip(tokens, pieces, strict=False):
+        if piece:
+            ended.setdefault(token, set()).add(piece)
+    return ended
 
 
 def _token_bytes(pieces: dict[str, str], parts: dict[str, str]) -> dict[int, bytes]:
     """Each id's bytes from a saved run: `pieces` as text, `parts` in hex."""
     known = {int(token): text.encode() for token, text in pieces.items()}
     return known | {int(token): bytes.fromhex(each) for token, each in parts.items()}
-
-
-def _middle_and_ends(values: list[float]) -> tuple[float, float, float]:
-    known = [value for value in values if isfinite(value)]
-    return (median(known), min(known), max(known)) if known else (nan, nan, nan)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -50,7 +50,7 @@ def route(x: np.ndarray, k: int) -> np.ndarray:
 """
 
 
-def live_traits() -> dict[str, Any]:
+def invented_run() -> Run:
     """A finished run of 120 tokens in 16 layers of 64 experts."""
     trace = build(steps=140, layers=16, experts=64, k=4, slots=400, prompt=20, seed=5)
     # The last token of the prompt produces the first generated one, and so on.
@@ -65,7 +65,7 @@ def live_traits() -> dict[str, Any]:
     calls["forward_ns"] = calls["outside_ns"] + calls["experts_ns"]
     calls["ns"] = (16.5 + wait) * calls["steps"] * 1_000_000
     step_ns = np.repeat(calls["ns"] // calls["steps"], calls["steps"])
-    run = Run(
+    return Run(
         prompt="How does a router choose?",
         encoded="",
         text=WORDS,
@@ -80,7 +80,11 @@ def live_traits() -> dict[str, Any]:
         ),
         text_ends=ends,
     )
-    view = LiveView.of(run)
+
+
+def live_traits() -> dict[str, Any]:
+    """The live view of `invented_run`."""
+    view = LiveView.of(invented_run())
     traits = {n: getattr(view, n) for n in ("info", "status", "snapshot", "kernel_id", "view_id")}
     view.close()
     return traits

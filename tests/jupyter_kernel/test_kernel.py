@@ -17,15 +17,15 @@ def loaded(kernel, tiny):
 
 
 def test_a_run_streams_frames_and_leaves_a_static_view(loaded):
-    """One display: first the widget, with binary frames, in the end HTML with no widget in it."""
+    """First the widget, with binary frames; beside it, at the end, HTML with no widget in it."""
     sent = loaded.run("%%outlier --max-tokens 40 -o run\nHello there")
-    displays = kinds(sent, "display_data")
-    assert [m for m in displays if "application/vnd.jupyter.widget-view+json" in m["data"]]
-    assert len(displays) == 1
+    widget, saved = kinds(sent, "display_data")
+    assert "application/vnd.jupyter.widget-view+json" in widget["data"]
+    assert widget["data"]["text/plain"] == "" and "oj-static" not in saved["data"]["text/html"]
     frames = [m for m in sent if m["msg_type"] == "comm_msg" and m["buffers"]]
-    assert frames
+    assert frames and not kinds(sent, "comm_close")
     (final,) = kinds(sent, "update_display_data")
-    assert final["transient"] == displays[0]["transient"]
+    assert final["transient"] == saved["transient"] != widget["transient"]
     assert {"text/html", "image/png", "text/markdown", "text/plain"} <= final["data"].keys()
     assert not any("widget" in mime for mime in final["data"])
     (result,) = kinds(sent, "execute_result")
@@ -127,17 +127,19 @@ def test_a_pace_reaches_the_page(loaded):
 
 
 def test_a_run_within_an_output_widget_is_shown_in_a_box(loaded):
-    """No page updates displays there: the displayed box changes its contents."""
+    """No page updates displays there: when the view is closed, the box changes its contents."""
     loaded.run("import ipywidgets; out = ipywidgets.Output()")
     sent = loaded.run(
         "with out:\n    get_ipython().run_cell_magic('outlier', '--max-tokens 3', 'Hello there')"
     )
     (shown,) = kinds(sent, "display_data")
     box = shown["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]
-    assert not kinds(sent, "update_display_data")
+    assert not kinds(sent, "update_display_data") and not kinds(sent, "comm_close")
+    code = "from outlier_jupyter.notebook.live import open_views; open_views.views()[-1].close()"
+    sent = loaded.run(code)
     states = [each["data"]["state"] for each in kinds(sent, "comm_open")]
     (html,) = [state["value"] for state in states if state["_model_name"] == "HTMLModel"]
-    assert "Hello there" in html
+    assert "Hello there" in html and "oj-static" in html
     changed = [each["data"]["state"] for each in kinds(sent, "comm_msg")
                if each["comm_id"] == box]  # fmt: skip
     assert len(changed) == 1 and len(changed[0]["children"]) == 1

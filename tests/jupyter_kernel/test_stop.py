@@ -84,9 +84,9 @@ def test_an_interrupt_stops_a_blocking_cell(counting: Kernel) -> None:
 
 
 def test_a_message_stops_a_watched_run(counting: Kernel) -> None:
-    """The cell has returned, so the message is read; the output is replaced from the thread."""
+    """The cell has returned, so the message is read; the static view is saved from the thread."""
     sent = counting.run(f"view = outlier_jupyter.watch(engine, 'Go on', {ENDLESS})\nview")
-    (shown,) = kinds(sent, "display_data")
+    shown, saved = kinds(sent, "display_data")
     assert "application/vnd.jupyter.widget-view+json" in shown["data"]
     while True:
         message = counting.client.get_iopub_msg(timeout=60)
@@ -99,7 +99,7 @@ def test_a_message_stops_a_watched_run(counting: Kernel) -> None:
         assert received < 20 * 40, "no stop was heard"
         received += 1
         message = counting.client.get_iopub_msg(timeout=60)
-    assert message["content"]["transient"] == shown["transient"]
+    assert message["content"]["transient"] == saved["transient"]
     assert "Interrupted: this is the output until then" in message["content"]["data"]["text/html"]
     assert not any("widget" in mime for mime in message["content"]["data"])
     assert counting.value("view.status, view.run.generated > 0") == "('interrupted', True)"

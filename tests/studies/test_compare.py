@@ -11,7 +11,7 @@ from scipy.cluster.hierarchy import fcluster
 
 from outlier_jupyter import Run, compare, load, repeated
 from outlier_jupyter.errors import OptionError
-from outlier_jupyter.runs.run import Spread
+from outlier_jupyter.runs.spread import Spread
 from outlier_jupyter.trace.equal_caches import replay_lru
 from tests.notebook.conftest import build
 from tests.trace.test_divergence import sticky

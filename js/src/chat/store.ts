@@ -5,7 +5,7 @@
 
 import { Connection } from "../widget/connection";
 import type { Model } from "../widget/host";
-import { isBehind, replaceSaved } from "./saved";
+import { SavedView } from "../widget/saved";
 
 /** The numbers of the run that wrote an answer. */
 type RunNumber =
@@ -66,9 +66,6 @@ export interface ChatInfo {
   changed_output?: string;
 }
 
-/** Several messages about one change arrive within this time. */
-const SETTLE_MS = 300;
-
 const EMPTY: ChatState = {
   seq: 0,
   conversation: 0,
@@ -92,7 +89,6 @@ interface Incoming {
   name?: string;
   run?: number;
   html?: string;
-  data?: object;
   reading?: PromptProgress | null;
 }
 
@@ -108,7 +104,7 @@ export class ChatStore {
   private stateRequested = false;
   private count = 0;
   private draftTimer: ReturnType<typeof setTimeout> | undefined;
-  private savedTimer: ReturnType<typeof setTimeout> | undefined;
+  readonly saved: SavedView;
 
   constructor(private readonly model: Model) {
     this.draft = String(model.get("draft") ?? "");
@@ -116,22 +112,20 @@ export class ChatStore {
     model.on("change", this.notify);
     model.on("change:state", this.onState);
     model.on("change:draft", this.onDraft);
-    model.on("change:saved", this.onSaved);
+    this.saved = new SavedView(model);
     this.connection = new Connection(model, () => this.send({ type: "resync" }), this.notify);
     this.onState();
-    this.onSaved();
     // After a reload in the middle of an answer the trait may be some seconds old.
     if (this.state.running) this.requestState();
   }
 
   close(): void {
     clearTimeout(this.draftTimer);
-    clearTimeout(this.savedTimer);
     this.model.off("msg:custom", this.onMessage as never);
     this.model.off("change", this.notify);
     this.model.off("change:state", this.onState);
     this.model.off("change:draft", this.onDraft);
-    this.model.off("change:saved", this.onSaved);
+    this.saved.close();
     this.connection.close();
     this.listeners.clear();
   }
@@ -159,11 +153,6 @@ export class ChatStore {
 
   get kernelId(): string {
     return String(this.model.get("kernel_id") ?? "");
-  }
-
-  /** The chat's name, which is a class of its transcript in the notebook. */
-  get viewId(): string {
-    return String(this.model.get("view_id") ?? "");
   }
 
   /** The run shown below its answer (0 for none), or a note why it cannot be shown. */
@@ -220,8 +209,6 @@ export class ChatStore {
     else if (content?.type === "file") download(content.name ?? "", content.text ?? "");
     else if (content?.type === "run")
       this.html = { run: content.run ?? 0, text: content.html ?? "" };
-    else if (content?.type === "saved" && content.data)
-      replaceSaved(this.model.widget_manager, this.viewId, content.data);
     else return;
     this.notify();
   };
@@ -236,17 +223,6 @@ export class ChatStore {
     // Python echoes the draft; an old echo must not overwrite what was typed since.
     if (text === "" || this.draft === "") this.draft = text;
     this.notify();
-  };
-
-  /**
-   * Python updates the transcript before this trait. If this page missed the update, request it.
-   */
-  private readonly onSaved = (): void => {
-    clearTimeout(this.savedTimer);
-    this.savedTimer = setTimeout(() => {
-      const stamp = String(this.model.get("saved") ?? "");
-      if (isBehind(this.model.widget_manager, this.viewId, stamp)) this.send({ type: "saved" });
-    }, SETTLE_MS);
   };
 
   private take(state: ChatState | undefined): void {

@@ -10,7 +10,6 @@ import { button } from "./button";
 import { Composer } from "./composer";
 import { LivePanel } from "./live-panel";
 import { MessageLog } from "./message-log";
-import { hideSaved } from "./saved";
 import { Settings } from "./settings";
 import type { ChatStore } from "./store";
 
@@ -41,7 +40,7 @@ export class ChatView {
   constructor(
     private readonly store: ChatStore,
     parent: HTMLElement,
-    private readonly signal: AbortSignal,
+    signal: AbortSignal,
     host?: WidgetHost,
   ) {
     this.settings = new Settings(store, signal);
@@ -154,7 +153,6 @@ export class ChatView {
     this.notice.hidden = !notice;
     this.composer.draw(this.store.connection.isOpen(this.root));
     this.watchButton.setAttribute("aria-pressed", String(this.store.get("watch") === true));
-    hideSaved(this.store.viewId, this.signal);
     this.root.dataset.status = state.running ? "running" : "idle";
     this.cost += (performance.now() - started - this.cost) / 4;
   }

@@ -4,6 +4,18 @@ import type { Playhead } from "../charts/focus";
 import type { ExpertHistory } from "./history";
 import type { RunState } from "./state";
 
+/** What is replayed: a run, or two by their tokens. */
+export type Replayed = Readonly<
+  Pick<
+    RunState,
+    | ("firstToken" | "generated" | "tokensPerSecond" | "final")
+    | ("promptTokens" | "layers" | "callTokens" | "callLayers")
+  >
+> & {
+  readonly steps: Pick<RunState["steps"], "end" | "first" | "at">;
+  readonly totals: Pick<RunState["totals"], "steps" | "elapsedNs">;
+};
+
 /** How fast a run is replayed, as multiples of its own speed. */
 export const SPEEDS = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16] as const;
 
@@ -38,8 +50,8 @@ export class Playback implements Playhead {
   private played = 0;
 
   constructor(
-    private readonly state: RunState,
-    private readonly history: ExpertHistory,
+    private readonly state: Replayed,
+    private readonly history: Pick<ExpertHistory, "first">,
   ) {}
 
   /** The first and the last step that can be shown. */

@@ -7,6 +7,7 @@ import type { TokenTimes } from "../charts/timeline";
 import { Connection } from "../widget/connection";
 import type { Model } from "../widget/host";
 import { KernelMonitor } from "../widget/kernel-monitor";
+import { SavedView } from "../widget/saved";
 import { type ColumnSource, type ColumnSubject, Columns } from "./columns";
 import { copyBytes, decode, FrameError } from "./frames";
 import { type Info, isOver, type Status } from "./info";
@@ -49,6 +50,7 @@ export class RunStore implements ColumnSource {
   private readonly columns = new Columns((about) => this.send({ type: "ask", about }));
 
   readonly connection: Connection;
+  readonly saved: SavedView;
   private readonly monitor: KernelMonitor;
 
   constructor(private readonly model: Model) {
@@ -61,6 +63,7 @@ export class RunStore implements ColumnSource {
     model.on("change:snapshot", this.onSnapshot);
     model.on("change:status", this.notify);
     model.on("change:info", this.notify);
+    this.saved = new SavedView(model);
     this.connection = new Connection(model, () => this.send({ type: "resync" }), this.notify);
     this.onSnapshot();
     // After a reload in the middle of a run the trait may be some seconds old.
@@ -74,6 +77,7 @@ export class RunStore implements ColumnSource {
     this.model.off("change:status", this.notify);
     this.model.off("change:info", this.notify);
     this.connection.close();
+    this.saved.close();
     this.listeners.clear();
   }
 

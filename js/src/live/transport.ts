@@ -4,8 +4,7 @@
 import { consume, type Focus } from "../charts/focus";
 import { el, setText } from "../widget/dom";
 import { duration, integer, plural, short } from "../widget/format";
-import { type Playback, READING_PACE, SPEEDS } from "./playback";
-import type { RunState } from "./state";
+import { type Playback, READING_PACE, type Replayed, SPEEDS } from "./playback";
 
 /** How speeds below 1 are written. */
 const FRACTIONS: Record<number, string> = { 0.125: "⅛", 0.25: "¼", 0.5: "½" };
@@ -28,7 +27,7 @@ export class Transport {
   private pace = READING_PACE;
 
   constructor(
-    private readonly state: RunState,
+    private readonly state: Replayed,
     private readonly playback: Playback,
     focus: Focus,
     changed: () => void,
@@ -126,7 +125,7 @@ export class Transport {
 }
 
 /** Prompt tokens read so far. A call in progress counts by the share of layers it has routed. */
-export function promptRead(state: RunState): number {
+export function promptRead(state: Replayed): number {
   const open = state.layers ? (state.callTokens * state.callLayers) / state.layers : 0;
   return Math.min(state.promptTokens, state.totals.steps + Math.floor(open));
 }

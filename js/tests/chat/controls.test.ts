@@ -218,14 +218,22 @@ test("screen readers read an answer once, when it is complete", async () => {
   expect($("[role=log]").getAttribute("aria-live")).toBe("polite");
 });
 
-test("the saved transcript is hidden while the widget is live", async () => {
-  const saved = document.createElement("div");
-  saved.className = "oj-transcript oj-chat-1";
-  document.body.append(saved);
+test("the saved view is hidden while the widget is live, however often it is drawn", async () => {
+  const saved = (name: string) => {
+    const node = document.createElement("div");
+    node.className = `oj-saved ${name}`;
+    node.textContent = "saved";
+    document.body.append(node);
+    return node;
+  };
+  const before = saved("oj-chat-1");
   open(state(1, [message(1, "q")]));
-  await drawn();
-  expect(saved.hidden).toBe(true);
+  const after = saved("oj-chat-1");
+  const other = saved("oj-chat-2");
+  expect([before, after, other].map((node) => node.checkVisibility())).toEqual([
+    ...[false, false, true],
+  ]);
   page.close();
-  expect(saved.hidden).toBe(false);
-  saved.remove();
+  expect(before.checkVisibility()).toBe(true);
+  for (const node of [before, after, other]) node.remove();
 });

@@ -31,13 +31,12 @@ from ...values import text as text_of
 from ..engine_handle import engine_of
 from ..ipykernel_fixes import fix_subshell_routing
 from ..live.widget import STATIC, LiveView, kernel_id
-from ..render.displays import Displays
-from ..render.on_demand import OnDemand
+from ..render.displays import WithSavedView
 from .controls import NAMES, controls
 from .conversations_mixin import ConversationsMixin
 from .message_handler import MessageHandler
 from .runner import CLOSED, IDLE, TurnRunner
-from .saved_chat import bundle, stamp_of
+from .saved_chat import bundle
 
 NO_TEMPLATE = (
     "This model has no chat template, so it cannot chat: let it continue a text with %%outlier or "
@@ -50,7 +49,7 @@ OUTPUT_TRAITS = {"status", "state", "answer", "notice", "draft", "saved"}
 log = logging.getLogger(__name__)
 
 
-class Chat(ConversationsMixin, OnDemand):
+class Chat(ConversationsMixin, WithSavedView):
     """A chat with `engine`: display it, use it from Python, or both.
 
     The settings are traits (`temperature`, `top_p`, `max_tokens`, `seed`, `system`, `reuse_kv` …):
@@ -84,21 +83,18 @@ class Chat(ConversationsMixin, OnDemand):
     info = traitlets.Dict().tag(sync=True)
     controls: Any = traitlets.List().tag(sync=True)
     kernel_id = traitlets.Unicode("").tag(sync=True)
-    view_id = traitlets.Unicode("").tag(sync=True)
-    saved = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
         self, engine: Engine, *, clock: Callable[[], float] = time.monotonic, **settings: Any
     ) -> None:
         _check(engine, settings)
         engine = engine_of(engine)
-        self._saved = Displays(f"oj-chat-{uuid.uuid4().hex[:12]}")
         self.runner = TurnRunner(self, engine, clock)
         super().__init__(
+            f"oj-chat-{uuid.uuid4().hex[:12]}",
             controls=controls(),
             info=_engine_info(engine),
             kernel_id=kernel_id(),
-            view_id=self._saved.name,
             notice="" if has_template(engine.tokenizer) else NO_TEMPLATE,
             **settings,
         )
@@ -193,7 +189,6 @@ class Chat(ConversationsMixin, OnDemand):
             for view in (self.live, self.run_view):
                 if view is not None:
                     view.close()
-            self._saved.end()
         super().close()
 
     def _keep_system(self, change: dict[str, Any]) -> None:
@@ -201,21 +196,11 @@ class Chat(ConversationsMixin, OnDemand):
 
     def save_view(self) -> None:
         """Update the output that a saved notebook shows of this chat, where it is displayed."""
-        bundled = bundle(self.engine.info.model, self.runner.conversations, self._saved.name)
-        self._saved.update(bundled)
-        self.saved = stamp_of(bundled)  # last: with it the page checks whether the update arrived
-
-    @property
-    def saved_view(self) -> dict[str, str]:
-        """The output that a saved notebook shows, by media type; empty if it is not displayed."""
-        return self._saved.last
+        self.keep(bundle(self.engine.info.model, self.runner.conversations))
 
     def _ipython_display_(self) -> None:
         """IPython's hook: display the widget, and beside it the static form for saved notebooks."""
-        # Data, or data and metadata: versions of anywidget return either.
-        bundled = self._repr_mimebundle_() if attended() else {}
-        data = bundled[0] if isinstance(bundled, tuple) else bundled
-        self._saved.show(self, data or {}, repr(self))
+        self.show(widget=attended())
         self.save_view()
 
     def __repr__(self) -> str:

@@ -39,7 +39,7 @@ class MessageHandler:
             "import": lambda message: chat.add_from(message["text"]),
             "resize": self._resize,
             "run": self._run,
-            "saved": lambda message: chat.runner.send({"type": "saved", "data": chat.saved_view}),
+            "saved": lambda message: chat.send_saved(),
             "resync": lambda message: chat.runner.resync(),
             "draft": lambda message: chat.set_trait("draft", message["text"]),
             "dismiss": lambda message: chat.set_trait("notice", ""),

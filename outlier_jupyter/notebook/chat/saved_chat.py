@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from html import escape
 
 from ...formatting import percent, three
@@ -32,13 +31,6 @@ MARKUP = re.compile(r"[!-/:-@\[-`{-~]")
 """Characters that may be markup in Markdown; all may be escaped."""
 SPACES = re.compile(r"\s+")
 
-# In trusted notebooks of JupyterLab: the output of a dead widget has text but no elements.
-# (Browsers drop a rule with a `:has` within a `:has`.)
-HIDE_DEAD = (
-    ".jp-OutputArea:has(.oj-transcript) "
-    '[data-mime-type="application/vnd.jupyter.widget-view+json"]:not(:has(*)){display:none}'
-)
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -58,30 +50,17 @@ class Shown:
         return out
 
 
-def bundle(model: str, conversations: Conversations, name: str) -> dict[str, str]:
+def bundle(model: str, conversations: Conversations) -> dict[str, str]:
     """All conversations, the current one first, as text/html, text/markdown and text/plain.
 
     The newest messages of the current one come first, then the others until `KEPT_CHARS`.
 
     Args:
         model: the model's name.
-        name: a class of the root element, by which the live widget finds and hides it.
     """
-    bundled = _bundle(model, conversations, name)
-    bundled["text/html"] += f"<!-- {stamp_of(bundled)} -->"
-    return bundled
-
-
-def stamp_of(bundled: dict[str, str]) -> str:
-    """A hash of the bundle's HTML, the same before and after it was inserted there."""
-    html = bundled["text/html"].partition("<!-- oj-")[0]
-    return f"oj-{sha256(html.encode('utf-8', 'replace')).hexdigest()[:16]}"
-
-
-def _bundle(model: str, conversations: Conversations, name: str) -> dict[str, str]:
     shown = _fitting(conversations)
     if not shown:
-        return {"text/html": f'<div class="oj-transcript {name}"></div>', "text/plain": ""}
+        return {"text/html": "", "text/plain": ""}
     left_out = sum(
         bool(conversation.messages) for conversation in conversations.by_id.values()
     ) - len(shown)
@@ -89,7 +68,7 @@ def _bundle(model: str, conversations: Conversations, name: str) -> dict[str, st
     notes += [_counted(len(shown), "conversation")] if len(shown) > 1 else shown[0].notes
     notes += [f"{_counted(left_out, 'more conversation')} not shown"] if left_out else []
     return {
-        "text/html": _html(model, notes, shown, name),
+        "text/html": _html(model, notes, shown),
         "text/markdown": _markdown(model, notes, shown),
         "text/plain": "\n\n".join(_plain(shown)),
     }
@@ -142,10 +121,10 @@ def _annotation(message: Message, form: str, write: Callable[[str], str] = str) 
     return form.format(" · ".join(labels)) if labels else ""
 
 
-def _html(model: str, notes: list[str], shown: list[Shown], name: str) -> str:
+def _html(model: str, notes: list[str], shown: list[Shown]) -> str:
     head = " · ".join(notes)
     parts = [
-        f'<div class="{ROOT} oj-transcript {name}"><style>{STYLE}{HIDE_DEAD}</style>',
+        f'<div class="{ROOT} oj-transcript"><style>{STYLE}</style>',
         f'<p class="oj-head"><strong>{escape(model)}</strong> '
         f'<span class="oj-soft">{escape(head)}</span></p>',
     ]

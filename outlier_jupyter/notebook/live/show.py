@@ -1,7 +1,7 @@
-"""Run a prompt with the live view, and replace it by the static view at the end.
+"""Run a prompt with the live view, which stays after the run, finished or not.
 
-The live view is a widget, which a saved notebook cannot show. So at the end of a run, finished or
-not, the static view (HTML, a picture, Markdown and text) takes its place in the same output.
+The live view is a widget, which a saved notebook cannot show. So it leaves a static view (HTML, a
+picture, Markdown and text) in an output of its own, which the widget hides while it lives.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from ...engine.cache_order import cache_order
 from ...engine.engine import Engine, run_info
 from ...events import Event, PromptEncoded
 from ...runs.run import Interrupted, Run
-from ..render.places import Place
+from ...system.interactive import attended
 from ..worker import on_this_thread
 from .divergence import DivergenceLine
 from .finished_run import frame_of_run
@@ -58,10 +59,11 @@ def show_run(
             end()
         divergence.show()
         run = run or engine.last_run
-        if display_once.place is not None and run is not None:
-            view.finish(run.finish_reason, frames.last_frame(run))
-            display_once.place.replace(run._repr_mimebundle_())
-        view.close()
+        if display_once.done:
+            view.finish(run.finish_reason if run is not None else "error", frames.last_frame(run))
+            view.keep_run(run)
+        else:
+            view.close()
 
 
 def show_result(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
@@ -75,16 +77,29 @@ def show_result(engine: Engine, prompt: str, options: dict[str, Any]) -> Run:
     return run
 
 
+def show_finished(run: Run, brief: bool) -> None:
+    """Display a finished run in the live view.
+
+    Raises:
+        NotImplementedError: it is shown `brief`ly, or there is no page for a widget; IPython then
+            displays what `_repr_mimebundle_` returns.
+    """
+    if brief or not hasattr(get_ipython(), "kernel") or not attended():
+        raise NotImplementedError
+    display(LiveView.of(run))
+
+
 class _DisplayOnFirstFrame:
     """Displays the view with its first frame: a rejected run displays nothing."""
 
     def __init__(self, view: LiveView) -> None:
-        self.place: Place | None = None
+        self.done = False
         self._view = view
 
     def push(self, frame: Frame) -> float:
-        if self.place is None:
-            self.place = Place(self._view, lambda: display(self._view, display_id=True))
+        if not self.done:
+            self.done = True
+            display(self._view)
         return self._view.push(frame)
 
 

@@ -12,8 +12,6 @@ import threading
 import weakref
 from typing import Any
 
-from IPython.display import display
-
 from ...engine.engine import Engine, StartedRun, leave_thread, run_info, start_run
 from ...engine.prompts import Prompt, as_prompt
 from ...errors import OptionError, OutlierError, shown
@@ -23,7 +21,6 @@ from ...runs.run import Interrupted, Run
 from ...system.interactive import attended
 from ...values import checked, rate
 from ..engine_handle import engine_of
-from ..render.places import Place
 from ..worker import Worker, on_this_thread
 from .divergence import DivergenceLine
 from .show import NextRunFrames
@@ -58,8 +55,7 @@ class Watched(LiveView):
     """A run in progress and its live view; `watch` creates it.
 
     `status` is "waiting", "running", and at the end "stop", "length", "interrupted" or "error".
-    Observers of it are called on the thread that decodes. If the view is displayed by itself, a
-    static view that needs no kernel replaces it at the end; `run.view()` shows it again.
+    Observers of it are called on the thread that decodes. The view remains after the run.
 
     Attributes:
         run: the `Run`, also if it was interrupted or failed; None until the end.
@@ -83,7 +79,6 @@ class Watched(LiveView):
         self._ended = threading.Event()
         self._stopped = False
         self._thread: int | None = None  # of the run, once it has begun
-        self._places: list[Place] = []
         self._cell = _cell()
         text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
         # kernel_id="": the cell has returned by then, so Stop must not interrupt the kernel.
@@ -134,18 +129,13 @@ class Watched(LiveView):
             self.stop()
         super().close()
 
-    def _ipython_display_(self, **kwargs: Any) -> None:
-        """Display the view so that it can be replaced; after the end, display the static view."""
-        with self._lock:
-            if self._ended.is_set() and self.run is not None:
-                display(dict(self.run._repr_mimebundle_()), raw=True)
-                return
-            bundle: Any = {"text/plain": repr(self)}
-            if attended():
-                bundle = self._repr_mimebundle_(**kwargs)
-            data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-            settings = {"metadata": metadata, "raw": True, "display_id": True}
-            self._places.append(Place(self, lambda: display(dict(data), **settings)))
+    def show(self, *, widget: bool = True) -> None:
+        """Display the view; in a notebook run by a program, the static view at the end."""
+        super().show(widget=widget and attended())
+
+    def _ipython_display_(self) -> None:
+        with self._lock:  # the run may end meanwhile
+            super()._ipython_display_()
 
     def _decode(self) -> None:
         """The whole run, on the engine's thread for `watch`."""
@@ -178,16 +168,13 @@ class Watched(LiveView):
             divergence.show()
             self.run = begun.run if begun is not None else None
             ended = "interrupted" if self._stopped else "error"
-            self.answer_from(self.run)
-            self.finish(self.run.finish_reason if self.run else ended, frames.last_frame(self.run))
             with self._lock:
-                self._replace()  # before `wait` returns, after which the kernel may end
+                self.answer_from(self.run)
+                self.finish(
+                    self.run.finish_reason if self.run else ended, frames.last_frame(self.run)
+                )
+                self.keep_run(self.run)  # before `wait` returns, after which the kernel may end
                 self._ended.set()
-
-    def _replace(self) -> None:
-        """Replace this view by the static view where it is displayed."""
-        while self._places and self.run is not None:
-            self._places.pop().replace(self.run._repr_mimebundle_())
 
 
 def _worker_of(engine: Engine) -> Worker:

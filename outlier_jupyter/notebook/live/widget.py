@@ -21,11 +21,13 @@ from typing import Any
 
 import traitlets
 
+from ...display import draw
 from ...runs.run import Run
 from ...trace import Trace, TraceInfo
 from ...trace.time_parts import PARTS, meaning, part_name, parts_with
 from ..ipykernel_fixes import fix_subshell_routing
-from ..render.on_demand import OnDemand
+from ..render.displays import WithSavedView
+from . import open_views
 from .answers import answer
 from .columns import answer as column_answer
 from .columns import is_column
@@ -47,11 +49,15 @@ WAITING = "waiting"
 RUNNING = "running"
 
 
-class LiveView(OnDemand):
+class LiveView(WithSavedView):
     """Text, routing, residency and read latency of one run, live.
 
     Pass `push` to a `FrameBuilder` as its callback, and call `finish` at the end of the run.
     Without a kernel nothing is sent, and the snapshot can still be read.
+
+    After the run the view remains, to scrub and to explain. Where it is displayed by itself, a
+    static view is saved beside it for when no kernel answers (`keep_run`). The newest
+    `open_views.KEPT` finished views of a process stay open; older ones leave their static views.
 
     Args:
         info: the content of the header; every entry is optional. `model`, `reader` (an option's
@@ -75,7 +81,6 @@ class LiveView(OnDemand):
     status = traitlets.Unicode(WAITING).tag(sync=True)
     snapshot = traitlets.Bytes(b"").tag(sync=True)
     kernel_id = traitlets.Unicode("").tag(sync=True)
-    view_id = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
         self,
@@ -95,7 +100,7 @@ class LiveView(OnDemand):
         self._answer_run: Run | None = None
         self._save_at = clock() + SAVE_EVERY_S
         traits.setdefault("kernel_id", kernel_id())
-        super().__init__(info=dict(info or {}), view_id=uuid.uuid4().hex, **traits)
+        super().__init__(f"oj-run-{uuid.uuid4().hex[:12]}", info=dict(info or {}), **traits)
         fix_subshell_routing(self.comm)
         self.on_msg(self._receive)
 
@@ -141,6 +146,39 @@ class LiveView(OnDemand):
             with self.hold_sync():  # one message for both
                 self._save()
                 self.status = reason
+        self.on_stop = None  # it would keep the engine
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self.status not in (WAITING, RUNNING)
+
+    @property
+    def finished_run(self) -> Run | None:
+        """The run that it explains; None before its end."""
+        return self._answer_run
+
+    @property
+    def trace_nbytes(self) -> int:
+        """Bytes of the trace of the run that it explains."""
+        return 0 if self._answer_run is None else self._answer_run.trace.nbytes
+
+    def keep_run(self, run: Run | None) -> None:
+        """Explain with the finished `run` from now on, and make its static view the saved one."""
+        self.answer_from(run)
+        if run is not None and self._displays.shown:
+            self.keep(draw("Run.mimebundle", run))
+        open_views.close_old()
+
+    def _ipython_display_(self) -> None:
+        """IPython's hook: display the view, and beside it the static one for saved notebooks."""
+        if self.closed:
+            self.show(widget=False)
+            return
+        self.show()
+        if self.over:
+            self.keep_run(self._answer_run)
+        open_views.add(self)
 
     def _save(self) -> int:
         """Write the snapshot trait and return its size in bytes."""
@@ -168,6 +206,8 @@ class LiveView(OnDemand):
                     self._send_frame(whole)
         elif kind == "ask":
             self._answer(content.get("about"))
+        elif kind == "saved":
+            self.send_saved()
         elif kind == "stop":
             self.stop_requested.set()
             if self.on_stop is not None:

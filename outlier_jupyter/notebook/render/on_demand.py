@@ -15,7 +15,8 @@ from ...system.interactive import attended
 class OnDemand(anywidget.AnyWidget):
     """An anywidget that opens its connection on first use if no user is attached."""
 
-    _closed = False
+    closed = False
+    """Whether it was closed."""
 
     def open(self) -> None:
         """Called when the widget is created."""
@@ -25,11 +26,11 @@ class OnDemand(anywidget.AnyWidget):
     @property
     def model_id(self) -> str:
         """The id that a view refers to; opens the connection."""
-        if self.comm is None and not self._closed:
+        if self.comm is None and not self.closed:
             super().open()
         return str(super().model_id)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
-        self._closed = True
+        self.closed = True
         super().close()

@@ -169,7 +169,7 @@ def test_what_was_taken_can_be_shown_gone_on_with_and_written(text: str) -> None
     assert all(
         each <= 2**53 for conversation in mine.by_id.values() for each in conversation.messages
     )
-    bundle("demo", mine, "n")
+    bundle("demo", mine)
     again = Conversations()
     again.add_from(mine.dumps())
     assert list(again.by_id.values()) == list(mine.by_id.values())

@@ -31,18 +31,18 @@ def test_every_form_has_the_conversation() -> None:
     chats.current.system = "Be brief."
     answer = chats.current.path()[-1]
     answer.ended, answer.numbers = "length", {"generated": 1024, "tokens_per_second": 41.26}
-    made = saved_chat.bundle("demo", chats, "oj-chat-7")
+    made = saved_chat.bundle("demo", chats)
     assert set(made) == {"text/html", "text/markdown", "text/plain"}
     for form in made.values():
         assert "What is an expert?" in form and "One of **many**." in form
         assert "1,024 tokens · 41.3 tokens/s · cut off at the token limit" in form
-    assert "oj-static " in made["text/html"] and ' oj-transcript oj-chat-7"' in made["text/html"]
+    assert "oj-static " in made["text/html"] and ' oj-transcript"' in made["text/html"]
     assert "Be brief." in made["text/html"] and "Be brief." in made["text/markdown"]
 
 
 def test_text_is_never_html_and_no_script_is_there() -> None:
     """Text from a model, a user or a model's name is shown as text."""
-    made = saved_chat.bundle("<i>m</i>", conversations("<b>q</b>", "<script>x</script>"), "n")
+    made = saved_chat.bundle("<i>m</i>", conversations("<b>q</b>", "<script>x</script>"))
     html = made["text/html"]
     assert "<script" not in html and "<b>q" not in html and "<i>m" not in html
     assert "&lt;script&gt;" in html
@@ -90,7 +90,7 @@ def test_markdown_makes_no_element_of_what_was_written(text: str) -> None:
     chats.current.system = text
     chats.current.path()[-1].note = text
     chats.current.path()[-1].ended = "error"
-    made = saved_chat.bundle(text, chats, "n")["text/markdown"]
+    made = saved_chat.bundle(text, chats)["text/markdown"]
     for name, elements in rendered(made).items():
         assert elements <= {"p", "strong", "em", "pre", "code", "div", "span"}, (name, made)
 
@@ -112,7 +112,7 @@ def test_all_conversations_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     second = chats.current
     chats.new().system = "Be brief."
     chats.current = chats.by_id[1]
-    made = saved_chat.bundle("demo", chats, "n")
+    made = saved_chat.bundle("demo", chats)
     html = made["text/html"]
     for form in made.values():
         assert "And a router?" in form and "Be brief." not in form
@@ -123,40 +123,30 @@ def test_all_conversations_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, elements in rendered(made["text/markdown"]).items():
         assert elements <= {"p", "strong", "em", "pre", "code", "div", "span"}, name
     chats.current = second
-    assert saved_chat.bundle("demo", chats, "n")["text/plain"].startswith("<b>second</b>")
+    assert saved_chat.bundle("demo", chats)["text/plain"].startswith("<b>second</b>")
     monkeypatch.setattr(saved_chat, "KEPT_CHARS", 14)
-    assert "1 more conversation not shown" in saved_chat.bundle("demo", chats, "n")["text/html"]
+    assert "1 more conversation not shown" in saved_chat.bundle("demo", chats)["text/html"]
 
 
 def test_it_says_how_to_go_on() -> None:
     """In the chat's place it names the code to run."""
-    made = saved_chat.bundle("demo", conversations("a", "b"), "n")
+    made = saved_chat.bundle("demo", conversations("a", "b"))
     assert "To go on, run the cell that loads demo, then this cell" in made["text/html"]
     assert "run the cell that loads demo" in made["text/markdown"]
-
-
-def test_a_bundle_has_a_stamp_of_its_own() -> None:
-    """The page uses it to check whether its bundle is the newest."""
-    first, second = (
-        saved_chat.bundle("demo", conversations(*t), "n") for t in (("a",), ("a", "b"))
-    )
-    assert saved_chat.stamp_of(first) in first["text/html"]
-    assert saved_chat.stamp_of(first) != saved_chat.stamp_of(second)
-    assert first == saved_chat.bundle("demo", conversations("a"), "n")
 
 
 def test_it_is_bounded_and_says_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows the end of the current path."""
     chats = conversations(*("x" * 40 for _ in range(6)))
     monkeypatch.setattr(saved_chat, "KEPT_CHARS", 100)
-    html = saved_chat.bundle("demo", chats, "n")["text/html"]
+    html = saved_chat.bundle("demo", chats)["text/html"]
     assert html.count("x" * 40) == 2
     assert "6 messages · the first 4 are not shown" in html
 
 
 def test_an_empty_chat_shows_nothing() -> None:
     """An unused chat saves no text."""
-    made = saved_chat.bundle("demo", Conversations(), "n")
+    made = saved_chat.bundle("demo", Conversations())
     assert made["text/plain"] == "" and "demo" not in made["text/html"]
 
 

@@ -16,7 +16,6 @@ import outlier_jupyter
 from outlier_jupyter import Engine, Interrupted
 from outlier_jupyter.errors import EngineClosed, OptionError, OutlierError
 from outlier_jupyter.events import PromptEncoded, StepDone
-from outlier_jupyter.notebook.live import watch as watching
 from outlier_jupyter.notebook.live.frames import decode
 from tests.inspection import change_end
 
@@ -168,37 +167,6 @@ def test_an_observer_may_not_wait_for_its_own_run(engine: Engine) -> None:
     gate.wait()
     view.wait()
     assert told and "would wait for itself" in str(told[0])
-
-
-def test_displayed_by_itself_it_leaves_what_needs_no_kernel(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The run's end replaces each of its outputs; later ones never show the widget."""
-    shown: list[dict[str, object]] = []
-    replaced: list[dict[str, object]] = []
-
-    class Handle:
-        """Stands for one output."""
-
-        def update(self, bundle: dict[str, object], raw: bool) -> None:
-            replaced.append(bundle)
-
-    def display(bundle: dict[str, object], **_: object) -> Handle:
-        shown.append(bundle)
-        return Handle()
-
-    monkeypatch.setattr(watching, "display", display)
-    view = outlier_jupyter.watch(engine, "Hello", max_tokens=100_000)
-    view._ipython_display_()
-    view._ipython_display_()
-    view.stop()
-    with pytest.raises(Interrupted):
-        view.wait()
-    assert all("application/vnd.jupyter.widget-view+json" in bundle for bundle in shown)
-    assert len(shown) == len(replaced) == 2
-    assert all("text/html" in bundle and len(bundle) == 4 for bundle in replaced)
-    view._ipython_display_()
-    assert "text/html" in shown[2]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter import Engine, Run
 from outlier_jupyter.notebook.chat.chat import Chat
-from outlier_jupyter.notebook.render.displays import Displays
 
 TEXT = "It costs $5_1$ or $$y^2$$ more, \\(z_3\\), <i>they</i> say"
 TEX = re.compile(r"[$]+[^$]*[$]+")
@@ -42,12 +41,9 @@ def htmls(engine: Engine, runs: dict[str, Run]) -> Iterator[tuple[str, str]]:
     yield "plan", outlier_jupyter.plan(engine.info.model)._repr_html_()
     chat = Chat(engine, max_tokens=2)
     chat.send(TEXT)
-    made: list[dict[str, str]] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Displays, "update", lambda self, bundle: made.append(bundle))
-        chat.save_view()
-        chat.close()
-    yield "chat", made[0]["text/html"]
+    chat.save_view()
+    chat.close()
+    yield "chat", chat.saved_view["text/html"]
 
 
 def figures(engine: Engine, runs: dict[str, Run]) -> Iterator[go.Figure]:

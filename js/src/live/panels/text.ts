@@ -55,6 +55,11 @@ export class TextPanel {
     this.panel.add(el("div", "oj-text-body", {}, this.prompt, this.log.node), 1);
   }
 
+  /** Mark the token with which this text parts from another; null for none. */
+  markParting(step: number | null): void {
+    this.log.mark("oj-parts", step === null ? [] : [step]);
+  }
+
   draw(input: DrawInput, status: Status, prompt: string): void {
     const { state, log } = this;
     const { at, step } = input;

@@ -141,7 +141,7 @@ def _layers(found: Comparison, i: int, j: int) -> str:
         for name in ("layer", "bits above chance", "95 % interval", "q", "finding")
     )
     body = (
-        f'<div class="oj-wide"><table class="oj-table"><thead><tr>{head}</tr></thead>'
+        f'<div class="oj-wide" tabindex="0"><table class="oj-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
     return folded(f"Layer by layer ({len(sure)} of {len(pair.js)} beyond chance)", body)

@@ -35,6 +35,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "<tr>" + "".join(f"<td>{escape(word)}</td>" for word in row) + "</tr>" for row in rows
     )
     return (
-        '<div class="oj-wide"><table class="oj-table">'
+        '<div class="oj-wide" tabindex="0"><table class="oj-table">'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )

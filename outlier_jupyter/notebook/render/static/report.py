@@ -1,8 +1,9 @@
-"""One self-contained HTML page of a run: text, plots, tables, settings and provenance.
+"""One self-contained HTML page of a run: its live view, tables, settings and provenance.
 
-No script and nothing fetched. Plots are SVG that follows the reader's light or dark theme, about
-50 kB each; plotly's script alone would be five megabytes. A section whose numbers were not recorded
-says so.
+Nothing is fetched, and the page works from its file: the live view has the run's data in the page
+(`notebook/live/page.py`). Without script the static view is in its place. Plots are SVG that
+follows the reader's light or dark theme, about 50 kB each; plotly's script alone would be five
+megabytes. A section whose numbers were not recorded says so.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ....trace.routing_measures import routing_measures
 from ....trace.time_parts import meaning, part_name, parts_of_tokens
 from ....trace.trace import Trace
 from ....trace.what_if import WhatIf, note
+from ...live.page import assets, policy, run_page
 from .charts import all_charts
 from .explanation import html as explained_html
 from .explanation import table
@@ -40,10 +42,12 @@ SIZES = 9
 """The most cache sizes in the table."""
 
 SHEET = """
-:root{color-scheme:light dark}
+:root{color-scheme:light dark;--jp-layout-color1:#fff}
+@media(prefers-color-scheme:dark){:root{--jp-layout-color1:#0b0c0e}}
 main,main *{box-sizing:border-box}body{margin:0;background:#fff;color:#1f2328;
  font:14px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1000px;margin:0 auto;padding:20px 16px 48px}
+main{max-width:1240px;margin:0 auto;padding:20px 16px 48px}
+main>:not(.oj-page){max-width:1000px}
 h1{font-size:22px;margin:0 0 4px}h2{font-size:17px;margin:30px 0 8px}
 main>p{margin:0 0 10px}
 main .oj-static{max-width:none;margin-bottom:10px}
@@ -61,14 +65,16 @@ def report(run: Run) -> str:
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy()}">',
         f"<title>{escape(title)}</title><style>{SHEET}{STYLE}</style></head><body><main>",
         f"<h1>{escape(title)}</h1>",
         f"<p>{escape(_exactness(trace))}</p>",
-        page(view, all_charts(trace)),
+        "<h2>The run</h2>",
+        run_page(run, page(view, all_charts(trace))),
     ]
     for name, section in SECTIONS.items():
         parts += [f"<h2>{name}</h2>", *_guarded(section, run)]
-    return "\n".join([*parts, "</main></body></html>"])
+    return "\n".join([*parts, "</main>", assets(), "</body></html>"])
 
 
 def _exactness(trace: Trace) -> str:

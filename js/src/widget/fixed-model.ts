@@ -1,0 +1,45 @@
+// A widget's model on a page without a kernel: its traits never change, and of its questions those
+// are answered whose answers the page has.
+
+import type { Model } from "./host";
+
+/** What Python says about a subject; a kernel sends the same. */
+interface Answer {
+  about: unknown;
+}
+
+type Listener = (content: unknown, buffers?: DataView[]) => void;
+
+export class FixedModel implements Model {
+  private readonly answers: Map<string, Answer>;
+  private readonly listeners = new Set<Listener>();
+
+  constructor(
+    private readonly traits: Readonly<Record<string, unknown>>,
+    answers: readonly Answer[] = [],
+  ) {
+    this.answers = new Map(answers.map((answer) => [JSON.stringify(answer.about), answer]));
+  }
+
+  get(name: string): unknown {
+    return this.traits[name];
+  }
+
+  on(event: string, callback: (...args: never[]) => void): void {
+    if (event === "msg:custom") this.listeners.add(callback as Listener);
+  }
+
+  off(event: string, callback?: (...args: never[]) => void): void {
+    if (event === "msg:custom") this.listeners.delete(callback as Listener);
+  }
+
+  send(content: unknown): void {
+    const { type, about } = content as { type?: string; about?: unknown };
+    const answer = type === "ask" ? this.answers.get(JSON.stringify(about)) : undefined;
+    if (!answer) return;
+    // Later, as from a kernel.
+    queueMicrotask(() => {
+      for (const listener of this.listeners) listener({ type: "told", ...answer });
+    });
+  }
+}

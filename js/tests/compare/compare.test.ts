@@ -1,0 +1,90 @@
+import { afterEach, beforeEach, expect, test } from "vitest";
+import "../../src/compare.css";
+import widget from "../../src/compare";
+import { encode, MockModel, PARTS, Synthetic, settled } from "../synthetic";
+
+const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
+
+let host: HTMLElement;
+let close: () => void;
+
+beforeEach(() => {
+  document.body.style.cssText = "margin: 0; --jp-layout-color1: #ffffff";
+  host = document.body.appendChild(document.createElement("div"));
+  host.style.width = "1100px";
+});
+
+afterEach(() => {
+  close();
+  host.remove();
+});
+
+const $ = (selector: string) => host.querySelector<HTMLElement>(selector)!;
+const text = (selector: string) => $(selector).textContent ?? "";
+
+/** A view of two runs; each model is one of Python's live views. */
+async function open(...models: MockModel[]): Promise<void> {
+  const model = new MockModel({
+    ...{ one: "IPY_MODEL_0", other: "anywidget:1", names: ["A", "B"], view_id: "oj-pair-1" },
+  });
+  const get_model = async (id: string) => models[Number(id)] ?? Promise.reject(new Error("none"));
+  Object.assign(model, { widget_manager: { get_model } });
+  const instance = widget();
+  const dispose = instance.initialize({ model });
+  const controller = new AbortController();
+  const cleanup = instance.render({ model, el: host, signal: controller.signal });
+  close = () => {
+    cleanup();
+    controller.abort();
+    dispose();
+  };
+  await new Promise((done) => setTimeout(done, 50));
+}
+
+function live(): MockModel {
+  return new MockModel({ info: { model: "tiny", parts: PARTS }, status: "running" });
+}
+
+/** A run of `tokens` tokens whose text differs from others from token `other` on. */
+function finish(model: MockModel, tokens: number, other = Number.POSITIVE_INFINITY): void {
+  const run = new Synthetic(SHAPE);
+  model.frame(encode(run.next(SHAPE.prompt, false, false)));
+  for (let n = 0; n < tokens; n += 1) {
+    const frame = run.next(1, true, n === tokens - 1);
+    if (n + 1 >= other) frame.text = frame.text.replace(/[a-z]/g, "x");
+    model.frame(encode(frame));
+  }
+  model.set("status", "length");
+}
+
+test("one playhead moves both runs, and the first different token is named and marked", async () => {
+  const [one, other] = [live(), live()];
+  await open(one, other);
+  finish(one, 12);
+  finish(other, 9, 4);
+  await settled(host);
+  expect(text(".oj-parting")).toMatch(/The texts part at token \d+: A says “.*”, B says “.*x.*”/);
+  expect(host.querySelectorAll(".oj-token.oj-parts")).toHaveLength(2);
+  $(".oj-go").click();
+  await settled(host);
+  const at = [...host.querySelectorAll(".oj-token.oj-at")].map((token) => token.className);
+  expect(at).toHaveLength(2);
+  expect(at.every((name) => name.includes("oj-parts"))).toBe(true);
+  expect(text(".oj-where")).toMatch(/^token \d+ of 1[23]$/);
+});
+
+test("equal runs are said to be equal, and their difference is nothing", async () => {
+  const [one, other] = [live(), live()];
+  await open(one, other);
+  finish(one, 8);
+  finish(other, 8);
+  await settled(host);
+  expect(text(".oj-parting")).toBe("The texts are the same.");
+  expect($(".oj-go").hidden).toBe(true);
+  expect(text(".oj-difference .oj-readout")).toBe("Largest: none");
+});
+
+test("a page that cannot find the runs says what to do", async () => {
+  await open();
+  expect(host.textContent).toContain("Show each with run.view()");
+});

@@ -1,0 +1,104 @@
+"""The live view of a finished run on a page without a kernel: data, script and style.
+
+The page carries the last frame, compressed, and what Python would answer about the slowest tokens.
+`static/report.js` shows them in the live view. Nothing is fetched, and all texts are data: without
+script, or in a browser that cannot unpack, the static view stays.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+from ...display import draw
+from ...errors import OutlierError
+from ...runs.run import Run
+from ...trace.explain import slowest
+from . import open_views
+from .answers import answer
+from .columns import embedded_columns
+from .finished_run import frame_of_run
+from .frames import encode
+from .widget import STATIC, header
+
+ANSWERED = 24
+ANSWERS_BYTES = 200_000
+"""The slow tokens that the page explains as a kernel does, and the most bytes of that."""
+
+STYLE = """
+.oj-page{container-type:inline-size}
+.oj-page.oj-shown>.oj-fallback{display:none}
+@media print{.oj-page.oj-shown>.oj-fallback{display:block}.oj-page>.oj-live{display:none}}
+"""
+
+
+def run_page(run: Run, static: str) -> str:
+    """The place of a run's view in a page that also has `assets`.
+
+    Args:
+        static: HTML of the static view.
+    """
+    info = header(run.trace.info, run.prompt) | {"columns": embedded_columns(run)}
+    state = {"info": info, "status": run.finish_reason, "answers": _answers(run)}
+    data = {
+        "run": _packed(json.dumps(state).encode()),
+        "snapshot": _packed(encode(frame_of_run(run))),
+    }
+    return (
+        f'<div class="oj-page"><script type="application/json">{json.dumps(data)}</script>'
+        f'<div class="oj-fallback">{static}</div></div>'
+    )
+
+
+def pages() -> dict[str, str]:
+    """The places of all open views of finished runs, by the class of their saved views."""
+    return {
+        view.view_id: run_page(run, draw("Run.mimebundle", run)["text/html"])
+        for view in open_views.views()
+        if (run := view.finished_run) is not None
+    }
+
+
+def assets() -> str:
+    """The style and the script, for the end of a page, once."""
+    return f"<style>{_read('live.css')}{STYLE}</style><script>{_read('report.js')}</script>"
+
+
+def policy() -> str:
+    """A Content-Security-Policy for a page with `assets`: no script but theirs, nothing fetched."""
+    digest = b64encode(sha256(_read("report.js").encode()).digest()).decode()
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
+    )
+
+
+def _read(name: str) -> str:
+    return (STATIC / name).read_text(encoding="utf-8")
+
+
+def _packed(data: bytes) -> str:
+    """As `unpack.ts` reads it: base64 has no character that ends a script element."""
+    return b64encode(gzip.compress(data, 9, mtime=0)).decode()
+
+
+def _answers(run: Run) -> list[Mapping[str, Any]]:
+    """What a kernel would say about the slowest tokens, slowest first, bounded."""
+    answers: list[Mapping[str, Any]] = []
+    room = ANSWERS_BYTES
+    try:
+        steps = slowest(run.trace, ANSWERED).tolist()
+    except OutlierError:  # times were not recorded
+        return []
+    for step in steps:
+        about = {"step": step}
+        message = {"about": about, **answer(run, about)}
+        room -= len(json.dumps(message))
+        if room < 0:
+            break
+        answers.append(message)
+    return answers
