@@ -37,7 +37,7 @@ def test_an_example_runs_and_prints_its_summary(page):
 def test_the_page_shows_text_and_plots_without_a_kernel(page):
     """Generated text and the three plots are in the page, and nothing in it is fetched."""
     _, html = page
-    for title in ("Routing frequency", "Residency at the end", "Read latency per step"):
+    for title in ("Routing frequency", "Residency at the end", "Read latency per token"):
         assert title in html
     assert "Generated text" in html
     assert not re.search(r"<(script|img|link)[^>]* (src|href)=.?https?:", html)

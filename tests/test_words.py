@@ -22,8 +22,9 @@ NOT_IN_NAMES = {
 """Words that no name contains. In their place: staging, requested, predicted, inputs, predictive,
 resident, evicted, text, reports …"""
 NOT_IN_TEXTS = (
-    "asked for", "aside", "foreseen", "heard", "hears", "held(?! back)", "leaves first", "look-up",
-    "tells", "told", "tokens' worth", "who leaves", "who listens",
+    "asked for", "aside", "deals", "foreseen", "heard", "hears", "held(?! back)", "leaves first",
+    "limit is (?:unknown|not known)", "look-up", "nats a token", "nothing to read",
+    "output until then", "tells", "told", "tokens' worth", "who leaves", "who listens",
 )  # fmt: skip
 """Words of comments, docstrings and messages: resident or pinned for held, evicted for left, lookup
 for look-up, working sets for tokens' worth. Each is a regular expression."""

@@ -92,7 +92,7 @@ test("a run view inside the chat shares only the classes of the root and Stop", 
 
 /** Words that the house replaced by the terms of the field. "told" is a type of message. */
 const JARGON =
-  /\b(?:look-ups?|lifeline|glow\w*|asked|askFor\w*|aside|held)\b|who leaves|leaves next|\btold\b(?!")/i;
+  /\b(?:look-ups?|lifeline|glow\w*|asked|askFor\w*|aside|held)\b|who leaves|leaves next|arrived until then|nats a token|\btold\b(?!")/i;
 
 test("code, comments and labels use the field's words", () => {
   const found = [...SCRIPTS].flatMap(([path, text]) =>

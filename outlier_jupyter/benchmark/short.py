@@ -31,7 +31,7 @@ UNPAGED = {"bf16": None, "float32": mx.float32}
 """Activation types with which mlx-lm is measured."""
 LAYER_NBYTES = 2_400_000_000
 """RAM per layer with all engines of the comparison loaded (measured)."""
-HEADS = ("subject", "tokens/s", "range", "hits", "read MB/s", "times the limit")
+HEADS = ("subject", "tokens/s", "range", "hit rate", "read MB/s", "times the limit")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def measure_disk(model: str | os.PathLike[str]) -> DiskTable:
     """
     _, _, checkpoint, switches = open_model(ModelFolder(resolve(os.fspath(model))))
     if not switches:
-        raise OptionError(f"{model} has no experts that are paged, so there is nothing to read")
+        raise OptionError(f"{model} has no paged experts: no disk speed applies to it")
     records, _ = find_records(checkpoint, layers_of(switches))
     files = [records.file] if records else checkpoint.files
     largest = max(files, key=lambda file: file.stat().st_size)

@@ -251,7 +251,7 @@ class Comparison:
         pair = self.pairs[i, j]
         layers = pair.differing()
         if pair.caution:
-            finding = f"no finding: {pair.caution}"
+            finding = f"too few tokens to tell: {pair.caution}"
         elif not len(layers):
             finding = "no layer is routed differently beyond chance"
         else:

@@ -130,7 +130,7 @@ def what_if_answer(
     if 0 < tokens < FEWEST:
         notes.append(f"only {count(tokens, 'token')} decoded: too few to tell for longer answers")
     if frame.attrs["note"]:
-        notes.append(f"not hit for hit: {frame.attrs['note']}")
+        notes.append(f"not exactly the run: {frame.attrs['note']}")
     if isfinite(replays.cost.compute):
         notes.append(f"speeds are predicted: {replays.cost}")
     sentence = _prediction(replays.row(policy, size), now, own_policy, total)

@@ -160,7 +160,7 @@ def limits(found: Explanation) -> list[str]:
         lines.append(
             "Memory speed has not been measured: run `%outlier bench --memory`."
             if memory.nbytes
-            else "Memory's limit is unknown: the size of its dense weights was not recorded."
+            else "No limit by memory: the size of its dense weights was not recorded."
         )
     else:
         rest = found.ms - waited

@@ -65,7 +65,7 @@ def stop_the_run(page: Page, view: Locator) -> None:
     expect(tokens.nth(tokens.count() + 20)).to_be_attached()
     view.get_by_role("button", name="Stop").click()
     # Where outputs can be replaced, the static view is there now.
-    expect(page.get_by_text("Interrupted").first).to_be_visible()
+    expect(page.get_by_text("Stopped early").first).to_be_visible()
 
 
 def look_into(page: Page, view: Locator) -> None:

@@ -90,7 +90,11 @@ def assert_shown_without_a_kernel(lab: Lab, page: Page) -> None:
         page.goto(f"{lab.url}lab/tree/reopened.ipynb?reset")
         page.locator(".jp-Dialog button", has_text="No Kernel").click()
         page.locator('img[alt*="Routing frequency"]').first.wait_for()
-        for title in ("Residency at the end", "Hits and misses per step", "Read latency per step"):
+        for title in (
+            "Residency at the end",
+            "Hits and misses per token",
+            "Read latency per token",
+        ):
             assert page.locator(f'img[alt*="{title}"]').count() >= 1
         expect(page.get_by_text("model not found").locator("visible=true")).to_have_count(0)
     PICTURES.mkdir(parents=True, exist_ok=True)

@@ -149,10 +149,10 @@ def test_the_live_views_header_has_the_loss_as_it_goes():
     line = DivergenceLine(view, clock=lambda: now[0])
     line(Compared(1.0, True))
     line(Compared(3.0, False))
-    assert view.info["changed_output"].endswith("KL 1 nats a token, top-1 agreement 100 %")
+    assert view.info["changed_output"].endswith("KL 1 nats per token, top-1 agreement 100 %")
     now[0] = 1.0
     line(Compared(2.0, False))
-    message = "expert 0:1 masked; KL 2 nats a token, top-1 agreement 33.3 %"
+    message = "expert 0:1 masked; KL 2 nats per token, top-1 agreement 33.3 %"
     assert view.info["changed_output"] == message
     other = LiveView(info={"changed_output": ""})
     DivergenceLine(other)(Compared(0.0, True))

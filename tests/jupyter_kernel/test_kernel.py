@@ -44,7 +44,7 @@ def test_an_interrupt_stops_the_cell_keeps_the_run_and_frees_the_kernel(loaded):
     assert error["ename"] == "Interrupted" and "the partial run is kept" in error["evalue"]
     assert error["traceback"] == [f"Interrupted: {error['evalue']}"]
     (final,) = kinds(sent, "update_display_data")
-    assert "Interrupted: this is the output until then" in final["data"]["text/html"]
+    assert "Stopped early. Partial output is below." in final["data"]["text/html"]
     assert loaded.value("(run.finish_reason, 0 < run.generated < 100000)") == (
         "('interrupted', True)"
     )

@@ -187,5 +187,5 @@ def test_the_figure_shows_what_was_found_and_needs_no_colour(found):
         assert part.marker.symbol == "diamond"
     rings = [part for part in figure.data if part.name == "a random mask"]
     assert len(rings) == 6 and {part.marker.symbol for part in rings} == {"circle-open"}
-    assert "nats a token" in figure.layout.xaxis.title.text
+    assert "nats per token" in figure.layout.xaxis.title.text
     assert "Masking experts 0:1, 0:2, 2:5" in figure.layout.title.text

@@ -171,7 +171,7 @@ def test_the_figure_has_every_run_and_its_range_and_no_middle_of_few(found):
     assert words[0][1].strip() == f"{three(slowest)} to {three(fastest)}"
     assert words[1][1].strip() == "4 of 4 coherent"
     assert figure.layout.yaxis.title.text == "tokens/s"
-    assert figure.layout.yaxis2.title.text == "KL (nats a token)"
+    assert figure.layout.yaxis2.title.text == "KL (nats per token)"
 
 
 def test_too_few_or_too_short_runs_are_in_the_cautions(found):

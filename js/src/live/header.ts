@@ -14,7 +14,7 @@ const LABELS: Record<string, string> = {
   waiting: "Waiting",
   stop: "Done",
   length: "Done, token limit reached",
-  interrupted: "Interrupted",
+  interrupted: "Stopped early",
   error: "Failed",
 };
 
@@ -128,7 +128,7 @@ export class Header {
   }
 
   private noteText(lost: boolean): string {
-    if (lost) return "The kernel is gone; this is what had arrived until then.";
+    if (lost) return "Kernel disconnected. Run the cell again to continue.";
     if (this.store.problem) return `Frames cannot be read: ${this.store.problem}.`;
     if (this.store.state.stale && this.store.running) {
       return "Some messages were lost; the view catches up with the next snapshot.";

@@ -150,7 +150,7 @@ test("the last snapshot is taken with its status", async () => {
   model.set("status", "interrupted");
   await drawn();
   expect(text(".oj-log")).toBe("all of it");
-  expect(text(".oj-status")).toBe("Interrupted");
+  expect(text(".oj-status")).toBe("Stopped early");
 });
 
 test("nothing is drawn out of sight, and everything when the view comes back", async () => {
@@ -545,7 +545,7 @@ test("the view says that the kernel is gone", async () => {
   await drawn();
   expect(text(".oj-status")).toBe("Kernel gone");
   expect($(".oj-stop").hidden).toBe(true);
-  expect(text(".oj-note")).toContain("until then");
+  expect(text(".oj-note")).toContain("Kernel disconnected. Run the cell again to continue.");
 });
 
 test("the view says that the output is changed", async () => {

@@ -19,7 +19,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--by", metavar="runs|tokens",
         help="colour a unit by the run, or by the kind of token, that activates it beyond chance",
     )  # fmt: skip
-    parser.add_argument("--phase", metavar="prefill|decode", help="use these steps only")
+    parser.add_argument(
+        "--phase", metavar="prefill|decode", help="use only the prompts, or only the answers"
+    )
     add_output(parser, "figure")
 
 

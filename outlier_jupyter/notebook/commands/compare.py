@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=variable, help="variables that hold runs")
     add_output(parser, "Comparison")
-    parser.add_argument("--phase", metavar="prefill|decode", help="compare these steps only")
+    parser.add_argument(
+        "--phase", metavar="prefill|decode", help="compare only the prompts, or only the answers"
+    )
     parser.add_argument(
         "--domain", dest="domains", action="append", metavar="TEXT",
         help="the group of each run, one word per run in their order",

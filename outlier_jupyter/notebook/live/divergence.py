@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from ...events import Compared, Event
-from ...formatting import percent, three
+from ...formatting import percent, small
 from .widget import LiveView
 
 EVERY_S = 0.5
@@ -46,7 +46,7 @@ class DivergenceLine:
         if not (self._tokens and self._why):
             return
         text = (
-            f"KL {three(self._nats / self._tokens)} nats a token, top-1 agreement "
+            f"KL {small(self._nats / self._tokens)} nats per token, top-1 agreement "
             f"{percent(self._same / self._tokens)}"
         )
         self._view.info = {**self._view.info, "changed_output": f"{self._why}; {text}"}

@@ -101,7 +101,7 @@ def test_long_runs_are_binned(make_trace: MakeTrace) -> None:
     figure = Figures(trace).residency()
     bars = named(figure, "hits")
     assert len(bars.x) <= MAX_BINS
-    assert "bins of 3 steps" in figure.layout.xaxis2.title.text
+    assert "bins of 3)" in figure.layout.xaxis2.title.text
     np.testing.assert_allclose((bars.y * bars.width).sum(), hits_per_step(trace)[0].sum())
 
 
@@ -109,7 +109,7 @@ def test_titles_name_model_steps_and_reader(make_trace: MakeTrace) -> None:
     """Each title names the model, escaped, the steps and the reader."""
     for figure in all_figures(make_trace(model="<b>m</b>", reader="direct")):
         assert "&lt;b&gt;m&lt;/b&gt;" in words(figure)
-        assert "40 steps" in words(figure)
+        assert "40 tokens" in words(figure)
         assert "reads past the page cache (direct)" in words(figure)
         assert "not the model's own output" not in words(figure)
 
@@ -125,7 +125,7 @@ def test_changed_output_is_on_every_figure(make_trace: MakeTrace) -> None:
     ("shape", "reason"),
     [
         ({"steps": 5, "layers": 0, "experts": 0, "k": 0}, "dense"),
-        ({"steps": 0, "prompt": 0}, "no step"),
+        ({"steps": 0, "prompt": 0}, "no token"),
     ],
 )
 def test_nothing_to_show(make_trace: MakeTrace, shape: dict[str, int], reason: str) -> None:
@@ -138,7 +138,7 @@ def test_nothing_to_show(make_trace: MakeTrace, shape: dict[str, int], reason: s
 
 def test_a_phase_that_did_not_happen(make_trace: MakeTrace) -> None:
     """For a run stopped in prefill, the figures of decode say that there is none."""
-    assert "no step of this run was decode" in words(
+    assert "no token of this run was in decode" in words(
         Figures(make_trace(steps=8, prompt=8)).routing("decode")
     )
 

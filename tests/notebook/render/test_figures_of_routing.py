@@ -45,7 +45,7 @@ def test_measures_are_lines_with_signs_of_their_own() -> None:
 def test_a_phase_without_steps_says_so() -> None:
     """A sentence replaces missing data."""
     figure = Figures(sticky(1)).measures("prefill")
-    assert "no step of this run was prefill" in figure.layout.annotations[0].text
+    assert "no token of this run was in prefill" in figure.layout.annotations[0].text
 
 
 def test_over_time_shows_the_bins() -> None:

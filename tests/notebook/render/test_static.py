@@ -177,7 +177,7 @@ def test_png_shows_something(large: dict[str, str], make_trace: MakeTrace) -> No
     ("shape", "reason"),
     [
         ({"steps": 5, "layers": 0, "experts": 0, "k": 0}, "a dense model has no expert layers"),
-        ({"steps": 0, "prompt": 0}, "the run has no steps"),
+        ({"steps": 0, "prompt": 0}, "the run has no tokens"),
         ({"steps": 1, "prompt": 1}, None),
     ],
 )
@@ -209,9 +209,9 @@ def test_interrupted_and_changed_runs_say_so(make_trace: MakeTrace, form: str) -
     """Every text form labels an interrupted run and a changed output."""
     trace = make_trace(changed_output="top_k=1 instead of 2")
     message = mimebundle(view(trace, finish_reason="interrupted"))[form].replace("\\", "")
-    assert "Interrupted" in message and "top_k=1 instead of 2" in message
+    assert "Stopped early" in message and "top_k=1 instead of 2" in message
     plain = mimebundle(view(make_trace()))[form]
-    assert "Interrupted" not in plain and "own output" not in plain
+    assert "Stopped early" not in plain and "own output" not in plain
 
 
 def test_summary_is_in_every_form(make_trace: MakeTrace) -> None:

@@ -36,10 +36,10 @@ def sizes_figure(
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
     caution = note(trace)
     titled_run(figure, trace, "Other cache sizes and policies", 620,
-               f"Not hit for hit: {caution}" if caution else "")  # fmt: skip
+               f"Not exactly the run: {caution}" if caution else "")  # fmt: skip
     slots_title = "slots (experts in RAM)"
     figure.update_xaxes(title_text=slots_title, row=2, col=1)
-    figure.update_yaxes(title_text="hits in decode (%)", range=[-3, 103], row=1, col=1)
+    figure.update_yaxes(title_text="hit rate in decode (%)", range=[-3, 103], row=1, col=1)
     figure.update_yaxes(title_text="tokens/s, predicted", rangemode="tozero", row=2, col=1)
     reason = no_routing(trace) or ("" if (trace.phase == 1).any() else "no token was decoded")
     if reason:
@@ -51,7 +51,7 @@ def sizes_figure(
         colour, dash, sign = LINES.get(policy, ANOTHER)
         label = POLICIES[policy].label
         for row, values, unit in (
-            (1, 100 * rows.decode_hit_rate, "%{y:.1f} % of lookups hit"),
+            (1, 100 * rows.decode_hit_rate, "hit rate %{y:.1f} %"),
             (2, rows.tokens_per_second, "%{y:.3~g} tokens/s"),
         ):
             figure.add_trace(

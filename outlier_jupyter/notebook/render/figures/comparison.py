@@ -30,7 +30,7 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
     layers = np.arange(len(pair.js))
     sure = np.isin(layers, pair.differing(ALPHA))
     hover = "layer %{x}<br>%{y:.3~g} bits above chance<br>interval %{customdata[0]:.3~g} to "
-    hover += "%{customdata[1]:.3~g}<br>q %{customdata[2]:.2~g}<br>total %{customdata[3]:.3~g}, "
+    hover += "%{customdata[1]:.3~g}<br>q %{customdata[2]:.3~f}<br>total %{customdata[3]:.3~g}, "
     hover += "by chance %{customdata[4]:.3~g}<extra></extra>"
     data = np.stack([pair.low, pair.high, pair.q, pair.js, pair.expected], axis=1)
     for mine, name, sign, colour in (
@@ -95,7 +95,7 @@ def experts_figure(found: Comparison, first: int = 0, second: int = 1) -> go.Fig
                 "tickformat": "+.0%",
             },
             hovertemplate="layer %{y}, expert %{x}<br>%{z:+.3~p} of the layer's choices"
-            "<br>corrected p %{customdata:.2~g}<extra></extra>",
+            "<br>corrected p %{customdata:.3~f}<extra></extra>",
         )
     )
     _marks(figure, found, first, second)
@@ -156,7 +156,7 @@ def matrix_figure(found: Comparison) -> go.Figure:
     titled(
         figure,
         "Runs against each other",
-        f"mean over layers of the divergence above chance, {found.phase or 'all'} steps",
+        f"mean over layers of the divergence above chance, {found.phase or 'prefill and decode'}",
         height=max(440, 180 + 34 * len(names)),
     )
     colours = [(i / 9, f"rgb({r},{g},{b})") for i, (r, g, b) in enumerate(ramp(10))]
@@ -181,9 +181,10 @@ def matrix_figure(found: Comparison) -> go.Figure:
 
 def _titled(figure: go.Figure, found: Comparison, title: str, first: int, second: int) -> None:
     pair = found.divergence(first, second)
+    phase = found.phase or "prefill and decode"
     about = (
-        f"{found.names[first]} against {found.names[second]} · {found.phase or 'all'} steps · "
+        f"{found.names[first]} against {found.names[second]} · {phase} · "
         f"{pair.permutations:,} permutations of blocks of {pair.block} tokens · 95 % intervals, "
         f"false discovery rate {percent(ALPHA)}"
     )
-    titled(figure, title, about, f"No finding: {pair.caution}" if pair.caution else "")
+    titled(figure, title, about, f"Too few tokens to tell: {pair.caution}" if pair.caution else "")

@@ -56,7 +56,7 @@ def measures_figure(trace: Trace, phase: str | None = "decode") -> go.Figure:
     found = routing_measures(trace, phase)
     reason = no_routing(trace)
     if not reason and not found.choices.any():
-        reason = f"no step of this run was {phase}"
+        reason = f"no token of this run was in {phase}"
     if reason:
         return no_data(_one_panel(figure), reason)
     layers = np.arange(trace.layers)
@@ -96,7 +96,7 @@ def _one_panel(figure: go.Figure) -> go.Figure:
 def over_time_figure(trace: Trace) -> go.Figure:
     """Entropy and overlap of each layer over the steps: two maps."""
     figure = make_subplots(rows=2, vertical_spacing=0.1, shared_xaxes=True)
-    titled_run(figure, trace, "Routing over the steps", height=720)
+    titled_run(figure, trace, "Routing over the tokens", height=720)
     figure.update_yaxes(title_text="MoE layer", tickformat="d", showgrid=False)
     figure.update_xaxes(showgrid=False)
     if reason := no_routing(trace):
@@ -124,7 +124,7 @@ def over_time_figure(trace: Trace) -> go.Figure:
                     "y": (domain[0] + domain[1]) / 2,
                     "thickness": 14,
                 },
-                hovertemplate="step %{x:,.0f}, layer %{y}<br>%{z:.3~g}<extra></extra>",
+                hovertemplate="token %{x:,.0f}, layer %{y}<br>%{z:.3~g}<extra></extra>",
             ),
             row=row,
             col=1,
@@ -138,7 +138,7 @@ def over_time_figure(trace: Trace) -> go.Figure:
                                   font={"size": 11, "color": EITHER.muted})  # fmt: skip
     size = int(found.steps.max())
     figure.update_xaxes(
-        title_text=f"step (in bins of {size})" if size > 1 else "step", row=2, col=1
+        title_text=f"token (in bins of {size})" if size > 1 else "token", row=2, col=1
     )
     figure.update_yaxes(range=[trace.layers - 0.5, -0.5])
     return figure

@@ -43,7 +43,7 @@ class Figures:
 
     def __repr__(self) -> str:
         return (
-            f"Figures of {model_words(self._trace)}, {self._trace.steps} steps: "
+            f"Figures of {model_words(self._trace)}, {self._trace.steps} tokens: "
             ".routing(phase=None), .residency(step=None), .latency(), .measures(phase), "
             ".over_time(), .atlas(labels=None), .what_if(slots=None)"
         )
@@ -65,7 +65,7 @@ class Figures:
         reason = no_routing(trace)
         counts = frequency(trace, number)
         if not reason and not counts.any():
-            reason = f"no step of this run was {part}"
+            reason = f"no token of this run was in {part}"
         if reason:
             return no_data(figure, reason)
         figure.add_trace(_counts(trace, counts))
@@ -83,8 +83,8 @@ class Figures:
         trace = self._trace
         at = _step(trace, step)
         figure = make_subplots(rows=2, row_heights=[0.55, 0.45], vertical_spacing=0.17)
-        when = "at the end" if step is None else f"after step {at:,}"
-        titled_run(figure, trace, f"Residency {when}, and hits and misses per step", height=640)
+        when = "at the end" if step is None else f"after token {at:,}"
+        titled_run(figure, trace, f"Residency {when}, and hits and misses per token", height=640)
         matrix_axes(figure, trace.layers)
         line = self._timeline()
         figure.update_xaxes(title_text=_step_title(line), row=2, col=1)
@@ -113,7 +113,7 @@ class Figures:
         figure = make_subplots(
             rows=2, row_heights=[0.62, 0.38], vertical_spacing=0.08, shared_xaxes=True
         )
-        titled_run(figure, trace, "Read latency and bytes read per step", height=560)
+        titled_run(figure, trace, "Read latency and bytes read per token", height=560)
         figure.update_xaxes(title_text=_step_title(line), row=2, col=1)
         figure.update_yaxes(title_text=_per_step("MB", line), row=2, col=1)
         figure.update_yaxes(title_text="read latency (ms)", row=1, col=1)
@@ -184,7 +184,7 @@ class Figures:
 
 def _phase(phase: str | int | None) -> tuple[int | None, str]:
     if phase is None:
-        return None, "all steps"
+        return None, "prefill and decode"
     for name, number in PHASES.items():
         if isinstance(phase, str | int) and phase in (name, number):
             return number, name
@@ -260,7 +260,7 @@ def _lookups(line: Timeline) -> list[go.Bar]:
             name=name,
             customdata=np.stack([line.first, share], axis=1),
             marker={"color": colour, "line": {"width": 0}},
-            hovertemplate="step %{customdata[0]:,d}<br>%{y:,.4~g} "
+            hovertemplate="token %{customdata[0]:,d}<br>%{y:,.4~g} "
             + name
             + "<br>hit rate %{customdata[1]:.4~p}<extra></extra>",
             legend="legend2",
@@ -287,7 +287,7 @@ def _latencies(line: Timeline) -> list[go.Scatter]:
             line={"color": colour, "dash": dash, "width": 1.6},
             connectgaps=False,
             legendrank=column,
-            hovertemplate=f"step %{{customdata:,d}}<br>{name} %{{y:.3~g}} ms<extra></extra>",
+            hovertemplate=f"token %{{customdata:,d}}<br>{name} %{{y:.3~g}} ms<extra></extra>",
         )
         for column, (name, colour, dash) in reversed(list(enumerate(LATENCY_LINES)))
     ]
@@ -301,7 +301,7 @@ def _megabytes(line: Timeline) -> go.Bar:
         name="MB read",
         customdata=line.first,
         marker={"color": EITHER.resident, "line": {"width": 0}},
-        hovertemplate="step %{customdata:,d}<br>%{y:,.4~g} MB<extra></extra>",
+        hovertemplate="token %{customdata:,d}<br>%{y:,.4~g} MB<extra></extra>",
     )
 
 
@@ -346,8 +346,8 @@ def _needs_log(latency_ms: npt.NDArray[np.float64]) -> bool:
 
 
 def _step_title(line: Timeline) -> str:
-    return "step" if line.size == 1 else f"step (in bins of {line.size} steps)"
+    return "token" if line.size == 1 else f"token (in bins of {line.size})"
 
 
 def _per_step(what: str, line: Timeline) -> str:
-    return f"{what} per step" if line.size == 1 else f"{what} per step (mean)"
+    return f"{what} per token" if line.size == 1 else f"{what} per token (mean)"

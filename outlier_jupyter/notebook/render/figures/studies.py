@@ -35,7 +35,7 @@ def ablation_figure(found: Ablation) -> go.Figure:
     for col, what in enumerate(WHAT, 1):
         _ablated(figure, found, rows, what, col)
         figure.add_vline(0, line={"color": EITHER.ink, "width": 1, "dash": "dash"}, col=col, row=1)
-        figure.update_xaxes(title_text=f"{WHAT[what]}<br>(nats a token)", col=col)
+        figure.update_xaxes(title_text=f"{WHAT[what]}<br>(nats per token)", col=col)
     figure.update_yaxes(
         type="category", autorange="reversed", showgrid=False,
         categoryarray=[name for name, _ in rows],
@@ -69,7 +69,7 @@ def _ablated(
                 x=values, y=[name] * len(values), mode="markers", name="a random mask",
                 legendgroup="random", showlegend=first,
                 marker={"symbol": "circle-open", "size": 8, "color": EITHER.top},
-                hovertemplate="random mask<br>%{x:.3~g} nats a token<extra>%{y}</extra>",
+                hovertemplate="random mask<br>%{x:.3~g} nats per token<extra>%{y}</extra>",
             ),
             row=1, col=col,
         )  # fmt: skip
@@ -81,7 +81,7 @@ def _ablated(
             customdata=[found.p(what, prompt) for _, prompt in rows],
             marker={"symbol": "diamond", "size": 13, "color": EITHER.miss,
                     "line": {"color": EITHER.ink, "width": 1}},
-            hovertemplate="%{x:.3~g} nats a token<br>p %{customdata:.2~g}<extra>%{y}</extra>",
+            hovertemplate="%{x:.3~g} nats per token<br>p %{customdata:.3~f}<extra>%{y}</extra>",
         ),
         row=1, col=col,
     )  # fmt: skip
@@ -111,7 +111,7 @@ def sweep_figure(found: Sweep) -> go.Figure:
         runs = found.of(setting)
         for row, values, what in (
             (1, [run.tokens_per_second for run in runs], "%{y:.3~g} tokens/s"),
-            (2, [run.kl for run in runs], "KL %{y:.3~g} nats a token"),
+            (2, [run.kl for run in runs], "KL %{y:.3~g} nats per token"),
         ):
             shown = row == 1 and name == settings[0][0]
             ends = _ends(values)
@@ -137,7 +137,7 @@ def sweep_figure(found: Sweep) -> go.Figure:
     _labels(figure, found, [name for name, _ in settings])
     _averages(figure, found, [name for name, _ in settings])
     figure.update_yaxes(title_text="tokens/s", rangemode="tozero", row=1)
-    figure.update_yaxes(title_text="KL (nats a token)", rangemode="tozero", row=2)
+    figure.update_yaxes(title_text="KL (nats per token)", rangemode="tozero", row=2)
     figure.update_traces(cliponaxis=False)
     # A category is one unit wide; the last one's label needs room to its right.
     figure.update_xaxes(type="category", range=[-0.5, len(settings) - 0.3])

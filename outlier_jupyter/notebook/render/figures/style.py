@@ -11,6 +11,7 @@ from textwrap import wrap
 
 import plotly.graph_objects as go
 
+from ....formatting import count
 from ....trace.trace import Trace
 from ..palette import EITHER
 from ..static.text import model_words, reader_words, warning
@@ -37,13 +38,13 @@ def plain(text: str) -> str:
 def titled_run(
     figure: go.Figure, trace: Trace, title: str, height: int = 440, note: str = ""
 ) -> None:
-    """`titled` for one run: with the model, the steps and the reader, and a warning.
+    """`titled` for one run: with the model, the tokens and the reader, and a warning.
 
     Args:
         note: the warning; by default how the output was changed.
     """
-    steps = f"{trace.steps:,} step" + ("" if trace.steps == 1 else "s")
-    about = f"{model_words(trace)} · {steps} · {reader_words(trace)}"
+    tokens = count(trace.steps, "token")
+    about = f"{model_words(trace)} · {tokens} · {reader_words(trace)}"
     titled(figure, title, about, note or warning(trace), height)
 
 

@@ -22,7 +22,7 @@ def uses_figure(found: ExpertUses) -> go.Figure:
         about += " · larger: higher weight"
     titled(figure, f"Where expert {found.expert} of layer {found.layer} is chosen", about,
            height=260 + 44 * len(names))  # fmt: skip
-    figure.update_xaxes(title_text="step")
+    figure.update_xaxes(title_text="token")
     figure.update_yaxes(
         type="category", categoryarray=[plain(name) for name in reversed(names)], title_text="run"
     )
@@ -46,7 +46,7 @@ def uses_figure(found: ExpertUses) -> go.Figure:
                     # Translucent, a thin ring would be too faint on a dark page.
                     "opacity": 0.75 if filled else 1,
                 },
-                hovertemplate="%{y}, step %{x:,d}<br>%{text}<br>weight %{customdata[0]:.3f}, "
+                hovertemplate="%{y}, token %{x:,d}<br>%{text}<br>weight %{customdata[0]:.3f}, "
                 "%{customdata[1]}<extra></extra>",
             )
         )  # fmt: skip

@@ -78,16 +78,16 @@ def resident(trace: Trace) -> s.Scene:
 
 
 def lookups(trace: Trace, line: Timeline) -> s.Scene:
-    """Hits and misses per step as stacked bars, hits below."""
-    title = "Hits and misses per step"
+    """Hits and misses per token as stacked bars, hits below."""
+    title = "Hits and misses per token"
     if reason := no_routing(trace):
         return s.no_data(s.Scene(title, f"{title}: no data, {reason}"), reason)
     total = line.hits + line.misses
     share = float((line.hits * line.steps).sum() / max((total * line.steps).sum(), 1e-12))
     scene = s.Scene(
         title,
-        f"{title}: stacked bars over {trace.steps:,} steps. {percent(share)} of the lookups "
-        f"hit; misses per step between {three(float(line.misses.min()))} and "
+        f"{title}: stacked bars over {trace.steps:,} tokens. {percent(share)} of the lookups "
+        f"hit; misses per token between {three(float(line.misses.min()))} and "
         f"{three(float(line.misses.max()))}.",
     )
     x = _step_scale(trace)
@@ -109,15 +109,15 @@ def lookups(trace: Trace, line: Timeline) -> s.Scene:
 
 
 def latency(trace: Trace, line: Timeline) -> s.Scene:
-    """p50, p95 and max read latency per step; steps without reads are gaps."""
-    title = "Read latency per step"
+    """p50, p95 and max read latency per token; tokens without reads are gaps."""
+    title = "Read latency per token"
     if reason := no_reads(trace):
         return s.no_data(s.Scene(title, f"{title}: no data, {reason}"), reason)
     seen = line.latency_ms[np.isfinite(line.latency_ms)]
     scene = s.Scene(
         title,
-        f"{title}: lines over {trace.steps:,} steps in ms. Highest {three(float(seen.max()))} "
-        f"ms, median of the steps' p50 {three(float(np.nanmedian(line.latency_ms[:, 0])))} ms.",
+        f"{title}: lines over {trace.steps:,} tokens in ms. Highest {three(float(seen.max()))} "
+        f"ms, median of the tokens' p50 {three(float(np.nanmedian(line.latency_ms[:, 0])))} ms.",
     )
     x, y = _step_scale(trace), _latency_scale(seen)
     prefill, edges = _prefill(scene, trace, x)
@@ -207,8 +207,8 @@ def _prefill(
 
 
 def _step_title(line: Timeline) -> str:
-    return "step" if line.size == 1 else f"step (in bins of {line.size} steps)"
+    return "token" if line.size == 1 else f"token (in bins of {line.size})"
 
 
 def _per_step(what: str, line: Timeline) -> str:
-    return what if line.size == 1 else f"{what}, mean per step"
+    return what if line.size == 1 else f"{what}, mean per token"

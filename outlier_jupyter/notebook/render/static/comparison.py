@@ -96,7 +96,7 @@ def _pair(found: Comparison, i: int, j: int) -> list[str]:
         for token in found.tokens(i, j, TOKENS)
     ]  # fmt: skip
     if tokens:
-        rows_of_tokens = table((f"step of {one}", "token", "bits per choice"), tokens)
+        rows_of_tokens = table((f"number in {one}", "token", "bits per choice"), tokens)
         parts.append(folded(f"Tokens of {one} routed least like {other}", rows_of_tokens))
     return parts
 

@@ -110,7 +110,7 @@ def _head(view: SavedView) -> str:
     ]
     if view.finish_reason in ("interrupted", "error"):
         ended = ended_words(view.finish_reason)
-        parts.append(f'<p class="oj-warn"><b>{escape(ended)}.</b></p>')
+        parts.append(f'<p class="oj-warn"><b>{escape(ended)}. Partial output is below.</b></p>')
     if text := warning(trace):
         parts.append(f'<p class="oj-warn"><b>{escape(text)}</b></p>')
     return "\n".join(parts)

@@ -139,7 +139,12 @@ def _caches(run: Run) -> Iterator[str]:
         own = {trace.info.slots} & set(sizes)
         sizes = sorted({sizes[i] for i in np.linspace(0, len(sizes) - 1, SIZES).astype(int)} | own)
     rows = [replays.row(policy, size) for policy in POLICIES for size in sizes]
-    head = ("slots", "of all", "GB", *(f"{policy}: hits · read · tokens/s" for policy in POLICIES))
+    head = (
+        "slots",
+        "of all",
+        "GB",
+        *(f"{policy}: hit rate · read · tokens/s" for policy in POLICIES),
+    )
     body = []
     for i, size in enumerate(sizes):
         mine = rows[i :: len(sizes)]
@@ -154,7 +159,7 @@ def _caches(run: Run) -> Iterator[str]:
     chart = f'<div class="oj-charts">{image(caches(rows, trace))}</div>'
     yield _framed(chart + table(head, body))
     if caution := note(trace):
-        yield f"<p>Not hit for hit: {escape(caution)}.</p>"
+        yield f"<p>Not exactly the run: {escape(caution)}.</p>"
     yield (
         "<p>Replays of this run's lookups in decode; ← marks the run's own size. "
         f"Speeds are predicted: {escape(str(replays.cost))}.</p>"

@@ -79,7 +79,7 @@ def caches(rows: list[dict[str, Any]], trace: Trace) -> s.Scene:
     )
     x = s.Scale(0, max(row["slots"] for row in rows), s.LEFT, s.RIGHT)
     y = s.Scale(0, 100, s.BOTTOM, s.TOP)
-    s.y_axis(scene, y, "hits (%)", [0, 25, 50, 75, 100], lines=True)
+    s.y_axis(scene, y, "hit rate (%)", [0, 25, 50, 75, 100], lines=True)
     s.x_axis(scene, x, "slots")
     for policy in POLICIES:
         role, dash = LINES.get(policy, ANOTHER)

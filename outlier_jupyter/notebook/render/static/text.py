@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ....formatting import percent, size_words, three
+from ....formatting import percent, size_words, small, three
 from ....trace.measures import Summary, summarise
 from ....trace.trace import Trace
 
@@ -46,7 +46,7 @@ def model_words(trace: Trace) -> str:
 def no_routing(trace: Trace) -> str:
     """Why there is no routing to show; "" if there is."""
     if not trace.steps:
-        return "the run has no steps"
+        return "the run has no tokens"
     if not trace.layers:
         return "a dense model has no expert layers"
     if not (trace.experts >= 0).any():
@@ -91,7 +91,7 @@ def tiles(trace: Trace) -> list[tuple[str, str]]:
     else:
         found.append(("no data", "read latency"))
     if s.compared:
-        found.append((f"{three(s.kl)} nats", "KL from the exact model"))
+        found.append((f"{small(s.kl)} nats", "KL from the exact model"))
         found.append((percent(s.top1_agreement), "top-1 agreement with it"))
     return found
 
@@ -113,7 +113,7 @@ def table(view: SavedView) -> list[tuple[str, str]]:
         ("Expert cache", cache_words(trace) or "–"),
         ("Reader", reader_words(trace) + (f"; {info.reader_note}" if info.reader_note else "")),
         ("Prefill", f"{s.prompt_tokens:,} tokens in {three(s.prefill_seconds)} s"),
-        ("Decode", f"{s.decoded_steps:,} steps in {three(s.decode_seconds)} s"),
+        ("Decode", f"{s.decoded_steps:,} tokens in {three(s.decode_seconds)} s"),
         ("Speed", f"{three(s.tokens_per_second)} tokens/s"),
         ("Lookups", f"{s.lookups:,}, of these {s.hits:,} hits ({percent(s.hit_rate)})"),
         ("Hit rate in decode", percent(s.decode_hit_rate)),
@@ -140,8 +140,8 @@ def ended_words(reason: str) -> str:
     known = {
         "stop": "The model ended its answer",
         "length": "The token limit was reached",
-        "interrupted": "Interrupted: this is the output until then",
-        "error": "An error ended the run: this is the output until then",
+        "interrupted": "Stopped early",
+        "error": "An error ended the run",
     }
     return known.get(reason, reason or "unknown")
 

@@ -39,7 +39,7 @@ def expert_html(found: ExpertUses, headline: str) -> str:
         first = set(mine.step[mine["rank"] == 0].tolist())
         parts.append(f'<div class="oj-text">{_highlighted(run, weights, first)}</div>')
     order = found.frame.sort_values("weight", ascending=False, kind="stable").head(ROWS)
-    head = ("run", "step", "phase", "weight", "rank", "in RAM", "sampled next", "context")
+    head = ("run", "token", "phase", "weight", "rank", "in RAM", "sampled next", "context")
     rows = [
         (row.run, f"{row.step:,}", row.phase, three(float(row.weight)), str(row.rank + 1),
          "hit" if row.hit else "miss", row.next, row.context)
@@ -67,7 +67,7 @@ def _highlighted(run: Run, weights: dict[int, float], first: set[int]) -> str:
         share = weight / top if np.isfinite(weight) else 0.6
         kind = "" if step in first else ' class="oj-second"'
         out.append(
-            f'<mark{kind} style="--w:{share:.2f}" title="step {step}, weight '
+            f'<mark{kind} style="--w:{share:.2f}" title="token {step}, weight '
             f'{three(float(weight))}">{shown}</mark>'
         )
     if end < trace.steps:
