@@ -67,7 +67,7 @@ def test_three_turns_stop_regenerate_and_edit(lab: Lab, page: Page) -> None:
     page.locator(".oj-user").nth(1).get_by_role("button", name="Earlier version").click()
     answered(page, 3)
     page.locator(".oj-assistant").nth(2).get_by_role("button", name="Run 4").click()
-    expect(page.locator(".oj-assistant .oj-run canvas").first).to_be_visible()
+    expect(page.locator(".oj-dock .oj-run canvas").first).to_be_visible()
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.locator(".oj-chat").first.screenshot(path=PICTURES / "chat-run.png")
 

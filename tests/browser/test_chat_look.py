@@ -80,14 +80,16 @@ def test_a_chat_saved_after_a_reload_is_whole_and_says_how_to_go_on(lab: Lab, pa
     command(page, "notebook:restart-kernel")
     page.locator(".jp-Dialog .jp-mod-accept").click()
     hint = page.locator(".oj-chat .oj-composer .oj-hint")
-    expect(hint).to_contain_text("To go on, run the cell that loads demo, then this cell")
+    expect(hint).to_contain_text("Run the cell that loads demo, then this cell again to continue")
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.locator(".oj-chat").screenshot(path=PICTURES / "chat-restarted.png")
     wait_until_idle(page)
     page.reload()
     transcript = page.locator(".oj-transcript")
     expect(transcript).to_be_visible(timeout=START_S * 1000)
-    expect(transcript).to_contain_text("To go on, run the cell that loads demo, then this cell")
+    expect(transcript).to_contain_text(
+        "To continue, run the cell that loads demo, then this cell again"
+    )
     expect(transcript.locator("details[open]")).to_contain_text("After the reload")
     transcript.get_by_text("Before the reload · 2 messages").click()
     expect(transcript.locator("details[open]")).to_have_count(2)

@@ -7,9 +7,9 @@ import type { ChatStore } from "./store";
 /** A message that the kernel has not accepted after this time is slow. */
 const SLOW_MS = 3_000;
 const SLOW = "The kernel has not answered yet; it may be busy with a cell.";
-const GONE = "The kernel is gone; this is what had arrived until then.";
+const GONE = "Kernel disconnected.";
 const goOn = (model = "the model") =>
-  `To go on, run the cell that loads ${model}, then this cell: it makes a new chat.`;
+  `Run the cell that loads ${model}, then this cell again to continue.`;
 
 export class Composer {
   readonly node: HTMLElement;
@@ -83,6 +83,13 @@ export class Composer {
       event.preventDefault();
       this.stop();
     }
+  }
+
+  /** Send a starter prompt as if it had been typed; it stays in the box if it is refused. */
+  ask(text: string): void {
+    this.store.setDraft(text);
+    this.box.value = text;
+    void this.send();
   }
 
   private async send(): Promise<void> {

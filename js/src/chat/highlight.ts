@@ -10,13 +10,12 @@ import js from "@speed-highlight/core/languages/js.js";
 import json from "@speed-highlight/core/languages/json.js";
 import py from "@speed-highlight/core/languages/py.js";
 import rs from "@speed-highlight/core/languages/rs.js";
-import toml from "@speed-highlight/core/languages/toml.js";
 import yaml from "@speed-highlight/core/languages/yaml.js";
 import { type ShjLanguageData, tokenizeWith } from "@speed-highlight/core/tokenize";
 import { el } from "../widget/dom";
 
 // The library's own types differ from ours about `undefined`.
-const LANGUAGES = { bash, c, diff, js, json, py, rs, toml, yaml } as unknown as Record<
+const LANGUAGES = { bash, c, diff, js, json, py, rs, yaml } as unknown as Record<
   string,
   ShjLanguageData
 >;
@@ -24,7 +23,7 @@ const LANGUAGES = { bash, c, diff, js, json, py, rs, toml, yaml } as unknown as 
 const ALIASES: Record<string, string> = {
   ...{ python: "py", python3: "py", ipython: "py", sh: "bash", shell: "bash", zsh: "bash" },
   ...{ console: "bash", javascript: "js", ts: "js", typescript: "js", jsx: "js", tsx: "js" },
-  ...{ cpp: "c", "c++": "c", h: "c", rust: "rs", yml: "yaml", ini: "toml", patch: "diff" },
+  ...{ cpp: "c", "c++": "c", h: "c", rust: "rs", yml: "yaml", patch: "diff" },
 };
 /** Longer code stays plain, because code is highlighted again with every redraw while it grows. */
 const MAX_LENGTH = 20_000;

@@ -3,9 +3,8 @@
 
 import { el, setText } from "../widget/dom";
 import { integer } from "../widget/format";
-import type { WidgetHost } from "../widget/host";
 import { MessageNode } from "./message";
-import { RunPanel } from "./run-panel";
+import { Starters } from "./starters";
 import type { ChatStore } from "./store";
 
 /** This many pixels from the end still count as the end. */
@@ -14,25 +13,27 @@ const NEAR = 40;
 export class MessageLog {
   readonly node = el("div", "oj-messages", { role: "log", tabindex: "0" });
   private readonly earlier = el("div", "oj-facts oj-earlier");
-  private readonly empty = el("div", "oj-start");
-  private readonly run: RunPanel;
+  private readonly empty: Starters;
   private readonly nodes = new Map<number, MessageNode>();
   private path: number[] = [];
   private conversation = 0;
   /** Whether the end stays in sight as the log grows or becomes narrower. */
   private following = true;
 
-  /** `focusFallback` takes the focus if the element that had it is removed. */
+  /**
+   * `focusFallback` takes the focus if the element that had it is removed; `ask` sends a starter
+   * prompt.
+   */
   constructor(
     private readonly store: ChatStore,
     private readonly focusFallback: () => void,
-    host: WidgetHost | undefined,
+    ask: (text: string) => void,
     signal: AbortSignal,
   ) {
     const { node } = this;
     node.setAttribute("aria-label", "Conversation");
-    node.append(this.earlier, this.empty);
-    this.run = new RunPanel(store, host, signal);
+    this.empty = new Starters(store, ask);
+    node.append(this.earlier, this.empty.node);
     const scrolled = () => {
       this.following = node.scrollHeight - node.scrollTop - node.clientHeight < NEAR;
     };
@@ -44,22 +45,24 @@ export class MessageLog {
     this.following = true;
   }
 
-  draw(): void {
-    const { state, info } = this.store;
+  /** Whether the open run is one of an answer shown here. */
+  get showsRun(): boolean {
+    return [...this.nodes.values()].some((each) => each.showsRun);
+  }
+
+  /** `usable`: whether a message can be sent. */
+  draw(usable: boolean): void {
+    const { state } = this.store;
     const { node } = this;
     // Screen readers read an answer once, when it is complete, and not each time it grows.
     node.setAttribute("aria-live", state.running ? "off" : "polite");
     const lost = this.removeOld();
     this.drawMessages();
     if (lost) this.refocus(lost);
-    this.empty.hidden = state.messages.length > 0;
-    setText(this.empty, `Ask ${info.model ?? "the model"} something.`);
+    this.empty.draw(usable);
     this.earlier.hidden = state.earlier === 0;
     const earlier = `${integer(state.earlier)} earlier messages are not shown; Export saves them.`;
     setText(this.earlier, earlier);
-    const shown = [...this.nodes.values()].find((each) => each.showsRun);
-    // A run that was just opened is shown from its beginning.
-    if (this.run.draw(shown?.node)) this.following = false;
     if (this.following) node.scrollTop = node.scrollHeight;
   }
 
@@ -88,7 +91,7 @@ export class MessageLog {
   private drawMessages(): void {
     const { state } = this.store;
     this.path = state.messages.map((message) => message.id);
-    let last: Element = this.empty;
+    let last: Element = this.empty.node;
     for (const message of state.messages) {
       const known = this.nodes.get(message.id);
       const shown = known ?? new MessageNode(this.store, message);

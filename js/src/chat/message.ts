@@ -1,7 +1,7 @@
 // One message of the chat, with its buttons and facts.
 
 import { el, setText } from "../widget/dom";
-import { integer, percent, plural, short } from "../widget/format";
+import { bytes, integer, percent, plural, short } from "../widget/format";
 import { button } from "./button";
 import { copyFrom, render } from "./markdown";
 import type { ChatStore, Message, PromptProgress } from "./store";
@@ -187,10 +187,9 @@ function factsOf({ numbers, ended }: Message): string {
   const parts: string[] = [];
   if (numbers.generated !== undefined) parts.push(plural(numbers.generated, "token"));
   if (numbers.tokens_per_second) parts.push(`${short(numbers.tokens_per_second)} tokens/s`);
-  for (const phase of ["decode", "prefill"] as const) {
-    const rate = numbers[`${phase}_hit_rate`];
-    if (rate !== undefined) parts.push(`hit rate in ${phase} ${percent(rate)}`);
-  }
+  const rate = numbers.decode_hit_rate;
+  if (rate !== undefined) parts.push(`hit rate in decode ${percent(rate)}`);
+  if (numbers.bytes_read !== undefined) parts.push(`${bytes(numbers.bytes_read)} read`);
   if (numbers.prompt !== undefined) {
     const reused = numbers.reused ? `, ${integer(numbers.reused)} of them from the KV cache` : "";
     parts.push(`prompt ${integer(numbers.prompt)}${reused}`);

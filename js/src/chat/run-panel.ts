@@ -1,4 +1,4 @@
-// The run of one answer, shown below it in a live view.
+// The run of one answer, docked beside or below the conversation.
 //
 // Python keeps which run is shown, so it is still shown after a reload. A page that cannot show a
 // widget inside another shows Python's static view: HTML with all text escaped, in a shadow root so
@@ -6,11 +6,13 @@
 
 import { el, setText } from "../widget/dom";
 import type { WidgetHost } from "../widget/host";
+import { button } from "./button";
 import { Nested } from "./nested";
 import type { ChatStore } from "./store";
 
 export class RunPanel {
   readonly node = el("section", "oj-run");
+  private readonly name = el("strong", "");
   private readonly note = el("div", "oj-facts");
   private readonly staticView = el("div", "");
   private readonly nested: Nested;
@@ -25,19 +27,20 @@ export class RunPanel {
   ) {
     const place = el("div", "");
     this.staticView.attachShadow({ mode: "open" });
-    this.node.append(this.note, place);
+    const close = button("Close", "Close this run", () => store.send({ type: "run", run: 0 }));
+    this.node.append(el("div", "oj-run-head", {}, this.name, close), this.note, place);
     this.nested = new Nested(place, host, () => this.requestStaticView(), signal);
   }
 
-  /** Draw the run into its message, or remove it; true if it was just added. */
-  draw(parent: HTMLElement | undefined): boolean {
+  /** Draw the run, or hide it and remove its view. */
+  draw(open: boolean): void {
     const { run, note } = this.store.runShown;
-    if (!parent) {
-      this.node.remove();
-      return false;
+    this.node.hidden = !open;
+    if (!open) {
+      this.nested.show(null);
+      return;
     }
-    const moved = this.node.parentNode !== parent;
-    if (moved) parent.append(this.node);
+    setText(this.name, `Run ${run}`);
     this.node.setAttribute("aria-label", `Run ${run}`);
     setText(this.note, note || "Loading the run…");
     this.note.hidden = !note && typeof this.store.get("run_view") === "string";
@@ -47,7 +50,6 @@ export class RunPanel {
       this.staticShown = run;
       this.staticView.shadowRoot!.innerHTML = html.text;
     }
-    return moved;
   }
 
   private requestStaticView(): HTMLElement {

@@ -10,6 +10,7 @@ import { SavedView } from "../widget/saved";
 /** The numbers of the run that wrote an answer. */
 type RunNumber =
   | ("prompt" | "reused" | "generated" | "run")
+  | "bytes_read"
   | ("tokens_per_second" | "decode_hit_rate" | "prefill_hit_rate");
 
 export interface Message {
@@ -132,6 +133,11 @@ export class ChatStore {
 
   get info(): ChatInfo {
     return (this.model.get("info") ?? {}) as ChatInfo;
+  }
+
+  /** Prompts that an empty chat offers. */
+  get starters(): string[] {
+    return (this.model.get("starters") ?? []) as string[];
   }
 
   get controls(): Control[] {

@@ -10,6 +10,7 @@ import { button } from "./button";
 import { Composer } from "./composer";
 import { LivePanel } from "./live-panel";
 import { MessageLog } from "./message-log";
+import { RunPanel } from "./run-panel";
 import { Settings } from "./settings";
 import type { ChatStore } from "./store";
 
@@ -28,6 +29,8 @@ export class ChatView {
   private readonly settingsButton: HTMLButtonElement;
   private readonly settings: Settings;
   private readonly live: LivePanel;
+  private readonly run: RunPanel;
+  private readonly dock = el("div", "oj-dock");
   private readonly composer: Composer;
   private options = "";
   private visible = false;
@@ -47,7 +50,10 @@ export class ChatView {
     this.settings.node.hidden = true;
     this.live = new LivePanel(store, host, signal);
     this.composer = new Composer(store, () => this.follow(), signal);
-    this.log = new MessageLog(store, () => this.composer.focus(), host, signal);
+    this.run = new RunPanel(store, host, signal);
+    this.dock.append(this.live.node, this.run.node);
+    const [focus, ask] = [() => this.composer.focus(), (text: string) => this.composer.ask(text)];
+    this.log = new MessageLog(store, focus, ask, signal);
     this.settingsButton = button("Settings", "System prompt, sampling, cache, export", () =>
       this.openSettings(this.settings.node.hidden === true),
     );
@@ -72,10 +78,8 @@ export class ChatView {
         {},
         this.head(signal),
         this.settings.node,
-        this.log.node,
-        this.live.node,
-        this.notice,
-        this.composer.node,
+        el("div", "oj-talk", {}, this.log.node, this.notice, this.composer.node),
+        this.dock,
       ),
     );
     parent.append(this.root);
@@ -147,11 +151,15 @@ export class ChatView {
     setText(this.badge, info.changed_output ? `⚠ not the model’s own: ${info.changed_output}` : "");
     this.badge.hidden = !info.changed_output;
     this.settings.draw();
-    this.log.draw();
+    const connected = this.store.connection.isOpen(this.root);
+    this.log.draw(connected && !this.store.closed);
     this.live.draw();
+    this.run.draw(this.log.showsRun);
+    this.dock.hidden = this.live.node.hidden === true && this.run.node.hidden === true;
+    this.root.dataset.docked = String(!this.dock.hidden);
     setText(this.noticeText, notice);
     this.notice.hidden = !notice;
-    this.composer.draw(this.store.connection.isOpen(this.root));
+    this.composer.draw(connected);
     this.watchButton.setAttribute("aria-pressed", String(this.store.get("watch") === true));
     this.root.dataset.status = state.running ? "running" : "idle";
     this.cost += (performance.now() - started - this.cost) / 4;

@@ -22,6 +22,51 @@ import {
 beforeEach(prepare);
 afterEach(clear);
 
+test("an empty chat offers starter prompts, which send themselves", async () => {
+  const starters = ["What is <b>an expert</b>?", "Why?"];
+  open(state(1, []), { starters });
+  await drawn();
+  const offered = [...page.host.querySelectorAll<HTMLButtonElement>(".oj-starters button")];
+  expect(offered.map((each) => each.textContent)).toEqual(starters);
+  expect(textOf(".oj-start")).toContain("Ask tiny a question, or begin with:");
+  offered[1].click();
+  expect(last()).toMatchObject({ type: "send", text: "Why?" });
+  expect(box().value).toBe("Why?");
+  receive({ type: "state", state: state(2, [message(1, "Why?")], { running: true }) });
+  await drawn();
+  expect($(".oj-start").hidden).toBe(true);
+});
+
+test("a chat without starters, or without a kernel, offers none", async () => {
+  open(state(1, []));
+  await drawn();
+  expect(textOf(".oj-start")).toBe("Ask tiny a question.");
+  page.model.set("starters", ["Why?"]);
+  page.model.set("status", "closed");
+  await drawn();
+  expect($<HTMLButtonElement>(".oj-starters button").disabled).toBe(true);
+});
+
+test("the run view is docked beside a wide chat and below a narrow one, without a scroller", async () => {
+  const shown = { run_shown: { run: 3, note: "run 3 is no longer kept" } };
+  const numbers = { run: 3 };
+  open(state(1, [message(1, "q"), message(2, "a", { numbers })]), shown);
+  for (const [width, beside] of [
+    [1300, true],
+    [700, false],
+  ] as const) {
+    page.host.style.width = `${width}px`;
+    await drawn();
+    const [talk, dock] = [".oj-talk", ".oj-dock"].map((each) => $(each).getBoundingClientRect());
+    expect(dock.left >= talk.right - 1).toBe(beside);
+    expect(dock.top >= talk.bottom - 1).toBe(!beside);
+    for (const each of [$(".oj-dock"), $(".oj-run")])
+      expect(getComputedStyle(each).overflowY).toBe("visible");
+  }
+  named("Close").click();
+  expect(last()).toEqual({ type: "run", run: 0 });
+});
+
 test("the current path is shown, questions as text and answers as Markdown", async () => {
   open(state(1, [message(1, "**not** bold"), message(2, "**bold** and `code`")]));
   await drawn();
@@ -251,8 +296,10 @@ test("without a kernel nothing can be sent, and the chat says so", async () => {
   page.model.emit("comm_live_update");
   await drawn();
   expect(box().disabled).toBe(true);
-  expect(textOf(".oj-composer .oj-hint")).toContain("kernel is gone");
-  expect(textOf(".oj-composer .oj-hint")).toContain("run the cell that loads tiny, then this cell");
+  expect(textOf(".oj-composer .oj-hint")).toContain("Kernel disconnected");
+  expect(textOf(".oj-composer .oj-hint")).toContain(
+    "Run the cell that loads tiny, then this cell again to continue.",
+  );
   expect(page.model.sent).toEqual([{ type: "resync" }]);
 });
 

@@ -123,9 +123,12 @@ test("a context that is nearly full, or too long, is warned about", async () => 
   expect(textOf(".oj-context")).toContain("more than the model can read");
 });
 
-const numbers = { run: 3, generated: 24, prompt: 55, reused: 38, tokens_per_second: 12.34 };
+const numbers = {
+  ...{ run: 3, generated: 24, prompt: 55, reused: 38, tokens_per_second: 12.34 },
+  ...{ decode_hit_rate: 0.912, bytes_read: 1_500_000 },
+};
 
-test("an answer's run is shown under it, as the widget that Python names", async () => {
+test("an answer's run is docked, as the widget that Python names", async () => {
   const requested: string[] = [];
   const getWidget = async (ref: string) => {
     requested.push(ref);
@@ -138,7 +141,7 @@ test("an answer's run is shown under it, as the widget that Python names", async
   open(state(1, [message(1, "q"), message(2, "a", { numbers })]), {}, { getWidget });
   await drawn();
   expect(textOf(".oj-assistant .oj-facts")).toMatch(
-    /24.tokens · 12.3 tokens\/s · prompt 55, 38 of/,
+    /24.tokens · 12.3 tokens\/s · hit rate in decode 91.2.% · 1.50?.MB read · prompt 55, 38 of/,
   );
   const run = named("Run 3");
   expect([run.title.includes("chat.run(3)"), run.getAttribute("aria-expanded")]).toEqual([
@@ -148,7 +151,7 @@ test("an answer's run is shown under it, as the widget that Python names", async
   expect(last()).toEqual({ type: "run", run: 3 });
   page.model.set("run_view", "IPY_MODEL_abc");
   page.model.set("run_shown", { run: 3, note: "" });
-  await vi.waitFor(() => expect(textOf(".oj-assistant .oj-run")).toContain("the run"));
+  await vi.waitFor(() => expect(textOf(".oj-dock .oj-run")).toContain("the run"));
   expect(requested).toEqual(["anywidget:abc"]);
   expect(named("Run 3").getAttribute("aria-expanded")).toBe("true");
   named("Run 3").click();
@@ -156,7 +159,7 @@ test("an answer's run is shown under it, as the widget that Python names", async
   page.model.set("run_view", null);
   page.model.set("run_shown", { run: 0, note: "" });
   await drawn();
-  expect($(".oj-run")).toBeNull();
+  expect([$(".oj-dock").hidden, $(".oj-run").hidden]).toEqual([true, true]);
 });
 
 test("a page that cannot show a widget inside another shows the run's static view", async () => {
@@ -176,7 +179,7 @@ test("a run that is no longer kept is replaced by a note", async () => {
     run_shown: { run: 3, note: "run 3 is no longer kept" },
   });
   await drawn();
-  expect(textOf(".oj-assistant .oj-run")).toContain("run 3 is no longer kept");
+  expect(textOf(".oj-dock .oj-run")).toContain("run 3 is no longer kept");
 });
 
 test("the focus stays on a version's buttons, and goes to the box during an answer", async () => {

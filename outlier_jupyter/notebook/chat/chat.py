@@ -11,8 +11,9 @@ import logging
 import time
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import traitlets
@@ -27,6 +28,7 @@ from ...options import GenerateOptions, make
 from ...runs.run import Run
 from ...system.interactive import attended
 from ...values import integer
+from ...values import path as path_of
 from ...values import text as text_of
 from ..engine_handle import engine_of
 from ..ipykernel_fixes import fix_subshell_routing
@@ -37,6 +39,7 @@ from .conversations_mixin import ConversationsMixin
 from .message_handler import MessageHandler
 from .runner import CLOSED, IDLE, TurnRunner
 from .saved_chat import bundle
+from .starters import starters_of
 
 NO_TEMPLATE = (
     "This model has no chat template, so it cannot chat: let it continue a text with %%outlier or "
@@ -60,11 +63,15 @@ class Chat(ConversationsMixin, WithSavedView):
 
     Args:
         engine: from `outlier_jupyter.load`; the caller closes it.
+        starters: prompts that an empty chat offers as buttons, at most four; by default such as
+            the model answers well, [] for none.
+        file: where all conversations are kept: restored from it if it exists, and written to it
+            after each change.
         clock: a monotonic clock in seconds.
         **settings: values for the settings.
 
     Raises:
-        OptionError: a setting is unknown or has an invalid value.
+        OptionError: a setting is unknown or has an invalid value, or `file` is not a chat.
     """
 
     _esm = STATIC / "chat.js"
@@ -81,18 +88,29 @@ class Chat(ConversationsMixin, WithSavedView):
     draft = traitlets.Unicode("").tag(sync=True)
     blocking = traitlets.Bool(False).tag(sync=True)
     info = traitlets.Dict().tag(sync=True)
+    starters: Any = traitlets.List(traitlets.Unicode()).tag(sync=True)
     controls: Any = traitlets.List().tag(sync=True)
     kernel_id = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
-        self, engine: Engine, *, clock: Callable[[], float] = time.monotonic, **settings: Any
+        self,
+        engine: Engine,
+        *,
+        starters: Sequence[str] | None = None,
+        file: str | Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **settings: Any,
     ) -> None:
         _check(engine, settings)
         engine = engine_of(engine)
+        offered = starters_of(engine, starters)
+        keep_in = None if file is None else Path(path_of("file", file))
+        self._file: Path | None = None  # until its conversations are restored
         self.runner = TurnRunner(self, engine, clock)
         super().__init__(
             f"oj-chat-{uuid.uuid4().hex[:12]}",
             controls=controls(),
+            starters=offered,
             info=_engine_info(engine),
             kernel_id=kernel_id(),
             notice="" if has_template(engine.tokenizer) else NO_TEMPLATE,
@@ -105,6 +123,8 @@ class Chat(ConversationsMixin, WithSavedView):
         self.on_msg(lambda _, content, buffers: handler.receive(content))
         self.observe(self._keep_system, "system")
         self._forget_engine = engine.subscribe(partial(_resized, weakref.ref(self)), Resized)
+        if keep_in is not None:
+            self._keep_in(keep_in)
 
     @property
     def engine(self) -> Engine:
@@ -197,6 +217,21 @@ class Chat(ConversationsMixin, WithSavedView):
     def save_view(self) -> None:
         """Update the output that a saved notebook shows of this chat, where it is displayed."""
         self.keep(bundle(self.engine.info.model, self.runner.conversations))
+        if self._file is not None:
+            try:
+                self.save(self._file)
+            except OptionError as error:  # the answer is not lost: the chat still has it
+                self.notice = str(error)
+
+    def _keep_in(self, file: Path) -> None:
+        """Restore the conversations in `file`, and write all of them there from now on."""
+        if file.exists():
+            try:
+                self.load(file)
+            except OptionError:
+                self.close()
+                raise
+        self._file = file
 
     def _ipython_display_(self) -> None:
         """IPython's hook: display the widget, and beside it the static form for saved notebooks."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
 
-from ...formatting import percent, three
+from ...formatting import percent, size_words, three
 from ..render.static.page import ROOT, STYLE
 from .conversations import ASSISTANT, RUNNING, Conversation, Conversations, Message
 from .view_state import newest
@@ -95,8 +95,8 @@ def _counted(count: int, what: str) -> str:
 
 def _how_to_go_on(model: str) -> str:
     return (
-        f"To go on, run the cell that loads {model}, then this cell: it makes a new chat, and "
-        "chat.load(path) adds what chat.save(path) or Export has saved."
+        f"To continue, run the cell that loads {model}, then this cell again. With "
+        "Chat(engine, file=…) all conversations come back; chat.load(path) adds those of a file."
     )
 
 
@@ -116,6 +116,7 @@ def _annotation(message: Message, form: str, write: Callable[[str], str] = str) 
         for phase in ("decode", "prefill")
         if (name := f"{phase}_hit_rate") in numbers
     ]
+    labels += [f"{size_words(numbers['bytes_read'])} read"] if "bytes_read" in numbers else []
     labels += [ENDED[message.ended]] if message.ended in ENDED else []
     labels += [write(message.note)] if message.note else []
     return form.format(" · ".join(labels)) if labels else ""

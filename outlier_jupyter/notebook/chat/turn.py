@@ -73,6 +73,7 @@ class Turn:
                 value = float(getattr(summary, name))
                 if math.isfinite(value):
                     out[name] = round(value, 4)
+            out["bytes_read"] = summary.bytes_read
         return out
 
 

@@ -14,6 +14,14 @@ from .parsing import add_fields, add_output
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "Chat")
+    parser.add_argument(
+        "--file", metavar="FILE",
+        help="keep all conversations in this file, and restore them from it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--starter", dest="starters", action="append", metavar="TEXT",
+        help="a prompt that an empty chat offers as a button; at most four",
+    )  # fmt: skip
     # Flags can only switch on, so options that a chat switches on by default have none.
     add_fields(parser, GenerateOptions, [name for name in NAMES if name not in DEFAULTS])
 

@@ -131,7 +131,7 @@ def test_all_conversations_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_says_how_to_go_on() -> None:
     """In the chat's place it names the code to run."""
     made = saved_chat.bundle("demo", conversations("a", "b"))
-    assert "To go on, run the cell that loads demo, then this cell" in made["text/html"]
+    assert "To continue, run the cell that loads demo, then this cell again" in made["text/html"]
     assert "run the cell that loads demo" in made["text/markdown"]
 
 

@@ -71,7 +71,7 @@ def test_measures_are_a_table_or_a_figure(ip):
         assert found.frame.equals(pandas.DataFrame(one.measures(phase).rows()))
         assert found["overlap"] is not None and list(found) == list(found.frame)
         assert ip.user_ns["told"] is found
-    titles = {"layers": "Routing by layer", "time": "over the steps", "atlas": "Atlas of experts"}
+    titles = {"layers": "Routing by layer", "time": "over the tokens", "atlas": "Atlas of experts"}
     for name, title in titles.items():
         figure = ip.run_line_magic("outlier", f"measures --figure {name} --run one")
         assert title in figure.layout.title.text
