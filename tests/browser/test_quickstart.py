@@ -72,7 +72,7 @@ def test_text_and_all_plots_change_while_the_cell_runs(lab: Lab, page: Page):
     assert all(t in titles for t in ("Routing frequency", "Residency", "Read latency"))
 
     expect(page.locator(".oj-root:visible")).to_have_count(2)
-    expect(page.locator(".oj-static:visible")).to_have_count(0)
+    expect(page.locator(".oj-saved:visible")).to_have_count(0)
     save(page)
     assert_shown_without_a_kernel(lab, page)
 

@@ -4,19 +4,19 @@
 import type { Model } from "./host";
 
 /** What Python says about a subject; a kernel sends the same. */
-interface Answer {
+interface FixedAnswer {
   about: unknown;
 }
 
 type Listener = (content: unknown, buffers?: DataView[]) => void;
 
 export class FixedModel implements Model {
-  private readonly answers: Map<string, Answer>;
+  private readonly answers: Map<string, FixedAnswer>;
   private readonly listeners = new Set<Listener>();
 
   constructor(
     private readonly traits: Readonly<Record<string, unknown>>,
-    answers: readonly Answer[] = [],
+    answers: readonly FixedAnswer[] = [],
   ) {
     this.answers = new Map(answers.map((answer) => [JSON.stringify(answer.about), answer]));
   }
