@@ -8,27 +8,42 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .widget import LiveView
+from typing import Protocol
 
 KEPT = 20
 """The number of finished views that stay open."""
 KEPT_NBYTES = 256_000_000
 """Bytes of their traces; the newest stays open whatever its size."""
 
-_views: list[weakref.ref[LiveView]] = []
+
+class View(Protocol):
+    """What is counted: a live view, or two side by side."""
+
+    closed: bool
+
+    @property
+    def over(self) -> bool:
+        """Whether its runs have ended."""
+
+    @property
+    def trace_nbytes(self) -> int:
+        """Bytes of their traces."""
+
+    def close(self) -> None:
+        """Leave only the saved view."""
+
+
+_views: list[weakref.ref[View]] = []
 _lock = threading.RLock()
 
 
-def views() -> list[LiveView]:
+def views() -> list[View]:
     """The displayed views that are open, oldest first."""
     with _lock:
         return [view for each in _views if (view := each()) is not None and not view.closed]
 
 
-def add(view: LiveView) -> None:
+def add(view: View) -> None:
     """Count a displayed view as the newest."""
     with _lock:
         _views[:] = [weakref.ref(each) for each in views() if each is not view]

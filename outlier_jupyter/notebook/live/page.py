@@ -23,7 +23,7 @@ from .answers import answer
 from .columns import embedded_columns
 from .finished_run import frame_of_run
 from .frames import encode
-from .widget import STATIC, header
+from .widget import STATIC, LiveView, header
 
 ANSWERED = 24
 ANSWERS_BYTES = 200_000
@@ -59,7 +59,7 @@ def pages() -> dict[str, str]:
     return {
         view.view_id: run_page(run, draw("Run.mimebundle", run)["text/html"])
         for view in open_views.views()
-        if (run := view.finished_run) is not None
+        if isinstance(view, LiveView) and (run := view.finished_run) is not None
     }
 
 

@@ -7,6 +7,7 @@ The widget refers to the live views of both, whose messages the page reads. The 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -21,6 +22,7 @@ from ...trace import Trace
 from ...values import items, refused
 from ...values import text as text_of
 from ..render.displays import WithSavedView
+from . import open_views
 from .widget import STATIC, LiveView
 
 
@@ -39,8 +41,16 @@ class SideBySide(WithSavedView):
     other = traitlets.Instance(LiveView).tag(sync=True, **widget_serialization)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
-    def __init__(self, one: LiveView, other: LiveView, names: list[str], **traits: Any) -> None:
+    def __init__(
+        self,
+        one: LiveView,
+        other: LiveView,
+        names: list[str],
+        own: Sequence[LiveView] = (),
+        **traits: Any,
+    ) -> None:
         name = f"oj-pair-{uuid.uuid4().hex[:12]}"
+        self._own = own
         super().__init__(name, one=one, other=other, names=names, **traits)
         self.on_msg(self._receive)
         for view in (one, other):
@@ -63,8 +73,24 @@ class SideBySide(WithSavedView):
             f"{title}\n{each['text/plain']}" for title, each in zip(titles, bundles, strict=True)
         )})  # fmt: skip
 
+    @property
+    def over(self) -> bool:
+        """Whether both runs have ended."""
+        return self.one.over and self.other.over
+
+    @property
+    def trace_nbytes(self) -> int:
+        """Bytes of both traces."""
+        return self.one.trace_nbytes + self.other.trace_nbytes
+
+    def close(self) -> None:
+        """Close the widget, and the views that only it shows; the static views stay."""
+        super().close()
+        for view in self._own:
+            view.close()
+
     def _status_changed(self, change: object) -> None:
-        if self.one.over and self.other.over:
+        if self.over:
             self.save_view()
 
     def _receive(self, _: object, content: object, buffers: object) -> None:
@@ -75,6 +101,7 @@ class SideBySide(WithSavedView):
         """IPython's hook: display the view, and beside it the static ones for saved notebooks."""
         self.show(widget=attended() and not self.closed)
         self.save_view()
+        open_views.add(self)
 
     def __repr__(self) -> str:
         return f"SideBySide({self.names[0]!r}, {self.names[1]!r})"
@@ -95,7 +122,9 @@ def side_by_side(
     called = [text_of("names", name) for name in items("names", names, "two names, in a list")]
     if len(called) != 2:
         raise refused("names", names, "two names, in a list")
-    return SideBySide(_view_of(one), _view_of(other), called)
+    left, right = _view_of(one), _view_of(other)
+    own = [view for view in (left, right) if view is not one and view is not other]
+    return SideBySide(left, right, called, own)
 
 
 def beside(run: Run, other: Any) -> SideBySide:

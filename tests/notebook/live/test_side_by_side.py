@@ -7,6 +7,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter import Engine, Run
 from outlier_jupyter.errors import OptionError
+from outlier_jupyter.notebook.live import open_views
 from outlier_jupyter.notebook.live.side_by_side import SideBySide
 from outlier_jupyter.notebook.live.widget import STATIC
 from outlier_jupyter.notebook.render import displays
@@ -63,6 +64,20 @@ def test_a_run_that_goes_on_is_saved_at_its_end(engine: Engine, outputs: Outputs
         each.wait()
     ((_, saved),) = outputs.pairs()
     assert saved["text/html"].count("Generated text") == 2
+
+
+def test_it_counts_among_the_views_that_stay_open(
+    runs: tuple[Run, Run], outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older one is closed with the views that only it shows; the static views remain."""
+    monkeypatch.setattr(open_views, "KEPT", 1)
+    shown = runs[0].view()
+    first = outlier_jupyter.side_by_side(shown, runs[1])
+    first._ipython_display_()
+    outlier_jupyter.side_by_side(*runs)._ipython_display_()
+    assert first.closed and first.other.closed and not shown.closed
+    (old, saved), (new, _) = outputs.pairs()
+    assert WIDGET not in old and WIDGET in new and saved["text/html"].count("Generated text") == 2
 
 
 def test_what_is_no_run_is_refused(runs: tuple[Run, Run]) -> None:

@@ -9,7 +9,9 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbconvert import HTMLExporter
 
 import outlier_jupyter
 from outlier_jupyter import Engine, Interrupted
@@ -172,6 +174,17 @@ def test_a_run_is_a_view_where_a_page_shows_it(
     with pytest.raises(NotImplementedError):
         run._ipython_display_()
     assert len(outputs.pairs()) == 1
+
+
+def test_an_exported_notebook_shows_the_static_view_once(engine: Engine, outputs: Outputs) -> None:
+    """nbconvert's page has nothing of the widget, and fetches nothing for it."""
+    run = show_run(engine, "Hello", {"max_tokens": 3})
+    cell = nbformat.v4.new_code_cell("run")
+    for bundle in outputs.pairs()[0]:
+        cell.outputs.append(nbformat.v4.new_output("display_data", bundle))
+    html, _ = HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    assert html.count("Generated text") == 1 and run.finish_reason == "length"
+    assert "LiveView(" not in html and "html-manager" not in html
 
 
 def test_only_what_is_below_a_widget_hides_what_is_above(engine: Engine, outputs: Outputs) -> None:
