@@ -83,6 +83,7 @@ export function scaleTicks({ low, top, log }: AxisScale, factor: number, wanted:
   if (!log) {
     const step = niceStep(top / factor / Math.max(1.5, wanted));
     for (let n = 0; n * step <= (top / factor) * (1 + 1e-9); n += 1) out.push(n * step * factor);
+    if (out.length < 2) out.push(top); // round as well
     return out;
   }
   const decades = Math.log10(top / low);

@@ -104,6 +104,7 @@ test("ticks are round in the unit of the labels, and on the axis", () => {
     scaleTicks(scale, factor, wanted).map((tick) => Number((tick / factor).toPrecision(6)));
   expect(labels({ low: 0, top: 10, log: false }, 1, 5)).toEqual([0, 2, 4, 6, 8, 10]);
   expect(labels({ low: 0, top: 2.5e6, log: false }, 1e6, 3)).toEqual([0, 1, 2]);
+  expect(labels({ low: 0, top: 40, log: false }, 1, 1.5)).toEqual([0, 40]); // a low plot
   expect(labels({ low: 0.1, top: 120, log: true }, 1, 5)).toEqual([0.1, 1, 10, 100]);
   expect(labels({ low: 1, top: 10, log: true }, 1, 5)).toEqual([1, 2, 5, 10]);
   expect(labels({ low: 1, top: 25, log: true }, 1, 2)).toEqual([1, 10]);
