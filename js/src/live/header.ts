@@ -40,6 +40,9 @@ export class Header {
   private readonly note = el("div", "oj-note", { role: "status" });
   private readonly values = new Map<string, HTMLElement>();
   private readonly sparklines = TILES.map(() => new Sparkline());
+  private courses: Course[] = [];
+  /** What `courses` was made from. */
+  private coursesMade = "";
   private message = "";
 
   constructor(
@@ -79,7 +82,7 @@ export class Header {
     setText(this.pace, this.paceText(playback));
     this.pace.hidden = !this.pace.textContent;
     this.drawNumbers();
-    courses(this.store.state).forEach(({ from, values }: Course, n) => {
+    this.coursesNow().forEach(({ from, values }: Course, n) => {
       const inside = at !== null && at >= from && at < from + values.length;
       this.sparklines[n].draw(values, inside ? at - from : null, theme);
     });
@@ -119,6 +122,15 @@ export class Header {
   private statusText(status: Status): string {
     if (status !== "running") return LABELS[status] ?? status;
     return this.store.state.generated ? "Generating" : "Reading the prompt";
+  }
+
+  /** The courses, made again only when there are further tokens. */
+  private coursesNow(): Course[] {
+    const { epoch, steps } = this.store.state;
+    const made = `${epoch} ${steps.first} ${steps.end}`;
+    if (made !== this.coursesMade) this.courses = courses(this.store.state);
+    this.coursesMade = made;
+    return this.courses;
   }
 
   private paceText({ playing, pace }: Playback): string {

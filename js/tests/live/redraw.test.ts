@@ -115,6 +115,29 @@ test("after ten thousand tokens the page holds no more than the newest", async (
   expect(host.querySelector(".oj-text .oj-subtitle")?.textContent).toMatch(/^10.001.tokens$/);
 });
 
+test("among thousands of tokens a move of the playhead draws no mark, and changes few tokens", async () => {
+  const { push } = view();
+  for (let i = 0; i < 3000; i += 1) push();
+  await settled(host);
+  const slider = host.querySelector<HTMLInputElement>(".oj-slider")!;
+  const move = async (step: number) => {
+    slider.value = String(step);
+    slider.dispatchEvent(new Event("input"));
+    await settled(host);
+  };
+  await move(1500);
+  const changes = vi.fn();
+  const observer = new MutationObserver((records) => records.forEach(changes));
+  observer.observe(host.querySelector(".oj-log")!, { attributes: true, subtree: true });
+  const lines = vi.spyOn(CanvasRenderingContext2D.prototype, "lineTo");
+  await move(1501);
+  observer.disconnect();
+  expect(host.querySelectorAll(".oj-future").length).toBe(3005 - 1502);
+  expect(changes.mock.calls.length).toBeLessThan(8);
+  // The sparklines draw their dots anew: 32 points each.
+  expect(lines.mock.calls.length).toBeLessThan(4 * 32);
+});
+
 test("without messages nothing is drawn", async () => {
   const { push } = view();
   push();
