@@ -127,6 +127,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>scene</tit
 --jp-ui-font-family:"DejaVu Sans";--jp-code-font-family:"DejaVu Sans Mono"}</style>
 <main id="place"></main>
 <script type="module">
+localStorage.setItem("outlier_jupyter.hint", "seen");  // no picture has the first-time hint
 import widget from "/%(widget)s.js";
 const bytes = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
 const told = %(traits)s;

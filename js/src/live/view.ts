@@ -11,6 +11,7 @@ import { REDUCED_MOTION_REDRAW_MS, REST_FACTOR } from "../widget/redraw-limits";
 import { readTheme, type Theme, watchTheme } from "../widget/theme";
 import { drawInput } from "./draw-input";
 import { Header } from "./header";
+import { Hint } from "./hint";
 import { ExpertHistory } from "./history";
 import { UNSEEN_MS } from "./limits";
 import { ExplainPanel } from "./panels/explain";
@@ -25,6 +26,7 @@ import { watchPlayheadKeys } from "./playhead-keys";
 import { RedrawScheduler } from "./redraw-scheduler";
 import type { RunState } from "./state";
 import type { RunStore } from "./store";
+import { SUMMARISED, seldom, summariesOf } from "./summaries";
 import { partsOf } from "./time-parts";
 import { addTokenMenu } from "./token-menu";
 import { Transport } from "./transport";
@@ -51,6 +53,8 @@ export class RunView {
   private readonly latency: LatencyPanel;
   private readonly time: TimePanel;
   private readonly explain: ExplainPanel;
+  private readonly hint: Hint;
+  private readonly summarise: () => void;
   private readonly history: ExpertHistory;
   /** The experts before the token to describe. */
   private readonly beforeSelected: ExpertHistory;
@@ -88,12 +92,18 @@ export class RunView {
     this.residency = new ResidencyPanel(...shared);
     this.latency = new LatencyPanel(...shared);
     this.time = new TimePanel(() => partsOf(store.info, state), ...shared);
+    this.hint = new Hint(signal);
+    this.summarise = seldom(() => {
+      const experts = this.playback.at === null ? state : this.history;
+      const summaries = summariesOf(state, store.info, experts);
+      for (const name of SUMMARISED) this[name].panel.setSummary(summaries[name]);
+    }, signal);
     this.explain = new ExplainPanel(store, this.focus, signal);
     const made = [this.text, this.routing, this.residency, this.latency, this.time];
     this.panels = made.map((each) => each.panel);
     const nodes = this.panels.map((panel) => panel.node);
     nodes.splice(1, 0, this.explain.node); // in the order of a narrow view, which Tab follows
-    const grid = el("div", "oj-grid", {}, ...nodes);
+    const grid = el("div", "oj-grid", {}, ...nodes, this.hint.node);
     this.root = rootElement("oj-root oj-run-view");
     this.root.tabIndex = -1; // a click anywhere lets the arrow keys move the playhead
     const parts = [this.header.node, this.transport.node, grid];
@@ -241,6 +251,8 @@ export class RunView {
       const needsExperts = panel !== this.text.panel && panel !== this.time.panel;
       panel.setHint(panel === this.text.panel ? "" : hint(state, needsExperts));
     }
+    this.hint.draw(state.generated, at !== null && !this.playback.playing);
+    this.summarise();
     this.text.panel.drawTable(now);
     // Drawn last, because scrolling to its end needs a layout.
     this.text.draw(input, status, info.prompt ?? "");

@@ -173,6 +173,55 @@ test("Tab reaches every control and every plot, and each shows the focus", async
   }
 });
 
+test("each panel and each plot is described in a sentence", async () => {
+  open();
+  await vi.waitFor(() => expect($(".oj-time .oj-summary").textContent).not.toBe(""), {
+    timeout: 9_000,
+  });
+  const summary = (panel: string) => $(`.oj-${panel} .oj-summary`).textContent;
+  expect(summary("text")).toMatch(/^9.tokens; \d+(\.\d)?.% of the lookups missed\.$/);
+  expect(summary("routing")).toMatch(
+    /^\d+ of 64.experts chosen; most often expert \d+ of layer \d,/,
+  );
+  expect(summary("residency")).toBe("20 of 20\u202fslots hold an expert.");
+  expect(summary("latency")).toMatch(
+    /MB read in \d+.reads; the longest took .*ms, for token \d\.$/,
+  );
+  expect(summary("time")).toMatch(/^The slowest, token \d, took .*; most time went to dense work,/);
+  for (const node of host.querySelectorAll(".oj-panel:not(.oj-explain), .oj-plot > .oj-canvas")) {
+    const id = node.getAttribute("aria-describedby")!;
+    expect(node.closest(".oj-panel")!.querySelector(`#${id}`)).not.toBeNull();
+  }
+});
+
+test("a first-time hint is shown until a token was chosen, and never again", async () => {
+  localStorage.clear();
+  open();
+  await settled(host);
+  expect($(".oj-first-hint").textContent).toContain("Click a token to see what it waited for.");
+  expect($(".oj-first-hint").hidden).toBe(false);
+  host.querySelectorAll<HTMLElement>(".oj-token")[3].click();
+  await settled(host);
+  expect($(".oj-first-hint").hidden).toBe(true);
+  host.remove();
+  open();
+  await settled(host);
+  expect($(".oj-first-hint").hidden).toBe(true);
+});
+
+test("a page that refuses storage shows the hint, and closes it", async () => {
+  const refuse = () => {
+    throw new DOMException("refused", "SecurityError");
+  };
+  vi.spyOn(Storage.prototype, "getItem").mockImplementation(refuse);
+  vi.spyOn(Storage.prototype, "setItem").mockImplementation(refuse);
+  open();
+  await settled(host);
+  expect($(".oj-first-hint").hidden).toBe(false);
+  $(".oj-first-hint button").click();
+  expect($(".oj-first-hint").hidden).toBe(true);
+});
+
 test("with reduced motion nothing fades, and the view is drawn twice a second", async () => {
   const real = window.matchMedia.bind(window);
   vi.spyOn(window, "matchMedia").mockImplementation((query) =>

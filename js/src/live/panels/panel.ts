@@ -10,6 +10,9 @@ export interface Table {
   rows: string[][];
 }
 
+/** How many panels were made: each summary has an id of its own. */
+let panels = 0;
+
 export class Panel {
   readonly node: HTMLElement;
   readonly plots: HTMLElement;
@@ -20,6 +23,7 @@ export class Panel {
   private readonly tableBox = el("div", "oj-table", { tabindex: "0" });
   private readonly toggle: HTMLButtonElement;
   private builtAt = 0;
+  private readonly summary = el("p", "oj-summary", { id: `oj-summary-${++panels}` });
   private readonly fold: HTMLButtonElement;
   tableOpen = false;
   folded = false;
@@ -87,12 +91,15 @@ export class Panel {
       this.plots,
       this.tableBox,
       this.readout,
+      this.summary,
     );
+    this.node.setAttribute("aria-describedby", this.summary.id);
   }
 
   /** Add a plot with its share of the height; the elements `below` lie under it. */
   add(plot: HTMLElement, share: number, ...below: HTMLElement[]): void {
     const box = el("div", "oj-plot", {}, plot, ...below);
+    if (plot.matches("canvas")) plot.setAttribute("aria-describedby", this.summary.id);
     box.style.flexGrow = String(share);
     this.plots.append(box);
   }
@@ -100,6 +107,11 @@ export class Panel {
   /** Add buttons to the head, before that of the table. */
   addTools(tools: HTMLElement): void {
     this.toggle.before(tools);
+  }
+
+  /** Set the sentence that describes the panel to those who do not see it. */
+  setSummary(text: string): void {
+    setText(this.summary, text);
   }
 
   /** The width of the plots in CSS pixels. */

@@ -1,0 +1,47 @@
+// A first-time hint, shown once in a browser, until the playhead is moved or the hint is closed.
+
+import { el } from "../widget/dom";
+
+const KEY = "outlier_jupyter.hint";
+
+export class Hint {
+  readonly node: HTMLElement;
+  private seen = remembered();
+
+  constructor(signal: AbortSignal) {
+    const close = el("button", "oj-button oj-hint-close", { type: "button" }, "Got it");
+    const text = "Click a token to see what it waited for. ← → move.";
+    this.node = el("div", "oj-first-hint", { role: "note" }, el("span", "", {}, text), close);
+    this.node.hidden = true;
+    close.addEventListener("click", () => this.done(), { signal });
+  }
+
+  /** Show the hint once there are tokens to click; `moved` says that it is no longer needed. */
+  draw(tokens: number, moved: boolean): void {
+    if (moved && !this.node.hidden) this.done();
+    this.node.hidden = this.seen || tokens === 0;
+  }
+
+  private done(): void {
+    this.seen = true;
+    this.node.hidden = true;
+    remember();
+  }
+}
+
+/** Whether the hint was seen; a page may refuse storage. */
+function remembered(): boolean {
+  try {
+    return localStorage.getItem(KEY) !== null;
+  } catch {
+    return false;
+  }
+}
+
+function remember(): void {
+  try {
+    localStorage.setItem(KEY, "seen");
+  } catch {
+    // The hint comes again with the next view.
+  }
+}
