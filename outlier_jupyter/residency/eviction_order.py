@@ -126,8 +126,8 @@ class OrderReplay:
         return interleaved(orders), pinned, same
 
     def _go_to(self, calls: int) -> None:
-        if calls < self._call:
-            before = max((at for at in self._kept if at <= calls), default=0)
+        before = max((at for at in self._kept if at <= calls), default=0)
+        if calls < self._call or self._call < before:
             self._tables = deepcopy(self._kept[before]) if before else self._begin()
             self._call = before
         while self._call < calls:

@@ -11,26 +11,21 @@ import { Canvas } from "./canvas";
 import type { Cell, Focus } from "./focus";
 import {
   type Box,
+  type Chosen,
+  drawChosen,
   drawGaps,
-  drawSigns,
+  drawMoved,
   drawTicks,
   GAP_FROM,
-  hasSigns,
-  type MovedLevels,
+  type Moved,
   movedLayers,
   outline,
 } from "./marks";
 
-/** An expert that a token chose, at layer * experts + expert. */
-export interface Chosen {
-  index: number;
-  hit: boolean;
-}
-
 export interface MapContent extends Cells {
-  /** The levels of cells that moved: these carry a sign, and their layer a tick in the gutter. */
-  moved?: MovedLevels;
-  /** The experts that the selected token chose: ringed, and filled where it missed. */
+  /** The experts that moved: these carry a sign, and their layer a tick in the gutter. */
+  moved?: readonly Moved[];
+  /** The experts that the token shown chose: ringed where it hit, a diamond where it missed. */
   chosen?: readonly Chosen[] | undefined;
 }
 
@@ -41,11 +36,9 @@ export class Heatmap {
   readonly canvas: Canvas;
   readonly bitmap = new Bitmap();
   private shown: MapContent | null = null;
-  /** What the last overlay was drawn from, and its ticks. */
+  /** What the last overlay was drawn from. */
   private overlay = "";
-  private ticks = "";
-  private chosen: readonly Chosen[] | undefined;
-  private theme: Theme | null = null;
+  private drawnFrom: readonly unknown[] = [];
   private box: Box = { x: 0, y: 0, width: 0, height: 0 };
 
   constructor(
@@ -90,25 +83,20 @@ export class Heatmap {
     this.drawCells(map);
     const { context } = this.canvas;
     const { box } = this;
-    const moved = map.moved ? movedLayers(map, map.moved) : null;
-    const [overlay, ticks] = [this.describe(map), moved ? moved.join("") : ""];
-    const same = overlay === this.overlay && map.chosen === this.chosen && theme === this.theme;
-    if (same && ticks === this.ticks) return;
-    [this.overlay, this.chosen, this.theme, this.ticks] = [overlay, map.chosen, theme, ticks];
-    if (same && moved) {
-      const edge = box.x + box.width;
-      context.clearRect(edge, 0, this.canvas.width - edge, box.y + box.height + 3);
-      drawTicks(context, box, moved, theme);
-      return;
-    }
+    const overlay = this.describe(map);
+    const from = [map.chosen, map.moved, theme];
+    if (overlay === this.overlay && from.every((each, n) => each === this.drawnFrom[n])) return;
+    [this.overlay, this.drawnFrom] = [overlay, from];
     this.canvas.clear();
     if (Math.min(box.width / map.experts, box.height / map.layers) >= GAP_FROM) {
       drawGaps(context, box, map, theme);
     }
-    if (map.moved && hasSigns(box, map)) drawSigns(context, box, map, map.moved, theme);
-    if (moved) drawTicks(context, box, moved, theme);
+    if (map.moved) {
+      drawMoved(context, box, map, map.moved, theme);
+      drawTicks(context, box, movedLayers(map, map.moved), theme);
+    }
     this.drawAxes(map, theme);
-    if (map.chosen) this.drawChosen(map, map.chosen, theme);
+    if (map.chosen) drawChosen(context, box, map, map.chosen, theme);
     this.drawFocus(map, theme);
   }
 
@@ -119,12 +107,11 @@ export class Heatmap {
     if (width > 0 && height > 0) this.bitmap.paint(map, width * scale, height * scale);
   }
 
-  /** Everything the overlay depends on, except the theme and the chosen experts. */
+  /** Everything the overlay depends on, except the theme and its marks. */
   private describe(map: MapContent): string {
     const { width, height, scale } = this.canvas;
     const { cells, cell } = this.focus;
-    const signs = map.moved && hasSigns(this.box, map) ? map.levels.join("") : "";
-    return JSON.stringify([width, height, scale, map.layers, map.experts, cells, cell, signs]);
+    return JSON.stringify([width, height, scale, map.layers, map.experts, cells, cell]);
   }
 
   /** Lay the canvas of the cells over the plot. */
@@ -141,31 +128,6 @@ export class Heatmap {
     const { style } = this.bitmap.node;
     [style.left, style.top] = [`${box.x}px`, `${box.y}px`];
     [style.width, style.height] = [`${box.width}px`, `${box.height}px`];
-  }
-
-  /**
-   * Draw a ring around each expert of one token: hollow for a hit, with a filled centre for a miss.
-   */
-  private drawChosen(map: MapContent, chosen: readonly Chosen[], theme: Theme): void {
-    const { context } = this.canvas;
-    const { x, y, width, height } = this.box;
-    const [w, h] = [Math.max(width / map.experts, 4), Math.max(height / map.layers, 4)];
-    const rings = new Path2D();
-    const centres = new Path2D();
-    for (const { index, hit } of chosen) {
-      const cx = x + (((index % map.experts) + 0.5) * width) / map.experts;
-      const cy = y + ((Math.floor(index / map.experts) + 0.5) * height) / map.layers;
-      rings.rect(cx - w / 2 + 0.5, cy - h / 2 + 0.5, w - 1, h - 1);
-      if (!hit) centres.rect(cx - w / 4, cy - h / 4, w / 2, h / 2);
-    }
-    context.lineWidth = 2.5;
-    context.strokeStyle = theme.surface;
-    context.stroke(rings);
-    context.lineWidth = 1.25;
-    context.strokeStyle = theme.ink;
-    context.stroke(rings);
-    context.fillStyle = theme.miss;
-    context.fill(centres);
   }
 
   private drawFocus(map: MapContent, theme: Theme): void {

@@ -11,10 +11,17 @@ export interface Box {
   height: number;
 }
 
-/** The levels of cells whose expert just arrived or was just evicted. */
-export interface MovedLevels {
-  arrived: number;
-  evicted: number;
+/** An expert that a token chose, at layer * experts + expert. */
+export interface Chosen {
+  index: number;
+  hit: boolean;
+}
+
+/** An expert that arrived or was evicted, and how many tokens ago. */
+export interface Moved {
+  index: number;
+  arrived: boolean;
+  age: number;
 }
 
 /** Cells at least this large, in CSS pixels, are drawn with a gap between them. */
@@ -37,45 +44,81 @@ export function drawGaps(
   }
 }
 
-/** Whether cells are large enough to carry signs. */
-export function hasSigns({ width, height }: Box, { layers, experts }: Cells): boolean {
-  return Math.min(width / experts, height / layers) >= SIGN_FROM;
-}
-
-/** Draw a dot on each cell that arrived and a cross on each that was evicted. */
-export function drawSigns(
+/** Draw a dot on each cell that arrived and a cross on each that was evicted; both fade with age. */
+export function drawMoved(
   context: CanvasRenderingContext2D,
-  { x, y, width, height }: Box,
-  { layers, experts, levels }: Cells,
-  { arrived, evicted }: MovedLevels,
+  box: Box,
+  map: Cells,
+  moved: readonly Moved[],
   theme: Theme,
 ): void {
-  const [cellWidth, cellHeight] = [width / experts, height / layers];
-  const radius = Math.min(cellWidth, cellHeight, 12) / 5;
-  const [dots, crosses] = [new Path2D(), new Path2D()];
-  for (let i = 0; i < layers * experts; i += 1) {
-    if (levels[i] !== arrived && levels[i] !== evicted) continue;
-    const at = x + ((i % experts) + 0.5) * cellWidth;
-    const middle = y + (Math.floor(i / experts) + 0.5) * cellHeight;
-    if (levels[i] === arrived) dot(dots, at, middle, radius);
-    else cross(crosses, at, middle, 1.3 * radius);
+  const { at, size } = cellsIn(box, map);
+  // Signs would cover small cells, except for the newest.
+  const shown = size < SIGN_FROM ? moved.filter(({ age }) => age === 0) : moved;
+  const radius = Math.max(1.25, Math.min(size, 12) / 5);
+  for (const age of new Set(shown.map((each) => each.age))) {
+    const [dots, crosses] = [new Path2D(), new Path2D()];
+    for (const each of shown) {
+      if (each.age !== age) continue;
+      const [x, y] = at(each.index);
+      if (each.arrived) ring(dots, x, y, radius);
+      else cross(crosses, x, y, 1.3 * radius);
+    }
+    context.globalAlpha = 0.6 ** age;
+    outlined(context, theme, dots, radius < 2 ? 0 : 1);
+    context.fillStyle = theme.ink;
+    context.fill(dots);
+    context.strokeStyle = theme.ink;
+    context.lineWidth = 1.25;
+    context.stroke(crosses);
   }
-  context.fillStyle = theme.mark;
-  context.fill(dots);
-  context.strokeStyle = theme.ink;
+  context.globalAlpha = 1;
+}
+
+/** Mark the experts of one token: a ring for a hit, a filled diamond for a miss. */
+export function drawChosen(
+  context: CanvasRenderingContext2D,
+  box: Box,
+  map: Cells,
+  chosen: readonly Chosen[],
+  theme: Theme,
+): void {
+  const { at, size } = cellsIn(box, map);
+  const radius = Math.max(2.25, Math.min(size, 14) / 2.6);
+  const [rings, diamonds] = [new Path2D(), new Path2D()];
+  for (const { index, hit } of chosen) {
+    const [x, y] = at(index);
+    if (hit) ring(rings, x, y, radius);
+    else diamond(diamonds, x, y, 1.3 * radius);
+  }
+  outlined(context, theme, rings, 2.5);
+  outlined(context, theme, diamonds, 2);
   context.lineWidth = 1.25;
-  context.stroke(crosses);
+  context.strokeStyle = theme.ink;
+  context.stroke(rings);
+  context.fillStyle = theme.ink;
+  context.fill(diamonds);
+}
+
+/** The middle of each cell, and its smaller side. */
+function cellsIn({ x, y, width, height }: Box, { layers, experts }: Cells) {
+  const [w, h] = [width / experts, height / layers];
+  const at = (index: number) =>
+    [x + ((index % experts) + 0.5) * w, y + (Math.floor(index / experts) + 0.5) * h] as const;
+  return { at, size: Math.min(w, h) };
+}
+
+/** A margin around marks, so that they are visible on any cell. */
+function outlined(context: CanvasRenderingContext2D, theme: Theme, path: Path2D, width: number) {
+  context.strokeStyle = theme.surface;
+  context.lineWidth = width;
+  if (width) context.stroke(path);
 }
 
 /** For each layer, 1 if an expert arrived, plus 2 if one was evicted. */
-export function movedLayers({ layers, experts, levels }: Cells, moved: MovedLevels): Uint8Array {
+export function movedLayers({ layers, experts }: Cells, moved: readonly Moved[]): Uint8Array {
   const out = new Uint8Array(layers);
-  for (let layer = 0; layer < layers; layer += 1) {
-    for (let i = layer * experts; i < (layer + 1) * experts; i += 1) {
-      if (levels[i] === moved.arrived) out[layer] |= 1;
-      else if (levels[i] === moved.evicted) out[layer] |= 2;
-    }
-  }
+  for (const { index, arrived } of moved) out[Math.floor(index / experts)] |= arrived ? 1 : 2;
   return out;
 }
 
@@ -118,7 +161,15 @@ export function outline(
   context.strokeRect(x - 1, y - 1, width + 2, height + 2);
 }
 
-function dot(path: Path2D, x: number, y: number, radius: number): void {
+function diamond(path: Path2D, x: number, y: number, half: number): void {
+  path.moveTo(x, y - half);
+  path.lineTo(x + half, y);
+  path.lineTo(x, y + half);
+  path.lineTo(x - half, y);
+  path.closePath();
+}
+
+function ring(path: Path2D, x: number, y: number, radius: number): void {
   path.moveTo(x + radius, y);
   path.arc(x, y, radius, 0, 2 * Math.PI);
 }

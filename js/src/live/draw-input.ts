@@ -1,7 +1,7 @@
 // Collects what one redraw shows: the steps, the selection, and the experts at that moment.
 
 import type { Focus } from "../charts/focus";
-import type { Chosen } from "../charts/heatmap";
+import type { Chosen } from "../charts/marks";
 import { capacityFor, MIN_STEPS, type StepRange, stepName } from "../charts/step-range";
 import type { Theme } from "../widget/theme";
 import { type Users, usersOf } from "./chosen-tokens";
@@ -21,8 +21,8 @@ export interface DrawInput {
   experts: ExpertStates;
   /** The experts that the step to describe chose, if its routing is kept. */
   chosen?: readonly Chosen[];
-  /** The step to describe, and the experts as it found them, if that is kept. */
-  found?: { step: number; experts: ExpertStates };
+  /** The experts after the step to describe, if that is kept; `experts` while none is described. */
+  expertsThen?: ExpertStates;
   /** The steps that chose any of the selected experts, and how many tokens did. */
   users?: readonly number[];
   chosenBy?: Users;
@@ -30,7 +30,7 @@ export interface DrawInput {
   name: (step: number) => string;
 }
 
-/** `history` is moved to the moment before the step to describe. */
+/** `history` is moved to the step to describe. */
 export function drawInput(
   state: RunState,
   focus: Focus,
@@ -47,9 +47,9 @@ export function drawInput(
     const chosen: Chosen[] = [];
     state.routing.forEach(step, state.experts, (index, hit) => chosen.push({ index, hit }));
     input.chosen = chosen;
-    const found = history.foundBy(step);
-    if (found) input.found = { step, experts: found };
   }
+  const expertsThen = step === null || step === at ? experts : history.after(step);
+  if (expertsThen) input.expertsThen = expertsThen;
   if (selected.length) {
     input.chosenBy = usersOf(state, selected);
     input.users = input.chosenBy.steps;

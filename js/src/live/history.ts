@@ -1,9 +1,8 @@
-// The experts as they were after an earlier step: counts, residency, recent moves.
+// The experts as they were after an earlier step: counts, residency.
 //
 // It starts at the current state and undoes or repeats steps one by one, so that moving by one
 // token costs one token. A call in progress is undone with the rest.
 
-import { RECENT_STEPS } from "./limits";
 import type { ExpertStates, RunState } from "./state";
 
 export class ExpertHistory implements ExpertStates {
@@ -18,7 +17,6 @@ export class ExpertHistory implements ExpertStates {
   private epoch = -1;
   /** The moves before this one are applied. */
   private moves = 0;
-  private recent = new Uint8Array(0);
 
   constructor(private readonly state: RunState) {}
 
@@ -50,37 +48,9 @@ export class ExpertHistory implements ExpertStates {
     return this;
   }
 
-  /**
-   * The experts as a step found them: before its call, but for the experts that it chose, at their
-   * lookup, because the call itself may have evicted them before. null if that is not kept.
-   */
-  foundBy(step: number): ExpertStates | null {
-    if (step - 1 < this.earliest || !this.state.routing.has(step)) return null;
-    this.show(step - 1);
-    const resident = this.resident.slice();
-    let { residentCount } = this;
-    this.state.routing.forEach(step, this.state.experts, (index, hit) => {
-      residentCount += Number(hit) - resident[index];
-      resident[index] = Number(hit);
-    });
-    const { counts, layerTotals, maxCount, chosenCount } = this;
-    return {
-      ...{ counts, layerTotals, maxCount, chosenCount, resident, residentCount },
-      isRecent: (index) => this.isRecent(index),
-      movedAgo: (index) => this.movedAgo(index),
-    };
-  }
-
-  isRecent(index: number): boolean {
-    return this.recent[index] > 0;
-  }
-
-  movedAgo(index: number): number | null {
-    const { moves } = this.state;
-    for (let n = this.moves - 1; n >= moves.begin; n -= 1) {
-      if (moves.expertOf(n) === index) return this.step - moves.stepOf(n);
-    }
-    return null;
+  /** The experts after `step`; null if that is not kept. */
+  after(step: number): ExpertStates | null {
+    return step < this.earliest || !this.state.routing.has(step) ? null : this.show(step);
   }
 
   /** Copy the current state. */
@@ -91,7 +61,6 @@ export class ExpertHistory implements ExpertStates {
     this.layerTotals = state.layerTotals.slice();
     this.resident = state.resident.slice();
     this.residentCount = state.residentCount;
-    this.recent = new Uint8Array(this.counts.length);
     this.moves = state.moves.end;
     this.step = state.steps.end - 1;
   }
@@ -105,7 +74,7 @@ export class ExpertHistory implements ExpertStates {
     });
   }
 
-  /** Apply or undo arrivals and evictions up to `step`, and mark the recent ones. */
+  /** Apply or undo arrivals and evictions up to `step`. */
   private applyMoves(): void {
     const { moves } = this.state;
     while (this.moves > moves.begin && moves.stepOf(this.moves - 1) > this.step) {
@@ -115,11 +84,6 @@ export class ExpertHistory implements ExpertStates {
     while (this.moves < moves.end && moves.stepOf(this.moves) <= this.step) {
       this.set(moves.expertOf(this.moves), moves.arrived(this.moves) ? 1 : 0);
       this.moves += 1;
-    }
-    this.recent.fill(0);
-    for (let n = this.moves - 1; n >= moves.begin; n -= 1) {
-      if (moves.stepOf(n) <= this.step - RECENT_STEPS) break;
-      this.recent[moves.expertOf(n)] = 1;
     }
   }
 

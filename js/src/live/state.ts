@@ -1,7 +1,7 @@
 // The state of one run, folded from its frames. It knows neither the page nor messages.
 
-import { type Frame, NO_EXPERT, NO_TOKEN, type Totals } from "./frames";
-import { KEPT_TEXT, RECENT_STEPS } from "./limits";
+import { type EvictionOrder, type Frame, NO_EXPERT, NO_TOKEN, type Totals } from "./frames";
+import { KEPT_TEXT } from "./limits";
 import { MoveLog, RoutingLog, StepLog } from "./logs";
 
 export type Applied = "applied" | "old" | "gap";
@@ -20,9 +20,6 @@ const NO_TOTALS: Totals = {
   decodeNs: 0,
 };
 
-/** In place of a step, for experts that were not seen to move. */
-const NEVER = -1_000_000;
-
 /** All experts at one moment: now, or after some step. */
 export interface ExpertStates {
   /** How often each expert was chosen, at layer * experts + expert. */
@@ -34,10 +31,6 @@ export interface ExpertStates {
   readonly residentCount: number;
   /** How many experts were chosen at least once. */
   readonly chosenCount: number;
-  /** Whether the expert arrived or was evicted within the last RECENT_STEPS tokens. */
-  isRecent(index: number): boolean;
-  /** Tokens since the expert arrived or was evicted; null if neither was seen. */
-  movedAgo(index: number): number | null;
 }
 
 export class RunState implements ExpertStates {
@@ -72,7 +65,8 @@ export class RunState implements ExpertStates {
   residentCount = 0;
   maxCount = 0;
   chosenCount = 0;
-  private movedAt = new Int32Array(0);
+  /** The eviction order that came last; null before the first. */
+  order: EvictionOrder | null = null;
   private first = NO_TOKEN;
 
   /** Fold one frame. "gap" means that a frame before it is missing. */
@@ -94,15 +88,6 @@ export class RunState implements ExpertStates {
     }
     this.take(frame);
     return "applied";
-  }
-
-  isRecent(index: number): boolean {
-    return this.totals.steps - this.movedAt[index] < RECENT_STEPS;
-  }
-
-  movedAgo(index: number): number | null {
-    const at = this.movedAt[index];
-    return at === NEVER ? null : this.totals.steps - at;
   }
 
   /** The step that produced the first token; one past the last step while there is none. */
@@ -180,7 +165,7 @@ export class RunState implements ExpertStates {
     this.counts = new Uint32Array(size);
     this.layerTotals = new Float64Array(frame.layers);
     this.resident = new Uint8Array(size);
-    this.movedAt = new Int32Array(size).fill(NEVER);
+    this.order = null;
     this.residentCount = 0;
     this.maxCount = 0;
     this.chosenCount = 0;
@@ -219,13 +204,8 @@ export class RunState implements ExpertStates {
       const state = frame.changeState[i];
       this.residentCount += state - this.resident[index];
       this.resident[index] = state;
-      // An expert that was resident from the start did not arrive.
-      this.movedAt[index] = frame.since ? this.totals.steps : NEVER;
     }
-    if (frame.since) return;
-    frame.move.forEach((move, i) => {
-      this.movedAt[move >> 1] = frame.moveStep[i] + 1;
-    });
+    if (frame.order.kind) this.order = frame.order;
   }
 
   private addText(text: string): void {

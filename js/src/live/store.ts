@@ -9,7 +9,8 @@ import type { Model } from "../widget/host";
 import { KernelMonitor } from "../widget/kernel-monitor";
 import { SavedView } from "../widget/saved";
 import { type ColumnSource, type ColumnSubject, Columns } from "./columns";
-import { copyBytes, decode, FrameError } from "./frames";
+import { EvictionOrders, type OrdersMessage } from "./eviction-orders";
+import { copyBytes, decode, type EvictionOrder, FrameError } from "./frames";
 import { type Info, isOver, type Status } from "./info";
 import { UNSEEN_MS } from "./limits";
 import { RunState } from "./state";
@@ -37,6 +38,9 @@ export class RunStore implements ColumnSource {
   readonly state = new RunState();
   /** Why frames cannot be decoded; "" while they can. */
   problem = "";
+  private readonly orders = new EvictionOrders((step) =>
+    this.send({ type: "ask", about: { order: step } }),
+  );
   private readonly queue: Uint8Array<ArrayBuffer>[] = [];
   private readonly listeners = new Set<() => void>();
   private snapshotRequested = false;
@@ -119,6 +123,14 @@ export class RunStore implements ColumnSource {
     this.send({ type: "pace", ms: interval });
   }
 
+  /** The eviction order after a step, or now; null while it is not known. */
+  orderAfter(step: number | null): EvictionOrder | null {
+    const { state } = this;
+    const last = state.steps.end - 1;
+    if (step === null || step === last) return state.order;
+    return this.running ? null : this.orders.after(step, last);
+  }
+
   /** Python's explanation, after the run; null until it arrives. With `ask` it is requested once. */
   explanation(about: Subject, ask = true): Explanation | null {
     if (this.running) return null;
@@ -168,6 +180,11 @@ export class RunStore implements ColumnSource {
       this.notify();
       return;
     }
+    if (content?.type === "orders") {
+      this.orders.take(content as OrdersMessage, buffers?.[0]);
+      this.notify();
+      return;
+    }
     if (content?.type !== "frame" || !buffers?.length) return;
     this.monitor.messageArrived();
     this.queue.push(copyBytes(buffers[0]));
@@ -203,7 +220,7 @@ export class RunStore implements ColumnSource {
   }
 }
 
-interface LiveMessage {
+interface LiveMessage extends Partial<Omit<OrdersMessage, "type">> {
   type?: string;
   about?: Subject | ColumnSubject;
   words?: string;

@@ -1,8 +1,8 @@
 // One view of a run: builds the panels, and redraws them at most once per animation frame while
 // somebody can see them.
 //
-// After a message each animation frame draws one part, so that no frame takes long. Between
-// messages the experts in use fade. After a user's action all parts are drawn in the same frame.
+// After a message each animation frame draws one part, so that no frame takes long. After a user's
+// action all parts are drawn in the same frame.
 
 import { Focus } from "../charts/focus";
 import { el, rootElement } from "../widget/dom";
@@ -56,8 +56,8 @@ export class RunView {
   private readonly hint: Hint;
   private readonly summarise: () => void;
   private readonly history: ExpertHistory;
-  /** The experts before the token to describe. */
-  private readonly beforeSelected: ExpertHistory;
+  /** The experts after the token to describe. */
+  private readonly selected: ExpertHistory;
   private readonly playback: Playback;
   private readonly transport: Transport;
   private readonly panels: Panel[];
@@ -81,7 +81,7 @@ export class RunView {
     const { state } = store;
     const changed = () => this.redraw();
     this.history = new ExpertHistory(state);
-    this.beforeSelected = new ExpertHistory(state);
+    this.selected = new ExpertHistory(state);
     this.playback = new Playback(state, this.history);
     this.focus = new Focus(changed, this.playback);
     this.transport = new Transport(state, this.playback, this.focus, changed, signal);
@@ -89,7 +89,7 @@ export class RunView {
     this.header = new Header(store, changed, signal);
     this.text = new TextPanel(store, ...shared);
     this.routing = new RoutingPanel(...shared);
-    this.residency = new ResidencyPanel(...shared);
+    this.residency = new ResidencyPanel(store, this.focus, changed, signal);
     this.latency = new LatencyPanel(...shared);
     this.time = new TimePanel(() => partsOf(store.info, state), ...shared);
     this.hint = new Hint(signal);
@@ -195,11 +195,10 @@ export class RunView {
     if (this.playback.tick(started)) this.scheduler.markTogether();
     const parts = this.scheduler.take();
     if (parts.length) this.drawParts(parts, now);
-    if (!parts.includes(RESIDENCY)) this.residency.fade(now);
     const difference = performance.now() - started - this.cost;
     this.cost += Math.max(-COST_STEP_MS, Math.min(COST_STEP_MS, difference));
     if (this.draws % 32 === 0) this.requestInterval();
-    if (this.playback.playing || this.scheduler.pending || this.residency.fading) this.schedule();
+    if (this.playback.playing || this.scheduler.pending) this.schedule();
     // A table is updated less often than it changes: one more redraw shows its last change.
     if (this.store.running && this.panels.some((panel) => panel.tableOpen)) this.drawLater(600);
   }
@@ -226,7 +225,7 @@ export class RunView {
     const resting = this.playback.resting(performance.now());
     if (at !== null && !resting && !this.playback.playing) this.drawLater(REST_MS);
     const input = drawInput(
-      ...([state, this.focus, this.theme!, experts, this.beforeSelected, resting] as const),
+      ...([state, this.focus, this.theme!, experts, this.selected, resting] as const),
     );
     if (parts.includes(ROUTING)) {
       this.transport.draw(this.store.running, this.offered, info.pace);
@@ -236,7 +235,7 @@ export class RunView {
       this.routing.panel.drawTable(now);
     }
     if (parts.includes(RESIDENCY)) {
-      this.residency.draw(input, this.reducedMotion.matches ? null : now);
+      this.residency.draw(input);
       this.residency.panel.drawTable(now);
     }
     if (parts.includes(CHARTS)) {

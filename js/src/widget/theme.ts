@@ -5,6 +5,7 @@
 
 const ROLES = [
   ...(["surface", "ink", "muted", "grid", "band", "empty", "resident", "evicted"] as const),
+  ...(["stays", "between", "next"] as const),
   ...(["hit", "miss", "p50", "p95", "top", "read", "mark", "highlight"] as const),
   ...(["dense", "experts", "graph", "route", "lookup", "install", "sample", "watch"] as const),
   "other",

@@ -32,33 +32,19 @@ test("the history at a step is the state after it, whichever step was shown befo
     expect(history.maxCount).toBe(then.maxCount);
     expect(history.resident).toEqual(then.resident);
     expect(history.residentCount).toBe(then.residentCount);
-    for (let i = 0; token > 3 && i < then.resident.length; i += 1) {
-      if (!then.resident[i]) continue;
-      expect(history.isRecent(i)).toBe(then.isRecent(i));
-    }
   }
 });
 
-test("a token is shown with the experts it found: its hits in RAM, its misses on SSD", () => {
-  const all = frames(30);
-  const state = stateOf(all);
+test("only steps whose routing and moves are kept have their experts", () => {
+  const state = stateOf(frames(30));
   const history = new ExpertHistory(state);
-  for (const token of [20, 5, 6, 30, 1, 0]) {
-    const step = SHAPE.prompt + token - 1;
-    const found = history.foundBy(step)!;
-    const before = token ? stateOf(all.slice(0, token)).resident : new Uint8Array(24);
-    const chosen = new Map<number, boolean>();
-    state.routing.forEach(step, SHAPE.experts, (index, hit) => chosen.set(index, hit));
-    for (const [index, hit] of chosen) expect(found.resident[index]).toBe(Number(hit));
-    found.resident.forEach((here, index) => {
-      if (!chosen.has(index)) expect(here).toBe(before[index]);
-    });
-    expect(found.residentCount).toBe(found.resident.reduce((a, b) => a + b, 0));
-  }
-  expect(history.show(state.steps.end - 1).resident).toEqual(state.resident);
+  expect(history.after(SHAPE.prompt + 9)?.resident).toEqual(
+    stateOf(frames(30).slice(0, 11)).resident,
+  );
   state.moves.from = SHAPE.prompt + 5;
-  expect(history.foundBy(SHAPE.prompt + 4)).toBeNull();
-  expect(history.foundBy(SHAPE.prompt + 5)).not.toBeNull();
+  expect(history.after(SHAPE.prompt + 3)).toBeNull();
+  expect(history.after(SHAPE.prompt + 4)).not.toBeNull();
+  expect(history.after(state.steps.end)).toBeNull();
 });
 
 test("the history of a step stays the same while the run continues", () => {

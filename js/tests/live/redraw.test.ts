@@ -3,13 +3,10 @@
 import { afterEach, expect, test, vi } from "vitest";
 import "../../src/live.css";
 import widget from "../../src/live";
-import { decode } from "../../src/live/frames";
 import { KEPT_STEPS } from "../../src/live/limits";
 import { RoutingPanel } from "../../src/live/panels/routing";
 import { CHUNK } from "../../src/live/panels/text-log";
-import { FADE_MS, RecencyFade, STAGES } from "../../src/live/recency-fade";
 import { RedrawScheduler } from "../../src/live/redraw-scheduler";
-import { RunState } from "../../src/live/state";
 import { el } from "../../src/widget/dom";
 import { encode, MockModel, Synthetic, settled } from "../synthetic";
 
@@ -38,31 +35,6 @@ test("outdated parts are drawn in turn, one a frame, and none is left out", () =
   scheduler.mark();
   scheduler.markTogether();
   expect(scheduler.take()).toEqual([0, 1, 2]);
-});
-
-test("experts are marked when they are used, and fade as time passes", () => {
-  const state = new RunState();
-  const run = new Synthetic(SHAPE);
-  const advance = (n: number, decoded: boolean) => {
-    const frame = decode(encode(run.next(n, decoded)));
-    state.apply(frame);
-    return frame;
-  };
-  const fade = new RecencyFade(state);
-  advance(5, false);
-  fade.show(state.steps.end - 1, 0);
-  expect(fade.fading).toBe(false); // earlier uses do not begin to fade
-  const { expertsOf } = advance(1, true);
-  fade.show(state.steps.end - 1, 1000);
-  fade.fade(1000);
-  const used = new Set([...expertsOf].map((e, i) => Math.floor(i / SHAPE.k) * SHAPE.experts + e));
-  const lit = () => [...fade.stages.keys()].filter((i) => fade.stages[i] > 0);
-  expect(new Set(lit())).toEqual(used);
-  expect(Math.max(...fade.stages)).toBe(STAGES);
-  expect(fade.fade(1000 + FADE_MS / 2)).toBe(true);
-  expect(new Set(lit().map((i) => fade.stages[i]))).toEqual(new Set([STAGES / 2]));
-  fade.fade(1000 + FADE_MS);
-  expect([lit(), fade.fading]).toEqual([[], false]);
 });
 
 /** A view of a run in a box on the page. */
@@ -143,7 +115,7 @@ test("without messages nothing is drawn", async () => {
   const { push } = view();
   push();
   await settled(host);
-  await pause(FADE_MS + 200);
+  await pause(300);
   const frames = vi.spyOn(window, "requestAnimationFrame");
   await pause(300);
   expect(frames).not.toHaveBeenCalled();
@@ -154,7 +126,7 @@ test("without messages nothing is drawn", async () => {
 test("a page that is hidden is not drawn", async () => {
   const { push } = view();
   await settled(host);
-  await pause(FADE_MS + 200);
+  await pause(300);
   vi.spyOn(document, "hidden", "get").mockReturnValue(true);
   const frames = vi.spyOn(window, "requestAnimationFrame");
   push();

@@ -6,6 +6,7 @@ import { stepRange } from "../../src/live/draw-input";
 import { type Frame, NO_TOKEN } from "../../src/live/frames";
 import { KEPT_STEPS } from "../../src/live/limits";
 import { KEPT_MOVES, MoveLog, RoutingLog, StepLog } from "../../src/live/logs";
+import { recentMoves } from "../../src/live/recent-moves";
 import { RunState } from "../../src/live/state";
 import { noSteps, Synthetic } from "../synthetic";
 
@@ -108,7 +109,7 @@ test("an expert that was in RAM from the start did not arrive", () => {
   const state = new RunState();
   state.apply(first);
   expect(state.residentCount).toBeGreaterThan(0);
-  for (const index of first.changeIndex) expect(state.isRecent(index)).toBe(false);
+  expect(recentMoves(state.moves, state.steps.end - 1)).toEqual([]);
 });
 
 test("the log of steps keeps the newest, in order", () => {

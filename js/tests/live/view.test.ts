@@ -196,7 +196,7 @@ test("the keyboard reaches cells and tokens, and the notebook receives no key", 
   press(".oj-latency canvas", "End");
   press(".oj-latency canvas", "ArrowLeft");
   await drawn();
-  expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · expert 0 · (in RAM|on SSD)/);
+  expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0, expert 0: (in RAM|on SSD)/);
   expect(text(".oj-latency .oj-readout")).toMatch(/^token 5 · /);
   expect(heard).not.toHaveBeenCalled();
   expect($(".oj-root").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
@@ -283,7 +283,7 @@ test("left of a map, the whole layer is hovered", async () => {
   $(".oj-routing canvas").dispatchEvent(new PointerEvent("pointermove", at));
   await drawn();
   expect(text(".oj-routing .oj-readout")).toMatch(/^layer 0 · \d+ of 16.experts chosen/);
-  expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0 · \d+ of 16.experts in RAM/);
+  expect(text(".oj-residency .oj-readout")).toMatch(/^layer 0: \d+ of 16.experts in RAM/);
 });
 
 test("a token's time has the parts that Python names, and no others", async () => {
@@ -382,7 +382,7 @@ test("the arrow keys move the playhead from anywhere, except where a control nee
   expect(await press(".oj-log", "Enter")).toBe("token 21 of 21");
 });
 
-test("the map shows what the selected token found in RAM", async () => {
+test("the map shows the experts after the selected token", async () => {
   open();
   push(5, false);
   for (let i = 0; i < 12; i += 1) push(1, true);
@@ -392,7 +392,7 @@ test("the map shows what the selected token found in RAM", async () => {
   const before = map.toDataURL();
   host.querySelectorAll<HTMLElement>(".oj-token")[3].click();
   await drawn();
-  expect(text(".oj-residency .oj-subtitle")).toMatch(/slots · as token 4 found them$/);
+  expect(text(".oj-residency .oj-subtitle")).toMatch(/slots · after token 4$/);
   expect(map.toDataURL()).not.toBe(before);
   $(".oj-log").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
   await drawn();

@@ -1,8 +1,8 @@
 // A map of experts in a panel: one level per expert. The routing and the residency panel use it.
 
 import type { Focus } from "../../charts/focus";
-import { type Chosen, Heatmap } from "../../charts/heatmap";
-import type { MovedLevels } from "../../charts/marks";
+import { Heatmap } from "../../charts/heatmap";
+import type { Chosen, Moved } from "../../charts/marks";
 import { integer } from "../../widget/format";
 import type { Theme } from "../../widget/theme";
 import type { ExpertStates, RunState } from "../state";
@@ -36,20 +36,15 @@ export class ExpertMap {
     if (this.levels.length !== size) this.levels = new Uint8Array(size);
   }
 
-  /** Draw the levels. The `chosen` experts get a ring, misses with a filled centre. */
+  /** Draw the levels. The `chosen` experts get a ring, or a diamond where they missed. */
   draw(
     theme: Theme,
     colours: Uint32Array,
     chosen: readonly Chosen[] | undefined,
-    moved?: MovedLevels,
+    moved?: readonly Moved[],
   ): void {
     this.colours = colours;
     this.heatmap.draw({ ...this.cells, ...(moved && { moved }), chosen }, theme);
-  }
-
-  /** Draw the levels again, if nothing else changed. */
-  drawLevels(): void {
-    this.heatmap.drawCells(this.cells);
   }
 
   /** What a pixel shows if there are more experts than pixels, else "". */

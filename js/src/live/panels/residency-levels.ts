@@ -1,31 +1,19 @@
-// The levels of the residency map, and their colours.
+// The colours of the residency map: the scale from "stays longest" to "next out".
 
 import { pack } from "../../charts/colours";
-import { parse, perTheme } from "../../widget/theme";
-import { STAGES } from "../recency-fade";
+import { parse, perTheme, type Theme } from "../../widget/theme";
+import { SHADES } from "../places";
 
-/** Levels of a cell. RESIDENT + 1 … RESIDENT + STAGES are experts that recent tokens used. */
-export const ABSENT = 0;
-export const RESIDENT = 1;
-export const EVICTED = STAGES + 2;
-export const ARRIVED = STAGES + 3;
-
-/** How far the colour of an expert in use moves from the resident colour to the ink, at most. */
-const IN_USE = 0.8;
-
-/**
- * The packed colour of each level. Ink makes experts in use darker on a light page, lighter on a
- * dark one.
- */
+/** The packed colour of each level: 0 on SSD, 1 stays longest, SHADES next out. */
 export const residencyColours = perTheme((theme) => {
-  const [resident, ink] = [parse(theme.resident), parse(theme.ink)];
-  const used = Array.from({ length: STAGES + 1 }, (_, stage) =>
-    pack(resident.map((c, i) => c + ((ink[i] - c) * (IN_USE * stage)) / STAGES)),
-  );
-  return Uint32Array.of(
-    pack(parse(theme.empty)),
-    ...used,
-    pack(parse(theme.evicted)),
-    pack(parse(theme.miss)),
-  );
+  const stops = stopsOf(theme).map(parse);
+  const shades = Array.from({ length: SHADES }, (_, n) => {
+    const at = (n / (SHADES - 1)) * (stops.length - 1);
+    const low = Math.min(stops.length - 2, Math.floor(at));
+    return pack(stops[low].map((c, i) => c + (stops[low + 1][i] - c) * (at - low)));
+  });
+  return Uint32Array.of(pack(parse(theme.empty)), ...shades);
 });
+
+/** The scale's colours, as in the legend's gradient. */
+export const stopsOf = (theme: Theme): string[] => [theme.stays, theme.between, theme.next];

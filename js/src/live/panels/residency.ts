@@ -1,199 +1,241 @@
-// Panel: which experts are in RAM, and how many lookups of each token hit.
+// Panel: which experts are in RAM, which leave next, and how many lookups of each token hit.
+//
+// It has two forms: a map of all experts at one moment, and bands, which show when each expert of
+// one layer came, was used and left.
 
+import { Bands } from "../../charts/bands";
 import { Bars } from "../../charts/bars";
 import type { Focus } from "../../charts/focus";
-import { el } from "../../widget/dom";
-import { integer, percent, plural } from "../../widget/format";
+import type { Chosen, Moved } from "../../charts/marks";
+import { el, setText } from "../../widget/dom";
+import { integer, plural } from "../../widget/format";
 import type { DrawInput } from "../draw-input";
+import { NO_EXPERT } from "../frames";
+import { LayerBands } from "../layer-bands";
 import { RECENT_STEPS } from "../limits";
-import { RecencyFade } from "../recency-fade";
-import type { ExpertStates, RunState } from "../state";
+import { Places, type Scale } from "../places";
+import { recentMoves } from "../recent-moves";
+import type { RunState } from "../state";
+import type { RunStore } from "../store";
 import { ExpertMap } from "./expert-map";
-import { legendItem, Panel, type Table } from "./panel";
-import { ABSENT, ARRIVED, EVICTED, RESIDENT, residencyColours } from "./residency-levels";
+import { legendItem, Panel } from "./panel";
+import { residencyColours, stopsOf } from "./residency-levels";
+import {
+  aboutExpert,
+  aboutLayer,
+  aboutToken,
+  bandTable,
+  layerTable,
+  type Shown,
+} from "./residency-words";
+
+/** The ends of the scale, and what it is called. */
+const SCALES: Record<Scale, readonly [string, string, string]> = {
+  exact: ["stays longest", "next out", "The eviction order of the run's own policy"],
+  relearned: [
+    "stays longest",
+    "next out",
+    "The eviction order of the run's policy, without what earlier runs had taught it",
+  ],
+  unknown: [
+    "just used",
+    "long unused",
+    "The policy has no eviction order between two tokens: coloured by tokens since the last use",
+  ],
+  recency: [
+    "just used",
+    "long unused",
+    "Coloured by tokens since the last use, until the eviction order is known",
+  ],
+};
 
 export class ResidencyPanel {
   readonly panel: Panel;
+  private readonly state: RunState;
   private readonly map: ExpertMap;
   private readonly bars: Bars;
-  private readonly recency: RecencyFade;
+  private readonly bands: Bands;
+  private readonly spans: LayerBands;
+  private readonly places: Places;
+  private readonly ramp = el("span", "oj-ramp", { "aria-hidden": "true" });
+  private readonly ends = [el("span", ""), el("span", "")] as const;
+  private readonly scale: HTMLElement;
+  private readonly forms: readonly HTMLButtonElement[];
+  private readonly layers = el("select", "oj-button", { "aria-label": "Layer of the bands" });
+  private readonly mapOnly: HTMLElement[];
+  private readonly bandsOnly: HTMLElement[];
+  private asBands = false;
+  /** The marks drawn last, and what they were made from. */
+  private marks: { moved: Moved[]; chosen: Chosen[] } = { moved: [], chosen: [] };
+  private markedFrom: readonly unknown[] = [];
+  private shown: Shown | null = null;
 
   constructor(
-    private readonly state: RunState,
+    private readonly store: RunStore,
     private readonly focus: Focus,
-    changed: () => void,
+    private readonly changed: () => void,
     signal: AbortSignal,
   ) {
-    const items = [
-      legendItem("resident", "in RAM"),
-      legendItem("used", "in use"),
-      legendItem("recent", "just arrived"),
-      legendItem("evicted", "just evicted"),
-      legendItem("empty", "on SSD"),
-      legendItem("hit", "hit"),
-      legendItem("miss", "miss"),
-    ];
+    const state = store.state;
+    this.state = state;
+    this.places = new Places(state);
+    this.spans = new LayerBands(state);
+    this.scale = el("span", "oj-legend-item", {}, this.ends[0], this.ramp, this.ends[1]);
+    const recent = `within the last ${RECENT_STEPS} tokens`;
+    this.mapOnly = [this.scale, legendItem("empty", "on SSD"), legendItem("ring", "hit")];
+    this.mapOnly.push(legendItem("diamond", "miss"));
+    this.bandsOnly = [this.layers, legendItem("band", "in RAM"), legendItem("dot", "used")];
+    const [arrived, evicted] = [legendItem("dot", "arrived"), legendItem("cross", "evicted")];
+    this.mapOnly.push(arrived);
+    arrived.title = evicted.title = `${recent}; beside its layer ◂ and ▹`;
+    this.bandsOnly.push(legendItem("wedge", "arrived"));
+    const items = [...this.mapOnly, ...this.bandsOnly, evicted];
     const legend = el("span", "oj-legend-row", {}, ...items);
-    legend.title =
-      `Just arrived or evicted: within the last ${RECENT_STEPS} tokens; marked with a dot or a cross ` +
-      "and, beside its layer, with ◂ or ▹. In use: chosen by the newest tokens";
-    const table = () => this.table();
+    const table = () =>
+      this.asBands ? bandTable(this.shown!, this.spans) : layerTable(this.shown!);
     this.panel = new Panel("Residency", "residency", legend, table, changed, signal);
+    this.forms = ["Map", "Bands"].map((name, n) => {
+      const button = el("button", "oj-button", { type: "button" }, name);
+      button.addEventListener("click", () => this.choose(n === 1), { signal });
+      return button;
+    });
+    const about = { role: "group", "aria-label": "Form of the residency plot" };
+    this.panel.addTools(el("span", "oj-forms", about, ...this.forms));
+    this.layers.addEventListener("change", changed, { signal });
     const label = "Which experts are in RAM, by layer and expert";
     this.map = new ExpertMap(state, this.panel, label, focus, signal, 3);
     this.bars = new Bars("Hits and misses of each token, stacked", focus, signal);
     this.panel.add(this.bars.plot.canvas.node, 2);
-    this.recency = new RecencyFade(state);
+    this.bands = new Bands("When each expert of a layer was in RAM, and used", focus, signal);
+    this.panel.add(this.bands.canvas.node, 1);
+    this.choose(false);
   }
 
-  /** Draw the experts. Those in use fade with `now` (ms); with null none is shown as in use. */
-  draw(input: DrawInput, now: number | null): void {
-    const { state } = this;
+  draw(input: DrawInput): void {
+    const { state, places } = this;
+    const step = input.step ?? state.steps.end - 1;
+    const experts = input.expertsThen ?? input.experts;
+    const order = this.store.orderAfter(input.step);
+    const changed = places.find(experts, step, order);
+    this.shown = { state, experts, step, places, input };
+    if (this.panel.drawn && state.seq) {
+      this.drawLegend(input);
+      if (this.asBands) this.drawBands(input);
+      else this.drawMap(input, changed);
+    }
+    this.panel.setReadout(this.readout(this.shown), this.focus.any);
+    const count = `${integer(experts.residentCount)} of ${plural(state.slots, "slot")}`;
+    const when = input.step === null ? "" : ` · after ${input.name(step)}`;
+    const lost = input.expertsThen ? when : " · now (that token's are no longer kept)";
+    this.panel.setSubtitle(state.seq ? count + lost : "");
+    this.panel.setNote(this.note);
+  }
+
+  private choose(bands: boolean): void {
+    this.asBands = bands;
+    this.forms.forEach((form, n) => {
+      form.setAttribute("aria-pressed", String(bands === (n === 1)));
+    });
+    const boxOf = (canvas: HTMLElement) => canvas.parentElement!;
+    const maps = [this.map.heatmap.canvas.node, this.bars.plot.canvas.node].map(boxOf);
+    for (const node of [...this.mapOnly, ...maps]) node.hidden = bands;
+    for (const node of [...this.bandsOnly, boxOf(this.bands.canvas.node)]) node.hidden = !bands;
+    this.changed();
+  }
+
+  private drawMap(input: DrawInput, changed: boolean): void {
+    const { map, places, state } = this;
     const { theme, shown, users: highlighted } = input;
-    const states = input.found?.experts ?? input.experts;
-    this.map.setStates(states);
-    this.panel.setReadout(this.readout(input), this.focus.any);
-    if (this.panel.drawn) {
-      const newest = input.found ? input.found.step - 1 : (input.at ?? state.steps.end - 1);
-      this.recency.show(newest, now ?? 0);
-      if (now === null) this.recency.clear();
-      else this.recency.fade(now);
-      this.setLevels(states);
-      // Rings need the experts as the token found them: else a hit could lie on an expert on SSD.
-      const chosen = input.found && input.chosen;
-      const moved = { arrived: ARRIVED, evicted: EVICTED };
-      this.map.draw(theme, residencyColours(theme), chosen, moved);
-      const column = (name: "hits" | "misses") => state.steps.column(name, shown.from, shown.to);
-      const parts = [
-        { values: column("hits"), colour: theme.hit },
-        { values: column("misses"), colour: theme.miss, hatched: true },
-      ];
-      this.bars.draw({ shown, parts, by: parts[1].values, title: "lookups", highlighted }, theme);
+    map.setStates(this.shown!.experts);
+    if (changed || map.levels.length !== places.levels.length) map.levels = places.levels;
+    const { moved, chosen } = this.findMarks(input);
+    map.draw(theme, residencyColours(theme), chosen, moved);
+    const column = (name: "hits" | "misses") => state.steps.column(name, shown.from, shown.to);
+    const parts = [
+      { values: column("hits"), colour: theme.hit },
+      { values: column("misses"), colour: theme.miss, hatched: true },
+    ];
+    this.bars.draw({ shown, parts, by: parts[1].values, title: "lookups", highlighted }, theme);
+  }
+
+  /** The hits and misses of the token shown, and what moved with it and shortly before. */
+  private findMarks(input: DrawInput): { moved: Moved[]; chosen: Chosen[] } {
+    const { state, shown } = this;
+    const step = input.expertsThen ? shown!.step : state.steps.end - 1;
+    const from = [state.epoch, state.seq, step];
+    if (from.every((value, n) => value === this.markedFrom[n])) return this.marks;
+    this.markedFrom = from;
+    const chosen: Chosen[] = [];
+    const missed = new Set<number>();
+    state.routing.forEach(step, state.experts, (index, hit) => {
+      chosen.push({ index, hit });
+      if (!hit) missed.add(index);
+    });
+    // A miss has arrived: one mark says both.
+    const moved = recentMoves(state.moves, step).filter(
+      (each) => !(each.arrived && each.age === 0 && missed.has(each.index)),
+    );
+    this.marks = { moved, chosen };
+    return this.marks;
+  }
+
+  private drawBands(input: DrawInput): void {
+    const { spans, state } = this;
+    const { shown, theme } = input;
+    const layer = this.layerShown();
+    const changed = spans.find(layer);
+    const { from, to } = shown;
+    const uses = (each: (expert: number, step: number, hit: boolean) => void) => {
+      for (let step = from; step < Math.min(to, state.routing.end); step += 1) {
+        state.routing.chosen(step, layer).forEach((expert, j) => {
+          if (expert !== NO_EXPERT) each(expert, step, state.routing.hit(step, layer, j));
+        });
+      }
+    };
+    const { experts, spans: bands } = spans;
+    const content = { shown, layer, experts, bands, uses, end: state.steps.end };
+    this.bands.draw(content, theme, changed);
+  }
+
+  /** The layer chosen here, else that of the pinned expert, else the one with the most misses. */
+  private layerShown(): number {
+    const { layers, state, spans, focus } = this;
+    if (layers.options.length !== state.layers + 1) {
+      const names = Array.from({ length: state.layers }, (_, n) => [String(n), `layer ${n}`]);
+      const options = [["", ""], ...names].map(([value, name]) =>
+        el("option", "", { value }, name),
+      );
+      layers.replaceChildren(...options);
     }
-    const resident = `${integer(states.residentCount)} of ${plural(state.slots, "slot")}`;
-    this.panel.setSubtitle(state.seq ? resident + this.when(input) : "");
-    this.panel.setNote(this.map.note);
+    const auto = focus.pinnedCell?.layer ?? spans.mostMisses;
+    const why = focus.pinnedCell ? "pinned" : "most misses";
+    setText(layers.options[0], `layer ${auto} (${why})`);
+    return layers.value === "" ? auto : Number(layers.value);
   }
 
-  /** The moment that the map shows, if it differs from the charts'. */
-  private when({ found, chosen, name }: DrawInput): string {
-    if (found) return ` · as ${name(found.step)} found them`;
-    return chosen ? " · not as that token found them (no longer kept)" : "";
+  private drawLegend({ theme }: DrawInput): void {
+    const [stays, next, means] = SCALES[this.places.scale];
+    this.ramp.style.background = `linear-gradient(to right, ${stopsOf(theme).join(",")})`;
+    setText(this.ends[0], stays);
+    setText(this.ends[1], next);
+    if (this.scale.title !== means) this.scale.title = means;
   }
 
-  /** Whether an expert in use is fading. */
-  get fading(): boolean {
-    return this.panel.drawn && this.recency.fading;
+  private get note(): string {
+    if (!this.asBands) return this.map.note;
+    const { shared } = this.bands;
+    return shared > 1 ? `each row shows ${plural(shared, "expert")}` : "";
   }
 
-  /** Fade the experts in use, and change nothing else. */
-  fade(now: number): void {
-    if (!this.fading || !this.recency.fade(now)) return;
-    const { levels } = this.map;
-    const { stages } = this.recency;
-    for (let i = 0; i < levels.length; i += 1) {
-      const level = levels[i];
-      if (level >= RESIDENT && level < EVICTED) levels[i] = RESIDENT + stages[i];
-    }
-    this.map.drawLevels();
-  }
-
-  private setLevels(states: ExpertStates): void {
-    const { levels } = this.map;
-    const { stages } = this.recency;
-    const { resident } = states;
-    for (let i = 0; i < levels.length; i += 1) {
-      const moved = states.isRecent(i);
-      if (resident[i]) levels[i] = moved ? ARRIVED : RESIDENT + stages[i];
-      else levels[i] = moved ? EVICTED : ABSENT;
-    }
-  }
-
-  private readout(input: DrawInput): string {
-    const { state, focus } = this;
+  private readout(shown: Shown): string {
+    const { state } = shown;
+    const { cell } = this.focus;
     if (!state.seq) return "";
-    const { cell } = focus;
-    const { step } = input;
-    if (cell && cell.layer < state.layers && (cell.expert ?? 0) < state.experts) {
-      return cell.expert === null
-        ? this.aboutLayer(cell.layer, input)
-        : this.about(cell.layer, cell.expert, input);
+    if (!cell || cell.layer >= state.layers || (cell.expert ?? 0) >= state.experts) {
+      return aboutToken(shown);
     }
-    if (step !== null) {
-      const hits = state.steps.at("hits", step);
-      const misses = state.steps.at("misses", step);
-      if (Number.isNaN(hits)) return "";
-      const rate = percent(hits, hits + misses);
-      return `${input.name(step)} · ${plural(hits, "hit")}, ${misses} missed (${rate} hits)`;
-    }
-    return `hits and misses of each ${input.shown.prompt ? "prompt token" : "generated token"}, all layers`;
+    return cell.expert === null
+      ? aboutLayer(shown, cell.layer)
+      : aboutExpert(shown, cell.layer, cell.expert);
   }
-
-  private about(layer: number, expert: number, input: DrawInput): string {
-    const at = layer * this.state.experts + expert;
-    const { states } = this.map;
-    const here = states.resident[at] ? "in RAM" : "on SSD";
-    const ago = states.movedAgo(at);
-    const verb = states.resident[at] ? "arrived" : "evicted";
-    const when = ago ? `${plural(ago, "token")} ago` : "with the last token";
-    const parts = [`layer ${layer}`, `expert ${expert}`];
-    parts.push(ago === null ? here : `${here}, ${verb} ${when}`);
-    if (input.users) parts.push(`used by ${plural(input.users.length, "token")}`);
-    return parts.join(" · ");
-  }
-
-  private aboutLayer(layer: number, input: DrawInput): string {
-    const { experts } = this.state;
-    const row = this.map.states.resident.subarray(layer * experts, (layer + 1) * experts);
-    const inRam = row.reduce((n, here) => n + here, 0);
-    const name = `layer ${layer} · ${integer(inRam)} of ${plural(experts, "expert")} in RAM`;
-    const step = this.focus.step;
-    if (step === null) return name;
-    const [hits, lookups] = this.state.layerHits(step, layer);
-    return lookups ? `${name} · ${input.name(step)}: ${hits} of ${plural(lookups, "hit")}` : name;
-  }
-
-  private table(): Table {
-    const { layers, experts } = this.state;
-    const { resident } = this.map.states;
-    const rows: string[][] = [];
-    for (let layer = 0; layer < layers; layer += 1) {
-      const row = resident.subarray(layer * experts, (layer + 1) * experts);
-      const ids = Array.from(row.keys()).filter((expert) => row[expert]);
-      const { arrived, evicted } = this.movedIn(layer);
-      rows.push([
-        String(layer),
-        integer(ids.length),
-        ranges(ids),
-        ranges(arrived),
-        ranges(evicted),
-      ]);
-    }
-    const head = ["Layer", "In RAM", "Experts", "Just arrived", "Just evicted"];
-    return { caption: "Experts in RAM", head, rows };
-  }
-
-  /** The experts of a layer that arrived or were evicted within the last few tokens. */
-  private movedIn(layer: number): { arrived: number[]; evicted: number[] } {
-    const { experts } = this.state;
-    const { states } = this.map;
-    const [arrived, evicted]: [number[], number[]] = [[], []];
-    for (let expert = 0; expert < experts; expert += 1) {
-      const at = layer * experts + expert;
-      if (states.isRecent(at)) (states.resident[at] ? arrived : evicted).push(expert);
-    }
-    return { arrived, evicted };
-  }
-}
-
-/** [1, 2, 3, 7] → "1–3, 7". */
-export function ranges(sorted: number[]): string {
-  const out: string[] = [];
-  for (let i = 0; i < sorted.length; ) {
-    let end = i;
-    while (sorted[end + 1] === sorted[end] + 1) end += 1;
-    out.push(end > i ? `${sorted[i]}–${sorted[end]}` : String(sorted[i]));
-    i = end + 1;
-  }
-  return out.join(", ");
 }

@@ -4,7 +4,7 @@ import { afterEach, expect, test } from "vitest";
 import { sharing } from "../../../src/charts/bitmap";
 import "../../../src/live.css";
 import widget from "../../../src/live";
-import { ranges } from "../../../src/live/panels/residency";
+import { ranges } from "../../../src/live/panels/residency-words";
 import { levelsOf } from "../../../src/live/panels/routing";
 import { el } from "../../../src/widget/dom";
 import { encode, MockModel, Synthetic, settled } from "../../synthetic";

@@ -1,0 +1,81 @@
+// When each expert of one layer was in RAM: the spans that the bands show.
+
+import { NO_EXPERT } from "./frames";
+import type { RunState } from "./state";
+
+/** An expert in RAM from its arrival, in step `from`, to its eviction, in step `to`. */
+export interface Span {
+  expert: number;
+  from: number;
+  to: number;
+  /** Whether it arrived at `from`, and was evicted at `to`; else it was there before, or still is. */
+  arrived: boolean;
+  evicted: boolean;
+}
+
+export class LayerBands {
+  layer = -1;
+  /** The experts of the layer that were in RAM or chosen, ascending. */
+  experts: number[] = [];
+  spans: Span[] = [];
+  private known: readonly unknown[] = [];
+  /** Misses of each layer in the steps [missesFrom, missesTo). */
+  private misses = new Float64Array(0);
+  private countedTo = 0;
+  private epoch = -1;
+
+  constructor(private readonly state: RunState) {}
+
+  /** Find the spans of a layer; returns whether anything changed since the last time. */
+  find(layer: number): boolean {
+    const { state } = this;
+    const from = [layer, state.epoch, state.moves.end, state.steps.end];
+    if (from.every((value, i) => value === this.known[i])) return false;
+    this.known = from;
+    this.layer = layer;
+    const { experts, moves, resident, steps } = state;
+    const first = layer * experts;
+    const open: (Span | null)[] = Array.from({ length: experts }, (_, expert) =>
+      resident[first + expert] ? span(expert, steps.end, false) : null,
+    );
+    this.spans = [];
+    const close = (each: Span | null, at: number, arrived: boolean) => {
+      if (each) this.spans.push({ ...each, from: at, arrived });
+    };
+    for (let n = moves.end - 1; n >= moves.begin; n -= 1) {
+      const expert = moves.expertOf(n) - first;
+      if (expert < 0 || expert >= experts) continue;
+      if (moves.arrived(n)) {
+        close(open[expert], moves.stepOf(n), true);
+        open[expert] = null;
+      } else open[expert] = span(expert, moves.stepOf(n), true);
+    }
+    for (const each of open) close(each, moves.from, false);
+    const seen = new Set(this.spans.map(({ expert }) => expert));
+    this.experts = [...seen].sort((a, b) => a - b);
+    return true;
+  }
+
+  /** The layer with the most misses, as far as the routing is kept. */
+  get mostMisses(): number {
+    const { routing, layers, epoch } = this.state;
+    if (this.epoch !== epoch || this.misses.length !== layers) {
+      this.misses = new Float64Array(layers);
+      this.epoch = epoch;
+      this.countedTo = 0;
+    }
+    for (let step = Math.max(this.countedTo, routing.first); step < routing.end; step += 1) {
+      for (let layer = 0; layer < layers; layer += 1) {
+        routing.chosen(step, layer).forEach((expert, j) => {
+          if (expert !== NO_EXPERT && !routing.hit(step, layer, j)) this.misses[layer] += 1;
+        });
+      }
+    }
+    this.countedTo = routing.end;
+    return this.misses.reduce((most, n, layer) => (n > this.misses[most] ? layer : most), 0);
+  }
+}
+
+function span(expert: number, to: number, evicted: boolean): Span {
+  return { expert, from: 0, to, arrived: false, evicted };
+}

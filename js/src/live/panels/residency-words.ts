@@ -1,0 +1,145 @@
+// The residency panel in words: what leaves next, one expert's story, and the tables.
+
+import { integer, percent, plural } from "../../widget/format";
+import type { DrawInput } from "../draw-input";
+import type { LayerBands } from "../layer-bands";
+import type { Places } from "../places";
+import { arrivedAt, recentMoves } from "../recent-moves";
+import type { ExpertStates, RunState } from "../state";
+import type { Table } from "./panel";
+
+/** What the residency panel shows. */
+export interface Shown {
+  state: RunState;
+  experts: ExpertStates;
+  /** The step after which they are shown. */
+  step: number;
+  places: Places;
+  input: DrawInput;
+}
+
+/** "token 12", or "the prompt". */
+function nameOf({ input }: Shown, step: number): string {
+  return step < input.shown.origin ? "the prompt" : input.name(step);
+}
+
+/** The experts that are evicted next. */
+export function nextOut({ places, state }: Shown): string {
+  const names = places.next.map(
+    (index) => `layer ${Math.floor(index / state.experts)} expert ${index % state.experts}`,
+  );
+  if (names.length) return `next out: ${names.join(", ")}`;
+  return places.scale === "unknown" ? "eviction order not known" : "";
+}
+
+/** Hits and misses of the token shown, and what leaves next. */
+export function aboutToken(shown: Shown): string {
+  const { input, state, step } = shown;
+  const [hits, misses] = [state.steps.at("hits", step), state.steps.at("misses", step)];
+  const counts = `${integer(hits)} hit, ${integer(misses)} missed (${percent(hits, hits + misses)} hits)`;
+  const token = Number.isNaN(hits) || input.step === null ? "" : `${input.name(step)}: ${counts}`;
+  return [token, nextOut(shown)].filter(Boolean).join(" · ");
+}
+
+/** One expert: since when it is in RAM, how often it was used, and how soon it leaves. */
+export function aboutExpert(shown: Shown, layer: number, expert: number): string {
+  const { state, experts, step, places } = shown;
+  const index = layer * state.experts + expert;
+  const parts: string[] = [];
+  if (experts.resident[index]) {
+    const since = arrivedAt(state.moves, index, step);
+    const before = state.moves.from > 0 ? "in RAM" : "in RAM since before the run";
+    parts.push(since === null ? before : `in RAM since ${nameOf(shown, since)}`);
+  } else parts.push("on SSD");
+  const used = experts.counts[index];
+  parts.push(used ? `used ${used === 1 ? "once" : `${integer(used)} times`}` : "not used");
+  const last = lastUse(state, layer, expert, step);
+  if (last !== null) parts.push(`last at ${nameOf(shown, last)}`);
+  const place = places.place[index];
+  if (place >= 0) parts.push(`${ordinal(place + 1)} to leave`);
+  return `layer ${layer}, expert ${expert}: ${parts.join(", ")}`;
+}
+
+/** One layer: how many of its experts are in RAM, and the hits of the token shown. */
+export function aboutLayer({ state, experts, input }: Shown, layer: number): string {
+  const width = state.experts;
+  const row = experts.resident.subarray(layer * width, (layer + 1) * width);
+  const inRam = row.reduce((n, here) => n + here, 0);
+  const name = `layer ${layer}: ${integer(inRam)} of ${plural(width, "expert")} in RAM`;
+  if (input.step === null) return name;
+  const [hits, lookups] = state.layerHits(input.step, layer);
+  return lookups
+    ? `${name} · ${input.name(input.step)}: ${hits} of ${plural(lookups, "hit")}`
+    : name;
+}
+
+/** One row for each layer. */
+export function layerTable({ state, experts, step, places }: Shown): Table {
+  const width = state.experts;
+  const moved = recentMoves(state.moves, step);
+  const rows: string[][] = [];
+  for (let layer = 0; layer < state.layers; layer += 1) {
+    const row = experts.resident.subarray(layer * width, (layer + 1) * width);
+    const ids = Array.from(row.keys()).filter((expert) => row[expert]);
+    const mine = moved.filter(({ index }) => Math.floor(index / width) === layer);
+    const of = (arrived: boolean) =>
+      ranges(mine.filter((each) => each.arrived === arrived).map((each) => each.index % width));
+    const placed = ids.filter((expert) => places.place[layer * width + expert] >= 0);
+    const place = (expert: number) => places.place[layer * width + expert];
+    const next = placed.length ? placed.reduce((a, b) => (place(b) < place(a) ? b : a)) : null;
+    const first = next === null ? "–" : `${next} (${ordinal(place(next) + 1)})`;
+    rows.push([
+      ...[String(layer), integer(ids.length), ranges(ids), first],
+      ...[of(true), of(false)],
+    ]);
+  }
+  const head = ["Layer", "In RAM", "Experts", "Next out", "Just arrived", "Just evicted"];
+  return { caption: "Experts in RAM", head, rows };
+}
+
+/** One row for each expert of a layer that was ever in RAM. */
+export function bandTable(shown: Shown, bands: LayerBands): Table {
+  const { state, experts } = shown;
+  const rows = bands.experts.map((expert) => {
+    const mine = bands.spans.filter((span) => span.expert === expert);
+    const index = bands.layer * state.experts + expert;
+    const when = mine
+      .sort((a, b) => a.from - b.from)
+      .map(({ from, to, arrived, evicted }) => {
+        const begin = arrived ? nameOf(shown, from) : "before";
+        return `${begin} – ${evicted ? nameOf(shown, to) : "now"}`;
+      });
+    const place = shown.places.place[index];
+    const leaves = place < 0 ? "–" : ordinal(place + 1);
+    return [String(expert), when.join("; "), integer(experts.counts[index]), leaves];
+  });
+  const head = ["Expert", "In RAM", "Used", "To leave"];
+  return { caption: `Experts of layer ${bands.layer} that were in RAM`, head, rows };
+}
+
+function lastUse(state: RunState, layer: number, expert: number, step: number): number | null {
+  const { routing } = state;
+  for (let at = Math.min(step, routing.end - 1); at >= routing.first; at -= 1) {
+    if (routing.chose(at, layer, expert)) return at;
+  }
+  return null;
+}
+
+/** "1st", "2nd", "3rd", "14th". */
+export function ordinal(n: number): string {
+  const teen = n % 100 > 10 && n % 100 < 14;
+  return `${integer(n)}${(teen ? "" : ["", "st", "nd", "rd"][n % 10]) || "th"}`;
+}
+
+/** [3, 1, 2, 7] → "1–3, 7". */
+export function ranges(numbers: number[]): string {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  const out: string[] = [];
+  for (let i = 0; i < sorted.length; ) {
+    let end = i;
+    while (sorted[end + 1] === sorted[end] + 1) end += 1;
+    out.push(end > i ? `${sorted[i]}–${sorted[end]}` : String(sorted[i]));
+    i = end + 1;
+  }
+  return out.join(", ");
+}
