@@ -48,6 +48,13 @@ export class MockModel implements Model {
     this.sent.push(content);
   }
 
+  /** What was sent, but for questions for the eviction order. */
+  get requests(): unknown[] {
+    return this.sent.filter(
+      (each) => (each as { about?: { order?: number } }).about?.order === undefined,
+    );
+  }
+
   emit(event: string, ...args: unknown[]): void {
     for (const handler of this.handlers.get(event) ?? []) handler(...args);
   }

@@ -4,7 +4,7 @@ import type { EvictionOrder } from "./frames";
 
 /** Orders kept, at most. */
 const KEPT = 512;
-/** The order is asked for this many tokens ahead, so that a replay does not wait for it. */
+/** The order is requested this many tokens ahead, so that a replay does not wait for it. */
 const AHEAD = 8;
 
 /** Python's answer: one entry per step from `from` on. */
@@ -16,8 +16,8 @@ export interface OrdersMessage {
 
 export class EvictionOrders {
   private readonly orders = new Map<number, EvictionOrder>();
-  /** The step asked for, while there is no answer. */
-  private asked: number | null = null;
+  /** The step requested, while there is no answer. */
+  private requested: number | null = null;
 
   constructor(private readonly request: (step: number) => void) {}
 
@@ -25,15 +25,15 @@ export class EvictionOrders {
   after(step: number, last: number): EvictionOrder | null {
     const ahead = Math.min(last, step + AHEAD);
     const missing = [step, ahead].find((each) => !this.orders.has(each));
-    if (missing !== undefined && this.asked === null) {
-      this.asked = missing;
+    if (missing !== undefined && this.requested === null) {
+      this.requested = missing;
       this.request(missing);
     }
     return this.orders.get(step) ?? null;
   }
 
   take({ from, orders }: OrdersMessage, buffer: DataView | undefined): void {
-    this.asked = null;
+    this.requested = null;
     if (this.orders.size > KEPT) this.orders.clear();
     let at = 0;
     orders.forEach(({ kind, length, pinned }, n) => {

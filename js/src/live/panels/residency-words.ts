@@ -1,6 +1,6 @@
-// The residency panel in words: what leaves next, one expert's story, and the tables.
+// The residency panel in words: which experts are next out, one expert's history, and the tables.
 
-import { integer, percent, plural } from "../../widget/format";
+import { integer, plural } from "../../widget/format";
 import type { DrawInput } from "../draw-input";
 import type { LayerBands } from "../layer-bands";
 import type { Places } from "../places";
@@ -32,13 +32,15 @@ export function nextOut({ places, state }: Shown): string {
   return places.scale === "unknown" ? "eviction order not known" : "";
 }
 
-/** Hits and misses of the token shown, and what leaves next. */
+/** The hits of the token shown, and the experts that are next out. */
 export function aboutToken(shown: Shown): string {
   const { input, state, step } = shown;
   const [hits, misses] = [state.steps.at("hits", step), state.steps.at("misses", step)];
-  const counts = `${integer(hits)} hit, ${integer(misses)} missed (${percent(hits, hits + misses)} hits)`;
-  const token = Number.isNaN(hits) || input.step === null ? "" : `${input.name(step)}: ${counts}`;
-  return [token, nextOut(shown)].filter(Boolean).join(" · ");
+  const parts =
+    Number.isNaN(hits) || input.step === null
+      ? []
+      : [input.name(step), `${integer(hits)} of ${integer(hits + misses)} hit`];
+  return [...parts, nextOut(shown)].filter(Boolean).join(" · ");
 }
 
 /** One expert: since when it is in RAM, how often it was used, and how soon it leaves. */

@@ -125,8 +125,7 @@ export class ResidencyPanel {
     }
     this.panel.setReadout(this.readout(this.shown), this.focus.any);
     const count = `${integer(experts.residentCount)} of ${plural(state.slots, "slot")}`;
-    const when = input.step === null ? "" : ` · after ${input.name(step)}`;
-    const lost = input.expertsThen ? when : " · now (that token's are no longer kept)";
+    const lost = input.expertsThen ? "" : " · now: that token's are no longer kept";
     this.panel.setSubtitle(state.seq ? count + lost : "");
     this.panel.setNote(this.note);
   }

@@ -88,10 +88,10 @@ test("a click explains a token at once: one bar of its time, and sentences from 
 test("Python is asked once when the run is over, and its answer has a timeline", async () => {
   await showToken();
   const known = sentences();
-  expect(model.sent).toEqual([]);
+  expect(model.requests).toEqual([]);
   model.set("status", "stop");
   await settled(host);
-  const requests = model.sent as { type: string; about: { step: number } }[];
+  const requests = model.requests as { type: string; about: { step: number } }[];
   expect(requests).toEqual([{ type: "ask", about: { step: 7 } }]);
   expect(sentences()).toEqual(known);
   const { about } = requests[0];
@@ -116,7 +116,7 @@ test("Python is asked once when the run is over, and its answer has a timeline",
   expect(sentences()).not.toEqual(TOLD.sentences);
   await showToken();
   expect(sentences()).toEqual(TOLD.sentences);
-  expect(model.sent).toHaveLength(2);
+  expect(model.requests).toHaveLength(2);
 });
 
 test("a pinned expert is explained instead, and Close unpins it", async () => {
@@ -148,7 +148,7 @@ test("while the playhead moves nothing is asked: Python explains where it comes 
     expect(title()).toContain(`token ${step - 3} `);
   }
   await settled(host);
-  expect(model.sent).toEqual([{ type: "ask", about: { step: 12 } }]);
+  expect(model.requests).toEqual([{ type: "ask", about: { step: 12 } }]);
 });
 
 test("when the run is over and nothing is selected, the slowest tokens are offered", async () => {

@@ -194,7 +194,7 @@ test("at an earlier token the order is the one that Python replays", async () =>
   await settled(host!);
   const asked = model.sent.filter((each) => "order" in ((each as { about?: object }).about ?? {}));
   expect(asked[0]).toEqual({ type: "ask", about: { order: 9 } });
-  expect(text(".oj-readout")).toMatch(/^token 7: \d hit, \d missed \(.* hits\) · next out: /);
+  expect(text(".oj-readout")).toMatch(/^token 7 · \d of \d hit · next out: layer/);
 });
 
 test("until it arrives, and without a kernel, experts are shaded by recency of use", async () => {

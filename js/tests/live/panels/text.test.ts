@@ -115,7 +115,7 @@ test("the user chooses what the colour means: time, or nothing", async () => {
   await colourBy("none");
   expect(new Set(heats())).toEqual(new Set([0]));
   expect($(".oj-scale").hidden).toBe(true);
-  expect(model.sent).toEqual([]);
+  expect(model.requests).toEqual([]);
 });
 
 test("a token that arrives late is coloured, and the scale of few tokens is fitted again", async () => {
@@ -135,7 +135,7 @@ test("a token that arrives late is coloured, and the scale of few tokens is fitt
 
 /** Python's answer to the last question for a column. */
 function answer(values: number[] | null, words = ""): void {
-  const { about } = model.sent.at(-1) as { about: object };
+  const { about } = model.requests.at(-1) as { about: object };
   const bytes = new DataView(Float32Array.from(values ?? []).buffer);
   model.emit("msg:custom", { type: "told", about, words }, [bytes]);
 }
@@ -150,7 +150,7 @@ test("router entropy waits for the end of the run, then Python is asked once", a
   await drawn();
   expect(option("entropy").disabled).toBe(false);
   await colourBy("entropy");
-  expect(model.sent).toEqual([{ type: "ask", about: { column: "entropy" } }]);
+  expect(model.requests).toEqual([{ type: "ask", about: { column: "entropy" } }]);
   expect(text(".oj-scale")).toBe("Python computes it…");
   const bits = Array.from({ length: 17 }, (_, step) => 2 + step / 100);
   answer(bits);
@@ -162,7 +162,7 @@ test("router entropy waits for the end of the run, then Python is asked once", a
   tokens()[3].dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
   await drawn();
   expect(text(".oj-text .oj-readout")).toMatch(/router entropy 2\.08.bits$/);
-  expect(model.sent).toHaveLength(1);
+  expect(model.requests).toHaveLength(1);
 });
 
 test("where a run has no router weights, the choice says so and cannot be made again", async () => {
@@ -182,7 +182,7 @@ test("a page without a kernel has the entropy in its info, and asks nobody", asy
   await open(12, "stop", { columns: { entropy: base64 } });
   await colourBy("entropy");
   expect(Math.max(...heats())).toBe(LEVELS);
-  expect(model.sent).toEqual([]);
+  expect(model.requests).toEqual([]);
   press(".oj-routing canvas", "ArrowRight");
   press(".oj-routing canvas", "Enter");
   await drawn();
@@ -199,7 +199,7 @@ test("the weight of an expert is that of the one pinned last", async () => {
   await drawn();
   await colourBy("weight");
   const about = { column: "weight", layer: 0, expert: 1 };
-  const asked = model.sent.filter((sent) => "column" in (sent as { about: object }).about);
+  const asked = model.requests.filter((sent) => "column" in (sent as { about: object }).about);
   expect(asked).toEqual([{ type: "ask", about }]);
   model.emit("msg:custom", { type: "told", about, words: "" }, [
     new DataView(Float32Array.from({ length: 17 }, (_, step) => (step === 9 ? 0.5 : 0)).buffer),
