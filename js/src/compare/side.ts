@@ -42,7 +42,7 @@ export class Side {
     const shared = [state, this.focus, changed, signal] as const;
     this.text = new TextPanel(store, ...shared);
     this.routing = new RoutingPanel(...shared);
-    this.residency = new ResidencyPanel(...shared);
+    this.residency = new ResidencyPanel(store, this.focus, changed, signal);
     for (const { panel } of [this.text, this.routing, this.residency]) {
       const label = `${name}: ${panel.node.getAttribute("aria-label")}`;
       panel.node.setAttribute("aria-label", label);
@@ -61,7 +61,7 @@ export class Side {
       each.panel.setHint(state.layers * state.experts ? "" : "nothing yet");
     }
     this.routing.draw(input);
-    this.residency.draw(input, null);
+    this.residency.draw(input);
     this.text.draw(input, status, info.prompt ?? "");
     const now = performance.now();
     for (const { panel } of [this.text, this.routing, this.residency]) panel.drawTable(now);

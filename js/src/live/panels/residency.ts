@@ -73,7 +73,7 @@ export class ResidencyPanel {
   constructor(
     private readonly store: RunStore,
     private readonly focus: Focus,
-    private readonly changed: () => void,
+    changed: () => void,
     signal: AbortSignal,
   ) {
     const state = store.state;
@@ -96,7 +96,11 @@ export class ResidencyPanel {
     this.panel = new Panel("Residency", "residency", legend, table, changed, signal);
     this.forms = ["Map", "Bands"].map((name, n) => {
       const button = el("button", "oj-button", { type: "button" }, name);
-      button.addEventListener("click", () => this.choose(n === 1), { signal });
+      const choose = () => {
+        this.choose(n === 1);
+        changed();
+      };
+      button.addEventListener("click", choose, { signal });
       return button;
     });
     const about = { role: "group", "aria-label": "Form of the residency plot" };
@@ -139,7 +143,6 @@ export class ResidencyPanel {
     const maps = [this.map.heatmap.canvas.node, this.bars.plot.canvas.node].map(boxOf);
     for (const node of [...this.mapOnly, ...maps]) node.hidden = bands;
     for (const node of [...this.bandsOnly, boxOf(this.bands.canvas.node)]) node.hidden = !bands;
-    this.changed();
   }
 
   private drawMap(input: DrawInput, changed: boolean): void {
