@@ -89,7 +89,7 @@ def test_both_phases_hit_rates_are_everywhere(tiny) -> None:
     with outlier_jupyter.load(tiny, cache_experts=10) as engine:
         chat = Chat(engine, max_tokens=8)
         run = chat.send("what is told of this?")
-        answer = bundle("tiny", chat.runner.conversations, "x")["text/plain"]
+        answer = bundle("tiny", chat.runner.conversations)["text/plain"]
         numbers = chat.messages[-1].numbers
         chat.close()
     s = run.summary()
