@@ -166,8 +166,10 @@ async function view(answers = true): Promise<{ model: MockModel; text: (of: stri
     const { about } = content as { about?: { order?: number } };
     if (about?.order === undefined || !answers) return;
     const message = { type: "orders", from: about.order, orders: [] as object[] };
-    message.orders.push({ kind: EXACT, length: 2, pinned: 0 });
-    model.emit("msg:custom", message, [new DataView(Uint32Array.of(9, 17).buffer)]);
+    message.orders.push({ kind: EXACT, length: 24, pinned: 0 });
+    model.emit("msg:custom", message, [
+      new DataView(Uint32Array.from({ length: 24 }, (_, i) => 23 - i).buffer),
+    ]);
   };
   const instance = widget();
   instance.initialize({ model });
