@@ -4,7 +4,7 @@
 // colour of its own. Its brightness decides which of our two palettes is readable on it.
 
 const ROLES = [
-  ...(["surface", "ink", "muted", "grid", "band", "empty", "resident", "evicted"] as const),
+  ...(["surface", "ink", "muted", "grid", "band", "empty"] as const),
   ...(["stays", "between", "next"] as const),
   ...(["hit", "miss", "p50", "p95", "top", "read", "mark", "highlight"] as const),
   ...(["dense", "experts", "graph", "route", "lookup", "install", "sample", "watch"] as const),

@@ -102,18 +102,7 @@ test.each(SURFACES)("the colours of the plots stand out on %s %s", async (name, 
   await settled(host);
   const theme = readTheme($(".oj-root"));
   const ground = parse(theme.surface);
-  const marks = [
-    "hit",
-    "miss",
-    "resident",
-    "evicted",
-    "p50",
-    "p95",
-    "top",
-    "read",
-    "highlight",
-    "route",
-  ];
+  const marks = ["hit", "miss", "p50", "p95", "top", "read", "highlight", "route"];
   marks.push("dense", "experts", "graph", "lookup", "install", "sample", "watch", "other", "ink");
   const faint = marks.filter((role) => contrast(parse(theme[role as "hit"]), ground) < 3);
   expect(faint).toEqual([]);
