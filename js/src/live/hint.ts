@@ -10,7 +10,7 @@ export class Hint {
 
   constructor(signal: AbortSignal) {
     const close = el("button", "oj-button oj-hint-close", { type: "button" }, "Got it");
-    const text = "Click a token to see what it waited for. ← → move.";
+    const text = "Click a token to see what it waited for. ←\u00a0→\u00a0move.";
     this.node = el("div", "oj-first-hint", { role: "note" }, el("span", "", {}, text), close);
     this.node.hidden = true;
     close.addEventListener("click", () => this.done(), { signal });

@@ -18,7 +18,7 @@ export class AxisTools {
   ) {
     const attributes = { type: "button", "aria-pressed": "false" };
     const log = el("button", "oj-button oj-log-scale", attributes, "Log");
-    log.setAttribute("aria-label", `${title}: logarithmic scale`);
+    log.setAttribute("aria-label", `${title}: Log, a logarithmic scale`);
     log.addEventListener(
       "click",
       () => {
