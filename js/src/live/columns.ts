@@ -42,7 +42,10 @@ export class Columns {
     this.takeEmbedded(info.columns);
     const answer = this.answers.get(keyOfColumn(about));
     if (answer?.values || answer?.reason) return answer.reason;
-    return info.columns ? "This page has no kernel that could compute it." : "";
+    if (!info.columns) return "";
+    return about.column === "entropy"
+      ? "The router’s weights were not recorded in this run."
+      : "This page has no kernel that could compute it.";
   }
 
   /** Keep Python's answer: float32 numbers, or none and the reason. */
