@@ -7,19 +7,18 @@ import re
 from playwright.sync_api import Page, expect
 
 from tests.browser.access import assert_accessible
-from tests.browser.conftest import Lab, command, open_notebook
+from tests.browser.conftest import Lab
 
 
 def test_words_lead_to_experts_and_back(lab: Lab, page: Page) -> None:
     """Python sends entropy and weights; a drag, Shift and keys choose tokens; Lab sees no key."""
-    lab.add(
-        "words.ipynb",
+    lab.show(
+        page,
+        "words",
         "import outlier_jupyter\nengine = outlier_jupyter.load('demo', cache_gb=0.002)",
         "engine.tokenizer.eos_token_ids = set()",
-        "run = engine.generate('Once', raw=True, max_tokens=40)\nrun.view()",
+        "engine.generate('Once', raw=True, max_tokens=40).view()",
     )
-    open_notebook(page, lab, "words.ipynb")
-    command(page, "notebook:run-all-cells")
     expect(page.locator(".oj-where")).to_have_text("the end")
     colour, scale = page.locator(".oj-colour"), page.locator(".oj-scale")
     expect(scale).to_contain_text("%")
