@@ -27,14 +27,17 @@ class PairStore {
       return new RunStore(await (model.widget_manager as Finds).get_model(id));
     };
     this.stores = Promise.all([find("one"), find("other")]);
-    this.stores.catch(() => {}); // each view shows that
+    this.stores.catch(() => {}); // each view says so
   }
 
   close(): void {
     this.saved.close();
-    void this.stores.then((stores) => {
-      for (const store of stores) store.close();
-    });
+    this.stores.then(
+      (stores) => {
+        for (const store of stores) store.close();
+      },
+      () => {},
+    );
   }
 }
 

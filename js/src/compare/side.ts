@@ -47,6 +47,9 @@ export class Side {
       const label = `${name}: ${panel.node.getAttribute("aria-label")}`;
       panel.node.setAttribute("aria-label", label);
     }
+    for (const { panel } of [this.routing, this.residency]) {
+      panel.node.querySelector(".oj-fold")?.append(` · ${name}`);
+    }
     this.heading.append(el("strong", "oj-side-name", {}, name), " ", this.numbers);
   }
 
