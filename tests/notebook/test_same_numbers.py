@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 import outlier_jupyter
 from outlier_jupyter.events import CallStarted, Routed
-from outlier_jupyter.formatting import percent
+from outlier_jupyter.formatting import percent, three
 from outlier_jupyter.notebook.chat.chat import Chat
 from outlier_jupyter.notebook.chat.saved_chat import bundle
 from outlier_jupyter.notebook.live.finished_run import frame_of_run
@@ -16,6 +19,8 @@ from outlier_jupyter.notebook.live.show import last_frame, make_frame_builder
 from outlier_jupyter.notebook.render.static import SavedView
 from outlier_jupyter.notebook.render.static.text import table, tiles
 from outlier_jupyter.runs.run import Interrupted, Run
+
+ROOT = Path(__file__).parents[2]
 
 
 def watched(engine, layer: int, call: int, **options) -> tuple[Run, Frame]:
@@ -85,7 +90,9 @@ def test_a_run_of_one_token_has_one(tiny) -> None:
 
 
 def test_both_phases_hit_rates_are_everywhere(tiny) -> None:
-    """Summary, tiles, table and a chat's answer name the phase, and give the same two numbers."""
+    """Summary, table and a chat's answer name the phase, and give the same two numbers; so does the
+    tile of decode.
+    """
     with outlier_jupyter.load(tiny, cache_experts=10) as engine:
         chat = Chat(engine, max_tokens=8)
         run = chat.send("what is told of this?")
@@ -97,10 +104,23 @@ def test_both_phases_hit_rates_are_everywhere(tiny) -> None:
     assert decode != prefill != percent(s.hit_rate)
     assert f"hit rate in decode {decode}, in prefill {prefill}" in str(s)
     shown = SavedView(run.text, run.trace, run.finish_reason, run.prompt)
-    assert {(decode, "hit rate in decode"), (prefill, "hit rate in prefill")} <= set(
-        tiles(shown.trace)
-    )
+    assert (decode, "hit rate (decode)") in tiles(shown.trace)
     rows = dict(table(shown))
     assert (rows["Hit rate in decode"], rows["Hit rate in prefill"]) == (decode, prefill)
     assert f"hit rate in decode {decode} · hit rate in prefill {prefill}" in answer
     assert numbers["decode_hit_rate"] == pytest.approx(s.decode_hit_rate, abs=1e-4)
+
+
+def test_the_static_view_has_the_tiles_of_the_live_one(tiny) -> None:
+    """The same names in the same order, and the time to the first token as the page adds it up."""
+    source = (ROOT / "js" / "src" / "live" / "header.ts").read_text()
+    (names,) = re.findall(r"const TILES = \[(.*?)\] as const", source)
+    with outlier_jupyter.load(tiny, cache_experts=10) as engine:
+        run = engine.generate("the same in all views", max_tokens=5, prefill_chunk=6)
+    shown = tiles(run.trace)
+    assert [name for _, name in shown] == re.findall(r'"(.*?)"', names)
+    frame = frame_of_run(run)
+    first = frame.steps["token_ms"][: frame.first_token + 1].sum()
+    assert {name: number for number, name in shown}["time to first token"] in (
+        f"{three(first)} ms", f"{three(first / 1000)} s",
+    )  # fmt: skip

@@ -215,10 +215,16 @@ def test_interrupted_and_changed_runs_say_so(make_trace: MakeTrace, form: str) -
 
 
 def test_summary_is_in_every_form(make_trace: MakeTrace) -> None:
-    """Speed, hit rate, bytes, latency, reader and cache are in every text form."""
+    """Speed, hit rate, bytes, time to first token, reader and cache are in every text form."""
     bundle = mimebundle(view(make_trace(reader="direct")))
     for form in ("text/html", "text/markdown", "text/plain"):
-        for wanted in ("tokens/s", "%", "MB", "ms", "reads past the page cache (direct)"):
+        for wanted in (
+            "tokens/s",
+            "%",
+            "MB",
+            "to first token",
+            "reads past the page cache (direct)",
+        ):
             assert wanted in bundle[form]
     assert "24 expert slots · 48 MB in RAM" in bundle["text/html"]
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from ....formatting import percent, size_words, small, three
 from ....trace.measures import Summary, summarise
 from ....trace.trace import Trace
@@ -77,23 +79,27 @@ def cache_words(trace: Trace) -> str:
 
 
 def tiles(trace: Trace) -> list[tuple[str, str]]:
-    """The summary: (number, label). Missing numbers are "no data", not 0."""
+    """(number, label) as in the live view's header. Missing numbers are "no data", not 0."""
     s = summarise(trace)
     found = [
-        (three(s.tokens_per_second), "tokens/s") if s.decoded_steps else ("no data", "tokens/s"),
-        (_rate(s.decode_hit_rate), "hit rate in decode"),
-        (_rate(s.prefill_hit_rate), "hit rate in prefill"),
+        (three(s.tokens_per_second) if s.decoded_steps else "no data", "tokens/s"),
+        (_rate(s.decode_hit_rate), "hit rate (decode)"),
+        (three(s.bytes_read / 1e6), "MB read"),
+        (_first_token(trace), "time to first token"),
     ]
-    found.append((size_words(s.bytes_read), "read from SSD"))
-    if s.reads:
-        both = f"{three(s.read_p50_ms)} / {three(s.read_p95_ms)} ms"
-        found.append((both, "read latency p50 / p95"))
-    else:
-        found.append(("no data", "read latency"))
     if s.compared:
         found.append((f"{small(s.kl)} nats", "KL from the exact model"))
         found.append((percent(s.top1_agreement), "top-1 agreement with it"))
     return found
+
+
+def _first_token(trace: Trace) -> str:
+    """The time of all calls up to the one that produced the first token."""
+    produced = np.flatnonzero(trace.produced >= 0)
+    if not len(produced) or not trace.has("calls"):
+        return "no data"
+    ms = float(trace.step_ns[: produced[0] + 1].sum()) / 1e6
+    return f"{three(ms)} ms" if ms < 1000 else f"{three(ms / 1000)} s"
 
 
 def _rate(share: float) -> str:
