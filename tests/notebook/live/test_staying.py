@@ -135,7 +135,7 @@ def test_an_interrupted_and_a_failed_run_stay_as_well(
     use(engine)
     ((widget, saved),) = outputs.pairs()
     reason = ended_words(("interrupted", "error")[ended])
-    assert WIDGET in widget and f"<b>{reason}.</b>" in saved["text/html"]
+    assert WIDGET in widget and f"<b>{reason}." in saved["text/html"]
 
 
 def test_a_view_shown_after_the_run_has_both(engine: Engine, outputs: Outputs) -> None:

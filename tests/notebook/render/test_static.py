@@ -222,7 +222,7 @@ def test_summary_is_in_every_form(make_trace: MakeTrace) -> None:
             "tokens/s",
             "%",
             "MB",
-            "to first token",
+            "first token",
             "reads past the page cache (direct)",
         ):
             assert wanted in bundle[form]

@@ -121,6 +121,7 @@ def table(view: SavedView) -> list[tuple[str, str]]:
         ("Prefill", f"{s.prompt_tokens:,} tokens in {three(s.prefill_seconds)} s"),
         ("Decode", f"{s.decoded_steps:,} tokens in {three(s.decode_seconds)} s"),
         ("Speed", f"{three(s.tokens_per_second)} tokens/s"),
+        ("Time to first token", _first_token(trace)),
         ("Lookups", f"{s.lookups:,}, of these {s.hits:,} hits ({percent(s.hit_rate)})"),
         ("Hit rate in decode", percent(s.decode_hit_rate)),
         ("Hit rate in prefill", percent(s.prefill_hit_rate)),
