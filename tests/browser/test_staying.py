@@ -133,4 +133,4 @@ def test_a_page_reloaded_during_the_run_saves_the_static_view(lab: Lab, page: Pa
     only(LIVE, cell)
     save(page)
     saved = nbformat.read(lab.notebooks / "midway.ipynb", as_version=4)
-    assert "Interrupted" in str(saved.cells[2].outputs[-1]["data"]["text/html"])
+    assert "Stopped early" in str(saved.cells[2].outputs[-1]["data"]["text/html"])

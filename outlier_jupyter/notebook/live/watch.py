@@ -79,7 +79,7 @@ class Watched(LiveView):
         self._ended = threading.Event()
         self._stopped = False
         self._thread: int | None = None  # of the run, once it has begun
-        self._cell = _cell()
+        self._begun_by = _execution()
         text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
         # kernel_id="": the cell has returned by then, so Stop must not interrupt the kernel.
         info = run_info(engine, engine.routing.options(options))
@@ -187,27 +187,31 @@ def _worker_of(engine: Engine) -> Worker:
         return _workers[engine]
 
 
-_newest: weakref.WeakValueDictionary[str, Watched] = weakref.WeakValueDictionary()
-"""The last run of each cell."""
+_watched: weakref.WeakSet[Watched] = weakref.WeakSet()
+"""The runs that cells have begun."""
 
 
 def _begin(watched: Watched) -> None:
-    """Queue a run; an earlier run of the same cell is stopped."""
-    if watched._cell:
-        previous, _newest[watched._cell] = _newest.get(watched._cell), watched
-        if previous is not None and previous.engine is watched.engine:
-            previous.stop()
+    """Queue a run; runs that the same cell began when it was run before are stopped."""
+    cell, request = watched._begun_by
+    with _lock:
+        others = [each for each in _watched if each.engine is watched.engine]
+        _watched.add(watched)
+    for other in others:
+        if cell and other._begun_by[0] == cell and other._begun_by[1] != request:
+            other.stop()
     _worker_of(watched.engine).put(watched._decode)
 
 
-def _cell() -> str:
-    """The id of the current cell, or "" if the front end does not send it."""
+def _execution() -> tuple[str, str]:
+    """The ids of the current cell, "" if the front end does not send it, and of its execution."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     parent = getattr(shell, "parent_header", None)
     if not isinstance(parent, dict):
-        return ""
-    return str(parent.get("metadata", {}).get("cellId", ""))
+        return "", ""
+    cell = str(parent.get("metadata", {}).get("cellId", ""))
+    return cell, str(parent.get("header", {}).get("msg_id", ""))
 
 
 def _end(engine: Engine, over: threading.Event) -> None:

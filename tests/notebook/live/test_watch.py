@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,7 +93,8 @@ def test_runs_of_one_engine_wait_for_each_other(engine: Engine) -> None:
 
 def in_cell(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Make the code from here on run in the cell `name`, as far as the front end says."""
-    shell = SimpleNamespace(parent_header={"metadata": {"cellId": name}})
+    request = {"metadata": {"cellId": name}, "header": {"msg_id": uuid.uuid4().hex}}
+    shell = SimpleNamespace(parent_header=request)
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
 
 
@@ -108,6 +110,17 @@ def test_a_cell_that_is_run_again_supersedes_its_run(
     again = outlier_jupyter.watch(engine, "Hello", max_tokens=3)
     assert again.wait().generated == 3 and other.wait().generated == 3
     assert first.status == "interrupted"
+
+
+def test_a_cell_may_begin_several_runs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run one after another; all of them are stopped when the cell is run again."""
+    in_cell(monkeypatch, "a")
+    views = [outlier_jupyter.watch(engine, "Hello", max_tokens=3) for _ in range(2)]
+    assert [view.wait().generated for view in views] == [3, 3]
+    endless = [outlier_jupyter.watch(engine, "Hello", max_tokens=100_000) for _ in range(2)]
+    in_cell(monkeypatch, "a")
+    assert outlier_jupyter.watch(engine, "Hello", max_tokens=3).wait().generated == 3
+    assert [view.status for view in endless] == ["interrupted"] * 2
 
 
 def test_an_interrupt_of_wait_stops_the_run(
