@@ -18,11 +18,7 @@ export class AxisTools {
   ) {
     const attributes = { type: "button", "aria-pressed": "false" };
     const log = el("button", "oj-button oj-log-scale", attributes, "Log");
-<<<<<<< HEAD
     log.setAttribute("aria-label", `${title}: Log, a logarithmic scale`);
-=======
-    log.setAttribute("aria-label", `${title}: Log scale`);
->>>>>>> ffc65e4 (A cell may begin several watched runs; the buttons of a log scale are named as they read)
     log.addEventListener(
       "click",
       () => {
