@@ -59,7 +59,7 @@ export function tokenSentences(
   }
   const usual = usualMs(state);
   if (usual > 0 && steps.at("phase", step)) {
-    out.push(`It took ${short(total / usual)} times the median of ${ms(usual)}.`);
+    out.push(against(total, usual));
   }
   return out;
 }
@@ -224,4 +224,13 @@ const sentence = (text: string): string => text.charAt(0).toUpperCase() + text.s
 function listed(numbers: readonly number[]): string {
   if (numbers.length < 2) return numbers.join("");
   return `${numbers.slice(0, -1).join(", ")} and ${numbers[numbers.length - 1]}`;
+}
+
+/** How a token's time compares with the median, in words. */
+function against(total: number, usual: number): string {
+  const ratio = total / usual;
+  if (ratio > 1.15)
+    return `It took ${short(ratio)} times as long as the median token (${ms(usual)}).`;
+  const how = ratio < 0.87 ? "It was faster than" : "It took about as long as";
+  return `${how} the median token (${ms(usual)}).`;
 }
