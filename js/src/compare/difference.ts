@@ -62,6 +62,8 @@ export class DifferencePanel {
       changed,
       signal,
     );
+    const between = `Difference of routing, ${names[0]} and ${names[1]}`;
+    this.panel.node.setAttribute("aria-label", between);
     const label = `Which experts ${names[0]} or ${names[1]} chose more often, by layer and expert`;
     this.map = new ExpertMap(states[0], this.panel, label, focus, signal);
   }
