@@ -26,7 +26,7 @@ def headline(found: Explanation) -> str:
         return f"{what}."
     times = found.ms / found.usual_ms if found.usual_ms else float("nan")
     return (
-        f"{what}, {three(round(times, 2))} times the run's median of {three(found.usual_ms)} ms; "
+        f"{what}, {three(round(times, 2))} × the run's median of {three(found.usual_ms)} ms; "
         f"{percent(found.slower_than)} of its tokens were faster."
     )
 
@@ -70,9 +70,15 @@ def missed(found: Explanation) -> str:
     return (
         f"{_many(len(misses), 'expert')} had to be read for {_many(found.lookups, 'lookup')}: "
         f"{size}, in {layers:,} of {_many(len(found.layers), 'layer')}. "
-        f"{_few(first, len(misses))} of these experts had never been in RAM before. "
+        f"{_never(first, len(misses))} been in RAM before. "
         f"{optimal(found)}"
     )
+
+
+def _never(first: int, of: int) -> str:
+    if not first:
+        return "All of these experts had" if of > 1 else "It had"
+    return f"{_few(first, of)} of these experts had never" if of > 1 else "It had never"
 
 
 def optimal(found: Explanation, note: str = ", which knows the future (Belady),") -> str:
@@ -158,7 +164,7 @@ def limits(found: Explanation) -> list[str]:
     memory = found.memory
     if isnan(memory.ms):
         lines.append(
-            "Memory speed has not been measured: run `%outlier bench --memory`."
+            "Memory speed has not been measured: run %outlier bench --memory."
             if memory.nbytes
             else "No limit by memory: the size of its dense weights was not recorded."
         )

@@ -172,7 +172,7 @@ def assert_explained(page: Page) -> None:
     expect(page.locator(".oj-explain h3")).to_contain_text(f"Why {name} took")
     expect(page.locator(".oj-time-bar")).to_be_visible()
     # Only Python knows how the token compares, and what the disk could do.
-    expect(page.locator(".oj-explain-rest-text")).to_contain_text("times the run's median")
+    expect(page.locator(".oj-explain-rest-text")).to_contain_text("× the run's median")
     for sentence in page.locator(".oj-sentences p").all():
         expect(sentence).to_contain_text(".")
     page.locator(".oj-token").nth(3).click(button="right")

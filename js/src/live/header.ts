@@ -2,7 +2,7 @@
 
 import { Sparkline } from "../charts/sparkline";
 import { el, setText } from "../widget/dom";
-import { bytes, integer, NONE, percent, plural, short } from "../widget/format";
+import { bytes, given, integer, NONE, percent, plural, short } from "../widget/format";
 import { stop } from "../widget/stop";
 import type { Theme } from "../widget/theme";
 import { type Course, courses } from "./header-numbers";
@@ -136,7 +136,7 @@ export class Header {
   private paceText({ playing, pace }: Playback): string {
     if (!playing || pace === null) return "";
     const computed = short(this.store.state.tokensPerSecond);
-    return `shown at ${short(pace)} tokens/s, computed at ${computed}`;
+    return `shown at ${given(pace)} tokens/s, computed at ${computed}`;
   }
 
   private noteText(lost: boolean): string {

@@ -3,7 +3,7 @@
 
 import { consume, type Focus } from "../charts/focus";
 import { el, setText } from "../widget/dom";
-import { duration, integer, plural, short } from "../widget/format";
+import { duration, given, integer, plural } from "../widget/format";
 import { type Playback, READING_PACE, type Replayed, SPEEDS } from "./playback";
 
 /** How speeds below 1 are written. */
@@ -73,7 +73,7 @@ export class Transport {
   draw(running: boolean, offered: boolean, pace = READING_PACE): void {
     const { playback } = this;
     this.pace = pace;
-    setText(this.reading, `${short(pace)} tokens/s`);
+    setText(this.reading, `${given(pace)} tokens/s`);
     this.speed.value = playback.pace === null ? String(playback.speed) : READING;
     this.play.classList.toggle("oj-offered", offered);
     const reading = running && !this.state.generated;

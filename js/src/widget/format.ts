@@ -19,6 +19,11 @@ export function short(value: number): string {
   return value >= 1000 ? integer(value) : value.toFixed(Math.min(3, digits));
 }
 
+/** A number that somebody chose, as it was given: 8, 0.5. */
+export function given(value: number): string {
+  return String(Number(value.toPrecision(3)));
+}
+
 /** A share in percent, as formatting.py: one decimal, and more of them close to 0 % or 100 %. */
 export function percent(part: number, whole = 1): string {
   const share = part / whole;
