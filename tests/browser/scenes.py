@@ -1,28 +1,34 @@
-"""The widgets with fixed contents on a bare page: no kernel, no server, always the same.
+"""The views with fixed contents on a bare page: no kernel, no server, always the same.
 
-A scene has the traits that the Python half sends to the page, made from an invented run and an
-invented conversation. The page runs the built JavaScript with a model that only stores them, so
-that a picture depends on these contents, the style sheets and the browser alone.
+A scene of a widget has the traits that the Python half sends to the page, made from an invented run
+and an invented conversation. The page runs the built JavaScript with a model that only stores them,
+so that a picture depends on these contents, the style sheets and the browser alone. The static view
+and the report are pages of their own.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Locator, Page, Route
 
 from outlier_jupyter.notebook.chat.controls import NAMES, Settings, controls
 from outlier_jupyter.notebook.chat.conversations import Conversations
 from outlier_jupyter.notebook.chat.view_state import chat_state
+from outlier_jupyter.notebook.live.finished_run import frame_of_run
+from outlier_jupyter.notebook.live.frames import encode
 from outlier_jupyter.notebook.live.widget import STATIC, LiveView
+from outlier_jupyter.notebook.render.static import run_bundle
+from outlier_jupyter.notebook.render.static.report import report
 from outlier_jupyter.runs.run import Run
 from tests.notebook.conftest import build
 
-WIDTHS = (400, 700, 1100, 1900)
+WIDTHS = (500, 1000, 1280, 1700)
 THEMES = {"light": "#ffffff", "dark": "#111111"}
 ORIGIN = "http://scene.invalid"
 """The page's address; the test answers every request itself, without a network."""
@@ -50,12 +56,12 @@ def route(x: np.ndarray, k: int) -> np.ndarray:
 """
 
 
-def invented_run() -> Run:
+def invented_run(text: str = WORDS, seed: int = 5) -> Run:
     """A finished run of 120 tokens in 16 layers of 64 experts."""
-    trace = build(steps=140, layers=16, experts=64, k=4, slots=400, prompt=20, seed=5)
+    trace = build(steps=140, layers=16, experts=64, k=4, slots=400, prompt=20, seed=seed)
     # The last token of the prompt produces the first generated one, and so on.
     produced = np.r_[np.full(19, -1), np.arange(121)].astype(np.int32)
-    ends = np.linspace(0, len(WORDS), 122).astype(np.int32)[1:]
+    ends = np.linspace(0, len(text), 122).astype(np.int32)[1:]
     calls = trace.calls.copy()
     wait = 1 + np.arange(len(calls)) % 7
     shares = {"outside_ns": 9, "experts_ns": 3, "route_ns": 0.3, "lookup_ns": 1,
@@ -68,7 +74,7 @@ def invented_run() -> Run:
     return Run(
         prompt="How does a router choose?",
         encoded="",
-        text=WORDS,
+        text=text,
         tokens=np.arange(121, dtype=np.int32),
         finish_reason="length",
         trace=replace(
@@ -76,18 +82,31 @@ def invented_run() -> Run:
             produced=produced,
             calls=calls,
             step_ns=step_ns,
-            info=replace(trace.info, kernels="cpu"),
+            info=replace(trace.info, kernels="cpu", policy="lru"),
         ),
         text_ends=ends,
     )
 
 
-def live_traits() -> dict[str, Any]:
-    """The live view of `invented_run`."""
-    view = LiveView.of(invented_run())
+def live_traits(run: Run | None = None, running: bool = False) -> dict[str, Any]:
+    """The live view of a run, by default `invented_run`; in the middle of it if `running`."""
+    run = invented_run() if run is None else run
+    view = LiveView.of(run)
     traits = {n: getattr(view, n) for n in ("info", "status", "snapshot", "kernel_id", "view_id")}
     view.close()
+    if running:
+        traits |= {"status": "running", "snapshot": encode(replace(frame_of_run(run), final=False))}
     return traits
+
+
+def pair_traits() -> dict[str, Any]:
+    """Two runs of the same prompt whose texts part."""
+    other = WORDS.replace("The others wait on disk", "All others stay on disk")
+    return {
+        "one": live_traits(),
+        "other": live_traits(invented_run(other, seed=6)),
+        "names": ["k=4", "k=2"],
+    }
 
 
 def chat_traits() -> dict[str, Any]:
@@ -120,48 +139,98 @@ def chat_traits() -> dict[str, Any]:
     }  # fmt: skip
 
 
-SCENES = {"live": live_traits, "chat": chat_traits}
+def scrub(page: Page) -> None:
+    """Move the playhead to a token in the middle."""
+    page.locator(".oj-token").nth(60).click()
+    page.mouse.move(1, 1)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows.
+
+    Attributes:
+        root: the selector of the part that is pictured.
+        widget: the built script and style sheet; "" for a page that has its own.
+        traits: of the widget.
+        html: of the page without a widget.
+        then: what is done on the page before the picture.
+    """
+
+    root: str = ".oj-root"
+    widget: str = ""
+    traits: Callable[[], dict[str, Any]] = dict
+    html: Callable[[], str] = str
+    then: Callable[[Page], None] = lambda page: None
+
+
+SCENES = {
+    "live": Scene(widget="live", traits=live_traits),
+    "running": Scene(widget="live", traits=lambda: live_traits(running=True)),
+    "scrubbed": Scene(widget="live", traits=live_traits, then=scrub),
+    "pair": Scene(widget="compare", traits=pair_traits, then=scrub),
+    "static": Scene(".oj-static", html=lambda: str(run_bundle(invented_run())["text/html"])),
+    "report": Scene(html=lambda: report(invented_run())),
+    "chat": Scene(widget="chat", traits=chat_traits),
+}
+STYLE = """<style>body{margin:0;background:%(ground)s;--jp-layout-color1:%(ground)s;
+--jp-layout-color0:%(ground)s;
+--jp-ui-font-family:"DejaVu Sans";--jp-code-font-family:"DejaVu Sans Mono"}</style>"""
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>scene</title>
 <link rel="stylesheet" href="/%(widget)s.css">
-<style>body{margin:0;background:%(ground)s;--jp-layout-color1:%(ground)s;
---jp-ui-font-family:"DejaVu Sans";--jp-code-font-family:"DejaVu Sans Mono"}</style>
+%(style)s
 <main id="place"></main>
 <script type="module">
 localStorage.setItem("outlier_jupyter.hint", "seen");  // no picture has the first-time hint
 import widget from "/%(widget)s.js";
-const bytes = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-const told = %(traits)s;
-for (const name in told) if (told[name]?.base64) told[name] = bytes(told[name].base64);
 const nothing = () => {};
-const model = { get: (name) => told[name], on: nothing, off: nothing, send: nothing };
+const bytes = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+const modelOf = (traits) => {
+  for (const name in traits) if (traits[name]?.base64) traits[name] = bytes(traits[name].base64);
+  const widget_manager = { get_model: async (name) => modelOf(traits[name]) };
+  return { get: (name) => traits[name], on: nothing, off: nothing, send: nothing, widget_manager };
+};
+const traits = %(traits)s;
+const model = modelOf(traits);
+if (traits.one) model.get = (name) => (name === "names" ? traits.names : name);
 const made = widget();
 made.initialize({ model });
 made.render({ model, el: document.getElementById("place"), signal: new AbortController().signal });
 </script></html>"""
 
 
-def show(page: Page, widget: str, theme: str, width: int) -> None:
-    """Put a scene on the page and wait until it is drawn and no longer changes."""
-    traits = {
-        name: {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
-        for name, value in SCENES[widget]().items()
-    }
-    html = PAGE % {"widget": widget, "ground": THEMES[theme], "traits": json.dumps(traits)}
+def show(page: Page, name: str, theme: str, width: int) -> Locator:
+    """Put a scene on the page, wait until it no longer changes, and return the pictured part."""
+    scene = SCENES[name]
+    style = STYLE % {"ground": THEMES[theme]}
+    html = scene.html()
+    if scene.widget:
+        traits = json.dumps(
+            scene.traits(), default=lambda b: {"base64": base64.b64encode(b).decode()}
+        )
+        html = PAGE % {"widget": scene.widget, "style": style, "traits": traits}
+    elif not html.startswith("<!doctype"):
+        html = f'<!doctype html><html lang="en"><meta charset="utf-8">{style}<main>{html}</main>'
 
     def answer(route: Route) -> None:
-        name = route.request.url.removeprefix(ORIGIN).lstrip("/")
-        if name == "":
+        file = route.request.url.removeprefix(ORIGIN).lstrip("/")
+        if file == "":
             route.fulfill(body=html, content_type="text/html")
-        elif name in (f"{widget}.js", f"{widget}.css"):
-            route.fulfill(path=STATIC / name)
+        elif file in (f"{scene.widget}.js", f"{scene.widget}.css"):
+            route.fulfill(path=STATIC / file)
         else:
             route.abort()
 
     page.unroute_all()
     page.route("**/*", answer)
+    page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
     page.set_viewport_size({"width": width, "height": 1200})
     page.goto(ORIGIN + "/")
-    page.wait_for_selector(f".oj-root[data-oj-theme={theme}]")
-    page.wait_for_function("document.querySelector('.oj-token, .oj-assistant') !== null")
+    root = page.locator(scene.root).first
+    if scene.root != ".oj-static":
+        page.wait_for_selector(f".oj-root[data-oj-theme={theme}]")
+        page.wait_for_function("document.querySelector('.oj-token, .oj-assistant') !== null")
     page.evaluate("document.fonts.ready")
-    page.wait_for_timeout(250)  # two redraws: the first measures
+    scene.then(page)
+    page.wait_for_timeout(400)  # two redraws: the first measures
+    return root
