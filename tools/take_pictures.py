@@ -38,7 +38,7 @@ CHAT = (
     "chat = outlier_jupyter.Chat(engine, max_tokens=60)\nchat",
     "_ = chat.send('What is an expert?'); _ = chat.send('Why are they on disk?')",
 )
-SIZE = {"width": 1240, "height": 1300}
+SIZE = {"width": 1440, "height": 1300}
 SCALE = 0.62
 """The scale of the film's frames."""
 FRAME_S = 0.16
@@ -102,6 +102,7 @@ def take(page: Page, lab: Lab, theme: str, folder: Path) -> None:
     """All pictures in one theme; the film in the light one."""
     lab.theme(f"JupyterLab {theme.title()}")
     page.set_viewport_size(SIZE)
+    page.add_init_script("localStorage.setItem('outlier_jupyter.hint', 'seen')")
     lab.show(page, f"live-{theme}", *CELLS)
     root = page.locator(".oj-root")
     root.locator(".oj-token").first.wait_for(timeout=120_000)
@@ -109,6 +110,9 @@ def take(page: Page, lab: Lab, theme: str, folder: Path) -> None:
         save_film(film(page, root), folder / "live.webp")
     wait_until_idle(page)
     root.locator(".oj-status:not([data-status=running])").wait_for(timeout=120_000)
+    root.locator(".oj-token").nth(40).click()
+    page.mouse.move(1, 1)
+    page.wait_for_timeout(1000)
     save(root, folder / f"live-{theme}.png")
     lab.show(page, f"chat-{theme}", *CHAT)
     page.locator(".oj-assistant").nth(1).wait_for(timeout=120_000)
