@@ -1,6 +1,5 @@
 // When each expert of one layer was in RAM: the spans that the bands show.
 
-import { NO_EXPERT } from "./frames";
 import type { RunState } from "./state";
 
 /** An expert in RAM from its arrival, in step `from`, to its eviction, in step `to`. */
@@ -19,10 +18,6 @@ export class LayerBands {
   experts: number[] = [];
   spans: Span[] = [];
   private known: readonly unknown[] = [];
-  /** Misses of each layer in the steps [missesFrom, missesTo). */
-  private misses = new Float64Array(0);
-  private countedTo = 0;
-  private epoch = -1;
 
   constructor(private readonly state: RunState) {}
 
@@ -54,25 +49,6 @@ export class LayerBands {
     const seen = new Set(this.spans.map(({ expert }) => expert));
     this.experts = [...seen].sort((a, b) => a - b);
     return true;
-  }
-
-  /** The layer with the most misses, as far as the routing is kept. */
-  get mostMisses(): number {
-    const { routing, layers, epoch } = this.state;
-    if (this.epoch !== epoch || this.misses.length !== layers) {
-      this.misses = new Float64Array(layers);
-      this.epoch = epoch;
-      this.countedTo = 0;
-    }
-    for (let step = Math.max(this.countedTo, routing.first); step < routing.end; step += 1) {
-      for (let layer = 0; layer < layers; layer += 1) {
-        routing.chosen(step, layer).forEach((expert, j) => {
-          if (expert !== NO_EXPERT && !routing.hit(step, layer, j)) this.misses[layer] += 1;
-        });
-      }
-    }
-    this.countedTo = routing.end;
-    return this.misses.reduce((most, n, layer) => (n > this.misses[most] ? layer : most), 0);
   }
 }
 

@@ -1,8 +1,9 @@
 // The residency panel in words: which experts are next out, one expert's history, and the tables.
 
-import { integer, plural } from "../../widget/format";
+import { integer, percent, plural } from "../../widget/format";
 import type { DrawInput } from "../draw-input";
 import type { LayerBands } from "../layer-bands";
+import type { LayerMisses } from "../layer-misses";
 import type { Places } from "../places";
 import { arrivedAt, recentMoves } from "../recent-moves";
 import type { ExpertStates, RunState } from "../state";
@@ -15,6 +16,7 @@ export interface Shown {
   /** The step after which they are shown. */
   step: number;
   places: Places;
+  misses: LayerMisses;
   input: DrawInput;
 }
 
@@ -32,15 +34,24 @@ export function nextOut({ places, state }: Shown): string {
   return places.scale === "unknown" ? "eviction order not known" : "";
 }
 
-/** The hits of the token shown, and the experts that are next out. */
+/** The hits of the token shown, else the layer with the most misses; and who is next out. */
 export function aboutToken(shown: Shown): string {
   const { input, state, step } = shown;
   const [hits, misses] = [state.steps.at("hits", step), state.steps.at("misses", step)];
-  const parts =
-    Number.isNaN(hits) || input.step === null
-      ? []
-      : [input.name(step), `${integer(hits)} of ${integer(hits + misses)} hit`];
+  let parts: string[] = [];
+  if (input.step === null) parts = [mostMisses(shown)];
+  else if (!Number.isNaN(hits)) {
+    parts = [input.name(step), `${integer(hits)} of ${integer(hits + misses)} hit`];
+  }
   return [...parts, nextOut(shown)].filter(Boolean).join(" · ");
+}
+
+/** "most misses in decode: layer 4 (61 of 256, 23.8 %)". */
+function mostMisses({ misses, step }: Shown): string {
+  const { most, lookups, misses: n } = misses.count(step);
+  if (!n[most]) return "";
+  const share = `${integer(n[most])} of ${integer(lookups[most])}, ${percent(n[most], lookups[most])}`;
+  return `most misses in decode: layer ${most} (${share})`;
 }
 
 /** One expert: since when it is in RAM, how often it was used, and how soon it leaves. */
@@ -62,21 +73,37 @@ export function aboutExpert(shown: Shown, layer: number, expert: number): string
   return `layer ${layer}, expert ${expert}: ${parts.join(", ")}`;
 }
 
-/** One layer: how many of its experts are in RAM, and the hits of the token shown. */
-export function aboutLayer({ state, experts, input }: Shown, layer: number): string {
+/** One layer: its experts in RAM, its misses so far, and the hits of the token shown. */
+export function aboutLayer(shown: Shown, layer: number): string {
+  const { state, experts, input, step } = shown;
   const width = state.experts;
   const row = experts.resident.subarray(layer * width, (layer + 1) * width);
   const inRam = row.reduce((n, here) => n + here, 0);
-  const name = `layer ${layer}: ${integer(inRam)} of ${plural(width, "expert")} in RAM`;
-  if (input.step === null) return name;
-  const [hits, lookups] = state.layerHits(input.step, layer);
-  return lookups
-    ? `${name} · ${input.name(input.step)}: ${hits} of ${plural(lookups, "hit")}`
-    : name;
+  const parts = [`layer ${layer}: ${integer(inRam)} of ${plural(width, "expert")} in RAM`];
+  const { lookups, misses } = shown.misses.count(step);
+  const [all, missed] = [lookups[layer], misses[layer]];
+  if (all) {
+    const share = percent(missed, all);
+    parts.push(
+      `${integer(missed)} of ${plural(all, "lookup")} missed (${share}), ${period(shown)}`,
+    );
+  }
+  if (input.step !== null) {
+    const [hits, lookups] = state.layerHits(step, layer);
+    if (lookups) parts.push(`${input.name(step)}: ${hits} of ${plural(lookups, "hit")}`);
+  }
+  return parts.join(" · ");
+}
+
+/** "decode up to token 12", or "decode". */
+function period({ input }: Shown): string {
+  return input.step === null ? "decode" : `decode up to ${input.name(input.step)}`;
 }
 
 /** One row for each layer. */
-export function layerTable({ state, experts, step, places }: Shown): Table {
+export function layerTable(shown: Shown): Table {
+  const { state, experts, step, places } = shown;
+  const { lookups, misses } = shown.misses.count(step);
   const width = state.experts;
   const moved = recentMoves(state.moves, step);
   const rows: string[][] = [];
@@ -91,12 +118,14 @@ export function layerTable({ state, experts, step, places }: Shown): Table {
     const next = placed.length ? placed.reduce((a, b) => (place(b) < place(a) ? b : a)) : null;
     const first = next === null ? "–" : `${next} (${ordinal(place(next) + 1)})`;
     rows.push([
-      ...[String(layer), integer(ids.length), ranges(ids), first],
+      ...[String(layer), integer(ids.length), integer(lookups[layer]), integer(misses[layer])],
+      ...[percent(misses[layer], lookups[layer]), ranges(ids), first],
       ...[of(true), of(false)],
     ]);
   }
-  const head = ["Layer", "In RAM", "Experts", "Next out", "Just arrived", "Just evicted"];
-  return { caption: "Experts in RAM", head, rows };
+  const head = ["Layer", "In RAM", "Lookups", "Misses", "Miss rate", "Experts", "Next out"];
+  head.push("Just arrived", "Just evicted");
+  return { caption: `Experts in RAM, and misses of each layer in ${period(shown)}`, head, rows };
 }
 
 /** One row for each expert of a layer that was ever in RAM. */

@@ -12,6 +12,7 @@ import { integer, plural } from "../../widget/format";
 import type { DrawInput } from "../draw-input";
 import { NO_EXPERT } from "../frames";
 import { LayerBands } from "../layer-bands";
+import { LayerMisses } from "../layer-misses";
 import { RECENT_STEPS } from "../limits";
 import { Places, type Scale } from "../places";
 import { recentMoves } from "../recent-moves";
@@ -56,6 +57,7 @@ export class ResidencyPanel {
   private readonly bars: Bars;
   private readonly bands: Bands;
   private readonly spans: LayerBands;
+  private readonly misses: LayerMisses;
   private readonly places: Places;
   private readonly ramp = el("span", "oj-ramp", { "aria-hidden": "true" });
   private readonly ends = [el("span", ""), el("span", "")] as const;
@@ -80,6 +82,7 @@ export class ResidencyPanel {
     this.state = state;
     this.places = new Places(state);
     this.spans = new LayerBands(state);
+    this.misses = new LayerMisses(state);
     this.scale = el("span", "oj-legend-item", {}, this.ends[0], this.ramp, this.ends[1]);
     const recent = `within the last ${RECENT_STEPS} tokens`;
     this.mapOnly = [this.scale, legendItem("empty", "on SSD"), legendItem("ring", "hit")];
@@ -121,7 +124,7 @@ export class ResidencyPanel {
     const experts = input.expertsThen ?? input.experts;
     const order = this.store.orderAfter(input.step);
     const changed = places.find(experts, step, order);
-    this.shown = { state, experts, step, places, input };
+    this.shown = { state, experts, step, places, misses: this.misses, input };
     if (this.panel.drawn && state.seq) {
       this.drawLegend(input);
       if (this.asBands) this.drawBands(input);
@@ -201,7 +204,7 @@ export class ResidencyPanel {
 
   /** The layer chosen here, else that of the pinned expert, else the one with the most misses. */
   private layerShown(): number {
-    const { layers, state, spans, focus } = this;
+    const { layers, state, misses, focus } = this;
     if (layers.options.length !== state.layers + 1) {
       const names = Array.from({ length: state.layers }, (_, n) => [String(n), `layer ${n}`]);
       const options = [["", ""], ...names].map(([value, name]) =>
@@ -209,7 +212,7 @@ export class ResidencyPanel {
       );
       layers.replaceChildren(...options);
     }
-    const auto = focus.pinnedCell?.layer ?? spans.mostMisses;
+    const auto = focus.pinnedCell?.layer ?? misses.count(state.steps.end - 1).most;
     const why = focus.pinnedCell ? "pinned" : "most misses";
     setText(layers.options[0], `layer ${auto} (${why})`);
     return layers.value === "" ? auto : Number(layers.value);

@@ -6,6 +6,7 @@ import widget from "../../../src/live";
 import { EvictionOrders } from "../../../src/live/eviction-orders";
 import { type EvictionOrder, EXACT, RELEARNED, UNKNOWN } from "../../../src/live/frames";
 import { LayerBands } from "../../../src/live/layer-bands";
+import { LayerMisses } from "../../../src/live/layer-misses";
 import { ordinal } from "../../../src/live/panels/residency-words";
 import { Places, SHADES } from "../../../src/live/places";
 import { arrivedAt, recentMoves } from "../../../src/live/recent-moves";
@@ -122,17 +123,22 @@ test("a layer's spans are its residency, step by step", () => {
   }
 });
 
-test("the layer with the most misses is counted from the routing", () => {
+test("misses of each layer are counted from the routing of decode, up to any step", () => {
   const state = stateAfter(25);
-  const misses = [0, 1, 2].map((layer) => {
-    let n = 0;
-    for (let step = 0; step < state.steps.end; step += 1) {
-      const [hits, lookups] = state.layerHits(step, layer);
-      n += lookups - hits;
-    }
-    return n;
-  });
-  expect(misses[new LayerBands(state).mostMisses]).toBe(Math.max(...misses));
+  const counted = new LayerMisses(state);
+  for (const to of [state.steps.end - 1, 9, 10, 3]) {
+    const misses = [0, 1, 2].map((layer) => {
+      let n = 0;
+      for (let step = SHAPE.prompt; step <= to; step += 1) {
+        const [hits, lookups] = state.layerHits(step, layer);
+        n += lookups - hits;
+      }
+      return n;
+    });
+    expect(counted.count(to).misses).toEqual(misses);
+    expect(counted.lookups).toEqual(misses.map(() => SHAPE.k * (to + 1 - SHAPE.prompt)));
+    expect(misses[counted.most]).toBe(Math.max(...misses));
+  }
 });
 
 test("orders are asked for one at a time, and ahead", () => {
@@ -183,9 +189,11 @@ async function view(answers = true): Promise<{ model: MockModel; text: (of: stri
   return { model, text: (of) => host!.querySelector(`.oj-residency ${of}`)?.textContent ?? "" };
 }
 
-test("the readout names the experts that leave next, as the last frame ordered them", async () => {
+test("the readout names the layer with the most misses and the experts that leave next", async () => {
   const { text } = await view();
-  expect(text(".oj-readout")).toMatch(/^next out: layer \d expert \d, layer \d expert \d, layer/);
+  expect(text(".oj-readout")).toMatch(
+    /^most misses in decode: layer \d \(\d+ of 40, .+%\) · next out: layer \d expert \d, layer/,
+  );
   expect(text(".oj-legend")).toContain("stays longest");
   expect(text(".oj-legend")).toContain("next out");
 });
@@ -205,6 +213,17 @@ test("until it arrives, and without a kernel, experts are shaded by recency of u
   await settled(host!);
   expect(text(".oj-legend")).toContain("long unused");
   expect(text(".oj-readout")).not.toContain("next out");
+});
+
+test("the table has each layer's lookups, misses and miss rate, up to the token shown", async () => {
+  const { text } = await view();
+  host!.querySelector<HTMLElement>(".oj-residency .oj-as-table")!.click();
+  await settled(host!);
+  expect(text("caption")).toBe("Experts in RAM, and misses of each layer in decode");
+  expect(text("thead")).toContain("In RAMLookupsMissesMiss rate");
+  const cells = () =>
+    [...host!.querySelectorAll(".oj-residency tbody td:nth-child(3)")].map((e) => e.textContent);
+  expect(cells()).toEqual(["40", "40", "40"]);
 });
 
 test("bands take the place of the map, and the arrow keys choose rows", async () => {
