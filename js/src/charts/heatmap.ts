@@ -15,22 +15,17 @@ import {
   drawChosen,
   drawGaps,
   drawMoved,
-  drawTicks,
   GAP_FROM,
   type Moved,
-  movedLayers,
   outline,
 } from "./marks";
 
 export interface MapContent extends Cells {
-  /** The experts that moved: these carry a sign, and their layer a tick in the gutter. */
+  /** The experts that moved: these carry a sign. */
   moved?: readonly Moved[];
   /** The experts that the token shown chose: ringed where it hit, a diamond where it missed. */
   chosen?: readonly Chosen[] | undefined;
 }
-
-/** The width of the space for ticks right of the map, in CSS pixels. */
-const GUTTER = 15;
 
 export class Heatmap {
   readonly canvas: Canvas;
@@ -91,10 +86,7 @@ export class Heatmap {
     if (Math.min(box.width / map.experts, box.height / map.layers) >= GAP_FROM) {
       drawGaps(context, box, map, theme);
     }
-    if (map.moved) {
-      drawMoved(context, box, map, map.moved, theme);
-      drawTicks(context, box, movedLayers(map, map.moved), theme);
-    }
+    if (map.moved) drawMoved(context, box, map, map.moved, theme);
     this.drawAxes(map, theme);
     if (map.chosen) drawChosen(context, box, map, map.chosen, theme);
     this.drawFocus(map, theme);
@@ -117,10 +109,9 @@ export class Heatmap {
   /** Lay the canvas of the cells over the plot. */
   private placeCells(): void {
     const { width, height } = this.canvas;
-    const right = this.shown?.moved === undefined ? 0 : GUTTER;
     const [x, y] = [MARGIN.left, MARGIN.top];
     const box = {
-      ...{ x, y, width: width - x - MARGIN.right - right },
+      ...{ x, y, width: width - x - MARGIN.right },
       height: height - y - MARGIN.bottom,
     };
     if (box.width === this.box.width && box.height === this.box.height) return;

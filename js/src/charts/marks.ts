@@ -75,7 +75,7 @@ export function drawMoved(
   context.globalAlpha = 1;
 }
 
-/** Mark the experts of one token: a ring for a hit, a filled diamond for a miss. */
+/** Mark the experts of one token: a thin ring for a hit, a thick diamond for a miss. */
 export function drawChosen(
   context: CanvasRenderingContext2D,
   box: Box,
@@ -92,12 +92,12 @@ export function drawChosen(
     else diamond(diamonds, x, y, 1.3 * radius);
   }
   outlined(context, theme, rings, 2.5);
-  outlined(context, theme, diamonds, 2);
+  outlined(context, theme, diamonds, 3.5);
   context.lineWidth = 1.25;
   context.strokeStyle = theme.ink;
   context.stroke(rings);
-  context.fillStyle = theme.ink;
-  context.fill(diamonds);
+  context.lineWidth = 2;
+  context.stroke(diamonds);
 }
 
 /** The middle of each cell, and its smaller side. */
@@ -113,38 +113,6 @@ function outlined(context: CanvasRenderingContext2D, theme: Theme, path: Path2D,
   context.strokeStyle = theme.surface;
   context.lineWidth = width;
   if (width) context.stroke(path);
-}
-
-/** For each layer, 1 if an expert arrived, plus 2 if one was evicted. */
-export function movedLayers({ layers, experts }: Cells, moved: readonly Moved[]): Uint8Array {
-  const out = new Uint8Array(layers);
-  for (const { index, arrived } of moved) out[Math.floor(index / experts)] |= arrived ? 1 : 2;
-  return out;
-}
-
-/** Draw beside each layer's row ◂ if an expert arrived and, further out, ▹ if one was evicted. */
-export function drawTicks(
-  context: CanvasRenderingContext2D,
-  { x, y, width, height }: Box,
-  moved: Uint8Array,
-  theme: Theme,
-): void {
-  const tall = height / moved.length;
-  const half = Math.max(0.75, Math.min(3, tall / 2));
-  const edge = x + width;
-  context.fillStyle = context.strokeStyle = theme.ink;
-  context.lineWidth = 0.75;
-  moved.forEach((flags, layer) => {
-    const middle = y + (layer + 0.5) * tall;
-    if (tall < SIGN_FROM) {
-      // Too low for a triangle: a short thick stroke, and a long thin one.
-      if (flags & 1) context.fillRect(edge + 2, middle - half, 4, 2 * half);
-      if (flags & 2) context.fillRect(edge + 8, middle - 0.375, 6, 0.75);
-      return;
-    }
-    if (flags & 1) context.fill(triangle(edge + 2, edge + 7, middle, half));
-    if (flags & 2) context.stroke(triangle(edge + 14, edge + 9, middle, half));
-  });
 }
 
 /** Draw an outline that is visible on any background. */
@@ -179,13 +147,4 @@ function cross(path: Path2D, x: number, y: number, half: number): void {
   path.lineTo(x + half, y + half);
   path.moveTo(x - half, y + half);
   path.lineTo(x + half, y - half);
-}
-
-function triangle(tip: number, base: number, y: number, half: number): Path2D {
-  const path = new Path2D();
-  path.moveTo(tip, y);
-  path.lineTo(base, y - half);
-  path.lineTo(base, y + half);
-  path.closePath();
-  return path;
 }

@@ -84,13 +84,12 @@ export class ResidencyPanel {
     this.spans = new LayerBands(state);
     this.misses = new LayerMisses(state);
     this.scale = el("span", "oj-legend-item", {}, this.ends[0], this.ramp, this.ends[1]);
-    const recent = `within the last ${RECENT_STEPS} tokens`;
     this.mapOnly = [this.scale, legendItem("empty", "on SSD"), legendItem("ring", "hit")];
     this.mapOnly.push(legendItem("diamond", "miss"));
     this.bandsOnly = [this.layers, legendItem("band", "in RAM"), legendItem("dot", "used")];
     const [arrived, evicted] = [legendItem("dot", "arrived"), legendItem("cross", "evicted")];
     this.mapOnly.push(arrived);
-    arrived.title = evicted.title = `${recent}; beside its layer ◂ and ▹`;
+    arrived.title = evicted.title = `On the map it fades over ${RECENT_STEPS} tokens`;
     this.bandsOnly.push(legendItem("wedge", "arrived"));
     const items = [...this.mapOnly, ...this.bandsOnly, evicted];
     const legend = el("span", "oj-legend-row", {}, ...items);
