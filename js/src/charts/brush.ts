@@ -1,7 +1,7 @@
 // Zooming by the pointer and the keyboard: a drag over a plot chooses the steps that all charts
 // show; a double click, 0 or Escape shows all again, + and − show fewer and more.
 
-import { el } from "../widget/dom";
+import { el, modified } from "../widget/dom";
 import { MARGIN } from "./axes";
 import { consume, type Focus } from "./focus";
 import type { Axis } from "./step-range";
@@ -81,7 +81,7 @@ export class Brush {
   private key(event: KeyboardEvent): void {
     const axis = this.axis();
     const { zoom } = this.focus;
-    if (event.ctrlKey || event.metaKey || event.altKey || !axis) return;
+    if (modified(event) || !axis) return;
     const { shown } = axis;
     const middle = Math.floor((shown.from + shown.to) / 2);
     const at = this.focus.at ?? middle;

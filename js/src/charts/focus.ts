@@ -4,6 +4,7 @@
 // The pointer hovers, which is only a preview; a click or Enter moves the playhead to a token, or
 // pins an expert. What is hovered takes precedence while it is hovered.
 
+import { modified } from "../widget/dom";
 import { Zoom } from "./zoom";
 
 export interface Cell {
@@ -158,13 +159,14 @@ export class Focus {
 
   /** Enter or the space bar moves the playhead to the step shown, or else to `last`. */
   stepKey(event: KeyboardEvent, last: number): void {
-    if (event.key !== "Enter" && event.key !== " ") return;
+    if ((event.key !== "Enter" && event.key !== " ") || modified(event)) return;
     consume(event);
     this.moveTo(this.step ?? last);
   }
 
   /** Arrow keys move over a map's cells; Enter pins. */
   cellKey(event: KeyboardEvent, layers: number, experts: number): void {
+    if (modified(event)) return;
     const moves: Record<string, [number, number]> = {
       ArrowLeft: [0, -1],
       ArrowRight: [0, 1],

@@ -178,7 +178,8 @@ export class Plot {
     const { canvas } = this;
     const { from, to, origin, prompt } = content.shown;
     const size = [canvas.width, canvas.height, canvas.scale];
-    return JSON.stringify([size, from, to, origin, prompt, unit, perMark, scale]);
+    const marked = !!content.highlighted; // a plot with marks is always drawn anew, and once after
+    return JSON.stringify([size, from, to, origin, prompt, unit, perMark, scale, marked]);
   }
 
   private drawAll(content: PlotContent, painter: Painter, marks: number): void {

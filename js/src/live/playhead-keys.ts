@@ -2,6 +2,7 @@
 // that needs them.
 
 import { consume, type Focus } from "../charts/focus";
+import { modified, shareShortcuts } from "../widget/dom";
 import type { Playback } from "./playback";
 
 const KEYS = new Set(["ArrowLeft", "ArrowRight", "Home", "End"]);
@@ -20,7 +21,7 @@ export function watchPlayheadKeys(
   signal: AbortSignal,
 ): void {
   const pressed = (event: KeyboardEvent) => {
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.defaultPrevented || modified(event)) return;
     const target = event.target as Element;
     if (event.key === "Escape" && focus.any) {
       consume(event);
@@ -36,5 +37,6 @@ export function watchPlayheadKeys(
     focus.expertLast = false;
     changed();
   };
+  shareShortcuts(root);
   root.addEventListener("keydown", pressed, { signal });
 }

@@ -4,6 +4,7 @@
 // reached by an arrow key, as in a text editor; Ctrl or Cmd adds a token or takes it off.
 
 import { consume, type Focus } from "../charts/focus";
+import { modified } from "../widget/dom";
 import type { TextLog } from "./panels/text-log";
 import type { RunState } from "./state";
 
@@ -53,7 +54,7 @@ export class TokenChoice {
   private pressed(event: KeyboardEvent): void {
     const { state, focus } = this;
     const last = state.steps.end - 1;
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (modified(event)) return;
     const from = focus.at ?? last;
     const reached: Record<string, number> = {
       ...{ ArrowLeft: from - 1, ArrowRight: from + 1 },

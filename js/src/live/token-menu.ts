@@ -2,7 +2,7 @@
 // The key E leads to the explanation as well.
 
 import { consume, type Focus } from "../charts/focus";
-import { el } from "../widget/dom";
+import { el, modified } from "../widget/dom";
 import type { ExplainPanel } from "./panels/explain";
 import type { Playback } from "./playback";
 
@@ -42,7 +42,7 @@ export function addTokenMenu(
   };
   new TokenMenu(root, focus, actions, signal);
   const pressed = (event: KeyboardEvent) => {
-    const busy = event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey;
+    const busy = event.defaultPrevented || modified(event);
     if (event.key !== "e" || busy || (event.target as Element).closest(TYPING)) return;
     consume(event);
     // The token under the pointer or the playhead; without one the hint that is shown.

@@ -2,7 +2,7 @@
 // run, replay it and follow it.
 
 import { consume, type Focus } from "../charts/focus";
-import { el, setText } from "../widget/dom";
+import { el, modified, setText } from "../widget/dom";
 import { duration, given, integer, plural } from "../widget/format";
 import { type Playback, READING_PACE, type Replayed, SPEEDS } from "./playback";
 
@@ -54,7 +54,7 @@ export class Transport {
     this.slider.addEventListener(
       "keydown",
       (event) => {
-        if (!playback.key(event.key)) return;
+        if (modified(event) || !playback.key(event.key)) return;
         consume(event);
         changed();
       },

@@ -33,6 +33,24 @@ export function rootElement(className: string): HTMLElement {
   return root;
 }
 
+/** Whether a key is pressed with Ctrl, Cmd or Alt. */
+export const modified = (event: KeyboardEvent): boolean =>
+  event.ctrlKey || event.metaKey || event.altKey;
+
+/** Let keys with Ctrl, Cmd or Alt trigger the notebook's shortcuts from a view without text boxes. */
+export function shareShortcuts(root: HTMLElement): void {
+  const pressed = (event: KeyboardEvent) => {
+    const outer = root.closest(".oj-chat") ?? root;
+    for (let node = event.target as Element; outer.contains(node); node = node.parentElement!) {
+      if (modified(event)) node.removeAttribute(NO_SHORTCUTS);
+      else node.setAttribute(NO_SHORTCUTS, "true");
+    }
+  };
+  // Some notebooks look before a key arrives here: there the press of Ctrl itself is what counts.
+  root.addEventListener("keydown", pressed, true);
+  root.addEventListener("keyup", pressed, true);
+}
+
 /** Set an element's text, only if it differs: most texts stay the same from frame to frame. */
 export function setText(node: HTMLElement, text: string): void {
   if (node.textContent !== text) node.textContent = text;

@@ -206,6 +206,33 @@ test("the keyboard reaches cells and tokens, and the notebook receives no key", 
   expect($(".oj-slider").getAttribute("data-lm-suppress-shortcuts")).toBe("true");
 });
 
+test("keys with Ctrl, Cmd or Alt reach the notebook's shortcuts, plain keys do not", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 5; i += 1) push(1, true);
+  await drawn();
+  const heard: string[] = [];
+  const suppressed = (node: Element) => node.closest("[data-lm-suppress-shortcuts]") !== null;
+  host.addEventListener("keydown", (event) => {
+    heard.push(`${event.key} ${event.defaultPrevented} ${suppressed(event.target as Element)}`);
+  });
+  const press = (node: HTMLElement, key: string, modifiers = {}) => {
+    node.focus();
+    const init = { key, bubbles: true, cancelable: true, ...modifiers };
+    node.dispatchEvent(new KeyboardEvent("keydown", init));
+  };
+  for (const node of [".oj-root", ".oj-log", ".oj-slider", ".oj-routing canvas"].map($)) {
+    press(node, "s", { ctrlKey: true });
+    press(node, "Enter", { metaKey: true });
+    press(node, "ArrowRight", { altKey: true });
+    press(node, "x");
+    press(node, "A", { shiftKey: true });
+  }
+  const wanted = ["s false false", "Enter false false", "ArrowRight false false"];
+  const each = [...wanted, "x false true", "A false true"];
+  expect(heard).toEqual(Array.from({ length: 4 }, () => each).flat());
+});
+
 /** Point at the middle of an element, then perhaps click it. */
 function point(node: Element, click = false): void {
   const box = node.getBoundingClientRect();
@@ -272,6 +299,23 @@ test("a hovered expert highlights the tokens that used it", async () => {
   const tokens = [...host.querySelectorAll(".oj-token")].slice(1);
   const used = frames.map((frame) => frame.expertsOf.subarray(0, SHAPE.k).includes(expert));
   expect(tokens.map((token) => token.classList.contains("oj-highlight"))).toEqual(used);
+});
+
+test("the marks of an expert's tokens go when it is no longer hovered", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 12; i += 1) push(1, true);
+  model.set("status", "stop");
+  await drawn();
+  const plots = () => canvases().map((canvas) => canvas.toDataURL());
+  const before = plots();
+  const map = $(".oj-routing canvas");
+  point(map);
+  await drawn();
+  expect(plots().filter((each, n) => each !== before[n]).length).toBeGreaterThan(4);
+  map.dispatchEvent(new PointerEvent("pointerleave"));
+  await drawn();
+  expect(plots()).toEqual(before);
 });
 
 test("left of a map, the whole layer is hovered", async () => {
@@ -407,10 +451,10 @@ test("a run with a pace is played at it while it is computed, and the header say
   await drawn();
   for (let i = 0; i < 30; i += 1) push(1, true);
   expect(text(".oj-where")).toMatch(/^token [12] of 2$/);
-  expect(text(".oj-pace")).toMatch(/^shown at 5.00 tokens\/s, computed at \d+.*$/);
+  expect(text(".oj-pace")).toMatch(/^shown at 5 tokens\/s, computed at \d+.*$/);
   model.set("status", "stop");
   await vi.waitFor(() => expect(text(".oj-where")).toMatch(/^token [345] of 32$/));
-  expect(text(".oj-speed option:checked")).toBe("5.00 tokens/s");
+  expect(text(".oj-speed option:checked")).toBe("5 tokens/s");
   expect(text(".oj-play")).toContain("Pause");
   $(".oj-follow").click();
   await drawn();
