@@ -38,7 +38,7 @@ def test_it_is_in_tables_figures_and_report(run: Run) -> None:
     assert set(run.trace.what_if([6, 12]).policy) == set(POLICIES) > {"first-in"}
     names = {line.name for line in sizes_figure(run.trace, [6, 12], None).data}
     assert "first in, first out" in names
-    assert "first-in: hits" in report(run)
+    assert "first-in: hit rate" in report(run)
 
 
 def test_it_is_in_help_and_flags(run: Run) -> None:
