@@ -11,17 +11,24 @@ import { unpack } from "./widget/unpack";
 
 /** What Python writes into a place (`page.py`). */
 interface Packed {
-  /** JSON: the traits `info` and `status`, and the answers to some questions. */
+  /** JSON: the traits `info` and `status`, and the answers to some questions and about orders. */
   run: string;
   /** The trait `snapshot`. */
   snapshot: string;
+  /** The buffer of the eviction orders. */
+  orders: string;
 }
 
 async function show(place: HTMLElement): Promise<void> {
   const packed = JSON.parse(place.querySelector("script")?.textContent ?? "{}") as Packed;
-  const { info, status, answers } = JSON.parse(new TextDecoder().decode(await unpack(packed.run)));
+  const { info, status, answers, orders } = JSON.parse(
+    new TextDecoder().decode(await unpack(packed.run)),
+  );
   const snapshot = new DataView(await unpack(packed.snapshot));
-  const store = new RunStore(new FixedModel({ info, status, snapshot }, answers));
+  const buffer = new DataView(await unpack(packed.orders));
+  const store = new RunStore(
+    new FixedModel({ info, status, snapshot }, answers, { message: orders, buffer }),
+  );
   if (store.problem) {
     store.close();
     return;

@@ -174,13 +174,14 @@ def quantiles(values_ms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def residency(trace: Trace, step: int | None = None) -> npt.NDArray[np.bool_]:
     """Which experts were resident after `step` (default: the last): bool [layers, experts]."""
     last = trace.steps - 1 if step is None else step
-    resident = np.zeros((trace.layers, widest(trace)), bool)
+    shape = trace.layers, widest(trace)
+    resident = np.zeros(shape, bool)
     resident[trace.resident_at_start[:, 0], trace.resident_at_start[:, 1]] = True
     balance = resident.astype(np.int64)
-    read = trace.reads[trace.reads["step"] <= last]
-    evicted = trace.evictions[trace.evictions["step"] <= last]
-    np.add.at(balance, (read["layer"], read["expert"]), 1)
-    np.subtract.at(balance, (evicted["layer"], evicted["expert"]), 1)
+    for moved, sign in ((trace.reads, 1), (trace.evictions, -1)):
+        then = moved[moved["step"] <= last]
+        cells = then["layer"].astype(np.int64) * shape[1] + then["expert"]
+        balance += sign * np.bincount(cells, minlength=balance.size).reshape(shape)
     return balance > 0
 
 

@@ -11,7 +11,7 @@ const AHEAD = 8;
 export interface OrdersMessage {
   type: "orders";
   from: number;
-  orders: { kind: number; length: number; pinned: number }[];
+  orders: { kind: number; length: number; pinned: number; part?: boolean }[];
 }
 
 export class EvictionOrders {
@@ -36,9 +36,9 @@ export class EvictionOrders {
     this.requested = null;
     if (this.orders.size > KEPT) this.orders.clear();
     let at = 0;
-    orders.forEach(({ kind, length, pinned }, n) => {
+    orders.forEach(({ length, ...rest }, n) => {
       const experts = Uint32Array.from({ length }, (_, i) => buffer!.getUint32(4 * (at + i), true));
-      this.orders.set(from + n, { kind, experts, pinned, steps: from + n + 1 });
+      this.orders.set(from + n, { ...rest, experts, steps: from + n + 1 });
       at += length;
     });
   }

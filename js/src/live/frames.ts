@@ -33,6 +33,8 @@ export interface EvictionOrder {
   experts: Uint32Array;
   /** How many at the end are never evicted. */
   pinned: number;
+  /** Whether it has only those that are evicted next. */
+  part?: boolean;
   /** It is the order after so many steps, and what their call had moved by then. */
   steps: number;
 }

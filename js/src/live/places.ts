@@ -39,8 +39,9 @@ export class Places {
     this.levels.set(experts.resident); // what is in RAM without a place stays longest
     this.place.fill(-1);
     if (order?.kind === EXACT || order?.kind === RELEARNED) {
-      this.scale = order.kind === EXACT ? "exact" : "relearned";
+      this.scale = order.part ? "recency" : order.kind === EXACT ? "exact" : "relearned";
       this.byOrder(experts.resident, order);
+      if (order.part) this.byRecency(experts.resident, step);
     } else {
       this.scale = order?.kind === UNKNOWN ? "unknown" : "recency";
       this.byRecency(experts.resident, step);

@@ -17,6 +17,7 @@ export class FixedModel implements Model {
   constructor(
     private readonly traits: Readonly<Record<string, unknown>>,
     answers: readonly FixedAnswer[] = [],
+    private orders: { message: unknown; buffer: DataView } | null = null,
   ) {
     this.answers = new Map(answers.map((answer) => [JSON.stringify(answer.about), answer]));
   }
@@ -34,12 +35,22 @@ export class FixedModel implements Model {
   }
 
   send(content: unknown): void {
-    const { type, about } = content as { type?: string; about?: unknown };
-    const answer = type === "ask" ? this.answers.get(JSON.stringify(about)) : undefined;
-    if (!answer) return;
-    // Later, as from a kernel.
+    const { type, about } = content as { type?: string; about?: { order?: number } };
+    if (type !== "ask") return;
+    if (about?.order !== undefined) {
+      const { orders } = this;
+      this.orders = null; // all at once
+      if (orders) this.tell(orders.message, [orders.buffer]);
+      return;
+    }
+    const answer = this.answers.get(JSON.stringify(about));
+    if (answer) this.tell({ type: "told", ...answer });
+  }
+
+  /** Answer later, as a kernel does. */
+  private tell(content: unknown, buffers?: DataView[]): void {
     queueMicrotask(() => {
-      for (const listener of this.listeners) listener({ type: "told", ...answer });
+      for (const listener of this.listeners) listener(content, buffers);
     });
   }
 }

@@ -7,11 +7,13 @@ cache, for few of a large one. The answer has one buffer, uint32: the experts' n
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...errors import OutlierError
+from ...events import DECODE
 from ...runs.run import Run
 from ...trace import Trace
 from ...trace.measures import widest
@@ -20,6 +22,9 @@ from .frame_head import EXACT, NO_ORDER, RELEARNED, UNKNOWN
 ANSWER_NBYTES = 128_000
 """About the size of an answer: some milliseconds on the way."""
 MOST_STEPS = 32
+
+MOST_TOKENS = 1_000
+"""The most tokens, the last ones, whose orders a page without a kernel has: some ms each."""
 
 
 def order_after(trace: Trace, step: int) -> dict[str, Any]:
@@ -45,11 +50,38 @@ def orders_around(run: Run | None, step: int) -> tuple[dict[str, Any], list[byte
     count = max(1, min(MOST_STEPS, ANSWER_NBYTES // (4 * max(1, trace.info.slots))))
     first = step - step % count
     found = [order_after(trace, at) for at in range(first, min(trace.steps, first + count))]
-    nothing = np.zeros(0, np.uint32)
-    orders = [each.get("order", nothing) for each in found]
-    about = [
-        {"kind": each["order_kind"], "length": len(order), "pinned": each.get("pinned", 0)}
-        for each, order in zip(found, orders, strict=True)
-    ]
+    message, buffer = orders_message(first, found)
+    return message, [buffer]
+
+
+def all_orders(trace: Trace) -> tuple[int, list[dict[str, Any]]]:
+    """The step of token 1 and the orders after it and all later ones; at most `MOST_TOKENS`."""
+    first = int(np.flatnonzero(np.append(trace.phase == DECODE, True))[0]) - 1
+    first = max(0, first, trace.steps - MOST_TOKENS)
+    found: list[dict[str, Any]] = []
+    for step in range(first, trace.steps):
+        found.append(order_after(trace, step))
+        if "order" not in found[0]:
+            break  # nor has any other
+    return first, found
+
+
+def orders_message(
+    first: int, found: Sequence[Mapping[str, Any]], most: int | None = None
+) -> tuple[dict[str, Any], bytes]:
+    """The message about the orders `found` after `first` and later steps, and its buffer.
+
+    Args:
+        most: experts of each order, those that are next out; None for all.
+    """
+    orders, about = [np.zeros(0, np.uint32)], []
+    for each in found:
+        order, pinned = each.get("order", orders[0]), each.get("pinned", 0)
+        entry = {"kind": each["order_kind"]}
+        if most is not None:
+            order, pinned = order[: len(order) - pinned][:most], 0
+            entry["part"] = True
+        orders.append(order)
+        about.append(entry | {"length": len(order), "pinned": pinned})
     buffer = np.concatenate(orders).astype("<u4").tobytes()
-    return {"type": "orders", "from": first, "orders": about}, [buffer]
+    return {"type": "orders", "from": first, "orders": about}, buffer

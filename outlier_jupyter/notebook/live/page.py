@@ -1,6 +1,7 @@
 """The live view of a finished run on a page without a kernel: data, script and style.
 
-The page carries the last frame, compressed, and what Python would answer about the slowest tokens.
+The page carries the last frame, compressed, the eviction order after each generated token, and what
+Python would answer about the slowest tokens.
 `static/report.js` shows them in the live view. Nothing is fetched, and all texts are data: without
 script, or in a browser that cannot unpack, the static view stays.
 """
@@ -17,10 +18,12 @@ from typing import Any
 from ...display import draw
 from ...errors import OutlierError
 from ...runs.run import Run
+from ...trace import Trace
 from ...trace.explain import slowest
 from . import open_views
 from .answers import answer
 from .columns import embedded_columns
+from .eviction_orders import all_orders, orders_message
 from .finished_run import frame_of_run
 from .frames import encode
 from .widget import STATIC, LiveView, header
@@ -28,6 +31,13 @@ from .widget import STATIC, LiveView, header
 ANSWERED = 24
 ANSWERS_BYTES = 200_000
 """The slow tokens that the page explains as a kernel does, and the most bytes of that."""
+
+ORDERS_BYTES = 400_000
+RAW_ORDERS_BYTES = 16_000_000
+"""The most bytes of the eviction orders in a page, and before compression. Above either, a
+page has only the `NEXT_OUT` experts that are evicted next.
+"""
+NEXT_OUT = 3
 
 STYLE = """
 .oj-page{container-type:inline-size}
@@ -43,10 +53,13 @@ def run_page(run: Run, static: str) -> str:
         static: HTML of the static view.
     """
     info = header(run.trace.info, run.prompt) | {"columns": embedded_columns(run)}
-    state = {"info": info, "status": run.finish_reason, "answers": _answers(run)}
+    orders, packed = _orders(run.trace)
+    answers = _answers(run)
+    state = {"info": info, "status": run.finish_reason, "answers": answers, "orders": orders}
     data = {
         "run": _packed(json.dumps(state).encode()),
         "snapshot": _packed(encode(frame_of_run(run))),
+        "orders": packed,
     }
     return (
         f'<div class="oj-page"><script type="application/json">{json.dumps(data)}</script>'
@@ -84,6 +97,16 @@ def _read(name: str) -> str:
 def _packed(data: bytes) -> str:
     """As `unpack.ts` reads it: base64 has no character that ends a script element."""
     return b64encode(gzip.compress(data, 9, mtime=0)).decode()
+
+
+def _orders(trace: Trace) -> tuple[dict[str, Any], str]:
+    """The eviction orders as a kernel would send them, and their buffer, packed."""
+    first, found = all_orders(trace)
+    message, buffer = orders_message(first, found)
+    if len(buffer) <= RAW_ORDERS_BYTES and len(packed := _packed(buffer)) <= ORDERS_BYTES:
+        return message, packed
+    message, buffer = orders_message(first, found, NEXT_OUT)
+    return message, _packed(buffer)
 
 
 def _answers(run: Run) -> list[Mapping[str, Any]]:

@@ -46,6 +46,42 @@ def test_a_report_carries_the_run_and_what_python_would_say(engine: Engine) -> N
     assert all("ms" in answer["words"] for answer in state["answers"])
 
 
+def test_a_report_carries_the_eviction_order_after_each_token(engine: Engine) -> None:
+    """As `run.eviction_order` says it; of many tokens and slots only those that are next out."""
+    run = engine.generate("Hello", max_tokens=12)
+    orders, experts = orders_of(page.run_page(run, ""))
+    width = max(run.trace.info.experts_per_layer)
+    for token in range(1, 13):
+        told = orders[run.step_of(token)]
+        expected = run.eviction_order(token)
+        assert told["pinned"] == expected.pinned and "part" not in told
+        assert experts[run.step_of(token)] == (expected.experts @ [width, 1]).tolist()
+
+
+def test_a_page_of_many_slots_has_the_experts_that_are_next_out(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of each token: no page grows by more than a bound."""
+    monkeypatch.setattr(page, "ORDERS_BYTES", 10)
+    run = engine.generate("Hello", max_tokens=5)
+    orders, experts = orders_of(page.run_page(run, ""))
+    step = run.step_of(4)
+    expected = run.eviction_order(4).experts[:3] @ [max(run.trace.info.experts_per_layer), 1]
+    assert experts[step] == expected.tolist() and orders[step]["part"] is True
+
+
+def orders_of(html: str) -> tuple[dict[int, dict[str, Any]], dict[int, list[int]]]:
+    """What a page says of the order after each step: the message's entry, and the experts."""
+    state, _ = data_of(html)
+    (found,) = re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
+    values = np.frombuffer(gzip.decompress(base64.b64decode(json.loads(found)["orders"])), "<u4")
+    message = state["orders"]
+    entries = {message["from"] + n: each for n, each in enumerate(message["orders"])}
+    ends = np.cumsum([each["length"] for each in entries.values()])
+    parts = np.split(values, ends[:-1])
+    return entries, {step: part.tolist() for step, part in zip(entries, parts, strict=True)}
+
+
 def test_five_hundred_tokens_of_48_layers_are_under_2_mb(tmp_path: Path) -> None:
     """The whole report, with script, style and the static view; every choice is in it."""
     trace = build(steps=532, layers=48, experts=128, k=8, slots=1200, prompt=32, seed=5)
