@@ -211,8 +211,8 @@ function movesOf(
   at: number | null,
 ): { step: number; arrived: boolean }[] {
   const out: { step: number; arrived: boolean }[] = [];
-  for (let n = moves.begin; n < moves.end; n += 1) {
-    if (at !== null && moves.stepOf(n) > at) break;
+  const end = at === null ? moves.end : moves.endOf(at);
+  for (let n = moves.begin; n < end; n += 1) {
     if (moves.expertOf(n) === index) out.push({ step: moves.stepOf(n), arrived: moves.arrived(n) });
   }
   return out;

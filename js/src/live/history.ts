@@ -1,8 +1,9 @@
 // The experts as they were after an earlier step: counts, residency.
 //
-// It starts at the current state and undoes or repeats steps one by one, so that moving by one
-// token costs one token. A call in progress is undone with the rest.
+// It starts at the current state, or at the checkpoint nearest to the step, and undoes or repeats
+// steps one by one. A call in progress is undone with the rest.
 
+import { type Checkpoint, Checkpoints } from "./checkpoints";
 import type { ExpertStates, RunState } from "./state";
 
 export class ExpertHistory implements ExpertStates {
@@ -18,7 +19,11 @@ export class ExpertHistory implements ExpertStates {
   /** The moves before this one are applied. */
   private moves = 0;
 
-  constructor(private readonly state: RunState) {}
+  private readonly checkpoints: Checkpoints;
+
+  constructor(private readonly state: RunState) {
+    this.checkpoints = Checkpoints.of(state);
+  }
 
   /** The earliest step whose numbers and experts are both known. */
   get first(): number {
@@ -37,15 +42,20 @@ export class ExpertHistory implements ExpertStates {
     const fresh = this.epoch !== state.epoch || this.step < this.earliest;
     if (fresh) this.restart();
     if (!fresh && step === this.step) return this;
-    while (this.step < step) this.count(++this.step, 1);
-    while (this.step > step) this.count(this.step--, -1);
-    this.applyMoves();
+    this.approach(step);
     this.maxCount = this.chosenCount = 0;
     for (const count of this.counts) {
       if (count > 0) this.chosenCount += 1;
       if (count > this.maxCount) this.maxCount = count;
     }
     return this;
+  }
+
+  /** Keep checkpoints of a run that grows, so that not even the first jump walks far. */
+  keepUp(): void {
+    const { last, every } = this.checkpoints;
+    const step = this.state.steps.end - 1;
+    if (step - last >= every) this.after(step - (step % every));
   }
 
   /** The experts after `step`; null if that is not kept. */
@@ -56,13 +66,38 @@ export class ExpertHistory implements ExpertStates {
   /** Copy the current state. */
   private restart(): void {
     const { state } = this;
-    this.epoch = state.epoch;
-    this.counts = state.counts.slice();
-    this.layerTotals = state.layerTotals.slice();
-    this.resident = state.resident.slice();
-    this.residentCount = state.residentCount;
+    // The counts of a call of several tokens in progress have a part of it: they serve only once.
+    this.epoch = state.callTokens > 1 ? -1 : state.epoch;
+    this.take(state.steps.end - 1, state);
     this.moves = state.moves.end;
-    this.step = state.steps.end - 1;
+  }
+
+  private take(step: number, experts: Checkpoint): void {
+    this.counts = experts.counts.slice();
+    this.layerTotals = experts.layerTotals.slice();
+    this.resident = experts.resident.slice();
+    this.residentCount = experts.residentCount;
+    this.step = step;
+  }
+
+  /** Go to a step from here or from a checkpoint, and leave checkpoints on the way. */
+  private approach(step: number): void {
+    const { checkpoints, earliest, state } = this;
+    const nearest = checkpoints.nearest(step, earliest, Math.abs(this.step - step));
+    if (nearest) {
+      this.take(...nearest);
+      this.epoch = state.epoch;
+      this.moves = state.moves.endOf(this.step);
+    }
+    this.applyMoves();
+    while (this.step !== step) {
+      if (this.step < step) this.count(++this.step, 1);
+      else this.count(this.step--, -1);
+      if (!checkpoints.wants(this.step) || this.epoch !== state.epoch) continue;
+      this.applyMoves();
+      checkpoints.keep(this.step, this, earliest);
+    }
+    this.applyMoves();
   }
 
   /** Add a step's choices to the counts, or take them off. */
@@ -77,11 +112,12 @@ export class ExpertHistory implements ExpertStates {
   /** Apply or undo arrivals and evictions up to `step`. */
   private applyMoves(): void {
     const { moves } = this.state;
-    while (this.moves > moves.begin && moves.stepOf(this.moves - 1) > this.step) {
+    const end = moves.endOf(this.step);
+    while (this.moves > end) {
       this.moves -= 1;
       this.set(moves.expertOf(this.moves), moves.arrived(this.moves) ? 0 : 1);
     }
-    while (this.moves < moves.end && moves.stepOf(this.moves) <= this.step) {
+    while (this.moves < end) {
       this.set(moves.expertOf(this.moves), moves.arrived(this.moves) ? 1 : 0);
       this.moves += 1;
     }

@@ -1,7 +1,7 @@
 // Bounds that more than one module of the run view needs.
 
-/** Steps kept; the same bound as KEPT_STEPS in merge_frames.py. */
-export const KEPT_STEPS = 4_000;
+/** Steps that a page keeps at least: more than a snapshot has (KEPT_STEPS in merge_frames.py). */
+export const KEPT_STEPS = 12_000;
 
 /** Characters of text kept: more than the Python side keeps, so that a snapshot always fits. */
 export const KEPT_TEXT = 200_000;

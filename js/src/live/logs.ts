@@ -5,11 +5,12 @@
 
 import { type Frame, NO_EXPERT, type StepColumns } from "./frames";
 import { KEPT_STEPS } from "./limits";
+import { firstWhere } from "./search";
 
-/** Bytes of routing kept: enough for KEPT_STEPS of all but the widest models. */
+/** Bytes of routing kept: 10,416 steps of 48 layers with 8 experts each. */
 const KEPT_ROUTING = 8_000_000;
-/** Moves of experts kept. */
-export const KEPT_MOVES = 200_000;
+/** Moves of experts kept, at most; 4 bytes each. */
+export const KEPT_MOVES = 1 << 22;
 
 const NONE = new Uint16Array(0);
 
@@ -26,6 +27,12 @@ export class RoutingLog {
   clear(first: number): void {
     this.first = first;
     this.length = 0;
+  }
+
+  /** Drop the steps from `step` on, if those before it are kept; else everything. */
+  cut(step: number): void {
+    if (step < this.first || step > this.end) this.clear(step);
+    else this.length = step - this.first;
   }
 
   append(frame: Frame): void {
@@ -86,10 +93,14 @@ export class RoutingLog {
    */
   forEach(step: number, experts: number, each: (index: number, hit: boolean) => void): void {
     if (!this.has(step)) return;
-    for (let layer = 0; layer < this.layers; layer += 1) {
-      this.chosen(step, layer).forEach((expert, j) => {
-        if (expert !== NO_EXPERT) each(layer * experts + expert, this.hit(step, layer, j));
-      });
+    const { width, k, experts: chosen, bits } = this;
+    const [from, bitsFrom] = [(step - this.first) * width, (step - this.first) * this.rowBytes];
+    for (let i = 0, base = 0; i < width; base += experts) {
+      for (const end = i + k; i < end; i += 1) {
+        const expert = chosen[from + i];
+        if (expert === NO_EXPERT) continue;
+        each(base + expert, (bits[bitsFrom + (i >> 3)] & (1 << (i & 7))) !== 0);
+      }
     }
   }
 
@@ -129,36 +140,44 @@ export class MoveLog {
   /** Moves are numbered from the first of the run; [begin, end) are kept. */
   begin = 0;
   end = 0;
-  private steps = new Uint32Array(256);
+  /** The steps with moves, ascending, and the first move of each. */
+  private steps: number[] = [];
+  private starts: number[] = [];
   private codes = new Uint32Array(256);
 
-  clear(): void {
-    this.from = this.begin = this.end = 0;
+  clear(from: number): void {
+    this.from = from;
+    this.begin = this.end = 0;
+    this.steps = [];
+    this.starts = [];
   }
 
-  append(frame: Frame): void {
-    this.from = Math.max(this.from, frame.movesFrom);
-    for (let i = 0; i < frame.move.length; i += 1) {
+  /** Drop the moves of the steps from `step` on. */
+  cut(step: number): void {
+    this.end = this.endOf(step - 1);
+    const length = firstWhere(this.steps.length, (i) => this.steps[i] >= step);
+    this.steps.length = this.starts.length = length;
+  }
+
+  append({ move, moveStep }: Frame): void {
+    for (let i = 0; i < move.length; i += 1) {
       if (this.end - this.begin === this.codes.length) this.makeRoom();
-      this.steps[this.end - this.begin] = frame.moveStep[i];
-      this.codes[this.end - this.begin] = frame.move[i];
+      if (moveStep[i] !== this.steps.at(-1)) {
+        this.steps.push(moveStep[i]);
+        this.starts.push(this.end);
+      }
+      this.codes[this.end - this.begin] = move[i];
       this.end += 1;
     }
   }
 
   stepOf(n: number): number {
-    return this.steps[n - this.begin];
+    return this.steps[this.groupOf(n)];
   }
 
   /** One past the last move up to a step. */
   endOf(step: number): number {
-    let [low, high] = [this.begin, this.end];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.stepOf(middle) > step) high = middle;
-      else low = middle + 1;
-    }
-    return low;
+    return this.starts[firstWhere(this.steps.length, (i) => this.steps[i] > step)] ?? this.end;
   }
 
   expertOf(n: number): number {
@@ -169,20 +188,26 @@ export class MoveLog {
     return (this.codes[n - this.begin] & 1) === 1;
   }
 
+  /** The index in `steps` of a move's step. */
+  private groupOf(n: number): number {
+    return firstWhere(this.starts.length, (i) => this.starts[i] > n) - 1;
+  }
+
   private makeRoom(): void {
-    const length = this.codes.length;
-    if (length < KEPT_MOVES) {
-      const [steps, codes] = [new Uint32Array(2 * length), new Uint32Array(2 * length)];
-      steps.set(this.steps);
-      codes.set(this.codes);
-      [this.steps, this.codes] = [steps, codes];
+    const { codes } = this;
+    if (codes.length < KEPT_MOVES) {
+      this.codes = new Uint32Array(2 * codes.length);
+      this.codes.set(codes);
       return;
     }
-    const drop = length >> 1;
-    this.from = Math.max(this.from, this.steps[drop - 1] + 1);
-    this.steps.copyWithin(0, drop);
-    this.codes.copyWithin(0, drop);
+    const drop = codes.length >> 1;
+    this.from = Math.max(this.from, this.stepOf(this.begin + drop - 1) + 1);
+    codes.copyWithin(0, drop);
     this.begin += drop;
+    const groups = this.groupOf(this.begin);
+    this.steps.splice(0, groups);
+    this.starts.splice(0, groups);
+    this.starts[0] = this.begin;
   }
 }
 
@@ -213,6 +238,12 @@ export class StepLog {
   clear(first: number): void {
     this.first = first;
     this.length = 0;
+  }
+
+  /** Drop the steps from `step` on, if those before it are kept; else everything. */
+  cut(step: number): void {
+    if (step < this.first || step > this.end) this.clear(step);
+    else this.length = step - this.first;
   }
 
   append(steps: StepColumns, n: number): void {

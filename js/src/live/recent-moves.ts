@@ -8,7 +8,7 @@ import type { MoveLog } from "./logs";
 export function recentMoves(moves: MoveLog, step: number): Moved[] {
   const seen = new Set<number>();
   const out: Moved[] = [];
-  for (let n = movesUntil(moves, step) - 1; n >= moves.begin; n -= 1) {
+  for (let n = moves.endOf(step) - 1; n >= moves.begin; n -= 1) {
     const age = Math.max(0, step - moves.stepOf(n));
     if (age >= RECENT_STEPS) break;
     const index = moves.expertOf(n);
@@ -18,20 +18,9 @@ export function recentMoves(moves: MoveLog, step: number): Moved[] {
   return out;
 }
 
-/** The number of the first move after `step`. */
-export function movesUntil(moves: MoveLog, step: number): number {
-  let [low, high] = [moves.begin, moves.end];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (moves.stepOf(middle) <= step) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
-
 /** The step at which an expert that is in RAM after `step` arrived; null if that is not kept. */
 export function arrivedAt(moves: MoveLog, index: number, step: number): number | null {
-  for (let n = movesUntil(moves, step) - 1; n >= moves.begin; n -= 1) {
+  for (let n = moves.endOf(step) - 1; n >= moves.begin; n -= 1) {
     if (moves.expertOf(n) === index) return moves.arrived(n) ? moves.stepOf(n) : null;
   }
   return null;

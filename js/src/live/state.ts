@@ -77,7 +77,8 @@ export class RunState implements ExpertStates {
       if (sameRun && frame.seq === this.seq && !this.stale && frame.final === this.final) {
         return "old";
       }
-      this.clear(frame);
+      this.replaceBy(frame, sameRun);
+      return "applied";
     } else if (frame.since === 0 && (!sameRun || this.seq === 0)) {
       this.clear(frame);
     } else if (sameRun && frame.seq <= this.seq) {
@@ -157,7 +158,8 @@ export class RunState implements ExpertStates {
     };
   }
 
-  private clear(frame: Frame): void {
+  /** Forget all that every snapshot has whole. */
+  private reset(frame: Frame): void {
     const size = frame.layers * frame.experts;
     this.run = frame.run;
     this.layers = frame.layers;
@@ -169,14 +171,40 @@ export class RunState implements ExpertStates {
     this.residentCount = 0;
     this.maxCount = 0;
     this.chosenCount = 0;
+    this.epoch += 1;
+    this.stale = false;
+  }
+
+  private clear(frame: Frame): void {
+    this.reset(frame);
     this.text = "";
     this.textStart = frame.textStart;
     this.textEpoch += 1;
-    this.epoch += 1;
     this.steps.clear(frame.firstStep);
     this.routing.clear(frame.firstStep);
-    this.moves.clear();
-    this.stale = false;
+    this.moves.clear(frame.movesFrom);
+  }
+
+  /** Take a snapshot. It is bounded, so of the same run what is kept from before it stays. */
+  private replaceBy(frame: Frame, sameRun: boolean): void {
+    const { steps, routing, moves, text, textStart, textEpoch } = this;
+    const textFrom = frame.textStart - textStart;
+    const { end } = steps;
+    if (!sameRun || frame.firstStep > end || textFrom < 0 || textFrom > text.length) {
+      this.clear(frame);
+      this.take(frame);
+      return;
+    }
+    this.reset(frame);
+    steps.cut(frame.firstStep);
+    routing.cut(frame.firstStep + frame.nSteps - frame.routed);
+    if (frame.movesFrom > moves.from && frame.movesFrom <= end) moves.cut(frame.movesFrom);
+    else moves.clear(frame.movesFrom);
+    this.text = text.slice(0, textFrom);
+    this.take(frame);
+    // The elements of the text stay, unless it is another.
+    const grown = steps.end >= end && this.text.startsWith(text);
+    if (!grown && textEpoch === this.textEpoch) this.textEpoch += 1;
   }
 
   private take(frame: Frame): void {

@@ -221,6 +221,7 @@ export class RunView {
   private drawParts(parts: number[], now: number): void {
     const { state, info, status } = this.store;
     const { at } = this.playback;
+    this.selected.keepUp();
     const experts = at === null ? state : this.history.show(at);
     const resting = this.playback.resting(performance.now());
     if (at !== null && !resting && !this.playback.playing) this.drawLater(REST_MS);

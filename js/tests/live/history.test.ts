@@ -1,6 +1,7 @@
 // Scrubbing back: the experts after earlier steps, replay, and the progress of a prompt.
 
 import { expect, test } from "vitest";
+import { Checkpoints } from "../../src/live/checkpoints";
 import type { Frame } from "../../src/live/frames";
 import { ExpertHistory } from "../../src/live/history";
 import { Playback, READING_PACE, SPEEDS } from "../../src/live/playback";
@@ -56,6 +57,84 @@ test("the history of a step stays the same while the run continues", () => {
   expect(history.show(SHAPE.prompt + 4).counts).toEqual(then);
   expect(history.show(state.steps.end - 1).resident).toEqual(state.resident);
 });
+
+test("after any jump the history is as if every step had been walked", () => {
+  const state = new RunState();
+  const run = new Synthetic(SHAPE);
+  const then: { counts: Uint32Array; resident: Uint8Array }[] = [];
+  state.apply(run.next(SHAPE.prompt, false));
+  for (let token = 0; token < 1_500; token += 1) {
+    then.push({ counts: state.counts.slice(), resident: state.resident.slice() });
+    state.apply(run.next(1, true));
+  }
+  const histories = [new ExpertHistory(state), new ExpertHistory(state)]; // as a view has
+  let token = 0;
+  for (let jump = 0; jump < 200; jump += 1) {
+    token = (7 * token + 61 * jump + 13) % then.length;
+    const history = histories[jump % 3 ? 0 : 1];
+    history.show(SHAPE.prompt + token - 1);
+    expect(history.counts).toEqual(then[token].counts);
+    expect(history.resident).toEqual(then[token].resident);
+    const sums = Array.from({ length: SHAPE.layers }, (_, layer) =>
+      then[token].counts.slice(8 * layer, 8 * layer + 8).reduce((a, b) => a + b, 0),
+    );
+    expect([...history.layerTotals]).toEqual(sums);
+    expect(history.residentCount).toBe(then[token].resident.reduce((a, b) => a + b, 0));
+  }
+});
+
+test("checkpoints are few, however long the run, and made while it grows", () => {
+  const state = new RunState();
+  const run = new Synthetic({ ...SHAPE, layers: 1, k: 1 });
+  const [history, checkpoints] = [new ExpertHistory(state), Checkpoints.of(state)];
+  state.apply(run.next(SHAPE.prompt, false));
+  for (let token = 0; token < 20_000; token += 1) {
+    state.apply(run.next(1, true));
+    history.keepUp();
+  }
+  expect(state.steps.end - checkpoints.last).toBeLessThanOrEqual(checkpoints.every);
+  expect(checkpoints.size).toBeLessThanOrEqual(64);
+  expect(checkpoints.size * checkpoints.every).toBeGreaterThan(19_000);
+});
+
+test("a hover while a chunk of the prompt is read counts nothing twice", () => {
+  const run = new Synthetic(SHAPE);
+  const [first, second] = [run.next(8, false), run.next(8, false)];
+  const state = stateOf([first]);
+  const whole = stateOf([first, second]);
+  const half = second.count.map((n) => n >> 1);
+  const open = { ...new Synthetic(SHAPE).next(0, false), since: 1, seq: 2, firstStep: 8 };
+  const { countIndex } = second;
+  state.apply({ ...open, countIndex, count: half, callTokens: 8, callLayers: 1 });
+  const history = new ExpertHistory(state);
+  history.after(5);
+  const rest = second.count.map((n, i) => n - half[i]);
+  state.apply({ ...second, seq: 3, since: 2, count: rest });
+  expect(state.counts).toEqual(whole.counts);
+  expect(history.after(15)?.counts).toEqual(whole.counts);
+});
+
+for (const [name, shape] of Object.entries({
+  demo: { layers: 6, experts: 32, k: 4, slots: 96, prompt: 14, expertBytes: 200_000 },
+  large: { layers: 48, experts: 128, k: 8, slots: 2_600, prompt: 23, expertBytes: 2_654_208 },
+})) {
+  test(`10,000 tokens of the ${name} model can be scrubbed from the first`, {
+    timeout: 60_000,
+  }, () => {
+    const run = new Synthetic(shape);
+    const state = new RunState();
+    state.apply(run.next(shape.prompt, false));
+    const [counts, resident] = [state.counts.slice(), state.resident.slice()];
+    for (let token = 0; token < 10_000; token += 1) state.apply(run.next(1, true));
+    const history = new ExpertHistory(state);
+    const playback = new Playback(state, history);
+    expect(playback.range).toEqual([shape.prompt - 1, shape.prompt + 9_999]);
+    playback.key("Home");
+    history.show(playback.at!);
+    expect(history.counts).toEqual(counts);
+    expect(history.resident).toEqual(resident);
+  });
+}
 
 test("moves of a call in progress are not part of the history", () => {
   const all = frames(10);

@@ -83,6 +83,60 @@ test("a lost frame is noticed, and a snapshot repairs the state", () => {
   expect(state.text).toBe(whole.text);
 });
 
+/** A snapshot bounded to its newest steps, as Python's are. */
+function bounded(whole: Frame, keep: number): Frame {
+  const dropped = whole.nSteps - keep;
+  const steps = noSteps(keep);
+  for (const name of Object.keys(steps) as (keyof typeof steps)[]) {
+    if (name !== "parts") steps[name].set(whole.steps[name].subarray(dropped));
+  }
+  const textStart = whole.steps.textEnd[dropped];
+  const routed = keep >> 1;
+  const [width, bytes] = [SHAPE.layers * SHAPE.k, Math.ceil((SHAPE.layers * SHAPE.k) / 8)];
+  return {
+    ...whole,
+    ...{ firstStep: dropped, nSteps: keep, steps, movesFrom: dropped + 2, routed },
+    ...{ text: whole.text.slice(textStart), textStart },
+    expertsOf: whole.expertsOf.slice((whole.nSteps - routed) * width),
+    hitBits: whole.hitBits.slice((whole.nSteps - routed) * bytes),
+    ...{ move: new Uint32Array(0), moveStep: new Uint32Array(0) },
+  };
+}
+
+test("a bounded snapshot leaves what the page has from before it", () => {
+  const all = frames(30);
+  const known = all.slice(0, 29);
+  const state = new RunState();
+  for (const frame of known) state.apply(frame);
+  const { textEpoch } = state;
+  const moved = state.moves.endOf(SHAPE.prompt + 21);
+  expect(state.apply(bounded({ ...snapshotOf(all), final: true }, 10))).toBe("applied");
+  const whole = new RunState();
+  for (const frame of all) whole.apply(frame);
+  expect([state.steps.first, state.steps.end]).toEqual([0, whole.steps.end]);
+  expect([state.routing.first, state.routing.end]).toEqual([0, whole.routing.end]);
+  for (let step = 0; step < whole.steps.end; step += 1) {
+    expect(state.textOf(step)).toBe(whole.textOf(step));
+    expect(state.routing.chosen(step, 1)).toEqual(whole.routing.chosen(step, 1));
+    expect(state.steps.at("tokenMs", step)).toBe(whole.steps.at("tokenMs", step));
+  }
+  // Moves of the steps before those of the snapshot.
+  expect([state.moves.from, state.moves.end]).toEqual([0, state.moves.endOf(SHAPE.prompt + 25)]);
+  expect(state.moves.endOf(SHAPE.prompt + 21)).toBe(moved);
+  expect([state.text, state.textEpoch]).toEqual([whole.text, textEpoch]);
+  expect([state.counts, state.resident, state.final]).toEqual([whole.counts, whole.resident, true]);
+});
+
+test("a snapshot that does not continue what the page has replaces all of it", () => {
+  const all = frames(30);
+  const state = new RunState();
+  for (const frame of all.slice(0, 5)) state.apply(frame);
+  expect(state.apply(bounded(snapshotOf(all), 10))).toBe("applied");
+  expect(state.steps.first).toBe(state.steps.end - 10);
+  expect(state.moves.from).toBe(state.steps.first + 2);
+  expect(state.routing.length).toBe(5);
+});
+
 test("frames that are known already change nothing", () => {
   const all = frames(6);
   const state = new RunState();
@@ -149,7 +203,7 @@ test("the logs of routing and moves keep the newest entries, and say where they 
   routing.append({ ...one, firstStep: total, nSteps: 5 });
   expect([routing.first, routing.length]).toEqual([total + 4, 1]);
 
-  const many = 1000;
+  const many = 1024;
   const move = Uint32Array.from({ length: many }, (_, i) => i);
   for (let step = 0; step < (3 * KEPT_MOVES) / many; step += 1) {
     moves.append({ ...one, move, moveStep: new Uint32Array(many).fill(step) });
@@ -157,7 +211,7 @@ test("the logs of routing and moves keep the newest entries, and say where they 
   expect(moves.end).toBe(3 * KEPT_MOVES);
   expect(moves.from).toBeGreaterThan(0);
   expect(moves.stepOf(moves.begin)).toBeLessThanOrEqual(moves.from);
-  expect([moves.expertOf(moves.end - 1), moves.arrived(moves.end - 1)]).toEqual([499, true]);
+  expect([moves.expertOf(moves.end - 1), moves.arrived(moves.end - 1)]).toEqual([511, true]);
 });
 
 test("a step's text is cut in UTF-16 units", () => {

@@ -7,6 +7,7 @@
 
 import { el } from "../../widget/dom";
 import { KEPT_STEPS } from "../limits";
+import { firstWhere } from "../search";
 import type { RunState } from "../state";
 
 /** Tokens in a chunk, at most. */
@@ -189,17 +190,6 @@ export class TextLog {
     this.paragraph = el("div", "oj-paragraph", {}, this.rest, ...this.atEnd);
     this.node.append(this.paragraph);
   }
-}
-
-/** The first of `n` indices for which `test` holds, as it does for all after; `n` if for none. */
-function firstWhere(n: number, test: (i: number) => boolean): number {
-  let [low, high] = [0, n];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (test(middle)) high = middle;
-    else low = middle + 1;
-  }
-  return low;
 }
 
 /** How many of the ascending `steps` are at most `last`. */
