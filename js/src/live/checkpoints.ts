@@ -31,6 +31,12 @@ export class Checkpoints {
     return this.kept.size;
   }
 
+  /** The first step with a checkpoint; Infinity without any. */
+  get first(): number {
+    this.refresh();
+    return Math.min(...this.kept.keys());
+  }
+
   /** The last step with a checkpoint; -1 without any. */
   get last(): number {
     this.refresh();

@@ -51,11 +51,16 @@ export class ExpertHistory implements ExpertStates {
     return this;
   }
 
-  /** Keep checkpoints of a run that grows, so that not even the first jump walks far. */
-  keepUp(): void {
-    const { last, every } = this.checkpoints;
-    const step = this.state.steps.end - 1;
-    if (step - last >= every) this.after(step - (step % every));
+  /**
+   * Make checkpoints that are missing, the newest first, so that not even the first jump walks far.
+   * Returns whether there may be more to make.
+   */
+  keepUp(): boolean {
+    const { first, last, every } = this.checkpoints;
+    const end = this.state.steps.end - 1;
+    const newest = end - (end % every);
+    const next = newest > last ? newest : first - every;
+    return next >= 0 && this.after(next) !== null;
   }
 
   /** The experts after `step`; null if that is not kept. */

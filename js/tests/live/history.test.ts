@@ -97,6 +97,17 @@ test("checkpoints are few, however long the run, and made while it grows", () =>
   expect(checkpoints.size * checkpoints.every).toBeGreaterThan(19_000);
 });
 
+test("checkpoints of a run that was there already are made one by one, back to its beginning", () => {
+  const all = frames(1_500);
+  const state = stateOf(all);
+  const history = new ExpertHistory(state);
+  let slices = 0;
+  while (history.keepUp()) slices += 1;
+  const checkpoints = Checkpoints.of(state);
+  expect([checkpoints.first, checkpoints.last, slices]).toEqual([0, 5 * 256, 6]);
+  expect(history.show(1).counts.reduce((a, b) => a + b)).toBe(2 * SHAPE.layers * SHAPE.k);
+});
+
 test("a hover while a chunk of the prompt is read counts nothing twice", () => {
   const run = new Synthetic(SHAPE);
   const [first, second] = [run.next(8, false), run.next(8, false)];

@@ -146,8 +146,9 @@ test("a finished run is shown from its snapshot alone", async () => {
 test("the last snapshot is taken with its status", async () => {
   open();
   push(5, false);
-  const frame = { ...run.next(3, true, true), since: 0, snapshot: true, text: "all of it" };
-  model.set("snapshot", new DataView(encode(frame).buffer));
+  const frame = { ...run.next(3, true, true), since: 0, snapshot: true };
+  const whole = { ...frame, text: "all of it", textStart: 0 };
+  model.set("snapshot", new DataView(encode(whole).buffer));
   model.set("status", "interrupted");
   await drawn();
   expect(text(".oj-log")).toBe("all of it");

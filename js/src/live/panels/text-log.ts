@@ -3,7 +3,7 @@
 // The text comes from the model, so it is inserted only as text. Text whose tokens are no longer
 // known stands before them. Each paragraph is a block, so that for a new token the page lays out
 // only the last one. A chunk is dimmed as a whole: moving the playhead changes only the tokens of
-// the chunks where it was and is.
+// the chunks where it was and is, and a jump only the chunks in sight at once.
 
 import { el } from "../../widget/dom";
 import { KEPT_STEPS } from "../limits";
@@ -14,6 +14,10 @@ import type { RunState } from "../state";
 export const CHUNK = 64;
 
 const DIMMED = "oj-future";
+/** Tokens on each side of the playhead that are dimmed at once: more than a panel shows. */
+const NEAR = 256;
+/** Milliseconds until as many of the others are. */
+const DIM_REST_MS = 50;
 
 interface Chunk {
   node: HTMLElement;
@@ -43,6 +47,11 @@ export class TextLog {
   /** The first step without a token element. */
   private next = 0;
   private epoch = -1;
+  /** What `dim` was called with last, the chunks that are up to date, and the timer for others. */
+  private wanted = "";
+  private after: number | null = null;
+  private checked = 0;
+  private later: ReturnType<typeof setTimeout> | undefined;
   /** Whether the end of the text is in sight; then it stays in sight. */
   following = true;
 
@@ -60,6 +69,7 @@ export class TextLog {
       this.following = scrollHeight - scrollTop - clientHeight < 24;
     };
     this.node.addEventListener("scroll", scrolled, { signal });
+    signal.addEventListener("abort", () => clearTimeout(this.later));
   }
 
   /** Add the tokens that arrived since the last call. */
@@ -77,22 +87,59 @@ export class TextLog {
     if (this.rest.data !== rest) this.rest.data = rest;
   }
 
-  /** Dim the tokens after a step; null dims none. */
+  /** Dim the tokens after a step, null dims none: near that step at once, elsewhere soon after. */
   dim(after: number | null): void {
-    for (const chunk of this.chunks) {
-      const { steps, node } = chunk;
-      const bright = after === null ? steps.length : countUpTo(steps, after);
-      if (bright === chunk.bright && steps.length === chunk.of) continue;
-      const isPart = bright > 0 && bright < steps.length;
-      const wasPart = chunk.bright > 0 && chunk.bright < chunk.of;
-      node.classList.toggle(DIMMED, bright === 0);
-      if (isPart || wasPart) {
-        for (const [i, step] of steps.entries()) {
-          this.tokens.get(step)!.classList.toggle(DIMMED, isPart && i >= bright);
-        }
-      }
-      [chunk.bright, chunk.of] = [bright, steps.length];
+    const { chunks, steps } = this;
+    const wanted = `${after} ${steps.length} ${this.generation}`;
+    if (wanted === this.wanted) return;
+    this.wanted = wanted;
+    this.after = after;
+    const at = after === null ? chunks.length : this.chunkAfter(after);
+    for (let i = at, n = 0; i < chunks.length && n < NEAR; i += 1) {
+      this.dimChunk(chunks[i]);
+      n += chunks[i].steps.length;
     }
+    for (let i = at - 1, n = 0; i >= 0 && n < NEAR; i -= 1) {
+      this.dimChunk(chunks[i]);
+      n += chunks[i].steps.length;
+    }
+    this.checked = 0;
+    this.later ??= setTimeout(this.dimRest, DIM_REST_MS);
+  }
+
+  /** Dim some of the chunks that were too far away; a style of all at once would take long. */
+  private readonly dimRest = (): void => {
+    this.later = undefined;
+    let left = NEAR;
+    while (left > 0 && this.checked < this.chunks.length) {
+      const chunk = this.chunks[this.checked++];
+      if (this.dimChunk(chunk)) left -= chunk.steps.length;
+    }
+    if (left <= 0) this.later = setTimeout(this.dimRest, DIM_REST_MS);
+  };
+
+  /** Returns whether the chunk changed. */
+  private dimChunk(chunk: Chunk): boolean {
+    const { after } = this;
+    const { steps, node } = chunk;
+    const bright = after === null ? steps.length : countUpTo(steps, after);
+    if (bright === chunk.bright && steps.length === chunk.of) return false;
+    const isPart = bright > 0 && bright < steps.length;
+    const wasPart = chunk.bright > 0 && chunk.bright < chunk.of;
+    node.classList.toggle(DIMMED, bright === 0);
+    if (isPart || wasPart) {
+      for (const [i, step] of steps.entries()) {
+        this.tokens.get(step)!.classList.toggle(DIMMED, isPart && i >= bright);
+      }
+    }
+    const changed = isPart || wasPart || (bright === 0) !== (chunk.bright === 0 && chunk.of > 0);
+    [chunk.bright, chunk.of] = [bright, steps.length];
+    return changed;
+  }
+
+  /** The index of the first chunk that ends after a step. */
+  private chunkAfter(step: number): number {
+    return firstWhere(this.chunks.length, (i) => this.chunks[i].steps.at(-1)! > step);
   }
 
   /** Set a class on the tokens of `steps`, and on no others. */
