@@ -13,6 +13,11 @@ const MOST = 64;
 
 const all = new WeakMap<RunState, Checkpoints>();
 
+export function copyOf({ counts, layerTotals, resident, residentCount }: Checkpoint): Checkpoint {
+  const copies = { counts: counts.slice(), layerTotals: layerTotals.slice() };
+  return { ...copies, resident: resident.slice(), residentCount };
+}
+
 export class Checkpoints {
   every = EVERY;
   private readonly kept = new Map<number, Checkpoint>();
@@ -31,18 +36,6 @@ export class Checkpoints {
     return this.kept.size;
   }
 
-  /** The first step with a checkpoint; Infinity without any. */
-  get first(): number {
-    this.refresh();
-    return Math.min(...this.kept.keys());
-  }
-
-  /** The last step with a checkpoint; -1 without any. */
-  get last(): number {
-    this.refresh();
-    return Math.max(-1, ...this.kept.keys());
-  }
-
   /** Whether a checkpoint belongs after `step` and is not there yet. */
   wants(step: number): boolean {
     this.refresh();
@@ -51,9 +44,7 @@ export class Checkpoints {
 
   /** Keep a copy of the experts after `step`; those before the step `from` are no longer needed. */
   keep(step: number, experts: Checkpoint, from: number): void {
-    const { counts, layerTotals, resident, residentCount } = experts;
-    const copies = { counts: counts.slice(), layerTotals: layerTotals.slice() };
-    this.kept.set(step, { ...copies, resident: resident.slice(), residentCount });
+    this.kept.set(step, copyOf(experts));
     if (this.kept.size > MOST) this.every *= 2;
     for (const at of this.kept.keys()) if (at < from || at % this.every) this.kept.delete(at);
   }

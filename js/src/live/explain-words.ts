@@ -3,7 +3,6 @@
 
 import type { Cell } from "../charts/focus";
 import { bytes, integer, ms, percent, plural, short } from "../widget/format";
-import { NO_EXPERT } from "./frames";
 import type { Part } from "./info";
 import type { RunState } from "./state";
 
@@ -109,11 +108,10 @@ function causes(state: RunState, step: number, name: Name): string[] {
 /** The experts that a step missed, each once. */
 export function missedBy(state: RunState, step: number): Cell[] {
   const out: Cell[] = [];
-  for (let layer = 0; layer < state.layers; layer += 1) {
-    state.routing.chosen(step, layer).forEach((expert, i) => {
-      if (expert !== NO_EXPERT && !state.routing.hit(step, layer, i)) out.push({ layer, expert });
-    });
-  }
+  const { experts } = state;
+  state.routing.forEach(step, experts, (index, hit) => {
+    if (!hit) out.push({ layer: Math.floor(index / experts), expert: index % experts });
+  });
   return out;
 }
 

@@ -3,7 +3,7 @@
 // It starts at the current state, or at the checkpoint nearest to the step, and undoes or repeats
 // steps one by one. A call in progress is undone with the rest.
 
-import { type Checkpoint, Checkpoints } from "./checkpoints";
+import { type Checkpoint, Checkpoints, copyOf } from "./checkpoints";
 import type { ExpertStates, RunState } from "./state";
 
 export class ExpertHistory implements ExpertStates {
@@ -56,11 +56,12 @@ export class ExpertHistory implements ExpertStates {
    * Returns whether there may be more to make.
    */
   keepUp(): boolean {
-    const { first, last, every } = this.checkpoints;
+    const { checkpoints } = this;
+    const { every } = checkpoints;
     const end = this.state.steps.end - 1;
-    const newest = end - (end % every);
-    const next = newest > last ? newest : first - every;
-    return next >= 0 && this.after(next) !== null;
+    let step = end - (end % every);
+    while (step >= 0 && !checkpoints.wants(step)) step -= every;
+    return step >= 0 && this.after(step) !== null;
   }
 
   /** The experts after `step`; null if that is not kept. */
@@ -78,11 +79,7 @@ export class ExpertHistory implements ExpertStates {
   }
 
   private take(step: number, experts: Checkpoint): void {
-    this.counts = experts.counts.slice();
-    this.layerTotals = experts.layerTotals.slice();
-    this.resident = experts.resident.slice();
-    this.residentCount = experts.residentCount;
-    this.step = step;
+    Object.assign(this, copyOf(experts), { step });
   }
 
   /** Go to a step from here or from a checkpoint, and leave checkpoints on the way. */

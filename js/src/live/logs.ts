@@ -12,17 +12,25 @@ const KEPT_ROUTING = 8_000_000;
 /** Moves of experts kept, at most; 4 bytes each. */
 export const KEPT_MOVES = 1 << 22;
 
+/** Steps for which there is room; when it is full, the newest KEPT_STEPS stay. */
+const CAPACITY = 2 * KEPT_STEPS;
+
 const NONE = new Uint16Array(0);
 
-/** The experts that each step chose in each layer, and whether they were in RAM. */
-export class RoutingLog {
+/** A log of consecutive steps. */
+class Steps {
   /** The first step kept, and the number of steps kept. */
   first = 0;
   length = 0;
-  layers = 0;
-  k = 0;
-  private experts = new Uint16Array(0);
-  private bits = new Uint8Array(0);
+
+  /** One past the last step. */
+  get end(): number {
+    return this.first + this.length;
+  }
+
+  has(step: number): boolean {
+    return step >= this.first && step < this.end;
+  }
 
   clear(first: number): void {
     this.first = first;
@@ -34,6 +42,14 @@ export class RoutingLog {
     if (step < this.first || step > this.end) this.clear(step);
     else this.length = step - this.first;
   }
+}
+
+/** The experts that each step chose in each layer, and whether they were in RAM. */
+export class RoutingLog extends Steps {
+  layers = 0;
+  k = 0;
+  private experts = new Uint16Array(0);
+  private bits = new Uint8Array(0);
 
   append(frame: Frame): void {
     const { nSteps, routed, layers, k, firstStep } = frame;
@@ -47,8 +63,9 @@ export class RoutingLog {
     if (!routed || !this.width) return;
     const keep = Math.max(1, Math.min(KEPT_STEPS, Math.floor(KEPT_ROUTING / (2 * this.width))));
     const take = Math.min(routed, keep);
-    this.makeRoom(take, keep, routed - take);
     const from = routed - take;
+    if (from) this.clear(this.end + from); // a log has no gap
+    this.makeRoom(take, keep);
     this.experts.set(frame.expertsOf.subarray(from * this.width), this.length * this.width);
     this.bits.set(frame.hitBits.subarray(from * this.rowBytes), this.length * this.rowBytes);
     this.length += take;
@@ -57,15 +74,6 @@ export class RoutingLog {
   /** Experts per step, over all layers. */
   get width(): number {
     return this.layers * this.k;
-  }
-
-  /** One past the last step. */
-  get end(): number {
-    return this.first + this.length;
-  }
-
-  has(step: number): boolean {
-    return step >= this.first && step < this.end;
   }
 
   /** The experts that a step chose in one layer, as a view; entries may be NO_EXPERT. */
@@ -108,11 +116,8 @@ export class RoutingLog {
     return Math.ceil(this.width / 8);
   }
 
-  /**
-   * Make room for `n` more rows; at most `keep` rows stay in all. If rows were `skipped`, all
-   * earlier ones are dropped, so that the log has no gap.
-   */
-  private makeRoom(n: number, keep: number, skipped: number): void {
+  /** Make room for `n` more rows; where rows are dropped for it, `keep` stay in all. */
+  private makeRoom(n: number, keep: number): void {
     if (this.experts.length < (this.length + n) * this.width) {
       const rows = Math.min(2 * keep, Math.max(64, 2 * (this.length + n)));
       const drop = Math.max(0, this.length + n > rows ? this.length + n - keep : 0);
@@ -125,10 +130,6 @@ export class RoutingLog {
       [this.experts, this.bits] = [experts, bits];
       this.first += drop;
       this.length -= drop;
-    }
-    if (skipped) {
-      this.first += this.length + skipped;
-      this.length = 0;
     }
   }
 }
@@ -155,8 +156,7 @@ export class MoveLog {
   /** Drop the moves of the steps from `step` on. */
   cut(step: number): void {
     this.end = this.endOf(step - 1);
-    const length = firstWhere(this.steps.length, (i) => this.steps[i] >= step);
-    this.steps.length = this.starts.length = length;
+    this.steps.length = this.starts.length = this.groupsTo(step - 1);
   }
 
   append({ move, moveStep }: Frame): void {
@@ -177,7 +177,7 @@ export class MoveLog {
 
   /** One past the last move up to a step. */
   endOf(step: number): number {
-    return this.starts[firstWhere(this.steps.length, (i) => this.steps[i] > step)] ?? this.end;
+    return this.starts[this.groupsTo(step)] ?? this.end;
   }
 
   expertOf(n: number): number {
@@ -186,6 +186,11 @@ export class MoveLog {
 
   arrived(n: number): boolean {
     return (this.codes[n - this.begin] & 1) === 1;
+  }
+
+  /** How many of `steps` are at most `step`. */
+  private groupsTo(step: number): number {
+    return firstWhere(this.steps.length, (i) => this.steps[i] > step);
   }
 
   /** The index in `steps` of a move's step. */
@@ -216,43 +221,28 @@ type ColumnName = Exclude<keyof StepColumns, "parts">;
 type Column = StepColumns[ColumnName];
 
 /** The numbers of the newest steps, in contiguous columns that a chart reads without copying. */
-export class StepLog {
-  /** Number of the first step kept, and how many are kept. */
-  first = 0;
-  length = 0;
-  private readonly capacity = 2 * KEPT_STEPS;
+export class StepLog extends Steps {
   private readonly columns: StepColumns = {
-    nbytes: new Float64Array(this.capacity),
-    tokenMs: new Float32Array(this.capacity),
-    p50: new Float32Array(this.capacity),
-    p95: new Float32Array(this.capacity),
-    max: new Float32Array(this.capacity),
+    nbytes: new Float64Array(CAPACITY),
+    tokenMs: new Float32Array(CAPACITY),
+    p50: new Float32Array(CAPACITY),
+    p95: new Float32Array(CAPACITY),
+    max: new Float32Array(CAPACITY),
     parts: [],
-    hits: new Uint32Array(this.capacity),
-    misses: new Uint32Array(this.capacity),
-    reads: new Uint32Array(this.capacity),
-    textEnd: new Uint32Array(this.capacity),
-    phase: new Uint8Array(this.capacity),
+    hits: new Uint32Array(CAPACITY),
+    misses: new Uint32Array(CAPACITY),
+    reads: new Uint32Array(CAPACITY),
+    textEnd: new Uint32Array(CAPACITY),
+    phase: new Uint8Array(CAPACITY),
   };
 
-  clear(first: number): void {
-    this.first = first;
-    this.length = 0;
-  }
-
-  /** Drop the steps from `step` on, if those before it are kept; else everything. */
-  cut(step: number): void {
-    if (step < this.first || step > this.end) this.clear(step);
-    else this.length = step - this.first;
-  }
-
   append(steps: StepColumns, n: number): void {
-    const take = Math.min(n, this.capacity);
-    const overflow = this.length + take - this.capacity;
+    const take = Math.min(n, CAPACITY);
+    const overflow = this.length + take - CAPACITY;
     const drop =
       overflow > 0 ? Math.min(this.length, Math.max(overflow, this.length - KEPT_STEPS)) : 0;
     if (n && steps.parts.length !== this.partCount) {
-      this.columns.parts = steps.parts.map(() => new Float32Array(this.capacity).fill(Number.NaN));
+      this.columns.parts = steps.parts.map(() => new Float32Array(CAPACITY).fill(Number.NaN));
     }
     const move = (column: Column, from: Column) => {
       column.copyWithin(0, drop, this.length);
@@ -266,11 +256,6 @@ export class StepLog {
     });
     this.first += drop + (n - take);
     this.length += take - drop;
-  }
-
-  /** One past the last step. */
-  get end(): number {
-    return this.first + this.length;
   }
 
   /** The value of one column at a step; NaN if it is not kept. */

