@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isnan
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,13 @@ def headline(found: Explanation) -> str:
 
 
 def cause(found: Explanation) -> str:
-    """One sentence: the part that differs most from the median; "" if unknown."""
+    """One sentence: the part that differs most from the median; "" if none does, or unknown."""
     more = {name: ms - found.usual[name] for name, ms in found.parts.items() if name in found.usual}
     extra = found.ms - found.usual_ms
     if not more or isnan(extra):
         return ""
     if abs(extra) < 0.1 * found.usual_ms:
-        return "It took about as long as the others."
+        return ""  # as the headline says
     most = max(more, key=lambda name: more[name] if extra > 0 else -more[name])
     return (
         f"It took {three(abs(extra))} ms {'more' if extra > 0 else 'less'} than the median, mostly "
@@ -181,11 +182,16 @@ def limits(found: Explanation) -> list[str]:
 
 def miss_text(found: Explanation, miss: Miss) -> str:
     """An expert, why it was not in RAM, and whether an optimal cache would have kept it."""
-    text = f"{miss.expert}: {why(found, miss)}"
+    text = why(found, miss)
     if miss.evicted_at is not None and miss.resident_under_belady is not None:
         optimal = "keep it" if miss.resident_under_belady else "evict it too"
         text += f"; an optimal cache would {optimal}"
-    return text
+    return f"expert {miss.expert} ({text})"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """Of a list: "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
 def _few(count: int, of: int) -> str:
@@ -214,11 +220,12 @@ def layer_rows(found: Explanation) -> list[tuple[str, str, str]]:
         first = [str(miss.expert) for miss in layer.misses if miss.evicted_at is None]
         texts = [miss_text(found, miss) for miss in again[:SHOWN]]
         if (more := len(again) - SHOWN) > 0:
-            texts.append(f"and {more:,} more that were evicted")
+            texts.append(f"{more:,} more that were evicted")
         if first:
-            texts.append(f"{', '.join(first)}: never in RAM before")
+            noun = "expert" if len(first) == 1 else "experts"
+            texts.append(f"{noun} {_listed(first)} (never in RAM before)")
         rows.append((str(layer.layer), "–" if isnan(wait) else f"{three(wait)} ms",
-                     ". ".join(texts)))  # fmt: skip
+                     _listed(texts)))  # fmt: skip
     return rows
 
 
@@ -246,7 +253,9 @@ def plain(found: Explanation) -> str:
     wide = max((len(row[0]) for row in rows), default=0)
     lines += [f"  {name:<{wide}}  {ms:>9}  {share:>6}  {what}" for name, ms, share, what in rows]
     lines += ["", missed(found)]
-    lines += [f"  layer {layer} waited {wait}: {what}" for layer, wait, what in layer_rows(found)]
+    lines += [
+        f"  layer {layer} waited {wait} for {what}" for layer, wait, what in layer_rows(found)
+    ]
     if more := left_out(found):
         lines.append(f"  {more}.")
     return "\n".join([*lines, *limits(found)])

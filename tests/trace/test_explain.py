@@ -134,8 +134,15 @@ def test_three_sentences_explain_a_token_to_a_stranger(run):
         "Even an optimal cache of 10 experts would not have had it in RAM.",
     ]
     assert miss_text(alone, miss) == (
-        f"{miss.expert}: evicted at prompt token 3 for layer 1's expert 30; an optimal cache would "
-        "evict it too"
+        f"expert {miss.expert} (evicted at prompt token 3 for layer 1's expert 30; an optimal "
+        "cache would evict it too)"
+    )
+    new = replace(miss, expert=21, evicted_at=None, evicted_by=None)
+    two = replace(alone, layers=(replace(one, misses=(miss, new)),))
+    both = f"{miss_text(alone, miss)} and expert 21 (never in RAM before)"
+    assert f"  layer {layer.layer} waited 3 ms for {both}\n" in str(two)
+    assert "about as long" not in str(
+        replace(alone, ms=10.0, usual_ms=10.0, usual={"read_wait": 3.0})
     )
     new = replace(miss, evicted_at=None, evicted_by=None)
     cold = replace(alone, layers=(replace(one, misses=(new,)),))

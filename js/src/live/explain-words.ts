@@ -184,7 +184,7 @@ export function expertSentences(
   const share = percent(users.length, routing.length);
   const out = [
     users.length
-      ? `${integer(users.length)} of ${plural(routing.length, "token")} chose it (${share}).`
+      ? `${integer(users.length)} of ${plural(routing.length, "token")} chose it, prompt included (${share}).`
       : "No token chose it.",
   ];
   const moved = movesOf(state, layer * state.experts + expert!, at);

@@ -181,7 +181,7 @@ test("pointing at a cell shows its exact count", async () => {
   canvas.dispatchEvent(new PointerEvent("pointermove", at));
   await drawn();
   expect(text(".oj-routing .oj-readout")).toMatch(
-    /^layer \d+ · expert \d+ · \d+.times? \(\d+(\.\d)?.% of the layer\)$/,
+    /^layer \d+ · expert \d+ · \d+.times?, prompt included \(\d+(\.\d)?.% of the layer\)$/,
   );
 });
 
@@ -423,7 +423,7 @@ test("the arrow keys move the playhead from anywhere, except where a control nee
   expect(await press(".oj-routing canvas", "ArrowRight")).toBe("token 10 of 21");
   expect(await press(".oj-latency canvas", "Home")).toBe("token 1 of 21");
   expect(await press(".oj-play", "Escape")).toBe("live");
-  expect(text(".oj-routing .oj-readout")).toMatch(/so far$/);
+  expect(text(".oj-routing .oj-readout")).toMatch(/so far, prompt included$/);
   // Enter shows the token under the pointer, and else the last.
   expect(await press(".oj-log", "Enter")).toBe("token 21 of 21");
 });

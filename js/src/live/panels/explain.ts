@@ -89,7 +89,9 @@ export class ExplainPanel {
     this.say(answer?.token?.sentences ?? known);
     this.timeline.draw(answer?.token ?? null, state.layers, input.theme);
     const { layers, notes } = answer?.token ?? { layers: [], notes: [] };
-    const rows = layers.map(([layer, wait, misses]) => `Layer ${layer} waited ${wait}: ${misses}`);
+    const rows = layers.map(
+      ([layer, wait, misses]) => `Layer ${layer} waited ${wait} for ${misses}.`,
+    );
     const more = [...rows, ...notes].join("\n");
     this.fold("All layers and limits", more || (answer?.words ?? ""));
   }

@@ -65,7 +65,9 @@ export function aboutExpert(shown: Shown, layer: number, expert: number): string
     parts.push(since === null ? before : `in RAM since ${nameOf(shown, since)}`);
   } else parts.push("on SSD");
   const used = experts.counts[index];
-  parts.push(used ? `used ${used === 1 ? "once" : `${integer(used)} times`}` : "not used");
+  parts.push(
+    used ? `used ${used === 1 ? "once" : `${integer(used)} times`}, prompt included` : "not used",
+  );
   const last = lastUse(state, layer, expert, step);
   if (last !== null) parts.push(`last at ${nameOf(shown, last)}`);
   const place = places.place[index];

@@ -12,6 +12,7 @@ import { legendItem, Panel, type Table } from "./panel";
 
 /** Experts in the table. */
 const TOP = 12;
+const PROMPT_TOO = ", prompt included";
 
 type Counts = Pick<ExpertStates, "counts" | "layerTotals" | "maxCount" | "chosenCount">;
 
@@ -91,24 +92,25 @@ export class RoutingPanel {
     if (cell && cell.layer < state.layers && (cell.expert ?? 0) < state.experts) {
       const { layer, expert } = cell;
       const total = layerTotals[layer] || 1;
+      const withPrompt = ofChosen ? "" : PROMPT_TOO;
       if (expert === null) {
         const row = counts.subarray(layer * state.experts, (layer + 1) * state.experts);
         const chosen = row.reduce((n, count) => n + (count > 0 ? 1 : 0), 0);
         const choices = plural(layerTotals[layer], "choice");
-        return `layer ${layer} · ${some(chosen, row.length)} · ${choices}`;
+        return `layer ${layer} · ${some(chosen, row.length)} · ${choices}${withPrompt}`;
       }
       const times = counts[layer * state.experts + expert];
       const share = percent(times, total);
       const count = ofChosen
         ? `${integer(times)} of ${plural(ofChosen.known, "chosen token")}`
-        : `${plural(times, "time")} (${share} of the layer)`;
+        : `${plural(times, "time")}${withPrompt} (${share} of the layer)`;
       return `layer ${layer} · expert ${expert} · ${count}`;
     }
     if (ofChosen && !focus.stepHovered) return sharing(ofChosen, focus.chosen.length);
     if (input.step !== null && input.chosen?.length) {
       return `${input.name(input.step)} · its ${integer(input.chosen.length)} choices are ringed, misses filled`;
     }
-    return `${some(input.experts.chosenCount, counts.length)} so far`;
+    return `${some(input.experts.chosenCount, counts.length)} so far${PROMPT_TOO}`;
   }
 
   private table(): Table {
@@ -120,7 +122,7 @@ export class RoutingPanel {
       const share = percent(counts[at], layerTotals[layer]);
       return [String(layer), String(at % experts), integer(counts[at]), share];
     });
-    const by = this.ofChosen ? ", by the chosen tokens" : "";
+    const by = this.ofChosen ? ", by the chosen tokens" : PROMPT_TOO;
     const caption = `The ${TOP} experts chosen most often${by}`;
     return { caption, head: ["Layer", "Expert", "Times", "Share of layer"], rows };
   }

@@ -50,7 +50,7 @@ const TOLD = {
     [2, 7, 8, 12, 3_000_000],
   ],
   waits: [[0, 2, 5]],
-  layers: [["0", "3 ms", "3: evicted at token 2 for layer 1's expert 30"]],
+  layers: [["0", "3 ms", "expert 3 (evicted at token 2 for layer 1's expert 30)"]],
   notes: ["Disk: fast."],
 };
 
@@ -100,7 +100,7 @@ test("Python is asked once when the run is over, and its answer has a timeline",
   expect(sentences()).toEqual(TOLD.sentences);
   expect(host.querySelector(".oj-explain b")).toBeNull();
   expect($(".oj-explain-rest-text").textContent).toBe(
-    "Layer 0 waited 3 ms: 3: evicted at token 2 for layer 1's expert 30\nDisk: fast.",
+    "Layer 0 waited 3 ms for expert 3 (evicted at token 2 for layer 1's expert 30).\nDisk: fast.",
   );
   const plot = $(".oj-timeline canvas") as HTMLCanvasElement;
   const { left, top, width, height } = plot.getBoundingClientRect();

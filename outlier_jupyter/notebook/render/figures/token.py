@@ -147,7 +147,7 @@ def _reads(figure: go.Figure, found: Explanation, begins: list[float]) -> None:
             start = miss.start_ms - begin
             xs += [start, start + miss.ms, None]
             ys += [below, below, None]
-            text = plain(f"layer {miss.layer}, expert {miss_text(found, miss)}")
+            text = plain(f"layer {miss.layer}, {miss_text(found, miss)}")
             words += [f"{text}<br>read in {miss.ms:.3g} ms"] * 3
     if xs:
         figure.add_trace(
