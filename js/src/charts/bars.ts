@@ -23,9 +23,10 @@ export class Bars {
     this.plot = new Plot(label, focus, signal);
   }
 
-  /** `most` describes the highest of several tokens: "the slowest". */
+  /** What lies above the axis, and what tokens share; `most` is the highest: "the slowest". */
   note(most: string): string {
-    return sharedNote(this.plot.shared, "bar", most);
+    const { overflow, shared } = this.plot;
+    return [overflow, sharedNote(shared, "bar", most)].filter(Boolean).join("; ");
   }
 
   draw(stack: Stack, theme: Theme): void {

@@ -3,7 +3,7 @@
 // These are elements and not a part of the canvas, so that the playhead moves without redrawing
 // thousands of marks.
 
-import { el, setText } from "../widget/dom";
+import { el } from "../widget/dom";
 import { MARGIN } from "./axes";
 import type { Axis } from "./step-range";
 
@@ -12,10 +12,9 @@ export class Overlay {
   private readonly future = el("div", "oj-veil");
   private readonly playhead = el("div", "oj-mark oj-playhead");
   private readonly preview = el("div", "oj-mark oj-preview");
-  private readonly overflow = el("div", "oj-overflow");
 
   constructor() {
-    const parts = [this.future, this.playhead, this.preview, this.overflow];
+    const parts = [this.future, this.playhead, this.preview];
     this.node = el("div", "oj-overlay", { "aria-hidden": "true" }, ...parts);
   }
 
@@ -27,15 +26,6 @@ export class Overlay {
     if (after < to) stretch(this.future, axis.left(after), axis.left(to), base - MARGIN.top);
     this.mark(this.playhead, axis, base, at);
     this.mark(this.preview, axis, base, step === at ? null : step);
-  }
-
-  /** Name the highest mark above the axis beside its triangle at `x`; "" if there is none. */
-  name(text: string, x: number, width: number): void {
-    setText(this.overflow, text);
-    this.overflow.hidden = !text;
-    const right = x > width / 2;
-    this.overflow.style.left = right ? "" : `${(x + 7).toFixed(1)}px`;
-    this.overflow.style.right = right ? `${(width - x + 7).toFixed(1)}px` : "";
   }
 
   private mark(node: HTMLElement, axis: Axis, base: number, step: number | null): void {

@@ -74,6 +74,8 @@ export class Plot {
   readonly canvas: Canvas;
   /** How many marks the last `draw` drew; tests count them. */
   painted = 0;
+  /** The highest mark above the axis in words, for the panel's note; "" if there is none. */
+  overflow = "";
   private readonly overlay = new Overlay();
   private place: Place | null = null;
   private end = 0;
@@ -125,7 +127,7 @@ export class Plot {
     this.place = place;
     this.end = shown.from + painter.count;
     this.overlay.place(axis, place.base, this.focus.at, this.focus.step);
-    this.overlay.name(...this.nameOverflow(content, painter), this.canvas.width);
+    this.overflow = this.nameOverflow(content, painter);
     const key = this.describe(content, place);
     const used = shown.from + painter.count >= shown.to;
     const marks =
@@ -219,20 +221,19 @@ export class Plot {
     context.fill();
   }
 
-  /** The highest mark above the axis in words, and where it is; "" if there is none. */
-  private nameOverflow(content: PlotContent, painter: Painter): [string, number] {
-    const { scale, left, perMark } = this.place!;
+  private nameOverflow(content: PlotContent, painter: Painter): string {
+    const { scale, perMark } = this.place!;
     let highest = -1;
     for (let mark = 0; mark * perMark < painter.count; mark += 1) {
       const above = isAbove(this.peaks[mark], scale);
       if (above && (highest < 0 || this.peaks[mark] > this.peaks[highest])) highest = mark;
     }
-    if (highest < 0) return ["", 0];
+    if (highest < 0) return "";
     const { shown } = content;
     const { factor, unit } = content.units?.(this.peaks[highest]) ?? this.place!.unit;
     const value = `${short(this.peaks[highest] / factor)}\u202f${unit}`;
     const token = stepName(shown.from + painter.peakOf(highest), shown);
-    return [`max ${value}, ${token}`, (left(highest) + left(highest + 1)) / 2];
+    return `▲ max ${value}, ${token}`;
   }
 
   private ticks(): number[] {

@@ -258,6 +258,7 @@ test("a hovered token is described in all panels, and a click moves the playhead
     expect(text(`${panel} .oj-readout`)).toMatch(/^token 4 · /);
   }
   expect(text(".oj-text .oj-readout")).toMatch(/“.*keeps” · \d.*ms · \d of 8 missed/);
+  expect(text(".oj-latency .oj-readout")).toMatch(/ · p50 .+ · p95 .+ · max .+ms · \d+.reads?, /);
   // The last canvas of the residency panel is a plot: its overlay marks the token.
   for (const at of [0, 1]) expect(maps()[at].toDataURL()).not.toBe(before[at]);
   expect(host.querySelectorAll(".oj-preview:not([hidden])")).toHaveLength(4);

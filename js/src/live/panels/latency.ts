@@ -20,9 +20,6 @@ const QUANTILES = [
   { column: "max", role: "top", width: 1, dash: [1.5, 2.5], shared: "highest" },
 ] as const;
 
-/** From this width on the readout names the quantiles; below it they follow the legend's order. */
-const WIDE = 420;
-
 export class LatencyPanel {
   readonly panel: Panel;
   private readonly lines: Lines;
@@ -72,7 +69,8 @@ export class LatencyPanel {
     const values = steps.column("nbytes", shown.from, shown.to);
     const parts = [{ values, colour: theme.read }];
     this.bars.draw({ shown, parts, title: "bytes", units: byteScale, log, highlighted }, theme);
-    this.panel.setNote(this.bars.note("the most"));
+    const notes = [this.lines.plot.overflow, this.bars.note("the most")];
+    this.panel.setNote(notes.filter(Boolean).join("; "));
   }
 
   /** The numbers of the selected token, or of the last one. */
@@ -89,11 +87,8 @@ export class LatencyPanel {
     const name = this.name(step);
     if (reads === 0) return `${name} · no reads`;
     const [p50, p95, max] = (["p50", "p95", "max"] as const).map((c) => short(steps.at(c, step)));
-    const quantiles =
-      this.panel.width < WIDE
-        ? `${p50} / ${p95} / ${max}\u202fms`
-        : `p50 ${p50} · p95 ${p95} · max ${max}\u202fms`;
-    return `${name} · ${plural(reads, "read")}, ${bytes(steps.at("nbytes", step))} · ${quantiles}`;
+    const quantiles = `p50 ${p50} · p95 ${p95} · max ${max}\u202fms`;
+    return `${name} · ${quantiles} · ${plural(reads, "read")}, ${bytes(steps.at("nbytes", step))}`;
   }
 
   private table(): Table {

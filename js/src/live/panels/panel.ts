@@ -2,7 +2,6 @@
 // plot.
 
 import { el, setText } from "../../widget/dom";
-import { sizeOf } from "../../widget/observe";
 
 export interface Table {
   caption: string;
@@ -112,11 +111,6 @@ export class Panel {
   /** Set the sentence that describes the panel to those who do not see it. */
   setSummary(text: string): void {
     setText(this.summary, text);
-  }
-
-  /** The width of the plots in CSS pixels. */
-  get width(): number {
-    return sizeOf(this.plots).width;
   }
 
   /** Show a hint in place of the plots; "" shows the plots. */

@@ -227,8 +227,10 @@ export class ResidencyPanel {
 
   private get note(): string {
     if (!this.asBands) return this.map.note;
-    const { shared } = this.bands;
-    return shared > 1 ? `each row shows ${plural(shared, "expert")}` : "";
+    const { bands, spans, state } = this;
+    const many = bands.shared > 1 ? `, ${integer(bands.shared)} in a row` : "";
+    const some = `${integer(spans.experts.length)} of ${plural(state.experts, "expert")}`;
+    return `rows: the ${some} that were in RAM${many}`;
   }
 
   private readout(shown: Shown): string {

@@ -108,7 +108,7 @@ export class RoutingPanel {
     }
     if (ofChosen && !focus.stepHovered) return sharing(ofChosen, focus.chosen.length);
     if (input.step !== null && input.chosen?.length) {
-      return `${input.name(input.step)} · its ${integer(input.chosen.length)} choices are ringed, misses filled`;
+      return `${input.name(input.step)} · its ${integer(input.chosen.length)} choices: hits are rings, misses diamonds`;
     }
     return `${some(input.experts.chosenCount, counts.length)} so far${PROMPT_TOO}`;
   }

@@ -238,6 +238,7 @@ test("bands take the place of the map, and the arrow keys choose rows", async ()
   expect(shown.map((canvas) => canvas.getAttribute("aria-label"))).toEqual([
     "When each expert of a layer was in RAM, and used",
   ]);
+  expect(text(".oj-legend-note")).toMatch(/^rows: the \d of 8\u202fexperts that were in RAM/);
   expect(text("select")).toMatch(/^layer \d \(most misses\)layer 0layer 1layer 2$/);
   const press = (key: string) =>
     shown[0].dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
