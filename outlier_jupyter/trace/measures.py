@@ -198,6 +198,21 @@ def bytes_per_token(trace: Trace) -> npt.NDArray[np.float64]:
     return np.asarray((np.add.reduceat(per_step, starts) / lengths)[call_of], np.float64)
 
 
+def first_token(trace: Trace) -> int:
+    """The step that produced token 1, the prompt's last; 0 if no token was generated."""
+    found = np.flatnonzero(trace.produced >= 0)
+    found = found if len(found) else np.flatnonzero(trace.phase == DECODE)
+    return int(found[0]) if len(found) else 0
+
+
+def token_name(trace: Trace, step: int) -> str:
+    """The name of a step, as in the live view: "token 6", or "prompt token 3"."""
+    first = first_token(trace)
+    generated = bool((trace.produced >= 0).any() or (trace.phase == DECODE).any())
+    token = step - first + 1
+    return f"token {token:,}" if generated and token > 0 else f"prompt token {step + 1:,}"
+
+
 def prefill_spans(trace: Trace) -> list[tuple[int, int]]:
     """The spans of prefill steps, as (first, one past the last)."""
     edges = np.flatnonzero(np.diff(np.pad(trace.phase == PREFILL, 1).astype(np.int8)))

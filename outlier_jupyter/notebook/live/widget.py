@@ -42,6 +42,11 @@ SAVE_EVERY_S = 4.0
 SAVE_BYTES_PER_S = 100_000
 """Limits on writing the snapshot during a run: the least interval, and the bytes per second."""
 
+SAVED_NOTE = (
+    "Saved picture of the run. Run the cell again, or run.view(), for the interactive view."
+)
+"""What the static view says that a notebook keeps beside a live view."""
+
 SLOWEST_MS = 2_000.0
 """The longest time between frames that a page may request."""
 
@@ -167,7 +172,7 @@ class LiveView(WithSavedView):
         """Explain with the finished `run` from now on, and make its static view the saved one."""
         self.answer_from(run)
         if run is not None and self._displays.shown:
-            self.keep(draw("Run.mimebundle", run))
+            self.keep(draw("Run.mimebundle", run, SAVED_NOTE))
         open_views.close_old()
 
     def _ipython_display_(self) -> None:

@@ -15,11 +15,12 @@ from nbconvert import HTMLExporter
 
 import outlier_jupyter
 from outlier_jupyter import Engine, Interrupted
+from outlier_jupyter.display import draw
 from outlier_jupyter.errors import CheckpointChanged
 from outlier_jupyter.events import StepDone
 from outlier_jupyter.notebook.live import open_views
 from outlier_jupyter.notebook.live.show import show_run
-from outlier_jupyter.notebook.live.widget import LiveView
+from outlier_jupyter.notebook.live.widget import SAVED_NOTE, LiveView
 from outlier_jupyter.notebook.render import displays, places
 from outlier_jupyter.notebook.render.static.text import ended_words
 from tests.notebook.live.test_widget import FakeComm
@@ -94,7 +95,8 @@ def test_a_finished_run_keeps_its_view_and_saves_a_static_one(
     assert WIDGET in widget and widget["text/plain"] == ""
     name = outputs.made[1]
     assert f' oj-saved {name}"' in saved["text/html"]
-    assert run._repr_mimebundle_()["text/html"] in saved["text/html"]
+    assert SAVED_NOTE not in run._repr_mimebundle_()["text/html"]
+    assert draw("Run.mimebundle", run, SAVED_NOTE)["text/html"] in saved["text/html"]
     assert {"image/png", "text/markdown"} < set(saved) and run.text in saved["text/plain"]
     assert len(outputs.made) == 2
 

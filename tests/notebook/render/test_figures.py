@@ -86,6 +86,24 @@ def test_latency_shows_quantiles_and_bytes(make_trace: MakeTrace) -> None:
     np.testing.assert_allclose(named(figure, "MB read").y, bytes_per_token(trace) / 1e6)
 
 
+def test_tokens_have_the_numbers_of_the_live_view(make_trace: MakeTrace) -> None:
+    """Token 6 is at 6 in each figure, and the prompt, by its own name, before token 1."""
+    trace = make_trace()
+    first = int(np.flatnonzero(trace.phase == DECODE)[0])  # of the token after the first if known
+    produced = np.flatnonzero(trace.produced >= 0)
+    first = int(produced[0]) if len(produced) else first
+    for figure, name in (
+        (Figures(trace).latency(), "MB read"),
+        (Figures(trace).residency(), "hits"),
+    ):
+        bars = named(figure, name)
+        assert bars.x[first + 5] == 6 and bars.x[0] == 1 - first
+        said = [str(np.atleast_1d(each)[0]) for each in bars.customdata]
+        assert said[first + 5] == "token 6" and said[0] == "prompt token 1"
+        ticks = figure.layout.xaxis2.tickvals
+        assert min(ticks) >= 1 and max(ticks) <= trace.steps - first
+
+
 def test_latency_turns_logarithmic_for_one_slow_read(make_trace: MakeTrace) -> None:
     """A read a hundred times slower than the rest makes the axis logarithmic, as its title says."""
     trace = make_trace()

@@ -62,7 +62,7 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
             )
         )
     figure.add_hline(0, line={"color": EITHER.ink, "width": 1, "dash": "dash"})
-    figure.update_xaxes(title_text="MoE layer", range=[-0.8, len(layers) - 0.2], tickformat="d")
+    figure.update_xaxes(title_text="layer", range=[-0.8, len(layers) - 0.2], tickformat="d")
     figure.update_yaxes(title_text="divergence above chance (bits)")
     # The legend goes below: beside the plot it would take a third of the width that layers need.
     figure.update_layout(showlegend=True, legend=UNDER, margin={"b": 96})

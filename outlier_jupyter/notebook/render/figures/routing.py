@@ -11,13 +11,14 @@ from plotly.subplots import make_subplots
 
 from ....formatting import percent
 from ....trace.atlas import NONE, Atlas
+from ....trace.measures import first_token, token_name
 from ....trace.routing_measures import PHASES, SEGMENT, over_time, phase_number, routing_measures
 from ....trace.trace import Trace
 from ..class_colours import COLOURS as CLASS_COLOURS
 from ..class_colours import class_numbers
 from ..palette import EITHER, ramp
 from ..static.text import no_routing
-from .style import STRIPE, no_data, plain, titled, titled_run
+from .style import STRIPE, no_data, plain, titled, titled_run, token_axis
 
 BALANCE = (
     ("entropy over its maximum", "evenness"),
@@ -49,7 +50,7 @@ def measures_figure(trace: Trace, phase: str | None = "decode") -> go.Figure:
                            shared_xaxes=True)  # fmt: skip
     phase_number(phase)  # validated before it is part of a title
     titled_run(figure, trace, f"Routing by layer, {phase or 'prefill and decode'}", height=800)
-    figure.update_xaxes(title_text="MoE layer", row=3, col=1)
+    figure.update_xaxes(title_text="layer", row=3, col=1)
     figure.update_yaxes(title_text="share (0 to 1)", range=[-0.03, 1.03], row=1, col=1)
     figure.update_yaxes(title_text="share (0 to 1)", range=[-0.03, 1.03], row=2, col=1)
     figure.update_yaxes(title_text="count (median)", rangemode="tozero", row=3, col=1)
@@ -89,7 +90,7 @@ def _one_panel(figure: go.Figure) -> go.Figure:
     only = go.Figure(layout=figure.layout)
     for name in ("xaxis2", "xaxis3", "yaxis2", "yaxis3"):
         only.layout[name] = None
-    only.update_layout(xaxis={"title": "MoE layer", "matches": None}, yaxis={"domain": [0, 1]})
+    only.update_layout(xaxis={"title": "layer", "matches": None}, yaxis={"domain": [0, 1]})
     return only
 
 
@@ -97,13 +98,15 @@ def over_time_figure(trace: Trace) -> go.Figure:
     """Entropy and overlap of each layer over the steps: two maps."""
     figure = make_subplots(rows=2, vertical_spacing=0.1, shared_xaxes=True)
     titled_run(figure, trace, "Routing over the tokens", height=720)
-    figure.update_yaxes(title_text="MoE layer", tickformat="d", showgrid=False)
+    figure.update_yaxes(title_text="layer", tickformat="d", showgrid=False)
     figure.update_xaxes(showgrid=False)
     if reason := no_routing(trace):
         return no_data(figure, reason)
     found = over_time(trace)
     colours = [(i / 9, f"rgb({r},{g},{b})") for i, (r, g, b) in enumerate(ramp(10))]
-    middle = found.first + found.steps / 2
+    before = first_token(trace) - 0.5
+    middle = found.first + found.steps / 2 - before
+    names = [token_name(trace, step) for step in found.first.tolist()]
     parts = (
         (found.entropy, "entropy of the bin (bits)", None),
         (found.overlap, "shared with the token before", 1.0),
@@ -115,6 +118,7 @@ def over_time_figure(trace: Trace) -> go.Figure:
                 x=middle,
                 y=np.arange(trace.layers),
                 z=values.T,
+                customdata=np.tile(np.array(names, object), (trace.layers, 1)),
                 zmin=0,
                 zmax=top,
                 colorscale=colours,
@@ -124,18 +128,20 @@ def over_time_figure(trace: Trace) -> go.Figure:
                     "y": (domain[0] + domain[1]) / 2,
                     "thickness": 14,
                 },
-                hovertemplate="token %{x:,.0f}, layer %{y}<br>%{z:.3~g}<extra></extra>",
+                hovertemplate="%{customdata}, layer %{y}<br>%{z:.3~g}<extra></extra>",
             ),
             row=row,
             col=1,
         )
     for number, name in ((number, name) for name, number in PHASES.items()):
         if (found.phase == number).any():
-            at = float(found.first[found.phase == number][0])
+            at = float(found.first[found.phase == number][0]) - before
             figure.add_vline(at, line={"color": STRIPE, "width": 2, "dash": "dot"})
             figure.add_annotation(x=at, y=1, xref="x", yref="y domain", text=name, xanchor="left",
                                   yanchor="bottom", showarrow=False,
                                   font={"size": 11, "color": EITHER.muted})  # fmt: skip
+    for row in (1, 2):
+        token_axis(figure, trace, row)
     size = int(found.steps.max())
     figure.update_xaxes(
         title_text=f"token (in bins of {size})" if size > 1 else "token", row=2, col=1

@@ -15,13 +15,21 @@ from plotly.subplots import make_subplots
 
 from ....errors import OptionError, shown
 from ....events import DECODE, PREFILL
-from ....trace.measures import Timeline, frequency, prefill_spans, residency, timeline
+from ....trace.measures import (
+    Timeline,
+    first_token,
+    frequency,
+    prefill_spans,
+    residency,
+    timeline,
+    token_name,
+)
 from ....trace.trace import Trace
 from ....values import integer, texts
 from ..palette import EITHER, colorscale
 from ..static.text import model_words, no_reads, no_routing
 from .cache_sizes import sizes_figure
-from .style import matrix_axes, no_data, titled_run
+from .style import matrix_axes, no_data, titled_run, token_axis
 
 MAX_BINS = 2000
 """Longer runs are drawn in bins: more bars than pixels would only slow the browser."""
@@ -83,7 +91,7 @@ class Figures:
         trace = self._trace
         at = _step(trace, step)
         figure = make_subplots(rows=2, row_heights=[0.55, 0.45], vertical_spacing=0.17)
-        when = "at the end" if step is None else f"after token {at:,}"
+        when = "at the end" if step is None else f"after {token_name(trace, at)}"
         titled_run(figure, trace, f"Residency {when}, and hits and misses per token", height=640)
         matrix_axes(figure, trace.layers)
         line = self._timeline()
@@ -93,14 +101,16 @@ class Figures:
             return no_data(figure, reason)
         for part in _resident(trace, residency(trace, at)):
             figure.add_trace(part, row=1, col=1)
-        for part in _lookups(line):
+        for part in _lookups(trace, line):
             figure.add_trace(part, row=2, col=1)
         if step is not None:
-            figure.add_vline(at + 0.5, line={"color": EITHER.ink, "width": 1}, row=2, col=1)
+            figure.add_vline(
+                at - first_token(trace) + 1, line={"color": EITHER.ink, "width": 1}, row=2, col=1
+            )
         _mark_prefill(figure, trace, row=2)
         below = {"x": 1.02, "y": figure.layout.yaxis2.domain[1], "yanchor": "top"}
         figure.update_layout(barmode="stack", bargap=0, legend2=below)
-        figure.update_xaxes(range=[0, trace.steps], row=2, col=1)
+        token_axis(figure, trace, row=2)
         return figure
 
     def latency(self) -> go.Figure:
@@ -119,16 +129,16 @@ class Figures:
         figure.update_yaxes(title_text="read latency (ms)", row=1, col=1)
         if reason := no_reads(trace):
             return no_data(figure, reason)
-        for part in _latencies(line):
+        for part in _latencies(trace, line):
             figure.add_trace(part, row=1, col=1)
         if _needs_log(line.latency_ms):
             figure.update_yaxes(type="log", title_text="read latency (ms, log)", row=1, col=1)
         else:
             figure.update_yaxes(rangemode="tozero", row=1, col=1)
-        figure.add_trace(_megabytes(line), row=2, col=1)
+        figure.add_trace(_megabytes(trace, line), row=2, col=1)
         for row in (1, 2):
             _mark_prefill(figure, trace, row)
-            figure.update_xaxes(range=[0, trace.steps], row=row, col=1)
+            token_axis(figure, trace, row)
         figure.update_layout(bargap=0)
         return figure
 
@@ -250,17 +260,17 @@ def _resident(trace: Trace, resident: npt.NDArray[np.bool_]) -> list[go.Heatmap 
     return [heatmap, *keys]
 
 
-def _lookups(line: Timeline) -> list[go.Bar]:
+def _lookups(trace: Trace, line: Timeline) -> list[go.Bar]:
     share = line.hits / np.maximum(line.hits + line.misses, 1e-12)
     return [
         go.Bar(
-            x=line.first + line.steps / 2,
+            x=_middle(trace, line),
             width=line.steps,
             y=values,
             name=name,
-            customdata=np.stack([line.first, share], axis=1),
+            customdata=np.stack([_names(trace, line), share.astype(object)], axis=1),
             marker={"color": colour, "line": {"width": 0}},
-            hovertemplate="token %{customdata[0]:,d}<br>%{y:,.4~g} "
+            hovertemplate="%{customdata[0]}<br>%{y:,.4~g} "
             + name
             + "<br>hit rate %{customdata[1]:.4~p}<extra></extra>",
             legend="legend2",
@@ -272,42 +282,53 @@ def _lookups(line: Timeline) -> list[go.Bar]:
     ]
 
 
-def _latencies(line: Timeline) -> list[go.Scatter]:
+def _latencies(trace: Trace, line: Timeline) -> list[go.Scatter]:
     # A single step between gaps has no line, so it gets a marker.
     known = np.pad(np.isfinite(line.latency_ms[:, 0]), 1)
     lone = known[1:-1] & ~known[:-2] & ~known[2:]
     return [
         go.Scatter(
-            x=line.first + line.steps / 2,
+            x=_middle(trace, line),
             y=line.latency_ms[:, column],
             name=name,
-            customdata=line.first,
+            customdata=_names(trace, line),
             mode="lines+markers",
             marker={"size": np.where(lone, 5, 0), "color": colour, "line": {"width": 0}},
             line={"color": colour, "dash": dash, "width": 1.6},
             connectgaps=False,
             legendrank=column,
-            hovertemplate=f"token %{{customdata:,d}}<br>{name} %{{y:.3~g}} ms<extra></extra>",
+            hovertemplate=f"%{{customdata}}<br>{name} %{{y:.3~g}} ms<extra></extra>",
         )
         for column, (name, colour, dash) in reversed(list(enumerate(LATENCY_LINES)))
     ]
 
 
-def _megabytes(line: Timeline) -> go.Bar:
+def _megabytes(trace: Trace, line: Timeline) -> go.Bar:
     return go.Bar(
-        x=line.first + line.steps / 2,
+        x=_middle(trace, line),
         width=line.steps,
         y=line.nbytes / 1e6,
         name="MB read",
-        customdata=line.first,
+        customdata=_names(trace, line),
         marker={"color": EITHER.resident, "line": {"width": 0}},
-        hovertemplate="token %{customdata:,d}<br>%{y:,.4~g} MB<extra></extra>",
+        hovertemplate="%{customdata}<br>%{y:,.4~g} MB<extra></extra>",
     )
+
+
+def _middle(trace: Trace, line: Timeline) -> npt.NDArray[np.float64]:
+    """The middle of each bin in tokens: token 6's is at 6."""
+    return np.asarray(line.first + line.steps / 2 - (first_token(trace) - 0.5), np.float64)
+
+
+def _names(trace: Trace, line: Timeline) -> npt.NDArray[np.object_]:
+    """The name of each bin's first token."""
+    return np.array([token_name(trace, step) for step in line.first.tolist()], object)
 
 
 def _mark_prefill(figure: go.Figure, trace: Trace, row: int) -> None:
     """Shade and label the prefill steps of one panel."""
-    for first, end in prefill_spans(trace):
+    before = first_token(trace) - 0.5
+    for first, end in ((a - before, b - before) for a, b in prefill_spans(trace)):
         figure.add_vrect(
             first,
             end,

@@ -12,8 +12,10 @@ from textwrap import wrap
 import plotly.graph_objects as go
 
 from ....formatting import count
+from ....trace.measures import first_token
 from ....trace.trace import Trace
 from ..palette import EITHER
+from ..static.scene import ticks
 from ..static.text import model_words, reader_words, warning
 
 STRIPE = "#ffffff"
@@ -98,8 +100,16 @@ def matrix_axes(figure: go.Figure, layers: int) -> None:
     whole = {"tickformat": "d", "showgrid": False}
     figure.update_layout(
         xaxis={"title": "expert", **whole},
-        yaxis={"title": "MoE layer", "range": [max(layers, 1) - 0.5, -0.5], **whole},
+        yaxis={"title": "layer", "range": [max(layers, 1) - 0.5, -0.5], **whole},
     )
+
+
+def token_axis(figure: go.Figure, trace: Trace, row: int) -> None:
+    """The axis of a panel: all steps, numbered from token 1 on, as in the live view."""
+    before = first_token(trace) - 0.5
+    end = trace.steps - before
+    numbers = ticks(1, end, 8, whole=True)
+    figure.update_xaxes(range=[-before, end], tickvals=numbers, row=row, col=1)
 
 
 def no_data(figure: go.Figure, reason: str) -> go.Figure:

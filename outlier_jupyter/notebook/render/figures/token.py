@@ -66,7 +66,7 @@ def _layer_axis(figure: go.Figure, layers: int, rows: int, by_layer: bool) -> No
     if not by_layer:
         ticks[ALL] = "all"
     figure.update_yaxes(
-        title_text="MoE layer", range=[rows - 0.4, -0.6 if by_layer else ALL - 0.6],
+        title_text="layer", range=[rows - 0.4, -0.6 if by_layer else ALL - 0.6],
         tickvals=list(ticks), ticktext=list(ticks.values()), showgrid=False,
     )  # fmt: skip
 

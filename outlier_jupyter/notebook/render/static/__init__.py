@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["SavedView", "mimebundle", "run_bundle"]
 
 
-def run_bundle(run: Run) -> dict[str, str | bytes]:
+def run_bundle(run: Run, note: str = "") -> dict[str, str | bytes]:
     """`mimebundle` of a run."""
-    return dict(mimebundle(SavedView(run.text, run.trace, run.finish_reason, run.prompt)))
+    return dict(mimebundle(SavedView(run.text, run.trace, run.finish_reason, run.prompt), note))
 
 
-def mimebundle(view: SavedView) -> dict[str, str]:
-    """The view as text/html, image/png (base64), text/markdown and text/plain."""
+def mimebundle(view: SavedView, note: str = "") -> dict[str, str]:
+    """The view as text/html, with a line `note`, image/png (base64), text/markdown, text/plain."""
     scenes = all_charts(view.trace)
     trace = view.trace
     numbers = " · ".join(f"{number} {what}" for number, what in tiles(trace))
@@ -47,7 +47,7 @@ def mimebundle(view: SavedView) -> dict[str, str]:
     if text := warning(trace):
         lines.append(("warn", text))
     return {
-        "text/html": page(view, scenes),
+        "text/html": page(view, scenes, note),
         "image/png": png(scenes, model_words(trace), lines),
         "text/markdown": markdown(view),
         "text/plain": plain(view),

@@ -118,7 +118,7 @@ def overlap(frame: pandas.DataFrame) -> s.Scene:
     top = float(np.nanmax(frame[["overlap", "chance_overlap"]].to_numpy()))
     y = s.Scale(0, min(100.0, 115 * top) or 1.0, s.BOTTOM, s.TOP)
     s.y_axis(scene, y, "share (%)", s.ticks(0, y.high, 4), lines=True)
-    s.x_axis(scene, x, "MoE layer")
+    s.x_axis(scene, x, "layer")
     wide = min(18.0, 0.7 * (s.RIGHT - s.LEFT) / layers)
     tops = y(100 * frame.overlap.fillna(0).to_numpy())
     left = x(np.arange(layers)) - wide / 2
@@ -147,7 +147,7 @@ def divergence(found: Comparison, i: int, j: int) -> s.Scene:
     low = min(0.0, float(values.min(initial=0)))
     y = s.Scale(low * 1.1, high * 1.08 or 1.0, s.BOTTOM, s.TOP)
     s.y_axis(scene, y, "bits", s.ticks(y.low, y.high, 4), lines=True)
-    s.x_axis(scene, x, "MoE layer")
+    s.x_axis(scene, x, "layer")
     wide, zero = min(18.0, 0.7 * (s.RIGHT - s.LEFT) / max(layers, 1)), float(y(0))
     for role, mine in (("hit", True), ("frame", False)):
         at = [n for n in range(layers) if (n in sure) is mine]

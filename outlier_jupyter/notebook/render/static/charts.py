@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....formatting import percent, three
-from ....trace.measures import Timeline, frequency, prefill_spans, residency, timeline
+from ....trace.measures import Timeline, first_token, frequency, prefill_spans, residency, timeline
 from ....trace.trace import Trace
 from .. import palette
 from . import scene as s
@@ -103,7 +103,7 @@ def lookups(trace: Trace, line: Timeline) -> s.Scene:
         rects = np.stack([left, top, right - left, s.BOTTOM - top], axis=1)
         scene.marks.append(s.Box(rects, role))
     scene.marks.append(edges)
-    s.x_axis(scene, x, _step_title(line))
+    s.x_axis(scene, _token_scale(trace), _step_title(line), least=1)
     s.legend(scene, [("hit", "hit", None), ("miss", "miss (read from SSD)", None), *prefill])
     return scene
 
@@ -130,7 +130,7 @@ def latency(trace: Trace, line: Timeline) -> s.Scene:
         values = line.latency_ms[:, column]
         pieces = _pieces(middle, values, y, trace.phase[line.first])
         scene.marks.append(s.Line(pieces, role, 1.6, dash))
-    s.x_axis(scene, x, _step_title(line))
+    s.x_axis(scene, _token_scale(trace), _step_title(line), least=1)
     s.legend(
         scene,
         [("p50", "p50", "solid"), ("p95", "p95", "dash"), ("top", "max", "dot"), *prefill],
@@ -174,7 +174,7 @@ def _heatmap(scene: s.Scene, cells: npt.NDArray[np.uint8], colours: npt.NDArray[
     half = 0.5  # ticks are at the middle of a cell
     x = s.Scale(-half, experts - half, s.LEFT, s.RIGHT)
     y = s.Scale(-half, layers - half, s.TOP, s.BOTTOM)
-    s.y_axis(scene, y, "MoE layer", s.ticks(0, layers - 1, 6, whole=True), lines=False)
+    s.y_axis(scene, y, "layer", s.ticks(0, layers - 1, 6, whole=True), lines=False)
     s.x_axis(scene, x, "expert")
 
 
@@ -190,6 +190,12 @@ def _colour_key(scene: s.Scene, ramp: npt.NDArray[np.uint8], low: int, high: int
 
 def _step_scale(trace: Trace) -> s.Scale:
     return s.Scale(0, trace.steps, s.LEFT, s.RIGHT)
+
+
+def _token_scale(trace: Trace) -> s.Scale:
+    """Of the same axis in tokens, at the middle of their steps; the prompt is before token 1."""
+    before = first_token(trace) - 0.5
+    return s.Scale(-before, trace.steps - before, s.LEFT, s.RIGHT)
 
 
 def _prefill(

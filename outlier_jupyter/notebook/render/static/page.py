@@ -84,10 +84,11 @@ STYLE = f"""
 """
 
 
-def page(view: SavedView, scenes: list[Scene]) -> str:
-    """The whole view; everything that came from a model or a user is escaped."""
+def page(view: SavedView, scenes: list[Scene], note: str = "") -> str:
+    """The whole view, with a line `note`; all that came from a model or a user is escaped."""
     parts = [
         f'<div class="{ROOT}"><style>{STYLE}</style>',
+        f'<p class="oj-soft">{escape(note)}</p>' if note else "",
         _head(view),
         _text_block("Prompt", shortened(view.prompt, PROMPT_LIMIT, "")),
         _text_block("Generated text", shortened(view.text, TEXT_LIMIT, "; see run.text")),

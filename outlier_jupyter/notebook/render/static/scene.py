@@ -150,9 +150,9 @@ def text_width(words: str) -> float:
     return 11 * sum(wide.get(sign, 0.57) for sign in words)
 
 
-def x_axis(scene: Scene, scale: Scale, title: str) -> None:
-    """Integer ticks under the plot, and the axis title."""
-    for value in ticks(math.ceil(scale.low), math.floor(scale.high), 6, whole=True):
+def x_axis(scene: Scene, scale: Scale, title: str, least: float = -math.inf) -> None:
+    """Integer ticks from `least` on under the plot, and the axis title."""
+    for value in ticks(max(math.ceil(scale.low), least), math.floor(scale.high), 6, whole=True):
         x = float(scale(value))
         scene.marks.append(Line([np.array([[x, BOTTOM], [x, BOTTOM + 4]])], "frame"))
         scene.marks.append(Text(x, BOTTOM + 16, f"{value:,.0f}", anchor="middle"))
