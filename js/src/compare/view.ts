@@ -105,6 +105,7 @@ export class CompareView {
     for (const store of this.stores) store.drain();
     this.theme ??= readTheme(this.root);
     this.pair.playback.tick(started);
+    this.root.classList.toggle("oj-playing", this.pair.playback.playing);
     this.transport.draw(this.running, false);
     for (const side of this.sides) side.draw(this.theme);
     this.difference.draw(this.theme, this.sides[0].experts, this.sides[1].experts);

@@ -1,11 +1,12 @@
 // The header: model, status, the Stop button, and four numbers with their course over the run.
 
+import { consume } from "../charts/focus";
 import { Sparkline } from "../charts/sparkline";
 import { el, setText } from "../widget/dom";
 import { bytes, given, integer, NONE, percent, plural, short } from "../widget/format";
 import { stop } from "../widget/stop";
 import type { Theme } from "../widget/theme";
-import { type Course, courses } from "./header-numbers";
+import { type Course, courses, until } from "./header-numbers";
 import { isOver, type Status } from "./info";
 import type { Playback } from "./playback";
 import type { RunStore } from "./store";
@@ -24,7 +25,7 @@ const READERS: Record<string, string> = {
   mmap: "mmap (through the page cache)",
 };
 
-/** The names of the four numbers that are always shown, each with its course. */
+/** The names of the numbers that are always shown; all but the last with their course. */
 const TILES = ["tokens/s", "hit rate (decode)", "MB read", "time to first token"] as const;
 
 /** The names of the numbers behind "More". */
@@ -39,7 +40,9 @@ export class Header {
   private readonly stopButton = el("button", "oj-button oj-stop", { type: "button" }, "Stop");
   private readonly note = el("div", "oj-note", { role: "status" });
   private readonly values = new Map<string, HTMLElement>();
-  private readonly sparklines = TILES.map(() => new Sparkline());
+  private readonly sparklines = TILES.slice(0, -1).map(() => new Sparkline());
+  private readonly more = el("details", "oj-more");
+  private at: number | null = null;
   private courses: Course[] = [];
   /** What `courses` was made from. */
   private coursesMade = "";
@@ -52,17 +55,28 @@ export class Header {
   ) {
     this.stopButton.addEventListener("click", () => void this.stop(), { signal });
     // Not a <dl>, because notebooks style those.
-    const tiles = TILES.map((name, n) => this.number(name, this.sparklines[n].node));
+    const tiles = TILES.map((name, n) => this.number(name, this.sparklines[n]?.node ?? ""));
     const numbers = el("div", "oj-numbers", { role: "group", "aria-label": "Numbers" }, ...tiles);
     const rest = el("div", "oj-more-numbers", {}, ...MORE.map((name) => this.number(name)));
-    const more = el("details", "oj-more", {}, el("summary", "oj-button", {}, "More"), rest);
+    const { more } = this;
+    more.append(el("summary", "oj-button", {}, "More"), rest);
+    const pressed = (event: KeyboardEvent) => {
+      if (event.key !== "Escape" || !more.open) return;
+      more.open = false;
+      if (this.node.contains(event.target as Node)) consume(event);
+    };
+    const clicked = (event: Event) => {
+      if (!event.composedPath().includes(more)) more.open = false;
+    };
+    document.addEventListener("keydown", pressed, { capture: true, signal });
+    document.addEventListener("pointerdown", clicked, { signal });
     const title = el("div", "oj-title", {}, this.model, this.status, this.pace);
     title.append(this.stopButton, this.badge);
     this.node = el("div", "oj-header", {}, title, numbers, more, this.note);
   }
 
   /** A number below its name, and what else belongs to it. */
-  private number(name: string, ...others: Node[]): HTMLElement {
+  private number(name: string, ...others: (Node | string)[]): HTMLElement {
     const value = el("span", "oj-value", {}, NONE);
     this.values.set(name, value);
     return el("div", "oj-number", {}, el("span", "oj-name", {}, name), " ", value, ...others);
@@ -81,7 +95,9 @@ export class Header {
     setText(this.badge, changed ? `⚠ not the model’s own output: ${changed}` : "");
     setText(this.pace, this.paceText(playback));
     this.pace.hidden = !this.pace.textContent;
-    this.drawNumbers();
+    this.drawNumbers(at);
+    if (at !== this.at && at !== null && !playback.playing) this.more.open = false;
+    this.at = at;
     this.coursesNow().forEach(({ from, values }: Course, n) => {
       const inside = at !== null && at >= from && at < from + values.length;
       this.sparklines[n].draw(values, inside ? at - from : null, theme);
@@ -90,16 +106,21 @@ export class Header {
     this.note.hidden = !this.note.textContent;
   }
 
-  private drawNumbers(): void {
+  private drawNumbers(at: number | null): void {
     const { state, info } = this.store;
     const { totals } = state;
     const nbytes = info.expert_nbytes ?? 0;
     const reader = info.reader ?? "";
-    const { decode, prefill, all } = state.hitRates;
+    const { prefill, all } = state.hitRates;
+    const [decode, read] = until(state, at);
     const first = state.firstTokenMs;
     this.set("tokens/s", short(state.tokensPerSecond), plural(state.generated, "token"));
     this.set("hit rate (decode)", percent(decode), `${percent(prefill)} in prefill`);
-    this.set("MB read", short(totals.nbytes / 1e6), plural(totals.reads, "read"));
+    this.set(
+      "MB read",
+      short(read / 1e6),
+      `${bytes(totals.nbytes)} in ${plural(totals.reads, "read")}`,
+    );
     this.set(
       "time to first token",
       first < 1000 ? `${short(first)}\u202fms` : `${short(first / 1000)}\u202fs`,

@@ -8,12 +8,16 @@ export class Hint {
   readonly node: HTMLElement;
   private seen = remembered();
 
-  constructor(signal: AbortSignal) {
+  constructor(changed: () => void, signal: AbortSignal) {
     const close = el("button", "oj-button oj-hint-close", { type: "button" }, "Got it");
     const text = "Click a token to see what it waited for. ←\u00a0→\u00a0move.";
     this.node = el("div", "oj-first-hint", { role: "note" }, el("span", "", {}, text), close);
     this.node.hidden = true;
-    close.addEventListener("click", () => this.done(), { signal });
+    const closed = () => {
+      this.done();
+      changed();
+    };
+    close.addEventListener("click", closed, { signal });
   }
 
   /** Show the hint once there are tokens to click; `moved` says that it is no longer needed. */

@@ -92,7 +92,7 @@ export class RunView {
     this.residency = new ResidencyPanel(store, this.focus, changed, signal);
     this.latency = new LatencyPanel(...shared);
     this.time = new TimePanel(() => partsOf(store.info, state), ...shared);
-    this.hint = new Hint(signal);
+    this.hint = new Hint(changed, signal);
     this.summarise = seldom(() => {
       const experts = this.playback.at === null ? state : this.history;
       const summaries = summariesOf(state, store.info, experts);
@@ -193,6 +193,7 @@ export class RunView {
     this.theme ??= readTheme(this.root);
     this.beginPaced(started);
     if (this.playback.tick(started)) this.scheduler.markTogether();
+    this.root.classList.toggle("oj-playing", this.playback.playing);
     const parts = this.scheduler.take();
     if (parts.length) this.drawParts(parts, now);
     const difference = performance.now() - started - this.cost;
@@ -231,7 +232,8 @@ export class RunView {
     if (parts.includes(ROUTING)) {
       this.transport.draw(this.store.running, this.offered, info.pace);
       this.header.draw(this.store.connection.isOpen(this.root), this.playback, this.theme!);
-      this.explain.draw(input);
+      this.hint.draw(state.generated, at !== null && !this.playback.playing);
+      this.explain.draw(input, !this.hint.node.hidden);
       this.routing.draw(input);
       this.routing.panel.drawTable(now);
     }
@@ -251,7 +253,6 @@ export class RunView {
       const needsExperts = panel !== this.text.panel && panel !== this.time.panel;
       panel.setHint(panel === this.text.panel ? "" : hint(state, needsExperts));
     }
-    this.hint.draw(state.generated, at !== null && !this.playback.playing);
     this.summarise();
     this.text.panel.drawTable(now);
     // Drawn last, because scrolling to its end needs a layout.

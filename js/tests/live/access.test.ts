@@ -210,6 +210,7 @@ test("a first-time hint is shown until a token was chosen, and never again", asy
   await settled(host);
   expect($(".oj-first-hint").textContent).toContain("Click a token to see what it waited for.");
   expect($(".oj-first-hint").hidden).toBe(false);
+  expect($(".oj-explain").textContent).not.toContain("Click a token");
   host.querySelectorAll<HTMLElement>(".oj-token")[3].click();
   await settled(host);
   expect($(".oj-first-hint").hidden).toBe(true);
@@ -230,6 +231,8 @@ test("a page that refuses storage shows the hint, and closes it", async () => {
   expect($(".oj-first-hint").hidden).toBe(false);
   $(".oj-first-hint button").click();
   expect($(".oj-first-hint").hidden).toBe(true);
+  await settled(host);
+  expect($(".oj-explain").textContent).toContain("Click a token");
 });
 
 test("with reduced motion the view is drawn twice a second", async () => {

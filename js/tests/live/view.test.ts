@@ -463,6 +463,56 @@ test("a run with a pace is played at it while it is computed, and the header say
   expect([text(".oj-where"), $(".oj-pace").hidden]).toEqual(["the end", true]);
 });
 
+test("while the run is played, later tokens are out of sight; paused, they are dimmed", async () => {
+  open({ info: { ...INFO, pace: 0.5 } });
+  push(5, false);
+  for (let i = 0; i < 8; i += 1) push(1, true);
+  model.set("status", "stop");
+  await drawn();
+  const seen = () =>
+    [...host.querySelectorAll(".oj-token")].map((token) => getComputedStyle(token).visibility);
+  const read = () => Number.parseFloat(text(".oj-number:nth-child(3) .oj-value"));
+  const first = read();
+  expect(text(".oj-where")).toBe("token 1 of 9");
+  expect(seen()).toEqual(["visible", ...new Array(8).fill("hidden")]);
+  $(".oj-play").click(); // pauses
+  await drawn();
+  expect(seen()).toEqual(new Array(9).fill("visible"));
+  expect(host.querySelectorAll(".oj-future")).toHaveLength(8);
+  $(".oj-follow").click();
+  await drawn();
+  expect(read()).toBeGreaterThan(first);
+  expect(host.querySelectorAll(".oj-spark")).toHaveLength(3);
+});
+
+test("the further numbers close on Escape, on a click elsewhere, and with a chosen token", async () => {
+  open();
+  push(5, false);
+  for (let i = 0; i < 8; i += 1) push(1, true);
+  await drawn();
+  const more = $(".oj-more") as HTMLDetailsElement;
+  const press = (node: HTMLElement, key: string) =>
+    node.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  const choose = async () => {
+    press($(".oj-root"), "ArrowLeft");
+    await drawn();
+  };
+  const down = (node: HTMLElement) =>
+    node.dispatchEvent(new PointerEvent("pointerdown", { bubbles: true, composed: true }));
+  for (const close of [
+    () => press($(".oj-more summary"), "Escape"),
+    () => down(document.body),
+    () => down($(".oj-log")),
+    choose,
+  ]) {
+    more.open = true;
+    down($(".oj-more-numbers"));
+    expect(more.open).toBe(true);
+    await close();
+    expect(more.open).toBe(false);
+  }
+});
+
 test("a run that ended unseen offers to play, until it has been played", async () => {
   const frame = { ...run.next(30, true, true), snapshot: true, since: 0 };
   open({ status: "stop", snapshot: new DataView(encode(frame).buffer) });

@@ -36,6 +36,7 @@ export class ExplainPanel {
   private readonly body: HTMLElement;
   /** What the bar and the list of slow tokens show. */
   private barKey = "";
+  private shown = "";
   private slowKey = "";
 
   constructor(
@@ -51,6 +52,11 @@ export class ExplainPanel {
     const parts = [...picture, this.named, this.rest];
     const label = { tabindex: "0", role: "group", "aria-label": "About the token or expert" };
     this.body = el("div", "oj-explain-body", label, ...parts);
+    const { rest, body } = this;
+    const opened = () => {
+      if (rest.open) body.scrollTop += rest.offsetTop - body.offsetTop - body.scrollTop;
+    };
+    rest.addEventListener("toggle", opened, { signal });
     const head = el("header", "oj-panel-head", {}, el("h3", "", {}, this.title), this.close);
     const attributes = { "aria-label": "Explanation" };
     this.node = el("section", "oj-panel oj-explain", attributes, head, this.body);
@@ -61,11 +67,15 @@ export class ExplainPanel {
     this.body.focus();
   }
 
-  draw(input: DrawInput): void {
+  /** `hinted` says that the first-time hint is shown, which says the same as this panel's. */
+  draw(input: DrawInput, hinted: boolean): void {
     const { at } = input;
     const { pinnedCell, expertLast } = this.focus;
     const cell = pinnedCell?.expert != null && (expertLast || at === null) ? pinnedCell : null;
     this.close.hidden = at === null && cell === null;
+    const shown = JSON.stringify([at, cell]);
+    if (shown !== this.shown) this.body.scrollTop = 0;
+    this.shown = shown;
     this.drawSlowest(input, at === null && cell === null);
     if (cell) this.drawExpert(cell, input);
     else if (at !== null) this.drawToken(at, input);
@@ -73,7 +83,7 @@ export class ExplainPanel {
       setText(this.title, "Explanation");
       this.drawBar([], Number.NaN);
       this.timeline.draw(null, 1, input.theme);
-      this.say([HINT]);
+      this.say(hinted ? [] : [HINT]);
       this.fold("", "");
     }
   }

@@ -12,6 +12,7 @@ let host: HTMLElement;
 let close: () => void;
 
 beforeEach(async () => {
+  localStorage.setItem("outlier_jupyter.hint", "seen");
   document.body.style.cssText = "margin: 0; --jp-layout-color1: #ffffff";
   host = document.body.appendChild(document.createElement("div"));
   model = new MockModel({ info: { model: "tiny", parts: PARTS } });
@@ -61,6 +62,23 @@ async function showToken(n = 3): Promise<void> {
 
 const press = (node: HTMLElement, key: string) =>
   node.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+
+test("what is opened comes into sight in the panel alone; another token begins at its top", async () => {
+  await showToken();
+  const notes = Array.from({ length: 40 }, (_, n) => `Note ${n}.`);
+  model.set("status", "stop");
+  await settled(host);
+  const { about } = model.requests[0] as { about: object };
+  model.emit("msg:custom", { type: "told", about, words: "all", token: { ...TOLD, notes } });
+  await settled(host);
+  const [body, rest] = [$(".oj-explain-body"), $("details.oj-explain-rest") as HTMLDetailsElement];
+  rest.open = true;
+  await settled(host);
+  const gap = rest.getBoundingClientRect().top - body.getBoundingClientRect().top;
+  expect([Math.abs(gap) < 2, body.scrollTop > 0, scrollY]).toEqual([true, true, 0]);
+  await showToken(5);
+  expect(body.scrollTop).toBe(0);
+});
 
 test("a click explains a token at once: one bar of its time, and sentences from the frames", async () => {
   expect(sentences()).toEqual(["Click a token to see what it waited for. ← → move."]);
