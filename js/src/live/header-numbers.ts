@@ -20,15 +20,3 @@ export function courses(state: RunState): Course[] {
     { from, values: steps.column("nbytes", from, steps.end) },
   ];
 }
-
-/** The hit rate of decode, and the bytes read, until a step; null is the end. */
-export function until({ steps, totals }: RunState, at: number | null): [number, number] {
-  const { decodeHits, decodeLookups, nbytes } = totals;
-  let [hits, misses, read] = [0, 0, 0];
-  for (let step = at === null ? steps.end : at + 1; step < steps.end; step += 1) {
-    hits += steps.at("hits", step);
-    misses += steps.at("misses", step);
-    read += steps.at("nbytes", step);
-  }
-  return [(decodeHits - hits) / (decodeLookups - hits - misses), nbytes - read];
-}

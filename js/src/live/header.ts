@@ -6,7 +6,7 @@ import { el, setText } from "../widget/dom";
 import { bytes, given, integer, NONE, percent, plural, short } from "../widget/format";
 import { stop } from "../widget/stop";
 import type { Theme } from "../widget/theme";
-import { type Course, courses, until } from "./header-numbers";
+import { type Course, courses } from "./header-numbers";
 import { isOver, type Status } from "./info";
 import type { Playback } from "./playback";
 import type { RunStore } from "./store";
@@ -95,7 +95,7 @@ export class Header {
     setText(this.badge, changed ? `⚠ not the model’s own output: ${changed}` : "");
     setText(this.pace, this.paceText(playback));
     this.pace.hidden = !this.pace.textContent;
-    this.drawNumbers(at);
+    this.drawNumbers();
     if (at !== this.at && at !== null && !playback.playing) this.more.open = false;
     this.at = at;
     this.coursesNow().forEach(({ from, values }: Course, n) => {
@@ -106,21 +106,16 @@ export class Header {
     this.note.hidden = !this.note.textContent;
   }
 
-  private drawNumbers(at: number | null): void {
+  private drawNumbers(): void {
     const { state, info } = this.store;
     const { totals } = state;
     const nbytes = info.expert_nbytes ?? 0;
     const reader = info.reader ?? "";
-    const { prefill, all } = state.hitRates;
-    const [decode, read] = until(state, at);
+    const { decode, prefill, all } = state.hitRates;
     const first = state.firstTokenMs;
     this.set("tokens/s", short(state.tokensPerSecond), plural(state.generated, "token"));
     this.set("hit rate (decode)", percent(decode), `${percent(prefill)} in prefill`);
-    this.set(
-      "MB read",
-      short(read / 1e6),
-      `${bytes(totals.nbytes)} in ${plural(totals.reads, "read")}`,
-    );
+    this.set("MB read", short(totals.nbytes / 1e6), plural(totals.reads, "read"));
     this.set(
       "time to first token",
       first < 1000 ? `${short(first)}\u202fms` : `${short(first / 1000)}\u202fs`,

@@ -471,8 +471,6 @@ test("while the run is played, later tokens are out of sight; paused, they are d
   await drawn();
   const seen = () =>
     [...host.querySelectorAll(".oj-token")].map((token) => getComputedStyle(token).visibility);
-  const read = () => Number.parseFloat(text(".oj-number:nth-child(3) .oj-value"));
-  const first = read();
   expect(text(".oj-where")).toBe("token 1 of 9");
   expect(seen()).toEqual(["visible", ...new Array(8).fill("hidden")]);
   $(".oj-play").click(); // pauses
@@ -481,7 +479,6 @@ test("while the run is played, later tokens are out of sight; paused, they are d
   expect(host.querySelectorAll(".oj-future")).toHaveLength(8);
   $(".oj-follow").click();
   await drawn();
-  expect(read()).toBeGreaterThan(first);
   expect(host.querySelectorAll(".oj-spark")).toHaveLength(3);
 });
 
