@@ -44,9 +44,18 @@ await build({
   entryPoints: Object.fromEntries(WIDGETS.map((name) => [name, `src/${name}.css`])),
 });
 
+/** A page without a kernel has nothing to stop: the requests to a Jupyter server are left out. */
+const withoutServer = {
+  name: "without-server",
+  setup: ({ onResolve }) =>
+    onResolve({ filter: /\/(?:stop|kernel-monitor)$/ }, ({ path }) => ({
+      path: `${here}src/widget/without-server/${path.split("/").pop()}.ts`,
+    })),
+};
 await build({
   ...settings,
   entryPoints: { lab: "src/lab.ts", report: "src/report.ts" },
+  plugins: [withoutServer],
   format: "iife",
   target: "es2022",
   banner: { js: "/* Built from js/src by `npm run build`. */" },
