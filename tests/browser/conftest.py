@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.hosts import START_S, Lab, Marimo, command, open_notebook, save, wait_until_idle
+from tests.browser.hosts import (
+    START_S,
+    Host,
+    Lab,
+    Marimo,
+    Notebook7,
+    Voila,
+    command,
+    open_notebook,
+    save,
+    wait_until_idle,
+)
 
 __all__ = [
     "PICTURES", "ROOT", "START_S", "Lab", "command", "open_notebook", "save", "wait_until_idle",
@@ -53,6 +64,15 @@ def marimo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Marimo]:
     marimo = Marimo(tmp_path_factory.mktemp("marimo"))
     yield marimo
     marimo.close()
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest, lab: Lab, marimo: Marimo) -> Host:
+    """The host that the test's parameter names."""
+    hosts: dict[str, Host] = {
+        "lab": lab, "notebook": Notebook7(lab), "marimo": marimo, "voila": Voila(lab),
+    }  # fmt: skip
+    return hosts[request.param]
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import PICTURES
-from tests.browser.hosts import Host, Lab, Marimo, Notebook7, Voila
+from tests.browser.hosts import Host
 from tests.browser.test_chat import answered, ask, first_words, set_length
+from tests.browser.test_view_in_hosts import MOMENT, assert_named
 
 CELLS = (
     "import outlier_jupyter",
@@ -23,15 +26,6 @@ CELLS = (
 )
 WATCHED = CELLS[3]
 VIEW = ".oj-root:not(.oj-chat)"
-
-
-@pytest.fixture
-def host(request: pytest.FixtureRequest, lab: Lab, marimo: Marimo) -> Host:
-    """The host that the test's parameter names."""
-    hosts: dict[str, Host] = {
-        "notebook": Notebook7(lab), "marimo": marimo, "voila": Voila(lab),
-    }  # fmt: skip
-    return hosts[request.param]
 
 
 @pytest.mark.parametrize("host", ["notebook", "marimo"], indirect=True)
@@ -69,17 +63,21 @@ def stop_the_run(page: Page, view: Locator) -> None:
 
 
 def look_into(page: Page, view: Locator) -> None:
-    """All panels highlight the token under the pointer; arrow keys go back through the run."""
+    """All panels show the token under the pointer; arrow keys and a click move the playhead."""
     view.scroll_into_view_if_needed()
+    assert_named(view)
     expect(view.locator(".oj-where")).to_have_text("the end")
     view.locator(".oj-token").nth(5).hover()
     expect(view.locator(".oj-token.oj-on")).to_have_count(1)
-    for panel in ("text", "time", "latency"):
+    for panel in MOMENT:
         expect(view.locator(f".oj-{panel} .oj-readout")).to_contain_text("token")
     view.locator(".oj-slider").focus()
     for _ in range(4):
         page.keyboard.press("ArrowLeft")
     expect(view.locator(".oj-where")).to_have_text("token 20 of 24")
+    view.locator(".oj-token").nth(5).click()
+    expect(view.locator(".oj-token.oj-at")).to_have_count(1)
+    expect(view.locator(".oj-explain h3")).to_contain_text(re.compile(r"Why token \d+ took"))
 
 
 def talk(page: Page) -> None:

@@ -183,6 +183,16 @@ test("Tab reaches every control and every plot, and each shows the focus", async
   }
 });
 
+test("a button that hides itself leaves the focus, and the keys, to the view", async () => {
+  open();
+  model.set("status", "length");
+  await settled(host);
+  const slowest = $(".oj-slowest button");
+  slowest.focus();
+  slowest.click();
+  await expect.poll(() => document.activeElement).toBe($(".oj-root"));
+});
+
 test("each panel and each plot is described in a sentence", async () => {
   open();
   await vi.waitFor(() => expect($(".oj-time .oj-summary").textContent).not.toBe(""), {
