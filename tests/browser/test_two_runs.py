@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import START_S, Lab, command, open_notebook, save
+from tests.browser.conftest import START_S, Lab, command, open_notebook, save, wait_until_idle
 
 SETUP = (
     "import outlier_jupyter\nengine = outlier_jupyter.load('demo', cache_gb=0.002)\n"
@@ -33,6 +33,9 @@ def test_two_live_runs_are_shown_and_saved(lab: Lab, page: Page) -> None:
     expect(live.locator(".oj-compare .oj-token")).to_have_count(24)
     expect(live.locator(".oj-side")).to_have_count(2)
     expect(page.locator(".oj-saved:visible")).to_have_count(0)
+    wait_until_idle(page)
+    for cell in (recorded, live):  # what is saved
+        expect(cell.locator(".oj-static")).to_have_count(2)
     save(page)
     command(page, "notebook:restart-kernel")
     page.locator(".jp-Dialog .jp-mod-accept").click()
