@@ -72,7 +72,7 @@ def lose_the_kernel(page: Page) -> None:
     """Every view says that the kernel is gone, and keeps what it has."""
     command(page, "notebook:restart-kernel")
     page.locator(".jp-Dialog .jp-mod-accept").click()
-    gone = page.get_by_text("Kernel disconnected. Run the cell again to continue.")
+    gone = page.get_by_text("Kernel disconnected.")
     expect(gone).to_have_count(5)
     expect(page.locator(".oj-chat .oj-composer textarea").first).to_be_disabled()
     assert page.locator(f"{BOX} .oj-token").count() > 10

@@ -62,12 +62,14 @@ def test_what_runs_in_an_output_is_shown_there(lab: Lab, page: Page) -> None:
     cells = page.locator(".jp-Cell")
     for number in (1, 2, 3):
         view = cells.nth(number).locator(".oj-root")
+        view.scroll_into_view_if_needed()  # an unseen view is not drawn
         expect(view.locator(".oj-token")).to_have_count(8)
         expect(view.locator(".oj-stop")).to_be_hidden()
         expect(cells.nth(number).locator(".oj-static")).to_have_count(0)
     page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     page.reload()
     cells = page.locator(".jp-Cell")
+    cells.nth(1).locator(".oj-root").scroll_into_view_if_needed()
     expect(cells.nth(1).locator(".oj-token")).to_have_count(8)
     cells.nth(4).click()
     command(page, "notebook:run-cell")

@@ -29,12 +29,13 @@ LOOK = """() => {
     first ??= log ? root : null;
     if (log && root === first) {
       window.seen.push({
-        running: root.closest('.jp-Cell').querySelector('.jp-InputPrompt')
-          .textContent.includes('*'),
-        text: [...log.querySelectorAll('.oj-token')].map(t => t.textContent).join('').length,
-        // A plot may be several canvases, of which some hold what changes rarely: axes, marks.
+        playing: root.querySelector('.oj-play').textContent.includes('Pause'),
+        text: [...log.querySelectorAll('.oj-token')].filter(t => !t.closest('.oj-future'))
+          .map(t => t.textContent).join('').length,
+        // A plot is canvases, of which some change rarely, and an overlay with the playhead.
         plots: [...root.querySelectorAll('.oj-plot:has(canvas)')].map(
-          plot => [...plot.querySelectorAll('canvas')].map(c => c.toDataURL()).join(' ')),
+          plot => [...plot.querySelectorAll('canvas')].map(c => c.toDataURL()).join(' ')
+            + (plot.querySelector('.oj-overlay')?.innerHTML ?? '')),
         titles: [...root.querySelectorAll('.oj-panel')].map(panel => panel.textContent).join(' '),
       });
     }
@@ -51,8 +52,8 @@ LONG_RUN = (
 )
 
 
-def test_text_and_all_plots_change_while_the_cell_runs(lab: Lab, page: Page):
-    """During the cell the text grows and every plot is redrawn; then the view stays.
+def test_text_and_all_plots_change_while_the_run_is_played(lab: Lab, page: Page):
+    """At its pace the text grows and every plot is redrawn; then the view stays.
 
     Then the notebook is saved, its kernel is ended, and it still shows the run.
     """
@@ -60,9 +61,10 @@ def test_text_and_all_plots_change_while_the_cell_runs(lab: Lab, page: Page):
     open_notebook(page, lab, "quickstart.ipynb")
     page.evaluate(LOOK)
     command(page, "notebook:run-all-cells")
-    page.wait_for_selector(".oj-root")
+    page.locator(".oj-root").first.scroll_into_view_if_needed()
     wait_until_idle(page)
-    running = [look for look in page.evaluate("window.seen") if look["running"]]
+    expect(page.locator(".oj-root").first.locator(".oj-where")).to_have_text("the end")
+    running = [look for look in page.evaluate("window.seen") if look["playing"]]
     lengths = [look["text"] for look in running]
     assert lengths == sorted(lengths) and len(set(lengths)) >= 3
     for number in range(len(running[-1]["plots"])):
@@ -71,7 +73,7 @@ def test_text_and_all_plots_change_while_the_cell_runs(lab: Lab, page: Page):
     titles = running[-1]["titles"]
     assert all(t in titles for t in ("Routing frequency", "Residency", "Read latency"))
 
-    expect(page.locator(".oj-root:visible")).to_have_count(2)
+    expect(page.locator(".oj-root:visible")).to_have_count(3)
     expect(page.locator(".oj-saved:visible")).to_have_count(0)
     save(page)
     assert_shown_without_a_kernel(lab, page)

@@ -89,7 +89,7 @@ def test_the_magic_answers_a_question_mark(loaded):
         reply = loaded.client.get_shell_msg(timeout=WAIT)
         if reply["parent_header"].get("msg_id") == request:
             break
-    assert "--cache-gb" in reply["content"]["payload"][0]["data"]["text/plain"]
+    assert "%outlier load" in reply["content"]["payload"][0]["data"]["text/plain"]
 
 
 @pytest.mark.parametrize(

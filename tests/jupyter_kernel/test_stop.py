@@ -100,7 +100,7 @@ def test_a_message_stops_a_watched_run(counting: Kernel) -> None:
         received += 1
         message = counting.client.get_iopub_msg(timeout=60)
     assert message["content"]["transient"] == saved["transient"]
-    assert "Interrupted: this is the output until then" in message["content"]["data"]["text/html"]
+    assert "Stopped early. Partial output is below." in message["content"]["data"]["text/html"]
     assert not any("widget" in mime for mime in message["content"]["data"])
     assert counting.value("view.status, view.run.generated > 0") == "('interrupted', True)"
 
