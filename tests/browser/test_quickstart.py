@@ -33,7 +33,7 @@ LOOK = """() => {
         text: [...log.querySelectorAll('.oj-token')].filter(t => !t.closest('.oj-future'))
           .map(t => t.textContent).join('').length,
         // A plot is canvases, of which some change rarely, and an overlay with the playhead.
-        plots: [...root.querySelectorAll('.oj-plot:has(canvas)')].map(
+        plots: [...root.querySelectorAll('.oj-plot:has(canvas)')].filter(p => p.offsetParent).map(
           plot => [...plot.querySelectorAll('canvas')].map(c => c.toDataURL()).join(' ')
             + (plot.querySelector('.oj-overlay')?.innerHTML ?? '')),
         titles: [...root.querySelectorAll('.oj-panel')].map(panel => panel.textContent).join(' '),
