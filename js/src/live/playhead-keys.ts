@@ -40,8 +40,9 @@ export function watchPlayheadKeys(
   shareShortcuts(root);
   root.addEventListener("keydown", pressed, { signal });
   // A button that is hidden by what it does would leave the focus, and the next keys, to the page.
-  const left = ({ target }: FocusEvent) => {
-    const hidden = !(target as Element).checkVisibility() && root.checkVisibility();
+  const left = ({ target, relatedTarget }: FocusEvent) => {
+    const hidden =
+      !relatedTarget && !(target as Element).checkVisibility() && root.checkVisibility();
     if (hidden) root.focus({ preventScroll: true });
   };
   root.addEventListener("focusout", left, { signal });
