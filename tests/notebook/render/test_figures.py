@@ -98,8 +98,8 @@ def test_tokens_have_the_numbers_of_the_live_view(make_trace: MakeTrace) -> None
     ):
         bars = named(figure, name)
         assert bars.x[first + 5] == 6 and bars.x[0] == 1 - first
-        said = [str(np.atleast_1d(each)[0]) for each in bars.customdata]
-        assert said[first + 5] == "token 6" and said[0] == "prompt token 1"
+        names = [str(np.atleast_1d(each)[0]) for each in bars.customdata]
+        assert names[first + 5] == "token 6" and names[0] == "prompt token 1"
         ticks = figure.layout.xaxis2.tickvals
         assert min(ticks) >= 1 and max(ticks) <= trace.steps - first
 
