@@ -263,7 +263,8 @@ def assert_seen_at_once(page: Page, view: Locator) -> None:
     assert view.evaluate(OUT_OF_SIGHT, BESIDE) == []
     for name in ("tokens/s", "hit rate (decode)", "MB read", "time to first token"):
         tile = view.locator(".oj-numbers .oj-number", has_text=name)
-        expect(tile.locator("canvas")).to_be_visible()
+        if name != "time to first token":  # one number has no course
+            expect(tile.locator("canvas")).to_be_visible()
         expect(tile.locator(".oj-value")).to_have_text(re.compile(r"\d"))
 
 
