@@ -1,8 +1,8 @@
 """`%outlier` and `%%outlier`: use an engine from cells.
 
 The magics parse the line, call the engine and show the result; they compute nothing. A run is the
-value of its cell. During a run the cell shows the live view. At the end a static view replaces it
-in the same output, so that a saved notebook shows the run without a kernel.
+value of its cell. The cell shows the live view, which stays after the run; a static view beside it
+is for saved notebooks, which have no kernel.
 """
 
 from __future__ import annotations

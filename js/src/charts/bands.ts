@@ -4,12 +4,12 @@
 // RAM. It knows nothing of runs.
 
 import type { Theme } from "../widget/theme";
-import { drawCorner, drawSideways, MARGIN } from "./axes";
+import { drawSideways, MARGIN } from "./axes";
 import { Brush } from "./brush";
 import { Canvas } from "./canvas";
 import { consume, type Focus } from "./focus";
 import { Overlay } from "./overlay";
-import { tokenTicks } from "./plot";
+import { drawTokenAxis } from "./plot";
 import { Axis, type StepRange } from "./step-range";
 
 /** An expert in RAM in the steps [from, to). */
@@ -197,13 +197,7 @@ export class Bands {
       const expert = content.experts[row * this.shared];
       if (expert !== undefined) context.fillText(String(expert), axis.x - 5, y);
     }
-    context.textBaseline = "alphabetic";
-    context.textAlign = "center";
-    for (const step of tokenTicks(axis)) {
-      const label = String(step - content.shown.origin + 1);
-      context.fillText(label, axis.left(step + 0.5), base + 13);
-    }
-    drawCorner(context, "token", base);
+    drawTokenAxis(context, axis, base);
     drawSideways(context, "expert", 9, MARGIN.top + this.height / 2);
   }
 

@@ -187,7 +187,7 @@ export class Plot {
   private drawAll(content: PlotContent, painter: Painter, marks: number): void {
     const place = this.place!;
     this.canvas.clear();
-    this.drawAxes(content);
+    this.drawAxes();
     this.drawGrid(place.axis.x, place.axis.width);
     this.drawHighlighted(content);
     this.paint(painter, 0, marks);
@@ -250,7 +250,7 @@ export class Plot {
     }
   }
 
-  private drawAxes(content: PlotContent): void {
+  private drawAxes(): void {
     const { context } = this.canvas;
     const { axis, base, unit, y, theme } = this.place!;
     context.font = theme.font;
@@ -261,13 +261,7 @@ export class Plot {
       const text = String(Number((value / unit.factor).toPrecision(6)));
       context.fillText(text, axis.x - 5, y(value));
     }
-    context.textBaseline = "alphabetic";
-    context.textAlign = "center";
-    for (const step of tokenTicks(axis)) {
-      const label = String(step - content.shown.origin + 1);
-      context.fillText(label, axis.left(step + 0.5), base + 13);
-    }
-    drawCorner(context, "token", base);
+    drawTokenAxis(context, axis, base);
     drawSideways(context, unit.unit, 9, MARGIN.top + this.height / 2);
   }
 
@@ -297,9 +291,13 @@ export function sharedNote(shared: number, mark: string, most: string): string {
     : "";
 }
 
-/** The steps that get a label: token 1, then round numbers. */
-export function tokenTicks(axis: Axis): number[] {
+/** Draw the token axis below y = `base`: labels of round token numbers, and its title. */
+export function drawTokenAxis(context: CanvasRenderingContext2D, axis: Axis, base: number): void {
   const { from, to, origin } = axis.shown;
-  const ticks = wholeTicks(from - origin + 1, to - origin + 1, Math.min(8, axis.width / 50));
-  return ticks.filter((token) => token > 0).map((token) => token + origin - 1);
+  context.textBaseline = "alphabetic";
+  context.textAlign = "center";
+  const most = Math.min(8, axis.width / 50);
+  for (const token of wholeTicks(from - origin + 1, to - origin + 1, most))
+    if (token > 0) context.fillText(String(token), axis.left(token + origin - 0.5), base + 13);
+  drawCorner(context, "token", base);
 }

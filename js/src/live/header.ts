@@ -87,7 +87,7 @@ export class Header {
     const { at } = playback;
     const lost = (!connected || this.store.lost) && !isOver(status);
     setText(this.model, info.model ?? "");
-    setText(this.status, lost ? "Kernel gone" : this.statusText(status));
+    setText(this.status, lost ? "Disconnected" : this.statusText(status));
     this.status.dataset.status = lost ? "error" : status;
     this.stopButton.hidden = lost || isOver(status);
     const changed = info.changed_output ?? "";

@@ -637,7 +637,7 @@ test("the view says that the kernel is gone", async () => {
   push(5, false);
   model.emit("comm_live_update");
   await drawn();
-  expect(text(".oj-status")).toBe("Kernel gone");
+  expect(text(".oj-status")).toBe("Disconnected");
   expect($(".oj-stop").hidden).toBe(true);
   expect(text(".oj-note")).toContain("Kernel disconnected. Run the cell again to continue.");
 });

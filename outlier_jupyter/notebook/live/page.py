@@ -1,9 +1,9 @@
 """The live view of a finished run on a page without a kernel: data, script and style.
 
 The page carries the last frame, compressed, the eviction order after each generated token, and what
-Python would answer about the slowest tokens.
-`static/report.js` shows them in the live view. Nothing is fetched, and all texts are data: without
-script, or in a browser that cannot unpack, the static view stays.
+Python would answer about the slowest tokens. `static/report.js` shows them in the live view.
+Nothing is fetched, and all texts are data. Without script, or in a browser that cannot unpack, the
+static view stays.
 """
 
 from __future__ import annotations

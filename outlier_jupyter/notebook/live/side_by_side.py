@@ -23,7 +23,7 @@ from ...values import items, refused
 from ...values import text as text_of
 from ..render.displays import WithSavedView
 from . import open_views
-from .widget import STATIC, LiveView
+from .widget import SAVED_NOTE, STATIC, LiveView
 
 
 class SideBySide(WithSavedView):
@@ -60,7 +60,7 @@ class SideBySide(WithSavedView):
         """Update the saved view: the static views of the finished runs, one below the other."""
         runs = [view.finished_run for view in (self.one, self.other)]
         bundles: list[dict[str, str]] = [
-            draw("Run.mimebundle", run) for run in runs if run is not None
+            draw("Run.mimebundle", run, SAVED_NOTE) for run in runs if run is not None
         ]
         if not bundles or not self._displays.shown:
             return

@@ -13,12 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from outlier_jupyter.events import DECODE
 from outlier_jupyter.formatting import percent, size_words, three
 from outlier_jupyter.notebook.render.static import SavedView, mimebundle
 from outlier_jupyter.notebook.render.static import charts as charts_of
-from outlier_jupyter.notebook.render.static.scene import Box, Picture, Scene, log_ticks, ticks
+from outlier_jupyter.notebook.render.static.report_charts import time_parts
+from outlier_jupyter.notebook.render.static.scene import Box, Picture, Scene, Text, log_ticks, ticks
 from outlier_jupyter.trace import Trace
-from outlier_jupyter.trace.measures import frequency, hits_per_step, residency, timeline
+from outlier_jupyter.trace.measures import (
+    first_token,
+    frequency,
+    hits_per_step,
+    residency,
+    timeline,
+)
 
 MakeTrace = Callable[..., Trace]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -265,3 +273,19 @@ def test_ticks_are_round() -> None:
     assert ticks(0, 3, 6, whole=True) == [0, 1, 2, 3]
     assert ticks(0, 0, whole=True) == [0]
     assert log_ticks(0.3, 40) == [0.5, 1, 2, 5, 10, 20]
+
+
+def test_the_report_s_times_stand_at_the_live_view_s_numbers(make_trace: MakeTrace) -> None:
+    """The bar of a token covers the place of its number on the axis."""
+    trace = make_trace(steps=30, prompt=6)
+    marks = time_parts(trace).marks
+    decode = int(np.flatnonzero(trace.phase == DECODE)[0])
+    first = float(decode - first_token(trace) + 1)
+    labels = {
+        m.words: m.x for m in marks if isinstance(m, Text) and m.words.isdigit() and m.y > 230
+    }
+    bars = next(m.rects for m in marks if isinstance(m, Box) and len(m.rects) > 20)
+    for words, x in labels.items():
+        left, _, width, _ = bars[int(float(words) - first)]
+        assert left < x < left + width, words
+    assert len(labels) >= 2

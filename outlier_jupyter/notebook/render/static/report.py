@@ -20,6 +20,7 @@ from ....events import DECODE
 from ....formatting import percent, size_words, three
 from ....residency.policies import POLICIES
 from ....runs.run import produced_by, step_names
+from ....trace.answers import MEASURED
 from ....trace.explain import slowest
 from ....trace.routing_measures import routing_measures
 from ....trace.time_parts import meaning, part_name, parts_of_tokens
@@ -164,14 +165,6 @@ def _caches(run: Run) -> Iterator[str]:
         "<p>Replays of this run's lookups in decode; ← marks the run's own size. "
         f"Speeds are predicted: {escape(str(replays.cost))}.</p>"
     )
-
-
-MEASURED = {
-    "evenness": "evenness of choices", "half": "experts with half the choices",
-    "never": "never chosen", "overlap": "shared with the token before",
-    "chance_overlap": "the same by chance", "sch": "segment cache hit rate",
-    "confidence": "largest weight",
-}  # fmt: skip
 
 
 def _routing(run: Run) -> Iterator[str]:

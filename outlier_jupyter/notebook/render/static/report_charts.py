@@ -9,6 +9,7 @@ import numpy as np
 from ....events import DECODE
 from ....formatting import percent, three
 from ....residency.policies import DEFAULT, POLICIES
+from ....trace.measures import first_token
 from ....trace.time_parts import part_name, parts_of_tokens
 from ....trace.trace import Trace
 from ..palette import PART_ROLES
@@ -37,14 +38,16 @@ def time_parts(trace: Trace) -> s.Scene:
     scene = s.Scene(title, f"{title}: stacked bars. Means: {means}.")
     roles = [PART_ROLES[name] for name in shown] + ["frame"]
     tops = np.cumsum(rows, axis=0)
-    x = s.Scale(0, len(decode), s.LEFT, s.RIGHT)
+    # A token is drawn around its number, which is that of the live view.
+    before = float(decode[0]) - first_token(trace) + 0.5
+    x = s.Scale(before, before + len(decode), s.LEFT, s.RIGHT)
     y = s.Scale(0, float(tops[-1].max()) * 1.04 or 1.0, s.BOTTOM, s.TOP)
     s.y_axis(scene, y, "ms", s.ticks(0, y.high, 4), lines=True)
-    left, right = x(first), np.minimum(x(first + steps) + 0.3, s.RIGHT)
+    left, right = x(before + first), np.minimum(x(before + first + steps) + 0.3, s.RIGHT)
     for top, role in reversed(list(zip(tops, roles, strict=True))):
         rects = np.stack([left, y(top), right - left, s.BOTTOM - y(top)], axis=1)
         scene.marks.append(s.Box(rects, role))
-    s.x_axis(scene, x, "decoded token" if size == 1 else f"decoded token (means of {size})")
+    s.x_axis(scene, x, "token" if size == 1 else f"token (means of {size})")
     _two_rows(scene, [(role, name) for role, name in zip(roles, names, strict=True)])
     return scene
 
