@@ -1,7 +1,7 @@
 // A control for the size of the engine's cache: how many experts fit in RAM. It can change between
 // answers.
 
-import { el, setText } from "../widget/dom";
+import { el, focusBeside, setText } from "../widget/dom";
 import { bytes, integer } from "../widget/format";
 import type { ChatStore } from "./store";
 
@@ -46,7 +46,7 @@ export class CacheSize {
 
   /** Whether the user is typing a number, which must not be overwritten. */
   private typing(input: HTMLInputElement): boolean {
-    return this.wanted !== null && (input.getRootNode() as Document).activeElement === input;
+    return this.wanted !== null && focusBeside(input) === input;
   }
 
   private describe(now: number): string {

@@ -1,6 +1,6 @@
 // The message box, with buttons to send a message and to stop an answer.
 
-import { el, setText } from "../widget/dom";
+import { el, focusBeside, setText } from "../widget/dom";
 import { repeatWhile, stop } from "../widget/stop";
 import type { ChatStore } from "./store";
 
@@ -50,7 +50,7 @@ export class Composer {
     this.box.disabled = !usable;
     this.sendButton.disabled = !usable || this.pending || !this.box.value.trim();
     const stoppable = state.running && usable;
-    const focused = (this.node.getRootNode() as Document).activeElement;
+    const focused = focusBeside(this.node);
     this.stopButton.hidden = !stoppable;
     this.sendButton.hidden = stoppable;
     const hidden = stoppable ? this.sendButton : this.stopButton;

@@ -1,6 +1,6 @@
 // One message of the chat, with its buttons and facts.
 
-import { el, setText } from "../widget/dom";
+import { el, focusBeside, setText } from "../widget/dom";
 import { bytes, integer, percent, plural, short } from "../widget/format";
 import { button } from "./button";
 import { copyFrom, render } from "./markdown";
@@ -98,7 +98,7 @@ export class MessageNode {
 
   /** The name of the button that has the focus, "other" for another element inside, "" for none. */
   get focused(): string {
-    const { activeElement } = this.node.getRootNode() as Document;
+    const activeElement = focusBeside(this.node);
     const found = this.buttons().find(([, each]) => each === activeElement);
     return found?.[0] ?? (this.node.contains(activeElement) ? "other" : "");
   }
@@ -163,7 +163,7 @@ export class MessageNode {
   }
 
   private endEdit(): void {
-    const focused = this.editor?.contains(document.activeElement);
+    const focused = this.editor?.contains(focusBeside(this.node));
     this.editor?.remove();
     this.editor = null;
     this.body.hidden = false;

@@ -1,6 +1,6 @@
 // The settings: a control for each option that Python names, and those of the conversation.
 
-import { el, setText } from "../widget/dom";
+import { el, focusBeside, setText } from "../widget/dom";
 import { button } from "./button";
 import { CacheSize } from "./cache-size";
 import type { ChatStore, Control } from "./store";
@@ -121,7 +121,7 @@ export class Settings {
 
 /** Show a value unless the user is changing it. */
 function show(input: HTMLInputElement | HTMLTextAreaElement, value: string): void {
-  if (document.activeElement !== input && input.value !== value) input.value = value;
+  if (focusBeside(input) !== input && input.value !== value) input.value = value;
 }
 
 /** The value of a control; an empty one stands for the option's default. */

@@ -2,7 +2,7 @@
 // The key E leads to the explanation as well.
 
 import { consume, type Focus } from "../charts/focus";
-import { el, modified } from "../widget/dom";
+import { el, focusBeside, modified } from "../widget/dom";
 import type { ExplainPanel } from "./panels/explain";
 import type { Playback } from "./playback";
 
@@ -113,7 +113,7 @@ export class TokenMenu {
 
   private key(event: KeyboardEvent): void {
     const { items } = this;
-    const at = items.indexOf(document.activeElement as HTMLElement);
+    const at = items.indexOf(focusBeside(this.node) as HTMLElement);
     const targets: Record<string, number> = {
       ...{ ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: -1 },
     };

@@ -51,6 +51,10 @@ export function shareShortcuts(root: HTMLElement): void {
   root.addEventListener("keyup", pressed, true);
 }
 
+/** The focused element. A host may keep the widget in a shadow root, as marimo does. */
+export const focusBeside = (node: Node): Element | null =>
+  (node.getRootNode() as Document | ShadowRoot).activeElement;
+
 /** Set an element's text, only if it differs: most texts stay the same from frame to frame. */
 export function setText(node: HTMLElement, text: string): void {
   if (node.textContent !== text) node.textContent = text;

@@ -72,6 +72,22 @@ test("during an answer the cache's size is fixed, and the control says when it i
   );
 });
 
+test("a setting that is being typed stays while the chat is redrawn, also in a shadow root", async () => {
+  const outer = page.host;
+  page.host = outer.attachShadow({ mode: "open" }).appendChild(document.createElement("div"));
+  open(state(1, []));
+  named("Settings").click();
+  await drawn();
+  const input = $<HTMLInputElement>(".oj-settings fieldset input[type=number]");
+  expect(input.value).toBe("0.5");
+  input.focus();
+  input.value = "0.75";
+  page.model.set("notice", "redrawn");
+  await drawn();
+  expect(input.value).toBe("0.75");
+  outer.remove();
+});
+
 test("Escape closes the settings and gives the focus back to their button", async () => {
   open(state(1, []));
   named("Settings").click();
