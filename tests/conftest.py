@@ -23,6 +23,7 @@ from hypothesis import settings
 from outlier_jupyter import Engine, load
 from outlier_jupyter.engine import load as loading
 from outlier_jupyter.testing import tiny_checkpoint
+from tests.real_tokenizers import write_model
 from tests.support import Support
 
 HERE = Path(__file__).parent
@@ -33,6 +34,7 @@ SLOW = (
     "cpu/modules/test_exact.py", "cpu/kernels/test_processors.py", "engine/test_interrupts.py",
     "paging/test_types.py", "paging/test_formats.py", "system/test_hub.py",
     "notebook/test_hosts_of_the_magic.py", "checkpoint/test_model_folder.py",
+    "test_real_tokenizers.py",
 )  # fmt: skip
 """Rooms and files that `make quick` leaves out."""
 FIRST = (
@@ -133,6 +135,19 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 def tiny(checkpoint_of: Callable[..., Path]) -> Path:
     """A qwen3_moe of 3 layers × 8 experts, top-2, 4-bit."""
     return checkpoint_of()
+
+
+@pytest.fixture(scope="session")
+def real_checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a tiny random model with a real family's tokenizer and template, once for each."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = write_model(name, tmp_path_factory.mktemp("real") / name)
+        return made[name]
+
+    return make
 
 
 @pytest.fixture(scope="module")
