@@ -9,6 +9,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
+import { shortNames } from "./short-names.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 const target = fileURLToPath(new URL("../outlier_jupyter/notebook/static/", import.meta.url));
@@ -29,6 +30,7 @@ const settings = {
   bundle: true,
   minify: true,
   charset: "utf8",
+  ...shortNames(BUNDLED.map(([name]) => name)),
 };
 const licences = "the licences of what it contains are in LICENSES.txt";
 await build({
