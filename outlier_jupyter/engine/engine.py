@@ -1,8 +1,7 @@
 """The engine: a loaded model with its experts on disk; it generates text and reports its state.
 
-`load.py` makes one; `decode.py` is the decode loop. This module does the work around a run: encode
-the prompt, find the KV cache, wait for the lock, connect subscribers, and keep the result however
-the run ends.
+`load.py` makes one; `one_run.py` starts its runs. This module holds what runs share: the model, the
+lock, the subscribers, the cache's size, and the newest run.
 """
 
 from __future__ import annotations
@@ -13,48 +12,38 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
-from mlx_lm.generate import wired_limit
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..checkpoint import Reader, buffers_nbytes
-from ..errors import CheckpointChanged, EngineClosed
-from ..events import Event, PromptEncoded, Resized, RunDone, Sink, TextProduced
+from ..errors import EngineClosed
+from ..events import Event, Resized, Sink
 from ..options import GenerateOptions, LoadOptions, resized, takes
-from ..paging import Installed, Stopped, resize
-from ..residency.eviction_order import CacheStart, CacheStarts
+from ..paging import Installed, resize
+from ..residency.eviction_order import CacheStarts
 from ..runs.run import Interrupted, Run, Step
-from ..runs.text_stream import Transcript
 from ..system.interrupt import Interrupts, deferred
-from ..system.memory_info import memory_rate
 from ..trace import TraceInfo
-from ..trace.recorder import Recorder
 from .async_run import AsyncRun
 from .close import at_exit, check_process, close
-from .decode import Decoding
-from .decode import StartedRun as StartedRun
 from .event_bus import EventBus
-from .kv_cache import KVCache, KVCaches, changed_by
-from .memory import ACTIVATION_NBYTES, MemoryUse, cache_cap, measure, outside_mlx
-from .memory_budget import MemoryBounds, Needs, check_prompt, fitted
-from .prefill_chunk import Costs, choose_chunk
-from .prompts import Encoded, Prompt, check_length, context_of, encode
-from .reference import Reference
+from .kv_cache import KVCaches
+from .memory import MemoryUse, cache_cap, measure, outside_mlx
+from .memory_budget import MemoryBounds, Needs, fitted
+from .one_run import start_run
+from .prefill_chunk import Costs
+from .prompts import Prompt
 from .routing_options import RoutingOptions
 from .run_lock import RunLock
 from .status import Status
 from .threads import leave_thread as leave_thread
 from .threads import thread_cleanup
 from .vocabulary import Vocabulary
-
-EXPECTED_STEPS = 4096
-"""The recorder allocates for at most this many generated tokens at first; it grows if needed."""
 
 
 class Engine:
@@ -255,119 +244,6 @@ class Engine:
             finally:
                 self.run_lock.release()
 
-    def _run(
-        self, prompt: Encoded, options: GenerateOptions, finished: list[Run]
-    ) -> Generator[Step, None, None]:
-        with self._alone(), self.routing.applied(options):
-            _check_files(self)
-            kv, rest = self._kv_caches.start(prompt.tokens, options)
-            if options.prefill_chunk is None:
-                options = replace(options, prefill_chunk=_chunk(self, options, len(prompt.tokens)))
-            expected = len(rest) + min(options.max_tokens, EXPECTED_STEPS)
-            recorder = Recorder(len(self._installed.switches), expected, self.resident())
-            start = self._cache_starts.take(self._installed.tables)
-            self._bus.begin(recorder, *Recorder.KINDS)
-            reused = prompt.tokens[: len(prompt.tokens) - len(rest)]
-            decoding = _decoding(self, rest, kv, options, recorder, reused)
-            self._bus(PromptEncoded(np.array(rest, np.int32), len(reused)))
-            try:
-                yield from self._recorded(decoding, recorder, start, prompt, options, finished)
-            finally:
-                if options.reuse_kv:
-                    whole = bool(decoding.finish_reason)
-                    self._kv_caches.keep(reused + decoding.read, kv, options, whole)
-
-    def _recorded(
-        self, decoding: Decoding, recorder: Recorder, start: CacheStart, prompt: Encoded,
-        options: GenerateOptions, finished: list[Run],
-    ) -> Iterator[Step]:  # fmt: skip
-        """Yield the run's steps, and keep the `Run` however it ends."""
-
-        def keep(reason: str) -> Run:
-            if rest := decoding.transcript.finish():
-                self._bus(TextProduced(rest))
-            self._bus(RunDone(reason))
-            info = run_info(self, options, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
-            trace, spell = recorder.trace(info), self._vocabulary.bytes_of
-            trace.remember(start)
-            finished.append(decoding.result(prompt.prompt, prompt.text, reason, trace, spell))
-            self.last_run = finished[-1]
-            return finished[-1]
-
-        try:
-            with wired_limit(self.model):
-                yield from decoding.steps()
-        except (Stopped, KeyboardInterrupt):
-            raise Interrupted(keep("interrupted")) from None
-        except GeneratorExit:
-            keep("interrupted")
-            raise
-        except BaseException:
-            keep("error")
-            raise
-        keep(decoding.finish_reason)
-
-
-def start_run(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> StartedRun:
-    """A run that decodes as its steps are taken; arguments and errors as of `Engine.stream`."""
-    if engine.closed:
-        raise EngineClosed("this engine was closed: load the model again")
-    settings = engine.routing.options(options)
-    prepared = encode(engine.tokenizer, prompt, settings, engine.config)
-    length, kept = len(prepared.tokens), engine._kv_caches.kept_nbytes
-    check_length(context_of(engine.config), length, settings.max_tokens, engine.options.force)
-    if not engine.options.force:
-        check_prompt(length, settings, engine._needs, engine._ram_gb, kept)
-    finished: list[Run] = []
-    return StartedRun(engine._interrupts, engine._run(prepared, settings, finished), finished)
-
-
-def _decoding(
-    engine: Engine, rest: list[int], kv: KVCache, options: GenerateOptions, recorder: Recorder,
-    reused: list[int],
-) -> Decoding:  # fmt: skip
-    pagers = engine._installed.pagers
-    reference = Reference(engine.model, engine.routing, pagers, reused, options.prefill_chunk)
-    return Decoding(
-        engine.model,
-        rest,
-        kv,
-        options,
-        transcript=Transcript(engine.tokenizer.detokenizer, options.stop, engine._vocabulary.size),
-        ends=set(engine.tokenizer.eos_token_ids),
-        recorder=recorder,
-        tap=engine._installed.tap,
-        emit=engine._bus,
-        stop=engine._stop,
-        clock=engine._clock,
-        check=partial(_check_files, engine),
-        reference=reference if options.measure_loss else None,
-    )
-
-
-def _files_changed(engine: Engine) -> str:
-    """A message about a file of experts that changed since the model was loaded; or ""."""
-    return engine._reader.changed() if engine._installed.switches else ""
-
-
-def _check_files(engine: Engine) -> None:
-    """Raises CheckpointChanged: an expert file changed, so what is read from it may be wrong."""
-    if reason := _files_changed(engine):
-        raise CheckpointChanged(
-            f"{reason}, so what was read from it since may be wrong: restore the file if that was "
-            "not intended, and load the model again"
-        )
-
-
-def run_info(engine: Engine, options: GenerateOptions, length: int | None = None) -> TraceInfo:
-    """`engine.info` for a run with these options; `length` is its number of tokens, if known."""
-    changed = [*engine.routing.words(options), *changed_by(options, length)]
-    changed += filter(None, [_files_changed(engine)])
-    values = asdict(engine.options) | asdict(options)
-    values["top_k"] = options.top_k or engine.options.top_k
-    reasons = "; ".join(changed)
-    return replace(engine.info, options=values, memory_rate=memory_rate(), changed_output=reasons)
-
 
 def _fitted(engine: Engine, options: LoadOptions) -> LoadOptions:
     """`options` with the cache's size in numbers, if it fits beside the rest of this process."""
@@ -387,10 +263,3 @@ def _memory(engine: Engine) -> MemoryUse:
         trace=engine.last_run.trace.nbytes if engine.last_run else 0,
         python=engine._python_nbytes,
     )
-
-
-def _chunk(engine: Engine, options: GenerateOptions, context: int) -> int:
-    """Tokens per prefill chunk, where the options leave it open."""
-    resident = engine._installed.slots >= sum(engine.info.experts_per_layer)
-    plain = options.kv_bits is None and options.max_kv_size is None
-    return choose_chunk(context, engine._costs, resident, ACTIVATION_NBYTES, plain)

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...engine.engine import Engine, StartedRun, start_run
+from ...engine.decode import StartedRun
+from ...engine.engine import Engine
+from ...engine.one_run import start_run
 from ...engine.templates import without_refused
 from ...errors import TemplateRefused
 from ...events import Event, PromptEncoded, Sink, TextProduced

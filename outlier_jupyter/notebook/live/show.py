@@ -15,7 +15,8 @@ from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from ...engine.cache_order import cache_order
-from ...engine.engine import Engine, run_info
+from ...engine.engine import Engine
+from ...engine.one_run import run_info
 from ...events import Event, PromptEncoded
 from ...runs.run import Interrupted, Run
 from ...system.interactive import attended

@@ -12,7 +12,9 @@ import threading
 import weakref
 from typing import Any
 
-from ...engine.engine import Engine, StartedRun, leave_thread, run_info, start_run
+from ...engine.decode import StartedRun
+from ...engine.engine import Engine, leave_thread
+from ...engine.one_run import run_info, start_run
 from ...engine.prompts import Prompt, as_prompt
 from ...errors import OptionError, OutlierError, shown
 from ...events import Event, PromptEncoded

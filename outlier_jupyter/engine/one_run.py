@@ -1,0 +1,161 @@
+"""One run of an engine: prompt and options to steps, events and the finished `Run`.
+
+`decode.py` is the decode loop. This module does the work around it: encode the prompt, find the KV
+cache, wait for the lock, connect subscribers, and keep the result however the run ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from mlx_lm.generate import wired_limit
+
+from ..errors import CheckpointChanged, EngineClosed
+from ..events import PromptEncoded, RunDone, TextProduced
+from ..options import GenerateOptions
+from ..paging import Stopped
+from ..residency.eviction_order import CacheStart
+from ..runs.run import Interrupted, Run, Step
+from ..runs.text_stream import Transcript
+from ..system.memory_info import memory_rate
+from ..trace import TraceInfo
+from ..trace.recorder import Recorder
+from .decode import Decoding, StartedRun
+from .kv_cache import KVCache, changed_by
+from .memory import ACTIVATION_NBYTES
+from .memory_budget import check_prompt
+from .prefill_chunk import choose_chunk
+from .prompts import Encoded, Prompt, check_length, context_of, encode
+from .reference import Reference
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+EXPECTED_STEPS = 4096
+"""The recorder allocates for at most this many generated tokens at first; it grows if needed."""
+
+
+def start_run(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> StartedRun:
+    """A run that decodes as its steps are taken; arguments and errors as of `Engine.stream`."""
+    if engine.closed:
+        raise EngineClosed("this engine was closed: load the model again")
+    settings = engine.routing.options(options)
+    prepared = encode(engine.tokenizer, prompt, settings, engine.config)
+    length, kept = len(prepared.tokens), engine._kv_caches.kept_nbytes
+    check_length(context_of(engine.config), length, settings.max_tokens, engine.options.force)
+    if not engine.options.force:
+        check_prompt(length, settings, engine._needs, engine._ram_gb, kept)
+    finished: list[Run] = []
+    return StartedRun(engine._interrupts, _steps(engine, prepared, settings, finished), finished)
+
+
+def _steps(
+    engine: Engine, prompt: Encoded, options: GenerateOptions, finished: list[Run]
+) -> Generator[Step, None, None]:
+    with engine._alone(), engine.routing.applied(options):
+        check_files(engine)
+        kv, rest = engine._kv_caches.start(prompt.tokens, options)
+        if options.prefill_chunk is None:
+            options = replace(options, prefill_chunk=_chunk(engine, options, len(prompt.tokens)))
+        expected = len(rest) + min(options.max_tokens, EXPECTED_STEPS)
+        recorder = Recorder(len(engine._installed.switches), expected, engine.resident())
+        start = engine._cache_starts.take(engine._installed.tables)
+        engine._bus.begin(recorder, *Recorder.KINDS)
+        reused = prompt.tokens[: len(prompt.tokens) - len(rest)]
+        decoding = _decoding(engine, rest, kv, options, recorder, reused)
+        engine._bus(PromptEncoded(np.array(rest, np.int32), len(reused)))
+        try:
+            yield from _recorded(engine, decoding, recorder, start, prompt, options, finished)
+        finally:
+            if options.reuse_kv:
+                whole = bool(decoding.finish_reason)
+                engine._kv_caches.keep(reused + decoding.read, kv, options, whole)
+
+
+def _recorded(
+    engine: Engine, decoding: Decoding, recorder: Recorder, start: CacheStart, prompt: Encoded,
+    options: GenerateOptions, finished: list[Run],
+) -> Iterator[Step]:  # fmt: skip
+    """Yield the run's steps, and keep the `Run` however it ends."""
+
+    def keep(reason: str) -> Run:
+        if rest := decoding.transcript.finish():
+            engine._bus(TextProduced(rest))
+        engine._bus(RunDone(reason))
+        info = run_info(engine, options, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
+        trace, spell = recorder.trace(info), engine._vocabulary.bytes_of
+        trace.remember(start)
+        finished.append(decoding.result(prompt.prompt, prompt.text, reason, trace, spell))
+        engine.last_run = finished[-1]
+        return finished[-1]
+
+    try:
+        with wired_limit(engine.model):
+            yield from decoding.steps()
+    except (Stopped, KeyboardInterrupt):
+        raise Interrupted(keep("interrupted")) from None
+    except GeneratorExit:
+        keep("interrupted")
+        raise
+    except BaseException:
+        keep("error")
+        raise
+    keep(decoding.finish_reason)
+
+
+def _decoding(
+    engine: Engine, rest: list[int], kv: KVCache, options: GenerateOptions, recorder: Recorder,
+    reused: list[int],
+) -> Decoding:  # fmt: skip
+    pagers = engine._installed.pagers
+    reference = Reference(engine.model, engine.routing, pagers, reused, options.prefill_chunk)
+    return Decoding(
+        engine.model,
+        rest,
+        kv,
+        options,
+        transcript=Transcript(engine.tokenizer.detokenizer, options.stop, engine._vocabulary.size),
+        ends=set(engine.tokenizer.eos_token_ids),
+        recorder=recorder,
+        tap=engine._installed.tap,
+        emit=engine._bus,
+        stop=engine._stop,
+        clock=engine._clock,
+        check=partial(check_files, engine),
+        reference=reference if options.measure_loss else None,
+    )
+
+
+def files_changed(engine: Engine) -> str:
+    """A message about a file of experts that changed since the model was loaded; or ""."""
+    return engine._reader.changed() if engine._installed.switches else ""
+
+
+def check_files(engine: Engine) -> None:
+    """Raises CheckpointChanged: an expert file changed, so what is read from it may be wrong."""
+    if reason := files_changed(engine):
+        raise CheckpointChanged(
+            f"{reason}, so what was read from it since may be wrong: restore the file if that was "
+            "not intended, and load the model again"
+        )
+
+
+def run_info(engine: Engine, options: GenerateOptions, length: int | None = None) -> TraceInfo:
+    """`engine.info` for a run with these options; `length` is its number of tokens, if known."""
+    changed = [*engine.routing.words(options), *changed_by(options, length)]
+    changed += filter(None, [files_changed(engine)])
+    values = asdict(engine.options) | asdict(options)
+    values["top_k"] = options.top_k or engine.options.top_k
+    reasons = "; ".join(changed)
+    return replace(engine.info, options=values, memory_rate=memory_rate(), changed_output=reasons)
+
+
+def _chunk(engine: Engine, options: GenerateOptions, context: int) -> int:
+    """Tokens per prefill chunk, where the options leave it open."""
+    resident = engine._installed.slots >= sum(engine.info.experts_per_layer)
+    plain = options.kv_bits is None and options.max_kv_size is None
+    return choose_chunk(context, engine._costs, resident, ACTIVATION_NBYTES, plain)

@@ -1,0 +1,87 @@
+"""The options of generating text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..values import seed
+from .fields import expert_texts, option, settle
+
+KV_BITS = (2, 3, 4, 5, 6, 8)
+KV_GROUP_SIZES = (32, 64, 128)
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How text is generated; the fields are the keyword arguments of `Engine.generate`."""
+
+    max_tokens: int = option(256, "stop after this many generated tokens", low=1)
+    temperature: float = option(0.0, "sampling temperature; 0 takes the likeliest token", low=0)
+    top_p: float = option(
+        1.0, "sample from the likeliest tokens of this total probability", low=0, high=1
+    )
+    min_p: float = option(
+        0.0,
+        "drop tokens whose probability is below this share of the likeliest one's",
+        low=0,
+        high=1,
+    )
+    sample_top_k: int = option(0, "sample from this many likeliest tokens; 0 means all", low=0)
+    repetition_penalty: float = option(1.0, "divide the logits of recent tokens by this", above=0)
+    repetition_context: int = option(20, "how many recent tokens are penalised", low=1)
+    seed: int | None = option(None, "seed of the sampler", low=0, spell=seed)
+    stop: tuple[str, ...] = option(
+        (),
+        "stop before this text; may be repeated. In a flag \\n is a line break, \\t a tab and "
+        "\\\\ a backslash",
+        escapes=True,
+    )
+    system: str | None = option(None, "a system message before the prompt")
+    raw: bool = option(False, "continue the prompt as plain text, without the chat template")
+    prefill_chunk: int | None = option(
+        None, "prompt tokens per forward pass; by default as many as memory allows", low=1
+    )
+    kv_bits: int | None = option(
+        None, "quantise the KV cache to this many bits; changes the output", choices=KV_BITS
+    )
+    kv_group_size: int = option(64, "group size of a quantised KV cache", choices=KV_GROUP_SIZES)
+    quantized_kv_start: int = option(
+        5000, "with --kv-bits, quantise from this many tokens on", low=0
+    )
+    max_kv_size: int | None = option(
+        None, "limit the KV cache to the last N tokens; longer runs change the output", low=5
+    )
+    reuse_kv: bool = option(
+        False, "reuse the KV cache of an earlier run whose prompt begins the same"
+    )
+    mask: tuple[str, ...] = option(
+        (),
+        "LAYER:EXPERT that the router must not choose, as 12:37 or 12:3-7,9 or 4-6:0; may be "
+        "repeated. This and the next four change the output",
+        spell=expert_texts,
+    )
+    boost: tuple[str, ...] = option(
+        (),
+        "LAYER:EXPERT=NUMBER adds NUMBER to the router's logit, as 12:37=+2.0; may be repeated",
+        spell=expert_texts,
+    )
+    force: tuple[str, ...] = option(
+        (),
+        "LAYER:EXPERT that every token uses, with the weight of the likeliest expert; may be "
+        "repeated",
+        spell=expert_texts,
+    )
+    top_k: int | None = option(
+        None, "experts per token in this run, instead of the model's own number", low=1
+    )
+    router_temperature: float = option(
+        1.0, "divide the router's logits by this; above 1 the weights are more even", above=0
+    )
+    measure_loss: bool = option(
+        False,
+        "also run the unchanged model on the same tokens and measure each token's KL divergence "
+        "from it. About twice the work; both share one expert cache",
+    )
+
+    def __post_init__(self) -> None:
+        settle(self)
