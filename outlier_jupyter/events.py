@@ -157,6 +157,37 @@ class ResidentLayers(NamedTuple):
         return [*routed, *weighed, *served]
 
 
+class Predicted(NamedTuple):
+    """What the model itself found likely at the end of a call, before penalties and temperature.
+
+    Attributes:
+        rows: structured `prediction(n)` [tokens], one for each of the call's last tokens: the token
+            sampled after it, or with `score_prompt` also the prompt's next one. Reported before the
+            `StepDone`; not by a prefill chunk that neither samples nor scores.
+    """
+
+    rows: npt.NDArray[np.void]
+
+
+def prediction(n: int) -> np.dtype[np.void]:
+    """The type of a row of `Predicted` with `n` alternatives.
+
+    `logprob` is the token's log-probability in nats, `rank` 1 for the likeliest token, `entropy` of
+    the whole distribution in nats. `alternatives` are the ids of the n likeliest tokens, the
+    likeliest first (-1: no further one), and `alternative_logprobs` their log-probabilities. A row
+    without a token has NaN, rank 0 and -1.
+    """
+    return np.dtype(
+        [
+            ("logprob", np.float32),
+            ("rank", np.int32),
+            ("entropy", np.float32),
+            ("alternatives", np.int32, (n,)),
+            ("alternative_logprobs", np.float32, (n,)),
+        ]
+    )
+
+
 class StepDone(NamedTuple):
     """A call of the model ended: `produced` is the sampled token, or -1 in prefill.
 
@@ -211,6 +242,7 @@ Event: TypeAlias = (
     | Served
     | Weighed
     | ResidentLayers
+    | Predicted
     | StepDone
     | Compared
     | TextProduced

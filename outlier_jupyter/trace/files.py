@@ -1,9 +1,10 @@
 """Saves and loads traces: safetensors arrays with JSON metadata, versioned, written atomically.
 
-The arrays that other programs may want (`experts`, `weights`, `phase`, `tokens`, and `kl` and
-`agrees` where measured) are plain tensors under their own names. The bulky tables are packed: hits
-as bits; reads, evictions and calls column by column, see `column_packing`. Everything is restored
-exactly except `weights`, which are stored as float16, to one part in 2,048 (below 6e-5, to 6e-8).
+The arrays that other programs may want (`experts`, `weights`, `phase`, `tokens`, and where recorded
+`kl`, `agrees` and those of `predictions`) are plain tensors under their own names. The bulky tables
+are packed: hits as bits; reads, evictions and calls column by column, see `column_packing`.
+Everything is restored exactly except `weights`, which are stored as float16, to one part in 2,048
+(below 6e-5, to 6e-8).
 
 A file with only some of the arrays, as other programs write, gives a trace whose `info.absent`
 names the missing ones.
@@ -26,6 +27,7 @@ from safetensors.numpy import save
 
 from ..errors import TraceError, brief
 from ..system import files
+from . import predictions
 from .column_packing import Arrays, Columns, columns_of, deflate, inflate, length, table_of
 from .metadata import foreign_info, info_of, run_of
 from .schema import CALL, EVICTION, LAYER_PARTS, PREFETCHED, READ, TraceInfo
@@ -112,6 +114,7 @@ def _packed(trace: Trace) -> Arrays:
         out["weights"] = half
     if len(trace.kl):
         out |= {"kl": trace.kl, "agrees": trace.agrees}
+    out |= predictions.recorded(trace)
     out["hits"] = np.packbits(trace.hits)
     for table in (*TABLES, *OPTIONAL):
         rows = getattr(trace, FIELDS.get(table, table))
@@ -158,7 +161,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Fields, dict[str, Any] | None]:
 
 def _known(name: str) -> bool:
     """Whether an array is part of a trace; others, which may be large, are not read."""
-    if name in (*PLAIN, "hits", "layer_us", *MEASURED):
+    if name in (*PLAIN, "hits", "layer_us", *MEASURED, *predictions.FIELDS):
         return True
     table, _, column = name.partition(".")
     kind = (TABLES | OPTIONAL).get(table)
@@ -250,6 +253,7 @@ def build(arrays: Arrays, info: TraceInfo) -> Fields:
         check_numbers("agrees", agrees, 0, 1)
         check_shape("agrees", agrees.shape, arrays["kl"].shape)
         whole["kl"], whole["agrees"] = arrays["kl"].astype(np.float32), agrees.astype(np.bool_)
+    whole |= predictions.validated(arrays, steps)
     return {"experts": experts, "call": call, "step_ns": share[call], "info": named, **whole}
 
 

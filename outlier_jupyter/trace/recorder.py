@@ -21,6 +21,7 @@ from ..events import (
     Event,
     Evicted,
     PagedIn,
+    Predicted,
     Prefetched,
     ResidentLayers,
     Routed,
@@ -29,6 +30,7 @@ from ..events import (
     Waited,
     Weighed,
 )
+from .predictions import arrays_of, unpredicted
 from .schema import CALL, EVICTION, LAYER_PARTS, PREFETCHED, READ, TraceInfo
 from .time_parts import call_times
 from .trace import Trace
@@ -59,6 +61,7 @@ class _OpenCall:
     reads: list[tuple[int, ...]] = field(default_factory=list)
     evictions: list[tuple[int, ...]] = field(default_factory=list)
     prefetched: list[Prefetched] = field(default_factory=list)
+    predicted: list[Predicted] = field(default_factory=list)
     done: StepDone | None = None
 
 
@@ -76,7 +79,7 @@ class Recorder:
 
     KINDS: tuple[type[Event], ...] = (
         CallStarted, Routed, Weighed, Served, ResidentLayers, Waited, PagedIn, Evicted, Prefetched,
-        StepDone, Compared,
+        Predicted, StepDone, Compared,
     )  # fmt: skip
     """The events that a trace is made of; others are ignored."""
 
@@ -95,6 +98,7 @@ class Recorder:
         self._layer_us: list[npt.NDArray[np.int32]] = []
         self._layers = layers
         self._compared: list[tuple[int, float, bool]] = []
+        self._predicted: npt.NDArray[np.void] | None = None
         self._steps = 0
         self._complete: list[_OpenCall] = []  # not copied yet
         self._handlers: dict[type[Event], Callable[[Any], object]] = {
@@ -122,6 +126,7 @@ class Recorder:
         self._handlers[Served] = call.served.append
         self._handlers[ResidentLayers] = call.resident.append
         self._handlers[Prefetched] = call.prefetched.append
+        self._handlers[Predicted] = call.predicted.append
 
     def _page_in(self, event: PagedIn) -> None:
         layer, expert, _, nbytes, start_ns, ns = event
@@ -183,7 +188,21 @@ class Recorder:
         self._reads += call.reads
         self._evictions += call.evictions
         self._early += [(first, *event) for event in call.prefetched]
+        for event in call.predicted:
+            self._predictions(event.rows.dtype)[rows.stop - len(event.rows) : rows.stop] = (
+                event.rows
+            )
         self._add_call(call, call.done)
+
+    def _predictions(self, kind: np.dtype[np.void]) -> npt.NDArray[np.void]:
+        """The rows of predictions, as long as the other arrays."""
+        found, steps = self._predicted, len(self._tokens)
+        if found is None or len(found) < steps:
+            longer = unpredicted(steps, kind)
+            if found is not None:
+                longer[: len(found)] = found
+            found = self._predicted = longer
+        return found
 
     def _add_call(self, call: _OpenCall, done: StepDone) -> None:
         """Add the call's row of `calls`."""
@@ -261,9 +280,10 @@ class Recorder:
             **self._by_layer(),
             kl=kl,
             agrees=agrees,
+            **arrays_of(None if self._predicted is None else self._predicted[:steps]),
         )
 
-    def _by_layer(self) -> dict[str, npt.NDArray[np.int32]]:
+    def _by_layer(self) -> dict[str, Any]:
         """`layer_us`, if every call has it."""
         complete = len(self._layer_us) == len(self._calls) > 0
         return {"layer_us": np.stack(self._layer_us)} if complete else {}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..errors import TraceError
 from ..values import one_of
+from . import predictions
 from .measures import bytes_per_step, hits_per_step
 from .time_parts import parts_of_tokens
 
@@ -31,7 +32,9 @@ def token_columns(trace: Trace) -> Columns:
     """One row per token: the token, the one sampled after it, phase, call, ms, hits, misses, bytes.
 
     The tokens of a prefill call share its time equally; a read counts for the first token that
-    chose its expert. `kl` (nats) and `agrees` (1 or 0) follow if they were measured.
+    chose its expert. If recorded, there follow `kl` (nats) and `agrees` (1 or 0), and of the token
+    after this one the model's `logprob` (nats), `rank` and `entropy`, then `alternative_1`,
+    `alternative_logprob_1` and so on, the likeliest first.
     """
     hits, misses = hits_per_step(trace)
     columns: list[tuple[str, str, npt.NDArray[Any]]] = [
@@ -49,6 +52,7 @@ def token_columns(trace: Trace) -> Columns:
     if len(trace.kl):
         agrees = np.where(np.isnan(trace.kl), np.nan, trace.agrees)
         columns += [("kl", "experts", trace.kl), ("agrees", "experts", agrees)]
+    columns += predictions.columns(trace)
     return {name: column for name, source, column in columns if trace.has(source)}
 
 

@@ -60,6 +60,14 @@ class Trace:
             not measured; [0] if nothing was.
         agrees: bool [steps], whether the exact model would have chosen the same token; False where
             `kl` is NaN.
+        logprobs: float32 [steps], the model's log-probability of the token after each step, in
+            nats: of `produced`, and with `score_prompt` of the prompt's next token; NaN where there
+            is none. Like the next four [0] if not recorded (or [0, 0]). The model's own
+            distribution, before penalties, bias, masks and temperature.
+        ranks: int32 [steps], that token's rank; 1 is the likeliest, 0 none.
+        entropies: float32 [steps], of the whole distribution, in nats.
+        alternatives: int32 [steps, n], the n likeliest tokens, likeliest first; -1 none.
+        alternative_logprobs: float32 [steps, n], their log-probabilities.
         prefetched: structured, see `PREFETCHED`; empty where nothing was prefetched. `early` is
             its old name.
     """
@@ -83,6 +91,13 @@ class Trace:
     kl: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     agrees: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     prefetched: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, PREFETCHED))
+    logprobs: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    ranks: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    entropies: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    alternatives: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    alternative_logprobs: npt.NDArray[np.float32] = field(
+        default_factory=lambda: np.zeros((0, 0), np.float32)
+    )
     early = alias("prefetched")
 
     @property
