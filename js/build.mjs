@@ -1,11 +1,12 @@
 // Bundles into outlier_jupyter/notebook/static/: the widgets, src/live, src/compare and src/chat; src/report, the
-// script of pages without a kernel; src/lab, an extension of JupyterLab.
+// script of pages without a kernel; src/lab, an extension of JupyterLab; and the modules that a widget
+// asks for when it first needs them (src/widget/module.ts).
 //
 // The built files are committed. They must come out byte for byte the same from the same sources,
 // so nothing here depends on the time, the machine or absolute paths. `--check` builds them aside
 // and fails when the committed ones differ.
 
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -21,8 +22,11 @@ const WIDGETS = ["live", "compare", "chat"];
 const BUNDLED = [
   ["marked", "chat.js", "LICENSE", "https://github.com/markedjs/marked"],
   ["dompurify", "chat.js", "LICENSE", "https://github.com/cure53/DOMPurify"],
-  ["@speed-highlight/core", "chat.js", "LICENSE", "https://github.com/speed-highlight/core"],
+  ["@speed-highlight/core", "highlight.js", "LICENSE", "https://github.com/speed-highlight/core"],
+  ["temml", "formulas.js, formula-symbols.js", "LICENSE", "https://github.com/ronkok/Temml"],
 ];
+/** No script is larger. */
+const MAX_BYTES = 120_000;
 
 const settings = {
   absWorkingDir: here,
@@ -33,14 +37,30 @@ const settings = {
   ...shortNames(BUNDLED.map(([name]) => name)),
 };
 const licences = "the licences of what it contains are in LICENSES.txt";
-await build({
+const module = {
   ...settings,
-  entryPoints: Object.fromEntries(WIDGETS.map((name) => [name, `src/${name}.ts`])),
   format: "esm",
   target: "es2022",
   legalComments: "none",
   banner: { js: `/* Built from js/src by \`npm run build\`; ${licences}. */` },
+};
+await build({
+  ...module,
+  entryPoints: {
+    ...Object.fromEntries(WIDGETS.map((name) => [name, `src/${name}.ts`])),
+    highlight: "src/chat/highlight.ts",
+  },
 });
+// Two files of less than MAX_BYTES: what the second entry reaches is the part that both share.
+const formulas = await build({
+  ...module,
+  entryPoints: { formulas: "src/chat/formulas.ts", shared: "src/formula-symbols.ts" },
+  splitting: true,
+  chunkNames: "formula-symbols",
+  write: false,
+});
+for (const { path, contents } of formulas.outputFiles)
+  if (!path.endsWith("shared.js")) writeFileSync(path, contents);
 await build({
   ...settings,
   entryPoints: Object.fromEntries(WIDGETS.map((name) => [name, `src/${name}.css`])),
@@ -70,9 +90,13 @@ const parts = BUNDLED.map(([name, where, file, home]) => {
 });
 writeFileSync(`${out}/LICENSES.txt`, parts.join(`\n${"-".repeat(72)}\n\n`));
 
+for (const name of readdirSync(out).filter((each) => each.endsWith(".js")))
+  if (statSync(`${out}/${name}`).size > MAX_BYTES) throw new Error(`${name} is too large`);
+
 if (check) {
   const names = [
     ...WIDGETS.flatMap((name) => [`${name}.js`, `${name}.css`]),
+    ...["highlight.js", "formulas.js", "formula-symbols.js"],
     ...["lab.js", "report.js"],
     "LICENSES.txt",
   ];

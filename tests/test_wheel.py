@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from outlier_jupyter.notebook.page_modules import MODULES
+
 ROOT = Path(__file__).parent.parent
 
 SESSION = """
@@ -50,9 +52,10 @@ def pip(*words: str, cwd: Path | None = None) -> None:
 def test_the_wheel_holds_the_model_and_the_widget(wheel):
     """Weights, tokenizer, card and built JavaScript are inside; sources of neither are."""
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("demo/model.safetensors", "demo/tokenizer.json", "demo/README.md",
-                 "notebook/static/live.js", "notebook/static/live.css", "notebook/static/chat.js",
-                 "notebook/static/chat.css", "py.typed"):  # fmt: skip
+    static = ("live.js", "live.css", "chat.js", "chat.css", "LICENSES.txt",
+              *(f"{name}.js" for name in MODULES))  # fmt: skip
+    for name in ("demo/model.safetensors", "demo/tokenizer.json", "demo/README.md", "py.typed",
+                 *(f"notebook/static/{name}" for name in static)):  # fmt: skip
         assert f"outlier_jupyter/{name}" in names
     assert not any(name.startswith(("js/", "tools/", "tests/")) for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -46,7 +46,15 @@ export class MockModel implements Model {
 
   send(content: unknown): void {
     this.sent.push(content);
+    const { type, name } = content as { type?: string; name?: string };
+    if (type === "module" && name && name in this.modules)
+      queueMicrotask(() =>
+        this.emit("msg:custom", { type: "module", name, text: this.modules[name] }),
+      );
   }
+
+  /** The modules that this Python has, as text. */
+  modules: Record<string, string> = {};
 
   /** What was sent, but for questions for the eviction order. */
   get requests(): unknown[] {

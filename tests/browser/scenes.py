@@ -23,7 +23,8 @@ from outlier_jupyter.notebook.chat.conversations import Conversations
 from outlier_jupyter.notebook.chat.view_state import chat_state
 from outlier_jupyter.notebook.live.finished_run import frame_of_run
 from outlier_jupyter.notebook.live.frames import encode
-from outlier_jupyter.notebook.live.widget import STATIC, LiveView
+from outlier_jupyter.notebook.live.widget import LiveView
+from outlier_jupyter.notebook.page_modules import MODULES, STATIC
 from outlier_jupyter.notebook.render.static import run_bundle
 from outlier_jupyter.notebook.render.static.report import report
 from outlier_jupyter.runs.run import Run
@@ -146,6 +147,11 @@ def scrub(page: Page) -> None:
     page.mouse.move(1, 1)
 
 
+def all_drawn(page: Page) -> None:
+    """Wait for what is drawn by modules that the page asks for."""
+    page.wait_for_selector(".oj-code-kwd")
+
+
 @dataclass(frozen=True)
 class Scene:
     """What a picture shows.
@@ -172,7 +178,7 @@ SCENES = {
     "pair": Scene(widget="compare", traits=pair_traits, then=scrub),
     "static": Scene(".oj-static", html=lambda: str(run_bundle(invented_run())["text/html"])),
     "report": Scene(html=lambda: report(invented_run())),
-    "chat": Scene(widget="chat", traits=chat_traits),
+    "chat": Scene(widget="chat", traits=chat_traits, then=all_drawn),
 }
 STYLE = """<style>body{margin:0;background:%(ground)s;--jp-layout-color1:%(ground)s;
 --jp-layout-color0:%(ground)s;
@@ -189,7 +195,14 @@ const bytes = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCo
 const modelOf = (traits) => {
   for (const name in traits) if (traits[name]?.base64) traits[name] = bytes(traits[name].base64);
   const widget_manager = { get_model: async (name) => modelOf(traits[name]) };
-  return { get: (name) => traits[name], on: nothing, off: nothing, send: nothing, widget_manager };
+  const listeners = [];
+  const on = (event, listener) => event === "msg:custom" && listeners.push(listener);
+  const send = async ({ type, name }) => {
+    if (type !== "module") return;
+    const text = await (await fetch(`/${name}.js`)).text();
+    for (const listener of listeners) listener({ type, name, text });
+  };
+  return { get: (name) => traits[name], on, off: nothing, send, widget_manager };
 };
 const traits = %(traits)s;
 const model = modelOf(traits);
@@ -219,7 +232,7 @@ def show(page: Page, name: str, theme: str, width: int) -> Locator:
         file = route.request.url.removeprefix(ORIGIN).lstrip("/")
         if file == "":
             route.fulfill(body=html, content_type="text/html")
-        elif file in (f"{scene.widget}.js", f"{scene.widget}.css"):
+        elif file in (f"{scene.widget}.js", f"{scene.widget}.css", *(f"{m}.js" for m in MODULES)):
             route.fulfill(path=STATIC / file)
         else:
             route.abort()

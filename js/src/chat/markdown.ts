@@ -4,7 +4,10 @@
 import DOMPurify from "dompurify";
 import { Marked } from "marked";
 import { el } from "../widget/dom";
-import { highlighted } from "./highlight";
+import type { Modules } from "../widget/module";
+import { FORMULA, formulaTokens } from "./formula-tokens";
+import type { typeset } from "./formulas";
+import type { highlighted } from "./highlight";
 
 const TAGS =
   "p br hr h1 h2 h3 h4 h5 h6 strong em del code pre blockquote ul ol li table thead tbody tr th td a";
@@ -33,15 +36,19 @@ const marked = new Marked({
   },
 });
 
-/** Render `text`. */
-export function render(text: string): DocumentFragment {
+marked.use({ extensions: formulaTokens });
+
+/** Render `text`; what a module that has not arrived would draw stays plain. */
+export function render(text: string, modules: Modules): DocumentFragment {
   const fragment = DOMPurify.sanitize(marked.parse(text) as string, SAFE);
   for (const link of fragment.querySelectorAll("a")) {
     link.target = "_blank";
     link.rel = "noopener noreferrer";
     if (!link.hasAttribute("href")) link.replaceWith(...link.childNodes); // the sanitiser refused it
   }
-  for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(codeBlock(pre));
+  for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(codeBlock(pre, modules));
+  for (const code of fragment.querySelectorAll<HTMLElement>(`code.${FORMULA}`))
+    showFormula(code, modules);
   for (const table of fragment.querySelectorAll("table")) {
     const box = el("div", "oj-scroll", { tabindex: "0" });
     table.replaceWith(box);
@@ -51,7 +58,7 @@ export function render(text: string): DocumentFragment {
 }
 
 /** A code block with its language and a button that copies it. */
-function codeBlock(pre: HTMLPreElement): HTMLElement {
+function codeBlock(pre: HTMLPreElement, modules: Modules): HTMLElement {
   const code = pre.querySelector("code") ?? pre;
   const language = /(?:^|\s)language-(\S+)/.exec(code.className)?.[1] ?? "";
   const text = code.textContent ?? "";
@@ -59,8 +66,18 @@ function codeBlock(pre: HTMLPreElement): HTMLElement {
   button.setAttribute("aria-label", "Copy this code");
   button.addEventListener("click", () => void copyFrom(button, text));
   const head = el("div", "oj-code-head", {}, el("span", "", {}, language || "code"), button);
-  const body = el("pre", "", { tabindex: "0" }, el("code", "", {}, ...highlighted(text, language)));
+  const highlight = language && modules.get<{ highlighted: typeof highlighted }>("highlight");
+  const pieces = highlight ? highlight.highlighted(text, language) : [text];
+  const body = el("pre", "", { tabindex: "0" }, el("code", "", {}, ...pieces));
   return el("div", "oj-code", {}, head, body);
+}
+
+/** Typeset a formula in place of its source, which stays where it cannot be. */
+function showFormula(code: HTMLElement, modules: Modules): void {
+  const formulas = modules.get<{ typeset: typeof typeset }>("formulas");
+  const shown = formulas?.typeset(code.textContent ?? "", DOMPurify);
+  if (typeof shown === "string") code.title = shown;
+  else if (shown) code.replaceWith(shown);
 }
 
 /** Copy `text` to the clipboard, and show the result on the button. */

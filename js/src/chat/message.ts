@@ -30,7 +30,9 @@ export class MessageNode {
   private readonly change: HTMLButtonElement;
   private readonly runButton: HTMLButtonElement;
   private editor: HTMLElement | null = null;
+  /** The text in sight, and how many modules it was drawn with. */
   private shown: string | null = null;
+  private drawnWith = 0;
   private message: Message;
 
   constructor(
@@ -67,7 +69,8 @@ export class MessageNode {
     const writing = message.ended === "running";
     this.node.classList.toggle("oj-writing", writing);
     this.node.setAttribute("aria-busy", String(writing));
-    if (message.text !== this.shown) this.drawText(message);
+    const { count } = this.store.modules;
+    if (message.text !== this.shown || count !== this.drawnWith) this.drawText(message);
     const progress = writing && !message.text && reading?.message === message.id ? reading : null;
     const wait = progress ? progressText(progress) : "Reading…";
     this.body.dataset.empty = message.text ? "" : writing ? wait : "No text was generated.";
@@ -117,9 +120,9 @@ export class MessageNode {
   }
 
   private drawText(message: Message): void {
-    this.shown = message.text;
+    [this.shown, this.drawnWith] = [message.text, this.store.modules.count];
     if (message.role === "user") setText(this.body, message.text);
-    else this.body.replaceChildren(render(message.text));
+    else this.body.replaceChildren(render(message.text, this.store.modules));
   }
 
   private step(by: number): void {

@@ -5,6 +5,7 @@
 
 import { Connection } from "../widget/connection";
 import type { Model } from "../widget/host";
+import { Modules } from "../widget/module";
 import { SavedView } from "../widget/saved";
 
 /** The numbers of the run that wrote an answer. */
@@ -106,6 +107,7 @@ export class ChatStore {
   private count = 0;
   private draftTimer: ReturnType<typeof setTimeout> | undefined;
   readonly saved: SavedView;
+  readonly modules: Modules;
 
   constructor(private readonly model: Model) {
     this.draft = String(model.get("draft") ?? "");
@@ -114,6 +116,7 @@ export class ChatStore {
     model.on("change:state", this.onState);
     model.on("change:draft", this.onDraft);
     this.saved = new SavedView(model);
+    this.modules = new Modules(model, this.notify);
     this.connection = new Connection(model, () => this.send({ type: "resync" }), this.notify);
     this.onState();
     // After a reload in the middle of an answer the trait may be some seconds old.
@@ -127,6 +130,7 @@ export class ChatStore {
     this.model.off("change:state", this.onState);
     this.model.off("change:draft", this.onDraft);
     this.saved.close();
+    this.modules.close();
     this.connection.close();
     this.listeners.clear();
   }

@@ -1,6 +1,10 @@
 // A chat with a mock of Python, made as anywidget makes it, and helpers to inspect it.
 
+import formulaSymbols from "../../../outlier_jupyter/notebook/static/formula-symbols.js?raw";
+import formulas from "../../../outlier_jupyter/notebook/static/formulas.js?raw";
+import highlight from "../../../outlier_jupyter/notebook/static/highlight.js?raw";
 import "../../src/chat.css";
+import { expect, vi } from "vitest";
 import widget from "../../src/chat";
 import type { ChatState, Control, Message } from "../../src/chat/store";
 import type { WidgetHost } from "../../src/widget/host";
@@ -18,6 +22,8 @@ const INFO = {
   ...{ model: "tiny", context: 100, slots: 8, experts: 24 },
   ...{ bank_nbytes: 8_000, token_experts: 6 },
 };
+
+const MODULES = { highlight, formulas, "formula-symbols": formulaSymbols };
 
 /** The page of the current test. */
 export const page = {} as {
@@ -53,6 +59,7 @@ export function open(
     ...{ blocking: false, ...traits },
   });
   const { model } = page;
+  model.modules = MODULES;
   const instance = widget();
   const dispose = instance.initialize({ model });
   const controller = new AbortController();
@@ -85,7 +92,16 @@ export const named = (name: string) =>
     (each) => each.textContent === name || each.getAttribute("aria-label") === name,
   )!;
 export const drawn = () => settled(page.host);
-/** The messages sent, except drafts, which follow the typing after a pause. */
+/** The messages sent, except requests for modules, and drafts, which follow typing after a pause. */
 export const sent = () =>
-  page.model.sent.filter((each) => (each as { type: string }).type !== "draft");
+  page.model.sent.filter((each) => !["draft", "module"].includes((each as { type: string }).type));
+/** The requests for modules. */
+export const requested = () =>
+  page.model.sent.flatMap((each) => {
+    const { type, name } = each as { type: string; name: string };
+    return type === "module" ? [name] : [];
+  });
+/** Resolves when as many modules have arrived and are drawn. */
+export const arrived = (selector: string) =>
+  vi.waitFor(() => expect(page.host.querySelector(selector)).not.toBeNull());
 export const last = () => sent().at(-1) as Record<string, unknown>;

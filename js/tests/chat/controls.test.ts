@@ -4,6 +4,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { userEvent } from "vitest/browser";
 import {
   $,
+  arrived,
   box,
   clear,
   drawn,
@@ -103,6 +104,7 @@ test("code is coloured by its language, letter for letter, and never HTML", asyn
   const other = "```brainf\n+[->+<]\n```";
   open(state(1, [message(1, "q"), message(2, `\`\`\`python\n${code}\`\`\`\n\n${other}`)]));
   await drawn();
+  await arrived(".oj-code-kwd");
   const [first, second] = page.host.querySelectorAll(".oj-code code");
   expect(first.textContent).toBe(code);
   const kinds = (kind: string) =>

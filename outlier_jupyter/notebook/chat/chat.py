@@ -32,7 +32,8 @@ from ...values import path as path_of
 from ...values import text as text_of
 from ..engine_handle import engine_of
 from ..ipykernel_fixes import fix_subshell_routing
-from ..live.widget import STATIC, LiveView, kernel_id
+from ..live.widget import LiveView, kernel_id
+from ..page_modules import STATIC
 from ..render.displays import WithSavedView
 from .controls import NAMES, controls
 from .conversations_mixin import ConversationsMixin

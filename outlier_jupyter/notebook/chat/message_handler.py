@@ -13,6 +13,7 @@ import traitlets
 
 from ...aliases import old_names
 from ...errors import EngineBusy, OptionError, OutlierError
+from ..page_modules import module_message
 from .controls import NAMES
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class MessageHandler:
             "import": lambda message: chat.add_from(message["text"]),
             "resize": self._resize,
             "run": self._run,
+            "module": lambda message: chat.runner.send(module_message(message["name"])),
             "saved": lambda message: chat.send_saved(),
             "resync": lambda message: chat.runner.resync(),
             "draft": lambda message: chat.set_trait("draft", message["text"]),

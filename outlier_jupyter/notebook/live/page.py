@@ -20,13 +20,14 @@ from ...errors import OutlierError
 from ...runs.run import Run
 from ...trace import Trace
 from ...trace.explain import slowest
+from ..page_modules import STATIC
 from . import open_views
 from .answers import answer
 from .columns import embedded_columns
 from .eviction_orders import all_orders, orders_message
 from .finished_run import frame_of_run
 from .frames import encode
-from .widget import STATIC, LiveView, header
+from .widget import LiveView, header
 
 ANSWERED = 24
 ANSWERS_BYTES = 200_000

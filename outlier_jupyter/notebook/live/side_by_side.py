@@ -21,9 +21,10 @@ from ...system.interactive import attended
 from ...trace import Trace
 from ...values import items, refused
 from ...values import text as text_of
+from ..page_modules import STATIC
 from ..render.displays import WithSavedView
 from . import open_views
-from .widget import SAVED_NOTE, STATIC, LiveView
+from .widget import SAVED_NOTE, LiveView
 
 
 class SideBySide(WithSavedView):

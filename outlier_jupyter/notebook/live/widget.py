@@ -26,6 +26,7 @@ from ...runs.run import Run
 from ...trace import Trace, TraceInfo
 from ...trace.time_parts import PARTS, meaning, part_name, parts_with
 from ..ipykernel_fixes import fix_subshell_routing
+from ..page_modules import STATIC, module_message
 from ..render.displays import WithSavedView
 from . import open_views
 from .answers import answer
@@ -35,8 +36,6 @@ from .eviction_orders import orders_around
 from .finished_run import frame_of_run
 from .frames import Frame, encode
 from .merge_frames import History
-
-STATIC = pathlib.Path(__file__).parents[1] / "static"
 
 SAVE_EVERY_S = 4.0
 SAVE_BYTES_PER_S = 100_000
@@ -211,6 +210,8 @@ class LiveView(WithSavedView):
                     self._send_frame(whole)
         elif kind == "ask":
             self._answer(content.get("about"))
+        elif kind == "module":
+            self.send(module_message(content.get("name")))
         elif kind == "saved":
             self.send_saved()
         elif kind == "stop":

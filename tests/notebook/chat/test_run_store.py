@@ -12,7 +12,7 @@ import traitlets
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.notebook.chat import run_store
 from outlier_jupyter.notebook.chat.chat import Chat
-from outlier_jupyter.notebook.live.widget import STATIC
+from outlier_jupyter.notebook.page_modules import MODULES, STATIC
 from tests.notebook.chat.asking import page, sent, texts
 
 
@@ -144,6 +144,19 @@ def test_it_is_a_widget_among_widgets(chat: Chat) -> None:
 def test_the_built_files_are_small_and_name_their_licences() -> None:
     """The page receives them with every chat that it shows."""
     licenses = (STATIC / "LICENSES.txt").read_text()
-    assert all(name in licenses for name in ("marked", "dompurify", "speed-highlight"))
-    assert (STATIC / "chat.js").stat().st_size < 120_000
+    assert all(name in licenses for name in ("marked", "dompurify", "speed-highlight", "temml"))
+    for name in ("chat", *MODULES):
+        assert 1_000 < (STATIC / f"{name}.js").stat().st_size <= 120_000
     assert (STATIC / "chat.css").stat().st_size < 20_000
+
+
+def test_a_page_is_sent_the_modules_that_it_asks_for_and_no_other_file(chat: Chat) -> None:
+    """A module's text comes back under its name; another name has none."""
+    for name in (*MODULES, "../chat", "live", "/etc/passwd", None, 3):
+        page(chat, type="module", name=name)
+    answers = {each["name"]: each["text"] for each in sent(chat, "module")}
+    assert answers.pop("highlight") == (STATIC / "highlight.js").read_text(encoding="utf-8")
+    assert answers.pop("formulas").startswith("/* Built from js/src")
+    assert answers.pop("formula-symbols")
+    assert set(answers.values()) == {""}
+    assert chat.notice == ""

@@ -18,7 +18,7 @@ from outlier_jupyter import Engine, Run
 from outlier_jupyter.notebook.live import page
 from outlier_jupyter.notebook.live.finished_run import frame_of_run
 from outlier_jupyter.notebook.live.frames import decode, encode
-from outlier_jupyter.notebook.live.widget import STATIC
+from outlier_jupyter.notebook.page_modules import STATIC
 from tests.notebook.conftest import build
 
 HOSTILE = "</script><script>x</script><!--<script> \u2028 ]]> &amp; <img src=x onerror=alert(1)>"

@@ -9,7 +9,7 @@ from outlier_jupyter import Engine, Run
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.notebook.live import open_views
 from outlier_jupyter.notebook.live.side_by_side import SideBySide
-from outlier_jupyter.notebook.live.widget import STATIC
+from outlier_jupyter.notebook.page_modules import STATIC
 from outlier_jupyter.notebook.render import displays
 from tests.notebook.live.test_staying import WIDGET, Outputs, Shell
 

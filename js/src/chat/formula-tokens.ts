@@ -1,0 +1,46 @@
+// Finds the formulas in Markdown: $…$, $$…$$, \(…\) and \[…\], outside of code.
+//
+// A dollar sign is more often money than TeX. So $…$ is a formula, as in Pandoc, only if no space
+// follows the first sign or precedes the last one, and no letter or digit follows that; and not if
+// it begins like a price in a sentence.
+
+import type { TokenizerAndRendererExtension, Tokens } from "marked";
+
+/** The class of an element with a formula's source. */
+export const FORMULA = "oj-formula";
+
+const DISPLAYED = String.raw`(?:\$\$(?!\$)((?:(?!\n[ \t]*\n|\$\$)[^])+)\$\$(?!\$)|\\\[((?:(?!\n[ \t]*\n)[^])+?)\\\])`;
+const BLOCK = new RegExp(String.raw`^ {0,3}${DISPLAYED}[ \t]*(?:\n+|$)`);
+const INLINE = new RegExp(
+  String.raw`^(?:${DISPLAYED}|\\\(((?:(?!\n[ \t]*\n)[^])+?)\\\)|\$(?![\s$])((?:\\[^]|[^$\\\n])*?(?:\\[^]|[^\s$\\]))\$(?![\w$]))`,
+);
+const PRICE = /^[\d.,]+ +(?:[a-z]{2,}|[-–—(])/i;
+
+const escaped = (text: string): string =>
+  text.replace(/[&<>]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]!);
+
+const source = ({ raw }: Tokens.Generic): string =>
+  `<code class="${FORMULA}">${escaped(raw.trim())}</code>`;
+
+export const formulaTokens: TokenizerAndRendererExtension[] = [
+  {
+    name: "formulaBlock",
+    level: "block",
+    start: (src) => /\n {0,3}(?:\$\$|\\\[)/.exec(src)?.index,
+    tokenizer(src) {
+      const raw = BLOCK.exec(src)?.[0];
+      return raw ? { type: "formulaBlock", raw } : undefined;
+    },
+    renderer: (token) => `<p>${source(token)}</p>`,
+  },
+  {
+    name: "formula",
+    level: "inline",
+    start: (src) => /(?<![\w\\$])\$|\\[([]/.exec(src)?.index,
+    tokenizer(src) {
+      const [raw, , , , single] = INLINE.exec(src) ?? [];
+      return raw && !PRICE.test(single ?? "") ? { type: "formula", raw } : undefined;
+    },
+    renderer: source,
+  },
+];
