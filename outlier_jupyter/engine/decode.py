@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator
-from math import isfinite
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx_lm.generate import maybe_quantize_kv_cache
-from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from ..errors import OptionError, UnsupportedModel, brief
-from ..events import DECODE, PREFILL, CallStarted, Event, StepDone, TextProduced
+from ..events import DECODE, PREFILL, CallStarted, Event, Predicted, StepDone, TextProduced
 from ..options import GenerateOptions
 from ..paging import RouterTap, Stopped
 from ..runs.run import Interrupted, Run, Step
@@ -30,6 +28,8 @@ from ..system.interrupt import Interrupts, deferred
 from ..trace import Trace
 from ..trace.recorder import Recorder
 from .memory import give_back
+from .next_token import NextToken
+from .predictor import Rows
 from .reference import Reference
 
 CLEAR_EVERY = 256
@@ -37,8 +37,6 @@ CLEAR_EVERY = 256
 
 UNCOMPUTABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
 """What mlx-lm's models and MLX raise for shapes, types or options that do not match."""
-LOST_LIBRARY = "Could not load C++ shared library"
-"""MLX's message when another process deleted the file that it had just compiled."""
 
 
 class Decoding:
@@ -88,14 +86,8 @@ class Decoding:
         self._clock = clock
         self._check = check
         self._reference = reference
-        self._sample = make_sampler(
-            options.temperature,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            top_k=options.sample_top_k,
-        )
-        penalty = options.repetition_penalty if options.repetition_penalty != 1.0 else None
-        self._processors = make_logits_processors(None, penalty, options.repetition_context)
+        self._next = NextToken(options)
+        self._predicted: Rows | None = None
         if options.seed is not None:
             mx.random.seed(options.seed)
 
@@ -140,13 +132,18 @@ class Decoding:
         rest = self._prompt
         while len(rest) > 1:
             size = min(self._options.prefill_chunk or len(rest), len(rest) - 1)
-            self._call(PREFILL, rest[:size], sample=False)
+            self._call(PREFILL, rest[:size], after=rest[1 : size + 1])
             give_back()
             rest = rest[size:]
         return self._call(PREFILL, rest)
 
-    def _call(self, phase: int, tokens: list[int], sample: bool = True) -> int:
-        """One forward pass over `tokens`; the id sampled after the last, or -1 without `sample`."""
+    def _call(self, phase: int, tokens: list[int], after: list[int] | None = None) -> int:
+        """One forward pass over `tokens`; the id sampled after the last.
+
+        Args:
+            after: the prompt's tokens after each of `tokens`: then nothing is sampled, and -1 is
+                returned.
+        """
         if self._stop.is_set():
             raise Stopped
         begin = self._clock()
@@ -155,20 +152,25 @@ class Decoding:
         self._tap.begin()
         logits = self._forward(tokens)
         forward = self._clock()
-        if sample:
-            produced = self._sampled(tokens, logits[:, -1, :])
+        produced = -1
+        if after is None:
+            so_far = self.read + tokens
+            produced, self._predicted = self._next.choose(so_far, logits[:, -1, :])
         else:
-            mx.eval([layer.state for layer in self._kv])
-            produced = -1
+            scored = after if self._options.score_prompt else []
+            state = [layer.state for layer in self._kv]
+            self._predicted = self._next.read_only(logits, scored, state)
         end = self._clock()
         self.read += tokens
+        if self._predicted is not None:
+            self._emit(Predicted(self._predicted))
         for event in self._tap.drain():
             self._emit(event)
         self._emit(
             StepDone(produced, end - begin, end - forward, forward - reported, reported - begin)
         )
         if self._reference is not None:
-            self._compare(tokens, logits[:, -1, :] if sample else None)
+            self._compare(tokens, logits[:, -1, :] if after is None else None)
         return produced
 
     def _compare(self, tokens: list[int], logits: mx.array | None) -> None:
@@ -198,48 +200,6 @@ class Decoding:
             ) from error
         return logits
 
-    def _sampled(self, tokens: list[int], logits: mx.array) -> int:
-        """The id after `tokens`; evaluated again if MLX lost what it had just compiled.
-
-        On a CPU MLX compiles a sampler's functions when they are first evaluated, into a folder
-        that all processes share. Two processes that compile at the same moment can delete each
-        other's files ("Could not load C++ shared library"); the second attempt finds the library.
-        """
-        key: Any = mx.random.state[0]  # type: ignore[index]  # mlx.core's stub says object
-        try:
-            token, scale = self._evaluated(tokens, logits)
-        except RuntimeError as error:
-            if LOST_LIBRARY not in str(error):
-                raise
-            high, low = key.tolist()
-            mx.random.seed(high << 32 | low)
-            token, scale = self._evaluated(tokens, logits)
-        if not isfinite(scale):
-            raise UnsupportedModel(
-                f"the logits after token {len(self.read) + len(tokens):,} hold NaN or infinity, so "
-                "no token can be chosen: the weights or their scales are damaged; download or copy "
-                "the shards again, or repack"
-            )
-        return token
-
-    def _evaluated(self, tokens: list[int], logits: mx.array) -> tuple[int, float]:
-        """The sampled id, and the logits' logsumexp: the one sync per token."""
-        sampled, scale = self._next(tokens, logits)
-        mx.eval(sampled, scale)
-        token: Any = sampled.item()
-        total: Any = scale.item()
-        return int(token), float(total)
-
-    def _next(self, tokens: list[int], logits: mx.array) -> tuple[mx.array, mx.array]:
-        """Penalties and sampler as in mlx-lm's `generate_step`: logits [1, vocabulary] → id [1].
-
-        The second array is the logits' logsumexp, [1, 1].
-        """
-        for process in self._processors:
-            logits = process(mx.array(self.read + tokens), logits)
-        scale = mx.logsumexp(logits, keepdims=True)
-        return self._sample(logits - scale), scale
-
     def _take(self, token: int) -> Step:
         """Add one token and its text, and decide whether the run ends with it."""
         self.generated.append(token)
@@ -264,6 +224,7 @@ class Decoding:
             misses=self._recorder.call_misses,
             nbytes=self._recorder.call_nbytes,
             finish_reason=self.finish_reason or None,
+            predicted=self._predicted,
         )
 
 

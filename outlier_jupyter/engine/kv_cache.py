@@ -61,7 +61,7 @@ class KVCaches:
         return self.running, rest
 
     def _start(self, tokens: list[int], options: GenerateOptions) -> tuple[KVCache, list[int]]:
-        if options.reuse_kv:
+        if options.reuse_kv and not options.score_prompt:  # what is not read is not scored
             kv, rest = self._kept.fetch_nearest_cache(_kind(options), tokens)
             if kv is not None and not rest and can_trim_prompt_cache(kv):
                 # All ids are cached, but logits come only from reading: read the last id again.

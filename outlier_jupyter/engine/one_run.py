@@ -29,7 +29,7 @@ from .kv_cache import KVCache, changed_by
 from .memory import ACTIVATION_NBYTES
 from .memory_budget import check_prompt
 from .prefill_chunk import choose_chunk
-from .prompts import Encoded, Prompt, check_length, context_of, encode
+from .prompts import Encoded, Prompt, check_length, context_of, encode, vocabulary_of
 from .reference import Reference
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 EXPECTED_STEPS = 4096
 """The recorder allocates for at most this many generated tokens at first; it grows if needed."""
+
+SCORED_NBYTES = 12
+"""Bytes per entry of the vocabulary for each token of a chunk with `score_prompt`: its logits, and
+their log-probabilities before and after a change of type."""
 
 
 def start_run(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> StartedRun:
@@ -158,4 +162,8 @@ def _chunk(engine: Engine, options: GenerateOptions, context: int) -> int:
     """Tokens per prefill chunk, where the options leave it open."""
     resident = engine._installed.slots >= sum(engine.info.experts_per_layer)
     plain = options.kv_bits is None and options.max_kv_size is None
-    return choose_chunk(context, engine._costs, resident, ACTIVATION_NBYTES, plain)
+    chunk = choose_chunk(context, engine._costs, resident, ACTIVATION_NBYTES, plain)
+    if not options.score_prompt:
+        return chunk
+    vocabulary = vocabulary_of(engine.config) or engine._vocabulary.size
+    return max(1, min(chunk, ACTIVATION_NBYTES // (SCORED_NBYTES * vocabulary)))

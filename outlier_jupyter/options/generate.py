@@ -77,6 +77,18 @@ class GenerateOptions:
     router_temperature: float = option(
         1.0, "divide the router's logits by this; above 1 the weights are more even", above=0
     )
+    alternatives: int = option(
+        5,
+        "record this many of the likeliest tokens at each step; the token's log-probability, rank "
+        "and the entropy are always recorded",
+        low=0,
+        high=100,
+    )
+    score_prompt: bool = option(
+        False,
+        "record the same for the prompt's tokens: how likely the model found each. The whole "
+        "prompt is read then, also with --reuse-kv",
+    )
     measure_loss: bool = option(
         False,
         "also run the unchanged model on the same tokens and measure each token's KL divergence "

@@ -22,6 +22,7 @@ from ..trace.measures import Summary, summarise
 from ..values import checked, instance, integer, integers, items, rate, refused
 from ..values import path as path_of
 from .spread import Spread
+from .step import Step as Step
 from .text_stream import pieces, readable
 
 if TYPE_CHECKING:
@@ -32,28 +33,6 @@ if TYPE_CHECKING:
 
 TEXTS = ("prompt", "encoded", "text", "finish_reason")
 """What a saved run stores besides its trace and tokens."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One generated token, as `Engine.stream` yields it.
-
-    Attributes:
-        token: its id.
-        text: the text that the detokenizer released with it; may be empty.
-        ns: wall time of the model call that produced it, in nanoseconds.
-        hits, misses: of that call, over all MoE layers.
-        nbytes: bytes of expert weights read for it.
-        finish_reason: None, or on the last step why the run ended.
-    """
-
-    token: int
-    text: str
-    ns: int
-    hits: int
-    misses: int
-    nbytes: int
-    finish_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +96,8 @@ class Run:
         """
         texts = {name: getattr(self, name) for name in TEXTS}
         arrays = {name: getattr(self, name).tolist() for name in ("tokens", "text_ends")}
-        ids = {*self.trace.tokens.tolist(), *self.tokens.tolist()}
+        others = self.trace.alternatives[self.trace.alternatives >= 0]
+        ids = {*self.trace.tokens.tolist(), *self.tokens.tolist(), *others.tolist()}
         bytes_of = {str(token): self._bytes_of(token) for token in sorted(ids)}
         pieces = {token: readable(each) for token, each in bytes_of.items() if each}
         parts = {t: b.hex() for t, b in bytes_of.items() if b != pieces.get(t, "").encode()}

@@ -1,0 +1,99 @@
+"""The next token: logits through penalties and sampler to an id, and what the model found likely.
+
+Both are evaluated together: the one sync per token. Sampler and penalties are mlx-lm's.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.sample_utils import make_logits_processors, make_sampler
+
+from ..errors import UnsupportedModel
+from ..options import GenerateOptions
+from .predictor import Predictor, Rows, log_probabilities
+
+LOST_LIBRARY = "Could not load C++ shared library"
+"""MLX's message when another process deleted the file that it had just compiled."""
+
+
+class NextToken:
+    """Chooses a run's tokens."""
+
+    def __init__(self, options: GenerateOptions) -> None:
+        self._predictor = Predictor(options.alternatives)
+        self._sample = make_sampler(
+            options.temperature,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            top_k=options.sample_top_k,
+        )
+        penalty = options.repetition_penalty if options.repetition_penalty != 1.0 else None
+        self._processors = make_logits_processors(None, penalty, options.repetition_context)
+
+    def read_only(self, logits: mx.array, after: list[int], state: list[Any]) -> Rows | None:
+        """Evaluate a prefill chunk: its KV cache's `state`, and what it says of the tokens `after`.
+
+        Args:
+            logits: [1, tokens, vocabulary], lazy; not computed without tokens `after`.
+        """
+        if not after:
+            mx.eval(state)
+            return None
+        scale = mx.logsumexp(logits[0], axis=-1, keepdims=True)
+        wanted = self._predictor.lazy(logits[0] - scale, mx.array(after))
+        mx.eval(state, wanted)
+        return self._predictor.rows(wanted)
+
+    def choose(self, tokens: list[int], logits: mx.array) -> tuple[int, Rows]:
+        """The id after `tokens`, all that the run has read, from logits [1, vocabulary].
+
+        It is evaluated again if MLX lost what it had just compiled: on a CPU MLX compiles a
+        sampler's functions when they are first evaluated, into a folder that all processes share.
+        Two processes that compile at the same moment can delete each other's files ("Could not load
+        C++ shared library"); the second attempt finds the library.
+
+        Raises:
+            UnsupportedModel: the logits are not finite.
+        """
+        key: Any = mx.random.state[0]  # type: ignore[index]  # mlx.core's stub says object
+        try:
+            token, scale, wanted = self._evaluated(tokens, logits)
+        except RuntimeError as error:
+            if LOST_LIBRARY not in str(error):
+                raise
+            high, low = key.tolist()
+            mx.random.seed(high << 32 | low)
+            token, scale, wanted = self._evaluated(tokens, logits)
+        if not isfinite(scale):
+            raise UnsupportedModel(
+                f"the logits after token {len(tokens):,} hold NaN or infinity, so no token can be "
+                "chosen: the weights or their scales are damaged; download or copy the shards "
+                "again, or repack"
+            )
+        return token, self._predictor.rows(wanted)
+
+    def _evaluated(self, tokens: list[int], logits: mx.array) -> tuple[int, float, list[mx.array]]:
+        """The sampled id, the logits' logsumexp, and the predictor's arrays: one sync per token."""
+        sampled, scale, own = self._lazy(tokens, logits)
+        wanted = self._predictor.lazy(own, sampled)
+        mx.eval(sampled, scale, wanted)
+        token: Any = sampled.item()
+        total: Any = scale.item()
+        return int(token), float(total), wanted
+
+    def _lazy(self, tokens: list[int], logits: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """As in mlx-lm's `generate_step`: the id [1], and the logits' logsumexp [1, 1].
+
+        The third array are the model's log-probabilities before penalties, [1, vocabulary].
+        """
+        own: mx.array | None = None
+        if self._processors:
+            own = log_probabilities(logits)  # first: a processor may write into its argument
+        for process in self._processors:
+            logits = process(mx.array(tokens), logits)
+        scale = mx.logsumexp(logits, keepdims=True)
+        logprobs = logits - scale
+        return self._sample(logprobs), scale, logprobs if own is None else own
