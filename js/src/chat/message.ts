@@ -5,6 +5,8 @@ import { bytes, integer, percent, plural, short } from "../widget/format";
 import { button } from "./button";
 import { copyFrom, render } from "./markdown";
 import type { ChatStore, Message, PromptProgress } from "./store";
+import { ThinkingBlock } from "./thinking";
+import { ToolCard } from "./tool-card";
 
 /** What the facts say about an answer that did not end by itself. */
 const ENDED: Record<string, string> = {
@@ -15,7 +17,10 @@ const ENDED: Record<string, string> = {
 
 export class MessageNode {
   readonly node: HTMLElement;
+  private readonly thinking: ThinkingBlock;
   private readonly body = el("div", "oj-body", { dir: "auto" });
+  private readonly calls = el("div", "oj-calls");
+  private readonly cards: ToolCard[] = [];
   private readonly progress = el("progress", "oj-prompt-progress", { "aria-label": "Prompt read" });
   private readonly note = el("div", "oj-problem");
   private readonly facts = el("span", "oj-facts");
@@ -40,6 +45,7 @@ export class MessageNode {
     message: Message,
   ) {
     this.message = message;
+    this.thinking = new ThinkingBlock(store);
     const user = message.role === "user";
     this.before = button("‹", "Earlier version", () => this.step(-1));
     this.after = button("›", "Later version", () => this.step(1));
@@ -57,7 +63,9 @@ export class MessageNode {
       "article",
       `oj-message oj-${message.role}`,
       { "aria-label": user ? "You" : "Answer" },
+      ...(user ? [] : [this.thinking.node]),
       this.body,
+      ...(user ? [] : [this.calls]),
       this.progress,
       this.note,
       actions,
@@ -71,9 +79,13 @@ export class MessageNode {
     this.node.setAttribute("aria-busy", String(writing));
     const { count } = this.store.modules;
     if (message.text !== this.shown || count !== this.drawnWith) this.drawText(message);
-    const progress = writing && !message.text && reading?.message === message.id ? reading : null;
-    const wait = progress ? progressText(progress) : "Reading…";
-    this.body.dataset.empty = message.text ? "" : writing ? wait : "No text was generated.";
+    this.thinking.draw(message);
+    this.drawCalls(message);
+    const calls = message.tool_calls?.length;
+    const begun = message.text || message.thinking?.text || calls;
+    const progress = writing && !begun && reading?.message === message.id ? reading : null;
+    const wait = begun ? "" : progress ? progressText(progress) : "Reading…";
+    this.body.dataset.empty = writing ? wait : calls ? "" : "No text was generated.";
     this.progress.hidden = !progress;
     if (progress) [this.progress.max, this.progress.value] = [progress.of, progress.read];
     setText(this.note, message.note);
@@ -123,6 +135,22 @@ export class MessageNode {
     [this.shown, this.drawnWith] = [message.text, this.store.modules.count];
     if (message.role === "user") setText(this.body, message.text);
     else this.body.replaceChildren(render(message.text, this.store.modules));
+  }
+
+  private drawCalls(message: Message): void {
+    const calls = message.tool_calls ?? [];
+    const { state, closed } = this.store;
+    // Another may be decided on while one of them runs.
+    const free = !state.running || calls.some((each) => each.state === "running");
+    const last = state.messages.at(-1)?.id === message.id && !state.running;
+    for (const [n, call] of calls.entries()) {
+      if (!this.cards[n]) {
+        this.cards[n] = new ToolCard(this.store, message, call);
+        this.calls.append(this.cards[n].node);
+      }
+      this.cards[n].draw(message, call, free && !closed, last);
+    }
+    this.calls.hidden = !calls.length;
   }
 
   private step(by: number): void {

@@ -22,6 +22,18 @@ export interface Message {
   note: string;
   numbers: Partial<Record<RunNumber, number>>;
   siblings: number[];
+  /** What the model thought before its answer; its time and tokens once they are known. */
+  thinking?: { text?: string; seconds?: number; tokens?: number };
+  tool_calls?: ToolCall[];
+}
+
+/** A call of a tool that an answer has; `result` is what the model reads of it. */
+export interface ToolCall {
+  id: string;
+  name: string;
+  arguments: Record<string, unknown>;
+  state: "proposed" | "running" | "done" | "failed" | "refused";
+  result: string;
 }
 
 export interface ChatState {
@@ -86,6 +98,8 @@ interface Incoming {
   conversation?: number;
   message?: number;
   text?: string;
+  /** Of text: "thinking" where it is not the answer's. */
+  kind?: string;
   state?: ChatState;
   request?: string;
   name?: string;
@@ -242,7 +256,7 @@ export class ChatStore {
     this.stateRequested = false;
   }
 
-  private appendText({ seq = 0, conversation, message, text = "" }: Incoming): void {
+  private appendText({ seq = 0, conversation, message, text = "", kind }: Incoming): void {
     const { state } = this;
     if (seq <= state.seq) return;
     if (seq !== state.seq + 1) {
@@ -252,7 +266,9 @@ export class ChatStore {
     state.seq = seq;
     if (conversation !== state.conversation) return;
     const answer = state.messages.find((each) => each.id === message);
-    if (answer) answer.text += text;
+    if (answer && kind === "thinking")
+      answer.thinking = { ...answer.thinking, text: (answer.thinking?.text ?? "") + text };
+    else if (answer) answer.text += text;
   }
 
   private setProgress({ conversation, reading }: Incoming): void {
