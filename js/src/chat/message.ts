@@ -18,7 +18,7 @@ const ENDED: Record<string, string> = {
 export class MessageNode {
   readonly node: HTMLElement;
   private readonly thinking: ThinkingBlock;
-  private readonly body = el("div", "oj-body", { dir: "auto" });
+  private readonly body = el("div", "oj-prose oj-body", { dir: "auto" });
   private readonly calls = el("div", "oj-calls");
   private readonly cards: ToolCard[] = [];
   private readonly progress = el("progress", "oj-prompt-progress", { "aria-label": "Prompt read" });

@@ -8,11 +8,13 @@ import type { ChatStore, Control } from "./store";
 /** The second press of Delete must follow within this time. */
 const CONFIRM_MS = 4_000;
 
+type Input = HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement;
+
 export class Settings {
   readonly node: HTMLElement;
   private readonly system = el("textarea", "oj-input", { rows: "2" });
   private readonly title = el("input", "oj-input", { type: "text", maxlength: "200" });
-  private readonly inputs = new Map<string, HTMLInputElement>();
+  private readonly inputs = new Map<string, Input>();
   private readonly cache: CacheSize;
   private readonly file = el("input", "", { type: "file", accept: ".json,application/json" });
   private readonly remove: HTMLButtonElement;
@@ -53,8 +55,8 @@ export class Settings {
     show(this.title, this.store.state.title);
     for (const [name, input] of this.inputs) {
       const value = this.store.get(name);
-      if (input.type === "checkbox") input.checked = value === true;
-      else show(input, value === null || value === undefined ? "" : String(value));
+      if (input.type === "checkbox") (input as HTMLInputElement).checked = value === true;
+      else show(input, Array.isArray(value) ? value.join("\n") : String(value ?? ""));
     }
     this.cache.draw();
   }
@@ -76,12 +78,8 @@ export class Settings {
   }
 
   private control(control: Control): HTMLElement {
-    const { name, kind, least, most, step } = control;
-    const input = el("input", "oj-input", { type: kind === "bool" ? "checkbox" : "number" });
-    if (least !== null) input.min = String(least);
-    if (most !== null) input.max = String(most);
-    input.step = kind === "float" ? "any" : String(step);
-    if (control.default === null) input.placeholder = name === "seed" ? "none" : "automatic";
+    const { name } = control;
+    const input = inputOf(control);
     this.inputs.set(name, input);
     this.onChange(input, () => this.set(name, controlValue(input, control)));
     return el("label", "", { title: control.help }, el("span", "", {}, control.label), input);
@@ -119,13 +117,32 @@ export class Settings {
   }
 }
 
+function inputOf(control: Control): Input {
+  const { kind, least, most, step, choices = [] } = control;
+  if (kind === "choice")
+    return el("select", "oj-input", {}, ...choices.map((each) => el("option", "", {}, each)));
+  if (kind === "texts") {
+    const box = el("textarea", "oj-input", { rows: "2" });
+    box.placeholder = "NAME=VALUE, one a line";
+    return box;
+  }
+  const input = el("input", "oj-input", { type: kind === "bool" ? "checkbox" : "number" });
+  if (least !== null) input.min = String(least);
+  if (most !== null) input.max = String(most);
+  input.step = kind === "float" ? "any" : String(step);
+  if (control.default === null) input.placeholder = control.name === "seed" ? "none" : "automatic";
+  return input;
+}
+
 /** Show a value unless the user is changing it. */
-function show(input: HTMLInputElement | HTMLTextAreaElement, value: string): void {
+function show(input: Input, value: string): void {
   if (focusBeside(input) !== input && input.value !== value) input.value = value;
 }
 
 /** The value of a control; an empty one stands for the option's default. */
-function controlValue(input: HTMLInputElement, control: Control): number | boolean | null {
-  if (control.kind === "bool") return input.checked;
+function controlValue(input: Input, control: Control): Control["default"] {
+  if (control.kind === "bool") return (input as HTMLInputElement).checked;
+  if (control.kind === "choice") return input.value;
+  if (control.kind === "texts") return input.value.split("\n").filter((line) => line.trim());
   return input.value === "" ? control.default : Number(input.value);
 }

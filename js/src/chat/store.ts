@@ -62,8 +62,10 @@ export interface Control {
   name: string;
   label: string;
   help: string;
-  kind: "int" | "float" | "bool";
-  default: number | boolean | null;
+  /** A number, a switch, one of `choices`, or several texts. */
+  kind: "int" | "float" | "bool" | "choice" | "texts";
+  choices?: string[];
+  default: number | boolean | string | string[] | null;
   least: number | null;
   most: number | null;
   step: number;

@@ -9,7 +9,7 @@ import type { ChatStore, Message } from "./store";
 export class ThinkingBlock {
   readonly node = el("details", "oj-thinking");
   private readonly summary = el("summary", "");
-  private readonly body = el("div", "oj-body", { dir: "auto" });
+  private readonly body = el("div", "oj-prose oj-thoughts", { dir: "auto" });
   private byHand = false;
   private text = "";
   /** What is in sight: the text, and how many modules it was drawn with. */

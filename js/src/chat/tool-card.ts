@@ -1,5 +1,5 @@
 // A call of a tool in an answer: its name and arguments, and what becomes of it. It runs only after a
-// click, unless Python was told to run all.
+// click, unless the chat runs all of them.
 
 import { el, setText } from "../widget/dom";
 import { integer } from "../widget/format";
@@ -61,8 +61,8 @@ export class ToolCard {
     this.node.setAttribute("aria-label", `Tool call ${name}`);
     setText(this.name, name);
     setText(this.state, STATES[state] ?? state);
-    setText(this.input, JSON.stringify(call.arguments ?? {}, null, 2));
-    this.input.hidden = !call.name;
+    setText(this.input, JSON.stringify(call.arguments, null, 2));
+    this.input.hidden = this.input.textContent === "{}";
     this.run.hidden = this.refuse.hidden = state !== "proposed";
     this.goOn.hidden = !(state === "failed" && last);
     for (const each of [this.run, this.refuse, this.goOn]) each.disabled = !usable;

@@ -256,6 +256,27 @@ test("settings are controls with their limits, sent when changed", async () => {
   expect(last()).toEqual({ type: "set", name: "system", value: "Be brief." });
 });
 
+test("a setting with choices is a list, and one of texts has a line for each", async () => {
+  const other = { help: "", default: "auto", least: null, most: null, step: 1 };
+  const controls = [
+    { ...other, group: "Thinking", name: "thinking", label: "thinking", kind: "choice" },
+    { ...other, group: "Thinking", name: "template", label: "variables", kind: "texts" },
+  ];
+  Object.assign(controls[0], { choices: ["auto", "on", "off"] });
+  open(state(1, []), { controls, thinking: "on", template: ["a=1", "b=x"] });
+  named("Settings").click();
+  await drawn();
+  const choice = $<HTMLSelectElement>(".oj-settings select");
+  const lines = $<HTMLTextAreaElement>(".oj-settings fieldset textarea");
+  expect([choice.value, lines.value]).toEqual(["on", "a=1\nb=x"]);
+  choice.value = "off";
+  choice.dispatchEvent(new Event("change"));
+  expect(last()).toEqual({ type: "set", name: "thinking", value: "off" });
+  lines.value = "a=2\n\nc=[1]\n";
+  lines.dispatchEvent(new Event("change"));
+  expect(last()).toEqual({ type: "set", name: "template", value: ["a=2", "c=[1]"] });
+});
+
 test("conversations are switched, started, exported, and deleted at the second press", async () => {
   const conversations = [
     { id: 1, label: "One" },

@@ -65,7 +65,7 @@ test("thinking streams into an open block, which folds when the answer begins", 
 test("whoever opens the thinking, or folds it, decides; the keyboard does as well", async () => {
   open(state(1, answer({ thinking: THOUGHT })));
   await drawn();
-  expect(thinking().querySelector(".oj-body")!.childElementCount).toBe(0); // drawn when it is opened
+  expect(thinking().querySelector(".oj-thoughts")!.childElementCount).toBe(0); // drawn when it is opened
   $(".oj-thinking summary").focus();
   await userEvent.keyboard("{Enter}");
   await drawn();
@@ -211,6 +211,6 @@ test("thinking has formulas and code as an answer has, and is never HTML", async
   await arrived(".oj-thinking math");
   await arrived(".oj-thinking .oj-code-kwd");
   expect(page.host.querySelector("script")).toBeNull();
-  expect(textOf(".oj-thinking .oj-body")).toContain("<script>");
+  expect(textOf(".oj-thoughts")).toContain("<script>");
   expect(sent().length).toBe(1); // only that for the state
 });
