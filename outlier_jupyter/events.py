@@ -217,6 +217,17 @@ class TextProduced(NamedTuple):
     text: str
 
 
+class SegmentText(NamedTuple):
+    """Text of a segment, without tags: `kind` is `thinking`, `answer` or `tool call`.
+
+    It follows the `TextProduced` that released it. Text that may be the begin of a tag is held back
+    until it is known to be none. Line breaks after a tag are left out.
+    """
+
+    kind: str
+    text: str
+
+
 class RunDone(NamedTuple):
     """The run ended by `finish_reason`: `stop` (end of turn or stop word), `length`, `interrupted`
     or `error`.
@@ -246,6 +257,7 @@ Event: TypeAlias = (
     | StepDone
     | Compared
     | TextProduced
+    | SegmentText
     | RunDone
     | Resized
 )

@@ -19,7 +19,16 @@ import numpy as np
 from mlx_lm.generate import maybe_quantize_kv_cache
 
 from ..errors import OptionError, UnsupportedModel, brief
-from ..events import DECODE, PREFILL, CallStarted, Event, Predicted, StepDone, TextProduced
+from ..events import (
+    DECODE,
+    PREFILL,
+    CallStarted,
+    Event,
+    Predicted,
+    SegmentText,
+    StepDone,
+    TextProduced,
+)
 from ..options import GenerateOptions
 from ..paging import RouterTap, Stopped
 from ..runs.run import Interrupted, Run, Step
@@ -27,10 +36,13 @@ from ..runs.text_stream import Transcript
 from ..system.interrupt import Interrupts, deferred
 from ..trace import Trace
 from ..trace.recorder import Recorder
+from ..trace.segments import THINKING, name_of
 from .memory import give_back
 from .next_token import NextToken
 from .predictor import Rows
 from .reference import Reference
+from .segments import GeneratedSegments, Piece
+from .thinking_budget import ThinkingBudget
 
 CLEAR_EVERY = 256
 """After so many tokens MLX's freed buffers are returned, as in mlx-lm, and the files checked."""
@@ -48,7 +60,8 @@ class Decoding:
     Attributes:
         read: ids of this run that the model has processed: the KV cache contains them.
         generated: ids sampled so far; `text_ends`, the length of the text after each.
-        transcript: the text so far.
+        transcript: the text so far; `segments`, what its parts are.
+        budget: ends the thinking after some tokens; None without a limit.
         finish_reason: "" until the run ends normally.
     """
 
@@ -60,6 +73,8 @@ class Decoding:
         options: GenerateOptions,
         *,
         transcript: Transcript,
+        segments: GeneratedSegments,
+        closing: list[int],
         ends: set[int],
         recorder: Recorder,
         tap: RouterTap,
@@ -73,6 +88,8 @@ class Decoding:
         self.generated: list[int] = []
         self.text_ends: list[int] = []
         self.transcript = transcript
+        self.segments = segments
+        self.budget: ThinkingBudget | None = None
         self.finish_reason = ""
         self._model = model
         self._prompt = prompt
@@ -88,6 +105,10 @@ class Decoding:
         self._reference = reference
         self._next = NextToken(options)
         self._predicted: Rows | None = None
+        if options.thinking_budget is not None and closing:
+            most = options.thinking_budget
+            self.budget = ThinkingBudget(most, closing, segments, self.generated)
+            self._next.processors.append(self.budget)
         if options.seed is not None:
             mx.random.seed(options.seed)
 
@@ -124,6 +145,7 @@ class Decoding:
             finish_reason=reason,
             trace=trace,
             text_ends=np.array(self.text_ends, np.int32),
+            spans=self.segments.spans(self.transcript.text),
             spell=spell,
         )
 
@@ -200,19 +222,30 @@ class Decoding:
             ) from error
         return logits
 
+    def report_text(self, text: str, pieces: list[Piece]) -> None:
+        """Emit text that was released, and the `pieces` of segments that are now known."""
+        if text:
+            self._emit(TextProduced(text))
+        for kind, piece in pieces:
+            self._emit(SegmentText(name_of(kind), piece))
+
     def _take(self, token: int) -> Step:
         """Add one token and its text, and decide whether the run ends with it."""
         self.generated.append(token)
-        text = "" if token in self._ends else self.transcript.add(token)
-        if token in self._ends or self.transcript.stopped:
+        ends, thinking = token in self._ends, self.segments.kind == THINKING
+        text = "" if ends else self.transcript.add(token)
+        pieces = self.segments.add(text)
+        self.segments.take(-1 if ends else self.transcript.seen, thinking)
+        if ends or self.transcript.stopped:
             self.finish_reason = "stop"
         elif len(self.generated) == self._options.max_tokens:
             self.finish_reason = "length"
         if self.finish_reason:
-            text += self.transcript.finish()
+            rest = self.transcript.finish()
+            text += rest
+            pieces += [*self.segments.add(rest), *self.segments.finish()]
         self.text_ends.append(len(self.transcript.text))
-        if text:
-            self._emit(TextProduced(text))
+        self.report_text(text, pieces)
         if len(self.generated) % CLEAR_EVERY == 0:
             give_back()
             self._check()

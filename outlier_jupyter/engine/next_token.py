@@ -5,6 +5,7 @@ Both are evaluated together: the one sync per token. Sampler and penalties are m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -15,12 +16,18 @@ from ..errors import UnsupportedModel
 from ..options import GenerateOptions
 from .predictor import Predictor, Rows, log_probabilities
 
+Processor = Callable[[mx.array, mx.array], mx.array]
+
 LOST_LIBRARY = "Could not load C++ shared library"
 """MLX's message when another process deleted the file that it had just compiled."""
 
 
 class NextToken:
-    """Chooses a run's tokens."""
+    """Chooses a run's tokens.
+
+    Attributes:
+        processors: functions of the ids and their logits, applied in order before the sampler.
+    """
 
     def __init__(self, options: GenerateOptions) -> None:
         self._predictor = Predictor(options.alternatives)
@@ -31,7 +38,9 @@ class NextToken:
             top_k=options.sample_top_k,
         )
         penalty = options.repetition_penalty if options.repetition_penalty != 1.0 else None
-        self._processors = make_logits_processors(None, penalty, options.repetition_context)
+        self.processors: list[Processor] = list(
+            make_logits_processors(None, penalty, options.repetition_context)
+        )
 
     def read_only(self, logits: mx.array, after: list[int], state: list[Any]) -> Rows | None:
         """Evaluate a prefill chunk: its KV cache's `state`, and what it says of the tokens `after`.
@@ -90,9 +99,9 @@ class NextToken:
         The third array are the model's log-probabilities before penalties, [1, vocabulary].
         """
         own: mx.array | None = None
-        if self._processors:
+        if self.processors:
             own = log_probabilities(logits)  # first: a processor may write into its argument
-        for process in self._processors:
+        for process in self.processors:
             logits = process(mx.array(tokens), logits)
         scale = mx.logsumexp(logits, keepdims=True)
         logprobs = logits - scale

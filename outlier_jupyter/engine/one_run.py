@@ -15,7 +15,7 @@ import numpy as np
 from mlx_lm.generate import wired_limit
 
 from ..errors import CheckpointChanged, EngineClosed
-from ..events import PromptEncoded, RunDone, TextProduced
+from ..events import PromptEncoded, RunDone
 from ..options import GenerateOptions
 from ..paging import Stopped
 from ..residency.eviction_order import CacheStart
@@ -25,12 +25,16 @@ from ..system.memory_info import memory_rate
 from ..trace import TraceInfo
 from ..trace.recorder import Recorder
 from .decode import Decoding, StartedRun
+from .dialects import Dialect, dialect_of
 from .kv_cache import KVCache, changed_by
 from .memory import ACTIVATION_NBYTES
 from .memory_budget import check_prompt
 from .prefill_chunk import choose_chunk
+from .prompt_kinds import PromptKinds, prompt_kinds
 from .prompts import Encoded, Prompt, check_length, context_of, encode, vocabulary_of
 from .reference import Reference
+from .segments import GeneratedSegments
+from .templates import apply
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -48,18 +52,22 @@ def start_run(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Starte
     if engine.closed:
         raise EngineClosed("this engine was closed: load the model again")
     settings = engine.routing.options(options)
-    prepared = encode(engine.tokenizer, prompt, settings, engine.config)
+    dialect = dialect_of(engine.tokenizer)
+    prepared = encode(engine.tokenizer, prompt, settings, engine.config, dialect)
     length, kept = len(prepared.tokens), engine._kv_caches.kept_nbytes
     check_length(context_of(engine.config), length, settings.max_tokens, engine.options.force)
     if not engine.options.force:
         check_prompt(length, settings, engine._needs, engine._ram_gb, kept)
     finished: list[Run] = []
-    return StartedRun(engine._interrupts, _steps(engine, prepared, settings, finished), finished)
+    steps = _steps(engine, prepared, settings, dialect, finished)
+    return StartedRun(engine._interrupts, steps, finished)
 
 
 def _steps(
-    engine: Engine, prompt: Encoded, options: GenerateOptions, finished: list[Run]
-) -> Generator[Step, None, None]:
+    engine: Engine, prompt: Encoded, options: GenerateOptions, dialect: Dialect,
+    finished: list[Run],
+) -> Generator[Step, None, None]:  # fmt: skip
+    kinds = _prompt_kinds(engine, prompt, dialect)
     with engine._alone(), engine.routing.applied(options):
         check_files(engine)
         kv, rest = engine._kv_caches.start(prompt.tokens, options)
@@ -70,10 +78,12 @@ def _steps(
         start = engine._cache_starts.take(engine._installed.tables)
         engine._bus.begin(recorder, *Recorder.KINDS)
         reused = prompt.tokens[: len(prompt.tokens) - len(rest)]
-        decoding = _decoding(engine, rest, kv, options, recorder, reused)
+        segments = GeneratedSegments(dialect, kinds.state)
+        decoding = _decoding(engine, rest, kv, options, recorder, reused, segments)
         engine._bus(PromptEncoded(np.array(rest, np.int32), len(reused)))
         try:
-            yield from _recorded(engine, decoding, recorder, start, prompt, options, finished)
+            read = kinds.kinds[len(reused) :]
+            yield from _recorded(engine, decoding, recorder, start, prompt, read, options, finished)
         finally:
             if options.reuse_kv:
                 whole = bool(decoding.finish_reason)
@@ -82,16 +92,23 @@ def _steps(
 
 def _recorded(
     engine: Engine, decoding: Decoding, recorder: Recorder, start: CacheStart, prompt: Encoded,
-    options: GenerateOptions, finished: list[Run],
+    kinds: bytes, options: GenerateOptions, finished: list[Run],
 ) -> Iterator[Step]:  # fmt: skip
-    """Yield the run's steps, and keep the `Run` however it ends."""
+    """Yield the run's steps, and keep the `Run` however it ends.
+
+    Args:
+        kinds: of the prompt's tokens that are read.
+    """
 
     def keep(reason: str) -> Run:
-        if rest := decoding.transcript.finish():
-            engine._bus(TextProduced(rest))
+        rest = decoding.transcript.finish()
+        pieces = decoding.segments.add(rest) + decoding.segments.finish()
+        decoding.report_text(rest, pieces)
         engine._bus(RunDone(reason))
         info = run_info(engine, options, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
-        trace, spell = recorder.trace(info), engine._vocabulary.bytes_of
+        info = _with_changes(info, decoding, options)
+        trace = recorder.trace(info, kinds + decoding.segments.token_kinds())
+        spell = engine._vocabulary.bytes_of
         trace.remember(start)
         finished.append(decoding.result(prompt.prompt, prompt.text, reason, trace, spell))
         engine.last_run = finished[-1]
@@ -113,7 +130,7 @@ def _recorded(
 
 def _decoding(
     engine: Engine, rest: list[int], kv: KVCache, options: GenerateOptions, recorder: Recorder,
-    reused: list[int],
+    reused: list[int], segments: GeneratedSegments,
 ) -> Decoding:  # fmt: skip
     pagers = engine._installed.pagers
     reference = Reference(engine.model, engine.routing, pagers, reused, options.prefill_chunk)
@@ -123,6 +140,8 @@ def _decoding(
         kv,
         options,
         transcript=Transcript(engine.tokenizer.detokenizer, options.stop, engine._vocabulary.size),
+        segments=segments,
+        closing=segments.closing(engine.tokenizer) if options.thinking_budget is not None else [],
         ends=set(engine.tokenizer.eos_token_ids),
         recorder=recorder,
         tap=engine._installed.tap,
@@ -132,6 +151,24 @@ def _decoding(
         check=partial(check_files, engine),
         reference=reference if options.measure_loss else None,
     )
+
+
+def _prompt_kinds(engine: Engine, prompt: Encoded, dialect: Dialect) -> PromptKinds:
+    """What each prompt token belongs to, and the state in which the answer begins."""
+    tokens = [engine._vocabulary.bytes_of(token) for token in prompt.tokens]
+
+    def render(messages: list[dict[str, Any]]) -> str:
+        return apply(engine.tokenizer, messages, prompt.variables)
+
+    return prompt_kinds(prompt.text, tokens, prompt.messages, render, dialect)
+
+
+def _with_changes(info: TraceInfo, decoding: Decoding, options: GenerateOptions) -> TraceInfo:
+    """`info` with what changed the output while the run went on."""
+    if decoding.budget is None or not decoding.budget.closed:
+        return info
+    words = f"thinking ended after {options.thinking_budget:,} tokens"
+    return replace(info, changed_output="; ".join(filter(None, [info.changed_output, words])))
 
 
 def files_changed(engine: Engine) -> str:

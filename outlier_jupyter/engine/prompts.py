@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ..errors import OptionError, brief
 from ..options import GenerateOptions
 from ..values import items, refused
-from .templates import content_of, has_template, templated
+from .dialects import Dialect
+from .template_variables import variables_of, with_thinking
+from .templates import Message, content_of, has_template, rendered
 
 Prompt: TypeAlias = str | Sequence[dict[str, Any]]
 """A text, or a conversation as for chat templates: [{"role": …, "content": …}, …]."""
@@ -28,19 +30,30 @@ class Encoded:
         prompt: as the user wrote it; a conversation as "role: content" lines.
         text: as the model reads it, in the chat template.
         tokens: its ids.
+        messages: as the template accepted them; None without a template.
+        variables: of the template.
     """
 
     prompt: str
     text: str
     tokens: list[int]
+    messages: list[Message] | None = None
+    variables: dict[str, Any] = field(default_factory=dict)
 
 
 def encode(
-    tokenizer: Any, prompt: Prompt, options: GenerateOptions, config: dict[str, Any] | None = None
+    tokenizer: Any,
+    prompt: Prompt,
+    options: GenerateOptions,
+    config: dict[str, Any] | None = None,
+    dialect: Dialect | None = None,
 ) -> Encoded:
     """Encode `prompt`; a text goes into the chat template, if there is one, unless `raw`.
 
     `check_length` and `memory_budget.check_prompt` check its length.
+
+    Args:
+        dialect: the model's tags; without them `thinking` cannot be set.
 
     Raises:
         OptionError: the prompt is empty, the chat template refuses the messages, or the tokenizer
@@ -49,6 +62,8 @@ def encode(
     prompt = as_prompt(prompt)
     if not prompt:
         raise OptionError("the prompt is empty: give at least one character")
+    dialect = dialect or Dialect()
+    variables, messages = variables_of(tokenizer, options, dialect), None
     if isinstance(prompt, str) and (options.raw or not has_template(tokenizer)):
         if options.system is not None:
             why = "raw=True sends the prompt as it is"
@@ -61,10 +76,12 @@ def encode(
         starts = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
         tokens = ids_of(tokenizer, text, add_special_tokens=not starts)
     else:
-        text = templated(tokenizer, _messages(prompt, options.system))
+        given = _messages(prompt, options.system)
+        text, messages = rendered(tokenizer, given, variables)
+        text = with_thinking(text, tokenizer, options, dialect)
         tokens = ids_of(tokenizer, text, add_special_tokens=False)
     check_known(tokens, config or {})
-    return Encoded(_prompt_text(prompt), text, tokens)
+    return Encoded(_prompt_text(prompt), text, tokens, messages, variables)
 
 
 def ids_of(tokenizer: Any, text: str, **options: Any) -> list[int]:

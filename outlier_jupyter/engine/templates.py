@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ..errors import OptionError, OutlierError, TemplateEndless, TemplateRefused, brief, shown
 from ..system.interrupt import within
@@ -18,10 +18,19 @@ Message = dict[str, Any]
 
 TEMPLATE_S = 5
 """The most seconds that a template may take: it is foreign code and may never end."""
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Where messages have an answer's thinking: templates and mlx-lm's server use different names."""
 CONTROL = re.compile(r"<\|[a-z_]+\|>")
 """Control tokens in the form that most models use."""
 FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 """The begin of the answer itself, after the reasoning in other channels."""
+
+
+class Rendered(NamedTuple):
+    """A conversation as `text`, and the form of its messages that the template accepted."""
+
+    text: str
+    messages: list[Message]
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -29,11 +38,25 @@ def has_template(tokenizer: Any) -> bool:
     return bool(tokenizer.has_chat_template)
 
 
-def templated(tokenizer: Any, messages: Sequence[Message]) -> str:
+def templated(
+    tokenizer: Any, messages: Sequence[Message], variables: Mapping[str, Any] | None = None
+) -> str:
+    """The text of `rendered`."""
+    return rendered(tokenizer, messages, variables).text
+
+
+def rendered(
+    tokenizer: Any, messages: Sequence[Message], variables: Mapping[str, Any] | None = None
+) -> Rendered:
     """The conversation as text, by the model's chat template.
 
-    A template may refuse the model's own answers for their control tokens (gpt-oss's does). Then
-    the answers are passed without them.
+    The thinking of an answer is in `reasoning_content`, `reasoning` or `thinking`, or between tags
+    in its content: the template decides whether the model reads it again. A template may refuse the
+    model's own answers for their control tokens (gpt-oss's does). Then the answers are passed
+    without them.
+
+    Args:
+        variables: of the template, besides the messages.
 
     Raises:
         TemplateRefused: the template refuses the messages in every form.
@@ -45,7 +68,7 @@ def templated(tokenizer: Any, messages: Sequence[Message]) -> str:
         )
     messages = [_plain(number, message) for number, message in enumerate(messages, 1)]
     try:
-        return _first_accepted(tokenizer, messages)
+        return _first_accepted(tokenizer, messages, variables or {})
     except OutlierError:
         raise
     except Exception as refusal:  # a template may raise anything
@@ -53,7 +76,10 @@ def templated(tokenizer: Any, messages: Sequence[Message]) -> str:
 
 
 def without_refused(
-    tokenizer: Any, messages: Sequence[Message], system: str | None
+    tokenizer: Any,
+    messages: Sequence[Message],
+    system: str | None,
+    variables: Mapping[str, Any] | None = None,
 ) -> tuple[list[Message], int]:
     """The conversation without the answers that the template refuses, and their questions.
 
@@ -67,27 +93,29 @@ def without_refused(
     first = [] if system is None else [{"role": "system", "content": system}]
     kept: list[Message] = []
     for pair in zip(before[::2], before[1::2], strict=False):
-        if _accepts(tokenizer, [*first, *pair, last]):
+        if _accepts(tokenizer, [*first, *pair, last], variables):
             kept += pair
-    if not _accepts(tokenizer, [*first, *kept, last]):
+    if not _accepts(tokenizer, [*first, *kept, last], variables):
         kept = []
     return [*kept, last], (len(before) - len(kept)) // 2
 
 
-def _accepts(tokenizer: Any, messages: list[Message]) -> bool:
+def _accepts(tokenizer: Any, messages: list[Message], variables: Mapping[str, Any] | None) -> bool:
     try:
-        templated(tokenizer, messages)
+        templated(tokenizer, messages, variables)
     except TemplateRefused:
         return False
     return True
 
 
-def _first_accepted(tokenizer: Any, messages: list[Message]) -> str:
+def _first_accepted(
+    tokenizer: Any, messages: list[Message], variables: Mapping[str, Any]
+) -> Rendered:
     """The template's text for the first form of the messages that it accepts."""
     refusal: Exception | None = None
     for form in _forms(tokenizer, messages):
         try:
-            return _apply(tokenizer, form)
+            return Rendered(apply(tokenizer, form, variables), form)
         except OutlierError:
             raise
         except Exception as error:
@@ -98,16 +126,18 @@ def _first_accepted(tokenizer: Any, messages: list[Message]) -> str:
 
 def _forms(tokenizer: Any, messages: list[Message]) -> Iterator[list[Message]]:
     """The forms of the messages that templates accept, the usual one first."""
-    read = [_with_arguments(message) for message in messages]
+    read = [_with_arguments(_with_reasoning(message)) for message in messages]
+    silent = [_without_content(message) for message in read]
     bare = [_without_control(tokenizer, message) for message in read]
     seen: list[list[Message]] = []
-    for form in (read, messages, bare):
+    for form in (read, messages, silent, bare):
         if form not in seen:
             seen.append(form)
             yield form
 
 
-def _apply(tokenizer: Any, messages: list[Message]) -> str:
+def apply(tokenizer: Any, messages: list[Message], variables: Mapping[str, Any]) -> str:
+    """The template's text for exactly these messages; it may raise anything."""
     named: dict[str, Any] = {}
     templates = getattr(tokenizer, "chat_template", None)
     if isinstance(templates, dict) and "default" not in templates:
@@ -120,7 +150,7 @@ def _apply(tokenizer: Any, messages: list[Message]) -> str:
         named["chat_template"] = next(iter(templates.values()))
     with within(TEMPLATE_S, TemplateEndless):
         text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **named
+            messages, tokenize=False, add_generation_prompt=True, **named, **variables
         )
     if not str(text).strip():
         raise OptionError(
@@ -185,6 +215,20 @@ def content_of(message: Message) -> str:
     calls = [c.get("function") for c in message["tool_calls"] if isinstance(c, dict)]
     return ", ".join(f"{c.get('name')}({c.get('arguments', '')})" for c in calls if
                      isinstance(c, dict))  # fmt: skip
+
+
+def _with_reasoning(message: Message) -> Message:
+    """An answer with its thinking under each of the names that templates read."""
+    known = [message[name] for name in REASONING_FIELDS if message.get(name)]
+    if message["role"] != "assistant" or not known or not isinstance(known[0], str):
+        return message
+    return message | dict.fromkeys(REASONING_FIELDS, known[0])
+
+
+def _without_content(message: Message) -> Message:
+    """A call without the text before it: gpt-oss's template takes that or thinking, not both."""
+    both = message.get("tool_calls") and any(message.get(name) for name in REASONING_FIELDS)
+    return message | {"content": ""} if both else message
 
 
 def _with_arguments(message: Message) -> Message:

@@ -119,8 +119,10 @@ def repair_decoding(tokenizer: TokenizerWrapper) -> None:
     if vocabulary.spelling == OTHER:
         return
     _repair_decoder(tokenizer, vocabulary.spelling)
-    always = vocabulary.spelling == BYTE_LEVEL  # as mlx-lm's own detokenizer of these
-    trim = always or getattr(tokenizer._detokenizer, "trim_space", True)
+    # mlx-lm's own detokenizer of byte-level vocabularies drops a space that begins the text: the
+    # tokenizer's decoding has it, and a text that is continued needs it.
+    trims = vocabulary.spelling != BYTE_LEVEL
+    trim = trims and getattr(tokenizer._detokenizer, "trim_space", True)
     tokenizer._detokenizer = ByteDetokenizer(vocabulary.bytes_of, trim)
 
 

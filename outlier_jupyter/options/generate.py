@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from ..values import seed
+from ..errors import OptionError, shown
+from ..values import refused, seed, texts
 from .fields import expert_texts, option, settle
 
 KV_BITS = (2, 3, 4, 5, 6, 8)
 KV_GROUP_SIZES = (32, 64, 128)
+THINKING = ("auto", "on", "off")
+
+
+def template_texts(name: str, value: Any) -> tuple[str, ...]:
+    """Variables as texts NAME=VALUE, from a mapping, a text or several; see `template_values`.
+
+    Raises:
+        OptionError: `value` is none of them, or a variable's value is not of JSON's types.
+    """
+    if isinstance(value, Mapping):
+        return texts(name, [f"{each}={_written(name, value[each])}" for each in value])
+    found = texts(name, value)
+    for each in found:
+        if not each.partition("=")[0].strip().isidentifier() or "=" not in each:
+            raise refused(name, each, "NAME=VALUE, such as reasoning_effort=low")
+    return found
+
+
+def _written(name: str, value: Any) -> str:
+    """A value as JSON; a text that JSON would not read stays as it is."""
+    if isinstance(value, str) and _read(value) == value:
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise OptionError(
+            f"{name} holds {shown(value)}: give texts, numbers, booleans, lists and dictionaries"
+        ) from None
+
+
+def template_values(variables: Iterable[str]) -> dict[str, Any]:
+    """The variables by name; a value is read as JSON where it is JSON, else as text."""
+    found = (each.partition("=") for each in variables)
+    return {name.strip(): _read(value) for name, _, value in found}
+
+
+def _read(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 @dataclass(frozen=True)
@@ -38,6 +83,22 @@ class GenerateOptions:
     )
     system: str | None = option(None, "a system message before the prompt")
     raw: bool = option(False, "continue the prompt as plain text, without the chat template")
+    thinking: str = option(
+        "auto",
+        "whether the model thinks before it answers: auto, as its chat template does; on; off",
+        choices=THINKING,
+    )
+    thinking_budget: int | None = option(
+        None,
+        "end the thinking after this many tokens of it, by the closing tag; changes the output",
+        low=0,
+    )
+    template: tuple[str, ...] = option(
+        (),
+        "NAME=VALUE sets a variable of the chat template, as reasoning_effort=low; VALUE is read "
+        "as JSON where it is JSON, else as text; may be repeated",
+        spell=template_texts,
+    )
     prefill_chunk: int | None = option(
         None, "prompt tokens per forward pass; by default as many as memory allows", low=1
     )

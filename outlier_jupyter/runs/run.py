@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,13 @@ from ..system import files
 from ..trace import Trace
 from ..trace.files import write
 from ..trace.measures import Summary, summarise
-from ..values import checked, instance, integer, integers, items, rate, refused
+from ..trace.segments import Span
+from ..values import checked, instance, integer, items, rate, refused
 from ..values import path as path_of
+from .run_texts import RunTexts
 from .spread import Spread
 from .step import Step as Step
-from .text_stream import pieces, readable
+from .text_stream import readable
 
 if TYPE_CHECKING:
     from ..trace.eviction_order import EvictionOrder
@@ -36,7 +37,7 @@ TEXTS = ("prompt", "encoded", "text", "finish_reason")
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(RunTexts):
     """A finished, or interrupted, generation.
 
     Attributes:
@@ -49,6 +50,8 @@ class Run:
         text_ends: int32 [generated], the length of the text released up to each token. The last
             may be less than that of `text`, whose end was held back for a stop word. Empty if
             unknown.
+        spans: what the text's parts are, without tags: the code of a kind (`trace.segments`), begin
+            and end in characters.
         repeats: all runs of a repeated prompt, this one last; else empty.
         spell: a function from an id to its bytes, by the model's tokenizer; None without it.
     """
@@ -60,6 +63,7 @@ class Run:
     finish_reason: str
     trace: Trace
     text_ends: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    spans: tuple[Span, ...] = ()
     repeats: tuple[Run, ...] = field(default=(), repr=False, compare=False)
     spell: Callable[[int], bytes] | None = field(default=None, repr=False, compare=False)
     _token_bytes: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)
@@ -97,6 +101,7 @@ class Run:
         texts = {name: getattr(self, name) for name in TEXTS}
         arrays = {name: getattr(self, name).tolist() for name in ("tokens", "text_ends")}
         others = self.trace.alternatives[self.trace.alternatives >= 0]
+        arrays["spans"] = [list(span) for span in self.spans]
         ids = {*self.trace.tokens.tolist(), *self.tokens.tolist(), *others.tolist()}
         bytes_of = {str(token): self._bytes_of(token) for token in sorted(ids)}
         pieces = {token: readable(each) for token, each in bytes_of.items() if each}
@@ -122,6 +127,7 @@ class Run:
             str(saved["finish_reason"]),
             trace,
             np.array(saved["text_ends"], np.int32),
+            tuple((kind, begin, end) for kind, begin, end in saved.get("spans", [])),
             _token_bytes=_token_bytes(saved.get("pieces", {}), saved.get("parts", {})),
         )
 
@@ -170,69 +176,6 @@ class Run:
                 f"there is no token {token!r}: this run generated {len(steps)}, numbered from 1"
             )
         return int(steps[at])
-
-    @checked(token=integer)
-    def text_of(self, token: int) -> str:
-        """The text released with a generated token, numbered as in `explain`."""
-        at = token - 1 if token > 0 else token % max(len(self.tokens), 1)
-        if not 0 <= at < len(self.text_ends):
-            return ""
-        begin = int(self.text_ends[at - 1]) if at else 0
-        last = at == len(self.text_ends) - 1
-        return self.text[begin : len(self.text) if last else int(self.text_ends[at])]
-
-    @checked(token=integer)
-    def piece(self, token: int) -> str:
-        r"""The text of a token id by itself; "" if unknown.
-
-        Part of a character is shown as its bytes, `\xf0`; its last part as the character, if it
-        ends no other one in this run.
-        """
-        found = self._bytes_of(token)
-        ended = self._ended.get(token, ()) if readable(found).encode() != found else ()
-        return next(iter(ended)) if len(ended) == 1 else readable(found)
-
-    @checked(tokens=integers)
-    def pieces(self, tokens: Iterable[int]) -> list[str]:
-        r"""The texts of consecutive ids; joined they are the whole text.
-
-        A character of several tokens belongs to the last one, and the others have "". Bytes that
-        form no character are shown as `\xf0`.
-        """
-        return pieces(self._bytes_of(int(token)) for token in tokens)
-
-    @cached_property
-    def read_pieces(self) -> list[str]:
-        """The pieces of the tokens read, by step, and of the last one sampled."""
-        last = self.trace.produced[-1:]
-        return self.pieces([*self.trace.tokens.tolist(), *last[last >= 0].tolist()])
-
-    @checked(step=integer)
-    def piece_at(self, step: int) -> str:
-        """The text of the token read in a step; for part of a character, its bytes."""
-        self._check_step(step)
-        return self.read_pieces[step] or self.piece(int(self.trace.tokens[step]))
-
-    @checked(step=integer)
-    def piece_after(self, step: int) -> str:
-        """The text of the token sampled in a step, as when it is read; "" without one."""
-        self._check_step(step)
-        token, after = int(self.trace.produced[step]), step + 1
-        known = after < len(self.read_pieces) and token >= 0
-        return (self.read_pieces[after] if known else "") or self.piece(token)
-
-    def _check_step(self, step: int) -> None:
-        if not 0 <= step < self.trace.steps:
-            raise OptionError(f"step={step} is not in this run: it has {self.trace.steps}, from 0")
-
-    @cached_property
-    def _ended(self) -> dict[int, set[str]]:
-        """For each id read, the texts that ended with it."""
-        return _ended_with(self.trace.tokens.tolist(), self.read_pieces)
-
-    def _bytes_of(self, token: int) -> bytes:
-        found = self._token_bytes.get(token)
-        return found if found is not None else self.spell(token) if self.spell else b""
 
     def tokens_of(self, layer: int, expert: int) -> ExpertUses:
         """The tokens that chose an expert; for several runs, `outlier_jupyter.tokens_of`.
@@ -313,14 +256,6 @@ def repeated(runs: Sequence[Run]) -> Run:
         raise refused("runs", runs, "one run or more, in a list")
     last = found[-1]
     return last if len(found) == 1 else replace(last, repeats=tuple(found))
-
-
-def _ended_with(tokens: list[int], pieces: list[str]) -> dict[int, set[str]]:
-    ended: dict[int, set[str]] = {}
-    for token, piece in zip(tokens, pieces, strict=False):
-        if piece:
-            ended.setdefault(token, set()).add(piece)
-    return ended
 
 
 def _token_bytes(pieces: dict[str, str], parts: dict[str, str]) -> dict[int, bytes]:

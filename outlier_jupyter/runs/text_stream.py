@@ -25,13 +25,18 @@ class Detokenizer(Protocol):
 
 
 class Transcript:
-    """The growing text of one run: `text` was released; after `stopped` no more will be."""
+    """The growing text of one run: `text` was released; after `stopped` no more will be.
+
+    Attributes:
+        seen: the length of the whole text so far, with what is held back.
+    """
 
     def __init__(
         self, detokenizer: Detokenizer, stop: Sequence[str], vocabulary: float = inf
     ) -> None:
         self.text = ""
         self.stopped = False
+        self.seen = 0
         self._detokenizer = detokenizer
         self._vocabulary = vocabulary
         self._stop = [word for word in stop if word]
@@ -61,6 +66,7 @@ class Transcript:
         return delta + rest
 
     def _release(self, segment: str) -> str:
+        self.seen += len(segment)
         pending = self._pending + segment
         ends = [pending.find(word) for word in self._stop if word in pending]
         if ends:

@@ -1,10 +1,10 @@
 """Saves and loads traces: safetensors arrays with JSON metadata, versioned, written atomically.
 
 The arrays that other programs may want (`experts`, `weights`, `phase`, `tokens`, and where recorded
-`kl`, `agrees` and those of `predictions`) are plain tensors under their own names. The bulky tables
-are packed: hits as bits; reads, evictions and calls column by column, see `column_packing`.
-Everything is restored exactly except `weights`, which are stored as float16, to one part in 2,048
-(below 6e-5, to 6e-8).
+`kinds`, `kl`, `agrees` and those of `predictions`) are plain tensors under their own names. The
+bulky tables are packed: hits as bits; reads, evictions and calls column by column, see
+`column_packing`. Everything is restored exactly except `weights`, which are stored as float16, to
+one part in 2,048 (below 6e-5, to 6e-8).
 
 A file with only some of the arrays, as other programs write, gives a trace whose `info.absent`
 names the missing ones.
@@ -38,6 +38,7 @@ from .validate import (
     check_floats,
     check_ids,
     check_info,
+    check_kinds,
     check_numbers,
     check_pairs,
     check_resident,
@@ -115,6 +116,8 @@ def _packed(trace: Trace) -> Arrays:
     if len(trace.kl):
         out |= {"kl": trace.kl, "agrees": trace.agrees}
     out |= predictions.recorded(trace)
+    if len(trace.kinds):
+        out["kinds"] = trace.kinds
     out["hits"] = np.packbits(trace.hits)
     for table in (*TABLES, *OPTIONAL):
         rows = getattr(trace, FIELDS.get(table, table))
@@ -161,7 +164,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Fields, dict[str, Any] | None]:
 
 def _known(name: str) -> bool:
     """Whether an array is part of a trace; others, which may be large, are not read."""
-    if name in (*PLAIN, "hits", "layer_us", *MEASURED, *predictions.FIELDS):
+    if name in (*PLAIN, "hits", "layer_us", "kinds", *MEASURED, *predictions.FIELDS):
         return True
     table, _, column = name.partition(".")
     kind = (TABLES | OPTIONAL).get(table)
@@ -247,6 +250,9 @@ def build(arrays: Arrays, info: TraceInfo) -> Fields:
         check_numbers("layer_us", times, -(2**31), 2**31 - 1)
         times = times.reshape(shape).transpose(2, 1, 0)
         whole["layer_us"] = np.ascontiguousarray(times, np.int32)
+    if "kinds" in arrays:
+        check_kinds(arrays["kinds"], steps)
+        whole["kinds"] = arrays["kinds"].astype(np.uint8)
     if "kl" in arrays:
         check_floats("kl", arrays["kl"])
         agrees = arrays.get("agrees", np.zeros(len(arrays["kl"]), bool))

@@ -96,6 +96,7 @@ def run_of(saved: Any) -> dict[str, Any] | None:
         _check(valid, f"`{name}` of `run` is not a list of integers")
     _check(len(saved["text_ends"]) <= len(saved["tokens"]), "`text_ends` is longer than `tokens`")
     _check(saved["text_ends"] == sorted(saved["text_ends"]), "`text_ends` is not ascending")
+    _check_spans(saved)
     for name in ("pieces", "parts"):
         texts = saved.get(name, {})
         _check(isinstance(texts, dict), f"`{name}` is not an object")
@@ -105,6 +106,20 @@ def run_of(saved: Any) -> dict[str, Any] | None:
     valid = all(HEX.fullmatch(text) for text in saved.get("parts", {}).values())
     _check(valid, "`parts` has a text that is not bytes in hex")
     return dict(mended(saved))
+
+
+def _check_spans(saved: dict[str, Any]) -> None:
+    """Raises ValueError: the segments' texts are not ascending. They may end after the text, which
+    is shorter where half of a character was replaced.
+    """
+    spans, at = saved.get("spans", []), 0
+    _check(isinstance(spans, list), "`spans` is not a list")
+    for span in spans:
+        valid = isinstance(span, list) and len(span) == 3 and all(type(n) is int for n in span)
+        _check(valid, "`spans` has an entry that is not a kind, a begin and an end")
+        kind, begin, end = span
+        _check(0 <= kind <= 255 and at <= begin <= end, "`spans` is not ascending")
+        at = end
 
 
 def mended(value: Any) -> Any:

@@ -32,6 +32,7 @@ from ..events import (
 )
 from .predictions import arrays_of, unpredicted
 from .schema import CALL, EVICTION, LAYER_PARTS, PREFETCHED, READ, TraceInfo
+from .segments import UNKNOWN
 from .time_parts import call_times
 from .trace import Trace
 
@@ -254,8 +255,12 @@ class Recorder:
             new[:, :, : old.shape[2]] = old
             setattr(self, name, new)
 
-    def trace(self, info: TraceInfo) -> Trace:
-        """The trace so far, without a call that an interrupt or an error ended."""
+    def trace(self, info: TraceInfo, kinds: bytes = b"") -> Trace:
+        """The trace so far, without a call that an interrupt or an error ended.
+
+        Args:
+            kinds: of the tokens read and of the last one sampled; too few are filled up.
+        """
         self._copy_complete()
         table = np.array(self._calls, CALL)
         call_of_step = np.repeat(np.arange(len(table), dtype=np.int32), table["steps"])
@@ -281,12 +286,19 @@ class Recorder:
             kl=kl,
             agrees=agrees,
             **arrays_of(None if self._predicted is None else self._predicted[:steps]),
+            kinds=_kinds(kinds, steps),
         )
 
     def _by_layer(self) -> dict[str, Any]:
         """`layer_us`, if every call has it."""
         complete = len(self._layer_us) == len(self._calls) > 0
         return {"layer_us": np.stack(self._layer_us)} if complete else {}
+
+
+def _kinds(kinds: bytes, steps: int) -> npt.NDArray[np.uint8]:
+    """`kinds`, [steps + 1], `UNKNOWN` at the end where a run was cut short; [0] without."""
+    whole = kinds[: steps + 1].ljust(steps + 1, bytes([UNKNOWN])) if kinds else b""
+    return np.frombuffer(whole, np.uint8).copy()
 
 
 def _compared(

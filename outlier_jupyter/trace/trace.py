@@ -70,6 +70,9 @@ class Trace:
         alternative_logprobs: float32 [steps, n], their log-probabilities.
         prefetched: structured, see `PREFETCHED`; empty where nothing was prefetched. `early` is
             its old name.
+        kinds: uint8 [steps + 1], what each token of the sequence belongs to, by `KINDS` of
+            `trace.segments`: the tokens read, then the last one sampled; 255 where it is unknown.
+            [0] if not recorded.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -98,6 +101,7 @@ class Trace:
     alternative_logprobs: npt.NDArray[np.float32] = field(
         default_factory=lambda: np.zeros((0, 0), np.float32)
     )
+    kinds: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     early = alias("prefetched")
 
     @property

@@ -128,6 +128,17 @@ def check_resident(pairs: npt.NDArray[Any], sizes: Sequence[int]) -> None:
         raise ValueError(f"`{name}` names an expert twice")
 
 
+def check_kinds(kinds: npt.NDArray[Any], steps: int) -> None:
+    """Check the kinds of a sequence's tokens; codes that are not known are of later versions.
+
+    Raises:
+        ValueError: neither empty nor one for each step and one more, or no codes.
+    """
+    if kinds.shape != (0,):
+        check_shape("kinds", kinds.shape, [steps + 1])
+    check_numbers("kinds", kinds, 0, 255)
+
+
 def check_span(name: str, values: npt.NDArray[np.int64], low: float = -MOST_SPAN) -> None:
     """Check nanoseconds or bytes, which are summed.
 
