@@ -218,9 +218,9 @@ class TextProduced(NamedTuple):
 
 
 class SegmentText(NamedTuple):
-    """Text of a segment, without tags: `kind` is `thinking`, `answer` or `tool call`.
+    """The `text` of a segment, without tags: `kind` is `thinking`, `answer` or `tool call`.
 
-    It follows the `TextProduced` that released it. Text that may be the begin of a tag is held back
+    It follows the `TextProduced` that released it. What may be the begin of a tag is held back
     until it is known to be none. Line breaks after a tag are left out.
     """
 
