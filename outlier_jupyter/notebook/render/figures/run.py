@@ -53,7 +53,7 @@ class Figures:
         return (
             f"Figures of {model_words(self._trace)}, {self._trace.steps} tokens: "
             ".routing(phase=None), .residency(step=None), .latency(), .measures(phase), "
-            ".over_time(), .atlas(labels=None), .what_if(slots=None)"
+            ".over_time(), .surprise(), .atlas(labels=None), .what_if(slots=None)"
         )
 
     def routing(self, phase: str | int | None = None) -> go.Figure:
@@ -157,6 +157,12 @@ class Figures:
         from .routing import over_time_figure
 
         return over_time_figure(self._trace)
+
+    def surprise(self) -> go.Figure:
+        """Whether surprise, router entropy and misses go together, token by token."""
+        from .surprise import surprise_figure  # imports SciPy
+
+        return surprise_figure(self._trace)
 
     def atlas(self, labels: Sequence[str] | None = None) -> go.Figure:
         """A map of (layer, expert) units: units chosen by the same tokens are near each other.

@@ -24,6 +24,8 @@ WIDE, BOLD = 88, 80
 """Characters per line under the title, plain and bold, that fit a page of 640 pixels."""
 LINE = 18
 """Height of such a line in pixels."""
+WIDEST, HEAD, HEAD_LINE = 66, 58, 21
+"""Characters of a title on one line, of each line of a longer one, and such a line's height."""
 NO_BREAK = "\u00a0"
 UNDER = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
 """The legend's position below everything, for `update_layout`; the bottom margin must fit it."""
@@ -52,7 +54,8 @@ def titled_run(
 
 def titled(figure: go.Figure, title: str, about: str, note: str = "", height: int = 440) -> None:
     """Set the title, a description under it, a warning `note`, and the common style."""
-    text = f"<b>{plain(title)}</b>"
+    heads = wrap(title, HEAD) if len(title) > WIDEST else [title]
+    text = "<br>".join(f"<b>{plain(line)}</b>" for line in heads)
     # Plotly cuts long lines off at the figure's edge, so they are wrapped.
     described, warned = _lines(about), wrap(note, BOLD)
     for line in described:
@@ -61,7 +64,12 @@ def titled(figure: go.Figure, title: str, about: str, note: str = "", height: in
     for line in warned:
         line = plain(line)
         text += f'<br><span style="font-size:12px;color:{EITHER.warn}"><b>{line}</b></span>'
-    top = 76 + LINE * (max(len(described), 1) - 1 + len(warned)) + (2 if warned else 0)
+    top = (
+        76
+        + HEAD_LINE * (len(heads) - 1)
+        + LINE * (max(len(described), 1) - 1 + len(warned))
+        + (2 if warned else 0)
+    )
     figure.update_layout(
         title={
             "text": text,
