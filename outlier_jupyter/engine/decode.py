@@ -33,6 +33,7 @@ from ..options import GenerateOptions
 from ..paging import RouterTap, Stopped
 from ..runs.run import Interrupted, Run, Step
 from ..runs.text_stream import Transcript
+from ..runs.token_table import TokenIds
 from ..system.interrupt import Interrupts, deferred
 from ..trace import Trace
 from ..trace.recorder import Recorder
@@ -141,7 +142,7 @@ class Decoding:
             prompt=prompt,
             encoded=encoded,
             text=self.transcript.text,
-            tokens=np.array(self.generated, np.int32),
+            tokens=np.array(self.generated, np.int32).view(TokenIds),
             finish_reason=reason,
             trace=trace,
             text_ends=np.array(self.text_ends, np.int32),

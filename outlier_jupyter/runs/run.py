@@ -25,6 +25,8 @@ from .run_texts import RunTexts
 from .spread import Spread
 from .step import Step as Step
 from .text_stream import readable
+from .token_table import TokenIds, TokensOfRun
+from .token_table import produced_by as produced_by
 
 if TYPE_CHECKING:
     from ..trace.eviction_order import EvictionOrder
@@ -44,7 +46,8 @@ class Run(RunTexts):
         prompt: the prompt as passed; a conversation as lines of `role: content`.
         encoded: the text the model read, after the chat template.
         text: the generated text, without a stop word.
-        tokens: int32 [generated], the generated ids, with an end-of-turn token.
+        tokens: int32 [generated], the generated ids, with an end-of-turn token. As a function,
+            `run.tokens()`, a table of them with their probabilities: see `token_table`.
         finish_reason: `stop`, `length` or `interrupted`.
         trace: what happened, step by step.
         text_ends: int32 [generated], the length of the text released up to each token. The last
@@ -59,7 +62,7 @@ class Run(RunTexts):
     prompt: str
     encoded: str
     text: str
-    tokens: npt.NDArray[np.int32]
+    tokens: TokenIds
     finish_reason: str
     trace: Trace
     text_ends: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -89,7 +92,7 @@ class Run(RunTexts):
     def of(cls, trace: Trace) -> Run:
         """A run of a bare trace: its sampled tokens, without text."""
         sampled = trace.produced[trace.produced >= 0]
-        return cls("", "", "", sampled, "stop", trace)
+        return cls("", "", "", sampled.view(TokenIds), "stop", trace)
 
     @checked(path=path_of)
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -123,7 +126,7 @@ class Run(RunTexts):
             str(saved["prompt"]),
             str(saved["encoded"]),
             str(saved["text"]),
-            np.array(saved["tokens"], np.int32),
+            np.array(saved["tokens"], np.int32).view(TokenIds),
             str(saved["finish_reason"]),
             trace,
             np.array(saved["text_ends"], np.int32),
@@ -229,10 +232,7 @@ class Run(RunTexts):
         return draw("Run.mimebundle", self)
 
 
-def produced_by(trace: Trace) -> npt.NDArray[np.int64]:
-    """The steps that produced a token, in order; all decode steps if unknown."""
-    found = np.flatnonzero(trace.produced >= 0)
-    return np.asarray(found if len(found) else np.flatnonzero(trace.phase == DECODE), np.int64)
+setattr(Run, "tokens", TokensOfRun())  # noqa: B010, to a type checker it is a plain field
 
 
 def step_names(run: Run) -> dict[int, str]:
