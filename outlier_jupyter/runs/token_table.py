@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..events import DECODE, PREFILL
 from ..trace.measures import hits_per_step
+from ..trace.segments import name_of
 
 if TYPE_CHECKING:
     import pandas
@@ -75,10 +76,11 @@ def token_table(run: Run, prompt: bool = False) -> pandas.DataFrame:
 
     Returns:
         The columns `part` (prompt or generated), `token` (its number within the part, from 1),
-        `id`, `text`, `logprob` (nats), `probability`, `rank`, `entropy` (nats), `alternatives` and
-        `probabilities` (the likeliest tokens' texts, and how likely they were), `hits`, `misses`,
-        `ms`. Hits, misses and time are of the step that sampled a generated token, and of the step
-        that read a prompt's one. Columns that were not recorded are left out.
+        `id`, `text`, `kind` (of its segment), `logprob` (nats), `probability`, `rank`, `entropy`
+        (nats), `alternatives` and `probabilities` (the likeliest tokens' texts, and how likely they
+        were), `hits`, `misses`, `ms`. Hits, misses and time are of the step that sampled a
+        generated token, and of the step that read a prompt's one. Columns that were not recorded
+        are left out.
     """
     import pandas
 
@@ -94,6 +96,9 @@ def token_table(run: Run, prompt: bool = False) -> pandas.DataFrame:
         "id": ids,
         "text": [*run.pieces(ids[: len(read)]), *run.pieces(ids[len(read) :])],
     }
+    if len(trace.kinds):
+        at = np.concatenate([read, made + 1])  # in the sequence of all tokens
+        columns["kind"] = [name_of(kind) for kind in trace.kinds[at].tolist()]
     columns |= _said(run, said)
     hits, misses = hits_per_step(trace)
     if trace.has("hits"):

@@ -30,6 +30,7 @@ def test_each_generated_token_has_its_row(run):
     assert frame.token.tolist() == [1, 2, 3, 4, 5, 6] and set(frame.part) == {"generated"}
     assert frame.id.tolist() == run.tokens.tolist()
     assert "".join(frame.text) == "".join(run.pieces(run.tokens))
+    assert set(frame.kind) == {"answer"}
     np.testing.assert_array_equal(frame.logprob, trace.logprobs[steps])
     np.testing.assert_allclose(frame.probability, np.exp(frame.logprob))
     assert frame["rank"].tolist() == trace.ranks[steps].tolist()
@@ -48,6 +49,7 @@ def test_the_prompt_s_tokens_come_first_on_request(run):
     """Each has what was said of it before it was read; nothing was said of the first."""
     frame, trace = run.tokens(prompt=True), run.trace
     prompt = frame[frame.part == "prompt"]
+    assert set(prompt.kind) == {"user"}
     assert "".join(prompt.text) == PROMPT and prompt.token.tolist()[::16] == [1, 17]
     assert np.isnan(prompt.logprob[0]) and prompt["rank"][0] == 0 and prompt.alternatives[0] == []
     np.testing.assert_array_equal(prompt.logprob[1:], trace.logprobs[: len(prompt) - 1])
@@ -64,7 +66,7 @@ def test_a_saved_run_has_the_same_table(run, tmp_path):
 def test_what_was_not_recorded_has_no_column(run):
     """An older trace has neither probabilities nor alternatives, and its table opens."""
     empty = {name: getattr(run.trace, name)[:0] for name in FIELDS}
-    old = replace(run, trace=replace(run.trace, **empty))
+    old = replace(run, trace=replace(run.trace, kinds=run.trace.kinds[:0], **empty))
     assert list(old.tokens()) == ["part", "token", "id", "text", "hits", "misses", "ms"]
     assert len(Run.of(run.trace).tokens()) == 6
 
