@@ -22,7 +22,12 @@ CELLS = (
     "other.tokenizer.eos_token_ids = set()\n"
     "watched = outlier_jupyter.watch(other, 'Once', raw=True, max_tokens=100_000)\n"
     "watched",
-    "chat = outlier_jupyter.Chat(engine, max_tokens=20000)\nchat",
+    "chat = outlier_jupyter.Chat(engine, max_tokens=20000)\n"
+    "first = chat.conversations[0]\n"
+    "question = first.add(first.end, 'user', 'What is softmax?')\n"
+    "text = 'It is $e^{x_i} / \\\\sum_j e^{x_j}$:\\n```python\\nreturn exp(x)\\n```'\n"
+    "first.add(question.id, 'assistant', text, 'stop')\n"
+    "chat.new()\nchat",
 )
 WATCHED = CELLS[3]
 VIEW = ".oj-root:not(.oj-chat)"
@@ -39,6 +44,7 @@ def test_the_widgets_work_in_other_hosts(
     stop_the_run(page, views.nth(1))
     look_into(page, views.nth(0))
     talk(page)
+    look_at_a_formula(page)
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f"host-{request.node.callspec.id}.png")
 
@@ -49,6 +55,7 @@ def test_a_page_without_cells_shows_the_widgets(host: Host, page: Page) -> None:
     host.show(page, "page", *(cell for cell in CELLS if cell != WATCHED))
     look_into(page, page.locator(VIEW))
     talk(page)
+    look_at_a_formula(page)
 
 
 def stop_the_run(page: Page, view: Locator) -> None:
@@ -78,6 +85,14 @@ def look_into(page: Page, view: Locator) -> None:
     view.locator(".oj-token").nth(5).click()
     expect(view.locator(".oj-token.oj-at")).to_have_count(1)
     expect(view.locator(".oj-explain h3")).to_contain_text(re.compile(r"Why token \d+ took"))
+
+
+def look_at_a_formula(page: Page) -> None:
+    """An earlier answer's formula is typeset and its code coloured, by modules of their own."""
+    page.locator(".oj-chat .oj-pick").select_option(index=0)
+    answer = page.locator(".oj-assistant .oj-body")
+    expect(answer.locator("math msub").first).to_be_visible()
+    expect(answer.locator(".oj-code-kwd")).to_have_text("return")
 
 
 def talk(page: Page) -> None:
