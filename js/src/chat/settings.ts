@@ -130,7 +130,8 @@ function inputOf(control: Control): Input {
   if (least !== null) input.min = String(least);
   if (most !== null) input.max = String(most);
   input.step = kind === "float" ? "any" : String(step);
-  if (control.default === null) input.placeholder = control.name === "seed" ? "none" : "automatic";
+  const none = /seed|budget/.test(control.name) ? "none" : "automatic";
+  if (control.default === null) input.placeholder = none;
   return input;
 }
 
