@@ -260,7 +260,7 @@ test("a setting with choices is a list, and one of texts has a line for each", a
   const other = { help: "", default: "auto", least: null, most: null, step: 1 };
   const controls = [
     { ...other, group: "Thinking", name: "thinking", label: "thinking", kind: "choice" },
-    { ...other, group: "Thinking", name: "template", label: "variables", kind: "texts" },
+    { ...other, group: "Thinking", name: "template", label: "template variables", kind: "texts" },
   ];
   Object.assign(controls[0], { choices: ["auto", "on", "off"] });
   open(state(1, []), { controls, thinking: "on", template: ["a=1", "b=x"] });

@@ -12,10 +12,11 @@ from typing import Any
 
 import traitlets
 
-from ...options import GenerateOptions, help_of, settled
+from ...options import GenerateOptions, choices_of, help_of, settled
 
 GROUPS = {
     "Sampling": ("temperature", "top_p", "min_p", "sample_top_k", "seed"),
+    "Thinking and template": ("thinking", "thinking_budget", "template"),
     "Length and repetition": ("max_tokens", "repetition_penalty", "repetition_context"),
     "Cache": ("reuse_kv", "prefill_chunk"),
 }
@@ -30,6 +31,7 @@ LABELS = {
     "reuse_kv": "reuse the KV cache",
     "sample_top_k": "top k",
     "prefill_chunk": "prompt chunk",
+    "template": "template variables",
 }
 _FIELDS = {spec.name: spec for spec in fields(GenerateOptions)}
 
@@ -38,11 +40,15 @@ def _default(name: str) -> Any:
     return "" if name == "system" else DEFAULTS.get(name, _FIELDS[name].default)
 
 
-def _kind(name: str) -> Any:
-    """The type of an option, without its None."""
+def _kind(name: str) -> str:
+    """The kind of an option's control: `choice`, `texts`, or the option's type without its None."""
+    if choices_of(_FIELDS[name]):
+        return "choice"
     hint = typing.get_type_hints(GenerateOptions)[name]
+    if typing.get_origin(hint) is tuple:
+        return "texts"
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-    return kinds[0] if kinds else hint
+    return str((kinds[0] if kinds else hint).__name__)
 
 
 def _trait(name: str) -> traitlets.TraitType[Any, Any]:
@@ -85,7 +91,8 @@ def controls() -> list[dict[str, Any]]:
                     "name": name,
                     "label": LABELS.get(name, name.replace("_", " ")),
                     "help": help_of(_FIELDS[name]),
-                    "kind": _kind(name).__name__,
+                    "kind": _kind(name),
+                    "choices": list(choices_of(_FIELDS[name])),
                     "default": _default(name),
                     "least": least,
                     "most": rules.get("high"),

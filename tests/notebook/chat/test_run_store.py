@@ -30,6 +30,23 @@ def test_settings_are_checked_traits(engine, chat: Chat) -> None:
         Chat("demo")
 
 
+def test_thinking_is_chosen_and_template_variables_are_texts(chat: Chat) -> None:
+    """The page gets a list of choices and lines of text, and what it sends is checked."""
+    kinds = {each["name"]: (each["kind"], each["choices"]) for each in chat.controls}
+    assert kinds["thinking"] == ("choice", ["auto", "on", "off"])
+    assert kinds["template"] == ("texts", [])
+    assert kinds["thinking_budget"][0] == kinds["seed"][0] == "int"
+    page(chat, type="set", name="template", value=["reasoning_effort=low", "day=1"])
+    page(chat, type="set", name="thinking", value="off")
+    assert (chat.template, chat.thinking) == (("reasoning_effort=low", "day=1"), "off")
+    page(chat, type="set", name="template", value=["reasoning_effort"])
+    assert "NAME=VALUE" in chat.notice and len(chat.template) == 2
+    page(chat, type="set", name="thinking", value="perhaps")
+    assert "thinking='perhaps'" in chat.notice and chat.thinking == "off"
+    page(chat, type="set", name="template", value=[])
+    assert chat.template == ()
+
+
 def test_the_system_prompt_is_the_conversations(engine, chat: Chat) -> None:
     """The model reads it, the conversation stores it, and it changes with the conversation."""
     chat.system = "Be brief."
