@@ -17,7 +17,8 @@ const target = fileURLToPath(new URL("../outlier_jupyter/notebook/static/", impo
 const check = process.argv.includes("--check");
 const out = check ? mkdtempSync(`${tmpdir()}/widgets-`) : target;
 
-const WIDGETS = ["live", "compare", "chat"];
+const RUN_VIEWS = ["live", "compare"];
+const WIDGETS = [...RUN_VIEWS, "chat"];
 /** What is bundled besides our own code: name, where it is used, under which file of its. */
 const BUNDLED = [
   ["marked", "chat.js", "LICENSE", "https://github.com/markedjs/marked"],
@@ -34,8 +35,10 @@ const settings = {
   bundle: true,
   minify: true,
   charset: "utf8",
-  ...shortNames(BUNDLED.map(([name]) => name)),
 };
+/** The run views have no library in them, so more of their names are free. */
+const alone = shortNames([]);
+const beside = shortNames(BUNDLED.map(([name]) => name));
 const licences = "the licences of what it contains are in LICENSES.txt";
 const module = {
   ...settings,
@@ -46,14 +49,18 @@ const module = {
 };
 await build({
   ...module,
-  entryPoints: {
-    ...Object.fromEntries(WIDGETS.map((name) => [name, `src/${name}.ts`])),
-    highlight: "src/chat/highlight.ts",
-  },
+  ...alone,
+  entryPoints: Object.fromEntries(RUN_VIEWS.map((name) => [name, `src/${name}.ts`])),
+});
+await build({
+  ...module,
+  ...beside,
+  entryPoints: { chat: "src/chat.ts", highlight: "src/chat/highlight.ts" },
 });
 // Two files of less than MAX_BYTES: what the second entry reaches is the part that both share.
 const formulas = await build({
   ...module,
+  ...beside,
   entryPoints: { formulas: "src/chat/formulas.ts", shared: "src/formula-symbols.ts" },
   splitting: true,
   chunkNames: "formula-symbols",
@@ -76,6 +83,7 @@ const withoutServer = {
 };
 await build({
   ...settings,
+  ...alone,
   entryPoints: { lab: "src/lab.ts", report: "src/report.ts" },
   plugins: [withoutServer],
   format: "iife",

@@ -5,6 +5,7 @@
 // in no interface of the browser, of its hosts or of a bundled library, and it is no export. All bundles share the names.
 
 import { readdirSync, readFileSync } from "node:fs";
+import { transformSync } from "esbuild";
 
 const here = new URL(".", import.meta.url);
 
@@ -14,6 +15,9 @@ const textsOf = (folder, ending) =>
     .filter((name) => name.endsWith(ending))
     .map((name) => readFileSync(new URL(`${folder}/${name.replaceAll("\\", "/")}`, here), "utf8"));
 
+/** Interfaces of these rooms are ours alone: what Python sends has names that stand in Python's half. */
+const OUR_INTERFACES = ["src/charts", "src/live", "src/compare"];
+const INTERFACE = /^(?:export )?interface [\s\S]*?^}/gm;
 const CLASS = /^(?:export )?class [\s\S]*?^}/gm;
 /** A member, or a parameter of the constructor that becomes one. */
 const MEMBER =
@@ -23,7 +27,7 @@ const STRING = /["'`](\w+)["'`]/g;
 
 /** What may not be renamed: texts, and what in them is a name. */
 const taken = (ours, libraries) => [
-  [ours, STRING],
+  [ours.map((code) => transformSync(code, { loader: "ts" }).code), STRING], // without strings in types
   [ours, /^export (?:async )?(?:function|const|class|let) (\w+)/gm],
   [textsOf("src/widget", "host.ts"), WORD],
   [textsOf("src/widget", "server.ts"), WORD],
@@ -37,9 +41,14 @@ const taken = (ours, libraries) => [
 /** esbuild's settings that rename the members. `libraries` are the names of the packages that are bundled. */
 export function shortNames(libraries) {
   const ours = textsOf("src", ".ts");
-  const classes = ours.flatMap((text) => text.match(CLASS) ?? []);
+  const types = [
+    ...ours.flatMap((text) => text.match(CLASS) ?? []),
+    ...OUR_INTERFACES.flatMap((room) => textsOf(room, ".ts")).flatMap(
+      (text) => text.match(INTERFACE) ?? [],
+    ),
+  ];
   const uses = new Map(
-    classes.flatMap((text) => [...text.matchAll(MEMBER)].map(([, name]) => [name, 0])),
+    types.flatMap((text) => [...text.matchAll(MEMBER)].map(([, name]) => [name, 0])),
   );
   for (const [texts, pattern] of taken(ours, libraries)) {
     for (const text of texts)

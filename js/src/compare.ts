@@ -6,13 +6,9 @@
 import { CompareView } from "./compare/view";
 import { RunStore } from "./live/store";
 import { el } from "./widget/dom";
-import type { Model } from "./widget/host";
+import { type Finds, idOf, type Model } from "./widget/host";
 import { lifecycle } from "./widget/lifecycle";
 import { hideSaved, SavedView } from "./widget/saved";
-
-interface Finds {
-  get_model(id: string): Promise<Model>;
-}
 
 const CANNOT = "This page cannot show two runs side by side. Show each with run.view().";
 
@@ -23,8 +19,10 @@ class PairStore {
   constructor(readonly model: Model) {
     this.saved = new SavedView(model);
     const find = async (trait: string) => {
-      const id = String(model.get(trait)).replace(/^(IPY_MODEL_|anywidget:)/, "");
-      return new RunStore(await (model.widget_manager as Finds).get_model(id));
+      const id = idOf(model.get(trait));
+      const store = new RunStore(await (model.widget_manager as Finds).get_model(id));
+      store.noBranch = "Show this run by itself, run.view(), to go on from here.";
+      return store;
     };
     this.stores = Promise.all([find("one"), find("other")]);
     this.stores.catch(() => {}); // each view says so

@@ -214,8 +214,13 @@ def token_name(trace: Trace, step: int) -> str:
 
 
 def prefill_spans(trace: Trace) -> list[tuple[int, int]]:
-    """The spans of prefill steps, as (first, one past the last)."""
-    edges = np.flatnonzero(np.diff(np.pad(trace.phase == PREFILL, 1).astype(np.int8)))
+    """The spans of prefill steps before token 1, as (first, one past the last).
+
+    The prompt's last step produced token 1, and is shown as that.
+    """
+    shaded = trace.phase == PREFILL
+    shaded[np.flatnonzero(trace.produced >= 0)[:1]] = False
+    edges = np.flatnonzero(np.diff(np.pad(shaded, 1).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 

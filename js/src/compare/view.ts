@@ -6,7 +6,7 @@ import { watchPlayheadKeys } from "../live/playhead-keys";
 import type { RunStore } from "../live/store";
 import { Transport } from "../live/transport";
 import { el, rootElement, setText } from "../widget/dom";
-import { integer } from "../widget/format";
+import { integer, quoted } from "../widget/format";
 import { watchSizes, watchVisibility } from "../widget/observe";
 import { REST_FACTOR } from "../widget/redraw-limits";
 import { readTheme, type Theme, watchTheme } from "../widget/theme";
@@ -133,8 +133,8 @@ export class CompareView {
   private describe(token: number): string {
     const said = this.sides.map(({ name, store: { state } }) => {
       if (token >= state.generated) return `${name} ends`;
-      const text = state.textOf(token + state.firstToken).replaceAll("\n", "↵");
-      return text ? `${name} says “${text}”` : `${name} says nothing visible`;
+      const text = quoted(state.textOf(token + state.firstToken));
+      return text ? `${name} says ${text}` : `${name} says nothing visible`;
     });
     return `The texts part at token ${integer(token + 1)}: ${said.join(", ")}.`;
   }

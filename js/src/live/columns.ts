@@ -1,13 +1,23 @@
-// Numbers per token that no frame carries: a finished run's router entropy, or one expert's weight.
+// Numbers per token that no frame carries: a finished run's router entropy, one expert's weight, what
+// the model found likely, the kind of each token.
 //
 // Python sends them on request, once. A page without a kernel finds some of them in `info`.
 
 import type { Info } from "./info";
 
+/** What only some runs have, as the trait `info` says: `recorded`. */
+export type Recorded = "surprise" | "token_entropy" | "segment";
+
+/** The kinds of tokens, by their code in the column `segment`, as Python's segments.py knows them. */
+export const KINDS = "template,system,user,thinking,answer,tool call,tool result".split(",");
+
 /** What a column is about, as Python's columns.py knows it. */
 export type ColumnSubject =
-  | { column: "entropy" }
+  | { column: Recorded | "entropy" }
   | { column: "weight"; layer: number; expert: number };
+
+/** Whether a finished run has something that only some have. */
+export const recorded = (info: Info, what: string): boolean => !!info.recorded?.includes(what);
 
 /** Where panels get columns from. */
 export interface ColumnSource {
@@ -31,7 +41,7 @@ export class Columns {
   get(about: ColumnSubject, info: Info): Float32Array | null {
     this.takeEmbedded(info.columns);
     const key = keyOfColumn(about);
-    if (!this.answers.has(key) && !info.columns) {
+    if (!this.answers.has(key) && !info.columns && !this.problem(about, info)) {
       this.answers.set(key, { values: null, reason: "" });
       this.request(about);
     }
@@ -42,10 +52,13 @@ export class Columns {
     this.takeEmbedded(info.columns);
     const answer = this.answers.get(keyOfColumn(about));
     if (answer?.values || answer?.reason) return answer.reason;
-    if (!info.columns) return "";
-    return about.column === "entropy"
-      ? "The router’s weights were not recorded in this run."
-      : "This page has no kernel that could compute it.";
+    const { column } = about;
+    if (column === "weight")
+      return info.columns ? "This page has no kernel that could compute it." : "";
+    const known = info.columns
+      ? column in info.columns
+      : column === "entropy" || recorded(info, column);
+    return known ? "" : "It was not recorded in this run.";
   }
 
   /** Keep Python's answer: float32 numbers, or none and the reason. */

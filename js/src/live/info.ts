@@ -1,5 +1,7 @@
 // What Python reports about a run in the traits `info` and `status`.
 
+import type { Likely } from "./alternatives";
+
 /** A part of a token's time. */
 export interface Part {
   /** The index of its column in a frame. */
@@ -23,6 +25,10 @@ export interface Info {
   parts?: readonly Part[];
   /** Of a page without a kernel: numbers per step by name, float32 as base64. */
   columns?: Record<string, string>;
+  /** Of a page without a kernel: what the model found likely, by step. */
+  likely?: Readonly<Record<string, Likely>>;
+  /** Of a finished run: what was recorded that not every run has. */
+  recorded?: readonly string[];
   /** Tokens per second to show, whatever the run computes. */
   pace?: number;
 }

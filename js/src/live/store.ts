@@ -8,7 +8,8 @@ import { Connection } from "../widget/connection";
 import type { Model } from "../widget/host";
 import { KernelMonitor } from "../widget/kernel-monitor";
 import { SavedView } from "../widget/saved";
-import { type ColumnSource, type ColumnSubject, Columns } from "./columns";
+import { Alternatives, type Likely, type LikelyMessage } from "./alternatives";
+import { type ColumnSource, type ColumnSubject, Columns, KINDS, recorded } from "./columns";
 import { EvictionOrders, type OrdersMessage } from "./eviction-orders";
 import { copyBytes, decode, type EvictionOrder, FrameError } from "./frames";
 import { type Info, isOver, type Status } from "./info";
@@ -52,6 +53,13 @@ export class RunStore implements ColumnSource {
   private readonly explanations = new Map<string, Explanation | null>();
 
   private readonly columns = new Columns((about) => this.send({ type: "ask", about }));
+  private readonly alternatives = new Alternatives((step) =>
+    this.send({ type: "ask", about: { alternatives: step } }),
+  );
+  /** What is known of the branch requested last: that it was requested, or why there is none. */
+  branchNote = "";
+  /** Why this page cannot show a branch; "" if it can. */
+  noBranch = "";
 
   readonly connection: Connection;
   readonly saved: SavedView;
@@ -152,6 +160,42 @@ export class RunStore implements ColumnSource {
       : this.columns.problem(about, this.info);
   }
 
+  /** The code of each step's kind of token, see KINDS; null if that was not recorded. */
+  get kinds(): Float32Array | null {
+    return this.column({ column: "segment" });
+  }
+
+  /** The kind of the token that a step produced; "" if it is not known. */
+  kindOf(step: number): string {
+    return KINDS[this.kinds?.[step] ?? -1] ?? "";
+  }
+
+  /** Whether alternatives were recorded; only a finished run has them. */
+  get hasAlternatives(): boolean {
+    return !this.running && (!!this.info.likely || recorded(this.info, "alternatives"));
+  }
+
+  /** What the model found likely in the place of a step's token; null if it is not known, or not yet. */
+  likely(step: number): Likely | null {
+    const { likely } = this.info;
+    return likely ? (likely[step] ?? null) : this.alternatives.of(step);
+  }
+
+  /** Why the run cannot go on from one of its tokens with another; "" if it can. */
+  get branchProblem(): string {
+    return this.info.columns
+      ? "This page has no kernel: run the notebook to go on from here."
+      : this.noBranch;
+  }
+
+  /** Go on from a step with another token: Python starts a run, and shows it. */
+  branch(step: number, choose: number): void {
+    const token = step - this.state.firstToken + 1;
+    this.branchNote = `Going on from token ${token}…`;
+    this.send({ type: "branch", token, choose });
+    this.notify();
+  }
+
   /** Call `listener` when there may be something to draw; returns a function that ends it. */
   listen(listener: () => void): () => void {
     this.listeners.add(listener);
@@ -167,30 +211,37 @@ export class RunStore implements ColumnSource {
     for (const listener of this.listeners) listener();
   };
 
-  private readonly onMessage = (content: LiveMessage, buffers?: DataView[]): void => {
-    const about = content?.type === "told" ? content.about : undefined;
-    if (about && "column" in about) {
-      this.columns.take(about, String(content.words ?? ""), buffers?.[0]);
-      this.notify();
-      return;
+  private readonly onMessage = (content: LiveMessage, buffers: DataView[] = []): void => {
+    const words = String(content?.words ?? "");
+    switch (content?.type) {
+      case "told":
+        this.takeAnswer(content, words, buffers[0]);
+        break;
+      case "orders":
+        this.orders.take(content as OrdersMessage, buffers[0]);
+        break;
+      case "branched":
+        this.branchNote = words;
+        break;
+      case "frame":
+        if (!buffers.length) return;
+        this.monitor.messageArrived();
+        this.queue.push(copyBytes(buffers[0]));
+        if (this.queue.length > MAX_QUEUED) this.drain();
+        break;
+      default:
+        return;
     }
-    if (about) {
-      const { words = "", token } = content;
-      this.explanations.set(keyOf(about), { words: String(words), token });
-      this.notify();
-      return;
-    }
-    if (content?.type === "orders") {
-      this.orders.take(content as OrdersMessage, buffers?.[0]);
-      this.notify();
-      return;
-    }
-    if (content?.type !== "frame" || !buffers?.length) return;
-    this.monitor.messageArrived();
-    this.queue.push(copyBytes(buffers[0]));
-    if (this.queue.length > MAX_QUEUED) this.drain();
     this.notify();
   };
+
+  private takeAnswer(content: LiveMessage, words: string, buffer: DataView | undefined): void {
+    const { about, token } = content;
+    if (!about) return;
+    if ("alternatives" in about) this.alternatives.take(content as LikelyMessage);
+    else if ("column" in about) this.columns.take(about, words, buffer);
+    else this.explanations.set(keyOf(about), { words, token });
+  }
 
   private readonly onSnapshot = (): void => {
     const value = this.model.get("snapshot") as DataView | ArrayBuffer | null | undefined;
@@ -222,7 +273,8 @@ export class RunStore implements ColumnSource {
 
 interface LiveMessage extends Partial<Omit<OrdersMessage, "type">> {
   type?: string;
-  about?: Subject | ColumnSubject;
+  about?: Subject | ColumnSubject | LikelyMessage["about"];
+  likely?: LikelyMessage["likely"];
   words?: string;
   token?: TokenAnswer;
 }

@@ -37,6 +37,13 @@ export function ms(value: number): string {
   return Number.isFinite(value) ? `${short(value)}\u202fms` : NONE;
 }
 
+/** A number of nats, as of a surprise or an entropy. */
+export const nats = (value: number): string => `${short(value)}\u202fnats`;
+
+/** The probability, in percent, whose logarithm this is. */
+export const probability = (logprob: number): string =>
+  percent(Number(Math.exp(logprob).toPrecision(3)));
+
 const UNITS = ["B", "kB", "MB", "GB", "TB"] as const;
 
 /** The power of 1000, and its unit, that suits `value` best. */
@@ -64,4 +71,10 @@ export function duration(seconds: number): string {
 /** A count and its noun: "1 read", "2 reads". */
 export function plural(n: number, word: string): string {
   return `${integer(n)}\u202f${word}${n === 1 ? "" : "s"}`;
+}
+
+/** A token's text in quotes, with visible spaces and line ends; "" for no text. */
+export function quoted(text: string): string {
+  if (!text) return "";
+  return `“${text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "\u00a0")}”`;
 }

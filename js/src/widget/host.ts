@@ -16,3 +16,11 @@ export interface WidgetHost {
     render(context: { el: HTMLElement; signal: AbortSignal }): Promise<void>;
   }>;
 }
+
+/** A page's manager of widgets that finds models by their ids, as that of ipywidgets does. */
+export interface Finds {
+  get_model(id: string): Promise<Model>;
+}
+
+/** The id of the model that a trait refers to. */
+export const idOf = (ref: unknown): string => String(ref).replace(/^(IPY_MODEL_|anywidget:)/, "");

@@ -1,9 +1,9 @@
 """Numbers per token that no frame carries: a page requests them once the run is over.
 
-A page sends `{"type": "ask", "about": {"column": "entropy"}}`, or the weight of one expert as
-`{"column": "weight", "layer": 3, "expert": 7}`. The answer is one buffer: float32 [steps], little
-endian, NaN where a number was not recorded. A page without a kernel finds the columns that need no
-question in the trait `info`, under `columns`.
+A page sends `{"type": "ask", "about": {"column": "entropy"}}` (of the router), or another name of
+`RECORDED`, or the weight of one expert as `{"column": "weight", "layer": 3, "expert": 7}`. The
+answer is one buffer: float32 [steps], little endian, NaN where a number was not recorded. A page
+without a kernel finds the columns that need no question in the trait `info`, under `columns`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from ...errors import OutlierError
 from ...runs.run import Run
 from ...trace import Trace
 from ...trace.router_entropy import router_entropy
+from ...trace.segments import KINDS
 
 Column = npt.NDArray[np.float32]
 
 NOT_OVER = "Python answers when the run is over."
-NOT_RECORDED = "The router's weights were not recorded in this run."
+NOT_RECORDED = "It was not recorded in this run."
+
+RECORDED = ("surprise", "token_entropy", "segment")
+"""The columns that not every run has; `info` says which are `recorded`."""
 
 
 def is_column(about: object) -> bool:
@@ -43,7 +47,7 @@ def answer(run: Run | None, about: object) -> tuple[bytes, str]:
         return b"", f"{error}."
     if values is None:
         return b"", "This column is not known."
-    if np.isnan(values).all():
+    if not len(values) or np.isnan(values).all():
         return b"", NOT_RECORDED
     return values.astype("<f4").tobytes(), ""
 
@@ -53,17 +57,40 @@ def embedded_columns(run: Run) -> dict[str, str]:
 
     Columns that were not recorded are absent.
     """
-    values, _ = answer(run, {"column": "entropy"})
-    return {"entropy": base64.b64encode(values).decode()} if values else {}
+    found = {name: answer(run, {"column": name})[0] for name in ("entropy", *RECORDED)}
+    return {name: base64.b64encode(values).decode() for name, values in found.items() if values}
+
+
+def recorded(trace: Trace) -> list[str]:
+    """What a finished run has that not every run has: columns, and `alternatives`."""
+    found = [name for name in RECORDED if (values := _column(trace, {"column": name})) is not None
+             and not np.isnan(values).all()]  # fmt: skip
+    return [*found, "alternatives"] if trace.alternatives.size else found
 
 
 def _column(trace: Trace, about: object) -> Column | None:
     match about:
         case {"column": "entropy"}:
             return mean_entropy(trace)
+        case {"column": "surprise"}:
+            return -trace.logprobs
+        case {"column": "token_entropy"}:
+            return trace.entropies
+        case {"column": "segment"}:
+            return kinds_shown(trace)
         case {"column": "weight", "layer": int(layer), "expert": int(expert)}:
             return expert_weight(trace, layer, expert)
     return None
+
+
+def kinds_shown(trace: Trace) -> Column:
+    """The code in `KINDS` of the token that each step produced, float32 [steps]; NaN: not known.
+
+    Of a prompt's step it is the kind of the prompt's next token.
+    """
+    kinds = trace.kinds[1:].astype(np.float32)
+    kinds[kinds >= len(KINDS)] = np.nan
+    return kinds
 
 
 def mean_entropy(trace: Trace) -> Column:

@@ -22,6 +22,7 @@ from ...trace import Trace
 from ...trace.explain import slowest
 from ..page_modules import STATIC
 from . import open_views
+from .alternatives import embedded_alternatives
 from .answers import answer
 from .columns import embedded_columns
 from .eviction_orders import all_orders, orders_message
@@ -32,6 +33,9 @@ from .widget import LiveView, header
 ANSWERED = 24
 ANSWERS_BYTES = 200_000
 """The slow tokens that the page explains as a kernel does, and the most bytes of that."""
+
+ALTERNATIVES_BYTES = 600_000
+"""The most bytes, before compression, of the tokens that the model found likely."""
 
 ORDERS_BYTES = 400_000
 RAW_ORDERS_BYTES = 16_000_000
@@ -54,6 +58,8 @@ def run_page(run: Run, static: str) -> str:
         static: HTML of the static view.
     """
     info = header(run.trace.info, run.prompt) | {"columns": embedded_columns(run)}
+    if likely := embedded_alternatives(run, ALTERNATIVES_BYTES):
+        info["likely"] = likely
     orders, packed = _orders(run.trace)
     answers = _answers(run)
     state = {"info": info, "status": run.finish_reason, "answers": answers, "orders": orders}

@@ -29,9 +29,10 @@ from ..ipykernel_fixes import fix_subshell_routing
 from ..page_modules import STATIC, module_message
 from ..render.displays import WithSavedView
 from . import open_views
+from .alternatives import alternatives_around
 from .answers import answer
 from .columns import answer as column_answer
-from .columns import is_column
+from .columns import is_column, recorded
 from .eviction_orders import orders_around
 from .finished_run import frame_of_run
 from .frames import Frame, encode
@@ -72,6 +73,9 @@ class LiveView(WithSavedView):
             model's own; "" if it does not).
         on_stop: called when Stop arrives as a message, on the thread that handles messages; it
             must only set flags. `stop_requested` is set as well.
+        on_branch: called with a generated token's number, from 1, and the id of another token when
+            a user wants the finished run to go on from there with that one, on the thread that
+            handles messages; it returns why that cannot be, as a sentence, or "".
         clock: a monotonic clock in seconds.
 
     With `kernel_id=""` the view never interrupts the kernel: its Stop is always a message. Use it
@@ -91,11 +95,13 @@ class LiveView(WithSavedView):
         *,
         info: Mapping[str, object] | None = None,
         on_stop: Callable[[], object] | None = None,
+        on_branch: Callable[[int, int], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         **traits: Any,
     ) -> None:
         # Set before the base class opens the comm: messages may arrive from then on.
         self.on_stop = on_stop
+        self.on_branch = on_branch
         self.stop_requested = threading.Event()
         self._clock = clock
         self._lock = threading.RLock()
@@ -119,6 +125,8 @@ class LiveView(WithSavedView):
     def answer_from(self, run: Run | None) -> None:
         """From now on explain a pinned token or expert with this finished run."""
         self._answer_run = run
+        if run is not None and (found := recorded(run.trace)):
+            self.info = self.info | {"recorded": found}
 
     def push(self, frame: Frame) -> float:
         """Send one frame: one message, one buffer. Called on the decode thread.
@@ -210,6 +218,8 @@ class LiveView(WithSavedView):
                     self._send_frame(whole)
         elif kind == "ask":
             self._answer(content.get("about"))
+        elif kind == "branch":
+            self._branch(content.get("token"), content.get("choose"))
         elif kind == "module":
             self.send(module_message(content.get("name")))
         elif kind == "saved":
@@ -222,9 +232,13 @@ class LiveView(WithSavedView):
     def _answer(self, about: object) -> None:
         """Send what the finished run says about a token, an expert, a column or an order."""
         run, buffers = self._answer_run, []
-        if isinstance(about, dict) and isinstance(about.get("order"), int):
-            self.send(*orders_around(run, about["order"]))
-            return
+        match about:
+            case {"order": int(step)}:
+                self.send(*orders_around(run, step))
+                return
+            case {"alternatives": int(step)}:
+                self.send({"type": "told", **alternatives_around(run, step)})
+                return
         found: dict[str, object] = {"words": ""}
         if is_column(about):
             values, found["words"] = column_answer(run, about)
@@ -232,6 +246,13 @@ class LiveView(WithSavedView):
         elif run is not None:
             found = answer(run, about)
         self.send({"type": "told", "about": about, **found}, buffers)
+
+    def _branch(self, token: object, choose: object) -> None:
+        """Go on from a token with another one; the page gets the reason where that cannot be."""
+        words = "Nothing can go on from here."
+        if self.on_branch and isinstance(token, int) and isinstance(choose, int):
+            words = self.on_branch(token, choose)
+        self.send({"type": "branched", "words": words})
 
     def __repr__(self) -> str:
         model = self.info.get("model", "")

@@ -1,6 +1,7 @@
 // The legend above the text: what its colour means, to be chosen, and the scale with its numbers.
 
 import { el, setText } from "../../widget/dom";
+import { KINDS } from "../columns";
 import type { Colouring, Scale } from "./text-colour";
 
 export class ColourSwitch {
@@ -10,6 +11,7 @@ export class ColourSwitch {
   private readonly high = el("span", "");
   private readonly ramp = el("span", "oj-ramp oj-heat-ramp", { "aria-hidden": "true" });
   private readonly scale: HTMLElement;
+  private readonly kinds = el("span", "oj-legend-row");
   private readonly options = new Map<string, HTMLOptionElement>();
 
   /** `chosen` is called with the key of the colouring that the user chose. */
@@ -17,7 +19,7 @@ export class ColourSwitch {
     this.select.addEventListener("change", () => chosen(this.select.value), { signal });
     const label = el("label", "oj-legend-item", {}, "Colour:", this.select);
     this.scale = el("span", "oj-legend-item oj-scale", {}, this.low, this.ramp, this.high);
-    this.node = el("span", "oj-legend-row", {}, label, this.scale);
+    this.node = el("span", "oj-legend-row", {}, label, this.scale, this.kinds);
   }
 
   /** Show the colourings, and the scale of the one in use; `waiting` if its numbers are to come. */
@@ -42,8 +44,11 @@ export class ColourSwitch {
   }
 
   private drawScale(used: Colouring, scale: Scale | null, waiting: boolean): void {
+    const names = (used.kinds ?? []).map((kind) => KINDS[kind]);
+    if (names.length !== this.kinds.childElementCount)
+      this.kinds.replaceChildren(...names.map(kindItem));
     this.ramp.hidden = !scale;
-    this.scale.hidden = used.key === "none";
+    this.scale.hidden = used.key === "none" || names.length > 0;
     if (!scale) {
       setText(this.low, used.blocked || (waiting ? "Python computes it…" : ""));
       setText(this.high, "");
@@ -65,3 +70,7 @@ export class ColourSwitch {
 }
 
 const why = ({ name, blocked }: Colouring): string => `${name}: ${blocked}`;
+
+/** A kind of token and its colour, as in the text. */
+const kindItem = (name: string): HTMLElement =>
+  el("span", "oj-legend-item oj-kind", { "data-oj-kind": name }, name);

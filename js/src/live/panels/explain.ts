@@ -7,7 +7,7 @@
 import type { Cell, Focus } from "../../charts/focus";
 import { Timeline } from "../../charts/timeline";
 import { el, setText } from "../../widget/dom";
-import { ms, percent, plural } from "../../widget/format";
+import { ms, percent, plural, quoted } from "../../widget/format";
 import type { DrawInput } from "../draw-input";
 import { expertSentences, type Spent, slowest, spentBy, tokenSentences } from "../explain-words";
 import type { Explanation, RunStore, Subject } from "../store";
@@ -91,7 +91,8 @@ export class ExplainPanel {
   private drawToken(step: number, input: DrawInput): void {
     const { state, info } = this.store;
     const total = state.steps.at("tokenMs", step);
-    setText(this.title, `Why ${input.name(step)} took ${ms(total)}`);
+    const how = this.store.kindOf(step) === "thinking" ? ", while thinking," : "";
+    setText(this.title, `Why ${input.name(step)}${how} took ${ms(total)}`);
     const parts = partsOf(info, state);
     this.drawBar(spentBy(state, parts, step), total);
     const answer = this.answer({ step }, input);
@@ -116,7 +117,7 @@ export class ExplainPanel {
     this.say(expertSentences(state, cell, input.at, users, input.name));
     const texts = users
       .slice(-MAX_LISTED)
-      .map((step) => `${input.name(step)} “${state.textOf(step).replaceAll("\n", "↵")}”`);
+      .map((step) => `${input.name(step)} ${quoted(state.textOf(step))}`);
     const more = users.length > MAX_LISTED ? ` (the last ${MAX_LISTED})` : "";
     const known = `${plural(users.length, "token")}${more}: ${texts.join(", ")}`;
     this.fold("Its tokens", this.answer({ layer, expert: expert! }, input)?.words || known);

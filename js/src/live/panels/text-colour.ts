@@ -3,8 +3,8 @@
 // A new meaning is one entry in `colouringsOf`, and its hue in text.css.
 
 import type { Cell } from "../../charts/focus";
-import { ms, percent, short } from "../../widget/format";
-import type { ColumnSource, ColumnSubject } from "../columns";
+import { ms, nats, percent, probability, short } from "../../widget/format";
+import { type ColumnSource, type ColumnSubject, KINDS } from "../columns";
 import type { RunState } from "../state";
 
 export interface Colouring {
@@ -25,6 +25,8 @@ export interface Colouring {
   from: "zero" | "low";
   /** Why it cannot be shown, as a sentence; "" if it can. */
   blocked: string;
+  /** Of kinds instead of numbers: the codes of those that the text has. */
+  kinds?: readonly number[];
 }
 
 /** The ends of a scale, and the greatest number seen. */
@@ -44,22 +46,24 @@ export function colouringsOf(
   pinned: Cell | null,
 ): Colouring[] {
   const { steps } = state;
-  const entropy: ColumnSubject = { column: "entropy" };
   const weight: ColumnSubject | null =
     pinned?.expert == null
       ? null
       : { column: "weight", layer: pinned.layer, expert: pinned.expert };
+  const own = { label: "", column: null, blocked: "" };
   const nothing = () => Number.NaN;
-  const valueIn = (about: ColumnSubject) => {
+  /** What a colouring by a column has. */
+  const by = (column: ColumnSubject, label: string) => {
     let values: Float32Array | null = null; // fetched at the first step, if at all
-    return (step: number) => {
-      values ??= source.column(about);
+    const value = (step: number) => {
+      values ??= source.column(column);
       return values?.[step] ?? Number.NaN;
     };
+    return { name: label, label, column, value, blocked: source.columnProblem(column) };
   };
   return [
     {
-      ...{ key: "miss", name: "miss rate", label: "", column: null, from: "zero", blocked: "" },
+      ...{ ...own, key: "miss", name: "miss rate", from: "zero" },
       means: "The share of a token’s lookups whose expert was not in RAM.",
       value: (step) => {
         const misses = steps.at("misses", step);
@@ -68,33 +72,57 @@ export function colouringsOf(
       format: (value) => percent(Math.round(1000 * value) / 1000),
     },
     {
-      ...{ key: "time", name: "time", label: "", column: null, from: "zero", blocked: "" },
+      ...{ ...own, key: "time", name: "time", from: "zero" },
       means: "How long a token took.",
       value: (step) => steps.at("tokenMs", step),
       format: ms,
     },
     {
-      ...{ key: "entropy", name: "router entropy", label: "router entropy", from: "low" },
+      ...{ ...by({ column: "surprise" }, "surprise"), key: "surprise", from: "zero" },
+      means: "How unlikely the model found a token: −log of its probability.",
+      format: (value) => `${nats(value)} (${probability(-value)})`,
+    },
+    {
+      ...{ ...by({ column: "token_entropy" }, "next-token entropy"), key: "token_entropy" },
+      means: "How undecided the model was about a token: the entropy of all tokens’ probabilities.",
+      ...{ from: "zero", format: nats },
+    },
+    {
+      ...{ ...by({ column: "entropy" }, "router entropy"), key: "entropy", from: "low" },
       means:
         "How undecided the routers were: the entropy of the weights of a token’s experts, mean of the layers.",
-      column: entropy,
-      value: valueIn(entropy),
       format: (value) => `${short(value)}\u202fbits`,
-      blocked: source.columnProblem(entropy),
     },
     {
-      ...{ key: "weight", name: "weight of the pinned expert", label: "weight", from: "zero" },
+      ...(weight
+        ? by(weight, "weight")
+        : { ...own, value: nothing, blocked: "Click an expert in a map first." }),
+      ...{ key: "weight", name: "weight of the pinned expert", from: "zero", format: short },
       means: "The factor of the pinned expert’s output; 0 where a token did not choose it.",
-      column: weight,
-      value: weight ? valueIn(weight) : nothing,
-      format: short,
-      blocked: weight ? source.columnProblem(weight) : "Click an expert in a map first.",
     },
     {
-      ...{ key: "none", name: "nothing", label: "", column: null, from: "zero", blocked: "" },
-      ...{ means: "The text is not coloured.", value: nothing, format: short },
+      ...{ ...by({ column: "segment" }, "segment"), key: "segment", from: "zero", format: short },
+      ...{ label: "", value: nothing, kinds: kindsIn(state, source) },
+      means: "What a token belongs to: thinking, the answer, a tool call, or the template.",
+    },
+    {
+      ...{ ...own, key: "none", name: "nothing", from: "zero", value: nothing, format: short },
+      means: "The text is not coloured.",
     },
   ];
+}
+
+/** The codes of the kinds that a text has, by the column with all of them. */
+const found = new WeakMap<Float32Array, number[]>();
+
+/** The codes of the kinds that the text's tokens have, ascending. */
+function kindsIn({ firstToken }: RunState, source: ColumnSource): number[] {
+  const all = source.column({ column: "segment" });
+  if (!all) return [];
+  const kinds =
+    found.get(all) ?? [...new Set(all.subarray(firstToken))].filter((kind) => KINDS[kind]).sort();
+  found.set(all, kinds);
+  return kinds;
 }
 
 /** The scale of some numbers, up to the 99th percentile; null if none of them is known. */

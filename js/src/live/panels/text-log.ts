@@ -6,6 +6,7 @@
 // the chunks where it was and is, and a jump only the chunks in sight at once.
 
 import { el } from "../../widget/dom";
+import { KINDS } from "../columns";
 import { KEPT_STEPS } from "../limits";
 import { firstWhere } from "../search";
 import type { RunState } from "../state";
@@ -18,6 +19,9 @@ const DIMMED = "oj-future";
 const NEAR = 256;
 /** Milliseconds until as many of the others are. */
 const DIM_REST_MS = 50;
+
+/** A text of these kinds alone has no names in it. */
+const UNNAMED = ["template", "answer", undefined];
 
 interface Chunk {
   node: HTMLElement;
@@ -44,6 +48,8 @@ export class TextLog {
   /** The steps whose tokens have a class, by class. */
   private readonly marked = new Map<string, ReadonlySet<number>>();
   private readonly levels = new Map<number, number>();
+  /** What `segment` was called with last, for which tokens. */
+  private segmented: unknown[] = [];
   /** The first step without a token element. */
   private next = 0;
   private epoch = -1;
@@ -145,6 +151,27 @@ export class TextLog {
     for (const step of before) if (!now.has(step)) this.tokens.get(step)?.classList.remove(name);
     for (const step of now) if (!before.has(step)) this.tokens.get(step)?.classList.add(name);
     this.marked.set(name, now);
+  }
+
+  /**
+   * Say what kind each token is, by its code in KINDS; null if it is not known. Where thinking or a
+   * tool call begins or ends, its name stands in the text.
+   */
+  segment(kinds: ArrayLike<number> | null): void {
+    const { steps } = this;
+    const wanted = [kinds, steps.length, this.generation];
+    if (!kinds || wanted.every((each, i) => each === this.segmented[i])) return;
+    this.segmented = wanted;
+    const parted = steps.some((step) => !UNNAMED.includes(KINDS[kinds[step]]));
+    let before = "template";
+    for (const step of steps) {
+      const kind = KINDS[kinds[step]];
+      if (!kind) continue;
+      const { dataset } = this.tokens.get(step)!;
+      dataset.ojKind = kind;
+      if (!parted || kind === "template" || kind === before) continue;
+      dataset.ojBegins = before = kind;
+    }
   }
 
   /** Set how strong the colour behind a token is, 0 to 100. */

@@ -2,14 +2,15 @@
 
 import type { Cell, Focus } from "../../charts/focus";
 import { el, setText } from "../../widget/dom";
-import { bytes, integer, ms, plural } from "../../widget/format";
+import { bytes, integer, ms, plural, quoted } from "../../widget/format";
 import type { Users } from "../chosen-tokens";
-import type { ColumnSource } from "../columns";
 import type { DrawInput } from "../draw-input";
 import type { Status } from "../info";
 import type { RunState } from "../state";
+import type { RunStore } from "../store";
 import { TokenChoice } from "../token-choice";
 import { ColourSwitch } from "./colour-switch";
+import { LikelyRow } from "./likely";
 import { Panel, type Table } from "./panel";
 import { type Colouring, colouringsOf } from "./text-colour";
 import { TextLog } from "./text-log";
@@ -27,6 +28,7 @@ export class TextPanel {
   private readonly choice: TokenChoice;
   private readonly paint: TextPaint;
   private readonly switch: ColourSwitch;
+  private readonly likely: LikelyRow;
   /** The colouring that the user chose. */
   private colouring = "miss";
   private length = 0;
@@ -36,7 +38,7 @@ export class TextPanel {
   private name = (step: number): string => String(step);
 
   constructor(
-    private readonly source: ColumnSource,
+    private readonly source: RunStore,
     private readonly state: RunState,
     private readonly focus: Focus,
     changed: () => void,
@@ -52,7 +54,9 @@ export class TextPanel {
     this.switch = new ColourSwitch(chosen, signal);
     const legend = this.switch.node;
     this.panel = new Panel("Text", "text", legend, () => this.table(), changed, signal);
-    this.panel.add(el("div", "oj-text-body", {}, this.prompt, this.log.node), 1);
+    this.likely = new LikelyRow(source);
+    const parts = [this.prompt, this.log.node, this.likely.node];
+    this.panel.add(el("div", "oj-text-body", {}, ...parts), 1);
   }
 
   /** Mark the token with which this text parts from another; null for none. */
@@ -69,6 +73,8 @@ export class TextPanel {
     const count = state.generated;
     this.panel.setSubtitle(count ? plural(count, "token") : "");
     log.grow();
+    log.segment(this.source.kinds);
+    this.likely.draw(step, this.name);
     const colouring = this.drawColours(status);
     this.panel.setReadout(this.readout(input, colouring), this.focus.any);
     this.choice.settle();
@@ -116,6 +122,7 @@ export class TextPanel {
   private readout(input: DrawInput, colouring: Colouring): string {
     const { state, focus } = this;
     const { chosenBy, at } = input;
+    if (this.source.branchNote) return this.source.branchNote;
     if (!focus.stepHovered) {
       const expertsLast = focus.cellHovered || focus.expertLast || at === null;
       if (chosenBy && expertsLast) return usersText(focus.experts, chosenBy);
@@ -124,8 +131,14 @@ export class TextPanel {
     const step = input.step ?? (state.generated ? state.steps.end - 1 : null);
     if (step === null || Number.isNaN(state.steps.at("tokenMs", step))) return "";
     const [hits, misses] = [state.steps.at("hits", step), state.steps.at("misses", step)];
-    const text = visible(state.textOf(step));
-    const parts = [this.name(step), text, ms(state.steps.at("tokenMs", step))];
+    const text = quoted(state.textOf(step));
+    const kind = this.source.kindOf(step);
+    const parts = [
+      this.name(step),
+      kind === "answer" ? "" : kind,
+      text,
+      ms(state.steps.at("tokenMs", step)),
+    ];
     if (hits + misses) parts.push(`${misses} of ${integer(hits + misses)} missed`);
     const read = state.steps.at("nbytes", step);
     if (read) parts.push(`${bytes(read)} read`);
@@ -141,7 +154,7 @@ export class TextPanel {
     const words = chosen.map((step) => this.state.textOf(step)).join("");
     const text = words.length > 60 ? `${words.slice(0, 60)}…` : words;
     const span = `${this.name(first)} to ${this.name(last)}`;
-    return `${plural(chosen.length, "token")} chosen, ${span} · ${visible(text)}`;
+    return `${plural(chosen.length, "token")} chosen, ${span} · ${quoted(text)}`;
   }
 
   private table(): Table {
@@ -153,7 +166,7 @@ export class TextPanel {
       const numbers = [steps.at("hits", step), steps.at("misses", step)].map(integer);
       const spent = ms(steps.at("tokenMs", step));
       const read = bytes(steps.at("nbytes", step));
-      rows.push([this.name(step), visible(state.textOf(step)), spent, ...numbers, read]);
+      rows.push([this.name(step), quoted(state.textOf(step)), spent, ...numbers, read]);
     }
     const caption = `The last ${LAST} tokens, newest first`;
     return { caption, head: ["Token", "Text", "Time", "Hits", "Misses", "Bytes"], rows };
@@ -166,12 +179,6 @@ function usersText(experts: readonly Cell[], { any, all, of }: Users): string {
   if (experts.length === 1)
     return `${tokens} layer ${experts[0].layer} expert ${experts[0].expert}`;
   return `${tokens} any of ${plural(experts.length, "expert")}; ${integer(all)} chose all of them`;
-}
-
-/** A token's text in quotes, with visible spaces and line ends; "" for no text. */
-function visible(text: string): string {
-  if (!text) return "";
-  return `“${text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "\u00a0")}”`;
 }
 
 function hint(state: RunState, status: Status): string {
