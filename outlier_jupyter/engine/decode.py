@@ -64,6 +64,7 @@ class Decoding:
         transcript: the text so far; `segments`, what its parts are.
         budget: ends the thinking after some tokens; None without a limit.
         finish_reason: "" until the run ends normally.
+        kept: the beginning of the text, which was there before.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Decoding:
         self.segments = segments
         self.budget: ThinkingBudget | None = None
         self.finish_reason = ""
+        self.kept = ""
         self._model = model
         self._prompt = prompt
         self._kv = kv
@@ -112,6 +114,23 @@ class Decoding:
             self._next.processors.append(self.budget)
         if options.seed is not None:
             mx.random.seed(options.seed)
+
+    def keep(self, tokens: list[int]) -> None:
+        """Begin the text with these ids, which are the prompt's last; before any step.
+
+        Raises:
+            OptionError: they hold a stop word.
+        """
+        for token in tokens:
+            thinking = self.segments.kind == THINKING
+            self.segments.add(self.transcript.add(token))
+            self.segments.take(self.transcript.seen, thinking)
+        if self.transcript.stopped:
+            raise OptionError(
+                "with the chosen token the answer ends at a stop word, so there is nothing to go "
+                "on with: choose another, or leave the stop word out"
+            )
+        self.kept = self.transcript.text
 
     def steps(self) -> Iterator[Step]:
         """Yield each generated token.
@@ -147,6 +166,7 @@ class Decoding:
             trace=trace,
             text_ends=np.array(self.text_ends, np.int32),
             spans=self.segments.spans(self.transcript.text),
+            prefilled=self.kept,
             spell=spell,
         )
 

@@ -30,7 +30,9 @@ from ..runs.run import Interrupted, Run, Step
 from ..system.interrupt import Interrupts, deferred
 from ..trace import TraceInfo
 from .async_run import AsyncRun
+from .branch import start_branch
 from .close import at_exit, check_process, close
+from .decode import StartedRun
 from .event_bus import EventBus
 from .kv_cache import KVCaches
 from .memory import MemoryUse, cache_cap, measure, outside_mlx
@@ -114,7 +116,10 @@ class Engine:
             OptionError, EngineBusy, EngineClosed, ReadFailed: the engine stays as it was.
             CheckpointChanged: a file was written to since the model was loaded; load it again.
         """
-        started = start_run(self, prompt, options)
+        return self._whole(start_run(self, prompt, options))
+
+    def _whole(self, started: StartedRun) -> Run:
+        """Decode a started run to its end."""
         with self.run_lock.ends_by_itself(), self._interrupts:
             for _ in started.steps:
                 pass
@@ -122,6 +127,28 @@ class Engine:
             if self._interrupts.noted:  # after the last step
                 raise Interrupted(started.run)
         return started.run
+
+    @takes(GenerateOptions)
+    def branch(
+        self, run: Run, token: int, choose: int | str | None = None, *, rank: int | None = None,
+        **options: Any,
+    ) -> Run:  # fmt: skip
+        """Go on from one token of a run with another in its place, and return the new `Run`.
+
+        Its text begins with that of the tokens before; `branched` says where it left the other run.
+        A KV cache that was kept for the run (`reuse_kv`) is reused.
+
+        Args:
+            run: a run of this model, also one loaded from a file.
+            token: the number of the generated token, from 1; negative numbers count from the end.
+            choose: the id of the token to take, or its text, first of all an alternative's.
+            rank: instead, take the alternative of this rank; 1 is the likeliest.
+            **options: as of `generate`, where they are to differ from the run's own.
+
+        Raises:
+            OptionError: no such token or choice, or one that ends the answer; and as `generate`.
+        """
+        return self._whole(start_branch(self, run, token, choose, rank, options))
 
     async def agenerate(self, prompt: Prompt, **options: Any) -> Run:
         """`generate` for async code: the event loop stays free while a thread decodes.

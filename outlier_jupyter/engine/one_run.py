@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 from mlx_lm.generate import wired_limit
@@ -19,6 +20,7 @@ from ..events import PromptEncoded, RunDone
 from ..options import GenerateOptions
 from ..paging import Stopped
 from ..residency.eviction_order import CacheStart
+from ..runs.origin import Origin
 from ..runs.run import Interrupted, Run, Step
 from ..runs.text_stream import Transcript
 from ..system.memory_info import memory_rate
@@ -53,12 +55,23 @@ def start_run(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Starte
         raise EngineClosed("this engine was closed: load the model again")
     settings = engine.routing.options(options)
     dialect = dialect_of(engine.tokenizer)
-    prepared = encode(engine.tokenizer, prompt, settings, engine.config, dialect)
+    return begin(
+        engine, encode(engine.tokenizer, prompt, settings, engine.config, dialect), settings
+    )
+
+
+def begin(engine: Engine, prepared: Encoded, settings: GenerateOptions) -> StartedRun:
+    """A run of an encoded prompt that decodes as its steps are taken.
+
+    Raises:
+        OptionError: the prompt is too long.
+    """
     length, kept = len(prepared.tokens), engine._kv_caches.kept_nbytes
     check_length(context_of(engine.config), length, settings.max_tokens, engine.options.force)
     if not engine.options.force:
         check_prompt(length, settings, engine._needs, engine._ram_gb, kept)
     finished: list[Run] = []
+    dialect = dialect_of(engine.tokenizer)
     steps = _steps(engine, prepared, settings, dialect, finished)
     return StartedRun(engine._interrupts, steps, finished)
 
@@ -80,10 +93,12 @@ def _steps(
         reused = prompt.tokens[: len(prompt.tokens) - len(rest)]
         segments = GeneratedSegments(dialect, kinds.state)
         decoding = _decoding(engine, rest, kv, options, recorder, reused, segments)
+        decoding.keep(prompt.tokens[len(prompt.tokens) - prompt.kept :])
         engine._bus(PromptEncoded(np.array(rest, np.int32), len(reused)))
         try:
-            read = kinds.kinds[len(reused) :]
-            yield from _recorded(engine, decoding, recorder, start, prompt, read, options, finished)
+            yield from _recorded(
+                engine, decoding, recorder, start, prompt, kinds.kinds, reused, options, finished
+            )
         finally:
             if options.reuse_kv:
                 whole = bool(decoding.finish_reason)
@@ -92,12 +107,13 @@ def _steps(
 
 def _recorded(
     engine: Engine, decoding: Decoding, recorder: Recorder, start: CacheStart, prompt: Encoded,
-    kinds: bytes, options: GenerateOptions, finished: list[Run],
+    kinds: bytes, reused: list[int], options: GenerateOptions, finished: list[Run],
 ) -> Iterator[Step]:  # fmt: skip
     """Yield the run's steps, and keep the `Run` however it ends.
 
     Args:
-        kinds: of the prompt's tokens that are read.
+        kinds: of the prompt's tokens, without those of an answer that is gone on with.
+        reused: the prompt's tokens that are not read.
     """
 
     def keep(reason: str) -> Run:
@@ -106,11 +122,15 @@ def _recorded(
         decoding.report_text(rest, pieces)
         engine._bus(RunDone(reason))
         info = run_info(engine, options, len(prompt.tokens) + max(len(decoding.generated) - 1, 0))
-        info = _with_changes(info, decoding, options)
-        trace = recorder.trace(info, kinds + decoding.segments.token_kinds())
+        info = _with_changes(info, decoding, options, prompt)
+        whole = kinds + decoding.segments.token_kinds()
+        trace = recorder.trace(info, whole[len(reused) :])
         spell = engine._vocabulary.bytes_of
         trace.remember(start)
-        finished.append(decoding.result(prompt.prompt, prompt.text, reason, trace, spell))
+        run = decoding.result(prompt.prompt, prompt.text, reason, trace, spell)
+        origin = Origin(ref(engine), options, prompt)
+        ids = np.array(reused, np.int32)
+        finished.append(replace(run, reused=ids, branched=prompt.branched, origin=origin))
         engine.last_run = finished[-1]
         return finished[-1]
 
@@ -155,7 +175,8 @@ def _decoding(
 
 def _prompt_kinds(engine: Engine, prompt: Encoded, dialect: Dialect) -> PromptKinds:
     """What each prompt token belongs to, and the state in which the answer begins."""
-    tokens = [engine._vocabulary.bytes_of(token) for token in prompt.tokens]
+    own = prompt.tokens[: len(prompt.tokens) - prompt.kept]
+    tokens = [engine._vocabulary.bytes_of(token) for token in own]
 
     def render(messages: list[dict[str, Any]]) -> str:
         return apply(engine.tokenizer, messages, prompt.variables)
@@ -163,12 +184,14 @@ def _prompt_kinds(engine: Engine, prompt: Encoded, dialect: Dialect) -> PromptKi
     return prompt_kinds(prompt.text, tokens, prompt.messages, render, dialect)
 
 
-def _with_changes(info: TraceInfo, decoding: Decoding, options: GenerateOptions) -> TraceInfo:
-    """`info` with what changed the output while the run went on."""
-    if decoding.budget is None or not decoding.budget.closed:
-        return info
-    words = f"thinking ended after {options.thinking_budget:,} tokens"
-    return replace(info, changed_output="; ".join(filter(None, [info.changed_output, words])))
+def _with_changes(
+    info: TraceInfo, decoding: Decoding, options: GenerateOptions, prompt: Encoded
+) -> TraceInfo:
+    """`info` with what changed the output beside the options."""
+    changes = [info.changed_output, str(prompt.branched or "")]
+    if decoding.budget is not None and decoding.budget.closed:
+        changes.append(f"thinking ended after {options.thinking_budget:,} tokens")
+    return replace(info, changed_output="; ".join(filter(None, changes)))
 
 
 def files_changed(engine: Engine) -> str:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from ..errors import OptionError, brief
 from ..options import GenerateOptions
+from ..runs.origin import Branch
 from ..values import items, refused
 from .dialects import Dialect
 from .template_variables import variables_of, with_thinking
@@ -32,6 +33,8 @@ class Encoded:
         tokens: its ids.
         messages: as the template accepted them; None without a template.
         variables: of the template.
+        kept: how many ids at the end of `tokens` are of an answer that is gone on with.
+        branched: where that answer left another run's; None if it did not.
     """
 
     prompt: str
@@ -39,6 +42,8 @@ class Encoded:
     tokens: list[int]
     messages: list[Message] | None = None
     variables: dict[str, Any] = field(default_factory=dict)
+    kept: int = 0
+    branched: Branch | None = None
 
 
 def encode(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from ..trace.measures import Summary, summarise
 from ..trace.segments import Span
 from ..values import checked, instance, integer, items, rate, refused
 from ..values import path as path_of
+from .origin import Branch, Origin, engine_of
 from .run_texts import RunTexts
 from .spread import Spread
 from .step import Step as Step
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ..trace.routing_measures import RoutingMeasures
     from .token_experts import ExpertUses, TokenExperts
 
-TEXTS = ("prompt", "encoded", "text", "finish_reason")
+TEXTS = ("prompt", "encoded", "text", "finish_reason", "prefilled")
 """What a saved run stores besides its trace and tokens."""
 
 
@@ -55,6 +56,11 @@ class Run(RunTexts):
             unknown.
         spans: what the text's parts are, without tags: the code of a kind (`trace.segments`), begin
             and end in characters.
+        prefilled: the beginning of `text` that was there before the first of `tokens`: the answer
+            that a branch goes on with; else "".
+        branched: where a branch left another run; None for other runs.
+        reused: int32, the prompt's first ids, which were not read (`reuse_kv`); None if unknown.
+        origin: the engine and what it was asked; None for a loaded run.
         repeats: all runs of a repeated prompt, this one last; else empty.
         spell: a function from an id to its bytes, by the model's tokenizer; None without it.
     """
@@ -67,6 +73,10 @@ class Run(RunTexts):
     trace: Trace
     text_ends: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     spans: tuple[Span, ...] = ()
+    prefilled: str = ""
+    branched: Branch | None = None
+    reused: npt.NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
+    origin: Origin | None = field(default=None, repr=False, compare=False)
     repeats: tuple[Run, ...] = field(default=(), repr=False, compare=False)
     spell: Callable[[int], bytes] | None = field(default=None, repr=False, compare=False)
     _token_bytes: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)
@@ -102,9 +112,13 @@ class Run(RunTexts):
             TraceError: it cannot be written; an existing file is unchanged.
         """
         texts = {name: getattr(self, name) for name in TEXTS}
-        arrays = {name: getattr(self, name).tolist() for name in ("tokens", "text_ends")}
+        arrays: dict[str, Any] = {
+            name: getattr(self, name).tolist() for name in ("tokens", "text_ends")
+        }
         others = self.trace.alternatives[self.trace.alternatives >= 0]
         arrays["spans"] = [list(span) for span in self.spans]
+        arrays["reused"] = None if self.reused is None else self.reused.tolist()
+        arrays["branched"] = None if self.branched is None else asdict(self.branched)
         ids = {*self.trace.tokens.tolist(), *self.tokens.tolist(), *others.tolist()}
         bytes_of = {str(token): self._bytes_of(token) for token in sorted(ids)}
         pieces = {token: readable(each) for token, each in bytes_of.items() if each}
@@ -131,6 +145,9 @@ class Run(RunTexts):
             trace,
             np.array(saved["text_ends"], np.int32),
             tuple((kind, begin, end) for kind, begin, end in saved.get("spans", [])),
+            str(saved.get("prefilled", "")),
+            Branch(**branched) if (branched := saved.get("branched")) else None,
+            None if (reused := saved.get("reused")) is None else np.array(reused, np.int32),
             _token_bytes=_token_bytes(saved.get("pieces", {}), saved.get("parts", {})),
         )
 
@@ -159,6 +176,18 @@ class Run(RunTexts):
         step = self.step_of(token)
         explainer = self.trace._explainer
         return explainer.explain(step, step_names(self), memory_rate)
+
+    def branch(
+        self, token: int, choose: int | str | None = None, *, rank: int | None = None,
+        **options: Any,
+    ) -> Run:  # fmt: skip
+        """Go on from a generated token with another in its place: see `Engine.branch`.
+
+        Raises:
+            OptionError: no such token or choice, or the run was loaded from a file.
+        """
+        found: Run = engine_of(self).branch(self, token, choose, rank=rank, **options)
+        return found
 
     @checked(token=integer)
     def eviction_order(self, token: int = -1) -> EvictionOrder:

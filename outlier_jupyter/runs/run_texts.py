@@ -27,6 +27,7 @@ class RunTexts:
     trace: Trace
     text_ends: npt.NDArray[np.int32]
     spans: tuple[Span, ...]
+    prefilled: str
     spell: Callable[[int], bytes] | None
     _token_bytes: dict[int, bytes]
 
@@ -58,7 +59,7 @@ class RunTexts:
         at = token - 1 if token > 0 else token % max(len(self.tokens), 1)
         if not 0 <= at < len(self.text_ends):
             return ""
-        begin = int(self.text_ends[at - 1]) if at else 0
+        begin = int(self.text_ends[at - 1]) if at else len(self.prefilled)
         last = at == len(self.text_ends) - 1
         return self.text[begin : len(self.text) if last else int(self.text_ends[at])]
 

@@ -97,6 +97,7 @@ def run_of(saved: Any) -> dict[str, Any] | None:
     _check(len(saved["text_ends"]) <= len(saved["tokens"]), "`text_ends` is longer than `tokens`")
     _check(saved["text_ends"] == sorted(saved["text_ends"]), "`text_ends` is not ascending")
     _check_spans(saved)
+    _check_branch(saved)
     for name in ("pieces", "parts"):
         texts = saved.get(name, {})
         _check(isinstance(texts, dict), f"`{name}` is not an object")
@@ -106,6 +107,20 @@ def run_of(saved: Any) -> dict[str, Any] | None:
     valid = all(HEX.fullmatch(text) for text in saved.get("parts", {}).values())
     _check(valid, "`parts` has a text that is not bytes in hex")
     return dict(mended(saved))
+
+
+def _check_branch(saved: dict[str, Any]) -> None:
+    """Raises ValueError: what a run began with, or where it left another, is not valid."""
+    _check(isinstance(saved.get("prefilled", ""), str), "`prefilled` is not a text")
+    reused = saved.get("reused") or []
+    valid = isinstance(reused, list) and all(type(n) is int and 0 <= n < 2**31 for n in reused)
+    _check(valid, "`reused` of `run` is not a list of integers")
+    if (branch := saved.get("branched")) is not None:
+        valid = isinstance(branch, dict) and branch.keys() == {"token", "chosen", "text"}
+        _check(valid, "`branched` is not a token, its id and its text")
+        numbers = branch["token"], branch["chosen"]
+        valid = all(type(n) is int and 0 <= n < 2**31 for n in numbers)
+        _check(valid and isinstance(branch["text"], str), "`branched` has a value of another type")
 
 
 def _check_spans(saved: dict[str, Any]) -> None:
