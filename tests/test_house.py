@@ -21,7 +21,10 @@ TESTS = sorted(
     path for path in TESTS_ROOT.rglob("*.py") if path.name not in ("inspection.py", "test_house.py")
 )
 
-BASE = {"errors", "values", "families", "events", "formatting", "options", "display", "aliases"}
+BASE = {
+    "aliases", "display", "errors", "events", "families", "formatting", "options", "tools",
+    "values",
+}  # fmt: skip
 """Modules that all rooms may import; BASES lists their imports of each other."""
 BASES = {
     "aliases": set(),
@@ -31,7 +34,8 @@ BASES = {
     "formatting": set(),
     "display": set(),
     "values": {"errors"},
-    "options": {"errors", "residency", "values"},
+    "options": {"errors", "residency", "tools", "values"},
+    "tools": {"errors", "values"},
 }
 ROOMS = {
     "residency": set(),

@@ -13,7 +13,7 @@ from ..runs.origin import Branch
 from ..values import items, refused
 from .dialects import Dialect
 from .template_variables import variables_of, with_thinking
-from .templates import Message, content_of, has_template, rendered
+from .templates import Message, check_takes_tools, content_of, has_template, rendered
 
 Prompt: TypeAlias = str | Sequence[dict[str, Any]]
 """A text, or a conversation as for chat templates: [{"role": …, "content": …}, …]."""
@@ -77,11 +77,18 @@ def encode(
                 f"system cannot be used, because {why}: write the system message into the prompt, "
                 "and leave system out"
             )
+        if options.tools:
+            why = "raw=True sends the prompt as it is" if options.raw else (
+                "the model has no chat template")  # fmt: skip
+            raise OptionError(f"tools cannot be used, because {why}: leave tools out")
         text = prompt
         starts = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
         tokens = ids_of(tokenizer, text, add_special_tokens=not starts)
     else:
         given = _messages(prompt, options.system)
+        if options.tools:
+            check_takes_tools(tokenizer, options.tools)
+            variables |= {"tools": list(options.tools)}
         text, messages = rendered(tokenizer, given, variables)
         text = with_thinking(text, tokenizer, options, dialect)
         tokens = ids_of(tokenizer, text, add_special_tokens=False)

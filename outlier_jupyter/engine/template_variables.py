@@ -19,7 +19,7 @@ ON, OFF, AUTO = "on", "off", "auto"
 SWITCHES = ("enable_thinking", "thinking")
 """The names that templates have for the switch of thinking."""
 OWN = {
-    "messages", "conversation", "tokenize", "add_generation_prompt", "chat_template",
+    "messages", "conversation", "tools", "tokenize", "add_generation_prompt", "chat_template",
     "continue_final_message", "padding", "truncation", "max_length", "return_tensors",
     "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
 }  # fmt: skip

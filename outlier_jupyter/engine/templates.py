@@ -6,6 +6,7 @@ to it. It encodes nothing.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,10 @@ TEMPLATE_S = 5
 """The most seconds that a template may take: it is foreign code and may never end."""
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 """Where messages have an answer's thinking: templates and mlx-lm's server use different names."""
+NO_TOOLS = (
+    "this model's chat template takes no tools{}: choose a model that was trained to call them, or "
+    "leave tools out"
+)
 CONTROL = re.compile(r"<\|[a-z_]+\|>")
 """Control tokens in the form that most models use."""
 FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
@@ -75,6 +80,23 @@ def rendered(
         raise _refused(refusal, messages) from refusal
 
 
+def check_takes_tools(tokenizer: Any, tools: Sequence[dict[str, Any]]) -> None:
+    """Raises OptionError: the chat template has no place for the schemas of `tools`.
+
+    Such a template gives the same text with them as without, or fails.
+    """
+    question = [{"role": "user", "content": "?"}]
+    plain = templated(tokenizer, question)
+    try:
+        taken = _first_accepted(tokenizer, question, {"tools": list(tools)}).text != plain
+    except OutlierError:
+        raise
+    except Exception as error:  # a template may raise anything
+        raise OptionError(NO_TOOLS.format(f" ({brief(error)})")) from error
+    if not taken:
+        raise OptionError(NO_TOOLS.format(""))
+
+
 def without_refused(
     tokenizer: Any,
     messages: Sequence[Message],
@@ -84,20 +106,21 @@ def without_refused(
     """The conversation without the answers that the template refuses, and their questions.
 
     Args:
-        messages: questions and answers in turn; the last is a question, which always stays.
+        messages: questions and answers in turn; the last question always stays, with what
+            follows it.
 
     Returns:
         The remaining messages, and the number of dropped answers.
     """
-    *before, last = messages
     first = [] if system is None else [{"role": "system", "content": system}]
-    kept: list[Message] = []
-    for pair in zip(before[::2], before[1::2], strict=False):
-        if _accepts(tokenizer, [*first, *pair, last], variables):
-            kept += pair
-    if not _accepts(tokenizer, [*first, *kept, last], variables):
+    begins = [at for at, message in enumerate(messages) if message["role"] == "user"]
+    # What follows the last question is the answer under way: it stays.
+    pairs = [list(messages[at:end]) for at, end in itertools.pairwise(begins)]
+    last = list(messages[begins[-1] :])
+    kept = [pair for pair in pairs if _accepts(tokenizer, [*first, *pair, *last], variables)]
+    if not _accepts(tokenizer, [*first, *itertools.chain(*kept), *last], variables):
         kept = []
-    return [*kept, last], (len(before) - len(kept)) // 2
+    return [*itertools.chain(*kept), *last], len(pairs) - len(kept)
 
 
 def _accepts(tokenizer: Any, messages: list[Message], variables: Mapping[str, Any] | None) -> bool:
@@ -128,9 +151,10 @@ def _forms(tokenizer: Any, messages: list[Message]) -> Iterator[list[Message]]:
     """The forms of the messages that templates accept, the usual one first."""
     read = [_with_arguments(_with_reasoning(message)) for message in messages]
     silent = [_without_content(message) for message in read]
+    written = [_with_written_arguments(message) for message in messages]
     bare = [_without_control(tokenizer, message) for message in read]
     seen: list[list[Message]] = []
-    for form in (read, messages, silent, bare):
+    for form in (read, messages, silent, written, bare):
         if form not in seen:
             seen.append(form)
             yield form
@@ -249,6 +273,25 @@ def _with_object(call: Any) -> Any:
     try:
         arguments = json.loads(function["arguments"])
     except (ValueError, RecursionError):
+        return call
+    return call | {"function": function | {"arguments": arguments}}
+
+
+def _with_written_arguments(message: Message) -> Message:
+    """The message with the arguments of its tool calls as JSON text, as some templates expect."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    return message | {"tool_calls": [_with_text(call) for call in calls]}
+
+
+def _with_text(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
+        return call
+    try:
+        arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
         return call
     return call | {"function": function | {"arguments": arguments}}
 

@@ -22,7 +22,8 @@ def option(default: Any, help: str | Callable[[], str], **rules: Any) -> Any:
         help: a text, or a function that makes it, as the list of policies can grow.
         rules: bounds `low`, `above` and `high`; `choices`, values or a function that gives them;
             `words`, texts allowed beside the field's type; `spell`, a function that replaces the
-            type's conversion in `CONVERTERS`; `escapes`, whether a flag takes backslash escapes.
+            type's conversion in `CONVERTERS`; `escapes`, whether a flag takes backslash escapes;
+            `python_only`, whether it has no flag.
     """
     return field(default=default, metadata={"help": help, **rules})
 
@@ -89,7 +90,7 @@ CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def _plain(spec: Field[Any], value: object) -> Any:
-    convert = spec.metadata.get("spell", CONVERTERS[str(spec.type).split(" |")[0]])
+    convert = spec.metadata.get("spell") or CONVERTERS[str(spec.type).split(" |")[0]]
     try:
         return convert(spec.name, value)
     except OptionError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import OptionError, shown
+from ..tools import schemas_of
 from ..values import refused, seed, texts
 from .fields import expert_texts, option, settle
 
@@ -83,6 +84,13 @@ class GenerateOptions:
     )
     system: str | None = option(None, "a system message before the prompt")
     raw: bool = option(False, "continue the prompt as plain text, without the chat template")
+    tools: tuple[dict[str, Any], ...] = option(
+        (),
+        "functions, or JSON schemas of functions, that the chat template tells the model of; a "
+        "run calls none of them, a chat does",
+        spell=schemas_of,
+        python_only=True,
+    )
     thinking: str = option(
         "auto",
         "whether the model thinks before it answers: auto, as its chat template does; on; off",

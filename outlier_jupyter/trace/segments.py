@@ -109,6 +109,13 @@ def _rows(trace: Trace) -> Iterator[tuple[str, Segment, npt.NDArray[np.bool_]]]:
             yield part, Segment(kind, first + number, last + number), mine
 
 
+def spent_on(trace: Trace, kind: int) -> tuple[int, float]:
+    """How many tokens of a kind were generated, and the seconds of the decode steps for them."""
+    prompt = int(np.count_nonzero(trace.phase != DECODE))
+    mine = trace.kinds[prompt:] == kind
+    return int(mine.sum()), float(trace.step_ns[prompt:][mine[1:]].sum()) / 1e9
+
+
 def segment_frame(trace: Trace) -> pandas.DataFrame:
     """One row per segment; see `Run.segments`."""
     import pandas

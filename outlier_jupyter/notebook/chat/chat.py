@@ -41,6 +41,8 @@ from .message_handler import MessageHandler
 from .runner import CLOSED, IDLE, TurnRunner
 from .saved_chat import bundle
 from .starters import starters_of
+from .tool_rounds import ROUNDS, tool_rounds_of
+from .tools_mixin import ToolsMixin
 
 NO_TEMPLATE = (
     "This model has no chat template, so it cannot chat: let it continue a text with %%outlier or "
@@ -53,7 +55,7 @@ OUTPUT_TRAITS = {"status", "state", "answer", "notice", "draft", "saved"}
 log = logging.getLogger(__name__)
 
 
-class Chat(ConversationsMixin, WithSavedView):
+class Chat(ToolsMixin, ConversationsMixin, WithSavedView):
     """A chat with `engine`: display it, use it from Python, or both.
 
     The settings are traits (`temperature`, `top_p`, `max_tokens`, `seed`, `system`, `reuse_kv` …):
@@ -66,13 +68,18 @@ class Chat(ConversationsMixin, WithSavedView):
         engine: from `outlier_jupyter.load`; the caller closes it.
         starters: prompts that an empty chat offers as buttons, at most four; by default such as
             the model answers well, [] for none.
+        tools: functions that the model may call, with type hints and docstrings; or pairs of a JSON
+            schema and a function. A call runs once it is allowed, in the widget or by `allow`.
+        auto_tools: run the calls without asking. Give it only functions that may do no harm.
+        tool_rounds: the most answers to one question whose calls run without asking.
         file: where all conversations are kept: restored from it if it exists, and written to it
             after each change.
         clock: a monotonic clock in seconds.
         **settings: values for the settings.
 
     Raises:
-        OptionError: a setting is unknown or has an invalid value, or `file` is not a chat.
+        OptionError: a setting is unknown or has an invalid value, `file` is not a chat, a tool
+            cannot be described, or the model takes no tools.
     """
 
     _esm = STATIC / "chat.js"
@@ -98,6 +105,9 @@ class Chat(ConversationsMixin, WithSavedView):
         engine: Engine,
         *,
         starters: Sequence[str] | None = None,
+        tools: Sequence[Any] | None = None,
+        auto_tools: bool = False,
+        tool_rounds: int = ROUNDS,
         file: str | Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         **settings: Any,
@@ -107,7 +117,8 @@ class Chat(ConversationsMixin, WithSavedView):
         offered = starters_of(engine, starters)
         keep_in = None if file is None else Path(path_of("file", file))
         self._file: Path | None = None  # until its conversations are restored
-        self.runner = TurnRunner(self, engine, clock)
+        rounds = tool_rounds_of(engine, tools, auto_tools, tool_rounds)
+        self.runner = TurnRunner(self, engine, rounds, clock)
         super().__init__(
             f"oj-chat-{uuid.uuid4().hex[:12]}",
             controls=controls(),

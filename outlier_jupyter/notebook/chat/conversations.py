@@ -15,9 +15,12 @@ from typing import Any
 from ...errors import OptionError, shown
 from ...trace.metadata import mended
 from ...values import checked, integer
+from .tool_calls import FAILED, STATES, WORKING, ToolCall
 
 FORMAT = "outlier_jupyter chat"
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)
+"""Version 1 has no thinking and no tool calls."""
 
 ROOT = 0
 """The parent of a conversation's first messages; no message has this id."""
@@ -26,6 +29,7 @@ ASSISTANT = "assistant"
 ROLES = (USER, ASSISTANT)
 RUNNING = "running"
 ENDS = ("", RUNNING, "stop", "length", "interrupted", "error")
+OF_LOST = "The chat was closed while this call ran, so its result is unknown."
 TITLE_CHARS = 48
 LARGEST_NUMBER = 2**53
 """JavaScript cannot represent larger integers exactly; no run reaches them."""
@@ -43,6 +47,8 @@ class Message:
         ended: why an answer ended (its run's `finish_reason`), or `running`; "" for questions.
         note: a sentence about an error, if any.
         numbers: of the answer's run: token counts, speed, and its number for `Chat.run`.
+        thinking: what the model wrote before its answer: `text`, `seconds`, `tokens`; or {}.
+        tool_calls: in the answer, with their results. The answer that goes on from them follows it.
     """
 
     id: int
@@ -52,6 +58,25 @@ class Message:
     ended: str = ""
     note: str = ""
     numbers: dict[str, float] = field(default_factory=dict)
+    thinking: dict[str, Any] = field(default_factory=dict)
+    tool_calls: list[ToolCall] = field(default_factory=list)
+
+    @property
+    def chars(self) -> int:
+        """The characters of its text, thinking and tool results: about what it takes to show."""
+        results = sum(len(call.result) for call in self.tool_calls)
+        return len(self.text) + len(self.thinking.get("text", "")) + results
+
+    def call(self, number: str) -> ToolCall:
+        """The tool call with this id.
+
+        Raises:
+            OptionError: there is no such call.
+        """
+        for each in self.tool_calls:
+            if each.id == number:
+                return each
+        raise OptionError(f"there is no tool call {shown(number)} in message {self.id}")
 
 
 @dataclass
@@ -223,7 +248,7 @@ def _parse(text: str) -> tuple[int, list[Conversation]]:
         raise OptionError(f"this is not a chat file, it is not JSON: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise OptionError('this is not a chat file: it lacks `"format": "outlier_jupyter chat"`')
-    if content.get("version") != VERSION:
+    if content.get("version") not in READABLE:
         raise OptionError(
             f"this chat file has version {shown(content.get('version'))}, and this "
             f"version of outlier-jupyter reads {VERSION}: update it"
@@ -249,7 +274,9 @@ def _conversation(record: dict[str, Any]) -> Conversation:
         message.id, message.parent = known[message.id], known[message.parent]
         parent = out.messages.get(message.parent)
         follows = parent.role if parent else ASSISTANT
-        _require(follows != message.role, "a question follows a question, or an answer an answer")
+        goes_on = parent is not None and bool(parent.tool_calls) and message.role == ASSISTANT
+        right = goes_on or follows != message.role
+        _require(right, "a question follows a question, or an answer an answer")
         out.messages[message.id] = message
     for number in record["chosen"]:
         _require(_integer(number) in known and number != ROOT, "a path leads nowhere")
@@ -263,9 +290,7 @@ def _message(record: dict[str, Any]) -> Message:
     numbers = record["numbers"]
     _require(record["role"] in ROLES, f"role {shown(record['role'])}")
     _require(record["ended"] in ENDS, f"ended {shown(record['ended'])}")
-    # NaN fails as well: JSON for a page cannot contain it.
-    right = all(type(n) in (int, float) and abs(n) <= LARGEST_NUMBER for n in numbers.values())
-    _require(right, "values that are not numbers")
+    _require(all(map(_is_number, numbers.values())), "values that are not numbers")
     _require(_integer(record["id"]) > ROOT, "a message is number 0")
     # The file was saved during an answer, whose run no longer exists.
     ended = "interrupted" if record["ended"] == RUNNING else record["ended"]
@@ -277,7 +302,40 @@ def _message(record: dict[str, Any]) -> Message:
         ended,
         _text(record["note"]),
         {name: n for name, n in numbers.items() if name != "run"},  # a run of another process
+        _thinking(record.get("thinking", {})),
+        _calls(record.get("tool_calls", [])),
     )
+
+
+def _thinking(record: dict[str, Any]) -> dict[str, Any]:
+    if not record:
+        return {}
+    counts = [record["seconds"], record["tokens"]]
+    _require(all(map(_is_number, counts)), "thinking with values that are not numbers")
+    return {"text": _text(record["text"]), "seconds": counts[0], "tokens": counts[1]}
+
+
+def _calls(records: list[dict[str, Any]]) -> list[ToolCall]:
+    out: list[ToolCall] = []
+    for record in records:
+        call = ToolCall(_text(record["id"]), _text(record["name"]), record["arguments"])
+        state, result = record["state"], _text(record["result"])
+        _require(state in STATES, f"a tool call's state {shown(state)}")
+        _require(call.id not in [each.id for each in out], "two tool calls share an id")
+        _require(isinstance(call.arguments, dict), "a tool call's arguments are no object")
+        try:
+            json.dumps(call.arguments, allow_nan=False)
+        except ValueError:
+            _require(False, "a tool call's arguments hold values that are not numbers")
+        lost = state == WORKING  # the process that ran it no longer exists
+        call.end(FAILED if lost else state, OF_LOST if lost else result)
+        out.append(call)
+    return out
+
+
+def _is_number(value: Any) -> bool:
+    # NaN fails as well: JSON for a page cannot contain it.
+    return type(value) in (int, float) and abs(value) <= LARGEST_NUMBER
 
 
 def _checked(kind: type) -> Callable[[Any], Any]:

@@ -29,6 +29,7 @@ class MessageHandler:
             "send": self._send,
             "regenerate": self._regenerate,
             "edit": self._edit,
+            "call": self._call,
             "choose": lambda message: chat.choose(message["message"]),
             "stop": lambda message: chat.stop(),
             "new": lambda message: chat.new(),
@@ -77,6 +78,14 @@ class MessageHandler:
     def _edit(self, message: dict[str, Any]) -> None:
         self._require_idle()
         self._chat.runner.ask_otherwise(message["message"], message["text"], message["request"])
+
+    def _call(self, message: dict[str, Any]) -> None:
+        if not self._chat.runner.runs_calls_of(message["message"]):
+            self._require_idle()
+        allow = message["allow"] is True
+        self._chat.runner.decide(message["message"], message["call"], allow)
+        if "request" in message:
+            self._chat.runner.send({"type": "accepted", "request": message["request"]})
 
     def _require_idle(self) -> None:
         if self._chat.runner.busy:

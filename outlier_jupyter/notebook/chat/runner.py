@@ -1,39 +1,33 @@
-"""Generate a chat's answers on one thread, and send their progress to the browser.
+"""Generate a chat's answers on one thread; `page_updates.py` sends what changes to the browser.
 
-Cells return at once, so Stop is a message that any ipykernel handles. New text is sent in one
-message per 50 ms. The whole state is a trait, set on every change except new text, and every few
-seconds, so that a reloaded page can start from it. Messages and states carry a sequence number.
+Cells return at once, so Stop is a message that any ipykernel handles.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...engine.engine import Engine, leave_thread
 from ...errors import EngineClosed, OptionError, OutlierError
-from ...events import Sink
 from ...options import GenerateOptions, settled
-from ...runs.run import Run
+from ...runs.run import Interrupted, Run
 from ...values import checked
 from ...values import text as text_of
-from ..live.show import NextRunFrames, make_view
 from ..worker import Worker
 from .controls import options_of
 from .conversations import ASSISTANT, RUNNING, USER, Conversations
+from .live_answer import LiveAnswer
+from .page_updates import PageUpdates
 from .run_store import RunStore
+from .tool_calls import ToolCall, is_called_by
+from .tool_rounds import ToolRounds, skip_open
 from .turn import Turn, run_turn
-from .view_state import chat_state, prompt_progress
 
 if TYPE_CHECKING:
     from .chat import Chat
-
-TEXT_EVERY_S = 0.05
-READING_EVERY_S = 0.25
-SAVE_EVERY_S = 4.0
-"""The least time between messages of text, of prompt progress, and states, in seconds."""
 
 IDLE = "idle"
 CLOSED = "closed"
@@ -47,20 +41,20 @@ class TurnRunner:
     Attributes:
         conversations: of the chat; read and change them under `lock`.
         runs: of the answers.
+        updates: sends what changes to the pages.
     """
 
-    def __init__(self, chat: Chat, engine: Engine, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, chat: Chat, engine: Engine, tools: ToolRounds, clock: Callable[[], float]
+    ) -> None:
         self.engine = engine
         self.conversations = Conversations()
         self.runs = RunStore()
-        self.lock = threading.RLock()
+        self.updates = PageUpdates(chat, self.conversations, clock)
+        self.lock = self.updates.lock
         self._chat = chat
-        self._clock = clock
-        self._seq = 0
-        self._turn: Turn | None = None
-        self._new_text: list[str] = []
-        self._text_at = self._save_at = self._read_at = 0.0
-        self._frames: NextRunFrames | None = None
+        self._live = LiveAnswer(chat, engine, self.stop)
+        self._tools = tools
         self._worker = Worker("outlier chat", leave_thread)
         # Otherwise a kernel that shuts down during an answer leaves MLX running on a thread while
         # the interpreter is torn down.
@@ -87,12 +81,38 @@ class TurnRunner:
                 raise OptionError(f"message {message} is an answer: edit a question")
             return self._queue(previous.parent, _not_blank(text), {}, request)
 
+    def decide(self, message: int, call: str, allow: bool) -> Turn | None:
+        """Allow or refuse a tool call; the turn that runs it or goes on, or None: others wait."""
+        with self.lock:
+            conversation = self.conversations.current
+            answer = conversation.get(message)
+            allowed = [answer.call(call)] if not answer.call(call).over else []
+            turn = None
+            goes_on = self._tools.decided(answer, call, allow)
+            # The turn that runs this answer's calls looks again when they are over.
+            if goes_on and (allow or not self.runs_calls_of(message)):
+                turn = self._queue(answer.id, None, {}, "", allowed if allow else [])
+            self.publish(during_answer=self.busy)
+            return turn
+
+    def runs_calls_of(self, message: int) -> bool:
+        """Whether tool calls of this message of the current conversation are being run."""
+        turn = self.updates.turn
+        here = turn is not None and turn.conversation is self.conversations.current
+        return here and turn is not None and turn.parent == message and turn.answer is None
+
     def wait(self, turn: Turn) -> Run:
-        """Wait for a turn and return its run, or raise its error; Ctrl-C stops it."""
-        if self._worker.here:
+        """Wait for a turn and return its last run, or raise its error; Ctrl-C stops it."""
+        run = self.ended(turn)
+        assert run is not None  # only a turn that waits for other calls has none
+        return run
+
+    def ended(self, turn: Turn) -> Run | None:
+        """As `wait`; None if the turn has no run, as other calls wait to be allowed."""
+        if self._worker.here or is_called_by(self._tools):
             raise OutlierError(
-                "an observer of this chat asked it for an answer and would wait for itself: "
-                "ask from a cell"
+                "an observer or a tool of this chat asked it for an answer and would wait for "
+                "itself: ask from a cell"
             )
         self._chat.blocking = threading.current_thread() is threading.main_thread()
         try:
@@ -106,41 +126,30 @@ class TurnRunner:
             self._chat.blocking = False
         if turn.error is not None:
             raise turn.error
-        assert turn.run is not None
         return turn.run
 
     def stop(self) -> None:
         """Stop the current answer."""
         with self.lock:
-            if self._turn is not None:
-                self._cancel(self._turn)
+            if self.updates.turn is not None:
+                self._cancel(self.updates.turn)
 
     @property
     def busy(self) -> bool:
         """Whether an answer is being generated."""
-        return self._turn is not None
+        return self.updates.turn is not None
 
     def answers_in(self, conversation: int) -> bool:
         """Whether an answer is being generated in this conversation."""
-        return self._turn is not None and self._turn.conversation.id == conversation
+        return self.updates.turn is not None and self.updates.turn.conversation.id == conversation
 
     def publish(self, during_answer: bool = False) -> None:
-        """Publish the whole state, which replaces the page's state.
-
-        The form for saved notebooks is not updated `during_answer`: each update makes the page
-        redraw it and marks the notebook as unsaved.
-        """
-        with self.lock:
-            self._flush_text()
-            self._seq += 1
-            self._save_at = self._clock() + SAVE_EVERY_S
-            self._chat.state = chat_state(self.conversations, self._turn, self._seq)
-            if not during_answer:
-                self._chat.save_view()
+        """Publish the whole state, as `PageUpdates.publish`."""
+        self.updates.publish(during_answer)
 
     def send(self, content: dict[str, Any]) -> None:
         """Send one message to the browser."""
-        self._chat.send(content)
+        self.updates.send(content)
 
     def resync(self) -> None:
         """Send the whole state to a page that missed a message."""
@@ -154,10 +163,14 @@ class TurnRunner:
         self.stop()
         self._worker.close()
 
-    def _queue(self, parent: int, text: str | None, changes: dict[str, Any], request: str) -> Turn:
+    def _queue(
+        self, parent: int, text: str | None, changes: dict[str, Any], request: str,
+        allowed: Sequence[ToolCall] = (),
+    ) -> Turn:  # fmt: skip
         # Bad options raise here, on the caller's thread.
-        options = settled(GenerateOptions, options_of(self._chat) | changes)
-        turn = Turn(self.conversations.current, parent, text, options, request)
+        options = options_of(self._chat) | self._tools.options | changes
+        options = settled(GenerateOptions, options)
+        turn = Turn(self.conversations.current, parent, text, options, request, list(allowed))
         self.put(lambda: self._run(turn))
         return turn
 
@@ -169,7 +182,8 @@ class TurnRunner:
     def _cancel(self, turn: Turn) -> None:
         with self.lock:
             turn.cancelled.set()
-            if self._turn is turn and self.engine.run_lock.owned_by(self._worker.thread):
+            now = self.updates.turn is not None and self.updates.turn.cancelled is turn.cancelled
+            if now and self.engine.run_lock.owned_by(self._worker.thread):
                 self.engine.stop()
 
     def _run(self, turn: Turn) -> None:
@@ -179,117 +193,98 @@ class TurnRunner:
             turn.done.set()
             return
         with self.lock:
-            self._turn = turn
+            self.updates.turn = turn
             if turn.parent == END:
                 turn.parent = turn.conversation.end_answered
+        last: Turn = turn
+        step: Turn | None = turn  # the turns after the first go on from automatic calls
         try:
             self._chat.status = RUNNING
+            while step is not None:
+                last, step = step, self._round(step)
+            turn.run, turn.error = last.run, last.error
+        except BaseException as error:
+            turn.error = last.error or error
+            raise
+        finally:
+            with self.lock:
+                self.updates.turn = None
+            turn.done.set()
+
+    def _round(self, turn: Turn) -> Turn | None:
+        """Run the calls that the turn allows, and generate; the turn that goes on by itself."""
+        if turn.allowed:
+            self.publish(during_answer=True)
+            self._tools.run(turn, lambda: self.publish(during_answer=True))
+        with self.lock:
+            waits = turn.waits
+            if turn.allowed and turn.cancelled.is_set():
+                turn.error = _stopped(turn, self.runs)
+            if waits:
+                self.updates.turn = None  # from now on a decision queues a turn of its own
+        if turn.error is None and not waits:
             run_turn(
                 self.engine,
                 turn,
                 on_begin=lambda: self._begin(turn),
-                on_progress=lambda: self._report_progress(turn),
-                on_text=self._add_text,
-                open_view=lambda: self._open_live_view(turn),
+                on_progress=self.updates.progress,
+                on_text=self.updates.add,
+                open_view=lambda: self._live.open(turn.text or ""),
             )
-            self._finish(turn)
-        except BaseException as error:
-            turn.error = turn.error or error
-            raise
-        finally:
-            with self.lock:
-                self._turn = None
-            turn.done.set()
+        return self._finish(turn)
 
     def _begin(self, turn: Turn) -> None:
         """Add the turn to its conversation: the engine has accepted it."""
         with self.lock:
             conversation, parent = turn.conversation, turn.parent
             if turn.text is not None:
+                skip_open(conversation, parent)
                 parent = conversation.add(parent, USER, turn.text).id
             turn.answer = conversation.add(parent, ASSISTANT, ended=RUNNING)
             turn.answer.note = _left_out_note(turn.left_out)
             if self._chat.draft.strip() == (turn.text or "").strip():
                 self._chat.draft = ""
             self._chat.notice = ""
-            self._text_at = 0.0
-            self._read_at = self._clock() + READING_EVERY_S
-            self.publish()
+            self.updates.begin()
         if turn.request:
             self.send({"type": "accepted", "request": turn.request})
 
-    def _report_progress(self, turn: Turn) -> None:
-        """Send the prompt's progress; a short prompt is read before the first message is due."""
-        now = self._clock()
-        if now >= self._read_at and turn.answer is not None:
-            self._read_at = now + READING_EVERY_S
-            where = {"conversation": turn.conversation.id}
-            self.send({"type": "reading", "reading": prompt_progress(turn)} | where)
-
-    def _add_text(self, text: str) -> None:
-        with self.lock:
-            self._new_text.append(text)
-            now = self._clock()
-            if now < self._text_at:
-                return
-            self._text_at = now + TEXT_EVERY_S
-            if now >= self._save_at:
-                self.publish(during_answer=True)
-                return
-            turn, more = self._turn, self._flush_text()
-            assert turn is not None and turn.answer is not None  # text comes from a begun run
-            self._seq += 1
-            message = {"conversation": turn.conversation.id, "message": turn.answer.id}
-            self.send({"type": "text", "seq": self._seq, "text": more} | message)
-
-    def _flush_text(self) -> str:
-        """Move the new text into the answer, and return it."""
-        more = "".join(self._new_text)
-        self._new_text.clear()
-        if more and self._turn is not None and self._turn.answer is not None:
-            self._turn.answer.text += more
-        return more
-
-    def _finish(self, turn: Turn) -> None:
-        """Store the result of a turn and publish it."""
+    def _finish(self, turn: Turn) -> Turn | None:
+        """Store the result of a turn and publish it; the turn that goes on by itself, or None."""
         run, answer = turn.run, turn.answer
         with self.lock:
-            self._flush_text()
-            self._turn = None
+            self.updates.flush()
             number = self.runs.add(run) if run is not None else 0
             if answer is not None:
                 answer.ended = run.finish_reason if run is not None else "error"
                 answer.numbers = turn.numbers() | ({"run": number} if number else {})
                 if run is not None:
-                    answer.text = run.text
+                    answer.text, answer.thinking = run.answer, turn.thinking()
                 if answer.ended == "error":
                     answer.note = str(turn.error)
+                self._tools.read(self.engine, turn)
             elif turn.request:
                 self._chat.notice = str(turn.error)
                 self.send({"type": "refused", "request": turn.request})
-            self.publish()
-            self._finish_live_view(run)
-        self._chat.status = IDLE
+            elif turn.goes_on and turn.error is not None and not turn.cancelled.is_set():
+                self._chat.notice = str(turn.error)
+            following = self.updates.turn = self._tools.following(turn)
+            self.publish(during_answer=following is not None)
+            self._live.finish(run)
+        if following is None:
+            self._chat.status = IDLE
         if run is not None and turn.error is None:
-            self._chat.answer = run.text
+            self._chat.answer = run.answer
+        return following
 
-    def _open_live_view(self, turn: Turn) -> Sink | None:
-        """Open a live view for this turn's run, if `watch` is on; return its subscriber."""
-        if not self._chat.watch:
-            return None
-        view = make_view(self.engine, turn.text or "", on_stop=self.stop, kernel_id="")
-        self._frames = NextRunFrames(self.engine, view.push)
-        previous, self._chat.live = self._chat.live, view
-        if previous is not None:
-            previous.close()
-        return self._frames
 
-    def _finish_live_view(self, run: Run | None) -> None:
-        frames, self._frames = self._frames, None
-        if frames is not None and self._chat.live is not None:
-            reason = run.finish_reason if run is not None else "error"
-            self._chat.live.answer_from(run)
-            self._chat.live.finish(reason, frames.last_frame(run))
+def _stopped(turn: Turn, runs: RunStore) -> BaseException:
+    """The error of a turn that was stopped while it waited for a tool."""
+    number = turn.conversation.messages[turn.parent].numbers.get("run")
+    try:
+        return Interrupted(runs.get(int(number or 0)))
+    except OptionError:  # a run of another process, or dropped
+        return OutlierError("stopped while a tool ran: its call says so")
 
 
 def _left_out_note(answers: int) -> str:

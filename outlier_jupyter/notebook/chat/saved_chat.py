@@ -7,14 +7,17 @@ widget hides it while it is alive. The functions are pure: conversations in, MIM
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from ...formatting import percent, size_words, three
 from ..render.static.page import ROOT, STYLE
 from .conversations import ASSISTANT, RUNNING, Conversation, Conversations, Message
+from .tool_calls import DONE, FAILED, PROPOSED, REFUSED, WORKING
 from .view_state import newest
 
 KEPT_CHARS = 100_000
@@ -25,6 +28,14 @@ ENDED = {
     "length": "cut off at the token limit",
     "interrupted": "stopped",
     "error": "failed",
+}
+
+DECIDED = {
+    PROPOSED: "not decided",
+    WORKING: "running when this was saved",
+    DONE: "done",
+    FAILED: "failed",
+    REFUSED: "refused",
 }
 
 MARKUP = re.compile(r"[!-/:-@\[-`{-~]")
@@ -81,10 +92,10 @@ def _fitting(conversations: Conversations) -> list[Shown]:
     room, out = KEPT_CHARS, []
     for each in (conversations.current, *others):
         path = each.path()
-        if not path or (each is not conversations.current and len(path[-1].text) > room):
+        if not path or (each is not conversations.current and path[-1].chars > room):
             continue
         messages = newest(path, max(room, 0))
-        room -= sum(len(message.text) for message in messages)
+        room -= sum(message.chars for message in messages)
         out.append(Shown(each, messages))
     return out
 
@@ -102,6 +113,37 @@ def _how_to_go_on(model: str) -> str:
 
 def _author(message: Message) -> str:
     return "Answer" if message.role == ASSISTANT else "You"
+
+
+@dataclass(frozen=True)
+class MessagePart:
+    """A part of a message: its thinking, its text (without a label), or a tool call."""
+
+    label: str
+    text: str
+
+
+def _parts(message: Message) -> list[MessagePart]:
+    """The thinking, which may be empty, the text, and the tool calls with their results."""
+    out = [MessagePart(thought(message.thinking), message.thinking.get("text", ""))]
+    out.append(MessagePart("", message.text or ("" if message.tool_calls else "(no text)")))
+    for call in message.tool_calls:
+        arguments = ", ".join(
+            f"{name}={json.dumps(value, ensure_ascii=False)}"
+            for name, value in call.arguments.items()
+        )
+        written = f"{call.name or 'unreadable'}({arguments})"
+        out.append(
+            MessagePart(f"Tool call, {DECIDED[call.state]}", f"{written}\n{call.result}".strip())
+        )
+    return out
+
+
+def thought(thinking: dict[str, Any]) -> str:
+    """The line above a model's thinking; "" without any."""
+    if not thinking:
+        return ""
+    return f"Thought for {three(thinking['seconds'])} s, {thinking['tokens']:,.0f} tokens"
 
 
 def _annotation(message: Message, form: str, write: Callable[[str], str] = str) -> str:
@@ -135,7 +177,14 @@ def _html(model: str, notes: list[str], shown: list[Shown]) -> str:
         )
         for message in each.messages:
             label = _author(message) + escape(_annotation(message, " · {}"))
-            blocks.append(_block(label, message.text or "(no text)"))
+            thinking, *rest = _parts(message)
+            if thinking.text:
+                # Folded, as in the chat.
+                blocks.append(
+                    f"<details><summary>{escape(thinking.label)}</summary>"
+                    f"{_block('', thinking.text)}</details>"
+                )
+            blocks += [_block(escape(part.label) or label, part.text) for part in rest]
         if len(shown) > 1:
             title = " · ".join([each.conversation.label, *each.notes])
             opened = "" if index else " open"
@@ -160,10 +209,13 @@ def _markdown(model: str, notes: list[str], shown: list[Shown]) -> str:
             parts.append(f"**{_inline(each.conversation.label)}** · {' · '.join(each.notes)}")
         if each.conversation.system:
             parts.append(f"*System prompt*\n\n{code_block(each.conversation.system)}")
-        parts += [
-            f"**{_author(m)}**{_annotation(m, ' · {}', _inline)}\n\n{code_block(m.text)}"
-            for m in each.messages
-        ]
+        for message in each.messages:
+            head = f"**{_author(message)}**{_annotation(message, ' · {}', _inline)}"
+            parts += [
+                f"{f'*{_inline(part.label)}*' if part.label else head}\n\n{code_block(part.text)}"
+                for part in _parts(message)
+                if part.text
+            ]
     return "\n\n".join([*parts, _inline(_how_to_go_on(model))])
 
 
@@ -172,7 +224,11 @@ def _plain(shown: list[Shown]) -> Iterator[str]:
         if len(shown) > 1:
             yield f"{each.conversation.label} ({', '.join(each.notes)})"
         for message in each.messages:
-            yield f"{_author(message)}: {message.text}{_annotation(message, ' [{}]')}"
+            for part in _parts(message):
+                if part.label and part.text:
+                    yield f"{part.label}: {part.text}"
+                elif not part.label:
+                    yield f"{_author(message)}: {part.text}{_annotation(message, ' [{}]')}"
 
 
 def _inline(text: str) -> str:

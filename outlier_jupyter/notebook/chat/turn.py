@@ -18,12 +18,17 @@ from ...engine.engine import Engine
 from ...engine.one_run import start_run
 from ...engine.templates import without_refused
 from ...errors import TemplateRefused
-from ...events import Event, PromptEncoded, Sink, TextProduced
+from ...events import Event, PromptEncoded, SegmentText, Sink
 from ...runs.run import Interrupted, Run
+from ...trace.segments import THINKING, spent_on
 from ..live.frame_builder import FrameBuilder
 from ..live.prompt_progress import PromptProgress
 from ..worker import on_this_thread
-from .conversations import Conversation, Message
+from .conversations import ASSISTANT, USER, Conversation, Message
+from .tool_calls import OF_SKIPPED, ToolCall
+
+UNREADABLE = "unreadable_call"
+"""The name that templates read of a call which names no function."""
 
 
 @dataclass(eq=False)
@@ -31,10 +36,12 @@ class Turn:
     """A question to answer, or a question to answer again.
 
     Attributes:
-        parent: the parent of the new messages: the message before a new question, or the question
-            of a new answer.
+        parent: the parent of the new messages: the message before a new question, the question
+            of a new answer, or the answer whose tool calls it goes on from.
         text: the question; None for another answer.
         request: the browser's id for it, "" from Python.
+        allowed: calls of the answer `parent` to run first; `text` is None then.
+        round: 1 for a question's first answer, 2 for the one after its calls, and so on.
         answer: the message being generated, once the run has begun.
         read_tokens: prompt tokens read so far.
         left_out: earlier answers left out because the chat template refuses them.
@@ -46,6 +53,8 @@ class Turn:
     text: str | None
     options: dict[str, Any]
     request: str = ""
+    allowed: list[ToolCall] = field(default_factory=list)
+    round: int = 1
     cancelled: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
     answer: Message | None = None
@@ -56,14 +65,34 @@ class Turn:
     run: Run | None = None
     error: BaseException | None = None
 
-    def messages(self) -> list[dict[str, str]]:
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on from the tool calls of the answer `parent`."""
+        message = self.conversation.messages.get(self.parent)
+        return self.text is None and message is not None and message.role == ASSISTANT
+
+    @property
+    def waits(self) -> bool:
+        """Whether it goes on from calls that are not all over: others wait to be allowed."""
+        return self.goes_on and not all(
+            call.over for call in self.conversation.messages[self.parent].tool_calls
+        )
+
+    def messages(self) -> list[dict[str, Any]]:
         """The conversation up to the question, in the form of chat templates."""
-        messages = [
-            {"role": message.role, "content": message.text}
-            for message in self.conversation.until(self.parent)
-        ]
-        question = [] if self.text is None else [{"role": "user", "content": self.text}]
+        messages: list[dict[str, Any]] = []
+        for message in self.conversation.until(self.parent):
+            messages += template_messages(message)
+        question = [] if self.text is None else [{"role": USER, "content": self.text}]
         return messages + question
+
+    def thinking(self) -> dict[str, Any]:
+        """What the model thought in the turn's run: `text`, `seconds`, `tokens`; or {}."""
+        run = self.run
+        if run is None or not run.thinking:
+            return {}
+        tokens, seconds = spent_on(run.trace, THINKING)
+        return {"text": run.thinking, "seconds": round(seconds, 3), "tokens": tokens}
 
     def numbers(self) -> dict[str, float]:
         """Token counts and speed, to show under the answer."""
@@ -79,12 +108,38 @@ class Turn:
         return out
 
 
+def template_messages(message: Message) -> list[dict[str, Any]]:
+    """A message in the form of chat templates: an answer's tool results are messages after it."""
+    out: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.thinking:  # which goes to the model where its template reads it
+        out["reasoning_content"] = message.thinking["text"]
+    if message.role == ASSISTANT and message.tool_calls:
+        out["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name or UNREADABLE, "arguments": call.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    results = [
+        {
+            "role": "tool",
+            "name": call.name or UNREADABLE,
+            "tool_call_id": call.id,
+            "content": call.result if call.over else OF_SKIPPED,
+        }
+        for call in message.tool_calls
+    ]
+    return [out, *results]
+
+
 def run_turn(
     engine: Engine,
     turn: Turn,
     on_begin: Callable[[], object],
     on_progress: Callable[[], object],
-    on_text: Callable[[str], object],
+    on_text: Callable[[str, str], object],
     open_view: Callable[[], Sink | None],
 ) -> None:
     """Run `turn` on this thread; the result is in `turn.run` and `turn.error`.
@@ -92,7 +147,7 @@ def run_turn(
     Args:
         on_begin: called when the engine has accepted the run.
         on_progress: called often while the prompt is read; see `turn.read_tokens`.
-        on_text: called with each piece of text.
+        on_text: called with the kind and the text of each piece.
         open_view: called before the run; may return a subscriber to the run's events.
     """
     view = open_view()
@@ -104,8 +159,8 @@ def run_turn(
             on_begin()
             if turn.cancelled.is_set():
                 engine.stop()  # Stop was pressed before the run began
-        elif type(event) is TextProduced:
-            on_text(event.text)
+        elif type(event) is SegmentText:
+            on_text(event.kind, event.text)
 
     def report(tokens: int, whole: int) -> None:
         turn.read_tokens = tokens
@@ -114,7 +169,7 @@ def run_turn(
     started: StartedRun | None = None
     progress = PromptProgress(len(engine.info.layer_names), report)
     unsubscribe = [
-        engine.subscribe(on_this_thread(on_event), PromptEncoded, TextProduced),
+        engine.subscribe(on_this_thread(on_event), PromptEncoded, SegmentText),
         engine.subscribe(on_this_thread(progress), *PromptProgress.KINDS),
     ]
     if view is not None:
@@ -138,7 +193,10 @@ def _started(engine: Engine, turn: Turn) -> StartedRun:
     try:
         return start_run(engine, messages, turn.options)
     except TemplateRefused:
-        kept, turn.left_out = without_refused(engine.tokenizer, messages, turn.options["system"])
+        variables = {"tools": turn.options.get("tools")} if turn.options.get("tools") else None
+        kept, turn.left_out = without_refused(
+            engine.tokenizer, messages, turn.options["system"], variables
+        )
         if not turn.left_out:
             raise
         return start_run(engine, kept, turn.options)

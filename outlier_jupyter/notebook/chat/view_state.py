@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from .conversations import Conversation, Conversations, Message
@@ -51,7 +52,7 @@ def newest(path: list[Message], chars: int | None = None) -> list[Message]:
     """The end of the path that fits in `chars`; the last message is always included."""
     room, first = KEPT_CHARS if chars is None else chars, len(path)
     while first > 0 and len(path) - first < KEPT_MESSAGES:
-        room -= len(path[first - 1].text)
+        room -= path[first - 1].chars
         if room < 0 and first < len(path):
             break
         first -= 1
@@ -67,5 +68,7 @@ def _message_state(conversation: Conversation, message: Message) -> dict[str, An
         "ended": message.ended,
         "note": message.note,
         "numbers": message.numbers,
+        "thinking": message.thinking,
+        "tool_calls": [asdict(call) for call in message.tool_calls],
         "siblings": siblings,
     }

@@ -118,7 +118,7 @@ def add_fields(
     """Add a flag for each field. Defaults stay in the dataclass: an absent flag has no key."""
     hints = typing.get_type_hints(options)
     for spec in fields(options):
-        if names is not None and spec.name not in names:
+        if spec.metadata.get("python_only") or (names is not None and spec.name not in names):
             continue
         flag = "--" + spec.name.replace("_", "-")
         text = help_of(spec) + (

@@ -181,7 +181,7 @@ def test_what_was_taken_can_be_shown_gone_on_with_and_written(text: str) -> None
         ("no", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
         ("[]", 'it lacks `"format"'),
-        ('{"format": "outlier_jupyter chat", "version": 2}', "has version 2, and this"),
+        ('{"format": "outlier_jupyter chat", "version": 3}', "has version 3, and this"),
         ('{"format": "outlier_jupyter chat", "version": 1}', "damaged: KeyError"),
         (damaged(role="system"), "role 'system'"),
         (damaged(text=7), "7 where str was expected"),

@@ -11,7 +11,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter import Engine
 from outlier_jupyter.errors import OptionError
-from outlier_jupyter.notebook.chat import runner, view_state
+from outlier_jupyter.notebook.chat import page_updates, runner, view_state
 from outlier_jupyter.notebook.chat.chat import Chat
 from outlier_jupyter.runs.run import Interrupted
 from tests.notebook.chat.asking import page, sent, stop_after, texts
@@ -94,7 +94,7 @@ def test_the_pieces_of_text_are_the_answer(engine) -> None:
 
 def test_prompt_progress_is_sent_until_the_answer_begins(engine, monkeypatch) -> None:
     """Progress grows by layers within a chunk, never falls, reaches 100 %; a reload has it, too."""
-    monkeypatch.setattr(runner, "READING_EVERY_S", 0.0)
+    monkeypatch.setattr(page_updates, "READING_EVERY_S", 0.0)
     chat = Chat(engine, max_tokens=4, prefill_chunk=64)
     chat.comm = FakeComm()
     chat.send("word " * 200)
@@ -161,7 +161,7 @@ def test_after_a_stop_only_what_is_new_is_read(engine, chat: Chat) -> None:
 
 def test_a_long_answer_is_saved_while_it_is_written(engine, monkeypatch) -> None:
     """The trait is written now and then, so that a reload has most of the text."""
-    monkeypatch.setattr(runner, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(page_updates, "SAVE_EVERY_S", 0.0)
     chat = Chat(engine, max_tokens=5, clock=iter(range(10**6)).__next__)
     seen: list[str] = []
     chat.observe(lambda change: seen.append(change["new"]["messages"][-1]["text"]), "state")
