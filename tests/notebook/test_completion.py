@@ -55,7 +55,7 @@ def words(line: str, variables=()) -> list[str]:
         ("%outlier load demo --cache-experts ", []),
         ("%outlier run --max-tokens ", ["256"]),
         ("%outlier run --fi", ["--fill"]),
-        ("%outlier chat --temp", ["--temperature"]),
+        ("%outlier chat --temp", ["--temperature", "--template"]),
         ("%outlier resize --", ["--cache-experts", "--cache-gb", "--force", "--help", "--json"]),
         ("%outlier status --", ["--help", "--json"]),
         ("%%outlier --max", ["--max-kv-size", "--max-tokens"]),
