@@ -18,9 +18,22 @@ from outlier_jupyter.notebook.chat.conversations import (
     Conversations,
 )
 from outlier_jupyter.notebook.chat.saved_chat import bundle
+from outlier_jupyter.notebook.chat.tool_calls import STATES, WORKING, ToolCall
 from outlier_jupyter.notebook.chat.view_state import chat_state
 
 WORDS = st.text(max_size=20)
+THINKING = st.just({}) | st.builds(
+    lambda text, seconds, tokens: {"text": text, "seconds": seconds, "tokens": tokens},
+    WORDS,
+    st.floats(0, 1e6),
+    st.integers(0, 10**6),
+)
+ENDED = st.sampled_from(sorted(set(STATES) - {WORKING}))
+CALLS = st.lists(
+    st.builds(ToolCall, WORDS, WORDS, st.dictionaries(WORDS, st.lists(WORDS)), ENDED, WORDS),
+    max_size=2,
+    unique_by=lambda call: call.id,
+)
 
 
 @st.composite
@@ -35,12 +48,17 @@ def conversations(draw: st.DrawFn) -> Conversations:
             parent = draw(st.sampled_from(spots))
             after = conversation.messages[parent].role if parent else ASSISTANT
             role = USER if after == ASSISTANT else ASSISTANT
+            if parent and conversation.messages[parent].tool_calls and draw(st.booleans()):
+                role = ASSISTANT  # it goes on from the calls
             ends = [end for end in ENDS if end != RUNNING]
             message = conversation.add(parent, role, draw(WORDS), draw(st.sampled_from(ends)))
             message.note = draw(WORDS)
             message.numbers = draw(
                 st.dictionaries(st.sampled_from(["prompt", "reused"]), st.integers(0, 2**53))
             )
+            if role == ASSISTANT:
+                message.thinking = draw(THINKING)
+                message.tool_calls = draw(CALLS)
         if conversation.messages:
             conversation.choose(draw(st.sampled_from(sorted(conversation.messages))))
     out.current = draw(st.sampled_from(list(out.by_id.values())))
