@@ -10,6 +10,7 @@ nanoseconds of the engine's clock (`time.perf_counter_ns` unless a test passes i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -160,15 +161,24 @@ class ResidentLayers(NamedTuple):
 class Predicted(NamedTuple):
     """What the model itself found likely at the end of a call, before penalties and temperature.
 
+    One row for each of the call's last tokens: about the token sampled after it, or with
+    `score_prompt` also the prompt's next one. Reported before the `StepDone`; not by a prefill
+    chunk that neither samples nor scores.
+
     Attributes:
-        rows: structured `prediction(n)` [tokens], one for each of the call's last tokens: the token
-            sampled after it, or with `score_prompt` also the prompt's next one. Reported before the
-            `StepDone`; not by a prefill chunk that neither samples nor scores.
+        numbers: int32 [tokens, 3 + 2 n], the bytes of `rows`: these are copied at a third of the
+            cost of structured rows.
     """
 
-    rows: npt.NDArray[np.void]
+    numbers: npt.NDArray[np.int32]
+
+    @property
+    def rows(self) -> npt.NDArray[np.void]:
+        """Structured [tokens], see `prediction`."""
+        return self.numbers.view(prediction((self.numbers.shape[1] - 3) // 2))[:, 0]
 
 
+@lru_cache
 def prediction(n: int) -> np.dtype[np.void]:
     """The type of a row of `Predicted` with `n` alternatives.
 

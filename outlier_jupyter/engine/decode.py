@@ -40,7 +40,6 @@ from ..trace.recorder import Recorder
 from ..trace.segments import THINKING, name_of
 from .memory import give_back
 from .next_token import NextToken
-from .predictor import Rows
 from .reference import Reference
 from .segments import GeneratedSegments, Piece
 from .thinking_budget import ThinkingBudget
@@ -107,7 +106,7 @@ class Decoding:
         self._check = check
         self._reference = reference
         self._next = NextToken(options)
-        self._predicted: Rows | None = None
+        self._predicted: Predicted | None = None
         if options.thinking_budget is not None and closing:
             most = options.thinking_budget
             self.budget = ThinkingBudget(most, closing, segments, self.generated)
@@ -195,18 +194,18 @@ class Decoding:
         self._tap.begin()
         logits = self._forward(tokens)
         forward = self._clock()
-        produced = -1
+        produced, numbers = -1, None
         if after is None:
-            so_far = self.read + tokens
-            produced, self._predicted = self._next.choose(so_far, logits[:, -1, :])
+            produced, numbers = self._next.choose(self.read, tokens, logits[:, -1, :])
         else:
             scored = after if self._options.score_prompt else []
             state = [layer.state for layer in self._kv]
-            self._predicted = self._next.read_only(logits, scored, state)
+            numbers = self._next.read_only(logits, scored, state)
         end = self._clock()
         self.read += tokens
+        self._predicted = None if numbers is None else Predicted(numbers)
         if self._predicted is not None:
-            self._emit(Predicted(self._predicted))
+            self._emit(self._predicted)
         for event in self._tap.drain():
             self._emit(event)
         self._emit(

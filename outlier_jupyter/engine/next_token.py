@@ -56,8 +56,8 @@ class NextToken:
         mx.eval(state, wanted)
         return self._predictor.rows(wanted)
 
-    def choose(self, tokens: list[int], logits: mx.array) -> tuple[int, Rows]:
-        """The id after `tokens`, all that the run has read, from logits [1, vocabulary].
+    def choose(self, read: list[int], tokens: list[int], logits: mx.array) -> tuple[int, Rows]:
+        """The id after `read` and then `tokens`, from logits [1, vocabulary].
 
         It is evaluated again if MLX lost what it had just compiled: on a CPU MLX compiles a
         sampler's functions when they are first evaluated, into a folder that all processes share.
@@ -69,31 +69,35 @@ class NextToken:
         """
         key: Any = mx.random.state[0]  # type: ignore[index]  # mlx.core's stub says object
         try:
-            token, scale, wanted = self._evaluated(tokens, logits)
+            token, scale, wanted = self._evaluated(read, tokens, logits)
         except RuntimeError as error:
             if LOST_LIBRARY not in str(error):
                 raise
             high, low = key.tolist()
             mx.random.seed(high << 32 | low)
-            token, scale, wanted = self._evaluated(tokens, logits)
+            token, scale, wanted = self._evaluated(read, tokens, logits)
         if not isfinite(scale):
             raise UnsupportedModel(
-                f"the logits after token {len(tokens):,} hold NaN or infinity, so no token can be "
-                "chosen: the weights or their scales are damaged; download or copy the shards "
-                "again, or repack"
+                f"the logits after token {len(read) + len(tokens):,} hold NaN or infinity, so no "
+                "token can be chosen: the weights or their scales are damaged; download or copy "
+                "the shards again, or repack"
             )
         return token, self._predictor.rows(wanted)
 
-    def _evaluated(self, tokens: list[int], logits: mx.array) -> tuple[int, float, list[mx.array]]:
+    def _evaluated(
+        self, read: list[int], tokens: list[int], logits: mx.array
+    ) -> tuple[int, float, list[mx.array]]:
         """The sampled id, the logits' logsumexp, and the predictor's arrays: one sync per token."""
-        sampled, scale, own = self._lazy(tokens, logits)
+        sampled, scale, own = self._lazy(read, tokens, logits)
         wanted = self._predictor.lazy(own, sampled)
         mx.eval(sampled, scale, wanted)
         token: Any = sampled.item()
         total: Any = scale.item()
         return int(token), float(total), wanted
 
-    def _lazy(self, tokens: list[int], logits: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def _lazy(
+        self, read: list[int], tokens: list[int], logits: mx.array
+    ) -> tuple[mx.array, mx.array, mx.array]:
         """As in mlx-lm's `generate_step`: the id [1], and the logits' logsumexp [1, 1].
 
         The third array are the model's log-probabilities before penalties, [1, vocabulary].
@@ -102,7 +106,7 @@ class NextToken:
         if self.processors:
             own = log_probabilities(logits)  # first: a processor may write into its argument
         for process in self.processors:
-            logits = process(mx.array(tokens), logits)
+            logits = process(mx.array(read + tokens), logits)
         scale = mx.logsumexp(logits, keepdims=True)
         logprobs = logits - scale
         return self._sample(logprobs), scale, logprobs if own is None else own

@@ -21,8 +21,9 @@ find them. MLX would sort the whole vocabulary."""
 LEAST = -87.0
 """Smaller log-probabilities count as this in the entropy: 0 times infinity is 0."""
 
-Rows = npt.NDArray[np.void]
-"""Structured `events.prediction(n)` [rows]."""
+Rows = npt.NDArray[np.int32]
+"""`events.Predicted.numbers`: [rows, 3 + 2 n]."""
+FLOAT32 = np.dtype(np.float32)
 
 
 def log_probabilities(logits: mx.array) -> mx.array:
@@ -40,14 +41,12 @@ class Predictor:
 
     def __init__(self, alternatives: int, compiled: bool | None = None) -> None:
         self._n = alternatives
-        self._kind = prediction(alternatives)
         self._compiled = mx.default_device() == mx.cpu if compiled is None else compiled
         self._pass: Any = None
         if self._compiled:
-            from ..cpu.kernels.likeliest import likeliest, likeliest_loop  # loads LLVM
+            from ..cpu.kernels.likeliest import Likeliest  # loads LLVM
 
-            likeliest_loop()
-            self._pass = likeliest
+            self._pass = Likeliest(alternatives)
 
     def lazy(self, logprobs: mx.array, tokens: mx.array) -> list[mx.array]:
         """What to evaluate for `rows`.
@@ -56,7 +55,8 @@ class Predictor:
             logprobs: [rows, vocabulary], of any float type.
             tokens: [rows], the ids to measure.
         """
-        logprobs = logprobs.astype(mx.float32)
+        if logprobs.dtype != mx.float32:
+            logprobs = logprobs.astype(mx.float32)
         if self._compiled:
             return [logprobs, tokens]
         return self._results(logprobs, tokens.astype(mx.int32)[:, None])
@@ -66,14 +66,14 @@ class Predictor:
         if not self._compiled:
             return self._row_of(*map(np.array, evaluated))
         logprobs, tokens = evaluated
-        numbers = np.asarray(memoryview(logprobs))  # type: ignore[arg-type]  # it has the buffer protocol
+        # mx.array has the buffer protocol, but its type stub does not say so.
+        numbers = np.frombuffer(logprobs, FLOAT32)  # type: ignore[call-overload]
         ids: Any = tokens.tolist()
-        if len(numbers) == 1:
-            found: Rows = self._pass(np.ascontiguousarray(numbers[0]), ids[0], self._kind)
+        if len(ids) == 1:
+            found: Rows = self._pass(numbers, ids[0])
             return found
-        return np.concatenate(
-            [self._pass(row, token, self._kind) for row, token in zip(numbers, ids, strict=True)]
-        )
+        rows = numbers.reshape(len(ids), -1)
+        return np.concatenate([self._pass(*each) for each in zip(rows, ids, strict=True)])
 
     def _results(self, logprobs: mx.array, tokens: mx.array) -> list[mx.array]:
         """logprob, rank, entropy [rows]; alternatives and theirs [rows, n]."""
@@ -86,7 +86,7 @@ class Predictor:
 
     def _row_of(self, *columns: npt.NDArray[Any]) -> Rows:
         logprob, rank, entropy, *alternatives = columns
-        out = np.zeros(len(rank), self._kind)
+        out = np.zeros(len(rank), prediction(self._n))
         out["logprob"], out["rank"], out["entropy"] = logprob, rank, np.maximum(entropy, 0)
         out["alternatives"], out["alternative_logprobs"] = -1, np.nan
         if alternatives:
@@ -94,7 +94,7 @@ class Predictor:
             wide, known = ids.shape[1], numbers > -np.inf
             out["alternatives"][:, :wide] = np.where(known, ids, -1)
             out["alternative_logprobs"][:, :wide] = np.where(known, numbers, np.nan)
-        return out
+        return out.view(np.int32).reshape(len(out), -1)
 
 
 def _largest(x: mx.array, n: int) -> tuple[mx.array, mx.array]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import nan
 
-import numpy as np
-import numpy.typing as npt
+from ..events import Predicted
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Step:
         hits, misses: of that call, over all MoE layers.
         nbytes: bytes of expert weights read for it.
         finish_reason: None, or on the last step why the run ended.
-        predicted: structured `events.prediction(n)` [1], what the model found likely; or None.
+        predicted: the call's event of what the model found likely; None if unknown.
     """
 
     token: int
@@ -30,24 +29,24 @@ class Step:
     misses: int
     nbytes: int
     finish_reason: str | None = None
-    predicted: npt.NDArray[np.void] | None = field(default=None, repr=False, compare=False)
+    predicted: Predicted | None = field(default=None, repr=False, compare=False)
 
     @property
     def logprob(self) -> float:
         """The token's log-probability in nats, by the model itself: before penalties, bias, masks
         and temperature. NaN if unknown.
         """
-        return nan if self.predicted is None else float(self.predicted["logprob"][-1])
+        return nan if self.predicted is None else float(self.predicted.rows["logprob"][-1])
 
     @property
     def rank(self) -> int:
         """Its rank among all tokens, 1 for the likeliest; 0 if unknown."""
-        return 0 if self.predicted is None else int(self.predicted["rank"][-1])
+        return 0 if self.predicted is None else int(self.predicted.rows["rank"][-1])
 
     @property
     def entropy(self) -> float:
         """The entropy of the model's whole distribution, in nats; NaN if unknown."""
-        return nan if self.predicted is None else float(self.predicted["entropy"][-1])
+        return nan if self.predicted is None else float(self.predicted.rows["entropy"][-1])
 
     @property
     def alternatives(self) -> tuple[tuple[int, float], ...]:
@@ -56,6 +55,6 @@ class Step:
         """
         if self.predicted is None:
             return ()
-        row = self.predicted[-1]
+        row = self.predicted.rows[-1]
         pairs = zip(row["alternatives"].tolist(), row["alternative_logprobs"].tolist(), strict=True)
         return tuple((token, logprob) for token, logprob in pairs if token >= 0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..events import Predicted
 from .validate import check_floats, check_numbers, check_shape
 
 if TYPE_CHECKING:
@@ -32,19 +33,21 @@ ROUNDING = 0.01
 """A log-probability may be above 0 by this: the difference of two rounded numbers."""
 
 
-def unpredicted(rows: int, like: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """Rows of steps after which nothing was predicted."""
-    empty = np.zeros(rows, like)
+def unpredicted(rows: int, width: int) -> npt.NDArray[np.int32]:
+    """`Predicted.numbers` of steps after which nothing was predicted: [rows, width]."""
+    numbers = np.zeros((rows, width), np.int32)
+    empty = Predicted(numbers).rows
     for name in ("logprob", "entropy", "alternative_logprobs"):
         empty[name] = np.nan
     empty["alternatives"] = -1
-    return empty
+    return numbers
 
 
-def arrays_of(rows: npt.NDArray[np.void] | None) -> dict[str, Any]:
-    """The fields of a `Trace` from its recorded rows [steps]; none that are empty."""
-    if rows is None or not len(rows):
+def arrays_of(numbers: npt.NDArray[np.int32] | None) -> dict[str, Any]:
+    """The fields of a `Trace` from `Predicted.numbers` of all steps; none that are empty."""
+    if numbers is None or not len(numbers):
         return {}
+    rows = Predicted(numbers).rows
     found = {name: np.ascontiguousarray(rows[field]) for name, field in FIELDS.items()}
     return {name: array for name, array in found.items() if array.size}
 

@@ -99,7 +99,7 @@ class Recorder:
         self._layer_us: list[npt.NDArray[np.int32]] = []
         self._layers = layers
         self._compared: list[tuple[int, float, bool]] = []
-        self._predicted: npt.NDArray[np.void] | None = None
+        self._predicted: npt.NDArray[np.int32] | None = None
         self._steps = 0
         self._complete: list[_OpenCall] = []  # not copied yet
         self._handlers: dict[type[Event], Callable[[Any], object]] = {
@@ -189,17 +189,16 @@ class Recorder:
         self._reads += call.reads
         self._evictions += call.evictions
         self._early += [(first, *event) for event in call.prefetched]
-        for event in call.predicted:
-            self._predictions(event.rows.dtype)[rows.stop - len(event.rows) : rows.stop] = (
-                event.rows
-            )
+        for (numbers,) in call.predicted:
+            into = self._predictions(numbers.shape[1])
+            into[rows.stop - len(numbers) : rows.stop] = numbers
         self._add_call(call, call.done)
 
-    def _predictions(self, kind: np.dtype[np.void]) -> npt.NDArray[np.void]:
-        """The rows of predictions, as long as the other arrays."""
+    def _predictions(self, width: int) -> npt.NDArray[np.int32]:
+        """The numbers of predictions, as long as the other arrays."""
         found, steps = self._predicted, len(self._tokens)
         if found is None or len(found) < steps:
-            longer = unpredicted(steps, kind)
+            longer = unpredicted(steps, width)
             if found is not None:
                 longer[: len(found)] = found
             found = self._predicted = longer

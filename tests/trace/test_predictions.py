@@ -31,7 +31,7 @@ def rows(*tokens: int, n: int = 2) -> np.ndarray:
 def call(recorder: Recorder, phase: int, tokens: list[int], predicted: np.ndarray | None) -> None:
     recorder(CallStarted(phase, np.array(tokens, np.int32), 0))
     if predicted is not None:
-        recorder(Predicted(predicted))
+        recorder(Predicted(predicted.view(np.int32).reshape(len(predicted), -1)))
     recorder(StepDone(tokens[-1] + 1 if predicted is not None else -1, 5, 1))
 
 

@@ -105,10 +105,11 @@ def likeliest_loop() -> Any:
         rank, entropy, found, worst = 1, 0.0, 0, np.float32(-np.inf)
         for start in range(0, count, BLOCK):
             size, at = min(BLOCK, count - start), base + 4 * start
-            before = min(max(token - start, 0), size)
-            rank += above(at, before, chosen, 1)
-            rank += above(at + 4 * before, size - before, chosen, 0)
             most = largest(at, size)
+            if not most < chosen:
+                before = min(max(token - start, 0), size)
+                rank += above(at, before, chosen, 1)
+                rank += above(at + 4 * before, size - before, chosen, 0)
             if most > FAINT:
                 entropy += entropy_of(at, size)
             if n == 0 or not most > worst:
@@ -140,18 +141,24 @@ def likeliest_loop() -> Any:
     )  # fmt: skip
 
 
-def likeliest(x: npt.NDArray[np.float32], token: int, kind: np.dtype[np.void]) -> Any:
-    """What log-probabilities say of a token, and which are the largest.
+class Likeliest:
+    """What log-probabilities say of a token, and which `n` are the largest."""
 
-    Args:
-        x: float32 [vocabulary], contiguous; no NaN.
-        token: an index of `x`.
-        kind: `events.prediction(n)`.
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._row = np.zeros((1, 3 + 2 * n), np.int32)  # written anew by each call
+        self._ids, self._numbers = self._row[0], self._row[0].view(np.float32)
+        self._run = likeliest_loop()
 
-    Returns:
-        [1] of `kind`. Of equal log-probabilities the smaller id comes first.
-    """
-    row = np.empty(1, kind)
-    n = (kind.itemsize - 12) // 8
-    likeliest_loop()(x, token, n, row.view(np.float32), row.view(np.int32))
-    return row
+    def __call__(self, x: npt.NDArray[np.float32], token: int) -> npt.NDArray[np.int32]:
+        """`numbers` of `events.Predicted`; of equal log-probabilities the smaller id comes first.
+
+        Args:
+            x: float32 [vocabulary], contiguous; no NaN.
+            token: an index of `x`.
+
+        Returns:
+            int32 [1, 3 + 2 n].
+        """
+        self._run(x, token, self._n, self._numbers, self._ids)
+        return self._row.copy()

@@ -9,6 +9,7 @@ from .attention import append_kv_task, attention_task
 from .compiled import task_loop
 from .experts import hidden_task, lookup_task, output_task
 from .kernel_chain import chain_runner
+from .likeliest import likeliest_loop
 from .linear import arrange_task, matrix_task
 from .norm_and_top_k import blend_task, choose_task, norm_task
 from .prefill_attention import prefill_attention_task
@@ -56,7 +57,7 @@ def precompile(work: Iterable[Work], progress: Callable[[int, int], None] | None
     Args:
         progress: called with (done, total) before the first and after each.
     """
-    always: list[Work] = [(task_loop, ())]
+    always: list[Work] = [(task_loop, ()), (likeliest_loop, ())]
     each = list(dict.fromkeys([*always, *work]))
     for done, (compile_one, names) in enumerate(each):
         if progress is not None:

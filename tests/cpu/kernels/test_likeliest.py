@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outlier_jupyter.cpu.kernels.likeliest import BLOCK, likeliest
-from outlier_jupyter.events import prediction
+from outlier_jupyter.cpu.kernels.likeliest import BLOCK, Likeliest
+from outlier_jupyter.events import Predicted
 
 
 def checked(x: np.ndarray, token: int, n: int) -> None:
     """Compare one row with a stable sort and sums in float64."""
-    (found,) = likeliest(x, token, prediction(n))
+    (found,) = Predicted(Likeliest(n)(x, token)).rows
     order = np.argsort(-x, kind="stable")
     assert found["logprob"] == x[token]
     assert found["rank"] == 1 + np.flatnonzero(order == token)[0]
@@ -59,6 +59,6 @@ def test_a_large_vocabulary(spread):
 def test_ascending_rows_hold_the_likeliest_last():
     """Every block is better than the one before, and all are looked at."""
     x = np.linspace(-20, -1, 10 * BLOCK, dtype=np.float32)
-    (found,) = likeliest(x, 0, prediction(3))
+    (found,) = Predicted(Likeliest(3)(x, 0)).rows
     assert found["alternatives"].tolist() == [len(x) - 1, len(x) - 2, len(x) - 3]
     assert found["rank"] == len(x)
