@@ -20,6 +20,7 @@ from playwright.sync_api import Locator, Page, Route
 
 from outlier_jupyter.notebook.chat.controls import NAMES, Settings, controls
 from outlier_jupyter.notebook.chat.conversations import Conversations
+from outlier_jupyter.notebook.chat.tool_calls import ToolCall
 from outlier_jupyter.notebook.chat.view_state import chat_state
 from outlier_jupyter.notebook.live.finished_run import frame_of_run
 from outlier_jupyter.notebook.live.frames import encode
@@ -40,7 +41,7 @@ WORDS = (
     "needs. Only those are computed, so only those have to be in memory. The others wait on disk, "
     "and are read when a token asks for them: the first of its kind waits, the next one does not."
 )
-ANSWER = """The router scores every expert and takes the best `k`:
+ANSWER = r"""The router scores every expert and takes the best `k`:
 
 1. the scores of all experts, one product;
 2. the *top k* of them, and their weights;
@@ -55,6 +56,12 @@ def route(x: np.ndarray, k: int) -> np.ndarray:
 |---|---:|---:|
 | 0 | 64 | 0.91 |
 | 1 | 64 | 0.78 |
+
+The weights of the chosen are a softmax, here of $k = 4$ out of \(E = 64\):
+
+$$
+w_e = \frac{\exp(x^\top r_e)}{\sum_{j \in \mathrm{top}_k} \exp(x^\top r_j)}
+$$
 """
 
 
@@ -112,11 +119,13 @@ def pair_traits() -> dict[str, Any]:
 
 
 def chat_traits() -> dict[str, Any]:
-    """A conversation of two turns, with a branch, code, a table, and an answer cut off."""
+    """A conversation of two turns, with a branch, code, a formula, thinking and tool calls."""
     conversations = Conversations()
     conversation = conversations.current
     first = conversation.add(conversation.end, "user", "How does a router choose?")
     answer = conversation.add(first.id, "assistant", ANSWER, "stop")
+    answer.thinking = {"text": "First the scores, then the top *k*.", "seconds": 12.3,
+                       "tokens": 310}  # fmt: skip
     answer.numbers = {"prompt": 31, "reused": 0, "generated": 142, "tokens_per_second": 41.2,
                       "run": 1}  # fmt: skip
     conversation.add(answer.id, "user", "And if it is not in RAM?")
@@ -124,6 +133,13 @@ def chat_traits() -> dict[str, Any]:
     last = conversation.add(question.id, "assistant", WORDS, "length")
     last.numbers = {"prompt": 190, "reused": 173, "generated": 60, "tokens_per_second": 38.4,
                     "run": 2}  # fmt: skip
+    last.thinking = {"text": "Is it on disk?\n\n- `pread` into a slot\n- the token waits",
+                     "seconds": 1.4, "tokens": 22}  # fmt: skip
+    last.tool_calls = [
+        ToolCall("call00001", "expert_size", {"layer": 3, "expert": 12}, "done", "2000000"),
+        ToolCall("call00002", "read_file", {"path": "layer-3.bin"}, "failed", "No such file."),
+        ToolCall("call00003", "evict", {"layer": 3, "experts": [7, 12]}),
+    ]
     settings = Settings()
     return {name: getattr(settings, name) for name in NAMES} | {
         "state": chat_state(conversations, None, 1),
@@ -148,8 +164,11 @@ def scrub(page: Page) -> None:
 
 
 def all_drawn(page: Page) -> None:
-    """Wait for what is drawn by modules that the page asks for."""
+    """Open what the model thought last, and show all once the modules have arrived."""
     page.wait_for_selector(".oj-code-kwd")
+    page.wait_for_selector("math")
+    page.locator(".oj-thinking summary").last.click()
+    page.locator(".oj-messages").evaluate("log => { log.style.maxHeight = 'none'; }")
 
 
 @dataclass(frozen=True)

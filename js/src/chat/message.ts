@@ -142,7 +142,8 @@ export class MessageNode {
     const { state, closed } = this.store;
     // Another may be decided on while one of them runs.
     const free = !state.running || calls.some((each) => each.state === "running");
-    const last = state.messages.at(-1)?.id === message.id && !state.running;
+    const open = calls.some((each) => each.state === "proposed" || each.state === "running");
+    const last = state.messages.at(-1)?.id === message.id && !state.running && !open;
     for (const [n, call] of calls.entries()) {
       if (!this.cards[n]) {
         this.cards[n] = new ToolCard(this.store, message, call);

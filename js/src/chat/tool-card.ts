@@ -52,7 +52,7 @@ export class ToolCard {
     );
   }
 
-  /** `usable`: whether the call can be decided on; `last`: whether no answer follows. */
+  /** `usable`: whether the call can be decided on; `last`: whether the model waits for no other. */
   draw(message: Message, call: ToolCall, usable: boolean, last: boolean): void {
     [this.message, this.call] = [message, call];
     const { state, result } = call;

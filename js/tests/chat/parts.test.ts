@@ -179,10 +179,19 @@ test("the model can read the error of a call that could not be read, and go on",
   await drawn();
   expect(textOf(".oj-call-name")).toBe("unreadable call");
   expect($(".oj-call pre").hidden).toBe(true);
+  const waiting = answer({ tool_calls: [broken, call({ id: "2" })] });
+  receive({ type: "state", state: state(2, waiting) });
+  await drawn();
+  expect(named("Answer anyway").hidden).toBe(true); // another call is to be decided on first
+  receive({
+    type: "state",
+    state: state(3, answer({ tool_calls: [broken, call({ id: "2", state: "done" })] })),
+  });
+  await drawn();
   named("Answer anyway").click();
   expect(last()).toMatchObject({ type: "call", message: 2, allow: true });
   const more = [...answer({ tool_calls: [broken] }), message(4, "On.")];
-  receive({ type: "state", state: state(2, more) });
+  receive({ type: "state", state: state(4, more) });
   await drawn();
   expect(named("Answer anyway").hidden).toBe(true);
 });

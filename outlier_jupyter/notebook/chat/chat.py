@@ -35,6 +35,7 @@ from ..ipykernel_fixes import fix_subshell_routing
 from ..live.widget import LiveView, kernel_id
 from ..page_modules import STATIC
 from ..render.displays import WithSavedView
+from .branching import ask_branch, branch_from_view
 from .controls import NAMES, controls
 from .conversations_mixin import ConversationsMixin
 from .message_handler import MessageHandler
@@ -164,6 +165,8 @@ class Chat(ToolsMixin, ConversationsMixin, WithSavedView):
         previous, note = self.run_view, ""
         try:
             self.run_view = LiveView.of(self.run(number)) if integer("number", number) else None
+            if self.run_view is not None:
+                self.run_view.on_branch = partial(branch_from_view, self, number)
         except OptionError as error:
             self.run_view, note = None, str(error)
         self.run_shown = {"run": number, "note": note}
@@ -198,6 +201,16 @@ class Chat(ToolsMixin, ConversationsMixin, WithSavedView):
     def edit(self, message: int, text: str) -> Run:
         """Replace a question by `text` on a new branch, and answer it; raises as `send`."""
         return self.runner.wait(self.runner.ask_otherwise(message, text))
+
+    def branch(self, run: int, token: int, choose: int) -> Run:
+        """Generate another version of an answer, from one of its tokens on; raises as `send`.
+
+        Args:
+            run: the number of the answer's run; "Run 3" in the widget is 3.
+            token: the number of a generated token, from 1.
+            choose: the id of the token in its place.
+        """
+        return self.runner.wait(ask_branch(self.runner, run, token, choose))
 
     def stop(self) -> None:
         """Stop the current answer before the model's next layer; may be called from any thread."""

@@ -14,6 +14,7 @@ import traitlets
 from ...aliases import old_names
 from ...errors import EngineBusy, OptionError, OutlierError
 from ..page_modules import module_message
+from .branching import ask_branch
 from .controls import NAMES
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class MessageHandler:
             "send": self._send,
             "regenerate": self._regenerate,
             "edit": self._edit,
+            "branch": self._branch,
             "call": self._call,
             "choose": lambda message: chat.choose(message["message"]),
             "stop": lambda message: chat.stop(),
@@ -78,6 +80,11 @@ class MessageHandler:
     def _edit(self, message: dict[str, Any]) -> None:
         self._require_idle()
         self._chat.runner.ask_otherwise(message["message"], message["text"], message["request"])
+
+    def _branch(self, message: dict[str, Any]) -> None:
+        self._require_idle()
+        found = (message["run"], message["token"], message["choose"])
+        ask_branch(self._chat.runner, *found, message["request"])
 
     def _call(self, message: dict[str, Any]) -> None:
         if not self._chat.runner.runs_calls_of(message["message"]):

@@ -24,7 +24,7 @@ from .page_updates import PageUpdates
 from .run_store import RunStore
 from .tool_calls import ToolCall, is_called_by
 from .tool_rounds import ToolRounds, skip_open
-from .turn import Turn, run_turn
+from .turn import BranchPoint, Turn, run_turn
 
 if TYPE_CHECKING:
     from .chat import Chat
@@ -62,7 +62,7 @@ class TurnRunner:
 
     def ask(self, text: str, options: dict[str, Any], request: str = "") -> Turn:
         """Queue a question at the end of the current conversation."""
-        return self._queue(END, _not_blank(text), options, request)
+        return self.queue(END, _not_blank(text), options, request)
 
     def ask_again(self, answer: int | None = None, request: str = "") -> Turn:
         """Queue another answer to the question of `answer` (default: the last answer)."""
@@ -71,7 +71,7 @@ class TurnRunner:
             previous = conversation.get(conversation.end if answer is None else answer)
             if previous.role != ASSISTANT:
                 raise OptionError(f"message {previous.id} is a question: regenerate an answer")
-            return self._queue(previous.parent, None, {}, request)
+            return self.queue(previous.parent, None, {}, request)
 
     def ask_otherwise(self, message: int, text: str, request: str = "") -> Turn:
         """Queue another version of the question `message`."""
@@ -79,7 +79,7 @@ class TurnRunner:
             previous = self.conversations.current.get(message)
             if previous.role != USER:
                 raise OptionError(f"message {message} is an answer: edit a question")
-            return self._queue(previous.parent, _not_blank(text), {}, request)
+            return self.queue(previous.parent, _not_blank(text), {}, request)
 
     def decide(self, message: int, call: str, allow: bool) -> Turn | None:
         """Allow or refuse a tool call; the turn that runs it or goes on, or None: others wait."""
@@ -91,7 +91,7 @@ class TurnRunner:
             goes_on = self._tools.decided(answer, call, allow)
             # The turn that runs this answer's calls looks again when they are over.
             if goes_on and (allow or not self.runs_calls_of(message)):
-                turn = self._queue(answer.id, None, {}, "", allowed if allow else [])
+                turn = self.queue(answer.id, None, {}, "", allowed if allow else [])
             self.publish(during_answer=self.busy)
             return turn
 
@@ -163,14 +163,16 @@ class TurnRunner:
         self.stop()
         self._worker.close()
 
-    def _queue(
+    def queue(
         self, parent: int, text: str | None, changes: dict[str, Any], request: str,
-        allowed: Sequence[ToolCall] = (),
+        allowed: Sequence[ToolCall] = (), branch: BranchPoint | None = None,
     ) -> Turn:  # fmt: skip
+        """Queue a turn of the current conversation; see `Turn` for the arguments."""
         # Bad options raise here, on the caller's thread.
         options = options_of(self._chat) | self._tools.options | changes
         options = settled(GenerateOptions, options)
-        turn = Turn(self.conversations.current, parent, text, options, request, list(allowed))
+        here = self.conversations.current
+        turn = Turn(here, parent, text, options, request, list(allowed), branch)
         self.put(lambda: self._run(turn))
         return turn
 
@@ -271,6 +273,8 @@ class TurnRunner:
             following = self.updates.turn = self._tools.following(turn)
             self.publish(during_answer=following is not None)
             self._live.finish(run)
+            if turn.branch is not None and answer is not None:
+                self._chat.show_run(number)
         if following is None:
             self._chat.status = IDLE
         if run is not None and turn.error is None:

@@ -11,8 +11,9 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from ...engine.branch import start_branch
 from ...engine.decode import StartedRun
 from ...engine.engine import Engine
 from ...engine.one_run import start_run
@@ -31,6 +32,14 @@ UNREADABLE = "unreadable_call"
 """The name that templates read of a call which names no function."""
 
 
+class BranchPoint(NamedTuple):
+    """The run to go on from, the number of its token, from 1, and the id in that token's place."""
+
+    run: Run
+    token: int
+    choose: int
+
+
 @dataclass(eq=False)
 class Turn:
     """A question to answer, or a question to answer again.
@@ -41,6 +50,7 @@ class Turn:
         text: the question; None for another answer.
         request: the browser's id for it, "" from Python.
         allowed: calls of the answer `parent` to run first; `text` is None then.
+        branch: where to go on from in another run; `text` is None then.
         round: 1 for a question's first answer, 2 for the one after its calls, and so on.
         answer: the message being generated, once the run has begun.
         read_tokens: prompt tokens read so far.
@@ -54,6 +64,7 @@ class Turn:
     options: dict[str, Any]
     request: str = ""
     allowed: list[ToolCall] = field(default_factory=list)
+    branch: BranchPoint | None = None
     round: int = 1
     cancelled: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
@@ -189,6 +200,8 @@ def run_turn(
 
 def _started(engine: Engine, turn: Turn) -> StartedRun:
     """Begin the turn's run, leaving out earlier answers that the chat template refuses."""
+    if turn.branch is not None:
+        return start_branch(engine, *turn.branch, None, {})
     messages = turn.messages()
     try:
         return start_run(engine, messages, turn.options)

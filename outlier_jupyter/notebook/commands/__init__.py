@@ -26,7 +26,6 @@ from . import (
     resize,
     run,
     save,
-    segments,
     status,
     sweep,
     tokens,
@@ -49,7 +48,7 @@ def register(command: Command) -> None:
 
 for _module in (
     load, run, plan, repack, bench, chat, compare, explain, expert, tokens, what_if, measures,
-    segments, atlas, view, save, open_run, report, ablate, sweep, resize, unload, status, memory,
+    atlas, view, save, open_run, report, ablate, sweep, resize, unload, status, memory,
 ):  # fmt: skip
     register(_module.COMMAND)
 
