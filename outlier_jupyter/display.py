@@ -25,6 +25,8 @@ VIEWS = {
     "MeasuresAnswer.html": "notebook.render.static.answer:measures_html",
     "Status.ready": "notebook.render.static.answer:ready_html",
     "Status.html": "notebook.render.static.answer:status_html",
+    "SegmentsAnswer.figure": "notebook.render.figures.comparison:segments_figure",
+    "SegmentsAnswer.html": "notebook.render.static.answer:segments_html",
     "Atlas.figure": "notebook.render.figures.routing:atlas_figure",
     "Explanation.figure": "notebook.render.figures.token:token_figure",
     "Explanation.html": "notebook.render.static.explanation:html",

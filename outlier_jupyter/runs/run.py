@@ -18,9 +18,10 @@ from ..system import files
 from ..trace import Trace
 from ..trace.files import write
 from ..trace.measures import Summary, summarise
-from ..trace.segments import Span
-from ..values import checked, instance, integer, items, rate, refused
+from ..trace.segments import Span, name_of
+from ..values import checked, count, instance, integer, items, rate, refused
 from ..values import path as path_of
+from ..values import seed as seed_of
 from .origin import Branch, Origin, engine_of
 from .run_texts import RunTexts
 from .spread import Spread
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ..trace.eviction_order import EvictionOrder
     from ..trace.explain import Explanation
     from ..trace.routing_measures import RoutingMeasures
+    from ..trace.segment_answers import SegmentsAnswer
     from .token_experts import ExpertUses, TokenExperts
 
 TEXTS = ("prompt", "encoded", "text", "finish_reason", "prefilled")
@@ -156,10 +158,27 @@ class Run(RunTexts):
         return summarise(self.trace)
 
     def measures(self, phase: str | None = "decode") -> RoutingMeasures:
-        """Measures of its routing, one number per layer: `routing_measures` of its trace."""
+        """Measures of its routing, one number per layer: `routing_measures` of its trace.
+
+        Args:
+            phase: "prefill", "decode", a kind of token such as "thinking", or None for all.
+        """
         from ..trace.routing_measures import routing_measures  # imports compiled code
 
         return routing_measures(self.trace, phase)
+
+    @checked(permutations=count, seed=seed_of)
+    def compare_segments(
+        self,
+        first: str = "thinking",
+        second: str = "answer",
+        permutations: int = 999,
+        seed: int = 0,
+    ) -> SegmentsAnswer:
+        """Whether routing differs between two kinds of tokens: `segments_answer` of its trace."""
+        from ..trace.segment_answers import segments_answer  # imports compiled code
+
+        return segments_answer(self.trace, first, second, permutations, seed)
 
     @checked(token=integer, memory_rate=rate)
     def explain(self, token: int, memory_rate: float | None = None) -> Explanation:
@@ -271,7 +290,9 @@ def step_names(run: Run) -> dict[int, str]:
     }
     for number, step in enumerate(produced_by(run.trace).tolist(), 1):
         text = run.text_of(number).replace("\n", "↵").replace("\t", "⇥")
+        kind = name_of(int(run.trace.kinds[step + 1])) if len(run.trace.kinds) else "answer"
         names[step] = f"token {number}" + (f" “{text}”" if text else "")
+        names[step] += f" ({kind})" if kind in ("thinking", "tool call") else ""
     return names
 
 

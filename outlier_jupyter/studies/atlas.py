@@ -14,9 +14,10 @@ from ..runs.token_experts import named
 from ..trace import Trace
 from ..trace import atlas as mapping
 from ..trace.atlas import Atlas, token_class
+from ..trace.segments import kinds_read, name_of
 from ..values import one_of
 
-BY = ("runs", "tokens")
+BY = ("runs", "tokens", "segments")
 """The labels of units: the run, or the class, of the tokens that choose them."""
 
 
@@ -29,10 +30,10 @@ def atlas(
 
     Args:
         runs: runs or traces of one model, or their names and them.
-        by: "runs" or "tokens": label a unit by the run, or by the class, of the tokens that choose
-            it beyond chance. By default runs if there are several, else tokens if their texts are
-            known.
-        phase: "prefill" or "decode"; None for both.
+        by: "runs", "tokens" or "segments": label a unit by the run, the class, or the kind (as
+            thinking) of the tokens that choose it beyond chance. By default runs if there are
+            several, else tokens if their texts are known.
+        phase: "prefill", "decode", or a kind of token such as "thinking"; None for all.
 
     Raises:
         OptionError: no runs, runs of several models or too short; an unknown `by`, or unknown
@@ -50,6 +51,12 @@ def atlas(
         labels = [[name] * run.trace.steps for name, run in by_name.items()]
     elif by == "tokens":
         labels = [[token_class(piece) for piece in each] for each in pieces]
+    elif by == "segments":
+        if not all(len(run.trace.kinds) for run in by_name.values()):
+            raise OptionError("the segments of these runs were not recorded: run them again")
+        labels = [
+            [name_of(kind) for kind in kinds_read(run.trace).tolist()] for run in by_name.values()
+        ]
     found = mapping.atlas([run.trace for run in by_name.values()], labels, phase)
     first = next(iter(by_name.values())).trace.info.model or "unnamed model"
     return replace(found, about=f"{first} · {', '.join(by_name)}")

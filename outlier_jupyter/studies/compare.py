@@ -35,7 +35,7 @@ from ..trace.divergence import (
     part,
 )
 from ..trace.equal_caches import ReplayTotals, StartingCache, replay_lru, starting_cache
-from ..trace.routing_measures import in_phase, phase_number
+from ..trace.phases import check_phase, in_phase
 from ..values import checked, count, integer, number, texts
 from ..values import seed as seed_of
 from .answers import caches_table, comparison_notes, comparison_sentence, pairs_table
@@ -282,7 +282,8 @@ def compare(
 
     Args:
         runs: runs or traces, or their names and them.
-        phase: "prefill" compares the prompts, "decode" the answers; None both.
+        phase: "prefill" compares the prompts, "decode" what was generated, a kind such as
+            "thinking" its tokens; None all.
         domains: one name per run; runs with the same name form one domain.
         permutations: random permutations of blocks of tokens, for each pair.
         slots: size of the replayed caches; by default the smallest of the runs.
@@ -291,7 +292,7 @@ def compare(
         OptionError: fewer than two runs, or runs that cannot be compared.
     """
     named = by_name(runs)
-    phase_number(phase)  # validated before anything is computed
+    check_phase(phase)  # validated before anything is computed
     names, found = tuple(named), tuple(named.values())
     if len(found) < 2:
         raise OptionError(f"{len(found)} runs cannot be compared: give two or more")

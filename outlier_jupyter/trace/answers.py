@@ -15,7 +15,8 @@ import numpy as np
 from ..display import draw
 from ..formatting import Table, answer_text, count, percent, size_words, three
 from ..residency.policies import DEFAULT, POLICIES, canonical_name
-from .routing_measures import RoutingMeasures, in_phase, routing_measures
+from .phases import in_phase
+from .routing_measures import RoutingMeasures, routing_measures
 from .what_if import Row, WhatIf, what_if
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class WhatIfAnswer(FrameAnswer):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class MeasuresAnswer(FrameAnswer):
-    """The answer of `%outlier measures`; `phase` is "decode", "prefill" or None for both."""
+    """The answer of `%outlier measures`; `phase` is as in `measures_answer`."""
 
     phase: str | None = "decode"
 
@@ -198,7 +199,7 @@ def measures_answer(trace: Trace, phase: str | None = "decode") -> MeasuresAnswe
     """How a run's routing is balanced and how often experts come again.
 
     Args:
-        phase: "prefill", "decode", or None for both.
+        phase: "prefill", "decode", a kind of token such as "thinking", or None for all.
 
     Raises:
         OptionError: an unknown phase.

@@ -22,7 +22,8 @@ from scipy.stats import false_discovery_control, hypergeom
 
 from ..display import draw
 from ..errors import OptionError
-from .routing_measures import Floats, Ints, in_phase
+from .phases import in_phase
+from .routing_measures import Floats, Ints
 from .trace import Trace
 from .validate import check_routing
 

@@ -24,7 +24,8 @@ from scipy.stats import false_discovery_control
 from ..aliases import alias
 from ..errors import OptionError
 from . import compiled_folds as passes
-from .routing_measures import Floats, Ints, choices, entropy, in_phase
+from .phases import Phase, in_phase
+from .routing_measures import Floats, Ints, choices, entropy
 from .trace import Trace
 from .validate import check_routing
 
@@ -116,7 +117,7 @@ def _entropy_of_shares(shares: Floats) -> Floats:
         return np.asarray(-(shares * np.log2(np.where(shares > 0, shares, 1.0))).sum(axis=-1))
 
 
-def correlation_time(trace: Trace, phase: str | int | None = None) -> float:
+def correlation_time(trace: Trace, phase: Phase = None) -> float:
     """The number of tokens over which routing is correlated: 1 when tokens are independent.
 
     The integrated correlation time, 1 + 2 Σ c(lag). c is the share of common experts above the
@@ -159,9 +160,7 @@ def gap_length(length: int, time: float) -> int:
     return min(round(2 * (time - 1)), length // 2)
 
 
-def blocks_of(
-    trace: Trace, phase: str | int | None, length: int, gap: int = 0
-) -> npt.NDArray[np.float32]:
+def blocks_of(trace: Trace, phase: Phase, length: int, gap: int = 0) -> npt.NDArray[np.float32]:
     """Choice counts in blocks of `length` neighbouring tokens, without the last `gap` of each.
 
     Returns:
@@ -178,14 +177,16 @@ def blocks_of(
 def part(
     first: Trace,
     second: Trace,
-    phase: str | int | None = None,
+    phase: Phase = None,
     permutations: int = 999,
     seed: int = 0,
+    other: Phase = None,
 ) -> RoutingDivergence:
     """Compare the routing of two traces of one model.
 
     Args:
-        phase: "prefill", "decode", or None for all steps.
+        phase: "prefill", "decode", a kind of token, or None for all steps; `other` is that of the
+            second trace, where it is another one, as for two kinds of one trace.
         permutations: random permutations, and as many bootstrap samples for the interval.
 
     Raises:
@@ -203,18 +204,24 @@ def part(
             "these runs cannot be compared: they are of models with different expert layers, "
             f"{shape_words(first)} and {shape_words(second)}"
         )
-    tokens = tuple(int(in_phase(trace, phase).sum()) for trace in (first, second))
+    sides = ((first, in_phase(first, phase)), (second, in_phase(second, _or(other, phase))))
+    tokens = tuple(int(mask.sum()) for _, mask in sides)
     if min(tokens) < 2:
+        where = "all" if phase is None else phase if isinstance(phase, str | int) else "these"
         raise OptionError(
-            f"these runs cannot be compared: one has {min(tokens)} tokens in "
-            f"{phase or 'all'} steps, and at least 2 are needed"
+            f"these runs cannot be compared: one has {min(tokens)} tokens in {where} steps, and at "
+            "least 2 are needed"
         )
-    time = max(correlation_time(trace, phase) for trace in (first, second))
+    time = max(correlation_time(trace, mask) for trace, mask in sides)
     length = block_length(tokens, time)
     gap = gap_length(length, time)
-    a, b = (blocks_of(trace, phase, length, gap) for trace in (first, second))
+    a, b = (blocks_of(trace, mask, length, gap) for trace, mask in sides)
     found = compare_blocks(a, b, length, permutations, np.random.default_rng(seed))
     return replace(found, correlation_time=time, gap=gap)
+
+
+def _or(phase: Phase, default: Phase) -> Phase:
+    return default if phase is None else phase
 
 
 def compare_blocks(
@@ -304,7 +311,7 @@ def _resample(
     return sums.reshape(times, *blocks.shape[1:])
 
 
-def log_share_ratios(trace: Trace, other: Trace, phase: str | int | None = None) -> Floats:
+def log_share_ratios(trace: Trace, other: Trace, phase: Phase = None) -> Floats:
     """How much more each token of `trace` is routed like its own text than like `other`.
 
     The mean over the token's choices of log2(share of the expert in its own text without this

@@ -124,9 +124,16 @@ def widest(trace: Trace) -> int:
     return max(trace.info.experts_per_layer, default=0)
 
 
-def frequency(trace: Trace, phase: int | None = None) -> npt.NDArray[np.int64]:
-    """How often each expert was chosen: int64 [layers, experts], over all steps or one phase."""
-    experts = trace.experts if phase is None else trace.experts[trace.phase == phase]
+def frequency(
+    trace: Trace, phase: int | npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.int64]:
+    """How often each expert was chosen: int64 [layers, experts].
+
+    Args:
+        phase: counts the steps of this phase, or those of a mask; None all.
+    """
+    mine = phase if phase is None or isinstance(phase, np.ndarray) else trace.phase == phase
+    experts = trace.experts if mine is None else trace.experts[mine]
     counts = np.zeros((trace.layers, widest(trace)), np.int64)
     for layer in range(trace.layers):
         chosen = experts[:, layer].ravel()

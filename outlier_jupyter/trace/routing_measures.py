@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import OptionError, shown
-from ..events import DECODE, PREFILL
+from ..errors import OptionError
 from . import compiled_folds as passes
+from .phases import Phase, in_phase
 from .trace import Trace
 from .validate import check_routing
 
-PHASES = {"prefill": PREFILL, "decode": DECODE}
 SEGMENT = 16
 """The default length of a segment in tokens: one of the paper's."""
 CACHE_RATIO = 2.0
@@ -113,31 +112,18 @@ class RoutingOverTime:
     confidence: Floats
 
 
-def phase_number(phase: str | int | None) -> int | None:
-    """PREFILL, DECODE, or None for all steps.
-
-    Raises:
-        OptionError: an unknown phase.
-    """
-    if phase is None:
-        return None
-    for name, number in PHASES.items():
-        if isinstance(phase, str | int) and phase in (name, number):
-            return number
-    raise OptionError(f"phase={shown(phase)} is unknown: choose 'prefill', 'decode' or None")
-
-
 def routing_measures(
     trace: Trace,
-    phase: str | int | None = "decode",
+    phase: Phase = "decode",
     segment: int = SEGMENT,
     cache_ratio: float = CACHE_RATIO,
 ) -> RoutingMeasures:
     """All measures of one phase.
 
     Args:
-        phase: "prefill", "decode", or None for all steps. `overlap`, `reuse`, `gap` and
-            `first_uses` take the steps before the phase into account; segments lie within it.
+        phase: "prefill", "decode", a kind of token such as "thinking", or None for all steps.
+            `overlap`, `reuse`, `gap` and `first_uses` take the steps before the phase into
+            account; segments lie within it.
         segment: tokens per segment, at most the length of the trace.
         cache_ratio: size of the segment cache over the experts of a token; at least 1.
 
@@ -160,12 +146,6 @@ def routing_measures(
         **_segments(trace, layered, mine, segment, cache_ratio, experts),
         confidence=_mean(router_confidence(trace)[mine]),
     )
-
-
-def in_phase(trace: Trace, phase: str | int | None) -> npt.NDArray[np.bool_]:
-    """Which steps belong to a phase: bool [steps]."""
-    number = phase_number(phase)
-    return np.ones(trace.steps, bool) if number is None else trace.phase == number
 
 
 def choices(trace: Trace, group: npt.NDArray[np.integer], groups: int) -> Ints:

@@ -8,7 +8,7 @@ knows neither templates nor tokenizers; `engine/dialects` and `engine/segments` 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,11 @@ class Segment(NamedTuple):
 def name_of(kind: int) -> str:
     """A kind's name; `unknown` for any other code."""
     return KINDS[kind] if 0 <= kind < len(KINDS) else "unknown"
+
+
+def kind_names(kinds: Kinds) -> npt.NDArray[Any]:
+    """The names of kinds, one text for each."""
+    return np.array([name_of(kind) for kind in range(UNKNOWN + 1)])[kinds]
 
 
 def segments_of(kinds: Kinds) -> list[Segment]:

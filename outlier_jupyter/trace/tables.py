@@ -15,6 +15,7 @@ from ..errors import TraceError
 from ..values import one_of
 from . import predictions
 from .measures import bytes_per_step, hits_per_step
+from .segments import kind_names, kinds_read
 from .time_parts import parts_of_tokens
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ PHASES = np.array(["prefill", "decode"])
 def token_columns(trace: Trace) -> Columns:
     """One row per token: the token, the one sampled after it, phase, call, ms, hits, misses, bytes.
 
+    `kind` is that of the token read, if it was recorded.
+
     The tokens of a prefill call share its time equally; a read counts for the first token that
     chose its expert. If recorded, there follow `kl` (nats) and `agrees` (1 or 0), and of the token
     after this one the model's `logprob` (nats), `rank` and `entropy`, then `alternative_1`,
@@ -42,6 +45,7 @@ def token_columns(trace: Trace) -> Columns:
         ("token", "tokens", trace.tokens),
         ("produced", "produced", trace.produced),
         ("phase", "phase", PHASES[trace.phase]),
+        *([("kind", "experts", kind_names(kinds_read(trace)))] if len(trace.kinds) else []),
         ("call", "calls", trace.call),
         ("ms", "calls", trace.step_ns / 1e6),
         ("hits", "hits", hits),

@@ -20,6 +20,7 @@ from ..residency.policies import POLICIES, canonical_name
 from ..residency.replay import Curve, RecordedRouting, lru_curve, simulate
 from ..values import integers, number, one_of, text, texts
 from .cost_model import Cost, fit
+from .segments import ANSWER, KINDS, THINKING, TOOL_CALL, kinds_read
 from .validate import check_routing
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ def what_if(
         experts); lookups, hits, hit_rate, reads, bytes of the whole run; decode_lookups,
         decode_hits, decode_hit_rate, decode_bytes, decode_waits (layers that waited for a read)
         of decode; tokens_per_second, predicted for decode by the cost fitted to the trace's own
-        times, NaN without times. `attrs["cost"]` describes that cost; `attrs["note"]` says why a
-        replay differs from the run, "" if it does not.
+        times, NaN without times. Where several kinds of tokens were generated, as thinking and an
+        answer, the hit rate of each: thinking_hit_rate, answer_hit_rate. `attrs["cost"]` describes
+        that cost; `attrs["note"]` says why a replay differs from the run, "" if it does not.
 
     Raises:
         OptionError: an unknown policy, or a size below 1.
@@ -150,6 +152,7 @@ class WhatIf:
         self._start = np.zeros((0, 2), np.int16) if after else trace.resident_at_start
         self._decode = trace.calls["phase"] == DECODE
         self._nbytes = np.array(trace.info.expert_nbytes or (0,) * trace.layers, np.int64)
+        self._generated = _generated(trace)
         self._curves: dict[int, Curve] = {}
         self.cost: Cost = fit(trace)
 
@@ -165,9 +168,10 @@ class WhatIf:
         """One row of `what_if`."""
         if slots < 1:
             raise OptionError(f"a cache of {slots} slots holds no expert: give 1 or more")
-        counts = self._by_curve(slots) if policy == "lru" else None
+        counts = self._by_curve(slots) if policy == "lru" and not self._generated else None
+        by_kind: Row = {}
         if counts is None:
-            counts = self._by_replay(policy, slots)
+            counts, by_kind = self._by_replay(policy, slots)
         hits, reads, nbytes, waits = counts
         per_step = (self._trace.experts >= 0).sum(axis=(1, 2))
         lookups = np.array([per_step.sum(), per_step[self._trace.phase == DECODE].sum()])
@@ -192,10 +196,14 @@ class WhatIf:
             "tokens_per_second": self.cost.tokens_per_second(
                 tokens, float(waits[DECODE]), float(nbytes[DECODE])
             ),
+            **by_kind,
         }
 
-    def _by_replay(self, policy: str, slots: int) -> npt.NDArray[np.int64]:
-        """Hits, reads, bytes and layers that waited, in prefill and in decode: int64 [4, 2]."""
+    def _by_replay(self, policy: str, slots: int) -> tuple[npt.NDArray[np.int64], Row]:
+        """Hits, reads, bytes and layers that waited, in prefill and in decode: int64 [4, 2].
+
+        Beside them the hit rates of the generated kinds.
+        """
         outcome = simulate(self._whole, policy, slots, self._start).last(self._routing)
         in_decode = self._trace.phase == DECODE
         per_step = outcome.hits.sum(axis=(1, 2))
@@ -203,7 +211,12 @@ class WhatIf:
         nbytes = outcome.reads.astype(np.int64) @ self._nbytes
         waits = (outcome.reads > 0).sum(axis=1)
         rows = [(per_step, in_decode), *((part, self._decode) for part in (reads, nbytes, waits))]
-        return np.array([[part[~mine].sum(), part[mine].sum()] for part, mine in rows])
+        lookups = (self._trace.experts >= 0).sum(axis=(1, 2))
+        by_kind: Row = {
+            f"{kind.replace(' ', '_')}_hit_rate": _ratio(per_step[mine].sum(), lookups[mine].sum())
+            for kind, mine in self._generated.items()
+        }
+        return np.array([[part[~mine].sum(), part[mine].sum()] for part, mine in rows]), by_kind
 
     def _by_curve(self, slots: int) -> npt.NDArray[np.int64] | None:
         """The same for LRU, from stack distances; None where these are not exact."""
@@ -222,6 +235,13 @@ class WhatIf:
             total[0] += curve.hit(share)
             total[1:] += curve.missed(share)
         return total
+
+
+def _generated(trace: Trace) -> dict[str, npt.NDArray[np.bool_]]:
+    """The decode steps of each kind, if there are several, as thinking and answer."""
+    kinds, decode = kinds_read(trace), trace.phase == DECODE
+    there = [code for code in (THINKING, ANSWER, TOOL_CALL) if (decode & (kinds == code)).any()]
+    return {KINDS[c]: np.asarray(decode & (kinds == c)) for c in there if len(there) > 1}
 
 
 def _ratio(part: float, whole: float) -> float:

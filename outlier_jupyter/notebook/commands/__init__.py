@@ -26,6 +26,7 @@ from . import (
     resize,
     run,
     save,
+    segments,
     status,
     sweep,
     tokens,
@@ -48,7 +49,7 @@ def register(command: Command) -> None:
 
 for _module in (
     load, run, plan, repack, bench, chat, compare, explain, expert, tokens, what_if, measures,
-    atlas, view, save, open_run, report, ablate, sweep, resize, unload, status, memory,
+    segments, atlas, view, save, open_run, report, ablate, sweep, resize, unload, status, memory,
 ):  # fmt: skip
     register(_module.COMMAND)
 

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     add_runs(parser)
     parser.add_argument(
-        "--by", metavar="runs|tokens",
-        help="colour a unit by the run, or by the kind of token, that activates it beyond chance",
+        "--by", metavar="runs|tokens|segments",
+        help="colour a unit by the run, the class of token, or the segment (thinking, answer …), "
+        "that activates it beyond chance",
     )  # fmt: skip
     parser.add_argument(
-        "--phase", metavar="prefill|decode", help="use only the prompts, or only the answers"
+        "--phase",
+        metavar="prefill|decode|KIND",
+        help="use only the prompts, what was generated, or a kind of token, as thinking",
     )
     add_output(parser, "figure")
 

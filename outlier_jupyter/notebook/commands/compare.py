@@ -17,7 +17,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=variable, help="variables that hold runs")
     add_output(parser, "Comparison")
     parser.add_argument(
-        "--phase", metavar="prefill|decode", help="compare only the prompts, or only the answers"
+        "--phase",
+        metavar="prefill|decode|KIND",
+        help="compare only the prompts, what was generated, or a kind of token, as thinking",
     )
     parser.add_argument(
         "--domain", dest="domains", action="append", metavar="TEXT",

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--phase", metavar="prefill|decode|all", help="what to measure (decode)")
+    parser.add_argument(
+        "--phase",
+        metavar="prefill|decode|all|KIND",
+        help="what to measure (decode); KIND is a kind of token, as thinking or answer",
+    )
     parser.add_argument(
         "--figure", metavar="layers|time|atlas",
         help="draw a figure instead: by layer, over time, or a map of the experts",

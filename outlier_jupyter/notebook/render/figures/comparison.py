@@ -7,9 +7,11 @@ import plotly.graph_objects as go
 
 from ....formatting import percent, three
 from ....studies.compare import Comparison
+from ....trace.divergence import RoutingDivergence
+from ....trace.segment_answers import SegmentsAnswer
 from ..class_colours import COLOURS, class_numbers
 from ..palette import EITHER, LIGHT, ramp
-from .style import STRIPE, UNDER, matrix_axes, plain, titled
+from .style import STRIPE, UNDER, matrix_axes, no_data, plain, titled, titled_run
 
 ALPHA = 0.05
 MARKED = 60
@@ -27,6 +29,39 @@ def divergence_figure(found: Comparison, first: int = 0, second: int = 1) -> go.
     pair = found.divergence(first, second)
     figure = go.Figure()
     _titled(figure, found, "Divergence of routing by layer (Jensen–Shannon)", first, second)
+    return _by_layer(figure, pair)
+
+
+def segments_figure(found: SegmentsAnswer) -> go.Figure:
+    """Divergence above chance by layer of two kinds of tokens; crosses are the halves of one."""
+    figure = go.Figure()
+    title = f"Routing of {' and '.join(found.kinds)} by layer"
+    pair = found.routing
+    if pair is None:
+        titled_run(figure, found.trace, title)
+        return no_data(figure, found.sentence.rstrip("."))
+    about = (
+        f"{found.trace.info.model} · {pair.permutations:,} permutations of blocks of "
+        f"{pair.block} tokens · 95 % intervals, false discovery rate {percent(ALPHA)}"
+    )
+    titled(figure, title, about, f"Too few tokens to tell: {pair.caution}" if pair.caution else "")
+    _by_layer(figure, pair)
+    if found.halves is not None:
+        figure.add_trace(
+            go.Scatter(
+                x=np.arange(len(pair.js)),
+                y=found.halves.excess,
+                mode="markers",
+                name="two halves of the longer one",
+                marker={"symbol": "x-thin", "size": 7, "line": {"width": 1.2, "color": EITHER.ink}},
+                hovertemplate="layer %{x}<br>halves: %{y:.3~g} bits above chance<extra></extra>",
+            )
+        )
+    return figure
+
+
+def _by_layer(figure: go.Figure, pair: RoutingDivergence) -> go.Figure:
+    """Add the divergence above chance by layer, with its interval."""
     layers = np.arange(len(pair.js))
     sure = np.isin(layers, pair.differing(ALPHA))
     hover = "layer %{x}<br>%{y:.3~g} bits above chance<br>interval %{customdata[0]:.3~g} to "

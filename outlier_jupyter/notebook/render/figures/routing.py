@@ -12,7 +12,8 @@ from plotly.subplots import make_subplots
 from ....formatting import percent
 from ....trace.atlas import NONE, Atlas
 from ....trace.measures import first_token, token_name
-from ....trace.routing_measures import PHASES, SEGMENT, over_time, phase_number, routing_measures
+from ....trace.phases import PHASES, check_phase
+from ....trace.routing_measures import SEGMENT, over_time, routing_measures
 from ....trace.trace import Trace
 from ..class_colours import COLOURS as CLASS_COLOURS
 from ..class_colours import class_numbers
@@ -48,7 +49,7 @@ def measures_figure(trace: Trace, phase: str | None = "decode") -> go.Figure:
     """The measures of one phase by layer, in three panels."""
     figure = make_subplots(rows=3, row_heights=[0.36, 0.36, 0.28], vertical_spacing=0.07,
                            shared_xaxes=True)  # fmt: skip
-    phase_number(phase)  # validated before it is part of a title
+    check_phase(phase)  # validated before it is part of a title
     titled_run(figure, trace, f"Routing by layer, {phase or 'prefill and decode'}", height=800)
     figure.update_xaxes(title_text="layer", row=3, col=1)
     figure.update_yaxes(title_text="share (0 to 1)", range=[-0.03, 1.03], row=1, col=1)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ....errors import OptionError, shown
+from ....errors import OptionError
 from ....events import DECODE, PREFILL
 from ....trace.measures import (
     Timeline,
@@ -24,6 +24,7 @@ from ....trace.measures import (
     timeline,
     token_name,
 )
+from ....trace.phases import check_phase, in_phase, phase_words
 from ....trace.trace import Trace
 from ....values import integer, texts
 from ..palette import EITHER, colorscale
@@ -60,18 +61,19 @@ class Figures:
         """How often each expert was chosen: a heatmap of layers × experts.
 
         Args:
-            phase: `"prefill"` or `"decode"` (or their numbers); None counts all steps.
+            phase: `"prefill"` or `"decode"` (or their numbers), or a kind of token such as
+                `"thinking"`; None counts all steps.
 
         Raises:
-            OptionError: an unknown phase.
+            OptionError: an unknown phase, or a kind where none was recorded.
         """
-        number, part = _phase(phase)
-        trace = self._trace
+        check_phase(phase)
+        trace, part = self._trace, phase_words(phase)
         figure = go.Figure()
         titled_run(figure, trace, f"Routing frequency, {part}")
         matrix_axes(figure, trace.layers)
         reason = no_routing(trace)
-        counts = frequency(trace, number)
+        counts = frequency(trace, in_phase(trace, phase))
         if not reason and not counts.any():
             reason = f"no token of this run was in {part}"
         if reason:
@@ -196,15 +198,6 @@ class Figures:
         if self._line is None:
             self._line = timeline(self._trace, MAX_BINS)
         return self._line
-
-
-def _phase(phase: str | int | None) -> tuple[int | None, str]:
-    if phase is None:
-        return None, "prefill and decode"
-    for name, number in PHASES.items():
-        if isinstance(phase, str | int) and phase in (name, number):
-            return number, name
-    raise OptionError(f"phase={shown(phase)} is unknown: choose 'prefill', 'decode' or None")
 
 
 def _step(trace: Trace, step: int | None) -> int:

@@ -16,6 +16,7 @@ from ....studies import answers as words
 from ....studies.ablate import Ablation
 from ....studies.sweep_result import Sweep
 from ....trace.answers import MeasuresAnswer, WhatIfAnswer
+from ....trace.segment_answers import SegmentsAnswer
 from ....trace.what_if import WhatIf
 from . import answer_charts as charts
 from .explanation import table
@@ -106,6 +107,13 @@ def what_if_html(found: WhatIfAnswer) -> str:
 def measures_html(found: MeasuresAnswer) -> str:
     """What a token shares with the one before, by layer."""
     scenes = [charts.overlap(found.frame)] if found.frame.overlap.notna().any() else []
+    return answer_html(found.sentence, found.table, scenes, found.notes, [numbers(found.frame)])
+
+
+def segments_html(found: SegmentsAnswer) -> str:
+    """Divergence of two kinds of tokens by layer, beside what each kind took."""
+    names = " and ".join(found.kinds)
+    scenes = [] if found.routing is None else [charts.of_layers(found.routing, names)]
     return answer_html(found.sentence, found.table, scenes, found.notes, [numbers(found.frame)])
 
 

@@ -13,6 +13,7 @@ from ....studies.ablate import Ablation
 from ....studies.answers import setting_text
 from ....studies.compare import Comparison
 from ....studies.sweep_result import Sweep
+from ....trace.divergence import RoutingDivergence
 from . import scene as s
 
 if TYPE_CHECKING:
@@ -134,12 +135,16 @@ def overlap(frame: pandas.DataFrame) -> s.Scene:
 
 def divergence(found: Comparison, i: int, j: int) -> s.Scene:
     """Divergence above chance of two runs by layer; layers within chance are pale."""
-    pair = found.pairs[i, j]
+    return of_layers(found.pairs[i, j], f"{found.names[i]} and {found.names[j]}")
+
+
+def of_layers(pair: RoutingDivergence, names: str) -> s.Scene:
+    """The same of two samples with these `names`."""
     title = "Divergence above chance"
     layers, sure = len(pair.js), set(pair.differing().tolist())
     values = np.nan_to_num(pair.excess)
     scene = s.Scene(
-        title, f"{title} of {found.names[i]} and {found.names[j]}, by layer: {len(sure)} of "
+        title, f"{title} of {names}, by layer: {len(sure)} of "
         f"{layers} layers beyond chance, at most {small(float(values.max(initial=0)))} bits.",
     )  # fmt: skip
     x = s.Scale(-0.5, layers - 0.5, s.LEFT, s.RIGHT)

@@ -23,10 +23,12 @@ from ....runs.run import produced_by, step_names
 from ....trace.answers import MEASURED
 from ....trace.explain import slowest
 from ....trace.routing_measures import routing_measures
+from ....trace.segment_answers import segments_answer
 from ....trace.time_parts import meaning, part_name, parts_of_tokens
 from ....trace.trace import Trace
 from ....trace.what_if import WhatIf, note
 from ...live.page import assets, policy, run_page
+from .answer_charts import of_layers
 from .charts import all_charts
 from .explanation import html as explained_html
 from .explanation import table
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 SLOW = 3
 """Number of slow tokens that are explained."""
+PERMUTATIONS = 499
+"""Of the test of the run's segments."""
 SIZES = 9
 """The most cache sizes in the table."""
 
@@ -184,6 +188,20 @@ def _routing(run: Run) -> Iterator[str]:
         yield _framed(f"<details{opened}><summary>{phase}, by layer</summary>{by_layer}</details>")
 
 
+def _segments(run: Run) -> Iterator[str]:
+    if not len(run.trace.kinds):
+        yield "<p>The segments of this run were not recorded.</p>"
+        return
+    found = segments_answer(run.trace, permutations=PERMUTATIONS)
+    charts = [] if found.routing is None else [of_layers(found.routing, " and ".join(found.kinds))]
+    chart = "".join(f'<div class="oj-charts">{image(each)}</div>' for each in charts)
+    if found.routing is not None:
+        yield f"<p>{escape(found.sentence)}</p>"
+    yield _framed(chart + table(found.table[0], found.table[1:]))
+    for each in found.notes:
+        yield f"<p>{escape(each[:1].upper() + each[1:])}.</p>"
+
+
 def _measure(name: str, value: float) -> str:
     if not isfinite(value):
         return "–"
@@ -219,6 +237,7 @@ SECTIONS = {
     "Where the time went": _time,
     "The slowest tokens": _slow,
     "Other cache sizes and policies": _caches,
+    "Segments": _segments,
     "Routing": _routing,
     "Settings and origin": _origin,
 }
