@@ -181,7 +181,11 @@ def _prompt_kinds(engine: Engine, prompt: Encoded, dialect: Dialect) -> PromptKi
     def render(messages: list[dict[str, Any]]) -> str:
         return apply(engine.tokenizer, messages, prompt.variables)
 
-    return prompt_kinds(prompt.text, tokens, prompt.messages, render, dialect)
+    def offsets() -> list[tuple[int, int]]:
+        backend = engine.tokenizer.backend_tokenizer
+        return list(backend.encode(prompt.text, add_special_tokens=False).offsets)
+
+    return prompt_kinds(prompt.text, tokens, prompt.messages, render, dialect, offsets)
 
 
 def _with_changes(

@@ -33,6 +33,8 @@ KIND_OF_ROLE = {
     "system": SYSTEM, "developer": SYSTEM, "user": USER, "human": USER, "assistant": ANSWER,
     "model": ANSWER, "tool": TOOL_RESULT, "function": TOOL_RESULT, "ipython": TOOL_RESULT,
 }  # fmt: skip
+Offsets = Sequence[tuple[int, int]]
+"""The begin and end of each token in characters."""
 MARK = "qX7{}x7Q"
 MARKS = re.compile(r"qX7(\d+)x7Q")
 
@@ -57,6 +59,7 @@ def prompt_kinds(
     messages: Sequence[Message] | None,
     render: Callable[[list[Message]], str],
     dialect: Dialect,
+    offsets: Callable[[], Offsets] = list,
 ) -> PromptKinds:
     """The kinds of the tokens of `text`.
 
@@ -64,6 +67,7 @@ def prompt_kinds(
         tokens: the bytes of each.
         messages: as the template accepted them; None for a raw prompt, which is all the user's.
         render: applies the template to messages.
+        offsets: gives the characters of each token, for a tokenizer that normalises the text.
     """
     try:
         if messages is None:
@@ -73,7 +77,9 @@ def prompt_kinds(
         spans = _aligned(text, messages, parts, render) or list(_searched(text, parts))
         spans = [*spans, *_calls(text, spans, messages, dialect)]
         end = max((end for _, _, end in spans), default=0)
-        return PromptKinds(_of_tokens(text, tokens, spans), _state_after(text[end:], dialect))
+        return PromptKinds(
+            _of_tokens(text, tokens, spans, offsets), _state_after(text[end:], dialect)
+        )
     except Exception:  # a template may raise anything, at any time
         return PromptKinds(bytes([TEMPLATE]) * len(tokens), dialect.initial)
 
@@ -193,24 +199,33 @@ def _state_after(tail: str, dialect: Dialect) -> str:
     return dialect.initial if state[0] == HEADER else str(state[0])
 
 
-def _of_tokens(text: str, tokens: Sequence[bytes], spans: Sequence[Span]) -> bytes:
+def _of_tokens(
+    text: str, tokens: Sequence[bytes], spans: Sequence[Span], offsets: Callable[[], Offsets]
+) -> bytes:
     """The kinds of tokens; a token of a tag and of a message is the message's."""
-    # A character's kind, once for each of its bytes.
     of_sign = bytearray(len(text))
     for kind, begin, end in spans:
         of_sign[begin:end] = bytes([kind]) * (end - begin)
-    if text.isascii():
-        of_byte = bytes(of_sign)
-    else:
+    data, whole = text.encode("utf-8", "replace"), b"".join(tokens)
+    if whole not in (data, b" " + data):  # a normaliser changed what the tokenizer read
+        known = offsets()
+        if len(known) == len(tokens):
+            return bytes(_first(of_sign[begin:end]) for begin, end in known)
+    of_byte = bytes(of_sign)
+    if not text.isascii():
         widths = [len(sign.encode("utf-8", "replace")) for sign in text]
         of_byte = b"".join(
             bytes([kind]) * width for kind, width in zip(of_sign, widths, strict=True)
         )
-    at = sum(map(len, tokens)) - len(of_byte)  # a SentencePiece vocabulary begins with a space
-    at = -max(at, 0)
+    at = min(len(data) - len(whole), 0)  # a SentencePiece vocabulary begins with a space
     out = bytearray()
     for token in tokens:
-        mine = of_byte[max(at, 0) : max(at + len(token), 0)].lstrip(b"\0")
-        out.append(mine[0] if mine else TEMPLATE)
+        out.append(_first(of_byte[max(at, 0) : max(at + len(token), 0)]))
         at += len(token)
     return bytes(out)
+
+
+def _first(kinds: bytes | bytearray) -> int:
+    """The first kind that is not the template's."""
+    mine = kinds.lstrip(b"\0")
+    return mine[0] if mine else TEMPLATE

@@ -62,7 +62,12 @@ def with_thinking(text: str, tokenizer: Any, options: GenerateOptions, dialect: 
     opened = start is not None and text.rstrip().endswith(start)
     if options.thinking == ON:
         return text if opened else text + dialect.opening
-    return f"{text.rstrip()}\n\n{dialect.closing}\n\n" if opened else text + dialect.instead
+    if opened:
+        return f"{text.rstrip()}\n\n{dialect.closing}\n\n"
+    # A template that does not know the tag is of a model that does not think, with its family's
+    # tokenizer: an empty block would be new to it.
+    thinks = dialect.think_end is None or dialect.think_end in template_text(tokenizer)
+    return text + dialect.instead if thinks else text
 
 
 def _switches(tokenizer: Any) -> list[str]:

@@ -16,6 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from outlier_jupyter.engine.dialects import HARMONY, Dialect, dialect_of
 from outlier_jupyter.engine.segments import GeneratedSegments
+from outlier_jupyter.engine.template_variables import with_thinking
+from outlier_jupyter.options import GenerateOptions
+from outlier_jupyter.testing import CHAT_TEMPLATE
 from outlier_jupyter.trace.segments import ANSWER, TEMPLATE, THINKING, TOOL_CALL, texts_of
 
 XTML = ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>")
@@ -169,3 +172,13 @@ def test_a_text_without_tags_stays_as_it_is() -> None:
 def test_a_tokenizer_that_is_no_tokenizer_has_no_tags() -> None:
     """Nothing of it may fail a run."""
     assert dialect_of(object()) == Dialect()
+
+
+def test_a_model_that_only_shares_its_family_s_tokenizer_is_left_alone() -> None:
+    """Its template knows no tags: off changes nothing, and on opens a block."""
+    plain = wrapped(("<think>", "</think>"), CHAT_TEMPLATE)
+    thinker = wrapped(("<think>", "</think>"), CHAT_TEMPLATE + "{# drops </think> #}")
+    off, on = (GenerateOptions(thinking=each) for each in ("off", "on"))
+    assert with_thinking("a", plain, off, dialect_of(plain)) == "a"
+    assert with_thinking("a", plain, on, dialect_of(plain)) == "a<think>\n"
+    assert with_thinking("a", thinker, off, dialect_of(thinker)) == "a<think>\n\n</think>\n\n"

@@ -68,6 +68,15 @@ def test_each_message_of_a_prompt_has_its_kind(real: tuple[str, Engine]) -> None
     assert "Hm, letters." not in run.encoded
 
 
+def test_a_text_that_the_tokenizer_normalises_has_its_kind(real: tuple[str, Engine]) -> None:
+    """Qwen's tokenizer composes accents, so that its tokens are shorter than the text."""
+    _, engine = real
+    long = "e\u0301" * 30
+    messages = [{"role": "user", "content": long}, {"role": "assistant", "content": "A letter."}]
+    found = said(engine.generate([*messages, {"role": "user", "content": "So?"}], **QUIET))
+    assert found["answer"] == ["A letter."] and found["user"][-1] == "So?"
+
+
 def test_streamed_pieces_are_the_tokenizer_s_decoding(real: tuple[str, Engine]) -> None:
     """For random tokens of any kind: special ones, parts of characters, tags."""
     _, engine = real
