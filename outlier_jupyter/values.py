@@ -79,6 +79,15 @@ def whole(name: str, value: Any) -> int:
     raise refused(name, value, "a value of type int")
 
 
+def is_whole(value: Any) -> bool:
+    """Whether `integer` takes `value`, but for its size."""
+    try:
+        whole("", value)
+    except OptionError:
+        return False
+    return True
+
+
 def number(name: str, value: Any) -> float:
     """A finite number, also NumPy's or MLX's, as a float; an int stays an int.
 

@@ -55,6 +55,7 @@ def test_the_wheel_holds_the_model_and_the_widget(wheel):
     static = ("live.js", "live.css", "chat.js", "chat.css", "LICENSES.txt",
               *(f"{name}.js" for name in MODULES))  # fmt: skip
     for name in ("demo/model.safetensors", "demo/tokenizer.json", "demo/README.md", "py.typed",
+                 "demo/generation_config.json",
                  *(f"notebook/static/{name}" for name in static)):  # fmt: skip
         assert f"outlier_jupyter/{name}" in names
     assert not any(name.startswith(("js/", "tools/", "tests/")) for name in names)

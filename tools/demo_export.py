@@ -53,4 +53,7 @@ def export(
     ends = [tokenizer.token_to_id(END_OF_TURN), tokenizer.token_to_id(END_OF_TEXT)]
     full = {**config, "eos_token_id": ends, "pad_token_id": ends[1]}
     (folder / "config.json").write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+    advice = {"do_sample": False, "eos_token_id": ends, "pad_token_id": ends[1]}
+    text = json.dumps(advice, indent=2) + "\n"
+    (folder / "generation_config.json").write_text(text, encoding="utf-8")
     save_tokenizer(tokenizer, folder, int(str(config["max_position_embeddings"])))

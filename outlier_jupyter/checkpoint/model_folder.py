@@ -12,18 +12,20 @@ import json
 import re
 import stat
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ModelNotFound, UnsupportedModel, place
+from ..errors import CheckpointError, ModelNotFound, UnsupportedModel, place, shown
 
-CONFIG, INDEX, TOKENIZER_CONFIG = (
-    "config.json", "model.safetensors.index.json", "tokenizer_config.json"
+CONFIG, INDEX, TOKENIZER_CONFIG, GENERATION = (
+    "config.json", "model.safetensors.index.json", "tokenizer_config.json",
+    "generation_config.json",
 )  # fmt: skip
-REWRITTEN = (CONFIG, TOKENIZER_CONFIG, "generation_config.json", INDEX)
+REWRITTEN = (CONFIG, TOKENIZER_CONFIG, GENERATION, INDEX)
 DESCRIBING = (".json", ".jinja", ".txt", ".jsonl", ".model", ".tiktoken")
 """Endings of the files that mlx-lm and transformers read beside the shards."""
 TEMPLATES = "additional_chat_templates"
@@ -131,6 +133,19 @@ class ModelFolder:
             )
         return found
 
+    @cached_property
+    def generation(self) -> dict[str, Any]:
+        """The makers' advice in generation_config.json; {} without the file.
+
+        Ends that are no ids are left out with a warning: mlx-lm would take them as they are.
+
+        Raises:
+            CheckpointError: the file is no JSON object.
+        """
+        if GENERATION not in self._names:
+            return {}
+        return _usable(self._read(GENERATION), self.path / GENERATION)
+
     @contextmanager
     def view(self) -> Iterator[Path]:
         """A temporary folder of links for mlx-lm.
@@ -153,7 +168,8 @@ class ModelFolder:
             yield linked
 
     def _without_code(self, name: str) -> dict[str, Any]:
-        config = self.config if name == CONFIG else self._read(name)
+        known = {CONFIG: lambda: self.config, GENERATION: lambda: self.generation}
+        config = known[name]() if name in known else self._read(name)
         if self.trusted:
             return config
         return {
@@ -189,25 +205,7 @@ class ModelFolder:
                     "has: copy config.json from the original model"
                 )
         if (quantization := config.get("quantization")) is not None:
-            self._check_quantization(quantization)
-
-    def _check_quantization(self, quantization: Any) -> None:
-        """Raises CheckpointError: MLX does not know the format."""
-        for part in (
-            quantization,
-            *(quantization.values() if isinstance(quantization, dict) else ()),
-        ):
-            if part is not quantization and not isinstance(part, dict):
-                continue
-            known = isinstance(part, dict) and all(
-                part.get(name, values[0]) in values and not isinstance(part.get(name), bool)
-                for name, values in QUANTIZED.items()
-            )
-            if not known:
-                raise CheckpointError(
-                    f"{place(self.path / CONFIG)} has a quantization that MLX does not know "
-                    f"({str(part)[:60]}): copy config.json from the original model"
-                )
+            _check_quantization(quantization, self.path / CONFIG)
 
     def _content(self) -> str:
         """A description of a folder without a config."""
@@ -297,6 +295,37 @@ class ModelFolder:
                 f"{place(self.path / name)} is no regular file (a folder, pipe or device): put the "
                 "model's file there"
             )
+
+
+def _check_quantization(quantization: Any, file: Path) -> None:
+    """Raises CheckpointError: MLX does not know the format."""
+    parts = quantization.values() if isinstance(quantization, dict) else ()
+    for part in (quantization, *parts):
+        if part is not quantization and not isinstance(part, dict):
+            continue
+        known = isinstance(part, dict) and all(
+            part.get(name, values[0]) in values and not isinstance(part.get(name), bool)
+            for name, values in QUANTIZED.items()
+        )
+        if not known:
+            raise CheckpointError(
+                f"{place(file)} has a quantization that MLX does not know ({str(part)[:60]}): copy "
+                "config.json from the original model"
+            )
+
+
+def _usable(generation: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The content of generation_config.json without ends that are no ids."""
+    ends = generation.get("eos_token_id")
+    each = ends if isinstance(ends, list) else [ends]
+    if ends is None or all(type(end) is int and end >= 0 for end in each):
+        return generation
+    warnings.warn(
+        f"{place(file)} says eos_token_id={shown(ends)}, which are no ids of tokens: config.json's "
+        "are used; copy the file from the original model",
+        stacklevel=2,
+    )
+    return {name: value for name, value in generation.items() if name != "eos_token_id"}
 
 
 def _with_rope(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ router tap and `Stopped`; it does not know the subscribers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -40,7 +40,9 @@ from ..trace.recorder import Recorder
 from ..trace.segments import THINKING, name_of
 from .memory import give_back
 from .next_token import NextToken
+from .prompts import Encoded
 from .reference import Reference
+from .sampling import Sampling
 from .segments import GeneratedSegments, Piece
 from .thinking_budget import ThinkingBudget
 
@@ -54,6 +56,7 @@ UNCOMPUTABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeE
 class Decoding:
     """Generates from `prompt`, the ids not yet in the KV cache `kv`, until done or stopped.
 
+    `reused` are the ids before `prompt`, which the KV cache holds; penalties count them, too.
     `check` is called every `CLEAR_EVERY` tokens and at the end, also after a failure; an error that
     it raises ends the run.
 
@@ -73,10 +76,10 @@ class Decoding:
         kv: list[Any],
         options: GenerateOptions,
         *,
+        sampling: Sampling,
         transcript: Transcript,
         segments: GeneratedSegments,
         closing: list[int],
-        ends: set[int],
         recorder: Recorder,
         tap: RouterTap,
         emit: Callable[[Event], None],
@@ -84,6 +87,7 @@ class Decoding:
         clock: Callable[[], int],
         check: Callable[[], None] = lambda: None,
         reference: Reference | None = None,
+        reused: Sequence[int] = (),
     ) -> None:
         self.read: list[int] = []
         self.generated: list[int] = []
@@ -97,7 +101,7 @@ class Decoding:
         self._prompt = prompt
         self._kv = kv
         self._options = options
-        self._ends = ends
+        self._sampling = sampling
         self._recorder = recorder
         self._tap = tap
         self._emit = emit
@@ -105,7 +109,7 @@ class Decoding:
         self._clock = clock
         self._check = check
         self._reference = reference
-        self._next = NextToken(options)
+        self._next = NextToken(sampling, options.alternatives, reused)
         self._predicted: Predicted | None = None
         if options.thinking_budget is not None and closing:
             most = options.thinking_budget
@@ -153,12 +157,12 @@ class Decoding:
         self._check()
 
     def result(
-        self, prompt: str, encoded: str, reason: str, trace: Trace, spell: Callable[[int], bytes]
+        self, prompt: Encoded, reason: str, trace: Trace, spell: Callable[[int], bytes]
     ) -> Run:
         """The run so far, as a `Run`; the arguments are fields of it."""
         return Run(
-            prompt=prompt,
-            encoded=encoded,
+            prompt=prompt.prompt,
+            encoded=prompt.text,
             text=self.transcript.text,
             tokens=np.array(self.generated, np.int32).view(TokenIds),
             finish_reason=reason,
@@ -252,7 +256,7 @@ class Decoding:
     def _take(self, token: int) -> Step:
         """Add one token and its text, and decide whether the run ends with it."""
         self.generated.append(token)
-        ends, thinking = token in self._ends, self.segments.kind == THINKING
+        ends, thinking = token in self._sampling.ends, self.segments.kind == THINKING
         text = "" if ends else self.transcript.add(token)
         pieces = self.segments.add(text)
         self.segments.take(-1 if ends else self.transcript.seen, thinking)

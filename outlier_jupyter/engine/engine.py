@@ -56,6 +56,8 @@ class Engine:
         tokenizer: mlx-lm's tokenizer.
         config: the model's config.json.
         info: model, slots, reader and machine, as every trace of this engine records them.
+        sampling: the sampling that the model's makers advise (generation_config.json), by the names
+            of `GenerateOptions`; {} if they say nothing.
         routing: `with engine.routing(…):` changes the routing; see `RoutingOptions`.
         last_run: the newest run, also an interrupted or failed one; None before the first. Runs
             that a study (`ablate`, `sweep`) makes internally do not count.
@@ -74,12 +76,14 @@ class Engine:
         executor: ThreadPoolExecutor,
         costs: Costs,
         needs: Needs,
+        sampling: dict[str, float] | None = None,
         ram_gb: float | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.model = model
         self.tokenizer, self.config = tokenizer, config
         self.info, self.options = info, options
+        self.sampling = sampling or {}
         self.last_run: Run | None = None
         self._installed = installed
         self._reader, self._executor = reader, executor
@@ -217,7 +221,7 @@ class Engine:
         """The engine's state now."""
         resident, k = len(self.resident()), self.options.top_k
         where = self._installed, self._reader, resident, k
-        return Status.of(self.info, *where, self.closed, self.last_run)
+        return Status.of(self.info, *where, self.closed, self.last_run, self.sampling)
 
     def memory(self) -> MemoryUse:
         """The memory of this process, part by part; `print` it for a table."""

@@ -49,6 +49,7 @@ from .memory import give_back
 from .memory_budget import MemoryBounds, Needs, fitted, needs_of, slots_of
 from .open_checkpoint import Opened, open_model, open_tokenizer
 from .prefill_chunk import Costs
+from .sampling import model_sampling
 
 if TYPE_CHECKING:
     from ..cpu.modules.install import Native
@@ -139,6 +140,7 @@ def _opened(
     options, needs, ram_gb = _fitted(opened, options, replacing)
     native = _begin_native(module, options.kernels, undo)
     tokenizer = open_tokenizer(folder, config)
+    sampling = model_sampling(folder.generation)
     _check_top_k(options.top_k, switches)
     _warn_if_not_paged(model, config, module)
     pins = parse_pins(options.pin, [switch.experts for switch in switches])
@@ -170,6 +172,7 @@ def _opened(
             executor=executor,
             costs=_costs(config, switches, options.top_k or own_top_k, native),
             needs=needs,
+            sampling=sampling,
             ram_gb=ram_gb,
             clock=clock,
         )

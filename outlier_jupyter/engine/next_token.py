@@ -5,42 +5,32 @@ Both are evaluated together: the one sync per token. Sampler and penalties are m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
-from ..errors import UnsupportedModel
-from ..options import GenerateOptions
+from ..errors import OptionError, UnsupportedModel
 from .predictor import Predictor, Rows, log_probabilities
-
-Processor = Callable[[mx.array, mx.array], mx.array]
+from .sampling import Processor, Sampling
 
 LOST_LIBRARY = "Could not load C++ shared library"
 """MLX's message when another process deleted the file that it had just compiled."""
 
 
 class NextToken:
-    """Chooses a run's tokens.
+    """Chooses a run's tokens; `reused` are ids before those that it reads, which penalties count.
 
     Attributes:
         processors: functions of the ids and their logits, applied in order before the sampler.
     """
 
-    def __init__(self, options: GenerateOptions) -> None:
-        self._predictor = Predictor(options.alternatives)
-        self._sample = make_sampler(
-            options.temperature,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            top_k=options.sample_top_k,
-        )
-        penalty = options.repetition_penalty if options.repetition_penalty != 1.0 else None
-        self.processors: list[Processor] = list(
-            make_logits_processors(None, penalty, options.repetition_context)
-        )
+    def __init__(self, sampling: Sampling, alternatives: int, reused: Sequence[int] = ()) -> None:
+        self._predictor = Predictor(alternatives)
+        self._reused = list(reused)
+        self._sampling = sampling
+        self.processors: list[Processor] = list(sampling.processors)
 
     def read_only(self, logits: mx.array, after: list[int], state: list[Any]) -> Rows | None:
         """Evaluate a prefill chunk: its KV cache's `state`, and what it says of the tokens `after`.
@@ -66,6 +56,7 @@ class NextToken:
 
         Raises:
             UnsupportedModel: the logits are not finite.
+            OptionError: so are those of a user's own processor, or it failed.
         """
         key: Any = mx.random.state[0]  # type: ignore[index]  # mlx.core's stub says object
         try:
@@ -76,6 +67,11 @@ class NextToken:
             high, low = key.tolist()
             mx.random.seed(high << 32 | low)
             token, scale, wanted = self._evaluated(read, tokens, logits)
+        if not isfinite(scale) and self._sampling.own:
+            raise OptionError(
+                "after the logits processors no token can be chosen: the logits hold NaN or "
+                "infinity, or all are -inf; let each processor leave finite logits"
+            )
         if not isfinite(scale):
             raise UnsupportedModel(
                 f"the logits after token {len(read) + len(tokens):,} hold NaN or infinity, so no "
@@ -105,8 +101,9 @@ class NextToken:
         own: mx.array | None = None
         if self.processors:
             own = log_probabilities(logits)  # first: a processor may write into its argument
+            so_far = mx.array(self._reused + read + tokens)
         for process in self.processors:
-            logits = process(mx.array(read + tokens), logits)
+            logits = process(so_far, logits)
         scale = mx.logsumexp(logits, keepdims=True)
         logprobs = logits - scale
-        return self._sample(logprobs), scale, logprobs if own is None else own
+        return self._sampling.sample(logprobs), scale, logprobs if own is None else own

@@ -7,7 +7,7 @@ cache, wait for the lock, connect subscribers, and keep the result however the r
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -17,7 +17,7 @@ from mlx_lm.generate import wired_limit
 
 from ..errors import CheckpointChanged, EngineClosed
 from ..events import PromptEncoded, RunDone
-from ..options import GenerateOptions
+from ..options import GenerateOptions, recorded
 from ..paging import Stopped
 from ..residency.eviction_order import CacheStart
 from ..runs.origin import Origin
@@ -35,6 +35,7 @@ from .prefill_chunk import choose_chunk
 from .prompt_kinds import PromptKinds, prompt_kinds
 from .prompts import Encoded, Prompt, check_length, context_of, encode, vocabulary_of
 from .reference import Reference
+from .sampling import Sampling, completed, sampling_changes
 from .segments import GeneratedSegments
 from .templates import apply
 
@@ -64,21 +65,23 @@ def begin(engine: Engine, prepared: Encoded, settings: GenerateOptions) -> Start
     """A run of an encoded prompt that decodes as its steps are taken.
 
     Raises:
-        OptionError: the prompt is too long.
+        OptionError: the prompt is too long, or an option names no token.
     """
+    settings = completed(settings, engine.sampling)
+    sampling = Sampling.of(settings, engine.tokenizer, engine.config)
     length, kept = len(prepared.tokens), engine._kv_caches.kept_nbytes
     check_length(context_of(engine.config), length, settings.max_tokens, engine.options.force)
     if not engine.options.force:
         check_prompt(length, settings, engine._needs, engine._ram_gb, kept)
     finished: list[Run] = []
     dialect = dialect_of(engine.tokenizer)
-    steps = _steps(engine, prepared, settings, dialect, finished)
+    steps = _steps(engine, prepared, settings, sampling, dialect, finished)
     return StartedRun(engine._interrupts, steps, finished)
 
 
 def _steps(
-    engine: Engine, prompt: Encoded, options: GenerateOptions, dialect: Dialect,
-    finished: list[Run],
+    engine: Engine, prompt: Encoded, options: GenerateOptions, sampling: Sampling,
+    dialect: Dialect, finished: list[Run],
 ) -> Generator[Step, None, None]:  # fmt: skip
     kinds = _prompt_kinds(engine, prompt, dialect)
     with engine._alone(), engine.routing.applied(options):
@@ -92,7 +95,7 @@ def _steps(
         engine._bus.begin(recorder, *Recorder.KINDS)
         reused = prompt.tokens[: len(prompt.tokens) - len(rest)]
         segments = GeneratedSegments(dialect, kinds.state)
-        decoding = _decoding(engine, rest, kv, options, recorder, reused, segments)
+        decoding = _decoding(engine, rest, kv, options, sampling, recorder, reused, segments)
         decoding.keep(prompt.tokens[len(prompt.tokens) - prompt.kept :])
         engine._bus(PromptEncoded(np.array(rest, np.int32), len(reused)))
         try:
@@ -127,7 +130,7 @@ def _recorded(
         trace = recorder.trace(info, whole[len(reused) :])
         spell = engine._vocabulary.bytes_of
         trace.remember(start)
-        run = decoding.result(prompt.prompt, prompt.text, reason, trace, spell)
+        run = decoding.result(prompt, reason, trace, spell)
         origin = Origin(ref(engine), options, prompt)
         ids = np.array(reused, np.int32)
         finished.append(replace(run, reused=ids, branched=prompt.branched, origin=origin))
@@ -149,8 +152,8 @@ def _recorded(
 
 
 def _decoding(
-    engine: Engine, rest: list[int], kv: KVCache, options: GenerateOptions, recorder: Recorder,
-    reused: list[int], segments: GeneratedSegments,
+    engine: Engine, rest: list[int], kv: KVCache, options: GenerateOptions, sampling: Sampling,
+    recorder: Recorder, reused: list[int], segments: GeneratedSegments,
 ) -> Decoding:  # fmt: skip
     pagers = engine._installed.pagers
     reference = Reference(engine.model, engine.routing, pagers, reused, options.prefill_chunk)
@@ -162,7 +165,7 @@ def _decoding(
         transcript=Transcript(engine.tokenizer.detokenizer, options.stop, engine._vocabulary.size),
         segments=segments,
         closing=segments.closing(engine.tokenizer) if options.thinking_budget is not None else [],
-        ends=set(engine.tokenizer.eos_token_ids),
+        sampling=sampling,
         recorder=recorder,
         tap=engine._installed.tap,
         emit=engine._bus,
@@ -170,6 +173,7 @@ def _decoding(
         clock=engine._clock,
         check=partial(check_files, engine),
         reference=reference if options.measure_loss else None,
+        reused=reused,
     )
 
 
@@ -215,8 +219,9 @@ def check_files(engine: Engine) -> None:
 def run_info(engine: Engine, options: GenerateOptions, length: int | None = None) -> TraceInfo:
     """`engine.info` for a run with these options; `length` is its number of tokens, if known."""
     changed = [*engine.routing.words(options), *changed_by(options, length)]
+    changed += sampling_changes(options)
     changed += filter(None, [files_changed(engine)])
-    values = asdict(engine.options) | asdict(options)
+    values = recorded(engine.options) | recorded(options)
     values["top_k"] = options.top_k or engine.options.top_k
     reasons = "; ".join(changed)
     return replace(engine.info, options=values, memory_rate=memory_rate(), changed_output=reasons)

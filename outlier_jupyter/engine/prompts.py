@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ..errors import OptionError, brief
@@ -68,6 +68,8 @@ def encode(
     if not prompt:
         raise OptionError("the prompt is empty: give at least one character")
     dialect = dialect or Dialect()
+    if not options.raw and has_template(tokenizer):
+        options = _answering(options, dialect)
     variables, messages = variables_of(tokenizer, options, dialect), None
     if isinstance(prompt, str) and (options.raw or not has_template(tokenizer)):
         if options.system is not None:
@@ -83,17 +85,44 @@ def encode(
             raise OptionError(f"tools cannot be used, because {why}: leave tools out")
         text = prompt
         starts = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-        tokens = ids_of(tokenizer, text, add_special_tokens=not starts)
+        special = not starts
     else:
         given = _messages(prompt, options.system)
         if options.tools:
             check_takes_tools(tokenizer, options.tools)
             variables |= {"tools": list(options.tools)}
         text, messages = rendered(tokenizer, given, variables)
-        text = with_thinking(text, tokenizer, options, dialect)
-        tokens = ids_of(tokenizer, text, add_special_tokens=False)
-    check_known(tokens, config or {})
-    return Encoded(_prompt_text(prompt), text, tokens, messages, variables)
+        text, special = with_thinking(text, tokenizer, options, dialect), False
+    tokens = ids_of(tokenizer, text, add_special_tokens=special)
+    encoded = Encoded(_prompt_text(prompt), text, tokens, messages, variables)
+    if options.prefill_answer:
+        encoded = _prefilled(tokenizer, encoded, options.prefill_answer, special)
+    check_known(encoded.tokens, config or {})
+    return encoded
+
+
+def _answering(options: GenerateOptions, dialect: Dialect) -> GenerateOptions:
+    """Options with no thinking before an answer whose beginning is given.
+
+    Raises:
+        OptionError: both are requested.
+    """
+    if not options.prefill_answer or not dialect.thinks:
+        return options
+    if options.thinking == "on" or options.thinking_budget is not None:
+        raise OptionError(
+            "prefill_answer cannot be used with thinking: the answer begins at once; leave one out"
+        )
+    return replace(options, thinking="off")
+
+
+def _prefilled(tokenizer: Any, encoded: Encoded, begin: str, special: bool) -> Encoded:
+    """`encoded` with the beginning of the answer, which the model goes on with."""
+    own = encoded.tokens
+    tokens = ids_of(tokenizer, encoded.text + begin, add_special_tokens=special)
+    if tokens[: len(own)] != own:  # the prompt's last token would hold a part of it
+        tokens = own + ids_of(tokenizer, begin, add_special_tokens=False)
+    return replace(encoded, tokens=tokens, kept=len(tokens) - len(own))
 
 
 def ids_of(tokenizer: Any, text: str, **options: Any) -> list[int]:

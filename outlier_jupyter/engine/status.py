@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import nan
 
 from ..checkpoint import Reader
 from ..display import draw
 from ..formatting import answer_text, size_words
+from ..options import NEUTRAL, sampling_words
 from ..paging import Installed
 from ..runs.run import Run
 from ..trace import TraceInfo
@@ -32,6 +34,7 @@ class Status:
         top_k: experts per token in each layer; None if unknown.
         changed_output: why the output differs from the model's own; "" if it does not.
         closed: whether the engine was closed.
+        sampling: how runs sample by default, as the model's makers advise; else "greedy".
         decode_hit_rate: of the last run, NaN without one; `last_run`, its numbers as text.
     """
 
@@ -49,6 +52,7 @@ class Status:
     top_k: int | None
     changed_output: str
     closed: bool = False
+    sampling: str = "greedy"
     decode_hit_rate: float = nan
     last_run: str = field(default="")
 
@@ -62,6 +66,7 @@ class Status:
         top_k: int | None,
         closed: bool = False,
         last_run: Run | None = None,
+        sampling: Mapping[str, float] | None = None,
     ) -> Status:
         """The state of an engine with `resident` experts in RAM; `top_k` as in `LoadOptions`."""
         summary = last_run.summary() if last_run is not None else None
@@ -81,6 +86,7 @@ class Status:
             top_k=top_k or info.native_top_k,
             changed_output=info.changed_output,
             closed=closed,
+            sampling=sampling_words({**NEUTRAL, **(sampling or {})}),
             decode_hit_rate=summary.decode_hit_rate if summary else nan,
             last_run=summary.short() if summary else "",
         )
@@ -129,6 +135,7 @@ class Status:
             ("the rest", f"{size_words(self.dense_nbytes)} of RAM: attention, routers, embeddings"),
             ("reads", self.reader + (f" ({self.reader_note})" if self.reader_note else "")),
             ("kernels", self.kernels),
+            ("sampling", self.sampling),
         ]  # fmt: skip
         if not self.layers:
             rows[:2] = [("experts", "none: the model is dense")]

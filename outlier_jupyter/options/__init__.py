@@ -6,13 +6,14 @@ neither the parsers nor the code that follows the options: `load` and `generate`
 `fields` checks their values, `make` builds them from keyword arguments.
 """
 
-from .fields import CONVERTERS, choices_of, expert_texts, help_of, option, settle
-from .generate import KV_BITS, KV_GROUP_SIZES, GenerateOptions
+from .fields import CONVERTERS, bias_of, choices_of, expert_texts, help_of, option, settle
+from .generate import KV_BITS, KV_GROUP_SIZES, NEUTRAL, GenerateOptions
 from .load import AUTO, KERNELS, READERS, SWEPT, LoadOptions, policy_name, resized
 from .make import make, settled, takes
+from .words import recorded, sampling_words
 
 __all__ = [
-    "AUTO", "CONVERTERS", "KERNELS", "KV_BITS", "KV_GROUP_SIZES", "READERS", "SWEPT",
-    "GenerateOptions", "LoadOptions", "choices_of", "expert_texts", "help_of", "make", "option",
-    "policy_name", "resized", "settle", "settled", "takes",
+    "AUTO", "CONVERTERS", "KERNELS", "KV_BITS", "KV_GROUP_SIZES", "NEUTRAL", "READERS", "SWEPT",
+    "GenerateOptions", "LoadOptions", "bias_of", "choices_of", "expert_texts", "help_of", "make",
+    "option", "policy_name", "recorded", "resized", "sampling_words", "settle", "settled", "takes",
 ]  # fmt: skip

@@ -12,7 +12,18 @@ from dataclasses import Field, field, fields
 from typing import Any
 
 from ..errors import OptionError, shown
-from ..values import boolean, integer, items, number, text, texts, within
+from ..values import (
+    boolean,
+    integer,
+    is_whole,
+    items,
+    natural,
+    number,
+    refused,
+    text,
+    texts,
+    within,
+)
 
 
 def option(default: Any, help: str | Callable[[], str], **rules: Any) -> Any:
@@ -60,6 +71,70 @@ def _expert(name: str, item: Any) -> Any:
     if isinstance(item, tuple | list) and len(item) == 2:
         return ":".join(str(integer(name, part)) for part in item)
     return item
+
+
+def token_names(name: str, value: Any) -> tuple[str, ...]:
+    """Tokens as texts: an id as its digits, others as they are.
+
+    Raises:
+        OptionError: `value` is no id, text, or list of them.
+    """
+    if value is None or isinstance(value, str):
+        return texts(name, value)
+    wanted = "a token's id or text, or several in a list"
+    if is_whole(value):
+        return (str(natural(name, value)),)
+    return texts(name, [_token(name, each) for each in items(name, value, wanted)])
+
+
+def token_biases(name: str, value: Any) -> tuple[str, ...]:
+    """Biases as texts: "42=-5.0" for an item {42: -5.0} of a mapping.
+
+    Raises:
+        OptionError: `value` is no text, list of texts or mapping, or has no number.
+    """
+    if isinstance(value, Mapping):
+        found = texts(name, [f"{_token(name, k)}={number(name, v)!r}" for k, v in value.items()])
+    else:
+        found = texts(name, value)
+    for each in found:
+        bias_of(name, each)
+    return found
+
+
+def bias_of(name: str, each: str) -> tuple[str, float]:
+    """The token and the number of a text of `token_biases`.
+
+    Raises:
+        OptionError: it is not TOKEN=NUMBER.
+    """
+    token, equals, bias = each.rpartition("=")
+    try:
+        if token and equals:
+            return token, float(number(name, float(bias)))
+    except ValueError:
+        pass
+    raise refused(name, each, "TOKEN=NUMBER, such as 42=-5, or {42: -5.0} in Python")
+
+
+def callables(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
+    """One function, or the functions in a list; none for None.
+
+    Raises:
+        OptionError: `value` or one of its items cannot be called.
+    """
+    wanted = "a function of (tokens, logits), or several in a list"
+    if value is None:
+        return ()
+    found = [value] if callable(value) else items(name, value, wanted)
+    for each in found:
+        if not callable(each) or isinstance(each, type):
+            raise refused(name, each, wanted)
+    return tuple(found)
+
+
+def _token(name: str, value: Any) -> Any:
+    return value if isinstance(value, str) else str(natural(name, value))
 
 
 def settle(options: Any) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import OptionError, shown
 from ..tools import schemas_of
 from ..values import refused, seed, texts
-from .fields import expert_texts, option, settle
+from .fields import callables, expert_texts, option, settle, token_biases, token_names
 
 KV_BITS = (2, 3, 4, 5, 6, 8)
 KV_GROUP_SIZES = (32, 64, 128)
 THINKING = ("auto", "on", "off")
+NEUTRAL = {
+    "temperature": 0.0, "top_p": 1.0, "min_p": 0.0, "sample_top_k": 0, "repetition_penalty": 1.0,
+    "presence_penalty": 0.0, "frequency_penalty": 0.0,
+}  # fmt: skip
+"""What a model's makers may give a default for, and the value where they give none."""
 
 
 def template_texts(name: str, value: Any) -> tuple[str, ...]:
@@ -62,20 +67,66 @@ class GenerateOptions:
     """How text is generated; the fields are the keyword arguments of `Engine.generate`."""
 
     max_tokens: int = option(256, "stop after this many generated tokens", low=1)
-    temperature: float = option(0.0, "sampling temperature; 0 takes the likeliest token", low=0)
-    top_p: float = option(
-        1.0, "sample from the likeliest tokens of this total probability", low=0, high=1
+    temperature: float | None = option(
+        None,
+        "sampling temperature; 0 takes the likeliest token. By default this and the next six are "
+        "as the model's generation_config.json says, else the likeliest token is taken",
+        low=0,
     )
-    min_p: float = option(
-        0.0,
+    top_p: float | None = option(
+        None, "sample from the likeliest tokens of this total probability", low=0, high=1
+    )
+    min_p: float | None = option(
+        None,
         "drop tokens whose probability is below this share of the likeliest one's",
         low=0,
         high=1,
     )
-    sample_top_k: int = option(0, "sample from this many likeliest tokens; 0 means all", low=0)
-    repetition_penalty: float = option(1.0, "divide the logits of recent tokens by this", above=0)
-    repetition_context: int = option(20, "how many recent tokens are penalised", low=1)
-    seed: int | None = option(None, "seed of the sampler", low=0, spell=seed)
+    sample_top_k: int | None = option(
+        None, "sample from this many likeliest tokens; 0 means all", low=0
+    )
+    repetition_penalty: float | None = option(
+        None, "divide the logits of recent tokens by this; 1 changes nothing", above=0
+    )
+    presence_penalty: float | None = option(None, "subtract this from the logits of recent tokens")
+    frequency_penalty: float | None = option(
+        None, "subtract this from a token's logit for each time it is among the recent ones"
+    )
+    repetition_context: int = option(
+        20, "how many recent tokens are penalised, those of the prompt included", low=1
+    )
+    logit_bias: tuple[str, ...] = option(
+        (),
+        "TOKEN=NUMBER adds NUMBER to a token's logit, by its id or text, as 42=-5; may be repeated",
+        spell=token_biases,
+    )
+    xtc_probability: float = option(
+        0.0,
+        "with this probability per token drop all likely tokens but the least likely of them (XTC)",
+        low=0,
+        high=1,
+    )
+    xtc_threshold: float = option(
+        0.1, "with --xtc-probability, the probability from which a token is likely", low=0, high=0.5
+    )
+    logits_processors: tuple[Callable[..., Any], ...] = option(
+        (),
+        "functions of the ids so far and the logits [1, vocabulary], both MLX arrays, that return "
+        "the logits to sample from",
+        spell=callables,
+        python_only=True,
+    )
+    seed: int | None = option(
+        None, "seed of the sampler; by default one is drawn, and recorded", low=0, spell=seed
+    )
+    stop_tokens: tuple[str, ...] = option(
+        (),
+        "end after this token, by its id or text, besides the model's own end; may be repeated",
+        spell=token_names,
+    )
+    prefill_answer: str | None = option(
+        None, "the text that the answer begins with, which the model continues", escapes=True
+    )
     stop: tuple[str, ...] = option(
         (),
         "stop before this text; may be repeated. In a flag \\n is a line break, \\t a tab and "

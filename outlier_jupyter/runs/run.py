@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..display import draw
 from ..errors import OptionError, TraceError
 from ..events import DECODE
+from ..options import sampling_words
 from ..system import files
 from ..trace import Trace
 from ..trace.files import write
@@ -24,9 +25,9 @@ from ..values import path as path_of
 from ..values import seed as seed_of
 from .origin import Branch, Origin, engine_of
 from .run_texts import RunTexts
+from .saved_run import fields_of, saved_form
 from .spread import Spread
 from .step import Step as Step
-from .text_stream import readable
 from .token_table import TokenIds, TokensOfRun
 from .token_table import produced_by as produced_by
 
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from ..trace.segment_answers import SegmentsAnswer
     from .token_experts import ExpertUses, TokenExperts
 
-TEXTS = ("prompt", "encoded", "text", "finish_reason", "prefilled")
-"""What a saved run stores besides its trace and tokens."""
-
 
 @dataclass(frozen=True)
 class Run(RunTexts):
@@ -48,7 +46,7 @@ class Run(RunTexts):
     Attributes:
         prompt: the prompt as passed; a conversation as lines of `role: content`.
         encoded: the text the model read, after the chat template.
-        text: the generated text, without a stop word.
+        text: the generated text, without a stop word; after `prefilled`, if the answer began so.
         tokens: int32 [generated], the generated ids, with an end-of-turn token. As a function,
             `run.tokens()`, a table of them with their probabilities: see `token_table`.
         finish_reason: `stop`, `length` or `interrupted`.
@@ -59,7 +57,7 @@ class Run(RunTexts):
         spans: what the text's parts are, without tags: the code of a kind (`trace.segments`), begin
             and end in characters.
         prefilled: the beginning of `text` that was there before the first of `tokens`: the answer
-            that a branch goes on with; else "".
+            that a branch goes on with, or of `prefill_answer`; else "".
         branched: where a branch left another run; None for other runs.
         reused: int32, the prompt's first ids, which were not read (`reuse_kv`); None if unknown.
         origin: the engine and what it was asked; None for a loaded run.
@@ -113,19 +111,7 @@ class Run(RunTexts):
         Raises:
             TraceError: it cannot be written; an existing file is unchanged.
         """
-        texts = {name: getattr(self, name) for name in TEXTS}
-        arrays: dict[str, Any] = {
-            name: getattr(self, name).tolist() for name in ("tokens", "text_ends")
-        }
-        others = self.trace.alternatives[self.trace.alternatives >= 0]
-        arrays["spans"] = [list(span) for span in self.spans]
-        arrays["reused"] = None if self.reused is None else self.reused.tolist()
-        arrays["branched"] = None if self.branched is None else asdict(self.branched)
-        ids = {*self.trace.tokens.tolist(), *self.tokens.tolist(), *others.tolist()}
-        bytes_of = {str(token): self._bytes_of(token) for token in sorted(ids)}
-        pieces = {token: readable(each) for token, each in bytes_of.items() if each}
-        parts = {t: b.hex() for t, b in bytes_of.items() if b != pieces.get(t, "").encode()}
-        return write(self.trace, path, texts | arrays | {"pieces": pieces, "parts": parts})
+        return write(self.trace, path, saved_form(self, self._bytes_of))
 
     @classmethod
     @checked(path=path_of)
@@ -136,22 +122,15 @@ class Run(RunTexts):
             TraceError: no such file, truncated, not a trace, or of an unknown version.
         """
         trace, saved = Trace.load_with_run(path)
-        if saved is None:
-            return cls.of(trace)
-        return cls(
-            str(saved["prompt"]),
-            str(saved["encoded"]),
-            str(saved["text"]),
-            np.array(saved["tokens"], np.int32).view(TokenIds),
-            str(saved["finish_reason"]),
-            trace,
-            np.array(saved["text_ends"], np.int32),
-            tuple((kind, begin, end) for kind, begin, end in saved.get("spans", [])),
-            str(saved.get("prefilled", "")),
-            Branch(**branched) if (branched := saved.get("branched")) else None,
-            None if (reused := saved.get("reused")) is None else np.array(reused, np.int32),
-            _token_bytes=_token_bytes(saved.get("pieces", {}), saved.get("parts", {})),
-        )
+        return cls.of(trace) if saved is None else cls(trace=trace, **fields_of(saved))
+
+    @property
+    def sampling(self) -> str:
+        """How it was sampled: "temperature 0.6, top-p 0.95, seed 7" or "greedy"; "" if unknown.
+
+        With this seed and these options `Engine.generate` repeats the run.
+        """
+        return sampling_words(self.trace.info.options)
 
     def summary(self) -> Summary:
         """The headline numbers."""
@@ -263,7 +242,8 @@ class Run(RunTexts):
         return self
 
     def __repr__(self) -> str:
-        return f"Run({self.generated} tokens, {self.finish_reason} · {self.summary()})"
+        sampled = f", {self.sampling}" if self.trace.info.options.get("temperature") else ""
+        return f"Run({self.generated} tokens, {self.finish_reason}{sampled} · {self.summary()})"
 
     def __str__(self) -> str:
         return self.text
@@ -306,12 +286,6 @@ def repeated(runs: Sequence[Run]) -> Run:
         raise refused("runs", runs, "one run or more, in a list")
     last = found[-1]
     return last if len(found) == 1 else replace(last, repeats=tuple(found))
-
-
-def _token_bytes(pieces: dict[str, str], parts: dict[str, str]) -> dict[int, bytes]:
-    """Each id's bytes from a saved run: `pieces` as text, `parts` in hex."""
-    known = {int(token): text.encode() for token, text in pieces.items()}
-    return known | {int(token): bytes.fromhex(each) for token, each in parts.items()}
 
 
 class Interrupted(KeyboardInterrupt):

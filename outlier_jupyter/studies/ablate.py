@@ -306,7 +306,7 @@ def _texts(
             more = ids_of(engine.tokenizer, text, add_special_tokens=False) if text else []
         else:
             with engine.routing.plain():
-                run = own_run(engine, prompt, **options, **engine.routing.own)
+                run = own_run(engine, prompt, temperature=0, **options, **engine.routing.own)
             text, more = run.text, run.tokens.tolist()
         found.append((text, ids + more, len(ids)))
     return found

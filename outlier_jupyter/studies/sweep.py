@@ -238,7 +238,7 @@ def _runs(
     """
     routing = {"top_k": setting["top_k"]} if "top_k" in setting else {}
     with engine.routing.plain():
-        own_run(engine, plan.prompts[0], max_tokens=WARM_UP, **routing)
+        own_run(engine, plan.prompts[0], max_tokens=WARM_UP, temperature=0, **routing)
         for at, prompt in enumerate(plan.prompts):
             begun = datetime.now(UTC).isoformat(timespec="seconds")
             run = _complete_run(engine, prompt, plan.options | routing)

@@ -103,7 +103,8 @@ class TraceInfo:
         versions: of Python, MLX and the libraries, by name.
         absent: the arrays that were not recorded; they hold placeholder values.
         changed_output: why the output differs from the model's own, "" if it does not: another
-            `top_k`, changed routing, or a quantised or truncated KV cache.
+            `top_k`, changed routing, a quantised or truncated KV cache, or logits that were changed
+            before sampling (a bias, own processors, a schema).
     """
 
     model: str = ""

@@ -6,7 +6,7 @@ import numpy as np
 from mlx_lm.sample_utils import make_sampler
 
 import outlier_jupyter
-from outlier_jupyter.engine import next_token
+from outlier_jupyter.engine import sampling
 
 
 def test_a_sampler_that_lost_its_library_is_called_again_with_the_same_result(tiny, monkeypatch):
@@ -26,6 +26,6 @@ def test_a_sampler_that_lost_its_library_is_called_again_with_the_same_result(ti
     options = {"temperature": 1.0, "seed": 3, "max_tokens": 8}
     with outlier_jupyter.load(tiny, cache_experts=5) as engine:
         expected = engine.generate("What is an expert?", **options)
-        monkeypatch.setattr(next_token, "make_sampler", make)
+        monkeypatch.setattr(sampling, "make_sampler", make)
         again = engine.generate("What is an expert?", **options)
     np.testing.assert_array_equal(again.tokens, expected.tokens)

@@ -117,17 +117,19 @@ class Chat(ToolsMixin, ConversationsMixin, WithSavedView):
         engine = engine_of(engine)
         offered = starters_of(engine, starters)
         keep_in = None if file is None else Path(path_of("file", file))
+        self.model_sampling = engine.sampling
+        own = {name: value for name, value in engine.sampling.items() if name in NAMES}
         self._file: Path | None = None  # until its conversations are restored
         rounds = tool_rounds_of(engine, tools, auto_tools, tool_rounds)
         self.runner = TurnRunner(self, engine, rounds, clock)
         super().__init__(
             f"oj-chat-{uuid.uuid4().hex[:12]}",
-            controls=controls(),
+            controls=controls(engine.sampling),
             starters=offered,
             info=_engine_info(engine),
             kernel_id=kernel_id(),
             notice="" if has_template(engine.tokenizer) else NO_TEMPLATE,
-            **settings,
+            **(own | settings),
         )
         fix_subshell_routing(self.comm)
         self.runner.conversations.current.system = self.system

@@ -1,18 +1,20 @@
 """The chat's settings: one trait and one control for each run option that users change in a chat.
 
 They are made from the fields of `GenerateOptions`, so each name, default, help text and check is
-defined once. `Settings` has the traits; `controls` describes them to the browser.
+defined once; where an option has no default of its own, the model's serves. `Settings` has the
+traits; `controls` describes them to the browser.
 """
 
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import traitlets
 
-from ...options import GenerateOptions, choices_of, help_of, settled
+from ...options import NEUTRAL, GenerateOptions, choices_of, help_of, settled
 
 GROUPS = {
     "Sampling": ("temperature", "top_p", "min_p", "sample_top_k", "seed"),
@@ -36,8 +38,10 @@ LABELS = {
 _FIELDS = {spec.name: spec for spec in fields(GenerateOptions)}
 
 
-def _default(name: str) -> Any:
-    return "" if name == "system" else DEFAULTS.get(name, _FIELDS[name].default)
+def default_of(name: str, model: Mapping[str, float]) -> Any:
+    """A setting's value at first; `model` has the model's own, as `Engine.sampling`."""
+    given = NEUTRAL | DEFAULTS | dict(model)
+    return "" if name == "system" else given.get(name, _FIELDS[name].default)
 
 
 def _kind(name: str) -> str:
@@ -52,7 +56,7 @@ def _kind(name: str) -> str:
 
 
 def _trait(name: str) -> traitlets.TraitType[Any, Any]:
-    default = _default(name)
+    default = default_of(name, {})
     return Setting(default, allow_none=default is None).tag(sync=True)
 
 
@@ -62,15 +66,20 @@ class Setting(traitlets.Any):
     def validate(self, obj: Any, value: Any) -> Any:
         """Check a value by the rules of its option; raises OptionError."""
         name = str(self.name)
-        return _default(name) if value is None else settled(GenerateOptions, {name: value})[name]
+        if value is None:
+            return default_of(name, obj.model_sampling)
+        return settled(GenerateOptions, {name: value})[name]
 
 
 Settings: Any = type(
     "Settings",
     (traitlets.HasTraits,),
-    {name: _trait(name) for name in NAMES},
+    {"model_sampling": {}} | {name: _trait(name) for name in NAMES},
 )
-"""A class with one trait for each of `NAMES`, checked as the options are."""
+"""A class with one trait for each of `NAMES`, checked as the options are.
+
+`model_sampling` has the model's defaults, set before the traits are.
+"""
 
 
 def options_of(settings: Any) -> dict[str, Any]:
@@ -78,7 +87,7 @@ def options_of(settings: Any) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in NAMES} | {"system": settings.system or None}
 
 
-def controls() -> list[dict[str, Any]]:
+def controls(model: Mapping[str, float]) -> list[dict[str, Any]]:
     """The description of the controls for the browser: JSON, in display order."""
     out = []
     for group, names in GROUPS.items():
@@ -93,7 +102,7 @@ def controls() -> list[dict[str, Any]]:
                     "help": help_of(_FIELDS[name]),
                     "kind": _kind(name),
                     "choices": list(choices_of(_FIELDS[name])),
-                    "default": _default(name),
+                    "default": default_of(name, model),
                     "least": least,
                     "most": rules.get("high"),
                     "step": STEPS.get(name, 1),

@@ -34,7 +34,7 @@ def split_prompt(parser: argparse.ArgumentParser, line: str) -> tuple[str, str]:
     return flags, quoted[2] if quoted else rest
 
 
-TEXTS = ("--system", "--stop")
+TEXTS = ("--system", "--stop", "--stop-tokens", "--logit-bias", "--prefill-answer")
 """Flags whose values are text for the model."""
 
 

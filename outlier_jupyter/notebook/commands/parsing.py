@@ -137,6 +137,7 @@ def add_fields(
             words = spec.metadata.get("words", ())
             metavar = "|".join(map(str, choices_of(spec) or (wanted.__name__.upper(), *words)))
             reads = _or_words(wanted, words) if words else wanted
+            reads = unescaped if spec.metadata.get("escapes") else reads
             parser.add_argument(flag, type=reads, metavar=metavar, help=text)
 
 
