@@ -12,7 +12,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
 import outlier_jupyter
-from outlier_jupyter.engine import decode as decoding_module
+from outlier_jupyter.engine import sampling as sampling_module
 from outlier_jupyter.errors import OptionError
 
 TEXT = "the experts that are needed are read from the disk, and the others wait; " * 2
@@ -27,7 +27,7 @@ def unpaged(tiny):
 def logprobs(monkeypatch):
     """Collects the log-probabilities of every sampled token, as float32 [vocabulary]."""
     seen = []
-    make = decoding_module.make_sampler
+    make = sampling_module.make_sampler
 
     def spying(*args, **options):
         sample = make(*args, **options)
@@ -38,7 +38,7 @@ def logprobs(monkeypatch):
 
         return spy
 
-    monkeypatch.setattr(decoding_module, "make_sampler", spying)
+    monkeypatch.setattr(sampling_module, "make_sampler", spying)
     return seen
 
 
