@@ -21,6 +21,7 @@ Schema = dict[str, Any]
 
 DEEPEST = 40
 """The most levels of lists and objects in arguments: copies and pages follow each level."""
+NO_PARSER = "no parser reads this model's calls"
 CALLED = re.compile(r"\s*([\w.-]+)")
 """The function's name, with which gpt-oss's call begins."""
 
@@ -68,15 +69,16 @@ def find_calls(
         schemas: of the tools that the model was offered.
         whole: False if the text was cut off or stopped: a call that did not end is then no call.
     """
-    if not calls_tools(tokenizer):
-        return []
+    known = calls_tools(tokenizer)
     parse = tokenizer.tool_parser if tokenizer.has_tool_calling else _parsed_harmony
     found: list[FoundCall] = []
     for kind, begin, end in spans:
         if kind != TOOL_CALL:
             continue
         call, ended = text[begin:end], text[end:].strip()
-        if ended or whole:
+        if not known:
+            found.append(FoundCall(call, _named_in(call, schemas), error=NO_PARSER))
+        elif ended or whole:
             found += _read(parse, call, schemas)
         else:
             found.append(FoundCall(call, _named_in(call, schemas), error="it was cut off"))

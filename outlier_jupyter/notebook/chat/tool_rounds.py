@@ -46,9 +46,9 @@ class ToolRounds:
         return {"tools": [tool.schema for tool in self.tools]} if self.tools else {}
 
     def read(self, engine: Engine, turn: Turn) -> None:
-        """Find the calls in the turn's answer."""
+        """Find the calls in the turn's answer, also where the model was offered no tools."""
         run, answer = turn.run, turn.answer
-        if run is None or answer is None or not self.tools:
+        if run is None or answer is None:
             return
         schemas = [tool.schema for tool in self.tools]
         whole = run.finish_reason == "stop"

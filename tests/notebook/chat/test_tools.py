@@ -206,6 +206,19 @@ def test_a_malformed_call_does_not_end_the_chat(
     assert chat.answer == "Fine."
 
 
+def test_a_call_in_a_chat_without_tools_is_shown_as_failed(
+    engine: Engine, chat_of: Callable[..., Chat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise nothing would be seen of such an answer."""
+    chat = chat_of()
+    script(monkeypatch, engine, PARIS, "Oh.")
+    chat.send("Paris?")
+    (call,) = chat.messages[-1].tool_calls
+    assert call.state == "failed" and "there is no tool 'weather': there are none" in call.result
+    chat.send("So?")
+    assert responses(chat) == [call.result] and chat.answer == "Oh."
+
+
 def test_a_question_instead_of_a_decision_refuses_the_call(
     engine: Engine, chat_of: Callable[..., Chat], monkeypatch: pytest.MonkeyPatch
 ) -> None:
