@@ -34,7 +34,8 @@ SLOW = (
     "cpu/modules/test_exact.py", "cpu/kernels/test_processors.py", "engine/test_interrupts.py",
     "paging/test_types.py", "paging/test_formats.py", "system/test_hub.py",
     "notebook/test_hosts_of_the_magic.py", "checkpoint/test_model_folder.py",
-    "test_real_tokenizers.py", "notebook/chat/test_real_models.py", "engine/test_tool_calls.py", "engine/test_thinking.py",
+    "test_real_tokenizers.py", "notebook/chat/test_real_models.py", "engine/test_tool_calls.py",
+    "engine/test_thinking.py",
 )  # fmt: skip
 """Rooms and files that `make quick` leaves out."""
 FIRST = (
