@@ -18,6 +18,7 @@ VIEWS = {
     "Run.experts_of": "runs.token_experts:experts_of",
     "Run.report": "notebook.render.static.report:report",
     "Run.mimebundle": "notebook.render.static:run_bundle",
+    "LiveView.branch": "notebook.live.branching:go_on",
     "Trace.view": "notebook.live.widget:of_trace",
     "Trace.sizing": "notebook.render.figures.cache_sizes:sizes_figure",
     "Trace.measures": "notebook.render.figures.routing:measures_figure",

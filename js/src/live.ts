@@ -17,19 +17,23 @@ class Branches {
     private readonly place: HTMLElement,
     private readonly signal: AbortSignal,
   ) {
-    const changed = () => this.draw();
+    const changed = () => this.draw()?.scrollIntoView({ block: "nearest" });
     model.on("change:branches", changed);
     signal.addEventListener("abort", () => model.off("change:branches", changed));
-    changed();
+    this.draw();
   }
 
-  private draw(): void {
+  /** Returns the place of the last one that is new. */
+  private draw(): HTMLElement | undefined {
+    let box: HTMLElement | undefined;
     for (const ref of (this.model.get("branches") ?? []) as string[]) {
       if (this.shown.has(ref)) continue;
       this.shown.add(ref);
-      const box = this.place.appendChild(el("div", "oj-branch"));
-      void this.add(ref, box).catch(() => box.remove()); // a page without a manager of widgets
+      const made = this.place.appendChild(el("div", "oj-branch"));
+      void this.add(ref, made).catch(() => made.remove()); // a page without a manager of widgets
+      box = made;
     }
+    return box;
   }
 
   private async add(ref: string, box: HTMLElement): Promise<void> {

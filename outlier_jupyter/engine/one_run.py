@@ -16,7 +16,7 @@ import numpy as np
 from mlx_lm.generate import wired_limit
 
 from ..errors import CheckpointChanged, EngineClosed
-from ..events import PromptEncoded, RunDone
+from ..events import PromptEncoded, RunDone, TextProduced
 from ..options import GenerateOptions, recorded
 from ..paging import Stopped
 from ..residency.eviction_order import CacheStart
@@ -98,6 +98,8 @@ def _steps(
         decoding = _decoding(engine, rest, kv, options, sampling, recorder, reused, segments)
         decoding.keep(prompt.tokens[len(prompt.tokens) - prompt.kept :])
         engine._bus(PromptEncoded(np.array(rest, np.int32), len(reused)))
+        if decoding.kept:
+            engine._bus(TextProduced(decoding.kept))
         try:
             yield from _recorded(
                 engine, decoding, recorder, start, prompt, kinds.kinds, reused, options, finished

@@ -29,6 +29,7 @@ from outlier_jupyter.notebook.page_modules import MODULES, STATIC
 from outlier_jupyter.notebook.render.static import run_bundle
 from outlier_jupyter.notebook.render.static.report import report
 from outlier_jupyter.runs.run import Run
+from outlier_jupyter.trace.segments import KINDS
 from tests.notebook.conftest import build
 
 WIDTHS = (500, 1000, 1280, 1700)
@@ -95,6 +96,32 @@ def invented_run(text: str = WORDS, seed: int = 5) -> Run:
         ),
         text_ends=ends,
     )
+
+
+def thinking_run() -> Run:
+    """An invented run that thinks before it answers, with what the model found likely."""
+    run = invented_run()
+    trace, words, rng = run.trace, WORDS.split(), np.random.default_rng(3)
+    shares = -np.sort(-rng.dirichlet(np.full(5, 0.6), trace.steps))
+    alternatives = 1000 * np.arange(1, 6) + rng.integers(0, len(words), (trace.steps, 5))
+    ranks = rng.choice([1, 1, 1, 2, 3, 40], trace.steps)
+    among = (trace.produced >= 0) & (ranks <= 5)
+    alternatives[among, ranks[among] - 1] = trace.produced[among]
+    logprobs = np.log(0.98 * shares + 1e-6)
+    own = np.where(ranks <= 5, logprobs[np.arange(trace.steps), np.minimum(ranks, 5) - 1], -7)
+    kinds = np.full(trace.steps + 1, KINDS.index("answer"), np.uint8)
+    kinds[:20], kinds[21:60] = KINDS.index("user"), KINDS.index("thinking")
+    kinds[[20, 60]] = KINDS.index("template")
+    trace = replace(
+        trace,
+        logprobs=np.where(trace.produced < 0, np.nan, own).astype(np.float32),
+        ranks=ranks.astype(np.int32),
+        entropies=-(shares * np.log(shares + 1e-9)).sum(axis=1).astype(np.float32),
+        alternatives=alternatives.astype(np.int32),
+        alternative_logprobs=logprobs.astype(np.float32),
+        kinds=kinds,
+    )
+    return replace(run, trace=trace, spell=lambda t: f" {words[t % 1000 % len(words)]}".encode())
 
 
 def live_traits(run: Run | None = None, running: bool = False) -> dict[str, Any]:
@@ -171,6 +198,13 @@ def all_drawn(page: Page) -> None:
     page.locator(".oj-messages").evaluate("log => { log.style.maxHeight = 'none'; }")
 
 
+def colour_by_segment(page: Page) -> None:
+    """Show what each token belongs to, at a token of the thinking."""
+    page.locator(".oj-colour").select_option("segment")
+    page.locator(".oj-token").nth(24).click()
+    page.mouse.move(1, 1)
+
+
 @dataclass(frozen=True)
 class Scene:
     """What a picture shows.
@@ -197,6 +231,7 @@ SCENES = {
     "pair": Scene(widget="compare", traits=pair_traits, then=scrub),
     "static": Scene(".oj-static", html=lambda: str(run_bundle(invented_run())["text/html"])),
     "report": Scene(html=lambda: report(invented_run())),
+    "thinking": Scene(html=lambda: report(thinking_run()), then=colour_by_segment),
     "chat": Scene(widget="chat", traits=chat_traits, then=all_drawn),
 }
 STYLE = """<style>body{margin:0;background:%(ground)s;--jp-layout-color1:%(ground)s;

@@ -60,7 +60,7 @@ def test_large_differences_count_and_small_ones_do_not() -> None:
 
 
 def test_the_accepted_pictures_are_few_and_small() -> None:
-    """One for each scene, theme and width; all of them together stay below 1.3 MB."""
+    """One for each scene, theme and width; all of them together stay below 1.5 MB."""
     files = sorted(ACCEPTED.glob("*.png"))
     assert len(files) == len(SCENES) * len(THEMES) * len(WIDTHS)
-    assert sum(file.stat().st_size for file in files) <= 1_300_000
+    assert sum(file.stat().st_size for file in files) <= 1_500_000

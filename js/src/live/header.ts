@@ -161,7 +161,7 @@ export class Header {
     if (this.store.state.stale && this.store.running) {
       return "Some messages were lost; the view catches up with the next snapshot.";
     }
-    return this.store.running ? this.message : "";
+    return (this.store.running && this.message) || (this.store.info.branched ?? "");
   }
 
   private async stop(): Promise<void> {

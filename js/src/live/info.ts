@@ -27,6 +27,10 @@ export interface Info {
   columns?: Record<string, string>;
   /** Of a page without a kernel: what the model found likely, by step. */
   likely?: Readonly<Record<string, Likely>>;
+  /** Of a run that goes on from a token of another: where, as a sentence. */
+  branched?: string;
+  /** Characters at the beginning of the text that were there before the first token. */
+  prefilled?: number;
   /** Of a finished run: what was recorded that not every run has. */
   recorded?: readonly string[];
   /** Tokens per second to show, whatever the run computes. */

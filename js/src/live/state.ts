@@ -53,6 +53,8 @@ export class RunState implements ExpertStates {
   text = "";
   textStart = 0;
   textEpoch = 0;
+  /** Characters at the beginning that no token produced: a branch's, or of an answer begun. */
+  prefilled = 0;
   /** How often the state was replaced. */
   epoch = 0;
 
@@ -110,7 +112,7 @@ export class RunState implements ExpertStates {
 
   /** Where the text of a step ends, counted from the run's beginning; NaN if not known. */
   textEndOf(step: number): number {
-    return step < 0 ? 0 : this.steps.at("textEnd", step);
+    return Math.max(this.prefilled, step < 0 ? 0 : this.steps.at("textEnd", step));
   }
 
   /** The steps that chose an expert, among those whose routing is kept. */

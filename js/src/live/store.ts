@@ -74,9 +74,10 @@ export class RunStore implements ColumnSource {
     model.on("msg:custom", this.onMessage as never);
     model.on("change:snapshot", this.onSnapshot);
     model.on("change:status", this.notify);
-    model.on("change:info", this.notify);
+    model.on("change:info", this.onInfo);
     this.saved = new SavedView(model);
     this.connection = new Connection(model, () => this.send({ type: "resync" }), this.notify);
+    this.onInfo();
     this.onSnapshot();
     // After a reload in the middle of a run the trait may be some seconds old.
     if (this.status === "running") this.requestSnapshot();
@@ -87,7 +88,7 @@ export class RunStore implements ColumnSource {
     this.model.off("msg:custom", this.onMessage as never);
     this.model.off("change:snapshot", this.onSnapshot);
     this.model.off("change:status", this.notify);
-    this.model.off("change:info", this.notify);
+    this.model.off("change:info", this.onInfo);
     this.connection.close();
     this.saved.close();
     this.listeners.clear();
@@ -242,6 +243,14 @@ export class RunStore implements ColumnSource {
     else if ("column" in about) this.columns.take(about, words, buffer);
     else this.explanations.set(keyOf(about), { words, token });
   }
+
+  private readonly onInfo = (): void => {
+    const { state } = this;
+    const { prefilled = 0 } = this.info;
+    if (prefilled !== state.prefilled) state.textEpoch += 1;
+    state.prefilled = prefilled;
+    this.notify();
+  };
 
   private readonly onSnapshot = (): void => {
     const value = this.model.get("snapshot") as DataView | ArrayBuffer | null | undefined;

@@ -28,7 +28,7 @@ from .columns import embedded_columns
 from .eviction_orders import all_orders, orders_message
 from .finished_run import frame_of_run
 from .frames import encode
-from .widget import LiveView, header
+from .widget import LiveView, header, of_finished
 
 ANSWERED = 24
 ANSWERS_BYTES = 200_000
@@ -57,7 +57,8 @@ def run_page(run: Run, static: str) -> str:
     Args:
         static: HTML of the static view.
     """
-    info = header(run.trace.info, run.prompt) | {"columns": embedded_columns(run)}
+    info = header(run.trace.info, run.prompt) | of_finished(run)
+    info["columns"] = embedded_columns(run)
     if likely := embedded_alternatives(run, ALTERNATIVES_BYTES):
         info["likely"] = likely
     orders, packed = _orders(run.trace)

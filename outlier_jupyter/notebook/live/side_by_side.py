@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import traitlets
 from ipywidgets import widget_serialization
 
-from ...display import INERT, draw
+from ...display import draw
 from ...errors import OptionError, shown
 from ...runs.run import Run
 from ...system.interactive import attended
@@ -22,7 +21,7 @@ from ...trace import Trace
 from ...values import items, refused
 from ...values import text as text_of
 from ..page_modules import STATIC
-from ..render.displays import WithSavedView
+from ..render.displays import WithSavedView, one_below_another
 from . import open_views
 from .widget import SAVED_NOTE, LiveView
 
@@ -66,13 +65,7 @@ class SideBySide(WithSavedView):
         if not bundles or not self._displays.shown:
             return
         titles = [name for name, run in zip(self.names, runs, strict=True) if run is not None]
-        parts = [
-            f'<p class="{INERT}"><b>{escape(title)}</b></p>{each["text/html"]}'
-            for title, each in zip(titles, bundles, strict=True)
-        ]
-        self.keep({"text/html": "".join(parts), "text/plain": "\n\n".join(
-            f"{title}\n{each['text/plain']}" for title, each in zip(titles, bundles, strict=True)
-        )})  # fmt: skip
+        self.keep(one_below_another(bundles, titles))
 
     @property
     def over(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...engine.decode import StartedRun
@@ -53,11 +54,16 @@ def watch(engine: Engine, prompt: Prompt, *, pace: float | None = None, **option
     return Watched(engine_of(engine), prompt, options, pace)
 
 
-class Watched(LiveView):
-    """A run in progress and its live view; `watch` creates it.
+class RunningView(LiveView):
+    """A run in progress on the engine's thread for `watch`, and its live view.
 
     `status` is "waiting", "running", and at the end "stop", "length", "interrupted" or "error".
     Observers of it are called on the thread that decodes. The view remains after the run.
+
+    Args:
+        engine: whose run it is.
+        start: starts the run; called on the thread that decodes.
+        info: as of `LiveView`.
 
     Attributes:
         run: the `Run`, also if it was interrupted or failed; None until the end.
@@ -65,30 +71,22 @@ class Watched(LiveView):
     """
 
     def __init__(
-        self, engine: Engine, prompt: Prompt, options: dict[str, Any], pace: float | None = None
+        self, engine: Engine, start: Callable[[], StartedRun], info: Mapping[str, object]
     ) -> None:
-        if not isinstance(engine, Engine):
-            raise OptionError(
-                f"{shown(engine)} is not an engine: give what outlier_jupyter.load returns"
-            )
-        # Read here, once: bad values raise now, and a generator can be read only once.
-        prompt, options = as_prompt(prompt), settled(GenerateOptions, options)
-        engine.stream(prompt, **options)  # checks the options; does not start
         self.run: Run | None = None
         self.error: BaseException | None = None
-        self._engine = engine
-        self._request = (prompt, engine.routing.merged(options))
+        self._engine, self._start = engine, start
         self._ended = threading.Event()
         self._stopped = False
         self._thread: int | None = None  # of the run, once it has begun
-        self._begun_by = _execution()
-        text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
         # kernel_id="": the cell has returned by then, so Stop must not interrupt the kernel.
-        info = run_info(engine, engine.routing.options(options))
-        super().__init__(info=header(info, text, pace), on_stop=self.stop, kernel_id="")
+        super().__init__(info=info, on_stop=self.stop, kernel_id="")
         # A kernel that shuts down during a run must not leave MLX running on a thread.
         weakref.finalize(self, _end, engine, self._ended)
-        _begin(self)
+
+    def begin(self) -> None:
+        """Queue the run: it begins after those that are queued."""
+        _worker_of(self._engine).put(self._decode)
 
     @property
     def engine(self) -> Engine:
@@ -157,9 +155,8 @@ class Watched(LiveView):
             engine.subscribe(on_this_thread(on_event), PromptEncoded),
         ]
         try:
-            prompt, options = self._request
             with engine.run_lock.ends_by_itself(lambda: self._stopped):
-                begun = start_run(engine, prompt, options)
+                begun = self._start()
                 for _ in begun.steps:
                     pass
         except (Interrupted, Exception) as error:
@@ -177,6 +174,29 @@ class Watched(LiveView):
                 )
                 self.keep_run(self.run)  # before `wait` returns, after which the kernel may end
                 self._ended.set()
+
+
+class Watched(RunningView):
+    """What `watch` returns: a run of a prompt in progress, and its live view."""
+
+    def __init__(
+        self, engine: Engine, prompt: Prompt, options: dict[str, Any], pace: float | None = None
+    ) -> None:
+        if not isinstance(engine, Engine):
+            raise OptionError(
+                f"{shown(engine)} is not an engine: give what outlier_jupyter.load returns"
+            )
+        # Read here, once: bad values raise now, and a generator can be read only once.
+        prompt, options = as_prompt(prompt), settled(GenerateOptions, options)
+        engine.stream(prompt, **options)  # checks the options; does not start
+        merged = engine.routing.merged(options)
+        self._request, self._begun_by = (prompt, merged), _execution()
+        text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
+        info = run_info(engine, engine.routing.options(options))
+        super().__init__(
+            engine, lambda: start_run(engine, prompt, merged), header(info, text, pace)
+        )
+        _begin(self)
 
 
 def _worker_of(engine: Engine) -> Worker:
@@ -202,7 +222,7 @@ def _begin(watched: Watched) -> None:
     for other in others:
         if cell and other._begun_by[0] == cell and other._begun_by[1] != request:
             other.stop()
-    _worker_of(watched.engine).put(watched._decode)
+    watched.begin()
 
 
 def _execution() -> tuple[str, str]:

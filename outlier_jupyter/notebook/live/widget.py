@@ -17,9 +17,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import traitlets
+from ipywidgets import widget_serialization
 
 from ...display import draw
 from ...runs.run import Run
@@ -27,7 +29,7 @@ from ...trace import Trace, TraceInfo
 from ...trace.time_parts import PARTS, meaning, part_name, parts_with
 from ..ipykernel_fixes import fix_subshell_routing
 from ..page_modules import STATIC, module_message
-from ..render.displays import WithSavedView
+from ..render.displays import WithSavedView, one_below_another
 from . import open_views
 from .alternatives import alternatives_around
 from .answers import answer
@@ -35,7 +37,7 @@ from .columns import answer as column_answer
 from .columns import is_column, recorded
 from .eviction_orders import orders_around
 from .finished_run import frame_of_run
-from .frames import Frame, encode
+from .frames import Frame, encode, utf16_units
 from .merge_frames import History
 
 SAVE_EVERY_S = 4.0
@@ -75,7 +77,8 @@ class LiveView(WithSavedView):
             must only set flags. `stop_requested` is set as well.
         on_branch: called with a generated token's number, from 1, and the id of another token when
             a user wants the finished run to go on from there with that one, on the thread that
-            handles messages; it returns why that cannot be, as a sentence, or "".
+            handles messages; it returns why that cannot be, as a sentence, or "" (default: the
+            branch is shown below, in `branches`).
         clock: a monotonic clock in seconds.
 
     With `kernel_id=""` the view never interrupts the kernel: its Stop is always a message. Use it
@@ -89,6 +92,9 @@ class LiveView(WithSavedView):
     status = traitlets.Unicode(WAITING).tag(sync=True)
     snapshot = traitlets.Bytes(b"").tag(sync=True)
     kernel_id = traitlets.Unicode("").tag(sync=True)
+    branches = traitlets.List(traitlets.Instance(WithSavedView)).tag(
+        sync=True, **widget_serialization
+    )
 
     def __init__(
         self,
@@ -125,8 +131,8 @@ class LiveView(WithSavedView):
     def answer_from(self, run: Run | None) -> None:
         """From now on explain a pinned token or expert with this finished run."""
         self._answer_run = run
-        if run is not None and (found := recorded(run.trace)):
-            self.info = self.info | {"recorded": found}
+        if run is not None and (found := of_finished(run)):
+            self.info = self.info | found
 
     def push(self, frame: Frame) -> float:
         """Send one frame: one message, one buffer. Called on the decode thread.
@@ -172,15 +178,29 @@ class LiveView(WithSavedView):
 
     @property
     def trace_nbytes(self) -> int:
-        """Bytes of the trace of the run that it explains."""
-        return 0 if self._answer_run is None else self._answer_run.trace.nbytes
+        """Bytes of the traces of the run that it explains and of those that go on from it."""
+        return sum(run.trace.nbytes for run in self._runs())
+
+    def _runs(self) -> list[Run]:
+        """The finished run, and below it those that went on from one of its tokens."""
+        below = [run for view in self.branches for run in view._runs()]
+        return below if self._answer_run is None else [self._answer_run, *below]
 
     def keep_run(self, run: Run | None) -> None:
         """Explain with the finished `run` from now on, and make its static view the saved one."""
         self.answer_from(run)
         if run is not None and self._displays.shown:
-            self.keep(draw("Run.mimebundle", run, SAVED_NOTE))
+            bundles: list[dict[str, str]] = [
+                draw("Run.mimebundle", each, SAVED_NOTE) for each in self._runs()
+            ]
+            self.keep(bundles[0] if len(bundles) == 1 else one_below_another(bundles))
         open_views.close_old()
+
+    def close(self) -> None:
+        """Close the widget, and the views below it; only the saved view stays."""
+        super().close()
+        for view in self.__dict__.get("_trait_values", {}).get("branches", ()):
+            view.close()
 
     def _ipython_display_(self) -> None:
         """IPython's hook: display the view, and beside it the static one for saved notebooks."""
@@ -249,10 +269,11 @@ class LiveView(WithSavedView):
 
     def _branch(self, token: object, choose: object) -> None:
         """Go on from a token with another one; the page gets the reason where that cannot be."""
-        words = "Nothing can go on from here."
-        if self.on_branch and isinstance(token, int) and isinstance(choose, int):
-            words = self.on_branch(token, choose)
-        self.send({"type": "branched", "words": words})
+        if not isinstance(token, int) or not isinstance(choose, int):
+            return
+        words = (self.on_branch or partial(draw, "LiveView.branch", self))(token, choose)
+        if words:
+            self.send({"type": "branched", "words": words})
 
     def __repr__(self) -> str:
         model = self.info.get("model", "")
@@ -273,6 +294,17 @@ def header(info: TraceInfo, prompt: str, pace: float | None = None) -> dict[str,
         "prompt": prompt,
         "parts": time_parts(info.kernels),
     }
+
+
+def of_finished(run: Run) -> dict[str, object]:
+    """What the view's header gets once a run is over; no entry that it does not need.
+
+    Returns:
+        recorded: what not every run has, see `columns.recorded`.
+        prefilled: UTF-16 code units at the text's beginning that were there before the first token.
+    """
+    found: dict[str, object] = {"recorded": names} if (names := recorded(run.trace)) else {}
+    return found | ({"prefilled": utf16_units(run.prefilled)} if run.prefilled else {})
 
 
 def time_parts(kernels: str) -> list[dict[str, object]]:

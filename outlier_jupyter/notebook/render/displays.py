@@ -12,8 +12,9 @@ itself requests `last` and inserts it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from html import escape
 from typing import Any
 
 import traitlets
@@ -135,6 +136,19 @@ class WithSavedView(OnDemand):
         if "_displays" in self.__dict__:  # absent if __init__ raised
             self._displays.end()
         super().close()
+
+
+def one_below_another(
+    bundles: Sequence[Mapping[str, str]], titles: Sequence[str] = ()
+) -> dict[str, str]:
+    """Static views of several runs as one, HTML and text, each below its title if there are any."""
+    heads = [f'<p class="{INERT}"><b>{escape(title)}</b></p>' for title in titles]
+    parts = zip(heads or [""] * len(bundles), bundles, strict=True)
+    words = zip([f"{title}\n" for title in titles] or [""] * len(bundles), bundles, strict=True)
+    return {
+        "text/html": "".join(head + each["text/html"] for head, each in parts),
+        "text/plain": "\n\n".join(title + each["text/plain"] for title, each in words),
+    }
 
 
 def _kept(saved: Mapping[str, Any], name: str, hides: bool = False) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from outlier_jupyter.notebook.render.static import SavedView, mimebundle
 from outlier_jupyter.notebook.render.static import charts as charts_of
 from outlier_jupyter.notebook.render.static.report_charts import time_parts
 from outlier_jupyter.notebook.render.static.scene import Box, Picture, Scene, Text, log_ticks, ticks
+from outlier_jupyter.notebook.render.static.text import TEXT_LIMIT, texts
 from outlier_jupyter.trace import Trace
 from outlier_jupyter.trace.measures import (
     first_token,
@@ -27,6 +28,7 @@ from outlier_jupyter.trace.measures import (
     residency,
     timeline,
 )
+from outlier_jupyter.trace.segments import ANSWER, THINKING
 
 MakeTrace = Callable[..., Trace]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -289,3 +291,25 @@ def test_the_report_s_times_stand_at_the_live_view_s_numbers(make_trace: MakeTra
         left, _, width, _ = bars[int(float(words) - first)]
         assert left < x < left + width, words
     assert len(labels) >= 2
+
+
+def test_thinking_and_answer_stand_apart_under_their_names(make_trace) -> None:
+    """Without tags, in HTML and Markdown; a text that is only an answer is one block as before."""
+    text = "<think>I <b>wonder</b></think>It is so."
+    spans = ((THINKING, 7, 22), (ANSWER, 30, len(text)))
+    made = mimebundle(SavedView(text, make_trace(), "stop", "hi", spans))
+    for form in ("text/html", "text/markdown"):
+        assert made[form].index("Thinking") < made[form].index("Answer")
+        assert "Generated text" not in made[form] and "&lt;/think" not in made[form]
+    assert "I &lt;b&gt;wonder&lt;/b&gt;</pre>" in made["text/html"]
+    plain = SavedView(text, make_trace(), "stop", "hi", ((ANSWER, 0, len(text)),))
+    assert "Generated text" in mimebundle(plain)["text/html"]
+
+
+def test_the_parts_of_a_long_text_share_its_limit(make_trace) -> None:
+    """A notebook stays small however much a model thinks."""
+    text = "x" * 10**5
+    view = SavedView(
+        text, make_trace(), "stop", "hi", ((THINKING, 0, 60_000), (ANSWER, 60_000, 10**5))
+    )
+    assert sum(len(part) for _, part in texts(view)) < TEXT_LIMIT + 200

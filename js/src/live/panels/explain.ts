@@ -91,8 +91,8 @@ export class ExplainPanel {
   private drawToken(step: number, input: DrawInput): void {
     const { state, info } = this.store;
     const total = state.steps.at("tokenMs", step);
-    const how = this.store.kindOf(step) === "thinking" ? ", while thinking," : "";
-    setText(this.title, `Why ${input.name(step)}${how} took ${ms(total)}`);
+    const how = this.store.kindOf(step) === "thinking" ? " while thinking" : "";
+    setText(this.title, `Why ${input.name(step)} took ${ms(total)}${how}`);
     const parts = partsOf(info, state);
     this.drawBar(spentBy(state, parts, step), total);
     const answer = this.answer({ step }, input);

@@ -2,7 +2,7 @@
 // there with another token.
 
 import { el, setText } from "../../widget/dom";
-import { integer, nats, probability, quoted } from "../../widget/format";
+import { integer, nats, percent, probability, quoted } from "../../widget/format";
 import type { Alternative, Likely } from "../alternatives";
 import type { RunStore } from "../store";
 
@@ -64,7 +64,8 @@ export class LikelyRow {
     const chosen = token === found.chosen[0];
     const late = chosen && rank > found.others.length ? ` · rank\u202f${integer(rank)}` : "";
     setText(text, quoted(piece) || `#${token}`);
-    setText(share, `${chosen ? "✓\u202f" : ""}${probability(logprob)}${late}`);
+    const short = percent(Number(Math.exp(logprob).toPrecision(2)));
+    setText(share, `${chosen ? "✓\u202f" : ""}${short}${late}`);
     node.style.setProperty("--oj-share", `${(100 * Math.exp(logprob)).toFixed(1)}%`);
     node.classList.toggle("oj-taken", chosen);
     const why = chosen ? "The run has this token." : this.store.branchProblem;

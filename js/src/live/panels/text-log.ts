@@ -67,7 +67,6 @@ export class TextLog {
     signal: AbortSignal,
   ) {
     this.node.setAttribute("aria-label", "Generated text");
-    this.node.append(this.lead);
     this.beginParagraph();
     const scrolled = () => {
       const { scrollHeight, scrollTop, clientHeight } = this.node;
@@ -240,8 +239,9 @@ export class TextLog {
 
   private restart(): void {
     const { state } = this;
-    this.node.replaceChildren(this.lead);
+    this.node.replaceChildren();
     this.beginParagraph();
+    this.rest.before(this.lead);
     this.tokens.clear();
     this.steps = [];
     this.marked.clear();
@@ -251,7 +251,7 @@ export class TextLog {
     this.generation += 1;
     // The text of the oldest step begins where the one before it ended, which is dropped.
     this.next = state.steps.first > 0 ? state.steps.first + 1 : 0;
-    const lead = this.next ? state.textEndOf(state.steps.first) : 0;
+    const lead = this.next ? state.textEndOf(state.steps.first) : state.prefilled;
     this.lead.data = state.text.slice(0, Math.max(0, (lead || 0) - state.textStart));
   }
 

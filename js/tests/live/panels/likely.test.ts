@@ -90,7 +90,7 @@ test("hovering a token shows what was likely in its place, as bars with the chos
   expect(bars().map((bar) => bar.textContent)).toEqual([
     "“\u00a0sea”50\u202f%",
     "“\u00a0river”✓\u202f25\u202f%",
-    "“↵”12.5\u202f%",
+    "“↵”13\u202f%",
   ]);
   expect(bars().map((bar) => bar.style.getPropertyValue("--oj-share"))).toEqual([
     ...["50.0%", "25.0%", "12.5%"],
@@ -185,7 +185,7 @@ test("thinking has its name where it begins, and so has the answer after it", as
   expect([begins().indexOf("thinking"), begins().indexOf("answer")]).toEqual([1, thought.length]);
   token(PROMPT).click();
   await drawn();
-  expect($(".oj-explain h3").textContent).toMatch(/^Why token 2, while thinking, took/);
+  expect($(".oj-explain h3").textContent).toMatch(/^Why token 2 took .* while thinking$/);
   expect($(".oj-text .oj-readout").textContent).toContain("token 2 · thinking · ");
   const select = $(".oj-colour") as HTMLSelectElement;
   select.value = "segment";
@@ -203,4 +203,15 @@ test("a text that is only the answer has no names in it", async () => {
   await open(8);
   await tellKinds(["answer"]);
   expect(all("[data-oj-begins]")).toEqual([]);
+});
+
+test("a text that was begun before the first token stands before it, and is no token", async () => {
+  await open(6);
+  const whole = $(".oj-log").textContent!;
+  const first = all(".oj-token")[0].textContent!;
+  expect(whole.startsWith(first)).toBe(true);
+  model.set("info", { model: "tiny", prefilled: 2 });
+  await drawn();
+  expect($(".oj-log").textContent).toBe(whole);
+  expect(all(".oj-token")[0].textContent).toBe(first.slice(2));
 });

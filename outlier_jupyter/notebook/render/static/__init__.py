@@ -32,7 +32,7 @@ __all__ = ["SavedView", "mimebundle", "run_bundle"]
 
 def run_bundle(run: Run, note: str = "") -> dict[str, str | bytes]:
     """`mimebundle` of a run."""
-    return dict(mimebundle(SavedView(run.text, run.trace, run.finish_reason, run.prompt), note))
+    return dict(mimebundle(SavedView.of(run), note))
 
 
 def mimebundle(view: SavedView, note: str = "") -> dict[str, str]:

@@ -15,7 +15,6 @@ from .scene import HEIGHT, WIDTH, Scene
 from .svg import data_uri
 from .text import (
     PROMPT_LIMIT,
-    TEXT_LIMIT,
     SavedView,
     cache_words,
     ended_words,
@@ -23,6 +22,7 @@ from .text import (
     reader_words,
     shortened,
     table,
+    texts,
     tiles,
     warning,
 )
@@ -91,7 +91,7 @@ def page(view: SavedView, scenes: list[Scene], note: str = "") -> str:
         f'<p class="oj-soft">{escape(note)}</p>' if note else "",
         _head(view),
         _text_block("Prompt", shortened(view.prompt, PROMPT_LIMIT, "")),
-        _text_block("Generated text", shortened(view.text, TEXT_LIMIT, "; see run.text")),
+        *(_text_block(label, text) for label, text in texts(view)),
         _tiles(view),
         f'<div class="oj-charts">{" ".join(image(scene) for scene in scenes)}</div>',
         _details(view),

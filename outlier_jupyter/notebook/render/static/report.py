@@ -66,7 +66,7 @@ def report(run: Run) -> str:
     """The whole page; everything that came from a model or a user is escaped."""
     trace = run.trace
     title = f"Run of {model_words(trace)}"
-    view = SavedView(run.text, trace, run.finish_reason, run.prompt)
+    view = SavedView.of(run)
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',

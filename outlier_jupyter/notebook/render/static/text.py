@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ....formatting import percent, size_words, small, three
 from ....trace.measures import Summary, summarise
+from ....trace.segments import ANSWER, Span, name_of
 from ....trace.trace import Trace
+
+if TYPE_CHECKING:
+    from ....runs.run import Run
 
 READER_WORDS = {
     "direct": "reads past the page cache (direct)",
@@ -26,12 +31,30 @@ PROMPT_LIMIT, TEXT_LIMIT = 400, 20_000
 
 @dataclass(frozen=True)
 class SavedView:
-    """The input of the saved view."""
+    """The input of the saved view; the attributes are those of a `Run`."""
 
     text: str
     trace: Trace
     finish_reason: str
     prompt: str
+    spans: tuple[Span, ...] = ()
+
+    @classmethod
+    def of(cls, run: Run) -> SavedView:
+        """What a run shows."""
+        return cls(run.text, run.trace, run.finish_reason, run.prompt, run.spans)
+
+
+def texts(view: SavedView) -> list[tuple[str, str]]:
+    """The generated text with its label; if it thinks or calls tools, each part with its kind's."""
+    if {kind for kind, _, _ in view.spans} <= {ANSWER}:
+        return [("Generated text", shortened(view.text, TEXT_LIMIT, "; see run.text"))]
+    parts, room = [], TEXT_LIMIT
+    for kind, begin, end in view.spans:
+        part = shortened(view.text[begin:end], max(room, 0), "; see run.text")
+        parts.append((name_of(kind).capitalize(), part))
+        room -= end - begin
+    return parts
 
 
 def reader_words(trace: Trace) -> str:
@@ -181,11 +204,8 @@ def plain(view: SavedView) -> str:
 
 def markdown(view: SavedView) -> str:
     """The text/markdown form: prompt and text in fences they cannot close, and a table."""
-    text = shortened(view.text, TEXT_LIMIT, "; see run.text")
-    parts = [
-        f"**Prompt**\n\n{_fenced(shortened(view.prompt, PROMPT_LIMIT, ''))}",
-        f"**Generated text**\n\n{_fenced(text)}",
-    ]
+    blocks = [("Prompt", shortened(view.prompt, PROMPT_LIMIT, "")), *texts(view)]
+    parts = [f"**{label}**\n\n{_fenced(text)}" for label, text in blocks]
     if caution := warning(view.trace):
         parts.append(f"**Warning.** {_cell(caution)}")
     rows = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in table(view))
