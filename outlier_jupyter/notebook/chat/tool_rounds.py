@@ -65,9 +65,10 @@ class ToolRounds:
             return None
         if turn.round > self.rounds:
             what = "answer in a row" if self.rounds == 1 else "answers in a row"
-            answer.note = (
+            limit = (
                 f"the calls of {self.rounds} {what} ran by themselves, and no more do: allow these"
             )
+            answer.note = "; ".join(filter(None, [answer.note, limit]))
             return None
         allowed = [call for call in answer.tool_calls if not call.over]
         for call in allowed:
