@@ -13,7 +13,7 @@ import mlx.core as mx
 import pytest
 
 from outlier_jupyter import Engine
-from outlier_jupyter.engine import next_token
+from outlier_jupyter.engine import sampling
 from tests.real_tokenizers import PACKAGES
 
 QWEN = PACKAGES / "tokenizer-qwen3" / "models" / "tokenizer_config.json"
@@ -40,7 +40,7 @@ def script(patch: pytest.MonkeyPatch, engine: Engine, *answers: str) -> deque[li
         tokens = iter(left.popleft())
         return lambda logprobs: mx.array([next(tokens)])
 
-    patch.setattr(next_token, "make_sampler", make)
+    patch.setattr(sampling, "make_sampler", make)
     return left
 
 
