@@ -19,9 +19,9 @@ Phase = str | int | None | Mask
 
 def check_phase(phase: Phase) -> None:
     """Raises OptionError: neither a phase nor a kind."""
-    if phase is None or isinstance(phase, np.ndarray) or _number(phase) is not None:
+    if phase is None or _number(phase) is not None:
         return
-    if phase not in KINDS:
+    if not (isinstance(phase, str) and phase in KINDS):
         raise OptionError(
             f"phase={shown(phase)} is unknown: choose 'prefill', 'decode', None for both, or a "
             f"kind of token: {', '.join(KINDS)}"
@@ -34,7 +34,7 @@ def in_phase(trace: Trace, phase: Phase) -> Mask:
     Raises:
         OptionError: unknown, or a kind where none was recorded.
     """
-    if isinstance(phase, np.ndarray):
+    if isinstance(phase, np.ndarray) and phase.dtype == np.bool_ and phase.shape == (trace.steps,):
         return phase
     check_phase(phase)
     if phase is None:
@@ -57,7 +57,7 @@ def phase_words(phase: str | int | None) -> str:
     return next((name for name, number in PHASES.items() if phase == number), str(phase))
 
 
-def _number(phase: str | int) -> int | None:
+def _number(phase: object) -> int | None:
     for name, number in PHASES.items():
         if isinstance(phase, str | int) and phase in (name, number):
             return number

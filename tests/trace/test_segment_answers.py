@@ -83,8 +83,9 @@ def test_measures_and_comparisons_take_a_kind_as_their_phase() -> None:
     assert np.allclose(compared.divergence(0, 1).js, alone.divergence(0, 1).js)
     with pytest.raises(OptionError, match="segments were not recorded"):
         Run.of(sticky(1)).measures("thinking")
-    with pytest.raises(OptionError, match="phase='thoughts' is unknown"):
-        run.measures("thoughts")
+    for wrong in ("thoughts", np.zeros(3, bool), np.arange(trace.steps), ["thinking"]):
+        with pytest.raises(OptionError, match="is unknown: choose 'prefill', 'decode'"):
+            run.measures(wrong)
 
 
 def test_other_caches_are_told_by_kind() -> None:
