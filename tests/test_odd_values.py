@@ -97,6 +97,8 @@ def of_runs(engine, run):
         "Run.load": Run.load, "Trace.load": Trace.load, "Run.of": Run.of,
         "save": run.save, "trace.save": trace.save, "report": run.report,
         "measures": run.measures, "explain": run.explain,
+        **{f"compare_segments {n}": lambda v, n=n: run.compare_segments(
+            **{"permutations": 9, n: v}) for n in ("first", "second", "permutations", "seed")},
         "explain rate": lambda v: run.explain(1, v), "step_of": run.step_of,
         "text_of": run.text_of, "piece": run.piece, "pieces": run.pieces,
         "piece_at": run.piece_at, "piece_after": run.piece_after,
