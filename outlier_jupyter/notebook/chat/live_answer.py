@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...engine.engine import Engine
 from ...events import Sink
 from ...runs.run import Run
 from ..live.show import NextRunFrames, make_view
+from .branching import branch_from_view
 
 if TYPE_CHECKING:
     from .chat import Chat
@@ -32,10 +34,11 @@ class LiveAnswer:
             previous.close()
         return self._frames
 
-    def finish(self, run: Run | None) -> None:
-        """Show the last frame of the run that ended, or failed without one."""
+    def finish(self, run: Run | None, number: int) -> None:
+        """Show the last frame of the run that ended, or failed without one; `number` is its own."""
         frames, self._frames = self._frames, None
         if frames is not None and self._chat.live is not None:
             reason = run.finish_reason if run is not None else "error"
             self._chat.live.answer_from(run)
             self._chat.live.finish(reason, frames.last_frame(run))
+            self._chat.live.on_branch = partial(branch_from_view, self._chat, number)

@@ -272,7 +272,7 @@ class TurnRunner:
                 self._chat.notice = str(turn.error)
             following = self.updates.turn = self._tools.following(turn)
             self.publish(during_answer=following is not None)
-            self._live.finish(run)
+            self._live.finish(run, number)
             if turn.branch is not None and answer is not None:
                 self._chat.show_run(number)
         if following is None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ...formatting import percent, size_words, three
+from ...formatting import count, percent, size_words, three
 from ..render.static.page import ROOT, STYLE
 from .conversations import ASSISTANT, RUNNING, Conversation, Conversations, Message
 from .tool_calls import DONE, FAILED, PROPOSED, REFUSED, WORKING
@@ -124,8 +124,9 @@ class MessagePart:
 
 
 def _parts(message: Message) -> list[MessagePart]:
-    """The thinking, which may be empty, the text, and the tool calls with their results."""
-    out = [MessagePart(thought(message.thinking), message.thinking.get("text", ""))]
+    """The thinking, if any, the text, and the tool calls with their results."""
+    thinking = message.thinking.get("text", "")
+    out = [MessagePart(thought(message.thinking), thinking)] if thinking else []
     out.append(MessagePart("", message.text or ("" if message.tool_calls else "(no text)")))
     for call in message.tool_calls:
         arguments = ", ".join(
@@ -143,7 +144,8 @@ def thought(thinking: dict[str, Any]) -> str:
     """The line above a model's thinking; "" without any."""
     if not thinking:
         return ""
-    return f"Thought for {three(thinking['seconds'])} s, {thinking['tokens']:,.0f} tokens"
+    tokens = count(round(thinking["tokens"]), "token")
+    return f"Thought for {three(thinking['seconds'])} s · {tokens}"
 
 
 def _annotation(message: Message, form: str, write: Callable[[str], str] = str) -> str:
@@ -177,14 +179,7 @@ def _html(model: str, notes: list[str], shown: list[Shown]) -> str:
         )
         for message in each.messages:
             label = _author(message) + escape(_annotation(message, " · {}"))
-            thinking, *rest = _parts(message)
-            if thinking.text:
-                # Folded, as in the chat.
-                blocks.append(
-                    f"<details><summary>{escape(thinking.label)}</summary>"
-                    f"{_block('', thinking.text)}</details>"
-                )
-            blocks += [_block(escape(part.label) or label, part.text) for part in rest]
+            blocks += [_html_part(part, label) for part in _parts(message)]
         if len(shown) > 1:
             title = " · ".join([each.conversation.label, *each.notes])
             opened = "" if index else " open"
@@ -194,6 +189,13 @@ def _html(model: str, notes: list[str], shown: list[Shown]) -> str:
         parts += blocks
     parts.append(f'<p class="oj-soft">{escape(_how_to_go_on(model))}</p>')
     return "\n".join([*parts, "</div>"])
+
+
+def _html_part(part: MessagePart, label: str) -> str:
+    """The text under the message's label; thinking and tool calls are folded, as in the chat."""
+    if not part.label:
+        return _block(label, part.text)
+    return f"<details><summary>{escape(part.label)}</summary>{_block('', part.text)}</details>"
 
 
 def _block(label: str, text: str) -> str:
@@ -211,12 +213,14 @@ def _markdown(model: str, notes: list[str], shown: list[Shown]) -> str:
             parts.append(f"*System prompt*\n\n{code_block(each.conversation.system)}")
         for message in each.messages:
             head = f"**{_author(message)}**{_annotation(message, ' · {}', _inline)}"
-            parts += [
-                f"{f'*{_inline(part.label)}*' if part.label else head}\n\n{code_block(part.text)}"
-                for part in _parts(message)
-                if part.text
-            ]
-    return "\n\n".join([*parts, _inline(_how_to_go_on(model))])
+            for part in _parts(message):
+                block = code_block(part.text) if part.text else ""
+                if part.label:
+                    # Folded where a renderer takes these tags; the label is ours as well.
+                    head_of = f"<details><summary>{escape(part.label)}</summary>"
+                    block = f"{head_of}\n\n{block}\n\n</details>"
+                parts += [block] if part.label else [head, block]
+    return "\n\n".join(filter(None, [*parts, _inline(_how_to_go_on(model))]))
 
 
 def _plain(shown: list[Shown]) -> Iterator[str]:
@@ -225,9 +229,9 @@ def _plain(shown: list[Shown]) -> Iterator[str]:
             yield f"{each.conversation.label} ({', '.join(each.notes)})"
         for message in each.messages:
             for part in _parts(message):
-                if part.label and part.text:
+                if part.label:
                     yield f"{part.label}: {part.text}"
-                elif not part.label:
+                else:
                     yield f"{_author(message)}: {part.text}{_annotation(message, ' [{}]')}"
 
 

@@ -59,6 +59,15 @@ def test_the_page_and_a_view_of_the_run_ask_for_branches(engine: Engine, chat: C
     assert {each["request"] for each in sent(chat, "refused")} >= {"r8", "r9"}
 
 
+def test_the_view_of_a_watched_answer_branches_as_well(engine: Engine, chat: Chat) -> None:
+    """Once its run is over, it asks the chat."""
+    chat.watch = True
+    first = chat.send("Hello", max_tokens=6)
+    assert chat.live is not None and chat.live.on_branch(3, other(first, 3)) == ""
+    idle(chat)
+    assert len(chat.runs) == 2 and chat.messages[-1].numbers["run"] == 2
+
+
 def test_a_run_of_another_conversation_is_refused(engine: Engine, chat: Chat) -> None:
     """A branch is a version of an answer that is here."""
     first = chat.send("Hello", max_tokens=6)

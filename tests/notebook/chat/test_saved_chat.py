@@ -15,6 +15,7 @@ import outlier_jupyter
 from outlier_jupyter.notebook.chat import saved_chat
 from outlier_jupyter.notebook.chat.chat import Chat
 from outlier_jupyter.notebook.chat.conversations import ASSISTANT, ROOT, USER, Conversations
+from outlier_jupyter.notebook.chat.tool_calls import ToolCall
 from outlier_jupyter.notebook.render import displays
 
 
@@ -36,6 +37,7 @@ def test_every_form_has_the_conversation() -> None:
     for form in made.values():
         assert "What is an expert?" in form and "One of **many**." in form
         assert "1,024 tokens · 41.3 tokens/s · cut off at the token limit" in form
+        assert form.count("You") == form.count("Answer") == 1
     assert "oj-static " in made["text/html"] and ' oj-transcript"' in made["text/html"]
     assert "Be brief." in made["text/html"] and "Be brief." in made["text/markdown"]
 
@@ -93,6 +95,45 @@ def test_markdown_makes_no_element_of_what_was_written(text: str) -> None:
     made = saved_chat.bundle(text, chats)["text/markdown"]
     for name, elements in rendered(made).items():
         assert elements <= {"p", "strong", "em", "pre", "code", "div", "span"}, (name, made)
+
+
+def with_parts(text: str) -> Conversations:
+    """A conversation whose answer thought first and called a tool; all their texts are `text`."""
+    chats = conversations("What is it?", "It is so.")
+    answer = chats.current.path()[-1]
+    answer.thinking = {"text": text, "seconds": 12.3, "tokens": 1310}
+    answer.tool_calls = [ToolCall("call00001", text, {"query": text, "most": 3}, "done", text)]
+    return chats
+
+
+def test_thinking_and_tool_calls_are_folded_around_the_answer() -> None:
+    """HTML and Markdown have them behind their titles, before and after the answer's text."""
+    made = saved_chat.bundle("demo", with_parts("search"))
+    for form in (made["text/html"], made["text/markdown"]):
+        assert form.count("<details><summary>") == form.count("</details>") == 2
+        assert "Thought for 12" in form and "1,310 tokens" in form.replace("\\", "")
+        assert form.index("Thought for") < form.index("It is so.") < form.index("Tool call")
+    assert "It is so." in made["text/plain"] and "search" in made["text/plain"]
+
+
+def test_an_answer_of_calls_alone_needs_no_text() -> None:
+    """Where there is a tool call, an empty text is not remarked on."""
+    chats = with_parts("x")
+    chats.current.path()[-1].text = ""
+    made = saved_chat.bundle("demo", chats)
+    assert all("(no text)" not in form for form in made.values())
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_folded_parts_make_no_element_of_what_was_written(text: str) -> None:
+    """Thinking, and a call's name, arguments and result, are text in HTML and Markdown."""
+    made = saved_chat.bundle("demo", with_parts(text))
+    allowed = {"p", "strong", "em", "pre", "code", "div", "span", "details", "summary"}
+    for name, elements in rendered(made["text/markdown"]).items():
+        assert elements <= allowed, (name, made)
+    page = Elements()
+    page.feed(made["text/html"])
+    assert page.seen <= allowed | {"style"}
 
 
 @given(st.text(st.sampled_from("`~<>![]()$\\|*_#-:@.\n\r\u2028 ab"), max_size=60))
