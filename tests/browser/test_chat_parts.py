@@ -20,7 +20,7 @@ SCRIPTED = '''
 import time
 import mlx.core as mx
 import outlier_jupyter
-from outlier_jupyter.engine import next_token
+from outlier_jupyter.engine import sampling
 
 engine = outlier_jupyter.load({folder!r}, cache_experts=8)
 answers = iter({answers!r})
@@ -40,7 +40,7 @@ def make_sampler(*_, **__):
     return lambda logprobs: mx.array([next(said)])
 
 
-next_token.make_sampler = make_sampler
+sampling.make_sampler = make_sampler
 
 
 def weather(city: str) -> str:
