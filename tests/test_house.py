@@ -73,6 +73,7 @@ ONLY_IN = {
     "mmap": {"checkpoint", "system"},
     "scipy": {"studies", "trace"},
     "fcntl": {"checkpoint"},
+    "llguidance": {"engine"},
 }
 """Library → the rooms that may import it."""
 LATE = {"display": {"notebook"}}
@@ -133,8 +134,8 @@ def test_rooms_import_those_above_them():
 
 
 HEAVY = {
-    "IPython", "anywidget", "huggingface_hub", "mlx", "mlx_lm", "numba", "pandas", "plotly",
-    "pyarrow", "scipy", "traitlets", "tqdm", "transformers",
+    "IPython", "anywidget", "huggingface_hub", "llguidance", "mlx", "mlx_lm", "numba", "pandas",
+    "plotly", "pyarrow", "scipy", "traitlets", "tqdm", "transformers",
 }  # fmt: skip
 """Libraries that justify a late import: they are slow to import, or may be missing."""
 

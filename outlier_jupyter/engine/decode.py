@@ -44,6 +44,7 @@ from .prompts import Encoded
 from .reference import Reference
 from .sampling import Sampling
 from .segments import GeneratedSegments, Piece
+from .structured import Constraint
 from .thinking_budget import ThinkingBudget
 
 CLEAR_EVERY = 256
@@ -115,6 +116,12 @@ class Decoding:
             most = options.thinking_budget
             self.budget = ThinkingBudget(most, closing, segments, self.generated)
             self._next.processors.append(self.budget)
+        self._constraint: Constraint | None = None
+        if sampling.matcher is not None:
+            self._constraint = Constraint(
+                sampling.matcher, segments.answers, self.generated, sampling.openings
+            )
+            self._next.processors.append(self._constraint)  # last: nothing may undo it
         if options.seed is not None:
             mx.random.seed(options.seed)
 
@@ -122,12 +129,17 @@ class Decoding:
         """Begin the text with these ids, which are the prompt's last; before any step.
 
         Raises:
-            OptionError: they hold a stop word.
+            OptionError: they hold a stop word, or the answer cannot follow the schema.
         """
+        answer: list[int] = []
         for token in tokens:
+            answers = self.segments.answers()
             thinking = self.segments.kind == THINKING
             self.segments.add(self.transcript.add(token))
             self.segments.take(self.transcript.seen, thinking)
+            answer = [*answer, token] if answers and self.segments.answers() else []
+        if self._constraint is not None:
+            self._constraint.begin(answer)
         if self.transcript.stopped:
             raise OptionError(
                 "with the chosen token the answer ends at a stop word, so there is nothing to go "

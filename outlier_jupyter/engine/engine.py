@@ -39,10 +39,11 @@ from .memory import MemoryUse, cache_cap, measure, outside_mlx
 from .memory_budget import MemoryBounds, Needs, fitted
 from .one_run import start_run
 from .prefill_chunk import Costs
-from .prompts import Prompt
+from .prompts import Prompt, vocabulary_of
 from .routing_options import RoutingOptions
 from .run_lock import RunLock
 from .status import Status
+from .structured import Grammars
 from .threads import leave_thread as leave_thread
 from .threads import thread_cleanup
 from .vocabulary import Vocabulary
@@ -96,6 +97,8 @@ class Engine:
         self._needs, self._ram_gb = needs, ram_gb
         self._kv_caches = KVCaches(model, round(options.kept_kv_gb * 1e9))
         self._vocabulary = Vocabulary(tokenizer)
+        size = max(vocabulary_of(config), self._vocabulary.size)
+        self._grammars = Grammars(tokenizer, self._vocabulary.bytes_of, size)
         self._python_nbytes = outside_mlx()
         self.routing = RoutingOptions(
             installed.routing_override, info.experts_per_layer, info.native_top_k, options.top_k

@@ -69,6 +69,8 @@ def begin(engine: Engine, prepared: Encoded, settings: GenerateOptions) -> Start
     """
     settings = completed(settings, engine.sampling)
     sampling = Sampling.of(settings, engine.tokenizer, engine.config)
+    if settings.schema is not None:
+        sampling = _constrained(engine, sampling, prepared, settings)
     length, kept = len(prepared.tokens), engine._kv_caches.kept_nbytes
     check_length(context_of(engine.config), length, settings.max_tokens, engine.options.force)
     if not engine.options.force:
@@ -77,6 +79,18 @@ def begin(engine: Engine, prepared: Encoded, settings: GenerateOptions) -> Start
     dialect = dialect_of(engine.tokenizer)
     steps = _steps(engine, prepared, settings, sampling, dialect, finished)
     return StartedRun(engine._interrupts, steps, finished)
+
+
+def _constrained(
+    engine: Engine, sampling: Sampling, prompt: Encoded, options: GenerateOptions
+) -> Sampling:
+    """`sampling` of an answer that follows the schema; thinking may come before it."""
+    assert options.schema is not None
+    dialect, openings = dialect_of(engine.tokenizer), ()
+    if dialect.opening and options.thinking != "off" and not prompt.kept:
+        openings = tuple(engine.tokenizer.encode(dialect.opening, add_special_tokens=False)[:1])
+    matcher = engine._grammars.matcher(options.schema, sampling.ends)
+    return replace(sampling, matcher=matcher, openings=openings)
 
 
 def _steps(

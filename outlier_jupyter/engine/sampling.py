@@ -77,6 +77,8 @@ def sampling_changes(options: GenerateOptions) -> list[str]:
     if count := len(options.logit_bias):
         reasons.append(f"a bias on {count} token{'' if count == 1 else 's'}")
     reasons += [f"logits processor {name_of(each)}" for each in options.logits_processors]
+    if options.schema is not None:
+        reasons.append(f"constrained to {options.schema.words}")
     return reasons
 
 
@@ -89,12 +91,16 @@ class Sampling:
         processors: what changes the logits before, in order.
         ends: ids after which the run ends.
         own: whether the user's own processors are among them.
+        matcher: llguidance's, of the run's schema; None without one.
+        openings: ids that may begin thinking in place of the answer.
     """
 
     sample: Callable[[mx.array], mx.array]
     processors: tuple[Processor, ...]
     ends: frozenset[int]
     own: bool
+    matcher: Any = None
+    openings: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, options: GenerateOptions, tokenizer: Any, config: dict[str, Any]) -> Sampling:

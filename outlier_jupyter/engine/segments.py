@@ -11,7 +11,7 @@ from typing import Any
 from mlx_lm.generate import TextStateMachine
 
 from ..trace.segments import ANSWER, TEMPLATE, THINKING, Span, trimmed
-from .dialects import Dialect, kind_of
+from .dialects import BEGIN, NORMAL, Dialect, kind_of
 
 Piece = tuple[int, str]
 """A kind's code, and text of that kind."""
@@ -39,6 +39,11 @@ class GeneratedSegments:
     def kind(self) -> int:
         """The kind of the text that comes next."""
         return kind_of(self._state[0])
+
+    def answers(self) -> bool:
+        """Whether what comes next is of the answer, if the model does not begin to think."""
+        state = self._state[0]
+        return state == NORMAL or (state == BEGIN and not self.undecided)
 
     @property
     def undecided(self) -> bool:

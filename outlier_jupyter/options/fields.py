@@ -34,7 +34,7 @@ def option(default: Any, help: str | Callable[[], str], **rules: Any) -> Any:
         rules: bounds `low`, `above` and `high`; `choices`, values or a function that gives them;
             `words`, texts allowed beside the field's type; `spell`, a function that replaces the
             type's conversion in `CONVERTERS`; `escapes`, whether a flag takes backslash escapes;
-            `python_only`, whether it has no flag.
+            `python_only`, whether it has no flag; `metavar`, what a flag takes, as a text.
     """
     return field(default=default, metadata={"help": help, **rules})
 

@@ -11,6 +11,7 @@ from ..errors import OptionError, shown
 from ..tools import schemas_of
 from ..values import refused, seed, texts
 from .fields import callables, expert_texts, option, settle, token_biases, token_names
+from .schema import schema_of
 
 KV_BITS = (2, 3, 4, 5, 6, 8)
 KV_GROUP_SIZES = (32, 64, 128)
@@ -132,6 +133,13 @@ class GenerateOptions:
         "stop before this text; may be repeated. In a flag \\n is a line break, \\t a tab and "
         "\\\\ a backslash",
         escapes=True,
+    )
+    schema: Any | None = option(  # noqa: RUF009, as all fields: a `Schema` is frozen
+        None,
+        "what the answer must be: the path of a JSON schema, or a regular expression; in Python "
+        "also a dict, a Pydantic model or re.compile(…). Changes the output; needs llguidance",
+        spell=schema_of,
+        metavar="FILE|REGEX",
     )
     system: str | None = option(None, "a system message before the prompt")
     raw: bool = option(False, "continue the prompt as plain text, without the chat template")

@@ -21,6 +21,8 @@ SAMPLING = ("temperature", "top_p", "min_p", "sample_top_k", "xtc_probability")
 def recorded(options: LoadOptions | GenerateOptions) -> dict[str, Any]:
     """The options by name, as plain values: a function by its name."""
     found = {spec.name: getattr(options, spec.name) for spec in fields(options)}
+    if found.get("schema") is not None:
+        found["schema"] = str(found["schema"])
     processors = found.get("logits_processors", ())
     if processors:
         found["logits_processors"] = tuple(map(name_of, processors))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ from ..errors import OptionError
 from ..trace import Trace
 from ..trace.segments import ANSWER, THINKING, Span, segment_frame, texts_of
 from ..values import checked, integer, integers
+from .origin import Origin
+from .parsed import parsed
 from .text_stream import pieces, readable
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ class RunTexts:
     text_ends: npt.NDArray[np.int32]
     spans: tuple[Span, ...]
     prefilled: str
+    finish_reason: str
+    origin: Origin | None
     spell: Callable[[int], bytes] | None
     _token_bytes: dict[int, bytes]
 
@@ -36,6 +40,17 @@ class RunTexts:
         """The text without thinking, tool calls and tags; all of it where nothing is known."""
         known = len(self.trace.kinds) > 0
         return texts_of(self.text, self.spans, ANSWER) if known else self.text
+
+    @property
+    def parsed(self) -> Any:
+        """The value of an answer with a `schema`: JSON's, the Pydantic model's, or the text.
+
+        Raises:
+            OptionError: there was no schema, or the answer is cut off or not valid.
+        """
+        known = self.trace.info.options.get("schema")
+        schema: Any = self.origin.options.schema if self.origin is not None else known
+        return parsed(self.answer, schema, self.finish_reason)
 
     @property
     def thinking(self) -> str:

@@ -40,8 +40,8 @@ _FIELDS = {spec.name: spec for spec in fields(GenerateOptions)}
 
 def default_of(name: str, model: Mapping[str, float]) -> Any:
     """A setting's value at first; `model` has the model's own, as `Engine.sampling`."""
-    given = NEUTRAL | DEFAULTS | dict(model)
-    return "" if name == "system" else given.get(name, _FIELDS[name].default)
+    first = NEUTRAL | DEFAULTS | dict(model)
+    return "" if name == "system" else first.get(name, _FIELDS[name].default)
 
 
 def _kind(name: str) -> str:

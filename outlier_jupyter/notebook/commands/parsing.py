@@ -138,6 +138,8 @@ def add_fields(
             metavar = "|".join(map(str, choices_of(spec) or (wanted.__name__.upper(), *words)))
             reads = _or_words(wanted, words) if words else wanted
             reads = unescaped if spec.metadata.get("escapes") else reads
+            if "metavar" in spec.metadata:
+                metavar, reads = spec.metadata["metavar"], str
             parser.add_argument(flag, type=reads, metavar=metavar, help=text)
 
 
