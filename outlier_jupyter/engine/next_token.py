@@ -78,7 +78,7 @@ class NextToken:
                 "token can be chosen: the weights or their scales are damaged; download or copy "
                 "the shards again, or repack"
             )
-        return token, self._predictor.rows(wanted)
+        return token, self._predictor.row(wanted, token)
 
     def _evaluated(
         self, read: list[int], tokens: list[int], logits: mx.array

@@ -61,18 +61,21 @@ class Predictor:
             return [logprobs, tokens]
         return self._results(logprobs, tokens.astype(mx.int32)[:, None])
 
+    def row(self, evaluated: list[mx.array], token: int) -> Rows:
+        """As `rows` for one token whose id is known."""
+        if not self._compiled:
+            return self.rows(evaluated)
+        # mx.array has the buffer protocol, but its type stub does not say so.
+        found: Rows = self._pass(np.frombuffer(evaluated[0], FLOAT32), token)  # type: ignore[call-overload]
+        return found
+
     def rows(self, evaluated: list[mx.array]) -> Rows:
         """The rows of `Predicted`, from the evaluated arrays of `lazy`."""
         if not self._compiled:
             return self._row_of(*map(np.array, evaluated))
         logprobs, tokens = evaluated
-        # mx.array has the buffer protocol, but its type stub does not say so.
-        numbers = np.frombuffer(logprobs, FLOAT32)  # type: ignore[call-overload]
         ids: Any = tokens.tolist()
-        if len(ids) == 1:
-            found: Rows = self._pass(numbers, ids[0])
-            return found
-        rows = numbers.reshape(len(ids), -1)
+        rows = np.frombuffer(logprobs, FLOAT32).reshape(len(ids), -1)  # type: ignore[call-overload]  # as above
         return np.concatenate([self._pass(*each) for each in zip(rows, ids, strict=True)])
 
     def _results(self, logprobs: mx.array, tokens: mx.array) -> list[mx.array]:

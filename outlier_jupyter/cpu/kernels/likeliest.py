@@ -23,6 +23,8 @@ from .simd import F32, I32, Emitter, Value, constant, vector
 BLOCK = 64
 """Tokens that are looked at together: one that holds none of the likeliest is read as vectors."""
 LANES = 8
+ROWS = 64
+"""Rows that are allocated together."""
 FAINT = -32.0
 """A block of smaller log-probabilities is no part of the entropy: a million of them add 4e-7."""
 LEAST = -87.0
@@ -94,12 +96,13 @@ def above(context, base, count, limit, equal):
 
 @lru_cache
 def likeliest_loop() -> Any:
-    """The compiled pass: (log-probabilities, token, n, the row's numbers, its ids)."""
+    """The compiled pass: (log-probabilities, token, n, numbers, ids, row of both)."""
 
     def run(
-        x: npt.NDArray[np.float32], token: int, n: int, numbers: npt.NDArray[np.float32],
-        ids: npt.NDArray[np.int32],
+        x: npt.NDArray[np.float32], token: int, n: int, all_numbers: npt.NDArray[np.float32],
+        all_ids: npt.NDArray[np.int32], row: int,
     ) -> None:  # fmt: skip
+        numbers, ids = all_numbers[row], all_ids[row]
         base, count, chosen = x.ctypes.data, len(x), x[token]
         first = 3 + n
         rank, entropy, found, worst = 1, 0.0, 0, np.float32(-np.inf)
@@ -131,8 +134,8 @@ def likeliest_loop() -> Any:
             numbers[first + place], ids[3 + place] = np.nan, -1
         numbers[0], ids[1], numbers[2] = chosen, rank, max(entropy, 0.0)
 
-    rows, number = types.float32[::1], types.int64
-    signature = types.void(rows, number, number, rows, types.int32[::1])
+    row, number, out = types.float32[::1], types.int64, types.float32[:, ::1]
+    signature = types.void(row, number, number, out, types.int32[:, ::1], number)
     return cached(
         lambda cache: njit(
             signature, nogil=True, cache=cache, fastmath=ORDERED, error_model="numpy",
@@ -146,8 +149,7 @@ class Likeliest:
 
     def __init__(self, n: int) -> None:
         self._n = n
-        self._row = np.zeros((1, 3 + 2 * n), np.int32)  # written anew by each call
-        self._ids, self._numbers = self._row[0], self._row[0].view(np.float32)
+        self._place = ROWS
         self._run = likeliest_loop()
 
     def __call__(self, x: npt.NDArray[np.float32], token: int) -> npt.NDArray[np.int32]:
@@ -160,5 +162,10 @@ class Likeliest:
         Returns:
             int32 [1, 3 + 2 n].
         """
-        self._run(x, token, self._n, self._numbers, self._ids)
-        return self._row.copy()
+        if self._place == ROWS:  # a slice of several rows costs less than a row of its own
+            self._place, self._ids = 0, np.zeros((ROWS, 3 + 2 * self._n), np.int32)
+            self._numbers = self._ids.view(np.float32)
+        at = self._place
+        self._place += 1
+        self._run(x, token, self._n, self._numbers, self._ids, at)
+        return self._ids[at : at + 1]
