@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.access import assert_accessible
 from tests.browser.conftest import PICTURES, START_S, Lab, command, open_notebook, save
-from tests.browser.test_chat import answered, ask
+from tests.browser.test_chat import answered, ask, start
 
 SCRIPTED = '''
 import time
@@ -101,6 +101,25 @@ def test_thinking_is_open_while_it_is_written_and_folds(lab: Lab, page: Page, qw
     expect(block.locator("strong")).to_be_visible()
     save(page)
     expect(page.locator(".oj-transcript details summary")).to_contain_text("Thought for")
+
+
+def test_a_likely_token_becomes_another_version_of_the_answer(lab: Lab, page: Page) -> None:
+    """A click on it in the answer's run view writes a branch, whose run is shown then."""
+    start(page, lab, "branch.ipynb")
+    ask(page, "What is an expert?")
+    answered(page, 1)
+    page.locator(".oj-assistant").get_by_role("button", name="Run 1").click()
+    view = page.locator(".oj-dock .oj-run")
+    view.locator(".oj-token").nth(2).click()
+    other = view.locator(".oj-alternative:not(.oj-taken):visible").first
+    expect(other).to_be_visible()
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.locator(".oj-chat").screenshot(path=PICTURES / "chat-alternatives.png")
+    other.click()
+    expect(page.locator(".oj-assistant .oj-place")).to_have_text("2/2")
+    answered(page, 1)
+    expect(view.locator(".oj-run-head")).to_contain_text("Run 2")
+    expect(view.locator(".oj-token").first).to_be_visible()
 
 
 def test_a_tool_call_is_allowed_and_another_refused(lab: Lab, page: Page, qwen: Path) -> None:
