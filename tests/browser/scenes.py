@@ -170,7 +170,7 @@ def chat_traits() -> dict[str, Any]:
     settings = Settings()
     return {name: getattr(settings, name) for name in NAMES} | {
         "state": chat_state(conversations, None, 1),
-        "controls": controls(),
+        "controls": controls({}),
         "status": "idle",
         "watch": False,
         "live": None,
