@@ -31,6 +31,7 @@ def words(line: str, variables=()) -> list[str]:
                 "tokens",
                 "what-if",
                 "measures",
+                "segments",
                 "atlas",
                 "view",
                 "save",
