@@ -42,6 +42,7 @@ from ..system.provenance import fingerprint, machine_words, versions
 from ..trace import Trace, TraceInfo
 from ..values import path as path_of
 from ..values import refused
+from .adapters import adapter_words, apply_adapter
 from .choose_reader import open_experts
 from .close import free_unreachable
 from .engine import Engine
@@ -137,6 +138,8 @@ def _opened(
     opened = open_model(folder, override, options.force)
     module, config, checkpoint, switches = opened
     undo.callback(_free_failed, module)
+    if options.adapter is not None:
+        apply_adapter(module, options.adapter, [switch.path for switch in switches])
     options, needs, ram_gb = _fitted(opened, options, replacing)
     native = _begin_native(module, options.kernels, undo)
     tokenizer = open_tokenizer(folder, config)
@@ -354,6 +357,7 @@ def _info(
     changed = ""
     if options.top_k is not None and options.top_k != own_top_k:
         changed = f"top-k {options.top_k} in place of the model's {own_top_k}"
+    changed = "; ".join(filter(None, [changed, adapter_words(options)]))
     compiled = native_wanted(options.kernels)
     return TraceInfo(
         model=model,

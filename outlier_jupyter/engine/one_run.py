@@ -26,6 +26,7 @@ from ..runs.text_stream import Transcript
 from ..system.memory_info import memory_rate
 from ..trace import TraceInfo
 from ..trace.recorder import Recorder
+from .adapters import adapter_words
 from .decode import Decoding, StartedRun
 from .dialects import Dialect, dialect_of
 from .kv_cache import KVCache, changed_by
@@ -235,7 +236,7 @@ def check_files(engine: Engine) -> None:
 def run_info(engine: Engine, options: GenerateOptions, length: int | None = None) -> TraceInfo:
     """`engine.info` for a run with these options; `length` is its number of tokens, if known."""
     changed = [*engine.routing.words(options), *changed_by(options, length)]
-    changed += sampling_changes(options)
+    changed += [*filter(None, [adapter_words(engine.options)]), *sampling_changes(options)]
     changed += filter(None, [files_changed(engine)])
     values = recorded(engine.options) | recorded(options)
     values["top_k"] = options.top_k or engine.options.top_k

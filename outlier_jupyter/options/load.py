@@ -62,6 +62,12 @@ class LoadOptions:
     top_k: int | None = option(
         None, "experts per token, instead of the model's own number; changes the output", low=1
     )
+    adapter: str | None = option(
+        None,
+        "the folder of an adapter that mlx-lm trained (LoRA or DoRA) on dense layers; changes the "
+        "output",
+        spell=path,
+    )
     reader: str = option(
         "auto",
         "how experts are read: pread, direct (bypasses the page cache) or mmap (for comparison); "
