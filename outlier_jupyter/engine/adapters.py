@@ -22,8 +22,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 KINDS = ("lora", "dora")
 
 
-def apply_adapter(module: nn.Module, folder: str, switches: Iterable[str]) -> None:
-    """Put the adapter in `folder` on a model that was built lazily.
+def apply_adapter(module: nn.Module, folder: str | None, switches: Iterable[str]) -> None:
+    """Put the adapter in `folder`, if there is one, on a model that was built lazily.
 
     Args:
         switches: the paths of the modules that hold experts.
@@ -32,6 +32,8 @@ def apply_adapter(module: nn.Module, folder: str, switches: Iterable[str]) -> No
         CheckpointError: the folder is no adapter, or not of this model.
         OptionError: it changes experts, or is a kind that is not supported.
     """
+    if folder is None:
+        return
     path = Path(folder).expanduser()
     config = _config(path)
     kind = config.get("fine_tune_type", "lora")

@@ -138,12 +138,10 @@ def _opened(
     opened = open_model(folder, override, options.force)
     module, config, checkpoint, switches = opened
     undo.callback(_free_failed, module)
-    if options.adapter is not None:
-        apply_adapter(module, options.adapter, [switch.path for switch in switches])
+    apply_adapter(module, options.adapter, [switch.path for switch in switches])
     options, needs, ram_gb = _fitted(opened, options, replacing)
     native = _begin_native(module, options.kernels, undo)
     tokenizer = open_tokenizer(folder, config)
-    sampling = model_sampling(folder.generation)
     _check_top_k(options.top_k, switches)
     _warn_if_not_paged(model, config, module)
     pins = parse_pins(options.pin, [switch.experts for switch in switches])
@@ -175,7 +173,7 @@ def _opened(
             executor=executor,
             costs=_costs(config, switches, options.top_k or own_top_k, native),
             needs=needs,
-            sampling=sampling,
+            sampling=model_sampling(folder.generation),
             ram_gb=ram_gb,
             clock=clock,
         )
