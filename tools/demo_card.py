@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from demo_corpus import CHAT_SHARE, DOMAINS, LATE_CHAT_SHARE
+from demo_corpus import CHAT_SHARE, CONTINUED_CHAT_SHARE, DOMAINS, LATE_CHAT_SHARE
 
 OPEN, CLOSE = "<!-- numbers -->\n```json\n", "\n```\n<!-- /numbers -->"
 
@@ -21,9 +21,10 @@ tags: [mlx, moe, qwen3_moe]
 
 A tiny Mixture of Experts, really trained, that ships inside the package so that paging, routing
 and all plots can be tried with no download. It answers questions about paged inference and about
-this package in one or two sentences, and it continues Python, C, shell, JSON, sums and prose in
-English, German, French and Spanish. It knows little else: the continuations have the right form
-and seldom a meaning, and a question outside its topics gets the nearest answer it has learnt.
+this package in one or two sentences, most of them after a short block of thinking, and it
+continues Python, C, shell, JSON, sums and prose in English, German, French and Spanish. It knows
+little else: the continuations have the right form and seldom a meaning, and a question outside its
+topics gets the nearest answer it has learnt. Its thoughts are learnt by heart like its answers.
 
 All numbers below are measured on the files in this folder, that is on the quantised model run by
 mlx-lm, by `tools/train_demo.py`, which also wrote this card.
@@ -92,10 +93,36 @@ def quality_sections(numbers: dict[str, object]) -> str:
     ]
     return (
         text + "\n## Questions\n\nGreedy answers through mlx-lm and the chat template. Right means "
-        "that at least 0.9 of the words agree with the written answer (F1 of words and signs); "
-        "exact means every character. A held-out paraphrase is a way to ask that training never "
-        "showed; a second turn is a trained question, of every fourth answer, after another "
-        "question and answer.\n\n" + table(["asked", "right", "exact"], rows)
+        "that at least 0.9 of the words agree with the written answer (F1 of words and signs), "
+        "thinking apart; exact means every character. The model decides whether it thinks, but in "
+        "the last row, where the template was told not to let it. A held-out paraphrase is a way "
+        "to ask that training never showed; a second turn is a trained question, of every "
+        "fourth answer, after another question and answer.\n\n"
+        + table(["asked", "right", "exact"], rows)
+    )
+
+
+def thinking_section(numbers: dict[str, object]) -> str:
+    """How well the model thinks."""
+    t = numbers["thinking"]
+    thought = t["thought"]
+    rows = [
+        ["begins with a thought", f"{thought} of {t['questions']}"],
+        ["its tags open once and close once, before an answer", f"{t['well_formed']} of {thought}"],
+        ["the thought has the written words", f"{t['as_written']} of {thought}"],
+        ["the answer after it is right", f"{t['right_after']} of {thought}"],
+        ["thinks where no thought was taught", f"{t['others_thought']} of {t['others']}"],
+        ["tags in order, held-out paraphrases",
+         f"{t['paraphrases_well_formed']} of {numbers['answers']['held-out paraphrase']['asked']}"],
+        ["thinks although it is off", f"{t['off_thought']} of {t['off']}"],
+    ]  # fmt: skip
+    return (
+        "## Thinking\n\n"
+        f"{t['questions']} of the answers have a thought of 16 to 33 tokens, which the model "
+        "writes between `<think>` and `</think>` before it answers, as Qwen3 does. "
+        "`enable_thinking=False` in the chat template writes an empty block instead; "
+        "earlier turns lose theirs. Each trained question asked once, greedy:\n\n"
+        + table(["", "questions"], rows)
     )
 
 
@@ -117,7 +144,7 @@ def routing_section(numbers: dict[str, object]) -> str:
     )
 
 
-def sources_section() -> str:
+def sources_section(numbers: dict[str, object]) -> str:
     """The corpus and its licences."""
     head = ["domain", "source", "licence", "Debian package", "share"]
     rows: list[list[object]] = [
@@ -125,6 +152,8 @@ def sources_section() -> str:
         for d in DOMAINS
     ]
     share = f"{100 * CHAT_SHARE:.0f} %; at the end {100 * LATE_CHAT_SHARE:.0f} %"
+    if "before" in numbers["training"]:
+        share += f"; continued {100 * CONTINUED_CHAT_SHARE:.0f} %"
     rows.append(["chat", "`tools/questions/`", "written for this package", "none", share])
     return "## Training text\n\n" + table(head, rows, numbers=1) + "\n" + RIGHTS
 
@@ -141,12 +170,31 @@ def samples_section(samples: dict[str, dict[str, str]]) -> str:
 def training_section(numbers: dict[str, object]) -> str:
     """How to make the model again."""
     t = numbers["training"]
+    text = "## Training\n\n"
+    if "before" in t:
+        text += (
+            f"{amount(t['before'])}. From these weights, of sha256 "
+            f"`{t['before']['sha256']}`, training was continued, "
+            f"now with thoughts in the conversations: {amount(t)}. "
+        )
+        command = "python tools/train_demo.py --continue-from FOLDER_OF_THOSE_WEIGHTS"
+    else:
+        text += f"{amount(t)}. "
+        command = "python tools/train_demo.py"
     return (
-        f"## Training\n\n{t['tokens']:,} tokens in {t['steps']} steps, {t['minutes']} minutes on "
-        f"{t['processor']}; seed {t['seed']}, torch {t['torch']}, mlx {t['mlx']}. The last "
-        f"{t['quantized_percent']} % of the steps trained with the 4-bit grid in place, so the "
-        "quantised model keeps its answers. To make it again:\n\n```console\n"
-        "$ python tools/train_demo.py\n```\n"
+        text + f"The last {t['quantized_percent']} % of the steps trained with the 4-bit grid in "
+        "place, so the quantised model keeps its answers. Training ran on processors shared with "
+        "other work; making the model again gives one much like it, not the same bytes. To make "
+        f"it again:\n\n```console\n$ {command}\n```\n\n"
+        "From nothing, without `--continue-from`, the same texts and thoughts are learnt at once.\n"
+    )
+
+
+def amount(facts: dict[str, object]) -> str:
+    """How much was trained, where and with what."""
+    return (
+        f"{facts['tokens']:,} tokens in {facts['steps']} steps, {facts['minutes']} minutes on "
+        f"{facts['processor']} (seed {facts['seed']}, torch {facts['torch']}, mlx {facts['mlx']})"
     )
 
 
@@ -158,9 +206,10 @@ def write_card(folder: Path, numbers: dict[str, object]) -> None:
         INTRODUCTION,
         geometry_section(numbers),
         quality_sections(numbers),
+        thinking_section(numbers),
         routing_section(numbers),
         samples_section(samples),
-        sources_section(),
+        sources_section(numbers),
         training_section(numbers),
         "## Numbers\n\nThe same for programs; `sha256` is that of `model.safetensors`.\n\n"
         + OPEN + json.dumps(numbers, indent=1) + CLOSE + "\n",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from demo_corpus import CHAT_SHARE, DOMAINS, Document
-from demo_questions import Item, conversation
-from demo_tokenizer import END_OF_TEXT, END_OF_TURN, TURN
+from demo_questions import Item, Turn, conversation
+from demo_tokenizer import END_OF_TEXT, END_OF_TURN, NO_THINKING, TURN, thinking
 from tokenizers import Tokenizer
 
 IGNORED = -100
+NOT_THINKING, CUT_SHORT = 0.25, 0.06
 
 
 def stream(tokenizer: Tokenizer, documents: list[Document]) -> np.ndarray:
@@ -19,6 +21,29 @@ def stream(tokenizer: Tokenizer, documents: list[Document]) -> np.ndarray:
     end = tokenizer.token_to_id(END_OF_TEXT)
     encodings = tokenizer.encode_batch_fast([document.text for document in documents])
     return np.concatenate([np.array([*e.ids, end], dtype=np.uint16) for e in encodings])
+
+
+def reply(
+    turn: Turn, last: bool, rng: random.Random, add: Callable[[str, int | None], None]
+) -> None:
+    """What the assistant's turn holds, as the chat template and the model write it together.
+
+    In earlier turns the template has dropped the thinking: their answers are learnt, but not that
+    the turn begins with them.  The last turn is sometimes one without thinking, where the template
+    writes an empty block, and now and then one whose thinking was cut short from outside.
+    """
+    if not last:
+        add(f"{turn.answer}{END_OF_TURN}", 1 if turn.thought else 0)
+        return
+    chance = rng.random()
+    if chance < NOT_THINKING:
+        add(NO_THINKING, None)
+    elif turn.thought and chance < NOT_THINKING + CUT_SHORT:
+        words = turn.thought.split(" ")
+        add(thinking(" ".join(words[: rng.randrange(1, len(words))])), None)
+    elif turn.thought:
+        add(thinking(turn.thought), 0)
+    add(f"{turn.answer}{END_OF_TURN}", 0)
 
 
 @dataclass
@@ -31,21 +56,24 @@ class Batches:
     seed: int
 
     def _chat_row(self, length: int, rng: random.Random) -> tuple[list[int], list[int]]:
-        """Whole conversations until the row is full; only answers count in the loss."""
+        """Whole conversations until the row is full; only what the model writes counts."""
         tokens: list[int] = []
         targets: list[int] = []
 
-        def add(text: str, counts: bool) -> None:
+        def add(text: str, silent: int | None) -> None:
+            """``text``, of which the first ``silent`` tokens (None: all) do not count."""
             ids = self.tokenizer.encode(text).ids
+            silent = len(ids) if silent is None else silent
             tokens.extend(ids)
-            targets.extend(ids if counts else [IGNORED] * len(ids))
+            targets.extend([IGNORED] * silent + ids[silent:])
 
         while len(tokens) <= length:
-            for question, answer in conversation(self.items, rng):
-                add(f"{TURN}user\n{question}{END_OF_TURN}\n{TURN}assistant\n", counts=False)
-                add(f"{answer}{END_OF_TURN}", counts=True)
-                add("\n", counts=False)
-            add(END_OF_TEXT, counts=False)
+            turns = conversation(self.items, rng)
+            for number, turn in enumerate(turns, 1):
+                add(f"{TURN}user\n{turn.question}{END_OF_TURN}\n{TURN}assistant\n", None)
+                reply(turn, number == len(turns), rng, add)
+                add("\n", None)
+            add(END_OF_TEXT, None)
         return tokens[: length + 1], targets[: length + 1]
 
     def batch(

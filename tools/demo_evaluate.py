@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from demo_answers import KINDS, answer_all, thinking_facts
 from demo_questions import Item
 from demo_routing import Recorder, record
 from mlx import nn
 from mlx_lm import load, stream_generate
 
 LOG = logging.getLogger(__name__)
-RIGHT = 0.9
 PROMPTS = {
     "python": "def read(self, path):\n    ",
     "english": "The administrator of a server should",
@@ -28,16 +26,6 @@ PROMPTS = {
     "arithmetic": "7 * 1 = 7\n7 * 2 = 14\n7 * 3 =",
     "json": '{"id": 17, "name":',
 }
-
-
-@dataclass(frozen=True)
-class Answers:
-    """How many questions of one kind were answered right."""
-
-    asked: int
-    exact: int
-    right: int
-    wrong: tuple[str, ...]
 
 
 def load_fast(folder: Path) -> tuple[nn.Module, object]:
@@ -82,46 +70,6 @@ def bigram_loss(training: np.ndarray, rows: np.ndarray, vocab_size: int) -> floa
     return float(np.mean(losses))
 
 
-def overlap(left: str, right: str) -> float:
-    """F1 of the words (and signs) that two texts share."""
-    a, b = (Counter(re.findall(r"\w+|[^\w\s]", text.lower())) for text in (left, right))
-    shared = sum((a & b).values())
-    return 2 * shared / max(1, sum(a.values()) + sum(b.values()))
-
-
-def ask(model: nn.Module, tokenizer: object, turns: list[tuple[str, str]], question: str) -> str:
-    """The greedy answer to a question after earlier turns."""
-    messages: list[dict[str, str]] = []
-    for earlier, answer in turns:
-        messages += [
-            {"role": "user", "content": earlier},
-            {"role": "assistant", "content": answer},
-        ]
-    messages.append({"role": "user", "content": question})
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-    return "".join(part.text for part in stream_generate(model, tokenizer, prompt, max_tokens=90))
-
-
-def answer_all(model: nn.Module, tokenizer: object, items: list[Item], kind: str) -> Answers:
-    """Answer every item in its first trained wording, its test wording, or as a second turn.
-
-    Second turns are only measured for every fourth item.
-    """
-    exact, right, wrong = 0, 0, []
-    chosen = items[::4] if kind == "second turn" else items
-    for index, item in enumerate(chosen):
-        before = items[(index * 7 + 3) % len(items)]
-        turns = [(before.asked[1], before.answer)] if kind == "second turn" else []
-        question = item.held_out if kind == "held-out paraphrase" else item.asked[0]
-        answer = ask(model, tokenizer, turns, question).strip()
-        exact += answer == item.answer
-        if overlap(answer, item.answer) >= RIGHT:
-            right += 1
-        else:
-            wrong.append(f"{question} -> {answer}")
-    return Answers(len(chosen), exact, right, tuple(wrong))
-
-
 def continuations(model: nn.Module, tokenizer: object, tokens: int = 48) -> dict[str, str]:
     """A greedy continuation per domain, without the prompt."""
     return {
@@ -161,12 +109,13 @@ def evaluate(
         LOG.info("perplexity %s: %s", name, perplexity[name])
     model, tokenizer = load_fast(folder)
     answers = {}
-    for kind in ("trained question", "held-out paraphrase", "second turn"):
+    for kind in KINDS:
         answers[kind] = answer_all(model, tokenizer, items, kind)
         LOG.info("%s: %d of %d", kind, answers[kind].right, answers[kind].asked)
     return {
         "perplexity": perplexity,
         "routing": routing,
         "answers": answers,
+        "thinking": thinking_facts(answers, items),
         "samples": continuations(model, tokenizer),
     }

@@ -1,8 +1,9 @@
 """The questions the demo model learns to answer, read from ``tools/questions/*.txt``.
 
-Each item is two lines: ``? `` and the ways to ask, separated by `` | ``, then ``= `` and the
-answer.  The last way to ask is never trained on; it measures whether the model understands a
-question it has not seen word for word.
+Each item is two or three lines: ``? `` and the ways to ask, separated by `` | ``, then ``~ `` and
+what the model thinks first, where it thinks at all, then ``= `` and the answer.  The last way to
+ask is never trained on; it measures whether the model understands a question it has not seen word
+for word.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "questions"
 
@@ -22,23 +24,36 @@ class Item:
     asked: tuple[str, ...]
     held_out: str
     answer: str
+    thought: str = ""
+
+
+class Turn(NamedTuple):
+    """A question, its answer, and what is thought between the two (nothing if empty)."""
+
+    question: str
+    answer: str
+    thought: str = ""
 
 
 def read_items(folder: Path = FOLDER) -> list[Item]:
     """All items, in the order of the files' names and of their lines."""
     items: list[Item] = []
+    thought = ""
     for path in sorted(folder.glob("*.txt")):
         asked: list[str] = []
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if line.startswith("? "):
-                asked = [way.strip() for way in line[2:].split(" | ")]
+                asked, thought = [way.strip() for way in line[2:].split(" | ")], ""
+            elif line.startswith("~ "):
+                thought = line[2:].strip()
             elif line.startswith("= "):
                 if len(asked) < 2:
                     raise ValueError(f"{path.name}:{number}: an answer needs two ways to ask")
-                items.append(Item(path.stem, tuple(asked[:-1]), asked[-1], line[2:].strip()))
+                answer = line[2:].strip()
+                items.append(Item(path.stem, tuple(asked[:-1]), asked[-1], answer, thought))
                 asked = []
             elif line.strip() and not line.startswith("#"):
-                raise ValueError(f"{path.name}:{number}: expected '? ', '= ' or '#'")
+                raise ValueError(f"{path.name}:{number}: expected '? ', '~ ', '= ' or '#'")
     return items
 
 
@@ -71,13 +86,14 @@ def small_sum(rng: random.Random) -> tuple[str, str]:
     return ask.format(line), f"{line} = {result}."
 
 
-def conversation(items: list[Item], rng: random.Random) -> list[tuple[str, str]]:
+def conversation(items: list[Item], rng: random.Random) -> list[Turn]:
     """One to four turns on independent questions, as training sees them."""
     turns = []
-    for _ in range(rng.choice((1, 1, 2, 2, 3, 4))):
+    for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
         if rng.random() < 0.06:
-            turns.append(small_sum(rng))
+            turns.append(Turn(*small_sum(rng)))
         else:
             item = rng.choice(items)
-            turns.append((vary(rng.choice(item.asked), rng), item.answer))
+            question = vary(rng.choice(item.asked), rng)
+            turns.append(Turn(question, item.answer, item.thought))
     return turns

@@ -6,17 +6,54 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_TEXT, TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = [END_OF_TEXT, TURN, END_OF_TURN]
+THINK, END_OF_THINK = "<think>", "</think>"
 
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{%- set content = message['content'] %}"
+    "{%- if message['role'] == 'assistant' and '</think>' in content %}"
+    "{%- set content = content.split('</think>')[-1].lstrip('\\n') %}"
+    "{%- endif %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + content + '<|im_end|>' + '\\n' }}"
     "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+    "{%- if add_generation_prompt %}"
+    "{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}"
+    "{{- '<think>\\n\\n</think>\\n\\n' }}"
+    "{%- endif %}"
+    "{%- endif %}"
 )
+
+
+def thinking(text: str) -> str:
+    """A block of thinking as it stands before an answer: Qwen3's way to write it."""
+    return f"{THINK}\n{text}\n{END_OF_THINK}\n\n"
+
+
+NO_THINKING = f"{THINK}\n\n{END_OF_THINK}\n\n"
+
+
+def add_thinking(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
+    """The tokenizer with the tags of thinking as its last two tokens.
+
+    Of a full vocabulary the last two merges give way, on which no other depends; their texts are
+    written with the two pieces that they joined.  As in Qwen3 the tags are no special tokens, so
+    that decoding shows them.
+    """
+    if tokenizer.token_to_id(THINK) is not None:
+        return tokenizer
+    parts = json.loads(tokenizer.to_str())
+    model = parts["model"]
+    while len(model["vocab"]) > vocab_size - 2:
+        last = model["merges"].pop()
+        del model["vocab"]["".join(last)]
+    made = Tokenizer.from_str(json.dumps(parts))
+    made.add_tokens([AddedToken(tag, normalized=False) for tag in (THINK, END_OF_THINK)])
+    return made
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -30,6 +30,7 @@ class Plan:
     length: int = 256
     late_length: int = 512
     late_from: float = 0.8
+    chat: float = CHAT_SHARE
     late_chat: float = LATE_CHAT_SHARE
     quantize_from: float = 0.8
     matrix_lr: float = 0.02
@@ -37,6 +38,7 @@ class Plan:
     balance: float = 3e-3
     warmup: int = 40
     threads: int = 2
+    save_every: int = 100
 
     def rate(self, step: int) -> float:
         """The share of the peak learning rate: a short rise, a slow fall, a steep fall to zero.
@@ -49,7 +51,9 @@ class Plan:
 
     def identity(self, g: Geometry) -> str:
         """The settings that must be equal for a run to resume another's checkpoint."""
-        shared = {k: v for k, v in asdict(self).items() if k not in ("steps", "threads")}
+        shared = {
+            k: v for k, v in asdict(self).items() if k not in ("steps", "threads", "save_every")
+        }
         return json.dumps([asdict(g), shared], sort_keys=True)
 
 
@@ -60,13 +64,24 @@ def save(path: Path, **state: object) -> None:
     part.replace(path)
 
 
-def train(g: Geometry, plan: Plan, batches: Batches, work: Path, until: int | None = None) -> Path:
+def train(
+    g: Geometry,
+    plan: Plan,
+    batches: Batches,
+    work: Path,
+    until: int | None = None,
+    start: dict[str, torch.Tensor] | None = None,
+) -> Path:
     """Train from scratch or from the last checkpoint of the same plan; returns the checkpoint.
+
+    ``start`` holds the parameters to begin with instead of random ones.
 
     ``until`` stops at that step, with a checkpoint that can be exported and resumed.
     """
     torch.manual_seed(plan.seed)
     model = DemoMoe(g, plan.seed)
+    if start is not None:
+        model.load_state_dict(start)
     optimizers = make_optimizers(model, plan.matrix_lr, plan.other_lr)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     path, first, seconds = work / "checkpoint.pt", 0, 0.0
@@ -84,7 +99,7 @@ def train(g: Geometry, plan: Plan, batches: Batches, work: Path, until: int | No
         torch.set_num_threads(pace.threads())
         length = plan.late_length if step >= plan.late_from * plan.steps else plan.length
         model.set_quantize(step >= plan.quantize_from * plan.steps)
-        chat = plan.late_chat if step >= plan.cool_from * plan.steps else CHAT_SHARE
+        chat = plan.late_chat if step >= plan.cool_from * plan.steps else plan.chat
         inputs, targets = batches.batch(step, plan.tokens_per_step // length, length, chat)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * plan.rate(step)
@@ -100,7 +115,7 @@ def train(g: Geometry, plan: Plan, batches: Batches, work: Path, until: int | No
             LOG.info("step %d of %d, loss %.3f, balance %.3f, %.0f tokens/s, %d threads, %.0f s",
                      step, plan.steps, cross.item(), balance.item(), speed,
                      torch.get_num_threads(), seconds)  # fmt: skip
-        if (step + 1) % 100 == 0 or step + 1 == last:
+        if (step + 1) % plan.save_every == 0 or step + 1 == last:
             save(path, identity=identity, step=step + 1, seconds=seconds,
                  model=model.state_dict(),
                  optimizers=[optimizer.state_dict() for optimizer in optimizers])  # fmt: skip

@@ -3,8 +3,10 @@
     python tools/train_demo.py
 
 takes about an hour on two processor cores with AMX.  A stopped run resumes from its
-last checkpoint in the work folder.  Besides the package's own requirements it needs torch, and
-from Debian the packages debian-handbook, bash-completion, libc6-dev and linux-libc-dev.
+last checkpoint in the work folder.  ``--continue-from FOLDER`` trains on from an exported model
+instead, which is how the shipped one learnt to think.  Besides the package's own requirements it
+needs torch, and from Debian the packages debian-handbook, bash-completion, libc6-dev and
+linux-libc-dev.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ except ImportError:
     sys.exit("missing: run `pip install torch`")
 import mlx.core as mx
 from demo_card import write_card
+from demo_continue import PLAN as CONTINUED
+from demo_continue import dequantized, start_of_thinking, trained_before
 from demo_corpus import DOMAINS, Document, MissingSourceError, read_corpus
 from demo_data import Batches, stream
 from demo_evaluate import PROMPTS, evaluate
@@ -32,7 +36,7 @@ from demo_export import export
 from demo_model import DemoMoe, Geometry
 from demo_questions import Item, read_items
 from demo_routing import domain_information, guessed_domains, never_used
-from demo_tokenizer import train_tokenizer
+from demo_tokenizer import add_thinking, train_tokenizer
 from demo_train import Plan, train
 from tokenizers import Tokenizer
 
@@ -102,6 +106,7 @@ def measure(
         **sizes(g, folder),
         "perplexity": found["perplexity"],
         "answers": answers,
+        "thinking": found["thinking"],
         "domain_information": domain_information(routing, plan.seed),
         "guessed_domains": round(guessed_domains(routing), 4),
         "never_used": round(never_used(routing), 4),
@@ -128,9 +133,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work-dir", type=Path, default=ROOT / "build" / "demo")
     parser.add_argument("--out", type=Path, default=ROOT / "outlier_jupyter" / "demo")
-    parser.add_argument("--steps", type=int, default=Plan.steps)
+    parser.add_argument("--continue-from", type=Path, help="an exported model to train on from")
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--until", type=int, help="stop training early, at this step")
-    parser.add_argument("--threads", type=int, default=Plan.threads)
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--export-only", action="store_true", help="use the last checkpoint as is")
     parser.add_argument("--no-card", action="store_true", help="export without measuring")
     return parser.parse_args()
@@ -146,22 +152,33 @@ def main() -> None:
     except MissingSourceError as error:
         sys.exit(str(error))
     items, g = read_items(), Geometry()
-    plan = replace(Plan(), steps=options.steps, threads=options.threads)
-    kept = options.work_dir / "tokenizer.json"
+    plan = CONTINUED if options.continue_from else Plan()
+    plan = replace(plan, steps=options.steps or plan.steps, threads=options.threads or plan.threads)
+    kept, start = options.work_dir / "tokenizer.json", None
     if not kept.exists():
-        train_tokenizer(tokenizer_texts(corpus, items), g.vocab_size).save(str(kept))
+        if options.continue_from:
+            tokenizer = Tokenizer.from_file(str(options.continue_from / "tokenizer.json"))
+        else:
+            tokenizer = train_tokenizer(tokenizer_texts(corpus, items), g.vocab_size)
+        add_thinking(tokenizer, g.vocab_size).save(str(kept))
     tokenizer = Tokenizer.from_file(str(kept))
+    if options.continue_from:
+        start = dequantized(options.continue_from, g)
+        start_of_thinking(start, tokenizer)
     sides = [{d.name: stream(tokenizer, corpus[d.name][i]) for d in DOMAINS} for i in (0, 1)]
     checkpoint = options.work_dir / "checkpoint.pt"
     if not options.export_only:
         batches = Batches(tokenizer, sides[0], items, plan.seed)
-        checkpoint = train(g, plan, batches, options.work_dir, options.until)
+        checkpoint = train(g, plan, batches, options.work_dir, options.until, start)
     parameters, steps, seconds = load_checkpoint(checkpoint)
     export(parameters, g.config(), tokenizer, options.out)
     (options.out / "LICENSE").write_text(LICENCE.read_text(encoding="utf-8"), encoding="utf-8")
     if not options.no_card:
+        training = training_facts(plan, steps, seconds)
+        if options.continue_from:
+            training["before"] = trained_before(options.continue_from)
         numbers = measure(options.out, g, plan, sides, items)
-        write_card(options.out, {**numbers, "training": training_facts(plan, steps, seconds)})
+        write_card(options.out, {**numbers, "training": training})
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from demo_answers import RIGHT, ask, overlap
 from demo_card import sha256
-from demo_evaluate import RIGHT, ask, overlap
 from demo_questions import read_items
 from demo_routing import Recorder, information, record
 
@@ -82,6 +82,39 @@ def test_the_chat_template_frames_turns(loaded: tuple[Any, Any]) -> None:
     assert len(tokenizer.encode("<|im_end|>")) == 1
 
 
+def test_thinking_is_told_by_two_tokens(loaded: tuple[Any, Any]) -> None:
+    """mlx-lm finds the tags, each is one token of its own, and decoding shows them."""
+    model, tokenizer = loaded
+    assert tokenizer.has_thinking
+    assert (tokenizer.think_start, tokenizer.think_end) == ("<think>", "</think>")
+    assert (tokenizer.think_start_id, tokenizer.think_end_id) == (4094, 4095)
+    text = "<think>\nOne.\n</think>\n\nTwo."
+    tokens = tokenizer.encode(text)
+    assert tokens[0] == 4094 and tokens.count(4095) == 1 and max(tokens) < model.args.vocab_size
+    assert tokenizer.decode(tokens) == text == tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def test_the_template_drops_earlier_thoughts_and_closes_the_block_where_thinking_is_off(
+    loaded: tuple[Any, Any],
+) -> None:
+    """Qwen3's way: an empty block before the answer; the model opens one itself where it is on."""
+    _, tokenizer = loaded
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "<think>\nA greeting.\n</think>\n\nHello!"},
+        {"role": "user", "content": "What is a hit?"},
+    ]
+    on, off, default = (
+        tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **how)
+        for how in ({"enable_thinking": True}, {"enable_thinking": False}, {})
+    )
+    assert on == default == (
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n"
+        "<|im_start|>user\nWhat is a hit?<|im_end|>\n<|im_start|>assistant\n"
+    )  # fmt: skip
+    assert off == on + "<think>\n\n</think>\n\n"
+
+
 def test_an_answer_stops_at_the_end_of_its_turn(loaded: tuple[Any, Any]) -> None:
     """mlx-lm's stream ends with finish_reason stop, without the end token in the text."""
     from mlx_lm import stream_generate
@@ -99,9 +132,25 @@ def test_questions_are_answered_as_the_card_says(
 ) -> None:
     """The share of right answers in a sample is about that of all questions."""
     sample = read_items()[::15]
-    right = sum(overlap(ask(*loaded, [], item.asked[0]), item.answer) >= RIGHT for item in sample)
+    right = sum(
+        overlap(ask(*loaded, [], item.asked[0]).answer, item.answer) >= RIGHT for item in sample
+    )
     claimed = numbers["answers"]["trained question"]
     assert right / len(sample) >= claimed["right"] / claimed["asked"] - 0.15
+
+
+def test_questions_are_thought_about_as_the_card_says(
+    loaded: tuple[Any, Any], numbers: dict[str, Any]
+) -> None:
+    """A sample has thoughts in well-formed blocks, and none where thinking is off."""
+    claimed = numbers["thinking"]
+    assert claimed["questions"] >= 100
+    sample = [item for item in read_items() if item.thought][::17]
+    replies = [ask(*loaded, [], item.asked[0]) for item in sample]
+    thought = sum(bool(reply.thought) and reply.well_formed for reply in replies)
+    assert thought / len(sample) >= claimed["well_formed"] / claimed["questions"] - 0.2
+    off = ask(*loaded, [], sample[0].asked[0], thinking=False)
+    assert off.thought is None and overlap(off.answer, sample[0].answer) >= RIGHT
 
 
 def test_code_and_prose_go_to_different_experts(loaded: tuple[Any, Any]) -> None:

@@ -9,12 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_answers import overlap, split
 from demo_corpus import DOMAINS, handbook_text, held_out
-from demo_evaluate import bigram_loss, overlap, windows
+from demo_data import reply
+from demo_evaluate import bigram_loss, windows
 from demo_generators import arithmetic_document, equation, json_document, order, story, table
-from demo_questions import conversation, read_items, small_sum, vary
+from demo_questions import Turn, conversation, read_items, small_sum, vary
 from demo_routing import guessed_domains, information, never_used
-from demo_tokenizer import SPECIAL, train_tokenizer
+from demo_tokenizer import (
+    END_OF_THINK,
+    NO_THINKING,
+    SPECIAL,
+    THINK,
+    add_thinking,
+    thinking,
+    train_tokenizer,
+)
 
 LINE = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
@@ -87,6 +97,15 @@ def test_questions_are_well_formed() -> None:
         assert len(item.answer) < 260
 
 
+def test_a_hundred_answers_have_a_short_thought() -> None:
+    """A thought is one or two sentences, says something of its own and has no tag in it."""
+    thoughtful = [item for item in read_items() if item.thought]
+    assert len(thoughtful) >= 100
+    for item in thoughtful:
+        assert item.thought[-1] in ".?" and 30 < len(item.thought) < 140
+        assert item.thought not in item.answer and "<" not in item.thought
+
+
 def test_no_question_has_two_answers() -> None:
     """No way to ask occurs twice, so held-out paraphrases are really held out."""
     ways = [way.lower() for item in read_items() for way in (*item.asked, item.held_out)]
@@ -98,8 +117,8 @@ def test_held_out_paraphrases_are_never_trained_on() -> None:
     items, rng = read_items(), random.Random(1)
     paraphrases = {item.held_out.lower().rstrip("?!. ") for item in items}
     for _ in range(3000):
-        for question, _ in conversation(items, rng):
-            assert question.lower().rstrip("?!. ") not in paraphrases
+        for turn in conversation(items, rng):
+            assert turn.question.lower().rstrip("?!. ") not in paraphrases
 
 
 def test_a_malformed_question_file_is_refused(tmp_path: Path) -> None:
@@ -186,3 +205,60 @@ def test_the_tokenizer_keeps_digits_single() -> None:
     tokenizer = train_tokenizer(["12 + 34 = 46 and words, words, words"] * 50, 300)
     assert tokenizer.encode("1234").tokens == ["1", "2", "3", "4"]
     assert [tokenizer.token_to_id(name) for name in SPECIAL] == [0, 1, 2]
+
+
+def test_the_tags_of_thinking_take_the_last_two_places() -> None:
+    """Of a full vocabulary the last two merges give way, and every text is still given back."""
+    full = train_tokenizer(["12 + 34 = 46 and words, words, words"] * 50, 290)
+    size = full.get_vocab_size()
+    made = add_thinking(full, size)
+    assert made.get_vocab_size() == size
+    assert [made.token_to_id(tag) for tag in (THINK, END_OF_THINK)] == [size - 2, size - 1]
+    text = f"{THINK}\nwords\n{END_OF_THINK}\n\nand words"
+    ids = made.encode(text).ids
+    assert made.decode(ids) == text and ids[0] == size - 2
+    assert add_thinking(made, size) is made
+
+
+def written(turn: Turn, last: bool, seed: int) -> tuple[str, str]:
+    """All of a reply as training sees it, and the part that counts in the loss, in words."""
+    words: list[str] = []
+    counted: list[str] = []
+
+    def add(text: str, silent: int | None) -> None:
+        pieces = text.split(" ")
+        words.extend(pieces)
+        counted.extend([] if silent is None else pieces[silent:])
+
+    reply(turn, last, random.Random(seed), add)
+    return " ".join(words), " ".join(counted)
+
+
+def test_thoughts_stand_only_in_the_last_turn() -> None:
+    """Earlier turns have lost theirs, and that they begin with the answer is not learnt."""
+    turn = Turn("Why?", "So it is.", "I think hard.")
+    assert written(turn, False, 0) == ("So it is.<|im_end|>", "it is.<|im_end|>")
+    assert written(turn._replace(thought=""), False, 0)[1] == "So it is.<|im_end|>"
+    replies = {written(turn, True, seed) for seed in range(200)}
+    answer = "So it is.<|im_end|>"
+    cut = {text for text, counted in replies if counted == answer}
+    assert (f"{thinking('I think hard.')} {answer}",) * 2 in replies
+    assert cut == {f"{block} {answer}" for block in
+                   (NO_THINKING, thinking("I"), thinking("I think"))}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Yes.", (None, "Yes.", True)),
+        ("<think>\nA.\n</think>\n\nYes.", ("A.", "Yes.", True)),
+        ("<think>\nA.", ("A.", "", False)),
+        ("A.</think>Yes.", ("", "", False)),
+        ("Oh <think>A.</think>Yes.", ("A.", "Yes.", False)),
+        ("<think>A.</think><think>B.</think>Yes.", ("A.", "<think>B.</think>Yes.", False)),
+    ],
+)
+def test_thoughts_are_told_from_answers(text: str, found: tuple[object, ...]) -> None:
+    """A block at the beginning is the thought; any other use of the tags is not well formed."""
+    reply = split(text)
+    assert (reply.thought, reply.answer, reply.well_formed) == found
