@@ -158,8 +158,10 @@ def test_the_slowest_token_is_taken_apart_rightly(answered):
         gone = trace.evictions[
             (trace.evictions["layer"] == miss.layer)
             & (trace.evictions["expert"] == miss.expert)
-            & (trace.evictions["step"] < step)
-        ]
+            # An earlier layer of the same token may have evicted it as well.
+            & ((trace.evictions["step"] < step)
+               | ((trace.evictions["step"] == step) & (trace.evictions["by_layer"] < miss.layer)))
+        ]  # fmt: skip
         if (trace.experts[:step, miss.layer] == miss.expert).any():
             assert miss.evicted_at == (gone["step"][-1] if len(gone) else step)
         else:
@@ -260,14 +262,14 @@ def test_a_masked_run_is_as_in_the_text(texts):
 
 
 def test_a_chat_reads_only_what_is_new_and_a_cache_has_room_for_what_it_says():
-    """Example 6: reused tokens are those of the turn before; slots count room, not experts."""
+    """Example 6: reused tokens are those of the prompt before; slots count room, not experts."""
     with outlier_jupyter.load("demo", cache_gb=0.002, quiet=True) as engine:
-        chat = outlier_jupyter.Chat(engine, max_tokens=60)
+        chat = outlier_jupyter.Chat(engine, max_tokens=120)
         one, two = chat.send(QUESTION), chat.send("And what does the router do?")
         first, second = (m.numbers for m in chat.messages if m.role == "assistant")
         assert (first["prompt"], first["reused"]) == (int((one.trace.phase == 0).sum()), 0)
-        # The last token of an answer is sampled and never an input.
-        assert second["reused"] == one.trace.steps == first["prompt"] + one.generated - 1
+        # The template drops the first answer's thoughts, so what follows its prompt is read anew.
+        assert one.thinking and second["reused"] == first["prompt"]
         assert second["prompt"] - second["reused"] == int((two.trace.phase == 0).sum())
         status = chat.resize(cache_experts=96)
         assert (status.slots, status.resident) == (96, 48)

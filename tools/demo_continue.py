@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 PLAN = Plan(
     seed=20261129,
-    steps=360,
+    steps=540,
     horizon=900,
     cool_from=0.5,
     tokens_per_step=3072,

@@ -192,7 +192,7 @@ DOMAINS = (
 )  # fmt: skip
 CHAT_SHARE = 1.0 - sum(domain.share for domain in DOMAINS)
 LATE_CHAT_SHARE = 0.4
-CONTINUED_CHAT_SHARE = 0.55
+CONTINUED_CHAT_SHARE = 0.7
 
 
 def read_corpus() -> dict[str, tuple[list[Document], list[Document]]]:

@@ -120,7 +120,7 @@ def training_facts(plan: Plan, steps: int, seconds: float) -> dict[str, object]:
         "steps": steps,
         "tokens": steps * plan.tokens_per_step,
         "minutes": round(seconds / 60),
-        "processor": f"{plan.threads} {platform.machine()} cores",
+        "processor": f"{plan.threads} {platform.machine()} core{'s' * (plan.threads > 1)}",
         "seed": plan.seed,
         "quantized_percent": round(100 * (1 - plan.quantize_from)),
         "torch": torch.__version__.split("+")[0],
