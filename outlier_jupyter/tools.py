@@ -106,8 +106,8 @@ def _check_signature(called: str, function: Callable[..., Any]) -> None:
         raise _undescribed(called, error) from error
     if not (inspect.getdoc(function) or "").strip():
         raise OptionError(
-            f"the tool {called!r} has no docstring, which tells the model what it does: write one, "
-            "with a line for each argument under Args:"
+            f"the tool {called!r} has no docstring, from which the model learns what it does: "
+            "write one, with a line for each argument under Args:"
         )
     for each in parameters:
         if each.kind in BY_POSITION:
@@ -117,8 +117,8 @@ def _check_signature(called: str, function: Callable[..., Any]) -> None:
             )
         if each.annotation is each.empty:
             raise OptionError(
-                f"the argument {each.name!r} of the tool {called!r} has no type hint, which tells "
-                f"the model what to pass: write {each.name}: str, int, float, bool, list or dict"
+                f"the argument {each.name!r} of the tool {called!r} has no type hint, which "
+                f"says what to pass: write {each.name}: str, int, float, bool, list or dict"
             )
 
 

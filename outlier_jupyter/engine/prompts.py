@@ -87,11 +87,11 @@ def encode(
         starts = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
         special = not starts
     else:
-        given = _messages(prompt, options.system)
+        inputs = _messages(prompt, options.system)
         if options.tools:
             check_takes_tools(tokenizer, options.tools)
             variables |= {"tools": list(options.tools)}
-        text, messages = rendered(tokenizer, given, variables)
+        text, messages = rendered(tokenizer, inputs, variables)
         text, special = with_thinking(text, tokenizer, options, dialect), False
     tokens = ids_of(tokenizer, text, add_special_tokens=special)
     encoded = Encoded(_prompt_text(prompt), text, tokens, messages, variables)

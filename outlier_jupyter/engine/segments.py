@@ -74,11 +74,11 @@ class GeneratedSegments:
             return self._released([(kind_of(found[0][0]), found[0][1])])
         pieces: list[Piece] = []
         for sign in text:  # a tag ends here: where, only single steps say
-            held = len(self._state[3]) + 1
+            tag = len(self._state[3]) + 1
             self._state, found = TextStateMachine.split(self._state, sign)
             pieces.append((kind_of(found[0][0]), found[0][1]))
             if len(found) > 1:
-                pieces.append((TEMPLATE, "\0" * (held - len(found[0][1]))))
+                pieces.append((TEMPLATE, "\0" * (tag - len(found[0][1]))))
         return self._released(pieces)
 
     def finish(self) -> list[Piece]:

@@ -145,7 +145,7 @@ class GenerateOptions:
     raw: bool = option(False, "continue the prompt as plain text, without the chat template")
     tools: tuple[dict[str, Any], ...] = option(
         (),
-        "functions, or JSON schemas of functions, that the chat template tells the model of; a "
+        "functions, or JSON schemas of functions, that the chat template describes to the model; a "
         "run calls none of them, a chat does",
         spell=schemas_of,
         python_only=True,
@@ -162,7 +162,7 @@ class GenerateOptions:
     )
     template: tuple[str, ...] = option(
         (),
-        "NAME=VALUE sets a variable of the chat template, as reasoning_effort=low; VALUE is read "
+        "NAME=VALUE is passed to the chat template, as reasoning_effort=low; VALUE is read "
         "as JSON where it is JSON, else as text; may be repeated",
         spell=template_texts,
     )

@@ -88,7 +88,7 @@ def token_table(run: Run, prompt: bool = False) -> pandas.DataFrame:
     made = produced_by(trace)
     read = np.flatnonzero(trace.phase == PREFILL) if prompt else np.zeros(0, np.int64)
     cost = np.concatenate([read, made])
-    said = np.concatenate([read - 1, made])  # a prompt's token comes after the step before it
+    predicted = np.concatenate([read - 1, made])  # a prompt's token comes after the step before it
     ids = [*trace.tokens[read].tolist(), *trace.produced[made].tolist()]
     columns: dict[str, Any] = {
         "part": [PROMPT] * len(read) + [GENERATED] * len(made),
@@ -99,7 +99,7 @@ def token_table(run: Run, prompt: bool = False) -> pandas.DataFrame:
     if len(trace.kinds):
         at = np.concatenate([read, made + 1])  # in the sequence of all tokens
         columns["kind"] = [name_of(kind) for kind in trace.kinds[at].tolist()]
-    columns |= _said(run, said)
+    columns |= _predicted(run, predicted)
     hits, misses = hits_per_step(trace)
     if trace.has("hits"):
         columns |= {"hits": hits[cost], "misses": misses[cost]}
@@ -108,7 +108,7 @@ def token_table(run: Run, prompt: bool = False) -> pandas.DataFrame:
     return pandas.DataFrame(columns)
 
 
-def _said(run: Run, steps: npt.NDArray[np.int64]) -> Iterator[tuple[str, Any]]:
+def _predicted(run: Run, steps: npt.NDArray[np.int64]) -> Iterator[tuple[str, Any]]:
     """The columns of what the model found likely after these steps; −1 is before the first."""
     trace = run.trace
     before = steps < 0

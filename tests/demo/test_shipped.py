@@ -82,7 +82,7 @@ def test_the_chat_template_frames_turns(loaded: tuple[Any, Any]) -> None:
     assert len(tokenizer.encode("<|im_end|>")) == 1
 
 
-def test_thinking_is_told_by_two_tokens(loaded: tuple[Any, Any]) -> None:
+def test_two_tokens_mark_thinking(loaded: tuple[Any, Any]) -> None:
     """mlx-lm finds the tags, each is one token of its own, and decoding shows them."""
     model, tokenizer = loaded
     assert tokenizer.has_thinking

@@ -258,7 +258,7 @@ def test_thoughts_stand_only_in_the_last_turn() -> None:
         ("<think>A.</think><think>B.</think>Yes.", ("A.", "<think>B.</think>Yes.", False)),
     ],
 )
-def test_thoughts_are_told_from_answers(text: str, found: tuple[object, ...]) -> None:
+def test_thoughts_are_separated_from_answers(text: str, found: tuple[object, ...]) -> None:
     """A block at the beginning is the thought; any other use of the tags is not well formed."""
     reply = split(text)
     assert (reply.thought, reply.answer, reply.well_formed) == found

@@ -155,7 +155,7 @@ def test_a_saved_run_needs_an_engine(engine, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("token", "choice", "said"),
+    ("token", "choice", "message"),
     [
         (0, {"choose": 5}, "no token 0"),
         (9, {"choose": 5}, "no token 9"),
@@ -171,9 +171,9 @@ def test_a_saved_run_needs_an_engine(engine, run, tmp_path):
         (2, {"choose": "two tokens"}, "no single token"),
     ],
 )
-def test_what_cannot_be_chosen_is_said_in_one_sentence(run, token, choice, said):
+def test_what_cannot_be_chosen_is_refused_in_one_sentence(run, token, choice, message):
     """Each error names what was given and what there is."""
-    with pytest.raises(OptionError, match=said) as caught:
+    with pytest.raises(OptionError, match=message) as caught:
         run.branch(token, **choice)
     assert len(str(caught.value)) <= 300
 

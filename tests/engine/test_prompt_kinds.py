@@ -46,7 +46,7 @@ def kinds_of(
     return text, found
 
 
-def said(text: str, found: PromptKinds, kind: int) -> list[str]:
+def texts(text: str, found: PromptKinds, kind: int) -> list[str]:
     """The parts of the text that are of a kind."""
     marked = "".join(s if k == kind else "\0" for s, k in zip(text, found.kinds, strict=True))
     return [part for part in marked.split("\0") if part]
@@ -91,10 +91,10 @@ def test_templates_that_change_their_messages(template: str) -> None:
         {"role": "user", "content": "So?"},
     ]  # fmt: skip
     text, found = kinds_of(template, messages)
-    asked = said(text, found, USER)
-    assert len(asked) == 2 and "What is" in asked[0] and asked[1].strip() in ("So?", '"So?"')
-    assert said(text, found, SYSTEM)[0].strip('"') == "Be brief."
-    assert said(text, found, ANSWER)[0].strip('"') == "A letter."
+    first, second = texts(text, found, USER)
+    assert "What is" in first and second.strip() in ("So?", '"So?"')
+    assert texts(text, found, SYSTEM)[0].strip('"') == "Be brief."
+    assert texts(text, found, ANSWER)[0].strip('"') == "A letter."
 
 
 def test_what_is_not_found_is_the_template_s() -> None:
@@ -123,9 +123,9 @@ def test_thinking_and_calls_in_earlier_answers() -> None:
         {"role": "assistant", "content": "<think>Hm.</think>Yes.<tool_call>find</tool_call>"},
     ):
         text, found = kinds_of(template, [{"role": "user", "content": "Hm. Yes."}, answer])
-        assert said(text, found, USER) == ["Hm. Yes."] and found.state == "reasoning"
+        assert texts(text, found, USER) == ["Hm. Yes."] and found.state == "reasoning"
         kinds = (THINKING, ANSWER, TOOL_CALL)
-        assert [said(text, found, kind) for kind in kinds] == [["Hm."], ["Yes."], ["find"]]
+        assert [texts(text, found, kind) for kind in kinds] == [["Hm."], ["Yes."], ["find"]]
 
 
 def test_an_answer_without_its_opening_tag_is_split_all_the_same() -> None:

@@ -90,8 +90,8 @@ def test_thinking_and_answer_are_found_in_every_dialect(name: str, data: st.Data
     streamed += segments.finish()
     spans = segments.spans(text)
     assert texts_of(text, spans, THINKING) == "Hm." and texts_of(text, spans, ANSWER) == "Yes."
-    said = {kind: "".join(t for k, t in streamed if k == kind) for kind in (THINKING, ANSWER)}
-    assert said[THINKING].rstrip("\n") == "Hm." and said[ANSWER] == "Yes."
+    texts = {kind: "".join(t for k, t in streamed if k == kind) for kind in (THINKING, ANSWER)}
+    assert texts[THINKING].rstrip("\n") == "Hm." and texts[ANSWER] == "Yes."
 
 
 def test_each_dialect_of_mlx_lm_is_among_these() -> None:

@@ -42,7 +42,7 @@ def _engine(name: str, made: Callable[[str], Path]) -> Iterator[tuple[str, Engin
         yield name, engine
 
 
-def said(run: Run) -> dict[str, list[str]]:
+def prompt_texts(run: Run) -> dict[str, list[str]]:
     """The texts of the prompt's segments, by kind."""
     out: dict[str, list[str]] = {name: [] for name in KINDS}
     prompt = len(run.trace.kinds) - run.generated
@@ -55,7 +55,7 @@ def test_each_message_of_a_prompt_has_its_kind(real: tuple[str, Engine]) -> None
     """By the real template: also a question that is the name of a role, and an answer's call."""
     name, engine = real
     run = engine.generate(DIALOGUE, **QUIET)
-    found = said(run)
+    found = prompt_texts(run)
     assert UNKNOWN not in run.trace.kinds
     assert found["system"] == ["Be brief"] and found["user"] == ["What is é?", "user"]
     assert found["answer"] == ["A letter."] and found["tool result"] == ["22 degrees"]
@@ -73,7 +73,7 @@ def test_a_text_that_the_tokenizer_normalises_has_its_kind(real: tuple[str, Engi
     _, engine = real
     long = "e\u0301" * 30
     messages = [{"role": "user", "content": long}, {"role": "assistant", "content": "A letter."}]
-    found = said(engine.generate([*messages, {"role": "user", "content": "So?"}], **QUIET))
+    found = prompt_texts(engine.generate([*messages, {"role": "user", "content": "So?"}], **QUIET))
     assert found["answer"] == ["A letter."] and found["user"][-1] == "So?"
 
 
@@ -199,4 +199,4 @@ def test_an_answer_with_its_tags_goes_back_as_the_template_wants(real: tuple[str
     turn = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nA letter."}
     run = engine.generate([DIALOGUE[1], turn, DIALOGUE[3]], **QUIET)
     assert "Hm." not in run.encoded
-    assert said(run)["answer"] == ["A letter."]
+    assert prompt_texts(run)["answer"] == ["A letter."]

@@ -225,7 +225,7 @@ def test_a_call_that_is_cut_off_is_no_call(
         ("[" * 100_000, "RecursionError"),
     ],
 )
-def test_what_is_wrong_with_a_call_is_said(
+def test_what_is_wrong_with_a_call_is_its_error(
     tokenizers: dict[str, TokenizerWrapper], written: str, error: str
 ) -> None:
     """And the tool that it seems to mean is named where one is."""

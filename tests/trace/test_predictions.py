@@ -66,7 +66,7 @@ def test_a_scored_chunk_has_one_prediction_for_each_of_its_last_tokens():
 
 
 def test_without_predictions_the_arrays_are_empty():
-    """A run whose events have none is told from one that recorded them; so with alternatives."""
+    """A run whose events have none differs from one that recorded them; so with alternatives."""
     recorder = Recorder(0, 8, NOBODY)
     call(recorder, PREFILL, [1, 2], None)
     bare = recorder.trace(TraceInfo())
@@ -105,7 +105,7 @@ def test_the_table_of_tokens_has_their_columns():
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "said"),
+    ("name", "values", "message"),
     [
         ("logprobs", np.full(4, 0.5, np.float32), "0 or less"),
         ("logprobs", np.full(3, -1, np.float32), "expected"),
@@ -122,7 +122,7 @@ def test_the_table_of_tokens_has_their_columns():
         ("alternative_logprobs", np.full((3, 2), -1, np.float32), "expected"),
     ],
 )
-def test_a_foreign_file_s_numbers_are_validated(tmp_path, name, values, said):
+def test_a_foreign_file_s_numbers_are_validated(tmp_path, name, values, message):
     """Another program's arrays are read if they are probabilities of these steps, else refused."""
     good = {
         "experts": np.zeros((4, 1, 1), np.int16),
@@ -140,7 +140,7 @@ def test_a_foreign_file_s_numbers_are_validated(tmp_path, name, values, said):
     save_file(good | {name: values}, path)
     with pytest.raises(TraceError, match=name.split("s")[0]) as caught:
         Trace.load(path)
-    assert said in str(caught.value) and len(str(caught.value)) <= 300
+    assert message in str(caught.value) and len(str(caught.value)) <= 300
     del good["alternative_logprobs"]
     save_file(good, path)
     with pytest.raises(TraceError, match="only valid together"):

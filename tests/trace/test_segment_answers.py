@@ -88,7 +88,7 @@ def test_measures_and_comparisons_take_a_kind_as_their_phase() -> None:
             run.measures(wrong)
 
 
-def test_other_caches_are_told_by_kind() -> None:
+def test_other_caches_are_named_by_kind() -> None:
     """Hit rates of a replay while thinking and while answering; their mean is decode's."""
     trace = thought(sticky(1, 60, 0.5), sticky(2, 60))
     frame = trace.what_if([16], ["lru"])

@@ -39,10 +39,10 @@ def test_a_run_records_the_kind_of_each_token(engine: Engine) -> None:
     run = engine.generate("hello", system="Be brief", max_tokens=6)
     kinds = run.trace.kinds
     assert len(kinds) == run.trace.steps + 1 and kinds.dtype == np.uint8
-    said = {
+    texts = {
         name_of(s.kind): "".join(run.read_pieces[s.first : s.last + 1]) for s in segments_of(kinds)
     }
-    assert said["system"] == "Be brief" and said["user"] == "hello"
+    assert texts["system"] == "Be brief" and texts["user"] == "hello"
     assert kinds[-6:].tolist() == [ANSWER] * 6
     raw = engine.generate("hello", raw=True, max_tokens=2)
     assert raw.trace.kinds.tolist() == [USER] * 5 + [ANSWER] * 2

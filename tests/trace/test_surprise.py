@@ -42,7 +42,7 @@ def independent(tokens: int, seed: int) -> list[np.ndarray]:
     return [surprise, decided, np.round(12 * misses)]
 
 
-def test_what_goes_together_is_said_with_its_correlation():
+def test_what_goes_together_has_its_correlation():
     """Misses that follow surprise are found, the unrelated router entropy is not."""
     surprise, decided, _ = independent(200, 3)
     misses = np.round(12 * surprise + np.random.default_rng(0).random(200))
@@ -72,7 +72,7 @@ def test_chance_is_rarely_taken_for_a_finding():
     assert none.sentence.startswith("No sign in 120 decoded tokens")
 
 
-def test_too_few_tokens_are_said():
+def test_too_few_tokens_are_named():
     """Below the bound there is a correlation without an interval, and no finding."""
     surprise, decided, misses = independent(FEWEST - 1, 1)
     found = associations(made(surprise, decided, np.round(12 * surprise)))

@@ -35,7 +35,7 @@ class PageUpdates:
 
     Attributes:
         turn: the turn under way, or None; its answer gets the new text.
-        lock: held while the conversations change or are sent.
+        lock: taken while the conversations change or are sent.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ def _run(session: Session, args: dict[str, Any]) -> SegmentsAnswer | pandas.Data
 
 COMMAND = Command(
     "segments",
-    "compare routing, hits and speed while the model thinks with those while it answers",
+    "compare routing, hits and speed while thinking with those while answering",
     _run,
     _arguments,
     call="`run.compare_segments(first, second)`; `run.segments` has a row per segment",

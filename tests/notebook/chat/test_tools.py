@@ -71,7 +71,7 @@ def test_a_call_runs_once_it_is_allowed_and_the_model_goes_on(
     engine: Engine, chat_of: Callable[..., Chat], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The prompt has the schema, then the call and its result; the answer goes on below it."""
-    asked: list[tuple[str, int]] = []
+    requests: list[tuple[str, int]] = []
 
     def weather(city: str, days: int) -> dict[str, Any]:
         """The weather.
@@ -80,20 +80,20 @@ def test_a_call_runs_once_it_is_allowed_and_the_model_goes_on(
             city: where
             days: how many
         """
-        asked.append((city, days))
+        requests.append((city, days))
         return {"sky": "rain", "high": 12.5}
 
     chat = chat_of(weather)
     script(monkeypatch, engine, f"I look. {PARIS}", "It rains in Paris.")
     run = chat.send("And Paris?")
-    assert '"name": "weather"' in run.encoded and asked == []
+    assert '"name": "weather"' in run.encoded and requests == []
     (proposed,) = chat.messages[-1].tool_calls
     assert (proposed.state, proposed.name, proposed.arguments, proposed.result) == (
         "proposed", "weather", {"city": "Paris", "days": 2}, "",
     )  # fmt: skip
     assert chat.status == "idle"
     further = chat.allow()
-    assert further is chat.runs[-1] and asked == [("Paris", 2)]
+    assert further is chat.runs[-1] and requests == [("Paris", 2)]
     assert responses(chat) == ['{"sky": "rain", "high": 12.5}'] and states(chat) == [["done"], []]
     assert further.encoded.count('{"name": "weather", "arguments": {"city": "Paris"') == 1
     assert [m.role for m in chat.messages] == ["user", "assistant", "assistant"]

@@ -42,7 +42,7 @@ def _correlations(figure: go.Figure, found: Associations) -> None:
     colours = [EITHER.hit if pair.beyond_chance else EITHER.top for pair in found.pairs]
     rho = np.array([pair.rho for pair in found.pairs])
     ends = np.array([[pair.low, pair.high] for pair in found.pairs])
-    says = [
+    labels = [
         "not known: one of the two is always the same" if np.isnan(pair.rho)
         else f"{pair.rho:+.2f}, too few tokens for an interval" if np.isnan(pair.low)
         else f"{pair.rho:+.2f}, interval {pair.low:+.2f} to {pair.high:+.2f}"
@@ -52,7 +52,7 @@ def _correlations(figure: go.Figure, found: Associations) -> None:
         go.Scatter(
             x=np.nan_to_num(rho),
             y=np.arange(len(names)),
-            customdata=np.stack([names, says], axis=1),
+            customdata=np.stack([names, labels], axis=1),
             mode="markers",
             showlegend=False,
             marker={
