@@ -10,7 +10,6 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
-import { shortNames } from "./short-names.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 const target = fileURLToPath(new URL("../outlier_jupyter/notebook/static/", import.meta.url));
@@ -36,9 +35,6 @@ const settings = {
   minify: true,
   charset: "utf8",
 };
-/** The run views have no library in them, so more of their names are free. */
-const alone = shortNames([]);
-const beside = shortNames(BUNDLED.map(([name]) => name));
 const licences = "the licences of what it contains are in LICENSES.txt";
 const module = {
   ...settings,
@@ -49,18 +45,15 @@ const module = {
 };
 await build({
   ...module,
-  ...alone,
   entryPoints: Object.fromEntries(RUN_VIEWS.map((name) => [name, `src/${name}.ts`])),
 });
 await build({
   ...module,
-  ...beside,
   entryPoints: { chat: "src/chat.ts", highlight: "src/chat/highlight.ts" },
 });
 // Two files of less than MAX_BYTES: what the second entry reaches is the part that both share.
 const formulas = await build({
   ...module,
-  ...beside,
   entryPoints: { formulas: "src/chat/formulas.ts", shared: "src/formula-symbols.ts" },
   splitting: true,
   chunkNames: "formula-symbols",
@@ -83,7 +76,6 @@ const withoutServer = {
 };
 await build({
   ...settings,
-  ...alone,
   entryPoints: { lab: "src/lab.ts", report: "src/report.ts" },
   plugins: [withoutServer],
   format: "iife",

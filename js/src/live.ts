@@ -10,33 +10,33 @@ import { hideSaved } from "./widget/saved";
 
 /** Shows the branches of a run in `place`, in their order, each once. */
 class Branches {
-  private readonly shown = new Set<unknown>();
+  readonly #shown = new Set<unknown>();
 
   constructor(
     private readonly model: Model,
     private readonly place: HTMLElement,
     private readonly signal: AbortSignal,
   ) {
-    const changed = () => this.draw()?.scrollIntoView({ block: "nearest" });
+    const changed = () => this.#draw()?.scrollIntoView({ block: "nearest" });
     model.on("change:branches", changed);
     signal.addEventListener("abort", () => model.off("change:branches", changed));
-    this.draw();
+    this.#draw();
   }
 
   /** Returns the place of the last one that is new. */
-  private draw(): HTMLElement | undefined {
+  #draw(): HTMLElement | undefined {
     let box: HTMLElement | undefined;
     for (const ref of (this.model.get("branches") ?? []) as string[]) {
-      if (this.shown.has(ref)) continue;
-      this.shown.add(ref);
+      if (this.#shown.has(ref)) continue;
+      this.#shown.add(ref);
       const made = this.place.appendChild(el("div", "oj-branch"));
-      void this.add(ref, made).catch(() => made.remove()); // a page without a manager of widgets
+      void this.#add(ref, made).catch(() => made.remove()); // a page without a manager of widgets
       box = made;
     }
     return box;
   }
 
-  private async add(ref: string, box: HTMLElement): Promise<void> {
+  async #add(ref: string, box: HTMLElement): Promise<void> {
     const model = await (this.model.widget_manager as Finds).get_model(idOf(ref));
     const store = new RunStore(model);
     this.signal.addEventListener("abort", () => store.close());

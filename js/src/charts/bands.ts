@@ -40,11 +40,11 @@ export class Bands {
   readonly canvas: Canvas;
   /** How many experts share a row. */
   shared = 1;
-  private readonly overlay = new Overlay();
-  private content: BandContent | null = null;
-  private axis: Axis | null = null;
-  private key = "";
-  private drawnFrom: readonly unknown[] = [];
+  readonly #overlay = new Overlay();
+  #content: BandContent | null = null;
+  #axis: Axis | null = null;
+  #key = "";
+  #drawnFrom: readonly unknown[] = [];
 
   constructor(
     label: string,
@@ -53,15 +53,15 @@ export class Bands {
   ) {
     this.canvas = new Canvas(label);
     const { node } = this.canvas;
-    new Brush(node, () => this.axis, focus, signal);
+    new Brush(node, () => this.#axis, focus, signal);
     const on = <Name extends keyof HTMLElementEventMap>(
       name: Name,
       act: (event: HTMLElementEventMap[Name]) => void,
     ) => node.addEventListener(name, act, { signal });
     on("pointermove", (event) => {
-      const { expert, step } = this.under(event);
+      const { expert, step } = this.#under(event);
       focus.hoverStep(step);
-      focus.hoverCell(expert === null ? null : { layer: this.content!.layer, expert });
+      focus.hoverCell(expert === null ? null : { layer: this.#content!.layer, expert });
     });
     const leave = () => {
       focus.hoverStep(null);
@@ -70,58 +70,59 @@ export class Bands {
     on("pointerleave", leave);
     on("blur", leave);
     on("click", (event) => {
-      const { step } = this.under(event);
+      const { step } = this.#under(event);
       if (step !== null) focus.moveTo(step);
     });
-    on("keydown", (event) => this.onKey(event));
+    on("keydown", (event) => this.#onKey(event));
   }
 
   /** `changed` says whether the content differs from that of the last call. */
   draw(content: BandContent, theme: Theme, changed: boolean): void {
-    this.content = content;
+    this.#content = content;
     if (!this.canvas.fit()) return;
     const { width, height, scale } = this.canvas;
     const axis = new Axis(content.shown, width);
-    this.axis = axis;
-    if (!this.overlay.node.isConnected) this.canvas.node.after(this.overlay.node);
-    this.overlay.place(axis, MARGIN.top + this.height, this.focus.at, this.focus.step);
+    this.#axis = axis;
+    if (!this.#overlay.node.isConnected) this.canvas.node.after(this.#overlay.node);
+    this.#overlay.place(axis, MARGIN.top + this.#height, this.focus.at, this.focus.step);
     const { cells, cell } = this.focus;
     const key = JSON.stringify([width, height, scale, content.shown, content.layer, cells, cell]);
-    if (key === this.key && !changed && theme === this.drawnFrom[0]) return;
-    [this.key, this.drawnFrom] = [key, [theme]];
+    if (key === this.#key && !changed && theme === this.#drawnFrom[0]) return;
+    [this.#key, this.#drawnFrom] = [key, [theme]];
     this.canvas.clear();
-    this.shared = Math.max(1, Math.ceil((LOWEST * content.experts.length) / this.height));
-    this.drawAxes(content, axis, theme);
-    this.drawBands(content, axis, theme);
-    this.drawUses(content, axis, theme);
-    this.drawFocus(content, axis, theme);
+    this.shared = Math.max(1, Math.ceil((LOWEST * content.experts.length) / this.#height));
+    this.#drawAxes(content, axis, theme);
+    this.#drawBands(content, axis, theme);
+    this.#drawUses(content, axis, theme);
+    this.#drawFocus(content, axis, theme);
   }
 
-  private get height(): number {
+  get #height(): number {
     return this.canvas.height - MARGIN.top - MARGIN.bottom;
   }
 
-  private get rows(): number {
-    return Math.max(1, Math.ceil((this.content?.experts.length ?? 0) / this.shared));
+  get #rows(): number {
+    return Math.max(1, Math.ceil((this.#content?.experts.length ?? 0) / this.shared));
   }
 
-  private get rowHeight(): number {
-    return Math.min(14, this.height / this.rows);
+  get #rowHeight(): number {
+    return Math.min(14, this.#height / this.#rows);
   }
 
   /** The top of the row of each expert. */
-  private tops({ experts }: BandContent): Map<number, number> {
-    const { rowHeight, shared } = this;
+  #tops({ experts }: BandContent): Map<number, number> {
+    const { shared } = this,
+      rowHeight = this.#rowHeight;
     return new Map(
       experts.map((expert, n) => [expert, MARGIN.top + Math.floor(n / shared) * rowHeight]),
     );
   }
 
-  private drawBands(content: BandContent, axis: Axis, theme: Theme): void {
+  #drawBands(content: BandContent, axis: Axis, theme: Theme): void {
     const { context } = this.canvas;
     const { from, to } = content.shown;
-    const { rowHeight } = this;
-    const tops = this.tops(content);
+    const rowHeight = this.#rowHeight;
+    const tops = this.#tops(content);
     const signs = rowHeight >= SIGNS_FROM;
     const half = Math.min(3, rowHeight / 2 - 1);
     const [arrivals, evictions] = [new Path2D(), new Path2D()];
@@ -149,11 +150,11 @@ export class Bands {
     context.globalAlpha = 1;
   }
 
-  private drawUses(content: BandContent, axis: Axis, theme: Theme): void {
+  #drawUses(content: BandContent, axis: Axis, theme: Theme): void {
     const { context } = this.canvas;
     const { from } = content.shown;
-    const { rowHeight } = this;
-    const tops = this.tops(content);
+    const rowHeight = this.#rowHeight;
+    const tops = this.#tops(content);
     const width = axis.left(from + 1) - axis.left(from);
     const radius = Math.min(2, rowHeight / 3, Math.max(0.75, width / 3));
     const dots = new Path2D();
@@ -171,50 +172,52 @@ export class Bands {
     context.fill(dots);
   }
 
-  private drawFocus(content: BandContent, axis: Axis, theme: Theme): void {
+  #drawFocus(content: BandContent, axis: Axis, theme: Theme): void {
     const { context } = this.canvas;
-    const tops = this.tops(content);
+    const tops = this.#tops(content);
     context.strokeStyle = theme.highlight;
     context.lineWidth = 1.5;
     for (const cell of new Set([...this.focus.cells, this.focus.cell])) {
       const y = cell?.layer === content.layer ? tops.get(cell.expert ?? -1) : undefined;
-      if (y !== undefined) context.strokeRect(axis.x, y, axis.width, Math.max(3, this.rowHeight));
+      if (y !== undefined) context.strokeRect(axis.x, y, axis.width, Math.max(3, this.#rowHeight));
     }
   }
 
-  private drawAxes(content: BandContent, axis: Axis, theme: Theme): void {
+  #drawAxes(content: BandContent, axis: Axis, theme: Theme): void {
     const { context } = this.canvas;
-    const base = MARGIN.top + this.height;
+    const base = MARGIN.top + this.#height;
     context.fillStyle = theme.grid;
     context.fillRect(axis.x, base - 0.5, axis.width, 1);
     context.font = theme.font;
     context.fillStyle = theme.muted;
     context.textBaseline = "middle";
     context.textAlign = "right";
-    const every = Math.max(1, Math.ceil(12 / this.rowHeight));
-    for (let row = 0; row < this.rows; row += every) {
-      const y = MARGIN.top + (row + 0.5) * this.rowHeight;
+    const every = Math.max(1, Math.ceil(12 / this.#rowHeight));
+    for (let row = 0; row < this.#rows; row += every) {
+      const y = MARGIN.top + (row + 0.5) * this.#rowHeight;
       const expert = content.experts[row * this.shared];
       if (expert !== undefined) context.fillText(String(expert), axis.x - 5, y);
     }
     drawTokenAxis(context, axis, base);
-    drawSideways(context, "expert", 9, MARGIN.top + this.height / 2);
+    drawSideways(context, "expert", 9, MARGIN.top + this.#height / 2);
   }
 
-  private under(event: MouseEvent): { expert: number | null; step: number | null } {
-    const { axis, content } = this;
+  #under(event: MouseEvent): { expert: number | null; step: number | null } {
+    const axis = this.#axis,
+      content = this.#content;
     if (!axis || !content) return { expert: null, step: null };
     const box = this.canvas.node.getBoundingClientRect();
     const step = axis.step(event.clientX - box.left);
-    const row = Math.floor((event.clientY - box.top - MARGIN.top) / this.rowHeight);
+    const row = Math.floor((event.clientY - box.top - MARGIN.top) / this.#rowHeight);
     const inside = step >= content.shown.from && step < Math.min(content.shown.to, content.end);
     const expert = row < 0 ? undefined : content.experts[row * this.shared];
     return { expert: expert ?? null, step: inside ? step : null };
   }
 
   /** The arrow keys up and down choose a row, Enter pins its expert; left and right move the playhead. */
-  private onKey(event: KeyboardEvent): void {
-    const { content, focus } = this;
+  #onKey(event: KeyboardEvent): void {
+    const { focus } = this,
+      content = this.#content;
     if (!content?.experts.length) return;
     if (event.key === "Enter" || event.key === " ") {
       consume(event);

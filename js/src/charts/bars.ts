@@ -17,7 +17,7 @@ export interface Stack extends PlotContent {
 
 export class Bars {
   readonly plot: Plot;
-  private readonly painter = new StackPainter();
+  readonly #painter = new StackPainter();
 
   constructor(label: string, focus: Focus, signal: AbortSignal) {
     this.plot = new Plot(label, focus, signal);
@@ -30,32 +30,32 @@ export class Bars {
   }
 
   draw(stack: Stack, theme: Theme): void {
-    this.painter.take(stack);
-    this.plot.draw(stack, this.painter, theme);
+    this.#painter.take(stack);
+    this.plot.draw(stack, this.#painter, theme);
   }
 }
 
 class StackPainter implements Painter {
   count = 0;
   readonly partial = true;
-  private parts: Stack["parts"] = [];
-  private by: ArrayLike<number> | undefined;
-  private readonly bins = new Bins();
-  private feet = new Float64Array(0);
+  #parts: Stack["parts"] = [];
+  #by: ArrayLike<number> | undefined;
+  readonly #bins = new Bins();
+  #feet = new Float64Array(0);
 
   take({ parts, by }: Stack): void {
-    this.parts = parts;
-    this.by = by;
+    this.#parts = parts;
+    this.#by = by;
     this.count = Math.max(0, ...parts.map((part) => part.values.length));
   }
 
   measure(perMark: number, peaks: Float64Array): number {
-    const { by } = this;
-    this.bins.measure(by ? (i) => by[i] : this.total, this.count, perMark, peaks);
+    const by = this.#by;
+    this.#bins.measure(by ? (i) => by[i] : this.#total, this.count, perMark, peaks);
     if (by) {
       for (let mark = 0; mark < peaks.length; mark += 1) {
-        const token = this.bins.peakOf(mark);
-        peaks[mark] = token < 0 ? Number.NaN : this.total(token);
+        const token = this.#bins.peakOf(mark);
+        peaks[mark] = token < 0 ? Number.NaN : this.#total(token);
       }
     }
     let least = Number.POSITIVE_INFINITY;
@@ -64,25 +64,25 @@ class StackPainter implements Painter {
   }
 
   peakOf(mark: number): number {
-    return this.bins.peakOf(mark);
+    return this.#bins.peakOf(mark);
   }
 
   paint(context: CanvasRenderingContext2D, place: Place, from: number, to: number): void {
     const { base, theme } = place;
-    if (this.feet.length < to - from) this.feet = new Float64Array(2 * (to - from));
-    this.feet.fill(base, 0, to - from);
-    this.parts.forEach((part, n) => {
+    if (this.#feet.length < to - from) this.#feet = new Float64Array(2 * (to - from));
+    this.#feet.fill(base, 0, to - from);
+    this.#parts.forEach((part, n) => {
       context.fillStyle = part.colour;
       for (let mark = from; mark < to; mark += 1) {
-        const token = this.bins.peakOf(mark);
+        const token = this.#bins.peakOf(mark);
         const value = token < 0 ? 0 : part.values[token];
         if (!(value > 0)) continue;
-        const total = this.total(token);
+        const total = this.#total(token);
         const height = (base - place.y(total)) * (value / total);
         const [left, right] = [place.left(mark), place.left(mark + 1)];
         const width = right - left - (right - left >= 5 ? 1 : 0.5);
-        const y = this.feet[mark - from] - height;
-        this.feet[mark - from] = y;
+        const y = this.#feet[mark - from] - height;
+        this.#feet[mark - from] = y;
         // A thin gap separates two parts without the help of their colours.
         const trim = n > 0 && height > 2 ? 0.75 : 0;
         context.fillRect(left, y, width, height - trim);
@@ -92,10 +92,10 @@ class StackPainter implements Painter {
         context.fillStyle = part.colour;
       }
     });
-    if (place.perMark > 1 && !this.by) this.paintMedians(context, place, from, to);
+    if (place.perMark > 1 && !this.#by) this.#paintMedians(context, place, from, to);
   }
 
-  private paintMedians(
+  #paintMedians(
     context: CanvasRenderingContext2D,
     { perMark, left, y, theme }: Place,
     from: number,
@@ -104,16 +104,16 @@ class StackPainter implements Painter {
     context.fillStyle = theme.ink;
     for (let mark = from; mark < to; mark += 1) {
       const end = Math.min(this.count, (mark + 1) * perMark);
-      const median = this.bins.median(this.total, mark * perMark, end);
+      const median = this.#bins.median(this.#total, mark * perMark, end);
       if (!(median > 0)) continue;
       context.fillRect(left(mark), Math.round(y(median) - 0.5), left(mark + 1) - left(mark), 1);
     }
   }
 
   /** The height of a token's bar: parts that are not known count as 0. */
-  private readonly total = (token: number): number => {
+  readonly #total = (token: number): number => {
     let sum = 0;
-    for (const { values } of this.parts) sum += values[token] || 0;
+    for (const { values } of this.#parts) sum += values[token] || 0;
     return sum;
   };
 }

@@ -25,30 +25,30 @@ export class Bitmap {
   rows = 0;
   /** How many pixels the last `paint` wrote; tests count them. */
   touched = 0;
-  private readonly context = this.node.getContext("2d")!;
-  private image: ImageData | null = null;
-  private pixels = new Uint32Array(0);
+  readonly #context = this.node.getContext("2d")!;
+  #image: ImageData | null = null;
+  #pixels = new Uint32Array(0);
   /** The level that each pixel shows. */
-  private shown = new Uint8Array(0);
-  private colours: Uint32Array | null = null;
+  #shown = new Uint8Array(0);
+  #colours: Uint32Array | null = null;
   /** The column that shows each expert, where experts share columns. */
-  private columnOf = new Uint16Array(0);
+  #columnOf = new Uint16Array(0);
 
   /** Show `cells` in at most as many pixels as the plot has on the screen. */
   paint(cells: Cells, maxColumns: number, maxRows: number): void {
     const columns = Math.max(1, Math.min(cells.experts, Math.floor(maxColumns)));
     const rows = Math.max(1, Math.min(cells.layers, Math.floor(maxRows)));
-    const all = this.resize(columns, rows) || this.colours !== cells.colours;
-    this.colours = cells.colours;
-    if (all && this.columnOf.length !== cells.experts) {
-      this.columnOf = new Uint16Array(cells.experts);
+    const all = this.#resize(columns, rows) || this.#colours !== cells.colours;
+    this.#colours = cells.colours;
+    if (all && this.#columnOf.length !== cells.experts) {
+      this.#columnOf = new Uint16Array(cells.experts);
     }
     if (all)
-      for (let i = 0; i < cells.experts; i += 1) this.columnOf[i] = (i * columns) / cells.experts;
+      for (let i = 0; i < cells.experts; i += 1) this.#columnOf[i] = (i * columns) / cells.experts;
     const exact = columns === cells.experts && rows === cells.layers;
-    const [first, last] = this.write(exact ? cells.levels : this.highest(cells), all);
+    const [first, last] = this.#write(exact ? cells.levels : this.#highest(cells), all);
     if (!this.touched) return;
-    this.context.putImageData(this.image!, 0, 0, 0, first, columns, last - first + 1);
+    this.#context.putImageData(this.#image!, 0, 0, 0, first, columns, last - first + 1);
   }
 
   /** The cell that a pixel shows: the first with the highest level among those that share it. */
@@ -66,20 +66,22 @@ export class Bitmap {
   }
 
   /** Take a size in pixels; returns whether it changed. */
-  private resize(columns: number, rows: number): boolean {
+  #resize(columns: number, rows: number): boolean {
     if (this.columns === columns && this.rows === rows) return false;
     [this.columns, this.rows] = [columns, rows];
     [this.node.width, this.node.height] = [columns, rows];
-    this.image = this.context.createImageData(columns, rows);
-    this.pixels = new Uint32Array(this.image.data.buffer);
-    this.shown = new Uint8Array(columns * rows);
+    this.#image = this.#context.createImageData(columns, rows);
+    this.#pixels = new Uint32Array(this.#image.data.buffer);
+    this.#shown = new Uint8Array(columns * rows);
     return true;
   }
 
   /** Write the pixels whose level changed; returns the first and the last row of them. */
-  private write(levels: Uint8Array, all: boolean): [number, number] {
-    const { pixels, shown, columns } = this;
-    const colours = this.colours!;
+  #write(levels: Uint8Array, all: boolean): [number, number] {
+    const { columns } = this,
+      pixels = this.#pixels,
+      shown = this.#shown;
+    const colours = this.#colours!;
     let [touched, first, last] = [0, -1, -1];
     for (let i = 0; i < pixels.length; i += 1) {
       const level = levels[i];
@@ -95,8 +97,9 @@ export class Bitmap {
   }
 
   /** The highest level of the cells that share each pixel. */
-  private highest({ layers, experts, levels }: Cells): Uint8Array {
-    const { columns, rows, columnOf } = this;
+  #highest({ layers, experts, levels }: Cells): Uint8Array {
+    const { columns, rows } = this,
+      columnOf = this.#columnOf;
     const out = new Uint8Array(columns * rows);
     for (let layer = 0; layer < layers; layer += 1) {
       const row = Math.floor((layer * rows) / layers) * columns;

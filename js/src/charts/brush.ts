@@ -11,9 +11,9 @@ const LEAST_DRAG = 5;
 
 export class Brush {
   /** The band over the steps that the drag has passed so far. */
-  private readonly band = el("div", "oj-brush", { hidden: true });
-  private start: number | null = null;
-  private dragged = false;
+  readonly #band = el("div", "oj-brush", { hidden: true });
+  #start: number | null = null;
+  #dragged = false;
 
   /** `axis` is that of the last drawing; null before it. */
   constructor(
@@ -27,58 +27,58 @@ export class Brush {
       listener: (event: HTMLElementEventMap[Type]) => void,
     ) => node.addEventListener(type, listener, { signal });
     on("pointerdown", (event) => {
-      this.dragged = false;
-      if (event.button === 0 && axis()) this.start = this.xOf(event);
+      this.#dragged = false;
+      if (event.button === 0 && axis()) this.#start = this.#xOf(event);
     });
-    on("pointermove", (event) => this.drag(event));
-    on("pointerup", (event) => this.end(event));
-    on("pointercancel", () => this.stop());
+    on("pointermove", (event) => this.#drag(event));
+    on("pointerup", (event) => this.#end(event));
+    on("pointercancel", () => this.#stop());
     on("dblclick", () => focus.zoom.reset());
-    on("keydown", (event) => this.key(event));
+    on("keydown", (event) => this.#key(event));
     // The click after a drag does not move the playhead.
     on("click", (event) => {
-      if (this.dragged) event.stopImmediatePropagation();
-      this.dragged = false;
+      if (this.#dragged) event.stopImmediatePropagation();
+      this.#dragged = false;
     });
   }
 
-  private xOf(event: PointerEvent): number {
+  #xOf(event: PointerEvent): number {
     const { left, width } = this.node.getBoundingClientRect();
     return Math.max(MARGIN.left, Math.min(width - MARGIN.right, event.clientX - left));
   }
 
-  private drag(event: PointerEvent): void {
-    if (this.start === null) return;
-    const x = this.xOf(event);
-    if (!this.dragged && Math.abs(x - this.start) < LEAST_DRAG) return;
-    if (!this.dragged) {
-      this.dragged = true;
+  #drag(event: PointerEvent): void {
+    if (this.#start === null) return;
+    const x = this.#xOf(event);
+    if (!this.#dragged && Math.abs(x - this.#start) < LEAST_DRAG) return;
+    if (!this.#dragged) {
+      this.#dragged = true;
       // A pointer that a script made cannot be captured.
       if (event.isTrusted) this.node.setPointerCapture(event.pointerId);
-      this.node.after(this.band);
+      this.node.after(this.#band);
     }
-    this.band.hidden = false;
-    this.band.style.left = `${Math.min(x, this.start)}px`;
-    this.band.style.width = `${Math.abs(x - this.start)}px`;
+    this.#band.hidden = false;
+    this.#band.style.left = `${Math.min(x, this.#start)}px`;
+    this.#band.style.width = `${Math.abs(x - this.#start)}px`;
   }
 
-  private end(event: PointerEvent): void {
+  #end(event: PointerEvent): void {
     const axis = this.axis();
-    if (this.start !== null && this.dragged && axis) {
-      const [low, high] = [this.start, this.xOf(event)].sort((a, b) => a - b);
+    if (this.#start !== null && this.#dragged && axis) {
+      const [low, high] = [this.#start, this.#xOf(event)].sort((a, b) => a - b);
       const { from, to } = axis.shown;
       const first = Math.max(from, axis.step(low));
       this.focus.zoom.set(first, Math.max(first + 1, Math.min(to, axis.step(high) + 1)));
     }
-    this.stop();
+    this.#stop();
   }
 
-  private stop(): void {
-    this.start = null;
-    this.band.hidden = true;
+  #stop(): void {
+    this.#start = null;
+    this.#band.hidden = true;
   }
 
-  private key(event: KeyboardEvent): void {
+  #key(event: KeyboardEvent): void {
     const axis = this.axis();
     const { zoom } = this.focus;
     if (modified(event) || !axis) return;

@@ -46,8 +46,8 @@ export class Focus {
   expertLast = false;
   /** The steps that all charts show. */
   readonly zoom: Zoom;
-  private hoveredStep: number | null = null;
-  private hoveredCell: Cell | null = null;
+  #hoveredStep: number | null = null;
+  #hoveredCell: Cell | null = null;
 
   constructor(
     private readonly changed: () => void,
@@ -63,11 +63,11 @@ export class Focus {
 
   /** The step to show: the hovered one, else the playhead's. */
   get step(): number | null {
-    return this.hoveredStep ?? this.playhead.at;
+    return this.#hoveredStep ?? this.playhead.at;
   }
 
   get cell(): Cell | null {
-    return this.hoveredCell ?? this.pinnedCell;
+    return this.#hoveredCell ?? this.pinnedCell;
   }
 
   /** The layer or expert that was pinned last. */
@@ -77,17 +77,17 @@ export class Focus {
 
   /** The experts to show: the hovered one, else those pinned. */
   get experts(): readonly Cell[] {
-    const cells = this.hoveredCell ? [this.hoveredCell] : this.cells;
+    const cells = this.#hoveredCell ? [this.#hoveredCell] : this.cells;
     return cells.filter(({ expert }) => expert !== null);
   }
 
   /** Whether a token, or a layer or an expert, is hovered. */
   get stepHovered(): boolean {
-    return this.hoveredStep !== null;
+    return this.#hoveredStep !== null;
   }
 
   get cellHovered(): boolean {
-    return this.hoveredCell !== null;
+    return this.#hoveredCell !== null;
   }
 
   /** Whether anything is selected. */
@@ -96,21 +96,21 @@ export class Focus {
   }
 
   hoverStep(step: number | null): void {
-    if (step === this.hoveredStep) return;
-    this.hoveredStep = step;
+    if (step === this.#hoveredStep) return;
+    this.#hoveredStep = step;
     this.changed();
   }
 
   hoverCell(cell: Cell | null): void {
-    if (same(cell, this.hoveredCell)) return;
-    this.hoveredCell = cell;
+    if (same(cell, this.#hoveredCell)) return;
+    this.#hoveredCell = cell;
     this.changed();
   }
 
   /** Move the playhead to a step; the preview ends, until the pointer moves again. */
   moveTo(step: number): void {
     this.playhead.moveTo(step);
-    this.hoveredStep = null;
+    this.#hoveredStep = null;
     this.expertLast = false;
     this.changed();
   }
@@ -133,7 +133,7 @@ export class Focus {
     const unpinned = others.length < cells.length && (add || cells.length === 1);
     if (unpinned) this.cells = others;
     else this.cells = add ? [...cells, cell] : [cell];
-    if (unpinned) this.hoveredCell = null;
+    if (unpinned) this.#hoveredCell = null;
     this.expertLast = this.cells.length > 0;
     this.changed();
   }
@@ -141,7 +141,7 @@ export class Focus {
   /** Unpin the expert, and end all previews. */
   clearCell(): void {
     this.cells = [];
-    this.hoveredCell = null;
+    this.#hoveredCell = null;
     this.expertLast = false;
     this.changed();
   }
@@ -152,7 +152,7 @@ export class Focus {
       this.choose([]);
       return;
     }
-    this.hoveredStep = null;
+    this.#hoveredStep = null;
     this.playhead.follow();
     this.clearCell();
   }

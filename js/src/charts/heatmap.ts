@@ -30,11 +30,11 @@ export interface MapContent extends Cells {
 export class Heatmap {
   readonly canvas: Canvas;
   readonly bitmap = new Bitmap();
-  private shown: MapContent | null = null;
+  #shown: MapContent | null = null;
   /** What the last overlay was drawn from. */
-  private overlay = "";
-  private drawnFrom: readonly unknown[] = [];
-  private box: Box = { x: 0, y: 0, width: 0, height: 0 };
+  #overlay = "";
+  #drawnFrom: readonly unknown[] = [];
+  #box: Box = { x: 0, y: 0, width: 0, height: 0 };
 
   constructor(
     label: string,
@@ -44,7 +44,7 @@ export class Heatmap {
     this.canvas = new Canvas(label);
     const node = this.canvas.node;
     const options = { signal };
-    const point = (event: MouseEvent) => focus.hoverCell(this.cellAt(event));
+    const point = (event: MouseEvent) => focus.hoverCell(this.#cellAt(event));
     node.addEventListener("pointermove", point, options);
     node.addEventListener("pointerleave", () => focus.hoverCell(null), options);
     node.addEventListener("blur", () => focus.hoverCell(null), options);
@@ -52,77 +52,78 @@ export class Heatmap {
       "click",
       (event) => {
         point(event); // a touch does not hover first
-        if (this.cellAt(event)) focus.pinCell(event.shiftKey);
+        if (this.#cellAt(event)) focus.pinCell(event.shiftKey);
       },
       options,
     );
     node.addEventListener(
       "keydown",
-      (event) => focus.cellKey(event, this.shown?.layers ?? 0, this.shown?.experts ?? 0),
+      (event) => focus.cellKey(event, this.#shown?.layers ?? 0, this.#shown?.experts ?? 0),
       options,
     );
   }
 
   /** How many cells share one pixel of the screen, at most. */
   get shared(): number {
-    const { shown, bitmap } = this;
+    const { bitmap } = this,
+      shown = this.#shown;
     if (!shown || !bitmap.columns) return 1;
     const across = Math.ceil(shown.experts / bitmap.columns);
     return across * Math.ceil(shown.layers / bitmap.rows);
   }
 
   draw(map: MapContent, theme: Theme): void {
-    this.shown = map;
+    this.#shown = map;
     if (!this.canvas.fit() || map.layers === 0 || map.experts === 0) return;
-    this.placeCells();
+    this.#placeCells();
     this.drawCells(map);
     const { context } = this.canvas;
-    const { box } = this;
-    const overlay = this.describe(map);
+    const box = this.#box;
+    const overlay = this.#describe(map);
     const from = [map.chosen, map.moved, theme];
-    if (overlay === this.overlay && from.every((each, n) => each === this.drawnFrom[n])) return;
-    [this.overlay, this.drawnFrom] = [overlay, from];
+    if (overlay === this.#overlay && from.every((each, n) => each === this.#drawnFrom[n])) return;
+    [this.#overlay, this.#drawnFrom] = [overlay, from];
     this.canvas.clear();
     if (Math.min(box.width / map.experts, box.height / map.layers) >= GAP_FROM) {
       drawGaps(context, box, map, theme);
     }
     if (map.moved) drawMoved(context, box, map, map.moved, theme);
-    this.drawAxes(map, theme);
+    this.#drawAxes(map, theme);
     if (map.chosen) drawChosen(context, box, map, map.chosen, theme);
-    this.drawFocus(map, theme);
+    this.#drawFocus(map, theme);
   }
 
   /** Show new levels, if nothing else changed since the last `draw`. */
   drawCells(map: MapContent): void {
-    const { width, height } = this.box;
+    const { width, height } = this.#box;
     const { scale } = this.canvas;
     if (width > 0 && height > 0) this.bitmap.paint(map, width * scale, height * scale);
   }
 
   /** Everything the overlay depends on, except the theme and its marks. */
-  private describe(map: MapContent): string {
+  #describe(map: MapContent): string {
     const { width, height, scale } = this.canvas;
     const { cells, cell } = this.focus;
     return JSON.stringify([width, height, scale, map.layers, map.experts, cells, cell]);
   }
 
   /** Lay the canvas of the cells over the plot. */
-  private placeCells(): void {
+  #placeCells(): void {
     const { width, height } = this.canvas;
     const [x, y] = [MARGIN.left, MARGIN.top];
     const box = {
       ...{ x, y, width: width - x - MARGIN.right },
       height: height - y - MARGIN.bottom,
     };
-    if (box.width === this.box.width && box.height === this.box.height) return;
-    this.box = box;
+    if (box.width === this.#box.width && box.height === this.#box.height) return;
+    this.#box = box;
     const { style } = this.bitmap.node;
     [style.left, style.top] = [`${box.x}px`, `${box.y}px`];
     [style.width, style.height] = [`${box.width}px`, `${box.height}px`];
   }
 
-  private drawFocus(map: MapContent, theme: Theme): void {
-    const { x, y, width, height } = this.box;
+  #drawFocus(map: MapContent, theme: Theme): void {
+    const { x, y, width, height } = this.#box;
     for (const cell of new Set([...this.focus.cells, this.focus.cell])) {
       if (!cell || cell.layer >= map.layers || (cell.expert ?? 0) >= map.experts) continue;
       const cellHeight = height / map.layers;
@@ -135,9 +136,9 @@ export class Heatmap {
     }
   }
 
-  private drawAxes(map: MapContent, theme: Theme): void {
+  #drawAxes(map: MapContent, theme: Theme): void {
     const context = this.canvas.context;
-    const { x, y, width, height } = this.box;
+    const { x, y, width, height } = this.#box;
     context.fillStyle = theme.muted;
     context.font = theme.font;
     context.textBaseline = "middle";
@@ -159,12 +160,12 @@ export class Heatmap {
    * The cell under the pointer: if cells share a pixel, the one that the pixel shows. Left of the
    * map, beside the layer's number, it is the whole layer.
    */
-  private cellAt(event: MouseEvent): Cell | null {
-    const map = this.shown;
+  #cellAt(event: MouseEvent): Cell | null {
+    const map = this.#shown;
     const { columns, rows } = this.bitmap;
     if (!map?.layers || !columns) return null;
     const node = this.canvas.node.getBoundingClientRect();
-    const { x, y, width, height } = this.box;
+    const { x, y, width, height } = this.#box;
     const row = Math.floor(((event.clientY - node.top - y) / height) * rows);
     const column = Math.floor(((event.clientX - node.left - x) / width) * columns);
     if (row < 0 || row >= rows || column >= columns) return null;

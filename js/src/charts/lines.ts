@@ -21,15 +21,15 @@ export interface Curves extends PlotContent {
 
 export class Lines {
   readonly plot: Plot;
-  private readonly painter = new LinePainter();
+  readonly #painter = new LinePainter();
 
   constructor(label: string, focus: Focus, signal: AbortSignal) {
     this.plot = new Plot(label, focus, signal);
   }
 
   draw(curves: Curves, theme: Theme): void {
-    this.painter.take(curves);
-    this.plot.draw(curves, this.painter, theme);
+    this.#painter.take(curves);
+    this.plot.draw(curves, this.#painter, theme);
   }
 }
 
@@ -37,22 +37,22 @@ class LinePainter implements Painter {
   count = 0;
   /** False: a point that changed would leave a wrong piece of line behind. */
   readonly partial = false;
-  private lines: readonly Line[] = [];
-  private from = 0;
-  private readonly bins = new Bins();
+  #lines: readonly Line[] = [];
+  #from = 0;
+  readonly #bins = new Bins();
   /** The length of each line so far: its dashes continue where they ended. */
-  private readonly lengths: number[] = [];
+  readonly #lengths: number[] = [];
 
   take({ lines, shown }: Curves): void {
-    this.lines = lines;
-    this.from = shown.from;
+    this.#lines = lines;
+    this.#from = shown.from;
     this.count = Math.max(0, ...lines.map((line) => line.values.length));
   }
 
   measure(perMark: number, peaks: Float64Array): number {
-    this.bins.measure(this.highest, this.count, perMark, peaks);
+    this.#bins.measure(this.#highest, this.count, perMark, peaks);
     let least = Number.POSITIVE_INFINITY;
-    for (const { values } of this.lines) {
+    for (const { values } of this.#lines) {
       for (let i = 0; i < values.length; i += 1) {
         if (values[i] > 0 && values[i] < least) least = values[i];
       }
@@ -61,27 +61,27 @@ class LinePainter implements Painter {
   }
 
   peakOf(mark: number): number {
-    return this.bins.peakOf(mark);
+    return this.#bins.peakOf(mark);
   }
 
   paint(context: CanvasRenderingContext2D, place: Place, from: number, to: number): void {
-    this.lines.forEach((line, n) => {
+    this.#lines.forEach((line, n) => {
       context.strokeStyle = line.colour;
       context.fillStyle = line.colour;
       context.lineWidth = line.width;
       context.setLineDash([...line.dash]);
-      context.lineDashOffset = from ? (this.lengths[n] ?? 0) : 0;
-      this.lengths[n] = context.lineDashOffset + this.trace(context, place, line, from, to);
+      context.lineDashOffset = from ? (this.#lengths[n] ?? 0) : 0;
+      this.#lengths[n] = context.lineDashOffset + this.#trace(context, place, line, from, to);
     });
     context.setLineDash([]);
   }
 
-  private readonly highest = (token: number): number => {
-    return this.lines.length ? this.lines[this.lines.length - 1].values[token] : Number.NaN;
+  readonly #highest = (token: number): number => {
+    return this.#lines.length ? this.#lines[this.#lines.length - 1].values[token] : Number.NaN;
   };
 
   /** Draw a line through marks [from, to), starting at the mark before; returns its length. */
-  private trace(
+  #trace(
     context: CanvasRenderingContext2D,
     place: Place,
     line: Line,
@@ -92,13 +92,13 @@ class LinePainter implements Painter {
     let [length, before, x0, y0] = [0, false, 0, 0];
     context.beginPath();
     for (let mark = Math.max(0, from - 1); mark < to; mark += 1) {
-      const value = this.pointValue(line, mark * perMark, (mark + 1) * perMark);
+      const value = this.#pointValue(line, mark * perMark, (mark + 1) * perMark);
       if (Number.isNaN(value)) {
         before = false;
         continue;
       }
       // The middle of a token's column: points stand over the bars of the other charts.
-      const x = axis.left(this.from + Math.min((mark + 0.5) * perMark, this.count));
+      const x = axis.left(this.#from + Math.min((mark + 0.5) * perMark, this.count));
       const y = place.y(value);
       if (before) {
         context.lineTo(x, y);
@@ -116,10 +116,10 @@ class LinePainter implements Painter {
   }
 
   /** The value of the point for tokens [from, to); NaN if none of them has a value. */
-  private pointValue({ values, shared }: Line, from: number, to: number): number {
+  #pointValue({ values, shared }: Line, from: number, to: number): number {
     const end = Math.min(to, values.length);
     if (end - from === 1) return values[from];
-    if (shared === "median") return this.bins.median((i) => values[i], from, end);
+    if (shared === "median") return this.#bins.median((i) => values[i], from, end);
     let most = Number.NaN;
     for (let i = from; i < end; i += 1) {
       if (values[i] > most || Number.isNaN(most)) most = values[i];

@@ -9,12 +9,12 @@ import type { Axis } from "./step-range";
 
 export class Overlay {
   readonly node: HTMLElement;
-  private readonly future = el("div", "oj-veil");
-  private readonly playhead = el("div", "oj-mark oj-playhead");
-  private readonly preview = el("div", "oj-mark oj-preview");
+  readonly #future = el("div", "oj-veil");
+  readonly #playhead = el("div", "oj-mark oj-playhead");
+  readonly #preview = el("div", "oj-mark oj-preview");
 
   constructor() {
-    const parts = [this.future, this.playhead, this.preview];
+    const parts = [this.#future, this.#playhead, this.#preview];
     this.node = el("div", "oj-overlay", { "aria-hidden": "true" }, ...parts);
   }
 
@@ -22,13 +22,13 @@ export class Overlay {
   place(axis: Axis, base: number, at: number | null, step: number | null): void {
     const { from, to } = axis.shown;
     const after = at === null ? to : Math.max(from, at + 1);
-    this.future.hidden = after >= to;
-    if (after < to) stretch(this.future, axis.left(after), axis.left(to), base - MARGIN.top);
-    this.mark(this.playhead, axis, base, at);
-    this.mark(this.preview, axis, base, step === at ? null : step);
+    this.#future.hidden = after >= to;
+    if (after < to) stretch(this.#future, axis.left(after), axis.left(to), base - MARGIN.top);
+    this.#mark(this.#playhead, axis, base, at);
+    this.#mark(this.#preview, axis, base, step === at ? null : step);
   }
 
-  private mark(node: HTMLElement, axis: Axis, base: number, step: number | null): void {
+  #mark(node: HTMLElement, axis: Axis, base: number, step: number | null): void {
     const { from, to } = axis.shown;
     node.hidden = step === null || step < from || step >= to;
     if (node.hidden) return;

@@ -76,15 +76,15 @@ export class Plot {
   painted = 0;
   /** The highest mark above the axis in words, for the panel's note; "" if there is none. */
   overflow = "";
-  private readonly overlay = new Overlay();
-  private place: Place | null = null;
-  private end = 0;
+  readonly #overlay = new Overlay();
+  #place: Place | null = null;
+  #end = 0;
   /** What the whole plot depends on, and the number of complete marks drawn. */
-  private key = "";
-  private drawn = 0;
+  #key = "";
+  #drawn = 0;
   /** The highest value of each mark, in order and sorted; only as long as needed. */
-  private peaks = new Float64Array(0);
-  private sorted = new Float64Array(0);
+  #peaks = new Float64Array(0);
+  #sorted = new Float64Array(0);
 
   constructor(
     label: string,
@@ -93,61 +93,65 @@ export class Plot {
   ) {
     this.canvas = new Canvas(label);
     const node = this.canvas.node;
-    new Brush(node, () => this.place?.axis ?? null, focus, signal);
-    const point = (event: MouseEvent) => focus.hoverStep(this.stepAt(event.clientX));
+    new Brush(node, () => this.#place?.axis ?? null, focus, signal);
+    const point = (event: MouseEvent) => focus.hoverStep(this.#stepAt(event.clientX));
     node.addEventListener("pointermove", point, { signal });
     node.addEventListener("pointerleave", () => focus.hoverStep(null), { signal });
     node.addEventListener("blur", () => focus.hoverStep(null), { signal });
     node.addEventListener(
       "click",
       (event) => {
-        const step = this.stepAt(event.clientX);
+        const step = this.#stepAt(event.clientX);
         if (step !== null) focus.moveTo(step);
       },
       { signal },
     );
-    node.addEventListener("keydown", (event) => this.place && focus.stepKey(event, this.end - 1), {
-      signal,
-    });
+    node.addEventListener(
+      "keydown",
+      (event) => this.#place && focus.stepKey(event, this.#end - 1),
+      {
+        signal,
+      },
+    );
   }
 
   /** How many tokens share a mark. */
   get shared(): number {
-    return this.place?.perMark ?? 1;
+    return this.#place?.perMark ?? 1;
   }
 
   draw(content: PlotContent, painter: Painter, theme: Theme): void {
     if (!this.canvas.fit()) return;
     const { shown } = content;
     const axis = new Axis(shown, this.canvas.width);
-    if (!this.overlay.node.isConnected) this.canvas.node.after(this.overlay.node);
+    if (!this.#overlay.node.isConnected) this.canvas.node.after(this.#overlay.node);
     const perMark = Math.ceil((NARROWEST * (shown.to - shown.from)) / axis.width);
-    const known = this.place?.theme === theme && !content.highlighted;
-    const place = this.measure(content, painter, axis, perMark, theme);
-    this.place = place;
-    this.end = shown.from + painter.count;
-    this.overlay.place(axis, place.base, this.focus.at, this.focus.step);
-    this.overflow = this.nameOverflow(content, painter);
-    const key = this.describe(content, place);
+    const known = this.#place?.theme === theme && !content.highlighted;
+    const place = this.#measure(content, painter, axis, perMark, theme);
+    this.#place = place;
+    this.#end = shown.from + painter.count;
+    this.#overlay.place(axis, place.base, this.focus.at, this.focus.step);
+    this.overflow = this.#nameOverflow(content, painter);
+    const key = this.#describe(content, place);
     const used = shown.from + painter.count >= shown.to;
     const marks =
       painter.partial || used
         ? Math.ceil(painter.count / perMark)
         : Math.floor(painter.count / perMark);
-    const from = known && key === this.key && marks >= this.drawn ? this.drawn : 0;
-    this.key = key;
+    const from = known && key === this.#key && marks >= this.#drawn ? this.#drawn : 0;
+    this.#key = key;
     // An incomplete mark is drawn again with the next token.
-    this.drawn = Math.floor(painter.count / perMark);
+    this.#drawn = Math.floor(painter.count / perMark);
     this.painted = marks - from;
-    if (from === 0) this.drawAll(content, painter, marks);
-    else if (marks > from) this.drawNew(painter, from, marks);
+    if (from === 0) this.#drawAll(content, painter, marks);
+    else if (marks > from) this.#drawNew(painter, from, marks);
   }
 
-  private get height(): number {
+  get #height(): number {
     return this.canvas.height - MARGIN.top - MARGIN.bottom;
   }
 
-  private measure(
+  #measure(
     content: PlotContent,
     painter: Painter,
     axis: Axis,
@@ -156,15 +160,15 @@ export class Plot {
   ): Place {
     const { shown } = content;
     const marks = Math.ceil(painter.count / perMark);
-    if (this.sorted.length < marks) {
-      [this.peaks, this.sorted] = [new Float64Array(2 * marks), new Float64Array(2 * marks)];
+    if (this.#sorted.length < marks) {
+      [this.#peaks, this.#sorted] = [new Float64Array(2 * marks), new Float64Array(2 * marks)];
     }
-    const peaks = this.peaks.subarray(0, marks);
+    const peaks = this.#peaks.subarray(0, marks);
     const least = painter.measure(perMark, peaks);
-    const sorted = this.sorted.subarray(0, marks);
+    const sorted = this.#sorted.subarray(0, marks);
     sorted.set(peaks);
     const scale = fitScale(sorted, least, content.log ?? false);
-    const { height } = this;
+    const height = this.#height;
     const base = MARGIN.top + height;
     const y = (value: number) => base - height * heightOf(value, scale);
     const pixels = this.canvas.scale;
@@ -176,7 +180,7 @@ export class Plot {
     return { axis, perMark, left, base, scale, unit, y, theme };
   }
 
-  private describe(content: PlotContent, { perMark, scale, unit }: Place): string {
+  #describe(content: PlotContent, { perMark, scale, unit }: Place): string {
     const { canvas } = this;
     const { from, to, origin, prompt } = content.shown;
     const size = [canvas.width, canvas.height, canvas.scale];
@@ -184,35 +188,35 @@ export class Plot {
     return JSON.stringify([size, from, to, origin, prompt, unit, perMark, scale, marked]);
   }
 
-  private drawAll(content: PlotContent, painter: Painter, marks: number): void {
-    const place = this.place!;
+  #drawAll(content: PlotContent, painter: Painter, marks: number): void {
+    const place = this.#place!;
     this.canvas.clear();
-    this.drawAxes();
-    this.drawGrid(place.axis.x, place.axis.width);
-    this.drawHighlighted(content);
-    this.paint(painter, 0, marks);
+    this.#drawAxes();
+    this.#drawGrid(place.axis.x, place.axis.width);
+    this.#drawHighlighted(content);
+    this.#paint(painter, 0, marks);
   }
 
-  private drawNew(painter: Painter, from: number, to: number): void {
+  #drawNew(painter: Painter, from: number, to: number): void {
     const { context } = this.canvas;
-    const { perMark, left } = this.place!;
+    const { perMark, left } = this.#place!;
     if (perMark > 1 && painter.partial) {
       const width = left(to) - left(from);
-      context.clearRect(left(from), 0, width, MARGIN.top + this.height);
-      this.drawGrid(left(from), width);
+      context.clearRect(left(from), 0, width, MARGIN.top + this.#height);
+      this.#drawGrid(left(from), width);
     }
-    this.paint(painter, from, to);
+    this.#paint(painter, from, to);
   }
 
-  private paint(painter: Painter, from: number, to: number): void {
+  #paint(painter: Painter, from: number, to: number): void {
     const { context } = this.canvas;
-    const place = this.place!;
+    const place = this.#place!;
     if (!(place.scale.top > 0)) return;
     painter.paint(context, place, from, to);
     context.fillStyle = place.theme.ink;
     context.beginPath();
     for (let mark = from; mark < to; mark += 1) {
-      if (!isAbove(this.peaks[mark], place.scale)) continue;
+      if (!isAbove(this.#peaks[mark], place.scale)) continue;
       const x = (place.left(mark) + place.left(mark + 1)) / 2;
       context.moveTo(x - OVERFLOW / 2, MARGIN.top - 0.5);
       context.lineTo(x + OVERFLOW / 2, MARGIN.top - 0.5);
@@ -221,53 +225,53 @@ export class Plot {
     context.fill();
   }
 
-  private nameOverflow(content: PlotContent, painter: Painter): string {
-    const { scale, perMark } = this.place!;
+  #nameOverflow(content: PlotContent, painter: Painter): string {
+    const { scale, perMark } = this.#place!;
     let highest = -1;
     for (let mark = 0; mark * perMark < painter.count; mark += 1) {
-      const above = isAbove(this.peaks[mark], scale);
-      if (above && (highest < 0 || this.peaks[mark] > this.peaks[highest])) highest = mark;
+      const above = isAbove(this.#peaks[mark], scale);
+      if (above && (highest < 0 || this.#peaks[mark] > this.#peaks[highest])) highest = mark;
     }
     if (highest < 0) return "";
     const { shown } = content;
-    const { factor, unit } = content.units?.(this.peaks[highest]) ?? this.place!.unit;
-    const value = `${short(this.peaks[highest] / factor)}\u202f${unit}`;
+    const { factor, unit } = content.units?.(this.#peaks[highest]) ?? this.#place!.unit;
+    const value = `${short(this.#peaks[highest] / factor)}\u202f${unit}`;
     const token = stepName(shown.from + painter.peakOf(highest), shown);
     return `▲ max ${value}, ${token}`;
   }
 
-  private ticks(): number[] {
-    const { scale, unit } = this.place!;
-    return scaleTicks(scale, unit.factor, this.height / 30);
+  #ticks(): number[] {
+    const { scale, unit } = this.#place!;
+    return scaleTicks(scale, unit.factor, this.#height / 30);
   }
 
-  private drawGrid(x: number, width: number): void {
+  #drawGrid(x: number, width: number): void {
     const { context } = this.canvas;
-    const { y, theme } = this.place!;
+    const { y, theme } = this.#place!;
     context.fillStyle = theme.grid;
-    for (const value of this.ticks()) {
+    for (const value of this.#ticks()) {
       context.fillRect(x, Math.round(y(value)) - 0.5, width, 1);
     }
   }
 
-  private drawAxes(): void {
+  #drawAxes(): void {
     const { context } = this.canvas;
-    const { axis, base, unit, y, theme } = this.place!;
+    const { axis, base, unit, y, theme } = this.#place!;
     context.font = theme.font;
     context.fillStyle = theme.muted;
     context.textAlign = "right";
     context.textBaseline = "middle";
-    for (const value of this.ticks()) {
+    for (const value of this.#ticks()) {
       const text = String(Number((value / unit.factor).toPrecision(6)));
       context.fillText(text, axis.x - 5, y(value));
     }
     drawTokenAxis(context, axis, base);
-    drawSideways(context, unit.unit, 9, MARGIN.top + this.height / 2);
+    drawSideways(context, unit.unit, 9, MARGIN.top + this.#height / 2);
   }
 
-  private drawHighlighted({ shown: { from, to }, highlighted }: PlotContent): void {
+  #drawHighlighted({ shown: { from, to }, highlighted }: PlotContent): void {
     const { context } = this.canvas;
-    const { axis, base, theme } = this.place!;
+    const { axis, base, theme } = this.#place!;
     context.fillStyle = theme.highlight;
     for (const step of highlighted ?? []) {
       if (step < from || step >= to) continue;
@@ -276,11 +280,11 @@ export class Plot {
     }
   }
 
-  private stepAt(clientX: number): number | null {
-    if (!this.place) return null;
-    const { axis } = this.place;
+  #stepAt(clientX: number): number | null {
+    if (!this.#place) return null;
+    const { axis } = this.#place;
     const step = axis.step(clientX - this.canvas.node.getBoundingClientRect().left);
-    return step >= axis.shown.from && step < this.end ? step : null;
+    return step >= axis.shown.from && step < this.#end ? step : null;
   }
 }
 

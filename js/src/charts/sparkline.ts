@@ -11,7 +11,7 @@ const POINTS = 32;
 export class Sparkline {
   readonly node = el("canvas", "oj-spark", { "aria-hidden": "true" });
   /** What the last drawing showed. */
-  private drawn = "";
+  #drawn = "";
 
   /** Draw `values`, with a dot at the value numbered `at`. */
   draw(values: ArrayLike<number>, at: number | null, theme: Theme): void {
@@ -25,8 +25,8 @@ export class Sparkline {
       scale,
       theme.hit,
     ]);
-    if (key === this.drawn) return;
-    this.drawn = key;
+    if (key === this.#drawn) return;
+    this.#drawn = key;
     this.node.width = WIDTH * scale;
     this.node.height = HEIGHT * scale;
     const context = this.node.getContext("2d")!;

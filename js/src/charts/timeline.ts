@@ -24,39 +24,39 @@ const NARROWEST_READ = 2;
 
 export class Timeline {
   readonly node: HTMLElement;
-  private readonly canvas = new Canvas("Reads of the token over time, by layer");
-  private readonly readout = el("div", "oj-timeline-readout");
-  private times: TokenTimes | null = null;
-  private layers = 1;
-  private drawn: unknown[] = [];
+  readonly #canvas = new Canvas("Reads of the token over time, by layer");
+  readonly #readout = el("div", "oj-timeline-readout");
+  #times: TokenTimes | null = null;
+  #layers = 1;
+  #drawn: unknown[] = [];
 
   constructor(signal: AbortSignal) {
-    const { node } = this.canvas;
+    const { node } = this.#canvas;
     node.removeAttribute("tabindex"); // the sentences say what matters
-    node.addEventListener("pointermove", (event) => this.point(event), { signal });
-    node.addEventListener("pointerleave", () => this.say(null), { signal });
-    this.node = el("div", "oj-timeline", {}, this.readout);
+    node.addEventListener("pointermove", (event) => this.#point(event), { signal });
+    node.addEventListener("pointerleave", () => this.#say(null), { signal });
+    this.node = el("div", "oj-timeline", {}, this.#readout);
   }
 
   draw(times: TokenTimes | null, layers: number, theme: Theme): void {
     this.node.hidden = !times?.reads.length;
     if (this.node.hidden || !times) return;
-    if (!this.canvas.node.isConnected) this.node.prepend(this.canvas.node);
-    if (!this.canvas.fit()) return;
-    const { width, height, scale } = this.canvas;
+    if (!this.#canvas.node.isConnected) this.node.prepend(this.#canvas.node);
+    if (!this.#canvas.fit()) return;
+    const { width, height, scale } = this.#canvas;
     const now = [times, layers, theme, width, height, scale];
-    if (now.every((value, i) => value === this.drawn[i])) return;
-    this.drawn = now;
-    [this.times, this.layers] = [times, layers];
-    this.say(null);
-    this.paint(times, theme);
+    if (now.every((value, i) => value === this.#drawn[i])) return;
+    this.#drawn = now;
+    [this.#times, this.#layers] = [times, layers];
+    this.#say(null);
+    this.#paint(times, theme);
   }
 
-  private paint({ ms: total, reads, waits }: TokenTimes, theme: Theme): void {
-    const { canvas } = this;
+  #paint({ ms: total, reads, waits }: TokenTimes, theme: Theme): void {
+    const canvas = this.#canvas;
     const { context, width } = canvas;
     const bottom = canvas.height - BELOW;
-    const row = bottom / this.layers;
+    const row = bottom / this.#layers;
     const x = (at: number) => (at / total) * width;
     canvas.clear();
     context.fillStyle = theme.miss;
@@ -82,25 +82,25 @@ export class Timeline {
     context.fillText(ms(total), width, bottom + 11);
   }
 
-  private point(event: PointerEvent): void {
-    const { times } = this;
+  #point(event: PointerEvent): void {
+    const times = this.#times;
     if (!times) return;
-    const box = this.canvas.node.getBoundingClientRect();
+    const box = this.#canvas.node.getBoundingClientRect();
     const at = ((event.clientX - box.left) / box.width) * times.ms;
-    const layer = ((event.clientY - box.top) / (box.height - BELOW)) * this.layers - 0.5;
+    const layer = ((event.clientY - box.top) / (box.height - BELOW)) * this.#layers - 0.5;
     const near = (times.ms / box.width) * 4;
     let best: Read | null = null;
     for (const read of times.reads) {
       if (at < read[2] - near || at > read[3] + near) continue;
       if (!best || Math.abs(read[0] - layer) < Math.abs(best[0] - layer)) best = read;
     }
-    this.say(best);
+    this.#say(best);
   }
 
-  private say(read: Read | null): void {
+  #say(read: Read | null): void {
     const text = read
       ? `layer ${read[0]}, expert ${read[1]}: ${bytes(read[4])} in ${ms(read[3] - read[2])}`
       : "reads by layer; shaded: it waited";
-    setText(this.readout, text);
+    setText(this.#readout, text);
   }
 }

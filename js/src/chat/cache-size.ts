@@ -10,46 +10,46 @@ const SETTLE_MS = 500;
 
 export class CacheSize {
   readonly node: HTMLElement;
-  private readonly slider = el("input", "oj-cache-slider", { type: "range", min: "1" });
-  private readonly number = el("input", "oj-input", { type: "number", min: "1" });
-  private readonly text = el("div", "oj-facts");
+  readonly #slider = el("input", "oj-cache-slider", { type: "range", min: "1" });
+  readonly #number = el("input", "oj-input", { type: "number", min: "1" });
+  readonly #text = el("div", "oj-facts");
   /** The size that the user chose, until Python has applied or refused it. */
-  private wanted: number | null = null;
-  private timer: ReturnType<typeof setTimeout> | undefined;
+  #wanted: number | null = null;
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     private readonly store: ChatStore,
     signal: AbortSignal,
   ) {
-    for (const input of [this.slider, this.number]) {
-      input.addEventListener("input", () => this.choose(input.valueAsNumber), { signal });
+    for (const input of [this.#slider, this.#number]) {
+      input.addEventListener("input", () => this.#choose(input.valueAsNumber), { signal });
     }
-    signal.addEventListener("abort", () => clearTimeout(this.timer));
-    this.slider.setAttribute("aria-label", "Experts in RAM");
+    signal.addEventListener("abort", () => clearTimeout(this.#timer));
+    this.#slider.setAttribute("aria-label", "Experts in RAM");
     const label = el("label", "", { title: "how many experts fit in RAM" });
-    label.append(el("span", "", {}, "experts in RAM"), this.number);
-    this.node = el("div", "oj-cache", {}, label, this.slider, this.text);
+    label.append(el("span", "", {}, "experts in RAM"), this.#number);
+    this.node = el("div", "oj-cache", {}, label, this.#slider, this.#text);
   }
 
   draw(): void {
     const { slots = 0, experts = 0 } = this.store.info;
     this.node.hidden = !experts;
-    const now = this.wanted ?? slots;
+    const now = this.#wanted ?? slots;
     const disabled = this.store.state.running || this.store.closed;
-    for (const input of [this.slider, this.number]) {
+    for (const input of [this.#slider, this.#number]) {
       input.max = String(experts);
       input.disabled = disabled;
-      if (input.valueAsNumber !== now && !this.typing(input)) input.value = String(now);
+      if (input.valueAsNumber !== now && !this.#typing(input)) input.value = String(now);
     }
-    setText(this.text, this.describe(now));
+    setText(this.#text, this.#describe(now));
   }
 
   /** Whether the user is typing a number, which must not be overwritten. */
-  private typing(input: HTMLInputElement): boolean {
-    return this.wanted !== null && focusBeside(input) === input;
+  #typing(input: HTMLInputElement): boolean {
+    return this.#wanted !== null && focusBeside(input) === input;
   }
 
-  private describe(now: number): string {
+  #describe(now: number): string {
     const { slots = 0, experts = 0, bank_nbytes = 0, token_experts = 0 } = this.store.info;
     const size = slots ? ` (${bytes((bank_nbytes / slots) * now)})` : "";
     const fits = `${integer(now)} of ${integer(experts)} experts fit in RAM${size}`;
@@ -63,20 +63,20 @@ export class CacheSize {
     return fits + few + when;
   }
 
-  private choose(slots: number): void {
-    clearTimeout(this.timer);
-    this.wanted = Number.isFinite(slots) ? slots : null;
-    this.timer = setTimeout(() => void this.send(), SETTLE_MS);
+  #choose(slots: number): void {
+    clearTimeout(this.#timer);
+    this.#wanted = Number.isFinite(slots) ? slots : null;
+    this.#timer = setTimeout(() => void this.#send(), SETTLE_MS);
     this.store.notify();
   }
 
-  private async send(): Promise<void> {
-    const { wanted } = this;
+  async #send(): Promise<void> {
+    const wanted = this.#wanted;
     if (wanted !== null && wanted !== this.store.info.slots) {
       await this.store.request({ type: "resize", cache_experts: wanted });
     }
     // Another notice reports a refusal; a newer choice has its own timer.
-    if (this.wanted === wanted) this.wanted = null;
+    if (this.#wanted === wanted) this.#wanted = null;
     this.store.notify();
   }
 }

@@ -13,56 +13,56 @@ const goOn = (model = "the model") =>
 
 export class Composer {
   readonly node: HTMLElement;
-  private readonly box = el("textarea", "oj-input", { "aria-label": "Message", rows: "1" });
-  private readonly sendButton = el("button", "oj-button oj-primary", { type: "button" }, "Send");
-  private readonly stopButton = el("button", "oj-button oj-stop", { type: "button" }, "Stop");
-  private readonly hint = el("div", "oj-hint", { role: "status" });
-  private pending = false;
+  readonly #box = el("textarea", "oj-input", { "aria-label": "Message", rows: "1" });
+  readonly #sendButton = el("button", "oj-button oj-primary", { type: "button" }, "Send");
+  readonly #stopButton = el("button", "oj-button oj-stop", { type: "button" }, "Stop");
+  readonly #hint = el("div", "oj-hint", { role: "status" });
+  #pending = false;
   /** The hint about a slow kernel, "" for none. */
-  private slow = "";
-  private timer: ReturnType<typeof setTimeout> | undefined;
+  #slow = "";
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     private readonly store: ChatStore,
     private readonly sent: () => void,
     signal: AbortSignal,
   ) {
-    this.box.placeholder = "Ask something";
-    this.box.value = store.draft;
-    this.box.addEventListener("input", () => store.setDraft(this.box.value), { signal });
-    this.box.addEventListener("keydown", (event) => this.onKey(event), { signal });
-    this.sendButton.addEventListener("click", () => void this.send(), { signal });
-    this.stopButton.addEventListener("click", () => this.stop(), { signal });
-    signal.addEventListener("abort", () => clearTimeout(this.timer));
-    const row = el("div", "oj-row", {}, this.box, this.sendButton, this.stopButton);
-    this.node = el("div", "oj-composer", {}, row, this.hint);
+    this.#box.placeholder = "Ask something";
+    this.#box.value = store.draft;
+    this.#box.addEventListener("input", () => store.setDraft(this.#box.value), { signal });
+    this.#box.addEventListener("keydown", (event) => this.#onKey(event), { signal });
+    this.#sendButton.addEventListener("click", () => void this.#send(), { signal });
+    this.#stopButton.addEventListener("click", () => this.#stop(), { signal });
+    signal.addEventListener("abort", () => clearTimeout(this.#timer));
+    const row = el("div", "oj-row", {}, this.#box, this.#sendButton, this.#stopButton);
+    this.node = el("div", "oj-composer", {}, row, this.#hint);
   }
 
   focus(): void {
-    this.box.focus();
+    this.#box.focus();
   }
 
   draw(connected: boolean): void {
     const { state, closed } = this.store;
-    if (this.box.value !== this.store.draft) this.box.value = this.store.draft;
-    this.fit();
+    if (this.#box.value !== this.store.draft) this.#box.value = this.store.draft;
+    this.#fit();
     const usable = connected && !closed;
-    this.box.disabled = !usable;
-    this.sendButton.disabled = !usable || this.pending || !this.box.value.trim();
+    this.#box.disabled = !usable;
+    this.#sendButton.disabled = !usable || this.#pending || !this.#box.value.trim();
     const stoppable = state.running && usable;
     const focused = focusBeside(this.node);
-    this.stopButton.hidden = !stoppable;
-    this.sendButton.hidden = stoppable;
-    const hidden = stoppable ? this.sendButton : this.stopButton;
-    if (focused === hidden) this.box.focus();
-    if (!state.running && !this.pending) this.clearSlow();
-    setText(this.hint, this.hintText(connected, closed));
+    this.#stopButton.hidden = !stoppable;
+    this.#sendButton.hidden = stoppable;
+    const hidden = stoppable ? this.#sendButton : this.#stopButton;
+    if (focused === hidden) this.#box.focus();
+    if (!state.running && !this.#pending) this.#clearSlow();
+    setText(this.#hint, this.#hintText(connected, closed));
   }
 
-  private hintText(connected: boolean, closed: boolean): string {
+  #hintText(connected: boolean, closed: boolean): string {
     if (closed) return "This chat was closed.";
     if (!connected) return `${GONE} ${goOn(this.store.info.model)}`;
-    if (this.slow) return this.slow;
+    if (this.#slow) return this.#slow;
     if (this.store.state.elsewhere) return "An answer is being written in another conversation.";
     return this.store.state.running
       ? "Writing… Esc stops"
@@ -70,37 +70,37 @@ export class Composer {
   }
 
   /** Make the box as high as its text, up to the limit in the style sheet. */
-  private fit(): void {
-    this.box.style.height = "auto";
-    if (this.box.scrollHeight) this.box.style.height = `${this.box.scrollHeight + 2}px`;
+  #fit(): void {
+    this.#box.style.height = "auto";
+    if (this.#box.scrollHeight) this.#box.style.height = `${this.#box.scrollHeight + 2}px`;
   }
 
-  private onKey(event: KeyboardEvent): void {
+  #onKey(event: KeyboardEvent): void {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
-      void this.send();
+      void this.#send();
     } else if (event.key === "Escape" && this.store.state.running) {
       event.preventDefault();
-      this.stop();
+      this.#stop();
     }
   }
 
   /** Send a starter prompt as if it had been typed; it stays in the box if it is refused. */
   ask(text: string): void {
     this.store.setDraft(text);
-    this.box.value = text;
-    void this.send();
+    this.#box.value = text;
+    void this.#send();
   }
 
-  private async send(): Promise<void> {
-    const text = this.box.value;
-    if (this.pending || this.store.state.running || !text.trim()) return;
-    this.pending = true;
-    this.warnIfSlow(SLOW);
+  async #send(): Promise<void> {
+    const text = this.#box.value;
+    if (this.#pending || this.store.state.running || !text.trim()) return;
+    this.#pending = true;
+    this.#warnIfSlow(SLOW);
     this.store.notify();
     const accepted = await this.store.request({ type: "send", text });
-    this.pending = false;
-    this.clearSlow();
+    this.#pending = false;
+    this.#clearSlow();
     // A refused text stays in the box, and so does what was typed since an accepted one.
     if (accepted && this.store.draft === text) this.store.clearDraft();
     if (accepted) this.sent();
@@ -110,8 +110,8 @@ export class Composer {
   /**
    * Stop the answer. If a cell waits for it, the kernel reads no messages: only an interrupt works.
    */
-  private stop(): void {
-    this.warnIfSlow(`${SLOW} Interrupt it from the notebook to stop both.`);
+  #stop(): void {
+    this.#warnIfSlow(`${SLOW} Interrupt it from the notebook to stop both.`);
     const sendStop = () => this.store.send({ type: "stop" });
     const answer = this.store.state.messages.at(-1)?.id;
     const needed = () =>
@@ -121,16 +121,16 @@ export class Composer {
   }
 
   /** Show a hint if the kernel does not react for SLOW_MS. */
-  private warnIfSlow(text: string): void {
-    this.clearSlow();
-    this.timer = setTimeout(() => {
-      this.slow = text;
+  #warnIfSlow(text: string): void {
+    this.#clearSlow();
+    this.#timer = setTimeout(() => {
+      this.#slow = text;
       this.store.notify();
     }, SLOW_MS);
   }
 
-  private clearSlow(): void {
-    clearTimeout(this.timer);
-    this.slow = "";
+  #clearSlow(): void {
+    clearTimeout(this.#timer);
+    this.#slow = "";
   }
 }

@@ -9,8 +9,8 @@ const CANNOT = "This page cannot show a widget inside another. Use display(chat.
 
 export class LivePanel {
   readonly node = el("section", "oj-watch", { "aria-label": "Live run view" });
-  private readonly hint = el("div", "oj-facts", {}, "The run view starts with the next answer.");
-  private readonly nested: Nested;
+  readonly #hint = el("div", "oj-facts", {}, "The run view starts with the next answer.");
+  readonly #nested: Nested;
 
   constructor(
     private readonly store: ChatStore,
@@ -18,15 +18,15 @@ export class LivePanel {
     signal: AbortSignal,
   ) {
     const place = el("div", "");
-    this.node.append(this.hint, place);
-    this.nested = new Nested(place, host, () => el("div", "oj-facts", {}, CANNOT), signal);
+    this.node.append(this.#hint, place);
+    this.#nested = new Nested(place, host, () => el("div", "oj-facts", {}, CANNOT), signal);
   }
 
   draw(): void {
     this.node.hidden = this.store.get("watch") !== true;
     if (this.node.hidden) return;
     const live = this.store.get("live");
-    this.hint.hidden = typeof live === "string";
-    this.nested.show(live);
+    this.#hint.hidden = typeof live === "string";
+    this.#nested.show(live);
   }
 }

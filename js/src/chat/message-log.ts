@@ -12,13 +12,13 @@ const NEAR = 40;
 
 export class MessageLog {
   readonly node = el("div", "oj-messages", { role: "log", tabindex: "0" });
-  private readonly earlier = el("div", "oj-facts oj-earlier");
-  private readonly empty: Starters;
-  private readonly nodes = new Map<number, MessageNode>();
-  private path: number[] = [];
-  private conversation = 0;
+  readonly #earlier = el("div", "oj-facts oj-earlier");
+  readonly #empty: Starters;
+  readonly #nodes = new Map<number, MessageNode>();
+  #path: number[] = [];
+  #conversation = 0;
   /** Whether the end stays in sight as the log grows or becomes narrower. */
-  private following = true;
+  #following = true;
 
   /**
    * `focusFallback` takes the focus if the element that had it is removed; `ask` sends a starter
@@ -32,22 +32,22 @@ export class MessageLog {
   ) {
     const { node } = this;
     node.setAttribute("aria-label", "Conversation");
-    this.empty = new Starters(store, ask);
-    node.append(this.earlier, this.empty.node);
+    this.#empty = new Starters(store, ask);
+    node.append(this.#earlier, this.#empty.node);
     const scrolled = () => {
-      this.following = node.scrollHeight - node.scrollTop - node.clientHeight < NEAR;
+      this.#following = node.scrollHeight - node.scrollTop - node.clientHeight < NEAR;
     };
     node.addEventListener("scroll", scrolled, { signal, passive: true });
   }
 
   /** Scroll to the end with the next redraw, after the user sent a message. */
   follow(): void {
-    this.following = true;
+    this.#following = true;
   }
 
   /** Whether the open run is one of an answer shown here. */
   get showsRun(): boolean {
-    return [...this.nodes.values()].some((each) => each.showsRun);
+    return [...this.#nodes.values()].some((each) => each.showsRun);
   }
 
   /** `usable`: whether a message can be sent. */
@@ -56,46 +56,46 @@ export class MessageLog {
     const { node } = this;
     // Screen readers read an answer once, when it is complete, and not each time it grows.
     node.setAttribute("aria-live", state.running ? "off" : "polite");
-    const lost = this.removeOld();
-    this.drawMessages();
-    if (lost) this.refocus(lost);
-    this.empty.draw(usable);
-    this.earlier.hidden = state.earlier === 0;
+    const lost = this.#removeOld();
+    this.#drawMessages();
+    if (lost) this.#refocus(lost);
+    this.#empty.draw(usable);
+    this.#earlier.hidden = state.earlier === 0;
     const earlier = `${integer(state.earlier)} earlier messages are not shown; Export saves them.`;
-    setText(this.earlier, earlier);
-    if (this.following) node.scrollTop = node.scrollHeight;
+    setText(this.#earlier, earlier);
+    if (this.#following) node.scrollTop = node.scrollHeight;
   }
 
   /**
    * Remove messages that are no longer shown; returns where the focus was, if it was in one of
    * them.
    */
-  private removeOld(): { index: number; name: string } | null {
+  #removeOld(): { index: number; name: string } | null {
     const { state } = this.store;
-    const other = state.conversation !== this.conversation;
-    this.conversation = state.conversation;
-    if (other) this.following = true;
+    const other = state.conversation !== this.#conversation;
+    this.#conversation = state.conversation;
+    if (other) this.#following = true;
     const kept = new Set(other ? [] : state.messages.map((message) => message.id));
     let lost = null;
-    for (const [id, shown] of this.nodes) {
+    for (const [id, shown] of this.#nodes) {
       if (kept.has(id)) continue;
       const name = shown.focused;
-      if (name) lost = { index: this.path.indexOf(id), name };
+      if (name) lost = { index: this.#path.indexOf(id), name };
       shown.node.remove();
-      this.nodes.delete(id);
+      this.#nodes.delete(id);
     }
     return lost;
   }
 
   /** Add new messages, and draw all of them in order. */
-  private drawMessages(): void {
+  #drawMessages(): void {
     const { state } = this.store;
-    this.path = state.messages.map((message) => message.id);
-    let last: Element = this.empty.node;
+    this.#path = state.messages.map((message) => message.id);
+    let last: Element = this.#empty.node;
     for (const message of state.messages) {
-      const known = this.nodes.get(message.id);
+      const known = this.#nodes.get(message.id);
       const shown = known ?? new MessageNode(this.store, message);
-      if (!known) this.nodes.set(message.id, shown);
+      if (!known) this.#nodes.set(message.id, shown);
       if (last.nextElementSibling !== shown.node) last.after(shown.node);
       shown.draw(message, state.running, state.reading);
       last = shown.node;
@@ -105,9 +105,9 @@ export class MessageLog {
   /**
    * Focus the same button of the message now in that place, or the message box during an answer.
    */
-  private refocus({ index, name }: { index: number; name: string }): void {
+  #refocus({ index, name }: { index: number; name: string }): void {
     const { state } = this.store;
-    const here = this.nodes.get(state.messages[index]?.id);
+    const here = this.#nodes.get(state.messages[index]?.id);
     if (name === "other" || state.running || !here?.focus(name)) this.focusFallback();
   }
 }

@@ -4,8 +4,8 @@ import { el } from "../widget/dom";
 import type { WidgetHost } from "../widget/host";
 
 export class Nested {
-  private shown: unknown = null;
-  private rendered: AbortController | null = null;
+  #shown: unknown = null;
+  #rendered: AbortController | null = null;
 
   /** `failed` returns a substitute for pages that cannot show a widget inside another. */
   constructor(
@@ -14,21 +14,21 @@ export class Nested {
     private readonly failed: () => Node,
     signal: AbortSignal,
   ) {
-    signal.addEventListener("abort", () => this.rendered?.abort());
+    signal.addEventListener("abort", () => this.#rendered?.abort());
   }
 
   /** Show the widget that a trait refers to; null removes the one shown. */
   show(ref: unknown): void {
-    if (ref === this.shown) return;
-    this.shown = ref;
-    this.rendered?.abort();
+    if (ref === this.#shown) return;
+    this.#shown = ref;
+    this.#rendered?.abort();
     if (typeof ref !== "string") this.place.replaceChildren();
-    else void this.render(ref.replace(/^IPY_MODEL_/, "anywidget:")); // ipywidgets' → anywidget's
+    else void this.#render(ref.replace(/^IPY_MODEL_/, "anywidget:")); // ipywidgets' → anywidget's
   }
 
-  private async render(ref: string): Promise<void> {
+  async #render(ref: string): Promise<void> {
     const controller = new AbortController();
-    this.rendered = controller;
+    this.#rendered = controller;
     const box = el("div", "");
     try {
       const widget = await this.host!.getWidget(ref);

@@ -12,13 +12,13 @@ import type { ChatStore } from "./store";
 
 export class RunPanel {
   readonly node = el("section", "oj-run");
-  private readonly name = el("strong", "");
-  private readonly note = el("div", "oj-facts");
-  private readonly staticView = el("div", "");
-  private readonly nested: Nested;
+  readonly #name = el("strong", "");
+  readonly #note = el("div", "oj-facts");
+  readonly #staticView = el("div", "");
+  readonly #nested: Nested;
   /** The runs whose static view was requested, and is shown. */
-  private requested = 0;
-  private staticShown = 0;
+  #requested = 0;
+  #staticShown = 0;
 
   constructor(
     private readonly store: ChatStore,
@@ -26,10 +26,10 @@ export class RunPanel {
     signal: AbortSignal,
   ) {
     const place = el("div", "");
-    this.staticView.attachShadow({ mode: "open" });
+    this.#staticView.attachShadow({ mode: "open" });
     const close = button("Close", "Close this run", () => store.send({ type: "run", run: 0 }));
-    this.node.append(el("div", "oj-run-head", {}, this.name, close), this.note, place);
-    this.nested = new Nested(place, host, () => this.requestStaticView(), signal);
+    this.node.append(el("div", "oj-run-head", {}, this.#name, close), this.#note, place);
+    this.#nested = new Nested(place, host, () => this.#requestStaticView(), signal);
   }
 
   /** Draw the run, or hide it and remove its view. */
@@ -37,25 +37,25 @@ export class RunPanel {
     const { run, note } = this.store.runShown;
     this.node.hidden = !open;
     if (!open) {
-      this.nested.show(null);
+      this.#nested.show(null);
       return;
     }
-    setText(this.name, `Run ${run}`);
+    setText(this.#name, `Run ${run}`);
     this.node.setAttribute("aria-label", `Run ${run}`);
-    setText(this.note, note || "Loading the run…");
-    this.note.hidden = !note && typeof this.store.get("run_view") === "string";
-    this.nested.show(note ? null : this.store.get("run_view"));
+    setText(this.#note, note || "Loading the run…");
+    this.#note.hidden = !note && typeof this.store.get("run_view") === "string";
+    this.#nested.show(note ? null : this.store.get("run_view"));
     const { html } = this.store;
-    if (html?.run === run && this.staticShown !== run) {
-      this.staticShown = run;
-      this.staticView.shadowRoot!.innerHTML = html.text;
+    if (html?.run === run && this.#staticShown !== run) {
+      this.#staticShown = run;
+      this.#staticView.shadowRoot!.innerHTML = html.text;
     }
   }
 
-  private requestStaticView(): HTMLElement {
+  #requestStaticView(): HTMLElement {
     const { run } = this.store.runShown;
-    if (this.requested !== run) this.store.send({ type: "run", run, html: true });
-    this.requested = run;
-    return this.staticView;
+    if (this.#requested !== run) this.store.send({ type: "run", run, html: true });
+    this.#requested = run;
+    return this.#staticView;
   }
 }

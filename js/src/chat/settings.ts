@@ -12,108 +12,108 @@ type Input = HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement;
 
 export class Settings {
   readonly node: HTMLElement;
-  private readonly system = el("textarea", "oj-input", { rows: "2" });
-  private readonly title = el("input", "oj-input", { type: "text", maxlength: "200" });
-  private readonly inputs = new Map<string, Input>();
-  private readonly cache: CacheSize;
-  private readonly file = el("input", "", { type: "file", accept: ".json,application/json" });
-  private readonly remove: HTMLButtonElement;
+  readonly #system = el("textarea", "oj-input", { rows: "2" });
+  readonly #title = el("input", "oj-input", { type: "text", maxlength: "200" });
+  readonly #inputs = new Map<string, Input>();
+  readonly #cache: CacheSize;
+  readonly #file = el("input", "", { type: "file", accept: ".json,application/json" });
+  readonly #remove: HTMLButtonElement;
 
   constructor(
     private readonly store: ChatStore,
     private readonly signal: AbortSignal,
   ) {
-    this.cache = new CacheSize(store, signal);
-    this.system.placeholder = "Instructions that the model reads before the conversation";
-    this.onChange(this.system, () => this.set("system", this.system.value));
-    this.onChange(this.title, () =>
-      store.send({ type: "rename", conversation: this.id, title: this.title.value }),
+    this.#cache = new CacheSize(store, signal);
+    this.#system.placeholder = "Instructions that the model reads before the conversation";
+    this.#onChange(this.#system, () => this.#set("system", this.#system.value));
+    this.#onChange(this.#title, () =>
+      store.send({ type: "rename", conversation: this.#id, title: this.#title.value }),
     );
-    this.remove = button("Delete", "Delete this conversation", () => this.deleteOrConfirm());
-    this.file.hidden = true;
-    this.file.addEventListener("change", () => void this.importFile(), { signal });
+    this.#remove = button("Delete", "Delete this conversation", () => this.#deleteOrConfirm());
+    this.#file.hidden = true;
+    this.#file.addEventListener("change", () => void this.#importFile(), { signal });
     const all = el(
       "div",
       "oj-actions",
       {},
       button("Export", "Save all conversations as a file", () => store.send({ type: "export" })),
-      button("Import", "Add the conversations of a file", () => this.file.click()),
-      this.remove,
-      this.file,
+      button("Import", "Add the conversations of a file", () => this.#file.click()),
+      this.#remove,
+      this.#file,
     );
     this.node = el("section", "oj-settings", { "aria-label": "Settings" });
     this.node.append(
-      el("label", "oj-wide", {}, el("span", "", {}, "System prompt"), this.system),
-      ...this.groups(),
-      el("label", "oj-wide", {}, el("span", "", {}, "Title of this conversation"), this.title),
+      el("label", "oj-wide", {}, el("span", "", {}, "System prompt"), this.#system),
+      ...this.#groups(),
+      el("label", "oj-wide", {}, el("span", "", {}, "Title of this conversation"), this.#title),
       all,
     );
   }
 
   draw(): void {
-    show(this.system, String(this.store.get("system") ?? ""));
-    show(this.title, this.store.state.title);
-    for (const [name, input] of this.inputs) {
+    show(this.#system, String(this.store.get("system") ?? ""));
+    show(this.#title, this.store.state.title);
+    for (const [name, input] of this.#inputs) {
       const value = this.store.get(name);
       if (input.type === "checkbox") (input as HTMLInputElement).checked = value === true;
       else show(input, Array.isArray(value) ? value.join("\n") : String(value ?? ""));
     }
-    this.cache.draw();
+    this.#cache.draw();
   }
 
-  private get id(): number {
+  get #id(): number {
     return this.store.state.conversation;
   }
 
-  private groups(): HTMLElement[] {
+  #groups(): HTMLElement[] {
     const groups = new Map<string, HTMLElement>();
     for (const control of this.store.controls) {
       const group =
         groups.get(control.group) ?? el("fieldset", "", {}, el("legend", "", {}, control.group));
       groups.set(control.group, group);
-      group.append(this.control(control));
+      group.append(this.#control(control));
     }
-    groups.get("Cache")?.append(this.cache.node);
+    groups.get("Cache")?.append(this.#cache.node);
     return [...groups.values()];
   }
 
-  private control(control: Control): HTMLElement {
+  #control(control: Control): HTMLElement {
     const { name } = control;
     const input = inputOf(control);
-    this.inputs.set(name, input);
-    this.onChange(input, () => this.set(name, controlValue(input, control)));
+    this.#inputs.set(name, input);
+    this.#onChange(input, () => this.#set(name, controlValue(input, control)));
     return el("label", "", { title: control.help }, el("span", "", {}, control.label), input);
   }
 
-  private set(name: string, value: unknown): void {
+  #set(name: string, value: unknown): void {
     this.store.send({ type: "set", name, value });
   }
 
-  private onChange(node: HTMLElement, act: () => void): void {
+  #onChange(node: HTMLElement, act: () => void): void {
     node.addEventListener("change", act, { signal: this.signal });
   }
 
   /** The first press asks for confirmation, the second one deletes. */
-  private deleteOrConfirm(): void {
-    if (this.remove.dataset.confirming) {
-      this.store.send({ type: "delete", conversation: this.id });
-      this.endConfirm();
+  #deleteOrConfirm(): void {
+    if (this.#remove.dataset.confirming) {
+      this.store.send({ type: "delete", conversation: this.#id });
+      this.#endConfirm();
       return;
     }
-    this.remove.dataset.confirming = "yes";
-    setText(this.remove, "Really delete?");
-    setTimeout(() => this.endConfirm(), CONFIRM_MS);
+    this.#remove.dataset.confirming = "yes";
+    setText(this.#remove, "Really delete?");
+    setTimeout(() => this.#endConfirm(), CONFIRM_MS);
   }
 
-  private endConfirm(): void {
-    delete this.remove.dataset.confirming;
-    setText(this.remove, "Delete");
+  #endConfirm(): void {
+    delete this.#remove.dataset.confirming;
+    setText(this.#remove, "Delete");
   }
 
-  private async importFile(): Promise<void> {
-    const file = this.file.files?.[0];
+  async #importFile(): Promise<void> {
+    const file = this.#file.files?.[0];
     if (file) this.store.send({ type: "import", text: await file.text() });
-    this.file.value = "";
+    this.#file.value = "";
   }
 }
 

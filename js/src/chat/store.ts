@@ -117,38 +117,38 @@ export class ChatStore {
   /** The static view of the shown run, for pages that cannot show its widget. */
   html: { run: number; text: string } | null = null;
   readonly connection: Connection;
-  private readonly listeners = new Set<() => void>();
-  private readonly requests = new Map<string, (accepted: boolean) => void>();
-  private stateRequested = false;
-  private count = 0;
-  private draftTimer: ReturnType<typeof setTimeout> | undefined;
+  readonly #listeners = new Set<() => void>();
+  readonly #requests = new Map<string, (accepted: boolean) => void>();
+  #stateRequested = false;
+  #count = 0;
+  #draftTimer: ReturnType<typeof setTimeout> | undefined;
   readonly saved: SavedView;
   readonly modules: Modules;
 
   constructor(private readonly model: Model) {
     this.draft = String(model.get("draft") ?? "");
-    model.on("msg:custom", this.onMessage as never);
+    model.on("msg:custom", this.#onMessage as never);
     model.on("change", this.notify);
-    model.on("change:state", this.onState);
-    model.on("change:draft", this.onDraft);
+    model.on("change:state", this.#onState);
+    model.on("change:draft", this.#onDraft);
     this.saved = new SavedView(model);
     this.modules = new Modules(model, this.notify);
     this.connection = new Connection(model, () => this.send({ type: "resync" }), this.notify);
-    this.onState();
+    this.#onState();
     // After a reload in the middle of an answer the trait may be some seconds old.
-    if (this.state.running) this.requestState();
+    if (this.state.running) this.#requestState();
   }
 
   close(): void {
-    clearTimeout(this.draftTimer);
-    this.model.off("msg:custom", this.onMessage as never);
+    clearTimeout(this.#draftTimer);
+    this.model.off("msg:custom", this.#onMessage as never);
     this.model.off("change", this.notify);
-    this.model.off("change:state", this.onState);
-    this.model.off("change:draft", this.onDraft);
+    this.model.off("change:state", this.#onState);
+    this.model.off("change:draft", this.#onDraft);
     this.saved.close();
     this.modules.close();
     this.connection.close();
-    this.listeners.clear();
+    this.#listeners.clear();
   }
 
   get info(): ChatInfo {
@@ -196,42 +196,42 @@ export class ChatStore {
 
   /** Send a request; resolves to whether Python accepted it. */
   request(content: object): Promise<boolean> {
-    this.count += 1;
-    const request = `${Date.now()}-${Math.random()}-${this.count}`;
+    this.#count += 1;
+    const request = `${Date.now()}-${Math.random()}-${this.#count}`;
     this.model.send({ ...content, request });
-    return new Promise((resolve) => this.requests.set(request, resolve));
+    return new Promise((resolve) => this.#requests.set(request, resolve));
   }
 
   /** Keep the text being typed, and send it to Python after a pause. */
   setDraft(text: string): void {
     this.draft = text;
-    clearTimeout(this.draftTimer);
-    this.draftTimer = setTimeout(() => this.send({ type: "draft", text }), 400);
+    clearTimeout(this.#draftTimer);
+    this.#draftTimer = setTimeout(() => this.send({ type: "draft", text }), 400);
     this.notify();
   }
 
   /** Clear the draft after Python accepted the message, which clears Python's draft too. */
   clearDraft(): void {
-    clearTimeout(this.draftTimer);
+    clearTimeout(this.#draftTimer);
     this.draft = "";
     this.notify();
   }
 
   /** Call `listener` when there may be something to draw; returns a function that ends it. */
   listen(listener: () => void): () => void {
-    this.listeners.add(listener);
-    return () => this.listeners.delete(listener);
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   readonly notify = (): void => {
-    for (const listener of this.listeners) listener();
+    for (const listener of this.#listeners) listener();
   };
 
-  private readonly onMessage = (content: Incoming): void => {
-    if (content?.type === "text") this.appendText(content);
-    else if (content?.type === "reading") this.setProgress(content);
-    else if (content?.type === "state" && content.state) this.take(content.state);
-    else if (content?.type === "accepted" || content?.type === "refused") this.settle(content);
+  readonly #onMessage = (content: Incoming): void => {
+    if (content?.type === "text") this.#appendText(content);
+    else if (content?.type === "reading") this.#setProgress(content);
+    else if (content?.type === "state" && content.state) this.#take(content.state);
+    else if (content?.type === "accepted" || content?.type === "refused") this.#settle(content);
     else if (content?.type === "file") download(content.name ?? "", content.text ?? "");
     else if (content?.type === "run")
       this.html = { run: content.run ?? 0, text: content.html ?? "" };
@@ -239,30 +239,30 @@ export class ChatStore {
     this.notify();
   };
 
-  private readonly onState = (): void => {
-    this.take(this.model.get("state") as ChatState | undefined);
+  readonly #onState = (): void => {
+    this.#take(this.model.get("state") as ChatState | undefined);
     this.notify();
   };
 
-  private readonly onDraft = (): void => {
+  readonly #onDraft = (): void => {
     const text = String(this.model.get("draft") ?? "");
     // Python echoes the draft; an old echo must not overwrite what was typed since.
     if (text === "" || this.draft === "") this.draft = text;
     this.notify();
   };
 
-  private take(state: ChatState | undefined): void {
+  #take(state: ChatState | undefined): void {
     if (!state?.seq || state.seq < this.state.seq) return;
     // A copy, because the trait's own object must not be changed.
     this.state = { ...state, messages: state.messages.map((message) => ({ ...message })) };
-    this.stateRequested = false;
+    this.#stateRequested = false;
   }
 
-  private appendText({ seq = 0, conversation, message, text = "", kind }: Incoming): void {
+  #appendText({ seq = 0, conversation, message, text = "", kind }: Incoming): void {
     const { state } = this;
     if (seq <= state.seq) return;
     if (seq !== state.seq + 1) {
-      this.requestState();
+      this.#requestState();
       return;
     }
     state.seq = seq;
@@ -273,19 +273,19 @@ export class ChatStore {
     else if (answer) answer.text += text;
   }
 
-  private setProgress({ conversation, reading }: Incoming): void {
+  #setProgress({ conversation, reading }: Incoming): void {
     if (conversation === this.state.conversation) this.state.reading = reading ?? null;
   }
 
-  private settle({ type, request = "" }: Incoming): void {
-    this.requests.get(request)?.(type === "accepted");
-    this.requests.delete(request);
+  #settle({ type, request = "" }: Incoming): void {
+    this.#requests.get(request)?.(type === "accepted");
+    this.#requests.delete(request);
   }
 
   /** Request the full state, once per gap: a busy kernel may answer only after the cell. */
-  private requestState(): void {
-    if (this.stateRequested) return;
-    this.stateRequested = true;
+  #requestState(): void {
+    if (this.#stateRequested) return;
+    this.#stateRequested = true;
     this.send({ type: "resync" });
   }
 }

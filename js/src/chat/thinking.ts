@@ -8,46 +8,46 @@ import type { ChatStore, Message } from "./store";
 
 export class ThinkingBlock {
   readonly node = el("details", "oj-thinking");
-  private readonly summary = el("summary", "");
-  private readonly body = el("div", "oj-prose oj-thoughts", { dir: "auto" });
-  private byHand = false;
-  private text = "";
+  readonly #summary = el("summary", "");
+  readonly #body = el("div", "oj-prose oj-thoughts", { dir: "auto" });
+  #byHand = false;
+  #text = "";
   /** What is in sight: the text, and how many modules it was drawn with. */
-  private shown = "";
+  #shown = "";
 
   constructor(private readonly store: ChatStore) {
-    this.node.append(this.summary, this.body);
-    this.summary.addEventListener("click", () => {
-      this.byHand = true;
+    this.node.append(this.#summary, this.#body);
+    this.#summary.addEventListener("click", () => {
+      this.#byHand = true;
     });
-    this.node.addEventListener("toggle", () => this.drawText());
+    this.node.addEventListener("toggle", () => this.#drawText());
   }
 
   draw({ thinking, text, ended, tool_calls }: Message): void {
-    this.text = thinking?.text ?? "";
-    this.node.hidden = !this.text;
-    if (!this.text) return;
+    this.#text = thinking?.text ?? "";
+    this.node.hidden = !this.#text;
+    if (!this.#text) return;
     const answered = !!text || !!tool_calls?.length;
     const now = ended === "running" && !answered;
     this.node.classList.toggle("oj-now", now);
-    setText(this.summary, now ? "Thinking…" : summaryOf(thinking!));
-    if (!this.byHand && this.node.open === answered) this.fold(answered);
-    this.drawText();
+    setText(this.#summary, now ? "Thinking…" : summaryOf(thinking!));
+    if (!this.#byHand && this.node.open === answered) this.#fold(answered);
+    this.#drawText();
   }
 
-  private fold(folded: boolean): void {
+  #fold(folded: boolean): void {
     // What has the focus may not vanish.
-    if (folded && this.body.contains(focusBeside(this.node))) this.summary.focus();
+    if (folded && this.#body.contains(focusBeside(this.node))) this.#summary.focus();
     this.node.open = !folded;
   }
 
   /** Draw the text, if it is open and something changed. */
-  private drawText(): void {
+  #drawText(): void {
     const { modules } = this.store;
-    const wanted = `${modules.count} ${this.text}`;
-    if (!this.node.open || wanted === this.shown) return;
-    this.shown = wanted;
-    this.body.replaceChildren(render(this.text, modules));
+    const wanted = `${modules.count} ${this.#text}`;
+    if (!this.node.open || wanted === this.#shown) return;
+    this.#shown = wanted;
+    this.#body.replaceChildren(render(this.#text, modules));
   }
 }
 

@@ -19,26 +19,26 @@ const NEARLY_FULL = 0.9;
 
 export class ChatView {
   readonly root: HTMLElement;
-  private readonly pick = el("select", "oj-input oj-pick", { "aria-label": "Conversation" });
-  private readonly context = el("span", "oj-facts oj-context");
-  private readonly badge = el("div", "oj-problem");
-  private readonly log: MessageLog;
-  private readonly notice = el("div", "oj-notice", { role: "alert" });
-  private readonly noticeText = el("span", "");
-  private readonly watchButton: HTMLButtonElement;
-  private readonly settingsButton: HTMLButtonElement;
-  private readonly settings: Settings;
-  private readonly live: LivePanel;
-  private readonly run: RunPanel;
-  private readonly dock = el("div", "oj-dock");
-  private readonly composer: Composer;
-  private options = "";
-  private visible = false;
-  private request = 0;
-  private later: ReturnType<typeof setTimeout> | undefined;
-  private drawnAt = 0;
-  private cost = 0;
-  private readonly reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+  readonly #pick = el("select", "oj-input oj-pick", { "aria-label": "Conversation" });
+  readonly #context = el("span", "oj-facts oj-context");
+  readonly #badge = el("div", "oj-problem");
+  readonly #log: MessageLog;
+  readonly #notice = el("div", "oj-notice", { role: "alert" });
+  readonly #noticeText = el("span", "");
+  readonly #watchButton: HTMLButtonElement;
+  readonly #settingsButton: HTMLButtonElement;
+  readonly #settings: Settings;
+  readonly #live: LivePanel;
+  readonly #run: RunPanel;
+  readonly #dock = el("div", "oj-dock");
+  readonly #composer: Composer;
+  #options = "";
+  #visible = false;
+  #request = 0;
+  #later: ReturnType<typeof setTimeout> | undefined;
+  #drawnAt = 0;
+  #cost = 0;
+  readonly #reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(
     private readonly store: ChatStore,
@@ -46,28 +46,28 @@ export class ChatView {
     signal: AbortSignal,
     host?: WidgetHost,
   ) {
-    this.settings = new Settings(store, signal);
-    this.settings.node.hidden = true;
-    this.live = new LivePanel(store, host, signal);
-    this.composer = new Composer(store, () => this.follow(), signal);
-    this.run = new RunPanel(store, host, signal);
-    this.dock.append(this.live.node, this.run.node);
-    const [focus, ask] = [() => this.composer.focus(), (text: string) => this.composer.ask(text)];
-    this.log = new MessageLog(store, focus, ask, signal);
-    this.settingsButton = button("Settings", "System prompt, sampling, cache, export", () =>
-      this.openSettings(this.settings.node.hidden === true),
+    this.#settings = new Settings(store, signal);
+    this.#settings.node.hidden = true;
+    this.#live = new LivePanel(store, host, signal);
+    this.#composer = new Composer(store, () => this.#follow(), signal);
+    this.#run = new RunPanel(store, host, signal);
+    this.#dock.append(this.#live.node, this.#run.node);
+    const [focus, ask] = [() => this.#composer.focus(), (text: string) => this.#composer.ask(text)];
+    this.#log = new MessageLog(store, focus, ask, signal);
+    this.#settingsButton = button("Settings", "System prompt, sampling, cache, export", () =>
+      this.#openSettings(this.#settings.node.hidden === true),
     );
-    this.settings.node.addEventListener("keydown", (event) => {
+    this.#settings.node.addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;
-      this.openSettings(false);
-      this.settingsButton.focus();
+      this.#openSettings(false);
+      this.#settingsButton.focus();
     });
-    this.settingsButton.setAttribute("aria-expanded", "false");
-    this.watchButton = button("Watch", "Show the run view while answers are written", () =>
+    this.#settingsButton.setAttribute("aria-expanded", "false");
+    this.#watchButton = button("Watch", "Show the run view while answers are written", () =>
       store.send({ type: "set", name: "watch", value: store.get("watch") !== true }),
     );
-    this.notice.append(
-      this.noticeText,
+    this.#notice.append(
+      this.#noticeText,
       button("Dismiss", "Hide this", () => store.send({ type: "dismiss" })),
     );
     this.root = rootElement("oj-root oj-chat");
@@ -76,52 +76,52 @@ export class ChatView {
         "div",
         "oj-frame",
         {},
-        this.head(signal),
-        this.settings.node,
-        el("div", "oj-talk", {}, this.log.node, this.notice, this.composer.node),
-        this.dock,
+        this.#head(signal),
+        this.#settings.node,
+        el("div", "oj-talk", {}, this.#log.node, this.#notice, this.#composer.node),
+        this.#dock,
       ),
     );
     parent.append(this.root);
-    this.observe(signal);
+    this.#observe(signal);
   }
 
   /** Draw in the next animation frame, if anybody can see the view. */
   schedule(): void {
-    if (!this.visible || this.request) return;
+    if (!this.#visible || this.#request) return;
     const writing = this.store.state.running;
     const rest =
-      this.reducedMotion.matches && writing ? REDUCED_MOTION_REDRAW_MS : this.cost * REST_FACTOR;
-    const wait = this.drawnAt + rest - performance.now();
-    clearTimeout(this.later);
-    if (wait > 0) this.later = setTimeout(() => this.schedule(), wait);
-    else this.request = requestAnimationFrame(() => this.draw());
+      this.#reducedMotion.matches && writing ? REDUCED_MOTION_REDRAW_MS : this.#cost * REST_FACTOR;
+    const wait = this.#drawnAt + rest - performance.now();
+    clearTimeout(this.#later);
+    if (wait > 0) this.#later = setTimeout(() => this.schedule(), wait);
+    else this.#request = requestAnimationFrame(() => this.#draw());
   }
 
-  private openSettings(open: boolean): void {
-    this.settings.node.hidden = !open;
-    this.settingsButton.setAttribute("aria-expanded", String(open));
+  #openSettings(open: boolean): void {
+    this.#settings.node.hidden = !open;
+    this.#settingsButton.setAttribute("aria-expanded", String(open));
   }
 
-  private head(signal: AbortSignal): HTMLElement {
-    this.pick.addEventListener(
+  #head(signal: AbortSignal): HTMLElement {
+    this.#pick.addEventListener(
       "change",
-      () => this.store.send({ type: "switch", conversation: Number(this.pick.value) }),
+      () => this.store.send({ type: "switch", conversation: Number(this.#pick.value) }),
       { signal },
     );
     const add = button("New", "Start another conversation", () => this.store.send({ type: "new" }));
-    const bar = el("div", "oj-bar", {}, this.pick, add, this.watchButton, this.settingsButton);
-    return el("div", "oj-chat-head", {}, bar, this.context, this.badge);
+    const bar = el("div", "oj-bar", {}, this.#pick, add, this.#watchButton, this.#settingsButton);
+    return el("div", "oj-chat-head", {}, bar, this.#context, this.#badge);
   }
 
-  private observe(signal: AbortSignal): void {
+  #observe(signal: AbortSignal): void {
     const changed = () => this.schedule();
     const rethemed = () => {
       readTheme(this.root);
       this.schedule();
     };
     const visibilityChanged = (visible: boolean) => {
-      this.visible = visible;
+      this.#visible = visible;
       rethemed();
     };
     watchVisibility(this.root, visibilityChanged, signal);
@@ -130,59 +130,65 @@ export class ChatView {
     const unlisten = this.store.listen(changed);
     signal.addEventListener("abort", () => {
       unlisten();
-      cancelAnimationFrame(this.request);
-      clearTimeout(this.later);
+      cancelAnimationFrame(this.#request);
+      clearTimeout(this.#later);
       this.root.remove();
     });
   }
 
   /** Scroll to the end with the next redraw, after the user sent a message. */
-  private follow(): void {
-    this.log.follow();
+  #follow(): void {
+    this.#log.follow();
     this.schedule();
   }
 
-  private draw(): void {
-    this.request = 0;
+  #draw(): void {
+    this.#request = 0;
     const started = performance.now();
-    this.drawnAt = started;
+    this.#drawnAt = started;
     const { state, info, notice } = this.store;
-    this.drawHead();
-    setText(this.badge, info.changed_output ? `⚠ not the model’s own: ${info.changed_output}` : "");
-    this.badge.hidden = !info.changed_output;
-    this.settings.draw();
+    this.#drawHead();
+    setText(
+      this.#badge,
+      info.changed_output ? `⚠ not the model’s own: ${info.changed_output}` : "",
+    );
+    this.#badge.hidden = !info.changed_output;
+    this.#settings.draw();
     const connected = this.store.connection.isOpen(this.root);
-    this.log.draw(connected && !this.store.closed);
-    this.live.draw();
-    this.run.draw(this.log.showsRun);
-    this.dock.hidden = this.live.node.hidden === true && this.run.node.hidden === true;
-    this.root.dataset.docked = String(!this.dock.hidden);
-    setText(this.noticeText, notice);
-    this.notice.hidden = !notice;
-    this.composer.draw(connected);
-    this.watchButton.setAttribute("aria-pressed", String(this.store.get("watch") === true));
+    this.#log.draw(connected && !this.store.closed);
+    this.#live.draw();
+    this.#run.draw(this.#log.showsRun);
+    this.#dock.hidden = this.#live.node.hidden === true && this.#run.node.hidden === true;
+    this.root.dataset.docked = String(!this.#dock.hidden);
+    setText(this.#noticeText, notice);
+    this.#notice.hidden = !notice;
+    this.#composer.draw(connected);
+    this.#watchButton.setAttribute("aria-pressed", String(this.store.get("watch") === true));
     this.root.dataset.status = state.running ? "running" : "idle";
-    this.cost += (performance.now() - started - this.cost) / 4;
+    this.#cost += (performance.now() - started - this.#cost) / 4;
   }
 
-  private drawHead(): void {
+  #drawHead(): void {
     const { state, info } = this.store;
     const options = JSON.stringify(state.conversations);
-    if (options !== this.options) {
-      this.options = options;
-      this.pick.replaceChildren(
+    if (options !== this.#options) {
+      this.#options = options;
+      this.#pick.replaceChildren(
         ...state.conversations.map(({ id, label }) =>
           el("option", "", { value: String(id) }, label),
         ),
       );
     }
-    this.pick.value = String(state.conversation);
+    this.#pick.value = String(state.conversation);
     const size = info.context ?? 0;
     const of = size ? ` of ${integer(size)}` : "";
     const near = size > 0 && state.used > NEARLY_FULL * size;
     const used = `${integer(state.used)}${of} tokens of context`;
-    setText(this.context, `${info.model ?? ""} · ${used}${near ? warning(state.used / size) : ""}`);
-    this.context.dataset.full = String(near);
+    setText(
+      this.#context,
+      `${info.model ?? ""} · ${used}${near ? warning(state.used / size) : ""}`,
+    );
+    this.#context.dataset.full = String(near);
   }
 }
 

@@ -32,10 +32,10 @@ const divergingOf = perTheme((theme) => {
 
 export class DifferencePanel {
   readonly panel: Panel;
-  private readonly map: ExpertMap;
+  readonly #map: ExpertMap;
   /** The share of its layer's choices in B, less that in A. */
-  private differences = new Float32Array(0);
-  private most = 0;
+  #differences = new Float32Array(0);
+  #most = 0;
 
   constructor(
     private readonly names: readonly [string, string],
@@ -58,14 +58,14 @@ export class DifferencePanel {
       "Difference of routing",
       "difference",
       legend,
-      () => this.table(),
+      () => this.#table(),
       changed,
       signal,
     );
     const between = `Difference of routing, ${names[0]} and ${names[1]}`;
     this.panel.node.setAttribute("aria-label", between);
     const label = `Which experts ${names[0]} or ${names[1]} chose more often, by layer and expert`;
-    this.map = new ExpertMap(states[0], this.panel, label, focus, signal);
+    this.#map = new ExpertMap(states[0], this.panel, label, focus, signal);
   }
 
   /** Draw the difference of the experts of the two runs at the playhead. */
@@ -75,69 +75,69 @@ export class DifferencePanel {
     const known = alike && one.layers * one.experts > 0;
     this.panel.setHint(known ? "" : alike ? "nothing yet" : "The models differ in their experts.");
     if (!known) return;
-    this.compute(a, b);
+    this.#compute(a, b);
     if (!this.panel.drawn) return;
-    this.map.setStates(a);
-    const { levels } = this.map;
-    this.differences.forEach((difference, index) => {
-      levels[index] = EQUAL + Math.round((127 * difference) / (this.most || 1));
+    this.#map.setStates(a);
+    const { levels } = this.#map;
+    this.#differences.forEach((difference, index) => {
+      levels[index] = EQUAL + Math.round((127 * difference) / (this.#most || 1));
     });
-    this.map.draw(theme, divergingOf(theme), undefined);
-    this.panel.setNote(this.map.note);
-    this.panel.setSubtitle(`up to ${percent(this.most)} of a layer's choices`);
-    this.panel.setReadout(this.readout(), this.focus.cell !== null);
+    this.#map.draw(theme, divergingOf(theme), undefined);
+    this.panel.setNote(this.#map.note);
+    this.panel.setSubtitle(`up to ${percent(this.#most)} of a layer's choices`);
+    this.panel.setReadout(this.#readout(), this.focus.cell !== null);
   }
 
-  private compute(a: ExpertStates, b: ExpertStates): void {
+  #compute(a: ExpertStates, b: ExpertStates): void {
     const { layers, experts } = this.states[0];
-    if (this.differences.length !== layers * experts) {
-      this.differences = new Float32Array(layers * experts);
+    if (this.#differences.length !== layers * experts) {
+      this.#differences = new Float32Array(layers * experts);
     }
-    this.most = 0;
+    this.#most = 0;
     for (let index = 0; index < layers * experts; index += 1) {
       const layer = Math.floor(index / experts);
       const share = (each: ExpertStates) =>
         each.counts[index] / Math.max(1, each.layerTotals[layer]);
       const difference = share(b) - share(a);
-      this.differences[index] = difference;
-      this.most = Math.max(this.most, Math.abs(difference));
+      this.#differences[index] = difference;
+      this.#most = Math.max(this.#most, Math.abs(difference));
     }
   }
 
-  private readout(): string {
+  #readout(): string {
     const { cell } = this.focus;
-    if (cell === null || cell.expert === null) return `Largest: ${this.largest(1)[0] ?? "none"}`;
-    return this.describe(cell.layer * this.states[0].experts + cell.expert);
+    if (cell === null || cell.expert === null) return `Largest: ${this.#largest(1)[0] ?? "none"}`;
+    return this.#describe(cell.layer * this.states[0].experts + cell.expert);
   }
 
-  private describe(index: number): string {
+  #describe(index: number): string {
     const { experts } = this.states[0];
-    const difference = this.differences[index] ?? 0;
+    const difference = this.#differences[index] ?? 0;
     const who = difference < 0 ? this.names[0] : this.names[1];
     const where = `layer ${Math.floor(index / experts)}, expert ${index % experts}`;
     if (!difference) return `${where}: equally often in both`;
     return `${where}: ${percent(Math.abs(difference))} of the layer's choices more in ${who}`;
   }
 
-  private largest(count: number): string[] {
-    return this.ranked(count).map((index) => this.describe(index));
+  #largest(count: number): string[] {
+    return this.#ranked(count).map((index) => this.#describe(index));
   }
 
   /** The experts with the largest differences. */
-  private ranked(count: number): number[] {
-    const size = (index: number) => Math.abs(this.differences[index]);
-    return [...this.differences.keys()]
+  #ranked(count: number): number[] {
+    const size = (index: number) => Math.abs(this.#differences[index]);
+    return [...this.#differences.keys()]
       .filter((index) => size(index) > 0)
       .sort((i, j) => size(j) - size(i))
       .slice(0, count);
   }
 
-  private table(): Table {
+  #table(): Table {
     const { experts } = this.states[0];
-    const rows = this.ranked(LISTED).map((index) => [
+    const rows = this.#ranked(LISTED).map((index) => [
       ...[String(Math.floor(index / experts)), String(index % experts)],
-      percent(Math.abs(this.differences[index])),
-      this.differences[index] < 0 ? this.names[0] : this.names[1],
+      percent(Math.abs(this.#differences[index])),
+      this.#differences[index] < 0 ? this.names[0] : this.names[1],
     ]);
     const caption = `The ${LISTED} largest differences`;
     return { caption, head: ["Layer", "Expert", "Share of choices", "More in"], rows };

@@ -21,10 +21,10 @@ export class Side {
   readonly residency: ResidencyPanel;
   /** The experts at the playhead. */
   experts: ExpertStates;
-  private readonly focus: Focus;
-  private readonly history: ExpertHistory;
-  private readonly before: ExpertHistory;
-  private readonly numbers = el("span", "oj-side-numbers");
+  readonly #focus: Focus;
+  readonly #history: ExpertHistory;
+  readonly #before: ExpertHistory;
+  readonly #numbers = el("span", "oj-side-numbers");
 
   /** `name` stands for the run in all sentences. */
   constructor(
@@ -36,13 +36,13 @@ export class Side {
   ) {
     const { state } = store;
     this.experts = state;
-    this.focus = new Focus(changed, this.playhead());
-    this.history = new ExpertHistory(state);
-    this.before = new ExpertHistory(state);
-    const shared = [state, this.focus, changed, signal] as const;
+    this.#focus = new Focus(changed, this.#playhead());
+    this.#history = new ExpertHistory(state);
+    this.#before = new ExpertHistory(state);
+    const shared = [state, this.#focus, changed, signal] as const;
     this.text = new TextPanel(store, ...shared);
     this.routing = new RoutingPanel(...shared);
-    this.residency = new ResidencyPanel(store, this.focus, changed, signal);
+    this.residency = new ResidencyPanel(store, this.#focus, changed, signal);
     for (const { panel } of [this.text, this.routing, this.residency]) {
       const label = `${name}: ${panel.node.getAttribute("aria-label")}`;
       panel.node.setAttribute("aria-label", label);
@@ -50,16 +50,16 @@ export class Side {
     for (const { panel } of [this.routing, this.residency]) {
       panel.node.querySelector(".oj-fold")?.append(` · ${name}`);
     }
-    this.heading.append(el("strong", "oj-side-name", {}, name), " ", this.numbers);
+    this.heading.append(el("strong", "oj-side-name", {}, name), " ", this.#numbers);
   }
 
   draw(theme: Theme): void {
     const { store, pair } = this;
     const { state, info, status } = store;
     const at = pair.stepIn(state);
-    this.experts = at === null ? state : this.history.show(at);
-    const input = drawInput(state, this.focus, theme, this.experts, this.before);
-    setText(this.numbers, this.describe());
+    this.experts = at === null ? state : this.#history.show(at);
+    const input = drawInput(state, this.#focus, theme, this.experts, this.#before);
+    setText(this.#numbers, this.#describe());
     for (const each of [this.routing, this.residency]) {
       each.panel.setHint(state.layers * state.experts ? "" : "nothing yet");
     }
@@ -70,7 +70,7 @@ export class Side {
     for (const { panel } of [this.text, this.routing, this.residency]) panel.drawTable(now);
   }
 
-  private describe(): string {
+  #describe(): string {
     const { state, info, status } = this.store;
     const parts = [info.model ?? "", `${short(state.tokensPerSecond)} tokens/s`];
     parts.push(`hit rate (decode) ${percent(state.hitRates.decode)}`);
@@ -82,7 +82,7 @@ export class Side {
   }
 
   /** The pair's playhead, as this run's steps. */
-  private playhead(): Playhead {
+  #playhead(): Playhead {
     const { pair, store } = this;
     return {
       get at() {

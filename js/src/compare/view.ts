@@ -16,18 +16,18 @@ import { Side } from "./side";
 
 export class CompareView {
   readonly root: HTMLElement;
-  private readonly pair: Pair;
-  private readonly sides: readonly [Side, Side];
-  private readonly difference: DifferencePanel;
-  private readonly transport: Transport;
-  private readonly parting = el("span", "oj-parting", { role: "status" });
-  private readonly go = el("button", "oj-button oj-go", { type: "button" }, "Show it");
-  private theme: Theme | null = null;
-  private visible = false;
-  private request = 0;
-  private later: ReturnType<typeof setTimeout> | undefined;
-  private drawnAt = 0;
-  private cost = 0;
+  readonly #pair: Pair;
+  readonly #sides: readonly [Side, Side];
+  readonly #difference: DifferencePanel;
+  readonly #transport: Transport;
+  readonly #parting = el("span", "oj-parting", { role: "status" });
+  readonly #go = el("button", "oj-button oj-go", { type: "button" }, "Show it");
+  #theme: Theme | null = null;
+  #visible = false;
+  #request = 0;
+  #later: ReturnType<typeof setTimeout> | undefined;
+  #drawnAt = 0;
+  #cost = 0;
 
   constructor(
     private readonly stores: readonly [RunStore, RunStore],
@@ -36,40 +36,40 @@ export class CompareView {
     signal: AbortSignal,
   ) {
     const [a, b] = stores;
-    const changed = () => this.schedule();
-    this.pair = new Pair([a.state, b.state]);
-    const { playback } = this.pair;
-    const side = (n: 0 | 1) => new Side(names[n], stores[n], this.pair, changed, signal);
-    this.sides = [side(0), side(1)];
+    const changed = () => this.#schedule();
+    this.#pair = new Pair([a.state, b.state]);
+    const { playback } = this.#pair;
+    const side = (n: 0 | 1) => new Side(names[n], stores[n], this.#pair, changed, signal);
+    this.#sides = [side(0), side(1)];
     const focus = new Focus(changed, playback);
-    this.difference = new DifferencePanel(names, [a.state, b.state], focus, changed, signal);
-    this.transport = new Transport(this.pair.tokens, playback, focus, changed, signal);
-    this.go.addEventListener("click", () => this.showParting(), { signal });
+    this.#difference = new DifferencePanel(names, [a.state, b.state], focus, changed, signal);
+    this.#transport = new Transport(this.#pair.tokens, playback, focus, changed, signal);
+    this.#go.addEventListener("click", () => this.#showParting(), { signal });
     const column = ({ heading, text, routing, residency }: Side, name: string) =>
       [heading, text.panel.node, routing.panel.node, residency.panel.node].map((node, row) => {
         node.style.gridArea = `${["head", "text", "routing", "residency"][row]}-${name}`;
         return node;
       });
-    const parts = [...column(this.sides[0], "a"), ...column(this.sides[1], "b")];
-    this.difference.panel.node.style.gridArea = "difference";
-    const grid = el("div", "oj-pair", {}, ...parts, this.difference.panel.node);
+    const parts = [...column(this.#sides[0], "a"), ...column(this.#sides[1], "b")];
+    this.#difference.panel.node.style.gridArea = "difference";
+    const grid = el("div", "oj-pair", {}, ...parts, this.#difference.panel.node);
     this.root = rootElement("oj-root oj-run-view oj-compare");
     this.root.tabIndex = -1;
-    const line = el("div", "oj-parting-line", {}, this.parting, " ", this.go);
-    this.root.append(el("div", "oj-frame", {}, line, this.transport.node, grid));
+    const line = el("div", "oj-parting-line", {}, this.#parting, " ", this.#go);
+    this.root.append(el("div", "oj-frame", {}, line, this.#transport.node, grid));
     watchPlayheadKeys(this.root, playback, focus, changed, signal);
     parent.append(this.root);
-    this.observe(signal);
+    this.#observe(signal);
   }
 
-  private observe(signal: AbortSignal): void {
-    const changed = () => this.schedule();
+  #observe(signal: AbortSignal): void {
+    const changed = () => this.#schedule();
     const rethemed = () => {
-      this.theme = null;
-      this.schedule();
+      this.#theme = null;
+      this.#schedule();
     };
     const visibilityChanged = (visible: boolean) => {
-      this.visible = visible;
+      this.#visible = visible;
       rethemed();
     };
     watchVisibility(this.root, visibilityChanged, signal);
@@ -79,59 +79,59 @@ export class CompareView {
     const ends = this.stores.map((store) => store.listen(changed));
     signal.addEventListener("abort", () => {
       for (const end of ends) end();
-      cancelAnimationFrame(this.request);
-      clearTimeout(this.later);
+      cancelAnimationFrame(this.#request);
+      clearTimeout(this.#later);
       this.root.remove();
     });
   }
 
   /** Draw in the next animation frame, if anybody can see the view. */
-  private schedule(): void {
-    if (!this.visible || document.hidden || this.request) return;
-    const wait = this.drawnAt + this.cost * REST_FACTOR - performance.now();
-    clearTimeout(this.later);
-    if (this.running && wait > 0) this.later = setTimeout(() => this.schedule(), wait);
-    else this.request = requestAnimationFrame(() => this.draw());
+  #schedule(): void {
+    if (!this.#visible || document.hidden || this.#request) return;
+    const wait = this.#drawnAt + this.#cost * REST_FACTOR - performance.now();
+    clearTimeout(this.#later);
+    if (this.#running && wait > 0) this.#later = setTimeout(() => this.#schedule(), wait);
+    else this.#request = requestAnimationFrame(() => this.#draw());
   }
 
-  private get running(): boolean {
+  get #running(): boolean {
     return this.stores.some((store) => store.running);
   }
 
-  private draw(): void {
-    this.request = 0;
+  #draw(): void {
+    this.#request = 0;
     const started = performance.now();
-    this.drawnAt = started;
+    this.#drawnAt = started;
     for (const store of this.stores) store.drain();
-    this.theme ??= readTheme(this.root);
-    this.pair.playback.tick(started);
-    this.root.classList.toggle("oj-playing", this.pair.playback.playing);
-    this.transport.draw(this.running, false);
-    for (const side of this.sides) side.draw(this.theme);
-    this.difference.draw(this.theme, this.sides[0].experts, this.sides[1].experts);
-    this.drawParting();
-    this.cost += (performance.now() - started - this.cost) / 4;
-    if (this.pair.playback.playing) this.schedule();
+    this.#theme ??= readTheme(this.root);
+    this.#pair.playback.tick(started);
+    this.root.classList.toggle("oj-playing", this.#pair.playback.playing);
+    this.#transport.draw(this.#running, false);
+    for (const side of this.#sides) side.draw(this.#theme);
+    this.#difference.draw(this.#theme, this.#sides[0].experts, this.#sides[1].experts);
+    this.#drawParting();
+    this.#cost += (performance.now() - started - this.#cost) / 4;
+    if (this.#pair.playback.playing) this.#schedule();
   }
 
-  private get partingToken(): number | null {
+  get #partingToken(): number | null {
     const [a, b] = this.stores;
-    return this.pair.parting([isOver(a.status), isOver(b.status)]);
+    return this.#pair.parting([isOver(a.status), isOver(b.status)]);
   }
 
-  private drawParting(): void {
-    const token = this.partingToken;
-    this.go.hidden = token === null;
+  #drawParting(): void {
+    const token = this.#partingToken;
+    this.#go.hidden = token === null;
     const some = this.stores.every(({ state }) => state.generated);
-    const same = this.running ? "The texts are the same so far." : "The texts are the same.";
-    setText(this.parting, token !== null ? this.describe(token) : some ? same : "");
-    for (const { text, store } of this.sides) {
+    const same = this.#running ? "The texts are the same so far." : "The texts are the same.";
+    setText(this.#parting, token !== null ? this.#describe(token) : some ? same : "");
+    for (const { text, store } of this.#sides) {
       text.markParting(token === null ? null : token + store.state.firstToken);
     }
   }
 
-  private describe(token: number): string {
-    const said = this.sides.map(({ name, store: { state } }) => {
+  #describe(token: number): string {
+    const said = this.#sides.map(({ name, store: { state } }) => {
       if (token >= state.generated) return `${name} ends`;
       const text = quoted(state.textOf(token + state.firstToken));
       return text ? `${name} says ${text}` : `${name} says nothing visible`;
@@ -139,9 +139,9 @@ export class CompareView {
     return `The texts part at token ${integer(token + 1)}: ${said.join(", ")}.`;
   }
 
-  private showParting(): void {
-    const token = this.partingToken;
-    if (token !== null) this.pair.playback.moveTo(token);
-    this.schedule();
+  #showParting(): void {
+    const token = this.#partingToken;
+    if (token !== null) this.#pair.playback.moveTo(token);
+    this.#schedule();
   }
 }

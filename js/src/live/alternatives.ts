@@ -20,22 +20,22 @@ export interface LikelyMessage {
 }
 
 export class Alternatives {
-  private readonly known = new Map<number, Likely | null>();
-  private readonly requested = new Set<number>();
+  readonly #known = new Map<number, Likely | null>();
+  readonly #requested = new Set<number>();
 
   constructor(private readonly request: (step: number) => void) {}
 
   /** What was likely in the place of a step's token; null until it arrives, or if it is not known. */
   of(step: number): Likely | null {
-    const found = this.known.get(step);
-    if (found === undefined && !this.requested.has(step)) {
-      this.requested.add(step);
+    const found = this.#known.get(step);
+    if (found === undefined && !this.#requested.has(step)) {
+      this.#requested.add(step);
       this.request(step);
     }
     return found ?? null;
   }
 
   take({ about, likely }: LikelyMessage): void {
-    for (const [n, each] of likely.entries()) this.known.set(about.alternatives + n, each);
+    for (const [n, each] of likely.entries()) this.#known.set(about.alternatives + n, each);
   }
 }

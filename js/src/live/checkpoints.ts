@@ -20,8 +20,8 @@ export function copyOf({ counts, layerTotals, resident, residentCount }: Checkpo
 
 export class Checkpoints {
   every = EVERY;
-  private readonly kept = new Map<number, Checkpoint>();
-  private epoch = -1;
+  readonly #kept = new Map<number, Checkpoint>();
+  #epoch = -1;
 
   private constructor(private readonly state: RunState) {}
 
@@ -33,27 +33,27 @@ export class Checkpoints {
   }
 
   get size(): number {
-    return this.kept.size;
+    return this.#kept.size;
   }
 
   /** Whether a checkpoint belongs after `step` and is not there yet. */
   wants(step: number): boolean {
-    this.refresh();
-    return step % this.every === 0 && !this.kept.has(step);
+    this.#refresh();
+    return step % this.every === 0 && !this.#kept.has(step);
   }
 
   /** Keep a copy of the experts after `step`; those before the step `from` are no longer needed. */
   keep(step: number, experts: Checkpoint, from: number): void {
-    this.kept.set(step, copyOf(experts));
-    if (this.kept.size > MOST) this.every *= 2;
-    for (const at of this.kept.keys()) if (at < from || at % this.every) this.kept.delete(at);
+    this.#kept.set(step, copyOf(experts));
+    if (this.#kept.size > MOST) this.every *= 2;
+    for (const at of this.#kept.keys()) if (at < from || at % this.every) this.#kept.delete(at);
   }
 
   /** The checkpoint nearest to `step`, not before the step `from`, if it is nearer than `limit`. */
   nearest(step: number, from: number, limit: number): [number, Checkpoint] | null {
-    this.refresh();
+    this.#refresh();
     let found: [number, Checkpoint] | null = null;
-    for (const each of this.kept) {
+    for (const each of this.#kept) {
       const distance = Math.abs(each[0] - step);
       if (each[0] < from || distance >= limit) continue;
       [found, limit] = [each, distance];
@@ -62,10 +62,10 @@ export class Checkpoints {
   }
 
   /** Forget the checkpoints of what a snapshot has replaced. */
-  private refresh(): void {
-    if (this.epoch === this.state.epoch) return;
-    this.epoch = this.state.epoch;
+  #refresh(): void {
+    if (this.#epoch === this.state.epoch) return;
+    this.#epoch = this.state.epoch;
     this.every = EVERY;
-    this.kept.clear();
+    this.#kept.clear();
   }
 }

@@ -33,24 +33,24 @@ interface Answer {
 }
 
 export class Columns {
-  private readonly answers = new Map<string, Answer>();
-  private embedded: Info["columns"];
+  readonly #answers = new Map<string, Answer>();
+  #embedded: Info["columns"];
 
   constructor(private readonly request: (about: ColumnSubject) => void) {}
 
   get(about: ColumnSubject, info: Info): Float32Array | null {
-    this.takeEmbedded(info.columns);
+    this.#takeEmbedded(info.columns);
     const key = keyOfColumn(about);
-    if (!this.answers.has(key) && !info.columns && !this.problem(about, info)) {
-      this.answers.set(key, { values: null, reason: "" });
+    if (!this.#answers.has(key) && !info.columns && !this.problem(about, info)) {
+      this.#answers.set(key, { values: null, reason: "" });
       this.request(about);
     }
-    return this.answers.get(key)?.values ?? null;
+    return this.#answers.get(key)?.values ?? null;
   }
 
   problem(about: ColumnSubject, info: Info): string {
-    this.takeEmbedded(info.columns);
-    const answer = this.answers.get(keyOfColumn(about));
+    this.#takeEmbedded(info.columns);
+    const answer = this.#answers.get(keyOfColumn(about));
     if (answer?.values || answer?.reason) return answer.reason;
     const { column } = about;
     if (column === "weight")
@@ -65,15 +65,15 @@ export class Columns {
   take(about: ColumnSubject, words: string, buffer: DataView | undefined): void {
     const values = buffer?.byteLength ? floatsIn(buffer) : null;
     const reason = values ? "" : words || "It is not known for this run.";
-    this.answers.set(keyOfColumn(about), { values, reason });
+    this.#answers.set(keyOfColumn(about), { values, reason });
   }
 
-  private takeEmbedded(columns: Info["columns"]): void {
-    if (columns === this.embedded) return;
-    this.embedded = columns;
+  #takeEmbedded(columns: Info["columns"]): void {
+    if (columns === this.#embedded) return;
+    this.#embedded = columns;
     for (const [name, text] of Object.entries(columns ?? {})) {
       const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-      this.answers.set(name, { values: floatsIn(new DataView(bytes.buffer)), reason: "" });
+      this.#answers.set(name, { values: floatsIn(new DataView(bytes.buffer)), reason: "" });
     }
   }
 }

@@ -15,30 +15,30 @@ export interface OrdersMessage {
 }
 
 export class EvictionOrders {
-  private readonly orders = new Map<number, EvictionOrder>();
+  readonly #orders = new Map<number, EvictionOrder>();
   /** The step requested, while there is no answer. */
-  private requested: number | null = null;
+  #requested: number | null = null;
 
   constructor(private readonly request: (step: number) => void) {}
 
   /** The order after `step`; null until it arrives. */
   after(step: number, last: number): EvictionOrder | null {
     const ahead = Math.min(last, step + AHEAD);
-    const missing = [step, ahead].find((each) => !this.orders.has(each));
-    if (missing !== undefined && this.requested === null) {
-      this.requested = missing;
+    const missing = [step, ahead].find((each) => !this.#orders.has(each));
+    if (missing !== undefined && this.#requested === null) {
+      this.#requested = missing;
       this.request(missing);
     }
-    return this.orders.get(step) ?? null;
+    return this.#orders.get(step) ?? null;
   }
 
   take({ from, orders }: OrdersMessage, buffer: DataView | undefined): void {
-    this.requested = null;
-    if (this.orders.size > KEPT) this.orders.clear();
+    this.#requested = null;
+    if (this.#orders.size > KEPT) this.#orders.clear();
     let at = 0;
     orders.forEach(({ length, ...rest }, n) => {
       const experts = Uint32Array.from({ length }, (_, i) => buffer!.getUint32(4 * (at + i), true));
-      this.orders.set(from + n, { ...rest, experts, steps: from + n + 1 });
+      this.#orders.set(from + n, { ...rest, experts, steps: from + n + 1 });
       at += length;
     });
   }

@@ -6,7 +6,7 @@ const KEY = "outlier_jupyter.hint";
 
 export class Hint {
   readonly node: HTMLElement;
-  private seen = remembered();
+  #seen = remembered();
 
   constructor(changed: () => void, signal: AbortSignal) {
     const close = el("button", "oj-button oj-hint-close", { type: "button" }, "Got it");
@@ -14,7 +14,7 @@ export class Hint {
     this.node = el("div", "oj-first-hint", { role: "note" }, el("span", "", {}, text), close);
     this.node.hidden = true;
     const closed = () => {
-      this.done();
+      this.#done();
       changed();
     };
     close.addEventListener("click", closed, { signal });
@@ -22,12 +22,12 @@ export class Hint {
 
   /** Show the hint once there are tokens to click; `moved` says that it is no longer needed. */
   draw(tokens: number, moved: boolean): void {
-    if (moved && !this.node.hidden) this.done();
-    this.node.hidden = this.seen || tokens === 0;
+    if (moved && !this.node.hidden) this.#done();
+    this.node.hidden = this.#seen || tokens === 0;
   }
 
-  private done(): void {
-    this.seen = true;
+  #done(): void {
+    this.#seen = true;
     this.node.hidden = true;
     remember();
   }

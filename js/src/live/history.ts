@@ -15,23 +15,23 @@ export class ExpertHistory implements ExpertStates {
   chosenCount = 0;
   /** The experts are as they were after this step. */
   step = -1;
-  private epoch = -1;
+  #epoch = -1;
   /** The moves before this one are applied. */
-  private moves = 0;
+  #moves = 0;
 
-  private readonly checkpoints: Checkpoints;
+  readonly #checkpoints: Checkpoints;
 
   constructor(private readonly state: RunState) {
-    this.checkpoints = Checkpoints.of(state);
+    this.#checkpoints = Checkpoints.of(state);
   }
 
   /** The earliest step whose numbers and experts are both known. */
   get first(): number {
-    return Math.max(this.state.steps.first, this.earliest);
+    return Math.max(this.state.steps.first, this.#earliest);
   }
 
   /** The earliest step after which the experts are known; -1 is before the first step. */
-  private get earliest(): number {
+  get #earliest(): number {
     const { routing, moves } = this.state;
     return Math.max(routing.first - 1, moves.from - 1);
   }
@@ -39,10 +39,10 @@ export class ExpertHistory implements ExpertStates {
   /** Move to the state after `step`, which must be known. */
   show(step: number): this {
     const { state } = this;
-    const fresh = this.epoch !== state.epoch || this.step < this.earliest;
-    if (fresh) this.restart();
+    const fresh = this.#epoch !== state.epoch || this.step < this.#earliest;
+    if (fresh) this.#restart();
     if (!fresh && step === this.step) return this;
-    this.approach(step);
+    this.#approach(step);
     this.maxCount = this.chosenCount = 0;
     for (const count of this.counts) {
       if (count > 0) this.chosenCount += 1;
@@ -56,7 +56,7 @@ export class ExpertHistory implements ExpertStates {
    * Returns whether there may be more to make.
    */
   keepUp(): boolean {
-    const { checkpoints } = this;
+    const checkpoints = this.#checkpoints;
     const { every } = checkpoints;
     const end = this.state.steps.end - 1;
     let step = end - (end % every);
@@ -66,44 +66,46 @@ export class ExpertHistory implements ExpertStates {
 
   /** The experts after `step`; null if that is not kept. */
   after(step: number): ExpertStates | null {
-    return step < this.earliest || !this.state.routing.has(step) ? null : this.show(step);
+    return step < this.#earliest || !this.state.routing.has(step) ? null : this.show(step);
   }
 
   /** Copy the current state. */
-  private restart(): void {
+  #restart(): void {
     const { state } = this;
     // The counts of a call of several tokens in progress have a part of it: they serve only once.
-    this.epoch = state.callTokens > 1 ? -1 : state.epoch;
-    this.take(state.steps.end - 1, state);
-    this.moves = state.moves.end;
+    this.#epoch = state.callTokens > 1 ? -1 : state.epoch;
+    this.#take(state.steps.end - 1, state);
+    this.#moves = state.moves.end;
   }
 
-  private take(step: number, experts: Checkpoint): void {
+  #take(step: number, experts: Checkpoint): void {
     Object.assign(this, copyOf(experts), { step });
   }
 
   /** Go to a step from here or from a checkpoint, and leave checkpoints on the way. */
-  private approach(step: number): void {
-    const { checkpoints, earliest, state } = this;
+  #approach(step: number): void {
+    const { state } = this,
+      checkpoints = this.#checkpoints,
+      earliest = this.#earliest;
     const nearest = checkpoints.nearest(step, earliest, Math.abs(this.step - step));
     if (nearest) {
-      this.take(...nearest);
-      this.epoch = state.epoch;
-      this.moves = state.moves.endOf(this.step);
+      this.#take(...nearest);
+      this.#epoch = state.epoch;
+      this.#moves = state.moves.endOf(this.step);
     }
-    this.applyMoves();
+    this.#applyMoves();
     while (this.step !== step) {
-      if (this.step < step) this.count(++this.step, 1);
-      else this.count(this.step--, -1);
-      if (!checkpoints.wants(this.step) || this.epoch !== state.epoch) continue;
-      this.applyMoves();
+      if (this.step < step) this.#count(++this.step, 1);
+      else this.#count(this.step--, -1);
+      if (!checkpoints.wants(this.step) || this.#epoch !== state.epoch) continue;
+      this.#applyMoves();
       checkpoints.keep(this.step, this, earliest);
     }
-    this.applyMoves();
+    this.#applyMoves();
   }
 
   /** Add a step's choices to the counts, or take them off. */
-  private count(step: number, sign: 1 | -1): void {
+  #count(step: number, sign: 1 | -1): void {
     const { counts, layerTotals, state } = this;
     state.routing.forEach(step, state.experts, (index) => {
       counts[index] += sign;
@@ -112,20 +114,20 @@ export class ExpertHistory implements ExpertStates {
   }
 
   /** Apply or undo arrivals and evictions up to `step`. */
-  private applyMoves(): void {
+  #applyMoves(): void {
     const { moves } = this.state;
     const end = moves.endOf(this.step);
-    while (this.moves > end) {
-      this.moves -= 1;
-      this.set(moves.expertOf(this.moves), moves.arrived(this.moves) ? 0 : 1);
+    while (this.#moves > end) {
+      this.#moves -= 1;
+      this.#set(moves.expertOf(this.#moves), moves.arrived(this.#moves) ? 0 : 1);
     }
-    while (this.moves < end) {
-      this.set(moves.expertOf(this.moves), moves.arrived(this.moves) ? 1 : 0);
-      this.moves += 1;
+    while (this.#moves < end) {
+      this.#set(moves.expertOf(this.#moves), moves.arrived(this.#moves) ? 1 : 0);
+      this.#moves += 1;
     }
   }
 
-  private set(index: number, here: 0 | 1): void {
+  #set(index: number, here: 0 | 1): void {
     this.residentCount += here - this.resident[index];
     this.resident[index] = here;
   }

@@ -17,7 +17,7 @@ export class LayerBands {
   /** The experts of the layer that were in RAM or chosen, ascending. */
   experts: number[] = [];
   spans: Span[] = [];
-  private known: readonly unknown[] = [];
+  #known: readonly unknown[] = [];
 
   constructor(private readonly state: RunState) {}
 
@@ -25,8 +25,8 @@ export class LayerBands {
   find(layer: number): boolean {
     const { state } = this;
     const from = [layer, state.epoch, state.moves.end, state.steps.end];
-    if (from.every((value, i) => value === this.known[i])) return false;
-    this.known = from;
+    if (from.every((value, i) => value === this.#known[i])) return false;
+    this.#known = from;
     this.layer = layer;
     const { experts, moves, resident, steps } = state;
     const first = layer * experts;

@@ -9,21 +9,21 @@ export class LayerMisses {
   lookups: number[] = [];
   misses: number[] = [];
   /** The sums before each EVERY-th step, from the first whose routing is kept. */
-  private sums: [number[], number[]][] = [];
-  private from = 0;
-  private epoch = -1;
+  #sums: [number[], number[]][] = [];
+  #from = 0;
+  #epoch = -1;
 
   constructor(private readonly state: RunState) {}
 
   /** Count the decode steps up to `step`, as far as their routing is kept. */
   count(step: number): this {
     const { layers, experts, routing, steps, epoch } = this.state;
-    const { sums } = this;
-    if (epoch !== this.epoch || routing.first !== this.from) {
-      [this.epoch, this.from] = [epoch, routing.first];
+    const sums = this.#sums;
+    if (epoch !== this.#epoch || routing.first !== this.#from) {
+      [this.#epoch, this.#from] = [epoch, routing.first];
       sums.length = 0;
     }
-    const n = Math.min(step + 1, routing.end) - this.from;
+    const n = Math.min(step + 1, routing.end) - this.#from;
     let at = Math.min(Math.max(0, sums.length - 1), Math.floor(Math.max(0, n) / EVERY)) * EVERY;
     const zeros = () => new Array<number>(layers).fill(0);
     const [lookups, misses] = sums[at / EVERY] ?? [zeros(), zeros()];
@@ -31,8 +31,8 @@ export class LayerMisses {
     for (; ; at += 1) {
       if (at === sums.length * EVERY) sums.push([[...this.lookups], [...this.misses]]);
       if (at >= n) return this;
-      if (!steps.at("phase", this.from + at)) continue;
-      routing.forEach(this.from + at, experts, (index, hit) => {
+      if (!steps.at("phase", this.#from + at)) continue;
+      routing.forEach(this.#from + at, experts, (index, hit) => {
         const layer = Math.floor(index / experts);
         this.lookups[layer] += 1;
         if (!hit) this.misses[layer] += 1;

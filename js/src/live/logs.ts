@@ -48,8 +48,8 @@ class Steps {
 export class RoutingLog extends Steps {
   layers = 0;
   k = 0;
-  private experts = new Uint16Array(0);
-  private bits = new Uint8Array(0);
+  #experts = new Uint16Array(0);
+  #bits = new Uint8Array(0);
 
   append(frame: Frame): void {
     const { nSteps, routed, layers, k, firstStep } = frame;
@@ -57,7 +57,7 @@ export class RoutingLog extends Steps {
     const begin = firstStep + nSteps - routed;
     if (begin !== this.end || layers !== this.layers || k !== this.k) {
       this.clear(begin);
-      if (layers * k !== this.width) this.experts = NONE;
+      if (layers * k !== this.width) this.#experts = NONE;
       [this.layers, this.k] = [layers, k];
     }
     if (!routed || !this.width) return;
@@ -65,9 +65,9 @@ export class RoutingLog extends Steps {
     const take = Math.min(routed, keep);
     const from = routed - take;
     if (from) this.clear(this.end + from); // a log has no gap
-    this.makeRoom(take, keep);
-    this.experts.set(frame.expertsOf.subarray(from * this.width), this.length * this.width);
-    this.bits.set(frame.hitBits.subarray(from * this.rowBytes), this.length * this.rowBytes);
+    this.#makeRoom(take, keep);
+    this.#experts.set(frame.expertsOf.subarray(from * this.width), this.length * this.width);
+    this.#bits.set(frame.hitBits.subarray(from * this.#rowBytes), this.length * this.#rowBytes);
     this.length += take;
   }
 
@@ -80,19 +80,19 @@ export class RoutingLog extends Steps {
   chosen(step: number, layer: number): Uint16Array {
     if (!this.has(step)) return NONE;
     const at = (step - this.first) * this.width + layer * this.k;
-    return this.experts.subarray(at, at + this.k);
+    return this.#experts.subarray(at, at + this.k);
   }
 
   /** Whether a step chose an expert; the step must be kept. */
   chose(step: number, layer: number, expert: number): boolean {
     const at = (step - this.first) * this.width + layer * this.k;
-    for (let j = 0; j < this.k; j += 1) if (this.experts[at + j] === expert) return true;
+    for (let j = 0; j < this.k; j += 1) if (this.#experts[at + j] === expert) return true;
     return false;
   }
 
   hit(step: number, layer: number, j: number): boolean {
     const bit = layer * this.k + j;
-    return (this.bits[(step - this.first) * this.rowBytes + (bit >> 3)] & (1 << (bit & 7))) !== 0;
+    return (this.#bits[(step - this.first) * this.#rowBytes + (bit >> 3)] & (1 << (bit & 7))) !== 0;
   }
 
   /**
@@ -101,8 +101,10 @@ export class RoutingLog extends Steps {
    */
   forEach(step: number, experts: number, each: (index: number, hit: boolean) => void): void {
     if (!this.has(step)) return;
-    const { width, k, experts: chosen, bits } = this;
-    const [from, bitsFrom] = [(step - this.first) * width, (step - this.first) * this.rowBytes];
+    const { width, k } = this,
+      chosen = this.#experts,
+      bits = this.#bits;
+    const [from, bitsFrom] = [(step - this.first) * width, (step - this.first) * this.#rowBytes];
     for (let i = 0, base = 0; i < width; base += experts) {
       for (const end = i + k; i < end; i += 1) {
         const expert = chosen[from + i];
@@ -112,22 +114,22 @@ export class RoutingLog extends Steps {
     }
   }
 
-  private get rowBytes(): number {
+  get #rowBytes(): number {
     return Math.ceil(this.width / 8);
   }
 
   /** Make room for `n` more rows; where rows are dropped for it, `keep` stay in all. */
-  private makeRoom(n: number, keep: number): void {
-    if (this.experts.length < (this.length + n) * this.width) {
+  #makeRoom(n: number, keep: number): void {
+    if (this.#experts.length < (this.length + n) * this.width) {
       const rows = Math.min(2 * keep, Math.max(64, 2 * (this.length + n)));
       const drop = Math.max(0, this.length + n > rows ? this.length + n - keep : 0);
       const [experts, bits] = [
         new Uint16Array(rows * this.width),
-        new Uint8Array(rows * this.rowBytes),
+        new Uint8Array(rows * this.#rowBytes),
       ];
-      experts.set(this.experts.subarray(drop * this.width, this.length * this.width));
-      bits.set(this.bits.subarray(drop * this.rowBytes, this.length * this.rowBytes));
-      [this.experts, this.bits] = [experts, bits];
+      experts.set(this.#experts.subarray(drop * this.width, this.length * this.width));
+      bits.set(this.#bits.subarray(drop * this.#rowBytes, this.length * this.#rowBytes));
+      [this.#experts, this.#bits] = [experts, bits];
       this.first += drop;
       this.length -= drop;
     }
@@ -142,77 +144,77 @@ export class MoveLog {
   begin = 0;
   end = 0;
   /** The steps with moves, ascending, and the first move of each. */
-  private steps: number[] = [];
-  private starts: number[] = [];
-  private codes = new Uint32Array(256);
+  #steps: number[] = [];
+  #starts: number[] = [];
+  #codes = new Uint32Array(256);
 
   clear(from: number): void {
     this.from = from;
     this.begin = this.end = 0;
-    this.steps = [];
-    this.starts = [];
+    this.#steps = [];
+    this.#starts = [];
   }
 
   /** Drop the moves of the steps from `step` on. */
   cut(step: number): void {
     this.end = this.endOf(step - 1);
-    this.steps.length = this.starts.length = this.groupsTo(step - 1);
+    this.#steps.length = this.#starts.length = this.#groupsTo(step - 1);
   }
 
   append({ move, moveStep }: Frame): void {
     for (let i = 0; i < move.length; i += 1) {
-      if (this.end - this.begin === this.codes.length) this.makeRoom();
-      if (moveStep[i] !== this.steps.at(-1)) {
-        this.steps.push(moveStep[i]);
-        this.starts.push(this.end);
+      if (this.end - this.begin === this.#codes.length) this.#makeRoom();
+      if (moveStep[i] !== this.#steps.at(-1)) {
+        this.#steps.push(moveStep[i]);
+        this.#starts.push(this.end);
       }
-      this.codes[this.end - this.begin] = move[i];
+      this.#codes[this.end - this.begin] = move[i];
       this.end += 1;
     }
   }
 
   stepOf(n: number): number {
-    return this.steps[this.groupOf(n)];
+    return this.#steps[this.#groupOf(n)];
   }
 
   /** One past the last move up to a step. */
   endOf(step: number): number {
-    return this.starts[this.groupsTo(step)] ?? this.end;
+    return this.#starts[this.#groupsTo(step)] ?? this.end;
   }
 
   expertOf(n: number): number {
-    return this.codes[n - this.begin] >> 1;
+    return this.#codes[n - this.begin] >> 1;
   }
 
   arrived(n: number): boolean {
-    return (this.codes[n - this.begin] & 1) === 1;
+    return (this.#codes[n - this.begin] & 1) === 1;
   }
 
   /** How many of `steps` are at most `step`. */
-  private groupsTo(step: number): number {
-    return firstWhere(this.steps.length, (i) => this.steps[i] > step);
+  #groupsTo(step: number): number {
+    return firstWhere(this.#steps.length, (i) => this.#steps[i] > step);
   }
 
   /** The index in `steps` of a move's step. */
-  private groupOf(n: number): number {
-    return firstWhere(this.starts.length, (i) => this.starts[i] > n) - 1;
+  #groupOf(n: number): number {
+    return firstWhere(this.#starts.length, (i) => this.#starts[i] > n) - 1;
   }
 
-  private makeRoom(): void {
-    const { codes } = this;
+  #makeRoom(): void {
+    const codes = this.#codes;
     if (codes.length < KEPT_MOVES) {
-      this.codes = new Uint32Array(2 * codes.length);
-      this.codes.set(codes);
+      this.#codes = new Uint32Array(2 * codes.length);
+      this.#codes.set(codes);
       return;
     }
     const drop = codes.length >> 1;
     this.from = Math.max(this.from, this.stepOf(this.begin + drop - 1) + 1);
     codes.copyWithin(0, drop);
     this.begin += drop;
-    const groups = this.groupOf(this.begin);
-    this.steps.splice(0, groups);
-    this.starts.splice(0, groups);
-    this.starts[0] = this.begin;
+    const groups = this.#groupOf(this.begin);
+    this.#steps.splice(0, groups);
+    this.#starts.splice(0, groups);
+    this.#starts[0] = this.begin;
   }
 }
 
@@ -222,7 +224,7 @@ type Column = StepColumns[ColumnName];
 
 /** The numbers of the newest steps, in contiguous columns that a chart reads without copying. */
 export class StepLog extends Steps {
-  private readonly columns: StepColumns = {
+  readonly #columns: StepColumns = {
     nbytes: new Float64Array(CAPACITY),
     tokenMs: new Float32Array(CAPACITY),
     p50: new Float32Array(CAPACITY),
@@ -242,16 +244,16 @@ export class StepLog extends Steps {
     const drop =
       overflow > 0 ? Math.min(this.length, Math.max(overflow, this.length - KEPT_STEPS)) : 0;
     if (n && steps.parts.length !== this.partCount) {
-      this.columns.parts = steps.parts.map(() => new Float32Array(CAPACITY).fill(Number.NaN));
+      this.#columns.parts = steps.parts.map(() => new Float32Array(CAPACITY).fill(Number.NaN));
     }
     const move = (column: Column, from: Column) => {
       column.copyWithin(0, drop, this.length);
       column.set(from.subarray(n - take), this.length - drop);
     };
-    for (const name of Object.keys(this.columns) as (keyof StepColumns)[]) {
-      if (name !== "parts") move(this.columns[name], steps[name]);
+    for (const name of Object.keys(this.#columns) as (keyof StepColumns)[]) {
+      if (name !== "parts") move(this.#columns[name], steps[name]);
     }
-    this.columns.parts.forEach((column, i) => {
+    this.#columns.parts.forEach((column, i) => {
       if (n) move(column, steps.parts[i]);
     });
     this.first += drop + (n - take);
@@ -261,26 +263,26 @@ export class StepLog extends Steps {
   /** The value of one column at a step; NaN if it is not kept. */
   at(name: ColumnName, step: number): number {
     const i = step - this.first;
-    return i >= 0 && i < this.length ? this.columns[name][i] : Number.NaN;
+    return i >= 0 && i < this.length ? this.#columns[name][i] : Number.NaN;
   }
 
   /** One column over steps [from, to), as a view. */
   column<Name extends ColumnName>(name: Name, from: number, to: number): StepColumns[Name] {
-    return this.columns[name].subarray(...this.kept(from, to)) as StepColumns[Name];
+    return this.#columns[name].subarray(...this.#kept(from, to)) as StepColumns[Name];
   }
 
   /** The number of parts that a token's time is divided into. */
   get partCount(): number {
-    return this.columns.parts.length;
+    return this.#columns.parts.length;
   }
 
   /** One part of the tokens' time over steps [from, to) in ms, as a view. */
   part(column: number, from: number, to: number): Float32Array {
-    return (this.columns.parts[column] ?? new Float32Array(0)).subarray(...this.kept(from, to));
+    return (this.#columns.parts[column] ?? new Float32Array(0)).subarray(...this.#kept(from, to));
   }
 
   /** Steps [from, to) as indices into the columns, limited to what is kept. */
-  private kept(from: number, to: number): [number, number] {
+  #kept(from: number, to: number): [number, number] {
     const low = Math.max(0, from - this.first);
     return [low, Math.max(low, Math.min(this.length, to - this.first))];
   }

@@ -20,7 +20,7 @@ export class Places {
   levels = new Uint8Array(0);
   /** The experts that are evicted next, by layer * experts + expert. */
   next: number[] = [];
-  private known: readonly unknown[] = [];
+  #known: readonly unknown[] = [];
 
   constructor(private readonly state: RunState) {}
 
@@ -28,8 +28,8 @@ export class Places {
   find(experts: ExpertStates, step: number, order: EvictionOrder | null): boolean {
     const { state } = this;
     const from = [state.epoch, state.seq, experts, step, order, experts.residentCount];
-    if (from.every((value, i) => value === this.known[i])) return false;
-    this.known = from;
+    if (from.every((value, i) => value === this.#known[i])) return false;
+    this.#known = from;
     const size = experts.resident.length;
     if (this.levels.length !== size) {
       this.levels = new Uint8Array(size);
@@ -40,16 +40,16 @@ export class Places {
     this.place.fill(-1);
     if (order?.kind === EXACT || order?.kind === RELEARNED) {
       this.scale = order.part ? "recency" : order.kind === EXACT ? "exact" : "relearned";
-      this.byOrder(experts.resident, order);
-      if (order.part) this.byRecency(experts.resident, step);
+      this.#byOrder(experts.resident, order);
+      if (order.part) this.#byRecency(experts.resident, step);
     } else {
       this.scale = order?.kind === UNKNOWN ? "unknown" : "recency";
-      this.byRecency(experts.resident, step);
+      this.#byRecency(experts.resident, step);
     }
     return true;
   }
 
-  private byOrder(resident: Uint8Array, { experts, pinned }: EvictionOrder): void {
+  #byOrder(resident: Uint8Array, { experts, pinned }: EvictionOrder): void {
     const movable = experts.length - pinned;
     let place = 0;
     for (let i = 0; i < movable; i += 1) {
@@ -61,7 +61,7 @@ export class Places {
     }
   }
 
-  private byRecency(resident: Uint8Array, step: number): void {
+  #byRecency(resident: Uint8Array, step: number): void {
     const { levels, state } = this;
     const first = Math.max(state.routing.first, step - LOOK_BACK);
     for (let i = 0; i < levels.length; i += 1) if (resident[i]) levels[i] = SHADES;

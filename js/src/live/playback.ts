@@ -41,13 +41,13 @@ export class Playback implements Playhead {
   pace: number | null = null;
   /** Whether the playhead has been moved or played since the view was made. */
   used = false;
-  private chosen = false;
+  #chosen = false;
   /** Whether to wait at the last token for the next, and not to follow the run from there on. */
-  private paced = false;
-  private clock = 0;
-  private movedAt = 0;
+  #paced = false;
+  #clock = 0;
+  #movedAt = 0;
   /** Milliseconds of the next token's time that have been played. */
-  private played = 0;
+  #played = 0;
 
   constructor(
     private readonly state: Replayed,
@@ -69,13 +69,13 @@ export class Playback implements Playhead {
 
   /** Whether the playhead rests on a token, and has done so for a moment. */
   resting(now: number): boolean {
-    return this.at !== null && !this.playing && now - this.movedAt >= REST_MS;
+    return this.at !== null && !this.playing && now - this.#movedAt >= REST_MS;
   }
 
   /** Show a step, or the nearest that can be shown; playing ends. */
   moveTo(step: number): void {
-    this.playing = this.paced = false;
-    this.jump(step);
+    this.playing = this.#paced = false;
+    this.#jump(step);
   }
 
   /** Handle an arrow key, a page key, Home or End; returns whether `key` is one. */
@@ -93,12 +93,12 @@ export class Playback implements Playhead {
 
   follow(): void {
     this.at = null;
-    this.playing = this.paced = false;
+    this.playing = this.#paced = false;
   }
 
   /** Choose a multiple of the run's own speed, or tokens per second. */
   choose(speed: { times: number } | { pace: number }): void {
-    this.chosen = true;
+    this.#chosen = true;
     if ("pace" in speed) this.pace = speed.pace;
     else [this.pace, this.speed] = [null, speed.times];
   }
@@ -107,29 +107,29 @@ export class Playback implements Playhead {
   playAt(pace: number, now: number): void {
     this.choose({ pace });
     this.follow();
-    this.play(now);
-    this.paced = true;
+    this.#play(now);
+    this.#paced = true;
   }
 
   /** Play from the step shown, or from the beginning if that is the last; or pause. */
   toggle(now: number): void {
-    if (!this.playing) this.play(now);
-    else this.playing = this.paced = false;
+    if (!this.playing) this.#play(now);
+    else this.playing = this.#paced = false;
   }
 
-  private play(now: number): void {
-    if (!this.chosen && this.state.tokensPerSecond > FAST) this.pace = READING_PACE;
+  #play(now: number): void {
+    if (!this.#chosen && this.state.tokensPerSecond > FAST) this.pace = READING_PACE;
     this.playing = true;
-    this.clock = now;
-    if (this.at === null || this.at >= this.range[1]) this.jump(this.range[0]);
+    this.#clock = now;
+    if (this.at === null || this.at >= this.range[1]) this.#jump(this.range[0]);
   }
 
-  private jump(step: number): void {
+  #jump(step: number): void {
     const [first, last] = this.range;
     this.at = Math.max(first, Math.min(last, step));
-    this.movedAt = performance.now();
+    this.#movedAt = performance.now();
     this.used = true;
-    this.played = 0;
+    this.#played = 0;
   }
 
   /**
@@ -138,31 +138,31 @@ export class Playback implements Playhead {
    */
   tick(now: number): boolean {
     const before = this.at;
-    this.advance(now);
+    this.#advance(now);
     return this.at !== before;
   }
 
-  private advance(now: number): void {
+  #advance(now: number): void {
     if (!this.state.generated) this.follow();
     if (this.at === null) return;
     const [first, last] = this.range;
     this.at = Math.max(first, Math.min(last, this.at));
     if (!this.playing) return;
-    const spent = Math.min(MAX_TICK_MS, Math.max(0, now - this.clock));
-    this.played += this.pace === null ? spent * this.speed : spent;
-    this.clock = now;
+    const spent = Math.min(MAX_TICK_MS, Math.max(0, now - this.#clock));
+    this.#played += this.pace === null ? spent * this.speed : spent;
+    this.#clock = now;
     while (this.at < last) {
-      const wanted = this.timeOf(this.at + 1);
-      if (this.played < wanted) return;
-      this.played -= wanted;
+      const wanted = this.#timeOf(this.at + 1);
+      if (this.#played < wanted) return;
+      this.#played -= wanted;
       this.at += 1;
     }
-    if (this.paced && !this.state.final) this.played = Math.min(this.played, 1000 / this.pace!);
+    if (this.#paced && !this.state.final) this.#played = Math.min(this.#played, 1000 / this.pace!);
     else this.follow();
   }
 
   /** How long a token is waited for, in ms. */
-  private timeOf(step: number): number {
+  #timeOf(step: number): number {
     return this.pace === null ? this.state.steps.at("tokenMs", step) || 0 : 1000 / this.pace;
   }
 }

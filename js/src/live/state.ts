@@ -69,7 +69,7 @@ export class RunState implements ExpertStates {
   chosenCount = 0;
   /** The eviction order that came last; null before the first. */
   order: EvictionOrder | null = null;
-  private first = NO_TOKEN;
+  #first = NO_TOKEN;
 
   /** Fold one frame. "gap" means that a frame before it is missing. */
   apply(frame: Frame): Applied {
@@ -79,23 +79,23 @@ export class RunState implements ExpertStates {
       if (sameRun && frame.seq === this.seq && !this.stale && frame.final === this.final) {
         return "old";
       }
-      this.replaceBy(frame, sameRun);
+      this.#replaceBy(frame, sameRun);
       return "applied";
     } else if (frame.since === 0 && (!sameRun || this.seq === 0)) {
-      this.clear(frame);
+      this.#clear(frame);
     } else if (sameRun && frame.seq <= this.seq) {
       return "old";
     } else if (!sameRun || frame.since !== this.seq || this.stale) {
       this.stale = true;
       return "gap";
     }
-    this.take(frame);
+    this.#take(frame);
     return "applied";
   }
 
   /** The step that produced the first token; one past the last step while there is none. */
   get firstToken(): number {
-    return Math.min(this.first, this.totals.steps);
+    return Math.min(this.#first, this.totals.steps);
   }
 
   /** Tokens generated so far. */
@@ -161,7 +161,7 @@ export class RunState implements ExpertStates {
   }
 
   /** Forget all that every snapshot has whole. */
-  private reset(frame: Frame): void {
+  #reset(frame: Frame): void {
     const size = frame.layers * frame.experts;
     this.run = frame.run;
     this.layers = frame.layers;
@@ -177,8 +177,8 @@ export class RunState implements ExpertStates {
     this.stale = false;
   }
 
-  private clear(frame: Frame): void {
-    this.reset(frame);
+  #clear(frame: Frame): void {
+    this.#reset(frame);
     this.text = "";
     this.textStart = frame.textStart;
     this.textEpoch += 1;
@@ -188,28 +188,28 @@ export class RunState implements ExpertStates {
   }
 
   /** Take a snapshot. It is bounded, so of the same run what is kept from before it stays. */
-  private replaceBy(frame: Frame, sameRun: boolean): void {
+  #replaceBy(frame: Frame, sameRun: boolean): void {
     const { steps, routing, moves, text, textStart, textEpoch } = this;
     const textFrom = frame.textStart - textStart;
     const { end } = steps;
     if (!sameRun || frame.firstStep > end || textFrom < 0 || textFrom > text.length) {
-      this.clear(frame);
-      this.take(frame);
+      this.#clear(frame);
+      this.#take(frame);
       return;
     }
-    this.reset(frame);
+    this.#reset(frame);
     steps.cut(frame.firstStep);
     routing.cut(frame.firstStep + frame.nSteps - frame.routed);
     if (frame.movesFrom > moves.from && frame.movesFrom <= end) moves.cut(frame.movesFrom);
     else moves.clear(frame.movesFrom);
     this.text = text.slice(0, textFrom);
-    this.take(frame);
+    this.#take(frame);
     // The elements of the text stay, unless it is another.
     const grown = steps.end >= end && this.text.startsWith(text);
     if (!grown && textEpoch === this.textEpoch) this.textEpoch += 1;
   }
 
-  private take(frame: Frame): void {
+  #take(frame: Frame): void {
     this.seq = frame.seq;
     this.slots = frame.slots;
     this.promptTokens = frame.promptTokens;
@@ -217,11 +217,11 @@ export class RunState implements ExpertStates {
     this.final = frame.final;
     this.callTokens = frame.callTokens;
     this.callLayers = frame.callLayers;
-    this.first = frame.firstToken;
+    this.#first = frame.firstToken;
     this.steps.append(frame.steps, frame.nSteps);
     this.routing.append(frame);
     this.moves.append(frame);
-    this.addText(frame.text);
+    this.#addText(frame.text);
     for (let i = 0; i < frame.count.length; i += 1) {
       const index = frame.countIndex[i];
       if (!this.counts[index] && frame.count[i]) this.chosenCount += 1;
@@ -238,7 +238,7 @@ export class RunState implements ExpertStates {
     if (frame.order.kind) this.order = frame.order;
   }
 
-  private addText(text: string): void {
+  #addText(text: string): void {
     this.text += text;
     if (this.text.length > 2 * KEPT_TEXT) {
       this.textStart += this.text.length - KEPT_TEXT;

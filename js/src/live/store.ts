@@ -39,21 +39,21 @@ export class RunStore implements ColumnSource {
   readonly state = new RunState();
   /** Why frames cannot be decoded; "" while they can. */
   problem = "";
-  private readonly orders = new EvictionOrders((step) =>
+  readonly #orders = new EvictionOrders((step) =>
     this.send({ type: "ask", about: { order: step } }),
   );
-  private readonly queue: Uint8Array<ArrayBuffer>[] = [];
-  private readonly listeners = new Set<() => void>();
-  private snapshotRequested = false;
+  readonly #queue: Uint8Array<ArrayBuffer>[] = [];
+  readonly #listeners = new Set<() => void>();
+  #snapshotRequested = false;
   /** The interval that each view wants between frames, and the last one requested, in ms. */
-  private readonly intervals = new Map<object, number>();
-  private interval = 0;
-  private lastSnapshot: unknown = null;
+  readonly #intervals = new Map<object, number>();
+  #interval = 0;
+  #lastSnapshot: unknown = null;
   /** Python's explanations; null while one is requested. */
-  private readonly explanations = new Map<string, Explanation | null>();
+  readonly #explanations = new Map<string, Explanation | null>();
 
-  private readonly columns = new Columns((about) => this.send({ type: "ask", about }));
-  private readonly alternatives = new Alternatives((step) =>
+  readonly #columns = new Columns((about) => this.send({ type: "ask", about }));
+  readonly #alternatives = new Alternatives((step) =>
     this.send({ type: "ask", about: { alternatives: step } }),
   );
   /** What is known of the branch requested last: that it was requested, or why there is none. */
@@ -63,35 +63,35 @@ export class RunStore implements ColumnSource {
 
   readonly connection: Connection;
   readonly saved: SavedView;
-  private readonly monitor: KernelMonitor;
+  readonly #monitor: KernelMonitor;
 
   constructor(private readonly model: Model) {
-    this.monitor = new KernelMonitor(
+    this.#monitor = new KernelMonitor(
       () => this.kernelId,
       () => this.status === "running",
-      () => this.notify(),
+      () => this.#notify(),
     );
-    model.on("msg:custom", this.onMessage as never);
-    model.on("change:snapshot", this.onSnapshot);
-    model.on("change:status", this.notify);
-    model.on("change:info", this.onInfo);
+    model.on("msg:custom", this.#onMessage as never);
+    model.on("change:snapshot", this.#onSnapshot);
+    model.on("change:status", this.#notify);
+    model.on("change:info", this.#onInfo);
     this.saved = new SavedView(model);
-    this.connection = new Connection(model, () => this.send({ type: "resync" }), this.notify);
-    this.onInfo();
-    this.onSnapshot();
+    this.connection = new Connection(model, () => this.send({ type: "resync" }), this.#notify);
+    this.#onInfo();
+    this.#onSnapshot();
     // After a reload in the middle of a run the trait may be some seconds old.
-    if (this.status === "running") this.requestSnapshot();
+    if (this.status === "running") this.#requestSnapshot();
   }
 
   close(): void {
-    this.monitor.close();
-    this.model.off("msg:custom", this.onMessage as never);
-    this.model.off("change:snapshot", this.onSnapshot);
-    this.model.off("change:status", this.notify);
-    this.model.off("change:info", this.onInfo);
+    this.#monitor.close();
+    this.model.off("msg:custom", this.#onMessage as never);
+    this.model.off("change:snapshot", this.#onSnapshot);
+    this.model.off("change:status", this.#notify);
+    this.model.off("change:info", this.#onInfo);
     this.connection.close();
     this.saved.close();
-    this.listeners.clear();
+    this.#listeners.clear();
   }
 
   get info(): Info {
@@ -108,7 +108,7 @@ export class RunStore implements ColumnSource {
 
   /** Whether the kernel seems to have died in the middle of the run. */
   get lost(): boolean {
-    return this.monitor.lost;
+    return this.#monitor.lost;
   }
 
   get kernelId(): string {
@@ -124,11 +124,11 @@ export class RunStore implements ColumnSource {
    * view. The kernel gets the shortest interval of all views. It does no harm if that arrives late.
    */
   setFrameInterval(view: object, ms: number | null): void {
-    if (ms === null) this.intervals.delete(view);
-    else this.intervals.set(view, ms);
-    const interval = this.intervals.size ? Math.min(...this.intervals.values()) : UNSEEN_MS;
-    if (interval === this.interval || !this.running) return;
-    this.interval = interval;
+    if (ms === null) this.#intervals.delete(view);
+    else this.#intervals.set(view, ms);
+    const interval = this.#intervals.size ? Math.min(...this.#intervals.values()) : UNSEEN_MS;
+    if (interval === this.#interval || !this.running) return;
+    this.#interval = interval;
     this.send({ type: "pace", ms: interval });
   }
 
@@ -137,28 +137,28 @@ export class RunStore implements ColumnSource {
     const { state } = this;
     const last = state.steps.end - 1;
     if (step === null || step === last) return state.order;
-    return this.running ? null : this.orders.after(step, last);
+    return this.running ? null : this.#orders.after(step, last);
   }
 
   /** Python's explanation, after the run; null until it arrives. With `ask` it is requested once. */
   explanation(about: Subject, ask = true): Explanation | null {
     if (this.running) return null;
     const key = keyOf(about);
-    if (ask && !this.explanations.has(key)) {
-      this.explanations.set(key, null);
+    if (ask && !this.#explanations.has(key)) {
+      this.#explanations.set(key, null);
       this.send({ type: "ask", about });
     }
-    return this.explanations.get(key) ?? null;
+    return this.#explanations.get(key) ?? null;
   }
 
   column(about: ColumnSubject): Float32Array | null {
-    return this.running ? null : this.columns.get(about, this.info);
+    return this.running ? null : this.#columns.get(about, this.info);
   }
 
   columnProblem(about: ColumnSubject): string {
     return this.running
       ? "It is known when the run is over."
-      : this.columns.problem(about, this.info);
+      : this.#columns.problem(about, this.info);
   }
 
   /** The code of each step's kind of token, see KINDS; null if that was not recorded. */
@@ -179,7 +179,7 @@ export class RunStore implements ColumnSource {
   /** What the model found likely in the place of a step's token; null if it is not known, or not yet. */
   likely(step: number): Likely | null {
     const { likely } = this.info;
-    return likely ? (likely[step] ?? null) : this.alternatives.of(step);
+    return likely ? (likely[step] ?? null) : this.#alternatives.of(step);
   }
 
   /** Why the run cannot go on from one of its tokens with another; "" if it can. */
@@ -194,78 +194,78 @@ export class RunStore implements ColumnSource {
     const token = step - this.state.firstToken + 1;
     this.branchNote = `Going on from token ${token}…`;
     this.send({ type: "branch", token, choose });
-    this.notify();
+    this.#notify();
   }
 
   /** Call `listener` when there may be something to draw; returns a function that ends it. */
   listen(listener: () => void): () => void {
-    this.listeners.add(listener);
-    return () => this.listeners.delete(listener);
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   /** Fold the messages that have arrived. */
   drain(): void {
-    for (const bytes of this.queue.splice(0)) this.fold(bytes);
+    for (const bytes of this.#queue.splice(0)) this.#fold(bytes);
   }
 
-  private readonly notify = (): void => {
-    for (const listener of this.listeners) listener();
+  readonly #notify = (): void => {
+    for (const listener of this.#listeners) listener();
   };
 
-  private readonly onMessage = (content: LiveMessage, buffers: DataView[] = []): void => {
+  readonly #onMessage = (content: LiveMessage, buffers: DataView[] = []): void => {
     const words = String(content?.words ?? "");
     switch (content?.type) {
       case "told":
-        this.takeAnswer(content, words, buffers[0]);
+        this.#takeAnswer(content, words, buffers[0]);
         break;
       case "orders":
-        this.orders.take(content as OrdersMessage, buffers[0]);
+        this.#orders.take(content as OrdersMessage, buffers[0]);
         break;
       case "branched":
         this.branchNote = words;
         break;
       case "frame":
         if (!buffers.length) return;
-        this.monitor.messageArrived();
-        this.queue.push(copyBytes(buffers[0]));
-        if (this.queue.length > MAX_QUEUED) this.drain();
+        this.#monitor.messageArrived();
+        this.#queue.push(copyBytes(buffers[0]));
+        if (this.#queue.length > MAX_QUEUED) this.drain();
         break;
       default:
         return;
     }
-    this.notify();
+    this.#notify();
   };
 
-  private takeAnswer(content: LiveMessage, words: string, buffer: DataView | undefined): void {
+  #takeAnswer(content: LiveMessage, words: string, buffer: DataView | undefined): void {
     const { about, token } = content;
     if (!about) return;
-    if ("alternatives" in about) this.alternatives.take(content as LikelyMessage);
-    else if ("column" in about) this.columns.take(about, words, buffer);
-    else this.explanations.set(keyOf(about), { words, token });
+    if ("alternatives" in about) this.#alternatives.take(content as LikelyMessage);
+    else if ("column" in about) this.#columns.take(about, words, buffer);
+    else this.#explanations.set(keyOf(about), { words, token });
   }
 
-  private readonly onInfo = (): void => {
+  readonly #onInfo = (): void => {
     const { state } = this;
     const { prefilled = 0 } = this.info;
     if (prefilled !== state.prefilled) state.textEpoch += 1;
     state.prefilled = prefilled;
-    this.notify();
+    this.#notify();
   };
 
-  private readonly onSnapshot = (): void => {
+  readonly #onSnapshot = (): void => {
     const value = this.model.get("snapshot") as DataView | ArrayBuffer | null | undefined;
-    if (!value || value.byteLength === 0 || value === this.lastSnapshot) return;
-    this.lastSnapshot = value;
+    if (!value || value.byteLength === 0 || value === this.#lastSnapshot) return;
+    this.#lastSnapshot = value;
     this.drain(); // the frames before the snapshot
-    this.fold(copyBytes(value));
-    this.notify();
+    this.#fold(copyBytes(value));
+    this.#notify();
   };
 
-  private fold(bytes: Uint8Array<ArrayBuffer>): void {
+  #fold(bytes: Uint8Array<ArrayBuffer>): void {
     try {
       const result = this.state.apply(decode(bytes));
-      if (result === "applied") this.snapshotRequested = false;
-      if (result === "gap") this.requestSnapshot();
+      if (result === "applied") this.#snapshotRequested = false;
+      if (result === "gap") this.#requestSnapshot();
     } catch (error) {
       if (!(error instanceof FrameError)) throw error;
       this.problem = error.message;
@@ -273,9 +273,9 @@ export class RunStore implements ColumnSource {
   }
 
   /** Request a snapshot, once per gap: a busy kernel may answer only after the cell. */
-  private requestSnapshot(): void {
-    if (this.snapshotRequested) return;
-    this.snapshotRequested = true;
+  #requestSnapshot(): void {
+    if (this.#snapshotRequested) return;
+    this.#snapshotRequested = true;
     this.model.send({ type: "resync" });
   }
 }

@@ -10,9 +10,9 @@ import type { RunState } from "./state";
 
 export class TokenChoice {
   /** The token where a choice of several began. */
-  private anchor: number | null = null;
+  #anchor: number | null = null;
   /** Whether the page's selection made the choice. */
-  private bySelection = false;
+  #bySelection = false;
 
   constructor(
     private readonly log: TextLog,
@@ -31,27 +31,27 @@ export class TokenChoice {
       if (event.shiftKey && at(event) !== null) event.preventDefault();
     };
     node.addEventListener("mousedown", down, options);
-    node.addEventListener("click", (event) => this.clicked(event, at(event)), options);
-    node.addEventListener("keydown", (event) => this.pressed(event), options);
-    document.addEventListener("selectionchange", () => this.selected(), options);
+    node.addEventListener("click", (event) => this.#clicked(event, at(event)), options);
+    node.addEventListener("keydown", (event) => this.#pressed(event), options);
+    document.addEventListener("selectionchange", () => this.#selected(), options);
   }
 
-  private clicked(event: MouseEvent, step: number | null): void {
+  #clicked(event: MouseEvent, step: number | null): void {
     if (step === null) return;
     const { focus } = this;
     if (event.shiftKey) {
-      this.extend(step);
+      this.#extend(step);
     } else if (event.ctrlKey || event.metaKey) {
       const { chosen } = focus;
       const others = chosen.filter((each) => each !== step);
       focus.choose(others.length < chosen.length ? others : [...chosen, step]);
-    } else if (!this.selection) {
+    } else if (!this.#selection) {
       this.focus.choose([]);
       focus.moveTo(step);
     }
   }
 
-  private pressed(event: KeyboardEvent): void {
+  #pressed(event: KeyboardEvent): void {
     const { state, focus } = this;
     const last = state.steps.end - 1;
     if (modified(event)) return;
@@ -62,7 +62,7 @@ export class TokenChoice {
     };
     if (event.shiftKey && event.key in reached) {
       consume(event);
-      this.extend(reached[event.key]);
+      this.#extend(reached[event.key]);
     } else if (event.key === "Enter" || event.key === " ") {
       consume(event);
       this.focus.choose([]);
@@ -73,43 +73,43 @@ export class TokenChoice {
   }
 
   /** Choose all tokens from where the choice began to `step`, and move the playhead there. */
-  private extend(step: number): void {
+  #extend(step: number): void {
     const { focus } = this;
-    if (!focus.chosen.length) this.anchor = focus.at;
+    if (!focus.chosen.length) this.#anchor = focus.at;
     focus.moveTo(step);
     const to = focus.at ?? step;
-    this.anchor ??= to;
-    const [first, last] = [Math.min(this.anchor, to), Math.max(this.anchor, to)];
+    this.#anchor ??= to;
+    const [first, last] = [Math.min(this.#anchor, to), Math.max(this.#anchor, to)];
     focus.choose(this.log.steps.filter((each) => each >= first && each <= last));
   }
 
   /** The tokens that the page's selection covers are chosen, while it covers any. */
-  private selected(): void {
-    const range = this.selection;
+  #selected(): void {
+    const range = this.#selection;
     const steps = range ? this.log.stepsIn(range) : [];
     if (!steps.length) return;
-    this.anchor = steps[0];
-    this.bySelection = true;
+    this.#anchor = steps[0];
+    this.#bySelection = true;
     this.focus.choose(steps);
   }
 
   /** Once the choice has ended, end the selection that made it. */
   settle(): void {
     if (this.focus.chosen.length) return;
-    if (this.bySelection && this.selection) this.pageSelection?.removeAllRanges();
-    this.bySelection = false;
-    this.anchor = null;
+    if (this.#bySelection && this.#selection) this.#pageSelection?.removeAllRanges();
+    this.#bySelection = false;
+    this.#anchor = null;
   }
 
-  private get pageSelection(): Selection | null {
+  get #pageSelection(): Selection | null {
     // Of a view in a shadow tree only the tree's own root knows the selection, in some browsers.
     const root = this.log.node.getRootNode() as Document;
     return root.getSelection?.() ?? getSelection();
   }
 
   /** The page's selection, if it is not empty and lies in the text. */
-  private get selection(): Range | null {
-    const selection = this.pageSelection;
+  get #selection(): Range | null {
+    const selection = this.#pageSelection;
     if (!selection?.rangeCount || selection.isCollapsed) return null;
     const range = selection.getRangeAt(0);
     return range.intersectsNode(this.log.node) ? range : null;

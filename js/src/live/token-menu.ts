@@ -54,8 +54,8 @@ export function addTokenMenu(
 
 export class TokenMenu {
   readonly node = el("div", "oj-menu", { role: "menu", "aria-label": "Token", hidden: true });
-  private step = 0;
-  private opener: HTMLElement | null = null;
+  #step = 0;
+  #opener: HTMLElement | null = null;
 
   constructor(
     private readonly root: HTMLElement,
@@ -66,31 +66,31 @@ export class TokenMenu {
     for (const [label, act] of Object.entries(actions)) {
       const item = el("button", "oj-menu-item", { type: "button", role: "menuitem" }, label);
       item.addEventListener("click", () => {
-        this.close();
-        act(this.step);
+        this.#close();
+        act(this.#step);
       });
       this.node.append(item);
     }
     root.append(this.node);
-    root.addEventListener("contextmenu", (event) => this.open(event), { signal });
-    this.node.addEventListener("keydown", (event) => this.key(event), { signal });
+    root.addEventListener("contextmenu", (event) => this.#open(event), { signal });
+    this.node.addEventListener("keydown", (event) => this.#key(event), { signal });
     document.addEventListener(
       "pointerdown",
       (event) => {
-        if (!this.node.contains(event.target as Node)) this.close(false);
+        if (!this.node.contains(event.target as Node)) this.#close(false);
       },
       { signal },
     );
   }
 
-  private open(event: MouseEvent): void {
+  #open(event: MouseEvent): void {
     const target = event.target as HTMLElement;
     const { step } = this.focus;
     // A user who has selected text wants the browser's menu, to copy it.
     if (step === null || !target.closest(TOKENS) || getSelection()?.isCollapsed === false) return;
     consume(event);
-    this.step = step;
-    this.opener = target.closest<HTMLElement>("[tabindex]");
+    this.#step = step;
+    this.#opener = target.closest<HTMLElement>("[tabindex]");
     this.node.hidden = false;
     const { left, top, width, height } = this.root.getBoundingClientRect();
     const { offsetWidth, offsetHeight } = this.node;
@@ -98,27 +98,27 @@ export class TokenMenu {
     const y = Math.min(event.clientY - top, height - offsetHeight - 4);
     this.node.style.left = `${Math.max(0, x)}px`;
     this.node.style.top = `${Math.max(0, y)}px`;
-    this.items[0].focus();
+    this.#items[0].focus();
   }
 
-  private get items(): HTMLElement[] {
+  get #items(): HTMLElement[] {
     return [...this.node.children] as HTMLElement[];
   }
 
-  private close(refocus = true): void {
+  #close(refocus = true): void {
     if (this.node.hidden) return;
     this.node.hidden = true;
-    if (refocus) this.opener?.focus({ preventScroll: true });
+    if (refocus) this.#opener?.focus({ preventScroll: true });
   }
 
-  private key(event: KeyboardEvent): void {
-    const { items } = this;
+  #key(event: KeyboardEvent): void {
+    const items = this.#items;
     const at = items.indexOf(focusBeside(this.node) as HTMLElement);
     const targets: Record<string, number> = {
       ...{ ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: -1 },
     };
     if (event.key in targets) items.at(targets[event.key] % items.length)?.focus();
-    else if (event.key === "Escape" || event.key === "Tab") this.close();
+    else if (event.key === "Escape" || event.key === "Tab") this.#close();
     else return;
     consume(event);
   }

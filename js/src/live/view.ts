@@ -44,34 +44,34 @@ const [ROUTING, RESIDENCY, CHARTS, PARTS] = [0, 1, 2, 3];
 
 export class RunView {
   readonly root: HTMLElement;
-  private draws = 0;
-  private readonly header: Header;
-  private readonly focus: Focus;
-  private readonly text: TextPanel;
-  private readonly routing: RoutingPanel;
-  private readonly residency: ResidencyPanel;
-  private readonly latency: LatencyPanel;
-  private readonly time: TimePanel;
-  private readonly explain: ExplainPanel;
-  private readonly hint: Hint;
-  private readonly summarise: () => void;
-  private readonly history: ExpertHistory;
+  #draws = 0;
+  readonly #header: Header;
+  readonly #focus: Focus;
+  readonly #text: TextPanel;
+  readonly #routing: RoutingPanel;
+  readonly #residency: ResidencyPanel;
+  readonly #latency: LatencyPanel;
+  readonly #time: TimePanel;
+  readonly #explain: ExplainPanel;
+  readonly #hint: Hint;
+  readonly #summarise: () => void;
+  readonly #history: ExpertHistory;
   /** The experts after the token to describe. */
-  private readonly selected: ExpertHistory;
-  private readonly playback: Playback;
-  private readonly transport: Transport;
-  private readonly panels: Panel[];
-  private readonly scheduler = new RedrawScheduler(PARTS);
-  private theme: Theme | null = null;
-  private visible = false;
+  readonly #selected: ExpertHistory;
+  readonly #playback: Playback;
+  readonly #transport: Transport;
+  readonly #panels: Panel[];
+  readonly #scheduler = new RedrawScheduler(PARTS);
+  #theme: Theme | null = null;
+  #visible = false;
   /** How many tokens there were when any was first seen. */
-  private seenFrom: number | null = null;
-  private request = 0;
-  private later: ReturnType<typeof setTimeout> | undefined;
-  private drawnAt = 0;
+  #seenFrom: number | null = null;
+  #request = 0;
+  #later: ReturnType<typeof setTimeout> | undefined;
+  #drawnAt = 0;
   /** The usual cost of a frame in ms, about the median. */
-  private cost = 0;
-  private readonly reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+  #cost = 0;
+  readonly #reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(
     private readonly store: RunStore,
@@ -79,192 +79,195 @@ export class RunView {
     signal: AbortSignal,
   ) {
     const { state } = store;
-    const changed = () => this.redraw();
-    this.history = new ExpertHistory(state);
-    this.selected = new ExpertHistory(state);
-    this.playback = new Playback(state, this.history);
-    this.focus = new Focus(changed, this.playback);
-    this.transport = new Transport(state, this.playback, this.focus, changed, signal);
-    const shared = [state, this.focus, changed, signal] as const;
-    this.header = new Header(store, changed, signal);
-    this.text = new TextPanel(store, ...shared);
-    this.routing = new RoutingPanel(...shared);
-    this.residency = new ResidencyPanel(store, this.focus, changed, signal);
-    this.latency = new LatencyPanel(...shared);
-    this.time = new TimePanel(() => partsOf(store.info, state), ...shared);
-    this.hint = new Hint(changed, signal);
-    this.summarise = seldom(() => {
-      const experts = this.playback.at === null ? state : this.history;
+    const changed = () => this.#redraw();
+    this.#history = new ExpertHistory(state);
+    this.#selected = new ExpertHistory(state);
+    this.#playback = new Playback(state, this.#history);
+    this.#focus = new Focus(changed, this.#playback);
+    this.#transport = new Transport(state, this.#playback, this.#focus, changed, signal);
+    const shared = [state, this.#focus, changed, signal] as const;
+    this.#header = new Header(store, changed, signal);
+    this.#text = new TextPanel(store, ...shared);
+    this.#routing = new RoutingPanel(...shared);
+    this.#residency = new ResidencyPanel(store, this.#focus, changed, signal);
+    this.#latency = new LatencyPanel(...shared);
+    this.#time = new TimePanel(() => partsOf(store.info, state), ...shared);
+    this.#hint = new Hint(changed, signal);
+    const panels = {
+      ...{ text: this.#text, routing: this.#routing, residency: this.#residency },
+      ...{ latency: this.#latency, time: this.#time },
+    };
+    this.#summarise = seldom(() => {
+      const experts = this.#playback.at === null ? state : this.#history;
       const summaries = summariesOf(state, store.info, experts);
-      for (const name of SUMMARISED) this[name].panel.setSummary(summaries[name]);
+      for (const name of SUMMARISED) panels[name].panel.setSummary(summaries[name]);
     }, signal);
-    this.explain = new ExplainPanel(store, this.focus, signal);
-    const made = [this.text, this.routing, this.residency, this.latency, this.time];
-    this.panels = made.map((each) => each.panel);
-    const nodes = this.panels.map((panel) => panel.node);
-    nodes.splice(1, 0, this.explain.node); // in the order of a narrow view, which Tab follows
-    const grid = el("div", "oj-grid", {}, ...nodes, this.hint.node);
+    this.#explain = new ExplainPanel(store, this.#focus, signal);
+    this.#panels = Object.values(panels).map((each) => each.panel);
+    const nodes = this.#panels.map((panel) => panel.node);
+    nodes.splice(1, 0, this.#explain.node); // in the order of a narrow view, which Tab follows
+    const grid = el("div", "oj-grid", {}, ...nodes, this.#hint.node);
     this.root = rootElement("oj-root oj-run-view");
     this.root.tabIndex = -1; // a click anywhere lets the arrow keys move the playhead
-    const parts = [this.header.node, this.transport.node, grid];
+    const parts = [this.#header.node, this.#transport.node, grid];
     this.root.append(el("div", "oj-frame", {}, ...parts));
-    watchPlayheadKeys(this.root, this.playback, this.focus, changed, signal);
-    const map = this.routing.panel.node;
-    const selection = [this.focus, this.playback, this.explain] as const;
+    watchPlayheadKeys(this.root, this.#playback, this.#focus, changed, signal);
+    const map = this.#routing.panel.node;
+    const selection = [this.#focus, this.#playback, this.#explain] as const;
     addTokenMenu(this.root, ...selection, map, changed, signal);
     parent.append(this.root);
-    this.observe(signal);
+    this.#observe(signal);
   }
 
   /** Redraw everything in the next animation frame, after a user's action. */
-  private redraw(): void {
-    this.scheduler.markTogether();
-    this.schedule();
+  #redraw(): void {
+    this.#scheduler.markTogether();
+    this.#schedule();
   }
 
   /**
    * Redraw after a message: part by part, unless motion is reduced or an earlier token is shown.
    */
-  private redrawInParts(): void {
-    if (this.reducedMotion.matches || this.playback.at !== null) this.scheduler.markTogether();
-    else this.scheduler.mark();
-    this.schedule();
+  #redrawInParts(): void {
+    if (this.#reducedMotion.matches || this.#playback.at !== null) this.#scheduler.markTogether();
+    else this.#scheduler.mark();
+    this.#schedule();
   }
 
   /** Draw in the next animation frame, if anybody can see the view. */
-  private schedule(): void {
-    if (!this.visible || document.hidden || this.request) return;
-    const expensive = this.cost > FRAME_BUDGET_MS;
-    const rest = this.reducedMotion.matches
+  #schedule(): void {
+    if (!this.#visible || document.hidden || this.#request) return;
+    const expensive = this.#cost > FRAME_BUDGET_MS;
+    const rest = this.#reducedMotion.matches
       ? REDUCED_MOTION_REDRAW_MS
       : expensive
-        ? this.cost * REST_FACTOR
+        ? this.#cost * REST_FACTOR
         : 0;
-    const wait = this.drawnAt + rest - performance.now();
+    const wait = this.#drawnAt + rest - performance.now();
     if (wait > 0) {
-      this.drawLater(wait);
+      this.#drawLater(wait);
       return;
     }
-    this.request = requestAnimationFrame((now) => this.draw(now));
+    this.#request = requestAnimationFrame((now) => this.#draw(now));
   }
 
-  private observe(signal: AbortSignal): void {
-    const changed = () => this.redraw();
+  #observe(signal: AbortSignal): void {
+    const changed = () => this.#redraw();
     const rethemed = () => {
-      this.theme = null;
-      this.redraw();
+      this.#theme = null;
+      this.#redraw();
     };
     const visibilityChanged = (visible: boolean) => {
-      this.visible = visible;
-      this.requestInterval();
+      this.#visible = visible;
+      this.#requestInterval();
       rethemed();
     };
     watchVisibility(this.root, visibilityChanged, signal);
     watchSizes(this.root.querySelectorAll(".oj-plot, .oj-plots"), changed, signal);
     watchTheme(rethemed, signal);
     const pageShown = () => {
-      this.requestInterval();
-      this.redraw();
+      this.#requestInterval();
+      this.#redraw();
     };
     document.addEventListener("visibilitychange", pageShown, { signal });
-    const unlisten = this.store.listen(() => this.redrawInParts());
+    const unlisten = this.store.listen(() => this.#redrawInParts());
     signal.addEventListener("abort", () => {
       unlisten();
       this.store.setFrameInterval(this, null);
-      cancelAnimationFrame(this.request);
-      clearTimeout(this.later);
+      cancelAnimationFrame(this.#request);
+      clearTimeout(this.#later);
       this.root.remove();
     });
   }
 
   /** Request frames less often while the view is unseen, or while drawing is expensive. */
-  private requestInterval(): void {
-    const expensive = this.cost > FRAME_BUDGET_MS;
-    const ms = expensive ? 100 * Math.ceil((PARTS * this.cost * REST_FACTOR) / 100) : 0;
-    this.store.setFrameInterval(this, this.visible && !document.hidden ? ms : UNSEEN_MS);
+  #requestInterval(): void {
+    const expensive = this.#cost > FRAME_BUDGET_MS;
+    const ms = expensive ? 100 * Math.ceil((PARTS * this.#cost * REST_FACTOR) / 100) : 0;
+    this.store.setFrameInterval(this, this.#visible && !document.hidden ? ms : UNSEEN_MS);
   }
 
-  private draw(now: number): void {
-    this.request = 0;
+  #draw(now: number): void {
+    this.#request = 0;
     const started = performance.now();
-    this.drawnAt = started;
-    this.draws += 1;
+    this.#drawnAt = started;
+    this.#draws += 1;
     this.store.drain();
-    this.theme ??= readTheme(this.root);
-    this.beginPaced(started);
-    if (this.playback.tick(started)) this.scheduler.markTogether();
-    this.root.classList.toggle("oj-playing", this.playback.playing);
-    const parts = this.scheduler.take();
-    if (parts.length) this.drawParts(parts, now);
-    const difference = performance.now() - started - this.cost;
-    this.cost += Math.max(-COST_STEP_MS, Math.min(COST_STEP_MS, difference));
-    if (this.draws % 32 === 0) this.requestInterval();
-    if (this.playback.playing || this.scheduler.pending) this.schedule();
+    this.#theme ??= readTheme(this.root);
+    this.#beginPaced(started);
+    if (this.#playback.tick(started)) this.#scheduler.markTogether();
+    this.root.classList.toggle("oj-playing", this.#playback.playing);
+    const parts = this.#scheduler.take();
+    if (parts.length) this.#drawParts(parts, now);
+    const difference = performance.now() - started - this.#cost;
+    this.#cost += Math.max(-COST_STEP_MS, Math.min(COST_STEP_MS, difference));
+    if (this.#draws % 32 === 0) this.#requestInterval();
+    if (this.#playback.playing || this.#scheduler.pending) this.#schedule();
     // A table is updated less often than it changes: one more redraw shows its last change.
-    if (this.store.running && this.panels.some((panel) => panel.tableOpen)) this.drawLater(600);
+    if (this.store.running && this.#panels.some((panel) => panel.tableOpen)) this.#drawLater(600);
   }
 
   /** Play at the requested pace, once, from when the view is first seen. */
-  private beginPaced(now: number): void {
+  #beginPaced(now: number): void {
     const { state, info } = this.store;
-    if (this.seenFrom === null && state.generated) {
-      this.seenFrom = state.generated;
-      if (info.pace) this.playback.playAt(info.pace, now);
+    if (this.#seenFrom === null && state.generated) {
+      this.#seenFrom = state.generated;
+      if (info.pace) this.#playback.playAt(info.pace, now);
     }
   }
 
   /** Whether most of a run was over before the view was first seen, and has not been played. */
-  private get offered(): boolean {
-    const missed = 2 * (this.seenFrom ?? 0) > this.store.state.generated;
-    return missed && !this.store.running && this.playback.ready && !this.playback.used;
+  get #offered(): boolean {
+    const missed = 2 * (this.#seenFrom ?? 0) > this.store.state.generated;
+    return missed && !this.store.running && this.#playback.ready && !this.#playback.used;
   }
 
-  private drawParts(parts: number[], now: number): void {
+  #drawParts(parts: number[], now: number): void {
     const { state, info, status } = this.store;
-    const { at } = this.playback;
-    this.selected.keepUp();
-    const experts = at === null ? state : this.history.show(at);
-    const resting = this.playback.resting(performance.now());
-    if (at !== null && !resting && !this.playback.playing) this.drawLater(REST_MS);
+    const { at } = this.#playback;
+    this.#selected.keepUp();
+    const experts = at === null ? state : this.#history.show(at);
+    const resting = this.#playback.resting(performance.now());
+    if (at !== null && !resting && !this.#playback.playing) this.#drawLater(REST_MS);
     const input = drawInput(
-      ...([state, this.focus, this.theme!, experts, this.selected, resting] as const),
+      ...([state, this.#focus, this.#theme!, experts, this.#selected, resting] as const),
     );
     if (parts.includes(ROUTING)) {
-      this.transport.draw(this.store.running, this.offered, info.pace);
-      this.header.draw(this.store.connection.isOpen(this.root), this.playback, this.theme!);
-      this.hint.draw(state.generated, at !== null && !this.playback.playing);
-      this.explain.draw(input, !this.hint.node.hidden);
-      this.routing.draw(input);
-      this.routing.panel.drawTable(now);
+      this.#transport.draw(this.store.running, this.#offered, info.pace);
+      this.#header.draw(this.store.connection.isOpen(this.root), this.#playback, this.#theme!);
+      this.#hint.draw(state.generated, at !== null && !this.#playback.playing);
+      this.#explain.draw(input, !this.#hint.node.hidden);
+      this.#routing.draw(input);
+      this.#routing.panel.drawTable(now);
     }
     if (parts.includes(RESIDENCY)) {
-      this.residency.draw(input);
-      this.residency.panel.drawTable(now);
+      this.#residency.draw(input);
+      this.#residency.panel.drawTable(now);
     }
     if (parts.includes(CHARTS)) {
-      for (const each of [this.latency, this.time]) {
+      for (const each of [this.#latency, this.#time]) {
         each.draw(input);
         each.panel.drawTable(now);
       }
     }
     if (!parts.includes(ROUTING)) return;
-    for (const panel of this.panels) {
+    for (const panel of this.#panels) {
       // A dense model has text and times, but no experts.
-      const needsExperts = panel !== this.text.panel && panel !== this.time.panel;
-      panel.setHint(panel === this.text.panel ? "" : hint(state, needsExperts));
+      const needsExperts = panel !== this.#text.panel && panel !== this.#time.panel;
+      panel.setHint(panel === this.#text.panel ? "" : hint(state, needsExperts));
     }
-    this.summarise();
-    this.text.panel.drawTable(now);
+    this.#summarise();
+    this.#text.panel.drawTable(now);
     // Drawn last, because scrolling to its end needs a layout.
-    this.text.draw(input, status, info.prompt ?? "");
+    this.#text.draw(input, status, info.prompt ?? "");
   }
 
-  private drawLater(wait: number): void {
-    clearTimeout(this.later);
-    this.later = setTimeout(() => {
-      if (!this.visible || document.hidden) return;
-      this.scheduler.mark();
-      this.request ||= requestAnimationFrame((now) => this.draw(now));
+  #drawLater(wait: number): void {
+    clearTimeout(this.#later);
+    this.#later = setTimeout(() => {
+      if (!this.#visible || document.hidden) return;
+      this.#scheduler.mark();
+      this.#request ||= requestAnimationFrame((now) => this.#draw(now));
     }, wait);
   }
 }

@@ -10,7 +10,7 @@ import type { Model } from "./host";
 const DISCONNECTED = ".jupyter-widgets-disconnected";
 
 export class Connection {
-  private open = true;
+  #open = true;
 
   /** `request` asks the kernel for any message; `changed` is called when views must redraw. */
   constructor(
@@ -18,29 +18,29 @@ export class Connection {
     private readonly request: () => void,
     private readonly changed: () => void,
   ) {
-    model.on("comm_live_update", this.onChange);
-    model.on("msg:custom", this.onMessage);
+    model.on("comm_live_update", this.#onChange);
+    model.on("msg:custom", this.#onMessage);
   }
 
   close(): void {
-    this.model.off("comm_live_update", this.onChange);
-    this.model.off("msg:custom", this.onMessage);
+    this.model.off("comm_live_update", this.#onChange);
+    this.model.off("msg:custom", this.#onMessage);
   }
 
   /** Whether the controls in `view` can reach Python. */
   isOpen(view: Element): boolean {
-    return this.open && !view.closest(DISCONNECTED);
+    return this.#open && !view.closest(DISCONNECTED);
   }
 
-  private readonly onChange = (): void => {
-    this.open = false;
+  readonly #onChange = (): void => {
+    this.#open = false;
     this.request();
     this.changed();
   };
 
-  private readonly onMessage = (): void => {
-    if (this.open) return;
-    this.open = true;
+  readonly #onMessage = (): void => {
+    if (this.#open) return;
+    this.#open = true;
     this.changed();
   };
 }

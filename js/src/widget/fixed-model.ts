@@ -11,15 +11,15 @@ interface FixedAnswer {
 type Listener = (content: unknown, buffers?: DataView[]) => void;
 
 export class FixedModel implements Model {
-  private readonly answers: Map<string, FixedAnswer>;
-  private readonly listeners = new Set<Listener>();
+  readonly #answers: Map<string, FixedAnswer>;
+  readonly #listeners = new Set<Listener>();
 
   constructor(
     private readonly traits: Readonly<Record<string, unknown>>,
     answers: readonly FixedAnswer[] = [],
     private orders: { message: unknown; buffer: DataView } | null = null,
   ) {
-    this.answers = new Map(answers.map((answer) => [JSON.stringify(answer.about), answer]));
+    this.#answers = new Map(answers.map((answer) => [JSON.stringify(answer.about), answer]));
   }
 
   get(name: string): unknown {
@@ -27,11 +27,11 @@ export class FixedModel implements Model {
   }
 
   on(event: string, callback: (...args: never[]) => void): void {
-    if (event === "msg:custom") this.listeners.add(callback as Listener);
+    if (event === "msg:custom") this.#listeners.add(callback as Listener);
   }
 
   off(event: string, callback?: (...args: never[]) => void): void {
-    if (event === "msg:custom") this.listeners.delete(callback as Listener);
+    if (event === "msg:custom") this.#listeners.delete(callback as Listener);
   }
 
   send(content: unknown): void {
@@ -40,17 +40,17 @@ export class FixedModel implements Model {
     if (about?.order !== undefined) {
       const { orders } = this;
       this.orders = null; // all at once
-      if (orders) this.tell(orders.message, [orders.buffer]);
+      if (orders) this.#tell(orders.message, [orders.buffer]);
       return;
     }
-    const answer = this.answers.get(JSON.stringify(about));
-    if (answer) this.tell({ type: "told", ...answer });
+    const answer = this.#answers.get(JSON.stringify(about));
+    if (answer) this.#tell({ type: "told", ...answer });
   }
 
   /** Answer later, as a kernel does. */
-  private tell(content: unknown, buffers?: DataView[]): void {
+  #tell(content: unknown, buffers?: DataView[]): void {
     queueMicrotask(() => {
-      for (const listener of this.listeners) listener(content, buffers);
+      for (const listener of this.#listeners) listener(content, buffers);
     });
   }
 }

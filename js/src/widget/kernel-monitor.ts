@@ -14,8 +14,8 @@ const ALIVE = new Set(["busy", "starting", "restarting"]);
 
 export class KernelMonitor {
   lost = false;
-  private lastMessageAt = performance.now();
-  private readonly timer: ReturnType<typeof setInterval>;
+  #lastMessageAt = performance.now();
+  readonly #timer: ReturnType<typeof setInterval>;
 
   constructor(
     private readonly kernelId: () => string,
@@ -24,24 +24,24 @@ export class KernelMonitor {
     private readonly silence = SILENCE_MS,
     interval = CHECK_MS,
   ) {
-    this.timer = setInterval(() => void this.check(), interval);
+    this.#timer = setInterval(() => void this.#check(), interval);
   }
 
   /** Record that a message from the kernel arrived. */
   messageArrived(): void {
-    this.lastMessageAt = performance.now();
+    this.#lastMessageAt = performance.now();
     this.lost = false;
   }
 
   close(): void {
-    clearInterval(this.timer);
+    clearInterval(this.#timer);
   }
 
-  private async check(): Promise<void> {
-    const { lastMessageAt } = this;
+  async #check(): Promise<void> {
+    const lastMessageAt = this.#lastMessageAt;
     if (!this.running() || performance.now() - lastMessageAt < this.silence) return;
     const state = await kernelState(this.kernelId());
-    if (state === null || lastMessageAt !== this.lastMessageAt) return;
+    if (state === null || lastMessageAt !== this.#lastMessageAt) return;
     const lost = !ALIVE.has(state);
     if (lost === this.lost) return;
     this.lost = lost;

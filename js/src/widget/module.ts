@@ -18,35 +18,35 @@ interface ModuleText {
 export class Modules {
   /** How many modules have arrived: what was drawn with fewer of them is drawn again. */
   count = 0;
-  private readonly loaded = new Map<string, unknown>();
-  private readonly waiting = new Map<string, (text: string) => void>();
+  readonly #loaded = new Map<string, unknown>();
+  readonly #waiting = new Map<string, (text: string) => void>();
 
   /** `changed` is called when a module has arrived. */
   constructor(
     private readonly model: Model,
     private readonly changed: () => void,
   ) {
-    model.on("msg:custom", this.onMessage as never);
+    model.on("msg:custom", this.#onMessage as never);
   }
 
   close(): void {
-    this.model.off("msg:custom", this.onMessage as never);
+    this.model.off("msg:custom", this.#onMessage as never);
   }
 
   /** What a module exports; undefined until it has arrived, and where it cannot be imported. */
   get<Exports>(name: string): Exports | undefined {
-    if (!this.loaded.has(name)) {
-      this.loaded.set(name, undefined);
-      void this.load(name);
+    if (!this.#loaded.has(name)) {
+      this.#loaded.set(name, undefined);
+      void this.#load(name);
     }
-    return this.loaded.get(name) as Exports | undefined;
+    return this.#loaded.get(name) as Exports | undefined;
   }
 
-  private async load(name: string): Promise<void> {
+  async #load(name: string): Promise<void> {
     const urls: string[] = [];
     try {
-      const url = await this.urlOf(name, urls);
-      this.loaded.set(name, await import(/* @vite-ignore */ url));
+      const url = await this.#urlOf(name, urls);
+      this.#loaded.set(name, await import(/* @vite-ignore */ url));
       this.count += 1;
       this.changed();
     } catch {
@@ -57,23 +57,23 @@ export class Modules {
   }
 
   /** The address of a module, whose text names the addresses of those that it imports. */
-  private async urlOf(name: string, urls: string[]): Promise<string> {
-    let text = await this.request(name);
+  async #urlOf(name: string, urls: string[]): Promise<string> {
+    let text = await this.#request(name);
     for (const [spec, other] of text.matchAll(IMPORTED))
-      text = text.replace(spec, `"${await this.urlOf(other, urls)}"`);
+      text = text.replace(spec, `"${await this.#urlOf(other, urls)}"`);
     const url = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
     urls.push(url);
     return url;
   }
 
-  private request(name: string): Promise<string> {
+  #request(name: string): Promise<string> {
     return new Promise((arrived) => {
-      this.waiting.set(name, arrived);
+      this.#waiting.set(name, arrived);
       this.model.send({ type: "module", name });
     });
   }
 
-  private readonly onMessage = ({ type, name = "", text = "" }: ModuleText): void => {
-    if (type === "module") this.waiting.get(name)?.(text);
+  readonly #onMessage = ({ type, name = "", text = "" }: ModuleText): void => {
+    if (type === "module") this.#waiting.get(name)?.(text);
   };
 }

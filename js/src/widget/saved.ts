@@ -28,12 +28,12 @@ export function hideSaved(name: string, signal: AbortSignal): void {
  * outputs: the widget requests it.
  */
 export class SavedView {
-  private timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(private readonly model: Model) {
-    model.on("change:saved", this.onSaved);
-    model.on("msg:custom", this.onMessage as never);
-    this.onSaved();
+    model.on("change:saved", this.#onSaved);
+    model.on("msg:custom", this.#onMessage as never);
+    this.#onSaved();
   }
 
   /** The class of the saved view, unique to this widget. */
@@ -42,22 +42,22 @@ export class SavedView {
   }
 
   close(): void {
-    clearTimeout(this.timer);
-    this.model.off("change:saved", this.onSaved);
-    this.model.off("msg:custom", this.onMessage as never);
+    clearTimeout(this.#timer);
+    this.model.off("change:saved", this.#onSaved);
+    this.model.off("msg:custom", this.#onMessage as never);
   }
 
   /** Python updates the output before this trait. If this page missed the update, request it. */
-  private readonly onSaved = (): void => {
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => {
+  readonly #onSaved = (): void => {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
       const stamp = String(this.model.get("saved") ?? "");
       const outputs = savedOutputs(this.model.widget_manager, this.name);
       if (outputs.some(({ html }) => !html.includes(stamp))) this.model.send({ type: "saved" });
     }, SETTLE_MS);
   };
 
-  private readonly onMessage = (content: { type?: string; data?: object }): void => {
+  readonly #onMessage = (content: { type?: string; data?: object }): void => {
     if (content?.type !== "saved" || !content.data) return;
     const { data } = content;
     for (const { outputs, index } of savedOutputs(this.model.widget_manager, this.name))

@@ -7,7 +7,7 @@ export class AxisTools {
   readonly node: HTMLElement;
   /** Whether the vertical axes are logarithmic. */
   log = false;
-  private readonly all = el("button", "oj-button", { type: "button" }, "All tokens");
+  readonly #all = el("button", "oj-button", { type: "button" }, "All tokens");
 
   /** `title` is the panel's. */
   constructor(
@@ -28,14 +28,14 @@ export class AxisTools {
       },
       { signal },
     );
-    this.all.setAttribute("aria-label", `${title}: show all tokens`);
-    this.all.title = "End the zoom (double click or 0 in a plot). Drag over a plot to zoom.";
-    this.all.addEventListener("click", () => zoom.reset(), { signal });
-    this.all.hidden = true;
-    this.node = el("span", "oj-axis-tools", {}, this.all, log);
+    this.#all.setAttribute("aria-label", `${title}: show all tokens`);
+    this.#all.title = "End the zoom (double click or 0 in a plot). Drag over a plot to zoom.";
+    this.#all.addEventListener("click", () => zoom.reset(), { signal });
+    this.#all.hidden = true;
+    this.node = el("span", "oj-axis-tools", {}, this.#all, log);
   }
 
   draw(): void {
-    this.all.hidden = !this.zoom.active;
+    this.#all.hidden = !this.zoom.active;
   }
 }

@@ -14,7 +14,7 @@ export class ExpertMap {
   /** The experts drawn last. */
   states: ExpertStates;
   readonly heatmap: Heatmap;
-  private colours: Uint32Array = new Uint32Array(0);
+  #colours: Uint32Array = new Uint32Array(0);
 
   constructor(
     private readonly state: RunState,
@@ -43,8 +43,8 @@ export class ExpertMap {
     chosen: readonly Chosen[] | undefined,
     moved?: readonly Moved[],
   ): void {
-    this.colours = colours;
-    this.heatmap.draw({ ...this.cells, ...(moved && { moved }), chosen }, theme);
+    this.#colours = colours;
+    this.heatmap.draw({ ...this.#cells, ...(moved && { moved }), chosen }, theme);
   }
 
   /** What a pixel shows if there are more experts than pixels, else "". */
@@ -53,8 +53,8 @@ export class ExpertMap {
     return shared > 1 ? `each pixel shows the highest of up to ${integer(shared)} experts` : "";
   }
 
-  private get cells() {
+  get #cells() {
     const { layers, experts } = this.state;
-    return { layers, experts, levels: this.levels, colours: this.colours };
+    return { layers, experts, levels: this.levels, colours: this.#colours };
   }
 }

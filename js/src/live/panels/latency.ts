@@ -22,10 +22,10 @@ const QUANTILES = [
 
 export class LatencyPanel {
   readonly panel: Panel;
-  private readonly lines: Lines;
-  private readonly bars: Bars;
-  private readonly tools: AxisTools;
-  private name = (step: number): string => String(step);
+  readonly #lines: Lines;
+  readonly #bars: Bars;
+  readonly #tools: AxisTools;
+  #name = (step: number): string => String(step);
 
   constructor(
     private readonly state: RunState,
@@ -42,60 +42,60 @@ export class LatencyPanel {
       legendItem("top", "max"),
       legendItem("read", "bytes read"),
     );
-    const table = () => this.table();
+    const table = () => this.#table();
     this.panel = new Panel("Read latency", "latency", legend, table, changed, signal);
-    this.tools = new AxisTools("Read latency", focus.zoom, changed, signal);
-    this.panel.addTools(this.tools.node);
+    this.#tools = new AxisTools("Read latency", focus.zoom, changed, signal);
+    this.panel.addTools(this.#tools.node);
     const label = "Read latency of each token: median, 95th percentile and maximum";
-    this.lines = new Lines(label, focus, signal);
-    this.bars = new Bars("Bytes read for each token", focus, signal);
-    this.panel.add(this.lines.plot.canvas.node, 3);
-    this.panel.add(this.bars.plot.canvas.node, 2);
+    this.#lines = new Lines(label, focus, signal);
+    this.#bars = new Bars("Bytes read for each token", focus, signal);
+    this.panel.add(this.#lines.plot.canvas.node, 3);
+    this.panel.add(this.#bars.plot.canvas.node, 2);
   }
 
   draw(input: DrawInput): void {
     const { shown, theme, users: highlighted } = input;
-    this.name = input.name;
+    this.#name = input.name;
     this.panel.setSubtitle("ms per read, by token");
     const { steps } = this.state;
-    this.panel.setReadout(this.readout(input.step), input.step !== null);
-    this.tools.draw();
+    this.panel.setReadout(this.#readout(input.step), input.step !== null);
+    this.#tools.draw();
     if (!this.panel.drawn) return;
-    const { log } = this.tools;
+    const { log } = this.#tools;
     const lines = QUANTILES.map(({ column, role, ...line }) => {
       return { ...line, values: steps.column(column, shown.from, shown.to), colour: theme[role] };
     });
-    this.lines.draw({ shown, lines, title: "ms", log, highlighted }, theme);
+    this.#lines.draw({ shown, lines, title: "ms", log, highlighted }, theme);
     const values = steps.column("nbytes", shown.from, shown.to);
     const parts = [{ values, colour: theme.read }];
-    this.bars.draw({ shown, parts, title: "bytes", units: byteScale, log, highlighted }, theme);
-    const notes = [this.lines.plot.overflow, this.bars.note("the most")];
+    this.#bars.draw({ shown, parts, title: "bytes", units: byteScale, log, highlighted }, theme);
+    const notes = [this.#lines.plot.overflow, this.#bars.note("the most")];
     this.panel.setNote(notes.filter(Boolean).join("; "));
   }
 
   /** The numbers of the selected token, or of the last one. */
-  private readout(shown: number | null): string {
+  #readout(shown: number | null): string {
     const { steps } = this.state;
     const step = shown ?? (steps.length ? steps.end - 1 : null);
-    return step === null ? "" : this.describe(step);
+    return step === null ? "" : this.#describe(step);
   }
 
-  private describe(step: number): string {
+  #describe(step: number): string {
     const { steps } = this.state;
     const reads = steps.at("reads", step);
     if (Number.isNaN(reads)) return "";
-    const name = this.name(step);
+    const name = this.#name(step);
     if (reads === 0) return `${name} · no reads`;
     const [p50, p95, max] = (["p50", "p95", "max"] as const).map((c) => short(steps.at(c, step)));
     const quantiles = `p50 ${p50} · p95 ${p95} · max ${max}\u202fms`;
     return `${name} · ${quantiles} · ${plural(reads, "read")}, ${bytes(steps.at("nbytes", step))}`;
   }
 
-  private table(): Table {
+  #table(): Table {
     const { steps } = this.state;
     const rows: string[][] = [];
     for (let step = steps.end - 1; step >= Math.max(steps.first, steps.end - LAST); step -= 1) {
-      const name = this.name(step);
+      const name = this.#name(step);
       const quantiles = (["p50", "p95", "max"] as const).map((c) => ms(steps.at(c, step)));
       const reads = integer(steps.at("reads", step));
       const spent = ms(steps.at("tokenMs", step));

@@ -19,10 +19,10 @@ export class LikelyRow {
     "aria-label": "Likely tokens",
     hidden: true,
   });
-  private readonly bars: Bar[] = [];
+  readonly #bars: Bar[] = [];
   /** The step whose bars are shown: the last one described. */
-  private step: number | null = null;
-  private shown: readonly Alternative[] = [];
+  #step: number | null = null;
+  #shown: readonly Alternative[] = [];
 
   constructor(private readonly store: RunStore) {}
 
@@ -32,31 +32,27 @@ export class LikelyRow {
     const { state } = store;
     node.hidden = !store.hasAlternatives || !state.generated;
     if (node.hidden) return;
-    this.step = step ?? this.step ?? state.steps.end - 1;
-    const found = store.likely(this.step);
-    const label = `${found ? "Likely" : "Nothing known"} in the place of ${name(this.step)}`;
+    this.#step = step ?? this.#step ?? state.steps.end - 1;
+    const found = store.likely(this.#step);
+    const label = `${found ? "Likely" : "Nothing known"} in the place of ${name(this.#step)}`;
     node.setAttribute("aria-label", label);
-    this.shown = found ? withChosen(found) : [];
-    while (this.bars.length < this.shown.length) this.bars.push(this.add(this.bars.length));
-    for (const [n, bar] of this.bars.entries()) this.drawBar(bar, this.shown[n], found);
+    this.#shown = found ? withChosen(found) : [];
+    while (this.#bars.length < this.#shown.length) this.#bars.push(this.#add(this.#bars.length));
+    for (const [n, bar] of this.#bars.entries()) this.#drawBar(bar, this.#shown[n], found);
   }
 
-  private add(n: number): Bar {
+  #add(n: number): Bar {
     const [text, share] = [el("span", ""), el("span", "oj-share")];
     const node = el("button", "oj-alternative", { type: "button" }, text, share);
     // It goes with its button, which stays: no signal is needed.
     node.addEventListener("click", () => {
-      if (node.ariaDisabled !== "true") this.store.branch(this.step!, this.shown[n][0]);
+      if (node.ariaDisabled !== "true") this.store.branch(this.#step!, this.#shown[n][0]);
     });
     this.node.append(node);
     return { node, text, share };
   }
 
-  private drawBar(
-    { node, text, share }: Bar,
-    one: Alternative | undefined,
-    found: Likely | null,
-  ): void {
+  #drawBar({ node, text, share }: Bar, one: Alternative | undefined, found: Likely | null): void {
     node.hidden = !one;
     if (!one || !found) return;
     const [token, piece, logprob] = one;

@@ -15,15 +15,15 @@ let panels = 0;
 export class Panel {
   readonly node: HTMLElement;
   readonly plots: HTMLElement;
-  private readonly subtitle = el("span", "oj-subtitle");
-  private readonly readout = el("div", "oj-readout", { "aria-live": "off" });
-  private readonly note = el("span", "oj-legend-item oj-legend-note");
-  private readonly hint = el("div", "oj-panel-hint");
-  private readonly tableBox = el("div", "oj-table", { tabindex: "0" });
-  private readonly toggle: HTMLButtonElement;
-  private builtAt = 0;
-  private readonly summary = el("p", "oj-summary", { id: `oj-summary-${++panels}` });
-  private readonly fold: HTMLButtonElement;
+  readonly #subtitle = el("span", "oj-subtitle");
+  readonly #readout = el("div", "oj-readout", { "aria-live": "off" });
+  readonly #note = el("span", "oj-legend-item oj-legend-note");
+  readonly #hint = el("div", "oj-panel-hint");
+  readonly #tableBox = el("div", "oj-table", { tabindex: "0" });
+  readonly #toggle: HTMLButtonElement;
+  #builtAt = 0;
+  readonly #summary = el("p", "oj-summary", { id: `oj-summary-${++panels}` });
+  readonly #fold: HTMLButtonElement;
   tableOpen = false;
   folded = false;
 
@@ -41,93 +41,93 @@ export class Panel {
     changed: () => void,
     signal: AbortSignal,
   ) {
-    this.fold = el("button", "oj-fold", { type: "button", "aria-expanded": "true" }, title);
-    this.fold.addEventListener(
+    this.#fold = el("button", "oj-fold", { type: "button", "aria-expanded": "true" }, title);
+    this.#fold.addEventListener(
       "click",
       () => {
         this.folded = !this.folded;
-        this.fold.setAttribute("aria-expanded", String(!this.folded));
+        this.#fold.setAttribute("aria-expanded", String(!this.folded));
         this.node.classList.toggle("oj-folded", this.folded);
         changed();
       },
       { signal },
     );
-    this.toggle = el(
+    this.#toggle = el(
       "button",
       "oj-button oj-as-table",
       { type: "button", "aria-pressed": "false" },
       "Table",
     );
-    this.toggle.setAttribute("aria-label", `${title}: show as a table`);
-    this.toggle.addEventListener(
+    this.#toggle.setAttribute("aria-label", `${title}: show as a table`);
+    this.#toggle.addEventListener(
       "click",
       () => {
         this.tableOpen = !this.tableOpen;
-        this.builtAt = 0;
-        this.toggle.setAttribute("aria-pressed", String(this.tableOpen));
-        this.tableBox.hidden = !this.tableOpen;
+        this.#builtAt = 0;
+        this.#toggle.setAttribute("aria-pressed", String(this.tableOpen));
+        this.#tableBox.hidden = !this.tableOpen;
         this.plots.hidden = this.tableOpen;
         changed();
       },
       { signal },
     );
-    this.tableBox.hidden = true;
-    this.plots = el("div", "oj-plots", {}, this.hint);
+    this.#tableBox.hidden = true;
+    this.plots = el("div", "oj-plots", {}, this.#hint);
     const head = el(
       "header",
       "oj-panel-head",
       {},
-      el("h3", "", {}, this.fold),
-      this.subtitle,
-      this.toggle,
+      el("h3", "", {}, this.#fold),
+      this.#subtitle,
+      this.#toggle,
     );
     this.node = el(
       "section",
       `oj-panel oj-${name}`,
       { "aria-label": title },
       head,
-      el("div", "oj-legend", {}, legend, this.note),
+      el("div", "oj-legend", {}, legend, this.#note),
       this.plots,
-      this.tableBox,
-      this.readout,
-      this.summary,
+      this.#tableBox,
+      this.#readout,
+      this.#summary,
     );
-    this.node.setAttribute("aria-describedby", this.summary.id);
+    this.node.setAttribute("aria-describedby", this.#summary.id);
   }
 
   /** Add a plot with its share of the height; the elements `below` lie under it. */
   add(plot: HTMLElement, share: number, ...below: HTMLElement[]): void {
     const box = el("div", "oj-plot", {}, plot, ...below);
-    if (plot.matches("canvas")) plot.setAttribute("aria-describedby", this.summary.id);
+    if (plot.matches("canvas")) plot.setAttribute("aria-describedby", this.#summary.id);
     box.style.flexGrow = String(share);
     this.plots.append(box);
   }
 
   /** Add buttons to the head, before that of the table. */
   addTools(tools: HTMLElement): void {
-    this.toggle.before(tools);
+    this.#toggle.before(tools);
   }
 
   /** Set the sentence that describes the panel to those who do not see it. */
   setSummary(text: string): void {
-    setText(this.summary, text);
+    setText(this.#summary, text);
   }
 
   /** Show a hint in place of the plots; "" shows the plots. */
   setHint(text: string): void {
-    setText(this.hint, text);
-    this.hint.hidden = !text;
+    setText(this.#hint, text);
+    this.#hint.hidden = !text;
     this.node.classList.toggle("oj-empty", !!text);
   }
 
   setSubtitle(text: string): void {
-    setText(this.subtitle, text);
+    setText(this.#subtitle, text);
   }
 
   /** Show a note on how to read the plot, at the end of the legend; "" for none. */
   setNote(text: string): void {
-    setText(this.note, text);
-    this.note.hidden = !text;
+    setText(this.#note, text);
+    this.#note.hidden = !text;
   }
 
   /**
@@ -136,19 +136,19 @@ export class Panel {
    */
   setReadout(text: string, selected: boolean): void {
     const live = selected ? "polite" : "off";
-    if (this.readout.getAttribute("aria-live") !== live) {
-      this.readout.setAttribute("aria-live", live);
+    if (this.#readout.getAttribute("aria-live") !== live) {
+      this.#readout.setAttribute("aria-live", live);
     }
-    setText(this.readout, text);
+    setText(this.#readout, text);
   }
 
   /** Update the table, at most twice a second, because it has many elements. */
   drawTable(now: number): void {
-    if (!this.tableOpen || this.folded || now - this.builtAt < 500) return;
-    this.builtAt = now;
+    if (!this.tableOpen || this.folded || now - this.#builtAt < 500) return;
+    this.#builtAt = now;
     const { caption, head, rows } = this.table();
     const cells = (tag: "th" | "td", row: string[]) => row.map((text) => el(tag, "", {}, text));
-    this.tableBox.replaceChildren(
+    this.#tableBox.replaceChildren(
       el(
         "table",
         "",

@@ -52,25 +52,25 @@ const SCALES: Record<Scale, readonly [string, string, string]> = {
 
 export class ResidencyPanel {
   readonly panel: Panel;
-  private readonly state: RunState;
-  private readonly map: ExpertMap;
-  private readonly bars: Bars;
-  private readonly bands: Bands;
-  private readonly spans: LayerBands;
-  private readonly misses: LayerMisses;
-  private readonly places: Places;
-  private readonly ramp = el("span", "oj-ramp", { "aria-hidden": "true" });
-  private readonly ends = [el("span", ""), el("span", "")] as const;
-  private readonly scale: HTMLElement;
-  private readonly forms: readonly HTMLButtonElement[];
-  private readonly layers = el("select", "oj-button", { "aria-label": "Layer of the bands" });
-  private readonly mapOnly: HTMLElement[];
-  private readonly bandsOnly: HTMLElement[];
-  private asBands = false;
+  readonly #state: RunState;
+  readonly #map: ExpertMap;
+  readonly #bars: Bars;
+  readonly #bands: Bands;
+  readonly #spans: LayerBands;
+  readonly #misses: LayerMisses;
+  readonly #places: Places;
+  readonly #ramp = el("span", "oj-ramp", { "aria-hidden": "true" });
+  readonly #ends = [el("span", ""), el("span", "")] as const;
+  readonly #scale: HTMLElement;
+  readonly #forms: readonly HTMLButtonElement[];
+  readonly #layers = el("select", "oj-button", { "aria-label": "Layer of the bands" });
+  readonly #mapOnly: HTMLElement[];
+  readonly #bandsOnly: HTMLElement[];
+  #asBands = false;
   /** The marks drawn last, and what they were made from. */
-  private marks: { moved: Moved[]; chosen: Chosen[] } = { moved: [], chosen: [] };
-  private markedFrom: readonly unknown[] = [];
-  private shown: Shown | null = null;
+  #marks: { moved: Moved[]; chosen: Chosen[] } = { moved: [], chosen: [] };
+  #markedFrom: readonly unknown[] = [];
+  #shown: Shown | null = null;
 
   constructor(
     private readonly store: RunStore,
@@ -79,96 +79,100 @@ export class ResidencyPanel {
     signal: AbortSignal,
   ) {
     const state = store.state;
-    this.state = state;
-    this.places = new Places(state);
-    this.spans = new LayerBands(state);
-    this.misses = new LayerMisses(state);
-    this.scale = el("span", "oj-legend-item", {}, this.ends[0], this.ramp, this.ends[1]);
-    this.mapOnly = [this.scale, legendItem("empty", "on SSD"), legendItem("ring", "hit")];
-    this.mapOnly.push(legendItem("diamond", "miss"));
-    this.bandsOnly = [this.layers, legendItem("band", "in RAM"), legendItem("dot", "used")];
+    this.#state = state;
+    this.#places = new Places(state);
+    this.#spans = new LayerBands(state);
+    this.#misses = new LayerMisses(state);
+    this.#scale = el("span", "oj-legend-item", {}, this.#ends[0], this.#ramp, this.#ends[1]);
+    this.#mapOnly = [this.#scale, legendItem("empty", "on SSD"), legendItem("ring", "hit")];
+    this.#mapOnly.push(legendItem("diamond", "miss"));
+    this.#bandsOnly = [this.#layers, legendItem("band", "in RAM"), legendItem("dot", "used")];
     const [arrived, evicted] = [legendItem("dot", "arrived"), legendItem("cross", "evicted")];
-    this.mapOnly.push(arrived);
+    this.#mapOnly.push(arrived);
     arrived.title = evicted.title = `On the map it fades over ${RECENT_STEPS} tokens`;
-    this.bandsOnly.push(legendItem("wedge", "arrived"));
-    const items = [...this.mapOnly, ...this.bandsOnly, evicted];
+    this.#bandsOnly.push(legendItem("wedge", "arrived"));
+    const items = [...this.#mapOnly, ...this.#bandsOnly, evicted];
     const legend = el("span", "oj-legend-row", {}, ...items);
     const table = () =>
-      this.asBands ? bandTable(this.shown!, this.spans) : layerTable(this.shown!);
+      this.#asBands ? bandTable(this.#shown!, this.#spans) : layerTable(this.#shown!);
     this.panel = new Panel("Residency", "residency", legend, table, changed, signal);
-    this.forms = ["Map", "Bands"].map((name, n) => {
+    this.#forms = ["Map", "Bands"].map((name, n) => {
       const button = el("button", "oj-button", { type: "button" }, name);
       const choose = () => {
-        this.choose(n === 1);
+        this.#choose(n === 1);
         changed();
       };
       button.addEventListener("click", choose, { signal });
       return button;
     });
     const about = { role: "group", "aria-label": "Form of the residency plot" };
-    this.panel.addTools(el("span", "oj-forms", about, ...this.forms));
-    this.layers.addEventListener("change", changed, { signal });
+    this.panel.addTools(el("span", "oj-forms", about, ...this.#forms));
+    this.#layers.addEventListener("change", changed, { signal });
     const label = "Which experts are in RAM, by layer and expert";
-    this.map = new ExpertMap(state, this.panel, label, focus, signal, 3);
-    this.bars = new Bars("Hits and misses of each token, stacked", focus, signal);
-    this.panel.add(this.bars.plot.canvas.node, 2);
-    this.bands = new Bands("When each expert of a layer was in RAM, and used", focus, signal);
-    this.panel.add(this.bands.canvas.node, 1);
-    this.choose(false);
+    this.#map = new ExpertMap(state, this.panel, label, focus, signal, 3);
+    this.#bars = new Bars("Hits and misses of each token, stacked", focus, signal);
+    this.panel.add(this.#bars.plot.canvas.node, 2);
+    this.#bands = new Bands("When each expert of a layer was in RAM, and used", focus, signal);
+    this.panel.add(this.#bands.canvas.node, 1);
+    this.#choose(false);
   }
 
   draw(input: DrawInput): void {
-    const { state, places } = this;
+    const state = this.#state,
+      places = this.#places;
     const step = input.step ?? state.steps.end - 1;
     const experts = input.expertsThen ?? input.experts;
     const order = this.store.orderAfter(input.step);
     const changed = places.find(experts, step, order);
-    this.shown = { state, experts, step, places, misses: this.misses, input };
+    this.#shown = { state, experts, step, places, misses: this.#misses, input };
     if (this.panel.drawn && state.seq) {
-      this.drawLegend(input);
-      if (this.asBands) this.drawBands(input);
-      else this.drawMap(input, changed);
+      this.#drawLegend(input);
+      if (this.#asBands) this.#drawBands(input);
+      else this.#drawMap(input, changed);
     }
-    this.panel.setReadout(this.readout(this.shown), this.focus.any);
+    this.panel.setReadout(this.#readout(this.#shown), this.focus.any);
     const count = `${integer(experts.residentCount)} of ${plural(state.slots, "slot")}`;
     const lost = input.expertsThen ? "" : " · now: that token's are no longer kept";
     this.panel.setSubtitle(state.seq ? count + lost : "");
-    this.panel.setNote(this.note);
+    this.panel.setNote(this.#note);
   }
 
-  private choose(bands: boolean): void {
-    this.asBands = bands;
-    this.forms.forEach((form, n) => {
+  #choose(bands: boolean): void {
+    this.#asBands = bands;
+    this.#forms.forEach((form, n) => {
       form.setAttribute("aria-pressed", String(bands === (n === 1)));
     });
     const boxOf = (canvas: HTMLElement) => canvas.parentElement!;
-    const maps = [this.map.heatmap.canvas.node, this.bars.plot.canvas.node].map(boxOf);
-    for (const node of [...this.mapOnly, ...maps]) node.hidden = bands;
-    for (const node of [...this.bandsOnly, boxOf(this.bands.canvas.node)]) node.hidden = !bands;
+    const maps = [this.#map.heatmap.canvas.node, this.#bars.plot.canvas.node].map(boxOf);
+    for (const node of [...this.#mapOnly, ...maps]) node.hidden = bands;
+    for (const node of [...this.#bandsOnly, boxOf(this.#bands.canvas.node)]) node.hidden = !bands;
   }
 
-  private drawMap(input: DrawInput, changed: boolean): void {
-    const { map, places, state } = this;
+  #drawMap(input: DrawInput, changed: boolean): void {
+    const map = this.#map,
+      places = this.#places,
+      state = this.#state;
     const { theme, shown, users: highlighted } = input;
-    map.setStates(this.shown!.experts);
+    map.setStates(this.#shown!.experts);
     if (changed || map.levels.length !== places.levels.length) map.levels = places.levels;
-    const { moved, chosen } = this.findMarks(input);
+    const { moved, chosen } = this.#findMarks(input);
     map.draw(theme, residencyColours(theme), chosen, moved);
     const column = (name: "hits" | "misses") => state.steps.column(name, shown.from, shown.to);
     const parts = [
       { values: column("hits"), colour: theme.hit },
       { values: column("misses"), colour: theme.miss, hatched: true },
     ];
-    this.bars.draw({ shown, parts, by: parts[1].values, title: "lookups", highlighted }, theme);
+    this.#bars.draw({ shown, parts, by: parts[1].values, title: "lookups", highlighted }, theme);
   }
 
   /** The hits and misses of the token shown, and what moved with it and shortly before. */
-  private findMarks(input: DrawInput): { moved: Moved[]; chosen: Chosen[] } {
-    const { state, shown } = this;
+  #findMarks(input: DrawInput): { moved: Moved[]; chosen: Chosen[] } {
+    const state = this.#state,
+      shown = this.#shown;
     const step = input.expertsThen ? shown!.step : state.steps.end - 1;
     const from = [state.epoch, state.seq, step];
-    if (from.every((value, n) => value === this.markedFrom[n])) return this.marks;
-    this.markedFrom = from;
+    if (from.every((value, n) => value === this.#markedFrom[n])) return this.#marks;
+    this.#markedFrom = from;
     const chosen: Chosen[] = [];
     const missed = new Set<number>();
     state.routing.forEach(step, state.experts, (index, hit) => {
@@ -179,14 +183,15 @@ export class ResidencyPanel {
     const moved = recentMoves(state.moves, step).filter(
       (each) => !(each.arrived && each.age === 0 && missed.has(each.index)),
     );
-    this.marks = { moved, chosen };
-    return this.marks;
+    this.#marks = { moved, chosen };
+    return this.#marks;
   }
 
-  private drawBands(input: DrawInput): void {
-    const { spans, state } = this;
+  #drawBands(input: DrawInput): void {
+    const spans = this.#spans,
+      state = this.#state;
     const { shown, theme } = input;
-    const layer = this.layerShown();
+    const layer = this.#layerShown();
     const changed = spans.find(layer);
     const { from, to } = shown;
     const uses = (each: (expert: number, step: number, hit: boolean) => void) => {
@@ -198,12 +203,15 @@ export class ResidencyPanel {
     };
     const { experts, spans: bands } = spans;
     const content = { shown, layer, experts, bands, uses, end: state.steps.end };
-    this.bands.draw(content, theme, changed);
+    this.#bands.draw(content, theme, changed);
   }
 
   /** The layer chosen here, else that of the pinned expert, else the one with the most misses. */
-  private layerShown(): number {
-    const { layers, state, misses, focus } = this;
+  #layerShown(): number {
+    const { focus } = this,
+      layers = this.#layers,
+      state = this.#state,
+      misses = this.#misses;
     if (layers.options.length !== state.layers + 1) {
       const names = Array.from({ length: state.layers }, (_, n) => [String(n), `layer ${n}`]);
       const options = [["", ""], ...names].map(([value, name]) =>
@@ -217,23 +225,25 @@ export class ResidencyPanel {
     return layers.value === "" ? auto : Number(layers.value);
   }
 
-  private drawLegend({ theme }: DrawInput): void {
-    const [stays, next, means] = SCALES[this.places.scale];
-    this.ramp.style.background = `linear-gradient(to right, ${stopsOf(theme).join(",")})`;
-    setText(this.ends[0], stays);
-    setText(this.ends[1], next);
-    if (this.scale.title !== means) this.scale.title = means;
+  #drawLegend({ theme }: DrawInput): void {
+    const [stays, next, means] = SCALES[this.#places.scale];
+    this.#ramp.style.background = `linear-gradient(to right, ${stopsOf(theme).join(",")})`;
+    setText(this.#ends[0], stays);
+    setText(this.#ends[1], next);
+    if (this.#scale.title !== means) this.#scale.title = means;
   }
 
-  private get note(): string {
-    if (!this.asBands) return this.map.note;
-    const { bands, spans, state } = this;
+  get #note(): string {
+    if (!this.#asBands) return this.#map.note;
+    const bands = this.#bands,
+      spans = this.#spans,
+      state = this.#state;
     const many = bands.shared > 1 ? `, ${integer(bands.shared)} in a row` : "";
     const some = `${integer(spans.experts.length)} of ${plural(state.experts, "expert")}`;
     return `rows: the ${some} that were in RAM${many}`;
   }
 
-  private readout(shown: Shown): string {
+  #readout(shown: Shown): string {
     const { state } = shown;
     const { cell } = this.focus;
     if (!state.seq) return "";

@@ -18,14 +18,14 @@ type Counts = Pick<ExpertStates, "counts" | "layerTotals" | "maxCount" | "chosen
 
 export class RoutingPanel {
   readonly panel: Panel;
-  private readonly map: ExpertMap;
-  private readonly most = el("span", "", {}, NONE);
-  private readonly all = el("button", "oj-button oj-all-tokens", { type: "button" }, "All tokens");
+  readonly #map: ExpertMap;
+  readonly #most = el("span", "", {}, NONE);
+  readonly #all = el("button", "oj-button oj-all-tokens", { type: "button" }, "All tokens");
   /** What the map shows. */
-  private counts: Counts;
+  #counts: Counts;
   /** The counts of the chosen tokens, and what they were counted from. */
-  private ofChosen: ChosenCounts | null = null;
-  private countedFrom: readonly unknown[] = [];
+  #ofChosen: ChosenCounts | null = null;
+  #countedFrom: readonly unknown[] = [];
 
   constructor(
     private readonly state: RunState,
@@ -36,57 +36,57 @@ export class RoutingPanel {
     const stops = CIVIDIS.map((rgb) => `rgb(${rgb.join(",")})`).join(",");
     const ramp = el("span", "oj-ramp", { "aria-hidden": "true" });
     ramp.style.background = `linear-gradient(to right, ${stops})`;
-    const scale = el("span", "oj-legend-item", {}, "1", ramp, this.most, "(√ scale)");
-    this.counts = state;
-    this.all.addEventListener("click", () => focus.choose([]), { signal });
-    const items = [legendItem("empty", "never"), scale, this.all];
+    const scale = el("span", "oj-legend-item", {}, "1", ramp, this.#most, "(√ scale)");
+    this.#counts = state;
+    this.#all.addEventListener("click", () => focus.choose([]), { signal });
+    const items = [legendItem("empty", "never"), scale, this.#all];
     const legend = el("span", "oj-legend-row", {}, ...items);
     this.panel = new Panel(
       "Routing frequency",
       "routing",
       legend,
-      () => this.table(),
+      () => this.#table(),
       changed,
       signal,
     );
     const label = "How often each expert was chosen, by layer and expert";
-    this.map = new ExpertMap(state, this.panel, label, focus, signal);
+    this.#map = new ExpertMap(state, this.panel, label, focus, signal);
   }
 
   draw(input: DrawInput): void {
     const { chosen } = this.focus;
-    const ofChosen = this.countChosen(chosen);
-    this.counts = ofChosen ?? input.experts;
-    const { counts, maxCount } = this.counts;
-    this.map.setStates(input.experts);
-    setText(this.most, maxCount ? integer(maxCount) : NONE);
+    const ofChosen = this.#countChosen(chosen);
+    this.#counts = ofChosen ?? input.experts;
+    const { counts, maxCount } = this.#counts;
+    this.#map.setStates(input.experts);
+    setText(this.#most, maxCount ? integer(maxCount) : NONE);
     if (this.panel.drawn) {
-      levelsOf(counts, maxCount, this.map.levels);
+      levelsOf(counts, maxCount, this.#map.levels);
       // Rings of the playhead's token would hide the counts of a few tokens.
       const ringed = ofChosen && !this.focus.stepHovered ? undefined : input.chosen;
-      this.map.draw(input.theme, cividisOf(input.theme), ringed);
+      this.#map.draw(input.theme, cividisOf(input.theme), ringed);
     }
-    this.all.hidden = !ofChosen;
+    this.#all.hidden = !ofChosen;
     const of = plural(chosen.length, "chosen token");
     this.panel.setSubtitle(ofChosen ? `of ${of}` : "times chosen");
-    this.panel.setNote(this.map.note);
-    this.panel.setReadout(this.readout(input, ofChosen), this.focus.any);
+    this.panel.setNote(this.#map.note);
+    this.panel.setReadout(this.#readout(input, ofChosen), this.focus.any);
   }
 
   /** The counts of the chosen tokens; null if none are chosen. */
-  private countChosen(chosen: readonly number[]): ChosenCounts | null {
+  #countChosen(chosen: readonly number[]): ChosenCounts | null {
     const { state } = this;
     const from = [chosen, state.epoch, state.layers, state.routing.first, state.routing.end];
-    if (from.some((each, i) => each !== this.countedFrom[i])) {
-      this.countedFrom = from;
-      this.ofChosen = chosen.length ? countsOf(state, chosen) : null;
+    if (from.some((each, i) => each !== this.#countedFrom[i])) {
+      this.#countedFrom = from;
+      this.#ofChosen = chosen.length ? countsOf(state, chosen) : null;
     }
-    return this.ofChosen;
+    return this.#ofChosen;
   }
 
-  private readout(input: DrawInput, ofChosen: ChosenCounts | null): string {
+  #readout(input: DrawInput, ofChosen: ChosenCounts | null): string {
     const { state, focus } = this;
-    const { counts, layerTotals } = this.counts;
+    const { counts, layerTotals } = this.#counts;
     if (!state.seq) return "";
     const { cell } = focus;
     if (cell && cell.layer < state.layers && (cell.expert ?? 0) < state.experts) {
@@ -113,8 +113,8 @@ export class RoutingPanel {
     return `${some(input.experts.chosenCount, counts.length)} so far${PROMPT_TOO}`;
   }
 
-  private table(): Table {
-    const { counts, layerTotals } = this.counts;
+  #table(): Table {
+    const { counts, layerTotals } = this.#counts;
     const { experts } = this.state;
     const order = Array.from(counts.keys()).sort((a, b) => counts[b] - counts[a]);
     const rows = order.slice(0, TOP).map((at) => {
@@ -122,7 +122,7 @@ export class RoutingPanel {
       const share = percent(counts[at], layerTotals[layer]);
       return [String(layer), String(at % experts), integer(counts[at]), share];
     });
-    const by = this.ofChosen ? ", by the chosen tokens" : PROMPT_TOO;
+    const by = this.#ofChosen ? ", by the chosen tokens" : PROMPT_TOO;
     const caption = `The ${TOP} experts chosen most often${by}`;
     return { caption, head: ["Layer", "Expert", "Times", "Share of layer"], rows };
   }

@@ -34,29 +34,29 @@ interface Chunk {
 export class TextLog {
   readonly node = el("div", "oj-log", { role: "log", tabindex: "0" });
   /** The text before the first known token, and after the last. */
-  private readonly lead = document.createTextNode("");
-  private readonly rest = document.createTextNode("");
+  readonly #lead = document.createTextNode("");
+  readonly #rest = document.createTextNode("");
   /** The last paragraph. Text without a token yet, and the elements `atEnd`, stand at its end. */
-  private paragraph: HTMLElement | null = null;
-  private chunks: Chunk[] = [];
+  #paragraph: HTMLElement | null = null;
+  #chunks: Chunk[] = [];
   /** The steps that have a token, ascending. */
   steps: number[] = [];
   /** How often all tokens were made anew. */
   generation = 0;
-  private readonly tokens = new Map<number, HTMLElement>();
-  private readonly stepOf = new WeakMap<Element, number>();
+  readonly #tokens = new Map<number, HTMLElement>();
+  readonly #stepOf = new WeakMap<Element, number>();
   /** The steps whose tokens have a class, by class. */
-  private readonly marked = new Map<string, ReadonlySet<number>>();
-  private readonly levels = new Map<number, number>();
+  readonly #marked = new Map<string, ReadonlySet<number>>();
+  readonly #levels = new Map<number, number>();
   /** What `segment` was called with last, for which tokens. */
-  private segmented: unknown[] = [];
+  #segmented: unknown[] = [];
   /** The first step without a token element. */
-  private next = 0;
-  private epoch = -1;
+  #next = 0;
+  #epoch = -1;
   /** What `dim` was called with last, and the timer for what is out of sight. */
-  private wanted = "";
-  private after: number | null = null;
-  private later: ReturnType<typeof setTimeout> | undefined;
+  #wanted = "";
+  #after: number | null = null;
+  #later: ReturnType<typeof setTimeout> | undefined;
   /** Whether the end of the text is in sight; then it stays in sight. */
   following = true;
 
@@ -67,61 +67,62 @@ export class TextLog {
     signal: AbortSignal,
   ) {
     this.node.setAttribute("aria-label", "Generated text");
-    this.beginParagraph();
+    this.#beginParagraph();
     const scrolled = () => {
       const { scrollHeight, scrollTop, clientHeight } = this.node;
       this.following = scrollHeight - scrollTop - clientHeight < 24;
     };
     this.node.addEventListener("scroll", scrolled, { signal });
-    signal.addEventListener("abort", () => clearTimeout(this.later));
+    signal.addEventListener("abort", () => clearTimeout(this.#later));
   }
 
   /** Add the tokens that arrived since the last call. */
   grow(): void {
     const { state } = this;
     const { steps } = state;
-    if (state.textEpoch !== this.epoch || this.tokens.size > 2 * KEPT_STEPS) this.restart();
-    for (let step = this.next; step < steps.end; step += 1) {
+    if (state.textEpoch !== this.#epoch || this.#tokens.size > 2 * KEPT_STEPS) this.#restart();
+    for (let step = this.#next; step < steps.end; step += 1) {
       const text = state.textOf(step);
-      if (text) this.add(step, text);
+      if (text) this.#add(step, text);
     }
-    this.next = Math.max(this.next, steps.end);
+    this.#next = Math.max(this.#next, steps.end);
     const end = steps.length ? state.textEndOf(steps.end - 1) : state.textStart;
     const rest = state.text.slice(Math.max(0, end - state.textStart));
-    if (this.rest.data !== rest) this.rest.data = rest;
+    if (this.#rest.data !== rest) this.#rest.data = rest;
   }
 
   /** Dim the tokens after a step, null dims none: near that step at once, elsewhere soon after. */
   dim(after: number | null): void {
-    const { chunks, steps } = this;
+    const { steps } = this,
+      chunks = this.#chunks;
     const wanted = `${after} ${steps.length} ${this.generation}`;
-    if (wanted === this.wanted) return;
-    this.wanted = wanted;
-    this.after = after;
-    const at = after === null ? chunks.length : this.chunkAfter(after);
+    if (wanted === this.#wanted) return;
+    this.#wanted = wanted;
+    this.#after = after;
+    const at = after === null ? chunks.length : this.#chunkAfter(after);
     for (const way of [1, -1]) {
       for (let i = at, n = 0; n < NEAR && i >= 0 && i <= chunks.length; i += way) {
         if (!chunks[i]) continue;
-        this.dimChunk(chunks[i]);
+        this.#dimChunk(chunks[i]);
         n += chunks[i].steps.length;
       }
     }
-    this.later ??= setTimeout(this.dimRest, DIM_REST_MS);
+    this.#later ??= setTimeout(this.#dimRest, DIM_REST_MS);
   }
 
   /** Dim some of the chunks that were too far away; a style of all at once would take long. */
-  private readonly dimRest = (): void => {
-    this.later = undefined;
+  readonly #dimRest = (): void => {
+    this.#later = undefined;
     let left = NEAR;
-    for (const chunk of this.chunks) {
-      if (left > 0 && this.dimChunk(chunk)) left -= chunk.steps.length;
+    for (const chunk of this.#chunks) {
+      if (left > 0 && this.#dimChunk(chunk)) left -= chunk.steps.length;
     }
-    if (left <= 0) this.later = setTimeout(this.dimRest, DIM_REST_MS);
+    if (left <= 0) this.#later = setTimeout(this.#dimRest, DIM_REST_MS);
   };
 
   /** Returns whether there was anything to change. */
-  private dimChunk(chunk: Chunk): boolean {
-    const { after } = this;
+  #dimChunk(chunk: Chunk): boolean {
+    const after = this.#after;
     const { steps, node } = chunk;
     const bright = after === null ? steps.length : countUpTo(steps, after);
     if (bright === chunk.bright && steps.length === chunk.of) return false;
@@ -130,7 +131,7 @@ export class TextLog {
     node.classList.toggle(DIMMED, bright === 0);
     if (isPart || wasPart) {
       for (const [i, step] of steps.entries()) {
-        this.tokens.get(step)!.classList.toggle(DIMMED, isPart && i >= bright);
+        this.#tokens.get(step)!.classList.toggle(DIMMED, isPart && i >= bright);
       }
     }
     [chunk.bright, chunk.of] = [bright, steps.length];
@@ -138,18 +139,18 @@ export class TextLog {
   }
 
   /** The index of the first chunk that ends after a step. */
-  private chunkAfter(step: number): number {
-    return firstWhere(this.chunks.length, (i) => this.chunks[i].steps.at(-1)! > step);
+  #chunkAfter(step: number): number {
+    return firstWhere(this.#chunks.length, (i) => this.#chunks[i].steps.at(-1)! > step);
   }
 
   /** Set a class on the tokens of `steps`, and on no others. */
   mark(name: string, steps: readonly number[]): void {
-    const before = this.marked.get(name) ?? new Set();
+    const before = this.#marked.get(name) ?? new Set();
     if (!steps.length && !before.size) return;
     const now = new Set(steps);
-    for (const step of before) if (!now.has(step)) this.tokens.get(step)?.classList.remove(name);
-    for (const step of now) if (!before.has(step)) this.tokens.get(step)?.classList.add(name);
-    this.marked.set(name, now);
+    for (const step of before) if (!now.has(step)) this.#tokens.get(step)?.classList.remove(name);
+    for (const step of now) if (!before.has(step)) this.#tokens.get(step)?.classList.add(name);
+    this.#marked.set(name, now);
   }
 
   /**
@@ -159,14 +160,14 @@ export class TextLog {
   segment(kinds: ArrayLike<number> | null): void {
     const { steps } = this;
     const wanted = [kinds, steps.length, this.generation];
-    if (!kinds || wanted.every((each, i) => each === this.segmented[i])) return;
-    this.segmented = wanted;
+    if (!kinds || wanted.every((each, i) => each === this.#segmented[i])) return;
+    this.#segmented = wanted;
     const parted = steps.some((step) => !UNNAMED.includes(KINDS[kinds[step]]));
     let before = "template";
     for (const step of steps) {
       const kind = KINDS[kinds[step]];
       if (!kind) continue;
-      const { dataset } = this.tokens.get(step)!;
+      const { dataset } = this.#tokens.get(step)!;
       dataset.ojKind = kind;
       if (!parted || kind === "template" || kind === before) continue;
       dataset.ojBegins = before = kind;
@@ -175,9 +176,9 @@ export class TextLog {
 
   /** Set how strong the colour behind a token is, 0 to 100. */
   colour(step: number, level: number): void {
-    if ((this.levels.get(step) ?? 0) === level) return;
-    this.levels.set(step, level);
-    const { style } = this.tokens.get(step)!;
+    if ((this.#levels.get(step) ?? 0) === level) return;
+    this.#levels.set(step, level);
+    const { style } = this.#tokens.get(step)!;
     if (level) style.setProperty("--oj-heat", String(level));
     else style.removeProperty("--oj-heat");
   }
@@ -186,13 +187,13 @@ export class TextLog {
   stepAt(target: EventTarget | Node | null): number | null {
     const node = target instanceof Element ? target : (target as Node | null)?.parentElement;
     const token = node?.closest?.(".oj-token");
-    return (token && this.stepOf.get(token)) ?? null;
+    return (token && this.#stepOf.get(token)) ?? null;
   }
 
   /** The steps whose tokens lie in a range of the document, at least in part. */
   stepsIn(range: Range): number[] {
     const { steps } = this;
-    const text = (i: number) => this.tokens.get(steps[i])!.firstChild as Text;
+    const text = (i: number) => this.#tokens.get(steps[i])!.firstChild as Text;
     const first = firstWhere(steps.length, (i) => range.comparePoint(text(i), text(i).length) >= 0);
     const end = firstWhere(steps.length, (i) => range.comparePoint(text(i), 0) > 0);
     const found = steps.slice(first, end);
@@ -214,50 +215,50 @@ export class TextLog {
    * text it is the token before.
    */
   reveal(step: number): void {
-    let token = this.tokens.get(step);
-    for (let at = step; !token && at > this.state.firstToken; ) token = this.tokens.get(--at);
+    let token = this.#tokens.get(step);
+    for (let at = step; !token && at > this.state.firstToken; ) token = this.#tokens.get(--at);
     if (!token) return;
     const [box, view] = [token.getBoundingClientRect(), this.node.getBoundingClientRect()];
     if (box.top < view.top) this.node.scrollTop -= view.top - box.top;
     if (box.bottom > view.bottom) this.node.scrollTop += box.bottom - view.bottom;
   }
-  private add(step: number, text: string): void {
-    let chunk = this.chunks.at(-1);
-    if (!chunk || chunk.steps.length >= CHUNK || chunk.node.parentElement !== this.paragraph) {
+  #add(step: number, text: string): void {
+    let chunk = this.#chunks.at(-1);
+    if (!chunk || chunk.steps.length >= CHUNK || chunk.node.parentElement !== this.#paragraph) {
       chunk = { node: el("span", "oj-chunk"), steps: [], bright: 0, of: 0 };
-      this.chunks.push(chunk);
-      this.rest.before(chunk.node);
+      this.#chunks.push(chunk);
+      this.#rest.before(chunk.node);
     }
     const token = el("span", "oj-token", {}, text);
-    this.tokens.set(step, token);
-    this.stepOf.set(token, step);
+    this.#tokens.set(step, token);
+    this.#stepOf.set(token, step);
     this.steps.push(step);
     chunk.steps.push(step);
     chunk.node.append(token);
-    if (text.endsWith("\n")) this.beginParagraph();
+    if (text.endsWith("\n")) this.#beginParagraph();
   }
 
-  private restart(): void {
+  #restart(): void {
     const { state } = this;
     this.node.replaceChildren();
-    this.beginParagraph();
-    this.rest.before(this.lead);
-    this.tokens.clear();
+    this.#beginParagraph();
+    this.#rest.before(this.#lead);
+    this.#tokens.clear();
     this.steps = [];
-    this.marked.clear();
-    this.levels.clear();
-    this.chunks = [];
-    this.epoch = state.textEpoch;
+    this.#marked.clear();
+    this.#levels.clear();
+    this.#chunks = [];
+    this.#epoch = state.textEpoch;
     this.generation += 1;
     // The text of the oldest step begins where the one before it ended, which is dropped.
-    this.next = state.steps.first > 0 ? state.steps.first + 1 : 0;
-    const lead = this.next ? state.textEndOf(state.steps.first) : state.prefilled;
-    this.lead.data = state.text.slice(0, Math.max(0, (lead || 0) - state.textStart));
+    this.#next = state.steps.first > 0 ? state.steps.first + 1 : 0;
+    const lead = this.#next ? state.textEndOf(state.steps.first) : state.prefilled;
+    this.#lead.data = state.text.slice(0, Math.max(0, (lead || 0) - state.textStart));
   }
 
-  private beginParagraph(): void {
-    this.paragraph = el("div", "oj-paragraph", {}, this.rest, ...this.atEnd);
-    this.node.append(this.paragraph);
+  #beginParagraph(): void {
+    this.#paragraph = el("div", "oj-paragraph", {}, this.#rest, ...this.atEnd);
+    this.node.append(this.#paragraph);
   }
 }
 

@@ -11,12 +11,12 @@ import type { TextLog } from "./text-log";
 const GROWTH = 1.25;
 
 export class TextPaint {
-  private scale: Scale | null = null;
+  #scale: Scale | null = null;
   /** What is painted: the colouring, its numbers, the text's elements, and whether the run is over. */
-  private painted: readonly unknown[] = [];
+  #painted: readonly unknown[] = [];
   /** The tokens when the scale was fitted, and those painted since. */
-  private fitted = 0;
-  private done = 0;
+  #fitted = 0;
+  #done = 0;
 
   constructor(
     private readonly log: TextLog,
@@ -29,18 +29,18 @@ export class TextPaint {
     const { length } = log.steps;
     const numbers = used.column && this.source.column(used.column);
     const now = [used.key, numbers, log.generation, over];
-    const changed = now.some((each, i) => each !== this.painted[i]);
-    if (changed || length >= GROWTH * Math.max(1, this.fitted)) {
-      this.painted = now;
-      this.fitted = length;
-      this.done = 0;
-      this.scale = scaleOf(Float64Array.from(log.steps, used.value), used.from);
+    const changed = now.some((each, i) => each !== this.#painted[i]);
+    if (changed || length >= GROWTH * Math.max(1, this.#fitted)) {
+      this.#painted = now;
+      this.#fitted = length;
+      this.#done = 0;
+      this.#scale = scaleOf(Float64Array.from(log.steps, used.value), used.from);
     }
-    const { scale } = this;
-    for (const step of log.steps.slice(this.done)) {
+    const scale = this.#scale;
+    for (const step of log.steps.slice(this.#done)) {
       log.colour(step, scale ? levelOf(used.value(step), scale) : 0);
     }
-    this.done = length;
+    this.#done = length;
     return scale;
   }
 }

@@ -21,21 +21,21 @@ const LAST = 20;
 
 export class TextPanel {
   readonly panel: Panel;
-  private readonly hint = el("span", "oj-text-hint");
-  private readonly caret = el("span", "oj-caret", { "aria-hidden": "true" });
-  private readonly prompt = el("div", "oj-prompt");
-  private readonly log: TextLog;
-  private readonly choice: TokenChoice;
-  private readonly paint: TextPaint;
-  private readonly switch: ColourSwitch;
-  private readonly likely: LikelyRow;
+  readonly #hint = el("span", "oj-text-hint");
+  readonly #caret = el("span", "oj-caret", { "aria-hidden": "true" });
+  readonly #prompt = el("div", "oj-prompt");
+  readonly #log: TextLog;
+  readonly #choice: TokenChoice;
+  readonly #paint: TextPaint;
+  readonly #switch: ColourSwitch;
+  readonly #likely: LikelyRow;
   /** The colouring that the user chose. */
-  private colouring = "miss";
-  private length = 0;
-  private revealed: number | null = null;
+  #colouring = "miss";
+  #length = 0;
+  #revealed: number | null = null;
   /** The step shown last; null if the view followed the run. */
-  private shown: number | null = null;
-  private name = (step: number): string => String(step);
+  #shown: number | null = null;
+  #name = (step: number): string => String(step);
 
   constructor(
     private readonly source: RunStore,
@@ -44,89 +44,90 @@ export class TextPanel {
     changed: () => void,
     signal: AbortSignal,
   ) {
-    this.log = new TextLog(state, [this.caret, this.hint], signal);
-    this.choice = new TokenChoice(this.log, state, focus, signal);
-    this.paint = new TextPaint(this.log, source);
+    this.#log = new TextLog(state, [this.#caret, this.#hint], signal);
+    this.#choice = new TokenChoice(this.#log, state, focus, signal);
+    this.#paint = new TextPaint(this.#log, source);
     const chosen = (key: string) => {
-      this.colouring = key;
+      this.#colouring = key;
       changed();
     };
-    this.switch = new ColourSwitch(chosen, signal);
-    const legend = this.switch.node;
-    this.panel = new Panel("Text", "text", legend, () => this.table(), changed, signal);
-    this.likely = new LikelyRow(source);
-    const parts = [this.prompt, this.log.node, this.likely.node];
+    this.#switch = new ColourSwitch(chosen, signal);
+    const legend = this.#switch.node;
+    this.panel = new Panel("Text", "text", legend, () => this.#table(), changed, signal);
+    this.#likely = new LikelyRow(source);
+    const parts = [this.#prompt, this.#log.node, this.#likely.node];
     this.panel.add(el("div", "oj-text-body", {}, ...parts), 1);
   }
 
   /** Mark the token with which this text parts from another; null for none. */
   markParting(step: number | null): void {
-    this.log.mark("oj-parts", step === null ? [] : [step]);
+    this.#log.mark("oj-parts", step === null ? [] : [step]);
   }
 
   draw(input: DrawInput, status: Status, prompt: string): void {
-    const { state, log } = this;
+    const { state } = this,
+      log = this.#log;
     const { at, step } = input;
-    this.name = input.name;
-    setText(this.prompt, prompt);
-    this.prompt.hidden = !prompt;
+    this.#name = input.name;
+    setText(this.#prompt, prompt);
+    this.#prompt.hidden = !prompt;
     const count = state.generated;
     this.panel.setSubtitle(count ? plural(count, "token") : "");
     log.grow();
     log.segment(this.source.kinds);
-    this.likely.draw(step, this.name);
-    const colouring = this.drawColours(status);
-    this.panel.setReadout(this.readout(input, colouring), this.focus.any);
-    this.choice.settle();
+    this.#likely.draw(step, this.#name);
+    const colouring = this.#drawColours(status);
+    this.panel.setReadout(this.#readout(input, colouring), this.focus.any);
+    this.#choice.settle();
     log.dim(at);
-    this.show(at);
+    this.#show(at);
     log.mark("oj-on", step === null ? [] : [step]);
     log.mark("oj-at", at === null ? [] : [at]);
     log.mark("oj-highlight", input.users ?? []);
     log.mark("oj-chosen", this.focus.chosen);
-    const followed = this.shown !== null && at === null;
-    this.shown = at;
+    const followed = this.#shown !== null && at === null;
+    this.#shown = at;
     if (followed) log.following = true; // the end is shown again
-    this.caret.hidden = status !== "running" || !state.text || at !== null;
-    setText(this.hint, state.text ? "" : hint(state, status));
-    const longer = this.length !== state.text.length;
+    this.#caret.hidden = status !== "running" || !state.text || at !== null;
+    setText(this.#hint, state.text ? "" : hint(state, status));
+    const longer = this.#length !== state.text.length;
     if ((longer || followed) && log.following && at === null) log.toEnd();
     if (followed) requestAnimationFrame(() => log.toEnd()); // by then the heights are known
-    this.length = state.text.length;
+    this.#length = state.text.length;
   }
 
   /** Colour the text, and draw the legend; returns the colouring in use. */
-  private drawColours(status: Status): Colouring {
+  #drawColours(status: Status): Colouring {
     const { state } = this;
     const all = colouringsOf(state, this.source, this.focus.pinnedCell);
-    const used = all.find(({ key }) => key === this.colouring) ?? all[0];
+    const used = all.find(({ key }) => key === this.#colouring) ?? all[0];
     const over = status !== "running" && status !== "waiting";
     const { dataset } = this.panel.node;
     if (dataset.ojColour !== used.key) dataset.ojColour = used.key;
-    const scale = this.paint.paint(used, over);
-    this.switch.draw(all, used, scale, over);
+    const scale = this.#paint.paint(used, over);
+    this.#switch.draw(all, used, scale, over);
     return used;
   }
 
   /** Keep the playhead's token in sight. */
-  private show(at: number | null): void {
-    if (at !== null && at !== this.revealed) {
-      this.log.reveal(at);
+  #show(at: number | null): void {
+    if (at !== null && at !== this.#revealed) {
+      this.#log.reveal(at);
       // The page guesses the heights of paragraphs out of sight, and knows them once they are in
       // sight.
-      requestAnimationFrame(() => this.revealed === at && this.log.reveal(at));
+      requestAnimationFrame(() => this.#revealed === at && this.#log.reveal(at));
     }
-    this.revealed = at;
+    this.#revealed = at;
   }
 
-  private readout(input: DrawInput, colouring: Colouring): string {
+  #readout(input: DrawInput, colouring: Colouring): string {
     const { state, focus } = this;
     const { chosenBy, at } = input;
     if (this.source.branchNote) return this.source.branchNote;
     if (!focus.stepHovered) {
       const expertsLast = focus.cellHovered || focus.expertLast || at === null;
       if (chosenBy && expertsLast) return usersText(focus.experts, chosenBy);
-      if (focus.chosen.length > 1) return this.choiceText(focus.chosen);
+      if (focus.chosen.length > 1) return this.#choiceText(focus.chosen);
     }
     const step = input.step ?? (state.generated ? state.steps.end - 1 : null);
     if (step === null || Number.isNaN(state.steps.at("tokenMs", step))) return "";
@@ -134,7 +135,7 @@ export class TextPanel {
     const text = quoted(state.textOf(step));
     const kind = this.source.kindOf(step);
     const parts = [
-      this.name(step),
+      this.#name(step),
       kind === "answer" ? "" : kind,
       text,
       ms(state.steps.at("tokenMs", step)),
@@ -149,15 +150,15 @@ export class TextPanel {
     return parts.filter(Boolean).join(" · ");
   }
   /** "5 tokens chosen, token 12 to token 16 · “…”". */
-  private choiceText(chosen: readonly number[]): string {
+  #choiceText(chosen: readonly number[]): string {
     const [first, last] = [chosen[0], chosen[chosen.length - 1]];
     const words = chosen.map((step) => this.state.textOf(step)).join("");
     const text = words.length > 60 ? `${words.slice(0, 60)}…` : words;
-    const span = `${this.name(first)} to ${this.name(last)}`;
+    const span = `${this.#name(first)} to ${this.#name(last)}`;
     return `${plural(chosen.length, "token")} chosen, ${span} · ${quoted(text)}`;
   }
 
-  private table(): Table {
+  #table(): Table {
     const { state } = this;
     const { steps } = state;
     const rows: string[][] = [];
@@ -166,7 +167,7 @@ export class TextPanel {
       const numbers = [steps.at("hits", step), steps.at("misses", step)].map(integer);
       const spent = ms(steps.at("tokenMs", step));
       const read = bytes(steps.at("nbytes", step));
-      rows.push([this.name(step), quoted(state.textOf(step)), spent, ...numbers, read]);
+      rows.push([this.#name(step), quoted(state.textOf(step)), spent, ...numbers, read]);
     }
     const caption = `The last ${LAST} tokens, newest first`;
     return { caption, head: ["Token", "Text", "Time", "Hits", "Misses", "Bytes"], rows };

@@ -22,11 +22,11 @@ const LEAST_MS = 0.0005;
 
 export class TimePanel {
   readonly panel: Panel;
-  private readonly bars: Bars;
-  private readonly tools: AxisTools;
-  private readonly legend = el("span", "oj-legend-row", {});
-  private listed = "";
-  private name = (step: number): string => String(step);
+  readonly #bars: Bars;
+  readonly #tools: AxisTools;
+  readonly #legend = el("span", "oj-legend-row", {});
+  #listed = "";
+  #name = (step: number): string => String(step);
 
   /** `allParts` returns the parts that Python named. */
   constructor(
@@ -36,60 +36,60 @@ export class TimePanel {
     changed: () => void,
     signal: AbortSignal,
   ) {
-    const table = () => this.table();
-    this.panel = new Panel("Time", "time", this.legend, table, changed, signal);
-    this.tools = new AxisTools("Time", focus.zoom, changed, signal);
-    this.panel.addTools(this.tools.node);
-    this.bars = new Bars("Time of each token by part, stacked", focus, signal);
-    this.panel.add(this.bars.plot.canvas.node, 1);
+    const table = () => this.#table();
+    this.panel = new Panel("Time", "time", this.#legend, table, changed, signal);
+    this.#tools = new AxisTools("Time", focus.zoom, changed, signal);
+    this.panel.addTools(this.#tools.node);
+    this.#bars = new Bars("Time of each token by part, stacked", focus, signal);
+    this.panel.add(this.#bars.plot.canvas.node, 1);
   }
 
   draw(input: DrawInput): void {
     const { shown, theme, users: highlighted } = input;
-    this.name = input.name;
+    this.#name = input.name;
     this.panel.setSubtitle("ms of each token, by part");
-    this.panel.setReadout(this.readout(input.step), input.step !== null);
-    this.tools.draw();
+    this.panel.setReadout(this.#readout(input.step), input.step !== null);
+    this.#tools.draw();
     if (!this.panel.drawn) return;
-    const { log } = this.tools;
+    const { log } = this.#tools;
     const stack = this.allParts().map((part) => ({
       part,
       values: this.state.steps.part(part.column, shown.from, shown.to),
     }));
     const some = stack.filter(({ values }) => values.some((ms) => ms >= LEAST_MS));
     const listed = some.length ? some : stack;
-    this.list(listed.map(({ part }) => part));
+    this.#list(listed.map(({ part }) => part));
     const parts = listed.map(({ part, values }) => ({
       values,
       colour: colourOf(part, theme),
       hatched: part.key === WAIT,
     }));
-    this.bars.draw({ shown, parts, title: "ms", log, highlighted }, theme);
-    const notes = [this.bars.note("the slowest"), log ? "parts: shares of the bar" : ""];
+    this.#bars.draw({ shown, parts, title: "ms", log, highlighted }, theme);
+    const notes = [this.#bars.note("the slowest"), log ? "parts: shares of the bar" : ""];
     this.panel.setNote(notes.filter(Boolean).join("; "));
   }
 
   /** Name the parts in the legend. */
-  private list(parts: readonly Part[]): void {
+  #list(parts: readonly Part[]): void {
     const listed = JSON.stringify(parts);
-    if (listed === this.listed) return;
-    this.listed = listed;
+    if (listed === this.#listed) return;
+    this.#listed = listed;
     const items = parts.map((part) => {
       const item = legendItem(roleOf(part), part.name);
       item.title = part.means;
       return item;
     });
-    this.legend.replaceChildren(...items);
+    this.#legend.replaceChildren(...items);
   }
 
-  private readout(shown: number | null): string {
+  #readout(shown: number | null): string {
     const { state } = this;
     const step = shown ?? (state.steps.length ? state.steps.end - 1 : null);
     if (step === null) return "";
     const total = state.steps.at("tokenMs", step);
     if (Number.isNaN(total)) return "";
-    const texts = [this.name(step), ms(total)];
-    const parts = this.allParts().map((part) => [part, this.of(part, step)] as const);
+    const texts = [this.#name(step), ms(total)];
+    const parts = this.allParts().map((part) => [part, this.#of(part, step)] as const);
     const most = parts.reduce((a, b) => (b[1] > a[1] || Number.isNaN(a[1]) ? b : a), parts[0]);
     if (most) texts.push(`${most[0].name} ${short(most[1])} (${percent(most[1], total)})`);
     const wait = parts.find(([part]) => part.key === WAIT);
@@ -98,17 +98,17 @@ export class TimePanel {
   }
 
   /** The time of a part in a step, in ms; NaN if not known. */
-  private of({ column }: Part, step: number): number {
+  #of({ column }: Part, step: number): number {
     return this.state.steps.part(column, step, step + 1)[0] ?? Number.NaN;
   }
 
-  private table(): Table {
+  #table(): Table {
     const { steps } = this.state;
     const parts = this.allParts();
     const rows: string[][] = [];
     for (let step = steps.end - 1; step >= Math.max(steps.first, steps.end - LAST); step -= 1) {
-      const times = parts.map((part) => short(this.of(part, step)));
-      rows.push([this.name(step), short(steps.at("tokenMs", step)), ...times]);
+      const times = parts.map((part) => short(this.#of(part, step)));
+      rows.push([this.#name(step), short(steps.at("tokenMs", step)), ...times]);
     }
     const head = ["Token", "ms", ...parts.map((part) => part.name)];
     return { caption: `The last ${LAST} tokens, newest first`, head, rows };
