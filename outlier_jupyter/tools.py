@@ -48,17 +48,22 @@ def tools_of(name: str, value: Any) -> tuple[Tool, ...]:
     """The tools in a list of functions, schemas, and pairs of both; none for None.
 
     Raises:
-        OptionError: one cannot be described, two have the same name, or it is something else.
+        OptionError: one cannot be described, two have the same name, or it is something else; the
+            message begins with `name`.
     """
     if value is None:
         return ()
     if isinstance(value, Mapping) or callable(value):
         raise OptionError(f"{name}={shown(value)} cannot be used: give a list of {WANTED}")
-    found = tuple(_tool(name, each) for each in items(name, value, f"a list of {WANTED}"))
+    listed = items(name, value, f"a list of {WANTED}")
+    try:
+        found = tuple(map(_tool, listed))
+    except OptionError as error:
+        raise OptionError(f"{name}: {error}") from error
     names = [tool.name for tool in found]
     for each in names:
         if names.count(each) > 1:
-            raise OptionError(f"two tools are named {each!r}: give each a name of its own")
+            raise OptionError(f"{name}: two tools are named {each!r}: give each a name of its own")
     return found
 
 
@@ -67,7 +72,7 @@ def schemas_of(name: str, value: Any) -> tuple[dict[str, Any], ...]:
     return tuple(tool.schema for tool in tools_of(name, value))
 
 
-def _tool(name: str, value: Any) -> Tool:
+def _tool(value: Any) -> Tool:
     if isinstance(value, Tool):
         return value
     if isinstance(value, Mapping):
@@ -77,7 +82,7 @@ def _tool(name: str, value: Any) -> Tool:
         if isinstance(schema, Mapping) and callable(function):
             return _ready(schema, function)
     if not callable(value) or isinstance(value, type):
-        raise OptionError(f"{name}: {shown(value)} is no tool: give {WANTED}")
+        raise OptionError(f"{shown(value)} is no tool: give {WANTED}")
     return _described(value)
 
 

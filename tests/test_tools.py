@@ -133,7 +133,8 @@ def test_schemas_alone_are_enough_for_a_prompt() -> None:
     ],
 )
 def test_what_cannot_be_described_is_one_sentence(tools: Any, says: str) -> None:
-    """It names the function and what it lacks, in at most 300 characters."""
+    """It names the option, the function and what it lacks, in at most 300 characters."""
     with pytest.raises(OptionError, match=says) as refused:
         tools_of("tools", tools)
-    assert len(str(refused.value)) <= 300 and "\n" not in str(refused.value)
+    message = str(refused.value)
+    assert message.startswith("tools") and len(message) <= 300 and "\n" not in message

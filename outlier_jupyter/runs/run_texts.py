@@ -62,9 +62,10 @@ class RunTexts:
         """One row for each run of tokens of one kind, of the prompt and then of the answer.
 
         `part` is prompt or generated, `kind` one of `KINDS` of `trace.segments`; `first` and `last`
-        number the tokens: the prompt's that were read from 0, the generated ones from 1. `seconds`,
-        `hits`, `misses` and `bytes` are of the steps that read a prompt's tokens or produced the
-        generated ones; the first of these is the prompt's last step's. No rows if not recorded.
+        number the tokens from 1, as `tokens(prompt=True)` does: the prompt's that were read, and
+        the generated ones. `seconds`, `hits`, `misses` and `bytes` are of the steps that read a
+        prompt's tokens or produced the generated ones; the first of these is the prompt's last
+        step's. No rows if not recorded.
         """
         return segment_frame(self.trace)
 

@@ -33,7 +33,10 @@ Span = tuple[int, int, int]
 
 
 class Segment(NamedTuple):
-    """Consecutive tokens of one kind: `first` to `last`, counted from 0, both included."""
+    """Consecutive tokens of one kind: `first` to `last`, both included.
+
+    Places in a sequence count from 0; the rows of a run number its tokens from 1.
+    """
 
     kind: int
     first: int
@@ -98,7 +101,7 @@ def trimmed(text: str, spans: Iterable[Span]) -> tuple[Span, ...]:
 
 
 def _rows(trace: Trace) -> Iterator[tuple[str, Segment, npt.NDArray[np.bool_]]]:
-    """Each segment: whether of the prompt or generated, its tokens, and the steps it took.
+    """Each segment: whether of the prompt or generated, its tokens from 1, and the steps it took.
 
     A prompt's tokens take the steps that read them, and a generated token the decode step that
     produced it. So each step belongs to one segment; the first generated token is the prompt's last
@@ -110,8 +113,7 @@ def _rows(trace: Trace) -> Iterator[tuple[str, Segment, npt.NDArray[np.bool_]]]:
         for kind, first, last in segments_of(trace.kinds[begin:end]):
             low, high = (first, last) if part == "prompt" else (first + begin - 1, last + begin - 1)
             mine = (steps >= low) & (steps <= high) & ((trace.phase == DECODE) == (begin > 0))
-            number = 0 if part == "prompt" else 1
-            yield part, Segment(kind, first + number, last + number), mine
+            yield part, Segment(kind, first + 1, last + 1), mine
 
 
 def spent_on(trace: Trace, kind: int) -> tuple[int, float]:

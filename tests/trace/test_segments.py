@@ -65,6 +65,19 @@ def test_rows_of_segments_add_up_to_the_run(engine: Engine) -> None:
     assert answer[["kind", "first", "last"]].to_numpy().tolist() == [["answer", 1, 6]]
 
 
+def test_rows_of_segments_number_tokens_as_the_table_of_tokens_does(engine: Engine) -> None:
+    """From 1, prompt and generated: each row's tokens are of its kind in `run.tokens`."""
+    run = engine.generate("hello", system="Be brief", max_tokens=6)
+    table = run.tokens(prompt=True)
+    kinds = {(row.part, row.token): row.kind for row in table.itertuples()}
+    found = {
+        (row.part, token): row.kind
+        for row in run.segments.itertuples()
+        for token in range(row.first, row.last + 1)
+    }
+    assert found == kinds and run.segments["first"].iloc[0] == 1
+
+
 def test_reused_tokens_of_a_prompt_have_no_kind(engine: Engine) -> None:
     """The trace has the tokens that were read, and so have its kinds."""
     first = engine.generate("hello there", max_tokens=2, reuse_kv=True)
