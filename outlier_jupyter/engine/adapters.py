@@ -5,6 +5,7 @@ Experts are read into slots that move no weights of their own, so adapters of ex
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,6 +66,28 @@ def apply_adapter(module: nn.Module, folder: str | None, switches: Iterable[str]
             f"the adapter in {place(path)} has {missing[0][:60]}, which this model has not: give "
             "one that was trained on it"
         )
+
+
+def with_adapter(model_hash: str, folder: str | None) -> str:
+    """Sixteen hex digits that identify a model with the adapter in `folder`, by its files' content.
+
+    Without one it is the model's own hash.
+
+    Raises:
+        CheckpointError: the adapter cannot be read.
+    """
+    if folder is None:
+        return model_hash
+    found, path = hashlib.sha256(model_hash.encode()), Path(folder).expanduser()
+    for name in (CONFIG, WEIGHTS):
+        try:
+            found.update(hashlib.sha256((path / name).read_bytes()).digest())
+        except OSError as error:
+            raise CheckpointError(
+                f"{place(path / name)} cannot be read ({error.strerror or error}): copy the "
+                "adapter again"
+            ) from error
+    return found.hexdigest()[:16]
 
 
 def adapter_words(options: LoadOptions) -> str:

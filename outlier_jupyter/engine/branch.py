@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EngineClosed, OptionError, shown
+from ..errors import EngineClosed, OptionError, place, shown
 from ..events import PREFILL
 from ..options import GenerateOptions, make, settled
 from ..runs.origin import Branch, quoted
@@ -34,9 +34,11 @@ def start_branch(
         raise OptionError(f"run={shown(run)} cannot be used: give a run, such as engine.last_run")
     ours, theirs = engine.info.model_hash, run.trace.info.model_hash
     if ours != theirs:
+        adapter = run.trace.info.options.get("adapter")
         raise OptionError(
-            f"this run is of another model, {run.trace.info.model or 'unknown'}: load that one, "
-            "and call its engine.branch(run, …)"
+            f"this run is of another model or adapter ({place(run.trace.info.model or 'unknown')}, "
+            f"{place(str(adapter), 60) if adapter else 'no adapter'}): load that, and call its "
+            "engine.branch(run, …)"
         )
     step = run.step_of(token)
     token = integer("token", token)

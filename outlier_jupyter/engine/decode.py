@@ -125,8 +125,10 @@ class Decoding:
         if options.seed is not None:
             mx.random.seed(options.seed)
 
-    def keep(self, tokens: list[int]) -> None:
+    def keep(self, tokens: list[int], chosen: bool) -> None:
         """Begin the text with these ids, which are the prompt's last; before any step.
+
+        `chosen`: whether the last one was chosen for a branch.
 
         Raises:
             OptionError: they hold a stop word, or the answer cannot follow the schema.
@@ -142,8 +144,9 @@ class Decoding:
             self._constraint.begin(answer)
         if self.transcript.stopped:
             raise OptionError(
-                "with the chosen token the answer ends at a stop word, so there is nothing to go "
-                "on with: choose another, or leave the stop word out"
+                f"with {'the chosen token' if chosen else 'prefill_answer'} the answer ends at a "
+                "stop word, so there is nothing to go on with: "
+                f"{'choose another' if chosen else 'give another'}, or leave the stop word out"
             )
         self.kept = self.transcript.text
 

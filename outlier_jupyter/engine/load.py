@@ -42,7 +42,7 @@ from ..system.provenance import fingerprint, machine_words, versions
 from ..trace import Trace, TraceInfo
 from ..values import path as path_of
 from ..values import refused
-from .adapters import adapter_words, apply_adapter
+from .adapters import adapter_words, apply_adapter, with_adapter
 from .choose_reader import open_experts
 from .close import free_unreachable
 from .engine import Engine
@@ -161,6 +161,7 @@ def _opened(
         native.finish(options.quiet)
     info = _info(model, switches, sum(slots.values()), reader, options, own_top_k)
     info = replace(info, **_measured(config, checkpoint, module, rate))
+    info = replace(info, model_hash=with_adapter(info.model_hash, options.adapter))
     with deferred():
         engine = Engine(
             model=module,

@@ -111,7 +111,8 @@ def _steps(
         reused = prompt.tokens[: len(prompt.tokens) - len(rest)]
         segments = GeneratedSegments(dialect, kinds.state)
         decoding = _decoding(engine, rest, kv, options, sampling, recorder, reused, segments)
-        decoding.keep(prompt.tokens[len(prompt.tokens) - prompt.kept :])
+        kept = prompt.tokens[len(prompt.tokens) - prompt.kept :]
+        decoding.keep(kept, chosen=prompt.branched is not None)
         engine._bus(PromptEncoded(np.array(rest, np.int32), len(reused)))
         if decoding.kept:
             engine._bus(TextProduced(decoding.kept))

@@ -95,7 +95,7 @@ class TraceInfo:
         policy: the eviction policy.
         banks: a number per layer; layers with the same number share their slots.
         model_hash: identifies the checkpoint: a hash of its config and its tensors' names and
-            offsets.
+            offsets, and of the content of its adapter, if there is one.
         machine: system, processor and cores.
         dense_nbytes: bytes of the weights that are not experts, which every token reads; 0 if
             unknown.

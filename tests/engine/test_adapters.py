@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
@@ -51,6 +52,28 @@ def test_logits_are_those_of_mlx_lm_with_the_adapter(tiny, tmp_path, kind):
         run = engine.generate(PROMPT, max_tokens=4)
         assert run.trace.info.changed_output == f"adapter {kind}"
         assert engine.status().changed_output == f"adapter {kind}"
+
+
+def test_a_run_is_branched_with_its_own_adapter_alone(tiny, tmp_path):
+    """Compared by its files' content: a copy is the same, one that was trained on is another."""
+    path = adapter(tiny, tmp_path / "first", keys=DENSE)
+    with load(tiny, cache_experts=8, adapter=str(path)) as engine:
+        run = engine.generate(PROMPT, max_tokens=4)
+    copied = shutil.copytree(path, tmp_path / "copied")
+    with load(tiny, cache_experts=8, adapter=str(copied)) as engine:
+        assert engine.branch(run, 2, rank=2).branched.token == 2
+    weights = copied / "adapters.safetensors"
+    trained = {name: value * 2 for name, value in mx.load(str(weights)).items()}
+    mx.save_safetensors(str(weights), trained)
+    for other in (str(copied), None):
+        with load(tiny, cache_experts=8, adapter=other) as engine:
+            with pytest.raises(OptionError, match=r"another model or adapter .*first") as refused:
+                engine.branch(run, 2, rank=2)
+            assert len(str(refused.value)) <= 300
+            plain = engine.generate(PROMPT, max_tokens=4)
+    engine = load(tiny, cache_experts=8, adapter=str(path))
+    with engine, pytest.raises(OptionError, match="no adapter"):
+        engine.branch(plain, 2, rank=2)
 
 
 @pytest.mark.parametrize("keys", [["mlp.switch_mlp.up_proj"], None])

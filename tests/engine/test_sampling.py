@@ -246,6 +246,12 @@ def test_a_prefilled_answer_comes_after_the_block_that_a_template_opens(real_che
     assert run.answer.startswith("So") and not run.thinking
 
 
+def test_a_prefilled_answer_with_a_stop_word_is_refused(engine):
+    """The error names the option that holds it."""
+    with pytest.raises(OptionError, match="with prefill_answer the answer ends at a stop word"):
+        engine.generate(PROMPT, prefill_answer="So. It", stop=".", max_tokens=4)
+
+
 def test_a_user_s_own_processor_chooses_the_tokens(engine):
     """It gets all ids so far and the logits, and what it returns is sampled from."""
     lengths = []
