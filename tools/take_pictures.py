@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 import time
 from itertools import pairwise
@@ -25,17 +26,15 @@ from tests.browser.hosts import Lab, wait_until_idle
 
 CELLS = (
     "import outlier_jupyter\n"
-    # MLX's kernels: with the compiled ones this model finishes too soon for a film.
     "engine = outlier_jupyter.load(\n"
-    "    'demo', cache_gb=0.002, reader='direct', kernels='mlx')\n"
-    "engine.tokenizer.eos_token_ids = set()",
+    "    'demo', cache_gb=0.002, reader='direct')",
     "watched = outlier_jupyter.watch(\n"
-    "    engine, 'def read_file(path):', raw=True, max_tokens=110)\n"
+    "    engine, 'What is an expert in a Mixture-of-Experts model?', pace=16)\n"
     "import ipywidgets; ipywidgets.VBox([watched])",
 )
 CHAT = (
     "import outlier_jupyter\nengine = outlier_jupyter.load('demo', cache_gb=0.002)",
-    "chat = outlier_jupyter.Chat(engine, max_tokens=60)\nchat",
+    "chat = outlier_jupyter.Chat(engine, max_tokens=120)\nchat",
     "_ = chat.send('What is an expert?'); _ = chat.send('Why are they on disk?')",
 )
 SIZE = {"width": 1440, "height": 1300}
@@ -56,13 +55,12 @@ def film(page: Page, root: Locator) -> list[tuple[float, Image.Image]]:
         if wait > 0:
             page.wait_for_timeout(1000 * wait)
 
-    status = root.locator(".oj-status")
-    while len(frames) < MOST_FRAMES and status.get_attribute("data-status") in (
-        "waiting", "running",
-    ):  # fmt: skip
+    pace = root.locator(".oj-pace")
+    pace.wait_for()
+    while len(frames) < MOST_FRAMES and pace.is_visible():
         take()
     for token in (12, 20, 28, 29, 30):
-        root.locator(".oj-token").nth(token).hover()
+        root.locator(".oj-token", has_text=re.compile(r"\w")).nth(token).hover()
         take()
     root.locator(".oj-slider").focus()
     for _ in range(14):
@@ -109,7 +107,7 @@ def take(page: Page, lab: Lab, theme: str, folder: Path) -> None:
     if theme == "light":
         save_film(film(page, root), folder / "live.webp")
     wait_until_idle(page)
-    root.locator(".oj-status:not([data-status=running])").wait_for(timeout=120_000)
+    root.locator(".oj-pace").wait_for(state="hidden", timeout=120_000)
     root.locator(".oj-token").nth(40).click()
     page.mouse.move(1, 1)
     page.wait_for_timeout(1000)
