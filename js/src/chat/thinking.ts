@@ -51,7 +51,11 @@ export class ThinkingBlock {
   }
 }
 
+/** Short thinking in three digits: a small model thinks for less than a second. */
+const timeOf = (seconds: number): string =>
+  seconds < 60 ? `${+seconds.toPrecision(3)}\u202fs` : duration(seconds);
+
 function summaryOf({ seconds, tokens }: NonNullable<Message["thinking"]>): string {
-  const time = seconds ? ` for ${duration(seconds)}` : "";
+  const time = seconds ? ` for ${timeOf(seconds)}` : "";
   return `Thought${time}${tokens ? ` · ${plural(tokens, "token")}` : ""}`;
 }

@@ -59,7 +59,7 @@ test("thinking streams into an open block, which folds when the answer begins", 
   receive({ type: "state", state: state(9, whole) });
   await drawn();
   expect(thinking().open).toBe(false);
-  expect(textOf(".oj-thinking summary")).toBe("Thought for 12\u202fs · 310\u202ftokens");
+  expect(textOf(".oj-thinking summary")).toBe("Thought for 12.3\u202fs · 310\u202ftokens");
 });
 
 test("whoever opens the thinking, or folds it, decides; the keyboard does as well", async () => {
