@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..errors import OptionError, UnsupportedModel
+from ..errors import OptionError, OutlierError, UnsupportedModel
 from .predictor import Predictor, Rows, log_probabilities
 from .sampling import Processor, Sampling
 
@@ -56,7 +56,7 @@ class NextToken:
 
         Raises:
             UnsupportedModel: the logits are not finite.
-            OptionError: so are those of a user's own processor, or it failed.
+            OptionError: a processor, a bias, a penalty or a schema made them so, or one failed.
         """
         key: Any = mx.random.state[0]  # type: ignore[index]  # mlx.core's stub says object
         try:
@@ -67,18 +67,27 @@ class NextToken:
             high, low = key.tolist()
             mx.random.seed(high << 32 | low)
             token, scale, wanted = self._evaluated(read, tokens, logits)
-        if not isfinite(scale) and self._sampling.own:
-            raise OptionError(
+        if not isfinite(scale):
+            raise self._no_choice(len(read) + len(tokens), wanted[0])
+        return token, self._predictor.row(wanted, token)
+
+    def _no_choice(self, count: int, own: mx.array) -> OutlierError:
+        """Why no token can be chosen after `count`; `own` are log-probabilities of the model's."""
+        if self._sampling.own:
+            return OptionError(
                 "after the logits processors no token can be chosen: the logits hold NaN or "
                 "infinity, or all are -inf; let each processor leave finite logits"
             )
-        if not isfinite(scale):
-            raise UnsupportedModel(
-                f"the logits after token {len(read) + len(tokens):,} hold NaN or infinity, so no "
-                "token can be chosen: the weights or their scales are damaged; download or copy "
-                "the shards again, or repack"
+        scale: Any = mx.logsumexp(own).item()  # a processor may have written into the logits
+        if isfinite(scale):
+            return OptionError(
+                "with this logit_bias, penalty or schema no token can be chosen: the logits "
+                "become NaN or infinity, or all -inf; give smaller numbers, or leave one out"
             )
-        return token, self._predictor.row(wanted, token)
+        return UnsupportedModel(
+            f"the logits after token {count:,} hold NaN or infinity, so no token can be chosen: "
+            "the weights or their scales are damaged; download or copy the shards again, or repack"
+        )
 
     def _evaluated(
         self, read: list[int], tokens: list[int], logits: mx.array

@@ -27,6 +27,8 @@ FILE = "generation_config.json"
 KEYS = {name: "top_k" if name == "sample_top_k" else name for name in NEUTRAL}
 """Option → its key in the file."""
 SEED_BITS = 32
+LONGEST = (1 << 31) - 1
+"""The most recent tokens that can be penalised: MLX slices arrays by 32-bit integers."""
 
 
 def model_sampling(config: Mapping[str, Any]) -> dict[str, float]:
@@ -114,7 +116,7 @@ class Sampling:
         biases = [bias_of("logit_bias", each) for each in options.logit_bias]
         bias = dict(zip(ids.of("logit_bias", (token for token, _ in biases)),
                         (number for _, number in biases), strict=True))  # fmt: skip
-        penalty, most = options.repetition_penalty, options.repetition_context
+        penalty, most = options.repetition_penalty, min(options.repetition_context, LONGEST)
         processors = make_logits_processors(
             bias or None,
             None if penalty == 1.0 else penalty,
@@ -202,11 +204,12 @@ def _checked(processor: Processor) -> Processor:
                 f"the logits processor {name_of(processor)} raised {type(error).__name__} "
                 f"({brief(error)}) after {tokens.size:,} tokens: correct it, or leave it out"
             ) from error
-        if not isinstance(found, mx.array) or found.shape != shape:
-            what = f"shape {list(found.shape)}" if isinstance(found, mx.array) else shown(found)
+        array = isinstance(found, mx.array)
+        if not array or found.shape != shape or not mx.issubdtype(found.dtype, mx.floating):
+            what = f"shape {list(found.shape)} of {found.dtype}" if array else shown(found)
             raise OptionError(
                 f"the logits processor {name_of(processor)} returned {what}: return the logits as "
-                f"an MLX array of shape {list(shape)}"
+                f"an MLX array of floats of shape {list(shape)}"
             )
         return found
 

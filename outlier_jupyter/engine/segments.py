@@ -30,7 +30,7 @@ class GeneratedSegments:
     def __init__(self, dialect: Dialect, state: str) -> None:
         self.thinking_tokens = 0
         self._closing = dialect.closing
-        self._state = dialect.machine().make_state(state)
+        self._state = self._ahead = dialect.machine().make_state(state)
         self._marks: list[list[int]] = []  # kind and length of consecutive text
         self._ends: list[int] = []  # of the text after each token; -1 for an end-of-turn token
         self._fresh = kind_of(state) != ANSWER  # line breaks beside a tag are the template's
@@ -38,17 +38,17 @@ class GeneratedSegments:
     @property
     def kind(self) -> int:
         """The kind of the text that comes next."""
-        return kind_of(self._state[0])
+        return kind_of(self._ahead[0])
 
     def answers(self) -> bool:
         """Whether what comes next is of the answer, if the model does not begin to think."""
-        state = self._state[0]
+        state = self._ahead[0]
         return state == NORMAL or (state == BEGIN and not self.undecided)
 
     @property
     def undecided(self) -> bool:
         """Whether the text ends in what may be the begin of a tag."""
-        return bool(self._state[3])
+        return bool(self._ahead[3])
 
     def closing(self, tokenizer: Any) -> list[int]:
         """The tokens that end a block of thinking; none if the model marks none."""
@@ -63,8 +63,17 @@ class GeneratedSegments:
         self._ends.append(length)
         self.thinking_tokens += thinking and self.kind == THINKING and length >= 0
 
-    def add(self, text: str) -> list[Piece]:
-        """More text: what is known of it, and of text before it, in order and without tags."""
+    def add(self, text: str, held: str = "") -> list[Piece]:
+        """More text: what is known of it, and of text before it, in order and without tags.
+
+        Args:
+            held: the text after it that is held back for a stop word, which may hold a tag.
+        """
+        pieces = self._added(text)
+        self._ahead = TextStateMachine.split(self._state, held)[0] if held else self._state
+        return pieces
+
+    def _added(self, text: str) -> list[Piece]:
         if not text:
             return []
         before = self._state
@@ -84,6 +93,7 @@ class GeneratedSegments:
     def finish(self) -> list[Piece]:
         """The text ends: what was held back as the begin of a tag was none."""
         self._state, rest, state = TextStateMachine.flush(self._state)
+        self._ahead = self._state
         return self._released([(kind_of(state), rest)])
 
     def _released(self, pieces: list[Piece]) -> list[Piece]:

@@ -55,7 +55,7 @@ class Grammars:
                 grammar = LLMatcher.grammar_from_json_schema(schema.text, SPACES)
             else:
                 grammar = LLMatcher.grammar_from_regex(schema.text)
-            matcher = LLMatcher(self._vocabulary(ends), grammar)
+            matcher = LLMatcher(self._vocabulary(ends), grammar, log_level=0)
             error = str(matcher.get_error()) if matcher.is_error() else ""
         except Exception as found:  # llguidance raises ValueError, and others for odd types
             error = brief(found)

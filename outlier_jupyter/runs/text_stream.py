@@ -29,6 +29,7 @@ class Transcript:
 
     Attributes:
         seen: the length of the whole text so far, with what is held back.
+        held: what is held back, as it may be the beginning of a stop word.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Transcript:
         self._detokenizer = detokenizer
         self._vocabulary = vocabulary
         self._stop = [word for word in stop if word]
-        self._pending = ""
+        self.held = ""
         self._finished = False
 
     def add(self, token: int) -> str:
@@ -61,20 +62,20 @@ class Transcript:
         self._finished = True
         self._detokenizer.finalize()
         delta = self._release(self._detokenizer.last_segment)
-        rest, self._pending = self._pending, ""
+        rest, self.held = self.held, ""
         self.text += rest
         return delta + rest
 
     def _release(self, segment: str) -> str:
         self.seen += len(segment)
-        pending = self._pending + segment
+        pending = self.held + segment
         ends = [pending.find(word) for word in self._stop if word in pending]
         if ends:
             self.stopped = True
-            delta, self._pending = pending[: min(ends)], ""
+            delta, self.held = pending[: min(ends)], ""
         else:
             keep = max((_overlap(pending, word) for word in self._stop), default=0)
-            delta, self._pending = pending[: len(pending) - keep], pending[len(pending) - keep :]
+            delta, self.held = pending[: len(pending) - keep], pending[len(pending) - keep :]
         self.text += delta
         return delta
 

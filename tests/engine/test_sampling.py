@@ -277,6 +277,8 @@ def test_a_user_s_own_processor_chooses_the_tokens(engine):
         (lambda: None, "raised TypeError"),
         (lambda tokens, logits: logits * mx.nan, "no token can be chosen"),
         (lambda tokens, logits: logits - mx.inf, "no token can be chosen"),
+        (lambda tokens, logits: logits.astype(mx.complex64), "array of floats of shape"),
+        (lambda tokens, logits: logits > 0, "array of floats of shape"),
         (lambda tokens, logits: logits @ logits, "raised ValueError"),
     ],
 )
@@ -316,3 +318,21 @@ def test_options_of_tokens_are_the_same_in_every_form():
     assert make(GenerateOptions, {"logit_bias": {3: 1, "a=b": -2.5}}).logit_bias == (
         "3=1", "a=b=-2.5",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"logit_bias": {5: 1e39}}, {"repetition_penalty": 1e-60}, {"presence_penalty": -1e39}],
+)
+def test_a_number_too_large_for_the_logits_is_no_damaged_model(engine, options):
+    """The error is about the option, and the engine goes on."""
+    with pytest.raises(OptionError, match="no token can be chosen"):
+        engine.generate("Why?", max_tokens=2, **options)
+    assert engine.generate("Why?", max_tokens=2).generated
+
+
+def test_more_recent_tokens_than_there_are_penalise_all(engine):
+    """Also a number that MLX cannot slice by."""
+    options = {"repetition_penalty": 1.5, "max_tokens": 5}
+    runs = [engine.generate("Why?", repetition_context=n, **options) for n in (10**6, 10**15)]
+    np.testing.assert_array_equal(runs[0].tokens, runs[1].tokens)

@@ -162,3 +162,21 @@ def test_a_schema_is_an_option_like_others():
         again = make(GenerateOptions, {"schema": str(schema)}).schema
         assert (again.kind, again.text) == (schema.kind, schema.text)
     assert np.isscalar(str(schema))
+
+
+def test_text_held_back_for_a_stop_word_begins_no_answer():
+    """The end of a tag may be the begin of a stop word: thinking is free, and the answer is not."""
+    with load("demo", cache_experts=192, quiet=True) as engine:
+        for budget in (None, 2):
+            options = {"schema": "[a-z ]{3,20}", "thinking_budget": budget, "max_tokens": 60}
+            plain = engine.generate("What is an expert?", **options)
+            held = engine.generate("What is an expert?", stop=">\n\n\n", **options)
+            assert held.thinking and held.text == plain.text
+            assert re.fullmatch("[a-z ]{3,20}", held.parsed)
+
+
+def test_a_beginning_that_cannot_be_is_one_error_and_no_other_line(engine, capfd):
+    """llguidance writes nothing to the notebook of its own."""
+    with pytest.raises(OptionError, match="nothing follows the schema"):
+        engine.generate("Who?", schema="[a-z]{3}", prefill_answer="A", max_tokens=3)
+    assert not capfd.readouterr().err

@@ -200,3 +200,14 @@ def test_an_answer_with_its_tags_goes_back_as_the_template_wants(real: tuple[str
     run = engine.generate([DIALOGUE[1], turn, DIALOGUE[3]], **QUIET)
     assert "Hm." not in run.encoded
     assert prompt_texts(run)["answer"] == ["A letter."]
+
+
+@pytest.mark.parametrize("stop", ["k>\n\n\n", "<think>!", "</think>!", "\n</"])
+def test_text_held_back_for_a_stop_word_hides_no_tag(stop: str) -> None:
+    """The budget counts as without the stop word, and the block is closed by one tag."""
+    with load("demo", cache_experts=192, quiet=True) as engine:
+        options: dict[str, Any] = {"thinking_budget": 3, "max_tokens": 24}
+        plain = engine.generate("What is an expert?", **options)
+        held = engine.generate("What is an expert?", stop=stop, **options)
+    assert held.tokens.tolist() == plain.tokens.tolist() and held.answer == plain.answer
+    assert held.segments["kind"].tolist() == plain.segments["kind"].tolist()
