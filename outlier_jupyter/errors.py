@@ -111,7 +111,10 @@ def shown(value: object, most: int = 60) -> str:
 
 def brief(error: BaseException, most: int = 110) -> str:
     """Another library's exception: its type and the beginning of its message."""
-    message = " ".join(str(error).split()).rstrip(".:")
+    try:
+        message = " ".join(str(error).split()).rstrip(".:")
+    except Exception:  # foreign code as well
+        message = ""
     return _cut(f"{type(error).__name__}: {message}" if message else type(error).__name__, most)
 
 

@@ -46,7 +46,7 @@ def start_branch(
     if not 0 <= at < run.generated:
         raise OptionError("this run does not have the ids of its tokens: it cannot be branched")
     chosen = _chosen(engine, run, step, choose, rank)
-    encoded, settings = _encoded(run), _options(run)
+    encoded, settings = _encoded(engine, run), _options(run)
     settings = replace(settings, **{"reuse_kv": True} | settled(GenerateOptions, options))
     kept = [*run.tokens[:at].tolist(), chosen]
     branch = Branch(at + 1, chosen, run.piece(chosen) or engine.tokenizer.decode([chosen]))
@@ -110,7 +110,7 @@ def _options(run: Run) -> GenerateOptions:
     return make(GenerateOptions, {name: saved[name] for name in known & saved.keys()})
 
 
-def _encoded(run: Run) -> Encoded:
+def _encoded(engine: Engine, run: Run) -> Encoded:
     """The run's prompt; of a loaded run by the tokens that it read."""
     if run.origin is not None:
         found: Encoded = run.origin.encoded
@@ -122,4 +122,15 @@ def _encoded(run: Run) -> Encoded:
     if not trace.has("tokens") or not len(read):
         raise OptionError("this run does not have the ids of its prompt: it cannot be branched")
     known = [] if run.reused is None else run.reused.tolist()
-    return Encoded(run.prompt, run.encoded, [*known, *read.tolist()])
+    tokens = [*known, *read.tolist()]
+    return Encoded(run.prompt, run.encoded, tokens, kept=_kept(engine, tokens, run.prefilled))
+
+
+def _kept(engine: Engine, tokens: list[int], begin: str) -> int:
+    """How many ids at the end of `tokens` are the `begin` of the answer; 0 if none are."""
+    whole, text = begin.encode(), b""
+    for count in range(1, len(tokens) + 1):
+        text = engine._vocabulary.bytes_of(tokens[-count]) + text
+        if len(text) >= len(whole):
+            return count if whole and text == whole else 0
+    return 0

@@ -107,19 +107,23 @@ def _rows(trace: Trace) -> Iterator[tuple[str, Segment, npt.NDArray[np.bool_]]]:
     produced it. So each step belongs to one segment; the first generated token is the prompt's last
     step's.
     """
-    prompt = int(np.count_nonzero(trace.phase != DECODE))
-    steps = np.arange(trace.steps)
-    for part, begin, end in (("prompt", 0, prompt), ("generated", prompt, trace.steps + 1)):
+    prompt, steps = int(np.count_nonzero(trace.phase != DECODE)), np.arange(trace.steps)
+    for part, begin, end in (("prompt", 0, prompt), ("generated", prompt, _end(trace))):
         for kind, first, last in segments_of(trace.kinds[begin:end]):
             low, high = (first, last) if part == "prompt" else (first + begin - 1, last + begin - 1)
             mine = (steps >= low) & (steps <= high) & ((trace.phase == DECODE) == (begin > 0))
             yield part, Segment(kind, first + 1, last + 1), mine
 
 
+def _end(trace: Trace) -> int:
+    """The number of tokens: those read and, once the prompt was, the one sampled last."""
+    return trace.steps + bool((trace.produced >= 0).any() or (trace.phase == DECODE).any())
+
+
 def spent_on(trace: Trace, kind: int) -> tuple[int, float]:
     """How many tokens of a kind were generated, and the seconds of the decode steps for them."""
     prompt = int(np.count_nonzero(trace.phase != DECODE))
-    mine = trace.kinds[prompt:] == kind
+    mine = trace.kinds[prompt : _end(trace)] == kind
     return int(mine.sum()), float(trace.step_ns[prompt:][mine[1:]].sum()) / 1e9
 
 

@@ -156,6 +156,18 @@ def test_a_saved_run_needs_an_engine(engine, run, tmp_path):
     )
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_saved_run_s_beginning_stays(engine, run, tmp_path, reuse):
+    """Of a loaded branch, or run with a prefilled answer: its own branch has it."""
+    whole = engine.generate(PROMPT, prefill_answer="Sé", reuse_kv=reuse, **ANSWERING)
+    for each in (run.branch(3, rank=2, reuse_kv=reuse), whole):
+        loaded = Run.load(each.save(tmp_path / "run.safetensors"))
+        new, direct = (engine.branch(one, 2, rank=2, reuse_kv=reuse) for one in (loaded, each))
+        assert direct.prefilled.startswith(each.prefilled)
+        same(new, direct)
+        assert new.answer == direct.answer and new.spans == direct.spans
+
+
 @pytest.mark.parametrize(
     ("token", "choice", "message"),
     [

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from outlier_jupyter import Engine, Run, Trace
 from outlier_jupyter.errors import TraceError
+from outlier_jupyter.events import StepDone
+from outlier_jupyter.runs.run import Interrupted
 from outlier_jupyter.trace import files
 from outlier_jupyter.trace.segments import (
     ANSWER,
@@ -21,6 +23,7 @@ from outlier_jupyter.trace.segments import (
     USER,
     name_of,
     segments_of,
+    spent_on,
     texts_of,
 )
 
@@ -93,6 +96,18 @@ def test_a_stopped_run_has_kinds_for_what_it_read(engine: Engine) -> None:
     steps.close()
     run = engine.last_run
     assert run is not None and len(run.trace.kinds) == run.trace.steps + 1
+
+
+def test_a_run_stopped_within_its_prompt_has_generated_nothing(engine: Engine) -> None:
+    """No row, token or time says otherwise, whatever the prompt's next token is."""
+    cancel = engine.subscribe(lambda _: engine.stop(), StepDone)  # after the first chunk
+    with pytest.raises(Interrupted) as stopped:
+        engine.generate("hello there", max_tokens=9, prefill_chunk=4)
+    cancel()
+    run = stopped.value.run
+    assert run.trace.steps == len(run.tokens(prompt=True)) == run.segments.tokens.sum() == 4
+    assert set(run.segments.part) == {"prompt"}
+    assert all(spent_on(run.trace, kind) == (0, 0.0) for kind in range(len(KINDS)))
 
 
 def test_kinds_and_texts_are_saved_and_loaded(engine: Engine, tmp_path: Path) -> None:

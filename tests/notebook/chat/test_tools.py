@@ -388,6 +388,17 @@ def ends() -> None:
     raise SystemExit(3)
 
 
+class Silent(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def silent() -> None:
+    raise Silent
+
+
 RESULTS: list[tuple[Callable[..., Any], dict[str, Any], str, str]] = [
     (lambda: "plain", {}, "done", "plain"),
     (lambda: None, {}, "done", "null"),
@@ -401,6 +412,7 @@ RESULTS: list[tuple[Callable[..., Any], dict[str, Any], str, str]] = [
     (lambda x: x, {}, "failed", "missing 1 required positional argument"),
     (lambda: 1 / 0, {}, "failed", "The tool raised ZeroDivisionError: division by zero"),
     (ends, {}, "failed", "The tool raised SystemExit: 3"),
+    (silent, {}, "failed", "The tool raised Silent"),
 ]
 
 
