@@ -36,6 +36,8 @@ from .live.show import show_result, show_run
 
 QUESTION = re.compile(r"(\s*)%outlier\s+(run\s.*\?)\s*")
 """A line whose prompt ends in a question mark."""
+QUANTIFIER = re.compile(r"(?<!\{)\{(\d+(?:,\d*)?)\}(?!\})")
+"""Numbers in braces, as in a regular expression; they name no variable."""
 GLOBAL_DEPTH = 1_000_000
 """Deeper than any stack: IPython then looks up variables only in the user's namespace."""
 
@@ -86,8 +88,9 @@ class OutlierMagics(Magics):
 
     def _expand(self, line: str) -> str:
         """Expand $name and {name} in flags, as IPython does for all magics; never in a prompt."""
-        expanded: str = self.shell.var_expand(line, depth=GLOBAL_DEPTH)
-        return expanded
+        kept = QUANTIFIER.sub(r"{{\1}}", line)
+        expanded: str = self.shell.var_expand(kept, depth=GLOBAL_DEPTH)
+        return line if expanded == kept else expanded  # IPython leaves what it cannot expand
 
     def _command(self, line: str) -> object:
         name, _, rest = line.partition(" ")

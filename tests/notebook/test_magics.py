@@ -292,6 +292,21 @@ def test_variables_in_flags_are_filled_in_as_in_any_magic(loaded):
     assert loaded.user_ns["run"].prompt == "Hello $count"
 
 
+@pytest.mark.parametrize(
+    ("schema", "read"),
+    [
+        ("[a-z]{3}", "[a-z]{3}"),
+        ("[a-z]{2,4}", "[a-z]{2,4}"),
+        ("[a-z]{{3}}", "[a-z]{3}"),
+        ('{"pattern": "^a{3}$"}', '"^a{3}$"'),
+    ],
+)
+def test_a_number_in_braces_is_no_variable(loaded, schema, read):
+    """A regular expression's {3} arrives as it is written, and as before with doubled braces."""
+    loaded.run_cell_magic("outlier", f"--schema '{schema}' --max-tokens 9 --quiet -o run", "Hello")
+    assert read in loaded.user_ns["run"].trace.info.options["schema"]
+
+
 def test_a_semicolon_silences_the_result(loaded):
     """At the end of the line, or of a cell's first line; the run is stored all the same."""
     assert loaded.run_line_magic("outlier", "run --max-tokens 1 -o a Hello;") is None
