@@ -217,7 +217,7 @@ class TurnRunner:
         """Run the calls that the turn allows, and generate; the turn that goes on by itself."""
         if turn.allowed:
             self.publish(during_answer=True)
-            self._tools.run(turn, lambda: self.publish(during_answer=True))
+            self._tools.run(self.engine, turn, lambda: self.publish(during_answer=True))
         with self.lock:
             waits = turn.waits
             if turn.allowed and turn.cancelled.is_set():

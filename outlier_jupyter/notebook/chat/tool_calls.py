@@ -28,6 +28,8 @@ STATES = (PROPOSED, WORKING, DONE, FAILED, REFUSED)
 
 RESULT_CHARS = 20_000
 """The most characters of a result that the model reads; a longer one is cut, and says so."""
+RESULT_SHARE = 4
+"""A result takes at most this part of the model's context."""
 ERROR_CHARS = 600
 """The most characters of an exception's message, and of a malformed call, in a result."""
 LOOK_EVERY_S = 0.05
@@ -158,6 +160,17 @@ def _as_json(value: Any) -> Any:
 def _plain_text(text: str) -> str:
     """`text` without halves of surrogate pairs, which no page or file can take."""
     return text.encode("utf-8", "replace").decode()
+
+
+def shortened(text: str, tokenizer: Any, context: int | None) -> str:
+    """A result within a quarter of the model's context, so that questions can follow it."""
+    if context is None:
+        return text
+    most = context // RESULT_SHARE
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if len(ids) <= most:
+        return text
+    return f"{tokenizer.decode(ids[:most])} … (cut: the first {most:,} of {len(ids):,} tokens)"
 
 
 def _bounded(text: str, most: int) -> str:

@@ -13,13 +13,23 @@ from threading import Event
 from typing import Any
 
 from ...engine.engine import Engine
+from ...engine.prompts import context_of
 from ...engine.templates import check_takes_tools
 from ...engine.tool_calls import check_calls, find_calls
 from ...errors import OptionError
 from ...tools import Tool, tools_of
 from ...values import boolean, count
 from .conversations import Conversation, Message
-from .tool_calls import OF_REFUSED, OF_SKIPPED, PROPOSED, REFUSED, WORKING, calls_from, run_call
+from .tool_calls import (
+    OF_REFUSED,
+    OF_SKIPPED,
+    PROPOSED,
+    REFUSED,
+    WORKING,
+    calls_from,
+    run_call,
+    shortened,
+)  # fmt: skip
 from .turn import Turn
 
 ROUNDS = 8
@@ -104,7 +114,7 @@ class ToolRounds:
         call.state = WORKING
         return True
 
-    def run(self, turn: Turn, changed: Callable[[], object]) -> None:
+    def run(self, engine: Engine, turn: Turn, changed: Callable[[], object]) -> None:
         """Run the calls that the turn allows, one after another, until it is cancelled.
 
         Args:
@@ -116,6 +126,8 @@ class ToolRounds:
                 call.state = PROPOSED
             else:
                 run_call(tools.get(call.name), call, turn.cancelled.is_set, self)
+                context = context_of(engine.config)
+                call.result = shortened(call.result, engine.tokenizer, context)
             changed()
 
 

@@ -436,6 +436,29 @@ def test_a_long_result_is_cut_and_says_so() -> None:
     assert len(one.result) < tool_calls.RESULT_CHARS + 100
 
 
+def test_a_result_longer_than_the_context_leaves_the_chat_usable(
+    engine: Engine, chat_of: Callable[..., Chat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model reads a quarter of its context of it, and the next question fits."""
+
+    def weather(city: str, days: int) -> str:
+        """The weather.
+
+        Args:
+            city: where
+            days: how many
+        """
+        return "rain " * 2_000
+
+    chat = chat_of(weather, auto_tools=True)
+    script(monkeypatch, engine, PARIS, "It rains.", "Yes.")
+    chat.send("And Paris?")
+    (result,) = responses(chat)
+    assert result.endswith("rain … (cut: the first 1,024 of 10,000 tokens)")
+    chat.send("Really?")
+    assert chat.answer == "Yes."
+
+
 def test_a_model_that_takes_no_tools_says_so_at_once(tiny: Path) -> None:
     """Its template gives the same text with tools as without."""
     with outlier_jupyter.load(tiny, cache_experts=8) as engine:
