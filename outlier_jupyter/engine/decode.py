@@ -137,7 +137,7 @@ class Decoding:
         for token in tokens:
             answers = self.segments.answers()
             thinking = self.segments.kind == THINKING
-            self.segments.add(self.transcript.add(token), self.transcript.held)
+            self.segments.add(self.transcript.add(token), self.transcript.pending)
             self.segments.take(self.transcript.seen, thinking)
             answer = [*answer, token] if answers and self.segments.answers() else []
         if self._constraint is not None:
@@ -273,7 +273,7 @@ class Decoding:
         self.generated.append(token)
         ends, thinking = token in self._sampling.ends, self.segments.kind == THINKING
         text = "" if ends else self.transcript.add(token)
-        pieces = self.segments.add(text, self.transcript.held)
+        pieces = self.segments.add(text, self.transcript.pending)
         self.segments.take(-1 if ends else self.transcript.seen, thinking)
         if ends or self.transcript.stopped:
             self.finish_reason = "stop"

@@ -63,14 +63,15 @@ class GeneratedSegments:
         self._ends.append(length)
         self.thinking_tokens += thinking and self.kind == THINKING and length >= 0
 
-    def add(self, text: str, held: str = "") -> list[Piece]:
+    def add(self, text: str, pending: str = "") -> list[Piece]:
         """More text: what is known of it, and of text before it, in order and without tags.
 
         Args:
-            held: the text after it that is held back for a stop word, which may hold a tag.
+            pending: the text after it, not yet released because of a stop word; it may hold a
+                tag.
         """
         pieces = self._added(text)
-        self._ahead = TextStateMachine.split(self._state, held)[0] if held else self._state
+        self._ahead = TextStateMachine.split(self._state, pending)[0] if pending else self._state
         return pieces
 
     def _added(self, text: str) -> list[Piece]:
@@ -91,7 +92,7 @@ class GeneratedSegments:
         return self._released(pieces)
 
     def finish(self) -> list[Piece]:
-        """The text ends: what was held back as the begin of a tag was none."""
+        """The text ends: what was kept as the begin of a tag was none."""
         self._state, rest, state = TextStateMachine.flush(self._state)
         self._ahead = self._state
         return self._released([(kind_of(state), rest)])

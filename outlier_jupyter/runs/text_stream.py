@@ -28,8 +28,8 @@ class Transcript:
     """The growing text of one run: `text` was released; after `stopped` no more will be.
 
     Attributes:
-        seen: the length of the whole text so far, with what is held back.
-        held: what is held back, as it may be the beginning of a stop word.
+        seen: the length of the whole text so far, with what is pending.
+        pending: text not yet released, as it may be the beginning of a stop word.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Transcript:
         self._detokenizer = detokenizer
         self._vocabulary = vocabulary
         self._stop = [word for word in stop if word]
-        self.held = ""
+        self.pending = ""
         self._finished = False
 
     def add(self, token: int) -> str:
@@ -56,26 +56,26 @@ class Transcript:
         return self._release(self._detokenizer.last_segment)
 
     def finish(self) -> str:
-        """End the text: return what was held back; nothing the second time."""
+        """End the text: return what was pending; nothing the second time."""
         if self.stopped or self._finished:
             return ""
         self._finished = True
         self._detokenizer.finalize()
         delta = self._release(self._detokenizer.last_segment)
-        rest, self.held = self.held, ""
+        rest, self.pending = self.pending, ""
         self.text += rest
         return delta + rest
 
     def _release(self, segment: str) -> str:
         self.seen += len(segment)
-        pending = self.held + segment
+        pending = self.pending + segment
         ends = [pending.find(word) for word in self._stop if word in pending]
         if ends:
             self.stopped = True
-            delta, self.held = pending[: min(ends)], ""
+            delta, self.pending = pending[: min(ends)], ""
         else:
             keep = max((_overlap(pending, word) for word in self._stop), default=0)
-            delta, self.held = pending[: len(pending) - keep], pending[len(pending) - keep :]
+            delta, self.pending = pending[: len(pending) - keep], pending[len(pending) - keep :]
         self.text += delta
         return delta
 

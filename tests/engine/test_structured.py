@@ -170,9 +170,9 @@ def test_text_held_back_for_a_stop_word_begins_no_answer():
         for budget in (None, 2):
             options = {"schema": "[a-z ]{3,20}", "thinking_budget": budget, "max_tokens": 60}
             plain = engine.generate("What is an expert?", **options)
-            held = engine.generate("What is an expert?", stop=">\n\n\n", **options)
-            assert held.thinking and held.text == plain.text
-            assert re.fullmatch("[a-z ]{3,20}", held.parsed)
+            waiting = engine.generate("What is an expert?", stop=">\n\n\n", **options)
+            assert waiting.thinking and waiting.text == plain.text
+            assert re.fullmatch("[a-z ]{3,20}", waiting.parsed)
 
 
 def test_a_beginning_that_cannot_be_is_one_error_and_no_other_line(engine, capfd):

@@ -208,6 +208,6 @@ def test_text_held_back_for_a_stop_word_hides_no_tag(stop: str) -> None:
     with load("demo", cache_experts=192, quiet=True) as engine:
         options: dict[str, Any] = {"thinking_budget": 3, "max_tokens": 24}
         plain = engine.generate("What is an expert?", **options)
-        held = engine.generate("What is an expert?", stop=stop, **options)
-    assert held.tokens.tolist() == plain.tokens.tolist() and held.answer == plain.answer
-    assert held.segments["kind"].tolist() == plain.segments["kind"].tolist()
+        waiting = engine.generate("What is an expert?", stop=stop, **options)
+    assert waiting.tokens.tolist() == plain.tokens.tolist() and waiting.answer == plain.answer
+    assert waiting.segments["kind"].tolist() == plain.segments["kind"].tolist()

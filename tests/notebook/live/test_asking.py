@@ -91,7 +91,10 @@ def test_an_atlas_is_of_all_runs_held_or_of_those_named(ip):
     assert set(both.label) <= {"one", "other", "no class more than chance"}
     kinds = outlier_jupyter.atlas([one, other], by="tokens", phase="decode")
     assert kinds.tokens == (one.trace.phase == 1).sum() + (other.trace.phase == 1).sum()
-    for wrong, said in (("--by colour", "choose runs or tokens"), ("--phase night", "prefill")):
+    for wrong, said in (
+        ("--by colour", "choose runs, tokens, segments"),
+        ("--phase night", "prefill"),
+    ):
         with pytest.raises(OptionError, match=said):
             ip.run_line_magic("outlier", f"atlas one {wrong}")
 
