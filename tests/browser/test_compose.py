@@ -13,7 +13,7 @@ CELLS = (
     "other = outlier_jupyter.load('demo', cache_gb=0.002)\n"
     "other.tokenizer.eos_token_ids = set()",
     "view = outlier_jupyter.watch(other, 'Once', raw=True, max_tokens=100_000)\n"
-    "chat = outlier_jupyter.Chat(engine, max_tokens=12)\n"
+    "chat = outlier_jupyter.Chat(engine, max_tokens=80)\n"
     "slider = ipywidgets.FloatSlider(max=2, description='heat')\n"
     "ipywidgets.link((slider, 'value'), (chat, 'temperature'))\n"
     "ipywidgets.VBox([slider, ipywidgets.HBox([chat, view])])",
