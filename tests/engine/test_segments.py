@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm import tokenizer_utils
+from mlx_lm.chat_templates.muse_spark import RESPONSE_FORMAT
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -45,6 +46,10 @@ DIALECTS = {
     "written": ((), "<think>\nHm.\n</think>\n\nYes."),
     "seed": (("<seed:think>", "</seed:think>"), "<seed:think>Hm.</seed:think>Yes."),
     "magistral": (("[THINK]", "[/THINK]"), "[THINK]Hm.[/THINK]Yes."),
+    "muse_spark": (
+        ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>"),
+        "to=self<|message|>Hm.<|eom|><|start|>assistant to=user<|message|>Yes.<|eot|>",
+    ),
 }
 """Name → added tokens, and a text that thinks `Hm.` and answers `Yes.`."""
 
@@ -63,7 +68,8 @@ def wrapped(tokens: tuple[str, ...], template: str = "", **options: Any) -> Toke
 
 def of(name: str) -> Dialect:
     tokens, _ = DIALECTS[name]
-    return dialect_of(wrapped(tokens, "</think>" if name == "written" else ""))
+    options = {"response_format": RESPONSE_FORMAT} if name == "muse_spark" else {}
+    return dialect_of(wrapped(tokens, "</think>" if name == "written" else "", **options))
 
 
 def read(dialect: Dialect, pieces: list[str], state: str | None = None) -> GeneratedSegments:
