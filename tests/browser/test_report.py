@@ -53,6 +53,7 @@ def test_the_slowest_token_is_explained_as_by_python(run: Run, file: Path, page:
     (step,) = slowest(run.trace, 1).tolist()
     words = answer(run, {"step": step})["token"]["sentences"]
     page.goto(file.as_uri())
+    expect(page.locator(".oj-token")).to_have_count(121)  # drawn: the slider has its range
     slider = page.locator(".oj-slider")
     slider.press("End")
     for _ in range(int(slider.input_value()) - step):

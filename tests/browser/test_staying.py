@@ -133,4 +133,5 @@ def test_a_page_reloaded_during_the_run_saves_the_static_view(lab: Lab, page: Pa
     only(LIVE, cell)
     save(page)
     saved = nbformat.read(lab.notebooks / "midway.ipynb", as_version=4)
-    assert "Stopped early" in str(saved.cells[2].outputs[-1]["data"]["text/html"])
+    pages = [str(output.get("data", {}).get("text/html")) for output in saved.cells[2].outputs]
+    assert any("Stopped early" in html for html in pages)  # a warning may stand below it
