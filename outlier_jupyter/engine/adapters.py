@@ -60,6 +60,7 @@ def apply_adapter(module: nn.Module, folder: str | None, switches: Iterable[str]
             "was trained on it"
         ) from error
     module.eval()
+    # With `destination` it gives that dict; its type says list.
     known: dict[str, Any] = tree_flatten(module.parameters(), destination={})  # type: ignore[assignment]
     if missing := sorted(names - known.keys()):
         raise CheckpointError(

@@ -17,8 +17,8 @@ from numba.extending import intrinsic
 
 from .arguments import float_at
 from .compiled import ORDERED, cached
-from .reductions import exponential, largest
-from .simd import F32, I32, Emitter, Value, constant, vector
+from .reductions import exponential, largest, parts
+from .simd import F32, I32, Emitter, constant, vector
 
 BLOCK = 64
 """Tokens that are looked at together: one that holds none of the likeliest is read as vectors."""
@@ -31,14 +31,6 @@ LEAST = -87.0
 """Smaller ones count as this, so that a probability of 0 times infinity is 0."""
 
 
-def _parts(emit: Emitter, count: Value) -> list[tuple[Value, Value, int]]:
-    """(first, iterations, lanes) of a loop over vectors and one over the rest."""
-    builder = emit.builder
-    iterations = builder.udiv(count, emit.integer(LANES))
-    done = builder.mul(iterations, emit.integer(LANES))
-    return [(emit.integer(0), iterations, LANES), (done, builder.sub(count, done), 1)]
-
-
 @intrinsic
 def entropy_of(context, base, count):
     """−Σ e^x · x of `count` float32 at `base`."""
@@ -47,7 +39,7 @@ def entropy_of(context, base, count):
         emit = Emitter(builder)
         base, count = arguments
         found = emit.variable(F32, constant(0.0, F32, 1))
-        for first, iterations, lanes in _parts(emit, count):
+        for first, iterations, lanes in parts(emit, count, LANES):
             total = emit.variable(vector(F32, lanes), constant(0.0, F32, lanes))
             with emit.loop(iterations) as iteration:
                 place = builder.add(first, builder.mul(iteration, emit.integer(lanes)))
@@ -72,7 +64,7 @@ def above(context, base, count, limit, equal):
         base, count, limit, equal = arguments
         too = builder.icmp_unsigned("!=", equal, emit.integer(0))
         found = emit.variable(I32, constant(0, I32, 1))
-        for first, iterations, lanes in _parts(emit, count):
+        for first, iterations, lanes in parts(emit, count, LANES):
             whole = vector(I32, lanes)
             number = emit.variable(whole, constant(0, I32, lanes))
             with emit.loop(iterations) as iteration:

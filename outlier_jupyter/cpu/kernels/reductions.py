@@ -32,7 +32,7 @@ def exponential(emit: Emitter, x: Value, lanes: int) -> Value:
     return builder.fmul(found, builder.bitcast(power, vector(F32, lanes)))
 
 
-def _parts(emit: Emitter, count: Value, lanes: int) -> list[tuple[Value, Value, int]]:
+def parts(emit: Emitter, count: Value, lanes: int) -> list[tuple[Value, Value, int]]:
     """(first, iterations, lanes) of a loop over vectors and one over the rest."""
     builder = emit.builder
     iterations = builder.udiv(count, emit.integer(lanes))
@@ -48,7 +48,7 @@ def largest(context, base, count):
         emit = Emitter(builder)
         base, count = arguments
         found = emit.variable(F32, constant(-3e38, F32, 1))
-        for first, iterations, lanes in _parts(emit, count, 8):
+        for first, iterations, lanes in parts(emit, count, 8):
             best = emit.variable(vector(F32, lanes), constant(-3e38, F32, lanes))
             with emit.loop(iterations) as iteration:
                 place = builder.add(first, builder.mul(iteration, emit.integer(lanes)))
@@ -74,7 +74,7 @@ def exponentials(context, base, count, shift):
         emit = Emitter(builder)
         base, count, shift = arguments
         found = emit.variable(F32, constant(0.0, F32, 1))
-        for first, iterations, lanes in _parts(emit, count, 8):
+        for first, iterations, lanes in parts(emit, count, 8):
             total = emit.variable(vector(F32, lanes), constant(0.0, F32, lanes))
             with emit.loop(iterations) as iteration:
                 place = builder.add(first, builder.mul(iteration, emit.integer(lanes)))
@@ -136,7 +136,7 @@ def _blend(
 ) -> None:
     builder = emit.builder
     nbytes = 4 if kind == "f32" else 2
-    for first, iterations, lanes in _parts(emit, width, 16):
+    for first, iterations, lanes in parts(emit, width, 16):
         with emit.loop(iterations) as iteration:
             place = builder.add(first, builder.mul(iteration, emit.integer(lanes)))
             column = emit.at(v, builder.mul(place, emit.integer(nbytes)))
