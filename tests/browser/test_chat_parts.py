@@ -31,6 +31,7 @@ def speak(tokens):
     for token in tokens:
         while token == thought and "go" not in chat.draft:
             time.sleep(0.02)
+        time.sleep(0.06)  # text is gathered for 50 ms: none may wait when the model does
         yield token
     yield min(engine.tokenizer.eos_token_ids)
 
