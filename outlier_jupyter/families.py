@@ -23,9 +23,9 @@ class MoeFamily:
         routers: parts of router names, for modules that the size alone does not identify.
         shared_experts: attributes of the block's shared expert.
         norms: the decoder layer's attributes of the norm before the experts, most specific first.
-        attention, layer, model: classes of `name` that the CPU kernels replace: attention (q, k,
-            v; optional norms; RoPE; attention; o), a layer, and the model (embedding to norm).
-        block: the decoder layer's attribute of its sparse block.
+        attention, layer, block, model: classes of `name` whose arithmetic the CPU kernels repeat:
+            attention (q, k, v; optional norms; RoPE; attention; o), a decoder layer (norm,
+            attention, norm, block), a sparse block, and the model (embedding to norm).
         sums_to_one: whether weights are normalised, where no attribute of the block says so.
         fatal_top_k: values of top-k with which mlx-lm's router ends the process, paged or not.
     """
@@ -92,7 +92,7 @@ register(
         "qwen3_moe",
         attention="Attention",
         layer="Qwen3MoeDecoderLayer",
-        block="mlp",
+        block="Qwen3MoeSparseMoeBlock",
         model="Qwen3MoeModel",
     )
 )
@@ -101,13 +101,17 @@ register(
         "qwen2_moe",
         attention="Attention",
         layer="Qwen2MoeDecoderLayer",
-        block="mlp",
+        block="Qwen2MoeSparseMoeBlock",
         model="Qwen2MoeModel",
     )
 )
 register(
     MoeFamily(
-        "olmoe", attention="Attention", layer="TransformerBlock", block="mlp", model="OlmoeModel"
+        "olmoe",
+        attention="Attention",
+        layer="TransformerBlock",
+        block="OlmoeSparseMoeBlock",
+        model="OlmoeModel",
     )
 )
 register(
@@ -115,7 +119,7 @@ register(
         "mixtral",
         attention="MixtralAttention",
         layer="MixtralDecoderLayer",
-        block="block_sparse_moe",
+        block="MixtralSparseMoeBlock",
         sums_to_one=True,
         model="MixtralModel",
     )

@@ -8,9 +8,10 @@ from .attention import AppendKV, Attend, Cached, attend
 from .compiled import RUNNING
 from .experts import Activation, Bank, Experts
 from .formats import Format, affine, mxfp4, plain
+from .gating import blend_link, sigmoid_link, swiglu_link
 from .kernel_chain import Chain, Link, Workspace
 from .linear import Matrix, Stack
-from .norm_and_top_k import blend_link, choose_link, norm_link
+from .norm_and_top_k import choose_link, norm_link
 from .precompile import for_attention, for_experts, for_layers, for_matrix, precompile
 from .prefill_attention import attend_causal
 from .prefill_matmul import MANY_ROWS, experts_many, multiply_many
@@ -47,4 +48,6 @@ __all__ = [
     "norm_link",
     "plain",
     "precompile",
+    "sigmoid_link",
+    "swiglu_link",
 ]

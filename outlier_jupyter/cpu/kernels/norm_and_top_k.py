@@ -1,4 +1,4 @@
-"""The small kernels between one token's matrix products: norm, top-k choice, weighted sum.
+"""The small kernels between one token's matrix products: norm, top-k choice.
 
 Each is a few operations on one row, where NumPy's calls would cost more than the computation.
 """
@@ -22,7 +22,6 @@ TAKEN = -1.0
 """Replaces the weight of a chosen expert; all other weights are positive."""
 
 X, ADDED, WEIGHT, NORMED, WIDTH, PARAMETERS = range(6)
-ROWS, COUNT = ADDED, NORMED
 LOGITS, IDS, WEIGHTS, EXPERTS, K, SUMS_TO_ONE = range(6)
 
 
@@ -94,22 +93,3 @@ def choose_link(logits: F32s, ids: npt.NDArray[np.int64], weights: F32s, sums_to
         sums_to_one: whether the weights are the softmax over the chosen experts, not over all.
     """
     return link(choose_task(), 1, logits, ids, weights, logits.size, ids.size, int(sums_to_one))
-
-
-@lru_cache
-def blend_task() -> int:
-    """The kernel of `blend_link`, with one task."""
-
-    def kernel(arguments: int, _: int) -> None:
-        x, rows, width = int_at(arguments, X), int_at(arguments, ROWS), int_at(arguments, WIDTH)
-        for row in range(int_at(arguments, COUNT)):
-            weight = float_at(int_at(arguments, WEIGHT), row)
-            for i in range(width):
-                put_float(x, i, float_at(x, i) + weight * float_at(rows, row * width + i))
-
-    return task(kernel)
-
-
-def blend_link(x: F32s, weights: F32s, rows: F32s) -> Link:
-    """Add the sum of `weights` [k] × `rows` [k, width] to `x` [width]."""
-    return link(blend_task(), 1, x, rows, weights, len(weights), x.size)

@@ -8,15 +8,16 @@ from typing import Any
 from .attention import append_kv_task, attention_task
 from .compiled import task_loop
 from .experts import hidden_task, lookup_task, output_task
+from .gating import blend_task, gate_task
 from .kernel_chain import chain_runner
 from .likeliest import likeliest_loop
 from .linear import arrange_task, matrix_task
-from .norm_and_top_k import blend_task, choose_task, norm_task
+from .norm_and_top_k import choose_task, norm_task
 from .prefill_attention import prefill_attention_task
 from .prefill_matmul import activate_task, unpack_task
 from .rope import rope_task
 
-Work = tuple[Callable[..., Any], tuple[str, ...]]
+Work = tuple[Callable[..., Any], tuple[str | int, ...]]
 """A function that compiles one kernel, and its arguments."""
 
 
@@ -45,7 +46,8 @@ def for_attention(kind: str) -> list[Work]:
 
 def for_layers() -> list[Work]:
     """The kernels of whole decoder layers, beside those of matrices, experts and attention."""
-    return [
+    gates: list[Work] = [(gate_task, (swish,)) for swish in (0, 1)]
+    return gates + [
         (compile_one, ())
         for compile_one in (chain_runner, norm_task, choose_task, append_kv_task, blend_task)
     ]

@@ -59,6 +59,7 @@ class AttentionPlan:
             weights = np.concatenate(
                 [np.tile(norm, (n, 1)) for norm, n in zip(self.norms, counts, strict=True)]
             )
+        self.nbytes = shared.stack.nbytes + output.nbytes
         self.rotate = HeadRotation(
             self.heads + self.kv_heads, self.width, frequencies, paired, weights, self.epsilon
         )
@@ -96,8 +97,19 @@ class AttentionPlan:
         self._place = len(before)
         return [*before, self._attend.link, *self.output.links(mixed, out)]
 
-    def begin(self, chain: Chain, first: int, keys: Cached, values: Cached, at: int) -> None:
-        """Set the next token's position `at`; `links` begin at number `first` of `chain`."""
+    def takes(self, cache: Any) -> bool:
+        """As `Mixer.takes`."""
+        return self.appender.owns(cache) or takes_float32(cache)
+
+    def ready(self, cache: Any) -> bool:
+        """As `Mixer.ready`."""
+        return self.appender.owns(cache)
+
+    def begin(self, chain: Chain, first: int, cache: Any) -> None:
+        """As `Mixer.begin`."""
+        place = self.appender.reserve(cache)
+        assert place is not None, "only caches that are ready"
+        keys, values, at = place
         self.rotate.at(at, self._rotated)
         self._append.append_to(keys, values, at)
         self._attend.over(keys, values, at + 1, chain, first + self._place)

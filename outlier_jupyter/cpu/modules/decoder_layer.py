@@ -1,9 +1,10 @@
 """A whole decoder layer for one new token, computed without MLX.
 
-It covers the classes that `families` names, all of one shape: norm, attention, norm, router,
-experts, optional shared expert. In MLX each cut of the graph costs an evaluation, more than the
-small operations between the cuts compute. The paged switch computes the experts as usual, and the
-router tap receives the weights; a token's ids are in the order of their weights.
+A layer of a class that `families` names adds two parts to its input, each after a norm: a token
+mixer, and experts or an MLP. Where both are links, a token goes through the layer in one kernel
+chain, up to experts that must be read. In MLX each cut of the graph costs an evaluation, more than
+the small operations between the cuts compute. The router tap receives the weights; a token's ids
+are in the order of their weights.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import mlx.nn as nn
 import numpy as np
 
 from ...families import known_as
-from ..kernels import RUNNING, Chain, Experts, Stack, Workspace, blend_link, choose_link, norm_link
+from ..kernels import RUNNING, Chain, Experts, Link, Workspace, blend_link, norm_link
 from .arrays import F32s, Ids, as_rows
 from .classes import native_class
-from .kv_append import takes_float32
+from .parts import Foreign, GatedMLP, Matrices, Mixer
+from .routers import ExpertChoice, can_route
 
 
 class TokenActivations:
@@ -65,102 +67,100 @@ class Norm:
         return found
 
 
-class SharedExpert:
-    """The shared expert, scaled by a gate."""
-
-    def __init__(self, block: Any, stacks: dict[int, Stack]) -> None:
-        expert = block.shared_expert
-        self._gate_and_up = stacks[id(expert.gate_proj)]
-        self._down, self._gate = stacks[id(expert.down_proj)], stacks[id(block.shared_expert_gate)]
-
-    def __call__(self, x: F32s) -> F32s:
-        """x [1, width] → [1, width]."""
-        both = self._gate_and_up.multiply(x)
-        gate, up = np.split(both, 2, axis=1)
-        out = self._down.multiply(gate / (1 + np.exp(-gate)) * up)
-        found: F32s = out / (1 + np.exp(-self._gate.multiply(x)))
-        return found
-
-
 class LayerPlan:
     """One layer's parts and kernel chains.
 
     Args:
-        stacks: id of each native linear layer → its matrices.
+        mixer: the first part.
+        block: the second part's module.
+        router, shared: its router and its shared expert, or the MLP of a dense layer; with
+            neither, MLX computes it.
         token: the model's.
         memory: shared by the model's layers, which run one after the other.
+
+    Attributes:
+        links: up to the choice of experts, or of a dense layer all.
+        shared_links: of the shared expert.
+        blending: adds the weighted outputs of experts and shared expert.
     """
 
     def __init__(
-        self, layer: Any, stacks: dict[int, Stack], token: TokenActivations, memory: Workspace
-    ) -> None:
-        family = known_as(layer, "layer")
-        assert family is not None, "only layers that can_swap accepts"
-        block = layer[family.block]
-        self.token = token
-        self.attention = layer.self_attn._plan
-        self.shared = SharedExpert(block, stacks) if "shared_expert" in block else None
-        self.gate, self.experts = block.gate, block.switch_mlp
-        self._gate_class = type(block.gate)
-        router = stacks[id(block.gate)]
-        k = int(block.top_k if hasattr(block, "top_k") else block.num_experts_per_tok)
-        # Mixtral's softmax over the chosen experts equals making their weights sum to 1.
-        sums_to_one = bool(getattr(block, "norm_topk_prob", family.sums_to_one))
+        self, layer: Any, mixer: Mixer, block: Any, router: ExpertChoice | None,
+        shared: GatedMLP | None, token: TokenActivations, memory: Workspace,
+    ) -> None:  # fmt: skip
+        self.token, self.mixer = token, mixer
+        self._router, self._block = router, block
         before, after = norm_of(layer.input_layernorm), norm_of(layer.post_attention_layernorm)
         width = len(before[0])
-        self._k = k
-        self._chosen = ids, weights = self.experts.choice_buffers(k)
         self._x, self._normed, self._added = (
             memory.floats(name, width) for name in ("x", "normed", "added")
         )
-        logits = memory.floats("logits", router.height)
-        links = [
-            norm_link(self._x, *before, self._normed),
-            *self.attention.links(self._normed, self._added, memory),
-        ]
-        self._attended = len(links)
-        links += [
-            norm_link(self._x, *after, self._normed, self._added),
-            *router.links(self._normed, logits),
-            choose_link(logits, ids[0], weights[0], sums_to_one),
-        ]
         self._row = self._x[None]
-        self._outputs = memory.floats("outputs", k * width).reshape(k, width)
-        self._blending = blend_link(self._x, weights[0], self._outputs)
-        self._blend = Chain([self._blending], 0)
-        stacked = (self.attention.shared.stack, self.attention.output, router)
-        self._chain = Chain(links, sum(stack.nbytes for stack in stacked))
+        self.links = [
+            norm_link(self._x, *before, self._normed),
+            *mixer.links(self._normed, self._added, memory),
+        ]
+        self._attended = len(self.links)
+        self.links.append(norm_link(self._x, *after, self._normed, self._added))
+        self.shared_links: list[Link] = []
+        more = logit = None
+        nbytes = mixer.nbytes
+        if shared is not None:
+            more = memory.floats("more", width)
+            self.shared_links, logit = shared.links(self._normed, more, memory)
+        if router is not None:
+            self.experts, k = block.switch_mlp, router.k
+            self._chosen = ids, weights = self.experts.choice_buffers(k)
+            self._outputs = memory.floats("outputs", k * width).reshape(k, width)
+            self.links += router.links(self._normed, ids[0], weights[0], memory)
+            self.blending = blend_link(self._x, weights[0], self._outputs, more, logit)
+            nbytes += router.nbytes
+        elif shared is not None:
+            none = np.empty(0, np.float32)
+            self.links += [*self.shared_links, blend_link(self._x, none, none, more, logit)]
+            nbytes += shared.nbytes
+        if router is not None:
+            self._shared = Chain(self.shared_links, shared.nbytes) if shared else None
+            self._blend = Chain([self.blending], 0)
+        self._shared_nbytes = shared.nbytes if shared else 0
+        self._native = router is not None or shared is not None
+        self._chain = Chain(self.links, nbytes)
 
     def can_decode(self, cache: Any) -> bool:
         """Whether a token can be decoded with this cache, and the router is unchanged."""
-        if not self._chooses_as_made:
-            return False
-        return self.attention.appender.owns(cache) or takes_float32(cache)
+        return self._chooses_as_made and self.mixer.takes(cache)
 
     @property
     def _chooses_as_made(self) -> bool:
-        # `routing_override` changes a router's class.
-        return type(self.gate) is self._gate_class
+        return self._router is None or self._router.unchanged
 
     def can_reserve(self, cache: Any) -> bool:
-        """Whether kernels alone can compute up to the experts: the KV cache has room."""
-        return self._chooses_as_made and self.attention.appender.owns(cache)
+        """Whether kernels alone can compute up to the experts: the cache has room."""
+        return self._native and self._chooses_as_made and self.mixer.ready(cache)
 
     def reserve(self, cache: Any) -> None:
-        """Reserve the token's place in the KV cache, if `can_reserve`; then `decode_reserved`."""
-        self.attention.begin(self._chain, 1, *self.attention.appender.reserve(cache))
+        """Reserve the token's place in the cache, if `can_reserve`; then `decode_reserved`."""
+        self.mixer.begin(self._chain, 1, cache)
 
     def decode_reserved(self, x: F32s) -> F32s:
         """As `decode`, after `reserve`."""
         with RUNNING:
             self._take(x)
             self._chain.run()
-        return self._run_experts()
+        return self._feed()
 
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width], unchanged until the next layer runs."""
-        self._route(x, cache)
-        return self._run_experts()
+        self._mix(x, cache)
+        return self._feed()
+
+    def _feed(self) -> F32s:
+        """What follows the chain: the experts, or a part that MLX computes."""
+        if self._router is not None:
+            return self._run_experts()
+        if not self._native:
+            self._x += as_rows(self._block(mx.array(self._normed[None, None])))[0]
+        return self._row
 
     def _run_experts(self) -> F32s:
         """Compute the experts, the shared expert, and their sum."""
@@ -168,21 +168,24 @@ class LayerPlan:
         if resident is not None:
             return self._decode_resident(resident)
         ids, weights = self._chosen
-        shared_outputs: list[F32s] = []  # computed while experts are read
-        shared, normed = self.shared, self._normed[None]
         self._outputs[:] = self.experts.decode(
-            normed, ids.copy(), weights,
-            None if shared is None else lambda: shared_outputs.append(shared(normed)),
+            self._normed[None], ids.copy(), weights,
+            None if self._shared is None else self.run_shared,
         )[0]  # fmt: skip
         with RUNNING:
             self._blend.run()
-        for more in shared_outputs:
-            self._x += more[0]
         return self._row
+
+    def run_shared(self) -> None:
+        """Compute the shared expert, while experts are read."""
+        assert self._shared is not None
+        with RUNNING:
+            self._shared.run()
 
     def _decode_resident(self, resident: Any) -> F32s:
         chain = self._chain_of(resident.host)
-        self.experts.decode_resident(self._k, lambda: self._compute(chain))
+        assert self._router is not None
+        self.experts.decode_resident(self._router.k, lambda: self._compute(chain))
         return self._row
 
     def _take(self, x: F32s) -> None:
@@ -192,11 +195,8 @@ class LayerPlan:
 
     def _compute(self, chain: Chain) -> None:
         """Compute all experts and the shared one."""
-        more = None if self.shared is None else self.shared(self._normed[None])
         with RUNNING:
             chain.run()
-        if more is not None:
-            self._x += more[0]
 
     def _chain_of(self, slot_map: Ids) -> Chain:
         """The chain that computes the experts in these slots, and their sum.
@@ -207,21 +207,22 @@ class LayerPlan:
         if experts.chain is None or experts.chain[0] is not slot_map:
             ids = self._chosen[0][0]
             links = experts.links(self._normed, ids, slot_map, self._outputs)
-            nbytes = len(ids) * experts.nbytes
-            experts.chain = slot_map, Chain([*links, self._blending], nbytes)
+            nbytes = len(ids) * experts.nbytes + self._shared_nbytes
+            experts.chain = slot_map, Chain([*self.shared_links, *links, self.blending], nbytes)
         return experts.chain[1]
 
-    def _route(self, x: F32s, cache: Any) -> None:
-        """Compute everything before the experts: norms, attention and router."""
-        place = self.attention.appender.reserve(cache)
+    def _mix(self, x: F32s, cache: Any) -> None:
+        """Compute what comes before the experts: norms, mixer and router."""
+        if self.mixer.ready(cache):
+            with RUNNING:
+                self._take(x)
+                self.mixer.begin(self._chain, 1, cache)
+                self._chain.run()
+            return
         with RUNNING:
             self._take(x)
-            if place is not None:
-                self.attention.begin(self._chain, 1, *place)
-                self._chain.run()
-                return
             self._chain.run(0, 1)
-        added = self.attention.decode(self._normed[None], cache)
+        added = self.mixer.decode(self._normed[None], cache)
         with RUNNING:
             self._added[:] = added[0]
             self._chain.run(self._attended)
@@ -246,20 +247,44 @@ def plans(layers: Sequence[nn.Module]) -> list[LayerPlan] | None:
     return found if len(found) == len(layers) > 0 else None
 
 
-def can_swap(layer: nn.Module) -> bool:
-    """Whether the layer is of a known class and has paged experts."""
-    family = known_as(layer, "layer")
-    return family is not None and hasattr(layer[family.block].get("switch_mlp"), "decode")
+def swap_layer(layer: Any, matrices: Matrices, token: TokenActivations, memory: Workspace) -> None:
+    """Make a layer of a known class decode natively, but for parts that are MLX's.
 
-
-def swap_layer(
-    layer: Any, stacks: dict[int, Stack], token: TokenActivations, memory: Workspace
-) -> None:
-    """Make a layer decode natively; its attention must be native already.
+    Its attention must be native already, if kernels know it.
 
     Args:
-        stacks: id of each native linear layer → its matrices.
         token, memory: the model's.
     """
-    object.__setattr__(layer, "_plan", LayerPlan(layer, stacks, token, memory))
+    if known_as(layer, "layer") is None:
+        return
+    mixer = _mixer_of(layer)
+    block = next(layer[name] for name in BLOCKS if name in layer)
+    router, shared = feeds_of(block, matrices)
+    if router is None and shared is None and isinstance(mixer, Foreign):
+        return
+    plan = LayerPlan(layer, mixer, block, router, shared, token, memory)
+    object.__setattr__(layer, "_plan", plan)
     layer.__class__ = native_class(_Layer, type(layer))
+
+
+BLOCKS = ("mlp", "block_sparse_moe")
+"""Names of what follows a layer's second norm."""
+
+
+def _mixer_of(layer: Any) -> Mixer:
+    module = layer.self_attn
+    mixer: Mixer = getattr(module, "_plan", None) or Foreign(module)
+    return mixer
+
+
+def feeds_of(block: Any, matrices: Matrices) -> tuple[ExpertChoice | None, GatedMLP | None]:
+    """A block's router and its shared expert, if all of both is known; else None twice."""
+    try:
+        if not can_route(block) or not hasattr(block.get("switch_mlp"), "decode"):
+            return None, None
+        shared = None
+        if "shared_expert" in block:
+            shared = GatedMLP(block.shared_expert, matrices, block.shared_expert_gate)
+        return ExpertChoice(block, matrices), shared
+    except KeyError:  # a linear layer that is MLX's
+        return None, None

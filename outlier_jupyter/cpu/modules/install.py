@@ -12,6 +12,7 @@ import mlx.nn as nn
 from ...system.progress import Progress
 from ..kernels import (
     Format,
+    Matrix,
     Stack,
     Workspace,
     for_attention,
@@ -117,10 +118,12 @@ class Native:
         for module in self._switches:
             switch.swap_switch(module)
         shares: dict[int, SharedInput] = {}
+        matrices: dict[int, Matrix] = {}
         for _, parent in self._modules:
             for group in _groups(parent):
                 shared = swap_linears(group)
-                shares.update((id(module), shared) for module in group)
+                for module, matrix in zip(group, shared.matrices, strict=True):
+                    shares[id(module)], matrices[id(module)] = shared, matrix
         for _, module in self._modules:
             if type(module) in EMBEDDINGS and _readable(module):
                 swap_embedding(module)
@@ -129,11 +132,9 @@ class Native:
 
         attending = [module for _, module in self._modules if hasattr(module, "_plan")]
         self.attends = len(attending) == self._layers > 0
-        stacks = {key: shared.stack for key, shared in shares.items()}
         token, memory = layer.TokenActivations(), Workspace()
         for _, module in self._modules:
-            if layer.can_swap(module) and hasattr(module.self_attn, "_plan"):
-                swap_if_whole(module, stacks, token, memory)
+            layer.swap_layer(module, matrices, token, memory)
         for _, module in self._modules:
             swap_model(module, token)
 
@@ -144,16 +145,6 @@ class Native:
         if shared is not None and output is not None and found[:3] == [shared] * 3:
             stack: Stack = output.stack
             attention.swap_attention(module, shared, stack)
-
-
-def swap_if_whole(
-    module: Any, stacks: dict[int, Stack], token: layer.TokenActivations, memory: Workspace
-) -> None:
-    """Swap a decoder layer, unless one of its linear layers is not native."""
-    try:
-        layer.swap_layer(module, stacks, token, memory)
-    except KeyError:  # MLX computes it, in a format without a kernel
-        return
 
 
 def _groups(parent: nn.Module) -> Iterator[list[Any]]:

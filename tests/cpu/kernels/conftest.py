@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from outlier_jupyter.cpu.kernels import Bank, Format, Matrix
+from outlier_jupyter.cpu.kernels import RUNNING, Bank, Chain, Format, Link, Matrix
 
 DTYPES = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
 TOLERANCE = 1e-5
@@ -50,6 +50,12 @@ def close(found: np.ndarray, wanted: np.ndarray) -> None:
     """Within the tolerance of the largest."""
     assert found.shape == wanted.shape
     assert np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+
+
+def run(link: Link) -> None:
+    """Run one kernel by itself."""
+    with RUNNING:
+        Chain([link], 0).run()
 
 
 @pytest.fixture

@@ -5,15 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from outlier_jupyter.cpu.kernels import RUNNING, Chain, blend_link, choose_link, norm_link
+from outlier_jupyter.cpu.kernels import choose_link, norm_link
 
-from .conftest import close
-
-
-def run(link):
-    """Run one kernel by itself."""
-    with RUNNING:
-        Chain([link], 0).run()
+from .conftest import close, run
 
 
 @pytest.mark.parametrize("width", [1, 7, 2048])
@@ -54,11 +48,3 @@ def test_logits_that_are_no_numbers_name_no_expert_twice(value):
     """A model with NaN logits chooses experts that exist, each once."""
     ids, _ = chosen(np.full(6, value, np.float32), 4, True)
     assert len(set(ids.tolist())) == 4 and set(ids.tolist()) <= set(range(6))
-
-
-def test_rows_are_added_by_their_weights(random):
-    """The rows' weighted sum is added to the existing values."""
-    x, weights, rows = (random.normal(size=shape).astype(np.float32) for shape in (33, 4, (4, 33)))
-    wanted = x + weights.astype(np.float64) @ rows
-    run(blend_link(x, weights, rows))
-    close(x, wanted)
