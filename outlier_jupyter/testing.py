@@ -199,6 +199,10 @@ def _fill_dense(file: Path, header: dict[str, Any], rng: np.random.Generator) ->
                 values = rng.integers(0, 1 << 32, entry["shape"], np.uint32)
             else:
                 values = rng.normal(size=entry["shape"]).astype(np.float32) * np.float32(0.05)
+                if entry["dtype"] == "BF16":  # its bits are a float32's upper half
+                    values = (values.view(np.uint32) >> 16).astype(np.uint16)
+                elif entry["dtype"] == "F16":
+                    values = values.astype(np.float16)
             stream.write(values.tobytes())
 
 

@@ -11,7 +11,7 @@ from .formats import Format, affine, mxfp4, plain
 from .gating import blend_link, sigmoid_link, swiglu_link
 from .kernel_chain import Chain, Link, Workspace
 from .linear import Matrix, Stack
-from .norm_and_top_k import choose_link, norm_link
+from .norm_and_top_k import Scoring, choose_link, norm_link
 from .precompile import for_attention, for_experts, for_layers, for_matrix, precompile
 from .prefill_attention import attend_causal
 from .prefill_matmul import MANY_ROWS, experts_many, multiply_many
@@ -31,6 +31,7 @@ __all__ = [
     "HeadRotation",
     "Link",
     "Matrix",
+    "Scoring",
     "Stack",
     "Workspace",
     "affine",

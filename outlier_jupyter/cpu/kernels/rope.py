@@ -49,6 +49,7 @@ class HeadRotation:
         heads, width: number and width of the heads.
         frequencies: float64, radians per token for each rotated pair of coordinates; may be empty.
         paired: whether a pair is two neighbours (MLX's `traditional`), not one of each half.
+        magnitude: factor of what is rotated.
         weights: the norm's weights [heads, width], or None for no norm; `epsilon` of it.
     """
 
@@ -58,10 +59,11 @@ class HeadRotation:
         width: int,
         frequencies: npt.NDArray[np.float64],
         paired: bool = False,
+        magnitude: float = 1.0,
         weights: F32s | None = None,
         epsilon: float = 0.0,
     ) -> None:
-        self._frequencies = frequencies.tobytes()
+        self._frequencies, self._magnitude = frequencies.tobytes(), magnitude
         self._parameters = (
             heads, width, weights, len(frequencies), 0, int(paired), np.array([epsilon], np.float32)
         )  # fmt: skip
@@ -73,7 +75,7 @@ class HeadRotation:
 
     def __call__(self, heads: F32s, position: int) -> None:
         """Normalise and rotate `heads` [heads, width], contiguous, in place."""
-        angles, _ = _angles(self._frequencies, position)
+        angles, _ = _angles(self._frequencies, position, self._magnitude)
         with RUNNING:
             self._prepared.run(heads, angles)
 
@@ -83,12 +85,13 @@ class HeadRotation:
 
     def at(self, position: int, made: Link) -> None:
         """Set the position of `made`, a result of `link`, for its next run."""
-        made.arguments[ANGLES] = _angles(self._frequencies, position)[1]
+        made.arguments[ANGLES] = _angles(self._frequencies, position, self._magnitude)[1]
 
 
 @lru_cache(maxsize=4096)
-def _angles(frequencies: bytes, position: int) -> tuple[F32s, int]:
+def _angles(frequencies: bytes, position: int, magnitude: float) -> tuple[F32s, int]:
     """Cosines, then sines, of a token's angles, [1, both], and their address; shared by layers."""
     rotated = position * np.frombuffer(frequencies, np.float64)
-    found = np.concatenate([np.cos(rotated), np.sin(rotated)]).astype(np.float32)[None]
+    found = np.concatenate([np.cos(rotated), np.sin(rotated)])
+    found = (magnitude * found).astype(np.float32)[None]
     return found, address(found)

@@ -6,6 +6,7 @@ Other calls (another mask, a quantised cache) run mlx-lm's code. The KV cache is
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -21,16 +22,18 @@ from ..kernels import (
     Chain,
     HeadRotation,
     Link,
-    Stack,
+    Matrix,
     Workspace,
     attend,
     attend_causal,
     norm_link,
+    sigmoid_link,
 )
-from .arrays import F32s, as_rows
+from .arrays import F32s, Ids, as_rows
 from .classes import native_class
 from .kv_append import KVAppender, cached_rows, takes_float32
-from .linear import SharedInput, compute
+from .parts import Matrices, Projection
+from .rotation import rotation_of
 
 HEADS = ("n_heads", "num_heads", "num_attention_heads")
 KV_HEADS = ("n_kv_heads", "num_key_value_heads")
@@ -38,16 +41,30 @@ SCALES = ("scale", "sm_scale")
 
 
 class AttentionPlan:
-    """One layer's attention: projections, norms, RoPE and KV cache."""
+    """One layer's attention: projections, norms, RoPE, KV cache, and a gate on its output.
 
-    def __init__(self, module: Any, shared: SharedInput, output: Stack) -> None:
-        self.shared, self.output = shared, output
+    Args:
+        module: of a known class, that `can_swap` accepts.
+
+    Raises:
+        KeyError: one of its linear layers is not native.
+    """
+
+    def __init__(self, module: Any, matrices: Matrices) -> None:
+        parts = [matrices[id(module[name])] for name in ("q_proj", "k_proj", "v_proj")]
+        self.output = Projection([matrices[id(module.o_proj)]])
         self.appender = KVAppender()
         self.heads, self.kv_heads = _first(module, HEADS), _first(module, KV_HEADS)
         self.scale = float(_first(module, SCALES))
-        self.width = shared.stack.heights[0] // self.heads
+        self.width = parts[1].height // self.kv_heads
+        self.wide = parts[2].height // self.kv_heads
+        self.split = self.heads * self.width
+        self.rotated = self.split + self.kv_heads * self.width
+        self.gated = parts[0].height == 2 * self.split  # each head's queries, then its gate
+        order = _gates_last(parts, self.heads) if self.gated else None
+        self.project = Projection(parts, order)
+        self.nbytes = self.project.nbytes + self.output.nbytes
         self.sinks = as_rows(module.sinks)[0].copy() if "sinks" in module else None
-        frequencies, paired = _frequencies(module.rope, self.width)
         norms = [module[name] for name in ("q_norm", "k_norm") if name in module]
         # A norm over all heads at once differs from one per head; it runs before the rotation.
         self.norms = [as_rows(norm.weight)[0].copy() for norm in norms]
@@ -59,43 +76,40 @@ class AttentionPlan:
             weights = np.concatenate(
                 [np.tile(norm, (n, 1)) for norm, n in zip(self.norms, counts, strict=True)]
             )
-        self.nbytes = shared.stack.nbytes + output.nbytes
+        rotation = rotation_of(module.rope)
+        assert rotation is not None, "only modules that can_swap accepts"
         self.rotate = HeadRotation(
-            self.heads + self.kv_heads, self.width, frequencies, paired, weights, self.epsilon
+            self.heads + self.kv_heads, self.width, *rotation, weights, self.epsilon
         )
 
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width], with the token's key and value added to `cache`."""
-        found = self.shared.stack.multiply(x)[0]
-        rotated = (self.heads + self.kv_heads) * self.width
-        queries_and_keys, value = found[:rotated].reshape(-1, self.width), found[rotated:]
-        if self.norms and not self.each:
-            split = self.heads * self.width
-            for part, weight in zip((found[:split], found[split:rotated]), self.norms, strict=True):
-                part *= weight / np.sqrt(np.mean(part * part) + self.epsilon)
+        whole = self._normed(self.project(x))
+        found = whole[0]
+        queries_and_keys = found[: self.rotated].reshape(-1, self.width)
+        value = found[self.rotated : self.rotated + self.kv_heads * self.wide]
         self.rotate(queries_and_keys, cache.offset)
         queries, key = queries_and_keys[: self.heads], queries_and_keys[self.heads :]
-        found = self.appender.add(cache, key, value.reshape(self.kv_heads, -1))
-        mixed = attend(queries, found[0], found[1], self.scale, self.sinks, found[2])
-        return self.output.multiply(mixed.reshape(1, -1))
+        seen = self.appender.add(cache, key, value.reshape(self.kv_heads, -1))
+        mixed = attend(queries, seen[0], seen[1], self.scale, self.sinks, seen[2])
+        return self.output(self._opened(mixed.reshape(1, -1), whole))
 
     def links(self, x: F32s, out: F32s, memory: Workspace) -> list[Link]:
         """`decode` as links of a chain: x [width] → out [width]; `begin` sets the position."""
-        stack, rotated = self.shared.stack, (self.heads + self.kv_heads) * self.width
-        wide = (stack.height - rotated) // self.kv_heads
-        found = memory.floats("found", stack.height)
-        mixed = memory.floats("mixed", self.heads * wide)
+        found = memory.floats("found", self.project.height)
+        mixed = memory.floats("mixed", self.heads * self.wide)
         norms = []
         if self.norms and not self.each:
-            split = self.heads * self.width
-            for part, weight in zip((found[:split], found[split:rotated]), self.norms, strict=True):
+            parts = found[: self.split], found[self.split : self.rotated]
+            for part, weight in zip(parts, self.norms, strict=True):
                 norms.append(norm_link(part, weight, self.epsilon, part))
-        self._rotated = self.rotate.link(found[:rotated])
-        self._append = AppendKV(found, self.heads, self.kv_heads, self.width, wide, self.scale)
-        before = [*stack.links(x, found), *norms, self._rotated, self._append.link]
+        self._rotated = self.rotate.link(found[: self.rotated])
+        self._append = AppendKV(found, self.heads, self.kv_heads, self.width, self.wide, self.scale)
+        before = [*self.project.links(x, found), *norms, self._rotated, self._append.link]
         self._attend = Attend(found, mixed, self.heads, self.sinks)
         self._place = len(before)
-        return [*before, self._attend.link, *self.output.links(mixed, out)]
+        gate = [sigmoid_link(found[-mixed.size :], mixed, mixed)] if self.gated else []
+        return [*before, self._attend.link, *gate, *self.output.links(mixed, out)]
 
     def takes(self, cache: Any) -> bool:
         """As `Mixer.takes`."""
@@ -117,27 +131,44 @@ class AttentionPlan:
     def prefill(self, x: F32s, cache: KVCache) -> F32s:
         """x [rows, width] → [rows, width]; each row attends to the cache and the rows up to it."""
         rows, offset = len(x), cache.offset
-        found = compute(x, self.shared.stack)
-        split = self.heads * self.width
-        rotated = split + self.kv_heads * self.width
-        if self.norms and not self.each:
-            for part, weight in zip((found[:, :split], found[:, split:rotated]), self.norms,
-                                    strict=True):  # fmt: skip
-                squares = np.mean(part * part, axis=1, keepdims=True)
-                part *= weight / np.sqrt(squares + self.epsilon)
+        found = self._normed(self.project(x))
         for row in range(rows):
-            self.rotate(found[row, :rotated].reshape(-1, self.width), offset + row)
+            self.rotate(found[row, : self.rotated].reshape(-1, self.width), offset + row)
         shape = (1, rows, self.kv_heads, -1)
+        ends = self.split, self.rotated, self.rotated + self.kv_heads * self.wide
         keys, values = (
-            mx.array(np.ascontiguousarray(part.reshape(shape).transpose(0, 2, 1, 3)))
-            for part in (found[:, split:rotated], found[:, rotated:])
+            mx.array(np.ascontiguousarray(found[:, a:b].reshape(shape).transpose(0, 2, 1, 3)))
+            for a, b in pairwise(ends)
         )
         cache.update_and_fetch(keys, values)
         seen = [Cached(cached_rows(part, cache.offset), "f32")
                 for part in (cache.keys, cache.values)]  # fmt: skip
-        queries = found[:, :split].reshape(rows, self.heads, self.width)
+        queries = found[:, : self.split].reshape(rows, self.heads, self.width)
         mixed = attend_causal(queries, seen[0], seen[1], self.scale, self.sinks)
-        return compute(mixed.reshape(rows, -1), self.output)
+        return self.output(self._opened(mixed.reshape(rows, -1), found))
+
+    def _normed(self, found: F32s) -> F32s:
+        """`found` [rows, height], with norms over all heads at once applied in place."""
+        if self.norms and not self.each:
+            parts = found[:, : self.split], found[:, self.split : self.rotated]
+            for part, weight in zip(parts, self.norms, strict=True):
+                squares = np.mean(part * part, axis=1, keepdims=True)
+                part *= weight / np.sqrt(squares + self.epsilon)
+        return found
+
+    def _opened(self, mixed: F32s, found: F32s) -> F32s:
+        """`mixed` [rows, heads × value width], times the sigmoid of its gate if it has one."""
+        if self.gated:
+            mixed /= 1 + np.exp(-found[:, -mixed.shape[1] :])
+        return mixed
+
+
+def _gates_last(parts: list[Matrix], heads: int) -> Ids:
+    """The rows of q, k and v, with each head's gate moved from behind its queries to the end."""
+    total = sum(part.height for part in parts)
+    queries = np.arange(parts[0].height).reshape(heads, 2, -1)
+    rest = np.arange(parts[0].height, total)
+    return np.concatenate([queries[:, 0].ravel(), rest, queries[:, 1].ravel()])
 
 
 class _Attention:
@@ -161,22 +192,18 @@ class _Attention:
 
 
 def can_swap(module: nn.Module) -> bool:
-    """Whether the module is an attention of a known class, with plain RoPE."""
-    return known_as(module, "attention") is not None and type(module.rope) is nn.RoPE
+    """Whether the module is an attention of a known class, with a known RoPE."""
+    return known_as(module, "attention") is not None and rotation_of(module.rope) is not None
 
 
-def swap_attention(module: Any, shared: SharedInput, output: Stack) -> None:
-    """Make an attention module compute natively."""
-    object.__setattr__(module, "_plan", AttentionPlan(module, shared, output))
+def swap_attention(module: Any, matrices: Matrices) -> None:
+    """Make an attention module compute natively, if its linear layers do."""
+    try:
+        object.__setattr__(module, "_plan", AttentionPlan(module, matrices))
+    except KeyError:  # in a format without a kernel
+        return
     module.__class__ = native_class(_Attention, type(module))
 
 
 def _first(module: Any, names: tuple[str, ...]) -> Any:
     return next(getattr(module, name) for name in names if hasattr(module, name))
-
-
-def _frequencies(rope: Any, width: int) -> tuple[np.ndarray[Any, np.dtype[np.float64]], bool]:
-    """Radians per token of each pair of coordinates, and whether pairs are neighbours."""
-    dims = rope.dims
-    places = np.arange(0, dims, 2, dtype=np.float64) / dims
-    return rope.scale * float(rope.base) ** -places, bool(rope.traditional)

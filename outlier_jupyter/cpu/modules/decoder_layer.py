@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...families import known_as
+from ...families import known_as, names
 from ..kernels import RUNNING, Chain, Experts, Link, Workspace, blend_link, norm_link
 from .arrays import F32s, Ids, as_rows
 from .classes import native_class
@@ -109,7 +109,7 @@ class LayerPlan:
             more = memory.floats("more", width)
             self.shared_links, logit = shared.links(self._normed, more, memory)
         if router is not None:
-            self.experts, k = block.switch_mlp, router.k
+            self.experts, k = paged_in(block), router.k
             self._chosen = ids, weights = self.experts.choice_buffers(k)
             self._outputs = memory.floats("outputs", k * width).reshape(k, width)
             self.links += router.links(self._normed, ids[0], weights[0], memory)
@@ -257,7 +257,7 @@ def swap_layer(layer: Any, matrices: Matrices, token: TokenActivations, memory: 
     """
     if known_as(layer, "layer") is None:
         return
-    mixer = _mixer_of(layer)
+    mixer = _mixer_of(layer, matrices)
     block = next(layer[name] for name in BLOCKS if name in layer)
     router, shared = feeds_of(block, matrices)
     if router is None and shared is None and isinstance(mixer, Foreign):
@@ -267,24 +267,34 @@ def swap_layer(layer: Any, matrices: Matrices, token: TokenActivations, memory: 
     layer.__class__ = native_class(_Layer, type(layer))
 
 
-BLOCKS = ("mlp", "block_sparse_moe")
-"""Names of what follows a layer's second norm."""
+MIXERS, BLOCKS = ("self_attn", "linear_attn"), ("mlp", "block_sparse_moe")
+"""Names of what follows a layer's first and second norm."""
 
 
-def _mixer_of(layer: Any) -> Mixer:
-    module = layer.self_attn
+def _mixer_of(layer: Any, matrices: Matrices) -> Mixer:
+    module = next(layer[name] for name in MIXERS if name in layer)
     mixer: Mixer = getattr(module, "_plan", None) or Foreign(module)
     return mixer
 
 
 def feeds_of(block: Any, matrices: Matrices) -> tuple[ExpertChoice | None, GatedMLP | None]:
-    """A block's router and its shared expert, if all of both is known; else None twice."""
+    """A block's router and its shared expert, if all of both is known; else None twice.
+
+    An MLP without a router counts as a shared expert.
+    """
     try:
-        if not can_route(block) or not hasattr(block.get("switch_mlp"), "decode"):
+        if set(block.children()) == {"gate_proj", "up_proj", "down_proj"}:
+            return None, GatedMLP(block, matrices)
+        if not can_route(block) or paged_in(block) is None:
             return None, None
-        shared = None
-        if "shared_expert" in block:
-            shared = GatedMLP(block.shared_expert, matrices, block.shared_expert_gate)
+        found = next((block[name] for name in names("shared_experts") if block.get(name)), None)
+        shared = found and GatedMLP(found, matrices, block.get("shared_expert_gate"))
         return ExpertChoice(block, matrices), shared
     except KeyError:  # a linear layer that is MLX's
         return None, None
+
+
+def paged_in(block: Any) -> Any:
+    """The paged switch of a block, if kernels compute its experts."""
+    switches = (child for child in block.children().values() if hasattr(child, "decode"))
+    return next((each for each in switches if hasattr(each.inner, "connected")), None)

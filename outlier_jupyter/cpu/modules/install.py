@@ -13,7 +13,6 @@ from ...system.progress import Progress
 from ..kernels import (
     Format,
     Matrix,
-    Stack,
     Workspace,
     for_attention,
     for_experts,
@@ -24,7 +23,7 @@ from ..kernels import (
 from . import attention, switch
 from . import decoder_layer as layer
 from .arrays import KINDS
-from .linear import EMBEDDINGS, LINEARS, SharedInput, format_of, swap_embedding, swap_linears
+from .linear import EMBEDDINGS, LINEARS, format_of, swap_embedding, swap_linears
 from .model import swap_model
 
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
@@ -117,18 +116,16 @@ class Native:
     def _swap(self) -> None:
         for module in self._switches:
             switch.swap_switch(module)
-        shares: dict[int, SharedInput] = {}
         matrices: dict[int, Matrix] = {}
         for _, parent in self._modules:
             for group in _groups(parent):
                 shared = swap_linears(group)
-                for module, matrix in zip(group, shared.matrices, strict=True):
-                    shares[id(module)], matrices[id(module)] = shared, matrix
+                matrices.update(zip(map(id, group), shared.matrices, strict=True))
         for _, module in self._modules:
             if type(module) in EMBEDDINGS and _readable(module):
                 swap_embedding(module)
             elif attention.can_swap(module):
-                self._swap_attention(module, shares)
+                attention.swap_attention(module, matrices)
 
         attending = [module for _, module in self._modules if hasattr(module, "_plan")]
         self.attends = len(attending) == self._layers > 0
@@ -137,14 +134,6 @@ class Native:
             layer.swap_layer(module, matrices, token, memory)
         for _, module in self._modules:
             swap_model(module, token)
-
-    def _swap_attention(self, module: Any, shares: dict[int, SharedInput]) -> None:
-        parts = [module[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
-        found = [shares.get(id(part)) for part in parts]
-        shared, output = found[0], found[3]
-        if shared is not None and output is not None and found[:3] == [shared] * 3:
-            stack: Stack = output.stack
-            attention.swap_attention(module, shared, stack)
 
 
 def _groups(parent: nn.Module) -> Iterator[list[Any]]:

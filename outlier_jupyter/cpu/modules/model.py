@@ -35,13 +35,14 @@ class _Model:
 
     _norm: Norm
 
-    def __call__(self, inputs: mx.array, cache: Any = None, *embedded: Any, **named: Any) -> Any:
-        arguments = [*embedded, *named.values()]
-        if inputs.shape == (1, 1) and cache is not None and all(each is None for each in arguments):
-            found = self._decode(inputs, cache)
+    def __call__(self, inputs: mx.array, *args: Any, **named: Any) -> Any:
+        given = [each for each in (*args, *named.values()) if each is not None]
+        # The list of caches, and no mask or embeddings: their order differs from model to model.
+        if inputs.shape == (1, 1) and len(given) == 1 and isinstance(given[0], list):
+            found = self._decode(inputs, given[0])
             if found is not None:
                 return found
-        return super().__call__(inputs, cache, *embedded, **named)  # type: ignore[misc]  # the other base has it
+        return super().__call__(inputs, *args, **named)  # type: ignore[misc]  # the other base has it
 
     def _decode(self, inputs: mx.array, cache: Any) -> mx.array | None:
         """inputs [1, 1] → [1, 1, width]; None, with nothing changed, if a layer cannot reserve."""

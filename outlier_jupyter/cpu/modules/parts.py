@@ -7,12 +7,16 @@ or an MLP alone. A part that no kernel knows is a `Foreign`: MLX computes it bet
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Protocol
 
 import mlx.core as mx
+import numpy as np
 
 from ..kernels import Chain, Link, Matrix, Stack, Workspace, swiglu_link
-from .arrays import F32s, as_rows
+from .arrays import F32s, Ids, as_rows
+from .linear import compute
 
 Matrices = dict[int, Matrix]
 """id of each native linear layer → its weights."""
@@ -72,6 +76,68 @@ class Foreign:
         return as_rows(self._module(mx.array(x[None]), None, cache))
 
 
+class Projection:
+    """x · several matrices, side by side, in an order of rows that the next kernel reads.
+
+    Args:
+        matrices: of one width.
+        order: rows of all matrices, by number; None leaves them as they are.
+
+    Attributes:
+        height: rows of all matrices; `nbytes`, their bytes.
+    """
+
+    def __init__(self, matrices: Sequence[Matrix], order: Ids | None = None) -> None:
+        self._order = order
+        self._stacks = self._linked = stacked(matrices)
+        if order is not None:
+            self._linked = stacked(_in_order(matrices, order))
+        self.width = matrices[0].width
+        self.height = sum(matrix.height for matrix in matrices)
+        self.nbytes = sum(stack.nbytes for stack in self._stacks)
+
+    def __call__(self, x: F32s) -> F32s:
+        """x [rows, width] → [rows, height]."""
+        found = [compute(x, stack) for stack in self._stacks]
+        whole = found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+        return whole if self._order is None else np.take(whole, self._order, axis=1)
+
+    def links(self, x: F32s, out: F32s) -> list[Link]:
+        """x [width] → out [height], as links of a chain."""
+        links, start = [], 0
+        for stack in self._linked:
+            links += stack.links(x, out[start : start + stack.height])
+            start += stack.height
+        return links
+
+
+def stacked(matrices: Sequence[Matrix]) -> list[Stack]:
+    """Matrices that receive the same activations, in few products; their order stays."""
+    return [Stack(list(each)) for _, each in groupby(matrices, lambda matrix: matrix.form)]
+
+
+def _in_order(matrices: Sequence[Matrix], order: Ids) -> list[Matrix]:
+    """The rows of `matrices` in this order: a matrix for each run of neighbours, not copied."""
+    starts = np.cumsum([0, *(matrix.height for matrix in matrices)])
+    breaks = np.flatnonzero((np.diff(order) != 1) | np.isin(order[1:], starts)) + 1
+    found = []
+    for run in np.split(order, breaks):
+        number = int(np.searchsorted(starts, run[0], side="right")) - 1
+        first = int(run[0] - starts[number])
+        found.append(rows_of(matrices[number], first, first + len(run)))
+    return found
+
+
+def rows_of(matrix: Matrix, first: int, last: int) -> Matrix:
+    """Rows `first` to before `last` of a matrix, not copied."""
+    weight, scales, biases, bias = (
+        None if each is None else each[first:last]
+        for each in (matrix.weight, matrix.scales, matrix.biases, matrix.bias)
+    )
+    assert weight is not None
+    return Matrix(matrix.form, last - first, matrix.width, weight, scales, biases, bias)
+
+
 class GatedMLP:
     """down(silu(gate(x)) · up(x)): a shared expert, or a dense layer's MLP.
 
@@ -84,43 +150,23 @@ class GatedMLP:
     """
 
     def __init__(self, module: Any, matrices: Matrices, gate: Any = None) -> None:
-        both = [matrices[id(module[name])] for name in ("gate_proj", "up_proj")]
-        self._stacks = stacked(both)
-        self._down = Stack([matrices[id(module.down_proj)]])
-        self._gate = None if gate is None else Stack([matrices[id(gate)]])
-        self.nbytes = sum(s.nbytes for s in (*self._stacks, self._down, self._gate) if s)
+        self._both, self._down = (
+            Projection([matrices[id(module[name])] for name in names])
+            for names in (("gate_proj", "up_proj"), ("down_proj",))
+        )
+        self._gate = None if gate is None else Projection([matrices[id(gate)]])
+        self.nbytes = sum(each.nbytes for each in (self._both, self._down, self._gate) if each)
 
     def links(self, x: F32s, out: F32s, memory: Workspace) -> tuple[list[Link], F32s | None]:
         """Its links, x [width] → out [width], and the gate's logit [1] that they write."""
         hidden = self._down.width
         both = memory.floats("gate_and_up", 2 * hidden)
-        inner = memory.floats("inner", hidden)
         found = [
-            *links_of_stacks(self._stacks, x, both),
-            swiglu_link(both[:hidden], both[hidden:], inner),
-            *self._down.links(inner, out),
+            *self._both.links(x, both),
+            swiglu_link(both[:hidden], both[hidden:], both[:hidden]),
+            *self._down.links(both[:hidden], out),
         ]
         if self._gate is None:
             return found, None
         logit = memory.floats("shared_gate", 1)
         return [*found, *self._gate.links(x, logit)], logit
-
-
-def stacked(matrices: list[Matrix]) -> list[Stack]:
-    """Matrices that receive the same activations, as few products; their order stays."""
-    found: list[list[Matrix]] = []
-    for matrix in matrices:
-        if found and found[-1][0].form == matrix.form:
-            found[-1].append(matrix)
-        else:
-            found.append([matrix])
-    return [Stack(each) for each in found]
-
-
-def links_of_stacks(stacks: list[Stack], x: F32s, out: F32s) -> list[Link]:
-    """x [width] → out [height of all], side by side."""
-    links, start = [], 0
-    for stack in stacks:
-        links += stack.links(x, out[start : start + stack.height])
-        start += stack.height
-    return links

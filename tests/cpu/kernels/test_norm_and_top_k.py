@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from outlier_jupyter.cpu.kernels import choose_link, norm_link
+from outlier_jupyter.cpu.kernels import Scoring, choose_link, norm_link
 
 from .conftest import close, run
 
@@ -24,10 +24,10 @@ def test_a_row_is_normed(width, random):
     close(x, out)
 
 
-def chosen(logits, k, sums_to_one):
+def chosen(logits, k, sums_to_one, **how):
     """Ids and weights."""
     ids, weights = np.empty(k, np.int64), np.empty(k, np.float32)
-    run(choose_link(logits.copy(), ids, weights, sums_to_one))
+    run(choose_link(logits.copy(), ids, weights, Scoring(sums_to_one, **how)))
     return ids, weights
 
 
@@ -48,3 +48,23 @@ def test_logits_that_are_no_numbers_name_no_expert_twice(value):
     """A model with NaN logits chooses experts that exist, each once."""
     ids, _ = chosen(np.full(6, value, np.float32), 4, True)
     assert len(set(ids.tolist())) == 4 and set(ids.tolist()) <= set(range(6))
+
+
+@pytest.mark.parametrize("sigmoid", [True, False])
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("sums_to_one", [True, False])
+def test_a_bias_and_groups_steer_the_choice_alone(sigmoid, groups, sums_to_one, random):
+    """Experts of the best groups are chosen by score and bias; their weights are the scores."""
+    logits, bias = (random.normal(size=64).astype(np.float32) for _ in range(2))
+    wide = logits.astype(np.float64)
+    scores = 1 / (1 + np.exp(-wide)) if sigmoid else np.exp(wide) / np.exp(wide).sum()
+    ranks = (scores + bias).reshape(groups, -1)
+    best = np.argsort(-np.sort(ranks, axis=1)[:, -2:].sum(axis=1))[: max(1, groups // 2)]
+    ranks[np.setdiff1d(np.arange(groups), best)] = 0
+    wanted = np.argsort(-ranks.ravel(), kind="stable")[:6]
+    ids, weights = chosen(
+        logits, 6, sums_to_one, sigmoid=sigmoid, bias=bias, groups=groups,
+        top_groups=len(best), scale=2.5,
+    )  # fmt: skip
+    assert ids.tolist() == wanted.tolist()
+    close(weights, 2.5 * scores[wanted] / (scores[wanted].sum() if sums_to_one else 1.0))

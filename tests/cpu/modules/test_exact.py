@@ -48,6 +48,9 @@ LAYERS = {
     "qwen2_moe": "NativeQwen2MoeDecoderLayer",
     "olmoe": "NativeTransformerBlock",
     "mixtral": "NativeMixtralDecoderLayer",
+    "gpt_oss": "NativeTransformerBlock",
+    "minimax": "NativeMiniMaxDecoderLayer",
+    "glm4_moe": "NativeDecoderLayer",
 }
 
 

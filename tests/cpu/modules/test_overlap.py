@@ -133,9 +133,10 @@ def test_without_overlap_all_is_read_first(tiny):
             paged(x, ids(3, 1))
 
 
-def test_the_shared_expert_is_computed_while_reads_are_under_way(tmp_path, monkeypatch):
-    """The shared expert needs no read and waits for none."""
-    folder = checkpoint("qwen2_moe", tmp_path / "model")
+@pytest.mark.parametrize("model_type", ["qwen2_moe", "glm4_moe", "qwen3_next"])
+def test_the_shared_expert_is_computed_while_reads_are_under_way(model_type, tmp_path, monkeypatch):
+    """The shared expert of a native layer needs no read and waits for none."""
+    folder = checkpoint(model_type, tmp_path / "model")
     with outlier_jupyter.load(folder, cache_experts=4, kernels="auto", overlap="on") as engine:
         wanted = logits(engine.model, prompt(5))
         pager = pager_of(engine)
@@ -155,7 +156,7 @@ def test_the_shared_expert_is_computed_while_reads_are_under_way(tmp_path, monke
         assert np.array_equal(logits(engine.model, prompt(5)), wanted)
 
 
-@pytest.mark.parametrize("model_type", ["glm4_moe", "llama4", "qwen3_next"])
+@pytest.mark.parametrize("model_type", ["dots1", "llama4", "ernie4_5_moe"])
 def test_shared_experts_of_other_blocks_are_computed_early(model_type, tmp_path, monkeypatch):
     """A block of mlx-lm's code receives what was computed while experts were read.
 
