@@ -154,9 +154,8 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
   const [moveStep, move] = [u32(q), u32(q)];
   const expertsOf = new Uint16Array(buffer, skip(2 * routed * layers * k), routed * layers * k);
   const low = new Uint16Array(buffer, skip(2 * halves), halves);
-  const experts = Uint32Array.from(low.subarray(0, ordered), (half, i) =>
-    halves > ordered ? half + low[ordered + i] * WIDE : half,
-  );
+  const experts = new Uint32Array(low.subarray(0, ordered));
+  for (let i = ordered; i < halves; i += 1) experts[i - ordered] += low[i] * WIDE;
   const phase = u8(n);
   const changeState = u8(r);
   const totals = totalsIn(view, headBytes);

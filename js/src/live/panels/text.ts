@@ -80,11 +80,11 @@ export class TextPanel {
     this.panel.setReadout(this.#readout(input, colouring), this.focus.any);
     this.#choice.settle();
     log.dim(at);
-    this.#show(at);
     log.mark("oj-on", step === null ? [] : [step]);
     log.mark("oj-at", at === null ? [] : [at]);
     log.mark("oj-highlight", input.users ?? []);
     log.mark("oj-chosen", this.focus.chosen);
+    this.#show(at); // last, as it lays the text out
     const followed = this.#shown !== null && at === null;
     this.#shown = at;
     if (followed) log.following = true; // the end is shown again
