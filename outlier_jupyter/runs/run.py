@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..display import draw
 from ..errors import OptionError, TraceError
 from ..events import DECODE
+from ..formatting import count as count_words
 from ..options import sampling_words
 from ..system import files
 from ..trace import Trace
@@ -243,7 +244,8 @@ class Run(RunTexts):
 
     def __repr__(self) -> str:
         sampled = f", {self.sampling}" if self.trace.info.options.get("temperature") else ""
-        return f"Run({self.generated} tokens, {self.finish_reason}{sampled} · {self.summary()})"
+        tokens = count_words(self.generated, "token")
+        return f"Run({tokens}, {self.finish_reason}{sampled} · {self.summary()})"
 
     def __str__(self) -> str:
         return self.text
@@ -297,7 +299,9 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, run: Run) -> None:
-        super().__init__(f"stopped after {run.generated} tokens; the partial run is kept")
+        super().__init__(
+            f"stopped after {count_words(run.generated, 'token')}; the partial run is kept"
+        )
         self.run = run
 
     def _render_traceback_(self) -> list[str]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..display import draw
 from ..errors import OptionError
-from ..formatting import percent, three
+from ..formatting import count, percent, three
 from ..trace import Trace
 from ..values import checked, instance, integer, integers, items, refused, text
 from .run import Run
@@ -277,11 +277,12 @@ def _headline(found: ExpertUses) -> str:
     over = "" if len(found.runs) == 1 else f" of {len(found.runs)} runs"
     return (
         f"Expert {found.expert} of layer {found.layer} was chosen by {len(found.frame):,} of "
-        f"{read:,} tokens read{over} ({share})"
+        f"{count(read, 'token')} read{over} ({share})"
     )
 
 
 def _span(found: TokenExperts) -> str:
     pieces = "".join(found.run.pieces(found.run.trace.produced[found.steps].tolist()))
     text = f" “{pieces}”" if pieces else ""
-    return f"{len(found.steps):,} tokens{text} chose {len(found.frame):,} different experts"
+    tokens, experts = count(len(found.steps), "token"), count(len(found.frame), "different expert")
+    return f"{tokens}{text} chose {experts}"

@@ -77,7 +77,7 @@ class Summary:
         more = [text for text in (self.prefetch_text(), self.loss_text()) if text]
         return (
             f"{three(self.tokens_per_second)} tokens/s · {self.hit_text()} · "
-            f"{size_words(self.bytes_read)} in {self.reads:,} reads · read latency "
+            f"{size_words(self.bytes_read)} in {count(self.reads, 'read')} · read latency "
             f"p50 {three(self.read_p50_ms)} ms, "
             f"p95 {three(self.read_p95_ms)} ms{''.join(f' · {text}' for text in more)}"
         )

@@ -71,6 +71,13 @@ def test_a_span_s_experts_are_those_it_chose(runs):
     assert found.figure().data[0].z.sum() == len(steps) * run.trace.layers * 2
 
 
+def test_one_token_is_named_as_one(runs):
+    """A span of one token is "1 token", in the sentence and above the figure."""
+    found = runs["first of two"].experts_of(4)
+    assert str(found).startswith("1 token ")
+    assert found.figure().layout.title.text.startswith("<b>Experts chosen by 1 token<")
+
+
 def test_back_and_forth_agree(runs):
     """A token's experts have that token among their tokens."""
     run = runs["the other"]

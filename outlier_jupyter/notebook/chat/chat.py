@@ -24,6 +24,7 @@ from ...engine.status import Status
 from ...engine.templates import has_template
 from ...errors import OptionError, shown
 from ...events import Event, Resized
+from ...formatting import count
 from ...options import GenerateOptions, make
 from ...runs.run import Run
 from ...system.interactive import attended
@@ -266,8 +267,8 @@ class Chat(ToolsMixin, ConversationsMixin, WithSavedView):
         self.save_view()
 
     def __repr__(self) -> str:
-        model, count = self.engine.info.model, len(self.messages)
-        return f"Chat({model!r}, {count} messages, {len(self.runs)} runs, {self.status})"
+        messages, runs = count(len(self.messages), "message"), count(len(self.runs), "run")
+        return f"Chat({self.engine.info.model!r}, {messages}, {runs}, {self.status})"
 
 
 def _check(engine: object, settings: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
+from ....formatting import count
 from ....runs.token_experts import ExpertUses, TokenExperts
 from ..palette import EITHER, colorscale
 from ..static.text import model_words
@@ -59,7 +60,7 @@ def experts_figure(found: TokenExperts) -> go.Figure:
     figure = go.Figure()
     trace = found.run.trace
     titled(
-        figure, f"Experts chosen by {len(found.steps):,} tokens",
+        figure, f"Experts chosen by {count(len(found.steps), 'token')}",
         f"{model_words(trace)} · {len(found.frame):,} different experts",
         height=max(440, 200 + 9 * trace.layers),
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ....formatting import percent, three
+from ....formatting import count, percent, three
 from .explanation import table
 from .page import ROOT, STYLE
 
@@ -34,7 +34,7 @@ def expert_html(found: ExpertUses, headline: str) -> str:
     parts = [f'<div class="{ROOT}">{style}<p><b>{escape(headline)}.</b></p>']
     for name, run in found.runs.items():
         mine = found.frame[found.frame.run == name]
-        parts.append(f'<span class="oj-label">{escape(name)}: {len(mine):,} tokens</span>')
+        parts.append(f'<span class="oj-label">{escape(name)}: {count(len(mine), "token")}</span>')
         weights = dict(zip(mine.step.tolist(), mine.weight.tolist(), strict=True))
         first = set(mine.step[mine["rank"] == 0].tolist())
         parts.append(f'<div class="oj-text">{_highlighted(run, weights, first)}</div>')
