@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from ..formatting import Table, count, p_text, percent, size_words, small, three
 from ..paging.interventions import expert_names
 
 if TYPE_CHECKING:
+    from ..trace import Trace
     from .ablate import Ablation
     from .compare import Comparison
     from .sweep_result import Sweep
@@ -118,6 +120,9 @@ def sweep_sentence(found: Sweep) -> str:
 def comparison_sentence(found: Comparison) -> str:
     """Whether runs are routed differently, and which reads more from an equal cache."""
     parts = [_most_different(found) if len(found.runs) > 2 else _pair(found, 0, 1)]
+    first = found.first_difference() if len(found.runs) == 2 else None
+    if first is not None:
+        parts.insert(0, first.sentence)
     nbytes = [replay.nbytes for replay in found.cold]
     most, least = int(np.argmax(nbytes)), int(np.argmin(nbytes))
     if nbytes[least] and nbytes[most] / nbytes[least] >= 1.05:
@@ -186,3 +191,25 @@ def comparison_notes(found: Comparison) -> list[str]:
     )
     domains = [found.domains_text()] if found.domains else []
     return [*domains, *found.warnings, about]
+
+
+def cautions(names: Sequence[str], traces: Sequence[Trace]) -> list[str]:
+    """What keeps the numbers of these runs from being compared."""
+    found = []
+    starts = [set(map(tuple, trace.resident_at_start.tolist())) for trace in traces]
+    if any(start != starts[0] for start in starts):
+        sizes = [f"{len(start):,} in {name}" for name, start in zip(names, starts, strict=True)]
+        common = len(set.intersection(*starts))
+        found.append(
+            f"the runs began with different caches (experts in RAM: {', '.join(sizes)}, of which "
+            f"{common:,} are the same), so their own misses and speeds cannot be compared; those "
+            "with equal caches can"
+        )
+    if len({trace.info.slots for trace in traces}) > 1:
+        found.append("the runs had caches of different sizes")
+    if len({trace.info.model for trace in traces}) > 1:
+        found.append("the runs are of different models, whose experts are unrelated")
+    changed = [n for n, t in zip(names, traces, strict=True) if t.info.changed_output]
+    if changed:
+        found.append(f"not the model's own output: {', '.join(changed)}")
+    return found

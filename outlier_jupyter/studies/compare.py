@@ -38,7 +38,8 @@ from ..trace.equal_caches import ReplayTotals, StartingCache, replay_lru, starti
 from ..trace.phases import check_phase, in_phase
 from ..values import checked, count, integer, number, texts
 from ..values import seed as seed_of
-from .answers import caches_table, comparison_notes, comparison_sentence, pairs_table
+from .answers import caches_table, cautions, comparison_notes, comparison_sentence, pairs_table
+from .first_difference import FirstDifference, first_difference
 
 if TYPE_CHECKING:
     import pandas
@@ -203,6 +204,16 @@ class Comparison:
         prompts = aligned(pieces(one.prompt), pieces(other.prompt))
         return prompts, aligned(_answer(one), _answer(other))
 
+    @checked(first=integer, second=integer)
+    def first_difference(self, first: int = 0, second: int = 1) -> FirstDifference | None:
+        """Where two runs' texts part, and their routing; None for traces without their runs."""
+        one, other = self._run(first), self._run(second)
+        return (
+            first_difference(one, other)
+            if isinstance(one, Run) and isinstance(other, Run)
+            else None
+        )
+
     def _run(self, number: int) -> Run | Trace:
         if not -len(self.runs) <= number < len(self.runs):
             raise OptionError(f"there is no run {number}: {len(self.runs)} were compared, from 0")
@@ -316,7 +327,7 @@ def compare(
         slots=size,
         cold=tuple(replay_lru(trace, size) for trace in traces),
         warm=tuple(replay_lru(trace, size, start) for trace in traces),
-        warnings=tuple(_warnings(names, traces) + ([TEXTS_NOT_DOMAINS] if domains else [])),
+        warnings=tuple(cautions(names, traces) + ([TEXTS_NOT_DOMAINS] if domains else [])),
         domains=None if domains is None else _domains(traces, domains, phase, pairs, permutations),
     )
 
@@ -325,27 +336,6 @@ def _corrected_together(pairs: dict[Key, RoutingDivergence]) -> dict[Key, Routin
     """The pairs with `q` corrected for the number of layers and of pairs."""
     q = corrected(np.stack([found.p for found in pairs.values()]))
     return {key: replace(found, q=q[i]) for i, (key, found) in enumerate(pairs.items())}
-
-
-def _warnings(names: tuple[str, ...], traces: list[Trace]) -> list[str]:
-    found = []
-    starts = [set(map(tuple, trace.resident_at_start.tolist())) for trace in traces]
-    if any(start != starts[0] for start in starts):
-        resident = ", ".join(
-            f"{name} {len(start):,}" for name, start in zip(names, starts, strict=True)
-        )
-        found.append(
-            f"the runs began with different caches (experts resident: {resident}), so their own "
-            "misses and speeds cannot be compared; those with equal caches can"
-        )
-    if len({trace.info.slots for trace in traces}) > 1:
-        found.append("the runs had caches of different sizes")
-    if len({trace.info.model for trace in traces}) > 1:
-        found.append("the runs are of different models, whose experts are unrelated")
-    changed = [n for n, t in zip(names, traces, strict=True) if t.info.changed_output]
-    if changed:
-        found.append(f"not the model's own output: {', '.join(changed)}")
-    return found
 
 
 def _domains(

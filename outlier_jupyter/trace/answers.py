@@ -167,7 +167,7 @@ def _faster(then: Row, now: Row) -> str:
         return f"{read} would be read in decode instead of {size_words(now['decode_bytes'])}"
     if abs(ratio - 1) < 0.05:
         return "about as fast"
-    return f"about {ratio:.2g} × " + ("faster" if ratio > 1 else "as fast")
+    return f"by prediction about {ratio:.2g} × " + ("faster" if ratio > 1 else "as fast")
 
 
 def factor_text(factor: float) -> str:
@@ -182,7 +182,7 @@ def _sizes(frame: pandas.DataFrame, own: int, policy: str) -> Table:
         places = np.linspace(0, len(sizes) - 1, SIZES).astype(int)
         sizes = sorted({sizes[i] for i in places} | ({own} & set(sizes)))
     policies = list(dict.fromkeys(frame.policy))
-    rows = [["cache", "slots", "of all", *policies, "read", "tokens/s"]]
+    rows = [["cache", "slots", "of all", *policies, "read in decode", "tokens/s"]]
     for size in sizes:
         mine = frame[frame.slots == size].set_index("policy")
         shown = mine.loc[policy] if policy in mine.index else mine.iloc[0]

@@ -42,6 +42,7 @@ class Summary:
         prefetched: reads started before their router had chosen; of these, `prefetched_used` were
             then requested, and the others wasted `prefetched_wasted_bytes`. The old names are
             `read_early`, `early_used` and `early_wasted_bytes`.
+        generated: tokens produced: the prompt's last step makes the first, decode steps the rest.
     """
 
     prompt_tokens: int
@@ -65,6 +66,7 @@ class Summary:
     prefetched_used: int = 0
     prefetched_wasted_bytes: int = 0
     prefill_hit_rate: float = nan
+    generated: int = 0
     read_early = alias("prefetched")
     early_used = alias("prefetched_used")
     early_wasted_bytes = alias("prefetched_wasted_bytes")
@@ -88,9 +90,9 @@ class Summary:
             read = f"prompt of {count(self.prompt_tokens, 'token')}"
             return f"{read}, {size_words(self.bytes_read)} read"
         return (
-            f"{count(self.decoded_steps, 'token')} at {three(self.tokens_per_second)} tokens/s, "
-            f"hit rate {percent(self.decode_hit_rate)} in decode, {size_words(self.bytes_read)} "
-            "read"
+            f"{count(self.generated or self.decoded_steps, 'token')} at "
+            f"{three(self.tokens_per_second)} tokens/s, hit rate {percent(self.decode_hit_rate)} "
+            f"in decode, {size_words(self.bytes_read)} read in all"
         )
 
     def hit_text(self) -> str:
@@ -330,6 +332,7 @@ def summarise(trace: Trace) -> Summary:
         prefetched=len(trace.prefetched),
         prefetched_used=int(used.sum()),
         prefetched_wasted_bytes=int(trace.prefetched["nbytes"][~used].sum()),
+        generated=int((trace.produced >= 0).sum()),
         **_loss(trace),
     )
 

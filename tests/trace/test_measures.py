@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from outlier_jupyter.events import DECODE, PREFILL
 from outlier_jupyter.trace import CALL, EVICTION, READ, Trace, TraceInfo
 from outlier_jupyter.trace import measures as m
+from outlier_jupyter.trace.measures import summarise
+from tests.notebook.conftest import build
 
 Residents = set[tuple[int, int]]
 
@@ -180,3 +183,11 @@ def test_the_summary_agrees_with_the_parts(trace: Trace) -> None:
 def test_quantiles_are_linear() -> None:
     """p50, p95 and max of 0 … 100 are 50, 95 and 100."""
     np.testing.assert_allclose(m.quantiles(np.arange(101.0)), [50, 95, 100])
+
+
+def test_a_summary_counts_the_tokens_that_were_generated():
+    """The prompt's last step made one of them, so there is one more than decode steps."""
+    produced = np.r_[np.full(7, -1), np.arange(13)].astype(np.int32)
+    made = summarise(replace(build(steps=20, prompt=8), produced=produced))
+    assert (made.decoded_steps, made.generated) == (12, 13)
+    assert made.short().startswith("13 tokens at ")

@@ -79,6 +79,8 @@ class Native:
             while not self._done.wait(0.05):
                 done, bar.total = self._progress
                 bar.update(done - bar.n)
+            if self._error is None:
+                bar.update(bar.total - bar.n)  # else a notebook's bar ends red
         if self._error is not None:
             raise self._error
         self._swap()

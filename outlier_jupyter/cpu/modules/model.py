@@ -36,10 +36,10 @@ class _Model:
     _norm: Norm
 
     def __call__(self, inputs: mx.array, *args: Any, **named: Any) -> Any:
-        given = [each for each in (*args, *named.values()) if each is not None]
+        options = [each for each in (*args, *named.values()) if each is not None]
         # The list of caches, and no mask or embeddings: their order differs from model to model.
-        if inputs.shape == (1, 1) and len(given) == 1 and isinstance(given[0], list):
-            found = self._decode(inputs, given[0])
+        if inputs.shape == (1, 1) and len(options) == 1 and isinstance(options[0], list):
+            found = self._decode(inputs, options[0])
             if found is not None:
                 return found
         return super().__call__(inputs, *args, **named)  # type: ignore[misc]  # the other base has it

@@ -23,10 +23,14 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
-    """Add positional names of runs."""
+    """Add positional names of runs, and `--run NAME` for one more."""
     parser.add_argument(
         "runs", nargs="*", type=variable, help="variables that hold runs (default: all runs)"
     )
+    parser.add_argument(
+        "--run", metavar="NAME", type=variable, action="append", default=[],
+        help="one of the runs, as other commands name it",
+    )  # fmt: skip
 
 
 def selected_run(session: Session, args: Mapping[str, Any]) -> Run:
@@ -45,7 +49,8 @@ def selected_run(session: Session, args: Mapping[str, Any]) -> Run:
 
 def selected_runs(session: Session, args: Mapping[str, Any]) -> dict[str, Run | Trace]:
     """The runs that are named, else all in variables, else the last one."""
-    runs = runs_named(args.get("runs", ()), session.variables) or runs_in(session.variables)
+    names = [*args.get("runs", ()), *args.get("run", ())]
+    runs = runs_named(names, session.variables) or runs_in(session.variables)
     last = session.last_run()
     return {"last run": last} if not runs and last is not None else runs
 
