@@ -124,10 +124,10 @@ def test_long_runs_are_binned(make_trace: MakeTrace) -> None:
 
 
 def test_titles_name_model_steps_and_reader(make_trace: MakeTrace) -> None:
-    """Each title names the model, escaped, the steps and the reader."""
+    """Each title names the model, escaped, the tokens and the reader."""
     for figure in all_figures(make_trace(model="<b>m</b>", reader="direct")):
         assert "&lt;b&gt;m&lt;/b&gt;" in words(figure)
-        assert "40 tokens" in words(figure)
+        assert "10 tokens of the prompt and 30 generated" in words(figure)
         assert "reads past the page cache (direct)" in words(figure)
         assert "not the model's own output" not in words(figure)
 

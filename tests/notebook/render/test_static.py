@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -15,11 +16,12 @@ from PIL import Image
 
 from outlier_jupyter.events import DECODE
 from outlier_jupyter.formatting import percent, size_words, three
+from outlier_jupyter.notebook.render.figures.run import Figures
 from outlier_jupyter.notebook.render.static import SavedView, mimebundle
 from outlier_jupyter.notebook.render.static import charts as charts_of
 from outlier_jupyter.notebook.render.static.report_charts import time_parts
 from outlier_jupyter.notebook.render.static.scene import Box, Picture, Scene, Text, log_ticks, ticks
-from outlier_jupyter.notebook.render.static.text import TEXT_LIMIT, texts
+from outlier_jupyter.notebook.render.static.text import TEXT_LIMIT, texts, token_words
 from outlier_jupyter.trace import Trace
 from outlier_jupyter.trace.measures import (
     first_token,
@@ -313,3 +315,13 @@ def test_the_parts_of_a_long_text_share_its_limit(make_trace) -> None:
         text, make_trace(), "stop", "hi", ((THINKING, 0, 60_000), (ANSWER, 60_000, 10**5))
     )
     assert sum(len(part) for _, part in texts(view)) < TEXT_LIMIT + 200
+
+
+def test_tokens_are_counted_as_read_and_as_generated(make_trace):
+    """A figure's description and a run's table name both, and do not add them up."""
+    produced = np.r_[np.full(9, -1), np.arange(31)].astype(np.int32)
+    trace = replace(make_trace(steps=40, prompt=10), produced=produced)
+    assert token_words(trace) == "10 tokens of the prompt and 31 generated"
+    assert "10 tokens of the prompt and 31 generated" in Figures(trace).routing().layout.title.text
+    bare = replace(trace, produced=np.full(40, -1, np.int32))
+    assert token_words(bare) == "10 tokens of the prompt and 30 generated"

@@ -28,7 +28,7 @@ from ....trace.phases import check_phase, in_phase, phase_words
 from ....trace.trace import Trace
 from ....values import integer, texts
 from ..palette import EITHER, colorscale
-from ..static.text import model_words, no_reads, no_routing
+from ..static.text import model_words, no_reads, no_routing, token_words
 from .cache_sizes import sizes_figure
 from .style import matrix_axes, no_data, titled_run, token_axis
 
@@ -52,7 +52,7 @@ class Figures:
 
     def __repr__(self) -> str:
         return (
-            f"Figures of {model_words(self._trace)}, {self._trace.steps} tokens: "
+            f"Figures of {model_words(self._trace)}, {token_words(self._trace)}: "
             ".routing(phase=None), .residency(step=None), .latency(), .measures(phase), "
             ".over_time(), .surprise(), .atlas(labels=None), .what_if(slots=None)"
         )

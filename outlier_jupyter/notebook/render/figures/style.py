@@ -11,12 +11,11 @@ from textwrap import wrap
 
 import plotly.graph_objects as go
 
-from ....formatting import count
 from ....trace.measures import first_token
 from ....trace.trace import Trace
 from ..palette import EITHER
 from ..static.scene import ticks
-from ..static.text import model_words, reader_words, warning
+from ..static.text import model_words, reader_words, token_words, warning
 
 STRIPE = "#ffffff"
 """The colour of patterns and lines on coloured marks."""
@@ -47,8 +46,7 @@ def titled_run(
     Args:
         note: the warning; by default how the output was changed.
     """
-    tokens = count(trace.steps, "token")
-    about = f"{model_words(trace)} · {tokens} · {reader_words(trace)}"
+    about = f"{model_words(trace)} · {token_words(trace)} · {reader_words(trace)}"
     titled(figure, title, about, note or warning(trace), height)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ....formatting import percent, size_words, small, three
+from ....events import DECODE
+from ....formatting import count, percent, size_words, small, three
 from ....trace.measures import Summary, summarise
 from ....trace.segments import ANSWER, Span, name_of
 from ....trace.trace import Trace
@@ -129,6 +130,16 @@ def _rate(share: float) -> str:
     return percent(share) if math.isfinite(share) else "no data"
 
 
+def token_words(trace: Trace) -> str:
+    """`27 tokens of the prompt and 71 generated`, or one of both."""
+    prompt = int((trace.phase != DECODE).sum())
+    made = int((trace.produced >= 0).sum()) or trace.steps - prompt
+    if not prompt:
+        return f"{count(made, 'token')} generated"
+    words = f"{count(prompt, 'token')} of the prompt"
+    return f"{words} and {made:,} generated" if made else words
+
+
 def table(view: SavedView) -> list[tuple[str, str]]:
     """All numbers as (name, value) rows."""
     trace, s = view.trace, summarise(view.trace)
@@ -141,8 +152,8 @@ def table(view: SavedView) -> list[tuple[str, str]]:
         ("Experts per token", str(trace.experts.shape[2]) if trace.layers else "–"),
         ("Expert cache", cache_words(trace) or "–"),
         ("Reader", reader_words(trace) + (f"; {info.reader_note}" if info.reader_note else "")),
-        ("Prefill", f"{s.prompt_tokens:,} tokens in {three(s.prefill_seconds)} s"),
-        ("Decode", f"{s.decoded_steps:,} tokens in {three(s.decode_seconds)} s"),
+        ("Prefill", f"{count(s.prompt_tokens, 'token')} in {three(s.prefill_seconds)} s"),
+        ("Decode", f"{count(s.decoded_steps, 'more token')} in {three(s.decode_seconds)} s"),
         ("Speed", f"{three(s.tokens_per_second)} tokens/s"),
         ("Time to first token", _first_token(trace)),
         ("Lookups", f"{s.lookups:,}, of these {s.hits:,} hits ({percent(s.hit_rate)})"),
