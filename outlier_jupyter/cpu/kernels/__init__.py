@@ -8,11 +8,12 @@ from .attention import AppendKV, Attend, Cached, attend
 from .compiled import RUNNING
 from .experts import Activation, Bank, Experts
 from .formats import Format, affine, mxfp4, plain
+from .gated_delta import Convolution, DeltaRule, state_places
 from .gating import blend_link, sigmoid_link, swiglu_link
 from .kernel_chain import Chain, Link, Workspace
 from .linear import Matrix, Stack
 from .norm_and_top_k import Scoring, choose_link, norm_link
-from .precompile import for_attention, for_experts, for_layers, for_matrix, precompile
+from .precompile import for_attention, for_delta, for_experts, for_layers, for_matrix, precompile
 from .prefill_attention import attend_causal
 from .prefill_matmul import MANY_ROWS, experts_many, multiply_many
 from .rope import HeadRotation
@@ -26,6 +27,8 @@ __all__ = [
     "Bank",
     "Cached",
     "Chain",
+    "Convolution",
+    "DeltaRule",
     "Experts",
     "Format",
     "HeadRotation",
@@ -41,6 +44,7 @@ __all__ = [
     "choose_link",
     "experts_many",
     "for_attention",
+    "for_delta",
     "for_experts",
     "for_layers",
     "for_matrix",
@@ -50,5 +54,6 @@ __all__ = [
     "plain",
     "precompile",
     "sigmoid_link",
+    "state_places",
     "swiglu_link",
 ]

@@ -101,6 +101,7 @@ INLINED = (
     "unpack",
     "integer_activations",
     "formats",
+    "gating",
     "arguments",
     "processor",
     "reductions",

@@ -8,6 +8,7 @@ from typing import Any
 from .attention import append_kv_task, attention_task
 from .compiled import task_loop
 from .experts import hidden_task, lookup_task, output_task
+from .gated_delta import convolve_task, delta_task
 from .gating import blend_task, gate_task
 from .kernel_chain import chain_runner
 from .likeliest import likeliest_loop
@@ -42,6 +43,11 @@ def for_experts(first: str, second: str, activation: str, bias: str) -> list[Wor
 def for_attention(kind: str) -> list[Work]:
     """The kernels of attention over a cache of type `kind`."""
     return [(attention_task, (kind,)), (prefill_attention_task, (kind,)), (rope_task, ())]
+
+
+def for_delta(taps: int, by_column: bool, swish: bool) -> list[Work]:
+    """The kernels of a gated delta net with a convolution over `taps` tokens."""
+    return [(convolve_task, (taps,)), (delta_task, (int(by_column), int(swish)))]
 
 
 def for_layers() -> list[Work]:

@@ -15,12 +15,13 @@ from ..kernels import (
     Matrix,
     Workspace,
     for_attention,
+    for_delta,
     for_experts,
     for_layers,
     for_matrix,
     precompile,
 )
-from . import attention, switch
+from . import attention, gated_delta, switch
 from . import decoder_layer as layer
 from .arrays import KINDS
 from .linear import EMBEDDINGS, LINEARS, format_of, swap_embedding, swap_linears
@@ -88,6 +89,9 @@ class Native:
     def _compile(self) -> None:
         try:
             work = for_attention("f32") + for_layers()
+            for _, module in self._modules:
+                if gated_delta.can_swap(module):
+                    work += for_delta(*gated_delta.kernels_of(module))
             for name in {form.name for form in self._forms()}:
                 work += for_matrix(name)
             for module in self._switches:
@@ -128,6 +132,8 @@ class Native:
                 swap_embedding(module)
             elif attention.can_swap(module):
                 attention.swap_attention(module, matrices)
+            elif gated_delta.can_swap(module):
+                gated_delta.swap_delta(module, matrices)
 
         attending = [module for _, module in self._modules if hasattr(module, "_plan")]
         self.attends = len(attending) == self._layers > 0

@@ -51,6 +51,9 @@ LAYERS = {
     "gpt_oss": "NativeTransformerBlock",
     "minimax": "NativeMiniMaxDecoderLayer",
     "glm4_moe": "NativeDecoderLayer",
+    "qwen3_next": "NativeQwen3NextDecoderLayer",
+    "qwen3_5_moe": "NativeDecoderLayer",
+    "kimi_linear": "NativeKimiDecoderLayer",
 }
 
 
