@@ -79,7 +79,7 @@ def fetch_under_way(pager: Pager) -> bool:
 
 def kernel_reads_in_flight(pager: Pager) -> int:
     """How many reads a pager has submitted to the kernel that have not ended."""
-    return pager._queued._queue.pending
+    return pager.queued.queue.pending
 
 
 def prefetches(pager: Pager) -> dict[ExpertKey, PrefetchRead]:

@@ -41,7 +41,7 @@ ROOMS = {
     "residency": set(),
     "system": set(),
     "checkpoint": {"system"},
-    "cpu": {"system"},
+    "cpu": {"checkpoint", "residency", "system"},  # compiled lookups and reads
     "paging": {"checkpoint", "residency", "system"},
     "trace": {"residency", "system"},
     "runs": {"system", "trace"},

@@ -12,10 +12,11 @@ import ctypes
 import errno
 import os
 import platform
-import struct
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 DEPTH = 128
 """Reads that may be pending at once."""
@@ -26,9 +27,14 @@ CALLS = {
 }
 """Machine → the numbers of io_setup, io_destroy, io_getevents, io_submit (<asm/unistd.h>)."""
 PREADV = 7
-REQUEST = struct.Struct("<QIIHhIQQqQII")
-"""`struct iocb` of <linux/aio_abi.h>, on a machine that is little-endian: number, key, flags,
-operation, priority, descriptor, memory, count, offset, and three that are unused here."""
+REQUEST, EVENT = 8, 4
+"""int64 words of `struct iocb` and `struct io_event` of <linux/aio_abi.h>, little-endian. Of a
+request: its number, 0, operation + (descriptor << 32), memory, count, offset, 0, 0. Of an event:
+the request's number, its address, its result (bytes read, or minus an error number), 0."""
+SYSCALL, SUBMIT, GETEVENTS, CONTEXT, REQUESTS, POINTERS, EVENTS, NO_WAIT, PENDING = range(9)
+"""Places in `KernelQueue.words`: the address of C's `syscall`, two numbers for it, the kernel's
+context, the addresses of `DEPTH` requests, pointers to them, and events, the address of a time of
+zero; and how many reads are pending."""
 
 
 class KernelRead(NamedTuple):
@@ -45,17 +51,11 @@ class KernelRead(NamedTuple):
     memory: int
 
 
-class _Event(ctypes.Structure):
-    """`struct io_event`: `result` is the number of bytes read, or minus an error number."""
-
-    _fields_ = (
-        ("number", ctypes.c_uint64), ("request", ctypes.c_uint64),
-        ("result", ctypes.c_int64), ("more", ctypes.c_int64),
-    )  # fmt: skip
-
-
 class KernelQueue:
     """The kernel's queue of reads; used by one thread at a time.
+
+    Attributes:
+        words: int64 at the places above: compiled code submits and collects reads with them.
 
     Raises:
         OSError: the system has no such queue, or refuses one.
@@ -65,18 +65,24 @@ class KernelQueue:
         numbers = CALLS.get(platform.machine()) if sys.platform == "linux" else None
         if numbers is None or sys.byteorder != "little":
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        self._setup, self._destroy, self._getevents, self._submit = numbers
+        setup, self._destroy, getevents, submit = numbers
         self._call = ctypes.CDLL(None, use_errno=True).syscall
-        self._context = ctypes.c_ulong(0)
-        self._events = (_Event * DEPTH)()
         # The kernel copies the requests when they are submitted.
-        self._requests = (ctypes.c_char * (DEPTH * REQUEST.size))()
-        first = ctypes.addressof(self._requests)
-        places = range(first, first + DEPTH * REQUEST.size, REQUEST.size)
-        self._pointers = (ctypes.c_void_p * DEPTH)(*places)
-        self._no_wait = (ctypes.c_long * 2)()  # a time of zero
-        self.pending = 0
-        self._syscall(self._setup, DEPTH, ctypes.byref(self._context))
+        self._requests = np.zeros((DEPTH, REQUEST), np.int64)
+        first = self._requests.ctypes.data
+        self._pointers = first + 8 * REQUEST * np.arange(DEPTH, dtype=np.int64)
+        self._events = np.zeros((DEPTH, EVENT), np.int64)
+        self._no_wait = np.zeros(2, np.int64)
+        code = ctypes.cast(self._call, ctypes.c_void_p).value
+        memory = (self._requests, self._pointers, self._events, self._no_wait)
+        addresses = [each.ctypes.data for each in memory]
+        self.words = np.array([code, submit, getevents, 0, *addresses, 0], np.int64)
+        self._syscall(setup, DEPTH, self.words[CONTEXT:].ctypes.data)
+
+    @property
+    def pending(self) -> int:
+        """How many reads have been submitted and not been collected."""
+        return int(self.words[PENDING])
 
     def submit(self, reads: Sequence[KernelRead], descriptor: int, pieces: int) -> int:
         """Submit reads of a file, each into `pieces` pieces of memory, with one system call.
@@ -88,16 +94,16 @@ class KernelQueue:
             pending, or one was refused.
         """
         count = min(len(reads), DEPTH - self.pending)
-        for place, (number, offset, memory) in enumerate(reads[:count]):
-            REQUEST.pack_into(
-                self._requests, place * REQUEST.size,
-                number, 0, 0, PREADV, 0, descriptor, memory, pieces, offset, 0, 0, 0,
+        for request, read in zip(self._requests, reads[:count], strict=False):
+            request[:] = (
+                read.number, 0, PREADV | descriptor << 32, read.memory, pieces, read.offset, 0, 0
             )  # fmt: skip
+        context, pointers = self.words[[CONTEXT, POINTERS]].tolist()
         try:
-            taken = self._syscall(self._submit, self._context, ctypes.c_long(count), self._pointers)
+            taken = self._syscall(int(self.words[SUBMIT]), context, count, pointers)
         except OSError:
             return 0
-        self.pending += taken
+        self.words[PENDING] += taken
         return taken
 
     def completed(self, wait: bool) -> list[tuple[int, int]]:
@@ -107,26 +113,26 @@ class KernelQueue:
         """
         if not self.pending:
             return []
-        least = ctypes.c_long(1 if wait else 0)
-        timeout = None if wait else self._no_wait
+        _, _, getevents, context, _, _, events, no_wait, _ = self.words.tolist()
         try:
             count = self._syscall(
-                self._getevents, self._context, least, ctypes.c_long(DEPTH), self._events, timeout
+                getevents, context, int(wait), DEPTH, events, 0 if wait else no_wait
             )
         except InterruptedError:
             return []
-        self.pending -= count
-        return [(each.number, each.result) for each in self._events[:count]]
+        self.words[PENDING] -= count
+        return [(number, result) for number, _, result, _ in self._events[:count].tolist()]
 
     def close(self) -> None:
         """Destroy the queue, once nothing is pending."""
-        if self._context:
-            self._syscall(self._destroy, self._context)
-            self._context = ctypes.c_ulong(0)
+        context = int(self.words[CONTEXT])
+        if context:
+            self._syscall(self._destroy, context)
+            self.words[CONTEXT] = 0
 
-    def _syscall(self, number: int, *arguments: object) -> int:
+    def _syscall(self, *numbers: int) -> int:
         """Make a system call, without the interpreter's lock."""
-        result = int(self._call(ctypes.c_long(number), *arguments))
+        result = int(self._call(*(ctypes.c_long(number) for number in numbers)))
         if result < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))

@@ -7,7 +7,6 @@ lock, the subscribers, the cache's size, and the newest run.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from ..checkpoint import Reader, buffers_nbytes
 from ..errors import EngineClosed
 from ..events import Event, Resized, Sink
 from ..options import GenerateOptions, LoadOptions, resized, takes
-from ..paging import Installed, resize
+from ..paging import Installed, StopFlag, resize
 from ..residency.eviction_order import CacheStarts
 from ..runs.run import Interrupted, Run, Step
 from ..system.interrupt import Interrupts, deferred
@@ -90,7 +89,7 @@ class Engine:
         self._reader, self._executor = reader, executor
         self._costs = costs
         self._clock = clock
-        self._stop = threading.Event()
+        self._stop = StopFlag()
         self._bus = EventBus(self._stop.set)
         self.run_lock, self._process = RunLock(), os.getpid()
         self._interrupts = Interrupts(self._stop_mine, self._bus.in_a_sink)

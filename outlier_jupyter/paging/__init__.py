@@ -3,7 +3,7 @@
 from .device import check_device
 from .install import Installed, find, install, share_slots, switch_modules
 from .interventions import Intervention
-from .pager import Pager, Stopped
+from .pager import Pager, StopFlag, Stopped
 from .release import release
 from .resize_banks import resize
 from .router_tap import RouterTap
@@ -17,6 +17,7 @@ __all__ = [
     "RouterTap",
     "RoutingOverride",
     "SlotBank",
+    "StopFlag",
     "Stopped",
     "check_device",
     "find",

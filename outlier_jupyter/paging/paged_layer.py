@@ -59,6 +59,11 @@ class PagedLayer:
         """Expert → slot of a fully resident layer that this process computes alone."""
         return self._pager.slot_map(self._layer) if self._owns_all else None
 
+    @property
+    def alone(self) -> bool:
+        """Whether a lookup and its reads are all there is to do, as compiled code can."""
+        return self._owns_all and self.lookahead is None and self.next_lookahead is None
+
     def serve(
         self, inputs: SwitchInputs, begin: int, meanwhile: Callable[[], object] | None
     ) -> Any:

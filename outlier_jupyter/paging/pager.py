@@ -7,7 +7,7 @@ One pager serves all layers whose experts have the same geometry. It does not ch
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 
@@ -18,16 +18,40 @@ from ..checkpoint import ExpertPart, KernelQueue, Reader, read_expert
 from ..errors import EngineClosed
 from ..events import Event, Prefetched, Sink
 from ..residency import ExpertKey
-from ..residency.slot_table import Placement, SlotTable
+from ..residency.slot_table import Lookup, Placement, SlotTable
+from ..residency.table_order import slots_of
 from .fetch import Fetch, Read, ReadResult
 from .record_fetch import QueuedReads
 from .slot_bank import SlotBank
 from .staging import PrefetchOutcome, Staging
 from .switch_inputs import SlotMap
+from .token_paging import TokenPaging
 
 
 class Stopped(Exception):
     """Ends a run between two layers, after `Pager.stop` was set. Never leaves the engine."""
+
+
+class StopFlag(threading.Event):
+    """An event that compiled code sees, too.
+
+    Attributes:
+        number: int64 [1], 1 while it is set.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = np.zeros(1, np.int64)
+
+    def set(self) -> None:
+        """As `threading.Event`'s."""
+        self.number[0] = 1
+        super().set()
+
+    def clear(self) -> None:
+        """As `threading.Event`'s."""
+        self.number[0] = 0
+        super().clear()
 
 
 class Pager:
@@ -46,6 +70,8 @@ class Pager:
         stop: set from any thread to end the run before the next layer.
         sink: receives the events of a run.
         report_ns: nanoseconds spent in `sink` so far.
+        queued: its reads in the kernel's queue, if there is one.
+        token: what compiled code needs to page a token's layers.
     """
 
     def __init__(
@@ -62,7 +88,7 @@ class Pager:
         self.bank = bank
         self.table = table
         self.clock = clock
-        self.stop = threading.Event()
+        self.stop = StopFlag()
         self.closed = False
         self.overlap = overlap
         self.report_ns = 0
@@ -74,13 +100,14 @@ class Pager:
         self._experts = sum(layer[0].experts for layer in parts.values())
         self._slot_maps: dict[int, SlotMap] = {}
         self._staging = Staging(table, bank, executor, self._read)
-        self._queued = (
+        self.queued = (
             None if queue is None
             else QueuedReads(
                 queue, lambda where: self.reader.kernel_readable(where),
-                parts, bank, clock, self._submit,
+                parts, bank, clock, self.submit,
             )
         )  # fmt: skip
+        self.token = TokenPaging(self)
 
     @property
     def layer_count(self) -> int:
@@ -95,8 +122,8 @@ class Pager:
     def close(self) -> None:
         """Refuse all further requests; the reader may be closed after this."""
         self.closed = True
-        if self._queued is not None:
-            self._queued.close()
+        if self.queued is not None:
+            self.queued.close()
 
     def release(self) -> None:
         """Close, and free the bank's memory; no read may be under way."""
@@ -133,6 +160,7 @@ class Pager:
     def forget_slot_maps(self) -> None:
         """Treat no layer as fully resident until the next fetch finds that it is."""
         self._slot_maps.clear()
+        self.token.forget()
 
     def load_all(self, each: Callable[[], object]) -> None:
         """Read every expert, in the order of layers and experts; call `each` after each layer.
@@ -156,20 +184,30 @@ class Pager:
         """
         self.finish()
         plan, prefetched = self._staging.take(self.table.reserve(keys))
+        with self.reading(plan, lambda placements: self._start(placements, prefetched)) as fetch:
+            yield fetch
+        for layer in {key.layer for key in fetch.slots}:
+            self.map_if_resident(layer)
+
+    @contextmanager
+    def reading(
+        self, plan: Lookup, start: Callable[[Sequence[Placement]], Iterable[Read]]
+    ) -> Iterator[Fetch]:
+        """The fetch of a lookup whose reads `start` begins, as long as the context lasts.
+
+        On exit every slot is resident or free again, as of `fetch`.
+        """
         fetch = self._current = Fetch(
             plan, self.bank, self.table,
             at_once=not self.overlap, clock=self.clock, report=self.report,
             collect=self._collect,
         )  # fmt: skip
         try:
-            fetch.begin(lambda placements: self._start(placements, prefetched))
+            fetch.begin(start)
             yield fetch
         finally:
             self.finish()
         fetch.check()
-        if self.table.capacity >= self._experts:  # then nothing is ever evicted
-            for layer in {key.layer for key in fetch.slots} - self._slot_maps.keys():
-                self._map_if_resident(layer)
 
     def finish(self) -> None:
         """Wait for the reads that an interrupt may have left under way, and commit them."""
@@ -221,11 +259,12 @@ class Pager:
         if slots > self.table.capacity:
             self.table.grow(slots)
 
-    def _map_if_resident(self, layer: int) -> None:
-        keys = [ExpertKey(layer, expert) for expert in range(self._parts[layer][0].experts)]
-        if all(key in self.table for key in keys):
-            hits = self.table.reserve(keys).hits
-            slots = np.array([hits[key] for key in keys], np.int64)
+    def map_if_resident(self, layer: int) -> None:
+        """Make the `slot_map` of `layer`, if all its experts are resident and none is evicted."""
+        if self.table.capacity < self._experts or layer in self._slot_maps:
+            return
+        slots = slots_of(self.table, layer, self._parts[layer][0].experts)
+        if (slots >= 0).all():
             self._slot_maps[layer] = SlotMap(mx.array(slots.astype(np.uint32)), slots)
 
     def _start(
@@ -233,17 +272,18 @@ class Pager:
     ) -> Iterator[Read]:
         """Begin to read, by the kernel or on threads, all that was not `prefetched`."""
         missing = [place for place in placements if place.key not in prefetched]
-        queued = {} if self._queued is None else self._queued.start(missing)
+        queued = {} if self.queued is None else self.queued.start(missing)
         for placement in placements:
             read = prefetched.get(placement.key) or queued.get(placement.key)
-            yield read or self._submit(placement)
+            yield read or self.submit(placement)
 
-    def _submit(self, placement: Placement) -> Future[ReadResult]:
+    def submit(self, placement: Placement) -> Future[ReadResult]:
+        """Begin to read one expert on a reader thread."""
         return self._executor.submit(self._read, placement)
 
     def _collect(self, wait: bool) -> bool:
         """As `Fetch`'s argument `collect`."""
-        return self._queued is not None and self._queued.collect(wait)
+        return self.queued is not None and self.queued.collect(wait)
 
     def _read(self, placement: Placement) -> ReadResult:
         """Read one expert's tensors, on a reader thread."""

@@ -65,8 +65,44 @@ class _Open(NamedTuple):
     start_ns: int
 
 
+class RecordMemory(NamedTuple):
+    """The memory of a layer's records, for the kernel's queue.
+
+    Attributes:
+        address, stride: of the first slot's list of pieces, and from one slot's to the next one's.
+        pieces, nbytes: how many pieces, and the bytes of a record.
+    """
+
+    address: int
+    stride: int
+    pieces: int
+    nbytes: int
+
+
+class EndedRead:
+    """A `Read` that has ended with this result."""
+
+    def __init__(self, result: ReadResult) -> None:
+        self._result = result
+
+    def add_done_callback(self, callback: Callable[[Read], object], /) -> None:
+        """As `Future`'s."""
+        callback(self)
+
+    def result(self) -> ReadResult:
+        """As `Future`'s."""
+        return self._result
+
+    def exception(self) -> BaseException | None:
+        """As `Future`'s."""
+        return None
+
+
 class QueuedReads:
     """The reads of one pager in the kernel's queue.
+
+    Attributes:
+        queue: the queue.
 
     Args:
         kernel_readable: the reader's method of this name; called for every read.
@@ -82,7 +118,7 @@ class QueuedReads:
         clock: Callable[[], int],
         retry: Callable[[Placement], Read],
     ) -> None:
-        self._queue, self._kernel_readable, self._bank = queue, kernel_readable, bank
+        self.queue, self._kernel_readable, self._bank = queue, kernel_readable, bank
         self._clock, self._retry = clock, retry
         self._records = {layer: record_of(each) for layer, each in parts.items()}
         self._open: dict[int, _Open] = {}
@@ -91,26 +127,47 @@ class QueuedReads:
 
     def start(self, placements: Sequence[Placement]) -> dict[ExpertKey, QueuedRead]:
         """Submit the reads of one layer that the kernel can make; threads must make the others."""
-        record = self._records[placements[0].key.layer] if placements else None
-        pieces = None if record is None else self._bank.pieces(record.names)
-        if record is None or pieces is None:
+        memory = self.memory(placements[0].key.layer) if placements else None
+        if memory is None:
             return {}
-        start, first, size = self._clock(), pieces.ctypes.data, pieces.strides[0]
-        wanted, descriptor = [], -1
+        start, wanted, descriptor = self._clock(), [], -1
         for placement in placements:
-            where = record.at(placement.key.expert)
-            kernel_readable = self._kernel_readable(where)
-            if kernel_readable is None or not self._aligned(pieces, kernel_readable.block):
+            source = self.source(placement.key)
+            if source is None:
                 continue
-            self._number, descriptor = self._number + 1, kernel_readable.descriptor
-            wanted.append(KernelRead(self._number, where.offset, first + size * placement.slot))
+            offset, descriptor = source
+            self._number += 1
+            into = memory.address + memory.stride * placement.slot
+            wanted.append(KernelRead(self._number, offset, into))
             # Registered before it is submitted: an interrupt may come right after.
-            self._open[self._number] = _Open(placement, QueuedRead(), where.nbytes, start)
-        taken = self._queue.submit(wanted, descriptor, pieces.shape[1]) if wanted else 0
+            self._open[self._number] = _Open(placement, QueuedRead(), memory.nbytes, start)
+        taken = self.queue.submit(wanted, descriptor, memory.pieces) if wanted else 0
         for read in wanted[taken:]:
             del self._open[read.number]
         begun = [self._open[read.number] for read in wanted[:taken]]
         return {each.placement.key: each.read for each in begun}
+
+    def memory(self, layer: int) -> RecordMemory | None:
+        """Where a layer's records are read into; None if only threads can read them."""
+        record = self._records[layer]
+        pieces = None if record is None else self._bank.pieces(record.names)
+        if record is None or pieces is None:
+            return None
+        return RecordMemory(pieces.ctypes.data, pieces.strides[0], pieces.shape[1], record.nbytes)
+
+    def source(self, key: ExpertKey) -> tuple[int, int] | None:
+        """The offset of an expert's record, and its file's descriptor; None if a thread must read.
+
+        Only for layers that have a `memory`.
+        """
+        record = self._records[key.layer]
+        assert record is not None
+        where = record.at(key.expert)
+        readable = self._kernel_readable(where)
+        pieces = self._bank.pieces(record.names)
+        if readable is None or pieces is None or not self._aligned(pieces, readable.block):
+            return None
+        return where.offset, readable.descriptor
 
     def _aligned(self, pieces: npt.NDArray[np.uint64], block: int) -> bool:
         """Whether all of `pieces` begin and end at block boundaries; the last result is cached."""
@@ -122,9 +179,9 @@ class QueuedReads:
 
     def collect(self, wait: bool) -> bool:
         """Collect the queue's completions, with `wait` at least one; False if none was pending."""
-        if not self._queue.pending:
+        if not self.queue.pending:
             return False
-        for number, result in self._queue.completed(wait):
+        for number, result in self.queue.completed(wait):
             placement, read, nbytes, start = self._open.pop(number)
             if result == nbytes:
                 read.end((nbytes, start, self._clock() - start))
@@ -134,7 +191,7 @@ class QueuedReads:
 
     def close(self) -> None:
         """Close the queue, in which nothing may be pending."""
-        self._queue.close()
+        self.queue.close()
 
 
 def record_of(parts: Sequence[ExpertPart]) -> RecordSpan | None:

@@ -20,7 +20,7 @@ a tenth of what they cost after each layer, whose weights have just passed throu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -30,8 +30,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import ResidentLayers, Routed, Served, Weighed
-from .resident_log import Note, ResidentLog
+from ..residency.token_arrays import EXPERTS_NS, NS, START
 from .slot_bank import host_bytes
+from .token_logs import TokenLogs
 
 
 @dataclass
@@ -57,16 +58,14 @@ class RouterTap:
     """Collects one call's weights, the ids of fully resident layers, and the switches' times.
 
     Args:
-        layers: MoE layers that may write to `resident`.
+        layers: MoE layers that may write to `logs`.
 
     Attributes:
-        resident: the log that fully resident native layers write their choices to.
-        note: `resident.note` during a call of a run; otherwise it ignores the `Note`.
+        logs: what compiled code writes a token's choices to.
     """
 
     def __init__(self, layers: int = 0) -> None:
-        self.resident = ResidentLog(layers)
-        self.note: Callable[[Note], object] = _ignore_note
+        self.logs = TokenLogs(layers)
         self._on = False
         self._ids: list[tuple[int, mx.array | npt.NDArray[Any]]] = []
         self._weights: list[_Weights | Weighed] = []
@@ -79,12 +78,10 @@ class RouterTap:
         """Watch the next call. Calls outside of a run are not watched: nothing drains the tap."""
         self.forget()
         self._on = True
-        self.note = self.resident.note
 
     def forget(self) -> None:
         """Stop watching, and drop what an interrupted call left."""
         self._on = False
-        self.note = _ignore_note
         for known in (
             self._ids,
             self._weights,
@@ -93,7 +90,7 @@ class RouterTap:
             self._times,
         ):
             known.clear()
-        self.resident.clear()
+        self.logs.clear()
         for array in self._seen:
             _Watched.callbacks.pop(array, None)
         self._seen.clear()
@@ -114,6 +111,17 @@ class RouterTap:
         """Keep the times of a switch that returns, as in `Served`."""
         if self._on:
             self._times.append((layer, start_ns, ns, experts_ns, report_ns))
+
+    def record_token(self, k: int, layers: Sequence[int], resident: Sequence[int]) -> None:
+        """Keep what compiled code wrote to `logs` for `layers`, and for fully `resident` ones."""
+        if not self._on:
+            return
+        log = self.logs.of(k)
+        times = log.times[layers].tolist()
+        for layer, each in zip(layers, times, strict=True):
+            self._weights.append(Weighed(layer, log.weights[layer : layer + 1]))
+            self._times.append((layer, each[START], each[NS], each[EXPERTS_NS], 0))
+        self.logs.note(k, resident)
 
     def watch_input(self, x: mx.array) -> mx.array:
         """Return a block's input `x` [..., width], watched for weights that multiply it."""
@@ -180,7 +188,7 @@ class RouterTap:
         lazy = [weights for weights in self._weights if isinstance(weights, _Weights)]
         factors = [factor for weights in lazy for factor in (weights.each, *weights.sums)]
         mx.eval([ids for _, ids in self._ids if isinstance(ids, mx.array)], factors)
-        events: list[ResidentLayers | Routed | Weighed | Served] = [*self.resident.events()]
+        events: list[ResidentLayers | Routed | Weighed | Served] = [*self.logs.events()]
         for layer, ids in self._ids:
             experts = np.array(ids, copy=True).reshape(-1, ids.shape[-1]).astype(np.int32)
             events.append(Routed(layer, experts, np.ones(experts.shape, bool), 0, 0))
@@ -272,10 +280,6 @@ class _Watched(mx.array):
 
 def _ignore_product(factor: object, product: mx.array) -> None:
     """For a product that needs no recording."""
-
-
-def _ignore_note(note: Note) -> None:
-    """For a call that is not watched."""
 
 
 def _ignore_sum(total: mx.array) -> None:

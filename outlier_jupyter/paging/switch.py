@@ -23,7 +23,8 @@ from .paged_layer import PagedLayer
 from .pager import Pager
 from .router_tap import RouterTap
 from .routing_override import LayerOverride
-from .switch_inputs import F32s, Ids, LazyInputs, SlotMap, Stopwatch, SwitchInputs, TokenInputs
+from .switch_inputs import F32s, Ids, LazyInputs, Stopwatch, SwitchInputs, TokenInputs
+from .token_paging import TokenPaging
 
 PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
 
@@ -105,24 +106,26 @@ class PagedSwitch(nn.Module):
         return self._inner
 
     @property
-    def resident_map(self) -> SlotMap | None:
-        """Expert → slot, if the layer is fully resident and its routing is not overridden."""
-        return self.paged.slot_map() if self._override is None else None
+    def token_paging(self) -> TokenPaging | None:
+        """What compiled code needs to serve this layer's tokens; None if only Python can."""
+        only_python = self._override is not None or not self.paged.alone
+        paging = self._pager.token
+        return None if only_python or not paging.usable else paging
 
-    def choice_buffers(self, k: int) -> tuple[Ids, F32s]:
-        """The memory that a native layer writes its choice to: ids and weights, both [1, k]."""
-        return self._tap.resident.buffers(self._layer, k)
+    @property
+    def resident(self) -> bool:
+        """Whether the layer is fully resident, and stays so."""
+        return self.paged.slot_map() is not None
 
-    def decode_resident(self, k: int, compute: Callable[[], object]) -> None:
-        """`decode` of a layer with a `resident_map`: the caller's `compute` does the arithmetic.
+    @property
+    def tap(self) -> RouterTap:
+        """The tap that its choices are reported to."""
+        return self._tap
 
-        Ids and weights for the trace stay in `choice_buffers(k)` until the call ends.
-        """
-        pager = self._pager
-        pager.check_running()
-        begin = pager.clock()
-        compute()
-        self._tap.note((k, self._layer, begin, pager.clock() - begin))
+    @property
+    def layer(self) -> int:
+        """Its number among the MoE layers."""
+        return self._layer
 
     def _serve(self, inputs: SwitchInputs, meanwhile: Callable[[], object] | None) -> Any:
         pager, timed = self._pager, self._timed

@@ -123,7 +123,7 @@ class SlotTable:
             return [tuple(keys)]
         codes = self._codes(keys)
         order = np.empty_like(codes)
-        counts = np.zeros(0, np.int64) if uses is None else self._counts(keys, uses)
+        counts = np.zeros(0, np.int64) if uses is None else _counts(keys, uses)
         first, window = slots.split(self._slots, codes, counts, uses is not None, order)
         cut = self._keys(order)
         starts = [0, *range(first, len(cut), window)] if first else range(0, len(cut), window)
@@ -145,7 +145,7 @@ class SlotTable:
             layers: how many layers share the slots.
         """
         keys = list(uses)
-        codes, counts = self._codes(keys), self._counts(keys, uses)
+        codes, counts = self._codes(keys), _counts(keys, uses)
         return frozenset(self._keys(slots.most_used(self._slots, codes, counts, layer, layers)))
 
     def demote_except(self, layer: int, keep: Set[ExpertKey]) -> None:
@@ -160,22 +160,24 @@ class SlotTable:
         Raises:
             ValueError: there are more keys than slots; use `split` first. Nothing has changed then.
         """
-        wanted = list(dict.fromkeys(keys))
-        codes = self._codes(wanted)
+        codes = self._codes(dict.fromkeys(keys))
         if not slots.fits(self._slots, codes):
-            raise ValueError(f"{len(wanted)} experts at once do not fit {self.capacity} slots")
+            raise ValueError(f"{len(codes)} experts at once do not fit {self.capacity} slots")
         self._policy.used(codes)
         where, evicted = np.empty_like(codes), np.empty_like(codes)
         slots.reserve(self._slots, codes, where, evicted)
-        hits, placements = {}, []
-        for key, slot, gone in zip(wanted, where.tolist(), evicted.tolist(), strict=True):
-            if gone == HIT:
-                hits[key] = slot
-                continue
-            self._reserved.add(slot)
-            out = None if gone == FREE else ExpertKey(*divmod(gone, self._width))
-            placements.append(Placement(key, slot, out))
-        return Lookup(hits, tuple(placements))
+        return self.reserved(codes, where, evicted)
+
+    def reserved(self, codes: Int64s, where: Int64s, evicted: Int64s) -> Lookup:
+        """The lookup that `slots.reserve` has made of `codes`; the arrays are its arguments."""
+        found = list(zip(self._keys(codes), where.tolist(), evicted.tolist(), strict=True))
+        hits = {key: slot for key, slot, gone in found if gone == HIT}
+        placements = tuple(
+            Placement(key, slot, None if gone == FREE else self._key(gone))
+            for key, slot, gone in found if gone != HIT
+        )  # fmt: skip
+        self._reserved.update(placement.slot for placement in placements)
+        return Lookup(hits, placements)
 
     def exchange(self, placement: Placement, slot: int) -> Placement:
         """Swap the reserved slot of `placement` with the staging slot `slot`."""
@@ -281,11 +283,14 @@ class SlotTable:
         return np.array([key[0] * width + key[1] for key in keys], np.int64)
 
     def _keys(self, codes: Int64s) -> list[ExpertKey]:
-        return [ExpertKey(*divmod(code, self._width)) for code in codes.tolist()]
+        return [self._key(code) for code in codes.tolist()]
 
-    @staticmethod
-    def _counts(keys: Iterable[ExpertKey], uses: Mapping[ExpertKey, int]) -> Int64s:
-        return np.array([uses[key] for key in keys], np.int64)
+    def _key(self, code: int) -> ExpertKey:
+        return ExpertKey(*divmod(code, self._width))
+
+
+def _counts(keys: Iterable[ExpertKey], uses: Mapping[ExpertKey, int]) -> Int64s:
+    return np.array([uses[key] for key in keys], np.int64)
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""The eviction order of a slot table, and a compiled replay that goes on from a table's state."""
+"""A slot table's eviction order and slots, and a compiled replay that goes on from its state."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ def pinned(table: SlotTable) -> int:
 def ranks(table: SlotTable) -> bool:
     """Whether the policy can tell the order between two lookups; see `Policy.ranks`."""
     return table._policy.ranks
+
+
+def slots_of(table: SlotTable, layer: int, experts: int) -> Int64s:
+    """The slot of each of a layer's `experts`; -1 for those that are not resident."""
+    first = layer * table._width
+    return table._slots.slot_of[first : first + experts].copy()
 
 
 def replay_calls(

@@ -107,8 +107,14 @@ INLINED = (
     "reductions",
     "rows",
     "simd",
+    "system_calls",
+    "kernel_chain",
+    "../../checkpoint/linux_aio",
+    "../../residency/slots",
+    "../../residency/policies/lru",
+    "../../residency/policies/predictive",
 )
-"""Files of this package whose code is inlined into kernels of other files."""
+"""Files, from this folder on, whose code or numbers are compiled into code of other files."""
 COMPILED: list[Any] = []
 """Compiled objects: their code would be freed with them, and only its address is returned."""
 

@@ -8,6 +8,7 @@ ever.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,10 +18,10 @@ import numpy.typing as npt
 from numba.extending import register_jitable
 
 from .activations import KINDS, activate
-from .arguments import as_float_at, count_at, float_at, increment, int_at, put_float, put_int
+from .arguments import as_float_at, count_at, float_at, increment, int_at, put_float
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, work_memory
 from .formats import UNIT, Format
-from .kernel_chain import Chain, Link, link, links_of
+from .kernel_chain import CHAIN_NUMBERS, Chain, links_of
 from .linear import F32s, arrange_task
 from .rows import FOUR, LANES, arrange, dots
 from .work_partition import END, FIELDS, RUN, SIBLINGS, START, partition
@@ -177,23 +178,6 @@ def output_task(second: str, bias: str, lanes: int = LANES) -> int:
     return task(kernel)
 
 
-IDS, MAP, RUNS, CHOSEN, COUNTERS, COUNTED = range(6)
-
-
-@lru_cache
-def lookup_task() -> int:
-    """Write chosen experts' slots into a table of runs, and set its counters to 0; one task."""
-
-    def kernel(arguments: int, _: int) -> None:
-        table, slots = int_at(arguments, RUNS), int_at(arguments, MAP)
-        for run_of in range(int_at(arguments, CHOSEN)):
-            put_int(table, 3 * run_of + SLOT, int_at(slots, int_at(int_at(arguments, IDS), run_of)))
-        for counter in range(int_at(arguments, COUNTED)):
-            put_int(int_at(arguments, COUNTERS), counter, 0)
-
-    return task(kernel)
-
-
 class _ExpertsCall(NamedTuple):
     """A prepared kernel, and the arrays to write before it runs.
 
@@ -208,6 +192,33 @@ class _ExpertsCall(NamedTuple):
     pairs: int
 
 
+TABLE_OF_RUNS, TO_CLEAR, CLEARED = range(CHAIN_NUMBERS, CHAIN_NUMBERS + 3)
+"""Fields of `ExpertGroups.numbers` after those of the chain: the address of the table of runs,
+where the slot and the pair of each expert are written, and counters to set to 0 before."""
+
+
+class ExpertGroups:
+    """Chains that compute 1 … k of a row's k chosen experts.
+
+    Attributes:
+        numbers: int64 [k, fields], for compiled code: row i computes i + 1 experts.
+    """
+
+    def __init__(self, calls: Sequence[_ExpertsCall], x: F32s, out: F32s, nbytes: int) -> None:
+        self._calls = calls
+        self._chains = [
+            Chain(links_of(call.prepared, x, out), count * nbytes)
+            for count, call in enumerate(calls, 1)
+        ]
+        self.numbers = np.array(
+            [
+                (*chain.numbers, call.slots.ctypes.data, address(call.counters), call.counters.size)
+                for chain, call in zip(self._chains, calls, strict=True)
+            ],
+            np.int64,
+        )
+
+
 class Experts:
     """The MLP of experts in slots: up, optional gate, activation, down.
 
@@ -215,14 +226,9 @@ class Experts:
         up, gate, down: their matrices; `gate` is None if the activation has none.
         lanes: 32-bit lanes of a vector; only tests pass another number than the machine's.
 
-    Attributes:
-        chain: a slot map, and the chain that a decoder layer made of `links` with it.
-
     Raises:
         ValueError: the matrices do not fit each other.
     """
-
-    chain: tuple[Slots, Chain] | None = None
 
     def __init__(
         self, up: Bank, gate: Bank | None, down: Bank, activation: Activation, lanes: int = LANES
@@ -243,6 +249,7 @@ class Experts:
         self.parameters = np.array([activation.a, activation.b], np.float32)
         self._arguments = np.zeros(NUMBERS, np.int64)
         self._ones: dict[int, _ExpertsCall] = {}  # for one row, by its number of experts
+        self._groups: dict[tuple[int, int], ExpertGroups] = {}
         used = self.banks if activation.gated else (up, down)
         self.nbytes = sum(bank.height * bank.form.row_bytes(bank.width) for bank in used)
         for place, bank in zip((UP, GATE, DOWN), self.banks, strict=True):
@@ -262,17 +269,16 @@ class Experts:
         out[order] = self.runs(x[order // k], pairs[order])
         return out.reshape(rows, k, self.output)
 
-    def links(self, x: F32s, ids: Slots, slot_map: Slots, out: F32s) -> list[Link]:
-        """`multiply` for one row, as links of a chain: x [width], ids [k] → out [k, output].
+    def groups(self, x: F32s, out: F32s) -> ExpertGroups:
+        """`multiply` for one row, some of its experts at a time: x [width] → out [k, output].
 
-        Args:
-            ids, slot_map: int64 [k], [experts]; an expert's slot is `slot_map` at its id.
+        Neither may move. The same object for the same arrays, as long as these experts exist.
         """
-        table = _table_of(len(ids))
-        call = self._call(1, table, len(ids))
-        found = link(lookup_task(), 1, ids, slot_map, table, len(ids), call.counters,
-                     len(call.counters))  # fmt: skip
-        return [found, *links_of(call.prepared, x, out)]
+        key = address(x), address(out)
+        if key not in self._groups:
+            calls = [self._call(1, _table_of(count), len(out)) for count in range(1, len(out) + 1)]
+            self._groups[key] = ExpertGroups(calls, x, out, self.nbytes)
+        return self._groups[key]
 
     def runs(self, x: F32s, slots: Slots) -> F32s:
         """x [pairs, width], one slot each, equal slots adjacent → [pairs, output]."""

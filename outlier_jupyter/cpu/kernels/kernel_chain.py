@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, prange, types
 
-from .arguments import call_task, count_at, increment
+from .arguments import call_task, count_at, increment, int_at, put_int
 from .compiled import WORTH_A_THREAD, Array, Prepared, address, cached, threads
 
 CODE, ARGUMENTS, TASKS = range(3)
+FIELDS = 3
+COUNT, CHAIN_NUMBERS = 2, 4
+"""The place of the number of links in `Chain.numbers`, and how many those are."""
 SPREAD = 8
 """The distance of two counters: the int64s in a cache line."""
 
@@ -52,32 +55,34 @@ def link(code: int, tasks: int, *arguments: Array | int | None) -> Link:
 
 @lru_cache
 def chain_runner() -> Any:
-    """The code of `Chain.run`."""
+    """The code of `Chain.run`: addresses of links and counters, first and last link, threads."""
 
-    def run(table: Array, counters: Array, first: int, last: int, workers: int) -> None:
+    def run(table: int, counters: int, first: int, last: int, workers: int) -> None:
         if workers == 1:
-            for link in range(first, last):
-                for number in range(table[link, TASKS]):
-                    call_task(table[link, CODE], table[link, ARGUMENTS], number)
+            for place in range(FIELDS * first, FIELDS * last, FIELDS):
+                code, arguments = int_at(table, place + CODE), int_at(table, place + ARGUMENTS)
+                for number in range(int_at(table, place + TASKS)):
+                    call_task(code, arguments, number)
             return
-        counters[:] = 0
-        taken = counters.ctypes.data
-        done = taken + 8 * SPREAD
+        for place in range(0, 2 * SPREAD * (last - first), SPREAD):
+            put_int(counters, place, 0)
+        done = counters + 8 * SPREAD
         for _ in prange(workers):
             for link in range(first, last):
-                code, arguments = table[link, CODE], table[link, ARGUMENTS]
-                tasks = table[link, TASKS]
-                place = 2 * SPREAD * link
-                number = increment(taken, place)
+                place = FIELDS * link
+                code, arguments = int_at(table, place + CODE), int_at(table, place + ARGUMENTS)
+                tasks = int_at(table, place + TASKS)
+                counter = 2 * SPREAD * (link - first)
+                number = increment(counters, counter)
                 while number < tasks:
                     call_task(code, arguments, number)
-                    increment(done, place)
-                    number = increment(taken, place)
+                    increment(done, counter)
+                    number = increment(counters, counter)
                 # Spin without yielding: another thread would keep the processor for milliseconds.
-                while count_at(done, place) < tasks:
+                while count_at(done, counter) < tasks:
                     pass
 
-    signature = types.void(types.int64[:, ::1], types.int64[::1], *[types.int64] * 3)
+    signature = types.void(*[types.int64] * 5)
     return cached(lambda keep: njit(signature, parallel=True, nogil=True, cache=keep)(run))
 
 
@@ -94,6 +99,10 @@ class Chain:
 
     Args:
         nbytes: approximate memory that they read, which decides the number of threads.
+
+    Attributes:
+        numbers: what compiled code needs to run it: the addresses of its links and counters, how
+            many links there are, and the number of threads.
     """
 
     def __init__(self, links: Iterable[Link], nbytes: int) -> None:
@@ -102,7 +111,9 @@ class Chain:
             [(each.code, address(each.arguments), each.tasks) for each in self._links], np.int64
         )
         self._counters = np.zeros(2 * SPREAD * len(self._links), np.int64)
-        self._workers = max(1, min(threads(), nbytes // WORTH_A_THREAD))
+        workers = max(1, min(threads(), nbytes // WORTH_A_THREAD))
+        addresses = address(self._table), address(self._counters)
+        self.numbers = (*addresses, len(self._links), workers)
         self._run = chain_runner()
 
     def __len__(self) -> int:
@@ -114,5 +125,5 @@ class Chain:
 
     def run(self, first: int = 0, last: int | None = None) -> None:
         """Run links from `first` to before `last`, by default the end; `RUNNING` is locked."""
-        last = len(self._links) if last is None else last
-        self._run(self._table, self._counters, first, last, self._workers)
+        table, counters, count, workers = self.numbers
+        self._run(table, counters, first, count if last is None else last, workers)

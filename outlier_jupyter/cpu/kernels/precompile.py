@@ -7,7 +7,7 @@ from typing import Any
 
 from .attention import append_kv_task, attention_task
 from .compiled import task_loop
-from .experts import hidden_task, lookup_task, output_task
+from .experts import hidden_task, output_task
 from .gated_delta import convolve_task, delta_task
 from .gating import blend_task, gate_task
 from .kernel_chain import chain_runner
@@ -17,6 +17,7 @@ from .norm_and_top_k import choose_task, norm_task
 from .prefill_attention import prefill_attention_task
 from .prefill_matmul import activate_task, unpack_task
 from .rope import rope_task
+from .token_loop import token_runner
 
 Work = tuple[Callable[..., Any], tuple[str | int, ...]]
 """A function that compiles one kernel, and its arguments."""
@@ -33,7 +34,6 @@ def for_experts(first: str, second: str, activation: str, bias: str) -> list[Wor
         (arrange_task, (first,)),
         (hidden_task, (first, second, activation, bias)),
         (output_task, (second, bias)),
-        (lookup_task, ()),
         (unpack_task, (first,)),
         (unpack_task, (second,)),
         (activate_task, (second, activation, bias)),
@@ -55,7 +55,14 @@ def for_layers() -> list[Work]:
     gates: list[Work] = [(gate_task, (swish,)) for swish in (0, 1)]
     return gates + [
         (compile_one, ())
-        for compile_one in (chain_runner, norm_task, choose_task, append_kv_task, blend_task)
+        for compile_one in (
+            chain_runner,
+            token_runner,
+            norm_task,
+            choose_task,
+            append_kv_task,
+            blend_task,
+        )
     ]
 
 

@@ -17,11 +17,14 @@ import mlx.nn as nn
 import numpy as np
 
 from ...families import known_as, names
-from ..kernels import RUNNING, Chain, Experts, Link, Workspace, blend_link, norm_link
+from ...residency.token_arrays import IDS
+from ..kernels import RUNNING, Chain, Link, Workspace, blend_link, norm_link
+from ..kernels.token_loop import ROUTED
 from .arrays import F32s, Ids, as_rows
 from .classes import native_class
 from .parts import Foreign, GatedMLP, Matrices, Mixer
 from .routers import ExpertChoice, can_route
+from .token_loop import TokenLoop
 
 
 class TokenActivations:
@@ -79,10 +82,17 @@ class LayerPlan:
         memory: shared by the model's layers, which run one after the other.
 
     Attributes:
-        links: up to the choice of experts, or of a dense layer all.
-        shared_links: of the shared expert.
-        blending: adds the weighted outputs of experts and shared expert.
+        before: the chain up to the choice of experts; of a dense layer, all of it.
+        beside: the chain of the shared expert, or None.
+        after: the chain that adds the weighted outputs of experts and shared expert.
+        normed, outputs: the experts' input [width] and their outputs [k, width].
+        ids: the chosen experts, [k].
+        k: how many experts it chooses; 0 in a layer without.
+        loop, number: what runs the layer, and its number there.
     """
+
+    loop: TokenLoop
+    number: int
 
     def __init__(
         self, layer: Any, mixer: Mixer, block: Any, router: ExpertChoice | None,
@@ -92,39 +102,41 @@ class LayerPlan:
         self._router, self._block = router, block
         before, after = norm_of(layer.input_layernorm), norm_of(layer.post_attention_layernorm)
         width = len(before[0])
-        self._x, self._normed, self._added = (
+        self._x, self.normed, self._added = (
             memory.floats(name, width) for name in ("x", "normed", "added")
         )
         self._row = self._x[None]
-        self.links = [
-            norm_link(self._x, *before, self._normed),
-            *mixer.links(self._normed, self._added, memory),
+        links = [
+            norm_link(self._x, *before, self.normed),
+            *mixer.links(self.normed, self._added, memory),
         ]
-        self._attended = len(self.links)
-        self.links.append(norm_link(self._x, *after, self._normed, self._added))
-        self.shared_links: list[Link] = []
+        self._attended = len(links)
+        links.append(norm_link(self._x, *after, self.normed, self._added))
+        shared_links: list[Link] = []
         more = logit = None
         nbytes = mixer.nbytes
         if shared is not None:
             more = memory.floats("more", width)
-            self.shared_links, logit = shared.links(self._normed, more, memory)
+            shared_links, logit = shared.links(self.normed, more, memory)
+        self.k = 0 if router is None else router.k
+        self.beside: Chain | None = None
         if router is not None:
-            self.experts, k = paged_in(block), router.k
-            self._chosen = ids, weights = self.experts.choice_buffers(k)
-            self._outputs = memory.floats("outputs", k * width).reshape(k, width)
-            self.links += router.links(self._normed, ids[0], weights[0], memory)
-            self.blending = blend_link(self._x, weights[0], self._outputs, more, logit)
+            self.experts = paged_in(block)
+            log, number = self.experts.tap.logs.of(self.k), self.experts.layer
+            self.ids, self._weights = log.rows[number, IDS], log.weights[number]
+            self.outputs = memory.floats("outputs", self.k * width).reshape(self.k, width)
+            links += router.links(self.normed, self.ids, self._weights, memory)
+            blending = blend_link(self._x, self._weights, self.outputs, more, logit)
+            self.after = Chain([blending], 0)
             nbytes += router.nbytes
+            if shared is not None:
+                self.beside = Chain(shared_links, shared.nbytes)
         elif shared is not None:
             none = np.empty(0, np.float32)
-            self.links += [*self.shared_links, blend_link(self._x, none, none, more, logit)]
+            links += [*shared_links, blend_link(self._x, none, none, more, logit)]
             nbytes += shared.nbytes
-        if router is not None:
-            self._shared = Chain(self.shared_links, shared.nbytes) if shared else None
-            self._blend = Chain([self.blending], 0)
-        self._shared_nbytes = shared.nbytes if shared else 0
         self._native = router is not None or shared is not None
-        self._chain = Chain(self.links, nbytes)
+        self.before = Chain(links, nbytes)
 
     def can_decode(self, cache: Any) -> bool:
         """Whether a token can be decoded with this cache, and the router is unchanged."""
@@ -140,92 +152,69 @@ class LayerPlan:
 
     def reserve(self, cache: Any) -> None:
         """Reserve the token's place in the cache, if `can_reserve`; then `decode_reserved`."""
-        self.mixer.begin(self._chain, 1, cache)
+        self.mixer.begin(self.before, 1, cache)
 
-    def decode_reserved(self, x: F32s) -> F32s:
-        """As `decode`, after `reserve`."""
-        with RUNNING:
-            self._take(x)
-            self._chain.run()
-        return self._feed()
+    def decode_reserved(self, x: F32s, layers: int) -> F32s:
+        """As `decode` of this and the next layers, `layers` in all, after `reserve` of each."""
+        self._take(x)
+        self.loop.run(self.number, self.number + layers)
+        return self._row
 
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width], unchanged until the next layer runs."""
         self._mix(x, cache)
-        return self._feed()
-
-    def _feed(self) -> F32s:
-        """What follows the chain: the experts, or a part that MLX computes."""
-        if self._router is not None:
-            return self._run_experts()
-        if not self._native:
-            self._x += as_rows(self._block(mx.array(self._normed[None, None])))[0]
+        if self.k:
+            self.loop.run(self.number, self.number + 1, ROUTED)
+        elif not self._native:
+            self._x += as_rows(self._block(mx.array(self.normed[None, None])))[0]
         return self._row
 
-    def _run_experts(self) -> F32s:
-        """Compute the experts, the shared expert, and their sum."""
-        resident = self.experts.resident_map
-        if resident is not None:
-            return self._decode_resident(resident)
-        ids, weights = self._chosen
-        self._outputs[:] = self.experts.decode(
-            self._normed[None], ids.copy(), weights,
-            None if self._shared is None else self.run_shared,
+    def run_before(self) -> None:
+        """Compute what comes before the experts, after `reserve`."""
+        with RUNNING:
+            self.before.run()
+
+    def run_experts(self) -> None:
+        """Have the switch compute the experts; compute the shared expert, and their sum."""
+        self.outputs[:] = self.experts.decode(
+            self.normed[None], self.ids[None].copy(), self._weights[None],
+            None if self.beside is None else self.run_shared,
         )[0]  # fmt: skip
         with RUNNING:
-            self._blend.run()
-        return self._row
+            self.after.run()
 
     def run_shared(self) -> None:
         """Compute the shared expert, while experts are read."""
-        assert self._shared is not None
+        assert self.beside is not None
         with RUNNING:
-            self._shared.run()
+            self.beside.run()
 
-    def _decode_resident(self, resident: Any) -> F32s:
-        chain = self._chain_of(resident.host)
-        assert self._router is not None
-        self.experts.decode_resident(self._router.k, lambda: self._compute(chain))
-        return self._row
+    def compute(self, slots: Ids) -> None:
+        """Compute the experts in these slots, [k], and the layer's sum."""
+        self.outputs[:] = self.experts.inner.compute(self.normed[None], slots[None])[0]
+        with RUNNING:
+            self.after.run()
 
     def _take(self, x: F32s) -> None:
         """Copy x [1, width] to the chain's input, unless the previous layer wrote it there."""
         if x.base is not self._x:
             self._x[:] = x[0]
 
-    def _compute(self, chain: Chain) -> None:
-        """Compute all experts and the shared one."""
-        with RUNNING:
-            chain.run()
-
-    def _chain_of(self, slot_map: Ids) -> Chain:
-        """The chain that computes the experts in these slots, and their sum.
-
-        The experts keep it, not this object: a released bank must not stay alive.
-        """
-        experts: Experts = self.experts.inner.connected()
-        if experts.chain is None or experts.chain[0] is not slot_map:
-            ids = self._chosen[0][0]
-            links = experts.links(self._normed, ids, slot_map, self._outputs)
-            nbytes = len(ids) * experts.nbytes + self._shared_nbytes
-            experts.chain = slot_map, Chain([*self.shared_links, *links, self.blending], nbytes)
-        return experts.chain[1]
-
     def _mix(self, x: F32s, cache: Any) -> None:
         """Compute what comes before the experts: norms, mixer and router."""
         if self.mixer.ready(cache):
             with RUNNING:
                 self._take(x)
-                self.mixer.begin(self._chain, 1, cache)
-                self._chain.run()
+                self.mixer.begin(self.before, 1, cache)
+                self.before.run()
             return
         with RUNNING:
             self._take(x)
-            self._chain.run(0, 1)
-        added = self.mixer.decode(self._normed[None], cache)
+            self.before.run(0, 1)
+        added = self.mixer.decode(self.normed[None], cache)
         with RUNNING:
             self._added[:] = added[0]
-            self._chain.run(self._attended)
+            self.before.run(self._attended)
 
 
 class _Layer:
@@ -241,9 +230,14 @@ class _Layer:
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
+def native_plans(modules: Sequence[nn.Module]) -> list[LayerPlan]:
+    """The plans of those modules that are native layers."""
+    return [each._plan for each in modules if isinstance(each, _Layer)]
+
+
 def plans(layers: Sequence[nn.Module]) -> list[LayerPlan] | None:
     """The layers' plans, or None if one of them is not native."""
-    found = [each._plan for each in layers if isinstance(each, _Layer)]
+    found = native_plans(layers)
     return found if len(found) == len(layers) > 0 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,7 @@ from . import decoder_layer as layer
 from .arrays import KINDS
 from .linear import EMBEDDINGS, LINEARS, format_of, swap_embedding, swap_linears
 from .model import swap_model
+from .token_loop import TokenLoop
 
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 """Names of child modules that receive the same activations."""
@@ -140,8 +142,14 @@ class Native:
         token, memory = layer.TokenActivations(), Workspace()
         for _, module in self._modules:
             layer.swap_layer(module, matrices, token, memory)
+        TokenLoop(layer.native_plans([module for _, module in sorted(self._modules, key=_order)]))
         for _, module in self._modules:
             swap_model(module, token)
+
+
+def _order(named: tuple[str, Any]) -> list[int]:
+    """The numbers in a module's path, by which the model's layers are in order."""
+    return [int(number) for number in re.findall(r"\d+", named[0])]
 
 
 def _groups(parent: nn.Module) -> Iterator[list[Any]]:

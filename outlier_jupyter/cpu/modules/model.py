@@ -55,9 +55,7 @@ class _Model:
         x = as_rows(model.embed_tokens(inputs))
         for plan, each in zip(found, cache, strict=True):
             plan.reserve(each)
-        for plan in found:
-            x = plan.decode_reserved(x)
-        return mx.array(self._norm(x)[None])
+        return mx.array(self._norm(found[0].decode_reserved(x, len(found)))[None])
 
 
 def swap_model(model: nn.Module, token: TokenActivations) -> None:

@@ -24,14 +24,18 @@ def touch(score, clock, keys):  # type: ignore[no-untyped-def]
 
 
 class LRU(Policy):
-    """Least recently used: an expert's score is the time of its last use."""
+    """Least recently used: an expert's score is the time of its last use.
+
+    Attributes:
+        clock: float64 [1], counts uses.
+    """
 
     name = "lru"
 
     def __init__(self, experts_per_layer: Sequence[int]) -> None:
         super().__init__(experts_per_layer)
-        self._clock = np.zeros(1)
+        self.clock = np.zeros(1)
 
     def used(self, keys: Int64s) -> None:
         """As `Policy.used`: the last of `keys` was used last."""
-        touch(self.score, self._clock, keys)
+        touch(self.score, self.clock, keys)

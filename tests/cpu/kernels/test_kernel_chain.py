@@ -16,14 +16,12 @@ from outlier_jupyter.cpu.kernels import (
     Stack,
     affine,
     attend,
-    mxfp4,
 )
 from outlier_jupyter.cpu.kernels.arguments import float_at, int_at, put_float
 from outlier_jupyter.cpu.kernels.compiled import task
 from outlier_jupyter.cpu.kernels.kernel_chain import link
 
 from .conftest import matrix
-from .test_experts import SLOTS, experts_of
 
 SEVERAL = 1 << 40
 """A number of bytes that wakes every thread."""
@@ -74,20 +72,15 @@ def test_some_links_may_be_run_and_one_replaced(shift):
 
 
 def test_products_of_a_chain_are_those_outside_it(random):
-    """Of dense matrices and of experts, bit for bit, run after run."""
+    """Bit for bit, run after run."""
     stack = Stack([matrix(affine(4, 64, "bf16"), height, 128)[0] for height in (90, 7)])
-    experts, _ = experts_of(affine(4, 32, "bf16"), mxfp4(), "swiglu")
     x, out = random.normal(size=128).astype(np.float32), np.empty(97, np.float32)
-    ids, slot_map = np.array([3, 0], np.int64), random.permutation(SLOTS).astype(np.int64)
-    outputs = np.empty((2, experts.output), np.float32)
-    chain = Chain([*stack.links(x, out), *experts.links(x, ids, slot_map, outputs)], SEVERAL)
+    chain = Chain(stack.links(x, out), SEVERAL)
     for _ in range(3):
         x[:] = random.normal(size=128)
-        ids[:] = random.permutation(SLOTS)[:2]
         with RUNNING:
             chain.run()
         np.testing.assert_array_equal(out[None], stack.multiply(x[None]))
-        np.testing.assert_array_equal(outputs, experts.multiply(x[None], slot_map[ids][None])[0])
 
 
 @pytest.mark.parametrize("tokens", [1, 200, 3000])

@@ -15,8 +15,10 @@ import outlier_jupyter
 from outlier_jupyter import Interrupted
 from outlier_jupyter.cpu import modules as native
 from outlier_jupyter.cpu.modules import decoder_layer as layer
+from outlier_jupyter.cpu.modules import token_loop
 from outlier_jupyter.paging import Stopped
 from outlier_jupyter.paging.switch import PagedSwitch
+from outlier_jupyter.paging.token_paging import TokenPaging
 from tests.cpu.modules.clear import CLEAR, Reference, choices, near
 from tests.models import CANNOT, checkpoint, model_types
 from tests.paging.test_exact import logits, prompt
@@ -175,23 +177,19 @@ def test_routing_is_changed_in_native_models_as_in_mlx_lms(model_type, tmp_path)
 def test_a_token_of_a_known_layer_passes_mlx_by(monkeypatch):
     """Its experts are computed from rows, never as a graph; ids and weights are recorded."""
     with outlier_jupyter.load("demo", cache_experts=96, kernels="auto") as engine:
-        calls = {"graph": 0, "rows": 0}
+        graphs = 0
 
         def graph(self, x, indices, whole=PagedSwitch.__call__):
-            calls["graph"] += 1
+            nonlocal graphs
+            graphs += 1
             return whole(self, x, indices)
 
-        def rows(self, *args, whole=PagedSwitch.decode):
-            calls["rows"] += 1
-            return whole(self, *args)
-
         monkeypatch.setattr(PagedSwitch, "__call__", graph)
-        monkeypatch.setattr(PagedSwitch, "decode", rows)
         run = engine.generate("import os\n\ndef read_file", raw=True, max_tokens=6)
-        layers, decoded = len(engine.info.experts_per_layer), len(run.tokens) - 1
+        layers = len(engine.info.experts_per_layer)
         prefills = int((run.trace.calls["phase"] == 0).sum())
     # The prompt's last token goes through the model alone, like each generated one.
-    assert calls == {"graph": layers * (prefills - 1), "rows": layers * (decoded + 1)}
+    assert graphs == layers * (prefills - 1)
     assert np.isfinite(run.trace.weights).all() and (run.trace.experts >= 0).all()
 
 
@@ -242,20 +240,19 @@ def test_embeddings_are_read_in_place_of_ids_if_there_are_any():
 def test_a_stop_between_two_layers_leaves_the_kv_cache_level(monkeypatch, options):
     """The next run continues from the tokens that all layers have, with a fresh run's text."""
     prompt, seen = "import os\n\ndef read_file", 0
-    name = "decode_resident" if "resident" in options else "decode"
-    whole = getattr(PagedSwitch, name)
 
-    def stopping(self, *args):
+    def stopping(self, whole=TokenPaging.check_running):
         nonlocal seen
         seen += 1
         if seen == 25:
             raise Stopped
-        return whole(self, *args)
+        return whole(self)
 
     with outlier_jupyter.load("demo", kernels="auto", **options) as engine:
         wanted = engine.generate(prompt, raw=True, max_tokens=20).text
         with monkeypatch.context() as patch:
-            patch.setattr(PagedSwitch, name, stopping)
+            patch.setattr(token_loop, "SLICE_NS", 0)  # checked after each layer
+            patch.setattr(TokenPaging, "check_running", stopping)
             with pytest.raises(Interrupted):
                 engine.generate(prompt, raw=True, max_tokens=20, reuse_kv=True)
         again = engine.generate(prompt, raw=True, max_tokens=20, reuse_kv=True)
@@ -275,7 +272,7 @@ def test_nothing_refers_to_a_bank_that_was_replaced(tmp_path):
     with outlier_jupyter.load(folder, resident=True, kernels="auto") as engine:
         engine.generate("Hello", max_tokens=3)
         before = [weakref.ref(switch.inner.connected()) for switch in _switches(engine)]
-        assert before and all(kept().chain for kept in before)
+        assert before and all(kept() for kept in before)
         engine.resize(cache_experts=4)
         assert not any(kept() for kept in before)
         assert len(engine.generate("Hello", max_tokens=3).tokens) == 3

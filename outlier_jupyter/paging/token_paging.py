@@ -1,0 +1,184 @@
+"""One pager's table and reads for compiled code that runs a token's layers, and what that leaves
+to Python: reads that the kernel cannot make or did not make, and the events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..events import Event, Evicted, PagedIn, Routed, Waited
+from ..residency import ExpertKey, Int64s
+from ..residency.slot_table import Placement
+from ..residency.slots import FREE, HIT
+from ..residency.table_order import slots_of
+from ..residency.token_arrays import (
+    EVICTED,
+    GOT,
+    HITS,
+    IDS,
+    INSTALL_NS,
+    KEYS,
+    LOOKED_UP,
+    MISSES,
+    NBYTES,
+    OFFSET,
+    READ_NS,
+    READ_START,
+    START,
+    STATE,
+    THERE,
+    UNREAD,
+    WAIT_NS,
+    WHERE,
+    PagedArrays,
+    TokenLog,
+    no_pages,
+    table_arrays,
+)
+from .fetch import Read
+from .record_fetch import EndedRead
+
+if TYPE_CHECKING:
+    from .pager import Pager
+
+
+class TokenPaging:
+    """What compiled code needs to page the layers of one pager.
+
+    An expert's source is looked up when its first miss finds that it is not known: asking the
+    reader for those of all experts would take longer than many a run.
+    """
+
+    def __init__(self, pager: Pager) -> None:
+        self._pager = pager
+        self._reader: object = None
+        self._sources = self._reads = no_pages().sources
+        self._width = 1
+
+    @property
+    def usable(self) -> bool:
+        """Whether compiled code may serve this pager's layers: the clock is the system's."""
+        return self._pager.clock is time.perf_counter_ns and not self._pager.table.staging
+
+    @property
+    def stop(self) -> Int64s:
+        """int64 [1], which is set to end the run."""
+        return self._pager.stop.number
+
+    def forget(self) -> None:
+        """Look sources up again: the bank's memory moved, or there is another reader."""
+        self._reader = None
+
+    def begin(self, k: int) -> PagedArrays:
+        """The arrays for one token; nothing is under way that could write to a slot.
+
+        Raises:
+            Stopped, EngineClosed: as `Pager.check_running`.
+        """
+        pager = self._pager
+        pager.check_running()
+        pager.finish()
+        pager.bank.settle()
+        slots, policy, state, clock = table_arrays(pager.table, k)
+        if self._reader is not pager.reader:
+            layers, self._width = slots.score.shape
+            self._sources = np.full((layers * self._width, 2), -1, np.int64)
+            self._reads = np.zeros((layers, 4), np.int64)
+            self._reader = pager.reader
+        queue = no_pages().queue if pager.queued is None else pager.queued.queue.words
+        return PagedArrays(
+            slots, policy, state, clock, self._sources, self._reads, queue, pager.overlap
+        )
+
+    def check_running(self) -> None:
+        """As `Pager.check_running`."""
+        self._pager.check_running()
+
+    def find_sources(self, layer: int, experts: Iterable[int]) -> bool:
+        """Look up the sources of these experts; whether the kernel can read all that misses."""
+        pager, queued = self._pager, self._pager.queued
+        memory = None if queued is None else queued.memory(layer)
+        if queued is None or memory is None or queued.queue.pending:
+            return False
+        self._reads[layer] = memory
+        keys = [ExpertKey(layer, expert) for expert in experts]
+        missing = [key for key in keys if key not in pager.table]
+        sources = [queued.source(key) for key in missing]
+        for key, source in zip(missing, sources, strict=True):
+            self._sources[layer * self._width + key.expert] = source or (-1, -1)
+        return bool(missing) and None not in sources
+
+    def complete(self, layer: int, log: TokenLog) -> None:
+        """Make the reads of a layer that compiled code could not, commit all, and report them.
+
+        Called again, after an interrupt, it does what is left.
+
+        Raises:
+            ReadFailed: an expert could not be read; the others stay resident.
+        """
+        pager, rows, times = self._pager, log.rows[layer], log.times[layer]
+        queue = pager.queued.queue if pager.queued is not None else None
+        while queue is not None and queue.pending:
+            for number, result in queue.completed(True):
+                whole = result == self._reads[layer, NBYTES]
+                rows[[STATE, GOT], number] = THERE if whole else UNREAD, result
+        start = int(times[READ_START])
+        self._sources[rows[KEYS][rows[STATE] == UNREAD], OFFSET] = -1
+        results = [
+            None if state == UNREAD else (got, start, ns)
+            for state, got, ns, gone in rows[[STATE, GOT, READ_NS, EVICTED]].T.tolist()
+            if gone != HIT
+        ]
+
+        def reads(placements: Sequence[Placement]) -> Iterable[Read]:
+            for placement, result in zip(placements, results, strict=True):
+                yield pager.submit(placement) if result is None else EndedRead(result)
+
+        if times[MISSES]:
+            times[MISSES] = 0  # from here on the fetch knows what is under way
+            plan = pager.table.reserved(rows[KEYS], rows[WHERE], rows[EVICTED])
+            with pager.reading(plan, reads):
+                self._report_routed(layer, log)
+        pager.finish()
+        pager.map_if_resident(layer)
+
+    def slots_of(self, layer: int, ids: Int64s) -> Int64s:
+        """The slots of these resident experts of a layer."""
+        return slots_of(self._pager.table, layer, self._width)[ids]
+
+    def _report_routed(self, layer: int, log: TokenLog) -> None:
+        """Report a layer's choice, whose reads may still be under way."""
+        start, looked_up = log.times[layer, [START, LOOKED_UP]].tolist()
+        ids, hits = log.rows[layer, [IDS, HITS]].astype(np.int32)
+        self._pager.report(Routed(layer, ids[None], hits[None] > 0, 0, looked_up - start))
+
+    def report(self, layers: Sequence[int], log: TokenLog) -> None:
+        """Report the choices, hits and reads of `layers`, in the order in which they ran."""
+        pager = self._pager
+        events: list[Event] = []
+        experts = log.rows[layers, None, IDS].astype(np.int32)
+        hits = log.rows[layers, None, HITS] > 0
+        times = log.times[layers].tolist()
+        for n, layer in enumerate(layers):
+            looked_up = times[n][LOOKED_UP] - times[n][START]
+            events.append(Routed(layer, experts[n], hits[n], 0, looked_up))
+            if times[n][MISSES]:
+                events += self._reads_of(layer, log, times[n])
+                pager.map_if_resident(layer)
+        for event in events:
+            pager.report(event)
+
+    def _reads_of(self, layer: int, log: TokenLog, times: list[int]) -> Iterable[Event]:
+        """What a layer evicted and read, and its wait."""
+        fields = [KEYS, WHERE, EVICTED, GOT, READ_NS]
+        for key, slot, gone, nbytes, ns in log.rows[layer, fields].T.tolist():
+            if gone != HIT:
+                expert = key % self._width
+                if gone != FREE:
+                    yield Evicted(gone // self._width, gone % self._width, slot, layer, expert)
+                yield PagedIn(layer, expert, slot, nbytes, times[READ_START], ns)
+        yield Waited(layer, times[WAIT_NS], times[INSTALL_NS])
